@@ -30,7 +30,7 @@ class Headed(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class CheckpointPage:
     """One page as it is stored and published."""
 
     page: int
@@ -47,7 +47,7 @@ def checkpoint(
     time_ms: int,
     page_heads: int = PAGE_HEADS,
     retired: Callable[[str], bool] = lambda stream: False,
-) -> list[Page]:
+) -> list[CheckpointPage]:
     """The checkpoint after the one that the store keeps, at least one page.
 
     Args:
@@ -74,7 +74,7 @@ def checkpoint(
             "time": seconds(time_ms),
             "v": 1,
         }
-        made.append(Page(page, counter, time_ms, signer.sign_object(TYP_CHECKPOINT, body)))
+        made.append(CheckpointPage(page, counter, time_ms, signer.sign_object(TYP_CHECKPOINT, body)))
     return made
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.keys import create_key
-from agent.pack import Packer, StreamTable
+from agent.pack import BirthTable, Packer
 from agent.store import Store
 from drivers.profile import find_profile, load_profile, vocabulary
 from ext.ring import Ring
@@ -49,7 +49,7 @@ def measure() -> dict[str, Any]:
         signer = create_key(folder / "key", 0)
         ring = Ring.create(str(folder / "ring"), 1 << 22, 1, 1, bytes(32))
         packer = Packer("park7/gw01/meter-1", "3f2a9c41d07be815", None, signer.signer("mh-pack"), T0, 1 << 16)
-        packer.use(StreamTable("park7/gw01/meter-1", document()))
+        packer.use(BirthTable("park7/gw01/meter-1", document()))
         store = Store.open(folder / "store.db", 1 << 30, destinations=["platform"])
         levels = [rng.uniform(1, 4000) for _ in range(POINTS)]
         readings = raw = 0

@@ -30,7 +30,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 
 from agent.keys import load_key
-from agent.pack import Packer, StreamTable
+from agent.pack import BirthTable, Packer
 from agent.store import Store
 from agent.verify import Verifier
 from agent.verify.mqtt import hang_up
@@ -76,7 +76,7 @@ def fill(folder: Path, packs: int) -> float:
     packer = Packer(
         STREAM, "3f2a9c41d07be815", None, load_key(folder / "signing.key").signer("mh-pack"), start_ms, 1 << 16
     )
-    packer.use(StreamTable(STREAM, {"config": None, "device": None, "points": points}))
+    packer.use(BirthTable(STREAM, {"config": None, "device": None, "points": points}))
     store = Store.open(folder / "state" / "store.db", 8 << 30, destinations=["platform"])
     batch = []
     for n in range(packs):

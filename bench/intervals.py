@@ -30,7 +30,7 @@ from agent.intervals.page import encode
 from agent.intervals.rows import PackSpan
 from agent.intervals.tracked_points import Rule
 from agent.keys import create_key
-from agent.pack import Packer, StreamTable
+from agent.pack import BirthTable, Packer
 from agent.service.results.interval_builder import FOLD_AFTER_MS, fold
 from agent.service.results.rebuild import new_pages
 from agent.store import Store
@@ -148,7 +148,7 @@ def month(folder: Path, days: int) -> dict[str, Any]:
     meters = []
     for number in range(METERS):
         packer = Packer(f"{BASE}/board-{number}", "3f2a9c41d07be815", None, signer.signer("mh-pack"), FIRST_MS, 1 << 16)
-        packer.use(StreamTable(packer.stream, table(number, period_s)))
+        packer.use(BirthTable(packer.stream, table(number, period_s)))
         meters.append(_Meter(number, packer, period_s))
         store.packs.commit(packer.seal(ring, array("Q"), FIRST_MS, CLOCK, [{"event": "start", "t": 0}], Reason.STOPPED))
     seq = 1

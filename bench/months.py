@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.keys import create_key
-from agent.pack import Packer, StreamTable
+from agent.pack import BirthTable, Packer
 from agent.store import Store
 from ext.ring import Ring
 
@@ -52,7 +52,7 @@ def measure(days: int) -> dict[str, Any]:
         for n in range(DEVICES):
             stream = f"park7/gw01/m{n}"
             packers.append(Packer(stream, "3f2a9c41d07be815", None, key.signer("mh-pack"), T0, 1 << 16))
-            packers[-1].use(StreamTable(stream, TABLE))
+            packers[-1].use(BirthTable(stream, TABLE))
         store = Store.open(folder / "store.db", 8 << 30, KEEP_DAYS * 86_400, destinations=["platform"])
         waiting: list[int] = []
         sizes: list[float] = []

@@ -20,7 +20,7 @@ from agent.indicators.declared import Declaration, EnteredBy
 from agent.intervals import Cut
 from agent.intervals.tracked_points import Rule
 from agent.keys import create_key, key_records
-from agent.pack import Packer, StreamTable
+from agent.pack import BirthTable, Packer
 from agent.service.births import DeviceCatalog
 from agent.service.results.balance import BalanceResults
 from agent.service.results.indicators import IndicatorResults
@@ -187,7 +187,7 @@ class Silence:
 @dataclass(slots=True)
 class _Meter:
     slot: Slot
-    table: StreamTable
+    table: BirthTable
     packer: Packer
     exponents: tuple[int, ...]
     positions: array[int] = field(default_factory=lambda: array("Q"))

@@ -1,8 +1,7 @@
 """Checks answers and snapshots of the agent before a command shows or writes them.
 
 The agent's user may be compromised: its texts must not control a technician's terminal or end a tool with a traceback.
-Each ``check_...`` returns the value with its texts cleaned; unknown members pass through. Raises GatewayError for a
-malformed answer.
+Unknown members pass through. All functions raise GatewayError for a malformed answer.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
 def checked(found: Any, kind: Any, what: str) -> Any:
-    """``found``, cleaned, if it is of this kind; ``what`` names that in the error."""
+    """``found`` with its texts cleaned, if it is of this kind; ``what`` names that in the error."""
     try:
         msgspec.convert(found, kind)
         return clean(found)
@@ -51,26 +50,18 @@ def loaded(data: bytes, what: str) -> Any:
 # --- export, intervals, keys, reload
 
 
-class _Exported(TypedDict):
+class Exported(TypedDict):
+    """The end of an export."""
+
     packs: Count
     streams: list[str]
     warnings: list[str]
 
 
-def check_exported(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The end of an export: ``packs``, ``streams``, ``warnings``."""
-    told: dict[str, Any] = checked(found, _Exported, "end of an export")
-    return told
+class Rows(TypedDict):
+    """The end of an export of intervals."""
 
-
-class _Rows(TypedDict):
     rows: Count
-
-
-def check_rows(found: Mapping[str, Any]) -> int:
-    """The end of an export of intervals: how many rows there were."""
-    count: int = checked(found, _Rows, "end of an export")["rows"]
-    return count
 
 
 def check_row(line: bytes, columns: int) -> list[Any]:
@@ -80,14 +71,10 @@ def check_row(line: bytes, columns: int) -> list[Any]:
     return row
 
 
-class _Published(TypedDict):
-    kid: Annotated[str, Meta(max_length=64)] | None
-
-
-def check_published(found: Mapping[str, Any]) -> str | None:
+class Published(TypedDict):
     """The newest key that was published."""
-    kid: str | None = checked(found, _Published, "key")["kid"]
-    return kid
+
+    kid: Annotated[str, Meta(max_length=64)] | None
 
 
 class _Reloaded(TypedDict):
@@ -125,24 +112,16 @@ _Entry = TypedDict(
 )  # fmt: skip
 
 
-class _Entries(TypedDict):
+class Declared(TypedDict):
+    """All declarations."""
+
     entries: list[_Entry]
 
 
-class _Kept(TypedDict):
+class Accepted(TypedDict):
+    """The declaration that was stored."""
+
     entry: _Entry
-
-
-def check_entries(found: Mapping[str, Any]) -> dict[str, Any]:
-    """``entries``: all that was declared."""
-    told: dict[str, Any] = checked(found, _Entries, "list of declarations")
-    return told
-
-
-def check_entry(found: Mapping[str, Any]) -> dict[str, Any]:
-    """``entry``: the declaration that was kept."""
-    told: dict[str, Any] = checked(found, _Kept, "declaration")
-    return told
 
 
 # --- the snapshot

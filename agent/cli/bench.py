@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli.options import FOLDER, json_option
+
 if TYPE_CHECKING:
     from ext.decode import Plan
 
@@ -58,7 +60,7 @@ def measure(folder: Path) -> dict[str, Any]:
     import zstandard
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from agent.pack import Packer, StreamTable
+    from agent.pack import BirthTable, Packer
     from agent.store import Store
     from ext.ring import Ring
 
@@ -74,7 +76,7 @@ def measure(folder: Path) -> dict[str, Any]:
     }
     key = Ed25519PrivateKey.generate()
     packer = Packer("bench/gw/device", "0" * 16, None, lambda payload: key.sign(payload).hex()[:86], 0, 1 << 20)
-    packer.use(StreamTable("bench/gw/device", document))
+    packer.use(BirthTable("bench/gw/device", document))
     clock = {"error_ms": None, "kernel_boot": None, "mono_ms": 0, "synced": None}
     tick = 0
 
@@ -134,13 +136,8 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 @click.command()
-@click.option(
-    "--dir",
-    "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="A folder on the disk of the store; default: the temporary folder.",
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--dir", "folder", type=FOLDER, help="A folder on the disk of the store; default: the temporary folder.")
+@json_option
 def bench(folder: Path | None, as_json: bool) -> None:
     """Measure how fast this machine decodes, seals, compresses and commits.
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import as_line, config_options, json_option, read_config
+from agent.cli.common import as_line
+from agent.cli.options import ConfigOptions, config_options, json_option
 from drivers.model import ConfigError, GatewayError, ProfileError
 
 if TYPE_CHECKING:
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
 @click.option("--plan", is_flag=True, help="Requests, registers and line time of each device and pace.")
 @click.option("--certificates", is_flag=True, help="Only list certificates that expire within 30 days.")
 @json_option
-def check(
-    config_file: Path, state_dir: Path | None, runtime_dir: Path | None, plan: bool, certificates: bool, as_json: bool
-) -> None:
+def check(options: ConfigOptions, plan: bool, certificates: bool, as_json: bool) -> None:
     """Check configuration and profiles, and show what will take effect.
 
     Opens no port and contacts no device. Missing ports, files and folders are warnings only,
@@ -44,21 +43,25 @@ def check(
     Exit codes: 0 good (warnings included), 1 internal error, 3 bad configuration or profile,
     5 with --certificates: one expires soon, has expired or cannot be read.
     """
+    from agent.config import load_profiles
+
     try:
-        config = read_config(config_file, state_dir, runtime_dir)
+        config = options.load()
         if certificates:
             from agent.cli.certificates import report
 
             raise SystemExit(report(config, as_json))
-        profiles = _profiles(config)
-        costs = _costs(config, profiles)
+        from agent.cli.line_load import plan_costs, plan_notes, ring_notes
+
+        profiles = load_profiles(config)
+        costs = plan_costs(config, profiles)
         _try_key(config)
     except (ConfigError, ProfileError) as error:
         if not as_json:
             raise
         click.echo(as_line({"ok": False, "complaints": [complaint_json(one) for one in error.complaints]}))
         raise SystemExit(error.exit_code) from None
-    notes = [*config.notes, *find_notes(config), *_plan_notes(config, costs)]
+    notes = [*config.notes, *find_notes(config), *plan_notes(costs), *ring_notes(config, costs)]
     learned = _learned(config)
     if as_json:
         click.echo(as_line(to_json(config, costs, notes) | {"learned": learned, "profiles": _sources(profiles)}))
@@ -119,24 +122,6 @@ def _try_key(config: Config) -> None:
         load_key(file, any_owner=True)
     except KeyFileError as error:
         raise ConfigError(error.what, where=f"key.file: {file}", hint=error.hint) from None
-
-
-def _profiles(config: Config) -> dict[str, Profile]:
-    from agent.config import load_profiles
-
-    return load_profiles(config)
-
-
-def _costs(config: Config, profiles: Mapping[str, Profile]) -> list[PaceCost]:
-    from agent.cli.line_load import plan_costs
-
-    return plan_costs(config, profiles)
-
-
-def _plan_notes(config: Config, costs: list[PaceCost]) -> list[Note]:
-    from agent.cli.line_load import plan_notes, ring_notes
-
-    return [*plan_notes(costs), *ring_notes(config, costs)]
 
 
 def find_notes(config: Config) -> list[Note]:
@@ -244,17 +229,10 @@ def to_json(config: Config, costs: Iterable[PaceCost], notes: Iterable[Note]) ->
     }
 
 
-def _ring_time(config: Config, costs: list[PaceCost]) -> str:
-    from agent.cli.common import show_age
-    from agent.cli.line_load import ring_seconds
-
-    return f", about {show_age(ring_seconds(config, costs))} of readings" if costs else ""
-
-
 def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost], plan: bool) -> None:
-
+    from agent.cli.common import show_age
     from agent.cli.console_tables import cell, open_console, plain_table
-    from agent.cli.line_load import line_shares, ring_bytes, show_time
+    from agent.cli.line_load import line_shares, ring_bytes, ring_seconds, show_time
     from agent.config.parsers import show_bytes
     from drivers.toml.parsers import show_ms
 
@@ -266,13 +244,14 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     facts.show_header = False
     kept, intervals = show_ms(store.keep_delivered_s * 1000), show_ms(store.keep_intervals_s * 1000)
     size = show_bytes(store.max_size_bytes)
+    held = f", about {show_age(ring_seconds(config, costs))} of readings" if costs else ""
     rows = {
         "configuration": f"{config.path}{more}, hash {config.hash()}",
         "gateway": f"{config.base}, {config.timezone}",
         "key": str(config.key),
         "store": f"{config.store_path}, on disk before it is sent, at most {size}",
         "kept": f"delivered packs {kept}, intervals {intervals}",
-        "ring": f"{config.runtime_dir}, {show_bytes(ring_bytes(config))}{_ring_time(config, costs)}",
+        "ring": f"{config.runtime_dir}, {show_bytes(ring_bytes(config))}{held}",
         "packs": f"every {show_ms(config.pack.every_ms)}, at most {show_bytes(config.pack.max_size_bytes)}",
         "intervals": show_ms(config.interval.length_ms),
     }

@@ -1,4 +1,4 @@
-"""Shared by the commands: options, error output, the configuration, the snapshot of a running agent."""
+"""Shared by the commands: error output, texts, progress, the snapshot of a running agent."""
 
 from __future__ import annotations
 
@@ -8,25 +8,21 @@ import os
 import re
 import signal
 import stat
+import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, Protocol
 
 import click
 
 from drivers.model import ConfigError, GatewayError, ProfileError, Reason, clean_text
 
-if TYPE_CHECKING:
-    from agent.config import Config
-
-F = TypeVar("F", bound=Callable[..., Any])
 MAX_SNAPSHOT = 64 << 20
 # controls, what turns the direction of writing or has no width, line separators, half characters
 UNSHOWN: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
-DEFAULT_CONFIG = "/etc/meterhouse/agent.toml"
 
 
 def complain(error: GatewayError) -> None:
@@ -40,62 +36,12 @@ def complain(error: GatewayError) -> None:
         click.echo(f"{len(many)} errors.", err=True)
 
 
-def config_options(function: F) -> F:
-    """``-c``, ``--state-dir`` and ``--runtime-dir``; they arrive as config_file, state_dir, runtime_dir."""
-    folder = click.Path(file_okay=False, path_type=Path)
-    options = [
-        click.option(
-            "-c",
-            "--config",
-            "config_file",
-            type=click.Path(path_type=Path),
-            default=DEFAULT_CONFIG,
-            envvar="MH_CONFIG",
-            show_default=True,
-            help="The configuration; conf.d/*.toml beside it is read as well. Also MH_CONFIG.",
-        ),
-        click.option("--state-dir", type=folder, help="Folder of the database, in place of the configured one."),
-        click.option("--runtime-dir", type=folder, help="Folder of ring and snapshot, in place of the configured one."),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+class NoAgent(GatewayError):
+    """No agent runs, or none listens, in a runtime directory."""
 
-
-def json_option(function: F) -> F:
-    """``--json``; it arrives as as_json."""
-    decorated: F = click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")(function)
-    return decorated
-
-
-def read_config(config_file: Path, state_dir: Path | None, runtime_dir: Path | None) -> Config:
-    """The checked configuration with what the command line sets. Raises ConfigError."""
-    from agent.config import load_config
-
-    return load_config(config_file, state_dir=state_dir, runtime_dir=runtime_dir)
-
-
-def find_runtime_dir(config_file: Path, runtime_dir: Path | None, warn: bool = True) -> Path:
-    """The runtime directory of the agent, also with an invalid configuration.
-
-    A running agent keeps its configuration while the file is invalid, and can be asked: then it is only a warning.
-    """
-    if runtime_dir is not None:
-        return runtime_dir
-    usual = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/meterhouse")
-    if os.path.exists(config_file):  # unlike Path.exists, no error for names that cannot be
-        try:
-            return read_config(config_file, None, None).runtime_dir
-        except ConfigError as error:
-            if os.path.exists(usual / "snapshot.json"):
-                for one in error.complaints if warn else ():
-                    click.echo(f"warning: the next start would fail: {one}", err=True)
-                return usual
-            hint = "Or give the folder of the running agent with --runtime-dir"
-            raise ConfigError(
-                error.what, where=error.where, hint=error.hint or hint, complaints=error.complaints
-            ) from error
-    return usual
+    def __init__(self, runtime_dir: Path) -> None:
+        hint = "Is it started? `systemctl status meterhouse`; another folder: --runtime-dir"
+        super().__init__("no agent is running here", where=str(runtime_dir), hint=hint)
 
 
 def read_snapshot(runtime_dir: Path) -> dict[str, Any]:
@@ -110,8 +56,7 @@ def read_snapshot(runtime_dir: Path) -> dict[str, Any]:
     try:
         return check_snapshot(read_plain(path, MAX_SNAPSHOT))
     except FileNotFoundError:
-        hint = "Is it started? `systemctl status meterhouse`; another folder: --runtime-dir"
-        raise GatewayError("no agent is running here", where=str(runtime_dir), hint=hint) from None
+        raise NoAgent(runtime_dir) from None
     except OSError as error:
         hint = "Members of the group meterhouse may read it"
         raise GatewayError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
@@ -137,7 +82,7 @@ def read_plain(path: Path, limit: int) -> bytes:
 def learned_maps(snapshot: Mapping[str, Any]) -> dict[str, str]:
     """The agent's learned facts about register maps, by device: cuts, missing registers, shorter reads."""
     said = {name: device.get("learned") for name, device in snapshot.get("devices", {}).items()}
-    return {str(name): tidy(str(text), 300) for name, text in said.items() if text}
+    return {str(name): clean_text(str(text), 300) for name, text in said.items() if text}
 
 
 def is_alive(pid: object) -> bool:
@@ -175,18 +120,6 @@ def show_age(seconds: float | None) -> str:
     return f"{seconds / 86400:.0f} d"
 
 
-def parse_for(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """``--for 20s``: seconds, with the units of the configuration, or bare seconds."""
-    if value is None:
-        return None
-    from drivers.toml.parsers import Wrong, duration_ms
-
-    try:
-        return duration_ms(1, 366 * 86_400_000, "20 s")(value if value.strip()[-1:].isalpha() else f"{value} s") / 1000
-    except Wrong as wrong:
-        raise click.BadParameter(f"{wrong.what}. {wrong.hint}", ctx, param) from None
-
-
 def as_line(facts: Mapping[str, Any]) -> str:
     """One JSON object on one line; what a terminal would obey is written as an escape."""
     text = json.dumps(facts, ensure_ascii=False, separators=(",", ":"), default=str)
@@ -213,11 +146,6 @@ def unwound() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def tidy(text: str, limit: int = 80) -> str:
-    """Text that came from a device or a file, safe to show."""
-    return clean_text(text, limit)
-
-
 def clean(value: Any) -> Any:
     """The same with nothing in its texts that a terminal would obey, or that a line of text cannot hold."""
     if isinstance(value, str):
@@ -225,3 +153,40 @@ def clean(value: Any) -> Any:
     if isinstance(value, dict):
         return {clean(name): clean(member) for name, member in value.items()}
     return [clean(member) for member in value] if isinstance(value, list) else value
+
+
+class ProgressCallback(Protocol):
+    """Reports progress."""
+
+    def __call__(self, done: float, total: float | None = None, text: str = "") -> None:
+        """``total`` None: not known. ``text`` is shown before the bar in place of the count."""
+
+
+def no_progress(done: float, total: float | None = None, text: str = "") -> None:
+    """Shows nothing."""
+
+
+@contextlib.contextmanager
+def progress(unit: str) -> Iterator[ProgressCallback]:
+    """A bar while the context is open, removed at its end; nothing if stderr is not a terminal.
+
+    Args:
+        unit: what ``done`` counts, such as "packs".
+    """
+    if not sys.stderr.isatty():
+        yield no_progress
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
+        console=Console(stderr=True), transient=True,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task(unit, total=None)
+
+        def update(done: float, total: float | None = None, text: str = "") -> None:
+            bar.update(task, completed=done, total=total, description=text or f"{done:.0f} {unit}")
+
+        yield update

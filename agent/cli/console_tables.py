@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agent.cli.common import show_age, show_quality, tidy
+from agent.cli.common import show_age, show_quality
+from drivers.model import clean_text
 
 if TYPE_CHECKING:
     from agent.cli.ring_follower import Latest
@@ -36,7 +37,7 @@ def open_console() -> Console:
 
 def cell(text: object, limit: int = 80) -> str:
     """Any text, harmless to terminal and markup."""
-    return escape(tidy(str(text), limit))
+    return escape(clean_text(str(text), limit))
 
 
 def device_table(devices: Mapping[str, Mapping[str, Any]], now: float) -> Table:

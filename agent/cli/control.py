@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from agent.cli.common import NoAgent, no_progress
 from agent.service.control.frames import (
     HEADER,
     MAX_ANSWER,
@@ -43,27 +44,19 @@ Take = Callable[[bytes], object]
 Progress = Callable[[int, int], None]
 
 
-class NoAgent(GatewayError):
-    """No process listens in the runtime directory."""
-
-
-class Unheard(GatewayError):
+class NoAnswer(GatewayError):
     """The socket is open, but there was no answer."""
 
 
-def nowhere(data: bytes) -> None:
+def discard(data: bytes) -> None:
     """For requests without parts."""
-
-
-def quietly(done: int, total: int) -> None:
-    """No progress."""
 
 
 def ask(
     config: Config,
     request: Request,
-    take: Take = nowhere,
-    progress: Progress = quietly,
+    take: Take = discard,
+    progress: Progress = no_progress,
     pick_up_s: float = PICK_UP_S,
 ) -> dict[str, Any]:
     """The result of a request to a running agent, or to the database of a stopped one.
@@ -75,7 +68,7 @@ def ask(
     Raises:
         GatewayError: the error in the answer, or: no answer, no database, no permission.
     """
-    from agent.cli.stopped_agent import AgentLives, ask_database
+    from agent.cli.stopped_agent import AgentRunning, ask_database
 
     give_up = time.monotonic() + pick_up_s
     while True:
@@ -86,14 +79,14 @@ def ask(
             pass
         try:
             return ask_database(config, request, take, progress)
-        except AgentLives as error:  # it starts and does not listen yet, or ends and does not listen any more
+        except AgentRunning as error:  # it starts and does not listen yet, or ends and does not listen any more
             if time.monotonic() > give_up:
-                raise unheard(config.runtime_dir, "It is starting or stopping, or it hangs") from error
+                raise no_answer(config.runtime_dir, "It is starting or stopping, or it hangs") from error
             time.sleep(0.1)
 
 
 def ask_running(
-    runtime_dir: Path, request: Request, take: Take = nowhere, progress: Progress = quietly
+    runtime_dir: Path, request: Request, take: Take = discard, progress: Progress = no_progress
 ) -> dict[str, Any]:
     """The same of a running agent only. Raises NoAgent where none runs, and as ``ask``."""
     with ControlClient.connect(runtime_dir) as client:
@@ -118,7 +111,7 @@ class ControlClient:
         try:
             folder = os.open(runtime_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise _nobody(runtime_dir) from None
+            raise NoAgent(runtime_dir) from None
         except OSError as error:
             raise _forbidden(where, error) from error
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -132,7 +125,7 @@ class ControlClient:
                 raise GatewayError(what, where=str(where), hint="Not an agent; nothing was sent to it")
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             sock.close()
-            raise _nobody(runtime_dir) from None
+            raise NoAgent(runtime_dir) from None
         except OSError as error:
             sock.close()
             raise _forbidden(where, error) from error
@@ -193,7 +186,7 @@ class ControlClient:
         try:
             self._sock.sendall(encode_request(request))
         except TimeoutError:
-            raise unheard(self._where.parent, "It hangs: `meterhouse status`") from None
+            raise no_answer(self._where.parent, "It hangs: `meterhouse status`") from None
         except OSError:  # refused: the reason is in its answer
             return
 
@@ -219,16 +212,16 @@ class ControlClient:
                 self._sock.settimeout(left)
                 more = self._sock.recv_into(view[have:])
             except TimeoutError:
-                raise unheard(self._where.parent, "It is starting, busy, or it hangs: `meterhouse status`") from None
+                raise no_answer(self._where.parent, "It is starting, busy, or it hangs: `meterhouse status`") from None
             except OSError:
                 more = 0
             if not more:
-                raise unheard(self._where.parent, "It was stopped or ended the connection; ask again")
+                raise no_answer(self._where.parent, "It was stopped or ended the connection; ask again")
             have += more
         return bytes(data)
 
 
-class Kept:
+class AnswerBuffer:
     """Parts of an answer that are kept in memory, up to a bound."""
 
     def __init__(self, limit: int = MAX_TOTAL) -> None:
@@ -265,14 +258,9 @@ def _count(facts: Mapping[str, Any], name: str) -> int:
     return found if type(found) is int and 0 <= found < 1 << 53 else 0
 
 
-def unheard(runtime_dir: Path, hint: str) -> Unheard:
+def no_answer(runtime_dir: Path, hint: str) -> NoAnswer:
     """The error for an agent that does not answer."""
-    return Unheard("the running agent does not answer", where=str(runtime_dir), hint=hint)
-
-
-def _nobody(runtime_dir: Path) -> NoAgent:
-    hint = "Is it started? `systemctl status meterhouse`; another folder: --runtime-dir"
-    return NoAgent("no agent is running here", where=str(runtime_dir), hint=hint)
+    return NoAnswer("the running agent does not answer", where=str(runtime_dir), hint=hint)
 
 
 def _forbidden(where: Path, error: OSError) -> GatewayError:

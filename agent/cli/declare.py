@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import click
 
-from agent.cli.answers import check_entries, check_entry
-from agent.cli.common import as_line, config_options, json_option, read_config
+from agent.cli.answers import Accepted, Declared, checked
+from agent.cli.common import as_line
 from agent.cli.control import ask
+from agent.cli.options import ConfigOptions, config_options, json_option, parse_time
 from drivers.model import UsageError
 
 
@@ -37,9 +37,7 @@ def declare(
     who: str | None,
     document: str,
     replaces: str,
-    config_file: Path,
-    state_dir: Path | None,
-    runtime_dir: Path | None,
+    options: ConfigOptions,
     as_json: bool,
 ) -> None:
     """Attest an input of the indicators: NAME VALUE UNIT, for the days from --from to --to. Without NAME: list all.
@@ -60,9 +58,9 @@ def declare(
     from agent.indicators.declared import MAX_TEXT
     from agent.service.control.protocol import Declarations, Declare
 
-    config = read_config(config_file, state_dir, runtime_dir)
+    config = options.load()
     if name is None:
-        facts = check_entries(ask(config, Declarations()))
+        facts = checked(ask(config, Declarations()), Declared, "list of declarations")
         if as_json:
             click.echo(as_line(facts))
         else:
@@ -74,7 +72,6 @@ def declare(
         raise UsageError("a value is missing", where="declare", hint="`meterhouse declare --help`")
     if who is None:
         raise UsageError("--who is missing", where="declare", hint="--who NAME")
-    zone = ZoneInfo(config.timezone)
     full = name if name.startswith("declared.") else f"declared.{name}"
     if from_text is None and value is not None:
         raise UsageError("--from is missing", where="declare", hint="Give the first day: --from 2026-11-01")
@@ -86,30 +83,17 @@ def declare(
         v=value or "",
         u=unit or "",
         who=who,
-        from_=_instant(from_text, zone) if from_text is not None else 0.0,
-        to=_instant(to_text, zone) if to_text is not None else None,
+        from_=parse_time(from_text, "--from", config.timezone) / 1000 if from_text is not None else 0.0,
+        to=parse_time(to_text, "--to", config.timezone) / 1000 if to_text is not None else None,
         document=document,
         replaces=replaces,
     )
-    facts = check_entry(ask(config, request))
+    facts = checked(ask(config, request), Accepted, "declaration")
     if as_json:
         click.echo(as_line(facts))
     else:
         entry = facts["entry"]
         click.echo(f"kept as {entry['id']}: {entry['n']} {entry['v']} {entry['u']}".rstrip())
-
-
-def _instant(text: str, zone: ZoneInfo) -> float:
-    """A local date, or a time, in UTC seconds."""
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"invalid date {text!r}", where="declare", hint="As 2026-11-01") from None
-    return (found if found.tzinfo else found.replace(tzinfo=zone)).timestamp()
-
-
-def _day(seconds: float, zone: ZoneInfo) -> str:
-    return datetime.fromtimestamp(seconds, zone).strftime("%Y-%m-%d")
 
 
 def _by(entry: dict[str, Any]) -> str:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
-from agent.cli.decode_meters.output import BrokenInput, hex_bytes, quality_name, read_json, reading_json, run
-from drivers.model import FrameError, Kind, Point, Quality, Reading, Reason, UsageError, clean_text
+from agent.cli.common import show_quality
+from agent.cli.decode_meters import cjt188, counter, dlt645, mbus, sunspec
+from agent.cli.decode_meters.output import (
+    BrokenInput,
+    by_address,
+    hex_bytes,
+    read_json,
+    reading_json,
+    register_words,
+    run,
+)
+from agent.cli.options import json_option, param_option, parse_params, profiles_option
+from drivers.model import FrameError, Kind, Point, Quality, Reading, Reason, UsageError
 from drivers.plan import decoded, image_spec, plain, read_image, resolve_image
 from drivers.profile import Profile, default_dirs, find_profile, load_profile
 from drivers.profile.register_layout import REGISTERS
@@ -41,17 +50,13 @@ def decode() -> None:
     """
 
 
-def _json_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")(function)
-
-
 @decode.command()
 @click.option("--type", "type_", required=True, type=click.Choice([*TYPES, "str"]), help="What the bytes hold.")
 @click.option("--order", default="", help="Order of the bytes on the wire, A the most significant: AB BA ABCD CDAB ...")
 @click.option("--scale", default="1", show_default=True, help="Multiply by this; exact, decimal.")
 @click.option("--bit", type=click.IntRange(0, 63), help="One bit of each value.")
 @click.argument("hex_text", metavar="HEX", nargs=-1, required=True)
-@_json_option
+@json_option
 def registers(type_: str, order: str, scale: str, bit: int | None, hex_text: tuple[str, ...], as_json: bool) -> None:
     """Values from register bytes. HEX longer than one value gives several readings.
 
@@ -156,7 +161,7 @@ def _plain(number: int, value: Decimal | int | str | bool | None, raw: bytes) ->
 
 @decode.command("modbus-rtu")
 @click.argument("hex_text", metavar="HEX", nargs=-1, required=True)
-@_json_option
+@json_option
 def modbus_rtu(hex_text: tuple[str, ...], as_json: bool) -> None:
     """Unit, function, exception and registers of a Modbus RTU frame; its CRC is checked.
 
@@ -169,7 +174,7 @@ def modbus_rtu(hex_text: tuple[str, ...], as_json: bool) -> None:
 
 @decode.command("modbus-tcp")
 @click.argument("hex_text", metavar="HEX", nargs=-1, required=True)
-@_json_option
+@json_option
 def modbus_tcp(hex_text: tuple[str, ...], as_json: bool) -> None:
     """Transaction, unit, function, exception and registers of a Modbus TCP frame; its header is checked."""
     from agent.cli.decode_modbus import decode_tcp
@@ -180,16 +185,11 @@ def modbus_tcp(hex_text: tuple[str, ...], as_json: bool) -> None:
 @decode.command()
 @click.argument("profile_id", metavar="ID")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
-@click.option(
-    "--profiles",
-    "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="A folder of profiles to search first.",
-)
+@profiles_option
 @click.option("--firmware", help="In place of the one in the dump.")
-@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the profile.")
+@param_option
 @click.option("--reversed", "reversed_", multiple=True, metavar="PREFIX", help="Points behind a reversed CT.")
-@_json_option
+@json_option
 def profile(
     profile_id: str,
     file: Path,
@@ -213,7 +213,7 @@ def profile(
     found = load_profile(find_profile(profile_id, dirs), dirs)
     # parts that a device may have (a meter, a battery) are looked for in the dump whether or not they are the default
     chosen: dict[str, int | str] = {p.name: 1 for p in found.params.values() if p.high == 1 and not p.choices}
-    chosen |= named_values(params)
+    chosen |= parse_params(params)
 
     if has_frames(found.protocol):
         raise UsageError(
@@ -267,16 +267,6 @@ def _models(found: Profile, points: tuple[Point, ...], words: Mapping[int, int],
     }
 
 
-def named_values(params: Sequence[str]) -> dict[str, int | str]:
-    result: dict[str, int | str] = {}
-    for text in params:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError(f"invalid parameter {text!r}", where="--param", hint="Write NAME=VALUE, as racks=2")
-        result[name] = int(value) if value.isdigit() else value
-    return result
-
-
 def _dump(file: Path) -> Mapping[str, Any]:
     dump = read_json(file)
     if not isinstance(dump, dict):
@@ -292,48 +282,18 @@ def _image(dump: Mapping[str, Any]) -> dict[int, dict[int, int]]:
     image: dict[int, dict[int, int]] = {}
     for key, function in spaces.items():
         if key in dump:
-            image.setdefault(function, {}).update(_words(dump[key], key))
+            image.setdefault(function, {}).update(_known(register_words(dump[key], key)))
     if "registers" in dump:
         function = dump.get("function", 3)
-        words = _words(_by_address(dump), "registers")
-        image.setdefault(function if function in {1, 2, 3, 4} else 3, {}).update(words)
+        words = register_words(by_address(dump), "registers")
+        image.setdefault(function if function in {1, 2, 3, 4} else 3, {}).update(_known(words))
     if not image:
         raise BrokenInput("the dump has no registers", hint='Want "holding" or "input" with addresses and words')
     return image
 
 
-def _by_address(dump: Mapping[str, Any]) -> Any:
-    """``registers`` by address, also where they are a list from ``base_address`` on, as `decode sunspec` takes them."""
-    said, base = dump["registers"], dump.get("base_address", 40000)
-    if not isinstance(said, list):
-        return said
-    if type(base) is not int or not 0 <= base <= 0xFFFF:
-        raise BrokenInput(f"base_address must be 0 to 65535, got {base!r}")
-    return {str(base + n): word for n, word in enumerate(said)}
-
-
-def _words(said: Any, key: str) -> dict[int, int]:
-    if not isinstance(said, dict):
-        raise BrokenInput(f"{key} is not an object of addresses and words", hint='Want {"35000": 1, "35001": 10000}')
-    result: dict[int, int] = {}
-    for name, word in said.items():
-        address = _address(name)
-        if address is None:
-            raise BrokenInput(f"{key} has the address {name!r}, want 0 to 65535")
-        if word is None:  # a register that could not be read
-            continue
-        if not isinstance(word, int) or not 0 <= word <= 0xFFFF:
-            raise BrokenInput(f"{key} at {name} is {clean_text(repr(word), 40)}, want 0 to 65535")
-        result[address] = int(word)
-    return result
-
-
-def _address(text: str) -> int | None:
-    """A register address in decimal or 0x; None if the text is none."""
-    if not re.fullmatch(r"0[xX][0-9a-fA-F]{1,4}|[0-9]{1,5}", text.strip()):
-        return None
-    address = int(text, 16) if text.strip()[1:2] in {"x", "X"} else int(text)
-    return address if address <= 0xFFFF else None
+def _known(words: Mapping[int, int | None]) -> dict[int, int]:
+    return {address: word for address, word in words.items() if word is not None}
 
 
 def _profile_json(reading: Reading, point: Point) -> Json:
@@ -346,7 +306,7 @@ def _profile_json(reading: Reading, point: Point) -> Json:
         if point.states:
             shown["state"] = point.states.get(reading.value, "unknown")
     if reading.quality != Quality.GOOD:
-        shown["quality"] = quality_name(reading.quality)
+        shown["quality"] = show_quality(reading.quality)
     return shown
 
 
@@ -356,10 +316,5 @@ def _label(point: Point, value: int) -> str:
     return ", ".join(text for bit, text in point.bit_labels.items() if value >> bit & 1)
 
 
-def _register_meters() -> None:
-    """Subcommands of the meter protocols."""
-    for command in import_module("agent.cli.decode_meters").COMMANDS:
-        decode.add_command(command)
-
-
-_register_meters()
+for meter in (dlt645, cjt188, mbus, sunspec, counter):
+    decode.add_command(meter.command)

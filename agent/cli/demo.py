@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -19,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import as_line, json_option, parse_for
+from agent.cli.common import as_line
+from agent.cli.options import FOLDER, json_option, lang_option, parse_for
 from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
-    from agent.cli.demo_screen import Board, Screen
+    from agent.cli.demo_screen import DemoScreen, LatestFigures
     from agent.verify import Report
     from agent.verify.live import Live
 
@@ -50,7 +50,7 @@ START_S = 30.0
 
 
 @dataclass(slots=True)
-class Stage:
+class RunningDemo:
     """The running demo."""
 
     folder: Path
@@ -59,19 +59,14 @@ class Stage:
     simulator: subprocess.Popen[bytes]
     agent: subprocess.Popen[bytes]
     live: Live
-    board: Board
+    figures: LatestFigures
 
 
 @click.command()
 @click.option(
     "--for", "seconds", metavar="TIME", callback=parse_for, help="Stop after this time, such as 20s; default: Ctrl-C."
 )
-@click.option(
-    "--dir",
-    "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Keep configuration, key, database and logs here.",
-)
+@click.option("--dir", "folder", type=FOLDER, help="Keep configuration, key, database and logs here.")
 @click.option("--seed", default=1, show_default=True, help="Random seed of the simulated day.")
 @click.option("--speed", default=60.0, show_default=True, help="Simulated seconds in one real second.")
 @click.option(
@@ -81,7 +76,7 @@ class Stage:
     metavar='"DEVICE FAULT"',
     help='Such as "inv2 silence"; see `meterhouse simulate`.',
 )
-@click.option("--lang", type=click.Choice(["en", "zh"]), default=None, help="English or Chinese; default: from LANG.")
+@lang_option
 @json_option
 def demo(
     seconds: float | None,
@@ -89,7 +84,7 @@ def demo(
     seed: int,
     speed: float,
     faults: tuple[str, ...],
-    lang: str | None,
+    lang: str,
     as_json: bool,
 ) -> None:
     """Read, seal, store, publish and verify a simulated park, live in this terminal.
@@ -107,9 +102,8 @@ def demo(
     \b
     Exit codes: 0 every pack arrived and was verified, 1 something did not start, 6 something was not verified.
     """
-    from agent.cli.demo_screen import Screen, end_text, language_of
+    from agent.cli.demo_screen import DemoScreen, end_text
 
-    language = language_of(lang, os.environ)
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meterhouse-demo-")))
@@ -121,17 +115,17 @@ def demo(
             before = signal.signal(number, lambda *_: stop.set())
             stack.callback(signal.signal, number, before)
         began = time.monotonic()
-        stage = _raise_curtain(stack, folder.absolute(), seed, speed, faults)
-        live = stage.live
-        screen = Screen(stage.devices, stage.board, stage.thumbprint, stage.folder, speed, GRACE_S, language)
-        _show(stage, screen, stop, None if seconds is None else began + seconds, as_json)
-        _end(stage.agent)
-        report = _last_word(live)
+        run = _start_demo(stack, folder.absolute(), seed, speed, faults)
+        live = run.live
+        screen = DemoScreen(run.devices, run.figures, run.thumbprint, run.folder, speed, GRACE_S, lang)
+        _show(run, screen, stop, None if seconds is None else began + seconds, as_json)
+        _end(run.agent)
+        report = _final_report(live)
         took = time.monotonic() - began
-        sealed, waiting = _count_sealed(stage.folder / "state" / "store.db")
-        crashed = stage.agent.returncode
+        sealed, waiting = _count_sealed(run.folder / "state" / "store.db")
+        crashed = run.agent.returncode
     facts = {
-        "devices": len(stage.devices),
+        "devices": len(run.devices),
         "readings": report.readings,
         "packs": report.packs,
         "verified": report.verified,
@@ -139,7 +133,7 @@ def demo(
         "gaps": report.gaps,
         "redelivered": report.redelivered,
         "seconds": round(took, 1),
-        "figures": stage.board.total,
+        "figures": run.figures.total,
     }
     # a silent device may keep its last pack from being sealed in time; it waits in the outbox for the next start
     due = sealed - waiting if faults else sealed
@@ -147,7 +141,7 @@ def demo(
     if as_json:
         click.echo(as_line(facts))
     else:
-        click.echo(end_text(facts, language))
+        click.echo(end_text(facts, lang))
     if not good:
         reasons = [*report.reasons]
         if crashed:
@@ -158,14 +152,14 @@ def demo(
     raise SystemExit(0 if good else 6)
 
 
-def _raise_curtain(
+def _start_demo(
     stack: contextlib.ExitStack, folder: Path, seed: int, speed: float, faults: tuple[str, ...]
-) -> Stage:
+) -> RunningDemo:
     """Broker, devices, key, verifier, agent: in this order, each one ready before the next is started.
 
     The verifier subscribes before the first pack is sent: this broker acknowledges messages without subscribers.
     """
-    from agent.cli.demo_screen import Board
+    from agent.cli.demo_screen import LatestFigures
     from agent.keys import create_key
     from agent.verify.live import Live
 
@@ -192,8 +186,8 @@ def _raise_curtain(
     config = folder / "agent.toml"
     text = config.read_text(encoding="utf-8").replace("mqtt://127.0.0.1:1883", url)
     config.write_text(text + f'\n[key]\nfile = "signing.key"\n\n[pack]\nevery = "{PACK_S} s"\n', encoding="utf-8")
-    board = Board(folder / "indicators.toml", "Asia/Shanghai")
-    live = Live(url, [thumbprint], heard=board.heard)
+    figures = LatestFigures(folder / "indicators.toml", "Asia/Shanghai")
+    live = Live(url, [thumbprint], heard=figures.heard)
     live.start()
     stack.callback(live.stop)
     agent = stack.enter_context(_child(folder, "agent", ["run", "-c", str(config)]))
@@ -204,7 +198,7 @@ def _raise_curtain(
                 "the agent did not start", where=str(folder / "agent.log"), hint=_tail(folder / "agent.log")
             )
         time.sleep(0.02)
-    return Stage(folder, thumbprint, devices, simulator, agent, live, board)
+    return RunningDemo(folder, thumbprint, devices, simulator, agent, live, figures)
 
 
 @contextlib.contextmanager
@@ -263,7 +257,7 @@ def _tail(path: Path) -> str:
     return " | ".join(lines[-3:])
 
 
-def _last_word(live: Live) -> Report:
+def _final_report(live: Live) -> Report:
     """Wait until nothing more arrives, then the verdict."""
     seen, quiet = -1, 0
     while quiet < 5:
@@ -286,35 +280,35 @@ def _count_sealed(path: Path) -> tuple[int, int]:
         store.close()
 
 
-def _show(stage: Stage, screen: Screen, stop: threading.Event, end: float | None, as_json: bool) -> None:
+def _show(run: RunningDemo, screen: DemoScreen, stop: threading.Event, end: float | None, as_json: bool) -> None:
     """Until the end or Ctrl-C: a live table in a terminal, a line every few seconds elsewhere."""
 
     def over() -> bool:
-        return stop.is_set() or stage.agent.poll() is not None or (end is not None and time.monotonic() >= end)
+        return stop.is_set() or run.agent.poll() is not None or (end is not None and time.monotonic() >= end)
 
     if sys.stdout.isatty() and not as_json:
-        _show_live(stage, screen, over)
+        _show_live(run, screen, over)
         return
     told: object = None
     while not over():
         stop.wait(2.0 if end is None else max(0.0, min(2.0, end - time.monotonic())))
         if as_json:
             continue
-        packs, readings, failed = stage.live.counts()
+        packs, readings, failed = run.live.counts()
         click.echo(f"{packs} packs verified, {readings:,} readings, {failed} failed")
-        if stage.board.newest and stage.board.newest is not told:
-            told = stage.board.newest
-            click.echo(stage.board.line(screen.language))
+        if run.figures.newest and run.figures.newest is not told:
+            told = run.figures.newest
+            click.echo(run.figures.line(screen.language))
 
 
-def _show_live(stage: Stage, screen: Screen, over: Callable[[], bool]) -> None:
+def _show_live(run: RunningDemo, screen: DemoScreen, over: Callable[[], bool]) -> None:
     from rich.console import Console
     from rich.live import Live as Moving
 
     from agent.cli.common import read_snapshot
     from agent.cli.ring_follower import Follower
 
-    runtime = stage.folder / "run"
+    runtime = run.folder / "run"
     follower = Follower.open(runtime, read_snapshot(runtime))
     console = Console(highlight=False)
     with Moving(console=console, refresh_per_second=4, transient=False) as moving:
@@ -326,7 +320,7 @@ def _show_live(stage: Stage, screen: Screen, over: Callable[[], bool]) -> None:
                 learned = time.monotonic()
             for _ in follower.follow():
                 pass
-            moving.update(screen.picture(follower, stage.live.report(), console))
+            moving.update(screen.picture(follower, run.live.report(), console))
             if over():
                 return
             time.sleep(0.25)

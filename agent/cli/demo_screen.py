@@ -52,14 +52,14 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ShownFigure:
     """A figure of the last interval: its name in both languages, and the result of the pack."""
 
     title: Mapping[str, str]
     result: Mapping[str, Any]
 
 
-class Board:
+class LatestFigures:
     """The newest figures, out of verified packs of results. ``heard`` is called in the verifier's thread."""
 
     def __init__(self, plan_file: Path, timezone: str) -> None:
@@ -72,7 +72,7 @@ class Board:
         self._began = time.time()
         self.size = len(self._titles)
         self.total = 0  # figures so far, of any period
-        self.newest: tuple[Shown, ...] = ()
+        self.newest: tuple[ShownFigure, ...] = ()
 
     def heard(self, topic: str, payload: bytes) -> None:
         """Take a verified pack."""
@@ -85,7 +85,7 @@ class Board:
         last = max((one["period"]["to"] for one in found if one["period"]["kind"] == "interval"), default=None)
         mine = {one["id"]: one for one in found if one["period"]["kind"] == "interval" and one["period"]["to"] == last}
         if mine:
-            self.newest = tuple(Shown(title, mine[name]) for name, title in self._titles.items() if name in mine)
+            self.newest = tuple(ShownFigure(title, mine[name]) for name, title in self._titles.items() if name in mine)
 
     def hours(self) -> tuple[str, str]:
         """Begin and end of the newest interval, local."""
@@ -120,11 +120,11 @@ class Board:
 
 
 @dataclass(frozen=True, slots=True)
-class Screen:
+class DemoScreen:
     """The picture; ``devices`` by name as the simulator announced them."""
 
     devices: Mapping[str, Mapping[str, Any]]
-    board: Board
+    board: LatestFigures
     thumbprint: str
     folder: Path
     speed: float
@@ -219,11 +219,6 @@ class Screen:
         for column in columns:
             table.add_column(column, no_wrap=True, overflow="ellipsis")
         return table
-
-
-def language_of(said: str | None, environment: Mapping[str, str]) -> str:
-    """English or Chinese: as requested, else by the terminal's language."""
-    return said or ("zh" if environment.get("LC_ALL", environment.get("LANG", "")).startswith("zh") else "en")
 
 
 def end_text(facts: Mapping[str, Any], language: str) -> str:

@@ -10,17 +10,16 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from zoneinfo import ZoneInfo
 
 import click
 import msgspec
 
-from agent.cli.answers import check_exported, check_row, check_rows
-from agent.cli.common import as_line, config_options, json_option, read_config, tidy, unwound
+from agent.cli.answers import Exported, Rows, check_row, checked
+from agent.cli.common import as_line, progress, unwound
 from agent.cli.control import ask
-from agent.cli.output_files import CsvDraft, FolderDraft, safe_cell
-from agent.cli.progress import progress
-from drivers.model import GatewayError, UsageError
+from agent.cli.options import FILE, ConfigOptions, config_options, json_option, parse_time
+from agent.cli.output_files import CsvDraft, FolderDraft, safe_cell, writing
+from drivers.model import GatewayError, UsageError, clean_text
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -43,18 +42,10 @@ _FILE = re.compile(
 @click.option("--to", "to_text", metavar="TIME", help="End of the range, not included.")
 @click.option("--stream", "streams", multiple=True, metavar="NAME", help="Only this device; may be repeated.")
 @click.option("--zstd", is_flag=True, help="Compress the packs.")
-@click.option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Readings for people, as CSV.")
+@click.option("--csv", "csv_file", type=FILE, help="Readings for people, as CSV.")
+@click.option("--intervals", "interval_file", type=FILE, help="Energy by interval for people, as CSV.")
 @click.option(
-    "--intervals",
-    "interval_file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Energy by interval for people, as CSV.",
-)
-@click.option(
-    "--intervals-flat",
-    "flat_file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The same for programs: all columns, UTC and local time.",
+    "--intervals-flat", "flat_file", type=FILE, help="The same for programs: all columns, UTC and local time."
 )
 @config_options
 @json_option
@@ -67,9 +58,7 @@ def export(
     csv_file: Path | None,
     interval_file: Path | None,
     flat_file: Path | None,
-    config_file: Path,
-    state_dir: Path | None,
-    runtime_dir: Path | None,
+    options: ConfigOptions,
     as_json: bool,
 ) -> None:
     """Write packs, keys and checkpoints of a time range into FOLDER, which must not exist yet.
@@ -92,9 +81,9 @@ def export(
     if not any((folder, csv_file, interval_file, flat_file)):
         what = "give a FOLDER, --csv, --intervals or --intervals-flat"
         raise UsageError(what, where="export", hint="`meterhouse export --help`")
-    config = read_config(config_file, state_dir, runtime_dir)
-    from_ms = read_time(from_text, "--from", config.timezone) if from_text else 0
-    to_ms = read_time(to_text, "--to", config.timezone) if to_text else END_MS
+    config = options.load()
+    from_ms = parse_time(from_text, "--from", config.timezone) if from_text else 0
+    to_ms = parse_time(to_text, "--to", config.timezone) if to_text else END_MS
     if from_ms >= to_ms:
         raise UsageError("--from must be before --to", where="export")
     stretch: dict[str, Any] = {"from_ms": from_ms, "to_ms": to_ms, "streams": list(streams)}
@@ -115,30 +104,30 @@ def _packs(
         update = stack.enter_context(progress("packs"))
         out = stack.enter_context(FolderDraft(folder, zstd)) if folder else None
         table = stack.enter_context(ReadingsCsv(csv_file)) if csv_file else None
+        stack.enter_context(writing(folder or csv_file or Path()))
 
         def take(data: bytes) -> None:
             nonlocal brought
-            piece = from_part(data)
-            brought += piece.packs
+            part = from_part(data)
+            brought += part.packs
             if out:
-                out.add(piece.file, piece.lines)
-            if table and piece.packs:
-                table.add(piece.lines, request.from_ms, request.to_ms)
+                out.add(part.file, part.lines)
+            if table and part.packs:
+                table.add(part.lines, request.from_ms, request.to_ms)
 
-        try:
-            found = check_exported(ask(config, request, take, update))
-            if found["packs"] != brought:
-                raise GatewayError(f"the answer announced {found['packs']} packs but had {brought}", where="export")
-            if out:
-                out.keep()
-            if table:
-                table.keep()
-        except OSError as error:
-            where = str(out.path if out else table and table.path)
-            raise GatewayError(f"cannot write the file ({error.strerror})", where=where) from error
+        found = checked(ask(config, request, take, update), Exported, "end of an export")
+        if found["packs"] != brought:
+            raise GatewayError(f"the answer announced {found['packs']} packs but had {brought}", where="export")
+        if out:
+            out.keep()
+        if table:
+            table.keep()
     for text in found["warnings"]:
-        click.echo(f"warning: {tidy(str(text), 200)}", err=True)
-    said: dict[str, object] = {"packs": found["packs"], "streams": [tidy(str(name), 200) for name in found["streams"]]}
+        click.echo(f"warning: {clean_text(str(text), 200)}", err=True)
+    said: dict[str, object] = {
+        "packs": found["packs"],
+        "streams": [clean_text(str(name), 200) for name in found["streams"]],
+    }
     if out:
         said |= {"folder": str(out.path), "bytes": out.size_bytes}
     if table:
@@ -149,40 +138,25 @@ def _packs(
 def _intervals(
     config: Config, request: Intervals, interval_file: Path | None, flat_file: Path | None
 ) -> dict[str, object]:
-    said = dict[str, object]()
     with ExitStack() as stack:
         update = stack.enter_context(progress("days"))
         people = stack.enter_context(IntervalsCsv(interval_file, flat=False)) if interval_file else None
         flat = stack.enter_context(IntervalsCsv(flat_file, flat=True)) if flat_file else None
         tables = [table for table in (people, flat) if table]
+        stack.enter_context(writing(tables[0].path))
 
         def take(data: bytes) -> None:
             for table in tables:
                 table.add(data)
 
-        try:
-            rows = check_rows(ask(config, request, take, update))
-            for table in tables:
-                table.keep()
-        except OSError as error:
-            where = str(tables[0].path)
-            raise GatewayError(f"cannot write the file ({error.strerror})", where=where) from error
-    said |= {"intervals": rows}
+        said = {"intervals": checked(ask(config, request, take, update), Rows, "end of an export")["rows"]}
+        for table in tables:
+            table.keep()
     if people:
         said["intervals_csv"] = str(people.path)
     if flat:
         said["intervals_flat"] = str(flat.path)
     return said
-
-
-def read_time(text: str, where: str, timezone: str) -> int:
-    """A point in time in UTC ms. Raises UsageError."""
-    try:
-        found = datetime.fromisoformat(text)
-        return round((found if found.tzinfo else found.replace(tzinfo=ZoneInfo(timezone))).timestamp() * 1000)
-    except (ValueError, OverflowError):
-        hint = "Write 2026-11-25, 2026-11-25T08:00 or 2026-11-25T00:00Z"
-        raise UsageError(f"invalid time {tidy(text)!r}", where=where, hint=hint) from None
 
 
 def _say(said: dict[str, object], as_json: bool) -> None:
@@ -208,7 +182,7 @@ class _Head(msgspec.Struct):
 _head = msgspec.json.Decoder(_Head)
 
 
-class Piece(NamedTuple):
+class ExportPart(NamedTuple):
     """Lines for the end of one file of the folder."""
 
     file: str
@@ -216,17 +190,17 @@ class Piece(NamedTuple):
     packs: int  # how many of them count as packs
 
 
-def from_part(data: bytes) -> Piece:
+def from_part(data: bytes) -> ExportPart:
     """A part of the answer to an export request. Raises GatewayError if it is malformed."""
     head, *lines = data.split(b"\n")
     try:
         facts = _head.decode(head)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise GatewayError("the answer is not an export", where="export", hint=tidy(str(error))) from None
+        raise GatewayError("the answer is not an export", where="export", hint=clean_text(str(error))) from None
     if not _FILE.fullmatch(facts.file):
         hint = "Nothing was written. Check which program runs as the agent"
-        raise GatewayError(f"unexpected file {tidy(facts.file)!r} in the answer", where="export", hint=hint)
-    return Piece(facts.file, lines, facts.packs)
+        raise GatewayError(f"unexpected file {clean_text(facts.file)!r} in the answer", where="export", hint=hint)
+    return ExportPart(facts.file, lines, facts.packs)
 
 
 class ReadingsCsv(CsvDraft):
@@ -243,7 +217,7 @@ class ReadingsCsv(CsvDraft):
                 rows = list(rows_of(line))
             except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
                 raise GatewayError(
-                    "a pack in the answer is malformed", where="export", hint=tidy(repr(error))
+                    "a pack in the answer is malformed", where="export", hint=clean_text(repr(error))
                 ) from None
             for time_ms, row in rows:
                 if from_ms <= time_ms < to_ms:
@@ -268,7 +242,7 @@ def _value(record: dict[str, Any]) -> str:
     if "x" in record:
         return str(record["x"])
     if "vs" in record:
-        return tidy(str(record["vs"]), 500)
+        return clean_text(str(record["vs"]), 500)
     if "vb" in record:
         return "true" if record["vb"] else "false"
     value = record["v"]

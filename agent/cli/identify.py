@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import click
 
-from agent.cli.common import as_line, config_options, json_option, read_config
+from agent.cli.common import as_line
+from agent.cli.options import ConfigOptions, config_options, json_option
 from drivers.model import LineTimeout, UsageError
 
 
@@ -33,9 +33,7 @@ from drivers.model import LineTimeout, UsageError
 @json_option
 def identify(
     device: str | None,
-    config_file: Path,
-    state_dir: Path | None,
-    runtime_dir: Path | None,
+    options: ConfigOptions,
     line: str | None,
     address: str | None,
     protocol: str | None,
@@ -57,7 +55,7 @@ def identify(
     \b
     Exit codes: 0 a profile fits, 2 wrong usage, 3 bad configuration, 4 no answer, or no profile fits.
     """
-    from agent.cli.lease import agents_folder, lend, line_factory
+    from agent.cli.lease import borrow_line, line_factory
     from agent.cli.scan import facts_of, fit_words
     from drivers.scan import SETTINGS, Hunt, one_device
 
@@ -66,21 +64,21 @@ def identify(
             raise UsageError("a name and --line or --address", where="identify", hint="Give one or the other")
         from agent.cli.target import configured_target
 
-        config, entry, profile = configured_target(read_config(config_file, state_dir, runtime_dir), device)
+        config, entry, profile = configured_target(options.load(), device)
         owned = config.line(entry.line)
         line, address, protocol = owned.url, entry.address, profile.protocol
         serial = entry.serial or owned.serial
         protocol = "modbus" if protocol == "sunspec" else protocol
-        folder = runtime_dir or config.runtime_dir
+        folder = config.runtime_dir
     else:
         if not line or not address:
             raise UsageError("--line or --address not given", where="identify", hint="Or name a configured device")
-        folder = agents_folder(config_file, runtime_dir)
+        folder = options.find_runtime_dir(strict=False)
     protocol = protocol or "modbus"
     setting = serial or SETTINGS[protocol][0]
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
     scan = one_device(Hunt(line, (protocol,), (setting,), deep=deep), protocol, address, setting, line_factory())
-    with lend(folder, line, "identify", 300.0) as owner:
+    with borrow_line(folder, line, "identify", 300.0) as owner:
         owner.run(scan.identify_one())
     (found,) = scan.found
     if found.seen == "silent":

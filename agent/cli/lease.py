@@ -8,9 +8,9 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from agent.cli.common import find_runtime_dir, read_snapshot
+from agent.cli.common import NoAgent, read_snapshot
 from agent.service.control.frames import Frame, decode_error
-from drivers.model import ConfigError, GatewayError, LineDown, LineLent
+from drivers.model import GatewayError, LineDown, LineLent
 
 if TYPE_CHECKING:
     from agent.cli.control import ControlClient
@@ -21,7 +21,7 @@ Purpose = Literal["read", "identify", "scan"]
 GRANT_S: Final = 40.0  # the agent itself gives up ten seconds earlier
 
 
-def lend(folder: Path, url: str, purpose: Purpose, seconds: float) -> Borrowed:
+def borrow_line(folder: Path, url: str, purpose: Purpose, seconds: float) -> BorrowedLine:
     """A lease of the line if a running agent owns its port; else nothing.
 
     The port decides, not the name, which may have changed since the agent read its configuration.
@@ -29,9 +29,9 @@ def lend(folder: Path, url: str, purpose: Purpose, seconds: float) -> Borrowed:
     try:
         lines = read_snapshot(folder).get("lines", {})
     except GatewayError:
-        return Borrowed()
+        return BorrowedLine()
     name = next((name for name, facts in lines.items() if is_same(facts.get("url"), url)), None)
-    return Borrowed() if name is None else Borrowed(folder, str(name), purpose, seconds)
+    return BorrowedLine() if name is None else BorrowedLine(folder, str(name), purpose, seconds)
 
 
 def line_factory() -> LineFactory:
@@ -53,15 +53,7 @@ def is_same(first: object, second: str) -> bool:
     return os.path.realpath(first.removeprefix("serial:")) == os.path.realpath(second.removeprefix("serial:"))
 
 
-def agents_folder(config_file: Path, runtime_dir: Path | None) -> Path:
-    """Where an agent of this machine would be, also when its configuration is being edited and does not load."""
-    try:
-        return find_runtime_dir(config_file, runtime_dir)
-    except ConfigError:
-        return find_runtime_dir(Path(os.devnull) / "none", None)
-
-
-class Borrowed:
+class BorrowedLine:
     """A context in which a line's port is ours; without a folder there is no agent to borrow it from."""
 
     def __init__(
@@ -70,8 +62,8 @@ class Borrowed:
         self._folder, self._line, self._purpose, self._seconds = folder, line, purpose, seconds
         self._client: ControlClient | None = None
 
-    def __enter__(self) -> Borrowed:
-        from agent.cli.control import ControlClient, NoAgent
+    def __enter__(self) -> BorrowedLine:
+        from agent.cli.control import ControlClient
         from agent.service.control.protocol import Lease
 
         if self._folder is None:

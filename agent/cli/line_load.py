@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.config import Config, Note, device_spec, gathered, line_config, make_driver
 from agent.config.parsers import show_bytes
-from drivers.model import PACES, ConfigError, DeviceSpec, PlanSummary
+from drivers.model import PACES, ConfigError, PlanSummary
 from drivers.profile import Profile
 from drivers.toml.parsers import show_ms
 
@@ -77,16 +77,12 @@ def plan_costs(config: Config, profiles: Mapping[str, Profile]) -> list[PaceCost
             costs += [
                 PaceCost(spec.name, device.line, pace, spec.periods_ms[n], driver.plan_summary(1 << n))
                 for n, pace in enumerate(PACES)
-                if spec.periods_ms[n] and has_pace(spec, pace)
+                if spec.periods_ms[n] and any(point.pace == pace for point in spec.points)
             ]
         ring.close()
     if wrong:
         raise gathered(wrong, str(config.path))
     return costs
-
-
-def has_pace(spec: DeviceSpec, pace: str) -> bool:
-    return any(point.pace == pace for point in spec.points)
 
 
 def line_shares(costs: Sequence[PaceCost]) -> dict[str, float]:

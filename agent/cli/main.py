@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from drivers.line import Line
 
 
-class Entry(NamedTuple):
+class CommandEntry(NamedTuple):
     """Where a command lives, and its line in the help (so that the help imports nothing)."""
 
     module: str
@@ -27,26 +27,26 @@ class Entry(NamedTuple):
     name: str = ""  # of the command in its module, where it differs from the command line's
 
 
-COMMANDS: Mapping[str, Entry] = {
-    "run": Entry("agent.cli.run", "Read, seal, store and deliver until stopped."),
-    "demo": Entry("agent.cli.demo", "A simulated park from meter to verifier, live in this terminal."),
-    "check": Entry("agent.cli.check", "Check the configuration, the requests and the load of each line."),
-    "scan": Entry("agent.cli.scan", "Find the devices on a line and the profiles that fit them."),
-    "identify": Entry("agent.cli.identify", "Identify one device and the profile that fits it."),
-    "read": Entry("agent.cli.read", "Read one device once and print its values."),
-    "watch": Entry("agent.cli.watch", "Live values or frames of the running agent, without touching it."),
-    "status": Entry("agent.cli.status", "State of the running agent, its lines and devices."),
-    "reload": Entry("agent.cli.reload", "Reload the configuration of the running agent."),
-    "profiles": Entry("agent.cli.profiles", "List, show and check profiles of device families."),
-    "decode": Entry("agent.cli.decode", "Explain bytes and registers without hardware."),
-    "keys": Entry("agent.cli.keys.commands", "Create, show and publish the key that signs readings."),
-    "verify": Entry("agent.cli.verify", "Check signatures, chains and completeness of packs."),
-    "export": Entry("agent.cli.export", "Packs, readings and intervals of a time range as files."),
-    "report": Entry("agent.cli.report.command", "The park's figures of a day, month or year, as a page."),
-    "declare": Entry("agent.cli.declare", "Enter what no meter measures: areas, certificates, tickets."),
-    "replay": Entry("agent.cli.replay", "Ask a gateway for packs again, as its platform."),
-    "simulate": Entry("agent.cli.simulate", "Play the device side of a profile or a recorded dump."),
-    "bench": Entry("agent.cli.bench", "Measure this machine: decode, seal, compress, commit."),
+COMMANDS: Mapping[str, CommandEntry] = {
+    "run": CommandEntry("agent.cli.run", "Read, seal, store and deliver until stopped."),
+    "demo": CommandEntry("agent.cli.demo", "A simulated park from meter to verifier, live in this terminal."),
+    "check": CommandEntry("agent.cli.check", "Check the configuration, the requests and the load of each line."),
+    "scan": CommandEntry("agent.cli.scan", "Find the devices on a line and the profiles that fit them."),
+    "identify": CommandEntry("agent.cli.identify", "Identify one device and the profile that fits it."),
+    "read": CommandEntry("agent.cli.read", "Read one device once and print its values."),
+    "watch": CommandEntry("agent.cli.watch", "Live values or frames of the running agent, without touching it."),
+    "status": CommandEntry("agent.cli.status", "State of the running agent, its lines and devices."),
+    "reload": CommandEntry("agent.cli.reload", "Reload the configuration of the running agent."),
+    "profiles": CommandEntry("agent.cli.profiles", "List, show and check profiles of device families."),
+    "decode": CommandEntry("agent.cli.decode", "Explain bytes and registers without hardware."),
+    "keys": CommandEntry("agent.cli.keys.commands", "Create, show and publish the key that signs readings."),
+    "verify": CommandEntry("agent.cli.verify", "Check signatures, chains and completeness of packs."),
+    "export": CommandEntry("agent.cli.export", "Packs, readings and intervals of a time range as files."),
+    "report": CommandEntry("agent.cli.report.command", "The park's figures of a day, month or year, as a page."),
+    "declare": CommandEntry("agent.cli.declare", "Enter what no meter measures: areas, certificates, tickets."),
+    "replay": CommandEntry("agent.cli.replay", "Ask a gateway for packs again, as its platform."),
+    "simulate": CommandEntry("agent.cli.simulate", "Play the device side of a profile or a recorded dump."),
+    "bench": CommandEntry("agent.cli.bench", "Measure this machine: decode, seal, compress, commit."),
 }
 
 

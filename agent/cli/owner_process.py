@@ -30,7 +30,7 @@ _CHILD: Final = (
 )
 
 
-def master_of(path: Path) -> os.stat_result | None:
+def path_owner(path: Path) -> os.stat_result | None:
     """The first folder or link of ``path`` that is not root's: its owner controls where the path leads.
 
     None: only root controls it, or this process is not root.

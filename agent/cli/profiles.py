@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,8 +11,9 @@ from unicodedata import east_asian_width
 
 import click
 
-from agent.cli.common import as_line, tidy
-from drivers.model import PACES, Limits, LineError, Point, ProfileError, Quality, Reading, UsageError
+from agent.cli.common import as_line
+from agent.cli.options import LANGUAGE, json_option, param_option, parse_params, profiles_option
+from drivers.model import PACES, Limits, LineError, Point, ProfileError, Quality, Reading, UsageError, clean_text
 from drivers.plan import image_spec, read_image
 from drivers.profile import (
     Profile,
@@ -37,6 +38,8 @@ _SECOND_SOURCE = {
     "zh": ("第二来源", "无", "档案未说明是否有第二来源佐证"),
 }
 
+_lang_option = click.option("--lang", type=LANGUAGE, default="en", show_default=True, help="Language of the texts.")
+
 
 @click.group()
 def profiles() -> None:
@@ -56,22 +59,13 @@ def profiles() -> None:
     """
 
 
-def _folder(function: Callable[..., Any]) -> Callable[..., Any]:
-    folder = click.Path(file_okay=False, path_type=Path)
-    return click.option("--profiles", "folder", type=folder, help="A folder of profiles to search first.")(function)
-
-
-def _json(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")(function)
-
-
 def _dirs(folder: Path | None) -> tuple[Path, ...]:
     return (*((folder,) if folder else ()), *default_dirs())
 
 
 @profiles.command("list")
-@_folder
-@_json
+@profiles_option
+@json_option
 def list_(folder: Path | None, as_json: bool) -> None:
     """All families: id, kind, protocol, points, evidence."""
     broken: list[ProfileError] = []
@@ -95,12 +89,9 @@ def list_(folder: Path | None, as_json: bool) -> None:
                 f"{row['evidence']:<8} {row['vendor']} {', '.join(row['models'])}{own}"
             )
     if broken:
-        raise ProfileError(
-            broken[0].what,
-            where=broken[0].where,
-            hint=broken[0].hint,
-            complaints=tuple(c for error in broken for c in error.complaints),
-        )
+        from agent.config import gathered
+
+        raise gathered(broken, "profiles")
 
 
 def _summary(profile: Profile) -> Json:
@@ -122,17 +113,15 @@ def _summary(profile: Profile) -> Json:
 
 @profiles.command()
 @click.argument("id")
-@click.option(
-    "--lang", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Language of the meanings."
-)
+@_lang_option
 @click.option("--firmware", help="Show the points that a device with this firmware has.")
-@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter, as racks=2.")
-@_folder
-@_json
+@param_option
+@profiles_option
+@json_option
 def show(id: str, lang: str, firmware: str | None, params: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
     """One family: its sources, limits, and points with unit, pace, register and meaning."""
     profile = load_profile(find_profile(id, _dirs(folder)), _dirs(folder))
-    resolved = profile.resolve(_values(params), firmware)
+    resolved = profile.resolve(parse_params(params), firmware)
     points = [_point(p) for p in sorted(resolved.points, key=lambda p: (p.function, p.address))]
     if as_json:
         click.echo(as_line({**_summary(profile), **_about(profile), "variant": resolved.variant, "table": points}))
@@ -174,12 +163,6 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
         cell + " " * (width - sum(1 + (east_asian_width(c) in "WF") for c in cell))
         for cell, width in zip(cells, widths, strict=True)
     ).rstrip()
-
-
-def _values(params: tuple[str, ...]) -> dict[str, int | str]:
-    from agent.cli.decode import named_values
-
-    return named_values(params)
 
 
 def _about(profile: Profile) -> Json:
@@ -228,10 +211,8 @@ def _register(point: Point) -> str:
 
 @profiles.command()
 @click.argument("pattern", default="*")
-@click.option(
-    "--lang", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Language of the meanings."
-)
-@_json
+@_lang_option
+@json_option
 def names(pattern: str, lang: str, as_json: bool) -> None:
     """The vocabulary: names that a profile may use, with units and meaning. PATTERN narrows it, as "ac.energy.*".
 
@@ -240,7 +221,7 @@ def names(pattern: str, lang: str, as_json: bool) -> None:
     """
     entries = [e for e in vocabulary().entries() if fnmatchcase(e.pattern, pattern)]
     if not entries:
-        raise UsageError(f"no name matches {tidy(pattern)!r}", where="profiles names", hint='Try "*power*"')
+        raise UsageError(f"no name matches {clean_text(pattern)!r}", where="profiles names", hint='Try "*power*"')
     if as_json:
         rows = [
             {"name": e.pattern, "kind": e.kind.value, "units": list(e.units), "en": e.en, "zh": e.zh} for e in entries
@@ -256,25 +237,23 @@ def names(pattern: str, lang: str, as_json: bool) -> None:
 
 @profiles.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--lang", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Language of what sources say."
-)
-@_json
+@_lang_option
+@json_option
 def check(file: Path, lang: str, as_json: bool) -> None:
     """Check a profile file, replay its samples, and show whether a second source agrees with it."""
     profile = load_profile(file, (file.resolve().parents[1], *default_dirs()))
     failed = [text for text in replay(profile) if text]
     if failed:
-        raise ProfileError(
-            failed[0],
-            where=str(file),
-            complaints=tuple(ProfileError(text, where=str(file)) for text in failed),
-        )
+        from agent.config import gathered
+
+        raise gathered([ProfileError(text, where=str(file)) for text in failed], str(file))
     if as_json:
         click.echo(as_line(_summary(profile)))
     else:
         paces = ", ".join(f"{sum(p.pace == pace for p in profile.points)} {pace}" for pace in PACES)
-        click.echo(f"{tidy(str(file))}: good. {len(profile.points)} points ({paces}), {len(profile.samples)} samples")
+        click.echo(
+            f"{clean_text(str(file))}: good. {len(profile.points)} points ({paces}), {len(profile.samples)} samples"
+        )
         click.echo(_second_source(profile.second_source, lang))
 
 

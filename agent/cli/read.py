@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import as_line, config_options, json_option, read_config
-from agent.cli.lease import agents_folder, lend, line_factory
+from agent.cli.common import as_line
+from agent.cli.lease import borrow_line, line_factory
+from agent.cli.options import FILE, LANGUAGE, ConfigOptions, config_options, json_option
 from drivers.model import (
     DeviceSpec,
     LineTimeout,
@@ -53,20 +54,18 @@ ADHOC = ("profile", "line", "address")
 @click.option(
     "--point", "patterns", multiple=True, metavar="GLOB", help='Only matching points, such as "ac.*". May be repeated.'
 )
-@click.option("--lang", type=click.Choice(["en", "zh"]), help="Show what each point means, in English or Chinese.")
+@click.option("--lang", type=LANGUAGE, help="Show what each point means, in English or Chinese.")
 @click.option("--raw", is_flag=True, help="Also show the raw bytes.")
 @click.option(
     "--dump",
     "dump_file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     help="Record the registers that were read, for `simulate --dump` and `decode profile`.",
 )
 @json_option
 def read(
     device: str | None,
-    config_file: Path,
-    state_dir: Path | None,
-    runtime_dir: Path | None,
+    options: ConfigOptions,
     patterns: tuple[str, ...],
     lang: str | None,
     raw: bool,
@@ -96,15 +95,15 @@ def read(
         if any(adhoc[key] for key in (*ADHOC, "serial", "params")):
             what = "both a device name and --profile, --line or --address"
             raise UsageError(what, where="read", hint="Give either the name or the options, not both")
-        config, entry, profile = configured_target(read_config(config_file, state_dir, runtime_dir), device)
+        config, entry, profile = configured_target(options.load(), device)
     else:
         missing = [f"--{key}" for key in ADHOC if not adhoc[key]]
         if missing:
             hint = "Give the name of a configured device, or all of --profile, --line and --address"
             raise UsageError(f"{', '.join(missing)} not given", where="read", hint=hint)
         config, entry, profile = adhoc_target(**adhoc)
-    folder = (runtime_dir or config.runtime_dir) if device is not None else agents_folder(config_file, runtime_dir)
-    owner = lend(folder, config.line(entry.line).url, "read", LEASE_S)
+    folder = options.find_runtime_dir(strict=False) if device is None else config.runtime_dir
+    owner = borrow_line(folder, config.line(entry.line).url, "read", LEASE_S)
     if dump_file is not None and profile.protocol not in DUMPED:
         hint = "Frames of meters are seen with `watch --frames`"
         raise UsageError(f"{profile.protocol} has no registers to record", where="--dump", hint=hint)

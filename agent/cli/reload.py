@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from agent.cli.answers import check_reloaded
-from agent.cli.common import as_line, config_options, find_runtime_dir, json_option, tidy
+from agent.cli.common import as_line
+from agent.cli.options import ConfigOptions, config_options, json_option
+from drivers.model import clean_text
 
 
 @click.command()
 @config_options
 @json_option
-def reload(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, as_json: bool) -> None:
+def reload(options: ConfigOptions, as_json: bool) -> None:
     """Reload the configuration of the running agent, and show the result.
 
     The agent reads the files that it was started with, applies the changes and loses no reading. A configuration with
@@ -29,8 +29,12 @@ def reload(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, 
     from agent.cli.control import ask_running
     from agent.service.control.protocol import Reload
 
-    found = check_reloaded(ask_running(find_runtime_dir(config_file, runtime_dir, warn=False), Reload()))
-    complaints, config, changed = [tidy(text, 1000) for text in found["complaints"]], found["config"], found["changed"]
+    found = check_reloaded(ask_running(options.find_runtime_dir(warn=False), Reload()))
+    complaints, config, changed = (
+        [clean_text(text, 1000) for text in found["complaints"]],
+        found["config"],
+        found["changed"],
+    )
     if as_json:
         facts = {"ok": found["ok"], "config": config, "changed": changed, "complaints": complaints}
         click.echo(as_line(facts))

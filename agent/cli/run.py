@@ -10,14 +10,13 @@ import resource
 import signal
 import time
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 
 import click
 
 import ext.memory
 from agent.cli.logs import set_up_logging
-from agent.config import Config, load_config
+from agent.cli.options import ConfigOptions, config_options
+from agent.config import Config
 from agent.service.app import Service
 from agent.service.systemd import notify
 from drivers.model import ConfigError
@@ -96,27 +95,12 @@ async def serve(config: Config, load: Callable[[], Config]) -> None:
 
 
 @click.command()
-@click.option(
-    "-c",
-    "--config",
-    "path",
-    type=click.Path(path_type=Path),
-    default=Path("/etc/meterhouse/agent.toml"),
-    envvar="MH_CONFIG",
-    show_default=True,
-    help="The configuration. Also MH_CONFIG.",
-)
-@click.option(
-    "--state-dir", type=click.Path(path_type=Path), help="Folder of the database, in place of the configured one."
-)
-@click.option(
-    "--runtime-dir", type=click.Path(path_type=Path), help="Folder of the ring, in place of the configured one."
-)
+@config_options
 @click.option(
     "--create-key", is_flag=True, help="Create the signing key if its file is missing, as at the first start."
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
-def run(path: Path, state_dir: Path | None, runtime_dir: Path | None, create_key: bool, verbose: bool) -> None:
+def run(options: ConfigOptions, create_key: bool, verbose: bool) -> None:
     """Run the agent until it is stopped.
 
     SIGTERM or Ctrl-C: polling stops, pending readings are sealed, stored and sent for a few seconds, then exit 0.
@@ -132,10 +116,9 @@ def run(path: Path, state_dir: Path | None, runtime_dir: Path | None, create_key
     """
     ext.memory.stay_small()
     set_up_logging(verbose)
-    read = partial(load_config, path, state_dir=state_dir, runtime_dir=runtime_dir)
 
     def load() -> Config:
-        return allow_files(read())
+        return allow_files(options.load())
 
     config = load()
     if create_key:

@@ -7,13 +7,12 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import as_line, complain, config_options, json_option, show_age
-from agent.cli.progress import progress
+from agent.cli.common import as_line, complain, progress, show_age
+from agent.cli.options import ConfigOptions, config_options, json_option
 from drivers.model import GatewayError, LineDown, UsageError
 
 if TYPE_CHECKING:
@@ -92,9 +91,7 @@ _HOSTS = re.compile(r"(modbus-tcp://(?:\d{1,3}\.){3})(\d{1,3})-(\d{1,3})((?::\d+
 @click.option("--echo", is_flag=True, help="The adapter echoes what is sent.")
 @json_option
 def scan(
-    config_file: Path,
-    state_dir: Path | None,
-    runtime_dir: Path | None,
+    options: ConfigOptions,
     lines: tuple[str, ...],
     as_json: bool,
     **asked: Any,
@@ -115,12 +112,13 @@ def scan(
     \b
     Exit codes: 0 something was found, 2 wrong usage, 4 nothing found, another master or no line, 130 interrupted.
     """
-    from agent.cli.lease import agents_folder, lend
+    from agent.cli.lease import borrow_line, line_factory
+    from drivers.scan import Scan
 
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
-    folder = agents_folder(config_file, runtime_dir)
+    folder = options.find_runtime_dir(strict=False)
     hunts = [_hunt(url, **asked) for url in _expanded(lines)]
-    scans = _scans(hunts)
+    scans = [Scan(hunt, line_factory()) for hunt in hunts]
     total_s = sum(scan.estimate_s() for scan in scans)
     click.echo(f"at most about {show_age(total_s)}, plus time for each device found", err=True)
     trouble: list[GatewayError] = []
@@ -128,7 +126,7 @@ def scan(
     with progress("scan") as update:
         for one in scans:
             try:
-                with lend(folder, one.hunt.url, "scan", LEASE_S) as owner:
+                with borrow_line(folder, one.hunt.url, "scan", LEASE_S) as owner:
                     owner.run(_bounded(one, update))
             except KeyboardInterrupt:
                 interrupted = True
@@ -137,7 +135,7 @@ def scan(
             if interrupted:
                 break
     found = [device for one in scans for device in one.found]
-    known = _known_lines(config_file, runtime_dir, [hunt.url for hunt in hunts])
+    known = _known_lines(options, [hunt.url for hunt in hunts])
     _print(found, as_json, known)
     for one in scans:
         for note in one.notes:
@@ -240,13 +238,6 @@ def _mbus_by(said: str | None, addresses: str | None) -> tuple[str, ...]:
     return ("secondary", "primary") if said == "both" else (said,)
 
 
-def _scans(hunts: Sequence[Hunt]) -> list[Scan]:
-    from agent.cli.lease import line_factory
-    from drivers.scan import Scan
-
-    return [Scan(hunt, line_factory()) for hunt in hunts]
-
-
 def facts_of(device: Found) -> dict[str, Any]:
     """One device as JSON has it."""
     return {
@@ -270,15 +261,14 @@ def facts_of(device: Found) -> dict[str, Any]:
     }
 
 
-def _known_lines(config_file: Path, runtime_dir: Path | None, urls: Sequence[str]) -> dict[str, str]:
+def _known_lines(options: ConfigOptions, urls: Sequence[str]) -> dict[str, str]:
     """The lines of the configuration, where there is a sound one, that are among these."""
-    from agent.cli.common import read_config
     from agent.cli.lease import is_same
 
-    if not os.path.exists(config_file):
+    if not os.path.exists(options.config_file):
         return {}
     try:
-        lines = read_config(config_file, None, runtime_dir).lines
+        lines = options.load().lines
     except GatewayError:
         return {}
     return {url: line.name for url in urls for line in lines if is_same(line.url, url)}

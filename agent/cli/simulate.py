@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from agent.cli.common import as_line, json_option, parse_for
+from agent.cli.common import as_line
+from agent.cli.options import FOLDER, json_option, param_option, parse_for, parse_params
 from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--park",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     metavar="DIR",
     help="The demo park; writes DIR/agent.toml and the plan of its figures.",
 )
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
     default="",
     help="What it measures: pv1 to pv3, grid, load, workshop, storage, heat. Default: by device kind.",
 )
-@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the profile.")
+@param_option
 @click.option(
     "--turnaround", type=click.FloatRange(0, 60), metavar="SECONDS", help="Time to answer. Default: the profile's."
 )
@@ -249,12 +250,6 @@ def _from_profile(said: dict[str, Any], profile: Profile) -> list[SimDevice]:
     from drivers.sim.families import device_from_profile
 
     role = _role(said)
-    params: dict[str, int | str] = {}
-    for pair in said["params"]:
-        key, found, value = pair.partition("=")
-        if not found:
-            raise UsageError(f"{pair!r} is not NAME=VALUE", where="--param")
-        params[key] = int(value) if value.isdigit() else value
     clock = ParkClock(said["seed"], said["speed"])
     units = said["units"] or (1,)
     made = []
@@ -265,7 +260,7 @@ def _from_profile(said: dict[str, Any], profile: Profile) -> list[SimDevice]:
             name=_name(n, len(units)),
             role=role,
             clock=clock,
-            params=params,
+            params=parse_params(said["params"]),
             seed=said["seed"] * 1000 + n,
             turnaround_s=said["turnaround"],
             sleeps=said["sleep"],

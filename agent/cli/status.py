@@ -9,17 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import (
-    as_line,
-    config_options,
-    find_runtime_dir,
-    is_alive,
-    json_option,
-    learned_maps,
-    read_snapshot,
-    show_age,
-    tidy,
-)
+from agent.cli.common import as_line, is_alive, learned_maps, read_snapshot, show_age
+from agent.cli.options import ConfigOptions, config_options, json_option
+from drivers.model import clean_text
 
 if TYPE_CHECKING:
     from agent.cli.ring_follower import Latest
@@ -32,7 +24,7 @@ GOOD, OURS, CONFIG, LINE, BROKER = 0, 1, 3, 4, 5
 @config_options
 @click.option("--points", is_flag=True, help="Every point with the age of its last value.")
 @json_option
-def status(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, points: bool, as_json: bool) -> None:
+def status(options: ConfigOptions, points: bool, as_json: bool) -> None:
     """Show the state of the running agent: devices, lines, destinations, store.
 
     Reads files only; the agent is not disturbed.
@@ -48,7 +40,7 @@ def status(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, 
     3 bad configuration, also one that a reload rejected, 4 a device or line does not respond,
     5 a destination cannot be reached.
     """
-    folder = find_runtime_dir(config_file, runtime_dir)
+    folder = options.find_runtime_dir()
     snapshot = read_snapshot(folder)
     now = time.time()
     faults = find_faults(snapshot, now)
@@ -73,25 +65,25 @@ def find_faults(snapshot: Mapping[str, Any], now: float) -> dict[int, list[str]]
     elif age > STALE_S:
         add(OURS, f"the agent has written no snapshot for {show_age(age)}: it hangs, or the clock was set")
     if trouble := snapshot.get("store", {}).get("trouble"):
-        add(OURS, f"store: {tidy(str(trouble), 200)}")
+        add(OURS, f"store: {clean_text(str(trouble), 200)}")
     intervals = snapshot.get("intervals", {})
     if waits := intervals.get("waits"):
-        add(OURS, f"intervals are delayed: {tidy(str(waits), 200)}")
+        add(OURS, f"intervals are delayed: {clean_text(str(waits), 200)}")
     if stopped := intervals.get("stopped"):
-        names = ", ".join(tidy(str(name), 60) for name in stopped[:5]) + (", ..." if len(stopped) > 5 else "")
+        names = ", ".join(clean_text(str(name), 60) for name in stopped[:5]) + (", ..." if len(stopped) > 5 else "")
         add(OURS, f"intervals of {names} stopped by an error in the agent; a restart rebuilds them from packs")
     for text in snapshot.get("config", {}).get("complaints", ()):
-        add(CONFIG, f"configuration rejected, the previous one stays in effect: {tidy(str(text), 300)}")
+        add(CONFIG, f"configuration rejected, the previous one stays in effect: {clean_text(str(text), 300)}")
     for name, device in snapshot.get("devices", {}).items():
-        why = f": {tidy(str(device['error']), 160)}" if device.get("error") else ""
+        why = f": {clean_text(str(device['error']), 160)}" if device.get("error") else ""
         if device.get("life") == "dead":
             add(LINE, f"device {name} does not respond{why}")
         elif device.get("life") == "unknown" and why:  # its line is down: the state of the device is unknown
             add(LINE, f"device {name} cannot be reached{why}")
     for name, uplink in snapshot.get("uplinks", {}).items():
         if not uplink.get("connected", True):
-            why = f": {tidy(str(uplink['error']), 160)}" if uplink.get("error") else ""
-            why += f". {tidy(str(uplink['hint']), 160)}" if uplink.get("hint") else ""
+            why = f": {clean_text(str(uplink['error']), 160)}" if uplink.get("error") else ""
+            why += f". {clean_text(str(uplink['hint']), 160)}" if uplink.get("hint") else ""
             add(BROKER, f"destination {name} cannot be reached{why}")
     return faults
 
@@ -169,7 +161,7 @@ def _print(snapshot: Mapping[str, Any], faults: Mapping[int, list[str]], latest:
     for text in interval_notes(snapshot.get("intervals", {})):
         click.echo(text)
     for text in snapshot.get("store", {}).get("warnings", ()):
-        click.echo(f"warning: {tidy(str(text), 300)}", err=True)
+        click.echo(f"warning: {clean_text(str(text), 300)}", err=True)
     for text in (text for texts in faults.values() for text in texts):
         click.echo(f"error: {text}", err=True)
     if not faults:

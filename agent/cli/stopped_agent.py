@@ -18,8 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from agent.cli.control import ControlClient, Progress, Take, Unheard, quietly
-from agent.cli.owner_process import child, master_of
+from agent.cli.common import no_progress
+from agent.cli.control import ControlClient, NoAnswer, Progress, Take
+from agent.cli.owner_process import child, path_owner
 from agent.service.control.frames import (
     HEADER,
     MAX_REQUEST,
@@ -40,18 +41,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SEND_S: Final = 600.0  # for the tool to take a part: it may be writing to a slow stick
-_LIVES: Final = "an agent runs with this runtime directory"
+_RUNS: Final = "an agent runs with this runtime directory"
 
 
-class AgentLives(GatewayError):
+class AgentRunning(GatewayError):
     """It is starting or stopping: it holds its lock and does not listen."""
 
 
-def ask_database(config: Config, request: Request, take: Take, progress: Progress = quietly) -> dict[str, Any]:
+def ask_database(config: Config, request: Request, take: Take, progress: Progress = no_progress) -> dict[str, Any]:
     """The result of a request, from the database of a stopped agent.
 
     Raises:
-        AgentLives: the agent runs.
+        AgentRunning: the agent runs.
         GatewayError: no database, it cannot be opened, or this user may not.
     """
     owner = _owner(config.state_dir)
@@ -59,12 +60,12 @@ def ask_database(config: Config, request: Request, take: Take, progress: Progres
     with ours, child(owner, __name__, theirs, _absolute(config)), ControlClient(ours, config.store_path) as client:
         try:
             return client.ask(request, take, progress, pick_up_s=SEND_S, silence_s=SEND_S)
-        except Unheard as error:
+        except NoAnswer as error:
             hint = "Run it with MH_DEBUG=1 to see why, as the owner of the database"
             raise GatewayError("the process that opens it ended", where=str(config.store_path), hint=hint) from error
         except GatewayError as error:
-            if error.what == _LIVES:
-                raise AgentLives(error.what, where=error.where, hint=error.hint) from None
+            if error.what == _RUNS:
+                raise AgentRunning(error.what, where=error.where, hint=error.hint) from None
             raise
 
 
@@ -73,7 +74,7 @@ def _owner(state_dir: Path) -> os.stat_result:
     try:
         owner = state_dir.stat()
         if not owner.st_uid:  # a folder of root's is not theirs
-            owner = master_of(state_dir) or owner
+            owner = path_owner(state_dir) or owner
     except FileNotFoundError:
         hint = "Did the agent ever run with this state_dir?"
         raise GatewayError("no database", where=str(state_dir), hint=hint) from None
@@ -142,7 +143,7 @@ def _opened(config: Config) -> Iterator[Store]:
 
     path = config.store_path
     if is_agent_running(config.runtime_dir):
-        raise GatewayError(_LIVES, where=str(config.runtime_dir))
+        raise GatewayError(_RUNS, where=str(config.runtime_dir))
     if not path.exists():
         raise GatewayError("no database", where=str(path), hint="Did the agent ever run with this state_dir?")
     try:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from zoneinfo import available_timezones
 
+from agent.cli.options import parse_params
 from agent.config import Config, DeviceConfig, LineEntry, Secret, site_profiles
 from agent.config import parsers as v
 from agent.config.devices import address as parse_address
+from agent.config.load import PROFILES_DIR
 from drivers.model import UsageError
 from drivers.serial_setting import DEFAULT_SERIAL
 from drivers.toml import parsers as p
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Target = tuple[Config, DeviceConfig, "Profile"]
-SITE_PROFILES = Path("/etc/meterhouse/profiles")
 
 
 def configured_target(config: Config, name: str) -> Target:
@@ -45,7 +46,7 @@ def adhoc_target(profile: str, line: str, address: str, serial: str | None, para
         line=entry.name,
         address=_value("--address", parse_address, address),
         profile=found.id,
-        params=dict(_param(text) for text in params),
+        params=parse_params(params),
     )
     nowhere = Path("/nonexistent")
     config = Config(
@@ -55,7 +56,7 @@ def adhoc_target(profile: str, line: str, address: str, serial: str | None, para
         key=Secret(file=nowhere),
         state_dir=nowhere,
         runtime_dir=nowhere,
-        profiles_dir=SITE_PROFILES,
+        profiles_dir=PROFILES_DIR,
         files=(nowhere,),
         lines=(entry,),
         devices=(device,),
@@ -79,7 +80,7 @@ def _profile(profile: str) -> Profile:
                 f"file {p.show(profile)} does not exist", where="--profile", hint="Or give an id: eastron/sdm630"
             )
         return load_profile(path)
-    return site_profiles(SITE_PROFILES)(_value("--profile", v.profile_id, profile))
+    return site_profiles(PROFILES_DIR)(_value("--profile", v.profile_id, profile))
 
 
 def _value(option: str, parse: Callable[[object], T], value: Any) -> T:
@@ -87,10 +88,3 @@ def _value(option: str, parse: Callable[[object], T], value: Any) -> T:
         return parse(value)
     except p.Wrong as wrong:
         raise UsageError(wrong.what, where=option, hint=wrong.hint) from None
-
-
-def _param(text: str) -> tuple[str, int | str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise UsageError(f"{p.show(text)} is not NAME=VALUE", where="--param", hint="Such as --param racks=2")
-    return name, int(value) if value.isascii() and value.lstrip("-").isdigit() and len(value) < 12 else value

@@ -6,14 +6,15 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.common import as_line, json_option, parse_for, tidy
-from agent.cli.progress import progress
-from drivers.model import BrokerError, UsageError
+from agent.cli.common import as_line, progress
+from agent.cli.options import FILE, BrokerLogin, json_option, login_options, parse_broker, parse_for
+from drivers.model import BrokerError, UsageError, clean_text
 
 if TYPE_CHECKING:
     from agent.recompute import Recomputed
@@ -24,16 +25,15 @@ STDIN = Path("-")
 
 @click.command()
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--broker", metavar="URL", help="Subscribe to this broker: mqtt://host:1883 or mqtts://host:8883.")
+@click.option(
+    "--broker",
+    metavar="URL",
+    callback=parse_broker,
+    help="Subscribe to this broker: mqtt://host:1883 or mqtts://host:8883.",
+)
 @click.option("--site", default="+", show_default=True, help="Only this site's topics; + is all.")
 @click.option("--gateway", default="+", show_default=True, help="Only this gateway's topics; + is all.")
-@click.option("--ca-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Trust this CA (mqtts).")
-@click.option("--username", help="User name for the broker.")
-@click.option(
-    "--password-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Password for the broker: first line of the file.",
-)
+@login_options
 @click.option(
     "--trust",
     multiple=True,
@@ -48,7 +48,7 @@ STDIN = Path("-")
     help="Listen for this time (20s, 5 min); default: until Ctrl-C.",
 )
 @click.option("--recompute", is_flag=True, help="Recompute the figures from the packs.")
-@click.option("--plan", "plan_file", type=click.Path(dir_okay=False, path_type=Path), help="The park's plan.")
+@click.option("--plan", "plan_file", type=FILE, help="The park's plan.")
 @click.option(
     "--expect-complete", is_flag=True, help="Gaps, reported losses and streams without packs are failures as well."
 )
@@ -58,9 +58,7 @@ def verify(
     broker: str | None,
     site: str,
     gateway: str,
-    ca_file: Path | None,
-    username: str | None,
-    password_file: Path | None,
+    login: BrokerLogin,
     trust: tuple[str, ...],
     duration_s: float | None,
     recompute: bool,
@@ -91,12 +89,8 @@ def verify(
         owner, named, thumb = pin.rpartition("=")
         if len(thumb) != 43 or (named and owner.count("/") != 1):
             hint = "43 characters, as `meterhouse keys show` prints them, or park7/gw01= and those"
-            raise UsageError(f"invalid thumbprint {tidy(pin)!r}", where="--trust", hint=hint)
-    if broker:
-        password = _first_line(password_file) if password_file else None
-        report = _live(broker, trust, site, gateway, ca_file, username, password, duration_s)
-    else:
-        report = _files(paths, trust)
+            raise UsageError(f"invalid thumbprint {clean_text(pin)!r}", where="--trust", hint=hint)
+    report = _live(broker, trust, site, gateway, login, duration_s) if broker else _files(paths, trust)
     short = report.shortfalls() if expect_complete else []
     # a refused object may hold anything: nothing is computed from files with one
     repeated = _repeat(paths, plan_file) if recompute and not report.failures else None
@@ -129,9 +123,9 @@ def _say(report: Report, short: list[str]) -> None:
     from agent.verify.report_text import as_text
 
     for line in as_text(report).splitlines():
-        click.echo(tidy(line, 500))
+        click.echo(clean_text(line, 500))
     for text in short:
-        click.echo(tidy(f"not complete: {text}", 500))
+        click.echo(clean_text(f"not complete: {text}", 500))
 
 
 def _say_repeated(repeated: Recomputed | None) -> None:
@@ -139,17 +133,13 @@ def _say_repeated(repeated: Recomputed | None) -> None:
         click.echo("figures: not recomputed, because an object in the files was refused")
         return
     for text in repeated.differ:
-        click.echo(tidy(f"differs: {text}", 500))
+        click.echo(clean_text(f"differs: {text}", 500))
     for text in repeated.unknown:
-        click.echo(tidy(f"not recomputed: {text}", 500))
+        click.echo(clean_text(f"not recomputed: {text}", 500))
     counts = repeated.counts
     click.echo(
         f"figures: {repeated.agree} agree, {counts['differ']} differ, {counts['unknown']} could not be recomputed"
     )
-
-
-def _first_line(path: Path) -> str:
-    return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
 
 
 def _files(paths: tuple[Path, ...], trust: tuple[str, ...]) -> Report:
@@ -172,23 +162,12 @@ def _files(paths: tuple[Path, ...], trust: tuple[str, ...]) -> Report:
 
 
 def _live(
-    broker: str,
-    trust: tuple[str, ...],
-    site: str,
-    gateway: str,
-    ca_file: Path | None,
-    username: str | None,
-    password: str | None,
-    duration_s: float | None,
+    broker: str, trust: tuple[str, ...], site: str, gateway: str, login: BrokerLogin, duration_s: float | None
 ) -> Report:
-    from agent.verify.live import Live, LiveError, broker_of
+    from agent.verify.live import Live, LiveError
 
     try:
-        broker_of(broker)
-    except LiveError as error:
-        raise UsageError(str(error), where="--broker", hint=error.hint.rstrip(".")) from None
-    try:
-        live = Live(broker, trust, site=site, gateway=gateway, ca_file=ca_file, username=username, password=password)
+        live = Live(broker, trust, site=site, gateway=gateway, **asdict(login))
         live.start()
     except (LiveError, OSError) as error:  # OSError: a CA file that is none
         raise BrokerError(str(error), where="verify", hint=getattr(error, "hint", "")) from error

@@ -12,15 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import (
-    as_line,
-    config_options,
-    find_runtime_dir,
-    json_option,
-    parse_for,
-    read_snapshot,
-    show_age,
-)
+from agent.cli.common import as_line, read_snapshot, show_age
+from agent.cli.options import ConfigOptions, config_options, json_option, parse_for
 from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +22,7 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 0.2
 SNAPSHOT_EVERY_S = 2.0
-PIECE_NS = 50_000_000
+JOIN_NS = 50_000_000
 SENT = 0
 DIRECTIONS = ("->", "<-", "??")
 DIRECTION_WORDS = ("sent", "received", "noise")
@@ -46,9 +39,7 @@ DIRECTION_WORDS = ("sent", "received", "noise")
 @json_option
 def watch(
     device: tuple[str, ...],
-    config_file: Path,
-    state_dir: Path | None,
-    runtime_dir: Path | None,
+    options: ConfigOptions,
     patterns: tuple[str, ...],
     line: str | None,
     seconds: float | None,
@@ -68,7 +59,7 @@ def watch(
     \b
     Exit codes: 0 good, 1 no agent runs here or it ended, 2 unknown device or line, 3 bad configuration.
     """
-    folder = find_runtime_dir(config_file, runtime_dir)
+    folder = options.find_runtime_dir()
     end = time.monotonic() + seconds if seconds is not None else None
     if line is not None:
         _frames(folder, line, end, as_json)
@@ -86,7 +77,7 @@ def until(end: float | None, every_s: float = LOOK_EVERY_S) -> Iterator[None]:
         time.sleep(every_s if left is None else min(every_s, left))
 
 
-class Watched:
+class LiveView:
     """Snapshot and ring of the agent, reopened when it restarts."""
 
     def __init__(self, folder: Path, devices: Sequence[str], patterns: Sequence[str]) -> None:
@@ -143,7 +134,7 @@ class Watched:
 
 
 def _values(folder: Path, devices: Sequence[str], patterns: Sequence[str], end: float | None, as_json: bool) -> None:
-    watched = Watched(folder, devices, patterns)
+    watched = LiveView(folder, devices, patterns)
     try:
         if as_json:
             watched.catch_up()  # existing messages: only the newest of each is shown, then all of them
@@ -164,7 +155,7 @@ def _tell(points: Iterable[Latest]) -> None:
     sys.stdout.flush()
 
 
-def _live(watched: Watched, end: float | None) -> None:
+def _live(watched: LiveView, end: float | None) -> None:
     from rich.console import Group
     from rich.live import Live
     from rich.text import Text
@@ -209,24 +200,24 @@ def _frames(folder: Path, line: str, end: float | None, as_json: bool) -> None:
 
     path = frames_path(folder, line, read_snapshot(folder))
     tell: Callable[[TracedFrame], str] = _frame_json if as_json else _frame_text
-    pieces = Pieces()
+    joiner = FrameJoiner()
     for _ in until(end):
         try:
-            frames = list(read_trace(path, pieces.last))
+            frames = list(read_trace(path, joiner.last))
         except FileNotFoundError:
             hint = "Frames are shown once the line has been opened"
             raise GatewayError("has no frames yet", where=f"line {line}", hint=hint) from None
         except (OSError, ValueError) as error:
             raise GatewayError(f"cannot be read: {error}", where=str(path)) from error
-        for frame in pieces.join(frames, time.time_ns()):
+        for frame in joiner.join(frames, time.time_ns()):
             click.echo(tell(frame))
         sys.stdout.flush()
-    for frame in pieces.rest():
+    for frame in joiner.rest():
         click.echo(tell(frame))
 
 
-class Pieces:
-    """A serial port hands over an answer in pieces; those that follow one another closely are one line here."""
+class FrameJoiner:
+    """A serial port hands over an answer in joiner; those that follow one another closely are one line here."""
 
     def __init__(self) -> None:
         self.last = 0  # number of the newest piece taken
@@ -234,17 +225,17 @@ class Pieces:
         self._end_ns = 0
 
     def join(self, frames: Iterable[TracedFrame], now_ns: int) -> Iterator[TracedFrame]:
-        """Whole frames out of pieces; the last is held back while more of it may come."""
+        """Whole frames out of joiner; the last is held back while more of it may come."""
         for frame in frames:
             self.last = frame.number
             held = self._held
-            if held and frame.direction == held.direction != SENT and frame.time_ns - self._end_ns < PIECE_NS:
+            if held and frame.direction == held.direction != SENT and frame.time_ns - self._end_ns < JOIN_NS:
                 self._held = held._replace(data=held.data + frame.data)
             else:
                 yield from self.rest()
                 self._held = frame
             self._end_ns = frame.time_ns
-        if now_ns - self._end_ns > PIECE_NS:
+        if now_ns - self._end_ns > JOIN_NS:
             yield from self.rest()
 
     def rest(self) -> Iterator[TracedFrame]:

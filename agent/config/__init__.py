@@ -1,8 +1,7 @@
 """The configuration: agent.toml and conf.d as one frozen object, with all complaints at once."""
 
-from agent.config.load import DEFAULT_PATH, RUNTIME_DIR, STATE_DIR, load_config
+from agent.config.load import load_config
 from agent.config.profiles import (
-    ProfileSource,
     device_spec,
     line_config,
     load_profiles,
@@ -14,34 +13,20 @@ from agent.config.tree import (
     ControlConfig,
     DerivedConfig,
     DeviceConfig,
-    IntervalConfig,
     LineEntry,
     Note,
-    PackConfig,
-    RingConfig,
-    StoreConfig,
     gathered,
 )
 from agent.settings import Secret, UplinkConfig
-from drivers.toml import Complaint
 
 __all__ = [
-    "DEFAULT_PATH",
-    "RUNTIME_DIR",
-    "STATE_DIR",
-    "Complaint",
     "Config",
     "ControlConfig",
     "DerivedConfig",
     "DeviceConfig",
-    "IntervalConfig",
     "LineEntry",
     "Note",
-    "PackConfig",
-    "ProfileSource",
-    "RingConfig",
     "Secret",
-    "StoreConfig",
     "UplinkConfig",
     "device_spec",
     "gathered",

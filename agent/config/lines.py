@@ -65,7 +65,7 @@ def read_lines(tables: list[TomlTable], notes: list[Note]) -> dict[str, LineRead
     """All lines by name, in the order of files. Complaints are added to their tables."""
     lines: dict[str, LineRead] = {}
     names: dict[str, TomlTable] = {}
-    doors: dict[str, TomlTable] = {}
+    ports: dict[str, TomlTable] = {}
     for table in tables:
         name = table.need("name", v.name, "", 'Add it, such as name = "cabinet-2"')
         url = table.need("url", v.line_url, "", f"Write {v.LINE_URLS}")
@@ -88,7 +88,7 @@ def read_lines(tables: list[TomlTable], notes: list[Note]) -> dict[str, LineRead
             _meaningless(table, scheme)
         if is_first(names, table, name):
             lines[name] = LineRead(entry, table)
-        _one_door(doors, table, url, notes)
+        _check_port(ports, table, url, notes)
         if _NUMBERED_PORT.match(url):
             what = f"{url[7:]} may refer to another adapter after a restart or replug"
             notes.append(Note(place_of(table, "url"), what, "Take the stable name from /dev/serial/by-id/"))
@@ -117,11 +117,11 @@ def _meaningless(table: TomlTable, scheme: str) -> None:
             table.complain(None, key, what, hint)
 
 
-def _one_door(doors: dict[str, TomlTable], table: TomlTable, url: str, notes: list[Note]) -> None:
+def _check_port(ports: dict[str, TomlTable], table: TomlTable, url: str, notes: list[Note]) -> None:
     """Two lines on one port would interleave their requests; two connections to one Modbus gateway may be wanted."""
     if not url:
         return
-    first = doors.setdefault(url, table)
+    first = ports.setdefault(url, table)
     if first is table:
         return
     layer = first.layers[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -11,13 +12,13 @@ from pathlib import Path
 
 from agent.config import parsers as v
 from agent.config.devices import read_devices
-from agent.config.indicators import read_indicators
 from agent.config.lines import read_lines
 from agent.config.metering import check_tree, read_derived
 from agent.config.profiles import ProfileSource, check_profiles, site_profiles
 from agent.config.tree import (
     Config,
     ControlConfig,
+    IndicatorsConfig,
     IntervalConfig,
     Note,
     PackConfig,
@@ -31,7 +32,6 @@ from drivers.night import Night
 from drivers.toml import Complaints, Layer, TomlSource, TomlTable, read_source
 from drivers.toml import parsers as p
 
-DEFAULT_PATH = Path("/etc/meterhouse/agent.toml")
 STATE_DIR = Path("/var/lib/meterhouse")
 RUNTIME_DIR = Path("/run/meterhouse")
 PROFILES_DIR = Path("/etc/meterhouse/profiles")
@@ -230,7 +230,7 @@ def _build(
         pack=_pack(single("pack")),
         ring=_ring(kept["ring"]),
         interval=_interval(kept["interval"]),
-        indicators=read_indicators(single("indicators")),
+        indicators=_indicators(single("indicators")),
         control=_control(single("control")),
         uplinks=read_uplinks(tables["uplink"], notes, agents),
         lines=tuple(line.entry for line in lines.values()),
@@ -302,6 +302,30 @@ def _ring(table: TomlTable) -> RingConfig:
     out = RingConfig(table.take("size", v.size_bytes(64 << 10, 4 << 30, "16 MiB"), RingConfig().size_bytes))
     table.done()
     return out
+
+
+def _indicators(table: TomlTable) -> IndicatorsConfig:
+    """The park's plan is read completely, so that its complaints come with all others."""
+    found = table.find("plan")
+    plan: Path | None = None
+    if found is not None:
+        plan = table.take("plan", v.path_in(found[0].source.folder), None)
+    table.done({"sets": "Write sets = [...] into the plan, and plan = FILE here", "file": "The key is plan"})
+    if plan is None:
+        return IndicatorsConfig()
+    from agent.indicators.plan import load_plan
+
+    try:
+        raw = plan.read_bytes()
+    except OSError as error:
+        table.complain(None, "plan", f"{plan} cannot be read: {error.strerror}")
+        return IndicatorsConfig()
+    try:
+        load_plan(raw, str(plan))
+    except ConfigError as error:
+        for one in error.complaints or (error,):
+            table.complain(None, "plan", str(one))
+    return IndicatorsConfig(plan, hashlib.sha256(raw).hexdigest())
 
 
 def _control(table: TomlTable) -> ControlConfig:

@@ -95,7 +95,9 @@ def _find(table: TomlTable, name: str, profiles: ProfileSource) -> Profile | Non
 
 def _check(device: DeviceRead, line: LineEntry | None, profile: Profile, notes: list[Note]) -> DeviceConfig:
     entry, table = device.entry, device.table
-    _address(table, entry.address, profile, line)
+    scheme = line.scheme if line else ""
+    if entry.address and (wrong := check_address(profile.protocol, entry.address, scheme)) is not None:
+        table.complain(None, wrong.key, wrong.what, wrong.hint)
     try:
         resolved = profile.resolve(entry.params, reversed=entry.reversed)
     except ProfileError as error:
@@ -119,11 +121,6 @@ def _check(device: DeviceRead, line: LineEntry | None, profile: Profile, notes: 
 
 def _patterns(entry: DeviceConfig) -> tuple[str, ...]:
     return () if entry.points == ("*",) else entry.points
-
-
-def _address(table: TomlTable, address: str, profile: Profile, line: LineEntry | None) -> None:
-    if address and (wrong := check_address(profile.protocol, address, line.scheme if line else "")) is not None:
-        table.complain(None, wrong.key, wrong.what, wrong.hint)
 
 
 def _max_words(table: TomlTable, entry: DeviceConfig, profile: Profile, points: Sequence[Point]) -> None:

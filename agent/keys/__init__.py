@@ -2,7 +2,7 @@
 
 from agent.keys.files import create_key, load_key, rotate_key
 from agent.keys.key_records import (
-    KeyRecords,
+    KeyChain,
     Revocation,
     check_key_records,
     current_records,
@@ -11,24 +11,15 @@ from agent.keys.key_records import (
     new_root,
     signed_by,
 )
-from agent.keys.signer import (
-    TYP_CHECKPOINT,
-    TYP_KEYS,
-    TYP_PACK,
-    KeyFileError,
-    SecretKey,
-    Signer,
-    SoftEd25519,
-    SoftES256,
-    thumbprint,
-)
+from agent.keys.signer import KeyFileError, SecretKey, Signer, SoftEd25519, SoftES256
+from agent.verify.jws import TYP_CHECKPOINT, TYP_KEYS, TYP_PACK, thumbprint
 
 __all__ = [
     "TYP_CHECKPOINT",
     "TYP_KEYS",
     "TYP_PACK",
+    "KeyChain",
     "KeyFileError",
-    "KeyRecords",
     "Revocation",
     "SecretKey",
     "Signer",

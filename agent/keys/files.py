@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from agent.keys.key_records import Revocation, check_key_records, current_records, key_records, new_root
 from agent.keys.secret import MAX_BYTES, read_open_secret, read_secret
-from agent.keys.signer import KeyFileError, SecretKey, Signer, SoftEd25519, SoftES256, thumbprint
+from agent.keys.signer import KeyFileError, SecretKey, Signer, SoftEd25519, SoftES256
+from agent.verify.jws import thumbprint
 from drivers.files import remove, try_lock, write_draft
 
 ED25519, ES256 = "Ed25519", "ES256"
@@ -95,7 +96,7 @@ def rotate_key(
         KeyFileError: the old key cannot be read, or the place cannot be written.
     """
     path = Path(os.path.realpath(path))
-    with _opened_folder(path) as folder, _alone(path, folder) as file:
+    with _opened_folder(path) as folder, _locked(path, folder) as file:
         old = _signer(*read_open_secret(file, path, any_owner=True), path)
         if old.in_token and not (token or alg):
             hint = "Another key in the token: --pkcs11 URI. A key in the file: --alg ed25519"
@@ -189,7 +190,7 @@ def _opened_folder(path: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _alone(path: Path, folder: int) -> Iterator[int]:
+def _locked(path: Path, folder: int) -> Iterator[int]:
     """The key's file, open and locked against replacement. Drafts left by a killed process are removed.
 
     The lock is on the file itself, which only its owner can open; others may be able to open its folder.

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent.keys.signer import TYP_KEYS, KeyFileError, Signer
+from agent.keys.signer import KeyFileError, Signer
+from agent.verify.jws import TYP_KEYS
 from drivers.encoding import base64url_decode
 from ext.canon import dumps
 
 
 @dataclass(frozen=True, slots=True)
-class KeyRecords:
+class KeyChain:
     """A checked ``keys`` object."""
 
     counter: int
@@ -70,11 +71,7 @@ def key_records(
         if known.newest == signer.kid:
             return before
         if old is None or old.kid != known.newest:
-            raise KeyFileError(
-                f"the signing key is {signer.kid}, but the last one recorded is {known.newest}",
-                where=gateway,
-                hint=_WRONG_KEY.format(known.newest),
-            )
+            raise _not_recorded(signer, known, gateway)
         for gone in revokes:
             if gone.kid not in known.kids:
                 hint = f"Known: {', '.join(known.kids)}"
@@ -116,10 +113,13 @@ def _whole(signer: Signer, gateway: str, counter: int, records: Sequence[Mapping
     return signer.sign_object(TYP_KEYS, {"counter": counter, "gateway": gateway, "records": list(records), "v": 1})
 
 
-_WRONG_KEY = (
-    "A new key must be recorded by its predecessor: restore that one, then replace it with `meterhouse keys rotate`. "
-    "Is it lost? `meterhouse keys create --lost {}`; every verifier must then pin the new thumbprint"
-)
+def _not_recorded(signer: Signer, known: KeyChain, gateway: str) -> KeyFileError:
+    hint = (
+        "A new key must be recorded by its predecessor: restore that one, then replace it with `meterhouse keys rotate`"
+        f". Is it lost? `meterhouse keys create --lost {known.newest}`; every verifier must then pin the new thumbprint"
+    )
+    what = f"the signing key is {signer.kid}, but the last one recorded is {known.newest}"
+    return KeyFileError(what, where=gateway, hint=hint)
 
 
 def current_records(signer: Signer, gateway: str, known: bytes | None = None) -> bytes:
@@ -146,14 +146,10 @@ def current_records(signer: Signer, gateway: str, known: bytes | None = None) ->
         if before.newest in own.kids:
             _check_follows(own, before, gateway)
             return own.data
-    raise KeyFileError(
-        f"the signing key is {signer.kid}, but the last one recorded is {before.newest}",
-        where=gateway,
-        hint=_WRONG_KEY.format(before.newest),
-    )
+    raise _not_recorded(signer, before, gateway)
 
 
-def _own(signer: Signer, gateway: str) -> KeyRecords:
+def _own(signer: Signer, gateway: str) -> KeyChain:
     assert signer.records is not None
     own = check_key_records(signer.records, gateway)
     if own.newest != signer.kid:
@@ -165,7 +161,7 @@ def _own(signer: Signer, gateway: str) -> KeyRecords:
     return own
 
 
-def _check_follows(own: KeyRecords, before: KeyRecords, gateway: str) -> None:
+def _check_follows(own: KeyChain, before: KeyChain, gateway: str) -> None:
     from agent.verify.keyring import KeyRing
     from agent.verify.strict import Refused, parse_object
 
@@ -188,7 +184,7 @@ def is_sound(data: bytes) -> bool:
     return True
 
 
-def check_key_records(data: bytes, gateway: str, trust: str = "") -> KeyRecords:
+def check_key_records(data: bytes, gateway: str, trust: str = "") -> KeyChain:
     """A ``keys`` object as any verifier checks it. ``trust``: thumbprint that one of its keys must have.
 
     Raises:
@@ -205,4 +201,4 @@ def check_key_records(data: bytes, gateway: str, trust: str = "") -> KeyRecords:
         raise KeyFileError(f"the key records are invalid: {error}", where=gateway) from error
     kids = tuple(record["kid"] for record in value["records"])
     lost = value["records"][0].get("instead_of")
-    return KeyRecords(value["counter"], kids[0], kids[-1], data, kids, lost if isinstance(lost, str) else "")
+    return KeyChain(value["counter"], kids[0], kids[-1], data, kids, lost if isinstance(lost, str) else "")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from agent.verify.jws import thumbprint
 from drivers.encoding import base64url
 from drivers.model import GatewayError
 from ext.canon import dumps
@@ -16,19 +16,11 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-TYP_PACK, TYP_KEYS, TYP_CHECKPOINT = "mh-pack", "mh-keys", "mh-checkpoint"
-
 
 class KeyFileError(GatewayError):
     """The signing key cannot be used. Never shows anything of the key."""
 
     exit_code = 3
-
-
-def thumbprint(jwk: Mapping[str, str]) -> str:
-    """RFC 7638: SHA-256 over the required members of a public JWK in order, base64url."""
-    needed = ("crv", "kty", "x", "y") if jwk["kty"] == "EC" else ("crv", "kty", "x")
-    return base64url(hashlib.sha256(dumps({name: jwk[name] for name in needed})).digest())
 
 
 def p256_jwk(x: int, y: int) -> dict[str, str]:

@@ -5,18 +5,18 @@ come in as arguments; nothing here touches a file, a socket or the database.
 """
 
 from agent.pack.facts import Facts, changes, contradicts
-from agent.pack.packer import Head, Mark, Packer, SealedPack
-from agent.pack.table import PointTable, StreamTable, seconds, ticks
+from agent.pack.packer import Head, Packer, Savepoint, SealedPack
+from agent.pack.table import BirthPoints, BirthTable, seconds, ticks
 from drivers.encoding import base64url
 
 __all__ = [
+    "BirthPoints",
+    "BirthTable",
     "Facts",
     "Head",
-    "Mark",
     "Packer",
-    "PointTable",
+    "Savepoint",
     "SealedPack",
-    "StreamTable",
     "base64url",
     "changes",
     "contradicts",

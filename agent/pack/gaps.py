@@ -6,13 +6,13 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
-from agent.pack.table import StreamTable, seconds, ticks
+from agent.pack.table import BirthTable, seconds, ticks
 from drivers.model import Reason
 from ext.canon import Slice
 
 
 def gaps_of(
-    piece: Slice, table: StreamTable, from_ms: int, unknown: Reason, points: tuple[int, int] | None = None
+    piece: Slice, table: BirthTable, from_ms: int, unknown: Reason, points: tuple[int, int] | None = None
 ) -> list[dict[str, Any]]:
     """The fewest gaps that cover a slice: whole-device stretches as ``*``, the rest by point.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.pack.gaps import gaps_of
-from agent.pack.table import StreamTable, seconds
+from agent.pack.table import BirthTable, seconds
 from drivers.encoding import base64url
 from drivers.model import Reason
 from ext.canon import Slice, dumps, seal
@@ -65,7 +65,7 @@ class _State:
     ring_pos: int = 0  # in that ring; never goes back, also where a pack seals nothing
 
 
-Mark = tuple[_State, "StreamTable | None"]  # what Packer.restore needs
+Savepoint = tuple[_State, "BirthTable | None"]  # what Packer.restore needs
 
 
 def _blame(piece: Slice, unknown: Reason) -> Reason:
@@ -87,7 +87,7 @@ def _pieces(texts: Sequence[bytes], room: int) -> list[list[bytes]]:
 
 
 class Packer:
-    """Seals one stream. Its state moves with every pack; ``mark`` and ``restore`` undo uncommitted packs.
+    """Seals one stream. Its state moves with every pack; ``savepoint`` and ``restore`` undo uncommitted packs.
 
     Args:
         head: position of the stream at the last commit, None if unknown.
@@ -101,7 +101,7 @@ class Packer:
     ) -> None:
         self.stream = stream
         self._boot, self._sign, self._max = boot, sign, max(max_bytes, 4 * HEADER_BYTES)
-        self._table: StreamTable | None = None
+        self._table: BirthTable | None = None
         self._at = _State(
             seq=head.seq if head else 0,
             prev=head.hash if head else None,
@@ -124,7 +124,7 @@ class Packer:
         return self._at.quiet
 
     @property
-    def table(self) -> StreamTable | None:
+    def table(self) -> BirthTable | None:
         """The table in effect."""
         return self._table
 
@@ -132,17 +132,17 @@ class Packer:
         """Set another maximum size, from the next pack on."""
         self._max = max(max_bytes, 4 * HEADER_BYTES)
 
-    def mark(self) -> Mark:
+    def savepoint(self) -> Savepoint:
         """The state for ``restore``, if packs sealed from here on are not committed."""
         return replace(self._at), self._table
 
-    def restore(self, mark: Mark) -> None:
-        """Back to ``mark``: the packs sealed since were never published and do not exist."""
-        self._at, self._table = mark
+    def restore(self, savepoint: Savepoint) -> None:
+        """Back to ``savepoint``: the packs sealed since were never published and do not exist."""
+        self._at, self._table = savepoint
         if self._table:
             self._table.canon.reset()
 
-    def use(self, table: StreamTable) -> None:
+    def use(self, table: BirthTable) -> None:
         """Switch to another table: the next pack is a birth."""
         self._table = table
         self._at.birth = None
@@ -263,7 +263,7 @@ class Packer:
             pack(end_ms, results=held)
         return out
 
-    def _refresh_states(self, table: StreamTable) -> None:
+    def _refresh_states(self, table: BirthTable) -> None:
         hour = self._at.from_ms // HOUR_MS
         if hour != self._at.hour:
             self._at.hour = hour
@@ -273,7 +273,7 @@ class Packer:
         self,
         ring: Ring,
         positions: array[int],
-        table: StreamTable,
+        table: BirthTable,
         clock: Mapping[str, Any],
         events: Sequence[Mapping[str, Any]],
         to_ms: int,
@@ -344,7 +344,7 @@ class Packer:
         to_ms: int,
         clock: Mapping[str, Any],
         *,
-        table: StreamTable | None = None,
+        table: BirthTable | None = None,
         e: bytes = b"[]",
         gaps: Sequence[Mapping[str, Any]] = (),
         events: Sequence[Mapping[str, Any]] = (),

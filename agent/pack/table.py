@@ -15,7 +15,7 @@ def seconds(ms: int) -> int | float:
     return ms // 1000 if ms % 1000 == 0 else ms / 1000
 
 
-class PointTable:
+class BirthPoints:
     """The ``points`` of a birth, and what sealing needs of them. Immutable: devices of one kind share one."""
 
     def __init__(self, points: Sequence[Mapping[str, Any]]) -> None:
@@ -47,7 +47,7 @@ class PointTable:
         )
 
 
-class StreamTable:
+class BirthTable:
     """A point table in the form of a birth.
 
     Args:
@@ -55,9 +55,9 @@ class StreamTable:
         points: its ``points``, where a table of the same points exists already.
     """
 
-    def __init__(self, stream: str, document: Mapping[str, Any], points: PointTable | None = None) -> None:
+    def __init__(self, stream: str, document: Mapping[str, Any], points: BirthPoints | None = None) -> None:
         self.stream = stream
-        self.points = points or PointTable(document["points"])
+        self.points = points or BirthPoints(document["points"])
         front = {name: value for name, value in document.items() if name != "points"}
         if any(name > "points" for name in front):
             raise ValueError(f"a member of a table after points: {sorted(front)[-1]}")
@@ -73,7 +73,7 @@ class StreamTable:
         """The ``table`` object, canonical."""
         return self._front + (b"," if len(self._front) > 1 else b"") + b'"points":' + self.points.encoded + b"}"
 
-    def same_as(self, other: StreamTable | None) -> bool:
+    def same_as(self, other: BirthTable | None) -> bool:
         """Would a birth say the same?"""
         return other is self or (
             other is not None and self._front == other._front and self.points.encoded == other.points.encoded

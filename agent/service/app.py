@@ -18,7 +18,7 @@ import ext.memory
 from agent.clock import Grid
 from agent.config import Config, UplinkConfig
 from agent.keys import load_key
-from agent.pack import Head, Packer, StreamTable, base64url
+from agent.pack import BirthTable, Head, Packer, base64url
 from agent.service.births import Device, DeviceCatalog, known_devices
 from agent.service.checkpoints import Checkpoints
 from agent.service.control.peer import Caller, Right
@@ -165,7 +165,7 @@ class Service:
     def _stream(self, name: str, start_ms: int) -> Stream:
         return Stream(name, self._packer(name, start_ms), start_ms)
 
-    def _make_ring(self, tables: Sequence[StreamTable]) -> Ring:
+    def _make_ring(self, tables: Sequence[BirthTable]) -> Ring:
         digest = hashlib.sha256(b"".join(table.encoded for table in tables)).digest()
         self.ring_path = self.config.runtime_dir / f"ring.{self.boot}"
         self._ring = Ring.create(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.config import Config, DerivedConfig, DeviceConfig, device_spec, site_profiles
-from agent.pack import Facts, PointTable, StreamTable, changes, seconds
+from agent.pack import BirthPoints, BirthTable, Facts, changes, seconds
 from agent.poll import DevicePoll
 from agent.service.seal_jobs import Stream
 from drivers.encoding import exact_text
@@ -60,7 +60,7 @@ class DeviceCatalog:
         find = site_profiles(config.profiles_dir)
         self._profiles = {device.profile: find(device.profile) for device in config.devices}
         self._points: dict[Kind, tuple[Point, ...]] = {}
-        self._tables: dict[Kind, PointTable] = {}
+        self._tables: dict[Kind, BirthPoints] = {}
 
     def profile(self, device: DeviceConfig) -> Profile:
         """The profile of a device."""
@@ -80,29 +80,29 @@ class DeviceCatalog:
         spec: DeviceSpec,
         identity: Mapping[str, str | None] | None = None,
         epoch: int | None = None,
-    ) -> StreamTable:
+    ) -> BirthTable:
         """The table for a birth of this device; ``epoch`` None: the known one."""
         if epoch is None:
             epoch = self.known[spec.stream].epoch if spec.stream in self.known else self._first_epoch
         kind = (*self._kind(device, spec), spec.periods_ms, spec.phase_ms)
         if kind not in self._tables:
-            self._tables[kind] = PointTable(point_rows(spec, vocabulary().senml))
+            self._tables[kind] = BirthPoints(point_rows(spec, vocabulary().senml))
         profile = self.profile(device)
         source = ProfileSource(profile.id, profile.hash, profile.evidence)
         front = device_front(self._config, device, spec, source, identity) | {"epoch": epoch}
-        table = StreamTable(spec.stream, front, self._tables[kind])
+        table = BirthTable(spec.stream, front, self._tables[kind])
         before = self.known.get(spec.stream)
         if before is not None and before.epoch == epoch and changes(before, table.facts):
             table.met = False  # a change without its event yet, which a restart must find again
         return table
 
-    def gateway_table(self, stream: str, version: str) -> StreamTable:
+    def gateway_table(self, stream: str, version: str) -> BirthTable:
         """The table of the gateway's own stream."""
-        return StreamTable(stream, gateway_table(self._config, version))
+        return BirthTable(stream, gateway_table(self._config, version))
 
-    def results_table(self, stream: str, version: str) -> StreamTable:
+    def results_table(self, stream: str, version: str) -> BirthTable:
         """The table of the ``_indicators`` stream."""
-        return StreamTable(stream, results_table(self._config, version))
+        return BirthTable(stream, results_table(self._config, version))
 
     @staticmethod
     def _kind(device: DeviceConfig, spec: DeviceSpec) -> Kind:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from agent.checkpoint import Page, checkpoint
+from agent.checkpoint import CheckpointPage, checkpoint
 from agent.service.db_thread import DatabaseThread
 from agent.service.signing_key import ActiveKey
 from agent.store import Store
@@ -37,7 +37,7 @@ class Checkpoints:
     ) -> None:
         self._writer, self._active_key, self._gateway, self._uplinks = writer, active_key, gateway, uplinks
         self._devices, self._wall_ms = devices, wall_ms
-        self._newest: list[Page] = []
+        self._newest: list[CheckpointPage] = []
 
     async def run(self) -> None:
         """One soon after the start and one an hour until cancelled; the first of a UTC day is kept long."""
@@ -69,9 +69,9 @@ class Checkpoints:
             for page in self._newest:
                 uplink.retain(f"checkpoint/{page.page}", page.data)
 
-    def _keep(self, store: Store, devices: Collection[str]) -> list[Page]:
+    def _keep(self, store: Store, devices: Collection[str]) -> list[CheckpointPage]:
         heads = store.packs.heads().values()
-        made: list[Page] = []
+        made: list[CheckpointPage] = []
 
         def is_retired(stream: str) -> bool:
             name = stream.rpartition("/")[2]

@@ -17,7 +17,7 @@ from typing import Any
 from agent.clock import Grid
 from agent.config import Config, DeviceConfig, gathered, line_config, make_driver
 from agent.config.tree import LineEntry
-from agent.pack import StreamTable
+from agent.pack import BirthTable
 from agent.poll import DevicePoll, Life, LinePoller
 from agent.service.births import Device, DeviceCatalog
 from agent.service.db_thread import DatabaseThread
@@ -32,7 +32,7 @@ from ext.ring import Ring
 log = logging.getLogger("meterhouse")
 LAST_VISIT_S = 2.0  # for polls under way when the agent stops
 
-PlannedDevice = tuple[DeviceConfig, DeviceSpec, StreamTable]
+PlannedDevice = tuple[DeviceConfig, DeviceSpec, BirthTable]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class PreparedDevice:
 
     entry: DeviceConfig
     spec: DeviceSpec
-    table: StreamTable
+    table: BirthTable
     number: int
     driver: Driver
 
@@ -86,7 +86,7 @@ class DeviceManager:
 
     def open(
         self, ring: Ring, planned: Sequence[PlannedDevice], start_ms: int, map_quirks: MapQuirks
-    ) -> list[tuple[int, StreamTable]]:
+    ) -> list[tuple[int, BirthTable]]:
         """Make the devices; returns their tables, which must be durable before the first poll.
 
         Raises ConfigError with one complaint for each device that its driver cannot serve.
@@ -109,7 +109,7 @@ class DeviceManager:
         return [(one.number, one.table) for one in made]
 
     def make(
-        self, config: Config, entry: DeviceConfig, spec: DeviceSpec, table: StreamTable, line: Line
+        self, config: Config, entry: DeviceConfig, spec: DeviceSpec, table: BirthTable, line: Line
     ) -> PreparedDevice:
         """A device with its driver. Raises ConfigError with its place in the file; then nothing has changed."""
         number = self.number()
@@ -129,7 +129,7 @@ class DeviceManager:
         self._next_table += 1
         return self._next_table - 1
 
-    async def register(self, tables: Iterable[tuple[int, StreamTable]]) -> None:
+    async def register(self, tables: Iterable[tuple[int, BirthTable]]) -> None:
         """Make tables durable before the first record that names them."""
         ring_id = self.ring.ring_id
         rows = [(number, table.stream, table.encoded) for number, table in tables]
@@ -232,7 +232,7 @@ class DeviceSwap:
     device: Device
     entry: DeviceConfig
     spec: DeviceSpec
-    table: StreamTable
+    table: BirthTable
     number: int
     driver: Driver | None
     identity: Mapping[str, str | None] | None  # that the table was made for
@@ -253,7 +253,7 @@ class DeviceChanges:
     added: list[PreparedDevice] = field(default_factory=list)
 
     @property
-    def tables(self) -> list[tuple[int, StreamTable]]:
+    def tables(self) -> list[tuple[int, BirthTable]]:
         """Every table that these changes need, with its number."""
         return [(e.number, e.table) for e in self.changed] + [(made.number, made.table) for made in self.added]
 

@@ -18,7 +18,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
-from agent.pack import StreamTable, changes, contradicts, seconds
+from agent.pack import BirthTable, changes, contradicts, seconds
 from agent.service.births import Device, DeviceCatalog
 from agent.service.db_thread import DatabaseThread
 from agent.service.seal_jobs import Stream
@@ -34,7 +34,7 @@ log = logging.getLogger("meterhouse")
 LOOK_BACK = 512  # packs in which the last readings of all counters are looked for
 
 Identity = dict[str, str | None]
-Register = Callable[[Sequence[tuple[int, StreamTable]]], Awaitable[None]]
+Register = Callable[[Sequence[tuple[int, BirthTable]]], Awaitable[None]]
 Counts = dict[str, dict[str, Any]]  # point -> {"t": read time, "v": exact decimal}
 
 
@@ -141,7 +141,7 @@ class IdentityChecker:
         self,
         device: Device,
         found: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]],
-        table: StreamTable,
+        table: BirthTable,
         first: Counts,
     ) -> None:
         old = await self._last_counts(device.stream, table)
@@ -155,7 +155,7 @@ class IdentityChecker:
             self._sealing.add_event(device.stream, event)
             log.warning("%s: %s changed from %s to %s", device.config.name, name, before, after)
 
-    async def _last_counts(self, stream: Stream, table: StreamTable) -> Counts:
+    async def _last_counts(self, stream: Stream, table: BirthTable) -> Counts:
         """The last good reading of each counter of the stream: from this run, else from earlier runs."""
         found = _unsealed(self._ring, stream)
         wanted = set(table.facts.counters)

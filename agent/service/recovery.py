@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.pack import Packer, SealedPack, StreamTable
+from agent.pack import BirthTable, Packer, SealedPack
 from agent.service.seal_jobs import loss_event
 from agent.store import Resume, Store, StreamHead
 from drivers.model import Reason
@@ -26,7 +26,7 @@ NEVER = 1 << 62
 class Unsealed:
     """Records of one stream in one ring that are not sealed, table by table in the order of recording."""
 
-    tables: list[tuple[StreamTable, array[int], int]] = field(default_factory=list)  # table, positions, last tick
+    tables: list[tuple[BirthTable, array[int], int]] = field(default_factory=list)  # table, positions, last tick
     events: list[Mapping[str, Any]] = field(default_factory=list)
     first_ms: int = NEVER  # the oldest tick or event
 
@@ -91,9 +91,9 @@ def _readable(store: Store, runtime_dir: Path) -> Iterator[tuple[int, int]]:
             ring.close()
 
 
-def _tables(store: Store, ring: Ring) -> dict[int, StreamTable]:
+def _tables(store: Store, ring: Ring) -> dict[int, BirthTable]:
     return {
-        number: StreamTable(stored.stream, stored.document)
+        number: BirthTable(stored.stream, stored.document)
         for number, stored in store.documents.tables(ring.ring_id).items()
     }
 
@@ -140,7 +140,7 @@ def _set_aside(path: Path, done: Recovered) -> None:
 
 
 def _gather(
-    ring: Ring, known: Mapping[int, StreamTable], heads: Mapping[str, StreamHead]
+    ring: Ring, known: Mapping[int, BirthTable], heads: Mapping[str, StreamHead]
 ) -> tuple[dict[str, Unsealed], str]:
     """Records that are in no pack yet, by stream; and why the ring cannot be read to its end, "" if it can."""
     left: dict[str, Unsealed] = {}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import agent
 from agent.config import Config, gathered
-from agent.pack import StreamTable
+from agent.pack import BirthTable
 from agent.service.births import DeviceCatalog
 from agent.service.devices import DeviceChanges, apply, prepare
 from agent.service.results.interval_builder import IntervalBuilder
@@ -97,8 +97,8 @@ class Prepared:
     config: Config
     change: DeviceChanges
     key: PreparedKey | None
-    gateway: tuple[int, StreamTable]
-    results: StreamTable
+    gateway: tuple[int, BirthTable]
+    results: BirthTable
     producers: Sequence[ResultProducer]
     builder: IntervalBuilder | None
     uplinks: dict[str, Uplink]  # those that are new or changed

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.pack import Mark, Packer, SealedPack, StreamTable, base64url, seconds
+from agent.pack import BirthTable, Packer, Savepoint, SealedPack, base64url, seconds
 from agent.store import LossNote
 from drivers.model import Reason
 from ext.ring import Ring
@@ -25,7 +25,7 @@ class TableVersion:
     """One version of a stream's point table, in use from ``start_ms`` on."""
 
     number: int  # in the ring
-    table: StreamTable
+    table: BirthTable
     start_ms: int
     positions: array[int] = field(default_factory=lambda: array("Q"))
 
@@ -35,7 +35,7 @@ class SealSegment:
     """What to seal under one version of the table; ``taken``: how many of the positions sealing used up."""
 
     number: int
-    table: StreamTable
+    table: BirthTable
     positions: array[int]
     to_ms: int
     taken: int = 0
@@ -46,7 +46,7 @@ class SealedSegment:
     """The packs of one segment, and the ring records that are in them."""
 
     stream: str
-    table: StreamTable
+    table: BirthTable
     positions: array[int]
     packs: list[SealedPack]
 
@@ -67,12 +67,12 @@ class SealJob:
     sealed: list[SealedSegment] = field(default_factory=list)
     losses: Sequence[LossNote] = ()  # that the first pack states
     quiet: bool = False
-    _mark: Mark | None = None
+    _mark: Savepoint | None = None
 
     def seal(self, ring: Ring, clock: Mapping[str, Any], losses: Sequence[LossNote] = ()) -> None:
         """Make the packs, table by table, the downtime first if there was one. In the database thread."""
         packer = self.stream.packer
-        self._mark, self.losses = packer.mark(), losses
+        self._mark, self.losses = packer.savepoint(), losses
         events = [*(loss_event(note) for note in losses), *(event for _, event in self.events)]
         for segment in self.segments:
             packs: list[SealedPack] = []
@@ -131,7 +131,7 @@ class Stream:
         """The version that is being recorded in now."""
         return self.table_versions[-1]
 
-    def switch_table(self, number: int, table: StreamTable, start_ms: int) -> None:
+    def switch_table(self, number: int, table: BirthTable, start_ms: int) -> None:
         """Record under another point table from the tick ``start_ms`` on."""
         versions = self.table_versions
         if versions and self.start_ms is not None and not self.sealing and not any(v.positions for v in versions):

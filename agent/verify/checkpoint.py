@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from agent.verify.jws import TYP_CHECKPOINT
 from agent.verify.keyring import KeyRing
-from agent.verify.missing import Head
+from agent.verify.missing import CheckpointHead
 from agent.verify.pack import BOOT
 from agent.verify.point_table import ms_of
-from agent.verify.report import MAX_LISTED, Torn
+from agent.verify.report import MAX_LISTED, IncompleteCheckpoint
 from agent.verify.signed import FoundSignature, check_signed
 from agent.verify.strict import Refused, shown
 
@@ -44,7 +44,7 @@ class NamedHead:
     """The head of a stream in a checkpoint."""
 
     stream: str
-    head: Head
+    head: CheckpointHead
     retired: bool  # its device is no longer read
     counter: int
     kid: str
@@ -52,20 +52,20 @@ class NamedHead:
 
 
 @dataclass(slots=True)
-class _Book:
+class _GatewayPages:
     """The pages of one gateway."""
 
     newest: dict[int, _Page] = field(default_factory=dict)  # by page
     before: _Page | None = None  # of the checkpoint before the newest one
 
 
-class Checkpoints:
+class CheckpointPages:
     """Keeps the newest pages of each gateway, and which pages of a checkpoint are missing."""
 
     def __init__(self) -> None:
         self.count = 0
         self.forgotten = 0  # incomplete checkpoints in files that are no longer kept
-        self._books: dict[str, _Book] = {}
+        self._gateways: dict[str, _GatewayPages] = {}
         self._filed: OrderedDict[tuple[str, int, int], _Page] = OrderedDict()  # of files: (gateway, page, counter)
         self._file: dict[tuple[str, int], _Page] | None = None  # the newest of the file that is being read
         self._partial: OrderedDict[tuple[str, int], tuple[_Page, int]] = (
@@ -95,8 +95,8 @@ class Checkpoints:
         """
         signed = check_signed(raw, value, TYP_CHECKPOINT, ring.keys, found)
         number, new = _page(value, signed.hash, signed.key.kid)
-        book = self._books.get(ring.gateway) or _Book()
-        known = book.newest.get(number)
+        own = self._gateways.get(ring.gateway) or _GatewayPages()
+        known = own.newest.get(number)
         if self._file is not None and self._is_old(number, new, known, ring):
             return []
         if known and self._file is None:
@@ -109,19 +109,19 @@ class Checkpoints:
         made = [_head(head, ring.gateway, new, filed) for head in heads]
         for named in made:
             ring.check_revoked(new.kid, named.stream, named.head[1])
-        top = _top(book.newest.values(), ring)
+        top = _top(own.newest.values(), ring)
         peer, _ = self._partial.get((ring.gateway, new.counter), (top, 0))
         if peer and peer.counter == new.counter and peer.pages != new.pages and not _is_void(peer, ring):
             raise Refused("counter", f"checkpoint {new.counter} has {peer.pages} pages, by another of them {new.pages}")
         if top and new.counter > top.counter:
-            book.before = top
-        elif top and new.counter < top.counter and (book.before is None or new.counter > book.before.counter):
-            book.before = new
+            own.before = top
+        elif top and new.counter < top.counter and (own.before is None or new.counter > own.before.counter):
+            own.before = new
         if known is None or new.counter > known.counter or ring.order[new.kid] > ring.order[known.kid]:
-            book.newest[number] = new
-        self._books[ring.gateway] = book
+            own.newest[number] = new
+        self._gateways[ring.gateway] = own
         self.count += 1
-        self._note(ring.gateway, number, new, filed)
+        self._file_page(ring.gateway, number, new, filed)
         return made
 
     def _is_old(self, number: int, new: _Page, known: _Page | None, ring: KeyRing) -> bool:
@@ -132,7 +132,7 @@ class Checkpoints:
         if here and (here.counter, here.hash) != (counter, new.hash):
             _check_order(here, new, ring)
         if same and same.hash == new.hash:
-            self._note(gateway, number, new, filed=False)
+            self._file_page(gateway, number, new, filed=False)
             return True
         if same:
             _check_order(same, new, ring)
@@ -146,7 +146,7 @@ class Checkpoints:
             _check_order(new, known, ring)
         return False
 
-    def _note(self, gateway: str, number: int, new: _Page, filed: bool) -> None:
+    def _file_page(self, gateway: str, number: int, new: _Page, filed: bool) -> None:
         """Note that this page is present; a complete checkpoint is forgotten."""
         if self._file is not None:
             self._file[gateway, number] = new
@@ -168,11 +168,11 @@ class Checkpoints:
 
     def newest_ms(self, rings: Mapping[str, KeyRing]) -> dict[str, int]:
         """When the newest checkpoint of each gateway was made."""
-        tops = ((gateway, _top(book.newest.values(), rings[gateway])) for gateway, book in self._books.items())
+        tops = ((gateway, _top(own.newest.values(), rings[gateway])) for gateway, own in self._gateways.items())
         return {gateway: top.time_ms for gateway, top in tops if top}
 
-    def torn(self, rings: Mapping[str, KeyRing], until_ms: Mapping[str, float]) -> list[Torn]:
-        """Checkpoints with missing pages, the newest of each gateway first.
+    def incomplete(self, rings: Mapping[str, KeyRing], until_ms: Mapping[str, float]) -> list[IncompleteCheckpoint]:
+        """CheckpointPages with missing pages, the newest of each gateway first.
 
         A page has the number of pages, so a missing one is noticed. Of published pages only the newest checkpoint
         counts, and the one before it while the newest may still be arriving: retained pages replace each other, and
@@ -181,23 +181,23 @@ class Checkpoints:
         Args:
             until_ms: by gateway, the time reached; infinite if nothing more will arrive.
         """
-        made: list[Torn] = []
-        for gateway, book in self._books.items():
+        made: list[IncompleteCheckpoint] = []
+        for gateway, own in self._gateways.items():
             ring = rings[gateway]
-            pages = {number: page for number, page in book.newest.items() if not _is_void(page, ring)} or book.newest
+            pages = {number: page for number, page in own.newest.items() if not _is_void(page, ring)} or own.newest
             last = max(pages.values(), key=_counter)
             if last.time_ms + ARRIVING_MS > until_ms.get(gateway, math.inf):
-                if book.before is None or _is_void(book.before, ring):
+                if own.before is None or _is_void(own.before, ring):
                     continue
-                last = book.before
+                last = own.before
             behind = [n for n in range(1, last.pages + 1) if n not in pages or pages[n].counter < last.counter]
             if behind:
-                made.append(Torn(gateway, last.counter, last.time_ms, last.pages, behind))
-        told = {(torn.gateway, torn.counter) for torn in made}
+                made.append(IncompleteCheckpoint(gateway, last.counter, last.time_ms, last.pages, behind))
+        told = {(one.gateway, one.counter) for one in made}
         for key, (page, here) in self._partial.items():
             if key not in told and not _is_void(page, rings[key[0]]):
                 gone = [n for n in range(1, page.pages + 1) if not here >> n & 1]
-                made.append(Torn(*key, page.time_ms, page.pages, gone))
+                made.append(IncompleteCheckpoint(*key, page.time_ms, page.pages, gone))
                 if len(made) > MAX_LISTED:
                     break
         return made

@@ -15,19 +15,19 @@ BIRTHS: Final = tuple("births" + suffix for suffix in SUFFIXES)  # copies, as re
 ONLY: Final = "streams.txt"  # of an export of some devices: their names, a line each
 MAX_ONLY_BYTES, MAX_NAME = 1 << 16, 64
 MAX_WINDOW: Final = 1 << 27
-MAX_WASTE: Final = 60_000  # brackets and commas of refused objects, and empty lines, without a good object between
+MAX_REJECTED: Final = 60_000  # brackets and commas of refused objects, and empty lines, without a good object between
 SKIPPED: Final = 1024  # bytes of a line too long to be read that count as one of these
 FREE_BYTES, RATIO = 64 << 20, 1000  # more than the first comes of a file only up to so many times its own bytes
 
 
-class Waste:
+class RejectionBudget:
     """The cost of invalid objects in a file; reading stops if it is too high.
 
     A file has failed with its first invalid object; a few hundred more are read to report the errors.
     """
 
     def __init__(self) -> None:
-        self._left = MAX_WASTE
+        self._left = MAX_REJECTED
 
     def add(self, cost: int) -> None:
         """So many brackets and commas, or empty lines. Raises Refused when it is enough."""
@@ -35,9 +35,9 @@ class Waste:
         if self._left < 0:
             raise Refused("size", "too much of this file proves nothing; its rest is not read")
 
-    def refill(self) -> None:
+    def reset(self) -> None:
         """Here was a good object."""
-        self._left = MAX_WASTE
+        self._left = MAX_REJECTED
 
 
 def _nothing(count: int) -> None:
@@ -86,7 +86,7 @@ def _rank(path: Path) -> int:
     return 2 if path.name.startswith("checkpoint") else 3
 
 
-def read_objects(path: Path, waste: Waste | None = None) -> Iterator[tuple[bytes, str]]:
+def read_objects(path: Path, budget: RejectionBudget | None = None) -> Iterator[tuple[bytes, str]]:
     """(bytes, file and line) of each object in a file. Lines beyond the cap are cut, and so refused later.
 
     Raises:
@@ -100,13 +100,13 @@ def read_objects(path: Path, waste: Waste | None = None) -> Iterator[tuple[bytes
     with path.open("rb") as file:
         if file.read(4) != ZSTD_MAGIC:
             file.seek(0)
-            yield from read_lines(file, str(path), waste)
+            yield from read_lines(file, str(path), budget)
             return
         file.seek(0)
-        yield from read_lines(io.BufferedReader(_Inside(file)), str(path), waste)
+        yield from read_lines(io.BufferedReader(_Decompressed(file)), str(path), budget)
 
 
-class _Inside(io.RawIOBase):
+class _Decompressed(io.RawIOBase):
     """The content of a compressed file, as a file."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -134,39 +134,41 @@ class _Inside(io.RawIOBase):
 
 
 def read_lines(
-    file: BinaryIO | io.BufferedReader, name: str, waste: Waste | None = None
+    file: BinaryIO | io.BufferedReader, name: str, budget: RejectionBudget | None = None
 ) -> Iterator[tuple[bytes, str]]:
     """(line, name and number) of each line that is not empty; never more than the cap of a pack in memory."""
-    waste, number = waste or Waste(), 0
+    budget, number = budget or RejectionBudget(), 0
     while line := file.readline(MAX_PACK_BYTES + 2):
         number += 1
         rest = line
         while len(rest) > MAX_PACK_BYTES and not rest.endswith(b"\n"):  # skip the rest of an oversized line
             rest = file.readline(MAX_PACK_BYTES + 2)
-            waste.add(len(rest) // SKIPPED)
+            budget.add(len(rest) // SKIPPED)
         if line := line.strip():
             yield line, f"{name}:{number}"
         else:
-            waste.add(1)
+            budget.add(1)
 
 
-def feed_all(verifier: Verifier, objects: Iterable[tuple[bytes, str]], waste: Waste, retained: bool) -> Iterator[int]:
+def feed_all(
+    verifier: Verifier, objects: Iterable[tuple[bytes, str]], budget: RejectionBudget, retained: bool
+) -> Iterator[int]:
     """Feed the objects of a file, and count them. Raises as ``read_objects``."""
     for count, (raw, where) in enumerate(objects, 1):
-        before = verifier.wasted
+        before = verifier.rejected_cost
         outcome = verifier.feed(raw, None, where, retained=retained)
-        if cost := verifier.wasted - before:
-            waste.add(cost + len(raw) // SKIPPED)
+        if cost := verifier.rejected_cost - before:
+            budget.add(cost + len(raw) // SKIPPED)
         elif outcome in (Outcome.VERIFIED, Outcome.TAKEN):
-            waste.refill()
+            budget.reset()
         yield count
 
 
 def read_stream(verifier: Verifier, file: BinaryIO, name: str) -> None:
     """Feed objects from a pipe, one a line."""
-    waste = Waste()
+    budget = RejectionBudget()
     try:
-        for _ in feed_all(verifier, read_lines(file, name, waste), waste, False):
+        for _ in feed_all(verifier, read_lines(file, name, budget), budget, False):
             continue
     except Refused as error:
         verifier.refuse(error, name)
@@ -185,9 +187,9 @@ def read_paths(verifier: Verifier, paths: Iterable[Path], progress: Callable[[in
     verifier.narrow(find_only(paths))
     for path in find_files(paths):
         verifier.new_file()
-        waste = Waste()
+        budget = RejectionBudget()
         try:
-            for _ in feed_all(verifier, read_objects(path, waste), waste, path.name in BIRTHS):
+            for _ in feed_all(verifier, read_objects(path, budget), budget, path.name in BIRTHS):
                 total += 1
                 if total % 500 == 0:
                     progress(total)

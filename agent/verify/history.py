@@ -12,7 +12,7 @@ from typing import Final
 from agent.verify.pack import ChainLink
 
 RECENT: Final = 1024  # packs of a stream whose hash is kept, to distinguish a duplicate from a fork
-MAX_SPOTS: Final = 1024  # hashes kept of older packs, ever further apart
+MAX_SPARSE: Final = 1024  # hashes kept of older packs, ever further apart
 MAX_RUNS: Final = 4096  # per stream
 
 
@@ -90,34 +90,34 @@ class History:
         self.boots: dict[str, Boot] = {}
         self.reordered = 0
         self.uncompared = 0
-        self.torn = 0  # runs beside holes that had to be forgotten
+        self.dropped_runs = 0  # runs beside holes that had to be forgotten
         self._forgotten_seq = 0  # packs up to this one may be forgotten
         self._ends: dict[str, PackRun] = {}  # by hash of the last pack, where nothing follows yet
         self._starts: dict[str, PackRun] = {}  # by prev of the first pack, where that is not known yet
-        self._hashes = Hashes()
+        self._hashes = PackHashes()
         self._cursor: tuple[str, int] = ("", 0)  # last redelivered pack that could not be compared; how many in a row
         self._count = 0
         self._boot_numbers = 0
 
-    def place(self, edge: ChainLink, digest: bytes) -> tuple[Arrival, list[tuple[ChainLink, str]]]:
+    def place(self, link: ChainLink, digest: bytes) -> tuple[Arrival, list[tuple[ChainLink, str]]]:
         """Put a pack in. Returns where it belongs, and faults with the pack they are of."""
-        boot = self.boots.get(edge.boot)
-        if edge.seq <= self._forgotten_seq and (boot is None or boot.index(edge.seq) < 0):
-            return self._uncompared(edge), []
+        boot = self.boots.get(link.boot)
+        if link.seq <= self._forgotten_seq and (boot is None or boot.index(link.seq) < 0):
+            return self._uncompared(link), []
         if boot is None:
-            boot = self.boots[edge.boot] = Boot(self._boot_numbers)
+            boot = self.boots[link.boot] = Boot(self._boot_numbers)
             self._boot_numbers += 1
-        at = boot.index(edge.seq)
-        if at >= 0 and boot.runs[at].last.seq >= edge.seq:
-            return self._again(boot, boot.runs[at], edge, digest), []
-        if edge.seq < boot.highest:
+        at = boot.index(link.seq)
+        if at >= 0 and boot.runs[at].last.seq >= link.seq:
+            return self._again(boot, boot.runs[at], link, digest), []
+        if link.seq < boot.highest:
             self.reordered += 1
         else:
-            boot.highest = edge.seq
-        self._hashes.put(boot.number, edge.seq, digest)
+            boot.highest = link.seq
+        self._hashes.put(boot.number, link.seq, digest)
         faults: list[tuple[ChainLink, str]] = []
-        run = self._after(boot, at, edge, faults)
-        self._before(boot, run, edge, faults)
+        run = self._after(boot, at, link, faults)
+        self._before(boot, run, link, faults)
         if self._count > MAX_RUNS:
             self._forget()
         return Arrival.NEW, faults
@@ -140,68 +140,68 @@ class History:
         for boot in self.boots.values():
             yield from boot.runs
 
-    def _after(self, boot: Boot, at: int, edge: ChainLink, faults: list[tuple[ChainLink, str]]) -> PackRun:
-        """Join ``edge`` to the pack before it, or begin a run."""
-        near = boot.runs[at] if at >= 0 and boot.runs[at].last.seq == edge.seq - 1 else None
-        left = self._ends.get(edge.prev) if edge.prev else None
-        if near and near.last.hash != edge.prev:
-            faults.append((edge, f"prev is not the hash of sequence {near.last.seq}"))
-        if near and (left is near or near.last.hash == edge.prev):
-            faults += [(edge, text) for text in link_faults(near.last, edge)]
+    def _after(self, boot: Boot, at: int, link: ChainLink, faults: list[tuple[ChainLink, str]]) -> PackRun:
+        """Join ``link`` to the pack before it, or begin a run."""
+        near = boot.runs[at] if at >= 0 and boot.runs[at].last.seq == link.seq - 1 else None
+        left = self._ends.get(link.prev) if link.prev else None
+        if near and near.last.hash != link.prev:
+            faults.append((link, f"prev is not the hash of sequence {near.last.seq}"))
+        if near and (left is near or near.last.hash == link.prev):
+            faults += [(link, text) for text in link_faults(near.last, link)]
             if left is near:
                 del self._ends[near.last.hash]
-            near.last = edge
+            near.last = link
             return near
-        run = PackRun(edge, edge)
+        run = PackRun(link, link)
         boot.runs.insert(at + 1, run)
         self._count += 1
         if left:
-            faults += [(edge, text) for text in link_faults(left.last, edge)]
+            faults += [(link, text) for text in link_faults(left.last, link)]
             del self._ends[left.last.hash]
             left.continued = run.joined = True
-        elif edge.prev:
-            self._starts.setdefault(edge.prev, run)
+        elif link.prev:
+            self._starts.setdefault(link.prev, run)
         return run
 
-    def _before(self, boot: Boot, run: PackRun, edge: ChainLink, faults: list[tuple[ChainLink, str]]) -> None:
-        """Join the runs that follow ``edge``."""
-        self._ends[edge.hash] = run
-        at = boot.index(edge.seq) + 1
+    def _before(self, boot: Boot, run: PackRun, link: ChainLink, faults: list[tuple[ChainLink, str]]) -> None:
+        """Join the runs that follow ``link``."""
+        self._ends[link.hash] = run
+        at = boot.index(link.seq) + 1
         near = boot.runs[at] if at < len(boot.runs) else None
-        if near and near.first.seq == edge.seq + 1:
-            if near.first.prev != edge.hash:
-                faults.append((near.first, f"prev is not the hash of sequence {edge.seq}"))
+        if near and near.first.seq == link.seq + 1:
+            if near.first.prev != link.hash:
+                faults.append((near.first, f"prev is not the hash of sequence {link.seq}"))
                 return
-            faults += [(near.first, text) for text in link_faults(edge, near.first)]
-            self._starts.pop(edge.hash, None)
-            del self._ends[edge.hash]
+            faults += [(near.first, text) for text in link_faults(link, near.first)]
+            self._starts.pop(link.hash, None)
+            del self._ends[link.hash]
             run.last, run.continued = near.last, near.continued
             if self._ends.get(near.last.hash) is near:
                 self._ends[near.last.hash] = run
             del boot.runs[at]
             self._count -= 1
-        elif right := self._starts.pop(edge.hash, None):
-            faults += [(right.first, text) for text in link_faults(edge, right.first)]
-            del self._ends[edge.hash]
+        elif right := self._starts.pop(link.hash, None):
+            faults += [(right.first, text) for text in link_faults(link, right.first)]
+            del self._ends[link.hash]
             right.joined = run.continued = True
 
-    def _again(self, boot: Boot, run: PackRun, edge: ChainLink, digest: bytes) -> Arrival:
+    def _again(self, boot: Boot, run: PackRun, link: ChainLink, digest: bytes) -> Arrival:
         """A pack that is known already. Old ones are compared by the chain to one whose hash is kept."""
-        known = self._hashes.get(boot.number, edge.seq)
+        known = self._hashes.get(boot.number, link.seq)
         if known is None:
-            same = {run.first.seq: run.first.hash, run.last.seq: run.last.hash}.get(edge.seq)
+            same = {run.first.seq: run.first.hash, run.last.seq: run.last.hash}.get(link.seq)
             if same is None:
-                return self._uncompared(edge)
-            equal = same == edge.hash
+                return self._uncompared(link)
+            equal = same == link.hash
         else:
             equal = known == digest[:16]
-        if equal and edge.prev == self._cursor[0]:
+        if equal and link.prev == self._cursor[0]:
             self.uncompared -= self._cursor[1]
         self._cursor = ("", 0)
         return Arrival.DUPLICATE if equal else Arrival.FORK
 
-    def _uncompared(self, edge: ChainLink) -> Arrival:
-        self._cursor = (edge.hash, self._cursor[1] + 1 if edge.prev == self._cursor[0] else 1)
+    def _uncompared(self, link: ChainLink) -> Arrival:
+        self._cursor = (link.hash, self._cursor[1] + 1 if link.prev == self._cursor[0] else 1)
         self.uncompared += 1
         return Arrival.OLD_DUPLICATE
 
@@ -209,17 +209,17 @@ class History:
         """Make room: first the oldest boots that run on into the next without a hole, then the oldest holes as well."""
         room = self._count - MAX_RUNS * 3 // 4
         order = sorted(self.boots.items(), key=lambda item: item[1].runs[0].first.seq)
-        for torn in (False, True):
+        for with_holes in (False, True):
             while room > 0 and len(order) > 1:
                 name, boot = order[0]
-                if not torn and not (len(boot.runs) == 1 and boot.runs[0].continued):
+                if not with_holes and not (len(boot.runs) == 1 and boot.runs[0].continued):
                     break
                 room -= len(boot.runs)
-                self.torn += len(boot.runs) if torn else 0
+                self.dropped_runs += len(boot.runs) if with_holes else 0
                 self._drop(boot, len(boot.runs))
                 del self.boots[name], order[0]
         if room > 0:
-            self.torn += room
+            self.dropped_runs += room
             self._drop(order[0][1], room)
 
     def _drop(self, boot: Boot, count: int) -> None:
@@ -232,14 +232,14 @@ class History:
         del boot.runs[:count]
 
 
-class Hashes:
+class PackHashes:
     """The first 16 bytes of the digest of the last packs, and of some older ones. Fixed size."""
 
     def __init__(self) -> None:
         self._seqs = array("q", [-1]) * RECENT
         self._boots = array("l", [0]) * RECENT
         self._kept = bytearray(16 * RECENT)
-        self._spots: dict[tuple[int, int], bytes] = {}
+        self._sparse: dict[tuple[int, int], bytes] = {}
         self._stride = 64
 
     def put(self, boot: int, seq: int, digest: bytes) -> None:
@@ -249,14 +249,14 @@ class Hashes:
             self._seqs[slot], self._boots[slot] = seq, boot
             self._kept[16 * slot : 16 * slot + 16] = digest[:16]
         if seq % self._stride == 0:
-            self._spots[boot, seq] = digest[:16]
-            if len(self._spots) > MAX_SPOTS:
+            self._sparse[boot, seq] = digest[:16]
+            if len(self._sparse) > MAX_SPARSE:
                 self._stride *= 2
-                self._spots = {key: kept for key, kept in self._spots.items() if key[1] % self._stride == 0}
+                self._sparse = {key: kept for key, kept in self._sparse.items() if key[1] % self._stride == 0}
 
     def get(self, boot: int, seq: int) -> bytes | None:
         """The 16 bytes; None if no longer kept."""
         slot = seq % RECENT
         if self._seqs[slot] == seq and self._boots[slot] == boot:
             return bytes(self._kept[16 * slot : 16 * slot + 16])
-        return self._spots.get((boot, seq))
+        return self._sparse.get((boot, seq))

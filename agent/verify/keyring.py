@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.verify.jws import TYP_KEYS, PublicKey, check_signature, public_key
-from agent.verify.signed import check_signed, payload_of
+from agent.verify.signed import check_signed, payload_of, without_signature
 from agent.verify.strict import Refused, shown
 
 MAX_RECORDS = 1000
@@ -90,8 +90,7 @@ class KeyRing:
         check_signed(raw, value, TYP_KEYS, {(newest := next(reversed(keys))): keys[newest]})
         written = [payload_of(record) for record in records]
         # ES256 signatures are randomised: an object that was created again may have the same content in other bytes
-        plain = [{name: member for name, member in record.items() if name != "sig"} for record in records]
-        says = payload_of({**value, "records": plain})
+        says = payload_of({**value, "records": [without_signature(record) for record in records]})
         since = int(records[0]["not_before"])
         return self._follows(_Chain(counter, keys, written, says, since, revoked), unordered)
 

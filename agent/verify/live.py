@@ -24,6 +24,7 @@ WAITING, WAITING_BYTES = 2000, 32 << 20  # messages; beyond that the broker is l
 MAX_PACKET: Final = MAX_PACK_BYTES + 65_536
 KEEPALIVE_S: Final = 30
 PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
+_CHECK_BROKER: Final = "Check that the broker runs and the port is right."
 _UNSUPPORTED: Final = 132  # reason code: unsupported protocol version
 
 
@@ -49,7 +50,7 @@ def broker_of(url: str) -> tuple[str, str, int]:
     return parts.scheme, parts.hostname, port or PORTS[parts.scheme]
 
 
-class Mail:
+class MessageQueue:
     """Messages between two threads, bounded in number and bytes; a single one always has room."""
 
     def __init__(self) -> None:
@@ -88,7 +89,138 @@ class Mail:
             self._change.notify_all()
 
 
-class Live:
+class Subscriber:
+    """Subscribes to topics of a broker, in MQTT 5 or else in 3.1.1; messages wait in ``queue`` until they are taken.
+
+    Args:
+        url: ``mqtt://host:1883`` or ``mqtts://host:8883``.
+        retained: whether retained messages are wanted.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *topics: str,
+        retained: bool,
+        ca_file: Path | None = None,
+        username: str | None = None,
+        password: str | None = None,
+    ) -> None:
+        scheme, self._host, self._port = broker_of(url)
+        self.url, self.topics, self._retained = url, topics, retained
+        self._tls = tls_context(ca_file) if scheme == "mqtts" else None
+        self._login = (username, password)
+        self.queue = MessageQueue()
+        self.refusal: LiveError | None = None
+        self._reason = 0
+        self._ready = threading.Event()  # subscribed, or refused
+        self._client: BoundedClient | None = None
+        self.connections = 0
+
+    def connect(self, timeout_s: float) -> None:
+        """Connect and subscribe.
+
+        Raises:
+            LiveError: not connected and subscribed in time; nothing is left running.
+        """
+        deadline = time.monotonic() + timeout_s
+        self._connect(version=5, deadline=deadline)
+        if self.refusal and self._reason in (1, _UNSUPPORTED):
+            self._hang_up()
+            self.refusal = None
+            self._ready.clear()
+            self._connect(version=4, deadline=deadline)
+        if not self._ready.is_set():
+            self._refuse(f"{self.url}: no answer within {timeout_s:g} s", _CHECK_BROKER)
+        if self.refusal:
+            self.close()
+            raise self.refusal
+
+    def close(self) -> None:
+        """Leave nothing running."""
+        self.queue.close()  # release the waiting producer
+        self._hang_up()
+
+    def _connect(self, version: int, deadline: float) -> None:
+        """One client; waits until it is subscribed or refused."""
+        try:
+            from paho.mqtt.enums import MQTTProtocolVersion
+        except ImportError:
+            raise LiveError("the package paho-mqtt is not installed", "pip install paho-mqtt") from None
+        from agent.verify.mqtt import BoundedClient
+
+        client = BoundedClient(MQTTProtocolVersion(version), MAX_PACKET)
+        client.reconnect_delay_set(1, 15)
+        if self._tls:
+            client.tls_set_context(self._tls)
+        if self._login[0]:
+            client.username_pw_set(*self._login)
+        client.on_connect, client.on_disconnect = self._connected, self._disconnected
+        client.on_subscribe, client.on_publish, client.on_message = self._subscribed, self._published, self._came
+        try:
+            client.reach(self._host, self._port, KEEPALIVE_S)
+        except (OSError, ValueError) as error:
+            raise LiveError(f"{self.url}: {error}", _CHECK_BROKER) from error
+        self._client = client
+        client.loop_start()
+        self._ready.wait(max(0.0, deadline - time.monotonic()))
+
+    def _hang_up(self) -> None:
+        if self._client:
+            from agent.verify.mqtt import hang_up
+
+            hang_up(self._client)
+            self._client = None
+
+    # --- paho's thread
+
+    def _connected(self, _client: Client, _userdata: object, _flags: object, reason: Any, _props: object) -> None:
+        if reason.is_failure:
+            hint = "Check user name, password and the broker's access rules."
+            self._refuse(f"{self.url} refuses: {reason}", hint, reason.value)
+            return
+        self.connections += 1
+        if self._client:
+            self._client.follow(*self.topics, retained=self._retained)
+
+    def _disconnected(self, _client: Client, _userdata: object, _flags: object, _reason: Any, _props: object) -> None:
+        client = self._client
+        if client and client.fault:  # it sent something that cannot be a signed object; paho reconnects
+            text, client.fault = f"the broker sent {client.fault}; the connection was cut", ""
+            if self._ready.is_set():
+                self._violated(text)
+            else:
+                self._refuse(f"{self.url}: {text}", "Is this really an MQTT broker? Ask its operator.")
+        elif not self.connections and not self._ready.is_set():  # some older brokers answer MQTT 5 this way
+            text, hint = f"{self.url} closes the connection without an answer", "Check whether the broker expects TLS."
+            self._refuse(text, hint, _UNSUPPORTED)
+
+    def _violated(self, fault: str) -> None:
+        """The broker sent what it must not, after the subscription."""
+
+    def _subscribed(self, _client: Client, _userdata: object, _mid: int, reasons: list[Any], _props: object) -> None:
+        if any(reason.is_failure for reason in reasons):
+            what = f"{self.url} refuses the subscription to {', '.join(self.topics)}: {reasons[0]}"
+            self._refuse(what, "Check its access rules.")
+        self._ready.set()
+
+    def _published(self, _client: Client, _userdata: object, _mid: int, reason: Any, _props: object) -> None:
+        """A message of ours was acknowledged, or refused."""
+
+    def _refuse(self, text: str, hint: str, reason: int = 0) -> None:
+        self.refusal, self._reason = LiveError(text, hint), reason
+        self._ready.set()
+
+    def _came(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            return  # not one of our topics
+        if self._retained or not message.retain:
+            self.queue.put(bytes(message.payload), topic)  # the broker waits meanwhile: TCP holds it back
+
+
+class Live(Subscriber):
     """Subscribes to a gateway's topics and feeds a verifier in a thread of its own.
 
     A verifier that joins late begins with the first pack that it receives; retained births and keys come first.
@@ -107,49 +239,22 @@ class Live:
         *,
         site: str = "+",
         gateway: str = "+",
+        heard: Callable[[str, bytes], None] | None = None,
         ca_file: Path | None = None,
         username: str | None = None,
         password: str | None = None,
-        heard: Callable[[str, bytes], None] | None = None,
     ) -> None:
-        scheme, self._host, self._port = broker_of(url)
-        self.url = url
-        self._tls = tls_context(ca_file) if scheme == "mqtts" else None
-        self._login = (username, password)
-        self._filter = f"{PREFIX}{site}/{gateway}/#"
+        topic = f"{PREFIX}{site}/{gateway}/#"
+        super().__init__(url, topic, retained=True, ca_file=ca_file, username=username, password=password)
         self._verifier = Verifier(trust)
         self._heard = heard
         self._lock = threading.Lock()  # around the verifier
-        self._mail = Mail()
-        self._ready = threading.Event()  # subscribed, or refused
-        self._refusal: LiveError | None = None
-        self._reason = 0
-        self._client: BoundedClient | None = None
         self._worker = threading.Thread(target=self._work, name="verify", daemon=True)
-        self.connections = 0
         self.taken = 0  # messages that the verifier has processed
 
     def start(self, timeout_s: float = 10.0) -> None:
-        """Connect and subscribe; messages are verified from then on.
-
-        Raises:
-            LiveError: not connected and subscribed in time; nothing is left running.
-        """
-        deadline = time.monotonic() + timeout_s
-        self._connect(version=5, deadline=deadline)
-        if self._refusal and self._reason in (1, _UNSUPPORTED):
-            self._hang_up()
-            self._refusal, self._reason = None, 0
-            self._ready.clear()
-            self._connect(version=4, deadline=deadline)
-        if not self._ready.is_set():
-            self._refuse(
-                f"{self.url}: no answer within {timeout_s:g} s", "Check that the broker runs and the port is right."
-            )
-        if self._refusal:
-            self._mail.close()
-            self._hang_up()
-            raise self._refusal
+        """Connect and subscribe; messages are verified from then on. Raises LiveError."""
+        self.connect(timeout_s)
         self._worker.start()
 
     def report(self) -> Report:
@@ -166,90 +271,19 @@ class Live:
         """Process the messages that have arrived, disconnect, and return the last verdict."""
         if self._worker.is_alive():
             self._hang_up()  # while the worker drains the queue
-            self._mail.close()
+        self.close()
+        if self._worker.is_alive():
             self._worker.join()
-        else:
-            self._mail.close()
-            self._hang_up()
         return self._verifier.finish(time.time() * 1000)
 
-    def _connect(self, version: int, deadline: float) -> None:
-        """One client; waits until it is subscribed or refused."""
-        try:
-            from paho.mqtt.enums import MQTTProtocolVersion
-        except ImportError:
-            raise LiveError("the package paho-mqtt is not installed", "pip install paho-mqtt") from None
-        from agent.verify.mqtt import BoundedClient
-
-        client = BoundedClient(MQTTProtocolVersion(version), MAX_PACKET)
-        client.reconnect_delay_set(1, 15)
-        if self._tls:
-            client.tls_set_context(self._tls)
-        if self._login[0]:
-            client.username_pw_set(*self._login)
-        client.on_connect, client.on_disconnect = self._connected, self._disconnected
-        client.on_subscribe, client.on_message = self._subscribed, self._came
-        try:
-            client.reach(self._host, self._port, KEEPALIVE_S)
-        except (OSError, ValueError) as error:
-            raise LiveError(f"{self.url}: {error}", "Check that the broker runs and the port is right.") from error
-        self._client = client
-        client.loop_start()
-        self._ready.wait(max(0.0, deadline - time.monotonic()))
-
-    def _hang_up(self) -> None:
-        if self._client:
-            from agent.verify.mqtt import hang_up
-
-            hang_up(self._client)
-            self._client = None
-
-    # --- paho's thread
-
-    def _connected(self, _client: Client, _userdata: object, _flags: object, reason: Any, _props: object) -> None:
-        if reason.is_failure:
-            self._reason = reason.value
-            self._refuse(f"{self.url} refuses: {reason}", "Check user name, password and the broker's access rules.")
-            return
-        self.connections += 1
-        if self._client:
-            self._client.follow(self._filter, retained=True)
-
-    def _disconnected(self, _client: Client, _userdata: object, _flags: object, _reason: Any, _props: object) -> None:
-        client = self._client
-        if client and client.fault:  # it sent something that cannot be a signed object; paho reconnects
-            text, client.fault = f"the broker sent {client.fault}; the connection was cut", ""
-            if self._ready.is_set():
-                with self._lock:
-                    self._verifier.refuse(Refused("size", text), self.url)
-            else:
-                self._refuse(f"{self.url}: {text}", "Is this really an MQTT broker? Ask its operator.")
-        elif not self.connections and not self._ready.is_set():  # some older brokers answer MQTT 5 this way
-            self._reason = _UNSUPPORTED
-            self._refuse(f"{self.url} closes the connection without an answer", "Check whether the broker expects TLS.")
-
-    def _subscribed(self, _client: Client, _userdata: object, _mid: int, reasons: list[Any], _props: object) -> None:
-        if any(reason.is_failure for reason in reasons):
-            self._refuse(
-                f"{self.url} refuses the subscription to {self._filter}: {reasons[0]}", "Check its access rules."
-            )
-        self._ready.set()
-
-    def _refuse(self, text: str, hint: str) -> None:
-        self._refusal = LiveError(text, hint)
-        self._ready.set()
-
-    def _came(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            return  # not one of our topics
-        self._mail.put(bytes(message.payload), topic)  # the broker waits meanwhile: TCP holds it back
+    def _violated(self, fault: str) -> None:  # paho reconnects
+        with self._lock:
+            self._verifier.refuse(Refused("size", fault), self.url)
 
     # --- the verifier's thread
 
     def _work(self) -> None:
-        while (item := self._mail.take()) is not None:
+        while (item := self.queue.take()) is not None:
             with self._lock:
                 outcome = self._verifier.feed(*item)
             self.taken += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode
 from collections.abc import Iterable, Mapping, Sequence
 
 from agent.verify.history import History, PackRun
@@ -9,20 +10,20 @@ from agent.verify.pack import Loss
 from agent.verify.point_table import PointTable, by_day, day_name
 from agent.verify.report import MAX_LISTED, Day, Range, StreamReport
 
-Head = tuple[str, int, str, int]  # of a checkpoint: boot, seq, hash, to_ms
+CheckpointHead = tuple[str, int, str, int]  # of a checkpoint: boot, seq, hash, to_ms
 
 
 def find_missing(
     history: History,
     tables: Mapping[str, PointTable],
     losses: Iterable[Loss],
-    heads: Sequence[Head],
+    heads: Sequence[CheckpointHead],
     made: StreamReport,
 ) -> None:
     """Fill in the parts of ``made`` that depend on the whole history. Changes nothing else."""
     lines = lineages(history)
-    if history.torn:
-        made.restarts.append(f"too many gaps in the sequence: the oldest {history.torn} are no longer listed")
+    if history.dropped_runs:
+        made.restarts.append(f"too many gaps in the sequence: the oldest {history.dropped_runs} are no longer listed")
     if not lines:
         return
     losses = sorted(losses, key=lambda loss: (loss.first, loss.last))
@@ -134,19 +135,19 @@ def _add(made: StreamReport, table: PointTable | None, from_ms: int, to_ms: int,
             setattr(day, what, getattr(day, what) + due)
 
 
-def contradicts(history: History, head: Head) -> bool | None:
+def contradicts(history: History, head: CheckpointHead) -> bool | None:
     """Does the head of a checkpoint contradict a known pack? None: the pack is not known. False also if too old."""
     boot, seq, digest, _ = head
     known, kept = history.find(boot, seq)
     if not known:
         return None
     ends = {run.last.seq: run.last.hash for run in history.boots[boot].runs}
-    return ends.get(seq, digest) != digest or bool(kept and kept != _first16(digest))
+    return ends.get(seq, digest) != digest or bool(kept and kept != urlsafe_b64decode(digest + "=")[:16])
 
 
 def _compare_heads(
     history: History,
-    heads: Sequence[Head],
+    heads: Sequence[CheckpointHead],
     lines: Sequence[Sequence[PackRun]],
     tables: Mapping[str, PointTable],
     made: StreamReport,
@@ -156,13 +157,13 @@ def _compare_heads(
     Args:
         heads: in order of their checkpoints.
     """
-    behind: dict[int, Head] = {}  # by line, the furthest
+    behind: dict[int, CheckpointHead] = {}  # by line, the furthest
     gone = [*made.missing, *made.lost]
     line_of = {s.first.boot: n for n, line in enumerate(lines) for s in line}
     taken_over = _taken_over(lines)
-    reached = [max((s.last for s in line), key=lambda edge: edge.seq) for line in lines]
+    reached = [max((s.last for s in line), key=lambda link: link.seq) for line in lines]
     later: int | None = None  # the lowest sequence that a checkpoint after names: one above it is of a history before
-    before: Head | None = None
+    before: CheckpointHead | None = None
     for head in reversed(heads):
         boot, seq, _, _ = head
         known = contradicts(history, head)
@@ -200,9 +201,3 @@ def _taken_over(lines: Sequence[Sequence[PackRun]]) -> dict[str, int]:
         if first.first and first.prev_boot is not None:
             begun[first.prev_boot] = min(first.seq, begun.get(first.prev_boot, first.seq))
     return begun
-
-
-def _first16(digest: str) -> bytes:
-    from base64 import urlsafe_b64decode
-
-    return urlsafe_b64decode(digest + "=")[:16]

@@ -29,7 +29,7 @@ def hang_up(client: Client) -> None:
         client.loop_stop()
 
 
-class Disobeyed(ConnectionError):
+class LimitExceeded(ConnectionError):
     """The broker violated a limit."""
 
 
@@ -82,4 +82,4 @@ class BoundedClient(Client):
         if self.protocol == MQTTProtocolVersion.MQTTv5 and self._sock is not None and between:
             with contextlib.suppress(OSError):
                 self._sock.send(bytes((0xE0, 1, code)))  # DISCONNECT with its reason; it does not take back our will
-        raise Disobeyed(fault)
+        raise LimitExceeded(fault)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from agent.verify.point_table import Gap, PointTable, ms_of
-from agent.verify.readings import Records, read_records
+from agent.verify.readings import PackRecords, read_records
 from agent.verify.signed import Signed
 from agent.verify.strict import MAX_SHOWN, Columns, Refused, shown
 
@@ -62,10 +62,10 @@ class Pack:
     """A pack whose signature holds."""
 
     stream: str
-    edge: ChainLink
+    link: ChainLink
     digest: bytes
     table: PointTable | None  # of a birth
-    records: Records
+    records: PackRecords
     gaps: tuple[Gap, ...]
     losses: tuple[Loss, ...]
     synced: bool | None
@@ -103,7 +103,7 @@ def read_pack(signed: Signed, signer: int = 0, columns: Columns | None = None) -
         raise Refused("shape", f"from {shown(get('from'))} is later than to {shown(get('to'))}")
     table = PointTable(value["table"]) if "table" in value else None
     digest_text = signed.hash
-    edge = ChainLink(
+    link = ChainLink(
         boot,
         seq,
         digest_text,
@@ -118,7 +118,7 @@ def read_pack(signed: Signed, signer: int = 0, columns: Columns | None = None) -
         (),
         signer,
     )
-    pack = Pack(stream, edge, signed.digest, table, Records(), (), (), None, None)
+    pack = Pack(stream, link, signed.digest, table, PackRecords(), (), (), None, None)
     if "events" in value:
         _read_events(value["events"], pack)
     if "gaps" in value:
@@ -132,16 +132,16 @@ def read_pack(signed: Signed, signer: int = 0, columns: Columns | None = None) -
 
 def _check_alone(value: Mapping[str, Any], pack: Pack) -> None:
     """Rules between the members of one pack; breaking one leaves it readable."""
-    edge, faults = pack.edge, pack.faults
-    if edge.is_birth and "birth" in value:
+    link, faults = pack.link, pack.faults
+    if link.is_birth and "birth" in value:
         faults.append("a birth that names a birth")
-    if edge.is_birth and edge.part:
+    if link.is_birth and link.part:
         faults.append("a birth in parts")
-    if edge.first and not edge.is_birth:
+    if link.first and not link.is_birth:
         faults.append("the first pack of a boot is not a birth")
-    if edge.prev is None and not (edge.first and edge.prev_boot is None and edge.seq == 1):
+    if link.prev is None and not (link.first and link.prev_boot is None and link.seq == 1):
         faults.append("prev is null, but this is not sequence 1 with prev_boot null")
-    if edge.prev is not None and (edge.seq == 1 or (edge.first and edge.prev_boot is None)):
+    if link.prev is not None and (link.seq == 1 or (link.first and link.prev_boot is None)):
         faults.append("prev is there, but this is sequence 1 or prev_boot is null")
 
 
@@ -208,7 +208,7 @@ def _read_events(value: object, pack: Pack) -> None:
         if len(steps) + len(losses) > MAX_STEPS:
             raise Refused("shape", f"more than {MAX_STEPS} clock steps and losses in one pack")
     pack.losses = tuple(losses)
-    pack.edge = replace(pack.edge, steps=tuple(steps))
+    pack.link = replace(pack.link, steps=tuple(steps))
 
 
 def _check_epoch(name: str, event: Mapping[str, Any]) -> None:

@@ -48,7 +48,7 @@ class Gap:
 
 
 @dataclass(slots=True)
-class Balance:
+class Completeness:
     """Due readings, and those present."""
 
     due: int = 0
@@ -93,7 +93,7 @@ class PointTable:
                 raise Refused("shape", f"the birth's table has more than {MAX_GRIDS} different periods and phases")
         self.names: frozenset[str] | None = frozenset(self.units) or None
         self.grids = tuple((period, phase, tuple(names)) for (period, phase), names in grids.items())
-        self._last: tuple[Mapping[str, int], list[int], Balance] | None = None  # the last balance without gaps
+        self._last: tuple[Mapping[str, int], list[int], Completeness] | None = None  # the last balance without gaps
         self._grid_of = {name: (period, phase) for period, phase, names in self.grids for name in names}
 
     def due(self, from_ms: int, to_ms: int) -> int:
@@ -109,7 +109,7 @@ class PointTable:
             return self.due(low, high)
         return sum(ticks(low, high, *self._grid_of[name]) for name in gap.points if name in self._grid_of)
 
-    def balance(self, counts: Mapping[str, int], gaps: Sequence[Gap], from_ms: int, to_ms: int) -> Balance:
+    def balance(self, counts: Mapping[str, int], gaps: Sequence[Gap], from_ms: int, to_ms: int) -> Completeness:
         """Compare records and gaps with the readings due in ``[from_ms, to_ms)``.
 
         Args:
@@ -118,7 +118,7 @@ class PointTable:
         ticked = [ticks(from_ms, to_ms, period, phase) for period, phase, _ in self.grids]
         if not gaps and self._last and self._last[0] is counts and self._last[1] == ticked:
             return self._last[2]  # the same counts at the same ticks as in the pack before
-        result = Balance()
+        result = Completeness()
         if gaps and (work := self._gap_work(gaps)) > MAX_GAP_WORK:
             result.faults.append(f"{len(gaps)} gaps, too many to be compared with the table ({work} steps)")
             return result
@@ -154,7 +154,7 @@ class PointTable:
             names.update(gap.points or ())
         return work + whole * len(names)
 
-    def _gap_ticks(self, gaps: Sequence[Gap], result: Balance) -> dict[str, int]:
+    def _gap_ticks(self, gaps: Sequence[Gap], result: Completeness) -> dict[str, int]:
         """Gap ticks by point; counts reasons and reports ticks in two gaps."""
         spans: dict[str, list[tuple[int, int]]] = {}
         whole = [(gap.from_ms, gap.to_ms) for gap in gaps if gap.points is None]

@@ -16,7 +16,7 @@ _USUAL: Final = (frozenset(("n", "v")), frozenset(("n", "u", "v")))  # members o
 
 
 @dataclass(slots=True)
-class Records:
+class PackRecords:
     """``names`` and ``units`` of all records, one each, in the same order."""
 
     names: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Records:
         return kept
 
 
-def read_records(e: object, columns: Columns | None, stream: str, earliest_ms: int) -> Records:
+def read_records(e: object, columns: Columns | None, stream: str, earliest_ms: int) -> PackRecords:
     """The records in a pack's ``e``.
 
     Args:
@@ -51,7 +51,7 @@ def read_records(e: object, columns: Columns | None, stream: str, earliest_ms: i
     """
     if not isinstance(e, list):
         raise Refused("shape", "e is not an array of records")
-    records, others = Records(), e
+    records, others = PackRecords(), e
     if columns and columns.columns.keys() in _USUAL and type(columns.columns["n"][0]) is str:
         usual = columns.columns
         if type(usual["v"][0]) is str:
@@ -74,7 +74,7 @@ def read_records(e: object, columns: Columns | None, stream: str, earliest_ms: i
     return records
 
 
-def _check(others: list[dict[str, Any]], stream: str, earliest_ms: int, records: Records) -> None:
+def _check(others: list[dict[str, Any]], stream: str, earliest_ms: int, records: PackRecords) -> None:
     """Check records one by one, and count early read times."""
     base_ms = 0.0
     for record in others:

@@ -72,7 +72,7 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
-class Torn:
+class IncompleteCheckpoint:
     """A checkpoint with missing pages: the heads on those are unknown."""
 
     gateway: str
@@ -208,7 +208,7 @@ class Report:
     beyond: dict[str, int] = field(default_factory=dict)  # gateway -> ms of packs after that
     only: list[str] = field(default_factory=list)  # streams that were requested, by the files; none: all
     withheld: list[str] = field(default_factory=list)  # streams without packs that should have some
-    torn_checkpoints: list[Torn] = field(default_factory=list)
+    torn_checkpoints: list[IncompleteCheckpoint] = field(default_factory=list)
     held: int = 0  # packs that wait for keys
     first_bad: Fault | None = None
     faults: list[Fault] = field(default_factory=list)
@@ -245,8 +245,8 @@ class Report:
         made["verdict"] = self.verdict.value
         made["beyond"] = {gateway: ms / 1000 for gateway, ms in self.beyond.items()}
         made["checkpointed"] = {gateway: time_ms / 1000 for gateway, time_ms in self.checkpointed.items()}
-        for torn in made["torn_checkpoints"]:
-            torn["time"] = torn.pop("time_ms") / 1000
+        for checkpoint in made["torn_checkpoints"]:
+            checkpoint["time"] = checkpoint.pop("time_ms") / 1000
         for name, stream in made["streams"].items():
             report = self.streams[name]
             for key in ("from", "to"):

@@ -98,9 +98,14 @@ def find_signature(raw: bytes, keys: Mapping[str, PublicKey]) -> FoundSignature 
     return FoundSignature(sig, header.kid, key, header.typ, payload)
 
 
+def without_signature(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The members that are signed."""
+    return {name: inner for name, inner in value.items() if name != "sig"}
+
+
 def payload_of(value: Mapping[str, Any]) -> bytes:
     """The canonical bytes that are signed."""
-    return canonical({name: inner for name, inner in value.items() if name != "sig"})
+    return canonical(without_signature(value))
 
 
 def check_signed(

@@ -1,4 +1,4 @@
-"""One stream: order from ``history``, completeness from the births' tables, and the books of both."""
+"""One stream: order from ``history``, completeness from the births' tables, and the counts of both."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from agent.verify.canonical import canonical
 from agent.verify.checkpoint import NamedHead
 from agent.verify.history import Arrival, History
 from agent.verify.keyring import KeyRing
 from agent.verify.missing import contradicts, find_missing
 from agent.verify.pack import ChainLink, Loss, Pack
 from agent.verify.point_table import DAY_MS, Gap, PointTable, Unit, by_day, day_name
-from agent.verify.readings import Records, check_units
+from agent.verify.readings import PackRecords, check_units
 from agent.verify.report import MAX_LISTED, Day, Fault, Faults, StreamReport
-from agent.verify.signed import Signed
+from agent.verify.signed import Signed, payload_of
 
 MAX_TABLES: Final = 64
 MAX_WAITING: Final = 256  # packs whose birth is not known yet
@@ -31,7 +30,7 @@ MAX_HEADS: Final = 128  # heads of packs that are not known, about 250 bytes eac
 class _Unbalanced:
     """The readings and gaps of a run that is to balance: one pack, or all parts of a tick."""
 
-    edge: ChainLink
+    link: ChainLink
     counts: Mapping[str, int]
     gaps: tuple[Gap, ...]
     readings: int
@@ -57,7 +56,7 @@ class StreamState:
         self._waiting: dict[str, list[_Unbalanced]] = {}  # by the hash of a birth that was not seen yet
         self._groups: OrderedDict[tuple[str, int], _Unbalanced] = OrderedDict()
         self._audited: OrderedDict[str, None] = OrderedDict()
-        self._records = Records()  # of the last pack
+        self._records = PackRecords()  # of the last pack
         self._counts: Mapping[str, int] = Counter()  # of these
         self._good_table: PointTable | None = None  # has the units of these
         self._faulty: set[tuple[str, int]] = set()
@@ -71,47 +70,49 @@ class StreamState:
         self._signed: dict[str, int] = {}  # by key the highest sequence
 
     def take(self, pack: Pack, signed: Signed, where: str = "") -> tuple[Arrival, bool]:
-        """Put one pack into the books. Returns its place, and whether all that can be checked now holds."""
-        edge = pack.edge
-        place, seams = self.history.place(edge, pack.digest)
+        """Add one pack. Returns where it belongs, and whether all that can be checked now holds."""
+        link = pack.link
+        place, seams = self.history.place(link, pack.digest)
         if place is Arrival.FORK:
-            self._add_fault(edge, "fork", "a second pack with this identity and other bytes", where)
+            self._add_fault(link, "fork", "a second pack with this identity and other bytes", where)
             return place, False
         if place is not Arrival.NEW:
             self.count_duplicate()
             return place, True
-        if self._heads and (named := self._heads.pop((edge.boot, edge.seq), None)) and named.head[2] != edge.hash:
+        if self._heads and (named := self._heads.pop((link.boot, link.seq), None)) and named.head[2] != link.hash:
             self._deny(named)
-        if edge.seq > self._signed.get(signed.key.kid, 0):
-            self._signed[signed.key.kid] = edge.seq
+        if link.seq > self._signed.get(signed.key.kid, 0):
+            self._signed[signed.key.kid] = link.seq
         self._sum.packs += 1
         self._sum.rewritten += signed.rewritten
-        self._sum.births += edge.is_birth
+        self._sum.births += link.is_birth
         self.losses.extend(pack.losses)
-        self._look_at_clock(pack)
+        self._check_clock(pack)
         if pack.table:
-            self.add_table(edge.hash, pack.table)
-        table = self.tables.get(edge.birth)
+            self.add_table(link.hash, pack.table)
+        table = self.tables.get(link.birth)
         counts = self._count(pack.records)
         if table and table is not self._good_table:
             faults = check_units(pack.records.pairs, table)
             self._good_table = None if faults else table
             pack.faults += faults
-        if table and (edge.is_birth or edge.birth not in self._audited):
-            if not edge.is_birth:
-                self._audited[edge.birth] = None
+        if table and (link.is_birth or link.birth not in self._audited):
+            if not link.is_birth:
+                self._audited[link.birth] = None
                 if len(self._audited) > MAX_TABLES:
                     self._audited.popitem(last=False)
-            pack.faults += _check_form(signed)
+            # one pack for each birth: a formatting error appears in all packs of that birth
+            if payload_of(signed.value) != signed.payload:
+                pack.faults.append("signed over bytes that are not in canonical form")
         for text in pack.faults:
-            self._add_fault(edge, "rule", text, where)
+            self._add_fault(link, "rule", text, where)
         for other, text in seams:
-            self._add_fault(other, "chain", text, where if other is edge else "")
+            self._add_fault(other, "chain", text, where if other is link else "")
         self._account(pack, counts, [] if table else pack.records.distinct(), where)
-        return place, (edge.boot, edge.seq) not in self._faulty
+        return place, (link.boot, link.seq) not in self._faulty
 
-    def _count(self, records: Records) -> Mapping[str, int]:
-        """Records by point. A pack mostly has the names and units of the one before: these are known."""
+    def _count(self, records: PackRecords) -> Mapping[str, int]:
+        """PackRecords by point. A pack mostly has the names and units of the one before: these are known."""
         if records.names != self._records.names or records.units != self._records.units:
             self._records, self._counts, self._good_table = records, Counter(records.names), None
         return self._counts
@@ -129,7 +130,7 @@ class StreamState:
             self.tables.popitem(last=False)
         for account in self._waiting.pop(birth, ()):
             if faults := check_units(account.units, table):
-                self._add_fault(account.edge, "rule", faults[0], "")
+                self._add_fault(account.link, "rule", faults[0], "")
             else:
                 self._balance(account, table, "")
 
@@ -197,8 +198,8 @@ class StreamState:
             if ring is not None and ring.is_cut(kid, self.stream, seq)
         ]
         made.conflicts = list(dict.fromkeys((*late, *denied, *made.conflicts)))[:MAX_LISTED]
-        torn = [group for group in self._groups.values() if not _is_at_an_end(group, made, ended)]
-        pending = [*torn, *(account for some in self._waiting.values() for account in some)]
+        partial = [group for group in self._groups.values() if not _is_at_an_end(group, made, ended)]
+        pending = [*partial, *(account for some in self._waiting.values() for account in some)]
         made.unchecked = self._sum.unchecked + sum(len(account.packs) for account in pending)
         made.readings += sum(account.readings for account in {*pending, *self._groups.values()})
         for number in sorted(self._days):
@@ -226,51 +227,51 @@ class StreamState:
         made.boots = len(self.history.boots)
         return made
 
-    def _add_fault(self, edge: ChainLink, code: str, text: str, where: str) -> None:
+    def _add_fault(self, link: ChainLink, code: str, text: str, where: str) -> None:
         """A pack counts as failed once; its first fault is reported."""
         if code != "fork":
-            if (edge.boot, edge.seq) in self._faulty:
+            if (link.boot, link.seq) in self._faulty:
                 return
             self._bad += 1
             if len(self._faulty) < MAX_FAULTY:
-                self._faulty.add((edge.boot, edge.seq))
-        self._faults.add(Fault(code, text, self.stream, edge.boot, edge.seq, where))
+                self._faulty.add((link.boot, link.seq))
+        self._faults.add(Fault(code, text, self.stream, link.boot, link.seq, where))
 
-    def _look_at_clock(self, pack: Pack) -> None:
+    def _check_clock(self, pack: Pack) -> None:
         self._sum.clock_unsynced += pack.synced is False
         self._sum.clock_unknown += pack.synced is None
         self._sum.early += pack.records.early
         if pack.monotonic:
             boot, kernel, seq, ms = self._monotonic
-            now = (pack.edge.boot, pack.monotonic[0], pack.edge.seq, pack.monotonic[1])
+            now = (pack.link.boot, pack.monotonic[0], pack.link.seq, pack.monotonic[1])
             if (boot, kernel) == now[:2] and now[2] > seq and now[3] < ms:
                 self._sum.clock_backward += 1
             if (boot, kernel) != now[:2] or now[2] > seq:
                 self._monotonic = now
 
     def _account(self, pack: Pack, counts: Mapping[str, int], units: list[tuple[str, Unit]], where: str) -> None:
-        """Balance the pack, or wait for its other parts or its birth."""
-        edge = pack.edge
-        account = _Unbalanced(edge, counts, pack.gaps, len(pack.records.names), [edge], units)
-        if edge.part:
-            whole = self._gather(account, edge.part)
+        """Completeness the pack, or wait for its other parts or its birth."""
+        link = pack.link
+        account = _Unbalanced(link, counts, pack.gaps, len(pack.records.names), [link], units)
+        if link.part:
+            whole = self._gather(account, link.part)
             if whole is None:
                 return
             account = whole
         if any((e.boot, e.seq) in self._faulty for e in account.packs):
             return
-        table = self.tables.get(edge.birth)
+        table = self.tables.get(link.birth)
         if table is not None:
             self._balance(account, table, where)
         elif sum(map(len, self._waiting.values())) < MAX_WAITING:
-            self._waiting.setdefault(edge.birth, []).append(account)
+            self._waiting.setdefault(link.birth, []).append(account)
         else:
             self._sum.unchecked += len(account.packs)
             self._sum.readings += account.readings
 
     def _gather(self, account: _Unbalanced, part: tuple[int, int]) -> _Unbalanced | None:
         """Add a part to its tick; the whole tick with the last of them."""
-        key = (account.edge.boot, account.edge.seq - part[0])
+        key = (account.link.boot, account.link.seq - part[0])
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = account
@@ -290,11 +291,11 @@ class StreamState:
         return group
 
     def _balance(self, account: _Unbalanced, table: PointTable, where: str) -> None:
-        edge = account.edge
-        balance = table.balance(account.counts, account.gaps, edge.from_ms, edge.to_ms)
+        link = account.link
+        balance = table.balance(account.counts, account.gaps, link.from_ms, link.to_ms)
         if balance.faults:
             more = f"; and {len(balance.faults) - 1} more" if len(balance.faults) > 1 else ""
-            self._add_fault(edge, "due", balance.faults[0] + more, where)
+            self._add_fault(link, "due", balance.faults[0] + more, where)
             return
         self._sum.readings += account.readings
         if balance.gaps:
@@ -302,13 +303,13 @@ class StreamState:
                 self._sum.gap_reasons[reason] = self._sum.gap_reasons.get(reason, 0) + count
                 self._sum.gaps += count
             self._sum.asleep += balance.gaps.get("asleep", 0)
-        if edge.from_ms // DAY_MS == (edge.to_ms - 1) // DAY_MS and not account.gaps:
+        if link.from_ms // DAY_MS == (link.to_ms - 1) // DAY_MS and not account.gaps:
             if balance.due:
-                day = self._day(edge.from_ms // DAY_MS)
+                day = self._day(link.from_ms // DAY_MS)
                 day.due += balance.due
                 day.got += balance.got
             return
-        for number, due, gaps, asleep in by_day(table, account.gaps, edge.from_ms, edge.to_ms):
+        for number, due, gaps, asleep in by_day(table, account.gaps, link.from_ms, link.to_ms):
             if due:
                 day = self._day(number)
                 day.due += due
@@ -325,16 +326,9 @@ class StreamState:
         return day
 
 
-def _check_form(signed: Signed) -> list[str]:
-    """Checks the form of one pack per birth: a formatting error appears in all packs of that birth."""
-    if canonical({n: v for n, v in signed.value.items() if n != "sig"}) != signed.payload:
-        return ["signed over bytes that are not in canonical form"]
-    return []
-
-
 def _is_at_an_end(group: _Unbalanced, made: StreamReport, ended: bool) -> bool:
     """Are the other parts older than the first pack here, or still to arrive?"""
-    low, high = (choose(group.packs, key=lambda edge: edge.seq) for choose in (min, max))
+    low, high = (choose(group.packs, key=lambda link: link.seq) for choose in (min, max))
     part, parts = low.part or (1, 1)
     if low.seq == made.first_seq and part > 1 and len(group.packs) == parts - part + 1:
         return True

@@ -37,7 +37,7 @@ class Refused(ValueError):
         self.code, self.text = code, text
 
 
-class Unread(Refused):
+class MissingPackage(Refused):
     """The object may be valid, but a package to read it is missing here. Not a fault of the sender."""
 
 
@@ -156,7 +156,7 @@ class Frames:
         try:
             import zstandard
         except ImportError:
-            raise Unread("zstd", "compressed with zstd, and the package zstandard is not installed") from None
+            raise MissingPackage("zstd", "compressed with zstd, and the package zstandard is not installed") from None
         self._error = zstandard.ZstdError
         self._make = zstandard.ZstdDecompressor(max_window_size=max_window).decompressobj
         self._frame: Any = None

@@ -1,4 +1,4 @@
-"""TLS towards a broker, alike for the verifier and the uplink."""
+"""TLS towards a broker. Apart from ``mqtt.py``, which needs paho: the verifier works without it until it subscribes."""
 
 from __future__ import annotations
 

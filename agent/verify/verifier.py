@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from agent.verify.checkpoint import Checkpoints
+from agent.verify.checkpoint import CheckpointPages
 from agent.verify.history import Arrival
 from agent.verify.jws import TYP_PACK, PublicKey
 from agent.verify.keyring import KeyRing, Unpinned, split_pin
@@ -23,8 +23,8 @@ from agent.verify.strict import (
     MAX_LOOSE_ITEMS,
     MAX_OBJECT_BYTES,
     Columns,
+    MissingPackage,
     Refused,
-    Unread,
     clean,
     count_items,
     inflate,
@@ -62,17 +62,20 @@ class Outcome(Enum):
     IGNORED = "ignored"  # a topic without signed objects
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """An object that arrived before its key."""
+@dataclass(slots=True)
+class _Received:
+    """A received object on its way through the verifier."""
 
-    raw: bytes
+    raw: bytes  # decompressed
     topic: str | None
+    parts: list[str]  # of the topic behind the prefix; empty for files
     where: str
-    gateway: str
-    kid: str = ""  # where it was seen
-    retained: bool = False
-    claims: dict[str, Any] = field(default_factory=dict)  # stream, boot and seq, unverified
+    retained: bool
+    found: FoundSignature | None = None
+    value: dict[str, Any] = field(default_factory=dict)
+    columns: Columns | None = None
+    gateway: str = ""  # whose keys it waits for
+    kid: str = ""  # that it waits for, where it was seen
 
 
 class Verifier:
@@ -92,12 +95,12 @@ class Verifier:
         self._rings: dict[str, KeyRing] = {}
         self._signers: dict[str, PublicKey] = {}  # of all rings
         self._streams: dict[str, StreamState] = {}
-        self._checkpoints = Checkpoints()
+        self._checkpoints = CheckpointPages()
         # recent good objects and their streams: copies of a short one may arrive by the million
         self._recent: OrderedDict[tuple[bytes, str | None, bool], StreamState | None] = OrderedDict()
         self._recent_bytes = 0
-        self._booked: StreamState | None = None
-        self._held: deque[_Held] = deque()
+        self._last_state: StreamState | None = None
+        self._held: deque[_Received] = deque()
         self._held_bytes = 0
         self._early: list[tuple[bytes, str, str, Unpinned]] = []  # keys objects without a pinned key
         self._faults = Faults()  # of objects that belong to no stream, or whose signature is invalid
@@ -106,7 +109,7 @@ class Verifier:
         self._unread: dict[str, int] = {}  # why -> objects or files
         self._cut_short: list[str] = []  # files, and why
         self.bad_signatures = 0
-        self.wasted = 0  # brackets and commas of invalid objects: the reader of files stops at a limit
+        self.rejected_cost = 0  # brackets and commas of invalid objects: the reader of files stops at a limit
 
     def narrow(self, names: Iterable[str]) -> None:
         """Files are of these streams only (last parts of their names): others may be held back."""
@@ -132,10 +135,10 @@ class Verifier:
             if state := self._recent[key]:
                 state.count_duplicate()
             return Outcome.REDELIVERED
-        self._booked = None
+        self._last_state = None
         outcome = self._take(raw, topic, where, retained)
         if outcome in (Outcome.VERIFIED, Outcome.REDELIVERED, Outcome.TAKEN):
-            self._remember(key, None if outcome is Outcome.TAKEN else self._booked)
+            self._remember(key, None if outcome is Outcome.TAKEN else self._last_state)
         return outcome
 
     def _remember(self, key: tuple[bytes, str | None, bool], state: StreamState | None) -> None:
@@ -153,29 +156,29 @@ class Verifier:
         parts = topic.removeprefix(PREFIX).split("/") if topic is not None else []
         if topic is not None and not _signed_topic(topic, parts):
             return Outcome.IGNORED
-        where = where or topic or ""
-        value: dict[str, Any] = {}
+        got = _Received(raw, topic, parts, where or topic or "", retained)
         is_parsed = False
         try:
-            raw = inflate(raw)
-            found = find_signature(raw, self._signers)
+            got.raw = raw = inflate(raw)
+            found = got.found = find_signature(raw, self._signers)
             if found and found.key is None and not _may_be_keys(raw, parts) and (claims := _claims_of(raw, parts)):
-                return self._hold(_Held(raw, topic, where, claims["gateway"], found.kid, retained, claims))
+                got.value, got.kid = claims, found.kid
+                return self._hold(got, claims["gateway"])
             is_parsed = True
-            value, columns = _parse(raw, found)
-            if retained and isinstance(stream := value.get("stream"), str) and stream.count("/") == 2:
-                topic = f"{PREFIX}{stream}/birth"
-                parts = [*stream.split("/"), "birth"]
-            return self._route(raw, value, columns, found, topic, parts, where)
+            got.value, got.columns = _parse(raw, found)
+            if retained and isinstance(stream := got.value.get("stream"), str) and stream.count("/") == 2:
+                got.topic = f"{PREFIX}{stream}/birth"
+                got.parts = [*stream.split("/"), "birth"]
+            return self._route(got)
         except Refused as error:
-            self.wasted += count_items(raw) if is_parsed else 0
-            self._refuse(error, value, where)
-            return Outcome.UNREAD if isinstance(error, Unread) else Outcome.FAILED
+            self.rejected_cost += count_items(got.raw) if is_parsed else 0
+            self._refuse(error, got.value, got.where)
+            return Outcome.UNREAD if isinstance(error, MissingPackage) else Outcome.FAILED
 
     def refuse(self, error: Refused, where: str) -> None:
         """Count something that could not be read, or not to its end, such as a damaged file."""
         self._refuse(error, {}, where)
-        if not isinstance(error, Unread) and len(self._cut_short) < LISTED:
+        if not isinstance(error, MissingPackage) and len(self._cut_short) < LISTED:
             self._cut_short.append(f"{clean(where, MAX_WHERE)}: {clean(error.text, MAX_REASON)}")
 
     def counts(self) -> tuple[int, int, int]:
@@ -206,7 +209,7 @@ class Verifier:
         }
         total.withheld = held_back(streams, self._only)
         total.only = sorted(self._only)
-        total.torn_checkpoints = self._checkpoints.torn(
+        total.torn_checkpoints = self._checkpoints.incomplete(
             rings, {gateway: max(now_ms, until_ms.get(gateway, now_ms)) for gateway in rings}
         )
         total.held = len(self._held)
@@ -219,22 +222,12 @@ class Verifier:
             total.first_bad = Fault("pin", broken[0], where="--trust")
         return total
 
-    def _route(
-        self,
-        raw: bytes,
-        value: dict[str, Any],
-        columns: Columns | None,
-        found: FoundSignature | None,
-        topic: str | None,
-        parts: list[str],
-        where: str,
-    ) -> Outcome:
+    def _route(self, got: _Received) -> Outcome:
+        parts, value = got.parts, got.value
         kind = parts[2] if parts else "keys" if "records" in value else "checkpoint" if "heads" in value else ""
         if kind == "keys":
-            return self._take_keys(raw, value, "/".join(parts[:2]), where)
-        if kind == "checkpoint":
-            return self._take_checkpoint(raw, value, found, topic, parts, where)
-        return self._take_pack(raw, value, columns, found, topic, parts, where)
+            return self._take_keys(got.raw, value, "/".join(parts[:2]), got.where)
+        return self._take_checkpoint(got) if kind == "checkpoint" else self._take_pack(got)
 
     def _take_keys(self, raw: bytes, value: dict[str, Any], bound: str, where: str) -> Outcome:
         if len(raw) > MAX_OBJECT_BYTES:
@@ -256,7 +249,7 @@ class Verifier:
             self._read.add(gateway)
         if not self._trust:
             # anyone can create one, at our cost; a few for each gateway are enough
-            self.wasted += REFUSAL * (len(value["records"]) if gateway in self._rings else 1)
+            self.rejected_cost += REFUSAL * (len(value["records"]) if gateway in self._rings else 1)
         if news:
             if gateway not in self._rings and len(self._rings) >= MAX_GATEWAYS:
                 raise Refused("size", f"more than {MAX_GATEWAYS} gateways")
@@ -281,65 +274,50 @@ class Verifier:
                 except Refused as refusal:
                     self._refuse(refusal, {}, where)
 
-    def _take_checkpoint(
-        self,
-        raw: bytes,
-        value: dict[str, Any],
-        found: FoundSignature | None,
-        topic: str | None,
-        parts: list[str],
-        where: str,
-    ) -> Outcome:
+    def _take_checkpoint(self, got: _Received) -> Outcome:
+        raw, value, parts = got.raw, got.value, got.parts
         if len(raw) > MAX_OBJECT_BYTES:
             raise Refused("size", f"a checkpoint page of {len(raw)} bytes, at most {MAX_OBJECT_BYTES} are read")
         gateway = value.get("gateway")
         if not isinstance(gateway, str) or not _GATEWAY.fullmatch(gateway):
             raise Refused("shape", f"checkpoint of gateway {shown(gateway)}, expected <site>/<gateway>")
         if parts and ("/".join(parts[:2]) != gateway or parts[3] != shown(value.get("page"))):
-            raise Refused("topic", f"checkpoint page {shown(value.get('page'))} of {gateway} published at {topic}")
+            raise Refused("topic", f"checkpoint page {shown(value.get('page'))} of {gateway} published at {got.topic}")
         ring = self._rings.get(gateway)
         if ring is None:
-            return self._hold(_Held(raw, topic, where, gateway))
-        for named in self._checkpoints.take(raw, value, ring, found, filed=topic is None):
+            got.value = {}
+            return self._hold(got, gateway)
+        for named in self._checkpoints.take(raw, value, ring, got.found, filed=got.topic is None):
             self._state(named.stream).head(named, ring)
         self._forget()  # an older one that comes once more goes back
         return Outcome.TAKEN
 
-    def _take_pack(
-        self,
-        raw: bytes,
-        value: dict[str, Any],
-        columns: Columns | None,
-        found: FoundSignature | None,
-        topic: str | None,
-        parts: list[str],
-        where: str,
-    ) -> Outcome:
-        stream = value.get("stream")
+    def _take_pack(self, got: _Received) -> Outcome:
+        stream = got.value.get("stream")
         if not isinstance(stream, str) or len(stream) > 200:
             raise Refused("shape", f"stream {shown(stream)}, expected <site>/<gateway>/<name>")
         gateway = stream.rpartition("/")[0]
         ring = self._rings.get(gateway)
         if ring is None:
-            return self._hold(_held_pack(raw, value, topic, where, gateway))
+            return self._hold_pack(got, gateway)
         try:
-            signed = check_signed(raw, value, TYP_PACK, ring.keys, found)
+            signed = check_signed(got.raw, got.value, TYP_PACK, ring.keys, got.found)
         except Refused as error:
             if error.code == "kid":  # a new key may be on its way
-                return self._hold(_held_pack(raw, value, topic, where, gateway))
+                return self._hold_pack(got, gateway)
             raise
-        if topic is not None and stream != "/".join(parts[:3]):
-            raise Refused("topic", f"pack of {stream} published at {topic}: replayed across topics")
-        pack = read_pack(signed, ring.order[signed.key.kid], columns)
-        ring.check_revoked(signed.key.kid, stream, pack.edge.seq)
+        if got.topic is not None and stream != "/".join(got.parts[:3]):
+            raise Refused("topic", f"pack of {stream} published at {got.topic}: replayed across topics")
+        pack = read_pack(signed, ring.order[signed.key.kid], got.columns)
+        ring.check_revoked(signed.key.kid, stream, pack.link.seq)
         state = self._state(stream)
-        if parts and parts[3] == "birth":
+        if got.parts and got.parts[3] == "birth":
             return self._take_retained(state, pack)
-        return self._book(state, pack, signed, where)
+        return self._add_pack(state, pack, signed, got.where)
 
-    def _book(self, state: StreamState, pack: Pack, signed: Signed, where: str) -> Outcome:
+    def _add_pack(self, state: StreamState, pack: Pack, signed: Signed, where: str) -> Outcome:
         place, holds = state.take(pack, signed, where)
-        self._booked = state
+        self._last_state = state
         self._first_bad = self._first_bad or state.first_fault
         if place in (Arrival.DUPLICATE, Arrival.OLD_DUPLICATE):
             return Outcome.REDELIVERED
@@ -357,20 +335,26 @@ class Verifier:
         """The retained copy of a birth: its table is used, but it is not counted as a pack."""
         if pack.table is None:
             raise Refused("shape", "the retained birth is not a birth")
-        _, kept = state.history.find(pack.edge.boot, pack.edge.seq)
+        _, kept = state.history.find(pack.link.boot, pack.link.seq)
         if kept and kept != pack.digest[:16]:
             raise Refused("fork", "the retained birth is not the pack that was published with this identity")
-        state.add_table(pack.edge.hash, pack.table)
+        state.add_table(pack.link.hash, pack.table)
         return Outcome.TAKEN
 
-    def _hold(self, held: _Held) -> Outcome:
-        """Keep an object until its key arrives; the oldest is refused if there are too many."""
-        self._held.append(held)
-        self._held_bytes += len(held.raw)
+    def _hold_pack(self, got: _Received, gateway: str) -> Outcome:
+        claims = {name: got.value.get(name) for name in ("stream", "boot", "seq")}
+        got.value = {name: claim for name, claim in claims.items() if isinstance(claim, int) or _is_short(claim)}
+        return self._hold(got, gateway)
+
+    def _hold(self, got: _Received, gateway: str) -> Outcome:
+        """Keep an object until its key arrives; the oldest is refused if there are too many. ``value``: its claims."""
+        got.gateway, got.found, got.columns = gateway, None, None
+        self._held.append(got)
+        self._held_bytes += len(got.raw)
         while len(self._held) > MAX_HELD or self._held_bytes > MAX_HELD_BYTES:
             old = self._held.popleft()
             self._held_bytes -= len(old.raw)
-            self._refuse(self._no_key(old.gateway), old.claims, old.where)
+            self._refuse(self._no_key(old.gateway), old.value, old.where)
         return Outcome.HELD
 
     def _release(self, gateway: str) -> None:
@@ -391,7 +375,7 @@ class Verifier:
         """
         self._settle_early()
         for held in self._held:
-            self._refuse(self._no_key(held.gateway), held.claims, held.where)
+            self._refuse(self._no_key(held.gateway), held.value, held.where)
         self._held.clear()
         self._held_bytes = 0
         return self._report(math.inf if now_ms is None else now_ms)
@@ -403,7 +387,7 @@ class Verifier:
         return Refused("kid", f"no trusted keys object of {name}")
 
     def _refuse(self, error: Refused, value: dict[str, Any], where: str) -> None:
-        if isinstance(error, Unread):
+        if isinstance(error, MissingPackage):
             self._unread[error.text] = self._unread.get(error.text, 0) + 1
             return
         stream, boot, seq = value.get("stream"), value.get("boot"), value.get("seq")
@@ -415,7 +399,7 @@ class Verifier:
             seq if type(seq) is int and 0 < seq < 1 << 53 else 0,
             clean(where, MAX_WHERE),
         )
-        self.wasted += REFUSAL
+        self.rejected_cost += REFUSAL
         self.bad_signatures += error.code in _SIGNATURE_CODES
         self._first_bad = self._first_bad or fault
         self._faults.add(fault)
@@ -465,12 +449,6 @@ def _claims_of(raw: bytes, parts: list[str]) -> dict[str, Any]:
     gateway = _CLAIMED_GATEWAY.search(raw)
     name = gateway[1].decode() if gateway else here
     return {"gateway": name} if name and (name == here or not parts) else {}
-
-
-def _held_pack(raw: bytes, value: dict[str, Any], topic: str | None, where: str, gateway: str) -> _Held:
-    claims = {name: value.get(name) for name in ("stream", "boot", "seq")}
-    kept = {name: claim for name, claim in claims.items() if isinstance(claim, int) or _is_short(claim)}
-    return _Held(raw, topic, where, gateway, claims=kept)
 
 
 def _is_short(value: object) -> bool:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.keys import Signer, create_key, key_records, load_key
-from agent.pack import Head, Packer, SealedPack, StreamTable, seconds, ticks
+from agent.pack import BirthTable, Head, Packer, SealedPack, seconds, ticks
 from agent.verify import Verifier
 from drivers.model import PACES, Reason
 from ext.ring import Ring
@@ -61,7 +61,7 @@ def ring(tmp_path: Path) -> Iterator[Ring]:
 
 def packer(signer: Signer, head: Head | None = None, max_bytes: int = 1 << 16, boot: str = BOOT) -> Packer:
     made = Packer(STREAM, boot, head, signer.signer("mh-pack"), T0, max_bytes)
-    made.use(StreamTable(STREAM, TABLE))
+    made.use(BirthTable(STREAM, TABLE))
     return made
 
 
@@ -110,7 +110,7 @@ def test_a_later_boot_continues_the_chain_and_names_the_boot_before(signer, ring
 
 def packer_next_prev(one: Packer, ring: Ring) -> str:
     """The hash that the packer would name as ``prev`` next, as JSON."""
-    mark = one.mark()
+    mark = one.savepoint()
     (pack,) = one.seal(ring, array("Q"), one.from_ms + 1000, CLOCK)
     one.restore(mark)
     return json.dumps(json.loads(pack.data)["prev"])
@@ -120,7 +120,7 @@ def test_a_failed_commit_leaves_no_trace(signer, ring) -> None:
     """What was sealed but not stored never existed: the same sequence is used again, and the states come again."""
     one = packer(signer)
     one.seal(ring, array("Q"), T0 + 1000, CLOCK)
-    mark = one.mark()
+    mark = one.savepoint()
     positions = array("Q", [record(ring, T0 + 1000, (0, 5), (2, 9), (3, 1))])
     lost = one.seal(ring, positions[:], T0 + 2000, CLOCK)
     one.restore(mark)
@@ -168,7 +168,7 @@ def test_a_clock_step_cuts_the_pack_and_says_so(signer, ring) -> None:
 def test_a_large_pack_is_cut_on_ticks_and_a_large_tick_into_parts(signer, ring) -> None:
     many = document(*((f"x.p{n}", "gauge", "fast", 1) for n in range(400)))
     made = Packer(STREAM, BOOT, None, signer.signer("mh-pack"), T0, 8192)
-    made.use(StreamTable(STREAM, many))
+    made.use(BirthTable(STREAM, many))
     positions = array("Q")
     for k in range(3):
         positions.append(record(ring, T0 + 1000 * k, *((n, 1000 * n + k) for n in range(400) if n != 399 or k != 1)))

@@ -24,10 +24,14 @@ RELEASED = "agent/store/schema.py"  # its texts are steps of databases that exis
 
 # word -> what the field calls it
 NAMES = {
+    "AgentLives": "AgentRunning",
     "Bell": "WakePipe",
+    "Board": "LatestFigures",
+    "Borrowed": "BorrowedLine",
     "Closing": "RowBuilder",
     "Contacts": "IdentityChecker",
     "Desk": "ControlServer",
+    "Disobeyed": "LimitExceeded",
     "Doubt": "DamageVerifier",
     "Fleet": "DeviceManager",
     "Guest": "Connection",
@@ -36,7 +40,9 @@ NAMES = {
     "Hunter": "FrameScanner",
     "Intake": "PackTable",
     "Judge": "AnomalyDetector",
+    "Kept": "AnswerBuffer",
     "Lane": "OutboxCursor",
+    "Mail": "MessageQueue",
     "Mailbox": "InboundQueue",
     "Manners": "RequestOptions",
     "Paces": "GrowthRates",
@@ -53,6 +59,10 @@ NAMES = {
     "Sketch": "TrackedPoints",
     "Suspects": "PoisonDetector",
     "Taken": "DecodedPage",
+    "Torn": "IncompleteCheckpoint",
+    "Unheard": "NoAnswer",
+    "Waste": "RejectionBudget",
+    "Watched": "LiveView",
     "give_way": "release_if_idle",
     "shortcoming": "diagnose",
 }

@@ -17,8 +17,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from agent.cli.demo_screen import Board, Screen, language_of
+from agent.cli.demo_screen import DemoScreen, LatestFigures
 from agent.cli.main import outcome
+from agent.cli.options import language_of
 from agent.cli.ring_follower import Follower
 from agent.indicators.definitions import read_plan
 from agent.indicators.plan import Plan, make_plan
@@ -119,10 +120,10 @@ def test_the_screen_shows_every_device_and_the_verdict(tmp_path: Path) -> None:
     assert len(screen) < 24 and max(len(line) for line in screen) <= 80
 
 
-def made(park: Path) -> Board:
+def made(park: Path) -> LatestFigures:
     """A board with the figures of a pack that was verified."""
     (park / "indicators.toml").write_text(PLAN, "utf-8")
-    board = Board(park / "indicators.toml", "Asia/Shanghai")
+    board = LatestFigures(park / "indicators.toml", "Asia/Shanghai")
     values = ["5012.4", "6001.25", "81.5", "80", "99.094764", "0.02495", ""]
     results = [
         {"kind": "figure", "id": one.name, "u": one.unit.text, "completeness": "0.625", "v": value,
@@ -142,7 +143,7 @@ def made(park: Path) -> Board:
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (132, 50)])
 def test_the_figures_have_their_place_on_the_screen(tmp_path: Path, language: str, width: int, height: int) -> None:
     devices = {slot.name: {"profile": slot.profile, "line": slot.line} for slot in DEMO}
-    screen = Screen(devices, made(tmp_path), "k" * 43, tmp_path, 60.0, 26.0, language)
+    screen = DemoScreen(devices, made(tmp_path), "k" * 43, tmp_path, 60.0, 26.0, language)
     console = Console(width=width, height=height, force_terminal=True, color_system=None)
     ring = Ring.create(str(tmp_path / "ring"), 1 << 16, 0, 0, bytes(32))
     with console.capture() as caught:

@@ -101,7 +101,7 @@ def test_the_short_help_of_the_frame_is_there_for_every_command(mh, name: str) -
 
 
 def test_a_command_whose_module_is_absent_is_left_out(mh, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = {**frame.COMMANDS, "teleport": frame.Entry("agent.cli.no_such_module", "Not built.")}
+    table = {**frame.COMMANDS, "teleport": frame.CommandEntry("agent.cli.no_such_module", "Not built.")}
     monkeypatch.setattr(frame, "COMMANDS", table)
     assert "teleport" not in mh("--help").out
     said = mh("teleport")

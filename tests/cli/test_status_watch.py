@@ -147,7 +147,7 @@ def test_watch_follows_an_agent_that_starts_anew(traces, tmp_path, monkeypatch) 
 
     monkeypatch.setattr(watch, "SNAPSHOT_EVERY_S", 0.0)  # look for it each time
     traces.values(2, (0, 1, 0, 0))
-    watched = watch.Watched(tmp_path / "run", [], [])
+    watched = watch.LiveView(tmp_path / "run", [], [])
     assert len(list(watched.news())) == 1
     fresh = Ring.create(str(tmp_path / "run/ring.new"), 1 << 16, 8, 9, bytes(32))
     traces.write(ring="ring.new")
@@ -213,13 +213,13 @@ def test_frames_are_shown_as_they_went_over_the_wire(mh, traces, tmp_path) -> No
 
 
 def test_pieces_of_one_answer_are_one_line() -> None:
-    from agent.cli.watch import Pieces
+    from agent.cli.watch import FrameJoiner
     from drivers.line.trace import TracedFrame
 
     ms = 1_000_000
     sent, answer = TracedFrame(1, 0, 0, b"\x01\x03"), [TracedFrame(n, n * ms, 1, bytes([n])) for n in range(2, 6)]
     noise, later = TracedFrame(6, 6 * ms, 2, b"\xff"), TracedFrame(7, 900 * ms, 2, b"\xfe")
-    pieces = Pieces()
+    pieces = FrameJoiner()
     assert list(pieces.join([sent, *answer[:2]], 4 * ms)) == [sent], "more of the answer may come"
     assert list(pieces.join([*answer[2:], noise], 7 * ms)) == [TracedFrame(2, 2 * ms, 1, b"\x02\x03\x04\x05")]
     assert list(pieces.join([later], 901 * ms)) == [noise]

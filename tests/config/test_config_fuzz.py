@@ -12,9 +12,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.config import Complaint, Config, load_config, site_profiles
+from agent.config import Config, load_config, site_profiles
 from agent.config import parsers as v
 from drivers.model import ConfigError
+from drivers.toml import Complaint
 from drivers.toml import parsers as p
 
 HERE = Path(__file__).parent

@@ -229,7 +229,7 @@ def test_an_error_that_nobody_expected_brings_no_escapes(
     def fail(*args: object, **more: object) -> None:
         raise RuntimeError(ESCAPES)
 
-    monkeypatch.setattr("agent.cli.status.find_runtime_dir", fail)
+    monkeypatch.setattr("agent.cli.status.read_snapshot", fail)
     code, _, err = mh("status")
     assert code == 1 and "internal error: RuntimeError: " in err and not HARM & set(err), err
 
@@ -278,7 +278,7 @@ def test_a_frame_that_comes_byte_by_byte_for_ever_is_given_up(tmp_path: Path) ->
     dripping = threading.Thread(target=drip)
     dripping.start()
     try:
-        with ours, theirs, control.ControlClient(ours, tmp_path) as client, pytest.raises(control.Unheard):
+        with ours, theirs, control.ControlClient(ours, tmp_path) as client, pytest.raises(control.NoAnswer):
             client.receive(0.5)
     finally:
         stop.set()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agent.cli.lease import Borrowed, lend
+from agent.cli.lease import BorrowedLine, borrow_line
 from agent.service.control import running as running_requests
 from agent.service.control.peer import Caller
 from agent.service.control.protocol import LONGEST_LEASE_S, Lease
@@ -29,8 +29,8 @@ Mh = Callable[..., tuple[int, str, str]]
 HOLDER = """
 import sys
 from pathlib import Path
-from agent.cli.lease import Borrowed
-with Borrowed(Path(sys.argv[1]), sys.argv[2], "read", 60):
+from agent.cli.lease import BorrowedLine
+with BorrowedLine(Path(sys.argv[1]), sys.argv[2], "read", 60):
     print("lent", flush=True)
     sys.stdin.read()
 """
@@ -43,8 +43,8 @@ class Lending(Served):
         self.line = open_line(LineConfig("l0", url))
         super().__init__(folder, service(lines={"l0": self.line}))
 
-    def borrow(self, seconds: float = 60) -> Borrowed:
-        return Borrowed(self.runtime, "l0", "read", seconds)
+    def borrow(self, seconds: float = 60) -> BorrowedLine:
+        return BorrowedLine(self.runtime, "l0", "read", seconds)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_second_tool_hears_who_has_the_line(lending: Lending) -> None:
         with pytest.raises(LineLent, match=r"did not lend it\. lent to read by .*uid"), lending.borrow():
             pass
         assert lending.line.lent
-    with pytest.raises(LineDown, match=r"no line 'x'.*Lines: l0"), Borrowed(lending.runtime, "x", "read", 60):
+    with pytest.raises(LineDown, match=r"no line 'x'.*Lines: l0"), BorrowedLine(lending.runtime, "x", "read", 60):
         pass
 
 
@@ -180,7 +180,7 @@ def test_where_no_agent_runs_there_is_nobody_to_ask(tmp_path: Path) -> None:
     """No folder, no snapshot of this line, or the snapshot of one that was killed."""
     (tmp_path / "snapshot.json").write_text(json.dumps({"lines": {"roof": {"url": "tcp://h:1"}}}))
     for folder, url in ((tmp_path / "none", "tcp://h:1"), (tmp_path, "tcp://other:1"), (tmp_path, "tcp://h:1")):
-        with lend(folder, url, "read", 60) as owner:
+        with borrow_line(folder, url, "read", 60) as owner:
             assert owner.run(asyncio.sleep(0, "free")) == "free"
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from agent.cli.control import ControlClient, NoAgent, Unheard, ask
+from agent.cli.control import ControlClient, NoAgent, NoAnswer, ask
 from agent.config import load_config
 from agent.service.control import server as server_module
 from agent.service.control.frames import MAX_ANSWER, MAX_REQUEST, Frame, frame, header
@@ -187,7 +187,7 @@ def test_no_answer_is_an_error_and_not_a_wait_for_ever(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(str(tmp_path / "control"))
         door.listen(1)
-        with ControlClient.connect(tmp_path) as client, pytest.raises(Unheard, match="does not answer"):
+        with ControlClient.connect(tmp_path) as client, pytest.raises(NoAnswer, match="does not answer"):
             client.ask(ASK, lambda part: None, lambda done, total: None, pick_up_s=0.2)
 
 
@@ -195,7 +195,7 @@ def test_an_agent_that_starts_is_waited_for(tmp_path: Path) -> None:
     """Its lock is held and it does not listen yet: its database is not opened either."""
     (tmp_path / "agent.toml").write_text(CONFIG)
     config = load_config(tmp_path / "agent.toml")
-    with instance_lock(config.state_dir, config.runtime_dir), pytest.raises(Unheard, match="starting or stopping"):
+    with instance_lock(config.state_dir, config.runtime_dir), pytest.raises(NoAnswer, match="starting or stopping"):
         ask(config, ASK, pick_up_s=0.2)
     with pytest.raises(GatewayError, match="no database"):
         ask(config, ASK)

@@ -15,7 +15,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from agent.keys import load_key
-from agent.pack import Packer, StreamTable
+from agent.pack import BirthTable, Packer
 from agent.store import Store
 from agent.verify.mqtt import hang_up
 from ext.ring import Ring
@@ -38,7 +38,7 @@ def owe(agent: Agent, destinations: list[str], size_bytes: int, seed: int) -> in
     packer = Packer(
         stream, "00000000000000aa", None, load_key(state / "signing.key").signer("mh-pack"), start_ms, 1 << 16
     )
-    packer.use(StreamTable(stream, {"config": None, "device": None, "points": []}))
+    packer.use(BirthTable(stream, {"config": None, "device": None, "points": []}))
     store = Store.open(state / "store.db", CAP_BYTES, destinations=destinations)
     while stored < size_bytes:
         text = base64.b64encode(rng.randbytes(40_000)).decode()  # does not compress below that

@@ -35,7 +35,7 @@ from agent.keys import (
 )
 from agent.keys.signer import SoftEd25519
 from agent.keys.token import TokenError
-from agent.pack import Packer, StreamTable
+from agent.pack import BirthTable, Packer
 from agent.service.control import keys as key_requests
 from agent.service.control.keys import last_signed
 from agent.service.control.peer import Caller, NotAllowed
@@ -104,7 +104,7 @@ class SealRounds:
         self.streams = []
         for n, name in enumerate((f"{BASE}/inv1", f"{BASE}/inv2")):
             stream = Stream(name, Packer(name, "00000000000000aa", None, active.sign, T0, 1 << 16), T0)
-            stream.switch_table(n, StreamTable(name, table()), T0)
+            stream.switch_table(n, BirthTable(name, table()), T0)
             self.streams.append(stream)
 
     async def round(self) -> int:

@@ -163,7 +163,7 @@ def answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, 
         said.write_bytes(bytes([kind]) + len(payload).to_bytes(4, "big") + payload)
         code = f"import socket, sys; socket.socket(fileno=int(sys.argv[1])).sendall(open({str(said)!r}, 'rb').read())"
         monkeypatch.setattr(owner_process, "_CHILD", code)
-        monkeypatch.setattr(worker, "master_of", lambda path: tmp_path.stat())
+        monkeypatch.setattr(worker, "path_owner", lambda path: tmp_path.stat())
 
     return answer
 

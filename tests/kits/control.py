@@ -13,7 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from agent.cli.control import ControlClient, quietly
+from agent.cli.common import no_progress
+from agent.cli.control import ControlClient
 from agent.service.control import server as server_module
 from agent.service.control.frames import Frame
 from agent.service.control.peer import Caller, Right
@@ -107,7 +108,7 @@ class Served:
     def ask(self, request: Request = ASK, **more: Any) -> tuple[dict[str, Any], list[bytes]]:
         parts: list[bytes] = []
         with self.client() as client:
-            return client.ask(request, parts.append, more.pop("progress", quietly), **more), parts
+            return client.ask(request, parts.append, more.pop("progress", no_progress), **more), parts
 
     def raw(self) -> socket.socket:
         """A connection on which nothing was said."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.keys import create_key, key_records
-from agent.pack import Head, Packer, SealedPack, StreamTable, base64url
+from agent.pack import BirthTable, Head, Packer, SealedPack, base64url
 from agent.store import Store
 from agent.verify import Report, Verifier
 from agent.verify.files import read_paths
@@ -76,7 +76,7 @@ class Gateway:
             known = heads.get(name)
             head = Head(known.boot, known.seq, base64url(known.hash), known.to_ms) if known else None
             packer = Packer(name, f"{self.boots:016x}", head, self.signer.signer("mh-pack"), self.now_ms, 1 << 16)
-            packer.use(StreamTable(name, table()))
+            packer.use(BirthTable(name, table()))
             self.packers[name] = packer
 
     def seal(self, seconds: int, silent: bool = False) -> list[SealedPack]:

@@ -11,9 +11,9 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from agent.cli.decode_meters import COMMANDS
+from agent.cli.decode_meters import cjt188, counter, dlt645, mbus, sunspec
 
-BY_NAME = {command.name: command for command in COMMANDS}
+BY_NAME = {module.command.name: module.command for module in (dlt645, cjt188, mbus, sunspec, counter)}
 
 
 def decode(command: str, *arguments: str) -> tuple[int, dict[str, Any]]:

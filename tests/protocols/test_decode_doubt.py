@@ -212,8 +212,8 @@ def test_half_a_value_before_a_hole_is_none(tmp_path: Path) -> None:
     [
         ({"x": 1}, "holding has the address 'x', want 0 to 65535"),
         ({"-5": 1}, "holding has the address '-5', want 0 to 65535"),
-        ({"5": "1"}, "holding at 5 must be 0 to 65535, got '1'"),
-        ({"5": 70000}, "holding at 5 must be 0 to 65535, got 70000"),
+        ({"5": "1"}, "holding at 5 is '1', want 0 to 65535"),
+        ({"5": 70000}, "holding at 5 is 70000, want 0 to 65535"),
         ({}, "SunSpec: no SunSpec marker"),
     ],
 )

@@ -15,7 +15,7 @@ import pytest
 
 from agent.clock import Grid
 from agent.keys import create_key
-from agent.pack import Packer, StreamTable
+from agent.pack import BirthTable, Packer
 from agent.service.db_thread import DatabaseThread
 from agent.service.seal_jobs import SealJob, SealSegment, Stream
 from agent.service.sealing import SealScheduler
@@ -38,9 +38,7 @@ def ring(tmp_path: Path) -> Iterator[Ring]:
 
 @pytest.fixture
 def stream(tmp_path: Path) -> Stream:
-    table = StreamTable(
-        NAME, {"config": None, "device": None, "points": [{"n": f"x.p{n}", **POINT} for n in range(50)]}
-    )
+    table = BirthTable(NAME, {"config": None, "device": None, "points": [{"n": f"x.p{n}", **POINT} for n in range(50)]})
     sign = create_key(tmp_path / "signing.key", T0 // 1000).signer("mh-pack")
     packer = Packer(NAME, "3f2a9c41d07be815", None, sign, T0, 65_536)
     made = Stream(NAME, packer, T0)

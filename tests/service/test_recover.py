@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agent.keys import Signer, create_key
-from agent.pack import Head, Packer, SealedPack, StreamTable, base64url
+from agent.pack import BirthTable, Head, Packer, SealedPack, base64url
 from agent.service.recovery import Recovered, recover
 from agent.store import Store
 from ext.ring import Ring
@@ -49,7 +49,7 @@ class Run:
             self.packers[stream] = Packer(stream, self.boot, head, self._sign, from_ms, 65_536)
         return self.packers[stream]
 
-    def begin(self, *tables: StreamTable) -> Packer:
+    def begin(self, *tables: BirthTable) -> Packer:
         """A ring with these tables; the packer uses the first."""
         path = self.folder / f"ring.{self.boot}"
         self.ring = Ring.create(str(path), 1 << 16, secrets.randbits(63), int(self.boot, 16), bytes(32))
@@ -107,7 +107,7 @@ def runs(tmp_path: Path, signer: Signer) -> Iterator[Callable[[], Run]]:
     made[-1].die()
 
 
-TABLE, OTHER = StreamTable(NAME, document("ac.power")), StreamTable(NAME, document("ac.power", "ac.voltage"))
+TABLE, OTHER = BirthTable(NAME, document("ac.power")), BirthTable(NAME, document("ac.power", "ac.voltage"))
 
 
 def test_killed_before_its_very_first_pack(runs: Callable[[], Run]) -> None:

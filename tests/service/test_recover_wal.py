@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from agent.keys import Signer, create_key, current_records
-from agent.pack import StreamTable
+from agent.pack import BirthTable
 from agent.service.recovery import LostTransactions, resume_after_loss
 from agent.store.heads import _HEADER, MAGIC, SLOT, HeadRecord, _summed, record_file
 from agent.verify import Report, Verdict, Verifier
@@ -193,7 +193,7 @@ def test_results_are_made_again_from_where_they_had_left(tmp_path: Path) -> None
     run.begin(TABLE)
     packer, ring, lost = run.packer(name), run.ring, [{"event": "loss", "first": 1}]
     assert ring
-    packer.use(StreamTable(name, document()))
+    packer.use(BirthTable(name, document()))
     (birth,) = packer.results(ring, CLOCK, [], lost)
     assert birth.is_birth and json.loads(birth.data)["events"] == lost and birth.from_ms == birth.to_ms == T0 + 2000
     (more,) = packer.results(ring, CLOCK, [], lost)

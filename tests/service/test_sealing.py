@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from agent.clock import Grid
-from agent.pack import Packer, StreamTable
+from agent.pack import BirthTable, Packer
 from agent.service import db_thread as writing
 from agent.service.db_thread import DatabaseThread
 from agent.service.seal_jobs import SealJob, Stream
@@ -149,7 +149,7 @@ async def test_a_disk_that_fills_up_during_a_step_back_covers_no_stretch_twice(
     try:
         streams: list[Stream] = []
         for name in names:
-            table = StreamTable(name, {"config": None, "device": None, "points": POINTS if name[-1] in "abc" else []})
+            table = BirthTable(name, {"config": None, "device": None, "points": POINTS if name[-1] in "abc" else []})
             stream = Stream(name, Packer(name, "0" * 15 + "1", None, lambda payload: "e30..sig", start, 65536), start)
             stream.switch_table(len(streams), table, start)
             streams.append(stream)
@@ -209,7 +209,7 @@ async def test_a_stop_while_a_pack_is_committed_seals_no_reading_twice(tmp_path:
     await writer.start()
     sealing = SealScheduler(writer, SetClock().grid, 1000)
     ring = Ring.create(str(tmp_path / "ring"), 1 << 20, 7, 8, bytes(32))
-    table = StreamTable("park7/gw01/a", {"config": None, "device": None, "points": POINTS})
+    table = BirthTable("park7/gw01/a", {"config": None, "device": None, "points": POINTS})
     stream = Stream(table.stream, Packer(table.stream, "0" * 16, None, lambda payload: "e30..sig", start, 65536), start)
     stream.switch_table(0, table, start)
     sealing.open(ring, stream)

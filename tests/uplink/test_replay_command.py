@@ -54,7 +54,7 @@ def test_a_refusal_of_the_broker_is_reported_at_once(
     assert "refuses the request: Not authorized" in capsys.readouterr().err
     url = f"mqtt://127.0.0.1:{broker('allow_anonymous false').port}"
     assert outcome(["replay", STREAM, "--broker", url]) == 5
-    assert "the broker refuses: Not authorized" in capsys.readouterr().err
+    assert "refuses: Not authorized" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("hang_up", [True, False])

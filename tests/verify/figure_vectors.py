@@ -28,7 +28,7 @@ from agent.config import Config, load_config
 from agent.indicators.declared import Declaration
 from agent.intervals import Cut, query
 from agent.intervals.tracked_points import Rule
-from agent.pack import Packer, StreamTable
+from agent.pack import BirthTable, Packer
 from agent.service.births import DeviceCatalog
 from agent.service.control.export import COLUMNS, cells_of
 from agent.service.results.balance import BalanceResults
@@ -160,7 +160,7 @@ def late_ms(number: int, tick_ms: int) -> int:
 @dataclass
 class _Unit:
     meter: Meter
-    table: StreamTable
+    table: BirthTable
     packer: Packer
     positions: array[int] = field(default_factory=lambda: array("Q"))
     events: list[dict[str, Any]] = field(default_factory=list)

@@ -55,7 +55,7 @@ def pack_of(event: dict[str, Any]) -> Pack:
 
 @pytest.mark.parametrize("name", ["identity", "firmware", "ratio", "variant"])
 def test_an_event_that_says_all_is_taken(name: str) -> None:
-    assert pack_of({**EVENT, "event": name}).edge.steps == ()
+    assert pack_of({**EVENT, "event": name}).link.steps == ()
 
 
 @pytest.mark.parametrize("event", damaged(), ids=range(12))

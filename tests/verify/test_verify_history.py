@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.verify.history import MAX_RUNS, RECENT, Arrival, Hashes, History
+from agent.verify.history import MAX_RUNS, RECENT, Arrival, History, PackHashes
 from agent.verify.jws import base64url
 from agent.verify.missing import find_missing, lineages
 from agent.verify.pack import ChainLink, Loss
@@ -191,7 +191,7 @@ def test_a_box_that_restarts_all_the_time_costs_no_more_than_the_cap() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5000)), max_size=200))
 def test_kept_hashes_are_never_wrong(packs: list[tuple[int, int]]) -> None:
-    hashes = Hashes()
+    hashes = PackHashes()
     truth: dict[tuple[int, int], bytes] = {}
     for boot, seq in packs:
         if (boot, seq) not in truth:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from agent.cli.verify import verify
 from agent.verify import Outcome, Report, Verifier, files, jws, keyring, strict
-from agent.verify.files import FREE_BYTES, MAX_WASTE, read_paths
+from agent.verify.files import FREE_BYTES, MAX_REJECTED, read_paths
 from agent.verify.point_table import DAY_MS, MAX_DAYS, Gap, PointTable, by_day
 from agent.verify.report_text import as_text
 from agent.verify.strict import MAX_ITEMS, MAX_LOOSE_ITEMS, MAX_PACK_BYTES, Refused, inflate
@@ -89,7 +89,7 @@ def test_what_strangers_send_is_parsed_within_bounds(name: str, work: Work, tmp_
     report = run(made, tmp_path, work)
     assert not report.ok and len(made.raw) <= MIB
     assert work.largest <= MAX_LOOSE_ITEMS
-    assert work.parsed <= 2 * (MAX_WASTE + MAX_LOOSE_ITEMS), "a file: twice where names must be looked at closer"
+    assert work.parsed <= 2 * (MAX_REJECTED + MAX_LOOSE_ITEMS), "a file: twice where names must be looked at closer"
 
 
 @pytest.mark.parametrize("name", [name for name in QUICK if name.startswith("by a known key")])
@@ -205,8 +205,8 @@ def test_a_file_is_not_read_on_where_it_holds_nothing(line: bytes, work: Work, t
     raw = zstandard.compress(line * ((200 << 20) // len(line)))
     report = run(Attack(raw, file="a.jsonl.zst", objects=stream()[1]), tmp_path, work)
     assert len(raw) < 60_000 and report.failures["size"] and "its rest is not read" in str(report.reasons)
-    assert work.inflated <= 120 << 20 and work.parsed <= 2 * MAX_WASTE
-    assert report.failed < MAX_WASTE / 50
+    assert work.inflated <= 120 << 20 and work.parsed <= 2 * MAX_REJECTED
+    assert report.failed < MAX_REJECTED / 50
 
 
 def test_good_packs_are_not_lost_for_bad_ones_between(tmp_path: Path) -> None:

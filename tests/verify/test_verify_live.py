@@ -22,7 +22,7 @@ from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from agent.verify import live as live_module
-from agent.verify.live import Live, LiveError, Mail
+from agent.verify.live import Live, LiveError, MessageQueue
 from agent.verify.mqtt import hang_up
 from tests.kits.delivery import PATIENCE_S, until
 from tests.kits.signed import Key, Stream, keys
@@ -149,7 +149,7 @@ def test_the_verdict_names_what_was_acknowledged_but_never_arrived(
 def test_what_waits_is_bounded_in_bytes_and_a_stop_frees_whoever_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large packs that come faster than they are verified stay with the broker."""
     monkeypatch.setattr(live_module, "WAITING_BYTES", 1000)
-    mail, came = Mail(), list[int]()
+    mail, came = MessageQueue(), list[int]()
 
     def fill() -> None:
         for n in range(10):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import click
 
-from agent.cli.decode_meters.hints import frame_hint, placed
-from agent.cli.decode_meters.output import BrokenInput, Json, hex_bytes, run, several, wake_bytes
+from agent.cli.decode_meters.hints import broken_frame
+from agent.cli.decode_meters.output import Json, hex_bytes, run, several, wake_bytes
+from agent.cli.options import json_option
 from drivers import cjt188
+
+_FORM = "68h, the meter type, seven address bytes, control, length, data, checksum, 16h"
 
 
 def _frame(frame: cjt188.Frame, stream: bytes) -> Json:
@@ -48,33 +51,11 @@ def _frame(frame: cjt188.Frame, stream: bytes) -> Json:
     return shown
 
 
-def _cut(raw: bytes, offset: int, stream: bytes) -> Json:
-    """The valid prefix of a truncated frame; no values."""
-    data = raw[11 : 11 + raw[10]]
-    shown = _frame(cjt188.Frame(raw[:10] + bytes((len(data),)) + data + bytes(2), offset), stream)
-    for key in ("checksum_in_frame", "checksum_computed", "frame_length", "value_digits", "undecoded"):
-        shown.pop(key, None)
-    return shown | {"length": raw[10], "checksum_ok": False, "stop_ok": False}
-
-
-def _broken(stream: bytes) -> BrokenInput:
-    raw, offset, error = cjt188.broken(stream)
-    shown: Json = {}
-    if len(raw) >= 13 and len(raw) == 13 + raw[10]:
-        shown = _frame(cjt188.Frame(raw, offset), stream)
-    elif len(raw) >= 11:
-        shown = _cut(raw, offset, stream)
-    hint = frame_hint(
-        error, stream, "cjt188", "68h, the meter type, seven address bytes, control, length, data, checksum, 16h"
-    )
-    return BrokenInput(placed(error, offset), {"frame": shown} if shown else None, hint)
-
-
 def decode(stream: bytes) -> Json:
     """All frames of ``stream``, decoded."""
     frames = cjt188.Parser().feed(stream)
     if not frames:
-        raise _broken(stream)
+        raise broken_frame("cjt188", cjt188, _frame, 10, _FORM, stream)
     result = several([(_frame(f, stream), cjt188.decode_frame(f)) for f in frames])
     result["frame"]["trailing"] = len(stream) - frames[-1].offset - len(frames[-1].raw)
     return result
@@ -82,7 +63,7 @@ def decode(stream: bytes) -> Json:
 
 @click.command("cjt188")
 @click.argument("words", metavar="HEX", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+@json_option
 def command(words: tuple[str, ...], as_json: bool) -> None:
     """Explain CJ/T 188 bytes (water, heat, gas; 2004 and 2018): leading FE, noise, several frames.
 

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from agent.cli.decode_meters.output import BrokenInput, Json, number, read_json, run
+from agent.cli.options import json_option
 from agent.intervals.series import MOST_COUNTS, NORMAL, Series, Step, is_all_ones
 from drivers.model import clean_text
 
@@ -208,7 +209,7 @@ def _content(file: Path) -> Any:
 
 @click.command("counter")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+@json_option
 def command(file: Path, as_json: bool) -> None:
     """Explain a counter's readings: growth, rollover, reset, back step, glitch, swap.
 

@@ -6,10 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from agent.cli.decode_meters.hints import frame_hint, placed
-from agent.cli.decode_meters.output import BrokenInput, Json, hex_bytes, reading_json, run, several, wake_bytes
+from agent.cli.decode_meters.hints import broken_frame
+from agent.cli.decode_meters.output import Json, hex_bytes, reading_json, run, several, wake_bytes
+from agent.cli.options import json_option
 from drivers import dlt645
 from drivers.model import Reading
+
+_FORM = "68h, six address bytes, 68h, control, length, data, checksum, 16h"
 
 
 def _frame(frame: dlt645.Frame, stream: bytes) -> Json:
@@ -49,31 +52,11 @@ def _frame(frame: dlt645.Frame, stream: bytes) -> Json:
     return shown
 
 
-def _cut(raw: bytes, offset: int, stream: bytes) -> Json:
-    """The valid prefix of a truncated frame; no values."""
-    data = raw[10 : 10 + raw[9]]
-    shown = _frame(dlt645.Frame(raw[:9] + bytes((len(data),)) + data + bytes(2), offset), stream)
-    for key in ("checksum_in_frame", "checksum_computed", "frame_length", "value_digits", "undecoded"):
-        shown.pop(key, None)
-    return shown | {"length": raw[9], "checksum_ok": False, "stop_ok": False}
-
-
-def _broken(stream: bytes) -> BrokenInput:
-    raw, offset, error = dlt645.broken(stream)
-    shown: Json = {}
-    if len(raw) >= 12 and len(raw) == 12 + raw[9]:
-        shown = _frame(dlt645.Frame(raw, offset), stream)
-    elif len(raw) >= 10:
-        shown = _cut(raw, offset, stream)
-    hint = frame_hint(error, stream, "dlt645", "68h, six address bytes, 68h, control, length, data, checksum, 16h")
-    return BrokenInput(placed(error, offset), {"frame": shown} if shown else None, hint)
-
-
 def decode(stream: bytes) -> Json:
     """All frames of ``stream``, decoded."""
     frames = dlt645.Parser().feed(stream)
     if not frames:
-        raise _broken(stream)
+        raise broken_frame("dlt645", dlt645, _frame, 9, _FORM, stream)
     end = frames[-1].offset + len(frames[-1].raw)
     result = several([(_frame(f, stream), dlt645.decode_frame(f)) for f in frames])
     result["frame"]["trailing"] = len(stream) - end
@@ -126,7 +109,7 @@ def _lacks(part: Sequence[dlt645.Frame]) -> Iterator[str]:
 
 @click.command("dlt645")
 @click.argument("words", metavar="HEX", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+@json_option
 def command(words: tuple[str, ...], as_json: bool) -> None:
     """Explain DL/T 645 bytes (2007 and 1997): any FE before, noise around, several frames.
 

@@ -1,6 +1,11 @@
-"""Hints for bytes that are not a frame of the requested protocol."""
+"""Errors and hints for bytes that are not a frame of the requested protocol."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from agent.cli.decode_meters.output import BrokenInput, Json
 
 COPY_WHOLE = "Copy it whole, from its first byte to its last"
 AS_SENT = "A byte differs from what was sent: read it again, or copy it again"
@@ -12,6 +17,32 @@ _NAMES = {
     "modbus-tcp": "Modbus TCP",
     "modbus-rtu": "Modbus RTU",
 }
+
+
+def broken_frame(
+    name: str, drivers: Any, describe: Callable[[Any, bytes], Json], at: int, form: str, stream: bytes
+) -> BrokenInput:
+    """The error for bytes without a sound frame of a DL/T 645 or CJ/T 188 meter, with its valid prefix; no values.
+
+    Args:
+        drivers: the module with ``broken`` and ``Frame``.
+        describe: a frame and the bytes around it as JSON.
+        at: where the length is in a frame; the data follows, then checksum and end.
+        form: describes a valid frame.
+    """
+    raw, offset, error = drivers.broken(stream)
+    shown: Json = {}
+    if len(raw) > at and len(raw) == at + 3 + raw[at]:
+        shown = describe(drivers.Frame(raw, offset), stream)
+    elif len(raw) > at:
+        data = raw[at + 1 : at + 1 + raw[at]]
+        shown = describe(drivers.Frame(raw[:at] + bytes((len(data),)) + data + bytes(2), offset), stream)
+        for key in ("checksum_in_frame", "checksum_computed", "frame_length", "value_digits", "undecoded"):
+            shown.pop(key, None)
+        shown |= {"length": raw[at], "checksum_ok": False, "stop_ok": False}
+    return BrokenInput(
+        placed(error, offset), {"frame": shown} if shown else None, frame_hint(error, stream, name, form)
+    )
 
 
 def frame_hint(error: str, stream: bytes, tried: str, form: str) -> str:

@@ -8,6 +8,7 @@ import click
 
 from agent.cli.decode_meters.hints import frame_hint, placed
 from agent.cli.decode_meters.output import BrokenInput, Json, hex_bytes, reading_json, run, several, wake_bytes
+from agent.cli.options import json_option
 from drivers import mbus
 from drivers.model import Reading
 
@@ -127,7 +128,7 @@ def decode(stream: bytes) -> Json:
 
 @click.command("mbus")
 @click.argument("words", metavar="HEX", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+@json_option
 def command(words: tuple[str, ...], as_json: bool) -> None:
     """Explain M-Bus bytes: wired frames with noise around, or one wireless telegram.
 

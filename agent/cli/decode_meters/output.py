@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 
 import click
 
-from drivers.model import Quality, Reading, Reason, clean_text
+from agent.cli.common import show_quality
+from drivers.model import Quality, Reading, clean_text
 
 SHOWN_UNITS = {"Cel": "°C"}  # packs speak SenML, people do not
 MAX_TEXT = 1000  # characters of a device's text, at most: a whole telegram of maker's data in hex
@@ -80,15 +81,38 @@ def _hex_hint(raw: bytes) -> str:
     return "It holds hex: give it to the command of its protocol, as `meterhouse decode modbus-rtu - < FILE`"
 
 
+def by_address(dump: Mapping[str, Any]) -> Any:
+    """``registers`` by address, also where they are a list from ``base_address`` on. Raises BrokenInput."""
+    said, base = dump["registers"], dump.get("base_address", 40000)
+    if not isinstance(said, list):
+        return said
+    if type(base) is not int or not 0 <= base <= 0xFFFF:
+        raise BrokenInput(f"base_address must be 0 to 65535, got {base!r}")
+    return {str(base + n): word for n, word in enumerate(said)}
+
+
+def register_words(said: Any, key: str) -> dict[int, int | None]:
+    """Words by address, which is decimal or 0x; None for a register that could not be read. Raises BrokenInput."""
+    if not isinstance(said, dict):
+        raise BrokenInput(f"{key} is not an object of addresses and words", hint='Want {"35000": 1, "35001": 10000}')
+    found: dict[int, int | None] = {}
+    for name, word in said.items():
+        text = name.strip().lower()
+        is_address = re.fullmatch("0x[0-9a-f]{1,4}|[0-9]{1,5}", text)
+        address = int(text, 16 if text.startswith("0x") else 10) if is_address else -1
+        if not 0 <= address <= 0xFFFF:
+            raise BrokenInput(f"{key} has the address {clean_text(name, 40)!r}, want 0 to 65535")
+        if word is not None and (type(word) is not int or not 0 <= word <= 0xFFFF):
+            raise BrokenInput(f"{key} at {name} is {clean_text(repr(word), 40)}, want 0 to 65535")
+        found[address] = word
+    return found
+
+
 def number(value: Decimal | int | str | None) -> int | float | str | None:
     """A JSON number that reads back as the same decimal (15 digits), or the text, or None."""
     if not isinstance(value, Decimal):
         return value
     return int(value) if value == value.to_integral_value() else float(value)
-
-
-def quality_name(quality: int) -> str:
-    return (Quality(quality) if quality < 128 else Reason(quality)).name.lower()
 
 
 def reading_json(reading: Reading) -> Json:
@@ -98,7 +122,7 @@ def reading_json(reading: Reading) -> Json:
         "unit": SHOWN_UNITS.get(reading.unit, reading.unit),
     }
     if reading.quality != Quality.GOOD:
-        shown["quality"] = quality_name(reading.quality)
+        shown["quality"] = show_quality(reading.quality)
     if reading.raw:
         shown["raw"] = reading.raw.hex()
     for key, value in (

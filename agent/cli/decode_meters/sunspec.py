@@ -7,11 +7,20 @@ from typing import Any
 
 import click
 
-from agent.cli.decode_meters.output import MAX_TEXT, BrokenInput, Json, number, read_json, reading_json, run
+from agent.cli.decode_meters.output import (
+    MAX_TEXT,
+    BrokenInput,
+    Json,
+    by_address,
+    number,
+    read_json,
+    reading_json,
+    register_words,
+    run,
+)
+from agent.cli.options import json_option
 from drivers import sunspec
 from drivers.model import FrameError, clean_text
-
-__all__ = ["command", "decode", "read_json"]
 
 
 def _image(content: Any) -> tuple[int, list[int | None]]:
@@ -21,34 +30,14 @@ def _image(content: Any) -> tuple[int, list[int | None]]:
     """
     if not isinstance(content, dict):
         raise BrokenInput('want {"base_address": 40000, "registers": [...]}')
-    base, registers = content.get("base_address", 40000), content.get("registers")
-    if registers is None and isinstance(content.get("holding"), dict):
-        return _from_dump(content["holding"])
-    if type(base) is not int or not 0 <= base <= 0xFFFF:
-        raise BrokenInput(f"base_address must be 0 to 65535, got {base!r}")
-    if not isinstance(registers, list):
+    if content.get("registers") is None and isinstance(content.get("holding"), dict):
+        words = register_words(content["holding"], "holding")
+    elif isinstance(content.get("registers"), list):
+        words = register_words(by_address(content), "registers")
+    else:
         raise BrokenInput("registers must be a list of numbers")
-    return base, [_register(f"registers[{place}]", word) for place, word in enumerate(registers)]
-
-
-def _register(where: str, word: Any) -> int | None:
-    if word is not None and (type(word) is not int or not 0 <= word <= 0xFFFF):
-        raise BrokenInput(f"{where} must be 0 to 65535, got {clean_text(repr(word), 40)}")
-    return word
-
-
-def _from_dump(holding: dict[str, Any]) -> tuple[int, list[int | None]]:
-    cells: dict[int, int | None] = {}
-    for key, word in holding.items():
-        try:
-            at = int(key, 0)
-        except ValueError:
-            at = -1
-        if not 0 <= at <= 0xFFFF:
-            raise BrokenInput(f"holding has the address {clean_text(key, 40)!r}, want 0 to 65535")
-        cells[at] = _register(f"holding at {key}", word)
-    first, last = min(cells, default=0), max(cells, default=-1)
-    return first, [cells.get(at) for at in range(first, last + 1)]
+    first, last = min(words, default=0), max(words, default=-1)
+    return first, [words.get(at) for at in range(first, last + 1)]
 
 
 def decode(content: Any) -> Json:
@@ -88,7 +77,7 @@ def decode(content: Any) -> Json:
 
 @click.command("sunspec")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+@json_option
 def command(file: Path, as_json: bool) -> None:
     """Explain a SunSpec register image: its models by the Alliance's definitions, values scaled.
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from agent.cli.common import config_options, json_option, tidy
-from agent.cli.control import Kept, ask
+from agent.cli.control import AnswerBuffer, ask
 from agent.cli.keys.key_file import (
     SEEN_S,
     KeyFile,
@@ -37,12 +36,13 @@ from agent.cli.keys.last_trusted import (
     read_lasts,
     show_lasts,
 )
-from agent.cli.stopped_agent import AgentLives, ask_database
+from agent.cli.options import ConfigOptions, config_options, json_option, parse_time
+from agent.cli.stopped_agent import AgentRunning, ask_database
 from agent.service.control.protocol import Keys
-from drivers.model import GatewayError, UsageError
+from drivers.model import GatewayError, UsageError, clean_text
 
 if TYPE_CHECKING:
-    from agent.cli.keys.worker import PublicKey
+    from agent.cli.keys.worker import KeyFacts
 
 SPARE_S = 8.0  # the agent holds its sealing for ten seconds
 MAX_LASTS = 4 << 20
@@ -62,9 +62,7 @@ def rotate(
     token: str,
     gateway: str | None,
     yes: bool,
-    config_file: Path,
-    state_dir: Path | None,
-    runtime_dir: Path | None,
+    options: ConfigOptions,
     as_json: bool,
 ) -> None:
     """Replace the key in FILE, or in the file named by the configuration, by a new one.
@@ -83,7 +81,7 @@ def rotate(
     """
     from agent.cli.keys.worker import ReadKey, ReplaceKey, work_on_key
 
-    key_file = find_key_file(file, gateway, config_file, state_dir, runtime_dir)
+    key_file = find_key_file(file, gateway, options)
     old = work_on_key(ReadKey(str(key_file.path)))
     ask_first(f"Replace the key {old.kid} in {key_file.path} by a new one?", yes)
     new = work_on_key(ReplaceKey(str(key_file.path), key_file.gateway, int(time.time()), kind_of(alg, token), token))
@@ -116,9 +114,7 @@ def revoke(
     token: str,
     gateway: str | None,
     yes: bool,
-    config_file: Path,
-    state_dir: Path | None,
-    runtime_dir: Path | None,
+    options: ConfigOptions,
     as_json: bool,
 ) -> None:
     """Revoke the key KID, which may be stolen, and replace the key that signs by a new one.
@@ -140,14 +136,15 @@ def revoke(
 
     if lasts and until:
         raise UsageError("--last and --until cannot be combined", where="keys revoke", hint="Give one of them")
-    key_file = find_key_file(file, gateway, config_file, state_dir, runtime_dir)
+    key_file = find_key_file(file, gateway, options)
     old = work_on_key(ReadKey(str(key_file.path), key_file.gateway))
     known = check_key_records(old.published.encode(), key_file.gateway).kids
     gone = _whole(kid, known)
     said = lasts_of(lasts, key_file.gateway)
-    until_ms = _read(until, key_file) if until else None
+    zone = key_file.config.timezone if key_file.config else "UTC"
+    until_ms = parse_time(until, "--until", zone) if until else None
     question = f"Revoke {gone} and replace the key {old.kid} in {key_file.path}?"
-    made: list[PublicKey] = []
+    made: list[KeyFacts] = []
 
     def change(trusted: LastSequences) -> None:
         now, give_up_s = int(time.time()), time.monotonic() + SPARE_S
@@ -195,7 +192,7 @@ def ask_for_lasts(
             return
         try:
             ask_database(config, request, take)
-        except AgentLives as error:
+        except AgentRunning as error:
             raise UsageError(
                 "the running agent would keep the old key until it is restarted",
                 where=str(key_file.path),
@@ -203,7 +200,7 @@ def ask_for_lasts(
             ) from error
 
     most = most_signed(key_file)
-    request, kept = Keys(kid=kid, until_ms=until_ms, before=list(before)), Kept(MAX_LASTS)
+    request, kept = Keys(kid=kid, until_ms=until_ms, before=list(before)), AnswerBuffer(MAX_LASTS)
     asked(request, kept.take)
     shown = read_lasts(kept.whole, key_file, most)
     show_lasts(kid, shown)
@@ -225,12 +222,12 @@ def check_said(key_file: KeyFile, kid: str, said: LastSequences, before: Sequenc
     """
     most = most_signed(key_file)
     if wrong := [stream for stream, seq in said.items() if not 0 < seq <= most]:
-        raise UsageError(f"implausible sequence {said[wrong[0]]} of {tidy(wrong[0])}", where="--last")
+        raise UsageError(f"implausible sequence {said[wrong[0]]} of {clean_text(wrong[0])}", where="--last")
     if key_file.config is None:
         click.echo("warning: no configuration, so the sequences were not compared with a database", err=True)
         return
     try:
-        kept = Kept(MAX_LASTS)
+        kept = AnswerBuffer(MAX_LASTS)
         ask(key_file.config, Keys(kid=kid, before=list(before)), kept.take)
         known = read_lasts(kept.whole, key_file, most)
     except GatewayError as error:
@@ -240,7 +237,9 @@ def check_said(key_file: KeyFile, kid: str, said: LastSequences, before: Sequenc
         if seq > known.get(stream, 0):
             signed = known.get(stream)
             what = f"{kid[:8]}... signed {'nothing' if signed is None else f'up to {signed} only'}"
-            raise UsageError(what, where=f"--last {tidy(stream)}={seq}", hint="Later packs can only come from a thief")
+            raise UsageError(
+                what, where=f"--last {clean_text(stream)}={seq}", hint="Later packs can only come from a thief"
+            )
 
 
 def _whole(kid: str, known: tuple[str, ...]) -> str:
@@ -253,14 +252,8 @@ def _whole(kid: str, known: tuple[str, ...]) -> str:
     raise UsageError(f"{kid[:50]!r} {what}", where="KID", hint=hint)
 
 
-def _read(until: str, key_file: KeyFile) -> int:
-    from agent.cli.export import read_time
-
-    return read_time(until, "--until", key_file.config.timezone if key_file.config else "UTC")
-
-
 def _show_result(
-    key_file: KeyFile, old: PublicKey, new: PublicKey, as_json: bool, revoked: Mapping[str, Any] | None = None
+    key_file: KeyFile, old: KeyFacts, new: KeyFacts, as_json: bool, revoked: Mapping[str, Any] | None = None
 ) -> None:
     """Print the result and the remaining steps."""
     found = facts(key_file.path, new)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.answers import check_published
-from agent.cli.common import config_options, json_option
+from agent.cli.answers import Published, checked
 from agent.cli.control import ask
 from agent.cli.keys.change import ask_for_lasts, check_said, revoke, rotate
 from agent.cli.keys.key_file import (
@@ -32,11 +31,12 @@ from agent.cli.keys.last_trusted import (
     lasts_of,
     show_lasts,
 )
+from agent.cli.options import ConfigOptions, config_options, json_option
 from agent.service.control.protocol import PublishedKey
 from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
-    from agent.cli.keys.worker import PublicKey
+    from agent.cli.keys.worker import KeyFacts
     from agent.config import Config
 
 
@@ -76,9 +76,7 @@ def create(
     lasts: tuple[str, ...],
     gateway: str | None,
     yes: bool,
-    config_file: Path,
-    state_dir: Path | None,
-    runtime_dir: Path | None,
+    options: ConfigOptions,
     as_json: bool,
 ) -> None:
     """Create a new key in FILE, or in the file named by the configuration.
@@ -97,8 +95,8 @@ def create(
     """
     from agent.cli.keys.worker import CreateKey, work_on_key
 
-    key_file = find_key_file(file, gateway, config_file, state_dir, runtime_dir, needs_gateway=bool(lost))
-    made: list[PublicKey] = []
+    key_file = find_key_file(file, gateway, options, needs_gateway=bool(lost))
+    made: list[KeyFacts] = []
 
     def change(trusted: LastSequences | None) -> None:
         revokes = {} if trusted is None else {lost: dict(trusted)}
@@ -131,7 +129,7 @@ def _check_new(key_file: KeyFile) -> None:
     config = key_file.config
     if config is None or not key_file.is_agents or key_file.path.exists() or not _has_database(config):
         return
-    if known := check_published(ask(config, PublishedKey())):
+    if known := checked(ask(config, PublishedKey()), Published, "key")["kid"]:
         hint = f"Restore that key. If it is lost: `meterhouse keys create --lost {known}`"
         raise UsageError(
             f"this gateway has signed with {known}; verifiers would not trust another key",
@@ -173,7 +171,7 @@ def _has_database(config: Config) -> bool:
 @file_argument
 @config_options
 @json_option
-def show(file: Path | None, config_file: Path, state_dir: Path | None, runtime_dir: Path | None, as_json: bool) -> None:
+def show(file: Path | None, options: ConfigOptions, as_json: bool) -> None:
     """Show the thumbprint and the public half of the key and of its predecessors; never the secret.
 
     \b
@@ -185,7 +183,7 @@ def show(file: Path | None, config_file: Path, state_dir: Path | None, runtime_d
     """
     from agent.cli.keys.worker import ReadKey, work_on_key
 
-    key_file = find_key_file(file, None, config_file, state_dir, runtime_dir, needs_gateway=False)
+    key_file = find_key_file(file, None, options, needs_gateway=False)
     key = work_on_key(ReadKey(str(key_file.path)))
     found = facts(key_file.path, key)
     if key_file.config is not None and key_file.is_agents:
@@ -197,9 +195,7 @@ def show(file: Path | None, config_file: Path, state_dir: Path | None, runtime_d
 @file_argument
 @gateway_option
 @config_options
-def record(
-    file: Path | None, gateway: str | None, config_file: Path, state_dir: Path | None, runtime_dir: Path | None
-) -> None:
+def record(file: Path | None, gateway: str | None, options: ConfigOptions) -> None:
     """Print the signed public key records, as published on the topic `keys`.
 
     For a verifier without access to the broker.
@@ -213,5 +209,5 @@ def record(
     """
     from agent.cli.keys.worker import ReadKey, work_on_key
 
-    key_file = find_key_file(file, gateway, config_file, state_dir, runtime_dir)
+    key_file = find_key_file(file, gateway, options)
     click.echo(work_on_key(ReadKey(str(key_file.path), key_file.gateway)).published)

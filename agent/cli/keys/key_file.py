@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from agent.cli.common import as_line, is_alive, read_config, read_snapshot, tidy
-from drivers.model import ConfigError, GatewayError, UsageError
+from agent.cli.common import as_line, is_alive, read_snapshot
+from agent.cli.options import ConfigOptions
+from drivers.model import ConfigError, GatewayError, UsageError, clean_text
 
 if TYPE_CHECKING:
-    from agent.cli.keys.worker import PublicKey
+    from agent.cli.keys.worker import KeyFacts
     from agent.config import Config
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -54,9 +55,7 @@ class KeyFile:
 def find_key_file(
     file: Path | None,
     gateway: str | None,
-    config_file: Path,
-    state_dir: Path | None,
-    runtime_dir: Path | None,
+    options: ConfigOptions,
     needs_gateway: bool = True,
 ) -> KeyFile:
     """The given file, else the one in the configuration; the gateway likewise.
@@ -66,9 +65,9 @@ def find_key_file(
         ConfigError: the configuration is invalid.
     """
     config, needed = None, file is None or (needs_gateway and gateway is None)
-    if needed or config_file.exists():
+    if needed or options.config_file.exists():
         try:
-            config = read_config(config_file, state_dir, runtime_dir)
+            config = options.load()
         except ConfigError:
             if needed:
                 raise
@@ -83,7 +82,7 @@ def find_key_file(
         gateway = config.base if config else ""
     if needs_gateway and (gateway.count("/") != 1 or not all(gateway.split("/"))):
         raise UsageError(
-            f"invalid gateway {tidy(gateway)!r}", where="--gateway", hint="Write SITE/GATEWAY, such as park7/gw01"
+            f"invalid gateway {clean_text(gateway)!r}", where="--gateway", hint="Write SITE/GATEWAY, such as park7/gw01"
         )
     return KeyFile(file, config, gateway)
 
@@ -96,7 +95,7 @@ def _has_credential(name: str) -> bool:
 _SHOWN = ("kid", "alg", "not_before", "prev", "revokes", "instead_of")
 
 
-def facts(path: Path, key: PublicKey) -> dict[str, Any]:
+def facts(path: Path, key: KeyFacts) -> dict[str, Any]:
     """Public facts of a key."""
     found: dict[str, Any] = {
         "file": str(path),
@@ -131,7 +130,7 @@ def show_facts(found: Mapping[str, Any], as_json: bool) -> None:
     if "in_use" in found:
         rows.append(("agent", _USE[found["in_use"]]))
     for name, text in rows:
-        click.echo(f"{name:<11} {tidy(text, 500)}")
+        click.echo(f"{name:<11} {clean_text(text, 500)}")
 
 
 _USE = {

@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from agent.cli.common import tidy
 from agent.cli.keys.key_file import KeyFile
-from drivers.model import GatewayError, UsageError
+from drivers.model import GatewayError, UsageError, clean_text
 
 LastSequences = Mapping[str, int]  # by full stream name
 DAY_S = 86_400  # by which clocks may differ
@@ -31,7 +30,7 @@ def lasts_of(texts: Sequence[str], gateway: str) -> dict[str, int]:
         stream, _, seq = text.rpartition("=")
         if not stream or not seq.isascii() or not seq.isdigit():
             hint = "Write STREAM=SEQUENCE, such as inv1=812; repeat the option for more streams"
-            raise UsageError(f"no last sequence in {tidy(text)!r}", where="--last", hint=hint)
+            raise UsageError(f"no last sequence in {clean_text(text)!r}", where="--last", hint=hint)
         found[stream if "/" in stream else f"{gateway}/{stream}"] = int(seq)
     return found
 
@@ -61,12 +60,12 @@ def oddities(lasts: LastSequences, key_file: KeyFile) -> list[str]:
     if config is None:
         return []
     known = {f"{config.base}/{name}" for name in ("_gateway", "_indicators", *(one.name for one in config.devices))}
-    odd = [f"{tidy(stream)} is not a stream of this configuration" for stream in sorted(lasts.keys() - known)]
+    odd = [f"{clean_text(stream)} is not a stream of this configuration" for stream in sorted(lasts.keys() - known)]
     made = made_at(key_file)
     if made:  # the age of a key created elsewhere is unknown
         usual = USUAL * int((max(time.time() - made, 0) + USUAL_S) * 1000 / config.pack.every_ms)
         odd += [
-            f"{tidy(stream)} up to {seq} exceeds {usual}, the usual maximum since the first key was created"
+            f"{clean_text(stream)} up to {seq} exceeds {usual}, the usual maximum since the first key was created"
             for stream, seq in sorted(lasts.items())
             if seq > usual
         ]
@@ -86,7 +85,7 @@ def read_lasts(data: bytes, key_file: KeyFile, most: int) -> dict[str, int]:
     try:
         found = msgspec.json.decode(data, type=dict[str, int])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise GatewayError("no sequences in the answer", where="keys", hint=tidy(str(error))) from None
+        raise GatewayError("no sequences in the answer", where="keys", hint=clean_text(str(error))) from None
     if len(found) > MAX_STREAMS:
         what = f"{len(found)} streams in the answer"
         raise GatewayError(what, where="keys", hint=f"At most {MAX_STREAMS} fit in a key file. Nothing was changed")
@@ -94,12 +93,14 @@ def read_lasts(data: bytes, key_file: KeyFile, most: int) -> dict[str, int]:
         if not _STREAM.fullmatch(stream.removeprefix(f"{key_file.gateway}/")) or not stream.startswith(
             f"{key_file.gateway}/"
         ):
-            raise GatewayError(f"{tidy(stream)!r} in the answer", where="keys", hint="Not a stream of this gateway")
+            raise GatewayError(
+                f"{clean_text(stream)!r} in the answer", where="keys", hint="Not a stream of this gateway"
+            )
         if not 0 < seq <= most:
             hint = (
                 f"A key as old as this one cannot have signed more than {most} packs of a stream. Nothing was changed"
             )
-            raise GatewayError(f"sequence {seq} of {tidy(stream)} in the answer", where="keys", hint=hint)
+            raise GatewayError(f"sequence {seq} of {clean_text(stream)} in the answer", where="keys", hint=hint)
     return found
 
 
@@ -108,7 +109,7 @@ def check_growth(shown: LastSequences, found: LastSequences, seconds: float) -> 
     grown = int(RATE * seconds)
     for stream in shown.keys() | found.keys():
         if not 0 <= found.get(stream, 0) - shown.get(stream, 0) <= grown:
-            what = f"{tidy(stream)} changed from {shown.get(stream, 0)} to {found.get(stream, 0)}"
+            what = f"{clean_text(stream)} changed from {shown.get(stream, 0)} to {found.get(stream, 0)}"
             raise GatewayError(what, where="keys", hint="Nothing was changed. Try again")
 
 
@@ -121,4 +122,4 @@ def show_lasts(kid: str, lasts: LastSequences) -> None:
 
 def lasts_rows(lasts: LastSequences) -> list[str]:
     """One line for each stream."""
-    return [f"{'trusted':<11} {tidy(stream, 200)} up to {seq}" for stream, seq in sorted(lasts.items())]
+    return [f"{'trusted':<11} {clean_text(stream, 200)} up to {seq}" for stream, seq in sorted(lasts.items())]

@@ -16,14 +16,13 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from agent.cli.common import tidy
-from agent.cli.control import ControlClient, Unheard
-from agent.cli.owner_process import child, master_of
+from agent.cli.control import ControlClient, NoAnswer
+from agent.cli.owner_process import child, path_owner
 from agent.keys import KeyFileError, Revocation, Signer, check_key_records, create_key, current_records, load_key
 from agent.keys import rotate_key as replace_key
 from agent.keys.token import TokenError
 from agent.service.control.frames import Frame, frame
-from drivers.model import GatewayError
+from drivers.model import GatewayError, clean_text
 
 ANSWER_S: Final = 60.0  # a token takes its time
 MAX_RECORDS: Final = 1 << 20  # as much as a key file may have
@@ -31,7 +30,7 @@ MAX_RECORDS: Final = 1 << 20  # as much as a key file may have
 Kid = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
 
 
-class PublicKey(Struct, frozen=True):
+class KeyFacts(Struct, frozen=True):
     """Public facts of a key. ``published``: the records as they would be published, "" if not requested."""
 
     kid: Kid
@@ -87,14 +86,14 @@ class Failure(Struct, frozen=True):
 
 
 _ERRORS: Final = {kind.__name__: kind for kind in (KeyFileError, TokenError)}
-_answers = msgspec.json.Decoder(PublicKey)
+_answers = msgspec.json.Decoder(KeyFacts)
 _failures = msgspec.json.Decoder(Failure)
 
 
-def work_on_key(work: Work) -> PublicKey:
+def work_on_key(work: Work) -> KeyFacts:
     """Do the work as the owner of the folder; returns the key that is in the file then. Raises GatewayError."""
     path = Path(work.path)
-    master = master_of(path)
+    master = path_owner(path)
     if master is None:
         return _checked(_do(work), work.gateway)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -102,7 +101,7 @@ def work_on_key(work: Work) -> PublicKey:
     with ours, child(master, __name__, theirs, msgspec.json.encode(work)), ControlClient(ours, path) as client:
         try:
             kind, payload = client.receive(ANSWER_S)
-        except Unheard as error:
+        except NoAnswer as error:
             what = f"the process of user {master.st_uid} that handles the key ended without an answer"
             hint = f"Run it as that user to see why: `sudo -u '#{master.st_uid}' meterhouse keys ...`"
             raise KeyFileError(what, where=str(path), hint=hint) from error
@@ -112,12 +111,12 @@ def work_on_key(work: Work) -> PublicKey:
         failed = _failures.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, GatewayError) as error:
         what = "malformed answer from the process that handles the key"
-        raise KeyFileError(what, where=str(path), hint=tidy(str(error), 300)) from None
-    what, where, hint = (tidy(text, 1000) for text in (failed.what, failed.where, failed.hint))
+        raise KeyFileError(what, where=str(path), hint=clean_text(str(error), 300)) from None
+    what, where, hint = (clean_text(text, 1000) for text in (failed.what, failed.where, failed.hint))
     raise _ERRORS.get(failed.kind, KeyFileError)(what, where=where, hint=hint)
 
 
-def _checked(key: PublicKey, gateway: str) -> PublicKey:
+def _checked(key: KeyFacts, gateway: str) -> KeyFacts:
     """Check that the records are valid and end with this key. Raises GatewayError."""
     for text in filter(None, (key.records, key.published)):
         data = text.encode()
@@ -136,7 +135,7 @@ def _gateway_of(records: bytes) -> str:
     return msgspec.json.decode(records, type=_Named).gateway
 
 
-def _do(work: Work) -> PublicKey:
+def _do(work: Work) -> KeyFacts:
     path = Path(work.path)
     if isinstance(work, ReadKey):
         return _public(load_key(path, any_owner=True), work.gateway)
@@ -147,8 +146,8 @@ def _do(work: Work) -> PublicKey:
     return _public(replace_key(path, work.gateway, work.now_s, work.alg, work.token, revokes, give_up_s)[1])
 
 
-def _public(signer: Signer, gateway: str = "") -> PublicKey:
-    return PublicKey(
+def _public(signer: Signer, gateway: str = "") -> KeyFacts:
+    return KeyFacts(
         signer.kid, signer.alg, dict(signer.jwk), signer.not_before, signer.in_token,  # type: ignore[arg-type]
         records=(signer.records or b"").decode("utf-8", "replace"),
         published=current_records(signer, gateway).decode() if gateway else "",

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
-from agent.cli.common import as_line, config_options, json_option, read_config
-from agent.cli.control import Kept, ask
-from agent.cli.output_files import CsvDraft, TextDraft
-from agent.cli.progress import progress
-from drivers.model import GatewayError, UsageError
+from agent.cli.common import as_line, progress
+from agent.cli.control import AnswerBuffer, ask
+from agent.cli.options import FILE, ConfigOptions, config_options, json_option, lang_option
+from agent.cli.output_files import CsvDraft, TextDraft, writing
+from drivers.model import UsageError
 
 Kind = Literal["day", "month", "year", "rolling"]
 _DATES: Mapping[Kind, str] = {"day": r"\d{4}-\d{2}-\d{2}", "month": r"\d{4}-\d{2}", "year": r"\d{4}"}
@@ -23,25 +22,21 @@ _DATES: Mapping[Kind, str] = {"day": r"\d{4}-\d{2}-\d{2}", "month": r"\d{4}-\d{2
 
 @click.command()
 @click.argument("period", metavar="[DAY|MONTH|YEAR|365d]", required=False, default="")
-@click.option("--lang", type=click.Choice(["en", "zh"]), default=None, help="English or Chinese; default: from LANG.")
-@click.option("--html", "html_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with charts.")
-@click.option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures as CSV.")
-@click.option(
-    "--trace", "trace_file", type=click.Path(dir_okay=False, path_type=Path), help="Hourly green power as CSV."
-)
+@lang_option
+@click.option("--html", "html_file", type=FILE, help="Write a page with charts.")
+@click.option("--csv", "csv_file", type=FILE, help="Write the figures as CSV.")
+@click.option("--trace", "trace_file", type=FILE, help="Hourly green power as CSV.")
 @click.option("--trace-by", type=click.Choice(["hour", "interval"]), default="hour", help="Hourly, or finer.")
 @config_options
 @json_option
 def report(
     period: str,
-    lang: str | None,
+    lang: str,
     html_file: Path | None,
     csv_file: Path | None,
     trace_file: Path | None,
     trace_by: Literal["hour", "interval"],
-    config_file: Path,
-    state_dir: Path | None,
-    runtime_dir: Path | None,
+    options: ConfigOptions,
     as_json: bool,
 ) -> None:
     """Show the park's figures of a day (2026-11-24), month (2026-11), year (2026) or the last 365 days (365d).
@@ -58,15 +53,12 @@ def report(
     \b
     Exit codes: 0 shown, 1 no database or no answer, 2 wrong usage, 3 bad configuration or plan.
     """
-    import os
-
     from agent.cli.report.answer import check_page
     from agent.service.control.protocol import Report
 
     kind, day = parse_period(period)
-    language = lang or ("zh" if os.environ.get("LC_ALL", os.environ.get("LANG", "")).startswith("zh") else "en")
-    config = read_config(config_file, state_dir, runtime_dir)
-    kept, now_ms = Kept(), time.time_ns() // 1_000_000
+    config = options.load()
+    kept, now_ms = AnswerBuffer(), time.time_ns() // 1_000_000
     request = Report(period=kind, now_ms=now_ms, day=day, by=trace_by)
     with progress("days") as update:
         ask(config, request, kept.take, update)
@@ -74,15 +66,17 @@ def report(
     if html_file is not None:
         from agent.cli.report.html import page as html
 
-        _write(html_file, html(page, language))
+        with writing(html_file), TextDraft(html_file) as draft:
+            draft.write(html(page, lang))
+            draft.keep()
     if csv_file is not None:
-        _write_csv(csv_file, FIGURE_HEADS, [_figure_row(figure, page, language) for figure in page["figures"]])
+        _write_csv(csv_file, FIGURE_HEADS, [_figure_row(figure, page, lang) for figure in page["figures"]])
     if trace_file is not None:
         _write_csv(trace_file, TRACE_HEADS, [_trace_row(hour, page["timezone"]) for hour in _hours(page["trace"])])
     if as_json:
         click.echo(as_line(page))
     elif html_file is None and csv_file is None and trace_file is None:
-        _show(page, language)
+        _show(page, lang)
 
 
 def parse_period(text: str) -> tuple[Kind, str]:
@@ -95,20 +89,6 @@ def parse_period(text: str) -> tuple[Kind, str]:
         if re.fullmatch(pattern, text):
             return kind, text + {"day": "", "month": "-01", "year": "-01-01"}[kind]
     raise UsageError(f"invalid period {text!r}", where="report", hint="Such as 2026-11-24, 2026-11, 2026 or 365d")
-
-
-def _write(path: Path, text: str) -> None:
-    with _told(path), TextDraft(path) as draft:
-        draft.write(text)
-        draft.keep()
-
-
-@contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise GatewayError(f"cannot be written: {error.strerror}", where=str(path)) from error
 
 
 FIGURE_HEADS = (
@@ -166,7 +146,7 @@ def _trace_row(hour: Mapping[str, Any], timezone: str) -> list[Any]:
 
 def _write_csv(path: Path, heads: tuple[str, ...], rows: list[list[Any]]) -> None:
     with (
-        _told(path),
+        writing(path),
         CsvDraft(path, heads, "utf-8-sig") as draft,
     ):  # the byte order mark tells spreadsheets that it is UTF-8
         for row in rows:

@@ -50,22 +50,13 @@ def page(report: Mapping[str, Any], language: str) -> str:
     ]
     if not any(figure.get("v") for figure in report["figures"]):
         body.append(f"<p>{words['nothing']}</p>")
-    for one in report["sets"] or [{"id": "", "title": {}, "source": ""}]:
+    for one in (*report["sets"], {"id": "site", "title": {language: words["own_figures"]}, "source": ""}):
         mine = [figure for figure in report["figures"] if figure["id"].startswith(one["id"] + "/")]
         if mine:
             body.append(f"<h2>{escape(said(one['title'], language))}</h2>")
             if one["source"]:
                 body.append(f'<p class="soft small">{words["source"]}: {escape(one["source"])}</p>')
             body.append('<div class="cards">' + "".join(_card(figure, language) for figure in mine) + "</div>")
-    own = [figure for figure in report["figures"] if figure["id"].startswith("site/")]
-    if own:
-        body.append(
-            "<h2>"
-            + WORDS[language]["own_figures"]
-            + '</h2><div class="cards">'
-            + "".join(_card(figure, language) for figure in own)
-            + "</div>"
-        )
     body.append(_trace(report["trace"], language, zone))
     body.append(_balance(report, language))
     body.append(_inputs(report["figures"], language))

@@ -22,7 +22,7 @@ from agent.intervals.page import Page, PageSchema, encode, merged
 from agent.intervals.rows import CounterEvent, PackSpan
 from agent.intervals.state import StateError
 from agent.intervals.tracked_points import Rule
-from agent.pack import StreamTable, seconds
+from agent.pack import BirthTable, seconds
 from agent.service.results.rebuild import (
     IntervalRepair,
     PackReplay,
@@ -51,7 +51,7 @@ class _StreamState:
 
     ledger: Ledger
     replay: PackReplay
-    table: StreamTable | None = None  # in effect, if it came with committed segments
+    table: BirthTable | None = None  # in effect, if it came with committed segments
     rebuild: _Rebuild | None = None
     rebuilt_ms: int = 0  # intervals were written up to here before the ledger was rebuilt
 

@@ -22,7 +22,7 @@ from agent.clock import Grid
 from agent.config import Config
 from agent.intervals import Cut
 from agent.intervals.tracked_points import Rule
-from agent.pack import Packer, StreamTable, seconds
+from agent.pack import BirthTable, Packer, seconds
 from agent.service.db_thread import DatabaseThread
 from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.seal_jobs import loss_event
@@ -95,7 +95,7 @@ class ResultPublisher:
 
     # --- life
 
-    async def open(self, ring: Ring, table: StreamTable) -> None:
+    async def open(self, ring: Ring, table: BirthTable) -> None:
         """Follow commits from now on; ``table`` is the table of the stream of results."""
         self._ring = ring
         from_ms = self.builder.cut.floor(self._grid.now_ms())
@@ -119,12 +119,12 @@ class ResultPublisher:
         """A new builder if the retention time changes; None if the ledgers continue as they are."""
         return None if self._config.store == config.store else self._make(config)
 
-    async def reload(self, config: Config, table: StreamTable, builder: IntervalBuilder | None) -> None:
+    async def reload(self, config: Config, table: BirthTable, builder: IntervalBuilder | None) -> None:
         """Apply a new configuration: its devices, its table of results, and what ``prepare`` made."""
         self._config = config
         await self._writer.call(lambda store: self._take(store, table, builder))
 
-    def _take(self, store: Store, table: StreamTable, builder: IntervalBuilder | None) -> None:
+    def _take(self, store: Store, table: BirthTable, builder: IntervalBuilder | None) -> None:
         if builder is not None:
             before, self.builder = self.builder, builder
             builder.published_ms, self._followed_s = self.closed_ms, None
@@ -218,7 +218,7 @@ class ResultPublisher:
         if (not made and not lost) or store.intervals.damaged_pages:  # damaged pages are rebuilt first
             return
         corrections, last = corrected_figures(store, cut, packer.from_ms)
-        mark = packer.mark()
+        mark = packer.savepoint()
         try:
             events = [*(loss_event(note) for note in lost), *corrections]
             self._writer.commit_packs(store, packer.results(ring, pack_clock(), made, events), lost)

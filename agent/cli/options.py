@@ -1,0 +1,182 @@
+"""Options that several commands share, and the values that they stand for."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from zoneinfo import ZoneInfo
+
+import click
+
+from drivers.model import ConfigError, UsageError, clean_text
+
+if TYPE_CHECKING:
+    from agent.config import Config
+
+F = TypeVar("F", bound=Callable[..., Any])
+FILE: Final = click.Path(dir_okay=False, path_type=Path)
+EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER: Final = click.Path(file_okay=False, path_type=Path)
+LANGUAGE: Final = click.Choice(["en", "zh"])
+DEFAULT_CONFIG: Final = "/etc/meterhouse/agent.toml"
+
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
+param_option = click.option(
+    "--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the profile."
+)
+profiles_option = click.option("--profiles", "folder", type=FOLDER, help="A folder of profiles to search first.")
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigOptions:
+    """``-c``, ``--state-dir`` and ``--runtime-dir``."""
+
+    config_file: Path
+    state_dir: Path | None = None
+    runtime_dir: Path | None = None
+
+    def load(self) -> Config:
+        """The checked configuration with what the command line sets. Raises ConfigError."""
+        from agent.config import load_config
+
+        return load_config(self.config_file, state_dir=self.state_dir, runtime_dir=self.runtime_dir)
+
+    def find_runtime_dir(self, warn: bool = True, strict: bool = True) -> Path:
+        """The runtime directory of the agent, also with an invalid configuration.
+
+        A running agent keeps its configuration while the file is invalid, and can be asked: then it is only a warning.
+        Raises ConfigError if none runs; not ``strict``: never.
+        """
+        if self.runtime_dir is not None:
+            return self.runtime_dir
+        usual = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/meterhouse")
+        if not os.path.exists(self.config_file):  # unlike Path.exists, no error for names that cannot be
+            return usual
+        try:
+            return ConfigOptions(self.config_file).load().runtime_dir
+        except ConfigError as error:
+            if os.path.exists(usual / "snapshot.json"):
+                for one in error.complaints if warn else ():
+                    click.echo(f"warning: the next start would fail: {one}", err=True)
+                return usual
+            if not strict:
+                return usual
+            hint = error.hint or "Or give the folder of the running agent with --runtime-dir"
+            raise ConfigError(error.what, where=error.where, hint=hint, complaints=error.complaints) from error
+
+
+def config_options(function: F) -> F:
+    """The options of ``ConfigOptions``, which arrives as ``options``."""
+
+    @wraps(function)
+    def command(*, config_file: Path, state_dir: Path | None, runtime_dir: Path | None, **more: Any) -> Any:
+        return function(options=ConfigOptions(config_file, state_dir, runtime_dir), **more)
+
+    config: Any = click.option(
+        "-c",
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_CONFIG,
+        envvar="MH_CONFIG",
+        show_default=True,
+        help="The configuration; conf.d/*.toml beside it is read as well. Also MH_CONFIG.",
+    )
+    state = click.option("--state-dir", type=FOLDER, help="Folder of the database, in place of the configured one.")
+    runtime = click.option(
+        "--runtime-dir", type=FOLDER, help="Folder of ring and snapshot, in place of the configured one."
+    )
+    decorated: F = config(state(runtime(command)))
+    return decorated
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerLogin:
+    """``--ca-file``, ``--username`` and the content of ``--password-file``."""
+
+    ca_file: Path | None
+    username: str | None
+    password: str | None
+
+
+def login_options(function: F) -> F:
+    """The options of ``BrokerLogin``, which arrives as ``login``."""
+
+    @wraps(function)
+    def command(*, ca_file: Path | None, username: str | None, password_file: Path | None, **more: Any) -> Any:
+        text = password_file.read_text(encoding="utf-8") if password_file else None
+        password = None if text is None else text.partition("\n")[0].rstrip("\r")
+        return function(login=BrokerLogin(ca_file, username, password), **more)
+
+    authority: Any = click.option("--ca-file", type=EXISTING_FILE, help="Trust this CA (mqtts).")
+    user = click.option("--username", help="User name for the broker.")
+    password = click.option(
+        "--password-file", type=EXISTING_FILE, help="Password for the broker: first line of the file."
+    )
+    decorated: F = authority(user(password(command)))
+    return decorated
+
+
+def parse_broker(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """``--broker``: a url that ``agent.verify.live`` accepts. Raises UsageError."""
+    from agent.verify.live import LiveError, broker_of
+
+    try:
+        if value:
+            broker_of(value)
+    except LiveError as error:
+        raise UsageError(str(error), where="--broker", hint=error.hint.rstrip(".")) from None
+    return value
+
+
+def language_of(said: str | None, environment: Mapping[str, str]) -> str:
+    """English or Chinese: as requested, else by the terminal's language."""
+    return said or ("zh" if environment.get("LC_ALL", environment.get("LANG", "")).startswith("zh") else "en")
+
+
+lang_option = click.option(
+    "--lang",
+    type=LANGUAGE,
+    callback=lambda _ctx, _param, said: language_of(said, os.environ),
+    help="English or Chinese; default: from LANG.",
+)
+
+
+def parse_for(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """``--for 20s``: seconds, with the units of the configuration, or bare seconds."""
+    if value is None:
+        return None
+    from drivers.toml.parsers import Wrong, duration_ms
+
+    try:
+        return duration_ms(1, 366 * 86_400_000, "20 s")(value if value.strip()[-1:].isalpha() else f"{value} s") / 1000
+    except Wrong as wrong:
+        raise click.BadParameter(f"{wrong.what}. {wrong.hint}", ctx, param) from None
+
+
+def parse_params(texts: Sequence[str]) -> dict[str, int | str]:
+    """Parameters of a profile, as ``racks=2``. Raises UsageError."""
+    found: dict[str, int | str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            what = f'"{clean_text(text, 60)}" is not NAME=VALUE'
+            raise UsageError(what, where="--param", hint="Such as --param racks=2")
+        found[name] = int(value) if re.fullmatch("-?[0-9]{1,11}", value) else value
+    return found
+
+
+def parse_time(text: str, where: str, timezone: str) -> int:
+    """A point in time in UTC ms, local without Z or an offset. Raises UsageError."""
+    try:
+        found = datetime.fromisoformat(text)
+        return round((found if found.tzinfo else found.replace(tzinfo=ZoneInfo(timezone))).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        hint = "Write 2026-11-25, 2026-11-25T08:00 or 2026-11-25T00:00Z"
+        raise UsageError(f"invalid time {clean_text(text)!r}", where=where, hint=hint) from None
