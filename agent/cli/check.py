@@ -16,7 +16,7 @@ from drivers.model import ConfigError, GatewayError, ProfileError
 
 if TYPE_CHECKING:
     from agent.cli.line_load import PaceCost
-    from agent.config import Config, Note
+    from agent.config import Config, Note, RingPlan
     from drivers.profile import Profile
 
 
@@ -57,12 +57,13 @@ def check(
             raise
         click.echo(as_line({"ok": False, "complaints": [complaint_json(one) for one in error.complaints]}))
         raise SystemExit(error.exit_code) from None
-    notes = [*config.notes, *find_notes(config), *_plan_notes(config, costs)]
+    ring = _ring(config, costs)
+    notes = [*config.notes, *find_notes(config), *_plan_notes(config, costs, ring)]
     learned = _learned(config)
     if as_json:
-        click.echo(as_line(to_json(config, costs, notes) | {"learned": learned}))
+        click.echo(as_line(to_json(config, costs, ring, notes) | {"learned": learned}))
         return
-    _print(config, profiles, costs, plan)
+    _print(config, profiles, costs, ring, plan)
     for name, text in learned.items() if plan else ():
         click.echo(f"device {name} has a register map that the running agent had to learn: {text}")
     for note in notes:
@@ -113,10 +114,17 @@ def _costs(config: Config, profiles: Mapping[str, Profile]) -> list[PaceCost]:
     return plan_costs(config, profiles)
 
 
-def _plan_notes(config: Config, costs: list[PaceCost]) -> list[Note]:
-    from agent.cli.line_load import plan_notes, ring_notes
+def _ring(config: Config, costs: list[PaceCost]) -> RingPlan:
+    from agent.cli.line_load import ring_of
 
-    return [*plan_notes(costs), *ring_notes(config, costs)]
+    return ring_of(config, costs)
+
+
+def _plan_notes(config: Config, costs: list[PaceCost], ring: RingPlan) -> list[Note]:
+    from agent.cli.line_load import plan_notes
+    from agent.config import ring_notes
+
+    return [*plan_notes(costs), *ring_notes(config, ring)]
 
 
 def find_notes(config: Config) -> list[Note]:
@@ -192,7 +200,7 @@ def _disk_notes(config: Config) -> Iterable[Note]:
         )
 
 
-def to_json(config: Config, costs: Iterable[PaceCost], notes: Iterable[Note]) -> dict[str, Any]:
+def to_json(config: Config, costs: Iterable[PaceCost], ring: RingPlan, notes: Iterable[Note]) -> dict[str, Any]:
     """Print what takes effect, its load, and the warnings."""
     from agent.cli.line_load import line_shares
 
@@ -221,20 +229,25 @@ def to_json(config: Config, costs: Iterable[PaceCost], notes: Iterable[Note]) ->
             for cost in costs
         ],
         "line_shares": {line: round(share, 6) for line, share in line_shares(costs).items()},
+        "ring": {
+            "size_bytes": ring.size_bytes,
+            "need_bytes": ring.need_bytes,
+            "limit_bytes": ring.limit_bytes,
+            "readings_per_s": round(ring.rate.readings, 3),
+            "full_s": round(ring.full_s, 1) if ring.rate.slots else None,
+        },
     }
 
 
-def _ring_time(config: Config, costs: list[PaceCost]) -> str:
+def _ring_time(ring: RingPlan) -> str:
     from agent.cli.common import show_age
-    from agent.cli.line_load import ring_seconds
 
-    return f", about {show_age(ring_seconds(config, costs))} of readings" if costs else ""
+    return f", about {show_age(ring.full_s)} of readings" if ring.rate.slots else ""
 
 
-def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost], plan: bool) -> None:
-
+def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost], ring: RingPlan, plan: bool) -> None:
     from agent.cli.console_tables import cell, open_console, plain_table
-    from agent.cli.line_load import line_shares, ring_bytes, show_time
+    from agent.cli.line_load import line_shares, show_time
     from agent.config.parsers import show_bytes
     from drivers.toml.parsers import show_ms
 
@@ -252,7 +265,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
         "key": str(config.key),
         "store": f"{config.store_path}, on disk before it is sent, at most {size}",
         "kept": f"delivered packs {kept}, intervals {intervals}",
-        "ring": f"{config.runtime_dir}, {show_bytes(ring_bytes(config))}{_ring_time(config, costs)}",
+        "ring": f"{config.runtime_dir}, {show_bytes(ring.size_bytes)}{_ring_time(ring)}",
         "packs": f"every {show_ms(config.pack.every_ms)}, at most {show_bytes(config.pack.max_size_bytes)}",
         "intervals": show_ms(config.interval.length_ms),
     }
@@ -288,4 +301,5 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     visits = sum(cost.cost.line_time_s for cost in costs)
     if costs and plan:
         console.print(f"One round of everything: {show_time(visits)} of line time.")
+        console.print(f"The ring: {ring}.")
     console.print("The configuration is good.")

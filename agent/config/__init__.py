@@ -9,6 +9,15 @@ from agent.config.profiles import (
     make_driver,
     site_profiles,
 )
+from agent.config.ring_size import (
+    ReadingRate,
+    RingPlan,
+    file_system_bytes,
+    plan_ring,
+    rate_of,
+    reading_rate,
+    ring_notes,
+)
 from agent.config.tree import (
     Config,
     ControlConfig,
@@ -39,15 +48,22 @@ __all__ = [
     "Note",
     "PackConfig",
     "ProfileSource",
+    "ReadingRate",
     "RingConfig",
+    "RingPlan",
     "Secret",
     "StoreConfig",
     "UplinkConfig",
     "device_spec",
+    "file_system_bytes",
     "gathered",
     "line_config",
     "load_config",
     "load_profiles",
     "make_driver",
+    "plan_ring",
+    "rate_of",
+    "reading_rate",
+    "ring_notes",
     "site_profiles",
 ]

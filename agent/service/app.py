@@ -16,7 +16,16 @@ import agent
 import ext.clock
 import ext.memory
 from agent.clock import Grid
-from agent.config import Config, UplinkConfig
+from agent.config import (
+    Config,
+    RingPlan,
+    UplinkConfig,
+    file_system_bytes,
+    plan_ring,
+    reading_rate,
+    ring_notes,
+)
+from agent.config.parsers import show_bytes
 from agent.keys import load_key
 from agent.pack import Head, Packer, StreamTable, base64url
 from agent.service.births import Device, DeviceCatalog, known_devices
@@ -143,7 +152,10 @@ class Service:
         self.gateway = gateway = Stream(name, self._packer(name, self.started_ms), self.started_ms)
         table = catalog.gateway_table(name, agent.__version__)
         self.started_ms = self.grid.now_ms()
-        ring = self._make_ring([table, *(table for _, _, table in planned)])
+        rate = reading_rate(config, ((entry, spec) for entry, spec, _ in planned), self.lines)
+        plan = plan_ring(config.ring, rate, config.pack.every_ms, file_system_bytes(config.runtime_dir))
+        self._log_ring(config, plan)
+        ring = self._make_ring(plan.size_bytes, [table, *(table for _, _, table in planned)])
         number = self.device_manager.number()
         gateway.switch_table(number, table, self.started_ms)
         self.sealing.open(ring, gateway)
@@ -165,12 +177,20 @@ class Service:
     def _stream(self, name: str, start_ms: int) -> Stream:
         return Stream(name, self._packer(name, start_ms), start_ms)
 
-    def _make_ring(self, tables: Sequence[StreamTable]) -> Ring:
+    def _log_ring(self, config: Config, plan: RingPlan) -> None:
+        log.info("ring: %s", plan)
+        for note in ring_notes(config, plan):
+            log.warning("%s", note)
+
+    def _make_ring(self, size_bytes: int, tables: Sequence[StreamTable]) -> Ring:
         digest = hashlib.sha256(b"".join(table.encoded for table in tables)).digest()
         self.ring_path = self.config.runtime_dir / f"ring.{self.boot}"
-        self._ring = Ring.create(
-            str(self.ring_path), self.config.ring.size_bytes, secrets.randbits(63), int(self.boot, 16), digest
-        )
+        try:
+            self._ring = Ring.create(str(self.ring_path), size_bytes, secrets.randbits(63), int(self.boot, 16), digest)
+        except OSError as error:
+            what = f"a ring of {show_bytes(size_bytes)} cannot be created: {error.strerror}"
+            hint = "Free space there, or set a smaller [ring] max in agent.toml"
+            raise GatewayError(what, where=str(self.config.runtime_dir), hint=hint) from error
         return self._ring
 
     def _start_uplinks(self) -> None:
