@@ -156,13 +156,13 @@ def ring_notes(config: Config, plan: RingPlan) -> list[Note]:
     """What deserves attention: a size that is not the written one, and one that is less than needed."""
     notes: list[Note] = []
     written = config.ring.size_bytes
-    if written is not None and plan.size_bytes > written:
+    if written is not None and written < min(plan.need_bytes, plan.size_bytes):
         what = f"{show_bytes(written)} is less than the {show_bytes(plan.need_bytes)} that the devices need; "
         notes.append(
             Note("ring.size", f"{what}raised to {show_bytes(plan.size_bytes)}", 'Write size = "auto", or leave it out')
         )
-    elif written is not None and plan.size_bytes != written:
-        what = f"{show_bytes(written)} becomes {show_bytes(plan.size_bytes)}"
+    elif written is not None and _at_most(written) != written:
+        what = f"{show_bytes(written)} becomes {show_bytes(_at_most(written))}"
         notes.append(Note("ring.size", what, "A ring's size is a power of two"))
     if plan.size_bytes < plan.need_bytes:
         limit = f"a quarter of the file system of {config.runtime_dir}" if plan.by_file_system else "ring.max"
