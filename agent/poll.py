@@ -125,6 +125,11 @@ class DevicePoll:
         self.life, self.failures, self.probe_at = Life.UNKNOWN, 0, 0.0
         self._backoff.reset()
 
+    def use_ring(self, ring: Ring, table: int) -> None:
+        """Write into another ring from now on, under this table. Only while paused and idle."""
+        self.ring = ring
+        self.driver.use_ring(ring, table)
+
     @property
     def idle(self) -> bool:
         """Nothing is pending and no poll is under way."""

@@ -319,12 +319,14 @@ class Timelapse:
             held = meter.positions[:]
             made = meter.packer.seal(self.ring, meter.positions, to_ms, clock, (), Reason.TIMEOUT)
             works.append(
-                SealedSegment(meter.packer.stream, meter.table, held[: len(held) - len(meter.positions)], made)
+                SealedSegment(
+                    meter.packer.stream, self.ring, meter.table, held[: len(held) - len(meter.positions)], made
+                )
             )
             packs += made
         self.store.packs.commit(packs)
         self.readings += sum(pack.records for pack in packs)
-        self._builder.committed(self.store, self.ring, works)
+        self._builder.committed(self.store, works)
         while self._builder.catch_up(self.store):
             pass
         self._close(clock)

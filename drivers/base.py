@@ -102,6 +102,10 @@ class Device(ABC, Generic[Q, A]):
 
     # --- what pollers and commands call
 
+    def use_ring(self, ring: Ring, table: int) -> None:
+        """Write into another ring from now on, under this table. Not while a poll is under way."""
+        self._ring, self.table = ring, table
+
     async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
         """Ask for some points now, for a person or an identity check. What one query spoils, the others do not miss.
 

@@ -36,6 +36,9 @@ class Driver(Protocol):
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
         """Raises ConfigError or ProfileError; touches no device."""
 
+    def use_ring(self, ring: Ring, table: int) -> None:
+        """Write into another ring from now on, under this table. Not while a poll is under way."""
+
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
         """Read the due points; readings and gaps go into the ring."""
 

@@ -18,7 +18,7 @@ from drivers.model import ConfigError, GatewayError, ProfileError
 
 if TYPE_CHECKING:
     from agent.cli.line_load import PaceCost
-    from agent.config import Config, Note
+    from agent.config import Config, Note, RingPlan
     from drivers.profile import Profile
 
 
@@ -43,7 +43,7 @@ def check(options: ConfigOptions, plan: bool, certificates: bool, as_json: bool)
     Exit codes: 0 good (warnings included), 1 internal error, 3 bad configuration or profile,
     5 with --certificates: one expires soon, has expired or cannot be read.
     """
-    from agent.config import load_profiles
+    from agent.config import load_profiles, ring_notes
 
     try:
         config = options.load()
@@ -51,7 +51,7 @@ def check(options: ConfigOptions, plan: bool, certificates: bool, as_json: bool)
             from agent.cli.certificates import report
 
             raise SystemExit(report(config, as_json))
-        from agent.cli.line_load import plan_costs, plan_notes, ring_notes
+        from agent.cli.line_load import plan_costs, plan_notes, ring_of
 
         profiles = load_profiles(config)
         costs = plan_costs(config, profiles)
@@ -61,12 +61,13 @@ def check(options: ConfigOptions, plan: bool, certificates: bool, as_json: bool)
             raise
         click.echo(as_line({"ok": False, "complaints": [complaint_json(one) for one in error.complaints]}))
         raise SystemExit(error.exit_code) from None
-    notes = [*config.notes, *find_notes(config), *plan_notes(costs), *ring_notes(config, costs)]
+    ring = ring_of(config, costs)
+    notes = [*config.notes, *find_notes(config), *plan_notes(costs), *ring_notes(config, ring)]
     learned = _learned(config)
     if as_json:
-        click.echo(as_line(to_json(config, costs, notes) | {"learned": learned, "profiles": _sources(profiles)}))
+        click.echo(as_line(to_json(config, costs, ring, notes) | {"learned": learned, "profiles": _sources(profiles)}))
         return
-    _print(config, profiles, costs, plan)
+    _print(config, profiles, costs, ring, plan)
     for name, text in learned.items() if plan else ():
         click.echo(f"device {name} has a register map that the running agent had to learn: {text}")
     for note in notes:
@@ -197,7 +198,7 @@ def _disk_notes(config: Config) -> Iterable[Note]:
         )
 
 
-def to_json(config: Config, costs: Iterable[PaceCost], notes: Iterable[Note]) -> dict[str, Any]:
+def to_json(config: Config, costs: Iterable[PaceCost], ring: RingPlan, notes: Iterable[Note]) -> dict[str, Any]:
     """Print what takes effect, its load, and the warnings."""
     from agent.cli.line_load import line_shares
 
@@ -226,13 +227,25 @@ def to_json(config: Config, costs: Iterable[PaceCost], notes: Iterable[Note]) ->
             for cost in costs
         ],
         "line_shares": {line: round(share, 6) for line, share in line_shares(costs).items()},
+        "ring": {
+            "size_bytes": ring.size_bytes,
+            "need_bytes": ring.need_bytes,
+            "limit_bytes": ring.limit_bytes,
+            "readings_per_s": round(ring.rate.readings, 3),
+            "full_s": round(ring.full_s, 1) if ring.rate.slots else None,
+        },
     }
 
 
-def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost], plan: bool) -> None:
+def _ring_time(ring: RingPlan) -> str:
     from agent.cli.common import show_age
+
+    return f", about {show_age(ring.full_s)} of readings" if ring.rate.slots else ""
+
+
+def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost], ring: RingPlan, plan: bool) -> None:
     from agent.cli.console_tables import cell, open_console, plain_table
-    from agent.cli.line_load import line_shares, ring_bytes, ring_seconds, show_time
+    from agent.cli.line_load import line_shares, show_time
     from agent.config.parsers import show_bytes
     from drivers.toml.parsers import show_ms
 
@@ -244,14 +257,13 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     facts.show_header = False
     kept, intervals = show_ms(store.keep_delivered_s * 1000), show_ms(store.keep_intervals_s * 1000)
     size = show_bytes(store.max_size_bytes)
-    held = f", about {show_age(ring_seconds(config, costs))} of readings" if costs else ""
     rows = {
         "configuration": f"{config.path}{more}, hash {config.hash()}",
         "gateway": f"{config.base}, {config.timezone}",
         "key": str(config.key),
         "store": f"{config.store_path}, on disk before it is sent, at most {size}",
         "kept": f"delivered packs {kept}, intervals {intervals}",
-        "ring": f"{config.runtime_dir}, {show_bytes(ring_bytes(config))}{held}",
+        "ring": f"{config.runtime_dir}, {show_bytes(ring.size_bytes)}{_ring_time(ring)}",
         "packs": f"every {show_ms(config.pack.every_ms)}, at most {show_bytes(config.pack.max_size_bytes)}",
         "intervals": show_ms(config.interval.length_ms),
     }
@@ -289,4 +301,5 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     visits = sum(cost.cost.line_time_s for cost in costs)
     if costs and plan:
         console.print(f"One round of everything: {show_time(visits)} of line time.")
+        console.print(f"The ring: {ring}.")
     console.print("The configuration is good.")

@@ -64,7 +64,11 @@ class RunningDemo:
 
 @click.command()
 @click.option(
-    "--for", "seconds", metavar="TIME", callback=parse_for, help="Stop after this time, such as 20s; default: Ctrl-C."
+    "--for",
+    "seconds",
+    metavar="TIME",
+    callback=parse_for,
+    help="Stop so long after the first pack, such as 20s; default: Ctrl-C.",
 )
 @click.option("--dir", "folder", type=FOLDER, help="Keep configuration, key, database and logs here.")
 @click.option("--seed", default=1, show_default=True, help="Random seed of the simulated day.")
@@ -118,7 +122,7 @@ def demo(
         run = _start_demo(stack, folder.absolute(), seed, speed, faults)
         live = run.live
         screen = DemoScreen(run.devices, run.figures, run.thumbprint, run.folder, speed, GRACE_S, lang)
-        _show(run, screen, stop, None if seconds is None else began + seconds, as_json)
+        _show(run, screen, stop, seconds, as_json)
         _end(run.agent)
         report = _final_report(live)
         took = time.monotonic() - began
@@ -280,11 +284,17 @@ def _count_sealed(path: Path) -> tuple[int, int]:
         store.close()
 
 
-def _show(run: RunningDemo, screen: DemoScreen, stop: threading.Event, end: float | None, as_json: bool) -> None:
-    """Until the end or Ctrl-C: a live table in a terminal, a line every few seconds elsewhere."""
+def _show(run: RunningDemo, screen: DemoScreen, stop: threading.Event, seconds: float | None, as_json: bool) -> None:
+    """Until Ctrl-C, or ``seconds`` from the first pack on: a live table in a terminal, elsewhere a line every 2 s."""
+    end: float | None = None
+    first_by = time.monotonic() + START_S
 
     def over() -> bool:
-        return stop.is_set() or run.agent.poll() is not None or (end is not None and time.monotonic() >= end)
+        nonlocal end
+        now = time.monotonic()
+        if end is None and seconds is not None and (run.live.counts()[0] or now >= first_by):
+            end = now + seconds
+        return stop.is_set() or run.agent.poll() is not None or (end is not None and now >= end)
 
     if sys.stdout.isatty() and not as_json:
         _show_live(run, screen, over)

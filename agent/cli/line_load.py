@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.config import Config, Note, device_spec, gathered, line_config, make_driver
-from agent.config.parsers import show_bytes
+from agent.config import (
+    Config,
+    Note,
+    RingPlan,
+    device_spec,
+    file_system_bytes,
+    gathered,
+    line_config,
+    make_driver,
+    plan_ring,
+    rate_of,
+)
 from drivers.model import PACES, ConfigError, PlanSummary
 from drivers.profile import Profile
 from drivers.toml.parsers import show_ms
 
 FULL = 1.0
-SLOT_BYTES = 16  # of the ring: a value is one, the head of an answer two
-LEAST_RING_S = 60.0
 TIGHT = 0.8  # from here on a lost answer or two make it late
 
 
@@ -93,30 +100,10 @@ def line_shares(costs: Sequence[PaceCost]) -> dict[str, float]:
     return shares
 
 
-def ring_seconds(config: Config, costs: Sequence[PaceCost]) -> float:
-    """How long the ring holds readings that are not sealed, at the configured paces."""
-    slots_each_s = sum((cost.cost.points + 2 * cost.cost.requests) * 1000 / cost.period_ms for cost in costs)
-    return ring_bytes(config) / SLOT_BYTES / slots_each_s if slots_each_s else float("inf")
-
-
-def ring_bytes(config: Config) -> int:
-    """The ring's real size: a power of two, at most the configured size."""
-    return 1 << (config.ring.size_bytes.bit_length() - 1)
-
-
-def ring_notes(config: Config, costs: Sequence[PaceCost]) -> list[Note]:
-    """Notes on a ring that is too small for a slow store, or smaller than configured."""
-    notes: list[Note] = []
-    if ring_bytes(config) != config.ring.size_bytes:
-        what = f"{show_bytes(config.ring.size_bytes)} becomes {show_bytes(ring_bytes(config))}"
-        notes.append(Note("ring", what, "A ring's size is a power of two"))
-    seconds = ring_seconds(config, costs)
-    enough = max(LEAST_RING_S, 3 * config.pack.every_ms / 1000)
-    if seconds >= enough:
-        return notes
-    what = f"holds {seconds:.0f} s of readings; if the disk is slow for longer, they become gaps (ring)"
-    size = 1 << math.ceil(math.log2(ring_bytes(config) * enough / seconds))
-    return [*notes, Note("ring", what, f"{show_bytes(size)} would be enough")]
+def ring_of(config: Config, costs: Sequence[PaceCost]) -> RingPlan:
+    """The size that the ring will have on this machine, and why."""
+    rate = rate_of((cost.cost, cost.period_ms) for cost in costs)
+    return plan_ring(config.ring, rate, config.pack.every_ms, file_system_bytes(config.runtime_dir))
 
 
 def plan_notes(costs: Sequence[PaceCost]) -> list[Note]:

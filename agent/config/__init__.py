@@ -8,6 +8,15 @@ from agent.config.profiles import (
     make_driver,
     site_profiles,
 )
+from agent.config.ring_size import (
+    ReadingRate,
+    RingPlan,
+    file_system_bytes,
+    plan_ring,
+    rate_of,
+    reading_rate,
+    ring_notes,
+)
 from agent.config.tree import (
     Config,
     ControlConfig,
@@ -15,6 +24,7 @@ from agent.config.tree import (
     DeviceConfig,
     LineEntry,
     Note,
+    RingConfig,
     gathered,
 )
 from agent.settings import Secret, UplinkConfig
@@ -26,13 +36,22 @@ __all__ = [
     "DeviceConfig",
     "LineEntry",
     "Note",
+    "ProfileSource",
+    "ReadingRate",
+    "RingConfig",
+    "RingPlan",
     "Secret",
     "UplinkConfig",
     "device_spec",
+    "file_system_bytes",
     "gathered",
     "line_config",
     "load_config",
     "load_profiles",
     "make_driver",
+    "plan_ring",
+    "rate_of",
+    "reading_rate",
+    "ring_notes",
     "site_profiles",
 ]

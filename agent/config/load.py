@@ -15,6 +15,7 @@ from agent.config.devices import read_devices
 from agent.config.lines import read_lines
 from agent.config.metering import check_tree, read_derived
 from agent.config.profiles import ProfileSource, check_profiles, site_profiles
+from agent.config.ring_size import MAX_RING_BYTES, MIN_RING_BYTES
 from agent.config.tree import (
     Config,
     ControlConfig,
@@ -299,8 +300,19 @@ def _pack(table: TomlTable) -> PackConfig:
 
 
 def _ring(table: TomlTable) -> RingConfig:
-    out = RingConfig(table.take("size", v.size_bytes(64 << 10, 4 << 30, "16 MiB"), RingConfig().size_bytes))
-    table.done()
+    written, default = v.size_bytes(MIN_RING_BYTES, MAX_RING_BYTES, "16 MiB"), RingConfig()
+
+    def size(value: object) -> int | None:
+        try:
+            return None if value == "auto" else written(value)
+        except p.Wrong as wrong:
+            raise p.Wrong(wrong.what, f'{wrong.hint}; or "auto"') from None
+
+    out = RingConfig(
+        size_bytes=table.take("size", size, default.size_bytes),
+        max_bytes=table.take("max", v.size_bytes(MIN_RING_BYTES, MAX_RING_BYTES, "256 MiB"), default.max_bytes),
+    )
+    table.done({"max_size": 'Write max = "256 MiB"', "min": "A written size is the smallest that it can have"})
     return out
 
 

@@ -60,9 +60,10 @@ class PackConfig:
 
 @dataclass(frozen=True, slots=True)
 class RingConfig:
-    """The ring in shared memory."""
+    """The ring in shared memory; ``agent/config/ring_size.py`` has the rule for its size."""
 
-    size_bytes: int = 16 << 20
+    size_bytes: int | None = None  # None: auto
+    max_bytes: int = 256 << 20  # of a size that is computed; a written one may be larger
 
 
 @dataclass(frozen=True, slots=True)

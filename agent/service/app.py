@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import secrets
@@ -16,9 +15,18 @@ import agent
 import ext.clock
 import ext.memory
 from agent.clock import Grid
-from agent.config import Config, UplinkConfig
+from agent.config import (
+    Config,
+    Note,
+    RingPlan,
+    UplinkConfig,
+    file_system_bytes,
+    plan_ring,
+    reading_rate,
+    ring_notes,
+)
 from agent.keys import load_key
-from agent.pack import BirthTable, Head, Packer, base64url
+from agent.pack import Head, Packer, base64url
 from agent.service.births import Device, DeviceCatalog, known_devices
 from agent.service.checkpoints import Checkpoints
 from agent.service.control.peer import Caller, Right
@@ -29,6 +37,7 @@ from agent.service.identity import MapQuirks
 from agent.service.recovery import LostTransactions, Recovered, recover, resume_after_loss
 from agent.service.reload import LAST_PACKS_S, Outcome, Reloader
 from agent.service.results.publisher import ResultPublisher, make_producers
+from agent.service.rings import RingFiles, tables_hash
 from agent.service.runtime_dir import instance_lock
 from agent.service.seal_jobs import Stream
 from agent.service.sealing import SealScheduler, pack_clock
@@ -40,7 +49,6 @@ from agent.store import Store
 from drivers.line import Line
 from drivers.model import GatewayError
 from drivers.profile import vocabulary
-from ext.ring import Ring
 
 if TYPE_CHECKING:
     from agent.uplink import Uplink
@@ -73,7 +81,8 @@ class Service:
         self.started_ms = self.grid.now_ms()
         self.uplinks: list[Uplink] = []
         self.packers: dict[str, Packer] = {}
-        self._ring: Ring | None = None
+        self.rings = RingFiles(config.runtime_dir, self.boot)
+        self.ring_plan: RingPlan
         self._snapshot: StatusFile | None = None
         self.checkpoints: Checkpoints | None = None
         self._slices = Slices()
@@ -143,12 +152,17 @@ class Service:
         self.gateway = gateway = Stream(name, self._packer(name, self.started_ms), self.started_ms)
         table = catalog.gateway_table(name, agent.__version__)
         self.started_ms = self.grid.now_ms()
-        ring = self._make_ring([table, *(table for _, _, table in planned)])
+        rate = reading_rate(config, ((entry, spec) for entry, spec, _ in planned), self.lines)
+        plan = plan_ring(config.ring, rate, config.pack.every_ms, file_system_bytes(config.runtime_dir))
+        self.ring_plan = plan
+        file = self.rings.create(plan.size_bytes, tables_hash([table, *(table for _, _, table in planned)]))
+        self.rings.use(file)
+        ring = file.ring
         number = self.device_manager.number()
-        gateway.switch_table(number, table, self.started_ms)
-        self.sealing.open(ring, gateway)
+        gateway.switch_table(number, table, self.started_ms, ring)
+        self.sealing.open(gateway)
         tables = self.device_manager.open(ring, planned, self.started_ms, MapQuirks(self.writer, rows))
-        await self.device_manager.register([*tables, (number, table)])
+        await self.device_manager.register(ring, [*tables, (number, table)])
         await self.writer.call(lambda store: store.documents.forget_rings([ring.ring_id]))
         self.sealing.add_event(gateway, _start_event(recovered, gone))
         await self.publisher.open(ring, catalog.results_table(f"{config.base}/_indicators", agent.__version__))
@@ -164,14 +178,6 @@ class Service:
 
     def _stream(self, name: str, start_ms: int) -> Stream:
         return Stream(name, self._packer(name, start_ms), start_ms)
-
-    def _make_ring(self, tables: Sequence[BirthTable]) -> Ring:
-        digest = hashlib.sha256(b"".join(table.encoded for table in tables)).digest()
-        self.ring_path = self.config.runtime_dir / f"ring.{self.boot}"
-        self._ring = Ring.create(
-            str(self.ring_path), self.config.ring.size_bytes, secrets.randbits(63), int(self.boot, 16), digest
-        )
-        return self._ring
 
     def _start_uplinks(self) -> None:
         config = self.config
@@ -217,13 +223,14 @@ class Service:
             await self.checkpoints.make()
 
     async def _serve(self, stop: asyncio.Event) -> None:
-        for note in self.config.notes:
+        for note in self.notes():
             log.warning("%s", note)
+        log.info("ring: %s", self.ring_plan)
         for text in await self.writer.call(_store_line):
             log.info("%s", text)
         self.device_manager.start_pollers()
-        self.sealing.on_turn = self.watchdog.feed
-        self._snapshot = StatusFile(self.config, self.boot, self.ring_path.name)
+        self.sealing.on_turn = self._turn
+        self._snapshot = StatusFile(self.config, self.boot)
         self._snapshot.write(self)
         self._ready()
         log.info("serving %d devices on %d lines, boot %s", len(self.devices), len(self.lines), self.boot)
@@ -259,18 +266,30 @@ class Service:
             sealed = False
         await asyncio.gather(*(asyncio.to_thread(uplink.stop, LAST_PACKS_S) for uplink in self.uplinks))
         await self.writer.stop()
-        if self._ring is not None:
-            self._ring.close()
-            if sealed:
-                self.ring_path.unlink(missing_ok=True)
+        self.rings.close(sealed)
         if self._snapshot is not None:
             self._snapshot.remove()
+
+    async def _turn(self) -> None:
+        await self.watchdog.feed()
+        await self.remove_sealed_rings()
+
+    async def remove_sealed_rings(self) -> None:
+        """Remove rings that a reload replaced, once nothing in them is unsealed and nothing is written there."""
+        if self.rings.changing and self.rings.remove_sealed(self.sealing.rings()):
+            ring_ids = self.rings.ids()
+            await self.writer.call(lambda store: store.documents.forget_rings(ring_ids))
+            log.info("the previous ring is sealed and removed")
 
     # --- another configuration
 
     def reload(self) -> asyncio.Future[Outcome]:
         """Apply the configuration files as they are now, without losing a reading; an error changes nothing."""
         return self._reloads.request()
+
+    def notes(self) -> list[Note]:
+        """What deserves attention in the configuration in effect."""
+        return [*self.config.notes, *ring_notes(self.config, self.ring_plan)]
 
     def write_status(self) -> None:
         """Write the status file for local tools."""
@@ -320,8 +339,7 @@ class Service:
 
     def _release_memory(self, give_back: bool) -> None:
         """Release memory: pages of the ring and the traces, which are files anyway, and freed heap."""
-        if self._ring is not None:
-            self._ring.trim()
+        self.rings.trim()
         self.device_manager.trim()
         if give_back:
             vocabulary.cache_clear()  # a megabyte, needed for reading profiles only

@@ -18,7 +18,6 @@ from agent.pack import SealedPack
 from agent.service.seal_jobs import SealedSegment, SealJob
 from agent.store import LossNote, Store, StoreDamaged
 from drivers.model import GatewayError, Reason
-from ext.ring import Ring
 
 if TYPE_CHECKING:
     from agent.uplink import Uplink
@@ -43,7 +42,7 @@ class DatabaseThread:
     def __init__(self, open_store: Callable[[], Store], clock: Callable[[], Mapping[str, Any]]) -> None:
         self._open_store, self._clock = open_store, clock
         self.on_trouble: Callable[..., None] = _noop
-        self.on_committed: Callable[[Store, Ring, Sequence[SealedSegment]], None] = _noop
+        self.on_committed: Callable[[Store, Sequence[SealedSegment]], None] = _noop
         self._queue: queue.SimpleQueue[Callable[[Store], None] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._uplinks: tuple[Uplink, ...] = ()
@@ -83,12 +82,12 @@ class DatabaseThread:
         self._queue.put(run)
         return await future
 
-    async def seal(self, ring: Ring, jobs: Sequence[SealJob], whole: bool = False) -> int:
+    async def seal(self, jobs: Sequence[SealJob], whole: bool = False) -> int:
         """Seal and commit jobs, half a megabyte in a transaction. Returns how many of them, in order, are committed.
 
         ``whole``: all in one transaction or none; for small jobs.
         """
-        return await self.call(lambda store: self._seal(store, ring, jobs, whole))
+        return await self.call(lambda store: self._seal(store, jobs, whole))
 
     async def prune(self, now_ms: int) -> set[str]:
         """Keep the store within its limits. Returns the streams whose next pack must state a loss."""
@@ -244,7 +243,7 @@ class DatabaseThread:
                 return
             self._confirmed = {}
 
-    def _seal(self, store: Store, ring: Ring, jobs: Sequence[SealJob], whole: bool) -> int:
+    def _seal(self, store: Store, jobs: Sequence[SealJob], whole: bool) -> int:
         if self._damaged is not None:
             raise self._damaged
         clock = self._clock()
@@ -253,7 +252,7 @@ class DatabaseThread:
         for job in jobs:
             batch.append(job)
             try:
-                job.seal(ring, clock, self.losses_of(job.stream.name))
+                job.seal(clock, self.losses_of(job.stream.name))
             except KeyFileError as error:  # a token that cannot sign now: the readings wait in the ring
                 _undo(batch)
                 self._post_to_loop(self.on_trouble, str(error), Reason.STOPPED)
@@ -262,7 +261,7 @@ class DatabaseThread:
             if (size >= COMMIT_BYTES and not whole) or job is jobs[-1]:
                 if not self._commit(store, batch):
                     break
-                self.on_committed(store, ring, [segment for job in batch for segment in job.sealed])
+                self.on_committed(store, [segment for job in batch for segment in job.sealed])
                 done += len(batch)
                 batch, size = [], 0
         return done

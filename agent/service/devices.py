@@ -24,6 +24,7 @@ from agent.service.db_thread import DatabaseThread
 from agent.service.identity import IdentityChecker, MapQuirks
 from agent.service.seal_jobs import Stream
 from agent.service.sealing import SealScheduler
+from agent.store import StoreDamaged, StoreError
 from drivers.line import FrameTrace, Line, frames_each, open_line
 from drivers.model import ConfigError, DeviceSpec, GatewayError, ProfileError
 from drivers.registry import Driver
@@ -93,7 +94,7 @@ class DeviceManager:
         """
         self.ring, self.map_quirks = ring, map_quirks
         self._identity_checker = IdentityChecker(
-            self.sealing, self._writer, ring, self.register, self.number, self.map_quirks
+            self.sealing, self._writer, self.register, self.number, self.map_quirks
         )
         made: list[PreparedDevice] = []
         wrong: list[ConfigError] = []
@@ -129,9 +130,9 @@ class DeviceManager:
         self._next_table += 1
         return self._next_table - 1
 
-    async def register(self, tables: Iterable[tuple[int, BirthTable]]) -> None:
-        """Make tables durable before the first record that names them."""
-        ring_id = self.ring.ring_id
+    async def register(self, ring: Ring, tables: Iterable[tuple[int, BirthTable]]) -> None:
+        """Make tables of a ring durable before the first record that names them."""
+        ring_id = ring.ring_id
         rows = [(number, table.stream, table.encoded) for number, table in tables]
         await self._writer.call(lambda store: store.documents.register_tables(ring_id, rows))
 
@@ -140,7 +141,7 @@ class DeviceManager:
         line = self.lines[made.entry.line]
         line.apply_options(line.request_options(made.spec.limits, made.spec.serial))
         stream = self._make_stream(made.spec.stream, start_ms)
-        stream.switch_table(made.number, made.table, start_ms)
+        stream.switch_table(made.number, made.table, start_ms, self.ring)
         poll = DevicePoll(made.driver, self.ring, start_ms, stream.record)
         device = Device(made.entry, self.catalog, line, stream, poll)
         self.sealing.add(stream, poll)
@@ -222,6 +223,46 @@ class DeviceManager:
             line.trim()
 
 
+# --- another ring
+
+
+@dataclass(frozen=True, slots=True)
+class RingMove:
+    """A device that continues in another ring, where its table has another number."""
+
+    device: Device
+    number: int
+    table: BirthTable
+
+
+async def move_to_ring(manager: DeviceManager, ring: Ring, moves: Sequence[RingMove]) -> None:
+    """Continue in another ring, each device between two ticks. Their tables are durable there already.
+
+    A device whose table changed meanwhile, and cannot be registered now, stays where it is until the next reload.
+    """
+    manager.ring = ring
+    await _all(*(_move(manager, ring, move) for move in moves))
+
+
+async def _move(manager: DeviceManager, ring: Ring, move: RingMove) -> None:
+    device, number = move.device, move.number
+    try:
+        await device.poll.pause()
+        table = device.stream.table_version.table
+        if table is not move.table:  # identified meanwhile
+            number = manager.number()
+            await manager.register(ring, [(number, table)])
+        device.stream.switch_table(number, table, manager.cut_ms(device), ring)
+        device.poll.use_ring(ring, number)
+    except StoreDamaged:
+        raise  # ends the service: the next start sets the file aside
+    except StoreError as error:
+        log.warning("%s stays in the previous ring: %s", device.config.name, error)
+    finally:
+        device.poll.resume()
+    manager.pollers[device.config.line].wake()
+
+
 # --- another configuration
 
 
@@ -251,6 +292,15 @@ class DeviceChanges:
     gone: list[Device] = field(default_factory=list)
     changed: list[DeviceSwap] = field(default_factory=list)
     added: list[PreparedDevice] = field(default_factory=list)
+    specs: list[tuple[DeviceConfig, DeviceSpec]] = field(default_factory=list)  # of all devices
+
+    def use_ring(self, ring: Ring) -> None:
+        """The prepared drivers write into this ring."""
+        for made in self.added:
+            made.driver.use_ring(ring, made.number)
+        for swap in self.changed:
+            if swap.driver is not None:
+                swap.driver.use_ring(ring, swap.number)
 
     @property
     def tables(self) -> list[tuple[int, BirthTable]]:
@@ -331,6 +381,7 @@ def _prepare_devices(manager: DeviceManager, change: DeviceChanges, wrong: list[
         try:
             if device is None:
                 spec = change.catalog.spec(entry)
+                change.specs.append((entry, spec))
                 change.added.append(manager.make(change.config, entry, spec, change.catalog.table(entry, spec), line))
             elif (swap := _prepare_swap(manager, change, device, entry, line)) is not None:
                 change.changed.append(swap)
@@ -347,6 +398,7 @@ def _prepare_swap(
     ) and entry.line not in change.lines  # fmt: skip
     identity = device.identity if same_address else None
     spec = change.catalog.spec(entry, identity)
+    change.specs.append((entry, spec))
     same_profile = change.catalog.profile(entry).hash == device.profile.hash
     if entry == device.config and same_address and same_profile and spec == device.poll.driver.spec:
         return None
@@ -451,10 +503,11 @@ def _swap(manager: DeviceManager, swap: DeviceSwap) -> None:
     if identified_meanwhile or not swap.same_address:
         device.identity = None
     if swap.driver is not None:
-        device.stream.switch_table(swap.number, swap.table, cut_ms)
+        device.stream.switch_table(swap.number, swap.table, cut_ms, manager.ring)
         device.poll.exchange(swap.driver, cut_ms)
+        device.poll.use_ring(manager.ring, swap.number)
     elif identified_meanwhile:
         device.poll.life = Life.UNKNOWN  # it is identified once more, and gets the table of the new configuration then
     else:
-        device.stream.switch_table(swap.number, swap.table, cut_ms)
-        device.poll.driver.table = swap.number
+        device.stream.switch_table(swap.number, swap.table, cut_ms, manager.ring)
+        device.poll.use_ring(manager.ring, swap.number)

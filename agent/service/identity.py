@@ -34,7 +34,7 @@ log = logging.getLogger("meterhouse")
 LOOK_BACK = 512  # packs in which the last readings of all counters are looked for
 
 Identity = dict[str, str | None]
-Register = Callable[[Sequence[tuple[int, BirthTable]]], Awaitable[None]]
+Register = Callable[[Ring, Sequence[tuple[int, BirthTable]]], Awaitable[None]]
 Counts = dict[str, dict[str, Any]]  # point -> {"t": read time, "v": exact decimal}
 
 
@@ -48,7 +48,7 @@ class IdentityChecker:
     """Reads which devices answer and acts on changes. Used by the pollers, each for its own devices.
 
     Args:
-        register: makes new point tables durable.
+        register: makes new point tables of a ring durable.
         number: gives the next table number in the ring.
         map_quirks: what devices taught their drivers in earlier runs.
     """
@@ -57,13 +57,12 @@ class IdentityChecker:
         self,
         sealing: SealScheduler,
         writer: DatabaseThread,
-        ring: Ring,
         register: Register,
         number: Callable[[], int],
         map_quirks: MapQuirks | None = None,
     ) -> None:
         self._sealing, self._writer = sealing, writer
-        self._ring, self._register, self._number = ring, register, number
+        self._register, self._number = register, number
         self._map_quirks = map_quirks
 
     async def verify(self, device: Device, tick_ms: int) -> None:
@@ -118,11 +117,11 @@ class IdentityChecker:
             device.identity, catalog.known[table.stream] = identity, table.facts
             return
         number = self._number()
-        await self._register([(number, table)])
+        await self._register(poll.ring, [(number, table)])
         driver = poll.driver
         if found or spec.points != driver.spec.points or spec.limits != driver.spec.limits:
             # a new driver also for the same points: what it learned, and its counters, were about another device
-            driver = driver_class(spec.protocol)(spec, device.line, self._ring, number)
+            driver = driver_class(spec.protocol)(spec, device.line, poll.ring, number)
             device.line.apply_options(device.line.request_options(spec.limits, spec.serial))
         if found:
             # raises if the device stopped answering: then nothing has changed yet, and it is checked again
@@ -157,7 +156,7 @@ class IdentityChecker:
 
     async def _last_counts(self, stream: Stream, table: BirthTable) -> Counts:
         """The last good reading of each counter of the stream: from this run, else from earlier runs."""
-        found = _unsealed(self._ring, stream)
+        found = _unsealed(stream)
         wanted = set(table.facts.counters)
         for version in stream.table_versions:
             wanted |= version.table.facts.counters.keys()
@@ -187,13 +186,13 @@ def last_counts(packs: Iterable[bytes], names: Iterable[str]) -> Counts:
     return found
 
 
-def _unsealed(ring: Ring, stream: Stream) -> Counts:
-    """The same for records in the ring that are not sealed yet."""
+def _unsealed(stream: Stream) -> Counts:
+    """The same for records of the ring that are not sealed yet."""
     found: Counts = {}
     for version in stream.table_versions:
         names = [name if kind == Kind.COUNTER else "" for name, _, kind in version.table.points.names]
         for position in version.positions:
-            record = ring.record(position)
+            record = version.ring.record(position)
             if record is None or record.kind != ANSWER:
                 continue
             for value in record.values:

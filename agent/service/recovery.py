@@ -1,9 +1,10 @@
-"""Recovery: what an earlier run left in its ring is sealed now, exactly once, with its own times and tables."""
+"""Recovery: what an earlier run left in its rings is sealed now, exactly once, with its own times and tables."""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,13 +21,24 @@ log = logging.getLogger("meterhouse.recover")
 RING_GLOB = "ring.*"
 RESULTS = "_indicators"
 NEVER = 1 << 62
+_DRAFT = re.compile("new[0-9]+")  # of a ring that is being created
+
+
+@dataclass(slots=True)
+class UnsealedSegment:
+    """Records of one stream in one ring and under one table that are not sealed."""
+
+    ring: Ring
+    table: BirthTable
+    positions: array[int] = field(default_factory=lambda: array("Q"))
+    last_ms: int = 0  # the last tick
 
 
 @dataclass(slots=True)
 class Unsealed:
-    """Records of one stream in one ring that are not sealed, table by table in the order of recording."""
+    """Records of one stream that are not sealed, table by table in the order of recording."""
 
-    tables: list[tuple[BirthTable, array[int], int]] = field(default_factory=list)  # table, positions, last tick
+    segments: list[UnsealedSegment] = field(default_factory=list)
     events: list[Mapping[str, Any]] = field(default_factory=list)
     first_ms: int = NEVER  # the oldest tick or event
 
@@ -85,7 +97,7 @@ def _readable(store: Store, runtime_dir: Path) -> Iterator[tuple[int, int]]:
         except (ValueError, OSError):
             continue
         try:
-            if not _gather(ring, _tables(store, ring), {})[1]:
+            if not _gather(ring, _tables(store, ring), {}, {}):
                 yield ring.ring_id, ring.tail
         finally:
             ring.close()
@@ -107,31 +119,57 @@ def recover(
 ) -> Recovered:
     """Seal and commit what older rings in ``runtime_dir`` hold beyond the stored heads, then remove them.
 
-    A ring whose tables are not in the store (another store, or a damaged one) is set aside.
+    The rings of one boot are sealed together: a reload that needed a larger ring left two, and each stream goes on from
+    the one to the other. A ring whose tables are not in the store (another store, or a damaged one) is set aside.
 
     Args:
         packer_of: the packer of a stream; a stream that was never sealed begins at the given time.
     """
     done = Recovered()
-    for path in sorted(runtime_dir.glob(RING_GLOB), key=lambda p: p.stat().st_mtime_ns):
+    for paths in _left_rings(runtime_dir):
+        rings: dict[Path, Ring] = {}
+        try:
+            for path in paths:
+                try:
+                    rings[path] = Ring.open(str(path))
+                except (ValueError, OSError) as error:
+                    log.warning("%s cannot be recovered (%s); set aside", path, error)
+                    _set_aside(path, done)
+            damage = _recover_rings(store, rings, packer_of, clock, now_ms, done)
+        finally:
+            for ring in rings.values():
+                ring.close()
+        for path in rings:
+            if what := damage.get(path):
+                log.warning("%s: %s; what follows in it is set aside", path, what)
+                _set_aside(path, done)
+            else:
+                path.unlink()
+    return done
+
+
+def _left_rings(runtime_dir: Path) -> list[list[Path]]:
+    """Ring files of earlier runs, those of one boot together, the oldest first: ``ring.BOOT``, ``ring.BOOT.2``.
+
+    A ring that was killed before it came into use is deleted.
+    """
+    boots: dict[str, list[Path]] = {}
+    for path in runtime_dir.glob(RING_GLOB):
+        _, boot, *more = path.name.split(".")
         if path.suffix == ".aside":
             continue
-        try:
-            ring = Ring.open(str(path))
-        except (ValueError, OSError) as error:
-            log.warning("%s cannot be recovered (%s); set aside", path, error)
-            _set_aside(path, done)
+        if more and _DRAFT.fullmatch(more[-1]):
+            path.unlink()
             continue
-        try:
-            _recover_ring(store, ring, packer_of, clock, now_ms, done)
-        except ValueError as error:
-            log.warning("%s: %s; what follows in it is set aside", path, error)
-            _set_aside(path, done)
-            continue
-        finally:
-            ring.close()
-        path.unlink()
-    return done
+        boots.setdefault(boot, []).append(path)
+    for paths in boots.values():
+        paths.sort(key=_generation)
+    return sorted(boots.values(), key=lambda paths: min(path.stat().st_mtime_ns for path in paths))
+
+
+def _generation(path: Path) -> int:
+    number = path.name.split(".")[-1]
+    return int(number) if path.name.count(".") > 1 and number.isdecimal() else 1
 
 
 def _set_aside(path: Path, done: Recovered) -> None:
@@ -140,15 +178,14 @@ def _set_aside(path: Path, done: Recovered) -> None:
 
 
 def _gather(
-    ring: Ring, known: Mapping[int, BirthTable], heads: Mapping[str, StreamHead]
-) -> tuple[dict[str, Unsealed], str]:
-    """Records that are in no pack yet, by stream; and why the ring cannot be read to its end, "" if it can."""
-    left: dict[str, Unsealed] = {}
+    ring: Ring, known: Mapping[int, BirthTable], heads: Mapping[str, StreamHead], left: dict[str, Unsealed]
+) -> str:
+    """Add records that are in no pack yet, by stream. Returns why the ring cannot be read to its end, "" if it can."""
     try:
         for record in ring.scan(ring.tail, ring.head):
             table = known.get(record.table)
             if table is None:
-                return left, f"its table {record.table} is not in the store"
+                return f"its table {record.table} is not in the store"
             head = heads.get(table.stream)
             at_ms = record.time_ns // 1_000_000 if record.kind == EVENT else record.tick_ms
             if head is not None and (
@@ -157,29 +194,31 @@ def _gather(
                 continue
             mine = left.setdefault(table.stream, Unsealed())
             mine.first_ms = min(mine.first_ms, at_ms)
-            if not mine.tables or mine.tables[-1][0] is not table:
-                mine.tables.append((table, array("Q"), 0))
+            if not mine.segments or mine.segments[-1].table is not table:
+                mine.segments.append(UnsealedSegment(ring, table))
             if record.kind == EVENT:
                 mine.events.append(json.loads(record.text))
                 continue
-            found, positions, last = mine.tables[-1]
-            positions.append(record.position)
-            mine.tables[-1] = (found, positions, max(last, record.tick_ms))
+            segment = mine.segments[-1]
+            segment.positions.append(record.position)
+            segment.last_ms = max(segment.last_ms, record.tick_ms)
     except ValueError as error:  # everything before the damage is good
-        return left, str(error)
-    return left, ""
+        return str(error)
+    return ""
 
 
-def _recover_ring(
+def _recover_rings(
     store: Store,
-    ring: Ring,
+    rings: Mapping[Path, Ring],
     packer_of: Callable[[str, int], Packer],
     clock: Mapping[str, Any],
     now_ms: int,
     done: Recovered,
-) -> None:
+) -> dict[Path, str]:
+    """Seal what the rings of one boot hold, in one transaction. Returns what is wrong with those that have damage."""
     heads, losses = store.packs.heads(), store.packs.losses()
-    left, damage = _gather(ring, _tables(store, ring), heads)
+    left: dict[str, Unsealed] = {}
+    damage = {path: what for path, ring in rings.items() if (what := _gather(ring, _tables(store, ring), heads, left))}
     packs: list[SealedPack] = []
     stated: list[int] = []
     for stream, mine in sorted(left.items()):
@@ -187,14 +226,15 @@ def _recover_ring(
         head = heads.get(stream)
         lost = [note for note in losses if note.stream == stream]
         events: list[Mapping[str, Any]] = [loss_event(note) for note in lost]
-        if head is not None and head.ring_id == ring.ring_id and head.ring_pos < ring.tail:
+        oldest = mine.segments[0]
+        if head is not None and head.ring_id == oldest.ring.ring_id and head.ring_pos < oldest.ring.tail:
             # records between the last pack and the oldest one left were overwritten before they were sealed
-            first = ring.record(mine.tables[0][1][0]) if mine.tables[0][1] else None
+            first = oldest.ring.record(oldest.positions[0]) if oldest.positions else None
             if first is not None and first.tick_ms > packer.from_ms:
-                packer.use(mine.tables[0][0])
-                packs += packer.absent(ring, first.tick_ms, Reason.RING, clock, events)
+                packer.use(oldest.table)
+                packs += packer.absent(oldest.ring, first.tick_ms, Reason.RING, clock, events)
                 events = []
-        sealed = _seal_left(ring, packer, mine, clock, now_ms, events)
+        sealed = _seal_left(packer, mine, clock, now_ms, events)
         packs += sealed
         stated += [note.id for note in lost]
         done.readings += sum(p.records for p in sealed)
@@ -202,12 +242,10 @@ def _recover_ring(
     if packs:
         store.packs.commit(packs, {}, stated, {pack.stream: pack.facts for pack in packs if pack.facts is not None})
         done.packs += len(packs)
-    if damage:
-        raise ValueError(damage)
+    return damage
 
 
 def _seal_left(
-    ring: Ring,
     packer: Packer,
     mine: Unsealed,
     clock: Mapping[str, Any],
@@ -217,16 +255,17 @@ def _seal_left(
     """``first``: events for the first pack."""
     packs: list[SealedPack] = []
     events = [*first, *mine.events]
-    for n, (table, positions, last) in enumerate(mine.tables):
-        if packer.table is not table:
-            packer.use(table)
-        after = next((p[0] for _, p, _ in mine.tables[n + 1 :] if p), None)  # a table may have an event only
+    for n, segment in enumerate(mine.segments):
+        if packer.table is None or not segment.table.same_as(packer.table):
+            packer.use(segment.table)
+        after = next((s for s in mine.segments[n + 1 :] if s.positions), None)  # a table may have an event only
+        last = segment.last_ms
         if after is not None:
-            first_of_next = ring.record(after)
+            first_of_next = after.ring.record(after.positions[0])
             end = first_of_next.tick_ms if first_of_next else last + 1
         else:
-            end = table.next_tick(last) or last + 1
+            end = segment.table.next_tick(last) or last + 1
         end = max(min(end, max(now_ms, last + 1)), packer.from_ms)
-        packs += packer.seal(ring, positions, end, clock, events, Reason.STOPPED)
+        packs += packer.seal(segment.ring, segment.positions, end, clock, events, Reason.STOPPED)
         events = []
     return packs

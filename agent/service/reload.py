@@ -1,8 +1,9 @@
 """Reload: a new configuration takes effect as a whole while the agent runs, or nothing changes.
 
     read the files        errors: rejected
-    prepare               make lines, drivers, key, plan, destinations, unused so far. Errors: rejected
+    prepare               make lines, drivers, key, plan, destinations, a larger ring, unused so far. Errors: rejected
     one transaction       tables, limits, destinations, key records. The store cannot commit: rejected
+    another ring          if a larger one is needed: each device continues there; the previous one is sealed and removed
     apply                 put the prepared objects into use; an error here, a bug of ours, is rolled back the same way
 
 A rejection lists all errors at once, and the previous configuration stays in effect.
@@ -15,16 +16,17 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import agent
-from agent.config import Config, gathered
+from agent.config import Config, RingPlan, file_system_bytes, gathered, plan_ring, reading_rate
 from agent.pack import BirthTable
 from agent.service.births import DeviceCatalog
-from agent.service.devices import DeviceChanges, apply, prepare
+from agent.service.devices import DeviceChanges, RingMove, apply, move_to_ring, prepare
 from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.results.publisher import ResultProducer, make_producers
+from agent.service.rings import RingFile, discard, tables_hash
 from agent.service.signing_key import PreparedKey
 from agent.service.systemd import notify
 from agent.store import Store
@@ -43,7 +45,6 @@ RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {
     "site.id": lambda config: config.site,
     "site.gateway": lambda config: config.gateway,
     "site.timezone": lambda config: config.timezone,
-    "ring.size": lambda config: config.ring,
     "interval.length": lambda config: config.interval.length_ms,
     "interval.max_gap": lambda config: config.interval.max_gap_ms,
     "interval.demand": lambda config: (config.interval.demand_period_ms, config.interval.demand_slip_ms),
@@ -90,6 +91,20 @@ def restart_only_changes(old: Config, new: Config) -> list[ConfigError]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class RingChange:
+    """A larger ring and who continues there: the devices that stay, and the gateway's own stream."""
+
+    file: RingFile
+    moves: Sequence[RingMove]
+    gateway: tuple[int, BirthTable]
+
+    @property
+    def tables(self) -> list[tuple[int, BirthTable]]:
+        """Their tables, with the numbers that they get there."""
+        return [*((move.number, move.table) for move in self.moves), self.gateway]
+
+
 @dataclass(slots=True)
 class Prepared:
     """Everything that a configuration needs, made and not in use yet."""
@@ -102,12 +117,16 @@ class Prepared:
     producers: Sequence[ResultProducer]
     builder: IntervalBuilder | None
     uplinks: dict[str, Uplink]  # those that are new or changed
+    ring: RingChange | None = None  # a larger ring, if one is needed
+    ring_plan: RingPlan | None = None
 
     async def discard(self) -> None:
         """Release it unused."""
         await self.change.discard()
         for uplink in self.uplinks.values():
             await asyncio.to_thread(uplink.stop, 0.0)
+        if self.ring is not None:
+            discard(self.ring.file)
 
 
 class Reloader:
@@ -172,7 +191,7 @@ class Reloader:
         """Called when local tools can see the outcome, too."""
         if outcome.accepted:
             log.info("reloaded, configuration %s: %s", outcome.config, outcome.changed)
-            for note in self._service.config.notes:
+            for note in self._service.notes():
                 log.warning("%s", note)
             return
         count = f"{len(outcome.complaints)} error{'' if len(outcome.complaints) == 1 else 's'}"
@@ -195,6 +214,8 @@ class Reloader:
             before = (service.config, service.device_manager.catalog, tuple(service.publisher.producers))
             loaded_ms, kid = service.loaded_ms, service.key_watcher.kid
             try:
+                if prepared.ring is not None:
+                    await self._change_ring(prepared.ring)
                 said = await self._apply(prepared)
             except Exception:
                 await self._roll_back(prepared, *before)
@@ -215,6 +236,7 @@ class Reloader:
         change: DeviceChanges | None = None
         made: list[ResultProducer] = []
         uplinks: dict[str, Uplink] = {}
+        ring: RingChange | None = None
         try:
             try:
                 key = await service.key_watcher.prepare(config.key.path(os.environ))
@@ -231,6 +253,8 @@ class Reloader:
             self._make_uplinks(config, uplinks, wrong)
             if wrong or change is None:
                 raise gathered(wrong, str(config.path))
+            ring_plan = self._plan_ring(config, change)
+            ring = self._prepare_ring(ring_plan, change)
             number = service.device_manager.number()
             return Prepared(
                 config,
@@ -241,13 +265,51 @@ class Reloader:
                 made,
                 service.publisher.prepare(config),
                 uplinks,
+                ring,
+                ring_plan,
             )
         except BaseException:
             if change is not None:
                 await change.discard()
+            if ring is not None:
+                discard(ring.file)
             for uplink in uplinks.values():
                 await asyncio.to_thread(uplink.stop, 0.0)
             raise
+
+    def _plan_ring(self, config: Config, change: DeviceChanges) -> RingPlan:
+        """The size of the ring for a configuration; one that is larger than needed stays as it is."""
+        lines = {**self._service.device_manager.lines, **change.lines}
+        rate = reading_rate(config, change.specs, lines)
+        plan = plan_ring(config.ring, rate, config.pack.every_ms, file_system_bytes(config.runtime_dir))
+        return replace(plan, size_bytes=max(plan.size_bytes, self._service.rings.current.size_bytes))
+
+    def _prepare_ring(self, plan: RingPlan, change: DeviceChanges) -> RingChange | None:
+        """A larger ring, if the plan asks for one. Raises GatewayError."""
+        service, manager = self._service, self._service.device_manager
+        if plan.size_bytes == service.rings.current.size_bytes:
+            return None
+        gateway = (manager.number(), service.gateway.table_version.table)
+        moves = [
+            RingMove(device, manager.number(), device.stream.table_version.table)
+            for device in manager.devices
+            if device not in change.gone
+        ]
+        file = service.rings.create(plan.size_bytes, tables_hash([gateway[1], *(move.table for move in moves)]))
+        change.use_ring(file.ring)
+        return RingChange(file, moves, gateway)
+
+    async def _change_ring(self, change: RingChange) -> None:
+        """All that is recorded from now on goes into another ring; what the previous one holds is sealed."""
+        service, ring = self._service, change.file.ring
+        service.rings.use(change.file)
+        number, table = change.gateway
+        start_ms = max(service.grid.now_ms() + 1, service.gateway.sealed_ms)
+        service.gateway.switch_table(number, table, start_ms, ring)
+        service.publisher.ring = ring
+        await move_to_ring(service.device_manager, ring, change.moves)
+        await service.sealing.seal(service.grid.now_ms(), list(service.sealing.streams.values()))
+        await service.remove_sealed_rings()
 
     def _make_uplinks(self, config: Config, uplinks: dict[str, Uplink], wrong: list[GatewayError]) -> None:
         """Make destinations that are new or changed; each has its thread and does not connect yet."""
@@ -265,8 +327,11 @@ class Reloader:
 
     async def _commit(self, prepared: Prepared) -> None:
         """Commit all that must be durable before it takes effect, in one transaction. Raises StoreError."""
-        key, ring_id = prepared.key, self._service.device_manager.ring.ring_id
-        rows = [(number, table.stream, table.encoded) for number, table in (*prepared.change.tables, prepared.gateway)]
+        key, ring, moved = prepared.key, self._service.device_manager.ring, list[tuple[int, BirthTable]]()
+        if prepared.ring is not None:
+            ring, moved = prepared.ring.file.ring, prepared.ring.tables
+        tables = (*prepared.change.tables, prepared.gateway, *moved)
+        ring_id, rows = ring.ring_id, [(number, table.stream, table.encoded) for number, table in tables]
 
         def also(store: Store) -> None:
             store.documents.register_tables(ring_id, rows)
@@ -289,6 +354,7 @@ class Reloader:
         service, config = self._service, prepared.config
         await apply(service.device_manager, prepared.change)
         service.config, service.loaded_ms = config, time.time_ns() // 1_000_000
+        service.ring_plan = prepared.ring_plan or service.ring_plan
         service.sealing.set_interval(config.pack.every_ms)
         for packer in service.packers.values():
             packer.limit(config.pack.max_size_bytes)

@@ -22,9 +22,10 @@ OUT_OF_TURN_MS = 600_000
 
 @dataclass(slots=True)
 class TableVersion:
-    """One version of a stream's point table, in use from ``start_ms`` on."""
+    """One version of a stream's point table, in use from ``start_ms`` on, and the ring that its records are in."""
 
-    number: int  # in the ring
+    ring: Ring
+    number: int  # in the ring; no other ring of this boot has it
     table: BirthTable
     start_ms: int
     positions: array[int] = field(default_factory=lambda: array("Q"))
@@ -34,6 +35,7 @@ class TableVersion:
 class SealSegment:
     """What to seal under one version of the table; ``taken``: how many of the positions sealing used up."""
 
+    ring: Ring
     number: int
     table: BirthTable
     positions: array[int]
@@ -46,6 +48,7 @@ class SealedSegment:
     """The packs of one segment, and the ring records that are in them."""
 
     stream: str
+    ring: Ring
     table: BirthTable
     positions: array[int]
     packs: list[SealedPack]
@@ -69,13 +72,14 @@ class SealJob:
     quiet: bool = False
     _mark: Savepoint | None = None
 
-    def seal(self, ring: Ring, clock: Mapping[str, Any], losses: Sequence[LossNote] = ()) -> None:
+    def seal(self, clock: Mapping[str, Any], losses: Sequence[LossNote] = ()) -> None:
         """Make the packs, table by table, the downtime first if there was one. In the database thread."""
         packer = self.stream.packer
         self._mark, self.losses = packer.savepoint(), losses
         events = [*(loss_event(note) for note in losses), *(event for _, event in self.events)]
         for segment in self.segments:
             packs: list[SealedPack] = []
+            ring = segment.ring
             if not segment.table.same_as(packer.table):
                 packer.use(segment.table)
             if self.start_ms is not None:
@@ -95,11 +99,11 @@ class SealJob:
                 events = []
             packs += packer.seal(ring, segment.positions, segment.to_ms, clock, events, self.unknown)
             segment.taken = len(held) - len(segment.positions)
-            self.sealed.append(SealedSegment(self.stream.name, segment.table, held[: segment.taken], packs))
+            self.sealed.append(SealedSegment(self.stream.name, ring, segment.table, held[: segment.taken], packs))
             events = []
         if self.step_ms is not None:
-            event = packer.step(self.step_ms)
-            self.sealed[-1].packs.extend(packer.seal(ring, self.segments[-1].positions, self.step_ms, clock, [event]))
+            event, last = packer.step(self.step_ms), self.segments[-1]
+            self.sealed[-1].packs.extend(packer.seal(last.ring, last.positions, self.step_ms, clock, [event]))
         self.packs = [pack for segment in self.sealed for pack in segment.packs]
         self.quiet = packer.quiet
 
@@ -131,14 +135,15 @@ class Stream:
         """The version that is being recorded in now."""
         return self.table_versions[-1]
 
-    def switch_table(self, number: int, table: BirthTable, start_ms: int) -> None:
-        """Record under another point table from the tick ``start_ms`` on."""
+    def switch_table(self, number: int, table: BirthTable, start_ms: int, ring: Ring | None = None) -> None:
+        """Record under another point table from the tick ``start_ms`` on, and into another ring if one is given."""
         versions = self.table_versions
+        ring = ring or self.table_version.ring
         if versions and self.start_ms is not None and not self.sealing and not any(v.positions for v in versions):
             # nothing was recorded yet and no birth is out: the better known table serves from the start
             versions.clear()
             start_ms = self.start_ms
-        versions.append(TableVersion(number, table, start_ms))
+        versions.append(TableVersion(ring, number, table, start_ms))
 
     def record(self, number: int, positions: Sequence[int], answered: bool) -> None:
         """Add positions that a poll wrote for table ``number``."""
@@ -148,11 +153,18 @@ class Stream:
                 version.positions.extend(positions)
                 return
 
-    def drop_overwritten(self, tail: int) -> None:
-        """Forget positions before ``tail`` in the ring: this must not grow, however long sealing pauses."""
+    def drop_overwritten(self) -> None:
+        """Forget positions that the ring has overwritten: this must not grow, however long sealing pauses."""
         if not self.sealing:
             for version in self.table_versions:
-                del version.positions[: bisect_left(version.positions, tail)]
+                del version.positions[: bisect_left(version.positions, version.ring.tail)]
+
+    def oldest(self, ring: Ring) -> int | None:
+        """Position of the oldest record in a ring that is not sealed."""
+        for version in self.table_versions:
+            if version.ring is ring and version.positions:
+                return version.positions[0]
+        return None
 
     def due(self, to_ms: int) -> bool:
         """Is there reason to seal up to ``to_ms``? A silent stream waits for the long interval."""
@@ -168,7 +180,7 @@ class Stream:
         for n, version in enumerate(versions):
             after = versions[n + 1].start_ms if n + 1 < len(versions) else to_ms
             end = min(after, to_ms)
-            segments.append(SealSegment(version.number, version.table, version.positions[:], end))
+            segments.append(SealSegment(version.ring, version.number, version.table, version.positions[:], end))
             if after >= to_ms:
                 break
         events = [event for event in self.events if event[0] < to_ms]

@@ -26,6 +26,8 @@ TURN_MS = 5_000  # at least one turn of the loop in this time, even if packs are
 BURST_MS = 250  # sealing waits at most this long for the answers to the polls of the boundary's own tick
 LOOK_MS = 10  # how often that is checked; by the first check the polls have begun
 ALL_SETTLED = 1 << 62
+AHEAD_S = 0.25  # how often it is checked whether a ring is half full
+RETRY_S = 5.0  # while the store cannot commit, sealing ahead waits this long between tries
 
 
 @cache
@@ -50,7 +52,6 @@ class SealScheduler:
     def __init__(self, writer: DatabaseThread, grid: Grid, every_ms: int) -> None:
         self._writer, self._grid, self._every = writer, grid, every_ms
         self._lock = asyncio.Lock()
-        self._ring: Ring | None = None
         self._gateway: Stream | None = None
         self._polls: dict[str, DevicePoll] = {}
         self.streams: dict[str, Stream] = {}
@@ -58,10 +59,12 @@ class SealScheduler:
         self.on_turn: Callable[[], Awaitable[None]] = _noop  # awaited at each turn of ``run``
         self.trouble: str | None = None  # why nothing can be sealed now
         self._gap_reason = Reason.STOPPED  # for readings that are overwritten meanwhile
+        self._unsealed: tuple[Ring, int] | None = None  # every record before this position of the ring is sealed
+        self._ahead_s = 0.0  # loop time before which sealing ahead is not tried
 
-    def open(self, ring: Ring, gateway: Stream) -> None:
-        """Seal from this ring; ``gateway`` takes the events of the gateway itself."""
-        self._ring, self._gateway = ring, gateway
+    def open(self, gateway: Stream) -> None:
+        """Begin; ``gateway`` takes the events of the gateway itself."""
+        self._gateway = gateway
         self.streams[gateway.name] = gateway
 
     def add(self, stream: Stream, poll: DevicePoll) -> None:
@@ -74,18 +77,20 @@ class SealScheduler:
         del self.streams[stream.name], self._polls[stream.name]
         self._removed.append((stream, end_ms))
 
+    def rings(self) -> set[Ring]:
+        """Rings with records that are not sealed, or that a stream still writes."""
+        streams = [*self.streams.values(), *(stream for stream, _ in self._removed)]
+        return {version.ring for stream in streams for version in stream.table_versions}
+
     def set_interval(self, every_ms: int) -> None:
         """Seal this often from the next boundary on."""
         self._every = every_ms
 
     def add_event(self, stream: Stream, event: Mapping[str, Any]) -> None:
         """Add an event to a stream: to the ring, so that it survives a kill, and to the next pack."""
-        assert self._ring is not None
-        now_ms = self._grid.now_ms()
+        now_ms, version = self._grid.now_ms(), stream.table_version
         event = {"t": seconds(now_ms), **event}
-        self._ring.append_event(
-            stream.table_version.number, now_ms * 1_000_000, time.monotonic_ns(), json.dumps(event).encode()
-        )
+        version.ring.append_event(version.number, now_ms * 1_000_000, time.monotonic_ns(), json.dumps(event).encode())
         stream.events.append((now_ms, event))
 
     def gateway_event(self, event: Mapping[str, Any]) -> None:
@@ -133,11 +138,44 @@ class SealScheduler:
                 await self.seal(boundary, ready)
             await self.on_turn()
             if len(ready) < len(waiting):
-                await asyncio.sleep(min(0.25, every / 4000))
+                await self._wait(min(0.25, every / 4000))
                 continue
             done_ms = boundary
             wait_ms = done_ms + every + LOOK_MS - self._grid.now_ms()  # far too long if the clock was just set back
-            await asyncio.sleep(max(10, min(wait_ms, every, TURN_MS)) / 1000)
+            await self._wait(max(10, min(wait_ms, every, TURN_MS)) / 1000)
+
+    async def _wait(self, seconds: float) -> None:
+        """Until the next turn; meanwhile what fills the ring is sealed."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while (left := end - loop.time()) > 0:
+            await asyncio.sleep(min(left, AHEAD_S))
+            await self.seal_ahead()
+
+    async def seal_ahead(self) -> None:
+        """Seal streams whose oldest record lies half a ring back, without waiting for the pack boundary.
+
+        So a store that stalled catches up before the ring is full, a ring that is small for its interval loses nothing,
+        and a silent stream keeps the reasons of its gaps.
+        """
+        loop = asyncio.get_running_loop()
+        if self.trouble and loop.time() < self._ahead_s:
+            return
+        leaving = {stream.name for stream, _ in self._removed}
+        behind = [s for s in self._half_a_ring_back() if self._settled_ms(s) > s.sealed_ms and s.name not in leaving]
+        if behind and not await self.seal(self._grid.now_ms(), behind):
+            self._ahead_s = loop.time() + RETRY_S
+
+    def _half_a_ring_back(self) -> list[Stream]:
+        if self._gateway is None:
+            return []
+        ring = self._gateway.table_version.ring
+        half, head = ring.slots // 2, ring.head
+        if self._unsealed is not None and self._unsealed[0] is ring and head - self._unsealed[1] < half:
+            return []
+        oldest = {s.name: position for s in self.streams.values() if (position := s.oldest(ring)) is not None}
+        self._unsealed = (ring, min(oldest.values(), default=head))
+        return [self.streams[name] for name, position in oldest.items() if head - position >= half]
 
     def paused(self) -> asyncio.Lock:
         """``async with``: no sealing meanwhile; readings wait in the ring."""
@@ -161,7 +199,7 @@ class SealScheduler:
 
     async def close(self) -> bool:
         """Seal everything at the end of the run. True if nothing unsealed is left."""
-        if self._ring is None or self._gateway is None:
+        if self._gateway is None:
             return False
         self.add_event(self._gateway, {"event": "stop"})
         now_ms, streams = self._grid.now_ms() + 1, list(self.streams.values())
@@ -224,8 +262,7 @@ class SealScheduler:
 
     async def _carry_out(self, jobs: Sequence[SealJob], whole: bool = False) -> bool:
         """Have jobs sealed and book the outcome, even if cancelled: the database thread continues anyway."""
-        assert self._ring is not None
-        work = asyncio.ensure_future(self._writer.seal(self._ring, jobs, whole))
+        work = asyncio.ensure_future(self._writer.seal(jobs, whole))
         cancelled = await _to_its_end(work)
         done = work.result()
         for job in jobs:
@@ -233,7 +270,7 @@ class SealScheduler:
         for job in jobs[:done]:
             job.stream.done(job)
         for job in jobs[done:]:
-            job.stream.drop_overwritten(self._ring.tail)
+            job.stream.drop_overwritten()
         if cancelled:
             raise asyncio.CancelledError
         return done == len(jobs)

@@ -32,7 +32,7 @@ METRICS_EVERY_S = 10.0
 class StatusFile:
     """Writes ``snapshot.json`` in the runtime directory; mode 0640, like the ring."""
 
-    def __init__(self, config: Config, boot: str, ring_name: str) -> None:
+    def __init__(self, config: Config, boot: str) -> None:
         self._path = config.snapshot_path
         self._metrics_path, self._metrics_due = config.runtime_dir / "metrics.prom", 0.0
         self._named: tuple[int, ...] = ()  # table numbers in ``_tables``
@@ -42,7 +42,6 @@ class StatusFile:
             "gateway": config.gateway,
             "boot": boot,
             "pid": os.getpid(),
-            "ring": ring_name,
             "version": agent.__version__,
         }
 
@@ -51,7 +50,8 @@ class StatusFile:
         versions = [(stream.name, s) for stream in service.sealing.streams.values() for s in stream.table_versions]
         if (numbers := tuple(version.number for _, version in versions)) != self._named:
             self._named, self._tables = numbers, _tables(versions)
-        content = {**self._fixed, "time": seconds(time.time_ns() // 1_000_000), **status(service)}
+        ring = service.rings.current.path.name
+        content = {**self._fixed, "ring": ring, "time": seconds(time.time_ns() // 1_000_000), **status(service)}
         if time.monotonic() >= self._metrics_due:
             self._metrics_due = time.monotonic() + METRICS_EVERY_S
             write_atomic(self._metrics_path, metrics_text(content).encode(), 0o640)

@@ -148,12 +148,25 @@ def test_a_ring_that_is_small_or_not_what_it_seems_is_told(mh, park) -> None:
     more = '\n[ring]\nsize = "100 KiB"\n' + "".join(device.format(n=n) for n in (2, 3))
     said = mh("check", "-c", park(more=more))
     warnings = [line for line in said.err.splitlines() if line.startswith("warning: ring")]
-    assert warnings == [
-        "warning: ring: 100 KiB becomes 64 KiB. A ring's size is a power of two",
-        "warning: ring: holds 33 s of readings; if the disk is slow for longer, they become gaps (ring). "
-        "128 KiB would be enough",
-    ]
+    assert warnings == ["warning: ring.size: 100 KiB becomes 64 KiB. A ring's size is a power of two"]
     assert "run, 64 KiB, about 33 s of readings" in said.out
+
+
+def test_a_ring_that_is_less_than_needed_is_raised_or_told(mh, park) -> None:
+    path = park()
+    often = path.read_text().replace('every = "1 s"', 'every = "5 min"') + 'every = { fast = "50 ms" }\n'
+    path.write_text(often + '[ring]\nsize = "64 KiB"\n')
+    raised = mh("check", "--plan", "-c", path)
+    assert raised.code == 0 and "64 KiB is less than the 1 MiB that the devices need; raised to 1 MiB" in raised.err
+    assert "run, 1 MiB, about" in raised.out
+    plan = "readings a second need 1 MiB for packs every 5 min and a store that stalls for 10 s; it has 1 MiB."
+    assert plan in " ".join(raised.out.split())
+    facts = json.loads(mh("check", "--json", "-c", path).out)["ring"]
+    assert (facts["size_bytes"], facts["need_bytes"], facts["limit_bytes"]) == (1 << 20, 1 << 20, 256 << 20)
+    assert facts["full_s"] > 600 and facts["readings_per_s"] > 10
+    path.write_text(often + '[ring]\nsize = "64 KiB"\nmax = "64 KiB"\n')
+    capped = mh("check", "-c", path)
+    assert capped.code == 0 and "but ring.max allows 64 KiB; it is full" in capped.err
 
 
 def test_opens_nothing(mh, park, served) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import rfc8785
 
-from agent.config import Secret, device_spec, line_config, load_config, load_profiles, site_profiles
+from agent.config import RingConfig, Secret, device_spec, line_config, load_config, load_profiles, site_profiles
 from drivers.line.config import LineConfig
 from drivers.model import ConfigError, Limits, ProfileError
 from drivers.night import Night
@@ -35,7 +35,7 @@ def test_every_key_arrives(site, good) -> None:
     assert config.site_label == "一期园区"
     assert (config.store.max_size_bytes, config.store.keep_delivered_s) == (8 << 30, 30 * 86400)
     assert (config.pack.every_ms, config.pack.max_size_bytes) == (10_000, 65536)
-    assert (config.ring.size_bytes, config.interval.length_ms) == (16 << 20, 900_000)
+    assert (config.ring, config.interval.length_ms) == (RingConfig(None, 256 << 20), 900_000)
     (uplink,) = config.uplinks
     assert (uplink.url, uplink.host, uplink.port, uplink.tls) == (
         "mqtts://broker.example:8883",
@@ -71,9 +71,8 @@ def test_defaults_are_those_of_the_design(site) -> None:
     assert (config.state_dir, config.runtime_dir) == (Path("/var/lib/meterhouse"), Path("/run/meterhouse"))
     assert config.profiles_dir == Path("/etc/meterhouse/profiles")
     assert config.key == Secret(file=Path("/var/lib/meterhouse/signing.key"))
-    assert (
-        config.store.max_size_bytes == 8 << 30 and config.pack.every_ms == 10_000 and config.ring.size_bytes == 16 << 20
-    )
+    assert (config.store.max_size_bytes, config.pack.every_ms) == (8 << 30, 10_000)
+    assert (config.ring.size_bytes, config.ring.max_bytes) == (None, 256 << 20)
     assert (config.uplinks, config.lines, config.devices) == ((), (), ())
     assert config.control.group == "meterhouse-control"
 

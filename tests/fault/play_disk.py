@@ -66,7 +66,7 @@ def full_disks(folder: Path, house: House, rounds: int, seed: int) -> Row:
         {name: (f"l{n}", meter.unit) for n, (name, meter) in enumerate(meters.items())},
         every=f'{{ fast = "{QUICK_MS} ms", normal = "{QUICK_MS} ms", slow = "{QUICK_MS} ms" }}',
         state="disk/state",
-        more=f'[store]\nmax_size = "16 MiB"\n[ring]\nsize = "{RING_BYTES >> 10} KiB"',
+        more=f'[store]\nmax_size = "16 MiB"\n[ring]\nsize = "{RING_BYTES >> 10} KiB"\nmax = "{RING_BYTES >> 10} KiB"',
     )
     agent.start()
     overwritten = refused = restarts = 0

@@ -30,6 +30,14 @@ def test_kills(row: Row) -> None:
     assert set(row["gaps"]) <= BUSY | {"absent"}
 
 
+@pytest.mark.plays("ring_changes")
+def test_kills_while_a_reload_changes_the_ring(row: Row) -> None:
+    """Promise 9, with two rings: at each step of the change, and in the recovery, a kill loses and doubles nothing."""
+    assert row["code"] == 0 and row["verdict"] == "verified"
+    assert row["held"] and row["on_the_wire"] <= 3 * row["rounds"] and row["two_rings"] >= 6
+    assert set(row["gaps"]) <= BUSY | {"absent"}
+
+
 @pytest.mark.skipif(bool(can_cut()), reason=can_cut())
 @pytest.mark.plays("power_cuts")
 def test_power_cuts(row: Row) -> None:

@@ -104,7 +104,7 @@ class SealRounds:
         self.streams = []
         for n, name in enumerate((f"{BASE}/inv1", f"{BASE}/inv2")):
             stream = Stream(name, Packer(name, "00000000000000aa", None, active.sign, T0, 1 << 16), T0)
-            stream.switch_table(n, BirthTable(name, table()), T0)
+            stream.switch_table(n, BirthTable(name, table()), T0, self.ring)
             self.streams.append(stream)
 
     async def round(self) -> int:
@@ -115,7 +115,7 @@ class SealRounds:
             values = [(0, tick // 1000, -1, 0), (1, tick, -3, 0)]
             stream.record(n, [self.ring.append_values(n, tick, at, 1, values)], True)
         jobs = [stream.job(self.now_ms, Reason.STOPPED) for stream in self.streams]
-        done = await self.writer.seal(self.ring, jobs)
+        done = await self.writer.seal(jobs)
         for job in jobs[:done]:
             job.stream.done(job)
         return done

@@ -151,7 +151,7 @@ def test_a_wrong_pin_is_tried_once(token: Token, tmp_path: Path) -> None:
     pin.chmod(0o600)
     uri = token.uri("i", f"file:{pin}")
     code = f"from agent.keys.token import TokenKey; TokenKey({uri!r}, make=True)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert "TokenError" in done.stderr and "the PIN was rejected (PinIncorrect)" in done.stderr
     pin.chmod(0o644)
     with pytest.raises(KeyFileError, match="others may read or change the PIN of the token"):
@@ -166,5 +166,5 @@ def test_without_the_package_it_is_said_what_to_install(tmp_path: Path) -> None:
         "import sys; sys.modules['pkcs11'] = None; from pathlib import Path; from agent.keys import load_key;"
         f"load_key(Path({str(path)!r}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert "python-pkcs11. pip install 'meterhouse[hardware]'" in done.stderr

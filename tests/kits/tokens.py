@@ -27,7 +27,7 @@ class Token:
         (folder / "softhsm2.conf").write_text(f"directories.tokendir = {folder}/tokens\nlog.level = ERROR\n")
         subprocess.run(
             ["softhsm2-util", "--init-token", "--free", "--label", "park7", "--so-pin", "12345678", "--pin", "4711"],
-            env={**os.environ, **self.env}, check=True, capture_output=True, timeout=30,
+            env={**os.environ, **self.env}, check=True, capture_output=True, timeout=300,
         )  # fmt: skip
 
     def reset(self) -> None:

@@ -37,12 +37,12 @@ def ring(tmp_path: Path) -> Iterator[Ring]:
 
 
 @pytest.fixture
-def stream(tmp_path: Path) -> Stream:
+def stream(tmp_path: Path, ring: Ring) -> Stream:
     table = BirthTable(NAME, {"config": None, "device": None, "points": [{"n": f"x.p{n}", **POINT} for n in range(50)]})
     sign = create_key(tmp_path / "signing.key", T0 // 1000).signer("mh-pack")
     packer = Packer(NAME, "3f2a9c41d07be815", None, sign, T0, 65_536)
     made = Stream(NAME, packer, T0)
-    made.switch_table(0, table, T0)
+    made.switch_table(0, table, T0, ring)
     made.start_ms = None
     packer.use(table)
     return made
@@ -61,9 +61,9 @@ def test_days_of_nothing_are_one_gap_and_cost_no_time(ring: Ring, stream: Stream
     kept = array("Q", (place for place in places if place >= ring.tail and place in places[200:]))
     end = T0 + DAYS_MS + 20_000
     shape = stream.table_version
-    job = SealJob(stream, end, [SealSegment(0, shape.table, kept, end)], [], Reason.DISK)
+    job = SealJob(stream, end, [SealSegment(ring, 0, shape.table, kept, end)], [], Reason.DISK)
     began = time.process_time()
-    job.seal(ring, CLOCK)
+    job.seal(CLOCK)
     packs = [json.loads(pack.data) for pack in job.packs]
     assert time.process_time() - began < 1.0
     assert all(a["to"] == b["from"] for a, b in pairwise(packs))
@@ -76,9 +76,13 @@ def test_days_of_nothing_are_one_gap_and_cost_no_time(ring: Ring, stream: Stream
 
 def test_a_device_that_was_never_read_meanwhile(ring: Ring, stream: Stream) -> None:
     job = SealJob(
-        stream, T0 + DAYS_MS, [SealSegment(0, stream.table_version.table, array("Q"), T0 + DAYS_MS)], [], Reason.STOPPED
+        stream,
+        T0 + DAYS_MS,
+        [SealSegment(ring, 0, stream.table_version.table, array("Q"), T0 + DAYS_MS)],
+        [],
+        Reason.STOPPED,
     )
-    job.seal(ring, CLOCK)
+    job.seal(CLOCK)
     packs = [json.loads(pack.data) for pack in job.packs]
     (gap,) = packs[-1]["gaps"]
     assert (gap["from"], gap["to"], gap["reason"]) == (T0 / 1000, (T0 + DAYS_MS) / 1000, "stopped")
@@ -90,8 +94,10 @@ def test_a_start_whose_first_packs_had_to_wait_was_stopped_before(ring: Ring, st
     start = T0 + 5_000
     places = array("Q", (read(ring, start + n * 1000) for n in range(3)))
     shape = stream.table_version
-    job = SealJob(stream, start + 4_000, [SealSegment(0, shape.table, places, start + 4_000)], [], Reason.DISK, start)
-    job.seal(ring, CLOCK)
+    job = SealJob(
+        stream, start + 4_000, [SealSegment(ring, 0, shape.table, places, start + 4_000)], [], Reason.DISK, start
+    )
+    job.seal(CLOCK)
     packs = [json.loads(pack.data) for pack in job.packs]
     gaps = [(gap["from"], gap["to"], gap["reason"]) for pack in packs for gap in pack.get("gaps", ())]
     assert gaps == [(T0 / 1000, start / 1000, "stopped"), (start / 1000 + 3, start / 1000 + 4, "disk")]
@@ -100,7 +106,7 @@ def test_a_start_whose_first_packs_had_to_wait_was_stopped_before(ring: Ring, st
 class FullDisk:
     """Commits nothing."""
 
-    async def seal(self, ring: Ring, jobs: Sequence[SealJob], whole: bool = False) -> int:
+    async def seal(self, jobs: Sequence[SealJob], whole: bool = False) -> int:
         return 0
 
 
@@ -108,7 +114,7 @@ async def test_what_waits_does_not_outgrow_the_ring(ring: Ring, stream: Stream) 
     """Promise 7: only what the ring still holds is remembered while nothing can be sealed."""
     # field pain 55
     sealing = SealScheduler(cast(DatabaseThread, FullDisk()), Grid(), 1000)
-    sealing.open(ring, stream)
+    sealing.open(stream)
     for n in range(5_000):
         stream.record(0, [read(ring, T0 + n * 1000)], True)
         if n % 100 == 0:

@@ -284,7 +284,6 @@ def refused_edits(park: Park) -> dict[str, tuple[str, str]]:
         "no TOML": (big.replace("[site]", "[site"), r"agent\.toml:1"),
         "brackets without end": (big + "x = " + "[" * 3000, "nested too deep"),
         "another site": (big.replace('id = "park7"', 'id = "park8"'), r"agent\.toml:2: site\.id: can only change at"),
-        "another ring": (big + '\n[ring]\nsize = "1 MiB"\n', r"agent\.toml:\d+: ring\.size: can only change at"),
         "another state directory": (big.replace('"state"', '"elsewhere"'), r"paths\.state_dir: can only change at"),
         "another gap between readings": (
             big + '\n[interval]\nmax_gap = "4 min"\n', r"agent\.toml:\d+: interval\.max_gap: can only change at",

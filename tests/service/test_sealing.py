@@ -40,15 +40,25 @@ class CountingWriter:
         self.sealed: list[tuple[str, int]] = []
         self.begun = asyncio.Event()
 
-    async def seal(self, ring: Ring, jobs: Sequence[SealJob], whole: bool = False) -> int:
+    async def seal(self, jobs: Sequence[SealJob], whole: bool = False) -> int:
         self.begun.set()
         await asyncio.sleep(0.02)
         self.sealed += [(job.stream.name, job.step_ms or job.to_ms) for job in jobs]
         return len(jobs)
 
 
+class EmptyRing:
+    """A ring that nobody writes."""
+
+    slots, head, tail = 1 << 12, 0, 0
+
+
 class Gateway(Stream):
     """A stream that always has something to say."""
+
+    def __init__(self, name: str, start_ms: int) -> None:
+        super().__init__(name, cast(Packer, None), start_ms)
+        self.switch_table(0, cast(BirthTable, None), start_ms, cast(Ring, EmptyRing()))
 
     def due(self, to_ms: int) -> bool:
         return True
@@ -61,8 +71,8 @@ async def test_a_clock_set_back_while_a_pack_is_committed_does_not_stop_sealing(
     """It did, for as long as the step was: the pause to the next boundary was counted from the old time."""
     clock, writer = SetClock(), CountingWriter()
     sealing = SealScheduler(cast(DatabaseThread, writer), clock.grid, EVERY_MS)
-    gateway = Gateway("park7/gw01/_gateway", cast(Any, None), clock.grid.now_ms())
-    sealing.open(cast(Ring, object()), gateway)
+    gateway = Gateway("park7/gw01/_gateway", clock.grid.now_ms())
+    sealing.open(gateway)
     task = asyncio.create_task(sealing.run())
     try:
         for _ in range(3):
@@ -98,10 +108,10 @@ class Visits:
 async def test_the_answers_of_the_boundary_go_first_and_a_device_that_is_always_busy_holds_up_nothing() -> None:
     clock, writer = SetClock(), CountingWriter()
     sealing = SealScheduler(cast(DatabaseThread, writer), clock.grid, 1_000_000_000)
-    sealing.open(cast(Ring, object()), Gateway("park7/gw01/_gateway", cast(Any, None), 0))
+    sealing.open(Gateway("park7/gw01/_gateway", 0))
     turns = [Visits(idle=False), Visits(idle=False), Visits(idle=True)]
     for n, visits in enumerate(turns):
-        sealing.add(Gateway(f"park7/gw01/d{n}", cast(Any, None), 0), cast(Any, visits))
+        sealing.add(Gateway(f"park7/gw01/d{n}", 0), cast(Any, visits))
     loop = asyncio.get_running_loop()
     waiting = asyncio.create_task(sealing.wait_for_burst(30))
     for visits in turns[:2]:
@@ -151,9 +161,9 @@ async def test_a_disk_that_fills_up_during_a_step_back_covers_no_stretch_twice(
         for name in names:
             table = BirthTable(name, {"config": None, "device": None, "points": POINTS if name[-1] in "abc" else []})
             stream = Stream(name, Packer(name, "0" * 15 + "1", None, lambda payload: "e30..sig", start, 65536), start)
-            stream.switch_table(len(streams), table, start)
+            stream.switch_table(len(streams), table, start, ring)
             streams.append(stream)
-        sealing.open(ring, streams[0])
+        sealing.open(streams[0])
         for stream in streams[1:]:
             sealing.streams[stream.name] = stream
 
@@ -211,8 +221,8 @@ async def test_a_stop_while_a_pack_is_committed_seals_no_reading_twice(tmp_path:
     ring = Ring.create(str(tmp_path / "ring"), 1 << 20, 7, 8, bytes(32))
     table = BirthTable("park7/gw01/a", {"config": None, "device": None, "points": POINTS})
     stream = Stream(table.stream, Packer(table.stream, "0" * 16, None, lambda payload: "e30..sig", start, 65536), start)
-    stream.switch_table(0, table, start)
-    sealing.open(ring, stream)
+    stream.switch_table(0, table, start, ring)
+    sealing.open(stream)
     try:
         for tick in range(start, start + 8000, 1000):
             stream.record(0, [ring.append_values(0, tick, tick * 1_000_000, 1, [(0, 1, 0, 0)])], True)

@@ -219,14 +219,15 @@ def test_no_day_exceeds_its_quota_however_often_the_agent_restarts(steps: list[t
 
 
 def test_a_restart_does_not_renew_the_quota(broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks) -> None:
-    heard, at, _ = arrange(broker, listen, outbox, uplink, 50, replay_bytes=9_000)
+    heard, at, make = arrange(broker, listen, outbox, uplink, 50, replay_bytes=9_000)
     ask(heard, id="a", first=2, last=10)
     until(lambda: "done" in verdicts(heard, "a"))
     port = heard.client.port
     at.uplinks.pop().stop(PATIENCE_S)
     until(lambda: any(b"offline" in m.payload for m in heard.heard if m.topic == f"{BASE}/status"))
-    up = uplink(at, destination(port), replay_bytes=9_000)
-    until(lambda: up.state().connected)
+    uplink(at, destination(port), replay_bytes=9_000)
+    at.commit(fresh(make))
+    until(lambda: len(heard.packs("readings")) == 51)  # so it has subscribed to requests, too
     ask(heard, id="b", first=2, last=10)
     until(lambda: "refused" in verdicts(heard, "b"))
     assert "used up" in replies(heard, "b")[-1]["reason"]

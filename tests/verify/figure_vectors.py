@@ -252,10 +252,12 @@ class Play:
             held, events = unit.positions[:], unit.events
             unit.events = []
             made = unit.packer.seal(self.ring, unit.positions, to_ms, clock, events, Reason.TIMEOUT)
-            works.append(SealedSegment(unit.packer.stream, unit.table, held[: len(held) - len(unit.positions)], made))
+            works.append(
+                SealedSegment(unit.packer.stream, self.ring, unit.table, held[: len(held) - len(unit.positions)], made)
+            )
             packs += made
         self.store.packs.commit(packs)
-        self.builder.committed(self.store, self.ring, works)
+        self.builder.committed(self.store, works)
         while self.builder.catch_up(self.store):
             pass
         self._close(clock)

@@ -58,7 +58,7 @@ def test_it_runs_with_nothing_but_cryptography(tmp_path: Path) -> None:
         (packed / f"{name}.zst").write_bytes(zstandard.compress((VECTORS / "export" / name).read_bytes()))
     done = subprocess.run(
         [sys.executable, "-c", ALONE, str(alone.parent), PIN, str(VECTORS / "export"), str(packed)],
-        capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path,
+        capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (plain, compressed, live), loaded = json.loads(done.stdout)

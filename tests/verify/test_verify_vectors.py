@@ -79,7 +79,7 @@ def sample() -> str:
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(args, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(args, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_the_sample_of_the_page_runs_as_it_stands(tmp_path: Path) -> None:

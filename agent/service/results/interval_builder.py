@@ -36,7 +36,6 @@ from agent.service.results.rebuild import (
 from agent.service.seal_jobs import SealedSegment
 from agent.store import NewPage, Repair, Store
 from drivers.model import GatewayError
-from ext.ring import Ring
 
 log = logging.getLogger("meterhouse.intervals")
 SLICE_S = 0.03  # of the database thread for catching up
@@ -85,7 +84,7 @@ class IntervalBuilder:
 
     # --- from the ring
 
-    def committed(self, store: Store, ring: Ring, segments: Iterable[SealedSegment]) -> None:
+    def committed(self, store: Store, segments: Iterable[SealedSegment]) -> None:
         """Add the records of segments that were just committed."""
         touched: dict[str, _StreamState] = {}
         for segment in segments:
@@ -100,7 +99,7 @@ class IntervalBuilder:
                     state.ledger.use(json.loads(segment.table.encoded))
                     state.table = segment.table
                 spans = [PackSpan(p.seq, p.boot, p.from_ms, p.to_ms, p.part) for p in segment.packs]
-                if not state.ledger.take_ring(ring, segment.positions, spans):
+                if not state.ledger.take_ring(segment.ring, segment.positions, spans):
                     # the ring was overwritten meanwhile: restart from the stored state and the packs since
                     del self._states[segment.stream]
                     self._behind[segment.stream] = None

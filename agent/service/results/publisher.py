@@ -74,7 +74,7 @@ class ResultPublisher:
         self.producers: list[ResultProducer] = []
         self.builder = self._make(config)
         self._packer: Packer | None = None
-        self._ring: Ring | None = None
+        self.ring: Ring | None = None  # that the packs of results name, although they hold no record of it
         self.closed_ms = 0  # end of the newest interval that is published
         self._failed = ""
         self._followed_s: float | None = None  # since when all streams are followed
@@ -97,7 +97,7 @@ class ResultPublisher:
 
     async def open(self, ring: Ring, table: BirthTable) -> None:
         """Follow commits from now on; ``table`` is the table of the stream of results."""
-        self._ring = ring
+        self.ring = ring
         from_ms = self.builder.cut.floor(self._grid.now_ms())
         if self.producers:
             begin_ms = await self._writer.call(lambda store: store.intervals.results_begin(from_ms))
@@ -193,7 +193,7 @@ class ResultPublisher:
         await self._writer.call(lambda store: self._close(store, streams, now_ms))
 
     def _close(self, store: Store, streams: Sequence[str], now_ms: int) -> None:
-        packer, ring = self._packer, self._ring
+        packer, ring = self._packer, self.ring
         if packer is None or ring is None or not self.producers:
             return
         cut, settled_ms = self.builder.cut, self.builder.closed_ms(streams)

@@ -1,0 +1,177 @@
+"""The size of the ring: what the devices bring until it is sealed, also while the store stalls."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.config.parsers import show_bytes
+from agent.config.profiles import make_driver
+from agent.config.tree import Config, DeviceConfig, Note, RingConfig
+from drivers.model import PACES, ConfigError, DeviceSpec, PlanSummary, ProfileError
+from drivers.toml.parsers import show_ms
+
+if TYPE_CHECKING:
+    from drivers.line import Line
+
+MIN_RING_BYTES = 64 << 10
+MAX_RING_BYTES = 4 << 30  # of a written size
+AUTO_BYTES = 16 << 20  # the least that "auto" gives: then a full disk costs a small site nothing for minutes or hours
+SLOT_BYTES = 16  # a value is one slot,
+HEAD_SLOTS = 2  # the head of an answer two
+STALL_MS = 10_000  # for this long the store may stall
+MARGIN = 1.25
+SHARE = 4  # a computed size is at most this part of the file system of the runtime directory
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingRate:
+    """What all devices bring when each of them answers, a second."""
+
+    readings: float = 0.0
+    slots: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RingPlan:
+    """The size of a ring, and why. Sizes are powers of two, in bytes."""
+
+    size_bytes: int
+    need_bytes: int  # for one interval and a stalled store
+    limit_bytes: int  # of a computed size
+    by_file_system: bool  # ``limit_bytes`` is a part of the file system, else ``[ring] max``
+    rate: ReadingRate
+    every_ms: int  # the pack interval
+
+    @property
+    def full_s(self) -> float:
+        """How long it holds readings; infinite if there are none."""
+        return self.size_bytes / SLOT_BYTES / self.rate.slots if self.rate.slots else float("inf")
+
+    @property
+    def early_s(self) -> float | None:
+        """It is half full after this time and sealing begins early; None: the pack interval is shorter."""
+        return self.full_s / 2 if self.full_s / 2 < self.every_ms / 1000 else None
+
+    def __str__(self) -> str:
+        """For ``check --plan``."""
+        return (
+            f"{self.rate.readings:,.0f} readings a second need {show_bytes(self.need_bytes)} for packs every "
+            f"{show_ms(self.every_ms)} and a store that stalls for {show_ms(STALL_MS)}; it has "
+            f"{show_bytes(self.size_bytes)}"
+        )
+
+
+def rate_of(visits: Iterable[tuple[PlanSummary, int]]) -> ReadingRate:
+    """The rate of visits, each with its period in ms."""
+    readings = slots = 0.0
+    for cost, period_ms in visits:
+        readings += cost.points * 1000 / period_ms
+        slots += (cost.points + HEAD_SLOTS * cost.requests) * 1000 / period_ms
+    return ReadingRate(readings, slots)
+
+
+def reading_rate(
+    config: Config, devices: Iterable[tuple[DeviceConfig, DeviceSpec]], lines: Mapping[str, Line]
+) -> ReadingRate:
+    """The rate of these devices. A device that its driver cannot serve brings nothing.
+
+    Devices that differ in name and address only are planned once, if they share their points.
+    """
+    from ext.ring import Ring
+
+    visits: list[tuple[PlanSummary, int]] = []
+    known: dict[tuple[object, ...], list[tuple[PlanSummary, int]]] = {}
+    with tempfile.TemporaryDirectory(prefix="meterhouse-ring-") as folder:
+        ring = Ring.create(str(Path(folder) / "ring"), MIN_RING_BYTES, 0, 0, bytes(32))  # drivers want one
+        for device, spec in devices:
+            line = lines[device.line].config
+            kind = (
+                *(spec.profile, spec.variant, id(spec.points), spec.periods_ms, spec.limits, spec.serial),
+                *(line.url.partition(":")[0], line.serial, line.bus_baud, line.limits),
+            )
+            if kind not in known:
+                known[kind] = _visits(config, spec, lines[device.line], ring)
+            visits += known[kind]
+        ring.close()
+    return rate_of(visits)
+
+
+def _visits(config: Config, spec: DeviceSpec, line: Line, ring: object) -> list[tuple[PlanSummary, int]]:
+    used = {point.pace for point in spec.points}
+    try:
+        driver = make_driver(config, spec, line, ring, 0)  # type: ignore[arg-type]
+        return [
+            (driver.plan_summary(1 << n), spec.periods_ms[n])
+            for n, pace in enumerate(PACES)
+            if pace in used and spec.periods_ms[n]
+        ]
+    except (ConfigError, ProfileError):  # reported by whoever makes the device
+        return []
+
+
+def file_system_bytes(folder: Path) -> int:
+    """The size of the file system that a directory lies on, or will."""
+    while not os.path.exists(folder) and folder != folder.parent:
+        folder = folder.parent
+    found = os.statvfs(folder)
+    return found.f_blocks * found.f_frsize
+
+
+def plan_ring(config: RingConfig, rate: ReadingRate, every_ms: int, file_system: int) -> RingPlan:
+    """The size of the ring for a rate of readings.
+
+    It holds one pack interval and a stall of the store, with a margin; or two intervals, if they are longer: then half
+    of it holds an interval, and sealing begins early only if the store stalls.
+
+    Args:
+        file_system: size in bytes of the one that the runtime directory lies on.
+    """
+    hold_ms = max(every_ms + STALL_MS, 2 * every_ms)
+    need = _at_least(rate.slots * SLOT_BYTES * hold_ms / 1000 * MARGIN)
+    by_file_system = file_system // SHARE < config.max_bytes
+    limit = _at_most(min(config.max_bytes, file_system // SHARE))
+    if config.size_bytes is None:
+        size = min(max(need, AUTO_BYTES), limit)
+    else:
+        size = max(_at_most(config.size_bytes), min(need, limit))
+    return RingPlan(size, need, limit, by_file_system, rate, every_ms)
+
+
+def _at_least(size: float) -> int:
+    """The smallest size of a ring that is not smaller."""
+    return max(MIN_RING_BYTES, 1 << max(0, int(-(-size // 1)) - 1).bit_length())
+
+
+def _at_most(size: int) -> int:
+    """The largest size of a ring that is not larger."""
+    return max(MIN_RING_BYTES, 1 << max(0, size.bit_length() - 1))
+
+
+def ring_notes(config: Config, plan: RingPlan) -> list[Note]:
+    """What deserves attention: a size that is not the written one, and one that is less than needed."""
+    notes: list[Note] = []
+    written = config.ring.size_bytes
+    if written is not None and written < min(plan.need_bytes, plan.size_bytes):
+        what = f"{show_bytes(written)} is less than the {show_bytes(plan.need_bytes)} that the devices need; "
+        notes.append(
+            Note("ring.size", f"{what}raised to {show_bytes(plan.size_bytes)}", 'Write size = "auto", or leave it out')
+        )
+    elif written is not None and _at_most(written) != written:
+        what = f"{show_bytes(written)} becomes {show_bytes(_at_most(written))}"
+        notes.append(Note("ring.size", what, "A ring's size is a power of two"))
+    if plan.size_bytes < plan.need_bytes:
+        limit = f"a quarter of the file system of {config.runtime_dir}" if plan.by_file_system else "ring.max"
+        what = (
+            f"the devices need {show_bytes(plan.need_bytes)}, but {limit} allows {show_bytes(plan.limit_bytes)}; it is "
+            f"full {plan.full_s:.1f} s after the store stalls, then readings become gaps (ring)"
+        )
+        if plan.early_s is not None:
+            what += f"; packs are sealed after {plan.early_s:.1f} s already, when it is half full"
+        remedy = "Enlarge that file system" if plan.by_file_system else f'Raise it to "{show_bytes(plan.need_bytes)}"'
+        notes.append(Note("ring", what, f"{remedy}, seal more often ([pack] every), or read less often"))
+    return notes

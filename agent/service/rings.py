@@ -1,0 +1,111 @@
+"""The ring files of this boot: the one in use, and older ones until everything in them is sealed.
+
+A ring cannot grow. Where a reload needs a larger one, a second file is made beside it (``ring.BOOT.2``); each device
+continues there between two ticks, and the first one is removed once its records are sealed. A kill leaves both, and the
+next start seals them in this order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import shutil
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.config.parsers import show_bytes
+from agent.pack import BirthTable
+from drivers.model import GatewayError
+from ext.ring import Ring
+
+SLOT_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RingFile:
+    """An open ring that this agent writes."""
+
+    ring: Ring
+    path: Path
+
+    @property
+    def size_bytes(self) -> int:
+        """Without its header."""
+        return self.ring.slots * SLOT_BYTES
+
+
+class RingFiles:
+    """Makes, keeps and removes ring files. Only the loop touches it."""
+
+    def __init__(self, runtime_dir: Path, boot: str) -> None:
+        self._runtime_dir, self._boot = runtime_dir, boot
+        self._count = 0
+        self._files: list[RingFile] = []  # the last one is in use
+
+    @property
+    def current(self) -> RingFile:
+        """The ring in use."""
+        return self._files[-1]
+
+    @property
+    def changing(self) -> bool:
+        """Is there an older ring that is not sealed yet?"""
+        return len(self._files) > 1
+
+    def create(self, size_bytes: int, table_hash: bytes) -> RingFile:
+        """A new ring, not in use yet.
+
+        Raises:
+            GatewayError: there is no room for it.
+        """
+        self._count += 1
+        name = f"ring.{self._boot}" if self._count == 1 else f"ring.{self._boot}.{self._count}"
+        path = self._runtime_dir / name
+        try:
+            ring = Ring.create(str(path), size_bytes, secrets.randbits(63), int(self._boot, 16), table_hash)
+        except OSError as error:
+            free = show_bytes(shutil.disk_usage(self._runtime_dir).free)
+            what = f"a ring of {show_bytes(size_bytes)} cannot be created: {error.strerror}; {free} are free"
+            hint = "Free space there, or set a smaller [ring] max in agent.toml"
+            raise GatewayError(what, where=str(self._runtime_dir), hint=hint) from error
+        return RingFile(ring, path)
+
+    def use(self, file: RingFile) -> None:
+        """It is in use from now on; those before stay until they are sealed."""
+        self._files.append(file)
+
+    def remove_sealed(self, in_use: Collection[Ring]) -> bool:
+        """Remove older rings that nothing refers to any more. Was there one?"""
+        gone = [file for file in self._files[:-1] if file.ring not in in_use]
+        for file in gone:
+            discard(file)
+            self._files.remove(file)
+        return bool(gone)
+
+    def ids(self) -> list[int]:
+        """The ids of all rings."""
+        return [file.ring.ring_id for file in self._files]
+
+    def trim(self) -> None:
+        """Release the pages of the rings that this process has touched."""
+        for file in self._files:
+            file.ring.trim()
+
+    def close(self, sealed: bool) -> None:
+        """Close all rings. ``sealed``: everything in them is sealed, so the files go too."""
+        for file in self._files:
+            file.ring.close()
+            if sealed:
+                file.path.unlink(missing_ok=True)
+
+
+def discard(file: RingFile) -> None:
+    """Close and remove a ring that holds nothing."""
+    file.ring.close()
+    file.path.unlink(missing_ok=True)
+
+
+def tables_hash(tables: Iterable[BirthTable]) -> bytes:
+    """SHA-256 of the tables that a ring begins with."""
+    return hashlib.sha256(b"".join(table.encoded for table in tables)).digest()
