@@ -122,9 +122,10 @@ def _ring(config: Config, costs: list[PaceCost]) -> RingPlan:
 
 def _plan_notes(config: Config, costs: list[PaceCost], ring: RingPlan) -> list[Note]:
     from agent.cli.line_load import plan_notes
-    from agent.config import ring_notes
+    from agent.config import memory_notes, ring_notes
 
-    return [*plan_notes(costs), *ring_notes(config, ring)]
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return [*plan_notes(costs), *ring_notes(config, ring), *memory_notes(config, ring, machine)]
 
 
 def find_notes(config: Config) -> list[Note]:
@@ -203,6 +204,7 @@ def _disk_notes(config: Config) -> Iterable[Note]:
 def to_json(config: Config, costs: Iterable[PaceCost], ring: RingPlan, notes: Iterable[Note]) -> dict[str, Any]:
     """Print what takes effect, its load, and the warnings."""
     from agent.cli.line_load import line_shares
+    from agent.config import memory_bytes
 
     costs = list(costs)
     return {
@@ -229,6 +231,7 @@ def to_json(config: Config, costs: Iterable[PaceCost], ring: RingPlan, notes: It
             for cost in costs
         ],
         "line_shares": {line: round(share, 6) for line, share in line_shares(costs).items()},
+        "memory_bytes": memory_bytes(len(config.devices), ring),
         "ring": {
             "size_bytes": ring.size_bytes,
             "need_bytes": ring.need_bytes,
@@ -248,6 +251,7 @@ def _ring_time(ring: RingPlan) -> str:
 def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost], ring: RingPlan, plan: bool) -> None:
     from agent.cli.console_tables import cell, open_console, plain_table
     from agent.cli.line_load import line_shares, show_time
+    from agent.config import memory_bytes
     from agent.config.parsers import show_bytes
     from drivers.toml.parsers import show_ms
 
@@ -302,4 +306,5 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     if costs and plan:
         console.print(f"One round of everything: {show_time(visits)} of line time.")
         console.print(f"The ring: {ring}.")
+        console.print(f"Memory: about {memory_bytes(len(config.devices), ring) >> 20} MiB, with the ring.")
     console.print("The configuration is good.")

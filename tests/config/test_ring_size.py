@@ -8,7 +8,17 @@ from typing import Any, cast
 
 import pytest
 
-from agent.config import Config, ReadingRate, RingConfig, file_system_bytes, plan_ring, rate_of, ring_notes
+from agent.config import (
+    Config,
+    ReadingRate,
+    RingConfig,
+    file_system_bytes,
+    memory_bytes,
+    memory_notes,
+    plan_ring,
+    rate_of,
+    ring_notes,
+)
 from drivers.model import PlanSummary
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -134,6 +144,25 @@ def test_what_check_prints_of_it() -> None:
     assert str(plan) == (
         "160,000 readings a second need 64 MiB for packs every 10 s and a store that stalls for 10 s; it has 64 MiB"
     )
+
+
+@pytest.mark.parametrize(
+    ("devices", "slots", "machine", "said"),
+    [
+        (20, 20 * 104, 256 * MIB, ""),
+        (3000, 3000 * 104, 1 * GIB, ""),
+        (
+            3000, 3000 * 104, 512 * MIB,
+            "memory: the agent needs about 473 MiB, and its unit allows 307 MiB of 512 MiB. "
+            "Take a larger machine, fewer devices, or a smaller [ring] max",
+        ),
+    ],
+)  # fmt: skip
+def test_memory(devices: int, slots: float, machine: int, said: str) -> None:
+    plan = plan_ring(AUTO, rate(slots), 10_000, 8 * GIB)
+    assert memory_bytes(devices, plan) == 64 * MIB + devices * 96 * KIB + plan.size_bytes
+    config = cast(Config, SimpleNamespace(devices=[None] * devices))
+    assert [str(note) for note in memory_notes(config, plan, machine)] == ([said] if said else [])
 
 
 def test_the_file_system_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
