@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from drivers.toml.parsers import show_ms
 
 if TYPE_CHECKING:
     from drivers.line import Line
+    from ext.ring import Ring
 
 MIN_RING_BYTES = 64 << 10
 MAX_RING_BYTES = 4 << 30  # of a written size
@@ -79,35 +79,33 @@ def rate_of(visits: Iterable[tuple[PlanSummary, int]]) -> ReadingRate:
 
 
 def reading_rate(
-    config: Config, devices: Iterable[tuple[DeviceConfig, DeviceSpec]], lines: Mapping[str, Line]
+    config: Config, devices: Iterable[tuple[DeviceConfig, DeviceSpec]], lines: Mapping[str, Line], ring: Ring
 ) -> ReadingRate:
     """The rate of these devices. A device that its driver cannot serve brings nothing.
 
     Devices that differ in name and address only are planned once, if they share their points.
-    """
-    from ext.ring import Ring
 
+    Args:
+        ring: drivers want one; nothing is written into it.
+    """
     visits: list[tuple[PlanSummary, int]] = []
     known: dict[tuple[object, ...], list[tuple[PlanSummary, int]]] = {}
-    with tempfile.TemporaryDirectory(prefix="meterhouse-ring-") as folder:
-        ring = Ring.create(str(Path(folder) / "ring"), MIN_RING_BYTES, 0, 0, bytes(32))  # drivers want one
-        for device, spec in devices:
-            line = lines[device.line].config
-            kind = (
-                *(spec.profile, spec.variant, id(spec.points), spec.periods_ms, spec.limits, spec.serial),
-                *(line.url.partition(":")[0], line.serial, line.bus_baud, line.limits),
-            )
-            if kind not in known:
-                known[kind] = _visits(config, spec, lines[device.line], ring)
-            visits += known[kind]
-        ring.close()
+    for device, spec in devices:
+        line = lines[device.line].config
+        kind = (
+            *(spec.profile, spec.variant, id(spec.points), spec.periods_ms, spec.limits, spec.serial),
+            *(line.url.partition(":")[0], line.serial, line.bus_baud, line.limits),
+        )
+        if kind not in known:
+            known[kind] = _visits(config, spec, lines[device.line], ring)
+        visits += known[kind]
     return rate_of(visits)
 
 
-def _visits(config: Config, spec: DeviceSpec, line: Line, ring: object) -> list[tuple[PlanSummary, int]]:
+def _visits(config: Config, spec: DeviceSpec, line: Line, ring: Ring) -> list[tuple[PlanSummary, int]]:
     used = {point.pace for point in spec.points}
     try:
-        driver = make_driver(config, spec, line, ring, 0)  # type: ignore[arg-type]
+        driver = make_driver(config, spec, line, ring, 0)
         return [
             (driver.plan_summary(1 << n), spec.periods_ms[n])
             for n, pace in enumerate(PACES)

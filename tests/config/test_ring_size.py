@@ -8,18 +8,25 @@ from typing import Any, cast
 
 import pytest
 
+from agent.cli.line_load import plan_costs, ring_of
 from agent.config import (
     Config,
     ReadingRate,
     RingConfig,
     file_system_bytes,
+    line_config,
+    load_profiles,
     memory_bytes,
     memory_notes,
     plan_ring,
     rate_of,
+    reading_rate,
     ring_notes,
 )
+from agent.service.births import DeviceCatalog
+from drivers.line import open_line
 from drivers.model import PlanSummary
+from ext.ring import Ring
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 AUTO = RingConfig()
@@ -92,6 +99,24 @@ def test_a_ring_that_is_large_enough_holds_interval_and_stall_and_is_not_sealed_
 def test_a_rate_is_the_sum_of_all_visits() -> None:
     found = rate_of([(PlanSummary(2, 200, 100, 0.1), 1000), (PlanSummary(1, 10, 5, 0.1), 5000)])
     assert found == ReadingRate(101, 104 + 7 / 5)
+
+
+def test_the_agent_computes_the_rate_that_check_prints(site: Any, good: str, tmp_path: Path) -> None:
+    """The one plans devices of a kind once, the other each of them."""
+    box = '\n[[device]]\nname = "more{n}"\nline = "roof"\naddress = "{n}"\nprofile = "test/meter"\nevery = {every}\n'
+    site.write(
+        good
+        + "".join(box.format(n=n, every='{ fast = "3 s" }' if n % 2 else '{ slow = "30 s" }') for n in range(60, 70))
+    )
+    config = site.load()
+    catalog = DeviceCatalog(config)
+    lines = {line.name: open_line(line_config(line)) for line in config.lines}
+    ring = Ring.create(str(tmp_path / "ring"), 64 * KIB, 0, 0, bytes(32))
+    found = reading_rate(config, ((device, catalog.spec(device)) for device in config.devices), lines, ring)
+    ring.close()
+    assert found.readings > 3
+    told = ring_of(config, plan_costs(config, load_profiles(config))).rate
+    assert (found.readings, found.slots) == pytest.approx((told.readings, told.slots))
 
 
 def of(ring: RingConfig) -> Config:
