@@ -43,7 +43,7 @@ def check(options: ConfigOptions, plan: bool, certificates: bool, as_json: bool)
     Exit codes: 0 good (warnings included), 1 internal error, 3 bad configuration or profile,
     5 with --certificates: one expires soon, has expired or cannot be read.
     """
-    from agent.config import load_profiles, ring_notes
+    from agent.config import load_profiles, memory_notes, ring_notes
 
     try:
         config = options.load()
@@ -62,7 +62,9 @@ def check(options: ConfigOptions, plan: bool, certificates: bool, as_json: bool)
         click.echo(as_line({"ok": False, "complaints": [complaint_json(one) for one in error.complaints]}))
         raise SystemExit(error.exit_code) from None
     ring = ring_of(config, costs)
-    notes = [*config.notes, *find_notes(config), *plan_notes(costs), *ring_notes(config, ring)]
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needs = [*plan_notes(costs), *ring_notes(config, ring), *memory_notes(config, ring, machine)]
+    notes = [*config.notes, *find_notes(config), *needs]
     learned = _learned(config)
     if as_json:
         click.echo(as_line(to_json(config, costs, ring, notes) | {"learned": learned, "profiles": _sources(profiles)}))
@@ -201,6 +203,7 @@ def _disk_notes(config: Config) -> Iterable[Note]:
 def to_json(config: Config, costs: Iterable[PaceCost], ring: RingPlan, notes: Iterable[Note]) -> dict[str, Any]:
     """Print what takes effect, its load, and the warnings."""
     from agent.cli.line_load import line_shares
+    from agent.config import memory_bytes
 
     costs = list(costs)
     return {
@@ -227,6 +230,7 @@ def to_json(config: Config, costs: Iterable[PaceCost], ring: RingPlan, notes: It
             for cost in costs
         ],
         "line_shares": {line: round(share, 6) for line, share in line_shares(costs).items()},
+        "memory_bytes": memory_bytes(len(config.devices), ring),
         "ring": {
             "size_bytes": ring.size_bytes,
             "need_bytes": ring.need_bytes,
@@ -246,6 +250,7 @@ def _ring_time(ring: RingPlan) -> str:
 def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost], ring: RingPlan, plan: bool) -> None:
     from agent.cli.console_tables import cell, open_console, plain_table
     from agent.cli.line_load import line_shares, show_time
+    from agent.config import memory_bytes
     from agent.config.parsers import show_bytes
     from drivers.toml.parsers import show_ms
 
@@ -302,4 +307,5 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     if costs and plan:
         console.print(f"One round of everything: {show_time(visits)} of line time.")
         console.print(f"The ring: {ring}.")
+        console.print(f"Memory: about {memory_bytes(len(config.devices), ring) >> 20} MiB, with the ring.")
     console.print("The configuration is good.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,16 @@ from drivers.toml.parsers import show_ms
 
 if TYPE_CHECKING:
     from drivers.line import Line
+    from ext.ring import Ring
 
 MIN_RING_BYTES = 64 << 10
 MAX_RING_BYTES = 4 << 30  # of a written size
 AUTO_BYTES = 16 << 20  # the least that "auto" gives: then a full disk costs a small site nothing for minutes or hours
 SLOT_BYTES = 16  # a value is one slot,
 HEAD_SLOTS = 2  # the head of an answer two
+AGENT_BYTES = 64 << 20  # memory of an agent without devices, ...
+DEVICE_BYTES = 96 << 10  # ... and of each device of 100 points: bench/RESULTS.md
+MEMORY_SHARE = 0.6  # of the machine's memory that the unit allows (MemoryHigh=)
 STALL_MS = 10_000  # for this long the store may stall
 MARGIN = 1.25
 SHARE = 4  # a computed size is at most this part of the file system of the runtime directory
@@ -76,41 +79,39 @@ def rate_of(visits: Iterable[tuple[PlanSummary, int]]) -> ReadingRate:
 
 
 def reading_rate(
-    config: Config, devices: Iterable[tuple[DeviceConfig, DeviceSpec]], lines: Mapping[str, Line]
+    config: Config, devices: Iterable[tuple[DeviceConfig, DeviceSpec]], lines: Mapping[str, Line], ring: Ring
 ) -> ReadingRate:
     """The rate of these devices. A device that its driver cannot serve brings nothing.
 
     Devices that differ in name and address only are planned once, if they share their points.
-    """
-    from ext.ring import Ring
 
+    Args:
+        ring: drivers want one; nothing is written into it.
+    """
     visits: list[tuple[PlanSummary, int]] = []
     known: dict[tuple[object, ...], list[tuple[PlanSummary, int]]] = {}
-    with tempfile.TemporaryDirectory(prefix="meterhouse-ring-") as folder:
-        ring = Ring.create(str(Path(folder) / "ring"), MIN_RING_BYTES, 0, 0, bytes(32))  # drivers want one
-        for device, spec in devices:
-            line = lines[device.line].config
-            kind = (
-                *(spec.profile, spec.variant, id(spec.points), spec.periods_ms, spec.limits, spec.serial),
-                *(line.url.partition(":")[0], line.serial, line.bus_baud, line.limits),
-            )
-            if kind not in known:
-                known[kind] = _visits(config, spec, lines[device.line], ring)
-            visits += known[kind]
-        ring.close()
+    for device, spec in devices:
+        line = lines[device.line].config
+        kind = (
+            *(spec.profile, spec.variant, id(spec.points), spec.periods_ms, spec.limits, spec.serial),
+            *(line.url.partition(":")[0], line.serial, line.bus_baud, line.limits),
+        )
+        if kind not in known:
+            known[kind] = _visits(config, spec, lines[device.line], ring)
+        visits += known[kind]
     return rate_of(visits)
 
 
-def _visits(config: Config, spec: DeviceSpec, line: Line, ring: object) -> list[tuple[PlanSummary, int]]:
+def _visits(config: Config, spec: DeviceSpec, line: Line, ring: Ring) -> list[tuple[PlanSummary, int]]:
     used = {point.pace for point in spec.points}
     try:
-        driver = make_driver(config, spec, line, ring, 0)  # type: ignore[arg-type]
+        driver = make_driver(config, spec, line, ring, 0)
         return [
             (driver.plan_summary(1 << n), spec.periods_ms[n])
             for n, pace in enumerate(PACES)
             if pace in used and spec.periods_ms[n]
         ]
-    except (ConfigError, ProfileError):  # reported by whoever makes the device
+    except (ConfigError, ProfileError):  # reported where the device is made
         return []
 
 
@@ -140,6 +141,11 @@ def plan_ring(config: RingConfig, rate: ReadingRate, every_ms: int, file_system:
     else:
         size = max(_at_most(config.size_bytes), min(need, limit))
     return RingPlan(size, need, limit, by_file_system, rate, every_ms)
+
+
+def memory_bytes(devices: int, plan: RingPlan) -> int:
+    """About the memory that the agent takes, the ring in its runtime directory included."""
+    return AGENT_BYTES + DEVICE_BYTES * devices + plan.size_bytes
 
 
 def _at_least(size: float) -> int:
@@ -175,3 +181,12 @@ def ring_notes(config: Config, plan: RingPlan) -> list[Note]:
         remedy = "Enlarge that file system" if plan.by_file_system else f'Raise it to "{show_bytes(plan.need_bytes)}"'
         notes.append(Note("ring", what, f"{remedy}, seal more often ([pack] every), or read less often"))
     return notes
+
+
+def memory_notes(config: Config, plan: RingPlan, machine: int) -> list[Note]:
+    """A machine whose memory is not enough. ``machine``: its memory in bytes."""
+    need, share = memory_bytes(len(config.devices), plan), int(machine * MEMORY_SHARE)
+    if need <= share:
+        return []
+    what = f"the agent needs about {need >> 20} MiB, and its unit allows {share >> 20} MiB of {machine >> 20} MiB"
+    return [Note("memory", what, "Take a larger machine, fewer devices, or a smaller [ring] max")]

@@ -152,7 +152,9 @@ class Service:
         self.gateway = gateway = Stream(name, self._packer(name, self.started_ms), self.started_ms)
         table = catalog.gateway_table(name, agent.__version__)
         self.started_ms = self.grid.now_ms()
-        rate = reading_rate(config, ((entry, spec) for entry, spec, _ in planned), self.lines)
+        scratch = self.rings.scratch()
+        rate = reading_rate(config, ((entry, spec) for entry, spec, _ in planned), self.lines, scratch)
+        scratch.close()
         plan = plan_ring(config.ring, rate, config.pack.every_ms, file_system_bytes(config.runtime_dir))
         self.ring_plan = plan
         file = self.rings.create(plan.size_bytes, tables_hash([table, *(table for _, _, table in planned)]))

@@ -279,8 +279,8 @@ class Reloader:
 
     def _plan_ring(self, config: Config, change: DeviceChanges) -> RingPlan:
         """The size of the ring for a configuration; one that is larger than needed stays as it is."""
-        lines = {**self._service.device_manager.lines, **change.lines}
-        rate = reading_rate(config, change.specs, lines)
+        manager = self._service.device_manager
+        rate = reading_rate(config, change.specs, {**manager.lines, **change.lines}, manager.ring)
         plan = plan_ring(config.ring, rate, config.pack.every_ms, file_system_bytes(config.runtime_dir))
         return replace(plan, size_bytes=max(plan.size_bytes, self._service.rings.current.size_bytes))
 

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config.parsers import show_bytes
+from agent.config.ring_size import MIN_RING_BYTES, SLOT_BYTES
 from agent.pack import BirthTable
 from drivers.model import GatewayError
 from ext.ring import Ring
-
-SLOT_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +60,19 @@ class RingFiles:
         """
         self._count += 1
         name = f"ring.{self._boot}" if self._count == 1 else f"ring.{self._boot}.{self._count}"
+        return self._create(name, size_bytes, table_hash)
+
+    def scratch(self) -> Ring:
+        """The smallest ring, without a file. Drivers want one before it is known how large theirs must be.
+
+        Raises:
+            GatewayError: there is no room for it.
+        """
+        file = self._create("plan", MIN_RING_BYTES, bytes(32))
+        file.path.unlink()
+        return file.ring
+
+    def _create(self, name: str, size_bytes: int, table_hash: bytes) -> RingFile:
         path = self._runtime_dir / name
         try:
             ring = Ring.create(str(path), size_bytes, secrets.randbits(63), int(self._boot, 16), table_hash)

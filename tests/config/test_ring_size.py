@@ -8,8 +8,25 @@ from typing import Any, cast
 
 import pytest
 
-from agent.config import Config, ReadingRate, RingConfig, file_system_bytes, plan_ring, rate_of, ring_notes
+from agent.cli.line_load import plan_costs, ring_of
+from agent.config import (
+    Config,
+    ReadingRate,
+    RingConfig,
+    file_system_bytes,
+    line_config,
+    load_profiles,
+    memory_bytes,
+    memory_notes,
+    plan_ring,
+    rate_of,
+    reading_rate,
+    ring_notes,
+)
+from agent.service.births import DeviceCatalog
+from drivers.line import open_line
 from drivers.model import PlanSummary
+from ext.ring import Ring
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 AUTO = RingConfig()
@@ -84,6 +101,24 @@ def test_a_rate_is_the_sum_of_all_visits() -> None:
     assert found == ReadingRate(101, 104 + 7 / 5)
 
 
+def test_the_agent_computes_the_rate_that_check_prints(site: Any, good: str, tmp_path: Path) -> None:
+    """The one plans devices of a kind once, the other each of them."""
+    box = '\n[[device]]\nname = "more{n}"\nline = "roof"\naddress = "{n}"\nprofile = "test/meter"\nevery = {every}\n'
+    site.write(
+        good
+        + "".join(box.format(n=n, every='{ fast = "3 s" }' if n % 2 else '{ slow = "30 s" }') for n in range(60, 70))
+    )
+    config = site.load()
+    catalog = DeviceCatalog(config)
+    lines = {line.name: open_line(line_config(line)) for line in config.lines}
+    ring = Ring.create(str(tmp_path / "ring"), 64 * KIB, 0, 0, bytes(32))
+    found = reading_rate(config, ((device, catalog.spec(device)) for device in config.devices), lines, ring)
+    ring.close()
+    assert found.readings > 3
+    told = ring_of(config, plan_costs(config, load_profiles(config))).rate
+    assert (found.readings, found.slots) == pytest.approx((told.readings, told.slots))
+
+
 def of(ring: RingConfig) -> Config:
     return cast(Config, SimpleNamespace(ring=ring, runtime_dir=Path("/run/x")))
 
@@ -134,6 +169,25 @@ def test_what_check_prints_of_it() -> None:
     assert str(plan) == (
         "160,000 readings a second need 64 MiB for packs every 10 s and a store that stalls for 10 s; it has 64 MiB"
     )
+
+
+@pytest.mark.parametrize(
+    ("devices", "slots", "machine", "said"),
+    [
+        (20, 20 * 104, 256 * MIB, ""),
+        (3000, 3000 * 104, 1 * GIB, ""),
+        (
+            3000, 3000 * 104, 512 * MIB,
+            "memory: the agent needs about 473 MiB, and its unit allows 307 MiB of 512 MiB. "
+            "Take a larger machine, fewer devices, or a smaller [ring] max",
+        ),
+    ],
+)  # fmt: skip
+def test_memory(devices: int, slots: float, machine: int, said: str) -> None:
+    plan = plan_ring(AUTO, rate(slots), 10_000, 8 * GIB)
+    assert memory_bytes(devices, plan) == 64 * MIB + devices * 96 * KIB + plan.size_bytes
+    config = cast(Config, SimpleNamespace(devices=[None] * devices))
+    assert [str(note) for note in memory_notes(config, plan, machine)] == ([said] if said else [])
 
 
 def test_the_file_system_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
