@@ -110,13 +110,24 @@ def _check(device: DeviceRead, line: LineEntry | None, profile: Profile, notes: 
         table.complain(None, "points", f"{error.what} in profile {profile.id}", error.hint)
         points = resolved.points
     _prefixes(table, entry, resolved)
-    if table.has("ratio") and not any(point.ratio == "apply" for point in resolved.points):
-        what = f"has no effect: profile {profile.id} says that the device multiplies by itself, or measures directly"
-        table.complain(None, "ratio", what, "Leave it out; `meterhouse read` shows whether the values are right")
+    _ratio(table, resolved, profile, notes)
     _serial_note(table, entry, line, profile, notes)
     _max_words(table, entry, profile, points)
     accuracy = entry.accuracy or ({"": profile.accuracy} if profile.accuracy else {})
     return replace(entry, periods_ms=_periods(device, resolved.limits, points, profile, notes), accuracy=accuracy)
+
+
+def _ratio(table: TomlTable, resolved: Resolved, profile: Profile, notes: list[Note]) -> None:
+    """A ratio that nothing is multiplied by: an error, unless the profile says that the device applied its own."""
+    ratios = {point.ratio for point in resolved.points}
+    if not table.has("ratio") or "apply" in ratios:
+        return
+    what = f"has no effect: profile {profile.id} says that the device multiplies by itself"
+    hint = "Leave it out; `meterhouse read` shows whether the values are right"
+    if "done" in ratios:
+        notes.append(Note(place_of(table, "ratio"), what, hint))
+    else:
+        table.complain(None, "ratio", f"{what}, or measures directly", hint)
 
 
 def _patterns(entry: DeviceConfig) -> tuple[str, ...]:

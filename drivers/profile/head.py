@@ -119,9 +119,10 @@ def _protocol(table: TomlTable, base: ProfileHead | None) -> str:
 
 def _second_source(table: TomlTable) -> SecondSource | None:
     """Not inherited by ``extends``: like ``source``, it is about this file's own points."""
-    if "second_source" not in table.raw:
+    said = table.mapping("second_source")
+    if not said:
         return None
-    second = table.inner("second_source", ("second_source",), table.mapping("second_source"))
+    second = table.inner("second_source", ("second_source",), said)
     second.unknown(("source", "en", "zh"))
     return SecondSource(second.text("source"), second.text("en", required=True), second.text("zh", required=True))
 

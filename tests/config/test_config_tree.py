@@ -131,6 +131,16 @@ def test_the_tree_is_frozen(site, good) -> None:
             thing.name = "x"  # type: ignore[misc,union-attr]
 
 
+def test_a_ratio_that_the_device_applied_is_a_note(site) -> None:
+    """A profile that changed to values after the transformers must not keep an agent with a ratio from its start."""
+    text = (
+        MINIMAL + '[[line]]\nname = "bus"\nurl = "tcp://192.0.2.11:4196"\n[[device]]\nname = "workshop"\nline = "bus"\n'
+    )
+    site.write(text + 'address = "3"\nprofile = "acrel/adl400"\nratio = { ct = 80 }\n')
+    (note,) = [str(note) for note in site.load().notes if "ratio" in str(note)]
+    assert "device.workshop.ratio: has no effect: profile acrel/adl400" in note
+
+
 def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
     text = good.replace("serial:/dev/serial/by-id/usb-FTDI_FT232R_A1-if00-port0", "serial:/dev/ttyUSB3")
     text = text.replace("tcp://192.0.2.11:4196", "modbus-tcp://192.0.2.10").replace('serial = "2400 8E1"\n', "")

@@ -282,7 +282,7 @@ def test_profiles_list_show_and_check(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "ac.voltage.l1 is 230.5, expected 231.5" in capsys.readouterr().err
     bad.write_text(text)
     assert outcome(["profiles", "check", str(bad)]) == 0
-    assert "good. 15 points" in capsys.readouterr().out
+    assert "good. 17 points" in capsys.readouterr().out
 
 
 SECOND = '[second_source]\nsource = "a paper"\nen = "15 points agree."\nzh = "15 个测点一致。"\n'

@@ -82,6 +82,8 @@ def test_a_second_source_is_named_or_there_is_none(write: Write) -> None:
     assert 'second_source: the key "zh" is missing' in said
     (said,) = complaints(write, named.replace('"paper"', "7"))
     assert "second_source: source: 7 is not text" in said
+    (said,) = complaints(write, HEAD + 'second_source = "paper"\n' + POINT)
+    assert 'second_source: "paper"' in said
 
 
 def test_a_second_source_is_not_inherited(write: Write, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from drivers.sim.families import device_from_profile
 from tests.kits.wires import Wire, clock
 
 EQUAL = {  # families that share a map, or a part of it: nothing that is asked can tell them apart
+    "chint/dtsu666-4000": "chint/dtsu666",
     "eastron/sdm230": "eastron/sdm120",
     "growatt/mod-xh": "growatt/mid",
     "huawei/luna2000": "huawei/sun2000",
