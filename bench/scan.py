@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from drivers.scan import Hunt, Scan
-from drivers.sim import Bus, Image, SerialLine, SimDevice, parse_fault
+from drivers.sim.bus import Bus
+from drivers.sim.device import SimDevice
+from drivers.sim.faults import parse_fault
+from drivers.sim.image import Image
+from drivers.sim.rtu import SerialLine
 
 QUICK = (1, 17, 100, 200, 247)
 SLOW, DEAF, INPUT, BROKEN, REFUSING = 30, 60, 90, 120, 150

@@ -13,7 +13,9 @@ import click
 
 from agent.cli.decode_meters.output import BrokenInput, hex_bytes, quality_name, read_json, reading_json, run
 from drivers.model import FrameError, Kind, Point, Quality, Reading, Reason, UsageError, clean_text
-from drivers.plan import decoded, image_spec, plain, read_image, resolve_image
+from drivers.plan import read_image
+from drivers.plan.compiled import decoded
+from drivers.plan.image import image_spec, plain, resolve_image
 from drivers.profile import Profile, default_dirs, find_profile, load_profile
 from drivers.profile.register_layout import REGISTERS
 from ext.decode import ORDERS, TYPES, Plan

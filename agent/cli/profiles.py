@@ -12,7 +12,8 @@ import click
 
 from agent.cli.common import as_line, tidy
 from drivers.model import PACES, Limits, LineError, Point, ProfileError, Quality, Reading, UsageError
-from drivers.plan import image_spec, read_image
+from drivers.plan import read_image
+from drivers.plan.image import image_spec
 from drivers.profile import (
     Profile,
     Sample,

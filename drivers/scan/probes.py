@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from drivers import cjt188, dlt645, mbus
 from drivers.line import Request
 from drivers.metering import MeterRequest
-from drivers.modbus import read_request
+from drivers.modbus.requests import read_request
 from drivers.model import LineError
 
 PROTOCOLS = ("modbus", "dlt645", "cjt188", "mbus")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from drivers import dlt645, mbus
 from drivers.line import Answer, LineConfig, LineFactory, SerialSetting, open_line, target
-from drivers.modbus import read_identification
+from drivers.modbus.requests import read_identification
 from drivers.model import DeviceException, FrameError, Limits, LineDown, LineError, LineLent, MismatchError, UsageError
 from drivers.scan.agenda import Agenda, baud_of
 from drivers.scan.ear import AnotherMaster, BusTraffic, Ear, describe

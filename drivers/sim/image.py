@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from drivers.model import Kind, Point
+from drivers.plan.holes import ILLEGAL_ADDRESS, ILLEGAL_FUNCTION, ILLEGAL_VALUE
 from drivers.sim.encode import (
     EncodeError,
     Value,
@@ -20,7 +21,6 @@ from drivers.sim.encode import (
     where_of,
 )
 
-ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE = 1, 2, 3
 BIT_FUNCTIONS, WORD_FUNCTIONS = (1, 2), (3, 4)
 _SPACE = 0x10000
 
@@ -100,10 +100,6 @@ class Image:
         table = self._table(function)
         raw = table.items[2 * address : 2 * (address + count)]
         return tuple(int.from_bytes(raw[n : n + 2], "big") for n in range(0, len(raw), 2))
-
-    def punch(self, address: int, count: int = 1, *, function: int = 3, code: int = ILLEGAL_ADDRESS) -> None:
-        """Make a hole: reads that touch it answer exception ``code``. The values stay below it."""
-        self._table(function).codes[address : address + count] = bytes([code]) * count
 
     def fill_holes(self, max_gap: int, *, function: int) -> None:
         """Let holes of up to ``max_gap`` items between existing ones answer zeros, as many devices do."""

@@ -121,7 +121,7 @@ def _placed(point: Point, place: Place, at: int, values: Mapping[str, Raw]) -> P
         point,
         function=3,
         address=address,
-        type=TYPES[place.point.type][0],
+        type=TYPES[place.point.type],
         count=place.point.size,
         order="ABCDEFGH"[: 2 * place.point.size],
         scale=Decimal(1).scaleb(power) * (factor or 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import struct
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from drivers.modbus.requests import read_request
 from drivers.model import ConfigError, DeviceSpec, Kind, Point, Quality
 from drivers.plan import Block, LineTiming, TextSlot, exact, ratio_of
 from drivers.profile import concerned
-from drivers.sunspec.models import Model, Place
+from drivers.sunspec.models import NUMBERS, Model, Place
 from drivers.sunspec.names import UNITS
 from drivers.sunspec.walk import Device
 from drivers.units import unit_factor
@@ -24,20 +25,10 @@ HOLDING = 3  # the function that reads all of it
 _log = logging.getLogger("meterhouse.sunspec")
 _ALIASES = {"inverter": (101, 102, 103, 111, 112, 113), "meter": (201, 202, 203, 204, 211, 212, 213, 214)}
 _ALTERNATIVE = re.compile(r"([a-z0-9]+(?:,[a-z0-9]+)*)(?::(\d{1,2}))?\.([A-Za-z][\w.\[\]]*)")
-TYPES: Mapping[str, tuple[str, tuple[int, ...] | None]] = {  # SunSpec type -> (the kernel's, its "not implemented")
-    "int16": ("i16", None),
-    **dict.fromkeys(("uint16", "enum16", "bitfield16", "count"), ("u16", None)),
-    "acc16": ("u16", (0,)),
-    "int32": ("i32", None),
-    **dict.fromkeys(("uint32", "enum32", "bitfield32"), ("u32", None)),
-    "acc32": ("u32", (0,)),
-    "int64": ("i64", None),
-    **dict.fromkeys(("uint64", "bitfield64"), ("u64", None)),
-    "acc64": ("u64", (0,)),
-    "float32": ("f32", None),
-    "float64": ("f64", None),
+_KERNEL_TYPES = {"h": "i16", "H": "u16", "i": "i32", "I": "u32", "q": "i64", "Q": "u64", "f": "f32", "d": "f64"}
+TYPES: Mapping[str, str] = {  # SunSpec type -> the kernel's
+    kind: _KERNEL_TYPES[code] for kind, (code, _) in NUMBERS.items() if kind not in ("sunssf", "ipaddr")
 }
-SIZES = {"i16": 1, "u16": 1, "i32": 2, "u32": 2, "f32": 2, "i64": 4, "u64": 4, "f64": 4}
 
 Alternative = tuple[tuple[int, ...], int, str]  # models, which of several equal ones from 1, point
 
@@ -118,7 +109,7 @@ def _fits(point: Point, place: Place, where: str) -> bool:
     is_text = place.point.type == "string"
     if is_text or point.kind is Kind.TEXT:
         return is_text and point.kind is Kind.TEXT
-    if place.point.type not in TYPES or SIZES[TYPES[place.point.type][0]] != place.point.size:
+    if place.point.type not in TYPES or struct.calcsize(NUMBERS[place.point.type][0]) != 2 * place.point.size:
         return False
     have = UNITS.get(place.point.unit, place.point.unit)
     if point.kind is Kind.STATE or unit_factor(have, point.unit) is not None:
@@ -186,7 +177,7 @@ def share_of(number: int, mantissa: int, exponent: int, quality: int, spec: Devi
 
 def _add(plan: Plan, spot: Spot, point: Point, at: int, begin: int, spec: DeviceSpec) -> None:
     definition = spot.place.point
-    kind, sentinels = TYPES[definition.type]
+    sentinels = (0,) if definition.type.startswith("acc") else None
     plain = point.kind is Kind.STATE or is_factor(point)
     factor = None if plain else unit_factor(UNITS.get(definition.unit, definition.unit), point.unit)
     scale = (factor or Decimal(1)).scaleb(spot.place.power) * point.scale
@@ -200,7 +191,7 @@ def _add(plan: Plan, spot: Spot, point: Point, at: int, begin: int, spec: Device
     plan.add(
         spot.point,
         at,
-        kind,
+        TYPES[definition.type],
         bit=-1 if point.bit is None else point.bit,
         mask=point.mask or 0,
         scale=exact(scale * ratio),

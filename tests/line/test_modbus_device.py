@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from drivers.modbus import ModbusDevice
+from drivers.modbus.device import ModbusDevice
 from drivers.model import (
     ConfigError,
     Kind,
@@ -20,7 +20,8 @@ from drivers.model import (
     Reason,
     UsageError,
 )
-from drivers.sim import Image, SimDevice
+from drivers.sim.device import SimDevice
+from drivers.sim.image import Image
 from ext.ring import Ring
 from tests.kits.lines import FAST, TICK, Field, ask, gauge, mute_when, sim_device, spec_of, words
 

@@ -10,13 +10,15 @@ import pytest
 from drivers.line import Line
 from drivers.model import ConfigError, DeviceException, LineTimeout, Reason
 from drivers.profile import find_profile, load_profile, shipped_dir
-from drivers.sim import Bus, SimDevice
-from drivers.sim.sunspec import model_registers, sunspec_image
+from drivers.sim.bus import Bus
+from drivers.sim.device import SimDevice
+from drivers.sim.sunspec import model_registers
 from drivers.sunspec.device import SunSpecDevice
 from drivers.sunspec.models import decode_model
 from drivers.sunspec.plan import find_spots
 from drivers.sunspec.walk import decode_image
 from tests.kits.meters import ALL, TICK, Cabinet, points_of, replace, sent_frames
+from tests.kits.simulated import sunspec_image
 
 COMMON: Any = (1, {"Mn": "Acme", "Md": "X-10", "Vr": "1.2.3", "SN": "S123"})
 SOLAR: Any = (103, {"W": 1108, "W_SF": 1, "WH": 123456789, "WH_SF": 0, "Hz": 5001, "Hz_SF": -2, "St": 4})

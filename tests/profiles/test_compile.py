@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.model import DeviceSpec, Kind, Part, Point, ProfileError, Quality, Reason
-from drivers.plan import Block, compile_block, exact, plain, plan_blocks, ratio_of, read_image, text_of, text_slots
+from drivers.plan import Block, compile_block, exact, plan_blocks, ratio_of, read_image, text_of, text_slots
+from drivers.plan.image import plain
 
 SPEC = DeviceSpec("m1", "park7/gw01/m1", "1", "modbus", "example/x", (), (0, 0, 0, 0, 0))
 SCALES = st.decimals(min_value=Decimal("-1000"), max_value=Decimal("1000"), places=4).filter(bool)

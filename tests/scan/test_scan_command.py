@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from drivers.line.frames import crc16
-from drivers.modbus import read_request
-from drivers.sim import Bus, SimDevice
-from drivers.sim.device import SimAnswer
+from drivers.modbus.requests import read_request
+from drivers.sim.bus import Bus
+from drivers.sim.device import SimAnswer, SimDevice
 from drivers.sim.dump import load_dump
 from drivers.sim.framing import Framing, SimRequest
 from drivers.sim.meters import Dlt645Meter, MbusMeter, MixedBus

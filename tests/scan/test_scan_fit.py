@@ -6,9 +6,8 @@ import pytest
 
 from drivers.line import LineConfig, open_line
 from drivers.profile import Profile, find_profile, load_profile, shipped_dir
-from drivers.scan import identify, profiles_of
-from drivers.scan.fit import Identity
-from drivers.sim import Bus
+from drivers.scan.fit import Identity, identify, profiles_of
+from drivers.sim.bus import Bus
 from drivers.sim.display import ParkClock
 from drivers.sim.families import device_from_profile
 from tests.kits.wires import Wire, clock

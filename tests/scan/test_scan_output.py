@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from agent.cli.toml_snippet import stable, tables
-from drivers.scan import COMMON_SETTINGS, Fit, Found, Hunt, Scan
-from drivers.sim import Bus, SerialLine
+from drivers.scan import COMMON_SETTINGS, Found, Hunt, Scan
+from drivers.scan.fit import Fit
+from drivers.sim.bus import Bus
 from drivers.sim.meters import Dlt645Meter, MixedBus
+from drivers.sim.rtu import SerialLine
 from tests.kits.scans import Park, plain, sampled
 
 MINE = ("--listen", "0", "--bus-is-mine")

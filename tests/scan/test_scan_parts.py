@@ -6,10 +6,12 @@ import pytest
 
 from drivers import cjt188, dlt645, mbus
 from drivers.line.trace import RECEIVED, SENT
-from drivers.modbus import read_request
+from drivers.modbus.requests import read_request
 from drivers.model import UsageError
-from drivers.scan import Ear, Hunt, Scan, describe
-from drivers.sim import Bus, parse_fault
+from drivers.scan import Hunt, Scan
+from drivers.scan.ear import Ear, describe
+from drivers.sim.bus import Bus
+from drivers.sim.faults import parse_fault
 from drivers.sim.meters import Cjt188Meter, MixedBus
 from tests.kits.scans import Park, plain, sampled
 

@@ -16,7 +16,7 @@ from drivers.model import FrameError, LineError, LineTimeout
 from drivers.scan import Hunt, Scan
 from drivers.scan.narrow import MAKERS, Mask, dlt645_by_digits, identity_of, maker_code, mbus_by_selection
 from drivers.scan.probes import Probe
-from drivers.sim import parse_fault
+from drivers.sim.faults import parse_fault
 from drivers.sim.meters import Dlt645Meter, MbusMeter, MixedBus
 from tests.kits.scans import Park
 

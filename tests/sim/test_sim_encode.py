@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.model import Kind, Part, Point
-from drivers.sim import EncodeError, Image
-from drivers.sim.encode import served_value
+from drivers.sim.encode import EncodeError, served_value
+from drivers.sim.image import Image
 from ext import decode
+from tests.kits.simulated import punch
 
 ORDERS = {
     2: ("", "AB", "BA"),
@@ -218,7 +219,7 @@ def test_holes_answer_their_exception_and_small_ones_can_be_filled() -> None:
     image.fill_holes(10, function=3)
     assert image.read(3, 0, 5) == b"\0\1\0\2\0\0\0\0\0\5"
     assert image.read(3, 5, 2) == 2
-    image.punch(1, code=4)
+    punch(image, 1, code=4)
     assert image.read(3, 0, 2) == 4
     assert image.read(4, 0, 1) == 1
     assert image.read(3, 0, 126) == 3

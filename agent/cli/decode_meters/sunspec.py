@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 from agent.cli.decode_meters.output import MAX_TEXT, BrokenInput, Json, number, read_json, reading_json, run
-from drivers import sunspec
 from drivers.model import FrameError, clean_text
+from drivers.sunspec.models import END_MODEL
+from drivers.sunspec.names import readings_of
+from drivers.sunspec.walk import decode_image
 
 __all__ = ["command", "decode", "read_json"]
 
@@ -55,7 +57,7 @@ def decode(content: Any) -> Json:
     """The models of one device image."""
     base, registers = _image(content)
     try:
-        device = sunspec.decode_image(base, registers)
+        device = decode_image(base, registers)
     except FrameError as error:
         raise BrokenInput(str(error)) from error
     models: list[Json] = []
@@ -65,7 +67,7 @@ def decode(content: Any) -> Json:
             for name, v in model.points.items()
         }
         shown: Json = {"id": model.id, "address": model.address, "length": model.length, "points": points}
-        if not model.known and model.id != sunspec.END_MODEL:
+        if not model.known and model.id != END_MODEL:
             shown["unknown"] = True
         if model.truncated:
             shown["truncated"] = True
@@ -79,7 +81,7 @@ def decode(content: Any) -> Json:
     result: Json = {
         "frame": frame,
         "models": models,
-        "readings": [reading_json(r) for r in sunspec.readings_of(device)],
+        "readings": [reading_json(r) for r in readings_of(device)],
     }
     if device.warnings:
         result["warnings"] = device.warnings
