@@ -16,7 +16,7 @@ from typing import ClassVar
 from drivers.cjt188.frames import ANY, CURRENT, READ, Frame, Parser, broken, build_read
 from drivers.cjt188.values import decode_frame
 from drivers.line import Line
-from drivers.metering import MeterDevice, MeterQuery, MeterRequest, Response, field_of
+from drivers.meter_device import MeterDevice, MeterQuery, MeterRequest, Response, field_of
 from drivers.model import (
     ConfigError,
     DeviceException,

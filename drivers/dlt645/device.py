@@ -32,7 +32,7 @@ from drivers.dlt645.frames import (
 from drivers.dlt645.tables import FIXED, FIXED_97, MOMENTARY
 from drivers.dlt645.values import decode
 from drivers.line import Line
-from drivers.metering import MeterDevice, MeterQuery, MeterRequest, Response
+from drivers.meter_device import MeterDevice, MeterQuery, MeterRequest, Response
 from drivers.model import (
     ConfigError,
     DeviceException,

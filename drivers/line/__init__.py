@@ -1,7 +1,7 @@
 """The only access to the field: one owner per line, one request at a time, a deadline on every wait."""
 
 from drivers.line.config import LineConfig, RequestOptions, request_options, target
-from drivers.line.frames import READ_FUNCTIONS, Answer, ModbusRequest, Request, crc16
+from drivers.line.modbus_frames import READ_FUNCTIONS, Answer, ModbusRequest, Request, crc16
 from drivers.line.owner import Line, LineFactory, open_line
 from drivers.line.trace import FrameTrace, frames_each
 from drivers.serial_setting import SerialSetting

@@ -32,7 +32,7 @@ from drivers.mbus.link import (
 )
 from drivers.mbus.records import FUNCTIONS
 from drivers.mbus.telegram import Telegram, decode_frame
-from drivers.metering import MeterDevice, MeterQuery, MeterRequest, Response, field_of
+from drivers.meter_device import MeterDevice, MeterQuery, MeterRequest, Response, field_of
 from drivers.model import (
     ConfigError,
     DeviceException,

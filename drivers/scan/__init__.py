@@ -1,6 +1,6 @@
 """Finds and identifies the devices on a line. Only reads are sent, and only after listening."""
 
-from drivers.scan.hunt import Found, Hunt
+from drivers.scan.plan import FoundDevice, ScanOptions
 from drivers.scan.probes import COMMON_SETTINGS, PROTOCOLS, SETTINGS
 from drivers.scan.search import Scan, one_device
 
@@ -8,8 +8,8 @@ __all__ = [
     "COMMON_SETTINGS",
     "PROTOCOLS",
     "SETTINGS",
-    "Found",
-    "Hunt",
+    "FoundDevice",
     "Scan",
+    "ScanOptions",
     "one_device",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from drivers import cjt188, dlt645, mbus
 from drivers.line import Request
-from drivers.metering import MeterRequest
+from drivers.meter_device import MeterRequest
 from drivers.modbus.requests import read_request
 from drivers.model import LineError
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from drivers.plan.holes import ILLEGAL_ADDRESS, ILLEGAL_FUNCTION, ILLEGAL_VALUE
-from drivers.sim.faults import FaultBox, InjectedFault
+from drivers.sim.faults import ActiveFaults, InjectedFault
 from drivers.sim.framing import Framing, SimRequest
 from drivers.sim.image import Image
 
@@ -43,7 +43,7 @@ class SimDevice:
     before: Callable[[int, int, int], None] | None = None
     restart: Callable[[], None] | None = None  # counters to zero
     asleep: Callable[[], bool] | None = None  # an inverter in the dark does not answer
-    faults: FaultBox = field(default_factory=FaultBox)
+    faults: ActiveFaults = field(default_factory=ActiveFaults)
     requests: Counter[int] = field(default_factory=Counter)
     answered: int = 0
     monotonic: Callable[[], float] = time.monotonic

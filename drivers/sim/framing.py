@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from drivers.line.frames import crc16
+from drivers.line.modbus_frames import crc16
 
 RTU_MAX = 256
 

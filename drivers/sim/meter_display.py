@@ -13,7 +13,7 @@ from drivers.dlt645.values import decode
 from drivers.model import Kind, Point, Quality, UsageError
 from drivers.profile import Profile
 from drivers.sim.display import ParkClock
-from drivers.sim.facts import FactBook, in_unit
+from drivers.sim.facts import FactLookup, in_unit
 from drivers.sim.meters import Cjt188Meter, Dlt645Meter, MbusMeter
 from drivers.units import unit_factor
 
@@ -64,7 +64,7 @@ class MeterDisplay:
 
     def __init__(self, clock: ParkClock, points: tuple[Point, ...], role: str, texts: Mapping[str, str]) -> None:
         self.clock, self.points, self.role, self.texts = clock, points, role, dict(texts)
-        self._book = FactBook(role, clock.physics)
+        self._book = FactLookup(role, clock.physics)
         self.decimals: dict[str, tuple[str, int]] = {}  # point -> unit and decimals on the wire
         self.ahead_s = 0.0  # how far the meter's clock is off
 

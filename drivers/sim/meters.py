@@ -15,7 +15,7 @@ from drivers import cjt188, dlt645, mbus
 from drivers.framing import build_request
 from drivers.sim.bus import Bus, SimExchange
 from drivers.sim.device import SimAnswer, SimDevice, sent_with_faults
-from drivers.sim.faults import FaultBox
+from drivers.sim.faults import ActiveFaults
 from drivers.sim.framing import Framing, RtuFraming, SimRequest
 
 READS = dlt645.ALLOWED_CONTROLS | cjt188.ALLOWED_CONTROLS | mbus.ALLOWED_CONTROLS
@@ -30,7 +30,7 @@ class SimMeter:
     baud: int | None = None
     turnaround_s: float = 0.0
     wake: bytes = b""  # bytes that this meter sends before each answer, such as FE FE
-    faults: FaultBox = field(default_factory=FaultBox)
+    faults: ActiveFaults = field(default_factory=ActiveFaults)
     requests: Counter[int] = field(default_factory=Counter)  # by control code
     answered: int = 0
     last: bytes = b""  # its answer before

@@ -16,10 +16,10 @@ from drivers.sim.families import device_from_profile, meter_from_profile
 from drivers.sim.meter_display import MeterDisplay
 from drivers.sim.meters import MixedBus, SimMeter, Simulated
 from drivers.sim.rtu import SerialLine
-from drivers.sim.slots import CABINETS, DEMO, METERS, PLAN, Slot
+from drivers.sim.slots import CABINETS, DEMO, METERS, PLAN, ParkSlot
 from drivers.sim.tcp import TcpLine
 
-__all__ = ["CABINETS", "DEMO", "METERS", "Park", "ParkDevice", "ParkMeter", "Slot", "make_park"]
+__all__ = ["CABINETS", "DEMO", "METERS", "Park", "ParkDevice", "ParkMeter", "ParkSlot", "make_park"]
 
 SERIAL_LINES = frozenset({"cabinet", "meters"})  # a pseudo-terminal; all others are Modbus TCP
 BAUD = 9600
@@ -29,7 +29,7 @@ BAUD = 9600
 class ParkDevice:
     """A device of the park as it is served."""
 
-    slot: Slot
+    slot: ParkSlot
     sim: SimDevice
     display: Display
 
@@ -38,7 +38,7 @@ class ParkDevice:
 class ParkMeter:
     """A meter of the park that is not a Modbus device."""
 
-    slot: Slot
+    slot: ParkSlot
     sim: SimMeter
     display: MeterDisplay
 
@@ -52,7 +52,7 @@ class Park:
         lines: dict[str, SimLine],
         devices: dict[str, ParkDevice],
         meters: dict[str, ParkMeter],
-        slots: Sequence[Slot],
+        slots: Sequence[ParkSlot],
     ) -> None:
         self.clock, self.lines, self.devices, self.meters, self.slots = clock, lines, devices, meters, tuple(slots)
 
@@ -64,7 +64,7 @@ class Park:
             found[name] = self.devices[name].sim if name in self.devices else self.meters[name].sim
         return found
 
-    def serial(self, slot: Slot) -> str:
+    def serial(self, slot: ParkSlot) -> str:
         """The serial setting that reads this device; "" over TCP."""
         line = self.lines[slot.line]
         if not isinstance(line, SerialLine):
@@ -132,7 +132,7 @@ def make_park(
     *,
     seed: int = 1,
     speed: float = 1.0,
-    slots: Sequence[Slot] = DEMO,
+    slots: Sequence[ParkSlot] = DEMO,
     baud: int = BAUD,
     profile_dirs: Sequence[Path] | None = None,
     clock: ParkClock | None = None,

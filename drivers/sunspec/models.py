@@ -55,7 +55,7 @@ class PointValue(NamedTuple):
     definition: PointDef | None = None
 
 
-class Place(NamedTuple):
+class ModelOffset(NamedTuple):
     """Where one point lies, to be read again and again. Offsets count registers from the model's id."""
 
     offset: int
@@ -72,7 +72,7 @@ class Model:
     address: int
     length: int
     points: dict[str, PointValue] = field(default_factory=dict)  # by name: ``W``, ``module[0].DCW``
-    places: dict[str, Place] = field(default_factory=dict)  # of all but scale factors
+    places: dict[str, ModelOffset] = field(default_factory=dict)  # of all but scale factors
     known: bool = True
     truncated: bool = False  # the image ends before the model does
 
@@ -239,7 +239,7 @@ class _Reader:
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
         self.points: dict[str, PointValue] = {}
-        self.places: dict[str, Place] = {}
+        self.places: dict[str, ModelOffset] = {}
 
     def group(self, group: GroupDef, prefix: str, outer: _Scope | None) -> None:
         scope = _Scope({}, {}, outer)
@@ -286,13 +286,13 @@ class _Reader:
             number += 1
 
 
-def _place(point: PointDef, offset: int, scope: _Scope) -> Place | None:
+def _place(point: PointDef, offset: int, scope: _Scope) -> ModelOffset | None:
     if point.scale is None or isinstance(point.scale, int):
-        return Place(offset, point, point.scale or 0, None)
+        return ModelOffset(offset, point, point.scale or 0, None)
     around = scope.around(point.scale)
     if around is not None:
-        return Place(offset, point, 0, around.offsets[point.scale])
-    return Place(offset, point, int(point.scale), None) if point.scale.lstrip("-").isdigit() else None
+        return ModelOffset(offset, point, 0, around.offsets[point.scale])
+    return ModelOffset(offset, point, int(point.scale), None) if point.scale.lstrip("-").isdigit() else None
 
 
 def scaled(raw: Value, scale: str | int | None, scope: _Scope) -> Value:

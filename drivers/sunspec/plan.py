@@ -15,9 +15,9 @@ from drivers.modbus.requests import read_request
 from drivers.model import ConfigError, DeviceSpec, Kind, Point, Quality
 from drivers.plan import Block, LineTiming, TextSlot, exact, ratio_of
 from drivers.profile import concerned
-from drivers.sunspec.models import NUMBERS, Model, Place
+from drivers.sunspec.models import NUMBERS, Model, ModelOffset
 from drivers.sunspec.names import UNITS
-from drivers.sunspec.walk import Device
+from drivers.sunspec.walk import ModelChain
 from drivers.units import unit_factor
 from ext.decode import Plan
 
@@ -51,12 +51,12 @@ def alternatives(key: str, where: str) -> list[Alternative]:
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
+class RegisterLocation:
     """Where a device has a point: addresses of holding registers."""
 
     point: int  # number in the spec
     address: int
-    place: Place
+    place: ModelOffset
     scale_at: int | None  # address of its scale factor
 
     @property
@@ -69,25 +69,25 @@ class Spot:
         return own if self.scale_at is None else max(own, self.scale_at + 1)
 
 
-def find_spots(device: Device, spec: DeviceSpec, most: int, where: str) -> dict[int, Spot]:
+def find_locations(device: ModelChain, spec: DeviceSpec, most: int, where: str) -> dict[int, RegisterLocation]:
     """Point number -> spot, for the points that this device has."""
     by_id: dict[int, list[Model]] = {}
     for model in device.models:
         by_id.setdefault(model.id, []).append(model)
-    spots: dict[int, Spot] = {}
+    locations: dict[int, RegisterLocation] = {}
     for number, point in enumerate(spec.points):
         for model, name in _candidates(point, by_id, where):
             place = model.places.get(name)
             if place is None or not _fits(point, place, where):
                 continue
             scale_at = None if place.scale_at is None else model.address + place.scale_at
-            spot = Spot(number, model.address + place.offset, place, scale_at)
-            if spot.end - spot.begin > most:
+            location = RegisterLocation(number, model.address + place.offset, place, scale_at)
+            if location.end - location.begin > most:
                 _log.warning("%s: the scale factor of %s is more than %d registers away", where, point.name, most)
                 continue
-            spots[number] = spot
+            locations[number] = location
             break
-    return spots
+    return locations
 
 
 def _candidates(point: Point, by_id: Mapping[int, list[Model]], where: str) -> Iterable[tuple[Model, str]]:
@@ -105,7 +105,7 @@ def _candidates(point: Point, by_id: Mapping[int, list[Model]], where: str) -> I
     yield from later
 
 
-def _fits(point: Point, place: Place, where: str) -> bool:
+def _fits(point: Point, place: ModelOffset, where: str) -> bool:
     is_text = place.point.type == "string"
     if is_text or point.kind is Kind.TEXT:
         return is_text and point.kind is Kind.TEXT
@@ -118,36 +118,38 @@ def _fits(point: Point, place: Place, where: str) -> bool:
     return False
 
 
-def build_reads(spots: Sequence[Spot], spec: DeviceSpec, most: int, timing: LineTiming, where: str) -> list[Read]:
-    """The reads that cover ``spots``: what lies between two is read over where that is cheaper than asking twice.
+def build_reads(
+    locations: Sequence[RegisterLocation], spec: DeviceSpec, most: int, timing: LineTiming, where: str
+) -> list[Read]:
+    """The reads that cover ``locations``: what lies between two is read over where that is cheaper than asking twice.
 
     All of it lies within the chain of models, which a device must answer throughout.
     """
-    groups: list[tuple[int, int, list[Spot]]] = []
-    for spot in sorted(spots, key=lambda s: (s.begin, s.end)):
+    groups: list[tuple[int, int, list[RegisterLocation]]] = []
+    for location in sorted(locations, key=lambda s: (s.begin, s.end)):
         if groups:
             begin, end, members = groups[-1]
-            joint = max(end, spot.end) - begin
-            apart = timing.cost_ns(2 * (end - begin)) + timing.cost_ns(2 * (spot.end - spot.begin))
-            if joint <= most and (spot.begin < end or timing.cost_ns(2 * joint) <= apart):
-                groups[-1] = begin, max(end, spot.end), [*members, spot]
+            joint = max(end, location.end) - begin
+            apart = timing.cost_ns(2 * (end - begin)) + timing.cost_ns(2 * (location.end - location.begin))
+            if joint <= most and (location.begin < end or timing.cost_ns(2 * joint) <= apart):
+                groups[-1] = begin, max(end, location.end), [*members, location]
                 continue
-        groups.append((spot.begin, spot.end, [spot]))
+        groups.append((location.begin, location.end, [location]))
     return [_compiled(begin, end, members, spec, where) for begin, end, members in groups]
 
 
-def _compiled(begin: int, end: int, members: list[Spot], spec: DeviceSpec, where: str) -> Read:
+def _compiled(begin: int, end: int, members: list[RegisterLocation], spec: DeviceSpec, where: str) -> Read:
     plan, factors, counters = (Plan(2 * (end - begin)) for _ in range(3))
     texts: list[TextSlot] = []
-    for spot in members:
-        point, at = spec.points[spot.point], 2 * (spot.address - begin)
+    for location in members:
+        point, at = spec.points[location.point], 2 * (location.address - begin)
         if point.kind is Kind.TEXT:
-            texts.append(TextSlot(spot.point, at, 2 * spot.place.point.size))
+            texts.append(TextSlot(location.point, at, 2 * location.place.point.size))
         else:
-            _add(factors if is_factor(point) else plan, spot, point, at, begin, spec)
+            _add(factors if is_factor(point) else plan, location, point, at, begin, spec)
             if point.kind is Kind.COUNTER:
-                _add(counters, spot, point, at, begin, spec)
-    block = Block(HOLDING, begin, end - begin, tuple(spot.point for spot in members))
+                _add(counters, location, point, at, begin, spec)
+    block = Block(HOLDING, begin, end - begin, tuple(location.point for location in members))
     return Read(
         block,
         read_request(int(spec.address), HOLDING, begin, end - begin, where),
@@ -175,12 +177,12 @@ def share_of(number: int, mantissa: int, exponent: int, quality: int, spec: Devi
     return (-value if point.flips and concerned(point.name, spec.reversed) else value), quality
 
 
-def _add(plan: Plan, spot: Spot, point: Point, at: int, begin: int, spec: DeviceSpec) -> None:
-    definition = spot.place.point
+def _add(plan: Plan, location: RegisterLocation, point: Point, at: int, begin: int, spec: DeviceSpec) -> None:
+    definition = location.place.point
     sentinels = (0,) if definition.type.startswith("acc") else None
     plain = point.kind is Kind.STATE or is_factor(point)
     factor = None if plain else unit_factor(UNITS.get(definition.unit, definition.unit), point.unit)
-    scale = (factor or Decimal(1)).scaleb(spot.place.power) * point.scale
+    scale = (factor or Decimal(1)).scaleb(location.place.power) * point.scale
     ratio = ratio_of(point, spec)
     low, high = (None if v is None else v * ratio for v in (point.low, point.high))
     negate = point.flips and concerned(point.name, spec.reversed) and not is_factor(point)
@@ -189,7 +191,7 @@ def _add(plan: Plan, spot: Spot, point: Point, at: int, begin: int, spec: Device
     if negate:
         low, high = (None if high is None else -high), (None if low is None else -low)
     plan.add(
-        spot.point,
+        location.point,
         at,
         TYPES[definition.type],
         bit=-1 if point.bit is None else point.bit,
@@ -198,6 +200,6 @@ def _add(plan: Plan, spot: Spot, point: Point, at: int, begin: int, spec: Device
         sentinels=sentinels if point.sentinels is None else point.sentinels,
         low=None if low is None else exact(low),
         high=None if high is None else exact(high),
-        scale_offset=-1 if spot.scale_at is None else 2 * (spot.scale_at - begin),
+        scale_offset=-1 if location.scale_at is None else 2 * (location.scale_at - begin),
         negate=negate,
     )

@@ -14,10 +14,10 @@ from drivers.model import (
     Kind,
     LineDown,
     LineTimeout,
-    Part,
     Point,
     Quality,
     Reason,
+    RegisterPart,
     UsageError,
 )
 from drivers.sim.device import SimDevice
@@ -55,7 +55,7 @@ async def test_the_same_over_serial_with_every_kind_of_value(field: Field, ring:
         gauge(5),
         gauge(6, type="i16"),
         Point("ac.energy.import", Kind.COUNTER, "kWh", "fast", address=7, count=2, parts=(
-            Part(7, "u16", Decimal(1000)), Part(8, "u16", Decimal("0.1")))),
+            RegisterPart(7, "u16", Decimal(1000)), RegisterPart(8, "u16", Decimal("0.1")))),
         Point("x.on", Kind.STATE, pace="fast", function=1, address=3, type="bits"),
         Point("x.off", Kind.STATE, pace="fast", function=1, address=4, type="bits"),
         Point("x.both", Kind.STATE, pace="fast", function=1, address=5, count=2, type="bits"),

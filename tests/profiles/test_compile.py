@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.model import DeviceSpec, Kind, Part, Point, ProfileError, Quality, Reason
+from drivers.model import DeviceSpec, Kind, Point, ProfileError, Quality, Reason, RegisterPart
 from drivers.plan import Block, compile_block, exact, plan_blocks, ratio_of, read_image, text_of, text_slots
 from drivers.plan.image import plain
 
@@ -78,7 +78,7 @@ def test_range_follows_ratio_and_sign() -> None:
 
 
 def test_parts_make_one_counter_and_a_sentinel_in_one_takes_all() -> None:
-    parts = (Part(20, "u32", Decimal(1000), "ABCD"), Part(22, "u16", Decimal(1)))
+    parts = (RegisterPart(20, "u32", Decimal(1000), "ABCD"), RegisterPart(22, "u16", Decimal(1)))
     point = Point("heat.energy", Kind.COUNTER, "kWh", address=20, count=3, type="u32", parts=parts)
     (reading,), _ = read_image({3: {20: 0, 21: 1234, 22: 567}}, [point], SPEC)
     assert reading.value == 1_234_567

@@ -87,6 +87,6 @@ def test_sunspec(words: Vocabulary) -> None:
         assert definition is not None
         body = [2] * 300
         length = 298
-        device = walk.Device(0, [models.decode_model(0, [model_id, length, *body])])
+        device = walk.ModelChain(0, [models.decode_model(0, [model_id, length, *body])])
         found += [(r.name, r.unit) for r in readings_of(device)]
     assert complaints(words, iter(found)) == []

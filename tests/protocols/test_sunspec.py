@@ -299,14 +299,14 @@ class Box:
         return [self.cells[a] for a in wanted] if all(a in self.cells for a in wanted) else None
 
 
-def discover(box: Box, most: int = 125) -> walk.Device:
+def discover(box: Box, most: int = 125) -> walk.ModelChain:
     steps = walk.discover(most=most)
     ask = next(steps)
     while True:
         try:
             ask = steps.send(box.read(*ask))
         except StopIteration as done:
-            found: walk.Device = done.value
+            found: walk.ModelChain = done.value
             return found
 
 

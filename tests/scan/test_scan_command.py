@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.line.frames import crc16
+from drivers.line.modbus_frames import crc16
 from drivers.modbus.requests import read_request
 from drivers.sim.bus import Bus
 from drivers.sim.device import SimAnswer, SimDevice

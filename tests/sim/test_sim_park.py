@@ -13,16 +13,16 @@ import pytest
 from agent.config import load_config
 from drivers.model import Kind, UsageError
 from drivers.sim.display import ParkClock
-from drivers.sim.park import DEMO, METERS, Slot, make_park
+from drivers.sim.park import DEMO, METERS, ParkSlot, make_park
 from drivers.sim.rtu import SerialLine
 from drivers.sim.tcp import TcpLine
 from tests.kits.raw_client import PtyClient, TcpClient, mbap, rtu
 from tests.kits.simulated import keep_journal, park_truth
 
 THREE = (
-    Slot("grid", "并网点", "cabinet", 1, "eastron/sdm630", "grid", {"ac": "grid"}),
-    Slot("workshop", "workshop", "cabinet", 2, "eastron/sdm630", "workshop", {"ac": "load"}),
-    Slot("hall", "hall", "hall", 7, "eastron/sdm630", "load", {"ac": "load"}),
+    ParkSlot("grid", "并网点", "cabinet", 1, "eastron/sdm630", "grid", {"ac": "grid"}),
+    ParkSlot("workshop", "workshop", "cabinet", 2, "eastron/sdm630", "workshop", {"ac": "load"}),
+    ParkSlot("hall", "hall", "hall", 7, "eastron/sdm630", "load", {"ac": "load"}),
 )
 
 
