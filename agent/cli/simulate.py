@@ -198,7 +198,7 @@ def _name(number: int, count: int) -> str:
 
 
 def _from_dump(said: dict[str, Any]) -> list[SimDevice]:
-    from drivers.sim.dump import load_dump
+    from drivers.sim.image import load_dump
 
     image, address = load_dump(said["dump"])
     from drivers.sim.device import SimDevice
@@ -222,7 +222,7 @@ def _role(said: dict[str, Any]) -> str:
 def _meters(said: dict[str, Any], profile: Profile) -> tuple[Bus, Mapping[str, Simulated]]:
     """Meters of other protocols than Modbus, on a bus of their own."""
     from drivers.sim.display import ParkClock
-    from drivers.sim.families import meter_from_profile
+    from drivers.sim.meter_display import meter_from_profile
     from drivers.sim.meters import MixedBus
 
     role, clock = _role(said), ParkClock(said["seed"], said["speed"])

@@ -122,7 +122,7 @@ class Cjt188Device(MeterDevice):
             return MismatchError(wrong, where=self.where) if wrong else found.raw
 
         frame = build_read(meter_type, self._address, identifier, serial=serial, low_first=self._low_first)
-        return MeterRequest(frame, READ, self._address, self.where, _ANSWER, Parser, judge, lambda raw: broken(raw)[2])
+        return MeterRequest(frame, READ, self._address, self.where, _ANSWER, Parser, judge, broken)
 
 
 def _parts(point: Point) -> tuple[int, str, int]:

@@ -10,10 +10,7 @@ from drivers.sim.device import SimDevice
 from drivers.sim.display import Display, ParkClock
 from drivers.sim.facts import PART_OF_KIND, FactLookup
 from drivers.sim.image import WORD_FUNCTIONS
-from drivers.sim.meter_display import meter_from_profile
 from drivers.sim.sunspec_display import sunspec_display
-
-__all__ = ["device_from_profile", "meter_from_profile"]
 
 
 def device_from_profile(

@@ -70,7 +70,7 @@ class RegisterLocation:
 
 
 def find_locations(device: ModelChain, spec: DeviceSpec, most: int, where: str) -> dict[int, RegisterLocation]:
-    """Point number -> spot, for the points that this device has."""
+    """Point number -> location, for the points that this device has."""
     by_id: dict[int, list[Model]] = {}
     for model in device.models:
         by_id.setdefault(model.id, []).append(model)

@@ -301,7 +301,7 @@ def shake(count: int, seed: int) -> None:
         for found in parser.feed(bytes(frame)):
             for r in dlt645.decode_frame(found):
                 assert (r.value is None) == (r.quality >= 128)
-    assert len(parser.pending) <= parser.longest
+    assert len(parser._buffer) <= parser.longest
 
 
 def test_mutated_frames_never_raise() -> None:

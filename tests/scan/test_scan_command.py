@@ -12,8 +12,8 @@ from drivers.line.modbus_frames import crc16
 from drivers.modbus.requests import read_request
 from drivers.sim.bus import Bus
 from drivers.sim.device import SimAnswer, SimDevice
-from drivers.sim.dump import load_dump
 from drivers.sim.framing import Framing, SimRequest
+from drivers.sim.image import load_dump
 from drivers.sim.meters import Dlt645Meter, MbusMeter, MixedBus
 from tests.kits.scans import Park, plain, sampled
 
