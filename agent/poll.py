@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from agent.clock import Grid
 from drivers.backoff import Backoff
 from drivers.fresh import Freshness
-from drivers.model import PACES, Fresh, LineDown, LineError, LineLent, Reason
+from drivers.model import PACES, FreshnessRule, LineDown, LineError, LineLent, Reason
 from ext.ring import Ring
 
 if TYPE_CHECKING:
@@ -398,7 +398,7 @@ class LinePoller:
         device.record([device.gap(tick, paces, Reason.STALE_SOURCE)], False)
         return False
 
-    def _may_read_again(self, device: DevicePoll, rule: Fresh) -> bool:
+    def _may_read_again(self, device: DevicePoll, rule: FreshnessRule) -> bool:
         """At a start the heartbeat was not seen changing yet: wait for it while no other device needs the line."""
         others_wait = any(any(other.pending) for other in self._devices if other is not device)
         has_time = self._grid.now_ms() + 2 * HEARTBEAT_RETRY_MS < self._wake_ms

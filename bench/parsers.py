@@ -16,10 +16,11 @@ from functools import partial
 from typing import Any
 
 from agent.cli.bench import least_time
-from drivers import cjt188, dlt645, mbus, sunspec
+from drivers import cjt188, dlt645, mbus
 from drivers.framing import FrameScanner
-from drivers.line.frames import ModbusRequest, crc16
-from drivers.modbus import read_request
+from drivers.line.modbus_frames import ModbusRequest, crc16
+from drivers.modbus.requests import read_request
+from drivers.sunspec.models import decode_model
 
 LIMIT = 20_000  # frames a second on one core
 FRAMES = 1_000
@@ -73,7 +74,7 @@ def models() -> int:
     """A model 103 with all its points, scaled."""
     registers = [103, 50, *range(1, 51)]
     for _ in range(FRAMES):
-        sunspec.decode_model(40002, registers)
+        decode_model(40002, registers)
     return FRAMES
 
 

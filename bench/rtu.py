@@ -20,13 +20,15 @@ from typing import Any
 from agent.clock import Grid
 from agent.poll import DevicePoll, LinePoller
 from drivers.line import LineConfig, open_line
-from drivers.modbus import ModbusDevice
+from drivers.modbus.device import ModbusDevice
 from drivers.model import DeviceSpec, Limits, Point
 from drivers.profile import find_profile, load_profile
-from drivers.sim import Bus, SerialLine
+from drivers.sim.bus import Bus
 from drivers.sim.display import ParkClock
 from drivers.sim.families import device_from_profile
+from drivers.sim.rtu import SerialLine
 from ext.ring import ANSWER, Ring
+from tests.kits.simulated import exchange_s
 
 TURNAROUND_S = 0.005
 
@@ -65,7 +67,7 @@ async def rates(folder: Path, seconds: float, dead: bool) -> tuple[Counter[int],
     for poll in polls:
         read_plan = poll.driver._read_plan(1)  # type: ignore[attr-defined]
         per_visit[poll.driver.table] = sum(
-            sim.exchange_s(8, 5 + 2 * read.block.count, TURNAROUND_S) for read in read_plan.reads
+            exchange_s(sim, 8, 5 + 2 * read.block.count, TURNAROUND_S) for read in read_plan.reads
         )
     poller = asyncio.ensure_future(LinePoller(polls, grid).run())
     if dead:

@@ -16,8 +16,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from drivers.scan import Hunt, Scan
-from drivers.sim import Bus, Image, SerialLine, SimDevice, parse_fault
+from drivers.scan import Scan, ScanOptions
+from drivers.sim.bus import Bus
+from drivers.sim.device import SimDevice
+from drivers.sim.faults import parse_fault
+from drivers.sim.image import Image
+from drivers.sim.rtu import SerialLine
 
 QUICK = (1, 17, 100, 200, 247)
 SLOW, DEAF, INPUT, BROKEN, REFUSING = 30, 60, 90, 120, 150
@@ -47,7 +51,7 @@ async def scan(folder: Path, slow: bool) -> tuple[float, float, list[str]]:
             bus.add(made)
     line = SerialLine(bus, folder / f"tty{int(slow)}", baud=9600)
     await line.start()
-    one = Scan(Hunt(line.url, settings=("9600 8N1",), slow=slow, listen_s=0, bus_is_mine=True, identify=False))
+    one = Scan(ScanOptions(line.url, settings=("9600 8N1",), slow=slow, listen_s=0, bus_is_mine=True, identify=False))
     said = one.estimate_s()
     begin = time.monotonic()
     try:

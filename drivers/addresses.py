@@ -17,7 +17,7 @@ ANYBODY: Mapping[str, str] = {"dlt645": "A" * 12, "cjt188": "A" * 14, "mbus": "2
 
 
 @dataclass(frozen=True, slots=True)
-class WrongAddress:
+class InvalidAddress:
     """Why a device cannot be asked. ``key`` is what has to change: its address, or the line that it is on."""
 
     key: str
@@ -25,7 +25,7 @@ class WrongAddress:
     hint: str
 
 
-def _modbus(address: str, scheme: str) -> WrongAddress | None:
+def _modbus(address: str, scheme: str) -> InvalidAddress | None:
     """A unit. On a serial bus 0 is a broadcast, which has no answer."""
     low, high = (0, 255) if scheme in ("", MBAP) else (1, 247)
     if address.isascii() and address.isdigit() and low <= int(address[:9]) <= high:
@@ -33,21 +33,21 @@ def _modbus(address: str, scheme: str) -> WrongAddress | None:
     return _wrong(address, "a Modbus", f"Allowed: {low} to {high}")
 
 
-def _dlt645(address: str, scheme: str) -> WrongAddress | None:
+def _dlt645(address: str, scheme: str) -> InvalidAddress | None:
     """Digits as on the plate; A stands for any digit."""
     if re.fullmatch(r"[0-9Aa]{1,12}", address):
         return _raw("DL/T 645", scheme)
     return _wrong(address, "a DL/T 645", 'The digits on the meter\'s plate, at most 12, such as "000000000161"')
 
 
-def _cjt188(address: str, scheme: str) -> WrongAddress | None:
+def _cjt188(address: str, scheme: str) -> InvalidAddress | None:
     """Digits as on the plate; A stands for any digit."""
     if re.fullmatch(r"[0-9Aa]{1,14}", address):
         return _raw("CJ/T 188", scheme)
     return _wrong(address, "a CJ/T 188", "The digits on the meter's plate, at most 14")
 
 
-def _mbus(address: str, scheme: str) -> WrongAddress | None:
+def _mbus(address: str, scheme: str) -> InvalidAddress | None:
     """Primary 0 to 250 and 254, or secondary: 8 digits (F: any), maker, version and medium behind them in hex."""
     primary = re.fullmatch(r"[0-9]{1,3}", address)
     if (primary and (int(address) <= 250 or int(address) == 254)) or re.fullmatch(
@@ -58,19 +58,19 @@ def _mbus(address: str, scheme: str) -> WrongAddress | None:
     return _wrong(address, "an M-Bus", hint)
 
 
-def _wrong(address: str, name: str, hint: str) -> WrongAddress:
-    return WrongAddress("address", f'"{clean_text(address, 40)}" is not {name} address', hint)
+def _wrong(address: str, name: str, hint: str) -> InvalidAddress:
+    return InvalidAddress("address", f'"{clean_text(address, 40)}" is not {name} address', hint)
 
 
-def _raw(name: str, scheme: str) -> WrongAddress | None:
+def _raw(name: str, scheme: str) -> InvalidAddress | None:
     """Frames of their own, which a Modbus TCP gateway does not pass on."""
     if scheme != MBAP:
         return None
     hint = "Use a line with tcp://HOST:PORT (raw bytes) or a serial port"
-    return WrongAddress("line", f"{name} does not go over modbus-tcp", hint)
+    return InvalidAddress("line", f"{name} does not go over modbus-tcp", hint)
 
 
-RULES: Mapping[str, Callable[[str, str], WrongAddress | None]] = {
+RULES: Mapping[str, Callable[[str, str], InvalidAddress | None]] = {
     "modbus": _modbus,
     "sunspec": _modbus,
     "dlt645": _dlt645,
@@ -79,7 +79,7 @@ RULES: Mapping[str, Callable[[str, str], WrongAddress | None]] = {
 }
 
 
-def check_address(protocol: str, address: str, scheme: str = "") -> WrongAddress | None:
+def check_address(protocol: str, address: str, scheme: str = "") -> InvalidAddress | None:
     """The error in the address of a device, or in its line; None without an error.
 
     Args:

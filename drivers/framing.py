@@ -31,7 +31,6 @@ class FrameScanner(Generic[F]):
         self._buffer = bytearray()
         self._base = 0  # stream offset of the buffer's first byte
         self._wanted = 0  # no frame is complete before the buffer holds this many bytes
-        self.skipped = 0  # bytes that belonged to no frame, so far
 
     def frame_end(self, buffer: bytearray, start: int, size: int) -> int:
         """Where the frame that begins at ``start`` ends (exclusive), or ``REJECT``.
@@ -43,18 +42,6 @@ class FrameScanner(Generic[F]):
     def build(self, raw: bytes, offset: int) -> F:
         """The frame out of its checked bytes; ``offset`` counts from the first byte ever fed."""
         raise NotImplementedError
-
-    @property
-    def pending(self) -> bytes:
-        """Bytes that may still become a frame."""
-        return bytes(self._buffer)
-
-    def reset(self) -> None:
-        """Drop bytes that did not become a frame: called before each request."""
-        self.skipped += len(self._buffer)
-        self._base += len(self._buffer)
-        self._buffer.clear()
-        self._wanted = 0
 
     def feed(self, piece: bytes) -> list[F]:
         """The frames that ``piece`` completes, in the order of their ends. Never raises for what the bytes are."""
@@ -69,10 +56,8 @@ class FrameScanner(Generic[F]):
             begin, end, hold = self._first(buffer, position, size)
             if end < 0:
                 break
-            self.skipped += begin - position
             frames.append(self.build(bytes(buffer[begin:end]), self._base + begin))
             position = end
-        self.skipped += hold - position
         if hold:
             del buffer[:hold]
             self._base += hold

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from drivers.model import Fresh, Quality, Reading
+from drivers.model import FreshnessRule, Quality, Reading
 
 
 class Freshness:
     """Judges one device's sign of life. Not proven is not fresh: a point that cannot be read, or never moved yet."""
 
-    def __init__(self, rule: Fresh) -> None:
+    def __init__(self, rule: FreshnessRule) -> None:
         self.rule = rule
         self._last: object = None
         self._moved_s: float | None = None  # when it was last seen to change

@@ -165,7 +165,7 @@ DEFAULT_PERIODS_MS: Mapping[str, int] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RegisterPart:
     """One register group of a value that is spread over several (an MWh and a kWh register make one counter)."""
 
     address: int
@@ -207,7 +207,7 @@ class Point:
     labels: Mapping[int, str] = field(default_factory=dict)
     bit_labels: Mapping[int, str] = field(default_factory=dict)
     states: Mapping[int, str] = field(default_factory=dict)  # raw device.state -> off, standby, ... unknown
-    parts: tuple[Part, ...] = ()
+    parts: tuple[RegisterPart, ...] = ()
     together: str = ""  # points of one group never straddle two requests
     barrier: bool = False  # no request may cover the register before this one together with it
     ratio: str = ""  # "apply": multiply by the device's ct/pt ratio; "done": the device did it; "": not concerned
@@ -253,7 +253,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Fresh:
+class FreshnessRule:
     """How to see that a caching master still reaches the device behind it: its point changes, or has one value."""
 
     point: str
@@ -283,7 +283,7 @@ class DeviceSpec:
     serial: str = ""  # the device's own setting on a serial line, such as "2400 8E1"; "": the line's
     zone: str = ""  # IANA name of the time that the device's clock shows; "": that of this machine
     caching: bool = False  # answers come from a master's memory and prove nothing about the device behind it
-    fresh: Fresh | None = None  # but this does
+    fresh: FreshnessRule | None = None  # but this does
     night: Night | None = None  # of its place, where the device sleeps in the dark
 
     def silence(self, reason: Reason, utc_ms: int) -> Reason:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 GROUP = "meterhouse.drivers"
 DRIVERS: Mapping[str, str] = {  # protocol -> "module:class"
-    "modbus": "drivers.modbus:ModbusDevice",
+    "modbus": "drivers.modbus.device:ModbusDevice",
     "sunspec": "drivers.sunspec.device:SunSpecDevice",
     "dlt645": "drivers.dlt645.device:Dlt645Device",
     "cjt188": "drivers.cjt188.device:Cjt188Device",

@@ -8,7 +8,7 @@ from typing import Any, cast
 from drivers.addresses import ANYBODY
 from drivers.framing import FrameScanner
 from drivers.line import LineConfig, open_line
-from drivers.metering import MeterDevice
+from drivers.meter_device import MeterDevice
 from drivers.model import DeviceSpec, Point, Reading
 from drivers.profile import Profile
 from drivers.registry import driver_class

@@ -22,7 +22,9 @@ from agent.cli.decode_meters.output import (
 )
 from agent.cli.options import json_option, param_option, parse_params, profiles_option
 from drivers.model import FrameError, Kind, Point, Quality, Reading, Reason, UsageError
-from drivers.plan import decoded, image_spec, plain, read_image, resolve_image
+from drivers.plan import read_image
+from drivers.plan.compiled import decoded
+from drivers.plan.image import image_spec, plain, resolve_image
 from drivers.profile import Profile, default_dirs, find_profile, load_profile
 from drivers.profile.register_layout import REGISTERS
 from ext.decode import ORDERS, TYPES, Plan

@@ -11,8 +11,8 @@ from typing import Any
 
 from agent.cli.decode_meters.hints import AS_SENT, COPY_WHOLE, other_protocol
 from agent.cli.decode_meters.output import BrokenInput
-from drivers.line.frames import crc16
-from drivers.plan import decoded
+from drivers.line.modbus_frames import crc16
+from drivers.plan.compiled import decoded
 
 Json = dict[str, Any]
 

@@ -57,7 +57,7 @@ def identify(
     """
     from agent.cli.lease import borrow_line, line_factory
     from agent.cli.scan import facts_of, fit_words
-    from drivers.scan import SETTINGS, Hunt, one_device
+    from drivers.scan import SETTINGS, ScanOptions, one_device
 
     if device is not None:
         if line or address or protocol or serial:
@@ -77,7 +77,7 @@ def identify(
     protocol = protocol or "modbus"
     setting = serial or SETTINGS[protocol][0]
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
-    scan = one_device(Hunt(line, (protocol,), (setting,), deep=deep), protocol, address, setting, line_factory())
+    scan = one_device(ScanOptions(line, (protocol,), (setting,), deep=deep), protocol, address, setting, line_factory())
     with borrow_line(folder, line, "identify", 300.0) as owner:
         owner.run(scan.identify_one())
     (found,) = scan.found

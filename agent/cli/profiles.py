@@ -14,7 +14,8 @@ import click
 from agent.cli.common import as_line
 from agent.cli.options import LANGUAGE, json_option, param_option, parse_params, profiles_option
 from drivers.model import PACES, Limits, LineError, Point, ProfileError, Quality, Reading, UsageError, clean_text
-from drivers.plan import image_spec, read_image
+from drivers.plan import read_image
+from drivers.plan.image import image_spec
 from drivers.profile import (
     Profile,
     Sample,

@@ -175,11 +175,11 @@ async def read_once(
     """
     from agent.config import device_spec, line_config
     from drivers.registry import driver_class
-    from drivers.scan.remembering_line import RememberingLine
+    from drivers.scan.caching_line import CachingLine
     from ext.ring import Ring
 
     line = line_factory()(line_config(config.line(device.line)))
-    memory = RememberingLine(line) if words is not None else None
+    memory = CachingLine(line) if words is not None else None
     with tempfile.TemporaryDirectory(prefix="meterhouse-read-") as folder:
         ring = Ring.create(f"{folder}/ring", 1 << 16, 0, 0, bytes(32))  # drivers want one; nothing is kept
 

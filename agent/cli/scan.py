@@ -16,7 +16,7 @@ from agent.cli.options import ConfigOptions, config_options, json_option
 from drivers.model import GatewayError, LineDown, UsageError
 
 if TYPE_CHECKING:
-    from drivers.scan import Found, Hunt, Scan
+    from drivers.scan import FoundDevice, Scan, ScanOptions
     from drivers.scan.search import Progress
 
 LEASE_S = 900.0
@@ -117,8 +117,8 @@ def scan(
 
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
     folder = options.find_runtime_dir(strict=False)
-    hunts = [_hunt(url, **asked) for url in _expanded(lines)]
-    scans = [Scan(hunt, line_factory()) for hunt in hunts]
+    wanted = [_scan_options(url, **asked) for url in _expanded(lines)]
+    scans = [Scan(each, line_factory()) for each in wanted]
     total_s = sum(scan.estimate_s() for scan in scans)
     click.echo(f"at most about {show_age(total_s)}, plus time for each device found", err=True)
     trouble: list[GatewayError] = []
@@ -126,7 +126,7 @@ def scan(
     with progress("scan") as update:
         for one in scans:
             try:
-                with borrow_line(folder, one.hunt.url, "scan", LEASE_S) as owner:
+                with borrow_line(folder, one.options.url, "scan", LEASE_S) as owner:
                     owner.run(_bounded(one, update))
             except KeyboardInterrupt:
                 interrupted = True
@@ -135,7 +135,7 @@ def scan(
             if interrupted:
                 break
     found = [device for one in scans for device in one.found]
-    known = _known_lines(options, [hunt.url for hunt in hunts])
+    known = _known_lines(options, [each.url for each in wanted])
     _print(found, as_json, known)
     for one in scans:
         for note in one.notes:
@@ -151,7 +151,7 @@ def scan(
     raise SystemExit(_exit_code(found, trouble, len(scans) == 1))
 
 
-def _exit_code(found: Sequence[Found], trouble: Sequence[GatewayError], single: bool) -> int:
+def _exit_code(found: Sequence[FoundDevice], trouble: Sequence[GatewayError], single: bool) -> int:
     grave = [error for error in trouble if single or not isinstance(error, LineDown)]
     if grave:
         return grave[0].exit_code
@@ -203,9 +203,9 @@ def parse_addresses(text: str | None) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _hunt(url: str, **asked: Any) -> Hunt:
+def _scan_options(url: str, **asked: Any) -> ScanOptions:
     """The scan of one line by the options."""
-    from drivers.scan import COMMON_SETTINGS, PROTOCOLS, Hunt
+    from drivers.scan import COMMON_SETTINGS, PROTOCOLS, ScanOptions
 
     is_mbap = url.startswith("modbus-tcp:")
     if (asked["settings"] or asked["all_settings"]) and not url.startswith("serial:"):
@@ -215,7 +215,7 @@ def _hunt(url: str, **asked: Any) -> Hunt:
     protocols: tuple[str, ...] = asked["protocols"] or (("modbus",) if is_mbap else ("modbus", "dlt645", "cjt188"))
     if "all" in protocols:
         protocols = ("modbus",) if is_mbap else PROTOCOLS
-    return Hunt(
+    return ScanOptions(
         url=url,
         protocols=tuple(p for p in PROTOCOLS if p in protocols),
         settings=COMMON_SETTINGS if asked["all_settings"] else asked["settings"],
@@ -238,7 +238,7 @@ def _mbus_by(said: str | None, addresses: str | None) -> tuple[str, ...]:
     return ("secondary", "primary") if said == "both" else (said,)
 
 
-def facts_of(device: Found) -> dict[str, Any]:
+def facts_of(device: FoundDevice) -> dict[str, Any]:
     """One device as JSON has it."""
     return {
         "line": device.url,
@@ -274,7 +274,7 @@ def _known_lines(options: ConfigOptions, urls: Sequence[str]) -> dict[str, str]:
     return {url: line.name for url in urls for line in lines if is_same(line.url, url)}
 
 
-def _print(found: Sequence[Found], as_json: bool, known: Mapping[str, str]) -> None:
+def _print(found: Sequence[FoundDevice], as_json: bool, known: Mapping[str, str]) -> None:
     from agent.cli.toml_snippet import tables
 
     texts = tables(found, known)
@@ -307,7 +307,7 @@ def _print(found: Sequence[Found], as_json: bool, known: Mapping[str, str]) -> N
         click.echo("\n".join(texts), nl=False)
 
 
-def fit_words(device: Found, most: int = 3) -> str:
+def fit_words(device: FoundDevice, most: int = 3) -> str:
     """The best profiles in words."""
     said = [f"{fit.profile}{f' [{fit.variant}]' if fit.variant else ''} ({fit.how})" for fit in device.fits[:most]]
     more = len(device.fits) - most

@@ -20,8 +20,9 @@ from drivers.model import GatewayError, UsageError
 if TYPE_CHECKING:
     from drivers.profile import Profile
     from drivers.sim.bus import Bus, SimLine
-    from drivers.sim.control import Control, Served
+    from drivers.sim.control import Control
     from drivers.sim.device import SimDevice
+    from drivers.sim.meters import Simulated
     from drivers.sim.park import Park
 
 
@@ -143,7 +144,7 @@ async def _serve(said: dict[str, Any]) -> None:
             loop.remove_signal_handler(number)
 
 
-def _park(said: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, Served]]:
+def _park(said: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, Simulated]]:
     from drivers.sim.park import make_park
 
     folder = said["park"]
@@ -156,7 +157,7 @@ def _park(said: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, Served
     return park.lines, park.served()
 
 
-def _single(said: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, Served]]:
+def _single(said: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, Simulated]]:
     """One line with one device, or several of one kind."""
     from drivers.sim.bus import Bus
     from drivers.sim.rtu import SerialLine
@@ -168,7 +169,7 @@ def _single(said: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, Serv
         option = "--address" if is_meter else "--unit"
         raise click.UsageError(f"devices of this kind need {option}")
     bus: Bus
-    devices: Mapping[str, Served]
+    devices: Mapping[str, Simulated]
     if is_meter and profile is not None:
         bus, devices = _meters(said, profile)
     else:
@@ -198,7 +199,7 @@ def _name(number: int, count: int) -> str:
 
 
 def _from_dump(said: dict[str, Any]) -> list[SimDevice]:
-    from drivers.sim.dump import load_dump
+    from drivers.sim.image import load_dump
 
     image, address = load_dump(said["dump"])
     from drivers.sim.device import SimDevice
@@ -219,15 +220,15 @@ def _role(said: dict[str, Any]) -> str:
     return role
 
 
-def _meters(said: dict[str, Any], profile: Profile) -> tuple[Bus, Mapping[str, Served]]:
+def _meters(said: dict[str, Any], profile: Profile) -> tuple[Bus, Mapping[str, Simulated]]:
     """Meters of other protocols than Modbus, on a bus of their own."""
     from drivers.sim.display import ParkClock
-    from drivers.sim.families import meter_from_profile
+    from drivers.sim.meter_display import meter_from_profile
     from drivers.sim.meters import MixedBus
 
     role, clock = _role(said), ParkClock(said["seed"], said["speed"])
     addresses = said["addresses"] or (("000000000001",) if profile.protocol == "dlt645" else ("1",))
-    found: dict[str, Served] = {}
+    found: dict[str, Simulated] = {}
     bus = MixedBus(name="line")
     for n, address in enumerate(addresses):
         name, seed = _name(n, len(addresses)), said["seed"] * 1000 + n
@@ -269,7 +270,7 @@ def _from_profile(said: dict[str, Any], profile: Profile) -> list[SimDevice]:
     return made
 
 
-def _announce(said: dict[str, Any], lines: dict[str, SimLine], devices: Mapping[str, Served]) -> None:
+def _announce(said: dict[str, Any], lines: dict[str, SimLine], devices: Mapping[str, Simulated]) -> None:
     """Print the devices and their addresses, unbuffered, for scripts that wait for it."""
     park: Park | None = said.get("made")
     if park is not None:

@@ -15,13 +15,13 @@ from drivers.model import ProfileError
 
 if TYPE_CHECKING:
     from drivers.profile import Profile
-    from drivers.scan import Found
+    from drivers.scan import FoundDevice
 
 BY_ID = Path("/dev/serial/by-id")
 MOST_OTHERS = 4
 
 
-def tables(found: Sequence[Found], known: Mapping[str, str]) -> list[str]:
+def tables(found: Sequence[FoundDevice], known: Mapping[str, str]) -> list[str]:
     """``[[line]]`` and ``[[device]]`` tables, one text each: first the lines that are not in ``known`` (url -> name).
 
     A device without a known profile is commented out, so that the pasted text is valid.
@@ -76,7 +76,7 @@ def _unused(name: str, taken: set[str]) -> str:
     return found
 
 
-def _device(device: Found, line: str, lines_serial: str, taken: set[str]) -> str:
+def _device(device: FoundDevice, line: str, lines_serial: str, taken: set[str]) -> str:
     fits = device.fits
     vendor, _, family = fits[0].profile.rpartition("/") if fits else ("", "", device.protocol)
     family = vendor if family.isdigit() else family  # dlt645/2007

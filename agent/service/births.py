@@ -12,7 +12,7 @@ from agent.poll import DevicePoll
 from agent.service.seal_jobs import Stream
 from drivers.encoding import exact_text
 from drivers.line import Line
-from drivers.model import PACES, DeviceSpec, Fresh, Point
+from drivers.model import PACES, DeviceSpec, FreshnessRule, Point
 from drivers.night import DARK_BELOW_DEG
 from drivers.profile import Profile, vocabulary
 
@@ -220,7 +220,7 @@ def device_front(
     }
 
 
-def _fresh(rule: Fresh | None) -> dict[str, Any] | None:
+def _fresh(rule: FreshnessRule | None) -> dict[str, Any] | None:
     """How a caching master proves that its source is alive; null: not at all (it may repeat old values)."""
     if rule is None:
         return None

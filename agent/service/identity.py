@@ -26,7 +26,8 @@ from agent.service.sealing import SealScheduler
 from agent.store import Store, StoreDamaged, StoreError
 from drivers.encoding import exact_text
 from drivers.model import DeviceSpec, GatewayError, Kind, LineDown, MismatchError, Quality, Reading, Reason, clean_text
-from drivers.plan import KnownHoles, holes_key
+from drivers.plan import KnownHoles
+from drivers.plan.holes import holes_key
 from drivers.registry import driver_class
 from ext.ring import ANSWER, Ring
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 from drivers.cjt188.frames import ANY, CURRENT, READ, Frame, Parser, broken, build_read
 from drivers.cjt188.values import decode_frame
 from drivers.line import Line
-from drivers.metering import MeterDevice, MeterQuery, MeterRequest, Response, field_of
+from drivers.meter_device import MeterDevice, MeterQuery, MeterRequest, Response, field_of
 from drivers.model import (
     ConfigError,
     DeviceException,
@@ -122,7 +122,7 @@ class Cjt188Device(MeterDevice):
             return MismatchError(wrong, where=self.where) if wrong else found.raw
 
         frame = build_read(meter_type, self._address, identifier, serial=serial, low_first=self._low_first)
-        return MeterRequest(frame, READ, self._address, self.where, _ANSWER, Parser, judge, lambda raw: broken(raw)[2])
+        return MeterRequest(frame, READ, self._address, self.where, _ANSWER, Parser, judge, broken)
 
 
 def _parts(point: Point) -> tuple[int, str, int]:

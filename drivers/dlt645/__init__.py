@@ -2,14 +2,12 @@
 
 from drivers.dlt645.frames import (
     ALLOWED_CONTROLS,
-    ERROR_BITS,
     FUNCTIONS,
     Frame,
     Parser,
     broken,
     build_read,
     build_read_address,
-    build_read_next,
     error_text,
     join,
 )
@@ -18,7 +16,6 @@ from drivers.model import FrameError
 
 __all__ = [
     "ALLOWED_CONTROLS",
-    "ERROR_BITS",
     "FUNCTIONS",
     "Frame",
     "FrameError",
@@ -26,7 +23,6 @@ __all__ = [
     "broken",
     "build_read",
     "build_read_address",
-    "build_read_next",
     "decode",
     "decode_frame",
     "error_text",

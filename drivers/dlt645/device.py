@@ -32,7 +32,7 @@ from drivers.dlt645.frames import (
 from drivers.dlt645.tables import FIXED, FIXED_97, MOMENTARY
 from drivers.dlt645.values import decode
 from drivers.line import Line
-from drivers.metering import MeterDevice, MeterQuery, MeterRequest, Response
+from drivers.meter_device import MeterDevice, MeterQuery, MeterRequest, Response
 from drivers.model import (
     ConfigError,
     DeviceException,
@@ -202,9 +202,7 @@ class Dlt645Device(MeterDevice):
             return found.raw
 
         expect = _ENVELOPE + len(di) // 2 + _data_bytes(di)
-        return MeterRequest(
-            frame, function, self._address, self.where, expect, Parser, judge, lambda raw: broken(raw)[2]
-        )
+        return MeterRequest(frame, function, self._address, self.where, expect, Parser, judge, broken)
 
 
 def _text(response: Response) -> str:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from drivers.line.config import RequestOptions
-from drivers.line.frames import Answer, Request
+from drivers.line.modbus_frames import Answer, Request
 from drivers.line.port import CHUNK, Port, down
 from drivers.line.stats import LineStats
 from drivers.line.trace import NOISE, RECEIVED, SENT, FrameTrace

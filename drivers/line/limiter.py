@@ -12,7 +12,7 @@ from typing import Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 
-class Connection(Protocol):
+class ConnectionHolder(Protocol):
     """A line that holds a connection or waits for one."""
 
     def release_if_idle(self) -> None:
@@ -28,8 +28,8 @@ class ConnectionLimiter:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._holders: WeakKeyDictionary[Connection, int | None] = WeakKeyDictionary()
-        self._waiting: deque[tuple[Connection, int | None, asyncio.Future[None]]] = deque()
+        self._holders: WeakKeyDictionary[ConnectionHolder, int | None] = WeakKeyDictionary()
+        self._waiting: deque[tuple[ConnectionHolder, int | None, asyncio.Future[None]]] = deque()
 
     @property
     def is_contended(self) -> bool:
@@ -41,12 +41,12 @@ class ConnectionLimiter:
         named = [most for most in (*self._holders.values(), connections) if most is not None]
         return min(named, default=None)
 
-    def set_limit(self, connection: Connection, connections: int | None) -> None:
+    def set_limit(self, connection: ConnectionHolder, connections: int | None) -> None:
         """A connected line has learned a new limit."""
         if connection in self._holders:
             self._holders[connection] = connections
 
-    async def acquire(self, connection: Connection, connections: int | None = None) -> None:
+    async def acquire(self, connection: ConnectionHolder, connections: int | None = None) -> None:
         """Wait for a place, first come, first served. The caller bounds the wait."""
         if connection in self._holders:
             return
@@ -68,7 +68,7 @@ class ConnectionLimiter:
             self.release(connection)  # the place may have been given in this very moment; and the next may fit
             raise
 
-    def release(self, connection: Connection) -> None:
+    def release(self, connection: ConnectionHolder) -> None:
         """Give up a place, if the connection has one; it goes to the line that waits longest, before any new one."""
         self._holders.pop(connection, None)
         while self._waiting:

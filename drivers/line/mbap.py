@@ -15,7 +15,7 @@ from pymodbus.framer import FramerSocket
 from pymodbus.pdu import DecodePDU
 
 from drivers.line.config import RequestOptions
-from drivers.line.frames import MAX_ADU, Answer, ModbusRequest, Request
+from drivers.line.modbus_frames import MAX_ADU, Answer, ModbusRequest, Request
 from drivers.line.port import CHUNK, Port, down
 from drivers.line.stats import LineStats
 from drivers.line.trace import RECEIVED, SENT, FrameTrace

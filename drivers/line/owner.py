@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from drivers.backoff import Backoff
 from drivers.line.bytelink import ByteLink
 from drivers.line.config import NO_LIMITS, LineConfig, RequestOptions, request_options, target, warnings
-from drivers.line.frames import BUSY, Answer, Request
 from drivers.line.limiter import limiter_of
 from drivers.line.mbap import MbapLink
+from drivers.line.modbus_frames import BUSY, Answer, Request
 from drivers.line.port import Port, PortOpener, down, open_port
 from drivers.line.stats import LineStats
 from drivers.line.trace import FrameTrace

@@ -32,7 +32,7 @@ from drivers.mbus.link import (
 )
 from drivers.mbus.records import FUNCTIONS
 from drivers.mbus.telegram import Telegram, decode_frame
-from drivers.metering import MeterDevice, MeterQuery, MeterRequest, Response, field_of
+from drivers.meter_device import MeterDevice, MeterQuery, MeterRequest, Response, field_of
 from drivers.model import (
     ConfigError,
     DeviceException,
@@ -214,9 +214,7 @@ class MbusDevice(MeterDevice):
     def _request(
         self, frame: bytes, control: int, expect: int, judge: Callable[[Frame], bytes | LineError | None]
     ) -> MeterRequest[Frame]:
-        return MeterRequest(
-            frame, control, self.spec.address, self.where, expect, Parser, judge, lambda raw: broken(raw)[2]
-        )
+        return MeterRequest(frame, control, self.spec.address, self.where, expect, Parser, judge, broken)
 
 
 def _dates(reading: Reading, storage: int, function: str) -> bool:

@@ -135,10 +135,6 @@ class Parser(FrameScanner[Frame]):
             self._shadow = self._base + found[1]
         return found
 
-    def reset(self) -> None:
-        super().reset()
-        self._shadow = self._base
-
     def build(self, raw: bytes, offset: int) -> Frame:
         return Frame(raw, offset)
 

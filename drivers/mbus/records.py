@@ -20,7 +20,7 @@ _UNKNOWN = Meaning("unknown", "Unknown VIF")
 
 
 @dataclass(slots=True)
-class Records:
+class RecordArea:
     """The content of a record area. ``fault`` says why reading stopped early; earlier records are valid."""
 
     readings: list[Reading] = field(default_factory=list)
@@ -63,9 +63,9 @@ class _Cursor:
         return found
 
 
-def parse(data: bytes, medium: int, *, high_first: bool = False) -> Records:
+def parse(data: bytes, medium: int, *, high_first: bool = False) -> RecordArea:
     """All records of ``data``. ``high_first`` is mode 2 (CI 76h, 77h)."""
-    found, cursor = Records(), _Cursor(data, high_first)
+    found, cursor = RecordArea(), _Cursor(data, high_first)
     try:
         while cursor.at < len(data):
             dif = cursor.byte()
@@ -82,7 +82,7 @@ def parse(data: bytes, medium: int, *, high_first: bool = False) -> Records:
     return found
 
 
-def _maker_reading(found: Records) -> Reading:
+def _maker_reading(found: RecordArea) -> Reading:
     shown = found.maker.hex(" ").upper() or None
     name = "x.mbus.more_records" if found.more else "x.mbus.manufacturer"
     label = "More records follow" if found.more else "Manufacturer specific"

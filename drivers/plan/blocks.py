@@ -8,28 +8,13 @@ from itertools import pairwise
 
 from drivers.model import Limits, PlanSummary, Point, ProfileError
 from drivers.plan.holes import KnownHoles
-from drivers.plan.timing import LineTiming
+from drivers.plan.timing import Block, LineTiming
 from drivers.serial_setting import DEFAULT_SERIAL
 
 MAX_WORDS = 125  # Modbus Application Protocol 1.1b3, 6.3
 MAX_COILS = 2000  # the same, 6.1
 _NO_LIMITS = Limits()
 DEFAULT_TIMING = LineTiming.serial(DEFAULT_SERIAL)
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One read. ``points`` are positions in the sequence that was planned, in order of address."""
-
-    function: int
-    address: int
-    count: int  # registers; coils for functions 1 and 2
-    points: tuple[int, ...]
-
-    @property
-    def payload(self) -> int:
-        """Bytes of registers or coils in the answer."""
-        return self.count * 2 if self.function >= 3 else (self.count + 7) // 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
-from drivers.model import DeviceSpec, Part, Point, ProfileError, clean_text
-from drivers.plan.blocks import Block
+from drivers.model import DeviceSpec, Point, ProfileError, RegisterPart, clean_text
+from drivers.plan.timing import Block
 from drivers.profile import concerned
 from ext.decode import Plan
 
@@ -130,7 +130,7 @@ def _add(plan: Plan, number: int, point: Point, block: Block, spec: DeviceSpec) 
     low, high = (None if v is None else v * ratio for v in (point.low, point.high))
     if negate:
         low, high = (None if high is None else -high), (None if low is None else -low)
-    parts = point.parts or (Part(point.address, point.type, point.scale, point.order),)
+    parts = point.parts or (RegisterPart(point.address, point.type, point.scale, point.order),)
     for place, part in enumerate(parts):
         last = place == len(parts) - 1
         bits = part.type == "bits"

@@ -8,28 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 from drivers.model import Point
+from drivers.plan.timing import Block
 
 ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE = 1, 2, 3
 STRIKES = 2  # one refusal may be a device that is starting
 EXPIRES_S = 7 * 86_400  # then everything is asked again: an update may have brought the register
 
 Place = tuple[int, int]  # function, address
-
-
-class Asked(Protocol):
-    """The part of a block that matters here."""
-
-    @property
-    def function(self) -> int: ...
-    @property
-    def address(self) -> int: ...
-    @property
-    def count(self) -> int: ...
-    @property
-    def points(self) -> tuple[int, ...]: ...
 
 
 class KnownHoles:
@@ -47,14 +35,14 @@ class KnownHoles:
         self._strikes: dict[tuple[int, int, int, int], int] = {}
         self._healthy = False
 
-    def good(self, block: Asked) -> None:
+    def good(self, block: Block) -> None:
         """A block was answered: the device is sane, and earlier refusals of this block were temporary."""
         self._healthy = True
         if self._strikes:
             for code in (ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE):
                 self._strikes.pop((block.function, block.address, block.count, code), None)
 
-    def refused(self, block: Asked, points: Sequence[Point], code: int, now_s: int) -> bool:
+    def refused(self, block: Block, points: Sequence[Point], code: int, now_s: int) -> bool:
         """Note a Modbus exception. True: something was learned, plan again.
 
         A register is called absent only after the device has answered something else, so that a device which refuses
@@ -142,7 +130,7 @@ def holes_key(profile_hash: str, identity: Mapping[str, str] | None, firmware: s
     return f"{profile_hash}|{texts}|{firmware or ''}"
 
 
-def _pieces(block: Asked, points: Sequence[Point]) -> list[tuple[int, int]]:
+def _pieces(block: Block, points: Sequence[Point]) -> list[tuple[int, int]]:
     """Stretches [start, end) of a block that cannot be cut: points that overlap or belong together."""
     spans: dict[str, tuple[int, int]] = {}
     for number in block.points:
@@ -159,7 +147,7 @@ def _pieces(block: Asked, points: Sequence[Point]) -> list[tuple[int, int]]:
     return pieces or [(block.address, block.address + block.count)]
 
 
-def _cuts(block: Asked, pieces: list[tuple[int, int]]) -> list[int]:
+def _cuts(block: Block, pieces: list[tuple[int, int]]) -> list[int]:
     """Where to cut: after every stretch without points, else in the middle."""
     holes = [start for (_, end), (start, _) in pairwise(pieces) if start > end]
     if holes:

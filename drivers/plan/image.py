@@ -7,8 +7,8 @@ from decimal import Decimal
 
 from drivers.clocks import time_ms
 from drivers.model import DeviceSpec, Kind, Point, Quality, Reading, Reason
-from drivers.plan.blocks import Block
 from drivers.plan.compiled import build_plan, text_of
+from drivers.plan.timing import Block
 from drivers.profile import Profile, Resolved
 
 Image = Mapping[int, Mapping[int, int]]  # function (1 coils, 2 inputs, 3 holding, 4 input registers) -> address -> word

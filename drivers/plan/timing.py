@@ -1,4 +1,4 @@
-"""The cost of a request on a line, in nanoseconds."""
+"""One read of a device, and its cost on a line in nanoseconds."""
 
 from __future__ import annotations
 
@@ -13,6 +13,21 @@ _MBAP = 7 + 1 + 4 + 7 + 2  # the same over MBAP, both ways, without the CRC
 _ETHERNET = 2 * 66  # headers of a TCP segment each way
 _NETWORK_NS_PER_BYTE = 80  # 100 Mbit/s
 _NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One read. ``points`` are positions in the sequence that was planned, in order of address."""
+
+    function: int
+    address: int
+    count: int  # registers; coils for functions 1 and 2
+    points: tuple[int, ...]
+
+    @property
+    def payload(self) -> int:
+        """Bytes of registers or coils in the answer."""
+        return self.count * 2 if self.function >= 3 else (self.count + 7) // 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from drivers.model import ConfigError, Fresh, Limits
+from drivers.model import ConfigError, FreshnessRule, Limits
 from drivers.profile.complaints import ProfileComplaints
 from drivers.profile.register_layout import MAX_WORDS
 from drivers.profile.types import Param, ProfileHead, SecondSource
@@ -198,7 +198,7 @@ def _param(name: str, table: TomlTable) -> Param:
     return Param(name, default, low, 65535 if high is None else high, choices, table.text("en"), table.text("zh"))
 
 
-def _fresh(table: TomlTable) -> Fresh | None:
+def _fresh(table: TomlTable) -> FreshnessRule | None:
     if "fresh" not in table.raw:
         return None
     fresh = table.inner("fresh", ("fresh",), table.mapping("fresh"))
@@ -208,4 +208,4 @@ def _fresh(table: TomlTable) -> Fresh | None:
         fresh.add("point", "changes_within and equals exclude each other")
     elif within is None and equals is None:
         fresh.add("point", "changes_within or equals is missing", 'Such as changes_within = "60 s" or equals = 1')
-    return Fresh(fresh.text("point", required=True), within, equals)
+    return FreshnessRule(fresh.text("point", required=True), within, equals)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from drivers.model import IDENTIFICATION, Part
+from drivers.model import IDENTIFICATION, RegisterPart
 from drivers.toml import TomlTable, show, suggestion
 
 OBJECTS = 3  # of basic identification: vendor, product code, revision
@@ -53,7 +53,7 @@ class RegisterLayout:
     count: int
     function: int
     address: int
-    parts: tuple[Part, ...] = ()
+    parts: tuple[RegisterPart, ...] = ()
 
 
 def read_layout(table: TomlTable, defaults: Defaults) -> RegisterLayout:
@@ -169,8 +169,8 @@ class _LayoutReader:
             table.add("address", f"address {address} plus {count} {what} exceeds 65535")
         return function, address
 
-    def _parts(self) -> tuple[Part, ...]:
-        parts: list[Part] = []
+    def _parts(self) -> tuple[RegisterPart, ...]:
+        parts: list[RegisterPart] = []
         for table in self.table.tables("parts"):
             said = table.raw
             table.unknown(PART_KEYS)
@@ -186,7 +186,7 @@ class _LayoutReader:
             if not type_ or address is None:
                 continue
             order = self._part_order(table, type_)
-            parts.append(Part(address, type_, scale or Decimal(1), order))
+            parts.append(RegisterPart(address, type_, scale or Decimal(1), order))
         described = self.said["parts"]
         if isinstance(described, list) and len(described) < 2:
             self.table.add("parts", "parts need at least two registers or groups")

@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from drivers.model import Fresh, Limits, Point, ProfileError
+from drivers.model import FreshnessRule, Limits, Point, ProfileError
 from drivers.profile.vocabulary import vocabulary
 from drivers.toml import show, suggestion
 
@@ -84,7 +84,7 @@ class ProfileHead:
     accuracy: str  # class of all models of the family, as "0.5S"; "": they differ, or are not known
     sleeps: bool  # the device goes silent in the dark
     caching: bool  # answers come from a master's memory and prove nothing about the device
-    fresh: Fresh | None
+    fresh: FreshnessRule | None
     serial: str  # the factory setting of its port, as "9600 8N1"; "" where unknown
     identity: tuple[str, ...]  # points that say which unit this is, beside the usual ones
     notes: Mapping[str, str]  # {"en": ..., "zh": ...} for the installer

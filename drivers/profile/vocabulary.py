@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
@@ -113,7 +113,7 @@ class Vocabulary:
             for node, values in _reach(self._root, words[:cut]):
                 if node.prefix and (rest := self._find(words[cut:], depth + 1)):
                     en, zh = (_fill(text, values) for text in node.prefix)
-                    return _replace(rest, en + rest.en, zh + rest.zh)
+                    return replace(rest, en=en + rest.en, zh=zh + rest.zh)
         return None
 
     def nearest(self, name: str) -> str:
@@ -127,12 +127,6 @@ class Vocabulary:
             if (key := _shape(word)) != word:
                 seen.setdefault(key, []).append(word)
         return ".".join(seen[w].pop(0) if seen.get(w) else _example(w) for w in found[0].split("."))
-
-
-def _replace(entry: VocabularyEntry, en: str, zh: str) -> VocabularyEntry:
-    return VocabularyEntry(
-        entry.pattern, entry.dimension, entry.kind, entry.units, en, zh, entry.low, entry.high, entry.flips, entry.swap
-    )
 
 
 def _reach(node: _Node, words: tuple[str, ...]) -> Iterator[tuple[_Node, dict[str, str]]]:
@@ -157,7 +151,7 @@ def _fits(variable: str, word: str) -> bool:
 
 
 def _filled(entry: VocabularyEntry, values: Mapping[str, str]) -> VocabularyEntry:
-    return _replace(entry, _fill(entry.en, values), _fill(entry.zh, values)) if values else entry
+    return replace(entry, en=_fill(entry.en, values), zh=_fill(entry.zh, values)) if values else entry
 
 
 def _fill(text: str, values: Mapping[str, str]) -> str:

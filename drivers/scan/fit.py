@@ -30,7 +30,7 @@ from drivers.model import (
 )
 from drivers.profile import Profile, list_profiles, load_profile
 from drivers.registry import driver_class
-from drivers.scan.remembering_line import RememberingLine
+from drivers.scan.caching_line import CachingLine
 from ext.ring import Ring
 
 CHECKS = (
@@ -123,7 +123,7 @@ async def identify(
     """Try ``profiles`` on one device, best first. Raises LineDown or LineLent; else a silent device fits nothing."""
     identity = Identity(dict(said or {}))
     most_s = MOST_S if timeout_s <= TIMEOUT_S else MOST_PATIENT_S
-    memory = RememberingLine(line, timeout_s, MOST_SILENCES, most_s)
+    memory = CachingLine(line, timeout_s, MOST_SILENCES, most_s)
     ranked: list[_Ranked] = []
     no_sunspec = False
     with tempfile.TemporaryDirectory(prefix="meterhouse-scan-") as folder:
@@ -143,7 +143,7 @@ async def identify(
                     ranked.append(found)
             ranked.sort(key=lambda entry: entry[0], reverse=True)
             identity.cut_short = memory.is_exhausted
-            memory = RememberingLine(line, timeout_s, MOST_SILENCES, most_s)
+            memory = CachingLine(line, timeout_s, MOST_SILENCES, most_s)
             await _larger_sister_first(ranked, {one.id: one for one in profiles}, memory, address, serial, ring)
         finally:
             ring.close()
@@ -156,7 +156,7 @@ async def identify(
 async def _larger_sister_first(
     ranked: list[_Ranked],
     profiles: Mapping[str, Profile],
-    memory: RememberingLine,
+    memory: CachingLine,
     address: str,
     serial: str,
     ring: Ring,
@@ -186,7 +186,7 @@ def _registers(profile: Profile) -> frozenset[tuple[int, int]]:
 
 
 async def _try(
-    profile: Profile, address: str, serial: str, memory: RememberingLine, ring: Ring, said: Mapping[str, str]
+    profile: Profile, address: str, serial: str, memory: CachingLine, ring: Ring, said: Mapping[str, str]
 ) -> _Ranked | None:
     params = _least(profile)
     points = _chosen(profile, profile.resolve(params).points)
@@ -242,7 +242,7 @@ def _chosen(profile: Profile, points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 async def _read(
-    profile: Profile, points: tuple[Point, ...], address: str, serial: str, memory: RememberingLine, ring: Ring
+    profile: Profile, points: tuple[Point, ...], address: str, serial: str, memory: CachingLine, ring: Ring
 ) -> Mapping[str, Reading]:
     limits = profile.limits.over(Limits())
     spec = DeviceSpec(

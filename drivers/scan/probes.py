@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from drivers import cjt188, dlt645, mbus
 from drivers.line import Request
-from drivers.metering import MeterRequest
-from drivers.modbus import read_request
-from drivers.model import LineError
+from drivers.meter_device import MeterRequest
+from drivers.modbus.requests import read_request
 
 PROTOCOLS = ("modbus", "dlt645", "cjt188", "mbus")
 SETTINGS = {  # where each protocol is usually met, likeliest first
@@ -71,7 +70,7 @@ def _mbus_acknowledged(frame: bytes, control: int, address: str, serial: str, ti
         1,
         mbus.Parser,
         lambda found: found.raw if found.kind == "ack" else None,
-        lambda heard: mbus.broken(heard)[2],
+        mbus.broken,
     )
     return Probe("mbus", address, serial, request, max(timeout_s, mbus_ack_s(serial)), f"address {address}")
 
@@ -86,7 +85,7 @@ def mbus_read(address: int, who: str, serial: str, timeout_s: float) -> Probe:
         261,
         mbus.Parser,
         lambda found: found.raw if found.kind == "long" and found.from_device else None,
-        lambda heard: mbus.broken(heard)[2],
+        mbus.broken,
     )
     return Probe("mbus", who, serial, request, max(timeout_s, mbus_ack_s(serial)), f"address {who}")
 
@@ -138,18 +137,16 @@ def _cjt188(meter_type: int, address: str, low_first: bool, serial: str, timeout
         64,
         cjt188.Parser,
         lambda found: found.raw if found.is_reply else None,
-        lambda heard: cjt188.broken(heard)[2],
+        cjt188.broken,
     )
     return Probe("cjt188", "", serial, request, max(timeout_s, _METER_S), what)
 
 
 def _dlt645(frame: bytes, function: int, serial: str, timeout_s: float, what: str) -> Probe:
-    def judge(found: dlt645.Frame) -> bytes | LineError | None:
-        return found.raw if found.is_reply else None  # the question is whether any meter answers, and which
+    def judge(found: dlt645.Frame) -> bytes | None:  # the question is whether any meter answers, and which
+        return found.raw if found.is_reply else None
 
-    request = MeterRequest(
-        frame, function, "A" * 12, "DL/T 645", 24, dlt645.Parser, judge, lambda heard: dlt645.broken(heard)[2]
-    )
+    request = MeterRequest(frame, function, "A" * 12, "DL/T 645", 24, dlt645.Parser, judge, dlt645.broken)
     return Probe("dlt645", "", serial, request, max(timeout_s, _METER_S), what)
 
 

@@ -7,13 +7,11 @@ from dataclasses import replace
 
 from drivers import dlt645, mbus
 from drivers.line import Answer, LineConfig, LineFactory, SerialSetting, open_line, target
-from drivers.modbus import read_identification
+from drivers.modbus.requests import read_identification
 from drivers.model import DeviceException, FrameError, Limits, LineDown, LineError, LineLent, MismatchError, UsageError
-from drivers.scan.agenda import Agenda, baud_of
-from drivers.scan.ear import AnotherMaster, BusTraffic, Ear, describe
+from drivers.scan.address_search import Asker, answers_to_its_name, dlt645_by_digits, identity_of, mbus_by_selection
 from drivers.scan.fit import TIMEOUT_S, identify, profiles_of
-from drivers.scan.hunt import Found, Hunt
-from drivers.scan.narrow import Asker, answers_to_its_name, dlt645_by_digits, identity_of, mbus_by_selection
+from drivers.scan.plan import FoundDevice, ScanOptions, ScanPlan, baud_of
 from drivers.scan.probes import (
     SETTINGS,
     Probe,
@@ -24,6 +22,7 @@ from drivers.scan.probes import (
     mbus_read,
     modbus_probe,
 )
+from drivers.scan.traffic import AnotherMaster, BusTraffic, TrafficTrace, describe
 
 FOREIGN_FRAMES = 2  # unsolicited, before the scan stops: one may be noise
 UNLIKELY_UNITS = (247, 201, 139)  # a device that answers to all of these is not a bus behind a gateway
@@ -41,22 +40,22 @@ class Scan:
         ConfigError: an invalid address of a line or serial setting.
     """
 
-    def __init__(self, hunt: Hunt, line_factory: LineFactory = open_line) -> None:
-        first = (hunt.settings or SETTINGS[hunt.protocols[0]])[0]
-        config = LineConfig("scan", hunt.url, serial=first, echo=hunt.echo)
-        self.hunt = hunt
+    def __init__(self, options: ScanOptions, line_factory: LineFactory = open_line) -> None:
+        first = (options.settings or SETTINGS[options.protocols[0]])[0]
+        config = LineConfig("scan", options.url, serial=first, echo=options.echo)
+        self.options = options
         self.is_mbap = target(config).is_mbap
         self.is_serial = target(config).scheme == "serial"
-        self._agenda = Agenda(hunt, self.is_serial, self.is_mbap)
-        if self.is_mbap and set(hunt.protocols) - {"modbus"}:
-            raise UsageError("only Modbus is spoken here", where=hunt.url, hint="Serial servers have tcp:// lines")
-        if hunt.listen_s <= 0 and not hunt.bus_is_mine and not self.is_mbap:
+        self._plan = ScanPlan(options, self.is_serial, self.is_mbap)
+        if self.is_mbap and set(options.protocols) - {"modbus"}:
+            raise UsageError("only Modbus is spoken here", where=options.url, hint="Serial servers have tcp:// lines")
+        if options.listen_s <= 0 and not options.bus_is_mine and not self.is_mbap:
             raise UsageError("without listening, another master would be disturbed", where="--listen 0",
                              hint="Add --bus-is-mine if no other master is on this bus")  # fmt: skip
-        self.found: list[Found] = []
+        self.found: list[FoundDevice] = []
         self.notes: list[str] = []
-        self._ear = Ear(self.is_mbap)
-        self._line = line_factory(config, trace=self._ear)
+        self._traffic = TrafficTrace(self.is_mbap)
+        self._line = line_factory(config, trace=self._traffic)
         self._asked: set[int] = set()
         self._foreign: list[BusTraffic] = []
         self._done_s = 0.0
@@ -69,20 +68,20 @@ class Scan:
 
     def first_pass(self) -> list[Probe]:
         """Everything once, quickly; Modbus first."""
-        return self._agenda.first_pass(self._units())
+        return self._plan.first_pass(self._units())
 
     def slow_pass(self) -> list[Probe]:
         """The silent addresses again, with longer timeouts. Meters are also searched for in groups: ``_part``."""
-        return self._agenda.slow_pass(self._units(), self._is_known)
+        return self._plan.slow_pass(self._units(), self._is_known)
 
     def estimate_s(self) -> float:
         """How long the scan takes without answers, in seconds."""
-        passes = self.first_pass() + (self.slow_pass() if self.hunt.slow else [])
-        return self._agenda.listen_s + sum(self._agenda.cost_s(p) for p in passes) + self._agenda.search_s()
+        passes = self.first_pass() + (self.slow_pass() if self.options.slow else [])
+        return self._plan.listen_s + sum(self._plan.cost_s(p) for p in passes) + self._plan.search_s()
 
     # --- the run
 
-    async def run(self, progress: Progress = lambda done, total, what: None) -> list[Found]:
+    async def run(self, progress: Progress = lambda done, total, what: None) -> list[FoundDevice]:
         """Scan. Raises AnotherMaster, LineDown, LineLent; earlier results stay in ``found``."""
         self._total_s = self.estimate_s()
         try:
@@ -92,14 +91,14 @@ class Scan:
             await self._select(progress)
             await self._pass(self.first_pass(), progress)
             await self._part(progress)
-            if self.hunt.slow:
+            if self.options.slow:
                 await self._pass(self.slow_pass(), progress)
                 await self._select(progress, slow=True)
                 await self._part(progress, slow=True)
             else:
                 await self._line.listen(_LATE_S)
                 self._overhear(None)
-            if self.hunt.identify:
+            if self.options.identify:
                 await self.identify(progress)
         finally:
             await self._line.close()
@@ -108,14 +107,14 @@ class Scan:
     @property
     def _patience_s(self) -> float:
         """For one answer while profiles are tried; a device that was found late answers late again."""
-        return max(TIMEOUT_S, self.hunt.slow_s) if self.hunt.slow else TIMEOUT_S
+        return max(TIMEOUT_S, self.options.slow_s) if self.options.slow else TIMEOUT_S
 
     async def identify(self, progress: Progress = lambda done, total, what: None) -> None:
         """Identify the devices that were found, and the profiles that fit. Closes nothing."""
         for number, device in enumerate(self.found):
             progress(self._done_s + number * IDENTIFY_S, self._total_s + len(self.found) * IDENTIFY_S,
                      f"what is {device.protocol} {device.address}?")  # fmt: skip
-            if device.protocol == "modbus" and self.hunt.deep:
+            if device.protocol == "modbus" and self.options.deep:
                 await self._ask_deep(device)
             protocols = ("modbus", "sunspec") if device.protocol == "modbus" else (device.protocol,)
             known = await identify(
@@ -135,31 +134,31 @@ class Scan:
         finally:
             await self._line.close()
 
-    async def _lives(self, device: Found) -> bool:
+    async def _lives(self, device: FoundDevice) -> bool:
         if device.protocol not in ("modbus", "mbus"):
             return False
         asked = modbus_probe if device.protocol == "modbus" else mbus_probe
         if not device.address.isdecimal():
             return False
-        return await self._ask(asked(int(device.address), device.serial, self.hunt.slow_s), quiet=True)
+        return await self._ask(asked(int(device.address), device.serial, self.options.slow_s), quiet=True)
 
     async def _listen(self, progress: Progress) -> None:
-        if self.is_mbap or self.hunt.listen_s <= 0:
+        if self.is_mbap or self.options.listen_s <= 0:
             return
-        steps = max(int(self.hunt.listen_s * 4), 1)
+        steps = max(int(self.options.listen_s * 4), 1)
         for _ in range(steps):
             progress(self._done_s, self._total_s, "listening for another master")
-            await self._line.listen(self.hunt.listen_s / steps)
-            self._done_s += self.hunt.listen_s / steps
-            said = describe(self._ear.heard)
-            if said and not self.hunt.bus_is_mine:
-                raise AnotherMaster(f"another master is active: {said}", where=self.hunt.url, hint=_MINE)
-        self._ear.take()
+            await self._line.listen(self.options.listen_s / steps)
+            self._done_s += self.options.listen_s / steps
+            said = describe(self._traffic.heard)
+            if said and not self.options.bus_is_mine:
+                raise AnotherMaster(f"another master is active: {said}", where=self.options.url, hint=_MINE)
+        self._traffic.take()
 
     async def _is_it_one(self) -> None:
         """Many Modbus TCP devices answer whatever the unit number."""
         for unit in UNLIKELY_UNITS:
-            if not await self._ask(modbus_probe(unit, "", self.hunt.slow_s), quiet=True):
+            if not await self._ask(modbus_probe(unit, "", self.options.slow_s), quiet=True):
                 return
         self._one_unit = True
         self.found.clear()
@@ -170,7 +169,7 @@ class Scan:
             self._tell(probe, progress)
             if not probe.address or not self._is_known(probe.protocol, probe.address, probe.serial):
                 await self._ask(probe)
-            self._done_s += self._agenda.cost_s(probe)
+            self._done_s += self._plan.cost_s(probe)
 
     def _tell(self, probe: Probe, progress: Progress) -> None:
         serial = f" at {probe.serial}" if probe.serial else ""
@@ -180,11 +179,11 @@ class Scan:
 
     async def _select(self, progress: Progress, slow: bool = False) -> None:
         """M-Bus by secondary address: all that can be selected, whatever their primary address is."""
-        if "mbus" not in self.hunt.protocols or "secondary" not in self.hunt.mbus_by:
+        if "mbus" not in self.options.protocols or "secondary" not in self.options.mbus_by:
             return
-        for serial in self._agenda.settings("mbus"):
-            timeout_s = max(self.hunt.timeout_s, mbus_ack_s(serial)) * (1.5 if slow else 1.0)
-            found: list[Found] = []
+        for serial in self._plan.settings("mbus"):
+            timeout_s = max(self.options.timeout_s, mbus_ack_s(serial)) * (1.5 if slow else 1.0)
+            found: list[FoundDevice] = []
             async for frame in mbus_by_selection(self._searching(progress), serial, timeout_s, self._note, slow):
                 if self._is_new(serial, frame):
                     found.append(self._add_telegram(_secondary(frame), serial, frame))
@@ -195,12 +194,12 @@ class Scan:
     async def _part(self, progress: Progress, slow: bool = False) -> None:
         """DL/T 645 by the last digits: where several answered at once, and in the slow pass everywhere."""
         wanted = {probe.serial: probe.request.function for probe in self._crowded if probe.protocol == "dlt645"}
-        if slow and "dlt645" in self.hunt.protocols:
-            wanted = {serial: 0x11 for serial in self._agenda.settings("dlt645")} | wanted
+        if slow and "dlt645" in self.options.protocols:
+            wanted = {serial: 0x11 for serial in self._plan.settings("dlt645")} | wanted
         for serial, asked in wanted.items():
             function = 0x01 if asked == 0x01 else 0x11
             ask = self._searching(progress)
-            async for frame in dlt645_by_digits(ask, serial, function, self.hunt.timeout_s, self._note):
+            async for frame in dlt645_by_digits(ask, serial, function, self.options.timeout_s, self._note):
                 self._add("dlt645", dlt645.Frame(frame).address, serial, "answer")
         if any(probe.protocol == "cjt188" for probe in self._crowded):
             self._note("cjt188: several meters answer at once, and this protocol has no search: "
@@ -212,7 +211,7 @@ class Scan:
         async def ask(probe: Probe) -> Answer | LineError:
             self._tell(probe, progress)
             result = await self._put(probe)
-            self._done_s += self._agenda.cost_s(probe)
+            self._done_s += self._plan.cost_s(probe)
             return result
 
         return ask
@@ -224,7 +223,7 @@ class Scan:
         self._mbus_seen.add(who)
         return True
 
-    def _add_telegram(self, address: str, serial: str, frame: bytes) -> Found:
+    def _add_telegram(self, address: str, serial: str, frame: bytes) -> FoundDevice:
         telegram, primary = mbus.decode_frame(mbus.Frame(frame)), mbus.Frame(frame).address
         device = self._add("mbus", address, serial, "answer")
         said = {"number": telegram.identity, "maker": telegram.manufacturer, "medium": telegram.medium}
@@ -244,7 +243,7 @@ class Scan:
         request = probe.request
         if probe.protocol == "modbus":
             self._asked.add(int(probe.address))
-        char_s = SerialSetting.parse(probe.serial, self.hunt.url).char_s if probe.serial else 0.0
+        char_s = SerialSetting.parse(probe.serial, self.options.url).char_s if probe.serial else 0.0
         # the link adds the time of a whole answer; ours is counted to its begin, and the link lets it end
         timeout_s = max(probe.timeout_s - request.expect * char_s, probe.timeout_s / 2)
         options = self._line.request_options(Limits(timeout_s=timeout_s, late_s=0.0), probe.serial)
@@ -260,7 +259,7 @@ class Scan:
             if probe.protocol == "mbus":
                 await self._confirm(probe)
             elif not await self._is_there(probe, result.payload):
-                self._broken(probe, MismatchError("nothing answers to this address", where=self.hunt.url))
+                self._broken(probe, MismatchError("nothing answers to this address", where=self.options.url))
             else:
                 self._add(probe.protocol, address_in(probe, result.payload), probe.serial, "answer")
         elif isinstance(result, DeviceException):
@@ -283,9 +282,9 @@ class Scan:
         """A meter that answered to the common address must answer to its own."""
         if probe.protocol == "dlt645":
             function = probe.request.function
-            return await answers_to_its_name(self._put, frame, probe.serial, self.hunt.timeout_s, function)
+            return await answers_to_its_name(self._put, frame, probe.serial, self.options.timeout_s, function)
         if probe.protocol == "cjt188":
-            for named in cjt188_named(frame, probe.serial, self.hunt.timeout_s):
+            for named in cjt188_named(frame, probe.serial, self.options.timeout_s):
                 if isinstance(await self._put(named), Answer):
                     return True
             return False
@@ -306,8 +305,8 @@ class Scan:
                 return
         self._add("mbus", probe.address, probe.serial, "answer").notes.append("acknowledges but sends no data")
 
-    async def _ask_deep(self, device: Found) -> None:
-        options = self._line.request_options(Limits(timeout_s=self.hunt.slow_s), device.serial)
+    async def _ask_deep(self, device: FoundDevice) -> None:
+        options = self._line.request_options(Limits(timeout_s=self.options.slow_s), device.serial)
         try:
             objects = await read_identification(self._line, int(device.address), options, f"unit {device.address}")
         except (LineDown, LineLent):
@@ -323,26 +322,26 @@ class Scan:
         """Attribute what came by its address (late answers, field pains 15, 19). Whether something was late."""
         late = False
         current = int(probe.address) if probe is not None and probe.protocol == "modbus" else -1
-        for heard in self._ear.take():
+        for heard in self._traffic.take():
             if heard.unit == current or (self.is_mbap and heard.code in (10, 11)):
                 continue
             if not heard.is_request and heard.unit in self._asked and heard.function in (3, 4):
                 late = True
-                serial = probe.serial if probe is not None else self._agenda.settings("modbus")[-1]
+                serial = probe.serial if probe is not None else self._plan.settings("modbus")[-1]
                 if not self._is_known("modbus", str(heard.unit), serial) and not self._one_unit:
                     self._add("modbus", str(heard.unit), serial, "late").notes.append("answers slowly")
             elif not self.is_mbap:
                 self._foreign.append(heard)
-        if len(self._foreign) >= FOREIGN_FRAMES and not self.hunt.bus_is_mine:
+        if len(self._foreign) >= FOREIGN_FRAMES and not self.options.bus_is_mine:
             said = describe(b"".join(heard.raw for heard in self._foreign))
-            raise AnotherMaster(f"another master became active: {said}", where=self.hunt.url, hint=_MINE)
+            raise AnotherMaster(f"another master became active: {said}", where=self.options.url, hint=_MINE)
         return late
 
-    def _add(self, protocol: str, address: str, serial: str, seen: str) -> Found:
+    def _add(self, protocol: str, address: str, serial: str, seen: str) -> FoundDevice:
         for device in self.found:
             if (device.protocol, device.address) == (protocol, address) and baud_of(device.serial) == baud_of(serial):
                 return device
-        device = Found(protocol, address, serial, seen, self.hunt.url)
+        device = FoundDevice(protocol, address, serial, seen, self.options.url)
         self.found.append(device)
         return device
 
@@ -352,7 +351,7 @@ class Scan:
         )
 
     def _units(self) -> list[int]:
-        units = self._agenda.units()
+        units = self._plan.units()
         return units[:1] if self._one_unit else units
 
 
@@ -365,8 +364,10 @@ def _secondary(frame: bytes) -> str:
     return (who[3::-1] + who[4:]).hex().upper()
 
 
-def one_device(hunt: Hunt, protocol: str, address: str, serial: str, line_factory: LineFactory = open_line) -> Scan:
+def one_device(
+    options: ScanOptions, protocol: str, address: str, serial: str, line_factory: LineFactory = open_line
+) -> Scan:
     """A scan that has found one device already, for ``identify``."""
-    scan = Scan(replace(hunt, bus_is_mine=True), line_factory)
-    scan.found.append(Found(protocol, address, serial if scan.is_serial else "", "named", hunt.url))
+    scan = Scan(replace(options, bus_is_mine=True), line_factory)
+    scan.found.append(FoundDevice(protocol, address, serial if scan.is_serial else "", "named", options.url))
     return scan

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Mapping
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from drivers.model import UsageError
 from drivers.sim.bus import SimLine
-from drivers.sim.faults import KINDS, FaultBox
+from drivers.sim.faults import KINDS
+from drivers.sim.meters import Simulated
 
 T = TypeVar("T")
 HELP = """\
@@ -24,19 +24,10 @@ help                  this text
 """ + "\n".join(f"  {kind:<10} {what}" for kind, what in KINDS.items())
 
 
-class Served(Protocol):
-    """A device or meter of whatever protocol."""
-
-    name: str
-    faults: FaultBox
-    requests: Counter[int]
-    answered: int
-
-
 class Control:
     """Carries out commands on the devices and lines of a simulator. Owns the waits for `unplug SECONDS`."""
 
-    def __init__(self, lines: Mapping[str, SimLine], devices: Mapping[str, Served]) -> None:
+    def __init__(self, lines: Mapping[str, SimLine], devices: Mapping[str, Simulated]) -> None:
         self._lines, self._devices = lines, devices
         self._returns: set[asyncio.Task[None]] = set()
 
@@ -64,7 +55,7 @@ class Control:
             raise UsageError(f"no {what} {target!r}", where="command", hint=f"Here: {', '.join(known)}")
         return [known[target]]
 
-    def _fault(self, device: Served, rest: list[str], command: str) -> str:
+    def _fault(self, device: Simulated, rest: list[str], command: str) -> str:
         if rest[0] == "clear" and len(rest) <= 2:
             device.faults.clear(rest[1] if len(rest) == 2 else None)
         elif len(rest) == 1:

@@ -7,12 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from drivers.sim.faults import FaultBox, InjectedFault
+from drivers.plan.holes import ILLEGAL_ADDRESS, ILLEGAL_FUNCTION, ILLEGAL_VALUE
+from drivers.sim.faults import ActiveFaults, InjectedFault
 from drivers.sim.framing import Framing, SimRequest
-from drivers.sim.image import ILLEGAL_ADDRESS, ILLEGAL_FUNCTION, ILLEGAL_VALUE, Image
-
-READ_FUNCTIONS = (1, 2, 3, 4)
-WRITE_FUNCTIONS = (5, 6, 15, 16, 21, 22, 23)
+from drivers.sim.image import Image
 
 
 @dataclass(slots=True)
@@ -45,7 +43,7 @@ class SimDevice:
     before: Callable[[int, int, int], None] | None = None
     restart: Callable[[], None] | None = None  # counters to zero
     asleep: Callable[[], bool] | None = None  # an inverter in the dark does not answer
-    faults: FaultBox = field(default_factory=FaultBox)
+    faults: ActiveFaults = field(default_factory=ActiveFaults)
     requests: Counter[int] = field(default_factory=Counter)
     answered: int = 0
     monotonic: Callable[[], float] = time.monotonic
@@ -54,11 +52,6 @@ class SimDevice:
 
     def __post_init__(self) -> None:
         self.faults.on_reboot = self.reboot
-
-    @property
-    def writes(self) -> int:
-        """Requests to write that were refused. An agent that keeps its promise leaves this at 0."""
-        return sum(self.requests[function] for function in WRITE_FUNCTIONS)
 
     def reboot(self, silent_s: float = 0.0) -> None:
         """Power cycle: silent for a while, counters from zero."""
@@ -69,7 +62,7 @@ class SimDevice:
     def pdu(self, request: bytes, *, frozen: bool = False) -> bytes:
         """The honest answer to a request PDU; ``frozen`` leaves the registers as they are."""
         function = request[0]
-        if function in READ_FUNCTIONS:
+        if function in (1, 2, 3, 4):
             if len(request) != 5:
                 return bytes((function | 0x80, ILLEGAL_VALUE))
             address, count = request[1] << 8 | request[2], request[3] << 8 | request[4]
@@ -138,17 +131,20 @@ class SimDevice:
         frame = framing.wrap(unit, pdu, tag)
         if "crc" in hit:
             frame = framing.damage(frame)
-        if "cut" in hit:
-            frame = frame[: hit["cut"].number]
-        if "stray" in hit:
-            frame = hit["stray"].stray + frame
         self.answered += 1
-        return SimAnswer(
-            frame,
-            self.turnaround_s + (hit["late"].seconds if "late" in hit else 0.0),
-            echo,
-            hit["bytewise"].seconds if "bytewise" in hit else None,
-        )
+        return sent_with_faults(frame, hit, self.turnaround_s, echo)
+
+
+def sent_with_faults(
+    frame: bytes, hit: Mapping[str, InjectedFault], turnaround_s: float, echo: bytes, wake: bytes = b""
+) -> SimAnswer:
+    """A frame after the faults that change how its bytes are sent."""
+    if "cut" in hit:
+        frame = frame[: hit["cut"].number]
+    stray = hit["stray"].stray if "stray" in hit else b""
+    late_s = hit["late"].seconds if "late" in hit else 0.0
+    pause_s = hit["bytewise"].seconds if "bytewise" in hit else None
+    return SimAnswer(stray + wake + frame, turnaround_s + late_s, echo, pause_s)
 
 
 def _wrong_pdu(asked: bytes, honest: bytes, hit: dict[str, InjectedFault]) -> bytes:

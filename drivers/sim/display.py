@@ -12,7 +12,7 @@ from decimal import Decimal
 
 from drivers.model import Kind, Point
 from drivers.sim.encode import EncodeError, Value, served_value, size_of
-from drivers.sim.facts import FactBook, default_number, default_text, in_unit
+from drivers.sim.facts import FactLookup, default_number, default_text, in_unit
 from drivers.sim.image import Image
 from drivers.sim.physics import Physics
 
@@ -82,7 +82,7 @@ class Display:
         self.journal: dict[str, list[tuple[int, Decimal]]] | None = (
             None  # point -> (UTC ns, value) of each change served
         )
-        self._book = FactBook(role, clock.physics)
+        self._book = FactLookup(role, clock.physics)
         self._zero: dict[str, float] = {}  # counters after a reboot: what the fact was then
         self._texts = dict(texts or {})
         self._written: dict[str, int] = {}
@@ -104,7 +104,7 @@ class Display:
         self.write_all()
 
     def _knows(self, point: Point) -> bool:
-        return FactBook(self.role, self.clock.physics).get(point.name) is not None
+        return FactLookup(self.role, self.clock.physics).get(point.name) is not None
 
     def keep_journal(self) -> None:
         """From now on record served values in ``journal``."""

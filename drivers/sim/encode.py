@@ -10,7 +10,7 @@ import string
 import struct
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
-from drivers.model import GatewayError, Part, Point
+from drivers.model import GatewayError, Point, RegisterPart
 
 Value = Decimal | int | float | str
 
@@ -207,7 +207,7 @@ def _numbers_of(point: Point, text: str) -> list[int]:
     return [int(found[f"r{n}"], bases[n]) if n in bases else 0 for n in range(count)]
 
 
-def split_parts(value: Value, parts: tuple[Part, ...]) -> list[int]:
+def split_parts(value: Value, parts: tuple[RegisterPart, ...]) -> list[int]:
     """Raw numbers of the parts of a counter, the coarse ones filled first and the finest one rounded."""
     rest = raw_number(value, Decimal(1), Decimal(0))
     raws = [0] * len(parts)

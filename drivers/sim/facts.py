@@ -301,7 +301,7 @@ _SENSOR = re.compile(r"battery\.temperature\.(\d+)")
 _GROUP = re.compile(r"battery\.(?:rack|pack|module)\.(\d+)\.(.+)")
 
 
-class FactBook:
+class FactLookup:
     """Looks a point's name up in the facts of one moment, with the parts that one device has of others."""
 
     def __init__(self, role: str, physics: Physics, cells_a_module: int = 15) -> None:

@@ -8,12 +8,9 @@ from drivers.model import Kind
 from drivers.profile import Profile
 from drivers.sim.device import SimDevice
 from drivers.sim.display import Display, ParkClock
-from drivers.sim.facts import PART_OF_KIND, FactBook
+from drivers.sim.facts import PART_OF_KIND, FactLookup
 from drivers.sim.image import WORD_FUNCTIONS
-from drivers.sim.meter_display import meter_from_profile
 from drivers.sim.sunspec_display import sunspec_display
-
-__all__ = ["device_from_profile", "meter_from_profile"]
 
 
 def device_from_profile(
@@ -43,7 +40,7 @@ def device_from_profile(
     said = {n: t for n, t in texts.items() if n in known}
     found = profile.resolve(params, firmware=said.get("device.firmware"), identity=said)
     if profile.protocol == "sunspec":
-        book = FactBook(role, clock.physics)
+        book = FactLookup(role, clock.physics)
         display = sunspec_display(
             profile, role=role, clock=clock, seed=seed, texts=said, knows=lambda name: book.get(name) is not None
         )

@@ -97,7 +97,7 @@ def parse_fault(text: str) -> InjectedFault:
     return fault
 
 
-class FaultBox:
+class ActiveFaults:
     """The faults that are on at one device. Several may be on at once, one of each kind."""
 
     __slots__ = ("_active", "_seen", "hits", "on_reboot")

@@ -4,28 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from drivers.line.modbus_frames import crc16
+
 RTU_MAX = 256
-
-
-def _crc_table() -> tuple[int, ...]:
-    table = []
-    for byte in range(256):
-        crc = byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0xA001 if crc & 1 else 0)
-        table.append(crc)
-    return tuple(table)
-
-
-_CRC = _crc_table()
-
-
-def crc16(frame: bytes) -> bytes:
-    """The two check bytes of an RTU frame, in wire order (low byte first)."""
-    crc = 0xFFFF
-    for byte in frame:
-        crc = crc >> 8 ^ _CRC[(crc ^ byte) & 0xFF]
-    return crc.to_bytes(2, "little")
 
 
 class SimRequest(NamedTuple):
@@ -105,7 +86,6 @@ class RtuFraming:
 
     def __init__(self) -> None:
         self._held = b""
-        self.skipped = 0
 
     def feed(self, chunk: bytes) -> list[SimRequest]:
         held = self._held + chunk
@@ -118,24 +98,22 @@ class RtuFraming:
                 else:
                     break
             if size == 0:  # unknown function: it is a frame if it ends where the burst ends
-                size = len(held) if len(held) >= 4 and crc16(held[:-2]) == held[-2:] else -1
-            if size > 0 and crc16(held[: size - 2]) == held[size - 2 : size]:
+                size = len(held) if len(held) >= 4 and crc16(held) == 0 else -1
+            if size > 0 and crc16(held[:size]) == 0:
                 found.append(SimRequest(held[0], held[1 : size - 2], 0, held[:size]))
                 held = held[size:]
             else:
-                self.skipped += 1
                 held = held[1:]
         self._held = held
         return found
 
     def silence(self) -> None:
         """The line has been quiet: the held bytes can never become a frame."""
-        self.skipped += len(self._held)
         self._held = b""
 
     def wrap(self, unit: int, pdu: bytes, tag: int) -> bytes:
         body = bytes([unit]) + pdu
-        return body + crc16(body)
+        return body + crc16(body).to_bytes(2, "little")
 
     def damage(self, frame: bytes) -> bytes:
         return frame[:-2] + bytes([frame[-2] ^ 0xFF, frame[-1] ^ 0xA5])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 from drivers.model import Kind, Point
+from drivers.plan.holes import ILLEGAL_ADDRESS, ILLEGAL_FUNCTION, ILLEGAL_VALUE
 from drivers.sim.encode import (
     EncodeError,
     Value,
@@ -20,7 +23,6 @@ from drivers.sim.encode import (
     where_of,
 )
 
-ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE = 1, 2, 3
 BIT_FUNCTIONS, WORD_FUNCTIONS = (1, 2), (3, 4)
 _SPACE = 0x10000
 
@@ -100,10 +102,6 @@ class Image:
         table = self._table(function)
         raw = table.items[2 * address : 2 * (address + count)]
         return tuple(int.from_bytes(raw[n : n + 2], "big") for n in range(0, len(raw), 2))
-
-    def punch(self, address: int, count: int = 1, *, function: int = 3, code: int = ILLEGAL_ADDRESS) -> None:
-        """Make a hole: reads that touch it answer exception ``code``. The values stay below it."""
-        self._table(function).codes[address : address + count] = bytes([code]) * count
 
     def fill_holes(self, max_gap: int, *, function: int) -> None:
         """Let holes of up to ``max_gap`` items between existing ones answer zeros, as many devices do."""
@@ -252,3 +250,35 @@ class Image:
         if not image.functions:
             raise EncodeError("it has no registers", where="dump", hint='Wanted: {"holding": {"0": 1}}')
         return image
+
+
+class DumpError(EncodeError):
+    """A dump cannot be read or is not one."""
+
+    exit_code = 3
+
+
+def load_dump(path: Path) -> tuple[Image, int]:
+    """Registers and address of ``{"protocol": "modbus", "address": 1, "holding": {"35000": 1, ...}, "input": {...}}``.
+
+    Raises DumpError that names the file and the error in it.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise DumpError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    except ValueError as error:
+        raise DumpError(f"is not JSON: {error}", where=str(path)) from error
+    if not isinstance(found, dict):
+        raise DumpError("is not a dump", where=str(path), hint='Wanted: {"protocol": "modbus", "holding": {"0": 1}}')
+    if found.get("protocol", "modbus") != "modbus":
+        raise DumpError(f"protocol {found['protocol']!r} is not modbus", where=str(path))
+    address = found.get("address", 1)
+    if isinstance(address, str) and address.isdigit():
+        address = int(address)
+    if not isinstance(address, int) or not 1 <= address <= 255:
+        raise DumpError(f"address {address!r} is not 1 to 255", where=str(path))
+    try:
+        return Image.from_dump(found), address
+    except EncodeError as error:
+        raise DumpError(error.what, where=f"{path}: {error.where}", hint=error.hint) from error

@@ -13,11 +13,11 @@ from drivers.dlt645.values import decode
 from drivers.model import Kind, Point, Quality, UsageError
 from drivers.profile import Profile
 from drivers.sim.display import ParkClock
-from drivers.sim.facts import FactBook, in_unit
+from drivers.sim.facts import FactLookup, in_unit
 from drivers.sim.meters import Cjt188Meter, Dlt645Meter, MbusMeter
 from drivers.units import unit_factor
 
-Served = Decimal | int | str
+ServedValue = Decimal | int | str
 ZONE = "Asia/Shanghai"  # of the clocks of simulated meters, and of the park's configuration
 # M-Bus: point -> (DIF and VIF, unit, decimals); CJ/T 188 likewise: unit code, unit, decimals, bytes of the value
 _RECORDS = {
@@ -64,7 +64,7 @@ class MeterDisplay:
 
     def __init__(self, clock: ParkClock, points: tuple[Point, ...], role: str, texts: Mapping[str, str]) -> None:
         self.clock, self.points, self.role, self.texts = clock, points, role, dict(texts)
-        self._book = FactBook(role, clock.physics)
+        self._book = FactLookup(role, clock.physics)
         self.decimals: dict[str, tuple[str, int]] = {}  # point -> unit and decimals on the wire
         self.ahead_s = 0.0  # how far the meter's clock is off
 
@@ -81,9 +81,9 @@ class MeterDisplay:
         step = Decimal(1).scaleb(-decimals)
         return Decimal(repr(in_unit(fact, unit))).quantize(step, ROUND_HALF_UP)
 
-    def values(self) -> dict[str, Served]:
+    def values(self) -> dict[str, ServedValue]:
         """Numbers in the units of the points, and texts."""
-        found: dict[str, Served] = dict(self.texts)
+        found: dict[str, ServedValue] = dict(self.texts)
         for point in self.points:
             if point.name in self.decimals:
                 unit, decimals = self.decimals[point.name]

@@ -10,45 +10,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from drivers import cjt188, dlt645, mbus
+from drivers.framing import build_request
 from drivers.sim.bus import Bus, SimExchange
-from drivers.sim.device import SimAnswer, SimDevice
-from drivers.sim.faults import FaultBox
+from drivers.sim.device import SimAnswer, SimDevice, sent_with_faults
+from drivers.sim.faults import ActiveFaults
 from drivers.sim.framing import Framing, RtuFraming, SimRequest
 
 READS = dlt645.ALLOWED_CONTROLS | cjt188.ALLOWED_CONTROLS | mbus.ALLOWED_CONTROLS
 METER = -1  # the unit of a request that is not Modbus
 
 
-class Meter(Protocol):
-    """The interface of a meter on a bus."""
-
-    name: str
-    baud: int | None  # None: the line's
-    faults: FaultBox
-    requests: Counter[int]
-    wake: bytes
-    turnaround_s: float
-    last: bytes
-    answered: int
-
-    @property
-    def writes(self) -> int:
-        """Requests that were no read."""
-
-    def hear(self, frame: bytes) -> bytes | None:
-        """The honest answer to a frame, None where it is not for this meter."""
-
-
 @dataclass(slots=True)
-class _Common:
+class SimMeter:
+    """A meter on a bus."""
+
     name: str = ""
     baud: int | None = None
     turnaround_s: float = 0.0
     wake: bytes = b""  # bytes that this meter sends before each answer, such as FE FE
-    faults: FaultBox = field(default_factory=FaultBox)
+    faults: ActiveFaults = field(default_factory=ActiveFaults)
     requests: Counter[int] = field(default_factory=Counter)  # by control code
     answered: int = 0
     last: bytes = b""  # its answer before
@@ -59,20 +41,13 @@ class _Common:
         if self.before is not None:
             self.before()
 
-    @property
-    def writes(self) -> int:
-        """Requests that were no read. An agent that keeps its promise leaves this at 0."""
-        return sum(count for control, count in self.requests.items() if control not in READS)
-
-
-def _dlt645_frame(address: str, control: int, data: bytes) -> bytes:
-    body = bytes((0x68, *bytes.fromhex(address)[::-1], 0x68, control, len(data)))
-    body += bytes((b + 0x33) & 0xFF for b in data)
-    return body + bytes((sum(body) & 0xFF, 0x16))
+    def hear(self, frame: bytes) -> bytes | None:
+        """The honest answer to a frame, None where it is not for this meter."""
+        raise NotImplementedError
 
 
 @dataclass(slots=True)
-class Dlt645Meter(_Common):
+class Dlt645Meter(SimMeter):
     """``values``: identifier (8 or 4 hex digits) -> its data as on the wire, low byte first.
 
     Data longer than ``most`` bytes goes out in several frames. Whatever is not there answers "no such data".
@@ -95,23 +70,27 @@ class Dlt645Meter(_Common):
         self._asked(asked.control)
         return self._answer(asked)
 
+    def _frame(self, control: int, data: bytes) -> bytes:
+        head = bytes((0x68, *bytes.fromhex(self.address)[::-1], 0x68))
+        return build_request(head, control, bytes((b + 0x33) & 0xFF for b in data), 0)
+
     def _answer(self, asked: dlt645.Frame) -> bytes:
         if asked.control == 0x13:
-            return _dlt645_frame(self.address, 0x93, bytes.fromhex(self.address)[::-1])
+            return self._frame(0x93, bytes.fromhex(self.address)[::-1])
         if asked.control not in (0x11, 0x12, 0x01, 0x02):
-            return _dlt645_frame(self.address, asked.control | 0xC0, b"\x04")
+            return self._frame(asked.control | 0xC0, b"\x04")
         data = self.values.get(asked.identifier)
         if data is None:
-            return _dlt645_frame(self.address, asked.control | 0xC0, b"\x02")
+            return self._frame(asked.control | 0xC0, b"\x02")
         number = (asked.sequence or 1) if asked.control in (0x12, 0x02) else 0
         piece, rest = data[number * self.most : (number + 1) * self.most], data[(number + 1) * self.most :]
         tail = bytes((number,)) if asked.control == 0x12 else b""
         control = asked.control | 0x80 | (0x20 if rest else 0)
-        return _dlt645_frame(self.address, control, bytes.fromhex(asked.identifier)[::-1] + piece + tail)
+        return self._frame(control, bytes.fromhex(asked.identifier)[::-1] + piece + tail)
 
 
 @dataclass(slots=True)
-class Cjt188Meter(_Common):
+class Cjt188Meter(SimMeter):
     """``values``: identifier -> payload after SER. ``low_first``: the only order of identifiers that it knows."""
 
     meter_type: int = 0x20
@@ -131,18 +110,14 @@ class Cjt188Meter(_Common):
         self._asked(asked.control)
         head = bytes((0x68, self.meter_type, *bytes.fromhex(self.address)[::-1]))
         payload = self.values.get(identifier)
-        serial = asked.raw[13]
+        serial = asked.raw[13:14]
         if asked.control not in (0x01, 0x03) or payload is None:
-            body = head + bytes((asked.control | 0xC0, 3, serial, 0, 0))
-        else:
-            body = (
-                head + bytes((asked.control | 0x80, 3 + len(payload))) + asked.raw[11:13] + bytes((serial,)) + payload
-            )
-        return body + bytes((sum(body) & 0xFF, 0x16))
+            return build_request(head, asked.control | 0xC0, serial + b"\0\0", 0)
+        return build_request(head, asked.control | 0x80, asked.raw[11:13] + serial + payload, 0)
 
 
 @dataclass(slots=True)
-class MbusMeter(_Common):
+class MbusMeter(SimMeter):
     """``telegrams``: what follows C and A (CI first), one after the other as the FCB toggles.
 
     ``secondary``: its eight bytes of identity, number, maker, version and medium, low byte first.
@@ -184,6 +159,9 @@ class MbusMeter(_Common):
         return bytes((0x68, len(body), len(body), 0x68)) + body + bytes((sum(body) & 0xFF, 0x16))
 
 
+Simulated = SimDevice | SimMeter  # what faults can be set on
+
+
 def _matches(mask: bytes, own: bytes) -> bool:
     """Selection of EN 13757-3: F nibbles of the number and FF bytes of the rest match anything."""
     if len(mask) != 8 or len(own) != 8:
@@ -218,7 +196,7 @@ class MixedFraming(RtuFraming):
 class MixedBus(Bus):
     """A bus of meters and, if any, Modbus devices. Each hears only its own speed where the line can tell speeds."""
 
-    def __init__(self, meters: Iterable[Meter] = (), devices: Iterable[SimDevice] = (), *, name: str = "") -> None:
+    def __init__(self, meters: Iterable[SimMeter] = (), devices: Iterable[SimDevice] = (), *, name: str = "") -> None:
         super().__init__(devices, name=name)
         self.meters = list(meters)
         self.overlaid = 0  # answers that were those of several meters at once
@@ -269,7 +247,7 @@ def overlay(answers: Sequence[SimAnswer]) -> SimAnswer:
     return SimAnswer(bytes(frame), min(answer.delay_s for answer in answers), answers[0].echo)
 
 
-def _said(meter: Meter, asked: bytes, honest: bytes) -> SimAnswer | None:
+def _said(meter: SimMeter, asked: bytes, honest: bytes) -> SimAnswer | None:
     """The bytes on the line, with the meter's faults."""
     hit = meter.faults.take() if meter.faults else {}
     echo = asked if "echo" in hit else b""
@@ -282,14 +260,4 @@ def _said(meter: Meter, asked: bytes, honest: bytes) -> SimAnswer | None:
     meter.last = frame
     if "crc" in hit:
         frame = frame[:-2] + bytes((frame[-2] ^ 0x5A, frame[-1])) if len(frame) > 1 else b"\xe4"
-    if "cut" in hit:
-        frame = frame[: hit["cut"].number]
-    frame = meter.wake + frame
-    if "stray" in hit:
-        frame = hit["stray"].stray + frame
-    return SimAnswer(
-        frame,
-        meter.turnaround_s + (hit["late"].seconds if "late" in hit else 0.0),
-        echo,
-        hit["bytewise"].seconds if "bytewise" in hit else None,
-    )
+    return sent_with_faults(frame, hit, meter.turnaround_s, echo, meter.wake)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 
 from drivers.model import UsageError
@@ -13,14 +12,14 @@ from drivers.profile import find_profile, load_profile
 from drivers.sim.bus import Bus, SimLine
 from drivers.sim.device import SimDevice
 from drivers.sim.display import Display, ParkClock
-from drivers.sim.families import device_from_profile, meter_from_profile
-from drivers.sim.meter_display import MeterDisplay
-from drivers.sim.meters import Meter, MixedBus
+from drivers.sim.families import device_from_profile
+from drivers.sim.meter_display import MeterDisplay, meter_from_profile
+from drivers.sim.meters import MixedBus, SimMeter, Simulated
 from drivers.sim.rtu import SerialLine
-from drivers.sim.slots import CABINETS, DEMO, METERS, PLAN, Slot
+from drivers.sim.slots import CABINETS, DEMO, METERS, PLAN, ParkSlot
 from drivers.sim.tcp import TcpLine
 
-__all__ = ["CABINETS", "DEMO", "METERS", "Park", "ParkDevice", "ParkMeter", "Slot", "make_park", "start_park"]
+__all__ = ["CABINETS", "DEMO", "METERS", "Park", "ParkDevice", "ParkMeter", "ParkSlot", "make_park"]
 
 SERIAL_LINES = frozenset({"cabinet", "meters"})  # a pseudo-terminal; all others are Modbus TCP
 BAUD = 9600
@@ -30,33 +29,17 @@ BAUD = 9600
 class ParkDevice:
     """A device of the park as it is served."""
 
-    slot: Slot
+    slot: ParkSlot
     sim: SimDevice
     display: Display
-
-    @property
-    def name(self) -> str:
-        return self.slot.name
-
-    @property
-    def line(self) -> str:
-        return self.slot.line
-
-    @property
-    def address(self) -> str:
-        return self.slot.address or str(self.slot.unit)
-
-    @property
-    def profile(self) -> str:
-        return self.slot.profile
 
 
 @dataclass(slots=True)
 class ParkMeter:
     """A meter of the park that is not a Modbus device."""
 
-    slot: Slot
-    sim: Meter
+    slot: ParkSlot
+    sim: SimMeter
     display: MeterDisplay
 
 
@@ -69,19 +52,19 @@ class Park:
         lines: dict[str, SimLine],
         devices: dict[str, ParkDevice],
         meters: dict[str, ParkMeter],
-        slots: Sequence[Slot],
+        slots: Sequence[ParkSlot],
     ) -> None:
         self.clock, self.lines, self.devices, self.meters, self.slots = clock, lines, devices, meters, tuple(slots)
 
-    def served(self) -> dict[str, SimDevice | Meter]:
+    def served(self) -> dict[str, Simulated]:
         """All of it by name, in the order of the slots: what faults can be set on."""
-        found: dict[str, SimDevice | Meter] = {}
+        found: dict[str, Simulated] = {}
         for slot in self.slots:
             name = slot.name
             found[name] = self.devices[name].sim if name in self.devices else self.meters[name].sim
         return found
 
-    def serial(self, slot: Slot) -> str:
+    def serial(self, slot: ParkSlot) -> str:
         """The serial setting that reads this device; "" over TCP."""
         line = self.lines[slot.line]
         if not isinstance(line, SerialLine):
@@ -101,31 +84,6 @@ class Park:
         """Close all lines."""
         for line in self.lines.values():
             await line.stop()
-
-    def truth(self) -> dict[str, dict[str, Decimal | int | str]]:
-        """The values that a reader must find at each device, by point, all at one instant.
-
-        The park's own powers (W), state of charge (0..1) and clock (s) are under ``_park``.
-        """
-        with self.clock.hold() as physics:
-            result = {name: device.display.values() for name, device in self.devices.items()}
-            result |= {name: meter.display.values() for name, meter in self.meters.items()}
-            whole = {
-                "pv": sum(physics.pv_w),
-                "load": physics.load_w,
-                "battery": physics.battery_w,
-                "grid": physics.grid_w,
-                "heat": physics.heat_w,
-                "soc": physics.soc,
-                "clock": physics.t_s,
-            }
-        result["_park"] = {name: Decimal(repr(value)) for name, value in whole.items()}
-        return result
-
-    def keep_journal(self) -> None:
-        """From now on record served values: ``devices[name].display.journal[point]`` lists (UTC ns, value)."""
-        for device in self.devices.values():
-            device.display.keep_journal()
 
     def agent_toml(self, *, uplink: str = "mqtt://127.0.0.1:1883", site: str = "demo") -> str:
         """An agent.toml that reads this park and keeps its files beside itself."""
@@ -174,7 +132,7 @@ def make_park(
     *,
     seed: int = 1,
     speed: float = 1.0,
-    slots: Sequence[Slot] = DEMO,
+    slots: Sequence[ParkSlot] = DEMO,
     baud: int = BAUD,
     profile_dirs: Sequence[Path] | None = None,
     clock: ParkClock | None = None,
@@ -235,24 +193,3 @@ def _mixed(buses: dict[str, Bus], line: str) -> MixedBus:
     if not isinstance(bus, MixedBus):
         bus = buses[line] = MixedBus(devices=bus.devices.values() if bus else (), name=line)
     return bus
-
-
-async def start_park(
-    runtime_dir: Path,
-    seed: int = 1,
-    speed: float = 1.0,
-    *,
-    slots: Sequence[Slot] = DEMO,
-    baud: int = BAUD,
-    profile_dirs: Sequence[Path] | None = None,
-    sleeps: bool = False,
-    prepare: Callable[[Park], None] | None = None,
-) -> Park:
-    """The demo park, running. ``prepare`` sees it before its lines open (to set faults or keep a journal)."""
-    park = make_park(
-        runtime_dir, seed=seed, speed=speed, slots=slots, baud=baud, profile_dirs=profile_dirs, sleeps=sleeps
-    )
-    if prepare is not None:
-        prepare(park)
-    await park.start()
-    return park

@@ -59,10 +59,6 @@ class SerialLine:
         """The setting that a master needs, as in agent.toml."""
         return f"{self.baud} 8N1"
 
-    def exchange_s(self, asked: int, answered: int, turnaround_s: float = 0.0) -> float:
-        """The duration of one exchange on this line: both frames, the device's turnaround, the quiet time after it."""
-        return (asked + answered) * self.byte_s + max(turnaround_s, quiet_s(self.baud)) + quiet_s(self.baud)
-
     async def start(self) -> None:
         """Make the pty and its link. Raises LineDown if the link's place is taken by something else."""
         self.open()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class ParkSlot:
     """One device of a park before it exists: where it hangs, what it is, which part of the park it shows."""
 
     name: str
@@ -29,8 +29,8 @@ class Slot:
 # Counters are read every ten seconds, as figures of an interval are made twice the slowest period of a counter after
 # its end. An SUN2000 answers slowly and needs a pause after connecting: its first round alone takes three seconds.
 BRISK = {"fast": "2 s", "normal": "10 s", "slow": "10 s"}
-CABINETS: tuple[Slot, ...] = (
-    Slot(
+CABINETS: tuple[ParkSlot, ...] = (
+    ParkSlot(
         "inv1",
         "1#车间屋顶 / roof of hall 1",
         "roof1",
@@ -43,7 +43,7 @@ CABINETS: tuple[Slot, ...] = (
         texts={"device.model": "SUN2000-100KTL-M1", "device.firmware": "V500R001C00SPC142"},
         every={"fast": "5 s", "normal": "10 s", "slow": "10 s"},
     ),
-    Slot(
+    ParkSlot(
         "inv2",
         "2#车间屋顶 / roof of hall 2",
         "roof2",
@@ -54,8 +54,8 @@ CABINETS: tuple[Slot, ...] = (
         texts={"device.model": "GW20K-DT"},
         every={"fast": "2 s", "normal": "5 s", "slow": "10 s"},
     ),
-    Slot("grid", "并网点 / grid connection", "cabinet", 1, "eastron/sdm630", "grid", {"ac": "grid"}, every=BRISK),
-    Slot(
+    ParkSlot("grid", "并网点 / grid connection", "cabinet", 1, "eastron/sdm630", "grid", {"ac": "grid"}, every=BRISK),
+    ParkSlot(
         "workshop",
         "机加工车间 / workshop",
         "cabinet",
@@ -65,7 +65,7 @@ CABINETS: tuple[Slot, ...] = (
         {"ac": "x.workshop"},  # not "load": the halls' meter counts it already
         every=BRISK,
     ),
-    Slot(
+    ParkSlot(
         "storage",
         "储能柜 / storage cabinet",
         "storage",
@@ -76,7 +76,7 @@ CABINETS: tuple[Slot, ...] = (
         texts={"device.vendor": "PYLON", "device.model": "Force-H2"},
         every={"fast": "2 s", "normal": "5 s", "slow": "10 s", "cells": "60 s"},
     ),
-    Slot(
+    ParkSlot(
         "heat",
         "空压机余热 / compressor heat",
         "heat",
@@ -92,8 +92,8 @@ CABINETS: tuple[Slot, ...] = (
 # read.
 HEAT = ("heat.energy", "heat.power", "heat.flow", "heat.volume", "heat.temperature.supply", "heat.temperature.return")
 SLOW_LINE = {"normal": "10 s", "slow": "10 s"}
-METERS: tuple[Slot, ...] = (
-    Slot(
+METERS: tuple[ParkSlot, ...] = (
+    ParkSlot(
         "tower",
         "总表 / main meter",
         "meters",
@@ -107,7 +107,7 @@ METERS: tuple[Slot, ...] = (
         every=SLOW_LINE,
         points=("ac.power.active*", "ac.energy.import", "ac.energy.export", "ac.voltage.*", "device.serial"),
     ),
-    Slot(
+    ParkSlot(
         "heat-hall",
         "厂房热量表 / heat meter of the halls",
         "meters",
@@ -120,7 +120,7 @@ METERS: tuple[Slot, ...] = (
         every={"slow": "10 s"},
         points=HEAT,
     ),
-    Slot(
+    ParkSlot(
         "heat-office",
         "办公楼热量表 / heat meter of the offices",
         "meters",
@@ -133,7 +133,7 @@ METERS: tuple[Slot, ...] = (
         every={"slow": "10 s"},
         points=HEAT,
     ),
-    Slot(
+    ParkSlot(
         "inv3",
         "门卫屋顶 / gatehouse roof",
         "meters",
@@ -145,10 +145,10 @@ METERS: tuple[Slot, ...] = (
         every={"fast": "10 s", **SLOW_LINE},
         points=("ac.*", "dc.power", "dc.mppt.1.*", "dc.mppt.2.*", "device.state", "device.model", "device.firmware"),
     ),
-    Slot("halls", "厂房总用电 / all halls", "meters", 9, "eastron/sdm630", "load", {"ac": "load"},
+    ParkSlot("halls", "厂房总用电 / all halls", "meters", 9, "eastron/sdm630", "load", {"ac": "load"},
          every={"fast": "10 s", **SLOW_LINE}),
 )  # fmt: skip
-DEMO: tuple[Slot, ...] = (*CABINETS, *METERS)
+DEMO: tuple[ParkSlot, ...] = (*CABINETS, *METERS)
 # The park's figures. The figures of the notice are of a year; some are made for every interval too, to look at.
 PLAN = """\
 schema = 1

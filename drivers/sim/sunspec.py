@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from drivers.model import UsageError
-from drivers.sim.image import Image
-from drivers.sunspec.models import END_MODEL, GroupDef, PointDef, definition
-from drivers.sunspec.walk import MARKER
+from drivers.sunspec.models import NUMBERS, GroupDef, PointDef, definition
 
 Raw = int | float | str
-_CODES = {
-    **dict.fromkeys(("int16", "sunssf"), ("h", -0x8000)),
-    **dict.fromkeys(("uint16", "enum16", "bitfield16", "count", "pad"), ("H", 0xFFFF)),
-    "acc16": ("H", 0),
-    "int32": ("i", -0x80000000),
-    **dict.fromkeys(("uint32", "enum32", "bitfield32"), ("I", 0xFFFFFFFF)),
-    **dict.fromkeys(("acc32", "ipaddr"), ("I", 0)),
-    "int64": ("q", -0x8000000000000000),
-    **dict.fromkeys(("uint64", "bitfield64"), ("Q", 0xFFFFFFFFFFFFFFFF)),
-    "acc64": ("Q", 0),
-    "float32": ("f", float("nan")),
-    "float64": ("d", float("nan")),
-}
 
 
 def model_registers(model_id: int, values: Mapping[str, Raw]) -> list[int]:
@@ -60,20 +45,7 @@ def _point(point: PointDef, value: Raw | None) -> bytes:
     size = 2 * point.size
     if point.type == "string":
         return str(value or "").encode("utf-8")[:size].ljust(size, b"\0")
-    code, absent = _CODES.get(point.type, ("", 0))
+    code, absent = ("H", 0xFFFF) if point.type == "pad" else NUMBERS.get(point.type, ("", 0))
     if not code or struct.calcsize(code) != size:
         return bytes(size)
     return struct.pack(f">{code}", absent if value is None else value)
-
-
-def sunspec_image(models: Sequence[tuple[int, Mapping[str, Raw]] | Sequence[int]], base: int = 40000) -> Image:
-    """Holding registers of a device with these models, in order; a plain list of words stands for itself."""
-    words = list(MARKER)
-    for model in models:
-        if len(model) == 2 and isinstance(model[1], Mapping):
-            words += model_registers(model[0], model[1])
-        else:
-            words += model  # type: ignore[arg-type]
-    image = Image()
-    image.put_words(base, [*words, END_MODEL, 0])
-    return image

@@ -13,7 +13,7 @@ from drivers.model import Kind, Point, UsageError
 from drivers.profile import Profile
 from drivers.sim.display import Display, ParkClock
 from drivers.sim.sunspec import Raw, model_registers
-from drivers.sunspec.models import END_MODEL, GroupDef, Place, PointDef, decode_model, definition
+from drivers.sunspec.models import END_MODEL, GroupDef, ModelOffset, PointDef, decode_model, definition
 from drivers.sunspec.names import UNITS
 from drivers.sunspec.plan import TYPES, alternatives
 from drivers.sunspec.walk import MARKER
@@ -108,7 +108,7 @@ def _initial(model: int, mine: Mapping[str, Point], watts: int) -> dict[str, Raw
     return values
 
 
-def _placed(point: Point, place: Place, at: int, values: Mapping[str, Raw]) -> Point:
+def _placed(point: Point, place: ModelOffset, at: int, values: Mapping[str, Raw]) -> Point:
     """The profile's point as registers of this device."""
     address = at + place.offset
     if place.point.type == "string":
@@ -121,7 +121,7 @@ def _placed(point: Point, place: Place, at: int, values: Mapping[str, Raw]) -> P
         point,
         function=3,
         address=address,
-        type=TYPES[place.point.type][0],
+        type=TYPES[place.point.type],
         count=place.point.size,
         order="ABCDEFGH"[: 2 * place.point.size],
         scale=Decimal(1).scaleb(power) * (factor or 1),

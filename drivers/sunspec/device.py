@@ -29,8 +29,8 @@ from drivers.model import (
     Reason,
 )
 from drivers.plan import Block, characters, plan_summary
-from drivers.sunspec.plan import HOLDING, Spot, alternatives, build_reads, find_spots, share_of
-from drivers.sunspec.walk import BASES, MAX_READ, Device, decode_image, discover
+from drivers.sunspec.plan import HOLDING, RegisterLocation, alternatives, build_reads, find_locations, share_of
+from drivers.sunspec.walk import BASES, MAX_READ, ModelChain, decode_image, discover
 from ext.ring import Ring
 
 _log = logging.getLogger("meterhouse.sunspec")
@@ -54,12 +54,12 @@ class SunSpecDevice(RegisterDevice):
             alternatives(point.key, f"{spec.profile}: {point.name}")
         self._most = min(self._limits.max_words or MAX_READ, MAX_READ)
         self._bases = list(BASES)
-        self.device: Device | None = None  # as last walked
-        self._spots: dict[int, Spot] = {}
+        self.device: ModelChain | None = None  # as last walked
+        self._locations: dict[int, RegisterLocation] = {}
         self._reads: dict[int, list[Read]] = {}  # by mask of paces
 
     def plan(self, numbers: Sequence[int]) -> list[Read]:
-        return self._reads_of([self._spots[n] for n in numbers if n in self._spots])
+        return self._reads_of([self._locations[n] for n in numbers if n in self._locations])
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
         """Ask what is due; what the device lacks is a gap ``absent``."""
@@ -72,7 +72,7 @@ class SunSpecDevice(RegisterDevice):
                 result.error, result.answered = error, int(isinstance(error, DeviceException))
                 self.miss(due, error, tick_ms, result)
                 return result
-        lacking = [n for n in due if n not in self._spots]
+        lacking = [n for n in due if n not in self._locations]
         if lacking:
             result.positions.append(self.gap(tick_ms, Reason.ABSENT, lacking))
         await self.visit(self._visited(paces), tick_ms, result)
@@ -100,7 +100,7 @@ class SunSpecDevice(RegisterDevice):
             blocks = [Block(HOLDING, 0, 60, tuple(due))] * bool(due)
         return replace(plan_summary(blocks, self._timing), points=len(due))
 
-    async def walk(self, visit: PollResult | None = None) -> Device:
+    async def walk(self, visit: PollResult | None = None) -> ModelChain:
         """Find the models; the requests are counted in ``visit``. Raises LineError; DeviceException without SunSpec."""
         visit = visit or PollResult()
         walk = discover(self._bases, self._most)
@@ -120,7 +120,7 @@ class SunSpecDevice(RegisterDevice):
             try:
                 asked = walk.send(registers)
             except StopIteration as done:
-                device: Device = done.value
+                device: ModelChain = done.value
                 break
             except FrameError as error:
                 raise DeviceException(error.what, where=self.where, hint=error.hint, code=2) from error
@@ -140,11 +140,11 @@ class SunSpecDevice(RegisterDevice):
         self._adopt(decode_image(first, registers))
         found = {n: self.no_reading(n, Reason.ABSENT) for n in range(len(self.spec.points))}
         whole = []
-        for number, spot in self._spots.items():
-            if all(address in words for address in range(spot.address, spot.address + spot.place.point.size)) and (
-                spot.scale_at is None or spot.scale_at in words
-            ):
-                whole.append(spot)
+        for number, location in self._locations.items():
+            if all(
+                address in words for address in range(location.address, location.address + location.place.point.size)
+            ) and (location.scale_at is None or location.scale_at in words):
+                whole.append(location)
             else:
                 del found[number]
         for read in self._reads_of(whole):
@@ -152,8 +152,8 @@ class SunSpecDevice(RegisterDevice):
             found.update(self.readings(read, Answer(payload, 0, 0, False)))
         return {reading.name: reading for reading in found.values()}
 
-    def _adopt(self, device: Device) -> None:
-        self._spots = find_spots(device, self.spec, self._most, self.where)
+    def _adopt(self, device: ModelChain) -> None:
+        self._locations = find_locations(device, self.spec, self._most, self.where)
         self._reads.clear()
         for model in device.models:  # only where they lie is needed from now on
             model.points, model.places = {}, {}
@@ -172,12 +172,12 @@ class SunSpecDevice(RegisterDevice):
         return characters(raw)
 
     def raw_of(self, query: Read, number: int, payload: bytes) -> bytes:
-        spot = self._spots[number]
-        at = 2 * (spot.address - query.block.address)
-        return payload[at : at + 2 * spot.place.point.size]
+        location = self._locations[number]
+        at = 2 * (location.address - query.block.address)
+        return payload[at : at + 2 * location.place.point.size]
 
-    def _reads_of(self, spots: Sequence[Spot]) -> list[Read]:
-        return build_reads(spots, self.spec, self._most, self._timing, self.where)
+    def _reads_of(self, locations: Sequence[RegisterLocation]) -> list[Read]:
+        return build_reads(locations, self.spec, self._most, self._timing, self.where)
 
     def _visited(self, paces: int) -> list[Read]:
         if paces not in self._reads:

@@ -55,7 +55,7 @@ class PointValue(NamedTuple):
     definition: PointDef | None = None
 
 
-class Place(NamedTuple):
+class ModelOffset(NamedTuple):
     """Where one point lies, to be read again and again. Offsets count registers from the model's id."""
 
     offset: int
@@ -72,7 +72,7 @@ class Model:
     address: int
     length: int
     points: dict[str, PointValue] = field(default_factory=dict)  # by name: ``W``, ``module[0].DCW``
-    places: dict[str, Place] = field(default_factory=dict)  # of all but scale factors
+    places: dict[str, ModelOffset] = field(default_factory=dict)  # of all but scale factors
     known: bool = True
     truncated: bool = False  # the image ends before the model does
 
@@ -129,7 +129,7 @@ def definition(model_id: int) -> GroupDef | None:
 # ------------------------------------------------------------------ values
 
 
-def _integer(code: str, absent: int) -> Callable[[bytes], Value]:
+def _integer(code: str, absent: float) -> Callable[[bytes], Value]:
     def read(raw: bytes) -> Value:
         (number,) = struct.unpack(">" + code, raw)
         return None if number == absent else int(number)
@@ -169,32 +169,25 @@ def _eui48(raw: bytes) -> Value:
     return raw[2:].hex(":").upper()
 
 
-_READERS: dict[str, Callable[[bytes], Value]] = {
-    "int16": _integer("h", -0x8000),
-    "sunssf": _integer("h", -0x8000),
-    "uint16": _integer("H", 0xFFFF),
-    "enum16": _integer("H", 0xFFFF),
-    "count": _integer("H", 0xFFFF),
-    "bitfield16": _integer("H", 0xFFFF),
-    "acc16": _integer("H", 0),
-    "int32": _integer("i", -0x80000000),
-    "uint32": _integer("I", 0xFFFFFFFF),
-    "enum32": _integer("I", 0xFFFFFFFF),
-    "bitfield32": _integer("I", 0xFFFFFFFF),
-    "bitfield64": _integer("Q", 0xFFFFFFFFFFFFFFFF),
-    "acc32": _integer("I", 0),
-    "ipaddr": _integer("I", 0),
-    "int64": _integer("q", -0x8000000000000000),
-    "uint64": _integer("Q", 0xFFFFFFFFFFFFFFFF),
-    "acc64": _integer("Q", 0),
-    "float32": _real("f", range(6, 10)),
-    "float64": _real("d", range(15, 18)),
-    "string": _string,
-    "ipv6addr": _ipv6,
-    "eui48": _eui48,
+# SunSpec type -> its code for ``struct``, and what it sends for "not implemented"
+NUMBERS: Mapping[str, tuple[str, int | float]] = {
+    **dict.fromkeys(("int16", "sunssf"), ("h", -0x8000)),
+    **dict.fromkeys(("uint16", "enum16", "bitfield16", "count"), ("H", 0xFFFF)),
+    "acc16": ("H", 0),
+    "int32": ("i", -0x80000000),
+    **dict.fromkeys(("uint32", "enum32", "bitfield32"), ("I", 0xFFFFFFFF)),
+    **dict.fromkeys(("acc32", "ipaddr"), ("I", 0)),
+    "int64": ("q", -0x8000000000000000),
+    **dict.fromkeys(("uint64", "bitfield64"), ("Q", 0xFFFFFFFFFFFFFFFF)),
+    "acc64": ("Q", 0),
+    "float32": ("f", math.nan),
+    "float64": ("d", math.nan),
 }
-_SIZES = {"int32": 2, "uint32": 2, "enum32": 2, "bitfield32": 2, "acc32": 2, "ipaddr": 2, "float32": 2}
-_SIZES |= {"int64": 4, "uint64": 4, "acc64": 4, "bitfield64": 4, "float64": 4, "eui48": 4, "ipv6addr": 8}
+_DIGITS = {"f": range(6, 10), "d": range(15, 18)}
+_READERS: dict[str, tuple[int, Callable[[bytes], Value]]] = {  # type -> its registers, and how to read it
+    kind: (struct.calcsize(code) // 2, _real(code, _DIGITS[code]) if code in _DIGITS else _integer(code, absent))
+    for kind, (code, absent) in NUMBERS.items()
+} | {"ipv6addr": (8, _ipv6), "eui48": (4, _eui48)}
 
 
 def _nothing(raw: bytes) -> Value:
@@ -202,16 +195,15 @@ def _nothing(raw: bytes) -> Value:
 
 
 @lru_cache(256)
-def _reader_of(kind: str, size: int) -> Callable[[bytes], Value]:
-    """How to read a type of this many registers; an unknown type, or one of a wrong size, has no value."""
-    if kind != "string" and size != _SIZES.get(kind, 1):
-        return _nothing
-    return _READERS.get(kind, _nothing)
+def reader_of(kind: str, size: int) -> Callable[[bytes], Value]:
+    """How to read a type of ``size`` registers, None for "not implemented".
 
-
-def read_point(point: PointDef, raw: bytes) -> Value:
-    """The raw value of one point; None: not implemented, by the sentinel of its type."""
-    return _reader_of(point.type, len(raw) // 2)(raw)
+    An unknown type, or one of a wrong size, has no value.
+    """
+    if kind == "string":
+        return _string
+    expected, read = _READERS.get(kind, (size, _nothing))
+    return read if size == expected else _nothing
 
 
 _POWERS = {n: Decimal(1).scaleb(n) for n in range(-10, 11)}
@@ -247,7 +239,7 @@ class _Reader:
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
         self.points: dict[str, PointValue] = {}
-        self.places: dict[str, Place] = {}
+        self.places: dict[str, ModelOffset] = {}
 
     def group(self, group: GroupDef, prefix: str, outer: _Scope | None) -> None:
         scope = _Scope({}, {}, outer)
@@ -257,7 +249,7 @@ class _Reader:
             end = at + 2 * point.size
             if end > size:
                 break
-            scope.raws[point.name] = _reader_of(point.type, point.size)(data[at:end])
+            scope.raws[point.name] = reader_of(point.type, point.size)(data[at:end])
             scope.offsets[point.name] = at // 2
             fitting.append(point)
             at = end
@@ -294,13 +286,13 @@ class _Reader:
             number += 1
 
 
-def _place(point: PointDef, offset: int, scope: _Scope) -> Place | None:
+def _place(point: PointDef, offset: int, scope: _Scope) -> ModelOffset | None:
     if point.scale is None or isinstance(point.scale, int):
-        return Place(offset, point, point.scale or 0, None)
+        return ModelOffset(offset, point, point.scale or 0, None)
     around = scope.around(point.scale)
     if around is not None:
-        return Place(offset, point, 0, around.offsets[point.scale])
-    return Place(offset, point, int(point.scale), None) if point.scale.lstrip("-").isdigit() else None
+        return ModelOffset(offset, point, 0, around.offsets[point.scale])
+    return ModelOffset(offset, point, int(point.scale), None) if point.scale.lstrip("-").isdigit() else None
 
 
 def scaled(raw: Value, scale: str | int | None, scope: _Scope) -> Value:

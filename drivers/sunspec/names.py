@@ -12,7 +12,7 @@ from decimal import Decimal
 
 from drivers.model import Quality, Reading, Reason
 from drivers.sunspec.models import Model, PointValue
-from drivers.sunspec.walk import Device
+from drivers.sunspec.walk import ModelChain
 
 UNITS = {
     "C": "Cel",
@@ -183,7 +183,7 @@ def name_of(model_id: int, point: str) -> str:
     return prefix.format(int(number) + 1) + names[rest] if rest in names else ""
 
 
-def readings_of(device: Device) -> tuple[Reading, ...]:
+def readings_of(device: ModelChain) -> tuple[Reading, ...]:
     """All points of a device that the vocabulary names, in the order of its models; each name once.
 
     The meters of a device that also generates get the prefix ``meter.``, several meters ``meter.1.`` and so on.
@@ -191,7 +191,7 @@ def readings_of(device: Device) -> tuple[Reading, ...]:
     return tuple({r.name: r for r in _all(device)}.values())
 
 
-def _all(device: Device) -> Iterator[Reading]:
+def _all(device: ModelChain) -> Iterator[Reading]:
     meters = [m for m in device.models if m.id in _METERS]
     generates = any(m.id in _GENERATORS for m in device.models)
     seen: set[str] = set()

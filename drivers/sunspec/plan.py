@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import struct
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from drivers.modbus.requests import read_request
 from drivers.model import ConfigError, DeviceSpec, Kind, Point, Quality
 from drivers.plan import Block, LineTiming, TextSlot, exact, ratio_of
 from drivers.profile import concerned
-from drivers.sunspec.models import Model, Place
+from drivers.sunspec.models import NUMBERS, Model, ModelOffset
 from drivers.sunspec.names import UNITS
-from drivers.sunspec.walk import Device
+from drivers.sunspec.walk import ModelChain
 from drivers.units import unit_factor
 from ext.decode import Plan
 
@@ -24,20 +25,10 @@ HOLDING = 3  # the function that reads all of it
 _log = logging.getLogger("meterhouse.sunspec")
 _ALIASES = {"inverter": (101, 102, 103, 111, 112, 113), "meter": (201, 202, 203, 204, 211, 212, 213, 214)}
 _ALTERNATIVE = re.compile(r"([a-z0-9]+(?:,[a-z0-9]+)*)(?::(\d{1,2}))?\.([A-Za-z][\w.\[\]]*)")
-TYPES: Mapping[str, tuple[str, tuple[int, ...] | None]] = {  # SunSpec type -> (the kernel's, its "not implemented")
-    "int16": ("i16", None),
-    **dict.fromkeys(("uint16", "enum16", "bitfield16", "count"), ("u16", None)),
-    "acc16": ("u16", (0,)),
-    "int32": ("i32", None),
-    **dict.fromkeys(("uint32", "enum32", "bitfield32"), ("u32", None)),
-    "acc32": ("u32", (0,)),
-    "int64": ("i64", None),
-    **dict.fromkeys(("uint64", "bitfield64"), ("u64", None)),
-    "acc64": ("u64", (0,)),
-    "float32": ("f32", None),
-    "float64": ("f64", None),
+_KERNEL_TYPES = {"h": "i16", "H": "u16", "i": "i32", "I": "u32", "q": "i64", "Q": "u64", "f": "f32", "d": "f64"}
+TYPES: Mapping[str, str] = {  # SunSpec type -> the kernel's
+    kind: _KERNEL_TYPES[code] for kind, (code, _) in NUMBERS.items() if kind not in ("sunssf", "ipaddr")
 }
-SIZES = {"i16": 1, "u16": 1, "i32": 2, "u32": 2, "f32": 2, "i64": 4, "u64": 4, "f64": 4}
 
 Alternative = tuple[tuple[int, ...], int, str]  # models, which of several equal ones from 1, point
 
@@ -60,12 +51,12 @@ def alternatives(key: str, where: str) -> list[Alternative]:
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
+class RegisterLocation:
     """Where a device has a point: addresses of holding registers."""
 
     point: int  # number in the spec
     address: int
-    place: Place
+    place: ModelOffset
     scale_at: int | None  # address of its scale factor
 
     @property
@@ -78,25 +69,25 @@ class Spot:
         return own if self.scale_at is None else max(own, self.scale_at + 1)
 
 
-def find_spots(device: Device, spec: DeviceSpec, most: int, where: str) -> dict[int, Spot]:
-    """Point number -> spot, for the points that this device has."""
+def find_locations(device: ModelChain, spec: DeviceSpec, most: int, where: str) -> dict[int, RegisterLocation]:
+    """Point number -> location, for the points that this device has."""
     by_id: dict[int, list[Model]] = {}
     for model in device.models:
         by_id.setdefault(model.id, []).append(model)
-    spots: dict[int, Spot] = {}
+    locations: dict[int, RegisterLocation] = {}
     for number, point in enumerate(spec.points):
         for model, name in _candidates(point, by_id, where):
             place = model.places.get(name)
             if place is None or not _fits(point, place, where):
                 continue
             scale_at = None if place.scale_at is None else model.address + place.scale_at
-            spot = Spot(number, model.address + place.offset, place, scale_at)
-            if spot.end - spot.begin > most:
+            location = RegisterLocation(number, model.address + place.offset, place, scale_at)
+            if location.end - location.begin > most:
                 _log.warning("%s: the scale factor of %s is more than %d registers away", where, point.name, most)
                 continue
-            spots[number] = spot
+            locations[number] = location
             break
-    return spots
+    return locations
 
 
 def _candidates(point: Point, by_id: Mapping[int, list[Model]], where: str) -> Iterable[tuple[Model, str]]:
@@ -114,11 +105,11 @@ def _candidates(point: Point, by_id: Mapping[int, list[Model]], where: str) -> I
     yield from later
 
 
-def _fits(point: Point, place: Place, where: str) -> bool:
+def _fits(point: Point, place: ModelOffset, where: str) -> bool:
     is_text = place.point.type == "string"
     if is_text or point.kind is Kind.TEXT:
         return is_text and point.kind is Kind.TEXT
-    if place.point.type not in TYPES or SIZES[TYPES[place.point.type][0]] != place.point.size:
+    if place.point.type not in TYPES or struct.calcsize(NUMBERS[place.point.type][0]) != 2 * place.point.size:
         return False
     have = UNITS.get(place.point.unit, place.point.unit)
     if point.kind is Kind.STATE or unit_factor(have, point.unit) is not None:
@@ -127,36 +118,38 @@ def _fits(point: Point, place: Place, where: str) -> bool:
     return False
 
 
-def build_reads(spots: Sequence[Spot], spec: DeviceSpec, most: int, timing: LineTiming, where: str) -> list[Read]:
-    """The reads that cover ``spots``: what lies between two is read over where that is cheaper than asking twice.
+def build_reads(
+    locations: Sequence[RegisterLocation], spec: DeviceSpec, most: int, timing: LineTiming, where: str
+) -> list[Read]:
+    """The reads that cover ``locations``: what lies between two is read over where that is cheaper than asking twice.
 
     All of it lies within the chain of models, which a device must answer throughout.
     """
-    groups: list[tuple[int, int, list[Spot]]] = []
-    for spot in sorted(spots, key=lambda s: (s.begin, s.end)):
+    groups: list[tuple[int, int, list[RegisterLocation]]] = []
+    for location in sorted(locations, key=lambda s: (s.begin, s.end)):
         if groups:
             begin, end, members = groups[-1]
-            joint = max(end, spot.end) - begin
-            apart = timing.cost_ns(2 * (end - begin)) + timing.cost_ns(2 * (spot.end - spot.begin))
-            if joint <= most and (spot.begin < end or timing.cost_ns(2 * joint) <= apart):
-                groups[-1] = begin, max(end, spot.end), [*members, spot]
+            joint = max(end, location.end) - begin
+            apart = timing.cost_ns(2 * (end - begin)) + timing.cost_ns(2 * (location.end - location.begin))
+            if joint <= most and (location.begin < end or timing.cost_ns(2 * joint) <= apart):
+                groups[-1] = begin, max(end, location.end), [*members, location]
                 continue
-        groups.append((spot.begin, spot.end, [spot]))
+        groups.append((location.begin, location.end, [location]))
     return [_compiled(begin, end, members, spec, where) for begin, end, members in groups]
 
 
-def _compiled(begin: int, end: int, members: list[Spot], spec: DeviceSpec, where: str) -> Read:
+def _compiled(begin: int, end: int, members: list[RegisterLocation], spec: DeviceSpec, where: str) -> Read:
     plan, factors, counters = (Plan(2 * (end - begin)) for _ in range(3))
     texts: list[TextSlot] = []
-    for spot in members:
-        point, at = spec.points[spot.point], 2 * (spot.address - begin)
+    for location in members:
+        point, at = spec.points[location.point], 2 * (location.address - begin)
         if point.kind is Kind.TEXT:
-            texts.append(TextSlot(spot.point, at, 2 * spot.place.point.size))
+            texts.append(TextSlot(location.point, at, 2 * location.place.point.size))
         else:
-            _add(factors if is_factor(point) else plan, spot, point, at, begin, spec)
+            _add(factors if is_factor(point) else plan, location, point, at, begin, spec)
             if point.kind is Kind.COUNTER:
-                _add(counters, spot, point, at, begin, spec)
-    block = Block(HOLDING, begin, end - begin, tuple(spot.point for spot in members))
+                _add(counters, location, point, at, begin, spec)
+    block = Block(HOLDING, begin, end - begin, tuple(location.point for location in members))
     return Read(
         block,
         read_request(int(spec.address), HOLDING, begin, end - begin, where),
@@ -184,12 +177,12 @@ def share_of(number: int, mantissa: int, exponent: int, quality: int, spec: Devi
     return (-value if point.flips and concerned(point.name, spec.reversed) else value), quality
 
 
-def _add(plan: Plan, spot: Spot, point: Point, at: int, begin: int, spec: DeviceSpec) -> None:
-    definition = spot.place.point
-    kind, sentinels = TYPES[definition.type]
+def _add(plan: Plan, location: RegisterLocation, point: Point, at: int, begin: int, spec: DeviceSpec) -> None:
+    definition = location.place.point
+    sentinels = (0,) if definition.type.startswith("acc") else None
     plain = point.kind is Kind.STATE or is_factor(point)
     factor = None if plain else unit_factor(UNITS.get(definition.unit, definition.unit), point.unit)
-    scale = (factor or Decimal(1)).scaleb(spot.place.power) * point.scale
+    scale = (factor or Decimal(1)).scaleb(location.place.power) * point.scale
     ratio = ratio_of(point, spec)
     low, high = (None if v is None else v * ratio for v in (point.low, point.high))
     negate = point.flips and concerned(point.name, spec.reversed) and not is_factor(point)
@@ -198,15 +191,15 @@ def _add(plan: Plan, spot: Spot, point: Point, at: int, begin: int, spec: Device
     if negate:
         low, high = (None if high is None else -high), (None if low is None else -low)
     plan.add(
-        spot.point,
+        location.point,
         at,
-        kind,
+        TYPES[definition.type],
         bit=-1 if point.bit is None else point.bit,
         mask=point.mask or 0,
         scale=exact(scale * ratio),
         sentinels=sentinels if point.sentinels is None else point.sentinels,
         low=None if low is None else exact(low),
         high=None if high is None else exact(high),
-        scale_offset=-1 if spot.scale_at is None else 2 * (spot.scale_at - begin),
+        scale_offset=-1 if location.scale_at is None else 2 * (location.scale_at - begin),
         negate=negate,
     )

@@ -23,7 +23,7 @@ Answer = Sequence[int] | None  # None: the device refused or was silent
 
 
 @dataclass(slots=True)
-class Device:
+class ModelChain:
     """The models of one device in order, the end model included. ``warnings`` name deviations from the standard."""
 
     base: int
@@ -35,7 +35,7 @@ class Device:
         return next((m for m in self.models if m.id in ids), None)
 
 
-def discover(bases: Sequence[int] = BASES, most: int = MAX_READ) -> Generator[Ask, Answer, Device]:
+def discover(bases: Sequence[int] = BASES, most: int = MAX_READ) -> Generator[Ask, Answer, ModelChain]:
     """Request the registers that identify a device, without doing any input or output.
 
     The caller sends each (address, count) that comes out as a read of holding registers and sends back the
@@ -54,7 +54,7 @@ def discover(bases: Sequence[int] = BASES, most: int = MAX_READ) -> Generator[As
             where="SunSpec",
             hint="Is SunSpec switched on in the device, and is this its unit number?",
         )
-    device = Device(base)
+    device = ModelChain(base)
     at = base + 2
     for _ in range(MAX_MODELS):
         head = yield at, 2
@@ -93,7 +93,7 @@ def _read_model(at: int, head: Sequence[int], most: int) -> Generator[Ask, Answe
     return registers
 
 
-def decode_image(base_address: int, registers: Sequence[int | None]) -> Device:
+def decode_image(base_address: int, registers: Sequence[int | None]) -> ModelChain:
     """The device in a register image that begins at ``base_address``; None is a register that was not read.
 
     The marker is looked for at the three addresses, then at the image's start, then anywhere in it.
@@ -110,7 +110,7 @@ def decode_image(base_address: int, registers: Sequence[int | None]) -> Device:
         try:
             ask = walk.send(cast(list[int], read) or None)
         except StopIteration as done:
-            found: Device = done.value
+            found: ModelChain = done.value
             return found
 
 

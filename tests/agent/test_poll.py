@@ -13,7 +13,18 @@ import pytest
 
 from agent.clock import Grid
 from agent.poll import DEAD_SHARE, MAX_BACKOFF_S, DevicePoll, Life, LinePoller
-from drivers.model import PACES, DeviceSpec, Fresh, Kind, LineDown, LineTimeout, Point, PollResult, Reading, Reason
+from drivers.model import (
+    PACES,
+    DeviceSpec,
+    FreshnessRule,
+    Kind,
+    LineDown,
+    LineTimeout,
+    Point,
+    PollResult,
+    Reading,
+    Reason,
+)
 from drivers.night import Night
 from ext.ring import GAP, Ring
 
@@ -278,7 +289,7 @@ class BeatingDriver(FakeDriver):
     """A caching master whose heartbeat moves once every ``beat_s``."""
 
     def __init__(self, spec: DeviceSpec, table: int, beat_s: float) -> None:
-        rule = Fresh("device.heartbeat", changes_within_s=60.0)
+        rule = FreshnessRule("device.heartbeat", changes_within_s=60.0)
         super().__init__(replace(spec, fresh=rule, caching=True), table)
         self.beat_s = beat_s
         self.looks = 0

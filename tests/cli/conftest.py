@@ -16,7 +16,11 @@ from typing import Any
 import pytest
 
 from agent.cli.main import outcome
-from drivers.sim import Bus, Image, SimDevice, TcpLine, parse_fault
+from drivers.sim.bus import Bus
+from drivers.sim.device import SimDevice
+from drivers.sim.faults import parse_fault
+from drivers.sim.image import Image
+from drivers.sim.tcp import TcpLine
 from ext.ring import Ring
 
 HERE = Path(__file__).parent

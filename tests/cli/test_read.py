@@ -10,6 +10,7 @@ import pytest
 from agent.cli.read import label
 from agent.cli.target import local_timezone
 from drivers.model import Kind, Point, Reading
+from tests.kits.simulated import punch, writes
 
 
 def test_prints_values_units_and_quality(mh, served, box) -> None:
@@ -73,7 +74,7 @@ def test_a_silent_device_is_exit_code_4_with_what_to_look_at(mh, served, box) ->
 
 
 def test_a_missing_point_is_exit_code_4_and_the_rest_is_shown(mh, served, box) -> None:
-    served.image.punch(3)
+    punch(served.image, 3)
     said = mh("read", "--profile", box, "--line", served.url, "--address", "1", "--json")
     values = {line["point"]: line for line in said.lines}
     assert said.code == 4
@@ -145,7 +146,7 @@ def test_a_device_without_an_agent_needs_no_lease(mh, served, park, traces) -> N
 
 def test_nothing_is_ever_written_to_the_device(mh, served, box) -> None:
     mh("read", "--profile", box, "--line", served.url, "--address", "1")
-    assert served.device.writes == 0
+    assert writes(served.device) == 0
     assert set(served.device.requests) <= {1, 2, 3, 4, 43}
 
 

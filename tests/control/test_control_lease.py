@@ -20,7 +20,7 @@ from agent.service.control.peer import Caller
 from agent.service.control.protocol import LONGEST_LEASE_S, Lease
 from agent.verify.files import read_paths
 from drivers.line import LineConfig, open_line
-from drivers.modbus import read_request
+from drivers.modbus.requests import read_request
 from drivers.model import Limits, LineDown, LineLent
 from tests.kits.control import Served, service
 from tests.kits.house import ROOT, Agent, Field, House, Meter, until

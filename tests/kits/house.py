@@ -21,7 +21,11 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from agent.store import Store
-from drivers.sim import Bus, Image, SerialLine, SimDevice, SimLine, TcpLine
+from drivers.sim.bus import Bus, SimLine
+from drivers.sim.device import SimDevice
+from drivers.sim.image import Image
+from drivers.sim.rtu import SerialLine
+from drivers.sim.tcp import TcpLine
 from tests.kits.broker import DEADLINE_S, Broker, Heard, Listener, Name, free_port, patience, until, whole
 from tests.kits.forked import SERVER, Forked
 

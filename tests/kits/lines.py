@@ -12,10 +12,15 @@ import pytest
 
 from drivers.line import Answer, Line, LineConfig, ModbusRequest, RequestOptions, open_line
 from drivers.line.port import open_port
-from drivers.modbus import read_request
+from drivers.modbus.requests import read_request
 from drivers.model import DeviceSpec, Kind, Limits, LineError, Point
-from drivers.sim import Bus, Image, SerialLine, SimDevice, TcpLine, device
+from drivers.sim import device
+from drivers.sim.bus import Bus
+from drivers.sim.device import SimDevice
 from drivers.sim.framing import Framing, SimRequest
+from drivers.sim.image import Image
+from drivers.sim.rtu import SerialLine
+from drivers.sim.tcp import TcpLine
 from tests.conftest import MadeUpTime
 from tests.kits.wires import SerialWire, Wire, clock
 

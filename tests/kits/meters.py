@@ -12,8 +12,9 @@ from drivers.line import Line
 from drivers.model import DeviceSpec, Limits, Point
 from drivers.profile import find_profile, load_profile, shipped_dir
 from drivers.registry import driver_class
-from drivers.sim import Bus, SerialLine
-from drivers.sim.meters import Meter, MixedBus
+from drivers.sim.bus import Bus
+from drivers.sim.meters import MixedBus, SimMeter
+from drivers.sim.rtu import SerialLine
 from ext.ring import Ring
 from tests.kits.lines import PATIENCE_S, our_end
 from tests.kits.wires import SerialWire, Wire, clock
@@ -109,7 +110,7 @@ def sent_frames(bus: Bus) -> list[bytes]:
     return [traced.frame for traced in bus.trace if not traced.sent]
 
 
-def bus_of(*meters: Meter, **more: Any) -> MixedBus:
+def bus_of(*meters: SimMeter, **more: Any) -> MixedBus:
     return MixedBus(meters, **more)
 
 

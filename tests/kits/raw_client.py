@@ -11,8 +11,8 @@ import struct
 import time
 from pathlib import Path
 
-from drivers.sim import TcpLine
-from drivers.sim.framing import crc16
+from drivers.line.modbus_frames import crc16
+from drivers.sim.tcp import TcpLine
 
 PATIENCE_S = 30.0  # for what comes; what does not come is waited for less
 
@@ -20,7 +20,7 @@ PATIENCE_S = 30.0  # for what comes; what does not come is waited for less
 def rtu(unit: int, function: int, address: int, count: int) -> bytes:
     """An RTU read request."""
     body = struct.pack(">BBHH", unit, function, address, count)
-    return body + crc16(body)
+    return body + crc16(body).to_bytes(2, "little")
 
 
 def mbap(tag: int, unit: int, function: int, address: int, count: int) -> bytes:
@@ -30,7 +30,7 @@ def mbap(tag: int, unit: int, function: int, address: int, count: int) -> bytes:
 
 def rtu_answer(unit: int, pdu: bytes) -> bytes:
     """The frame that an honest RTU device sends."""
-    return bytes([unit]) + pdu + crc16(bytes([unit]) + pdu)
+    return bytes([unit]) + pdu + crc16(bytes([unit]) + pdu).to_bytes(2, "little")
 
 
 class TcpClient:

@@ -14,7 +14,9 @@ from drivers.line import Line, LineConfig, SerialSetting, open_line
 from drivers.line.config import Target
 from drivers.line.port import Port
 from drivers.profile import find_profile, load_profile, shipped_dir
-from drivers.sim import Bus, Image, SimDevice
+from drivers.sim.bus import Bus
+from drivers.sim.device import SimDevice
+from drivers.sim.image import Image
 from tests.conftest import MadeUpTime
 from tests.kits.wires import SerialWire, Wire, clock
 

@@ -16,8 +16,10 @@ from collections.abc import Callable
 from drivers.line import LineConfig, SerialSetting
 from drivers.line.config import Target
 from drivers.line.port import Port, PortOpener
-from drivers.sim import Bus, SerialLine, TcpLine
+from drivers.sim.bus import Bus
 from drivers.sim.park import Park
+from drivers.sim.rtu import SerialLine
+from drivers.sim.tcp import TcpLine
 
 
 def mono_ns() -> int:

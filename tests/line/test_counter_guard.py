@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 
 from drivers.counter_guard import BELIEVED_S, CounterGuard, CounterRule
 from drivers.line import Line
-from drivers.modbus import ModbusDevice, read_request
+from drivers.modbus.device import ModbusDevice
+from drivers.modbus.requests import read_request
 from drivers.model import DeviceException, DeviceSpec, Kind, Point, Quality
-from drivers.sim import Image, SimDevice
+from drivers.sim.device import SimDevice
+from drivers.sim.image import Image
 from ext.ring import Ring
 from tests.kits.lines import Field
+from tests.kits.simulated import punch
 
 KWH = Point("ac.energy.import", Kind.COUNTER, "kWh", "fast", address=0, count=2, type="u32", order="ABCD",
             scale=Decimal("0.01"), bits=32)  # fmt: skip
@@ -114,7 +117,7 @@ class Counting(SimDevice):
 
     def __init__(self) -> None:
         image = Image()
-        image.punch(40)
+        punch(image, 40)
         super().__init__(1, image, before=self._count)
         self.raw, self.served = 4_000_000, set[Decimal]()
 

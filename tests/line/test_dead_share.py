@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from agent.clock import Grid
 from agent.poll import DevicePoll, LinePoller
-from drivers.modbus import ModbusDevice
+from drivers.modbus.device import ModbusDevice
 from ext.ring import Ring
 from tests.kits.lines import TICK, Field, gauge, sim_device, spec_of
 from tests.kits.wires import mono_ns

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from drivers.modbus import ModbusDevice
+from drivers.modbus.device import ModbusDevice
 from drivers.model import DeviceSpec, Kind, Limits, Point, Quality, Reason
 from drivers.profile import find_profile, load_profile
-from drivers.sim import SimDevice
+from drivers.sim.device import SimDevice
 from drivers.sim.families import device_from_profile
-from drivers.sim.sunspec import sunspec_image
 from drivers.sunspec.device import SunSpecDevice
 from ext.ring import Ring
 from tests.kits.lines import TICK, Field, gauge, sim_device, spec_of
+from tests.kits.simulated import punch, sunspec_image
 
 Values = Callable[[], dict[int, object]]
 ALL = 31
@@ -40,7 +40,7 @@ async def test_registers_that_a_firmware_refuses_cost_only_their_points(
     """field pains 24, 25, 30 and 40: no variant knows of it, and yet nothing else is lost in the end."""
     profile = load_profile(find_profile(family))
     sim, _ = device_from_profile(profile, turnaround_s=0.0)
-    sim.image.punch(first, count, function=function)
+    punch(sim.image, first, count, function=function)
     points = profile.points
     spec = DeviceSpec("inv", "p/g/inv", "1", "modbus", family, points, (1,) * 5, replace(profile.limits, quiet_s=None))
     line = field.line(await field.tcp(sim), timeout_s=1.0)

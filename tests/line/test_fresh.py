@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.fresh import Freshness
-from drivers.model import Fresh, Quality, Reading, Reason
+from drivers.model import FreshnessRule, Quality, Reading, Reason
 
-BEAT = Fresh("device.heartbeat", changes_within_s=60.0)
-LINK = Fresh("device.link", equals=1)
+BEAT = FreshnessRule("device.heartbeat", changes_within_s=60.0)
+LINK = FreshnessRule("device.link", equals=1)
 
 
 def said(value: int | None, quality: int = Quality.GOOD) -> Reading:

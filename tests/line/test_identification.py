@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.modbus import ModbusDevice
+from drivers.modbus.device import ModbusDevice
 from drivers.model import Kind, LineTimeout, Point, ProfileError, Quality, Reason
 from drivers.profile import load_profile
 from drivers.sim.families import device_from_profile

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 
-from drivers.modbus import ModbusDevice
+from drivers.modbus.device import ModbusDevice
 from drivers.model import Quality, Reason
 from drivers.plan import KnownHoles
 from ext.ring import Ring
 from tests.kits.lines import FAST, TICK, Field, gauge, mute_when, sim_device, spec_of
+from tests.kits.simulated import punch
 
 Values = Callable[[], dict[int, object]]
 EXCEPTION, ABSENT, TIMEOUT = (f"gap {reason.value}" for reason in (Reason.EXCEPTION, Reason.ABSENT, Reason.TIMEOUT))
@@ -24,7 +25,7 @@ async def polls(driver: ModbusDevice, times: int) -> None:
 async def test_one_missing_register_costs_only_itself_in_the_end(field: Field, ring: Ring, values: Values) -> None:
     """field pains 24, 25, 30 and 40: split, learn the hole, remember, and say so."""
     device = sim_device()
-    device.image.punch(13)
+    punch(device.image, 13)
     driver = ModbusDevice(spec_of([gauge(n) for n in range(20)]), field.line(await field.tcp(device)), ring, 0)
     await driver.poll(TICK, FAST)
     assert values() == dict.fromkeys(range(20), EXCEPTION), "one refusal may be a device that is starting"
@@ -39,7 +40,7 @@ async def test_one_missing_register_costs_only_itself_in_the_end(field: Field, r
 async def test_a_register_that_a_firmware_may_lack_is_dropped_quietly(field: Field, ring: Ring, values: Values) -> None:
     """field pain 40: `optional` points are no fault."""
     device = sim_device()
-    device.image.punch(2)
+    punch(device.image, 2)
     points = [gauge(0), gauge(1), replace(gauge(2), optional=True), gauge(3)]
     driver = ModbusDevice(spec_of(points), field.line(await field.tcp(device)), ring, 0)
     await polls(driver, 8)
@@ -51,7 +52,7 @@ async def test_a_register_that_a_firmware_may_lack_is_dropped_quietly(field: Fie
 async def test_a_hole_between_points_is_read_around(field: Field, ring: Ring, values: Values) -> None:
     """field pain 24: reading over a register that is missing fails the whole read; here the profile allowed it."""
     device = sim_device()
-    device.image.punch(5)
+    punch(device.image, 5)
     driver = ModbusDevice(spec_of([gauge(0), gauge(10)], holes=True), field.line(await field.tcp(device)), ring, 0)
     await polls(driver, 2)
     values()
@@ -76,7 +77,7 @@ async def test_a_device_that_bears_less_than_its_manual_says(field: Field, ring:
 async def test_a_value_of_several_registers_is_never_torn(field: Field, ring: Ring, values: Values) -> None:
     """Whatever is learned, a 32-bit value and its halves come from one request."""
     device = sim_device()
-    device.image.punch(4)
+    punch(device.image, 4)
     points = [gauge(2 * n, count=2, type="u32", order="ABCD") for n in range(5)]
     driver = ModbusDevice(spec_of(points), field.line(await field.tcp(device)), ring, 0)
     await polls(driver, 12)
@@ -119,7 +120,7 @@ async def test_a_dead_device_teaches_nothing(field: Field, ring: Ring) -> None:
 
 async def test_what_was_learned_can_be_handed_on_and_expires(field: Field, ring: Ring, values: Values) -> None:
     device = sim_device()
-    device.image.punch(1)
+    punch(device.image, 1)
     line = field.line(await field.tcp(device))
     spec = spec_of([gauge(n) for n in range(3)])
     driver = ModbusDevice(spec, line, ring, 0)
@@ -138,7 +139,7 @@ async def test_what_was_learned_can_be_handed_on_and_expires(field: Field, ring:
 
 async def test_a_person_sees_the_rest_of_a_block_with_a_hole_at_once(field: Field, ring: Ring) -> None:
     device = sim_device()
-    device.image.punch(13)
+    punch(device.image, 13)
     driver = ModbusDevice(spec_of([gauge(n) for n in range(20)]), field.line(await field.tcp(device)), ring, 0)
     found = await driver.read_points([f"x.p{n}" for n in range(20)])
     assert [found[f"x.p{n}"].value for n in range(20)] == [None if n == 13 else Decimal(n) for n in range(20)]

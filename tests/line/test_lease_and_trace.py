@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from drivers.line import FrameTrace, frames_each, read_trace
-from drivers.line.trace import NOISE, RECEIVED, SENT
+from drivers.line import FrameTrace, frames_each
+from drivers.line.trace import NOISE, RECEIVED, SENT, read_trace
 from drivers.model import LineLent, LineTimeout
 from tests.kits.lines import Field, Ports, ask, sim_device, words
 

@@ -8,7 +8,7 @@ import pytest
 
 from drivers.line import Line
 from drivers.line.limiter import ConnectionLimiter
-from drivers.modbus import ModbusDevice
+from drivers.modbus.device import ModbusDevice
 from drivers.model import Limits, LineDown
 from ext.ring import Ring
 from tests.kits.lines import Field, ask, ask_while, gauge, sim_device, spec_of, words

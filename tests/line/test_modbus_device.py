@@ -8,21 +8,23 @@ from decimal import Decimal
 
 import pytest
 
-from drivers.modbus import ModbusDevice
+from drivers.modbus.device import ModbusDevice
 from drivers.model import (
     ConfigError,
     Kind,
     LineDown,
     LineTimeout,
-    Part,
     Point,
     Quality,
     Reason,
+    RegisterPart,
     UsageError,
 )
-from drivers.sim import Image, SimDevice
+from drivers.sim.device import SimDevice
+from drivers.sim.image import Image
 from ext.ring import Ring
 from tests.kits.lines import FAST, TICK, Field, ask, gauge, mute_when, sim_device, spec_of, words
+from tests.kits.simulated import writes
 
 Values = Callable[[], dict[int, object]]
 TWO_BLOCKS = [gauge(0), gauge(1), gauge(50), gauge(51)]  # no holes allowed: two reads
@@ -54,7 +56,7 @@ async def test_the_same_over_serial_with_every_kind_of_value(field: Field, ring:
         gauge(5),
         gauge(6, type="i16"),
         Point("ac.energy.import", Kind.COUNTER, "kWh", "fast", address=7, count=2, parts=(
-            Part(7, "u16", Decimal(1000)), Part(8, "u16", Decimal("0.1")))),
+            RegisterPart(7, "u16", Decimal(1000)), RegisterPart(8, "u16", Decimal("0.1")))),
         Point("x.on", Kind.STATE, pace="fast", function=1, address=3, type="bits"),
         Point("x.off", Kind.STATE, pace="fast", function=1, address=4, type="bits"),
         Point("x.both", Kind.STATE, pace="fast", function=1, address=5, count=2, type="bits"),
@@ -209,7 +211,7 @@ async def test_identification_in_several_parts(field: Field, ring: Ring) -> None
     device = sim_device(objects={0: b"ACME" * 30, 1: b"MTR-3" * 25, 2: b"1.4\x00"})
     driver = ModbusDevice(spec_of([gauge(0)]), field.line(await field.pty(device)), ring, 0)
     assert await driver.read_identification() == {0: ("ACME" * 30)[:79] + "…", 1: ("MTR-3" * 25)[:79] + "…", 2: "1.4"}
-    assert device.requests[43] == 2 and device.writes == 0
+    assert device.requests[43] == 2 and writes(device) == 0
 
 
 @pytest.mark.parametrize(
@@ -257,6 +259,6 @@ async def test_nothing_that_writes_ever_leaves_the_house(field: Field, ring: Rin
     await driver.probe()
     await driver.read_points(["x.p0", "x.p5000"])
     await driver.read_identification()
-    assert device.writes == 0 and set(device.requests) <= {1, 2, 3, 4, 43}
+    assert writes(device) == 0 and set(device.requests) <= {1, 2, 3, 4, 43}
     assert set(line.stats.sent) == {3, 43} and line.stats.sent == dict(device.requests)
     assert (await line.exchange(ask())).payload == words(0, 1)

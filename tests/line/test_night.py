@@ -10,10 +10,10 @@ from decimal import Decimal
 import pytest
 
 from drivers.line import Line
-from drivers.modbus import ModbusDevice
+from drivers.modbus.device import ModbusDevice
 from drivers.model import Reason
 from drivers.night import DARK_BELOW_DEG, Night
-from drivers.sim import SimDevice
+from drivers.sim.device import SimDevice
 from drivers.sunspec.device import SunSpecDevice
 from ext.ring import Ring
 from tests.kits.lines import TICK, Field, gauge, mute_when, sim_device, spec_of

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pymodbus.framer import FramerRTU
 from pymodbus.pdu import DecodePDU
 
-from drivers.line.frames import READ_FUNCTIONS, ModbusRequest, crc16, is_sound
-from drivers.modbus import identification_request, read_request
+from drivers.line.modbus_frames import READ_FUNCTIONS, ModbusRequest, crc16, is_sound
+from drivers.modbus.requests import identification_request, read_request
 from drivers.model import DeviceException, FrameError, LineError, LineTimeout, MismatchError
 from tests.kits.lines import ask
 

@@ -9,7 +9,7 @@ import pytest
 from drivers import cjt188
 from drivers.cjt188.device import Cjt188Device
 from drivers.model import ConfigError, LineTimeout, Reason
-from drivers.sim import parse_fault
+from drivers.sim.faults import parse_fault
 from drivers.sim.meters import Cjt188Meter
 from tests.kits.meters import ALL, TICK, Cabinet, bcd, bus_of, points_of, replace, sent_frames
 

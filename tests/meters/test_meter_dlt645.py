@@ -9,7 +9,7 @@ import pytest
 from drivers import dlt645
 from drivers.dlt645.device import Dlt645Device, block_of
 from drivers.model import ConfigError, Kind, LineTimeout, Point, Quality, Reason
-from drivers.sim import parse_fault
+from drivers.sim.faults import parse_fault
 from drivers.sim.meters import Dlt645Meter
 from tests.kits.meters import ALL, TICK, Cabinet, bcd, bus_of, points_of, replace, sent_frames
 

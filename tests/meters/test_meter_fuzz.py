@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from drivers.line import Answer, Line, LineConfig, Request, RequestOptions
 from drivers.mbus.link import SND_NKE
-from drivers.metering import MeterDevice, MeterRequest
+from drivers.meter_device import MeterDevice, MeterRequest
 from drivers.model import DeviceSpec, LineError, LineTimeout, MismatchError
 from drivers.registry import driver_class
 from tests.kits.meters import points_of

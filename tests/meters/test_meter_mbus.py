@@ -10,7 +10,7 @@ import pytest
 from drivers import mbus
 from drivers.mbus.device import MbusDevice
 from drivers.model import ConfigError, DeviceException, LineTimeout, Reason
-from drivers.sim import parse_fault
+from drivers.sim.faults import parse_fault
 from drivers.sim.meters import MbusMeter
 from tests.kits.meters import ALL, TICK, Cabinet, bcd, bus_of, points_of, replace, sent_frames
 

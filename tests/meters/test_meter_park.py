@@ -12,12 +12,14 @@ from agent.config import load_config
 from drivers.model import UsageError
 from drivers.profile import find_profile, load_profile, shipped_dir
 from drivers.registry import driver_class
-from drivers.sim import Bus
-from drivers.sim.families import device_from_profile, meter_from_profile
+from drivers.sim.bus import Bus
+from drivers.sim.families import device_from_profile
+from drivers.sim.meter_display import meter_from_profile
 from drivers.sim.meters import MixedBus
 from drivers.sim.park import METERS, make_park
 from tests.kits.lines import our_end
 from tests.kits.meters import ALL, TICK, Cabinet
+from tests.kits.simulated import park_truth, writes
 from tests.kits.specs import device_specs
 from tests.kits.wires import clock, park_opener
 
@@ -29,7 +31,7 @@ async def test_the_meters_of_the_park_are_read_as_configured(cabinet: Cabinet, t
     specs = {spec.name: spec for spec in device_specs(load_config(tmp_path / "agent.toml"))}
     assert {spec.protocol for spec in specs.values()} == {"dlt645", "mbus", "cjt188", "modbus", "sunspec"}
     line = our_end(cabinet.lines, park.lines["meters"], clock=clock, opener=opener)
-    truth = park.truth()
+    truth = park_truth(park)
     for name, spec in specs.items():
         device = driver_class(spec.protocol)(spec, line, cabinet.ring, 3)
         result = await device.poll(TICK, 1 | 2)
@@ -41,7 +43,7 @@ async def test_the_meters_of_the_park_are_read_as_configured(cabinet: Cabinet, t
         for point, value in known.items():
             assert found[point] == value, (name, point)
     for meter in park.meters.values():
-        assert meter.sim.writes == 0
+        assert writes(meter.sim) == 0
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ async def test_every_sunspec_family_has_a_device_side(cabinet: Cabinet, profile_
         assert found[name] == value, name
     lacking = set(found) - set(shown)
     assert all(str(found[name]).startswith("gap") for name in lacking), "what the park knows not is not implemented"
-    assert sim.writes == 0
+    assert writes(sim) == 0
 
 
 async def test_a_sunspec_device_of_a_kind_that_nobody_models_is_refused() -> None:

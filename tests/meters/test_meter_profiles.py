@@ -11,8 +11,8 @@ from drivers import cjt188, dlt645, mbus
 from drivers.profile import Sample, find_profile, load_profile, shipped_dir
 from drivers.registry import DRIVERS, driver_class
 from drivers.samples import read_frames
-from drivers.scan import profiles_of
-from drivers.sim.meters import Cjt188Meter, Dlt645Meter, MbusMeter, Meter
+from drivers.scan.fit import profiles_of
+from drivers.sim.meters import Cjt188Meter, Dlt645Meter, MbusMeter, SimMeter
 from tests.kits.meters import ALL, TICK, Cabinet, bus_of, replace
 from tests.kits.recorded import cases
 
@@ -20,7 +20,7 @@ SHIPPED = {one.id: one for one in profiles_of(("dlt645", "mbus", "cjt188"))}
 CASES = [(name, number) for name, profile in SHIPPED.items() for number in range(len(profile.samples))]
 
 
-def served(protocol: str, sample: Sample) -> tuple[Meter, str]:
+def served(protocol: str, sample: Sample) -> tuple[SimMeter, str]:
     """A meter that answers with the frames of a sample, and its address."""
     raw = [bytes.fromhex(text) for text in sample.frames.values()]
     if protocol == "dlt645":

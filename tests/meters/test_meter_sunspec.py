@@ -10,13 +10,15 @@ import pytest
 from drivers.line import Line
 from drivers.model import ConfigError, DeviceException, LineTimeout, Reason
 from drivers.profile import find_profile, load_profile, shipped_dir
-from drivers.sim import Bus, SimDevice
-from drivers.sim.sunspec import model_registers, sunspec_image
+from drivers.sim.bus import Bus
+from drivers.sim.device import SimDevice
+from drivers.sim.sunspec import model_registers
 from drivers.sunspec.device import SunSpecDevice
 from drivers.sunspec.models import decode_model
-from drivers.sunspec.plan import find_spots
+from drivers.sunspec.plan import find_locations
 from drivers.sunspec.walk import decode_image
 from tests.kits.meters import ALL, TICK, Cabinet, points_of, replace, sent_frames
+from tests.kits.simulated import sunspec_image
 
 COMMON: Any = (1, {"Mn": "Acme", "Md": "X-10", "Vr": "1.2.3", "SN": "S123"})
 SOLAR: Any = (103, {"W": 1108, "W_SF": 1, "WH": 123456789, "WH_SF": 0, "Hz": 5001, "Hz_SF": -2, "St": 4})
@@ -132,10 +134,10 @@ async def test_a_value_and_its_factor_come_in_one_read(cabinet: Cabinet) -> None
     reads = [(int.from_bytes(frame[8:10]), int.from_bytes(frame[10:12])) for frame in sent_frames(bus)]
     assert len(reads) > 1 and max(count for _, count in reads) <= 50
     found = decode_image(40000, image.words(40000, 200))
-    spots = find_spots(found, device.spec, 50, "here")
-    assert len(spots) > 10 and any(spot.scale_at is not None for spot in spots.values())
-    for spot in spots.values():
-        assert any(address <= spot.begin and spot.end <= address + count for address, count in reads), spot
+    locations = find_locations(found, device.spec, 50, "here")
+    assert len(locations) > 10 and any(location.scale_at is not None for location in locations.values())
+    for location in locations.values():
+        assert any(address <= location.begin and location.end <= address + count for address, count in reads), location
 
 
 async def test_no_sunspec_and_no_answer(cabinet: Cabinet) -> None:

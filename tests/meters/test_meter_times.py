@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from drivers.clocks import offset_s, time_ms
 from drivers.mbus.device import MbusDevice
-from drivers.modbus import ModbusDevice
+from drivers.modbus.device import ModbusDevice
 from drivers.model import Kind, Point, Reason
 from drivers.profile import find_profile, load_profile, shipped_dir
-from drivers.sim import Bus, Image, SimDevice
+from drivers.sim.bus import Bus
+from drivers.sim.device import SimDevice
+from drivers.sim.image import Image
 from drivers.sim.meter_display import ZONE, meter_from_profile
 from drivers.sim.meters import Dlt645Meter, MbusMeter
 from ext.canon import Table, seal

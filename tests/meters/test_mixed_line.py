@@ -9,8 +9,9 @@ import pytest
 
 from drivers.line import Line
 from drivers.model import ConfigError, DeviceException, Kind, LineTimeout, Point
-from drivers.sim import Image, SimDevice
 from drivers.sim.bus import quiet_s
+from drivers.sim.device import SimDevice
+from drivers.sim.image import Image
 from drivers.sim.meters import Cjt188Meter, Dlt645Meter, MbusMeter, MixedBus
 from tests.kits.meters import ALL, TICK, Cabinet, RealCabinet, bcd, points_of
 

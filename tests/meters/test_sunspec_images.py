@@ -10,12 +10,13 @@ import pytest
 from drivers.model import Quality
 from drivers.profile import find_profile, load_profile, shipped_dir
 from drivers.samples import read_sunspec
-from drivers.sim import Bus, SimDevice
-from drivers.sim.sunspec import sunspec_image
-from drivers.sunspec import decode_image
+from drivers.sim.bus import Bus
+from drivers.sim.device import SimDevice
 from drivers.sunspec.names import readings_of
+from drivers.sunspec.walk import decode_image
 from tests.kits.meters import ALL, TICK, Cabinet, points_of
 from tests.kits.recorded import recorded
+from tests.kits.simulated import sunspec_image
 
 
 @pytest.mark.parametrize("case", recorded("sunspec", "sunspec-image"))

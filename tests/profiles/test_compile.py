@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.model import DeviceSpec, Kind, Part, Point, ProfileError, Quality, Reason
-from drivers.plan import Block, compile_block, exact, plain, plan_blocks, ratio_of, read_image, text_of, text_slots
+from drivers.model import DeviceSpec, Kind, Point, ProfileError, Quality, Reason, RegisterPart
+from drivers.plan import Block, compile_block, exact, plan_blocks, ratio_of, read_image, text_of, text_slots
+from drivers.plan.image import plain
 
 SPEC = DeviceSpec("m1", "park7/gw01/m1", "1", "modbus", "example/x", (), (0, 0, 0, 0, 0))
 SCALES = st.decimals(min_value=Decimal("-1000"), max_value=Decimal("1000"), places=4).filter(bool)
@@ -77,7 +78,7 @@ def test_range_follows_ratio_and_sign() -> None:
 
 
 def test_parts_make_one_counter_and_a_sentinel_in_one_takes_all() -> None:
-    parts = (Part(20, "u32", Decimal(1000), "ABCD"), Part(22, "u16", Decimal(1)))
+    parts = (RegisterPart(20, "u32", Decimal(1000), "ABCD"), RegisterPart(22, "u16", Decimal(1)))
     point = Point("heat.energy", Kind.COUNTER, "kWh", address=20, count=3, type="u32", parts=parts)
     (reading,), _ = read_image({3: {20: 0, 21: 1234, 22: 567}}, [point], SPEC)
     assert reading.value == 1_234_567

@@ -12,7 +12,8 @@ import pytest
 
 from agent.cli.profiles import replay
 from drivers.model import Point, ProfileError, Quality
-from drivers.plan import LineTiming, image_spec, plan_blocks, read_image
+from drivers.plan import LineTiming, plan_blocks, read_image
+from drivers.plan.image import image_spec
 from drivers.profile import Profile, find_profile, load_profile
 from tests.kits.recorded import registers
 

@@ -64,9 +64,10 @@ def test_no_value_anywhere_is_more_than_a_complaint(tmp_path: Path, data: st.Dat
             for step in path[:-1]:
                 inner = inner[step]
             if data.draw(st.booleans()):
-                inner[path[-1]] = data.draw(VALUES)
+                inner[path[-1]] = copy.deepcopy(data.draw(VALUES))
             elif isinstance(inner, dict):
-                inner[data.draw(st.sampled_from([*MODBUS_KEYS, *HEAD_KEYS, "nonsense"]))] = data.draw(VALUES)
+                key = data.draw(st.sampled_from([*MODBUS_KEYS, *HEAD_KEYS, "nonsense"]))
+                inner[key] = copy.deepcopy(data.draw(VALUES))
         except (KeyError, IndexError, TypeError):
             continue
     file = tmp_path / "fuzz" / "one.toml"

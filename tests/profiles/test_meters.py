@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.model import Kind, Point, Quality, Reason
-from drivers.plan import LineTiming, image_spec, plan_blocks, read_image
+from drivers.plan import LineTiming, plan_blocks, read_image
+from drivers.plan.image import image_spec
 from drivers.profile import Profile, find_profile, load_profile, vocabulary
 from drivers.profile.types import Sample
 from tests.kits.recorded import registers

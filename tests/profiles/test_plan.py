@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.model import ConfigError, Kind, Limits, Point, ProfileError
-from drivers.plan import Block, KnownHoles, LineTiming, holes_key, plan_blocks, plan_summary
+from drivers.plan import Block, KnownHoles, LineTiming, plan_blocks, plan_summary
+from drivers.plan.holes import holes_key
 from drivers.serial_setting import silence_ns
 
 RTU = LineTiming.serial("9600 8N1")

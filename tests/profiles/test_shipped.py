@@ -10,7 +10,8 @@ import pytest
 
 from agent.cli.profiles import replay
 from drivers.model import PACES, Kind, Limits
-from drivers.plan import LineTiming, compile_block, image_spec, plan_blocks, plan_summary, text_slots
+from drivers.plan import LineTiming, compile_block, plan_blocks, plan_summary, text_slots
+from drivers.plan.image import image_spec
 from drivers.profile import Profile, find_profile, list_profiles, load_profile, shipped_dir, vocabulary
 
 SHIPPED = list_profiles([shipped_dir()])

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from drivers import dlt645
+from drivers.dlt645 import frames as dlt645_frames
 from tests.kits.meter_cases import BY_NAME, decode, values
 
 
@@ -76,7 +77,7 @@ def shown(found: dict[str, Any]) -> list[tuple[str, Any]]:
 def test_a_block_in_several_frames_is_one_answer_also_in_a_transcript() -> None:
     """Values may be cut by the border of two frames; what was asked stands in between in a copied log."""
     ask = dlt645.build_read("000000000161", "0001FF00")
-    again = [dlt645.build_read_next("000000000161", "0001FF00", n) for n in (1, 2)]
+    again = [dlt645_frames.build_read_next("000000000161", "0001FF00", n) for n in (1, 2)]
     for stream in (FIRST + SECOND + THIRD, ask + FIRST + again[0] + SECOND + again[1] + THIRD):
         code, found = decode("dlt645", stream.hex())
         assert code == 0 and "warnings" not in found

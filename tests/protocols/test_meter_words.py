@@ -6,13 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from drivers import cjt188, mbus, sunspec
+from drivers import mbus
+from drivers.cjt188 import values as cjt188_values
 from drivers.dlt645 import decode
 from drivers.dlt645.tables import ENERGY_KINDS, FIXED, FIXED_97, MOMENTARY, MOMENTARY_97
 from drivers.mbus import vif
 from drivers.mbus.names import name_of
 from drivers.model import Reading
 from drivers.profile.vocabulary import Vocabulary, vocabulary
+from drivers.sunspec import models, walk
+from drivers.sunspec.names import readings_of
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +62,10 @@ def test_dlt645(words: Vocabulary) -> None:
 def test_cjt188(words: Vocabulary) -> None:
     heat = bytes.fromhex("0000000005" * 2 + "0000000017" + "0000000035" + "000000002C") + bytes(18)
     found = [
-        *cjt188.decode(0x901F, 0x20, heat),
-        *cjt188.decode(0x901F, 0x21, heat),
-        *cjt188.decode(0x901F, 0x10, bytes.fromhex("000000002C" * 2) + bytes(9)),
-        *cjt188.decode(0x901F, 0x30, bytes.fromhex("000000002C" * 2) + bytes(9)),
+        *cjt188_values.decode(0x901F, 0x20, heat),
+        *cjt188_values.decode(0x901F, 0x21, heat),
+        *cjt188_values.decode(0x901F, 0x10, bytes.fromhex("000000002C" * 2) + bytes(9)),
+        *cjt188_values.decode(0x901F, 0x30, bytes.fromhex("000000002C" * 2) + bytes(9)),
     ]
     assert complaints(words, ((r.name, r.unit) for r in found)) == []
 
@@ -80,10 +83,10 @@ def test_mbus(words: Vocabulary) -> None:
 def test_sunspec(words: Vocabulary) -> None:
     found = []
     for model_id in (1, 103, 113, 124, 160, 201, 203, 211, 213, 701, 713, 714, 802, 803):
-        definition = sunspec.definition(model_id)
+        definition = models.definition(model_id)
         assert definition is not None
         body = [2] * 300
         length = 298
-        device = sunspec.Device(0, [sunspec.decode_model(0, [model_id, length, *body])])
-        found += [(r.name, r.unit) for r in sunspec.readings_of(device)]
+        device = walk.ModelChain(0, [models.decode_model(0, [model_id, length, *body])])
+        found += [(r.name, r.unit) for r in readings_of(device)]
     assert complaints(words, iter(found)) == []

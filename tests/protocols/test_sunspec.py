@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers import sunspec
 from drivers.model import FrameError
-from drivers.sunspec.models import PointDef, read_point
+from drivers.sunspec import models, walk
+from drivers.sunspec.names import readings_of
 from tests.kits.meter_cases import decode, flat_memory
 from tests.kits.recorded import recorded
 
@@ -25,7 +25,7 @@ COMMON = [1, 66, *([0x4142] * 64), 7, 0x8000]
 
 
 def image(*models: list[int], end: bool = True) -> list[int]:
-    return [*sunspec.MARKER, *(r for m in models for r in m), *((0xFFFF, 0) if end else ())]
+    return [*walk.MARKER, *(r for m in models for r in m), *((0xFFFF, 0) if end else ())]
 
 
 def model_of(model_id: int, points: dict[int, int], length: int) -> list[int]:
@@ -152,48 +152,48 @@ SENTINELS = [  # type, bytes that mean "not implemented", bytes that are a value
 @pytest.mark.parametrize(("kind", "absent", "present", "value"), SENTINELS)
 def test_not_implemented_is_told_per_type(kind: str, absent: str, present: str, value: Any) -> None:
     """# field pains 31, 34, 36: an accumulator of 0 is no reading either."""
-    point = PointDef("X", kind, len(absent) // 4)
-    assert read_point(point, bytes.fromhex(absent)) is None
-    assert read_point(point, bytes.fromhex(present)) == value
+    read = models.reader_of(kind, len(absent) // 4)
+    assert read(bytes.fromhex(absent)) is None
+    assert read(bytes.fromhex(present)) == value
 
 
 def test_a_scale_factor_that_is_not_there_leaves_no_value() -> None:
     for factor in (0x8000, 11):
-        model = sunspec.decode_model(0, model_of(103, {14: 5, 15: factor}, 50))
+        model = models.decode_model(0, model_of(103, {14: 5, 15: factor}, 50))
         assert (model.points["W"].raw, model.points["W"].value) == (5, None)
 
 
 def test_repeating_groups_by_count_and_to_the_end() -> None:
     mppt = model_of(160, {2: -1, 3: -1, 4: 0, 5: 0, 8: 2, 10: 1, 19: 83, 30: 2, 39: 91}, 48)
-    points = sunspec.decode_model(0, mppt).points
+    points = models.decode_model(0, mppt).points
     assert points["module[0].DCA"].value == Decimal("8.3")
     assert points["module[1].DCA"].value == Decimal("9.1")
     assert "module[2].DCA" not in points
     one_too_many = model_of(160, {2: -1, 8: 3}, 48)
-    assert "module[2].DCA" not in sunspec.decode_model(0, one_too_many).points, "the length rules, not the count"
+    assert "module[2].DCA" not in models.decode_model(0, one_too_many).points, "the length rules, not the count"
 
 
 def test_groups_within_groups() -> None:
     """Model 705 with two curves (offset 6) of two points each (offset 5): as many instances as it says, and no more."""
     length = 13 + 2 * (10 + 2 * 2)
     curves = model_of(705, {5: 2, 6: 2, length + 1: 77}, length)
-    found = sunspec.decode_model(0, curves).points
+    found = models.decode_model(0, curves).points
     assert {name.rpartition(".")[0] for name in found if "[" in name} == {
         "Crv[0]", "Crv[0].Pt[0]", "Crv[0].Pt[1]", "Crv[1]", "Crv[1].Pt[0]", "Crv[1].Pt[1]"
     }  # fmt: skip
     assert found["Crv[1].Pt[1].Var"].raw == 77, "the last register"
-    once = sunspec.decode_model(0, model_of(704, {}, 65)).points
+    once = models.decode_model(0, model_of(704, {}, 65)).points
     assert any(n.startswith("PFWInj.") for n in once)
 
 
 @pytest.mark.parametrize("model_id", [1, 101, 102, 103, 111, 112, 113, *range(120, 125), 160, *range(201, 205)])
 def test_the_models_that_parks_have_are_known(model_id: int) -> None:
-    assert sunspec.definition(model_id) is not None
+    assert models.definition(model_id) is not None
 
 
 @pytest.mark.parametrize("model_id", [*range(211, 215), *range(701, 716), 802, 803, 804])
 def test_the_newer_models_are_known_too(model_id: int) -> None:
-    assert sunspec.definition(model_id) is not None
+    assert models.definition(model_id) is not None
 
 
 # ------------------------------------------------------------------ names of the vocabulary
@@ -207,8 +207,8 @@ def test_a_hybrid_gets_uniform_names() -> None:
     inverter = model_of(103, {14: 0x04D2, 15: 0, 21: 1, 22: 950, 23: 0xFFFF, 24: 0, 25: 500, 26: 0}, 50)
     meter = model_of(203, {18: 0xFFF6, 22: 0, 47: 7, 54: 0}, 105)
     trackers = model_of(160, {2: -1, 8: 2, 19: 83, 39: 91}, 48)
-    device = sunspec.decode_image(40000, image(COMMON, inverter, meter, trackers))
-    found = {r.name: (plain(r.value), r.unit) for r in sunspec.readings_of(device)}
+    device = walk.decode_image(40000, image(COMMON, inverter, meter, trackers))
+    found = {r.name: (plain(r.value), r.unit) for r in readings_of(device)}
     assert found["device.address"] == (7, "")
     assert found["ac.power.generation"] == (1234, "W")
     assert found["ac.energy.generation"] == (500, "Wh")
@@ -222,10 +222,10 @@ def test_a_hybrid_gets_uniform_names() -> None:
 
 def test_several_meters_are_told_apart_and_one_alone_is_plain() -> None:
     meter = model_of(201, {18: 5, 22: 0}, 105)
-    two = sunspec.decode_image(0, image(COMMON, meter, meter))
-    assert {"meter.1.ac.power.active", "meter.2.ac.power.active"} <= {r.name for r in sunspec.readings_of(two)}
-    one = sunspec.decode_image(0, image(COMMON, meter))
-    assert "ac.power.active" in {r.name for r in sunspec.readings_of(one)}
+    two = walk.decode_image(0, image(COMMON, meter, meter))
+    assert {"meter.1.ac.power.active", "meter.2.ac.power.active"} <= {r.name for r in readings_of(two)}
+    one = walk.decode_image(0, image(COMMON, meter))
+    assert "ac.power.active" in {r.name for r in readings_of(one)}
 
 
 # ------------------------------------------------------------------ against the Alliance's own reader
@@ -264,12 +264,12 @@ def cell(rng: random.Random, texts: bool) -> int:
 @given(seed=st.integers(0, 1 << 32))
 @settings(max_examples=8)
 def test_pysunspec2_reads_the_same(model_id: int, seed: int) -> None:
-    definition, rng = sunspec.definition(model_id), random.Random(seed)
+    definition, rng = models.definition(model_id), random.Random(seed)
     assert definition is not None
     length = sum(p.size for p in definition.points) - 2
     texts = any(p.type == "string" for p in definition.points)
     registers = [model_id, length, *(cell(rng, texts) for _ in range(length))]
-    mine = sunspec.decode_model(0, registers).points
+    mine = models.decode_model(0, registers).points
     for name, theirs in oracle(model_id, registers).items():
         raw = mine[name].raw
         if isinstance(theirs, float):
@@ -299,14 +299,14 @@ class Box:
         return [self.cells[a] for a in wanted] if all(a in self.cells for a in wanted) else None
 
 
-def discover(box: Box, most: int = 125) -> sunspec.Device:
-    walk = sunspec.discover(most=most)
-    ask = next(walk)
+def discover(box: Box, most: int = 125) -> walk.ModelChain:
+    steps = walk.discover(most=most)
+    ask = next(steps)
     while True:
         try:
-            ask = walk.send(box.read(*ask))
+            ask = steps.send(box.read(*ask))
         except StopIteration as done:
-            found: sunspec.Device = done.value
+            found: walk.ModelChain = done.value
             return found
 
 
@@ -332,7 +332,7 @@ def test_no_value_of_several_registers_comes_in_two_reads(most: int) -> None:
     box = Box(40000, image(meter), most)
     device = discover(box, most)
     assert device.models[0].truncated is False
-    definition, at, inner = sunspec.definition(203), 40002, set()
+    definition, at, inner = models.definition(203), 40002, set()
     assert definition is not None
     for point in definition.points:
         if point.size <= most:
@@ -344,9 +344,9 @@ def test_no_value_of_several_registers_comes_in_two_reads(most: int) -> None:
 
 @given(st.lists(st.integers(0, 0xFFFF), max_size=60), st.integers(0, 0xFFFF))
 def test_any_image_decodes_or_complains(registers: list[int], base: int) -> None:
-    for content in (registers, [*sunspec.MARKER, *registers]):
+    for content in (registers, [*walk.MARKER, *registers]):
         try:
-            device = sunspec.decode_image(base, content)
+            device = walk.decode_image(base, content)
         except FrameError:
             continue
         assert len(device.models) <= 200
@@ -356,8 +356,8 @@ def test_any_image_decodes_or_complains(registers: list[int], base: int) -> None
 def test_any_registers_of_a_known_model_decode(model_id: int, data: st.DataObject) -> None:
     body = data.draw(st.lists(st.sampled_from([0, 1, 2, 0xFFFF, 0x8000, 0x4142]), max_size=200))
     length = data.draw(st.sampled_from([len(body), 0, 10, 0xFFFF]))
-    model = sunspec.decode_model(40002, [model_id, length, *body])
-    assert 0 <= sunspec.whole_registers([model_id, length, *body]) <= 2 + len(body)
+    model = models.decode_model(40002, [model_id, length, *body])
+    assert 0 <= models.whole_registers([model_id, length, *body]) <= 2 + len(body)
     assert all(v.raw is not None or v.value is None for v in model.points.values())
 
 
@@ -372,10 +372,10 @@ def shake(count: int, seed: int) -> None:
         if rng.random() < 0.3:
             registers[rng.randrange(len(registers))] = rng.randrange(0x10000)
         try:
-            device = sunspec.decode_image(40000, registers)
+            device = walk.decode_image(40000, registers)
         except FrameError:
             continue
-        for r in sunspec.readings_of(device):
+        for r in readings_of(device):
             assert (r.value is None) == (r.quality >= 128)
 
 

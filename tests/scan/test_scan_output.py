@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from agent.cli.toml_snippet import stable, tables
-from drivers.scan import COMMON_SETTINGS, Fit, Found, Hunt, Scan
-from drivers.sim import Bus, SerialLine
+from drivers.scan import COMMON_SETTINGS, FoundDevice, Scan, ScanOptions
+from drivers.scan.fit import Fit
+from drivers.sim.bus import Bus
 from drivers.sim.meters import Dlt645Meter, MixedBus
+from drivers.sim.rtu import SerialLine
 from tests.kits.scans import Park, plain, sampled
 
 MINE = ("--listen", "0", "--bus-is-mine")
@@ -54,9 +56,9 @@ def test_a_line_that_is_configured_keeps_its_name(mh, field: Park, tmp_path: Pat
 
 
 def test_each_device_has_a_name_of_its_own_and_says_what_differs() -> None:
-    def found(protocol: str, address: str, serial: str, *profiles: str) -> Found:
+    def found(protocol: str, address: str, serial: str, *profiles: str) -> FoundDevice:
         fits = [Fit(name, "", "likely", 3, 3) for name in profiles]
-        return Found(protocol, address, serial, "answer", "serial:/dev/ttyUSB0", fits=fits)
+        return FoundDevice(protocol, address, serial, "answer", "serial:/dev/ttyUSB0", fits=fits)
 
     texts = tables(
         [
@@ -154,8 +156,8 @@ def test_all_settings_finds_a_device_of_an_unusual_speed(mh, field: Park) -> Non
     said = mh("scan", "--line", line.url, "--protocol", "modbus", "--all-settings", "--addresses", "1",
               "--no-identify", "--quick", "--json", *MINE, *FAST)  # fmt: skip
     assert [(d["address"], d["serial"]) for d in said.lines] == [("1", "38400 8N1")]
-    hunt = Hunt(line.url, settings=COMMON_SETTINGS, listen_s=0, bus_is_mine=True, slow=False)
-    assert 10 * 60 < Scan(hunt).estimate_s() < 13 * 60, "all units at all settings: the estimate says so before"
+    options = ScanOptions(line.url, settings=COMMON_SETTINGS, listen_s=0, bus_is_mine=True, slow=False)
+    assert 10 * 60 < Scan(options).estimate_s() < 13 * 60, "all units at all settings: the estimate says so before"
 
 
 @pytest.mark.parametrize("serial", ["9600 8X1", "9601 8N1"])

@@ -6,10 +6,12 @@ import pytest
 
 from drivers import cjt188, dlt645, mbus
 from drivers.line.trace import RECEIVED, SENT
-from drivers.modbus import read_request
+from drivers.modbus.requests import read_request
 from drivers.model import UsageError
-from drivers.scan import Ear, Hunt, Scan, describe
-from drivers.sim import Bus, parse_fault
+from drivers.scan import Scan, ScanOptions
+from drivers.scan.traffic import TrafficTrace, describe
+from drivers.sim.bus import Bus
+from drivers.sim.faults import parse_fault
 from drivers.sim.meters import Cjt188Meter, MixedBus
 from tests.kits.scans import Park, plain, sampled
 
@@ -18,14 +20,14 @@ MINE = ("--listen", "0", "--bus-is-mine")
 
 def _answer(unit: int) -> bytes:
     body = bytes((unit, 3, 2, 0, 7))
-    from drivers.line.frames import crc16
+    from drivers.line.modbus_frames import crc16
 
     return body + crc16(body).to_bytes(2, "little")
 
 
 def test_every_probe_is_a_read() -> None:
-    hunt = Hunt("serial:/dev/ttyX", protocols=("modbus", "dlt645", "cjt188", "mbus"))
-    scan = Scan(hunt)
+    options = ScanOptions("serial:/dev/ttyX", protocols=("modbus", "dlt645", "cjt188", "mbus"))
+    scan = Scan(options)
     probes = scan.first_pass() + scan.slow_pass()
     assert len(probes) > 247 * 3
     for probe in probes:
@@ -41,19 +43,19 @@ def test_every_probe_is_a_read() -> None:
 
 
 def test_the_estimate_of_a_first_pass_is_within_a_minute() -> None:
-    hunt = Hunt("serial:/dev/ttyX", slow=False, listen_s=0, bus_is_mine=True)
-    assert 50 < Scan(hunt).estimate_s() < 60
+    options = ScanOptions("serial:/dev/ttyX", slow=False, listen_s=0, bus_is_mine=True)
+    assert 50 < Scan(options).estimate_s() < 60
 
 
 def test_an_ear_tells_frames_from_noise_and_from_our_own_words() -> None:
-    ear = Ear()
+    traffic = TrafficTrace()
     ours = read_request(5, 3, 0, 1, "here").frame
-    ear.put(SENT, ours, 0)
-    ear.put(RECEIVED, ours + b"\x00\xff" + _answer(4)[:3], 0)  # an adapter that echoes, a spike, half an answer
-    assert ear.take() == []
-    ear.put(RECEIVED, _answer(4)[3:], 0)
-    assert [(h.unit, h.is_request) for h in ear.take()] == [(4, False)]
-    assert ear.take() == []
+    traffic.put(SENT, ours, 0)
+    traffic.put(RECEIVED, ours + b"\x00\xff" + _answer(4)[:3], 0)  # an adapter that echoes, a spike, half an answer
+    assert traffic.take() == []
+    traffic.put(RECEIVED, _answer(4)[3:], 0)
+    assert [(h.unit, h.is_request) for h in traffic.take()] == [(4, False)]
+    assert traffic.take() == []
 
 
 def test_a_spike_is_no_master() -> None:
@@ -111,7 +113,7 @@ def test_identify_picks_the_variant_by_what_the_device_says(mh, field: Park) -> 
 
 def test_only_modbus_over_modbus_tcp() -> None:
     with pytest.raises(UsageError, match="only Modbus"):
-        Scan(Hunt("modbus-tcp://127.0.0.1", protocols=("dlt645",)))
+        Scan(ScanOptions("modbus-tcp://127.0.0.1", protocols=("dlt645",)))
 
 
 @pytest.mark.parametrize("text", ["1-", "x", "300", "9-3", "1,,2"])

@@ -13,12 +13,20 @@ from hypothesis import strategies as st
 from drivers import mbus
 from drivers.line import Answer
 from drivers.model import FrameError, LineError, LineTimeout
-from drivers.scan import Hunt, Scan
-from drivers.scan.narrow import MAKERS, Mask, dlt645_by_digits, identity_of, maker_code, mbus_by_selection
+from drivers.scan import Scan, ScanOptions
+from drivers.scan.address_search import (
+    MAKERS,
+    SelectionMask,
+    dlt645_by_digits,
+    identity_of,
+    maker_code,
+    mbus_by_selection,
+)
 from drivers.scan.probes import Probe
-from drivers.sim import parse_fault
+from drivers.sim.faults import parse_fault
 from drivers.sim.meters import Dlt645Meter, MbusMeter, MixedBus
 from tests.kits.scans import Park
+from tests.kits.simulated import writes
 
 MINE = ("--listen", "0", "--bus-is-mine")
 SELECT = ("--mbus-by", "secondary")
@@ -47,7 +55,7 @@ def test_meters_that_share_digits_are_found_one_by_one(mh, field: Park) -> None:
     assert sorted(d["address"] for d in said.lines) == ["12345671", "12345672", "12349672", "90000000"]
     assert said.lines[0]["identity"]["maker"] == "KAM"
     assert bus.overlaid > 0, "they did speak at once"
-    assert all(one.writes == 0 for one in meters)
+    assert all(writes(one) == 0 for one in meters)
 
 
 def test_meters_that_differ_in_medium_alone_are_told_apart(mh, field: Park) -> None:
@@ -178,13 +186,13 @@ async def test_a_search_costs_ten_questions_a_level() -> None:
 @pytest.mark.parametrize(
     ("text", "mask"),
     [
-        ("FFFFFFFF", Mask()),
-        ("12345678", Mask("12345678")),
-        ("12345678FFFFFF07", Mask("12345678", medium=7)),
-        ("12345678AE4C0807", Mask("12345678", maker_code("SEN"), 8, 7)),
+        ("FFFFFFFF", SelectionMask()),
+        ("12345678", SelectionMask("12345678")),
+        ("12345678FFFFFF07", SelectionMask("12345678", medium=7)),
+        ("12345678AE4C0807", SelectionMask("12345678", maker_code("SEN"), 8, 7)),
     ],
 )
-def test_masks_are_written_as_they_are_sent(text: str, mask: Mask) -> None:
+def test_masks_are_written_as_they_are_sent(text: str, mask: SelectionMask) -> None:
     assert str(mask) == text
     frame = mbus.build_select(mask.digits, mask.maker, mask.version, mask.medium)
     sent = frame[7:15]
@@ -199,11 +207,11 @@ def test_dlt645_meters_of_one_line_are_told_apart_by_their_last_digits(mh, field
     meters = [Dlt645Meter(address=a, values=ENERGY, wake=b"\xfe" * 4) for a in addresses]
     bus = MixedBus(meters)
     line = field.pty(bus)
-    begun = Scan(Hunt(line.url, ("dlt645",), (line.serial,), listen_s=0, bus_is_mine=True))
+    begun = Scan(ScanOptions(line.url, ("dlt645",), (line.serial,), listen_s=0, bus_is_mine=True))
     said = scanned(mh, line, "dlt645", "--quick")  # no slow pass is needed where somebody was heard
     assert sorted(d["address"] for d in said.lines) == addresses
     assert bus.overlaid >= 2  # AA..AA, and 61
-    assert all(one.writes == 0 for one in meters)
+    assert all(writes(one) == 0 for one in meters)
     assert begun.estimate_s() > 50, "a search that nobody answers is announced"
 
 

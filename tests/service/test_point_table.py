@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent.service.births import point_rows
-from drivers.model import PACES, DeviceSpec, Kind, Part, Point
+from drivers.model import PACES, DeviceSpec, Kind, Point, RegisterPart
 
 D = Decimal
 
@@ -43,7 +43,7 @@ D = Decimal
         (
             Point(
                 "ac.energy.export", Kind.COUNTER, "kWh", address=7, count=4,
-                parts=(Part(7, "u16", scale=D(1000)), Part(9, "u32", D("0.001"), "CDAB")),
+                parts=(RegisterPart(7, "u16", scale=D(1000)), RegisterPart(9, "u32", D("0.001"), "CDAB")),
             ),
             {
                 "type": "u16", "function": 3, "address": 7, "count": 4,

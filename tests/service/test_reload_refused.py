@@ -40,7 +40,8 @@ from agent.uplink import Uplink
 from drivers.line import Line
 from drivers.model import ConfigError
 from drivers.registry import driver_class
-from drivers.sim import Bus, TcpLine
+from drivers.sim.bus import Bus
+from drivers.sim.tcp import TcpLine
 from tests.kits.house import HERE, Meter, free_port
 
 DEEP = "schema = " + "[" * 3000

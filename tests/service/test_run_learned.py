@@ -9,13 +9,14 @@ from typing import Any
 from agent.cli.main import cli
 from tests.kits.books import BUSY
 from tests.kits.house import House, Meter, one_meter, until
+from tests.kits.simulated import punch
 
 
 def hollow(meter: Meter) -> list[tuple[int, int]]:
     """Registers 2 and 3 (the power) are missing in this firmware; the addresses that were asked are kept."""
     asked: list[tuple[int, int]] = []
     counting = meter.sim.before
-    meter.image.punch(2, 2)
+    punch(meter.image, 2, 2)
 
     def before(function: int, address: int, count: int) -> None:
         assert counting is not None

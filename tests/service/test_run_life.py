@@ -14,6 +14,7 @@ import pytest
 from tests.kits.books import BUSY, boots, busy_only, gaps, reasons, settle
 from tests.kits.faults.rest import in_rings, killed
 from tests.kits.house import SECONDLY, SITE, House, Listener, Meter, come_home, devices_on, one_meter, until
+from tests.kits.simulated import writes
 
 # --- a plain run
 
@@ -38,7 +39,7 @@ def play_a_plain_run(folder: Path, house: House) -> dict[str, Any]:
         "code": code, "report": report, "packs": listener.packs(), "births": births(listener, "m1"),
         "events": listener.events("_gateway"),
         "left": [path.name for path in agent.runtime.iterdir() if path.is_file()], "said": agent.said,
-        "functions": set(meter.sim.requests), "writes": meter.sim.writes, "status": status(listener),
+        "functions": set(meter.sim.requests), "writes": writes(meter.sim), "status": status(listener),
     }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from drivers.registry import driver_class
 from drivers.sim.display import ParkClock
 from drivers.sim.park import DEMO, Park, make_park
 from ext.ring import ANSWER, TEXT, Ring
+from tests.kits.simulated import keep_journal, park_truth, writes
 from tests.kits.specs import device_specs
 from tests.kits.wires import clock, park_opener
 
@@ -56,17 +57,17 @@ async def read_park(park: Park, opener: PortOpener, folder: Path) -> dict[str, d
 
 async def test_every_reading_is_what_was_served(made_up: None, tmp_path: Path) -> None:
     park = make_park(tmp_path, seed=4, speed=0.0, slots=REGISTERS, baud=115200)
-    found, truth = await read_park(park, park_opener(park), tmp_path), park.truth()
+    found, truth = await read_park(park, park_opener(park), tmp_path), park_truth(park)
     for name, device in park.devices.items():
         assert found[name] == {point: truth[name][point] for point in found[name]}, name
-        assert device.sim.writes == 0 and device.sim.requests.keys() <= {2, 3, 4}
+        assert writes(device.sim) == 0 and device.sim.requests.keys() <= {2, 3, 4}
     assert sum(len(values) for values in found.values()) > 500
 
 
 async def test_a_moving_park_serves_nothing_else(made_up: None, tmp_path: Path) -> None:
     hand = ParkClock(5, 600.0, monotonic=asyncio.get_running_loop().time)
     park = make_park(tmp_path, slots=REGISTERS, baud=115200, clock=hand)
-    park.keep_journal()
+    keep_journal(park)
     opener = park_opener(park)
     found = [await read_park(park, opener, tmp_path) for _ in range(2)]
     for name, device in park.devices.items():

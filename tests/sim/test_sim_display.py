@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from drivers.model import Kind, Limits, Part, Point
+from drivers.model import Kind, Limits, Point, RegisterPart
 from drivers.profile import find_profile, load_profile
 from drivers.sim.display import CATCH_UP, Display, ParkClock
 from drivers.sim.families import device_from_profile
@@ -90,7 +90,7 @@ def test_a_narrow_counter_rolls_over() -> None:
 
 
 def test_two_registers_make_one_counter() -> None:
-    parts = (Part(0, "u16", Decimal(1000)), Part(1, "u16", Decimal(1)))
+    parts = (RegisterPart(0, "u16", Decimal(1000)), RegisterPart(1, "u16", Decimal(1)))
     show = Display(
         ParkClock(3, 0.0), (Point("ac.energy.import", Kind.COUNTER, unit="kWh", count=2, parts=parts),), "grid"
     )

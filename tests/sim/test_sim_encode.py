@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.model import Kind, Part, Point
-from drivers.sim import EncodeError, Image
-from drivers.sim.encode import served_value
+from drivers.model import Kind, Point, RegisterPart
+from drivers.sim.encode import EncodeError, served_value
+from drivers.sim.image import Image
 from ext import decode
+from tests.kits.simulated import punch
 
 ORDERS = {
     2: ("", "AB", "BA"),
@@ -124,7 +125,7 @@ def test_two_values_share_a_register(high: int, low: int) -> None:
 @given(st.integers(0, 10**11))
 def test_parts_of_a_counter_add_up(wh: int) -> None:
     """An MWh and a kWh register make one counter."""
-    parts = (Part(10, "u32", Decimal(1_000_000)), Part(20, "u32", Decimal(1)))
+    parts = (RegisterPart(10, "u32", Decimal(1_000_000)), RegisterPart(20, "u32", Decimal(1)))
     image = Image()
     image.set(Point("ac.energy.import", Kind.COUNTER, unit="Wh", count=2, parts=parts), wh)
     mega = image.words(10)[0] << 16 | image.words(11)[0]
@@ -218,7 +219,7 @@ def test_holes_answer_their_exception_and_small_ones_can_be_filled() -> None:
     image.fill_holes(10, function=3)
     assert image.read(3, 0, 5) == b"\0\1\0\2\0\0\0\0\0\5"
     assert image.read(3, 5, 2) == 2
-    image.punch(1, code=4)
+    punch(image, 1, code=4)
     assert image.read(3, 0, 2) == 4
     assert image.read(4, 0, 1) == 1
     assert image.read(3, 0, 126) == 3
@@ -304,7 +305,7 @@ def test_the_decode_kernel_reads_masked_fields(word: int, mask: int, data: st.Da
 
 @given(st.integers(0, 10**10))
 def test_the_decode_kernel_adds_up_parts(value: int) -> None:
-    parts = (Part(0, "u32", Decimal(1000), "CDAB"), Part(2, "u16", Decimal("0.1"), "BA"))
+    parts = (RegisterPart(0, "u32", Decimal(1000), "CDAB"), RegisterPart(2, "u16", Decimal("0.1"), "BA"))
     image, point = Image(), Point("ac.energy.import", Kind.COUNTER, unit="kWh", count=3, parts=parts)
     wanted = Decimal(value) / 10
     image.set(point, wanted)

@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 
 from drivers.model import UsageError
-from drivers.sim import Bus, Image, SerialLine, SimDevice, TcpLine, parse_fault
-from drivers.sim.faults import KINDS
+from drivers.sim.bus import Bus
+from drivers.sim.device import SimDevice
+from drivers.sim.faults import KINDS, parse_fault
 from drivers.sim.framing import RtuFraming
+from drivers.sim.image import Image
+from drivers.sim.rtu import SerialLine
+from drivers.sim.tcp import TcpLine
 from tests.kits.raw_client import PATIENCE_S, PtyClient, TcpClient, mbap, rtu, rtu_answer
 
 ASK = rtu(1, 3, 0, 4)

@@ -9,12 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from drivers.line.modbus_frames import crc16
 from drivers.model import LineDown, UsageError
-from drivers.sim import Bus, Image, SerialLine, SimDevice, TcpLine
-from drivers.sim.bus import quiet_s
-from drivers.sim.framing import MbapFraming, RtuFraming, crc16
+from drivers.sim.bus import Bus, quiet_s
+from drivers.sim.device import SimDevice
+from drivers.sim.framing import MbapFraming, RtuFraming
+from drivers.sim.image import Image
+from drivers.sim.rtu import SerialLine
+from drivers.sim.tcp import TcpLine
 from tests.kits.lines import came
 from tests.kits.raw_client import PtyClient, TcpClient, mbap, rtu, rtu_answer
+from tests.kits.simulated import exchange_s, writes
 
 TEN = bytes([3, 20]) + b"".join(n.to_bytes(2, "big") for n in range(10))
 
@@ -30,7 +35,7 @@ def there(link: Path) -> bool:
 
 
 def test_the_crc_is_the_standards() -> None:
-    assert crc16(b"123456789") == bytes.fromhex("374b")
+    assert crc16(b"123456789") == 0x4B37
     assert rtu(1, 3, 0, 10) == bytes.fromhex("01030000000ac5cd")
 
 
@@ -140,10 +145,10 @@ def test_writes_are_refused_and_counted() -> None:
     sim = device(1)
     frame = RtuFraming()
     body = bytes([1, 6, 0, 0, 0, 9])
-    (request,) = frame.feed(body + crc16(body))
+    (request,) = frame.feed(body + crc16(body).to_bytes(2, "little"))
     answer = sim.answer(request, frame)
     assert answer is not None and answer.frame[1:3] == bytes([0x86, 1])
-    assert sim.writes == 1 and sim.image.words(0) == (0,)
+    assert writes(sim) == 1 and sim.image.words(0) == (0,)
 
 
 def test_identification_comes_in_as_many_answers_as_it_needs() -> None:
@@ -173,7 +178,7 @@ async def test_the_pty_keeps_byte_times_and_the_quiet_time(tmp_path: Path) -> No
     """A busy machine may make it late, nothing makes it early."""
     line = SerialLine(Bus([device(1, turnaround_s=0.008)]), tmp_path / "tty", baud=9600)
     await line.start()
-    ideal = line.exchange_s(8, 25, 0.008) - quiet_s(9600)
+    ideal = exchange_s(line, 8, 25, 0.008) - quiet_s(9600)
 
     def talk() -> list[float]:
         client, took = PtyClient(line.link), []

@@ -12,15 +12,17 @@ import pytest
 
 from agent.config import load_config
 from drivers.model import Kind, UsageError
-from drivers.sim import SerialLine, TcpLine
 from drivers.sim.display import ParkClock
-from drivers.sim.park import DEMO, METERS, Park, Slot, make_park, start_park
+from drivers.sim.park import DEMO, METERS, ParkSlot, make_park
+from drivers.sim.rtu import SerialLine
+from drivers.sim.tcp import TcpLine
 from tests.kits.raw_client import PtyClient, TcpClient, mbap, rtu
+from tests.kits.simulated import keep_journal, park_truth
 
 THREE = (
-    Slot("grid", "并网点", "cabinet", 1, "eastron/sdm630", "grid", {"ac": "grid"}),
-    Slot("workshop", "workshop", "cabinet", 2, "eastron/sdm630", "workshop", {"ac": "load"}),
-    Slot("hall", "hall", "hall", 7, "eastron/sdm630", "load", {"ac": "load"}),
+    ParkSlot("grid", "并网点", "cabinet", 1, "eastron/sdm630", "grid", {"ac": "grid"}),
+    ParkSlot("workshop", "workshop", "cabinet", 2, "eastron/sdm630", "workshop", {"ac": "load"}),
+    ParkSlot("hall", "hall", "hall", 7, "eastron/sdm630", "load", {"ac": "load"}),
 )
 
 
@@ -29,10 +31,11 @@ def number(frame: bytes, at: int) -> float:
 
 
 async def test_lines_of_both_kinds_serve_one_park(tmp_path: Path) -> None:
-    park = await start_park(tmp_path, seed=3, speed=0.0, slots=THREE, baud=115200)
+    park = make_park(tmp_path, seed=3, speed=0.0, slots=THREE, baud=115200)
+    await park.start()
     cabinet, hall = park.lines["cabinet"], park.lines["hall"]
     assert isinstance(cabinet, SerialLine) and isinstance(hall, TcpLine)
-    truth = park.truth()
+    truth = park_truth(park)
     master, client = PtyClient(cabinet.link), await TcpClient.connect(hall.port)
     for unit, name in ((1, "grid"), (2, "workshop")):
         frame = await asyncio.to_thread(master.ask, rtu(unit, 4, 52, 2), 9)
@@ -46,7 +49,8 @@ async def test_lines_of_both_kinds_serve_one_park(tmp_path: Path) -> None:
 
 
 async def test_the_configuration_it_writes_is_sound_and_reads_it(tmp_path: Path) -> None:
-    park = await start_park(tmp_path, slots=THREE)
+    park = make_park(tmp_path, slots=THREE)
+    await park.start()
     (tmp_path / "agent.toml").write_text(park.agent_toml(), encoding="utf-8")
     await park.stop()
     config = load_config(tmp_path / "agent.toml")
@@ -66,11 +70,10 @@ async def test_a_line_that_cannot_open_closes_the_others(tmp_path: Path) -> None
 
 
 async def test_faults_can_be_set_before_it_opens(tmp_path: Path) -> None:
-    def prepare(park: Park) -> None:
-        park.devices["hall"].sim.faults.set("busy")
-        park.keep_journal()
-
-    park = await start_park(tmp_path, slots=THREE, prepare=prepare)
+    park = make_park(tmp_path, slots=THREE)
+    park.devices["hall"].sim.faults.set("busy")
+    keep_journal(park)
+    await park.start()
     hall = park.lines["hall"]
     assert isinstance(hall, TcpLine)
     client = await TcpClient.connect(hall.port)
@@ -108,9 +111,9 @@ def test_what_the_demo_devices_say_balances(tmp_path: Path, seed: int) -> None:
     """Over an hour the energies of the devices, as their registers round them, add up."""
     hand = [100.0]
     park = make_park(tmp_path, seed=seed, clock=ParkClock(seed, 60.0, monotonic=lambda: hand[0]))
-    first = park.truth()
+    first = park_truth(park)
     hand[0] += 60.0
-    last = park.truth()
+    last = park_truth(park)
 
     def rose(name: str, point: str) -> float:
         return float(Decimal(last[name][point]) - Decimal(first[name][point]))
@@ -127,7 +130,8 @@ def test_what_the_demo_devices_say_balances(tmp_path: Path, seed: int) -> None:
 
 
 async def test_the_demo_parks_configuration_is_sound(tmp_path: Path) -> None:
-    park = await start_park(tmp_path)
+    park = make_park(tmp_path)
+    await park.start()
     (tmp_path / "agent.toml").write_text(park.agent_toml(), encoding="utf-8")
     await park.stop()
     config = load_config(tmp_path / "agent.toml")

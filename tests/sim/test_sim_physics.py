@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.model import Kind, Point
-from drivers.sim.facts import PARK_PARTS, FactBook, facts_of, in_unit
+from drivers.sim.facts import PARK_PARTS, FactLookup, facts_of, in_unit
 from drivers.sim.physics import WATER_WH_PER_M3K, Physics
 
 
@@ -71,7 +71,7 @@ def test_what_the_meters_say_fits_together() -> None:
     strings = [pv[f"dc.string.{n}.voltage"] * pv[f"dc.string.{n}.current"] for n in range(1, 21)]
     assert sum(strings) == pytest.approx(pv["dc.power"])
     assert pv["ac.power.generation"] > 0 and pv["ac.power.active"] == -pv["ac.power.generation"]
-    cells = FactBook("storage", park)
+    cells = FactLookup("storage", park)
     volts = [cells.get(f"battery.module.{m}.cell.{c}.voltage") for m in range(1, 8) for c in range(1, 17)]
     assert all(v is not None and 2.9 < v < 3.6 for v in volts)
     assert storage["battery.voltage"] == pytest.approx(sum(park.cell(n) for n in range(park.plant.cells)))
@@ -80,7 +80,7 @@ def test_what_the_meters_say_fits_together() -> None:
 
 def test_parts_of_one_device_show_their_owner() -> None:
     park = Physics(3)
-    inverter = FactBook("pv1", park)
+    inverter = FactLookup("pv1", park)
     assert inverter.get("meter.ac.power.active") == park.grid_w
     assert inverter.get("ac.energy.generation.today") == 0.0
     made = park.counters.pv[0]
@@ -110,4 +110,4 @@ def test_units(base: float, unit: str, shown: float) -> None:
 def test_a_point_of_a_summers_noon_is_in_range() -> None:
     park = Physics(1, start_s=12 * 3600)
     assert 20_000 < sum(park.pv_w) <= 132_000
-    assert FactBook("grid", park).get(Point("ac.frequency", Kind.GAUGE).name) == pytest.approx(50, abs=0.1)
+    assert FactLookup("grid", park).get(Point("ac.frequency", Kind.GAUGE).name) == pytest.approx(50, abs=0.1)

@@ -9,7 +9,8 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from drivers.sim import Bus, TcpLine
+from drivers.sim.bus import Bus
+from drivers.sim.tcp import TcpLine
 from tests.kits.faults.tally import Ledger, Tally
 from tests.kits.house import Field
 

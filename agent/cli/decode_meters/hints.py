@@ -68,7 +68,7 @@ def other_protocol(stream: bytes, tried: str) -> str:
 
 def _sound(name: str, stream: bytes) -> bool:
     from drivers import cjt188, dlt645, mbus
-    from drivers.line.frames import crc16
+    from drivers.line.modbus_frames import crc16
 
     if name == "dlt645":
         return bool(dlt645.Parser().feed(stream))

@@ -19,8 +19,10 @@ from agent.cli.decode_meters.output import (
     run,
 )
 from agent.cli.options import json_option
-from drivers import sunspec
 from drivers.model import FrameError, clean_text
+from drivers.sunspec.models import END_MODEL
+from drivers.sunspec.names import readings_of
+from drivers.sunspec.walk import decode_image
 
 
 def _image(content: Any) -> tuple[int, list[int | None]]:
@@ -44,7 +46,7 @@ def decode(content: Any) -> Json:
     """The models of one device image."""
     base, registers = _image(content)
     try:
-        device = sunspec.decode_image(base, registers)
+        device = decode_image(base, registers)
     except FrameError as error:
         raise BrokenInput(str(error)) from error
     models: list[Json] = []
@@ -54,7 +56,7 @@ def decode(content: Any) -> Json:
             for name, v in model.points.items()
         }
         shown: Json = {"id": model.id, "address": model.address, "length": model.length, "points": points}
-        if not model.known and model.id != sunspec.END_MODEL:
+        if not model.known and model.id != END_MODEL:
             shown["unknown"] = True
         if model.truncated:
             shown["truncated"] = True
@@ -68,7 +70,7 @@ def decode(content: Any) -> Json:
     result: Json = {
         "frame": frame,
         "models": models,
-        "readings": [reading_json(r) for r in sunspec.readings_of(device)],
+        "readings": [reading_json(r) for r in readings_of(device)],
     }
     if device.warnings:
         result["warnings"] = device.warnings

@@ -33,7 +33,7 @@ def maker_code(letters: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Mask:
+class SelectionMask:
     """The meters that a selection addresses: F and all ones stand for anything."""
 
     digits: str = "FFFFFFFF"
@@ -45,7 +45,7 @@ class Mask:
         rest = self.maker.to_bytes(2, "little").hex().upper() + f"{self.version:02X}{self.medium:02X}"
         return self.digits if rest == "FFFFFFFF" else self.digits + rest
 
-    def ways(self) -> list[list[Mask]]:
+    def ways(self) -> list[list[SelectionMask]]:
         """Ways to cut it, to be tried until two parts have answered.
 
         Digits go from the last on: meters of one delivery differ there.
@@ -55,15 +55,15 @@ class Mask:
             return [self._by_digit(at)]
         return self._by_kind() + ([[replace(self, version=n) for n in range(0xFF)]] if self.version == 0xFF else [])
 
-    def all_ways(self) -> list[list[Mask]]:
+    def all_ways(self) -> list[list[SelectionMask]]:
         """Whatever two meters differ in (but for their version), one of these cuts lies between them."""
         return [self._by_digit(at) for at in range(7, -1, -1) if self.digits[at] == "F"] + self._by_kind()
 
-    def _by_digit(self, at: int) -> list[Mask]:
+    def _by_digit(self, at: int) -> list[SelectionMask]:
         return [replace(self, digits=f"{self.digits[:at]}{n}{self.digits[at + 1 :]}") for n in range(10)]
 
-    def _by_kind(self) -> list[list[Mask]]:
-        found: list[list[Mask]] = []
+    def _by_kind(self) -> list[list[SelectionMask]]:
+        found: list[list[SelectionMask]] = []
         if self.medium == 0xFF:
             found.append([replace(self, medium=medium) for medium in mbus.MEDIA])
         if self.maker == 0xFFFF:
@@ -81,7 +81,7 @@ async def mbus_by_selection(
     """
     seen: set[bytes] = set()
     search = _Selection(ask, serial, timeout_s, note)
-    async for frame in search.within(Mask(), thorough):
+    async for frame in search.within(SelectionMask(), thorough):
         if (who := identity_of(frame)) not in seen:
             seen.add(who)
             yield frame
@@ -100,7 +100,7 @@ class _Selection:
         self._ask, self._serial, self._timeout_s, self._note = ask, serial, timeout_s, note
         self.selected = False
 
-    async def within(self, mask: Mask, thorough: bool = False) -> AsyncIterator[bytes]:
+    async def within(self, mask: SelectionMask, thorough: bool = False) -> AsyncIterator[bytes]:
         frame, several = await self._one(mask)
         if frame is not None:
             yield frame
@@ -120,7 +120,7 @@ class _Selection:
         if ways and found < 2 and several:
             self._note(f"mbus {mask}: several meters answer at once, {found or 'none'} of them could be told apart")
 
-    async def _one(self, mask: Mask) -> tuple[bytes | None, bool]:
+    async def _one(self, mask: SelectionMask) -> tuple[bytes | None, bool]:
         """(the telegram if one alone answers, whether several do)."""
         frame = mbus.build_select(mask.digits, mask.maker, mask.version, mask.medium)
         reply = await self._ask(mbus_select(frame, str(mask), self._serial, self._timeout_s))

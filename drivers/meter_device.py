@@ -47,10 +47,10 @@ class MeterRequest(Generic[F]):
     Args:
         judge: the bytes of a sound frame that answers, a LineError if it refuses, None if it is not for us
             (another meter's, our own echo); a MismatchError is kept in mind while the right one may still come.
-        why: what is wrong with bytes that do not contain a frame.
+        broken: (bytes of the best attempt, its offset, what is wrong) of bytes that do not contain a frame.
     """
 
-    __slots__ = ("_judge", "_parser", "_why", "expect", "frame", "function", "unit", "where")
+    __slots__ = ("_broken", "_judge", "_parser", "expect", "frame", "function", "unit", "where")
 
     def __init__(
         self,
@@ -61,10 +61,10 @@ class MeterRequest(Generic[F]):
         expect: int,
         parser: Callable[[], FrameScanner[F]],
         judge: Callable[[F], bytes | LineError | None],
-        why: Callable[[bytes], str],
+        broken: Callable[[bytes], tuple[bytes, int, str]],
     ) -> None:
         self.frame, self.function, self.unit, self.where, self.expect = frame, function, unit, where, expect
-        self._parser, self._judge, self._why = parser, judge, why
+        self._parser, self._judge, self._broken = parser, judge, broken
 
     def find(self, response: bytes, final: bool) -> bytes | LineError | None:
         """As ``drivers.line.Request`` says. An echo of our own bytes is not an answer (field pains 20, 22)."""
@@ -79,7 +79,7 @@ class MeterRequest(Generic[F]):
         if not final or not response:
             return None
         if seen is None and not frames:
-            return FrameError(self._why(response), where=self.where)
+            return FrameError(self._broken(response)[2], where=self.where)
         return seen  # only an echo or other meters' words: this one was silent
 
 

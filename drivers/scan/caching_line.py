@@ -13,7 +13,7 @@ from drivers.model import LineDown, LineError, LineLent, LineTimeout
 _SPACES = {1: "coils", 2: "discrete", 3: "holding", 4: "input"}
 
 
-class RememberingLine:
+class CachingLine:
     """Stands in for a ``Line``. A question that was answered or refused is not asked again; others go to the line.
 
     Args:

@@ -29,7 +29,7 @@ class BusTraffic(NamedTuple):
     raw: bytes
 
 
-class Ear(FrameTrace):
+class TrafficTrace(FrameTrace):
     """A frame trace in memory instead of a file."""
 
     def __init__(self, is_mbap: bool = False) -> None:
