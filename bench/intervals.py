@@ -24,7 +24,7 @@ from math import pi, sin
 from pathlib import Path
 from typing import Any
 
-from agent.intervals import Cut
+from agent.intervals.cut import Cut
 from agent.intervals.ledger import Ledger
 from agent.intervals.page import encode
 from agent.intervals.rows import PackSpan

@@ -17,7 +17,7 @@ from typing import Any
 import agent
 from agent.config import Config, load_config
 from agent.indicators.declared import Declaration, EnteredBy
-from agent.intervals import Cut
+from agent.intervals.cut import Cut
 from agent.intervals.tracked_points import Rule
 from agent.keys import create_key, key_records
 from agent.pack import Packer, StreamTable

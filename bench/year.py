@@ -23,7 +23,7 @@ from typing import Any
 
 from agent.cli.main import outcome
 from agent.indicators.compute import intervals_of
-from agent.intervals import Cut
+from agent.intervals.cut import Cut
 from agent.intervals.rows import RoleSum
 from agent.store import Store
 from bench.timelapse import HOUR_MS, Silence, Timelapse

@@ -13,7 +13,7 @@ from agent.indicators.definitions import PeriodKind
 from agent.indicators.evaluate import evaluate
 from agent.indicators.figure import Figure, Period
 from agent.indicators.plan import Plan
-from agent.indicators.supply import Sums
+from agent.indicators.supply import Supply
 from agent.indicators.trace import ZERO, Slot
 from agent.intervals.cut import Cut
 from agent.intervals.query import Book
@@ -75,11 +75,11 @@ class Tally:
             known = sum((one.completeness * (one.end_ms - one.start_ms) for one in group), ZERO)
             self._known_ms[key] = self._known_ms.get(key, ZERO) + known
 
-    def supply(self, entries: Sequence[Declaration], period: Period) -> Sums:
+    def supply(self, entries: Sequence[Declaration], period: Period) -> Supply:
         """The amounts for the figures of the period. Time without any interval is unknown, also whole days."""
         shares = {key: min(known / period.elapsed_ms, Decimal(1)) for key, known in self._known_ms.items()}
         whole = [replace(one, completeness=shares[key]) for key, one in self._sums.items()]
-        return Sums(whole, entries, self._demands)
+        return Supply(whole, entries, self._demands)
 
     def figures(self, plan: Plan, period: Period, entries: Sequence[Declaration]) -> tuple[Figure, ...]:
         """All figures of the plan for the period that was added up."""
@@ -157,14 +157,14 @@ def slots_of(parts: Iterable[RoleSum], cut: Cut, by: Literal["interval", "hour"]
     found: dict[tuple[int, int], dict[str, Decimal]] = {}
     broken: set[tuple[int, int]] = set()
     unheard: dict[tuple[int, int], dict[str, bool]] = {}  # role and flow: is nothing known of it in the slot?
-    hours, hour_of = Cut(cut.timezone, 3_600_000), dict[int, tuple[int, int]]()
+    hour_of: dict[int, tuple[int, int]] = {}
     for one in parts:
         name = _slot_field(one)
         if name:
             key = one.start_ms, one.end_ms
             if by == "hour":
                 if one.start_ms not in hour_of:
-                    hour_of[one.start_ms] = hours.stretch("interval", one.start_ms)
+                    hour_of[one.start_ms] = cut.stretch("hour", one.start_ms)
                 key = hour_of[one.start_ms]
             fields = found.setdefault(key, {})
             fields[name] = fields.get(name, ZERO) + one.amount
@@ -172,20 +172,11 @@ def slots_of(parts: Iterable[RoleSum], cut: Cut, by: Literal["interval", "hour"]
                 broken.add(key)
             part, was = f"{one.role}.{one.flow}", unheard.setdefault(key, {})
             was[part] = was.get(part, True) and not one.completeness
+    missing = {key: tuple(sorted(part for part, nothing in parts.items() if nothing)) for key, parts in unheard.items()}
     return [
-        replace(
-            _slot(key, fields, key not in broken),
-            missing=tuple(sorted(part for part, nothing in unheard[key].items() if nothing)),
-        )
+        Slot(*key, complete=key not in broken, missing=missing[key], **fields)  # type: ignore[arg-type]
         for key, fields in sorted(found.items())
     ]
-
-
-def _slot(key: tuple[int, int], fields: Mapping[str, Decimal], complete: bool) -> Slot:
-    generation, direct, taken, given, charge, discharge = (
-        fields.get(name, ZERO) for name in ("generation", "direct", "grid_import", "grid_export", "charge", "discharge")
-    )
-    return Slot(*key, generation, direct, taken, given, charge, discharge, complete)
 
 
 _SLOT_FIELDS: Mapping[tuple[str, str], str] = {

@@ -14,7 +14,7 @@ from agent.indicators.definitions import PeriodKind
 from agent.indicators.evaluate import evaluate
 from agent.indicators.figure import Figure, Period, decimal_text
 from agent.indicators.plan import Plan
-from agent.indicators.titles import title_of
+from agent.indicators.quantities import title_of
 from agent.indicators.trace import Slot, Traced, issue, trace
 from agent.intervals.cut import Cut
 from agent.intervals.rows import RoleSum

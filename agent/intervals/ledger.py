@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
@@ -63,7 +63,8 @@ class Ledger:
         if self.tracked is not None and new == self.tracked:
             return
         old, old_tally = self.tracked, self.tally
-        kept = self._same_slots(old, new)
+        known = {_identity(w): number for number, w in enumerate(old.slots)} if old is not None else {}
+        kept = {n: known[_identity(w)] for n, w in enumerate(new.slots) if _identity(w) in known}  # new slot -> old
         if old is not None:
             for judge_of, detector in list(self.detectors.items()):
                 if judge_of not in kept.values():
@@ -86,14 +87,6 @@ class Ledger:
         self._heat = HeatFlows(new.slots)
         self._index(new)
         self.row_builder.begin_shape(new.shape, max(2 * new.slowest_ms, 20_000))
-
-    @staticmethod
-    def _same_slots(old: TrackedPoints | None, new: TrackedPoints) -> dict[int, int]:
-        """New slot -> old slot of the same counter; its role may be another."""
-        if old is None:
-            return {}
-        known = {_identity(w): number for number, w in enumerate(old.slots)}
-        return {n: known[_identity(w)] for n, w in enumerate(new.slots) if _identity(w) in known}
 
     def _new_tally(self, new: TrackedPoints) -> Tally:
         tally = Tally(len(new.slots))
@@ -355,6 +348,32 @@ class Ledger:
         self.row_builder.restore(said["closing"], slot_of)
 
 
+def take_body(ledger: Ledger, body: Mapping[str, Any]) -> None:
+    """A pack as parsed with ``parse_float=str`` into a ledger; a birth sets its table."""
+    if "table" in body:
+        ledger.use(body["table"])
+    from_ms, to_ms = (round(float(body[name]) * 1000) for name in ("from", "to"))
+    part = body.get("part")
+    span = PackSpan(body["seq"], body["boot"], from_ms, to_ms, (part[0], part[1]) if part else None)
+    ledger.take_pack(span, body.get("e", ()))
+
+
+def rows_of_packs(
+    stream: str, packs: Iterable[bytes], cut: Cut, rule: Rule
+) -> Iterator[tuple[int, PageSchema, list[Row]]]:
+    """The rows of one stream, from its packs in order, a birth first; each with the sequence of the pack that wrote it.
+
+    They equal what the agent wrote to the last digit, from the first interval on that lies wholly after the beginning
+    of the first pack: the interval before may have begun earlier in the agent.
+    """
+    ledger = Ledger(stream, cut, rule)
+    for data in packs:
+        take_body(ledger, json.loads(data, parse_float=str))
+        for shape, rows in ledger.rows():
+            yield ledger.seq, shape, rows
+
+
 def _identity(w: TrackedPoint) -> tuple[object, ...]:
+    """What makes two slots the same counter; its role may be another."""
     c = w.column
     return c.point, c.kind, c.unit, c.exponent, c.epoch, w.resolution, w.modulus, w.heat

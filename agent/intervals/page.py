@@ -89,15 +89,11 @@ class PageSchema:
         return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
     @staticmethod
+    @lru_cache(maxsize=256)
     def decode(body: bytes) -> PageSchema:
         """The reverse; the same object for the same bytes."""
-        return _shape(body)
-
-
-@lru_cache(maxsize=256)
-def _shape(body: bytes) -> PageSchema:
-    document = json.loads(body)
-    return PageSchema(tuple(Column(*row) for row in document["columns"]), document["period"], document["slip"])
+        document = json.loads(body)
+        return PageSchema(tuple(Column(*row) for row in document["columns"]), document["period"], document["slip"])
 
 
 Cell = dict[str, int]  # by the names of FIELDS; missing ones are 0
@@ -150,11 +146,6 @@ def encode(rows: Sequence[Row], columns: int, compress: bool = False) -> bytes:
     return bytes((PLAIN,)) + body
 
 
-def _likely(growth: int) -> int:
-    """The amount that a growth between two ends lets one expect; none after a jump to another level."""
-    return PARTS * growth if abs(growth) < FAR else 0
-
-
 def _expected(fields: list[list[int]]) -> list[list[int]]:
     """Fields as kept: less what others let one expect. ``ext.columns.restore`` is the way back.
 
@@ -177,7 +168,8 @@ def _expected(fields: list[list[int]]) -> list[list[int]]:
         first[n] -= last[n] if level is None else level
         level = kept = last[n]
         if is_counter:
-            amount[n] = 2 * (amount[n] - _likely(level - before)) + 1
+            likely = PARTS * (level - before) if abs(level - before) < FAR else 0  # 0: it jumped to another level
+            amount[n] = 2 * (amount[n] - likely) + 1
     return fields
 
 

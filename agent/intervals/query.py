@@ -25,15 +25,6 @@ class Book(Protocol):
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterable[StoredPage]:
         """Pages that touch ``[from_ms, to_ms)``, by stream, each stream's in the order of writing."""
 
-    def interval_changes(self, after: int) -> Sequence[tuple[int, int, int]]:
-        """(number, start_ms, end_ms) of intervals corrected after they were first written, above ``after``."""
-
-
-def changes(store: Book, after: int = 0) -> tuple[list[tuple[int, int]], int]:
-    """Intervals that got a correction since ``after``, each once and in order, and the number to ask with next time."""
-    rows = store.interval_changes(after)
-    return sorted({(start, end) for _, start, end in rows}), max((number for number, _, _ in rows), default=after)
-
 
 def query(
     store: Book,

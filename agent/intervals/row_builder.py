@@ -59,8 +59,9 @@ class RowBuilder:
 
     def add(self, done: Done) -> None:
         """A cell that the kernel closed."""
+        assert self.shape is not None
         number, start, end = done[0], done[1], done[2]
-        self._cells.setdefault((start, end, self.turn), {})[number] = self._cell(done, late=start < self.next_ms)
+        self._cells.setdefault((start, end, self.turn), {})[number] = _cell(done, start < self.next_ms, self.shape)
 
     # --- rows
 
@@ -98,7 +99,7 @@ class RowBuilder:
             mine = {key: self._cells.pop(key) for key in keys.pop(start, ())}
             for done in open_cells:
                 if done[1] == start:
-                    mine.setdefault((start, end, self.turn), {}).setdefault(done[0], self._cell(done, late=False))
+                    mine.setdefault((start, end, self.turn), {}).setdefault(done[0], _cell(done, False, self.shape))
             if not mine:
                 mine[start, end, self.turn] = {}
             rows += [self._row(key, cells) for key, cells in mine.items()]
@@ -106,10 +107,6 @@ class RowBuilder:
         if rows:
             out.append((self.shape, rows))
         return out
-
-    def _cell(self, done: Done, late: bool) -> Cell:
-        assert self.shape is not None
-        return cell_of(done, late, self.shape.columns[done[0]].kind == "counter")
 
     def state(self) -> list[object]:
         """Its position, and cells that are complete before their interval is written."""
@@ -139,9 +136,27 @@ class RowBuilder:
         return Row(start, end, int(late), turn, first, last, cells)
 
 
-def cell_of(done: Done, late: bool, is_counter: bool) -> Cell:
+def _cell(done: Done, late: bool, shape: PageSchema) -> Cell:
     """A cell of the kernel as a page keeps it; ``first_back`` and ``last_back`` are still packs."""
-    _, start, end, flags, amount, covered, spread, readings, first, last, low, high, above, below, demand, fixed = done
+    (
+        number,
+        start,
+        end,
+        flags,
+        amount,
+        covered,
+        spread,
+        readings,
+        first,
+        last,
+        low,
+        high,
+        above,
+        below,
+        demand,
+        fixed,
+    ) = done
+    is_counter = shape.columns[number].kind == "counter"
     cell: Cell = {
         "flags": (flags | (Flag.LATE if late else 0)) + 1,
         "amount": amount,

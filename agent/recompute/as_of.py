@@ -19,11 +19,11 @@ from typing import Any
 from agent.indicators.compute import Tally, intervals_of
 from agent.indicators.definitions import PeriodKind
 from agent.indicators.figure import Period
-from agent.intervals import Cut, Rule
+from agent.intervals.cut import Cut
 from agent.intervals.page import Column, PageSchema, Row, StoredPage, encode
 from agent.intervals.rows import RoleSum
 from agent.intervals.sums import Unwritten
-from agent.intervals.tracked_points import track
+from agent.intervals.tracked_points import Rule, track
 
 
 @dataclass(slots=True)
@@ -146,10 +146,6 @@ class IntervalsAsOf:
                 for page, packs in self._pages[stream].get(day, ()):
                     if count := bisect_right(packs, self.seen.get(stream, 0)):  # rows are in the order of packs
                         yield page if count == len(packs) else replace(page, first=count)
-
-    def interval_changes(self, after: int) -> list[tuple[int, int, int]]:
-        """Not used here."""
-        return []
 
     def parts(self, start_ms: int, end_ms: int) -> list[RoleSum]:
         """Role sums of the single intervals of a day or a part of one."""

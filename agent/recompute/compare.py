@@ -22,8 +22,9 @@ from agent.indicators.plan import Plan, load_plan, make_plan
 from agent.indicators.report import trace_result
 from agent.indicators.site import KINDS as SITE_KINDS
 from agent.indicators.site import KNOWN
-from agent.intervals import Cut, Rule
-from agent.intervals.replay import emitted
+from agent.intervals.cut import Cut
+from agent.intervals.ledger import rows_of_packs
+from agent.intervals.tracked_points import Rule
 from agent.recompute.as_of import IntervalsAsOf, PeriodSums, SequenceRanges, StreamInfo
 from agent.recompute.balances import SiteBalances
 from agent.verify.files import BIRTHS, find_files, read_objects
@@ -240,7 +241,7 @@ def _read_intervals(entry: Mapping[str, Any], source: _Source) -> tuple[Interval
     for stream in source.files:
         seen: set[int] = set()
         packs = _packs_of(stream, source, seen, book, lives[stream])
-        book.take(stream, emitted(stream, packs, cut, rule))
+        book.take(stream, rows_of_packs(stream, packs, cut, rule))
         here[stream] = SequenceRanges(seen)
     return book, here
 

@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 
-from agent.indicators.definitions import parse_plan
 from agent.indicators.figure import decimal_text
-from agent.indicators.plan import make_plan
+from agent.indicators.plan import load_plan
 from bench.timelapse import PLAN, Timelapse
 from tests.kits.lived import HOUR, Lived, mh
 
@@ -187,5 +186,5 @@ def test_the_trace_by_the_quarter_of_an_hour(day: Lived, tmp_path: Path) -> None
 def test_the_plans_of_the_page_are_sound() -> None:
     blocks = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     assert blocks[0] == PLAN
-    plan = make_plan(parse_plan(blocks[0] + blocks[1], "plan.toml"))
+    plan = load_plan(blocks[0] + blocks[1], "plan.toml")
     assert plan.indicators[-1].name == "site/compressed_air_share"

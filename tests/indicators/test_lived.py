@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from agent.indicators.compute import intervals_of
-from agent.intervals import Cut
+from agent.intervals.cut import Cut
 from agent.keys import load_key
 from agent.store import Store
 from ext.canon import dumps

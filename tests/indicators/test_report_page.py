@@ -14,8 +14,7 @@ from agent.cli.report.html import page as html
 from agent.cli.report.labels import WORDS, number, percent
 from agent.indicators.compute import Tally, demands, merge, period_of
 from agent.indicators.declared import Declaration
-from agent.indicators.definitions import parse_plan
-from agent.indicators.plan import Plan, make_plan
+from agent.indicators.plan import Plan, load_plan
 from agent.indicators.report import Reporter
 from agent.intervals.cut import Cut
 from agent.intervals.rows import Flag, RoleSum, Source
@@ -29,7 +28,7 @@ D = Decimal
 def plan() -> Plan:
     text = 'schema = 1\nsets = ["national-2025", "plain"]\n[exclude]\n'
     text += '"national-2025/residual_energy" = "no production <yet>"'
-    return make_plan(parse_plan(text, "plan.toml"))
+    return load_plan(text, "plan.toml")
 
 
 def day() -> Iterator[RoleSum]:

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.intervals import Cut, Rule, sums
 from agent.intervals.balance import Balance, accuracy_limit, balance, wants
+from agent.intervals.cut import Cut
+from agent.intervals.ledger import rows_of_packs
 from agent.intervals.meters import Meters
-from agent.intervals.replay import emitted
+from agent.intervals.sums import sums
+from agent.intervals.tracked_points import Rule
 from tests.kits.ledger import LENGTH, START, Packs, point, table
 from tests.kits.memory_book import MemoryBook
 
@@ -60,7 +62,7 @@ class Park:
         import json
 
         data = [json.dumps(body).encode() for body in packs.bodies]
-        for _, shape, rows in emitted(f"{BASE}/{name}", data, self.cut, Rule()):
+        for _, shape, rows in rows_of_packs(f"{BASE}/{name}", data, self.cut, Rule()):
             self.memory.add(f"{BASE}/{name}", shape, rows)
 
     def balance(self, at: int = 0) -> Balance:

@@ -10,7 +10,7 @@ from agent.cli.report import balance as rows
 from agent.cli.report.html import page as html
 from agent.indicators.compute import period_of
 from agent.indicators.site import Balancer
-from agent.intervals import sums
+from agent.intervals.sums import sums
 from tests.intervals.test_balance import BASE, Park
 from tests.kits.ledger import START
 

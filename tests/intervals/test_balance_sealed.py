@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from agent.indicators.site import SiteResults
-from agent.intervals import Cut, Rule
-from agent.intervals.replay import emitted
+from agent.intervals.cut import Cut
+from agent.intervals.ledger import rows_of_packs
+from agent.intervals.tracked_points import Rule
 from agent.recompute import recompute
 from tests.kits.ledger import LENGTH, START, Packs, point, table
 from tests.kits.memory_book import MemoryBook
@@ -44,7 +45,7 @@ def park(folder: Path, forge: Any = None) -> Path:
         bodies = [body | {"stream": stream, "v": 1} for body in packs.bodies]
         texts = [json.dumps(body).encode() for body in bodies]
         (folder / f"{stream.rpartition('/')[2]}.jsonl").write_bytes(b"\n".join(texts))
-        rows += [(seq, stream, shape, made) for seq, shape, made in emitted(stream, texts, CUT, Rule())]
+        rows += [(seq, stream, shape, made) for seq, shape, made in rows_of_packs(stream, texts, CUT, Rule())]
     rows.sort(key=lambda row: row[0])
     out: list[dict[str, Any]] = [{"stream": f"{BASE}/_indicators", "seq": 1, "from": 0, "to": 0, "table": BIRTH}]
     site = SiteResults(CUT, BASE, DERIVED, "hash")

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.intervals import FLAW, Cut, Flag, sums
 from agent.intervals.balance import wants
+from agent.intervals.cut import Cut
 from agent.intervals.meters import Meters
 from agent.intervals.page import Cell, Column, PageSchema, Row
+from agent.intervals.rows import FLAW, Flag
+from agent.intervals.sums import sums
 from tests.kits.memory_book import MemoryBook
 
 CUT = Cut("Europe/Berlin")

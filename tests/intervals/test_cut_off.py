@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from agent.intervals import Flag, IntervalRow, query, sums
 from agent.intervals.ledger import Ledger
-from agent.intervals.rows import RoleSum
+from agent.intervals.query import query
+from agent.intervals.rows import Flag, IntervalRow, RoleSum
+from agent.intervals.sums import sums
 from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.results.rebuild import new_pages
 from agent.store import Store
@@ -125,7 +126,7 @@ def play(builder: IntervalBuilder, store: Store, packs: list[Pack]) -> None:
 def instance_lock(ledger: Ledger, pack: Pack, seen: list[Pack]) -> list:  # type: ignore[type-arg]
     import json
 
-    from agent.intervals.replay import take_body
+    from agent.intervals.ledger import take_body
 
     body = json.loads(pack.data, parse_float=str)
     if ledger.tracked is None and "table" not in body:

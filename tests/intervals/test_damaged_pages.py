@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.intervals import query
+from agent.intervals.query import query
 from agent.service.results.interval_builder import fold
 from tests.intervals.test_cut_off import END, Gateway
 from tests.kits.made_parks import HARMLESS, make

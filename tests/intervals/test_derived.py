@@ -7,9 +7,12 @@ from decimal import Decimal
 from typing import Any
 
 from agent.indicators.site import SiteResults
-from agent.intervals import Cut, Rule, query, sums
+from agent.intervals.cut import Cut
 from agent.intervals.heat import heat_flow
-from agent.intervals.replay import emitted
+from agent.intervals.ledger import rows_of_packs
+from agent.intervals.query import query
+from agent.intervals.sums import sums
+from agent.intervals.tracked_points import Rule
 from tests.kits.ledger import LENGTH, START, Packs, point, table
 from tests.kits.memory_book import MemoryBook
 
@@ -20,7 +23,7 @@ HEAT = {"device": "plc", "flow": "x.loop.flow", "supply": "x.loop.hot", "return"
 
 def add(memory: MemoryBook, name: str, packs: Packs) -> None:
     data = [json.dumps(body).encode() for body in packs.bodies]
-    for _, shape, rows in emitted(f"{BASE}/{name}", data, CUT, Rule()):
+    for _, shape, rows in rows_of_packs(f"{BASE}/{name}", data, CUT, Rule()):
         memory.add(f"{BASE}/{name}", shape, rows)
 
 

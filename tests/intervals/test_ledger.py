@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.intervals import Flag
+from agent.intervals.rows import Flag
 from agent.intervals.tracked_points import Rule
 from ext.ring import Ring
 from tests.kits.ledger import LENGTH, START, Book, Packs, point, table

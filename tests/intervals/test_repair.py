@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.intervals import Cut
+from agent.intervals.cut import Cut
 from agent.intervals.tracked_points import Rule
 from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.results.publisher import corrected_figures

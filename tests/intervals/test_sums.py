@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.intervals import FLAW, Cut, Flag, changes, query, sums
-from agent.intervals.replay import emitted
+from agent.intervals.cut import Cut
+from agent.intervals.ledger import rows_of_packs
+from agent.intervals.query import query
+from agent.intervals.rows import FLAW, Flag
+from agent.intervals.sums import sums
 from agent.intervals.tracked_points import Rule
 from agent.service.results.interval_builder import fold
 from agent.service.results.rebuild import new_pages
@@ -121,9 +124,9 @@ def test_the_store_gives_back_what_it_was_given_and_folding_changes_nothing(stor
     rows = list(query(store.intervals, 0, 1 << 50))
     assert rows == list(query(book, 0, 1 << 50))
     assert any(row.revision for row in rows)
-    changed, number = changes(store.intervals)
-    assert changed and changes(store.intervals, number) == ([], number)
-    assert {start for start, _ in changed} >= {row.start_ms for row in rows if row.revision}
+    changed = store.intervals.interval_changes(0)
+    assert changed and not store.intervals.interval_changes(changed[-1][0])
+    assert {start for _, start, _ in changed} >= {row.start_ms for row in rows if row.revision}
     pages = store.db.execute("SELECT count(*) FROM interval_pages").fetchone()[0]
     while store.intervals.merge_days(START + 30 * DAY_MS, book.cut.day, fold):
         pass
@@ -157,9 +160,9 @@ def test_packs_say_it_all_again() -> None:
 
     packs, memory = play(LIFE), MemoryBook()
     data = [json.dumps(body).encode() for body in packs.bodies]
-    for _, shape, rows in emitted(STREAM, data, Cut("Asia/Shanghai"), Rule()):
+    for _, shape, rows in rows_of_packs(STREAM, data, Cut("Asia/Shanghai"), Rule()):
         memory.add(STREAM, shape, rows)
     book = Book()
     book.read(packs.bodies)
     assert list(query(memory, 0, 1 << 50)) == list(query(book, 0, 1 << 50))
-    assert changes(memory)[0]
+    assert memory.changed

@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from agent.intervals import Cut, IntervalRow, query
-from agent.intervals.ledger import Ledger
+from agent.intervals.cut import Cut
+from agent.intervals.ledger import Ledger, take_body
 from agent.intervals.page import PageSchema, Row, StoredPage, encode
-from agent.intervals.replay import take_body
-from agent.intervals.rows import PackSpan
+from agent.intervals.query import query
+from agent.intervals.rows import IntervalRow, PackSpan
 from agent.intervals.tracked_points import Rule
 from ext.ring import Ring
 
@@ -119,9 +119,6 @@ class Book:
 
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> list[StoredPage]:
         return [page for page in self.pages if page.from_ms < to_ms and page.to_ms > from_ms]
-
-    def interval_changes(self, after: int) -> list[tuple[int, int, int]]:
-        return []
 
     def rows(self, name: str = "ac.energy.import") -> list[IntervalRow]:
         return [row for row in query(self, 0, 1 << 50) if row.point == name]

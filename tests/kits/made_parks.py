@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from agent.intervals import Cut
+from agent.intervals.cut import Cut
 from agent.intervals.tracked_points import Rule
 from tests.kits.ledger import START, STREAM, point, table
 

@@ -26,7 +26,8 @@ from zoneinfo import ZoneInfo
 import agent.indicators
 from agent.config import Config, load_config
 from agent.indicators.declared import Declaration
-from agent.intervals import Cut, query
+from agent.intervals.cut import Cut
+from agent.intervals.query import query
 from agent.intervals.tracked_points import Rule
 from agent.pack import Packer, StreamTable
 from agent.service.births import DeviceCatalog

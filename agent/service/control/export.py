@@ -14,7 +14,9 @@ from decimal import Decimal
 from itertools import islice
 from typing import Any, Final
 
-from agent.intervals import Cut, Flag, IntervalRow, Mark, query
+from agent.intervals.cut import Cut
+from agent.intervals.query import query
+from agent.intervals.rows import Flag, IntervalRow, Mark
 from agent.keys import current_records, load_key
 from agent.service.control.protocol import Access, Export, Intervals, Reply
 from agent.store import Archive, Piece, Store

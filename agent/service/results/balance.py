@@ -14,7 +14,7 @@ from typing import Any
 from agent.config import Config
 from agent.indicators.compute import period_of
 from agent.indicators.site import KNOWN, SiteResults
-from agent.intervals import Cut
+from agent.intervals.cut import Cut
 from agent.intervals.page import Column
 from agent.intervals.sums import Unwritten
 from agent.intervals.tracked_points import Rule, track

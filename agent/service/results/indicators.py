@@ -17,7 +17,8 @@ from agent.indicators.declared import Declaration, from_dict
 from agent.indicators.definitions import PeriodKind, read_plan
 from agent.indicators.plan import Plan, make_plan
 from agent.indicators.report import trace_result
-from agent.intervals import Cut, RoleSum, changes
+from agent.intervals.cut import Cut
+from agent.intervals.rows import RoleSum
 from agent.service.results.balance import UnwrittenStreams
 from agent.store import Store
 from drivers.model import GatewayError
@@ -98,8 +99,9 @@ class IndicatorResults:
 
     def _add_day(self, store: Store, end_ms: int) -> bool:
         today, _ = self._cut.stretch("day", end_ms)
-        changed, self._change = changes(store.intervals, self._change)
-        if any(start < self._added_ms for start, _ in changed):
+        changed = store.intervals.interval_changes(self._change)
+        self._change = changed[-1][0] if changed else self._change
+        if any(start < self._added_ms for _, start, _ in changed):
             self._starts = {}  # late readings changed days that were added up: start again
         for kind in LONGER:
             start, _ = self._cut.stretch(kind, today)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.intervals import Cut
+from agent.intervals.cut import Cut
 from agent.intervals.ledger import Ledger
 from agent.intervals.page import Page, PageSchema, encode, merged
 from agent.intervals.rows import CounterEvent, PackSpan
@@ -95,7 +96,7 @@ class IntervalBuilder:
             if state is None or state.ledger.seq + 1 != segment.packs[0].seq:
                 self._behind[segment.stream] = None
                 continue
-            with _FaultGuard(self, segment.stream):
+            with self._isolated(segment.stream):
                 if state.table is not segment.table and any(pack.is_birth for pack in segment.packs):
                     state.ledger.use(json.loads(segment.table.encoded))
                     state.table = segment.table
@@ -109,11 +110,6 @@ class IntervalBuilder:
         self._write(store, touched)
 
     # --- from packs
-
-    @property
-    def behind(self) -> bool:
-        """Is there a stream whose packs must be read?"""
-        return bool(self._behind)
 
     @property
     def reading(self) -> int:
@@ -135,12 +131,12 @@ class IntervalBuilder:
         end = time.monotonic() + SLICE_S
         while self._behind and time.monotonic() < end:
             stream = next(iter(self._behind))
-            with _FaultGuard(self, stream):
+            with self._isolated(stream):
                 if self._read(store, stream, end):
                     del self._behind[stream]
             if stream in self._broken:
                 self._behind.pop(stream, None)
-        return self.behind
+        return bool(self._behind)
 
     def _read(self, store: Store, stream: str, end: float) -> bool:
         """Read packs of a stream until the slice is over. True: it is up to date."""
@@ -217,7 +213,7 @@ class IntervalBuilder:
     def _write(self, store: Store, by_stream: Mapping[str, _StreamState]) -> None:
         pages, states, _ = self._unsaved
         for stream, state in by_stream.items():
-            with _FaultGuard(self, stream):
+            with self._isolated(stream):
                 made = state.ledger.rows()
                 for counter_event in state.ledger.counter_events:
                     self._note(stream, event_of(counter_event))
@@ -248,7 +244,7 @@ class IntervalBuilder:
         for stream, state in self._states.items():
             is_whole = state.rebuild is None and state.ledger.tracked is not None and state.ledger.to_ms
             if stream not in self._behind and is_whole:
-                with _FaultGuard(self, stream):
+                with self._isolated(stream):
                     states[stream] = (state.ledger.seq, state.ledger.state())
         store.intervals.add(pages, states, repairs)
         self._unsaved = [], {}, []
@@ -294,27 +290,17 @@ class IntervalBuilder:
             store.intervals.merge_days(self.cut.stretch("day", now_ms - FOLD_AFTER_MS)[0], self.cut.day, fold)
             store.intervals.prune(now_ms - self._keep_ms)
 
-    def disable(self, stream: str, error: BaseException) -> None:
-        """After a bug: this stream has no intervals until the next start; its readings are not affected."""
-        log.error("internal error: no intervals of %s until the next start: %s", stream, error, exc_info=error)
-        self._broken.add(stream)
-        self._states.pop(stream, None)
-
-
-class _FaultGuard:
-    """Isolates bugs: an error in a sum must never stop the sealing of readings, only the intervals of its stream."""
-
-    def __init__(self, builder: IntervalBuilder, stream: str) -> None:
-        self._builder, self._stream = builder, stream
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, Exception) or isinstance(error, GatewayError):
-            return False  # errors of the store are handled by the caller
-        self._builder.disable(self._stream, error)
-        return True
+    @contextmanager
+    def _isolated(self, stream: str) -> Iterator[None]:
+        """After a bug this stream has no intervals until the next start. It must never stop the sealing of readings."""
+        try:
+            yield
+        except GatewayError:
+            raise  # errors of the store are handled by the caller
+        except Exception as error:
+            log.error("internal error: no intervals of %s until the next start: %s", stream, error, exc_info=error)
+            self._broken.add(stream)
+            self._states.pop(stream, None)
 
 
 def event_of(counter_event: CounterEvent) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import ext.clock
 from agent.clock import Grid
 from agent.config import Config
-from agent.intervals import Cut
+from agent.intervals.cut import Cut
 from agent.intervals.tracked_points import Rule
 from agent.pack import Packer, StreamTable, seconds
 from agent.service.db_thread import DatabaseThread

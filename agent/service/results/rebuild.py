@@ -19,12 +19,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agent.intervals import Cut
 from agent.intervals.anomalies import PATIENCE_MS
 from agent.intervals.contradictions import FOREVER, corrections
-from agent.intervals.ledger import Ledger
+from agent.intervals.cut import Cut
+from agent.intervals.ledger import Ledger, take_body
 from agent.intervals.page import DecodedPage, Page, PageSchema, Row, encode, mark_at
-from agent.intervals.replay import counter_events_in, take_body
 from agent.intervals.state import MAGIC, is_of_before
 from agent.intervals.tracked_points import Rule, track
 from agent.pack import seconds
@@ -62,7 +61,8 @@ class PackReplay:
             for pack in page:
                 body: Mapping[str, Any] = json.loads(pack.data, parse_float=str)
                 take_body(ledger, body)
-                self.events |= counter_events_in(body)
+                counts = [event for event in body.get("events", ()) if event.get("event") == "counter"]
+                self.events |= {(str(e["point"]), str(e["kind"]), round(float(e["t"]) * 1000)) for e in counts}
         return ledger.seq >= last
 
 
