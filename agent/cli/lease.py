@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from agent.cli.common import find_runtime_dir, read_snapshot
-from agent.service.control.frames import Frame, decode_error
+from agent.service.control.frames import FrameKind, decode_error
 from drivers.model import ConfigError, GatewayError, LineDown, LineLent
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ class Borrowed:
         try:
             client.send(Lease(line=self._line, purpose=self._purpose, seconds=self._seconds))
             client.give_up_after(GRANT_S)
-            while (got := client.receive(GRANT_S))[0] is not Frame.PART:
-                if got[0] is not Frame.PROGRESS:
+            while (got := client.receive(GRANT_S))[0] is not FrameKind.PART:
+                if got[0] is not FrameKind.PROGRESS:
                     raise self._refused(decode_error(got[1]))
         except BaseException:
             client.close()

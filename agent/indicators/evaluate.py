@@ -8,7 +8,7 @@ from fractions import Fraction
 from agent.indicators import expression
 from agent.indicators.factors import FactorEntry
 from agent.indicators.figure import Amount, Contribution, Figure, Period, Verdict
-from agent.indicators.plan import Indicator, Plan, Threshold, leaves
+from agent.indicators.plan import Indicator, IndicatorPlan, Threshold, leaves
 from agent.indicators.quantities import FLOWS
 from agent.indicators.supply import Supply
 from agent.indicators.units import Unit, parse_unit
@@ -21,7 +21,7 @@ class _Missing(Exception):
 
 
 def evaluate(
-    plan: Plan, period: Period, supply: Supply, indicators: Sequence[Indicator] | None = None
+    plan: IndicatorPlan, period: Period, supply: Supply, indicators: Sequence[Indicator] | None = None
 ) -> tuple[Figure, ...]:
     """Figures of one period, in the plan's order: of all indicators for its kind, or of those that are given."""
     cache: dict[str, Amount | None] = {}
@@ -31,7 +31,7 @@ def evaluate(
 
 class _Figuring:
     def __init__(
-        self, plan: Plan, indicator: Indicator, period: Period, supply: Supply, cache: dict[str, Amount | None]
+        self, plan: IndicatorPlan, indicator: Indicator, period: Period, supply: Supply, cache: dict[str, Amount | None]
     ) -> None:
         self._plan, self._one, self._period, self._supply, self._cache = plan, indicator, period, supply, cache
         self._terms: dict[str, Fraction] = {}

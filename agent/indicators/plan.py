@@ -99,7 +99,7 @@ class Indicator:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class IndicatorPlan:
     """All that a park's figures are made by."""
 
     indicators: tuple[Indicator, ...]
@@ -138,13 +138,13 @@ def leaves(indicator: Indicator) -> list[str]:
     return list(found)
 
 
-def load_plan(text: str | bytes, where: str) -> Plan:
+def load_plan(text: str | bytes, where: str) -> IndicatorPlan:
     """The whole plan in the text of a file. Raises ConfigError with every complaint, each with its line."""
     plan, source = parse_plan(text, where)
     return _Maker(plan, where, source).make()
 
 
-def make_plan(text: PlanText, where: str = "plan") -> Plan:
+def make_plan(text: PlanText, where: str = "plan") -> IndicatorPlan:
     """The whole plan. Raises ConfigError with every complaint."""
     return _Maker(text, where).make()
 
@@ -157,7 +157,7 @@ class _Maker:
         self._inputs: dict[str, Input] = {}
         self._terms: dict[str, Term] = {}
 
-    def make(self) -> Plan:
+    def make(self) -> IndicatorPlan:
         text = self._text
         chosen = self._chosen_sets()
         self._factors = dict(shipped())
@@ -183,7 +183,7 @@ class _Maker:
         if self._wrong:
             raise all_of(self._wrong, self._where)
         used = {name: one for name, one in chosen.items() if one.indicator}
-        return Plan(tuple(indicators), self._inputs, self._terms, self._factors, dict(text.absent), used)
+        return IndicatorPlan(tuple(indicators), self._inputs, self._terms, self._factors, dict(text.absent), used)
 
     def _chosen_sets(self) -> dict[str, SetText]:
         known, chosen = shipped_sets(), dict[str, SetText]()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import NamedTuple
 
-from agent.intervals.page import Cell, Page, PageSchema, Row, StoredPage
+from agent.intervals.page_format import Cell, PageReader, PageSchema, Row, StoredPage
 from agent.intervals.rows import Flag
 
 FOREVER = 1 << 60
@@ -80,7 +80,7 @@ def corrections(
         open_ms: intervals from here on may still be corrected by the ledger that made these rows.
         is_coming: whether a written interval, by start and end, lies in one that will be written later, cut otherwise.
     """
-    stored = ((PageSchema.decode(page.shape), Page(page.body, page.first).take_apart()) for page in pages)
+    stored = ((PageSchema.decode(page.shape), PageReader(page.body, page.first).take_apart()) for page in pages)
     written, true = _by_start(stored, from_ms, to_ms), _by_start(made, from_ms, to_ms)
     bounds = {} if is_whole else _bounds(true)
     out: dict[PageSchema, list[Row]] = {}

@@ -16,9 +16,9 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 from agent.intervals.anomalies import TOO_LARGE, AnomalyDetector, Finding, PendingReading
-from agent.intervals.cut import DAY_MS, Cut
+from agent.intervals.calendar import DAY_MS, Calendar
 from agent.intervals.heat import HeatFlows
-from agent.intervals.page import PageSchema, Row
+from agent.intervals.page_format import PageSchema, Row
 from agent.intervals.row_builder import RowBuilder
 from agent.intervals.rows import QUALITIES, RANGE, CounterEvent, Flag, PackSpan, SlotReadings
 from agent.intervals.state import STATE_LAYOUT, StateError, pack_state, unpack_state
@@ -37,15 +37,15 @@ FIRST_PACKS = 3  # of a boot: what the ring had kept, the downtime, the first re
 class Ledger:
     """Counters of one stream. Belongs to one thread."""
 
-    def __init__(self, stream: str, cut: Cut, rule: Rule) -> None:
-        self.stream, self._cut, self._rule = stream, cut, rule
+    def __init__(self, stream: str, calendar: Calendar, rule: Rule) -> None:
+        self.stream, self._calendar, self._rule = stream, calendar, rule
         self.tracked: TrackedPoints | None = None
         self.tally = Tally(0)
         self.detectors: dict[int, AnomalyDetector] = {}
         self.seq = 0  # of the last pack taken in
         self.to_ms = 0  # its end; 0: none yet
         self.boot, self._fresh = "", 0  # packs of this boot that may still tell of the time before it
-        self.row_builder = RowBuilder(cut)
+        self.row_builder = RowBuilder(calendar)
         self.counter_events: list[CounterEvent] = []
         self._made: list[tuple[PageSchema, list[Row]]] = []
         self._points = 0  # of the table
@@ -78,7 +78,7 @@ class Ledger:
         self.tally = self._new_tally(new)
         before, self.detectors = self.detectors, {}
         if len(self._bounds) > 1:
-            self.tally.bounds(self._bounds, self._cut.offset_ms(self._bounds[0]))
+            self.tally.bounds(self._bounds, self._calendar.offset_ms(self._bounds[0]))
         for number, was in kept.items():
             self.tally.restore(number, old_tally.state(was))
         for number, was in kept.items():
@@ -167,7 +167,7 @@ class Ledger:
             self._fresh -= 1
             self.row_builder.wait_until(span.to_ms)
         if not self.to_ms:
-            self.row_builder.start(self._cut.floor(span.from_ms))
+            self.row_builder.start(self._calendar.floor(span.from_ms))
         self.seq, self.to_ms = span.seq, span.to_ms
 
     def _step(self, by_ms: int) -> None:
@@ -231,8 +231,8 @@ class Ledger:
                 starts.append(cell[1])
         waiting = [w.time_ms for detector in self.detectors.values() for w in detector.waiting]
         low, high = min([from_ms, *starts, *waiting]), max([to_ms, *starts, *waiting])
-        self._bounds = self._cut.bounds(low, high + DAY_MS)
-        self.tally.bounds(self._bounds, self._cut.offset_ms(to_ms))
+        self._bounds = self._calendar.bounds(low, high + DAY_MS)
+        self.tally.bounds(self._bounds, self._calendar.offset_ms(to_ms))
 
     def _take(self) -> None:
         """Pass complete cells to the row builder."""
@@ -312,7 +312,14 @@ class Ledger:
     def _made_by(self) -> list[object]:
         """The settings that a state requires."""
         rule = self._rule
-        return [STATE_LAYOUT, self._cut.timezone, self._cut.length_ms, rule.max_gap_ms, rule.period_ms, rule.slip_ms]
+        return [
+            STATE_LAYOUT,
+            self._calendar.timezone,
+            self._calendar.length_ms,
+            rule.max_gap_ms,
+            rule.period_ms,
+            rule.slip_ms,
+        ]
 
     def restore(self, state: bytes, table: Mapping[str, Any]) -> None:
         """Continue from a state; ``table`` applies after its last pack. Counters that are not in it restart.
@@ -332,8 +339,8 @@ class Ledger:
         self.use(table)
         assert self.tracked is not None
         known = {json.dumps(slot[:-1]): n for n, slot in enumerate(said["slots"])}
-        self._bounds = self._cut.bounds(min(said["low"], said["to"]), said["to"] + DAY_MS)
-        self.tally.bounds(self._bounds, self._cut.offset_ms(said["to"]))
+        self._bounds = self._calendar.bounds(min(said["low"], said["to"]), said["to"] + DAY_MS)
+        self.tally.bounds(self._bounds, self._calendar.offset_ms(said["to"]))
         slot_of = {}  # the slot now of one then
         for number, w in enumerate(self.tracked.slots):
             was = known.get(json.dumps(_identity(w)))
@@ -359,14 +366,14 @@ def take_body(ledger: Ledger, body: Mapping[str, Any]) -> None:
 
 
 def rows_of_packs(
-    stream: str, packs: Iterable[bytes], cut: Cut, rule: Rule
+    stream: str, packs: Iterable[bytes], calendar: Calendar, rule: Rule
 ) -> Iterator[tuple[int, PageSchema, list[Row]]]:
     """The rows of one stream, from its packs in order, a birth first; each with the sequence of the pack that wrote it.
 
     They equal what the agent wrote to the last digit, from the first interval on that lies wholly after the beginning
     of the first pack: the interval before may have begun earlier in the agent.
     """
-    ledger = Ledger(stream, cut, rule)
+    ledger = Ledger(stream, calendar, rule)
     for data in packs:
         take_body(ledger, json.loads(data, parse_float=str))
         for shape, rows in ledger.rows():

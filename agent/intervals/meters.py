@@ -12,9 +12,9 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
-from agent.intervals.cells import Convert, amounts_of
+from agent.intervals.amounts import Convert, amounts_of
 from agent.intervals.flows import amount_unit
-from agent.intervals.page import Column, DecodedPage, SelectedRows
+from agent.intervals.page_format import Column, DecodedPage, SelectedRows
 from agent.intervals.rows import FLAW, Flag
 from ext.columns import Sums
 
@@ -33,7 +33,7 @@ class MeterKey(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Metered:
+class MeterAmount:
     """One flow of one point over one stretch."""
 
     key: MeterKey
@@ -156,7 +156,7 @@ class _Whole:
         self.ends[at] = was
 
 
-class Meters:
+class MeterSums:
     """Takes columns from ``sums``.
 
     Args:
@@ -209,19 +209,19 @@ class Meters:
             into.column = column
             yield into, name
 
-    def found(self, at: int = 0) -> list[Metered]:
+    def found(self, at: int = 0) -> list[MeterAmount]:
         """All that were configured in one stretch, by stream, point and flow.
 
         Amounts of a counter in other units are added. Where nothing is known of one, ``covered_ms`` is 0.
         """
         if self._due is None:
             self._due = due_in({key: w.spans for key, w in self._wholes.items()}, self._stretches)
-        out: dict[MeterKey, Metered] = {}
+        out: dict[MeterKey, MeterAmount] = {}
         for (key, *rest), w in self._wholes.items():
             if (key, *rest) not in self._due[at]:
                 continue
             amount, flawed, covered_ms, flags = w.sums.get(at) or (0, 0, 0, 0)
-            one = Metered(
+            one = MeterAmount(
                 key,
                 w.column,
                 w.unit,
@@ -237,9 +237,9 @@ class Meters:
         return [out[key] for key in sorted(out)]
 
 
-def added(one: Metered, other: Metered) -> Metered:
+def added(one: MeterAmount, other: MeterAmount) -> MeterAmount:
     """Two stretches of one meter as one, in their order."""
-    return Metered(
+    return MeterAmount(
         other.key,
         other.column,
         other.unit,

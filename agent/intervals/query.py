@@ -12,14 +12,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import Protocol
 
-from agent.intervals.cells import row_of
-from agent.intervals.page import DecodedPage, Group, StoredPage
+from agent.intervals.amounts import row_of
+from agent.intervals.page_format import DecodedPage, Group, StoredPage
 from agent.intervals.rows import IntervalRow
 
 Key = tuple[str, str, int, int]  # point, epoch, turn, start_ms
 
 
-class Book(Protocol):
+class PageSource(Protocol):
     """The part of a store that queries need; ``Store.intervals`` is one. Belongs to the store's thread."""
 
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterable[StoredPage]:
@@ -27,7 +27,7 @@ class Book(Protocol):
 
 
 def query(
-    store: Book,
+    store: PageSource,
     start_ms: int,
     end_ms: int,
     roles: Collection[str] | None = None,

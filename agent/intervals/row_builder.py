@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from agent.intervals.cut import Cut
-from agent.intervals.page import Cell, PageSchema, Row
+from agent.intervals.calendar import Calendar
+from agent.intervals.page_format import Cell, PageSchema, Row
 from agent.intervals.rows import Flag
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ class RowBuilder:
     (revision 1, LATE) when the next reading comes.
     """
 
-    def __init__(self, cut: Cut) -> None:
-        self._cut = cut
+    def __init__(self, calendar: Calendar) -> None:
+        self._calendar = calendar
         self.shape: PageSchema | None = None
         self.grace_ms = 20_000
         self.next_ms = 0  # start of the first interval that is not written
@@ -68,7 +68,7 @@ class RowBuilder:
     def end_ms(self) -> int:
         """The end of the first interval that is not written."""
         if self._end_ms <= self.next_ms:
-            self._end_ms = next(b for b in self._cut.bounds(self.next_ms, self.next_ms + 1) if b > self.next_ms)
+            self._end_ms = next(b for b in self._calendar.bounds(self.next_ms, self.next_ms + 1) if b > self.next_ms)
         return self._end_ms
 
     def ready(self, to_ms: int) -> bool:

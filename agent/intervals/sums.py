@@ -15,17 +15,17 @@ from decimal import Decimal
 from itertools import groupby
 from typing import Literal
 
-from agent.intervals.cells import Convert, amounts_of
-from agent.intervals.cut import Cut
-from agent.intervals.meters import Meters, Spans, due_in
-from agent.intervals.page import Column, DecodedPage, SelectedRows, is_taken_back, mark_at
-from agent.intervals.query import Book, Key, latest_of, wanted
+from agent.intervals.amounts import Convert, amounts_of
+from agent.intervals.calendar import Calendar
+from agent.intervals.meters import MeterSums, Spans, due_in
+from agent.intervals.page_format import Column, DecodedPage, SelectedRows, is_taken_back, mark_at
+from agent.intervals.query import Key, PageSource, latest_of, wanted
 from agent.intervals.rows import FLAW, Flag, RoleSum, Source
 from ext.columns import Sums
 
 Place = tuple[str, str, str]  # role, flow, unit
 Meter = tuple[str, str]  # stream, point
-Trail = Literal["each", "whole"]
+SourceDetail = Literal["each", "whole"]
 # plain numbers: an enum's & makes an object each time
 _FLAW, _POWER = int(FLAW), int(Flag.POWER)
 
@@ -72,15 +72,15 @@ class _Ends:
 
 
 def sums(
-    store: Book,
-    cut: Cut,
+    store: PageSource,
+    calendar: Calendar,
     start_ms: int,
     end_ms: int,
     by: str = "interval",
     roles: Collection[str] | None = None,
     streams: Collection[str] = (),
-    trail: Trail = "each",
-    meters: Sequence[Meters] = (),
+    trail: SourceDetail = "each",
+    meters: Sequence[MeterSums] = (),
     unwritten: Iterable[Unwritten] = (),
 ) -> list[RoleSum]:
     """Amounts in the order of stretch, role, flow.
@@ -95,7 +95,7 @@ def sums(
 
     A stretch ends, for its completeness, where the newest closed interval of all streams ends.
     """
-    stretches = [(start_ms, end_ms)] if by == "all" else list(cut.stretches(by, start_ms, end_ms))
+    stretches = [(start_ms, end_ms)] if by == "all" else list(calendar.stretches(by, start_ms, end_ms))
     edges = [start for start, _ in stretches]
     found: dict[Place, _Sum] = defaultdict(_Sum)
     newest, oldest = start_ms, end_ms
@@ -142,7 +142,7 @@ def _expect(
     column: Column,
     spans: Iterable[tuple[int, int]],
     found: dict[Place, _Sum] | None,
-    takers: Sequence[Meters],
+    takers: Sequence[MeterSums],
 ) -> None:
     """A counter is due in these stretches, and nothing is known of it there so far."""
     for span in spans:

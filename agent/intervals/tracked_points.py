@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from agent.intervals.flows import amount_unit, main_power, of_part, part_of, point_roles, power_flows
-from agent.intervals.page import Column, PageSchema
+from agent.intervals.page_format import Column, PageSchema
 
 FLOAT_TYPES = frozenset({"f16", "f32", "f64"})
 COUNTER_PLACES, GAUGE_PLACES = 3, 6  # decimals that are kept of a float

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from agent.checkpoint import Page, checkpoint
+from agent.checkpoint import CheckpointPage, checkpoint
 from agent.service.db_thread import DatabaseThread
 from agent.service.signing_key import ActiveKey
 from agent.store import Store
@@ -23,21 +23,21 @@ LOOK_EVERY_S = 10.0
 HOUR_MS, LATE_MS = 3_600_000, 15_000  # after the hour: by then the packs up to it are sealed
 
 
-class Checkpoints:
+class CheckpointMaker:
     """Makes, stores and publishes checkpoints. The key is used only in the database thread, as for packs."""
 
     def __init__(
         self,
-        writer: DatabaseThread,
+        db_thread: DatabaseThread,
         active_key: ActiveKey,
         gateway: str,
         uplinks: Sequence[Uplink],
         devices: Callable[[], Collection[str]],
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        self._writer, self._active_key, self._gateway, self._uplinks = writer, active_key, gateway, uplinks
+        self._db_thread, self._active_key, self._gateway, self._uplinks = db_thread, active_key, gateway, uplinks
         self._devices, self._wall_ms = devices, wall_ms
-        self._newest: list[Page] = []
+        self._newest: list[CheckpointPage] = []
 
     async def run(self) -> None:
         """One soon after the start and one an hour until cancelled; the first of a UTC day is kept long."""
@@ -53,7 +53,7 @@ class Checkpoints:
         """Sign the durable heads, store the pages, publish them. False if the store could not."""
         devices = frozenset(self._devices())
         try:
-            pages = await self._writer.call(lambda store: self._keep(store, devices))
+            pages = await self._db_thread.call(lambda store: self._keep(store, devices))
         except GatewayError as error:
             log.warning("checkpoint postponed: %s", error)
             return False
@@ -69,18 +69,18 @@ class Checkpoints:
             for page in self._newest:
                 uplink.retain(f"checkpoint/{page.page}", page.data)
 
-    def _keep(self, store: Store, devices: Collection[str]) -> list[Page]:
+    def _keep(self, store: Store, devices: Collection[str]) -> list[CheckpointPage]:
         heads = store.packs.heads().values()
-        made: list[Page] = []
+        made: list[CheckpointPage] = []
 
         def is_retired(stream: str) -> bool:
             name = stream.rpartition("/")[2]
             return not name.startswith("_") and name not in devices
 
-        def after(before: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, int, int, bytes]]:
+        def after(before: Sequence[tuple[int, int, bytes]]) -> list[CheckpointPage]:
             now_ms, signer = self._wall_ms(), self._active_key.signer
             made.extend(checkpoint(signer, self._gateway, heads, before, now_ms, retired=is_retired))
-            return [(page.page, page.counter, page.time_ms, page.data) for page in made]
+            return made
 
         if heads:
             store.documents.chain_checkpoint(after)

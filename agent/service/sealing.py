@@ -47,8 +47,8 @@ def pack_clock() -> dict[str, Any]:
 class SealScheduler:
     """Decides when streams are sealed and books the results. Only the loop touches it."""
 
-    def __init__(self, writer: DatabaseThread, grid: Grid, every_ms: int) -> None:
-        self._writer, self._grid, self._every = writer, grid, every_ms
+    def __init__(self, db_thread: DatabaseThread, grid: Grid, every_ms: int) -> None:
+        self._db_thread, self._grid, self._every = db_thread, grid, every_ms
         self._lock = asyncio.Lock()
         self._ring: Ring | None = None
         self._gateway: Stream | None = None
@@ -225,7 +225,7 @@ class SealScheduler:
     async def _carry_out(self, jobs: Sequence[SealJob], whole: bool = False) -> bool:
         """Have jobs sealed and book the outcome, even if cancelled: the database thread continues anyway."""
         assert self._ring is not None
-        work = asyncio.ensure_future(self._writer.seal(self._ring, jobs, whole))
+        work = asyncio.ensure_future(self._db_thread.seal(self._ring, jobs, whole))
         cancelled = await _to_its_end(work)
         done = work.result()
         for job in jobs:

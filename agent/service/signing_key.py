@@ -93,12 +93,12 @@ class KeyFileWatcher:
         self,
         active_key: ActiveKey,
         path: Path,
-        writer: DatabaseThread,
+        db_thread: DatabaseThread,
         publish: Callable[[bytes], object],
         note: Callable[[Mapping[str, Any]], object],
         after: Callable[[], Awaitable[object]],
     ) -> None:
-        self._active_key, self._path, self._writer = active_key, path, writer
+        self._active_key, self._path, self._db_thread = active_key, path, db_thread
         self._publish, self._note, self._after = publish, note, after
         self._stamp = _stamp(path)
         self._lock = asyncio.Lock()
@@ -126,7 +126,7 @@ class KeyFileWatcher:
         signer = await asyncio.to_thread(load_key, path)  # a token may be slow
         if signer.kid == self.kid:
             return PreparedKey(path, stamp)
-        records = await self._writer.call(lambda store: self._active_key.records_of(store, signer))
+        records = await self._db_thread.call(lambda store: self._active_key.records_of(store, signer))
         return PreparedKey(path, stamp, signer, records)
 
     async def activate(self, key: PreparedKey) -> None:
@@ -137,7 +137,7 @@ class KeyFileWatcher:
                 self._publish(key.records)
                 self._active_key.switch(key.signer, key.records)
 
-        await self._writer.call(switch)
+        await self._db_thread.call(switch)
         self._path, self._stamp, self._trouble = key.path, key.stamp, ""
 
     async def check(self) -> None:
@@ -164,7 +164,7 @@ class KeyFileWatcher:
         def take_up(store: Store) -> None:
             self._publish(self._active_key.activate(store, signer))
 
-        await self._writer.call(take_up)
+        await self._db_thread.call(take_up)
         await self.announce(before)
 
     async def announce(self, before: str) -> None:

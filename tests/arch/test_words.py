@@ -24,14 +24,20 @@ RELEASED = "agent/store/schema.py"  # its texts are steps of databases that exis
 
 # word -> what the field calls it
 NAMES = {
+    "Balancer": "BalanceReport",
+    "Ballast": "DiskReserve",
+    "Behind": "LaggingStream",
     "Bell": "WakePipe",
+    "Book": "PageSource",
     "Closing": "RowBuilder",
     "Contacts": "IdentityChecker",
     "Desk": "ControlServer",
+    "Cut": "Calendar",
     "Doubt": "DamageVerifier",
     "Fleet": "DeviceManager",
     "Guest": "Connection",
     "Happening": "CounterEvent",
+    "Headed": "StreamPosition",
     "Heard": "Response",
     "Hunter": "FrameScanner",
     "Intake": "PackTable",
@@ -51,6 +57,7 @@ NAMES = {
     "Seldom": "RateLimitedLog",
     "Shelves": "PackTable",
     "Sketch": "TrackedPoints",
+    "Slices": "ReadThrottle",
     "Suspects": "PoisonDetector",
     "Taken": "DecodedPage",
     "give_way": "release_if_idle",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.checkpoint import Page, checkpoint, payload_hash
+from agent.checkpoint import CheckpointPage, checkpoint, payload_hash
 from agent.keys import Signer, create_key, key_records
 from agent.store import Store
 from agent.verify import Verdict, Verifier
@@ -74,8 +74,8 @@ def test_a_new_database_counts_on_above_the_one_that_was_lost(signer: Signer) ->
     assert new.counter > old.counter and not verifier.finish().failed
 
 
-def keep(store: Store, signer: Signer, time_ms: int, count: int = 3) -> list[Page]:
-    made: list[Page] = []
+def keep(store: Store, signer: Signer, time_ms: int, count: int = 3) -> list[CheckpointPage]:
+    made: list[CheckpointPage] = []
 
     def after(before: list[tuple[int, int, bytes]]) -> list[tuple[int, int, int, bytes]]:
         made.extend(checkpoint(signer, BASE, heads(count), before, time_ms, page_heads=2))

@@ -39,7 +39,7 @@ def life() -> Packs:
 def keep(store: Store, stream: str) -> Book:
     book = Book()
     book.read(life().bodies)
-    store.intervals.add(new_pages(stream, book.made, book.cut), {})
+    store.intervals.add(new_pages(stream, book.made, book.calendar), {})
     return book
 
 

@@ -37,7 +37,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Lived:
     folder = tmp_path_factory.mktemp("day")
     park = Timelapse(folder, date(2025, 6, 20), every_s=900)
     when = date(2025, 6, 21), date(2025, 6, 22)
-    noon = park.cut.midnight(when[0]) + 12 * HOUR
+    noon = park.calendar.midnight(when[0]) + 12 * HOUR
     entries = (
         park.declare("certificates", "400", "MWh", *when, "Li Wei", noon, "GEC-2025-0621"),
         park.declare("residual_available", "1300", "GJ", *when, "Zhang Min", noon, "energy audit 2024"),
@@ -45,7 +45,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Lived:
     for _ in park.until(when[1]):
         pass
     park.close()
-    return Lived(folder, folder / "packs", park.kid, entries, park.cut.midnight(when[0]))
+    return Lived(folder, folder / "packs", park.kid, entries, park.calendar.midnight(when[0]))
 
 
 def tables(first: str) -> list[list[str]]:

@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from agent.intervals.cut import Cut
+from agent.intervals.calendar import Calendar
 from agent.intervals.ledger import Ledger, take_body
-from agent.intervals.page import PageSchema, Row, StoredPage, encode
+from agent.intervals.page_format import PageSchema, Row, StoredPage, encode
 from agent.intervals.query import query
 from agent.intervals.rows import IntervalRow, PackSpan
 from agent.intervals.tracked_points import Rule
@@ -85,9 +85,9 @@ class Packs:
 class Book:
     """A ledger and what it wrote."""
 
-    def __init__(self, cut: Cut | None = None, rule: Rule | None = None) -> None:
-        self.cut, self.rule = cut or Cut("Asia/Shanghai"), rule or Rule()
-        self.ledger = Ledger(STREAM, self.cut, self.rule)
+    def __init__(self, calendar: Calendar | None = None, rule: Rule | None = None) -> None:
+        self.calendar, self.rule = calendar or Calendar("Asia/Shanghai"), rule or Rule()
+        self.ledger = Ledger(STREAM, self.calendar, self.rule)
         self.pages: list[StoredPage] = []
         self.made: list[tuple[PageSchema, list[Row]]] = []
 

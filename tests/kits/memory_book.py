@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from agent.intervals.page import PageSchema, Row, StoredPage, encode
+from agent.intervals.page_format import PageSchema, Row, StoredPage, encode
 
 
 class MemoryBook:
-    """A ``Book`` that is filled by hand."""
+    """A ``PageSource`` that is filled by hand."""
 
     def __init__(self) -> None:
         self._pages: dict[str, list[StoredPage]] = {}

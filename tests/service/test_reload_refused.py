@@ -27,14 +27,14 @@ from agent.service.app import Service
 from agent.service.births import DeviceCatalog
 from agent.service.db_thread import DatabaseThread
 from agent.service.devices import DeviceManager
-from agent.service.reload import Outcome
+from agent.service.reload import ReloadOutcome
 from agent.service.results.publisher import ResultPublisher
 from agent.service.seal_jobs import Stream
 from agent.service.sealing import SealScheduler
 from agent.service.signing_key import KeyFileWatcher
 from agent.service.status import status
 from agent.store import Store, StoreFull
-from agent.store.documents import Documents, KeyRecords
+from agent.store.documents import Documents, KeyTable
 from agent.store.packs import PackTable
 from agent.uplink import Uplink
 from drivers.line import Line
@@ -129,7 +129,7 @@ class Park:
             + METER.format("yard", 4, "test/tally"),
         )
 
-    async def reload(self, text: str) -> Outcome:
+    async def reload(self, text: str) -> ReloadOutcome:
         self.write(text)
         return await asyncio.wait_for(self.service.reload(), 60)
 
@@ -179,7 +179,7 @@ class Park:
                     if path.name not in EXPECTED_LEFT and path.suffix != ".new"
                 },
             }  # fmt: skip
-        found["store"] = await service.writer.call(self._in_store)
+        found["store"] = await service.db_thread.call(self._in_store)
         return found
 
     def _in_store(self, store: Store) -> dict[str, Any]:
@@ -384,7 +384,7 @@ BEFORE: tuple[tuple[Any, str], ...] = (  # what makes things that are not in use
     (DeviceCatalog, "results_table"), (DeviceManager, "make_line"), (DeviceManager, "make"),
     (driver_class("modbus"), "__init__"), (devices_module, "_prepare_swap"), (KeyFileWatcher, "prepare"),
     (ResultPublisher, "prepare"), (Uplink, "__init__"), (Uplink, "prepare"), (Documents, "register_tables"),
-    (KeyRecords, "add"), (PackTable, "set_destinations"), (Store, "change_limits"), (DatabaseThread, "reconfigure"),
+    (KeyTable, "add"), (PackTable, "set_destinations"), (Store, "change_limits"), (DatabaseThread, "reconfigure"),
 )  # fmt: skip
 AFTER: tuple[tuple[Any, str], ...] = (  # what exchanges them
     (devices_module, "_swap"), (DevicePoll, "pause"), (DevicePoll, "exchange"), (Stream, "switch_table"),

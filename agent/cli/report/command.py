@@ -61,13 +61,13 @@ def report(
     import os
 
     from agent.cli.report.answer import check_page
-    from agent.service.control.protocol import Report
+    from agent.service.control.protocol import PeriodReport
 
     kind, day = parse_period(period)
     language = lang or ("zh" if os.environ.get("LC_ALL", os.environ.get("LANG", "")).startswith("zh") else "en")
     config = read_config(config_file, state_dir, runtime_dir)
     kept, now_ms = Kept(), time.time_ns() // 1_000_000
-    request = Report(period=kind, now_ms=now_ms, day=day, by=trace_by)
+    request = PeriodReport(period=kind, now_ms=now_ms, day=day, by=trace_by)
     with progress("days") as update:
         ask(config, request, kept.take, update)
     page = check_page(kept.whole)

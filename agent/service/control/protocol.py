@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Prot
 import msgspec
 from msgspec import Meta, Struct
 
-from agent.service.control.frames import VERSIONS, Frame, ProtocolError, frame
+from agent.service.control.frames import VERSIONS, FrameKind, ProtocolError, frame
 from agent.service.control.peer import Caller, Right
 from drivers.model import clean_text
 
@@ -63,7 +63,7 @@ class Intervals(Stretch, frozen=True, tag="intervals"):
     module: ClassVar[str] = "agent.service.control.export"
 
 
-class Report(Base, frozen=True, tag="report"):
+class PeriodReport(Base, frozen=True, tag="report"):
     """The page of a period. ``day`` is any date inside, "" today; ``now_ms`` counts where no agent runs."""
 
     module: ClassVar[str] = "agent.service.control.report"
@@ -135,7 +135,7 @@ class Reload(Base, frozen=True, tag="reload"):
     module: ClassVar[str] = "agent.service.control.running"
 
 
-Request: TypeAlias = Export | Intervals | Report | Declarations | Declare | PublishedKey | Keys | Lease | Reload
+Request: TypeAlias = Export | Intervals | PeriodReport | Declarations | Declare | PublishedKey | Keys | Lease | Reload
 
 _decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 
@@ -147,7 +147,7 @@ def kind_of(request: Request) -> str:
 
 def encode_request(request: Request) -> bytes:
     """The frame of a request."""
-    return frame(Frame.REQUEST, msgspec.json.encode(request))
+    return frame(FrameKind.REQUEST, msgspec.json.encode(request))
 
 
 def decode_request(payload: bytes) -> Request:

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.intervals.cut import Cut
+from agent.intervals.calendar import Calendar
 from agent.intervals.ledger import Ledger
-from agent.intervals.page import Page, PageSchema, encode, merged
+from agent.intervals.page_format import PageReader, PageSchema, encode, merged
 from agent.intervals.rows import CounterEvent, PackSpan
 from agent.intervals.state import StateError
 from agent.intervals.tracked_points import Rule
@@ -74,13 +74,15 @@ class IntervalBuilder:
         note: takes an event of a stream; called in the database thread.
     """
 
-    def __init__(self, cut: Cut, rule: Rule, keep_ms: int, note: Callable[[str, dict[str, Any]], None]) -> None:
-        self.cut, self.rule, self._keep_ms, self._note = cut, rule, keep_ms, note
+    def __init__(
+        self, calendar: Calendar, rule: Rule, keep_ms: int, note: Callable[[str, dict[str, Any]], None]
+    ) -> None:
+        self.calendar, self.rule, self._keep_ms, self._note = calendar, rule, keep_ms, note
         self._states: dict[str, _StreamState] = {}
         self._behind: dict[str, None] = {}  # in order
         self._unsaved: tuple[list[NewPage], dict[str, tuple[int, bytes]], list[Repair]] = ([], {}, [])
         self._broken: set[str] = set()
-        self.repair = IntervalRepair(cut, rule)
+        self.repair = IntervalRepair(calendar, rule)
         self.written_ms = 0  # end of the newest interval that was written
         self.published_ms = 0  # results were published up to here
 
@@ -159,7 +161,7 @@ class IntervalBuilder:
         if kept is None:
             return self._rebuilt(store, stream, None)
         birth = store.packs.birth_before(stream, kept[0] + 1)
-        ledger = Ledger(stream, self.cut, self.rule)
+        ledger = Ledger(stream, self.calendar, self.rule)
         try:
             if birth is None:
                 raise StateError("the birth before it is not in the store")
@@ -181,8 +183,8 @@ class IntervalBuilder:
                 with their packs as well.
         """
         written_ms, head = store.intervals.end_ms(stream), store.packs.heads()[stream]
-        from_ms = min(written_ms, self.cut.stretch("day", head.to_ms)[0])
-        replay = begin_replay(store, stream, self.cut, self.rule, from_ms)
+        from_ms = min(written_ms, self.calendar.stretch("day", head.to_ms)[0])
+        replay = begin_replay(store, stream, self.calendar, self.rule, from_ms)
         if replay.trusted_ms:  # else every time the clock was set back is found again
             replay.ledger.row_builder.turn = _turn_at(store, stream, written_ms)
         repair = None
@@ -196,7 +198,7 @@ class IntervalBuilder:
         pages, states, repairs = self._unsaved
         next_ms, written_ms = ledger.row_builder.next_ms, rebuild.written_ms
         corrected = corrected_pages(
-            store, state.replay, self.cut, rebuild.made, written_ms, next_ms=next_ms, open_ms=ledger.open_ms()
+            store, state.replay, self.calendar, rebuild.made, written_ms, next_ms=next_ms, open_ms=ledger.open_ms()
         )
         pages += corrected
         self.repair.corrected += sum(len(page.changed) for page in corrected)
@@ -224,7 +226,7 @@ class IntervalBuilder:
                 elif made:
                     states[stream] = (state.ledger.seq, state.ledger.state())
                 pages += new_pages(
-                    stream, above_written(store, stream, made, state.rebuilt_ms), self.cut, self.published_ms
+                    stream, above_written(store, stream, made, state.rebuilt_ms), self.calendar, self.published_ms
                 )
         if pages:
             self._save(store)
@@ -275,7 +277,7 @@ class IntervalBuilder:
             )  # fmt: skip
             self._broken.discard(stream)
             followed = stream in self._states or stream in self._behind
-            start_ms, end_ms = self.cut.stretch("day", head.to_ms)
+            start_ms, end_ms = self.calendar.stretch("day", head.to_ms)
             repairs.append(Repair(stream, head.seq, start_ms if followed else end_ms))
             if followed:  # the newest day is rebuilt by its ledger, which starts without a state
                 self._states.pop(stream, None)
@@ -287,7 +289,7 @@ class IntervalBuilder:
     def tidy(self, store: Store, now_ms: int) -> None:
         """Fold past days, a few at a time; drop those that are too old. ``now_ms`` 0: the clock is not reliable."""
         if now_ms:
-            store.intervals.merge_days(self.cut.stretch("day", now_ms - FOLD_AFTER_MS)[0], self.cut.day, fold)
+            store.intervals.merge_days(self.calendar.stretch("day", now_ms - FOLD_AFTER_MS)[0], self.calendar.day, fold)
             store.intervals.prune(now_ms - self._keep_ms)
 
     @contextmanager
@@ -323,7 +325,7 @@ def event_of(counter_event: CounterEvent) -> dict[str, Any]:
 def _turn_at(store: Store, stream: str, end_ms: int) -> int:
     """How often the clock was set back up to the last written intervals, as they count it."""
     pages = store.intervals.interval_pages(end_ms - 1, end_ms, [stream]) if end_ms else ()
-    return max((turn for page in pages for turn in Page(page.body).row("turn")), default=0)
+    return max((turn for page in pages for turn in PageReader(page.body).row("turn")), default=0)
 
 
 def fold(bodies: Sequence[bytes], shape: bytes) -> bytes:

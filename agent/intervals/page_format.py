@@ -173,7 +173,7 @@ def _expected(fields: list[list[int]]) -> list[list[int]]:
     return fields
 
 
-class Page:
+class PageReader:
     """A body taken apart, a field of a column at a time.
 
     Args:
@@ -254,7 +254,7 @@ class StoredPage:
 
 def merged(pages: Iterable[bytes]) -> list[Row]:
     """The rows of several pages of one shape in order of time, for one page of a day."""
-    rows = [row for body in pages for row in Page(body).take_apart()]
+    rows = [row for body in pages for row in PageReader(body).take_apart()]
     return sorted(rows, key=lambda row: (row.start_ms, row.turn, row.revision))
 
 
@@ -280,7 +280,7 @@ class DecodedPage:
     def __init__(self, stored: StoredPage) -> None:
         self.stream = stored.stream
         self.shape = PageSchema.decode(stored.shape)
-        self.page = Page(stored.body, stored.first)
+        self.page = PageReader(stored.body, stored.first)
         self.start, self.length = self.page.row("start"), self.page.row("length")
         self.revision, self.turn = self.page.row("revision"), self.page.row("turn")
         self.first_seq, self.last_seq = self.page.row("first_seq"), self.page.row("last_seq")

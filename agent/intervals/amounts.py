@@ -9,7 +9,7 @@ from functools import lru_cache
 from operator import attrgetter
 
 from agent.intervals.flows import amount_unit, gauge_unit, power_amount
-from agent.intervals.page import Column, Group, is_taken_back, mark_at
+from agent.intervals.page_format import Column, Group, is_taken_back, mark_at
 from agent.intervals.rows import Flag, IntervalRow
 
 PARTS = 3  # amounts are thousandths of a count
