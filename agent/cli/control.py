@@ -167,9 +167,9 @@ class ControlClient:
         silence_s: float = SILENCE_S,
     ) -> dict[str, Any]:
         """Send the request and take the whole answer. Raises GatewayError, also where it does not come to its end."""
-        from agent.service.control.protocol import Stretch
+        from agent.service.control.protocol import RangeRequest
 
-        self.give_up_after(EXPORT_S if isinstance(request, Stretch) else ANSWER_S)
+        self.give_up_after(EXPORT_S if isinstance(request, RangeRequest) else ANSWER_S)
         self.send(request)
         limit_s = pick_up_s
         while True:

@@ -17,7 +17,7 @@ from agent.indicators.supply import Supply
 from agent.indicators.trace import ZERO, TraceSlot
 from agent.intervals.calendar import Calendar
 from agent.intervals.query import PageSource
-from agent.intervals.rows import FLAW, Flag, Mark, RoleSum, Source
+from agent.intervals.rows import FLAW, EndReading, Flag, RoleSum, Source
 from agent.intervals.sums import Unwritten, sums
 
 ROLLING_DAYS = 365
@@ -133,7 +133,7 @@ def _widened(one: Source, other: Source) -> Source:
     )
 
 
-def _at(mark: Mark | None) -> int:
+def _at(mark: EndReading | None) -> int:
     return mark.time_ms if mark is not None else 1 << 62
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from operator import attrgetter
 
 from agent.intervals.flows import amount_unit, gauge_unit, power_amount
-from agent.intervals.page_format import Column, Group, is_taken_back, mark_at
+from agent.intervals.page_format import Column, Group, end_reading, is_taken_back
 from agent.intervals.rows import Flag, IntervalRow
 
 PARTS = 3  # amounts are thousandths of a count
@@ -56,8 +56,8 @@ def row_of(stream: str, point: str, start: int, group: Group) -> list[IntervalRo
         flags |= Flag.INCOMPLETE
     if len(known) > 1:
         flags |= Flag.EPOCH if len({g[0].shape.columns[g[2]].epoch for g in known}) > 1 else Flag.CLOCK
-    firsts = [m for p, r, c in known if (m := mark_at(p, c, r, "first"))]
-    lasts = [m for p, r, c in known if (m := mark_at(p, c, r, "last"))]
+    firsts = [m for p, r, c in known if (m := end_reading(p, c, r, "first"))]
+    lasts = [m for p, r, c in known if (m := end_reading(p, c, r, "last"))]
     shared, in_time = _Shared(known, column), attrgetter("time_ms", "seq")
     out = []
     # a gauge without amounts: nothing is converted

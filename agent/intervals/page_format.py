@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 import zstandard
 
-from agent.intervals.rows import Mark
+from agent.intervals.rows import EndReading
 from agent.zstd import read_frame
 from ext.columns import FAR, Runs, restore, restore_window
 
@@ -306,7 +306,7 @@ class DecodedPage:
         return not any(self.revision) and not any(self.turn)
 
 
-def mark_at(t: DecodedPage, number: int, n: int, end: str) -> Mark | None:
+def end_reading(t: DecodedPage, number: int, n: int, end: str) -> EndReading | None:
     """The reading at one end ("first" or "last") of a row; None where there is none."""
     back = t.get(number, f"{end}_back")[n]
     if not back:
@@ -314,8 +314,8 @@ def mark_at(t: DecodedPage, number: int, n: int, end: str) -> Mark | None:
     lag, value = t.get(number, f"{end}_lag")[n], t.get(number, f"{end}_value")[n]
     exponent = t.shape.columns[number].exponent
     if end == "first":
-        return Mark(t.first_seq[n] + back - 1, t.start[n] - lag, Decimal(value).scaleb(exponent))
-    return Mark(t.last_seq[n] - back + 1, t.start[n] + t.length[n] + lag, Decimal(value).scaleb(exponent))
+        return EndReading(t.first_seq[n] + back - 1, t.start[n] - lag, Decimal(value).scaleb(exponent))
+    return EndReading(t.last_seq[n] - back + 1, t.start[n] + t.length[n] + lag, Decimal(value).scaleb(exponent))
 
 
 def is_taken_back(t: DecodedPage, n: int, number: int) -> bool:

@@ -18,7 +18,7 @@ from typing import Literal
 from agent.intervals.amounts import Convert, amounts_of
 from agent.intervals.calendar import Calendar
 from agent.intervals.meters import MeterSums, Spans, due_in
-from agent.intervals.page_format import Column, DecodedPage, SelectedRows, is_taken_back, mark_at
+from agent.intervals.page_format import Column, DecodedPage, SelectedRows, end_reading, is_taken_back
 from agent.intervals.query import Key, PageSource, latest_of, wanted
 from agent.intervals.rows import FLAW, Flag, RoleSum, Source
 from ext.columns import Sums
@@ -223,8 +223,8 @@ def _finish(found: dict[Place, _Sum], stretches: Sequence[tuple[int, int]], newe
     sources: dict[tuple[Place, int], list[Source]] = defaultdict(list)
     for place, s in found.items():
         for (at, stream, point), ends in sorted(s.trail.items(), key=lambda item: item[0]):
-            first = mark_at(*ends.first, "first") if each else None
-            last = mark_at(*ends.last, "last") if each else None
+            first = end_reading(*ends.first, "first") if each else None
+            last = end_reading(*ends.last, "last") if each else None
             sources[place, at].append(Source(stream, point, ends.low, ends.high, first, last))
     due = {place: due_in(s.spans, len(stretches)) for place, s in found.items()}
     out = []

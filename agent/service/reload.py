@@ -289,7 +289,7 @@ class Reloader:
         service, config = self._service, prepared.config
         await apply(service.device_manager, prepared.change)
         service.config, service.loaded_ms = config, time.time_ns() // 1_000_000
-        service.sealing.set_interval(config.pack.every_ms)
+        service.sealing.every_ms = config.pack.every_ms
         for packer in service.packers.values():
             packer.limit(config.pack.max_size_bytes)
         await service.publisher.reload(config, prepared.results, prepared.builder)

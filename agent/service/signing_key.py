@@ -98,7 +98,7 @@ class KeyFileWatcher:
         note: Callable[[Mapping[str, Any]], object],
         after: Callable[[], Awaitable[object]],
     ) -> None:
-        self._active_key, self._path, self._db_thread = active_key, path, db_thread
+        self._active_key, self.path, self._db_thread = active_key, path, db_thread
         self._publish, self._note, self._after = publish, note, after
         self._stamp = _stamp(path)
         self._lock = asyncio.Lock()
@@ -138,16 +138,16 @@ class KeyFileWatcher:
                 self._active_key.switch(key.signer, key.records)
 
         await self._db_thread.call(switch)
-        self._path, self._stamp, self._trouble = key.path, key.stamp, ""
+        self.path, self._stamp, self._trouble = key.path, key.stamp, ""
 
     async def check(self) -> None:
         """Activate the key in the file if it has changed. On an error the active key continues to sign."""
         async with self._lock:
-            stamp = _stamp(self._path)
+            stamp = _stamp(self.path)
             if stamp == self._stamp:
                 return
             try:
-                await self._change(self._path)
+                await self._change(self.path)
             except GatewayError as error:
                 if str(error) != self._trouble:
                     log.error("keeping the current signing key: %s", error)

@@ -158,13 +158,13 @@ class Park:
                     for name, line in service.lines.items()
                 },
                 "pollers": {name: id(poller) for name, poller in manager.pollers.items()},
-                "sealing": (sorted(service.sealing.streams), service.sealing._every, service.sealing._removed),
+                "sealing": (sorted(service.sealing.streams), service.sealing.every_ms, service.sealing.removed),
                 "packs": {name: packer._max for name, packer in service.packers.items()},
                 "intervals": (id(publisher.builder), [id(producer) for producer in publisher.producers]),
-                "results": id(publisher._packer and publisher._packer.table),
+                "results": id(publisher.packer and publisher.packer.table),
                 "gateway": [(shape.number, id(shape.table)) for shape in service.gateway.table_versions],
                 "uplinks": [(id(uplink), uplink.config) for uplink in service.uplinks],
-                "key": (service.key_watcher.kid, service.active_key.records, service.key_watcher._path),
+                "key": (service.key_watcher.kid, service.active_key.records, service.key_watcher.path),
                 "snapshot": {
                     "devices": sorted(status(service)["devices"]), "lines": sorted(status(service)["lines"]),
                     "hash": status(service)["config"]["hash"], "loaded": status(service)["config"]["loaded"],
@@ -390,8 +390,8 @@ AFTER: tuple[tuple[Any, str], ...] = (  # what exchanges them
     (devices_module, "_swap"), (DevicePoll, "pause"), (DevicePoll, "exchange"), (Stream, "switch_table"),
     (DeviceManager, "stop_poller"), (Line, "close"), (DeviceManager, "remove"), (DeviceManager, "add"),
     (DeviceManager, "cut_ms"), (DeviceManager, "start_pollers"), (SealScheduler, "remove"), (SealScheduler, "add"),
-    (SealScheduler, "set_interval"), (ResultPublisher, "reload"), (Uplink, "stop"), (DatabaseThread, "set_uplinks"),
-    (Uplink, "start"), (KeyFileWatcher, "activate"),
+    (ResultPublisher, "reload"), (Uplink, "stop"), (DatabaseThread, "set_uplinks"), (Uplink, "start"),
+    (KeyFileWatcher, "activate"),
 )  # fmt: skip
 
 
@@ -468,7 +468,7 @@ async def test_a_fault_of_ours_while_it_takes_effect_is_undone(tmp_path: Path, n
                 before = await park.picture()
                 continue
             assert count() == 1 and not outcome.accepted and outcome.fault, (where, outcome)
-            await until(lambda: not park.service.sealing._removed)
+            await until(lambda: not park.service.sealing.removed)
             assert different(meaning(before), meaning(await park.picture())) == {}, where
         readings = {device.config.name: device.stream.readings for device in park.service.devices}
         await until(lambda: all(u.stream.readings > readings[u.config.name] for u in park.service.devices))

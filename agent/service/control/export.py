@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from agent.intervals.calendar import Calendar
 from agent.intervals.query import query
-from agent.intervals.rows import Flag, IntervalRow, Mark
+from agent.intervals.rows import EndReading, Flag, IntervalRow
 from agent.keys import current_records, load_key
 from agent.service.control.protocol import Access, Export, Intervals, Reply
 from agent.store import Archive, ArchivePiece, Store
@@ -181,7 +181,7 @@ def local(calendar: Calendar, at_ms: int) -> str:
     return calendar.local(at_ms).isoformat(timespec="seconds")
 
 
-def _mark(mark: Mark | None) -> tuple[Cell, Cell, Cell]:
+def _mark(mark: EndReading | None) -> tuple[Cell, Cell, Cell]:
     return (utc(mark.time_ms), _number(mark.value), mark.seq or None) if mark is not None else (None, None, None)
 
 

@@ -74,7 +74,7 @@ class ResultPublisher:
         self._loop = asyncio.get_running_loop()
         self.producers: list[ResultProducer] = []
         self.builder = self._make(config)
-        self._packer: Packer | None = None
+        self.packer: Packer | None = None
         self._ring: Ring | None = None
         self.closed_ms = 0  # end of the newest interval that is published
         self._failed = ""
@@ -104,9 +104,9 @@ class ResultPublisher:
             begin_ms = await self._db_thread.call(lambda store: store.intervals.results_begin(from_ms))
             if 0 < from_ms - begin_ms < WAITED_MS:  # nothing was signed yet: the first results still waited for a meter
                 from_ms = begin_ms
-        self._packer = self._packer_of(table.stream, from_ms)
-        self._packer.use(table)
-        self.closed_ms = self.builder.published_ms = self._packer.from_ms
+        self.packer = self._packer_of(table.stream, from_ms)
+        self.packer.use(table)
+        self.closed_ms = self.builder.published_ms = self.packer.from_ms
         await self._db_thread.call(self._follow_streams)
         self._db_thread.on_committed = self.builder.committed
 
@@ -135,8 +135,8 @@ class ResultPublisher:
                 self._follow_streams(store)
             except GatewayError as error:  # intervals that are not stored are read from the packs again
                 log.warning("intervals: %s", error)
-        if self._packer is not None and not table.same_as(self._packer.table):
-            self._packer.use(table)
+        if self.packer is not None and not table.same_as(self.packer.table):
+            self.packer.use(table)
 
     async def run(self) -> None:
         """Catch up, publish, tidy; until cancelled."""
@@ -163,8 +163,8 @@ class ResultPublisher:
     def _prepare(self, store: Store) -> bool:
         if self.builder.repair.left:
             return False  # sums made now would have to be made again
-        return self._packer is not None and any(
-            producer.prepare(store, self._packer.from_ms) for producer in self.producers
+        return self.packer is not None and any(
+            producer.prepare(store, self.packer.from_ms) for producer in self.producers
         )
 
     def _tidy(self, store: Store) -> None:
@@ -173,7 +173,7 @@ class ResultPublisher:
 
     async def close(self) -> None:
         """After the last commit: store the state of every counter."""
-        if self._packer is not None:
+        if self.packer is not None:
             await self._db_thread.call(self.builder.save)
 
     def facts(self) -> dict[str, Any]:
@@ -194,7 +194,7 @@ class ResultPublisher:
         await self._db_thread.call(lambda store: self._close(store, streams, now_ms))
 
     def _close(self, store: Store, streams: Sequence[str], now_ms: int) -> None:
-        packer, ring = self._packer, self._ring
+        packer, ring = self.packer, self._ring
         if packer is None or ring is None or not self.producers:
             return
         calendar, settled_ms = self.builder.calendar, self.builder.closed_ms(streams)

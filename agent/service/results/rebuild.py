@@ -23,7 +23,7 @@ from agent.intervals.anomalies import PATIENCE_MS
 from agent.intervals.calendar import Calendar
 from agent.intervals.contradictions import FOREVER, corrections
 from agent.intervals.ledger import Ledger, take_body
-from agent.intervals.page_format import DecodedPage, PageReader, PageSchema, Row, encode, mark_at
+from agent.intervals.page_format import DecodedPage, PageReader, PageSchema, Row, encode, end_reading
 from agent.intervals.state import MAGIC, is_of_before
 from agent.intervals.tracked_points import Rule, track
 from agent.pack import seconds
@@ -110,7 +110,7 @@ def _last_readings(
             if key not in wanted:
                 continue
             for n in reversed(range(t.page.rows)):
-                mark = mark_at(t, number, n, "last") if t.start[n] < end_ms else None
+                mark = end_reading(t, number, n, "last") if t.start[n] < end_ms else None
                 if mark is not None and mark.time_ms < end_ms:
                     found[key] = max(found.get(key, 0), mark.time_ms)
                     break
