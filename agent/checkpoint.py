@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from agent.keys import TYP_CHECKPOINT, Signer
 from agent.pack import seconds
@@ -14,7 +13,7 @@ from drivers.encoding import base64url
 PAGE_HEADS = 200  # 40 KiB: smaller than the smallest packet that brokers allow
 
 
-class Headed(Protocol):
+class StreamPosition(Protocol):
     """The position of a stream; ``agent.store.StreamHead`` is one."""
 
     @property
@@ -29,8 +28,7 @@ class Headed(Protocol):
     def to_ms(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class CheckpointPage:
+class CheckpointPage(NamedTuple):
     """One page as it is stored and published."""
 
     page: int
@@ -42,7 +40,7 @@ class CheckpointPage:
 def checkpoint(
     signer: Signer,
     gateway: str,
-    heads: Iterable[Headed],
+    heads: Iterable[StreamPosition],
     before: Sequence[tuple[int, int, bytes]],
     time_ms: int,
     page_heads: int = PAGE_HEADS,
@@ -83,7 +81,7 @@ def payload_hash(data: bytes) -> str:
     return base64url(signed.payload_hash(data))
 
 
-def _head(head: Headed, retired: bool) -> Mapping[str, Any]:
+def _head(head: StreamPosition, retired: bool) -> Mapping[str, Any]:
     digest, to = base64url(head.hash), seconds(head.to_ms)
     row: dict[str, Any] = {"boot": head.boot, "hash": digest, "seq": head.seq, "stream": head.stream, "to": to}
     return row | {"retired": True} if retired else row

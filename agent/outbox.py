@@ -33,7 +33,7 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class MissingRange:
     """Sequences that are no longer here; ``loss``: the loss event of the stream, None where the packs expired."""
 
     first: int
@@ -46,13 +46,13 @@ class ReplayPage:
     """Part of the answer to a replay. ``next_seq``: where the next page begins, 0 at the end; ``refused``: a reason."""
 
     items: Sequence[OutboxItem] = ()
-    gone: Sequence[Gone] = ()
+    gone: Sequence[MissingRange] = ()
     next_seq: int = 0
     refused: str = ""
 
 
 class Outbox(Protocol):
-    """The store as an uplink sees it. Each call returns at once; the writer thread does the work."""
+    """The store as an uplink sees it. Each call returns at once; the database thread does the work."""
 
     def fetch(
         self,
@@ -62,7 +62,7 @@ class Outbox(Protocol):
         max_bytes: int,
         callback: Callable[[Sequence[OutboxItem]], None],
     ) -> None:
-        """Unconfirmed packs with an id above ``after_id``, oldest first, to ``callback`` (in the writer thread).
+        """Unconfirmed packs with an id above ``after_id``, oldest first, to ``callback`` (in the database thread).
 
         At most ``limit`` packs and ``max_bytes``, but at least one pack if there is one. Empty: there are no more.
         """
@@ -77,7 +77,7 @@ class Outbox(Protocol):
         """Remove these packs from the outbox of ``dest``."""
 
     def acknowledge(self, dest: str, ack: Ack, callback: Callable[[str | None], None]) -> None:
-        """Confirm what ``ack`` covers. ``callback`` (in the writer thread) gets None, or why it was rejected."""
+        """Confirm what ``ack`` covers. ``callback`` (in the database thread) gets None, or why it was rejected."""
 
     def replay(
         self,

@@ -80,46 +80,47 @@ class DevicePoll:
 
     def align(self, start_ms: int) -> None:
         """Start on the grid at ``start_ms``: nothing is pending, ``once`` is due at the first tick."""
-        spec = self.driver.spec
-        used = {PACES.index(point.pace) for point in spec.points}
-        self.periods = [period if n in used else 0 for n, period in enumerate(spec.periods_ms)]
+        self.periods = self._wanted_periods()
         self.pending = [0] * len(PACES)
         self.identified_ms = 0  # the tick at which its identity was last read
         self.asked_ms = 0  # the latest tick that was polled since; older ones may still be pending
         self._max_urgency_ms = MAX_WAIT_ROUNDS * min((p for p in self.periods if p), default=1000)
-        self.next = [
-            -((spec.phase_ms - start_ms) // period) * period + spec.phase_ms if period else 0 for period in self.periods
-        ]
+        self.next = [self._first_tick(period, start_ms) for period in self.periods]
         if self.periods[ONCE]:
             others = [n for n, p in zip(self.next, self.periods, strict=True) if p and p < self.periods[ONCE]]
             self.next[ONCE] = min(others, default=start_ms)
         self.first_ms = self.next_ms
         self._points: dict[int, array[int]] = {}
 
-    def driver_changed(self) -> None:
-        """The driver was exchanged for one with other points; pending points stay pending."""
+    def _wanted_periods(self) -> list[int]:
+        """By pace, in ms; 0: no point of the driver has this pace."""
         spec = self.driver.spec
         used = {PACES.index(point.pace) for point in spec.points}
+        return [period if pace in used else 0 for pace, period in enumerate(spec.periods_ms)]
+
+    def _first_tick(self, period: int, at_ms: int) -> int:
+        """The first one at or after a time; 0: there is none."""
+        phase = self.driver.spec.phase_ms
+        return -((phase - at_ms) // period) * period + phase if period else 0
+
+    def driver_changed(self) -> None:
+        """The driver was exchanged for one with other points; pending points stay pending."""
         now = max(self.working, self.first_ms)
-        for pace, period in enumerate(spec.periods_ms):
-            wanted = period if pace in used else 0
+        for pace, wanted in enumerate(self._wanted_periods()):
             if wanted != self.periods[pace]:
                 self.periods[pace] = wanted
                 self.pending[pace] = 0
-                self.next[pace] = -((spec.phase_ms - now - 1) // wanted) * wanted + spec.phase_ms if wanted else 0
+                self.next[pace] = self._first_tick(wanted, now + 1)
         self._points = {}
 
     def exchange(self, driver: Driver, cut_ms: int) -> None:
         """Continue with the driver of a new configuration from ``cut_ms`` on. Only while paused and idle."""
         before = self.driver.spec
         self.driver = driver
-        spec = driver.spec
-        used = {PACES.index(point.pace) for point in spec.points}
-        for pace, period in enumerate(spec.periods_ms):
-            wanted = period if pace in used else 0
-            if wanted != self.periods[pace] or spec.phase_ms != before.phase_ms:
+        for pace, wanted in enumerate(self._wanted_periods()):
+            if wanted != self.periods[pace] or driver.spec.phase_ms != before.phase_ms:
                 self.periods[pace] = wanted
-                self.next[pace] = -((spec.phase_ms - cut_ms) // wanted) * wanted + spec.phase_ms if wanted else 0
+                self.next[pace] = self._first_tick(wanted, cut_ms)
         self._max_urgency_ms = MAX_WAIT_ROUNDS * min((p for p in self.periods if p), default=1000)
         self._points = {}
         self.life, self.failures, self.probe_at = Life.UNKNOWN, 0, 0.0

@@ -23,7 +23,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from agent.service.control.protocol import Export, Keys, Lease, Report, encode_request
+from agent.service.control.protocol import Export, Keys, Lease, PeriodReport, encode_request
 from bench.rig import HERE, build_simulator, cost_of, free_ports, meterhouse, process, wait_port
 from bench.timelapse import Timelapse
 
@@ -87,7 +87,7 @@ def flood(folder: Path, count: int, seed: int) -> None:
     choose = random.Random(seed)
     day = 86_400_000
     good = [encode_request(one) for one in (
-        Export(from_ms=day, to_ms=2 * day, streams=["x"]), Report(period="day", now_ms=day, day="1990-01-01"),
+        Export(from_ms=day, to_ms=2 * day, streams=["x"]), PeriodReport(period="day", now_ms=day, day="1990-01-01"),
         Keys(kid="k" * 43), Lease(line="x", purpose="read"),
     )]  # fmt: skip
     deep = [b"\x01\0\0\xea\x60" + text * 60_000 for text in (b"[", b" ")]

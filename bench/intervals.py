@@ -24,9 +24,9 @@ from math import pi, sin
 from pathlib import Path
 from typing import Any
 
-from agent.intervals import Cut
+from agent.intervals.calendar import Calendar
 from agent.intervals.ledger import Ledger
-from agent.intervals.page import encode
+from agent.intervals.page_format import encode
 from agent.intervals.rows import PackSpan
 from agent.intervals.tracked_points import Rule
 from agent.keys import create_key
@@ -40,7 +40,7 @@ from ext.ring import Ring
 METERS, CIRCUITS = 25, 20
 SPAN_MS = 900_000  # sealed at a time
 MIN_MS, DAY_MS = 60_000, 86_400_000
-CUT = Cut("Asia/Shanghai")
+CUT = Calendar("Asia/Shanghai")
 FIRST_MS = CUT.midnight(datetime(2026, 11, 1, tzinfo=UTC).date())
 YEAR_DAYS = 365
 BASE = "park7/gw01"

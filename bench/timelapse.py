@@ -17,12 +17,12 @@ from typing import Any
 import agent
 from agent.config import Config, load_config
 from agent.indicators.declared import Declaration, EnteredBy
-from agent.intervals import Cut
+from agent.intervals.calendar import Calendar
 from agent.intervals.tracked_points import Rule
 from agent.keys import create_key, key_records
 from agent.pack import BirthTable, Packer
 from agent.service.births import DeviceCatalog
-from agent.service.results.balance import BalanceResults
+from agent.service.results.balance import BalanceResults, KnownPacks
 from agent.service.results.indicators import IndicatorResults
 from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.results.publisher import LATE_MS, LATE_PACKS
@@ -226,11 +226,11 @@ class Timelapse:
         self.store.keys.add(1, key_records(signer, self.config.base))
         self.ring = Ring.create(str(folder / "ring"), 1 << 20, 1, int(BOOT, 16), bytes(32))
         entry = self.config.interval
-        self.cut = Cut(self.config.timezone, entry.length_ms)
-        self.now_ms = self.cut.midnight(first)
+        self.calendar = Calendar(self.config.timezone, entry.length_ms)
+        self.now_ms = self.calendar.midnight(first)
         rule = Rule(entry.max_gap_ms, entry.demand_period_ms, entry.demand_slip_ms)
         self.events: list[dict[str, Any]] = []
-        self._builder = IntervalBuilder(self.cut, rule, self.config.store.keep_intervals_s * 1000, self._note)
+        self._builder = IntervalBuilder(self.calendar, rule, self.config.store.keep_intervals_s * 1000, self._note)
         self._truth = Truth(seed, every_s, sun_day)
         catalog = DeviceCatalog(self.config, {}, self.now_ms)
         sign = signer.signer("mh-pack")
@@ -247,7 +247,8 @@ class Timelapse:
         results = f"{self.config.base}/_indicators"
         self._results = packer(results)
         self._results.use(catalog.results_table(results, agent.__version__))
-        self._figures, self._balances = IndicatorResults(self.config), BalanceResults(self.config)
+        self._figures = IndicatorResults(self.config)
+        self._others = KnownPacks(self.config), BalanceResults(self.config)
         self.readings = self.packs = self.figures = 0
 
     def _configure(self, timezone: str, plan: str, every_s: int) -> Config:
@@ -284,7 +285,7 @@ class Timelapse:
     ) -> str:
         """Attest something at a time of the made-up clock, as ``meterhouse declare`` does. Returns the entry's id."""
         number = f"{len(self.store.documents.declarations()) + 1:016x}"
-        times = self.cut.midnight(first), self.cut.midnight(after) if after else None
+        times = self.calendar.midnight(first), self.calendar.midnight(after) if after else None
         made = Declaration(number, f"declared.{name}", value, unit, *times, who, at_ms, document, replaces, by)
         self.store.documents.declare(made.id, made.at_ms, made.as_dict())
         return made.id
@@ -294,13 +295,14 @@ class Timelapse:
         (self.folder / "plan.toml").write_text(text, encoding="utf-8")
         self.config = load_config(self.folder / "agent.toml", environ={})
         self._results.use(DeviceCatalog(self.config).results_table(self._results.stream, agent.__version__))
-        self._figures, self._balances = IndicatorResults(self.config), BalanceResults(self.config)
+        self._figures = IndicatorResults(self.config)
+        self._others = KnownPacks(self.config), BalanceResults(self.config)
 
     # --- time
 
     def until(self, last: date) -> Iterator[int]:
         """Live until midnight of ``last`` and an hour, in which the last figures are made; gives each hour's end."""
-        end_ms = self.cut.midnight(last) + HOUR_MS
+        end_ms = self.calendar.midnight(last) + HOUR_MS
         while self.now_ms < end_ms:
             self._live(self.now_ms + HOUR_MS)
             yield self.now_ms
@@ -349,8 +351,9 @@ class Timelapse:
         settled = self._builder.closed_ms([meter.packer.stream for meter in self._meters])
         settled = max(settled, self.now_ms - LATE_MS - LATE_PACKS * HOUR_MS)  # who is silent is not waited for
         made, start = [], self._results.from_ms
-        while (end := self.cut.stretch("interval", start)[1]) <= settled:
-            found = [*self._figures(self.store, start, end), *self._balances(self.store, start, end)]
+        while (end := self.calendar.stretch("interval", start)[1]) <= settled:
+            found = [*self._figures(self.store, start, end)]
+            found += [result for one in self._others for result in one(self.store, start, end)]
             self.figures += sum(result["kind"] == "figure" for result in found)
             made.append((end, found))
             start = end

@@ -23,7 +23,7 @@ from typing import Any
 
 from agent.cli.main import outcome
 from agent.indicators.compute import intervals_of
-from agent.intervals import Cut
+from agent.intervals.calendar import Calendar
 from agent.intervals.rows import RoleSum
 from agent.store import Store
 from bench.timelapse import HOUR_MS, Silence, Timelapse
@@ -37,7 +37,7 @@ def live(folder: Path, first: date, last: date, **how: Any) -> tuple[Timelapse, 
     """Live from midnight of ``first`` to that of ``last``; what people attest month by month is declared at its end."""
     began = time.process_time()
     park = Timelapse(folder, first, sun_day=first.timetuple().tm_yday, **how)
-    midnight = park.cut.midnight
+    midnight = park.calendar.midnight
     for n in range((last - first).days):
         day = first + timedelta(days=n)
         if day.day == 14:  # a meter that is silent over a midnight, another one each month
@@ -51,8 +51,8 @@ def live(folder: Path, first: date, last: date, **how: Any) -> tuple[Timelapse, 
             park.declare("waste_generated", "812.4", "t", *month, "Chen Yu", at, f"weighbridge {day:%Y-%m}")
             park.declare("waste_used", "690.1", "t", *month, "Chen Yu", at, f"weighbridge {day:%Y-%m}")
     for now in park.until(last):
-        if now == midnight(park.cut.day(now)):
-            print(f"\r{park.cut.day(now)}", end="", flush=True)
+        if now == midnight(park.calendar.day(now)):
+            print(f"\r{park.calendar.day(now)}", end="", flush=True)
     print("\r" + " " * 12 + "\r", end="")
     park.close()
     size = sum(path.stat().st_size for path in (folder / "state").glob("store.db*"))
@@ -78,22 +78,27 @@ def interval_bytes(folder: Path) -> int:
         conn.close()
 
 
-def days_of(folder: Path, cut: Cut, first: date, last: date) -> Iterator[tuple[date, list[RoleSum]]]:
+def days_of(folder: Path, calendar: Calendar, first: date, last: date) -> Iterator[tuple[date, list[RoleSum]]]:
     """The role sums of all intervals, day by day."""
     store = Store.open(folder / "state" / "store.db")
     try:
         for n in range((last - first).days):
             day = first + timedelta(days=n)
-            yield day, intervals_of(store.intervals, cut, cut.midnight(day), cut.midnight(day + timedelta(days=1)))
+            yield (
+                day,
+                intervals_of(
+                    store.intervals, calendar, calendar.midnight(day), calendar.midnight(day + timedelta(days=1))
+                ),
+            )
     finally:
         store.close()
 
 
-def balance(folder: Path, cut: Cut, first: date, last: date) -> dict[str, Any]:
+def balance(folder: Path, calendar: Calendar, first: date, last: date) -> dict[str, Any]:
     """kWh of the whole time by role and flow, what is left over, and the largest rest of a single day."""
     totals: dict[tuple[str, str], Decimal] = {}
     worst = Decimal(0)
-    for _, parts in days_of(folder, cut, first, last):
+    for _, parts in days_of(folder, calendar, first, last):
         today: dict[tuple[str, str], Decimal] = {}
         for one in parts:
             if one.unit == "kWh":
@@ -152,7 +157,7 @@ def main() -> int:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mh-year-")))
         folder.mkdir(parents=True, exist_ok=True)
         park, facts = live(folder, first, last, every_s=options.every)
-        facts |= balance(folder, park.cut, first, last)
+        facts |= balance(folder, park.calendar, first, last)
         look(folder, park.kid, first, last, facts)
     if options.json:
         print(json.dumps(facts))

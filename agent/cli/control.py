@@ -20,7 +20,7 @@ from agent.service.control.frames import (
     HEADER,
     MAX_ANSWER,
     SOCKET,
-    Frame,
+    FrameKind,
     decode_error,
     decode_facts,
     parse_header,
@@ -160,20 +160,20 @@ class ControlClient:
         silence_s: float = SILENCE_S,
     ) -> dict[str, Any]:
         """Send the request and take the whole answer. Raises GatewayError, also where it does not come to its end."""
-        from agent.service.control.protocol import Stretch
+        from agent.service.control.protocol import RangeRequest
 
-        self.give_up_after(EXPORT_S if isinstance(request, Stretch) else ANSWER_S)
+        self.give_up_after(EXPORT_S if isinstance(request, RangeRequest) else ANSWER_S)
         self.send(request)
         limit_s = pick_up_s
         while True:
             kind, payload = self.receive(limit_s)
             limit_s = silence_s
-            if kind is Frame.PART:
+            if kind is FrameKind.PART:
                 take(payload)
-            elif kind is Frame.PROGRESS:
+            elif kind is FrameKind.PROGRESS:
                 facts = decode_facts(payload)
                 progress(_count(facts, "done"), _count(facts, "total"))
-            elif kind is Frame.DONE:
+            elif kind is FrameKind.DONE:
                 return decode_facts(payload)
             else:
                 raise decode_error(payload)
@@ -194,10 +194,10 @@ class ControlClient:
         """From now on; whatever comes by then."""
         self._give_up = time.monotonic() + seconds
 
-    def receive(self, limit_s: float) -> tuple[Frame, bytes]:
+    def receive(self, limit_s: float) -> tuple[FrameKind, bytes]:
         """The next whole frame of the answer. Raises GatewayError where none comes in time."""
         give_up = min(time.monotonic() + limit_s, self._give_up)
-        kinds = frozenset(Frame) - {Frame.REQUEST}
+        kinds = frozenset(FrameKind) - {FrameKind.REQUEST}
         kind, size = parse_header(self._exactly(HEADER.size, give_up), kinds, MAX_ANSWER)
         return kind, self._exactly(size, give_up)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from agent.cli.common import NoAgent, read_snapshot
-from agent.service.control.frames import Frame, decode_error
+from agent.service.control.frames import FrameKind, decode_error
 from drivers.model import GatewayError, LineDown, LineLent
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ class BorrowedLine:
         try:
             client.send(Lease(line=self._line, purpose=self._purpose, seconds=self._seconds))
             client.give_up_after(GRANT_S)
-            while (got := client.receive(GRANT_S))[0] is not Frame.PART:
-                if got[0] is not Frame.PROGRESS:
+            while (got := client.receive(GRANT_S))[0] is not FrameKind.PART:
+                if got[0] is not FrameKind.PROGRESS:
                     raise self._refused(decode_error(got[1]))
         except BaseException:
             client.close()

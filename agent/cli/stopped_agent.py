@@ -24,7 +24,7 @@ from agent.cli.owner_process import child, path_owner
 from agent.service.control.frames import (
     HEADER,
     MAX_REQUEST,
-    Frame,
+    FrameKind,
     encode_error,
     encode_facts,
     frame,
@@ -116,18 +116,18 @@ async def _serve(sock: socket.socket, config: Config) -> None:
     from agent.service.control.server import handler
 
     with sock.makefile("rb") as stream:
-        _, size = parse_header(stream.read(HEADER.size), frozenset({Frame.REQUEST}), MAX_REQUEST)
+        _, size = parse_header(stream.read(HEADER.size), frozenset({FrameKind.REQUEST}), MAX_REQUEST)
         request = decode_request(stream.read(size))
     uid = peer_of(sock).uid  # the tool, which created the pair
     try:
         with _opened(config) as store:
             access = StoppedAccess(config, Caller(uid, login_of(uid)), store)
             result = await handler(request)(access, request, StoppedReply(sock))
-        last = frame(Frame.DONE, encode_facts(result))
+        last = frame(FrameKind.DONE, encode_facts(result))
     except BrokenPipeError:  # the tool is gone
         return
     except GatewayError as error:
-        last = frame(Frame.FAILED, encode_error(error))
+        last = frame(FrameKind.FAILED, encode_error(error))
     sock.sendall(last)
 
 
@@ -177,11 +177,11 @@ class StoppedReply:
         self._sock = sock
 
     async def part(self, data: bytes) -> None:
-        self._sock.sendall(header(Frame.PART, len(data)))
+        self._sock.sendall(header(FrameKind.PART, len(data)))
         self._sock.sendall(data)
 
     def progress(self, done: int, total: int) -> None:
-        self._sock.sendall(frame(Frame.PROGRESS, encode_facts({"done": done, "total": total})))
+        self._sock.sendall(frame(FrameKind.PROGRESS, encode_facts({"done": done, "total": total})))
 
     def rest(self) -> None:
         """A stopped agent has no line to lend."""

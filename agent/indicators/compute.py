@@ -12,12 +12,12 @@ from agent.indicators.declared import Declaration
 from agent.indicators.definitions import PeriodKind
 from agent.indicators.evaluate import evaluate
 from agent.indicators.figure import Figure, Period
-from agent.indicators.plan import Plan
-from agent.indicators.supply import Sums
-from agent.indicators.trace import ZERO, Slot
-from agent.intervals.cut import Cut
-from agent.intervals.query import Book
-from agent.intervals.rows import FLAW, Flag, Mark, RoleSum, Source
+from agent.indicators.plan import IndicatorPlan
+from agent.indicators.supply import Supply
+from agent.indicators.trace import ZERO, TraceSlot
+from agent.intervals.calendar import Calendar
+from agent.intervals.query import PageSource
+from agent.intervals.rows import FLAW, EndReading, Flag, RoleSum, Source
 from agent.intervals.sums import Unwritten, sums
 
 ROLLING_DAYS = 365
@@ -26,30 +26,30 @@ _DEMAND_FLOWS = ("import", "charge", "consumption", "heat")
 Demand = tuple[Decimal, tuple[Source, ...]]
 
 
-def period_of(cut: Cut, kind: PeriodKind, at_ms: int, until_ms: int) -> Period:
+def period_of(calendar: Calendar, kind: PeriodKind, at_ms: int, until_ms: int) -> Period:
     """The period of a kind that an instant lies in; rolling: the 365 days before the instant's day.
 
     Args:
         until_ms: how far intervals are known; the period counts as elapsed up to there.
     """
-    day = cut.day(at_ms)
+    day = calendar.day(at_ms)
     if kind == "rolling":
-        start, end = cut.midnight(day - timedelta(days=ROLLING_DAYS)), cut.midnight(day)
-        label = f"{cut.day(start)}/{day}"
+        start, end = calendar.midnight(day - timedelta(days=ROLLING_DAYS)), calendar.midnight(day)
+        label = f"{calendar.day(start)}/{day}"
     else:
-        start, end = cut.stretch(kind, at_ms)
-        local = cut.local(start)
+        start, end = calendar.stretch(kind, at_ms)
+        local = calendar.local(start)
         label = {
             "interval": local.isoformat(timespec="minutes"),
             "day": f"{day}",
             "month": f"{day:%Y-%m}",
             "year": f"{day.year:04}",
         }[kind]
-    first, after = cut.stretch("year", start)
-    return Period(kind, start, end, label, cut.day(start).year, after - first, min(max(until_ms, start), end))
+    first, after = calendar.stretch("year", start)
+    return Period(kind, start, end, label, calendar.day(start).year, after - first, min(max(until_ms, start), end))
 
 
-class Tally:
+class PeriodTotals:
     """Sums of a period that grow day by day, so that a year needs neither a long query nor a year's rows in memory.
 
     Parts are the role sums of single intervals, in any order, each once.
@@ -75,22 +75,22 @@ class Tally:
             known = sum((one.completeness * (one.end_ms - one.start_ms) for one in group), ZERO)
             self._known_ms[key] = self._known_ms.get(key, ZERO) + known
 
-    def supply(self, entries: Sequence[Declaration], period: Period) -> Sums:
+    def supply(self, entries: Sequence[Declaration], period: Period) -> Supply:
         """The amounts for the figures of the period. Time without any interval is unknown, also whole days."""
         shares = {key: min(known / period.elapsed_ms, Decimal(1)) for key, known in self._known_ms.items()}
         whole = [replace(one, completeness=shares[key]) for key, one in self._sums.items()]
-        return Sums(whole, entries, self._demands)
+        return Supply(whole, entries, self._demands)
 
-    def figures(self, plan: Plan, period: Period, entries: Sequence[Declaration]) -> tuple[Figure, ...]:
+    def figures(self, plan: IndicatorPlan, period: Period, entries: Sequence[Declaration]) -> tuple[Figure, ...]:
         """All figures of the plan for the period that was added up."""
         return evaluate(plan, period, self.supply(entries, period))
 
 
 def intervals_of(
-    book: Book, cut: Cut, start_ms: int, end_ms: int, unwritten: Iterable[Unwritten] = ()
+    book: PageSource, calendar: Calendar, start_ms: int, end_ms: int, unwritten: Iterable[Unwritten] = ()
 ) -> list[RoleSum]:
-    """The role sums of single intervals, for ``Tally`` and ``slots_of``. A day of 500 counters takes a few 10 ms."""
-    return sums(book, cut, start_ms, end_ms, "interval", unwritten=unwritten) if end_ms > start_ms else []
+    """The role sums of single intervals. A day of 500 counters takes a few 10 ms."""
+    return sums(book, calendar, start_ms, end_ms, "interval", unwritten=unwritten) if end_ms > start_ms else []
 
 
 def merge(parts: Sequence[RoleSum]) -> RoleSum:
@@ -133,7 +133,7 @@ def _widened(one: Source, other: Source) -> Source:
     )
 
 
-def _at(mark: Mark | None) -> int:
+def _at(mark: EndReading | None) -> int:
     return mark.time_ms if mark is not None else 1 << 62
 
 
@@ -152,19 +152,19 @@ def demands(windows: Iterable[RoleSum]) -> dict[str, Demand]:
     return found
 
 
-def slots_of(parts: Iterable[RoleSum], cut: Cut, by: Literal["interval", "hour"] = "hour") -> list[Slot]:
+def slots_of(parts: Iterable[RoleSum], calendar: Calendar, by: Literal["interval", "hour"] = "hour") -> list[TraceSlot]:
     """The amounts of the green-power trace, slot by slot; a slot without any counter is left out."""
     found: dict[tuple[int, int], dict[str, Decimal]] = {}
     broken: set[tuple[int, int]] = set()
     unheard: dict[tuple[int, int], dict[str, bool]] = {}  # role and flow: is nothing known of it in the slot?
-    hours, hour_of = Cut(cut.timezone, 3_600_000), dict[int, tuple[int, int]]()
+    hour_of: dict[int, tuple[int, int]] = {}
     for one in parts:
         name = _slot_field(one)
         if name:
             key = one.start_ms, one.end_ms
             if by == "hour":
                 if one.start_ms not in hour_of:
-                    hour_of[one.start_ms] = hours.stretch("interval", one.start_ms)
+                    hour_of[one.start_ms] = calendar.stretch("hour", one.start_ms)
                 key = hour_of[one.start_ms]
             fields = found.setdefault(key, {})
             fields[name] = fields.get(name, ZERO) + one.amount
@@ -172,20 +172,11 @@ def slots_of(parts: Iterable[RoleSum], cut: Cut, by: Literal["interval", "hour"]
                 broken.add(key)
             part, was = f"{one.role}.{one.flow}", unheard.setdefault(key, {})
             was[part] = was.get(part, True) and not one.completeness
+    missing = {key: tuple(sorted(part for part, nothing in parts.items() if nothing)) for key, parts in unheard.items()}
     return [
-        replace(
-            _slot(key, fields, key not in broken),
-            missing=tuple(sorted(part for part, nothing in unheard[key].items() if nothing)),
-        )
+        TraceSlot(*key, complete=key not in broken, missing=missing[key], **fields)  # type: ignore[arg-type]
         for key, fields in sorted(found.items())
     ]
-
-
-def _slot(key: tuple[int, int], fields: Mapping[str, Decimal], complete: bool) -> Slot:
-    generation, direct, taken, given, charge, discharge = (
-        fields.get(name, ZERO) for name in ("generation", "direct", "grid_import", "grid_export", "charge", "discharge")
-    )
-    return Slot(*key, generation, direct, taken, given, charge, discharge, complete)
 
 
 _SLOT_FIELDS: Mapping[tuple[str, str], str] = {

@@ -11,6 +11,7 @@ from typing import Any, Final
 from agent.indicators.definitions import decimal
 from agent.indicators.figure import Amount, Period
 from agent.indicators.units import Unit, parse_unit
+from agent.pack import seconds
 from drivers.model import UsageError, clean_text
 
 MAX_TEXT: Final = 200
@@ -47,10 +48,10 @@ class Declaration:
 
     def as_dict(self) -> dict[str, Any]:
         """Its form in a pack; keys without a value are left out. Times are whole or fractional seconds."""
-        plain: dict[str, Any] = {"at": _seconds(self.at_ms), "from": _seconds(self.from_ms), "id": self.id}
+        plain: dict[str, Any] = {"at": seconds(self.at_ms), "from": seconds(self.from_ms), "id": self.id}
         plain |= {"n": self.name, "u": self.unit, "v": self.value, "who": self.who}
         if self.to_ms is not None:
-            plain["to"] = _seconds(self.to_ms)
+            plain["to"] = seconds(self.to_ms)
         if self.document:
             plain["document"] = self.document
         if self.replaces:
@@ -120,10 +121,6 @@ def _ms(plain: Mapping[str, Any], key: str) -> int:
     if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found < 1e11:
         raise UsageError(f"{key} must be a time in seconds", where="declare")
     return round(found * 1000)
-
-
-def _seconds(ms: int) -> int | float:
-    return ms // 1000 if ms % 1000 == 0 else ms / 1000
 
 
 def in_force(entries: Iterable[Declaration]) -> list[Declaration]:

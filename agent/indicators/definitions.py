@@ -130,13 +130,8 @@ def read_plan(path: Path | None) -> PlanText:
     return _struct(PlanText, source, raw, complaints)
 
 
-def parse_plan(text: str | bytes, where: str) -> PlanText:
-    """The plan in the text of a file. Raises ConfigError with every complaint."""
-    return parse_source_of_plan(text, where)[0]
-
-
-def parse_source_of_plan(text: str | bytes, where: str) -> tuple[PlanText, TomlSource]:
-    """The same, and the source that knows the lines of its keys."""
+def parse_plan(text: str | bytes, where: str) -> tuple[PlanText, TomlSource]:
+    """The plan in the text of a file, and the lines of its keys. Raises ConfigError with every complaint."""
     return _parse(PlanText, text, where)
 
 

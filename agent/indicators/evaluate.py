@@ -4,26 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Protocol
 
 from agent.indicators import expression
 from agent.indicators.factors import FactorEntry
-from agent.indicators.figure import Amount, Figure, Part, Period, Verdict
-from agent.indicators.plan import Indicator, Plan, Threshold, leaves, pick
+from agent.indicators.figure import Amount, Contribution, Figure, Period, Verdict
+from agent.indicators.plan import Indicator, IndicatorPlan, Threshold, leaves
 from agent.indicators.quantities import FLOWS
+from agent.indicators.supply import Supply
 from agent.indicators.units import Unit, parse_unit
 
 _ONE_SECOND = Fraction(1, 1000)
-
-
-class Supply(Protocol):
-    """Where amounts come from: the interval store and the declarations, or packs that were exported."""
-
-    def metered(self, name: str, period: Period) -> Amount | None:
-        """ROLE.FLOW over the period, a pattern's sum included; None where the park has no such meter."""
-
-    def declared(self, name: str, unit: Unit, kind: str, period: Period) -> Amount | None:
-        """The declared value for the period; None without one."""
 
 
 class _Missing(Exception):
@@ -31,7 +21,7 @@ class _Missing(Exception):
 
 
 def evaluate(
-    plan: Plan, period: Period, supply: Supply, indicators: Sequence[Indicator] | None = None
+    plan: IndicatorPlan, period: Period, supply: Supply, indicators: Sequence[Indicator] | None = None
 ) -> tuple[Figure, ...]:
     """Figures of one period, in the plan's order: of all indicators for its kind, or of those that are given."""
     cache: dict[str, Amount | None] = {}
@@ -41,7 +31,7 @@ def evaluate(
 
 class _Figuring:
     def __init__(
-        self, plan: Plan, indicator: Indicator, period: Period, supply: Supply, cache: dict[str, Amount | None]
+        self, plan: IndicatorPlan, indicator: Indicator, period: Period, supply: Supply, cache: dict[str, Amount | None]
     ) -> None:
         self._plan, self._one, self._period, self._supply, self._cache = plan, indicator, period, supply, cache
         self._terms: dict[str, Fraction] = {}
@@ -78,17 +68,17 @@ class _Figuring:
             tuple(self._parts()) if not missing else (),
         )
 
-    def _parts(self) -> Iterator[Part]:
+    def _parts(self) -> Iterator[Contribution]:
         one = self._one
         for name, formula, unit in one.weighs:
             try:
-                yield Part(name, expression.value(formula.tree, self._of_name), unit)
+                yield Contribution(name, expression.value(formula.tree, self._of_name), unit)
             except (_Missing, ZeroDivisionError):
                 continue
         if not one.weighs:
             for sign, node in _summands(one.numerator.tree, one, 1):
                 name = node.name if isinstance(node, expression.Name) else _spelled(node)
-                yield Part(name, sign * expression.value(node, self._of_name), one.numerator_unit)
+                yield Contribution(name, sign * expression.value(node, self._of_name), one.numerator_unit)
 
     def _inputs(self) -> tuple[list[Amount], list[str]]:
         found: list[Amount] = []
@@ -133,7 +123,8 @@ class _Figuring:
                 self._terms[name] = expression.value(self._plan.terms[name].formula.tree, self._of_name)
             return self._terms[name]
         if name.startswith("factor."):
-            entry = pick(self._plan, self._one, name.removeprefix("factor."), self._period.year)
+            factor = self._plan.factors[name.removeprefix("factor.")]
+            entry = factor.of_year(self._period.year, self._one.pins.get(factor.id))
             self._factors[entry.id] = entry
             return entry.base
         if name == "period.duration":

@@ -227,19 +227,11 @@ def show(tree: Node) -> str:
     return f"({tree.sign} {' '.join(show(part) for part in tree.parts)})"
 
 
-def _min(*parts: Fraction) -> Fraction:
-    return min(parts)
-
-
-def _max(*parts: Fraction) -> Fraction:
-    return max(parts)
-
-
 _OPERATIONS: Mapping[str, Callable[..., Fraction]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
     "*": lambda a, b: a * b,
     "/": lambda a, b: a / b,
-    "min": _min,
-    "max": _max,
+    "min": lambda *parts: min(parts),
+    "max": lambda *parts: max(parts),
 }

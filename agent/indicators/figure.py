@@ -6,7 +6,6 @@ digits, so that two computers that start from the same readings write the same t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from fractions import Fraction
@@ -16,6 +15,8 @@ from agent.indicators.definitions import PeriodKind
 from agent.indicators.factors import FactorEntry
 from agent.indicators.plan import Indicator
 from agent.indicators.units import Unit
+from agent.intervals.rows import Source
+from agent.pack import seconds
 from drivers.encoding import exact_text
 
 Basis = Literal["metered", "declared", "assumed", "absent"]
@@ -39,27 +40,17 @@ class Period:
     def as_dict(self) -> dict[str, Any]:
         """Times are seconds."""
         return {
-            "from": _seconds(self.start_ms),
+            "from": seconds(self.start_ms),
             "kind": self.kind,
             "label": self.label,
-            "to": _seconds(self.end_ms),
-            "until": _seconds(self.until_ms),
+            "to": seconds(self.end_ms),
+            "until": seconds(self.until_ms),
         }
 
     @property
     def elapsed_ms(self) -> int:
         """The part of the period that is past, never 0."""
         return max(min(self.until_ms, self.end_ms) - self.start_ms, 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Trail:
-    """Packs of one stream that a metered input came from."""
-
-    stream: str
-    point: str
-    first: int
-    last: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +63,15 @@ class Amount:
     basis: Basis
     completeness: Fraction = Fraction(1)
     estimated: Fraction = Fraction(0)
-    trails: tuple[Trail, ...] = ()
+    sources: tuple[Source, ...] = ()  # of a metered input
     entries: tuple[str, ...] = ()  # ids of declarations
     note: str = ""  # why it is absent or assumed
     silent: tuple[tuple[str, str], ...] = ()  # (stream, point) of counters without any known interval in the period
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """The largest cause of a bad value, for people: as the definition names it, else the summands of the numerator."""
+class Contribution:
+    """A cause of a bad value, for people: as the definition names it, else a summand of the numerator."""
 
     name: str  # of a term or an input
     value: Fraction  # base units
@@ -104,7 +95,7 @@ class Figure:
     inputs: tuple[Amount, ...]
     missing: tuple[str, ...]
     factors: tuple[FactorEntry, ...]
-    parts: tuple[Part, ...] = ()
+    parts: tuple[Contribution, ...] = ()
 
     @property
     def shown(self) -> str:
@@ -147,10 +138,6 @@ def _value(base: Fraction, unit: Unit) -> dict[str, str]:
     return {"u": unit.text, "v": decimal_text(base / unit.factor)}
 
 
-def _seconds(ms: int) -> int | float:
-    return ms // 1000 if ms % 1000 == 0 else ms / 1000
-
-
 def _factor(entry: FactorEntry) -> dict[str, str]:
     plain = {"id": entry.name, "source": entry.source, "status": entry.status, "u": entry.unit.text, "v": entry.text}
     return plain | ({"published": entry.published} if entry.published else {})
@@ -161,7 +148,8 @@ def _input(amount: Amount) -> dict[str, Any]:
     if amount.basis == "metered":
         plain |= {"completeness": decimal_text(amount.completeness), "estimated": decimal_text(amount.estimated)}
         plain["from"] = [
-            {"first": t.first, "last": t.last, "point": t.point, "stream": t.stream} for t in amount.trails
+            {"first": one.first_seq, "last": one.last_seq, "point": one.point, "stream": one.stream}
+            for one in amount.sources
         ]
     if amount.silent:
         plain["silent"] = [{"point": point, "stream": stream} for stream, point in amount.silent]
@@ -178,8 +166,3 @@ def decimal_text(value: Fraction) -> str:
     """Plain decimal digits without trailing zeros, at most twelve significant ones, rounded half to even."""
     rounded = _CONTEXT.divide(Decimal(value.numerator), Decimal(value.denominator))
     return exact_text(rounded) if rounded else "0"
-
-
-def by_name(figures: Sequence[Figure]) -> Mapping[str, Figure]:
-    """Figures of one period by the name of their indicator."""
-    return {figure.indicator.name: figure for figure in figures}

@@ -19,10 +19,10 @@ from agent.indicators.definitions import (
     ThresholdText,
     all_of,
     decimal,
-    parse_source_of_plan,
+    parse_plan,
     shipped_sets,
 )
-from agent.indicators.factors import Factor, FactorEntry, FactorText, make_factor, shipped
+from agent.indicators.factors import Factor, FactorText, make_factor, shipped
 from agent.indicators.quantities import Unknown, dimension_of, near
 from agent.indicators.units import NUMBER, Dimension, Unit, parse_unit, show_dimension
 from agent.roles import METERED_ROLES
@@ -99,7 +99,7 @@ class Indicator:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class IndicatorPlan:
     """All that a park's figures are made by."""
 
     indicators: tuple[Indicator, ...]
@@ -138,13 +138,13 @@ def leaves(indicator: Indicator) -> list[str]:
     return list(found)
 
 
-def load_plan(text: str | bytes, where: str) -> Plan:
+def load_plan(text: str | bytes, where: str) -> IndicatorPlan:
     """The whole plan in the text of a file. Raises ConfigError with every complaint, each with its line."""
-    plan, source = parse_source_of_plan(text, where)
+    plan, source = parse_plan(text, where)
     return _Maker(plan, where, source).make()
 
 
-def make_plan(text: PlanText, where: str = "plan") -> Plan:
+def make_plan(text: PlanText, where: str = "plan") -> IndicatorPlan:
     """The whole plan. Raises ConfigError with every complaint."""
     return _Maker(text, where).make()
 
@@ -157,7 +157,7 @@ class _Maker:
         self._inputs: dict[str, Input] = {}
         self._terms: dict[str, Term] = {}
 
-    def make(self) -> Plan:
+    def make(self) -> IndicatorPlan:
         text = self._text
         chosen = self._chosen_sets()
         self._factors = dict(shipped())
@@ -176,19 +176,14 @@ class _Maker:
         for one in chosen.values():
             self._read_terms(one.term, f"{one.id}: ")
         self._read_terms(text.term)
-        indicators: list[Indicator] = []
-        for one in chosen.values():
-            indicators += [
-                made for item in one.indicator if (made := self._indicator(one.id, one.official, item, pins))
-            ]
-        for n, item in enumerate(text.indicator):
-            if made := self._indicator(SITE, "", item, pins, ("indicator", n)):
-                indicators.append(made)
+        found = [self._indicator(one.id, one.official, item, pins) for one in chosen.values() for item in one.indicator]
+        found += [self._indicator(SITE, "", item, pins, ("indicator", n)) for n, item in enumerate(text.indicator)]
+        indicators = [made for made in found if made is not None]
         self._check_names({one.name for one in indicators})
         if self._wrong:
             raise all_of(self._wrong, self._where)
         used = {name: one for name, one in chosen.items() if one.indicator}
-        return Plan(tuple(indicators), self._inputs, self._terms, self._factors, dict(text.absent), used)
+        return IndicatorPlan(tuple(indicators), self._inputs, self._terms, self._factors, dict(text.absent), used)
 
     def _chosen_sets(self) -> dict[str, SetText]:
         known, chosen = shipped_sets(), dict[str, SetText]()
@@ -283,11 +278,17 @@ class _Maker:
         except expression.FormulaError as error:
             self._complain(place, str(error), path=path)
             return None
-        if unit is not None and found is not None and found != unit.dimension:
-            shown = show_dimension(found), show_dimension(unit.dimension)
-            self._complain(place, f"the formula gives {shown[0]}, its unit {unit.text!r} is {shown[1]}", path=path)
+        if unit is not None and not self._is_in(found, unit, place, path):
             return None
         return Formula(" ".join(text.split()), tree, joined)
+
+    def _is_in(self, found: Dimension | None, unit: Unit, place: str, path: KeyPath) -> bool:
+        """Does a formula of this dimension give the unit? None: of the bare 0, which fits every unit."""
+        if found is None or found == unit.dimension:
+            return True
+        shown = show_dimension(found), show_dimension(unit.dimension)
+        self._complain(place, f"the formula gives {shown[0]}, its unit {unit.text!r} is {shown[1]}", path=path)
+        return False
 
     def _dimension(self, name: str) -> Dimension:
         if name in self._terms:
@@ -321,11 +322,7 @@ class _Maker:
         tree = numerator.tree
         if denominator is not None:
             tree = expression.Operation("/", (numerator.tree, denominator.tree))
-        found = expression.dimension(tree, self._dimension)
-        if found is not None and found != unit.dimension:
-            shown = show_dimension(found), show_dimension(unit.dimension)
-            what = f"the formula gives {shown[0]}, its unit {unit.text!r} is {shown[1]}"
-            self._complain(place, what, path=(*path, "unit"))
+        if not self._is_in(expression.dimension(tree, self._dimension), unit, place, (*path, "unit")):
             return None
         own = ("threshold", name) if name in self._text.threshold else (*path, "threshold")
         thresholds = self._thresholds(self._text.threshold.get(name, one.threshold), unit, place, own)
@@ -429,8 +426,3 @@ def _with_hash(made: Indicator) -> Indicator:
     digest = hashlib.sha256("\n".join(lines).encode()).digest()
     terms = {name: made.terms[name] for name in seen}
     return replace(made, terms=terms, hash=base64url(digest))
-
-
-def pick(plan: Plan, indicator: Indicator, factor: str, year: int) -> FactorEntry:
-    """The entry of a factor that a figure of ``year`` is made with."""
-    return plan.factors[factor].of_year(year, indicator.pins.get(factor))

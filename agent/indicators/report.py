@@ -8,15 +8,15 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from agent.indicators import expression
-from agent.indicators.compute import Tally, period_of, slots_of
+from agent.indicators.compute import PeriodTotals, period_of, slots_of
 from agent.indicators.declared import Declaration
 from agent.indicators.definitions import PeriodKind
 from agent.indicators.evaluate import evaluate
 from agent.indicators.figure import Figure, Period, decimal_text
-from agent.indicators.plan import Plan
-from agent.indicators.titles import title_of
-from agent.indicators.trace import Slot, Traced, issue, trace
-from agent.intervals.cut import Cut
+from agent.indicators.plan import IndicatorPlan
+from agent.indicators.quantities import title_of
+from agent.indicators.trace import Traced, TraceSlot, issue, trace
+from agent.intervals.calendar import Calendar
 from agent.intervals.rows import RoleSum
 
 FINER: Mapping[str, str] = {"day": "hour", "month": "day", "year": "month", "rolling": "month"}
@@ -33,16 +33,16 @@ class Reporter:
 
     def __init__(
         self,
-        plan: Plan,
-        cut: Cut,
+        plan: IndicatorPlan,
+        calendar: Calendar,
         period: Period,
         entries: Sequence[Declaration],
         by: Literal["interval", "hour"] = "hour",
     ) -> None:
         self._by: Literal["interval", "hour"] = by
-        self._plan, self._cut, self._period, self._entries = plan, cut, period, entries
-        self._whole = Tally()
-        self._finer: dict[int, Tally] = {}
+        self._plan, self._calendar, self._period, self._entries = plan, calendar, period, entries
+        self._whole = PeriodTotals()
+        self._finer: dict[int, PeriodTotals] = {}
         self._hours: list[Any] = []
         self._months: dict[str, list[Decimal]] = {}
 
@@ -52,12 +52,14 @@ class Reporter:
         finer = FINER[self._period.kind]
         groups: dict[int, list[RoleSum]] = {}
         for one in parts:
-            groups.setdefault(self._cut.stretch(finer, one.start_ms)[0], []).append(one)
+            groups.setdefault(self._calendar.stretch(finer, one.start_ms)[0], []).append(one)
         for start, group in groups.items():
-            self._finer.setdefault(start, Tally()).add(group)
-        slots = slots_of(parts, self._cut, self._by)
+            self._finer.setdefault(start, PeriodTotals()).add(group)
+        slots = slots_of(parts, self._calendar, self._by)
         for match in trace(slots).matches:
-            month = self._months.setdefault(f"{self._cut.day(match.slot.start_ms):%Y-%m}", [Decimal(0), Decimal(0)])
+            month = self._months.setdefault(
+                f"{self._calendar.day(match.slot.start_ms):%Y-%m}", [Decimal(0), Decimal(0)]
+            )
             month[0] += match.exported
             month[1] += match.slot.generation - match.exported
         self._hours += slots
@@ -68,7 +70,9 @@ class Reporter:
         kept = [one for one in wanted if not one.excluded]
         figures = evaluate(self._plan, self._period, self._whole.supply(self._entries, self._period), kept)
         trend: list[tuple[str, dict[str, Figure]]] = []
-        for start, end in self._cut.stretches(FINER[self._period.kind], self._period.start_ms, self._period.until_ms):
+        for start, end in self._calendar.stretches(
+            FINER[self._period.kind], self._period.start_ms, self._period.until_ms
+        ):
             found: tuple[Figure, ...] = ()
             if start in self._finer:
                 finer = self._finer_period(start, end)
@@ -84,11 +88,11 @@ class Reporter:
 
     def _finer_period(self, start: int, end: int) -> Period:
         kind: PeriodKind = "interval" if self._period.kind == "day" else FINER[self._period.kind]  # type: ignore[assignment]
-        made = period_of(self._cut, kind, start, min(end, self._period.until_ms))
+        made = period_of(self._calendar, kind, start, min(end, self._period.until_ms))
         return Period(made.kind, start, end, made.label, made.year, made.year_ms, min(end, self._period.until_ms))
 
     def _label(self, start: int) -> str:
-        local = self._cut.local(start)
+        local = self._calendar.local(start)
         return {"hour": f"{local:%H:%M}", "day": f"{local:%m-%d}", "month": f"{local:%Y-%m}"}[FINER[self._period.kind]]
 
     def _figure(self, figure: Figure, trend: Sequence[tuple[str, dict[str, Figure]]]) -> dict[str, Any]:
@@ -171,7 +175,7 @@ class Reporter:
         ]}  # fmt: skip
 
 
-def trace_result(slots: Sequence[Slot], period: Period) -> dict[str, Any]:
+def trace_result(slots: Sequence[TraceSlot], period: Period) -> dict[str, Any]:
     """A day's green power, hour by hour, as a result of a pack; certificates are not in it: they belong to months."""
     traced = trace(slots)
     plain = _totals(traced)
@@ -187,7 +191,7 @@ def _missing(traced: Traced) -> dict[str, Any]:
     return {"missing": hours} if hours else {}
 
 
-def _times(slot: Slot) -> dict[str, int]:
+def _times(slot: TraceSlot) -> dict[str, int]:
     return {"from": slot.start_ms // 1000, "to": slot.end_ms // 1000}
 
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from agent.indicators.compute import period_of
-from agent.indicators.definitions import PeriodKind
 from agent.indicators.figure import Period
 from agent.intervals.balance import Residual, balance, wants
-from agent.intervals.cut import Cut
+from agent.intervals.calendar import Calendar
 from agent.intervals.derived import Derived
-from agent.intervals.meters import Metered, MeterKey, Meters, added
-from agent.intervals.query import Book
+from agent.intervals.meters import MeterAmount, MeterKey, MeterSums, added
+from agent.intervals.query import PageSource
 from agent.intervals.sums import Unwritten, sums
 from drivers.encoding import exact_text
 
@@ -31,15 +29,15 @@ class SiteResults:
         config: hash of the configuration.
     """
 
-    def __init__(self, cut: Cut, base: str, rows: Sequence[Mapping[str, Any]], config: str) -> None:
-        self._cut, self._config = cut, config
+    def __init__(self, calendar: Calendar, base: str, rows: Sequence[Mapping[str, Any]], config: str) -> None:
+        self._calendar, self._config = calendar, config
         self._derived = Derived(rows, base)
 
-    def takers(self, stretches: int = 1) -> tuple[Meters, Meters]:
+    def takers(self, stretches: int = 1) -> tuple[MeterSums, MeterSums]:
         """The counters to collect for ``sums``."""
-        return Meters(wants, stretches), Meters(self._derived.wants, stretches)
+        return MeterSums(wants, stretches), MeterSums(self._derived.wants, stretches)
 
-    def made(self, takers: tuple[Meters, Meters], period: Period, at: int = 0) -> list[Mapping[str, Any]]:
+    def made(self, takers: tuple[MeterSums, MeterSums], period: Period, at: int = 0) -> list[Mapping[str, Any]]:
         """Result objects of one stretch that is over: at most one balance, then the derived points."""
         electric, terms = takers
         said = {"period": period.as_dict(), "config": self._config}
@@ -48,41 +46,39 @@ class SiteResults:
         made: list[Mapping[str, Any]] = [] if found is None else [found.as_dict() | said]
         return made + [one | said for one in self._derived.results(terms.found(at), length_ms)]
 
-    def of(
-        self, book: Book, kind: PeriodKind, start_ms: int, end_ms: int, unwritten: Iterable[Unwritten] = ()
-    ) -> list[Mapping[str, Any]]:
-        """``made`` of a stretch in a book."""
-        takers = self.takers()
-        sums(book, self._cut, start_ms, end_ms, "all", roles=(), meters=takers, unwritten=unwritten)
-        return self.made(takers, period_of(self._cut, kind, start_ms, end_ms))
+    def of(self, book: PageSource, period: Period, unwritten: Iterable[Unwritten] = ()) -> list[Mapping[str, Any]]:
+        """``made`` of a period that is over, from the pages of a book."""
+        takers, ends = self.takers(), (period.start_ms, period.end_ms)
+        sums(book, self._calendar, *ends, "all", roles=(), meters=takers, unwritten=unwritten)
+        return self.made(takers, period)
 
 
-class Balancer:
+class BalanceReport:
     """Balance and derived points of a period that grows day by day; the balance of finer stretches beside it.
 
     Args:
         period: of a day the finer stretches are its intervals, of all others their days.
     """
 
-    def __init__(self, cut: Cut, period: Period, base: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._cut, self._is_day = cut, period.kind == "day"
+    def __init__(self, calendar: Calendar, period: Period, base: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._calendar, self._is_day = calendar, period.kind == "day"
         self._derived = Derived(rows, base)
-        self._known: tuple[dict[MeterKey, Metered], dict[MeterKey, Metered]] = {}, {}
+        self._known: tuple[dict[MeterKey, MeterAmount], dict[MeterKey, MeterAmount]] = {}, {}
         self._length_ms = 0
         self._finer: list[tuple[int, Residual]] = []
 
-    def takers(self, start_ms: int, end_ms: int) -> tuple[Meters, Meters]:
+    def takers(self, start_ms: int, end_ms: int) -> tuple[MeterSums, MeterSums]:
         """The part of ``sums`` for this day's single intervals."""
-        count = len(list(self._cut.intervals(start_ms, end_ms))) if self._is_day else 1
-        return Meters(wants, count), Meters(self._derived.wants)
+        count = len(list(self._calendar.intervals(start_ms, end_ms))) if self._is_day else 1
+        return MeterSums(wants, count), MeterSums(self._derived.wants)
 
-    def add(self, takers: tuple[Meters, Meters], start_ms: int, end_ms: int) -> None:
+    def add(self, takers: tuple[MeterSums, MeterSums], start_ms: int, end_ms: int) -> None:
         """The day that they were filled with."""
         until_ms = min(end_ms, takers[0].until_ms)
         if until_ms <= start_ms:
             return
         self._length_ms += until_ms - (start_ms if self._length_ms else takers[0].since_ms)
-        stretches = list(self._cut.intervals(start_ms, until_ms)) if self._is_day else [(start_ms, until_ms)]
+        stretches = list(self._calendar.intervals(start_ms, until_ms)) if self._is_day else [(start_ms, until_ms)]
         for at, (start, end) in enumerate(stretches):
             found = takers[0].found(at)
             self._keep(0, found)
@@ -93,7 +89,7 @@ class Balancer:
                 self._finer.append((start, made.site))
         self._keep(1, takers[1].found())
 
-    def _keep(self, which: int, found: Sequence[Metered]) -> None:
+    def _keep(self, which: int, found: Sequence[MeterAmount]) -> None:
         known = self._known[which]
         for one in found:
             known[one.key] = added(known[one.key], one) if one.key in known else one
@@ -106,7 +102,7 @@ class Balancer:
         if whole is not None:
             said = whole.as_dict() | {"given": exact_text(whole.given), "trend": [], "counts": {}}
             for start, residual in self._finer:
-                local = self._cut.local(start)
+                local = self._calendar.local(start)
                 label = f"{local:%H:%M}" if self._is_day else f"{local:%m-%d}"
                 value = "" if residual.missing else exact_text(residual.value)
                 said["trend"].append({"label": label, "v": value, "verdict": residual.verdict})

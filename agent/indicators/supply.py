@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from agent.indicators import declared
 from agent.indicators.declared import Declaration
-from agent.indicators.figure import Amount, Period, Trail
+from agent.indicators.figure import Amount, Period
 from agent.indicators.quantities import FLOWS
 from agent.indicators.units import Unit, parse_unit
 from agent.intervals.rows import RoleSum, Source
@@ -20,7 +20,7 @@ _OTHER_ENERGY = ("heat", "total", "import")
 _GAS_UNITS = {"volume": "m3", "normal": "Nm3"}
 
 
-class Sums:
+class Supply:
     """A supply for one period: role sums of the interval store, demands by role (kW), and declarations.
 
     A role without a sum has no meter and counts as nothing; where there is no sum at all, nothing is known. Nor is
@@ -63,7 +63,7 @@ class Sums:
             "metered",
             _mean([Fraction(one.completeness) for one in found]),
             abs(estimated / value) if value else Fraction(0),
-            tuple(trail for one in found for trail in _trails(one.sources)),
+            tuple(source for one in found for source in one.sources),
             silent=tuple(sorted({meter for one in found for meter in one.silent})),
         )
 
@@ -80,8 +80,7 @@ class Sums:
         if role not in self._demands:
             return Amount(name, Fraction(0), unit, "metered", Fraction(0))
         kilowatts, sources = self._demands[role]
-        trails = tuple(_trails(sources))
-        return Amount(name, Fraction(kilowatts) * unit.factor, unit, "metered", _mean(shares), trails=trails)
+        return Amount(name, Fraction(kilowatts) * unit.factor, unit, "metered", _mean(shares), sources=sources)
 
 
 def _fits(one: RoleSum, role: str, flow: str) -> bool:
@@ -100,8 +99,3 @@ def _fits(one: RoleSum, role: str, flow: str) -> bool:
 
 def _mean(shares: Sequence[Fraction]) -> Fraction:
     return sum(shares, Fraction(0)) / len(shares)
-
-
-def _trails(sources: Iterable[Source]) -> Iterable[Trail]:
-    for source in sources:
-        yield Trail(source.stream, source.point, source.first_seq, source.last_seq)

@@ -20,7 +20,7 @@ UNIT_KWH = Decimal(1000)
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class TraceSlot:
     """The metered amounts of ``[start_ms, end_ms)``.
 
     ``complete``: every counter covered the whole slot. ``missing``: unknown roles and flows; if any,
@@ -46,7 +46,7 @@ class Match:
     ``exported`` is the part of the export that came from generation in this slot, ``stored`` what generation charged.
     """
 
-    slot: Slot
+    slot: TraceSlot
     consumption: Decimal
     own: Decimal
     direct: Decimal
@@ -64,7 +64,7 @@ class Traced:
     """
 
     matches: tuple[Match, ...]
-    missing: tuple[Slot, ...]
+    missing: tuple[TraceSlot, ...]
     consumption: Decimal
     own: Decimal
     direct: Decimal
@@ -95,7 +95,7 @@ class Issue:
     held_rest: Decimal
 
 
-def match(slot: Slot) -> Match:
+def match(slot: TraceSlot) -> Match:
     """Cover one slot's consumption. Nothing becomes negative where meters disagree a little."""
     sources = slot.generation + slot.direct + slot.grid_import + slot.discharge
     consumption = max(sources - slot.grid_export - slot.charge, ZERO)
@@ -109,7 +109,7 @@ def match(slot: Slot) -> Match:
     return Match(slot, consumption, own, direct, storage, rest - direct - storage, exported, stored)
 
 
-def trace(slots: Iterable[Slot], certificates_kwh: Decimal = ZERO) -> Traced:
+def trace(slots: Iterable[TraceSlot], certificates_kwh: Decimal = ZERO) -> Traced:
     """All slots of a stretch, and what its certificates cover."""
     slots = tuple(slots)
     matches = tuple(match(slot) for slot in slots if not slot.missing)

@@ -20,8 +20,8 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, Final, Literal
 
-from agent.intervals.meters import Metered
-from agent.intervals.page import Column
+from agent.intervals.meters import MeterAmount
+from agent.intervals.page_format import Column
 from agent.intervals.rows import Flag
 from drivers.encoding import exact_text
 
@@ -72,7 +72,7 @@ class Residual:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class BalanceNode:
     """A meter compared with others: the sum of those below it, or one that measures the same."""
 
     place: str
@@ -90,13 +90,13 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Balance:
+class EnergyBalance:
     """Of one stretch. ``site`` is None where the roles make no balance: loads, or what feeds them, are not metered."""
 
     inputs: tuple[tuple[str, Decimal], ...]  # ("grid.import", kWh)
     outputs: tuple[tuple[str, Decimal], ...]
     site: Residual | None
-    nodes: tuple[Node, ...]
+    nodes: tuple[BalanceNode, ...]
     trails: tuple[tuple[str, int, int], ...]  # stream, first and last pack
 
     @property
@@ -119,7 +119,7 @@ class Balance:
         return plain
 
 
-def _counted_once(meters: Iterable[Metered]) -> list[Metered]:
+def _counted_once(meters: Iterable[MeterAmount]) -> list[MeterAmount]:
     """The meters that count at a node. One with both directions and their total has the same energy twice."""
     known = [one for one in meters if one.key.flow in _TAKEN]
     both = {one.place for one in known if one.key.flow == "import"}
@@ -131,14 +131,14 @@ def wants(stream: str, column: Column) -> bool:
     return bool(column.flow and column.role)
 
 
-def balance(meters: Sequence[Metered], length_ms: int, is_interval: bool) -> Balance | None:
+def balance(meters: Sequence[MeterAmount], length_ms: int, is_interval: bool) -> EnergyBalance | None:
     """The balance of a stretch of ``length_ms``; None if there is nothing to compare.
 
     Args:
         is_interval: a stretch as short as an interval, where spread amounts prove nothing; in a longer one only those
             spread over its ends prove nothing.
     """
-    tree = Tree(meters)
+    tree = MeterTree(meters)
     inputs: dict[str, Decimal] = defaultdict(Decimal)
     outputs: dict[str, Decimal] = defaultdict(Decimal)
     mine = []
@@ -158,10 +158,10 @@ def balance(meters: Sequence[Metered], length_ms: int, is_interval: bool) -> Bal
         return None
     used = mine if site is not None else []
     sides_of = [tuple(sorted(side.items())) for side in (inputs, outputs)]
-    return Balance(sides_of[0], sides_of[1], site, nodes, _trails([*used, *tree.used]))
+    return EnergyBalance(sides_of[0], sides_of[1], site, nodes, _trails([*used, *tree.used]))
 
 
-def _residual(value: Decimal, meters: Sequence[Metered], length_ms: int, is_interval: bool) -> Residual:
+def _residual(value: Decimal, meters: Sequence[MeterAmount], length_ms: int, is_interval: bool) -> Residual:
     allowed, unknown, is_known = ZERO, set(), True
     for one in meters:
         lack_ms = max(0, length_ms - one.covered_ms)
@@ -188,7 +188,7 @@ def _residual(value: Decimal, meters: Sequence[Metered], length_ms: int, is_inte
     return Residual(value, allowed, tuple(sorted(unknown)), verdict, missing)
 
 
-def _trails(meters: Iterable[Metered]) -> tuple[tuple[str, int, int], ...]:
+def _trails(meters: Iterable[MeterAmount]) -> tuple[tuple[str, int, int], ...]:
     out: dict[str, tuple[int, int]] = {}
     for one in meters:
         stream = one.key.stream
@@ -199,13 +199,13 @@ def _trails(meters: Iterable[Metered]) -> tuple[tuple[str, int, int], ...]:
     return tuple((stream, *out[stream]) for stream in sorted(out))
 
 
-class Tree:
+class MeterTree:
     """Meters by their place in the tree."""
 
-    def __init__(self, meters: Sequence[Metered]) -> None:
-        self._at: dict[str, list[Metered]] = defaultdict(list)  # by place, and by device where it has one part only
-        self._below: dict[str, list[Metered]] = defaultdict(list)
-        self.used: list[Metered] = []
+    def __init__(self, meters: Sequence[MeterAmount]) -> None:
+        self._at: dict[str, list[MeterAmount]] = defaultdict(list)  # by place, and by device where it has one part only
+        self._below: dict[str, list[MeterAmount]] = defaultdict(list)
+        self.used: list[MeterAmount] = []
         for one in meters:
             self._at[one.place].append(one)
         parts: dict[str, set[str]] = defaultdict(set)
@@ -218,7 +218,7 @@ class Tree:
             if one.column.parent in self._at and self._at[one.column.parent][0].place != one.place:
                 self._below[self._at[one.column.parent][0].place].append(one)
 
-    def _above(self, one: Metered) -> Iterator[Metered]:
+    def _above(self, one: MeterAmount) -> Iterator[MeterAmount]:
         """The meters above one, upwards; each once, so that a circle ends."""
         seen = {one.place}
         while (up := self._at.get(one.column.parent)) and up[0].place not in seen:
@@ -226,16 +226,16 @@ class Tree:
             seen.add(one.place)
             yield one
 
-    def is_inside(self, one: Metered) -> bool:
+    def is_inside(self, one: MeterAmount) -> bool:
         """Is it below a meter that is counted itself?"""
         return any(up.column.role.partition(".")[0] in _COUNTED for up in self._above(one))
 
-    def nodes(self, length_ms: int, is_interval: bool) -> Iterator[Node]:
+    def nodes(self, length_ms: int, is_interval: bool) -> Iterator[BalanceNode]:
         """Each node against the meters below it and against its check meters, by place."""
         for place in sorted(self._below):
             own = self._at[place]
             children = [one for one in self._below[place] if one.column.role != CHECK]
-            checks: dict[str, list[Metered]] = defaultdict(list)
+            checks: dict[str, list[MeterAmount]] = defaultdict(list)
             for one in self._below[place]:
                 if one.column.role == CHECK:
                     checks[one.place].append(one)
@@ -248,11 +248,11 @@ class Tree:
         place: str,
         against: str,
         unit: str,
-        meters: Sequence[Metered],
-        held_against: Sequence[Metered],
+        meters: Sequence[MeterAmount],
+        held_against: Sequence[MeterAmount],
         length_ms: int,
         is_interval: bool,
-    ) -> Node:
+    ) -> BalanceNode:
         mine, theirs = (_counted_once([one for one in side if one.unit == unit]) for side in (meters, held_against))
         self.used += [*mine, *theirs]
         above = sum((_TAKEN[one.key.flow] * one.amount for one in mine), ZERO)
@@ -263,7 +263,7 @@ class Tree:
         residual = _residual(above - below, [*mine, *theirs], length_ms, is_interval)
         own = above if all(one.covered_ms for one in mine) else None
         others = below if all(one.covered_ms for one in theirs) else None
-        return Node(place, against, unit, own, others, residual)
+        return BalanceNode(place, against, unit, own, others, residual)
 
 
 # --- accuracy classes

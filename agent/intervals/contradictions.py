@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import NamedTuple
 
-from agent.intervals.page import Cell, Page, PageSchema, Row, StoredPage
+from agent.intervals.page_format import Cell, PageReader, PageSchema, Row, StoredPage
 from agent.intervals.rows import Flag
 
 FOREVER = 1 << 60
@@ -80,8 +80,8 @@ def corrections(
         open_ms: intervals from here on may still be corrected by the ledger that made these rows.
         is_coming: whether a written interval, by start and end, lies in one that will be written later, cut otherwise.
     """
-    written = _by_start(_rows_of(pages), from_ms, to_ms)
-    true = _by_start(_rows_in(made), from_ms, to_ms)
+    stored = ((PageSchema.decode(page.shape), PageReader(page.body, page.first).take_apart()) for page in pages)
+    written, true = _by_start(stored, from_ms, to_ms), _by_start(made, from_ms, to_ms)
     bounds = {} if is_whole else _bounds(true)
     out: dict[PageSchema, list[Row]] = {}
     last_end, packs = 0, (0, 0)
@@ -105,23 +105,10 @@ def corrections(
     return list(out.items())
 
 
-def _rows_of(pages: Iterable[StoredPage]) -> Iterator[tuple[PageSchema, Row]]:
-    for page in pages:
-        shape = PageSchema.decode(page.shape)
-        for row in Page(page.body, page.first).take_apart():
-            yield shape, row
-
-
-def _rows_in(made: Made) -> Iterator[tuple[PageSchema, Row]]:
-    for shape, rows in made:
-        for row in rows:
-            yield shape, row
-
-
-def _by_start(rows: Iterable[tuple[PageSchema, Row]], from_ms: int, to_ms: int) -> dict[int, _Interval]:
+def _by_start(made: Iterable[tuple[PageSchema, Sequence[Row]]], from_ms: int, to_ms: int) -> dict[int, _Interval]:
     """By start of the interval, turn of the clock and counter what counts: the highest revision, the last of equals."""
     found: dict[int, _Interval] = {}
-    for shape, row in rows:
+    for shape, row in ((shape, row) for shape, rows in made for row in rows):
         if not from_ms <= row.start_ms < to_ms:
             continue
         counters = found.setdefault(row.start_ms, {}).setdefault(row.turn, {})

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from agent.intervals.meters import Metered
-from agent.intervals.page import Column
+from agent.intervals.meters import MeterAmount
+from agent.intervals.page_format import Column
 from agent.intervals.tracked_points import heat_point
 from drivers.encoding import exact_text
 
@@ -48,12 +48,12 @@ class Derived:
         """Is a column a term of any?"""
         return (stream, column.point) in self._wanted
 
-    def results(self, meters: Iterable[Metered], length_ms: int) -> list[dict[str, Any]]:
+    def results(self, meters: Iterable[MeterAmount], length_ms: int) -> list[dict[str, Any]]:
         """One result each, without its period. With an unknown term there is no value, and ``missing`` names it."""
         known = {(one.key.stream, one.key.point): one for one in meters if one.covered_ms}
         return [self._result(name, known, length_ms) for name in self._terms]
 
-    def _result(self, name: str, known: Mapping[tuple[str, str], Metered], length_ms: int) -> dict[str, Any]:
+    def _result(self, name: str, known: Mapping[tuple[str, str], MeterAmount], length_ms: int) -> dict[str, Any]:
         terms = self._terms[name]
         found = [(term.sign, known[term.stream, term.point]) for term in terms if (term.stream, term.point) in known]
         missing = [f"{t.stream.rpartition('/')[2]}/{t.point}" for t in terms if (t.stream, t.point) not in known]

@@ -85,6 +85,12 @@ def part_of(point: str, parts: Iterable[str]) -> str | None:
     return max(found, key=len, default=None)
 
 
+def of_part(point: str, values: Mapping[str, str]) -> str:
+    """What ``values`` has for the part of a point; "" if nothing."""
+    part = part_of(point, values)
+    return "" if part is None else values[part]
+
+
 def _rest(point: str, part: str) -> str:
     """``energy.import`` of ``meter.ac.energy.import``: without the part and without a domain such as ``ac``."""
     rest = point[len(part) + 1 :] if part else point
@@ -101,7 +107,7 @@ def point_roles(points: Sequence[str], roles: Mapping[str, str], parents: Mappin
         part = part_of(point, roles)
         by_part.setdefault("" if part is None else part, []).append(point)
         if part is None:
-            out[point] = PointRole("", "", _parent(point, parents), "")
+            out[point] = PointRole("", "", of_part(point, parents), "")
     for part, members in by_part.items():
         role = roles.get(part)
         if role is None:
@@ -115,13 +121,8 @@ def point_roles(points: Sequence[str], roles: Mapping[str, str], parents: Mappin
                     taken[mine[0]] = flow
                     break
         for point in members:
-            out[point] = PointRole(part, role, _parent(point, parents), taken.get(point, ""))
+            out[point] = PointRole(part, role, of_part(point, parents), taken.get(point, ""))
     return out
-
-
-def _parent(point: str, parents: Mapping[str, str]) -> str:
-    part = part_of(point, parents)
-    return "" if part is None else parents[part]
 
 
 def flows_of(role: str) -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 from agent.intervals.anomalies import TOO_LARGE, AnomalyDetector, Finding, PendingReading
-from agent.intervals.cut import DAY_MS, Cut
+from agent.intervals.calendar import DAY_MS, Calendar
 from agent.intervals.heat import HeatFlows
-from agent.intervals.page import PageSchema, Row
+from agent.intervals.page_format import PageSchema, Row
 from agent.intervals.row_builder import RowBuilder
 from agent.intervals.rows import QUALITIES, RANGE, CounterEvent, Flag, PackSpan, SlotReadings
 from agent.intervals.state import STATE_LAYOUT, StateError, pack_state, unpack_state
@@ -37,15 +37,15 @@ FIRST_PACKS = 3  # of a boot: what the ring had kept, the downtime, the first re
 class Ledger:
     """Counters of one stream. Belongs to one thread."""
 
-    def __init__(self, stream: str, cut: Cut, rule: Rule) -> None:
-        self.stream, self._cut, self._rule = stream, cut, rule
+    def __init__(self, stream: str, calendar: Calendar, rule: Rule) -> None:
+        self.stream, self._calendar, self._rule = stream, calendar, rule
         self.tracked: TrackedPoints | None = None
         self.tally = Tally(0)
         self.detectors: dict[int, AnomalyDetector] = {}
         self.seq = 0  # of the last pack taken in
         self.to_ms = 0  # its end; 0: none yet
         self.boot, self._fresh = "", 0  # packs of this boot that may still tell of the time before it
-        self.row_builder = RowBuilder(cut)
+        self.row_builder = RowBuilder(calendar)
         self.counter_events: list[CounterEvent] = []
         self._made: list[tuple[PageSchema, list[Row]]] = []
         self._points = 0  # of the table
@@ -63,7 +63,8 @@ class Ledger:
         if self.tracked is not None and new == self.tracked:
             return
         old, old_tally = self.tracked, self.tally
-        kept = self._same_slots(old, new)
+        known = {_identity(w): number for number, w in enumerate(old.slots)} if old is not None else {}
+        kept = {n: known[_identity(w)] for n, w in enumerate(new.slots) if _identity(w) in known}  # new slot -> old
         if old is not None:
             for judge_of, detector in list(self.detectors.items()):
                 if judge_of not in kept.values():
@@ -77,7 +78,7 @@ class Ledger:
         self.tally = self._new_tally(new)
         before, self.detectors = self.detectors, {}
         if len(self._bounds) > 1:
-            self.tally.bounds(self._bounds, self._cut.offset_ms(self._bounds[0]))
+            self.tally.bounds(self._bounds, self._calendar.offset_ms(self._bounds[0]))
         for number, was in kept.items():
             self.tally.restore(number, old_tally.state(was))
         for number, was in kept.items():
@@ -86,14 +87,6 @@ class Ledger:
         self._heat = HeatFlows(new.slots)
         self._index(new)
         self.row_builder.begin_shape(new.shape, max(2 * new.slowest_ms, 20_000))
-
-    @staticmethod
-    def _same_slots(old: TrackedPoints | None, new: TrackedPoints) -> dict[int, int]:
-        """New slot -> old slot of the same counter; its role may be another."""
-        if old is None:
-            return {}
-        known = {_identity(w): number for number, w in enumerate(old.slots)}
-        return {n: known[_identity(w)] for n, w in enumerate(new.slots) if _identity(w) in known}
 
     def _new_tally(self, new: TrackedPoints) -> Tally:
         tally = Tally(len(new.slots))
@@ -174,7 +167,7 @@ class Ledger:
             self._fresh -= 1
             self.row_builder.wait_until(span.to_ms)
         if not self.to_ms:
-            self.row_builder.start(self._cut.floor(span.from_ms))
+            self.row_builder.start(self._calendar.floor(span.from_ms))
         self.seq, self.to_ms = span.seq, span.to_ms
 
     def _step(self, by_ms: int) -> None:
@@ -238,8 +231,8 @@ class Ledger:
                 starts.append(cell[1])
         waiting = [w.time_ms for detector in self.detectors.values() for w in detector.waiting]
         low, high = min([from_ms, *starts, *waiting]), max([to_ms, *starts, *waiting])
-        self._bounds = self._cut.bounds(low, high + DAY_MS)
-        self.tally.bounds(self._bounds, self._cut.offset_ms(to_ms))
+        self._bounds = self._calendar.bounds(low, high + DAY_MS)
+        self.tally.bounds(self._bounds, self._calendar.offset_ms(to_ms))
 
     def _take(self) -> None:
         """Pass complete cells to the row builder."""
@@ -319,7 +312,14 @@ class Ledger:
     def _made_by(self) -> list[object]:
         """The settings that a state requires."""
         rule = self._rule
-        return [STATE_LAYOUT, self._cut.timezone, self._cut.length_ms, rule.max_gap_ms, rule.period_ms, rule.slip_ms]
+        return [
+            STATE_LAYOUT,
+            self._calendar.timezone,
+            self._calendar.length_ms,
+            rule.max_gap_ms,
+            rule.period_ms,
+            rule.slip_ms,
+        ]
 
     def restore(self, state: bytes, table: Mapping[str, Any]) -> None:
         """Continue from a state; ``table`` applies after its last pack. Counters that are not in it restart.
@@ -339,8 +339,8 @@ class Ledger:
         self.use(table)
         assert self.tracked is not None
         known = {json.dumps(slot[:-1]): n for n, slot in enumerate(said["slots"])}
-        self._bounds = self._cut.bounds(min(said["low"], said["to"]), said["to"] + DAY_MS)
-        self.tally.bounds(self._bounds, self._cut.offset_ms(said["to"]))
+        self._bounds = self._calendar.bounds(min(said["low"], said["to"]), said["to"] + DAY_MS)
+        self.tally.bounds(self._bounds, self._calendar.offset_ms(said["to"]))
         slot_of = {}  # the slot now of one then
         for number, w in enumerate(self.tracked.slots):
             was = known.get(json.dumps(_identity(w)))
@@ -355,6 +355,32 @@ class Ledger:
         self.row_builder.restore(said["closing"], slot_of)
 
 
+def take_body(ledger: Ledger, body: Mapping[str, Any]) -> None:
+    """A pack as parsed with ``parse_float=str`` into a ledger; a birth sets its table."""
+    if "table" in body:
+        ledger.use(body["table"])
+    from_ms, to_ms = (round(float(body[name]) * 1000) for name in ("from", "to"))
+    part = body.get("part")
+    span = PackSpan(body["seq"], body["boot"], from_ms, to_ms, (part[0], part[1]) if part else None)
+    ledger.take_pack(span, body.get("e", ()))
+
+
+def rows_of_packs(
+    stream: str, packs: Iterable[bytes], calendar: Calendar, rule: Rule
+) -> Iterator[tuple[int, PageSchema, list[Row]]]:
+    """The rows of one stream, from its packs in order, a birth first; each with the sequence of the pack that wrote it.
+
+    They equal what the agent wrote to the last digit, from the first interval on that lies wholly after the beginning
+    of the first pack: the interval before may have begun earlier in the agent.
+    """
+    ledger = Ledger(stream, calendar, rule)
+    for data in packs:
+        take_body(ledger, json.loads(data, parse_float=str))
+        for shape, rows in ledger.rows():
+            yield ledger.seq, shape, rows
+
+
 def _identity(w: TrackedPoint) -> tuple[object, ...]:
+    """What makes two slots the same counter; its role may be another."""
     c = w.column
     return c.point, c.kind, c.unit, c.exponent, c.epoch, w.resolution, w.modulus, w.heat

@@ -5,19 +5,20 @@ Filled by ``sums`` while it goes through the pages for the roles, so that a mont
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from agent.intervals.cells import Convert, amounts_of
+from agent.intervals.amounts import Convert, amounts_of
 from agent.intervals.flows import amount_unit
-from agent.intervals.page import Column, DecodedPage, SelectedRows
+from agent.intervals.page_format import Column, DecodedPage, SelectedRows
 from agent.intervals.rows import FLAW, Flag
-from agent.intervals.spans import Spans, due_in
 from ext.columns import Sums
 
+T = TypeVar("T", bound=Hashable)
 Wants = Callable[[str, Column], bool]
 # plain numbers: an enum's & makes an object each time
 _FLAW, _POWER, _SPREAD = int(FLAW), int(Flag.POWER), int(Flag.SPREAD)
@@ -32,7 +33,7 @@ class MeterKey(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Metered:
+class MeterAmount:
     """One flow of one point over one stretch."""
 
     key: MeterKey
@@ -76,6 +77,59 @@ def _count(column: Column) -> Decimal:
     return Decimal(column.count).scaleb(column.exponent) * amount_unit(column.point, column.unit)[1]
 
 
+class Spans:
+    """Stretches by their numbers, as first and last of each run."""
+
+    def __init__(self) -> None:
+        self._runs: list[tuple[int, int]] = []
+
+    def add(self, first: int, last: int) -> None:
+        """All from one to another."""
+        if self._runs and self._runs[-1][0] <= first <= self._runs[-1][1] + 1:
+            self._runs[-1] = self._runs[-1][0], max(last, self._runs[-1][1])
+        else:
+            self._runs.append((first, last))
+
+    def add_places(self, places: array[int]) -> None:
+        """The stretches of rows in their order, several of one stretch beside each other."""
+        start = before = places[0]
+        if places[-1] - start < len(places) and places[-1] >= start:
+            self.add(start, places[-1])  # the usual case: there is none between them without a row
+            return
+        for place in places:
+            if place > before + 1 or place < before:
+                self.add(start, before)
+                start = place
+            before = place
+        self.add(start, before)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """The runs; those that were added out of order may overlap."""
+        return iter(self._runs)
+
+
+def due_in(spans: Mapping[T, Spans], count: int) -> list[frozenset[T]]:
+    """Of each of ``count`` stretches who is in it; neighbours that are alike share one set."""
+    enter: dict[int, list[T]] = {}
+    leave: dict[int, list[T]] = {}
+    for who, runs in spans.items():
+        for first, last in runs:
+            enter.setdefault(first, []).append(who)
+            leave.setdefault(last + 1, []).append(who)
+    inside: dict[T, int] = {}
+    out: list[frozenset[T]] = []
+    now: frozenset[T] = frozenset()
+    for at in range(count):
+        if at in enter or at in leave:
+            for who in enter.get(at, ()):
+                inside[who] = inside.get(who, 0) + 1
+            for who in leave.get(at, ()):
+                inside[who] -= 1
+            now = frozenset(who for who, depth in inside.items() if depth)
+        out.append(now)
+    return out
+
+
 @dataclass(slots=True)
 class _Whole:
     """A column's sums by stretch, in its own whole numbers."""
@@ -102,7 +156,7 @@ class _Whole:
         self.ends[at] = was
 
 
-class Meters:
+class MeterSums:
     """Takes columns from ``sums``.
 
     Args:
@@ -155,19 +209,19 @@ class Meters:
             into.column = column
             yield into, name
 
-    def found(self, at: int = 0) -> list[Metered]:
+    def found(self, at: int = 0) -> list[MeterAmount]:
         """All that were configured in one stretch, by stream, point and flow.
 
         Amounts of a counter in other units are added. Where nothing is known of one, ``covered_ms`` is 0.
         """
         if self._due is None:
             self._due = due_in({key: w.spans for key, w in self._wholes.items()}, self._stretches)
-        out: dict[MeterKey, Metered] = {}
+        out: dict[MeterKey, MeterAmount] = {}
         for (key, *rest), w in self._wholes.items():
             if (key, *rest) not in self._due[at]:
                 continue
             amount, flawed, covered_ms, flags = w.sums.get(at) or (0, 0, 0, 0)
-            one = Metered(
+            one = MeterAmount(
                 key,
                 w.column,
                 w.unit,
@@ -183,9 +237,9 @@ class Meters:
         return [out[key] for key in sorted(out)]
 
 
-def added(one: Metered, other: Metered) -> Metered:
+def added(one: MeterAmount, other: MeterAmount) -> MeterAmount:
     """Two stretches of one meter as one, in their order."""
-    return Metered(
+    return MeterAmount(
         other.key,
         other.column,
         other.unit,

@@ -12,31 +12,22 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import Protocol
 
-from agent.intervals.cells import row_of
-from agent.intervals.page import DecodedPage, Group, StoredPage
+from agent.intervals.amounts import row_of
+from agent.intervals.page_format import DecodedPage, Group, StoredPage
 from agent.intervals.rows import IntervalRow
 
 Key = tuple[str, str, int, int]  # point, epoch, turn, start_ms
 
 
-class Book(Protocol):
+class PageSource(Protocol):
     """The part of a store that queries need; ``Store.intervals`` is one. Belongs to the store's thread."""
 
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterable[StoredPage]:
         """Pages that touch ``[from_ms, to_ms)``, by stream, each stream's in the order of writing."""
 
-    def interval_changes(self, after: int) -> Sequence[tuple[int, int, int]]:
-        """(number, start_ms, end_ms) of intervals corrected after they were first written, above ``after``."""
-
-
-def changes(store: Book, after: int = 0) -> tuple[list[tuple[int, int]], int]:
-    """Intervals that got a correction since ``after``, each once and in order, and the number to ask with next time."""
-    rows = store.interval_changes(after)
-    return sorted({(start, end) for _, start, end in rows}), max((number for number, _, _ in rows), default=after)
-
 
 def query(
-    store: Book,
+    store: PageSource,
     start_ms: int,
     end_ms: int,
     roles: Collection[str] | None = None,

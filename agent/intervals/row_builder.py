@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from agent.intervals.cut import Cut
-from agent.intervals.page import Cell, PageSchema, Row
+from agent.intervals.calendar import Calendar
+from agent.intervals.page_format import Cell, PageSchema, Row
 from agent.intervals.rows import Flag
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ class RowBuilder:
     (revision 1, LATE) when the next reading comes.
     """
 
-    def __init__(self, cut: Cut) -> None:
-        self._cut = cut
+    def __init__(self, calendar: Calendar) -> None:
+        self._calendar = calendar
         self.shape: PageSchema | None = None
         self.grace_ms = 20_000
         self.next_ms = 0  # start of the first interval that is not written
@@ -59,15 +59,16 @@ class RowBuilder:
 
     def add(self, done: Done) -> None:
         """A cell that the kernel closed."""
+        assert self.shape is not None
         number, start, end = done[0], done[1], done[2]
-        self._cells.setdefault((start, end, self.turn), {})[number] = self._cell(done, late=start < self.next_ms)
+        self._cells.setdefault((start, end, self.turn), {})[number] = _cell(done, start < self.next_ms, self.shape)
 
     # --- rows
 
     def end_ms(self) -> int:
         """The end of the first interval that is not written."""
         if self._end_ms <= self.next_ms:
-            self._end_ms = next(b for b in self._cut.bounds(self.next_ms, self.next_ms + 1) if b > self.next_ms)
+            self._end_ms = next(b for b in self._calendar.bounds(self.next_ms, self.next_ms + 1) if b > self.next_ms)
         return self._end_ms
 
     def ready(self, to_ms: int) -> bool:
@@ -98,7 +99,7 @@ class RowBuilder:
             mine = {key: self._cells.pop(key) for key in keys.pop(start, ())}
             for done in open_cells:
                 if done[1] == start:
-                    mine.setdefault((start, end, self.turn), {}).setdefault(done[0], self._cell(done, late=False))
+                    mine.setdefault((start, end, self.turn), {}).setdefault(done[0], _cell(done, False, self.shape))
             if not mine:
                 mine[start, end, self.turn] = {}
             rows += [self._row(key, cells) for key, cells in mine.items()]
@@ -106,10 +107,6 @@ class RowBuilder:
         if rows:
             out.append((self.shape, rows))
         return out
-
-    def _cell(self, done: Done, late: bool) -> Cell:
-        assert self.shape is not None
-        return cell_of(done, late, self.shape.columns[done[0]].kind == "counter")
 
     def state(self) -> list[object]:
         """Its position, and cells that are complete before their interval is written."""
@@ -139,9 +136,27 @@ class RowBuilder:
         return Row(start, end, int(late), turn, first, last, cells)
 
 
-def cell_of(done: Done, late: bool, is_counter: bool) -> Cell:
+def _cell(done: Done, late: bool, shape: PageSchema) -> Cell:
     """A cell of the kernel as a page keeps it; ``first_back`` and ``last_back`` are still packs."""
-    _, start, end, flags, amount, covered, spread, readings, first, last, low, high, above, below, demand, fixed = done
+    (
+        number,
+        start,
+        end,
+        flags,
+        amount,
+        covered,
+        spread,
+        readings,
+        first,
+        last,
+        low,
+        high,
+        above,
+        below,
+        demand,
+        fixed,
+    ) = done
+    is_counter = shape.columns[number].kind == "counter"
     cell: Cell = {
         "flags": (flags | (Flag.LATE if late else 0)) + 1,
         "amount": amount,

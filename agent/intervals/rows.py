@@ -1,8 +1,8 @@
 """The input of a ledger, and the rows of intervals, as plain values. Amounts are exact decimals, never floats.
 
-An interval is ``[start_ms, end_ms)`` in UTC ms, cut on local time (``agent.intervals.cut``). Its amount is the growth
-of a counter between its ends, interpolated between the readings around each end; it names those readings, so that
-anybody can repeat the sum from the packs ``first_seq`` to ``last_seq`` of the stream.
+An interval is ``[start_ms, end_ms)`` in UTC ms, cut on local time (``agent.intervals.calendar``). Its amount is the
+growth of a counter between its ends, interpolated between the readings around each end; it names those readings, so
+that anybody can repeat the sum from the packs ``first_seq`` to ``last_seq`` of the stream.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FLAW = Flag.SPREAD | Flag.ESTIMATED | Flag.SUSPECT | Flag.POWER  # counts into t
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class EndReading:
     """A reading that an amount came from."""
 
     seq: int  # pack of the stream that holds it; 0: not known
@@ -68,8 +68,8 @@ class IntervalRow:
     covered_ms: int  # of the interval, between two good readings of one counter
     spread_ms: int  # of these, in stretches longer than ``max_gap``
     readings: int  # good ones within [start, end)
-    first: Mark | None
-    last: Mark | None
+    first: EndReading | None
+    last: EndReading | None
     first_seq: int  # packs that the row came from, both included; 0: none
     last_seq: int
     revision: int  # 0 as first written; grows with each correction
@@ -95,8 +95,8 @@ class Source:
     point: str
     first_seq: int
     last_seq: int
-    first: Mark | None
-    last: Mark | None
+    first: EndReading | None
+    last: EndReading | None
 
 
 @dataclass(frozen=True, slots=True)

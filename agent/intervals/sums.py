@@ -15,18 +15,17 @@ from decimal import Decimal
 from itertools import groupby
 from typing import Literal
 
-from agent.intervals.cells import Convert, amounts_of
-from agent.intervals.cut import Cut
-from agent.intervals.meters import Meters
-from agent.intervals.page import Column, DecodedPage, SelectedRows, is_taken_back, mark_at
-from agent.intervals.query import Book, Key, latest_of, wanted
-from agent.intervals.rows import FLAW, Flag, Mark, RoleSum, Source
-from agent.intervals.spans import Spans, due_in
+from agent.intervals.amounts import Convert, amounts_of
+from agent.intervals.calendar import Calendar
+from agent.intervals.meters import MeterSums, Spans, due_in
+from agent.intervals.page_format import Column, DecodedPage, SelectedRows, end_reading, is_taken_back
+from agent.intervals.query import Key, PageSource, latest_of, wanted
+from agent.intervals.rows import FLAW, Flag, RoleSum, Source
 from ext.columns import Sums
 
 Place = tuple[str, str, str]  # role, flow, unit
 Meter = tuple[str, str]  # stream, point
-Trail = Literal["each", "whole"]
+SourceDetail = Literal["each", "whole"]
 # plain numbers: an enum's & makes an object each time
 _FLAW, _POWER = int(FLAW), int(Flag.POWER)
 
@@ -73,15 +72,15 @@ class _Ends:
 
 
 def sums(
-    store: Book,
-    cut: Cut,
+    store: PageSource,
+    calendar: Calendar,
     start_ms: int,
     end_ms: int,
     by: str = "interval",
     roles: Collection[str] | None = None,
     streams: Collection[str] = (),
-    trail: Trail = "each",
-    meters: Sequence[Meters] = (),
+    trail: SourceDetail = "each",
+    meters: Sequence[MeterSums] = (),
     unwritten: Iterable[Unwritten] = (),
 ) -> list[RoleSum]:
     """Amounts in the order of stretch, role, flow.
@@ -96,7 +95,7 @@ def sums(
 
     A stretch ends, for its completeness, where the newest closed interval of all streams ends.
     """
-    stretches = [(start_ms, end_ms)] if by == "all" else list(cut.stretches(by, start_ms, end_ms))
+    stretches = [(start_ms, end_ms)] if by == "all" else list(calendar.stretches(by, start_ms, end_ms))
     edges = [start for start, _ in stretches]
     found: dict[Place, _Sum] = defaultdict(_Sum)
     newest, oldest = start_ms, end_ms
@@ -112,7 +111,7 @@ def sums(
             whole = SelectedRows(array("i", rows), array("i", [bisect_left(edges, t.start[n] + 1) - 1 for n in rows]))
             for number, column in enumerate(t.shape.columns):
                 takers = [one for one in meters if one.wants(t.stream, column)]
-                summed = bool(column.flow and column.role) and wanted(column.role, roles)
+                summed = _is_summed(column, roles)
                 if not summed and not takers:
                     continue
                 mine, back = _latest(t, number, column, whole, latest) if latest else (whole, ())
@@ -126,23 +125,16 @@ def sums(
     for late in unwritten:
         if late.from_ms < end_ms and (not streams or late.stream in streams):
             span = max(0, bisect_right(edges, late.from_ms) - 1), len(edges) - 1
-            _add_unwritten(late, span, found, roles, meters)
+            for column in late.columns:
+                takers = [one for one in meters if one.wants(late.stream, column)]
+                _expect(late.stream, column, [span], found if _is_summed(column, roles) else None, takers)
     for one in meters:
         one.since_ms, one.until_ms = oldest, newest
     return _finish(found, stretches, newest, trail == "each")
 
 
-def _add_unwritten(
-    late: Unwritten,
-    span: tuple[int, int],
-    found: dict[Place, _Sum],
-    roles: Collection[str] | None,
-    meters: Sequence[Meters],
-) -> None:
-    for column in late.columns:
-        summed = bool(column.flow and column.role) and wanted(column.role, roles)
-        takers = [one for one in meters if one.wants(late.stream, column)]
-        _expect(late.stream, column, [span], found if summed else None, takers)
+def _is_summed(column: Column, roles: Collection[str] | None) -> bool:
+    return bool(column.flow and column.role) and wanted(column.role, roles)
 
 
 def _expect(
@@ -150,7 +142,7 @@ def _expect(
     column: Column,
     spans: Iterable[tuple[int, int]],
     found: dict[Place, _Sum] | None,
-    takers: Sequence[Meters],
+    takers: Sequence[MeterSums],
 ) -> None:
     """A counter is due in these stretches, and nothing is known of it there so far."""
     for span in spans:
@@ -219,28 +211,21 @@ def _trail(into: _Sum, t: DecodedPage, number: int, column: Column, at: int, row
         return
     was.low, was.high = min(low, was.low) or max(low, was.low), max(high, was.high)
     # the same time twice, after a step of the clock: by packs then
-    if (t.start[start], t.first_seq[start]) < _from(*was.first):
+    page, _, n = was.first
+    if (t.start[start], t.first_seq[start]) < (page.start[n], page.first_seq[n]):
         was.first = first
-    if (t.start[end], t.last_seq[end]) >= _to(*was.last):
+    page, _, n = was.last
+    if (t.start[end], t.last_seq[end]) >= (page.start[n], page.last_seq[n]):
         was.last = last
-
-
-def _from(t: DecodedPage, number: int, n: int) -> tuple[int, int]:
-    return t.start[n], t.first_seq[n]
-
-
-def _to(t: DecodedPage, number: int, n: int) -> tuple[int, int]:
-    return t.start[n], t.last_seq[n]
 
 
 def _finish(found: dict[Place, _Sum], stretches: Sequence[tuple[int, int]], newest: int, each: bool) -> list[RoleSum]:
     sources: dict[tuple[Place, int], list[Source]] = defaultdict(list)
     for place, s in found.items():
         for (at, stream, point), ends in sorted(s.trail.items(), key=lambda item: item[0]):
-            first = _mark(ends.first, "first") if each else None
-            last = _mark(ends.last, "last") if each else None
+            first = end_reading(*ends.first, "first") if each else None
+            last = end_reading(*ends.last, "last") if each else None
             sources[place, at].append(Source(stream, point, ends.low, ends.high, first, last))
-    named = {key: tuple(mine) for key, mine in sources.items()}
     due = {place: due_in(s.spans, len(stretches)) for place, s in found.items()}
     out = []
     for at, (start, end) in enumerate(stretches):
@@ -276,13 +261,8 @@ def _finish(found: dict[Place, _Sum], stretches: Sequence[tuple[int, int]], newe
                     share,
                     flawed,
                     Flag(told),
-                    named.get((place, at if each else 0), ()),
+                    tuple(sources.get((place, at if each else 0), ())),
                     meters,
                 )
             )
     return out
-
-
-def _mark(end: tuple[DecodedPage, int, int], name: str) -> Mark | None:
-    t, number, n = end
-    return mark_at(t, number, n, name)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from agent.intervals.flows import amount_unit, main_power, part_of, point_roles, power_flows
-from agent.intervals.page import Column, PageSchema
+from agent.intervals.flows import amount_unit, main_power, of_part, part_of, point_roles, power_flows
+from agent.intervals.page_format import Column, PageSchema
 
 FLOAT_TYPES = frozenset({"f16", "f32", "f64"})
 COUNTER_PLACES, GAUGE_PLACES = 3, 6  # decimals that are kept of a float
@@ -88,7 +88,7 @@ def track(table: Mapping[str, Any], rule: Rule) -> TrackedPoints:
             place.flow,
             epoch,
             count,
-            _class(name, classes),
+            of_part(name, classes),
         )
         demand = place.role.partition(".")[0] in DEMAND_ROLES and place.flow in DEMAND_FLOWS
         demand = demand and amount_unit(name, column.unit)[0] == "kWh"
@@ -111,11 +111,6 @@ def track(table: Mapping[str, Any], rule: Rule) -> TrackedPoints:
     )
 
 
-def _class(point: str, classes: Mapping[str, str]) -> str:
-    part = part_of(point, classes)
-    return "" if part is None else classes[part]
-
-
 @dataclass(frozen=True, slots=True)
 class _Part:
     name: str
@@ -123,6 +118,21 @@ class _Part:
     parents: Mapping[str, str]
     epoch: str
     flows: set[str]  # that its counters give
+
+
+def _gauge(
+    points: Sequence[Mapping[str, Any]],
+    number: int,
+    epoch: str,
+    front: tuple[str, str, str, str] = ("", "", "", ""),
+    demand: bool = False,
+) -> TrackedPoint:
+    """The slot of a gauge. ``front``: part, role, parent and flow."""
+    point = points[number]
+    exponent = _exponent(point, _resolution(point, Decimal(1), None), GAUGE_PLACES)
+    return TrackedPoint(
+        Column(point["n"], "gauge", _unit(point), exponent, *front, epoch), number, *_grid(point), demand=demand
+    )
 
 
 def _gauges(
@@ -137,13 +147,8 @@ def _gauges(
     found: list[TrackedPoint] = []
 
     def add(name: str, flow: str = "", demand: bool = False) -> int:
-        point = points[numeric[name]]
-        exponent = _exponent(point, _resolution(point, Decimal(1), None), GAUGE_PLACES)
-        parent = part_of(name, part.parents)
-        up = part.parents[parent] if parent is not None else ""
-        column = Column(name, "gauge", _unit(point), exponent, part.name, part.role, up, flow, part.epoch)
-        period, phase = _grid(point)
-        found.append(TrackedPoint(column, numeric[name], period, phase, demand=demand))
+        front = part.name, part.role, of_part(name, part.parents), flow
+        found.append(_gauge(points, numeric[name], part.epoch, front, demand))
         return base + len(found) - 1
 
     power = main_power(members, part.name)
@@ -172,10 +177,8 @@ def _heat(members: list[str], part: _Part, add: Any, base: int, found: list[Trac
         unit = found[three[0] - base].column.unit
         if unit not in FLOW_SECONDS:
             return []
-        flow = "heat"
-        column = Column(
-            f"{front}.{HEAT_POWER}", "gauge", "kW", -HEAT_PLACES, part.name, part.role, "", flow, part.epoch
-        )
+        derived = f"{front}.{HEAT_POWER}"
+        column = Column(derived, "gauge", "kW", -HEAT_PLACES, part.name, part.role, "", "heat", part.epoch)
         period = max(found[n - base].period_ms for n in three)
         return [TrackedPoint(column, None, period, 0, heat=three)]
     return []
@@ -201,11 +204,7 @@ def _configured(
             return
         found = next((n for n, w in enumerate(slots) if w.column.point == name and w.column.kind == "gauge"), None)
         if found is None:
-            point = points[numeric[name]]
-            exponent = _exponent(point, _resolution(point, Decimal(1), None), GAUGE_PLACES)
-            slots.append(
-                TrackedPoint(Column(name, "gauge", _unit(point), exponent, epoch=epoch), numeric[name], *_grid(point))
-            )
+            slots.append(_gauge(points, numeric[name], epoch))
             found = len(slots) - 1
         three.append(found)
     if slots[three[0]].column.unit not in FLOW_SECONDS:

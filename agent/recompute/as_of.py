@@ -16,14 +16,14 @@ from datetime import date
 from functools import lru_cache
 from typing import Any
 
-from agent.indicators.compute import Tally, intervals_of
+from agent.indicators.compute import PeriodTotals, intervals_of
 from agent.indicators.definitions import PeriodKind
 from agent.indicators.figure import Period
-from agent.intervals import Cut, Rule
-from agent.intervals.page import Column, PageSchema, Row, StoredPage, encode
+from agent.intervals.calendar import Calendar
+from agent.intervals.page_format import Column, PageSchema, Row, StoredPage, encode
 from agent.intervals.rows import RoleSum
 from agent.intervals.sums import Unwritten
-from agent.intervals.tracked_points import track
+from agent.intervals.tracked_points import Rule, track
 
 
 @dataclass(slots=True)
@@ -57,8 +57,8 @@ class _FirstRevisions:
 class IntervalsAsOf:
     """Rows of all streams in pages of a day. ``seen``: the newest pack that counts, by stream."""
 
-    def __init__(self, cut: Cut, rule: Rule, lives: Mapping[str, StreamInfo]) -> None:
-        self.cut, self._rule, self._lives = cut, rule, lives
+    def __init__(self, calendar: Calendar, rule: Rule, lives: Mapping[str, StreamInfo]) -> None:
+        self.calendar, self._rule, self._lives = calendar, rule, lives
         self.ready_ms = 0  # results that begin earlier cannot be recomputed
         self.seen: dict[str, int] = {}
         self.configured: Collection[str] | None = None  # streams; None: not recorded by older versions
@@ -72,7 +72,7 @@ class IntervalsAsOf:
     @property
     def ready(self) -> str:
         """``ready_ms`` as text for people."""
-        return f"from {self.cut.local(self.ready_ms):%Y-%m-%d %H:%M} on"
+        return f"from {self.calendar.local(self.ready_ms):%Y-%m-%d %H:%M} on"
 
     def take(self, stream: str, made: Iterable[tuple[int, PageSchema, list[Row]]]) -> None:
         """Add all rows of a stream, in the order in which they were made."""
@@ -82,7 +82,7 @@ class IntervalsAsOf:
         front: tuple[PageSchema, date] | None = None
         for pack, shape, rows in made:
             for row in rows:
-                key = shape, self.cut.day(row.start_ms)
+                key = shape, self.calendar.day(row.start_ms)
                 if held and front is not None and (key != front or row.revision or held[-1].revision):
                     self._keep(stream, *front, held, packs)
                     held, packs = [], array("q")
@@ -119,7 +119,7 @@ class IntervalsAsOf:
         for stream, life in self._lives.items():
             if not self._is_configured(stream, life, until_ms):
                 continue
-            from_ms = self._end_of(stream) or self.cut.floor(life.from_ms)
+            from_ms = self._end_of(stream) or self.calendar.floor(life.from_ms)
             if from_ms < until_ms:
                 out.append(Unwritten(stream, from_ms, self._columns(stream, max(self.seen.get(stream, 0), 1))))
         return out
@@ -139,30 +139,29 @@ class IntervalsAsOf:
         return track(births[before], self._rule).shape.columns if before else ()
 
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterator[StoredPage]:
-        """See ``agent.intervals.query.Book``."""
-        days = {self.cut.day(from_ms), *(self.cut.day(at) for at, _ in self.cut.stretches("day", from_ms, to_ms))}
+        """See ``agent.intervals.query.PageSource``."""
+        days = {
+            self.calendar.day(from_ms),
+            *(self.calendar.day(at) for at, _ in self.calendar.stretches("day", from_ms, to_ms)),
+        }
         for stream in sorted(self._pages):
             for day in sorted(days):
                 for page, packs in self._pages[stream].get(day, ()):
                     if count := bisect_right(packs, self.seen.get(stream, 0)):  # rows are in the order of packs
                         yield page if count == len(packs) else replace(page, first=count)
 
-    def interval_changes(self, after: int) -> list[tuple[int, int, int]]:
-        """Not used here."""
-        return []
-
     def parts(self, start_ms: int, end_ms: int) -> list[RoleSum]:
         """Role sums of the single intervals of a day or a part of one."""
-        day = self.cut.day(start_ms)
+        day = self.calendar.day(start_ms)
         if not self.is_settled(day, end_ms):  # slow: only what counts now
-            return intervals_of(self, self.cut, start_ms, end_ms, self.unwritten(end_ms))
+            return intervals_of(self, self.calendar, start_ms, end_ms, self.unwritten(end_ms))
         parts, starts = self._parts(day)
         return parts[bisect_right(starts, start_ms - 1) : bisect_right(starts, end_ms - 1)]
 
     def _parts_of_day(self, day: date) -> tuple[list[RoleSum], list[int]]:
         """All intervals of a day without corrections: none of its rows can change later."""
         with self.all_seen():
-            parts = intervals_of(self, self.cut, *self.cut.stretch("day", self.cut.midnight(day)))
+            parts = intervals_of(self, self.calendar, *self.calendar.stretch("day", self.calendar.midnight(day)))
         return parts, [one.start_ms for one in parts]
 
     def is_settled(self, day: date, until_ms: int) -> bool:
@@ -186,7 +185,7 @@ class PeriodSums:
 
     def __init__(self, book: IntervalsAsOf) -> None:
         self._book = book
-        self._kept: dict[tuple[PeriodKind, int], tuple[Tally, int]] = {}
+        self._kept: dict[tuple[PeriodKind, int], tuple[PeriodTotals, int]] = {}
 
     def see(self, last: Mapping[str, int]) -> None:
         """Count the packs up to these, by stream, and drop sums that they change."""
@@ -196,13 +195,13 @@ class PeriodSums:
                     if key[1] <= start < added_ms:
                         del self._kept[key]
 
-    def tally(self, period: Period) -> Tally:
+    def tally(self, period: Period) -> PeriodTotals:
         """The sums of a period up to ``until_ms``."""
         key = period.kind, period.start_ms
-        tally, added_ms = self._kept.get(key, (Tally(), period.start_ms))
+        tally, added_ms = self._kept.get(key, (PeriodTotals(), period.start_ms))
         if added_ms > period.until_ms:
-            tally, added_ms = Tally(), period.start_ms
-        for day_start, day_end in self._book.cut.stretches("day", added_ms, period.until_ms):
+            tally, added_ms = PeriodTotals(), period.start_ms
+        for day_start, day_end in self._book.calendar.stretches("day", added_ms, period.until_ms):
             start, end = max(day_start, added_ms), min(day_end, period.until_ms)
             tally.add(self._book.parts(start, end))
         self._kept = {k: v for k, v in self._kept.items() if k[0] != period.kind} | {key: (tally, period.until_ms)}

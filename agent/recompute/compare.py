@@ -18,14 +18,16 @@ from agent.indicators.definitions import PlanText, shipped_sets
 from agent.indicators.evaluate import evaluate
 from agent.indicators.factors import shipped
 from agent.indicators.figure import Period
-from agent.indicators.plan import Plan, load_plan, make_plan
+from agent.indicators.plan import IndicatorPlan, load_plan, make_plan
 from agent.indicators.report import trace_result
 from agent.indicators.site import KINDS as SITE_KINDS
-from agent.indicators.site import KNOWN
-from agent.intervals import Cut, Rule
-from agent.intervals.replay import emitted
+from agent.indicators.site import KNOWN, SiteResults
+from agent.intervals.calendar import Calendar
+from agent.intervals.ledger import rows_of_packs
+from agent.intervals.meters import MeterSums
+from agent.intervals.sums import sums as interval_sums
+from agent.intervals.tracked_points import Rule
 from agent.recompute.as_of import IntervalsAsOf, PeriodSums, SequenceRanges, StreamInfo
-from agent.recompute.balances import SiteBalances
 from agent.verify.files import BIRTHS, find_files, read_objects
 from drivers.model import ConfigError, UsageError
 
@@ -110,6 +112,44 @@ class _Source:
     births: Births
 
 
+class SiteBalances:
+    """Balances and derived points as configured in one birth of the ``_indicators`` stream."""
+
+    def __init__(self, book: IntervalsAsOf, base: str, birth: Mapping[str, Any]) -> None:
+        rows: Sequence[Mapping[str, Any]] = birth.get("derived", ())
+        self._book, self._results = book, SiteResults(book.calendar, base, rows, str(birth.get("config")))
+        self._day: tuple[date, tuple[MeterSums, MeterSums], dict[int, int]] | None = None
+        self._last: tuple[object, list[Mapping[str, Any]]] | None = None
+
+    def recompute(self, signed: Mapping[str, Any], period: Period) -> Mapping[str, Any] | None:
+        """The recomputed result of the same name; None if there is none."""
+        book = self._book
+        key = period.kind, period.start_ms, dict(book.seen), book.configured
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._made(period)
+        names = signed["kind"], signed["id"]
+        return next((one for one in self._last[1] if (one["kind"], one["id"]) == names), None)
+
+    def _made(self, period: Period) -> list[Mapping[str, Any]]:
+        book, day = self._book, self._book.calendar.day(period.start_ms)
+        if period.kind == "interval" and book.is_settled(day, period.end_ms):
+            if self._day is None or self._day[0] != day:
+                self._day = day, *self._whole(day)
+            _, takers, numbers = self._day
+            return self._results.made(takers, period, numbers[period.start_ms])
+        return self._results.of(book, period, book.unwritten(period.end_ms))
+
+    def _whole(self, day: date) -> tuple[tuple[MeterSums, MeterSums], dict[int, int]]:
+        """All intervals of a day at once."""
+        book = self._book
+        start, end = book.calendar.stretch("day", book.calendar.midnight(day))
+        numbers = {first: n for n, (first, _) in enumerate(book.calendar.intervals(start, end))}
+        takers = self._results.takers(len(numbers))
+        with book.all_seen():
+            interval_sums(book, book.calendar, start, end, roles=(), meters=takers)
+        return takers, numbers
+
+
 def recompute(paths: Iterable[Path], plan_file: Path | None = None) -> Recomputed:
     """Recompute every figure, trace and balance whose packs are all present.
 
@@ -163,7 +203,7 @@ def _numbers(result: Result) -> dict[str, Any]:
 def _repeat(base: str, signed: _Results, source: _Source, plan_file: Path | None, out: Recomputed) -> None:
     books: dict[str, tuple[PeriodSums, IntervalsAsOf, dict[str, SequenceRanges]]] = {}
     sites: dict[int, SiteBalances] = {}
-    plans: dict[int, Plan | ConfigError] = {}
+    plans: dict[int, IndicatorPlan | ConfigError] = {}
     for number, result, moment in _with_known(signed.read(out)):
         birth = signed.births[number]
         entry = birth.get("interval")
@@ -232,15 +272,15 @@ def _well_formed(sources: Iterable[Any]) -> list[Mapping[str, Any]]:
 
 def _read_intervals(entry: Mapping[str, Any], source: _Source) -> tuple[IntervalsAsOf, dict[str, SequenceRanges]]:
     """Intervals of all streams, and the sequences that are present of each."""
-    cut = Cut(entry["timezone"], round(float(entry["length"]) * 1000))
+    calendar = Calendar(entry["timezone"], round(float(entry["length"]) * 1000))
     period, slip = (round(float(value) * 1000) for value in entry["demand"])
     rule = Rule(round(float(entry["max_gap"]) * 1000), period, slip)
     lives = {stream: StreamInfo(source.births.get(stream, {})) for stream in source.files}
-    book, here = IntervalsAsOf(cut, rule, lives), dict[str, SequenceRanges]()
+    book, here = IntervalsAsOf(calendar, rule, lives), dict[str, SequenceRanges]()
     for stream in source.files:
         seen: set[int] = set()
         packs = _packs_of(stream, source, seen, book, lives[stream])
-        book.take(stream, emitted(stream, packs, cut, rule))
+        book.take(stream, rows_of_packs(stream, packs, calendar, rule))
         here[stream] = SequenceRanges(seen)
     return book, here
 
@@ -269,7 +309,7 @@ def _packs_of(stream: str, source: _Source, seen: set[int], book: IntervalsAsOf,
                 yield pack
 
 
-def _plan(birth: Result, plan_file: Path | None) -> Plan:
+def _plan(birth: Result, plan_file: Path | None) -> IndicatorPlan:
     """The plan named by the stream's birth. Raises ConfigError if its text is missing or has another hash."""
     signed = birth.get("plan")
     if signed is None:
@@ -294,7 +334,7 @@ def _name(result: Result) -> str:
 
 def _compare(
     signed: Result,
-    plan: Plan,
+    plan: IndicatorPlan,
     sums: PeriodSums,
     book: IntervalsAsOf,
     here: Mapping[str, SequenceRanges],
@@ -304,9 +344,9 @@ def _compare(
     if lack := _missing_pack(signed, here, book):
         out.add("unknown", f"{_name(signed)}: {lack}")
         return
-    period = _period(signed["period"], book.cut)
+    period = _period(signed["period"], book.calendar)
     if signed["kind"] == "trace":
-        computed = trace_result(slots_of(book.parts(period.start_ms, period.until_ms), book.cut), period)
+        computed = trace_result(slots_of(book.parts(period.start_ms, period.until_ms), book.calendar), period)
     else:
         indicator = next((one for one in plan.indicators if one.name == signed["id"]), None)
         if indicator is None or indicator.hash != signed["formula"]["hash"]:
@@ -343,7 +383,7 @@ def _compare_balance(
         if lack := _missing_pack(signed, here, book):
             out.add("unknown", f"{_name(signed)}: {lack}")
             return
-        computed = site.recompute(signed, _period(signed["period"], book.cut))
+        computed = site.recompute(signed, _period(signed["period"], book.calendar))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         out.add("differ", f"{_name(signed)}: malformed ({error!r})")
         return
@@ -375,15 +415,15 @@ def _compare_texts(signed: Result, computed: Result, out: Recomputed) -> None:
         out.agree += 1
 
 
-def _period(when: Mapping[str, Any], cut: Cut) -> Period:
+def _period(when: Mapping[str, Any], calendar: Calendar) -> Period:
     start, end, until = (round(float(when[key]) * 1000) for key in ("from", "to", "until"))
-    year = cut.day(start).year
-    return Period(when["kind"], start, end, when["label"], year, _year_ms(cut, year), until)
+    year = calendar.day(start).year
+    return Period(when["kind"], start, end, when["label"], year, _year_ms(calendar, year), until)
 
 
 @lru_cache(maxsize=16)
-def _year_ms(cut: Cut, year: int) -> int:
-    return cut.midnight(date(year + 1, 1, 1)) - cut.midnight(date(year, 1, 1))
+def _year_ms(calendar: Calendar, year: int) -> int:
+    return calendar.midnight(date(year + 1, 1, 1)) - calendar.midnight(date(year, 1, 1))
 
 
 def _texts(value: Any) -> Any:

@@ -27,15 +27,15 @@ from agent.config import (
 )
 from agent.keys import load_key
 from agent.pack import Head, Packer, base64url
-from agent.service.births import Device, DeviceCatalog, known_devices
-from agent.service.checkpoints import Checkpoints
+from agent.service.births import DeviceCatalog, RunningDevice, known_devices
+from agent.service.checkpoints import CheckpointMaker
 from agent.service.control.peer import Caller, Right
-from agent.service.control.server import ControlServer, RunningAccess, Slices
+from agent.service.control.server import ControlServer, ReadThrottle, RunningAccess
 from agent.service.db_thread import DatabaseThread
 from agent.service.devices import DeviceManager
 from agent.service.identity import MapQuirks
 from agent.service.recovery import LostTransactions, Recovered, recover, resume_after_loss
-from agent.service.reload import LAST_PACKS_S, Outcome, Reloader
+from agent.service.reload import LAST_PACKS_S, Reloader, ReloadOutcome
 from agent.service.results.publisher import ResultPublisher, make_producers
 from agent.service.rings import RingFiles, tables_hash
 from agent.service.runtime_dir import instance_lock
@@ -84,12 +84,12 @@ class Service:
         self.rings = RingFiles(config.runtime_dir, self.boot)
         self.ring_plan: RingPlan
         self._snapshot: StatusFile | None = None
-        self.checkpoints: Checkpoints | None = None
-        self._slices = Slices()
+        self.checkpoints: CheckpointMaker | None = None
+        self._slices = ReadThrottle()
         self._control = ControlServer(self._access, config.runtime_dir, lambda: self.config.control.group)
 
     @property
-    def devices(self) -> Sequence[Device]:
+    def devices(self) -> Sequence[RunningDevice]:
         """The devices that are served."""
         return self.device_manager.devices
 
@@ -105,16 +105,16 @@ class Service:
         with instance_lock(self.config.state_dir, self.config.runtime_dir), self._control:
             key_path = self.config.key.path(os.environ)
             self.active_key = ActiveKey(load_key(key_path), self.config.base)
-            self.writer = DatabaseThread(self._open_store, pack_clock)
-            self.sealing = SealScheduler(self.writer, self.grid, self.config.pack.every_ms)
-            self.writer.on_trouble = self.sealing.set_trouble
+            self.db_thread = DatabaseThread(self._open_store, pack_clock)
+            self.sealing = SealScheduler(self.db_thread, self.grid, self.config.pack.every_ms)
+            self.db_thread.on_trouble = self.sealing.set_trouble
             notify("STATUS=opening the store")
-            self.device_manager = DeviceManager(self.config, self.grid, self.sealing, self.writer, self._stream)
-            self.publisher = ResultPublisher(self.config, self.writer, self.sealing, self.grid, self._packer)
+            self.device_manager = DeviceManager(self.config, self.grid, self.sealing, self.db_thread, self._stream)
+            self.publisher = ResultPublisher(self.config, self.db_thread, self.sealing, self.grid, self._packer)
             self.publisher.producers = make_producers(self.config)
-            self.scrubber = StoreScrubber(self.writer, self.sealing.gateway_event)
-            self.watchdog = Watchdog(self.writer, self.device_manager, lambda: summary(self), os.environ)
-            await self.writer.start()
+            self.scrubber = StoreScrubber(self.db_thread, self.sealing.gateway_event)
+            self.watchdog = Watchdog(self.db_thread, self.device_manager, lambda: summary(self), os.environ)
+            await self.db_thread.start()
             try:
                 await self._start(key_path)
                 await self._serve(stop)
@@ -133,19 +133,21 @@ class Service:
 
     async def _start(self, key_path: Path) -> None:
         config = self.config
-        await self.writer.call(self.active_key.activate)  # before anything is sealed: a wrong key signs nothing
+        await self.db_thread.call(self.active_key.activate)  # before anything is sealed: a wrong key signs nothing
         note, publish = self.sealing.gateway_event, self._publish_keys
-        self.key_watcher = KeyFileWatcher(self.active_key, key_path, self.writer, publish, note, self._make_checkpoint)
-        gone = await self.writer.call(lambda store: resume_after_loss(store, config.runtime_dir))
+        self.key_watcher = KeyFileWatcher(
+            self.active_key, key_path, self.db_thread, publish, note, self._make_checkpoint
+        )
+        gone = await self.db_thread.call(lambda store: resume_after_loss(store, config.runtime_dir))
         self._heads = {
             name: Head(boot=head.boot, seq=head.seq, hash=base64url(head.hash), to_ms=head.to_ms)
-            for name, head in (await self.writer.call(lambda store: store.packs.heads())).items()
+            for name, head in (await self.db_thread.call(lambda store: store.packs.heads())).items()
         }
-        recovered = await self.writer.call(
+        recovered = await self.db_thread.call(
             lambda store: recover(store, config.runtime_dir, self._packer, pack_clock(), self.started_ms)
         )
-        await self.writer.call(self.writer.reload_losses)
-        rows = await self.writer.call(lambda store: store.documents.devices())
+        await self.db_thread.call(self.db_thread.reload_losses)
+        rows = await self.db_thread.call(lambda store: store.documents.devices())
         catalog = DeviceCatalog(config, known_devices(rows), self.started_ms)
         planned = self.device_manager.plan(catalog)
         name = f"{config.base}/_gateway"
@@ -163,9 +165,9 @@ class Service:
         number = self.device_manager.number()
         gateway.switch_table(number, table, self.started_ms, ring)
         self.sealing.open(gateway)
-        tables = self.device_manager.open(ring, planned, self.started_ms, MapQuirks(self.writer, rows))
+        tables = self.device_manager.open(ring, planned, self.started_ms, MapQuirks(self.db_thread, rows))
         await self.device_manager.register(ring, [*tables, (number, table)])
-        await self.writer.call(lambda store: store.documents.forget_rings([ring.ring_id]))
+        await self.db_thread.call(lambda store: store.documents.forget_rings([ring.ring_id]))
         self.sealing.add_event(gateway, _start_event(recovered, gone))
         await self.publisher.open(ring, catalog.results_table(f"{config.base}/_indicators", agent.__version__))
         self._start_uplinks()
@@ -183,15 +185,15 @@ class Service:
 
     def _start_uplinks(self) -> None:
         config = self.config
-        self.checkpoints = Checkpoints(
-            self.writer,
+        self.checkpoints = CheckpointMaker(
+            self.db_thread,
             self.active_key,
             config.base,
             self.uplinks,
             lambda: [device.name for device in self.config.devices],
         )
         self.uplinks += [self.make_uplink(uplink, config) for uplink in config.uplinks]
-        self.writer.set_uplinks(self.uplinks)
+        self.db_thread.set_uplinks(self.uplinks)
         for running in self.uplinks:
             running.start()
 
@@ -203,7 +205,7 @@ class Service:
             entry,
             site=config.site,
             gateway=config.gateway,
-            outbox=self.writer,
+            outbox=self.db_thread,
             keys=self.active_key.records,
             version=agent.__version__,
             pack_every_ms=config.pack.every_ms,
@@ -228,7 +230,7 @@ class Service:
         for note in self.notes():
             log.warning("%s", note)
         log.info("ring: %s", self.ring_plan)
-        for text in await self.writer.call(_store_line):
+        for text in await self.db_thread.call(_store_line):
             log.info("%s", text)
         self.device_manager.start_pollers()
         self.sealing.on_turn = self._turn
@@ -267,7 +269,7 @@ class Service:
             log.error("%s", error)  # the ring file stays: the next start seals it
             sealed = False
         await asyncio.gather(*(asyncio.to_thread(uplink.stop, LAST_PACKS_S) for uplink in self.uplinks))
-        await self.writer.stop()
+        await self.db_thread.stop()
         self.rings.close(sealed)
         if self._snapshot is not None:
             self._snapshot.remove()
@@ -280,12 +282,12 @@ class Service:
         """Remove rings that a reload replaced, once nothing in them is unsealed and nothing is written there."""
         if self.rings.changing and self.rings.remove_sealed(self.sealing.rings()):
             ring_ids = self.rings.ids()
-            await self.writer.call(lambda store: store.documents.forget_rings(ring_ids))
+            await self.db_thread.call(lambda store: store.documents.forget_rings(ring_ids))
             log.info("the previous ring is sealed and removed")
 
     # --- another configuration
 
-    def reload(self) -> asyncio.Future[Outcome]:
+    def reload(self) -> asyncio.Future[ReloadOutcome]:
         """Apply the configuration files as they are now, without losing a reading; an error changes nothing."""
         return self._reloads.request()
 
@@ -325,7 +327,7 @@ class Service:
         while True:
             trusted = ext.clock.state().synced is not False
             try:
-                self.sealing.loss_pending(await self.writer.prune(time.time_ns() // 1_000_000 if trusted else 0))
+                self.sealing.loss_pending(await self.db_thread.prune(time.time_ns() // 1_000_000 if trusted else 0))
             except GatewayError as error:
                 self.sealing.set_trouble(str(error))
             await self.device_manager.save_quirks()

@@ -21,7 +21,7 @@ Kind = tuple[object, ...]  # what makes two devices the same but for their addre
 
 
 @dataclass(slots=True)
-class Device:
+class RunningDevice:
     """One device in the running agent."""
 
     config: DeviceConfig
@@ -86,10 +86,8 @@ class DeviceCatalog:
             epoch = self.known[spec.stream].epoch if spec.stream in self.known else self._first_epoch
         kind = (*self._kind(device, spec), spec.periods_ms, spec.phase_ms)
         if kind not in self._tables:
-            self._tables[kind] = BirthPoints(point_rows(spec, vocabulary().senml))
-        profile = self.profile(device)
-        source = ProfileSource(profile.id, profile.hash, profile.evidence)
-        front = device_front(self._config, device, spec, source, identity) | {"epoch": epoch}
+            self._tables[kind] = BirthPoints([point_row(point, spec, vocabulary().senml) for point in spec.points])
+        front = device_front(self._config, device, spec, self.profile(device), identity) | {"epoch": epoch}
         table = BirthTable(spec.stream, front, self._tables[kind])
         before = self.known.get(spec.stream)
         if before is not None and before.epoch == epoch and changes(before, table.facts):
@@ -108,15 +106,6 @@ class DeviceCatalog:
     def _kind(device: DeviceConfig, spec: DeviceSpec) -> Kind:
         params = tuple(sorted(device.params.items()))
         return (device.profile, params, device.points, spec.variant, spec.reversed)
-
-
-@dataclass(frozen=True, slots=True)
-class ProfileSource:
-    """The members of a birth about the profile of a device."""
-
-    profile: str
-    profile_hash: str
-    evidence: str
 
 
 def gateway_table(config: Config, version: str) -> dict[str, Any]:
@@ -181,7 +170,7 @@ def device_front(
     config: Config,
     device: DeviceConfig,
     spec: DeviceSpec,
-    source: ProfileSource,
+    profile: Profile,
     identity: Mapping[str, str | None] | None,
 ) -> dict[str, Any]:
     """The table of one device, without its points.
@@ -203,13 +192,13 @@ def device_front(
         "config": config.hash(),
         "device": {
             "address": spec.address,
-            "evidence": source.evidence,
+            "evidence": profile.evidence,
             "firmware": firmware,
             "identity": reported or None,
             "label": device.label,
             "parent": dict(device.parent),
-            "profile": source.profile,
-            "profile_hash": source.profile_hash,
+            "profile": profile.id,
+            "profile_hash": profile.hash,
             "protocol": spec.protocol,
             "ratio": {"ct": exact_text(spec.ratio_ct), "pt": exact_text(spec.ratio_pt)},
             "reversed": sorted(spec.reversed),
@@ -228,12 +217,8 @@ def _fresh(rule: FreshnessRule | None) -> dict[str, Any] | None:
     return {"point": rule.point, **{name: value for name, value in how.items() if value is not None}}
 
 
-def point_rows(spec: DeviceSpec, senml_units: frozenset[str]) -> list[dict[str, Any]]:
-    """The ``points`` of a table. ``senml_units``: units that SenML knows; others go out as ``du``."""
-    return [_point(point, spec, senml_units) for point in spec.points]
-
-
-def _point(point: Point, spec: DeviceSpec, senml_units: frozenset[str]) -> dict[str, Any]:
+def point_row(point: Point, spec: DeviceSpec, senml_units: frozenset[str]) -> dict[str, Any]:
+    """A member of a table's ``points``. ``senml_units``: units that SenML knows; others go out as ``du``."""
     period = spec.periods_ms[PACES.index(point.pace)] if point.pace != "once" else 0
     out: dict[str, Any] = {
         "n": point.name,

@@ -23,19 +23,19 @@ LOOK_EVERY_S = 10.0
 HOUR_MS, LATE_MS = 3_600_000, 15_000  # after the hour: by then the packs up to it are sealed
 
 
-class Checkpoints:
+class CheckpointMaker:
     """Makes, stores and publishes checkpoints. The key is used only in the database thread, as for packs."""
 
     def __init__(
         self,
-        writer: DatabaseThread,
+        db_thread: DatabaseThread,
         active_key: ActiveKey,
         gateway: str,
         uplinks: Sequence[Uplink],
         devices: Callable[[], Collection[str]],
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        self._writer, self._active_key, self._gateway, self._uplinks = writer, active_key, gateway, uplinks
+        self._db_thread, self._active_key, self._gateway, self._uplinks = db_thread, active_key, gateway, uplinks
         self._devices, self._wall_ms = devices, wall_ms
         self._newest: list[CheckpointPage] = []
 
@@ -53,7 +53,7 @@ class Checkpoints:
         """Sign the durable heads, store the pages, publish them. False if the store could not."""
         devices = frozenset(self._devices())
         try:
-            pages = await self._writer.call(lambda store: self._keep(store, devices))
+            pages = await self._db_thread.call(lambda store: self._keep(store, devices))
         except GatewayError as error:
             log.warning("checkpoint postponed: %s", error)
             return False
@@ -77,10 +77,10 @@ class Checkpoints:
             name = stream.rpartition("/")[2]
             return not name.startswith("_") and name not in devices
 
-        def after(before: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, int, int, bytes]]:
+        def after(before: Sequence[tuple[int, int, bytes]]) -> list[CheckpointPage]:
             now_ms, signer = self._wall_ms(), self._active_key.signer
             made.extend(checkpoint(signer, self._gateway, heads, before, now_ms, retired=is_retired))
-            return [(page.page, page.counter, page.time_ms, page.data) for page in made]
+            return made
 
         if heads:
             store.documents.chain_checkpoint(after)

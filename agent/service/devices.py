@@ -19,7 +19,7 @@ from agent.config import Config, DeviceConfig, gathered, line_config, make_drive
 from agent.config.tree import LineEntry
 from agent.pack import BirthTable
 from agent.poll import DevicePoll, Life, LinePoller
-from agent.service.births import Device, DeviceCatalog
+from agent.service.births import DeviceCatalog, RunningDevice
 from agent.service.db_thread import DatabaseThread
 from agent.service.identity import IdentityChecker, MapQuirks
 from agent.service.seal_jobs import Stream
@@ -61,12 +61,12 @@ class DeviceManager:
         config: Config,
         grid: Grid,
         sealing: SealScheduler,
-        writer: DatabaseThread,
+        db_thread: DatabaseThread,
         make_stream: Callable[[str, int], Stream],
     ) -> None:
         self.config, self.grid, self.sealing = config, grid, sealing
-        self._writer, self._make_stream = writer, make_stream
-        self.devices: list[Device] = []
+        self._db_thread, self._make_stream = db_thread, make_stream
+        self.devices: list[RunningDevice] = []
         self.lines: dict[str, Line] = {}
         self.pollers: dict[str, LinePoller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -94,7 +94,7 @@ class DeviceManager:
         """
         self.ring, self.map_quirks = ring, map_quirks
         self._identity_checker = IdentityChecker(
-            self.sealing, self._writer, self.register, self.number, self.map_quirks
+            self.sealing, self._db_thread, self.register, self.number, self.map_quirks
         )
         made: list[PreparedDevice] = []
         wrong: list[ConfigError] = []
@@ -134,7 +134,7 @@ class DeviceManager:
         """Make tables of a ring durable before the first record that names them."""
         ring_id = ring.ring_id
         rows = [(number, table.stream, table.encoded) for number, table in tables]
-        await self._writer.call(lambda store: store.documents.register_tables(ring_id, rows))
+        await self._db_thread.call(lambda store: store.documents.register_tables(ring_id, rows))
 
     def add(self, made: PreparedDevice, start_ms: int) -> None:
         """Add a device, polled from ``start_ms`` on as soon as its line has a poller."""
@@ -143,18 +143,18 @@ class DeviceManager:
         stream = self._make_stream(made.spec.stream, start_ms)
         stream.switch_table(made.number, made.table, start_ms, self.ring)
         poll = DevicePoll(made.driver, self.ring, start_ms, stream.record)
-        device = Device(made.entry, self.catalog, line, stream, poll)
+        device = RunningDevice(made.entry, self.catalog, line, stream, poll)
         self.sealing.add(stream, poll)
         poll.identify = partial(self._identity_checker.verify, device)
         self.devices.append(device)
 
-    def remove(self, device: Device) -> None:
+    def remove(self, device: RunningDevice) -> None:
         """Remove a paused device: its stream is sealed up to now."""
         end_ms = self.cut_ms(device)
         self.sealing.remove(device.stream, end_ms)
         self.devices.remove(device)
 
-    def cut_ms(self, device: Device) -> int:
+    def cut_ms(self, device: RunningDevice) -> int:
         """The time at which a paused device can be swapped: earlier due points are answered or a gap in the ring."""
         now_ms, next_ms = self.grid.now_ms(), device.poll.next_ms
         at = next_ms if 0 < next_ms <= now_ms else now_ms + 1
@@ -230,7 +230,7 @@ class DeviceManager:
 class RingMove:
     """A device that continues in another ring, where its table has another number."""
 
-    device: Device
+    device: RunningDevice
     number: int
     table: BirthTable
 
@@ -270,7 +270,7 @@ async def _move(manager: DeviceManager, ring: Ring, move: RingMove) -> None:
 class DeviceSwap:
     """A device that stays and changes. ``driver`` None: only its table changes."""
 
-    device: Device
+    device: RunningDevice
     entry: DeviceConfig
     spec: DeviceSpec
     table: BirthTable
@@ -289,7 +289,7 @@ class DeviceChanges:
     lines: dict[str, Line] = field(default_factory=dict)  # new lines, and replacements of lines of the same name
     traces: list[FrameTrace] = field(default_factory=list)  # of these lines, hidden until they are in use
     gone_lines: set[str] = field(default_factory=set)  # to be closed: removed or replaced
-    gone: list[Device] = field(default_factory=list)
+    gone: list[RunningDevice] = field(default_factory=list)
     changed: list[DeviceSwap] = field(default_factory=list)
     added: list[PreparedDevice] = field(default_factory=list)
     specs: list[tuple[DeviceConfig, DeviceSpec]] = field(default_factory=list)  # of all devices
@@ -391,7 +391,7 @@ def _prepare_devices(manager: DeviceManager, change: DeviceChanges, wrong: list[
 
 
 def _prepare_swap(
-    manager: DeviceManager, change: DeviceChanges, device: Device, entry: DeviceConfig, line: Line
+    manager: DeviceManager, change: DeviceChanges, device: RunningDevice, entry: DeviceConfig, line: Line
 ) -> DeviceSwap | None:
     same_address = (entry.line, entry.address, entry.profile) == (
         device.config.line, device.config.address, device.config.profile
@@ -482,7 +482,7 @@ async def _swap_in_place(manager: DeviceManager, swap: DeviceSwap) -> None:
     manager.pollers[swap.entry.line].wake()
 
 
-async def _remove_in_place(manager: DeviceManager, device: Device) -> None:
+async def _remove_in_place(manager: DeviceManager, device: RunningDevice) -> None:
     try:
         await device.poll.pause()  # and it stays paused
         manager.remove(device)

@@ -15,15 +15,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from agent.pack import BirthTable, changes, contradicts, seconds
-from agent.service.births import Device, DeviceCatalog
+from agent.service.births import DeviceCatalog, RunningDevice
 from agent.service.db_thread import DatabaseThread
 from agent.service.seal_jobs import Stream
 from agent.service.sealing import SealScheduler
-from agent.store import Store, StoreDamaged, StoreError
+from agent.store import StoreDamaged, StoreError
 from drivers.encoding import exact_text
 from drivers.model import DeviceSpec, GatewayError, Kind, LineDown, MismatchError, Quality, Reading, Reason, clean_text
 from drivers.plan import KnownHoles
@@ -57,16 +56,16 @@ class IdentityChecker:
     def __init__(
         self,
         sealing: SealScheduler,
-        writer: DatabaseThread,
+        db_thread: DatabaseThread,
         register: Register,
         number: Callable[[], int],
         map_quirks: MapQuirks | None = None,
     ) -> None:
-        self._sealing, self._writer = sealing, writer
+        self._sealing, self._db_thread = sealing, db_thread
         self._register, self._number = register, number
         self._map_quirks = map_quirks
 
-    async def verify(self, device: Device, tick_ms: int) -> None:
+    async def verify(self, device: RunningDevice, tick_ms: int) -> None:
         """Make sure that we know which device answers.
 
         Raises:
@@ -93,7 +92,7 @@ class IdentityChecker:
             except StoreError as error:
                 raise IdentityNotStored(error.what, where=error.where, hint=error.hint) from error
 
-    async def _read_identity(self, device: Device) -> Identity:
+    async def _read_identity(self, device: RunningDevice) -> Identity:
         """The device's own identity; None for items that it does not report."""
         driver = device.poll.driver
         known = {point.name for point in driver.spec.points}
@@ -103,7 +102,9 @@ class IdentityChecker:
         found = await driver.read_points(names)
         return {name: None if r.value is None else _text(r.value) for name, r in found.items()}
 
-    async def _identified(self, device: Device, identity: Identity, tick_ms: int, catalog: DeviceCatalog) -> None:
+    async def _identified(
+        self, device: RunningDevice, identity: Identity, tick_ms: int, catalog: DeviceCatalog
+    ) -> None:
         poll, before = device.poll, catalog.known.get(device.stream.name)
         spec = catalog.spec(device.config, identity)
         table = catalog.table(device.config, spec, identity)
@@ -114,7 +115,7 @@ class IdentityChecker:
             table = catalog.table(device.config, spec, identity, epoch)
         if not found and table.same_as(device.stream.table_version.table):
             if before != table.facts:
-                await self._writer.call(lambda store: store.documents.keep_facts(table.stream, table.facts.encode()))
+                await self._db_thread.call(lambda store: store.documents.keep_facts(table.stream, table.facts.encode()))
             device.identity, catalog.known[table.stream] = identity, table.facts
             return
         number = self._number()
@@ -139,7 +140,7 @@ class IdentityChecker:
 
     async def _add_events(
         self,
-        device: Device,
+        device: RunningDevice,
         found: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]],
         table: BirthTable,
         first: Counts,
@@ -164,7 +165,7 @@ class IdentityChecker:
         missing = wanted - found.keys()
         if missing:
             newest = lambda store: last_counts(store.packs.newest(stream.name, LOOK_BACK), missing)  # noqa: E731
-            found |= await self._writer.call(newest)
+            found |= await self._db_thread.call(newest)
         return found
 
 
@@ -221,7 +222,7 @@ def _text(value: Decimal | int | str) -> str:
     return clean_text(exact_text(value) if isinstance(value, (Decimal, int)) else value, 120)
 
 
-def _known(device: Device, catalog: DeviceCatalog) -> Identity:
+def _known(device: RunningDevice, catalog: DeviceCatalog) -> Identity:
     """The identity at the last check, in this run or an earlier one."""
     if device.identity is not None:
         return device.identity
@@ -257,14 +258,16 @@ class MapQuirks:
         rows: by stream, (facts, quirks) as the store has them.
     """
 
-    def __init__(self, writer: DatabaseThread, rows: Mapping[str, tuple[bytes | None, bytes | None]]) -> None:
-        self._writer = writer
+    def __init__(self, db_thread: DatabaseThread, rows: Mapping[str, tuple[bytes | None, bytes | None]]) -> None:
+        self._db_thread = db_thread
         self._stored: dict[str, dict[str, Any]] = {}
         for stream, (_, quirks) in rows.items():
             if quirks is not None and (plain := _decoded(quirks)) is not None:
                 self._stored[stream] = plain
 
-    def load(self, device: Device, driver: object, profile_hash: str, identity: Mapping[str, str | None]) -> None:
+    def load(
+        self, device: RunningDevice, driver: object, profile_hash: str, identity: Mapping[str, str | None]
+    ) -> None:
         """Give a driver what its device taught us before; another identity, firmware or profile starts afresh."""
         if not isinstance(driver, LearnsMap):
             return
@@ -282,31 +285,29 @@ class MapQuirks:
             return
         driver.holes = holes
 
-    async def save(self, devices: Iterable[Device]) -> None:
+    async def save(self, devices: Iterable[RunningDevice]) -> None:
         """Store the facts learned or dropped since the last call."""
         for device in devices:
-            driver, stream = device.poll.driver, device.stream.name
-            if not isinstance(driver, LearnsMap) or not driver.holes.key:
-                continue
-            driver.holes.expire(_now_s())
-            plain = driver.holes.to_json()
-            old = self._stored.get(stream)
-            if plain == old or (old is None and not driver.holes.summary()):
-                continue
-            text = json.dumps(plain, separators=(",", ":")).encode() if driver.holes.summary() else None
-            try:
-                await self._writer.call(partial(_keep, stream, text))
-            except GatewayError as error:
-                log.warning("%s: the learned register map cannot be stored: %s", device.config.name, error)
-                continue
-            if text is None:
-                self._stored.pop(stream, None)
-            else:
-                self._stored[stream] = plain
+            driver = device.poll.driver
+            if isinstance(driver, LearnsMap) and driver.holes.key:
+                driver.holes.expire(_now_s())
+                await self._save(device, driver.holes)
 
-
-def _keep(stream: str, text: bytes | None, store: Store) -> None:
-    store.documents.keep_learned(stream, text)
+    async def _save(self, device: RunningDevice, holes: KnownHoles) -> None:
+        stream, plain = device.stream.name, holes.to_json()
+        old = self._stored.get(stream)
+        if plain == old or (old is None and not holes.summary()):
+            return
+        text = json.dumps(plain, separators=(",", ":")).encode() if holes.summary() else None
+        try:
+            await self._db_thread.call(lambda store: store.documents.keep_learned(stream, text))
+        except GatewayError as error:
+            log.warning("%s: the learned register map cannot be stored: %s", device.config.name, error)
+            return
+        if text is None:
+            self._stored.pop(stream, None)
+        else:
+            self._stored[stream] = plain
 
 
 def quirks_summary(driver: object) -> str:

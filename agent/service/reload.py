@@ -54,7 +54,7 @@ RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ReloadOutcome:
     """The outcome of a reload. ``complaints``: why it was rejected; none: it is in effect."""
 
     config: str  # hash of the configuration that is in effect now
@@ -139,18 +139,18 @@ class Reloader:
     def __init__(self, service: Service, load: Callable[[], Config] | None) -> None:
         self._service, self._load = service, load
         self._wanted = asyncio.Event()
-        self._waiting: list[asyncio.Future[Outcome]] = []
+        self._waiting: list[asyncio.Future[ReloadOutcome]] = []
 
-    def request(self) -> asyncio.Future[Outcome]:
+    def request(self) -> asyncio.Future[ReloadOutcome]:
         """Request a reload. The future gives its outcome."""
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[ReloadOutcome] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         self._wanted.set()
         return future
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        waiting: list[asyncio.Future[Outcome]] = []
+        waiting: list[asyncio.Future[ReloadOutcome]] = []
         try:
             while True:
                 await self._wanted.wait()
@@ -169,7 +169,7 @@ class Reloader:
             for future in (*waiting, *self._waiting):
                 future.cancel()
 
-    async def reload(self) -> Outcome:
+    async def reload(self) -> ReloadOutcome:
         """Read the files and apply them. Never raises: errors are in the outcome."""
         try:
             if self._load is None:
@@ -182,12 +182,12 @@ class Reloader:
         except Exception as error:  # no content of a file may end a running agent
             log.error("reload: internal error", exc_info=error)
             return self._rejected(f"internal error: {type(error).__name__}: {error}", fault=True)
-        return Outcome(self._service.config.hash(), changed)
+        return ReloadOutcome(self._service.config.hash(), changed)
 
-    def _rejected(self, *complaints: str, fault: bool = False) -> Outcome:
-        return Outcome(self._service.config.hash(), complaints=complaints, fault=fault)
+    def _rejected(self, *complaints: str, fault: bool = False) -> ReloadOutcome:
+        return ReloadOutcome(self._service.config.hash(), complaints=complaints, fault=fault)
 
-    def _log(self, outcome: Outcome) -> None:
+    def _log(self, outcome: ReloadOutcome) -> None:
         """Called when local tools can see the outcome, too."""
         if outcome.accepted:
             log.info("reloaded, configuration %s: %s", outcome.config, outcome.changed)
@@ -343,7 +343,7 @@ class Reloader:
     async def _reconfigure(self, config: Config, also: Callable[[Store], None]) -> None:
         bounds, names = config.store, [uplink.name for uplink in config.uplinks]
         now_ms = time.time_ns() // 1_000_000
-        await self._service.writer.reconfigure(
+        await self._service.db_thread.reconfigure(
             lambda store: store.change_limits(
                 bounds.max_size_bytes, bounds.keep_delivered_s, names, now_ms, lambda: also(store)
             )
@@ -355,7 +355,7 @@ class Reloader:
         await apply(service.device_manager, prepared.change)
         service.config, service.loaded_ms = config, time.time_ns() // 1_000_000
         service.ring_plan = prepared.ring_plan or service.ring_plan
-        service.sealing.set_interval(config.pack.every_ms)
+        service.sealing.every_ms = config.pack.every_ms
         for packer in service.packers.values():
             packer.limit(config.pack.max_size_bytes)
         await service.publisher.reload(config, prepared.results, prepared.builder)
@@ -383,7 +383,7 @@ class Reloader:
         leaving = [uplink for uplink in service.uplinks if uplink.name not in staying]
         await asyncio.gather(*(asyncio.to_thread(uplink.stop, LAST_PACKS_S) for uplink in leaving))
         service.uplinks[:] = [staying.get(entry.name) or fresh[entry.name] for entry in config.uplinks]
-        service.writer.set_uplinks(service.uplinks)
+        service.db_thread.set_uplinks(service.uplinks)
         for uplink in fresh.values():
             uplink.start()
         if service.checkpoints is not None:

@@ -49,13 +49,14 @@ def pack_clock() -> dict[str, Any]:
 class SealScheduler:
     """Decides when streams are sealed and books the results. Only the loop touches it."""
 
-    def __init__(self, writer: DatabaseThread, grid: Grid, every_ms: int) -> None:
-        self._writer, self._grid, self._every = writer, grid, every_ms
+    def __init__(self, db_thread: DatabaseThread, grid: Grid, every_ms: int) -> None:
+        self._db_thread, self._grid = db_thread, grid
+        self.every_ms = every_ms  # may change; then from the next boundary on
         self._lock = asyncio.Lock()
         self._gateway: Stream | None = None
         self._polls: dict[str, DevicePoll] = {}
         self.streams: dict[str, Stream] = {}
-        self._removed: list[tuple[Stream, int]] = []  # to be sealed a last time, up to this time
+        self.removed: list[tuple[Stream, int]] = []  # to be sealed a last time, up to this time
         self.on_turn: Callable[[], Awaitable[None]] = _noop  # awaited at each turn of ``run``
         self.trouble: str | None = None  # why nothing can be sealed now
         self._gap_reason = Reason.STOPPED  # for readings that are overwritten meanwhile
@@ -75,16 +76,12 @@ class SealScheduler:
     def remove(self, stream: Stream, end_ms: int) -> None:
         """No more records for this stream: seal it up to ``end_ms`` with the next packs, then forget it."""
         del self.streams[stream.name], self._polls[stream.name]
-        self._removed.append((stream, end_ms))
+        self.removed.append((stream, end_ms))
 
     def rings(self) -> set[Ring]:
         """Rings with records that are not sealed, or that a stream still writes."""
-        streams = [*self.streams.values(), *(stream for stream, _ in self._removed)]
+        streams = [*self.streams.values(), *(stream for stream, _ in self.removed)]
         return {version.ring for stream in streams for version in stream.table_versions}
-
-    def set_interval(self, every_ms: int) -> None:
-        """Seal this often from the next boundary on."""
-        self._every = every_ms
 
     def add_event(self, stream: Stream, event: Mapping[str, Any]) -> None:
         """Add an event to a stream: to the ring, so that it survives a kill, and to the next pack."""
@@ -116,18 +113,18 @@ class SealScheduler:
         """Seal until cancelled."""
         await self._wait_for_first_round()
         await self.seal(self._grid.now_ms(), list(self.streams.values()))
-        done_ms = waited_ms = self._grid.now_ms() // self._every * self._every
+        done_ms = waited_ms = self._grid.now_ms() // self.every_ms * self.every_ms
         while True:
-            every = self._every
+            every = self.every_ms
             boundary = (self._grid.now_ms() - LOOK_MS) // every * every
             if boundary != waited_ms:
                 await self.wait_for_burst(min(BURST_MS, every // 4) / 1000)
                 waited_ms = boundary
             done_ms = min(done_ms, boundary)  # the clock may have been set back
-            if self._removed:
+            if self.removed:
                 await self._flush_removed()
             leaving = {
-                stream.name for stream, _ in self._removed
+                stream.name for stream, _ in self.removed
             }  # a device that was added again waits for its old stream to be sealed
             waiting = [
                 s for s in self.streams.values()
@@ -161,7 +158,7 @@ class SealScheduler:
         loop = asyncio.get_running_loop()
         if self.trouble and loop.time() < self._ahead_s:
             return
-        leaving = {stream.name for stream, _ in self._removed}
+        leaving = {stream.name for stream, _ in self.removed}
         behind = [s for s in self._half_a_ring_back() if self._settled_ms(s) > s.sealed_ms and s.name not in leaving]
         if behind and not await self.seal(self._grid.now_ms(), behind):
             self._ahead_s = loop.time() + RETRY_S
@@ -254,15 +251,15 @@ class SealScheduler:
     async def _flush_removed(self) -> bool:
         """Seal removed streams a last time. False if the store could not commit; the next turn tries again."""
         async with self._lock:
-            for stream, end_ms in list(self._removed):
+            for stream, end_ms in list(self.removed):
                 if not await self._carry_out([stream.job(max(end_ms, stream.sealed_ms))]):
                     return False
-                self._removed.remove((stream, end_ms))
+                self.removed.remove((stream, end_ms))
         return True
 
     async def _carry_out(self, jobs: Sequence[SealJob], whole: bool = False) -> bool:
         """Have jobs sealed and book the outcome, even if cancelled: the database thread continues anyway."""
-        work = asyncio.ensure_future(self._writer.seal(jobs, whole))
+        work = asyncio.ensure_future(self._db_thread.seal(jobs, whole))
         cancelled = await _to_its_end(work)
         done = work.result()
         for job in jobs:

@@ -93,12 +93,12 @@ class KeyFileWatcher:
         self,
         active_key: ActiveKey,
         path: Path,
-        writer: DatabaseThread,
+        db_thread: DatabaseThread,
         publish: Callable[[bytes], object],
         note: Callable[[Mapping[str, Any]], object],
         after: Callable[[], Awaitable[object]],
     ) -> None:
-        self._active_key, self._path, self._writer = active_key, path, writer
+        self._active_key, self.path, self._db_thread = active_key, path, db_thread
         self._publish, self._note, self._after = publish, note, after
         self._stamp = _stamp(path)
         self._lock = asyncio.Lock()
@@ -126,7 +126,7 @@ class KeyFileWatcher:
         signer = await asyncio.to_thread(load_key, path)  # a token may be slow
         if signer.kid == self.kid:
             return PreparedKey(path, stamp)
-        records = await self._writer.call(lambda store: self._active_key.records_of(store, signer))
+        records = await self._db_thread.call(lambda store: self._active_key.records_of(store, signer))
         return PreparedKey(path, stamp, signer, records)
 
     async def activate(self, key: PreparedKey) -> None:
@@ -137,17 +137,17 @@ class KeyFileWatcher:
                 self._publish(key.records)
                 self._active_key.switch(key.signer, key.records)
 
-        await self._writer.call(switch)
-        self._path, self._stamp, self._trouble = key.path, key.stamp, ""
+        await self._db_thread.call(switch)
+        self.path, self._stamp, self._trouble = key.path, key.stamp, ""
 
     async def check(self) -> None:
         """Activate the key in the file if it has changed. On an error the active key continues to sign."""
         async with self._lock:
-            stamp = _stamp(self._path)
+            stamp = _stamp(self.path)
             if stamp == self._stamp:
                 return
             try:
-                await self._change(self._path)
+                await self._change(self.path)
             except GatewayError as error:
                 if str(error) != self._trouble:
                     log.error("keeping the current signing key: %s", error)
@@ -164,7 +164,7 @@ class KeyFileWatcher:
         def take_up(store: Store) -> None:
             self._publish(self._active_key.activate(store, signer))
 
-        await self._writer.call(take_up)
+        await self._db_thread.call(take_up)
         await self.announce(before)
 
     async def announce(self, before: str) -> None:

@@ -17,7 +17,7 @@ import agent
 import ext.clock
 from agent.config import Config
 from agent.pack import seconds
-from agent.service.births import Device
+from agent.service.births import RunningDevice
 from agent.service.identity import quirks_summary
 from agent.service.seal_jobs import TableVersion
 from drivers.files import write_atomic
@@ -130,7 +130,7 @@ def _tables(versions: Sequence[tuple[str, TableVersion]]) -> str:
     return "{" + ",".join(rows) + "}"
 
 
-def _device_facts(device: Device, now_ms: int) -> dict[str, Any]:
+def _device_facts(device: RunningDevice, now_ms: int) -> dict[str, Any]:
     poll, stream = device.poll, device.stream
     return {
         "line": device.config.line,
@@ -179,7 +179,7 @@ Sample = tuple[Labels, float | int | bool | None]
 LINE_ERRORS = ("timeouts", "broken", "mismatches", "exceptions", "stale", "foreign", "open_failures", "lost")
 
 
-class Family(NamedTuple):
+class MetricFamily(NamedTuple):
     """One metric: counters end in ``_total``. Samples without a value are left out."""
 
     name: str
@@ -200,17 +200,23 @@ def metrics_text(facts: Mapping[str, Any]) -> str:
     return "\n".join(out) + "\n"
 
 
-def families(facts: Mapping[str, Any]) -> Iterable[Family]:
+def families(facts: Mapping[str, Any]) -> Iterable[MetricFamily]:
     """All metrics."""
     config, store, clock = facts["config"], facts["store"], facts["clock"]
     who = {name: str(facts[name]) for name in ("site", "gateway", "version", "boot")}
     one: Labels = {}
-    yield Family("info", "Which gateway this is; the value is always 1.", [(who, 1)])
-    yield Family("start_time_seconds", "When the agent started, in seconds since the epoch.", [(one, facts["started"])])
-    yield Family("config_loaded_time_seconds", "When the configuration in effect was read.", [(one, config["loaded"])])
+    yield MetricFamily("info", "Which gateway this is; the value is always 1.", [(who, 1)])
+    yield MetricFamily(
+        "start_time_seconds", "When the agent started, in seconds since the epoch.", [(one, facts["started"])]
+    )
+    yield MetricFamily(
+        "config_loaded_time_seconds", "When the configuration in effect was read.", [(one, config["loaded"])]
+    )
     complaints = [(one, len(config["complaints"]))]
-    yield Family("config_complaints", "What is wrong with a configuration that was not taken; 0 is good.", complaints)
-    yield Family(
+    yield MetricFamily(
+        "config_complaints", "What is wrong with a configuration that was not taken; 0 is good.", complaints
+    )
+    yield MetricFamily(
         "store_trouble",
         "1 while the store cannot commit and readings wait in the ring.",
         [(one, bool(store["trouble"]))],
@@ -220,26 +226,28 @@ def families(facts: Mapping[str, Any]) -> Iterable[Family]:
         ("limit_bytes", "What they may take at most."),
         ("disk_free_bytes", "What is free on that disk."),
     ):
-        yield Family(f"store_{key}", words, [(one, store.get(key))])
-    yield Family(
+        yield MetricFamily(f"store_{key}", words, [(one, store.get(key))])
+    yield MetricFamily(
         "store_lost_packs_total",
         "Packs dropped by the size cap before they were confirmed.",
         [(one, store.get("lost_packs"))],
     )
-    yield Family("clock_synchronized", "1 if the kernel says that its clock is synchronised.", [(one, clock["synced"])])
+    yield MetricFamily(
+        "clock_synchronized", "1 if the kernel says that its clock is synchronised.", [(one, clock["synced"])]
+    )
     error_ms = clock["error_ms"]
     error_s = None if error_ms is None else error_ms / 1000
-    yield Family("clock_error_seconds", "How wrong the clock may be, by the kernel.", [(one, error_s)])
+    yield MetricFamily("clock_error_seconds", "How wrong the clock may be, by the kernel.", [(one, error_s)])
     yield from _devices(facts["devices"])
     yield from _lines(facts["lines"])
     yield from _uplinks(facts["uplinks"], store.get("pending", {}))
 
 
-def _devices(devices: Mapping[str, Mapping[str, Any]]) -> Iterable[Family]:
+def _devices(devices: Mapping[str, Mapping[str, Any]]) -> Iterable[MetricFamily]:
     rows = [({"device": name, "line": device["line"]}, device) for name, device in devices.items()]
-    yield Family("device_up", "1 if the device answers.", [(labels, d["life"] == "alive") for labels, d in rows])
+    yield MetricFamily("device_up", "1 if the device answers.", [(labels, d["life"] == "alive") for labels, d in rows])
     asleep = [(labels, d["life"] == "asleep") for labels, d in rows]
-    yield Family("device_asleep", "1 if it is silent in the dark, as its profile says of it.", asleep)
+    yield MetricFamily("device_asleep", "1 if it is silent in the dark, as its profile says of it.", asleep)
     for name, key, words in (
         ("device_last_answer_timestamp_seconds", "last_answer", "When it answered last."),
         ("device_sealed_timestamp_seconds", "sealed_to", "Up to when its readings are sealed and stored."),
@@ -248,30 +256,36 @@ def _devices(devices: Mapping[str, Mapping[str, Any]]) -> Iterable[Family]:
         ("device_packs_total", "packs", "Packs sealed since the start."),
         ("device_overloads_total", "overloads", "Ticks that were not begun before the next was due."),
     ):
-        yield Family(name, words, [(labels, device[key]) for labels, device in rows])
+        yield MetricFamily(name, words, [(labels, device[key]) for labels, device in rows])
 
 
-def _lines(lines: Mapping[str, Mapping[str, Any]]) -> Iterable[Family]:
+def _lines(lines: Mapping[str, Mapping[str, Any]]) -> Iterable[MetricFamily]:
     rows = [({"line": name}, line) for name, line in lines.items()]
-    yield Family("line_open", "1 if the port or connection is open.", [(labels, line["open"]) for labels, line in rows])
-    yield Family(
+    yield MetricFamily(
+        "line_open", "1 if the port or connection is open.", [(labels, line["open"]) for labels, line in rows]
+    )
+    yield MetricFamily(
         "line_lent", "1 while a tool has it on lease.", [(labels, bool(line["lent"])) for labels, line in rows]
     )
-    yield Family(
+    yield MetricFamily(
         "line_busy_ratio", "Share of the line's time in use.", [(labels, line["busy_share"]) for labels, line in rows]
     )
     sent = [({**labels, "function": f}, count) for labels, line in rows for f, count in line["sent"].items()]
-    yield Family("line_requests_total", "Requests sent, by function or control code.", sent)
-    yield Family("line_answers_total", "Answers that were good.", [(labels, line["answers"]) for labels, line in rows])
+    yield MetricFamily("line_requests_total", "Requests sent, by function or control code.", sent)
+    yield MetricFamily(
+        "line_answers_total", "Answers that were good.", [(labels, line["answers"]) for labels, line in rows]
+    )
     wrong = [({**labels, "kind": kind}, line[kind]) for labels, line in rows for kind in LINE_ERRORS]
-    yield Family("line_errors_total", "What went wrong on the line, by kind.", wrong)
+    yield MetricFamily("line_errors_total", "What went wrong on the line, by kind.", wrong)
 
 
-def _uplinks(uplinks: Mapping[str, Mapping[str, Any]], pending: Mapping[str, int]) -> Iterable[Family]:
+def _uplinks(uplinks: Mapping[str, Mapping[str, Any]], pending: Mapping[str, int]) -> Iterable[MetricFamily]:
     rows = [({"destination": name}, uplink) for name, uplink in uplinks.items()]
     waiting = [({"destination": name}, count) for name, count in pending.items()]
-    yield Family("uplink_connected", "1 if the broker is connected.", [(labels, u["connected"]) for labels, u in rows])
-    yield Family("uplink_backlog_packs", "Packs in the store that it has not confirmed.", waiting)
+    yield MetricFamily(
+        "uplink_connected", "1 if the broker is connected.", [(labels, u["connected"]) for labels, u in rows]
+    )
+    yield MetricFamily("uplink_backlog_packs", "Packs in the store that it has not confirmed.", waiting)
     for name, key, words in (
         ("uplink_in_flight_packs", "in_flight", "Packs sent and not acknowledged."),
         ("uplink_confirmed_packs_total", "confirmed", "Packs confirmed since the start."),
@@ -279,7 +293,7 @@ def _uplinks(uplinks: Mapping[str, Mapping[str, Any]], pending: Mapping[str, int
         ("uplink_connects_total", "connects", "Connections made."),
         ("uplink_sent_bytes_total", "sent_bytes", "Bytes of packs sent."),
     ):
-        yield Family(name, words, [(labels, uplink[key]) for labels, uplink in rows])
+        yield MetricFamily(name, words, [(labels, uplink[key]) for labels, uplink in rows])
 
 
 def _labels(labels: Labels) -> str:

@@ -34,12 +34,12 @@ class StoreScrubber:
 
     def __init__(
         self,
-        writer: DatabaseThread,
+        db_thread: DatabaseThread,
         note: Callable[[Mapping[str, Any]], object],
         first_s: float = FIRST_S,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        self._writer, self._note, self._first_s, self._wall_ms = writer, note, first_s, wall_ms
+        self._db_thread, self._note, self._first_s, self._wall_ms = db_thread, note, first_s, wall_ms
         self.warnings: list[str] = []
         self.last_ms = 0  # when the last check ended
         self.bad_packs = 0  # since the start
@@ -56,7 +56,7 @@ class StoreScrubber:
 
     async def run(self) -> None:
         """Scrub once a day until cancelled. Raises StoreDamaged."""
-        self.warnings, aside, self.last_ms = await self._writer.call(
+        self.warnings, aside, self.last_ms = await self._db_thread.call(
             lambda store: (store.warnings(), _aside(store), store.checked_ms())
         )
         for text in self.warnings:
@@ -83,13 +83,13 @@ class StoreScrubber:
         """Check everything once. Raises GatewayError."""
         began, self.under_way = time.monotonic(), True
         try:
-            inspection = await self._writer.call(lambda store: store.start_check(_checker(store)))
+            inspection = await self._db_thread.call(lambda store: store.start_check(_checker(store)))
             more = True
             while more:
                 start = time.monotonic()
-                more = await self._writer.call(lambda store: inspection.step())
+                more = await self._db_thread.call(lambda store: inspection.step())
                 await asyncio.sleep((time.monotonic() - start) * (SHARE - 1))
-            self.last_ms = await self._writer.call(lambda store: store.mark_checked(self._wall_ms()))
+            self.last_ms = await self._db_thread.call(lambda store: store.mark_checked(self._wall_ms()))
         finally:
             self.under_way = False
         took = time.monotonic() - began

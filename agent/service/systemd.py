@@ -45,14 +45,14 @@ class Watchdog:
 
     def __init__(
         self,
-        writer: DatabaseThread,
+        db_thread: DatabaseThread,
         device_manager: DeviceManager,
         status_line: Callable[[], str],
         environ: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
         send: Callable[[str], None] = notify,
     ) -> None:
-        self._writer, self._device_manager, self._status_line = writer, device_manager, status_line
+        self._db_thread, self._device_manager, self._status_line = db_thread, device_manager, status_line
         self._clock, self._send = clock, send
         wanted = environ.get("WATCHDOG_USEC", "")
         self.every_s = min(FEED_S, int(wanted) / 3e6) if wanted.isdigit() and int(wanted) else FEED_S
@@ -66,7 +66,7 @@ class Watchdog:
         """Called at each turn of the sealing loop. Waits for the database thread."""
         if self._clock() < self._next_s:
             return
-        self.usage, self.lost_packs = await self._writer.call(lambda store: (store.usage(), store.lost_packs))
+        self.usage, self.lost_packs = await self._db_thread.call(lambda store: (store.usage(), store.lost_packs))
         now_s = self._clock()
         self._next_s = now_s + self.every_s
         if not self._stuck(now_s):

@@ -1,19 +1,19 @@
 """The durable store: the only package that opens the database."""
 
-from agent.store.archive import Archive, Piece
+from agent.store.archive import Archive, ArchivePiece
 from agent.store.documents import StoredTable
 from agent.store.errors import StoreBusy, StoreDamaged, StoreError, StoreFull, StoreNewer
 from agent.store.intervals import NewPage, Repair
 from agent.store.sqlite import Quarantine, mount_warnings
 from agent.store.store import Store, Usage
-from agent.store.streams import Behind, LossNote, Resume, StoredPack, StreamHead
+from agent.store.streams import LaggingStream, LossNote, Resume, StoredPack, StreamHead
 
 __all__ = [
     "Archive",
-    "Behind",
+    "ArchivePiece",
+    "LaggingStream",
     "LossNote",
     "NewPage",
-    "Piece",
     "Quarantine",
     "Repair",
     "Resume",

@@ -13,7 +13,7 @@ CHUNK, CHUNK_BYTES = 256, 256 << 10  # packs of a piece, and their bytes: limits
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ArchivePiece:
     """Lines to append to one file of the folder: signed objects as published, without line breaks."""
 
     file: str  # births.jsonl, packs/inv1.packs.jsonl, ...
@@ -57,24 +57,24 @@ class Archive:
         """About how many packs there are, with those that the size cap dropped in between."""
         return sum(last - first + 1 for first, last in self._spans.values())
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[ArchivePiece]:
         """Keys, births, checkpoints, then the packs, stream by stream; first the streams if not all were wanted."""
         if self._wanted:
-            yield Piece("streams.txt", tuple(name.encode() for name in self._wanted), 0)
+            yield ArchivePiece("streams.txt", tuple(name.encode() for name in self._wanted), 0)
         for n, chain in enumerate(self._key_chains()):
-            yield Piece(f"keys{n + 1 if n else ''}.json", (chain,), 0)
+            yield ArchivePiece(f"keys{n + 1 if n else ''}.json", (chain,), 0)
         for stream, (first, last) in self._spans.items():
             if first <= last and (birth := self._store.packs.birth_before(stream, first)):
-                yield Piece("births.jsonl", (birth,), 0)
+                yield ArchivePiece("births.jsonl", (birth,), 0)
         for _, keys in groupby(self._store.documents.checkpoint_keys(self._from, self._to), lambda key: key[1]):
             pages = [body for key in keys if (body := self._store.documents.checkpoint(*key))]
             if all(map(self._is_within, pages)):  # a page without the others would look withheld
-                yield Piece("checkpoints.jsonl", tuple(pages), 0)
+                yield ArchivePiece("checkpoints.jsonl", tuple(pages), 0)
         for stream, (first, last) in self._spans.items():
             file = f"packs/{stream.rpartition('/')[2]}.packs.jsonl"
             after = first - 1
             while packs := self._store.packs.after(stream, after, last, CHUNK, CHUNK_BYTES):
-                yield Piece(file, tuple(pack.data for pack in packs), len(packs))
+                yield ArchivePiece(file, tuple(pack.data for pack in packs), len(packs))
                 after = packs[-1].seq
 
     def _key_chains(self) -> list[bytes]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from agent.store.errors import damage_error
-from agent.store.sqlite import PAGE_BYTES, Connection
+from agent.store.sqlite import PAGE_BYTES, Database
 
 WHOLE_BYTES = 16 << 20  # up to this size SQLite's own check takes some milliseconds
 SLICE_S = 0.02
@@ -28,7 +28,7 @@ class StoreCheck:
         drop_if_bad: verifies a pack, given its id and (dictionary, body, birth's hash); True if it was bad and dropped.
     """
 
-    def __init__(self, db: Connection, drop_if_bad: Callable[[int, list[Any]], bool]) -> None:
+    def __init__(self, db: Database, drop_if_bad: Callable[[int, list[Any]], bool]) -> None:
         self._db, self._drop_if_bad = db, drop_if_bad
         self._walk = self._all()
         self.rows = 0

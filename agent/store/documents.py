@@ -11,7 +11,7 @@ from typing import Any
 
 import zstandard
 
-from agent.store.sqlite import Connection
+from agent.store.sqlite import Database
 from agent.store.streams import signed
 from agent.zstd import read_frame
 
@@ -30,7 +30,7 @@ class StoredTable:
 class Documents:
     """Point tables, device facts, checkpoints and declarations. Stored documents are durable on return."""
 
-    def __init__(self, db: Connection) -> None:
+    def __init__(self, db: Database) -> None:
         self._db = db
 
     def declare(self, number: str, at_ms: int, body: Mapping[str, Any]) -> None:
@@ -165,10 +165,10 @@ class Documents:
         ).fetchall()
 
 
-class KeyRecords:
+class KeyTable:
     """Signed key record objects, as published."""
 
-    def __init__(self, db: Connection) -> None:
+    def __init__(self, db: Database) -> None:
         self._db = db
 
     def add(self, counter: int, body: bytes) -> None:

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Final
 
 from agent.store.damage import add_suspicion, is_small
 from agent.store.retention import Retention
-from agent.store.sqlite import Connection, file_bytes, quarantine_name, sync_directory, unchanged_damage
-from agent.store.streams import DAMAGED, Behind, Resume, StreamHead, StreamTable
+from agent.store.sqlite import Database, file_bytes, quarantine_name, sync_directory, unchanged_damage
+from agent.store.streams import DAMAGED, LaggingStream, Resume, StreamHead, StreamRegistry
 
 if TYPE_CHECKING:
     from agent.pack import SealedPack
@@ -327,9 +327,9 @@ class HeadRecord:
 class HeadTracker:
     """Compares the recorded heads with the database when it opens, and keeps the record up to date afterwards."""
 
-    def __init__(self, db: Connection, streams: StreamTable, retention: Retention, record: HeadRecord) -> None:
+    def __init__(self, db: Database, streams: StreamRegistry, retention: Retention, record: HeadRecord) -> None:
         self._db, self._streams, self._retention, self.record = db, streams, retention, record
-        self.behind: dict[str, Behind] = {}
+        self.behind: dict[str, LaggingStream] = {}
 
     def compare(self, is_salvaged: bool) -> bool:
         """Find the streams that are behind the record. False: the rest of the database is inconsistent.
@@ -438,7 +438,7 @@ class HeadTracker:
         return nothing | {name: (seq, from_ms) for name, seq, from_ms in rows}
 
 
-def _behind(kept: RecordedHead, head: StreamHead | None, exact: bool) -> Behind:
+def _behind(kept: RecordedHead, head: StreamHead | None, exact: bool) -> LaggingStream:
     """The missing part of a stream after ``head``; None: all of it."""
     seq, to_ms, pos = kept.sent_seq, kept.sent_ms, kept.sent_pos
     first, first_ms = max(1, kept.owed_seq), kept.owed_ms
@@ -449,7 +449,7 @@ def _behind(kept: RecordedHead, head: StreamHead | None, exact: bool) -> Behind:
             seq, to_ms, pos = head.seq, head.to_ms, head.ring_pos if head.ring_id == kept.ring_id else 0
         if head.seq >= first:
             first, first_ms = head.seq + 1, head.to_ms
-    return Behind(kept.stream, head_of(kept), to_ms, pos, exact and seq >= kept.ring_seq, exact, first, first_ms)
+    return LaggingStream(kept.stream, head_of(kept), to_ms, pos, exact and seq >= kept.ring_seq, exact, first, first_ms)
 
 
 def set_stale_wal_aside(path: Path, record: HeadRecord, rescue: bool = True) -> bool:

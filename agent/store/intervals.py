@@ -12,9 +12,9 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
-from agent.intervals.page import Page, PageSchema, StoredPage
-from agent.store.sqlite import Connection
-from agent.store.streams import StreamTable
+from agent.intervals.page_format import PageReader, PageSchema, StoredPage
+from agent.store.sqlite import Database
+from agent.store.streams import StreamRegistry
 
 CHUNK = 256  # pages that an iteration holds at a time
 LONGEST_PAGE_MS = 26 * 3_600_000  # a day of 25 hours
@@ -59,7 +59,7 @@ class DamagedPage:
 class IntervalTable:
     """Interval pages, the states to continue from, and the repairs under way, by stream."""
 
-    def __init__(self, db: Connection, streams: StreamTable) -> None:
+    def __init__(self, db: Database, streams: StreamRegistry) -> None:
         self._db, self._streams = db, streams
         self._damaged: dict[int, DamagedPage] = {}  # by id
 
@@ -301,7 +301,7 @@ def is_sound(shape: bytes | None, digest: bytes | None, body: bytes, crc: int | 
     if crc is not None:
         return crc == zlib.crc32(body)
     try:
-        columns: int = Page(body).columns
+        columns: int = PageReader(body).columns
         return columns == len(PageSchema.decode(shape).columns)
     except ValueError:
         return False

@@ -8,14 +8,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agent.outbox import Ack, Gone, OutboxItem, ReplayPage
+from agent.outbox import Ack, MissingRange, OutboxItem, ReplayPage
 from agent.store.codec import Codec, make_dictionary
 from agent.store.documents import Documents
 from agent.store.errors import StoreError, StoreFull
 from agent.store.heads import HeadTracker
 from agent.store.retention import SPARE_BYTES, Retention
-from agent.store.sqlite import PAGE_BYTES, Connection, free_bytes
-from agent.store.streams import DAMAGED, LossNote, StoredPack, StreamHead, StreamTable, boot_hex
+from agent.store.sqlite import PAGE_BYTES, Database, free_bytes
+from agent.store.streams import DAMAGED, LossNote, StoredPack, StreamHead, StreamRegistry, boot_hex
 from agent.verify.signed import payload_hash
 from drivers.encoding import base64url
 
@@ -45,9 +45,9 @@ class PackTable:
 
     def __init__(
         self,
-        db: Connection,
+        db: Database,
         codec: Codec,
-        streams: StreamTable,
+        streams: StreamRegistry,
         retention: Retention,
         tracker: HeadTracker,
         documents: Documents,
@@ -192,7 +192,7 @@ class PackTable:
             "DELETE FROM outbox WHERE destination = ? AND pack = ?", [(destination, number) for number in numbers]
         ).rowcount
         if numbers:
-            self._retention.cursors.step_back(min(numbers))
+            self._retention.on_confirmed(min(numbers))
         return max(removed, 0)
 
     def _encode(self, packs: Sequence[SealedPack], ids: Sequence[int]) -> list[_Row]:
@@ -500,7 +500,7 @@ class PackTable:
             return ReplayPage(refused=f"nothing was sealed beyond {newest}")
         last, at = min(last, newest), first
         items: list[OutboxItem] = []
-        gone: list[Gone] = []
+        gone: list[MissingRange] = []
         size = 0
         for pack in self.after(stream, first - 1, last, limit):
             if items and size + len(pack.data) > max_bytes:
@@ -515,7 +515,7 @@ class PackTable:
             at = 0
         return ReplayPage(items, gone, at)
 
-    def _gone(self, stream: str, first: int, last: int) -> list[Gone]:
+    def _gone(self, stream: str, first: int, last: int) -> list[MissingRange]:
         """Why packs ``first`` to ``last`` are missing."""
         if first > last:
             return []
@@ -524,19 +524,19 @@ class PackTable:
             " JOIN boots b ON b.id = l.boot WHERE l.stream = ? AND l.first <= ? AND l.last >= ? ORDER BY l.first",
             *(self._streams.cached[stream].id, last, first),
         )
-        found: list[Gone] = []
+        found: list[MissingRange] = []
         for low, high, from_ms, to_ms, digest, reason, boot in rows:
             start, end = max(low, first), min(high, last)
             if start > first:
-                found.append(Gone(first, start - 1, None))
+                found.append(MissingRange(first, start - 1, None))
             loss = {
                 "boot": boot_hex(boot), "event": "loss", "first": low, "from": from_ms / 1000,
                 "hash": base64url(digest), "last": high, "reason": reason,
                 "to": to_ms / 1000,
             }  # fmt: skip
-            found.append(Gone(start, end, loss))
+            found.append(MissingRange(start, end, loss))
             first = end + 1
-        return found if first > last else [*found, Gone(first, last, None)]
+        return found if first > last else [*found, MissingRange(first, last, None)]
 
     def count_replayed(self, destination: str, day: int, size: int) -> int:
         """Add ``size`` bytes to the bytes replayed to ``destination`` on a UTC day; returns that day's sum."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from agent.store.codec import Codec, prev_of
-from agent.store.sqlite import PAGE_BYTES, WAL_LIMIT_BYTES, Ballast, Connection
+from agent.store.sqlite import PAGE_BYTES, WAL_LIMIT_BYTES, Database, DiskReserve
 from agent.store.streams import DAMAGED, SIZE_CAP, LossNote, boot_hex
 from agent.verify.signed import payload_hash
 
@@ -30,34 +29,22 @@ def page_limit(max_size_bytes: int) -> int:
     return (max_size_bytes - WAL_LIMIT_BYTES - ballast_bytes(max_size_bytes)) // PAGE_BYTES
 
 
-@dataclass(slots=True)
-class Cursors:
-    """How far the search for confirmed packs has come: at or below ``age`` and ``cap`` there are no more of them."""
-
-    age: int = 0
-    cap: int = 0
-
-    def step_back(self, pack: int) -> None:
-        """A pack was confirmed: search from there again."""
-        self.age = min(self.age, pack - 1)
-        self.cap = min(self.cap, pack - 1)
-
-
 class Retention:
     """Keeps the database within its limits. The methods that delete packs run in the caller's transaction."""
 
-    def __init__(self, db: Connection, codec: Codec, max_size_bytes: int, keep_delivered_s: float) -> None:
+    def __init__(self, db: Database, codec: Codec, max_size_bytes: int, keep_delivered_s: float) -> None:
         self._db, self._codec = db, codec
         self.max_size_bytes, self.keep_delivered_ms = max_size_bytes, int(keep_delivered_s * 1000)
         self.page_limit = page_limit(max_size_bytes)
         self.reserve = self._make_reserve()
-        self.cursors = Cursors()
+        # how far the searches for old and for all confirmed packs have come: up to here there are no more of them
+        self._old_up_to = self._confirmed_up_to = 0
         self.active: tuple[int, ...] = ()  # destinations.id of those that must confirm
         self.lost_packs = 0  # evicted before they were confirmed, or damaged; since the store was opened
 
-    def _make_reserve(self) -> Ballast:
+    def _make_reserve(self) -> DiskReserve:
         path = self._db.path
-        return Ballast(path.with_name(path.name + ".ballast"), ballast_bytes(self.max_size_bytes))
+        return DiskReserve(path.with_name(path.name + ".ballast"), ballast_bytes(self.max_size_bytes))
 
     def apply_limits(self) -> None:
         """Set the hard limit of the file and reserve the disk space."""
@@ -75,6 +62,10 @@ class Retention:
                 self.reserve = self._make_reserve()
                 self.apply_limits()
 
+    def on_confirmed(self, pack: int) -> None:
+        """A pack was confirmed: search from there again."""
+        self._old_up_to, self._confirmed_up_to = min(self._old_up_to, pack - 1), min(self._confirmed_up_to, pack - 1)
+
     def has_spare_pages(self) -> bool:
         """Whether the file has unused pages for new packs."""
         with contextlib.suppress(sqlite3.Error):
@@ -89,7 +80,7 @@ class Retention:
         """Delete packs that all destinations confirmed and that ended before ``cutoff_ms``. Returns how many."""
         deleted = 0
         for _ in range(steps):
-            start = self._db.execute("SELECT min(id) FROM packs WHERE id > ?", (self.cursors.age,)).fetchone()[0]
+            start = self._db.execute("SELECT min(id) FROM packs WHERE id > ?", (self._old_up_to,)).fetchone()[0]
             if start is None:
                 break
             end = start + STEP - 1
@@ -98,9 +89,9 @@ class Retention:
                 "SELECT min(id) FROM packs WHERE id BETWEEN ? AND ? AND from_ms + span_ms >= ?", (start, end, cutoff_ms)
             ).fetchone()[0]
             if young is not None:
-                self.cursors.age = young - 1
+                self._old_up_to = young - 1
                 break
-            self.cursors.age = end
+            self._old_up_to = end
         return deleted + self._delete_old_births(cutoff_ms)
 
     def make_room(self, limit_pages: int) -> int:
@@ -128,13 +119,13 @@ class Retention:
     def _delete_confirmed_batch(self) -> int:
         """Delete the next confirmed packs, oldest first. Returns how many; 0: none is left."""
         while True:
-            start = self._db.execute("SELECT min(id) FROM packs WHERE id > ?", (self.cursors.cap,)).fetchone()[0]
+            start = self._db.execute("SELECT min(id) FROM packs WHERE id > ?", (self._confirmed_up_to,)).fetchone()[0]
             if start is None:
                 return 0
             end = start + 4 * EVICT - 1
             if deleted := self._delete_confirmed(start, end, None):
                 return deleted
-            self.cursors.cap = end
+            self._confirmed_up_to = end
 
     def _delete_confirmed(self, start: int, end: int, cutoff_ms: int | None) -> int:
         marks = ",".join("?" * len(self.active))

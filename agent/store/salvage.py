@@ -19,8 +19,8 @@ from typing import Any
 
 from agent.store.codec import Codec
 from agent.store.heads import RecordedHead, head_of
-from agent.store.sqlite import Connection, SalvagedHead
-from agent.store.streams import DAMAGED, StreamHead, StreamTable, boot_hex, unsigned
+from agent.store.sqlite import Database
+from agent.store.streams import DAMAGED, StreamHead, StreamRegistry, boot_hex, unsigned
 from agent.verify.signed import payload_hash
 from agent.zstd import read_frame
 from drivers.encoding import base64url_decode
@@ -139,9 +139,9 @@ class Salvage:
     def __init__(
         self,
         aside: Path,
-        db: Connection,
+        db: Database,
         codec: Codec,
-        streams: StreamTable,
+        streams: StreamRegistry,
         destinations: Sequence[str],
         recorded: RecordedState,
     ) -> None:
@@ -359,10 +359,13 @@ class Salvage:
         return None
 
 
-def newest_head(salvaged: SalvagedHead, kept: RecordedHead | None) -> StreamHead:
-    """The newer one of the head in the damaged database and the recorded one."""
-    if kept is not None and kept.seq > salvaged.seq and kept.to_ms >= salvaged.to_ms:
-        return head_of(kept)
-    ring_id, ring_pos = unsigned(salvaged.ring_id), unsigned(salvaged.ring_pos)
-    boot = boot_hex(salvaged.boot)
-    return StreamHead(salvaged.stream, boot, salvaged.seq, salvaged.hash, salvaged.to_ms, None, ring_id, ring_pos)
+def read_heads(aside: Path) -> Iterator[StreamHead]:
+    """Heads that can still be read, row by row: one bad page must not lose the others."""
+    columns = "s.name, b.boot, s.seq, s.hash, s.to_ms, s.ring_id, s.ring_pos"
+    with suppress(sqlite3.Error), closing(open_damaged(aside)) as old:
+        rows = old.execute(f"SELECT {columns} FROM streams s JOIN boots b ON b.id = s.boot")
+        while (row := rows.fetchone()) is not None:
+            name, boot, seq, digest, to_ms, ring_id, ring_pos = row
+            if isinstance(name, str) and isinstance(digest, bytes) and len(digest) == 32 and seq > 0:
+                ring = unsigned(ring_id), unsigned(ring_pos)
+                yield StreamHead(name, boot_hex(boot), seq, digest, to_ms, None, *ring)

@@ -107,8 +107,8 @@ _DEVICES = """
 CREATE TABLE devices (stream TEXT PRIMARY KEY, facts BLOB, learned BLOB) WITHOUT ROWID;
 """
 
-# Energy by interval: pages of ``agent.intervals.page``. Rows are only added; the pages of a day are merged into one
-# with the same content. A state tells how to continue after pack ``seq``; only states are replaced.
+# Energy by interval: pages of ``agent.intervals.page_format``. Rows are only added; the pages of a day are merged into
+# one with the same content. A state tells how to continue after pack ``seq``; only states are replaced.
 _INTERVALS = """
 CREATE TABLE interval_shapes (id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, body BLOB NOT NULL);
 CREATE TABLE interval_pages (

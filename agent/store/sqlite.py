@@ -27,28 +27,14 @@ OLDEST_SQLITE = (3, 40, 1)  # of the oldest system that the tests run on
 
 
 @dataclass(frozen=True, slots=True)
-class SalvagedHead:
-    """A stream's head, read from a damaged database."""
-
-    stream: str
-    boot: int
-    seq: int
-    hash: bytes
-    to_ms: int
-    ring_id: int
-    ring_pos: int
-
-
-@dataclass(frozen=True, slots=True)
 class Quarantine:
     """A damaged database that was set aside when the store was opened."""
 
     path: str  # where it is now
     reason: str
-    heads: tuple[SalvagedHead, ...]
 
 
-class Connection:
+class Database:
     """The one connection to the database. Belongs to the thread that opened it.
 
     ``execute`` and ``executemany`` raise SQLite's own errors; ``transaction``, ``query`` and ``translated_errors``
@@ -244,7 +230,7 @@ def open_or_quarantine(
     if not rescue and salvage_file(path).exists():
         raise unchanged_damage(path, "the salvage of a damaged database was interrupted")
     if aside := _interrupted_salvage(path):
-        return connect(path), Quarantine(str(aside), "found at an earlier start", tuple(_salvage_heads(aside)))
+        return connect(path), Quarantine(str(aside), "found at an earlier start")
     retries = RetryPolicy(path)
     if suspicion_count(path) > 1 and not is_small(path):  # after the first report ``StoreCheck`` checks all of it
         damage = damage or "reported damaged while in use for the second time, and too large to be checked at a start"
@@ -259,9 +245,8 @@ def open_or_quarantine(
     if not rescue:
         raise unchanged_damage(path, damage)
     aside = _set_aside(path)
-    heads = tuple(_salvage_heads(aside))
     try:
-        return connect(path), Quarantine(str(aside), damage, heads)
+        return connect(path), Quarantine(str(aside), damage)
     except sqlite3.Error as error:
         raise explain(error, str(path)) from error
 
@@ -348,21 +333,6 @@ def _set_aside(path: Path) -> Path:
     return aside
 
 
-def _salvage_heads(aside: Path) -> Iterator[SalvagedHead]:
-    """Heads that can still be read, row by row: one bad page must not lose the others."""
-    columns = "s.name, b.boot, s.seq, s.hash, s.to_ms, s.ring_id, s.ring_pos"
-    with contextlib.suppress(sqlite3.Error):
-        conn = sqlite3.connect(f"file:{aside}?mode=ro", uri=True, isolation_level=None)
-        try:
-            rows = conn.execute(f"SELECT {columns} FROM streams s JOIN boots b ON b.id = s.boot")
-            while (row := rows.fetchone()) is not None:
-                name, boot, seq, digest, to_ms, ring_id, ring_pos = row
-                if isinstance(name, str) and isinstance(digest, bytes) and len(digest) == 32 and seq > 0:
-                    yield SalvagedHead(name, boot, seq, digest, to_ms, ring_id, ring_pos)
-        finally:
-            conn.close()
-
-
 def sync_directory(directory: Path) -> None:
     """Make renames in a directory durable."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -372,7 +342,7 @@ def sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
-class Ballast:
+class DiskReserve:
     """A file that reserves disk space. It is removed when the disk is full: even DELETE needs room in the WAL."""
 
     def __init__(self, path: Path, size_bytes: int) -> None:

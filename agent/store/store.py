@@ -11,17 +11,17 @@ from typing import TypeVar
 from agent.store.check import StoreCheck
 from agent.store.codec import Codec
 from agent.store.damage import RetryPolicy, clear_suspicion, suspicion_count
-from agent.store.documents import Documents, KeyRecords
+from agent.store.documents import Documents, KeyTable
 from agent.store.errors import StoreDamaged, StoreError
-from agent.store.heads import HeadRecord, HeadTracker, record_file, set_stale_wal_aside
+from agent.store.heads import HeadRecord, HeadTracker, head_of, record_file, set_stale_wal_aside
 from agent.store.intervals import IntervalTable
 from agent.store.packs import PackTable
 from agent.store.retention import SPARE_BYTES, Retention
-from agent.store.salvage import RecordedState, Salvage, newest_head
+from agent.store.salvage import RecordedState, Salvage, read_heads
 from agent.store.sqlite import (
     PAGE_BYTES,
-    Ballast,
-    Connection,
+    Database,
+    DiskReserve,
     Quarantine,
     build_warnings,
     check_regular_files,
@@ -31,7 +31,7 @@ from agent.store.sqlite import (
     mount_warnings,
     open_or_quarantine,
 )
-from agent.store.streams import Behind, LossNote, Resume, StreamTable
+from agent.store.streams import LaggingStream, LossNote, Resume, StreamRegistry
 
 T = TypeVar("T")
 MIN_SIZE_BYTES = 8 * 1024 * 1024
@@ -66,7 +66,7 @@ class Store:
 
     def __init__(
         self,
-        db: Connection,
+        db: Database,
         max_size_bytes: int,
         keep_delivered_s: float,
         quarantine: Quarantine | None,
@@ -74,10 +74,10 @@ class Store:
     ) -> None:
         self.db, self.quarantine = db, quarantine
         self.saved_packs = 0  # salvaged from a damaged database
-        self._codec, self._streams = Codec(), StreamTable(db)
+        self._codec, self._streams = Codec(), StreamRegistry(db)
         self.retention = Retention(db, self._codec, max_size_bytes, keep_delivered_s)
         self._tracker = HeadTracker(db, self._streams, self.retention, record)
-        self.documents, self.keys = Documents(db), KeyRecords(db)
+        self.documents, self.keys = Documents(db), KeyTable(db)
         self.intervals = IntervalTable(db, self._streams)
         self.packs = PackTable(db, self._codec, self._streams, self.retention, self._tracker, self.documents)
 
@@ -113,7 +113,7 @@ class Store:
             check_regular_files(path)
             if free_bytes(path.parent) < 2 * SPARE_BYTES:
                 # opening writes, and so does a start before it first reads: the reserve makes room for it
-                Ballast(path.with_name(path.name + ".ballast"), 0).drop()
+                DiskReserve(path.with_name(path.name + ".ballast"), 0).drop()
             return cls._open(path, max_size_bytes, keep_delivered_s, destinations, now_ms, rescue)
         except OSError as error:
             raise StoreError(
@@ -137,7 +137,7 @@ class Store:
         set_stale_wal_aside(path, record, rescue)
         while True:
             conn, quarantine = open_or_quarantine(path, damage, rescue)
-            store = cls(Connection(conn, path), max_size_bytes, keep_delivered_s, quarantine, record)
+            store = cls(Database(conn, path), max_size_bytes, keep_delivered_s, quarantine, record)
             try:
                 store._load(destinations, now_ms, torn)
                 if torn := not store._tracker.compare(is_salvaged=quarantine is not None):
@@ -168,8 +168,10 @@ class Store:
     def _salvage(self, quarantine: Quarantine, destinations: Sequence[str], torn: bool) -> None:
         record = self._tracker.record
         recorded = record.found if record.exact else {}
-        for head in quarantine.heads:
-            self._streams.put_head(newest_head(head, recorded.get(head.stream)))
+        for head in read_heads(Path(quarantine.path)):
+            kept = recorded.get(head.stream)
+            is_newer = kept is not None and kept.seq > head.seq and kept.to_ms >= head.to_ms
+            self._streams.put_head(head_of(kept) if kept is not None and is_newer else head)
         self.db.set_meta("last_id", record.last_id)
         state = RecordedState(recorded, torn, record.last_id + 1)
         salvage = Salvage(Path(quarantine.path), self.db, self._codec, self._streams, destinations, state)
@@ -185,7 +187,7 @@ class Store:
     # --- streams that are behind the recorded heads
 
     @property
-    def behind(self) -> Mapping[str, Behind]:
+    def behind(self) -> Mapping[str, LaggingStream]:
         """Streams whose newest packs are missing; ``resume_streams`` continues after them."""
         return self._tracker.behind
 

@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent.store.sqlite import Connection
+from agent.store.sqlite import Database
 
 if TYPE_CHECKING:
     from agent.pack import SealedPack
@@ -40,7 +40,7 @@ class CachedHead:
 
 
 @dataclass(frozen=True, slots=True)
-class Behind:
+class LaggingStream:
     """A stream whose newest packs were committed, but are missing from the database."""
 
     stream: str
@@ -94,10 +94,10 @@ class LossNote:
     reason: str = SIZE_CAP
 
 
-class StreamTable:
+class StreamRegistry:
     """The rows of ``streams`` and ``boots``; what a commit needs of them is cached."""
 
-    def __init__(self, db: Connection) -> None:
+    def __init__(self, db: Database) -> None:
         self._db = db
         self.cached: dict[str, CachedHead] = {}  # by name
         self._boots: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Where packs come from: new ones from the writer thread, older ones page by page from the store's outbox."""
+"""Where packs come from: new ones from the database thread, older ones page by page from the store's outbox."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class OutboxCursor:
 
 
 class InboundQueue:
-    """Committed packs and requested pages, in the order in which the writer thread put them. Thread-safe.
+    """Committed packs and requested pages, in the order in which the database thread put them. Thread-safe.
 
     While disconnected, and beyond ``max_bytes``, packs are not kept: they are in the store. After such an overflow all
     packs are read from the store (``overflowed``) until the reader has caught up. ``held_bytes``: packs in memory.

@@ -70,7 +70,7 @@ class ReplayServer:
     Args:
         gateway: ``park7/gw01``.
         reply: publishes an object on ``replay/reply``.
-        wake: called from the writer thread when the store has answered.
+        wake: called from the database thread when the store has answered.
         in_flight: packs that may be lost when a connection ends.
     """
 
@@ -90,7 +90,7 @@ class ReplayServer:
         self._monotonic, self._in_flight = monotonic, in_flight
         self._quota = DailyQuota(name, outbox, quota_bytes, wake, monotonic, wall)
         self._jobs: deque[_Job] = deque()  # the first is being served
-        self._pages: deque[tuple[_Job, int, ReplayPage]] = deque()  # from the writer thread
+        self._pages: deque[tuple[_Job, int, ReplayPage]] = deque()  # from the database thread
         self._requests = TokenBucket(REQUEST_RATE, REQUEST_BURST, monotonic())
         self._rejected_log = RateLimitedLog(monotonic)
         self._connected_s, self._strikes = 0.0, 0
@@ -203,7 +203,7 @@ class ReplayServer:
         return None
 
     def _put_page(self, job: _Job, number: int, page: ReplayPage) -> None:
-        """From the writer thread."""
+        """From the database thread."""
         self._pages.append((job, number, page))
         self._wake()
 
@@ -244,7 +244,7 @@ class DailyQuota:
     renew the quota.
 
     Args:
-        wake: called from the writer thread when the store has answered.
+        wake: called from the database thread when the store has answered.
     """
 
     def __init__(
@@ -309,6 +309,6 @@ class DailyQuota:
             self._outbox.spend(self._name, day, size, lambda recorded: self._put_answer(day, recorded, size))
 
     def _put_answer(self, day: int, recorded: int, reserved: int) -> None:
-        """From the writer thread."""
+        """From the database thread."""
         self._answers.append((day, recorded, reserved))
         self._wake()

@@ -48,7 +48,7 @@ class Uplink:
 
     Args:
         site, gateway: as in topics.
-        outbox: the store, by way of the writer thread.
+        outbox: the store, by way of the database thread.
         keys: the ``keys`` object, published at each connection.
         pack_every_ms: the pack interval; a pack older than three of them is backlog.
         live_rate: packs a second that will be offered, approximately.
@@ -139,7 +139,7 @@ class Uplink:
         self._begin.set()
 
     def offer(self, items: Sequence[OutboxItem]) -> None:
-        """Packs that were just committed, in the order of their ids. For the writer thread; never blocks."""
+        """Packs that were just committed, in the order of their ids. For the database thread; never blocks."""
         if items:
             self._newest_ms = max(self._newest_ms, items[-1].to_ms)
             self._scheduler.inbound.offer(items)
@@ -403,7 +403,7 @@ class Uplink:
                 self._log_rejected_ack("too many at once; packs without an ack are sent again after a minute")
 
     def _on_ack_checked(self, left: threading.Semaphore, rejected: str | None) -> None:
-        """From the writer thread: None for a valid ack, otherwise the reason."""
+        """From the database thread: None for a valid ack, otherwise the reason."""
         left.release()
         if rejected is None:
             self._scheduler.on_platform_ack()

@@ -165,9 +165,9 @@ WRITERS: dict[str, tuple[tuple[str, str], ...]] = {  # headings -> functions tha
     "The other kinds": (
         ("agent/indicators/declared.py", "Declaration.as_dict"),
         ("agent/indicators/report.py", "trace_result"),
-        ("agent/service/results/balance.py", "BalanceResults._known"),
-        ("agent/intervals/balance.py", "Balance.as_dict"),
-        ("agent/intervals/balance.py", "Node.as_dict"),
+        ("agent/service/results/balance.py", "KnownPacks.__call__"),
+        ("agent/intervals/balance.py", "EnergyBalance.as_dict"),
+        ("agent/intervals/balance.py", "BalanceNode.as_dict"),
         ("agent/intervals/balance.py", "Residual.as_dict"),
         ("agent/intervals/derived.py", "Derived._result"),
         ("agent/indicators/site.py", "SiteResults.made"),
@@ -178,7 +178,7 @@ WRITERS: dict[str, tuple[tuple[str, str], ...]] = {  # headings -> functions tha
         ("agent/service/births.py", "derived_row"),
         ("agent/service/births.py", "device_front"),
         ("agent/service/births.py", "_fresh"),
-        ("agent/service/births.py", "_point"),
+        ("agent/service/births.py", "point_row"),
         ("agent/service/births.py", "_source"),
     ),
 }

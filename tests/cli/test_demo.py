@@ -22,7 +22,7 @@ from agent.cli.main import outcome
 from agent.cli.options import language_of
 from agent.cli.ring_follower import Follower
 from agent.indicators.definitions import read_plan
-from agent.indicators.plan import Plan, make_plan
+from agent.indicators.plan import IndicatorPlan, make_plan
 from agent.verify import Verifier
 from drivers.sim.park import DEMO
 from drivers.sim.slots import PLAN
@@ -88,7 +88,7 @@ def figures(folder: Path) -> Iterator[dict[str, Any]]:
             yield from (one for one in json.loads(line).get("results", ()) if one["kind"] == "figure")
 
 
-def plan(folder: Path) -> Plan:
+def plan(folder: Path) -> IndicatorPlan:
     return make_plan(read_plan(folder / "indicators.toml"))
 
 

@@ -11,7 +11,7 @@ import pytest
 from agent.service.control.frames import (
     HEADER,
     MAX_REQUEST,
-    Frame,
+    FrameKind,
     ProtocolError,
     decode_error,
     decode_facts,
@@ -24,7 +24,7 @@ from agent.service.control.protocol import (
     Export,
     Keys,
     Lease,
-    Report,
+    PeriodReport,
     Request,
     decode_request,
     encode_request,
@@ -34,7 +34,7 @@ from drivers.model import GatewayError, LineLent, UsageError, clean_text
 
 SAMPLES: list[Request] = [
     Export(from_ms=1, to_ms=2, streams=["inv1"]),
-    Report(period="month", now_ms=1_795_500_000_000, day="2026-11-01"),
+    PeriodReport(period="month", now_ms=1_795_500_000_000, day="2026-11-01"),
     Declare(n="declared.x", v="4", u="MWh", who="Li Wei", from_=1.0, to=2.0),
     Keys(kid="k" * 43, until_ms=5, before=["a" * 43], hold=True),
     Lease(line="roof", purpose="scan", seconds=900),
@@ -48,8 +48,8 @@ def payload(request: Request) -> bytes:
 @pytest.mark.parametrize("request_", SAMPLES, ids=kind_of)
 def test_a_request_comes_back_as_it_was(request_: Request) -> None:
     assert decode_request(payload(request_)) == request_
-    kind, size = parse_header(encode_request(request_)[: HEADER.size], frozenset({Frame.REQUEST}), MAX_REQUEST)
-    assert (kind, size) == (Frame.REQUEST, len(payload(request_)))
+    kind, size = parse_header(encode_request(request_)[: HEADER.size], frozenset({FrameKind.REQUEST}), MAX_REQUEST)
+    assert (kind, size) == (FrameKind.REQUEST, len(payload(request_)))
 
 
 def test_who_may_what() -> None:
@@ -104,7 +104,7 @@ def test_what_is_no_request_is_refused_in_words(what: str) -> None:
 
 
 def test_a_header_is_bounded() -> None:
-    kinds = frozenset({Frame.REQUEST})
+    kinds = frozenset({FrameKind.REQUEST})
     for data, says in (
         (b"\x02\0\0\0\0", "kind 2"),
         (b"\x09\0\0\0\0", "kind 9"),

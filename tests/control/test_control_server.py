@@ -23,10 +23,17 @@ import pytest
 from agent.cli.control import ControlClient, NoAgent, NoAnswer, ask
 from agent.config import load_config
 from agent.service.control import server as server_module
-from agent.service.control.frames import MAX_ANSWER, MAX_REQUEST, Frame, frame, header
-from agent.service.control.peer import Caller, NotAllowed, Peer, Right, Rules, login_of, peer_of
+from agent.service.control.frames import MAX_ANSWER, MAX_REQUEST, FrameKind, frame, header
+from agent.service.control.peer import AccessRules, Caller, NotAllowed, Peer, Right, login_of, peer_of
 from agent.service.control.protocol import Declare, encode_request
-from agent.service.control.server import KEPT, MAX_CONNECTIONS, MAX_OF_USER, ConnectionLimits, ControlServer, Slices
+from agent.service.control.server import (
+    KEPT,
+    MAX_CONNECTIONS,
+    MAX_OF_USER,
+    ConnectionLimits,
+    ControlServer,
+    ReadThrottle,
+)
 from agent.service.runtime_dir import instance_lock
 from drivers.model import GatewayError, UsageError
 from tests.control.test_control_protocol import SAMPLES, mutated
@@ -144,7 +151,7 @@ def test_an_answer_takes_no_more_memory_than_the_socket(served: Served, answered
             served.do(asyncio.sleep(0))
         assert made * 50_000 < 1 << 20
         got = [client.receive(60) for _ in range(300)]
-        assert [data[0] for kind, data in got if kind is Frame.PART] == [n % 251 for n in range(300)]
+        assert [data[0] for kind, data in got if kind is FrameKind.PART] == [n % 251 for n in range(300)]
 
 
 def test_the_work_for_a_client_that_leaves_ends(served: Served, answered: Any) -> None:
@@ -174,9 +181,9 @@ def test_stopping_the_agent_tells_who_waits(tmp_path: Path, answered: Any) -> No
         served.stop()
         with pytest.raises(GatewayError, match="the agent was stopped"):
             while True:
-                if client.receive(60)[0] is Frame.FAILED:
+                if client.receive(60)[0] is FrameKind.FAILED:
                     raise GatewayError("the agent was stopped", where="")
-        assert outcome(idle) is Frame.FAILED
+        assert outcome(idle) is FrameKind.FAILED
     assert not (served.runtime / "control").exists()
     with pytest.raises(NoAgent, match="no agent is running here"):
         served.client()
@@ -319,7 +326,7 @@ def test_who_says_nothing_is_dropped(
 
 def test_who_trickles_has_no_more_time_than_the_others(served: Served, quick: None, answered: Any) -> None:
     with served.raw() as sock:
-        sock.sendall(header(Frame.REQUEST, MAX_REQUEST))
+        sock.sendall(header(FrameKind.REQUEST, MAX_REQUEST))
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             while True:
                 sock.sendall(b" ")
@@ -345,8 +352,9 @@ def test_more_than_one_request_ends_the_connection(served: Served, answered: Any
 
 @pytest.mark.parametrize(
     "data",
-    [header(Frame.REQUEST, MAX_REQUEST + 1), header(Frame.PART, 3) + b"abc", b"GET / HTTP/1.1\r\n\r\n", b"\0" * 64,
-     frame(Frame.REQUEST, b""), frame(Frame.REQUEST, b"[" * 60_000), frame(Frame.REQUEST, b'{"kind":"tea"}')],
+    [header(FrameKind.REQUEST, MAX_REQUEST + 1), header(FrameKind.PART, 3) + b"abc", b"GET / HTTP/1.1\r\n\r\n",
+     b"\0" * 64, frame(FrameKind.REQUEST, b""), frame(FrameKind.REQUEST, b"[" * 60_000),
+     frame(FrameKind.REQUEST, b'{"kind":"tea"}')],
     ids=["too large", "no request", "http", "zeros", "empty", "deep", "unknown"],
 )  # fmt: skip
 def test_what_is_no_request_is_refused_and_costs_a_line(
@@ -355,7 +363,7 @@ def test_what_is_no_request_is_refused_and_costs_a_line(
     for _ in range(5):
         with served.raw() as sock:
             sock.sendall(data)
-            assert outcome(sock) is Frame.FAILED
+            assert outcome(sock) is FrameKind.FAILED
     still_serves(served, answered)
     assert len(caplog.records) == 1 and caplog.messages[0].startswith("control: uid ")
 
@@ -424,14 +432,14 @@ def test_random_and_mutated_frames_raise_nothing(
 def test_what_cannot_be_read_as_a_frame_is_no_answer(tmp_path: Path) -> None:
     """The tool's side: whoever listens there, each frame and each wait is bounded."""
     answers = {
-        "unexpected frame kind 1": frame(Frame.REQUEST, b"{}"),
+        "unexpected frame kind 1": frame(FrameKind.REQUEST, b"{}"),
         "unexpected frame kind 99": b"\x63\0\0\0\0",
-        f"a frame of {MAX_ANSWER + 1} bytes": header(Frame.PART, MAX_ANSWER + 1),
-        "Expecting value": frame(Frame.DONE, b""),
-        "answer: ": frame(Frame.DONE, b"[" * 9000),  # too deep, or cut off, as the version of Python sees it
-        "not a JSON object": frame(Frame.DONE, b"[]"),
-        "ended the connection": header(Frame.PART, 100) + b"half",
-        "root# ": frame(Frame.FAILED, b'{"what":"\\u001b[2Jroot# ","where":7,"hint":null}'),
+        f"a frame of {MAX_ANSWER + 1} bytes": header(FrameKind.PART, MAX_ANSWER + 1),
+        "Expecting value": frame(FrameKind.DONE, b""),
+        "answer: ": frame(FrameKind.DONE, b"[" * 9000),  # too deep, or cut off, as the version of Python sees it
+        "not a JSON object": frame(FrameKind.DONE, b"[]"),
+        "ended the connection": header(FrameKind.PART, 100) + b"half",
+        "root# ": frame(FrameKind.FAILED, b'{"what":"\\u001b[2Jroot# ","where":7,"hint":null}'),
     }
     for says, data in answers.items():
         with hostile(tmp_path, data), ControlClient.connect(tmp_path) as client:
@@ -488,7 +496,7 @@ DOOR, CHANGERS = 48_611, 700
 )
 def test_the_rules(uid: int, groups: tuple[int, ...], look: bool, change: bool) -> None:
     """A number that the sandbox cannot map (65534) came through the door, and is a stranger all the same."""
-    rules = Rules(DOOR, (ROOT, AGENT))
+    rules = AccessRules(DOOR, (ROOT, AGENT))
     for right, wanted in ((Right.LOOK, look), (Right.CHANGE, change)):
         try:
             rules.check(Peer(1, uid, frozenset(groups)), Caller(uid, "anna"), right, "meterhouse-control", CHANGERS)
@@ -505,7 +513,7 @@ def test_a_user_whom_the_sandbox_does_not_know_is_not_called_nobody() -> None:
 
 
 def test_a_refusal_names_the_group_and_what_to_do() -> None:
-    rules, anna = Rules(DOOR, (ROOT,)), Peer(1, ANNA, frozenset((DOOR,)))
+    rules, anna = AccessRules(DOOR, (ROOT,)), Peer(1, ANNA, frozenset((DOOR,)))
     caller = Caller(ANNA, "anna")
     with pytest.raises(NotAllowed, match=r"anna \(uid 1002\) may query.*`sudo adduser anna meterhouse-control`"):
         rules.check(anna, caller, Right.CHANGE, "meterhouse-control", CHANGERS)
@@ -577,7 +585,7 @@ def test_the_own_user_may_everything(served: Served, answered: Any) -> None:
 
 async def test_who_looks_shares_one_turn_at_the_store() -> None:
     """However many ask: one slice at a time, and as long for others after it."""
-    slices, now, most = Slices(), 0, 0
+    slices, now, most = ReadThrottle(), 0, 0
 
     async def work() -> int:
         nonlocal now, most

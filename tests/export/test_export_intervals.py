@@ -8,7 +8,8 @@ from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
-from agent.intervals import Flag, query
+from agent.intervals.query import query
+from agent.intervals.rows import Flag
 from agent.service.control.export import COLUMNS
 from agent.service.results.rebuild import new_pages
 from agent.store import Store
@@ -38,7 +39,7 @@ def life() -> Packs:
 def keep(store: Store, stream: str) -> Book:
     book = Book()
     book.read(life().bodies)
-    store.intervals.add(new_pages(stream, book.made, book.cut), {})
+    store.intervals.add(new_pages(stream, book.made, book.calendar), {})
     return book
 
 

@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 
-from agent.indicators.definitions import parse_plan
 from agent.indicators.figure import decimal_text
-from agent.indicators.plan import make_plan
+from agent.indicators.plan import load_plan
 from bench.timelapse import PLAN, Timelapse
 from tests.kits.lived import HOUR, Lived, mh
 
@@ -38,7 +37,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Lived:
     folder = tmp_path_factory.mktemp("day")
     park = Timelapse(folder, date(2025, 6, 20), every_s=900)
     when = date(2025, 6, 21), date(2025, 6, 22)
-    noon = park.cut.midnight(when[0]) + 12 * HOUR
+    noon = park.calendar.midnight(when[0]) + 12 * HOUR
     entries = (
         park.declare("certificates", "400", "MWh", *when, "Li Wei", noon, "GEC-2025-0621"),
         park.declare("residual_available", "1300", "GJ", *when, "Zhang Min", noon, "energy audit 2024"),
@@ -46,7 +45,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Lived:
     for _ in park.until(when[1]):
         pass
     park.close()
-    return Lived(folder, folder / "packs", park.kid, entries, park.cut.midnight(when[0]))
+    return Lived(folder, folder / "packs", park.kid, entries, park.calendar.midnight(when[0]))
 
 
 def tables(first: str) -> list[list[str]]:
@@ -187,5 +186,5 @@ def test_the_trace_by_the_quarter_of_an_hour(day: Lived, tmp_path: Path) -> None
 def test_the_plans_of_the_page_are_sound() -> None:
     blocks = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     assert blocks[0] == PLAN
-    plan = make_plan(parse_plan(blocks[0] + blocks[1], "plan.toml"))
+    plan = load_plan(blocks[0] + blocks[1], "plan.toml")
     assert plan.indicators[-1].name == "site/compressed_air_share"

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.indicators import expression
-from agent.indicators.definitions import parse_plan, shipped_sets
+from agent.indicators.definitions import shipped_sets
 from agent.indicators.expression import FormulaError
 from agent.indicators.factors import shipped
-from agent.indicators.plan import load_plan, make_plan
+from agent.indicators.plan import load_plan
 from agent.indicators.units import parse_unit
 from drivers.model import ConfigError
 
@@ -114,7 +114,7 @@ def test_units_add_up_or_are_refused() -> None:
 
 
 def test_every_shipped_set_is_sound_and_speaks_both_languages() -> None:
-    plan = make_plan(parse_plan(f"schema = 1\nsets = {sorted(shipped_sets())}", "all"))
+    plan = load_plan(f"schema = 1\nsets = {sorted(shipped_sets())}", "all")
     assert {one.name.partition("/")[0] for one in plan.indicators} == {"national-2025", "seed-criteria", "plain"}
     titles = [one.title for one in plan.indicators] + [one.title for one in plan.inputs.values()]
     titles += [factor.title for factor in shipped().values()] + [one.title for one in shipped_sets().values()]
@@ -126,7 +126,7 @@ def test_every_shipped_set_is_sound_and_speaks_both_languages() -> None:
 def test_the_hash_is_of_the_meaning() -> None:
     def hashes(text: str) -> str:
         plan = f'schema = 1\nsets = []\n[[indicator]]\nid = "x"\ntitle = {{}}\nunit = "kWh"\nperiods = ["day"]\n{text}'
-        return make_plan(parse_plan(plan, "p")).indicators[0].hash
+        return load_plan(plan, "p").indicators[0].hash
 
     one = hashes('numerator = "grid.import-grid.export"')
     assert one == hashes('numerator = "( grid.import ) - grid.export"'), "spelling does not matter"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from agent.indicators.compute import intervals_of
-from agent.intervals import Cut
+from agent.intervals.calendar import Calendar
 from agent.keys import load_key
 from agent.store import Store
 from ext.canon import dumps
@@ -44,10 +44,10 @@ def inputs(one: dict[str, Any]) -> dict[str, D]:
 @pytest.fixture(scope="module")
 def sums(lived: Lived) -> dict[tuple[str, str], list[Any]]:
     """Role sums of all intervals of both days, by role and flow."""
-    store, cut = Store.open(lived.folder / "state" / "store.db"), Cut("Asia/Shanghai")
+    store, calendar = Store.open(lived.folder / "state" / "store.db"), Calendar("Asia/Shanghai")
     try:
         found: dict[tuple[str, str], list[Any]] = {}
-        for one in intervals_of(store.intervals, cut, lived.midnight_ms - DAY_MS, lived.midnight_ms + DAY_MS):
+        for one in intervals_of(store.intervals, calendar, lived.midnight_ms - DAY_MS, lived.midnight_ms + DAY_MS):
             found.setdefault((one.role, one.flow), []).append(one)
         return found
     finally:

@@ -22,14 +22,16 @@ D = Decimal
 @pytest.mark.timeout(600)
 def test_two_weeks_with_a_day_of_25_hours(tmp_path: Path) -> None:
     park = Timelapse(tmp_path, FIRST, timezone="Europe/Berlin", every_s=600, late_ms=7)
-    long_day = park.cut.midnight(date(2025, 10, 26))
+    long_day = park.calendar.midnight(date(2025, 10, 26))
     park.silences.append(Silence("pv-hall-2", long_day + HOUR_MS, long_day + 5 * HOUR_MS))
-    park.silences.append(Silence("storage", park.cut.midnight(date(2025, 11, 1)) - HOUR_MS, long_day + 150 * HOUR_MS))
+    park.silences.append(
+        Silence("storage", park.calendar.midnight(date(2025, 11, 1)) - HOUR_MS, long_day + 150 * HOUR_MS)
+    )
     for _ in park.until(LAST):
         pass
     park.close()
     # meters that answer one after the other: what is left over is what flowed meanwhile, and does not grow with time
-    found = balance(tmp_path, park.cut, FIRST, LAST)
+    found = balance(tmp_path, park.calendar, FIRST, LAST)
     assert abs(D(found["residual_kwh"])) < 1, found
     code, out, err = mh("export", tmp_path / "packs", "-c", tmp_path / "agent.toml", "--zstd")
     assert code == 0, err

@@ -26,7 +26,9 @@ class Day:
         park = Timelapse(folder, FIRST, every_s=900, silent_every_ms=DAY_MS)  # nothing is written of them before night
         park.silences += [Silence(name, 0, 1 << 50) for name in silent]
         for now in park.until(LAST):
-            if now >= park.cut.midnight(NEXT) + 6 * HOUR_MS:  # results wait four packs of this park for a silent meter
+            if (
+                now >= park.calendar.midnight(NEXT) + 6 * HOUR_MS
+            ):  # results wait four packs of this park for a silent meter
                 break
         park.close()
         config = folder / "agent.toml"

@@ -12,24 +12,23 @@ import pytest
 from agent.cli.report.command import parse_period, spark
 from agent.cli.report.html import page as html
 from agent.cli.report.labels import WORDS, number, percent
-from agent.indicators.compute import Tally, demands, merge, period_of
+from agent.indicators.compute import PeriodTotals, demands, merge, period_of
 from agent.indicators.declared import Declaration
-from agent.indicators.definitions import parse_plan
-from agent.indicators.plan import Plan, make_plan
+from agent.indicators.plan import IndicatorPlan, load_plan
 from agent.indicators.report import Reporter
-from agent.intervals.cut import Cut
+from agent.intervals.calendar import Calendar
 from agent.intervals.rows import Flag, RoleSum, Source
 from drivers.model import UsageError
 
-CUT = Cut("Asia/Shanghai", 900_000)
+CUT = Calendar("Asia/Shanghai", 900_000)
 NOON = 1_795_492_800_000  # 2026-11-24 12:00 in Shanghai
 D = Decimal
 
 
-def plan() -> Plan:
+def plan() -> IndicatorPlan:
     text = 'schema = 1\nsets = ["national-2025", "plain"]\n[exclude]\n'
     text += '"national-2025/residual_energy" = "no production <yet>"'
-    return make_plan(parse_plan(text, "plan.toml"))
+    return load_plan(text, "plan.toml")
 
 
 def day() -> Iterator[RoleSum]:
@@ -137,7 +136,7 @@ def test_both_languages_have_all_words() -> None:
 
 def test_adding_day_by_day_is_adding_at_once() -> None:
     parts = list(day())
-    one, two = Tally(), Tally()
+    one, two = PeriodTotals(), PeriodTotals()
     one.add(parts)
     for at in range(0, len(parts), 7):
         two.add(parts[at : at + 7])

@@ -7,7 +7,7 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.indicators.trace import Slot, issue, match, trace
+from agent.indicators.trace import TraceSlot, issue, match, trace
 
 kwh = st.decimals(0, 10_000, places=2)
 D = Decimal
@@ -15,7 +15,7 @@ D = Decimal
 
 @given(kwh, kwh, kwh, kwh, kwh, kwh)
 def test_the_parts_add_up(generation: D, direct: D, taken: D, given_back: D, charge: D, discharge: D) -> None:
-    one = match(Slot(0, 3_600_000, generation, direct, taken, given_back, charge, discharge))
+    one = match(TraceSlot(0, 3_600_000, generation, direct, taken, given_back, charge, discharge))
     assert one.own + one.direct + one.storage + one.grid == one.consumption
     assert min(one.own, one.direct, one.storage, one.grid, one.exported, one.stored) >= 0
     assert one.own + one.exported + one.stored <= generation, "no kilowatt-hour counts twice"
@@ -26,10 +26,10 @@ def test_a_day_in_four_hours() -> None:
     """Night from the grid, noon with surplus into storage and grid, evening from storage, a direct line all along."""
     hour = 3_600_000
     slots = [
-        Slot(0, hour, direct=D(10), grid_import=D(90)),
-        Slot(hour, 2 * hour, generation=D(200), direct=D(10), grid_export=D(50), charge=D(60)),
-        Slot(2 * hour, 3 * hour, generation=D(20), direct=D(10), discharge=D(50), grid_import=D(20)),
-        Slot(3 * hour, 4 * hour, direct=D(10), grid_import=D(90), complete=False),
+        TraceSlot(0, hour, direct=D(10), grid_import=D(90)),
+        TraceSlot(hour, 2 * hour, generation=D(200), direct=D(10), grid_export=D(50), charge=D(60)),
+        TraceSlot(2 * hour, 3 * hour, generation=D(20), direct=D(10), discharge=D(50), grid_import=D(20)),
+        TraceSlot(3 * hour, 4 * hour, direct=D(10), grid_import=D(90), complete=False),
     ]
     found = trace(slots, certificates_kwh=D(1000))
     noon, evening = found.matches[1], found.matches[2]
@@ -43,9 +43,9 @@ def test_a_day_in_four_hours() -> None:
 
 def test_a_discharge_into_the_grid_earns_no_certificate() -> None:
     """Only what generation gave counts as exported, and what it loaded into the storage is counted once, as used."""
-    night = match(Slot(0, 3_600_000, discharge=D(5000), grid_export=D(4000)))
+    night = match(TraceSlot(0, 3_600_000, discharge=D(5000), grid_export=D(4000)))
     assert (night.exported, night.own, night.direct, night.storage) == (0, 0, 0, 1000)
-    noon = match(Slot(0, 3_600_000, generation=D(9000), charge=D(5000), grid_export=D(3000)))
+    noon = match(TraceSlot(0, 3_600_000, generation=D(9000), charge=D(5000), grid_export=D(3000)))
     assert (noon.exported, noon.own, noon.stored) == (3000, 1000, 5000)
     found = issue([("2025-06", noon.exported + night.exported, noon.own + noon.stored)])
     assert (found[0].traded, found[0].held) == (3, 6)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 
-from agent.indicators.definitions import parse_plan
 from agent.indicators.evaluate import evaluate
-from agent.indicators.figure import Amount, Figure, Period, by_name, decimal_text
-from agent.indicators.plan import make_plan
+from agent.indicators.figure import Amount, Figure, Period, decimal_text
+from agent.indicators.plan import load_plan
 from agent.indicators.units import Unit, parse_unit
 
 YEAR = Period("year", 1_735_660_800_000, 1_767_196_800_000, "2025", 2025, 31_536_000_000, 1_767_196_800_000)
@@ -46,8 +45,12 @@ class Given:
         return self._find(name, "declared")
 
 
+def by_name(found: Sequence[Figure]) -> Mapping[str, Figure]:
+    return {figure.indicator.name: figure for figure in found}
+
+
 def figures(amounts: Mapping[str, str], plan: str = 'schema = 1\nsets = ["national-2025"]') -> Mapping[str, Figure]:
-    return by_name(evaluate(make_plan(parse_plan(plan, "plan.toml")), YEAR, Given(amounts)))
+    return by_name(evaluate(load_plan(plan, "plan.toml")), YEAR, Given(amounts))
 
 
 def rounded(figure: Figure, digits: int) -> str:
@@ -114,7 +117,7 @@ def test_a_month_is_held_against_the_threshold_of_a_year() -> None:
         YEAR, kind="month", end_ms=YEAR.start_ms + 31 * 86_400_000, until_ms=YEAR.start_ms + 31 * 86_400_000
     )
     twelfth = {name: f"{Fraction(text.split()[0]) * 31 / 365} {text.split()[1]}" for name, text in PARK.items()}
-    plan = make_plan(parse_plan('schema = 1\nsets = ["national-2025"]', "plan.toml"))
+    plan = load_plan('schema = 1\nsets = ["national-2025"]', "plan.toml")
     core = by_name(evaluate(plan, month, Given(twelfth)))["national-2025/co2_per_energy"]
     assert core.threshold == ("at_most", "0.2")
     assert not core.official, "a month is a monitoring value"

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.intervals import Cut, Rule, sums
-from agent.intervals.balance import Balance, accuracy_limit, balance, wants
-from agent.intervals.meters import Meters
-from agent.intervals.replay import emitted
+from agent.intervals.balance import EnergyBalance, accuracy_limit, balance, wants
+from agent.intervals.calendar import Calendar
+from agent.intervals.ledger import rows_of_packs
+from agent.intervals.meters import MeterSums
+from agent.intervals.sums import sums
+from agent.intervals.tracked_points import Rule
 from tests.kits.ledger import LENGTH, START, Packs, point, table
 from tests.kits.memory_book import MemoryBook
 
@@ -30,7 +32,7 @@ class Park:
     """Meters, each a stream of its own, that count what they are told, in steps of 0.01 kWh."""
 
     def __init__(self) -> None:
-        self.memory, self.cut = MemoryBook(), Cut("Asia/Shanghai")
+        self.memory, self.calendar = MemoryBook(), Calendar("Asia/Shanghai")
 
     def meter(
         self,
@@ -60,13 +62,13 @@ class Park:
         import json
 
         data = [json.dumps(body).encode() for body in packs.bodies]
-        for _, shape, rows in emitted(f"{BASE}/{name}", data, self.cut, Rule()):
+        for _, shape, rows in rows_of_packs(f"{BASE}/{name}", data, self.calendar, Rule()):
             self.memory.add(f"{BASE}/{name}", shape, rows)
 
-    def balance(self, at: int = 0) -> Balance:
-        meters = Meters(wants)
+    def balance(self, at: int = 0) -> EnergyBalance:
+        meters = MeterSums(wants)
         start = START + at * LENGTH
-        sums(self.memory, self.cut, start, start + LENGTH, "all", roles=(), meters=[meters])
+        sums(self.memory, self.calendar, start, start + LENGTH, "all", roles=(), meters=[meters])
         found = balance(meters.found(), LENGTH, is_interval=True)
         assert found is not None
         return found
@@ -108,8 +110,8 @@ def test_nothing_is_judged_where_something_is_missing() -> None:
     park = Park()
     park.meter("grid", "grid", accuracy="1", **{"import": 100})
     park.meter("hall", "load", accuracy="1", **{"import": 50})
-    meters = Meters(wants)
-    sums(park.memory, park.cut, START, START + 6 * LENGTH, "all", roles=(), meters=[meters])
+    meters = MeterSums(wants)
+    sums(park.memory, park.calendar, START, START + 6 * LENGTH, "all", roles=(), meters=[meters])
     found = balance(meters.found(), 6 * LENGTH, is_interval=False)
     assert found is not None and found.site is not None and found.site.verdict == "incomplete"
 
@@ -118,8 +120,8 @@ def test_of_a_day_a_meter_may_lack_a_hundredth() -> None:
     park = Park()
     park.meter("grid", "grid", accuracy="1", **{"import": 100})
     park.meter("hall", "load", accuracy="1", **{"import": 99})
-    meters = Meters(wants)
-    sums(park.memory, park.cut, START, START + 4 * LENGTH, "all", roles=(), meters=[meters])
+    meters = MeterSums(wants)
+    sums(park.memory, park.calendar, START, START + 4 * LENGTH, "all", roles=(), meters=[meters])
     known = meters.found()
     exact = balance(known, 4 * LENGTH, is_interval=False)
     longer = balance(known, 4 * LENGTH * 1005 // 1000, is_interval=False)
@@ -136,8 +138,10 @@ def test_what_was_spread_over_the_end_of_a_day_is_not_judged_and_within_it_is() 
     park.meter("hall", "load", accuracy="1", **{"import": [10, 90, 10, 90]})
 
     def judged(first: int, last: int) -> tuple[str, Decimal]:
-        meters = Meters(wants)
-        sums(park.memory, park.cut, START + first * LENGTH, START + last * LENGTH, "all", roles=(), meters=[meters])
+        meters = MeterSums(wants)
+        sums(
+            park.memory, park.calendar, START + first * LENGTH, START + last * LENGTH, "all", roles=(), meters=[meters]
+        )
         found = balance(meters.found(), (last - first) * LENGTH, is_interval=False)
         assert found is not None and found.site is not None
         return found.site.verdict, found.site.value
@@ -151,8 +155,8 @@ def test_a_park_without_metered_loads_has_no_balance_to_judge() -> None:
     park = Park()
     park.meter("grid", "grid", **{"import": 100})
     park.meter("roof", "generation.pv", generation=10)
-    meters = Meters(wants)
-    sums(park.memory, park.cut, START, START + LENGTH, "all", roles=(), meters=[meters])
+    meters = MeterSums(wants)
+    sums(park.memory, park.calendar, START, START + LENGTH, "all", roles=(), meters=[meters])
     assert balance(meters.found(), LENGTH, is_interval=True) is None
 
 

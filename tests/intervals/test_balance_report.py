@@ -9,8 +9,8 @@ import pytest
 from agent.cli.report import balance as rows
 from agent.cli.report.html import page as html
 from agent.indicators.compute import period_of
-from agent.indicators.site import Balancer
-from agent.intervals import sums
+from agent.indicators.site import BalanceReport
+from agent.intervals.sums import sums
 from tests.intervals.test_balance import BASE, Park
 from tests.kits.ledger import START
 
@@ -26,10 +26,10 @@ def made() -> dict[str, Any]:
     park.meter("hall-1", "load", parent="main", accuracy="1", **{"import": 60})
     park.meter("hall-2", "load", parent="main", **{"import": 20})
     park.meter("hall-3", "load", parent="grid", accuracy="1", **{"import": 20})
-    start, end = park.cut.stretch("day", START)
-    balancer = Balancer(park.cut, period_of(park.cut, "day", START, end), BASE, DERIVED)
+    start, end = park.calendar.stretch("day", START)
+    balancer = BalanceReport(park.calendar, period_of(park.calendar, "day", START, end), BASE, DERIVED)
     takers = balancer.takers(start, end)
-    sums(park.memory, park.cut, start, end, meters=takers)
+    sums(park.memory, park.calendar, start, end, meters=takers)
     balancer.add(takers, start, end)
     return balancer.page()
 

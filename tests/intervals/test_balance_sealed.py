@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
+from agent.indicators.compute import period_of
 from agent.indicators.site import SiteResults
-from agent.intervals import Cut, Rule
-from agent.intervals.replay import emitted
+from agent.intervals.calendar import Calendar
+from agent.intervals.ledger import rows_of_packs
+from agent.intervals.tracked_points import Rule
 from agent.recompute import recompute
 from tests.kits.ledger import LENGTH, START, Packs, point, table
 from tests.kits.memory_book import MemoryBook
 
-CUT = Cut("Asia/Shanghai")
+CUT = Calendar("Asia/Shanghai")
 BASE = "park7/gw01"
 DERIVED = [{"n": "twice", "sum": ["hall/ac.energy.import", "hall/ac.energy.import"]}]
 BIRTH = {"config": "hash", "derived": DERIVED, "plan": None, "points": [], "device": None,
@@ -44,7 +46,7 @@ def park(folder: Path, forge: Any = None) -> Path:
         bodies = [body | {"stream": stream, "v": 1} for body in packs.bodies]
         texts = [json.dumps(body).encode() for body in bodies]
         (folder / f"{stream.rpartition('/')[2]}.jsonl").write_bytes(b"\n".join(texts))
-        rows += [(seq, stream, shape, made) for seq, shape, made in emitted(stream, texts, CUT, Rule())]
+        rows += [(seq, stream, shape, made) for seq, shape, made in rows_of_packs(stream, texts, CUT, Rule())]
     rows.sort(key=lambda row: row[0])
     out: list[dict[str, Any]] = [{"stream": f"{BASE}/_indicators", "seq": 1, "from": 0, "to": 0, "table": BIRTH}]
     site = SiteResults(CUT, BASE, DERIVED, "hash")
@@ -55,7 +57,7 @@ def park(folder: Path, forge: Any = None) -> Path:
             seq, stream, shape, made = rows.pop(0)
             memory.add(stream, shape, made)
             known[stream] = seq
-        results = [dict(one) for one in site.of(memory, "interval", end - LENGTH, end)]
+        results = [dict(one) for one in site.of(memory, period_of(CUT, "interval", end - LENGTH, end))]
         packs_known = [{"stream": stream, "last": seq} for stream, seq in known.items()]
         results.append({"kind": "known", "period": results[0]["period"], "packs": packs_known})
         if forge:

@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.intervals import FLAW, Cut, Flag, sums
 from agent.intervals.balance import wants
-from agent.intervals.meters import Meters
-from agent.intervals.page import Cell, Column, PageSchema, Row
+from agent.intervals.calendar import Calendar
+from agent.intervals.meters import MeterSums
+from agent.intervals.page_format import Cell, Column, PageSchema, Row
+from agent.intervals.rows import FLAW, Flag
+from agent.intervals.sums import sums
 from tests.kits.memory_book import MemoryBook
 
-CUT = Cut("Europe/Berlin")
+CUT = Calendar("Europe/Berlin")
 START, END = CUT.stretch("day", 1_795_600_000_000)  # 2026-11-25
 LENGTH = 900_000
 STREAM = "park7/gw01/m1"
@@ -153,7 +155,7 @@ def test_sums_of_columns_are_those_of_their_cells(made: list[list[Row]], by: str
 @given(pages(), st.booleans())
 def test_each_meter_is_the_sum_of_its_cells(made: list[list[Row]], is_fine: bool) -> None:
     stretches = list(CUT.intervals(START, END)) if is_fine else [(START, END)]
-    meters = Meters(wants, len(stretches))
+    meters = MeterSums(wants, len(stretches))
     sums(filled(made), CUT, START, END, roles=(), meters=[meters])
     for at, (start, end) in enumerate(stretches):
         truth: dict[tuple[str, str], list[Said]] = defaultdict(list)
@@ -184,8 +186,8 @@ def test_a_page_of_a_thousand_intervals_at_the_edge_of_64_bits() -> None:
         Row(START + n * 60_000, START + (n + 1) * 60_000, 0, 0, 1, 1, {0: {"flags": 1, "amount": most}})
         for n in range(1000)
     ]
-    meters = Meters(wants)
-    fine = Cut("Europe/Berlin", 60_000)
+    meters = MeterSums(wants)
+    fine = Calendar("Europe/Berlin", 60_000)
     (whole,) = sums(filled([rows]), fine, START, END, "day", roles=["load"], meters=[meters])
     exact = Decimal(1000 * most).scaleb(-5)
     assert whole.amount == exact == meters.found()[0].amount

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from agent.intervals import Flag, IntervalRow, query, sums
 from agent.intervals.ledger import Ledger
-from agent.intervals.rows import RoleSum
+from agent.intervals.query import query
+from agent.intervals.rows import Flag, IntervalRow, RoleSum
+from agent.intervals.sums import sums
 from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.results.rebuild import new_pages
 from agent.store import Store
@@ -36,7 +37,7 @@ class Gateway:
         self.path, self.park = folder / "store.db", park
         folder.mkdir(parents=True, exist_ok=True)
         self.store = Store.open(self.path)
-        self.builder = IntervalBuilder(park.cut, park.rule, 10**15, lambda stream, event: None)
+        self.builder = IntervalBuilder(park.calendar, park.rule, 10**15, lambda stream, event: None)
         if self.store.packs.heads():
             self.builder.repair.open(self.store, {STREAM})
             self.follow()
@@ -67,8 +68,10 @@ class Gateway:
 
     def sums(self) -> list[RoleSum]:
         start, end = self.store.intervals.span()
-        days = self.park.cut.stretch("day", start)[0], self.park.cut.stretch("day", end)[1]
-        return [replace(one, flags=one.flags & ~Flag.LATE) for one in sums(self.store.intervals, self.park.cut, *days)]
+        days = self.park.calendar.stretch("day", start)[0], self.park.calendar.stretch("day", end)[1]
+        return [
+            replace(one, flags=one.flags & ~Flag.LATE) for one in sums(self.store.intervals, self.park.calendar, *days)
+        ]
 
 
 def stop(gateway: Gateway, rng: random.Random) -> None:
@@ -105,27 +108,27 @@ def age(gateway: Gateway, rng: random.Random) -> None:
         conn.execute("DELETE FROM interval_states")
         conn.execute("DELETE FROM interval_pages")
     store = Store.open(gateway.path)
-    first = IntervalBuilder(park.cut, park.rule, 10**15, lambda stream, event: None)
+    first = IntervalBuilder(park.calendar, park.rule, 10**15, lambda stream, event: None)
     play(first, store, seen[:anew])
-    ledger = Ledger(STREAM, park.cut, park.rule)
+    ledger = Ledger(STREAM, park.calendar, park.rule)
     made = [pair for pack in seen[anew:] for pair in instance_lock(ledger, pack, seen)]
     old = [row for row in store.intervals.interval_pages(0, END)]
-    store.intervals.add(new_pages(STREAM, made, park.cut), {STREAM: (seen[-1].seq, OLD_STATE)})
+    store.intervals.add(new_pages(STREAM, made, park.calendar), {STREAM: (seen[-1].seq, OLD_STATE)})
     assert len(list(store.intervals.interval_pages(0, END))) >= len(old)
     store.close()
 
 
 def play(builder: IntervalBuilder, store: Store, packs: list[Pack]) -> None:
     """The packs in one go, as a stopped agent of before left their intervals."""
-    ledger = Ledger(STREAM, builder.cut, builder.rule)
+    ledger = Ledger(STREAM, builder.calendar, builder.rule)
     made = [pair for pack in packs for pair in instance_lock(ledger, pack, packs)]
-    store.intervals.add(new_pages(STREAM, made, builder.cut), {})
+    store.intervals.add(new_pages(STREAM, made, builder.calendar), {})
 
 
 def instance_lock(ledger: Ledger, pack: Pack, seen: list[Pack]) -> list:  # type: ignore[type-arg]
     import json
 
-    from agent.intervals.replay import take_body
+    from agent.intervals.ledger import take_body
 
     body = json.loads(pack.data, parse_float=str)
     if ledger.tracked is None and "table" not in body:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.intervals import query
+from agent.intervals.query import query
 from agent.service.results.interval_builder import fold
 from tests.intervals.test_cut_off import END, Gateway
 from tests.kits.made_parks import HARMLESS, make
@@ -89,7 +89,7 @@ def test_damaged_pages_are_made_again(tmp_path: Path, how: str, folded: bool, ca
     once.commit(park.packs)
     cut.commit(park.packs[:-5])
     if folded:
-        cut.store.intervals.merge_days(END, park.cut.day, fold, 1000)
+        cut.store.intervals.merge_days(END, park.calendar.day, fold, 1000)
     cut.builder.save(cut.store)
     cut.close()
     with closing(sqlite3.connect(cut.path)) as conn, conn:

@@ -6,21 +6,25 @@ import json
 from decimal import Decimal
 from typing import Any
 
+from agent.indicators.compute import period_of
 from agent.indicators.site import SiteResults
-from agent.intervals import Cut, Rule, query, sums
+from agent.intervals.calendar import Calendar
 from agent.intervals.heat import heat_flow
-from agent.intervals.replay import emitted
+from agent.intervals.ledger import rows_of_packs
+from agent.intervals.query import query
+from agent.intervals.sums import sums
+from agent.intervals.tracked_points import Rule
 from tests.kits.ledger import LENGTH, START, Packs, point, table
 from tests.kits.memory_book import MemoryBook
 
 BASE = "park7/gw01"
-CUT = Cut("Asia/Shanghai")
+CUT = Calendar("Asia/Shanghai")
 HEAT = {"device": "plc", "flow": "x.loop.flow", "supply": "x.loop.hot", "return": "x.loop.cold"}
 
 
 def add(memory: MemoryBook, name: str, packs: Packs) -> None:
     data = [json.dumps(body).encode() for body in packs.bodies]
-    for _, shape, rows in emitted(f"{BASE}/{name}", data, CUT, Rule()):
+    for _, shape, rows in rows_of_packs(f"{BASE}/{name}", data, CUT, Rule()):
         memory.add(f"{BASE}/{name}", shape, rows)
 
 
@@ -35,7 +39,7 @@ def counting(memory: MemoryBook, name: str, each: str, unit: str = "kWh", minute
 
 def results(memory: MemoryBook, *rows: dict[str, Any], at: int = 1) -> list[Any]:
     start = START + at * LENGTH
-    return list(SiteResults(CUT, BASE, rows, "hash").of(memory, "interval", start, start + LENGTH))
+    return list(SiteResults(CUT, BASE, rows, "hash").of(memory, period_of(CUT, "interval", start, start + LENGTH)))
 
 
 def test_a_sum_of_counters_that_need_no_role() -> None:

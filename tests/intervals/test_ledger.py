@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.intervals import Flag
+from agent.intervals.rows import Flag
 from agent.intervals.tracked_points import Rule
 from ext.ring import Ring
 from tests.kits.ledger import LENGTH, START, Book, Packs, point, table
@@ -59,7 +59,7 @@ def test_intervals_follow_the_clock_of_the_wall() -> None:
     packs, book = Packs(meter()), Book()
     growing(packs, 200, Decimal(1000))
     book.read(packs.bodies)
-    assert all(book.cut.local(row.start_ms).minute % 15 == 0 for row in book.rows())
+    assert all(book.calendar.local(row.start_ms).minute % 15 == 0 for row in book.rows())
 
 
 @st.composite
@@ -117,7 +117,10 @@ def test_a_restart_at_any_pack_changes_nothing(life: list[tuple[str, int]], data
     cut = data.draw(st.integers(1, len(packs.bodies) - 1))
     book.read(packs.bodies[:cut])
     if book.ledger.to_ms and book.ledger.tracked is not None:
-        state, document = book.ledger.state(), next(b["table"] for b in reversed(packs.bodies[:cut]) if "table" in b)
+        state, document = (
+            book.ledger.state(),
+            next(b["table"] for b in reversed(packs.bodies[:cut]) if "table" in b),
+        )
         after = Book()
         after.pages = book.pages
         after.ledger.restore(state, document)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.intervals.page import FIELDS, Page, Row, encode, merged
+from agent.intervals.page_format import FIELDS, PageReader, Row, encode, merged
 
 WIDE = st.one_of(st.integers(0, 3), st.integers(-300, 300), st.integers(-(1 << 53), 1 << 53))
 LESS = st.one_of(st.integers(0, 3), st.integers(-300, 300), st.integers(-(1 << 60), 1 << 60))
@@ -39,7 +39,7 @@ def plain(found: list[Row]) -> list[Row]:
 @given(rows(), st.booleans())
 def test_what_goes_in_comes_out(made: tuple[list[Row], int], compress: bool) -> None:
     found, columns = made
-    page = Page(encode(found, columns, compress))
+    page = PageReader(encode(found, columns, compress))
     assert page.take_apart() == plain(found)
 
 
@@ -50,7 +50,7 @@ def test_the_beginning_of_a_page_is_what_stood_there_before_the_rest_came(
     found, columns = made
     body = encode(found, columns, compress)
     for first in range(len(found) + 2):
-        page = Page(body, first)
+        page = PageReader(body, first)
         assert page.rows == min(first, len(found)) and page.take_apart() == plain(found[:first])
 
 
@@ -66,4 +66,4 @@ def test_damage_is_an_error_and_never_a_number(made: tuple[list[Row], int], data
     body = bytearray(encode(*made, compress=True))
     cut = data.draw(st.integers(0, len(body) - 1))
     with pytest.raises(ValueError):
-        Page(bytes(body[:cut]))
+        PageReader(bytes(body[:cut]))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.intervals import Cut
+from agent.intervals.calendar import Calendar
 from agent.intervals.tracked_points import Rule
 from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.results.publisher import corrected_figures
@@ -19,7 +19,7 @@ from tests.kits.ledger import LENGTH, STREAM, Book, Packs, point, table
 from tests.kits.made_parks import make
 
 DAY_MS = 86_400_000
-CUT = Cut("Asia/Shanghai")
+CUT = Calendar("Asia/Shanghai")
 NOON = CUT.midnight(date(2026, 11, 26)) + DAY_MS // 2
 
 
@@ -64,10 +64,10 @@ def test_a_page_ends_at_midnight() -> None:
         packs.pack([(packs.to_ms + 200, "ac.energy.import", 1300 + n, "")])
     book.read(packs.bodies)
     assert any(len(rows) > 250 for _, rows in book.made), "made in one go"
-    pages = new_pages(STREAM, book.made, book.cut)
+    pages = new_pages(STREAM, book.made, book.calendar)
     assert len(pages) >= 4
     for page in pages:
-        assert book.cut.day(page.from_ms) == book.cut.day(page.to_ms - 1)
+        assert book.calendar.day(page.from_ms) == book.calendar.day(page.to_ms - 1)
 
 
 def test_intervals_that_are_written_after_their_results_count_as_changed() -> None:
@@ -77,8 +77,8 @@ def test_intervals_that_are_written_after_their_results_count_as_changed() -> No
         packs.pack([(packs.to_ms + 200, "ac.energy.import", 1000 + n, "")])
     book.read(packs.bodies)
     first = book.made[0][1][0]
-    assert all(page.changed == () for page in new_pages(STREAM, book.made, book.cut))
-    late = new_pages(STREAM, book.made, book.cut, published_ms=first.end_ms)
+    assert all(page.changed == () for page in new_pages(STREAM, book.made, book.calendar))
+    late = new_pages(STREAM, book.made, book.calendar, published_ms=first.end_ms)
     assert [page.changed for page in late if page.changed] == [((first.start_ms, first.end_ms),)]
 
 
@@ -88,7 +88,7 @@ def test_results_wait_for_a_stream_that_has_not_begun(tmp_path: Path) -> None:
     gateway.commit(gateway.park.packs)
     assert gateway.builder.closed_ms([STREAM]) > 0
     assert gateway.builder.closed_ms([STREAM, "park7/gw01/other"]) == 0
-    again = IntervalBuilder(gateway.park.cut, gateway.park.rule, 10**15, lambda stream, event: None)
+    again = IntervalBuilder(gateway.park.calendar, gateway.park.rule, 10**15, lambda stream, event: None)
     again.add_streams([STREAM])
     assert again.closed_ms([STREAM]) == 0, "its packs are not read yet"
     gateway.close()
@@ -102,7 +102,7 @@ def test_a_repair_goes_from_the_newest_day_back_and_on_after_a_kill(tmp_path: Pa
     store = Store.open(gateway.path)
     seen: list[int] = []
     while True:  # each turn is another start, killed after a slice
-        builder = IntervalBuilder(park.cut, park.rule, 10**15, lambda stream, event: None)
+        builder = IntervalBuilder(park.calendar, park.rule, 10**15, lambda stream, event: None)
         builder.repair.open(store, {STREAM})
         builder.add_streams([STREAM])
         while builder.catch_up(store):
@@ -127,12 +127,12 @@ def test_a_stream_that_is_no_longer_configured_is_repaired_too(tmp_path: Path) -
     truth = gateway.rows()
     age(gateway, random.Random(1))
     store = Store.open(gateway.path)
-    builder = IntervalBuilder(park.cut, park.rule, 10**15, lambda stream, event: None)
+    builder = IntervalBuilder(park.calendar, park.rule, 10**15, lambda stream, event: None)
     builder.repair.open(store, set())
     assert builder.repair.left
     while builder.repair.step(store):
         pass
-    again = IntervalBuilder(park.cut, park.rule, 10**15, lambda stream, event: None)
+    again = IntervalBuilder(park.calendar, park.rule, 10**15, lambda stream, event: None)
     again.repair.open(store, set())
     assert not again.repair.left, "once is enough"
     store.close()
@@ -147,7 +147,7 @@ def test_an_older_version_that_ran_in_between_is_noticed(tmp_path: Path) -> None
     gateway.commit(park.packs)
     store, seq = gateway.store, park.packs[-1].seq
     store.intervals.add([], {STREAM: (seq, OLD_STATE)}, [Repair(STREAM, seq - 40, 0)])
-    builder = IntervalBuilder(park.cut, park.rule, 10**15, lambda stream, event: None)
+    builder = IntervalBuilder(park.calendar, park.rule, 10**15, lambda stream, event: None)
     builder.repair.open(store, set())
     assert builder.repair.left[STREAM].seq == seq
     gateway.close()
@@ -161,7 +161,10 @@ def test_other_settings_make_the_intervals_again(tmp_path: Path) -> None:
     gateway.builder.save(gateway.store)
     gateway.close()
     other = make(6001, packs=120, hours=60)
-    other.cut, other.rule = Cut(park.cut.timezone, 3_600_000), Rule(park.rule.max_gap_ms, 900_000, park.rule.slip_ms)
+    other.calendar, other.rule = (
+        Calendar(park.calendar.timezone, 3_600_000),
+        Rule(park.rule.max_gap_ms, 900_000, park.rule.slip_ms),
+    )
     again, once = Gateway(tmp_path / "one", other), Gateway(tmp_path / "once", other)
     again.commit(park.packs[100:])
     once.commit(other.packs)

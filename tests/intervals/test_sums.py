@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.intervals import FLAW, Cut, Flag, changes, query, sums
-from agent.intervals.replay import emitted
+from agent.intervals.calendar import Calendar
+from agent.intervals.ledger import rows_of_packs
+from agent.intervals.query import query
+from agent.intervals.rows import FLAW, Flag
+from agent.intervals.sums import sums
 from agent.intervals.tracked_points import Rule
 from agent.service.results.interval_builder import fold
 from agent.service.results.rebuild import new_pages
@@ -27,11 +30,11 @@ DAY_MS = 86_400_000
 def test_sums_are_those_of_the_rows(life: list[tuple[str, int]], by: str) -> None:
     book = Book()
     book.read(play(life).bodies)
-    start, end = book.cut.stretch("day", START)[0], book.cut.stretch("day", START + DAY_MS)[1]
-    found = sums(book, book.cut, start, end, by)
-    whole = sums(book, book.cut, start, end, by, trail="whole")
+    start, end = book.calendar.stretch("day", START)[0], book.calendar.stretch("day", START + DAY_MS)[1]
+    found = sums(book, book.calendar, start, end, by)
+    whole = sums(book, book.calendar, start, end, by, trail="whole")
     assert [s.amount for s in whole] == [s.amount for s in found]
-    for one in sums(book, book.cut, start, end, "all"):
+    for one in sums(book, book.calendar, start, end, "all"):
         packs = [(source.point, source.first_seq, source.last_seq) for source in one.sources]
         for s in whole:
             assert not s.sources or packs == [(o.point, o.first_seq, o.last_seq) for o in s.sources]
@@ -58,11 +61,9 @@ def test_completeness_counts_every_meter_for_the_whole_stretch() -> None:
     two.read(silent.bodies)
     memory = MemoryBook()
     for name, book in (("a", one), ("b", two)):
-        for page in book.pages:
-            memory._pages.setdefault(name, []).append(
-                type(page)(page.id, name, page.from_ms, page.to_ms, page.shape, page.body)
-            )
-    found = sums(memory, one.cut, START, START + 4 * LENGTH, "all")
+        for shape, rows in book.made:
+            memory.add(name, shape, rows)
+    found = sums(memory, one.calendar, START, START + 4 * LENGTH, "all")
     assert len(found) == 1
     assert found[0].completeness == Decimal("0.499972")  # one meter all but 200 ms, the other nothing
     assert found[0].flags & Flag.INCOMPLETE
@@ -80,9 +81,9 @@ def test_roles_are_found_by_their_front() -> None:
         t, v = packs.to_ms, Decimal(n) / 10
         packs.pack([(t, p["n"], v, "") for p in document["points"]])
     book.read(packs.bodies)
-    by_role = {(s.role, s.flow): s.amount for s in sums(book, book.cut, START, START + 2 * LENGTH, "all")}
+    by_role = {(s.role, s.flow): s.amount for s in sums(book, book.calendar, START, START + 2 * LENGTH, "all")}
     assert by_role == {("generation.pv", "generation"): 3, ("grid", "import"): 3}  # the phase is not added again
-    assert {s.role for s in sums(book, book.cut, START, START + LENGTH, roles=["generation"])} == {"generation.pv"}
+    assert {s.role for s in sums(book, book.calendar, START, START + LENGTH, roles=["generation"])} == {"generation.pv"}
 
 
 # --- the store
@@ -107,7 +108,7 @@ def written(store: Store, life: list[tuple[str, int]]) -> Book:
         before = len(book.pages)
         book.read([body])
         if len(book.pages) > before:
-            made = new_pages(STREAM, book.made, book.cut)
+            made = new_pages(STREAM, book.made, book.calendar)
             store.intervals.add(made, {STREAM: (body["seq"], book.ledger.state())})
             book.made.clear()
     return book
@@ -121,11 +122,11 @@ def test_the_store_gives_back_what_it_was_given_and_folding_changes_nothing(stor
     rows = list(query(store.intervals, 0, 1 << 50))
     assert rows == list(query(book, 0, 1 << 50))
     assert any(row.revision for row in rows)
-    changed, number = changes(store.intervals)
-    assert changed and changes(store.intervals, number) == ([], number)
-    assert {start for start, _ in changed} >= {row.start_ms for row in rows if row.revision}
+    changed = store.intervals.interval_changes(0)
+    assert changed and not store.intervals.interval_changes(changed[-1][0])
+    assert {start for _, start, _ in changed} >= {row.start_ms for row in rows if row.revision}
     pages = store.db.execute("SELECT count(*) FROM interval_pages").fetchone()[0]
-    while store.intervals.merge_days(START + 30 * DAY_MS, book.cut.day, fold):
+    while store.intervals.merge_days(START + 30 * DAY_MS, book.calendar.day, fold):
         pass
     assert store.db.execute("SELECT count(*) FROM interval_pages").fetchone()[0] < pages / 2
     assert list(query(store.intervals, 0, 1 << 50)) == rows
@@ -147,7 +148,7 @@ def test_a_stream_without_packs_can_have_no_intervals(store: Store) -> None:
     book.read(play(LIFE).bodies)
     shape, rows = book.made[0]
     with pytest.raises(ValueError, match="has no pack here"):
-        store.intervals.add(new_pages("park7/gw01/nobody", [(shape, rows)], book.cut), {})
+        store.intervals.add(new_pages("park7/gw01/nobody", [(shape, rows)], book.calendar), {})
     assert list(query(store.intervals, 0, 1 << 50)) == []
 
 
@@ -157,9 +158,9 @@ def test_packs_say_it_all_again() -> None:
 
     packs, memory = play(LIFE), MemoryBook()
     data = [json.dumps(body).encode() for body in packs.bodies]
-    for _, shape, rows in emitted(STREAM, data, Cut("Asia/Shanghai"), Rule()):
+    for _, shape, rows in rows_of_packs(STREAM, data, Calendar("Asia/Shanghai"), Rule()):
         memory.add(STREAM, shape, rows)
     book = Book()
     book.read(packs.bodies)
     assert list(query(memory, 0, 1 << 50)) == list(query(book, 0, 1 << 50))
-    assert changes(memory)[0]
+    assert memory.changed

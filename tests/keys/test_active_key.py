@@ -99,8 +99,8 @@ class SealRounds:
     def __init__(self, folder: Path, active: ActiveKey) -> None:
         self.ring = Ring.create(str(folder / "ring"), 1 << 20, 77, 2, bytes(32))
         self.now_ms, self.told = T0, list[tuple[Any, ...]]()
-        self.writer = DatabaseThread(lambda: Store.open(folder / "store.db", 64 << 20), lambda: CLOCK)
-        self.writer.on_trouble = lambda *what: self.told.append(what)
+        self.db_thread = DatabaseThread(lambda: Store.open(folder / "store.db", 64 << 20), lambda: CLOCK)
+        self.db_thread.on_trouble = lambda *what: self.told.append(what)
         self.streams = []
         for n, name in enumerate((f"{BASE}/inv1", f"{BASE}/inv2")):
             stream = Stream(name, Packer(name, "00000000000000aa", None, active.sign, T0, 1 << 16), T0)
@@ -115,7 +115,7 @@ class SealRounds:
             values = [(0, tick // 1000, -1, 0), (1, tick, -3, 0)]
             stream.record(n, [self.ring.append_values(n, tick, at, 1, values)], True)
         jobs = [stream.job(self.now_ms, Reason.STOPPED) for stream in self.streams]
-        done = await self.writer.seal(jobs)
+        done = await self.db_thread.seal(jobs)
         for job in jobs[:done]:
             job.stream.done(job)
         return done
@@ -123,7 +123,9 @@ class SealRounds:
     async def packs(self) -> dict[str, list[bytes]]:
         """Everything that is durable, by stream."""
         return {
-            s.name: await self.writer.call(lambda store, s=s: [p.data for p in store.packs.after(s.name, 0, 1 << 40)])  # type: ignore[misc]
+            s.name: await self.db_thread.call(
+                lambda store, s=s: [p.data for p in store.packs.after(s.name, 0, 1 << 40)]
+            )  # type: ignore[misc]
             for s in self.streams
         }
 
@@ -142,9 +144,9 @@ async def test_a_key_that_does_not_sign_loses_nothing(tmp_path: Path) -> None:
     key = Moody()
     active = ActiveKey(Signer(key, T0 // 1000 - 5), BASE)
     rounds = SealRounds(tmp_path, active)
-    await rounds.writer.start()
+    await rounds.db_thread.start()
     try:
-        await rounds.writer.call(active.activate)
+        await rounds.db_thread.call(active.activate)
         assert await rounds.round() == 2
         key.well = False
         assert [await rounds.round() for _ in range(3)] == [0, 0, 0]
@@ -153,7 +155,7 @@ async def test_a_key_that_does_not_sign_loses_nothing(tmp_path: Path) -> None:
         assert await rounds.round() == 2 and rounds.told[-1] == (None,)
         packs = await rounds.packs()
     finally:
-        await rounds.writer.stop()
+        await rounds.db_thread.stop()
         rounds.ring.close()
     report = verdict(packs, active, active.signer.kid)
     assert report.verdict is Verdict.VERIFIED and report.gaps == 0 and report.readings == 2 * 2 * 5
@@ -194,10 +196,10 @@ async def test_all_streams_change_at_one_border(tmp_path: Path) -> None:
     async def checkpoint() -> None:
         checkpoints.append(active.signer.kid)
 
-    await rounds.writer.start()
+    await rounds.db_thread.start()
     try:
-        await rounds.writer.call(active.activate)
-        watch = KeyFileWatcher(active, path, rounds.writer, seen.append, notes.append, checkpoint)
+        await rounds.db_thread.call(active.activate)
+        watch = KeyFileWatcher(active, path, rounds.db_thread, seen.append, notes.append, checkpoint)
         await watch.check()
         await rounds.round()
         kids = [first]
@@ -205,7 +207,7 @@ async def test_all_streams_change_at_one_border(tmp_path: Path) -> None:
             kids.append(rotate_key(path, BASE, T0 // 1000, alg)[1].kid)
             await rounds.round()
             await watch.check()
-            kept = await rounds.writer.call(lambda store: store.keys.newest())
+            kept = await rounds.db_thread.call(lambda store: store.keys.newest())
             assert watch.kid == kids[-1] and kept and kept[1] == seen[-1] == active.records
             await watch.check()
             await rounds.round()
@@ -218,7 +220,7 @@ async def test_all_streams_change_at_one_border(tmp_path: Path) -> None:
         assert watch.kid == kids[-1]
         packs = await rounds.packs()
     finally:
-        await rounds.writer.stop()
+        await rounds.db_thread.stop()
         rounds.ring.close()
     assert [(note["old"], note["new"]) for note in notes] == list(pairwise(kids))
     assert checkpoints == kids[1:] and len(seen) == 3
@@ -232,26 +234,26 @@ async def test_a_key_that_does_not_follow_changes_nothing(tmp_path: Path) -> Non
     path = tmp_path / "signing.key"
     create_key(path, 1)
     active = ActiveKey(load_key(path), BASE)
-    writer = SealRounds(tmp_path, active)
-    await writer.writer.start()
+    rounds = SealRounds(tmp_path, active)
+    await rounds.db_thread.start()
     try:
-        await writer.writer.call(active.activate)
+        await rounds.db_thread.call(active.activate)
         kid, records = active.signer.kid, active.records
         other = create_key(tmp_path / "other.key", 2)
 
         async def none() -> None:
             raise AssertionError("no checkpoint of a key that was refused")
 
-        watch = KeyFileWatcher(active, path, writer.writer, lambda data: None, lambda event: None, none)
+        watch = KeyFileWatcher(active, path, rounds.db_thread, lambda data: None, lambda event: None, none)
         with pytest.raises(Exception, match="the last one recorded is"):
             await watch.prepare(tmp_path / "other.key")
         with pytest.raises(Exception, match="no signing key"):
             await watch.prepare(tmp_path / "none.key")
         assert (active.signer.kid, active.records) == (kid, records) != (other.kid, b"")
-        assert await writer.writer.call(lambda store: store.keys.newest()) == (1, records)
+        assert await rounds.db_thread.call(lambda store: store.keys.newest()) == (1, records)
     finally:
-        await writer.writer.stop()
-        writer.ring.close()
+        await rounds.db_thread.stop()
+        rounds.ring.close()
 
 
 # --- how far a key signed, by the database

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from agent.cli.common import no_progress
 from agent.cli.control import ControlClient
 from agent.service.control import server as server_module
-from agent.service.control.frames import Frame
+from agent.service.control.frames import FrameKind
 from agent.service.control.peer import Caller, Right
 from agent.service.control.protocol import Export, Request
 from agent.service.control.server import ControlServer
@@ -137,12 +137,12 @@ def rest(sock: socket.socket) -> bytes:
     return bytes(found)
 
 
-def outcome(sock: socket.socket) -> Frame:
+def outcome(sock: socket.socket) -> FrameKind:
     """The last frame that a connection brought before it ended."""
     data, last = rest(sock), None
     while data:
         size = int.from_bytes(data[1:5], "big")
-        last, data = Frame(data[0]), data[5 + size :]
+        last, data = FrameKind(data[0]), data[5 + size :]
     assert last is not None
     return last
 

@@ -118,7 +118,7 @@ class Listener:
 
 
 class StoreOutbox:
-    """The writer thread as an uplink sees it: owns the store, and offers packs after each commit."""
+    """The database thread as an uplink sees it: owns the store, and offers packs after each commit."""
 
     def __init__(self, path: Path, destinations: Sequence[str]) -> None:
         self._jobs: queue.SimpleQueue[Callable[[Store], Any] | None] = queue.SimpleQueue()

@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from agent.intervals import Cut, IntervalRow, query
-from agent.intervals.ledger import Ledger
-from agent.intervals.page import PageSchema, Row, StoredPage, encode
-from agent.intervals.replay import take_body
-from agent.intervals.rows import PackSpan
+from agent.intervals.calendar import Calendar
+from agent.intervals.ledger import Ledger, take_body
+from agent.intervals.page_format import PageSchema, Row, StoredPage, encode
+from agent.intervals.query import query
+from agent.intervals.rows import IntervalRow, PackSpan
 from agent.intervals.tracked_points import Rule
 from ext.ring import Ring
 
@@ -85,9 +85,9 @@ class Packs:
 class Book:
     """A ledger and what it wrote."""
 
-    def __init__(self, cut: Cut | None = None, rule: Rule | None = None) -> None:
-        self.cut, self.rule = cut or Cut("Asia/Shanghai"), rule or Rule()
-        self.ledger = Ledger(STREAM, self.cut, self.rule)
+    def __init__(self, calendar: Calendar | None = None, rule: Rule | None = None) -> None:
+        self.calendar, self.rule = calendar or Calendar("Asia/Shanghai"), rule or Rule()
+        self.ledger = Ledger(STREAM, self.calendar, self.rule)
         self.pages: list[StoredPage] = []
         self.made: list[tuple[PageSchema, list[Row]]] = []
 
@@ -119,9 +119,6 @@ class Book:
 
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> list[StoredPage]:
         return [page for page in self.pages if page.from_ms < to_ms and page.to_ms > from_ms]
-
-    def interval_changes(self, after: int) -> list[tuple[int, int, int]]:
-        return []
 
     def rows(self, name: str = "ac.energy.import") -> list[IntervalRow]:
         return [row for row in query(self, 0, 1 << 50) if row.point == name]

@@ -51,7 +51,7 @@ def live(folder: Path) -> Lived:
     From noon of the second day the plan is another one: it takes another year of the fossil factor.
     """
     park = Timelapse(folder, FIRST, every_s=600)
-    midnight = park.cut.midnight(MIDDLE)
+    midnight = park.calendar.midnight(MIDDLE)
     park.silences.append(Silence("gate", midnight - 3 * HOUR // 2, midnight + 5 * HOUR // 3))
     wrong = park.declare("certificates", "900", "MWh", FIRST, MIDDLE, "Li Wei", midnight - 9 * HOUR)
     right = park.declare(

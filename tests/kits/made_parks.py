@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from agent.intervals import Cut
+from agent.intervals.calendar import Calendar
 from agent.intervals.tracked_points import Rule
 from tests.kits.ledger import START, STREAM, point, table
 
@@ -52,7 +52,7 @@ class _Counter:
 class Park:
     """One stream's packs, with how its intervals are cut. ``clean``: counters that only grew, with their readings."""
 
-    cut: Cut
+    calendar: Calendar
     rule: Rule
     packs: list[Pack]
     clean: dict[str, list[tuple[int, Decimal]]]
@@ -80,12 +80,12 @@ class Maker:
 
     def __init__(self, seed: int, packs: int = 90, faults: Sequence[str] = FAULTS, hours: float = 0) -> None:
         self.rng = rng = random.Random(seed)
-        self.cut = Cut(rng.choice(("Asia/Shanghai", "Europe/Berlin")), rng.choice((60_000, 300_000, 900_000)))
+        self.calendar = Calendar(rng.choice(("Asia/Shanghai", "Europe/Berlin")), rng.choice((60_000, 300_000, 900_000)))
         self.rule = Rule(rng.choice((60_000, 300_000)), 900_000, rng.choice((60_000, 300_000)))
         self.every = rng.choice((10_000, 60_000, 300_000))
         if hours:
             self.every = int(hours * HOUR_MS / packs) // 1000 * 1000
-            self.cut = Cut(self.cut.timezone, 900_000)
+            self.calendar = Calendar(self.calendar.timezone, 900_000)
         self.to_ms = START + rng.randrange(0, 86_400) * 1000
         self.boot, self.seq, self.epoch = rng.getrandbits(62), 0, 1
         self.packs: list[Pack] = []
@@ -106,7 +106,7 @@ class Maker:
 
     def park(self) -> Park:
         found = {c.name: c.readings for c in self.counters if c.clean}
-        return Park(self.cut, self.rule, self.packs, found, {c.name: c.scale for c in self.counters})
+        return Park(self.calendar, self.rule, self.packs, found, {c.name: c.scale for c in self.counters})
 
     def _counter(self, name: str, unit: str) -> _Counter:
         rng = self.rng

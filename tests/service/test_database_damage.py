@@ -52,35 +52,35 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def writer(path: Path) -> AsyncIterator[DatabaseThread]:
+async def db_thread(path: Path) -> AsyncIterator[DatabaseThread]:
     made = DatabaseThread(lambda: Store.open(path, CAP, destinations=["platform"]), dict)
     yield made
     await made.stop()
 
 
-async def test_damage_that_an_uplink_meets_ends_the_service(path: Path, writer: DatabaseThread) -> None:
+async def test_damage_that_an_uplink_meets_ends_the_service(path: Path, db_thread: DatabaseThread) -> None:
     """It asked again for ever, and the backlog behind the bad page was never delivered. # field pain 57"""
     damaged(path, "packs", middle=True)
-    await writer.start()
+    await db_thread.start()
     assert not list(path.parent.glob("*.damaged-*")), "the start does not see it"
     found: list[OutboxItem] = []
     for after in range(0, 300, 10):
-        writer.fetch("platform", after, 10, 1 << 20, found.extend)
-    await writer.call(lambda store: None)
+        db_thread.fetch("platform", after, 10, 1 << 20, found.extend)
+    await db_thread.call(lambda store: None)
     assert found and suspicion_file(path).exists()
     with pytest.raises(StoreDamaged, match="Restart the agent"):
-        await writer.seal(cast(Ring, None), [])
+        await db_thread.seal(cast(Ring, None), [])
 
 
-async def test_damage_in_any_table_is_ours_to_explain(path: Path, writer: DatabaseThread) -> None:
+async def test_damage_in_any_table_is_ours_to_explain(path: Path, db_thread: DatabaseThread) -> None:
     """The agent never came up again: ``tables`` let SQLite's own error through. # field pain 52"""
     damaged(path, "tables")
-    await writer.start()
+    await db_thread.start()
     with pytest.raises(StoreDamaged, match="damaged"):
-        await writer.call(lambda store: store.documents.tables(RING))
+        await db_thread.call(lambda store: store.documents.tables(RING))
     assert suspicion_file(path).exists()
     with pytest.raises(StoreDamaged):
-        await writer.seal(cast(Ring, None), [])
+        await db_thread.seal(cast(Ring, None), [])
 
 
 @pytest.mark.parametrize("table", ["dictionaries", "boots", "losses_stated", "destinations"])

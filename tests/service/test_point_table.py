@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.service.births import point_rows
+from agent.service.births import point_row
 from drivers.model import PACES, DeviceSpec, Kind, Point, RegisterPart
 
 D = Decimal
@@ -57,5 +57,5 @@ D = Decimal
 )  # fmt: skip
 def test_a_source_is_whole(point: Point, source: dict[str, Any]) -> None:
     spec = DeviceSpec("m1", "park7/gw01/m1", "1", "modbus", "eastron/sdm630", (point,), (1000,) * len(PACES))
-    (row,) = point_rows(spec, frozenset({"V", "kWh", "Cel", "s"}))
+    row = point_row(spec.points[0], spec, frozenset({"V", "kWh", "Cel", "s"}))
     assert row["n"] == point.name and row["source"] == source

@@ -27,14 +27,14 @@ from agent.service.app import Service
 from agent.service.births import DeviceCatalog
 from agent.service.db_thread import DatabaseThread
 from agent.service.devices import DeviceManager
-from agent.service.reload import Outcome
+from agent.service.reload import ReloadOutcome
 from agent.service.results.publisher import ResultPublisher
 from agent.service.seal_jobs import Stream
 from agent.service.sealing import SealScheduler
 from agent.service.signing_key import KeyFileWatcher
 from agent.service.status import status
 from agent.store import Store, StoreFull
-from agent.store.documents import Documents, KeyRecords
+from agent.store.documents import Documents, KeyTable
 from agent.store.packs import PackTable
 from agent.uplink import Uplink
 from drivers.line import Line
@@ -130,7 +130,7 @@ class Park:
             + METER.format("yard", 4, "test/tally"),
         )
 
-    async def reload(self, text: str) -> Outcome:
+    async def reload(self, text: str) -> ReloadOutcome:
         self.write(text)
         return await asyncio.wait_for(self.service.reload(), 60)
 
@@ -159,13 +159,13 @@ class Park:
                     for name, line in service.lines.items()
                 },
                 "pollers": {name: id(poller) for name, poller in manager.pollers.items()},
-                "sealing": (sorted(service.sealing.streams), service.sealing._every, service.sealing._removed),
+                "sealing": (sorted(service.sealing.streams), service.sealing.every_ms, service.sealing.removed),
                 "packs": {name: packer._max for name, packer in service.packers.items()},
                 "intervals": (id(publisher.builder), [id(producer) for producer in publisher.producers]),
-                "results": id(publisher._packer and publisher._packer.table),
+                "results": id(publisher.packer and publisher.packer.table),
                 "gateway": [(shape.number, id(shape.table)) for shape in service.gateway.table_versions],
                 "uplinks": [(id(uplink), uplink.config) for uplink in service.uplinks],
-                "key": (service.key_watcher.kid, service.active_key.records, service.key_watcher._path),
+                "key": (service.key_watcher.kid, service.active_key.records, service.key_watcher.path),
                 "snapshot": {
                     "devices": sorted(status(service)["devices"]), "lines": sorted(status(service)["lines"]),
                     "hash": status(service)["config"]["hash"], "loaded": status(service)["config"]["loaded"],
@@ -180,7 +180,7 @@ class Park:
                     if path.name not in EXPECTED_LEFT and path.suffix != ".new"
                 },
             }  # fmt: skip
-        found["store"] = await service.writer.call(self._in_store)
+        found["store"] = await service.db_thread.call(self._in_store)
         return found
 
     def _in_store(self, store: Store) -> dict[str, Any]:
@@ -384,14 +384,14 @@ BEFORE: tuple[tuple[Any, str], ...] = (  # what makes things that are not in use
     (DeviceCatalog, "results_table"), (DeviceManager, "make_line"), (DeviceManager, "make"),
     (driver_class("modbus"), "__init__"), (devices_module, "_prepare_swap"), (KeyFileWatcher, "prepare"),
     (ResultPublisher, "prepare"), (Uplink, "__init__"), (Uplink, "prepare"), (Documents, "register_tables"),
-    (KeyRecords, "add"), (PackTable, "set_destinations"), (Store, "change_limits"), (DatabaseThread, "reconfigure"),
+    (KeyTable, "add"), (PackTable, "set_destinations"), (Store, "change_limits"), (DatabaseThread, "reconfigure"),
 )  # fmt: skip
 AFTER: tuple[tuple[Any, str], ...] = (  # what exchanges them
     (devices_module, "_swap"), (DevicePoll, "pause"), (DevicePoll, "exchange"), (Stream, "switch_table"),
     (DeviceManager, "stop_poller"), (Line, "close"), (DeviceManager, "remove"), (DeviceManager, "add"),
     (DeviceManager, "cut_ms"), (DeviceManager, "start_pollers"), (SealScheduler, "remove"), (SealScheduler, "add"),
-    (SealScheduler, "set_interval"), (ResultPublisher, "reload"), (Uplink, "stop"), (DatabaseThread, "set_uplinks"),
-    (Uplink, "start"), (KeyFileWatcher, "activate"),
+    (ResultPublisher, "reload"), (Uplink, "stop"), (DatabaseThread, "set_uplinks"), (Uplink, "start"),
+    (KeyFileWatcher, "activate"),
 )  # fmt: skip
 
 
@@ -468,7 +468,7 @@ async def test_a_fault_of_ours_while_it_takes_effect_is_undone(tmp_path: Path, n
                 before = await park.picture()
                 continue
             assert count() == 1 and not outcome.accepted and outcome.fault, (where, outcome)
-            await until(lambda: not park.service.sealing._removed)
+            await until(lambda: not park.service.sealing.removed)
             assert different(meaning(before), meaning(await park.picture())) == {}, where
         readings = {device.config.name: device.stream.readings for device in park.service.devices}
         await until(lambda: all(u.stream.readings > readings[u.config.name] for u in park.service.devices))

@@ -40,9 +40,9 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.now_ms, self.full = T0, False
         self.grid = Grid(lambda: self.now_ms * 1_000_000, lambda: (self.now_ms - T0) * 1_000_000)
-        self.writer = DatabaseThread(lambda: self._store(folder), lambda: CLOCK)
-        self.sealing = SealScheduler(self.writer, self.grid, 900_000)
-        self.writer.on_trouble = self.sealing.set_trouble
+        self.db_thread = DatabaseThread(lambda: self._store(folder), lambda: CLOCK)
+        self.sealing = SealScheduler(self.db_thread, self.grid, 900_000)
+        self.db_thread.on_trouble = self.sealing.set_trouble
         self.ring = Ring.create(str(folder / "ring"), RING, 7, 8, bytes(32))
         self.streams: dict[str, Stream] = {}
         self.polls: dict[str, Settled] = {}
@@ -91,7 +91,7 @@ class Site:
     async def ticks(self, name: str) -> list[int]:
         """Seconds after the start of every reading that is durable."""
         stream = f"p/g/{name}"
-        packs = await self.writer.call(lambda s: [json.loads(p.data) for p in s.packs.after(stream, 0, 1 << 30)])
+        packs = await self.db_thread.call(lambda s: [json.loads(p.data) for p in s.packs.after(stream, 0, 1 << 30)])
         assert not any("gaps" in pack for pack in packs), packs
         found: set[int] = set()
         base = 0.0
@@ -104,9 +104,9 @@ class Site:
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     made = Site(tmp_path)
-    await made.writer.start()
+    await made.db_thread.start()
     yield made
-    await made.writer.stop()
+    await made.db_thread.stop()
     made.ring.close()
 
 
@@ -176,5 +176,5 @@ async def test_another_ring_is_looked_at_from_its_own_beginning(site: Site, tmp_
     assert site.sealing.rings() == {site.ring}
     first.close()
     assert await site.ticks("a") == list(range(63))
-    packs = await site.writer.call(lambda s: [json.loads(p.data) for p in s.packs.after("p/g/a", 0, 1 << 30)])
+    packs = await site.db_thread.call(lambda s: [json.loads(p.data) for p in s.packs.after("p/g/a", 0, 1 << 30)])
     assert sum("table" in pack for pack in packs) == 1, "the table is the same: no other birth"

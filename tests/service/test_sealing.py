@@ -69,15 +69,15 @@ class Gateway(Stream):
 
 async def test_a_clock_set_back_while_a_pack_is_committed_does_not_stop_sealing() -> None:
     """It did, for as long as the step was: the pause to the next boundary was counted from the old time."""
-    clock, writer = SetClock(), CountingWriter()
-    sealing = SealScheduler(cast(DatabaseThread, writer), clock.grid, EVERY_MS)
+    clock, db_thread = SetClock(), CountingWriter()
+    sealing = SealScheduler(cast(DatabaseThread, db_thread), clock.grid, EVERY_MS)
     gateway = Gateway("park7/gw01/_gateway", clock.grid.now_ms())
     sealing.open(gateway)
     task = asyncio.create_task(sealing.run())
     try:
         for _ in range(3):
-            writer.begun.clear()
-            await asyncio.wait_for(writer.begun.wait(), 60)
+            db_thread.begun.clear()
+            await asyncio.wait_for(db_thread.begun.wait(), 60)
         clock.beside_ns -= 3_600_000_000_000  # while this commit is on its way
         step = clock.grid.look()
         assert step and step[1] - step[0] < -3_590_000
@@ -85,15 +85,15 @@ async def test_a_clock_set_back_while_a_pack_is_committed_does_not_stop_sealing(
         assert await sealing.cut(*step)
         clock.grid.take_step()
         await waiting
-        done = len(writer.sealed)
-        assert writer.sealed[-1][1] <= clock.grid.now_ms() + 1, "nothing is sealed up to a time that is not yet"
+        done = len(db_thread.sealed)
+        assert db_thread.sealed[-1][1] <= clock.grid.now_ms() + 1, "nothing is sealed up to a time that is not yet"
         async with asyncio.timeout(60):
-            while len(writer.sealed) < done + 3:  # noqa: ASYNC110 - the fake writer has no event to wait for
+            while len(db_thread.sealed) < done + 3:  # noqa: ASYNC110 - the fake writer has no event to wait for
                 await asyncio.sleep(0.01)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    assert all(at <= clock.grid.now_ms() + 1 for _, at in writer.sealed[done:])
+    assert all(at <= clock.grid.now_ms() + 1 for _, at in db_thread.sealed[done:])
 
 
 class Visits:
@@ -106,8 +106,8 @@ class Visits:
 
 
 async def test_the_answers_of_the_boundary_go_first_and_a_device_that_is_always_busy_holds_up_nothing() -> None:
-    clock, writer = SetClock(), CountingWriter()
-    sealing = SealScheduler(cast(DatabaseThread, writer), clock.grid, 1_000_000_000)
+    clock, db_thread = SetClock(), CountingWriter()
+    sealing = SealScheduler(cast(DatabaseThread, db_thread), clock.grid, 1_000_000_000)
     sealing.open(Gateway("park7/gw01/_gateway", 0))
     turns = [Visits(idle=False), Visits(idle=False), Visits(idle=True)]
     for n, visits in enumerate(turns):
@@ -150,10 +150,10 @@ async def test_a_disk_that_fills_up_during_a_step_back_covers_no_stretch_twice(
     """Some streams had taken the step, the others not; the next try then sealed the former up to the old time again."""
     monkeypatch.setattr(writing, "COMMIT_BYTES", 1)  # a transaction a stream
     start = time.time_ns() // 1_000_000 // 1000 * 1000 - 60_000
-    writer = DatabaseThread(lambda: narrow_store(tmp_path / "store.db", full_at), lambda: CLOCK)
-    await writer.start()
+    db_thread = DatabaseThread(lambda: narrow_store(tmp_path / "store.db", full_at), lambda: CLOCK)
+    await db_thread.start()
     clock = SetClock()
-    sealing = SealScheduler(writer, clock.grid, 1000)
+    sealing = SealScheduler(db_thread, clock.grid, 1000)
     ring = Ring.create(str(tmp_path / "ring"), 1 << 20, 7, 8, bytes(32))
     names = [f"park7/gw01/{name}" for name in ("_gateway", "a", "b", "c")]
     try:
@@ -183,7 +183,7 @@ async def test_a_disk_that_fills_up_during_a_step_back_covers_no_stretch_twice(
             record(tick)
         while not await sealing.seal(start + 12_000, streams):
             pass
-        found = await writer.call(
+        found = await db_thread.call(
             lambda store: {n: [json.loads(p.data) for p in store.packs.after(n, 0, 1 << 30)] for n in names}
         )
         for name, packs in found.items():
@@ -194,7 +194,7 @@ async def test_a_disk_that_fills_up_during_a_step_back_covers_no_stretch_twice(
                 assert sum(len(p.get("e", ())) for p in packs) == (old - start) // 1000 + len(again)
     finally:
         ring.close()
-        await writer.stop()
+        await db_thread.stop()
 
 
 async def test_a_stop_while_a_pack_is_committed_seals_no_reading_twice(tmp_path: Path) -> None:
@@ -215,9 +215,9 @@ async def test_a_stop_while_a_pack_is_committed_seals_no_reading_twice(tmp_path:
         return store
 
     start = time.time_ns() // 1_000_000 // 1000 * 1000 - 10_000
-    writer = DatabaseThread(slow_store, lambda: CLOCK)
-    await writer.start()
-    sealing = SealScheduler(writer, SetClock().grid, 1000)
+    db_thread = DatabaseThread(slow_store, lambda: CLOCK)
+    await db_thread.start()
+    sealing = SealScheduler(db_thread, SetClock().grid, 1000)
     ring = Ring.create(str(tmp_path / "ring"), 1 << 20, 7, 8, bytes(32))
     table = BirthTable("park7/gw01/a", {"config": None, "device": None, "points": POINTS})
     stream = Stream(table.stream, Packer(table.stream, "0" * 16, None, lambda payload: "e30..sig", start, 65536), start)
@@ -236,14 +236,14 @@ async def test_a_stop_while_a_pack_is_committed_seals_no_reading_twice(tmp_path:
         assert task.cancelled()
         assert await sealing.close()
         packs = [
-            json.loads(p.data) for p in await writer.call(lambda store: store.packs.after(table.stream, 0, 1 << 30))
+            json.loads(p.data) for p in await db_thread.call(lambda store: store.packs.after(table.stream, 0, 1 << 30))
         ]
         assert sum(len(pack.get("e", ())) for pack in packs) == 8
         assert [e["event"] for pack in packs for e in pack.get("events", ())] == ["stop"]
         assert all(before["to"] == after["from"] for before, after in pairwise(packs))
     finally:
         ring.close()
-        await writer.stop()
+        await db_thread.stop()
 
 
 def covers_twice(packs: Sequence[Mapping[str, Any]]) -> list[bool]:

@@ -30,12 +30,12 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
 @asynccontextmanager
 async def rounds(gateway: Gateway, notes: list[Any]) -> Any:
     path = gateway.folder / "state" / "store.db"
-    writer = DatabaseThread(lambda: Store.open(path, 64 << 20, destinations=["platform"]), dict)
-    await writer.start()
+    db_thread = DatabaseThread(lambda: Store.open(path, 64 << 20, destinations=["platform"]), dict)
+    await db_thread.start()
     try:
-        yield writer, StoreScrubber(writer, notes.append, first_s=0.01)
+        yield db_thread, StoreScrubber(db_thread, notes.append, first_s=0.01)
     finally:
-        await writer.stop()
+        await db_thread.stop()
 
 
 async def until(condition: Any) -> None:
@@ -70,12 +70,12 @@ async def test_a_signature_that_no_longer_holds_is_dropped_stated_and_told(gatew
         card.execute("UPDATE packs SET body = ? WHERE id = ?", (bytes([body[0], body[1] ^ 1]) + body[2:], number))
     card.close()
     notes: list[Any] = []
-    async with rounds(gateway, notes) as (writer, at):
+    async with rounds(gateway, notes) as (db_thread, at):
         task = asyncio.create_task(at.run())
         await until(lambda: notes)
         task.cancel()
         assert notes == [{"event": "store_check", "ok": False, "packs": 1}] and at.facts()["bad_packs"] == 1
-        assert [(n.first, n.last, n.reason) for n in await writer.call(lambda store: store.packs.losses())] == [
+        assert [(n.first, n.last, n.reason) for n in await db_thread.call(lambda store: store.packs.losses())] == [
             (7, 7, "damaged")
         ]
 
@@ -94,7 +94,7 @@ async def test_damage_is_told_and_ends_the_agent_whose_next_start_takes_over_wha
     finally:
         conn.close()
     notes: list[Any] = []
-    async with rounds(gateway, notes) as (writer, at):
+    async with rounds(gateway, notes) as (db_thread, at):
         with path.open("r+b") as file:
             file.seek((found[len(found) // 2][0] - 1) * 4096)
             file.write(b"\xff" * 4096)
@@ -102,24 +102,26 @@ async def test_damage_is_told_and_ends_the_agent_whose_next_start_takes_over_wha
             await asyncio.wait_for(at.run(), 60)
         assert [(n["event"], n["ok"]) for n in notes] == [("store_check", False)]
     notes.clear()
-    async with rounds(gateway, notes) as (writer, at):
+    async with rounds(gateway, notes) as (db_thread, at):
         task = asyncio.create_task(at.run())
         await until(lambda: at.last_ms)
         task.cancel()
         (told,) = notes
         assert told["event"] == "store_damaged" and told["aside"].startswith("store.db.damaged-")
         assert told["saved"] > 200 and 0 < told["lost"] < 30
-        assert sum(n.last - n.first + 1 for n in await writer.call(lambda store: store.packs.losses())) == told["lost"]
+        assert (
+            sum(n.last - n.first + 1 for n in await db_thread.call(lambda store: store.packs.losses())) == told["lost"]
+        )
 
 
 class Noting:
     """A writer for the look alone, which notes when it was served."""
 
-    def __init__(self, writer: DatabaseThread, turns: list[str]) -> None:
-        self._writer, self._turns = writer, turns
+    def __init__(self, db_thread: DatabaseThread, turns: list[str]) -> None:
+        self._db_thread, self._turns = db_thread, turns
 
     async def call(self, function: Callable[[Store], Any]) -> Any:
-        found = await self._writer.call(function)
+        found = await self._db_thread.call(function)
         self._turns.append("look")
         return found
 
@@ -132,11 +134,11 @@ async def test_everybody_has_a_turn_between_two_slices_of_the_look(
     monkeypatch.setattr(check, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     monkeypatch.setattr(check, "WHOLE_BYTES", 0)
     gateway.seal(300)
-    async with rounds(gateway, []) as (writer, _):
+    async with rounds(gateway, []) as (db_thread, _):
         turns: list[str] = []
-        task = asyncio.create_task(StoreScrubber(cast(DatabaseThread, Noting(writer, turns)), turns.append).scrub())
+        task = asyncio.create_task(StoreScrubber(cast(DatabaseThread, Noting(db_thread, turns)), turns.append).scrub())
         while not task.done():
-            await writer.call(lambda store: store.packs.heads())
+            await db_thread.call(lambda store: store.packs.heads())
             turns.append("other")
         await task
         assert turns.count("look") > 20 and ("look", "look") not in pairwise(turns), turns

@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 import zstandard
 
-from agent.intervals.page import ZSTD, Page
+from agent.intervals.page_format import ZSTD, PageReader
 from agent.store.codec import Codec
 from agent.zstd import read_frame
 
@@ -61,4 +61,4 @@ def test_packs_and_pages_are_capped() -> None:
     with pytest.raises(ValueError, match="damaged body of a pack"):
         Codec().unpack(0, bytes(33) + frame, None)
     with pytest.raises(ValueError, match="page of intervals is damaged"):
-        Page(bytes([ZSTD]) + frame)
+        PageReader(bytes([ZSTD]) + frame)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paho.mqtt.enums import MQTTErrorCode
 
-from agent.outbox import Gone, OutboxItem, ReplayPage
+from agent.outbox import MissingRange, OutboxItem, ReplayPage
 from agent.store import Store
 from agent.uplink import Uplink
 from agent.uplink.replay import MAX_JOBS, RESUMES, DailyQuota, ReplayServer
@@ -247,7 +247,7 @@ class Shelf:
         items, lost, at = [], [], first
         while at <= min(last, 60) and len(items) < 5:
             if at in self.gone:
-                lost.append(Gone(at, at, None))
+                lost.append(MissingRange(at, at, None))
             else:
                 items.append(OutboxItem(at, stream, b"%d" % at, False, 0))
             at += 1

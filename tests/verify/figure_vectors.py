@@ -26,12 +26,13 @@ from zoneinfo import ZoneInfo
 import agent.indicators
 from agent.config import Config, load_config
 from agent.indicators.declared import Declaration
-from agent.intervals import Cut, query
+from agent.intervals.calendar import Calendar
+from agent.intervals.query import query
 from agent.intervals.tracked_points import Rule
 from agent.pack import BirthTable, Packer
 from agent.service.births import DeviceCatalog
 from agent.service.control.export import COLUMNS, cells_of
-from agent.service.results.balance import BalanceResults
+from agent.service.results.balance import BalanceResults, KnownPacks
 from agent.service.results.indicators import IndicatorResults
 from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.results.publisher import LATE_MS, LATE_PACKS
@@ -183,9 +184,9 @@ class Play:
             self.store.documents.declare(made.id, made.at_ms, made.as_dict())
         self.ring = Ring.create(str(folder / "ring"), 1 << 20, 1, int(BOOT, 16), bytes(32))
         entry = self.config.interval
-        self.cut = Cut(self.config.timezone, entry.length_ms)
+        self.calendar = Calendar(self.config.timezone, entry.length_ms)
         rule = Rule(entry.max_gap_ms, entry.demand_period_ms, entry.demand_slip_ms)
-        self.builder = IntervalBuilder(self.cut, rule, self.config.store.keep_intervals_s * 1000, self._note)
+        self.builder = IntervalBuilder(self.calendar, rule, self.config.store.keep_intervals_s * 1000, self._note)
         catalog = DeviceCatalog(self.config, {}, self.start_ms)
         self.units: list[_Unit] = []
         for device, meter in zip(self.config.devices, park.meters, strict=True):
@@ -197,10 +198,12 @@ class Play:
         results = f"{self.config.base}/_indicators"
         self.results = self._packer(results)
         self.results.use(catalog.results_table(results, "vectors"))
-        self.figures, self.balances = IndicatorResults(self.config), BalanceResults(self.config)
+        self.producers = IndicatorResults(self.config), KnownPacks(self.config), BalanceResults(self.config)
 
     def _packer(self, stream: str) -> Packer:
-        return Packer(stream, BOOT, None, self.key.jws, self.cut.floor(self.start_ms), self.config.pack.max_size_bytes)
+        return Packer(
+            stream, BOOT, None, self.key.jws, self.calendar.floor(self.start_ms), self.config.pack.max_size_bytes
+        )
 
     def _configure(self, folder: Path) -> Config:
         park = self.park
@@ -269,8 +272,8 @@ class Play:
         settled = self.builder.closed_ms([unit.packer.stream for unit in self.units])
         settled = max(settled, self.now_ms - LATE_MS - LATE_PACKS * self.config.pack.every_ms)
         made, start = [], self.results.from_ms
-        while (end := self.cut.stretch("interval", start)[1]) <= settled:
-            made.append((end, [*self.figures(self.store, start, end), *self.balances(self.store, start, end)]))
+        while (end := self.calendar.stretch("interval", start)[1]) <= settled:
+            made.append((end, [result for one in self.producers for result in one(self.store, start, end)]))
             start = end
         self.store.packs.commit(self.results.results(self.ring, clock, made))
 
@@ -286,7 +289,7 @@ class Play:
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in query(self.store.intervals, 0, 1 << 50):
-            writer.writerow(cells_of(row, self.cut, self.config.site, self.config.gateway))
+            writer.writerow(cells_of(row, self.calendar, self.config.site, self.config.gateway))
         out[f"{name}.csv"] = table.getvalue().encode()
         if self.park.plan:
             out[f"{name}.plan.json"] = _json(tomllib.loads(self.park.plan, parse_float=str))

@@ -21,7 +21,7 @@ from agent.cli.owner_process import child, path_owner
 from agent.keys import KeyFileError, Revocation, Signer, check_key_records, create_key, current_records, load_key
 from agent.keys import rotate_key as replace_key
 from agent.keys.token import TokenError
-from agent.service.control.frames import Frame, frame
+from agent.service.control.frames import FrameKind, frame
 from drivers.model import GatewayError, clean_text
 
 ANSWER_S: Final = 60.0  # a token takes its time
@@ -106,7 +106,7 @@ def work_on_key(work: Work) -> KeyFacts:
             hint = f"Run it as that user to see why: `sudo -u '#{master.st_uid}' meterhouse keys ...`"
             raise KeyFileError(what, where=str(path), hint=hint) from error
     try:
-        if kind is Frame.DONE:
+        if kind is FrameKind.DONE:
             return _checked(_answers.decode(payload), work.gateway)
         failed = _failures.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, GatewayError) as error:
@@ -160,7 +160,7 @@ def main(fd: int) -> None:
         sock.settimeout(ANSWER_S)
         try:
             found: Struct = _do(msgspec.json.decode(load(sys.stdin.buffer), type=Work))
-            kind = Frame.DONE
+            kind = FrameKind.DONE
         except GatewayError as error:
-            found, kind = Failure(type(error).__name__, error.what, error.where, error.hint), Frame.FAILED
+            found, kind = Failure(type(error).__name__, error.what, error.where, error.hint), FrameKind.FAILED
         sock.sendall(frame(kind, msgspec.json.encode(found)))

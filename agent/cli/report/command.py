@@ -54,12 +54,12 @@ def report(
     Exit codes: 0 shown, 1 no database or no answer, 2 wrong usage, 3 bad configuration or plan.
     """
     from agent.cli.report.answer import check_page
-    from agent.service.control.protocol import Report
+    from agent.service.control.protocol import PeriodReport
 
     kind, day = parse_period(period)
     config = options.load()
     kept, now_ms = AnswerBuffer(), time.time_ns() // 1_000_000
-    request = Report(period=kind, now_ms=now_ms, day=day, by=trace_by)
+    request = PeriodReport(period=kind, now_ms=now_ms, day=day, by=trace_by)
     with progress("days") as update:
         ask(config, request, kept.take, update)
     page = check_page(kept.whole)

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from agent.cli.report import balance as balance_rows
 from agent.cli.report.labels import BALANCE_WORDS, WORDS, lacking, number, percent, said, target, unit
-from agent.indicators.titles import title_of
+from agent.indicators.quantities import title_of
 
 _STYLE = """
 :root{--ink:#1b2a33;--soft:#5d6f7a;--line:#d8e0e4;--good:#1c7c4a;--bad:#b3362b;--bar:#3f8fb5;--worst:#d98032;--paper:#fff}

@@ -14,10 +14,12 @@ from decimal import Decimal
 from itertools import islice
 from typing import Any, Final
 
-from agent.intervals import Cut, Flag, IntervalRow, Mark, query
+from agent.intervals.calendar import Calendar
+from agent.intervals.query import query
+from agent.intervals.rows import EndReading, Flag, IntervalRow
 from agent.keys import current_records, load_key
 from agent.service.control.protocol import Access, Export, Intervals, Reply
-from agent.store import Archive, Piece, Store
+from agent.store import Archive, ArchivePiece, Store
 from drivers.encoding import exact_text
 from drivers.model import GatewayError, UsageError, clean_text
 
@@ -64,7 +66,7 @@ def check_archive(archive: Archive, streams: list[str]) -> None:
         raise GatewayError("no packs in this range", where="export", hint="Packs are deleted after keep_delivered")
 
 
-def as_part(piece: Piece) -> bytes:
+def as_part(piece: ArchivePiece) -> bytes:
     """A piece as a PART."""
     head = json.dumps({"file": piece.file, "packs": piece.packs}).encode()
     return b"\n".join((head, *piece.lines))
@@ -97,7 +99,7 @@ def _look_at_key_file(store: Store, access: Access, archive: Archive) -> None:
 async def export_intervals(access: Access, request: Intervals, reply: Reply) -> dict[str, Any]:
     """Gives the columns, and how many rows and streams there were."""
     config = access.config
-    cut = Cut(config.timezone, config.interval.length_ms)
+    calendar = Calendar(config.timezone, config.interval.length_ms)
     first_ms, last_ms = await access.call(lambda store: store.intervals.span())
     known = await access.call(lambda store: sorted(name for name in store.packs.heads() if not _is_ours(name)))
     streams = _chosen(known, request.streams)
@@ -106,11 +108,11 @@ async def export_intervals(access: Access, request: Intervals, reply: Reply) -> 
         raise GatewayError(
             "no intervals in this range", where="export", hint="Intervals are deleted after keep_intervals"
         )
-    days = list(cut.stretches("day", from_ms, to_ms))
+    days = list(calendar.stretches("day", from_ms, to_ms))
     done = rows = 0
     for stream in streams:
         for start, end in days:
-            found = _rows(access, cut, stream, max(start, from_ms), min(end, to_ms))
+            found = _rows(access, calendar, stream, max(start, from_ms), min(end, to_ms))
             while lines := await access.call(lambda store, source=found: list(islice(source.of(store), AT_ONCE))):  # type: ignore[misc]
                 rows += len(lines)
                 await reply.part(b"\n".join(lines))
@@ -135,8 +137,8 @@ def _chosen(known: Sequence[str], names: Sequence[str]) -> list[str]:
 class _rows:
     """The rows of a stream's day, made as they are asked for."""
 
-    def __init__(self, access: Access, cut: Cut, stream: str, start_ms: int, end_ms: int) -> None:
-        self._config, self._cut, self._stream, self._range = access.config, cut, stream, (start_ms, end_ms)
+    def __init__(self, access: Access, calendar: Calendar, stream: str, start_ms: int, end_ms: int) -> None:
+        self._config, self._calendar, self._stream, self._range = access.config, calendar, stream, (start_ms, end_ms)
         self._source: Iterator[IntervalRow] | None = None
 
     def of(self, store: Store) -> Iterator[bytes]:
@@ -144,16 +146,16 @@ class _rows:
         if self._source is None:
             self._source = query(store.intervals, *self._range, streams=[self._stream])
         for row in self._source:
-            cells = cells_of(row, self._cut, self._config.site, self._config.gateway)
+            cells = cells_of(row, self._calendar, self._config.site, self._config.gateway)
             yield json.dumps(cells, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def cells_of(row: IntervalRow, cut: Cut, site: str, gateway: str) -> list[Cell]:
+def cells_of(row: IntervalRow, calendar: Calendar, site: str, gateway: str) -> list[Cell]:
     """In the order of ``COLUMNS``. Decimals are text, so that no digit is lost; None: empty."""
     first, last = row.first, row.last
     unit = "" if row.gauge_unit and row.amount is None else row.unit
     return [
-        utc(row.start_ms), utc(row.end_ms), local(cut, row.start_ms), local(cut, row.end_ms),
+        utc(row.start_ms), utc(row.end_ms), local(calendar, row.start_ms), local(calendar, row.end_ms),
         _number(Decimal(row.end_ms - row.start_ms) / 1000), site, gateway, row.stream.rpartition("/")[2], row.part,
         row.point, row.role, row.flow, row.parent, _number(row.amount), unit,
         _number(row.completeness), _number(Decimal(row.covered_ms) / 1000), _number(Decimal(row.spread_ms) / 1000),
@@ -174,12 +176,12 @@ def utc(at_ms: int) -> str:
     return f"{found}.{at_ms % 1000:03d}Z" if at_ms % 1000 else f"{found}Z"
 
 
-def local(cut: Cut, at_ms: int) -> str:
+def local(calendar: Calendar, at_ms: int) -> str:
     """With its UTC offset, which distinguishes the hour that comes twice in autumn."""
-    return cut.local(at_ms).isoformat(timespec="seconds")
+    return calendar.local(at_ms).isoformat(timespec="seconds")
 
 
-def _mark(mark: Mark | None) -> tuple[Cell, Cell, Cell]:
+def _mark(mark: EndReading | None) -> tuple[Cell, Cell, Cell]:
     return (utc(mark.time_ms), _number(mark.value), mark.seq or None) if mark is not None else (None, None, None)
 
 

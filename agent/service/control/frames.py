@@ -1,7 +1,7 @@
 """Frames on the control socket. Requests are decoded elsewhere: an agent without requests loads no more than this.
 
-A frame is one byte (``Frame``), the length of its payload (32 bits, big endian), and the payload. A connection carries
-one request of the client; everything after it comes from the agent:
+A frame is one byte (``FrameKind``), the length of its payload (32 bits, big endian), and the payload. A connection
+carries one request of the client; everything after it comes from the agent:
 
     REQUEST   JSON object, at most 64 KiB; ``agent.service.control.protocol`` has the kinds
     PART      bytes of the answer, in order
@@ -29,7 +29,7 @@ MAX_ANSWER: Final = 17 << 20  # of one frame: a pack may have 16 MiB
 VERSIONS: Final = "Do agent and tool have the same version? `meterhouse status` shows the agent's"
 
 
-class Frame(IntEnum):
+class FrameKind(IntEnum):
     """The first byte of a frame."""
 
     REQUEST = 1
@@ -48,24 +48,24 @@ _ERRORS: Final[Mapping[str, type[GatewayError]]] = {
 }
 
 
-def header(kind: Frame, size: int) -> bytes:
+def header(kind: FrameKind, size: int) -> bytes:
     """The five bytes before a payload."""
     return HEADER.pack(kind, size)
 
 
-def frame(kind: Frame, payload: bytes) -> bytes:
+def frame(kind: FrameKind, payload: bytes) -> bytes:
     """A whole frame."""
     return header(kind, len(payload)) + payload
 
 
-def parse_header(data: bytes, kinds: frozenset[Frame], limit: int) -> tuple[Frame, int]:
+def parse_header(data: bytes, kinds: frozenset[FrameKind], limit: int) -> tuple[FrameKind, int]:
     """Kind and length of what follows. Raises ProtocolError for another kind, or more than ``limit`` bytes."""
     number, size = HEADER.unpack(data)
     if number not in kinds:
         raise ProtocolError(f"unexpected frame kind {number}", where="control", hint=VERSIONS)
     if size > limit:
         raise ProtocolError(f"a frame of {size} bytes is too long", where="control", hint=f"The limit is {limit} bytes")
-    return Frame(number), size
+    return FrameKind(number), size
 
 
 def encode_facts(facts: Mapping[str, Any]) -> bytes:

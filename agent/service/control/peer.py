@@ -108,7 +108,7 @@ class NotAllowed(GatewayError):
     """The caller lacks the right."""
 
 
-class Rules:
+class AccessRules:
     """Who may query and who may change.
 
     Args:

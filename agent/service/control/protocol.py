@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Prot
 import msgspec
 from msgspec import Meta, Struct
 
-from agent.service.control.frames import VERSIONS, Frame, ProtocolError, frame
+from agent.service.control.frames import VERSIONS, FrameKind, ProtocolError, frame
 from agent.service.control.peer import Caller, Right
 from drivers.model import clean_text
 
@@ -30,7 +30,7 @@ TimeMs = Annotated[int, Meta(ge=0, le=END_MS)]
 Kid = Annotated[str, Meta(max_length=64)]
 
 
-class Base(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+class RequestBase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
     """Members of all requests."""
 
     version: Literal[1] = 1
@@ -39,7 +39,7 @@ class Base(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_fi
     module: ClassVar[str] = ""  # its ``answer`` serves the request; imported at the first one
 
 
-class Stretch(Base, frozen=True):
+class RangeRequest(RequestBase, frozen=True):
     """``[from_ms, to_ms)`` of some streams (last parts of names; none: all)."""
 
     from_ms: TimeMs
@@ -51,19 +51,19 @@ class Stretch(Base, frozen=True):
             raise ValueError("from_ms is not before to_ms")
 
 
-class Export(Stretch, frozen=True, tag="export"):
+class Export(RangeRequest, frozen=True, tag="export"):
     """Signed objects of a stretch of time."""
 
     module: ClassVar[str] = "agent.service.control.export"
 
 
-class Intervals(Stretch, frozen=True, tag="intervals"):
+class Intervals(RangeRequest, frozen=True, tag="intervals"):
     """Rows of intervals of a stretch of time."""
 
     module: ClassVar[str] = "agent.service.control.export"
 
 
-class Report(Base, frozen=True, tag="report"):
+class PeriodReport(RequestBase, frozen=True, tag="report"):
     """The page of a period. ``day`` is any date inside, "" today; ``now_ms`` counts where no agent runs."""
 
     module: ClassVar[str] = "agent.service.control.report"
@@ -74,13 +74,13 @@ class Report(Base, frozen=True, tag="report"):
     by: Literal["hour", "interval"] = "hour"
 
 
-class Declarations(Base, frozen=True, tag="declarations"):
+class Declarations(RequestBase, frozen=True, tag="declarations"):
     """All declarations so far."""
 
     module: ClassVar[str] = "agent.service.control.declare"
 
 
-class Declare(Base, frozen=True, tag="declare"):
+class Declare(RequestBase, frozen=True, tag="declare"):
     """One entry that a person attests; ``from_`` and ``to`` in UTC seconds."""
 
     right: ClassVar[Right] = Right.CHANGE
@@ -96,13 +96,13 @@ class Declare(Base, frozen=True, tag="declare"):
     replaces: Text = ""
 
 
-class PublishedKey(Base, frozen=True, tag="key"):
+class PublishedKey(RequestBase, frozen=True, tag="key"):
     """The newest key that this gateway has published."""
 
     module: ClassVar[str] = "agent.service.control.keys"
 
 
-class Keys(Base, frozen=True, tag="keys"):
+class Keys(RequestBase, frozen=True, tag="keys"):
     """The last sequences that a key, or one of those before it, signed, up to a time if there is one.
 
     With ``hold`` (root and the agent's user only) sealing is paused from the answer on until another key is active.
@@ -117,7 +117,7 @@ class Keys(Base, frozen=True, tag="keys"):
     hold: bool = False
 
 
-class Lease(Base, frozen=True, tag="lease"):
+class Lease(RequestBase, frozen=True, tag="lease"):
     """A line, while the connection is open, for at most this many seconds."""
 
     right: ClassVar[Right] = Right.CHANGE
@@ -128,14 +128,14 @@ class Lease(Base, frozen=True, tag="lease"):
     seconds: Annotated[float, Meta(gt=0, le=LONGEST_LEASE_S)] = LONGEST_LEASE_S
 
 
-class Reload(Base, frozen=True, tag="reload"):
+class Reload(RequestBase, frozen=True, tag="reload"):
     """Apply the configuration as the files are now."""
 
     right: ClassVar[Right] = Right.CHANGE
     module: ClassVar[str] = "agent.service.control.running"
 
 
-Request: TypeAlias = Export | Intervals | Report | Declarations | Declare | PublishedKey | Keys | Lease | Reload
+Request: TypeAlias = Export | Intervals | PeriodReport | Declarations | Declare | PublishedKey | Keys | Lease | Reload
 
 _decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 
@@ -147,7 +147,7 @@ def kind_of(request: Request) -> str:
 
 def encode_request(request: Request) -> bytes:
     """The frame of a request."""
-    return frame(Frame.REQUEST, msgspec.json.encode(request))
+    return frame(FrameKind.REQUEST, msgspec.json.encode(request))
 
 
 def decode_request(payload: bytes) -> Request:

@@ -13,13 +13,13 @@ from agent.config import Config
 from agent.indicators.compute import period_of
 from agent.indicators.declared import from_dict
 from agent.indicators.report import Reporter
-from agent.indicators.site import Balancer
-from agent.intervals.cut import Cut
-from agent.intervals.meters import Meters
+from agent.indicators.site import BalanceReport
+from agent.intervals.calendar import Calendar
+from agent.intervals.meters import MeterSums
 from agent.intervals.rows import RoleSum
 from agent.intervals.sums import sums
 from agent.service.births import derived_row
-from agent.service.control.protocol import Access, Reply, Report
+from agent.service.control.protocol import Access, PeriodReport, Reply
 from agent.service.results.balance import UnwrittenStreams
 from agent.service.results.indicators import read
 from agent.store import Store
@@ -29,26 +29,26 @@ FIRST_YEAR, LAST_YEAR = 1970, 2199
 SETTLED_MS = 2 * 3_600_000  # intervals that are not written by then were not read
 
 
-async def answer(access: Access, request: Report, reply: Reply) -> dict[str, Any]:
+async def answer(access: Access, request: PeriodReport, reply: Reply) -> dict[str, Any]:
     """Gives the length of the page.
 
     A running agent uses its own clock, by which its intervals were cut.
     """
     config, day = access.config, _day_of(request.day)
     now_ms = request.now_ms if access.service is None else access.service.grid.now_ms()
-    cut = Cut(config.timezone, config.interval.length_ms)
-    at_ms = cut.midnight(day) if day is not None else now_ms
+    calendar = Calendar(config.timezone, config.interval.length_ms)
+    at_ms = calendar.midnight(day) if day is not None else now_ms
     until_ms = await access.call(partial(_known_until, now_ms))
-    period = period_of(cut, request.period, at_ms, until_ms)
+    period = period_of(calendar, request.period, at_ms, until_ms)
     plan = await asyncio.to_thread(read, config)
     entries = [from_dict(plain) for plain in await access.call(lambda store: store.documents.declarations())]
-    reporter = Reporter(plan, cut, period, entries, request.by)
-    balancer = Balancer(cut, period, config.base, [derived_row(one) for one in config.derived])
+    reporter = Reporter(plan, calendar, period, entries, request.by)
+    balancer = BalanceReport(calendar, period, config.base, [derived_row(one) for one in config.derived])
     unwritten = UnwrittenStreams(config)
-    days = list(cut.stretches("day", period.start_ms, max(period.until_ms, period.start_ms)))
+    days = list(calendar.stretches("day", period.start_ms, max(period.until_ms, period.start_ms)))
     for done, (start, end) in enumerate(days, 1):
         takers = balancer.takers(start, end)
-        found = await access.call(partial(_day, cut, start, min(end, period.until_ms), takers, unwritten))
+        found = await access.call(partial(_day, calendar, start, min(end, period.until_ms), takers, unwritten))
         await asyncio.to_thread(reporter.add, found)  # in a thread: the loop has lines to serve
         await asyncio.to_thread(balancer.add, takers, start, end)
         reply.progress(done, len(days))
@@ -58,7 +58,7 @@ async def answer(access: Access, request: Report, reply: Reply) -> dict[str, Any
     return {"bytes": len(text)}
 
 
-def _page(config: Config, reporter: Reporter, balancer: Balancer) -> bytes:
+def _page(config: Config, reporter: Reporter, balancer: BalanceReport) -> bytes:
     page = reporter.page() | balancer.page()
     page |= {"site": config.site, "gateway": config.gateway, "label": config.site_label, "timezone": config.timezone}
     page |= {"config": config.hash()}
@@ -66,10 +66,10 @@ def _page(config: Config, reporter: Reporter, balancer: Balancer) -> bytes:
 
 
 def _day(
-    cut: Cut, start: int, end: int, takers: Sequence[Meters], unwritten: UnwrittenStreams, store: Store
+    calendar: Calendar, start: int, end: int, takers: Sequence[MeterSums], unwritten: UnwrittenStreams, store: Store
 ) -> list[RoleSum]:
     late = unwritten.before(store, end)
-    return sums(store.intervals, cut, start, end, trail="whole", meters=takers, unwritten=late)
+    return sums(store.intervals, calendar, start, end, trail="whole", meters=takers, unwritten=late)
 
 
 def _known_until(now_ms: int, store: Store) -> int:

@@ -7,7 +7,7 @@ import json
 from typing import Any, Final
 
 from agent.service.control.protocol import Access, Lease, Reload, Reply
-from agent.service.reload import Outcome
+from agent.service.reload import ReloadOutcome
 from drivers.line import Line
 from drivers.model import LineLent, UsageError, clean_text
 
@@ -22,7 +22,7 @@ async def answer(access: Access, request: Reload | Lease, reply: Reply) -> dict[
 
 async def reload(access: Access) -> dict[str, Any]:
     """Gives the hash of the configuration in effect, what changed, and the complaints if the files were rejected."""
-    outcome: Outcome = await access.service.reload()
+    outcome: ReloadOutcome = await access.service.reload()
     complaints = [clean_text(text, 1000) for text in outcome.complaints[:MAX_COMPLAINTS]]
     return outcome.as_json() | {"complaints": complaints, "left_out": len(outcome.complaints) - len(complaints)}
 

@@ -24,7 +24,7 @@ from agent.service.control.frames import (
     HEADER,
     MAX_REQUEST,
     SOCKET,
-    Frame,
+    FrameKind,
     ProtocolError,
     encode_error,
     encode_facts,
@@ -32,7 +32,7 @@ from agent.service.control.frames import (
     header,
     parse_header,
 )
-from agent.service.control.peer import Caller, NotAllowed, Peer, Right, Rules, gid_of, login_of, peer_of
+from agent.service.control.peer import AccessRules, Caller, NotAllowed, Peer, Right, gid_of, login_of, peer_of
 from agent.store import Store
 from drivers.model import GatewayError, clean_text
 from drivers.rate_limit import RateLimitedLog
@@ -49,7 +49,7 @@ REQUEST_S: Final = 5.0  # from connecting to the last byte of the request
 SEND_S: Final = 60.0  # a client that reads nothing for this long is considered dead
 PROGRESS_S: Final = 1.0  # how often a client gets a PROGRESS frame
 NAMES_S: Final = 2.0  # for a directory service to resolve a uid
-_REQUESTS: Final = frozenset({Frame.REQUEST})
+_REQUESTS: Final = frozenset({FrameKind.REQUEST})
 
 
 class ClientGone(Exception):
@@ -111,7 +111,7 @@ class ControlServer:
         self._naming: asyncio.Future[tuple[str, int | None]] | None = None
         self._listener: socket.socket | None = None
         self._folder_fd = -1
-        self._rules: Rules
+        self._rules: AccessRules
         self._complaints = RateLimitedLog()
 
     @property
@@ -129,7 +129,7 @@ class ControlServer:
             log.error("control socket not available: %s: %s", self._folder / SOCKET, error.strerror)
             self.close()
             return
-        self._rules = Rules(door.st_gid)
+        self._rules = AccessRules(door.st_gid)
 
     def close(self) -> None:
         """Stop listening and remove the socket."""
@@ -185,7 +185,7 @@ class ControlServer:
         group.create_task(self._serve(sock, peer, privileged))
 
     async def _serve(self, sock: socket.socket, peer: Peer, privileged: bool) -> None:
-        connection = Connection(sock)
+        connection = ControlConnection(sock)
         try:
             await self._answer(connection, peer)
         except ClientGone as error:
@@ -197,19 +197,20 @@ class ControlServer:
         except GatewayError as error:
             connection.fail(error)
         except asyncio.CancelledError:
-            connection.fail(_stopping())
+            hint = "Repeat the command: it then opens the database itself"
+            connection.fail(GatewayError("the agent was stopped", where="agent", hint=hint))
             raise
         except Exception as error:
             log.exception("a request on the control socket failed")
-            connection.fail(_fault(error))
+            what = f"internal error: {type(error).__name__}: {error}"
+            connection.fail(GatewayError(what, where="agent", hint="See the agent's log"))
         finally:
             sock.close()
             self._limits.leave(peer.uid, privileged)
 
-    async def _answer(self, connection: Connection, peer: Peer) -> None:
-        request, kind = await asyncio.to_thread(
-            _decoded, await connection.request()
-        )  # the first one imports the protocol
+    async def _answer(self, connection: ControlConnection, peer: Peer) -> None:
+        # the first one imports the protocol
+        request, kind = await asyncio.to_thread(_decoded, await connection.request())
         login, gid = await self._look_up(peer.uid)
         caller = Caller(peer.uid, login)
         try:
@@ -241,7 +242,7 @@ class ControlServer:
         self._complaints.log(log.warning, "control: %s", clean_text(what, 200))
 
 
-class Connection:
+class ControlConnection:
     """One client: its request, then the answer. The ``Reply`` of a handler."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -290,7 +291,7 @@ class Connection:
                     raise ClientGone
                 if not work.done():
                     await self._beat()
-            await self._send(Frame.DONE, encode_facts(work.result()))
+            await self._send(FrameKind.DONE, encode_facts(work.result()))
         finally:
             for one in (work, more):
                 one.cancel()
@@ -299,12 +300,12 @@ class Connection:
     async def _beat(self) -> None:
         if not self._silent and not self._sending.locked():
             done, total = self._progress
-            await self._send(Frame.PROGRESS, encode_facts({"done": done, "total": total}))
+            await self._send(FrameKind.PROGRESS, encode_facts({"done": done, "total": total}))
 
     # --- Reply
 
     async def part(self, data: bytes) -> None:
-        await self._send(Frame.PART, data)
+        await self._send(FrameKind.PART, data)
 
     def progress(self, done: int, total: int) -> None:
         self._progress = (done, total)
@@ -312,7 +313,7 @@ class Connection:
     def rest(self) -> None:
         self._silent = True
 
-    async def _send(self, kind: Frame, payload: bytes) -> None:
+    async def _send(self, kind: FrameKind, payload: bytes) -> None:
         """A frame, as fast as the client takes it. Raises ClientGone."""
         async with self._sending:
             self._broken = True
@@ -332,7 +333,7 @@ class Connection:
             _send_failed(self._sock, error)
 
 
-class Slices:
+class ReadThrottle:
     """The share of the database thread that all read-only requests have together.
 
     One slice at a time, then a pause as long as it took: however many requests there are, sealing waits for one slice.
@@ -358,7 +359,7 @@ class RunningAccess:
         slices: None: calls are short, and run first come, first served.
     """
 
-    def __init__(self, service: Any, caller: Caller, slices: Slices | None) -> None:
+    def __init__(self, service: Any, caller: Caller, slices: ReadThrottle | None) -> None:
         self.service, self.caller, self._slices = service, caller, slices
         self.config: Config = service.config
 
@@ -366,7 +367,7 @@ class RunningAccess:
         """Through the queue of the database thread."""
 
         async def work() -> T:
-            found: T = await self.service.writer.call(function)
+            found: T = await self.service.db_thread.call(function)
             return found
 
         return await (work() if self._slices is None else self._slices.run(work))
@@ -389,7 +390,7 @@ def _decoded(payload: bytes) -> tuple[Request, str]:
 def _send_failed(sock: socket.socket, error: GatewayError) -> None:
     """Send FAILED if the socket accepts it at once: the client is dropped in any case."""
     with contextlib.suppress(OSError):
-        sock.send(frame(Frame.FAILED, encode_error(error)), socket.MSG_DONTWAIT)
+        sock.send(frame(FrameKind.FAILED, encode_error(error)), socket.MSG_DONTWAIT)
 
 
 def _listen(folder_fd: int) -> socket.socket:
@@ -409,13 +410,3 @@ def _listen(folder_fd: int) -> socket.socket:
         door.close()
         raise
     return door
-
-
-def _stopping() -> GatewayError:
-    return GatewayError(
-        "the agent was stopped", where="agent", hint="Repeat the command: it then opens the database itself"
-    )
-
-
-def _fault(error: Exception) -> GatewayError:
-    return GatewayError(f"internal error: {type(error).__name__}: {error}", where="agent", hint="See the agent's log")

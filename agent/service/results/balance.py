@@ -1,28 +1,24 @@
 """The site's balance and derived points: for each interval when it closes, and for the day at its end.
 
-Called in the database thread, like ``IndicatorResults``. Also states up to which packs intervals were written then, for
-verifiers that repeat the results.
+Called in the database thread, like ``IndicatorResults``. ``KnownPacks`` states up to which packs intervals were written
+then, for verifiers that repeat the results.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.config import Config
 from agent.indicators.compute import period_of
 from agent.indicators.site import KNOWN, SiteResults
-from agent.intervals import Cut
-from agent.intervals.page import Column
+from agent.intervals.calendar import Calendar
+from agent.intervals.page_format import Column
 from agent.intervals.sums import Unwritten
 from agent.intervals.tracked_points import Rule, track
 from agent.service.births import derived_row
 from agent.store import Store
-from drivers.model import GatewayError
-
-log = logging.getLogger("meterhouse.intervals")
 
 
 class UnwrittenStreams:
@@ -33,8 +29,8 @@ class UnwrittenStreams:
 
     def __init__(self, config: Config) -> None:
         entry = config.interval
-        self.streams: Sequence[str] = sorted(f"{config.base}/{device.name}" for device in config.devices)
-        self._cut = Cut(config.timezone, entry.length_ms)
+        self._streams: Sequence[str] = sorted(f"{config.base}/{device.name}" for device in config.devices)
+        self._calendar = Calendar(config.timezone, entry.length_ms)
         self._rule = Rule(entry.max_gap_ms, entry.demand_period_ms, entry.demand_slip_ms)
         self._columns: dict[str, tuple[int, tuple[Column, ...]]] = {}  # with the sequence that they were asked for
 
@@ -42,10 +38,10 @@ class UnwrittenStreams:
         """Streams whose intervals are not written up to an instant, without streams that have no pack."""
         heads, seqs = store.packs.heads(), store.intervals.seqs()
         out = []
-        for stream in self.streams:
+        for stream in self._streams:
             if stream not in heads:
                 continue
-            from_ms = store.intervals.end_ms(stream) or self._cut.floor(store.packs.first_pack(stream)[1])
+            from_ms = store.intervals.end_ms(stream) or self._calendar.floor(store.packs.first_pack(stream)[1])
             if from_ms < at_ms:
                 out.append(Unwritten(stream, from_ms, self._columns_of(store, stream, seqs.get(stream, 0))))
         return out
@@ -59,45 +55,38 @@ class UnwrittenStreams:
         return self._columns[stream][1]
 
 
+class KnownPacks:
+    """A result producer: up to which pack of each configured stream intervals are written when results are made.
+
+    ``last`` is 0 where none of a stream was written. ``configured``: no stream is left out.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._calendar = Calendar(config.timezone, config.interval.length_ms)
+        self._streams = sorted(f"{config.base}/{device.name}" for device in config.devices)
+
+    def __call__(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
+        """One result."""
+        heads, seqs = store.packs.heads(), store.intervals.seqs()
+        packs = [{"stream": stream, "last": seqs.get(stream, 0)} for stream in self._streams if stream in heads]
+        period = period_of(self._calendar, "interval", start_ms, end_ms).as_dict()
+        return [{"kind": KNOWN, "period": period, "packs": packs, "configured": True}]
+
+
 class BalanceResults:
     """A result producer; see ``agent.service.results.publisher.ResultProducer``."""
 
     def __init__(self, config: Config) -> None:
-        cut = Cut(config.timezone, config.interval.length_ms)
+        calendar = Calendar(config.timezone, config.interval.length_ms)
         rows = [derived_row(one) for one in config.derived]
-        self._cut, self._results = cut, SiteResults(cut, config.base, rows, config.hash())
+        self._calendar, self._results = calendar, SiteResults(calendar, config.base, rows, config.hash())
         self._unwritten = UnwrittenStreams(config)
-        self._broken = False
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
         """Results of the interval that ends here; then of the day, if it ends too."""
-        known = self._known(store, start_ms, end_ms)
-        if self._broken:
-            return [known]
-        try:
-            unwritten = self._unwritten.before(store, end_ms)
-            made = [known, *self._results.of(store.intervals, "interval", start_ms, end_ms, unwritten)]
-            day_start, day_end = self._cut.stretch("day", start_ms)
-            is_day = end_ms == day_end
-            return made + (self._results.of(store.intervals, "day", day_start, day_end, unwritten) if is_day else [])
-        except GatewayError:
-            raise
-        except Exception:  # a bug in a sum must never stop the sealing of readings
-            log.exception("internal error: no balances until the next start; readings are not affected")
-            self._broken = True
-            return [known]
-
-    def _known(self, store: Store, start_ms: int, end_ms: int) -> Mapping[str, Any]:
-        """Up to which pack of each configured stream intervals are written by now: all results are computed from these.
-
-        ``last`` is 0 where none of a stream was written. ``configured``: no stream is left out.
-        """
-        heads, seqs = store.packs.heads(), store.intervals.seqs()
-        streams = [stream for stream in self._unwritten.streams if stream in heads]
-        packs = [{"stream": stream, "last": seqs.get(stream, 0)} for stream in streams]
-        period = period_of(self._cut, "interval", start_ms, end_ms).as_dict()
-        return {"kind": KNOWN, "period": period, "packs": packs, "configured": True}
-
-    def prepare(self, store: Store, start_ms: int) -> bool:
-        """There is nothing to prepare."""
-        return False
+        periods = [period_of(self._calendar, "interval", start_ms, end_ms)]
+        day_start, day_end = self._calendar.stretch("day", start_ms)
+        if end_ms == day_end:
+            periods.append(period_of(self._calendar, "day", day_start, day_end))
+        unwritten = self._unwritten.before(store, end_ms)
+        return [result for period in periods for result in self._results.of(store.intervals, period, unwritten)]

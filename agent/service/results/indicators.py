@@ -6,24 +6,22 @@ commit ever waits for a whole year to be read.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.config import Config
-from agent.indicators.compute import Tally, intervals_of, period_of, slots_of
+from agent.indicators.compute import PeriodTotals, intervals_of, period_of, slots_of
 from agent.indicators.declared import Declaration, from_dict
 from agent.indicators.definitions import PeriodKind, read_plan
-from agent.indicators.plan import Plan, make_plan
+from agent.indicators.plan import IndicatorPlan, make_plan
 from agent.indicators.report import trace_result
-from agent.intervals import Cut, RoleSum, changes
+from agent.intervals.calendar import Calendar
+from agent.intervals.rows import RoleSum
 from agent.service.results.balance import UnwrittenStreams
 from agent.store import Store
 from drivers.model import GatewayError
 
-log = logging.getLogger("meterhouse.intervals")
-BROKEN = "internal error: no figures until the next start; readings are not affected"
 SLICE_S = 0.03  # of the database thread for adding up days
 LONGER: tuple[PeriodKind, ...] = ("month", "year")
 
@@ -34,7 +32,7 @@ class NotYet(GatewayError):
     retry = True
 
 
-def read(config: Config) -> Plan:
+def read(config: Config) -> IndicatorPlan:
     """The site's plan. Raises ConfigError, but not for a configuration that was loaded and checked."""
     return make_plan(read_plan(config.indicators.plan), str(config.indicators.plan or "plan"))
 
@@ -43,30 +41,17 @@ class IndicatorResults:
     """A result producer; see ``agent.service.results.publisher.ResultProducer``."""
 
     def __init__(self, config: Config) -> None:
-        self._cut = Cut(config.timezone, config.interval.length_ms)
-        self._config_hash, self._site_base = config.hash(), config.base
+        self._calendar = Calendar(config.timezone, config.interval.length_ms)
+        self._config_hash = config.hash()
         self._plan = read(config)
         self._unwritten = UnwrittenStreams(config)
-        self._tallies: dict[PeriodKind, Tally] = {}
+        self._tallies: dict[PeriodKind, PeriodTotals] = {}
         self._starts: dict[PeriodKind, int] = {}
         self._added_ms = 0  # days up to here are in the tallies
         self._change = 0
-        self._broken = False
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
         """Results of the interval that ends here: declarations first, then figures, then the day's if it ends too."""
-        if self._broken:
-            return []
-        try:
-            return self._make(store, start_ms, end_ms)
-        except GatewayError:
-            raise
-        except Exception:  # a bug in a figure must never stop the sealing of readings
-            log.exception(BROKEN)
-            self._broken = True
-            return []
-
-    def _make(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
         entries = [
             entry for entry in _entries(store) if entry.at_ms < end_ms
         ]  # later ones are signed with a later interval
@@ -74,44 +59,33 @@ class IndicatorResults:
             {"kind": "declaration", **entry.as_dict()} for entry in entries if start_ms <= entry.at_ms
         ]
         if self._plan.of_period("interval"):
-            period = period_of(self._cut, "interval", start_ms, end_ms)
-            tally = Tally()
+            period = period_of(self._calendar, "interval", start_ms, end_ms)
+            tally = PeriodTotals()
             tally.add(self._parts(store, start_ms, end_ms))
             made += [figure.as_dict(self._config_hash) for figure in tally.figures(self._plan, period, entries)]
-        day_start, day_end = self._cut.stretch("day", start_ms)
+        day_start, day_end = self._calendar.stretch("day", start_ms)
         if end_ms == day_end:
             made += self._day(store, day_start, day_end, entries)
         return made
 
     def prepare(self, store: Store, end_ms: int) -> bool:
         """Add days to month and year, up to the day that ``end_ms`` lies in. True: there are more."""
-        if self._broken:
-            return False
-        try:
-            return self._add_day(store, end_ms)
-        except GatewayError:
-            raise
-        except Exception:  # as above
-            log.exception(BROKEN)
-            self._broken = True
-            return False
-
-    def _add_day(self, store: Store, end_ms: int) -> bool:
-        today, _ = self._cut.stretch("day", end_ms)
-        changed, self._change = changes(store.intervals, self._change)
-        if any(start < self._added_ms for start, _ in changed):
+        today, _ = self._calendar.stretch("day", end_ms)
+        changed = store.intervals.interval_changes(self._change)
+        self._change = changed[-1][0] if changed else self._change
+        if any(start < self._added_ms for _, start, _ in changed):
             self._starts = {}  # late readings changed days that were added up: start again
         for kind in LONGER:
-            start, _ = self._cut.stretch(kind, today)
+            start, _ = self._calendar.stretch(kind, today)
             if self._starts.get(kind) != start:
-                self._starts = {other: self._cut.stretch(other, today)[0] for other in LONGER}
-                self._tallies = {other: Tally() for other in LONGER}
+                self._starts = {other: self._calendar.stretch(other, today)[0] for other in LONGER}
+                self._tallies = {other: PeriodTotals() for other in LONGER}
                 self._added_ms = min(self._starts.values())
         if self._added_ms >= today:
             return False
         slice_end = time.monotonic() + SLICE_S
         while self._added_ms < today and time.monotonic() < slice_end:
-            start, end = self._cut.stretch("day", self._added_ms)
+            start, end = self._calendar.stretch("day", self._added_ms)
             if (
                 next(iter(store.intervals.interval_pages(start, end)), None) is not None
             ):  # a day without intervals costs nothing
@@ -124,27 +98,27 @@ class IndicatorResults:
 
     def _parts(self, store: Store, start_ms: int, end_ms: int) -> list[RoleSum]:
         """Sums of single intervals, with all meters that are configured."""
-        return intervals_of(store.intervals, self._cut, start_ms, end_ms, self._unwritten.before(store, end_ms))
+        return intervals_of(store.intervals, self._calendar, start_ms, end_ms, self._unwritten.before(store, end_ms))
 
     def _day(self, store: Store, start: int, end: int, entries: Sequence[Declaration]) -> list[Mapping[str, Any]]:
         if any(repair.before_ms for repair in store.intervals.repairs().values()):
             raise NotYet("earlier intervals are still being compared with their packs", where="indicators")
-        if self._add_day(store, start):
+        if self.prepare(store, start):
             raise NotYet("the days of this year are being added up", where="indicators")
         parts = self._parts(store, start, end)
-        day = Tally()
+        day = PeriodTotals()
         day.add(parts)
         made: list[Mapping[str, Any]] = []
-        tallies: dict[PeriodKind, Tally] = {"day": day}
+        tallies: dict[PeriodKind, PeriodTotals] = {"day": day}
         for kind in LONGER:
             if self._added_ms < end:  # else these results were made earlier and could not be committed
                 self._tallies[kind].add(parts)
             tallies[kind] = self._tallies[kind]
         self._added_ms = end
         for kind, tally in tallies.items():
-            period = period_of(self._cut, kind, start, end)
+            period = period_of(self._calendar, kind, start, end)
             made += [figure.as_dict(self._config_hash) for figure in tally.figures(self._plan, period, entries)]
-        made.append(trace_result(slots_of(parts, self._cut), period_of(self._cut, "day", start, end)))
+        made.append(trace_result(slots_of(parts, self._calendar), period_of(self._calendar, "day", start, end)))
         return made
 
 

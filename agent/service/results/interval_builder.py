@@ -11,14 +11,15 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.intervals import Cut
+from agent.intervals.calendar import Calendar
 from agent.intervals.ledger import Ledger
-from agent.intervals.page import Page, PageSchema, encode, merged
+from agent.intervals.page_format import PageReader, PageSchema, encode, merged
 from agent.intervals.rows import CounterEvent, PackSpan
 from agent.intervals.state import StateError
 from agent.intervals.tracked_points import Rule
@@ -72,13 +73,15 @@ class IntervalBuilder:
         note: takes an event of a stream; called in the database thread.
     """
 
-    def __init__(self, cut: Cut, rule: Rule, keep_ms: int, note: Callable[[str, dict[str, Any]], None]) -> None:
-        self.cut, self.rule, self._keep_ms, self._note = cut, rule, keep_ms, note
+    def __init__(
+        self, calendar: Calendar, rule: Rule, keep_ms: int, note: Callable[[str, dict[str, Any]], None]
+    ) -> None:
+        self.calendar, self.rule, self._keep_ms, self._note = calendar, rule, keep_ms, note
         self._states: dict[str, _StreamState] = {}
         self._behind: dict[str, None] = {}  # in order
         self._unsaved: tuple[list[NewPage], dict[str, tuple[int, bytes]], list[Repair]] = ([], {}, [])
         self._broken: set[str] = set()
-        self.repair = IntervalRepair(cut, rule)
+        self.repair = IntervalRepair(calendar, rule)
         self.written_ms = 0  # end of the newest interval that was written
         self.published_ms = 0  # results were published up to here
 
@@ -94,7 +97,7 @@ class IntervalBuilder:
             if state is None or state.ledger.seq + 1 != segment.packs[0].seq:
                 self._behind[segment.stream] = None
                 continue
-            with _FaultGuard(self, segment.stream):
+            with self._isolated(segment.stream):
                 if state.table is not segment.table and any(pack.is_birth for pack in segment.packs):
                     state.ledger.use(json.loads(segment.table.encoded))
                     state.table = segment.table
@@ -108,11 +111,6 @@ class IntervalBuilder:
         self._write(store, touched)
 
     # --- from packs
-
-    @property
-    def behind(self) -> bool:
-        """Is there a stream whose packs must be read?"""
-        return bool(self._behind)
 
     @property
     def reading(self) -> int:
@@ -134,12 +132,12 @@ class IntervalBuilder:
         end = time.monotonic() + SLICE_S
         while self._behind and time.monotonic() < end:
             stream = next(iter(self._behind))
-            with _FaultGuard(self, stream):
+            with self._isolated(stream):
                 if self._read(store, stream, end):
                     del self._behind[stream]
             if stream in self._broken:
                 self._behind.pop(stream, None)
-        return self.behind
+        return bool(self._behind)
 
     def _read(self, store: Store, stream: str, end: float) -> bool:
         """Read packs of a stream until the slice is over. True: it is up to date."""
@@ -162,7 +160,7 @@ class IntervalBuilder:
         if kept is None:
             return self._rebuilt(store, stream, None)
         birth = store.packs.birth_before(stream, kept[0] + 1)
-        ledger = Ledger(stream, self.cut, self.rule)
+        ledger = Ledger(stream, self.calendar, self.rule)
         try:
             if birth is None:
                 raise StateError("the birth before it is not in the store")
@@ -184,8 +182,8 @@ class IntervalBuilder:
                 with their packs as well.
         """
         written_ms, head = store.intervals.end_ms(stream), store.packs.heads()[stream]
-        from_ms = min(written_ms, self.cut.stretch("day", head.to_ms)[0])
-        replay = begin_replay(store, stream, self.cut, self.rule, from_ms)
+        from_ms = min(written_ms, self.calendar.stretch("day", head.to_ms)[0])
+        replay = begin_replay(store, stream, self.calendar, self.rule, from_ms)
         if replay.trusted_ms:  # else every time the clock was set back is found again
             replay.ledger.row_builder.turn = _turn_at(store, stream, written_ms)
         repair = None
@@ -199,7 +197,7 @@ class IntervalBuilder:
         pages, states, repairs = self._unsaved
         next_ms, written_ms = ledger.row_builder.next_ms, rebuild.written_ms
         corrected = corrected_pages(
-            store, state.replay, self.cut, rebuild.made, written_ms, next_ms=next_ms, open_ms=ledger.open_ms()
+            store, state.replay, self.calendar, rebuild.made, written_ms, next_ms=next_ms, open_ms=ledger.open_ms()
         )
         pages += corrected
         self.repair.corrected += sum(len(page.changed) for page in corrected)
@@ -216,7 +214,7 @@ class IntervalBuilder:
     def _write(self, store: Store, by_stream: Mapping[str, _StreamState]) -> None:
         pages, states, _ = self._unsaved
         for stream, state in by_stream.items():
-            with _FaultGuard(self, stream):
+            with self._isolated(stream):
                 made = state.ledger.rows()
                 for counter_event in state.ledger.counter_events:
                     self._note(stream, event_of(counter_event))
@@ -227,7 +225,7 @@ class IntervalBuilder:
                 elif made:
                     states[stream] = (state.ledger.seq, state.ledger.state())
                 pages += new_pages(
-                    stream, above_written(store, stream, made, state.rebuilt_ms), self.cut, self.published_ms
+                    stream, above_written(store, stream, made, state.rebuilt_ms), self.calendar, self.published_ms
                 )
         if pages:
             self._save(store)
@@ -247,7 +245,7 @@ class IntervalBuilder:
         for stream, state in self._states.items():
             is_whole = state.rebuild is None and state.ledger.tracked is not None and state.ledger.to_ms
             if stream not in self._behind and is_whole:
-                with _FaultGuard(self, stream):
+                with self._isolated(stream):
                     states[stream] = (state.ledger.seq, state.ledger.state())
         store.intervals.add(pages, states, repairs)
         self._unsaved = [], {}, []
@@ -278,7 +276,7 @@ class IntervalBuilder:
             )  # fmt: skip
             self._broken.discard(stream)
             followed = stream in self._states or stream in self._behind
-            start_ms, end_ms = self.cut.stretch("day", head.to_ms)
+            start_ms, end_ms = self.calendar.stretch("day", head.to_ms)
             repairs.append(Repair(stream, head.seq, start_ms if followed else end_ms))
             if followed:  # the newest day is rebuilt by its ledger, which starts without a state
                 self._states.pop(stream, None)
@@ -290,30 +288,20 @@ class IntervalBuilder:
     def tidy(self, store: Store, now_ms: int) -> None:
         """Fold past days, a few at a time; drop those that are too old. ``now_ms`` 0: the clock is not reliable."""
         if now_ms:
-            store.intervals.merge_days(self.cut.stretch("day", now_ms - FOLD_AFTER_MS)[0], self.cut.day, fold)
+            store.intervals.merge_days(self.calendar.stretch("day", now_ms - FOLD_AFTER_MS)[0], self.calendar.day, fold)
             store.intervals.prune(now_ms - self._keep_ms)
 
-    def disable(self, stream: str, error: BaseException) -> None:
-        """After a bug: this stream has no intervals until the next start; its readings are not affected."""
-        log.error("internal error: no intervals of %s until the next start: %s", stream, error, exc_info=error)
-        self._broken.add(stream)
-        self._states.pop(stream, None)
-
-
-class _FaultGuard:
-    """Isolates bugs: an error in a sum must never stop the sealing of readings, only the intervals of its stream."""
-
-    def __init__(self, builder: IntervalBuilder, stream: str) -> None:
-        self._builder, self._stream = builder, stream
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, Exception) or isinstance(error, GatewayError):
-            return False  # errors of the store are handled by the caller
-        self._builder.disable(self._stream, error)
-        return True
+    @contextmanager
+    def _isolated(self, stream: str) -> Iterator[None]:
+        """After a bug this stream has no intervals until the next start. It must never stop the sealing of readings."""
+        try:
+            yield
+        except GatewayError:
+            raise  # errors of the store are handled by the caller
+        except Exception as error:
+            log.error("internal error: no intervals of %s until the next start: %s", stream, error, exc_info=error)
+            self._broken.add(stream)
+            self._states.pop(stream, None)
 
 
 def event_of(counter_event: CounterEvent) -> dict[str, Any]:
@@ -336,7 +324,7 @@ def event_of(counter_event: CounterEvent) -> dict[str, Any]:
 def _turn_at(store: Store, stream: str, end_ms: int) -> int:
     """How often the clock was set back up to the last written intervals, as they count it."""
     pages = store.intervals.interval_pages(end_ms - 1, end_ms, [stream]) if end_ms else ()
-    return max((turn for page in pages for turn in Page(page.body).row("turn")), default=0)
+    return max((turn for page in pages for turn in PageReader(page.body).row("turn")), default=0)
 
 
 def fold(bodies: Sequence[bytes], shape: bytes) -> bytes:

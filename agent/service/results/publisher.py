@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import ext.clock
 from agent.clock import Grid
 from agent.config import Config
-from agent.intervals import Cut
+from agent.intervals.calendar import Calendar
 from agent.intervals.tracked_points import Rule
 from agent.pack import BirthTable, Packer, seconds
 from agent.service.db_thread import DatabaseThread
@@ -40,6 +40,7 @@ SLICES_S = 0.05  # between slices of catching up: sealing goes first
 TIDY_EVERY_S = 60.0
 AT_ONCE = 96  # intervals published in one go, after a long downtime
 
+T = TypeVar("T")
 Results = Sequence[Mapping[str, Any]]
 
 
@@ -63,17 +64,17 @@ class ResultPublisher:
     def __init__(
         self,
         config: Config,
-        writer: DatabaseThread,
+        db_thread: DatabaseThread,
         sealing: SealScheduler,
         grid: Grid,
         packer_of: Callable[[str, int], Packer],
     ) -> None:
-        self._config, self._writer, self._sealing, self._grid = config, writer, sealing, grid
+        self._config, self._db_thread, self._sealing, self._grid = config, db_thread, sealing, grid
         self._packer_of = packer_of
         self._loop = asyncio.get_running_loop()
         self.producers: list[ResultProducer] = []
         self.builder = self._make(config)
-        self._packer: Packer | None = None
+        self.packer: Packer | None = None
         self.ring: Ring | None = None  # that the packs of results name, although they hold no record of it
         self.closed_ms = 0  # end of the newest interval that is published
         self._failed = ""
@@ -81,9 +82,9 @@ class ResultPublisher:
 
     def _make(self, config: Config) -> IntervalBuilder:
         entry = config.interval
-        cut = Cut(config.timezone, entry.length_ms)
+        calendar = Calendar(config.timezone, entry.length_ms)
         rule = Rule(entry.max_gap_ms, entry.demand_period_ms, entry.demand_slip_ms)
-        return IntervalBuilder(cut, rule, config.store.keep_intervals_s * 1000, self._post_event)
+        return IntervalBuilder(calendar, rule, config.store.keep_intervals_s * 1000, self._post_event)
 
     def _post_event(self, stream: str, event: dict[str, Any]) -> None:
         """From the database thread."""
@@ -98,16 +99,16 @@ class ResultPublisher:
     async def open(self, ring: Ring, table: BirthTable) -> None:
         """Follow commits from now on; ``table`` is the table of the stream of results."""
         self.ring = ring
-        from_ms = self.builder.cut.floor(self._grid.now_ms())
+        from_ms = self.builder.calendar.floor(self._grid.now_ms())
         if self.producers:
-            begin_ms = await self._writer.call(lambda store: store.intervals.results_begin(from_ms))
+            begin_ms = await self._db_thread.call(lambda store: store.intervals.results_begin(from_ms))
             if 0 < from_ms - begin_ms < WAITED_MS:  # nothing was signed yet: the first results still waited for a meter
                 from_ms = begin_ms
-        self._packer = self._packer_of(table.stream, from_ms)
-        self._packer.use(table)
-        self.closed_ms = self.builder.published_ms = self._packer.from_ms
-        await self._writer.call(self._follow_streams)
-        self._writer.on_committed = self.builder.committed
+        self.packer = self._packer_of(table.stream, from_ms)
+        self.packer.use(table)
+        self.closed_ms = self.builder.published_ms = self.packer.from_ms
+        await self._db_thread.call(self._follow_streams)
+        self._db_thread.on_committed = self.builder.committed
 
     def _follow_streams(self, store: Store) -> None:
         wanted = {f"{self._config.base}/{device.name}" for device in self._config.devices}
@@ -122,36 +123,36 @@ class ResultPublisher:
     async def reload(self, config: Config, table: BirthTable, builder: IntervalBuilder | None) -> None:
         """Apply a new configuration: its devices, its table of results, and what ``prepare`` made."""
         self._config = config
-        await self._writer.call(lambda store: self._take(store, table, builder))
+        await self._db_thread.call(lambda store: self._take(store, table, builder))
 
     def _take(self, store: Store, table: BirthTable, builder: IntervalBuilder | None) -> None:
         if builder is not None:
             before, self.builder = self.builder, builder
             builder.published_ms, self._followed_s = self.closed_ms, None
-            self._writer.on_committed = builder.committed
+            self._db_thread.on_committed = builder.committed
             try:
                 before.save(store)
                 self._follow_streams(store)
             except GatewayError as error:  # intervals that are not stored are read from the packs again
                 log.warning("intervals: %s", error)
-        if self._packer is not None and not table.same_as(self._packer.table):
-            self._packer.use(table)
+        if self.packer is not None and not table.same_as(self.packer.table):
+            self.packer.use(table)
 
     async def run(self) -> None:
         """Catch up, publish, tidy; until cancelled."""
         tidy_s = time.monotonic()
         while True:
             try:
-                busy = await self._writer.call(self.builder.catch_up)
+                busy = await self._db_thread.call(self.builder.catch_up)
                 if not busy:
                     self._followed_s = self._followed_s or time.monotonic()
-                    busy = await self._writer.call(self._prepare)
+                    busy = await self._db_thread.call(self._prepare)
                     if not busy:
                         await self._publish()
-                    busy = await self._writer.call(self.builder.repair.step) or busy
+                    busy = await self._db_thread.call(self.builder.repair.step) or busy
                 if time.monotonic() - tidy_s > TIDY_EVERY_S:
                     tidy_s = time.monotonic()
-                    await self._writer.call(self._tidy)
+                    await self._db_thread.call(self._tidy)
                 self._failed = ""
             except GatewayError as error:  # a full disk: sealing reports it as well, and nothing is lost
                 if str(error) != self._failed:
@@ -162,8 +163,8 @@ class ResultPublisher:
     def _prepare(self, store: Store) -> bool:
         if self.builder.repair.left:
             return False  # sums made now would have to be made again
-        return self._packer is not None and any(
-            producer.prepare(store, self._packer.from_ms) for producer in self.producers
+        return self.packer is not None and any(
+            producer.prepare(store, self.packer.from_ms) for producer in self.producers
         )
 
     def _tidy(self, store: Store) -> None:
@@ -172,8 +173,8 @@ class ResultPublisher:
 
     async def close(self) -> None:
         """After the last commit: store the state of every counter."""
-        if self._packer is not None:
-            await self._writer.call(self.builder.save)
+        if self.packer is not None:
+            await self._db_thread.call(self.builder.save)
 
     def facts(self) -> dict[str, Any]:
         """For status: streams whose packs are being read, how far written intervals are compared with packs, streams
@@ -190,19 +191,19 @@ class ResultPublisher:
         """Seal the results of intervals that are closed."""
         streams = [f"{self._config.base}/{device.name}" for device in self._config.devices]
         now_ms = self._grid.now_ms()
-        await self._writer.call(lambda store: self._close(store, streams, now_ms))
+        await self._db_thread.call(lambda store: self._close(store, streams, now_ms))
 
     def _close(self, store: Store, streams: Sequence[str], now_ms: int) -> None:
-        packer, ring = self._packer, self.ring
+        packer, ring = self.packer, self.ring
         if packer is None or ring is None or not self.producers:
             return
-        cut, settled_ms = self.builder.cut, self.builder.closed_ms(streams)
+        calendar, settled_ms = self.builder.calendar, self.builder.closed_ms(streams)
         late_ms = LATE_MS + LATE_PACKS * self._config.pack.every_ms
         waited_ms = (time.monotonic() - (self._followed_s or time.monotonic())) * 1000
         made: list[tuple[int, Results]] = []
         start = packer.from_ms
         while len(made) < AT_ONCE:
-            end = cut.stretch("interval", start)[1]
+            end = calendar.stretch("interval", start)[1]
             if end > settled_ms and (now_ms < end + late_ms or waited_ms < late_ms):
                 break
             if end > now_ms:  # the clock was set back: these intervals are published already
@@ -214,14 +215,14 @@ class ResultPublisher:
                     raise
                 break
             start = end
-        lost = self._writer.losses_of(packer.stream)
+        lost = self._db_thread.losses_of(packer.stream)
         if (not made and not lost) or store.intervals.damaged_pages:  # damaged pages are rebuilt first
             return
-        corrections, last = corrected_figures(store, cut, packer.from_ms)
+        corrections, last = corrected_figures(store, calendar, packer.from_ms)
         mark = packer.savepoint()
         try:
             events = [*(loss_event(note) for note in lost), *corrections]
-            self._writer.commit_packs(store, packer.results(ring, pack_clock(), made, events), lost)
+            self._db_thread.commit_packs(store, packer.results(ring, pack_clock(), made, events), lost)
         except BaseException:
             packer.restore(mark)
             raise
@@ -229,15 +230,15 @@ class ResultPublisher:
         store.intervals.announce_changes(last)  # after the pack: a kill in between announces them twice
 
 
-def corrected_figures(store: Store, cut: Cut, published_ms: int) -> tuple[list[dict[str, Any]], int]:
+def corrected_figures(store: Store, calendar: Calendar, published_ms: int) -> tuple[list[dict[str, Any]], int]:
     """Events for corrected intervals of days whose figures are signed, one per run of days; and the last change."""
     last = store.intervals.announced_change()
     days: dict[date, tuple[int, int]] = {}
-    today_ms = cut.stretch("day", published_ms)[0]
+    today_ms = calendar.stretch("day", published_ms)[0]
     for number, start, end in store.intervals.interval_changes(last):
         last = number
         if start < today_ms:
-            day = cut.day(start)
+            day = calendar.day(start)
             first, until = days.get(day, (start, end))
             days[day] = min(first, start), max(until, end)
     runs: list[list[int]] = []
@@ -254,28 +255,48 @@ def corrected_figures(store: Store, cut: Cut, published_ms: int) -> tuple[list[d
 
 def make_producers(config: Config) -> list[ResultProducer]:
     """Indicators, then balances. A site's own plan is read now, since the birth of the results contains its text."""
-    figures = LazyProducer("agent.service.results.indicators", "IndicatorResults", config)
+    figures = LazyProducer("agent.service.results.indicators", "IndicatorResults", config, "figures")
     if config.indicators.plan is not None:
-        figures.producer()
-    return [figures, LazyProducer("agent.service.results.balance", "BalanceResults", config)]
+        figures.load()
+    balance = "agent.service.results.balance"
+    known = LazyProducer(balance, "KnownPacks", config, "records of known packs")
+    return [figures, known, LazyProducer(balance, "BalanceResults", config, "balances")]
 
 
 class LazyProducer:
-    """A producer that is imported when the first interval closes; until then it costs no memory."""
+    """A producer that is imported when the first interval closes; until then it costs no memory.
 
-    def __init__(self, module: str, name: str, config: Config) -> None:
-        self._module, self._name, self._config = module, name, config
-        self._loaded: ResultProducer | None = None
+    A bug in it ends only its own results, until the next start: it must never stop the sealing of readings.
 
-    def producer(self) -> ResultProducer:
+    Args:
+        what: its results, for the log.
+    """
+
+    def __init__(self, module: str, name: str, config: Config, what: str) -> None:
+        self._module, self._name, self._config, self._what = module, name, config, what
+        self._loaded: Any = None
+        self._broken = False
+
+    def load(self) -> Any:
         """The producer itself."""
         if self._loaded is None:
             self._loaded = getattr(import_module(self._module), self._name)(self._config)
         return self._loaded
 
-    def __call__(self, store: Store, start_ms: int, end_ms: int) -> Sequence[Mapping[str, Any]]:
-        return self.producer()(store, start_ms, end_ms)
+    def _guarded(self, call: Callable[[], T], nothing: T) -> T:
+        try:
+            return nothing if self._broken else call()
+        except GatewayError:
+            raise
+        except Exception:
+            log.exception("internal error: no %s until the next start; readings are not affected", self._what)
+            self._broken = True
+            return nothing
+
+    def __call__(self, store: Store, start_ms: int, end_ms: int) -> Results:
+        return self._guarded(lambda: self.load()(store, start_ms, end_ms), ())
 
     def prepare(self, store: Store, start_ms: int) -> bool:
         """There is nothing to prepare before there is a producer."""
-        return self._loaded is not None and self._loaded.prepare(store, start_ms)
+        prepare = getattr(self._loaded, "prepare", None)
+        return prepare is not None and self._guarded(lambda: bool(prepare(store, start_ms)), False)

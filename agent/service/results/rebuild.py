@@ -19,12 +19,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agent.intervals import Cut
 from agent.intervals.anomalies import PATIENCE_MS
+from agent.intervals.calendar import Calendar
 from agent.intervals.contradictions import FOREVER, corrections
-from agent.intervals.ledger import Ledger
-from agent.intervals.page import DecodedPage, Page, PageSchema, Row, encode, mark_at
-from agent.intervals.replay import counter_events_in, take_body
+from agent.intervals.ledger import Ledger, take_body
+from agent.intervals.page_format import DecodedPage, PageReader, PageSchema, Row, encode, end_reading
 from agent.intervals.state import MAGIC, is_of_before
 from agent.intervals.tracked_points import Rule, track
 from agent.pack import seconds
@@ -62,16 +61,17 @@ class PackReplay:
             for pack in page:
                 body: Mapping[str, Any] = json.loads(pack.data, parse_float=str)
                 take_body(ledger, body)
-                self.events |= counter_events_in(body)
+                counts = [event for event in body.get("events", ()) if event.get("event") == "counter"]
+                self.events |= {(str(e["point"]), str(e["kind"]), round(float(e["t"]) * 1000)) for e in counts}
         return ledger.seq >= last
 
 
-def begin_replay(store: Store, stream: str, cut: Cut, rule: Rule, from_ms: int) -> PackReplay:
+def begin_replay(store: Store, stream: str, calendar: Calendar, rule: Rule, from_ms: int) -> PackReplay:
     """A replay whose intervals can be trusted from ``from_ms`` on, or earlier; later if older packs are missing."""
     first, first_ms = store.packs.first_pack(stream)
-    trusted_ms = cut.floor(min(from_ms, _oldest_last_reading(store, stream, cut, rule, from_ms, first_ms)))
+    trusted_ms = calendar.floor(min(from_ms, _oldest_last_reading(store, stream, calendar, rule, from_ms, first_ms)))
     seq = store.packs.seq_at(stream, trusted_ms - PATIENCE_MS)
-    ledger = Ledger(stream, cut, rule)
+    ledger = Ledger(stream, calendar, rule)
     is_from_the_first = seq <= first
     if is_from_the_first:
         trusted_ms = 0 if first <= 1 else max(trusted_ms, first_ms + PATIENCE_MS)
@@ -81,7 +81,7 @@ def begin_replay(store: Store, stream: str, cut: Cut, rule: Rule, from_ms: int) 
     return PackReplay(stream, ledger, trusted_ms, is_from_the_first)
 
 
-def _oldest_last_reading(store: Store, stream: str, cut: Cut, rule: Rule, at_ms: int, first_ms: int) -> int:
+def _oldest_last_reading(store: Store, stream: str, calendar: Calendar, rule: Rule, at_ms: int, first_ms: int) -> int:
     """The oldest last reading of any point before an instant; the instant itself if no point was read before.
 
     Later readings can change intervals from there on. Points without any reading are searched up to the first pack.
@@ -91,7 +91,7 @@ def _oldest_last_reading(store: Store, stream: str, cut: Cut, rule: Rule, at_ms:
     missing = {(column.point, column.epoch) for column in columns}
     end_ms = oldest = at_ms
     while missing and end_ms > first_ms:
-        start_ms = cut.stretch("day", end_ms - 1)[0]
+        start_ms = calendar.stretch("day", end_ms - 1)[0]
         found = _last_readings(store, stream, start_ms, end_ms, missing)
         oldest = min(oldest, *found.values(), at_ms)
         missing -= found.keys()
@@ -110,7 +110,7 @@ def _last_readings(
             if key not in wanted:
                 continue
             for n in reversed(range(t.page.rows)):
-                mark = mark_at(t, number, n, "last") if t.start[n] < end_ms else None
+                mark = end_reading(t, number, n, "last") if t.start[n] < end_ms else None
                 if mark is not None and mark.time_ms < end_ms:
                     found[key] = max(found.get(key, 0), mark.time_ms)
                     break
@@ -127,7 +127,7 @@ def split_rows(made: Sequence[tuple[PageSchema, Sequence[Row]]], at_ms: int) -> 
 def corrected_pages(
     store: Store,
     replay: PackReplay,
-    cut: Cut,
+    calendar: Calendar,
     made: RebuiltRows,
     to_ms: int,
     next_ms: int = FOREVER,
@@ -144,11 +144,11 @@ def corrected_pages(
     pages = store.intervals.interval_pages(first, to_ms, [stream]) if first < to_ms else ()
 
     def is_coming(start_ms: int, end_ms: int) -> bool:
-        return start_ms >= next_ms and cut.stretch("interval", start_ms) != (start_ms, end_ms)
+        return start_ms >= next_ms and calendar.stretch("interval", start_ms) != (start_ms, end_ms)
 
     is_whole = not replay.trusted_ms
     true = corrections(pages, made, first, to_ms, is_whole=is_whole, open_ms=open_ms, is_coming=is_coming)
-    return new_pages(stream, true, cut)
+    return new_pages(stream, true, calendar)
 
 
 def above_written(store: Store, stream: str, made: RebuiltRows, until_ms: int) -> RebuiltRows:
@@ -162,7 +162,7 @@ def above_written(store: Store, stream: str, made: RebuiltRows, until_ms: int) -
         return made
     written: dict[int, int] = {}
     for page in store.intervals.interval_pages(min(r.start_ms for r in late), max(r.end_ms for r in late), [stream]):
-        fields = Page(page.body)
+        fields = PageReader(page.body)
         for start, revision in zip(fields.row("start"), fields.row("revision"), strict=True):
             written[start] = max(written.get(start, 0), revision)
 
@@ -176,7 +176,7 @@ def above_written(store: Store, stream: str, made: RebuiltRows, until_ms: int) -
 
 
 def new_pages(
-    stream: str, made: Sequence[tuple[PageSchema, Sequence[Row]]], cut: Cut, published_ms: int = 0
+    stream: str, made: Sequence[tuple[PageSchema, Sequence[Row]]], calendar: Calendar, published_ms: int = 0
 ) -> list[NewPage]:
     """Rows as pages for the store, at most one day per page: queries search no further back than that for a page.
 
@@ -187,7 +187,7 @@ def new_pages(
     for shape, rows in made:
         days: dict[object, list[Row]] = {}
         for row in rows:
-            days.setdefault(cut.day(row.start_ms), []).append(row)
+            days.setdefault(calendar.day(row.start_ms), []).append(row)
         for mine in days.values():
             changed = {(row.start_ms, row.end_ms) for row in mine if row.revision or row.start_ms < published_ms}
             end_ms, body = max(row.end_ms for row in mine), encode(mine, len(shape.columns))
@@ -215,8 +215,8 @@ class _Day:
 class IntervalRepair:
     """Compares written intervals with packs. Only the database thread touches it."""
 
-    def __init__(self, cut: Cut, rule: Rule) -> None:
-        self._cut, self._rule = cut, rule
+    def __init__(self, calendar: Calendar, rule: Rule) -> None:
+        self._calendar, self._rule = calendar, rule
         self._day: _Day | None = None
         self.left: dict[str, Repair] = {}  # not finished
         self.oldest_ms = 0  # how far the packs of these go back
@@ -232,7 +232,7 @@ class IntervalRepair:
         for stream, (seq, front) in store.intervals.state_prefixes(len(MAGIC)).items():
             is_begun = stream in begun and begun[stream].seq == seq
             if stream not in followed and is_of_before(front) and not is_begun:
-                begun[stream] = Repair(stream, seq, self._cut.stretch("day", store.packs.heads()[stream].to_ms)[1])
+                begun[stream] = Repair(stream, seq, self._calendar.stretch("day", store.packs.heads()[stream].to_ms)[1])
         self.left = {stream: repair for stream, repair in begun.items() if repair.before_ms}
         self._look_back(store)
 
@@ -270,8 +270,8 @@ class IntervalRepair:
         return bool(self.left)
 
     def _begin(self, store: Store, repair: Repair) -> _Day:
-        from_ms = self._cut.stretch("day", repair.before_ms - 1)[0]
-        replay = begin_replay(store, repair.stream, self._cut, self._rule, from_ms)
+        from_ms = self._calendar.stretch("day", repair.before_ms - 1)[0]
+        replay = begin_replay(store, repair.stream, self._calendar, self._rule, from_ms)
         return _Day(repair, replay, store.packs.heads()[repair.stream].seq)
 
     def _read(self, store: Store, day: _Day, end_s: float) -> None:
@@ -283,7 +283,7 @@ class IntervalRepair:
             day.made += split_rows(replay.ledger.rows(), repair.before_ms)[0]
             replay.ledger.counter_events = []
         before_ms = 0 if replay.is_from_the_first else min(replay.trusted_ms, repair.before_ms - 1)
-        pages = corrected_pages(store, replay, self._cut, day.made, repair.before_ms)
+        pages = corrected_pages(store, replay, self._calendar, day.made, repair.before_ms)
         self._keep(store, repair, pages, before_ms)
 
     def _keep(self, store: Store, repair: Repair, pages: Sequence[NewPage], before_ms: int) -> None:

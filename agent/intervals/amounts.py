@@ -6,10 +6,11 @@ from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
+from operator import attrgetter
 
 from agent.intervals.flows import amount_unit, gauge_unit, power_amount
-from agent.intervals.page import Column, Group, is_taken_back, mark_at
-from agent.intervals.rows import Flag, IntervalRow, Mark
+from agent.intervals.page_format import Column, Group, end_reading, is_taken_back
+from agent.intervals.rows import Flag, IntervalRow
 
 PARTS = 3  # amounts are thousandths of a count
 Convert = Callable[[int], Decimal]
@@ -55,11 +56,12 @@ def row_of(stream: str, point: str, start: int, group: Group) -> list[IntervalRo
         flags |= Flag.INCOMPLETE
     if len(known) > 1:
         flags |= Flag.EPOCH if len({g[0].shape.columns[g[2]].epoch for g in known}) > 1 else Flag.CLOCK
-    firsts = [m for p, r, c in known if (m := mark_at(p, c, r, "first"))]
-    lasts = [m for p, r, c in known if (m := mark_at(p, c, r, "last"))]
-    shared = _Shared(known, column)
+    firsts = [m for p, r, c in known if (m := end_reading(p, c, r, "first"))]
+    lasts = [m for p, r, c in known if (m := end_reading(p, c, r, "last"))]
+    shared, in_time = _Shared(known, column), attrgetter("time_ms", "seq")
     out = []
-    for flow, name, unit, convert in amounts_of(column) or (("", "", gauge_unit(column.unit)[0], tidy_int),):
+    # a gauge without amounts: nothing is converted
+    for flow, name, unit, convert in amounts_of(column) or (("", "", gauge_unit(column.unit)[0], Decimal),):
         gauge = column.kind == "gauge"
         amount = sum((convert(p.get(c, name)[r]) for p, r, c in known), Decimal(0)) if known and name else None
         if gauge and name == "below" and not amount:
@@ -80,8 +82,8 @@ def row_of(stream: str, point: str, start: int, group: Group) -> list[IntervalRo
                 covered_ms=min(covered, end - start),
                 spread_ms=min(spread, end - start),
                 readings=readings,
-                first=min(firsts, key=_time, default=None),
-                last=max(lasts, key=_time, default=None),
+                first=min(firsts, key=in_time, default=None),
+                last=max(lasts, key=in_time, default=None),
                 first_seq=min((p.first_seq[r] for p, r, _ in known), default=0),
                 last_seq=max((p.last_seq[r] for p, r, _ in known), default=0),
                 revision=max((p.revision[r] for p, r, _ in known), default=0),
@@ -94,15 +96,6 @@ def row_of(stream: str, point: str, start: int, group: Group) -> list[IntervalRo
             )
         )
     return out
-
-
-def tidy_int(n: int) -> Decimal:
-    """Of a gauge without amount; never called with one."""
-    return Decimal(n)
-
-
-def _time(m: Mark) -> tuple[int, int]:
-    return m.time_ms, m.seq
 
 
 class _Shared:

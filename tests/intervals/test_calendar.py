@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.intervals import Cut
+from agent.intervals.calendar import Calendar
 
 ZONES = ["Asia/Shanghai", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "UTC",
          "America/Sao_Paulo", "Africa/Casablanca"]  # fmt: skip
@@ -24,55 +24,55 @@ def ms(text: str, zone: str) -> int:
     ("day", "hours"), [("2026-03-29", 23), ("2026-10-25", 25), ("2026-06-01", 24), ("2026-01-01", 24)]
 )
 def test_days_of_23_and_25_hours(day: str, hours: int) -> None:
-    cut = Cut("Europe/Berlin", 900_000)
-    bounds = cut.bounds_of_day(date.fromisoformat(day))
+    calendar = Calendar("Europe/Berlin", 900_000)
+    bounds = calendar.bounds_of_day(date.fromisoformat(day))
     assert len(bounds) == 4 * hours + 1
     assert {b - a for a, b in pairwise(bounds)} == {900_000}
     assert bounds[0] == ms(f"{day}T00:00", "Europe/Berlin")
 
 
 def test_a_day_in_china_is_96_intervals_that_begin_at_local_midnight() -> None:
-    cut = Cut("Asia/Shanghai")
-    assert list(cut.bounds_of_day(date(2026, 11, 25)))[:2] == [1795536000000, 1795536900000]
+    calendar = Calendar("Asia/Shanghai")
+    assert list(calendar.bounds_of_day(date(2026, 11, 25)))[:2] == [1795536000000, 1795536900000]
     assert datetime.fromtimestamp(1795536000, UTC).hour == 16
 
 
 def test_a_midnight_that_does_not_exist() -> None:
     """In 2018 the clocks of Sao Paulo went from 23:59:59 to 01:00:00."""
-    cut = Cut("America/Sao_Paulo")
+    calendar = Calendar("America/Sao_Paulo")
     day = date(2018, 11, 4)
-    assert cut.local(cut.midnight(day)).isoformat() == "2018-11-04T01:00:00-02:00"
-    assert len(cut.bounds_of_day(day)) == 92 + 1
+    assert calendar.local(calendar.midnight(day)).isoformat() == "2018-11-04T01:00:00-02:00"
+    assert len(calendar.bounds_of_day(day)) == 92 + 1
 
 
 def test_lengths_that_do_not_divide_the_change() -> None:
     """Boundaries stay where the wall clock says; one interval is shorter or longer."""
-    spring = [b - a for a, b in pairwise(Cut("Europe/Berlin", 6 * 3_600_000).bounds_of_day(date(2026, 3, 29)))]
+    spring = [b - a for a, b in pairwise(Calendar("Europe/Berlin", 6 * 3_600_000).bounds_of_day(date(2026, 3, 29)))]
     assert [d / 3_600_000 for d in spring] == [5, 6, 6, 6]
-    autumn = [b - a for a, b in pairwise(Cut("Europe/Berlin", 6 * 3_600_000).bounds_of_day(date(2026, 10, 25)))]
+    autumn = [b - a for a, b in pairwise(Calendar("Europe/Berlin", 6 * 3_600_000).bounds_of_day(date(2026, 10, 25)))]
     assert [d / 3_600_000 for d in autumn] == [7, 6, 6, 6]
-    half = [b - a for a, b in pairwise(Cut("Australia/Lord_Howe", 3_600_000).bounds_of_day(date(2026, 4, 5)))]
+    half = [b - a for a, b in pairwise(Calendar("Australia/Lord_Howe", 3_600_000).bounds_of_day(date(2026, 4, 5)))]
     assert sum(half) == 24.5 * 3_600_000 and set(half) == {3_600_000, 5_400_000}
 
 
 @given(st.sampled_from(ZONES), st.sampled_from([300_000, 900_000, 3_600_000, 86_400_000]), st.integers(0, 2 * 10**12))
 def test_every_instant_lies_in_one_interval(zone: str, length: int, at: int) -> None:
-    cut = Cut(zone, length)
-    start, end = cut.stretch("interval", at)
+    calendar = Calendar(zone, length)
+    start, end = calendar.stretch("interval", at)
     assert start <= at < end
-    assert cut.stretch("interval", end - 1) == (start, end)
-    assert cut.stretch("interval", end)[0] == end
-    wall = cut.local(start)
+    assert calendar.stretch("interval", end - 1) == (start, end)
+    assert calendar.stretch("interval", end)[0] == end
+    wall = calendar.local(start)
     midnight = wall.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     since = wall.replace(tzinfo=None) - midnight.replace(tzinfo=None)
-    first = start == cut.midnight(wall.date())
+    first = start == calendar.midnight(wall.date())
     assert first or since % timedelta(milliseconds=length) == timedelta(0)
 
 
 @given(st.sampled_from(ZONES), st.integers(10**12, 2 * 10**12), st.integers(0, 10 * 86_400_000))
 def test_intervals_join_without_a_hole(zone: str, at: int, span: int) -> None:
-    cut = Cut(zone)
-    found = list(cut.intervals(at, at + span))
+    calendar = Calendar(zone)
+    found = list(calendar.intervals(at, at + span))
     assert all(a[1] == b[0] for a, b in pairwise(found))
     if span:
         assert found[0][0] <= at < found[0][1]
@@ -89,20 +89,20 @@ def test_intervals_join_without_a_hole(zone: str, at: int, span: int) -> None:
     ],
 )
 def test_calendar_stretches(period: str, start: str, end: str) -> None:
-    cut = Cut("Europe/Berlin")
+    calendar = Calendar("Europe/Berlin")
     at = ms("2026-10-25T14:17", "Europe/Berlin")
-    assert cut.stretch(period, at) == (ms(start, "Europe/Berlin"), ms(end, "Europe/Berlin"))
+    assert calendar.stretch(period, at) == (ms(start, "Europe/Berlin"), ms(end, "Europe/Berlin"))
 
 
 def test_months_follow_each_other() -> None:
-    cut = Cut("Asia/Shanghai")
+    calendar = Calendar("Asia/Shanghai")
     start, end = ms("2026-01-15T00:00", "Asia/Shanghai"), ms("2027-01-15T00:00", "Asia/Shanghai")
-    months = list(cut.stretches("month", start, end))
+    months = list(calendar.stretches("month", start, end))
     assert len(months) == 13 and all(a[1] == b[0] for a, b in pairwise(months))
 
 
 def test_words_that_are_none() -> None:
     with pytest.raises(ValueError, match="divide a day"):
-        Cut("UTC", 7 * 60_000)
+        Calendar("UTC", 7 * 60_000)
     with pytest.raises(ValueError, match="a period is"):
-        Cut("UTC").stretch("week", 0)
+        Calendar("UTC").stretch("week", 0)

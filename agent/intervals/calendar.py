@@ -19,7 +19,7 @@ HOUR_MS = 3_600_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Cut:
+class Calendar:
     """Boundaries of one length in one time zone.
 
     Args:
@@ -154,6 +154,6 @@ class Cut:
 
 
 @lru_cache(maxsize=4)
-def _hours_of(timezone: str) -> Cut:
+def _hours_of(timezone: str) -> Calendar:
     """Whole hours: kept, since the cut of a day serves all instants of that day."""
-    return Cut(timezone, HOUR_MS)
+    return Calendar(timezone, HOUR_MS)

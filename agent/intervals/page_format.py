@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 import zstandard
 
-from agent.intervals.rows import Mark
+from agent.intervals.rows import EndReading
 from agent.zstd import read_frame
 from ext.columns import FAR, Runs, restore, restore_window
 
@@ -89,15 +89,11 @@ class PageSchema:
         return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
     @staticmethod
+    @lru_cache(maxsize=256)
     def decode(body: bytes) -> PageSchema:
         """The reverse; the same object for the same bytes."""
-        return _shape(body)
-
-
-@lru_cache(maxsize=256)
-def _shape(body: bytes) -> PageSchema:
-    document = json.loads(body)
-    return PageSchema(tuple(Column(*row) for row in document["columns"]), document["period"], document["slip"])
+        document = json.loads(body)
+        return PageSchema(tuple(Column(*row) for row in document["columns"]), document["period"], document["slip"])
 
 
 Cell = dict[str, int]  # by the names of FIELDS; missing ones are 0
@@ -150,11 +146,6 @@ def encode(rows: Sequence[Row], columns: int, compress: bool = False) -> bytes:
     return bytes((PLAIN,)) + body
 
 
-def _likely(growth: int) -> int:
-    """The amount that a growth between two ends lets one expect; none after a jump to another level."""
-    return PARTS * growth if abs(growth) < FAR else 0
-
-
 def _expected(fields: list[list[int]]) -> list[list[int]]:
     """Fields as kept: less what others let one expect. ``ext.columns.restore`` is the way back.
 
@@ -177,11 +168,12 @@ def _expected(fields: list[list[int]]) -> list[list[int]]:
         first[n] -= last[n] if level is None else level
         level = kept = last[n]
         if is_counter:
-            amount[n] = 2 * (amount[n] - _likely(level - before)) + 1
+            likely = PARTS * (level - before) if abs(level - before) < FAR else 0  # 0: it jumped to another level
+            amount[n] = 2 * (amount[n] - likely) + 1
     return fields
 
 
-class Page:
+class PageReader:
     """A body taken apart, a field of a column at a time.
 
     Args:
@@ -262,7 +254,7 @@ class StoredPage:
 
 def merged(pages: Iterable[bytes]) -> list[Row]:
     """The rows of several pages of one shape in order of time, for one page of a day."""
-    rows = [row for body in pages for row in Page(body).take_apart()]
+    rows = [row for body in pages for row in PageReader(body).take_apart()]
     return sorted(rows, key=lambda row: (row.start_ms, row.turn, row.revision))
 
 
@@ -288,7 +280,7 @@ class DecodedPage:
     def __init__(self, stored: StoredPage) -> None:
         self.stream = stored.stream
         self.shape = PageSchema.decode(stored.shape)
-        self.page = Page(stored.body, stored.first)
+        self.page = PageReader(stored.body, stored.first)
         self.start, self.length = self.page.row("start"), self.page.row("length")
         self.revision, self.turn = self.page.row("revision"), self.page.row("turn")
         self.first_seq, self.last_seq = self.page.row("first_seq"), self.page.row("last_seq")
@@ -314,7 +306,7 @@ class DecodedPage:
         return not any(self.revision) and not any(self.turn)
 
 
-def mark_at(t: DecodedPage, number: int, n: int, end: str) -> Mark | None:
+def end_reading(t: DecodedPage, number: int, n: int, end: str) -> EndReading | None:
     """The reading at one end ("first" or "last") of a row; None where there is none."""
     back = t.get(number, f"{end}_back")[n]
     if not back:
@@ -322,8 +314,8 @@ def mark_at(t: DecodedPage, number: int, n: int, end: str) -> Mark | None:
     lag, value = t.get(number, f"{end}_lag")[n], t.get(number, f"{end}_value")[n]
     exponent = t.shape.columns[number].exponent
     if end == "first":
-        return Mark(t.first_seq[n] + back - 1, t.start[n] - lag, Decimal(value).scaleb(exponent))
-    return Mark(t.last_seq[n] - back + 1, t.start[n] + t.length[n] + lag, Decimal(value).scaleb(exponent))
+        return EndReading(t.first_seq[n] + back - 1, t.start[n] - lag, Decimal(value).scaleb(exponent))
+    return EndReading(t.last_seq[n] - back + 1, t.start[n] + t.length[n] + lag, Decimal(value).scaleb(exponent))
 
 
 def is_taken_back(t: DecodedPage, n: int, number: int) -> bool:
