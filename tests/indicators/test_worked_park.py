@@ -50,7 +50,7 @@ def by_name(found: Sequence[Figure]) -> Mapping[str, Figure]:
 
 
 def figures(amounts: Mapping[str, str], plan: str = 'schema = 1\nsets = ["national-2025"]') -> Mapping[str, Figure]:
-    return by_name(evaluate(load_plan(plan, "plan.toml")), YEAR, Given(amounts))
+    return by_name(evaluate(load_plan(plan, "plan.toml"), YEAR, Given(amounts)))
 
 
 def rounded(figure: Figure, digits: int) -> str:

@@ -267,7 +267,7 @@ class Play:
 
     def _close(self, clock: Mapping[str, Any]) -> None:
         """Seal the results of intervals that are closed, as ``agent.service.results.publisher`` does."""
-        while self.figures.prepare(self.store, self.results.from_ms):
+        while self.producers[0].prepare(self.store, self.results.from_ms):
             pass
         settled = self.builder.closed_ms([unit.packer.stream for unit in self.units])
         settled = max(settled, self.now_ms - LATE_MS - LATE_PACKS * self.config.pack.every_ms)
