@@ -24,6 +24,7 @@ from drivers.sim.device import SimDevice
 from drivers.sim.image import Image
 from ext.ring import Ring
 from tests.kits.lines import FAST, TICK, Field, ask, gauge, mute_when, sim_device, spec_of, words
+from tests.kits.simulated import writes
 
 Values = Callable[[], dict[int, object]]
 TWO_BLOCKS = [gauge(0), gauge(1), gauge(50), gauge(51)]  # no holes allowed: two reads
@@ -210,7 +211,7 @@ async def test_identification_in_several_parts(field: Field, ring: Ring) -> None
     device = sim_device(objects={0: b"ACME" * 30, 1: b"MTR-3" * 25, 2: b"1.4\x00"})
     driver = ModbusDevice(spec_of([gauge(0)]), field.line(await field.pty(device)), ring, 0)
     assert await driver.read_identification() == {0: ("ACME" * 30)[:79] + "…", 1: ("MTR-3" * 25)[:79] + "…", 2: "1.4"}
-    assert device.requests[43] == 2 and device.writes == 0
+    assert device.requests[43] == 2 and writes(device) == 0
 
 
 @pytest.mark.parametrize(
@@ -258,6 +259,6 @@ async def test_nothing_that_writes_ever_leaves_the_house(field: Field, ring: Rin
     await driver.probe()
     await driver.read_points(["x.p0", "x.p5000"])
     await driver.read_identification()
-    assert device.writes == 0 and set(device.requests) <= {1, 2, 3, 4, 43}
+    assert writes(device) == 0 and set(device.requests) <= {1, 2, 3, 4, 43}
     assert set(line.stats.sent) == {3, 43} and line.stats.sent == dict(device.requests)
     assert (await line.exchange(ask())).payload == words(0, 1)

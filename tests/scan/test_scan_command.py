@@ -16,6 +16,7 @@ from drivers.sim.framing import Framing, SimRequest
 from drivers.sim.image import load_dump
 from drivers.sim.meters import Dlt645Meter, MbusMeter, MixedBus
 from tests.kits.scans import Park, plain, sampled
+from tests.kits.simulated import writes
 
 MINE = ("--listen", "0", "--bus-is-mine")
 FAST = ("--timeout", "0.05", "--slow-timeout", "0.3")
@@ -32,7 +33,7 @@ def test_finds_meters_on_a_bus_and_their_profiles(mh, field: Park) -> None:
         ("5", "chint/dtsu666", "likely"),
     ]
     assert said.lines[0]["identity"]["device.model"] == "B23"
-    assert all(device.writes == 0 and 43 not in device.requests for device in bus.devices.values())  # promise 1
+    assert all(writes(device) == 0 and 43 not in device.requests for device in bus.devices.values())  # promise 1
 
 
 @pytest.mark.parametrize("unit", [2, 8], ids=["while others are asked", "after the last was asked"])
@@ -100,7 +101,7 @@ def test_finds_a_dlt645_meter_by_address_discovery(mh, field: Park) -> None:
     line = field.pty(MixedBus([meter]))
     said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "dlt645", "--quick", "--json", *MINE)
     assert [(d["protocol"], d["address"]) for d in said.lines] == [("dlt645", "000000000161")]
-    assert meter.writes == 0
+    assert writes(meter) == 0
     assert meter.requests[0x13] == 1
 
 
@@ -112,7 +113,7 @@ def test_finds_mbus_meters_by_primary_address(mh, field: Park) -> None:
               "--quick", "--json", *MINE)  # fmt: skip
     assert [(d["address"], d["identity"]["number"]) for d in said.lines] == [("2", "12345678"), ("3", "12345678")]
     assert "mbus/water" in [p["profile"] for p in said.lines[0]["profiles"]]
-    assert all(meter.writes == 0 for meter in meters)
+    assert all(writes(meter) == 0 for meter in meters)
 
 
 def test_scans_units_behind_modbus_tcp(mh, field: Park) -> None:

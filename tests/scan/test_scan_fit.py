@@ -10,6 +10,7 @@ from drivers.scan.fit import Identity, identify, profiles_of
 from drivers.sim.bus import Bus
 from drivers.sim.display import ParkClock
 from drivers.sim.families import device_from_profile
+from tests.kits.simulated import writes
 from tests.kits.wires import Wire, clock
 
 EQUAL = {  # families that share a map, or a part of it: nothing that is asked can tell them apart
@@ -43,7 +44,7 @@ async def asked(wanted: Profile) -> Identity:
         return await identify(line, "1", ALL)
     finally:
         await line.close()
-        assert device.writes == 0
+        assert writes(device) == 0
 
 
 async def recognised(name: str) -> None:

@@ -26,6 +26,7 @@ from drivers.scan.probes import Probe
 from drivers.sim.faults import parse_fault
 from drivers.sim.meters import Dlt645Meter, MbusMeter, MixedBus
 from tests.kits.scans import Park
+from tests.kits.simulated import writes
 
 MINE = ("--listen", "0", "--bus-is-mine")
 SELECT = ("--mbus-by", "secondary")
@@ -54,7 +55,7 @@ def test_meters_that_share_digits_are_found_one_by_one(mh, field: Park) -> None:
     assert sorted(d["address"] for d in said.lines) == ["12345671", "12345672", "12349672", "90000000"]
     assert said.lines[0]["identity"]["maker"] == "KAM"
     assert bus.overlaid > 0, "they did speak at once"
-    assert all(one.writes == 0 for one in meters)
+    assert all(writes(one) == 0 for one in meters)
 
 
 def test_meters_that_differ_in_medium_alone_are_told_apart(mh, field: Park) -> None:
@@ -210,7 +211,7 @@ def test_dlt645_meters_of_one_line_are_told_apart_by_their_last_digits(mh, field
     said = scanned(mh, line, "dlt645", "--quick")  # no slow pass is needed where somebody was heard
     assert sorted(d["address"] for d in said.lines) == addresses
     assert bus.overlaid >= 2  # AA..AA, and 61
-    assert all(one.writes == 0 for one in meters)
+    assert all(writes(one) == 0 for one in meters)
     assert begun.estimate_s() > 50, "a search that nobody answers is announced"
 
 
