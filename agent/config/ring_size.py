@@ -165,11 +165,15 @@ def ring_notes(config: Config, plan: RingPlan) -> list[Note]:
     if written is not None and written < min(plan.need_bytes, plan.size_bytes):
         what = f"{show_bytes(written)} is less than the {show_bytes(plan.need_bytes)} that the devices need; "
         notes.append(
-            Note("ring.size", f"{what}raised to {show_bytes(plan.size_bytes)}", 'Write size = "auto", or leave it out')
+            Note(
+                config.at("ring.size"),
+                f"{what}raised to {show_bytes(plan.size_bytes)}",
+                'Write size = "auto", or leave it out',
+            )
         )
     elif written is not None and _at_most(written) != written:
         what = f"{show_bytes(written)} becomes {show_bytes(_at_most(written))}"
-        notes.append(Note("ring.size", what, "A ring's size is a power of two"))
+        notes.append(Note(config.at("ring.size"), what, "A ring's size is a power of two"))
     if plan.size_bytes < plan.need_bytes:
         limit = f"a quarter of the file system of {config.runtime_dir}" if plan.by_file_system else "ring.max"
         what = (

@@ -279,8 +279,13 @@ class Service:
         await self.remove_sealed_rings()
 
     async def remove_sealed_rings(self) -> None:
-        """Remove rings that a reload replaced, once nothing in them is unsealed and nothing is written there."""
-        if self.rings.changing and self.rings.remove_sealed(self.sealing.rings()):
+        """Seal what is left in rings that a reload replaced, and remove those that nothing is written to any more."""
+        if not self.rings.changing:
+            return
+        ring = self.rings.current.ring
+        moved = [stream for stream in self.sealing.streams.values() if stream.table_version.ring is ring]
+        await self.sealing.seal(self.grid.now_ms(), [s for s in moved if s.table_versions[0].ring is not ring])
+        if self.rings.remove_sealed(self.sealing.rings()):
             ring_ids = self.rings.ids()
             await self.db_thread.call(lambda store: store.documents.forget_rings(ring_ids))
             log.info("the previous ring is sealed and removed")

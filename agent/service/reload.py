@@ -308,8 +308,10 @@ class Reloader:
         service.gateway.switch_table(number, table, start_ms, ring)
         service.publisher.ring = ring
         await move_to_ring(service.device_manager, ring, change.moves)
-        await service.sealing.seal(service.grid.now_ms(), list(service.sealing.streams.values()))
-        await service.remove_sealed_rings()
+        begin_ms = max(stream.table_version.start_ms for stream in service.sealing.streams.values())
+        wait_ms = begin_ms - service.grid.now_ms()  # a device that is idle continues there in the next millisecond
+        await asyncio.sleep(max(0, min(wait_ms, 1000)) / 1000)
+        await service.remove_sealed_rings()  # if the store cannot commit now, each turn of sealing tries again
 
     def _make_uplinks(self, config: Config, uplinks: dict[str, Uplink], wrong: list[GatewayError]) -> None:
         """Make destinations that are new or changed; each has its thread and does not connect yet."""

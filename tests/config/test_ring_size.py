@@ -120,7 +120,7 @@ def test_the_agent_computes_the_rate_that_check_prints(site: Any, good: str, tmp
 
 
 def of(ring: RingConfig) -> Config:
-    return cast(Config, SimpleNamespace(ring=ring, runtime_dir=Path("/run/x")))
+    return cast(Config, SimpleNamespace(ring=ring, runtime_dir=Path("/run/x"), at=lambda key: key))
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def more_of(listener: Listener, names: list[str], agent: Agent, count: int = 2) 
 
 
 def play_larger_rings(folder: Path, house: House) -> dict[str, Any]:
-    """Larger, twice at once, smaller; a device comes with one change, and the interval is what asks for another."""
+    """Larger for a longer interval, larger twice at once, smaller; a device comes with one of the changes."""
     broker = house.broker()
     listener = house.listen(broker)
     meters = {f"m{n}": Meter(n) for n in range(1, 5)}
@@ -55,10 +55,14 @@ def play_larger_rings(folder: Path, house: House) -> dict[str, Any]:
     more_of(listener, names, agent, 3)
     rings = [ring_of(agent)]
 
-    use(agent, '[ring]\nsize = "1 MiB"\n')
+    every = agent.config.read_text()
+    agent.config.write_text(every.replace('[pack]\nevery = "1 s"', '[pack]\nevery = "15 min"'))
     reload(agent)
     rings.append(ring_of(agent))
     until(lambda: len(agent.rings) == 1, 30, lambda: agent.said)
+    agent.config.write_text(every)
+    reload(agent)
+    rings.append(ring_of(agent))
     more_of(listener, names, agent)
 
     use(agent, '[ring]\nsize = "2 MiB"\n')  # two reloads, the second while the first is on its way
@@ -95,9 +99,9 @@ def test_larger_rings(played: dict[str, Any]) -> None:
         assert len(played["boots"][device]) == 1
         assert len({table["config"] for table in played["births"][device]}) == len(played["births"][device])
     sizes = [size for _, size in played["rings"]]
-    assert sizes == [64 * KIB, 1 * MIB, 4 * MIB, 4 * MIB]
+    assert sizes[0] == 64 * KIB < sizes[1] == sizes[2] < 2 * MIB and sizes[3:] == [4 * MIB, 4 * MIB]
     names = [name for name, _ in played["rings"]]
-    assert names[:2] == ["ring.BOOT", "ring.BOOT.2"] and names[2] == names[3] != names[1]
+    assert names[:3] == ["ring.BOOT", "ring.BOOT.2", "ring.BOOT.2"] and names[3] == names[4] != names[2]
     assert len(played["left"]) == 1 and played["end"] == []
     assert "the previous ring is sealed and removed" in played["said"]
 
