@@ -238,7 +238,7 @@ class RingMove:
 async def move_to_ring(manager: DeviceManager, ring: Ring, moves: Sequence[RingMove]) -> None:
     """Continue in another ring, each device between two ticks. Their tables are durable there already.
 
-    A device whose table changed meanwhile, and cannot be registered now, stays where it is until the next reload.
+    A device whose table changed meanwhile, and cannot be registered now, keeps the previous ring, which then stays too.
     """
     manager.ring = ring
     await _all(*(_move(manager, ring, move) for move in moves))
