@@ -309,6 +309,13 @@ class PackTable:
         """All streams that ever sealed a pack here, by name."""
         return self._streams.heads()
 
+    def head(self, stream: str) -> StreamHead:
+        """The head of a stream that is known to have sealed a pack here. Raises KeyError."""
+        found = self._streams.head(stream)
+        if found is None:
+            raise KeyError(stream)
+        return found
+
     def _read(self, max_bytes: int, sql: str, *values: object) -> tuple[list[tuple[Any, ...]], tuple[Any, ...]]:
         """Rows of ``sql``, whose last columns are id, dictionary, body and the birth's hash, each with the pack's bytes
         in place of the last three; and the last row that was read, () if there is none. Damaged packs are dropped.

@@ -94,6 +94,18 @@ class LossNote:
     reason: str = SIZE_CAP
 
 
+_HEADS = (
+    "SELECT s.name, b.boot, s.seq, s.hash, s.to_ms, s.birth, s.ring_id, s.ring_pos"
+    " FROM streams s JOIN boots b ON b.id = s.boot"
+)
+
+
+def _stream_head(
+    name: str, boot: int, seq: int, digest: bytes, to_ms: int, birth: bytes | None, ring_id: int, ring_pos: int
+) -> StreamHead:
+    return StreamHead(name, boot_hex(boot), seq, digest, to_ms, birth, unsigned(ring_id), unsigned(ring_pos))
+
+
 class StreamRegistry:
     """The rows of ``streams`` and ``boots``; what a commit needs of them is cached."""
 
@@ -115,14 +127,11 @@ class StreamRegistry:
 
     def heads(self) -> dict[str, StreamHead]:
         """All streams that ever sealed a pack here, by name."""
-        rows = self._db.query(
-            "SELECT s.name, b.boot, s.seq, s.hash, s.to_ms, s.birth, s.ring_id, s.ring_pos"
-            " FROM streams s JOIN boots b ON b.id = s.boot ORDER BY s.name"
-        )
-        return {
-            name: StreamHead(name, boot_hex(boot), seq, digest, to_ms, birth, unsigned(ring_id), unsigned(ring_pos))
-            for name, boot, seq, digest, to_ms, birth, ring_id, ring_pos in rows
-        }
+        return {row[0]: _stream_head(*row) for row in self._db.query(f"{_HEADS} ORDER BY s.name")}
+
+    def head(self, name: str) -> StreamHead | None:
+        """One of them; None if it never sealed a pack here."""
+        return next((_stream_head(*row) for row in self._db.query(f"{_HEADS} WHERE s.name = ?", name)), None)
 
     def last_pack_id(self) -> int:
         """The highest pack id that was ever assigned, even if that pack is missing."""

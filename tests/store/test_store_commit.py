@@ -207,7 +207,9 @@ def test_heads_packs_and_outboxes_move_together(path: Path) -> None:
     assert store.usage().pending == {"platform": 1, "regulator": 3}
     store.close()
     again = open_store(path)
-    assert again.packs.heads() == {"park7/gw01/inv1": head}
+    assert again.packs.heads() == {"park7/gw01/inv1": head} and again.packs.head("park7/gw01/inv1") == head
+    with pytest.raises(KeyError):
+        again.packs.head("park7/gw01/inv2")
     assert [p.data for p in stored(again, make.stream, 2)] == [p.data for p in make.made[1:]]
     assert again.usage().pending == {"platform": 1, "regulator": 3}
     again.close()

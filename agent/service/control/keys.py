@@ -89,7 +89,7 @@ async def last_signed(access: Access, kid: str, until_ms: int | None, before: Co
 
 def _last(store: Store, stream: str, later: frozenset[str]) -> int:
     """The last sequence before the first pack that one of the ``later`` keys signed."""
-    low, high = 0, store.packs.heads()[stream].seq + 1
+    low, high = 0, store.packs.head(stream).seq + 1
     top = high
     if not later:
         return high - 1

@@ -146,7 +146,7 @@ class IntervalBuilder:
             state = self._states[stream] = self._begin(store, stream)
         ledger = state.ledger
         try:
-            is_done = state.replay.read(store, store.packs.heads()[stream].seq, end)
+            is_done = state.replay.read(store, store.packs.head(stream).seq, end)
         finally:  # also if the disk fails in between: reading continues from there
             ledger.counter_events = [h for h in ledger.counter_events if h.key not in state.replay.events]
         self._write(store, {stream: state})
@@ -181,7 +181,7 @@ class IntervalBuilder:
             other: sequence of a complete state of another version or other settings: then earlier days are compared
                 with their packs as well.
         """
-        written_ms, head = store.intervals.end_ms(stream), store.packs.heads()[stream]
+        written_ms, head = store.intervals.end_ms(stream), store.packs.head(stream)
         from_ms = min(written_ms, self.calendar.stretch("day", head.to_ms)[0])
         replay = begin_replay(store, stream, self.calendar, self.rule, from_ms)
         if replay.trusted_ms:  # else every time the clock was set back is found again
@@ -269,7 +269,7 @@ class IntervalBuilder:
             return
         repairs = []
         for stream in sorted({page.stream for page in damaged}):
-            mine, head = [page for page in damaged if page.stream == stream], store.packs.heads()[stream]
+            mine, head = [page for page in damaged if page.stream == stream], store.packs.head(stream)
             log.warning(
                 "%d interval pages of %s from %s on are damaged; rebuilding them from its packs",
                 len(mine), stream, datetime.fromtimestamp(min(page.from_ms for page in mine) / 1000, UTC),

@@ -232,7 +232,7 @@ class IntervalRepair:
         for stream, (seq, front) in store.intervals.state_prefixes(len(MAGIC)).items():
             is_begun = stream in begun and begun[stream].seq == seq
             if stream not in followed and is_of_before(front) and not is_begun:
-                begun[stream] = Repair(stream, seq, self._calendar.stretch("day", store.packs.heads()[stream].to_ms)[1])
+                begun[stream] = Repair(stream, seq, self._calendar.stretch("day", store.packs.head(stream).to_ms)[1])
         self.left = {stream: repair for stream, repair in begun.items() if repair.before_ms}
         self._look_back(store)
 
@@ -272,7 +272,7 @@ class IntervalRepair:
     def _begin(self, store: Store, repair: Repair) -> _Day:
         from_ms = self._calendar.stretch("day", repair.before_ms - 1)[0]
         replay = begin_replay(store, repair.stream, self._calendar, self._rule, from_ms)
-        return _Day(repair, replay, store.packs.heads()[repair.stream].seq)
+        return _Day(repair, replay, store.packs.head(repair.stream).seq)
 
     def _read(self, store: Store, day: _Day, end_s: float) -> None:
         replay, repair = day.replay, day.repair
