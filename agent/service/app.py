@@ -56,7 +56,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("meterhouse")
 CLOCK_CHECK_S = 1.0  # comparison with the wall clock
 SNAPSHOT_EVERY_S = 2.0
-GIVE_BACK_EVERY = 5  # snapshots
 PRUNE_EVERY_S = 60.0
 
 
@@ -339,20 +338,17 @@ class Service:
             await asyncio.sleep(PRUNE_EVERY_S)
 
     async def _snapshots(self, snapshot: StatusFile) -> None:
-        beat = 0
         while True:
             await asyncio.sleep(SNAPSHOT_EVERY_S)
             snapshot.write(self)
-            beat += 1
-            self._release_memory(beat % GIVE_BACK_EVERY == 1)
+            self._release_memory()
 
-    def _release_memory(self, give_back: bool) -> None:
+    def _release_memory(self) -> None:
         """Release memory: pages of the ring and the traces, which are files anyway, and freed heap."""
         self.rings.trim()
         self.device_manager.trim()
-        if give_back:
-            vocabulary.cache_clear()  # a megabyte, needed for reading profiles only
-            ext.memory.give_back()
+        vocabulary.cache_clear()  # a megabyte, needed for reading profiles only
+        ext.memory.give_back()
 
 
 def _start_event(recovered: Recovered, gone: LostTransactions | None) -> dict[str, Any]:
