@@ -1,4 +1,4 @@
-"""The agent's clock: UTC for ticks and stamps, carried by the monotonic clock, so that it never jumps unnoticed."""
+"""The agent's clock: UTC for ticks and stamps."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable
 STEP_MS = 500  # a wall clock further than this from the monotonic one was set
 
 
-class Grid:
-    """UTC, carried by the monotonic clock between comparisons with the wall clock."""
+class SteadyClock:
+    """UTC, carried by the monotonic clock between comparisons with the wall clock, so that it never jumps unnoticed."""
 
     def __init__(
         self, utc_ns: Callable[[], int] = time.time_ns, mono_ns: Callable[[], int] = time.monotonic_ns
@@ -21,7 +21,7 @@ class Grid:
         """UTC in ms, as the monotonic clock has carried it since the last comparison."""
         return (self._mono() + self._offset_ns) // 1_000_000
 
-    def look(self) -> tuple[int, int] | None:
+    def check_step(self) -> tuple[int, int] | None:
         """Compare with the wall clock. Drift is followed; a step is returned as (old ms, new ms) and not taken yet."""
         wall, mono = self._utc(), self._mono()
         off = wall - mono - self._offset_ns

@@ -70,7 +70,7 @@ class Outbox(Protocol):
     def births(self, after: str, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]) -> None:
         """The newest birth of each stream whose name is above ``after``, by name; otherwise as ``fetch``."""
 
-    def leaving(self) -> None:
+    def before_send(self) -> None:
         """To be called before each message that is sent to a destination. Cheap."""
 
     def confirm(self, dest: str, ids: Sequence[int]) -> None:

@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from agent.clock import Grid
+from agent.clock import SteadyClock
 from drivers.backoff import Backoff
-from drivers.fresh import Freshness
+from drivers.freshness import Freshness
 from drivers.model import PACES, FreshnessRule, LineDown, LineError, LineLent, Reason
 from ext.ring import Ring
 
@@ -40,7 +40,7 @@ Record = Callable[[int, list[int], bool], None]  # table, ring positions, whethe
 Identify = Callable[[int], Awaitable[None]]  # tick in ms
 
 
-class Life(Enum):
+class Availability(Enum):
     """Whether a device answers."""
 
     UNKNOWN = "unknown"  # not identified yet, or the line was down: identity is read before its data counts
@@ -61,7 +61,7 @@ class DevicePoll:
         self, driver: Driver, ring: Ring, start_ms: int, record: Record, identify: Identify | None = None
     ) -> None:
         self.ring, self._record, self.identify = ring, record, identify or self._probe
-        self.life = Life.UNKNOWN
+        self.availability = Availability.UNKNOWN
         self.failures = 0
         self.failing_since = 0.0
         self.probe_at = 0.0  # loop time before which a device that is not alive is not polled
@@ -123,7 +123,7 @@ class DevicePoll:
                 self.next[pace] = self._first_tick(wanted, cut_ms)
         self._max_urgency_ms = MAX_WAIT_ROUNDS * min((p for p in self.periods if p), default=1000)
         self._points = {}
-        self.life, self.failures, self.probe_at = Life.UNKNOWN, 0, 0.0
+        self.availability, self.failures, self.probe_at = Availability.UNKNOWN, 0, 0.0
         self._backoff.reset()
 
     def use_ring(self, ring: Ring, table: int) -> None:
@@ -222,24 +222,26 @@ class DevicePoll:
 
     def is_asleep(self, utc_ms: int) -> bool:
         """Does it, or the dongle that it powers, not respond because it is dark, as its profile says?"""
-        silent = self.life is Life.DEAD or (self.life is Life.UNKNOWN and bool(self.last_error))
+        silent = self.availability is Availability.DEAD or (
+            self.availability is Availability.UNKNOWN and bool(self.last_error)
+        )
         return silent and self.driver.spec.silence(Reason.TIMEOUT, utc_ms) is Reason.ASLEEP
 
     def mark_failed(self, now: float, error: LineError | None, tick_ms: int = 0) -> None:
         """A poll had no answer at all."""
         self.last_error = str(error) if error else "no answer"
         if isinstance(error, LineDown):  # the line failed: cheap to check again, and says nothing about the device
-            self.life = Life.UNKNOWN
+            self.availability = Availability.UNKNOWN
             return
         if not self.failures:
             self.failing_since = now
         self.failures += 1
-        if self.life is not Life.ALIVE or (
+        if self.availability is not Availability.ALIVE or (
             self.failures >= DEAD_AFTER_FAILURES and now - self.failing_since >= DEAD_AFTER_S
         ):
-            if self.life is Life.ALIVE:
+            if self.availability is Availability.ALIVE:
                 self._backoff.reset()
-            self.life = Life.DEAD
+            self.availability = Availability.DEAD
             if not self._logged_dead:
                 self._logged_dead = True
                 if self.is_asleep(tick_ms):
@@ -255,7 +257,7 @@ class DevicePoll:
             self._logged_dead = False
             since = f" again after {(now_ms - self.last_answer_ms) / 1000:.0f} s" if self.last_answer_ms else ""
             log.info("%s responds%s", self.driver.spec.name, since)
-        self.life = Life.ALIVE
+        self.availability = Availability.ALIVE
         self.failures = 0
         self._backoff.reset()
         self.last_answer_ms = now_ms
@@ -265,9 +267,9 @@ class DevicePoll:
 class LinePoller:
     """Serves the devices of one line, the most urgent first."""
 
-    def __init__(self, devices: Sequence[DevicePoll], grid: Grid) -> None:
+    def __init__(self, devices: Sequence[DevicePoll], clock: SteadyClock) -> None:
         self._devices = tuple(devices)
-        self._grid = grid
+        self._clock = clock
         self.stopping = False  # finish the poll under way, then end
         self._dead_until = 0.0  # loop time before which no dead device may be asked
         self._wake_ms = 0
@@ -300,7 +302,7 @@ class LinePoller:
         clock = asyncio.get_running_loop().time
         while not self.stopping:
             devices = self._devices
-            now_ms = self._grid.now_ms()
+            now_ms = self._clock.now_ms()
             if now_ms >= self._wake_ms:
                 for device in devices:
                     if 0 < device.next_ms <= now_ms and not device.paused and (late := device.advance(now_ms)):
@@ -341,10 +343,12 @@ class LinePoller:
             self._sleeping = None
 
     async def _poll(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> None:
-        alive = device.life is Life.ALIVE
+        alive = device.availability is Availability.ALIVE
         if not alive or paces >> ONCE & 1 or device.needs_identification(tick):
             began = clock()
-            if not alive and (began < device.probe_at or (device.life is Life.DEAD and began < self._dead_until)):
+            if not alive and (
+                began < device.probe_at or (device.availability is Availability.DEAD and began < self._dead_until)
+            ):
                 device.record([device.gap(tick, paces, Reason.ABSENT)], False)
                 return
             try:
@@ -356,7 +360,7 @@ class LinePoller:
                     device.mark_failed(now, error, tick)
                     self._dead_until = now + (now - began) * (1 / DEAD_SHARE - 1)
                 return
-            device.mark_alive(self._grid.now_ms())
+            device.mark_alive(self._clock.now_ms())
             device.identified_ms = tick
             if device.periods[ONCE]:
                 paces |= 1 << ONCE  # after an absence, points of pace once are read again
@@ -365,7 +369,7 @@ class LinePoller:
         result = await device.driver.poll(tick, paces)
         device.record(result.positions, result.answered > 0)
         if result.answered:
-            device.mark_alive(self._grid.now_ms())
+            device.mark_alive(self._clock.now_ms())
         elif result.error is not None and not isinstance(result.error, LineLent):
             device.mark_failed(clock(), result.error, tick)
 
@@ -388,7 +392,7 @@ class LinePoller:
             if not isinstance(error, LineLent):
                 device.mark_failed(clock(), error, tick)
             return False
-        device.mark_alive(self._grid.now_ms())
+        device.mark_alive(self._clock.now_ms())
         if is_fresh:
             if stale_s is not None:
                 log.info("%s: source recovered (stale for %.0f s)", device.driver.spec.name, clock() - stale_s)
@@ -402,7 +406,7 @@ class LinePoller:
     def _may_read_again(self, device: DevicePoll, rule: FreshnessRule) -> bool:
         """At a start the heartbeat was not seen changing yet: wait for it while no other device needs the line."""
         others_wait = any(any(other.pending) for other in self._devices if other is not device)
-        has_time = self._grid.now_ms() + 2 * HEARTBEAT_RETRY_MS < self._wake_ms
+        has_time = self._clock.now_ms() + 2 * HEARTBEAT_RETRY_MS < self._wake_ms
         return rule.changes_within_s is not None and has_time and not others_wait and not self.stopping
 
 

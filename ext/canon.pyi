@@ -59,11 +59,11 @@ def seal(
 def quote(text: str) -> bytes:
     """A JSON string as RFC 8785 writes it. ValueError on a lone surrogate."""
 
-class Raw(bytes):
+class RawJson(bytes):
     """Canonical JSON that is written already (a Slice's ``e``); ``dumps`` takes it as it is."""
 
 def dumps(value: object) -> bytes:
-    """Any JSON value (dict with str keys, list, tuple, str, int, float, bool, None, Raw) in the form of RFC 8785.
+    """Any JSON value (dict with str keys, list, tuple, str, int, float, bool, None, RawJson) in the form of RFC 8785.
 
     Slow road, for heads, births and events. Raises ValueError on NaN, infinities, integers beyond +-(2**53 - 1), lone
     surrogates, other types, and nesting deeper than 64."""

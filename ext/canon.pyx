@@ -13,7 +13,7 @@ from ext.decimal cimport isfinite
 from ext.jcs cimport NUMBER_ROOM, Out, put, put_string, reserve, write_double
 from ext.ring cimport Ring, Slot
 from ext.senml cimport (
-    COUNTER, LAST_KIND, MAX_PACES, Job, Pace, Place, Points, Row, above, forget, look, walk,
+    COUNTER, LAST_KIND, MAX_PACES, Job, OutputRow, Pace, Place, Points, above, forget, look, walk,
 )  # fmt: skip
 
 cdef size_t MAX_GRID = 64 << 20  # bytes: a whole day of 700 points at 1 s
@@ -21,7 +21,7 @@ cdef uint64_t BIGGEST = (<uint64_t>1 << 53) - 1  # integers up to here are safe 
 cdef int MAX_DEPTH = 64
 
 
-class Raw(bytes):
+class RawJson(bytes):
     """Canonical JSON that is written already; ``dumps`` takes it as it is."""
 
 
@@ -47,7 +47,7 @@ cdef class Table:
 
     def __init__(self, str base_name, points, periods_ms, int64_t phase_ms=0):
         cdef Points *table = &self.points
-        cdef Row *row
+        cdef OutputRow *row
         cdef list texts = []
         cdef uint32_t at = 0
         if table.rows != NULL:
@@ -60,7 +60,7 @@ cdef class Table:
             if period < 0:
                 raise ValueError(f"pace {i}: a period is 0 or more milliseconds, got {period}")
             table.periods[i] = period
-        table.rows = <Row *>calloc(len(points) + 1, sizeof(Row))
+        table.rows = <OutputRow *>calloc(len(points) + 1, sizeof(OutputRow))
         table.touched = <int32_t *>malloc((len(points) + 1) * sizeof(int32_t))
         if table.rows == NULL or table.touched == NULL:
             raise MemoryError
@@ -158,7 +158,7 @@ cdef object _account(Job *job, const Points *table, Place *places, Py_ssize_t n)
     cdef int64_t due = 0, got = 0, j
     cdef int32_t i
     cdef Py_ssize_t used = 0, lost = 0
-    cdef const Row *row
+    cdef const OutputRow *row
     cdef const uint8_t *cells
     cdef char *to
     cdef bytes grid = b""
@@ -293,7 +293,7 @@ cdef int _dump(Out *out, value, int depth) except -1:
             raise ValueError(f"{value} is not a JSON number")
         if reserve(out, NUMBER_ROOM):
             out.size += write_double(out.text + out.size, value)
-    elif isinstance(value, Raw):
+    elif isinstance(value, RawJson):
         raw = bytes(value)
         put(out, raw, len(raw))
     elif depth >= MAX_DEPTH:

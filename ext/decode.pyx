@@ -9,7 +9,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
 from ext.decimal cimport Decimal, add, compare, digits, from_f32, from_f64, i128, magnitude, multiply, shorten
-from ext.ring cimport FIRST_REASON, FLAG_UNSIGNED, HEAD_SLOTS, KIND_ANSWER, Head, Ring, Slot, begin, commit, put
+from ext.ring cimport FIRST_REASON, FLAG_UNSIGNED, HEAD_SLOTS, KIND_ANSWER, RecordHeader, Ring, Slot, begin, commit, put
 from ext.wire cimport (
     O_ABCD, O_BADC, O_CDAB, O_CDABGHEF, O_DCBA, as_f16, as_f32, as_f64, from_bcd,
     load16, load32, load64, load_bits, load_mod10k,
@@ -25,7 +25,7 @@ cdef enum:
     QUALITY_RANGE = 2
     REASON_SENTINEL = 133
 
-cdef struct Field:
+cdef struct PlanField:
     uint32_t offset
     int32_t scale_offset  # -1: none
     uint16_t point
@@ -89,7 +89,7 @@ cdef bint _fit(Decimal *v, Slot *slot) noexcept nogil:
     return True
 
 
-cdef void _value(const Field *f, const uint64_t *sentinels, const uint8_t *payload, Decimal *v) noexcept nogil:
+cdef void _value(const PlanField *f, const uint64_t *sentinels, const uint8_t *payload, Decimal *v) noexcept nogil:
     """What one field says, scaled."""
     cdef const uint8_t *p = payload + f.offset
     cdef uint64_t raw = 0, number = 0
@@ -155,7 +155,7 @@ cdef void _value(const Field *f, const uint64_t *sentinels, const uint8_t *paylo
 
 
 cdef int _run(
-    const Field *fields, int count, const uint64_t *sentinels, const uint8_t *payload,
+    const PlanField *fields, int count, const uint64_t *sentinels, const uint8_t *payload,
     Slot *base, uint64_t mask, uint64_t start, uint8_t quality, uint8_t absent,
 ) noexcept nogil:  # fmt: skip
     """Every field's value into the slots from ``start`` on; gives how many."""
@@ -163,7 +163,7 @@ cdef int _run(
     cdef Decimal total = Decimal(0, 0, True, False)
     cdef bint open = False
     cdef int i, n = 0
-    cdef const Field *f
+    cdef const PlanField *f
     cdef Slot *slot
     for i in range(count):
         f = &fields[i]
@@ -197,7 +197,7 @@ cdef int _run(
 
 
 cdef class Plan:
-    cdef Field *fields
+    cdef PlanField *fields
     cdef int count
     cdef int emitted
     cdef uint64_t *sentinels
@@ -226,7 +226,7 @@ cdef class Plan:
         self, point, offset, type, order="", *, size=0, bit=-1, mask=0, scale=(1, 0), add=(0, 0), sentinels=None,
         low=None, high=None, scale_offset=-1, negate=False, part=False,
     ):  # fmt: skip
-        cdef Field f
+        cdef PlanField f
         cdef void *grown
         where = f"point {point}, {type} at byte {offset}"
         if not 0 <= point <= 65534:
@@ -267,10 +267,10 @@ cdef class Plan:
             f.flags |= F_HIGH
         if part and f.flags & (F_LOW | F_HIGH):
             raise ValueError(f"{where}: a part has no range; give it to the field that emits")
-        grown = realloc(self.fields, (self.count + 1) * sizeof(Field))
+        grown = realloc(self.fields, (self.count + 1) * sizeof(PlanField))
         if grown == NULL:
             raise MemoryError
-        self.fields = <Field *>grown
+        self.fields = <PlanField *>grown
         grown = realloc(self.sentinels, (self.sentinel_count + len(raws) + 1) * sizeof(uint64_t))
         if grown == NULL:
             raise MemoryError
@@ -297,7 +297,9 @@ cdef class Plan:
         uint8_t quality=0, uint8_t absent=REASON_SENTINEL,
     ):  # fmt: skip
         cdef Py_buffer view
-        cdef Head head = Head(<uint32_t>self.emitted, table, KIND_ANSWER, quality, tick_ms, time_ns, mono_ns)
+        cdef RecordHeader head = RecordHeader(
+            <uint32_t>self.emitted, table, KIND_ANSWER, quality, tick_ms, time_ns, mono_ns
+        )
         cdef uint64_t position
         if quality >= FIRST_REASON:
             raise ValueError(f"a quality is below {FIRST_REASON}, got {quality}; an answer that did not come is a gap")
@@ -311,7 +313,7 @@ cdef class Plan:
             # With the GIL: a few microseconds, less than it would cost to get it back from a busy thread,
             # and so all appends of this process are in a row.
             position = begin(&ring.map, HEAD_SLOTS + self.emitted)
-            put(&ring.map, position, &head, sizeof(Head))
+            put(&ring.map, position, &head, sizeof(RecordHeader))
             _run(
                 self.fields, self.count, self.sentinels, <const uint8_t *>view.buf,
                 ring.map.slot, ring.map.mask, position + HEAD_SLOTS, quality, absent,

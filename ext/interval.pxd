@@ -59,7 +59,7 @@ cdef struct Past:
     int64_t time[PAST]
     int64_t value[PAST]
 
-cdef struct Slot:
+cdef struct TrackedSlot:
     Past *past  # of counters only, and positions of a window only where one slides: a gateway has thousands of plain gauges
     i128 *position
     int64_t resolution
@@ -106,7 +106,7 @@ cdef inline int32_t find(const Times *t, int64_t at_ms) noexcept nogil:
             high = middle
     return low
 
-cdef inline bint is_plain(const Slot *s, int64_t time_ms, int64_t value, int64_t most) noexcept nogil:
+cdef inline bint is_plain(const TrackedSlot *s, int64_t time_ms, int64_t value, int64_t most) noexcept nogil:
     """Growth as usual, or a wobble of a few counts: nothing that somebody has to look at."""
     cdef int64_t rise
     if not -most <= value <= most:
@@ -122,7 +122,7 @@ cdef inline bint is_plain(const Slot *s, int64_t time_ms, int64_t value, int64_t
         return False
     return s.known > 3 and <double>rise <= FEW * s.pace * <double>(time_ms - s.time)
 
-cdef inline void remember(Slot *s, int64_t time_ms, int64_t value, bint anew) noexcept nogil:
+cdef inline void remember(TrackedSlot *s, int64_t time_ms, int64_t value, bint anew) noexcept nogil:
     """A level that was reached, for judging the next; ``anew`` forgets those of another level."""
     cdef int i
     if s.past == NULL:
@@ -136,7 +136,7 @@ cdef inline void remember(Slot *s, int64_t time_ms, int64_t value, bint anew) no
     s.past.time[s.known], s.past.value[s.known] = time_ms, value
     s.known += 1
 
-cdef inline void touch(Slot *s, int64_t time_ms, int64_t value, uint32_t seq) noexcept nogil:
+cdef inline void touch(TrackedSlot *s, int64_t time_ms, int64_t value, uint32_t seq) noexcept nogil:
     """A good reading within the open cell."""
     cdef Cell *c = &s.cell
     c.readings += 1
@@ -150,7 +150,9 @@ cdef inline void touch(Slot *s, int64_t time_ms, int64_t value, uint32_t seq) no
             c.high = value
         c.seen = 1
 
-cdef inline void begin(Slot *s, const Times *t, int64_t time_ms, int64_t value, uint32_t seq, uint32_t flags) noexcept nogil:
+cdef inline void begin(
+    TrackedSlot *s, const Times *t, int64_t time_ms, int64_t value, uint32_t seq, uint32_t flags
+) noexcept nogil:
     """The first reading of all."""
     s.at = find(t, time_ms)
     s.start, s.end = t.bounds[s.at], t.bounds[s.at + 1]
@@ -163,7 +165,7 @@ cdef inline void begin(Slot *s, const Times *t, int64_t time_ms, int64_t value, 
     remember(s, time_ms, value, 1)
     touch(s, time_ms, value, seq)
 
-cdef inline i128 part(const Slot *s, int64_t value, int64_t growth, int64_t dt, int64_t into) noexcept nogil:
+cdef inline i128 part(const TrackedSlot *s, int64_t value, int64_t growth, int64_t dt, int64_t into) noexcept nogil:
     """What has come together ``into`` ms after the last reading, of a step of ``dt`` ms; the whole at its end.
 
     Each is rounded down by itself, and amounts are differences of them: so the parts of a step add up to it exactly.
@@ -179,7 +181,9 @@ cdef inline int64_t over(int64_t a, int64_t step) noexcept nogil:
     cdef int64_t rest = a % step
     return a - rest + (step if rest >= 0 else 0)
 
-cdef inline void slide(Slot *s, int64_t offset, int64_t value, int64_t growth, int64_t dt, int64_t low, int64_t high) noexcept nogil:
+cdef inline void slide(
+    TrackedSlot *s, int64_t offset, int64_t value, int64_t growth, int64_t dt, int64_t low, int64_t high
+) noexcept nogil:
     """Window positions in ``(low, high]``, which lie in the open cell or at its end."""
     cdef int32_t n = <int32_t>(s.period / s.slip) + 1
     cdef int64_t b = over(low, s.slip)
@@ -198,13 +202,13 @@ cdef inline void slide(Slot *s, int64_t offset, int64_t value, int64_t growth, i
                 s.cell.fixed, s.cell.fixed_windows = window, 1
         b += s.slip
 
-cdef inline void close(Slot *s, int32_t number, Done *done, int32_t *dones) noexcept nogil:
+cdef inline void close(TrackedSlot *s, int32_t number, Done *done, int32_t *dones) noexcept nogil:
     """The open cell is complete, or as complete as it gets."""
     cdef Done *d = &done[dones[0]]
     d.slot, d.start, d.end, d.cell = number, s.start, s.end, s.cell
     dones[0] += 1
 
-cdef inline void add(Slot *s, i128 amount) noexcept nogil:
+cdef inline void add(TrackedSlot *s, i128 amount) noexcept nogil:
     if s.kind == COUNTER:
         s.cell.amount += <int64_t>amount
     elif amount > 0:
@@ -213,8 +217,8 @@ cdef inline void add(Slot *s, i128 amount) noexcept nogil:
         s.cell.neg -= amount
 
 cdef inline void move(
-    Slot *s, const Times *t, int32_t number, int64_t to_ms, int64_t value, int64_t growth, uint32_t flags, bint covered,
-    const Mark *now, Done *done, int32_t *dones,
+    TrackedSlot *s, const Times *t, int32_t number, int64_t to_ms, int64_t value, int64_t growth, uint32_t flags,
+    bint covered, const Mark *now, Done *done, int32_t *dones,
 ) noexcept nogil:  # fmt: skip
     """From where the slot stands to ``to_ms``, cell by cell. ``now``: the reading that the step ends at."""
     cdef int64_t dt = to_ms - s.time, low = s.time, high
@@ -258,8 +262,8 @@ cdef inline void move(
     s.time = to_ms
 
 cdef inline void advance(
-    Slot *s, const Times *t, int32_t number, int64_t time_ms, int64_t value, int64_t growth, uint32_t seq, uint32_t flags,
-    bint covered, Done *done, int32_t *dones,
+    TrackedSlot *s, const Times *t, int32_t number, int64_t time_ms, int64_t value, int64_t growth, uint32_t seq,
+    uint32_t flags, bint covered, Done *done, int32_t *dones,
 ) noexcept nogil:  # fmt: skip
     """Take in the next good reading.
 
@@ -304,7 +308,9 @@ cdef inline void advance(
     s.seq = seq
     touch(s, time_ms, value, seq)
 
-cdef inline void step_clock(Slot *s, const Times *t, int32_t number, int64_t by_ms, Done *done, int32_t *dones) noexcept nogil:
+cdef inline void step_clock(
+    TrackedSlot *s, const Times *t, int32_t number, int64_t by_ms, Done *done, int32_t *dones
+) noexcept nogil:
     """The clock was set by so much: the last reading is as old as before, on the new clock."""
     cdef Mark was
     cdef int i
@@ -325,7 +331,7 @@ cdef inline void step_clock(Slot *s, const Times *t, int32_t number, int64_t by_
     s.cell.flags = CLOCK
     s.cell.first = s.cell.last = was
 
-cdef inline void cut_off(Slot *s, int32_t number, Done *done, int32_t *dones) noexcept nogil:
+cdef inline void cut_off(TrackedSlot *s, int32_t number, Done *done, int32_t *dones) noexcept nogil:
     """This counter ends here; what comes next is another."""
     if s.has:
         close(s, number, done, dones)

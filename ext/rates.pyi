@@ -5,7 +5,7 @@ from typing_extensions import Buffer
 
 from ext.ring import Ring
 
-STATE_VERSION: Final[int]  # of what ``Tally.state`` gives
+STATE_VERSION: Final[int]  # of what ``CounterKernel.state`` gives
 SLOT_BYTES: Final[int]  # of a counter's slot with its past: differs where another compiler lays it out otherwise
 
 Mark = tuple[int, int, int]  # pack, read time in UTC ms, value
@@ -28,7 +28,7 @@ Done = tuple[
     int | None,  # and of a standing one
 ]
 
-class Tally:
+class CounterKernel:
     """Counters and gauges of one stream on their way through intervals: a slot each, all numbers whole.
 
     An amount is the growth of a counter, cut at the boundaries by straight lines between readings. Each part is rounded

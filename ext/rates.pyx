@@ -8,15 +8,15 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
 from ext.interval cimport (
-    CHUNK, COUNTER, GAUGE, MAX_WINDOW, PAST, UNUSED, Cell, Done, Found, Mark, Past, Slot, Times, advance, begin, cut_off,
-    find, i128, is_plain, scaled, step_clock, u128,
+    CHUNK, COUNTER, GAUGE, MAX_WINDOW, PAST, UNUSED, Cell, Done, Found, Mark, Past, Times, TrackedSlot, advance, begin,
+    cut_off, find, i128, is_plain, scaled, step_clock, u128,
 )
-from ext.ring cimport FIRST_REASON, HEAD_SLOTS, KIND_ANSWER, Head, Ring, get, intact, plausible
+from ext.ring cimport FIRST_REASON, HEAD_SLOTS, KIND_ANSWER, RecordHeader, Ring, get, intact, plausible
 from ext.ring cimport Slot as Value
 
 MAX_SLOTS = 65_535
 STATE_VERSION = 2
-SLOT_BYTES = sizeof(Slot) + sizeof(Past)
+SLOT_BYTES = sizeof(TrackedSlot) + sizeof(Past)
 cdef int64_t MAX_VALUE = 9_000_000_000_000_000  # so that no product leaves 128 bits
 
 
@@ -31,7 +31,7 @@ cdef object _mark(const Mark *m):
 
 
 cdef object _shown(int slot, int64_t start, int64_t end, const Cell *c):
-    """A cell as ``Tally.take`` gives it."""
+    """A cell as ``CounterKernel.take`` gives it."""
     return (
         slot, start, end, c.flags, c.amount, c.covered, c.spread, c.readings, _mark(&c.first), _mark(&c.last),
         c.low if c.seen else None, c.high if c.seen else None, _wide(c.pos), _wide(c.neg),
@@ -39,8 +39,8 @@ cdef object _shown(int slot, int64_t start, int64_t end, const Cell *c):
     )  # fmt: skip
 
 
-cdef class Tally:
-    cdef Slot *slots
+cdef class CounterKernel:
+    cdef TrackedSlot *slots
     cdef int count
     cdef Times times
     cdef Done *done
@@ -49,7 +49,7 @@ cdef class Tally:
     def __cinit__(self, int count):
         if not 0 <= count <= MAX_SLOTS:
             raise ValueError(f"a tally has 0 to {MAX_SLOTS} slots, got {count}")
-        self.slots = <Slot *>calloc(count + 1, sizeof(Slot))
+        self.slots = <TrackedSlot *>calloc(count + 1, sizeof(TrackedSlot))
         if self.slots == NULL:
             raise MemoryError
         self.count = count
@@ -64,7 +64,7 @@ cdef class Tally:
         free(self.times.bounds)
         free(self.done)
 
-    cdef Slot *slot(self, int number) except NULL:
+    cdef TrackedSlot *slot(self, int number) except NULL:
         if not 0 <= number < self.count:
             raise IndexError(f"slot {number} of {self.count}")
         return &self.slots[number]
@@ -72,7 +72,7 @@ cdef class Tally:
     cdef bint inside(self, int64_t time_ms) noexcept nogil:
         return self.times.count > 1 and self.times.bounds[0] <= time_ms < self.times.bounds[self.times.count - 1]
 
-    cdef int reserve(self, const Slot *s, int64_t to_ms) except -1:
+    cdef int reserve(self, const TrackedSlot *s, int64_t to_ms) except -1:
         """Room for all cells that a step of a slot to ``to_ms`` may close."""
         cdef Done *more
         cdef int32_t need = self.dones + 2
@@ -89,7 +89,7 @@ cdef class Tally:
         self, int number, int kind, int64_t resolution=1, int64_t modulus=0, int64_t max_gap_ms=300_000,
         int64_t period_ms=0, int64_t slip_ms=0,
     ):  # fmt: skip
-        cdef Slot *s = self.slot(number)
+        cdef TrackedSlot *s = self.slot(number)
         if kind not in (UNUSED, COUNTER, GAUGE):
             raise ValueError(f"kind is 0, 1 or 2, got {kind}")
         if not 0 < resolution <= MAX_VALUE or modulus < 0 or not 0 < max_gap_ms <= 86_400_000:
@@ -98,7 +98,7 @@ cdef class Tally:
             raise ValueError(f"a window of {period_ms} ms cannot slip by {slip_ms} ms: 1 to {MAX_WINDOW - 1} steps")
         free(s.past)
         free(s.position)
-        memset(s, 0, sizeof(Slot))
+        memset(s, 0, sizeof(TrackedSlot))
         if kind == COUNTER:
             s.past = <Past *>calloc(1, sizeof(Past))
         if period_ms:
@@ -137,7 +137,7 @@ cdef class Tally:
         const int64_t[::1] values not None, const uint32_t[::1] seqs not None, const uint32_t[::1] flags not None,
     ):  # fmt: skip
         cdef Py_ssize_t i, n = numbers.shape[0]
-        cdef Slot *s
+        cdef TrackedSlot *s
         cdef list odd = []
         if times_ms.shape[0] != n or values.shape[0] != n or seqs.shape[0] != n or flags.shape[0] != n:
             raise ValueError(f"want {n} times, values, packs and flags")
@@ -166,7 +166,7 @@ cdef class Tally:
         self, int number, int64_t time_ms, int64_t value, int64_t growth, uint32_t seq, uint32_t flags=0,
         bint covered=True,
     ):  # fmt: skip
-        cdef Slot *s = self.slot(number)
+        cdef TrackedSlot *s = self.slot(number)
         if not self.inside(time_ms):
             raise ValueError(f"{time_ms} is outside of the boundaries")
         if not -1 <= growth <= MAX_VALUE or not -MAX_VALUE <= value <= MAX_VALUE:
@@ -186,11 +186,11 @@ cdef class Tally:
         self.slot(number).carry |= flags
 
     def level(self, int number):
-        cdef Slot *s = self.slot(number)
+        cdef TrackedSlot *s = self.slot(number)
         return (s.seq, s.time, s.level) if s.has else None
 
     def past(self, int number):
-        cdef Slot *s = self.slot(number)
+        cdef TrackedSlot *s = self.slot(number)
         return [(s.past.time[i], s.past.value[i]) for i in range(s.known)]
 
     def step(self, int64_t by_ms):
@@ -203,7 +203,7 @@ cdef class Tally:
             step_clock(&self.slots[i], &self.times, i, by_ms, self.done, &self.dones)
 
     def cut_off(self, int number):
-        cdef Slot *s = self.slot(number)
+        cdef TrackedSlot *s = self.slot(number)
         self.reserve(s, s.time)
         cut_off(s, number, self.done, &self.dones)
 
@@ -219,29 +219,29 @@ cdef class Tally:
         return out
 
     def open(self, int number):
-        cdef Slot *s = self.slot(number)
+        cdef TrackedSlot *s = self.slot(number)
         return _shown(number, s.start, s.end, &s.cell) if s.has else None
 
     def state(self, int number):
-        cdef Slot was = self.slot(number)[0]
+        cdef TrackedSlot was = self.slot(number)[0]
         past = PyBytes_FromStringAndSize(<char *>was.past, sizeof(Past)) if was.past != NULL else b""
         window = PyBytes_FromStringAndSize(<char *>was.position, was.run * sizeof(i128)) if was.run else b""
         was.past, was.position, was.at = NULL, NULL, 0  # of this process only: a state is the same wherever it is made
-        return PyBytes_FromStringAndSize(<char *>&was, sizeof(Slot)) + past + window
+        return PyBytes_FromStringAndSize(<char *>&was, sizeof(TrackedSlot)) + past + window
 
     def restore(self, int number, const uint8_t[::1] state not None):
-        cdef Slot *s = self.slot(number)
-        cdef Slot was
+        cdef TrackedSlot *s = self.slot(number)
+        cdef TrackedSlot was
         cdef Py_ssize_t past_size = sizeof(Past) if s.past != NULL else 0
-        if state.shape[0] < <Py_ssize_t>sizeof(Slot):
-            raise ValueError(f"a state has {sizeof(Slot)} bytes or more, got {state.shape[0]}")
-        memcpy(&was, &state[0], sizeof(Slot))
+        if state.shape[0] < <Py_ssize_t>sizeof(TrackedSlot):
+            raise ValueError(f"a state has {sizeof(TrackedSlot)} bytes or more, got {state.shape[0]}")
+        memcpy(&was, &state[0], sizeof(TrackedSlot))
         same = was.kind == s.kind and was.resolution == s.resolution and was.modulus == s.modulus
         if not same or was.known > (PAST if past_size else 0):
             raise ValueError("the state of another slot")
         if not 0 <= was.run <= MAX_WINDOW:
             raise ValueError(f"the state has {was.run} positions of a window")
-        if state.shape[0] != <Py_ssize_t>sizeof(Slot) + past_size + was.run * <Py_ssize_t>sizeof(i128):
+        if state.shape[0] != <Py_ssize_t>sizeof(TrackedSlot) + past_size + was.run * <Py_ssize_t>sizeof(i128):
             raise ValueError(f"a state of {state.shape[0]} bytes is not whole")
         if was.slip != s.slip or was.period != s.period:
             was.run, was.slip, was.period = 0, s.slip, s.period  # another window, or none: it begins anew
@@ -256,9 +256,9 @@ cdef class Tally:
             if self.times.bounds[was.at] != was.start or self.times.bounds[was.at + 1] != was.end:
                 raise ValueError(f"the state begins at {was.start}, not on a boundary")
         if past_size:
-            memcpy(s.past, &state[sizeof(Slot)], past_size)
+            memcpy(s.past, &state[sizeof(TrackedSlot)], past_size)
         if was.run:
-            memcpy(s.position, &state[sizeof(Slot) + past_size], was.run * sizeof(i128))
+            memcpy(s.position, &state[sizeof(TrackedSlot) + past_size], was.run * sizeof(i128))
         s[0] = was
 
 
@@ -270,7 +270,7 @@ def gather(
     cdef uint32_t k
     cdef int32_t number
     cdef uint64_t head_position
-    cdef Head head
+    cdef RecordHeader head
     cdef Value v
     cdef Found *found = NULL
     cdef Found *more
@@ -290,7 +290,7 @@ def gather(
         for i in range(positions.shape[0]):
             if positions[i] >= head_position:
                 raise ValueError(f"position {positions[i]} is not committed: the ring's head is {head_position}")
-            get(&ring.map, positions[i], &head, sizeof(Head))
+            get(&ring.map, positions[i], &head, sizeof(RecordHeader))
             if not (intact(&ring.map, positions[i]) and plausible(&ring.map, positions[i], &head)):
                 lost += 1
                 continue

@@ -32,7 +32,7 @@ cdef enum:
     FLAG_TIME = 4  # ... which is this: UTC ms in the place of the mantissa, and the value's point
     FIRST_REASON = 128  # qualities are below, gap reasons from here on
 
-cdef struct Header:  # the first page; each word that moves has a cache line of its own
+cdef struct RingHeader:  # the first page; each word that moves has a cache line of its own
     char magic[8]
     uint32_t version
     uint32_t slot_size
@@ -50,7 +50,7 @@ cdef struct Header:  # the first page; each word that moves has a cache line of 
     uint64_t overwritten
     uint64_t pad3[6]
 
-cdef struct Head:  # two slots
+cdef struct RecordHeader:  # two slots
     uint32_t count
     uint16_t table
     uint8_t kind
@@ -68,7 +68,7 @@ cdef struct Slot:
     uint16_t zero
 
 cdef struct Map:  # where a mapped file lies
-    Header *h
+    RingHeader *h
     Slot *slot
     uint64_t mask  # slots - 1
     size_t size  # bytes
@@ -82,18 +82,18 @@ cdef class Ring:
     cdef object path
     cdef object _damage(self, str what)
     cdef int check_open(self) except -1
-    cdef Header *header(self) except NULL
+    cdef RingHeader *header(self) except NULL
     cdef int check_room(self, uint64_t slots) except -1
     cdef void unpin(self) noexcept
     cdef void unmap(self) noexcept
 
-cdef inline uint64_t body_slots(const Head *head) noexcept nogil:
+cdef inline uint64_t body_slots(const RecordHeader *head) noexcept nogil:
     """Slots of a record behind its head. Text and event count bytes."""
     if head.kind >= KIND_TEXT:
         return (<uint64_t>head.count + 15) >> 4
     return head.count
 
-cdef inline bint plausible(const Map *ring, uint64_t position, const Head *head) noexcept nogil:
+cdef inline bint plausible(const Map *ring, uint64_t position, const RecordHeader *head) noexcept nogil:
     """Can this be the head of a committed record at ``position``?"""
     cdef uint64_t slots = HEAD_SLOTS + body_slots(head)
     if not KIND_ANSWER <= head.kind <= KIND_EVENT or slots > (ring.mask + 1) >> 2:
@@ -104,16 +104,16 @@ cdef inline bint plausible(const Map *ring, uint64_t position, const Head *head)
 
 cdef inline uint64_t begin(Map *ring, uint64_t slots) noexcept nogil:
     """Announce that ``slots`` slots will be written; gives the position of the first."""
-    cdef Header *h = ring.h
+    cdef RingHeader *h = ring.h
     cdef uint64_t head = h.head
     cdef uint64_t end = head + slots
     cdef uint64_t tail = h.tail
     cdef uint64_t lost = 0
-    cdef const Head *oldest
+    cdef const RecordHeader *oldest
     if end - tail > ring.mask + 1:
         while tail < head and end - tail > ring.mask + 1:
             # count and kind lie in the first of a head's two slots, so its wrap does not matter
-            oldest = <const Head *>&ring.slot[tail & ring.mask]
+            oldest = <const RecordHeader *>&ring.slot[tail & ring.mask]
             # a damaged one does not say where the next begins: then only what is to come is sure to be readable
             tail = tail + HEAD_SLOTS + body_slots(oldest) if plausible(ring, tail, oldest) else head
             lost += 1

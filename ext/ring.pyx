@@ -19,7 +19,7 @@ cdef int64_t MOST_MS = <int64_t>1 << 47  # of a device's own time: some four tho
 
 ANSWER, GAP, TEXT, EVENT = KIND_ANSWER, KIND_GAP, KIND_TEXT, KIND_EVENT
 
-assert sizeof(Header) == 320 and sizeof(Head) == 32 and sizeof(Slot) == 16
+assert sizeof(RingHeader) == 320 and sizeof(RecordHeader) == 32 and sizeof(Slot) == 16
 
 
 class Value(NamedTuple):
@@ -93,7 +93,7 @@ cdef class Ring:
     @staticmethod
     def open(path, writable=False, boot=None):
         cdef Ring ring = Ring.__new__(Ring)
-        cdef Header *h
+        cdef RingHeader *h
         cdef uint64_t tail, head, reserve
         ring.path = path = os.fspath(path)
         fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -156,7 +156,7 @@ cdef class Ring:
             raise ValueError(f"{self.path}: the ring is closed")
         return 0
 
-    cdef Header *header(self) except NULL:
+    cdef RingHeader *header(self) except NULL:
         self.check_open()
         return self.map.h
 
@@ -199,7 +199,7 @@ cdef class Ring:
         if points is not None and not body:
             raise ValueError("a gap without points is none; all points of the table are None")
         body += b"\xff" * (-len(body) % sizeof(Slot))  # 0xFFFF is no point
-        return _bytes(self, Head(len(body) >> 4, table, KIND_GAP, reason, tick_ms, time_ns, mono_ns), body)
+        return _bytes(self, RecordHeader(len(body) >> 4, table, KIND_GAP, reason, tick_ms, time_ns, mono_ns), body)
 
     def append_text(
         self, uint16_t table, uint16_t point, uint8_t quality, int64_t tick_ms, int64_t time_ns, int64_t mono_ns,
@@ -209,13 +209,13 @@ cdef class Ring:
             raise ValueError(f"a quality is below {FIRST_REASON}, got {quality}; a missing text is a gap")
         text.decode()  # what is in the ring can be sent
         text = point.to_bytes(2, "little") + text
-        return _bytes(self, Head(len(text), table, KIND_TEXT, quality, tick_ms, time_ns, mono_ns), text)
+        return _bytes(self, RecordHeader(len(text), table, KIND_TEXT, quality, tick_ms, time_ns, mono_ns), text)
 
     def append_event(self, uint16_t table, int64_t time_ns, int64_t mono_ns, bytes text):
-        return _bytes(self, Head(len(text), table, KIND_EVENT, 0, time_ns // 1_000_000, time_ns, mono_ns), text)
+        return _bytes(self, RecordHeader(len(text), table, KIND_EVENT, 0, time_ns // 1_000_000, time_ns, mono_ns), text)
 
     def append_values(self, uint16_t table, int64_t tick_ms, int64_t time_ns, int64_t mono_ns, values):
-        cdef Head head = Head(0, table, KIND_ANSWER, 0, tick_ms, time_ns, mono_ns)
+        cdef RecordHeader head = RecordHeader(0, table, KIND_ANSWER, 0, tick_ms, time_ns, mono_ns)
         cdef Py_ssize_t i, n = len(values), at = 0
         cdef uint64_t position
         cdef Slot *slots
@@ -230,7 +230,7 @@ cdef class Ring:
             head.count = <uint32_t>at  # a value that is missing has no time
             n = at
             position = begin(&self.map, HEAD_SLOTS + n)
-            put(&self.map, position, &head, sizeof(Head))
+            put(&self.map, position, &head, sizeof(RecordHeader))
             put(&self.map, position + HEAD_SLOTS, slots, n * sizeof(Slot))
             commit(&self.map, position + HEAD_SLOTS + n)
         finally:
@@ -279,7 +279,7 @@ cdef int _map(Ring ring, int fd, size_t size, bint writable) except -1:
     cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE if writable else PROT_READ, MAP_SHARED, fd, 0)
     if base == MAP_FAILED:
         raise OSError(f"{ring.path}: cannot map {size} bytes")
-    ring.map.h = <Header *>base
+    ring.map.h = <RingHeader *>base
     ring.map.slot = <Slot *>(<char *>base + PAGE)
     ring.map.size = size
     ring.writable = writable
@@ -335,23 +335,23 @@ cdef int _fill(Slot *slot, value) except -1:
     return 2
 
 
-cdef object _bytes(Ring ring, Head head, bytes body):
+cdef object _bytes(Ring ring, RecordHeader head, bytes body):
     cdef Py_ssize_t n = len(body)
     cdef uint64_t slots = (<uint64_t>n + 15) >> 4, position
     ring.check_room(slots)
     position = begin(&ring.map, HEAD_SLOTS + slots)
-    put(&ring.map, position, &head, sizeof(Head))
+    put(&ring.map, position, &head, sizeof(RecordHeader))
     put(&ring.map, position + HEAD_SLOTS, <const char *>body, n)
     commit(&ring.map, position + HEAD_SLOTS + slots)
     return position
 
 
 cdef object _record(Ring ring, uint64_t position):
-    cdef Head head
+    cdef RecordHeader head
     cdef uint64_t i, slots
     cdef Slot *body
     cdef uint16_t *numbers
-    get(&ring.map, position, &head, sizeof(Head))
+    get(&ring.map, position, &head, sizeof(RecordHeader))
     if not intact(&ring.map, position):
         return None
     if not plausible(&ring.map, position, &head):

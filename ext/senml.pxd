@@ -7,8 +7,8 @@ from libc.string cimport memcmp, memcpy, memset
 
 from ext.jcs cimport NUMBER_ROOM, Out, put, put_string, reserve, write_decimal, write_number, write_seconds
 from ext.ring cimport (
-    FIRST_REASON, FLAG_TIME, FLAG_TIMED, FLAG_UNSIGNED, HEAD_SLOTS, KIND_ANSWER, KIND_GAP, KIND_TEXT, Head, Map, Slot, body_slots, get,
-    intact, plausible,
+    FIRST_REASON, FLAG_TIME, FLAG_TIMED, FLAG_UNSIGNED, HEAD_SLOTS, KIND_ANSWER, KIND_GAP, KIND_TEXT, Map,
+    RecordHeader, Slot, body_slots, get, intact, plausible,
 )  # fmt: skip
 
 cdef extern from *:
@@ -35,7 +35,7 @@ cdef struct Sent:  # what the platform knows of a state or text
     uint8_t *text  # NULL: a number
     size_t size
 
-cdef struct Row:
+cdef struct OutputRow:
     uint32_t text  # in Points.texts: ["du":..,]"n":"..."  then  ,"u":"..","v":  then  ,"u":"..","vs":
     uint32_t unit_size  # of the first part: "mt" comes between "du" and "n"
     uint32_t name_size  # both
@@ -50,7 +50,7 @@ cdef struct Row:
     Sent now
 
 cdef struct Points:  # a point table, and what was sent of its states and texts
-    Row *rows
+    OutputRow *rows
     int32_t count
     int32_t *touched  # rows with news since the last boundary
     int32_t touched_count
@@ -84,7 +84,7 @@ cdef struct Job:  # one call of seal
     Pace pace[MAX_PACES]
 
 cdef struct Place:  # one position
-    Head head
+    RecordHeader head
     uint64_t position
     int64_t least  # smallest tick from here on, within [from, to); to if there is none
     uint64_t slots
@@ -109,7 +109,7 @@ cdef inline bint copy(Sent *to, const Sent *source) noexcept nogil:
 
 cdef inline bint news(Points *table, int32_t point, const Sent *seen) noexcept nogil:
     """Does ``seen`` differ from what was sent last? It then is what was sent last, up to the next boundary."""
-    cdef Row *row = &table.rows[point]
+    cdef OutputRow *row = &table.rows[point]
     cdef Sent *now = &row.now
     if now.known and now.quality == seen.quality and now.mantissa == seen.mantissa and now.exponent == seen.exponent:
         if now.flags == seen.flags and now.size == seen.size and (now.text == NULL) == (seen.text == NULL):
@@ -124,7 +124,7 @@ cdef inline bint news(Points *table, int32_t point, const Sent *seen) noexcept n
 
 cdef inline void settle(Points *table, bint keep) noexcept nogil:
     """A boundary: what was sent since the last one is sent for good, or not at all."""
-    cdef Row *row
+    cdef OutputRow *row
     cdef int32_t i
     for i in range(table.touched_count):
         row = &table.rows[table.touched[i]]
@@ -143,7 +143,7 @@ cdef inline int64_t milliseconds(int64_t ns) noexcept nogil:
     return -above(-ns, 1_000_000)
 
 cdef inline bint start(
-    Job *job, const Points *table, const Row *row, int64_t ms, uint8_t quality, bint string, const Slot *time
+    Job *job, const Points *table, const OutputRow *row, int64_t ms, uint8_t quality, bint string, const Slot *time
 ) noexcept nogil:  # fmt: skip
     """A record up to its value; the base name in the first, the base time where it is another. False: no memory.
 
@@ -199,7 +199,7 @@ cdef inline bint start(
     return True
 
 cdef inline bint write(
-    Job *job, const Points *table, const Row *row, const Slot *slot, int64_t ms, const Slot *time
+    Job *job, const Points *table, const OutputRow *row, const Slot *slot, int64_t ms, const Slot *time
 ) noexcept nogil:  # fmt: skip
     """One record. False: its value is beyond every double (then nothing was written), or no memory."""
     cdef Out *out = &job.out
@@ -224,11 +224,11 @@ cdef inline bint write(
     out.size = p + 1 - out.text
     return True
 
-cdef inline void answer(Job *job, Points *table, const Head *head, const Slot *body) noexcept nogil:
+cdef inline void answer(Job *job, Points *table, const RecordHeader *head, const Slot *body) noexcept nogil:
     cdef int64_t ms = milliseconds(head.time_ns)
     cdef const Slot *slot
     cdef const Slot *time
-    cdef Row *row
+    cdef OutputRow *row
     cdef Pace *pace
     cdef uint8_t *cell
     cdef Sent seen
@@ -264,8 +264,8 @@ cdef inline void answer(Job *job, Points *table, const Head *head, const Slot *b
                 continue
         write(job, table, row, slot, ms, time)
 
-cdef inline void gap(Job *job, Points *table, const Head *head, const uint16_t *points) noexcept nogil:
-    cdef Row *row
+cdef inline void gap(Job *job, Points *table, const RecordHeader *head, const uint16_t *points) noexcept nogil:
+    cdef OutputRow *row
     cdef uint8_t *cell
     cdef int64_t i, n = <int64_t>head.count * 8 if head.count else table.count
     cdef int32_t point
@@ -280,9 +280,9 @@ cdef inline void gap(Job *job, Points *table, const Head *head, const uint16_t *
         if cell[0] == 0:
             cell[0] = head.aux
 
-cdef inline void text(Job *job, Points *table, const Head *head, uint8_t *body) noexcept nogil:
+cdef inline void text(Job *job, Points *table, const RecordHeader *head, uint8_t *body) noexcept nogil:
     cdef uint16_t point
-    cdef Row *row
+    cdef OutputRow *row
     cdef Sent seen
     if head.count < 2:
         return
@@ -305,7 +305,7 @@ cdef inline void look(const Map *ring, Job *job, Place *places, Py_ssize_t n) no
     cdef Place *place
     for i in range(n - 1, -1, -1):
         place = &places[i]
-        get(ring, place.position, &place.head, sizeof(Head))
+        get(ring, place.position, &place.head, sizeof(RecordHeader))
         place.lost = not (intact(ring, place.position) and plausible(ring, place.position, &place.head))
         place.slots = 0
         if not place.lost:
@@ -314,7 +314,7 @@ cdef inline void look(const Map *ring, Job *job, Place *places, Py_ssize_t n) no
                 least = place.head.tick_ms
         place.least = least
 
-cdef inline void record(Job *job, Points *table, const Head *head) noexcept nogil:
+cdef inline void record(Job *job, Points *table, const RecordHeader *head) noexcept nogil:
     cdef int k
     cdef int64_t past
     for k in range(table.paces):

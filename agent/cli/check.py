@@ -18,7 +18,7 @@ from drivers.model import ConfigError, GatewayError, ProfileError
 
 if TYPE_CHECKING:
     from agent.cli.line_load import PaceCost
-    from agent.config import Config, Note, RingPlan
+    from agent.config import Config, ConfigWarning, RingPlan
     from drivers.profile import Profile
 
 
@@ -127,34 +127,36 @@ def _try_key(config: Config) -> None:
         raise ConfigError(error.what, where=f"key.file: {file}", hint=error.hint) from None
 
 
-def find_notes(config: Config) -> list[Note]:
+def find_notes(config: Config) -> list[ConfigWarning]:
     """Files, groups and ports of the configuration that are missing here. Only the key is needed to start."""
-    from agent.config import ControlConfig, Note
+    from agent.config import ConfigWarning, ControlConfig
     from agent.service.control.peer import gid_of
 
-    notes: list[Note] = []
+    notes: list[ConfigWarning] = []
     for line in config.lines:
         if line.scheme == "serial":
             notes += _port_notes(f"line {line.name}", Path(line.url.partition(":")[2]))
         if not any(device.line == line.name for device in config.devices):
-            notes.append(Note(f"line {line.name}", "no device uses it"))
+            notes.append(ConfigWarning(f"line {line.name}", "no device uses it"))
     for uplink in config.uplinks:
         for key in ("ca_file", "cert_file", "key_file"):
             path = getattr(uplink, key)
             if path is not None and not os.path.isfile(path):
-                notes.append(Note(f"destination {uplink.name}", f"{key} {path} is not there"))
+                notes.append(ConfigWarning(f"destination {uplink.name}", f"{key} {path} is not there"))
         if uplink.password is not None and uplink.password.file and not os.path.isfile(uplink.password.file):
-            notes.append(Note(f"destination {uplink.name}", f"password_file {uplink.password.file} is not there"))
+            notes.append(
+                ConfigWarning(f"destination {uplink.name}", f"password_file {uplink.password.file} is not there")
+            )
     if not config.uplinks:
-        notes.append(Note("agent.toml", "no [[uplink]]: readings stay on this gateway"))
+        notes.append(ConfigWarning("agent.toml", "no [[uplink]]: readings stay on this gateway"))
     if not config.devices:
-        notes.append(Note("agent.toml", "no [[device]]: nothing will be read"))
+        notes.append(ConfigWarning("agent.toml", "no [[device]]: nothing will be read"))
     if (file := config.key.file) is not None and not _is_hidden(file.parent) and not os.path.exists(file):
         hint = "The service makes it at its first start; by hand: `meterhouse keys create`"
-        notes.append(Note("key", f"{file} is not there", hint))
+        notes.append(ConfigWarning("key", f"{file} is not there", hint))
     if config.control != ControlConfig() and gid_of(config.control.group) is None:
         hint = "Until it exists, only root and the agent's user may declare, replace keys, borrow lines and reload"
-        notes.append(Note("control", f"group {config.control.group} does not exist on this machine", hint))
+        notes.append(ConfigWarning("control", f"group {config.control.group} does not exist on this machine", hint))
     return [*notes, *_disk_notes(config)]
 
 
@@ -163,23 +165,27 @@ def _is_hidden(folder: Path) -> bool:
     return os.path.isdir(folder) and not os.access(folder, os.X_OK)
 
 
-def _port_notes(where: str, port: Path) -> Iterable[Note]:
-    from agent.config import Note
+def _port_notes(where: str, port: Path) -> Iterable[ConfigWarning]:
+    from agent.config import ConfigWarning
 
     if not os.path.exists(port):
         folder = Path("/dev/serial/by-id")
         there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
         hint = f"Here are: {', '.join(there[:4])}" if there else "No USB adapter is connected; the agent waits for it"
-        return [Note(where, f"the port {port} does not exist", hint)]
+        return [ConfigWarning(where, f"the port {port} does not exist", hint)]
     if not stat.S_ISCHR(port.stat().st_mode):
-        return [Note(where, f"{port} is not a serial port")]
+        return [ConfigWarning(where, f"{port} is not a serial port")]
     if not os.access(port, os.R_OK | os.W_OK):
-        return [Note(where, f"{port} cannot be opened by this user", "The agent's user must be in the group dialout")]
+        return [
+            ConfigWarning(
+                where, f"{port} cannot be opened by this user", "The agent's user must be in the group dialout"
+            )
+        ]
     return []
 
 
-def _disk_notes(config: Config) -> Iterable[Note]:
-    from agent.config import Note
+def _disk_notes(config: Config) -> Iterable[ConfigWarning]:
+    from agent.config import ConfigWarning
     from agent.config.parsers import show_bytes
 
     folder = config.state_dir
@@ -193,14 +199,16 @@ def _disk_notes(config: Config) -> Iterable[Note]:
         what = (
             f"max_size is {show_bytes(config.store.max_size_bytes)}, but only {show_bytes(free)} are free at {folder}"
         )
-        yield Note(
+        yield ConfigWarning(
             "store",
             what,
             "Sealing pauses when the disk is full; a smaller max_size drops the oldest, with a signed note",
         )
 
 
-def to_json(config: Config, costs: Iterable[PaceCost], ring: RingPlan, notes: Iterable[Note]) -> dict[str, Any]:
+def to_json(
+    config: Config, costs: Iterable[PaceCost], ring: RingPlan, notes: Iterable[ConfigWarning]
+) -> dict[str, Any]:
     """Print what takes effect, its load, and the warnings."""
     from agent.cli.line_load import line_shares
     from agent.config import memory_bytes

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agent.config import (
     Config,
-    Note,
+    ConfigWarning,
     RingPlan,
     device_spec,
     file_system_bytes,
@@ -106,25 +106,27 @@ def ring_of(config: Config, costs: Sequence[PaceCost]) -> RingPlan:
     return plan_ring(config.ring, rate, config.pack.every_ms, file_system_bytes(config.runtime_dir))
 
 
-def plan_notes(costs: Sequence[PaceCost]) -> list[Note]:
+def plan_notes(costs: Sequence[PaceCost]) -> list[ConfigWarning]:
     """Lines that cannot keep their paces, and single visits that are longer than their period."""
-    notes: list[Note] = []
+    notes: list[ConfigWarning] = []
     for line, share in line_shares(costs).items():
         heaviest = max((cost for cost in costs if cost.line == line), key=lambda cost: cost.share)
         hint = f"Most of it is {heaviest.device} at the pace {heaviest.pace}, every {show_ms(heaviest.period_ms)}"
         if share > FULL:
             what = f"cannot keep its paces: they need {share:.0%} of its time; some ticks will be gaps (overload)"
-            notes.append(Note(f"line {line}", what, f"{hint}. Read less often, fewer points, or at a higher baud rate"))
+            notes.append(
+                ConfigWarning(f"line {line}", what, f"{hint}. Read less often, fewer points, or at a higher baud rate")
+            )
         elif share > TIGHT:
             notes.append(
-                Note(
+                ConfigWarning(
                     f"line {line}",
                     f"is busy for {share:.0%} of its time; a device that does not respond would delay the others",
                     hint,
                 )
             )
         if share <= FULL and (long := _long_visit([cost for cost in costs if cost.line == line])):
-            notes.append(Note(f"line {line}", *long))
+            notes.append(ConfigWarning(f"line {line}", *long))
     return notes
 
 

@@ -152,11 +152,11 @@ def parse_for(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     """``--for 20s``: seconds, with the units of the configuration, or bare seconds."""
     if value is None:
         return None
-    from drivers.toml.parsers import Wrong, duration_ms
+    from drivers.toml.parsers import InvalidValue, duration_ms
 
     try:
         return duration_ms(1, 366 * 86_400_000, "20 s")(value if value.strip()[-1:].isalpha() else f"{value} s") / 1000
-    except Wrong as wrong:
+    except InvalidValue as wrong:
         raise click.BadParameter(f"{wrong.what}. {wrong.hint}", ctx, param) from None
 
 

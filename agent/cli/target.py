@@ -86,5 +86,5 @@ def _profile(profile: str) -> Profile:
 def _value(option: str, parse: Callable[[object], T], value: Any) -> T:
     try:
         return parse(value)
-    except p.Wrong as wrong:
+    except p.InvalidValue as wrong:
         raise UsageError(wrong.what, where=option, hint=wrong.hint) from None

@@ -21,11 +21,11 @@ from agent.config.ring_size import (
 )
 from agent.config.tree import (
     Config,
+    ConfigWarning,
     ControlConfig,
     DerivedConfig,
     DeviceConfig,
     LineEntry,
-    Note,
     RingConfig,
     gathered,
 )
@@ -33,11 +33,11 @@ from agent.settings import Secret, UplinkConfig
 
 __all__ = [
     "Config",
+    "ConfigWarning",
     "ControlConfig",
     "DerivedConfig",
     "DeviceConfig",
     "LineEntry",
-    "Note",
     "ProfileSource",
     "ReadingRate",
     "RingConfig",

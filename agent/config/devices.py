@@ -9,7 +9,7 @@ from decimal import Decimal
 from agent.config import parsers as v
 from agent.config.lines import LineRead, is_first, place_of, read_limits
 from agent.config.metering import node, read_classes
-from agent.config.tree import DeviceConfig, Note
+from agent.config.tree import ConfigWarning, DeviceConfig
 from agent.roles import ROLES
 from drivers.model import DEFAULT_PERIODS_MS, PACES
 from drivers.toml import TomlTable
@@ -42,10 +42,10 @@ class DeviceRead:
 
 def address(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
-        raise p.Wrong(f"{value} is a number", f'Write it in quotes, with its zeros: address = "{value}"')
+        raise p.InvalidValue(f"{value} is a number", f'Write it in quotes, with its zeros: address = "{value}"')
     out = p.text(value)
     if not out or not out.isascii() or not out.isprintable() or " " in out or len(out) > 64:
-        raise p.Wrong(f"{p.show(value)} is not an address", 'Such as "1", or the 12 digits of a DL/T 645 meter')
+        raise p.InvalidValue(f"{p.show(value)} is not an address", 'Such as "1", or the 12 digits of a DL/T 645 meter')
     return out
 
 
@@ -53,31 +53,37 @@ def role(value: object) -> str:
     out = p.text(value)
     if out in ROLES or (out.startswith("x.") and v.POINT_PATTERN.match(out) and "*" not in out and "?" not in out):
         return out
-    raise p.Wrong(f"{p.show(value)} is not a role", p.did_you_mean(out, ROLES, 'Custom roles begin with "x."; known'))
+    raise p.InvalidValue(
+        f"{p.show(value)} is not a role", p.did_you_mean(out, ROLES, 'Custom roles begin with "x."; known')
+    )
 
 
 def prefix(value: object) -> str:
     """A prefix of point names: "ac", "circuit.3"; empty for the whole device."""
     out = p.text(value)
     if out and (not v.POINT_PATTERN.match(out) or "*" in out or "?" in out):
-        raise p.Wrong(f"{p.show(value)} is not a prefix of point names", 'Such as "ac", "meter.ac" or "circuit.3"')
+        raise p.InvalidValue(
+            f"{p.show(value)} is not a prefix of point names", 'Such as "ac", "meter.ac" or "circuit.3"'
+        )
     return out
 
 
 def param(value: object) -> int | str:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise p.Wrong(f"{p.show(value)} cannot be a parameter", "Write a whole number or a text")
+        raise p.InvalidValue(f"{p.show(value)} cannot be a parameter", "Write a whole number or a text")
     return value
 
 
 def param_name(value: object) -> str:
     out = p.text(value)
     if not out.isascii() or not out.isprintable():
-        raise p.Wrong(f"{p.show(value)} is not a parameter's name", "`meterhouse profiles show ID` lists them")
+        raise p.InvalidValue(f"{p.show(value)} is not a parameter's name", "`meterhouse profiles show ID` lists them")
     return out
 
 
-def read_devices(tables: list[TomlTable], lines: Mapping[str, LineRead], notes: list[Note]) -> list[DeviceRead]:
+def read_devices(
+    tables: list[TomlTable], lines: Mapping[str, LineRead], notes: list[ConfigWarning]
+) -> list[DeviceRead]:
     """All devices with a unique name, in the order of files."""
     out: list[DeviceRead] = []
     names: dict[str, TomlTable] = {}
@@ -91,7 +97,9 @@ def read_devices(tables: list[TomlTable], lines: Mapping[str, LineRead], notes: 
             first = addresses.setdefault((device.entry.line, device.entry.address), table)
             if first is not table and device.entry.address:
                 what = f"has the same address as {first.name} on the same line"
-                notes.append(Note(place_of(table, "address"), what, "Correct only if two profiles describe one device"))
+                notes.append(
+                    ConfigWarning(place_of(table, "address"), what, "Correct only if two profiles describe one device")
+                )
         if is_first(names, table, device.entry.name):
             out.append(device)
     return out
@@ -102,7 +110,7 @@ def _device(table: TomlTable, lines: Mapping[str, LineRead]) -> DeviceRead:
         out = p.text(value)
         if out not in lines:
             hint = p.did_you_mean(out, lines, "Lines here") if lines else "There is no [[line]] yet"
-            raise p.Wrong(f"there is no line {p.show(out)}", hint)
+            raise p.InvalidValue(f"there is no line {p.show(out)}", hint)
         return out
 
     name = table.need("name", v.device_name, "", 'Add it, such as name = "inv1"')

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from agent.config import parsers as v
-from agent.config.tree import LineEntry, Note
+from agent.config.tree import ConfigWarning, LineEntry
 from drivers.model import Limits
 from drivers.serial_setting import DEFAULT_SERIAL
 from drivers.toml import TomlTable
@@ -61,7 +61,7 @@ def is_first(seen: dict[str, TomlTable], table: TomlTable, name: str, key: str =
     return False
 
 
-def read_lines(tables: list[TomlTable], notes: list[Note]) -> dict[str, LineRead]:
+def read_lines(tables: list[TomlTable], notes: list[ConfigWarning]) -> dict[str, LineRead]:
     """All lines by name, in the order of files. Complaints are added to their tables."""
     lines: dict[str, LineRead] = {}
     names: dict[str, TomlTable] = {}
@@ -91,7 +91,7 @@ def read_lines(tables: list[TomlTable], notes: list[Note]) -> dict[str, LineRead
         _check_port(ports, table, url, notes)
         if _NUMBERED_PORT.match(url):
             what = f"{url[7:]} may refer to another adapter after a restart or replug"
-            notes.append(Note(place_of(table, "url"), what, "Take the stable name from /dev/serial/by-id/"))
+            notes.append(ConfigWarning(place_of(table, "url"), what, "Take the stable name from /dev/serial/by-id/"))
     return lines
 
 
@@ -117,7 +117,7 @@ def _meaningless(table: TomlTable, scheme: str) -> None:
             table.complain(None, key, what, hint)
 
 
-def _check_port(ports: dict[str, TomlTable], table: TomlTable, url: str, notes: list[Note]) -> None:
+def _check_port(ports: dict[str, TomlTable], table: TomlTable, url: str, notes: list[ConfigWarning]) -> None:
     """Two lines on one port would interleave their requests; two connections to one Modbus gateway may be wanted."""
     if not url:
         return
@@ -128,7 +128,7 @@ def _check_port(ports: dict[str, TomlTable], table: TomlTable, url: str, notes: 
     place = f"{first.name} ({layer.source.name}:{layer.source.line((*layer.path, 'url'))})"
     if url.startswith("modbus-tcp:"):
         hint = "Devices of one line take turns; many gateways accept one or two connections only"
-        notes.append(Note(place_of(table, "url"), f"opens a second connection beside {place}", hint))
+        notes.append(ConfigWarning(place_of(table, "url"), f"opens a second connection beside {place}", hint))
     else:
         table.complain(
             None, "url", f"is already the port of {place}", "One line owns a port; devices may differ in serial"

@@ -18,10 +18,10 @@ from agent.config.profiles import ProfileSource, check_profiles, site_profiles
 from agent.config.ring_size import MAX_RING_BYTES, MIN_RING_BYTES
 from agent.config.tree import (
     Config,
+    ConfigWarning,
     ControlConfig,
     IndicatorsConfig,
     IntervalConfig,
-    Note,
     PackConfig,
     RingConfig,
     StoreConfig,
@@ -160,7 +160,7 @@ def _build(
 ) -> Config:
     top = TomlTable("", layers, complaints, known=set(TABLES))
     top.done({f"{name}s": f"Write [[{name}]], without s" for name in LISTS - {"derived"}})
-    notes: list[Note] = []
+    notes: list[ConfigWarning] = []
 
     def single(name: str) -> TomlTable:
         return _single(layers, over, name, complaints)
@@ -305,8 +305,8 @@ def _ring(table: TomlTable) -> RingConfig:
     def size(value: object) -> int | None:
         try:
             return None if value == "auto" else written(value)
-        except p.Wrong as wrong:
-            raise p.Wrong(wrong.what, f'{wrong.hint}; or "auto"') from None
+        except p.InvalidValue as wrong:
+            raise p.InvalidValue(wrong.what, f'{wrong.hint}; or "auto"') from None
 
     out = RingConfig(
         size_bytes=table.take("size", size, default.size_bytes),
@@ -344,7 +344,7 @@ def _control(table: TomlTable) -> ControlConfig:
     def group(value: object) -> str:
         name = p.text(value)
         if not _GROUP.fullmatch(name):
-            raise p.Wrong(f"{p.show(value)} is not the name of a group", 'Such as "meterhouse-control"')
+            raise p.InvalidValue(f"{p.show(value)} is not the name of a group", 'Such as "meterhouse-control"')
         return name
 
     out = ControlConfig(table.take("group", group, ControlConfig().group))
@@ -356,7 +356,9 @@ def _interval(table: TomlTable) -> IntervalConfig:
     def length(value: object) -> int:
         ms = p.duration_ms(60_000, DAY_MS, "15 min")(value)
         if DAY_MS % ms:
-            raise p.Wrong(f"{p.show(value)} does not divide a day", "Such as 5 min, 10 min, 15 min, 30 min or 1 h")
+            raise p.InvalidValue(
+                f"{p.show(value)} does not divide a day", "Such as 5 min, 10 min, 15 min, 30 min or 1 h"
+            )
         return ms
 
     default = IntervalConfig()
@@ -378,7 +380,7 @@ def _demand(table: TomlTable, default: IntervalConfig) -> tuple[int, int]:
         ms = p.duration_ms(1_000, 3_600_000, "1 min")(value)
         if period_ms % ms or period_ms // ms > MAX_SLIPS:
             what = f"{p.show(value)} does not divide the period of {p.show_ms(period_ms)} into 1 to {MAX_SLIPS}"
-            raise p.Wrong(what, "Such as 1 min for a period of 15 min")
+            raise p.InvalidValue(what, "Such as 1 min for a period of 15 min")
         return ms
 
     slip_ms = demand.take("slip", slip, min(default.demand_slip_ms, period_ms))

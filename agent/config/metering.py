@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from agent.config import parsers as v
 from agent.config.lines import is_first, place_of
-from agent.config.tree import DerivedConfig, DeviceConfig, Note
+from agent.config.tree import ConfigWarning, DerivedConfig, DeviceConfig
 from agent.intervals.balance import ACCURACY_EXAMPLES, accuracy_limit
 from agent.roles import ROLES
 from drivers.model import ProfileError
@@ -31,7 +31,7 @@ def accuracy(value: object) -> str:
     """A class as it is written on the meter."""
     out = p.text(value)
     if accuracy_limit(out) is None:
-        raise p.Wrong(f"{p.show(value)} is not an accuracy class", f"Such as {ACCURACY_EXAMPLES}")
+        raise p.InvalidValue(f"{p.show(value)} is not an accuracy class", f"Such as {ACCURACY_EXAMPLES}")
     return out
 
 
@@ -49,7 +49,7 @@ def read_classes(table: TomlTable, prefix: Callable[[object], str]) -> dict[str,
 # --- the tree
 
 
-def check_tree(devices: Sequence[DeviceRead], notes: list[Note]) -> None:
+def check_tree(devices: Sequence[DeviceRead], notes: list[ConfigWarning]) -> None:
     """Complain about circles, and note what would be counted twice or is probably a mistake."""
     entries = {device.entry.name: device for device in devices}
     up: dict[str, tuple[str, DeviceRead, str]] = {}
@@ -77,7 +77,7 @@ def check_tree(devices: Sequence[DeviceRead], notes: list[Note]) -> None:
         elif _is_load(place, entries) and (above := next((one for one in seen[1:] if _is_load(one, entries)), "")):
             what = f"is a load below the load {above}: figures count both"
             hint = f'Give it a role of its own, such as "x.{place.partition("/")[0]}", or take the role from {above}'
-            notes.append(Note(place_of(device.table, key), what, hint))
+            notes.append(ConfigWarning(place_of(device.table, key), what, hint))
 
 
 def _place(entry: DeviceConfig, part: str) -> str:
@@ -132,7 +132,7 @@ _HOW = (
 def _heat_role(value: object) -> str:
     out = p.text(value)
     if out not in HEAT_ROLES:
-        raise p.Wrong(f"{p.show(value)} is not a role of heat or cold", p.did_you_mean(out, HEAT_ROLES))
+        raise p.InvalidValue(f"{p.show(value)} is not a role of heat or cold", p.did_you_mean(out, HEAT_ROLES))
     return out
 
 
@@ -140,7 +140,7 @@ def _terms(table: TomlTable, points: _Points) -> tuple[tuple[int, str, str], ...
     def term(value: object) -> tuple[int, str, str]:
         found = _TERM.match(p.text(value))
         if not found:
-            raise p.Wrong(
+            raise p.InvalidValue(
                 f"{p.show(value)} is not a term of a sum", 'Such as "meter-1/ac.energy.import", with - before it'
             )
         points.need(found[2], found[3], "counter")
@@ -190,15 +190,17 @@ class _Points:
         return {point.name: (point.kind.value, point.unit) for point in resolved.points}
 
     def need(self, device: str, point: str, kind: str) -> None:
-        """Raises Wrong for an unknown point."""
+        """Raises InvalidValue for an unknown point."""
         if device not in self._devices:
-            raise p.Wrong(f"there is no device {p.show(device)}", p.did_you_mean(device, self._devices))
+            raise p.InvalidValue(f"there is no device {p.show(device)}", p.did_you_mean(device, self._devices))
         found = self._of(device)
         if found and point not in found:
             fitting = [name for name, (mine, _) in found.items() if mine == kind]
-            raise p.Wrong(f"{device} has no point {p.show(point)}", p.did_you_mean(point, fitting, f"Its {kind}s"))
+            raise p.InvalidValue(
+                f"{device} has no point {p.show(point)}", p.did_you_mean(point, fitting, f"Its {kind}s")
+            )
         if found and found[point][0] != kind:
-            raise p.Wrong(f"{point} is a {found[point][0]}, not a {kind}", _HOW)
+            raise p.InvalidValue(f"{point} is a {found[point][0]}, not a {kind}", _HOW)
 
     def unit(self, device: str, point: str) -> str:
         """The unit of its amounts."""

@@ -1,4 +1,4 @@
-"""Parsers of the values of agent.toml: names, sizes, urls. Pure; an invalid value raises ``Wrong``."""
+"""Parsers of the values of agent.toml: names, sizes, urls. Pure; an invalid value raises ``InvalidValue``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 from drivers.model import LINE_SCHEMES, clean_text
 from drivers.serial_setting import BAUD_RATES, nearest_baud, nearest_setting
 from drivers.toml.parsers import (
-    Wrong,
+    InvalidValue,
     matching,
     nearest,
     number_and_unit,
@@ -44,7 +44,7 @@ point_pattern = matching(POINT_PATTERN, "a pattern of point names", 'Such as "ac
 def device_name(value: object) -> str:
     out = name(value)
     if out in RESERVED_NAMES:
-        raise Wrong(f'"{out}" is a topic of the gateway itself', f'Choose another name, such as "{out}-1"')
+        raise InvalidValue(f'"{out}" is a topic of the gateway itself', f'Choose another name, such as "{out}-1"')
     return out
 
 
@@ -52,23 +52,25 @@ def credential(value: object) -> str:
     """The NAME of a systemd credential. The value is not shown: it may be the secret itself."""
     out = text_unseen(value)
     if not CREDENTIAL.match(out):
-        raise Wrong("not the name of a credential", "Letters, digits, . _ - only: a name, never the secret itself")
+        raise InvalidValue(
+            "not the name of a credential", "Letters, digits, . _ - only: a name, never the secret itself"
+        )
     return out
 
 
 def text_unseen(value: object) -> str:
     if not isinstance(value, str):
-        raise Wrong("not text", "Write it in quotes")
+        raise InvalidValue("not text", "Write it in quotes")
     return value
 
 
 def factor(value: object) -> Decimal:
     """A ratio of a transformer: a positive number, kept decimal."""
     if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
-        raise Wrong(f"{show(value)} is not a number", "A 400/5 A transformer has ct = 80")
+        raise InvalidValue(f"{show(value)} is not a number", "A 400/5 A transformer has ct = 80")
     out = Decimal(value)
     if not out.is_finite() or not Decimal("0.0001") <= out <= Decimal(1_000_000):
-        raise Wrong(f"{show(value)} cannot be a ratio", "A 400/5 A transformer has ct = 80")
+        raise InvalidValue(f"{show(value)} cannot be a ratio", "A 400/5 A transformer has ct = 80")
     return out
 
 
@@ -78,10 +80,10 @@ def degrees(most: int) -> Callable[[object], Decimal]:
     def parse(value: object) -> Decimal:
         hint = f"Degrees from -{most} to {most}, such as {most * 0.4:g}; south and west are negative"
         if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
-            raise Wrong(f"{show(value)} is not a number", hint)
+            raise InvalidValue(f"{show(value)} is not a number", hint)
         out = Decimal(value)
         if not out.is_finite() or abs(out) > most:
-            raise Wrong(f"{show(value)} is out of range", hint)
+            raise InvalidValue(f"{show(value)} is out of range", hint)
         return out
 
     return parse
@@ -95,10 +97,10 @@ def size_bytes(low: int, high: int, example: str = "8 GiB") -> Callable[[object]
         if unit not in _BYTES:
             what = f'"{clean_text(unit, 20)}" is not a unit of size' if unit else f"{show(value)} has no unit"
             near = _BYTES_NEAR.get(unit[:1].lower(), "MiB")
-            raise Wrong(what, f'Write "{number} {near}"; units are B, KiB, MiB, GiB, TiB (powers of 1024)')
+            raise InvalidValue(what, f'Write "{number} {near}"; units are B, KiB, MiB, GiB, TiB (powers of 1024)')
         size = int(Decimal(number) * _BYTES[unit])
         if not low <= size <= high:
-            raise Wrong(f"{show(value)} is out of range", f"Allowed: {show_bytes(low)} to {show_bytes(high)}")
+            raise InvalidValue(f"{show(value)} is out of range", f"Allowed: {show_bytes(low)} to {show_bytes(high)}")
         return size
 
     return parse
@@ -118,7 +120,7 @@ def serial(value: object) -> str:
     near = nearest_setting(shown)
     if not near or near != shown:
         hint = f'Write "{near}"' if near else 'Write baud rate, data bits, parity (N, E or O) and stop bits: "9600 8N1"'
-        raise Wrong(f"{show(value)} is not a serial setting", hint)
+        raise InvalidValue(f"{show(value)} is not a serial setting", hint)
     _known_baud(int(shown.split()[0]))
     return shown
 
@@ -130,7 +132,7 @@ def baud(value: object) -> int:
 
 def _known_baud(rate: int) -> int:
     if rate not in BAUD_RATES:
-        raise Wrong(f"{rate} is not a baud rate", f"Did you mean {nearest_baud(rate)}?")
+        raise InvalidValue(f"{rate} is not a baud rate", f"Did you mean {nearest_baud(rate)}?")
     return rate
 
 
@@ -141,13 +143,15 @@ def split_url(value: object, example: str) -> SplitResult:
         parts = urlsplit(out)
         port = parts.port
     except ValueError:
-        raise Wrong("the host or port of the url cannot be read", f"Such as {example}; ports end at 65535") from None
+        raise InvalidValue(
+            "the host or port of the url cannot be read", f"Such as {example}; ports end at 65535"
+        ) from None
     if "@" in out:
-        raise Wrong("a url must not hold a user or password", "Use username and password_credential beside it")
+        raise InvalidValue("a url must not hold a user or password", "Use username and password_credential beside it")
     if not out.isascii() or not out.isprintable() or " " in out:
-        raise Wrong(f"{show(out)} contains characters that are not allowed in a url", f"Such as {example}")
+        raise InvalidValue(f"{show(out)} contains characters that are not allowed in a url", f"Such as {example}")
     if port == 0 or parts.query or parts.fragment:
-        raise Wrong(f"{show(out)} is not understood", f"A host and a port, such as {example}")
+        raise InvalidValue(f"{show(out)} is not understood", f"A host and a port, such as {example}")
     return parts
 
 
@@ -155,25 +159,27 @@ def line_url(value: object) -> str:
     """The url of a line, written back in full (modbus-tcp gets its port 502)."""
     out = text(value)
     if out.startswith("/dev/"):
-        raise Wrong(f"{show(out)} is not a url", f'Write "serial:{clean_text(out, 80)}"')
+        raise InvalidValue(f"{show(out)} is not a url", f'Write "serial:{clean_text(out, 80)}"')
     parts = split_url(out, "tcp://192.0.2.10:4196")
     if parts.scheme not in LINE_SCHEMES:
         near = nearest(parts.scheme, (*LINE_SCHEMES, "mbtcp", "rtu"))
         near = {"mbtcp": "modbus-tcp", "rtu": "serial"}.get(near, near)
         what = f"unknown scheme {show(parts.scheme)}" if parts.scheme else f"{show(out)} is not a url"
-        raise Wrong(what, (f'Did you mean "{near}"? ' if near else "") + f"Write {LINE_URLS}")
+        raise InvalidValue(what, (f'Did you mean "{near}"? ' if near else "") + f"Write {LINE_URLS}")
     if parts.scheme == "serial":
         path = parts.path
         if parts.netloc or not path.startswith("/") or path.endswith("/") or len(path) > 255:
-            raise Wrong(f"{show(out)} has no port", 'Such as "serial:/dev/ttyUSB0"')
+            raise InvalidValue(f"{show(out)} has no port", 'Such as "serial:/dev/ttyUSB0"')
         return f"serial:{path}"
     if not parts.hostname:
-        raise Wrong(f"{show(out)} has no host", f"Write {parts.scheme}://HOST:PORT")
+        raise InvalidValue(f"{show(out)} has no host", f"Write {parts.scheme}://HOST:PORT")
     if parts.path not in {"", "/"}:
-        raise Wrong(f"{show(out)} has something after the port", f"Write {parts.scheme}://HOST:PORT")
+        raise InvalidValue(f"{show(out)} has something after the port", f"Write {parts.scheme}://HOST:PORT")
     port = parts.port or (502 if parts.scheme == "modbus-tcp" else 0)
     if not port:
-        raise Wrong(f"{show(out)} has no port", f'Such as "{parts.scheme}://{clean_text(parts.hostname, 60)}:4196"')
+        raise InvalidValue(
+            f"{show(out)} has no port", f'Such as "{parts.scheme}://{clean_text(parts.hostname, 60)}:4196"'
+        )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port}"
 
@@ -182,15 +188,15 @@ def uplink_url(value: object) -> str:
     """The url of a broker, written back in full with its port."""
     parts = split_url(value, "mqtts://broker.example:8883")
     if "://" not in text(value):
-        raise Wrong(f"{show(value)} is not a url", "Write mqtts://HOST:8883 or mqtt://HOST:1883")
+        raise InvalidValue(f"{show(value)} is not a url", "Write mqtts://HOST:8883 or mqtt://HOST:1883")
     if parts.scheme not in UPLINK_SCHEMES:
         near = {"ssl": "mqtts", "tls": "mqtts", "tcp": "mqtt"}.get(parts.scheme) or nearest(
             parts.scheme, UPLINK_SCHEMES
         )
         what = f"unknown scheme {show(parts.scheme)}" if parts.scheme else f"{show(value)} is not a url"
-        raise Wrong(what, f"Did you mean {near}://?" if near else "Write mqtts://HOST:8883 or mqtt://HOST:1883")
+        raise InvalidValue(what, f"Did you mean {near}://?" if near else "Write mqtts://HOST:8883 or mqtt://HOST:1883")
     if not parts.hostname or parts.path not in {"", "/"}:
-        raise Wrong(f"{show(value)} is not understood", f"Write {parts.scheme}://HOST:PORT")
+        raise InvalidValue(f"{show(value)} is not understood", f"Write {parts.scheme}://HOST:PORT")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{parts.port or UPLINK_SCHEMES[parts.scheme]}"
 
@@ -201,7 +207,7 @@ def path_in(folder: Path) -> Callable[[object], Path]:
     def parse(value: object) -> Path:
         out = text(value)
         if not out or "\0" in out or len(out) > 4000:
-            raise Wrong(f"{show(value)} is not a path", 'Such as "/etc/meterhouse/signing.key"')
+            raise InvalidValue(f"{show(value)} is not a path", 'Such as "/etc/meterhouse/signing.key"')
         return folder / out
 
     return parse
@@ -217,9 +223,9 @@ def timezone(value: object) -> str:
     except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
         zones = zoneinfo.available_timezones()
         if not zones:
-            raise Wrong("this machine has no time zone database", "Install the package tzdata") from None
+            raise InvalidValue("this machine has no time zone database", "Install the package tzdata") from None
         near = next((zone for zone in sorted(zones) if zone.rpartition("/")[2].lower() == out.lower()), "")
         near = near or (nearest(out, zones) if "/" in out else "")
         hint = f'Did you mean "{near}"?' if near else 'Write AREA/CITY, such as "Asia/Shanghai"'
-        raise Wrong(f"{show(value)} is not a time zone", hint) from None
+        raise InvalidValue(f"{show(value)} is not a time zone", hint) from None
     return out

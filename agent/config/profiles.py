@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from agent.config.devices import DeviceRead
 from agent.config.lines import place_of
-from agent.config.tree import Config, DeviceConfig, LineEntry, Note
+from agent.config.tree import Config, ConfigWarning, DeviceConfig, LineEntry
 from drivers.addresses import check_address
 from drivers.model import PACES, ConfigError, DeviceSpec, Limits, Point, ProfileError
 from drivers.night import Night
@@ -52,7 +52,7 @@ def check_profiles(
     devices: Sequence[DeviceRead],
     lines: Mapping[str, LineEntry],
     profiles: ProfileSource,
-    notes: list[Note],
+    notes: list[ConfigWarning],
     place: Night | None,
 ) -> tuple[DeviceConfig, ...]:
     """Every device with its profile's own periods filled in; what does not fit becomes a complaint."""
@@ -75,12 +75,12 @@ def sleeps(device: DeviceConfig, profile: Profile) -> bool:
     return profile.sleeps and "generation.pv" in device.roles.values()
 
 
-def _note_sleepers(names: Sequence[str], notes: list[Note]) -> None:
+def _note_sleepers(names: Sequence[str], notes: list[ConfigWarning]) -> None:
     """One note for all devices whose silence at night will look like a fault."""
     what = f"the location is unknown: silence of {', '.join(names[:3])}"
     what += f" and {len(names) - 3} more" if len(names) > 3 else ""
     hint = "Add latitude and longitude to [site], in degrees; then it counts as asleep"
-    notes.append(Note("site", f"{what} at night counts as timeout", hint))
+    notes.append(ConfigWarning("site", f"{what} at night counts as timeout", hint))
 
 
 def _find(table: TomlTable, name: str, profiles: ProfileSource) -> Profile | None:
@@ -93,7 +93,7 @@ def _find(table: TomlTable, name: str, profiles: ProfileSource) -> Profile | Non
         return None
 
 
-def _check(device: DeviceRead, line: LineEntry | None, profile: Profile, notes: list[Note]) -> DeviceConfig:
+def _check(device: DeviceRead, line: LineEntry | None, profile: Profile, notes: list[ConfigWarning]) -> DeviceConfig:
     entry, table = device.entry, device.table
     scheme = line.scheme if line else ""
     if entry.address and (wrong := check_address(profile.protocol, entry.address, scheme)) is not None:
@@ -117,7 +117,7 @@ def _check(device: DeviceRead, line: LineEntry | None, profile: Profile, notes: 
     return replace(entry, periods_ms=_periods(device, resolved.limits, points, profile, notes), accuracy=accuracy)
 
 
-def _ratio(table: TomlTable, resolved: Resolved, profile: Profile, notes: list[Note]) -> None:
+def _ratio(table: TomlTable, resolved: Resolved, profile: Profile, notes: list[ConfigWarning]) -> None:
     """A ratio that nothing is multiplied by: an error, unless the profile says that the device applied its own."""
     ratios = {point.ratio for point in resolved.points}
     if not table.has("ratio") or "apply" in ratios:
@@ -125,7 +125,7 @@ def _ratio(table: TomlTable, resolved: Resolved, profile: Profile, notes: list[N
     what = f"has no effect: profile {profile.id} says that the device multiplies by itself"
     hint = "Leave it out; `meterhouse read` shows whether the values are right"
     if "done" in ratios:
-        notes.append(Note(place_of(table, "ratio"), what, hint))
+        notes.append(ConfigWarning(place_of(table, "ratio"), what, hint))
     else:
         table.complain(None, "ratio", f"{what}, or measures directly", hint)
 
@@ -158,7 +158,7 @@ def _prefixes(table: TomlTable, entry: DeviceConfig, resolved: Resolved) -> None
 
 
 def _periods(
-    device: DeviceRead, limits: Limits, points: Sequence[Point], profile: Profile, notes: list[Note]
+    device: DeviceRead, limits: Limits, points: Sequence[Point], profile: Profile, notes: list[ConfigWarning]
 ) -> tuple[int, ...]:
     """A written period may not be faster than the profile allows; a default is raised to it."""
     periods = list(device.entry.periods_ms)
@@ -167,7 +167,7 @@ def _periods(
     for number, pace in enumerate(PACES):
         single = "every" if not isinstance(device.table.layers[0].raw.get("every"), dict) else f"every.{pace}"
         if pace in device.said and pace not in used:
-            notes.append(Note(place_of(device.table, single), f"no point has the pace {pace}"))
+            notes.append(ConfigWarning(place_of(device.table, single), f"no point has the pace {pace}"))
         if periods[number] >= floor_ms:
             continue
         if pace in device.said:
@@ -178,7 +178,7 @@ def _periods(
 
 
 def _serial_note(
-    table: TomlTable, entry: DeviceConfig, line: LineEntry | None, profile: Profile, notes: list[Note]
+    table: TomlTable, entry: DeviceConfig, line: LineEntry | None, profile: Profile, notes: list[ConfigWarning]
 ) -> None:
     if not line or line.scheme != "serial" or not profile.serial:
         return
@@ -186,7 +186,7 @@ def _serial_note(
     if own != profile.serial:
         what = f"{own} is not the factory setting of {profile.id} ({profile.serial})"
         notes.append(
-            Note(
+            ConfigWarning(
                 place_of(table, "serial" if entry.serial else "line"),
                 what,
                 "Correct only if it was changed at the device",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from agent.config.parsers import show_bytes
 from agent.config.profiles import make_driver
-from agent.config.tree import Config, DeviceConfig, Note, RingConfig
+from agent.config.tree import Config, ConfigWarning, DeviceConfig, RingConfig
 from drivers.model import PACES, ConfigError, DeviceSpec, PlanSummary, ProfileError
 from drivers.toml.parsers import show_ms
 
@@ -158,14 +158,14 @@ def _at_most(size: int) -> int:
     return max(MIN_RING_BYTES, 1 << max(0, size.bit_length() - 1))
 
 
-def ring_notes(config: Config, plan: RingPlan) -> list[Note]:
+def ring_notes(config: Config, plan: RingPlan) -> list[ConfigWarning]:
     """What deserves attention: a size that is not the written one, and one that is less than needed."""
-    notes: list[Note] = []
+    notes: list[ConfigWarning] = []
     written = config.ring.size_bytes
     if written is not None and written < min(plan.need_bytes, plan.size_bytes):
         what = f"{show_bytes(written)} is less than the {show_bytes(plan.need_bytes)} that the devices need; "
         notes.append(
-            Note(
+            ConfigWarning(
                 config.at("ring.size"),
                 f"{what}raised to {show_bytes(plan.size_bytes)}",
                 'Write size = "auto", or leave it out',
@@ -173,7 +173,7 @@ def ring_notes(config: Config, plan: RingPlan) -> list[Note]:
         )
     elif written is not None and _at_most(written) != written:
         what = f"{show_bytes(written)} becomes {show_bytes(_at_most(written))}"
-        notes.append(Note(config.at("ring.size"), what, "A ring's size is a power of two"))
+        notes.append(ConfigWarning(config.at("ring.size"), what, "A ring's size is a power of two"))
     if plan.size_bytes < plan.need_bytes:
         limit = f"a quarter of the file system of {config.runtime_dir}" if plan.by_file_system else "ring.max"
         what = (
@@ -183,14 +183,14 @@ def ring_notes(config: Config, plan: RingPlan) -> list[Note]:
         if plan.early_s is not None:
             what += f"; packs are sealed after {plan.early_s:.1f} s already, when it is half full"
         remedy = "Enlarge that file system" if plan.by_file_system else f'Raise it to "{show_bytes(plan.need_bytes)}"'
-        notes.append(Note("ring", what, f"{remedy}, seal more often ([pack] every), or read less often"))
+        notes.append(ConfigWarning("ring", what, f"{remedy}, seal more often ([pack] every), or read less often"))
     return notes
 
 
-def memory_notes(config: Config, plan: RingPlan, machine: int) -> list[Note]:
+def memory_notes(config: Config, plan: RingPlan, machine: int) -> list[ConfigWarning]:
     """A machine whose memory is not enough. ``machine``: its memory in bytes."""
     need, share = memory_bytes(len(config.devices), plan), int(machine * MEMORY_SHARE)
     if need <= share:
         return []
     what = f"the agent needs about {need >> 20} MiB, and its unit allows {share >> 20} MiB of {machine >> 20} MiB"
-    return [Note("memory", what, "Take a larger machine, fewer devices, or a smaller [ring] max")]
+    return [ConfigWarning("memory", what, "Take a larger machine, fewer devices, or a smaller [ring] max")]

@@ -30,7 +30,7 @@ def gathered(errors: Sequence[GatewayError], where: str) -> ConfigError:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class ConfigWarning:
     """Something that works but deserves attention."""
 
     where: str
@@ -173,7 +173,7 @@ class Config:
     lines: tuple[LineEntry, ...] = ()
     devices: tuple[DeviceConfig, ...] = ()
     derived: tuple[DerivedConfig, ...] = ()
-    notes: tuple[Note, ...] = ()
+    notes: tuple[ConfigWarning, ...] = ()
     places: Mapping[str, tuple[str, int | None]] = field(default_factory=dict, compare=False)  # see ``at``
     digest: str = field(
         default="", compare=False

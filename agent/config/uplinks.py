@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from agent.config import parsers as v
 from agent.config.lines import is_first, place_of
-from agent.config.tree import Note
+from agent.config.tree import ConfigWarning
 from agent.settings import Secret, UplinkConfig
 from drivers.toml import TomlTable
 from drivers.toml import parsers as p
@@ -43,7 +43,9 @@ def folder_of(table: TomlTable, key: str) -> Path:
     return found[0].source.folder if found else Path()
 
 
-def read_uplinks(tables: list[TomlTable], notes: list[Note], agents: os.stat_result | None) -> tuple[UplinkConfig, ...]:
+def read_uplinks(
+    tables: list[TomlTable], notes: list[ConfigWarning], agents: os.stat_result | None
+) -> tuple[UplinkConfig, ...]:
     """All destinations, in the order of files. ``agents``: as ``open_secret`` takes it."""
     out: list[UplinkConfig] = []
     names: dict[str, TomlTable] = {}
@@ -53,7 +55,7 @@ def read_uplinks(tables: list[TomlTable], notes: list[Note], agents: os.stat_res
             out.append(uplink)
         if uplink.host and not uplink.tls and uplink.host not in _LOOPBACK:
             notes.append(
-                Note(
+                ConfigWarning(
                     place_of(table, "url"),
                     "is sent unencrypted",
                     "mqtts:// protects password and readings",
@@ -63,7 +65,7 @@ def read_uplinks(tables: list[TomlTable], notes: list[Note], agents: os.stat_res
     return tuple(out)
 
 
-def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result | None) -> list[Note]:
+def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result | None) -> list[ConfigWarning]:
     """Files that others may read. No error: a destination that worked is not cut off by an upgrade."""
     password = uplink.password.file if uplink.password else None
     files = (("password_file", password, "set another password"), ("key_file", uplink.key_file, "make a new key"))
@@ -71,7 +73,9 @@ def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result
     return [note for note in notes if note is not None]
 
 
-def open_secret(table: TomlTable, key: str, path: Path, remedy: str, agents: os.stat_result | None) -> Note | None:
+def open_secret(
+    table: TomlTable, key: str, path: Path, remedy: str, agents: os.stat_result | None
+) -> ConfigWarning | None:
     """A note if others may read or change a secret; None if all is well, or it does not exist.
 
     A file of root that one group may read is accepted: packages install secrets so. It must not be the agent's own
@@ -96,7 +100,7 @@ def open_secret(table: TomlTable, key: str, path: Path, remedy: str, agents: os.
     if not what:
         return None
     hint = f"chmod 600 {path}, for the user that runs the agent; if others could read it for a while, {remedy}"
-    return Note(place_of(table, key), what, hint)
+    return ConfigWarning(place_of(table, key), what, hint)
 
 
 def _uplink(table: TomlTable) -> UplinkConfig:

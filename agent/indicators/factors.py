@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from agent.indicators.units import Unit, parse_unit
-from drivers.toml import Wrong, show
+from drivers.toml import InvalidValue, show
 
 Status = Literal["official", "quoted", "assumed"]
 
@@ -86,7 +86,7 @@ class Factor:
 
 
 def make_factor(text: FactorText) -> Factor:
-    """The checked factor. Raises Wrong."""
+    """The checked factor. Raises InvalidValue."""
     try:
         unit = parse_unit(text.unit)
         entries = [
@@ -94,12 +94,12 @@ def make_factor(text: FactorText) -> Factor:
             for e in text.entry
         ]
     except (ValueError, ZeroDivisionError) as error:
-        raise Wrong(str(error), 'A value is text, such as "0.8325" or "44/12"') from None
+        raise InvalidValue(str(error), 'A value is text, such as "0.8325" or "44/12"') from None
     for entry in entries:
         _check_date(entry.published)
     years = [entry.year for entry in entries]
     if not years or len(set(years)) != len(years):
-        raise Wrong("needs at least one entry, and one per year only")
+        raise InvalidValue("needs at least one entry, and one per year only")
     return Factor(text.id, unit, text.title, tuple(sorted(entries, key=lambda entry: entry.year)))
 
 
@@ -120,7 +120,7 @@ def _check_date(text: str) -> None:
     except ValueError:
         right = False
     if not right:
-        raise Wrong(f"published = {show(text)} is not a date", 'Write it as "2025-12-31"')
+        raise InvalidValue(f"published = {show(text)} is not a date", 'Write it as "2025-12-31"')
 
 
 @cache

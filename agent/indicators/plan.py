@@ -28,7 +28,7 @@ from agent.indicators.units import NUMBER, Dimension, Unit, parse_unit, show_dim
 from agent.roles import METERED_ROLES
 from drivers.encoding import base64url
 from drivers.model import ConfigError
-from drivers.toml import Complaint, KeyPath, TomlSource, Wrong, show
+from drivers.toml import Complaint, InvalidValue, KeyPath, TomlSource, show
 
 SITE = "site"  # the set of a plan's own figures
 BUILT_IN: Mapping[str, Dimension] = {"period.duration": (("s", 1),)}
@@ -217,7 +217,7 @@ class _Maker:
             seen.add(one.id)
             try:
                 self._factors[one.id] = make_factor(one)
-            except Wrong as wrong:
+            except InvalidValue as wrong:
                 self._complain(place, wrong.what, wrong.hint, path)
 
     def _check_pins(self, pins: Mapping[str, int]) -> None:

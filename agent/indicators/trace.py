@@ -40,7 +40,7 @@ class TraceSlot:
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class ConsumptionMatch:
     """How the consumption of one slot was covered; the four parts add up to ``consumption``.
 
     ``exported`` is the part of the export that came from generation in this slot, ``stored`` what generation charged.
@@ -63,7 +63,7 @@ class Traced:
     Slots with a ``missing`` role are excluded from matches and totals.
     """
 
-    matches: tuple[Match, ...]
+    matches: tuple[ConsumptionMatch, ...]
     missing: tuple[TraceSlot, ...]
     consumption: Decimal
     own: Decimal
@@ -85,7 +85,7 @@ class Traced:
 
 
 @dataclass(frozen=True, slots=True)
-class Issue:
+class CertificateIssue:
     """Certificates that a month's generation earns. Those of power used on site are issued and cannot be traded."""
 
     label: str
@@ -95,7 +95,7 @@ class Issue:
     held_rest: Decimal
 
 
-def match(slot: TraceSlot) -> Match:
+def match(slot: TraceSlot) -> ConsumptionMatch:
     """Cover one slot's consumption. Nothing becomes negative where meters disagree a little."""
     sources = slot.generation + slot.direct + slot.grid_import + slot.discharge
     consumption = max(sources - slot.grid_export - slot.charge, ZERO)
@@ -106,7 +106,7 @@ def match(slot: TraceSlot) -> Match:
     rest = consumption - own
     direct = min(slot.direct, rest)
     storage = min(slot.discharge, rest - direct)
-    return Match(slot, consumption, own, direct, storage, rest - direct - storage, exported, stored)
+    return ConsumptionMatch(slot, consumption, own, direct, storage, rest - direct - storage, exported, stored)
 
 
 def trace(slots: Iterable[TraceSlot], certificates_kwh: Decimal = ZERO) -> Traced:
@@ -133,7 +133,9 @@ def trace(slots: Iterable[TraceSlot], certificates_kwh: Decimal = ZERO) -> Trace
     )
 
 
-def issue(months: Sequence[tuple[str, Decimal, Decimal]], rests: tuple[Decimal, Decimal] = (ZERO, ZERO)) -> list[Issue]:
+def issue(
+    months: Sequence[tuple[str, Decimal, Decimal]], rests: tuple[Decimal, Decimal] = (ZERO, ZERO)
+) -> list[CertificateIssue]:
     """Certificates month by month.
 
     Args:
@@ -145,5 +147,5 @@ def issue(months: Sequence[tuple[str, Decimal, Decimal]], rests: tuple[Decimal, 
     for label, traded_kwh, held_kwh in months:
         traded, traded_rest = divmod(traded_rest + traded_kwh, UNIT_KWH)
         held, held_rest = divmod(held_rest + held_kwh, UNIT_KWH)
-        found.append(Issue(label, int(traded), int(held), traded_rest, held_rest))
+        found.append(CertificateIssue(label, int(traded), int(held), traded_rest, held_rest))
     return found

@@ -18,7 +18,7 @@ from typing import Any
 
 from agent.intervals.rows import Flag
 from agent.intervals.series import BACK_STEP, GLITCH, NORMAL, RESET, ROLLOVER, SWAP, Series, Step, is_all_ones
-from ext.rates import Tally
+from ext.rates import CounterKernel
 
 PATIENCE_MS = 26 * 3_600_000  # a night and a morning: then a finding is made from what there is
 SILENCE_MS = 900_000
@@ -66,7 +66,7 @@ class AnomalyDetector:
         modulus: where it starts again; 0: not known.
     """
 
-    def __init__(self, tally: Tally, number: int, resolution: int, modulus: int) -> None:
+    def __init__(self, tally: CounterKernel, number: int, resolution: int, modulus: int) -> None:
         self._tally, self._number = tally, number
         self._resolution, self._modulus = Decimal(resolution), Decimal(modulus) if modulus else None
         self.waiting: list[PendingReading] = []

@@ -23,7 +23,7 @@ from agent.intervals.row_builder import RowBuilder
 from agent.intervals.rows import QUALITIES, RANGE, CounterEvent, Flag, PackSpan, SlotReadings
 from agent.intervals.state import STATE_LAYOUT, StateError, pack_state, unpack_state
 from agent.intervals.tracked_points import Rule, TrackedPoint, TrackedPoints, track
-from ext.rates import Tally, gather
+from ext.rates import CounterKernel, gather
 from ext.ring import Ring
 
 _QUALITY_FLAGS = (
@@ -40,7 +40,7 @@ class Ledger:
     def __init__(self, stream: str, calendar: Calendar, rule: Rule) -> None:
         self.stream, self._calendar, self._rule = stream, calendar, rule
         self.tracked: TrackedPoints | None = None
-        self.tally = Tally(0)
+        self.tally = CounterKernel(0)
         self.detectors: dict[int, AnomalyDetector] = {}
         self.seq = 0  # of the last pack taken in
         self.to_ms = 0  # its end; 0: none yet
@@ -88,8 +88,8 @@ class Ledger:
         self._index(new)
         self.row_builder.begin_shape(new.shape, max(2 * new.slowest_ms, 20_000))
 
-    def _new_tally(self, new: TrackedPoints) -> Tally:
-        tally = Tally(len(new.slots))
+    def _new_tally(self, new: TrackedPoints) -> CounterKernel:
+        tally = CounterKernel(len(new.slots))
         for number, w in enumerate(new.slots):
             window = (new.shape.period_ms, new.shape.slip_ms) if w.demand else (0, 0)
             gap = min(max(self._rule.max_gap_ms, 3 * w.period_ms), DAY_MS)

@@ -1,9 +1,9 @@
 """Classifies the steps between the readings of a counter: growth, rollover, reset, back step, glitch, swap.
 
-The kernel (``ext.rates.Tally``) takes in plain growth by itself; everything else is judged here, for the running
-agent (``agent.intervals.anomalies``) as for a person with a whole series in hand (``meterhouse decode counter``).
-Judging needs what comes later: a fall that is taken back was a glitch, one that stays was not. Phantom energy is worse
-than energy not counted: only growth and rollovers have an increment (# field pains 32 to 35).
+The kernel (``ext.rates.CounterKernel``) takes in plain growth by itself; everything else is judged here, for the
+running agent (``agent.intervals.anomalies``) as for a person with a whole series in hand (``meterhouse decode
+counter``). Judging needs what comes later: a fall that is taken back was a glitch, one that stays was not. Phantom
+energy is worse than energy not counted: only growth and rollovers have an increment (# field pains 32 to 35).
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import agent
 import ext.clock
 import ext.memory
-from agent.clock import Grid
+from agent.clock import SteadyClock
 from agent.config import (
     Config,
-    Note,
+    ConfigWarning,
     RingPlan,
     UplinkConfig,
     file_system_bytes,
@@ -76,8 +76,8 @@ class Service:
         self._reloads = Reloader(self, load)
         self._ready = ready
         self.boot = secrets.token_bytes(8).hex()
-        self.grid = Grid()
-        self.started_ms = self.grid.now_ms()
+        self.clock = SteadyClock()
+        self.started_ms = self.clock.now_ms()
         self.uplinks: list[Uplink] = []
         self.packers: dict[str, Packer] = {}
         self.rings = RingFiles(config.runtime_dir, self.boot)
@@ -105,11 +105,11 @@ class Service:
             key_path = self.config.key.path(os.environ)
             self.active_key = ActiveKey(load_key(key_path), self.config.base)
             self.db_thread = DatabaseThread(self._open_store, pack_clock)
-            self.sealing = SealScheduler(self.db_thread, self.grid, self.config.pack.every_ms)
+            self.sealing = SealScheduler(self.db_thread, self.clock, self.config.pack.every_ms)
             self.db_thread.on_trouble = self.sealing.set_trouble
             notify("STATUS=opening the store")
-            self.device_manager = DeviceManager(self.config, self.grid, self.sealing, self.db_thread, self._stream)
-            self.publisher = ResultPublisher(self.config, self.db_thread, self.sealing, self.grid, self._packer)
+            self.device_manager = DeviceManager(self.config, self.clock, self.sealing, self.db_thread, self._stream)
+            self.publisher = ResultPublisher(self.config, self.db_thread, self.sealing, self.clock, self._packer)
             self.publisher.producers = make_producers(self.config)
             self.scrubber = StoreScrubber(self.db_thread, self.sealing.gateway_event)
             self.watchdog = Watchdog(self.db_thread, self.device_manager, lambda: summary(self), os.environ)
@@ -152,7 +152,7 @@ class Service:
         name = f"{config.base}/_gateway"
         self.gateway = gateway = Stream(name, self._packer(name, self.started_ms), self.started_ms)
         table = catalog.gateway_table(name, agent.__version__)
-        self.started_ms = self.grid.now_ms()
+        self.started_ms = self.clock.now_ms()
         scratch = self.rings.scratch()
         rate = reading_rate(config, ((entry, spec) for entry, spec, _ in planned), self.lines, scratch)
         scratch.close()
@@ -283,7 +283,7 @@ class Service:
             return
         ring = self.rings.current.ring
         moved = [stream for stream in self.sealing.streams.values() if stream.table_version.ring is ring]
-        await self.sealing.seal(self.grid.now_ms(), [s for s in moved if s.table_versions[0].ring is not ring])
+        await self.sealing.seal(self.clock.now_ms(), [s for s in moved if s.table_versions[0].ring is not ring])
         if self.rings.remove_sealed(self.sealing.rings()):
             ring_ids = self.rings.ids()
             await self.db_thread.call(lambda store: store.documents.forget_rings(ring_ids))
@@ -295,7 +295,7 @@ class Service:
         """Apply the configuration files as they are now, without losing a reading; an error changes nothing."""
         return self._reloads.request()
 
-    def notes(self) -> list[Note]:
+    def notes(self) -> list[ConfigWarning]:
         """What deserves attention in the configuration in effect."""
         return [*self.config.notes, *ring_notes(self.config, self.ring_plan)]
 
@@ -316,14 +316,14 @@ class Service:
     async def _watch_clock(self) -> None:
         while True:
             await asyncio.sleep(CLOCK_CHECK_S)
-            if step := self.grid.look():
+            if step := self.clock.check_step():
                 log.warning("the clock was set from %.3f to %.3f", step[0] / 1000, step[1] / 1000)
                 async with self.device_manager.lock:
                     await self.device_manager.stop_pollers()
                     if await self.sealing.cut(*step):
-                        self.grid.take_step()
+                        self.clock.take_step()
                         for device in self.devices:
-                            device.poll.align(self.grid.now_ms())
+                            device.poll.align(self.clock.now_ms())
                     self.device_manager.start_pollers()
 
     async def _housekeeping(self) -> None:

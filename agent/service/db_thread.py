@@ -136,7 +136,7 @@ class DatabaseThread:
         """The newest births, by stream; ``callback`` runs in the database thread."""
         self._queue.put(lambda store: callback(store.packs.births(after, limit, max_bytes)))
 
-    def leaving(self) -> None:
+    def before_send(self) -> None:
         """Packs committed by now may leave the gateway."""
         self._leaving()
 

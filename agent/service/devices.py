@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from agent.clock import Grid
+from agent.clock import SteadyClock
 from agent.config import Config, DeviceConfig, gathered, line_config, make_driver
 from agent.config.tree import LineEntry
 from agent.pack import BirthTable
-from agent.poll import DevicePoll, Life, LinePoller
+from agent.poll import Availability, DevicePoll, LinePoller
 from agent.service.births import DeviceCatalog, RunningDevice
 from agent.service.db_thread import DatabaseThread
 from agent.service.identity import IdentityChecker, MapQuirks
@@ -59,12 +59,12 @@ class DeviceManager:
     def __init__(
         self,
         config: Config,
-        grid: Grid,
+        clock: SteadyClock,
         sealing: SealScheduler,
         db_thread: DatabaseThread,
         make_stream: Callable[[str, int], Stream],
     ) -> None:
-        self.config, self.grid, self.sealing = config, grid, sealing
+        self.config, self.clock, self.sealing = config, clock, sealing
         self._db_thread, self._make_stream = db_thread, make_stream
         self.devices: list[RunningDevice] = []
         self.lines: dict[str, Line] = {}
@@ -156,7 +156,7 @@ class DeviceManager:
 
     def cut_ms(self, device: RunningDevice) -> int:
         """The time at which a paused device can be swapped: earlier due points are answered or a gap in the ring."""
-        now_ms, next_ms = self.grid.now_ms(), device.poll.next_ms
+        now_ms, next_ms = self.clock.now_ms(), device.poll.next_ms
         at = next_ms if 0 < next_ms <= now_ms else now_ms + 1
         return max(at, device.stream.sealed_ms, device.stream.table_version.start_ms)
 
@@ -171,7 +171,7 @@ class DeviceManager:
             if line in self.pollers:
                 self.pollers[line].serve(polls)
                 continue
-            poller = self.pollers[line] = LinePoller(polls, self.grid)
+            poller = self.pollers[line] = LinePoller(polls, self.clock)
             self._tasks[line] = asyncio.create_task(poller.run(), name=f"line {line}")
         for line in self.pollers.keys() - by_line.keys():
             self.stop_poller(line)
@@ -336,7 +336,7 @@ async def prepare(manager: DeviceManager, config: Config, catalog: DeviceCatalog
         ProfileError: a profile is gone since the configuration was read.
     """
     if catalog is None:
-        catalog = await asyncio.to_thread(DeviceCatalog, config, manager.catalog.known, manager.grid.now_ms())
+        catalog = await asyncio.to_thread(DeviceCatalog, config, manager.catalog.known, manager.clock.now_ms())
     change, wrong = DeviceChanges(config, catalog), list[GatewayError]()
     try:
         _prepare_lines(manager, change, wrong)
@@ -433,7 +433,7 @@ async def apply(manager: DeviceManager, change: DeviceChanges) -> None:
             manager.remove(device)
         for swap in rest:
             _swap(manager, swap)
-        now_ms = manager.grid.now_ms()
+        now_ms = manager.clock.now_ms()
         for made in change.added:
             manager.add(made, now_ms)
         order = {entry.name: n for n, entry in enumerate(change.config.devices)}
@@ -507,7 +507,9 @@ def _swap(manager: DeviceManager, swap: DeviceSwap) -> None:
         device.poll.exchange(swap.driver, cut_ms)
         device.poll.use_ring(manager.ring, swap.number)
     elif identified_meanwhile:
-        device.poll.life = Life.UNKNOWN  # it is identified once more, and gets the table of the new configuration then
+        device.poll.availability = (
+            Availability.UNKNOWN
+        )  # it is identified once more, and gets the table of the new configuration then
     else:
         device.stream.switch_table(swap.number, swap.table, cut_ms, manager.ring)
         device.poll.use_ring(manager.ring, swap.number)

@@ -245,7 +245,7 @@ def _merged(known: Identity, read: Identity) -> Identity:
 
 
 @runtime_checkable
-class LearnsMap(Protocol):
+class HasKnownHoles(Protocol):
     """A driver that learns which registers its device does not have."""
 
     holes: KnownHoles
@@ -269,7 +269,7 @@ class MapQuirks:
         self, device: RunningDevice, driver: object, profile_hash: str, identity: Mapping[str, str | None]
     ) -> None:
         """Give a driver what its device taught us before; another identity, firmware or profile starts afresh."""
-        if not isinstance(driver, LearnsMap):
+        if not isinstance(driver, HasKnownHoles):
             return
         known = {name: text for name, text in identity.items() if text is not None}
         firmware = known.pop("device.firmware", None)
@@ -289,7 +289,7 @@ class MapQuirks:
         """Store the facts learned or dropped since the last call."""
         for device in devices:
             driver = device.poll.driver
-            if isinstance(driver, LearnsMap) and driver.holes.key:
+            if isinstance(driver, HasKnownHoles) and driver.holes.key:
                 driver.holes.expire(_now_s())
                 await self._save(device, driver.holes)
 
@@ -312,7 +312,7 @@ class MapQuirks:
 
 def quirks_summary(driver: object) -> str:
     """One line for a technician; "" if nothing was learned."""
-    return driver.holes.summary() if isinstance(driver, LearnsMap) else ""
+    return driver.holes.summary() if isinstance(driver, HasKnownHoles) else ""
 
 
 def _decoded(text: bytes) -> dict[str, Any] | None:

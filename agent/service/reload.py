@@ -304,12 +304,12 @@ class Reloader:
         service, ring = self._service, change.file.ring
         service.rings.use(change.file)
         number, table = change.gateway
-        start_ms = max(service.grid.now_ms() + 1, service.gateway.sealed_ms)
+        start_ms = max(service.clock.now_ms() + 1, service.gateway.sealed_ms)
         service.gateway.switch_table(number, table, start_ms, ring)
         service.publisher.ring = ring
         await move_to_ring(service.device_manager, ring, change.moves)
         begin_ms = max(stream.table_version.start_ms for stream in service.sealing.streams.values())
-        wait_ms = begin_ms - service.grid.now_ms()  # a device that is idle continues there in the next millisecond
+        wait_ms = begin_ms - service.clock.now_ms()  # a device that is idle continues there in the next millisecond
         await asyncio.sleep(max(0, min(wait_ms, 1000)) / 1000)
         await service.remove_sealed_rings()  # if the store cannot commit now, each turn of sealing tries again
 
@@ -371,7 +371,7 @@ class Reloader:
         """State in the gateway's own stream which configuration is in effect."""
         service, (number, table) = self._service, prepared.gateway
         if not table.same_as(service.gateway.table_version.table):
-            service.gateway.switch_table(number, table, max(service.grid.now_ms() + 1, service.gateway.sealed_ms))
+            service.gateway.switch_table(number, table, max(service.clock.now_ms() + 1, service.gateway.sealed_ms))
             service.sealing.add_event(service.gateway, {"event": "reload", "config": prepared.config.hash()})
 
     async def _swap_uplinks(self, config: Config, fresh: dict[str, Uplink]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ext.clock
-from agent.clock import Grid
+from agent.clock import SteadyClock
 from agent.pack import seconds
 from agent.poll import DevicePoll
 from agent.service.db_thread import DatabaseThread
@@ -49,8 +49,8 @@ def pack_clock() -> dict[str, Any]:
 class SealScheduler:
     """Decides when streams are sealed and books the results. Only the loop touches it."""
 
-    def __init__(self, db_thread: DatabaseThread, grid: Grid, every_ms: int) -> None:
-        self._db_thread, self._grid = db_thread, grid
+    def __init__(self, db_thread: DatabaseThread, clock: SteadyClock, every_ms: int) -> None:
+        self._db_thread, self._clock = db_thread, clock
         self.every_ms = every_ms  # may change; then from the next boundary on
         self._lock = asyncio.Lock()
         self._gateway: Stream | None = None
@@ -85,7 +85,7 @@ class SealScheduler:
 
     def add_event(self, stream: Stream, event: Mapping[str, Any]) -> None:
         """Add an event to a stream: to the ring, so that it survives a kill, and to the next pack."""
-        now_ms, version = self._grid.now_ms(), stream.table_version
+        now_ms, version = self._clock.now_ms(), stream.table_version
         event = {"t": seconds(now_ms), **event}
         version.ring.append_event(version.number, now_ms * 1_000_000, time.monotonic_ns(), json.dumps(event).encode())
         stream.events.append((now_ms, event))
@@ -112,11 +112,11 @@ class SealScheduler:
     async def run(self) -> None:
         """Seal until cancelled."""
         await self._wait_for_first_round()
-        await self.seal(self._grid.now_ms(), list(self.streams.values()))
-        done_ms = waited_ms = self._grid.now_ms() // self.every_ms * self.every_ms
+        await self.seal(self._clock.now_ms(), list(self.streams.values()))
+        done_ms = waited_ms = self._clock.now_ms() // self.every_ms * self.every_ms
         while True:
             every = self.every_ms
-            boundary = (self._grid.now_ms() - LOOK_MS) // every * every
+            boundary = (self._clock.now_ms() - LOOK_MS) // every * every
             if boundary != waited_ms:
                 await self.wait_for_burst(min(BURST_MS, every // 4) / 1000)
                 waited_ms = boundary
@@ -138,7 +138,7 @@ class SealScheduler:
                 await self._wait(min(0.25, every / 4000))
                 continue
             done_ms = boundary
-            wait_ms = done_ms + every + LOOK_MS - self._grid.now_ms()  # far too long if the clock was just set back
+            wait_ms = done_ms + every + LOOK_MS - self._clock.now_ms()  # far too long if the clock was just set back
             await self._wait(max(10, min(wait_ms, every, TURN_MS)) / 1000)
 
     async def _wait(self, seconds: float) -> None:
@@ -160,7 +160,7 @@ class SealScheduler:
             return
         leaving = {stream.name for stream, _ in self.removed}
         behind = [s for s in self._half_a_ring_back() if self._settled_ms(s) > s.sealed_ms and s.name not in leaving]
-        if behind and not await self.seal(self._grid.now_ms(), behind):
+        if behind and not await self.seal(self._clock.now_ms(), behind):
             self._ahead_s = loop.time() + RETRY_S
 
     def _half_a_ring_back(self) -> list[Stream]:
@@ -199,7 +199,7 @@ class SealScheduler:
         if self._gateway is None:
             return False
         self.add_event(self._gateway, {"event": "stop"})
-        now_ms, streams = self._grid.now_ms() + 1, list(self.streams.values())
+        now_ms, streams = self._clock.now_ms() + 1, list(self.streams.values())
         done = await self._flush_removed() and await self.seal(now_ms, streams, ended=True)
         if not done:
             why = self.trouble or "the store could not commit"
@@ -239,7 +239,7 @@ class SealScheduler:
         may still be pending; they become gaps.
         """
         async with self._lock:
-            to_ms = min(to_ms, self._grid.now_ms() + 1)  # the clock may have been set back meanwhile
+            to_ms = min(to_ms, self._clock.now_ms() + 1)  # the clock may have been set back meanwhile
             unknown = self._gap_reason
             jobs = []
             for stream in streams:

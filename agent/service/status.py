@@ -75,7 +75,7 @@ def status(service: Service) -> dict[str, Any]:
             "loaded": seconds(service.loaded_ms),
             "complaints": service.complaints,
         },
-        "devices": {device.config.name: _device_facts(device, service.grid.now_ms()) for device in service.devices},
+        "devices": {device.config.name: _device_facts(device, service.clock.now_ms()) for device in service.devices},
         "lines": {name: _line_facts(line) for name, line in service.lines.items()},
         "uplinks": {uplink.name: asdict(uplink.state()) for uplink in service.uplinks},
         "store": _store_facts(service),
@@ -101,9 +101,9 @@ def _store_facts(service: Service) -> dict[str, Any]:
 
 def summary(service: Service) -> str:
     """One line for ``systemctl status``."""
-    lives = [device.poll.life.value for device in service.devices]
+    lives = [device.poll.availability.value for device in service.devices]
     parts = [f"{lives.count('alive')} of {len(lives)} devices answer"]
-    if asleep := sum(device.poll.is_asleep(service.grid.now_ms()) for device in service.devices):
+    if asleep := sum(device.poll.is_asleep(service.clock.now_ms()) for device in service.devices):
         parts[0] += f", {asleep} asleep"
     for uplink in service.uplinks:
         state = uplink.state()
@@ -136,7 +136,7 @@ def _device_facts(device: RunningDevice, now_ms: int) -> dict[str, Any]:
         "line": device.config.line,
         "profile": device.profile.id,
         "variant": poll.driver.spec.variant or None,
-        "life": "asleep" if poll.is_asleep(now_ms) else poll.life.value,
+        "life": "asleep" if poll.is_asleep(now_ms) else poll.availability.value,
         "last_answer": seconds(poll.last_answer_ms) if poll.last_answer_ms else None,
         "error": poll.last_error or None,
         "overloads": poll.overloads,
@@ -288,7 +288,7 @@ def _uplinks(uplinks: Mapping[str, Mapping[str, Any]], pending: Mapping[str, int
     yield MetricFamily("uplink_backlog_packs", "Packs in the store that it has not confirmed.", waiting)
     for name, key, words in (
         ("uplink_in_flight_packs", "in_flight", "Packs sent and not acknowledged."),
-        ("uplink_confirmed_packs_total", "confirmed", "Packs confirmed since the start."),
+        ("uplink_confirmed_packs_total", "confirmed", "Packs that the broker has accepted since the start."),
         ("uplink_refused_packs_total", "refused", "Packs that the broker refused."),
         ("uplink_connects_total", "connects", "Connections made."),
         ("uplink_sent_bytes_total", "sent_bytes", "Bytes of packs sent."),

@@ -36,7 +36,7 @@ class UplinkState:
     since: float | None  # connected or disconnected since
     waiting: int  # unconfirmed packs that the uplink knows of, including those in flight; the store counts all
     in_flight: int
-    confirmed: int  # since the start, like the next three
+    confirmed: int  # accepted by the broker, since the start, like the next three; the name is the status page's
     refused: int
     connects: int
     sent_bytes: int

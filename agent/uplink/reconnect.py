@@ -26,7 +26,7 @@ class ReconnectBackoff:
     """Delays between attempts to connect.
 
     At most 10 s in the first ten minutes in which the broker cannot be reached, or in which connections break after
-    packs were confirmed (an unstable modem); up to a minute otherwise. A longer backoff of its own applies after
+    packs were accepted (an unstable modem); up to a minute otherwise. A longer backoff of its own applies after
     another client took over the session.
     """
 
@@ -43,7 +43,7 @@ class ReconnectBackoff:
             lived_s: duration of the last attempt and its connection.
             answered: it got a CONNACK.
             taken_over: another client with our id ended it.
-            served: packs were confirmed in it.
+            served: the broker accepted packs in it.
         """
         now = self._monotonic()
         if served:

@@ -97,7 +97,7 @@ class SendScheduler:
         self.too_large: str | None = None  # topic of a pack that was quarantined for its size, until it is reported
         self._rejected = RejectedRetained()
         self.delivered: list[int] = []  # ids to confirm to the store
-        self.confirmed = self.refused = self.sent_bytes = 0
+        self.accepted = self.refused = self.sent_bytes = 0
 
     # --- requests to the store
 
@@ -367,7 +367,7 @@ class SendScheduler:
     def _on_accepted(self, message: OutgoingMessage) -> None:
         self._recent.add(message.id)
         self._reject_backoff.reset()
-        self.confirmed += 1
+        self.accepted += 1
         if self.mode != "platform":
             self.delivered.append(message.id)
         if message.probe:

@@ -115,7 +115,7 @@ class Uplink:
         self._protocol = V5
         self._v311_since_s = 0.0
         self._answered = False  # the last attempt got a CONNACK
-        self._confirmed_before = 0  # packs, when it began
+        self._accepted_before = 0  # packs, when it began
         self._taken_over = 0  # times that another client took over the session
         self._connected = False
         self._connects = 0
@@ -171,7 +171,7 @@ class Uplink:
             since=self._since,
             waiting=scheduler.waiting,
             in_flight=scheduler.in_flight,
-            confirmed=scheduler.confirmed,
+            confirmed=scheduler.accepted,
             refused=scheduler.refused,
             connects=self._connects,
             sent_bytes=scheduler.sent_bytes,
@@ -211,7 +211,7 @@ class Uplink:
             self._taken_over += 1
             with contextlib.suppress(RuntimeError):  # a second signal has ended the service
                 self._on_event({"event": "taken_over", "times": self._taken_over, "uplink": self.name})
-        served = self._scheduler.confirmed > self._confirmed_before
+        served = self._scheduler.accepted > self._accepted_before
         delay_s = self._backoff.next(lived_s=lived_s, answered=self._answered, taken_over=taken_over, served=served)
         until = time.monotonic() + delay_s
         while not self._stopping and (left := until - time.monotonic()) > 0:
@@ -221,7 +221,7 @@ class Uplink:
         """One connection. Raises BrokerError when it ends, unless ``stop`` ends it."""
         if self._protocol == V311 and time.monotonic() - self._v311_since_s > TRY_V5_AGAIN_S:
             self._protocol = V5
-        connection, self._answered, self._confirmed_before = self._connection(), False, self._scheduler.confirmed
+        connection, self._answered, self._accepted_before = self._connection(), False, self._scheduler.accepted
         try:
             connection.connect(lambda: self._stopping)
         except BrokerError as error:
@@ -300,7 +300,7 @@ class Uplink:
                     return
             scheduler.collect()
             while (message := scheduler.next()) is not None:
-                self._outbox.leaving()
+                self._outbox.before_send()
                 if not (packet := connection.publish(message)):
                     break
                 scheduler.sent(packet, message)

@@ -1,17 +1,17 @@
 """TOML files read by hand-written rules: every complaint at once, each with file, line, key and hint."""
 
 from drivers.toml.lines import KeyPath
-from drivers.toml.parsers import Wrong, did_you_mean, nearest, show, suggestion
+from drivers.toml.parsers import InvalidValue, did_you_mean, nearest, show, suggestion
 from drivers.toml.table import Complaint, Complaints, Layer, TomlSource, TomlTable, parse_source, read_source
 
 __all__ = [
     "Complaint",
     "Complaints",
+    "InvalidValue",
     "KeyPath",
     "Layer",
     "TomlSource",
     "TomlTable",
-    "Wrong",
     "did_you_mean",
     "nearest",
     "parse_source",

@@ -1,4 +1,4 @@
-"""Parsers of single TOML values: texts, numbers, choices, durations. Pure; an invalid value raises ``Wrong``."""
+"""Parsers of single TOML values: texts, numbers, choices, durations. Pure; an invalid value raises ``InvalidValue``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MS_NEAR = {"m": "min", "sec": "s", "secs": "s", "second": "s", "seconds": "s", 
 _MS_NEAR |= {"minutes": "min", "hr": "h", "hrs": "h", "hour": "h", "hours": "h", "day": "d", "days": "d", "msec": "ms"}
 
 
-class Wrong(Exception):
+class InvalidValue(Exception):
     """An invalid value: the value seen, and the value expected."""
 
     def __init__(self, what: str, hint: str = "") -> None:
@@ -60,7 +60,7 @@ def did_you_mean(name: str, known: Iterable[str], what: str = "Known") -> str:
 
 def text(value: object) -> str:
     if not isinstance(value, str):
-        raise Wrong(f"{show(value)} is not text", f'Write it in quotes: "{clean_text(str(value), 40)}"')
+        raise InvalidValue(f"{show(value)} is not text", f'Write it in quotes: "{clean_text(str(value), 40)}"')
     return value
 
 
@@ -68,7 +68,7 @@ def label(value: object) -> str:
     """Free text for people: at most 200 characters, no control characters."""
     out = text(value)
     if len(out) > 200 or not out.isprintable():
-        raise Wrong(f"{show(value)} is not a label", "At most 200 printable characters on one line")
+        raise InvalidValue(f"{show(value)} is not a label", "At most 200 printable characters on one line")
     return out
 
 
@@ -78,7 +78,7 @@ def matching(pattern: re.Pattern[str], what: str, hint: str) -> Callable[[object
     def parse(value: object) -> str:
         out = text(value)
         if not pattern.match(out):
-            raise Wrong(f"{show(value)} is not {what}", hint)
+            raise InvalidValue(f"{show(value)} is not {what}", hint)
         return out
 
     return parse
@@ -86,7 +86,7 @@ def matching(pattern: re.Pattern[str], what: str, hint: str) -> Callable[[object
 
 def boolean(value: object) -> bool:
     if not isinstance(value, bool):
-        raise Wrong(f"{show(value)} is neither true nor false", "Write true or false, without quotes")
+        raise InvalidValue(f"{show(value)} is neither true nor false", "Write true or false, without quotes")
     return value
 
 
@@ -95,9 +95,11 @@ def whole(low: int, high: int) -> Callable[[object], int]:
 
     def parse(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
-            raise Wrong(f"{show(value)} is not a whole number", f"Write a number from {low} to {high}, without quotes")
+            raise InvalidValue(
+                f"{show(value)} is not a whole number", f"Write a number from {low} to {high}, without quotes"
+            )
         if not low <= value <= high:
-            raise Wrong(f"{show(value)} is out of range", f"Allowed: {low} to {high}")
+            raise InvalidValue(f"{show(value)} is out of range", f"Allowed: {low} to {high}")
         return value
 
     return parse
@@ -106,7 +108,7 @@ def whole(low: int, high: int) -> Callable[[object], int]:
 def number(value: object) -> Decimal:
     """A finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, Decimal)) or not Decimal(value).is_finite():
-        raise Wrong(f"{show(value)} is not a number", "Write it without quotes")
+        raise InvalidValue(f"{show(value)} is not a number", "Write it without quotes")
     return Decimal(value)
 
 
@@ -115,7 +117,7 @@ def of_types(types: tuple[type, ...], wanted: str) -> Callable[[object], Any]:
 
     def parse(value: object) -> Any:
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            raise Wrong(f"{show(value)} is not {wanted}")
+            raise InvalidValue(f"{show(value)} is not {wanted}")
         return value
 
     return parse
@@ -127,7 +129,7 @@ def choice(*allowed: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         out = text(value)
         if out not in allowed:
-            raise Wrong(f"{show(value)} is not known here", did_you_mean(out, allowed, "Allowed"))
+            raise InvalidValue(f"{show(value)} is not known here", did_you_mean(out, allowed, "Allowed"))
         return out
 
     return parse
@@ -139,21 +141,24 @@ def duration_ms(low_ms: int, high_ms: int, example: str = "10 s") -> Callable[[o
     def parse(value: object) -> int:
         ms = _milliseconds(value, example)
         if ms != int(ms):
-            raise Wrong(f"{show(value)} is finer than a millisecond", "Whole milliseconds only")
+            raise InvalidValue(f"{show(value)} is finer than a millisecond", "Whole milliseconds only")
         if not low_ms <= ms <= high_ms:
-            raise Wrong(f"{show(value)} is out of range", f"Allowed: {show_ms(low_ms)} to {show_ms(high_ms)}")
+            raise InvalidValue(f"{show(value)} is out of range", f"Allowed: {show_ms(low_ms)} to {show_ms(high_ms)}")
         return int(ms)
 
     return parse
 
 
 def number_and_unit(value: object, noun: str, example: str) -> tuple[str, str]:
-    """``"8 GiB"`` as ("8", "GiB"); the unit may be missing. ``noun``: what it is, as in "a duration". Raises Wrong."""
+    """``"8 GiB"`` as ("8", "GiB"); the unit may be missing. ``noun``: what it is, as in "a duration".
+
+    Raises InvalidValue.
+    """
     if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
-        raise Wrong(f"{show(value)} has no unit", f'Write {noun} in quotes, such as "{example}"')
+        raise InvalidValue(f"{show(value)} has no unit", f'Write {noun} in quotes, such as "{example}"')
     found = _NUMBER_AND_UNIT.match(text(value).strip())
     if not found:
-        raise Wrong(f"{show(value)} is not {noun}", f'Write a number and a unit, such as "{example}"')
+        raise InvalidValue(f"{show(value)} is not {noun}", f'Write a number and a unit, such as "{example}"')
     return found[1], found[2]
 
 
@@ -163,7 +168,7 @@ def _milliseconds(value: object, example: str) -> Decimal:
         near = (unit if unit.lower() in _MS else _MS_NEAR.get(unit.lower(), "")).lower()
         what = f'"{clean_text(unit, 20)}" is not a unit of time' if unit else f"{show(value)} has no unit"
         right = f'Write "{count} {near}"' if near else f'Such as "{example}"'
-        raise Wrong(what, f"{right}; units are ms, s, min, h, d")
+        raise InvalidValue(what, f"{right}; units are ms, s, min, h, d")
     return Decimal(count) * _MS[unit]
 
 

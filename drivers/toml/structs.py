@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 
 from drivers.toml import parsers
-from drivers.toml.parsers import Wrong, show
+from drivers.toml.parsers import InvalidValue, show
 from drivers.toml.table import TomlTable
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -72,7 +72,7 @@ def _text(value: object) -> str:
 def _one_of(allowed: tuple[Any, ...]) -> Callable[[object], Any]:
     def parse(value: object) -> Any:
         if isinstance(value, bool) or value not in allowed:
-            raise Wrong(f"{show(value)} is not known here", f"Allowed: {', '.join(map(str, allowed))}")
+            raise InvalidValue(f"{show(value)} is not known here", f"Allowed: {', '.join(map(str, allowed))}")
         return value
 
     return parse
@@ -81,7 +81,7 @@ def _one_of(allowed: tuple[Any, ...]) -> Callable[[object], Any]:
 def _number_as_written(value: object) -> str:
     """With all its digits; quotes do not matter."""
     if isinstance(value, bool) or not isinstance(value, (str, int, Decimal)):
-        raise Wrong(f"{show(value)} is not a number", 'Such as 0.25 or "0.25"')
+        raise InvalidValue(f"{show(value)} is not a number", 'Such as 0.25 or "0.25"')
     return str(value)
 
 

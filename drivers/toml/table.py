@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from drivers.model import ConfigError, clean_text
 from drivers.toml import parsers
 from drivers.toml.lines import KeyPath, key_lines
-from drivers.toml.parsers import Wrong, did_you_mean, show
+from drivers.toml.parsers import InvalidValue, did_you_mean, show
 
 T = TypeVar("T")
 MAX_FILE_BYTES = 4 << 20
@@ -156,7 +156,7 @@ class TomlTable:
             return default
         try:
             return parse(found[1])
-        except Wrong as wrong:
+        except InvalidValue as wrong:
             self.complain(found[0], key, wrong.what, wrong.hint)
             return default
 
@@ -207,7 +207,7 @@ class TomlTable:
             try:
                 parse_key(name)
                 out[name] = parse(inner.layers[0].raw[name])
-            except Wrong as wrong:
+            except InvalidValue as wrong:
                 layer = inner.layers[0]
                 shown = inner._named(clean_text(name, 60))
                 self.complaints.add(layer.source, (*layer.path, name), shown, wrong.what, wrong.hint)
@@ -226,7 +226,7 @@ class TomlTable:
         for n, item in enumerate(raw):
             try:
                 out.append(parse(item))
-            except Wrong as wrong:
+            except InvalidValue as wrong:
                 self.complaints.add(layer.source, (*layer.path, key, n), self._named(key), wrong.what, wrong.hint)
         return tuple(out)
 
@@ -244,7 +244,7 @@ class TomlTable:
         value = self.text(key, default, required=required)
         try:
             return parsers.choice(*allowed)(value) if value else ""
-        except Wrong as wrong:
+        except InvalidValue as wrong:
             self.complain(None, key, wrong.what, wrong.hint)
             return default
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.clock import Grid
-from agent.poll import DEAD_SHARE, MAX_BACKOFF_S, DevicePoll, Life, LinePoller
+from agent.clock import SteadyClock
+from agent.poll import DEAD_SHARE, MAX_BACKOFF_S, Availability, DevicePoll, LinePoller
 from drivers.model import (
     PACES,
     DeviceSpec,
@@ -83,7 +83,7 @@ class Bench:
         self.loop, self.ring, self.drivers = loop, ring, drivers
         mono: Callable[[], int] = loop.mono_ns  # type: ignore[attr-defined]
         start = mono()
-        self.grid = Grid(lambda: EPOCH_MS * 1_000_000 + mono() - start, mono)
+        self.clock = SteadyClock(lambda: EPOCH_MS * 1_000_000 + mono() - start, mono)
         self.got: list[tuple[str, list[int], bool]] = []
         self.devices = [DevicePoll(d, ring, EPOCH_MS, partial(self.record, d)) for d in drivers]
 
@@ -92,7 +92,7 @@ class Bench:
 
     def run(self, seconds: float) -> None:
         async def go() -> None:
-            task = asyncio.ensure_future(LinePoller(self.devices, self.grid).run())
+            task = asyncio.ensure_future(LinePoller(self.devices, self.clock).run())
             await asyncio.sleep(seconds)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -137,7 +137,7 @@ def test_once_is_read_at_the_start_and_after_an_absence(made_up_time, ring) -> N
     bench.run(3.5)
     once = 1 << PACES.index("once")
     assert [bool(p & once) for _, p in driver.polls] == [True, False, False, False]
-    bench.devices[0].life = Life.UNKNOWN
+    bench.devices[0].availability = Availability.UNKNOWN
     driver.polls.clear()
     bench.run(2)
     assert [bool(p & once) for _, p in driver.polls][:2] == [True, False]
@@ -176,11 +176,11 @@ def test_a_device_that_returns_is_met_again_before_its_data_counts(made_up_time,
     bench.run(5)
     driver.silent = True
     bench.run(30)
-    assert bench.devices[0].life is Life.DEAD
+    assert bench.devices[0].availability is Availability.DEAD
     driver.silent = False
     before, probes = len(driver.polls), len(driver.probes)
     bench.run(90)
-    assert bench.devices[0].life is Life.ALIVE
+    assert bench.devices[0].availability is Availability.ALIVE
     assert len(driver.probes) == probes + 1 and len(driver.polls) > before + 25
 
 
@@ -193,7 +193,7 @@ def test_one_lost_round_is_no_death(made_up_time, ring) -> None:
     bench.run(2)
     driver.silent = False
     bench.run(5)
-    assert bench.devices[0].life is Life.ALIVE and len(driver.probes) == 1
+    assert bench.devices[0].availability is Availability.ALIVE and len(driver.probes) == 1
 
 
 def test_a_poll_that_has_not_begun_by_its_next_tick_is_overload(made_up_time, ring) -> None:
@@ -221,7 +221,7 @@ def test_a_line_that_is_down_costs_nothing_and_blames_nobody(made_up_time, ring)
     driver.down = True
     bench.run(20)
     device = bench.devices[0]
-    assert device.life is Life.UNKNOWN and device.failures == 0 and not device.is_asleep(EPOCH_MS)
+    assert device.availability is Availability.UNKNOWN and device.failures == 0 and not device.is_asleep(EPOCH_MS)
     driver.spec = replace(driver.spec, night=Night(Decimal(90), Decimal(0)))
     assert device.is_asleep(EPOCH_MS), "a dongle that its inverter feeds goes out with it"
 
@@ -247,7 +247,7 @@ def test_a_sleeping_inverter_is_asleep_until_it_answers_or_day_breaks(made_up_ti
     assert device.is_asleep(EPOCH_MS + 60_000) and not device.is_asleep(EPOCH_MS + 100_000)
     sleeper.silent = False
     bench.run(70)
-    assert device.life is Life.ALIVE and not device.is_asleep(EPOCH_MS + 60_000)
+    assert device.availability is Availability.ALIVE and not device.is_asleep(EPOCH_MS + 60_000)
 
 
 def test_settled_means_that_nothing_before_it_is_open(made_up_time, ring) -> None:
@@ -264,17 +264,17 @@ def test_settled_means_that_nothing_before_it_is_open(made_up_time, ring) -> Non
 def test_the_grid_follows_drift_and_reports_a_step() -> None:
     # field pain 62: schedule on the monotonic clock, realign
     wall, mono = [EPOCH_MS * 1_000_000], [0]
-    grid = Grid(lambda: wall[0], lambda: mono[0])
-    assert grid.now_ms() == EPOCH_MS
+    clock = SteadyClock(lambda: wall[0], lambda: mono[0])
+    assert clock.now_ms() == EPOCH_MS
     wall[0] += 1_000_000_000
     mono[0] += 1_000_000_000 - 20_000_000
-    assert grid.look() is None
-    assert grid.now_ms() == EPOCH_MS + 1000, "drift forward is followed"
+    assert clock.check_step() is None
+    assert clock.now_ms() == EPOCH_MS + 1000, "drift forward is followed"
     wall[0] += 3_600_000_000_000
-    assert grid.look() == (EPOCH_MS + 1000, EPOCH_MS + 3_601_000)
-    assert grid.now_ms() == EPOCH_MS + 1000, "a step is not taken before the packs are cut"
-    grid.take_step()
-    assert grid.now_ms() == EPOCH_MS + 3_601_000
+    assert clock.check_step() == (EPOCH_MS + 1000, EPOCH_MS + 3_601_000)
+    assert clock.now_ms() == EPOCH_MS + 1000, "a step is not taken before the packs are cut"
+    clock.take_step()
+    assert clock.now_ms() == EPOCH_MS + 3_601_000
 
 
 def test_a_line_asked_for_too_much_serves_all_alike(made_up_time, ring) -> None:

@@ -62,7 +62,7 @@ NAMES = {
     "Patience": "ReconnectBackoff",
     "Pen": "ActiveKey",
     "Pulse": "Watchdog",
-    "Pupil": "LearnsMap",
+    "Pupil": "HasKnownHoles",
     "Purse": "DailyQuota",
     "Roster": "DeviceCatalog",
     "Rounds": "StoreScrubber",

@@ -133,5 +133,5 @@ def test_durations_and_sizes_refuse_or_give_numbers(text: str) -> None:
     for parse in (p.duration_ms(0, 10**12), v.size_bytes(0, 2**50), v.serial, v.line_url, v.uplink_url, v.timezone):
         try:
             assert parse(text) is not None
-        except p.Wrong as wrong:
+        except p.InvalidValue as wrong:
             assert wrong.what

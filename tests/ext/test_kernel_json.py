@@ -12,7 +12,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext.canon import Raw, dumps, number, quote
+from ext.canon import RawJson, dumps, number, quote
 
 # RFC 8785 appendix B: IEEE 754 bits and their ECMAScript serialisation
 APPENDIX_B = {
@@ -139,7 +139,7 @@ class Name(StrEnum):
 
 
 def test_subclasses_and_raw() -> None:
-    assert dumps({Name.PV: [Level.HIGH, Name.PV, True, False, None, Raw(b'[{"n":1}]')]}) == (
+    assert dumps({Name.PV: [Level.HIGH, Name.PV, True, False, None, RawJson(b'[{"n":1}]')]}) == (
         b'{"pv":[3,"pv",true,false,null,[{"n":1}]]}'
     )
 

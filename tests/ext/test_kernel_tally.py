@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext.rates import Tally, gather
+from ext.rates import CounterKernel, gather
 from ext.ring import Ring
 
 LENGTH = 900_000
@@ -22,14 +22,14 @@ def bounds(count: int) -> array[int]:
     return array("q", [START + n * LENGTH for n in range(count + 1)])
 
 
-def feed(tally: Tally, readings: list[tuple[int, int]], slot: int = 0, pack: int = 1) -> list[int]:
+def feed(tally: CounterKernel, readings: list[tuple[int, int]], slot: int = 0, pack: int = 1) -> list[int]:
     n = len(readings)
     times, values = array("q", [t for t, _ in readings]), array("q", [v for _, v in readings])
     return tally.feed(array("H", [slot]) * n, times, values, array("I", [pack]) * n, array("I", [0]) * n)
 
 
-def new_tally(intervals: int, kind: int = 1, **more: int) -> Tally:
-    tally = Tally(1)
+def new_tally(intervals: int, kind: int = 1, **more: int) -> CounterKernel:
+    tally = CounterKernel(1)
     tally.configure(0, kind, 1, 0, MAX_GAP, **more)
     tally.bounds(bounds(intervals))
     return tally
@@ -101,7 +101,7 @@ def test_feeding_in_pieces_and_over_a_restart_is_the_same(readings: list[tuple[i
     assert second.open(0) == once.open(0)
 
 
-def _all_in(tally: Tally, readings: list[tuple[int, int]]) -> list[object]:
+def _all_in(tally: CounterKernel, readings: list[tuple[int, int]]) -> list[object]:
     """Feed, and accept what is given back as growth."""
     for time, value in readings:
         level = tally.level(0)

@@ -182,7 +182,7 @@ class StoreOutbox:
     def births(self, after: str, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]) -> None:
         self._jobs.put(lambda store: callback(store.packs.births(after, limit, max_bytes)))
 
-    def leaving(self) -> None:
+    def before_send(self) -> None:
         """Nothing is recorded here."""
 
     def confirm(self, dest: str, ids: Sequence[int]) -> None:

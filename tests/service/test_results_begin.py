@@ -45,8 +45,8 @@ async def start(folder: Path, now_ms: int, *, producers: bool = True) -> int:
         begins.append(from_ms)
         return SimpleNamespace(from_ms=from_ms, use=lambda table: None)
 
-    grid, sealing = SimpleNamespace(now_ms=lambda: now_ms), SimpleNamespace(streams={})
-    intervals = ResultPublisher(load_config(folder / "agent.toml"), Desk(store), sealing, grid, packer)  # type: ignore[arg-type]
+    clock, sealing = SimpleNamespace(now_ms=lambda: now_ms), SimpleNamespace(streams={})
+    intervals = ResultPublisher(load_config(folder / "agent.toml"), Desk(store), sealing, clock, packer)  # type: ignore[arg-type]
     intervals.producers = [SimpleNamespace()] if producers else []  # type: ignore[list-item]
     await intervals.open(None, SimpleNamespace(stream="park7/gw01/_indicators"))  # type: ignore[arg-type]
     store.close()

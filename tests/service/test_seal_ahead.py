@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from agent.clock import Grid
+from agent.clock import SteadyClock
 from agent.pack import BirthTable, Packer
 from agent.poll import DevicePoll
 from agent.service.db_thread import DatabaseThread
@@ -39,9 +39,9 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.now_ms, self.full = T0, False
-        self.grid = Grid(lambda: self.now_ms * 1_000_000, lambda: (self.now_ms - T0) * 1_000_000)
+        self.steady = SteadyClock(lambda: self.now_ms * 1_000_000, lambda: (self.now_ms - T0) * 1_000_000)
         self.db_thread = DatabaseThread(lambda: self._store(folder), lambda: CLOCK)
-        self.sealing = SealScheduler(self.db_thread, self.grid, 900_000)
+        self.sealing = SealScheduler(self.db_thread, self.steady, 900_000)
         self.db_thread.on_trouble = self.sealing.set_trouble
         self.ring = Ring.create(str(folder / "ring"), RING, 7, 8, bytes(32))
         self.streams: dict[str, Stream] = {}

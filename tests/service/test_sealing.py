@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from agent.clock import Grid
+from agent.clock import SteadyClock
 from agent.pack import BirthTable, Packer
 from agent.service import db_thread as writing
 from agent.service.db_thread import DatabaseThread
@@ -30,7 +30,7 @@ class SetClock:
 
     def __init__(self) -> None:
         self.beside_ns = 0
-        self.grid = Grid(lambda: time.time_ns() + self.beside_ns, time.monotonic_ns)
+        self.steady = SteadyClock(lambda: time.time_ns() + self.beside_ns, time.monotonic_ns)
 
 
 class CountingWriter:
@@ -70,8 +70,8 @@ class Gateway(Stream):
 async def test_a_clock_set_back_while_a_pack_is_committed_does_not_stop_sealing() -> None:
     """It did, for as long as the step was: the pause to the next boundary was counted from the old time."""
     clock, db_thread = SetClock(), CountingWriter()
-    sealing = SealScheduler(cast(DatabaseThread, db_thread), clock.grid, EVERY_MS)
-    gateway = Gateway("park7/gw01/_gateway", clock.grid.now_ms())
+    sealing = SealScheduler(cast(DatabaseThread, db_thread), clock.steady, EVERY_MS)
+    gateway = Gateway("park7/gw01/_gateway", clock.steady.now_ms())
     sealing.open(gateway)
     task = asyncio.create_task(sealing.run())
     try:
@@ -79,21 +79,21 @@ async def test_a_clock_set_back_while_a_pack_is_committed_does_not_stop_sealing(
             db_thread.begun.clear()
             await asyncio.wait_for(db_thread.begun.wait(), 60)
         clock.beside_ns -= 3_600_000_000_000  # while this commit is on its way
-        step = clock.grid.look()
+        step = clock.steady.check_step()
         assert step and step[1] - step[0] < -3_590_000
         waiting = asyncio.create_task(sealing.seal(step[0], [gateway]))  # and another one waits for its turn
         assert await sealing.cut(*step)
-        clock.grid.take_step()
+        clock.steady.take_step()
         await waiting
         done = len(db_thread.sealed)
-        assert db_thread.sealed[-1][1] <= clock.grid.now_ms() + 1, "nothing is sealed up to a time that is not yet"
+        assert db_thread.sealed[-1][1] <= clock.steady.now_ms() + 1, "nothing is sealed up to a time that is not yet"
         async with asyncio.timeout(60):
             while len(db_thread.sealed) < done + 3:  # noqa: ASYNC110 - the fake writer has no event to wait for
                 await asyncio.sleep(0.01)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    assert all(at <= clock.grid.now_ms() + 1 for _, at in db_thread.sealed[done:])
+    assert all(at <= clock.steady.now_ms() + 1 for _, at in db_thread.sealed[done:])
 
 
 class Visits:
@@ -107,7 +107,7 @@ class Visits:
 
 async def test_the_answers_of_the_boundary_go_first_and_a_device_that_is_always_busy_holds_up_nothing() -> None:
     clock, db_thread = SetClock(), CountingWriter()
-    sealing = SealScheduler(cast(DatabaseThread, db_thread), clock.grid, 1_000_000_000)
+    sealing = SealScheduler(cast(DatabaseThread, db_thread), clock.steady, 1_000_000_000)
     sealing.open(Gateway("park7/gw01/_gateway", 0))
     turns = [Visits(idle=False), Visits(idle=False), Visits(idle=True)]
     for n, visits in enumerate(turns):
@@ -153,7 +153,7 @@ async def test_a_disk_that_fills_up_during_a_step_back_covers_no_stretch_twice(
     db_thread = DatabaseThread(lambda: narrow_store(tmp_path / "store.db", full_at), lambda: CLOCK)
     await db_thread.start()
     clock = SetClock()
-    sealing = SealScheduler(db_thread, clock.grid, 1000)
+    sealing = SealScheduler(db_thread, clock.steady, 1000)
     ring = Ring.create(str(tmp_path / "ring"), 1 << 20, 7, 8, bytes(32))
     names = [f"park7/gw01/{name}" for name in ("_gateway", "a", "b", "c")]
     try:
@@ -175,7 +175,7 @@ async def test_a_disk_that_fills_up_during_a_step_back_covers_no_stretch_twice(
         for tick in range(start, start + 20_000, 1000):
             record(tick)
         old, new = start + 20_000, start + 5_500
-        while not await sealing.cut(old, new):  # the grid is not set until all took the step: one more tick is read
+        while not await sealing.cut(old, new):  # the clock is not set until all took the step: one more tick is read
             record(old)
             old, new = old + 1000, new + 1000
         again = range(new + 500, start + 12_000, 1000)
@@ -217,7 +217,7 @@ async def test_a_stop_while_a_pack_is_committed_seals_no_reading_twice(tmp_path:
     start = time.time_ns() // 1_000_000 // 1000 * 1000 - 10_000
     db_thread = DatabaseThread(slow_store, lambda: CLOCK)
     await db_thread.start()
-    sealing = SealScheduler(db_thread, SetClock().grid, 1000)
+    sealing = SealScheduler(db_thread, SetClock().steady, 1000)
     ring = Ring.create(str(tmp_path / "ring"), 1 << 20, 7, 8, bytes(32))
     table = BirthTable("park7/gw01/a", {"config": None, "device": None, "points": POINTS})
     stream = Stream(table.stream, Packer(table.stream, "0" * 16, None, lambda payload: "e30..sig", start, 65536), start)

@@ -35,7 +35,7 @@ async def answer(access: Access, request: PeriodReport, reply: Reply) -> dict[st
     A running agent uses its own clock, by which its intervals were cut.
     """
     config, day = access.config, _day_of(request.day)
-    now_ms = request.now_ms if access.service is None else access.service.grid.now_ms()
+    now_ms = request.now_ms if access.service is None else access.service.clock.now_ms()
     calendar = Calendar(config.timezone, config.interval.length_ms)
     at_ms = calendar.midnight(day) if day is not None else now_ms
     until_ms = await access.call(partial(_known_until, now_ms))

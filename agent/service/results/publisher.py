@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Any, Protocol, TypeVar
 
 import ext.clock
-from agent.clock import Grid
+from agent.clock import SteadyClock
 from agent.config import Config
 from agent.intervals.calendar import Calendar
 from agent.intervals.tracked_points import Rule
@@ -66,10 +66,10 @@ class ResultPublisher:
         config: Config,
         db_thread: DatabaseThread,
         sealing: SealScheduler,
-        grid: Grid,
+        clock: SteadyClock,
         packer_of: Callable[[str, int], Packer],
     ) -> None:
-        self._config, self._db_thread, self._sealing, self._grid = config, db_thread, sealing, grid
+        self._config, self._db_thread, self._sealing, self._clock = config, db_thread, sealing, clock
         self._packer_of = packer_of
         self._loop = asyncio.get_running_loop()
         self.producers: list[ResultProducer] = []
@@ -99,7 +99,7 @@ class ResultPublisher:
     async def open(self, ring: Ring, table: BirthTable) -> None:
         """Follow commits from now on; ``table`` is the table of the stream of results."""
         self.ring = ring
-        from_ms = self.builder.calendar.floor(self._grid.now_ms())
+        from_ms = self.builder.calendar.floor(self._clock.now_ms())
         if self.producers:
             begin_ms = await self._db_thread.call(lambda store: store.intervals.results_begin(from_ms))
             if 0 < from_ms - begin_ms < WAITED_MS:  # nothing was signed yet: the first results still waited for a meter
@@ -169,7 +169,7 @@ class ResultPublisher:
 
     def _tidy(self, store: Store) -> None:
         trusted = ext.clock.state().synced is not False
-        self.builder.tidy(store, self._grid.now_ms() if trusted else 0)
+        self.builder.tidy(store, self._clock.now_ms() if trusted else 0)
 
     async def close(self) -> None:
         """After the last commit: store the state of every counter."""
@@ -190,7 +190,7 @@ class ResultPublisher:
     async def _publish(self) -> None:
         """Seal the results of intervals that are closed."""
         streams = [f"{self._config.base}/{device.name}" for device in self._config.devices]
-        now_ms = self._grid.now_ms()
+        now_ms = self._clock.now_ms()
         await self._db_thread.call(lambda store: self._close(store, streams, now_ms))
 
     def _close(self, store: Store, streams: Sequence[str], now_ms: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.fresh import Freshness
+from drivers.freshness import Freshness
 from drivers.model import FreshnessRule, Quality, Reading, Reason
 
 BEAT = FreshnessRule("device.heartbeat", changes_within_s=60.0)
