@@ -1,9 +1,11 @@
-"""The agent's clock: UTC for ticks and stamps."""
+"""The agent's clock: UTC for ticks and stamps; the boot of the kernel that its monotonic clock counts from."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
 STEP_MS = 500  # a wall clock further than this from the monotonic one was set
 
@@ -34,3 +36,13 @@ class SteadyClock:
     def take_step(self) -> None:
         """Continue from the wall clock."""
         self._offset_ns = self._utc() - self._mono()
+
+
+@cache
+def kernel_boot() -> str | None:
+    """Id of this boot of the kernel, as hexadecimal digits and ``-``; None if it is not known (no /proc)."""
+    try:
+        text = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return text if bytes.fromhex(text.replace("-", "")) else None
+    except (OSError, ValueError):
+        return None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from agent.clock import SteadyClock
 from drivers.backoff import Backoff
 from drivers.freshness import Freshness
+from drivers.line import wake
 from drivers.model import PACES, FreshnessRule, LineDown, LineError, LineLent, Reason
 from ext.ring import Ring
 
@@ -335,7 +336,7 @@ class LinePoller:
         """Like asyncio.sleep, but ``serve`` and ``wake`` end it."""
         loop = asyncio.get_running_loop()
         self._sleeping = sleeping = loop.create_future()
-        timer = loop.call_later(seconds, _wake, sleeping)
+        timer = loop.call_later(seconds, wake, sleeping)
         try:
             await sleeping
         finally:
@@ -408,8 +409,3 @@ class LinePoller:
         others_wait = any(any(other.pending) for other in self._devices if other is not device)
         has_time = self._clock.now_ms() + 2 * HEARTBEAT_RETRY_MS < self._wake_ms
         return rule.changes_within_s is not None and has_time and not others_wait and not self.stopping
-
-
-def _wake(sleeping: asyncio.Future[None]) -> None:
-    if not sleeping.done():
-        sleeping.set_result(None)

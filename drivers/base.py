@@ -93,7 +93,7 @@ class Device(ABC, Generic[Q, A]):
     def readings(self, query: Q, answer: A) -> dict[int, Reading]:
         """What an answer holds, by point number, for a person."""
 
-    def heard(self, query: Q) -> None:
+    def on_answered(self, query: Q) -> None:
         """Note that a query was answered."""
 
     def learn(self, query: Q, error: LineError) -> bool:
@@ -124,7 +124,7 @@ class Device(ABC, Generic[Q, A]):
                 (answer,) = await self.ask([query])
                 if not isinstance(answer, LineError):
                     alive = True
-                    self.heard(query)
+                    self.on_answered(query)
                     found.update(self.readings(query, answer))
                     continue
                 learned = self.learn(query, answer)
@@ -161,7 +161,7 @@ class Device(ABC, Generic[Q, A]):
                 if not isinstance(answer, LineError):
                     result.answered += 1
                     streak = 0
-                    self.heard(query)
+                    self.on_answered(query)
                     self.take(query, answer, tick_ms, result.positions)
                     continue
                 queries[at:at] = self.failed(query, answer, tick_ms, result)

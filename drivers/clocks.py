@@ -31,22 +31,24 @@ def time_ms(text: str, zone: str, utc: bool = False) -> int | None:
         return None
 
 
-def offset_s(said: str | int, clock: str, zone: str, time_ns: int) -> Decimal | None:
+def offset_s(device_time: str | int, clock: str, zone: str, time_ns: int) -> Decimal | None:
     """Lead of a device's clock over the host's in seconds, at ``time_ns``, when it answered. None if it has no time.
 
     Args:
-        said: ISO 8601 without zone, or seconds since 1970.
+        device_time: ISO 8601 without zone, or seconds since 1970.
         clock: ``utc``, or ``local`` where it runs on the wall time of ``zone``.
     """
-    if isinstance(said, str) and said.isdecimal():
-        said = int(said)
-    if isinstance(said, int):
+    if isinstance(device_time, str) and device_time.isdecimal():
+        device_time = int(device_time)
+    if isinstance(device_time, int):
         try:
-            device_ms = said * 1000 if clock == "utc" else _utc_ms(_START + timedelta(seconds=said), zone, False)
+            device_ms = (
+                device_time * 1000 if clock == "utc" else _utc_ms(_START + timedelta(seconds=device_time), zone, False)
+            )
         except (ValueError, OverflowError, OSError):
             return None
     else:
-        found = time_ms(said, zone, clock == "utc")
+        found = time_ms(device_time, zone, clock == "utc")
         if found is None:
             return None
         device_ms = found

@@ -12,6 +12,12 @@ def exact_text(value: Decimal | int) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def bcd_digits(raw: bytes) -> str | None:
+    """The digits of packed BCD, low byte first; None if a half byte is not a decimal digit or there is no byte."""
+    digits = raw[::-1].hex()
+    return digits if digits.isdecimal() else None
+
+
 def base64url(raw: bytes) -> str:
     """RFC 4648 section 5 without padding, as JOSE writes it."""
     return urlsafe_b64encode(raw).rstrip(b"=").decode()

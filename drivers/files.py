@@ -63,6 +63,15 @@ def remove(name: str, folder: int) -> None:
         os.unlink(name, dir_fd=folder)
 
 
+def sync_directory(directory: Path) -> None:
+    """Make renames in a directory durable."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def try_lock(fd: int, *, shared: bool = False) -> bool:
     """Lock an open file (flock) without waiting; closing it releases the lock. False where another holds it."""
     try:

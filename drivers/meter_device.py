@@ -116,7 +116,7 @@ class MeterDevice(Device[MeterQuery, Response]):
         self._asked = 0  # requests sent since the visit began
         self._refusals: dict[str, int] = {}
         self._rests: dict[str, float] = {}  # question -> monotonic seconds before which it is not asked
-        self._told: set[int] = set()
+        self._warned: set[int] = set()
         for number in range(len(spec.points)):
             self.check(spec.points[number])
 
@@ -247,8 +247,8 @@ class MeterDevice(Device[MeterQuery, Response]):
         if point.kind is Kind.TEXT:
             value = str(reading.value)
         elif point.clock:
-            said = reading.value if isinstance(reading.value, str) else int(reading.value)
-            value = offset_s(said, point.clock, self.spec.zone, response.time_ns)
+            device_time = reading.value if isinstance(reading.value, str) else int(reading.value)
+            value = offset_s(device_time, point.clock, self.spec.zone, response.time_ns)
             quality = Reason.SENTINEL if value is None else quality
         elif isinstance(reading.value, str):
             value, quality = None, Reason.MISMATCH
@@ -263,8 +263,8 @@ class MeterDevice(Device[MeterQuery, Response]):
         point = self.spec.points[number]
         factor = unit_factor(unit, point.unit)
         if factor is None:
-            if number not in self._told:
-                self._told.add(number)
+            if number not in self._warned:
+                self._warned.add(number)
                 name, profile = point.name, self.spec.profile
                 _log.warning("%s: %s comes in %r, %s says %r", self.where, name, unit, profile, point.unit)
             return None, Reason.MISMATCH
@@ -276,7 +276,7 @@ class MeterDevice(Device[MeterQuery, Response]):
 
     # --- what a device refuses
 
-    def heard(self, query: MeterQuery) -> None:
+    def on_answered(self, query: MeterQuery) -> None:
         self._refusals.pop(query.query_id, None)
 
     def failed(self, query: MeterQuery, error: LineError, tick_ms: int, result: PollResult) -> Sequence[MeterQuery]:

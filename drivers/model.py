@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import IntEnum, StrEnum
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from drivers.night import Night
 
@@ -338,3 +338,14 @@ class PlanSummary:
     registers: int
     points: int
     line_time_s: float
+
+
+class ProgressCallback(Protocol):
+    """Reports progress."""
+
+    def __call__(self, done: float, total: float | None = None, text: str = "") -> None:
+        """``total`` None: not known. ``text`` says what is done now, in place of the count."""
+
+
+def no_progress(done: float, total: float | None = None, text: str = "") -> None:
+    """Shows nothing."""

@@ -88,10 +88,10 @@ class _Reloaded(TypedDict):
 
 def check_reloaded(found: Mapping[str, Any]) -> dict[str, Any]:
     """The result of a reload; ``ok`` if and only if there are neither complaints nor a fault."""
-    told: dict[str, Any] = checked(found, _Reloaded, "outcome of a reload")
-    if told["ok"] == bool(told["complaints"] or told["fault"]):
+    outcome: dict[str, Any] = checked(found, _Reloaded, "outcome of a reload")
+    if outcome["ok"] == bool(outcome["complaints"] or outcome["fault"]):
         raise unlike("outcome of a reload", "it is contradictory")
-    return told
+    return outcome
 
 
 # --- declarations

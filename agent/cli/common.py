@@ -12,11 +12,11 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import click
 
-from drivers.model import ConfigError, GatewayError, ProfileError, Reason, clean_text
+from drivers.model import ConfigError, GatewayError, ProfileError, ProgressCallback, Reason, clean_text, no_progress
 
 MAX_SNAPSHOT = 64 << 20
 # controls, what turns the direction of writing or has no width, line separators, half characters
@@ -81,8 +81,8 @@ def read_plain(path: Path, limit: int) -> bytes:
 
 def learned_maps(snapshot: Mapping[str, Any]) -> dict[str, str]:
     """The agent's learned facts about register maps, by device: cuts, missing registers, shorter reads."""
-    said = {name: device.get("learned") for name, device in snapshot.get("devices", {}).items()}
-    return {str(name): clean_text(str(text), 300) for name, text in said.items() if text}
+    learned = {name: device.get("learned") for name, device in snapshot.get("devices", {}).items()}
+    return {str(name): clean_text(str(text), 300) for name, text in learned.items() if text}
 
 
 def is_alive(pid: object) -> bool:
@@ -153,17 +153,6 @@ def clean(value: Any) -> Any:
     if isinstance(value, dict):
         return {clean(name): clean(member) for name, member in value.items()}
     return [clean(member) for member in value] if isinstance(value, list) else value
-
-
-class ProgressCallback(Protocol):
-    """Reports progress."""
-
-    def __call__(self, done: float, total: float | None = None, text: str = "") -> None:
-        """``total`` None: not known. ``text`` is shown before the bar in place of the count."""
-
-
-def no_progress(done: float, total: float | None = None, text: str = "") -> None:
-    """Shows nothing."""
 
 
 @contextlib.contextmanager

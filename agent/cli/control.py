@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from agent.cli.common import NoAgent, no_progress
+from agent.cli.common import NoAgent
 from agent.service.control.frames import (
     HEADER,
     MAX_ANSWER,
@@ -26,7 +26,7 @@ from agent.service.control.frames import (
     parse_header,
 )
 from agent.service.control.peer import peer_of
-from drivers.model import GatewayError
+from drivers.model import GatewayError, ProgressCallback, no_progress
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -41,7 +41,6 @@ SEND_S: Final = 10.0
 MAX_TOTAL: Final = 64 << 20  # of an answer that is kept in memory
 
 Take = Callable[[bytes], object]
-Progress = Callable[[int, int], None]
 
 
 class NoAnswer(GatewayError):
@@ -56,7 +55,7 @@ def ask(
     config: Config,
     request: Request,
     take: Take = discard,
-    progress: Progress = no_progress,
+    progress: ProgressCallback = no_progress,
     pick_up_s: float = PICK_UP_S,
 ) -> dict[str, Any]:
     """The result of a request to a running agent, or to the database of a stopped one.
@@ -86,7 +85,7 @@ def ask(
 
 
 def ask_running(
-    runtime_dir: Path, request: Request, take: Take = discard, progress: Progress = no_progress
+    runtime_dir: Path, request: Request, take: Take = discard, progress: ProgressCallback = no_progress
 ) -> dict[str, Any]:
     """The same of a running agent only. Raises NoAgent where none runs, and as ``ask``."""
     with ControlClient.connect(runtime_dir) as client:
@@ -155,7 +154,7 @@ class ControlClient:
         self,
         request: Request,
         take: Take,
-        progress: Progress,
+        progress: ProgressCallback,
         pick_up_s: float = PICK_UP_S,
         silence_s: float = SILENCE_S,
     ) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.cli.decode_meters.hints import AS_SENT, COPY_WHOLE, other_protocol
 from agent.cli.decode_meters.output import BrokenInput
-from drivers.line.modbus_frames import crc16
+from drivers.line.modbus_frames import crc16, crc_ok
 from drivers.plan.compiled import decoded
 
 Json = dict[str, Any]
@@ -92,8 +92,8 @@ def _split_rtu(body: bytes) -> list[bytes] | None:
                 frames.insert(0, body[at:end])
             return frames
         rest = body[at:]
-        sizes = [n for n in _rtu_sizes(rest) if n <= len(rest) and _crc_ok(rest[:n])]
-        if not sizes and _crc_ok(rest):
+        sizes = [n for n in _rtu_sizes(rest) if n <= len(rest) and crc_ok(rest[:n])]
+        if not sizes and crc_ok(rest):
             sizes = [len(rest)]
         for size in sorted(sizes):  # the longest is tried first
             end = at + size
@@ -124,10 +124,6 @@ def _rtu_sizes(body: bytes) -> list[int]:
     return sizes
 
 
-def _crc_ok(frame: bytes) -> bool:
-    return len(frame) >= 4 and crc16(frame[:-2]) == int.from_bytes(frame[-2:], "little")
-
-
 def _broken_rtu(body: bytes) -> BrokenInput:
     if len(body) < 4:
         return BrokenInput(
@@ -137,7 +133,7 @@ def _broken_rtu(body: bytes) -> BrokenInput:
     partly = _unproven({"protocol": "modbus-rtu", "unit": body[0], "crc_ok": False}, body[1:-2])
     right = crc16(body[:-2]).to_bytes(2, "little").hex()
     expected = next(iter(_rtu_sizes(body)), 0)
-    if _crc_ok(body) and (inside := _sound_inside(body)) is not None:  # zeros behind a frame leave its CRC in order
+    if crc_ok(body) and (inside := _sound_inside(body)) is not None:  # zeros behind a frame leave its CRC in order
         what = f"bytes {inside[0] + 1} to {inside[1]} are a valid frame, but there are {len(body)} bytes"
         return BrokenInput(what, {"frame": partly}, "Leave the others out")
     what, hint = "", AS_SENT
@@ -160,7 +156,7 @@ def _sound_inside(body: bytes) -> tuple[int, int] | None:
     for begin in range(min(len(body) - 4, 512)):
         rest = body[begin:]
         if rest[1] & 0x7F in _SIZED and 0 < rest[0] < 248:
-            found += [(begin, begin + n) for n in _rtu_sizes(rest) if n <= len(rest) and _crc_ok(rest[:n])]
+            found += [(begin, begin + n) for n in _rtu_sizes(rest) if n <= len(rest) and crc_ok(rest[:n])]
     return max(found, key=lambda place: place[1] - place[0], default=None)
 
 
@@ -248,29 +244,29 @@ def _body(frame: Json, function: int, pdu: bytes) -> tuple[Json, list[Json]]:
 def _seldom(frame: Json, function: int, pdu: bytes) -> Json:
     """Functions that meters hardly use: direction and content, if the length shows them."""
     size = len(pdu)
-    told: Json = {"kind": "not explained further"}
+    result: Json = {"kind": "not explained further"}
     if function in {7, 11, 12, 17} and size == 1:
-        told = {"kind": "request"}
+        result = {"kind": "request"}
     elif function == 7 and size == 2:
-        told = {"kind": "answer", "status": pdu[1]}
+        result = {"kind": "answer", "status": pdu[1]}
     elif function == 8 and size >= 3:
-        told = {"kind": "request or answer", "subfunction": _u16(pdu, 1), "response_length": _response(frame, size)}
+        result = {"kind": "request or answer", "subfunction": _u16(pdu, 1), "response_length": _response(frame, size)}
     elif function == 11 and size == 5:
-        told = {"kind": "answer", "status": _u16(pdu, 1), "events": _u16(pdu, 3)}
+        result = {"kind": "answer", "status": _u16(pdu, 1), "events": _u16(pdu, 3)}
     elif function == 17 and size >= 2 and pdu[1] == size - 2:
-        told = {"kind": "answer", "server_id": pdu[2:].hex()}
+        result = {"kind": "answer", "server_id": pdu[2:].hex()}
     elif function == 22 and size == 7:
-        told = {"kind": "request or answer", "address": _u16(pdu, 1), "response_length": _response(frame, 7)}
-        told |= {"and_mask": _u16(pdu, 3), "or_mask": _u16(pdu, 5)}
+        result = {"kind": "request or answer", "address": _u16(pdu, 1), "response_length": _response(frame, 7)}
+        result |= {"and_mask": _u16(pdu, 3), "or_mask": _u16(pdu, 5)}
     elif function == 23 and size >= 10 and pdu[9] == size - 10:
-        told = {"kind": "request", "address": _u16(pdu, 1), "count": _u16(pdu, 3)}
-        told |= {"write_address": _u16(pdu, 5), "written": _registers(pdu[10:])}
-        told["response_length"] = _response(frame, 2 + 2 * told["count"])
+        result = {"kind": "request", "address": _u16(pdu, 1), "count": _u16(pdu, 3)}
+        result |= {"write_address": _u16(pdu, 5), "written": _registers(pdu[10:])}
+        result["response_length"] = _response(frame, 2 + 2 * result["count"])
     elif function == 24 and size == 3:
-        told = {"kind": "request", "address": _u16(pdu, 1)}
+        result = {"kind": "request", "address": _u16(pdu, 1)}
     elif function == 24 and size >= 5 and _u16(pdu, 1) == size - 3:
-        told = {"kind": "answer", "registers": _registers(pdu[5:])}
-    return told
+        result = {"kind": "answer", "registers": _registers(pdu[5:])}
+    return result
 
 
 def _read(frame: Json, function: int, pdu: bytes) -> tuple[Json, list[Json]]:

@@ -191,7 +191,7 @@ def _start_demo(
     text = config.read_text(encoding="utf-8").replace("mqtt://127.0.0.1:1883", url)
     config.write_text(text + f'\n[key]\nfile = "signing.key"\n\n[pack]\nevery = "{PACK_S} s"\n', encoding="utf-8")
     figures = LatestFigures(folder / "indicators.toml", "Asia/Shanghai")
-    live = Live(url, [thumbprint], heard=figures.heard)
+    live = Live(url, [thumbprint], on_verified=figures.on_verified)
     live.start()
     stack.callback(live.stop)
     agent = stack.enter_context(_child(folder, "agent", ["run", "-c", str(config)]))
@@ -299,15 +299,15 @@ def _show(run: RunningDemo, screen: DemoScreen, stop: threading.Event, seconds: 
     if sys.stdout.isatty() and not as_json:
         _show_live(run, screen, over)
         return
-    told: object = None
+    shown: object = None
     while not over():
         stop.wait(2.0 if end is None else max(0.0, min(2.0, end - time.monotonic())))
         if as_json:
             continue
         packs, readings, failed = run.live.counts()
         click.echo(f"{packs} packs verified, {readings:,} readings, {failed} failed")
-        if run.figures.newest and run.figures.newest is not told:
-            told = run.figures.newest
+        if run.figures.newest and run.figures.newest is not shown:
+            shown = run.figures.newest
             click.echo(run.figures.line(screen.language))
 
 

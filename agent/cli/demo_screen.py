@@ -60,7 +60,7 @@ class ShownFigure:
 
 
 class LatestFigures:
-    """The newest figures, out of verified packs of results. ``heard`` is called in the verifier's thread."""
+    """The newest figures, out of verified packs of results. ``on_verified`` is called in the verifier's thread."""
 
     def __init__(self, plan_file: Path, timezone: str) -> None:
         from agent.indicators.definitions import read_plan
@@ -74,7 +74,7 @@ class LatestFigures:
         self.total = 0  # figures so far, of any period
         self.newest: tuple[ShownFigure, ...] = ()
 
-    def heard(self, topic: str, payload: bytes) -> None:
+    def on_verified(self, topic: str, payload: bytes) -> None:
         """Take a verified pack."""
         if RESULTS not in topic:
             return
@@ -106,11 +106,11 @@ class LatestFigures:
 
     def rows(self, language: str) -> list[tuple[str, str, str, str]]:
         """(title, value, unit, completeness) as people read them."""
-        from agent.cli.report.labels import number, percent, said, unit
+        from agent.cli.report.labels import number, percent, text_in, unit
 
         return [
             (
-                said(one.title, language),
+                text_in(one.title, language),
                 number(one.result.get("v", "")),
                 unit(one.result),
                 percent(one.result["completeness"]),

@@ -87,13 +87,13 @@ def export(
     if from_ms >= to_ms:
         raise UsageError("--from must be before --to", where="export")
     stretch: dict[str, Any] = {"from_ms": from_ms, "to_ms": to_ms, "streams": list(streams)}
-    said: dict[str, object] = {}
+    result: dict[str, object] = {}
     with unwound():
         if folder or csv_file:
-            said = _packs(config, Export(**stretch), folder, zstd, csv_file)
+            result = _packs(config, Export(**stretch), folder, zstd, csv_file)
         if interval_file or flat_file:
-            said |= _intervals(config, Intervals(**stretch), interval_file, flat_file)
-    _say(said, as_json)
+            result |= _intervals(config, Intervals(**stretch), interval_file, flat_file)
+    _say(result, as_json)
 
 
 def _packs(
@@ -124,15 +124,15 @@ def _packs(
             table.keep()
     for text in found["warnings"]:
         click.echo(f"warning: {clean_text(str(text), 200)}", err=True)
-    said: dict[str, object] = {
+    result: dict[str, object] = {
         "packs": found["packs"],
         "streams": [clean_text(str(name), 200) for name in found["streams"]],
     }
     if out:
-        said |= {"folder": str(out.path), "bytes": out.size_bytes}
+        result |= {"folder": str(out.path), "bytes": out.size_bytes}
     if table:
-        said |= {"csv": str(table.path), "readings": table.rows}
-    return said
+        result |= {"csv": str(table.path), "readings": table.rows}
+    return result
 
 
 def _intervals(
@@ -149,29 +149,29 @@ def _intervals(
             for table in tables:
                 table.add(data)
 
-        said = {"intervals": checked(ask(config, request, take, update), Rows, "end of an export")["rows"]}
+        result = {"intervals": checked(ask(config, request, take, update), Rows, "end of an export")["rows"]}
         for table in tables:
             table.keep()
     if people:
-        said["intervals_csv"] = str(people.path)
+        result["intervals_csv"] = str(people.path)
     if flat:
-        said["intervals_flat"] = str(flat.path)
-    return said
+        result["intervals_flat"] = str(flat.path)
+    return result
 
 
-def _say(said: dict[str, object], as_json: bool) -> None:
+def _say(result: dict[str, object], as_json: bool) -> None:
     if as_json:
-        click.echo(as_line(said))
+        click.echo(as_line(result))
         return
-    if "folder" in said:
-        streams = said["streams"]
+    if "folder" in result:
+        streams = result["streams"]
         assert isinstance(streams, list)
-        click.echo(f"{said['folder']}: {said['packs']} packs of {len(streams)} streams, {said['bytes']} bytes")
-    if "csv" in said:
-        click.echo(f"{said['csv']}: {said['readings']} readings")
+        click.echo(f"{result['folder']}: {result['packs']} packs of {len(streams)} streams, {result['bytes']} bytes")
+    if "csv" in result:
+        click.echo(f"{result['csv']}: {result['readings']} readings")
     for name in ("intervals_csv", "intervals_flat"):
-        if name in said:
-            click.echo(f"{said[name]}: {said['intervals']} rows")
+        if name in result:
+            click.echo(f"{result[name]}: {result['intervals']} rows")
 
 
 class _Head(msgspec.Struct):

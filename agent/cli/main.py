@@ -153,11 +153,11 @@ def outcome(args: Sequence[str] | None = None, line_factory: Callable[..., Line]
     except Exception as error:
         if os.environ.get("MH_DEBUG", "") not in {"", "0"}:
             raise
-        code = _said(error)
+        code = _print_error(error)
     return code
 
 
-def _said(error: Exception) -> int:
+def _print_error(error: Exception) -> int:
     """Print the error; returns its exit code."""
     if isinstance(error, GatewayError):
         complain(error)

@@ -135,15 +135,15 @@ def parse_broker(ctx: click.Context, param: click.Parameter, value: str | None) 
     return value
 
 
-def language_of(said: str | None, environment: Mapping[str, str]) -> str:
+def language_of(given: str | None, environment: Mapping[str, str]) -> str:
     """English or Chinese: as requested, else by the terminal's language."""
-    return said or ("zh" if environment.get("LC_ALL", environment.get("LANG", "")).startswith("zh") else "en")
+    return given or ("zh" if environment.get("LC_ALL", environment.get("LANG", "")).startswith("zh") else "en")
 
 
 lang_option = click.option(
     "--lang",
     type=LANGUAGE,
-    callback=lambda _ctx, _param, said: language_of(said, os.environ),
+    callback=lambda _ctx, _param, given: language_of(given, os.environ),
     help="English or Chinese; default: from LANG.",
 )
 

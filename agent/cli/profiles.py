@@ -134,8 +134,8 @@ def show(id: str, lang: str, firmware: str | None, params: tuple[str, ...], fold
     limits = ", ".join(f"{name} {text}" for name, text in _about(profile)["limits"].items())
     click.echo(f"  limits    {limits or 'none stated'}")
     for param in profile.params.values():
-        said = "" if param.default is None else f" (default {param.default})"
-        click.echo(f"  parameter {param.name}{said}  {param.zh if lang == 'zh' else param.en}")
+        default = "" if param.default is None else f" (default {param.default})"
+        click.echo(f"  parameter {param.name}{default}  {param.zh if lang == 'zh' else param.en}")
     for variant in profile.variants:
         click.echo(f"  variant   {variant.name}")
     if lang in profile.notes:

@@ -259,8 +259,8 @@ def _print_json(device: str, rows: Iterable[tuple[Point, Reading]], lang: str | 
         }
         if words := label(point, reading):
             facts["label"] = words
-        if said := meaning(point, lang):
-            facts["meaning"] = said
+        if text := meaning(point, lang):
+            facts["meaning"] = text
         if raw:
             facts["raw"] = reading.raw.hex()
         click.echo(as_line(facts))

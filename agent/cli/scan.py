@@ -13,11 +13,10 @@ import click
 
 from agent.cli.common import as_line, complain, progress, show_age
 from agent.cli.options import ConfigOptions, config_options, json_option
-from drivers.model import GatewayError, LineDown, UsageError
+from drivers.model import GatewayError, LineDown, ProgressCallback, UsageError
 
 if TYPE_CHECKING:
     from drivers.scan import FoundDevice, Scan, ScanOptions
-    from drivers.scan.search import Progress
 
 LEASE_S = 900.0
 MOST_HOSTS = 256
@@ -164,7 +163,7 @@ def _exit_code(found: Sequence[FoundDevice], trouble: Sequence[GatewayError], si
     return 0
 
 
-async def _bounded(scan: Scan, progress: Progress) -> None:
+async def _bounded(scan: Scan, progress: ProgressCallback) -> None:
     """A scan that ends before its lease does."""
     try:
         async with asyncio.timeout(LEASE_S - 10):
@@ -232,10 +231,10 @@ def _scan_options(url: str, **asked: Any) -> ScanOptions:
     )
 
 
-def _mbus_by(said: str | None, addresses: str | None) -> tuple[str, ...]:
-    if said is None:
-        said = "primary" if addresses else "both"
-    return ("secondary", "primary") if said == "both" else (said,)
+def _mbus_by(choice: str | None, addresses: str | None) -> tuple[str, ...]:
+    if choice is None:
+        choice = "primary" if addresses else "both"
+    return ("secondary", "primary") if choice == "both" else (choice,)
 
 
 def facts_of(device: FoundDevice) -> dict[str, Any]:
@@ -309,6 +308,6 @@ def _print(found: Sequence[FoundDevice], as_json: bool, known: Mapping[str, str]
 
 def fit_words(device: FoundDevice, most: int = 3) -> str:
     """The best profiles in words."""
-    said = [f"{fit.profile}{f' [{fit.variant}]' if fit.variant else ''} ({fit.how})" for fit in device.fits[:most]]
+    shown = [f"{fit.profile}{f' [{fit.variant}]' if fit.variant else ''} ({fit.how})" for fit in device.fits[:most]]
     more = len(device.fits) - most
-    return (", ".join(said) + (f" and {more} more" if more > 0 else "")) or "none fits"
+    return (", ".join(shown) + (f" and {more} more" if more > 0 else "")) or "none fits"

@@ -86,7 +86,7 @@ if TYPE_CHECKING:
 @click.option("--sleep", is_flag=True, help="Inverters do not respond in the dark, if their profile has `sleeps`.")
 @click.option("--for", "seconds", metavar="DURATION", callback=parse_for, help="Stop after this time, such as 20s.")
 @json_option
-def simulate(**said: Any) -> None:
+def simulate(**options: Any) -> None:
     """Play the device side: a profile, a recorded dump, or the whole demo park.
 
     Prints what it serves and where, then runs until stopped.
@@ -108,17 +108,17 @@ def simulate(**said: Any) -> None:
     \b
     Exit codes: 0 stopped, 2 wrong usage, 3 bad profile or dump, 4 port or pty cannot be opened.
     """
-    chosen = [name for name in ("profile", "dump", "park") if said[name]]
+    chosen = [name for name in ("profile", "dump", "park") if options[name]]
     if len(chosen) != 1:
         raise click.UsageError("give one of --profile, --dump and --park")
-    if said["listen"] and said["pty"]:
+    if options["listen"] and options["pty"]:
         raise click.UsageError("--listen and --pty cannot be combined")
-    if said["park"] and (said["listen"] or said["pty"] or said["units"] or said["addresses"]):
+    if options["park"] and (options["listen"] or options["pty"] or options["units"] or options["addresses"]):
         raise click.UsageError("the park has lines of its own; leave out --listen, --pty, --unit and --address")
-    asyncio.run(_serve(said))
+    asyncio.run(_serve(options))
 
 
-async def _serve(said: dict[str, Any]) -> None:
+async def _serve(options: dict[str, Any]) -> None:
     from drivers.sim.control import Control
 
     stop = asyncio.Event()
@@ -127,63 +127,63 @@ async def _serve(said: dict[str, Any]) -> None:
         loop.add_signal_handler(number, stop.set)
     try:
         async with AsyncExitStack() as stack:
-            lines, devices = _park(said) if said["park"] else _single(said)
+            lines, devices = _park(options) if options["park"] else _single(options)
             control = Control(lines, devices)
             for line in lines.values():
                 await line.start()
                 stack.push_async_callback(line.stop)
             stack.push_async_callback(control.close)
-            for fault in said["faults"]:
+            for fault in options["faults"]:
                 await control.run(fault if " " in fault.strip() else f"* {fault}")
-            _listen_to(said, control, stack)  # before it is announced: a reader of that may write at once
-            _announce(said, lines, devices)
+            _listen_to(options, control, stack)  # before it is announced: a reader of that may write at once
+            _announce(options, lines, devices)
             with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), said["seconds"])
+                await asyncio.wait_for(stop.wait(), options["seconds"])
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
 
 
-def _park(said: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, Simulated]]:
+def _park(options: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, Simulated]]:
     from drivers.sim.park import make_park
 
-    folder = said["park"]
+    folder = options["park"]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot be created: {error.strerror}", where=str(folder)) from error
-    park = make_park(folder.absolute(), seed=said["seed"], speed=said["speed"], sleeps=said["sleep"])
-    said["made"] = park
+    park = make_park(folder.absolute(), seed=options["seed"], speed=options["speed"], sleeps=options["sleep"])
+    options["made"] = park
     return park.lines, park.served()
 
 
-def _single(said: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, Simulated]]:
+def _single(options: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, Simulated]]:
     """One line with one device, or several of one kind."""
     from drivers.sim.bus import Bus
     from drivers.sim.rtu import SerialLine
     from drivers.sim.tcp import TcpLine
 
-    profile = None if said["dump"] else _profile(said["profile"])
+    profile = None if options["dump"] else _profile(options["profile"])
     is_meter = profile is not None and profile.protocol not in ("modbus", "sunspec")
-    if is_meter != bool(said["addresses"]) and (said["addresses"] or said["units"]):
+    if is_meter != bool(options["addresses"]) and (options["addresses"] or options["units"]):
         option = "--address" if is_meter else "--unit"
         raise click.UsageError(f"devices of this kind need {option}")
     bus: Bus
     devices: Mapping[str, Simulated]
     if is_meter and profile is not None:
-        bus, devices = _meters(said, profile)
+        bus, devices = _meters(options, profile)
     else:
-        made = _from_dump(said) if profile is None else _from_profile(said, profile)
+        made = _from_dump(options) if profile is None else _from_profile(options, profile)
         bus, devices = Bus(made, name="line"), {device.name: device for device in made}
     line: SimLine
-    if said["pty"]:
+    if options["pty"]:
         own = profile.serial.split()[0] if profile is not None and profile.serial else "9600"
-        line = SerialLine(bus, said["pty"].absolute(), baud=said["baud"] or int(own))
+        line = SerialLine(bus, options["pty"].absolute(), baud=options["baud"] or int(own))
     else:
-        host, _, port = (said["listen"] or "127.0.0.1:0").rpartition(":")
+        host, _, port = (options["listen"] or "127.0.0.1:0").rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
-            raise UsageError(f"{said['listen']!r} is not HOST:PORT", where="--listen", hint="Such as 127.0.0.1:5020")
-        framing: Literal["mbap", "rtu"] = "rtu" if said["rtu"] or is_meter else "mbap"
+            raise UsageError(f"{options['listen']!r} is not HOST:PORT", where="--listen", hint="Such as 127.0.0.1:5020")
+        framing: Literal["mbap", "rtu"] = "rtu" if options["rtu"] or is_meter else "mbap"
         line = TcpLine(bus, host=host, port=int(port), framing=framing)
     return {"line": line}, devices
 
@@ -198,40 +198,40 @@ def _name(number: int, count: int) -> str:
     return "device" if count == 1 else f"device{number + 1}"
 
 
-def _from_dump(said: dict[str, Any]) -> list[SimDevice]:
+def _from_dump(options: dict[str, Any]) -> list[SimDevice]:
     from drivers.sim.image import load_dump
 
-    image, address = load_dump(said["dump"])
+    image, address = load_dump(options["dump"])
     from drivers.sim.device import SimDevice
 
-    units = said["units"] or (address,)
+    units = options["units"] or (address,)
     return [
-        SimDevice(unit, image, name=_name(n, len(units)), turnaround_s=said["turnaround"] or 0.0)
+        SimDevice(unit, image, name=_name(n, len(units)), turnaround_s=options["turnaround"] or 0.0)
         for n, unit in enumerate(units)
     ]
 
 
-def _role(said: dict[str, Any]) -> str:
+def _role(options: dict[str, Any]) -> str:
     from drivers.sim.facts import PARK_PARTS
 
-    role: str = said["role"]
+    role: str = options["role"]
     if role and role not in PARK_PARTS:
         raise UsageError(f"no role {role!r}", where="--role", hint=f"One of {', '.join(PARK_PARTS)}")
     return role
 
 
-def _meters(said: dict[str, Any], profile: Profile) -> tuple[Bus, Mapping[str, Simulated]]:
+def _meters(options: dict[str, Any], profile: Profile) -> tuple[Bus, Mapping[str, Simulated]]:
     """Meters of other protocols than Modbus, on a bus of their own."""
     from drivers.sim.display import ParkClock
     from drivers.sim.meter_display import meter_from_profile
     from drivers.sim.meters import MixedBus
 
-    role, clock = _role(said), ParkClock(said["seed"], said["speed"])
-    addresses = said["addresses"] or (("000000000001",) if profile.protocol == "dlt645" else ("1",))
+    role, clock = _role(options), ParkClock(options["seed"], options["speed"])
+    addresses = options["addresses"] or (("000000000001",) if profile.protocol == "dlt645" else ("1",))
     found: dict[str, Simulated] = {}
     bus = MixedBus(name="line")
     for n, address in enumerate(addresses):
-        name, seed = _name(n, len(addresses)), said["seed"] * 1000 + n
+        name, seed = _name(n, len(addresses)), options["seed"] * 1000 + n
         meter, _ = meter_from_profile(
             profile,
             address=address,
@@ -239,20 +239,20 @@ def _meters(said: dict[str, Any], profile: Profile) -> tuple[Bus, Mapping[str, S
             role=role,
             clock=clock,
             seed=seed,
-            turnaround_s=said["turnaround"],
+            turnaround_s=options["turnaround"],
         )
         bus.meters.append(meter)
         found[name] = meter
     return bus, found
 
 
-def _from_profile(said: dict[str, Any], profile: Profile) -> list[SimDevice]:
+def _from_profile(options: dict[str, Any], profile: Profile) -> list[SimDevice]:
     from drivers.sim.display import ParkClock
     from drivers.sim.families import device_from_profile
 
-    role = _role(said)
-    clock = ParkClock(said["seed"], said["speed"])
-    units = said["units"] or (1,)
+    role = _role(options)
+    clock = ParkClock(options["seed"], options["speed"])
+    units = options["units"] or (1,)
     made = []
     for n, unit in enumerate(units):
         device, _ = device_from_profile(
@@ -261,55 +261,57 @@ def _from_profile(said: dict[str, Any], profile: Profile) -> list[SimDevice]:
             name=_name(n, len(units)),
             role=role,
             clock=clock,
-            params=parse_params(said["params"]),
-            seed=said["seed"] * 1000 + n,
-            turnaround_s=said["turnaround"],
-            sleeps=said["sleep"],
+            params=parse_params(options["params"]),
+            seed=options["seed"] * 1000 + n,
+            turnaround_s=options["turnaround"],
+            sleeps=options["sleep"],
         )
         made.append(device)
     return made
 
 
-def _announce(said: dict[str, Any], lines: dict[str, SimLine], devices: Mapping[str, Simulated]) -> None:
+def _announce(options: dict[str, Any], lines: dict[str, SimLine], devices: Mapping[str, Simulated]) -> None:
     """Print the devices and their addresses, unbuffered, for scripts that wait for it."""
-    park: Park | None = said.get("made")
+    park: Park | None = options.get("made")
     if park is not None:
         for slot in park.slots:
             who = (slot.address, slot.address) if slot.address else (str(slot.unit), f"unit {slot.unit}")
-            _say(said, slot.name, slot.line, lines[slot.line].url, park.serial(slot), who, slot.profile)
-        path = park.write_config(said["park"])
-        if said["as_json"]:
+            _say(options, slot.name, slot.line, lines[slot.line].url, park.serial(slot), who, slot.profile)
+        path = park.write_config(options["park"])
+        if options["as_json"]:
             click.echo(as_line({"config": str(path)}))
         else:
             click.echo(f"{path} reads it: meterhouse run -c {path}")
     else:
-        profile = said["profile"] or str(said["dump"])
+        profile = options["profile"] or str(options["dump"])
         (line,) = lines.values()
         serial = getattr(line, "serial", "")
         for device in devices.values():
             meters_own = getattr(device, "number", "") or getattr(device, "address", None)
             unit = getattr(device, "unit", "")
             who = (str(unit), f"unit {unit}") if meters_own is None else (str(meters_own), str(meters_own))
-            said_serial = serial.replace("8N1", "8E1") if meters_own is not None else serial
-            _say(said, device.name, "line", line.url, said_serial, who, profile)
+            shown_serial = serial.replace("8N1", "8E1") if meters_own is not None else serial
+            _say(options, device.name, "line", line.url, shown_serial, who, profile)
     sys.stdout.flush()
 
 
-def _say(said: dict[str, Any], name: str, line: str, url: str, serial: str, who: tuple[str, str], profile: str) -> None:
+def _say(
+    options: dict[str, Any], name: str, line: str, url: str, serial: str, who: tuple[str, str], profile: str
+) -> None:
     """One device; ``who`` is its address as in agent.toml."""
     address, shown = who
-    if said["as_json"]:
+    if options["as_json"]:
         facts = {"device": name, "line": line, "url": url, "serial": serial or None}
         click.echo(as_line({**facts, "address": address, "profile": profile}))
     else:
         click.echo(f"{name:<11} {profile:<26} {shown:<15} {f'{url} {serial}'.strip()}")
 
 
-def _listen_to(said: dict[str, Any], control: Control, stack: AsyncExitStack) -> None:
+def _listen_to(options: dict[str, Any], control: Control, stack: AsyncExitStack) -> None:
     """Commands from a named pipe and from standard input."""
-    sources = [sys.stdin.fileno()] if said["from_stdin"] else []
-    if said["control"]:
-        path: Path = said["control"]
+    sources = [sys.stdin.fileno()] if options["from_stdin"] else []
+    if options["control"]:
+        path: Path = options["control"]
         try:
             if not path.exists():
                 os.mkfifo(path, 0o600)
@@ -350,8 +352,8 @@ class _Commands:
         while True:
             command = await self._queue.get()
             try:
-                if said := await self._control.run(command):
-                    click.echo(said)
+                if answer := await self._control.run(command):
+                    click.echo(answer)
             except GatewayError as error:
                 click.echo(f"error: {error}", err=True)
 

@@ -18,8 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from agent.cli.common import no_progress
-from agent.cli.control import ControlClient, NoAnswer, Progress, Take
+from agent.cli.control import ControlClient, NoAnswer, Take
 from agent.cli.owner_process import child, path_owner
 from agent.service.control.frames import (
     HEADER,
@@ -32,7 +31,7 @@ from agent.service.control.frames import (
     parse_header,
 )
 from agent.service.control.peer import Caller, login_of, peer_of
-from drivers.model import GatewayError
+from drivers.model import GatewayError, ProgressCallback, no_progress
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -48,7 +47,9 @@ class AgentRunning(GatewayError):
     """It is starting or stopping: it holds its lock and does not listen."""
 
 
-def ask_database(config: Config, request: Request, take: Take, progress: Progress = no_progress) -> dict[str, Any]:
+def ask_database(
+    config: Config, request: Request, take: Take, progress: ProgressCallback = no_progress
+) -> dict[str, Any]:
     """The result of a request, from the database of a stopped agent.
 
     Raises:

@@ -105,11 +105,11 @@ def _params(profile_id: str) -> Iterable[str]:
         return []
     if not profile.params:
         return []
-    said = {
+    facts = {
         name: (param.choices[0] if param.choices else max(param.low, 1)) if param.default is None else param.default
         for name, param in profile.params.items()
     }
-    text = ", ".join(f"{name} = {_text(value)}" for name, value in said.items())
+    text = ", ".join(f"{name} = {_text(value)}" for name, value in facts.items())
     optional = all(param.default is not None for param in profile.params.values())
     return [f"{'# ' if optional else ''}params = {{ {text} }}  # as installed"]
 

@@ -37,7 +37,7 @@ class DeviceRead:
 
     entry: DeviceConfig
     table: TomlTable
-    said: frozenset[str]  # paces
+    given_paces: frozenset[str]  # paces
 
 
 def address(value: object) -> str:
@@ -115,7 +115,7 @@ def _device(table: TomlTable, lines: Mapping[str, LineRead]) -> DeviceRead:
 
     name = table.need("name", v.device_name, "", 'Add it, such as name = "inv1"')
     line = table.need("line", line_name, "", 'Add it, such as line = "roof", the name of a [[line]]')
-    periods, said = _periods(table)
+    periods, given_paces = _periods(table)
     ratio = table.table("ratio")
     one = Decimal(1)
     ct, pt = (ratio.take("ct", v.factor, one), ratio.take("pt", v.factor, one)) if ratio else (one, one)
@@ -147,7 +147,7 @@ def _device(table: TomlTable, lines: Mapping[str, LineRead]) -> DeviceRead:
         accuracy=read_classes(table, prefix),
     )
     table.done(_ELSEWHERE)
-    return DeviceRead(entry, table, said)
+    return DeviceRead(entry, table, given_paces)
 
 
 def _periods(table: TomlTable) -> tuple[tuple[int, ...], frozenset[str]]:

@@ -85,8 +85,8 @@ def load_config(
     if complaints.items:  # half a configuration would bring complaints that are not true
         raise _verdict(complaints, layers)
     folders = {"paths.state_dir": state_dir, "paths.runtime_dir": runtime_dir}
-    said = {**(overrides or {}), **{key: path for key, path in folders.items() if path is not None}}
-    over = _overrides(said, complaints)
+    given = {**(overrides or {}), **{key: path for key, path in folders.items() if path is not None}}
+    over = _overrides(given, complaints)
     config = _build(layers, over, complaints, os.environ if environ is None else environ, profiles)
     if complaints.items:
         raise _verdict(complaints, layers)

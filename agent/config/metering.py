@@ -42,8 +42,8 @@ def read_classes(table: TomlTable, prefix: Callable[[object], str]) -> dict[str,
         return {}
     if isinstance(found[1], dict):
         return table.pairs("class", prefix, accuracy)
-    said = table.take("class", accuracy, "")
-    return {"": said} if said else {}
+    class_name = table.take("class", accuracy, "")
+    return {"": class_name} if class_name else {}
 
 
 # --- the tree

@@ -166,11 +166,11 @@ def _periods(
     used = {point.pace for point in points}
     for number, pace in enumerate(PACES):
         single = "every" if not isinstance(device.table.layers[0].raw.get("every"), dict) else f"every.{pace}"
-        if pace in device.said and pace not in used:
+        if pace in device.given_paces and pace not in used:
             notes.append(ConfigWarning(place_of(device.table, single), f"no point has the pace {pace}"))
         if periods[number] >= floor_ms:
             continue
-        if pace in device.said:
+        if pace in device.given_paces:
             what = f"{p.show_ms(periods[number])} is faster than profile {profile.id} allows"
             device.table.complain(None, single, what, f"At least {p.show_ms(floor_ms)}")
         periods[number] = floor_ms

@@ -245,9 +245,9 @@ class _Maker:
             elif one.name in self._inputs:
                 self._complain(place, "duplicate input", path=path)
             elif unit is not None:
-                said = self._text.assume.get(one.name, one.assume)
+                assumed = self._text.assume.get(one.name, one.assume)
                 try:
-                    assume = None if said is None else decimal(said) * unit.factor
+                    assume = None if assumed is None else decimal(assumed) * unit.factor
                 except ValueError as error:
                     self._complain(place, str(error), path=path)
                     continue

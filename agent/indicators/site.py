@@ -40,11 +40,11 @@ class SiteResults:
     def made(self, takers: tuple[MeterSums, MeterSums], period: Period, at: int = 0) -> list[Mapping[str, Any]]:
         """Result objects of one stretch that is over: at most one balance, then the derived points."""
         electric, terms = takers
-        said = {"period": period.as_dict(), "config": self._config}
+        common = {"period": period.as_dict(), "config": self._config}
         length_ms = period.end_ms - period.start_ms
         found = balance(electric.found(at), length_ms, period.kind == "interval")
-        made: list[Mapping[str, Any]] = [] if found is None else [found.as_dict() | said]
-        return made + [one | said for one in self._derived.results(terms.found(at), length_ms)]
+        made: list[Mapping[str, Any]] = [] if found is None else [found.as_dict() | common]
+        return made + [one | common for one in self._derived.results(terms.found(at), length_ms)]
 
     def of(self, book: PageSource, period: Period, unwritten: Iterable[Unwritten] = ()) -> list[Mapping[str, Any]]:
         """``made`` of a period that is over, from the pages of a book."""
@@ -98,13 +98,13 @@ class BalanceReport:
         """``balance`` (None: nothing to hold against anything) and ``derived`` of a report, as plain values."""
         electric, terms = ([*known.values()] for known in self._known)
         length_ms = max(self._length_ms, 1)
-        whole, said = balance(electric, length_ms, is_interval=False), None
+        whole, result = balance(electric, length_ms, is_interval=False), None
         if whole is not None:
-            said = whole.as_dict() | {"given": exact_text(whole.given), "trend": [], "counts": {}}
+            result = whole.as_dict() | {"given": exact_text(whole.given), "trend": [], "counts": {}}
             for start, residual in self._finer:
                 local = self._calendar.local(start)
                 label = f"{local:%H:%M}" if self._is_day else f"{local:%m-%d}"
                 value = "" if residual.missing else exact_text(residual.value)
-                said["trend"].append({"label": label, "v": value, "verdict": residual.verdict})
-                said["counts"][residual.verdict] = said["counts"].get(residual.verdict, 0) + 1
-        return {"balance": said, "derived": self._derived.results(terms, length_ms)}
+                result["trend"].append({"label": label, "v": value, "verdict": residual.verdict})
+                result["counts"][residual.verdict] = result["counts"].get(residual.verdict, 0) + 1
+        return {"balance": result, "derived": self._derived.results(terms, length_ms)}

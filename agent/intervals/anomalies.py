@@ -70,7 +70,7 @@ class AnomalyDetector:
         self._tally, self._number = tally, number
         self._resolution, self._modulus = Decimal(resolution), Decimal(modulus) if modulus else None
         self.waiting: list[PendingReading] = []
-        self._told: tuple[int, tuple[int, int, int] | None] | None = None  # value and level of the last glitch
+        self._last_glitch: tuple[int, tuple[int, int, int] | None] | None = None  # value and level of the last glitch
 
     def take(self, reading: PendingReading) -> list[Finding]:
         """A reading that the kernel gave back. Returns the verdicts that are certain now."""
@@ -85,9 +85,9 @@ class AnomalyDetector:
 
     def _is_news(self, finding: Finding) -> bool:
         """A night of all ones is one event: the same glitch again, from the same level, is not news."""
-        said = (finding.value, finding.before) if finding.kind == GLITCH else None
-        again = said is not None and said == self._told
-        self._told = said
+        glitch = (finding.value, finding.before) if finding.kind == GLITCH else None
+        again = glitch is not None and glitch == self._last_glitch
+        self._last_glitch = glitch
         return not again
 
     def give_up(self) -> list[Finding]:
@@ -97,17 +97,17 @@ class AnomalyDetector:
     @property
     def is_fresh(self) -> bool:
         """It has no state to keep."""
-        return not self.waiting and self._told is None
+        return not self.waiting and self._last_glitch is None
 
     def state(self) -> tuple[list[list[int]], list[Any] | None]:
         """For ``restore``: the pending readings, and the last glitch that was reported."""
-        told = None if self._told is None else [self._told[0], self._told[1]]
-        return [[w.time_ms, w.value, w.pack, w.flags] for w in self.waiting], told
+        glitch = None if self._last_glitch is None else [self._last_glitch[0], self._last_glitch[1]]
+        return [[w.time_ms, w.value, w.pack, w.flags] for w in self.waiting], glitch
 
-    def restore(self, waiting: Iterable[Sequence[int]], told: Sequence[Any] | None) -> None:
+    def restore(self, waiting: Iterable[Sequence[int]], glitch: Sequence[Any] | None) -> None:
         """The reverse."""
         self.waiting = [PendingReading(*w) for w in waiting]
-        self._told = None if told is None else (told[0], None if told[1] is None else tuple(told[1]))
+        self._last_glitch = None if glitch is None else (glitch[0], None if glitch[1] is None else tuple(glitch[1]))
 
     def step(self, by_ms: int) -> None:
         """The clock was set by ``by_ms``."""

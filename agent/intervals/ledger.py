@@ -327,32 +327,32 @@ class Ledger:
         Raises:
             StateError: damaged, of another version or of other settings. The ledger is of no use then.
         """
-        said, raws = unpack_state(state)
-        if said["rule"] != self._made_by():
-            raise StateError(f"it was made with {said['rule']}, not with {self._made_by()}", is_other=True)
+        parsed, raws = unpack_state(state)
+        if parsed["rule"] != self._made_by():
+            raise StateError(f"it was made with {parsed['rule']}, not with {self._made_by()}", is_other=True)
         try:
-            self._go_on(said, raws, table)
+            self._go_on(parsed, raws, table)
         except (LookupError, TypeError, ValueError) as error:
             raise StateError(f"it does not fit the point table: {error!r}") from error
 
-    def _go_on(self, said: Mapping[str, Any], raws: Sequence[bytes], table: Mapping[str, Any]) -> None:
+    def _go_on(self, state: Mapping[str, Any], raws: Sequence[bytes], table: Mapping[str, Any]) -> None:
         self.use(table)
         assert self.tracked is not None
-        known = {json.dumps(slot[:-1]): n for n, slot in enumerate(said["slots"])}
-        self._bounds = self._calendar.bounds(min(said["low"], said["to"]), said["to"] + DAY_MS)
-        self.tally.bounds(self._bounds, self._calendar.offset_ms(said["to"]))
+        known = {json.dumps(slot[:-1]): n for n, slot in enumerate(state["slots"])}
+        self._bounds = self._calendar.bounds(min(state["low"], state["to"]), state["to"] + DAY_MS)
+        self.tally.bounds(self._bounds, self._calendar.offset_ms(state["to"]))
         slot_of = {}  # the slot now of one then
         for number, w in enumerate(self.tracked.slots):
             was = known.get(json.dumps(_identity(w)))
             if was is not None:
                 self.tally.restore(number, raws[was])
                 slot_of[was] = number
-        for n, *judged in said["judges"]:
+        for n, *judged in state["judges"]:
             if n in slot_of:
                 self._detector(slot_of[n]).restore(*judged)
-        self._heat.last = {slot_of[slot]: (time, value) for slot, time, value in said["heat"] if slot in slot_of}
-        self.seq, self.to_ms, self.boot, self._fresh = said["seq"], said["to"], said["boot"], said["fresh"]
-        self.row_builder.restore(said["closing"], slot_of)
+        self._heat.last = {slot_of[slot]: (time, value) for slot, time, value in state["heat"] if slot in slot_of}
+        self.seq, self.to_ms, self.boot, self._fresh = state["seq"], state["to"], state["boot"], state["fresh"]
+        self.row_builder.restore(state["closing"], slot_of)
 
 
 def take_body(ledger: Ledger, body: Mapping[str, Any]) -> None:

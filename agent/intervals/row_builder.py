@@ -113,9 +113,9 @@ class RowBuilder:
         cells = [[*key, [[n, cell] for n, cell in row.items()]] for key, row in self._cells.items()]
         return [self.next_ms, self.turn, self.hold_ms, cells]
 
-    def restore(self, said: list[Any], column_of: Mapping[int, int]) -> None:
+    def restore(self, state: list[Any], column_of: Mapping[int, int]) -> None:
         """The reverse; ``column_of``: the column now of one then."""
-        self.next_ms, self.turn, self.hold_ms, cells = said
+        self.next_ms, self.turn, self.hold_ms, cells = state
         self._end_ms = 0
         self._cells = {
             (start, end, turn): {column_of[n]: cell for n, cell in row if n in column_of}

@@ -51,7 +51,7 @@ class Series:
         self.values, self.resolution, self.modulus = values, resolution, modulus
         self._rates = GrowthRates(values, resolution, seconds, self._is_none)
         self._lower = _next_lower(values)
-        self._told: tuple[int, int, Decimal, Decimal | None] | None = None  # the last answer of _returns
+        self._last_return: tuple[int, int, Decimal, Decimal | None] | None = None  # the last answer of _returns
 
     @property
     def rises(self) -> int:
@@ -198,11 +198,11 @@ class Series:
 
     def _returns(self, last: int, index: int, level: Decimal, value: Decimal) -> Decimal | None:
         """The later reading that jumps back to about ``level``. Growth that gets there by itself is not a return."""
-        if self._told is not None and self._told[:3] == (last, index - 1, value):
-            answer = self._told[3]  # a night of zeros is looked through once
+        if self._last_return is not None and self._last_return[:3] == (last, index - 1, value):
+            answer = self._last_return[3]  # a night of zeros is looked through once
         else:
             answer = self._looks_back(last, index, level, value)
-        self._told = last, index, value, answer
+        self._last_return = last, index, value, answer
         return answer
 
     def _looks_back(self, last: int, index: int, level: Decimal, value: Decimal) -> Decimal | None:

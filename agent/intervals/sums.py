@@ -234,22 +234,22 @@ def _finish(found: dict[Place, _Sum], stretches: Sequence[tuple[int, int]], newe
             s, (role, flow, unit) = found[place], place
             if not (meters := due[place][at]):
                 continue  # none was configured then
-            said = [(w.convert, some) for w in s.wholes.values() if (some := w.sums.get(at))]
-            if not said:
+            parts = [(w.convert, some) for w in s.wholes.values() if (some := w.sums.get(at))]
+            if not parts:
                 if known_ms > 0:
                     zero = Decimal(0)
                     lacking = Flag.INCOMPLETE
                     out.append(RoleSum(role, flow, start, end, zero, unit, zero, zero, lacking, (), meters))
                 continue
             due_ms = max(known_ms, 1) * len(meters)
-            covered_ms = sum(some[2] for _, some in said)
+            covered_ms = sum(some[2] for _, some in parts)
             share = Decimal(min(covered_ms, due_ms) * 1_000_000 // due_ms) / 1_000_000
-            told = int(Flag.INCOMPLETE) if covered_ms < due_ms else 0
-            for _, some in said:
-                told |= some[3]
+            flags = int(Flag.INCOMPLETE) if covered_ms < due_ms else 0
+            for _, some in parts:
+                flags |= some[3]
             power = s.powers.get(at, Decimal(0))
-            amount = sum((convert(some[0]) for convert, some in said if convert and some[0]), power)
-            flawed = sum((convert(some[1]) for convert, some in said if convert and some[1]), power)
+            amount = sum((convert(some[0]) for convert, some in parts if convert and some[0]), power)
+            flawed = sum((convert(some[1]) for convert, some in parts if convert and some[1]), power)
             out.append(
                 RoleSum(
                     role,
@@ -260,7 +260,7 @@ def _finish(found: dict[Place, _Sum], stretches: Sequence[tuple[int, int]], newe
                     unit,
                     share,
                     flawed,
-                    Flag(told),
+                    Flag(flags),
                     tuple(sources.get((place, at if each else 0), ())),
                     meters,
                 )

@@ -70,7 +70,7 @@ def track(table: Mapping[str, Any], rule: Rule) -> TrackedPoints:
     counters = [p["n"] for p in points if p["kind"] == "counter"]
     stand = point_roles(counters, roles, parents)
     configured = [one for one in device.get("derived") or () if "heat" in one]
-    said = {one["heat"]["flow"] for one in configured}
+    heat_flows = {one["heat"]["flow"] for one in configured}
     slots: list[TrackedPoint] = []
     for name in counters:
         place = stand[name]
@@ -102,7 +102,7 @@ def track(table: Mapping[str, Any], rule: Rule) -> TrackedPoints:
     for part, role in roles.items():
         members = beside.get(part, [])
         flows = {w.column.flow for w in slots if w.column.part == part and w.column.flow}
-        slots += _gauges(points, numeric, members, _Part(part, role, parents, epoch, flows), len(slots), said)
+        slots += _gauges(points, numeric, members, _Part(part, role, parents, epoch, flows), len(slots), heat_flows)
     for one in configured:
         _configured(one, points, numeric, slots, epoch)
     period = rule.period_ms if any(w.demand for w in slots) else 0
@@ -141,9 +141,9 @@ def _gauges(
     members: list[str],
     part: _Part,
     base: int,
-    said: Collection[str],
+    heat_flows: Collection[str],
 ) -> list[TrackedPoint]:
-    """``said``: flows that the configuration makes a heat of itself."""
+    """``heat_flows``: flows that the configuration makes a heat of itself."""
     found: list[TrackedPoint] = []
 
     def add(name: str, flow: str = "", demand: bool = False) -> int:
@@ -159,7 +159,7 @@ def _gauges(
         add(power, flow, not has_energy and part.role.partition(".")[0] in DEMAND_ROLES)
         part.flows.update(wanted if not has_energy else ())
     elif part.role.partition(".")[0] in ("heat", "cold") and "heat" not in part.flows:
-        found += _heat([name for name in members if name not in said], part, add, base, found)
+        found += _heat([name for name in members if name not in heat_flows], part, add, base, found)
     for name in members:
         if part.role == "storage" and name.endswith("battery.soc"):
             add(name)
@@ -232,8 +232,8 @@ def _grid(point: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _ratio(device: Mapping[str, Any]) -> Decimal:
-    said = device.get("ratio") or {}
-    return _decimal(said.get("ct"), Decimal(1)) * _decimal(said.get("pt"), Decimal(1))
+    ratio = device.get("ratio") or {}
+    return _decimal(ratio.get("ct"), Decimal(1)) * _decimal(ratio.get("pt"), Decimal(1))
 
 
 def _decimal(text: Any, default: Decimal) -> Decimal:

@@ -33,10 +33,10 @@ class Facts:
     @classmethod
     def of(cls, device: Mapping[str, Any], epoch: int, counters: Mapping[str, str]) -> Facts:
         """From the ``device`` of a birth's table."""
-        said = {**(device.get("identity") or {}), "firmware": device.get("firmware")}
+        texts = {**(device.get("identity") or {}), "firmware": device.get("firmware")}
         return cls(
             epoch,
-            {name: text for name, text in sorted(said.items()) if text is not None},
+            {name: text for name, text in sorted(texts.items()) if text is not None},
             {**(device.get("ratio") or {}), "reversed": list(device.get("reversed") or ())},
             {"profile": device.get("profile"), "variant": device.get("variant")},
             counters,
@@ -58,8 +58,8 @@ class Facts:
     def decode(cls, text: bytes | str) -> Facts | None:
         """The reverse of ``encode``; None where it is damaged: then nothing is known."""
         try:
-            said = json.loads(text)
-            return cls(int(said["epoch"]), said["identity"], said["ratio"], said["map"], said["counters"])
+            parsed = json.loads(text)
+            return cls(int(parsed["epoch"]), parsed["identity"], parsed["ratio"], parsed["map"], parsed["counters"])
         except (ValueError, KeyError, TypeError):
             return None
 
@@ -84,9 +84,9 @@ def changes(old: Facts, new: Facts) -> list[Change]:
     return found
 
 
-def contradicts(known: Mapping[str, str | None], said: Mapping[str, str | None]) -> bool:
+def contradicts(known: Mapping[str, str | None], read: Mapping[str, str | None]) -> bool:
     """Whether a device contradicts its known facts. Facts that only one side knows do not count."""
-    return any(known.get(name) not in (None, text) for name, text in said.items() if text is not None)
+    return any(known.get(name) not in (None, text) for name, text in read.items() if text is not None)
 
 
 def counters_of(points: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -99,5 +99,5 @@ def counters_of(points: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
-def _some(said: Mapping[str, str], names: set[str]) -> dict[str, str]:
-    return {name: said[name] for name in sorted(names)}
+def _some(texts: Mapping[str, str], names: set[str]) -> dict[str, str]:
+    return {name: texts[name] for name in sorted(names)}

@@ -57,8 +57,8 @@ class _FirstRevisions:
 class IntervalsAsOf:
     """Rows of all streams in pages of a day. ``seen``: the newest pack that counts, by stream."""
 
-    def __init__(self, calendar: Calendar, rule: Rule, lives: Mapping[str, StreamInfo]) -> None:
-        self.calendar, self._rule, self._lives = calendar, rule, lives
+    def __init__(self, calendar: Calendar, rule: Rule, streams: Mapping[str, StreamInfo]) -> None:
+        self.calendar, self._rule, self._streams = calendar, rule, streams
         self.ready_ms = 0  # results that begin earlier cannot be recomputed
         self.seen: dict[str, int] = {}
         self.configured: Collection[str] | None = None  # streams; None: not recorded by older versions
@@ -116,10 +116,10 @@ class IntervalsAsOf:
     def unwritten(self, until_ms: int) -> list[Unwritten]:
         """Streams that were configured, but whose intervals were not yet written up to ``until_ms``."""
         out = []
-        for stream, life in self._lives.items():
-            if not self._is_configured(stream, life, until_ms):
+        for stream, info in self._streams.items():
+            if not self._is_configured(stream, info, until_ms):
                 continue
-            from_ms = self._end_of(stream) or self.calendar.floor(life.from_ms)
+            from_ms = self._end_of(stream) or self.calendar.floor(info.from_ms)
             if from_ms < until_ms:
                 out.append(Unwritten(stream, from_ms, self._columns(stream, max(self.seen.get(stream, 0), 1))))
         return out
@@ -127,14 +127,14 @@ class IntervalsAsOf:
     def _end_of(self, stream: str) -> int:
         return self._written.get(stream, _FirstRevisions()).end_at(self.seen.get(stream, 0))
 
-    def _is_configured(self, stream: str, life: StreamInfo, until_ms: int) -> bool:
+    def _is_configured(self, stream: str, info: StreamInfo, until_ms: int) -> bool:
         """Was the stream configured at ``until_ms``? Without a record: do its packs cover that time?"""
         if self.configured is not None:
             return stream in self.configured
-        return life.from_ms < until_ms <= life.to_ms
+        return info.from_ms < until_ms <= info.to_ms
 
     def _columns_at(self, stream: str, seq: int) -> tuple[Column, ...]:
-        births = self._lives[stream].births
+        births = self._streams[stream].births
         before = max((birth for birth in births if birth <= seq), default=0)
         return track(births[before], self._rule).shape.columns if before else ()
 

@@ -275,11 +275,11 @@ def _read_intervals(entry: Mapping[str, Any], source: _Source) -> tuple[Interval
     calendar = Calendar(entry["timezone"], round(float(entry["length"]) * 1000))
     period, slip = (round(float(value) * 1000) for value in entry["demand"])
     rule = Rule(round(float(entry["max_gap"]) * 1000), period, slip)
-    lives = {stream: StreamInfo(source.births.get(stream, {})) for stream in source.files}
-    book, here = IntervalsAsOf(calendar, rule, lives), dict[str, SequenceRanges]()
+    streams = {stream: StreamInfo(source.births.get(stream, {})) for stream in source.files}
+    book, here = IntervalsAsOf(calendar, rule, streams), dict[str, SequenceRanges]()
     for stream in source.files:
         seen: set[int] = set()
-        packs = _packs_of(stream, source, seen, book, lives[stream])
+        packs = _packs_of(stream, source, seen, book, streams[stream])
         book.take(stream, rows_of_packs(stream, packs, calendar, rule))
         here[stream] = SequenceRanges(seen)
     return book, here

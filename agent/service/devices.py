@@ -314,8 +314,8 @@ class DeviceChanges:
             (len(self.changed), "changed"),
             (len(self.gone), "removed"),
         ]
-        said = ", ".join(f"{count} {what}" for count, what in parts if count)
-        return f"devices: {said or 'none changed'}"
+        text = ", ".join(f"{count} {what}" for count, what in parts if count)
+        return f"devices: {text or 'none changed'}"
 
     async def discard(self) -> None:
         """Release the prepared objects: they are not applied."""

@@ -14,6 +14,7 @@ from typing import Any
 from agent.pack import BirthTable, Packer, SealedPack
 from agent.service.seal_jobs import loss_event
 from agent.store import Resume, Store, StreamHead
+from drivers.files import sync_directory
 from drivers.model import Reason
 from ext.ring import EVENT, Ring
 
@@ -134,7 +135,7 @@ def recover(
                     rings[path] = Ring.open(str(path))
                 except (ValueError, OSError) as error:
                     log.warning("%s cannot be recovered (%s); set aside", path, error)
-                    _set_aside(path, done)
+                    _set_ring_aside(path, done)
             damage = _recover_rings(store, rings, packer_of, clock, now_ms, done)
         finally:
             for ring in rings.values():
@@ -142,7 +143,7 @@ def recover(
         for path in rings:
             if what := damage.get(path):
                 log.warning("%s: %s; what follows in it is set aside", path, what)
-                _set_aside(path, done)
+                _set_ring_aside(path, done)
             else:
                 path.unlink()
     return done
@@ -172,9 +173,10 @@ def _generation(path: Path) -> int:
     return int(number) if path.name.count(".") > 1 and number.isdecimal() else 1
 
 
-def _set_aside(path: Path, done: Recovered) -> None:
+def _set_ring_aside(path: Path, done: Recovered) -> None:
     done.lost_rings.append(path.name)
     path.rename(path.with_name(path.name + ".aside"))
+    sync_directory(path.parent)
 
 
 def _gather(

@@ -216,7 +216,7 @@ class Reloader:
             try:
                 if prepared.ring is not None:
                     await self._change_ring(prepared.ring)
-                said = await self._apply(prepared)
+                result = await self._apply(prepared)
             except Exception:
                 await self._roll_back(prepared, *before)
                 service.loaded_ms = loaded_ms
@@ -226,7 +226,7 @@ class Reloader:
                 await service.key_watcher.announce(kid)
             except Exception as error:  # a bug of ours, but the new configuration is in effect
                 log.error("reload: in effect, but not announced everywhere", exc_info=error)
-        return said
+        return result
 
     async def _prepare(self, config: Config) -> Prepared:
         """Make everything that can fail. Raises ConfigError with all errors."""
@@ -362,10 +362,10 @@ class Reloader:
             packer.limit(config.pack.max_size_bytes)
         await service.publisher.reload(config, prepared.results, prepared.builder)
         service.publisher.producers = list(prepared.producers)
-        said = await self._swap_uplinks(config, prepared.uplinks)
+        text = await self._swap_uplinks(config, prepared.uplinks)
         if prepared.key is not None:  # last: a key that has signed cannot be taken back
             await service.key_watcher.activate(prepared.key)
-        return f"{prepared.change}{said}"
+        return f"{prepared.change}{text}"
 
     def _announce(self, prepared: Prepared) -> None:
         """State in the gateway's own stream which configuration is in effect."""

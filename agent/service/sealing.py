@@ -7,12 +7,10 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import ext.clock
-from agent.clock import SteadyClock
+from agent.clock import SteadyClock, kernel_boot
 from agent.pack import seconds
 from agent.poll import DevicePoll
 from agent.service.db_thread import DatabaseThread
@@ -30,17 +28,12 @@ AHEAD_S = 0.25  # how often it is checked whether a ring is half full
 RETRY_S = 5.0  # while the store cannot commit, sealing ahead waits this long between tries
 
 
-@cache
-def _kernel_boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
 def pack_clock() -> dict[str, Any]:
     """The ``clock`` object of a pack, now."""
     state = ext.clock.state()
     return {
         "error_ms": None if state.error_us is None else state.error_us / 1000,
-        "kernel_boot": _kernel_boot(),
+        "kernel_boot": kernel_boot(),
         "mono_ms": time.monotonic_ns() // 1_000_000,
         "synced": state.synced,
     }

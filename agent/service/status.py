@@ -101,8 +101,8 @@ def _store_facts(service: Service) -> dict[str, Any]:
 
 def summary(service: Service) -> str:
     """One line for ``systemctl status``."""
-    lives = [device.poll.availability.value for device in service.devices]
-    parts = [f"{lives.count('alive')} of {len(lives)} devices answer"]
+    states = [device.poll.availability.value for device in service.devices]
+    parts = [f"{states.count('alive')} of {len(states)} devices answer"]
     if asleep := sum(device.poll.is_asleep(service.clock.now_ms()) for device in service.devices):
         parts[0] += f", {asleep} asleep"
     for uplink in service.uplinks:

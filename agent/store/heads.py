@@ -28,10 +28,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from agent.clock import kernel_boot
 from agent.store.damage import add_suspicion, is_small
 from agent.store.retention import Retention
-from agent.store.sqlite import Database, file_bytes, quarantine_name, sync_directory, unchanged_damage
+from agent.store.sqlite import Database, file_bytes, quarantine_name, unchanged_damage
 from agent.store.streams import DAMAGED, LaggingStream, Resume, StreamHead, StreamRegistry
+from drivers.files import sync_directory
 
 if TYPE_CHECKING:
     from agent.pack import SealedPack
@@ -116,12 +118,10 @@ def head_of(kept: RecordedHead) -> StreamHead:
     return StreamHead(kept.stream, kept.boot, kept.seq, kept.hash, kept.to_ms, None, kept.ring_id, kept.ring_pos)
 
 
-def kernel_boot() -> bytes:
+def boot_bytes() -> bytes:
     """Id of this boot of the kernel; zeros if it is not known."""
-    with contextlib.suppress(OSError, ValueError):
-        text = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
-        return bytes.fromhex(text.strip().replace("-", ""))
-    return bytes(16)
+    boot = kernel_boot()
+    return bytes.fromhex(boot.replace("-", "")) if boot else bytes(16)
 
 
 class HeadRecord:
@@ -131,7 +131,7 @@ class HeadRecord:
     """
 
     def __init__(self, path: Path, boot: bytes | None = None) -> None:
-        self._path, self._boot = path, kernel_boot() if boot is None else boot
+        self._path, self._boot = path, boot_bytes() if boot is None else boot
         self.found: dict[str, RecordedHead] = {}
         self.exact = False
         self._slots: dict[str, int] = {}  # from 1

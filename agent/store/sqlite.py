@@ -16,6 +16,7 @@ from typing import Any
 from agent.store import schema
 from agent.store.damage import DamageVerifier, RetryPolicy, clear_suspicion, is_small, suspicion_count
 from agent.store.errors import StoreDamaged, StoreError, StoreNewer, damage_error, explain, is_damage
+from drivers.files import sync_directory
 
 log = logging.getLogger("meterhouse.store")
 PAGE_BYTES = 4096  # small: a gateway commits a few kilobytes at a time, and flash wears by pages
@@ -331,15 +332,6 @@ def _set_aside(path: Path) -> Path:
             path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
     sync_directory(path.parent)
     return aside
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames in a directory durable."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class DiskReserve:

@@ -193,9 +193,9 @@ class CheckpointPages:
             behind = [n for n in range(1, last.pages + 1) if n not in pages or pages[n].counter < last.counter]
             if behind:
                 made.append(IncompleteCheckpoint(gateway, last.counter, last.time_ms, last.pages, behind))
-        told = {(one.gateway, one.counter) for one in made}
+        reported = {(one.gateway, one.counter) for one in made}
         for key, (page, here) in self._partial.items():
-            if key not in told and not _is_void(page, rings[key[0]]):
+            if key not in reported and not _is_void(page, rings[key[0]]):
                 gone = [n for n in range(1, page.pages + 1) if not here >> n & 1]
                 made.append(IncompleteCheckpoint(*key, page.time_ms, page.pages, gone))
                 if len(made) > MAX_LISTED:

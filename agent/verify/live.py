@@ -229,7 +229,7 @@ class Live(Subscriber):
         url: ``mqtt://host:1883`` or ``mqtts://host:8883``.
         site, gateway: as in the topics; ``+`` for all.
         trust: thumbprints of first keys.
-        heard: called in the verifier's thread with topic and bytes of each verified pack.
+        on_verified: called in the verifier's thread with topic and bytes of each verified pack.
     """
 
     def __init__(
@@ -239,7 +239,7 @@ class Live(Subscriber):
         *,
         site: str = "+",
         gateway: str = "+",
-        heard: Callable[[str, bytes], None] | None = None,
+        on_verified: Callable[[str, bytes], None] | None = None,
         ca_file: Path | None = None,
         username: str | None = None,
         password: str | None = None,
@@ -247,7 +247,7 @@ class Live(Subscriber):
         topic = f"{PREFIX}{site}/{gateway}/#"
         super().__init__(url, topic, retained=True, ca_file=ca_file, username=username, password=password)
         self._verifier = Verifier(trust)
-        self._heard = heard
+        self._on_verified = on_verified
         self._lock = threading.Lock()  # around the verifier
         self._worker = threading.Thread(target=self._work, name="verify", daemon=True)
         self.taken = 0  # messages that the verifier has processed
@@ -287,5 +287,5 @@ class Live(Subscriber):
             with self._lock:
                 outcome = self._verifier.feed(*item)
             self.taken += 1
-            if self._heard is not None and outcome is Outcome.VERIFIED:
-                self._heard(item[1], item[0])
+            if self._on_verified is not None and outcome is Outcome.VERIFIED:
+                self._on_verified(item[1], item[0])

@@ -15,8 +15,8 @@ from agent.verify.canonical import canonical
 from agent.verify.jws import PublicKey, base64url, check_signature, read_header
 from agent.verify.strict import Refused
 
-_SIG: Final = b'"sig":"'
-MAX_SIG: Final = 2048  # bytes of it
+SIG_MEMBER: Final = b'"sig":"'
+MAXSIG_MEMBER: Final = 2048  # bytes of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ def cut_signature(raw: bytes, sig: str) -> bytes | None:
 
 def signature_of(raw: bytes) -> str | None:
     """The value of the last member ``sig``, as canonical bytes have it; None if there is none. Nothing is parsed."""
-    start = raw.rfind(_SIG) + len(_SIG)
-    end = raw.find(b'"', start, start + MAX_SIG)
-    if not len(_SIG) <= start < end or not raw[start:end].isascii():
+    start = raw.rfind(SIG_MEMBER) + len(SIG_MEMBER)
+    end = raw.find(b'"', start, start + MAXSIG_MEMBER)
+    if not len(SIG_MEMBER) <= start < end or not raw[start:end].isascii():
         return None
     return raw[start:end].decode("ascii")
 

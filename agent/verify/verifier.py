@@ -16,7 +16,7 @@ from agent.verify.jws import TYP_PACK, PublicKey
 from agent.verify.keyring import KeyRing, Unpinned, split_pin
 from agent.verify.pack import BOOT, NAME, STREAM, Pack, read_pack
 from agent.verify.report import Fault, Faults, Report, Verdict, held_back, latest
-from agent.verify.signed import FoundSignature, Signed, check_signed, find_signature
+from agent.verify.signed import SIG_MEMBER, FoundSignature, Signed, check_signed, find_signature
 from agent.verify.stream import StreamState
 from agent.verify.strict import (
     MAX_LOOSE_BYTES,
@@ -439,7 +439,7 @@ def _may_be_keys(raw: bytes, parts: list[str]) -> bool:
 
 def _claims_of(raw: bytes, parts: list[str]) -> dict[str, Any]:
     """Apparent source of canonical bytes: ``gateway``, for a pack ``stream``, ``boot`` and ``seq``; {} without any."""
-    sig = raw.rfind(b'"sig":"')
+    sig = raw.rfind(SIG_MEMBER)
     if stream := _CLAIMED_STREAM.search(raw, sig):
         boot, seq = _CLAIMED_BOOT.search(raw), _CLAIMED_SEQ.search(raw, max(0, sig - 32), sig)
         name = stream[1].decode()

@@ -2,7 +2,7 @@
 
 A point's ``key`` is ``FIELD`` or ``DI:FIELD``: the field as ``drivers.cjt188.values`` names it without its first word
 (``volume``, ``energy``, ``temperature.supply``, or a whole name such as ``device.time``), out of the answer to the
-identifier DI (four hex digits; 901F, the current data, where none is said). ``FIELD@N`` is the N-th last settlement.
+identifier DI (four hex digits; 901F, the current data, where none is given). ``FIELD@N`` is the N-th last settlement.
 A point's ``type`` is the meter type in hex that is asked for (``10`` cold water, ``20`` heat, ``AA`` any).
 The order of the identifier's bytes is found at the meter: each silence turns it, until the meter has answered.
 """
@@ -114,9 +114,9 @@ class Cjt188Device(MeterDevice):
             elif self._proven and self._echoes_serial and found.serial != serial:  # late, or for another master
                 wrong = f"answer has serial number {found.serial}, expected {serial}"
             elif found.is_error:
-                said = found.error_status
-                what = f"the meter refuses {identifier:04X}, status {said.hex().upper()}"
-                return DeviceException(what, where=self.where, code=said[0] if said else 0)
+                status = found.error_status
+                what = f"the meter refuses {identifier:04X}, status {status.hex().upper()}"
+                return DeviceException(what, where=self.where, code=status[0] if status else 0)
             elif found.identifier != identifier:
                 wrong = f"answer has {found.identifier or 0:04X}, expected {identifier:04X}"
             return MismatchError(wrong, where=self.where) if wrong else found.raw

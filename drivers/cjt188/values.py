@@ -11,6 +11,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from drivers.cjt188.frames import CURRENT, CURRENT_BOTH, READ, READ_ADDRESS, Frame
+from drivers.encoding import bcd_digits
 from drivers.model import Quality, Reading, Reason
 
 
@@ -176,8 +177,7 @@ def unit_first(pieces: Sequence[tuple[bytes, str]]) -> bool:
 def _bcd(raw: bytes, decimals: int) -> tuple[Decimal | None, int]:
     if raw and raw.count(0xFF) == len(raw):
         return None, Reason.SENTINEL
-    digits = raw[::-1].hex()
-    if not digits.isdecimal():
+    if (digits := bcd_digits(raw)) is None:
         return None, Reason.MISMATCH
     return Decimal(int(digits)).scaleb(-decimals), Quality.GOOD
 

@@ -130,9 +130,11 @@ class Dlt645Device(MeterDevice):
         clock = _text(response)
         if clock.startswith("00:0"):
             before = _text(await self._one(date_di))  # asked at 23:59 and answered past midnight, perhaps
-        said = f"{before}T{clock}" if before and clock else None
-        quality = Quality.GOOD if said else Reason.SENTINEL
-        return replace(response, readings=[Reading("device.time", said, quality=quality, raw=response.readings[0].raw)])
+        time_text = f"{before}T{clock}" if before and clock else None
+        quality = Quality.GOOD if time_text else Reason.SENTINEL
+        return replace(
+            response, readings=[Reading("device.time", time_text, quality=quality, raw=response.readings[0].raw)]
+        )
 
     async def _one(self, query_id: str) -> Response:
         is_97 = len(query_id) == 4

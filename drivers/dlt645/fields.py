@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
 
+from drivers.encoding import bcd_digits
 from drivers.model import Quality, Reading, Reason
 
 Value = Decimal | int | str | None
@@ -41,13 +42,12 @@ def is_absent(raw: bytes) -> bool:
 
 
 def read_bcd(raw: bytes, decimals: int, *, signed: bool = False) -> Decimal | None:
-    """Packed BCD, low byte first; None where a digit is none. Signed: the top bit of the top byte is minus."""
+    """Packed BCD, low byte first; None where a digit is invalid. Signed: the top bit of the top byte is minus."""
     minus = False
     if signed and raw and raw[-1] & 0x80:
         minus = True
         raw = raw[:-1] + bytes((raw[-1] & 0x7F,))
-    digits = raw[::-1].hex()
-    if not digits.isdecimal():
+    if (digits := bcd_digits(raw)) is None:
         return None
     value = Decimal(int(digits)).scaleb(-decimals)
     return -value if minus and value else value
@@ -55,8 +55,7 @@ def read_bcd(raw: bytes, decimals: int, *, signed: bool = False) -> Decimal | No
 
 def read_moment(raw: bytes) -> str:
     """YYMMDDhhmm (5 bytes) or YYMMDDhhmmss (6), low byte first, as ISO 8601; "" if there is no such date."""
-    digits = raw[::-1].hex()
-    if len(raw) not in (5, 6) or not digits.isdecimal():
+    if len(raw) not in (5, 6) or (digits := bcd_digits(raw)) is None:
         return ""
     parts = [int(digits[i : i + 2]) for i in range(0, len(digits), 2)]
     try:
@@ -82,8 +81,7 @@ def _long_moment(raw: bytes) -> str:
 
 def _month_moment(raw: bytes) -> str:
     """MMDDhhmm of 1997: there is no year, so the ISO text has none either."""
-    digits = raw[::-1].hex()
-    if not digits.isdecimal():
+    if (digits := bcd_digits(raw)) is None:
         return ""
     month, day, hour, minute = (int(digits[i : i + 2]) for i in range(0, 8, 2))
     if not (1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60):
@@ -107,8 +105,7 @@ def read_value(field: Field, raw: bytes) -> tuple[Value, int]:
         case "bcd" | "signed":
             value = read_bcd(raw, field.decimals, signed=field.kind == "signed")
         case "digits":
-            digits = raw[::-1].hex()
-            value = digits if digits.isdecimal() else None
+            value = bcd_digits(raw)
         case "bits":
             value = int.from_bytes(raw, "little")
         case "ascii":

@@ -1,7 +1,8 @@
 """The only access to the field: one owner per line, one request at a time, a deadline on every wait."""
 
+from drivers.line.bytelink import wake
 from drivers.line.config import LineConfig, RequestOptions, request_options, target
-from drivers.line.modbus_frames import READ_FUNCTIONS, Answer, ModbusRequest, Request, crc16
+from drivers.line.modbus_frames import READ_FUNCTIONS, Answer, ModbusRequest, Request, crc16, crc_ok
 from drivers.line.owner import Line, LineFactory, open_line
 from drivers.line.trace import FrameTrace, frames_each
 from drivers.serial_setting import SerialSetting
@@ -18,8 +19,10 @@ __all__ = [
     "RequestOptions",
     "SerialSetting",
     "crc16",
+    "crc_ok",
     "frames_each",
     "open_line",
     "request_options",
     "target",
+    "wake",
 ]

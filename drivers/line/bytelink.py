@@ -13,7 +13,7 @@ from drivers.line.trace import NOISE, RECEIVED, SENT, FrameTrace
 from drivers.model import FrameError, LineDown, LineError, LineTimeout
 
 LONGEST_NOISE_S = 0.5  # a bus that is never silent for this long has another master
-_MOST_HEARD = 4096
+_MOST_BUFFERED = 4096
 _SETTLED_S = 0.1  # an answer with a pause of this length has ended
 _ONE_FRAME_NS = 20_000_000  # pieces of a frame come closer together than this
 
@@ -37,7 +37,7 @@ class ByteLink:
         self._clock, self._stats, self._trace, self._lost = clock, stats, trace, lost
         self._char_s, self._echo = char_s, echo
         self._loop = asyncio.get_running_loop()
-        self._heard = b""
+        self._buffer = b""
         self._echo_due = b""
         self._request: Request | None = None  # the one that is out
         self._done: asyncio.Future[Answer | LineError] | None = None
@@ -89,7 +89,7 @@ class ByteLink:
                 self.port.apply(new)
             except OSError as error:
                 return self._break(down(self.port.where, error, f"cannot switch to {new}"))
-        self._heard = b""
+        self._buffer = b""
         self._request = request
         self._echo_due = request.frame if self._echo else b""
         done: asyncio.Future[Answer | LineError] = self._loop.create_future()
@@ -135,7 +135,7 @@ class ByteLink:
                     hint="Is there another master on the bus?",
                 )
             waiter = self._loop.create_future()
-            timer = self._loop.call_later((free_ns - now) / 1e9, _wake, waiter)
+            timer = self._loop.call_later((free_ns - now) / 1e9, wake, waiter)
             try:
                 await waiter
             finally:
@@ -164,10 +164,10 @@ class ByteLink:
             self._trace.put(RECEIVED, data, utc_ns)
         if self._echo_due:
             data = self._without_echo(data)
-        self._heard = heard = (self._heard + data)[-_MOST_HEARD:]
-        verdict = request.find(heard, False)
+        self._buffer = received = (self._buffer + data)[-_MOST_BUFFERED:]
+        verdict = request.find(received, False)
         if verdict is None:
-            if len(heard) >= request.expect and self._settling is None and self._done is not None:
+            if len(received) >= request.expect and self._settling is None and self._done is not None:
                 self._settling = self._loop.call_later(_SETTLED_S, self._settle, self._done, request)
             return
         self._request = None
@@ -211,7 +211,7 @@ class ByteLink:
             self._settling = self._loop.call_later(rest_s, self._settle, done, request)
             return
         self._request = None
-        verdict = request.find(self._heard, True)
+        verdict = request.find(self._buffer, True)
         if isinstance(verdict, bytes):
             done.set_result(Answer(verdict, *self._clock(), True))
         else:
@@ -221,15 +221,15 @@ class ByteLink:
         if done is not self._done or done.done():
             return
         now_ns = self._clock()[1]
-        if self._heard and now_ns - self._active_ns < _ONE_FRAME_NS and now_ns < self._give_up_ns:
+        if self._buffer and now_ns - self._active_ns < _ONE_FRAME_NS and now_ns < self._give_up_ns:
             self._timer = self._loop.call_later(_ONE_FRAME_NS / 1e9, self._expire, done, request, options)
             return  # it is in the middle of its answer
         self._request = None
-        verdict = request.find(self._heard, True)
+        verdict = request.find(self._buffer, True)
         if isinstance(verdict, bytes):  # an answer behind bytes that looked like the begin of one
             done.set_result(Answer(verdict, *self._clock(), True))
             return
-        if not self._heard:
+        if not self._buffer:
             self.silent += 1
         self._suspects.add(request.unit)
         self._active_ns = max(self._active_ns, now_ns - 1)
@@ -249,6 +249,7 @@ class ByteLink:
             done.set_result(answer)
 
 
-def _wake(waiter: asyncio.Future[None]) -> None:
+def wake(waiter: asyncio.Future[None]) -> None:
+    """End a wait, unless it has ended."""
     if not waiter.done():
         waiter.set_result(None)

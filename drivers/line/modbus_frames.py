@@ -64,7 +64,7 @@ class Request(Protocol):
     def expect(self) -> int:
         """Bytes of a full answer, for the deadline."""
 
-    def find(self, heard: bytes, final: bool) -> bytes | LineError | None:
+    def find(self, received: bytes, final: bool) -> bytes | LineError | None:
         """The answer's payload, the error, or None: not yet, or (``final``) nothing was heard at all."""
 
 
@@ -90,9 +90,9 @@ def crc16(frame: bytes) -> int:
     return crc
 
 
-def is_sound(frame: bytes) -> bool:
-    """Whether the last two bytes are the CRC of the others."""
-    return crc16(frame) == 0  # a message followed by its own CRC has remainder zero
+def crc_ok(frame: bytes) -> bool:
+    """Are the last two bytes the CRC of the others? False for what is too short for a frame (unit, function, CRC)."""
+    return len(frame) >= 4 and crc16(frame) == 0  # a message followed by its own CRC has remainder zero
 
 
 class ModbusRequest:
@@ -151,57 +151,57 @@ class ModbusRequest:
             return self._mismatch(f"answer is from unit {unit}, expected unit {self.unit}")
         return self.judge(pdu)
 
-    def find(self, heard: bytes, final: bool) -> bytes | LineError | None:
+    def find(self, received: bytes, final: bool) -> bytes | LineError | None:
         """The answer among bytes of an RTU line; noise before and after it and frames of others are skipped.
 
         While bytes may still come, a place that looks like the wanted answer but is not complete is waited for.
         """
-        size, at, unit, function = len(heard), 0, self.unit, self.function
+        size, at, unit, function = len(received), 0, self.unit, self.function
         seen: LineError | None = None
         while at + 1 < size:
-            if heard[at] != unit or heard[at + 1] & 0x7F != function:
-                at = self._past_foreign(heard, at)
+            if received[at] != unit or received[at + 1] & 0x7F != function:
+                at = self._past_foreign(received, at)
                 continue
-            need = self._length(heard, at)
+            need = self._length(received, at)
             if at + need > size:
-                if not final and self._is_wanted(heard, at):
+                if not final and self._is_wanted(received, at):
                     return None
                 at += 1
                 continue
-            frame = heard[at : at + need]
-            if not is_sound(frame):
-                if self._is_wanted(heard, at):
+            frame = received[at : at + need]
+            if not crc_ok(frame):
+                if self._is_wanted(received, at):
                     seen = seen or FrameError(f"answer of {need} bytes with a wrong CRC", where=self.where)
                 at += 1
             elif frame[1] & 0x80:
                 return self.refusal(frame[2])
-            elif self._is_wanted(heard, at):
+            elif self._is_wanted(received, at):
                 return frame[3:-2] if self._sized else frame[2:-2]
             else:  # sound, but the answer to another question: late, or another master's
                 seen = self._mismatch(f"answer has {frame[2]} bytes, expected {self.pdu_bytes - 2}")
                 at += need
-        if not final or not heard:
+        if not final or not received:
             return None
         return seen or FrameError(f"{size} bytes came, but no frame of this unit", where=self.where)
 
-    def _is_wanted(self, heard: bytes, at: int) -> bool:
-        if heard[at + 1] & 0x80 or not self._sized:
+    def _is_wanted(self, received: bytes, at: int) -> bool:
+        if received[at + 1] & 0x80 or not self._sized:
             return True
-        return at + 2 >= len(heard) or heard[at + 2] == self.head[1]
+        return at + 2 >= len(received) or received[at + 2] == self.head[1]
 
-    def _length(self, heard: bytes, at: int) -> int:
-        if heard[at + 1] & 0x80:
+    def _length(self, received: bytes, at: int) -> int:
+        if received[at + 1] & 0x80:
             return 5
         if self._sized:
-            return 5 + heard[at + 2] if at + 2 < len(heard) else 5
-        return self._identity_bytes(heard, at + 1) + 3
+            return 5 + received[at + 2] if at + 2 < len(received) else 5
+        return self._identity_bytes(received, at + 1) + 3
 
     @staticmethod
-    def _past_foreign(heard: bytes, at: int) -> int:
+    def _past_foreign(received: bytes, at: int) -> int:
         """Behind a complete sound answer of another unit that begins at ``at``, else one byte on."""
-        if heard[at] <= 247 and heard[at + 1] in (1, 2, 3, 4) and at + 2 < len(heard):
-            end = at + 5 + heard[at + 2]
-            if end <= len(heard) and is_sound(heard[at:end]):
+        if received[at] <= 247 and received[at + 1] in (1, 2, 3, 4) and at + 2 < len(received):
+            end = at + 5 + received[at + 2]
+            if end <= len(received) and crc_ok(received[at:end]):
                 return end
         return at + 1
 

@@ -100,8 +100,8 @@ class Line:
         """
         self._applied = options
         self._connect_delay_s = max(self._connect_delay_s, options.connect_delay_s)
-        said = [most for most in (self._connections, options.connections) if most is not None]
-        self._connections = min(said, default=None)
+        limits = [most for most in (self._connections, options.connections) if most is not None]
+        self._connections = min(limits, default=None)
         if self._limiter is not None:
             self._limiter.set_limit(self, self._connections)
 

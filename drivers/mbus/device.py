@@ -2,7 +2,7 @@
 
 A point's ``key`` is ``QUANTITY[@STORAGE[/TARIFF[/SUBUNIT[/FUNCTION]]]][#N]``: the quantity as ``drivers.mbus.names``
 gives it without its first word (``energy``, ``volume``, ``temperature.supply``; or a whole name such as
-``device.time``), the numbers of the record (0 where none is said), ``now``, ``max``, ``min`` or ``error``, and which
+``device.time``), the numbers of the record (0 where none is given), ``now``, ``max``, ``min`` or ``error``, and which
 of several equal records with a unit that fits, from 1. ``header.serial``, ``header.vendor``, ``header.version``,
 ``header.medium``, ``header.status`` and ``header.access`` come from the telegram's head.
 """
@@ -226,7 +226,7 @@ def _dates(reading: Reading, storage: int, function: str) -> bool:
 
 def _header(telegram: Telegram) -> list[Reading]:
     """The head of a telegram as readings."""
-    said: dict[str, str | int | None] = {
+    texts: dict[str, str | int | None] = {
         "serial": telegram.identity or None,
         "vendor": telegram.manufacturer or None,
         "version": telegram.version,
@@ -236,6 +236,6 @@ def _header(telegram: Telegram) -> list[Reading]:
     }
     return [
         Reading(f"header.{name}", value, quality=Quality.GOOD, function=FUNCTIONS[0])
-        for name, value in said.items()
+        for name, value in texts.items()
         if value is not None
     ]

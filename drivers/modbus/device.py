@@ -72,7 +72,7 @@ class ModbusDevice(RegisterDevice):
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
         """Ask what is due at a tick; a read that was silent goes to the end, so that the next visit finds out whether
-        it alone is mute.
+        it alone does not answer.
         """
         self._polls += 1
         if self._polls % _EXPIRE_EVERY == 0:
@@ -86,12 +86,12 @@ class ModbusDevice(RegisterDevice):
         reads = self._awake(read_plan, tick_ms, result.positions) if read_plan.resting else read_plan.reads
         silent = await self.visit(reads, tick_ms, result)
         if isinstance(result.error, LineTimeout):
-            self._was_mute(read_plan, silent, result.answered > 0)
+            self._on_unanswered(read_plan, silent, result.answered > 0)
         if self._objects:
             await self._ask_objects(paces, tick_ms, result)
         return result
 
-    def heard(self, query: Read) -> None:
+    def on_answered(self, query: Read) -> None:
         self._holes.good(query.block)
         if query.silences:
             query.silences = 0
@@ -125,12 +125,12 @@ class ModbusDevice(RegisterDevice):
     async def _read_objects(self, objects: Mapping[str, Point], alone: bool) -> dict[str, Reading]:
         """Texts of function 43/14 by point. Raises LineDown, LineLent; LineTimeout where nothing else was asked."""
         try:
-            said = await self.read_identification()
+            identification = await self.read_identification()
         except LineError as error:
             if isinstance(error, LineDown | LineLent) or (alone and isinstance(error, LineTimeout)):
                 raise
             return {name: Reading(name, None, "", error.reason) for name in objects}
-        texts = {name: said.get(point.address) or None for name, point in objects.items()}
+        texts = {name: identification.get(point.address) or None for name, point in objects.items()}
         return {name: Reading(name, text, "", Quality.GOOD if text else Reason.ABSENT) for name, text in texts.items()}
 
     async def read_identification(self) -> dict[int, str]:
@@ -146,10 +146,10 @@ class ModbusDevice(RegisterDevice):
         due = [n for n in self._objects if paces >> PACES.index(self.spec.points[n].pace) & 1]
         if not due:
             return
-        error, said = result.error, dict[int, str]()
+        error, identification = result.error, dict[int, str]()
         if result.answered or not result.asked:
             try:
-                said = await self.read_identification()
+                identification = await self.read_identification()
             except LineError as raised:
                 result.error = error = raised
                 result.answered += isinstance(raised, DeviceException)
@@ -158,7 +158,7 @@ class ModbusDevice(RegisterDevice):
                 result.answered += 1
             result.asked += 1
         for n in due:
-            point, text = self.spec.points[n], said.get(self.spec.points[n].address, "")
+            point, text = self.spec.points[n], identification.get(self.spec.points[n].address, "")
             if text:
                 stamp = (tick_ms, *self._line.clock())
                 result.positions.append(self.append_text(n, Quality.GOOD, stamp, text))
@@ -193,12 +193,12 @@ class ModbusDevice(RegisterDevice):
                 positions.append(self.gap(tick_ms, Reason.TIMEOUT, read.points))
         return awake
 
-    def _was_mute(self, read_plan: ReadPlan, mute: list[Read], alive: bool) -> None:
+    def _on_unanswered(self, read_plan: ReadPlan, unanswered: list[Read], alive: bool) -> None:
         """A read that is silent while others are answered is cut where it can be, and in the end asked ever less.
 
         Some firmware is silent about registers it has not, or about reads it finds too long (field pains 27, 41).
         """
-        for read in mute:
+        for read in unanswered:
             read_plan.reads.remove(read)
             read_plan.reads.append(read)
             if not alive:

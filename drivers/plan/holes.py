@@ -88,14 +88,14 @@ class KnownHoles:
 
     def summary(self) -> str:
         """One line for a technician; "" if nothing was learned."""
-        said: list[str] = []
+        parts: list[str] = []
         if self.cuts:
-            said.append(f"{len(self.cuts)} cuts at {', '.join(str(a) for _, a in sorted(self.cuts)[:8])}")
+            parts.append(f"{len(self.cuts)} cuts at {', '.join(str(a) for _, a in sorted(self.cuts)[:8])}")
         if self.absent:
-            said.append(f"missing {', '.join(str(a) for _, a, _ in sorted(self.absent)[:8])}")
+            parts.append(f"missing {', '.join(str(a) for _, a, _ in sorted(self.absent)[:8])}")
         if self.max_words:
-            said.append(f"at most {self.max_words} registers a read")
-        return "; ".join(said)
+            parts.append(f"at most {self.max_words} registers a read")
+        return "; ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that ``from_json`` reads."""
@@ -108,16 +108,16 @@ class KnownHoles:
         }
 
     @classmethod
-    def from_json(cls, said: Mapping[str, Any], key: str, now_s: int, expires_s: int = EXPIRES_S) -> KnownHoles:
+    def from_json(cls, stored: Mapping[str, Any], key: str, now_s: int, expires_s: int = EXPIRES_S) -> KnownHoles:
         """The learned facts for ``key``; empty if they are about another identity or firmware, too old, or damaged."""
         holes = cls(key, expires_s)
         try:
-            if said["key"] != key or said["since"] is None:
+            if stored["key"] != key or stored["since"] is None:
                 return holes
-            holes.cuts = {(int(f), int(a)) for f, a in said["cuts"]}
-            holes.absent = {(int(f), int(a), int(n)) for f, a, n in said["absent"]}
-            holes.max_words = None if said["max_words"] is None else int(said["max_words"])
-            holes._since = int(said["since"])
+            holes.cuts = {(int(f), int(a)) for f, a in stored["cuts"]}
+            holes.absent = {(int(f), int(a), int(n)) for f, a, n in stored["absent"]}
+            holes.max_words = None if stored["max_words"] is None else int(stored["max_words"])
+            holes._since = int(stored["since"])
         except (KeyError, TypeError, ValueError):
             return cls(key, expires_s)
         holes.expire(now_s)

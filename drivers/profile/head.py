@@ -119,10 +119,10 @@ def _protocol(table: TomlTable, base: ProfileHead | None) -> str:
 
 def _second_source(table: TomlTable) -> SecondSource | None:
     """Not inherited by ``extends``: like ``source``, it is about this file's own points."""
-    said = table.mapping("second_source")
-    if not said:
+    given = table.mapping("second_source")
+    if not given:
         return None
-    second = table.inner("second_source", ("second_source",), said)
+    second = table.inner("second_source", ("second_source",), given)
     second.unknown(("source", "en", "zh"))
     return SecondSource(second.text("source"), second.text("en", required=True), second.text("zh", required=True))
 
@@ -172,13 +172,13 @@ def read_limits(table: TomlTable) -> Limits:
 
 def _params(table: TomlTable) -> dict[str, Param]:
     result: dict[str, Param] = {}
-    for name, said in table.mapping("params").items():
-        param = table.inner(f"parameter {name}", ("params", name), said if isinstance(said, dict) else {})
+    for name, given in table.mapping("params").items():
+        param = table.inner(f"parameter {name}", ("params", name), given if isinstance(given, dict) else {})
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             param.add("", f"invalid parameter name {show(name)}", "Small letters, digits and _")
-        if isinstance(said, (int, str)) and not isinstance(said, bool):
-            result[name] = Param(name, said, choices=(said,) if isinstance(said, str) else ())
-        elif isinstance(said, dict):
+        if isinstance(given, (int, str)) and not isinstance(given, bool):
+            result[name] = Param(name, given, choices=(given,) if isinstance(given, str) else ())
+        elif isinstance(given, dict):
             result[name] = _param(name, param)
         else:
             param.add("", "is neither a number nor a table")

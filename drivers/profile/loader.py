@@ -48,8 +48,8 @@ class _Layer:
 
     def _build(self, document: Mapping[str, Any], path: KeyPath, params: Mapping[str, int | str]) -> list[Point]:
         points: dict[str, Point] = {}
-        for said, here in described_points(document, path, params, self.complaints):
-            table = self.complaints.table(said, here)
+        for described, here in described_points(document, path, params, self.complaints):
+            table = self.complaints.table(described, here)
             point = build_point(table, self.defaults, vocabulary())
             if point is None:
                 continue
@@ -116,15 +116,15 @@ def _defaults(
     document: Mapping[str, Any], complaints: ProfileComplaints, inherited: Defaults, head: ProfileHead, limits: Limits
 ) -> Defaults:
     table = complaints.table(document)
-    said = table.inner("defaults", ("defaults",), table.mapping("defaults"))
-    said.unknown(("function", "type", "order", "pace", "ratio", "barrier"))
+    given = table.inner("defaults", ("defaults",), table.mapping("defaults"))
+    given.unknown(("function", "type", "order", "pace", "ratio", "barrier"))
     values: dict[str, Any] = {
-        "function": said.integer("function", 1, 4),
-        "type": said.choice("type", REGISTERS),
-        "order": said.choice("order", {o for orders in ORDERS.values() for o in orders}),
-        "pace": said.choice("pace", PACES),
-        "ratio": said.choice("ratio", ("apply", "done")),
-        "barrier": said.flag("barrier"),
+        "function": given.integer("function", 1, 4),
+        "type": given.choice("type", REGISTERS),
+        "order": given.choice("order", {o for orders in ORDERS.values() for o in orders}),
+        "pace": given.choice("pace", PACES),
+        "ratio": given.choice("ratio", ("apply", "done")),
+        "barrier": given.flag("barrier"),
     }
     sentinels = dict(inherited.sentinels)
     own = table.inner("sentinels", ("sentinels",), table.mapping("sentinels"))
@@ -209,8 +209,10 @@ def _trial(param: Param) -> int | str:
 
 def _sample_params(document: Mapping[str, Any], known: Mapping[str, Param]) -> list[dict[str, int | str]]:
     """The parameters that samples set and the profile allows; complaints about others are made elsewhere."""
-    said = document.get("sample")
-    tables = [s["params"] for s in said if isinstance(s, dict) and "params" in s] if isinstance(said, list) else []
+    samples = document.get("sample")
+    tables = (
+        [s["params"] for s in samples if isinstance(s, dict) and "params" in s] if isinstance(samples, list) else []
+    )
     allowed = [{k: v for k, v in t.items() if k in known and _fits(v, known[k])} for t in tables if isinstance(t, dict)]
     return [chosen for chosen in allowed if chosen]
 

@@ -66,7 +66,7 @@ def build_point(table: TomlTable, defaults: Defaults, vocabulary: Vocabulary) ->
 class _Reader:
     def __init__(self, table: TomlTable, defaults: Defaults, vocabulary: Vocabulary, name: str) -> None:
         self.table, self.defaults, self.vocabulary, self.name = table, defaults, vocabulary, name
-        self.said = table.raw
+        self.given = table.raw
         self.modbus = defaults.protocol == "modbus"
 
     def read(self) -> Point | None:
@@ -82,7 +82,7 @@ class _Reader:
         bits, digits = self._width(kind, type_, bool(layout.parts))
         ratio = self._ratio(entry, unit)
         pace = self.defaults.values.get("pace", "once" if kind is Kind.TEXT else "normal")
-        if "clock" in self.said:  # it drifts by seconds a day
+        if "clock" in self.given:  # it drifts by seconds a day
             pace = "once"
         clock = table.choice("clock", CLOCKS)
         if clock and (kind is not Kind.GAUGE or unit != "s"):
@@ -151,7 +151,7 @@ class _Reader:
             self.table.add("kind", f'kind is "{own}", but the vocabulary says "{entry.kind.value}"')
         if entry:
             return entry.kind
-        is_text = self.said.get("type") == "str" or self.said.get("function") == IDENTIFICATION
+        is_text = self.given.get("type") == "str" or self.given.get("function") == IDENTIFICATION
         return Kind(own) if own else Kind.TEXT if is_text else Kind.GAUGE
 
     def _unit(self, entry: VocabularyEntry | None, kind: Kind) -> str:
@@ -172,7 +172,7 @@ class _Reader:
         scale = self.table.number("scale", Decimal(1))
         decimals = self.table.integer("decimals", 0, 12)
         if decimals is not None:
-            if "scale" in self.said:
+            if "scale" in self.given:
                 self.table.add("decimals", "decimals and scale exclude each other")
             return Decimal(1).scaleb(-decimals)
         if not scale:
@@ -181,7 +181,7 @@ class _Reader:
         return scale
 
     def _range(self, entry: VocabularyEntry | None, unit: str) -> tuple[Decimal | None, Decimal | None]:
-        if "range" not in self.said:
+        if "range" not in self.given:
             if entry and entry.low is not None and entry.units and unit == entry.units[0]:
                 return entry.low, entry.high
             return None, None
@@ -194,18 +194,18 @@ class _Reader:
 
     def _bit_and_mask(self, type_: str, count: int) -> tuple[int | None, int | None]:
         wide = count if type_ == "bits" else BITS.get(type_, 0)
-        if ("bit" in self.said or "mask" in self.said) and (not wide or "parts" in self.said):
-            key = "bit" if "bit" in self.said else "mask"
-            self.table.add(key, f"{key} does not apply to {'parts' if 'parts' in self.said else type_}")
+        if ("bit" in self.given or "mask" in self.given) and (not wide or "parts" in self.given):
+            key = "bit" if "bit" in self.given else "mask"
+            self.table.add(key, f"{key} does not apply to {'parts' if 'parts' in self.given else type_}")
             return None, None
-        if "bit" in self.said and "mask" in self.said:
+        if "bit" in self.given and "mask" in self.given:
             self.table.add("mask", "mask and bit exclude each other")
         return self.table.integer("bit", 0, max(wide - 1, 0)), self.table.integer("mask", 1, max(2**wide - 1, 1))
 
     def _width(self, kind: Kind, type_: str, parts: bool) -> tuple[int | None, int | None]:
         width, digits = self.table.integer("width", 1, 64), self.table.integer("digits", 1, 19)
         for key in ("width", "digits"):
-            if key in self.said and kind is not Kind.COUNTER:
+            if key in self.given and kind is not Kind.COUNTER:
                 self.table.add(key, f"{key} applies to counters only, this is a {kind.value}")
         if width and digits:
             self.table.add("digits", "digits and width exclude each other", "A counter rolls over in one way")
@@ -218,7 +218,7 @@ class _Reader:
         return width, digits
 
     def _sentinels(self, type_: str, bit: int | None, mask: int | None) -> tuple[int, ...] | None:
-        if "sentinel" in self.said:
+        if "sentinel" in self.given:
             value = self.table.of_types("sentinel", (int, list, bool), "a raw value, a list of them, or false", [])
             if value is False:
                 return ()
@@ -239,7 +239,7 @@ class _Reader:
     def _ratio(self, entry: VocabularyEntry | None, unit: str) -> str:
         ratio = self.table.choice("ratio", ("apply", "done"), self.defaults.values.get("ratio", ""))
         concerned = bool(entry and entry.dimension in RATIO_DIMENSIONS and ".ac." in f".{self.name}")
-        if "ratio" in self.said and not concerned:
+        if "ratio" in self.given and not concerned:
             self.table.add("ratio", f"ratio does not apply to {self.name} in {unit or 'no unit'}")
         return ratio if concerned else ""
 
@@ -299,9 +299,9 @@ class _Reader:
     def _meaning(self, kind: Kind, type_: str, unit: str) -> None:
         if kind in {Kind.STATE, Kind.TEXT}:
             for key in ("scale", "decimals", "offset", "range", "ratio"):
-                if key in self.said:
+                if key in self.given:
                     self.table.add(key, f"{key} does not apply to a {kind.value}", "Its value is the raw one")
-        elif type_ == "str" and "clock" not in self.said:
+        elif type_ == "str" and "clock" not in self.given:
             self.table.add("type", f"type str cannot give a {kind.value}")
-        if type_ in {"f16", "f32", "f64"} and "sentinel" in self.said and kind is Kind.STATE:
+        if type_ in {"f16", "f32", "f64"} and "sentinel" in self.given and kind is Kind.STATE:
             self.table.add("type", f"type {type_} cannot give a state")

@@ -65,13 +65,13 @@ def read_layout(table: TomlTable, defaults: Defaults) -> RegisterLayout:
 
 class _LayoutReader:
     def __init__(self, table: TomlTable, defaults: Defaults) -> None:
-        self.table, self.defaults, self.said = table, defaults, table.raw
+        self.table, self.defaults, self.given = table, defaults, table.raw
 
     def read(self) -> RegisterLayout:
-        if self.said.get("function") == IDENTIFICATION:
+        if self.given.get("function") == IDENTIFICATION:
             return self._object()
         type_, order, count = self._layout()
-        parts = self._parts() if "parts" in self.said else ()
+        parts = self._parts() if "parts" in self.given else ()
         function, address = self._place(type_, count)
         if parts:
             address = min(p.address for p in parts)
@@ -85,38 +85,38 @@ class _LayoutReader:
     def _object(self) -> RegisterLayout:
         """A text of function 43/14; ``address`` is the object's number."""
         for key in ("type", "order", "count", "parts", "together", "barrier", "text"):
-            if key in self.said:
+            if key in self.given:
                 what = f"{key} does not apply to function {IDENTIFICATION}, whose objects are texts"
                 self.table.add(key, what, "Leave it out")
         number = self.table.integer("address", 0, OBJECTS - 1)
-        if number is None and "address" not in self.said:
+        if number is None and "address" not in self.given:
             self.table.add("address", 'the key "address" is missing', "0 vendor, 1 product code, 2 revision")
         return RegisterLayout("str", "", 1, IDENTIFICATION, number or 0)
 
     def _layout(self) -> tuple[str, str, int]:
         """Type, order and registers (coils for functions 1 and 2)."""
         table, values = self.table, self.defaults.values
-        function = self.said.get("function", values.get("function"))
+        function = self.given.get("function", values.get("function"))
         coils = function in (1, 2)  # no set: it may be anything that TOML allows
-        given = self.said.get("type", None if coils else values.get("type"))
+        given = self.given.get("type", None if coils else values.get("type"))
         if coils and given not in (None, "bits"):
             table.add("type", f"type is {show(given)}, but function {function} reads single bits", "Leave type out")
         type_ = "bits" if coils else table.choice("type", REGISTERS, values.get("type", "")) or "u16"
         if not coils and type_ == "bits":
             table.add("type", 'type "bits" belongs to functions 1 and 2', "Registers of flags are u16 with bit_labels")
-        if not coils and given is None and "parts" not in self.said:
+        if not coils and given is None and "parts" not in self.given:
             table.add("type", 'the key "type" is missing')
         count = self._count(type_)
         return type_, self._order(type_, count), count
 
     def _count(self, type_: str) -> int:
         fixed = REGISTERS[type_]
-        if fixed and "text" not in self.said:
+        if fixed and "text" not in self.given:
             count = self.table.integer("count", 1, MAX_COILS, fixed) or fixed
             if count != fixed:
                 self.table.add("count", f"count is {count}, but {type_} takes {fixed}")
             return fixed
-        if not fixed and type_ != "bits" and "count" not in self.said:
+        if not fixed and type_ != "bits" and "count" not in self.given:
             self.table.add("count", f"{type_} needs count (registers)")
         highest = {"mod10k": 4, "bits": 64, "str": MAX_WORDS}.get(type_, MAX_WORDS)
         return self.table.integer("count", 1, highest, fixed or 1) or 1
@@ -127,7 +127,7 @@ class _LayoutReader:
             if own:
                 self.table.add("order", f"order does not apply to {type_}", "Leave it out")  # field pain 37
             return ""
-        size = 1 if type_ in {"str", "mod10k"} or "text" in self.said else count
+        size = 1 if type_ in {"str", "mod10k"} or "text" in self.given else count
         allowed = ORDERS[size] if size in ORDERS else ORDERS[1]
         if own and own not in allowed:
             if size == 1:  # field pain 37: a word swap on one register was silently accepted for years
@@ -140,7 +140,7 @@ class _LayoutReader:
         default = str(self.defaults.values.get("order", ""))
         if size == 1:
             return own
-        if not own and "parts" not in self.said:
+        if not own and "parts" not in self.given:
             if default and len(default) <= 2 * size and size in ORDERS and default in allowed:
                 return default
             self.table.add("order", f"{type_} needs order", f"One of {', '.join(allowed)}")
@@ -151,17 +151,17 @@ class _LayoutReader:
         default = self.defaults.values.get("function")
         function = table.integer("function", 1, 4, default)
         if function is None:
-            if "function" not in self.said:
+            if "function" not in self.given:
                 hint = "1 coils, 2 inputs, 3 holding, 4 input registers, 43 identification"
                 table.add("function", 'the key "function" is missing', hint)
             function = 3
-        if "parts" in self.said:
-            if "address" in self.said:
+        if "parts" in self.given:
+            if "address" in self.given:
                 table.add("address", "address and parts exclude each other", "The parts have the addresses")
             return function, 0
         address = table.integer("address", 0, 0xFFFF)
         if address is None:
-            if "address" not in self.said:
+            if "address" not in self.given:
                 table.add("address", 'the key "address" is missing')
             return function, 0
         if address + count > 0x10000:
@@ -172,22 +172,22 @@ class _LayoutReader:
     def _parts(self) -> tuple[RegisterPart, ...]:
         parts: list[RegisterPart] = []
         for table in self.table.tables("parts"):
-            said = table.raw
+            given = table.raw
             table.unknown(PART_KEYS)
             type_ = table.choice("type", [t for t, size in REGISTERS.items() if size], required=True)
             address = table.integer("address", 0, 0xFFFF)
             scale = table.number("scale", Decimal(1))
             if not scale:
                 table.add("scale", "scale is 0, so this part would not count")
-            if address is None and "address" not in said:
+            if address is None and "address" not in given:
                 table.add("address", 'the key "address" is missing')
-            if "function" in said:
+            if "function" in given:
                 table.add("function", "parts are read together, so function belongs to the point")
             if not type_ or address is None:
                 continue
             order = self._part_order(table, type_)
             parts.append(RegisterPart(address, type_, scale or Decimal(1), order))
-        described = self.said["parts"]
+        described = self.given["parts"]
         if isinstance(described, list) and len(described) < 2:
             self.table.add("parts", "parts need at least two registers or groups")
         return tuple(parts)

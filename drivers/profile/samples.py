@@ -17,10 +17,10 @@ def read_samples(table: TomlTable, names: set[str], protocol: str) -> tuple[Samp
     """All samples; a name in ``expect`` that no point has is a complaint."""
     result: list[Sample] = []
     for sample in table.tables("sample"):
-        said = sample.raw
+        given = sample.raw
         sample.unknown(SAMPLE_KEYS)
-        words = {function: _words(sample, key) for key, function in SPACES.items() if key in said}
-        if not words and "frames" not in said:
+        words = {function: _words(sample, key) for key, function in SPACES.items() if key in given}
+        if not words and "frames" not in given:
             sample.add("name", "the sample has no registers", "holding, input, coils or inputs")
         expect: dict[str, Decimal | int | str | None] = {}
         for name, value in sample.mapping("expect").items():

@@ -61,28 +61,28 @@ class Vocabulary:
         patterns: list[str] = []
         scopes: Mapping[str, list[str]] = document["scope"]
         for group in document["group"]:
-            for rest, said in group["points"].items():
+            for rest, given in group["points"].items():
                 for scope in group["at"]:
                     pattern = f"{scope}.{rest}"
-                    self._node(pattern).entry = self._entry(pattern, said, scopes.get(scope, ["", ""]))
+                    self._node(pattern).entry = self._entry(pattern, given, scopes.get(scope, ["", ""]))
                     patterns.append(pattern)
         self.patterns = tuple(patterns)
 
-    def _entry(self, pattern: str, said: Any, scope: list[str]) -> VocabularyEntry:
-        if isinstance(said, list):
-            said = dict(zip(("dim", "kind", "en", "zh"), said, strict=True))
-        low, high = said.get("range", (None, None))
+    def _entry(self, pattern: str, given: Any, scope: list[str]) -> VocabularyEntry:
+        if isinstance(given, list):
+            given = dict(zip(("dim", "kind", "en", "zh"), given, strict=True))
+        low, high = given.get("range", (None, None))
         return VocabularyEntry(
             pattern=pattern,
-            dimension=said["dim"],
-            kind=Kind(said["kind"]),
-            units=self.dimensions[said["dim"]],
-            en=scope[0] + said["en"],
-            zh=scope[1] + said["zh"],
+            dimension=given["dim"],
+            kind=Kind(given["kind"]),
+            units=self.dimensions[given["dim"]],
+            en=scope[0] + given["en"],
+            zh=scope[1] + given["zh"],
             low=None if low is None else Decimal(low),
             high=None if high is None else Decimal(high),
-            flips=said.get("flips", False),
-            swap=said.get("swap", ""),
+            flips=given.get("flips", False),
+            swap=given.get("swap", ""),
         )
 
     def entries(self) -> Iterator[VocabularyEntry]:

@@ -80,7 +80,7 @@ _Ranked = tuple[tuple[int, int], Fit, dict[str, str]]
 class Identity:
     """The identity that a device reports, by point name or, for function 43/14, "vendor", "product", "revision"."""
 
-    said: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
     fits: list[Fit] = field(default_factory=list)
     cut_short: bool = False  # it was silent too often: not all profiles were tried
 
@@ -117,11 +117,11 @@ async def identify(
     address: str,
     profiles: Sequence[Profile],
     serial: str = "",
-    said: Mapping[str, str] | None = None,
+    facts: Mapping[str, str] | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> Identity:
     """Try ``profiles`` on one device, best first. Raises LineDown or LineLent; else a silent device fits nothing."""
-    identity = Identity(dict(said or {}))
+    identity = Identity(dict(facts or {}))
     most_s = MOST_S if timeout_s <= TIMEOUT_S else MOST_PATIENT_S
     memory = CachingLine(line, timeout_s, MOST_SILENCES, most_s)
     ranked: list[_Ranked] = []
@@ -133,7 +133,7 @@ async def identify(
                 if profile.protocol == "sunspec" and no_sunspec:
                     continue
                 try:
-                    found = await _try(profile, address, serial, memory, ring, identity.said)
+                    found = await _try(profile, address, serial, memory, ring, identity.facts)
                 except (LineDown, LineLent):
                     raise
                 except GatewayError:
@@ -149,7 +149,7 @@ async def identify(
             ring.close()
     identity.fits = [fit for _, fit, _ in ranked]
     if ranked:
-        identity.said = {**ranked[0][2], **identity.said}
+        identity.facts = {**ranked[0][2], **identity.facts}
     return identity
 
 
@@ -186,16 +186,16 @@ def _registers(profile: Profile) -> frozenset[tuple[int, int]]:
 
 
 async def _try(
-    profile: Profile, address: str, serial: str, memory: CachingLine, ring: Ring, said: Mapping[str, str]
+    profile: Profile, address: str, serial: str, memory: CachingLine, ring: Ring, facts: Mapping[str, str]
 ) -> _Ranked | None:
     params = _least(profile)
     points = _chosen(profile, profile.resolve(params).points)
-    if not points or (profile.protocol == "mbus" and not _is_medium(profile.kind, said)):
+    if not points or (profile.protocol == "mbus" and not _is_medium(profile.kind, facts)):
         return None
     first = points[:2] if profile.protocol == "modbus" else points
     readings = await _read(profile, first, address, serial, memory, ring)
     proof = _names_itself(
-        profile, [*(str(r.value) for r in readings.values() if isinstance(r.value, str)), *said.values()]
+        profile, [*(str(r.value) for r in readings.values() if isinstance(r.value, str)), *facts.values()]
     )
     known = proof or profile.vendor == ANY_MAKER
     against = any(_judge(point, readings[point.name], known) < 0 for point in first)
@@ -203,7 +203,7 @@ async def _try(
         return None  # the others need not be asked
     readings = await _read(profile, points, address, serial, memory, ring)
     texts = {n: str(r.value) for n, r in readings.items() if n.startswith("device.") and r.value is not None}
-    proof = _names_itself(profile, [texts.get("device.model", ""), *said.values()])
+    proof = _names_itself(profile, [texts.get("device.model", ""), *facts.values()])
     if profile.protocol == "sunspec":  # of any vendor: it says itself which models it has
         proof = any(point.name == profile.probe and readings[point.name].value is not None for point in points)
     judged = [_judge(point, readings[point.name], proof or profile.vendor == ANY_MAKER) for point in points]
@@ -260,9 +260,9 @@ async def _read(
     return await driver.read_points([point.name for point in points])
 
 
-def _is_medium(kind: str, said: Mapping[str, str]) -> bool:
+def _is_medium(kind: str, facts: Mapping[str, str]) -> bool:
     """Whether the medium that an M-Bus telegram named is that of the profile."""
-    named = said.get("medium", "")
+    named = facts.get("medium", "")
     return not named.isdecimal() or kind not in MEDIA or int(named) in MEDIA[kind]
 
 

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 
 from drivers import dlt645, mbus
 from drivers.line import Answer, LineConfig, LineFactory, SerialSetting, open_line, target
 from drivers.modbus.requests import read_identification
-from drivers.model import DeviceException, FrameError, Limits, LineDown, LineError, LineLent, MismatchError, UsageError
+from drivers.model import (
+    DeviceException,
+    FrameError,
+    Limits,
+    LineDown,
+    LineError,
+    LineLent,
+    MismatchError,
+    ProgressCallback,
+    UsageError,
+    no_progress,
+)
 from drivers.scan.address_search import Asker, answers_to_its_name, dlt645_by_digits, identity_of, mbus_by_selection
 from drivers.scan.fit import TIMEOUT_S, identify, profiles_of
 from drivers.scan.plan import FoundDevice, ScanOptions, ScanPlan, baud_of
@@ -28,8 +39,6 @@ FOREIGN_FRAMES = 2  # unsolicited, before the scan stops: one may be noise
 UNLIKELY_UNITS = (247, 201, 139)  # a device that answers to all of these is not a bus behind a gateway
 IDENTIFY_S = 3.0  # guess, for the estimate
 _LATE_S = 0.5
-
-Progress = Callable[[float, float, str], None]  # seconds of line time done, of all, current step
 
 
 class Scan:
@@ -81,7 +90,7 @@ class Scan:
 
     # --- the run
 
-    async def run(self, progress: Progress = lambda done, total, what: None) -> list[FoundDevice]:
+    async def run(self, progress: ProgressCallback = no_progress) -> list[FoundDevice]:
         """Scan. Raises AnotherMaster, LineDown, LineLent; earlier results stay in ``found``."""
         self._total_s = self.estimate_s()
         try:
@@ -109,7 +118,7 @@ class Scan:
         """For one answer while profiles are tried; a device that was found late answers late again."""
         return max(TIMEOUT_S, self.options.slow_s) if self.options.slow else TIMEOUT_S
 
-    async def identify(self, progress: Progress = lambda done, total, what: None) -> None:
+    async def identify(self, progress: ProgressCallback = no_progress) -> None:
         """Identify the devices that were found, and the profiles that fit. Closes nothing."""
         for number, device in enumerate(self.found):
             progress(self._done_s + number * IDENTIFY_S, self._total_s + len(self.found) * IDENTIFY_S,
@@ -120,7 +129,7 @@ class Scan:
             known = await identify(
                 self._line, device.address, profiles_of(protocols), device.serial, device.identity, self._patience_s
             )
-            device.identity, device.fits = known.said, known.fits
+            device.identity, device.fits = known.facts, known.fits
             if known.cut_short:
                 device.notes.append("was too slow or silent to try all profiles")
 
@@ -130,11 +139,11 @@ class Scan:
         try:
             await self.identify()
             if not device.fits and not device.identity:
-                device.seen = "answer" if await self._lives(device) else "silent"
+                device.seen = "answer" if await self._answers(device) else "silent"
         finally:
             await self._line.close()
 
-    async def _lives(self, device: FoundDevice) -> bool:
+    async def _answers(self, device: FoundDevice) -> bool:
         if device.protocol not in ("modbus", "mbus"):
             return False
         asked = modbus_probe if device.protocol == "modbus" else mbus_probe
@@ -142,7 +151,7 @@ class Scan:
             return False
         return await self._ask(asked(int(device.address), device.serial, self.options.slow_s), quiet=True)
 
-    async def _listen(self, progress: Progress) -> None:
+    async def _listen(self, progress: ProgressCallback) -> None:
         if self.is_mbap or self.options.listen_s <= 0:
             return
         steps = max(int(self.options.listen_s * 4), 1)
@@ -150,9 +159,9 @@ class Scan:
             progress(self._done_s, self._total_s, "listening for another master")
             await self._line.listen(self.options.listen_s / steps)
             self._done_s += self.options.listen_s / steps
-            said = describe(self._traffic.heard)
-            if said and not self.options.bus_is_mine:
-                raise AnotherMaster(f"another master is active: {said}", where=self.options.url, hint=_MINE)
+            description = describe(self._traffic.received)
+            if description and not self.options.bus_is_mine:
+                raise AnotherMaster(f"another master is active: {description}", where=self.options.url, hint=_MINE)
         self._traffic.take()
 
     async def _is_it_one(self) -> None:
@@ -164,20 +173,20 @@ class Scan:
         self.found.clear()
         self.notes.append("answers to every unit number: one device, reported as the first")
 
-    async def _pass(self, probes: Iterable[Probe], progress: Progress) -> None:
+    async def _pass(self, probes: Iterable[Probe], progress: ProgressCallback) -> None:
         for probe in probes:
             self._tell(probe, progress)
             if not probe.address or not self._is_known(probe.protocol, probe.address, probe.serial):
                 await self._ask(probe)
             self._done_s += self._plan.cost_s(probe)
 
-    def _tell(self, probe: Probe, progress: Progress) -> None:
+    def _tell(self, probe: Probe, progress: ProgressCallback) -> None:
         serial = f" at {probe.serial}" if probe.serial else ""
         progress(self._done_s, max(self._total_s, self._done_s), f"{probe.protocol} {probe.what}{serial}")
 
     # --- meters that answer all at once
 
-    async def _select(self, progress: Progress, slow: bool = False) -> None:
+    async def _select(self, progress: ProgressCallback, slow: bool = False) -> None:
         """M-Bus by secondary address: all that can be selected, whatever their primary address is."""
         if "mbus" not in self.options.protocols or "secondary" not in self.options.mbus_by:
             return
@@ -191,7 +200,7 @@ class Scan:
                 if sum(other.address[:8] == device.address[:8] for other in self.found) == 1:
                     device.address = device.address[:8]
 
-    async def _part(self, progress: Progress, slow: bool = False) -> None:
+    async def _part(self, progress: ProgressCallback, slow: bool = False) -> None:
         """DL/T 645 by the last digits: where several answered at once, and in the slow pass everywhere."""
         wanted = {probe.serial: probe.request.function for probe in self._crowded if probe.protocol == "dlt645"}
         if slow and "dlt645" in self.options.protocols:
@@ -205,7 +214,7 @@ class Scan:
             self._note("cjt188: several meters answer at once, and this protocol has no search: "
                        "read their addresses from the meters")  # fmt: skip
 
-    def _searching(self, progress: Progress) -> Asker:
+    def _searching(self, progress: ProgressCallback) -> Asker:
         """A question of a search: it was not part of the estimate."""
 
         async def ask(probe: Probe) -> Answer | LineError:
@@ -226,8 +235,8 @@ class Scan:
     def _add_telegram(self, address: str, serial: str, frame: bytes) -> FoundDevice:
         telegram, primary = mbus.decode_frame(mbus.Frame(frame)), mbus.Frame(frame).address
         device = self._add("mbus", address, serial, "answer")
-        said = {"number": telegram.identity, "maker": telegram.manufacturer, "medium": telegram.medium}
-        device.identity.update({name: str(text) for name, text in said.items() if text})
+        facts = {"number": telegram.identity, "maker": telegram.manufacturer, "medium": telegram.medium}
+        device.identity.update({name: str(text) for name, text in facts.items() if text})
         if primary is not None and str(primary) != address and 1 <= primary <= 250:
             device.identity["primary"] = str(primary)
         return device
@@ -322,19 +331,19 @@ class Scan:
         """Attribute what came by its address (late answers, field pains 15, 19). Whether something was late."""
         late = False
         current = int(probe.address) if probe is not None and probe.protocol == "modbus" else -1
-        for heard in self._traffic.take():
-            if heard.unit == current or (self.is_mbap and heard.code in (10, 11)):
+        for frame in self._traffic.take():
+            if frame.unit == current or (self.is_mbap and frame.code in (10, 11)):
                 continue
-            if not heard.is_request and heard.unit in self._asked and heard.function in (3, 4):
+            if not frame.is_request and frame.unit in self._asked and frame.function in (3, 4):
                 late = True
                 serial = probe.serial if probe is not None else self._plan.settings("modbus")[-1]
-                if not self._is_known("modbus", str(heard.unit), serial) and not self._one_unit:
-                    self._add("modbus", str(heard.unit), serial, "late").notes.append("answers slowly")
+                if not self._is_known("modbus", str(frame.unit), serial) and not self._one_unit:
+                    self._add("modbus", str(frame.unit), serial, "late").notes.append("answers slowly")
             elif not self.is_mbap:
-                self._foreign.append(heard)
+                self._foreign.append(frame)
         if len(self._foreign) >= FOREIGN_FRAMES and not self.options.bus_is_mine:
-            said = describe(b"".join(heard.raw for heard in self._foreign))
-            raise AnotherMaster(f"another master became active: {said}", where=self.options.url, hint=_MINE)
+            description = describe(b"".join(frame.raw for frame in self._foreign))
+            raise AnotherMaster(f"another master became active: {description}", where=self.options.url, hint=_MINE)
         return late
 
     def _add(self, protocol: str, address: str, serial: str, seen: str) -> FoundDevice:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from drivers import dlt645, mbus
-from drivers.line import FrameTrace, crc16
+from drivers.line import FrameTrace, crc_ok
 from drivers.line.trace import SENT
 from drivers.model import MismatchError
 
@@ -34,7 +34,7 @@ class TrafficTrace(FrameTrace):
 
     def __init__(self, is_mbap: bool = False) -> None:
         self._is_mbap = is_mbap
-        self.heard = b""
+        self.received = b""
         self.total = 0
         self.sent: set[bytes] = set()
 
@@ -43,7 +43,7 @@ class TrafficTrace(FrameTrace):
             self.sent.add(data)
             return
         self.total += len(data)
-        self.heard = (self.heard + data)[-_KEPT:]
+        self.received = (self.received + data)[-_KEPT:]
 
     def trim(self) -> None:
         """Nothing to give back."""
@@ -54,14 +54,14 @@ class TrafficTrace(FrameTrace):
     def take(self) -> list[BusTraffic]:
         """The valid Modbus frames since the last call that we did not send; a possible beginning of one is kept."""
         if self._is_mbap:
-            found, self.heard = list(_mbap(self.heard)), b""
+            found, self.received = list(_mbap(self.received)), b""
             return found
         found, end = [], 0
-        for at, frame in _rtu(self.heard):
+        for at, frame in _rtu(self.received):
             end = at + len(frame.raw)
             if frame.raw not in self.sent:
                 found.append(frame)
-        self.heard = self.heard[max(end, len(self.heard) - 260) :]
+        self.received = self.received[max(end, len(self.received) - 260) :]
         return found
 
 
@@ -86,7 +86,7 @@ def _rtu(data: bytes) -> Iterator[tuple[int, BusTraffic]]:
             sizes = [(8, True)]
         for size, is_request in sizes:
             raw = data[at : at + size]
-            if len(raw) == size and crc16(raw) == 0:
+            if len(raw) == size and crc_ok(raw):
                 yield at, BusTraffic(unit, function & 0x7F, is_request, raw[2] if function & 0x80 else 0, raw)
                 at += size
                 break
@@ -106,8 +106,8 @@ def describe(data: bytes) -> str:
         if telegram.kind == "long":
             words.append(f"M-Bus {'from' if telegram.from_device else 'to'} {telegram.address}")
     if words:
-        said = list(dict.fromkeys(words))
-        return "; ".join(said[:_MOST_SAID]) + ("; ..." if len(said) > _MOST_SAID else "")
+        texts = list(dict.fromkeys(words))
+        return "; ".join(texts[:_MOST_SAID]) + ("; ..." if len(texts) > _MOST_SAID else "")
     if len(data) < NOISE_BYTES:
         return ""
     return f"{len(data)} bytes that are not a frame at this setting: {data[:12].hex(' ').upper()}"

@@ -45,8 +45,8 @@ class Control:
             return await self._line(target, rest, command)
         if rest[0] == "say":
             return self._say(target, rest, command)
-        said = [self._fault(device, rest, command) for device in self._named(target, self._devices, "device")]
-        return "\n".join(said)
+        answers = [self._fault(device, rest, command) for device in self._named(target, self._devices, "device")]
+        return "\n".join(answers)
 
     def _named(self, target: str, known: Mapping[str, T], what: str) -> list[T]:
         if target == "*":

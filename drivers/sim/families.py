@@ -37,15 +37,15 @@ def device_from_profile(
     texts = {"device.model": profile.models[0].replace("*", "") if profile.models else "SIM", **(texts or {})}
     points = profile.resolve(params).points
     known = {p.name for p in points if p.kind is Kind.TEXT}
-    said = {n: t for n, t in texts.items() if n in known}
-    found = profile.resolve(params, firmware=said.get("device.firmware"), identity=said)
+    given = {n: t for n, t in texts.items() if n in known}
+    found = profile.resolve(params, firmware=given.get("device.firmware"), identity=given)
     if profile.protocol == "sunspec":
         book = FactLookup(role, clock.physics)
         display = sunspec_display(
-            profile, role=role, clock=clock, seed=seed, texts=said, knows=lambda name: book.get(name) is not None
+            profile, role=role, clock=clock, seed=seed, texts=given, knows=lambda name: book.get(name) is not None
         )
     else:
-        display = Display(clock, tuple(p for p in found.points if not p.is_object), role, seed=seed, texts=said)
+        display = Display(clock, tuple(p for p in found.points if not p.is_object), role, seed=seed, texts=given)
     limits = found.limits
     if limits.holes:
         for function in display.image.functions:

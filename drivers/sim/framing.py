@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from drivers.line.modbus_frames import crc16
+from drivers.line.modbus_frames import crc16, crc_ok
 
 RTU_MAX = 256
 
@@ -98,8 +98,8 @@ class RtuFraming:
                 else:
                     break
             if size == 0:  # unknown function: it is a frame if it ends where the burst ends
-                size = len(held) if len(held) >= 4 and crc16(held) == 0 else -1
-            if size > 0 and crc16(held[:size]) == 0:
+                size = len(held) if crc_ok(held) else -1
+            if size > 0 and crc_ok(held[:size]):
                 found.append(SimRequest(held[0], held[1 : size - 2], 0, held[:size]))
                 held = held[size:]
             else:

@@ -219,23 +219,23 @@ class MixedBus(Bus):
                 return None
             return super().answer(request, framing)
         self.trace.append(SimExchange(self.mono_ns(), False, request.frame))
-        said: list[SimAnswer] = []
-        heard = False
+        answers: list[SimAnswer] = []
+        is_addressed = False
         for meter in self.meters:
             if self._heard_baud and meter.baud and meter.baud != self._heard_baud:
                 continue
             honest = meter.hear(request.frame)
             if honest is not None:
-                heard = True
-                answer = _said(meter, request.frame, honest)
+                is_addressed = True
+                answer = _answer(meter, request.frame, honest)
                 if answer is not None:
-                    said.append(answer)
-        if not heard:
+                    answers.append(answer)
+        if not is_addressed:
             self.strangers += 1
-        if len(said) > 1:
+        if len(answers) > 1:
             self.overlaid += 1
-            return overlay(said)
-        return said[0] if said else None
+            return overlay(answers)
+        return answers[0] if answers else None
 
 
 def overlay(answers: Sequence[SimAnswer]) -> SimAnswer:
@@ -247,7 +247,7 @@ def overlay(answers: Sequence[SimAnswer]) -> SimAnswer:
     return SimAnswer(bytes(frame), min(answer.delay_s for answer in answers), answers[0].echo)
 
 
-def _said(meter: SimMeter, asked: bytes, honest: bytes) -> SimAnswer | None:
+def _answer(meter: SimMeter, asked: bytes, honest: bytes) -> SimAnswer | None:
     """The bytes on the line, with the meter's faults."""
     hit = meter.faults.take() if meter.faults else {}
     echo = asked if "echo" in hit else b""

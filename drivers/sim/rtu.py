@@ -1,6 +1,6 @@
 """Modbus RTU on a pseudo-terminal with the byte times of a real line.
 
-A thread of its own does the timing: byte k of a burst is heard at ``last + 11 / baud``, and a byte is written
+A thread of its own does the timing: byte k of a burst is baud at ``last + 11 / baud``, and a byte is written
 when it would be complete. It sleeps until shortly before and spins the rest, because epoll rounds up to a
 millisecond (a byte at 9600 baud takes 1.146).
 """
@@ -47,7 +47,7 @@ class SerialLine:
         self._wake_read = self._wake_write = -1
         self._thread: threading.Thread | None = None
         self._stopping = False
-        self.said: deque[bytes] = deque()  # what ``say`` was given and the thread has not begun yet
+        self.unsent: deque[bytes] = deque()  # what ``say`` was given and the thread has not begun yet
 
     @property
     def url(self) -> str:
@@ -120,7 +120,7 @@ class SerialLine:
     def say(self, frame: bytes) -> None:
         """Unsolicited bytes, with their byte times; lost while unplugged, as on a wire."""
         if self._thread is not None:
-            self.said.append(frame)
+            self.unsent.append(frame)
             os.write(self._wake_write, b"s")
 
     def _ask_to_stop(self) -> None:
@@ -182,8 +182,8 @@ class _Turns:
                 continue
             ready, _, _ = select.select([self._master, self._wake], [], [], min(wait - SPIN_S, 60.0))
             if self._wake in ready and os.read(self._wake, 64):
-                while self._line.said:
-                    self._schedule(time.monotonic(), SimAnswer(self._line.said.popleft()))
+                while self._line.unsent:
+                    self._schedule(time.monotonic(), SimAnswer(self._line.unsent.popleft()))
             if self._master in ready:
                 try:
                     chunk = os.read(self._master, 4096)
@@ -203,12 +203,12 @@ class _Turns:
             return
         if self._sent_end:
             line.quiet_min_s = min(line.quiet_min_s, now - self._sent_end)
-        heard = line.heard_baud() or line.baud
-        if heard != self._baud:
+        baud = line.heard_baud() or line.baud
+        if baud != self._baud:
             self._framing.silence()
-            self._baud, self._byte_s = heard, BITS_A_CHARACTER / heard
+            self._baud, self._byte_s = baud, BITS_A_CHARACTER / baud
         self._heard_end = max(now, self._heard_end) + len(chunk) * self._byte_s
-        if not line.bus.listens_at(heard, line.baud):
+        if not line.bus.listens_at(baud, line.baud):
             line.wrong_baud += 1
             return
         for request in self._framing.feed(chunk):

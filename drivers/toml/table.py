@@ -362,8 +362,8 @@ def _syntax(source: TomlSource, message: str) -> Complaint:
         table = ".".join(re.findall(r"'([^']*)'", twice[1]))[:60]
         hint = "Keep one of the two; tables of a list, such as [[device]], have two brackets each time"
         return Complaint(f"duplicate table [{clean_text(table)}]", file=source.name, line=line, key="", hint=hint)
-    for known, (said, hint) in _SYNTAX.items():
+    for known, (text, hint) in _SYNTAX.items():
         if what.startswith(known):
-            return Complaint(said, file=source.name, line=line, key="", hint=hint)
+            return Complaint(text, file=source.name, line=line, key="", hint=hint)
     what = clean_text(what[:1].lower() + what[1:], 120)
     return Complaint(what, file=source.name, line=line, key="", hint="This is not valid TOML")

@@ -132,9 +132,9 @@ def made(park: Path) -> LatestFigures:
     ]  # fmt: skip
     day = {**results[0], "period": {"kind": "day", "from": 1795622400, "to": 1795708800}}
     pack = json.dumps({"results": [*results, day, {"kind": "declaration"}]}).encode()
-    board.heard("meterhouse/v1/demo/gw01/inv1/readings", b"not looked at")
+    board.on_verified("meterhouse/v1/demo/gw01/inv1/readings", b"not looked at")
     assert board.newest == () and board.total == 0
-    board.heard("meterhouse/v1/demo/gw01/_indicators/readings", pack)
+    board.on_verified("meterhouse/v1/demo/gw01/_indicators/readings", pack)
     assert board.total == 8
     return board
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from agent.cli.common import no_progress
 from agent.cli.control import ControlClient
 from agent.service.control import server as server_module
 from agent.service.control.frames import FrameKind
@@ -21,6 +20,7 @@ from agent.service.control.peer import Caller, Right
 from agent.service.control.protocol import Export, Request
 from agent.service.control.server import ControlServer
 from agent.service.runtime_dir import instance_lock
+from drivers.model import no_progress
 from tests.kits.broker import DEADLINE_S
 
 T = TypeVar("T")

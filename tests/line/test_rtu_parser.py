@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pymodbus.framer import FramerRTU
 from pymodbus.pdu import DecodePDU
 
-from drivers.line.modbus_frames import READ_FUNCTIONS, ModbusRequest, crc16, is_sound
+from drivers.line.modbus_frames import READ_FUNCTIONS, ModbusRequest, crc16, crc_ok
 from drivers.modbus.requests import identification_request, read_request
 from drivers.model import DeviceException, FrameError, LineError, LineTimeout, MismatchError
 from tests.kits.lines import ask
@@ -131,8 +131,8 @@ def test_one_stray_byte_does_not_cost_the_answer_of_any_unit(stray: bytes) -> No
 def test_the_crc_is_that_of_pymodbus(message: bytes) -> None:
     crc = crc16(message).to_bytes(2, "little")
     assert crc == FRAMER.compute_CRC(message).to_bytes(2, "big")
-    assert is_sound(message + crc)
-    assert not is_sound(message + bytes((crc[0] ^ 1, crc[1])))
+    assert crc_ok(message + crc)
+    assert not crc_ok(message + bytes((crc[0] ^ 1, crc[1])))
 
 
 def test_a_short_answer_is_no_success() -> None:

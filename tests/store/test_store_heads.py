@@ -353,7 +353,7 @@ def test_after_an_orderly_end_the_file_is_exact_for_any_kernel(tmp_path: Path) -
     killed = Killed(tmp_path / "a", 6, None)
     path = tmp_path / "a/live.db"
     data = bytearray(record_file(path).read_bytes())
-    assert data[:SLOT] == heads.header(heads.kernel_boot(), closed=True)
+    assert data[:SLOT] == heads.header(heads.boot_bytes(), closed=True)
     data[:SLOT] = heads.header(bytes(range(16)), closed=True)
     record_file(path).write_bytes(data)
     path.write_bytes(bytes(8192))

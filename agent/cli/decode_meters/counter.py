@@ -80,15 +80,15 @@ def _value(content: Any, place: int) -> Decimal | str | None:
     return content
 
 
-def _levels(said: list[Decimal | str | None], modulus: Decimal | None) -> tuple[list[Decimal | None], set[int]]:
+def _levels(given: list[Decimal | str | None], modulus: Decimal | None) -> tuple[list[Decimal | None], set[int]]:
     """(values, indexes of those that are words). The same word means the same unknown level."""
-    highest = max([Decimal(0), *(v for v in said if isinstance(v, Decimal))])
+    highest = max([Decimal(0), *(v for v in given if isinstance(v, Decimal))])
     above = 200 * highest or Decimal(1_000_003)  # a fall from it is large
     if modulus is not None:
         above = min(above, modulus / 100)
     words: dict[str, Decimal] = {}
-    values = [words.setdefault(v, above * (len(words) + 1)) if isinstance(v, str) else v for v in said]
-    return values, {n for n, v in enumerate(said) if isinstance(v, str)}
+    values = [words.setdefault(v, above * (len(words) + 1)) if isinstance(v, str) else v for v in given]
+    return values, {n for n, v in enumerate(given) if isinstance(v, str)}
 
 
 def _resolution(content: dict[str, Any], values: list[Decimal]) -> Decimal:
@@ -179,8 +179,8 @@ def decode(content: Any) -> Json:
     if not isinstance(content, dict):
         raise BrokenInput(f"want {WANT}")
     points, warnings = _points(content.get("points")), _typos(content)
-    said = [_value(value, place) for place, (_, value) in enumerate(points)]
-    known = [v for v in said if isinstance(v, Decimal)]
+    given = [_value(value, place) for place, (_, value) in enumerate(points)]
+    known = [v for v in given if isinstance(v, Decimal)]
     resolution = _resolution(content, known)
     modulus = _modulus(content, resolution)
     if modulus is not None and not _width_fits(modulus, resolution, known):
@@ -188,9 +188,9 @@ def decode(content: Any) -> Json:
             f"most readings are beyond the counter's end, {modulus}: are bits, digits and resolution right?"
         )
         modulus = None
-    places, seconds, seen = _order([time for time, _ in points], _levels(said, modulus)[0])
+    places, seconds, seen = _order([time for time, _ in points], _levels(given, modulus)[0])
     points = [points[n] for n in places]
-    values, words = _levels([said[n] for n in places], modulus)
+    values, words = _levels([given[n] for n in places], modulus)
     steps = Series(values, resolution, modulus, seconds).steps()
     shown = [_shown(step, points, words) for step in steps]
     total = sum((s.increment for s, j in zip(steps, shown, strict=True) if j["increment"] is not None), Decimal(0))

@@ -68,7 +68,7 @@ def other_protocol(stream: bytes, tried: str) -> str:
 
 def _sound(name: str, stream: bytes) -> bool:
     from drivers import cjt188, dlt645, mbus
-    from drivers.line.modbus_frames import crc16
+    from drivers.line.modbus_frames import crc_ok
 
     if name == "dlt645":
         return bool(dlt645.Parser().feed(stream))
@@ -82,4 +82,4 @@ def _sound(name: str, stream: bytes) -> bool:
         return fits and stream[7] & 0x7F in _MODBUS_FUNCTIONS
     if len(stream) < 5 or len(stream) > 256 or not any(stream):
         return False
-    return stream[1] & 0x7F in _MODBUS_FUNCTIONS and crc16(stream[:-2]) == int.from_bytes(stream[-2:], "little")
+    return stream[1] & 0x7F in _MODBUS_FUNCTIONS and crc_ok(stream)

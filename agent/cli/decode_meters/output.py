@@ -83,20 +83,20 @@ def _hex_hint(raw: bytes) -> str:
 
 def by_address(dump: Mapping[str, Any]) -> Any:
     """``registers`` by address, also where they are a list from ``base_address`` on. Raises BrokenInput."""
-    said, base = dump["registers"], dump.get("base_address", 40000)
-    if not isinstance(said, list):
-        return said
+    registers, base = dump["registers"], dump.get("base_address", 40000)
+    if not isinstance(registers, list):
+        return registers
     if type(base) is not int or not 0 <= base <= 0xFFFF:
         raise BrokenInput(f"base_address must be 0 to 65535, got {base!r}")
-    return {str(base + n): word for n, word in enumerate(said)}
+    return {str(base + n): word for n, word in enumerate(registers)}
 
 
-def register_words(said: Any, key: str) -> dict[int, int | None]:
+def register_words(registers: Any, key: str) -> dict[int, int | None]:
     """Words by address, which is decimal or 0x; None for a register that could not be read. Raises BrokenInput."""
-    if not isinstance(said, dict):
+    if not isinstance(registers, dict):
         raise BrokenInput(f"{key} is not an object of addresses and words", hint='Want {"35000": 1, "35001": 10000}')
     found: dict[int, int | None] = {}
-    for name, word in said.items():
+    for name, word in registers.items():
         text = name.strip().lower()
         is_address = re.fullmatch("0x[0-9a-f]{1,4}|[0-9]{1,5}", text)
         address = int(text, 16 if text.startswith("0x") else 10) if is_address else -1

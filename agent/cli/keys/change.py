@@ -140,7 +140,7 @@ def revoke(
     old = work_on_key(ReadKey(str(key_file.path), key_file.gateway))
     known = check_key_records(old.published.encode(), key_file.gateway).kids
     gone = _whole(kid, known)
-    said = lasts_of(lasts, key_file.gateway)
+    given = lasts_of(lasts, key_file.gateway)
     zone = key_file.config.timezone if key_file.config else "UTC"
     until_ms = parse_time(until, "--until", zone) if until else None
     question = f"Revoke {gone} and replace the key {old.kid} in {key_file.path}?"
@@ -150,17 +150,17 @@ def revoke(
         now, give_up_s = int(time.time()), time.monotonic() + SPARE_S
         name, revokes = kind_of(alg, token), {gone: dict(trusted)}
         made.append(work_on_key(ReplaceKey(str(key_file.path), key_file.gateway, now, name, token, revokes, give_up_s)))
-        said.update(trusted)
+        given.update(trusted)
 
     before = known[: known.index(gone)]
     if lasts:
-        check_said(key_file, gone, said, before)
-        show_lasts(gone, said)
+        check_lasts(key_file, gone, given, before)
+        show_lasts(gone, given)
         ask_first(question, yes)
-        change(said)
+        change(given)
     else:
         ask_for_lasts(key_file, gone, until_ms, change, before, lambda odd: ask_first(question, yes, odd))
-    _show_result(key_file, old, made[0], as_json, {"kid": gone, "last": said})
+    _show_result(key_file, old, made[0], as_json, {"kid": gone, "last": given})
 
 
 def ask_for_lasts(
@@ -215,14 +215,14 @@ def ask_for_lasts(
     asked(msgspec.structs.replace(request, hold=True), take)
 
 
-def check_said(key_file: KeyFile, kid: str, said: LastSequences, before: Sequence[str]) -> None:
+def check_lasts(key_file: KeyFile, kid: str, given: LastSequences, before: Sequence[str]) -> None:
     """Compare sequences given on the command line with the database, if possible. Raises UsageError.
 
     A sequence beyond what the key signed here would trust what a thief signs later.
     """
     most = most_signed(key_file)
-    if wrong := [stream for stream, seq in said.items() if not 0 < seq <= most]:
-        raise UsageError(f"implausible sequence {said[wrong[0]]} of {clean_text(wrong[0])}", where="--last")
+    if wrong := [stream for stream, seq in given.items() if not 0 < seq <= most]:
+        raise UsageError(f"implausible sequence {given[wrong[0]]} of {clean_text(wrong[0])}", where="--last")
     if key_file.config is None:
         click.echo("warning: no configuration, so the sequences were not compared with a database", err=True)
         return
@@ -233,7 +233,7 @@ def check_said(key_file: KeyFile, kid: str, said: LastSequences, before: Sequenc
     except GatewayError as error:
         click.echo(f"warning: the sequences were not compared with the database: {error}", err=True)
         return
-    for stream, seq in said.items():
+    for stream, seq in given.items():
         if seq > known.get(stream, 0):
             signed = known.get(stream)
             what = f"{kid[:8]}... signed {'nothing' if signed is None else f'up to {signed} only'}"

@@ -11,7 +11,7 @@ import click
 
 from agent.cli.answers import Published, checked
 from agent.cli.control import ask
-from agent.cli.keys.change import ask_for_lasts, check_said, revoke, rotate
+from agent.cli.keys.change import ask_for_lasts, check_lasts, revoke, rotate
 from agent.cli.keys.key_file import (
     KeyFile,
     alg_option,
@@ -110,11 +110,11 @@ def create(
     else:
         question = f"Create a new root of trust without {lost}? Every verifier must pin the new thumbprint."
         if lasts:
-            said = lasts_of(lasts, key_file.gateway)
-            check_said(key_file, lost, said, ())
-            show_lasts(lost, said)
+            given = lasts_of(lasts, key_file.gateway)
+            check_lasts(key_file, lost, given, ())
+            show_lasts(lost, given)
             ask_first(question, yes)
-            change(said)
+            change(given)
         else:
             _lose(key_file, lost, change, lambda odd: ask_first(question, yes, odd))
     show_facts(facts(key_file.path, made[0]), as_json)

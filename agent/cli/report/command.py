@@ -109,12 +109,12 @@ TRACE_HEADS = (
 
 
 def _figure_row(figure: Mapping[str, Any], page: Mapping[str, Any], language: str) -> list[Any]:
-    from agent.cli.report.labels import said, target
+    from agent.cli.report.labels import target, text_in
 
     sides = [figure.get(side, {}) for side in ("numerator", "denominator")]
     return [
         figure["id"],
-        said(figure["title"], language),
+        text_in(figure["title"], language),
         page["period"]["label"],
         figure.get("v", ""),
         figure["u"],
@@ -156,7 +156,7 @@ def _write_csv(path: Path, heads: tuple[str, ...], rows: list[list[Any]]) -> Non
 
 def _show(page: Mapping[str, Any], language: str) -> None:
     from agent.cli.console_tables import open_console, plain_table
-    from agent.cli.report.labels import WORDS, lacking, number, percent, said, target, unit
+    from agent.cli.report.labels import WORDS, lacking, number, percent, target, text_in, unit
 
     words, console = WORDS[language], open_console()
     place = page["label"] or f"{page['site']}/{page['gateway']}"
@@ -168,19 +168,19 @@ def _show(page: Mapping[str, Any], language: str) -> None:
     table = plain_table("", *heads, right=(heads[1], heads[4]))
     colours = {"met": "green", "not met": "red"}
     of_set = ""
-    titles = {one["id"]: said(one["title"], language) for one in page["sets"]} | {"site": words["own_figures"]}
+    titles = {one["id"]: text_in(one["title"], language) for one in page["sets"]} | {"site": words["own_figures"]}
     for figure in page["figures"]:
         if (now := figure["id"].partition("/")[0]) != of_set:
             of_set = now
             table.add_row(f"[dim]{cell(titles.get(now, now))}[/]", *[""] * (len(heads) - 1))
-        heavy = "; ".join(f"{said(one['title'], language)} {percent(one['share'])}" for one in figure["drags"][:1])
+        heavy = "; ".join(f"{text_in(one['title'], language)} {percent(one['share'])}" for one in figure["drags"][:1])
         known = percent(figure["completeness"]) if figure.get("v") else ""
         if known and figure["estimated"] != "0":
             known += f", {percent(figure['estimated'])} {words['estimated']}"
         verdict = words[figure["verdict"]]
         colour = colours.get(figure["verdict"], "dim")
         table.add_row(
-            cell(said(figure["title"], language)),
+            cell(text_in(figure["title"], language)),
             cell(f"{number(figure.get('v', ''))} {unit(figure)}"),
             cell(target(figure)),
             f"[{colour}]{cell(verdict)}[/]",
@@ -198,7 +198,7 @@ def _show(page: Mapping[str, Any], language: str) -> None:
                       f"{percent(trace['with_certificates'])}")  # fmt: skip
     _show_balance(page, language)
     for one in page["excluded"]:
-        console.print(f"{words['excluded']}: {cell(said(one['title'], language))}: {cell(one['why'], 200)}")
+        console.print(f"{words['excluded']}: {cell(text_in(one['title'], language))}: {cell(one['why'], 200)}")
 
 
 def _until(page: Mapping[str, Any], words: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from agent.cli.report import balance as balance_rows
-from agent.cli.report.labels import BALANCE_WORDS, WORDS, lacking, number, percent, said, target, unit
+from agent.cli.report.labels import BALANCE_WORDS, WORDS, lacking, number, percent, target, text_in, unit
 from agent.indicators.quantities import title_of
 
 _STYLE = """
@@ -53,7 +53,7 @@ def page(report: Mapping[str, Any], language: str) -> str:
     for one in (*report["sets"], {"id": "site", "title": {language: words["own_figures"]}, "source": ""}):
         mine = [figure for figure in report["figures"] if figure["id"].startswith(one["id"] + "/")]
         if mine:
-            body.append(f"<h2>{escape(said(one['title'], language))}</h2>")
+            body.append(f"<h2>{escape(text_in(one['title'], language))}</h2>")
             if one["source"]:
                 body.append(f'<p class="soft small">{words["source"]}: {escape(one["source"])}</p>')
             body.append('<div class="cards">' + "".join(_card(figure, language) for figure in mine) + "</div>")
@@ -62,7 +62,7 @@ def page(report: Mapping[str, Any], language: str) -> str:
     body.append(_inputs(report["figures"], language))
     body.append(_factors(report["figures"], language))
     if report["excluded"]:
-        rows = [(said(one["title"], language), one["why"]) for one in report["excluded"]]
+        rows = [(text_in(one["title"], language), one["why"]) for one in report["excluded"]]
         body.append(f"<h2>{words['excluded']}</h2>{_table((words['figure'], words['note']), rows)}")
     return (
         f'<!doctype html><html lang="{language}"><head><meta charset="utf-8"><title>{escape(title)}</title>'
@@ -77,7 +77,7 @@ def _card(figure: Mapping[str, Any], language: str) -> str:
     verdict = words[figure["verdict"]]
     gate = f' <span class="soft small">{words[figure["gate"]]}</span>' if figure["gate"] else ""
     parts = [
-        f"<h3>{escape(said(figure['title'], language))}{gate}</h3>",
+        f"<h3>{escape(text_in(figure['title'], language))}{gate}</h3>",
         f'<div class="big {kind}">{number(figure.get("v", ""))} '
         f'<span class="small">{escape(unit(figure))}</span></div>',
         f'<div class="small {kind}">{escape(" ".join(filter(None, (target(figure), verdict))))}</div>',
@@ -91,14 +91,14 @@ def _card(figure: Mapping[str, Any], language: str) -> str:
     parts.append(f'<div class="soft small">{" · ".join(small)}</div>')
     if figure["drags"]:
         heavy = "; ".join(
-            f"{escape(said(one['title'], language))} {number(one['v'])} {escape(one['u'])} ({percent(one['share'])})"
+            f"{escape(text_in(one['title'], language))} {number(one['v'])} {escape(one['u'])} ({percent(one['share'])})"
             for one in figure["drags"]
         )
         parts.append(f'<div class="small">{words["drags"]}: {heavy}</div>')
     if why := lacking(figure, language):
         parts.append(f'<div class="small">{escape(why)}</div>')
     monitoring = words["monitoring"] if figure["monitoring"] and figure.get("v") else ""
-    for text in (said(figure["note"], language), monitoring):
+    for text in (text_in(figure["note"], language), monitoring):
         if text:
             parts.append(f'<div class="soft small">{escape(text)}</div>')
     return f'<div class="card">{"".join(parts)}</div>'
@@ -203,9 +203,11 @@ def _balance(report: Mapping[str, Any], language: str) -> str:
             shown = {"id": words["residual"], "trend": balance["trend"], "worst": {"label": worst["label"]}}
             parts.append(f'<div class="card narrow">{_bars(shown)}<div class="soft small">{words["stretches"]}: '
                          f"{escape(balance_rows.counts_row(balance, language))}</div></div>")  # fmt: skip
-        titles = {one["n"]: said(one["title"], language) for figure in report["figures"] for one in figure["inputs"]}
+        titles = {one["n"]: text_in(one["title"], language) for figure in report["figures"] for one in figure["inputs"]}
         flows = list(
-            balance_rows.flow_rows(balance, language, lambda name: titles.get(name) or said(title_of(name), language))
+            balance_rows.flow_rows(
+                balance, language, lambda name: titles.get(name) or text_in(title_of(name), language)
+            )
         )
         if flows:
             parts.append(_table((words["balance"], WORDS[language]["input"], WORDS[language]["amount"]), flows))
@@ -227,7 +229,12 @@ def _inputs(figures: Iterable[Mapping[str, Any]], language: str) -> str:
             known = percent(one["completeness"]) if one["basis"] == "metered" else one.get("note", "")
             if one["basis"] == "declared" and "estimated" in one:
                 known = words["shared"].format(percent(one["estimated"]))
-            shown = (said(one["title"], language), one["n"], f"{number(one['v'], 6)} {one['u']}", words[one["basis"]])
+            shown = (
+                text_in(one["title"], language),
+                one["n"],
+                f"{number(one['v'], 6)} {one['u']}",
+                words[one["basis"]],
+            )
             seen.setdefault(one["n"], (*shown, known))
     if not seen:
         return ""

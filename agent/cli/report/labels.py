@@ -54,7 +54,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 _SIGNS = {"at_most": "≤", "at_least": "≥", "above": ">", "below": "<"}
 
 
-def said(texts: Mapping[str, str], language: str) -> str:
+def text_in(texts: Mapping[str, str], language: str) -> str:
     """A title in the language, else in any."""
     return texts.get(language) or next(iter(texts.values()), "")
 
@@ -79,10 +79,10 @@ def lacking(figure: Mapping[str, Any], language: str) -> str:
     """Why a figure is missing; "" if it is not."""
     words = WORDS[language]
     if figure.get("lacking"):
-        names = [f"{said(one['title'], language)} ({one['n']})" for one in figure["lacking"]]
+        names = [f"{text_in(one['title'], language)} ({one['n']})" for one in figure["lacking"]]
         return f"{words['missing']}: {'; '.join(names)}"
     if figure.get("zero"):
-        return words["zero"].format("; ".join(said(title, language) for title in figure["zero"]))
+        return words["zero"].format("; ".join(text_in(title, language) for title in figure["zero"]))
     return ""
 
 
