@@ -14,7 +14,7 @@ PAGE_HEADS = 200  # 40 KiB: smaller than the smallest packet that brokers allow
 
 
 class StreamPosition(Protocol):
-    """The position of a stream; ``agent.store.StreamHead`` is one."""
+    """The position of a stream: a protocol, because ``agent.store.StreamHead`` is on a floor above this one."""
 
     @property
     def stream(self) -> str: ...

@@ -61,7 +61,7 @@ class CounterRule:
         return cls(
             _HIGHEST.get(point.unit),
             STEPS * (max(abs(point.scale), Decimal(1)) if point.unit in _COARSE else abs(point.scale)) * ratio,
-            point.type.startswith("i") or point.name.rpartition(".")[2] in ("net", "total"),
+            point.is_signed or point.name.rpartition(".")[2] in ("net", "total"),
             Decimal(2**point.bits) * abs(point.scale) * ratio if point.bits is not None else None,
             point.digits is not None,
             ratio,

@@ -176,6 +176,7 @@ class RegisterPart:
 
 
 IDENTIFICATION = 43  # the Modbus function; with MEI type 14
+FLOATS = frozenset({"f16", "f32", "f64"})  # types of points whose raw value is IEEE 754
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +220,11 @@ class Point:
     text: str = ""  # how the registers of a text point become text, such as "{0}.{1:02x}"; "": characters
     en: str = ""  # its meaning, if the vocabulary has none (or too short a one)
     zh: str = ""
+
+    @property
+    def is_signed(self) -> bool:
+        """Its raw value is a signed integer."""
+        return self.type.startswith("i")
 
     @property
     def is_object(self) -> bool:

@@ -24,9 +24,11 @@ DRIVERS: Mapping[str, str] = {  # protocol -> "module:class"
     "mbus": "drivers.mbus.device:MbusDevice",
 }
 
+_METHODS = ("poll", "probe", "read_points", "plan_summary", "use_ring")
+
 
 class Driver(Protocol):
-    """The interface of a driver."""
+    """The interface of a driver, for third parties; ours derive from ``drivers.base.Device``, which implements it."""
 
     protocol: ClassVar[str]
     FRAMES: ClassVar[Mapping[str, str]]  # every kind of frame it can send -> what that frame does
@@ -91,9 +93,10 @@ def _checked(point: EntryPoint) -> type[Driver]:
         found = point.load()
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"cannot be loaded: {error}", where=where, hint="Is its package complete?") from error
-    lacking = [name for name in ("poll", "probe", "read_points", "plan_summary") if not hasattr(found, name)]
+    lacking = [name for name in _METHODS if not hasattr(found, name)]
     if lacking:
-        raise ConfigError(f"has no {', '.join(lacking)}", where=where)
+        hint = "Add what is missing: drivers/registry.py, Driver, describes it"
+        raise ConfigError(f"has no {', '.join(lacking)}", where=where, hint=hint)
     frames = getattr(found, "FRAMES", None)
     if not isinstance(frames, Mapping) or not frames or not all(isinstance(k, str) for k in frames):
         raise ConfigError("does not state the frames it sends", where=where, hint="FRAMES = {frame: what it does}")

@@ -1,4 +1,4 @@
-"""The C allocator told to stay small. On a C library other than glibc both do nothing."""
+"""Keeps the C allocator small. On a C library other than glibc both do nothing."""
 
 def stay_small() -> None:
     """One arena for all threads, and large blocks mapped on their own: to be called before threads start.

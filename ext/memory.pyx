@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The C allocator told to stay small: one arena for all threads, and what is free given back."""
+"""Keeps the C allocator small: one arena for all threads, and what is free given back."""
 
 cdef extern from *:
     """

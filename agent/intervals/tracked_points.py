@@ -14,8 +14,8 @@ from typing import Any
 
 from agent.intervals.flows import amount_unit, main_power, of_part, part_of, point_roles, power_flows
 from agent.intervals.page_format import Column, PageSchema
+from drivers.model import FLOATS
 
-FLOAT_TYPES = frozenset({"f16", "f32", "f64"})
 COUNTER_PLACES, GAUGE_PLACES = 3, 6  # decimals that are kept of a float
 KEY_RESOLUTION = {"dlt645": Decimal("0.01"), "cjt188": Decimal("0.01")}  # of meters that say no scale
 DEMAND_ROLES = frozenset({"grid", "direct", "load", "transformer", "check", "storage"})
@@ -252,7 +252,7 @@ def _resolution(point: Mapping[str, Any], ratio: Decimal, protocol: str | None) 
         found = min(scales)
     elif "key" in source:
         found = _decimal(source.get("scale"), KEY_RESOLUTION.get(protocol or "", Decimal("0.001")))
-    elif source.get("type") in FLOAT_TYPES:
+    elif source.get("type") in FLOATS:
         found = Decimal("0.001")
     else:
         found = _decimal(source.get("scale"), Decimal(1))
@@ -261,7 +261,7 @@ def _resolution(point: Mapping[str, Any], ratio: Decimal, protocol: str | None) 
 
 def _exponent(point: Mapping[str, Any], resolution: Decimal, places: int) -> int:
     """The power of ten that values are kept in: fine enough for the device's counts."""
-    if (point.get("source") or {}).get("type") in FLOAT_TYPES:
+    if (point.get("source") or {}).get("type") in FLOATS:
         return -places
     return max(-9, min(0, int(resolution.normalize().as_tuple().exponent)))
 

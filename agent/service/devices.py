@@ -497,9 +497,8 @@ def _swap(manager: DeviceManager, swap: DeviceSwap) -> None:
     device.config, device.catalog = swap.entry, manager.catalog
     device.line = manager.lines[swap.entry.line]
     device.line.apply_options(device.line.request_options(swap.spec.limits, swap.spec.serial))
-    identified_meanwhile = (
-        device.identity != swap.identity
-    )  # identified again meanwhile: its table and driver are newer than the prepared ones
+    # identified again meanwhile: its table and driver are newer than the prepared ones
+    identified_meanwhile = device.identity != swap.identity
     if identified_meanwhile or not swap.same_address:
         device.identity = None
     if swap.driver is not None:
@@ -507,9 +506,8 @@ def _swap(manager: DeviceManager, swap: DeviceSwap) -> None:
         device.poll.exchange(swap.driver, cut_ms)
         device.poll.use_ring(manager.ring, swap.number)
     elif identified_meanwhile:
-        device.poll.availability = (
-            Availability.UNKNOWN
-        )  # it is identified once more, and gets the table of the new configuration then
+        # it is identified once more, and gets the table of the new configuration then
+        device.poll.availability = Availability.UNKNOWN
     else:
         device.stream.switch_table(swap.number, swap.table, cut_ms, manager.ring)
         device.poll.use_ring(manager.ring, swap.number)

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 
 class ConnectionHolder(Protocol):
-    """A line that holds a connection or waits for one."""
+    """A line that holds a connection or waits for one: a protocol, because ``owner`` imports this module."""
 
     def release_if_idle(self) -> None:
         """Close the connection now if it is idle; else it is closed at the end of the turn."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from drivers.clocks import CLOCKS
-from drivers.model import IDENTIFICATION, KIND_CODES, PACES, Kind, Point
+from drivers.model import FLOATS, IDENTIFICATION, KIND_CODES, PACES, Kind, Point
 from drivers.profile.register_layout import BITS, INTEGERS, REGISTERS, Defaults, read_layout
 from drivers.profile.vocabulary import Vocabulary, VocabularyEntry
 from drivers.toml import TomlTable, show, suggestion
@@ -303,5 +303,5 @@ class _Reader:
                     self.table.add(key, f"{key} does not apply to a {kind.value}", "Its value is the raw one")
         elif type_ == "str" and "clock" not in self.given:
             self.table.add("type", f"type str cannot give a {kind.value}")
-        if type_ in {"f16", "f32", "f64"} and "sentinel" in self.given and kind is Kind.STATE:
+        if type_ in FLOATS and "sentinel" in self.given and kind is Kind.STATE:
             self.table.add("type", f"type {type_} cannot give a state")

@@ -5,6 +5,7 @@ The models are those of integers with scale factors: 103 and 160 of an inverter,
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from decimal import Decimal
@@ -12,13 +13,13 @@ from decimal import Decimal
 from drivers.model import Kind, Point, UsageError
 from drivers.profile import Profile
 from drivers.sim.display import Display, ParkClock
-from drivers.sim.sunspec import Raw, model_registers
-from drivers.sunspec.models import END_MODEL, GroupDef, ModelOffset, PointDef, decode_model, definition
+from drivers.sunspec.models import END_MODEL, NUMBERS, GroupDef, ModelOffset, PointDef, decode_model, definition
 from drivers.sunspec.names import UNITS
 from drivers.sunspec.plan import TYPES, alternatives
 from drivers.sunspec.walk import MARKER
 from drivers.units import unit_factor
 
+Raw = int | float | str
 BASE = 40000
 MODELS: Mapping[str, tuple[int, ...]] = {"inverter": (1, 103, 160), "meter": (1, 203), "storage": (1, 802)}
 _POWERS = {"A": -1, "V": -1, "Hz": -2, "": -3, "%": -1, "Cel": -1, "Wh": 0}  # unit -> scale factor
@@ -126,3 +127,43 @@ def _placed(point: Point, place: ModelOffset, at: int, values: Mapping[str, Raw]
         order="ABCDEFGH"[: 2 * place.point.size],
         scale=Decimal(1).scaleb(power) * (factor or 1),
     )
+
+
+def model_registers(model_id: int, values: Mapping[str, Raw]) -> list[int]:
+    """A model, id and length first. ``values``: name (``W``, ``module[1].DCW``) -> raw; the rest is not implemented.
+
+    Repeating groups come as often as ``values`` names them.
+    """
+    found = definition(model_id)
+    if found is None:
+        raise UsageError(f"no SunSpec model {model_id}", where="simulator")
+    left = dict(values)
+    raw = b"".join(_group_bytes(found, "", left))
+    if left:
+        raise UsageError(f"model {model_id} has no {', '.join(left)}", where="simulator")
+    words = list(struct.unpack(f">{len(raw) // 2}H", raw))
+    words[0], words[1] = model_id, len(words) - 2
+    return words
+
+
+def _group_bytes(group: GroupDef, prefix: str, values: dict[str, Raw]) -> list[bytes]:
+    pieces = [_point_bytes(point, values.pop(prefix + point.name, None)) for point in group.points]
+    for inner in group.groups:
+        if inner.count is None:
+            pieces += _group_bytes(inner, f"{prefix}{inner.name}.", values)
+            continue
+        number = 0
+        while any(name.startswith(f"{prefix}{inner.name}[{number}].") for name in values):
+            pieces += _group_bytes(inner, f"{prefix}{inner.name}[{number}].", values)
+            number += 1
+    return pieces
+
+
+def _point_bytes(point: PointDef, value: Raw | None) -> bytes:
+    size = 2 * point.size
+    if point.type == "string":
+        return str(value or "").encode("utf-8")[:size].ljust(size, b"\0")
+    code, absent = ("H", 0xFFFF) if point.type == "pad" else NUMBERS.get(point.type, ("", 0))
+    if not code or struct.calcsize(code) != size:
+        return bytes(size)
+    return struct.pack(f">{code}", absent if value is None else value)

@@ -12,7 +12,7 @@ from drivers.sim.device import SimDevice
 from drivers.sim.image import Image
 from drivers.sim.park import Park
 from drivers.sim.rtu import SerialLine
-from drivers.sim.sunspec import Raw, model_registers
+from drivers.sim.sunspec_display import Raw, model_registers
 from drivers.sunspec.models import END_MODEL
 from drivers.sunspec.walk import MARKER
 

@@ -41,7 +41,7 @@ class Honest:
     protocol = "snail"
     FRAMES: ClassVar[dict[str, str]] = {"hello": "asks how it is"}
 
-    poll = probe = read_points = plan_summary = None
+    poll = probe = read_points = plan_summary = use_ring = None
 
 
 class Silent(Honest):
@@ -50,6 +50,15 @@ class Silent(Honest):
 
 class Other(Honest):
     protocol = "slug"
+
+
+class Older:
+    """Written before a gateway could move to another ring."""
+
+    protocol = "snail"
+    FRAMES: ClassVar[dict[str, str]] = {"hello": "asks how it is"}
+
+    poll = probe = read_points = plan_summary = None
 
 
 class Half:
@@ -80,6 +89,7 @@ def test_a_third_partys_driver_is_taken_if_it_states_its_frames(
         ("Silent", "does not state"),
         ("Other", "speaks 'slug'"),
         ("Half", "has no poll"),
+        ("Older", "has no use_ring"),
         ("Missing", "cannot be loaded"),
     ],
 )

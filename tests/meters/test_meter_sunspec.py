@@ -12,7 +12,7 @@ from drivers.model import ConfigError, DeviceException, LineTimeout, Reason
 from drivers.profile import find_profile, load_profile, shipped_dir
 from drivers.sim.bus import Bus
 from drivers.sim.device import SimDevice
-from drivers.sim.sunspec import model_registers
+from drivers.sim.sunspec_display import model_registers
 from drivers.sunspec.device import SunSpecDevice
 from drivers.sunspec.models import decode_model
 from drivers.sunspec.plan import find_locations
