@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from agent.clock import Grid
+from agent.clock import SteadyClock
 from agent.poll import DevicePoll, LinePoller
 from drivers.line import LineConfig, open_line
 from drivers.modbus.device import ModbusDevice
@@ -45,7 +45,7 @@ async def rates(folder: Path, seconds: float, dead: bool) -> tuple[Counter[int],
     await sim.start()
     ring = Ring.create(str(folder / f"ring{int(dead)}"), 1 << 24, 1, 1, bytes(32))
     line = open_line(LineConfig("bench", sim.url, "9600 8N1", limits=Limits(timeout_s=0.3)))
-    grid, answered = Grid(), Counter[int]()
+    clock, answered = SteadyClock(), Counter[int]()
     points: tuple[Point, ...] = tuple(p for p in profile.points if p.pace == "fast")
     polls, per_visit = [], {}
     least = 0.0
@@ -62,14 +62,14 @@ async def rates(folder: Path, seconds: float, dead: bool) -> tuple[Counter[int],
         spec = DeviceSpec(
             f"m{unit}", f"b/g/m{unit}", str(unit), "modbus", profile.id, points, (100, 0, 0, 0, 0), profile.limits
         )
-        polls.append(DevicePoll(ModbusDevice(spec, line, ring, unit), ring, grid.now_ms(), record))
+        polls.append(DevicePoll(ModbusDevice(spec, line, ring, unit), ring, clock.now_ms(), record))
 
     for poll in polls:
         read_plan = poll.driver._read_plan(1)  # type: ignore[attr-defined]
         per_visit[poll.driver.table] = sum(
             exchange_s(sim, 8, 5 + 2 * read.block.count, TURNAROUND_S) for read in read_plan.reads
         )
-    poller = asyncio.ensure_future(LinePoller(polls, grid).run())
+    poller = asyncio.ensure_future(LinePoller(polls, clock).run())
     if dead:
         made[2].faults.set("silence")
     await asyncio.sleep(6.0)  # until a dead one is known to be dead

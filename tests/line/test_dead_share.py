@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from dataclasses import replace
 
-from agent.clock import Grid
+from agent.clock import SteadyClock
 from agent.poll import DevicePoll, LinePoller
 from drivers.modbus.device import ModbusDevice
 from ext.ring import Ring
@@ -18,7 +18,7 @@ async def rates(field: Field, ring: Ring, dead: bool, seconds: float) -> dict[in
     """Visits a second with an answer, by unit, on a line that is asked for more than it can do."""
     devices = [sim_device(unit, turnaround_s=0.005) for unit in range(1, 6)]
     line = field.line(await field.pty(*devices, baud=9600), timeout_s=0.3)
-    grid, answered = Grid(lambda: TICK * 1_000_000 + mono_ns(), mono_ns), Counter[int]()
+    clock, answered = SteadyClock(lambda: TICK * 1_000_000 + mono_ns(), mono_ns), Counter[int]()
     polls, counting = [], False
 
     def record(table: int, positions: list[int], came: bool) -> None:
@@ -26,9 +26,9 @@ async def rates(field: Field, ring: Ring, dead: bool, seconds: float) -> dict[in
 
     for unit in range(1, 6):
         spec = replace(spec_of([gauge(n) for n in range(20)], unit), periods_ms=(100, 0, 0, 0, 0))
-        polls.append(DevicePoll(ModbusDevice(spec, line, ring, unit), ring, grid.now_ms(), record))
+        polls.append(DevicePoll(ModbusDevice(spec, line, ring, unit), ring, clock.now_ms(), record))
 
-    poller = asyncio.ensure_future(LinePoller(polls, grid).run())
+    poller = asyncio.ensure_future(LinePoller(polls, clock).run())
     if dead:
         devices[2].faults.set("silence")
     await asyncio.sleep(6.0)  # until it is known to be dead

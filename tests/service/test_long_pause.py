@@ -13,7 +13,7 @@ from typing import cast
 
 import pytest
 
-from agent.clock import Grid
+from agent.clock import SteadyClock
 from agent.keys import create_key
 from agent.pack import BirthTable, Packer
 from agent.service.db_thread import DatabaseThread
@@ -113,7 +113,7 @@ class FullDisk:
 async def test_what_waits_does_not_outgrow_the_ring(ring: Ring, stream: Stream) -> None:
     """Promise 7: only what the ring still holds is remembered while nothing can be sealed."""
     # field pain 55
-    sealing = SealScheduler(cast(DatabaseThread, FullDisk()), Grid(), 1000)
+    sealing = SealScheduler(cast(DatabaseThread, FullDisk()), SteadyClock(), 1000)
     sealing.open(stream)
     for n in range(5_000):
         stream.record(0, [read(ring, T0 + n * 1000)], True)
