@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from agent.pack import Packer, StreamTable
+from agent.pack import BirthTable, Packer
 from agent.service.devices import DeviceManager, RingMove, move_to_ring
 from agent.service.seal_jobs import Stream
 from agent.store import StoreDamaged, StoreFull
@@ -18,8 +18,8 @@ from ext.ring import Ring
 T0 = 1_795_500_000_000
 
 
-def table(config: str) -> StreamTable:
-    return StreamTable("p/g/m1", {"config": config, "device": None, "points": []})
+def table(config: str) -> BirthTable:
+    return BirthTable("p/g/m1", {"config": config, "device": None, "points": []})
 
 
 class Poll:
@@ -43,7 +43,7 @@ class Manager:
     """The parts of the device manager that a move needs."""
 
     def __init__(self, fails: Exception | None) -> None:
-        self._fails, self._next, self.registered = fails, 100, list[tuple[int, int, StreamTable]]()
+        self._fails, self._next, self.registered = fails, 100, list[tuple[int, int, BirthTable]]()
         self.pollers = {"roof": SimpleNamespace(wake=lambda: None)}
         self.ring: Ring | None = None
 
@@ -54,7 +54,7 @@ class Manager:
     def cut_ms(self, device: Any) -> int:
         return T0 + 5000
 
-    async def register(self, ring: Ring, tables: list[tuple[int, StreamTable]]) -> None:
+    async def register(self, ring: Ring, tables: list[tuple[int, BirthTable]]) -> None:
         if self._fails is not None:
             raise self._fails
         self.registered += [(ring.ring_id, number, table) for number, table in tables]
@@ -68,7 +68,7 @@ def rings(tmp_path: Path) -> Iterator[tuple[Ring, Ring]]:
         ring.close()
 
 
-async def move(rings: tuple[Ring, Ring], known: StreamTable, now: StreamTable, fails: Exception | None = None) -> Any:
+async def move(rings: tuple[Ring, Ring], known: BirthTable, now: BirthTable, fails: Exception | None = None) -> Any:
     stream = Stream("p/g/m1", cast(Packer, None), T0)
     stream.switch_table(0, now, T0, rings[0])
     stream.record(0, [7], True)
