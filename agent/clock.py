@@ -39,10 +39,10 @@ class SteadyClock:
 
 
 @cache
-def kernel_boot() -> str | None:
+def kernel_boot(file: Path = Path("/proc/sys/kernel/random/boot_id")) -> str | None:
     """Id of this boot of the kernel, as hexadecimal digits and ``-``; None if it is not known (no /proc)."""
     try:
-        text = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        text = file.read_text("ascii").strip()
         return text if bytes.fromhex(text.replace("-", "")) else None
     except (OSError, ValueError):
         return None
