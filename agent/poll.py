@@ -157,7 +157,7 @@ class DevicePoll:
     @property
     def next_ms(self) -> int:
         """The first tick that is not pending yet; 0 if the device is never due."""
-        return min((n for n in self.next if n), default=0)
+        return min(filter(None, self.next), default=0)
 
     @property
     def settled_ms(self) -> int:
@@ -186,6 +186,8 @@ class DevicePoll:
         A slow pace may wait for a few rounds of the fastest, not for its whole period: on an overloaded line, pure
         deadlines would starve it.
         """
+        if not any(self.pending):
+            return 0, 0, 0
         best = tick = 0
         for pace, pending in enumerate(self.pending):
             if pending:
@@ -308,7 +310,7 @@ class LinePoller:
                 for device in devices:
                     if 0 < device.next_ms <= now_ms and not device.paused and (late := device.advance(now_ms)):
                         device.record(late, False)
-                self._wake_ms = min((d.next_ms for d in devices if d.next_ms), default=0)
+                self._wake_ms = min(filter(None, (device.next_ms for device in devices)), default=0)
             chosen: DevicePoll | None = None
             best = tick = paces = 0
             for device in devices:
