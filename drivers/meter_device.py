@@ -192,7 +192,7 @@ class MeterDevice(Device[MeterQuery, Response]):
         seconds = (requests * (timing.quiet_ns + timing.turnaround_ns) + size * timing.byte_ns) / 1e9
         return PlanSummary(requests, (size + 1) // 2, len(due), seconds)
 
-    # --- the road of a value
+    # --- from bytes to a value
 
     async def exchange(self, request: MeterRequest[F]) -> Answer:
         """One request on the line, counted. Raises LineError."""
@@ -266,7 +266,7 @@ class MeterDevice(Device[MeterQuery, Response]):
             if number not in self._warned:
                 self._warned.add(number)
                 name, profile = point.name, self.spec.profile
-                _log.warning("%s: %s comes in %r, %s says %r", self.where, name, unit, profile, point.unit)
+                _log.warning("%s: %s: the meter gives %r, %s expects %r", self.where, name, unit, profile, point.unit)
             return None, Reason.MISMATCH
         value = (value * factor + point.offset) * point.scale
         if (point.low is not None and value < point.low) or (point.high is not None and value > point.high):

@@ -473,7 +473,7 @@ def _publish_traces(manager: DeviceManager, change: DeviceChanges) -> None:
 
 
 async def _swap_in_place(manager: DeviceManager, swap: DeviceSwap) -> None:
-    """Swap one device of a line that stays, without disturbing the others."""
+    """Swap one device of a line that itself does not change; the line's other devices are not disturbed."""
     try:
         await swap.device.poll.pause()
         _swap(manager, swap)
