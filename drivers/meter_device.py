@@ -185,7 +185,7 @@ class MeterDevice(Device[MeterQuery, Response]):
         return {reading.name: reading for reading in found.values()}
 
     def plan_summary(self, paces: int) -> PlanSummary:
-        """What one visit for these paces costs on this line, about: answers of meters vary in length."""
+        """The estimated cost of one visit for these paces; answers of meters vary in length."""
         due, timing = self.due(paces), self._timing
         costs = [self.cost(query.query_id) for query in self.plan(due)]
         requests, size = sum(c[0] for c in costs), sum(c[1] for c in costs)
