@@ -239,7 +239,7 @@ class FrameJoiner:
             yield from self.rest()
 
     def rest(self) -> Iterator[TracedFrame]:
-        """The values that are held back."""
+        """The frame that is held back, if any."""
         held, self._held = self._held, None
         if held is not None:
             yield held

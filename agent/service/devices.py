@@ -163,7 +163,7 @@ class DeviceManager:
     # --- asking
 
     def start_pollers(self) -> None:
-        """Start a task for each line that has devices; a running poller gets its devices of now."""
+        """Start a task for each line that has devices; a running poller gets its current devices."""
         by_line: dict[str, list[DevicePoll]] = {}
         for device in self.devices:
             by_line.setdefault(device.config.line, []).append(device.poll)
