@@ -164,7 +164,7 @@ def pipeline(ring: Ring, kind: str, plain: Callable[[bytes], list[Value]], repea
 
 
 def slow_road(ring: Ring, repeat: int) -> Row:
-    """An answer into the ring and out again as Python values: the road of tools and of odd protocols."""
+    """An answer into the ring and out again as Python values: the path of tools and of odd protocols."""
     values: list[Value] = [(n, random.randrange(10**6), -2, 0) for n in range(POINTS)]
     memory = bytearray(16 * POINTS)
 

@@ -140,12 +140,12 @@ class Device(ABC, Generic[Q, A]):
     # --- parts of a driver
 
     async def visit(self, queries: list[Q], tick_ms: int, result: PollResult) -> list[Q]:
-        """Ask in order what is due at a tick. What fails becomes a gap with its reason, never a zero.
+        """Send the queries due at a tick, in order. A failed one becomes a gap with its reason, never a zero.
 
-        A device whose first query is silent is not asked on, so that a dead one costs one timeout a visit.
+        If the first query times out, the others are not sent: a dead device costs one timeout a visit.
 
         Args:
-            queries: those that are asked instead of others are put into it.
+            queries: changed in place, where a failed query is replaced by others.
 
         Returns:
             The queries that were not answered in time.

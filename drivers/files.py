@@ -1,4 +1,4 @@
-"""Files that appear whole, and locks on files."""
+"""Atomic file replacement, and file locks."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class FrameScanner(Generic[F]):
         raise NotImplementedError
 
     def build(self, raw: bytes, offset: int) -> F:
-        """The frame out of its checked bytes; ``offset`` counts from the first byte ever fed."""
+        """Build a frame from its checked bytes; ``offset`` counts from the first byte ever fed."""
         raise NotImplementedError
 
     def feed(self, piece: bytes) -> list[F]:

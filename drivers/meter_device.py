@@ -185,14 +185,14 @@ class MeterDevice(Device[MeterQuery, Response]):
         return {reading.name: reading for reading in found.values()}
 
     def plan_summary(self, paces: int) -> PlanSummary:
-        """What one visit for these paces costs on this line, about: answers of meters vary in length."""
+        """The estimated cost of one visit for these paces; answers of meters vary in length."""
         due, timing = self.due(paces), self._timing
         costs = [self.cost(query.query_id) for query in self.plan(due)]
         requests, size = sum(c[0] for c in costs), sum(c[1] for c in costs)
         seconds = (requests * (timing.quiet_ns + timing.turnaround_ns) + size * timing.byte_ns) / 1e9
         return PlanSummary(requests, (size + 1) // 2, len(due), seconds)
 
-    # --- the road of a value
+    # --- from bytes to a value
 
     async def exchange(self, request: MeterRequest[F]) -> Answer:
         """One request on the line, counted. Raises LineError."""
@@ -266,7 +266,7 @@ class MeterDevice(Device[MeterQuery, Response]):
             if number not in self._warned:
                 self._warned.add(number)
                 name, profile = point.name, self.spec.profile
-                _log.warning("%s: %s comes in %r, %s says %r", self.where, name, unit, profile, point.unit)
+                _log.warning("%s: %s: the meter gives %r, %s expects %r", self.where, name, unit, profile, point.unit)
             return None, Reason.MISMATCH
         value = (value * factor + point.offset) * point.scale
         if (point.low is not None and value < point.low) or (point.high is not None and value > point.high):

@@ -126,7 +126,7 @@ class LineDown(LineError):
 
 
 class FrameError(LineError):
-    """Bytes came, but no frame that passes its check."""
+    """Bytes were received, but no frame with a valid checksum."""
 
     reason = Reason.CRC
 

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # distutils: language = c++
-"""Ring slices to canonical SenML JSON, with an account of what was due. Slow road: any JSON value, canonically."""
+"""Ring slices to canonical SenML JSON, with an account of what was due. Slow path: any JSON value, canonically."""
 from typing import NamedTuple
 
 from cpython.bytes cimport PyBytes_FromStringAndSize

@@ -93,7 +93,7 @@ def declare(
         click.echo(as_line(facts))
     else:
         entry = facts["entry"]
-        click.echo(f"kept as {entry['id']}: {entry['n']} {entry['v']} {entry['u']}".rstrip())
+        click.echo(f"stored as {entry['id']}: {entry['n']} {entry['v']} {entry['u']}".rstrip())
 
 
 def _by(entry: dict[str, Any]) -> str:

@@ -290,7 +290,7 @@ def _image(dump: Mapping[str, Any]) -> dict[int, dict[int, int]]:
         words = register_words(by_address(dump), "registers")
         image.setdefault(function if function in {1, 2, 3, 4} else 3, {}).update(_known(words))
     if not image:
-        raise BrokenInput("the dump has no registers", hint='Want "holding" or "input" with addresses and words')
+        raise BrokenInput("the dump has no registers", hint='Give "holding" or "input", each as {address: word}')
     return image
 
 

@@ -68,7 +68,7 @@ class RunningDemo:
     "seconds",
     metavar="TIME",
     callback=parse_for,
-    help="Stop this long after the first pack, such as 20s.",
+    help="Stop this long after the first pack, such as 20s; default: Ctrl-C.",
 )
 @click.option("--dir", "folder", type=FOLDER, help="Keep configuration, key, database and logs here.")
 @click.option("--seed", default=1, show_default=True, help="Random seed of the simulated day.")

@@ -121,7 +121,7 @@ class LatestFigures:
 
 @dataclass(frozen=True, slots=True)
 class DemoScreen:
-    """The picture; ``devices`` by name as the simulator announced them."""
+    """The screen; ``devices`` by name as the simulator announced them."""
 
     devices: Mapping[str, Mapping[str, Any]]
     board: LatestFigures

@@ -37,7 +37,7 @@ _FILE = re.compile(
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), required=False)
 @click.option(
-    "--from", "from_text", metavar="TIME", help="Begin of the range: 2026-11-25 or 2026-11-25T08:00; with Z: UTC."
+    "--from", "from_text", metavar="TIME", help="Start of the range: 2026-11-25 or 2026-11-25T08:00; with Z: UTC."
 )
 @click.option("--to", "to_text", metavar="TIME", help="End of the range, not included.")
 @click.option("--stream", "streams", multiple=True, metavar="NAME", help="Only this device; may be repeated.")

@@ -110,11 +110,11 @@ class BorrowedLine:
             task.cancel()
             await asyncio.gather(task, over, return_exceptions=True)
         hint = "Its time is over, or the agent was stopped or reloaded. Try again"
-        raise LineLent("the agent took it back", where=f"line {self._line}", hint=hint)
+        raise LineLent("the agent took the line back", where=f"line {self._line}", hint=hint)
 
     def _refused(self, error: GatewayError) -> GatewayError:
         if isinstance(error, LineLent):
-            return LineLent("the running agent did not lend it", where=error.where, hint=error.what)
+            return LineLent("the running agent did not lend the line", where=error.where, hint=error.what)
         return LineDown(
-            f"the running agent does not lend it: {error.what}", where=f"line {self._line}", hint=error.hint
+            f"the running agent did not lend the line: {error.what}", where=f"line {self._line}", hint=error.hint
         )

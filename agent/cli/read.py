@@ -167,11 +167,11 @@ async def read_once(
     patterns: Iterable[str] = (),
     words: dict[str, dict[str, int]] | None = None,
 ) -> tuple[list[Point], list[Reading]]:
-    """All points of a device, of the variant that its firmware asks for, with their readings.
+    """All points of a device, in the variant that its firmware selects, with their readings.
 
     ``words``, where given, gets the registers that were answered, as a dump has them.
 
-    Raises LineError where the device is silent, ProfileError or UsageError where nothing can be asked.
+    Raises LineError if the device is silent, ProfileError or UsageError if no request can be made.
     """
     from agent.config import device_spec, line_config
     from drivers.registry import driver_class

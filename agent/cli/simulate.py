@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--profile", metavar="ID|FILE", help="A device of this family, such as eastron/sdm630; its values move.")
 @click.option(
-    "--dump", type=click.Path(path_type=Path), metavar="FILE", help="A recorded dump (JSON); its values stand still."
+    "--dump", type=click.Path(path_type=Path), metavar="FILE", help="A recorded dump (JSON); its values do not change."
 )
 @click.option(
     "--park",
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 @click.option(
     "--baud",
     type=click.IntRange(300, 921600),
-    help="With --pty: byte times of this rate.  [default: the profile's, else 9600]",
+    help="With --pty: simulate byte times at this baud rate.  [default: the profile's, else 9600]",
 )
 @click.option(
     "--unit", "units", multiple=True, type=click.IntRange(1, 255), help="Unit id; repeat for more devices on the line."

@@ -217,7 +217,7 @@ def _frames(folder: Path, line: str, end: float | None, as_json: bool) -> None:
 
 
 class FrameJoiner:
-    """A serial port hands over an answer in joiner; those that follow one another closely are one line here."""
+    """A serial port hands over an answer in pieces; pieces that follow one another closely are shown as one line."""
 
     def __init__(self) -> None:
         self.last = 0  # number of the newest piece taken
@@ -225,7 +225,7 @@ class FrameJoiner:
         self._end_ns = 0
 
     def join(self, frames: Iterable[TracedFrame], now_ns: int) -> Iterator[TracedFrame]:
-        """Whole frames out of joiner; the last is held back while more of it may come."""
+        """The whole frames among the pieces; the last is held back while more of it may come."""
         for frame in frames:
             self.last = frame.number
             held = self._held
@@ -239,7 +239,7 @@ class FrameJoiner:
             yield from self.rest()
 
     def rest(self) -> Iterator[TracedFrame]:
-        """The values that are held back."""
+        """The frame that is held back, if any."""
         held, self._held = self._held, None
         if held is not None:
             yield held

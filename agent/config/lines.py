@@ -105,7 +105,7 @@ def _meaningless(table: TomlTable, scheme: str) -> None:
     """An option that could have no effect is refused, so that it cannot mislead."""
     reasons: dict[str, tuple[str, str]] = {}
     if scheme == "modbus-tcp":
-        hint = "The gateway knows its bus; bus_baud = 9600 tells the plan how fast it is"
+        hint = "The TCP gateway sets the speed of its bus; bus_baud = 9600 tells it to the plan"
         reasons["serial"] = ("has no effect on modbus-tcp", hint)
         reasons["echo"] = ("has no effect on modbus-tcp", "Only raw bytes can come back as an echo")
     if scheme == "serial":

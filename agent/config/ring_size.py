@@ -33,7 +33,7 @@ SHARE = 4  # a computed size is at most this part of the file system of the runt
 
 @dataclass(frozen=True, slots=True)
 class ReadingRate:
-    """What all devices bring when each of them answers, a second."""
+    """Readings and ring slots per second when all devices answer."""
 
     readings: float = 0.0
     slots: float = 0.0

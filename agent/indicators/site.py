@@ -47,7 +47,7 @@ class SiteResults:
         return made + [one | common for one in self._derived.results(terms.found(at), length_ms)]
 
     def of(self, book: PageSource, period: Period, unwritten: Iterable[Unwritten] = ()) -> list[Mapping[str, Any]]:
-        """``made`` of a period that is over, from the pages of a book."""
+        """``made`` of a period that is over, from the pages of ``book``."""
         takers, ends = self.takers(), (period.start_ms, period.end_ms)
         sums(book, self._calendar, *ends, "all", roles=(), meters=takers, unwritten=unwritten)
         return self.made(takers, period)

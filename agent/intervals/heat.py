@@ -67,7 +67,7 @@ class HeatFlows:
         return out
 
     def _power(self, w: TrackedPoint, time_ms: int) -> int | None:
-        """None where a temperature is missing or older than two rounds."""
+        """In 10^-HEAT_PLACES of its unit; None if a temperature is missing or older than two periods."""
         assert w.heat is not None
         limit = 2 * max(w.period_ms, 1000)
         found = []

@@ -144,7 +144,7 @@ class _Whole:
     ends: dict[int, tuple[int, bool, int, bool]] = field(default_factory=dict)  # first and last start, spread there
 
     def widen(self, at: int, t: DecodedPage, known: Sequence[int], first: int, last: int, low: int, high: int) -> None:
-        """Take in where rows of a page came from: the first and the last of them, their first and last pack."""
+        """Add the rows ``first`` to ``last`` of a page, which came from the packs ``low`` to ``high``."""
         self.first_seq[at] = min(self.first_seq[at], low) or max(self.first_seq[at], low)
         self.last_seq[at] = max(self.last_seq[at], high)
         start, end = t.start[first], t.start[last]

@@ -147,7 +147,7 @@ def encode(rows: Sequence[Row], columns: int, compress: bool = False) -> bytes:
 
 
 def _expected(fields: list[list[int]]) -> list[list[int]]:
-    """Fields as kept: less what others let one expect. ``ext.columns.restore`` is the way back.
+    """Fields as stored: minus the values that other fields predict. ``ext.columns.restore`` is the way back.
 
     The reading at the end of an interval is a count or two above the one at the start of the next, the amount is about
     what lies between two ends, and demands are not far from it. A different value is doubled and made odd, because 0

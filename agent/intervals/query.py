@@ -1,6 +1,6 @@
 """Asking the store for intervals: rows with all corrections applied.
 
-``agent.intervals.sums`` is the fast road to the same amounts, where no single interval is needed.
+``agent.intervals.sums`` is the fast path to the same amounts, where no single interval is needed.
 
 Of several revisions of a point in an interval the last one counts; what different counters (epochs) and repeated clock
 time (turns) say of one interval adds up.

@@ -46,7 +46,7 @@ class SoftEd25519:
     def __init__(self, key: Ed25519PrivateKey) -> None:
         public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         self.jwk: Mapping[str, str] = {"crv": "Ed25519", "kty": "OKP", "x": base64url(public)}
-        self.sign = key.sign  # the bound method itself: one call less on the hot road
+        self.sign = key.sign  # the bound method itself: one call less on the hot path
 
 
 class SoftES256:

@@ -156,7 +156,7 @@ def results_table(config: Config, version: str) -> dict[str, Any]:
 
 
 def derived_row(one: DerivedConfig) -> dict[str, Any]:
-    """A derived point as in births: of its device if it is a heat, and of the results."""
+    """A derived point as births describe it: that of its device if it is a heat, and that of the results."""
     if one.terms:
         return {
             "n": one.name,

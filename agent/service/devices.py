@@ -163,7 +163,7 @@ class DeviceManager:
     # --- asking
 
     def start_pollers(self) -> None:
-        """Start a task for each line that has devices; a running poller gets its devices of now."""
+        """Start a task for each line that has devices; a running poller gets its current devices."""
         by_line: dict[str, list[DevicePoll]] = {}
         for device in self.devices:
             by_line.setdefault(device.config.line, []).append(device.poll)
@@ -473,7 +473,7 @@ def _publish_traces(manager: DeviceManager, change: DeviceChanges) -> None:
 
 
 async def _swap_in_place(manager: DeviceManager, swap: DeviceSwap) -> None:
-    """Swap one device of a line that stays, without disturbing the others."""
+    """Swap one device of a line that itself does not change; the line's other devices are not disturbed."""
     try:
         await swap.device.poll.pause()
         _swap(manager, swap)

@@ -108,7 +108,7 @@ class SealJob:
         self.quiet = packer.quiet
 
     def undo(self) -> None:
-        """Put the packer back: the packs could not be signed or committed."""
+        """Restore the packer: the packs could not be signed or committed."""
         if self._mark is not None:
             self.stream.packer.restore(self._mark)
 

@@ -221,7 +221,7 @@ class SealScheduler:
         return poll.settled_ms if poll else ALL_SETTLED
 
     def _asked_ms(self, stream: Stream) -> int:
-        """No tick that was polled and no event lies at this time or later."""
+        """All polled ticks and all events are before this time."""
         poll = self._polls.get(stream.name)
         return max(poll.settled_ms, poll.asked_ms + 1) if poll and not stream.events else ALL_SETTLED
 

@@ -77,6 +77,7 @@ class MqttConnection:
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
         client.on_message = self._on_message
+        # the Last Will (LWT): the broker publishes `offline` if the connection breaks
         client.will_set(will.topic, will.data, 1, will.retain)
         if config.username:
             client.username_pw_set(config.username, self._password(environ))

@@ -132,7 +132,7 @@ class History:
 
     @property
     def open_ends(self) -> int:
-        """Ends of runs whose next pack is unknown: the memory that a gap in the sequence, or the newest pack, costs."""
+        """Ends of runs whose neighbour pack is unknown: at each gap in the sequence, and at the newest pack."""
         return len(self._ends) + len(self._starts)
 
     def runs(self) -> Iterator[PackRun]:

@@ -196,7 +196,7 @@ class Subscriber:
             self._refuse(text, hint, _UNSUPPORTED)
 
     def _violated(self, fault: str) -> None:
-        """The broker sent what it must not, after the subscription."""
+        """After the subscription, the broker sent something that it must not send."""
 
     def _subscribed(self, _client: Client, _userdata: object, _mid: int, reasons: list[Any], _props: object) -> None:
         if any(reason.is_failure for reason in reasons):

@@ -12,7 +12,7 @@ FAULTS: Final = 100
 
 
 def add_up(total: Report, outside: Faults, first_bad: Fault | None) -> None:
-    """The sums of ``total.streams``.
+    """Add up the streams of ``total``.
 
     Args:
         outside: faults of objects that belong to no stream, or whose signature is invalid.

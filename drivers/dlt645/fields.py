@@ -42,7 +42,7 @@ def is_absent(raw: bytes) -> bool:
 
 
 def read_bcd(raw: bytes, decimals: int, *, signed: bool = False) -> Decimal | None:
-    """Packed BCD, low byte first; None where a digit is none. Signed: the top bit of the top byte is minus."""
+    """Packed BCD, low byte first; None if a digit is not decimal. Signed: the top bit of the top byte is the sign."""
     minus = False
     if signed and raw and raw[-1] & 0x80:
         minus = True

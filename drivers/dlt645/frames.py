@@ -98,7 +98,7 @@ class Frame(ChecksumFrame):
 
     @property
     def version(self) -> str:
-        """Of what both have (08h, a broadcast of the time) the newer."""
+        """The edition of the standard; what both have (08h, a time broadcast) counts as 2007."""
         return "2007" if self.function >= READ or self.function == 0x08 or self._is_security else "1997"
 
     @property

@@ -182,7 +182,7 @@ class ModbusRequest:
                 at += need
         if not final or not received:
             return None
-        return seen or FrameError(f"{size} bytes came, but no frame of this unit", where=self.where)
+        return seen or FrameError(f"received {size} bytes, but no frame from unit {self.unit}", where=self.where)
 
     def _is_wanted(self, received: bytes, at: int) -> bool:
         if received[at + 1] & 0x80 or not self._sized:

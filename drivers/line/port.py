@@ -52,7 +52,7 @@ class Port:
         """Switch a serial port to another setting. Raises OSError."""
 
     def close(self) -> None:
-        """Give the descriptor back; a dead one must not be kept, or its adapter comes back under another name."""
+        """Close the descriptor. While it stays open, a replugged USB adapter gets another name."""
         raise NotImplementedError
 
 

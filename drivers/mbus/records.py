@@ -41,7 +41,7 @@ class _Cursor:
     def take(self, count: int) -> bytes:
         if self.at + count > len(self.data):
             left = len(self.data) - self.at
-            raise FrameError(f"record cut short: {count} bytes wanted, {left} left", where=f"record byte {self.at}")
+            raise FrameError(f"record truncated: expected {count} bytes, {left} left", where=f"record byte {self.at}")
         piece = self.data[self.at : self.at + count]
         self.at += count
         return piece

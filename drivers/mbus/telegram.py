@@ -105,9 +105,9 @@ def _application(telegram: Telegram, ci: int, body: bytes, *, wired: bool) -> No
     elif wired and ci in (0x73, 0x77):
         _fixed(telegram, body, high_first)
     elif ci in _LONG_HEADER and len(body) < 12:
-        telegram.fault = f"header cut short: 12 bytes wanted, {len(body)} left"
+        telegram.fault = f"header truncated: expected 12 bytes, {len(body)} left"
     elif ci in _SHORT_HEADER and len(body) < 4:
-        telegram.fault = f"header cut short: 4 bytes wanted, {len(body)} left"
+        telegram.fault = f"header truncated: expected 4 bytes, {len(body)} left"
     elif ci in _LONG_HEADER:
         _identity(telegram, body, high_first)
         _short_header(telegram, body[8:12])
@@ -158,7 +158,7 @@ def _locked_bytes(telegram: Telegram, payload: bytes, wired: bool) -> int:
 def _fixed(telegram: Telegram, body: bytes, high_first: bool) -> None:
     """The fixed structure: two counters, each with a unit code; medium in the top bits of the two."""
     if len(body) < 16:
-        telegram.fault = f"fixed data cut short: 16 bytes wanted, {len(body)} left"
+        telegram.fault = f"fixed data truncated: expected 16 bytes, {len(body)} left"
         return
     number = body[:4] if high_first else body[3::-1]
     telegram.identity = number.hex().upper()

@@ -28,7 +28,7 @@ def _power(table: Table, first: int, count: int, exponent: int, key: str, label:
 
 
 def _duration(table: Table, first: int, key: str, label: str, scales: str = "smhd") -> None:
-    """Durations all in seconds; months and years stay what they are, since their length is not fixed."""
+    """All durations in seconds, except months and years, whose length is not fixed."""
     for n, letter in enumerate(scales):
         if letter in "smhd":
             table[first + n] = Meaning(key, label, "s", {"s": _S, "m": _MIN, "h": _H, "d": _D}[letter])

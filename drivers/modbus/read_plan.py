@@ -27,7 +27,7 @@ class ReadPlan:
 def build_reads(
     spec: DeviceSpec, wanted: Sequence[int], limits: Limits, timing: LineTiming, holes: KnownHoles, where: str
 ) -> list[Read]:
-    """The reads that bring the points ``wanted``, without those that the device lacks. Raises ProfileError."""
+    """The reads that cover the points ``wanted``, except those that the device lacks. Raises ProfileError."""
     points = spec.points
     return [
         Read(

@@ -38,7 +38,7 @@ class Read:
 
 
 class RegisterDevice(Device[Read, Answer]):
-    """A device that is read with Modbus. The hot road makes no Python object a reading."""
+    """A device that is read with Modbus. The hot path makes no Python object per reading."""
 
     ADDRESS: ClassVar[str] = "unit"
 

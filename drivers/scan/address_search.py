@@ -118,7 +118,7 @@ class _Selection:
             if found > 1 and not thorough:
                 return
         if ways and found < 2 and several:
-            self._note(f"mbus {mask}: several meters answer at once, {found or 'none'} of them could be told apart")
+            self._note(f"mbus {mask}: several meters answer at once, {found or 'none'} could be selected alone")
 
     async def _one(self, mask: SelectionMask) -> tuple[bytes | None, bool]:
         """(the telegram if one alone answers, whether several do)."""

@@ -95,7 +95,7 @@ def profiles_of(protocols: Iterable[str], only: str = "") -> list[Profile]:
 
 @lru_cache(maxsize=256)
 def _loaded(path: Path, state: tuple[int, ...]) -> Profile | None:
-    """A profile, None if it is broken; each device that a scan finds wants them all.
+    """A profile, None if it is broken; a scan tries all of them with each device that it finds.
 
     ``state``: of all files, as a profile may extend others.
     """

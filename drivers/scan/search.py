@@ -215,7 +215,7 @@ class Scan:
                        "read their addresses from the meters")  # fmt: skip
 
     def _searching(self, progress: ProgressCallback) -> Asker:
-        """A question of a search: it was not part of the estimate."""
+        """Sends one probe of an address search and adds its cost, which the estimate did not include."""
 
         async def ask(probe: Probe) -> Answer | LineError:
             self._tell(probe, progress)

@@ -97,10 +97,10 @@ class SimLine(Protocol):
         """Close everything; nothing is left running."""
 
     async def unplug(self) -> None:
-        """The port disappears, or no longer listens; connections break."""
+        """Remove the port or stop listening; connections break."""
 
     async def plug(self) -> None:
-        """It is back under the same name."""
+        """Bring the port back under the same name."""
 
     def say(self, frame: bytes) -> None:
         """Unsolicited bytes, such as a panel's own broadcast."""

@@ -114,7 +114,7 @@ def _fits(point: Point, place: ModelOffset, where: str) -> bool:
     have = UNITS.get(place.point.unit, place.point.unit)
     if point.kind is Kind.STATE or unit_factor(have, point.unit) is not None:
         return True
-    _log.warning("%s: %s comes in %r, the profile says %r", where, point.name, have, point.unit)
+    _log.warning("%s: %s: the model gives %r, the profile expects %r", where, point.name, have, point.unit)
     return False
 
 

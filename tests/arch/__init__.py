@@ -1,1 +1,1 @@
-"""What holds for the whole tree: floors, kernels, pages that list what the code writes."""
+"""What holds for the whole tree: layers, kernels, pages that list what the code writes."""

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from drivers.model import Reason
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "contributing.md").read_text()
 PLACES = sorted(set(re.findall(r"`((?:agent|drivers|ext|tests|docs|firmware_profiles|bench)/[\w./-]*)`", PAGE)))
-NAMES = sorted(set(re.findall(r"`([\w/]+\.pyx?)`: `(\w+)`", PAGE)))
+NAMES = sorted(set(re.findall(r"`([\w/]+\.pyx?)`: `(?:\w+\.)?(\w+)`", PAGE)))
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -20,7 +22,22 @@ def test_it_names_places_that_exist(place: str) -> None:
 
 @pytest.mark.parametrize(("file", "name"), NAMES)
 def test_it_names_definitions_that_exist(file: str, name: str) -> None:
-    assert re.search(rf"^(?:class|def|async def|cdef class|cpdef) {name}\b", (ROOT / file).read_text(), re.MULTILINE)
+    assert re.search(rf"^ *(?:class|def|async def|cdef class|cpdef) {name}\b", (ROOT / file).read_text(), re.MULTILINE)
+
+
+def test_the_path_of_a_reading_has_as_many_files_as_it_says() -> None:
+    """Not counted: those in parentheses, and the list of files below them."""
+    section = PAGE.partition("## Follow one reading")[2].partition("\n## ")[0]
+    steps = "".join(re.findall(r"^(?:\d\. |   ).*\n", section, re.MULTILINE))
+    files = set(re.findall(r"`([\w/]+\.(?:pyx?|pxd))`", re.sub(r"\([^)]*\)", "", steps)))
+    stated = re.search(r"(\d+) files to read", section)
+    assert stated and int(stated[1]) == len(files), sorted(files)
+
+
+def test_every_reason_of_a_gap_has_a_row() -> None:
+    rows = re.findall(r"^\| (`.*?) \| ", PAGE.partition("| reason |")[2], re.MULTILINE)
+    named = [word for row in rows for word in re.findall(r"`([a-z_]+)`", row)]
+    assert sorted(reason.name.lower() for reason in Reason) == sorted(named)
 
 
 def test_it_answers_the_questions_of_a_newcomer() -> None:

@@ -1,8 +1,8 @@
 """Words that may not come back: private names for things that have a usual one, and phrases no native speaker writes.
 
 Checked are identifiers and module names; the phrases in the texts that operators read (strings), in docstrings and
-comments, and on the pages of docs/, the README and the changelog (not in code blocks: those quote programs). STYLE 3a
-says what to write in their place. A name may return once it means something else that the field calls so: then it
+comments, and on the pages of docs/ with the decisions, the README and the changelog (not in code blocks: those quote
+programs). docs/decisions/0023 explains the rule. A name may return once it is the usual name of something else: then it
 leaves the list, with a reason in the commit.
 """
 
@@ -111,7 +111,7 @@ PHRASES = {
     r"\bthings? (?:is|are) wrong\b": "errors",
     r"\bSay (?:it|one|which|so)\b": "Use, Give, Set",
     r"\bmust be said\b": "is missing",
-    r"\bwants (?:a|an|one|either)\b": "needs, must be",
+    r"(?<!technician )\bwants (?:a|an|one|either)\b": "needs, must be",
     r"\b(?:is|stands) there twice\b": "duplicate",
     r"\bin force\b": "in effect",
     r"\bso long\b": "for this long",
@@ -126,7 +126,7 @@ def files() -> list[Path]:
 
 
 def pages() -> list[Path]:
-    return [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CHANGELOG.md"]
+    return [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CHANGELOG.md"]
 
 
 def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:

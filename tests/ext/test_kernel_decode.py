@@ -363,7 +363,7 @@ def test_a_part_needs_the_field_that_emits() -> None:
 
 
 def test_open_modbus_cases() -> None:
-    """Every register decode that other projects assert (text goes another road)."""
+    """Every register decode that other projects assert (texts take another path)."""
     tried = 0
     for case in cases("modbus", "register-decode"):
         given_, want = case["input"], case["expected"].get("value")

@@ -60,7 +60,7 @@ def _stream() -> tuple[Stream, tuple[tuple[str, bytes], ...]]:
 
 
 def stream() -> tuple[Stream, list[tuple[str, bytes]]]:
-    """A stream that the verifier knows, with packs that the quick road has a shape of."""
+    """A stream that the verifier knows, with packs that the fast path accepts by shape."""
     made, objects = _stream()
     return copy(made), list(objects)
 

@@ -296,12 +296,12 @@ def test_storage_tariff_subunit_grow_over_several_dife() -> None:
 
 def test_faults_name_their_place_and_keep_what_came_before() -> None:
     for tail, words in (
-        ("0C13", "record cut short: 4 bytes wanted, 0 left"),
+        ("0C13", "record truncated: expected 4 bytes, 0 left"),
         ("3F", "DIF 3Fh is reserved"),
         ("0D06F9", "LVAR F9h is reserved"),
         ("8B" * 12, "more than 10 DIFE"),
         ("01" + "84" * 12, "more than 10 VIFE"),
-        ("0C", "record cut short: 1 bytes wanted, 0 left"),
+        ("0C", "record truncated: expected 1 bytes, 0 left"),
     ):
         code, found = decode("mbus", answer(bytes.fromhex("0C0601000000" + tail)).hex())
         assert code == 4
@@ -322,7 +322,7 @@ def test_fixed_structure_in_binary_and_stored() -> None:
     assert values(found) == [-1, 135]
     assert [r["storage"] for r in found["readings"]] == [1, 1]
     code, found = decode("mbus", long_frame(body[:12]).hex())
-    assert (code, found["error"]) == (4, "fixed data cut short: 16 bytes wanted, 9 left")
+    assert (code, found["error"]) == (4, "fixed data truncated: expected 16 bytes, 9 left")
 
 
 def test_several_telegrams_and_a_transcript() -> None:

@@ -85,7 +85,7 @@ def test_what_is_written_is_read_back(value: dict[str, Any]) -> None:
 def test_a_name_twice_is_never_overlooked(
     value: dict[str, Any], name: str, one: Any, two: Any, colon: bytes, escaped: bool
 ) -> None:
-    """The fast road counts names in the bytes; whatever the text around it, a second equal name is found."""
+    """The fast path counts names in the bytes; whatever the text around it, a second equal name is found."""
     try:
         quoted = canonical(name)
         inner = b",".join([canonical(one), canonical(two)]).split(b",", 1)

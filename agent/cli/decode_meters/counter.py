@@ -54,7 +54,7 @@ def _whole(content: Any, what: str, most: int) -> int:
 def _points(content: Any) -> list[tuple[Any, Any]]:
     if not isinstance(content, list):
         seen = "there are none" if content is None else f"got {clean_text(repr(content), 40)}"
-        raise BrokenInput(f"points must be a list of [time, value], {seen}", hint=f"Want {WANT}")
+        raise BrokenInput(f"points must be a list of [time, value], {seen}", hint=f"Give {WANT}")
     for place, point in enumerate(content):
         if not isinstance(point, list) or len(point) != 2:
             raise BrokenInput(f"points[{place}] must be [time, value], got {clean_text(repr(point), 40)}")
@@ -204,7 +204,7 @@ def _content(file: Path) -> Any:
     try:
         return read_json(file, Decimal)
     except BrokenInput as broken:
-        raise BrokenInput(broken.error, hint=broken.hint or f"Want {WANT}") from broken
+        raise BrokenInput(broken.error, hint=broken.hint or f"Give {WANT}") from broken
 
 
 @click.command("counter")

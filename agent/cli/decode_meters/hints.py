@@ -51,8 +51,8 @@ def frame_hint(error: str, stream: bytes, tried: str, form: str) -> str:
     if elsewhere:
         return elsewhere
     if error.startswith("no frame"):
-        return f"Want {form}"
-    return COPY_WHOLE if "cut short" in error else AS_SENT
+        return f"Expected {form}"
+    return COPY_WHOLE if "cut short" in error or "truncated" in error else AS_SENT
 
 
 def placed(error: str, offset: int) -> str:

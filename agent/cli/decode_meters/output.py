@@ -94,7 +94,7 @@ def by_address(dump: Mapping[str, Any]) -> Any:
 def register_words(registers: Any, key: str) -> dict[int, int | None]:
     """Words by address, which is decimal or 0x; None for a register that could not be read. Raises BrokenInput."""
     if not isinstance(registers, dict):
-        raise BrokenInput(f"{key} is not an object of addresses and words", hint='Want {"35000": 1, "35001": 10000}')
+        raise BrokenInput(f"{key} is not an object of addresses and words", hint='Give {"35000": 1, "35001": 10000}')
     found: dict[int, int | None] = {}
     for name, word in registers.items():
         text = name.strip().lower()

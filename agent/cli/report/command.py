@@ -26,7 +26,12 @@ _DATES: Mapping[Kind, str] = {"day": r"\d{4}-\d{2}-\d{2}", "month": r"\d{4}-\d{2
 @click.option("--html", "html_file", type=FILE, help="Write a page with charts.")
 @click.option("--csv", "csv_file", type=FILE, help="Write the figures as CSV.")
 @click.option("--trace", "trace_file", type=FILE, help="Hourly green power as CSV.")
-@click.option("--trace-by", type=click.Choice(["hour", "interval"]), default="hour", help="Hourly, or finer.")
+@click.option(
+    "--trace-by",
+    type=click.Choice(["hour", "interval"]),
+    default="hour",
+    help="Rows of --trace: one per hour or per interval.",
+)
 @config_options
 @json_option
 def report(
