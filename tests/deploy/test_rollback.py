@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from agent.store import Store, schema
+from tests.kits.older import KERNEL_NAMES
 from tests.kits.packs import START_MS, Maker, Pack, bad_packs, stored
 
 KIT = Path(__file__).resolve().parents[2]  # for the packs that are pickled
@@ -50,7 +51,7 @@ def older(from_older: Callable[..., Path]) -> Path:
 def play(older: Path, path: Path, packs: list[Pack]) -> dict[str, Any]:
     env = {**os.environ, "PYTHONPATH": f"{older}{os.pathsep}{KIT}"}
     done = subprocess.run(
-        [sys.executable, "-c", PLAY], check=False, capture_output=True, timeout=200,
+        [sys.executable, "-c", KERNEL_NAMES + PLAY], check=False, capture_output=True, timeout=200,
         input=pickle.dumps((path, START_MS, packs)), env=env, cwd=older,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()

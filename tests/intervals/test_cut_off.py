@@ -111,7 +111,7 @@ def age(gateway: Gateway, rng: random.Random) -> None:
     first = IntervalBuilder(park.calendar, park.rule, 10**15, lambda stream, event: None)
     play(first, store, seen[:anew])
     ledger = Ledger(STREAM, park.calendar, park.rule)
-    made = [pair for pack in seen[anew:] for pair in instance_lock(ledger, pack, seen)]
+    made = [pair for pack in seen[anew:] for pair in rows_of(ledger, pack, seen)]
     old = [row for row in store.intervals.interval_pages(0, END)]
     store.intervals.add(new_pages(STREAM, made, park.calendar), {STREAM: (seen[-1].seq, OLD_STATE)})
     assert len(list(store.intervals.interval_pages(0, END))) >= len(old)
@@ -121,11 +121,11 @@ def age(gateway: Gateway, rng: random.Random) -> None:
 def play(builder: IntervalBuilder, store: Store, packs: list[Pack]) -> None:
     """The packs in one go, as a stopped agent of before left their intervals."""
     ledger = Ledger(STREAM, builder.calendar, builder.rule)
-    made = [pair for pack in packs for pair in instance_lock(ledger, pack, packs)]
+    made = [pair for pack in packs for pair in rows_of(ledger, pack, packs)]
     store.intervals.add(new_pages(STREAM, made, builder.calendar), {})
 
 
-def instance_lock(ledger: Ledger, pack: Pack, seen: list[Pack]) -> list:  # type: ignore[type-arg]
+def rows_of(ledger: Ledger, pack: Pack, seen: list[Pack]) -> list:  # type: ignore[type-arg]
     import json
 
     from agent.intervals.ledger import take_body

@@ -13,14 +13,14 @@ import pytest
 
 from agent.cli.main import outcome
 from tests.kits.house import ROOT, Agent, House, Listener, Meter, devices_on, until
+from tests.kits.older import KERNEL_NAMES
 
 BEFORE = "23c9fce11d9a756d82b472fcd14040a189a540de"  # the last commit whose interval states could not be read back
 MORE = """[interval]
 length = "1 min"
 """
 ROLES = {"m1": "grid", "m2": "generation.pv"}
-# the older code with today's kernels, which have the same functions
-OLDER = "import sys; sys.path.insert(0, {folder!r}); from agent.cli.main import main; main()"
+OLDER = KERNEL_NAMES + "import sys; sys.path.insert(0, {folder!r}); from agent.cli.main import main; main()"
 
 
 def older(folder: Path) -> Path:
