@@ -63,7 +63,8 @@ def test_an_edge_is_logged_once(gw: Gateway) -> None:
     gw.site.m1.fault("silence")
     gw.machine.wait(lambda: gw.status()["devices"][M1]["life"] == "dead", 60)
     gw.site.m1.well()
-    gw.machine.wait(lambda: gw.alive(M1), 90)
+    # the first probe may have been under way: 10 s of silence, then nine times as long for the others on the line
+    gw.machine.wait(lambda: gw.alive(M1), 240)
     gw.site.pull_the_roof()
     try:
         failures = gw.status()["lines"]["roof"]["open_failures"]
