@@ -13,7 +13,7 @@ def exact_text(value: Decimal | int) -> str:
 
 
 def bcd_digits(raw: bytes) -> str | None:
-    """The digits of packed BCD, low byte first; None if a half byte is not a decimal digit or there is no byte."""
+    """The digits of packed BCD, low byte first; None if empty, or if a half byte is not a decimal digit."""
     digits = raw[::-1].hex()
     return digits if digits.isdecimal() else None
 

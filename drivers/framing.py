@@ -8,6 +8,7 @@ back a good frame behind it, and the result does not depend on how the bytes wer
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
@@ -21,7 +22,7 @@ STOP = 0x16  # the last byte of DL/T 645 and CJ/T 188 frames
 REPLY, ERROR = 0x80, 0x40  # bits of their control code
 
 
-class FrameScanner(Generic[F]):
+class FrameScanner(ABC, Generic[F]):
     """Finds frames of one protocol in a stream. Keeps at most one longest frame plus the piece just fed."""
 
     starts: re.Pattern[bytes]  # the bytes that a frame can begin with
@@ -32,16 +33,16 @@ class FrameScanner(Generic[F]):
         self._base = 0  # stream offset of the buffer's first byte
         self._wanted = 0  # no frame is complete before the buffer holds this many bytes
 
+    @abstractmethod
     def frame_end(self, buffer: bytearray, start: int, size: int) -> int:
         """Where the frame that begins at ``start`` ends (exclusive), or ``REJECT``.
 
         A number above ``size`` means: perhaps, that many bytes will tell more.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def build(self, raw: bytes, offset: int) -> F:
         """Build a frame from its checked bytes; ``offset`` counts from the first byte ever fed."""
-        raise NotImplementedError
 
     def feed(self, piece: bytes) -> list[F]:
         """The frames that ``piece`` completes, in the order of their ends. Never raises for what the bytes are."""

@@ -18,8 +18,9 @@ from agent.config import (
     make_driver,
     plan_ring,
     rate_of,
+    visit_costs,
 )
-from drivers.model import PACES, ConfigError, PlanSummary
+from drivers.model import ConfigError, PlanSummary
 from drivers.profile import Profile
 from drivers.toml.parsers import show_ms
 
@@ -82,9 +83,7 @@ def plan_costs(config: Config, profiles: Mapping[str, Profile]) -> list[PaceCost
                 wrong.append(error)
                 continue
             costs += [
-                PaceCost(spec.name, device.line, pace, spec.periods_ms[n], driver.plan_summary(1 << n))
-                for n, pace in enumerate(PACES)
-                if spec.periods_ms[n] and any(point.pace == pace for point in spec.points)
+                PaceCost(spec.name, device.line, pace, period_ms, cost) for pace, period_ms, cost in visit_costs(driver)
             ]
         ring.close()
     if wrong:

@@ -252,7 +252,7 @@ def _from_profile(options: dict[str, Any], profile: Profile) -> list[SimDevice]:
 
     role = _role(options)
     clock = ParkClock(options["seed"], options["speed"])
-    units = options["units"] or (1,)
+    units, params = options["units"] or (1,), parse_params(options["params"])
     made = []
     for n, unit in enumerate(units):
         device, _ = device_from_profile(
@@ -261,7 +261,7 @@ def _from_profile(options: dict[str, Any], profile: Profile) -> list[SimDevice]:
             name=_name(n, len(units)),
             role=role,
             clock=clock,
-            params=parse_params(options["params"]),
+            params=params,
             seed=options["seed"] * 1000 + n,
             turnaround_s=options["turnaround"],
             sleeps=options["sleep"],

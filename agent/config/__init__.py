@@ -7,6 +7,7 @@ from agent.config.profiles import (
     load_profiles,
     make_driver,
     site_profiles,
+    visit_costs,
 )
 from agent.config.ring_size import (
     ReadingRate,
@@ -38,7 +39,6 @@ __all__ = [
     "DerivedConfig",
     "DeviceConfig",
     "LineEntry",
-    "ProfileSource",
     "ReadingRate",
     "RingConfig",
     "RingPlan",
@@ -58,4 +58,5 @@ __all__ = [
     "reading_rate",
     "ring_notes",
     "site_profiles",
+    "visit_costs",
 ]

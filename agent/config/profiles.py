@@ -12,7 +12,7 @@ from agent.config.devices import DeviceRead
 from agent.config.lines import place_of
 from agent.config.tree import Config, ConfigWarning, DeviceConfig, LineEntry
 from drivers.addresses import check_address
-from drivers.model import PACES, ConfigError, DeviceSpec, Limits, Point, ProfileError
+from drivers.model import PACES, ConfigError, DeviceSpec, Limits, PlanSummary, Point, ProfileError
 from drivers.night import Night
 from drivers.profile import Profile, Resolved, concerned, find_profile, load_profile, select, shipped_dir
 from drivers.registry import driver_class
@@ -252,6 +252,17 @@ def make_driver(config: Config, spec: DeviceSpec, line: Line, ring: Ring, number
         own = error.where == f"device {spec.name}"
         what = error.what if own else f"{error.where}: {error.what}"
         raise ConfigError(what, where=config.at(f"device.{spec.name}"), hint=error.hint) from error
+
+
+def visit_costs(driver: Driver) -> list[tuple[str, int, PlanSummary]]:
+    """(pace, period in ms, cost of a visit) of each pace that the device has points for."""
+    spec = driver.spec
+    used = {point.pace for point in spec.points}
+    return [
+        (pace, spec.periods_ms[n], driver.plan_summary(1 << n))
+        for n, pace in enumerate(PACES)
+        if pace in used and spec.periods_ms[n]
+    ]
 
 
 def _matches(points: Sequence[Point], glob: str) -> bool:

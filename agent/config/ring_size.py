@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.config.parsers import show_bytes
-from agent.config.profiles import make_driver
+from agent.config.profiles import make_driver, visit_costs
 from agent.config.tree import Config, ConfigWarning, DeviceConfig, RingConfig
-from drivers.model import PACES, ConfigError, DeviceSpec, PlanSummary, ProfileError
+from drivers.model import ConfigError, DeviceSpec, PlanSummary, ProfileError
 from drivers.toml.parsers import show_ms
 
 if TYPE_CHECKING:
@@ -103,14 +103,8 @@ def reading_rate(
 
 
 def _visits(config: Config, spec: DeviceSpec, line: Line, ring: Ring) -> list[tuple[PlanSummary, int]]:
-    used = {point.pace for point in spec.points}
     try:
-        driver = make_driver(config, spec, line, ring, 0)
-        return [
-            (driver.plan_summary(1 << n), spec.periods_ms[n])
-            for n, pace in enumerate(PACES)
-            if pace in used and spec.periods_ms[n]
-        ]
+        return [(cost, period_ms) for _, period_ms, cost in visit_costs(make_driver(config, spec, line, ring, 0))]
     except (ConfigError, ProfileError):  # reported where the device is made
         return []
 

@@ -117,8 +117,8 @@ class Prepared:
     producers: Sequence[ResultProducer]
     builder: IntervalBuilder | None
     uplinks: dict[str, Uplink]  # those that are new or changed
+    ring_plan: RingPlan
     ring: RingChange | None = None  # a larger ring, if one is needed
-    ring_plan: RingPlan | None = None
 
     async def discard(self) -> None:
         """Release it unused."""
@@ -265,8 +265,8 @@ class Reloader:
                 made,
                 service.publisher.prepare(config),
                 uplinks,
-                ring,
                 ring_plan,
+                ring,
             )
         except BaseException:
             if change is not None:
@@ -356,7 +356,7 @@ class Reloader:
         service, config = self._service, prepared.config
         await apply(service.device_manager, prepared.change)
         service.config, service.loaded_ms = config, time.time_ns() // 1_000_000
-        service.ring_plan = prepared.ring_plan or service.ring_plan
+        service.ring_plan = prepared.ring_plan
         service.sealing.every_ms = config.pack.every_ms
         for packer in service.packers.values():
             packer.limit(config.pack.max_size_bytes)
@@ -410,7 +410,8 @@ class Reloader:
         front = catalog.gateway_table(service.gateway.name, agent.__version__)
         results = catalog.results_table(f"{config.base}/_indicators", agent.__version__)
         builder = service.publisher.prepare(config)
-        back = Prepared(config, change, None, (service.device_manager.number(), front), results, made, builder, uplinks)
+        gateway = (service.device_manager.number(), front)
+        back = Prepared(config, change, None, gateway, results, made, builder, uplinks, service.ring_plan)
         key = failed.key
 
         def also(store: Store) -> None:

@@ -56,7 +56,7 @@ class RingFiles:
         """A new ring, not in use yet.
 
         Raises:
-            GatewayError: there is no room for it.
+            GatewayError: not enough space is left.
         """
         self._count += 1
         name = f"ring.{self._boot}" if self._count == 1 else f"ring.{self._boot}.{self._count}"
@@ -66,7 +66,7 @@ class RingFiles:
         """The smallest ring, without a file. Drivers want one before it is known how large theirs must be.
 
         Raises:
-            GatewayError: there is no room for it.
+            GatewayError: not enough space is left.
         """
         file = self._create("plan", MIN_RING_BYTES, bytes(32))
         file.path.unlink()

@@ -310,11 +310,8 @@ class PackTable:
         return self._streams.heads()
 
     def head(self, stream: str) -> StreamHead:
-        """The head of a stream that is known to have sealed a pack here. Raises KeyError."""
-        found = self._streams.head(stream)
-        if found is None:
-            raise KeyError(stream)
-        return found
+        """One of them. Raises KeyError if the stream never sealed a pack here."""
+        return self._streams.head(stream)
 
     def _read(self, max_bytes: int, sql: str, *values: object) -> tuple[list[tuple[Any, ...]], tuple[Any, ...]]:
         """Rows of ``sql``, whose last columns are id, dictionary, body and the birth's hash, each with the pack's bytes

@@ -129,9 +129,11 @@ class StreamRegistry:
         """All streams that ever sealed a pack here, by name."""
         return {row[0]: _stream_head(*row) for row in self._db.query(f"{_HEADS} ORDER BY s.name")}
 
-    def head(self, name: str) -> StreamHead | None:
-        """One of them; None if it never sealed a pack here."""
-        return next((_stream_head(*row) for row in self._db.query(f"{_HEADS} WHERE s.name = ?", name)), None)
+    def head(self, name: str) -> StreamHead:
+        """One of them. Raises KeyError if it never sealed a pack here."""
+        for row in self._db.query(f"{_HEADS} WHERE s.name = ?", name):
+            return _stream_head(*row)
+        raise KeyError(name)
 
     def last_pack_id(self) -> int:
         """The highest pack id that was ever assigned, even if that pack is missing."""

@@ -1,12 +1,13 @@
 """Meters that speak DL/T 645, M-Bus or CJ/T 188 from the device's side, and a bus that they share with Modbus devices.
 
 A meter hears every sound frame on its bus at its own speed and answers frames for it; simultaneous answers of several
-meters are overlaid. Faults are those of
-``drivers.sim.faults`` that make sense for bytes: silence, late, crc, cut, stray, echo, bytewise, stale.
+meters are overlaid. Faults are those of ``drivers.sim.faults`` that make sense for bytes: silence, late, crc, cut,
+stray, echo, bytewise, stale.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ METER = -1  # the unit of a request that is not Modbus
 
 
 @dataclass(slots=True)
-class SimMeter:
+class SimMeter(ABC):
     """A meter on a bus."""
 
     name: str = ""
@@ -41,9 +42,9 @@ class SimMeter:
         if self.before is not None:
             self.before()
 
+    @abstractmethod
     def hear(self, frame: bytes) -> bytes | None:
         """The honest answer to a frame, None where it is not for this meter."""
-        raise NotImplementedError
 
 
 @dataclass(slots=True)
