@@ -12,11 +12,11 @@ from pathlib import Path
 from tests.kits.faults.books import figures
 from tests.kits.faults.figures import give_roles, published_to, recomputed
 from tests.kits.faults.home import bring_home, settled
-from tests.kits.faults.rest import AtRest, in_rings
+from tests.kits.faults.rest import AtRest, Survivors
 from tests.kits.faults.rows import Row, scenario
 from tests.kits.faults.shim import Shim
-from tests.kits.faults.tally import Ledger, Tally, rescale, wait_until_asked
-from tests.kits.house import Agent, House, devices_on, until
+from tests.kits.faults.tally import Tally, rescale, wait_until_asked
+from tests.kits.house import PROGRAM, Agent, House, devices_on, until
 
 PERIOD_MS = 250
 WAYS = {
@@ -86,39 +86,29 @@ def kills(folder: Path, house: House, rounds: int, seed: int) -> Row:
     )
     give_roles(agent, {"m1": "grid", "m2": "generation.pv"})
     profile = agent.folder / "profiles" / "test" / "tally.toml"
-    rest = AtRest(folder / "rest", agent.kid)
-    ledgers = {name: Ledger(name, meter, PERIOD_MS) for name, meter in meters.items()}
-    held: dict[str, set[int]] = {name: set() for name in meters}
-    on_the_wire: dict[str, set[int]] = {name: set() for name in meters}
+    survivors = Survivors(AtRest(folder / "rest", agent.kid), meters, PERIOD_MS)
     ways: Counter[str] = Counter()
     for n in range(rounds):
         way = rng.choices(list(WAYS), list(WAYS.values()))[0]
         ways[way] += 1
         if n and rng.random() < 0.3:
             rescale(profile, meters.values(), rng.choice([Decimal("0.1"), Decimal("0.01"), Decimal("10")]))
-        agent.program = ("-c", VERSION, f"0.{n // 5}") if rng.random() < 0.3 else ("-m", "agent.cli.main")
+        agent.program = ("-c", VERSION, f"0.{n // 5}") if rng.random() < 0.3 else PROGRAM
         die(agent, rng.choice(list(meters.values())), shim, way, rng)
-        new = rest.look(agent.folder / "state")
         assert not [path for path in agent.rings if path.suffix == ".aside"], way
-        for name, numbers in in_rings(agent.rings, meters).items():
-            ledgers[name].take(new)
-            assert not ledgers[name].twice, f"{way}: {name}: {ledgers[name].twice} are sealed twice"
-            held[name] |= numbers
-            gone = set(ledgers[name].missing) - held[name] - on_the_wire[name]
-            assert len(gone) <= 1, f"{way}: {name}: {sorted(gone)} were served and are nowhere"
-            on_the_wire[name] |= gone
-        assert not (lost := rest.unstored(list(listener.heard))), f"{way}: published, and not in the store: {lost}"
-    agent.program = ("-m", "agent.cli.main")
+        survivors.check(agent.folder / "state", agent.rings, list(listener.heard), way)
+    agent.program = PROGRAM
     if rounds >= WITH_FIGURES:
         agent.start()
         served_until = time.time()
         until(lambda: published_to(listener) > served_until, 200, lambda: agent.said)
-    code = bring_home(agent, listener, meters, held)
+    code = bring_home(agent, listener, meters, survivors.held)
     repeated = recomputed(agent, folder / "packs")
     assert not repeated["differ"], repeated["differing"]
     report, books = settled(listener, agent, meters, PERIOD_MS)
     for name, book in books.items():
-        assert set(book.missing) == on_the_wire[name], f"{name}: {book.missing} did not come, {on_the_wire[name]} may"
+        may = survivors.on_the_wire[name]
+        assert set(book.missing) == may, f"{name}: {book.missing} did not come, {may} may"
     return figures(
         report,
         code=code,
@@ -127,6 +117,6 @@ def kills(folder: Path, house: House, rounds: int, seed: int) -> Row:
         figures_differ=repeated["differ"],
         figures_not_repeated=repeated["unknown"],
         served=sum(len(meter.served) for meter in meters.values()),
-        held=sum(map(len, held.values())),
-        on_the_wire=sum(map(len, on_the_wire.values())),
+        held=sum(map(len, survivors.held.values())),
+        on_the_wire=sum(map(len, survivors.on_the_wire.values())),
     )

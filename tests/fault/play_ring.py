@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import random
 import signal
-import threading
 from collections import Counter
 from pathlib import Path
 
+from tests.fault.play_kill import pause
 from tests.kits.faults.books import figures
 from tests.kits.faults.home import bring_home, settled
-from tests.kits.faults.rest import AtRest, in_rings
+from tests.kits.faults.rest import AtRest, Survivors
 from tests.kits.faults.rows import Row, scenario
-from tests.kits.faults.tally import Ledger, Tally
-from tests.kits.house import Agent, House, until
+from tests.kits.faults.tally import Tally
+from tests.kits.house import PROGRAM, Agent, House, until
 
 PERIOD_MS = 250
 # The agent, killed by itself at the named step: the kill is a real one, and its moment does not depend on the machine.
-PROGRAM = r"""
+KILLED = r"""
 import os, signal, sys
 from agent.service import app, devices, recovery, reload, rings
 
@@ -114,22 +114,19 @@ def ring_changes(folder: Path, house: House, rounds: int, seed: int) -> Row:
         every=f'{{ fast = "{PERIOD_MS} ms", normal = "1 s", slow = "5 s" }}',
         more=SMALL,
     )
-    rest = AtRest(folder / "rest", agent.kid)
-    ledgers = {name: Ledger(name, meter, PERIOD_MS) for name, meter in meters.items()}
-    held: dict[str, set[int]] = {name: set() for name in meters}
-    on_the_wire: dict[str, set[int]] = {name: set() for name in meters}
+    survivors = Survivors(AtRest(folder / "rest", agent.kid), meters, PERIOD_MS)
     steps: Counter[str] = Counter()
     two = 0
     for n in range(rounds):
         step = STEPS[n % len(STEPS)]
         steps[step] += 1
-        agent.more, agent.program = SMALL, ("-c", PROGRAM, step)
+        agent.more, agent.program = SMALL, ("-c", KILLED, step)
         agent.configure()
         agent.start()
         counts = {name: meter.count for name, meter in meters.items()}
         until(lambda counts=counts: all(m.count > counts[name] + 3 for name, m in meters.items()), 30,  # type: ignore[misc]
               lambda: agent.said)  # fmt: skip
-        threading.Event().wait(rng.uniform(0, 0.5))
+        pause(rng.uniform(0, 0.5))
         agent.more = LARGE
         agent.configure()
         agent.send(signal.SIGHUP)
@@ -140,33 +137,24 @@ def ring_changes(folder: Path, house: House, rounds: int, seed: int) -> Row:
         if n % 2:  # and once more, in the middle of the recovery
             again = rng.choice(RECOVERIES)
             steps[again] += 1
-            found = in_rings(rings, meters)
-            agent.program = ("-c", PROGRAM, again)
+            survivors.hold(rings)
+            agent.program = ("-c", KILLED, again)
             agent.start(serving=False)
             dies(agent)
-            for name, numbers in found.items():
-                held[name] |= numbers
             rings = [path for path in agent.rings if ".new" not in path.name]
-        new = rest.look(agent.folder / "state")
-        for name, numbers in in_rings(rings, meters).items():
-            ledgers[name].take(new)
-            assert not ledgers[name].twice, f"{step}: {name}: {ledgers[name].twice} are sealed twice"
-            held[name] |= numbers
-            gone = set(ledgers[name].missing) - held[name] - on_the_wire[name]
-            assert len(gone) <= 1, f"{step}: {name}: {sorted(gone)} were served and are nowhere"
-            on_the_wire[name] |= gone
-        assert not (lost := rest.unstored(list(listener.heard))), f"{step}: published, and not in the store: {lost}"
-    agent.program = ("-m", "agent.cli.main")
-    code = bring_home(agent, listener, meters, held)
+        survivors.check(agent.folder / "state", rings, list(listener.heard), step)
+    agent.program = PROGRAM
+    code = bring_home(agent, listener, meters, survivors.held)
     report, books = settled(listener, agent, meters, PERIOD_MS)
     for name, book in books.items():
-        assert set(book.missing) == on_the_wire[name], f"{name}: {book.missing} did not come, {on_the_wire[name]} may"
+        may = survivors.on_the_wire[name]
+        assert set(book.missing) == may, f"{name}: {book.missing} did not come, {may} may"
     return figures(
         report,
         code=code,
         steps=dict(steps),
         two_rings=two,
         served=sum(len(meter.served) for meter in meters.values()),
-        held=sum(map(len, held.values())),
-        on_the_wire=sum(map(len, on_the_wire.values())),
+        held=sum(map(len, survivors.held.values())),
+        on_the_wire=sum(map(len, survivors.on_the_wire.values())),
     )

@@ -11,6 +11,7 @@ from typing import Any
 from agent.store import Store
 from agent.verify import Report, Verdict, Verifier
 from ext.ring import ANSWER, Ring
+from tests.kits.faults.tally import Ledger, Tally
 from tests.kits.house import Agent, Heard, Name, until
 
 
@@ -66,6 +67,36 @@ class AtRest:
                 if self.packs.get(name) != message.payload:
                     found.append(name)
         return found
+
+
+class Survivors:
+    """What each device served, over many deaths of the agent: in the store once, else in a ring.
+
+    ``held``: numbers that rings held, by device. ``on_the_wire``: numbers whose answer a death cut off; one at most.
+    """
+
+    def __init__(self, rest: AtRest, meters: Mapping[str, Tally], period_ms: int) -> None:
+        self._rest, self._meters = rest, meters
+        self._ledgers = {name: Ledger(name, meter, period_ms) for name, meter in meters.items()}
+        self.held: dict[str, set[int]] = {name: set() for name in meters}
+        self.on_the_wire: dict[str, set[int]] = {name: set() for name in meters}
+
+    def hold(self, rings: Sequence[Path]) -> None:
+        """What these rings hold must have come in the end."""
+        for name, numbers in in_rings(rings, self._meters).items():
+            self.held[name] |= numbers
+
+    def check(self, state: Path, rings: Sequence[Path], heard: Sequence[Heard], death: str) -> None:
+        """Assert that nothing is gone, nothing sealed twice, and nothing published that is not in the store."""
+        new = self._rest.look(state)
+        self.hold(rings)
+        for name, ledger in self._ledgers.items():
+            ledger.take(new)
+            assert not ledger.twice, f"{death}: {name}: {ledger.twice} are sealed twice"
+            gone = set(ledger.missing) - self.held[name] - self.on_the_wire[name]
+            assert len(gone) <= 1, f"{death}: {name}: {sorted(gone)} were served and are nowhere"
+            self.on_the_wire[name] |= gone
+        assert not (lost := self._rest.unstored(heard)), f"{death}: published, and not in the store: {lost}"
 
 
 def in_rings(rings: Sequence[Path], meters: Mapping[str, Any]) -> dict[str, set[int]]:
