@@ -110,8 +110,7 @@ def login_options(function: F) -> F:
 
     @wraps(function)
     def command(*, ca_file: Path | None, username: str | None, password_file: Path | None, **more: Any) -> Any:
-        text = password_file.read_text(encoding="utf-8") if password_file else None
-        password = None if text is None else text.partition("\n")[0].rstrip("\r")
+        password = _first_line(password_file) if password_file else None
         return function(login=BrokerLogin(ca_file, username, password), **more)
 
     authority: Any = click.option("--ca-file", type=EXISTING_FILE, help="Trust this CA (mqtts).")
@@ -121,6 +120,18 @@ def login_options(function: F) -> F:
     )
     decorated: F = authority(user(password(command)))
     return decorated
+
+
+def _first_line(path: Path) -> str:
+    where = f"--password-file {path}"
+    try:
+        return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
+    except OSError as error:
+        hint = "This user must be able to read it"
+        raise UsageError(f"cannot be read: {error.strerror}", where=where, hint=hint) from error
+    except UnicodeDecodeError as error:
+        hint = "The password is the first line of the file"
+        raise UsageError(f"not text in UTF-8 (byte {error.start + 1})", where=where, hint=hint) from error
 
 
 def parse_broker(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:

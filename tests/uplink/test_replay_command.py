@@ -103,6 +103,16 @@ def test_a_password_in_the_url_is_refused_and_not_shown(capsys: pytest.CaptureFi
         assert "must not hold a user or password" in said and "s3cret" not in said and "--password-file" in said
 
 
+def test_a_password_file_that_is_no_text_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It ended in an internal error, with the request to send us the output."""
+    file = tmp_path / "password"
+    file.write_bytes(b"s3cret\xff\n")
+    for command in (["replay", STREAM], ["verify"]):
+        assert outcome([*command, "--broker", "mqtt://127.0.0.1:1", "--password-file", str(file)]) == 2
+        said = capsys.readouterr().err
+        assert f"--password-file {file}: not text in UTF-8 (byte 7)" in said and "s3cret" not in said
+
+
 class Sender(threading.Thread):
     """Accepts a subscription in MQTT 5, sends the given packets, and reads on."""
 
