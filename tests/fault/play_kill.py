@@ -106,9 +106,7 @@ def kills(folder: Path, house: House, rounds: int, seed: int) -> Row:
     repeated = recomputed(agent, folder / "packs")
     assert not repeated["differ"], repeated["differing"]
     report, books = settled(listener, agent, meters, PERIOD_MS)
-    for name, book in books.items():
-        may = survivors.on_the_wire[name]
-        assert set(book.missing) == may, f"{name}: {book.missing} did not come, {may} may"
+    survivors.check_end(books)
     return figures(
         report,
         code=code,

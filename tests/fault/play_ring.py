@@ -146,9 +146,7 @@ def ring_changes(folder: Path, house: House, rounds: int, seed: int) -> Row:
     agent.program = PROGRAM
     code = bring_home(agent, listener, meters, survivors.held)
     report, books = settled(listener, agent, meters, PERIOD_MS)
-    for name, book in books.items():
-        may = survivors.on_the_wire[name]
-        assert set(book.missing) == may, f"{name}: {book.missing} did not come, {may} may"
+    survivors.check_end(books)
     return figures(
         report,
         code=code,

@@ -98,6 +98,12 @@ class Survivors:
             self.on_the_wire[name] |= gone
         assert not (lost := self._rest.unstored(heard)), f"{death}: published, and not in the store: {lost}"
 
+    def check_end(self, books: Mapping[str, Ledger]) -> None:
+        """Assert that all has come but what a death cut off on the wire."""
+        for name, book in books.items():
+            may = self.on_the_wire[name]
+            assert set(book.missing) == may, f"{name}: {book.missing} did not come, {may} may"
+
 
 def in_rings(rings: Sequence[Path], meters: Mapping[str, Any]) -> dict[str, set[int]]:
     """Numbers of each device's answers that rings hold."""
