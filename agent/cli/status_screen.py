@@ -21,7 +21,7 @@ STYLES: Final = {"alive": "green", "dead": "red", "swapped": "red", "unknown": "
 WIDE: Final = 110  # columns from which on urls are shown
 WORDS: Final[Mapping[str, Texts]] = {
     "devices": ("devices", "设备"), "device": ("device", "设备"), "line": ("line", "线路"), "state": ("state", "状态"),
-    "complete": ("complete", "完整率"), "mostly missing": ("mostly missing by", "主要缺失原因"),
+    "complete": ("complete", "完整率"), "missing by": ("missing by", "缺失原因"),
     "doubtful": ("doubtful", "可疑值"), "last answer": ("answered", "上次应答"),
     "lines": ("lines", "线路"), "url": ("url", "地址"), "busy": ("busy", "占用"), "asked": ("asked", "询问"),
     "answers": ("answers", "应答"), "trouble": ("trouble", "异常"),
@@ -115,14 +115,14 @@ class StatusScreen:
 
     def device_table(self) -> Table:
         """One device a row."""
-        columns = ("device", "state", "complete", "mostly missing", "doubtful", "last answer", "line")
+        columns = ("device", "state", "complete", "missing by", "doubtful", "last answer", "line")
         table = self._table("devices", *columns, right=("complete", "doubtful", "last answer"))
         for name, device in self._snapshot.get("devices", {}).items():
             recent = device.get("recent") or {}
             state = "swapped" if device.get("swapped") else str(device.get("life", "?"))
             complete, missing = recent.get("complete"), recent.get("missing") or {}
             worst = max(missing, key=missing.__getitem__, default="")
-            words = f"{worst}: {reason_words(worst)[self._at]}" if worst and self._at else worst
+            words = f"{worst} {reason_words(worst)[self._at]}" if worst and self._at else worst
             last = device.get("last_answer")
             table.add_row(
                 cell(name),

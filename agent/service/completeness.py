@@ -73,7 +73,7 @@ class RecentReadings:
         readings = due - sum(missing.values())
         expected = due - sum(n for reason, n in missing.items() if reason in EXCUSED)
         return {
-            "from": seconds(max(first_ms, min(begin_ms, end_ms))),
+            "from": seconds(max(first_ms, begin_ms) if begin_ms < end_ms else first_ms),
             "to": seconds(end_ms),
             "settled": self._settled and end_ms - first_ms >= FEWEST_TICKS * period_ms,
             "due": due,
