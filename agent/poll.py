@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,7 +19,7 @@ from agent.clock import SteadyClock
 from drivers.backoff import Backoff
 from drivers.freshness import Freshness
 from drivers.line import wake
-from drivers.model import PACES, FreshnessRule, LineDown, LineError, LineLent, Reason
+from drivers.model import PACES, FreshnessRule, LineDown, LineError, LineLent, LineTimeout, Reason
 from ext.ring import Ring
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ DEAD_AFTER_FAILURES = 2  # in a row: on an overloaded line the last answer may b
 FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 60.0
 DEAD_SHARE = 0.1  # of a line's time, for all its dead devices together
+SHORT_TRY_S = 0.3  # to the begin of an answer, the least that a silent device is given when it is tried again
+ANSWER_TIMES = 2  # and so many of its usual answer times
+FULL_TRY_EVERY = 4  # tries: then its whole time-out, for one that has become slow
 MAX_WAIT_ROUNDS = 4
 AWAY_MS = 10_000  # after this long without an answer, the meter may have been exchanged
 IDENTIFY_EVERY_MS = 86_400_000  # also for a device that always answers; or when ``once`` is due
@@ -72,6 +76,9 @@ class DevicePoll:
         self.last_answer_ms = 0
         self.answering_since_ms = 0  # the first answer after the last silence that was long; 0: none yet
         self.added_ms = start_ms
+        self.is_silent = False  # its last request was not answered: it is tried again with one short request
+        self.answer_s = 0.0  # the longest a request has taken of late, with its time on the wire
+        self._tries = 0  # in a row, of the silent device
         self.last_error = ""
         self._logged_dead = False  # the log says that it does not respond
         self.overloads = 0
@@ -135,6 +142,7 @@ class DevicePoll:
         self._max_urgency_ms = MAX_WAIT_ROUNDS * min((p for p in self.periods if p), default=1000)
         self._points = {}
         self.availability, self.failures, self.probe_at = Availability.UNKNOWN, 0, 0.0
+        self.is_silent, self.answer_s, self._tries = False, 0.0, 0
         self._backoff.reset()
 
     def use_ring(self, ring: Ring, table: int) -> None:
@@ -230,6 +238,21 @@ class DevicePoll:
     async def _probe(self, tick_ms: int) -> None:
         await self.driver.probe()
 
+    async def try_again(self) -> None:
+        """One request to a silent device, mostly a short one, as the others wait meanwhile. Raises LineError."""
+        self._tries += 1
+        probe_within = getattr(self.driver, "probe_within", None)  # drivers of third parties may lack it
+        if probe_within is None:
+            await self.driver.probe()
+            return
+        usual_s = max(self.answer_s, self.driver.spec.limits.turnaround_s or 0.0)
+        is_short = self._tries % FULL_TRY_EVERY != 0
+        await probe_within(max(SHORT_TRY_S, ANSWER_TIMES * usual_s) if is_short else math.inf)
+
+    def answered_in(self, seconds: float, requests: int) -> None:
+        """So long a visit took whose requests were all answered."""
+        self.answer_s = max(seconds / requests, 0.9 * self.answer_s)
+
     def record(self, positions: list[int], answered: bool) -> None:
         """Pass on the ring positions that a poll wrote."""
         self._record(self.driver.table, positions, answered)
@@ -244,6 +267,11 @@ class DevicePoll:
         return self.ring.append_gap(
             self.driver.table, reason, tick_ms, time.time_ns(), time.monotonic_ns(), memoryview(points)
         )
+
+    @property
+    def is_backing_off(self) -> bool:
+        """It was tried again in vain: it shares the time of the line's dead devices."""
+        return self.availability is Availability.DEAD or self._tries > 0
 
     def is_asleep(self, utc_ms: int) -> bool:
         """Does it, or the dongle that it powers, not respond because it is dark, as its profile says?"""
@@ -279,9 +307,8 @@ class DevicePoll:
             self.availability = Availability.UNKNOWN
             return
         self.failures += 1
+        self.is_silent = self.is_silent or isinstance(error, LineTimeout)
         if self.availability is not Availability.ALIVE or self._has_died(tick_ms):
-            if self.availability is Availability.ALIVE:
-                self._backoff.reset()
             self.availability = Availability.DEAD
             if not self._logged_dead:
                 self._logged_dead = True
@@ -290,6 +317,7 @@ class DevicePoll:
                 else:
                     text = "%s not responding, backing off: %s"
                     log.warning(text, self.driver.spec.name, self.last_error)
+        if self.availability is Availability.DEAD or self._tries:
             self.probe_at = now + self._backoff.next_s()
 
     def mark_alive(self, now_ms: int) -> None:
@@ -304,6 +332,7 @@ class DevicePoll:
             self.answering_since_ms = now_ms
         self.availability = Availability.ALIVE
         self.failures = 0
+        self.is_silent, self._tries, self.probe_at = False, 0, 0.0
         self._backoff.reset()
         self.last_answer_ms = now_ms
         self.last_error = ""
@@ -388,16 +417,19 @@ class LinePoller:
             self._sleeping = None
 
     async def _poll(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> None:
-        alive = device.availability is Availability.ALIVE
-        if not alive or paces >> ONCE & 1 or device.needs_identification(tick):
+        must_identify = (
+            device.availability is not Availability.ALIVE or paces >> ONCE & 1 or device.needs_identification(tick)
+        )
+        if must_identify or device.is_silent:
             began = clock()
-            if not alive and (
-                began < device.probe_at or (device.availability is Availability.DEAD and began < self._dead_until)
-            ):
+            if began < device.probe_at or (device.is_backing_off and began < self._dead_until):
                 device.record([device.gap(tick, paces, Reason.ABSENT)], False)
                 return
             try:
-                await device.identify(tick)
+                if device.is_silent:
+                    await device.try_again()
+                if must_identify:
+                    await device.identify(tick)
             except LineError as error:
                 now = clock()
                 device.record([device.gap(tick, paces, error.reason)], False)
@@ -406,15 +438,19 @@ class LinePoller:
                     self._dead_until = now + (now - began) * (1 / DEAD_SHARE - 1)
                 return
             device.mark_alive(self._clock.now_ms())
-            device.mark_identified(tick)
-            if device.periods[ONCE]:
-                paces |= 1 << ONCE  # after an absence, points of pace once are read again
+            if must_identify:
+                device.mark_identified(tick)
+                if device.periods[ONCE]:
+                    paces |= 1 << ONCE  # after an absence, points of pace once are read again
         if device.driver.spec.fresh is not None and not await self._source_is_fresh(device, tick, paces, clock):
             return
+        began = clock()
         result = await device.driver.poll(tick, paces)
         device.record(result.positions, result.answered > 0)
         if result.answered:
             device.mark_alive(self._clock.now_ms())
+            if result.answered == result.asked:
+                device.answered_in(clock() - began, result.asked)
         elif result.error is not None and not isinstance(result.error, LineLent):
             device.mark_failed(clock(), result.error, tick)
 

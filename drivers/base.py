@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Generic, Protocol, TypeVar
 
 from drivers.addresses import demand_address
@@ -114,6 +115,19 @@ class Device(ABC, Generic[Q, A]):
     def use_ring(self, ring: Ring, table: int) -> None:
         """Write into another ring from now on, under this table. Not while a poll is under way."""
         self._ring, self.table = ring, table
+
+    @abstractmethod
+    async def probe(self) -> None:
+        """One cheap request. Raises LineError if the device is silent; a refusal is an answer."""
+
+    async def probe_within(self, timeout_s: float) -> None:
+        """As ``probe``, but asked once and for ``timeout_s`` at most: has a silent device come back?"""
+        options = self._options
+        self._options = replace(options, timeout_s=min(timeout_s, options.timeout_s), retries=0)
+        try:
+            await self.probe()
+        finally:
+            self._options = options
 
     async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
         """Ask for some points now, for a person or an identity check. What one query spoils, the others do not miss.
