@@ -22,7 +22,7 @@ REASONS: Final[Mapping[str, Texts]] = {  # why a due reading does not exist
     "exception": ("the device refuses", "设备拒绝"),
     "crc": ("broken answers", "应答校验错误"),
     "mismatch": ("answers to something else", "应答不匹配"),
-    "absent": ("not there, or not asked as it was silent", "无此数据，或因设备无应答未询问"),
+    "absent": ("not there, or not asked", "无数据或未询问"),
     "sentinel": ("the device has no value", "设备无有效值"),
     "asleep": ("asleep in the dark", "夜间休眠"),
     "overload": ("the line is too busy", "线路过忙"),
@@ -274,8 +274,8 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "device-early": FindingWords(
         0,
         (
-            "device {name}: {share} of its readings so far; the first minute and the first ten polls do not count yet",
-            "设备 {name}：目前完整率 {share}；启动后第一分钟和前十次采集暂不计入",
+            "device {name}: {share} good readings so far; the first minute and the first ten polls do not count yet",
+            "设备 {name}：目前有效读数 {share}；启动后第一分钟和前十次采集暂不计入",
         ),
     ),
     "device-some-doubtful": FindingWords(

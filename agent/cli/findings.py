@@ -23,6 +23,7 @@ LOSS_SHOWN_S: Final = 86_400.0
 DISK_FREE: Final = 100_000_000  # bytes; on a small store a tenth of its limit
 STORE_FULL: Final = 0.8  # of the limit, in packs that are not confirmed
 BY_GATEWAY: Final = ("ring", "disk")  # gaps that no device can help
+FIRST_ANSWER_S: Final = 10.0  # that a device may take at a start
 NO_VALUE: Final = ("sentinel", "absent")  # of a device that answers: points that it does not have, or not now
 DOUBTFUL: Final = ("suspect", "range", "frozen")
 
@@ -221,18 +222,17 @@ def _readings(name: str, where: str, device: Facts, now: float) -> Iterator[Find
     readings = recent.get("readings") or 0
     span = show_age(float(recent.get("to", now)) - float(recent.get("from", now)))
     values: dict[str, object] = {"name": name, "span": span, "due": due, "line": device.get("line")}
-    if not recent.get("settled"):
-        if complete < COMPLETE:
-            yield Finding("device-early", where, values | {"share": f"{complete:.0%}"})
-        return
     has_none = 0
-    if float(device.get("answering_since") or 0) <= float(recent.get("from", 0)):
+    if float(device.get("answering_since") or 0) <= float(recent.get("from", 0)) + FIRST_ANSWER_S:
         # it answered all the time: these are values that it does not have, not a fault, if there are others
         has_none = sum(missing.pop(reason, 0) for reason in NO_VALUE)
     excused = sum(missing.pop(reason, 0) for reason in ("asleep", "lent", "stopped", "clock"))
     expected = due - excused - has_none
     doubtful = sum(marked.get(quality, 0) for quality in DOUBTFUL)
-    if not readings and has_none and not missing:
+    if not recent.get("settled"):
+        if expected and (good := (readings - doubtful) / expected) < COMPLETE:
+            yield Finding("device-early", where, values | {"share": f"{good:.0%}"})
+    elif not readings and has_none and not missing:
         yield Finding("device-without-values", where, values)
     elif expected and readings / expected < COMPLETE:
         worst = max(missing, key=missing.__getitem__)

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
     from agent.cli.ring_follower import Latest
 
-LINE_TROUBLE = ("timeouts", "broken", "mismatches", "exceptions", "stale", "foreign", "open_failures", "lost")
+LINE_TROUBLE: Final[Mapping[str, Texts]] = {
+    "timeouts": ("timeouts", "超时"), "broken": ("broken", "坏帧"), "mismatches": ("mismatches", "不匹配"),
+    "exceptions": ("exceptions", "拒绝"), "stale": ("late", "迟到"), "foreign": ("foreign", "外来帧"),
+    "open_failures": ("not opened", "打不开"), "lost": ("lost", "断开"),
+}  # fmt: skip
 STYLES: Final = {"alive": "green", "dead": "red", "swapped": "red", "unknown": "yellow"}
 WIDE: Final = 110  # columns from which on urls are shown
 WORDS: Final[Mapping[str, Texts]] = {
@@ -150,7 +154,9 @@ class StatusScreen:
                 f"{busy * 100:.0f} %" if busy is not None else "-",
                 cell(sum((line.get("sent") or {}).values())),
                 cell(line.get("answers", "-")),
-                cell(", ".join(f"{line[key]} {key}" for key in LINE_TROUBLE if line.get(key)), 160),
+                cell(
+                    ", ".join(f"{line[k]} {words[self._at]}" for k, words in LINE_TROUBLE.items() if line.get(k)), 160
+                ),
             ]
             table.add_row(*row, *([cell(line.get("url", "?"), 200)] if wide else []))
         return table

@@ -54,6 +54,20 @@ def test_status_says_what_is_not_well_and_exits_by_the_worst(mh, traces, tmp_pat
     assert json.loads(said.out)["faults"][0] == "store: disk full" and len(json.loads(said.out)["faults"]) == 3
 
 
+def test_status_in_chinese_keeps_its_json_english(mh, traces, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    traces.write(clock={"synced": False, "error_ms": 16_000.0, "behind_store": None})
+    said = mh("status", "--runtime-dir", tmp_path / "run")
+    assert said.code == 1 and "故障: 本网关的时钟未同步\n  处理: " in said.err and "timedatectl" in said.err
+    assert "设备" in said.out and "正常" in said.out and said.err.splitlines()[-1].startswith("共 1 个故障；退出码 1。")
+    facts = json.loads(mh("status", "--json", "--runtime-dir", tmp_path / "run").out)
+    assert facts["faults"] == ["the clock of this gateway is not synchronised"]
+    assert facts["findings"][0] | {"advice": ""} == {
+        "code": "clock-not-synchronised", "exit_code": 1, "where": "clock", "text": facts["faults"][0], "advice": ""
+    }  # fmt: skip
+    assert "clock synchronised" not in mh("status", "--lang", "en", "--runtime-dir", tmp_path / "run").out
+
+
 def test_status_tells_a_line_that_is_down_and_lets_inverters_sleep(mh, traces, tmp_path) -> None:
     """# field pain 70: a device that was never reached is not well, though nobody can say that it is silent."""
     for life, error, code in (("unknown", "line roof: cannot open", 4), ("unknown", None, 0), ("asleep", "silent", 0)):
