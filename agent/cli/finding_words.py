@@ -307,8 +307,8 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "目的地 {name} 没有接收方订阅，{waiting} 个数据包在等待",
         ),
         (
-            "Packs are kept. Is the platform running, and subscribed to meterhouse/v1/SITE/GATEWAY/#?",
-            "数据包已保留。平台是否在运行，并订阅了 meterhouse/v1/SITE/GATEWAY/#？",
+            "Packs are kept. Is the platform running, and subscribed to {topic}?",
+            "数据包已保留。平台是否在运行，并订阅了 {topic}？",
         ),
     ),
     "uplink-refusing": FindingWords(

@@ -83,7 +83,7 @@ def find(snapshot: Facts, now: float, agent_lives: bool) -> list[Finding]:
         *_intervals(_part(snapshot, "intervals")),
         *_config(_part(snapshot, "config")),
         *_field(_part(snapshot, "devices"), _part(snapshot, "lines"), now),
-        *_uplinks(_part(snapshot, "uplinks"), now),
+        *_uplinks(_part(snapshot, "uplinks"), f"{snapshot.get('site', '+')}/{snapshot.get('gateway', '+')}", now),
     ]
     return sorted(found, key=lambda finding: ORDER.index(finding.exit_code) if finding.exit_code else len(ORDER))
 
@@ -254,7 +254,7 @@ def _qualities(marked: Mapping[str, int]) -> str:
 # --- destinations
 
 
-def _uplinks(uplinks: Mapping[str, Facts], now: float) -> Iterator[Finding]:
+def _uplinks(uplinks: Mapping[str, Facts], gateway: str, now: float) -> Iterator[Finding]:
     for name, uplink in uplinks.items():
         where = f"destination {name}"
         why = f": {_cut(uplink['error'], 160)}" if uplink.get("error") else ""
@@ -263,7 +263,7 @@ def _uplinks(uplinks: Mapping[str, Facts], now: float) -> Iterator[Finding]:
         if not uplink.get("connected", True):
             yield Finding("uplink-down", where, values)
         elif uplink.get("subscriber") is False:
-            yield Finding("uplink-no-subscriber", where, values)
+            yield Finding("uplink-no-subscriber", where, values | {"topic": f"meterhouse/v1/{_cut(gateway, 80)}/#"})
         elif why or uplink.get("set_aside"):
             yield Finding("uplink-refusing", where, values | {"count": uplink.get("set_aside") or 0})
         yield from _certificates(name, uplink, now)

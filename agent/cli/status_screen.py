@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+import click
+from rich.markup import escape
+
 from agent.cli.common import learned_maps, show_age
 from agent.cli.console_tables import cell, open_console, plain_table, point_table
 from agent.cli.finding_words import LANGUAGES, Texts, reason_words
@@ -176,6 +179,17 @@ class StatusScreen:
         return table
 
     # --- the verdict
+
+    @staticmethod
+    def say(text: str, err: bool = False) -> None:
+        """One line; in a terminal it is broken between words."""
+        from rich.console import Console
+
+        console = Console(highlight=False, stderr=err)
+        if console.is_terminal:
+            console.print(escape(text))
+        else:
+            click.echo(text, err=err)
 
     def lines_of(self, findings: Sequence[Finding]) -> list[str]:
         """Findings, each with what to do."""

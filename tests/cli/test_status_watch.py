@@ -280,6 +280,23 @@ def test_each_wrong_member_of_a_snapshot_is_a_sentence_or_harmless(mh, traces, t
     repair = {"compared_from": 1, "packs_from": 1, "streams": 2}
     traces.facts["intervals"] = {"reading": 1, "repair": repair, "stopped": ["inv1"], "waits": "the disk"}
     traces.facts["lines"]["roof"] |= {"sent": {"3": 4}, "answers": 5, "timeouts": 1}
+    recent = {
+        "from": 1.0, "to": time.time(), "settled": True, "due": 9, "readings": 5, "complete": 0.6,
+        "missing": {"crc": 3, "sentinel": 1}, "marked": {"suspect": 2},
+    }  # fmt: skip
+    traces.facts["devices"]["inv1"] |= {
+        "added": 1.0, "answering_since": 2.0, "dead_after": 10.0, "recent": recent, "swapped": {"t": 3.0, "what": "x"},
+    }  # fmt: skip
+    traces.facts["uplinks"]["platform"] |= {
+        "subscriber": False, "waiting": 3, "set_aside": 1, "error": "e", "hint": "h",
+        "certificates": [{"file": "f", "what": "w", "ends": 5.0, "error": None}],
+    }  # fmt: skip
+    traces.facts["store"] |= {
+        "size_bytes": 9, "limit_bytes": 10, "disk_free_bytes": 1, "unused_bytes": 0, "packs": 5,
+        "pending": {"platform": 5}, "lost_packs": 2, "lost_at": 4.0, "warnings": ["w"],
+    }  # fmt: skip
+    traces.facts["clock"] = {"synced": False, "error_ms": 1.5, "behind_store": 100.0}
+    traces.facts["key"] = {"thumbprint": "k", "trouble": "t"}
     traces.facts["tables"] = {"2": traces.facts["tables"]["2"]}
     traces.facts["devices"].pop("inv2")
     harm, refused = set("\x1b\x07\x9b\u202e"), 0
