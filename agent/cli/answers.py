@@ -205,6 +205,7 @@ class _Certificate(TypedDict):
 
 class _Uplink(TypedDict, total=False):
     connected: bool
+    since: Time | None
     subscriber: bool | None
     waiting: Count
     set_aside: Count

@@ -259,6 +259,21 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "`meterhouse read {name}` 显示是哪些。设备模板和字节序是否正确？",
         ),
     ),
+    "line-down": FindingWords(
+        4,
+        ("line {line} is down, {names} cannot be reached{why}", "线路 {line} 不通，无法连接 {names}{why}"),
+        ("Check its adapter or the network", "请检查其适配器或网络"),
+    ),
+    "line-silent": FindingWords(
+        4,
+        ("no device on line {line} answers: {names}{why}", "线路 {line} 上没有设备应答：{names}{why}"),
+        (
+            "Is the cable cut or loose near the adapter, are A and B swapped, is the power of all of them off?"
+            " `meterhouse watch --frames {line}` shows what is asked",
+            "适配器附近的线是否断开或松动，A、B 是否接反，设备是否全部断电？"
+            "`meterhouse watch --frames {line}` 显示收发的报文",
+        ),
+    ),
     "line-overloaded": FindingWords(
         4,
         (

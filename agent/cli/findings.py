@@ -23,6 +23,12 @@ LOSS_SHOWN_S: Final = 86_400.0
 DISK_FREE: Final = 100_000_000  # bytes; on a small store a tenth of its limit
 STORE_FULL: Final = 0.8  # of the limit, in packs that are not confirmed
 BY_GATEWAY: Final = ("ring", "disk")  # gaps that no device can help
+WHOLE_LINE: Final[Mapping[str, str]] = {  # findings about devices that may be one about their line
+    "device-unreachable": "line-down",
+    "device-dead": "line-silent",
+    "device-never-answered": "line-silent",
+}
+FIRST_CONNECT_S: Final = 10.0  # that a destination may take
 FIRST_ANSWER_S: Final = 10.0  # that a device may take at a start
 NO_VALUE: Final = ("sentinel", "absent")  # of a device that answers: points that it does not have, or not now
 DOUBTFUL: Final = ("suspect", "range", "frozen")
@@ -165,18 +171,14 @@ def _names(names: Sequence[object]) -> str:
 
 
 def _field(devices: Mapping[str, Facts], lines: Mapping[str, Facts], now: float) -> Iterator[Finding]:
+    found = [(name, finding) for name, device in devices.items() for finding in _device(name, device, now)]
     slowed: dict[str, list[str]] = {}  # line -> its devices that lose readings because it is too busy
-    lost: list[str] = []
-    for name, device in devices.items():
-        for finding in _device(name, device, now):
-            if finding.code == "device-incomplete" and finding.values["worst"] == "overload":
-                slowed.setdefault(str(device.get("line")), []).append(name)
-            if finding.code == "readings-lost":
-                lost.append(name)
-            else:
-                yield finding
-    if lost:
+    for name, finding in found:
+        if finding.code == "device-incomplete" and finding.values["worst"] == "overload":
+            slowed.setdefault(str(devices[name].get("line")), []).append(name)
+    if lost := [name for name, finding in found if finding.code == "readings-lost"]:
         yield Finding("readings-lost", "store", {"names": _names(lost)})
+    yield from _whole_lines([(name, one) for name, one in found if one.code != "readings-lost"], devices)
     for name, line in lines.items():
         busy = line.get("busy_share") or 0.0
         late = slowed.get(name) or [n for n, d in devices.items() if d.get("line") == name and _overloads(d)]
@@ -184,6 +186,20 @@ def _field(devices: Mapping[str, Facts], lines: Mapping[str, Facts], now: float)
             yield Finding(
                 "line-overloaded", f"line {name}", {"name": name, "busy": f"{busy:.0%}", "names": _names(late)}
             )
+
+
+def _whole_lines(found: Sequence[tuple[str, Finding]], devices: Mapping[str, Facts]) -> Iterator[Finding]:
+    """The findings, with one for a line that is down, or on which nobody answers, in place of one a device."""
+    shown: set[tuple[str, str]] = set()
+    for name, finding in found:
+        line, kind = str(devices[name].get("line")), WHOLE_LINE.get(finding.code)
+        affected = [n for n, one in found if WHOLE_LINE.get(one.code) == kind and devices[n].get("line") == line]
+        awake = [n for n, d in devices.items() if d.get("line") == line and d.get("life") != "asleep"]
+        if kind is None or len(affected) < 2 or (kind == "line-silent" and len(affected) < len(awake)):
+            yield finding
+        elif (line, kind) not in shown:
+            shown.add((line, kind))
+            yield Finding(kind, f"line {line}", {**finding.values, "names": _names(affected)})
 
 
 def _overloads(device: Facts) -> bool:
@@ -261,7 +277,8 @@ def _uplinks(uplinks: Mapping[str, Facts], gateway: str, now: float) -> Iterator
         hint = _cut(uplink.get("hint") or "", 160)
         values = {"name": name, "why": why, "hint": hint, "waiting": uplink.get("waiting") or 0}
         if not uplink.get("connected", True):
-            yield Finding("uplink-down", where, values)
+            if why or now - float(uplink.get("since") or 0) >= FIRST_CONNECT_S:
+                yield Finding("uplink-down", where, values)
         elif uplink.get("subscriber") is False:
             yield Finding("uplink-no-subscriber", where, values | {"topic": f"meterhouse/v1/{_cut(gateway, 80)}/#"})
         elif why or uplink.get("set_aside"):

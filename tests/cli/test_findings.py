@@ -201,6 +201,32 @@ def test_an_overloaded_line_is_named_with_its_devices_and_what_to_do() -> None:
     assert seen(snapshot) == (0, []), "a busy line that loses nothing"
 
 
+def test_a_line_on_which_nobody_answers_is_one_finding() -> None:
+    dead = device(life="dead", error="no answer within 1 s")
+    snapshot = changed("devices", {"m1": dead, "m2": dead | {"last_answer": None}, "pv": device(life="asleep")})
+    (finding,) = find(snapshot, NOW, True)
+    assert (finding.code, finding.where, finding.exit_code) == ("line-silent", "line bus", 4)
+    assert finding.text() == "no device on line bus answers: m1, m2: no answer within 1 s"
+    snapshot["devices"]["m3"] = device()
+    assert seen(snapshot) == (4, ["device-dead", "device-never-answered"]), "somebody answers: it is not the cable"
+    snapshot["devices"] = {"m1": dead | {"line": "other"}, "m2": dead}
+    assert seen(snapshot) == (4, ["device-dead", "device-dead"]), "each alone on its line"
+
+
+def test_a_line_that_is_down_is_one_finding_for_its_devices() -> None:
+    down = device(life="unknown", error="cannot open", last_answer=NOW - 60)
+    snapshot = changed("devices", {"m1": down, "m2": down, "m3": device(line="other")})
+    (finding,) = find(snapshot, NOW, True)
+    assert finding.text() == "line bus is down, m1, m2 cannot be reached: cannot open" and finding.exit_code == 4
+
+
+def test_a_destination_that_was_not_tried_yet_is_given_a_moment() -> None:
+    facts = {"connected": False, "subscriber": None, "since": NOW - 1}
+    assert seen(changed("uplinks/platform", facts)) == (0, [])
+    assert seen(changed("uplinks/platform", facts | {"since": NOW - 11})) == (5, ["uplink-down"])
+    assert seen(changed("uplinks/platform", facts | {"error": "refused"})) == (5, ["uplink-down"])
+
+
 def test_readings_lost_by_the_gateway_are_one_finding_for_all_devices() -> None:
     snapshot = changed("devices/m1", device(recent=recent({"ring": 500})))
     snapshot["devices"]["m2"] = device(recent=recent({"disk": 500, "timeout": 20}))
