@@ -167,6 +167,7 @@ class _Device(TypedDict, total=False):
     last_answer: Time | None
     answering_since: Time | None
     dead_after: float
+    may_sleep: bool
     error: str | None
     recent: _RecentWhole | None
     swapped: _Swapped | None

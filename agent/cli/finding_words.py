@@ -210,6 +210,16 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "device-dead": FindingWords(
         4, ("device {name} has not answered for {age}{why}", "设备 {name} 已 {age} 无应答{why}"), _CABLE
     ),
+    "device-dead-or-asleep": FindingWords(
+        4,
+        ("device {name} has not answered for {age}{why}", "设备 {name} 已 {age} 无应答{why}"),
+        (
+            "If it is dark, it may sleep: set latitude and longitude in [site], and this is no longer a fault."
+            " By day check its power, cable and address",
+            "若是夜间，设备可能休眠：在 [site] 中填写 latitude 和 longitude 后不再算故障；"
+            "若是白天，请检查供电、接线和地址",
+        ),
+    ),
     "device-never-answered": FindingWords(
         4, ("device {name} has never answered, for {age} now{why}", "设备 {name} 启动后从未应答，已 {age}{why}"), _CABLE
     ),

@@ -220,8 +220,8 @@ def _device(name: str, device: Facts, now: float) -> Iterator[Finding]:
     silent_s = now - float(device.get("last_answer") or device.get("added") or 0)
     values = {"name": name, "why": why, "age": show_age(silent_s), "line": str(device.get("line"))}
     if life == "dead":
-        never = not device.get("last_answer")
-        yield Finding("device-never-answered" if never else "device-dead", where, values)
+        kind = "device-dead" if device.get("last_answer") else "device-never-answered"
+        yield Finding("device-dead-or-asleep" if device.get("may_sleep") else kind, where, values)
     elif life == "unknown" and why and silent_s >= (device.get("dead_after") or 0):  # its line is down
         yield Finding("device-unreachable", where, values)
     elif life == "alive":

@@ -149,6 +149,8 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
     ("estimated values", "devices/m1", device(recent=recent(marked={"estimated": 1000})), 0, []),
     ("readings that the store lost", "devices/m1", device(recent=recent({"disk": 500})), 1, ["readings-lost"]),
     ("dead", "devices/m1", device(life="dead", recent=recent({"absent": 900})), 4, ["device-dead"]),
+    ("dead, or asleep at an unknown place", "devices/m1", device(life="dead", may_sleep=True), 4,
+     ["device-dead-or-asleep"]),
     ("never answered", "devices/m1", device(life="dead", last_answer=None), 4, ["device-never-answered"]),
     ("a line that has just gone down", "devices/m1", device(life="unknown", error="no port"), 0, []),
     ("a line that is down", "devices/m1", device(life="unknown", error="no port", last_answer=NOW - 11), 4,
