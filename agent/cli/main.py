@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "read": CommandEntry("agent.cli.read", "Read one device once and print its values."),
     "watch": CommandEntry("agent.cli.watch", "Live values or frames of the running agent, without touching it."),
     "status": CommandEntry("agent.cli.status", "State of the running agent, its lines and devices."),
+    "doctor": CommandEntry("agent.cli.doctor.command", "Examine this machine and the agent; an archive for support."),
     "reload": CommandEntry("agent.cli.reload", "Reload the configuration of the running agent."),
     "profiles": CommandEntry("agent.cli.profiles", "List, show and check profiles of device families."),
     "decode": CommandEntry("agent.cli.decode", "Explain bytes and registers without hardware."),
