@@ -18,6 +18,7 @@ from agent.cli.logs import set_up_logging
 from agent.cli.options import ConfigOptions, config_options
 from agent.config import Config
 from agent.service.app import Service
+from agent.service.runtime_dir import make_folder
 from agent.service.systemd import notify
 from drivers.model import ConfigError
 
@@ -54,7 +55,7 @@ def make_key(config: Config) -> None:
     """A gateway makes its own key when it is first started: an image for many of them must hold none.
 
     Raises:
-        KeyFileError: it cannot be written.
+        GatewayError: it, or the state directory, cannot be created.
     """
     file = config.key.file
     if file is None or file.exists():  # a credential is created by systemd
@@ -64,7 +65,7 @@ def make_key(config: Config) -> None:
     from agent.keys import create_key
 
     if file.parent == config.state_dir:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(file.parent, 0o700)
     signer = create_key(file, int(time.time()))
     log.warning("created the signing key %s. Its thumbprint, for verifiers: %s", file, signer.kid)
 

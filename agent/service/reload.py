@@ -175,6 +175,8 @@ class Reloader:
             if self._load is None:
                 raise ConfigError("this agent has no configuration files to reload", where="reload")
             changed = await self._reload(await asyncio.to_thread(self._load))
+            for device in self._service.devices:
+                device.swapped = None  # who reloads has seen it
         except GatewayError as error:
             return self._rejected(*(str(one) for one in getattr(error, "complaints", (error,))))
         except OSError as error:

@@ -28,14 +28,7 @@ def instance_lock(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
         GatewayError: a directory cannot be created, or another agent runs there.
     """
     for folder, mode in ((state_dir, 0o700), (runtime_dir, 0o750)):
-        try:
-            folder.mkdir(mode=mode, parents=True, exist_ok=True)
-        except OSError as error:
-            raise GatewayError(
-                f"cannot be created: {error.strerror}",
-                where=str(folder),
-                hint=PATHS,
-            ) from error
+        make_folder(folder, mode)
     _remove_permissions(state_dir, 0o077)
     _remove_permissions(runtime_dir, 0o022)
     try:
@@ -56,6 +49,14 @@ def instance_lock(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)  # the lock goes with it
+
+
+def make_folder(folder: Path, mode: int) -> None:
+    """Create a directory of the agent if it is missing. Raises GatewayError."""
+    try:
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as error:
+        raise GatewayError(f"cannot be created: {error.strerror}", where=str(folder), hint=PATHS) from error
 
 
 def _remove_permissions(folder: Path, bits: int) -> None:

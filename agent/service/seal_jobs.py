@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.pack import BirthTable, Packer, Savepoint, SealedPack, base64url, seconds
+from agent.service.completeness import RecentReadings
 from agent.store import LossNote
 from drivers.model import Reason
 from ext.ring import Ring
@@ -129,6 +130,7 @@ class Stream:
         self.readings = 0  # sealed since the start
         self.gap_readings = 0
         self.packs = 0
+        self.recent = RecentReadings(start_ms)
 
     @property
     def table_version(self) -> TableVersion:
@@ -158,6 +160,20 @@ class Stream:
         if not self.sealing:
             for version in self.table_versions:
                 del version.positions[: bisect_left(version.positions, version.ring.tail)]
+
+    def recent_facts(self, settled_ms: int, now_ms: int, reason: Reason) -> dict[str, Any] | None:
+        """What became of the readings that were due in the last minutes, for the snapshot.
+
+        Args:
+            settled_ms: every due tick before this is answered or a gap.
+            reason: why nothing is answered now, if the stream is silent.
+        """
+        points, silent = self.table_version.table.points, {}
+        if self.quiet and not self.news:
+            begin_ms = max(self.sealed_ms, now_ms - max(SILENT_MS, 20 * points.shortest_ms))
+            if due := self.table_version.table.due_readings(begin_ms, min(settled_ms, now_ms)):
+                silent = {int(reason): due}
+        return self.recent.facts(now_ms, points.shortest_ms, silent, self.sealed_ms)
 
     def oldest(self, ring: Ring) -> int | None:
         """Position of the oldest record in a ring that is not sealed."""
@@ -190,6 +206,9 @@ class Stream:
         """The job is committed: count its packs and forget what it sealed."""
         self.sealing = False
         self.sealed_ms = job.step_ms if job.step_ms is not None else job.to_ms
+        for pack in job.packs:
+            if pack.tally and (self.start_ms is None or pack.to_ms > self.start_ms):  # not the time before this start
+                self.recent.add(pack.from_ms, pack.to_ms, pack.tally, self.table_version.table.points.shortest_ms)
         self.start_ms = None
         self.quiet = job.quiet
         self.news = False

@@ -29,6 +29,7 @@ from agent.uplink.flow import (
     InflightWindow,
     PoisonDetector,
     RejectedRetained,
+    TopicKey,
 )
 from agent.uplink.messages import BACKFILL, BIRTH, LIVE, NO_LIMIT, OutgoingMessage
 from agent.uplink.queues import InboundQueue, OutboxCursor
@@ -91,6 +92,8 @@ class SendScheduler:
         self._recent = RecentIds(RECENT)
         self.quarantined: set[int] = set()  # refs of messages that are not sent again before the next start
         self.blocked = BlockedTopics(backoff_s)
+        self._unsubscribed: set[TopicKey] = set()  # those of them without a subscriber
+        self._accepts = False  # a pack was accepted on this connection
         self._looking_for_probe = False  # the backlog was rewound for a probe that is due
         self._poison = PoisonDetector()
         self._backlog_end = NEVER  # all packs are backlog until one is offered
@@ -135,6 +138,7 @@ class SendScheduler:
         self._births.restart(0)
         self._rejected.clear()
         self.blocked.on_connect(now)
+        self._accepts = False
         self._looking_for_probe = False
         self._paused_until_s = 0.0
         self._reject_backoff.reset()
@@ -355,6 +359,8 @@ class SendScheduler:
             self._on_accepted(message)
             return None
         self.refused += 1
+        if code == NO_SUBSCRIBERS:
+            self._unsubscribed.add((message.stream, message.kind))
         if code in {NO_SUBSCRIBERS, NOT_AUTHORIZED, TOPIC_INVALID}:
             self.blocked.block((message.stream, message.kind), message.id, now, message.probe)
         elif code in {TOO_LARGE, BAD_FORMAT}:
@@ -376,10 +382,13 @@ class SendScheduler:
         self._recent.add(message.id)
         self._reject_backoff.reset()
         self.accepted += 1
+        self._accepts = True
+        self._unsubscribed.discard((message.stream, message.kind))
         if self.mode != "platform":
             self.delivered.append(message.id)
         if message.probe:
             self._backlog.rewind(self.blocked.reset())  # all packs that waited
+            self._unsubscribed.clear()
             self._rejected.mark_retry()
 
     def take_retained_retry(self) -> bool:
@@ -436,6 +445,13 @@ class SendScheduler:
     def has_fault(self) -> bool:
         """Does the broker refuse anything now?"""
         return bool(self.blocked or self.quarantined or not self._reject_backoff.is_reset or self._rejected)
+
+    @property
+    def subscriber(self) -> bool | None:
+        """Does somebody receive all our packs? None: not known."""
+        if self._unsubscribed:
+            return False
+        return True if self._accepts and self.mode != "broker" else None
 
     @property
     def backfilling(self) -> bool:

@@ -183,6 +183,7 @@ class Uplink:
             hint=fault.hint if fault else None,
             mqtt=("5" if self._protocol == V5 else "3.1.1") if connected else None,
             confirm=scheduler.mode if connected else None,
+            subscriber=scheduler.subscriber if connected else None,
         )
 
     # --- the thread: connections
