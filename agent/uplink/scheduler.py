@@ -16,6 +16,8 @@ from typing import Final
 from agent.outbox import Outbox, OutboxItem
 from agent.uplink.errors import BAD_FORMAT, ID_IN_USE, NO_SUBSCRIBERS, NOT_AUTHORIZED, TOO_LARGE, TOPIC_INVALID
 from agent.uplink.flow import (
+    NO_READER_MOST_S,
+    PROBE_MOST_S,
     Admission,
     BlockedTopics,
     InflightWindow,
@@ -348,7 +350,8 @@ class SendScheduler:
             return None
         self.refused += 1
         if code in {NO_SUBSCRIBERS, NOT_AUTHORIZED, TOPIC_INVALID}:
-            self.blocked.block((message.stream, message.kind), message.id, now, message.probe)
+            most_s = NO_READER_MOST_S if code == NO_SUBSCRIBERS else PROBE_MOST_S
+            self.blocked.block((message.stream, message.kind), message.id, now, message.probe, most_s)
         elif code in {TOO_LARGE, BAD_FORMAT}:
             self._quarantine(message.id)
         else:
