@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
+from unicodedata import east_asian_width
 
 import click
 
@@ -85,6 +86,12 @@ def learned_maps(snapshot: Mapping[str, Any]) -> dict[str, str]:
     return {str(name): clean_text(str(text), 300) for name, text in learned.items() if text}
 
 
+def docs_folder() -> Path | None:
+    """Where the documents are: of the Debian package, of the bundle, or of the source tree."""
+    places = (Path("/usr/share/doc/meterhouse"), Path("/opt/meterhouse/doc"), Path(__file__).parents[2] / "docs")
+    return next((place for place in places if os.path.isfile(place / "field-guide.md")), None)
+
+
 def is_alive(pid: object) -> bool:
     """Does a process with this number exist?"""
     if not isinstance(pid, int) or pid <= 0:
@@ -118,6 +125,11 @@ def show_age(seconds: float | None) -> str:
         if seconds < limit:
             return f"{seconds / size:.1f} {unit}" if limit == 10 else f"{seconds / size:.0f} {unit}"
     return f"{seconds / 86400:.0f} d"
+
+
+def columns(text: str) -> int:
+    """Columns of a text in a terminal, where Chinese characters take two."""
+    return sum(2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def as_line(facts: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.common import as_line, complain, progress, show_age
-from agent.cli.options import ConfigOptions, config_options, json_option
+from agent.cli.options import ConfigOptions, config_options, json_option, lang_option
 from drivers.model import GatewayError, LineDown, ProgressCallback, UsageError
 
 if TYPE_CHECKING:
@@ -88,10 +88,16 @@ _HOSTS = re.compile(r"(modbus-tcp://(?:\d{1,3}\.){3})(\d{1,3})-(\d{1,3})((?::\d+
 @click.option("--deep", is_flag=True, help="Also ask Modbus devices for their identification (function 43/14).")
 @click.option("--no-identify", is_flag=True, help="Only find devices; do not try profiles.")
 @click.option("--echo", is_flag=True, help="The adapter echoes what is sent.")
+@click.option("--add", is_flag=True, help="Add what is found to the configuration, one by one: as `adopt` does.")
+@click.option("--yes", is_flag=True, help="With --add: do not ask anything.")
+@lang_option
 @json_option
 def scan(
     options: ConfigOptions,
     lines: tuple[str, ...],
+    add: bool,
+    yes: bool,
+    lang: str,
     as_json: bool,
     **asked: Any,
 ) -> None:
@@ -104,6 +110,7 @@ def scan(
     \b
     Examples:
       meterhouse scan --line serial:/dev/ttyUSB0
+      meterhouse scan --line serial:/dev/ttyUSB0 --addresses 1-32 --add
       meterhouse scan --line serial:/dev/ttyUSB0 --protocol modbus --serial "9600 8N1" --serial "19200 8E1" --quick
       meterhouse scan --line serial:/dev/ttyUSB1 --protocol mbus --mbus-by secondary
       meterhouse scan --line modbus-tcp://192.0.2.10-40 --addresses 1
@@ -115,6 +122,10 @@ def scan(
     from drivers.scan import Scan
 
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
+    if add:
+        from agent.cli.adopt import add_found, ready
+
+        ready(options, yes, "scan --add")
     folder = options.find_runtime_dir(strict=False)
     wanted = [_scan_options(url, **asked) for url in _expanded(lines)]
     scans = [Scan(each, line_factory()) for each in wanted]
@@ -147,6 +158,8 @@ def scan(
     if interrupted:
         click.echo("interrupted: the list above is incomplete", err=True)
         raise SystemExit(130)
+    if add:
+        add_found(options, found, yes, lang)
     raise SystemExit(_exit_code(found, trouble, len(scans) == 1))
 
 

@@ -36,7 +36,7 @@ def tables(found: Sequence[FoundDevice], known: Mapping[str, str]) -> list[str]:
         if url in known:
             names[url], serials[url] = known[url], ""
             continue
-        names[url] = _unused(_line_name(url), taken)
+        names[url] = _unused(line_name(url), taken)
         text = f"[[line]]\nname = {_text(names[url])}\nurl = {_text(stable(url))}\n"
         texts.append(text + (f"serial = {_text(serials[url])}\n" if serials[url] else ""))
     for device in found:
@@ -56,7 +56,8 @@ def stable(url: str, by_id: Path = BY_ID) -> str:
     return next((f"serial:{link}" for link in links if os.path.realpath(link) == port), url)
 
 
-def _line_name(url: str) -> str:
+def line_name(url: str) -> str:
+    """A name for the line of a url."""
     parts = urlsplit(url)
     if parts.scheme == "serial":
         return _name(os.path.basename(parts.path))

@@ -24,6 +24,8 @@ from agent.uplink.errors import (
     TOPIC_INVALID,
 )
 from agent.uplink.flow import (
+    NO_READER_MOST_S,
+    PROBE_MOST_S,
     Admission,
     BlockedTopics,
     InflightWindow,
@@ -362,7 +364,8 @@ class SendScheduler:
         if code == NO_SUBSCRIBERS:
             self._unsubscribed.add((message.stream, message.kind))
         if code in {NO_SUBSCRIBERS, NOT_AUTHORIZED, TOPIC_INVALID}:
-            self.blocked.block((message.stream, message.kind), message.id, now, message.probe)
+            most_s = NO_READER_MOST_S if code == NO_SUBSCRIBERS else PROBE_MOST_S
+            self.blocked.block((message.stream, message.kind), message.id, now, message.probe, most_s)
         elif code in {TOO_LARGE, BAD_FORMAT}:
             self._quarantine(message.id)
         else:
