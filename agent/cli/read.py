@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from agent.cli.target import Target
     from agent.config import Config, DeviceConfig
     from drivers.profile import Profile
+
+__all__ = ["Round", "is_missing", "read", "read_once", "read_rounds", "show_hints"]
 
 LEASE_S = 300.0
 DUMPED = ("modbus", "sunspec")
@@ -177,7 +179,7 @@ def read(
     recorded = dump_file is not None or sample_file is not None
     try:
         with owner:
-            rounds = owner.run(_rounds(config, entry, profile, patterns, recorded, repeat, pause_s))
+            rounds = owner.run(read_rounds(config, entry, profile, patterns, recorded, repeat, pause_s))
     except LineTimeout as error:
         raise LineTimeout(error.what, where=error.where, hint=error.hint or silence_hint(config, entry)) from error
     last = rounds[-1]
@@ -186,7 +188,7 @@ def read(
     if sample_file is not None:
         _write_sample(sample_file, config, entry, profile, last)
     _show(config, entry, profile, rounds, lang, raw, as_json)
-    _print_hints(config, entry, profile, rounds, language)
+    show_hints(config, entry, profile, rounds, language)
     rows = zip(last.points, last.readings, strict=True)
     raise SystemExit(4 if any(is_missing(point, reading) for point, reading in rows) else 0)
 
@@ -264,15 +266,16 @@ def _nothing_read(last: Round, profile: Profile, url: str, address: str) -> Line
     )
 
 
-async def _rounds(
+async def read_rounds(
     config: Config,
     entry: DeviceConfig,
     profile: Profile,
-    patterns: tuple[str, ...],
-    recorded: bool,
-    repeat: int,
-    pause_s: float,
+    patterns: tuple[str, ...] = (),
+    recorded: bool = False,
+    repeat: int = 1,
+    pause_s: float = 0.0,
 ) -> list[Round]:
+    """Read all points, or those of ``patterns``, so often. ``recorded``: the rounds have the registers, too."""
     rounds: list[Round] = []
     for n in range(repeat):
         if n:
@@ -283,8 +286,8 @@ async def _rounds(
     return rounds
 
 
-def _print_hints(config: Config, entry: DeviceConfig, profile: Profile, rounds: list[Round], language: str) -> None:
-    """What is odd about the values, on stderr."""
+def show_hints(config: Config, entry: DeviceConfig, profile: Profile, rounds: Sequence[Round], language: str) -> None:
+    """Print what is odd about the values on stderr: of the last round, and of counters since the first."""
     from agent.config import device_spec
     from drivers.plausibility import growth_hints, hints, sentences
 

@@ -48,8 +48,8 @@ def adhoc_target(
     profile: str,
     line: str,
     address: str,
-    serial: str | None,
-    params: tuple[str, ...],
+    serial: str | None = None,
+    params: tuple[str, ...] = (),
     ratios: tuple[str, ...] = (),
     dirs: tuple[Path, ...] = (),
 ) -> Target:
