@@ -20,6 +20,7 @@ import click
 from drivers.model import ConfigError, GatewayError, ProfileError, ProgressCallback, Reason, clean_text, no_progress
 
 MAX_SNAPSHOT = 64 << 20
+SHOWN_UNITS: Final[Mapping[str, str]] = {"Cel": "°C"}
 # controls, what turns the direction of writing or has no width, line separators, half characters
 UNSHOWN: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
@@ -103,6 +104,16 @@ def is_alive(pid: object) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
+
+
+def show_unit(unit: str) -> str:
+    """A unit as people write it; packs and JSON speak SenML."""
+    return SHOWN_UNITS.get(unit, unit)
+
+
+def pad(text: str, width: int) -> str:
+    """Text padded to a width on a terminal, where a Chinese character takes two places."""
+    return text + " " * (width - len(text) - sum(east_asian_width(c) in "WF" for c in text))
 
 
 def show_quality(code: int) -> str:

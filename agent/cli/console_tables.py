@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agent.cli.common import show_age, show_quality
+from agent.cli.common import show_age, show_quality, show_unit
 from drivers.model import clean_text
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def point_table(latest: Iterable[Latest], now_ns: int) -> Table:
             cell(point.point.device),
             cell(point.point.name),
             f"[dim]{shown}[/]" if missing else shown,
-            cell(point.point.unit),
+            cell(show_unit(point.point.unit)),
             f"[red]{quality}[/]" if missing else f"[yellow]{quality}[/]",
             show_age(point.age_s(now_ns)),
         )

@@ -7,18 +7,15 @@ from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
-from unicodedata import east_asian_width
 
 import click
 
-from agent.cli.common import as_line
+from agent.cli.common import as_line, pad
 from agent.cli.options import LANGUAGE, json_option, param_option, parse_params, profiles_option
-from drivers.model import PACES, Limits, LineError, Point, ProfileError, Quality, Reading, UsageError, clean_text
-from drivers.plan import read_image
-from drivers.plan.image import image_spec
+from agent.cli.profile_samples import replay, samples_beside
+from drivers.model import PACES, Limits, Point, ProfileError, UsageError, clean_text
 from drivers.profile import (
     Profile,
-    Sample,
     SecondSource,
     default_dirs,
     find_profile,
@@ -27,7 +24,6 @@ from drivers.profile import (
     shipped_dir,
     vocabulary,
 )
-from drivers.profile.head import PROTOCOLS
 
 Json = dict[str, Any]
 _LABELS = {
@@ -60,20 +56,16 @@ def profiles() -> None:
     """
 
 
-def _dirs(folder: Path | None) -> tuple[Path, ...]:
-    return (*((folder,) if folder else ()), *default_dirs())
-
-
 @profiles.command("list")
 @profiles_option
 @json_option
-def list_(folder: Path | None, as_json: bool) -> None:
+def list_(dirs: tuple[Path, ...], as_json: bool) -> None:
     """All families: id, kind, protocol, points, evidence."""
     broken: list[ProfileError] = []
     rows: list[Json] = []
-    for id, path in list_profiles(_dirs(folder)).items():
+    for id, path in list_profiles(dirs).items():
         try:
-            rows.append(_summary(load_profile(path, _dirs(folder))))
+            rows.append(_summary(load_profile(path, dirs)))
         except ProfileError as error:
             broken.append(error)
             rows.append({"id": id, "error": str(error)})
@@ -119,9 +111,11 @@ def _summary(profile: Profile) -> Json:
 @param_option
 @profiles_option
 @json_option
-def show(id: str, lang: str, firmware: str | None, params: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
+def show(
+    id: str, lang: str, firmware: str | None, params: tuple[str, ...], dirs: tuple[Path, ...], as_json: bool
+) -> None:
     """One family: its sources, limits, and points with unit, pace, register and meaning."""
-    profile = load_profile(find_profile(id, _dirs(folder)), _dirs(folder))
+    profile = load_profile(find_profile(id, dirs), dirs)
     resolved = profile.resolve(parse_params(params), firmware)
     points = [_point(p) for p in sorted(resolved.points, key=lambda p: (p.function, p.address))]
     if as_json:
@@ -159,11 +153,8 @@ def _second_source(second: SecondSource | None, lang: str) -> str:
 
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Cells padded to widths on a terminal, where a Chinese character takes two places."""
-    return "".join(
-        cell + " " * (width - sum(1 + (east_asian_width(c) in "WF") for c in cell))
-        for cell, width in zip(cells, widths, strict=True)
-    ).rstrip()
+    """Cells padded to widths on a terminal."""
+    return "".join(pad(cell, width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def _about(profile: Profile) -> Json:
@@ -241,9 +232,13 @@ def names(pattern: str, lang: str, as_json: bool) -> None:
 @_lang_option
 @json_option
 def check(file: Path, lang: str, as_json: bool) -> None:
-    """Check a profile file, replay its samples, and show whether a second source agrees with it."""
+    """Check a profile file, replay its samples, and show whether a second source agrees with it.
+
+    Samples are those in the file, and FAMILY.json and FAMILY.*.json beside it, as `read --sample` writes them.
+    """
     profile = load_profile(file, (file.resolve().parents[1], *default_dirs()))
-    failed = [text for text in replay(profile) if text]
+    beside = samples_beside(file)
+    failed = replay(profile, tuple(sample for _, sample in beside))
     if failed:
         from agent.config import gathered
 
@@ -253,38 +248,7 @@ def check(file: Path, lang: str, as_json: bool) -> None:
     else:
         paces = ", ".join(f"{sum(p.pace == pace for p in profile.points)} {pace}" for pace in PACES)
         click.echo(
-            f"{clean_text(str(file))}: good. {len(profile.points)} points ({paces}), {len(profile.samples)} samples"
+            f"{clean_text(str(file))}: good. {len(profile.points)} points ({paces}), "
+            f"{len(profile.samples) + len(beside)} samples"
         )
         click.echo(_second_source(profile.second_source, lang))
-
-
-def replay(profile: Profile) -> list[str]:
-    """Mismatches of the samples of a profile, one text each."""
-    wrong: list[str] = []
-    for sample in profile.samples if profile.protocol in PROTOCOLS else ():  # others' drivers are not asked
-        points = profile.resolve(sample.params, sample.firmware, sample.identity).points
-        try:
-            found = _sampled(profile, sample, points)
-        except (LineError, ValueError) as error:
-            wrong.append(f"sample {sample.name!r}: {error}")
-            continue
-        for name, value in sample.expect.items():
-            if name not in found:
-                wrong.append(f"sample {sample.name!r}: {name} has no registers there")
-            elif found[name].value != value:
-                wrong.append(f"sample {sample.name!r}: {name} is {found[name].value}, expected {value}")
-            elif value is not None and found[name].quality != Quality.GOOD:
-                wrong.append(f"sample {sample.name!r}: {name} is {value} with quality {found[name].quality}")
-    return wrong
-
-
-def _sampled(profile: Profile, sample: Sample, points: tuple[Point, ...]) -> dict[str, Reading]:
-    """The values in a sample's registers or frames. Raises LineError or ValueError."""
-    from drivers.samples import has_frames, read_frames, read_sunspec
-
-    if has_frames(profile.protocol):
-        return read_frames(profile, points, sample.frames)
-    if profile.protocol == "sunspec":
-        return read_sunspec(profile, points, sample.words.get(3, {}))
-    readings, _ = read_image(sample.words, points, image_spec(profile, points))
-    return {r.name: r for r in readings}

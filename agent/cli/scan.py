@@ -7,12 +7,14 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from agent.cli.common import as_line, complain, progress, show_age
-from agent.cli.options import ConfigOptions, config_options, json_option, lang_option
+from agent.cli.options import ConfigOptions, config_options, json_option, lang_option, profile_dirs
 from drivers.model import GatewayError, LineDown, ProgressCallback, UsageError
 
 if TYPE_CHECKING:
@@ -127,7 +129,8 @@ def scan(
 
         ready(options, yes, "scan --add")
     folder = options.find_runtime_dir(strict=False)
-    wanted = [_scan_options(url, **asked) for url in _expanded(lines)]
+    dirs = profile_dirs(options.config_file)
+    wanted = [replace(_scan_options(url, **asked), profile_dirs=dirs) for url in _expanded(lines)]
     scans = [Scan(each, line_factory()) for each in wanted]
     total_s = sum(scan.estimate_s() for scan in scans)
     click.echo(f"at most about {show_age(total_s)}, plus time for each device found", err=True)
@@ -146,7 +149,7 @@ def scan(
                 break
     found = [device for one in scans for device in one.found]
     known = _known_lines(options, [each.url for each in wanted])
-    _print(found, as_json, known)
+    _print(found, as_json, known, dirs)
     for one in scans:
         for note in one.notes:
             click.echo(f"note: {note}", err=True)
@@ -286,10 +289,10 @@ def _known_lines(options: ConfigOptions, urls: Sequence[str]) -> dict[str, str]:
     return {url: line.name for url in urls for line in lines if is_same(line.url, url)}
 
 
-def _print(found: Sequence[FoundDevice], as_json: bool, known: Mapping[str, str]) -> None:
+def _print(found: Sequence[FoundDevice], as_json: bool, known: Mapping[str, str], dirs: Sequence[Path]) -> None:
     from agent.cli.toml_snippet import tables
 
-    texts = tables(found, known)
+    texts = tables(found, known, dirs)
     if as_json:
         for device, text in zip(found, texts[len(texts) - len(found) :], strict=True):
             click.echo(as_line({**facts_of(device), "toml": text}))

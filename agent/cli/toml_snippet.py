@@ -21,8 +21,10 @@ BY_ID = Path("/dev/serial/by-id")
 MOST_OTHERS = 4
 
 
-def tables(found: Sequence[FoundDevice], known: Mapping[str, str]) -> list[str]:
+def tables(found: Sequence[FoundDevice], known: Mapping[str, str], dirs: Sequence[Path] | None = None) -> list[str]:
     """``[[line]]`` and ``[[device]]`` tables, one text each: first the lines that are not in ``known`` (url -> name).
+
+    ``dirs``: where the profiles are; by default the shipped and the site's.
 
     A device without a known profile is commented out, so that the pasted text is valid.
     """
@@ -40,7 +42,7 @@ def tables(found: Sequence[FoundDevice], known: Mapping[str, str]) -> list[str]:
         text = f"[[line]]\nname = {_text(names[url])}\nurl = {_text(stable(url))}\n"
         texts.append(text + (f"serial = {_text(serials[url])}\n" if serials[url] else ""))
     for device in found:
-        texts.append(_device(device, names[device.url], serials[device.url], taken))
+        texts.append(_device(device, names[device.url], serials[device.url], taken, dirs))
     return texts
 
 
@@ -77,7 +79,7 @@ def _unused(name: str, taken: set[str]) -> str:
     return found
 
 
-def _device(device: FoundDevice, line: str, lines_serial: str, taken: set[str]) -> str:
+def _device(device: FoundDevice, line: str, lines_serial: str, taken: set[str], dirs: Sequence[Path] | None) -> str:
     fits = device.fits
     vendor, _, family = fits[0].profile.rpartition("/") if fits else ("", "", device.protocol)
     family = vendor if family.isdigit() else family  # dlt645/2007
@@ -92,16 +94,16 @@ def _device(device: FoundDevice, line: str, lines_serial: str, taken: set[str]) 
     rows.append(f"profile = {_text(fits[0].profile)}  # {fits[0].how}{doubt}")
     if device.serial and device.serial != lines_serial:
         rows.append(f"serial = {_text(device.serial)}")
-    rows += _params(fits[0].profile)
+    rows += _params(fits[0].profile, dirs)
     return "".join(f"{row}\n" for row in rows)
 
 
-def _params(profile_id: str) -> Iterable[str]:
+def _params(profile_id: str, dirs: Sequence[Path] | None) -> Iterable[str]:
     """Parameters that the installer may or must set, with their default or lowest value."""
     from drivers.profile import find_profile, load_profile
 
     try:
-        profile: Profile = load_profile(find_profile(profile_id))
+        profile: Profile = load_profile(find_profile(profile_id, dirs), dirs)
     except ProfileError:
         return []
     if not profile.params:

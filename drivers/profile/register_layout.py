@@ -56,6 +56,16 @@ class RegisterLayout:
     parts: tuple[RegisterPart, ...] = ()
 
 
+def raw_range(type_: str, count: int) -> tuple[int, int] | None:
+    """The lowest and highest raw value of a type; None for floats and for what has no numbers."""
+    if type_ in BITS or type_ in HALVES:
+        wide = BITS.get(type_, 8)
+        return (-(1 << wide - 1), (1 << wide - 1) - 1) if type_.startswith("i") else (0, (1 << wide) - 1)
+    if type_.startswith("bcd"):
+        return 0, 10 ** (4 * REGISTERS[type_]) - 1
+    return {"mod10k": (0, 10 ** (4 * count) - 1), "bits": (0, (1 << count) - 1)}.get(type_)
+
+
 def read_layout(table: TomlTable, defaults: Defaults) -> RegisterLayout:
     """The registers of a point's table; other protocols have none."""
     if defaults.protocol != "modbus":

@@ -127,7 +127,12 @@ class Scan:
                 await self._ask_deep(device)
             protocols = ("modbus", "sunspec") if device.protocol == "modbus" else (device.protocol,)
             known = await identify(
-                self._line, device.address, profiles_of(protocols), device.serial, device.identity, self._patience_s
+                self._line,
+                device.address,
+                profiles_of(protocols, "", self.options.profile_dirs),
+                device.serial,
+                device.identity,
+                self._patience_s,
             )
             device.identity, device.fits = known.facts, known.fits
             if known.cut_short:
