@@ -110,16 +110,20 @@ def _snapshot(options: ConfigOptions, config: Config | None) -> dict[str, Any] |
 
 
 def _agent(snapshot: dict[str, Any] | None, lang: str) -> Iterator[CheckResult]:
-    from agent.cli.status import find_faults
+    from agent.cli.common import is_alive
+    from agent.cli.findings import find
 
     results = Results(lang, "agent")
     if snapshot is None:
         yield results.fault("not running")
         return
     yield results.good("runs", pid=snapshot.get("pid"))
-    for code, texts in find_faults(snapshot, time.time()).items():
-        for fault in texts:
-            yield CheckResult(text(lang, "agent"), host.FAULT, fault, "", code)
+    findings = find(snapshot, time.time(), is_alive(snapshot.get("pid")))
+    for found in (
+        one for one in findings if one.code != "clock-not-synchronised"
+    ):  # this machine's was looked at already
+        state = host.FAULT if found.exit_code else host.NOTE
+        yield CheckResult(text(lang, "agent"), state, found.text(lang), found.advice(lang), found.exit_code)
 
 
 def _destinations(config: Config, lang: str) -> Iterator[CheckResult]:
