@@ -185,7 +185,9 @@ class _Reader:
             self.table.add("unit", 'the key "unit" is missing', f"One of {', '.join(entry.units)}")
         elif unit and unit not in entry.units:
             wanted = ", ".join(u for u in entry.units if u) or "no unit"
-            self.table.add("unit", f"unit {show(unit)} does not fit {entry.dimension}", f"Allowed: {wanted}")
+            near = next((one for one in entry.units if one.lower() == unit.lower()), "")
+            hint = f'Did you mean "{near}"?' if near else f"Allowed: {wanted}"
+            self.table.add("unit", f"unit {show(unit)} does not fit {entry.dimension}", hint)
         return unit
 
     def _scale(self) -> Decimal:
