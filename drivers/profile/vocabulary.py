@@ -131,9 +131,11 @@ class Vocabulary:
     def nearest(self, name: str) -> str:
         """The known name most like ``name``, with the caller's numbers in it; "" if nothing is like it."""
         shape = ".".join(_shape(word) for word in name.split("."))
-        found = self._longer(shape) or difflib.get_close_matches(shape, _shapes(self), n=1, cutoff=0.6)
+        found = self._longer(shape) or difflib.get_close_matches(shape, _shapes(self), n=8, cutoff=0.6)
         if not found:
             return ""
+        front = shape.partition(".")[0]
+        found.sort(key=lambda one: one.partition(".")[0] != front)  # the domain is the last thing that one mistypes
         seen: dict[str, list[str]] = {}
         for word in name.split("."):
             if (key := _shape(word)) != word:

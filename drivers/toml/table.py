@@ -41,8 +41,8 @@ _SYNTAX = {
 _QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|#.*")
 # slips of the keyboard, looked for outside of texts in the line that tomllib does not understand
 _SLIPS = tuple(
-    (re.compile(pattern), told, hint)
-    for pattern, told, hint in (
+    (re.compile(pattern), slip, hint)
+    for pattern, slip, hint in (
         ("[\u201c\u201d\u2018\u2019\u300c\u300d\uff02\uff07]", "these are Chinese or typographic quotes",
          'Switch the input method to English and write straight ones: name = "inv1"'),
         ("[\uff1a\uff1d]", "a full-width colon or equals sign",
@@ -378,9 +378,9 @@ def _syntax(source: TomlSource, message: str) -> Complaint:
     what = message[: found.start()] if found else message
     lines = (source.text or "").split("\n")
     written = _QUOTED.sub('""', lines[line - 1]) if line <= len(lines) else ""
-    for pattern, told, hint in _SLIPS:
+    for pattern, slip, hint in _SLIPS:
         if pattern.search(written):
-            return Complaint(told, file=source.name, line=line, key="", hint=hint)
+            return Complaint(slip, file=source.name, line=line, key="", hint=hint)
     if twice := re.match(r"Cannot declare \((.*?),?\) twice", what):
         table = ".".join(re.findall(r"'([^']*)'", twice[1]))[:60]
         hint = "Keep one of the two; tables of a list, such as [[device]], have two brackets each time"
