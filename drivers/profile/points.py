@@ -97,8 +97,8 @@ class _Reader:
         bit, mask = self._bit_and_mask(type_, count)
         scale, offset = self._scale(), table.number("offset", Decimal(0)) or Decimal(0)
         low, high = self._range(entry, unit)
-        if entry is not None and kind in {Kind.GAUGE, Kind.COUNTER}:
-            low, high = self._bounded(low, high, unit, reach(layout, scale, offset, mask))
+        if kind in {Kind.GAUGE, Kind.COUNTER}:
+            low, high = self._bounded(low, high, unit if entry else "", reach(layout, scale, offset, mask))
         bits, digits = self._width(kind, type_, bool(layout.parts))
         ratio = self._ratio(entry, unit)
         pace = self.defaults.values.get("pace", "once" if kind is Kind.TEXT else "normal")
@@ -185,7 +185,9 @@ class _Reader:
             self.table.add("unit", 'the key "unit" is missing', f"One of {', '.join(entry.units)}")
         elif unit and unit not in entry.units:
             wanted = ", ".join(u for u in entry.units if u) or "no unit"
-            self.table.add("unit", f"unit {show(unit)} does not fit {entry.dimension}", f"Allowed: {wanted}")
+            near = next((one for one in entry.units if one.lower() == unit.lower()), "")
+            hint = f'Did you mean "{near}"?' if near else f"Allowed: {wanted}"
+            self.table.add("unit", f"unit {show(unit)} does not fit {entry.dimension}", hint)
         return unit
 
     def _scale(self) -> Decimal:
@@ -216,6 +218,10 @@ class _Reader:
         self, low: Decimal | None, high: Decimal | None, unit: str, reach: tuple[Decimal, Decimal] | None
     ) -> tuple[Decimal | None, Decimal | None]:
         """The range within the bounds of the unit. What the registers cannot hold anyway is not bounded."""
+        own = low is not None and high is not None and "range" in self.given
+        if own and reach is not None and (low > reach[1] or high < reach[0]):  # type: ignore[operator]
+            what = f"no value can be in the range: the registers hold {reach[0]:f} to {reach[1]:f}"
+            self.table.add("range", what, "Is scale, offset or type wrong?")
         bounds = self.vocabulary.bounds(unit)
         if bounds is None:
             return low, high

@@ -131,14 +131,22 @@ class Vocabulary:
     def nearest(self, name: str) -> str:
         """The known name most like ``name``, with the caller's numbers in it; "" if nothing is like it."""
         shape = ".".join(_shape(word) for word in name.split("."))
-        found = difflib.get_close_matches(shape, _shapes(self), n=1, cutoff=0.6)
+        found = self._longer(shape) or difflib.get_close_matches(shape, _shapes(self), n=8, cutoff=0.6)
         if not found:
             return ""
+        front = shape.partition(".")[0]
+        found.sort(key=lambda one: one.partition(".")[0] != front)  # the domain is the last thing that one mistypes
         seen: dict[str, list[str]] = {}
         for word in name.split("."):
             if (key := _shape(word)) != word:
                 seen.setdefault(key, []).append(word)
         return ".".join(seen[w].pop(0) if seen.get(w) else _example(w) for w in found[0].split("."))
+
+    def _longer(self, shape: str) -> list[str]:
+        """The first name that only says more: ac.power is ac.power.active, and so is power.active; else nothing."""
+        shapes = _shapes(self)
+        found = [one for one in shapes if one.startswith(f"{shape}.")]
+        return (found or [one for one in shapes if one.endswith(f".{shape}")])[:1]
 
 
 def _reach(node: _Node, words: tuple[str, ...]) -> Iterator[tuple[_Node, dict[str, str]]]:
