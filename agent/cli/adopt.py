@@ -16,6 +16,7 @@ import click
 
 from agent.cli.common import as_line
 from agent.cli.config_files import check_absent, make_folder, toml_text, write_new
+from agent.cli.main_points import first_points, known_as
 from agent.cli.options import ConfigOptions, config_options, json_option, lang_option, param_option, parse_params
 from agent.cli.questions import asked, confirmed, given, is_terminal
 from drivers.model import GatewayError, LineError, UsageError, clean_text
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 LEASE_S: Final = 300.0
 PARTS: Final = ("ac", "battery", "heat", "water", "gas", "meter", "dc")  # that a role is given to, in this order
-IDENTITY: Final = ("vendor", "model", "serial", "firmware", "product", "number", "maker")  # for the file's head
 LIKELY_ROLES: Final = {"inverter": "generation.pv", "hybrid": "generation.pv", "bms": "storage", "storage": "storage",
                        "pcs": "storage"}  # fmt: skip
 _FRACTION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*/\s*([0-9]+(?:\.[0-9]+)?)")
@@ -82,10 +82,9 @@ class Draft:
 
     def text(self, words: Mapping[str, str]) -> str:
         """The content of its file."""
-        known = {name: text for name, text in self.identity.items() if name.removeprefix("device.") in IDENTITY}
-        known_as = ", ".join(f"{name.removeprefix('device.')} {clean_text(text, 60)}" for name, text in known.items())
+        known = known_as(self.identity)
         when = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}"
-        head = words["head"].format(when=when, identity=f"; {known_as}" if known_as else "")
+        head = words["head"].format(when=when, identity=f"; {known}" if known else "")
         blocks = [f"# {head}\n# {words['head2']}\n"]
         if self.line is not None:
             blocks.append("[[line]]\n" + "".join(f"{key} = {toml_text(value)}\n" for key, value in self.line.items()))
@@ -504,7 +503,6 @@ def _first_values(config: Config, entry: DeviceConfig, words: Mapping[str, str])
     from agent.cli.common import show_quality
     from agent.cli.console_tables import cell, plain_table
     from agent.cli.lease import borrow_line
-    from agent.cli.main_points import first_points
     from agent.cli.read import read_once
     from agent.cli.ring_follower import number, show_number
     from agent.config import site_profiles

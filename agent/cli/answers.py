@@ -124,6 +124,57 @@ class Accepted(TypedDict):
     entry: _Entry
 
 
+# --- handovers
+
+
+class _PackPlace(TypedDict):
+    stream: str
+    boot: str
+    seq: Count
+    hash: str
+
+
+class _Read(TypedDict):
+    n: str
+    u: str
+    v: str
+    t: Time
+    q: NotRequired[str]
+
+
+class _Handed(TypedDict):
+    device: str
+    line: str
+    address: str
+    url: str
+    profile: str
+    state: str
+    identity: dict[str, str]
+    label: NotRequired[str]
+    reading: NotRequired[_Read]
+    display: NotRequired[str]
+    difference: NotRequired[str]
+    agrees: NotRequired[bool]
+    remark: NotRequired[str]
+
+
+class _HandoverEvent(TypedDict):
+    id: str
+    t: Time
+    who: str
+    by: _By
+    devices: list[_Handed]
+    remarks: NotRequired[str]
+
+
+class HandedOver(TypedDict):
+    """A signed record of commissioning, and where it is."""
+
+    events: Annotated[list[_HandoverEvent], Meta(min_length=1)]
+    packs: list[_PackPlace]
+    thumbprint: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
+
+
 # --- the snapshot
 
 
