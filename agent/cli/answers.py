@@ -77,6 +77,13 @@ class Published(TypedDict):
     kid: Annotated[str, Meta(max_length=64)] | None
 
 
+class _Change(TypedDict):
+    kind: str
+    name: str
+    change: str
+    keys: list[str]
+
+
 class _Reloaded(TypedDict):
     ok: bool
     config: Annotated[str, Meta(min_length=1, max_length=100)]
@@ -84,6 +91,7 @@ class _Reloaded(TypedDict):
     complaints: list[str]
     fault: bool
     left_out: NotRequired[Count]
+    changes: NotRequired[list[_Change]]
 
 
 def check_reloaded(found: Mapping[str, Any]) -> dict[str, Any]:
