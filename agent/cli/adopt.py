@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -16,19 +16,27 @@ import click
 
 from agent.cli.common import as_line
 from agent.cli.config_files import check_absent, make_folder, toml_text, write_new
-from agent.cli.options import ConfigOptions, config_options, json_option, lang_option, param_option, parse_params
+from agent.cli.main_points import first_points, known_as
+from agent.cli.options import (
+    ConfigOptions,
+    config_options,
+    json_option,
+    lang_option,
+    param_option,
+    parse_params,
+    profile_dirs,
+)
 from agent.cli.questions import asked, confirmed, given, is_terminal
 from drivers.model import GatewayError, LineError, UsageError, clean_text
 
 if TYPE_CHECKING:
     from agent.config import Config, DeviceConfig, LineEntry
-    from drivers.model import Point, Reading
+    from drivers.model import Point
     from drivers.profile import Profile
     from drivers.scan import FoundDevice
 
 LEASE_S: Final = 300.0
 PARTS: Final = ("ac", "battery", "heat", "water", "gas", "meter", "dc")  # that a role is given to, in this order
-IDENTITY: Final = ("vendor", "model", "serial", "firmware", "product", "number", "maker")  # for the file's head
 LIKELY_ROLES: Final = {"inverter": "generation.pv", "hybrid": "generation.pv", "bms": "storage", "storage": "storage",
                        "pcs": "storage"}  # fmt: skip
 _FRACTION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*/\s*([0-9]+(?:\.[0-9]+)?)")
@@ -82,10 +90,9 @@ class Draft:
 
     def text(self, words: Mapping[str, str]) -> str:
         """The content of its file."""
-        known = {name: text for name, text in self.identity.items() if name.removeprefix("device.") in IDENTITY}
-        known_as = ", ".join(f"{name.removeprefix('device.')} {clean_text(text, 60)}" for name, text in known.items())
+        known = known_as(self.identity)
         when = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}"
-        head = words["head"].format(when=when, identity=f"; {known_as}" if known_as else "")
+        head = words["head"].format(when=when, identity=f"; {known}" if known else "")
         blocks = [f"# {head}\n# {words['head2']}\n"]
         if self.line is not None:
             blocks.append("[[line]]\n" + "".join(f"{key} = {toml_text(value)}\n" for key, value in self.line.items()))
@@ -187,7 +194,8 @@ def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, l
             continue
         config = options.load()  # with what was added before
         entry = _configured(config, device.url)
-        draft = _drafted(tables([device], {device.url: entry.name} if entry else {}), config, device)
+        texts = tables([device], {device.url: entry.name} if entry else {}, profile_dirs(options.config_file))
+        draft = _drafted(texts, config, device)
         if there := _same_address(config, draft):
             click.echo(f"note: {words['there'].format(name=there.name, **title)}", err=True)
             continue
@@ -264,7 +272,9 @@ def _identified(config: Config, options: ConfigOptions, line: str, address: str,
     protocol, own = choices["protocol"], entry.serial if entry and not url.startswith("modbus-tcp:") else ""
     setting = choices["serial"] or own or SETTINGS[protocol][0]
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
-    scan = one_device(ScanOptions(url, (protocol,), (setting,)), protocol, address, setting, line_factory())
+    dirs = profile_dirs(options.config_file)
+    wanted = ScanOptions(url, (protocol,), (setting,), profile_dirs=dirs)
+    scan = one_device(wanted, protocol, address, setting, line_factory())
     with borrow_line(config.runtime_dir, url, "identify", LEASE_S) as owner:
         owner.run(scan.identify_one())
     (found,) = scan.found
@@ -275,7 +285,7 @@ def _identified(config: Config, options: ConfigOptions, line: str, address: str,
     if not found.fits:
         hint = "Give the profile of its nameplate: --profile VENDOR/FAMILY; `meterhouse profiles list`"
         raise LineError("answers, but no known profile fits", where=f"{url}, {protocol} {address}", hint=hint)
-    return _drafted(tables([found], {url: entry.name} if entry else {}), config, found)
+    return _drafted(tables([found], {url: entry.name} if entry else {}, dirs), config, found)
 
 
 def _drafted(texts: Sequence[str], config: Config, device: FoundDevice) -> Draft:
@@ -482,7 +492,7 @@ def _add(draft: Draft, config: Config, words: Mapping[str, str], lang: str, yes:
     values: list[dict[str, Any]] = []
     if not no_read:
         try:
-            values = _first_values(whole, entry, words)
+            values = _first_values(whole, entry, words, lang)
         except LineError as error:
             if yes:
                 hint = f"{error.hint}. " if error.hint else ""
@@ -497,22 +507,21 @@ def _add(draft: Draft, config: Config, words: Mapping[str, str], lang: str, yes:
             "values": values}  # fmt: skip
 
 
-def _first_values(config: Config, entry: DeviceConfig, words: Mapping[str, str]) -> list[dict[str, Any]]:
+def _first_values(config: Config, entry: DeviceConfig, words: Mapping[str, str], lang: str) -> list[dict[str, Any]]:
     """Read the device as the agent will, and show what a person can compare with its display."""
     from rich.console import Console
 
     from agent.cli.common import show_quality
     from agent.cli.console_tables import cell, plain_table
     from agent.cli.lease import borrow_line
-    from agent.cli.main_points import first_points
-    from agent.cli.read import read_once
+    from agent.cli.read import is_missing, read_rounds, show_hints
     from agent.cli.ring_follower import number, show_number
     from agent.config import site_profiles
 
     profile = site_profiles(config.profiles_dir)(entry.profile)
     with borrow_line(config.runtime_dir, config.line(entry.line).url, "read", LEASE_S) as owner:
-        points, readings = owner.run(read_once(config, entry, profile))
-    rows = dict(zip((point.name for point in points), readings, strict=True))
+        rounds = owner.run(read_rounds(config, entry, profile))
+    points, rows = rounds[-1].points, rounds[-1].by_name()
     table = plain_table("", words["point"], words["value"], words["unit"], words["quality"], right=(words["value"],))
     shown: list[dict[str, Any]] = []
     for name in first_points(points):
@@ -523,15 +532,8 @@ def _first_values(config: Config, entry: DeviceConfig, words: Mapping[str, str])
         shown.append({"point": name, "value": plain, "unit": rows[name].unit, "quality": quality or "good"})
     click.echo(f"\n{words['reads']}", err=True)
     Console(stderr=True, highlight=False).print(table)
-    for text in _remarks(points, readings, words):
-        click.echo(f"note: {text}", err=True)
-    return shown
-
-
-def _remarks(points: Sequence[Point], readings: Sequence[Reading], words: Mapping[str, str]) -> Iterable[str]:
-    """What looks wrong in the first values. Hints of plausibility belong here."""
-    from agent.cli.read import is_missing
-
-    missing = sum(is_missing(point, reading) for point, reading in zip(points, readings, strict=True))
+    missing = sum(is_missing(point, rows[point.name]) for point in points)
     if missing * 4 > len(points):
-        yield words["missing"].format(missing=missing, all=len(points))
+        click.echo(f"note: {words['missing'].format(missing=missing, all=len(points))}", err=True)
+    show_hints(config, entry, profile, rounds, lang)
+    return shown

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from drivers.model import Kind, Point
+from drivers.model import Kind, Point, clean_text
 
 MOST_SHOWN: Final = 8
 SHOWN: Final[tuple[str, ...]] = (
@@ -15,9 +15,18 @@ SHOWN: Final[tuple[str, ...]] = (
     "water.volume", "gas.volume",
 )  # fmt: skip
 COUNTERS: Final[tuple[str, ...]] = (
-    "ac.energy.generation", "ac.energy.import", "heat.energy", "water.volume", "gas.volume", "ac.energy.total",
+    "ac.energy.generation", "heat.energy", "water.volume", "gas.volume", "ac.energy.import", "ac.energy.total",
     "battery.energy.discharge", "dc.energy",
 )  # fmt: skip
+
+
+IDENTITY: Final = ("vendor", "maker", "product", "model", "serial", "number", "firmware")
+
+
+def known_as(identity: Mapping[str, str]) -> str:
+    """What a device says of itself, for people: its nameplate and firmware, not the words of its protocol."""
+    named = {name.removeprefix("device."): clean_text(text, 60) for name, text in identity.items()}
+    return ", ".join(f"{name} {named[name]}" for name in IDENTITY if name in named)
 
 
 def first_points(points: Iterable[Point]) -> list[str]:

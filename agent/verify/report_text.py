@@ -10,6 +10,7 @@ from agent.verify.strict import clean
 
 COLUMNS = ("stream", "packs", "readings", "gaps", "redelivered", "missing", "failed", "complete")
 MAX_NOTES = 20
+MAX_HANDOVERS = 5  # the last ones of a gateway
 MAX_LINE = 2000
 
 
@@ -26,6 +27,9 @@ def as_text(report: Report) -> str:
         if (beyond := report.beyond.get(gateway, 0)) > HOURLY_MS:
             until += f", packs continue for {beyond / HOUR_MS:.1f} h"
         lines.append(f"{gateway}: first key {first}; {until}")
+    for stream in report.streams.values():
+        gateway = stream.stream.rpartition("/")[0]
+        lines += [f"{gateway}: {_time(record.time_ms)} {record}" for record in stream.handovers[-MAX_HANDOVERS:]]
     if report.only:
         lines.append(f"the files contain only {', '.join(report.only)}, as requested")
     streams = report.streams.values()

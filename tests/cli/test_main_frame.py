@@ -66,6 +66,7 @@ def test_the_frame_and_its_help_import_no_command_and_nothing_heavy() -> None:
     modules = {line for line in loaded if line and " " not in line}
     empty = {
         "agent.cli.doctor",
+        "agent.cli.handover",
         "agent.cli.keys",
         "agent.cli.report",
     }  # folders, which are imported to find their commands

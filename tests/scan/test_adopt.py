@@ -201,3 +201,12 @@ def test_a_person_is_asked_and_sees_file_and_values_first(
     assert (device.name, device.profile, device.label, device.roles) == (
         "main", "chint/dtsu666", "door 2", {"ac": "grid"},
     )  # fmt: skip
+
+
+def test_what_does_not_fit_is_hinted_before_anything_is_written(mh, field: Park, site: Path) -> None:
+    """A CT the wrong way round shows against the role."""
+    device = sampled("chint/dtsu666", 5)
+    line = field.pty(Bus([device]))
+    said = mh("adopt", "m", "--line", line.url, "--serial", line.serial, "--address", "5", "--profile",
+              "chint/dtsu666", "--role", "load", "--yes")  # fmt: skip
+    assert said.code == 0 and "hint: ac.power.active" in said.err and "load" in said.err, said.err
