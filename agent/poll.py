@@ -88,6 +88,8 @@ class DevicePoll:
         self._settled: asyncio.Future[None] | None = None
         self.driver = driver
         self.opened: Callable[[], int] = lambda: 0  # how often its line was opened so far
+        self.answers: Callable[[], int] = lambda: 0  # on its line so far: during a visit, they are its own
+        self._visit = (0, 0)  # where the visit under way has come to: when that was seen first, answers by then
         self._hints = (0, 0)  # at another device, when it was last identified: openings of the line, driver's doubts
         self._doubt_backoff = Backoff(DOUBT_FIRST_S, DOUBT_MOST_S)
         self._doubt_ms = 0  # the earliest tick at which a hint counts
@@ -278,6 +280,7 @@ class DevicePoll:
         silent = self.availability is Availability.DEAD or (
             self.availability is Availability.UNKNOWN and bool(self.last_error)
         )
+        silent = silent or self._has_died(utc_ms)
         return silent and self.driver.spec.silence(Reason.TIMEOUT, utc_ms) is Reason.ASLEEP
 
     @property
@@ -297,8 +300,16 @@ class DevicePoll:
         if self.is_asleep(now_ms):
             return "asleep"
         if self.availability is Availability.ALIVE:
-            return "dead" if self._has_died(now_ms) else "alive"
+            return "dead" if self._has_died(now_ms) or self._hangs(now_ms) else "alive"
         return self.availability.value if self.is_overdue(now_ms) else Availability.UNKNOWN.value
+
+    def _hangs(self, now_ms: int) -> bool:
+        """Has a visit brought nothing for long? Behind a dongle the first request alone may take half a minute."""
+        if not self.working:
+            self._visit = (0, 0)
+        elif not self._visit[0] or self._visit[1] != self.answers():
+            self._visit = (now_ms, self.answers())
+        return bool(self._visit[0]) and now_ms - self._visit[0] >= self.dead_after_ms
 
     def mark_failed(self, now: float, error: LineError | None, tick_ms: int = 0) -> None:
         """A poll had no answer at all."""

@@ -21,6 +21,7 @@ from drivers.model import ConfigError, GatewayError, ProfileError, ProgressCallb
 
 MAX_SNAPSHOT = 64 << 20
 SHOWN_UNITS: Final[Mapping[str, str]] = {"Cel": "°C"}
+LAST_ERROR: Final = "last-error"  # the agent writes it
 # controls, what turns the direction of writing or has no width, line separators, half characters
 UNSHOWN: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
@@ -43,7 +44,11 @@ class NoAgent(GatewayError):
 
     def __init__(self, runtime_dir: Path) -> None:
         hint = "Is it started? `systemctl status meterhouse`; another folder: --runtime-dir"
-        super().__init__("no agent is running here", where=str(runtime_dir), hint=hint)
+        what = "no agent is running here"
+        with contextlib.suppress(OSError, ValueError):
+            ended = read_plain(runtime_dir / LAST_ERROR, 1 << 16).decode("utf-8", "replace")
+            what += f". The last one ended at {clean_text(ended, 600)}"
+        super().__init__(what, where=str(runtime_dir), hint=hint)
 
 
 def read_snapshot(runtime_dir: Path) -> dict[str, Any]:

@@ -126,7 +126,8 @@ class Stream:
         self.start_ms: int | None = start_ms
         self.sealing = False  # a job is in the database thread
         self.quiet = False  # the last pack held no reading ...
-        self.news = False  # ... and something was read since
+        self.news = False  # ... and something was read that is not sealed yet
+        self._newest_answer = (0, -1)  # table number and position of what was read last
         self.readings = 0  # sealed since the start
         self.gap_readings = 0
         self.packs = 0
@@ -149,7 +150,8 @@ class Stream:
 
     def record(self, number: int, positions: Sequence[int], answered: bool) -> None:
         """Add positions that a poll wrote for table ``number``."""
-        self.news |= answered
+        if answered and positions:
+            self.news, self._newest_answer = True, (number, positions[-1])
         for version in reversed(self.table_versions):
             if version.number == number:
                 version.positions.extend(positions)
@@ -211,7 +213,6 @@ class Stream:
                 self.recent.add(pack.from_ms, pack.to_ms, pack.tally, self.table_version.table.points.shortest_ms)
         self.start_ms = None
         self.quiet = job.quiet
-        self.news = False
         self.readings += sum(pack.records for pack in job.packs)
         self.gap_readings += sum(pack.gap_readings for pack in job.packs)
         self.packs += len(job.packs)
@@ -221,6 +222,12 @@ class Stream:
             del version.positions[: segment.taken]
         while len(self.table_versions) > 1 and self.table_versions[1].start_ms <= job.to_ms:
             self.table_versions.popleft()
+        # the answer at the boundary itself came before the pack was sealed, and is not in it
+        number, position = self._newest_answer
+        self.news = any(
+            version.number == number and version.positions and version.positions[-1] >= position
+            for version in self.table_versions
+        )
 
 
 def loss_event(note: LossNote) -> dict[str, Any]:

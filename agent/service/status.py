@@ -19,6 +19,7 @@ from agent.config import Config
 from agent.pack import seconds
 from agent.service.births import RunningDevice
 from agent.service.identity import quirks_summary
+from agent.service.runtime_dir import LAST_ERROR
 from agent.service.seal_jobs import TableVersion
 from drivers.files import write_atomic
 from drivers.line import Line
@@ -38,6 +39,7 @@ class StatusFile:
     def __init__(self, config: Config, boot: str) -> None:
         self._path = config.snapshot_path
         self._metrics_path, self._metrics_due = config.runtime_dir / "metrics.prom", 0.0
+        (config.runtime_dir / LAST_ERROR).unlink(missing_ok=True)
         self._named: tuple[int, ...] = ()  # table numbers in ``_tables``
         self._tables = "{}"
         self._fixed = {

@@ -284,6 +284,30 @@ def test_a_silent_device_is_dead_after_ten_seconds_or_three_periods(
     assert device.life(bench.clock.now_ms()) == "alive" and device.answering_since_ms > last
 
 
+def test_a_device_is_dead_while_its_first_request_still_waits(made_up_time, ring) -> None:
+    """Three tries of ten seconds, as behind a dongle: it is dead when the time is up, not when the last try is over."""
+    driver = FakeDriver(spec("a"), 1, timeout_s=30.0)
+    bench = Bench(made_up_time, ring, driver)
+    (device,) = bench.devices
+    states: list[tuple[int, str]] = []
+
+    async def look() -> None:
+        for second in range(60):
+            driver.silent = second >= 5
+            states.append((second, device.life(bench.clock.now_ms())))
+            await asyncio.sleep(1)
+
+    async def both() -> None:
+        task = asyncio.ensure_future(LinePoller(bench.devices, bench.clock).run())
+        await look()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    made_up_time.run_until_complete(both())
+    assert {state for second, state in states if second < 14} == {"unknown", "alive"}
+    assert {state for second, state in states if 18 <= second < 35} == {"dead"}
+
+
 def test_a_device_that_never_answers_is_unknown_until_it_is_dead(made_up_time, ring) -> None:
     """A first request that is lost after a start is not a fault."""
     driver = FakeDriver(spec("a"), 1)
