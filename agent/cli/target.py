@@ -38,7 +38,7 @@ def adhoc_target(profile: str, line: str, address: str, serial: str | None, para
     """A device without configuration. Raises UsageError naming the option, or ProfileError."""
     found = _profile(profile)
     setting = _value("--serial", v.serial, serial or found.serial or DEFAULT_SERIAL)
-    entry = LineEntry(name="read", url=_value("--line", v.line_url, line), serial=setting)
+    entry = LineEntry(name="", url=_value("--line", v.line_url, line), serial=setting)
     if serial and entry.scheme == "modbus-tcp":
         raise UsageError("has no effect on modbus-tcp", where="--serial", hint="The gateway sets its bus itself")
     device = DeviceConfig(
