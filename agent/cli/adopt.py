@@ -186,16 +186,17 @@ def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, l
     """Add what a scan found, one after the other; returns how many."""
     from agent.cli.toml_snippet import tables
 
-    words, added, config = WORDS[lang], 0, options.load()
-    for device in found:
+    words, added, config, dirs = WORDS[lang], 0, options.load(), profile_dirs(options.config_file)
+    together = tables(found, {}, dirs=dirs)[-len(found) :] if found else []  # periods that all can keep on their lines
+    for device, text in zip(found, together, strict=True):
         title = {"protocol": device.protocol, "address": device.address}
         if not device.fits:
             click.echo(f"note: {words['none'].format(**title)}", err=True)
             continue
         config = options.load()  # with what was added before
         entry = _configured(config, device.url)
-        texts = tables([device], {device.url: entry.name} if entry else {}, profile_dirs(options.config_file))
-        draft = _drafted(texts, config, device)
+        draft = _drafted(tables([device], {device.url: entry.name} if entry else {}, dirs=dirs), config, device)
+        draft.device |= {k: v for k, v in tomllib.loads(text)["device"][0].items() if k == "every"}
         if there := _same_address(config, draft):
             click.echo(f"note: {words['there'].format(name=there.name, **title)}", err=True)
             continue
@@ -285,7 +286,7 @@ def _identified(config: Config, options: ConfigOptions, line: str, address: str,
     if not found.fits:
         hint = "Give the profile of its nameplate: --profile VENDOR/FAMILY; `meterhouse profiles list`"
         raise LineError("answers, but no known profile fits", where=f"{url}, {protocol} {address}", hint=hint)
-    return _drafted(tables([found], {url: entry.name} if entry else {}, dirs), config, found)
+    return _drafted(tables([found], {url: entry.name} if entry else {}, dirs=dirs), config, found)
 
 
 def _drafted(texts: Sequence[str], config: Config, device: FoundDevice) -> Draft:

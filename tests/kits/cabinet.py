@@ -189,17 +189,13 @@ class PymodbusServers:
         from pymodbus import FramerType
         from pymodbus.server import ModbusSerialServer
 
-        self._serve(
-            lambda: ModbusSerialServer(self._devices(images), framer=FramerType.RTU, port=port, baudrate=baud)
-        )
+        self._serve(lambda: ModbusSerialServer(self._devices(images), framer=FramerType.RTU, port=port, baudrate=baud))
 
     def rtu_over_tcp(self, port: int, images: Mapping[int, Image]) -> None:
         from pymodbus import FramerType
         from pymodbus.server import ModbusTcpServer
 
-        self._serve(
-            lambda: ModbusTcpServer(self._devices(images), framer=FramerType.RTU, address=("127.0.0.1", port))
-        )
+        self._serve(lambda: ModbusTcpServer(self._devices(images), framer=FramerType.RTU, address=("127.0.0.1", port)))
 
     def _serve(self, make: Callable[[], Any]) -> None:
         async def begin() -> None:

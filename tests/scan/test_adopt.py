@@ -126,7 +126,7 @@ def test_names_and_addresses_that_are_taken_name_their_place(mh, site: Path) -> 
     assert mh("adopt", "m", *TOLD).code == 0
     before, first = files(site), site.parent / "conf.d" / "m.toml"
     said = mh("adopt", "other", *TOLD)
-    assert said.code == 2 and f"{first}:8: device.m: address 1 of line 127-0-0-1 is already device m" in said.err
+    assert said.code == 2 and f"{first}:8: device.m: address 1 of line 127-0-0-1-1 is already device m" in said.err
     said = mh("adopt", "m", *TOLD, "--address", "2")
     assert said.code == 2 and "the name m is taken. Choose another, such as m-2" in said.err
     said = mh("adopt", "status", *TOLD, "--address", "2")
