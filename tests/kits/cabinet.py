@@ -195,7 +195,11 @@ class PymodbusServers:
         from pymodbus import FramerType
         from pymodbus.server import ModbusTcpServer
 
-        self._serve(lambda: ModbusTcpServer(self._devices(images), framer=FramerType.RTU, address=("127.0.0.1", port)))
+        self._serve(
+            lambda: ModbusTcpServer(
+                self._devices(images), framer=FramerType.RTU, address=("127.0.0.1", port), ignore_missing_devices=True
+            )
+        )
 
     def _serve(self, make: Callable[[], Any]) -> None:
         async def begin() -> None:
