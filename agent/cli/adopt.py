@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from agent.cli.common import as_line
-from agent.cli.config_files import check_absent, make_folder, toml_text, write_new
+from agent.cli.config_files import check_absent, check_writable, make_folder, toml_text, write_new
 from agent.cli.main_points import first_points, known_as
 from agent.cli.options import (
     ConfigOptions,
@@ -176,10 +175,7 @@ def ready(options: ConfigOptions, yes: bool, where: str) -> None:
     config = options.load()
     if not yes and not is_terminal():
         raise UsageError("confirmation needed, but stdin is not a terminal", where=where, hint="Use --yes")
-    folder = _folder(config)
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    if not os.access(nearest, os.W_OK):
-        raise UsageError("this user may not write here", where=str(nearest), hint="Use sudo")
+    check_writable(_folder(config))
 
 
 def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, lang: str) -> int:
@@ -240,6 +236,7 @@ def _from_options(config: Config, line: str, address: str, profile: str, serial:
     """A draft from the command line alone."""
     from agent.cli.toml_snippet import line_name, stable
     from agent.config import parsers as v
+    from agent.config import site_profiles
 
     found = {"name": "", "line": "", "address": address, "profile": given("--profile", v.profile_id, profile)}
     vendor, _, family = found["profile"].partition("/")
@@ -250,8 +247,9 @@ def _from_options(config: Config, line: str, address: str, profile: str, serial:
     if entry is None:
         url = given("--line", v.line_url, line)
         draft.line = {"name": _unused(line_name(url), {one.name for one in config.lines}), "url": stable(url)}
-        if serial:
-            draft.line["serial"] = given("--serial", v.serial, serial)
+        factory = site_profiles(config.profiles_dir)(found["profile"]).serial
+        if serial or (factory and not url.startswith("modbus-tcp:")):
+            draft.line["serial"] = given("--serial", v.serial, serial or factory)
     elif serial and given("--serial", v.serial, serial) != entry.serial:
         found["serial"] = serial
     found["line"] = draft.line["name"] if draft.line else entry.name if entry else ""

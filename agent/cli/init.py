@@ -17,6 +17,7 @@ from agent.cli.common import as_line, columns, docs_folder
 from agent.cli.config_files import (
     SECRET_MODE,
     check_absent,
+    check_writable,
     make_folder,
     toml_text,
     write_new,
@@ -152,10 +153,14 @@ def init(
 
     file = _target(folder, config_file)
     check_absent(file)
+    check_writable(file.parent)
     words, installed = WORDS[lang], file == Path(DEFAULT_CONFIG)
     answers = _answers(flags, words, yes)
     if installed:
         _take_in(answers)
+    secret = CREDENTIALS / CREDENTIAL if installed else file.parent / f"{UPLINK}-password"
+    for path in (*([secret] if answers.password else ()), *([Path(answers.ca_file)] if answers.ca_text else ())):
+        check_absent(path)
     text = _text(answers, words, installed)
     config = load_config(file, drafts={file: text})  # nothing is written that the agent would not take
     if not yes:
@@ -167,9 +172,8 @@ def init(
     make_folder(file.parent / "conf.d")
     key = _key(config, installed)
     if answers.password:
-        path = CREDENTIALS / CREDENTIAL if installed else file.parent / f"{UPLINK}-password"
-        make_folder(path.parent)
-        write_new(path, answers.password + "\n", SECRET_MODE)
+        make_folder(secret.parent)
+        write_new(secret, answers.password + "\n", SECRET_MODE)
     if answers.ca_text:
         write_new(Path(answers.ca_file), answers.ca_text)
     write_new(file, text)
