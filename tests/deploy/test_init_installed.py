@@ -34,7 +34,7 @@ cd /etc && stat -c '%U:%G %a %n' meterhouse meterhouse/agent.toml meterhouse/con
     credstore/meterhouse.platform-password /var/lib/meterhouse /var/lib/meterhouse/signing.key
 cat /etc/credstore/meterhouse.platform-password
 grep -v '^#' /etc/meterhouse/agent.toml
-mh check 2>&1 >/dev/null | grep -v 'no \\[\\[device\\]\\]\\|credential\\|meterhouse-control' || true
+mh check >/dev/null
 mh adopt m1 --line tcp://127.0.0.1:1 --address 1 --profile chint/dtsu666 --no-read --yes
 stat -c '%U:%G %a %n' meterhouse/conf.d/m1.toml
 """
