@@ -85,7 +85,8 @@ def export(
     from_ms = parse_time(from_text, "--from", config.timezone) if from_text else 0
     to_ms = parse_time(to_text, "--to", config.timezone) if to_text else END_MS
     if from_ms >= to_ms:
-        raise UsageError("--from must be before --to", where="export")
+        what = f"--from {clean_text(from_text or '')} is not before --to {clean_text(to_text or '')}"
+        raise UsageError(what, where="export", hint="Exchange them")
     stretch: dict[str, Any] = {"from_ms": from_ms, "to_ms": to_ms, "streams": list(streams)}
     result: dict[str, object] = {}
     with unwound():

@@ -100,6 +100,9 @@ class ConfigOptions:
             return self.runtime_dir
         usual = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/meterhouse")
         if not os.path.exists(self.config_file):  # unlike Path.exists, no error for names that cannot be
+            if strict and str(self.config_file) != DEFAULT_CONFIG:
+                hint = "Name the file with -c FILE, or the folder of the running agent with --runtime-dir"
+                raise ConfigError("there is no such file", where=str(self.config_file), hint=hint)
             return usual
         try:
             return ConfigOptions(self.config_file).load().runtime_dir

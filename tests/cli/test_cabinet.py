@@ -129,7 +129,7 @@ def find_devices(walk: Walk, cabinet: Cabinet) -> None:
     known = devices(walk)
     on_a = {key.split()[1]: one["profile"] for key, one in known.items() if key.startswith("ttya ")}
     assert on_a == PROFILES
-    assert known["ttya 50"]["limits"]["turnaround_s"] > 0.5  # it takes 700 ms, and the plan knows it
+    assert float(known["ttya 50"]["limits"]["turnaround_s"]) > 0.5  # it takes 700 ms, and the plan knows it
     assert {one["profile"] for one in known.values()} >= {"dlt645/2007", "eastron/sdm72v2"}
 
 

@@ -146,7 +146,8 @@ def finish(decoded: Json, as_json: bool) -> NoReturn:
     else:
         if decoded.get("readings"):  # the valid prefix
             _print_table(decoded)
-        hint = f". {decoded['hint']}" if decoded.get("hint") else ""
+        stop = " " if decoded["error"].endswith("?") else ". "
+        hint = f"{stop}{decoded['hint']}" if decoded.get("hint") else ""
         click.echo(f"cannot decode: {decoded['error']}{hint}", err=True)
     raise SystemExit(0 if decoded["ok"] else 4)
 
