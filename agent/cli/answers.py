@@ -226,6 +226,7 @@ class _Device(TypedDict, total=False):
     last_answer: Time | None
     answering_since: Time | None
     dead_after: float
+    may_sleep: bool
     error: str | None
     recent: _RecentWhole | None
     swapped: _Swapped | None
@@ -264,6 +265,7 @@ class _Certificate(TypedDict):
 
 class _Uplink(TypedDict, total=False):
     connected: bool
+    since: Time | None
     subscriber: bool | None
     waiting: Count
     set_aside: Count

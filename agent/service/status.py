@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import agent
 import ext.clock
 from agent.config import Config
+from agent.config.profiles import sleeps
 from agent.pack import seconds
 from agent.service.births import RunningDevice
 from agent.service.identity import quirks_summary
@@ -176,6 +177,7 @@ def _device_facts(device: RunningDevice, now_ms: int) -> dict[str, Any]:
         "last_answer": seconds(poll.last_answer_ms) if poll.last_answer_ms else None,
         "answering_since": seconds(poll.answering_since_ms) if poll.answering_since_ms else None,
         "dead_after": poll.dead_after_ms / 1000,
+        "may_sleep": poll.driver.spec.night is None and sleeps(device.config, device.profile),
         "error": poll.last_error or None,
         "recent": stream.recent_facts(poll.settled_ms, now_ms, silent),
         "swapped": device.swapped,

@@ -54,6 +54,20 @@ def test_status_says_what_is_not_well_and_exits_by_the_worst(mh, traces, tmp_pat
     assert json.loads(said.out)["faults"][0] == "store: disk full" and len(json.loads(said.out)["faults"]) == 3
 
 
+def test_status_in_chinese_keeps_its_json_english(mh, traces, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    traces.write(clock={"synced": False, "error_ms": 16_000.0, "behind_store": None})
+    said = mh("status", "--runtime-dir", tmp_path / "run")
+    assert said.code == 1 and "故障: 本网关的时钟未同步\n  处理: " in said.err and "timedatectl" in said.err
+    assert "设备" in said.out and "正常" in said.out and said.err.splitlines()[-1].startswith("共 1 个故障；退出码 1。")
+    facts = json.loads(mh("status", "--json", "--runtime-dir", tmp_path / "run").out)
+    assert facts["faults"] == ["the clock of this gateway is not synchronised"]
+    assert facts["findings"][0] | {"advice": ""} == {
+        "code": "clock-not-synchronised", "exit_code": 1, "where": "clock", "text": facts["faults"][0], "advice": ""
+    }  # fmt: skip
+    assert "clock synchronised" not in mh("status", "--lang", "en", "--runtime-dir", tmp_path / "run").out
+
+
 def test_status_tells_a_line_that_is_down_and_lets_inverters_sleep(mh, traces, tmp_path) -> None:
     """# field pain 70: a device that was never reached is not well, though nobody can say that it is silent."""
     for life, error, code in (("unknown", "line roof: cannot open", 4), ("unknown", None, 0), ("asleep", "silent", 0)):
@@ -266,6 +280,23 @@ def test_each_wrong_member_of_a_snapshot_is_a_sentence_or_harmless(mh, traces, t
     repair = {"compared_from": 1, "packs_from": 1, "streams": 2}
     traces.facts["intervals"] = {"reading": 1, "repair": repair, "stopped": ["inv1"], "waits": "the disk"}
     traces.facts["lines"]["roof"] |= {"sent": {"3": 4}, "answers": 5, "timeouts": 1}
+    recent = {
+        "from": 1.0, "to": time.time(), "settled": True, "due": 9, "readings": 5, "complete": 0.6,
+        "missing": {"crc": 3, "sentinel": 1}, "marked": {"suspect": 2},
+    }  # fmt: skip
+    traces.facts["devices"]["inv1"] |= {
+        "added": 1.0, "answering_since": 2.0, "dead_after": 10.0, "recent": recent, "swapped": {"t": 3.0, "what": "x"},
+    }  # fmt: skip
+    traces.facts["uplinks"]["platform"] |= {
+        "subscriber": False, "waiting": 3, "set_aside": 1, "error": "e", "hint": "h",
+        "certificates": [{"file": "f", "what": "w", "ends": 5.0, "error": None}],
+    }  # fmt: skip
+    traces.facts["store"] |= {
+        "size_bytes": 9, "limit_bytes": 10, "disk_free_bytes": 1, "unused_bytes": 0, "packs": 5,
+        "pending": {"platform": 5}, "lost_packs": 2, "lost_at": 4.0, "warnings": ["w"],
+    }  # fmt: skip
+    traces.facts["clock"] = {"synced": False, "error_ms": 1.5, "behind_store": 100.0}
+    traces.facts["key"] = {"thumbprint": "k", "trouble": "t"}
     traces.facts["tables"] = {"2": traces.facts["tables"]["2"]}
     traces.facts["devices"].pop("inv2")
     harm, refused = set("\x1b\x07\x9b\u202e"), 0

@@ -311,6 +311,31 @@ def test_a_topic_that_is_refused_has_one_probe_in_a_while_however_large_the_back
     assert not rig.outbox.open and len(set(rig.delivered)) == rig.next_id - 1
 
 
+def test_whether_somebody_subscribes_is_known_from_the_answers() -> None:
+    """One topic that nobody reads is enough to say no; with MQTT 3.1.1 a success tells nothing."""
+    rig = Rig(live_bytes=100_000)
+    rig.connect("subscriber")
+    assert rig.scheduler.subscriber is None, "nothing was sent yet"
+    rig.commit(1, stream=0)
+    rig.send()
+    rig.answer()
+    assert rig.scheduler.subscriber is True
+    rig.commit(1, stream=1)
+    rig.send()
+    rig.answer(0x10)
+    assert rig.scheduler.subscriber is False
+    rig.settle()
+    rig.tick(61)
+    rig.commit(1, stream=1)
+    rig.settle()
+    assert rig.scheduler.subscriber is True, "the probe was accepted"
+    rig.cut()
+    rig.connect("broker")
+    rig.commit(1)
+    rig.settle()
+    assert rig.scheduler.subscriber is None
+
+
 def test_blocked_topics_whose_packs_are_gone_do_not_keep_the_store_busy() -> None:
     """The backlog was read again and again for a probe, without a pause, until a new pack of the topic came."""
     rig = Rig(live_bytes=10_000)
