@@ -136,6 +136,7 @@ class _Point(TypedDict):
     n: str
     u: str
     kind: str
+    float: NotRequired[bool]
 
 
 class _Device(TypedDict, total=False):

@@ -9,10 +9,9 @@ from typing import Any, Final
 import click
 
 from agent.cli.common import as_line
-from drivers.model import FLOATS, Kind, Point, Reading, Reason
+from drivers.model import FLOATS, Point, Reading, Reason
 
 NOT_MISSING: Final = {Reason.SENTINEL, Reason.ASLEEP}  # the device reported no value
-FLOAT_DIGITS: Final = {Kind.GAUGE: 5, Kind.COUNTER: 8}  # that a float is good for; the others are noise of its bits
 
 
 def is_missing(point: Point, reading: Reading) -> bool:
@@ -88,12 +87,7 @@ def shown_value(point: Point, value: Decimal | int | str | None) -> str:
     """A value as a person reads it: of a float no more digits than it is good for."""
     from agent.cli.ring_follower import show_number
 
-    if isinstance(value, Decimal) and point.type in FLOATS:
-        whole = max(value.adjusted() + 1, 0)  # digits in front of the point are never rounded off
-        places = max(FLOAT_DIGITS.get(point.kind, 5), whole) - 1 - value.adjusted() if value else 0
-        value = Decimal(f"{value:.{min(max(places, 0), 12)}f}").normalize() if value.adjusted() > -8 else value
-        return f"{value:f}"
-    return str(value) if isinstance(value, int) else show_number(value)
+    return str(value) if isinstance(value, int) else show_number(value, point.kind.value, point.type in FLOATS)
 
 
 def print_table(
