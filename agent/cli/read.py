@@ -211,7 +211,7 @@ def _show(
     if as_json:
         print_json(entry.name, rows, lang, raw, before)
     elif not nothing:
-        print_table(rows, lang, raw, before)
+        print_table(rows, lang, raw, before, language_of(lang, os.environ))
     if nothing:
         raise _nothing_read(last, profile, config.line(entry.line).url, entry.address)
 

@@ -11,6 +11,13 @@ import click
 from agent.cli.common import as_line
 from drivers.model import FLOATS, Point, Reading, Reason
 
+HEADS: Final[Mapping[str, Mapping[str, str]]] = {
+    "en": {word: word for word in ("point", "value", "change", "unit", "quality", "meaning", "raw")},
+    "zh": {
+        "point": "测点", "value": "数值", "change": "变化", "unit": "单位", "quality": "质量", "meaning": "含义",
+        "raw": "原始字节",
+    },
+}  # fmt: skip
 NOT_MISSING: Final = {Reason.SENTINEL, Reason.ASLEEP}  # the device reported no value
 
 
@@ -91,9 +98,9 @@ def shown_value(point: Point, value: Decimal | int | str | None) -> str:
 
 
 def print_table(
-    rows: Iterable[tuple[Point, Reading]], lang: str | None, raw: bool, before: Mapping[str, Reading]
+    rows: Iterable[tuple[Point, Reading]], lang: str | None, raw: bool, before: Mapping[str, Reading], language: str
 ) -> None:
-    """One row a point; the arguments are those of ``print_json``."""
+    """One row a point; the arguments are those of ``print_json``. ``language``: of the headers."""
     from agent.cli.common import show_quality, show_unit
     from agent.cli.console_tables import cell, open_console, plain_table
 
@@ -104,7 +111,9 @@ def print_table(
         *(["meaning"] if lang else []),
         *(["raw"] if raw else []),
     ]
-    table = plain_table("", "point", "value", *more, right=("value", "change"))
+    heads = HEADS[language]
+    columns = [heads[word] for word in ("point", "value", *more)]
+    table = plain_table("", *columns, right=(heads["value"], heads["change"]))
     for point, reading in rows:
         shown = shown_value(point, reading.value)
         words = label(point, reading)
