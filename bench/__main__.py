@@ -13,6 +13,7 @@ PARTS = {
     "agent": ("bench.agent",),
     "parsers": ("bench.parsers",),
     "rtu": ("bench.rtu",),
+    "silent": ("bench.silent",),
     "atrest": ("bench.atrest",),
     "intervals": ("bench.intervals",),
     "verify": ("bench.verify",),

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Generic, Protocol, TypeVar
 
 from drivers.addresses import demand_address
@@ -25,6 +26,7 @@ from drivers.model import (
     LineLent,
     LineTimeout,
     PollResult,
+    Quality,
     Reading,
     Reason,
     UsageError,
@@ -33,6 +35,7 @@ from drivers.plan import LineTiming
 from drivers.toml import show, suggestion
 from ext.ring import Ring
 
+WHO = ("device.firmware", "device.serial", "device.model", "device.vendor")  # texts that say which device this is
 _ROUNDS = 40  # halving a read until the missing register stands alone takes few; never endless
 
 
@@ -67,13 +70,17 @@ class Device(ABC, Generic[Q, A]):
 
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
         self.spec, self.table = spec, table
-        self.where = f"{spec.name} (line {line.name} {self.ADDRESS} {spec.address})"
-        demand_address(self.protocol, spec.address, line.target.scheme, f"device {spec.name}")
+        place = f"{self.ADDRESS} {spec.address}"
+        self.where = f"{spec.name} ({line.where} {place})" if line.name else f"{line.where}, {place}"
+        at = f"device {spec.name}" if line.name else self.where
+        demand_address(self.protocol, spec.address, line.target.scheme, at)
         self._line, self._ring = line, ring
         self._limits = spec.limits.over(line.config.limits)
         self._options = line.request_options(spec.limits, spec.serial)
         self._timing = _timing(line, spec, self._limits)
         self._guard = CounterGuard(spec)
+        self._texts: dict[int, bytes] = {}  # that say which device this is, by point
+        self._other_texts = 0
 
     # --- what a driver fills in
 
@@ -102,9 +109,27 @@ class Device(ABC, Generic[Q, A]):
 
     # --- what pollers and commands call
 
+    @property
+    def doubts(self) -> int:
+        """How often something hinted at another device: a counter that cannot be, another serial or firmware word."""
+        return self._guard.jumps + self._other_texts
+
     def use_ring(self, ring: Ring, table: int) -> None:
         """Write into another ring from now on, under this table. Not while a poll is under way."""
         self._ring, self.table = ring, table
+
+    @abstractmethod
+    async def probe(self) -> None:
+        """One cheap request. Raises LineError if the device is silent; a refusal is an answer."""
+
+    async def probe_within(self, timeout_s: float) -> None:
+        """As ``probe``, but asked once and for ``timeout_s`` at most: has a silent device come back?"""
+        options = self._options
+        self._options = replace(options, timeout_s=min(timeout_s, options.timeout_s), retries=0)
+        try:
+            await self.probe()
+        finally:
+            self._options = options
 
     async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
         """Ask for some points now, for a person or an identity check. What one query spoils, the others do not miss.
@@ -196,7 +221,11 @@ class Device(ABC, Generic[Q, A]):
 
     def append_text(self, number: int, quality: int, stamp: tuple[int, int, int], text: str) -> int:
         """The ring position of a new text; ``stamp``: tick in ms, arrival in ns on the wall and monotonic clock."""
-        return self._ring.append_text(self.table, number, quality, *stamp, text.encode("utf-8", "replace"))
+        encoded = text.encode("utf-8", "replace")
+        if quality == Quality.GOOD and self.spec.points[number].name.startswith(WHO):
+            self._other_texts += self._texts.setdefault(number, encoded) != encoded
+            self._texts[number] = encoded
+        return self._ring.append_text(self.table, number, quality, *stamp, encoded)
 
     def due(self, paces: int) -> list[int]:
         """The points of the paces in a bit mask."""

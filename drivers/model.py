@@ -7,7 +7,7 @@ so that the kernels and the packs agree on one byte.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import IntEnum, StrEnum
 from typing import ClassVar, Protocol
@@ -237,6 +237,9 @@ class Point:
         return self.kind is Kind.TEXT or bool(self.clock)
 
 
+MOST_SERIAL_TIMEOUT_S = 2.0  # to the begin of an answer; slow meters take one second
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Limits of a device or line. Device beats line beats profile; None means "not given here"."""
@@ -252,6 +255,25 @@ class Limits:
     late_s: float | None = None  # raw TCP: how long a late answer may still come
     retries: int | None = None
     connections: int | None = None  # to one host at a time, of all lines that lead there
+    serial_timeout_s: float | None = None  # of a profile: instead of ``timeout_s`` on lines that carry bytes
+    serial_retries: int | None = None  # and of ``retries``
+
+    def on_line(self, scheme: str) -> Limits:
+        """A profile's limits on a line of this scheme.
+
+        ``timeout_s`` may be the number of a dongle or logger for Modbus TCP. A device on a bus answers sooner, and
+        while it is silent the others wait: without a number of its own it is given 2 s there at most.
+        """
+        if scheme == "modbus-tcp":
+            return replace(self, serial_timeout_s=None, serial_retries=None)
+        timeout_s = self.timeout_s if self.timeout_s is None else min(self.timeout_s, MOST_SERIAL_TIMEOUT_S)
+        return replace(
+            self,
+            timeout_s=timeout_s if self.serial_timeout_s is None else self.serial_timeout_s,
+            retries=self.retries if self.serial_retries is None else self.serial_retries,
+            serial_timeout_s=None,
+            serial_retries=None,
+        )
 
     def over(self, other: Limits) -> Limits:
         """These limits where they are given, else the other's."""

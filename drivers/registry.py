@@ -28,7 +28,11 @@ _METHODS = ("poll", "probe", "read_points", "plan_summary", "use_ring")
 
 
 class Driver(Protocol):
-    """The interface of a driver, for third parties; ours derive from ``drivers.base.Device``, which implements it."""
+    """The interface of a driver, for third parties; ours derive from ``drivers.base.Device``, which implements it.
+
+    It may have ``probe_within(timeout_s)`` as well: ``probe``, asked once and for this long at most. Without it a
+    silent device costs its line a whole time-out whenever it is tried again.
+    """
 
     protocol: ClassVar[str]
     FRAMES: ClassVar[Mapping[str, str]]  # every kind of frame it can send -> what that frame does

@@ -153,7 +153,7 @@ def login_options(function: F) -> F:
 
     @wraps(function)
     def command(*, ca_file: Path | None, username: str | None, password_file: Path | None, **more: Any) -> Any:
-        password = _first_line(password_file) if password_file else None
+        password = first_line(password_file) if password_file else None
         return function(login=BrokerLogin(ca_file, username, password), **more)
 
     authority: Any = click.option("--ca-file", type=EXISTING_FILE, help="Trust this CA (mqtts).")
@@ -165,7 +165,8 @@ def login_options(function: F) -> F:
     return decorated
 
 
-def _first_line(path: Path) -> str:
+def first_line(path: Path) -> str:
+    """The password in a file. Raises UsageError."""
     where = f"--password-file {path}"
     try:
         return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")

@@ -338,9 +338,15 @@ def hint_of_silence(url: str, address: str, setting: str) -> str:
         swapped = f"that its port is set to {setting}, that A and B are not swapped, and that it is powered"
         return f"Check the address {address}, {swapped}"
     if url.startswith("modbus-tcp:"):
-        other = f"Check the unit number {address}, and whether another master uses the device"
+        other = (
+            f"Check the unit number {address}, and whether another master uses the device. "
+            "A serial server that passes bytes through needs tcp:// instead of modbus-tcp://"
+        )
     else:
-        other = f"Check the address {address}, and that the server passes raw bytes at the right speed"
+        other = (
+            f"Check the address {address}, and that the server passes raw bytes at the right speed. "
+            "A port that speaks Modbus TCP needs modbus-tcp:// instead of tcp://"
+        )
     return f"The connection is established. {other}"
 
 

@@ -35,7 +35,7 @@ def configured_target(config: Config, name: str) -> Target:
     return config, device, site_profiles(config.profiles_dir)(device.profile)
 
 
-def adhoc_line(line: str, serial: str | None, usual: str, name: str = "read") -> LineEntry:
+def adhoc_line(line: str, serial: str | None, usual: str, name: str = "") -> LineEntry:
     """A line without configuration. Raises UsageError naming the option."""
     setting = _value("--serial", v.serial, serial or usual or DEFAULT_SERIAL)
     entry = LineEntry(name=name, url=_value("--line", v.line_url, line), serial=setting)

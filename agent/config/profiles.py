@@ -228,7 +228,7 @@ def device_spec(
         profile=profile.id,
         points=points,
         periods_ms=device.periods_ms,
-        limits=device.limits.over(line.limits).over(resolved.limits),
+        limits=device.limits.over(line.limits).over(resolved.limits.on_line(line.scheme)),
         label=device.label,
         phase_ms=device.phase_ms,
         reversed=device.reversed,

@@ -31,6 +31,7 @@ class RunningDevice:
     stream: Stream
     poll: DevicePoll
     identity: dict[str, str | None] | None = None  # None: not identified yet
+    swapped: dict[str, Any] | None = None  # when another device was found here, and how it differs; until a reload
 
     @property
     def profile(self) -> Profile:

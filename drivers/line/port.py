@@ -150,7 +150,8 @@ async def open_port(config: LineConfig, target: Target, setting: SerialSetting |
 
     Raises OSError (of the system) or, for serial ports, its subclass of pyserial. No deadline of its own.
     """
-    where = f"line {config.name} ({target.host}{f':{target.port}' if target.port else ''})"
+    place = f"{target.host}{f':{target.port}' if target.port else ''}"
+    where = f"{config.where} ({place})" if config.name else config.where
     if target.scheme == "serial":
         return _SerialPort(where, target.host, setting or SerialSetting.parse(config.serial, where), config.rs485)
     loop = asyncio.get_running_loop()

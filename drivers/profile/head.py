@@ -67,6 +67,7 @@ HEAD_KEYS = [
 LIMIT_KEYS: Mapping[str, str] = {
     "quiet": "quiet_s",
     "timeout": "timeout_s",
+    "serial_timeout": "serial_timeout_s",
     "connect_delay": "connect_delay_s",
     "min_every": "min_every_s",
     "turnaround": "turnaround_s",
@@ -154,7 +155,7 @@ def _serial(table: TomlTable) -> str:
 
 def read_limits(table: TomlTable) -> Limits:
     """The limits in a table; durations are texts such as "20 ms"."""
-    table.unknown(["max_words", "max_gap", "holes", "retries", "connections", *LIMIT_KEYS])
+    table.unknown(["max_words", "max_gap", "holes", "retries", "serial_retries", "connections", *LIMIT_KEYS])
     words = table.of_types("max_words", (int,), f"a whole number from 1 to {MAX_WORDS}")
     if words is not None and not 1 <= words <= MAX_WORDS:  # field pain 28
         table.add("max_words", f"max_words is {words}, but Modbus allows 1 to {MAX_WORDS} registers per read")
@@ -166,8 +167,17 @@ def read_limits(table: TomlTable) -> Limits:
     if gap and holes is None:
         holes = True
     seconds = {field: table.seconds(key) for key, field in LIMIT_KEYS.items()}
-    retries, connections = table.integer("retries", 0, 20), table.integer("connections", 1, 64)
-    return Limits(max_words=words, max_gap=gap, holes=holes, retries=retries, connections=connections, **seconds)
+    retries, serial_retries = table.integer("retries", 0, 20), table.integer("serial_retries", 0, 20)
+    connections = table.integer("connections", 1, 64)
+    return Limits(
+        max_words=words,
+        max_gap=gap,
+        holes=holes,
+        retries=retries,
+        connections=connections,
+        serial_retries=serial_retries,
+        **seconds,
+    )
 
 
 def _params(table: TomlTable) -> dict[str, Param]:

@@ -50,6 +50,7 @@ class FakeDriver:
         self.cost_s, self.timeout_s = cost_s, timeout_s
         self.silent = False
         self.down = False
+        self.lose = 0  # so many of the next requests are not answered
         self.polls: list[tuple[int, int]] = []
         self.probes: list[float] = []
         self.spent = 0.0
@@ -58,17 +59,28 @@ class FakeDriver:
         self.polls.append((tick_ms, paces))
         if self.down:
             return PollResult([], 0, 0, LineDown("no port", where="fake"))
-        await asyncio.sleep(self.timeout_s if self.silent else self.cost_s)
-        if self.silent:
-            self.spent += self.timeout_s
-            return PollResult([], 1, 0, LineTimeout("no answer", where="fake"))
+        try:
+            await self.ask(self.timeout_s)
+        except LineTimeout as error:
+            return PollResult([], 1, 0, error)
         return PollResult([tick_ms], 1, 1)
 
     async def probe(self) -> None:
         self.probes.append(asyncio.get_running_loop().time())
-        await asyncio.sleep(self.timeout_s if self.silent else self.cost_s)
-        if self.silent:
-            self.spent += self.timeout_s
+        await self.ask(self.timeout_s)
+
+    async def probe_within(self, timeout_s: float) -> None:
+        self.probes.append(asyncio.get_running_loop().time())
+        self.lose += not self.lose and self.cost_s > timeout_s
+        await self.ask(min(timeout_s, self.timeout_s))
+
+    async def ask(self, timeout_s: float) -> None:
+        """One request. Raises LineTimeout."""
+        lost = self.silent or self.lose > 0
+        self.lose -= self.lose > 0
+        await asyncio.sleep(timeout_s if lost else self.cost_s)
+        if lost:
+            self.spent += timeout_s
             raise LineTimeout("no answer", where="fake")
 
     async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
@@ -181,7 +193,7 @@ def test_a_device_that_returns_is_met_again_before_its_data_counts(made_up_time,
     before, probes = len(driver.polls), len(driver.probes)
     bench.run(90)
     assert bench.devices[0].availability is Availability.ALIVE
-    assert len(driver.probes) == probes + 1 and len(driver.polls) > before + 25
+    assert len(driver.probes) == probes + 2 and len(driver.polls) > before + 25, "a try, then its identity"
 
 
 def test_one_lost_round_is_no_death(made_up_time, ring) -> None:
@@ -193,7 +205,164 @@ def test_one_lost_round_is_no_death(made_up_time, ring) -> None:
     bench.run(2)
     driver.silent = False
     bench.run(5)
-    assert bench.devices[0].availability is Availability.ALIVE and len(driver.probes) == 1
+    assert bench.devices[0].availability is Availability.ALIVE and len(driver.polls) >= 9
+
+
+@pytest.mark.parametrize(("timeout_s", "first_s", "later_s"), [(1.0, 4.0, 2.0), (2.0, 6.0, 3.0), (10.0, 22.0, 6.0)])
+def test_a_silent_device_costs_its_line_little_from_the_first_minute_on(
+    made_up_time, ring, timeout_s: float, first_s: float, later_s: float
+) -> None:
+    """field pain 8. One whole time-out, then short tries at growing distances, a whole one again each fourth time."""
+    drivers = [FakeDriver(spec(str(n)), n, cost_s=0.1, timeout_s=timeout_s) for n in range(7)]
+    bench = Bench(made_up_time, ring, *drivers)
+    bench.run(30)
+    drivers[3].silent = True
+    bench.run(60)
+    first = drivers[3].spent
+    assert timeout_s <= first <= first_s
+    for _ in range(5):
+        before = drivers[3].spent
+        bench.run(60)
+        assert drivers[3].spent - before <= later_s
+    assert min(len(driver.polls) for n, driver in enumerate(drivers) if n != 3) >= 0.9 * 390 - timeout_s
+
+
+def test_four_that_fall_silent_at_once_cost_four_time_outs_and_no_more(made_up_time, ring) -> None:
+    drivers = [FakeDriver(spec(str(n), 5000), n, cost_s=0.2, timeout_s=2.0) for n in range(7)]
+    bench = Bench(made_up_time, ring, *drivers)
+    bench.run(30)
+    before = [len(driver.polls) for driver in drivers]
+    for driver in drivers[3:]:
+        driver.silent = True
+    bench.run(60)
+    assert sum(driver.spent for driver in drivers) <= 4 * (2.0 + 0.4) + DEAD_SHARE * 60
+    assert min(len(d.polls) - n for d, n in zip(drivers[:3], before, strict=False)) >= 11
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3, 5])
+def test_a_slow_device_comes_back_from_a_silence(made_up_time, ring, lost: int) -> None:
+    """It takes 0.7 s, much longer than a short try of another: its own habit counts."""
+    drivers = [FakeDriver(spec("a", 2000), 1, cost_s=0.7, timeout_s=1.0), FakeDriver(spec("b"), 2, timeout_s=1.0)]
+    bench = Bench(made_up_time, ring, *drivers)
+    bench.run(10)
+    drivers[0].lose = lost
+    bench.run(60)
+    assert bench.devices[0].availability is Availability.ALIVE
+    assert drivers[0].polls[-1][0] >= EPOCH_MS + 66_000
+
+
+def test_a_device_that_became_slow_is_met_by_a_whole_time_out(made_up_time, ring) -> None:
+    driver = FakeDriver(spec("a", 2000), 1, cost_s=0.02, timeout_s=1.0)
+    bench = Bench(made_up_time, ring, driver)
+    bench.run(10)
+    driver.lose, driver.cost_s = 1, 0.8
+    bench.run(40)
+    assert bench.devices[0].availability is Availability.ALIVE and bench.devices[0].failures == 0
+
+
+@pytest.mark.parametrize(("period_s", "dead_after_s"), [(1, 10), (5, 15), (60, 180), (900, 2700)])
+def test_a_silent_device_is_dead_after_ten_seconds_or_three_periods(
+    made_up_time, ring, period_s: int, dead_after_s: int
+) -> None:
+    """# field pain 70: whichever is longer, counted from its last answer; the state of a moment, not of a poll"""
+    driver = FakeDriver(spec("a", period_s * 1000), 1, timeout_s=0.1)
+    bench = Bench(made_up_time, ring, driver)
+    bench.run(3 * period_s + 0.5)
+    (device,) = bench.devices
+    assert device.life(bench.clock.now_ms()) == "alive"
+    driver.silent = True
+    last = device.last_answer_ms
+    while bench.clock.now_ms() < last + dead_after_s * 1000 - 100:
+        bench.run(min(1.0, (last + dead_after_s * 1000 - 50 - bench.clock.now_ms()) / 1000))
+        assert device.life(bench.clock.now_ms()) == "alive"
+    bench.run(1.0)
+    assert device.life(bench.clock.now_ms()) == "dead"
+    bench.run(period_s + 3)
+    assert device.availability is Availability.DEAD
+    driver.silent = False
+    bench.run(period_s + 70)
+    assert device.life(bench.clock.now_ms()) == "alive" and device.answering_since_ms > last
+
+
+def test_a_device_is_dead_while_its_first_request_still_waits(made_up_time, ring) -> None:
+    """Three tries of ten seconds, as behind a dongle: it is dead when the time is up, not when the last try is over."""
+    driver = FakeDriver(spec("a"), 1, timeout_s=30.0)
+    bench = Bench(made_up_time, ring, driver)
+    (device,) = bench.devices
+    states: list[tuple[int, str]] = []
+
+    async def look() -> None:
+        for second in range(60):
+            driver.silent = second >= 5
+            states.append((second, device.life(bench.clock.now_ms())))
+            await asyncio.sleep(1)
+
+    async def both() -> None:
+        task = asyncio.ensure_future(LinePoller(bench.devices, bench.clock).run())
+        await look()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    made_up_time.run_until_complete(both())
+    assert {state for second, state in states if second < 14} == {"unknown", "alive"}
+    assert {state for second, state in states if 18 <= second < 35} == {"dead"}
+
+
+def test_a_device_that_never_answers_is_unknown_until_it_is_dead(made_up_time, ring) -> None:
+    """A first request that is lost after a start is not a fault."""
+    driver = FakeDriver(spec("a"), 1)
+    driver.silent = True
+    bench = Bench(made_up_time, ring, driver)
+    states = []
+    for _ in range(12):
+        bench.run(1)
+        states.append(bench.devices[0].life(bench.clock.now_ms()))
+    assert states[:9] == ["unknown"] * 9 and states[-1] == "dead" and not bench.devices[0].answering_since_ms
+
+
+def test_one_timeout_on_a_line_that_starves_a_device_is_not_its_death(made_up_time, ring, caplog) -> None:
+    """Its last answer is old because it was not asked."""
+
+    class Hiccup(FakeDriver):
+        async def poll(self, tick_ms: int, paces: int) -> PollResult:
+            self.silent = len(self.polls) == 3
+            return await super().poll(tick_ms, paces)
+
+        async def probe_within(self, timeout_s: float) -> None:
+            self.silent = False
+            await super().probe_within(timeout_s)
+
+    hog, starved = FakeDriver(spec("a"), 1, cost_s=15.0), Hiccup(spec("b"), 2)
+    bench = Bench(made_up_time, ring, hog, starved)
+    bench.run(200)
+    assert len(starved.polls) > 8 and starved.spent, "it was silent once"
+    assert "not responding" not in caplog.text
+    assert not [at for at, reason in bench.gaps(2) if reason == Reason.ABSENT]
+
+
+def test_a_hint_at_another_device_makes_the_agent_ask_who_it_is(made_up_time, ring) -> None:
+    """At the next poll, for a reopened line as for an odd counter; one that flaps all day costs some requests a day."""
+    driver = FakeDriver(spec("a"), 1)
+    driver.doubts = 0  # type: ignore[attr-defined]
+    bench = Bench(made_up_time, ring, driver)
+    opened = 1
+    (device,) = bench.devices
+    device.opened = lambda: opened
+    bench.run(5)
+    assert len(driver.probes) == 1, "at the start"
+    opened += 1
+    bench.run(2)
+    assert len(driver.probes) == 2
+    bench.run(300)
+    driver.doubts += 1  # type: ignore[attr-defined]
+    bench.run(2)
+    assert len(driver.probes) == 3
+    bench.run(200)
+    assert len(driver.probes) == 3, "once for each hint"
+    for _ in range(3600):
+        opened += 1
+        bench.run(1)
+    assert len(driver.probes) <= 10
 
 
 def test_a_poll_that_has_not_begun_by_its_next_tick_is_overload(made_up_time, ring) -> None:

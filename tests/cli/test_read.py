@@ -68,9 +68,7 @@ def test_a_silent_device_is_exit_code_4_with_what_to_look_at(mh, served, box) ->
     served.fault("silence")
     said = mh("read", "--profile", box, "--line", served.url, "--address", "1")
     assert (said.code, said.out) == (4, "")
-    assert said.err.startswith(
-        "error: device (line read unit 1): no answer within 0.2 s. The connection is established. "
-    )
+    assert said.err.startswith(f"error: {served.url}, unit 1: no answer within 0.2 s. The connection is established. ")
     assert said.err.count("\n") == 1
 
 
@@ -86,7 +84,7 @@ def test_a_missing_point_is_exit_code_4_and_the_rest_is_shown(mh, served, box) -
 def test_a_port_that_does_not_exist_is_said(mh, box) -> None:
     said = mh("read", "--profile", box, "--line", "serial:/dev/ttyUSB77", "--address", "1")
     assert said.code == 4
-    assert said.err.startswith("error: line read: cannot open serial:/dev/ttyUSB77: No such file or directory. ")
+    assert said.err.startswith("error: serial:/dev/ttyUSB77: cannot open: No such file or directory. ")
 
 
 def test_a_refused_connection_is_said_once(mh, box, free_port) -> None:

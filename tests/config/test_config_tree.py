@@ -353,3 +353,25 @@ def test_who_sleeps_in_the_dark(tmp_path: Path, role: str) -> None:
         assert with_place == (Night(Decimal("31.23"), Decimal("121.47")), [])
     else:
         assert without == with_place == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("line", "device", "wanted"),
+    [
+        ('url = "modbus-tcp://192.0.2.1"', "", (10.0, 2)),
+        ('url = "serial:/dev/serial/by-id/a"', "", (2.0, 0)),
+        ('url = "tcp://192.0.2.1:4196"', "", (2.0, 0)),
+        ('url = "tcp://192.0.2.1:4196"', 'limits = { timeout = "6 s", retries = 1 }', (6.0, 1)),
+        ('url = "serial:/dev/serial/by-id/a"\nlimits = { timeout = "4 s" }', "", (4.0, 0)),
+    ],
+)
+def test_a_profiles_time_out_follows_the_line_and_yours_counts_everywhere(
+    tmp_path: Path, line: str, device: str, wanted: tuple[float, int]
+) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text(
+        MINIMAL + f'[[line]]\nname = "a"\n{line}\n'
+        f'[[device]]\nname = "inv"\nline = "a"\naddress = "1"\nprofile = "huawei/sun2000"\n{device}\n'
+    )
+    (spec,) = device_specs(load_config(path))
+    assert (spec.limits.timeout_s, spec.limits.retries) == wanted

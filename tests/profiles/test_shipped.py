@@ -53,6 +53,13 @@ def test_replays_its_samples(profile: Profile) -> None:
     assert replay(profile) == []
 
 
+def test_is_waited_for_on_a_bus_as_a_bus_allows(profile: Profile) -> None:
+    """10 s and two retries are numbers of dongles: on a bus they starved the other devices."""
+    limits = profile.limits.on_line("serial")
+    assert (limits.timeout_s or 1.0) * (1 + (limits.retries or 0)) <= 2.0
+    assert limits == profile.limits.on_line("tcp") and limits.serial_timeout_s is None
+
+
 def test_has_paces_and_points_that_plan_and_compile(profile: Profile) -> None:
     assert {p.pace for p in profile.points} <= set(PACES)
     if profile.protocol != "modbus":
@@ -152,7 +159,7 @@ def test_two_huawei_firmwares_lose_what_they_refuse() -> None:
     assert "ac.power.generation" not in {p.name for p in old.points}
     assert profile.limits == Limits(
         max_words=64, max_gap=16, holes=True, quiet_s=0.05, timeout_s=10, connect_delay_s=1.5, min_every_s=1,
-        turnaround_s=0.03, retries=2,
+        turnaround_s=0.03, retries=2, serial_timeout_s=2, serial_retries=0,
     )  # fmt: skip  # field pain 43
 
 
