@@ -366,7 +366,7 @@ _NO_GRID = re.compile(r"cell|pump|fan|compressor|heater")
 
 
 def _judge_text(point: Point, text: str, proof: bool) -> int:
-    if not text.strip():
+    if not text.strip(" .0"):  # a register of zeros, whatever a map calls it
         return 0
     if not _is_text(text) or (point.name == "device.model" and not proof):
         return -1

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from agent.config import Config
 
 MAX_TEXT: Final = 200
+MOST_DEVICES: Final = 300  # that fit into one request
 _NUMBER: Final = re.compile(r"-?[0-9]{1,25}(\.[0-9]{1,12})?")
 
 
@@ -85,7 +86,10 @@ def handover(
             confirmed(yes, "handover", lang)
         who = _text(who or (asked(words["who"], str) if asks else ""), "--who", needed=True)
         view.catch_up()
-        names = list(devices) or list(view.snapshot.get("devices", {}))
+        names = list(dict.fromkeys(devices)) or list(view.snapshot.get("devices", {}))
+        if len(names) > MOST_DEVICES:
+            hint = "Name the devices: several records are as good"
+            raise UsageError(f"{len(names)} devices, at most {MOST_DEVICES} in a record", where="handover", hint=hint)
         compared = [_compared(view, name, given.get(name), words, asks) for name in names]
     finally:
         view.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -169,14 +170,16 @@ def _has_database(config: Config) -> bool:
 
 @keys.command()
 @file_argument
+@click.option("--qr", is_flag=True, help="Also as a QR code of what `verify --trust` takes.")
 @config_options
 @json_option
-def show(file: Path | None, options: ConfigOptions, as_json: bool) -> None:
+def show(file: Path | None, qr: bool, options: ConfigOptions, as_json: bool) -> None:
     """Show the thumbprint and the public half of the key and of its predecessors; never the secret.
 
     \b
-    Example:
+    Examples:
       meterhouse keys show
+      meterhouse keys show --qr
 
     \b
     Exit codes: 0 good, 3 missing, readable by others, or not a key, 4 the token does not respond.
@@ -189,6 +192,11 @@ def show(file: Path | None, options: ConfigOptions, as_json: bool) -> None:
     if key_file.config is not None and key_file.is_agents:
         found["in_use"] = in_use(key_file.config, key.kid)
     show_facts(found, as_json)
+    if qr and not as_json:
+        from agent.cli.qr import terminal_qr
+
+        text = f"{key_file.gateway}={key.kid}" if key_file.gateway else key.kid
+        click.echo(f"\n{terminal_qr(text, sys.stdout.isatty())}\n")
 
 
 @keys.command()
