@@ -195,6 +195,7 @@ class _Point(TypedDict):
     n: str
     u: str
     kind: str
+    float: NotRequired[bool]
 
 
 class _Recent(TypedDict, total=False):

@@ -45,7 +45,7 @@ def point_table(latest: Iterable[Latest], now_ns: int) -> Table:
     table = plain_table("points", "device", "point", "value", "unit", "quality", "age", right=("value", "age"))
     for point in latest:
         missing = point.quality >= GAP_CODES
-        shown = cell(show_number(point.value), 40)
+        shown = cell(show_number(point.value, point.point.kind, point.point.is_float), 40)
         quality = show_quality(point.quality)
         table.add_row(
             cell(point.point.device),
