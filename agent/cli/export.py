@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from agent.cli.answers import Exported, Rows, check_row, checked
-from agent.cli.common import as_line, progress, unwound
+from agent.cli.common import as_complaint, as_line, progress, unwound
 from agent.cli.control import ask
 from agent.cli.options import FILE, ConfigOptions, config_options, json_option, parse_time
 from agent.cli.output_files import CsvDraft, FolderDraft, safe_cell, writing
@@ -123,7 +123,7 @@ def _packs(
         if table:
             table.keep()
     for text in found["warnings"]:
-        click.echo(f"warning: {clean_text(str(text), 200)}", err=True)
+        click.echo(as_complaint("warning", clean_text(str(text), 200)), err=True)
     result: dict[str, object] = {
         "packs": found["packs"],
         "streams": [clean_text(str(name), 200) for name in found["streams"]],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from agent.cli.common import as_complaint
 from agent.cli.control import AnswerBuffer, ask
 from agent.cli.keys.key_file import (
     SEEN_S,
@@ -224,14 +225,16 @@ def check_lasts(key_file: KeyFile, kid: str, given: LastSequences, before: Seque
     if wrong := [stream for stream, seq in given.items() if not 0 < seq <= most]:
         raise UsageError(f"implausible sequence {given[wrong[0]]} of {clean_text(wrong[0])}", where="--last")
     if key_file.config is None:
-        click.echo("warning: no configuration, so the sequences were not compared with a database", err=True)
+        what = "no configuration, so the sequences were not compared with a database"
+        click.echo(as_complaint("warning", what), err=True)
         return
     try:
         kept = AnswerBuffer(MAX_LASTS)
         ask(key_file.config, Keys(kid=kid, before=list(before)), kept.take)
         known = read_lasts(kept.whole, key_file, most)
     except GatewayError as error:
-        click.echo(f"warning: the sequences were not compared with the database: {error}", err=True)
+        what = f"the sequences were not compared with the database: {error}"
+        click.echo(as_complaint("warning", what), err=True)
         return
     for stream, seq in given.items():
         if seq > known.get(stream, 0):

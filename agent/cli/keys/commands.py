@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.answers import Published, checked
+from agent.cli.common import as_complaint
 from agent.cli.control import ask
 from agent.cli.keys.change import ask_for_lasts, check_lasts, revoke, rotate
 from agent.cli.keys.key_file import (
@@ -150,10 +151,8 @@ def _lose(
     if config is not None and _has_database(config):
         ask_for_lasts(key_file, lost, None, change, (), confirm)
         return
-    click.echo(
-        "warning: no database knows the last sequences of the lost key; limit its trust with --last",
-        err=True,
-    )
+    what = "no database knows the last sequences of the lost key; limit its trust with --last"
+    click.echo(as_complaint("warning", what), err=True)
     confirm(())
     change(None)
 
