@@ -267,7 +267,7 @@ def to_json(
 def _ring_time(ring: RingPlan) -> str:
     from agent.cli.common import show_age
 
-    return f", about {show_age(ring.full_s)} of readings" if ring.rate.slots else ""
+    return say(f", about {show_age(ring.full_s)} of readings") if ring.rate.slots else ""
 
 
 def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost], ring: RingPlan, plan: bool) -> None:
@@ -279,7 +279,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
 
     console = open_console()
     store = config.store
-    more = f" and {len(config.files) - 1} of conf.d" if len(config.files) > 1 else ""
+    more = say(f" and {len(config.files) - 1} of conf.d") if len(config.files) > 1 else ""
     # field pain 54: show what really takes effect
     facts = plain_table("", "what", "in effect")
     facts.show_header = False
@@ -332,7 +332,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     visits = sum(cost.cost.line_time_s for cost in costs)
     if costs and plan:
         console.print(say(f"One round of everything: {show_time(visits)} of line time."))
-        console.print(say(f"The ring: {ring}."))
+        console.print(say(f"The ring: {say(str(ring))}."))
         mib = memory_bytes(len(config.devices), ring) >> 20
         console.print(say(f"Memory: about {mib} MiB, with the ring."))
     console.print(say("The configuration is good."))

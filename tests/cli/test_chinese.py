@@ -108,6 +108,11 @@ def test_what_a_technician_meets_is_translated() -> None:
          "连接已建立。请检查从站地址 2，以及是否有另一个主站在使用该设备"),
         ("device inv1: no answer within 2 s. Nobody wrote this", "设备 inv1：2 秒内无应答。Nobody wrote this"),
         ("Nobody wrote this. Nor that", "Nobody wrote this. Nor that"),
+        ("one visit to m1 for all its paces takes 7.02 s; in that time inv3, due every 1 s, has gaps (overload)",
+         "采集 m1 的全部测点一次需 7.02 s；其间应采集的 inv3（每 1 s 一次）会出现缺口（overload）"),
+        ("cannot decode: not hex: 'zz'. 'z', character 1 is not a hex digit. Leave the others out",
+         "无法解析：不是十六进制：'zz'。'z'，第 1 个字符不是十六进制数字。请去掉其余部分"),
+        ("mqtt://127.0.0.1:1: [Errno 111] Connection refused", "mqtt://127.0.0.1:1：[错误码 111] 连接被拒绝"),
         ("", ""),
     ],
 )  # fmt: skip
@@ -149,7 +154,7 @@ def test_check_shows_tables_and_warnings_in_chinese(mh, park) -> None:
     said = mh("check", "--plan", "-c", path)
     assert said.code == 0
     assert "配置正确。" in said.out and f"{path.parent}/state/store.db，先落盘再发送，最多 8 GiB" in said.out
-    assert "设备  档位" in said.out and "次请求" in said.out
+    assert "设备  节拍" in said.out and "次请求" in said.out
     warnings = said.err.splitlines()
     assert "警告：线路 cabinet：没有设备使用它" in warnings
     assert any(
@@ -174,7 +179,7 @@ def test_a_silent_device_is_told_in_chinese(mh, park, served) -> None:
     [
         (("read", "inv9"), '未知的设备 "inv9"'),
         (("read", "--profile", "no/such", "--line", "modbus-tcp://127.0.0.1:1", "--address", "1"),
-         '设备模板：没有设备模板 "no/such"'),
+         '错误：profile：没有设备模板 "no/such"'),
         (("read", "inv1"), "连接被拒绝。主机在线但该端口没有服务：端口号是否正确？"),
         (("status",), "本机没有运行采集程序。是否已启动？"),
         (("rade",), '未知的命令 "rade"。是否想写 "read"？'),

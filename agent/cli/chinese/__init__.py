@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 PART: Final = re.compile(r"(\. |; |(?<=[?!]) )")  # between the sentences of a text
 MARKS: Final = {". ": "。", "; ": "；", " ": ""}
+LETTERS: Final = re.compile("[A-Za-z]")
 VALUE: Final = re.compile(r"\{(\d?)\}")
 DEPTH: Final = 2  # a value of a value may be a text
 
@@ -92,7 +93,7 @@ def _insert(values: Sequence[str], template: str) -> str:
 def translate(text: str, depth: int = DEPTH) -> str:
     """A text in Chinese; sentences that the catalogue does not have stay English."""
     pieces = PART.split(text)  # sentence, what is between, sentence, ...
-    out, at, known = "", 0, False
+    out, at, missing = "", 0, False
     while at < len(pieces):
         for end in range(len(pieces), at, -2):  # a template may have several sentences
             run = "".join(pieces[at:end])
@@ -100,11 +101,14 @@ def translate(text: str, depth: int = DEPTH) -> str:
             if found is not None:
                 break
         out += run if found is None else found
-        known = known or found is not None
+        missing = missing or (found is None and bool(run))
         if end < len(pieces):
             out += MARKS[pieces[end]]
         at = end + 1
-    return out if known else find(text, depth, anything=True) or text
+    if not missing:
+        return out
+    whole = find(text, depth, anything=True) or text
+    return min(whole, out, key=lambda said: len(LETTERS.findall(said)))  # the one with less English left
 
 
 def _find_run(text: str, depth: int) -> str | None:
@@ -116,9 +120,8 @@ def _find_run(text: str, depth: int) -> str | None:
 
 
 def translate_place(where: str) -> str:
-    """Where something is wrong: the words before names, as in "line roof"; keys of a file stay as they are."""
-    parts = where.split(": ")
-    return "：".join((find(part, 0) if len(parts) == 1 or " " in part else None) or part for part in parts)
+    """Where something is wrong: the words before names, as in "line roof"; a single word is a name, a key or a path."""
+    return "：".join((find(part, 0) if " " in part else None) or part for part in where.split(": "))
 
 
 def _with_place(text: str, depth: int) -> str | None:
