@@ -60,10 +60,12 @@ CHINESE_HELP = (
     ("采集园区的表计、逆变器、储能和供热设备，并上送经过签名的读数。",),
     (
         "入门：",
-        "  meterhouse demo                       无需硬件，先看效果",
-        "  meterhouse check -c agent.toml        检查配置是否正确",
-        "  meterhouse read inv1                  读取一台设备一次",
-        "  meterhouse watch                      查看正在运行的采集程序的实时值",
+        "  meterhouse demo                                   无需硬件，先看效果",
+        "  meterhouse scan --line serial:/dev/ttyUSB0        这条总线上挂了什么",
+        "  meterhouse init                                   生成新网关的配置和密钥",
+        "  meterhouse scan --line ... --add                  把扫描到的设备加入配置",
+        "  meterhouse check --plan                           配置是否正确，线路是否够快",
+        "  meterhouse watch                                  查看正在运行的采集程序的实时值",
     ),
     (
         "退出码：0 正常，1 内部错误，2 用法错误，3 配置或设备模板错误，",

@@ -121,7 +121,14 @@ def _find_run(text: str, depth: int) -> str | None:
 
 def translate_place(where: str) -> str:
     """Where something is wrong: the words before names, as in "line roof"; a single word is a name, a key or a path."""
-    return "：".join((find(part, 0) if " " in part else None) or part for part in where.split(": "))
+    return "：".join(map(_place, where.split(": ")))
+
+
+def _place(part: str) -> str:
+    if part.endswith(")") and " (" in part:  # inv1 (line roof unit 1)
+        name, _, inner = part[:-1].partition(" (")
+        return f"{_place(name)}（{_place(inner)}）"
+    return (find(part, 0) if " " in part else None) or part
 
 
 def _with_place(text: str, depth: int) -> str | None:
