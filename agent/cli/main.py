@@ -118,7 +118,8 @@ class Commands(click.Group):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if folder := docs_folder():
-            formatter.write(f"\nDocuments: {folder}/field-guide.md (Chinese: field-guide.zh.md), commands.md\n")
+            text = say(f"Documents: {folder}/field-guide.md (Chinese: field-guide.zh.md), commands.md")
+            formatter.write(f"\n{text}\n")
 
 
 def _exists(module: str) -> bool:

@@ -125,6 +125,8 @@ def test_a_value_that_looks_like_a_text_stays_a_value() -> None:
     assert describe("device device", "unknown key", 'Did you mean "{0}.*(x"?') == (
         '设备 device：未知的键。是否想写 "{0}.*(x"？'
     )
+    assert describe("inv1 (line roof unit 1)", "closed") == "inv1（线路 roof 从站 1）：已关闭"
+    assert describe("serial:/dev/ttyUSB0, address 12", "closed") == "serial:/dev/ttyUSB0 地址 12：已关闭"
     assert describe("agent.toml:12: profile", "unknown key") == "agent.toml:12：profile：未知的键"
 
 

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 PART: Final = re.compile(r"(\. |; |(?<=[?!]) )")  # between the sentences of a text
 MARKS: Final = {". ": "。", "; ": "；", " ": ""}
 LETTERS: Final = re.compile("[A-Za-z]")
+ADDRESS: Final = re.compile(r"(.+?),? (unit|address) (\S+)")  # drivers/base.py: Device.where
 VALUE: Final = re.compile(r"\{(\d?)\}")
 DEPTH: Final = 2  # a value of a value may be a text
 
@@ -128,6 +129,8 @@ def _place(part: str) -> str:
     if part.endswith(")") and " (" in part:  # inv1 (line roof unit 1)
         name, _, inner = part[:-1].partition(" (")
         return f"{_place(name)}（{_place(inner)}）"
+    if found := ADDRESS.fullmatch(part):
+        return f"{_place(found[1])} {'从站' if found[2] == 'unit' else '地址'} {found[3]}"
     return (find(part, 0) if " " in part else None) or part
 
 

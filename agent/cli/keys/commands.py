@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.answers import Published, checked
-from agent.cli.common import as_complaint
+from agent.cli.common import as_complaint, say
 from agent.cli.control import ask
 from agent.cli.keys.change import ask_for_lasts, check_lasts, revoke, rotate
 from agent.cli.keys.key_file import (
@@ -110,7 +110,7 @@ def create(
         _check_new(key_file)
         change(None)
     else:
-        question = f"Create a new root of trust without {lost}? Every verifier must pin the new thumbprint."
+        question = say(f"Create a new root of trust without {lost}? Every verifier must pin the new thumbprint.")
         if lasts:
             given = lasts_of(lasts, key_file.gateway)
             check_lasts(key_file, lost, given, ())
@@ -121,9 +121,12 @@ def create(
             _lose(key_file, lost, change, lambda odd: ask_first(question, yes, odd))
     show_facts(facts(key_file.path, made[0]), as_json)
     if not as_json:
-        click.echo("Give the thumbprint to everyone who verifies: `meterhouse verify --trust THUMBPRINT`.", err=True)
+        what = "Give the thumbprint to everyone who verifies: `meterhouse verify --trust THUMBPRINT`."
+        click.echo(say(what), err=True)
         if lost:
-            click.echo("To verify what the lost key signed, repeat --trust with the previous thumbprint.", err=True)
+            click.echo(
+                say("To verify what the lost key signed, repeat --trust with the previous thumbprint."), err=True
+            )
 
 
 def _check_new(key_file: KeyFile) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from agent.cli.common import as_complaint, as_line, is_alive, read_snapshot
+from agent.cli.common import as_complaint, as_line, is_alive, pad, read_snapshot, say
 from agent.cli.options import ConfigOptions
 from drivers.model import ConfigError, GatewayError, UsageError, clean_text
 
@@ -130,7 +130,7 @@ def show_facts(found: Mapping[str, Any], as_json: bool) -> None:
     if "in_use" in found:
         rows.append(("agent", _USE[found["in_use"]]))
     for name, text in rows:
-        click.echo(f"{name:<11} {clean_text(text, 500)}")
+        click.echo(f"{pad(say(name), 11)} {clean_text(say(text), 500)}")
 
 
 _USE = {
