@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.chinese import MARKS, PART, VALUE, Pair, describe, find, read_pairs, translate
+from agent.cli.chinese import MARKS, MOST_SENTENCES, PART, VALUE, Pair, describe, find, read_pairs, translate
 from agent.cli.main import COMMANDS, outcome
 from tests.kits.message_templates import Message, messages, written
 
@@ -62,6 +62,10 @@ def test_each_text_is_there_once_and_is_chinese() -> None:
     # commands, keys and examples to type are the same in both languages
     alike = [pair.english for pair in PAIRS if not HAN.search(pair.chinese) and pair.english != pair.chinese]
     assert not [english for english in alike if re.search("[a-z]{4}", english.replace("{}", ""))]
+
+
+def test_no_text_has_more_sentences_than_are_looked_up_together() -> None:
+    assert max(len(PART.findall(pair.english)) for pair in PAIRS) < MOST_SENTENCES
 
 
 def test_a_text_of_values_alone_would_match_everything() -> None:
@@ -128,6 +132,13 @@ def test_a_value_that_looks_like_a_text_stays_a_value() -> None:
     assert describe("inv1 (line roof unit 1)", "closed") == "inv1（线路 roof 从站 1）：已关闭"
     assert describe("serial:/dev/ttyUSB0, address 12", "closed") == "serial:/dev/ttyUSB0 地址 12：已关闭"
     assert describe("agent.toml:12: profile", "unknown key") == "agent.toml:12：profile：未知的键"
+
+
+def test_a_long_text_is_answered_at_once() -> None:
+    """Whatever a device put into it: each template reads a text once. Bounded by the timeout of the test."""
+    for literal in (" ", ": ", ", ", " is ", " at ", " of ", "; ", ". "):
+        text = literal * 500
+        assert isinstance(translate("answer has " + text + " bytes"), str)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -18,6 +19,8 @@ MARKS: Final = {". ": "。", "; ": "；", " ": ""}
 LETTERS: Final = re.compile("[A-Za-z]")
 ADDRESS: Final = re.compile(r"(.+?),? (unit|address) (\S+)")  # drivers/base.py: Device.where
 VALUE: Final = re.compile(r"\{(\d?)\}")
+MOST_SENTENCES: Final = 6  # of a template
+MOST_PLACES: Final = 6  # colons before the text itself
 DEPTH: Final = 2  # a value of a value may be a text
 
 
@@ -41,27 +44,29 @@ def read_pairs() -> Iterator[Pair]:
 
 
 class _Template:
-    """One pair, compiled when a text may match it."""
+    """One pair, taken apart."""
 
     def __init__(self, pair: Pair) -> None:
         self.chinese = pair.chinese
         self.literals = pair.english.split("{}")
         self.size = sum(map(len, self.literals))
         self.sentences = len(PART.findall(pair.english))
-        self._pattern: re.Pattern[str] | None = None
 
-    def values(self, text: str) -> tuple[str, ...] | None:
-        """The inserted values; None if the text is another."""
+    def values(self, text: str) -> list[str] | None:
+        """The inserted values, each as short as can be; None if the text is another."""
         if len(self.literals) == 1:
-            return () if text == self.literals[0] else None
-        if not text.startswith(self.literals[0]) or not text.endswith(self.literals[-1]):
+            return [] if text == self.literals[0] else None
+        first, *inner, last = self.literals
+        if not text.startswith(first) or not text.endswith(last):
             return None
-        if any(literal not in text for literal in self.literals):
-            return None
-        if self._pattern is None:
-            self._pattern = re.compile("(.*?)".join(map(re.escape, self.literals)), re.DOTALL)
-        found = self._pattern.fullmatch(text)
-        return found.groups() if found else None
+        found, at, end = [], len(first), len(text) - len(last)
+        for literal in inner:
+            place = text.find(literal, at, end)
+            if place < 0:
+                return None
+            found.append(text[at:place])
+            at = place + len(literal)
+        return [*found, text[at:end]] if at <= end else None
 
 
 @lru_cache(maxsize=1)
@@ -96,7 +101,9 @@ def translate(text: str, depth: int = DEPTH) -> str:
     pieces = PART.split(text)  # sentence, what is between, sentence, ...
     out, at, missing = "", 0, False
     while at < len(pieces):
-        for end in range(len(pieces), at, -2):  # a template may have several sentences
+        for end in range(
+            min(len(pieces), at + 2 * MOST_SENTENCES - 1), at, -2
+        ):  # a template may have several sentences
             run = "".join(pieces[at:end])
             found = _find_run(run, depth) or (_with_place(run, depth) if end == at + 1 else None)
             if found is not None:
@@ -136,7 +143,7 @@ def _place(part: str) -> str:
 
 def _with_place(text: str, depth: int) -> str | None:
     """`WHERE: WHAT`, as errors are written into other texts."""
-    for colon in re.finditer(": ", text):
+    for colon in islice(re.finditer(": ", text), MOST_PLACES):
         found = find(text[colon.end() :], depth)
         if found is not None:
             return f"{translate_place(text[: colon.start()])}：{found}"
