@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agent.cli.common import as_line
+from agent.cli.common import as_complaint, as_line, say
 from agent.cli.config_files import check_absent, check_writable, make_folder, toml_text, write_new
 from agent.cli.main_points import first_points, known_as
 from agent.cli.options import (
@@ -206,7 +206,7 @@ def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, l
             click.echo(f"note: {words['skipped'].format(name=draft.device['name'])}", err=True)
             continue
         except GatewayError as error:  # the others may do
-            click.echo(f"error: {error}", err=True)
+            click.echo(as_complaint("error", error), err=True)
             click.echo(f"note: {words['skipped'].format(name=draft.device['name'])}", err=True)
             continue
         click.echo(words["wrote"].format(file=clean_text(facts["file"], 400)), err=True)
@@ -490,7 +490,7 @@ def _add(draft: Draft, config: Config, words: Mapping[str, str], lang: str, yes:
         click.echo(f"note: {words['alike'].format(profile=entry.profile, comment=draft.comments['profile'])}", err=True)
     for note in whole.notes:
         if f"device.{name}" in note.where or (draft.line and f"line.{draft.line['name']}" in note.where):
-            click.echo(f"warning: {note}", err=True)
+            click.echo(as_complaint("warning", note), err=True)
     values: list[dict[str, Any]] = []
     if not no_read:
         try:
@@ -499,7 +499,7 @@ def _add(draft: Draft, config: Config, words: Mapping[str, str], lang: str, yes:
             if yes:
                 hint = f"{error.hint}. " if error.hint else ""
                 raise type(error)(error.what, where=error.where, hint=f"{hint}--no-read adds it unread") from error
-            click.echo(f"warning: {words['silent'].format(error=error)}", err=True)
+            click.echo(as_complaint("warning", words["silent"].format(error=say(str(error)))), err=True)
     if not yes:
         click.echo(f"\n{words['will_write'].format(file=clean_text(str(file), 400))}\n\n{text}", err=True)
     confirmed(yes, "adopt", lang, words["confirm"])

@@ -20,10 +20,14 @@ PIPE_WIDTH = 260
 
 def plain_table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
     """A table without frames; the columns named in ``right`` hold numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    from agent.cli.common import say
+
+    table = Table(
+        title=say(title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
     for column in columns:
         number = column in right
-        table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
+        table.add_column(say(column), justify="right" if number else "left", no_wrap=number, overflow="fold")
     return table
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agent.cli.common import as_line, columns, docs_folder
+from agent.cli.common import as_complaint, as_line, columns, docs_folder
 from agent.cli.config_files import (
     SECRET_MODE,
     check_absent,
@@ -167,7 +167,7 @@ def init(
         click.echo(f"{words['will_write'].format(file=clean_text(str(file), 400))}\n\n{text}", err=True)
         confirmed(yes, "init", lang)
     for note in config.notes:
-        click.echo(f"warning: {note}", err=True)
+        click.echo(as_complaint("warning", note), err=True)
     make_folder(file.parent)
     make_folder(file.parent / "conf.d")
     key = _key(config, installed)

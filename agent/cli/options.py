@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from agent.cli.common import REQUESTED, as_complaint, language_of
 from drivers.model import ConfigError, UsageError, clean_text
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class ConfigOptions:
         except ConfigError as error:
             if os.path.exists(usual / "snapshot.json"):
                 for one in error.complaints if warn else ():
-                    click.echo(f"warning: the next start would fail: {one}", err=True)
+                    click.echo(as_complaint("warning", f"the next start would fail: {one}"), err=True)
                 return usual
             if not strict:
                 return usual
@@ -193,15 +194,16 @@ def parse_broker(ctx: click.Context, param: click.Parameter, value: str | None) 
     return value
 
 
-def language_of(given: str | None, environment: Mapping[str, str]) -> str:
-    """English or Chinese: as requested, else by the terminal's language."""
-    return given or ("zh" if environment.get("LC_ALL", environment.get("LANG", "")).startswith("zh") else "en")
+def _choose_language(_ctx: click.Context, _param: click.Parameter, given: str | None) -> str:
+    REQUESTED.set(given)  # errors are printed after the command has ended
+    return language_of(given, os.environ)
 
 
 lang_option = click.option(
     "--lang",
     type=LANGUAGE,
-    callback=lambda _ctx, _param, given: language_of(given, os.environ),
+    callback=_choose_language,
+    is_eager=True,  # so that a wrong option is already reported in this language
     help="English or Chinese; default: from LANG.",
 )
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli.common import language_of
 from agent.cli.lease import borrow_line, line_factory
 from agent.cli.options import (
     FILE,
@@ -23,7 +24,6 @@ from agent.cli.options import (
     ConfigOptions,
     config_options,
     json_option,
-    language_of,
     parse_for,
     profile_dirs,
 )

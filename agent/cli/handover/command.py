@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from agent.cli.answers import HandedOver, checked
-from agent.cli.common import as_line, progress
+from agent.cli.common import as_complaint, as_line, progress
 from agent.cli.options import EXISTING_FILE, FILE, ConfigOptions, config_options, json_option, lang_option
 from agent.cli.output_files import TextDraft, writing
 from agent.cli.questions import asked, confirmed, is_terminal
@@ -175,7 +175,7 @@ def _compared(view: LiveView, device: str, shown: Shown | None, words: Mapping[s
                          hint=did_you_mean(name, rows, "It has"))  # fmt: skip
     latest, remark = rows.get(name), shown.remark if shown else ""
     if latest is None or not isinstance(latest.value, Decimal):
-        click.echo(f"warning: {words['none'].format(device=device)}", err=True)
+        click.echo(as_complaint("warning", words["none"].format(device=device)), err=True)
         return ComparedDevice(device=device, remark=remark)
     seen, value = [_seen(latest)], shown.value if shown else ""
     if shown is None and asks:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.answers import Published, checked
+from agent.cli.common import as_complaint, say
 from agent.cli.control import ask
 from agent.cli.keys.change import ask_for_lasts, check_lasts, revoke, rotate
 from agent.cli.keys.key_file import (
@@ -109,7 +110,7 @@ def create(
         _check_new(key_file)
         change(None)
     else:
-        question = f"Create a new root of trust without {lost}? Every verifier must pin the new thumbprint."
+        question = say(f"Create a new root of trust without {lost}? Every verifier must pin the new thumbprint.")
         if lasts:
             given = lasts_of(lasts, key_file.gateway)
             check_lasts(key_file, lost, given, ())
@@ -120,9 +121,12 @@ def create(
             _lose(key_file, lost, change, lambda odd: ask_first(question, yes, odd))
     show_facts(facts(key_file.path, made[0]), as_json)
     if not as_json:
-        click.echo("Give the thumbprint to everyone who verifies: `meterhouse verify --trust THUMBPRINT`.", err=True)
+        what = "Give the thumbprint to everyone who verifies: `meterhouse verify --trust THUMBPRINT`."
+        click.echo(say(what), err=True)
         if lost:
-            click.echo("To verify what the lost key signed, repeat --trust with the previous thumbprint.", err=True)
+            click.echo(
+                say("To verify what the lost key signed, repeat --trust with the previous thumbprint."), err=True
+            )
 
 
 def _check_new(key_file: KeyFile) -> None:
@@ -150,10 +154,8 @@ def _lose(
     if config is not None and _has_database(config):
         ask_for_lasts(key_file, lost, None, change, (), confirm)
         return
-    click.echo(
-        "warning: no database knows the last sequences of the lost key; limit its trust with --last",
-        err=True,
-    )
+    what = "no database knows the last sequences of the lost key; limit its trust with --last"
+    click.echo(as_complaint("warning", what), err=True)
     confirm(())
     change(None)
 
