@@ -70,8 +70,10 @@ class Device(ABC, Generic[Q, A]):
 
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
         self.spec, self.table = spec, table
-        self.where = f"{spec.name} (line {line.name} {self.ADDRESS} {spec.address})"
-        demand_address(self.protocol, spec.address, line.target.scheme, f"device {spec.name}")
+        place = f"{self.ADDRESS} {spec.address}"
+        self.where = f"{spec.name} ({line.where} {place})" if line.name else f"{line.where}, {place}"
+        at = f"device {spec.name}" if line.name else self.where
+        demand_address(self.protocol, spec.address, line.target.scheme, at)
         self._line, self._ring = line, ring
         self._limits = spec.limits.over(line.config.limits)
         self._options = line.request_options(spec.limits, spec.serial)

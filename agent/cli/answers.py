@@ -77,6 +77,13 @@ class Published(TypedDict):
     kid: Annotated[str, Meta(max_length=64)] | None
 
 
+class _Change(TypedDict):
+    kind: str
+    name: str
+    change: str
+    keys: list[str]
+
+
 class _Reloaded(TypedDict):
     ok: bool
     config: Annotated[str, Meta(min_length=1, max_length=100)]
@@ -84,6 +91,7 @@ class _Reloaded(TypedDict):
     complaints: list[str]
     fault: bool
     left_out: NotRequired[Count]
+    changes: NotRequired[list[_Change]]
 
 
 def check_reloaded(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,6 +132,57 @@ class Accepted(TypedDict):
     entry: _Entry
 
 
+# --- handovers
+
+
+class _PackPlace(TypedDict):
+    stream: str
+    boot: str
+    seq: Count
+    hash: str
+
+
+class _Read(TypedDict):
+    n: str
+    u: str
+    v: str
+    t: Time
+    q: NotRequired[str]
+
+
+class _Handed(TypedDict):
+    device: str
+    line: str
+    address: str
+    url: str
+    profile: str
+    state: str
+    identity: dict[str, str]
+    label: NotRequired[str]
+    reading: NotRequired[_Read]
+    display: NotRequired[str]
+    difference: NotRequired[str]
+    agrees: NotRequired[bool]
+    remark: NotRequired[str]
+
+
+class _HandoverEvent(TypedDict):
+    id: str
+    t: Time
+    who: str
+    by: _By
+    devices: list[_Handed]
+    remarks: NotRequired[str]
+
+
+class HandedOver(TypedDict):
+    """A signed record of commissioning, and where it is."""
+
+    events: Annotated[list[_HandoverEvent], Meta(min_length=1)]
+    packs: list[_PackPlace]
+    thumbprint: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
+
+
 # --- the snapshot
 
 
@@ -136,6 +195,7 @@ class _Point(TypedDict):
     n: str
     u: str
     kind: str
+    float: NotRequired[bool]
 
 
 class _Recent(TypedDict, total=False):

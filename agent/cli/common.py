@@ -11,19 +11,68 @@ import stat
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
+from unicodedata import east_asian_width
 
 import click
 
 from drivers.model import ConfigError, GatewayError, ProfileError, ProgressCallback, Reason, clean_text, no_progress
 
+if TYPE_CHECKING:
+    from agent.config import ConfigWarning
+
 MAX_SNAPSHOT = 64 << 20
+SHOWN_UNITS: Final[Mapping[str, str]] = {"Cel": "°C"}
 LAST_ERROR: Final = "last-error"  # the agent writes it
 # controls, what turns the direction of writing or has no width, line separators, half characters
 UNSHOWN: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
+
+
+REQUESTED: Final[ContextVar[str | None]] = ContextVar("language of --lang", default=None)
+
+
+def language_of(given: str | None, environment: Mapping[str, str]) -> str:
+    """English or Chinese: as requested, else by the terminal's language."""
+    terminal = environment.get("LC_ALL") or environment.get("LC_MESSAGES") or environment.get("LANG", "")
+    return given or ("zh" if terminal.startswith("zh") else "en")
+
+
+def speaks_chinese() -> bool:
+    """Is this command to speak Chinese: by --lang, else by the terminal's language?"""
+    return language_of(REQUESTED.get(), os.environ) == "zh"
+
+
+def say(text: str) -> str:
+    """A text in the language of the command; English where the catalogue does not have it."""
+    if not speaks_chinese():
+        return text
+    from agent.cli.chinese import translate
+
+    return translate(text)
+
+
+def say_at(where: str, what: str) -> str:
+    """`WHERE: WHAT` in the language of the command."""
+    if not speaks_chinese():
+        return f"{where}: {what}"
+    from agent.cli.chinese import describe
+
+    return describe(where, what)
+
+
+def as_complaint(kind: Literal["error", "warning"], one: GatewayError | ConfigWarning | str) -> str:
+    """`error: WHERE: WHAT. WHAT TO DO` in the language of the command, without what a terminal would obey."""
+    text = f"{kind}: {one}"
+    if speaks_chinese():
+        from agent.cli.chinese import describe, translate
+
+        said = translate(one) if isinstance(one, str) else describe(one.where, one.what, one.hint)
+        text = {"error": "错误：", "warning": "警告："}[kind] + said
+    return "\n".join(clean(line) for line in text.split("\n"))
 
 
 def complain(error: GatewayError) -> None:
@@ -32,9 +81,9 @@ def complain(error: GatewayError) -> None:
     if isinstance(error, (ConfigError, ProfileError)):
         many = error.complaints
     for one in many:
-        click.echo("\n".join(clean(line) for line in f"error: {one}".split("\n")), err=True)
+        click.echo(as_complaint("error", one), err=True)
     if len(many) > 1:
-        click.echo(f"{len(many)} errors.", err=True)
+        click.echo(say(f"{len(many)} errors."), err=True)
 
 
 class NoAgent(GatewayError):
@@ -90,6 +139,12 @@ def learned_maps(snapshot: Mapping[str, Any]) -> dict[str, str]:
     return {str(name): clean_text(str(text), 300) for name, text in learned.items() if text}
 
 
+def docs_folder() -> Path | None:
+    """Where the documents are: of the Debian package, of the bundle, or of the source tree."""
+    places = (Path("/usr/share/doc/meterhouse"), Path("/opt/meterhouse/doc"), Path(__file__).parents[2] / "docs")
+    return next((place for place in places if os.path.isfile(place / "field-guide.md")), None)
+
+
 def is_alive(pid: object) -> bool:
     """Does a process with this number exist?"""
     if not isinstance(pid, int) or pid <= 0:
@@ -101,6 +156,16 @@ def is_alive(pid: object) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
+
+
+def show_unit(unit: str) -> str:
+    """A unit as people write it; packs and JSON speak SenML."""
+    return SHOWN_UNITS.get(unit, unit)
+
+
+def pad(text: str, width: int) -> str:
+    """Text padded to a width on a terminal, where a Chinese character takes two places."""
+    return text + " " * (width - len(text) - sum(east_asian_width(c) in "WF" for c in text))
 
 
 def show_quality(code: int) -> str:
@@ -123,6 +188,11 @@ def show_age(seconds: float | None) -> str:
         if seconds < limit:
             return f"{seconds / size:.1f} {unit}" if limit == 10 else f"{seconds / size:.0f} {unit}"
     return f"{seconds / 86400:.0f} d"
+
+
+def columns(text: str) -> int:
+    """Columns of a text in a terminal, where Chinese characters take two."""
+    return sum(2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def as_line(facts: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from agent.cli.common import REQUESTED, as_complaint, language_of
 from drivers.model import ConfigError, UsageError, clean_text
 
 if TYPE_CHECKING:
@@ -30,7 +31,50 @@ json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for sc
 param_option = click.option(
     "--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the profile."
 )
-profiles_option = click.option("--profiles", "folder", type=FOLDER, help="A folder of profiles to search first.")
+
+
+def configured_profiles_dir(config_file: Path) -> Path | None:
+    """``paths.profiles_dir`` of a configuration, also of one that is not valid; None where it names none."""
+    import tomllib
+
+    try:
+        more = sorted((config_file.parent / "conf.d").glob("[!.]*.toml"))
+        for file in (config_file, *more):
+            paths = tomllib.loads(file.read_text("utf-8-sig")).get("paths")
+            if isinstance(paths, dict) and isinstance(found := paths.get("profiles_dir"), str):
+                return config_file.parent / found
+    except (OSError, ValueError, RecursionError):  # `check` says what is wrong with it
+        return None
+    return None
+
+
+def profile_dirs(config_file: Path, folder: Path | None = None) -> tuple[Path, ...]:
+    """Where profiles are looked for, first match first: ``--profiles``, the configuration's, the site's, ours."""
+    from drivers.profile import default_dirs
+
+    own = (folder, configured_profiles_dir(config_file))
+    return tuple(dict.fromkeys((*(one for one in own if one is not None), *default_dirs())))
+
+
+def profiles_option(function: F) -> F:
+    """``--profiles`` and ``-c``; the folders to search arrive as ``dirs``."""
+
+    @wraps(function)
+    def command(*, folder: Path | None, config_file: Path, **more: Any) -> Any:
+        return function(dirs=profile_dirs(config_file, folder), **more)
+
+    config: Any = click.option(
+        "-c",
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_CONFIG,
+        envvar="MH_CONFIG",
+        help="A configuration; its [paths] profiles_dir is searched, too.",
+    )
+    own = click.option("--profiles", "folder", type=FOLDER, help="A folder of profiles to search first.")
+    decorated: F = config(own(command))
+    return decorated
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +101,16 @@ class ConfigOptions:
             return self.runtime_dir
         usual = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/meterhouse")
         if not os.path.exists(self.config_file):  # unlike Path.exists, no error for names that cannot be
+            if strict and str(self.config_file) != DEFAULT_CONFIG:
+                hint = "Name the file with -c FILE, or the folder of the running agent with --runtime-dir"
+                raise ConfigError("there is no such file", where=str(self.config_file), hint=hint)
             return usual
         try:
             return ConfigOptions(self.config_file).load().runtime_dir
         except ConfigError as error:
             if os.path.exists(usual / "snapshot.json"):
                 for one in error.complaints if warn else ():
-                    click.echo(f"warning: the next start would fail: {one}", err=True)
+                    click.echo(as_complaint("warning", f"the next start would fail: {one}"), err=True)
                 return usual
             if not strict:
                 return usual
@@ -110,7 +157,7 @@ def login_options(function: F) -> F:
 
     @wraps(function)
     def command(*, ca_file: Path | None, username: str | None, password_file: Path | None, **more: Any) -> Any:
-        password = _first_line(password_file) if password_file else None
+        password = first_line(password_file) if password_file else None
         return function(login=BrokerLogin(ca_file, username, password), **more)
 
     authority: Any = click.option("--ca-file", type=EXISTING_FILE, help="Trust this CA (mqtts).")
@@ -122,7 +169,8 @@ def login_options(function: F) -> F:
     return decorated
 
 
-def _first_line(path: Path) -> str:
+def first_line(path: Path) -> str:
+    """The password in a file. Raises UsageError."""
     where = f"--password-file {path}"
     try:
         return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
@@ -146,15 +194,16 @@ def parse_broker(ctx: click.Context, param: click.Parameter, value: str | None) 
     return value
 
 
-def language_of(given: str | None, environment: Mapping[str, str]) -> str:
-    """English or Chinese: as requested, else by the terminal's language."""
-    return given or ("zh" if environment.get("LC_ALL", environment.get("LANG", "")).startswith("zh") else "en")
+def _choose_language(_ctx: click.Context, _param: click.Parameter, given: str | None) -> str:
+    REQUESTED.set(given)  # errors are printed after the command has ended
+    return language_of(given, os.environ)
 
 
 lang_option = click.option(
     "--lang",
     type=LANGUAGE,
-    callback=lambda _ctx, _param, given: language_of(given, os.environ),
+    callback=_choose_language,
+    is_eager=True,  # so that a wrong option is already reported in this language
     help="English or Chinese; default: from LANG.",
 )
 

@@ -7,20 +7,60 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from agent.cli.common import as_line, complain, progress, show_age
-from agent.cli.options import ConfigOptions, config_options, json_option
+from agent.cli.options import ConfigOptions, config_options, json_option, lang_option, profile_dirs
 from drivers.model import GatewayError, LineDown, ProgressCallback, UsageError
 
 if TYPE_CHECKING:
-    from drivers.scan import FoundDevice, Scan, ScanOptions
+    from drivers.scan import Announce, FoundDevice, Scan, ScanOptions
 
 LEASE_S = 900.0
 MOST_HOSTS = 256
+TIMEOUT_S, QUICK_TIMEOUT_S = 0.2, 0.1  # what comes later is still told by its address, and asked for again
 _PROTOCOLS = ("modbus", "dlt645", "cjt188", "mbus")
+WORDS: Final[Mapping[str, tuple[str, str]]] = {
+    "estimate": (
+        "at most about {time}, plus up to {each} for each device found",
+        "最多约{time}，每发现一台设备最多再加{each}",
+    ),
+    "estimate slow": (" ({slow} if it answers slowly)", "（应答慢的设备最多{slow}）"),
+    "estimate only": ("at most about {time}", "最多约{time}"),
+    "found": (
+        "found {count}; what they are: at most about {time} more",
+        "发现{count}台；识别型号最多还需约{time}",
+    ),
+    "crowd": (
+        "several meters answer at once; the search among them: about {time} more",
+        "多台表同时应答；逐位搜索约需{time}",
+    ),
+    "note": ("note", "提示"),
+    "refused": ("{down} of {all} hosts refused the connection", "{all}台主机中有{down}台拒绝连接"),
+    "interrupted": ("interrupted: the list above is incomplete", "已中断：以上列表不完整"),
+    "nothing": (
+        "nothing answered. Check that A and B are not swapped, that the device is powered, and the serial setting",
+        "无任何应答。请检查A、B线是否接反，设备是否上电，串口参数是否正确",
+    ),
+    "line": ("line", "线路"),
+    "protocol": ("protocol", "协议"),
+    "address": ("address", "地址"),
+    "serial": ("serial", "串口参数"),
+    "identity": ("says it is", "设备自报"),
+    "profile": ("profile", "设备模板"),
+    "notes": ("notes", "说明"),
+    "paste": ("for agent.toml:", "可粘贴到agent.toml："),
+    "certain": ("certain", "确定"),
+    "likely": ("likely", "很可能"),
+    "possible": ("possible", "可能"),
+    "more": (" and {more} more", "，另有{more}个"),
+    "none fits": ("none fits", "无匹配模板"),
+    "not tried": ("not tried yet", "尚未识别"),
+}
 _HOSTS = re.compile(r"(modbus-tcp://(?:\d{1,3}\.){3})(\d{1,3})-(\d{1,3})((?::\d+)?)")
 
 
@@ -61,9 +101,7 @@ _HOSTS = re.compile(r"(modbus-tcp://(?:\d{1,3}\.){3})(\d{1,3})-(\d{1,3})((?::\d+
     "--timeout",
     "timeout_s",
     type=click.FloatRange(0.02, 30),
-    default=0.2,
-    show_default=True,
-    help="Seconds to wait for an answer in the first pass.",
+    help="Seconds to wait for an answer in the first pass.  [default: 0.2; 0.1 with --quick on a serial line]",
 )
 @click.option(
     "--slow-timeout",
@@ -88,10 +126,16 @@ _HOSTS = re.compile(r"(modbus-tcp://(?:\d{1,3}\.){3})(\d{1,3})-(\d{1,3})((?::\d+
 @click.option("--deep", is_flag=True, help="Also ask Modbus devices for their identification (function 43/14).")
 @click.option("--no-identify", is_flag=True, help="Only find devices; do not try profiles.")
 @click.option("--echo", is_flag=True, help="The adapter echoes what is sent.")
+@click.option("--add", is_flag=True, help="Add what is found to the configuration, one by one: as `adopt` does.")
+@click.option("--yes", is_flag=True, help="With --add: do not ask anything.")
+@lang_option
 @json_option
 def scan(
     options: ConfigOptions,
     lines: tuple[str, ...],
+    add: bool,
+    yes: bool,
+    lang: str,
     as_json: bool,
     **asked: Any,
 ) -> None:
@@ -104,6 +148,7 @@ def scan(
     \b
     Examples:
       meterhouse scan --line serial:/dev/ttyUSB0
+      meterhouse scan --line serial:/dev/ttyUSB0 --addresses 1-32 --add
       meterhouse scan --line serial:/dev/ttyUSB0 --protocol modbus --serial "9600 8N1" --serial "19200 8E1" --quick
       meterhouse scan --line serial:/dev/ttyUSB1 --protocol mbus --mbus-by secondary
       meterhouse scan --line modbus-tcp://192.0.2.10-40 --addresses 1
@@ -115,18 +160,26 @@ def scan(
     from drivers.scan import Scan
 
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
+    if add:
+        from agent.cli.adopt import add_found, ready
+
+        ready(options, yes, "scan --add")
     folder = options.find_runtime_dir(strict=False)
-    wanted = [_scan_options(url, **asked) for url in _expanded(lines)]
+    dirs = profile_dirs(options.config_file)
+    wanted = [replace(_scan_options(url, **asked), profile_dirs=dirs) for url in _expanded(lines)]
     scans = [Scan(each, line_factory()) for each in wanted]
-    total_s = sum(scan.estimate_s() for scan in scans)
-    click.echo(f"at most about {show_age(total_s)}, plus time for each device found", err=True)
+    click.echo(_estimate(scans, lang), err=True)
+
+    def announce(what: str, count: int, most_s: float) -> None:
+        click.echo(say(lang, what, count=count, time=show_age(most_s)), err=True)
+
     trouble: list[GatewayError] = []
     interrupted = False
     with progress("scan") as update:
         for one in scans:
             try:
                 with borrow_line(folder, one.options.url, "scan", LEASE_S) as owner:
-                    owner.run(_bounded(one, update))
+                    owner.run(_bounded(one, update, announce))
             except KeyboardInterrupt:
                 interrupted = True
             except GatewayError as error:
@@ -135,41 +188,57 @@ def scan(
                 break
     found = [device for one in scans for device in one.found]
     known = _known_lines(options, [each.url for each in wanted])
-    _print(found, as_json, known)
+    _print(found, as_json, known, dirs, lang)
     for one in scans:
         for note in one.notes:
-            click.echo(f"note: {note}", err=True)
+            click.echo(f"{say(lang, 'note')}: {note.text(lang)}", err=True)
     for wrong in trouble:
         if len(scans) == 1 or not isinstance(wrong, LineDown):
             complain(wrong)
     if len(scans) > 1 and (down := sum(isinstance(error, LineDown) for error in trouble)):
-        click.echo(f"note: {down} of {len(scans)} hosts refused the connection", err=True)
+        click.echo(f"{say(lang, 'note')}: {say(lang, 'refused', down=down, all=len(scans))}", err=True)
     if interrupted:
-        click.echo("interrupted: the list above is incomplete", err=True)
+        click.echo(say(lang, "interrupted"), err=True)
         raise SystemExit(130)
-    raise SystemExit(_exit_code(found, trouble, len(scans) == 1))
+    if add:
+        add_found(options, found, yes, lang)
+    raise SystemExit(_exit_code(found, trouble, len(scans) == 1, lang))
 
 
-def _exit_code(found: Sequence[FoundDevice], trouble: Sequence[GatewayError], single: bool) -> int:
+def say(lang: str, key: str, **names: object) -> str:
+    """One of the texts of a scan."""
+    return WORDS[key][lang == "zh"].format(**names)
+
+
+def _estimate(scans: Sequence[Scan], lang: str) -> str:
+    """What is said before a scan: its longest time without devices, and what each device adds."""
+    time = show_age(sum(scan.estimate_s() for scan in scans))
+    each_s, slow_s = map(max, zip(*(scan.device_s() for scan in scans), strict=True))
+    if not scans[0].options.identify:
+        return say(lang, "estimate only", time=time)
+    slow = say(lang, "estimate slow", slow=show_age(slow_s)) if slow_s > each_s else ""
+    return say(lang, "estimate", time=time, each=show_age(each_s)) + slow
+
+
+def _exit_code(found: Sequence[FoundDevice], trouble: Sequence[GatewayError], single: bool, lang: str) -> int:
     grave = [error for error in trouble if single or not isinstance(error, LineDown)]
     if grave:
         return grave[0].exit_code
     if not found:
-        click.echo(
-            "nothing answered. Check that A and B are not swapped, that the device is powered, and the serial setting",
-            err=True,
-        )
+        click.echo(say(lang, "nothing"), err=True)
         return 4
     return 0
 
 
-async def _bounded(scan: Scan, progress: ProgressCallback) -> None:
+async def _bounded(scan: Scan, progress: ProgressCallback, announce: Announce) -> None:
     """A scan that ends before its lease does."""
+    from drivers.scan import note
+
     try:
         async with asyncio.timeout(LEASE_S - 10):
-            await scan.run(progress)
+            await scan.run(progress, announce)
     except TimeoutError:
-        scan.notes.append("stopped after 15 minutes: scan fewer addresses or settings at a time")
+        scan.notes.append(note("too long"))
 
 
 def _expanded(lines: Sequence[str]) -> list[str]:
@@ -197,7 +266,11 @@ def parse_addresses(text: str | None) -> tuple[int, ...]:
     for part in (text or "").split(",") if text else ():
         match = re.fullmatch(r"\s*(\d{1,3})(?:-(\d{1,3}))?\s*", part)
         if match is None or not int(match[1]) <= int(match[2] or match[1]) <= 255:
-            raise UsageError(f"invalid address or range {part!r}", where="--addresses", hint="As 1-32,100; at most 255")
+            raise UsageError(
+                f"invalid address or range {part!r}",
+                where="--addresses",
+                hint="Write addresses up to 255, such as 1-32,100",
+            )
         found.update(dict.fromkeys(range(int(match[1]), int(match[2] or match[1]) + 1)))
     return tuple(found)
 
@@ -214,13 +287,15 @@ def _scan_options(url: str, **asked: Any) -> ScanOptions:
     protocols: tuple[str, ...] = asked["protocols"] or (("modbus",) if is_mbap else ("modbus", "dlt645", "cjt188"))
     if "all" in protocols:
         protocols = ("modbus",) if is_mbap else PROTOCOLS
+    is_hasty = asked["quick"] and url.startswith("serial:")
+    timeout_s = asked["timeout_s"] or (QUICK_TIMEOUT_S if is_hasty else TIMEOUT_S)
     return ScanOptions(
         url=url,
         protocols=tuple(p for p in PROTOCOLS if p in protocols),
         settings=COMMON_SETTINGS if asked["all_settings"] else asked["settings"],
         addresses=parse_addresses(asked["addresses"]),
-        timeout_s=asked["timeout_s"],
-        slow_s=max(asked["slow_s"], asked["timeout_s"]),
+        timeout_s=timeout_s,
+        slow_s=max(asked["slow_s"], timeout_s),
         slow=not asked["quick"],
         listen_s=asked["listen_s"],
         bus_is_mine=asked["bus_is_mine"],
@@ -256,7 +331,9 @@ def facts_of(device: FoundDevice) -> dict[str, Any]:
             }
             for fit in device.fits
         ],
-        "notes": device.notes,
+        "tried": device.tried,
+        "answer_ms": round(device.answer_s * 1000) or None,
+        "notes": [str(note) for note in device.notes],
     }
 
 
@@ -273,10 +350,12 @@ def _known_lines(options: ConfigOptions, urls: Sequence[str]) -> dict[str, str]:
     return {url: line.name for url in urls for line in lines if is_same(line.url, url)}
 
 
-def _print(found: Sequence[FoundDevice], as_json: bool, known: Mapping[str, str]) -> None:
+def _print(
+    found: Sequence[FoundDevice], as_json: bool, known: Mapping[str, str], dirs: Sequence[Path], lang: str
+) -> None:
     from agent.cli.toml_snippet import tables
 
-    texts = tables(found, known)
+    texts = tables(found, known, "en" if as_json else lang, dirs)
     if as_json:
         for device, text in zip(found, texts[len(texts) - len(found) :], strict=True):
             click.echo(as_line({**facts_of(device), "toml": text}))
@@ -286,9 +365,8 @@ def _print(found: Sequence[FoundDevice], as_json: bool, known: Mapping[str, str]
     from agent.cli.console_tables import cell, open_console, plain_table
 
     many = len({device.url for device in found}) > 1
-    table = plain_table(
-        "", *(["line"] if many else []), "protocol", "address", "serial", "says it is", "profile", "notes"
-    )
+    columns = (*(["line"] if many else []), "protocol", "address", "serial", "identity", "profile", "notes")
+    table = plain_table("", *(say(lang, column) for column in columns))
     for device in found:
         words = ", ".join(f"{name.removeprefix('device.')} {text}" for name, text in device.identity.items())
         table.add_row(
@@ -297,17 +375,22 @@ def _print(found: Sequence[FoundDevice], as_json: bool, known: Mapping[str, str]
             cell(device.address),
             cell(device.serial or "-"),
             cell(words or "-", 100),
-            cell(fit_words(device), 120),
-            cell("; ".join(device.notes), 100),
+            cell(fit_words(device, lang), 120),
+            cell("; ".join(note.text(lang) for note in device.notes), 100),
         )
     open_console().print(table)
     if any(device.fits for device in found):
-        click.echo("\nfor agent.toml:\n")
+        click.echo(f"\n{say(lang, 'paste')}\n")
         click.echo("\n".join(texts), nl=False)
 
 
-def fit_words(device: FoundDevice, most: int = 3) -> str:
+def fit_words(device: FoundDevice, lang: str = "en", most: int = 3) -> str:
     """The best profiles in words."""
-    shown = [f"{fit.profile}{f' [{fit.variant}]' if fit.variant else ''} ({fit.how})" for fit in device.fits[:most]]
+    if not device.fits:
+        return say(lang, "none fits" if device.tried else "not tried")
+    shown = [
+        f"{fit.profile}{f' [{fit.variant}]' if fit.variant else ''} ({say(lang, fit.how)})"
+        for fit in device.fits[:most]
+    ]
     more = len(device.fits) - most
-    return (", ".join(shown) + (f" and {more} more" if more > 0 else "")) or "none fits"
+    return ", ".join(shown) + (say(lang, "more", more=more) if more > 0 else "")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from agent.cli.common import as_line
+from agent.cli.common import as_complaint, as_line
 from agent.cli.options import FOLDER, json_option, param_option, parse_for, parse_params
 from drivers.model import GatewayError, UsageError
 
@@ -189,9 +189,11 @@ def _single(options: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, S
 
 
 def _profile(text: str) -> Profile:
+    from agent.cli.options import DEFAULT_CONFIG, profile_dirs
     from drivers.profile import find_profile, load_profile
 
-    return load_profile(Path(text) if text.endswith(".toml") else find_profile(text))
+    dirs = profile_dirs(Path(os.environ.get("MH_CONFIG", DEFAULT_CONFIG)))
+    return load_profile(Path(text) if text.endswith(".toml") else find_profile(text, dirs), dirs)
 
 
 def _name(number: int, count: int) -> str:
@@ -355,7 +357,7 @@ class _Commands:
                 if answer := await self._control.run(command):
                     click.echo(answer)
             except GatewayError as error:
-                click.echo(f"error: {error}", err=True)
+                click.echo(as_complaint("error", error), err=True)
 
     async def _end(self) -> None:
         self._task.cancel()

@@ -3,28 +3,54 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from drivers.model import ProfileError
+from agent.cli.scan import say
+from drivers.model import GatewayError, ProfileError
 
 if TYPE_CHECKING:
     from drivers.profile import Profile
     from drivers.scan import FoundDevice
 
+MODBUS_TCP = 502
 BY_ID = Path("/dev/serial/by-id")
 MOST_OTHERS = 4
+SLOW_S = 0.1  # from here on an answer time is worth stating
+STEPS_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300)  # of times and periods that people write
+COMFORTABLE = 0.7  # share of a line's time that its devices may need: a silent one must not delay the others
+WORDS: Final[Mapping[str, tuple[str, str]]] = {
+    "none": ("none of the known profiles fits", "已知设备模板均不匹配"),
+    "cut short": (
+        "none fits of those that were tried; `meterhouse identify` tries all",
+        "已试的设备模板均不匹配；`meterhouse identify`可试全部",
+    ),
+    "not tried": ("not tried yet: `meterhouse identify` finds it", "尚未识别：请用`meterhouse identify`"),
+    "or": ("; or {others}", "；或{others}"),
+    "nameplate": (": the nameplate decides", "：以铭牌为准"),
+    "installed": ("as installed", "按实际安装填写"),
+    "answers in": ("as it answered", "按实测应答时间"),
+    "every": ("a shorter time would fill the line", "周期再短则线路占满"),
+}
 
 
-def tables(found: Sequence[FoundDevice], known: Mapping[str, str]) -> list[str]:
+def tables(
+    found: Sequence[FoundDevice], known: Mapping[str, str], lang: str = "en", dirs: Sequence[Path] | None = None
+) -> list[str]:
     """``[[line]]`` and ``[[device]]`` tables, one text each: first the lines that are not in ``known`` (url -> name).
 
-    A device without a known profile is commented out, so that the pasted text is valid.
+    A device without a known profile is commented out, so that the pasted text is valid. Slow answers are stated as
+    limits, and where a line could not keep the default paces its devices are read less often.
+
+    Args:
+        dirs: where the profiles are; by default the shipped and the site's.
     """
     names: dict[str, str] = {}
     serials: dict[str, str] = {}
@@ -36,12 +62,55 @@ def tables(found: Sequence[FoundDevice], known: Mapping[str, str]) -> list[str]:
         if url in known:
             names[url], serials[url] = known[url], ""
             continue
-        names[url] = _unused(_line_name(url), taken)
-        text = f"[[line]]\nname = {_text(names[url])}\nurl = {_text(stable(url))}\n"
-        texts.append(text + (f"serial = {_text(serials[url])}\n" if serials[url] else ""))
-    for device in found:
-        texts.append(_device(device, names[device.url], serials[device.url], taken))
+        names[url] = _unused(line_name(url), taken)
+        texts.append(_line(names[url], url, serials[url]))
+    lines = [_line(names[url], url, serials[url]) for url in names]
+    devices = [_device(device, names[device.url], serials[device.url], taken, lang, dirs) for device in found]
+    wanted = periods([*lines, *devices])
+    for device, text in zip(found, devices, strict=True):
+        every = wanted.get(names[device.url], "")
+        texts.append(text + (f"every = {every}  # {_say(lang, 'every')}\n" if every and device.fits else ""))
     return texts
+
+
+def periods(texts: Sequence[str]) -> dict[str, str]:
+    """What ``every`` of the devices must be, by line, where the default paces would overload it.
+
+    ``texts``: sound tables of lines and devices. Lines whose load cannot be told are left out.
+    """
+    from agent.cli.line_load import line_shares, plan_costs
+    from agent.config import load_config, load_profiles
+
+    with tempfile.TemporaryDirectory(prefix="meterhouse-scan-") as folder:
+        path = Path(folder) / "agent.toml"
+        path.write_text('[site]\nid = "s"\ngateway = "g"\ntimezone = "UTC"\n' + "\n".join(texts), encoding="utf-8")
+        try:
+            config = load_config(path)
+            costs = plan_costs(config, load_profiles(config))
+        except GatewayError:
+            return {}
+    found = {}
+    for line, share in line_shares(costs).items():
+        mine = [cost for cost in costs if cost.line == line and cost.pace != "once"]
+        if share <= COMFORTABLE:
+            continue
+        for step_s in STEPS_S:
+            stretched = {cost.pace: max(cost.period_ms, step_s * 1000) for cost in mine}
+            load = sum(cost.cost.line_time_s * 1000 / max(cost.period_ms, step_s * 1000) for cost in mine)
+            if load <= COMFORTABLE or step_s == STEPS_S[-1]:
+                every = {pace: ms for pace, ms in stretched.items() if ms == step_s * 1000}
+                found[line] = "{ " + ", ".join(f'{pace} = "{ms // 1000} s"' for pace, ms in every.items()) + " }"
+                break
+    return found
+
+
+def _line(name: str, url: str, serial: str) -> str:
+    text = f"[[line]]\nname = {_text(name)}\nurl = {_text(stable(url))}\n"
+    return text + (f"serial = {_text(serial)}\n" if serial else "")
+
+
+def _say(lang: str, key: str, **names: str) -> str:
+    return WORDS[key][lang == "zh"].format(**names)
 
 
 def stable(url: str, by_id: Path = BY_ID) -> str:
@@ -56,16 +125,18 @@ def stable(url: str, by_id: Path = BY_ID) -> str:
     return next((f"serial:{link}" for link in links if os.path.realpath(link) == port), url)
 
 
-def _line_name(url: str) -> str:
+def line_name(url: str) -> str:
+    """A name for the line of a url."""
     parts = urlsplit(url)
     if parts.scheme == "serial":
         return _name(os.path.basename(parts.path))
-    return _name(parts.hostname or "line")
+    port = parts.port  # two ports of one serial server are two lines
+    return _name(f"{parts.hostname or 'line'}{f'-{port}' if port and port != MODBUS_TCP else ''}")
 
 
 def _name(text: str) -> str:
     """Free text as a name of agent.toml."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:24].strip("-") or "line"
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[-24:].strip("-") or "line"
 
 
 def _unused(name: str, taken: set[str]) -> str:
@@ -76,33 +147,59 @@ def _unused(name: str, taken: set[str]) -> str:
     return found
 
 
-def _device(device: FoundDevice, line: str, lines_serial: str, taken: set[str]) -> str:
+def _device(
+    device: FoundDevice, line: str, lines_serial: str, taken: set[str], lang: str, dirs: Sequence[Path] | None
+) -> str:
     fits = device.fits
     vendor, _, family = fits[0].profile.rpartition("/") if fits else ("", "", device.protocol)
     family = vendor if family.isdigit() else family  # dlt645/2007
     name = _unused(_name(f"{family}-{device.address.lstrip('0') or '0'}"), taken)
     rows = ["[[device]]", f"name = {_text(name)}", f"line = {_text(line)}", f"address = {_text(device.address)}"]
     if not fits:
-        rows.append('profile = "VENDOR/FAMILY"  # none of the known profiles fits')
+        why = "not tried" if not device.tried else "cut short" if device.cut_short else "none"
+        rows.append(f'profile = "VENDOR/FAMILY"  # {_say(lang, why)}')
         return "".join(f"# {row}\n" for row in rows)
     others = ", ".join(fit.profile for fit in fits[1 : 1 + MOST_OTHERS])
     alike = sum(fit.how == fits[0].how for fit in fits) > 1
-    doubt = f"; or {others}" + (": the nameplate decides" if alike else "") if others else ""
-    rows.append(f"profile = {_text(fits[0].profile)}  # {fits[0].how}{doubt}")
+    doubt = _say(lang, "or", others=others) + (_say(lang, "nameplate") if alike else "") if others else ""
+    rows.append(f"profile = {_text(fits[0].profile)}  # {say(lang, fits[0].how)}{doubt}")
     if device.serial and device.serial != lines_serial:
         rows.append(f"serial = {_text(device.serial)}")
-    rows += _params(fits[0].profile)
+    profile = _profile(fits[0].profile, dirs)
+    if profile is not None:
+        rows += _params(profile, lang)
+        if limits := limits_of(device, profile):
+            text = ", ".join(f"{key} = {_text(value)}" for key, value in limits.items())
+            rows.append(f"limits = {{ {text} }}  # {_say(lang, 'answers in')}")
     return "".join(f"{row}\n" for row in rows)
 
 
-def _params(profile_id: str) -> Iterable[str]:
-    """Parameters that the installer may or must set, with their default or lowest value."""
+def _profile(profile_id: str, dirs: Sequence[Path] | None) -> Profile | None:
     from drivers.profile import find_profile, load_profile
 
     try:
-        profile: Profile = load_profile(find_profile(profile_id))
+        return load_profile(find_profile(profile_id, dirs), dirs)
     except ProfileError:
-        return []
+        return None
+
+
+def limits_of(device: FoundDevice, profile: Profile) -> dict[str, str]:
+    """For a device that answers more slowly than its profile says: its answer time, and a time-out of twice that.
+
+    Without the first, `check --plan` foretells too little load.
+    """
+    limits = profile.limits.on_line(urlsplit(device.url).scheme)
+    answer_s, usual_s = device.answer_s, limits.turnaround_s or 0.0
+    if answer_s <= max(SLOW_S, 1.5 * usual_s):
+        return {}
+    found = {"turnaround": f"{math.ceil(answer_s * 100) * 10} ms"}
+    if 2 * answer_s > (1.0 if limits.timeout_s is None else limits.timeout_s):
+        found["timeout"] = f"{next((step for step in STEPS_S if step >= 2 * answer_s), 60)} s"
+    return found
+
+
+def _params(profile: Profile, lang: str) -> Iterable[str]:
+    """Parameters that the installer may or must set, with their default or lowest value."""
     if not profile.params:
         return []
     facts = {
@@ -111,7 +208,7 @@ def _params(profile_id: str) -> Iterable[str]:
     }
     text = ", ".join(f"{name} = {_text(value)}" for name, value in facts.items())
     optional = all(param.default is not None for param in profile.params.values())
-    return [f"{'# ' if optional else ''}params = {{ {text} }}  # as installed"]
+    return [f"{'# ' if optional else ''}params = {{ {text} }}  # {_say(lang, 'installed')}"]
 
 
 def _text(value: object) -> str:

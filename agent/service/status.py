@@ -158,7 +158,11 @@ def _tables(versions: Sequence[tuple[str, TableVersion]]) -> str:
     for stream, version in versions:
         table = version.table.points
         if id(table) not in points:
-            named = [{"n": n, "u": unit, "kind": kind} for n, unit, kind in table.names]
+            floats = table.floats  # whose last digits are noise
+            named = [
+                {"n": n, "u": unit, "kind": kind} | ({"float": True} if n in floats else {})
+                for n, unit, kind in table.names
+            ]
             points[id(table)] = json.dumps(named, ensure_ascii=False, separators=(",", ":"))
         rows.append(f'"{version.number}":{{"stream":{json.dumps(stream)},"points":{points[id(table)]}}}')
     return "{" + ",".join(rows) + "}"

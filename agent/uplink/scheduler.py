@@ -14,8 +14,18 @@ from functools import partial
 from typing import Final
 
 from agent.outbox import Outbox, OutboxItem
-from agent.uplink.errors import BAD_FORMAT, ID_IN_USE, NO_SUBSCRIBERS, NOT_AUTHORIZED, TOO_LARGE, TOPIC_INVALID
+from agent.uplink.errors import (
+    BAD_FORMAT,
+    FAILURE,
+    ID_IN_USE,
+    NO_SUBSCRIBERS,
+    NOT_AUTHORIZED,
+    TOO_LARGE,
+    TOPIC_INVALID,
+)
 from agent.uplink.flow import (
+    NO_READER_MOST_S,
+    PROBE_MOST_S,
     Admission,
     BlockedTopics,
     InflightWindow,
@@ -347,14 +357,15 @@ class SendScheduler:
         self._active.discard(message.id)
         if message.probe:
             self.blocked.half_open = False
-        if code < 0x80 and (code != NO_SUBSCRIBERS or self.mode == "broker"):
+        if code < FAILURE and (code != NO_SUBSCRIBERS or self.mode == "broker"):
             self._on_accepted(message)
             return None
         self.refused += 1
         if code == NO_SUBSCRIBERS:
             self._unsubscribed.add((message.stream, message.kind))
         if code in {NO_SUBSCRIBERS, NOT_AUTHORIZED, TOPIC_INVALID}:
-            self.blocked.block((message.stream, message.kind), message.id, now, message.probe)
+            most_s = NO_READER_MOST_S if code == NO_SUBSCRIBERS else PROBE_MOST_S
+            self.blocked.block((message.stream, message.kind), message.id, now, message.probe, most_s)
         elif code in {TOO_LARGE, BAD_FORMAT}:
             self._quarantine(message.id)
         else:
@@ -367,8 +378,8 @@ class SendScheduler:
         if message.ref and code in {TOO_LARGE, BAD_FORMAT}:
             self._quarantine(message.ref)
         else:
-            self._rejected.on_puback(message.topic, code < 0x80)
-        return message if code >= 0x80 else None
+            self._rejected.on_puback(message.topic, code < FAILURE)
+        return message if code >= FAILURE else None
 
     def _on_accepted(self, message: OutgoingMessage) -> None:
         self._recent.add(message.id)

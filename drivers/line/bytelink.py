@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from drivers.line.config import RequestOptions
-from drivers.line.modbus_frames import Answer, Request
+from drivers.line.modbus_frames import MBAP_HINT, Answer, Request, looks_like_mbap
 from drivers.line.port import CHUNK, Port, down
 from drivers.line.stats import LineStats
 from drivers.line.trace import NOISE, RECEIVED, SENT, FrameTrace
@@ -211,11 +211,18 @@ class ByteLink:
             self._settling = self._loop.call_later(rest_s, self._settle, done, request)
             return
         self._request = None
-        verdict = request.find(self._buffer, True)
+        verdict = self._judged(request)
         if isinstance(verdict, bytes):
             done.set_result(Answer(verdict, *self._clock(), True))
         else:
             done.set_result(verdict or FrameError("bytes received, but no answer", where=request.where))
+
+    def _judged(self, request: Request) -> bytes | LineError | None:
+        """What the bytes are, now that no more will come."""
+        verdict = request.find(self._buffer, True)
+        if isinstance(verdict, FrameError) and looks_like_mbap(self._buffer):
+            return FrameError("received a frame of Modbus TCP", where=request.where, hint=MBAP_HINT)
+        return verdict
 
     def _expire(self, done: asyncio.Future[Answer | LineError], request: Request, options: RequestOptions) -> None:
         if done is not self._done or done.done():
@@ -225,7 +232,7 @@ class ByteLink:
             self._timer = self._loop.call_later(_ONE_FRAME_NS / 1e9, self._expire, done, request, options)
             return  # it is in the middle of its answer
         self._request = None
-        verdict = request.find(self._buffer, True)
+        verdict = self._judged(request)
         if isinstance(verdict, bytes):  # an answer behind bytes that looked like the begin of one
             done.set_result(Answer(verdict, *self._clock(), True))
             return

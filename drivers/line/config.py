@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -10,12 +9,14 @@ from drivers.model import LINE_SCHEMES, ConfigError, Limits
 from drivers.serial_setting import DEFAULT_SERIAL, SerialSetting, silence_ns
 
 NO_LIMITS = Limits()
-_UNSTABLE = re.compile(r"/dev/(ttyUSB|ttyACM)\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class LineConfig:
-    """One line as configured. ``serial`` is used by serial lines only, ``bus_baud`` by the bus behind a TCP gateway."""
+    """One line. ``name`` "": it is in no configuration.
+
+    ``serial`` is used by serial lines only, ``bus_baud`` by the bus behind a TCP gateway.
+    """
 
     name: str
     url: str
@@ -24,6 +25,11 @@ class LineConfig:
     limits: Limits = NO_LIMITS
     echo: bool = False  # the adapter hands back what we send
     rs485: bool = False  # ask the kernel driver to switch the transmitter
+
+    @property
+    def where(self) -> str:
+        """The line in messages: by its name or, of a line that is not configured, its url."""
+        return f"line {self.name}" if self.name else self.url
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ class Target:
 
 def target(config: LineConfig) -> Target:
     """The target of a line. Raises ConfigError that names the line and the right form."""
-    where = f"line {config.name}"
+    where = config.where
     hint = 'Write "serial:/dev/serial/by-id/...", "modbus-tcp://host:502", "tcp://host:port" or "udp://host:port"'
     if config.url.startswith("serial:"):
         path = config.url.removeprefix("serial:")
@@ -62,20 +68,6 @@ def target(config: LineConfig) -> Target:
             raise ConfigError(f"url {config.url!r} has no port", where=where, hint=hint)
         port = 502
     return Target(parts.scheme, host, port)
-
-
-def warnings(config: LineConfig) -> tuple[str, ...]:
-    """Settings that will probably cause trouble one day, for ``check`` and the log: sentences for a person."""
-    found = []
-    where = target(config)
-    if where.scheme == "serial" and _UNSTABLE.fullmatch(where.host):
-        found.append(
-            f"line {config.name}: {where.host} may refer to another adapter after a restart; "
-            "use its path under /dev/serial/by-id/"
-        )
-    if config.echo and where.scheme == "modbus-tcp":
-        found.append(f"line {config.name}: echo has no effect on modbus-tcp")
-    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +93,12 @@ def request_options(config: LineConfig, limits: Limits = NO_LIMITS, serial: str 
     setting = None
     quiet_s = 0.0
     if where.scheme == "serial":
-        setting = SerialSetting.parse(serial or config.serial, f"line {config.name}")
+        setting = SerialSetting.parse(serial or config.serial, config.where)
         quiet_s = setting.quiet_s
     elif serial and serial.split() != config.serial.split():
         raise ConfigError(
             f"serial setting {serial!r} cannot be switched over {where.scheme}",
-            where=f"line {config.name}",
+            where=config.where,
             hint="Set the serial server to one speed, and give devices with another speed a line of their own",
         )
     elif not where.is_mbap and config.bus_baud:

@@ -15,7 +15,7 @@ from pymodbus.framer import FramerSocket
 from pymodbus.pdu import DecodePDU
 
 from drivers.line.config import RequestOptions
-from drivers.line.modbus_frames import MAX_ADU, Answer, ModbusRequest, Request
+from drivers.line.modbus_frames import MAX_ADU, Answer, ModbusRequest, Request, crc_ok
 from drivers.line.port import CHUNK, Port, down
 from drivers.line.stats import LineStats
 from drivers.line.trace import RECEIVED, SENT, FrameTrace
@@ -182,15 +182,13 @@ class MbapLink:
     def _incomplete(self, data: bytes) -> None:
         """Keep the beginning of a frame, unless it cannot be one."""
         if len(data) >= 6 and (data[2] or data[3] or not 2 <= int.from_bytes(data[4:6], "big") <= MAX_ADU - 6):
-            self._break(
-                FrameError(
-                    "received bytes that are not Modbus TCP",
-                    where=self.port.where,
-                    hint="A serial server that passes bytes through needs tcp:// instead of modbus-tcp://",
-                )
-            )
+            self._break(self._no_mbap())
         else:
             self._rest = data
+
+    def _no_mbap(self) -> FrameError:
+        hint = "A serial server that passes bytes through needs tcp:// instead of modbus-tcp://"
+        return FrameError("received bytes that are not Modbus TCP", where=self.port.where, hint=hint)
 
     def _unasked(self, tid: int) -> None:
         """A late answer is dropped; one to a question never asked here means another master on this link."""
@@ -215,6 +213,9 @@ class MbapLink:
             self._timer = self._loop.call_at(self._deadline, self._expire)
             return
         self.silent += 1
+        if len(self._rest) >= 4 and crc_ok(self._rest):  # a refusal is too short to be seen at its begin
+            self._break(self._no_mbap())
+            return
         self._give_up()
         self._finish(LineTimeout(f"no answer within {self._timeout_s:g} s", where=request.where))
 

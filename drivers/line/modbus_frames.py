@@ -29,6 +29,7 @@ EXCEPTIONS: Mapping[int, str] = {
     11: "gateway target failed to respond",
 }
 BUSY = frozenset((5, 6))
+MBAP_HINT = "A port that speaks Modbus TCP needs modbus-tcp:// instead of tcp://"
 MAX_ADU = 260
 
 
@@ -88,6 +89,11 @@ def crc16(frame: bytes) -> int:
     for byte in frame:
         crc = (crc >> 8) ^ table[(crc ^ byte) & 0xFF]
     return crc
+
+
+def looks_like_mbap(data: bytes) -> bool:
+    """Whether bytes are one frame of Modbus TCP: its protocol number is 0, and its length is right."""
+    return len(data) >= 9 and data[2:4] == b"\0\0" and int.from_bytes(data[4:6], "big") == len(data) - 6
 
 
 def crc_ok(frame: bytes) -> bool:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 from drivers.backoff import Backoff
 from drivers.line.bytelink import ByteLink
-from drivers.line.config import NO_LIMITS, LineConfig, RequestOptions, request_options, target, warnings
+from drivers.line.config import NO_LIMITS, LineConfig, RequestOptions, request_options, target
 from drivers.line.limiter import limiter_of
 from drivers.line.mbap import MbapLink
-from drivers.line.modbus_frames import BUSY, Answer, Request
+from drivers.line.modbus_frames import BUSY, MBAP_HINT, Answer, Request
 from drivers.line.port import Port, PortOpener, down, open_port
 from drivers.line.stats import LineStats
 from drivers.line.trace import FrameTrace
@@ -57,7 +57,7 @@ class Line:
         self.config, self.name = config, config.name
         self.target = target(config)
         self.is_mbap = self.target.is_mbap
-        self.where = f"line {config.name}"
+        self.where = config.where
         # requests of one burst: a TCP device answers all in one go; slower lines hand on each answer as it comes
         self.burst_size = 16 if self.is_mbap else 1
         self.stats = LineStats(since_ns=clock()[1])
@@ -75,8 +75,6 @@ class Line:
         self._why_down: LineError | None = None
         self._lease: LineLease | None = None
         self._foreign_told = FOREIGN_BEFORE_WARNING
-        for text in warnings(config):
-            _log.warning(text)
 
     @property
     def lent(self) -> str:
@@ -159,6 +157,8 @@ class Line:
             else:
                 await self._retry(trouble, requests, results, options)
                 self.stats.answers += sum(isinstance(result, Answer) for result in results)
+            if self.target.scheme == "tcp" and not self.stats.answers and self.stats.lost:
+                self._doubt_scheme(results)
         except LineError as error:  # could not be opened, or is lent
             results.append(error)
         finally:
@@ -293,7 +293,8 @@ class Line:
         except TimeoutError:
             raise self._failed(down(self.where, None, what)) from None
         except OSError as error:
-            raise self._failed(down(self.where, error, f"cannot open {self.config.url}")) from error
+            what = f"cannot open {self.config.url}" if self.name else "cannot open"
+            raise self._failed(down(self.where, error, what)) from error
         except asyncio.CancelledError:
             self._release_connection()
             raise
@@ -322,6 +323,12 @@ class Line:
         self.stats.open_failures += 1
         self._rest(error)
         return error
+
+    def _doubt_scheme(self, results: list[Answer | LineError]) -> None:
+        """Nothing was ever answered, and the connection was closed on a request: is it read as Modbus TCP there?"""
+        last = results[-1]
+        if isinstance(last, LineDown):
+            results[-1] = LineDown(last.what, where=last.where, hint=". ".join(filter(None, (MBAP_HINT, last.hint))))
 
     def _lost(self, link: MbapLink | ByteLink, error: LineError) -> None:
         """Called by a link when its port broke."""

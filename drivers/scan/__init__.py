@@ -1,15 +1,19 @@
 """Finds and identifies the devices on a line. Only reads are sent, and only after listening."""
 
+from drivers.scan.notes import Note, note
 from drivers.scan.plan import FoundDevice, ScanOptions
 from drivers.scan.probes import COMMON_SETTINGS, PROTOCOLS, SETTINGS
-from drivers.scan.search import Scan, one_device
+from drivers.scan.search import Announce, Scan, one_device
 
 __all__ = [
     "COMMON_SETTINGS",
     "PROTOCOLS",
     "SETTINGS",
+    "Announce",
     "FoundDevice",
+    "Note",
     "Scan",
     "ScanOptions",
+    "note",
     "one_device",
 ]

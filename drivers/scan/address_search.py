@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from drivers import dlt645, mbus
 from drivers.line import Answer
 from drivers.model import FrameError, LineError, MismatchError
-from drivers.scan.probes import Probe, dlt645_ending, mbus_probe, mbus_read, mbus_select
+from drivers.scan.notes import Note, note
+from drivers.scan.probes import Probe, dlt645_ending, dlt645_sender, mbus_probe, mbus_read, mbus_select
 
 Asker = Callable[[Probe], Awaitable[Answer | LineError]]
-Note = Callable[[str], None]
+Tell = Callable[[Note], None]
 # Makers whose meters are met on M-Bus; tried where two meters differ in nothing else that can be asked for.
 MAKERS = (
     "KAM SEN ZRI LUG LGB LGZ ABB SLB ACW ITW ITR ELS HYD SON TCH QDS EMH DME EFE AMT REL PAD ELV NZR EMU GAV SVM SPX "
@@ -72,7 +73,7 @@ class SelectionMask:
 
 
 async def mbus_by_selection(
-    ask: Asker, serial: str, timeout_s: float, note: Note, thorough: bool = False
+    ask: Asker, serial: str, timeout_s: float, tell: Tell, thorough: bool = False
 ) -> AsyncIterator[bytes]:
     """The telegrams of all meters that can be selected, each once.
 
@@ -80,7 +81,7 @@ async def mbus_by_selection(
     meters that differ from it in each digit were asked for, in medium and in maker.
     """
     seen: set[bytes] = set()
-    search = _Selection(ask, serial, timeout_s, note)
+    search = _Selection(ask, serial, timeout_s, tell)
     async for frame in search.within(SelectionMask(), thorough):
         if (who := identity_of(frame)) not in seen:
             seen.add(who)
@@ -96,8 +97,8 @@ def identity_of(frame: bytes) -> bytes:
 
 
 class _Selection:
-    def __init__(self, ask: Asker, serial: str, timeout_s: float, note: Note) -> None:
-        self._ask, self._serial, self._timeout_s, self._note = ask, serial, timeout_s, note
+    def __init__(self, ask: Asker, serial: str, timeout_s: float, tell: Tell) -> None:
+        self._ask, self._serial, self._timeout_s, self._note = ask, serial, timeout_s, tell
         self.selected = False
 
     async def within(self, mask: SelectionMask, thorough: bool = False) -> AsyncIterator[bytes]:
@@ -108,7 +109,7 @@ class _Selection:
             return
         ways = mask.all_ways() if thorough else mask.ways()
         if not ways:
-            self._note(f"mbus {mask}: two meters have the same secondary address; one of them needs another")
+            self._note(note("same secondary", mask=mask))
         found = 0
         for way in ways:
             for part in way:
@@ -118,7 +119,7 @@ class _Selection:
             if found > 1 and not thorough:
                 return
         if ways and found < 2 and several:
-            self._note(f"mbus {mask}: several meters answer at once, {found or 'none'} could be selected alone")
+            self._note(note("not alone", mask=mask, found=found))
 
     async def _one(self, mask: SelectionMask) -> tuple[bytes | None, bool]:
         """(the telegram if one alone answers, whether several do)."""
@@ -134,25 +135,29 @@ class _Selection:
 
 
 async def dlt645_by_digits(
-    ask: Asker, serial: str, function: int, timeout_s: float, note: Note, ending: str = ""
+    ask: Asker, serial: str, function: int, timeout_s: float, tell: Tell, ending: str = ""
 ) -> AsyncIterator[bytes]:
     """The answers of all meters whose address ends in ``ending``, found by two more digits at a time."""
     for number in range(100):
         digits = f"{number:02d}{ending}"
         reply = await ask(dlt645_ending(digits, serial, timeout_s, function))
-        if isinstance(reply, Answer) and await answers_to_its_name(ask, reply.payload, serial, timeout_s, function):
+        sender = dlt645_sender(reply.payload) if isinstance(reply, Answer) else ""
+        if isinstance(reply, Answer) and not sender:
+            if dlt645.Frame(reply.payload).is_error:
+                return  # it refuses every address that is not its own: a search finds no digits
+            continue
+        if isinstance(reply, Answer) and await answers_to_its_name(ask, sender, serial, timeout_s, function):
             yield reply.payload
         elif isinstance(reply, Answer | FrameError | MismatchError):
             if len(digits) == 12:
-                note(f"dlt645 {digits}: two meters have the same address; one of them needs another")
+                tell(note("same digits", digits=digits))
                 continue
-            async for inner in dlt645_by_digits(ask, serial, function, timeout_s, note, digits):
+            async for inner in dlt645_by_digits(ask, serial, function, timeout_s, tell, digits):
                 yield inner
 
 
-async def answers_to_its_name(ask: Asker, frame: bytes, serial: str, timeout_s: float, function: int) -> bool:
-    """Whether the sender of a DL/T 645 frame is there: two that speak at once can sound like a third."""
-    address = dlt645.Frame(frame).address
+async def answers_to_its_name(ask: Asker, address: str, serial: str, timeout_s: float, function: int) -> bool:
+    """Whether the DL/T 645 meter of an address is there: two that speak at once can sound like a third."""
     for asked in dict.fromkeys((0x01 if function == 0x01 else 0x11, 0x01)):
         reply = await ask(dlt645_ending(address, serial, timeout_s, asked))
         if isinstance(reply, Answer):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import median
 from typing import Any, cast
 
 from drivers.line import Answer, Line, ModbusRequest, Request, RequestOptions
-from drivers.model import LineDown, LineError, LineLent, LineTimeout
+from drivers.model import DeviceException, FrameError, LineDown, LineError, LineLent, LineTimeout
 
+HASTY_S = 0.2  # of patience, at least, with a device whose answers were quick so far
+HASTY_TIMES = 3  # and so many of its longest answer time
+ILLEGAL_FUNCTION = 1  # Modbus exception
+NO_FUNCTION = 3  # refusals with it, and no other answer, until a function counts as missing
 _SPACES = {1: "coils", 2: "discrete", 3: "holding", 4: "input"}
 
 
@@ -20,6 +25,7 @@ class CachingLine:
         timeout_s: the longest wait for one answer; None: as the caller wants it.
         most_silences: after so many questions without an answer everything new counts as silent; None: no bound.
         most_s: the same after so many seconds of asking.
+        hasty: who answered quickly is soon taken for silent.
     """
 
     def __init__(
@@ -28,11 +34,16 @@ class CachingLine:
         timeout_s: float | None = None,
         most_silences: int | None = None,
         most_s: float | None = None,
+        hasty: bool = False,
     ) -> None:
         self._line, self._timeout_s, self._most, self._most_s = line, timeout_s, most_silences, most_s
+        self._hasty = hasty
         self._spent_s = 0.0
+        self._answer_s: list[float] = []  # from request to answer, without their bytes
+        self._answered: set[tuple[int, int]] = set()  # (function, address) of registers
         self._known: dict[bytes, Answer | LineError] = {}
         self._asked: list[tuple[ModbusRequest, bytes]] = []
+        self._no_function = Counter[int]()  # function -> refusals as one that it has not
         self.silences = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -64,6 +75,29 @@ class CachingLine:
         silent = self._most is not None and self.silences >= self._most
         return silent or (self._most_s is not None and self._spent_s >= self._most_s)
 
+    @property
+    def has_answered(self) -> bool:
+        """Whether the device answered or refused anything at all."""
+        return any(isinstance(known, Answer | DeviceException) for known in self._known.values())
+
+    @property
+    def is_garbled(self) -> bool:
+        """Whether bytes came that were no sound frame."""
+        return any(isinstance(known, FrameError) for known in self._known.values())
+
+    @property
+    def answer_s(self) -> float:
+        """Its usual time from request to answer, without their bytes; 0 if it answered nothing."""
+        return median(self._answer_s) if self._answer_s else 0.0
+
+    def has_all(self, registers: set[tuple[int, int]]) -> bool:
+        """Whether these registers, as (function, address), were answered."""
+        return registers <= self._answered
+
+    def allow(self, more_s: float) -> None:
+        """Ask for so much longer, whatever was silent until now."""
+        self.silences, self._most_s = 0, self._spent_s + more_s
+
     def dump(self) -> dict[str, dict[str, int]]:
         """Registers that were answered: "holding" and so on -> address in decimal -> word (0 or 1 for coils)."""
         found: dict[str, dict[int, int]] = {}
@@ -86,13 +120,30 @@ class CachingLine:
             return LineTimeout("no longer asked: too many requests were silent or slow", where=request.where)
         if self._timeout_s is not None:
             options = replace(options, timeout_s=min(options.timeout_s, self._timeout_s), retries=0)
-        begin = time.monotonic()
+        if self._hasty and len(self._answer_s) > 1:
+            quick_s = max(HASTY_S, HASTY_TIMES * max(self._answer_s))
+            options = replace(options, timeout_s=min(options.timeout_s, quick_s))
+        function = request.function
+        if self._no_function[function] >= NO_FUNCTION:
+            return DeviceException("does not have this function", where=request.where, code=ILLEGAL_FUNCTION)
+        begin_ns = self._line.clock()[1]
         (answer,) = await self._line.burst((request,), options)
-        self._spent_s += time.monotonic() - begin
+        took_s = (self._line.clock()[1] - begin_ns) / 1e9
+        self._spent_s += took_s
+        if isinstance(answer, Answer):
+            char_s = options.setting.char_s if options.setting is not None else 0.0
+            size = len(request.frame) + request.expect
+            self._answer_s.append(max(took_s - size * char_s - options.quiet_s, 0.0))
         if isinstance(answer, LineTimeout):
             self.silences += 1
+        elif isinstance(answer, DeviceException) and answer.code == ILLEGAL_FUNCTION:
+            self._no_function[function] += 1
+        elif isinstance(answer, Answer | DeviceException):
+            self._no_function[function] = -(1 << 20)  # it has it
         if not isinstance(answer, LineDown | LineLent):
             self._known[request.frame] = answer
         if isinstance(answer, Answer) and isinstance(request, ModbusRequest) and request.function in _SPACES:
             self._asked.append((request, answer.payload))
+            address, count = (int.from_bytes(request.frame[n : n + 2], "big") for n in (2, 4))
+            self._answered |= {(request.function, n) for n in range(address, address + count)}
         return answer

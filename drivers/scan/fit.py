@@ -18,7 +18,6 @@ from drivers.model import (
     DeviceSpec,
     GatewayError,
     Kind,
-    Limits,
     LineDown,
     LineLent,
     LineTimeout,
@@ -28,7 +27,7 @@ from drivers.model import (
     Reading,
     Reason,
 )
-from drivers.profile import Profile, list_profiles, load_profile
+from drivers.profile import Profile, default_dirs, list_profiles, load_profile
 from drivers.registry import driver_class
 from drivers.scan.caching_line import CachingLine
 from ext.ring import Ring
@@ -39,9 +38,10 @@ CHECKS = (
 )  # fmt: skip
 MOST_POINTS, FEW_POINTS = 8, 4
 ANY_MAKER = "any maker"  # a profile of a protocol, not of a family: the device's model proves nothing
+TELLS = 2  # what ``_judge`` says of a value that only the right map gives
 MANY_WEAK = 4  # this many plausible values are as good as one that only the right map gives
 MOST_SILENCES = 12  # questions without an answer before the others are not asked
-MOST_S, MOST_PATIENT_S = 15.0, 60.0  # of asking one device
+TO_COMPARE = 0.25  # of the time to try profiles: so much more to compare those that are alike
 MOST_ALIKE = 4  # likely profiles that are compared with each other
 TIMEOUT_S = 0.5
 SANE: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> where a true value will nearly always lie
@@ -71,6 +71,7 @@ class Fit:
     how: str
     agreeing: int
     asked: int
+    is_telling: bool = False  # at least two values came that only the right map gives
 
 
 _Ranked = tuple[tuple[int, int], Fit, dict[str, str]]
@@ -83,24 +84,47 @@ class Identity:
     facts: dict[str, str] = field(default_factory=dict)
     fits: list[Fit] = field(default_factory=list)
     cut_short: bool = False  # it was silent too often: not all profiles were tried
+    has_answered: bool = False  # anything at all, a refusal too
+    is_garbled: bool = False  # bytes came that were no sound frame
+    answer_s: float = 0.0  # its usual time from request to answer
 
 
-def profiles_of(protocols: Iterable[str], only: str = "") -> list[Profile]:
-    """The shipped and site profiles of these protocols; broken ones are left out, `profiles check` reports them."""
-    wanted, listed = set(protocols), list_profiles()
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long one device is asked. ``brief``: no more profiles once one fits, but those that are like it.
+
+    ``timeout_s`` is for one answer, ``most_s`` for all of them, but for one question and what follows a broken answer.
+    """
+
+    timeout_s: float = TIMEOUT_S
+    most_s: float = 15.0
+    brief: bool = False
+    silences: int = MOST_SILENCES
+
+
+THOROUGH = Effort()
+
+
+def profiles_of(protocols: Iterable[str], only: str = "", dirs: tuple[Path, ...] = ()) -> list[Profile]:
+    """The profiles of these protocols in ``dirs`` (the shipped and the site's, if empty); broken ones are left out.
+
+    `profiles check` reports those.
+    """
+    dirs = dirs or default_dirs()
+    wanted, listed = set(protocols), list_profiles(dirs)
     state = tuple(map(_changed_ns, listed.values()))
-    loaded = [_loaded(path, state) for name, path in listed.items() if not only or name == only]
+    loaded = [_loaded(path, dirs, state) for name, path in listed.items() if not only or name == only]
     return [p for p in loaded if p is not None and p.protocol in wanted and p.vendor.lower() != "generic"]
 
 
 @lru_cache(maxsize=256)
-def _loaded(path: Path, state: tuple[int, ...]) -> Profile | None:
+def _loaded(path: Path, dirs: tuple[Path, ...], state: tuple[int, ...]) -> Profile | None:
     """A profile, None if it is broken; a scan tries all of them with each device that it finds.
 
     ``state``: of all files, as a profile may extend others.
     """
     try:
-        return load_profile(path)
+        return load_profile(path, dirs)
     except ProfileError:
         return None
 
@@ -118,105 +142,157 @@ async def identify(
     profiles: Sequence[Profile],
     serial: str = "",
     facts: Mapping[str, str] | None = None,
-    timeout_s: float = TIMEOUT_S,
+    effort: Effort = THOROUGH,
 ) -> Identity:
-    """Try ``profiles`` on one device, best first. Raises LineDown or LineLent; else a silent device fits nothing."""
+    """Try ``profiles`` on one device, best first. Raises LineDown or LineLent; else a silent device fits nothing.
+
+    ``profiles`` are tried in their order, which matters only if ``effort`` is brief.
+    """
     identity = Identity(dict(facts or {}))
-    most_s = MOST_S if timeout_s <= TIMEOUT_S else MOST_PATIENT_S
-    memory = CachingLine(line, timeout_s, MOST_SILENCES, most_s)
-    ranked: list[_Ranked] = []
-    no_sunspec = False
+    try_s = effort.most_s / (1 + TO_COMPARE)
+    memory = CachingLine(line, effort.timeout_s, effort.silences, try_s, hasty=effort.brief)
     with tempfile.TemporaryDirectory(prefix="meterhouse-scan-") as folder:
         ring = Ring.create(f"{folder}/ring", 1 << 16, 0, 0, bytes(32))  # drivers want one; nothing is kept
+        trial = _Trial(address, serial, memory, ring, identity.facts)
         try:
-            for profile in profiles:
-                if profile.protocol == "sunspec" and no_sunspec:
-                    continue
-                try:
-                    found = await _try(profile, address, serial, memory, ring, identity.facts)
-                except (LineDown, LineLent):
-                    raise
-                except GatewayError:
-                    no_sunspec |= profile.protocol == "sunspec"
-                    continue
-                if found is not None:
-                    ranked.append(found)
-            ranked.sort(key=lambda entry: entry[0], reverse=True)
-            identity.cut_short = memory.is_exhausted
-            memory = CachingLine(line, timeout_s, MOST_SILENCES, most_s)
-            await _larger_sister_first(ranked, {one.id: one for one in profiles}, memory, address, serial, ring)
+            ranked = await trial.run(profiles, effort.brief)
+            identity.cut_short = memory.is_exhausted and not (effort.brief and _settled(ranked))
+            memory.allow(effort.most_s - try_s)
+            await trial.larger_sister_first(ranked, {one.id: one for one in profiles})
         finally:
             ring.close()
     identity.fits = [fit for _, fit, _ in ranked]
+    identity.has_answered, identity.is_garbled = memory.has_answered, memory.is_garbled
+    identity.answer_s = memory.answer_s
     if ranked:
         identity.facts = {**ranked[0][2], **identity.facts}
     return identity
 
 
-async def _larger_sister_first(
-    ranked: list[_Ranked],
-    profiles: Mapping[str, Profile],
-    memory: CachingLine,
-    address: str,
-    serial: str,
-    ring: Ring,
-) -> None:
-    """A family whose map contains another's is the better guess if the device has all of it."""
-    likely = [entry for entry in ranked if entry[1].how == "likely" and profiles[entry[1].profile].protocol == "modbus"]
-    if len(likely) < 2 or likely[0] is not ranked[0]:
-        return
-    best, known = likely[0], _registers(profiles[likely[0][1].profile])
-    for entry in likely[1:MOST_ALIKE]:
-        profile = profiles[entry[1].profile]
-        if not known < (registers := _registers(profile)):
-            continue
-        points = tuple(p for p in profile.resolve(_least(profile)).points if p.kind is not Kind.TEXT)
-        try:
-            lacking = _lacking(points, await _read(profile, points, address, serial, memory, ring))
-        except LineTimeout:
-            break
-        if not lacking and not memory.is_exhausted:
-            best, known = entry, registers
-    ranked.remove(best)
-    ranked.insert(0, best)
+def _settled(ranked: Sequence[_Ranked]) -> str:
+    """How well the best profile fits, if no other need be tried; else ""."""
+    hows = {fit.how for _, fit, _ in ranked if fit.is_telling or fit.how == "certain"}
+    return next((how for how in ("certain", "likely") if how in hows), "")
+
+
+class _Trial:
+    """Profiles tried on one device."""
+
+    def __init__(self, address: str, serial: str, memory: CachingLine, ring: Ring, facts: Mapping[str, str]) -> None:
+        self._address, self._serial, self._memory, self._ring, self._facts = address, serial, memory, ring, facts
+        self._no_sunspec = False
+
+    async def run(self, profiles: Sequence[Profile], brief: bool) -> list[_Ranked]:
+        """Those that agree, best first. Brief: each is asked one question, two only where none fits by then."""
+        ranked: list[_Ranked] = []
+        lacking = await self._round(profiles, ranked, 1 if brief else 2, brief)
+        if brief and not _settled(ranked):
+            await self._round(lacking, ranked, 2, brief)
+        ranked.sort(key=lambda entry: entry[0], reverse=True)
+        return ranked
+
+    async def _round(
+        self, profiles: Sequence[Profile], ranked: list[_Ranked], first: int, brief: bool
+    ) -> list[Profile]:
+        """Ask for the first points of each, and the others if they agree. Those of which it lacks all first points."""
+        lacking: list[Profile] = []
+        for profile in profiles:
+            if profile.protocol == "sunspec" and self._no_sunspec:
+                continue
+            if brief and not self._may_fit_better(profile, ranked):
+                continue
+            try:
+                found = await self._try(profile, first)
+            except (LineDown, LineLent):
+                raise
+            except GatewayError:
+                self._no_sunspec |= profile.protocol == "sunspec"
+                continue
+            if isinstance(found, tuple):
+                ranked.append(found)
+            elif found:
+                lacking.append(profile)
+        return lacking
+
+    def _may_fit_better(self, profile: Profile, ranked: Sequence[_Ranked]) -> bool:
+        """Beside a certain one: what names the same model. Beside a likely one: what is in the same registers."""
+        how = _settled(ranked)
+        if how == "certain":
+            return _names_itself(profile, [text for _, fit, texts in ranked for text in texts.values()])
+        points = _chosen(profile, profile.resolve(_least(profile)).points)[:2]
+        return not how or self._memory.has_all({(point.function, point.address) for point in points})
+
+    async def _try(self, profile: Profile, first: int) -> _Ranked | bool:
+        """The fit; True if the device lacks all of the first points, False if it contradicts the profile."""
+        params = _least(profile)
+        points = _chosen(profile, profile.resolve(params).points)
+        if not points or (profile.protocol == "mbus" and not _is_medium(profile.kind, self._facts)):
+            return False
+        begin = points[:first] if profile.protocol == "modbus" else points
+        readings = await self._read(profile, begin)
+        words = [*(str(r.value) for r in readings.values() if isinstance(r.value, str)), *self._facts.values()]
+        proof = _names_itself(profile, words)
+        known = proof or profile.vendor == ANY_MAKER
+        if not proof and any(_judge(point, readings[point.name], known) < 0 for point in begin):
+            return False
+        if not proof and _lacking(profile, begin, readings) == len(begin):
+            return True  # the others need not be asked
+        readings = await self._read(profile, points)
+        texts = {n: str(r.value) for n, r in readings.items() if n.startswith("device.") and r.value is not None}
+        proof = _names_itself(profile, [texts.get("device.model", ""), *self._facts.values()])
+        if profile.protocol == "sunspec":  # of any vendor: it says itself which models it has
+            proof = any(point.name == profile.probe and readings[point.name].value is not None for point in points)
+        judged = [_judge(point, readings[point.name], proof or profile.vendor == ANY_MAKER) for point in points]
+        plus, minus = sum(j for j in judged if j > 0), sum(1 for j in judged if j < 0)
+        lacking = _lacking(profile, points, readings)
+        if not proof and (minus or plus < 1 or 2 * lacking > len(points)):
+            return False
+        variant = profile.resolve(params, texts.get("device.firmware"), texts).variant
+        strong = max(judged) >= TELLS or sum(j > 0 for j in judged) >= MANY_WEAK
+        how = "certain" if proof else "likely" if plus >= 3 and strong and lacking <= 1 else "possible"
+        rank = {"certain": 2, "likely": 1, "possible": 0}[how]
+        is_telling = sum(j >= TELLS for j in judged) > 1
+        fit = Fit(profile.id, variant, how, sum(1 for j in judged if j > 0), len(points), is_telling)
+        return (rank, plus - 2 * lacking), fit, {n: t for n, t in texts.items() if _is_text(t)}
+
+    async def larger_sister_first(self, ranked: list[_Ranked], profiles: Mapping[str, Profile]) -> None:
+        """A family whose map contains another's is the better guess if the device has all of it."""
+        likely = [one for one in ranked if one[1].how == "likely" and profiles[one[1].profile].protocol == "modbus"]
+        if len(likely) < 2 or likely[0] is not ranked[0]:
+            return
+        best, known = likely[0], _registers(profiles[likely[0][1].profile])
+        for entry in likely[1:MOST_ALIKE]:
+            profile = profiles[entry[1].profile]
+            if not known < (registers := _registers(profile)):
+                continue
+            points = tuple(p for p in profile.resolve(_least(profile)).points if p.kind is not Kind.TEXT)
+            try:
+                lacking = _lacking(profile, points, await self._read(profile, points))
+            except LineTimeout:
+                break
+            if not lacking and not self._memory.is_exhausted:
+                best, known = entry, registers
+        ranked.remove(best)
+        ranked.insert(0, best)
+
+    async def _read(self, profile: Profile, points: tuple[Point, ...]) -> Mapping[str, Reading]:
+        spec = DeviceSpec(
+            name=f"{profile.protocol} {self._address}",
+            stream="",
+            address=self._address,
+            protocol=profile.protocol,
+            profile=profile.id,
+            points=points,
+            periods_ms=tuple(DEFAULT_PERIODS_MS[pace] for pace in PACES),
+            limits=profile.limits,
+            serial=self._serial,
+        )
+        driver = driver_class(profile.protocol)(spec, self._memory.as_line(), self._ring, 0)
+        return await driver.read_points([point.name for point in points])
 
 
 def _registers(profile: Profile) -> frozenset[tuple[int, int]]:
     return frozenset((point.function, point.address) for point in profile.resolve(_least(profile)).points)
-
-
-async def _try(
-    profile: Profile, address: str, serial: str, memory: CachingLine, ring: Ring, facts: Mapping[str, str]
-) -> _Ranked | None:
-    params = _least(profile)
-    points = _chosen(profile, profile.resolve(params).points)
-    if not points or (profile.protocol == "mbus" and not _is_medium(profile.kind, facts)):
-        return None
-    first = points[:2] if profile.protocol == "modbus" else points
-    readings = await _read(profile, first, address, serial, memory, ring)
-    proof = _names_itself(
-        profile, [*(str(r.value) for r in readings.values() if isinstance(r.value, str)), *facts.values()]
-    )
-    known = proof or profile.vendor == ANY_MAKER
-    against = any(_judge(point, readings[point.name], known) < 0 for point in first)
-    if not proof and (against or _lacking(first, readings) == len(first)):
-        return None  # the others need not be asked
-    readings = await _read(profile, points, address, serial, memory, ring)
-    texts = {n: str(r.value) for n, r in readings.items() if n.startswith("device.") and r.value is not None}
-    proof = _names_itself(profile, [texts.get("device.model", ""), *facts.values()])
-    if profile.protocol == "sunspec":  # of any vendor: it says itself which models it has
-        proof = any(point.name == profile.probe and readings[point.name].value is not None for point in points)
-    judged = [_judge(point, readings[point.name], proof or profile.vendor == ANY_MAKER) for point in points]
-    plus, minus = sum(j for j in judged if j > 0), sum(1 for j in judged if j < 0)
-    lacking = _lacking(points, readings)
-    if not proof and (minus or plus < 1 or 2 * lacking > len(points)):
-        return None
-    variant = profile.resolve(params, texts.get("device.firmware"), texts).variant
-    strong = max(judged) >= 2 or sum(j > 0 for j in judged) >= MANY_WEAK
-    how = "certain" if proof else "likely" if plus >= 3 and strong and lacking <= 1 else "possible"
-    rank = {"certain": 2, "likely": 1, "possible": 0}[how]
-    fit = Fit(profile.id, variant, how, sum(1 for j in judged if j > 0), len(points))
-    return (rank, plus - 2 * lacking), fit, {n: t for n, t in texts.items() if _is_text(t)}
 
 
 def _least(profile: Profile) -> dict[str, int | str]:
@@ -241,37 +317,19 @@ def _chosen(profile: Profile, points: Sequence[Point]) -> tuple[Point, ...]:
     return tuple((found or list(points))[:MOST_POINTS])
 
 
-async def _read(
-    profile: Profile, points: tuple[Point, ...], address: str, serial: str, memory: CachingLine, ring: Ring
-) -> Mapping[str, Reading]:
-    limits = profile.limits.over(Limits())
-    spec = DeviceSpec(
-        name=f"{profile.protocol} {address}",
-        stream="",
-        address=address,
-        protocol=profile.protocol,
-        profile=profile.id,
-        points=points,
-        periods_ms=tuple(DEFAULT_PERIODS_MS[pace] for pace in PACES),
-        limits=limits,
-        serial=serial,
-    )
-    driver = driver_class(profile.protocol)(spec, memory.as_line(), ring, 0)
-    return await driver.read_points([point.name for point in points])
-
-
 def _is_medium(kind: str, facts: Mapping[str, str]) -> bool:
     """Whether the medium that an M-Bus telegram named is that of the profile."""
     named = facts.get("medium", "")
     return not named.isdecimal() or kind not in MEDIA or int(named) in MEDIA[kind]
 
 
-def _lacking(points: Sequence[Point], readings: Mapping[str, Reading]) -> int:
-    """How many points the device should have and lacks. A point that is "not available" is there."""
-    return sum(
-        readings[p.name].value is None and readings[p.name].quality != Reason.SENTINEL and not p.optional
-        for p in points
-    )
+def _lacking(profile: Profile, points: Sequence[Point], readings: Mapping[str, Reading]) -> int:
+    """How many points the device should have and lacks. A point that is "not available" is there.
+
+    The texts of a protocol's profile do not count: each maker has his own of them, and his own lengths.
+    """
+    wanted = [p for p in points if not p.optional and (p.kind is not Kind.TEXT or profile.vendor != ANY_MAKER)]
+    return sum(readings[p.name].value is None and readings[p.name].quality != Reason.SENTINEL for p in wanted)
 
 
 def _names_itself(profile: Profile, words: Iterable[str]) -> bool:
@@ -288,7 +346,8 @@ def _judge(point: Point, reading: Reading, proof: bool) -> int:
     """2: a value that only the right map gives, 1: agrees, 0: no evidence, -1: contradicts the profile."""
     value = reading.value
     if value is None:  # missing points are counted apart: many devices lack some points of their family
-        return -1 if reading.quality == Reason.MISMATCH else 0  # a unit of another kind: kWh where GJ is wanted
+        is_other_unit = reading.quality == Reason.MISMATCH and point.kind is not Kind.TEXT  # kWh where GJ is wanted
+        return -1 if is_other_unit else 0
     if isinstance(value, str):
         return _judge_text(point, value, proof)
     if value == 0:
@@ -307,7 +366,7 @@ _NO_GRID = re.compile(r"cell|pump|fan|compressor|heater")
 
 
 def _judge_text(point: Point, text: str, proof: bool) -> int:
-    if not text.strip():
+    if not text.strip(" .0"):  # a register of zeros, whatever a map calls it
         return 0
     if not _is_text(text) or (point.name == "device.model" and not proof):
         return -1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from drivers.line import SerialSetting
-from drivers.scan.fit import Fit
+from drivers.scan.fit import TIMEOUT_S, Effort, Fit
+from drivers.scan.notes import Note
 from drivers.scan.probes import (
     SETTINGS,
     Probe,
@@ -18,6 +20,9 @@ from drivers.scan.probes import (
 )
 
 LISTEN_S = 10.0
+QUICK_S, THOROUGH_S, PATIENT_S = 10.0, 18.0, 60.0  # to find the profile of one device: quick, whole scan, a slow device
+SELECTION_S = 30.0  # to tell one M-Bus meter from the others by its digits
+QUESTION_S = 3.0  # the last question may be asked again after a broken answer, as may the one that found the device
 OVERHEAD_S = 0.001  # of the host, a question
 
 
@@ -43,6 +48,7 @@ class ScanOptions:
     mbus_by: tuple[str, ...] = ("secondary", "primary")  # how M-Bus meters are asked for
     identify: bool = True
     echo: bool = False
+    profile_dirs: tuple[Path, ...] = ()  # where profiles are looked for; (): the shipped and the site's
 
 
 @dataclass(slots=True)
@@ -56,7 +62,19 @@ class FoundDevice:
     url: str = ""
     identity: dict[str, str] = field(default_factory=dict)
     fits: list[Fit] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    tried: bool = False  # profiles were tried on it
+    cut_short: bool = False  # but not all of them
+    is_slow: bool = False  # it did not answer in the first pass
+    answer_s: float = 0.0  # its usual time from request to answer; 0: not measured
+
+
+def effort(options: ScanOptions, is_slow: bool) -> Effort:
+    """How long one device is asked to find its profile."""
+    patience_s = max(TIMEOUT_S, options.slow_s)
+    if not options.slow:
+        return Effort(patience_s if is_slow else TIMEOUT_S, QUICK_S, brief=True)
+    return Effort(patience_s, PATIENT_S if is_slow else THOROUGH_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +141,16 @@ class ScanPlan:
             return 0.0
         asked = [dlt645_ending("00", serial, self.options.timeout_s) for serial in self.settings("dlt645")]
         return 100 * sum(self.cost_s(probe) for probe in asked)
+
+    def device_s(self, is_slow: bool = False) -> float:
+        """The longest that one found device takes."""
+        most_s = effort(self.options, is_slow).most_s if self.options.identify else 0.0
+        is_selected = "mbus" in self.options.protocols and "secondary" in self.options.mbus_by
+        return most_s + QUESTION_S + (SELECTION_S if is_selected else 0.0)
+
+    def crowd_s(self, serials: Iterable[str]) -> float:
+        """Of the search among DL/T 645 meters that answer at once at these settings; more where three and more do."""
+        return sum(200 * self.cost_s(dlt645_ending("00", serial, self.options.timeout_s)) for serial in serials)
 
     def cost_s(self, probe: Probe) -> float:
         """One question without an answer."""

@@ -150,10 +150,17 @@ def _dlt645(frame: bytes, function: int, serial: str, timeout_s: float, what: st
     return Probe("dlt645", "", serial, request, max(timeout_s, _METER_S), what)
 
 
+def dlt645_sender(frame: bytes) -> str:
+    """The meter's own address in an answer; "" where it only repeats the wildcards of the question."""
+    answer = dlt645.Frame(frame)
+    address = answer.reported_address or answer.address
+    return "" if "A" in address else address
+
+
 def address_in(probe: Probe, payload: bytes) -> str:
-    """The address of the device that answered."""
+    """The address of the device that answered; "" if the answer does not tell."""
     if probe.protocol == "dlt645":
-        return dlt645.Frame(payload).address
+        return dlt645_sender(payload)
     if probe.protocol == "cjt188":
         return cjt188.Parser().feed(payload)[0].address
     return probe.address

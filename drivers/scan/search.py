@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from drivers import dlt645, mbus
+from drivers import mbus
 from drivers.line import Answer, LineConfig, LineFactory, SerialSetting, open_line, target
 from drivers.modbus.requests import read_identification
 from drivers.model import (
@@ -20,25 +21,38 @@ from drivers.model import (
     UsageError,
     no_progress,
 )
+from drivers.profile import Profile
 from drivers.scan.address_search import Asker, answers_to_its_name, dlt645_by_digits, identity_of, mbus_by_selection
-from drivers.scan.fit import TIMEOUT_S, identify, profiles_of
-from drivers.scan.plan import FoundDevice, ScanOptions, ScanPlan, baud_of
+from drivers.scan.fit import Effort, Identity, identify, profiles_of
+from drivers.scan.notes import Note, note
+from drivers.scan.plan import FoundDevice, ScanOptions, ScanPlan, baud_of, effort
 from drivers.scan.probes import (
     SETTINGS,
     Probe,
     address_in,
     cjt188_named,
+    dlt645_sender,
     mbus_ack_s,
-    mbus_probe,
     mbus_read,
     modbus_probe,
 )
 from drivers.scan.traffic import AnotherMaster, BusTraffic, TrafficTrace, describe
 
 FOREIGN_FRAMES = 2  # unsolicited, before the scan stops: one may be noise
+MOST_UNITS = 16  # up to so many are asked before it is seen whether they are one device
+MIN_SERIAL = 4  # characters: a shorter serial number, or one of equal characters, was never set
+DEAF_S, DEAF_MOST_S = 0.2, 2.5  # for one question and all, to a named device that answered none yet
 UNLIKELY_UNITS = (247, 201, 139)  # a device that answers to all of these is not a bus behind a gateway
-IDENTIFY_S = 3.0  # guess, for the estimate
+SLOW_S = 0.4  # who takes longer for one register is given more time for all
+AGAIN_S = 0.5  # for the units around one whose answer was broken: it may have been late, or two at once
 _LATE_S = 0.5
+
+
+Announce = Callable[[str, int, float], None]  # "found" or "crowd", how many, how many more seconds at most
+
+
+def unannounced(what: str, count: int, most_s: float) -> None:
+    """Says nothing."""
 
 
 class Scan:
@@ -51,7 +65,7 @@ class Scan:
 
     def __init__(self, options: ScanOptions, line_factory: LineFactory = open_line) -> None:
         first = (options.settings or SETTINGS[options.protocols[0]])[0]
-        config = LineConfig("scan", options.url, serial=first, echo=options.echo)
+        config = LineConfig("", options.url, serial=first, echo=options.echo)
         self.options = options
         self.is_mbap = target(config).is_mbap
         self.is_serial = target(config).scheme == "serial"
@@ -62,15 +76,18 @@ class Scan:
             raise UsageError("without listening, another master would be disturbed", where="--listen 0",
                              hint="Add --bus-is-mine if no other master is on this bus")  # fmt: skip
         self.found: list[FoundDevice] = []
-        self.notes: list[str] = []
+        self.notes: list[Note] = []
         self._traffic = TrafficTrace(self.is_mbap)
         self._line = line_factory(config, trace=self._traffic)
         self._asked: set[int] = set()
         self._foreign: list[BusTraffic] = []
         self._done_s = 0.0
         self._total_s = 0.0
+        self._announce: Announce = unannounced
         self._one_unit = False
         self._crowded: list[Probe] = []  # questions that several meters answered at once
+        self._nameless: list[Probe] = []  # answered by a meter that did not say its own address
+        self._doubtful: list[Probe] = []  # Modbus questions whose answers were broken
         self._mbus_seen: set[tuple[str, bytes]] = set()  # (baud, identity) of meters found by selection
 
     # --- the plan
@@ -90,66 +107,123 @@ class Scan:
 
     # --- the run
 
-    async def run(self, progress: ProgressCallback = no_progress) -> list[FoundDevice]:
+    def device_s(self) -> tuple[float, float]:
+        """The longest that each found device takes in addition: one that answers at once, and a slow one."""
+        return self._plan.device_s(), self._plan.device_s(is_slow=True)
+
+    async def run(
+        self, progress: ProgressCallback = no_progress, announce: Announce = unannounced
+    ) -> list[FoundDevice]:
         """Scan. Raises AnotherMaster, LineDown, LineLent; earlier results stay in ``found``."""
-        self._total_s = self.estimate_s()
+        self._total_s, self._announce = self.estimate_s(), announce
         try:
             await self._listen(progress)
-            if self.is_mbap and len(self._units()) > 16:
+            if self.is_mbap and len(self._units()) > MOST_UNITS:
                 await self._is_it_one()
             await self._select(progress)
             await self._pass(self.first_pass(), progress)
+            await self._again()
+            if self.is_mbap and len(self.found) > 1 and len(self._units()) <= MOST_UNITS:
+                await self._is_it_one(self.found[:1])
             await self._part(progress)
+            self._tell_nameless()
             if self.options.slow:
+                quick = list(self.found)
                 await self._pass(self.slow_pass(), progress)
+                await self._again()
+                for device in self.found:
+                    device.is_slow |= device not in quick
                 await self._select(progress, slow=True)
                 await self._part(progress, slow=True)
             else:
                 await self._line.listen(_LATE_S)
                 self._overhear(None)
             if self.options.identify:
+                if self.found:
+                    left_s = sum(self._plan.device_s(device.is_slow) for device in self.found)
+                    announce("found", len(self.found), left_s)
                 await self.identify(progress)
         finally:
             await self._line.close()
         return self.found
 
-    @property
-    def _patience_s(self) -> float:
-        """For one answer while profiles are tried; a device that was found late answers late again."""
-        return max(TIMEOUT_S, self.options.slow_s) if self.options.slow else TIMEOUT_S
-
     async def identify(self, progress: ProgressCallback = no_progress) -> None:
-        """Identify the devices that were found, and the profiles that fit. Closes nothing."""
-        for number, device in enumerate(self.found):
-            progress(self._done_s + number * IDENTIFY_S, self._total_s + len(self.found) * IDENTIFY_S,
-                     f"what is {device.protocol} {device.address}?")  # fmt: skip
-            if device.protocol == "modbus" and self.options.deep:
-                await self._ask_deep(device)
-            protocols = ("modbus", "sunspec") if device.protocol == "modbus" else (device.protocol,)
-            known = await identify(
-                self._line, device.address, profiles_of(protocols), device.serial, device.identity, self._patience_s
-            )
-            device.identity, device.fits = known.facts, known.fits
-            if known.cut_short:
-                device.notes.append("was too slow or silent to try all profiles")
+        """Identify the devices that were found, and the profiles that fit. Closes nothing.
+
+        The slow ones last: their bus has mostly more of the same families.
+        """
+        waiting = sorted(self.found, key=lambda device: device.is_slow)
+        for number, device in enumerate(waiting):
+            left_s = sum(self._plan.device_s(other.is_slow) for other in waiting[number:])
+            progress(self._done_s, self._done_s + left_s, f"what is {device.protocol} {device.address}?")
+            await self._identify(device, effort(self.options, device.is_slow))
+            self._done_s += self._plan.device_s(device.is_slow)
+        self._note_twins()
+
+    async def _identify(self, device: FoundDevice, how: Effort) -> Identity:
+        if device.protocol == "modbus" and self.options.deep:
+            await self._ask_deep(device)
+        profiles = self._likeliest_first(device.protocol)
+        known = await identify(self._line, device.address, profiles, device.serial, device.identity, how)
+        device.identity, device.fits, device.tried, device.cut_short = known.facts, known.fits, True, known.cut_short
+        device.answer_s = known.answer_s
+        if known.cut_short:
+            device.notes.append(note("cut short"))
+        return known
+
+    def _likeliest_first(self, protocol: str) -> list[Profile]:
+        """The profiles of a protocol, first SunSpec, which proves itself, and those that other devices have here."""
+        best = Counter(device.fits[0].profile for device in self.found if device.fits)
+        protocols = ("modbus", "sunspec") if protocol == "modbus" else (protocol,)
+        return sorted(
+            profiles_of(protocols, "", self.options.profile_dirs),
+            key=lambda one: (one.protocol != "sunspec", -best[one.id]),
+        )
+
+    def _note_twins(self) -> None:
+        """One serial number at several addresses: over Modbus TCP one device that answers whatever the unit number."""
+        groups: dict[tuple[str, str], list[FoundDevice]] = {}
+        for device in self.found:
+            if len(set(number := device.identity.get("device.serial", ""))) > 1 and len(number) >= MIN_SERIAL:
+                groups.setdefault((device.protocol, number), []).append(device)
+        for (protocol, number), twins in groups.items():
+            if len(twins) < 2:
+                continue
+            others = ", ".join(device.address for device in twins[1:])
+            if self.is_mbap:
+                twins[0].notes.append(note("listed once", others=others))
+                self.found = [device for device in self.found if device not in twins[1:]]
+            else:
+                names = {"protocol": protocol, "address": twins[0].address, "others": others, "number": number}
+                self._note(note("twins", **names))
 
     async def identify_one(self) -> None:
-        """As ``identify`` for the one device that is known; ``seen`` is then "silent" if it does not answer at all."""
+        """As ``identify`` for the one device that is known.
+
+        ``seen`` is then "silent" if it does not answer at all, "garbled" if no answer is a sound frame.
+        """
         device = self.found[0]
         try:
-            await self.identify()
-            if not device.fits and not device.identity:
-                device.seen = "answer" if await self._answers(device) else "silent"
+            asked = self._signs_of_life(device)
+            answers, begin_ns = False, self._line.clock()[1]
+            for probe in asked:
+                answers = answers or await self._ask(probe, quiet=True)
+            took_s = (self._line.clock()[1] - begin_ns) / 1e9
+            how = effort(self.options, took_s > SLOW_S)
+            if asked and not answers:  # some answer only to registers that they have, and quickly
+                how = Effort(DEAF_S, DEAF_MOST_S)
+            known = await self._identify(device, how)
+            answers = answers or known.has_answered
+            device.seen = "answer" if answers else "garbled" if known.is_garbled else "silent"
         finally:
             await self._line.close()
 
-    async def _answers(self, device: FoundDevice) -> bool:
-        if device.protocol not in ("modbus", "mbus"):
-            return False
-        asked = modbus_probe if device.protocol == "modbus" else mbus_probe
-        if not device.address.isdecimal():
-            return False
-        return await self._ask(asked(int(device.address), device.serial, self.options.slow_s), quiet=True)
+    def _signs_of_life(self, device: FoundDevice) -> list[Probe]:
+        """Short questions that most devices of its protocol answer or refuse; none where its profiles ask the same."""
+        if device.protocol == "modbus" and device.address.isdecimal():
+            wait_s = self.options.slow_s
+            return [modbus_probe(int(device.address), device.serial, wait_s, function) for function in (3, 4)]
+        return []
 
     async def _listen(self, progress: ProgressCallback) -> None:
         if self.is_mbap or self.options.listen_s <= 0:
@@ -164,14 +238,24 @@ class Scan:
                 raise AnotherMaster(f"another master is active: {description}", where=self.options.url, hint=_MINE)
         self._traffic.take()
 
-    async def _is_it_one(self) -> None:
-        """Many Modbus TCP devices answer whatever the unit number."""
+    async def _is_it_one(self, kept: Sequence[FoundDevice] = ()) -> None:
+        """Many Modbus TCP devices answer whatever the unit number; then only ``kept`` are still found."""
+        before = list(self.found)
         for unit in UNLIKELY_UNITS:
             if not await self._ask(modbus_probe(unit, "", self.options.slow_s), quiet=True):
+                self.found = before
                 return
         self._one_unit = True
-        self.found.clear()
-        self.notes.append("answers to every unit number: one device, reported as the first")
+        self.found = list(kept)
+        self.notes.append(note("every unit"))
+
+    async def _again(self) -> None:
+        """Ask the units whose answers were broken once more, and those before them, which may have answered late."""
+        doubtful, self._doubtful = self._doubtful, []
+        for probe in doubtful:
+            for unit in (int(probe.address) - 1, int(probe.address)):
+                if unit in self._units() and not self._is_known("modbus", str(unit), probe.serial):
+                    await self._ask(modbus_probe(unit, probe.serial, AGAIN_S), is_last=True)
 
     async def _pass(self, probes: Iterable[Probe], progress: ProgressCallback) -> None:
         for probe in probes:
@@ -205,14 +289,21 @@ class Scan:
         wanted = {probe.serial: probe.request.function for probe in self._crowded if probe.protocol == "dlt645"}
         if slow and "dlt645" in self.options.protocols:
             wanted = {serial: 0x11 for serial in self._plan.settings("dlt645")} | wanted
+        if wanted and not slow:
+            self._announce("crowd", len(wanted), self._plan.crowd_s(wanted))
         for serial, asked in wanted.items():
             function = 0x01 if asked == 0x01 else 0x11
             ask = self._searching(progress)
             async for frame in dlt645_by_digits(ask, serial, function, self.options.timeout_s, self._note):
-                self._add("dlt645", dlt645.Frame(frame).address, serial, "answer")
+                self._add("dlt645", dlt645_sender(frame), serial, "answer")
         if any(probe.protocol == "cjt188" for probe in self._crowded):
-            self._note("cjt188: several meters answer at once, and this protocol has no search: "
-                       "read their addresses from the meters")  # fmt: skip
+            self._note(note("no search"))
+
+    def _tell_nameless(self) -> None:
+        """Meters that repeat the common address and do not tell theirs."""
+        for probe in self._nameless:
+            if not any((d.protocol, d.serial) == (probe.protocol, probe.serial) for d in self.found):
+                self._note(note("nameless", protocol=probe.protocol, serial=probe.serial or self.options.url))
 
     def _searching(self, progress: ProgressCallback) -> Asker:
         """Sends one probe of an address search and adds its cost, which the estimate did not include."""
@@ -241,9 +332,9 @@ class Scan:
             device.identity["primary"] = str(primary)
         return device
 
-    def _note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
+    def _note(self, found: Note) -> None:
+        if found not in self.notes:
+            self.notes.append(found)
 
     # --- one question
 
@@ -261,12 +352,17 @@ class Scan:
             raise result
         return result
 
-    async def _ask(self, probe: Probe, quiet: bool = False) -> bool:
-        """One question; whether its own device answered. Raises LineDown, LineLent, AnotherMaster."""
+    async def _ask(self, probe: Probe, quiet: bool = False, is_last: bool = False) -> bool:
+        """One question; whether its own device answered. Raises LineDown, LineLent, AnotherMaster.
+
+        ``is_last``: what is broken is noted now, and not asked for again later.
+        """
         result = await self._put(probe)
         if isinstance(result, Answer):
             if probe.protocol == "mbus":
                 await self._confirm(probe)
+            elif not address_in(probe, result.payload):
+                self._nameless.append(probe)
             elif not await self._is_there(probe, result.payload):
                 self._broken(probe, MismatchError("nothing answers to this address", where=self.options.url))
             else:
@@ -276,22 +372,24 @@ class Scan:
         alive = isinstance(result, Answer | DeviceException)
         late = self._overhear(probe)
         if isinstance(result, FrameError | MismatchError) and not quiet and not late:
-            self._broken(probe, result)
+            if probe.protocol == "modbus" and not is_last:
+                self._doubtful.append(probe)
+            else:
+                self._broken(probe, result)
         return alive
 
     def _broken(self, probe: Probe, error: LineError) -> None:
         if probe.protocol == "modbus":
-            text = f"modbus {probe.what}: bytes, but no sound frame ({error.what})"
-            self._note(text + ". Two devices with one address, or another serial setting?")
+            self._note(note("broken", protocol=probe.protocol, what=probe.what, why=error.what))
             return
         self._crowded.append(probe)
-        self._note(f"{probe.protocol} {probe.what}: several meters answer at once, or at another setting")
+        self._note(note("crowd", protocol=probe.protocol, what=probe.what))
 
     async def _is_there(self, probe: Probe, frame: bytes) -> bool:
         """A meter that answered to the common address must answer to its own."""
         if probe.protocol == "dlt645":
-            function = probe.request.function
-            return await answers_to_its_name(self._put, frame, probe.serial, self.options.timeout_s, function)
+            address, function = dlt645_sender(frame), probe.request.function
+            return await answers_to_its_name(self._put, address, probe.serial, self.options.timeout_s, function)
         if probe.protocol == "cjt188":
             for named in cjt188_named(frame, probe.serial, self.options.timeout_s):
                 if isinstance(await self._put(named), Answer):
@@ -312,7 +410,7 @@ class Scan:
             if isinstance(result, FrameError | MismatchError):
                 self._broken(probe, result)
                 return
-        self._add("mbus", probe.address, probe.serial, "answer").notes.append("acknowledges but sends no data")
+        self._add("mbus", probe.address, probe.serial, "answer").notes.append(note("no data"))
 
     async def _ask_deep(self, device: FoundDevice) -> None:
         options = self._line.request_options(Limits(timeout_s=self.options.slow_s), device.serial)
@@ -338,7 +436,9 @@ class Scan:
                 late = True
                 serial = probe.serial if probe is not None else self._plan.settings("modbus")[-1]
                 if not self._is_known("modbus", str(frame.unit), serial) and not self._one_unit:
-                    self._add("modbus", str(frame.unit), serial, "late").notes.append("answers slowly")
+                    device = self._add("modbus", str(frame.unit), serial, "late")
+                    device.is_slow = True
+                    device.notes.append(note("slow"))
             elif not self.is_mbap:
                 self._foreign.append(frame)
         if len(self._foreign) >= FOREIGN_FRAMES and not self.options.bus_is_mine:

@@ -64,7 +64,12 @@ def test_the_frame_and_its_help_import_no_command_and_nothing_heavy() -> None:
     said = python(code % (HEAVY, HEAVY))
     loaded = said.stdout.partition("Commands:")[2].splitlines()
     modules = {line for line in loaded if line and " " not in line}
-    empty = {"agent.cli.keys", "agent.cli.report"}  # folders, which are imported to find their commands
+    empty = {
+        "agent.cli.doctor",
+        "agent.cli.handover",
+        "agent.cli.keys",
+        "agent.cli.report",
+    }  # folders, which are imported to find their commands
     assert modules == {"agent.cli.main", "agent.cli.common", *empty}
 
 
@@ -98,6 +103,13 @@ def test_every_help_has_an_example_and_its_exit_codes(mh, name: str) -> None:
 def test_the_short_help_of_the_frame_is_there_for_every_command(mh, name: str) -> None:
     said = mh("--help")
     assert f"\n  {name} " in said.out
+
+
+def test_the_help_of_the_frame_leads_a_technician_to_the_documents(mh) -> None:
+    out = mh("--help").out
+    assert "meterhouse init " in out and "--add" in out
+    (line,) = [line for line in out.splitlines() if line.startswith("Documents: ")]
+    assert Path(line.split()[1]).is_file()
 
 
 def test_a_command_whose_module_is_absent_is_left_out(mh, monkeypatch: pytest.MonkeyPatch) -> None:

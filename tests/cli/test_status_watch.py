@@ -6,11 +6,12 @@ import json
 import os
 import threading
 import time
+from decimal import Decimal
 
 import pytest
 
 from agent.cli.common import show_age, show_quality
-from agent.cli.ring_follower import Follower
+from agent.cli.ring_follower import Follower, show_number
 from drivers.line.trace import FrameTrace
 from drivers.model import Quality, Reason
 from ext.ring import Ring
@@ -142,6 +143,32 @@ def test_watch_prints_the_last_state_into_a_pipe(mh, traces, tmp_path) -> None:
     assert rows[-3][:4] == ["inv1", "ac.power.active", "123456789012345.678", "W"]
     assert rows[-2][:5] == ["inv1", "ac.energy.import", "700", "kWh", "suspect"]
     assert rows[-1][2] == "V1�[31m" and "inv2" not in said.out
+
+
+def test_watch_shows_a_float_with_the_digits_it_is_good_for(mh, traces, tmp_path) -> None:
+    tables = traces.facts["tables"]
+    for point in tables["2"]["points"][:2]:
+        point["float"] = True
+    tables["2"]["points"][0]["u"] = "Cel"
+    traces.write(tables=tables)
+    traces.values(2, (0, 22950418, -5, 0), (1, 12345678901, -5, 0))
+    rows = [line.split() for line in mh("watch", "inv1", "--runtime-dir", tmp_path / "run").out.splitlines()]
+    assert [row[2:4] for row in rows if row[1:2] != ["device.firmware"]][-2:] == [["229.5", "°C"], ["123456.79", "kWh"]]
+    said = mh("watch", "inv1", "--json", "--for", "0.3", "--runtime-dir", tmp_path / "run")
+    assert all(line["value"] != 229.5 for line in said.lines), "JSON is never rounded"
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "shown"),
+    [
+        ("229.50418", "gauge", "229.5"), ("0.91810566", "gauge", "0.91811"), ("1234567.8", "gauge", "1234568"),
+        ("1E+3", "gauge", "1000"), ("0", "gauge", "0"), ("-0.000012345678", "gauge", "-0.000012346"),
+        ("22752.254", "counter", "22752.254"), ("5.3E+36", "gauge", "53" + "0" * 35),
+    ],
+)  # fmt: skip
+def test_digits_of_floats(value: str, kind: str, shown: str) -> None:
+    assert show_number(Decimal(value), kind, is_float=True) == shown
+    assert show_number(Decimal("229.50418"), kind) == "229.50418", "a register with a scale has the digits it has"
 
 
 def test_watch_json_tells_every_reading(mh, traces, tmp_path) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from pathlib import Path
 
 import pytest
 
 from drivers.line import LineConfig, SerialSetting, crc16, open_line
-from drivers.line.config import warnings
 from drivers.model import ConfigError, DeviceException, FrameError, Limits, LineDown, LineTimeout, MismatchError
 from drivers.sim.bus import quiet_s
 from tests.kits.lines import Field, Ports, ask, ask_while, came, hasty, open_files, sim_device, words
@@ -322,23 +320,6 @@ async def test_a_missing_port_says_where_to_look(ports: Ports, tmp_path: Path) -
     with pytest.raises(LineDown, match="No such file") as caught:
         await line.exchange(ask())
     assert "/dev/serial/by-id" in caught.value.hint
-
-
-def test_an_unstable_name_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
-    """field pain 17."""
-    config = LineConfig("cabinet-2", "serial:/dev/ttyUSB1")
-    assert "by-id" in warnings(config)[0]
-    with caplog.at_level(logging.WARNING):
-        open_line(config)
-    assert "ttyUSB1" in caplog.text
-    assert not warnings(LineConfig("a", "serial:/dev/serial/by-id/usb-FTDI-port0"))
-
-
-def test_an_echo_where_there_can_be_none_is_warned_about() -> None:
-    assert warnings(LineConfig("a", "modbus-tcp://192.0.2.1", echo=True)) == (
-        "line a: echo has no effect on modbus-tcp",
-    )
-    assert not warnings(LineConfig("a", "tcp://192.0.2.1:4196", echo=True))
 
 
 async def test_devices_of_other_speeds_share_a_line(ports: Ports) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from drivers import mbus
 from drivers.line import Answer
 from drivers.model import FrameError, LineError, LineTimeout
-from drivers.scan import Scan, ScanOptions
+from drivers.scan import Note, Scan, ScanOptions
 from drivers.scan.address_search import (
     MAKERS,
     SelectionMask,
@@ -145,7 +145,7 @@ def identities() -> Iterator[bytes]:
 async def test_every_meter_that_can_be_told_apart_is_found(who: list[tuple[str, str, int, int]]) -> None:
     meters = [meter(*one) for one in who]
     bus = Bus(meters)
-    notes: list[str] = []
+    notes: list[Note] = []
     found = [identity_of(frame) async for frame in mbus_by_selection(bus, "2400 8E1", 0.1, notes.append)]
     assert len(found) == len(set(found)), "each once"
     assert sorted(found) == sorted(one.secondary for one in meters)
@@ -170,10 +170,10 @@ async def test_the_slow_pass_finds_whom_a_loud_neighbour_drowns(who: list[tuple[
 
 async def test_two_of_one_secondary_address_are_complained_of() -> None:
     twins = [meter("12345678"), meter("12345678", primary=1)]
-    notes: list[str] = []
+    notes: list[Note] = []
     found = [f async for f in mbus_by_selection(Bus([*twins, meter("12345679")]), "2400 8E1", 0.1, notes.append)]
     assert [identity_of(frame)[:1] for frame in found] == [b"\x79"]
-    assert "12345678" in notes[0] and "same secondary address" in notes[0]
+    assert "12345678" in notes[0].text() and "same secondary address" in notes[0].text()
 
 
 async def test_a_search_costs_ten_questions_a_level() -> None:
@@ -234,7 +234,7 @@ async def test_dlt645_search_ends_at_twelve_digits(addresses: list[str]) -> None
             return LineTimeout("nothing", where="bus")
         return Answer(heard[0], 0, 0, False) if len(set(heard)) == 1 else FrameError("noise", where="bus")
 
-    notes: list[str] = []
+    notes: list[Note] = []
     found = [frame async for frame in dlt645_by_digits(ask, "2400 8E1", 0x11, 0.1, notes.append)]
     assert len(found) == len(set(addresses)) * (len(set(addresses)) == len(addresses))
     assert bool(notes) == (len(set(addresses)) < len(addresses))

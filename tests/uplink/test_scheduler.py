@@ -282,22 +282,31 @@ def test_draining_sends_packs_committed_while_it_drains_however_old_they_are() -
     assert sorted(rig.delivered) == old + recent
 
 
-def test_without_a_subscriber_there_is_one_probe_in_a_while_however_large_the_backlog() -> None:
+@pytest.mark.parametrize(("code", "most_s"), [(0x10, 10), (0x87, 60)], ids=["no subscriber", "not authorized"])
+def test_a_topic_that_is_refused_has_one_probe_in_a_while_however_large_the_backlog(code: int, most_s: int) -> None:
+    """Somebody who subscribes hears the gateway in ten seconds (it was up to a minute)."""
     rig = Rig(live_bytes=100_000, window=5)
     rig.commit(5000, age_s=3600)
     rig.connect()
-    no_subscriber = lambda message: 0x10  # noqa: E731
-    begin = rig.now
-    while rig.now - begin < 600:
+
+    def second(answer: int) -> None:
         while rig.outbox.asked:
             rig.outbox.serve()
         rig.send()
         while rig.in_flight:
-            rig.answer(no_subscriber(next(iter(rig.in_flight.values()))))
+            rig.answer(answer)
         rig.commit(1)
         rig.tick(1.0)
-    assert len(rig.log) < 40, "in ten minutes: some at the beginning, then one a minute"
+
+    begin = rig.now
+    while rig.now - begin < 600:
+        second(code)
+    assert len(rig.log) < 600 / most_s + 20, "in ten minutes: some at the beginning, then one in a while"
     assert not rig.delivered
+    came = rig.now
+    while not rig.delivered and rig.now - came < 600:
+        second(0)
+    assert rig.now - came <= most_s + 2
     rig.settle()
     assert not rig.outbox.open and len(set(rig.delivered)) == rig.next_id - 1
 

@@ -12,10 +12,9 @@ from typing import Any, NoReturn
 
 import click
 
-from agent.cli.common import show_quality
+from agent.cli.common import as_complaint, say, show_quality, show_unit
 from drivers.model import Quality, Reading, clean_text
 
-SHOWN_UNITS = {"Cel": "°C"}  # packs speak SenML, people do not
 MAX_TEXT = 1000  # characters of a device's text, at most: a whole telegram of maker's data in hex
 Json = dict[str, Any]
 
@@ -119,7 +118,7 @@ def reading_json(reading: Reading) -> Json:
     shown: Json = {
         "name": reading.name,
         "value": clean_text(reading.value, MAX_TEXT) if isinstance(reading.value, str) else number(reading.value),
-        "unit": SHOWN_UNITS.get(reading.unit, reading.unit),
+        "unit": show_unit(reading.unit),
     }
     if reading.quality != Quality.GOOD:
         shown["quality"] = show_quality(reading.quality)
@@ -147,8 +146,9 @@ def finish(decoded: Json, as_json: bool) -> NoReturn:
     else:
         if decoded.get("readings"):  # the valid prefix
             _print_table(decoded)
-        hint = f". {decoded['hint']}" if decoded.get("hint") else ""
-        click.echo(f"cannot decode: {decoded['error']}{hint}", err=True)
+        stop = " " if decoded["error"].endswith("?") else ". "
+        hint = f"{stop}{decoded['hint']}" if decoded.get("hint") else ""
+        click.echo(say(f"cannot decode: {decoded['error']}{hint}"), err=True)
     raise SystemExit(0 if decoded["ok"] else 4)
 
 
@@ -181,7 +181,7 @@ def _print_table(decoded: Json) -> None:
         increment = "?" if step["increment"] is None else step["increment"]
         click.echo(f"{step['time']!s:<32} {increment!s:>16}  {step['kind']}")
     for warning in decoded.get("warnings", ()):
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(as_complaint("warning", warning), err=True)
 
 
 def several(frames: Sequence[tuple[Json, Sequence[Reading]]]) -> Json:

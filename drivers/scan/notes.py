@@ -1,0 +1,82 @@
+"""What a scan remarks about devices and lines, in English and Chinese."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+NOTES: Final[Mapping[str, tuple[str, str]]] = {
+    "slow": ("answers slowly", "应答较慢"),
+    "cut short": (
+        "was too slow or silent to try all profiles",
+        "应答过慢或多次无应答，未能试完全部设备模板",
+    ),
+    "listed once": (
+        "the same serial number at {others}: one device, listed once",
+        "{others}的序列号与此相同：是同一台设备，只列一次",
+    ),
+    "twins": (
+        "{protocol} {address}, {others}: the same serial number {number}",
+        "{protocol} {address}、{others}：序列号相同（{number}）",
+    ),
+    "every unit": (
+        "answers to every unit number: one device, reported as the first",
+        "对任何单元号都应答：是同一台设备，按第一个列出",
+    ),
+    "no data": ("acknowledges but sends no data", "有确认但不发送数据"),
+    "broken": (
+        "{protocol} {what}: bytes, but no sound frame ({why}). "
+        "Two devices with one address, or another serial setting?",
+        "{protocol} {what}：收到字节但无正确帧（{why}）。是否两台设备地址相同，或串口参数不同？",
+    ),
+    "crowd": (
+        "{protocol} {what}: several meters answer at once, or at another setting",
+        "{protocol} {what}：多台表同时应答，或串口参数不同",
+    ),
+    "no search": (
+        "cjt188: several meters answer at once, and this protocol has no search: read their addresses from the meters",
+        "cjt188：多台表同时应答，此协议不支持搜索：请从表上抄取地址",
+    ),
+    "nameless": (
+        "{protocol} at {serial}: a meter answers but does not tell its address: read it from the meter's plate and ask "
+        "`meterhouse identify`",
+        "{protocol}（{serial}）：有表应答但未报告地址：请从铭牌抄取地址，再用`meterhouse identify`查询",
+    ),
+    "same secondary": (
+        "mbus {mask}: two meters have the same secondary address; one of them needs another",
+        "mbus {mask}：两台表二级地址相同，须更改其中一台",
+    ),
+    "not alone": (
+        "mbus {mask}: several meters answer at once, {found} could be selected alone",
+        "mbus {mask}：多台表同时应答，其中可单独选中的有{found}台",
+    ),
+    "same digits": (
+        "dlt645 {digits}: two meters have the same address; one of them needs another",
+        "dlt645 {digits}：两台表地址相同，须更改其中一台",
+    ),
+    "too long": (
+        "stopped after 15 minutes: scan fewer addresses or settings at a time",
+        "15分钟后停止：请减少一次扫描的地址或串口参数",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One remark: a key of ``NOTES`` and what its text names."""
+
+    key: str
+    names: tuple[tuple[str, str], ...] = ()
+
+    def text(self, lang: str = "en") -> str:
+        """The sentence in a language."""
+        return NOTES[self.key][lang == "zh"].format(**dict(self.names))
+
+    def __str__(self) -> str:
+        return self.text()
+
+
+def note(key: str, **names: object) -> Note:
+    """A remark; ``names`` are what its text has in braces."""
+    return Note(key, tuple((name, str(value)) for name, value in names.items()))
