@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("meterhouse.poll")
 ONCE = PACES.index("once")
-DEAD_AFTER_FAILURES = 3  # polls in a row without any answer ...
-DEAD_AFTER_S = 3.0  # ... over at least this long: one lost round does not make a device dead
+DEAD_AFTER_MS = 10_000  # of silence, or ...
+DEAD_AFTER_PERIODS = 3  # ... so many of its periods, if that is longer
+DEAD_AFTER_FAILURES = 2  # in a row: on an overloaded line the last answer may be old by itself
 FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 60.0
 DEAD_SHARE = 0.1  # of a line's time, for all its dead devices together
@@ -38,6 +39,8 @@ FULL_TRY_EVERY = 4  # tries: then its whole time-out, for one that has become sl
 MAX_WAIT_ROUNDS = 4
 AWAY_MS = 10_000  # after this long without an answer, the meter may have been exchanged
 IDENTIFY_EVERY_MS = 86_400_000  # also for a device that always answers; or when ``once`` is due
+# or at once where something hints at another device; a line that flaps, or an odd counter, must not cost its readings
+DOUBT_FIRST_S, DOUBT_MOST_S = 60.0, 3600.0
 HEARTBEAT_RETRY_MS = 200  # while waiting for a heartbeat to change for the first time
 
 
@@ -68,10 +71,11 @@ class DevicePoll:
         self.ring, self._record, self.identify = ring, record, identify or self._probe
         self.availability = Availability.UNKNOWN
         self.failures = 0
-        self.failing_since = 0.0
         self.probe_at = 0.0  # loop time before which a device that is not alive is not polled
         self._backoff = Backoff(FIRST_BACKOFF_S, MAX_BACKOFF_S)
         self.last_answer_ms = 0
+        self.answering_since_ms = 0  # the first answer after the last silence that was long; 0: none yet
+        self.added_ms = start_ms
         self.is_silent = False  # its last request was not answered: it is tried again with one short request
         self.answer_s = 0.0  # the longest a request has taken of late, with its time on the wire
         self._tries = 0  # in a row, of the silent device
@@ -83,6 +87,12 @@ class DevicePoll:
         self.paused = False  # no new tick is taken up
         self._settled: asyncio.Future[None] | None = None
         self.driver = driver
+        self.opened: Callable[[], int] = lambda: 0  # how often its line was opened so far
+        self.answers: Callable[[], int] = lambda: 0  # on its line so far: during a visit, they are its own
+        self._visit = (0, 0)  # where the visit under way has come to: when that was seen first, answers by then
+        self._hints = (0, 0)  # at another device, when it was last identified: openings of the line, driver's doubts
+        self._doubt_backoff = Backoff(DOUBT_FIRST_S, DOUBT_MOST_S)
+        self._doubt_ms = 0  # the earliest tick at which a hint counts
         self.freshness: Freshness | None = None  # of a caching master
         self.align(start_ms)
 
@@ -98,6 +108,8 @@ class DevicePoll:
             others = [n for n, p in zip(self.next, self.periods, strict=True) if p and p < self.periods[ONCE]]
             self.next[ONCE] = min(others, default=start_ms)
         self.first_ms = self.next_ms
+        self.added_ms, self.last_answer_ms = min(self.added_ms, start_ms), min(self.last_answer_ms, start_ms)
+        self._doubt_ms = 0
         self._points: dict[int, array[int]] = {}
 
     def _wanted_periods(self) -> list[int]:
@@ -209,9 +221,21 @@ class DevicePoll:
         return best, tick, paces
 
     def needs_identification(self, tick_ms: int) -> bool:
-        """Must its identity be read before its data counts? After an absence, and once a day."""
+        """Must its identity be read before its data counts? After an absence, on a hint, and once a day."""
         away = self.failures and tick_ms - self.last_answer_ms >= AWAY_MS
-        return bool(away) or tick_ms - self.identified_ms >= IDENTIFY_EVERY_MS
+        hinted = tick_ms >= self._doubt_ms and self._current_hints() != self._hints
+        return bool(away) or hinted or tick_ms - self.identified_ms >= IDENTIFY_EVERY_MS
+
+    def _current_hints(self) -> tuple[int, int]:
+        return self.opened(), getattr(self.driver, "doubts", 0)  # drivers of third parties have none
+
+    def mark_identified(self, tick_ms: int) -> None:
+        """Its identity was read at this tick."""
+        if (hints := self._current_hints()) != self._hints and self.identified_ms:
+            if tick_ms - self.identified_ms > 2000 * DOUBT_MOST_S:
+                self._doubt_backoff.reset()
+            self._doubt_ms = tick_ms + int(self._doubt_backoff.next_s() * 1000)
+        self._hints, self.identified_ms = hints, tick_ms
 
     async def _probe(self, tick_ms: int) -> None:
         await self.driver.probe()
@@ -256,7 +280,36 @@ class DevicePoll:
         silent = self.availability is Availability.DEAD or (
             self.availability is Availability.UNKNOWN and bool(self.last_error)
         )
+        silent = silent or self._has_died(utc_ms)
         return silent and self.driver.spec.silence(Reason.TIMEOUT, utc_ms) is Reason.ASLEEP
+
+    @property
+    def dead_after_ms(self) -> int:
+        """How long it may be silent until it is dead."""
+        return max(DEAD_AFTER_MS, DEAD_AFTER_PERIODS * min((p for p in self.periods if p), default=0))
+
+    def is_overdue(self, now_ms: int) -> bool:
+        """Has it been silent for long enough to be dead?"""
+        return now_ms - max(self.last_answer_ms, self.added_ms) >= self.dead_after_ms
+
+    def _has_died(self, now_ms: int) -> bool:
+        return self.failures >= DEAD_AFTER_FAILURES and self.is_overdue(now_ms)
+
+    def life(self, now_ms: int) -> str:
+        """Whether it answers, for people: ``alive``, ``dead``, ``asleep``, or ``unknown`` until that is certain."""
+        if self.is_asleep(now_ms):
+            return "asleep"
+        if self.availability is Availability.ALIVE:
+            return "dead" if self._has_died(now_ms) or self._hangs(now_ms) else "alive"
+        return self.availability.value if self.is_overdue(now_ms) else Availability.UNKNOWN.value
+
+    def _hangs(self, now_ms: int) -> bool:
+        """Has a visit brought nothing for long? Behind a dongle the first request alone may take half a minute."""
+        if not self.working:
+            self._visit = (0, 0)
+        elif not self._visit[0] or self._visit[1] != self.answers():
+            self._visit = (now_ms, self.answers())
+        return bool(self._visit[0]) and now_ms - self._visit[0] >= self.dead_after_ms
 
     def mark_failed(self, now: float, error: LineError | None, tick_ms: int = 0) -> None:
         """A poll had no answer at all."""
@@ -264,13 +317,9 @@ class DevicePoll:
         if isinstance(error, LineDown):  # the line failed: cheap to check again, and says nothing about the device
             self.availability = Availability.UNKNOWN
             return
-        if not self.failures:
-            self.failing_since = now
         self.failures += 1
         self.is_silent = self.is_silent or isinstance(error, LineTimeout)
-        if self.availability is not Availability.ALIVE or (
-            self.failures >= DEAD_AFTER_FAILURES and now - self.failing_since >= DEAD_AFTER_S
-        ):
+        if self.availability is not Availability.ALIVE or self._has_died(tick_ms):
             self.availability = Availability.DEAD
             if not self._logged_dead:
                 self._logged_dead = True
@@ -288,6 +337,10 @@ class DevicePoll:
             self._logged_dead = False
             since = f" again after {(now_ms - self.last_answer_ms) / 1000:.0f} s" if self.last_answer_ms else ""
             log.info("%s responds%s", self.driver.spec.name, since)
+        if not self.last_answer_ms or (
+            self.is_overdue(now_ms) and (self.failures or self.availability is not Availability.ALIVE)
+        ):
+            self.answering_since_ms = now_ms
         self.availability = Availability.ALIVE
         self.failures = 0
         self.is_silent, self._tries, self.probe_at = False, 0, 0.0
@@ -397,7 +450,7 @@ class LinePoller:
                 return
             device.mark_alive(self._clock.now_ms())
             if must_identify:
-                device.identified_ms = tick
+                device.mark_identified(tick)
                 if device.periods[ONCE]:
                     paces |= 1 << ONCE  # after an absence, points of pace once are read again
         if device.driver.spec.fresh is not None and not await self._source_is_fresh(device, tick, paces, clock):

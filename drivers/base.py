@@ -26,6 +26,7 @@ from drivers.model import (
     LineLent,
     LineTimeout,
     PollResult,
+    Quality,
     Reading,
     Reason,
     UsageError,
@@ -34,6 +35,7 @@ from drivers.plan import LineTiming
 from drivers.toml import show, suggestion
 from ext.ring import Ring
 
+WHO = ("device.firmware", "device.serial", "device.model", "device.vendor")  # texts that say which device this is
 _ROUNDS = 40  # halving a read until the missing register stands alone takes few; never endless
 
 
@@ -77,6 +79,8 @@ class Device(ABC, Generic[Q, A]):
         self._options = line.request_options(spec.limits, spec.serial)
         self._timing = _timing(line, spec, self._limits)
         self._guard = CounterGuard(spec)
+        self._texts: dict[int, bytes] = {}  # that say which device this is, by point
+        self._other_texts = 0
 
     # --- what a driver fills in
 
@@ -104,6 +108,11 @@ class Device(ABC, Generic[Q, A]):
         return False
 
     # --- what pollers and commands call
+
+    @property
+    def doubts(self) -> int:
+        """How often something hinted at another device: a counter that cannot be, another serial or firmware word."""
+        return self._guard.jumps + self._other_texts
 
     def use_ring(self, ring: Ring, table: int) -> None:
         """Write into another ring from now on, under this table. Not while a poll is under way."""
@@ -212,7 +221,11 @@ class Device(ABC, Generic[Q, A]):
 
     def append_text(self, number: int, quality: int, stamp: tuple[int, int, int], text: str) -> int:
         """The ring position of a new text; ``stamp``: tick in ms, arrival in ns on the wall and monotonic clock."""
-        return self._ring.append_text(self.table, number, quality, *stamp, text.encode("utf-8", "replace"))
+        encoded = text.encode("utf-8", "replace")
+        if quality == Quality.GOOD and self.spec.points[number].name.startswith(WHO):
+            self._other_texts += self._texts.setdefault(number, encoded) != encoded
+            self._texts[number] = encoded
+        return self._ring.append_text(self.table, number, quality, *stamp, encoded)
 
     def due(self, paces: int) -> list[int]:
         """The points of the paces in a bit mask."""

@@ -102,6 +102,7 @@ class CounterGuard:
         self.counters = frozenset(n for n, point in enumerate(spec.points) if point.kind is Kind.COUNTER)
         self._rules = {n: CounterRule.of(spec.points[n], ratio_of(spec.points[n], spec)) for n in self.counters}
         self._levels: dict[int, _Level] = {}
+        self.jumps = 0  # how often a counter went where it cannot have gone
 
     def is_suspect(self, values: Iterable[tuple[int, Decimal]], now_s: float) -> bool:
         """Take note of counters (point, value) read together at ``now_s`` (monotonic). True: some are impossible."""
@@ -119,6 +120,7 @@ class CounterGuard:
         if not rule.fits(level.value, value, now_s - level.at_s):
             if level.claim is None or not rule.fits(level.claim, value, now_s - level.claimed_s):
                 level.since_s, level.times = now_s, 0
+                self.jumps += 1
             level.claim, level.claimed_s, level.times = value, now_s, level.times + 1
             if level.times < BELIEVED_READINGS or now_s - level.since_s < BELIEVED_S:
                 return True

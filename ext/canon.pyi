@@ -31,6 +31,8 @@ class Slice(NamedTuple):
     # [from_ms, reached_ms): 0 nothing known, 1 a reading, >= 128 a gap reason
     used: int  # how many of ``positions`` lie wholly before reached_ms (a prefix), overwritten ones included
     lost: int  # of those, how many were overwritten in the ring before they could be read
+    tally: dict[int, int]
+    # how many due readings came to what, ``due`` in all: -1 nothing known, 0 good, 1 to 6 a quality, >= 128 a gap reason
 
 def seal(
     ring: Ring,

@@ -11,7 +11,7 @@ from libc.string cimport memcpy, memset
 
 from ext.decimal cimport isfinite
 from ext.jcs cimport NUMBER_ROOM, Out, put, put_string, reserve, write_double
-from ext.ring cimport Ring, Slot
+from ext.ring cimport FIRST_REASON, Ring, Slot
 from ext.senml cimport (
     COUNTER, LAST_KIND, MAX_PACES, Job, OutputRow, Pace, Place, Points, above, forget, look, walk,
 )  # fmt: skip
@@ -34,6 +34,7 @@ class Slice(NamedTuple):
     grid: bytes
     used: int
     lost: int
+    tally: dict[int, int]
 
 
 cdef class Table:
@@ -155,6 +156,7 @@ cdef int _prepare(Job *job, Points *table, Place *places, Py_ssize_t n) except -
 cdef object _account(Job *job, const Points *table, Place *places, Py_ssize_t n):
     """The Slice of a walk that is done."""
     cdef int64_t count[MAX_PACES]
+    cdef int64_t cell[256]  # how many cells of the grid hold which byte
     cdef int64_t due = 0, got = 0, j
     cdef int32_t i
     cdef Py_ssize_t used = 0, lost = 0
@@ -162,6 +164,8 @@ cdef object _account(Job *job, const Points *table, Place *places, Py_ssize_t n)
     cdef const uint8_t *cells
     cdef char *to
     cdef bytes grid = b""
+    cdef dict tally = {}
+    memset(cell, 0, sizeof(cell))
     for k in range(table.paces):
         count[k] = 0
         if job.pace[k].period:
@@ -172,20 +176,26 @@ cdef object _account(Job *job, const Points *table, Place *places, Py_ssize_t n)
             due += count[row.pace]
             cells = job.grid + row.grid
             for j in range(count[row.pace]):
-                got += cells[j] == 1
+                cell[cells[j]] += 1
+    for i in range(256):
+        if cell[i]:
+            tally[i - 1 if i < FIRST_REASON else i] = cell[i]
+            got += cell[i] if 0 < i < FIRST_REASON else 0
     if got != due:
         grid = PyBytes_FromStringAndSize(NULL, due)
         to = grid
         for i in range(job.low, job.high):
             row = &table.rows[i]
             if row.kind <= COUNTER:
-                memcpy(to, job.grid + row.grid, count[row.pace])
+                cells = job.grid + row.grid
+                for j in range(count[row.pace]):
+                    to[j] = 1 if 0 < cells[j] < FIRST_REASON else cells[j]
                 to += count[row.pace]
     while used < n and (places[used].lost or places[used].head.tick_ms < job.reached):
         lost += places[used].lost
         used += 1
     e = PyBytes_FromStringAndSize(job.out.text, job.out.size)
-    return Slice(e, job.records, job.reached, got == due, due, grid, used, lost)
+    return Slice(e, job.records, job.reached, got == due, due, grid, used, lost, tally)
 
 
 def seal(

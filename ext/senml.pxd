@@ -135,6 +135,10 @@ cdef inline void settle(Points *table, bint keep) noexcept nogil:
             copy(&row.now, &row.sent)
     table.touched_count = 0
 
+cdef inline uint8_t read_cell(uint8_t quality) noexcept nogil:
+    """What a cell of the grid holds for a reading: 1 more than its quality, as it is published."""
+    return 1 + (quality if quality <= LAST_QUALITY else 1)
+
 cdef inline int64_t above(int64_t a, int64_t b) noexcept nogil:
     """a / b, b > 0, up to the next whole number."""
     return a // b + (1 if a % b > 0 else 0)
@@ -252,8 +256,8 @@ cdef inline void answer(Job *job, Points *table, const RecordHeader *head, const
             if slot.quality >= FIRST_REASON:
                 if cell[0] == 0:
                     cell[0] = slot.quality
-            elif cell[0] != 1:
-                cell[0] = 1 if write(job, table, row, slot, ms, time) else REASON_SENTINEL
+            elif cell[0] == 0 or cell[0] >= FIRST_REASON:
+                cell[0] = read_cell(slot.quality) if write(job, table, row, slot, ms, time) else REASON_SENTINEL
             continue
         if slot.quality >= FIRST_REASON or row.last_tick == head.tick_ms:
             continue

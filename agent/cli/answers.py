@@ -77,6 +77,13 @@ class Published(TypedDict):
     kid: Annotated[str, Meta(max_length=64)] | None
 
 
+class _Change(TypedDict):
+    kind: str
+    name: str
+    change: str
+    keys: list[str]
+
+
 class _Reloaded(TypedDict):
     ok: bool
     config: Annotated[str, Meta(min_length=1, max_length=100)]
@@ -84,6 +91,7 @@ class _Reloaded(TypedDict):
     complaints: list[str]
     fault: bool
     left_out: NotRequired[Count]
+    changes: NotRequired[list[_Change]]
 
 
 def check_reloaded(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,6 +132,57 @@ class Accepted(TypedDict):
     entry: _Entry
 
 
+# --- handovers
+
+
+class _PackPlace(TypedDict):
+    stream: str
+    boot: str
+    seq: Count
+    hash: str
+
+
+class _Read(TypedDict):
+    n: str
+    u: str
+    v: str
+    t: Time
+    q: NotRequired[str]
+
+
+class _Handed(TypedDict):
+    device: str
+    line: str
+    address: str
+    url: str
+    profile: str
+    state: str
+    identity: dict[str, str]
+    label: NotRequired[str]
+    reading: NotRequired[_Read]
+    display: NotRequired[str]
+    difference: NotRequired[str]
+    agrees: NotRequired[bool]
+    remark: NotRequired[str]
+
+
+class _HandoverEvent(TypedDict):
+    id: str
+    t: Time
+    who: str
+    by: _By
+    devices: list[_Handed]
+    remarks: NotRequired[str]
+
+
+class HandedOver(TypedDict):
+    """A signed record of commissioning, and where it is."""
+
+    events: Annotated[list[_HandoverEvent], Meta(min_length=1)]
+    packs: list[_PackPlace]
+    thumbprint: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
+
+
 # --- the snapshot
 
 
@@ -138,8 +197,38 @@ class _Point(TypedDict):
     kind: str
 
 
+class _Recent(TypedDict, total=False):
+    to: Time
+    settled: bool
+    due: Count
+    readings: Count
+    complete: float | None
+    missing: dict[str, Count]
+    marked: dict[str, Count]
+
+
+_RecentFrom = TypedDict("_RecentFrom", {"from": Time})
+
+
+class _RecentWhole(_Recent, _RecentFrom):
+    """``from`` is a keyword of Python."""
+
+
+class _Swapped(TypedDict):
+    t: Time
+    what: str
+
+
 class _Device(TypedDict, total=False):
+    line: str
+    life: str
+    added: Time
     last_answer: Time | None
+    answering_since: Time | None
+    dead_after: float
+    error: str | None
+    recent: _RecentWhole | None
+    swapped: _Swapped | None
 
 
 class _Line(TypedDict, total=False):
@@ -153,7 +242,40 @@ class _Config(TypedDict, total=False):
 
 
 class _Store(TypedDict, total=False):
+    trouble: str | None
+    path: str
+    size_bytes: Count
+    limit_bytes: Count
+    disk_free_bytes: Count
+    unused_bytes: Count
+    packs: Count
+    pending: dict[str, Count]
+    lost_packs: Count
+    lost_at: Time | None
     warnings: list[str]
+
+
+class _Certificate(TypedDict):
+    file: str
+    what: str
+    ends: Time | None
+    error: str | None
+
+
+class _Uplink(TypedDict, total=False):
+    connected: bool
+    subscriber: bool | None
+    waiting: Count
+    set_aside: Count
+    error: str | None
+    hint: str | None
+    certificates: list[_Certificate]
+
+
+class _Clock(TypedDict, total=False):
+    synced: bool | None
+    error_ms: float | None
+    behind_store: float | None
 
 
 class _Repair(TypedDict):
@@ -171,6 +293,7 @@ class _Intervals(TypedDict, total=False):
 
 class _Key(TypedDict, total=False):
     thumbprint: str
+    trouble: str | None
 
 
 class _Snapshot(TypedDict, total=False):
@@ -182,7 +305,8 @@ class _Snapshot(TypedDict, total=False):
     config: _Config
     devices: dict[str, _Device]
     lines: dict[str, _Line]
-    uplinks: dict[str, dict[str, Any]]
+    uplinks: dict[str, _Uplink]
+    clock: _Clock
     store: _Store
     intervals: _Intervals
     tables: dict[Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")], _Table]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.common import as_line
-from agent.cli.options import ConfigOptions, config_options, json_option
+from agent.cli.options import ConfigOptions, config_options, json_option, lang_option
 from drivers.model import ConfigError, GatewayError, ProfileError
 
 if TYPE_CHECKING:
@@ -25,24 +25,33 @@ if TYPE_CHECKING:
 @click.command()
 @config_options
 @click.option("--plan", is_flag=True, help="Requests, registers and line time of each device and pace.")
+@click.option("--online", "try_online", is_flag=True, help="Also try every device and destination, before the start.")
 @click.option("--certificates", is_flag=True, help="Only list certificates that expire within 30 days.")
+@lang_option
 @json_option
-def check(options: ConfigOptions, plan: bool, certificates: bool, as_json: bool) -> None:
+def check(options: ConfigOptions, plan: bool, try_online: bool, certificates: bool, lang: str, as_json: bool) -> None:
     """Check configuration and profiles, and show what will take effect.
 
     Opens no port and contacts no device. Missing ports, files and folders are warnings only,
     because the agent starts without any device.
 
+    With --online it reads a few points of each device and connects to each destination: name, TLS,
+    login, the right to publish, and whether anybody subscribes. Nothing signed is sent. If the agent
+    runs, it lends its lines meanwhile (gap reason `lent`).
+
     \b
     Examples:
       meterhouse check
       meterhouse check --plan -c agent.toml
+      meterhouse check --online
       meterhouse check --json | jq .complaints
 
     \b
     Exit codes: 0 good (warnings included), 1 internal error, 3 bad configuration or profile,
-    5 with --certificates: one expires soon, has expired or cannot be read.
+    4 with --online: a device does not answer, or points are missing,
+    5 with --online: a destination; with --certificates: one expires soon, has expired or cannot be read.
     """
+    from agent.cli.online import online
     from agent.config import load_profiles, memory_notes, ring_notes
 
     try:
@@ -67,13 +76,19 @@ def check(options: ConfigOptions, plan: bool, certificates: bool, as_json: bool)
     notes = [*config.notes, *find_notes(config), *needs]
     learned = _learned(config)
     if as_json:
-        click.echo(as_line(to_json(config, costs, ring, notes) | {"learned": learned, "profiles": _sources(profiles)}))
-        return
+        facts = to_json(config, costs, ring, notes) | {"learned": learned, "profiles": _sources(profiles)}
+        code = 0
+        if try_online:
+            code, facts["online"] = online(config, profiles, lang, as_json)
+        click.echo(as_line(facts | {"ok": code == 0}))
+        raise SystemExit(code)
     _print(config, profiles, costs, ring, plan)
     for name, text in learned.items() if plan else ():
         click.echo(f"device {name} has a register map that the running agent had to learn: {text}")
     for note in notes:
         click.echo(f"warning: {note}", err=True)
+    if try_online:
+        raise SystemExit(online(config, profiles, lang, as_json)[0])
 
 
 def _sources(profiles: Mapping[str, Profile]) -> dict[str, Any]:

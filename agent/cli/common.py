@@ -13,12 +13,15 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
+from unicodedata import east_asian_width
 
 import click
 
 from drivers.model import ConfigError, GatewayError, ProfileError, ProgressCallback, Reason, clean_text, no_progress
 
 MAX_SNAPSHOT = 64 << 20
+SHOWN_UNITS: Final[Mapping[str, str]] = {"Cel": "°C"}
+LAST_ERROR: Final = "last-error"  # the agent writes it
 # controls, what turns the direction of writing or has no width, line separators, half characters
 UNSHOWN: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
@@ -41,7 +44,11 @@ class NoAgent(GatewayError):
 
     def __init__(self, runtime_dir: Path) -> None:
         hint = "Is it started? `systemctl status meterhouse`; another folder: --runtime-dir"
-        super().__init__("no agent is running here", where=str(runtime_dir), hint=hint)
+        what = "no agent is running here"
+        with contextlib.suppress(OSError, ValueError):
+            ended = read_plain(runtime_dir / LAST_ERROR, 1 << 16).decode("utf-8", "replace")
+            what += f". The last one ended at {clean_text(ended, 600)}"
+        super().__init__(what, where=str(runtime_dir), hint=hint)
 
 
 def read_snapshot(runtime_dir: Path) -> dict[str, Any]:
@@ -85,6 +92,12 @@ def learned_maps(snapshot: Mapping[str, Any]) -> dict[str, str]:
     return {str(name): clean_text(str(text), 300) for name, text in learned.items() if text}
 
 
+def docs_folder() -> Path | None:
+    """Where the documents are: of the Debian package, of the bundle, or of the source tree."""
+    places = (Path("/usr/share/doc/meterhouse"), Path("/opt/meterhouse/doc"), Path(__file__).parents[2] / "docs")
+    return next((place for place in places if os.path.isfile(place / "field-guide.md")), None)
+
+
 def is_alive(pid: object) -> bool:
     """Does a process with this number exist?"""
     if not isinstance(pid, int) or pid <= 0:
@@ -96,6 +109,16 @@ def is_alive(pid: object) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
+
+
+def show_unit(unit: str) -> str:
+    """A unit as people write it; packs and JSON speak SenML."""
+    return SHOWN_UNITS.get(unit, unit)
+
+
+def pad(text: str, width: int) -> str:
+    """Text padded to a width on a terminal, where a Chinese character takes two places."""
+    return text + " " * (width - len(text) - sum(east_asian_width(c) in "WF" for c in text))
 
 
 def show_quality(code: int) -> str:
@@ -118,6 +141,11 @@ def show_age(seconds: float | None) -> str:
         if seconds < limit:
             return f"{seconds / size:.1f} {unit}" if limit == 10 else f"{seconds / size:.0f} {unit}"
     return f"{seconds / 86400:.0f} d"
+
+
+def columns(text: str) -> int:
+    """Columns of a text in a terminal, where Chinese characters take two."""
+    return sum(2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def as_line(facts: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from drivers.model import FrameError, Kind, Point, Quality, Reading, Reason, Usa
 from drivers.plan import read_image
 from drivers.plan.compiled import decoded
 from drivers.plan.image import image_spec, plain, resolve_image
-from drivers.profile import Profile, default_dirs, find_profile, load_profile
+from drivers.profile import Profile
 from drivers.profile.register_layout import REGISTERS
 from ext.decode import ORDERS, TYPES, Plan
 
@@ -195,13 +195,13 @@ def modbus_tcp(hex_text: tuple[str, ...], as_json: bool) -> None:
 def profile(
     profile_id: str,
     file: Path,
-    folder: Path | None,
+    dirs: tuple[Path, ...],
     firmware: str | None,
     params: tuple[str, ...],
     reversed_: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Decode a register dump by a profile.
+    """Decode a register dump by a profile: ID, or the path of its file.
 
     FILE is JSON, - reads stdin:
     {"protocol": "modbus", "address": 1, "holding": {"35000": 1}, "input": {"0": 17254}}
@@ -209,10 +209,10 @@ def profile(
     Points whose registers are not in the dump are listed under "missing". Firmware and model in the dump choose the
     variant.
     """
+    from agent.cli.target import load_profile_of
     from drivers.samples import has_frames  # brings lines and drivers, which the other commands do without
 
-    dirs = (*((folder,) if folder else ()), *default_dirs())
-    found = load_profile(find_profile(profile_id, dirs), dirs)
+    found = load_profile_of(profile_id, dirs, "ID")
     # parts that a device may have (a meter, a battery) are looked for in the dump whether or not they are the default
     chosen: dict[str, int | str] = {p.name: 1 for p in found.params.values() if p.high == 1 and not p.choices}
     chosen |= parse_params(params)

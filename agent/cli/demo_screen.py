@@ -173,7 +173,7 @@ class DemoScreen:
         return table
 
     def _values(self, mine: Mapping[str, Latest]) -> list[str]:
-        from agent.cli.common import show_quality
+        from agent.cli.common import show_quality, show_unit
         from agent.cli.ring_follower import GAP_CODES, show_number
 
         parts = []
@@ -184,7 +184,7 @@ class DemoScreen:
             if latest.quality >= GAP_CODES:
                 parts.append(f"{self._name(point)} [{show_quality(latest.quality)}]")
             elif latest.value is not None:
-                parts.append(f"{self._name(point)} {show_number(latest.value)} {latest.point.unit}".rstrip())
+                parts.append(f"{self._name(point)} {show_number(latest.value)} {show_unit(latest.point.unit)}".rstrip())
         return parts
 
     def _name(self, point: str) -> str:

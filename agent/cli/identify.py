@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 import click
 
 from agent.cli.common import as_line
-from agent.cli.options import ConfigOptions, config_options, json_option, lang_option
-from drivers.model import LineTimeout, UsageError
+from agent.cli.options import ConfigOptions, config_options, json_option, lang_option, profile_dirs
+from drivers.model import GatewayError, LineTimeout, UsageError
 
 SILENT: Final[Mapping[str, tuple[tuple[str, str], tuple[str, str]]]] = {  # how it was seen -> what, what to do
     "silent": (
@@ -65,7 +66,8 @@ def identify(
     """Identify one device and list the profiles that fit.
 
     A profile is certain if the device reports a model of it, likely if its values are plausible at several points,
-    possible if nothing contradicts it. Nothing is written to the device.
+    possible if nothing contradicts it. If one is certain or likely, all its points are read, and hints tell what is
+    odd about their values. Nothing is written to the device.
 
     \b
     Examples:
@@ -79,15 +81,16 @@ def identify(
     from rich.cells import cell_len
 
     from agent.cli.lease import borrow_line, line_factory
+    from agent.cli.read import Round, read_rounds, show_hints
     from agent.cli.scan import facts_of, fit_words, say
+    from agent.cli.target import Target, adhoc_target, configured_target
     from drivers.scan import SETTINGS, ScanOptions, one_device
 
+    known: Target | None = None
     if device is not None:
         if line or address or protocol or serial:
             raise UsageError("a name and --line or --address", where="identify", hint="Give one or the other")
-        from agent.cli.target import configured_target
-
-        config, entry, profile = configured_target(options.load(), device)
+        known = config, entry, profile = configured_target(options.load(), device)
         owned = config.line(entry.line)
         line, address, protocol = owned.url, entry.address, profile.protocol
         serial = entry.serial or owned.serial
@@ -100,10 +103,21 @@ def identify(
     protocol = protocol or "modbus"
     setting = serial or SETTINGS[protocol][0]
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
-    scan = one_device(ScanOptions(line, (protocol,), (setting,), deep=deep), protocol, address, setting, line_factory())
+    dirs = profile_dirs(options.config_file)
+    asked = ScanOptions(line, (protocol,), (setting,), deep=deep, profile_dirs=dirs)
+    scan = one_device(asked, protocol, address, setting, line_factory())
+    rounds: list[Round] = []
     with borrow_line(folder, line, "identify", 300.0) as owner:
         owner.run(scan.identify_one())
-    (found,) = scan.found
+        (found,) = scan.found
+        if found.fits and found.fits[0].how != "possible" and not as_json:
+            with suppress(GatewayError):  # it was identified; what its values are worth is an addition
+                best = found.fits[0].profile
+                if known is None or known[2].id != best:
+                    known = adhoc_target(
+                        best, line, address, setting if line.startswith("serial:") else None, dirs=dirs
+                    )
+                rounds = owner.run(read_rounds(*known))
     if found.seen in SILENT:
         what, hint = (text[lang == "zh"] for text in SILENT[found.seen])
         raise LineTimeout(what, where=f"{line}, {protocol} {address}", hint=hint)
@@ -116,4 +130,6 @@ def identify(
         click.echo(f"{label}{' ' * (24 - cell_len(label))}{fit_words(found, lang, 5)}")
         for note in found.notes:
             click.echo(f"{say(lang, 'note')}: {note.text(lang)}", err=True)
+        if known is not None and rounds:
+            show_hints(*known, rounds, lang)
     raise SystemExit(0 if found.fits else 4)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, TextIO
 
 import click
 
-from agent.cli.common import complain
+from agent.cli.common import complain, docs_folder
 from drivers.model import GatewayError, clean_text
 
 if TYPE_CHECKING:
@@ -30,12 +30,15 @@ class CommandEntry(NamedTuple):
 COMMANDS: Mapping[str, CommandEntry] = {
     "run": CommandEntry("agent.cli.run", "Read, seal, store and deliver until stopped."),
     "demo": CommandEntry("agent.cli.demo", "A simulated park from meter to verifier, live in this terminal."),
+    "init": CommandEntry("agent.cli.init", "Make the configuration and the key of a new gateway."),
     "check": CommandEntry("agent.cli.check", "Check the configuration, the requests and the load of each line."),
     "scan": CommandEntry("agent.cli.scan", "Find the devices on a line and the profiles that fit them."),
+    "adopt": CommandEntry("agent.cli.adopt", "Add one device to the configuration, in a file of its own."),
     "identify": CommandEntry("agent.cli.identify", "Identify one device and the profile that fits it."),
     "read": CommandEntry("agent.cli.read", "Read one device once and print its values."),
     "watch": CommandEntry("agent.cli.watch", "Live values or frames of the running agent, without touching it."),
     "status": CommandEntry("agent.cli.status", "State of the running agent, its lines and devices."),
+    "doctor": CommandEntry("agent.cli.doctor.command", "Examine this machine and the agent; an archive for support."),
     "reload": CommandEntry("agent.cli.reload", "Reload the configuration of the running agent."),
     "profiles": CommandEntry("agent.cli.profiles", "List, show and check profiles of device families."),
     "decode": CommandEntry("agent.cli.decode", "Explain bytes and registers without hardware."),
@@ -43,6 +46,9 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "verify": CommandEntry("agent.cli.verify", "Check signatures, chains and completeness of packs."),
     "export": CommandEntry("agent.cli.export", "Packs, readings and intervals of a time range as files."),
     "report": CommandEntry("agent.cli.report.command", "The park's figures of a day, month or year, as a page."),
+    "handover": CommandEntry(
+        "agent.cli.handover.command", "Record the commissioning: readings against displays, signed."
+    ),
     "declare": CommandEntry("agent.cli.declare", "Enter what no meter measures: areas, certificates, tickets."),
     "replay": CommandEntry("agent.cli.replay", "Ask a gateway for packs again, as its platform."),
     "simulate": CommandEntry("agent.cli.simulate", "Play the device side of a profile or a recorded dump."),
@@ -82,6 +88,10 @@ class Commands(click.Group):
             with formatter.section("Commands"):
                 formatter.write_dl(rows)
 
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if folder := docs_folder():
+            formatter.write(f"\nDocuments: {folder}/field-guide.md (Chinese: field-guide.zh.md), commands.md\n")
+
 
 def _exists(module: str) -> bool:
     try:
@@ -111,10 +121,12 @@ def cli() -> None:
 
     \b
     First steps:
-      meterhouse demo                       see it work, without hardware
-      meterhouse check -c agent.toml        is my configuration right?
-      meterhouse read inv1                  one device, once
-      meterhouse watch                      live values of the running agent
+      meterhouse demo                                   see it work, without hardware
+      meterhouse scan --line serial:/dev/ttyUSB0        what is on this bus?
+      meterhouse init                                   the configuration and the key of a new gateway
+      meterhouse scan --line ... --add                  add what the scan finds to it
+      meterhouse check --plan                           is it right, and is each line fast enough?
+      meterhouse watch                                  live values of the running agent
 
     \b
     Exit codes: 0 good, 1 internal error, 2 wrong usage, 3 bad configuration or profile,

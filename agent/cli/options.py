@@ -30,7 +30,50 @@ json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for sc
 param_option = click.option(
     "--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the profile."
 )
-profiles_option = click.option("--profiles", "folder", type=FOLDER, help="A folder of profiles to search first.")
+
+
+def configured_profiles_dir(config_file: Path) -> Path | None:
+    """``paths.profiles_dir`` of a configuration, also of one that is not valid; None where it names none."""
+    import tomllib
+
+    try:
+        more = sorted((config_file.parent / "conf.d").glob("[!.]*.toml"))
+        for file in (config_file, *more):
+            paths = tomllib.loads(file.read_text("utf-8-sig")).get("paths")
+            if isinstance(paths, dict) and isinstance(found := paths.get("profiles_dir"), str):
+                return config_file.parent / found
+    except (OSError, ValueError, RecursionError):  # `check` says what is wrong with it
+        return None
+    return None
+
+
+def profile_dirs(config_file: Path, folder: Path | None = None) -> tuple[Path, ...]:
+    """Where profiles are looked for, first match first: ``--profiles``, the configuration's, the site's, ours."""
+    from drivers.profile import default_dirs
+
+    own = (folder, configured_profiles_dir(config_file))
+    return tuple(dict.fromkeys((*(one for one in own if one is not None), *default_dirs())))
+
+
+def profiles_option(function: F) -> F:
+    """``--profiles`` and ``-c``; the folders to search arrive as ``dirs``."""
+
+    @wraps(function)
+    def command(*, folder: Path | None, config_file: Path, **more: Any) -> Any:
+        return function(dirs=profile_dirs(config_file, folder), **more)
+
+    config: Any = click.option(
+        "-c",
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_CONFIG,
+        envvar="MH_CONFIG",
+        help="A configuration; its [paths] profiles_dir is searched, too.",
+    )
+    own = click.option("--profiles", "folder", type=FOLDER, help="A folder of profiles to search first.")
+    decorated: F = config(own(command))
+    return decorated
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +153,7 @@ def login_options(function: F) -> F:
 
     @wraps(function)
     def command(*, ca_file: Path | None, username: str | None, password_file: Path | None, **more: Any) -> Any:
-        password = _first_line(password_file) if password_file else None
+        password = first_line(password_file) if password_file else None
         return function(login=BrokerLogin(ca_file, username, password), **more)
 
     authority: Any = click.option("--ca-file", type=EXISTING_FILE, help="Trust this CA (mqtts).")
@@ -122,7 +165,8 @@ def login_options(function: F) -> F:
     return decorated
 
 
-def _first_line(path: Path) -> str:
+def first_line(path: Path) -> str:
+    """The password in a file. Raises UsageError."""
     where = f"--password-file {path}"
     try:
         return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")

@@ -7,18 +7,16 @@ from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
-from unicodedata import east_asian_width
 
 import click
 
-from agent.cli.common import as_line
-from agent.cli.options import LANGUAGE, json_option, param_option, parse_params, profiles_option
-from drivers.model import PACES, Limits, LineError, Point, ProfileError, Quality, Reading, UsageError, clean_text
-from drivers.plan import read_image
-from drivers.plan.image import image_spec
+from agent.cli.common import as_line, pad, show_unit
+from agent.cli.options import EXISTING_FILE, json_option, lang_option, param_option, parse_params, profiles_option
+from agent.cli.profile_samples import replay, samples_beside
+from agent.cli.profile_template import KINDS, check_place, document, template, write_new
+from drivers.model import PACES, Limits, Point, ProfileError, UsageError, clean_text
 from drivers.profile import (
     Profile,
-    Sample,
     SecondSource,
     default_dirs,
     find_profile,
@@ -27,7 +25,7 @@ from drivers.profile import (
     shipped_dir,
     vocabulary,
 )
-from drivers.profile.head import PROTOCOLS
+from drivers.profile.review import remarks
 
 Json = dict[str, Any]
 _LABELS = {
@@ -39,12 +37,27 @@ _SECOND_SOURCE = {
     "zh": ("第二来源", "无", "档案未说明是否有第二来源佐证"),
 }
 
-_lang_option = click.option("--lang", type=LANGUAGE, default="en", show_default=True, help="Language of the texts.")
+_LIST_HEADS = {
+    "en": ("Profile", "Kind", "Protocol", "Points", "Evidence", "Maker and models"),
+    "zh": ("模板", "种类", "协议", "测点数", "依据", "厂家与型号"),
+}
+_EVIDENCE = {
+    "en": "Evidence: derived from documents; dump: checked with recorded registers; field: checked at a device.",
+    "zh": "依据：derived为依据文件，dump为用录得的寄存器核对过，field为在现场设备上核对过。",
+}
+_BROKEN = {"en": "broken, see below", "zh": "有误，见下"}
+_SITE = {"en": "site", "zh": "本站"}
+_NAME_HEADS = {"en": ("Name", "Kind", "Units", "Meaning"), "zh": ("名称", "种类", "单位", "含义")}
+_WRITTEN = {
+    "en": "{file} written. `meterhouse profiles check {file}` says what is missing",
+    "zh": "已写入{file}。`meterhouse profiles check {file}`会指出缺少什么",
+}
+_COPIED = {"en": "Copied from {id}, hash {hash}.", "zh": "复制自{id}，哈希{hash}。"}
 
 
 @click.group()
 def profiles() -> None:
-    """List and show profiles of device families, check one of your own.
+    """List, show and copy profiles of device families; begin and check one of your own.
 
     Site profiles in /etc/meterhouse/profiles override the shipped ones and survive upgrades.
 
@@ -53,6 +66,8 @@ def profiles() -> None:
       meterhouse profiles list
       meterhouse profiles show eastron/sdm630 --lang zh
       meterhouse profiles names "battery.*"
+      meterhouse profiles copy eastron/sdm630
+      meterhouse profiles new /etc/meterhouse/profiles/acme/x1.toml --kind meter
       meterhouse profiles check /etc/meterhouse/profiles/acme/x1.toml
 
     \b
@@ -60,39 +75,43 @@ def profiles() -> None:
     """
 
 
-def _dirs(folder: Path | None) -> tuple[Path, ...]:
-    return (*((folder,) if folder else ()), *default_dirs())
-
-
 @profiles.command("list")
+@lang_option
 @profiles_option
 @json_option
-def list_(folder: Path | None, as_json: bool) -> None:
+def list_(lang: str, dirs: tuple[Path, ...], as_json: bool) -> None:
     """All families: id, kind, protocol, points, evidence."""
     broken: list[ProfileError] = []
     rows: list[Json] = []
-    for id, path in list_profiles(_dirs(folder)).items():
+    for id, path in list_profiles(dirs).items():
         try:
-            rows.append(_summary(load_profile(path, _dirs(folder))))
+            rows.append(_summary(load_profile(path, dirs)))
         except ProfileError as error:
             broken.append(error)
             rows.append({"id": id, "error": str(error)})
     if as_json:
         click.echo(as_line({"profiles": rows}))
     else:
-        for row in rows:
-            if "error" in row:
-                click.echo(f"{row['id']:<28} broken, see below")
-                continue
-            own = "" if row["shipped"] else "  (site)"
-            click.echo(
-                f"{row['id']:<28} {row['kind']:<10} {row['protocol']:<8} {row['points']:>5} points  "
-                f"{row['evidence']:<8} {row['vendor']} {', '.join(row['models'])}{own}"
-            )
+        _print_list(rows, lang)
     if broken:
         from agent.config import gathered
 
         raise gathered(broken, "profiles")
+
+
+def _print_list(rows: Sequence[Json], lang: str) -> None:
+    """A family a row, and what the words of evidence mean."""
+    heads, evidence = _LIST_HEADS[lang], _EVIDENCE[lang]
+    widths = (max((len(row["id"]) for row in rows), default=8) + 2, 10, 10, 8, 10, 0)
+    click.echo(_row(heads, widths))
+    for row in rows:
+        if "error" in row:
+            click.echo(_row((row["id"], _BROKEN[lang]), widths[:2]))
+            continue
+        own = "" if row["shipped"] else f"  ({_SITE[lang]})"
+        models = f"{row['vendor']} {', '.join(row['models'])}{own}"
+        click.echo(_row((row["id"], row["kind"], row["protocol"], str(row["points"]), row["evidence"], models), widths))
+    click.echo(f"\n{evidence}")
 
 
 def _summary(profile: Profile) -> Json:
@@ -114,14 +133,16 @@ def _summary(profile: Profile) -> Json:
 
 @profiles.command()
 @click.argument("id")
-@_lang_option
+@lang_option
 @click.option("--firmware", help="Show the points that a device with this firmware has.")
 @param_option
 @profiles_option
 @json_option
-def show(id: str, lang: str, firmware: str | None, params: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
+def show(
+    id: str, lang: str, firmware: str | None, params: tuple[str, ...], dirs: tuple[Path, ...], as_json: bool
+) -> None:
     """One family: its sources, limits, and points with unit, pace, register and meaning."""
-    profile = load_profile(find_profile(id, _dirs(folder)), _dirs(folder))
+    profile = load_profile(find_profile(id, dirs), dirs)
     resolved = profile.resolve(parse_params(params), firmware)
     points = [_point(p) for p in sorted(resolved.points, key=lambda p: (p.function, p.address))]
     if as_json:
@@ -147,7 +168,7 @@ def show(id: str, lang: str, firmware: str | None, params: tuple[str, ...], fold
     widths = (wide, 8, 8, 24, 0)
     click.echo(_row((name, unit, pace, register, meaning), widths))
     for p in points:
-        click.echo(_row((p["name"], p["unit"], p["pace"], p["register"], p[lang]), widths))
+        click.echo(_row((p["name"], show_unit(p["unit"]), p["pace"], p["register"], p[lang]), widths))
 
 
 def _second_source(second: SecondSource | None, lang: str) -> str:
@@ -159,11 +180,8 @@ def _second_source(second: SecondSource | None, lang: str) -> str:
 
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Cells padded to widths on a terminal, where a Chinese character takes two places."""
-    return "".join(
-        cell + " " * (width - sum(1 + (east_asian_width(c) in "WF") for c in cell))
-        for cell, width in zip(cells, widths, strict=True)
-    ).rstrip()
+    """Cells padded to widths on a terminal."""
+    return "".join(pad(cell, width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def _about(profile: Profile) -> Json:
@@ -212,7 +230,7 @@ def _register(point: Point) -> str:
 
 @profiles.command()
 @click.argument("pattern", default="*")
-@_lang_option
+@lang_option
 @json_option
 def names(pattern: str, lang: str, as_json: bool) -> None:
     """The vocabulary: names that a profile may use, with units and meaning. PATTERN narrows it, as "ac.energy.*".
@@ -230,61 +248,100 @@ def names(pattern: str, lang: str, as_json: bool) -> None:
         click.echo(as_line({"names": rows}))
         return
     wide = max(len(e.pattern) for e in entries) + 2
-    unit_width = max(len(" ".join(e.units)) for e in entries) + 2
+    unit_width = max(5, *(len(" ".join(e.units)) for e in entries)) + 2
+    click.echo(_row(_NAME_HEADS[lang], (wide, 9, unit_width, 0)))
     for e in entries:
         units = " ".join(u for u in e.units if u)
         click.echo(_row((e.pattern, e.kind.value, units, e.zh if lang == "zh" else e.en), (wide, 9, unit_width, 0)))
 
 
 @profiles.command()
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--kind", type=click.Choice(list(KINDS)), default="meter", show_default=True, help="What it measures.")
+@click.option("--from", "listed", type=EXISTING_FILE, help="A CSV list of points, with a line that names its columns.")
+@click.option("--function", type=click.IntRange(1, 4), help="With --from: of points whose line has none.")
+@click.option("--order", default="", help="With --from: of 32 and 64 bit values whose line has none, such as CDAB.")
+@click.option("--4x", "is_4x", is_flag=True, help="With --from: addresses count from 40001 or 30001.")
+@lang_option
+def new(
+    file: Path | None, kind: str, listed: Path | None, function: int | None, order: str, is_4x: bool, lang: str
+) -> None:
+    """Begin a profile: a template by kind of device, or the points of a list.
+
+    FILE is VENDOR/FAMILY.toml and must not exist yet; without it the text is printed. A list has a column each for
+    name, address and type, and may have unit, factor (or gain), function, order, count, offset, pace, en, zh; the usual
+    other names of these are known, English or Chinese. Names are those of `profiles names`, or their meaning.
+
+    \b
+    Examples:
+      meterhouse profiles new /etc/meterhouse/profiles/acme/x1.toml --kind meter
+      meterhouse profiles new profiles/acme/x1.toml --from points.csv --function 3 --order CDAB
+    """
+    from agent.cli.profile_csv import ListOptions, read_list
+
+    id_ = check_place(file) if file is not None else "vendor/family"
+    vendor = id_.partition("/")[0].capitalize()
+    if listed is None:
+        for option, given in {"--function": function, "--order": order, "--4x": is_4x}.items():
+            if given:
+                raise UsageError("has an effect with --from only", where=option)
+        text = template(kind, vendor, lang)
+    else:
+        points = read_list(listed, ListOptions(function, order.upper(), is_4x))
+        text = document(kind, vendor, points, lang, source=listed.name)
+    if file is None:
+        click.echo(text, nl=False)
+        return
+    write_new(file, text)
+    click.echo(_WRITTEN[lang].format(file=clean_text(str(file), 200)))
+
+
+@profiles.command()
+@click.argument("id")
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@lang_option
+@profiles_option
+def copy(id: str, file: Path | None, lang: str, dirs: tuple[Path, ...]) -> None:
+    """Copy a profile to a file of the site, comments and all, to change it there.
+
+    Without FILE it goes to VENDOR/FAMILY.toml in the configured folder of profiles, where it takes the place of the
+    shipped one; under another name it is a family of its own.
+    """
+    source = find_profile(id, dirs)
+    target = file if file is not None else next(one for one in dirs if one != shipped_dir()) / f"{id}.toml"
+    check_place(target)
+    own = load_profile(source, dirs)
+    begin = _COPIED[lang].format(id=id, hash=own.hash)
+    write_new(target, f"# {begin}\n{source.read_text('utf-8')}")
+    click.echo(_WRITTEN[lang].format(file=clean_text(str(target), 200)))
+
+
+@profiles.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_lang_option
+@lang_option
 @json_option
 def check(file: Path, lang: str, as_json: bool) -> None:
-    """Check a profile file, replay its samples, and show whether a second source agrees with it."""
+    """Check a profile file, replay its samples, and show whether a second source agrees with it.
+
+    Samples are those in the file, and FAMILY.json and FAMILY.*.json beside it, as `read --sample` writes them.
+    """
     profile = load_profile(file, (file.resolve().parents[1], *default_dirs()))
-    failed = [text for text in replay(profile) if text]
+    beside = samples_beside(file)
+    failed = replay(profile, tuple(sample for _, sample in beside))
     if failed:
         from agent.config import gathered
 
         raise gathered([ProfileError(text, where=str(file)) for text in failed], str(file))
+    odd = [zh if lang == "zh" else en for en, zh in remarks(profile)]
+    for text in odd:
+        click.echo(f"{'警告' if lang == 'zh' else 'warning'}: {clean_text(str(file), 200)}: {text}", err=True)
     if as_json:
-        click.echo(as_line(_summary(profile)))
+        click.echo(as_line({**_summary(profile), "warnings": [en for en, _ in remarks(profile)]}))
     else:
         paces = ", ".join(f"{sum(p.pace == pace for p in profile.points)} {pace}" for pace in PACES)
+        verdict = f"good, with {len(odd)} warnings" if odd else "good"
         click.echo(
-            f"{clean_text(str(file))}: good. {len(profile.points)} points ({paces}), {len(profile.samples)} samples"
+            f"{clean_text(str(file))}: {verdict}. {len(profile.points)} points ({paces}), "
+            f"{len(profile.samples) + len(beside)} samples"
         )
         click.echo(_second_source(profile.second_source, lang))
-
-
-def replay(profile: Profile) -> list[str]:
-    """Mismatches of the samples of a profile, one text each."""
-    wrong: list[str] = []
-    for sample in profile.samples if profile.protocol in PROTOCOLS else ():  # others' drivers are not asked
-        points = profile.resolve(sample.params, sample.firmware, sample.identity).points
-        try:
-            found = _sampled(profile, sample, points)
-        except (LineError, ValueError) as error:
-            wrong.append(f"sample {sample.name!r}: {error}")
-            continue
-        for name, value in sample.expect.items():
-            if name not in found:
-                wrong.append(f"sample {sample.name!r}: {name} has no registers there")
-            elif found[name].value != value:
-                wrong.append(f"sample {sample.name!r}: {name} is {found[name].value}, expected {value}")
-            elif value is not None and found[name].quality != Quality.GOOD:
-                wrong.append(f"sample {sample.name!r}: {name} is {value} with quality {found[name].quality}")
-    return wrong
-
-
-def _sampled(profile: Profile, sample: Sample, points: tuple[Point, ...]) -> dict[str, Reading]:
-    """The values in a sample's registers or frames. Raises LineError or ValueError."""
-    from drivers.samples import has_frames, read_frames, read_sunspec
-
-    if has_frames(profile.protocol):
-        return read_frames(profile, points, sample.frames)
-    if profile.protocol == "sunspec":
-        return read_sunspec(profile, points, sample.words.get(3, {}))
-    readings, _ = read_image(sample.words, points, image_spec(profile, points))
-    return {r.name: r for r in readings}

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import tempfile
-from collections.abc import Iterable, Mapping
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import as_line
 from agent.cli.lease import borrow_line, line_factory
-from agent.cli.options import FILE, LANGUAGE, ConfigOptions, config_options, json_option
+from agent.cli.options import (
+    FILE,
+    LANGUAGE,
+    ConfigOptions,
+    config_options,
+    json_option,
+    language_of,
+    parse_for,
+    profile_dirs,
+)
+from agent.cli.read_output import is_missing, print_json, print_table
 from drivers.model import (
+    DeviceException,
     DeviceSpec,
+    LineError,
     LineTimeout,
+    MismatchError,
     Point,
     ProfileError,
     Reading,
@@ -24,13 +42,35 @@ from drivers.model import (
 )
 
 if TYPE_CHECKING:
+    from agent.cli.target import Target
     from agent.config import Config, DeviceConfig
     from drivers.profile import Profile
 
+__all__ = ["Round", "is_missing", "read", "read_once", "read_rounds", "show_hints"]
+
 LEASE_S = 300.0
-NOT_MISSING = {Reason.SENTINEL, Reason.ASLEEP}  # the device reported no value
 DUMPED = ("modbus", "sunspec")
 ADHOC = ("profile", "line", "address")
+PAUSE_S = 2.0
+HINT = {"en": "hint", "zh": "提示"}
+REFUSED_HINT = (
+    "Wrong profile, function or address? `meterhouse identify` tries the known profiles, and "
+    "`meterhouse read --line URL --address N --registers 3:0+10` shows what is there"
+)
+
+
+@dataclass(slots=True)
+class Round:
+    """One reading of all points, and the registers that it asked for."""
+
+    points: list[Point]
+    readings: list[Reading]
+    words: dict[str, dict[str, int]]
+    mono_s: float
+
+    def by_name(self) -> dict[str, Reading]:
+        """The readings, by point."""
+        return {reading.name: reading for reading in self.readings}
 
 
 @click.command()
@@ -52,8 +92,23 @@ ADHOC = ("profile", "line", "address")
     "--param", "params", multiple=True, metavar="NAME=VALUE", help="Without configuration: a parameter of the profile."
 )
 @click.option(
+    "--ratio", "ratios", multiple=True, metavar="ct=N", help="Without configuration: a transformer ratio, ct or pt."
+)
+@click.option(
     "--point", "patterns", multiple=True, metavar="GLOB", help='Only matching points, such as "ac.*". May be repeated.'
 )
+@click.option(
+    "--registers",
+    "ranges",
+    multiple=True,
+    metavar="F:START+COUNT",
+    help="Registers instead of points, such as 3:0x100+20; without a profile. F is 1 to 4. May be repeated.",
+)
+@click.option(
+    "--repeat", type=click.IntRange(1, 1000), default=1, metavar="N", help="Read N times and show the differences."
+)
+@click.option("--pause", "pause_s", callback=parse_for, metavar="DURATION", help="Between repetitions.  [default: 2 s]")
+@click.option("--wide", is_flag=True, help="With --registers: all types and orders, wider than 80 columns.")
 @click.option("--lang", type=LANGUAGE, help="Show what each point means, in English or Chinese.")
 @click.option("--raw", is_flag=True, help="Also show the raw bytes.")
 @click.option(
@@ -62,71 +117,203 @@ ADHOC = ("profile", "line", "address")
     type=FILE,
     help="Record the registers that were read, for `simulate --dump` and `decode profile`.",
 )
+@click.option(
+    "--sample",
+    "sample_file",
+    type=FILE,
+    help="A dump with the values that it means: beside a profile, as FAMILY.NAME.json, `profiles check` replays it.",
+)
 @json_option
 def read(
     device: str | None,
     options: ConfigOptions,
     patterns: tuple[str, ...],
+    ranges: tuple[str, ...],
+    repeat: int,
+    pause_s: float | None,
+    wide: bool,
     lang: str | None,
     raw: bool,
     dump_file: Path | None,
+    sample_file: Path | None,
     as_json: bool,
     **adhoc: Any,
 ) -> None:
     """Read one device once and print its values.
 
-    Either a device of the configuration by name, or any device by --profile, --line and --address.
+    Either a device of the configuration by name, or any device by --profile, --line and --address. With --registers
+    no profile is needed: words are shown in every type and order, and what looks like 230 V or 50 Hz is marked.
     If the running agent owns the line, it lends it meanwhile (gap reason `lent`). Nothing is stored
     or sent; nothing is ever written to the device.
 
     \b
     Examples:
       meterhouse read inv1
-      meterhouse read --profile eastron/sdm630 --line serial:/dev/ttyUSB0 --address 1
+      meterhouse read --profile eastron/sdm630 --line serial:/dev/ttyUSB0 --address 1 --ratio ct=80
+      meterhouse read --line serial:/dev/ttyUSB0 --address 1 --registers 3:0x100+20 --repeat 3
       meterhouse read --profile huawei/sun2000 --line modbus-tcp://192.0.2.10 --address 1 --lang zh
-      meterhouse read inv1 --dump inv1.json
+      meterhouse read inv1 --sample profiles/acme/x1.noon.json
 
     \b
     Exit codes: 0 good, 2 wrong usage, 3 bad configuration or profile, 4 no answer from the device, or points missing.
     """
-    from agent.cli.target import adhoc_target, configured_target
+    from agent.cli.read_registers import check_repeat, read_registers
 
-    if device is not None:
-        if any(adhoc[key] for key in (*ADHOC, "serial", "params")):
-            what = "both a device name and --profile, --line or --address"
-            raise UsageError(what, where="read", hint="Give either the name or the options, not both")
-        config, entry, profile = configured_target(options.load(), device)
-    else:
-        missing = [f"--{key}" for key in ADHOC if not adhoc[key]]
-        if missing:
-            hint = "Give the name of a configured device, or all of --profile, --line and --address"
-            raise UsageError(f"{', '.join(missing)} not given", where="read", hint=hint)
-        config, entry, profile = adhoc_target(**adhoc)
+    pause_s = PAUSE_S if pause_s is None else pause_s
+    check_repeat(repeat, pause_s)
+    language = language_of(lang, os.environ)
+    if device is not None and any(adhoc[key] for key in (*ADHOC, "serial", "params", "ratios")):
+        what = "both a device name and --profile, --line or --address"
+        raise UsageError(what, where="read", hint="Give either the name or the options, not both")
+    if ranges:
+        useless = {"--profile": adhoc["profile"], "--point": patterns, "--param": adhoc["params"]}
+        _refuse(useless | {"--ratio": adhoc["ratios"], "--sample": sample_file, "--raw": raw})
+        raise SystemExit(
+            read_registers(device, options, ranges, adhoc, repeat, pause_s, dump_file, language, wide, as_json)
+        )
+    config, entry, profile = _target(device, options, adhoc)
+    _check_recorded(profile, {"--dump": dump_file, "--sample": sample_file})
     folder = options.find_runtime_dir(strict=False) if device is None else config.runtime_dir
     owner = borrow_line(folder, config.line(entry.line).url, "read", LEASE_S)
-    if dump_file is not None and profile.protocol not in DUMPED:
-        hint = "Frames of meters are seen with `watch --frames`"
-        raise UsageError(f"{profile.protocol} has no registers to record", where="--dump", hint=hint)
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
-    words: dict[str, dict[str, int]] = {}
+    recorded = dump_file is not None or sample_file is not None
     try:
         with owner:
-            points, readings = owner.run(
-                read_once(config, entry, profile, patterns, words if dump_file is not None else None)
-            )
+            rounds = owner.run(read_rounds(config, entry, profile, patterns, recorded, repeat, pause_s))
     except LineTimeout as error:
         raise LineTimeout(error.what, where=error.where, hint=error.hint or silence_hint(config, entry)) from error
+    last = rounds[-1]
     if dump_file is not None:
-        _write_dump(dump_file, entry.address, words)
-    rows = list(zip(points, readings, strict=True))
-    if as_json:
-        _print_json(entry.name, rows, lang, raw)
-    else:
-        _print(rows, lang, raw)
+        write_dump(dump_file, entry.address, last.words)
+    if sample_file is not None:
+        _write_sample(sample_file, config, entry, profile, last)
+    _show(config, entry, profile, rounds, lang, raw, as_json)
+    show_hints(config, entry, profile, rounds, language)
+    rows = zip(last.points, last.readings, strict=True)
     raise SystemExit(4 if any(is_missing(point, reading) for point, reading in rows) else 0)
 
 
-def _write_dump(path: Path, address: str, words: Mapping[str, Mapping[str, int]]) -> None:
+def _show(
+    config: Config,
+    entry: DeviceConfig,
+    profile: Profile,
+    rounds: list[Round],
+    lang: str | None,
+    raw: bool,
+    as_json: bool,
+) -> None:
+    """Print the last round, and what changed since the first. Raises LineError where there is no value at all."""
+    last = rounds[-1]
+    rows = list(zip(last.points, last.readings, strict=True))
+    nothing = all(reading.value is None for reading in last.readings)
+    nothing = nothing and any(is_missing(point, reading) for point, reading in rows)
+    before = rounds[0].by_name() if len(rounds) > 1 else {}
+    if as_json:
+        print_json(entry.name, rows, lang, raw, before)
+    elif not nothing:
+        print_table(rows, lang, raw, before)
+    if nothing:
+        raise _nothing_read(last, profile, config.line(entry.line).url, entry.address)
+
+
+def _refuse(useless: Mapping[str, object]) -> None:
+    """Raises UsageError for an option that does not apply without a profile."""
+    for option in (option for option, given in useless.items() if given):
+        raise UsageError("has no effect with --registers", where=option, hint="Registers are read without a profile")
+
+
+def _target(device: str | None, options: ConfigOptions, adhoc: Mapping[str, Any]) -> Target:
+    """The device by name, or by what the options say. Raises UsageError, ConfigError or ProfileError."""
+    from agent.cli.target import adhoc_target, configured_target
+
+    if device is not None:
+        return configured_target(options.load(), device)
+    missing = [f"--{key}" for key in ADHOC if not adhoc[key]]
+    if missing:
+        hint = "Give the name of a configured device, or all of --profile, --line and --address"
+        if missing == ["--profile"]:
+            hint += ". Without a profile: --registers 3:0+10, or `meterhouse identify`"
+        raise UsageError(f"{', '.join(missing)} not given", where="read", hint=hint)
+    return adhoc_target(**adhoc, dirs=profile_dirs(options.config_file))
+
+
+def _check_recorded(profile: Profile, files: Mapping[str, Path | None]) -> None:
+    """Raises UsageError where there are no registers to record."""
+    for option, file in files.items():
+        if file is not None and profile.protocol not in DUMPED:
+            hint = "Frames of meters are seen with `watch --frames`"
+            raise UsageError(f"{profile.protocol} has no registers to record", where=option, hint=hint)
+
+
+def _nothing_read(last: Round, profile: Profile, url: str, address: str) -> LineError:
+    """The device answers, but gives no value at all."""
+    reasons = Counter(reading.quality for reading in last.readings)
+    reason = Reason(reasons.most_common(1)[0][0])
+    where, count = f"{url}, address {address}", len(last.readings)
+    what = f"none of the {count} points of {profile.id} could be read ({reason.name.lower()})"
+    hint = (
+        REFUSED_HINT
+        if profile.protocol in DUMPED
+        else "Is it the right profile? `meterhouse identify` tries the known ones"
+    )
+    if reason is Reason.EXCEPTION:
+        what = f"the device refuses all {count} points of {profile.id}"
+        return DeviceException(what, where=where, hint=hint, code=0)
+    return (
+        LineTimeout(what, where=where, hint=hint)
+        if reason is Reason.TIMEOUT
+        else MismatchError(what, where=where, hint=hint)
+    )
+
+
+async def read_rounds(
+    config: Config,
+    entry: DeviceConfig,
+    profile: Profile,
+    patterns: tuple[str, ...] = (),
+    recorded: bool = False,
+    repeat: int = 1,
+    pause_s: float = 0.0,
+) -> list[Round]:
+    """Read all points, or those of ``patterns``, so often. ``recorded``: the rounds have the registers, too."""
+    rounds: list[Round] = []
+    for n in range(repeat):
+        if n:
+            await asyncio.sleep(pause_s)
+        words: dict[str, dict[str, int]] = {}
+        points, readings = await read_once(config, entry, profile, patterns, words if recorded else None)
+        rounds.append(Round(points, readings, words, time.monotonic()))
+    return rounds
+
+
+def show_hints(config: Config, entry: DeviceConfig, profile: Profile, rounds: Sequence[Round], language: str) -> None:
+    """Print what is odd about the values on stderr: of the last round, and of counters since the first."""
+    from agent.config import device_spec
+    from drivers.plausibility import growth_hints, hints, sentences
+
+    first, last = rounds[0], rounds[-1]
+    spec = replace(device_spec(config, entry, profile), points=tuple(last.points))
+    found = hints(spec, last.by_name(), entry.roles)
+    if len(rounds) > 1:
+        found += growth_hints(spec, first.by_name(), last.by_name(), last.mono_s - first.mono_s)
+    for text in sentences(found, language):
+        click.echo(f"{HINT[language]}: {text}", err=True)
+
+
+def _write_sample(path: Path, config: Config, entry: DeviceConfig, profile: Profile, last: Round) -> None:
+    from agent.cli.profile_samples import make_sample, write_sample
+    from agent.config import device_spec
+
+    if not last.words:
+        raise UsageError("no register could be read", where=str(path), hint="Nothing was written")
+    texts = {one.name: one.value for one in last.readings if isinstance(one.value, str)}
+    identity = {name: text for name, text in texts.items() if name in profile.identity_points}
+    spec = replace(device_spec(config, entry, profile), points=tuple(last.points))
+    name = f"{path.stem}, {datetime.now().astimezone():%Y-%m-%d %H:%M}"
+    write_sample(path, make_sample(profile, spec, entry.params, name, last.words, identity))
+
+
+def write_dump(path: Path, address: str, words: Mapping[str, Mapping[str, int]]) -> None:
     """A dump with the registers of ``words``. Raises UsageError where it cannot be written, or there are none."""
     import json
 
@@ -157,13 +344,6 @@ def silence_hint(config: Config, device: DeviceConfig) -> str:
             "A port that speaks Modbus TCP needs modbus-tcp:// instead of tcp://"
         )
     return f"The connection is established. {other}"
-
-
-def is_missing(point: Point, reading: Reading) -> bool:
-    """Is a value missing? A point that the device reports as not available is not."""
-    if reading.value is not None or reading.quality in NOT_MISSING:
-        return False
-    return not point.optional
 
 
 async def read_once(
@@ -225,74 +405,3 @@ async def _identity(driver: Any, profile: Profile) -> dict[str, Any]:
     readings: Mapping[str, Reading] = await driver.read_points(wanted) if wanted else {}
     known = {name: str(reading.value) for name, reading in readings.items() if reading.value is not None}
     return {"firmware": known.get("device.firmware"), "identity": known}
-
-
-def meaning(point: Point, lang: str | None) -> str:
-    """The meaning of a point, from the vocabulary."""
-    if not lang:
-        return ""
-    from drivers.profile import vocabulary
-
-    entry = vocabulary().find(point.name)
-    return "" if entry is None else entry.zh if lang == "zh" else entry.en
-
-
-def label(point: Point, reading: Reading) -> str:
-    """The word or words for a state's number."""
-    value = reading.value
-    if value is None or isinstance(value, str) or value != int(value):
-        return ""
-    number = int(value)
-    words = [point.labels[number]] if number in point.labels else []
-    words += [word for bit, word in point.bit_labels.items() if number >> bit & 1]
-    if number in point.states and point.states[number] not in words:
-        words.append(point.states[number])
-    return ", ".join(words)
-
-
-def _print_json(device: str, rows: Iterable[tuple[Point, Reading]], lang: str | None, raw: bool) -> None:
-    from agent.cli.common import show_quality
-    from agent.cli.ring_follower import number
-
-    for point, reading in rows:
-        value = reading.value
-        facts: dict[str, Any] = {
-            "device": device,
-            "point": point.name,
-            "value": value if isinstance(value, int) else number(value),
-            "unit": reading.unit,
-            "quality": show_quality(reading.quality) or "good",
-        }
-        if words := label(point, reading):
-            facts["label"] = words
-        if text := meaning(point, lang):
-            facts["meaning"] = text
-        if raw:
-            facts["raw"] = reading.raw.hex()
-        click.echo(as_line(facts))
-
-
-def _print(rows: Iterable[tuple[Point, Reading]], lang: str | None, raw: bool) -> None:
-
-    from agent.cli.common import show_quality
-    from agent.cli.console_tables import cell, open_console, plain_table
-    from agent.cli.ring_follower import show_number
-
-    columns = ["point", "value", "unit", "quality", *(["meaning"] if lang else []), *(["raw"] if raw else [])]
-    table = plain_table("", *columns, right=("value",))
-    for point, reading in rows:
-        value = reading.value
-        shown = str(value) if isinstance(value, int) else show_number(value)
-        words = label(point, reading)
-        quality = show_quality(reading.quality)
-        colour = "red" if is_missing(point, reading) else "yellow"
-        row = [
-            cell(point.name),
-            cell(shown, 60) + (f" ({cell(words, 60)})" if words else ""),
-            cell(reading.unit),
-            f"[{colour}]{quality}[/]",
-        ]
-        row += [cell(meaning(point, lang), 120)] if lang else []
-        row += [reading.raw.hex(" ").upper()] if raw else []
-        table.add_row(*row)
-    open_console().print(table)

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
 import click
 
 from agent.cli.answers import check_reloaded
 from agent.cli.common import as_line
-from agent.cli.options import ConfigOptions, config_options, json_option
+from agent.cli.options import ConfigOptions, config_options, json_option, lang_option
 from drivers.model import clean_text
+
+WORDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "en": {
+        "in effect": "configuration {config} is in effect", "nothing": "nothing changed",
+        "rejected": "rejected: the previous configuration {config} stays in effect",
+        "added": "added", "removed": "removed", "changed": "changed", "line": "line", "device": "device",
+        "uplink": "uplink", "derived": "derived point",
+    },
+    "zh": {
+        "in effect": "配置 {config} 已生效", "nothing": "没有变化",
+        "rejected": "未接受：原配置 {config} 继续有效",
+        "added": "已添加", "removed": "已移除", "changed": "已修改", "line": "线路", "device": "设备",
+        "uplink": "上传目标", "derived": "导出量",
+    },
+}  # fmt: skip
 
 
 @click.command()
+@lang_option
 @config_options
 @json_option
-def reload(options: ConfigOptions, as_json: bool) -> None:
-    """Reload the configuration of the running agent, and show the result.
+def reload(lang: str, options: ConfigOptions, as_json: bool) -> None:
+    """Reload the configuration of the running agent, and show what changed.
 
     The agent reads the files that it was started with, applies the changes and loses no reading. A configuration with
     any error changes nothing: the previous one stays in effect. For root and members of `[control] group`.
@@ -37,13 +56,29 @@ def reload(options: ConfigOptions, as_json: bool) -> None:
     )
     if as_json:
         facts = {"ok": found["ok"], "config": config, "changed": changed, "complaints": complaints}
+        facts["changes"] = found.get("changes", [])
         click.echo(as_line(facts))
     elif not found["ok"]:
         for text in complaints:
             click.echo(f"error: {text}", err=True)
         if left_out := found.get("left_out"):
             click.echo(f"and {left_out} more", err=True)
-        click.echo(f"rejected: the previous configuration {config} stays in effect", err=True)
+        click.echo(WORDS[lang]["rejected"].format(config=config), err=True)
     else:
-        click.echo(f"configuration {config} is in effect: {changed}")
+        click.echo(WORDS[lang]["in effect"].format(config=config))
+        for text in _changes(found, changed, WORDS[lang]):
+            click.echo(f"  {clean_text(text, 400)}")
     raise SystemExit(1 if found["fault"] else 0 if found["ok"] else 3)
+
+
+def _changes(found: Mapping[str, Any], changed: str, words: Mapping[str, str]) -> Iterator[str]:
+    """One line for each thing that changed. An agent of an earlier version only gives counts."""
+    if "changes" not in found:
+        yield changed
+    elif not found["changes"]:
+        yield words["nothing"]
+    else:
+        for one in found["changes"]:
+            name = " ".join(filter(None, (words.get(one["kind"], f"[{one['kind']}]"), one["name"])))
+            keys = f": {', '.join(one['keys'])}" if one["keys"] else ""
+            yield f"{name} {words.get(one['change'], one['change'])}{keys}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -18,8 +19,10 @@ from agent.cli.logs import set_up_logging
 from agent.cli.options import ConfigOptions, config_options
 from agent.config import Config
 from agent.service.app import Service
+from agent.service.runtime_dir import make_folder, note_end
 from agent.service.systemd import notify
-from drivers.model import ConfigError
+from agent.store import StoreFull
+from drivers.model import ConfigError, GatewayError
 
 log = logging.getLogger("meterhouse")
 EACH_LINE = 2  # its port or connection, and its frames in shared memory
@@ -54,7 +57,7 @@ def make_key(config: Config) -> None:
     """A gateway makes its own key when it is first started: an image for many of them must hold none.
 
     Raises:
-        KeyFileError: it cannot be written.
+        GatewayError: it, or the state directory, cannot be created.
     """
     file = config.key.file
     if file is None or file.exists():  # a credential is created by systemd
@@ -64,7 +67,7 @@ def make_key(config: Config) -> None:
     from agent.keys import create_key
 
     if file.parent == config.state_dir:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(file.parent, 0o700)
     signer = create_key(file, int(time.time()))
     log.warning("created the signing key %s. Its thumbprint, for verifiers: %s", file, signer.kid)
 
@@ -121,13 +124,27 @@ def run(options: ConfigOptions, create_key: bool, verbose: bool) -> None:
         return allow_files(options.load())
 
     config = load()
-    if create_key:
-        make_key(config)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        try:
-            runner.run(serve(config, load))
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from group
+    try:
+        if create_key:
+            make_key(config)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            try:
+                runner.run(serve(config, load))
+            except BaseExceptionGroup as group:
+                raise group.exceptions[0] from group
+    except GatewayError as error:
+        ended = _with_a_full_disk(error)
+        note_end(config.runtime_dir, ended)
+        raise ended from error
+
+
+def _with_a_full_disk(error: GatewayError) -> GatewayError:
+    """The same error; of a full disk with what to do, as a process that has ended does not resume by itself."""
+    cause = error.__cause__
+    if not isinstance(error, StoreFull) and not (isinstance(cause, OSError) and cause.errno == errno.ENOSPC):
+        return error
+    hint = "Free space there, then start the agent again; systemd does so by itself"
+    return GatewayError(error.what, where=error.where, hint=hint)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -7,12 +7,14 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from agent.cli.common import as_line, complain, progress, show_age
-from agent.cli.options import ConfigOptions, config_options, json_option, lang_option
+from agent.cli.options import ConfigOptions, config_options, json_option, lang_option, profile_dirs
 from drivers.model import GatewayError, LineDown, ProgressCallback, UsageError
 
 if TYPE_CHECKING:
@@ -124,13 +126,17 @@ _HOSTS = re.compile(r"(modbus-tcp://(?:\d{1,3}\.){3})(\d{1,3})-(\d{1,3})((?::\d+
 @click.option("--deep", is_flag=True, help="Also ask Modbus devices for their identification (function 43/14).")
 @click.option("--no-identify", is_flag=True, help="Only find devices; do not try profiles.")
 @click.option("--echo", is_flag=True, help="The adapter echoes what is sent.")
-@json_option
+@click.option("--add", is_flag=True, help="Add what is found to the configuration, one by one: as `adopt` does.")
+@click.option("--yes", is_flag=True, help="With --add: do not ask anything.")
 @lang_option
+@json_option
 def scan(
     options: ConfigOptions,
     lines: tuple[str, ...],
-    as_json: bool,
+    add: bool,
+    yes: bool,
     lang: str,
+    as_json: bool,
     **asked: Any,
 ) -> None:
     """Find the devices on a line and the profiles that fit them.
@@ -142,6 +148,7 @@ def scan(
     \b
     Examples:
       meterhouse scan --line serial:/dev/ttyUSB0
+      meterhouse scan --line serial:/dev/ttyUSB0 --addresses 1-32 --add
       meterhouse scan --line serial:/dev/ttyUSB0 --protocol modbus --serial "9600 8N1" --serial "19200 8E1" --quick
       meterhouse scan --line serial:/dev/ttyUSB1 --protocol mbus --mbus-by secondary
       meterhouse scan --line modbus-tcp://192.0.2.10-40 --addresses 1
@@ -153,8 +160,13 @@ def scan(
     from drivers.scan import Scan
 
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
+    if add:
+        from agent.cli.adopt import add_found, ready
+
+        ready(options, yes, "scan --add")
     folder = options.find_runtime_dir(strict=False)
-    wanted = [_scan_options(url, **asked) for url in _expanded(lines)]
+    dirs = profile_dirs(options.config_file)
+    wanted = [replace(_scan_options(url, **asked), profile_dirs=dirs) for url in _expanded(lines)]
     scans = [Scan(each, line_factory()) for each in wanted]
     click.echo(_estimate(scans, lang), err=True)
 
@@ -176,7 +188,7 @@ def scan(
                 break
     found = [device for one in scans for device in one.found]
     known = _known_lines(options, [each.url for each in wanted])
-    _print(found, as_json, known, lang)
+    _print(found, as_json, known, dirs, lang)
     for one in scans:
         for note in one.notes:
             click.echo(f"{say(lang, 'note')}: {note.text(lang)}", err=True)
@@ -188,6 +200,8 @@ def scan(
     if interrupted:
         click.echo(say(lang, "interrupted"), err=True)
         raise SystemExit(130)
+    if add:
+        add_found(options, found, yes, lang)
     raise SystemExit(_exit_code(found, trouble, len(scans) == 1, lang))
 
 
@@ -332,10 +346,12 @@ def _known_lines(options: ConfigOptions, urls: Sequence[str]) -> dict[str, str]:
     return {url: line.name for url in urls for line in lines if is_same(line.url, url)}
 
 
-def _print(found: Sequence[FoundDevice], as_json: bool, known: Mapping[str, str], lang: str) -> None:
+def _print(
+    found: Sequence[FoundDevice], as_json: bool, known: Mapping[str, str], dirs: Sequence[Path], lang: str
+) -> None:
     from agent.cli.toml_snippet import tables
 
-    texts = tables(found, known, "en" if as_json else lang)
+    texts = tables(found, known, "en" if as_json else lang, dirs)
     if as_json:
         for device, text in zip(found, texts[len(texts) - len(found) :], strict=True):
             click.echo(as_line({**facts_of(device), "toml": text}))

@@ -189,9 +189,11 @@ def _single(options: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, S
 
 
 def _profile(text: str) -> Profile:
+    from agent.cli.options import DEFAULT_CONFIG, profile_dirs
     from drivers.profile import find_profile, load_profile
 
-    return load_profile(Path(text) if text.endswith(".toml") else find_profile(text))
+    dirs = profile_dirs(Path(os.environ.get("MH_CONFIG", DEFAULT_CONFIG)))
+    return load_profile(Path(text) if text.endswith(".toml") else find_profile(text, dirs), dirs)
 
 
 def _name(number: int, count: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from zoneinfo import available_timezones
@@ -13,7 +14,7 @@ from agent.config import Config, DeviceConfig, LineEntry, Secret, site_profiles
 from agent.config import parsers as v
 from agent.config.devices import address as parse_address
 from agent.config.load import PROFILES_DIR
-from drivers.model import UsageError
+from drivers.model import ProfileError, UsageError
 from drivers.serial_setting import DEFAULT_SERIAL
 from drivers.toml import parsers as p
 
@@ -34,19 +35,41 @@ def configured_target(config: Config, name: str) -> Target:
     return config, device, site_profiles(config.profiles_dir)(device.profile)
 
 
-def adhoc_target(profile: str, line: str, address: str, serial: str | None, params: tuple[str, ...]) -> Target:
-    """A device without configuration. Raises UsageError naming the option, or ProfileError."""
-    found = _profile(profile)
-    setting = _value("--serial", v.serial, serial or found.serial or DEFAULT_SERIAL)
-    entry = LineEntry(name="", url=_value("--line", v.line_url, line), serial=setting)
+def adhoc_line(line: str, serial: str | None, usual: str, name: str = "") -> LineEntry:
+    """A line without configuration. Raises UsageError naming the option."""
+    setting = _value("--serial", v.serial, serial or usual or DEFAULT_SERIAL)
+    entry = LineEntry(name=name, url=_value("--line", v.line_url, line), serial=setting)
     if serial and entry.scheme == "modbus-tcp":
         raise UsageError("has no effect on modbus-tcp", where="--serial", hint="The gateway sets its bus itself")
+    return entry
+
+
+def adhoc_target(
+    profile: str,
+    line: str,
+    address: str,
+    serial: str | None = None,
+    params: tuple[str, ...] = (),
+    ratios: tuple[str, ...] = (),
+    dirs: tuple[Path, ...] = (),
+) -> Target:
+    """A device without configuration. Raises UsageError naming the option, or ProfileError."""
+    found = load_profile_of(profile, dirs)
+    entry = adhoc_line(line, serial, found.serial)
+    ct, pt = _ratios(ratios, found)
+    given = parse_params(params)
+    for name in ("ct", "pt"):
+        if name in given and name not in found.params:
+            hint = f"A transformer ratio is --ratio {name}={given[name]}"
+            raise UsageError(f"{found.id} has no parameter {p.show(name)}", where="--param", hint=hint)
     device = DeviceConfig(
         name="device",
         line=entry.name,
         address=_value("--address", parse_address, address),
         profile=found.id,
-        params=parse_params(params),
+        params=given,
+        ratio_ct=ct,
+        ratio_pt=pt,
     )
     nowhere = Path("/nonexistent")
     config = Config(
@@ -70,17 +93,44 @@ def local_timezone(link: Path = Path("/etc/localtime")) -> str:
     return name if name in available_timezones() else "UTC"
 
 
-def _profile(profile: str) -> Profile:
-    if profile.endswith(".toml"):
-        from drivers.profile import load_profile
+def load_profile_of(profile: str, dirs: tuple[Path, ...] = (), option: str = "--profile") -> Profile:
+    """A profile by the path of its file (which ends in .toml) or its id. Raises UsageError or ProfileError."""
+    from drivers.profile import default_dirs, find_profile, load_profile
 
+    dirs = dirs or default_dirs()
+    if profile.endswith(".toml"):
         path = Path(profile)
         if not path.is_file():
             raise UsageError(
-                f"file {p.show(profile)} does not exist", where="--profile", hint="Or give an id: eastron/sdm630"
+                f"file {p.show(profile)} does not exist", where=option, hint="Or give an id: eastron/sdm630"
             )
-        return load_profile(path)
-    return site_profiles(PROFILES_DIR)(_value("--profile", v.profile_id, profile))
+        return load_profile(path, (*path.resolve().parents[1:2], *dirs))
+    try:
+        return load_profile(find_profile(_value(option, v.profile_id, profile), dirs), dirs)
+    except ProfileError as error:
+        if error.where != "profile":
+            raise
+        more = "A profile of yours: give the path of its file, or its folder with --profiles DIR"
+        raise ProfileError(error.what, where=error.where, hint=f"{error.hint}. {more}".lstrip(". ")) from None
+
+
+def _ratios(texts: tuple[str, ...], profile: Profile) -> tuple[Decimal, Decimal]:
+    """The transformer ratios of ``--ratio ct=80``. Raises UsageError."""
+    found = {"ct": Decimal(1), "pt": Decimal(1)}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name not in found:
+            what = f"{p.show(text)} is not ct=NUMBER or pt=NUMBER"
+            raise UsageError(what, where="--ratio", hint="Such as --ratio ct=80; a 400/5 A transformer has ct = 80")
+        try:
+            number: object = Decimal(value)
+        except InvalidOperation:
+            number = value
+        found[name] = _value("--ratio", v.factor, number)
+    if texts and all(point.ratio != "apply" for point in profile.points):
+        what = f"has no effect: {profile.id} says that the device multiplies by itself, or measures directly"
+        raise UsageError(what, where="--ratio", hint="Leave it out, and look whether the values are right")
+    return found["ct"], found["pt"]
 
 
 def _value(option: str, parse: Callable[[object], T], value: Any) -> T:

@@ -41,11 +41,16 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
-def tables(found: Sequence[FoundDevice], known: Mapping[str, str], lang: str = "en") -> list[str]:
+def tables(
+    found: Sequence[FoundDevice], known: Mapping[str, str], lang: str = "en", dirs: Sequence[Path] | None = None
+) -> list[str]:
     """``[[line]]`` and ``[[device]]`` tables, one text each: first the lines that are not in ``known`` (url -> name).
 
     A device without a known profile is commented out, so that the pasted text is valid. Slow answers are stated as
     limits, and where a line could not keep the default paces its devices are read less often.
+
+    Args:
+        dirs: where the profiles are; by default the shipped and the site's.
     """
     names: dict[str, str] = {}
     serials: dict[str, str] = {}
@@ -57,10 +62,10 @@ def tables(found: Sequence[FoundDevice], known: Mapping[str, str], lang: str = "
         if url in known:
             names[url], serials[url] = known[url], ""
             continue
-        names[url] = _unused(_line_name(url), taken)
+        names[url] = _unused(line_name(url), taken)
         texts.append(_line(names[url], url, serials[url]))
     lines = [_line(names[url], url, serials[url]) for url in names]
-    devices = [_device(device, names[device.url], serials[device.url], taken, lang) for device in found]
+    devices = [_device(device, names[device.url], serials[device.url], taken, lang, dirs) for device in found]
     wanted = periods([*lines, *devices])
     for device, text in zip(found, devices, strict=True):
         every = wanted.get(names[device.url], "")
@@ -120,7 +125,8 @@ def stable(url: str, by_id: Path = BY_ID) -> str:
     return next((f"serial:{link}" for link in links if os.path.realpath(link) == port), url)
 
 
-def _line_name(url: str) -> str:
+def line_name(url: str) -> str:
+    """A name for the line of a url."""
     parts = urlsplit(url)
     if parts.scheme == "serial":
         return _name(os.path.basename(parts.path))
@@ -141,7 +147,9 @@ def _unused(name: str, taken: set[str]) -> str:
     return found
 
 
-def _device(device: FoundDevice, line: str, lines_serial: str, taken: set[str], lang: str) -> str:
+def _device(
+    device: FoundDevice, line: str, lines_serial: str, taken: set[str], lang: str, dirs: Sequence[Path] | None
+) -> str:
     fits = device.fits
     vendor, _, family = fits[0].profile.rpartition("/") if fits else ("", "", device.protocol)
     family = vendor if family.isdigit() else family  # dlt645/2007
@@ -157,7 +165,7 @@ def _device(device: FoundDevice, line: str, lines_serial: str, taken: set[str], 
     rows.append(f"profile = {_text(fits[0].profile)}  # {say(lang, fits[0].how)}{doubt}")
     if device.serial and device.serial != lines_serial:
         rows.append(f"serial = {_text(device.serial)}")
-    profile = _profile(fits[0].profile)
+    profile = _profile(fits[0].profile, dirs)
     if profile is not None:
         rows += _params(profile, lang)
         if limits := limits_of(device, profile):
@@ -166,11 +174,11 @@ def _device(device: FoundDevice, line: str, lines_serial: str, taken: set[str], 
     return "".join(f"{row}\n" for row in rows)
 
 
-def _profile(profile_id: str) -> Profile | None:
+def _profile(profile_id: str, dirs: Sequence[Path] | None) -> Profile | None:
     from drivers.profile import find_profile, load_profile
 
     try:
-        return load_profile(find_profile(profile_id))
+        return load_profile(find_profile(profile_id, dirs), dirs)
     except ProfileError:
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ from drivers.model import BrokerError, UsageError, clean_text
 if TYPE_CHECKING:
     from agent.recompute import Recomputed
     from agent.verify import Report
+    from agent.verify.live import Live
 
 STDIN = Path("-")
 
@@ -45,7 +47,16 @@ STDIN = Path("-")
     "duration_s",
     callback=parse_for,
     metavar="TIME",
-    help="Listen for this time (20s, 5 min); default: until Ctrl-C.",
+    help="Listen for this time from the first pack on (20s, 5 min); default: until Ctrl-C.",
+)
+@click.option(
+    "--wait",
+    "wait_s",
+    callback=parse_for,
+    metavar="TIME",
+    default="30s",
+    show_default=True,
+    help="With --for: wait at most this long for the first pack.",
 )
 @click.option("--recompute", is_flag=True, help="Recompute the figures from the packs.")
 @click.option("--plan", "plan_file", type=FILE, help="The park's plan.")
@@ -61,6 +72,7 @@ def verify(
     login: BrokerLogin,
     trust: tuple[str, ...],
     duration_s: float | None,
+    wait_s: float,
     recompute: bool,
     plan_file: Path | None,
     expect_complete: bool,
@@ -90,7 +102,7 @@ def verify(
         if len(thumb) != 43 or (named and owner.count("/") != 1):
             hint = "43 characters, as `meterhouse keys show` prints them, or park7/gw01= and those"
             raise UsageError(f"invalid thumbprint {clean_text(pin)!r}", where="--trust", hint=hint)
-    report = _live(broker, trust, site, gateway, login, duration_s) if broker else _files(paths, trust)
+    report = _live(broker, trust, site, gateway, login, duration_s, wait_s) if broker else _files(paths, trust)
     short = report.shortfalls() if expect_complete else []
     # a refused object may hold anything: nothing is computed from files with one
     repeated = _repeat(paths, plan_file) if recompute and not report.failures else None
@@ -162,7 +174,13 @@ def _files(paths: tuple[Path, ...], trust: tuple[str, ...]) -> Report:
 
 
 def _live(
-    broker: str, trust: tuple[str, ...], site: str, gateway: str, login: BrokerLogin, duration_s: float | None
+    broker: str,
+    trust: tuple[str, ...],
+    site: str,
+    gateway: str,
+    login: BrokerLogin,
+    duration_s: float | None,
+    wait_s: float,
 ) -> Report:
     from agent.verify.live import Live, LiveError
 
@@ -173,16 +191,30 @@ def _live(
         raise BrokerError(str(error), where="verify", hint=getattr(error, "hint", "")) from error
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    end = time.monotonic() + duration_s if duration_s is not None else None
     try:
         with progress("packs") as update:
-            while not stop.wait(1.0 if end is None else max(0.0, min(1.0, end - time.monotonic()))):
-                if end is not None and time.monotonic() >= end:
-                    break
-                packs, readings, failed = live.counts()
-                update(packs, text=f"{packs} packs, {readings} readings, {failed} failed")
+            if duration_s is None or _first_came(live, stop, wait_s):
+                end = time.monotonic() + (math.inf if duration_s is None else duration_s)
+                while not stop.wait(max(0.0, min(1.0, end - time.monotonic()))) and time.monotonic() < end:
+                    packs, readings, failed = live.counts()
+                    update(packs, text=f"{packs} packs, {readings} readings, {failed} failed")
+            elif not stop.is_set():
+                click.echo(f"note: no pack came within {wait_s:g} s. {_NO_PACK}", err=True)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         report = live.stop()
     return report
+
+
+_NO_PACK = "Check --site and --gateway, the access rules, and the gateway's connection (`meterhouse status` there)"
+
+
+def _first_came(live: Live, stop: threading.Event, wait_s: float) -> bool:
+    """Wait for the first pack: a gateway that had no subscriber looks for one every few seconds."""
+    give_up = time.monotonic() + wait_s
+    while not any(live.counts()):
+        left_s = give_up - time.monotonic()
+        if left_s <= 0 or stop.wait(min(left_s, 0.2)):
+            return False
+    return True

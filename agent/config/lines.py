@@ -97,7 +97,7 @@ def read_lines(tables: list[TomlTable], notes: list[ConfigWarning]) -> dict[str,
 
 def place_of(table: TomlTable, key: str) -> str:
     """``agent.toml:14: line.roof.url``."""
-    layer = table.layers[0]
+    layer = next((layer for layer in table.layers if key in layer.raw), table.layers[0])
     return f"{layer.source.name}:{layer.source.line((*layer.path, key))}: {table.name}.{key}"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agent.config import parsers as v
 from agent.config.devices import read_devices
-from agent.config.lines import read_lines
+from agent.config.lines import place_of, read_lines
 from agent.config.metering import check_tree, read_derived
 from agent.config.profiles import ProfileSource, check_profiles, site_profiles
 from agent.config.ring_size import MAX_RING_BYTES, MIN_RING_BYTES
@@ -30,7 +30,7 @@ from agent.config.uplinks import open_secret, read_secret, read_uplinks
 from agent.settings import Secret
 from drivers.model import ConfigError
 from drivers.night import Night
-from drivers.toml import Complaints, Layer, TomlSource, TomlTable, read_source
+from drivers.toml import Complaints, Layer, TomlSource, TomlTable, parse_source, read_source
 from drivers.toml import parsers as p
 
 STATE_DIR = Path("/var/lib/meterhouse")
@@ -65,6 +65,7 @@ def load_config(
     runtime_dir: Path | None = None,
     profiles: ProfileSource | None = None,
     environ: Mapping[str, str] | None = None,
+    drafts: Mapping[Path, str] | None = None,
 ) -> Config:
     """The checked configuration.
 
@@ -76,12 +77,13 @@ def load_config(
         profiles: finds a profile by id (raises ProfileError); by default the shipped and the site's ones.
         environ: its RUNTIME_DIRECTORY and STATE_DIRECTORY (systemd sets them) are the default folders; by
             default the process's own.
+        drafts: texts of files that are about to be written, by path: checked as if they were there.
 
     Raises:
         ConfigError: with ``complaints``, one for each wrong place, in the order of files and lines.
     """
     complaints = Complaints()
-    layers = _read_files(Path(path), complaints)
+    layers = _read_files(Path(path), complaints, drafts or {})
     if complaints.items:  # half a configuration would bring complaints that are not true
         raise _verdict(complaints, layers)
     folders = {"paths.state_dir": state_dir, "paths.runtime_dir": runtime_dir}
@@ -93,21 +95,25 @@ def load_config(
     return replace(config, digest=config.hash())
 
 
-def _read_files(path: Path, complaints: Complaints) -> list[Layer]:
-    source, raw = read_source(path, complaints, hint="Name the file with -c FILE")
-    layers = [Layer(source, (), raw)]
+def _read_files(path: Path, complaints: Complaints, drafts: Mapping[Path, str]) -> list[Layer]:
+    def read(file: Path, order: int, hint: str = "") -> Layer:
+        if file in drafts:
+            source = TomlSource(str(file), file.parent, "", order)
+            return Layer(source, (), parse_source(source, drafts[file].encode(), complaints))
+        source, raw = read_source(file, complaints, order, hint=hint)
+        return Layer(source, (), raw)
+
+    layers = [read(path, 0, "Name the file with -c FILE; `meterhouse init` makes one")]
     folder = path.parent / "conf.d"
+    new = {file for file in drafts if file.parent == folder}
     try:
-        more = sorted(x for x in folder.iterdir() if x.suffix == ".toml" and not x.name.startswith("."))
+        more = sorted({x for x in folder.iterdir() if x.suffix == ".toml" and not x.name.startswith(".")} | new)
     except (FileNotFoundError, NotADirectoryError):
-        more = []
+        more = sorted(new)
     except OSError as error:
         complaints.add(TomlSource(str(folder), folder, ""), (), "", f"cannot be read: {error.strerror or error}")
         more = []
-    for order, extra in enumerate(more, 1):
-        source, raw = read_source(extra, complaints, order)
-        layers.append(Layer(source, (), raw))
-    return layers
+    return layers + [read(file, order) for order, file in enumerate(more, 1)]
 
 
 def _overrides(overrides: Mapping[str, object], complaints: Complaints) -> dict[str, Layer]:
@@ -183,6 +189,9 @@ def _build(
             site.take("label", p.label, ""),
         )
         place = _place(site)
+        if trap := v.zone_trap(names[2]):
+            hint = f'Such as "{v.SHANGHAI}" for China; leave it if that is meant'
+            notes.append(ConfigWarning(place_of(site, "timezone"), trap, hint))
     site.done()
 
     paths = single("paths")

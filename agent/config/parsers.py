@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -31,6 +32,14 @@ _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40
 _BYTES_NEAR = {"k": "KiB", "m": "MiB", "g": "GiB", "t": "TiB", "b": "B", "": "MiB"}
 LINE_URLS = "serial:/dev/serial/by-id/..., modbus-tcp://HOST:502, tcp://HOST:PORT or udp://HOST:PORT"
 UPLINK_SCHEMES = {"mqtt": 1883, "mqtts": 8883}
+SHANGHAI = "Asia/Shanghai"  # the one time of China
+_SHANGHAI = frozenset((
+    "cst", "china", "prc", "beijing", "peking", "guangzhou", "shenzhen", "tianjin", "chengdu", "hangzhou", "nanjing",
+    "wuhan", "xian", "北京", "中国", "上海",
+))  # fmt: skip
+_OFFSET = re.compile(r"(?:etc/)?(?:utc|gmt|z)? *([+-]) *0?([0-9]{1,2})(?::?00)?")
+_ETC_ZONE = re.compile(r"Etc/GMT([+-])([1-9][0-9]?)")
+_TRAP = "the sign is reversed in these names"
 
 
 name = matching(NAME, "a name", 'Use a-z, 0-9 and "-", starting with a letter or digit, such as "inv1"')
@@ -224,8 +233,25 @@ def timezone(value: object) -> str:
         zones = zoneinfo.available_timezones()
         if not zones:
             raise InvalidValue("this machine has no time zone database", "Install the package tzdata") from None
-        near = next((zone for zone in sorted(zones) if zone.rpartition("/")[2].lower() == out.lower()), "")
-        near = near or (nearest(out, zones) if "/" in out else "")
-        hint = f'Did you mean "{near}"?' if near else 'Write AREA/CITY, such as "Asia/Shanghai"'
-        raise InvalidValue(f"{show(value)} is not a time zone", hint) from None
+        raise InvalidValue(f"{show(value)} is not a time zone", _zone_hint(out, zones)) from None
     return out
+
+
+def zone_trap(zone: str) -> str:
+    """What a name such as Etc/GMT+8 means, as its sign is the opposite of UTC's; "" for any other name."""
+    match = _ETC_ZONE.fullmatch(zone)
+    return "" if match is None else f'"{zone}" means UTC{"-" if match[1] == "+" else "+"}{match[2]}: {_TRAP}'
+
+
+def _zone_hint(written: str, zones: AbstractSet[str]) -> str:
+    plain = re.sub(r"[\s_-]+(standard[\s_-]+)?time$", "", written.strip().lower())
+    offset = _OFFSET.fullmatch(plain)
+    sign, hours = (offset[1], int(offset[2])) if offset is not None else ("", 0)
+    if (sign, hours) == ("+", 8) or plain.rpartition("/")[2] in _SHANGHAI:
+        return f'Did you mean "{SHANGHAI}"?'
+    if sign and 0 < hours <= 12:
+        fixed = f"Etc/GMT{'-' if sign == '+' else '+'}{hours}"
+        return f'Write AREA/CITY, such as "{SHANGHAI}"; all year UTC{sign}{hours} is "{fixed}": {_TRAP}'
+    near = next((zone for zone in sorted(zones) if zone.rpartition("/")[2].lower() == plain), "")
+    near = near or (nearest(written, {zone for zone in zones if not zone.startswith("Etc/")}) if "/" in plain else "")
+    return f'Did you mean "{near}"?' if near else f'Write AREA/CITY, such as "{SHANGHAI}"'

@@ -66,6 +66,7 @@ def corrections(
     *,
     is_whole: bool,
     open_ms: int = FOREVER,
+    decided_ms: int = 0,
     is_coming: Callable[[int, int], bool] = lambda start, end: False,
 ) -> list[tuple[PageSchema, list[Row]]]:
     """Rows to append so that intervals that begin in ``[from_ms, to_ms)`` are what ``made`` says, by shape.
@@ -78,11 +79,12 @@ def corrections(
         is_whole: ``made`` is from all packs that the stream ever had. Else a counter may be undecided in it that was
             not when it was written: the written row stays, unless as much is known or it has moved.
         open_ms: intervals from here on may still be corrected by the ledger that made these rows.
+        decided_ms: what the ledger made before this is final.
         is_coming: whether a written interval, by start and end, lies in one that will be written later, cut otherwise.
     """
     stored = ((PageSchema.decode(page.shape), PageReader(page.body, page.first).take_apart()) for page in pages)
     written, true = _by_start(stored, from_ms, to_ms), _by_start(made, from_ms, to_ms)
-    bounds = {} if is_whole else _bounds(true)
+    bounds = {} if is_whole else _bounds(made, decided_ms)
     out: dict[PageSchema, list[Row]] = {}
     last_end, packs = 0, (0, 0)
     for start in sorted(written.keys() | true.keys()):
@@ -121,14 +123,20 @@ def _by_start(made: Iterable[tuple[PageSchema, Sequence[Row]]], from_ms: int, to
     return found
 
 
-def _bounds(true: Mapping[int, _Interval]) -> dict[CounterKey, tuple[int, int]]:
-    """Of each counter, the starts of the first and the last interval in which something is known of it."""
+def _bounds(made: Made, decided_ms: int) -> dict[CounterKey, tuple[int, int]]:
+    """Of each counter, the start of the first interval in which something is known of it, and where that ends.
+
+    It ends at the last such interval, or at ``decided_ms``. All of ``made`` counts: packs are read from a day before
+    the intervals that are compared, so that a counter is known at the first of those.
+    """
     found: dict[CounterKey, tuple[int, int]] = {}
-    for start in sorted(true):
-        for counters in true[start].values():
-            for key, known in counters.items():
-                if known.cell:
-                    found[key] = found.get(key, (start, start))[0], start
+    for shape, rows in made:
+        for row in rows:
+            for number, cell in row.cells.items():
+                if cell.get("flags"):
+                    key = CounterKey(shape.columns[number].point, shape.columns[number].epoch)
+                    first, last = found.get(key, (row.start_ms, decided_ms))
+                    found[key] = min(first, row.start_ms), max(last, row.start_ms)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.pack.gaps import gaps_of
@@ -47,6 +47,7 @@ class SealedPack:
     gap_readings: int
     part: tuple[int, int] | None = None  # of a tick that did not fit one pack: k of n
     facts: bytes | None = None  # of a birth of a device that was met: kept beside the head
+    tally: Mapping[int, int] = field(default_factory=dict)  # due readings by quality (0 good), or by gap reason
 
 
 @dataclass(slots=True)
@@ -71,6 +72,13 @@ Savepoint = tuple[_State, "BirthTable | None"]  # what Packer.restore needs
 def _blame(piece: Slice, unknown: Reason) -> Reason:
     """Why nothing is known of a tick: overwritten in the ring, unless something worse kept us from sealing."""
     return Reason.RING if piece.lost and unknown is Reason.STOPPED else unknown
+
+
+def _known(tally: dict[int, int], unknown: Reason) -> dict[int, int]:
+    """A tally in which what is not known has its reason."""
+    if missing := tally.pop(-1, 0):
+        tally[unknown] = tally.get(unknown, 0) + missing
+    return tally
 
 
 def _pieces(texts: Sequence[bytes], room: int) -> list[list[bytes]]:
@@ -186,8 +194,9 @@ class Packer:
             if piece.reached_ms == at.from_ms < target:
                 out += self._parts(ring, positions, table, clock, events, target, unknown)
             else:
-                gaps = [] if piece.complete else gaps_of(piece, table, at.from_ms, _blame(piece, unknown))
-                out.append(self._take(ring, positions, piece, piece.reached_ms, clock, gaps, events))
+                why = _blame(piece, unknown)
+                gaps = [] if piece.complete else gaps_of(piece, table, at.from_ms, why)
+                out.append(self._take(ring, positions, piece, piece.reached_ms, clock, gaps, events, why))
             events = ()
         return out
 
@@ -210,7 +219,9 @@ class Packer:
             if due
             else []
         )
-        out.append(self._pack(ring, 0, max(to_ms, at.from_ms), clock, gaps=gaps, events=events, gap_readings=due))
+        tally = {int(reason): due} if due else {}
+        to_ms = max(to_ms, at.from_ms)
+        out.append(self._pack(ring, 0, to_ms, clock, gaps=gaps, events=events, gap_readings=due, tally=tally))
         return out
 
     def results(
@@ -294,14 +305,11 @@ class Packer:
             count = min(count * 2, total)
         out = []
         for k, (cut, piece) in enumerate(zip(cuts, pieces, strict=True), 1):
-            gaps = [] if piece.complete else gaps_of(piece, table, from_ms, _blame(piece, unknown), cut)
+            why, first = _blame(piece, unknown), events if k == 1 else ()
+            gaps = [] if piece.complete else gaps_of(piece, table, from_ms, why, cut)
             last = k == count
             self._at.from_ms = from_ms
-            out.append(
-                self._take(
-                    ring, positions, piece, end_ms, clock, gaps, events if k == 1 else (), [k, count], consume=last
-                )
-            )
+            out.append(self._take(ring, positions, piece, end_ms, clock, gaps, first, why, [k, count], consume=last))
         return out
 
     def _take(
@@ -313,6 +321,7 @@ class Packer:
         clock: Mapping[str, Any],
         gaps: list[dict[str, Any]],
         events: Sequence[Mapping[str, Any]],
+        unknown: Reason,
         part: list[int] | None = None,
         consume: bool = True,
     ) -> SealedPack:
@@ -335,6 +344,7 @@ class Packer:
             part=part,
             records=piece.records,
             gap_readings=0 if piece.complete else piece.due - piece.grid.count(1),
+            tally=_known(piece.tally, unknown),
         )
 
     def _pack(
@@ -352,6 +362,7 @@ class Packer:
         part: list[int] | None = None,
         records: int = 0,
         gap_readings: int = 0,
+        tally: Mapping[int, int] | None = None,
     ) -> SealedPack:
         """Write, hash and sign one pack; the state moves on."""
         at = self._at
@@ -402,6 +413,7 @@ class Packer:
             gap_readings=gap_readings,
             part=(part[0], part[1]) if part else None,
             facts=table.facts.encode() if table is not None and table.met else None,
+            tally=tally or {},
         )
         at.prev = base64url(digest)
         if table is not None:

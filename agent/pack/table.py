@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,8 @@ class BirthPoints:
             for number, p in enumerate(points)
             if Kind(p["kind"]) in (Kind.GAUGE, Kind.COUNTER)
         )
+        self.due_by_period = Counter(period for _, _, period in self.due if period)
+        self.shortest_ms = min(self.due_by_period, default=0)  # of what is due; 0: nothing is
 
 
 class BirthTable:
@@ -82,13 +85,13 @@ class BirthTable:
     def next_tick(self, after_ms: int) -> int | None:
         """The first due tick of any pace later than ``after_ms``; None for a table that is never due."""
         phase = self.points.phase_ms
-        periods = {period for _, _, period in self.points.due if period}
-        return min(((after_ms - phase) // p * p + p + phase for p in periods), default=None)
+        return min(((after_ms - phase) // p * p + p + phase for p in self.points.due_by_period), default=None)
 
     def due_readings(self, from_ms: int, to_ms: int) -> int:
         """How many readings are due in ``[from_ms, to_ms)``."""
         phase = self.points.phase_ms
-        return sum(len(ticks(from_ms, to_ms, period, phase)) for _, _, period in self.points.due if period)
+        due = self.points.due_by_period
+        return sum(count * len(ticks(from_ms, to_ms, period, phase)) for period, count in due.items())
 
 
 def ticks(from_ms: int, to_ms: int, period_ms: int, phase_ms: int) -> range:

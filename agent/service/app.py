@@ -8,12 +8,14 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import agent
 import ext.clock
 import ext.memory
+from agent.certificates import Expiry, expiries
 from agent.clock import SteadyClock
 from agent.config import (
     Config,
@@ -57,6 +59,8 @@ log = logging.getLogger("meterhouse")
 CLOCK_CHECK_S = 1.0  # comparison with the wall clock
 SNAPSHOT_EVERY_S = 2.0
 PRUNE_EVERY_S = 60.0
+CERTIFICATES_EVERY_S = 3600.0
+FUTURE_S = 60  # packs that end so much later than now were sealed by another clock
 
 
 class Service:
@@ -85,6 +89,8 @@ class Service:
         self._snapshot: StatusFile | None = None
         self.checkpoints: CheckpointMaker | None = None
         self._slices = ReadThrottle()
+        self.newest_stored_ms = 0  # the end of the newest pack of earlier runs
+        self.certificates: list[Expiry] = []  # of destinations, as their files were an hour ago at most
         self._control = ControlServer(self._access, config.runtime_dir, lambda: self.config.control.group)
 
     @property
@@ -142,6 +148,8 @@ class Service:
             name: Head(boot=head.boot, seq=head.seq, hash=base64url(head.hash), to_ms=head.to_ms)
             for name, head in (await self.db_thread.call(lambda store: store.packs.heads())).items()
         }
+        self.newest_stored_ms = max((head.to_ms for head in self._heads.values()), default=0)
+        _warn_of_the_future(self.newest_stored_ms)
         recovered = await self.db_thread.call(
             lambda store: recover(store, config.runtime_dir, self._packer, pack_clock(), self.started_ms)
         )
@@ -328,6 +336,7 @@ class Service:
 
     async def _housekeeping(self) -> None:
         """Keep the store within its limits; what had to be dropped is stated in the stream's next pack."""
+        certificates_due = 0.0
         while True:
             trusted = ext.clock.state().synced is not False
             try:
@@ -335,6 +344,9 @@ class Service:
             except GatewayError as error:
                 self.sealing.set_trouble(str(error))
             await self.device_manager.save_quirks()
+            if time.monotonic() >= certificates_due:
+                certificates_due = time.monotonic() + CERTIFICATES_EVERY_S
+                self.certificates = await asyncio.to_thread(expiries, self.config.uplinks)
             await asyncio.sleep(PRUNE_EVERY_S)
 
     async def _snapshots(self, snapshot: StatusFile) -> None:
@@ -349,6 +361,13 @@ class Service:
         self.device_manager.trim()
         vocabulary.cache_clear()  # a megabyte, needed for reading profiles only
         ext.memory.give_back()
+
+
+def _warn_of_the_future(newest_ms: int) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    if newest_ms > now_ms + FUTURE_S * 1000:
+        newest, now = (datetime.fromtimestamp(ms / 1000, UTC).isoformat(" ", "minutes") for ms in (newest_ms, now_ms))
+        log.warning("the clock says %s, but the store has packs up to %s: which of the two is wrong?", now, newest)
 
 
 def _start_event(recovered: Recovered, gone: LostTransactions | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from drivers.encoding import exact_text
 from drivers.line import Line
 from drivers.model import PACES, DeviceSpec, FreshnessRule, Point
 from drivers.night import DARK_BELOW_DEG
+from drivers.plan import range_of
 from drivers.profile import Profile, vocabulary
 
 MAX_PLAN_BYTES = 48 << 10  # of a plan whose text is in the birth
@@ -30,6 +31,7 @@ class RunningDevice:
     stream: Stream
     poll: DevicePoll
     identity: dict[str, str | None] | None = None  # None: not identified yet
+    swapped: dict[str, Any] | None = None  # when another device was found here, and how it differs; until a reload
 
     @property
     def profile(self) -> Profile:
@@ -230,7 +232,9 @@ def point_row(point: Point, spec: DeviceSpec, senml_units: frozenset[str]) -> di
     if point.unit:
         out["u" if point.unit in senml_units else "du"] = point.unit
     out["source"] = _source(point)
+    low, high = range_of(point, spec)
     for name, value in (
+        ("range", [exact_text(low), exact_text(high)] if low is not None and high is not None else []),
         ("bits", point.bits),
         ("digits", point.digits),
         ("ratio", point.ratio),

@@ -154,7 +154,10 @@ class IdentityChecker:
         for name, before, after in found:
             event = {"counters": counters, "epoch": table.facts.epoch, "event": name, "new": after, "old": before}
             self._sealing.add_event(device.stream, event)
-            log.warning("%s: %s changed from %s to %s", device.config.name, name, before, after)
+            log.warning("%s: %s", device.config.name, change_sentence(name, before, after))
+            if name == "identity":
+                what = difference(before, after)
+                device.swapped = {"t": seconds(time.time_ns() // 1_000_000), "what": what}
 
     async def _last_counts(self, stream: Stream, table: BirthTable) -> Counts:
         """The last good reading of each counter of the stream: from this run, else from earlier runs."""
@@ -167,6 +170,25 @@ class IdentityChecker:
             newest = lambda store: last_counts(store.packs.newest(stream.name, LOOK_BACK), missing)  # noqa: E731
             found |= await self._db_thread.call(newest)
         return found
+
+
+def change_sentence(event: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What changed about a device, for the log."""
+    what = {"identity": "another device answers", "variant": "another register map"}.get(event, f"another {event}")
+    return f"{what}: {difference(old, new) or 'details'}. Its counters begin a new epoch"
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What differs, such as ``serial B-2 instead of A-1, firmware 3 instead of 2``; at most six items."""
+    differ = [name for name in dict.fromkeys((*new, *old)) if old.get(name) != new.get(name)]
+    differ.sort(key=lambda name: (not name.startswith("serial"), not name.startswith("model"), name))
+    parts = [f"{name} {_shown(new.get(name))} instead of {_shown(old.get(name))}" for name in differ[:6]]
+    return ", ".join(parts) + (f" and {len(differ) - 6} more" if len(differ) > 6 else "")
+
+
+def _shown(value: Any) -> str:
+    text = ", ".join(str(one) for one in value) if isinstance(value, (list, tuple)) else str(value or "none")
+    return clean_text(text or "none", 60)
 
 
 def last_counts(packs: Iterable[bytes], names: Iterable[str]) -> Counts:

@@ -23,6 +23,7 @@ import agent
 from agent.config import Config, RingPlan, file_system_bytes, gathered, plan_ring, reading_rate
 from agent.pack import BirthTable
 from agent.service.births import DeviceCatalog
+from agent.service.config_changes import ConfigChange, config_changes
 from agent.service.devices import DeviceChanges, RingMove, apply, move_to_ring, prepare
 from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.results.publisher import ResultProducer, make_producers
@@ -61,6 +62,7 @@ class ReloadOutcome:
     changed: str = ""  # for the log
     complaints: tuple[str, ...] = ()
     fault: bool = False  # an internal error: the files may be right
+    changes: tuple[ConfigChange, ...] = ()
 
     @property
     def accepted(self) -> bool:
@@ -75,6 +77,7 @@ class ReloadOutcome:
             "changed": self.changed,
             "complaints": list(self.complaints),
             "fault": self.fault,
+            "changes": [change.as_json() for change in self.changes],
         }
 
 
@@ -174,7 +177,9 @@ class Reloader:
         try:
             if self._load is None:
                 raise ConfigError("this agent has no configuration files to reload", where="reload")
-            changed = await self._reload(await asyncio.to_thread(self._load))
+            changed, changes = await self._reload(await asyncio.to_thread(self._load))
+            for device in self._service.devices:
+                device.swapped = None  # who reloads has seen it
         except GatewayError as error:
             return self._rejected(*(str(one) for one in getattr(error, "complaints", (error,))))
         except OSError as error:
@@ -182,7 +187,7 @@ class Reloader:
         except Exception as error:  # no content of a file may end a running agent
             log.error("reload: internal error", exc_info=error)
             return self._rejected(f"internal error: {type(error).__name__}: {error}", fault=True)
-        return ReloadOutcome(self._service.config.hash(), changed)
+        return ReloadOutcome(self._service.config.hash(), changed, changes=changes)
 
     def _rejected(self, *complaints: str, fault: bool = False) -> ReloadOutcome:
         return ReloadOutcome(self._service.config.hash(), complaints=complaints, fault=fault)
@@ -191,6 +196,8 @@ class Reloader:
         """Called when local tools can see the outcome, too."""
         if outcome.accepted:
             log.info("reloaded, configuration %s: %s", outcome.config, outcome.changed)
+            for change in outcome.changes[:MAX_LOGGED]:
+                log.info("reload: %s", change)
             for note in self._service.notes():
                 log.warning("%s", note)
             return
@@ -201,11 +208,13 @@ class Reloader:
 
     # --- all or nothing
 
-    async def _reload(self, config: Config) -> str:
-        """Apply a configuration. Raises if that failed; then nothing has changed."""
+    async def _reload(self, config: Config) -> tuple[str, tuple[ConfigChange, ...]]:
+        """Apply a configuration; returns what changed. Raises if that failed; then nothing has changed."""
         service = self._service
         async with service.key_watcher.locked(), service.device_manager.lock:
             prepared = await self._prepare(config)
+            renewed = [swap.device.config.name for swap in prepared.change.changed]
+            changes = config_changes(service.config, config, renewed)
             try:
                 await self._commit(prepared)
             except BaseException:
@@ -226,7 +235,7 @@ class Reloader:
                 await service.key_watcher.announce(kid)
             except Exception as error:  # a bug of ours, but the new configuration is in effect
                 log.error("reload: in effect, but not announced everywhere", exc_info=error)
-        return result
+        return result, changes
 
     async def _prepare(self, config: Config) -> Prepared:
         """Make everything that can fail. Raises ConfigError with all errors."""

@@ -7,12 +7,14 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
-from drivers.files import is_locked, try_lock
+from drivers.files import is_locked, try_lock, write_atomic
 from drivers.model import GatewayError
 
 LOCK = "agent.lock"
+LAST_ERROR = "last-error"  # why the agent ended; for `status`
 PATHS = "Set another directory under [paths] in agent.toml"
 LOCK_WAIT_S = 0.5  # a tool that checks whether an agent runs holds the lock for an instant
 
@@ -28,14 +30,7 @@ def instance_lock(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
         GatewayError: a directory cannot be created, or another agent runs there.
     """
     for folder, mode in ((state_dir, 0o700), (runtime_dir, 0o750)):
-        try:
-            folder.mkdir(mode=mode, parents=True, exist_ok=True)
-        except OSError as error:
-            raise GatewayError(
-                f"cannot be created: {error.strerror}",
-                where=str(folder),
-                hint=PATHS,
-            ) from error
+        make_folder(folder, mode)
     _remove_permissions(state_dir, 0o077)
     _remove_permissions(runtime_dir, 0o022)
     try:
@@ -56,6 +51,22 @@ def instance_lock(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)  # the lock goes with it
+
+
+def make_folder(folder: Path, mode: int) -> None:
+    """Create a directory of the agent if it is missing. Raises GatewayError."""
+    try:
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as error:
+        raise GatewayError(f"cannot be created: {error.strerror}", where=str(folder), hint=PATHS) from error
+
+
+def note_end(runtime_dir: Path, error: GatewayError) -> None:
+    """Leave for `status` why the agent ended, or could not start. Not beside the snapshot of another that runs."""
+    with contextlib.suppress(OSError):
+        if not (runtime_dir / "snapshot.json").exists():
+            moment = datetime.now(UTC).isoformat(" ", "seconds")
+            write_atomic(runtime_dir / LAST_ERROR, f"{moment}: {error}".encode(), 0o640)
 
 
 def _remove_permissions(folder: Path, bits: int) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.pack import BirthTable, Packer, Savepoint, SealedPack, base64url, seconds
+from agent.service.completeness import RecentReadings
 from agent.store import LossNote
 from drivers.model import Reason
 from ext.ring import Ring
@@ -125,10 +126,12 @@ class Stream:
         self.start_ms: int | None = start_ms
         self.sealing = False  # a job is in the database thread
         self.quiet = False  # the last pack held no reading ...
-        self.news = False  # ... and something was read since
+        self.news = False  # ... and something was read that is not sealed yet
+        self._newest_answer = (0, -1)  # table number and position of what was read last
         self.readings = 0  # sealed since the start
         self.gap_readings = 0
         self.packs = 0
+        self.recent = RecentReadings(start_ms)
 
     @property
     def table_version(self) -> TableVersion:
@@ -147,7 +150,8 @@ class Stream:
 
     def record(self, number: int, positions: Sequence[int], answered: bool) -> None:
         """Add positions that a poll wrote for table ``number``."""
-        self.news |= answered
+        if answered and positions:
+            self.news, self._newest_answer = True, (number, positions[-1])
         for version in reversed(self.table_versions):
             if version.number == number:
                 version.positions.extend(positions)
@@ -158,6 +162,20 @@ class Stream:
         if not self.sealing:
             for version in self.table_versions:
                 del version.positions[: bisect_left(version.positions, version.ring.tail)]
+
+    def recent_facts(self, settled_ms: int, now_ms: int, reason: Reason) -> dict[str, Any] | None:
+        """What became of the readings that were due in the last minutes, for the snapshot.
+
+        Args:
+            settled_ms: every due tick before this is answered or a gap.
+            reason: why nothing is answered now, if the stream is silent.
+        """
+        points, silent = self.table_version.table.points, {}
+        if self.quiet and not self.news:
+            begin_ms = max(self.sealed_ms, now_ms - max(SILENT_MS, 20 * points.shortest_ms))
+            if due := self.table_version.table.due_readings(begin_ms, min(settled_ms, now_ms)):
+                silent = {int(reason): due}
+        return self.recent.facts(now_ms, points.shortest_ms, silent, self.sealed_ms)
 
     def oldest(self, ring: Ring) -> int | None:
         """Position of the oldest record in a ring that is not sealed."""
@@ -190,9 +208,11 @@ class Stream:
         """The job is committed: count its packs and forget what it sealed."""
         self.sealing = False
         self.sealed_ms = job.step_ms if job.step_ms is not None else job.to_ms
+        for pack in job.packs:
+            if pack.tally and (self.start_ms is None or pack.to_ms > self.start_ms):  # not the time before this start
+                self.recent.add(pack.from_ms, pack.to_ms, pack.tally, self.table_version.table.points.shortest_ms)
         self.start_ms = None
         self.quiet = job.quiet
-        self.news = False
         self.readings += sum(pack.records for pack in job.packs)
         self.gap_readings += sum(pack.gap_readings for pack in job.packs)
         self.packs += len(job.packs)
@@ -202,6 +222,12 @@ class Stream:
             del version.positions[: segment.taken]
         while len(self.table_versions) > 1 and self.table_versions[1].start_ms <= job.to_ms:
             self.table_versions.popleft()
+        # the answer at the boundary itself came before the pack was sealed, and is not in it
+        number, position = self._newest_answer
+        self.news = any(
+            version.number == number and version.positions and version.positions[-1] >= position
+            for version in self.table_versions
+        )
 
 
 def loss_event(note: LossNote) -> dict[str, Any]:

@@ -110,6 +110,11 @@ class KeyFileWatcher:
         """Thumbprint of the key that signs now."""
         return self._active_key.signer.kid
 
+    @property
+    def trouble(self) -> str:
+        """Why the next start could not use the key file; "" if it could."""
+        return self._trouble if _stamp(self.path) else f"{self.path}: the key file is missing"
+
     async def run(self) -> None:
         """Check until cancelled."""
         while True:

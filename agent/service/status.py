@@ -19,14 +19,18 @@ from agent.config import Config
 from agent.pack import seconds
 from agent.service.births import RunningDevice
 from agent.service.identity import quirks_summary
+from agent.service.runtime_dir import LAST_ERROR
 from agent.service.seal_jobs import TableVersion
 from drivers.files import write_atomic
 from drivers.line import Line
+from drivers.model import Reason
 
 if TYPE_CHECKING:
     from agent.service.app import Service
+    from agent.uplink import Uplink
 
 METRICS_EVERY_S = 10.0
+FUTURE_MS = 60_000
 
 
 class StatusFile:
@@ -35,6 +39,7 @@ class StatusFile:
     def __init__(self, config: Config, boot: str) -> None:
         self._path = config.snapshot_path
         self._metrics_path, self._metrics_due = config.runtime_dir / "metrics.prom", 0.0
+        (config.runtime_dir / LAST_ERROR).unlink(missing_ok=True)
         self._named: tuple[int, ...] = ()  # table numbers in ``_tables``
         self._tables = "{}"
         self._fixed = {
@@ -66,22 +71,48 @@ class StatusFile:
 
 def status(service: Service) -> dict[str, Any]:
     """Devices, lines, uplinks, store and clock at this moment, as in ``snapshot.json``."""
-    clock = ext.clock.state()
+    clock, now_ms = ext.clock.state(), service.clock.now_ms()
+    behind_ms = service.newest_stored_ms - now_ms
     return {
         "started": seconds(service.started_ms),
-        "key": {"alg": service.active_key.signer.alg, "thumbprint": service.active_key.signer.kid},
+        "key": _key_facts(service),
         "config": {
             "hash": service.config.hash(),
             "loaded": seconds(service.loaded_ms),
             "complaints": service.complaints,
         },
-        "devices": {device.config.name: _device_facts(device, service.clock.now_ms()) for device in service.devices},
+        "devices": {device.config.name: _device_facts(device, now_ms) for device in service.devices},
         "lines": {name: _line_facts(line) for name, line in service.lines.items()},
-        "uplinks": {uplink.name: asdict(uplink.state()) for uplink in service.uplinks},
+        "uplinks": {uplink.name: _uplink_facts(service, uplink) for uplink in service.uplinks},
         "store": _store_facts(service),
         "intervals": service.publisher.facts(),
-        "clock": {"synced": clock.synced, "error_ms": None if clock.error_us is None else clock.error_us / 1000},
+        "clock": {
+            "synced": clock.synced,
+            "error_ms": None if clock.error_us is None else clock.error_us / 1000,
+            "behind_store": behind_ms // 1000 if behind_ms > FUTURE_MS else None,
+        },
     }
+
+
+def _key_facts(service: Service) -> dict[str, Any]:
+    signer, watcher = service.active_key.signer, service.key_watcher
+    return {"alg": signer.alg, "thumbprint": signer.kid, "file": str(watcher.path), "trouble": watcher.trouble or None}
+
+
+def _uplink_facts(service: Service, uplink: Uplink) -> dict[str, Any]:
+    """``waiting``: in the store too, as far as the uplink does not know them all."""
+    state = uplink.state()
+    usage = service.watchdog.usage
+    knows_all = state.connected and not (state.backfilling or state.silent_topics or state.set_aside or state.error)
+    waiting = state.waiting
+    if usage is not None and not (knows_all and state.confirm != "platform"):
+        waiting = max(waiting, usage.pending.get(uplink.name, 0))
+    certificates = [
+        {"file": str(one.file), "what": one.what, "ends": one.ends, "error": one.error or None}
+        for one in service.certificates
+        if one.destination == uplink.name
+    ]
+    return {**asdict(state), "waiting": waiting, "certificates": certificates}
 
 
 def _store_facts(service: Service) -> dict[str, Any]:
@@ -93,23 +124,25 @@ def _store_facts(service: Service) -> dict[str, Any]:
             "limit_bytes": usage.max_bytes,
             "disk_free_bytes": usage.free_disk_bytes,
             "packs": usage.packs,
+            "unused_bytes": usage.unused_bytes,
             "pending": usage.pending,
             "lost_packs": service.watchdog.lost_packs,
+            "lost_at": service.watchdog.lost_s,
         }
     return facts | service.scrubber.facts()
 
 
 def summary(service: Service) -> str:
     """One line for ``systemctl status``."""
-    states = [device.poll.availability.value for device in service.devices]
+    now_ms = service.clock.now_ms()
+    states = [device.poll.life(now_ms) for device in service.devices]
     parts = [f"{states.count('alive')} of {len(states)} devices answer"]
-    if asleep := sum(device.poll.is_asleep(service.clock.now_ms()) for device in service.devices):
+    if asleep := states.count("asleep"):
         parts[0] += f", {asleep} asleep"
     for uplink in service.uplinks:
-        state = uplink.state()
-        parts.append(
-            f"{uplink.name} {'connected' if state.connected else 'not connected'}, {state.waiting} packs pending"
-        )
+        facts = _uplink_facts(service, uplink)
+        state = "connected" if facts["connected"] else "not connected"
+        parts.append(f"{uplink.name} {state}, {facts['waiting']} packs pending")
     if service.sealing.trouble:
         parts.append(f"store error: {service.sealing.trouble}")
     if service.complaints:
@@ -132,13 +165,20 @@ def _tables(versions: Sequence[tuple[str, TableVersion]]) -> str:
 
 def _device_facts(device: RunningDevice, now_ms: int) -> dict[str, Any]:
     poll, stream = device.poll, device.stream
+    life = poll.life(now_ms)
+    silent = Reason.ASLEEP if life == "asleep" else Reason.LENT if device.line.lent else Reason.ABSENT
     return {
         "line": device.config.line,
         "profile": device.profile.id,
         "variant": poll.driver.spec.variant or None,
-        "life": "asleep" if poll.is_asleep(now_ms) else poll.availability.value,
+        "life": life,
+        "added": seconds(poll.added_ms),
         "last_answer": seconds(poll.last_answer_ms) if poll.last_answer_ms else None,
+        "answering_since": seconds(poll.answering_since_ms) if poll.answering_since_ms else None,
+        "dead_after": poll.dead_after_ms / 1000,
         "error": poll.last_error or None,
+        "recent": stream.recent_facts(poll.settled_ms, now_ms, silent),
+        "swapped": device.swapped,
         "overloads": poll.overloads,
         "identity": device.identity,
         "epoch": stream.table_version.table.facts.epoch,
@@ -238,6 +278,8 @@ def families(facts: Mapping[str, Any]) -> Iterable[MetricFamily]:
     error_ms = clock["error_ms"]
     error_s = None if error_ms is None else error_ms / 1000
     yield MetricFamily("clock_error_seconds", "How wrong the clock may be, by the kernel.", [(one, error_s)])
+    trouble = bool(facts.get("key", {}).get("trouble"))
+    yield MetricFamily("key_trouble", "1 if the next start could not use the key file.", [(one, trouble)])
     yield from _devices(facts["devices"])
     yield from _lines(facts["lines"])
     yield from _uplinks(facts["uplinks"], store.get("pending", {}))
@@ -248,6 +290,19 @@ def _devices(devices: Mapping[str, Mapping[str, Any]]) -> Iterable[MetricFamily]
     yield MetricFamily("device_up", "1 if the device answers.", [(labels, d["life"] == "alive") for labels, d in rows])
     asleep = [(labels, d["life"] == "asleep") for labels, d in rows]
     yield MetricFamily("device_asleep", "1 if it is silent in the dark, as its profile says of it.", asleep)
+    swapped = [(labels, bool(d["swapped"])) for labels, d in rows]
+    yield MetricFamily("device_swapped", "1 if another device answers than before, until a reload.", swapped)
+    recent = [(labels, d.get("recent") or {}) for labels, d in rows]
+    complete = [(labels, facts.get("complete")) for labels, facts in recent]
+    yield MetricFamily("device_complete_ratio", "Readings of the last ten minutes against those due.", complete)
+    for key, label, words in (
+        ("missing", "reason", "Readings due in the last ten minutes that are missing, by reason."),
+        ("marked", "quality", "Readings of the last ten minutes that are not good, by quality."),
+    ):
+        counts = [
+            ({**labels, label: kind}, count) for labels, facts in recent for kind, count in facts.get(key, {}).items()
+        ]
+        yield MetricFamily(f"device_recent_{key}", words, counts)
     for name, key, words in (
         ("device_last_answer_timestamp_seconds", "last_answer", "When it answered last."),
         ("device_sealed_timestamp_seconds", "sealed_to", "Up to when its readings are sealed and stored."),
@@ -267,9 +322,8 @@ def _lines(lines: Mapping[str, Mapping[str, Any]]) -> Iterable[MetricFamily]:
     yield MetricFamily(
         "line_lent", "1 while a tool has it on lease.", [(labels, bool(line["lent"])) for labels, line in rows]
     )
-    yield MetricFamily(
-        "line_busy_ratio", "Share of the line's time in use.", [(labels, line["busy_share"]) for labels, line in rows]
-    )
+    busy = [(labels, line["busy_share"]) for labels, line in rows]
+    yield MetricFamily("line_busy_ratio", "Share of the last ten minutes in which the line was in use.", busy)
     sent = [({**labels, "function": f}, count) for labels, line in rows for f, count in line["sent"].items()]
     yield MetricFamily("line_requests_total", "Requests sent, by function or control code.", sent)
     yield MetricFamily(
@@ -285,6 +339,15 @@ def _uplinks(uplinks: Mapping[str, Mapping[str, Any]], pending: Mapping[str, int
     yield MetricFamily(
         "uplink_connected", "1 if the broker is connected.", [(labels, u["connected"]) for labels, u in rows]
     )
+    subscribed = [(labels, u.get("subscriber")) for labels, u in rows]
+    yield MetricFamily("uplink_subscriber", "1 if somebody receives its packs, 0 if nobody does.", subscribed)
+    ends = [
+        ({**labels, "file": one["file"], "what": one["what"]}, one["ends"])
+        for labels, u in rows
+        for one in u.get("certificates") or ()
+    ]
+    words = "When a configured certificate ends, in seconds since the epoch."
+    yield MetricFamily("uplink_certificate_expiry_timestamp_seconds", words, ends)
     yield MetricFamily("uplink_backlog_packs", "Packs in the store that it has not confirmed.", waiting)
     for name, key, words in (
         ("uplink_in_flight_packs", "in_flight", "Packs sent and not acknowledged."),

@@ -61,12 +61,15 @@ class Watchdog:
         self._logged: set[str] = set()
         self.usage: Usage | None = None  # of the store, when last fed
         self.lost_packs = 0
+        self.lost_s: float | None = None  # when packs were last found to be lost, in seconds since the epoch
 
     async def feed(self) -> None:
         """Called at each turn of the sealing loop. Waits for the database thread."""
         if self._clock() < self._next_s:
             return
-        self.usage, self.lost_packs = await self._db_thread.call(lambda store: (store.usage(), store.lost_packs))
+        self.usage, lost = await self._db_thread.call(lambda store: (store.usage(), store.lost_packs))
+        if lost > self.lost_packs:
+            self.lost_packs, self.lost_s = lost, time.time()
         now_s = self._clock()
         self._next_s = now_s + self.every_s
         if not self._stuck(now_s):

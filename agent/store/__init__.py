@@ -4,7 +4,7 @@ from agent.store.archive import Archive, ArchivePiece
 from agent.store.documents import StoredTable
 from agent.store.errors import StoreBusy, StoreDamaged, StoreError, StoreFull, StoreNewer
 from agent.store.intervals import NewPage, Repair
-from agent.store.sqlite import Quarantine, mount_warnings
+from agent.store.sqlite import Quarantine
 from agent.store.store import Store, Usage
 from agent.store.streams import LaggingStream, LossNote, Resume, StoredPack, StreamHead
 
@@ -27,5 +27,4 @@ __all__ = [
     "StoredTable",
     "StreamHead",
     "Usage",
-    "mount_warnings",
 ]

@@ -386,42 +386,6 @@ def file_bytes(path: Path) -> int:
         return 0
 
 
-def mount_warnings(directory: Path, mountinfo: str | None = None) -> list[str]:
-    """Reasons why commits may not be durable on the file system of ``directory``; usually none.
-
-    Args:
-        mountinfo: contents of /proc/self/mountinfo; for tests.
-    """
-    if mountinfo is None:
-        try:
-            mountinfo = Path("/proc/self/mountinfo").read_text()
-        except OSError:
-            return []
-    target, best = str(directory.resolve()), ("", "", set[str]())
-    for line in mountinfo.splitlines():
-        left, _, right = line.partition(" - ")
-        fields, tail = left.split(), right.split()
-        if len(fields) < 6 or len(tail) < 3:
-            continue
-        mount = fields[4].replace("\\040", " ")
-        inside = target == mount or target.startswith(mount.rstrip("/") + "/")
-        if inside and len(mount) >= len(best[0]):
-            best = (mount, tail[0], set(fields[5].split(",")) | set(tail[2].split(",")))
-    mount, kind, options = best
-    found = []
-    if bad := sorted(options & {"data=writeback", "nobarrier", "barrier=0", "fsync_mode=nobarrier"}):
-        found.append(f"{mount} is mounted with {', '.join(bad)}: a power cut can damage the database")
-    if kind in {"tmpfs", "ramfs"}:
-        found.append(f"{mount} is a {kind}: everything is lost at a power cut")
-    if kind in {"nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "glusterfs", "fuse.sshfs"}:
-        found.append(f"{mount} is a network file system ({kind}): locks and syncs are not reliable")
-    if kind in {"overlay", "aufs"}:
-        found.append(f"{mount} is an overlay ({kind}): files there may be lost at the next boot of the machine")
-    if kind in {"vfat", "exfat", "msdos"}:
-        found.append(f"{mount} is {kind}, which has no journal: a power cut can damage the database")
-    return found
-
-
 def build_warnings(options: Collection[str] | None = None, version: tuple[int, ...] | None = None) -> list[str]:
     """Reasons why this build of SQLite may not be reliable; usually none. The arguments are for tests."""
     if options is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from agent.mounts import mount_of
 from agent.store.check import StoreCheck
 from agent.store.codec import Codec
 from agent.store.damage import RetryPolicy, clear_suspicion, suspicion_count
@@ -28,7 +29,6 @@ from agent.store.sqlite import (
     file_bytes,
     finish_salvage,
     free_bytes,
-    mount_warnings,
     open_or_quarantine,
 )
 from agent.store.streams import LaggingStream, LossNote, Resume, StreamRegistry
@@ -289,7 +289,7 @@ class Store:
     def warnings(self) -> list[str]:
         """Reasons why commits may not be durable here; usually none."""
         directory = self.db.path.parent
-        found = [*mount_warnings(directory), *build_warnings()]
+        found = [*(english for english, _ in mount_of(directory).weaknesses()), *build_warnings()]
         if not self.retention.reserve.held_bytes:
             found.append(f"{directory}: no room for the reserve file that the agent needs to recover from a full disk")
         return found

@@ -11,6 +11,7 @@ from drivers.model import BrokerError, clean_text
 
 # reason codes of MQTT 5, section 2.4
 NO_SUBSCRIBERS: Final = 0x10
+FAILURE: Final = 0x80  # and above
 UNSUPPORTED_VERSION: Final = 0x84
 NOT_AUTHORIZED: Final = 0x87
 TAKEN_OVER: Final = 0x8E
@@ -81,6 +82,19 @@ def publish_refused(code: int, topic: str, url: str) -> BrokerError:
     if hint.endswith(" to"):
         hint = f"{hint} {topic}"
     return BrokerError(what, where=url, hint=hint)
+
+
+def subscribe_refused(code: int, topic: str, url: str) -> BrokerError:
+    """A SUBACK that is not success."""
+    if code in (NOT_AUTHORIZED, FAILURE):  # 0x80 is all that 3.1.1 can report
+        return BrokerError(
+            f"subscribe to {topic} not authorized",
+            where=url,
+            hint=f"Ask the broker's operator for read access to {topic}",
+        )
+    return BrokerError(
+        f"broker rejected the subscription to {topic} (reason code 0x{code:02X})", where=url, hint=_SUPPORT
+    )
 
 
 def disconnected(code: int, url: str) -> BrokerError:

@@ -14,6 +14,7 @@ FAST_ACK_S: Final = 1.0  # from sending to PUBACK: the window grows
 SLOW_ACK_S: Final = 5.0  # the window shrinks
 PROBE_FIRST_S: Final = 1.0
 PROBE_MOST_S: Final = 60.0
+NO_READER_MOST_S: Final = 10.0  # a subscriber may come at any time, and one pack in ten seconds costs little
 STRIKES: Final = 3  # disconnects with a single message in flight that make it a poison message
 SKIPS: Final = 2_000  # packs of blocked topics that the backlog may skip between two probes
 
@@ -52,6 +53,7 @@ class BlockedTopics:
     def __init__(self, first_s: float = PROBE_FIRST_S) -> None:
         self._lowest: dict[TopicKey, int] = {}  # the first id that waits
         self._backoff = Backoff(first_s, PROBE_MOST_S)
+        self._most_s = PROBE_MOST_S
         self._probe_at_s = 0.0
         self._skips = SKIPS
         self.half_open = False  # a probe is in flight
@@ -67,17 +69,18 @@ class BlockedTopics:
         """The lowest id that waits."""
         return min(self._lowest.values())
 
-    def block(self, key: TopicKey, number: int, now: float, was_probe: bool) -> None:
-        """The broker refused pack ``number`` on this topic."""
+    def block(self, key: TopicKey, number: int, now: float, was_probe: bool, most_s: float = PROBE_MOST_S) -> None:
+        """The broker refused pack ``number`` on this topic; a probe follows after at most ``most_s``."""
         if not self._lowest:
             self._backoff.reset()
+        self._most_s = most_s
         if was_probe or not self._lowest:
             self.postpone_probe(now)
         self._lowest[key] = min(number, self._lowest.get(key, number))
 
     def postpone_probe(self, now: float) -> None:
         """The next probe is due after the backoff."""
-        self._probe_at_s = now + self._backoff.next_s()
+        self._probe_at_s = now + self._backoff.next_s(self._most_s)
         self._skips = SKIPS
 
     def allow(self, key: TopicKey, number: int, now: float) -> Admission:

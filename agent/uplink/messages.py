@@ -47,3 +47,4 @@ class UplinkState:
     hint: str | None
     mqtt: str | None  # "5" or "3.1.1"
     confirm: str | None  # what counts as delivered on this connection: platform, subscriber or broker
+    subscriber: bool | None  # somebody receives all our packs; None: not known, as MQTT 3.1.1 never tells

@@ -60,6 +60,7 @@ class MqttConnection:
         self._config, self._wake_fd, self._on_wake, self._connect_s = config, wake_fd, on_wake, connect_s
         # filled by ``poll``, cleared by the caller
         self.pubacks: list[tuple[int, int]] = []  # packet id and reason code
+        self.subacks: list[tuple[int, int]] = []  # packet id and reason code
         self.messages: list[tuple[str, bytes]] = []  # topic and payload
         self.ignored: list[str] = []  # topics of retained messages
         self.protocol = protocol
@@ -76,6 +77,7 @@ class MqttConnection:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
         # the Last Will (LWT): the broker publishes `offline` if the connection breaks
         client.will_set(will.topic, will.data, 1, will.retain)
@@ -234,9 +236,9 @@ class MqttConnection:
         info = self._client.publish(message.topic, message.data, 1, message.retain and self.retain)
         return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else 0
 
-    def subscribe(self, topic: str) -> None:
-        """Subscribe at QoS 1, without retained messages."""
-        self._client.follow(topic, retained=False)
+    def subscribe(self, topic: str) -> int:
+        """Subscribe at QoS 1, without retained messages. Returns the packet id, 0 if the connection is closed."""
+        return self._client.follow(topic, retained=False)
 
     def close(self) -> None:
         """Disconnect; the broker does not publish our will."""
@@ -278,6 +280,11 @@ class MqttConnection:
         self, client: Client, userdata: Any, packet: int, reason: ReasonCode, properties: Properties | None
     ) -> None:
         self.pubacks.append((packet, reason.value))
+
+    def _on_subscribe(
+        self, client: Client, userdata: Any, packet: int, reasons: list[ReasonCode], properties: Properties | None
+    ) -> None:
+        self.subacks += [(packet, reason.value) for reason in reasons]
 
     def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
         if message.retain:  # an ack or a request counts once, and an earlier connection may have got this one

@@ -14,13 +14,24 @@ from functools import partial
 from typing import Final
 
 from agent.outbox import Outbox, OutboxItem
-from agent.uplink.errors import BAD_FORMAT, ID_IN_USE, NO_SUBSCRIBERS, NOT_AUTHORIZED, TOO_LARGE, TOPIC_INVALID
+from agent.uplink.errors import (
+    BAD_FORMAT,
+    FAILURE,
+    ID_IN_USE,
+    NO_SUBSCRIBERS,
+    NOT_AUTHORIZED,
+    TOO_LARGE,
+    TOPIC_INVALID,
+)
 from agent.uplink.flow import (
+    NO_READER_MOST_S,
+    PROBE_MOST_S,
     Admission,
     BlockedTopics,
     InflightWindow,
     PoisonDetector,
     RejectedRetained,
+    TopicKey,
 )
 from agent.uplink.messages import BACKFILL, BIRTH, LIVE, NO_LIMIT, OutgoingMessage
 from agent.uplink.queues import InboundQueue, OutboxCursor
@@ -83,6 +94,8 @@ class SendScheduler:
         self._recent = RecentIds(RECENT)
         self.quarantined: set[int] = set()  # refs of messages that are not sent again before the next start
         self.blocked = BlockedTopics(backoff_s)
+        self._unsubscribed: set[TopicKey] = set()  # those of them without a subscriber
+        self._accepts = False  # a pack was accepted on this connection
         self._looking_for_probe = False  # the backlog was rewound for a probe that is due
         self._poison = PoisonDetector()
         self._backlog_end = NEVER  # all packs are backlog until one is offered
@@ -127,6 +140,7 @@ class SendScheduler:
         self._births.restart(0)
         self._rejected.clear()
         self.blocked.on_connect(now)
+        self._accepts = False
         self._looking_for_probe = False
         self._paused_until_s = 0.0
         self._reject_backoff.reset()
@@ -343,12 +357,15 @@ class SendScheduler:
         self._active.discard(message.id)
         if message.probe:
             self.blocked.half_open = False
-        if code < 0x80 and (code != NO_SUBSCRIBERS or self.mode == "broker"):
+        if code < FAILURE and (code != NO_SUBSCRIBERS or self.mode == "broker"):
             self._on_accepted(message)
             return None
         self.refused += 1
+        if code == NO_SUBSCRIBERS:
+            self._unsubscribed.add((message.stream, message.kind))
         if code in {NO_SUBSCRIBERS, NOT_AUTHORIZED, TOPIC_INVALID}:
-            self.blocked.block((message.stream, message.kind), message.id, now, message.probe)
+            most_s = NO_READER_MOST_S if code == NO_SUBSCRIBERS else PROBE_MOST_S
+            self.blocked.block((message.stream, message.kind), message.id, now, message.probe, most_s)
         elif code in {TOO_LARGE, BAD_FORMAT}:
             self._quarantine(message.id)
         else:
@@ -361,17 +378,20 @@ class SendScheduler:
         if message.ref and code in {TOO_LARGE, BAD_FORMAT}:
             self._quarantine(message.ref)
         else:
-            self._rejected.on_puback(message.topic, code < 0x80)
-        return message if code >= 0x80 else None
+            self._rejected.on_puback(message.topic, code < FAILURE)
+        return message if code >= FAILURE else None
 
     def _on_accepted(self, message: OutgoingMessage) -> None:
         self._recent.add(message.id)
         self._reject_backoff.reset()
         self.accepted += 1
+        self._accepts = True
+        self._unsubscribed.discard((message.stream, message.kind))
         if self.mode != "platform":
             self.delivered.append(message.id)
         if message.probe:
             self._backlog.rewind(self.blocked.reset())  # all packs that waited
+            self._unsubscribed.clear()
             self._rejected.mark_retry()
 
     def take_retained_retry(self) -> bool:
@@ -428,6 +448,13 @@ class SendScheduler:
     def has_fault(self) -> bool:
         """Does the broker refuse anything now?"""
         return bool(self.blocked or self.quarantined or not self._reject_backoff.is_reset or self._rejected)
+
+    @property
+    def subscriber(self) -> bool | None:
+        """Does somebody receive all our packs? None: not known."""
+        if self._unsubscribed:
+            return False
+        return True if self._accepts and self.mode != "broker" else None
 
     @property
     def backfilling(self) -> bool:

@@ -122,6 +122,7 @@ class Uplink:
         self._since = time.time()
         self._since_mono = time.monotonic()
         self._fault: BrokerError | None = None
+        self._subscribed: dict[int, str] = {}  # topics by packet id, of this connection
         self._status_s = 0.0  # when "online" was published last
         self._newest_ms = 0
         self._delivered_s = 0.0  # time of the oldest confirmation that the store does not know yet
@@ -182,6 +183,7 @@ class Uplink:
             hint=fault.hint if fault else None,
             mqtt=("5" if self._protocol == V5 else "3.1.1") if connected else None,
             confirm=scheduler.mode if connected else None,
+            subscriber=scheduler.subscriber if connected else None,
         )
 
     # --- the thread: connections
@@ -271,11 +273,15 @@ class Uplink:
             if (days := (end - time.time()) / 86_400) < WARN_DAYS:
                 log.warning("%s: %s expires in %.0f days; renew it, no restart is needed", self.name, what, days)
         self._scheduler.begin(mode, connection.receive_maximum, connection.max_packet)
+        self._subscribed.clear()
         if mode == "platform":
-            connection.subscribe(f"{self._base}/ack")
+            self._subscribe(connection, f"{self._base}/ack")
         if self._replay.begin():
-            connection.subscribe(f"{self._base}/replay/request")
+            self._subscribe(connection, f"{self._base}/replay/request")
         self._publish_all_retained()
+
+    def _subscribe(self, connection: MqttConnection, topic: str) -> None:
+        self._subscribed[connection.subscribe(topic)] = topic
 
     def _on_failure(self, error: BrokerError) -> None:
         """A connection ended, or could not be made."""
@@ -334,12 +340,17 @@ class Uplink:
         connection.poll(wait_s)
         for packet, code in connection.pubacks:
             self._on_puback(packet, code)
+        for packet, code in connection.subacks:
+            if code >= errors.FAILURE and packet in self._subscribed:
+                refused = errors.subscribe_refused(code, self._subscribed[packet], self.config.url)
+                log.warning("%s: %s. %s", self.name, refused.what, refused.hint)
         for topic, payload in connection.messages:
             self._on_message(topic, payload)
         for topic in connection.ignored:
             text = "%s: retained message on %s ignored: an ack or a request counts once. Ask the operator to delete it"
             self._rejected_log.log(log.warning, text, self.name, clean_text(topic, 200))
         connection.pubacks.clear()
+        connection.subacks.clear()
         connection.messages.clear()
         connection.ignored.clear()
 

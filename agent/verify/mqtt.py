@@ -56,13 +56,15 @@ class BoundedClient(Client):
         limits.MaximumPacketSize = self._most
         self.connect(host, port, keepalive_s, clean_start=True, properties=limits)
 
-    def follow(self, *topics: str, retained: bool) -> None:
-        """Subscribe at QoS 1; ``retained``: including retained messages, which 3.1.1 sends in any case."""
+    def follow(self, *topics: str, retained: bool) -> int:
+        """Subscribe at QoS 1; ``retained``: including retained messages, which 3.1.1 sends in any case.
+
+        Returns the packet id, 0 if the connection is closed.
+        """
         if self.protocol != MQTTProtocolVersion.MQTTv5:
-            self.subscribe([(topic, 1) for topic in topics])
-            return
+            return self.subscribe([(topic, 1) for topic in topics])[1] or 0
         handling = SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE if retained else SubscribeOptions.RETAIN_DO_NOT_SEND
-        self.subscribe([(topic, SubscribeOptions(qos=1, retainHandling=handling)) for topic in topics])
+        return self.subscribe([(topic, SubscribeOptions(qos=1, retainHandling=handling)) for topic in topics])[1] or 0
 
     def _sock_recv(self, bufsize: int) -> bytes:
         """paho asks for the first byte, for the bytes of the length, then for all the rest."""

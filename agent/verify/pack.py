@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from agent.verify.point_table import Gap, PointTable, ms_of
 from agent.verify.readings import PackRecords, read_records
+from agent.verify.report import Handover
 from agent.verify.signed import Signed
-from agent.verify.strict import MAX_SHOWN, Columns, Refused, shown
+from agent.verify.strict import MAX_SHOWN, Columns, Refused, clean, shown
 
 NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}"  # of a site, a gateway, the last part of a stream
 STREAM: Final = re.compile(f"{NAME}/{NAME}/{NAME}")
@@ -21,6 +22,7 @@ _DECIMAL: Final = re.compile(r"-?[0-9]{1,400}(?:\.[0-9]{1,400})?")
 _EPOCHS: Final = frozenset(("identity", "firmware", "ratio", "variant"))  # events that begin a counter epoch
 MAX_PARTS: Final = 4096
 MAX_STEPS: Final = 100  # clock steps and losses that one pack states
+MAX_HANDOVERS: Final = 20  # of a pack, and devices of one that are named
 MAX_KERNEL: Final = 64  # characters of a kernel's boot
 EARLY_MS: Final = 1000  # a read time this far before the pack is worth a doubt
 
@@ -70,6 +72,7 @@ class Pack:
     losses: tuple[Loss, ...]
     synced: bool | None
     monotonic: tuple[str, int] | None  # (kernel boot, ms)
+    handovers: tuple[Handover, ...] = ()
     faults: list[str] = field(default_factory=list)
 
 
@@ -194,7 +197,7 @@ def _gaps(value: object, from_ms: int, to_ms: int) -> tuple[Gap, ...]:
 def _read_events(value: object, pack: Pack) -> None:
     if not isinstance(value, list):
         raise Refused("shape", "events is not an array")
-    steps, losses = [], []
+    steps, losses, handovers = [], [], list[Handover]()
     for event in value:
         name = event.get("event") if isinstance(event, dict) else None
         if not isinstance(name, str):
@@ -205,9 +208,11 @@ def _read_events(value: object, pack: Pack) -> None:
             losses.append(_loss(event))
         elif name in _EPOCHS:
             _check_epoch(name, event)
+        elif name == "handover" and len(handovers) < MAX_HANDOVERS and pack.stream.endswith("/_gateway"):
+            handovers += _handover(event, pack.link)
         if len(steps) + len(losses) > MAX_STEPS:
             raise Refused("shape", f"more than {MAX_STEPS} clock steps and losses in one pack")
-    pack.losses = tuple(losses)
+    pack.losses, pack.handovers = tuple(losses), tuple(handovers)
     pack.link = replace(pack.link, steps=tuple(steps))
 
 
@@ -230,6 +235,27 @@ def _check_epoch(name: str, event: Mapping[str, Any]) -> None:
                 of = f"{side} of {counter['n'][:MAX_SHOWN]} in an event {name}"
                 raise Refused("shape", f"{of} is {shown(value)}, not an exact decimal")
             ms_of(reading.get("t"), f"t of {side} of a counter in an event {name}")
+
+
+def _handover(event: Mapping[str, Any], link: ChainLink) -> list[Handover]:
+    """What is shown of a handover; nothing of one in another form, as it has no weight in the verdict."""
+    devices, who = event.get("devices"), event.get("who")
+    if not isinstance(who, str) or not isinstance(devices, list):
+        return []
+    if not all(isinstance(one, dict) and isinstance(one.get("device"), str) for one in devices):
+        return []
+    try:
+        at_ms = ms_of(event.get("t"), "t of a handover")
+    except Refused:
+        return []
+    compared = [one for one in devices if type(one.get("agrees")) is bool]
+    differ = [clean(one["device"], MAX_SHOWN) for one in compared if not one["agrees"]]
+    name = event.get("id")
+    record = Handover(
+        clean(name, MAX_SHOWN) if isinstance(name, str) else "", link.boot, link.seq, link.hash, at_ms,
+        clean(who, 200), len(devices), len(compared), tuple(differ[:MAX_HANDOVERS]), len(differ),
+    )  # fmt: skip
+    return [record]
 
 
 def _loss(event: Mapping[str, Any]) -> Loss:

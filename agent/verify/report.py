@@ -87,6 +87,27 @@ class IncompleteCheckpoint:
         return f"{self.gateway}: {gone} missing in checkpoint {self.counter}"
 
 
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """A signed record of commissioning: how many devices were compared with their displays, and which differed."""
+
+    id: str
+    boot: str
+    seq: int
+    hash: str  # of its pack
+    time_ms: int
+    who: str
+    devices: int
+    compared: int
+    named: tuple[str, ...]  # of those that differed
+    differed: int
+
+    def __str__(self) -> str:
+        most = f": {', '.join(self.named)}{', ...' if self.differed > len(self.named) else ''}" if self.named else ""
+        counts = f"{self.devices} devices, {self.compared} compared with their displays, {self.differed} differ{most}"
+        return f"handover by {self.who}, {counts}; sequence {self.seq}, hash {self.hash}"
+
+
 @dataclass(slots=True)
 class Day:
     """Completeness of a stream over one UTC day: readings of gauges and counters."""
@@ -136,6 +157,7 @@ class StreamReport:
     clock_backward: int = 0  # the monotonic clock went back within a kernel boot
     early: int = 0  # read times before their pack
     days: dict[str, Day] = field(default_factory=dict)
+    handovers: list[Handover] = field(default_factory=list)  # the first hundred
     faults: Faults = field(default_factory=Faults)
 
     @property
@@ -253,6 +275,8 @@ class Report:
                 stream[key] = stream.pop(f"{key}_ms") / 1000
             stream["head_to"] = stream.pop("head_ms") / 1000
             del stream["begun_ms"]
+            for record in stream["handovers"]:
+                record["time"] = record.pop("time_ms") / 1000
             for kind in ("missing", "lost"):
                 for hole in stream[kind]:
                     for key in ("from", "to"):

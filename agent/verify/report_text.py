@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from agent.verify.report import HOUR_MS, HOURLY_MS, Day, Report, StreamReport, Verdict
@@ -10,6 +10,7 @@ from agent.verify.strict import clean
 
 COLUMNS = ("stream", "packs", "readings", "gaps", "redelivered", "missing", "failed", "complete")
 MAX_NOTES = 20
+MAX_HANDOVERS = 5  # the last ones of a gateway
 MAX_LINE = 2000
 
 
@@ -26,9 +27,13 @@ def as_text(report: Report) -> str:
         if (beyond := report.beyond.get(gateway, 0)) > HOURLY_MS:
             until += f", packs continue for {beyond / HOUR_MS:.1f} h"
         lines.append(f"{gateway}: first key {first}; {until}")
+    for stream in report.streams.values():
+        gateway = stream.stream.rpartition("/")[0]
+        lines += [f"{gateway}: {_time(record.time_ms)} {record}" for record in stream.handovers[-MAX_HANDOVERS:]]
     if report.only:
         lines.append(f"the files contain only {', '.join(report.only)}, as requested")
-    notes = [note for stream in report.streams.values() for note in _notes(stream)]
+    streams = report.streams.values()
+    notes = [note for stream in streams for note in _notes(stream)] + list(_doubts(streams))
     lines += notes[:MAX_NOTES]
     if len(notes) > MAX_NOTES:
         lines.append(f"... and {len(notes) - MAX_NOTES} more remarks; see --json")
@@ -92,9 +97,6 @@ def _notes(s: StreamReport) -> Iterator[str]:
         yield f"{s.stream}: retired, the gateway no longer reads this device"
     elif s.head_seq and not s.packs:
         yield f"{s.stream}: no pack is present, but a checkpoint has it at sequence {s.head_seq} of {_time(s.head_ms)}"
-    if s.first_seq > 1:
-        older = f"; an earlier checkpoint is present and has it at {s.oldest_head_seq}" if s.is_cut else ""
-        yield f"{s.stream}: from sequence {s.first_seq} on{older}"
     for hole in s.missing:
         due = "" if hole.readings is None else f", {hole.readings} readings were due"
         yield f"{s.stream}: sequence {hole.first} to {hole.last} missing ({hole.packs} packs{due})"
@@ -106,22 +108,37 @@ def _notes(s: StreamReport) -> Iterator[str]:
         if day.got < day.due - day.asleep:
             yield f"{s.stream}: {name} {_share([day])}, {day.got} of {day.due - day.asleep} readings"
     yield from (f"{s.stream}: {text}" for text in (*s.conflicts, *s.restarts))
-    yield from _doubts(s)
+    if s.is_cut:
+        at = f"an earlier checkpoint is present and has it at {s.oldest_head_seq}"
+        yield f"{s.stream}: from sequence {s.first_seq} on; {at}"
 
 
-def _doubts(s: StreamReport) -> Iterator[str]:
-    """Remarks that are not faults."""
-    if s.clock_unsynced or s.clock_unknown:
-        yield f"{s.stream}: clock not synchronised in {s.clock_unsynced} packs, unknown in {s.clock_unknown}"
-    if s.clock_backward:
-        yield f"{s.stream}: the monotonic clock went backward {s.clock_backward} times"
-    if s.early:
-        yield f"{s.stream}: {s.early} read times are before their pack"
-    if s.reordered:
-        yield f"{s.stream}: {s.reordered} packs arrived out of order"
-    if s.uncompared:
-        yield f"{s.stream}: {s.uncompared} redelivered packs are too old to be compared"
-    if s.rewritten:
-        yield f"{s.stream}: {s.rewritten} packs were re-serialised in transit"
-    if s.unchecked:
-        yield f"{s.stream}: completeness of {s.unchecked} packs unknown, because their birth or other parts are missing"
+# remarks that are not faults: the member of a stream's report that counts it, and the remark
+_DOUBTS = (
+    ("clock_unsynced", "clock not synchronised in {} packs"),
+    ("clock_unknown", "state of the clock unknown in {} packs"),
+    ("clock_backward", "the monotonic clock went backward {} times"),
+    ("early", "{} read times are before their pack"),
+    ("reordered", "{} packs arrived out of order"),
+    ("uncompared", "{} redelivered packs are too old to be compared"),
+    ("rewritten", "{} packs were re-serialised in transit"),
+    ("unchecked", "completeness of {} packs unknown, because their birth or other parts are missing"),
+)
+
+
+def _span(numbers: Collection[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _doubts(streams: Collection[StreamReport]) -> Iterator[str]:
+    """Remarks that are not faults, one a kind: they often hold for all streams alike."""
+    begun = {s.stream: s.first_seq for s in streams if s.first_seq > 1 and not s.is_cut}
+    if begun:
+        where = next(iter(begun)) if len(begun) == 1 else f"{len(begun)} streams"
+        yield f"{where}: from sequence {_span(begun.values())} on"
+    for member, text in _DOUBTS:
+        found = {s.stream: getattr(s, member) for s in streams if getattr(s, member)}
+        if found:
+            where = next(iter(found)) if len(found) == 1 else f"{len(found)} streams"
+            yield f"{where}: {text.format(sum(found.values()))}"

@@ -87,6 +87,7 @@ class StreamState:
         self._sum.rewritten += signed.rewritten
         self._sum.births += link.is_birth
         self.losses.extend(pack.losses)
+        self._sum.handovers += pack.handovers[: MAX_LISTED - len(self._sum.handovers)]
         self._check_clock(pack)
         if pack.table:
             self.add_table(link.hash, pack.table)
@@ -214,7 +215,7 @@ class StreamState:
 
     def _copy(self) -> StreamReport:
         made = StreamReport(**{name: getattr(self._sum, name) for name in _COUNTS}, stream=self.stream)
-        made.retired = self._sum.retired
+        made.retired, made.handovers = self._sum.retired, list(self._sum.handovers)
         if self._newest:
             _, made.head_seq, _, made.head_ms = self._newest.head
             made.is_unheard = self._second is not None and self._second.head[1] < made.head_seq and not made.packs

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
+
+WINDOW_NS, MARKS = 600_000_000_000, 20
 
 
 @dataclass(slots=True)
@@ -23,7 +26,19 @@ class LineStats:
     open_failures: int = 0
     lost: int = 0  # connections that broke
     notes: dict[str, str] = field(default_factory=dict)  # facts about the port, such as the result of the RS-485 ioctl
+    _marks: deque[tuple[int, int]] = field(default_factory=deque)  # (monotonic ns, busy_ns) of the last ten minutes
 
     def busy_share(self, now_ns: int) -> float:
-        """Share of the time since ``since_ns`` in which the line was in use."""
-        return self.busy_ns / max(now_ns - self.since_ns, 1)
+        """Share of the last ten minutes in which the line was in use; of the time since ``since_ns`` if that is less.
+
+        To be called every few seconds: each call may keep a mark for later ones.
+        """
+        marks = self._marks
+        if not marks:
+            marks.append((self.since_ns, 0))
+        if now_ns - marks[-1][0] >= WINDOW_NS // MARKS:
+            marks.append((now_ns, self.busy_ns))
+        while len(marks) > 1 and marks[1][0] <= now_ns - WINDOW_NS:
+            marks.popleft()
+        since_ns, busy_ns = marks[0]
+        return (self.busy_ns - busy_ns) / max(now_ns - since_ns, 1)

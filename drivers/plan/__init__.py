@@ -1,7 +1,7 @@
 """Points become requests: the fewest by wire time, cut where the device requires it, decoded by compiled plans."""
 
 from drivers.plan.blocks import plan_blocks, plan_summary
-from drivers.plan.compiled import TextSlot, characters, compile_block, exact, ratio_of, text_of, text_slots
+from drivers.plan.compiled import TextSlot, characters, compile_block, exact, range_of, ratio_of, text_of, text_slots
 from drivers.plan.holes import KnownHoles
 from drivers.plan.image import Image, read_image
 from drivers.plan.timing import Block, LineTiming
@@ -17,6 +17,7 @@ __all__ = [
     "exact",
     "plan_blocks",
     "plan_summary",
+    "range_of",
     "ratio_of",
     "read_image",
     "text_of",

@@ -119,6 +119,14 @@ def ratio_of(point: Point, spec: DeviceSpec) -> Decimal:
     return spec.ratio_ct**ct * spec.ratio_pt**pt
 
 
+def range_of(point: Point, spec: DeviceSpec) -> tuple[Decimal | None, Decimal | None]:
+    """Lowest and highest plausible reading, with the sign of readings, before any transformer ratio."""
+    low, high = point.low, point.high
+    if point.flips and concerned(point.name, spec.reversed):
+        low, high = (None if high is None else -high), (None if low is None else -low)
+    return low, high
+
+
 def exact(value: Decimal) -> tuple[int, int]:
     """(mantissa, exponent) without trailing zeros: the kernel multiplies integers."""
     sign, digits, exponent = value.as_tuple()
@@ -132,9 +140,7 @@ def exact(value: Decimal) -> tuple[int, int]:
 def _add(plan: Plan, number: int, point: Point, block: Block, spec: DeviceSpec) -> None:
     ratio = ratio_of(point, spec)
     negate = point.flips and concerned(point.name, spec.reversed)
-    low, high = (None if v is None else v * ratio for v in (point.low, point.high))
-    if negate:
-        low, high = (None if high is None else -high), (None if low is None else -low)
+    low, high = (None if v is None else v * ratio for v in range_of(point, spec))
     parts = point.parts or (RegisterPart(point.address, point.type, point.scale, point.order),)
     for place, part in enumerate(parts):
         last = place == len(parts) - 1

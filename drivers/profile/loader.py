@@ -17,7 +17,15 @@ from drivers.profile.complaints import ProfileComplaints
 from drivers.profile.find import default_dirs, find_profile
 from drivers.profile.head import read_head, read_limits
 from drivers.profile.points import build_point
-from drivers.profile.register_layout import MAX_WORDS, ORDERS, REGISTERS, Defaults
+from drivers.profile.register_layout import (
+    MAX_WORDS,
+    ORDERS,
+    REGISTERS,
+    Defaults,
+    order_hint,
+    read_function,
+    read_type,
+)
 from drivers.profile.repeat import described_points
 from drivers.profile.samples import read_samples
 from drivers.profile.types import Param, Profile, ProfileHead, Sample, Variant
@@ -118,10 +126,11 @@ def _defaults(
     table = complaints.table(document)
     given = table.inner("defaults", ("defaults",), table.mapping("defaults"))
     given.unknown(("function", "type", "order", "pace", "ratio", "barrier"))
+    type_, sure = read_type(given)
     values: dict[str, Any] = {
-        "function": given.integer("function", 1, 4),
-        "type": given.choice("type", REGISTERS),
-        "order": given.choice("order", {o for orders in ORDERS.values() for o in orders}),
+        "function": read_function(given),
+        "type": type_,
+        "order": _default_order(given),
         "pace": given.choice("pace", PACES),
         "ratio": given.choice("ratio", ("apply", "done")),
         "barrier": given.flag("barrier"),
@@ -142,7 +151,18 @@ def _defaults(
         sleeps=head.sleeps,
         max_words=limits.max_words or MAX_WORDS,
         protocol=head.protocol,
+        unsure=not sure or inherited.unsure,
     )
+
+
+def _default_order(given: TomlTable) -> str:
+    """The order of the defaults; a wrong one is a complaint, and not one more at every point."""
+    order = given.text("order")
+    allowed = dict.fromkeys(one for orders in ORDERS.values() for one in orders)
+    if order and order not in allowed:
+        given.complain(None, "order", f"{show(order)} is not known here", order_hint(order, allowed))
+        return "ABCD"
+    return order
 
 
 def _assemble(path: Path, layers: list[_Layer]) -> Profile:

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from drivers.clocks import CLOCKS
 from drivers.model import FLOATS, IDENTIFICATION, KIND_CODES, PACES, Kind, Point
-from drivers.profile.register_layout import BITS, INTEGERS, REGISTERS, Defaults, read_layout
+from drivers.profile.register_layout import BITS, INTEGERS, REGISTERS, Defaults, RegisterLayout, raw_range, read_layout
 from drivers.profile.vocabulary import Vocabulary, VocabularyEntry
 from drivers.toml import TomlTable, show, suggestion
 
@@ -64,6 +64,23 @@ def build_point(table: TomlTable, defaults: Defaults, vocabulary: Vocabulary) ->
     return _Reader(table, defaults, vocabulary, name).read()
 
 
+def reach(
+    layout: RegisterLayout, scale: Decimal, offset: Decimal = Decimal(0), mask: int | None = None
+) -> tuple[Decimal, Decimal] | None:
+    """The lowest and highest value that registers can give; None where that is not known, as of floats."""
+    if layout.parts:
+        found = [(raw_range(part.type, 0), part.scale) for part in layout.parts]
+        if any(raw is None for raw, _ in found):
+            return None
+        ends = [sorted((raw[0] * factor, raw[1] * factor)) for raw, factor in found if raw is not None]
+        return sum((low for low, _ in ends), Decimal(0)), sum((high for _, high in ends), Decimal(0))
+    raw = (0, mask) if mask is not None else raw_range(layout.type, layout.count)
+    if raw is None or not layout.function:  # other protocols have a type that says nothing of its digits
+        return None
+    low, high = sorted(((raw[0] + offset) * scale, (raw[1] + offset) * scale))
+    return low, high
+
+
 class _Reader:
     def __init__(self, table: TomlTable, defaults: Defaults, vocabulary: Vocabulary, name: str) -> None:
         self.table, self.defaults, self.vocabulary, self.name = table, defaults, vocabulary, name
@@ -78,8 +95,11 @@ class _Reader:
         unit = self._unit(entry, kind)
         layout = read_layout(table, self.defaults)
         type_, count = layout.type, layout.count
-        low, high = self._range(entry, unit)
         bit, mask = self._bit_and_mask(type_, count)
+        scale, offset = self._scale(), table.number("offset", Decimal(0)) or Decimal(0)
+        low, high = self._range(entry, unit)
+        if kind in {Kind.GAUGE, Kind.COUNTER}:
+            low, high = self._bounded(low, high, unit if entry else "", reach(layout, scale, offset, mask))
         bits, digits = self._width(kind, type_, bool(layout.parts))
         ratio = self._ratio(entry, unit)
         pace = self.defaults.values.get("pace", "once" if kind is Kind.TEXT else "normal")
@@ -102,8 +122,8 @@ class _Reader:
             order=layout.order,
             bit=bit,
             mask=mask,
-            scale=self._scale(),
-            offset=table.number("offset", Decimal(0)) or Decimal(0),
+            scale=scale,
+            offset=offset,
             sentinels=self._sentinels(type_, bit, mask),
             low=low,
             high=high,
@@ -166,7 +186,9 @@ class _Reader:
             self.table.add("unit", 'the key "unit" is missing', f"One of {', '.join(entry.units)}")
         elif unit and unit not in entry.units:
             wanted = ", ".join(u for u in entry.units if u) or "no unit"
-            self.table.add("unit", f"unit {show(unit)} does not fit {entry.dimension}", f"Allowed: {wanted}")
+            near = next((one for one in entry.units if one.lower() == unit.lower()), "")
+            hint = f'Did you mean "{near}"?' if near else f"Allowed: {wanted}"
+            self.table.add("unit", f"unit {show(unit)} does not fit {entry.dimension}", hint)
         return unit
 
     def _scale(self) -> Decimal:
@@ -192,6 +214,21 @@ class _Reader:
             self.table.add("range", f"invalid range [{', '.join(show(v) for v in value)}]", "Write [lowest, highest]")
             return None, None
         return Decimal(value[0]), Decimal(value[1])
+
+    def _bounded(
+        self, low: Decimal | None, high: Decimal | None, unit: str, reach: tuple[Decimal, Decimal] | None
+    ) -> tuple[Decimal | None, Decimal | None]:
+        """The range within the bounds of the unit. What the registers cannot hold anyway is not bounded."""
+        own = low is not None and high is not None and "range" in self.given
+        if own and reach is not None and (low > reach[1] or high < reach[0]):  # type: ignore[operator]
+            what = f"no value can be in the range: the registers hold {reach[0]:f} to {reach[1]:f}"
+            self.table.add("range", what, "Is scale, offset or type wrong?")
+        bounds = self.vocabulary.bounds(unit)
+        if bounds is None:
+            return low, high
+        if reach is not None and bounds[0] <= reach[0] and reach[1] <= bounds[1]:
+            return low, high
+        return bounds[0] if low is None else max(low, bounds[0]), bounds[1] if high is None else min(high, bounds[1])
 
     def _bit_and_mask(self, type_: str, count: int) -> tuple[int | None, int | None]:
         wide = count if type_ == "bits" else BITS.get(type_, 0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from drivers.model import IDENTIFICATION, RegisterPart
 from drivers.toml import TomlTable, show, suggestion
+from drivers.toml.parsers import nearest
 
 OBJECTS = 3  # of basic identification: vendor, product code, revision
 
@@ -28,6 +29,36 @@ INTEGERS = frozenset({"u16", "i16", "u8h", "u8l", "i8h", "i8l", "u32", "i32", "u
 HALVES = frozenset({"u8h", "u8l", "i8h", "i8l"})
 BITS: Mapping[str, int] = {"u16": 16, "u8h": 8, "u8l": 8, "u32": 32, "u64": 64, "i16": 16, "i32": 32, "i64": 64}
 
+TYPE_WORDS: Mapping[str, str] = {  # what manuals and other tools call a type
+    **dict.fromkeys(("float", "float32", "real", "single", "ieee754", "f", "fp32"), "f32"),
+    **dict.fromkeys(("double", "float64", "lreal"), "f64"),
+    **dict.fromkeys(("int", "int16", "short", "signed", "s16", "sint16", "integer"), "i16"),
+    **dict.fromkeys(("uint", "uint16", "word", "unsigned", "ushort"), "u16"),
+    **dict.fromkeys(("int32", "dint", "long", "s32", "sint32"), "i32"),
+    **dict.fromkeys(("uint32", "dword", "udint", "ulong"), "u32"),
+    **dict.fromkeys(("int64", "lint", "s64"), "i64"),
+    **dict.fromkeys(("uint64", "qword", "lword", "ulint"), "u64"),
+    **dict.fromkeys(("string", "ascii", "char", "text", "utf8"), "str"),
+    **dict.fromkeys(("bcd",), "bcd16"),
+    **dict.fromkeys(("bool", "boolean", "bit", "coil"), "bits"),
+}
+ORDER_WORDS: Mapping[str, str] = {
+    **dict.fromkeys(("big", "be", "msb", "big-endian", "big_endian", "bigendian", "1234", "no", "none"), "ABCD"),
+    **dict.fromkeys(("swap", "swapped", "wordswap", "word-swap", "word_swap", "3412"), "CDAB"),
+    **dict.fromkeys(("little", "le", "lsb", "little-endian", "little_endian", "littleendian"), "CDAB"),
+    **dict.fromkeys(("byteswap", "byte-swap", "byte_swap", "2143"), "BADC"),
+    **dict.fromkeys(("reverse", "reversed", "4321"), "DCBA"),
+}
+LITTLE_HINT = (
+    'Words in the low-first order, which is usual, are "CDAB"; all bytes reversed are "DCBA". '
+    "`meterhouse read --registers` shows both"
+)
+FUNCTION_WORDS: Mapping[str, int] = {
+    **dict.fromkeys(("holding", "holdings", "hr", "4x", "fc3", "fc03", "03", "3", "0x03"), 3),
+    **dict.fromkeys(("input", "ir", "input register", "3x", "fc4", "fc04", "04", "4", "0x04"), 4),
+    **dict.fromkeys(("coil", "coils", "0x", "fc1", "fc01", "01", "1", "0x01"), 1),
+    **dict.fromkeys(("discrete", "discrete input", "inputs", "di", "1x", "fc2", "fc02", "02", "2", "0x02"), 2),
+}
 PART_KEYS = ("address", "type", "order", "scale", "function")
 MAX_WORDS = 125  # Modbus Application Protocol 1.1b3, 6.3: registers a read, at most
 MAX_COILS = 2000  # the same, 6.1
@@ -42,6 +73,43 @@ class Defaults:
     sleeps: bool = False
     max_words: int = MAX_WORDS
     protocol: str = "modbus"
+    unsure: bool = False  # the type is wrong: what follows from it is not complained about
+
+
+def read_type(table: TomlTable, default: str = "") -> tuple[str, bool]:
+    """The type of a table, and whether it is sure; a wrong one is a complaint with the right word."""
+    raw = table.raw.get("type")
+    if not isinstance(raw, str) or raw in REGISTERS:
+        return table.choice("type", REGISTERS, default), raw is None or isinstance(raw, str)
+    meant = TYPE_WORDS.get(raw.strip().lower()) or nearest(raw, REGISTERS)
+    table.known.add("type")
+    hint = f'Did you mean "{meant}"?' if meant else f"Allowed: {', '.join(REGISTERS)}"
+    if meant == "bits":
+        hint = "One bit of a register is u16 with bit = 0; coils (functions 1 and 2) have no type"
+    table.complain(None, "type", f"{show(raw)} is not known here", hint)
+    return (meant if meant and meant != "bits" else default or "u16"), False
+
+
+def order_hint(order: str, allowed: Iterable[str]) -> str:
+    """What a wrong order should have been."""
+    meant = ORDER_WORDS.get(order.strip().lower(), "")
+    if meant == "CDAB" and order.strip().lower().startswith("l"):
+        return LITTLE_HINT
+    if meant and meant in allowed:
+        return f'Did you mean "{meant}"?'
+    return suggestion(order, allowed) or f"One of {', '.join(allowed)}"
+
+
+def read_function(table: TomlTable, default: int | None = None) -> int | None:
+    """The function of a table; a word for it is a complaint with the number, which then counts."""
+    raw = table.raw.get("function")
+    meant = FUNCTION_WORDS.get(raw.strip().lower()) if isinstance(raw, str) else None
+    if meant is None:
+        found = table.integer("function", 1, 4, default)
+        return 3 if found is None and "function" in table.raw else found
+    table.known.add("function")
+    table.complain(None, "function", f"{show(raw)} is not a number", f"Write function = {meant}")
+    return meant
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +124,16 @@ class RegisterLayout:
     parts: tuple[RegisterPart, ...] = ()
 
 
+def raw_range(type_: str, count: int) -> tuple[int, int] | None:
+    """The lowest and highest raw value of a type; None for floats and for what has no numbers."""
+    if type_ in BITS or type_ in HALVES:
+        wide = BITS.get(type_, 8)
+        return (-(1 << wide - 1), (1 << wide - 1) - 1) if type_.startswith("i") else (0, (1 << wide) - 1)
+    if type_.startswith("bcd"):
+        return 0, 10 ** (4 * REGISTERS[type_]) - 1
+    return {"mod10k": (0, 10 ** (4 * count) - 1), "bits": (0, (1 << count) - 1)}.get(type_)
+
+
 def read_layout(table: TomlTable, defaults: Defaults) -> RegisterLayout:
     """The registers of a point's table; other protocols have none."""
     if defaults.protocol != "modbus":
@@ -66,6 +144,7 @@ def read_layout(table: TomlTable, defaults: Defaults) -> RegisterLayout:
 class _LayoutReader:
     def __init__(self, table: TomlTable, defaults: Defaults) -> None:
         self.table, self.defaults, self.given = table, defaults, table.raw
+        self.unsure = False
 
     def read(self) -> RegisterLayout:
         if self.given.get("function") == IDENTIFICATION:
@@ -101,11 +180,15 @@ class _LayoutReader:
         given = self.given.get("type", None if coils else values.get("type"))
         if coils and given not in (None, "bits"):
             table.add("type", f"type is {show(given)}, but function {function} reads single bits", "Leave type out")
-        type_ = "bits" if coils else table.choice("type", REGISTERS, values.get("type", "")) or "u16"
+        type_, sure = ("bits", True) if coils else read_type(table, values.get("type", ""))
+        type_ = type_ or "u16"
+        self.unsure = not sure or ("type" not in self.given and self.defaults.unsure)
         if not coils and type_ == "bits":
             table.add("type", 'type "bits" belongs to functions 1 and 2', "Registers of flags are u16 with bit_labels")
-        if not coils and given is None and "parts" not in self.given:
+        if not coils and given is None and "parts" not in self.given and not self.defaults.unsure:
             table.add("type", 'the key "type" is missing')
+        if self.unsure:  # how many registers, and in which order, follows from the type
+            return type_, "", table.integer("count", 1, MAX_WORDS, 1) or 1
         count = self._count(type_)
         return type_, self._order(type_, count), count
 
@@ -134,8 +217,7 @@ class _LayoutReader:
                 what = f"order {show(own)} does not apply to the 16 bits of {type_}"
                 self.table.add("order", what, "AB or BA, or leave it out")
             else:
-                hint = suggestion(own, allowed) or f"One of {', '.join(allowed)}"
-                self.table.add("order", f"order {show(own)} does not fit {type_}", hint)
+                self.table.add("order", f"order {show(own)} does not fit {type_}", order_hint(own, allowed))
             return ""
         default = str(self.defaults.values.get("order", ""))
         if size == 1:
@@ -149,7 +231,7 @@ class _LayoutReader:
     def _place(self, type_: str, count: int) -> tuple[int, int]:
         table = self.table
         default = self.defaults.values.get("function")
-        function = table.integer("function", 1, 4, default)
+        function = read_function(table, default)
         if function is None:
             if "function" not in self.given:
                 hint = "1 coils, 2 inputs, 3 holding, 4 input registers, 43 identification"

@@ -13,6 +13,7 @@ from typing import Any
 
 import firmware_profiles
 from drivers.model import Kind
+from drivers.units import unit_factor
 
 # a variable of a pattern -> the words it stands for; None: a number from 1 on
 VARIABLES: Mapping[str, tuple[str, ...] | None] = {
@@ -54,6 +55,9 @@ class Vocabulary:
         self.units: frozenset[str] = self.senml | frozenset(document["units"]["other"])
         self.dimensions: Mapping[str, tuple[str, ...]] = {k: tuple(v) for k, v in document["dimensions"].items()}
         self.states: Mapping[str, tuple[str, str]] = {k: (v[0], v[1]) for k, v in document["states"].items()}
+        self._bounds: Mapping[str, tuple[Decimal, Decimal]] = {
+            unit: (Decimal(low), Decimal(high)) for unit, (low, high) in document["bounds"].items()
+        }
         self.patterns: tuple[str, ...] = ()
         self._root = _Node()
         for name, meaning in document["prefix"].items():
@@ -84,6 +88,14 @@ class Vocabulary:
             flips=given.get("flips", False),
             swap=given.get("swap", ""),
         )
+
+    def bounds(self, unit: str) -> tuple[Decimal, Decimal] | None:
+        """What no sound device reports beyond, in this unit; None where nothing is known of it."""
+        for known, (low, high) in self._bounds.items() if unit else ():
+            factor = unit_factor(unit, known)
+            if factor is not None:
+                return low / factor, high / factor
+        return None
 
     def entries(self) -> Iterator[VocabularyEntry]:
         """All entries in file order, by pattern."""
@@ -119,14 +131,22 @@ class Vocabulary:
     def nearest(self, name: str) -> str:
         """The known name most like ``name``, with the caller's numbers in it; "" if nothing is like it."""
         shape = ".".join(_shape(word) for word in name.split("."))
-        found = difflib.get_close_matches(shape, _shapes(self), n=1, cutoff=0.6)
+        found = self._longer(shape) or difflib.get_close_matches(shape, _shapes(self), n=8, cutoff=0.6)
         if not found:
             return ""
+        front = shape.partition(".")[0]
+        found.sort(key=lambda one: one.partition(".")[0] != front)  # the domain is the last thing that one mistypes
         seen: dict[str, list[str]] = {}
         for word in name.split("."):
             if (key := _shape(word)) != word:
                 seen.setdefault(key, []).append(word)
         return ".".join(seen[w].pop(0) if seen.get(w) else _example(w) for w in found[0].split("."))
+
+    def _longer(self, shape: str) -> list[str]:
+        """The first name that only says more: ac.power is ac.power.active, and so is power.active; else nothing."""
+        shapes = _shapes(self)
+        found = [one for one in shapes if one.startswith(f"{shape}.")]
+        return (found or [one for one in shapes if one.endswith(f".{shape}")])[:1]
 
 
 def _reach(node: _Node, words: tuple[str, ...]) -> Iterator[tuple[_Node, dict[str, str]]]:

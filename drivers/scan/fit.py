@@ -27,7 +27,7 @@ from drivers.model import (
     Reading,
     Reason,
 )
-from drivers.profile import Profile, list_profiles, load_profile
+from drivers.profile import Profile, default_dirs, list_profiles, load_profile
 from drivers.registry import driver_class
 from drivers.scan.caching_line import CachingLine
 from ext.ring import Ring
@@ -106,22 +106,26 @@ class Effort:
 THOROUGH = Effort()
 
 
-def profiles_of(protocols: Iterable[str], only: str = "") -> list[Profile]:
-    """The shipped and site profiles of these protocols; broken ones are left out, `profiles check` reports them."""
-    wanted, listed = set(protocols), list_profiles()
+def profiles_of(protocols: Iterable[str], only: str = "", dirs: tuple[Path, ...] = ()) -> list[Profile]:
+    """The profiles of these protocols in ``dirs`` (the shipped and the site's, if empty); broken ones are left out.
+
+    `profiles check` reports those.
+    """
+    dirs = dirs or default_dirs()
+    wanted, listed = set(protocols), list_profiles(dirs)
     state = tuple(map(_changed_ns, listed.values()))
-    loaded = [_loaded(path, state) for name, path in listed.items() if not only or name == only]
+    loaded = [_loaded(path, dirs, state) for name, path in listed.items() if not only or name == only]
     return [p for p in loaded if p is not None and p.protocol in wanted and p.vendor.lower() != "generic"]
 
 
 @lru_cache(maxsize=256)
-def _loaded(path: Path, state: tuple[int, ...]) -> Profile | None:
+def _loaded(path: Path, dirs: tuple[Path, ...], state: tuple[int, ...]) -> Profile | None:
     """A profile, None if it is broken; a scan tries all of them with each device that it finds.
 
     ``state``: of all files, as a profile may extend others.
     """
     try:
-        return load_profile(path)
+        return load_profile(path, dirs)
     except ProfileError:
         return None
 
@@ -365,7 +369,7 @@ _NO_GRID = re.compile(r"cell|pump|fan|compressor|heater")
 
 
 def _judge_text(point: Point, text: str, proof: bool) -> int:
-    if not text.strip():
+    if not text.strip(" .0"):  # a register of zeros, whatever a map calls it
         return 0
     if not _is_text(text) or (point.name == "device.model" and not proof):
         return -1

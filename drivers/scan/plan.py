@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from drivers.line import SerialSetting
 from drivers.scan.fit import TIMEOUT_S, Effort, Fit
@@ -48,6 +49,7 @@ class ScanOptions:
     mbus_by: tuple[str, ...] = ("secondary", "primary")  # how M-Bus meters are asked for
     identify: bool = True
     echo: bool = False
+    profile_dirs: tuple[Path, ...] = ()  # where profiles are looked for; (): the shipped and the site's
 
 
 @dataclass(slots=True)

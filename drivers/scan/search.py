@@ -175,7 +175,10 @@ class Scan:
         """The profiles of a protocol, first SunSpec, which proves itself, and those that other devices have here."""
         best = Counter(device.fits[0].profile for device in self.found if device.fits)
         protocols = ("modbus", "sunspec") if protocol == "modbus" else (protocol,)
-        return sorted(profiles_of(protocols), key=lambda one: (one.protocol != "sunspec", -best[one.id]))
+        return sorted(
+            profiles_of(protocols, "", self.options.profile_dirs),
+            key=lambda one: (one.protocol != "sunspec", -best[one.id]),
+        )
 
     def _note_twins(self) -> None:
         """One serial number at several addresses: over Modbus TCP one device that answers whatever the unit number."""

@@ -13,7 +13,7 @@ from decimal import Decimal
 from drivers.modbus.registers import Read
 from drivers.modbus.requests import read_request
 from drivers.model import ConfigError, DeviceSpec, Kind, Point, Quality
-from drivers.plan import Block, LineTiming, TextSlot, exact, ratio_of
+from drivers.plan import Block, LineTiming, TextSlot, exact, range_of, ratio_of
 from drivers.profile import concerned
 from drivers.sunspec.models import NUMBERS, Model, ModelOffset
 from drivers.sunspec.names import UNITS
@@ -184,12 +184,8 @@ def _add(plan: Plan, location: RegisterLocation, point: Point, at: int, begin: i
     factor = None if plain else unit_factor(UNITS.get(definition.unit, definition.unit), point.unit)
     scale = (factor or Decimal(1)).scaleb(location.place.power) * point.scale
     ratio = ratio_of(point, spec)
-    low, high = (None if v is None else v * ratio for v in (point.low, point.high))
+    low, high = (None if v is None or is_factor(point) else v * ratio for v in range_of(point, spec))
     negate = point.flips and concerned(point.name, spec.reversed) and not is_factor(point)
-    if is_factor(point):
-        low = high = None
-    if negate:
-        low, high = (None if high is None else -high), (None if low is None else -low)
     plan.add(
         location.point,
         at,

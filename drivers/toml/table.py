@@ -38,6 +38,23 @@ _SYNTAX = {
     "Unescaped '\\' in a string": ("a backslash in a quoted text", "Write it twice, or use single quotes: 'C:\\path'"),
 }
 
+_QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|#.*")
+# slips of the keyboard, looked for outside of texts in the line that tomllib does not understand
+_SLIPS = tuple(
+    (re.compile(pattern), slip, hint)
+    for pattern, slip, hint in (
+        ("[\u201c\u201d\u2018\u2019\u300c\u300d\uff02\uff07]", "these are Chinese or typographic quotes",
+         'Switch the input method to English and write straight ones: name = "inv1"'),
+        ("[\uff1a\uff1d]", "a full-width colon or equals sign",
+         'Switch the input method to English and write: name = "inv1"'),
+        ("[\uff0c\u3001\uff3b\uff3d\uff5b\uff5d\u3010\u3011\u3000]", "a full-width comma, bracket or blank",
+         "Switch the input method to English"),
+        (r"=\s*[-+]?[0-9]+,[0-9]+\s*$", "a number with a comma", "Write a point, such as 0.01"),
+        (r"=\s*0[0-9A-Fa-f]+\s*$|=\s*[0-9][0-9A-Fa-f]*[hH]\s*$|=\s*[0-9]+[A-Fa-f][0-9A-Fa-f]*\s*$",
+         "a number that begins with 0 or has letters", "Hexadecimal numbers begin with 0x, such as 0x010A"),
+    )
+)  # fmt: skip
+
 
 class Complaint(ConfigError):
     """One wrong place in a file: file, line (None where the file has no such place), key."""
@@ -172,7 +189,8 @@ class TomlTable:
         if found is None:
             return None
         if not isinstance(found[1], dict):
-            self.complain(found[0], key, f"{show(found[1])} is not a table", f"Write {key} = {{ name = value }}")
+            form = f"{{ ct = {show(found[1])} }}" if key == "ratio" else "{ name = value }"
+            self.complain(found[0], key, f"{show(found[1])} is not a table", f"Write {key} = {form}")
             return None
         layer = Layer(found[0].source, (*found[0].path, key), found[1])
         return self.inner(self._named(key), layer.path, found[1], layer.source)
@@ -358,6 +376,11 @@ def _syntax(source: TomlSource, message: str) -> Complaint:
     if found and found[1]:
         line = int(found[1])
     what = message[: found.start()] if found else message
+    lines = (source.text or "").split("\n")
+    written = _QUOTED.sub('""', lines[line - 1]) if line <= len(lines) else ""
+    for pattern, slip, hint in _SLIPS:
+        if pattern.search(written):
+            return Complaint(slip, file=source.name, line=line, key="", hint=hint)
     if twice := re.match(r"Cannot declare \((.*?),?\) twice", what):
         table = ".".join(re.findall(r"'([^']*)'", twice[1]))[:60]
         hint = "Keep one of the two; tables of a list, such as [[device]], have two brackets each time"

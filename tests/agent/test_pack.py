@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,8 @@ def test_every_due_tick_is_a_reading_or_a_gap(signer: Signer, tmp_path_factory: 
     assert report.failed == 0, report.faults
     assert (report.readings, report.gaps) == (readings, gaps)
     assert sum(p.records for p in packs) == readings and sum(p.gap_readings for p in packs) == gaps
+    tally = sum((Counter(p.tally) for p in packs), Counter())
+    assert tally[0] == readings and tally.total() - tally[0] == gaps and -1 not in tally
 
 
 @given(

@@ -260,6 +260,111 @@ def test_a_device_that_became_slow_is_met_by_a_whole_time_out(made_up_time, ring
     assert bench.devices[0].availability is Availability.ALIVE and bench.devices[0].failures == 0
 
 
+@pytest.mark.parametrize(("period_s", "dead_after_s"), [(1, 10), (5, 15), (60, 180), (900, 2700)])
+def test_a_silent_device_is_dead_after_ten_seconds_or_three_periods(
+    made_up_time, ring, period_s: int, dead_after_s: int
+) -> None:
+    """# field pain 70: whichever is longer, counted from its last answer; the state of a moment, not of a poll"""
+    driver = FakeDriver(spec("a", period_s * 1000), 1, timeout_s=0.1)
+    bench = Bench(made_up_time, ring, driver)
+    bench.run(3 * period_s + 0.5)
+    (device,) = bench.devices
+    assert device.life(bench.clock.now_ms()) == "alive"
+    driver.silent = True
+    last = device.last_answer_ms
+    while bench.clock.now_ms() < last + dead_after_s * 1000 - 100:
+        bench.run(min(1.0, (last + dead_after_s * 1000 - 50 - bench.clock.now_ms()) / 1000))
+        assert device.life(bench.clock.now_ms()) == "alive"
+    bench.run(1.0)
+    assert device.life(bench.clock.now_ms()) == "dead"
+    bench.run(period_s + 3)
+    assert device.availability is Availability.DEAD
+    driver.silent = False
+    bench.run(period_s + 70)
+    assert device.life(bench.clock.now_ms()) == "alive" and device.answering_since_ms > last
+
+
+def test_a_device_is_dead_while_its_first_request_still_waits(made_up_time, ring) -> None:
+    """Three tries of ten seconds, as behind a dongle: it is dead when the time is up, not when the last try is over."""
+    driver = FakeDriver(spec("a"), 1, timeout_s=30.0)
+    bench = Bench(made_up_time, ring, driver)
+    (device,) = bench.devices
+    states: list[tuple[int, str]] = []
+
+    async def look() -> None:
+        for second in range(60):
+            driver.silent = second >= 5
+            states.append((second, device.life(bench.clock.now_ms())))
+            await asyncio.sleep(1)
+
+    async def both() -> None:
+        task = asyncio.ensure_future(LinePoller(bench.devices, bench.clock).run())
+        await look()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    made_up_time.run_until_complete(both())
+    assert {state for second, state in states if second < 14} == {"unknown", "alive"}
+    assert {state for second, state in states if 18 <= second < 35} == {"dead"}
+
+
+def test_a_device_that_never_answers_is_unknown_until_it_is_dead(made_up_time, ring) -> None:
+    """A first request that is lost after a start is not a fault."""
+    driver = FakeDriver(spec("a"), 1)
+    driver.silent = True
+    bench = Bench(made_up_time, ring, driver)
+    states = []
+    for _ in range(12):
+        bench.run(1)
+        states.append(bench.devices[0].life(bench.clock.now_ms()))
+    assert states[:9] == ["unknown"] * 9 and states[-1] == "dead" and not bench.devices[0].answering_since_ms
+
+
+def test_one_timeout_on_a_line_that_starves_a_device_is_not_its_death(made_up_time, ring, caplog) -> None:
+    """Its last answer is old because it was not asked."""
+
+    class Hiccup(FakeDriver):
+        async def poll(self, tick_ms: int, paces: int) -> PollResult:
+            self.silent = len(self.polls) == 3
+            return await super().poll(tick_ms, paces)
+
+        async def probe_within(self, timeout_s: float) -> None:
+            self.silent = False
+            await super().probe_within(timeout_s)
+
+    hog, starved = FakeDriver(spec("a"), 1, cost_s=15.0), Hiccup(spec("b"), 2)
+    bench = Bench(made_up_time, ring, hog, starved)
+    bench.run(200)
+    assert len(starved.polls) > 8 and starved.spent, "it was silent once"
+    assert "not responding" not in caplog.text
+    assert not [at for at, reason in bench.gaps(2) if reason == Reason.ABSENT]
+
+
+def test_a_hint_at_another_device_makes_the_agent_ask_who_it_is(made_up_time, ring) -> None:
+    """At the next poll, for a reopened line as for an odd counter; one that flaps all day costs some requests a day."""
+    driver = FakeDriver(spec("a"), 1)
+    driver.doubts = 0  # type: ignore[attr-defined]
+    bench = Bench(made_up_time, ring, driver)
+    opened = 1
+    (device,) = bench.devices
+    device.opened = lambda: opened
+    bench.run(5)
+    assert len(driver.probes) == 1, "at the start"
+    opened += 1
+    bench.run(2)
+    assert len(driver.probes) == 2
+    bench.run(300)
+    driver.doubts += 1  # type: ignore[attr-defined]
+    bench.run(2)
+    assert len(driver.probes) == 3
+    bench.run(200)
+    assert len(driver.probes) == 3, "once for each hint"
+    for _ in range(3600):
+        opened += 1
+        bench.run(1)
+    assert len(driver.probes) <= 10
+
+
 def test_a_poll_that_has_not_begun_by_its_next_tick_is_overload(made_up_time, ring) -> None:
     slow = FakeDriver(spec("a"), 1, cost_s=2.5)
     bench = Bench(made_up_time, ring, slow)

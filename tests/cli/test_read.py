@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.read import label
+from agent.cli.read_output import label
 from agent.cli.target import local_timezone
 from drivers.model import Kind, Point, Reading
 from tests.kits.simulated import punch, writes

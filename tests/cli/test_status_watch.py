@@ -32,12 +32,22 @@ def test_status_says_what_is_not_well_and_exits_by_the_worst(mh, traces, tmp_pat
     uplinks = {"platform": {"connected": False, "error": "not authorised"}}
     traces.write(uplinks=uplinks)
     said = mh("status", "--runtime-dir", run)
-    assert (said.code, said.err) == (5, "error: destination platform cannot be reached: not authorised\n")
-    devices = {"inv1": {"line": "roof", "life": "dead", "last_answer": None, "error": "no answer\x1b[2J"}}
+    first, last = said.err.splitlines()
+    assert (said.code, first) == (5, "error: destination platform cannot be reached: not authorised")
+    assert last.startswith("1 fault; exit code 5. Looked at: the readings of 2 devices over the time since the start")
+    assert "All is well" not in said.out
+    dead = {
+        "line": "roof",
+        "life": "dead",
+        "added": time.time() - 100,
+        "last_answer": None,
+        "error": "no answer\x1b[2J",
+    }
+    devices = {"inv1": dead}
     traces.write(devices=devices)
     said = mh("status", "--runtime-dir", run)
     assert said.code == 4
-    assert "device inv1 does not respond: no answer�[2J\n" in said.err
+    assert "device inv1 has never answered, for 1" in said.err and ": no answer�[2J\n" in said.err
     traces.write(store={"trouble": "disk full"})
     said = mh("status", "--json", "--runtime-dir", run)
     assert said.code == 1

@@ -75,10 +75,11 @@ def test_what_is_no_configuration_at_all_gets_a_sentence_too(site, blob, says) -
 
 def test_a_missing_file_and_a_folder_are_said(site) -> None:
     (line,) = site.complaints()
-    assert line == "agent.toml: cannot be read: No such file or directory. Name the file with -c FILE"
+    hint = "Name the file with -c FILE; `meterhouse init` makes one"
+    assert line == f"agent.toml: cannot be read: No such file or directory. {hint}"
     (site.folder / "agent.toml").mkdir()
     (line,) = site.complaints()
-    assert line == "agent.toml: cannot be read: Is a directory. Name the file with -c FILE"
+    assert line == f"agent.toml: cannot be read: Is a directory. {hint}"
 
 
 def test_a_secret_is_never_repeated(site, good, changed) -> None:

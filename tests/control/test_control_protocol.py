@@ -57,7 +57,8 @@ def test_who_may_what() -> None:
     rights = {kind_of_type(kind): kind.right for kind in get_args(Request)}
     look = {"export", "intervals", "report", "declarations", "key"}
     assert {name for name, right in rights.items() if right is Right.LOOK} == look
-    assert {name for name, right in rights.items() if right is Right.CHANGE} == {"declare", "keys", "lease", "reload"}
+    changes = {"declare", "handover", "keys", "lease", "reload"}
+    assert {name for name, right in rights.items() if right is Right.CHANGE} == changes
     for kind in get_args(Request):
         assert callable(import_module(kind.module).answer)
 

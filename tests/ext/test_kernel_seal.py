@@ -182,6 +182,7 @@ def test_a_pack_as_the_design_shows_it(new_ring: Callable[[], Ring]) -> None:
         grid=b"",
         used=2,
         lost=0,
+        tally={0: 3, 2: 1},
     )
 
 
@@ -200,6 +201,7 @@ def test_the_account_of_what_was_due(new_ring: Callable[[], Ring]) -> None:
     assert [r[2] for r in readings(piece.e)] == [1, 7, 5]
     assert (piece.due, piece.complete) == (4 + 2 + 1 + 4, False)
     assert list(piece.grid) == [1, TIMEOUT, 1, 0, SENTINEL, TIMEOUT, 1, 0, TIMEOUT, 0, 0]
+    assert piece.tally == {-1: 4, 0: 2, 1: 1, TIMEOUT: 3, SENTINEL: 1}
 
 
 def test_states_and_texts_only_when_they_change(new_ring: Callable[[], Ring]) -> None:
@@ -306,7 +308,7 @@ def test_refuses(new_ring: Callable[[], Ring]) -> None:
 
 def test_an_empty_slice(new_ring: Callable[[], Ring]) -> None:
     ring, (table, _) = new_ring(), both()
-    assert seal(ring, array("Q"), table, T0, T0) == Slice(b"[]", 0, T0, True, 0, b"", 0, 0)
+    assert seal(ring, array("Q"), table, T0, T0) == Slice(b"[]", 0, T0, True, 0, b"", 0, 0, {})
     assert seal(ring, array("Q"), Table("", [], [0]), 0, 10**13).complete
 
 

@@ -203,7 +203,9 @@ def test_a_ledger_that_was_cut_off_ends_like_one_that_was_not(tmp_path: Path, se
 
 
 @pytest.mark.parametrize("how", ["damaged state", "old state"])
-@pytest.mark.parametrize("seed", [6000, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6001, 6010))])
+@pytest.mark.parametrize(
+    "seed", [6000, 6007, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (*range(6001, 6007), 6008, 6009))]
+)  # 6007: a counter is known on one side of midnight only, and the clock was wrong before
 def test_a_week_that_was_cut_off(tmp_path: Path, seed: int, how: str) -> None:
     """What is made again begins a day before where it matters: the packs of the whole week are not read at once."""
     check_alike(tmp_path, seed, how, same_state=False, packs=300, hours=168)

@@ -54,6 +54,7 @@ class FakeBroker:
     properties: bytes = b""
     only_v311: bool = False
     connack: int = 0
+    suback: int = 1  # the granted QoS, or a reason code
     mute: bool = False  # accepts connections and says nothing
     absent: bool = False
     then: Callable[[socket.socket, int], None] = lambda sock, version: None  # called after each SUBACK
@@ -126,7 +127,7 @@ class FakeBroker:
                     body = struct.pack(">H", packet) + (bytes([code]) if version > 4 and code else b"")
                     sock.sendall(bytes([0x40, len(body)]) + body)
                 elif kind >> 4 == 8:
-                    suback = body[:2] + (b"\x00\x01" if version > 4 else b"\x01")
+                    suback = body[:2] + (b"\x00" if version > 4 else b"") + bytes([self.suback])
                     sock.sendall(b"\x90" + bytes([len(suback)]) + suback)
                     self.subscribes.append(body)
                     self.then(sock, version)

@@ -323,6 +323,8 @@ def test_check_shows_the_second_source(head: str, en: str, zh: str, tmp_path: Pa
 
 def test_profiles_names(capsys: pytest.CaptureFixture[str]) -> None:
     said = CliRunner().invoke(profiles, ["names", "battery.rack.{r}.soc", "--lang", "zh"]).stdout
+    head, said = said.split("\n", 1)
+    assert head.split() == ["名称", "种类", "单位", "含义"]
     assert said.split() == ["battery.rack.{r}.soc", "gauge", "%", "{r}号电池簇：荷电状态"]
     found = json.loads(CliRunner().invoke(profiles, ["names", "ac.energy.import*", "--json"]).stdout)["names"]
     assert {"ac.energy.import", "ac.energy.import.{l}", "ac.energy.import.tariff.{n}"} <= {n["name"] for n in found}

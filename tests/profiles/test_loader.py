@@ -104,9 +104,21 @@ def test_a_second_source_is_not_inherited(write: Write, tmp_path: Path) -> None:
         (("scale = 0.1", "scal = 0.1"), ':14: ac.voltage.l1: scal: unknown key. Did you mean "scale"?'),
         (('type = "u16"', 'type = "u61"'), 'type: "u61" is not known here. Did you mean "u'),
         (('type = "u16"', "type = 16"), 'type: 16 is not text. Write it in quotes'),
+        (('"ac.voltage.l1"', '"ac.power"'), 'Did you mean "ac.power.active"?'),
+        (('"ac.voltage.l1"', '"voltage.l2"'), 'Did you mean "ac.voltage.l2"?'),
+        (('"u16"', '"float"'), 'type: "float" is not known here. Did you mean "f32"?'),
+        (('"u16"', '"REAL"'), 'Did you mean "f32"?'),
+        (('"u16"', '"int"'), 'type: "int" is not known here. Did you mean "i16"?'),
+        (('"u16"', '"bool"'), "One bit of a register is u16 with bit = 0"),
+        (('"u16"', '"f32"\norder = "little"'), 'Words in the low-first order, which is usual, are "CDAB"'),
+        (("function = 3", 'function = "holding"'), 'function: "holding" is not a number. Write function = 3'),
+        (('unit = "V"', 'unit = "v"'), 'unit "v" does not fit voltage. Did you mean "V"?'),
+        (("0x10", "010A"), "a number that begins with 0 or has letters. Hexadecimal numbers begin with 0x"),
+        (('unit = "V"', "unit = “V”"), "these are Chinese or typographic quotes"),
+        (('unit = "V"', 'unit ＝ "V"'), "a full-width colon or equals sign"),
         (("0x10", "0x10000"), "address: 65536 is out of range. Allowed: 0 to 65535"),
         (("function = 3", "function = 6"), "function: 6 is out of range. Allowed: 1 to 4"),
-        (("function = 3", 'function = "3"'), 'function: "3" is not a whole number. Write a number from 1 to 4'),
+        (("function = 3", 'function = "3"'), 'function: "3" is not a number. Write function = 3'),
         (("scale = 0.1", "scale = 0"), "scale is 0, so every value would be 0"),
         (("scale = 0.1", "scale = true"), "scale: true is not a number"),
         (("scale = 0.1", "range = [9, 1]"), "invalid range [9, 1]. Write [lowest, highest]"),
@@ -305,3 +317,23 @@ def test_a_character_needs_a_register_of_its_own(write: Write) -> None:
     assert 'text "low" is one character in each register of type u16' in said
     (said,) = complaints(write, HEAD + SPREAD.replace('"low"', '"lower"'))
     assert '"low" or "high"' in said
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ('type = "float"', 'defaults: type: "float" is not known here. Did you mean "f32"?'),
+        ('type = "f99x"', 'defaults: type: "f99x" is not known here.'),
+        ('type = "f32"\norder = "little"', 'defaults: order: "little" is not known here.'),
+        (
+            'type = "f32"\norder = "ABCD"\nfunction = "input"',
+            'defaults: function: "input" is not a number. Write function = 4',
+        ),
+    ],
+)
+def test_a_wrong_default_is_one_complaint_and_not_one_at_every_point(write: Write, wrong: str, told: str) -> None:
+    names = ("ac.voltage.l1", "ac.voltage.l2", "ac.voltage.l3")
+    points = "".join(f'[[point]]\nname = "{name}"\naddress = {n}\nunit = "V"\n' for n, name in enumerate(names))
+    rest = "" if "function" in wrong else "function = 3\n"
+    (said,) = complaints(write, f"{HEAD}\n[defaults]\n{wrong}\n{rest}{points}")
+    assert told in said

@@ -34,13 +34,16 @@ def profile(name: str) -> Profile:
     return load_profile(find_profile(name, [shipped_dir()]), [shipped_dir()])
 
 
-async def asked(wanted: Profile, effort: Effort) -> Identity:
+async def asked(wanted: Profile, zeros: bool = False, effort: Effort = THOROUGH) -> Identity:
     params = {
         name: param.choices[0] if param.choices else max(param.low, 1)
         for name, param in wanted.params.items()
         if param.default is None
     }
     device, _ = device_from_profile(wanted, clock=ParkClock(1, 0.0), params=params, turnaround_s=0.0)
+    for function in (3, 4) if zeros else ():
+        for address in (a for a in range(0x10000) if not device.image.exists(function, a)):
+            device.image.put_words(address, [0], function=function)
     sim = Wire(Bus([device]), 0)
     line = open_line(LineConfig("scan", sim.url), clock, opener=sim.open_port)
     try:
@@ -51,7 +54,7 @@ async def asked(wanted: Profile, effort: Effort) -> Identity:
 
 
 async def recognised(name: str, effort: Effort) -> None:
-    found = await asked(profile(name), effort)
+    found = await asked(profile(name), effort=effort)
     fits = {fit.profile: fit for fit in found.fits}
     assert name in fits or effort.brief, "a technician would not find it"
     assert found.fits[0].how in ("certain", "likely")
@@ -65,6 +68,12 @@ async def recognised(name: str, effort: Effort) -> None:
 async def test_a_family_is_recognised(name: str, effort: Effort) -> None:
     """Also where a family has neither a name nor a voltage to tell: a heat pump's temperatures make sense."""
     await recognised(name, effort)
+
+
+async def test_a_device_that_answers_zeros_elsewhere_is_certain_also_in_a_quick_scan() -> None:
+    """Zeros read as a firmware of "00.0" are no reason to stop looking."""
+    found = await asked(profile("huawei/sun2000"), zeros=True, effort=Effort(brief=True))
+    assert (found.fits[0].profile, found.fits[0].how) == ("huawei/sun2000", "certain")
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def test_another_firmware(played: dict[str, Any]) -> None:
     there, back = [event for event in played["events"] if event["event"] == "firmware"]
     assert there["old"] == {"firmware": "2"} and there["new"] == {"firmware": "3"}
     assert back["old"] == {"firmware": "3"} and back["new"] == {"firmware": "2"}, "it was put back between two runs"
-    assert "m1: firmware changed from" in played["said"]
+    assert "m1: another firmware: firmware 3 instead of 2. Its counters begin a new epoch" in played["said"]
     assert set(reasons(played["report"], "m1")) <= {"absent"} | BUSY
     second = births(played["packs"])[1]
     exported = [pack for pack in played["packs"] if any(r["n"] == EXPORT for r in pack.get("e", ()))]

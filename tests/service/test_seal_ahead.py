@@ -16,6 +16,7 @@ from agent.service.db_thread import DatabaseThread
 from agent.service.seal_jobs import Stream
 from agent.service.sealing import SealScheduler
 from agent.store import Store, StoreFull
+from drivers.model import Reason
 from ext.ring import Ring
 
 T0 = 1_795_500_000_000
@@ -178,3 +179,17 @@ async def test_another_ring_is_looked_at_from_its_own_beginning(site: Site, tmp_
     assert await site.ticks("a") == list(range(63))
     packs = await site.db_thread.call(lambda s: [json.loads(p.data) for p in s.packs.after("p/g/a", 0, 1 << 30)])
     assert sum("table" in pack for pack in packs) == 1, "the table is the same: no other birth"
+
+
+async def test_an_answer_at_the_boundary_makes_the_next_pack_due(site: Site) -> None:
+    """It was read before the empty pack up to it was sealed, and would have waited for a quarter of an hour."""
+    stream = site.streams["a"]
+    site.now_ms = T0 + 60_000
+    site.read("a")  # the tick of the boundary
+    assert await site.sealing.seal(T0 + 60_000, [stream])
+    assert stream.readings == 0 and stream.quiet and stream.due(T0 + 120_000)
+    assert await site.sealing.seal(T0 + 61_000, [stream])
+    assert stream.readings == 62 and stream.recent_facts(1 << 62, T0 + 61_000, Reason.ABSENT) is not None
+    site.now_ms = T0 + 120_000
+    assert await site.sealing.seal(T0 + 120_000, [stream])
+    assert stream.quiet and not stream.due(T0 + 180_000), "a device that is silent may wait"

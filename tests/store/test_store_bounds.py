@@ -7,14 +7,13 @@ import random
 import shutil
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from agent.store import Store, StoreFull, mount_warnings
+from agent.store import Store, StoreFull
 from agent.verify.signed import payload_hash
 from tests.kits.packs import BOOT, POINTS, START_MS, Maker, Pack, bad_packs, stored
 
@@ -260,27 +259,6 @@ def test_a_disk_that_is_full_to_the_last_byte(small_disk: Path) -> None:
     again = Store.open(small_disk / "store.db", 24 << 20, destinations=["platform"])
     assert bad_packs(again) == 0
     again.close()
-
-
-# --- places that cannot keep the promise
-
-
-@pytest.mark.parametrize(
-    ("line", "what"),
-    [
-        ("1 2 8:1 / {} rw,relatime - ext4 /dev/mmcblk0p2 rw,data=writeback", "data=writeback"),
-        ("1 2 8:1 / {} rw - ext4 /dev/sda1 rw,nobarrier", "nobarrier"),
-        ("1 2 8:1 / {} rw - tmpfs tmpfs rw", "everything is lost"),
-        ("1 2 8:1 / {} rw - nfs4 host:/x rw", "network file system"),
-        ("1 2 8:1 / {} rw - ext4 /dev/sda1 rw,errors=remount-ro", ""),
-    ],
-)
-def test_mounts_that_lose_data_are_named(tmp_path: Path, line: str, what: str) -> None:
-    """# field pain 58"""
-    info = "0 1 8:1 / / rw - ext4 /dev/root rw\n" + line.format(tmp_path) + "\n"
-    found = mount_warnings(tmp_path / "state", info)
-    assert (what in found[0]) if what else found == []
-    assert sys.platform != "linux" or isinstance(mount_warnings(tmp_path), list)
 
 
 def test_there_is_no_shared_memory_file(tmp_path: Path) -> None:

@@ -220,8 +220,55 @@ def test_live(broker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.broker
 def test_it_ends_by_itself_when_its_time_is_over(broker: Any) -> None:
-    result = run("--broker", broker.url, "--trust", PIN, "--for", "0.2s", "--json")
-    assert result.exit_code == 6 and json.loads(result.output)["verdict"] == "nothing to verify"
+    result = run("--broker", broker.url, "--trust", PIN, "--for", "0.2s", "--wait", "0.2s", "--json")
+    assert result.exit_code == 6 and json.loads(result.stdout)["verdict"] == "nothing to verify"
+    assert "no pack came within 0.2 s" in result.stderr
+
+
+@pytest.mark.broker
+def test_its_time_begins_with_the_first_pack(broker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that had no subscriber sends its first pack some seconds after there is one (D7)."""
+    stream, listening, waited = Stream(), list[Live](), threading.Event()
+
+    class Watched(Live):
+        def start(self, timeout_s: float = PATIENCE_S) -> None:
+            super().start(timeout_s)
+            listening.append(self)
+
+        def counts(self) -> tuple[int, int, int]:
+            if not any(found := super().counts()):
+                waited.set()  # it has looked, and longer than --for there is nothing
+            return found
+
+    monkeypatch.setattr(live, "Live", Watched)
+
+    def play() -> None:
+        assert waited.wait(PATIENCE_S)
+        with closing(Publisher(broker.port)) as publisher:
+            publisher.send("meterhouse/v1/park7/gw01/keys", keys(Key()), retain=True)
+            for raw in stream.run(3):
+                publisher.send(stream.topic(), raw)
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    result = run("--broker", broker.url, "--trust", PIN, "--for", "1ms", "--wait", f"{PATIENCE_S}s", "--json")
+    thread.join()
+    assert json.loads(result.stdout)["packs"] >= 1 and not result.stderr
+
+
+def test_remarks_are_grouped_by_kind() -> None:
+    """Thirty streams with an unset clock are one remark; what is said of a single stream names it."""
+    from agent.verify.report import Report, StreamReport, Verdict
+    from agent.verify.report_text import as_text
+
+    streams = {f"p/g/d{n}": StreamReport(f"p/g/d{n}", packs=9, clock_unsynced=9, first_seq=n + 1) for n in range(30)}
+    streams["p/g/d7"].gap_reasons = {"timeout": 4}
+    streams["p/g/d8"].reordered = 2
+    lines = as_text(Report(Verdict.VERIFIED, [], {}, streams)).splitlines()
+    assert "30 streams: clock not synchronised in 270 packs" in lines
+    assert "29 streams: from sequence 2 to 30 on" in lines
+    assert "p/g/d7: gaps timeout 4" in lines and "p/g/d8: 2 packs arrived out of order" in lines
+    assert not any("more remarks" in line for line in lines)
 
 
 def test_a_monstrous_line_is_cut_and_refused(tmp_path: Path) -> None:

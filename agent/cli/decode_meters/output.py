@@ -12,10 +12,9 @@ from typing import Any, NoReturn
 
 import click
 
-from agent.cli.common import show_quality
+from agent.cli.common import show_quality, show_unit
 from drivers.model import Quality, Reading, clean_text
 
-SHOWN_UNITS = {"Cel": "°C"}  # packs speak SenML, people do not
 MAX_TEXT = 1000  # characters of a device's text, at most: a whole telegram of maker's data in hex
 Json = dict[str, Any]
 
@@ -119,7 +118,7 @@ def reading_json(reading: Reading) -> Json:
     shown: Json = {
         "name": reading.name,
         "value": clean_text(reading.value, MAX_TEXT) if isinstance(reading.value, str) else number(reading.value),
-        "unit": SHOWN_UNITS.get(reading.unit, reading.unit),
+        "unit": show_unit(reading.unit),
     }
     if reading.quality != Quality.GOOD:
         shown["quality"] = show_quality(reading.quality)

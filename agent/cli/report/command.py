@@ -14,7 +14,7 @@ from agent.cli.common import as_line, progress
 from agent.cli.control import AnswerBuffer, ask
 from agent.cli.options import FILE, ConfigOptions, config_options, json_option, lang_option
 from agent.cli.output_files import CsvDraft, TextDraft, writing
-from drivers.model import UsageError
+from drivers.model import UsageError, clean_text
 
 Kind = Literal["day", "month", "year", "rolling"]
 _DATES: Mapping[Kind, str] = {"day": r"\d{4}-\d{2}-\d{2}", "month": r"\d{4}-\d{2}", "year": r"\d{4}"}
@@ -59,6 +59,7 @@ def report(
     Exit codes: 0 shown, 1 no database or no answer, 2 wrong usage, 3 bad configuration or plan.
     """
     from agent.cli.report.answer import check_page
+    from agent.cli.report.labels import WORDS
     from agent.service.control.protocol import PeriodReport
 
     kind, day = parse_period(period)
@@ -78,6 +79,8 @@ def report(
         _write_csv(csv_file, FIGURE_HEADS, [_figure_row(figure, page, lang) for figure in page["figures"]])
     if trace_file is not None:
         _write_csv(trace_file, TRACE_HEADS, [_trace_row(hour, page["timezone"]) for hour in _hours(page["trace"])])
+    for path in filter(None, (html_file, csv_file, trace_file)):
+        click.echo(f"{WORDS[lang]['wrote']} {clean_text(str(path), 400)}", err=as_json)
     if as_json:
         click.echo(as_line(page))
     elif html_file is None and csv_file is None and trace_file is None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {
-        "report": "Energy and carbon report",
+        "report": "Energy and carbon report", "wrote": "wrote",
         "day": "day", "month": "month", "year": "year", "rolling": "365 days",
         "until": "known until", "figure": "figure", "value": "value", "target": "target", "verdict": "verdict",
         "trend": "trend", "drags": "what weighs on it", "known": "known", "estimated": "estimated", "worst": "worst",
@@ -30,7 +30,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "factor_assumed": "assumed, no official value found",
     },
     "zh": {
-        "report": "能源与碳排放报告",
+        "report": "能源与碳排放报告", "wrote": "已写入",
         "day": "日", "month": "月", "year": "年", "rolling": "近365天",
         "until": "数据截至", "figure": "指标", "value": "数值", "target": "目标", "verdict": "判定",
         "trend": "趋势", "drags": "主要影响因素", "known": "数据完整率", "estimated": "估算占比", "worst": "最差",

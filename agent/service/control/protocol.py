@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LONGEST_LEASE_S: Final = 900
 END_MS: Final = 1 << 52  # the end of time
+DECIMAL: Final = r"^-?[0-9]{1,25}(\.[0-9]{1,12})?\Z"
 LAST_NOW_MS: Final = 7_258_000_000_000  # in 2199: calendars end before END_MS
 
 Text = Annotated[str, Meta(max_length=400)]
@@ -96,6 +97,28 @@ class Declare(RequestBase, frozen=True, tag="declare"):
     replaces: Text = ""
 
 
+class ComparedDevice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One device of a handover. ``n``, ``t_ms``, ``v``: a reading of it, as recorded; ``display``: what it showed."""
+
+    device: Text
+    n: Annotated[str, Meta(max_length=200)] = ""
+    t_ms: TimeMs = 0
+    v: Annotated[str, Meta(max_length=40, pattern=DECIMAL)] = "0"
+    display: Annotated[str, Meta(max_length=40, pattern=rf"\A\Z|{DECIMAL}")] = ""
+    remark: Text = ""
+
+
+class Handover(RequestBase, frozen=True, tag="handover"):
+    """A record of commissioning, to be signed."""
+
+    right: ClassVar[Right] = Right.CHANGE
+    module: ClassVar[str] = "agent.service.control.handover"
+
+    who: Annotated[str, Meta(min_length=1, max_length=200)]
+    devices: Annotated[list[ComparedDevice], Meta(min_length=1, max_length=1000)]
+    remarks: Annotated[str, Meta(max_length=2000)] = ""
+
+
 class PublishedKey(RequestBase, frozen=True, tag="key"):
     """The newest key that this gateway has published."""
 
@@ -135,7 +158,9 @@ class Reload(RequestBase, frozen=True, tag="reload"):
     module: ClassVar[str] = "agent.service.control.running"
 
 
-Request: TypeAlias = Export | Intervals | PeriodReport | Declarations | Declare | PublishedKey | Keys | Lease | Reload
+Request: TypeAlias = (
+    Export | Intervals | PeriodReport | Declarations | Declare | Handover | PublishedKey | Keys | Lease | Reload
+)
 
 _decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 

@@ -147,7 +147,16 @@ def corrected_pages(
         return start_ms >= next_ms and calendar.stretch("interval", start_ms) != (start_ms, end_ms)
 
     is_whole = not replay.trusted_ms
-    true = corrections(pages, made, first, to_ms, is_whole=is_whole, open_ms=open_ms, is_coming=is_coming)
+    true = corrections(
+        pages,
+        made,
+        first,
+        to_ms,
+        is_whole=is_whole,
+        open_ms=open_ms,
+        decided_ms=replay.ledger.open_ms(),
+        is_coming=is_coming,
+    )
     return new_pages(stream, true, calendar)
 
 

@@ -1,0 +1,50 @@
+"""When the certificates end that a destination is configured with; nothing is asked over the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.settings import UplinkConfig
+from drivers.model import clean_text
+
+WARN_DAYS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """One certificate. ``ends`` is UTC seconds; None if it cannot be read, with the reason in ``error``."""
+
+    destination: str
+    file: Path
+    what: str  # whose it is
+    ends: float | None
+    error: str = ""
+
+    def days(self, now_s: float) -> float | None:
+        """How long it is good for."""
+        return None if self.ends is None else (self.ends - now_s) / 86_400
+
+
+def expiries(uplinks: Iterable[UplinkConfig]) -> list[Expiry]:
+    """All certificates that these destinations name."""
+    return [
+        found
+        for uplink in uplinks
+        for file, what in ((uplink.cert_file, "our certificate"), (uplink.ca_file, "the authority"))
+        if file is not None
+        for found in _read(uplink.name, file, what)
+    ]
+
+
+def _read(destination: str, path: Path, what: str) -> Iterable[Expiry]:
+    from cryptography.x509 import load_pem_x509_certificates
+
+    try:
+        for certificate in load_pem_x509_certificates(path.read_bytes()):
+            yield Expiry(destination, path, what, certificate.not_valid_after_utc.timestamp())
+    except OSError as error:
+        yield Expiry(destination, path, what, None, error.strerror or str(error))
+    except ValueError as error:
+        yield Expiry(destination, path, what, None, clean_text(str(error), 120))

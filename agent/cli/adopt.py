@@ -1,0 +1,540 @@
+"""`meterhouse adopt`, and `scan --add`: a device found on a line becomes a file in conf.d."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from agent.cli.common import as_line
+from agent.cli.config_files import check_absent, make_folder, toml_text, write_new
+from agent.cli.main_points import first_points, known_as
+from agent.cli.options import (
+    ConfigOptions,
+    config_options,
+    json_option,
+    lang_option,
+    param_option,
+    parse_params,
+    profile_dirs,
+)
+from agent.cli.questions import asked, confirmed, given, is_terminal
+from drivers.model import GatewayError, LineError, UsageError, clean_text
+
+if TYPE_CHECKING:
+    from agent.config import Config, DeviceConfig, LineEntry
+    from drivers.model import Point
+    from drivers.profile import Profile
+    from drivers.scan import FoundDevice
+
+LEASE_S: Final = 300.0
+PARTS: Final = ("ac", "battery", "heat", "water", "gas", "meter", "dc")  # that a role is given to, in this order
+LIKELY_ROLES: Final = {"inverter": "generation.pv", "hybrid": "generation.pv", "bms": "storage", "storage": "storage",
+                       "pcs": "storage"}  # fmt: skip
+_FRACTION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*/\s*([0-9]+(?:\.[0-9]+)?)")
+
+WORDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "en": {
+        "name": "Name", "profile": "Profile", "label": "Label (empty: none)",
+        "role": "Role of {part} (grid, load, generation.pv, storage, ...; empty: none)",
+        "ct": "Ratio of the current transformers (80, or 400/5; 1: direct, or set in the meter)",
+        "will_write": "{file} will be:", "reads": "It reads:", "point": "point", "value": "value", "unit": "unit",
+        "quality": "quality", "silent": "it does not answer: {error}",
+        "missing": "{missing} of {all} points have no value. Is it the right profile?",
+        "wrote": "wrote {file}", "next": "Next: `meterhouse check --plan{c}`, then {then}.",
+        "reload": "`meterhouse reload{c}` (the agent runs)", "start": "start the agent",
+        "there": "{protocol} {address} is already there as {name}", "none": "{protocol} {address}: no profile fits. "
+        "`meterhouse adopt --profile ID` takes it with one of yours",
+        "skipped": "{name} was left out",
+        "alike": "profile {profile} is {comment}",
+        "head": "Added by `meterhouse adopt` on {when}{identity}.",
+        "head2": "Yours to edit. Without this file the device is out. `meterhouse reload` brings a change into effect.",
+        "confirm": "Write it?",
+    },
+    "zh": {
+        "name": "名称", "profile": "设备模板", "label": "标签（留空：无）",
+        "role": "{part} 的角色（grid、load、generation.pv、storage等；留空：无）",
+        "ct": "电流互感器变比（80，或 400/5；1：直接接入，或已在表内设置）",
+        "will_write": "将写入{file}：", "reads": "读到：", "point": "测点", "value": "数值", "unit": "单位",
+        "quality": "质量", "silent": "设备无应答：{error}",
+        "missing": "{all}个测点中有{missing}个没有数值。设备模板是否正确？",
+        "wrote": "已写入 {file}", "next": "下一步：`meterhouse check --plan{c}`，然后{then}。",
+        "reload": " `meterhouse reload{c}`（网关程序正在运行）", "start": "启动网关程序",
+        "there": "{protocol} {address} 已在配置中，名称为 {name}", "none": "{protocol} {address}：没有匹配的设备模板。"
+        "可用 `meterhouse adopt --profile ID` 指定",
+        "skipped": "未添加 {name}",
+        "alike": "设备模板 {profile}：{comment}（以铭牌为准）",
+        "head": "由 `meterhouse adopt` 添加，{when}{identity}。",
+        "head2": "可以编辑；删除本文件即移除该设备。`meterhouse reload` 使修改生效。",
+        "confirm": "是否写入？",
+    },
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Draft:
+    """The tables of a new device, as agent.toml has them. ``line``: of its line, where that is new."""
+
+    device: dict[str, Any]
+    line: dict[str, Any] | None = None
+    identity: Mapping[str, str] = field(default_factory=dict)
+    comments: dict[str, str] = field(default_factory=dict)  # by key of the device
+
+    def text(self, words: Mapping[str, str]) -> str:
+        """The content of its file."""
+        known = known_as(self.identity)
+        when = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}"
+        head = words["head"].format(when=when, identity=f"; {known}" if known else "")
+        blocks = [f"# {head}\n# {words['head2']}\n"]
+        if self.line is not None:
+            blocks.append("[[line]]\n" + "".join(f"{key} = {toml_text(value)}\n" for key, value in self.line.items()))
+        rows = [
+            f"{key} = {toml_text(value)}" + (f"  # {self.comments[key]}" if key in self.comments else "")
+            for key, value in self.device.items()
+        ]
+        blocks.append("[[device]]\n" + "".join(f"{row}\n" for row in rows))
+        return "\n".join(blocks)
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--line", required=True, metavar="URL|NAME", help="serial:/dev/..., modbus-tcp://HOST, tcp:// or udp://"
+              "HOST:PORT, or the name of a configured line.")  # fmt: skip
+@click.option("--address", required=True, metavar="TEXT", help="Its address on the line, such as 1.")
+@click.option("--profile", metavar="ID", help="Its profile.  [default: the best that fits, by asking the device]")
+@click.option("--protocol", type=click.Choice(["modbus", "dlt645", "cjt188", "mbus"]), default="modbus",
+              show_default=True, help="Where the profile does not say.")  # fmt: skip
+@click.option("--serial", metavar="TEXT", help='Serial setting, such as "9600 8N1".')
+@click.option("--label", metavar="TEXT", help="Free text, such as where it hangs.")
+@click.option(
+    "--role", "roles", multiple=True, metavar="[PART=]ROLE", help="Such as grid, or meter.ac=grid. May be repeated."
+)
+@click.option("--ct", metavar="RATIO", help="Of the current transformers: 80, or 400/5.")
+@click.option("--pt", metavar="RATIO", help="Of the voltage transformers: 100, or 10000/100.")
+@click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help='Such as timeout="2 s". May be repeated.')
+@param_option
+@click.option("--no-read", is_flag=True, help="Do not contact the device; needs --profile.")
+@click.option("--yes", is_flag=True, help="Do not ask anything.")
+@lang_option
+@config_options
+@json_option
+def adopt(
+    name: str | None, options: ConfigOptions, line: str, address: str, no_read: bool, yes: bool, lang: str,
+    as_json: bool, **choices: Any
+) -> None:  # fmt: skip
+    """Add one device to the configuration: writes conf.d/NAME.toml, with its line if that is new.
+
+    Asks the device what it is, shows the file and the first values, and writes nothing before you say yes and the
+    whole configuration is valid with it. Files that are there are never changed. `scan --add` does the same for all
+    devices that a scan finds.
+
+    \b
+    Examples:
+      meterhouse adopt --line serial:/dev/ttyUSB0 --address 1
+      meterhouse adopt main-meter --line cabinet-2 --address 3 --profile chint/dtsu666 --ct 400/5 --role grid --yes
+
+    \b
+    Exit codes: 0 added, 2 wrong usage, a name or address that is taken, or a folder that cannot be written,
+    3 the configuration would be invalid, 4 the device does not answer or no profile fits, 130 no.
+    """
+    ready(options, yes, "adopt")
+    config, words = options.load(), WORDS[lang]
+    if no_read and not choices["profile"]:
+        raise UsageError("has no effect without --profile", where="--no-read", hint="Add --profile ID")
+    draft = (
+        _from_options(config, line, address, **choices)
+        if choices["profile"]
+        else _identified(config, options, line, address, choices)
+    )
+    _check_address(config, draft)
+    if name is not None:
+        draft.device["name"] = name
+        _check_name(config, name)
+    else:
+        draft.device["name"] = _free_name(config, draft.device["name"])
+    _refine(draft, config, choices)
+    if is_terminal() and not yes:
+        _ask(draft, config, words, name is not None, choices)
+    facts = _add(draft, config, words, lang, yes, no_read)
+    if as_json:
+        click.echo(as_line(facts))
+    else:
+        click.echo(words["wrote"].format(file=clean_text(facts["file"], 400)))
+        say_next(options, config, words)
+
+
+def ready(options: ConfigOptions, yes: bool, where: str) -> None:
+    """Raises GatewayError before a scan of minutes, where its result could not be written in the end."""
+    config = options.load()
+    if not yes and not is_terminal():
+        raise UsageError("confirmation needed, but stdin is not a terminal", where=where, hint="Use --yes")
+    folder = _folder(config)
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(nearest, os.W_OK):
+        raise UsageError("this user may not write here", where=str(nearest), hint="Use sudo")
+
+
+def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, lang: str) -> int:
+    """Add what a scan found, one after the other; returns how many."""
+    from agent.cli.toml_snippet import tables
+
+    words, added, config, dirs = WORDS[lang], 0, options.load(), profile_dirs(options.config_file)
+    together = tables(found, {}, dirs=dirs)[-len(found) :] if found else []  # periods that all can keep on their lines
+    for device, text in zip(found, together, strict=True):
+        title = {"protocol": device.protocol, "address": device.address}
+        if not device.fits:
+            click.echo(f"note: {words['none'].format(**title)}", err=True)
+            continue
+        config = options.load()  # with what was added before
+        entry = _configured(config, device.url)
+        draft = _drafted(tables([device], {device.url: entry.name} if entry else {}, dirs=dirs), config, device)
+        draft.device |= {k: v for k, v in tomllib.loads(text)["device"][0].items() if k == "every"}
+        if there := _same_address(config, draft):
+            click.echo(f"note: {words['there'].format(name=there.name, **title)}", err=True)
+            continue
+        draft.device["name"] = _free_name(config, draft.device["name"])
+        try:
+            if not yes:
+                _ask(draft, config, words, False, {})
+            facts = _add(draft, config, words, lang, yes, False)
+        except click.Abort:
+            click.echo(f"note: {words['skipped'].format(name=draft.device['name'])}", err=True)
+            continue
+        except GatewayError as error:  # the others may do
+            click.echo(f"error: {error}", err=True)
+            click.echo(f"note: {words['skipped'].format(name=draft.device['name'])}", err=True)
+            continue
+        click.echo(words["wrote"].format(file=clean_text(facts["file"], 400)), err=True)
+        added += 1
+    if added:
+        say_next(options, config, words)
+    return added
+
+
+def say_next(options: ConfigOptions, config: Config, words: Mapping[str, str]) -> None:
+    """What to do after devices were added."""
+    from agent.cli.common import is_alive, read_snapshot
+    from agent.cli.options import DEFAULT_CONFIG
+
+    flag = "" if str(options.config_file) == DEFAULT_CONFIG else f" -c {options.config_file}"
+    try:
+        runs = is_alive(read_snapshot(config.runtime_dir).get("pid"))
+    except GatewayError:
+        runs = False
+    then = words["reload"].format(c=flag) if runs else words["start"]
+    click.echo(words["next"].format(c=flag, then=then), err=True)
+
+
+# --- the draft
+
+
+def _from_options(config: Config, line: str, address: str, profile: str, serial: str | None, **_more: Any) -> Draft:
+    """A draft from the command line alone."""
+    from agent.cli.toml_snippet import line_name, stable
+    from agent.config import parsers as v
+
+    found = {"name": "", "line": "", "address": address, "profile": given("--profile", v.profile_id, profile)}
+    vendor, _, family = found["profile"].partition("/")
+    found["name"] = f"{vendor if family.isdigit() else family}-{address.lstrip('0') or '0'}".lower()
+    found["name"] = re.sub(r"[^a-z0-9]+", "-", found["name"]).strip("-")
+    draft = Draft(found)
+    entry = _configured(config, line)
+    if entry is None:
+        url = given("--line", v.line_url, line)
+        draft.line = {"name": _unused(line_name(url), {one.name for one in config.lines}), "url": stable(url)}
+        if serial:
+            draft.line["serial"] = given("--serial", v.serial, serial)
+    elif serial and given("--serial", v.serial, serial) != entry.serial:
+        found["serial"] = serial
+    found["line"] = draft.line["name"] if draft.line else entry.name if entry else ""
+    return draft
+
+
+def _identified(config: Config, options: ConfigOptions, line: str, address: str, choices: Mapping[str, Any]) -> Draft:
+    """A draft from what the device says. Raises GatewayError where it is silent or no profile fits."""
+    import logging
+
+    from agent.cli.lease import borrow_line, line_factory
+    from agent.cli.toml_snippet import tables
+    from agent.config import parsers as v
+    from drivers.model import LineTimeout
+    from drivers.scan import SETTINGS, ScanOptions, one_device
+
+    entry = _configured(config, line)
+    url = entry.url if entry else given("--line", v.line_url, line)
+    protocol, own = choices["protocol"], entry.serial if entry and not url.startswith("modbus-tcp:") else ""
+    setting = choices["serial"] or own or SETTINGS[protocol][0]
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
+    dirs = profile_dirs(options.config_file)
+    wanted = ScanOptions(url, (protocol,), (setting,), profile_dirs=dirs)
+    scan = one_device(wanted, protocol, address, setting, line_factory())
+    with borrow_line(config.runtime_dir, url, "identify", LEASE_S) as owner:
+        owner.run(scan.identify_one())
+    (found,) = scan.found
+    if found.seen == "silent":
+        raise LineTimeout(
+            "does not answer", where=f"{url}, {protocol} {address}", hint="`meterhouse scan` finds what does"
+        )
+    if not found.fits:
+        hint = "Give the profile of its nameplate: --profile VENDOR/FAMILY; `meterhouse profiles list`"
+        raise LineError("answers, but no known profile fits", where=f"{url}, {protocol} {address}", hint=hint)
+    return _drafted(tables([found], {url: entry.name} if entry else {}, dirs=dirs), config, found)
+
+
+def _drafted(texts: Sequence[str], config: Config, device: FoundDevice) -> Draft:
+    """A draft from the tables that a scan prints: whatever it found out is in them."""
+    draft = Draft({}, identity=device.identity)
+    for text in texts:
+        read = tomllib.loads(text, parse_float=Decimal)
+        draft.line = read["line"][0] if "line" in read else draft.line
+        draft.device = read["device"][0] if "device" in read else draft.device
+        draft.comments |= dict(re.findall(r"^(\w+) = .*?  # (.*)$", text, re.M)) if "device" in read else {}
+    line = next((one for one in config.lines if one.name == draft.device.get("line")), None)
+    if line is not None and draft.device.get("serial") == line.serial:
+        del draft.device["serial"]
+    if draft.line is not None and (taken := {line.name for line in config.lines}):
+        draft.line["name"] = draft.device["line"] = _unused(draft.line["name"], taken)
+    return draft
+
+
+def _refine(draft: Draft, config: Config, choices: Mapping[str, Any]) -> None:
+    """What the options say beside. Raises UsageError naming the option."""
+    from agent.config import parsers as v
+    from agent.config import site_profiles
+    from agent.config.devices import role
+    from drivers.toml import parsers as p
+
+    device = draft.device
+    if choices["label"]:
+        device["label"] = given("--label", p.label, choices["label"])
+    if choices["params"]:
+        device["params"] = parse_params(choices["params"])
+    limits = dict(given("--limit", _limit, text) for text in choices["limits"])
+    if limits:
+        device["limits"] = device.get("limits", {}) | limits
+    ratios = {key: given(f"--{key}", _ratio, choices[key]) for key in ("ct", "pt") if choices[key]}
+    if ratios:
+        device["ratio"] = {key: given(f"--{key}", v.factor, value) for key, value in ratios.items()}
+    if choices["roles"]:
+        profile = site_profiles(config.profiles_dir)(device["profile"])
+        pairs = [text.rpartition("=") for text in choices["roles"]]
+        parts = _parts(profile, device.get("params", {}))
+        device["roles"] = {part or parts[0]: given("--role", role, name) for part, _, name in pairs}
+
+
+def _ask(draft: Draft, config: Config, words: Mapping[str, str], named: bool, choices: Mapping[str, Any]) -> None:
+    """What only the person at the cabinet knows."""
+    from agent.config import parsers as v
+    from agent.config import site_profiles
+    from agent.config.devices import role
+    from drivers.toml import parsers as p
+
+    device = draft.device
+    click.echo(
+        f"\n{device['line']} {device['address']}: {device['profile']} {draft.comments.get('profile', '')}", err=True
+    )
+
+    def free(text: str) -> str:
+        name = v.device_name(text)
+        _check_name(config, name)
+        return name
+
+    def known(text: str) -> str:
+        try:
+            return source(v.profile_id(text)).id
+        except GatewayError as error:
+            raise UsageError(error.what, where="profile", hint=error.hint) from None
+
+    source = site_profiles(config.profiles_dir)
+    if not named:
+        device["name"] = asked(words["name"], free, device["name"])
+    if not choices.get("profile"):
+        offered, device["profile"] = device["profile"], asked(words["profile"], known, device["profile"])
+        if device["profile"] != offered:
+            draft.comments.pop("profile", None)
+            device.pop("params", None)
+    profile = source(device["profile"])
+    if not choices.get("label") and (label := asked(words["label"], p.label, "")):
+        device["label"] = label
+    parts = _parts(profile, device.get("params", {}))
+    if "roles" not in device and parts[0]:
+        question, likely = words["role"].format(part=parts[0]), LIKELY_ROLES.get(profile.kind, "")
+        if chosen := asked(question, lambda text: role(text) if text else "", likely):
+            device["roles"] = {parts[0]: chosen}
+    if "ratio" not in device and _multiplies(profile, device.get("params", {})):
+        ct = asked(words["ct"], lambda text: v.factor(_ratio(text)), "1")
+        if ct != 1:
+            device["ratio"] = {"ct": ct}
+
+
+def _limit(value: object) -> tuple[str, Any]:
+    from drivers.toml.parsers import InvalidValue
+
+    name, equals, text = str(value).partition("=")
+    if not equals or not re.fullmatch("[a-z_]+", name):
+        raise InvalidValue(f"{clean_text(str(value), 40)} is not NAME=VALUE", 'Such as --limit timeout="2 s"')
+    return name, int(text) if text.isdecimal() else text.strip('"')
+
+
+def _ratio(value: object) -> int | Decimal:
+    """80 of "80" and of "400/5". Raises InvalidValue."""
+    from drivers.toml.parsers import InvalidValue
+
+    text = str(value).strip()
+    if (match := _FRACTION.fullmatch(text)) and Decimal(match[2]):
+        text = str((Decimal(match[1]) / Decimal(match[2])).normalize())
+    if not re.fullmatch(r"[0-9]+(\.[0-9]{1,12})?", text := format(Decimal(text), "f") if _is_number(text) else text):
+        raise InvalidValue(f"{clean_text(str(value), 40)} is not a ratio", "A 400/5 A transformer is 80, or 400/5")
+    return Decimal(text) if "." in text else int(text)
+
+
+def _is_number(text: str) -> bool:
+    return bool(re.fullmatch(r"[0-9]+(\.[0-9]+)?(E[+-]?[0-9]+)?", text))
+
+
+def _points(profile: Profile, params: Mapping[str, Any]) -> Sequence[Point]:
+    try:
+        return profile.resolve(params).points
+    except GatewayError:  # the loader will say so
+        return ()
+
+
+def _parts(profile: Profile, params: Mapping[str, Any]) -> list[str]:
+    """The parts of a device that a role can be given to, the most likely one first."""
+    fronts = {point.name.partition(".")[0] for point in _points(profile, params)}
+    return [part for part in PARTS if part in fronts] or [""]
+
+
+def _multiplies(profile: Profile, params: Mapping[str, Any]) -> bool:
+    return any(point.ratio == "apply" for point in _points(profile, params))
+
+
+# --- clashes
+
+
+def _folder(config: Config) -> Path:
+    return config.path.parent / "conf.d"
+
+
+def _configured(config: Config, line: str) -> LineEntry | None:
+    """The configured line of this name or port; None: it is new."""
+    from agent.cli.lease import is_same
+    from agent.config import parsers as v
+    from drivers.toml.parsers import InvalidValue
+
+    try:
+        url = v.line_url(line)  # with the port that it leaves out
+    except InvalidValue:
+        url = line
+    return next((one for one in config.lines if one.name == line or is_same(one.url, url)), None)
+
+
+def _same_address(config: Config, draft: Draft) -> DeviceConfig | None:
+    line, address = draft.device["line"], str(draft.device["address"])
+    same = (one for one in config.devices if one.line == line and one.address.lstrip("0") == address.lstrip("0"))
+    return None if draft.line is not None else next(same, None)
+
+
+def _check_address(config: Config, draft: Draft) -> None:
+    if there := _same_address(config, draft):
+        where = config.at(f"device.{there.name}")
+        what = f"address {there.address} of line {there.line} is already device {there.name}"
+        raise UsageError(what, where=where, hint="Edit it there, or take its file away first")
+
+
+def _check_name(config: Config, name: str) -> None:
+    from agent.config import parsers as v
+
+    given("NAME", v.device_name, name)
+    if any(device.name == name for device in config.devices):
+        where = config.at(f"device.{name}")
+        raise UsageError(f"the name {name} is taken", where=where, hint=f"Choose another, such as {name}-2")
+    check_absent(_folder(config) / f"{name}.toml")
+
+
+def _free_name(config: Config, name: str) -> str:
+    taken = {device.name for device in config.devices}
+    files = {path.stem for path in _folder(config).glob("*.toml")} if _folder(config).is_dir() else set()
+    return _unused(name, taken | files)
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    found, number = name, 2
+    while found in taken:
+        found, number = f"{name}-{number}", number + 1
+    return found
+
+
+# --- writing
+
+
+def _add(draft: Draft, config: Config, words: Mapping[str, str], lang: str, yes: bool, no_read: bool) -> dict[str, Any]:
+    """Check, read, show, ask, write. Raises GatewayError, or Abort for a no; then nothing was written."""
+    from agent.config import load_config
+
+    name = draft.device["name"]
+    file, text = _folder(config) / f"{name}.toml", draft.text(words)
+    check_absent(file)
+    whole = load_config(config.path, state_dir=config.state_dir, runtime_dir=config.runtime_dir, drafts={file: text})
+    entry = next(device for device in whole.devices if device.name == name)
+    if "nameplate" in draft.comments.get("profile", ""):
+        click.echo(f"note: {words['alike'].format(profile=entry.profile, comment=draft.comments['profile'])}", err=True)
+    for note in whole.notes:
+        if f"device.{name}" in note.where or (draft.line and f"line.{draft.line['name']}" in note.where):
+            click.echo(f"warning: {note}", err=True)
+    values: list[dict[str, Any]] = []
+    if not no_read:
+        try:
+            values = _first_values(whole, entry, words, lang)
+        except LineError as error:
+            if yes:
+                hint = f"{error.hint}. " if error.hint else ""
+                raise type(error)(error.what, where=error.where, hint=f"{hint}--no-read adds it unread") from error
+            click.echo(f"warning: {words['silent'].format(error=error)}", err=True)
+    if not yes:
+        click.echo(f"\n{words['will_write'].format(file=clean_text(str(file), 400))}\n\n{text}", err=True)
+    confirmed(yes, "adopt", lang, words["confirm"])
+    make_folder(file.parent)
+    write_new(file, text)
+    return {"file": str(file), "device": name, "line": entry.line, "address": entry.address, "profile": entry.profile,
+            "values": values}  # fmt: skip
+
+
+def _first_values(config: Config, entry: DeviceConfig, words: Mapping[str, str], lang: str) -> list[dict[str, Any]]:
+    """Read the device as the agent will, and show what a person can compare with its display."""
+    from rich.console import Console
+
+    from agent.cli.common import show_quality
+    from agent.cli.console_tables import cell, plain_table
+    from agent.cli.lease import borrow_line
+    from agent.cli.read import is_missing, read_rounds, show_hints
+    from agent.cli.ring_follower import number, show_number
+    from agent.config import site_profiles
+
+    profile = site_profiles(config.profiles_dir)(entry.profile)
+    with borrow_line(config.runtime_dir, config.line(entry.line).url, "read", LEASE_S) as owner:
+        rounds = owner.run(read_rounds(config, entry, profile))
+    points, rows = rounds[-1].points, rounds[-1].by_name()
+    table = plain_table("", words["point"], words["value"], words["unit"], words["quality"], right=(words["value"],))
+    shown: list[dict[str, Any]] = []
+    for name in first_points(points):
+        value, quality = rows[name].value, show_quality(rows[name].quality)
+        text = str(value) if isinstance(value, int) else show_number(value)
+        table.add_row(cell(name), cell(text, 60), cell(rows[name].unit), f"[yellow]{quality}[/]" if quality else "")
+        plain = value if isinstance(value, int) else number(value)
+        shown.append({"point": name, "value": plain, "unit": rows[name].unit, "quality": quality or "good"})
+    click.echo(f"\n{words['reads']}", err=True)
+    Console(stderr=True, highlight=False).print(table)
+    missing = sum(is_missing(point, rows[point.name]) for point in points)
+    if missing * 4 > len(points):
+        click.echo(f"note: {words['missing'].format(missing=missing, all=len(points))}", err=True)
+    show_hints(config, entry, profile, rounds, lang)
+    return shown

@@ -1,0 +1,96 @@
+"""New files of the configuration: checked together with the others, written whole, never over another file."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any, Final
+
+from drivers.model import GatewayError, UsageError
+
+MODE: Final = 0o640  # as the package's folders: root writes, the agent's group reads
+FOLDER_MODE: Final = 0o750
+SECRET_MODE: Final = 0o600
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def toml_text(value: Any) -> str:
+    """A text, number, list or table as TOML writes it on one line."""
+    import json
+
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_key(name)} = {toml_text(one)}" for name, one in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml_text, value)) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
+
+
+def _key(name: str) -> str:
+    return name if name.replace("-", "").replace("_", "").isalnum() and name.isascii() else toml_text(name)
+
+
+def check_absent(path: Path) -> None:
+    """Raises UsageError if something is there already: a file that a person may have written is never changed."""
+    if os.path.lexists(path):
+        raise UsageError("already exists, and is never overwritten", where=str(path), hint="Edit it, or move it away")
+
+
+def make_folder(folder: Path, mode: int = FOLDER_MODE) -> None:
+    """A folder and those above it, where they are missing; in root's case with the group of the one above."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    try:
+        folder.mkdir(mode)
+        _hand_over(folder, folder.parent)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise UsageError("is not a folder", where=str(folder), hint="Move it away") from None
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def write_new(path: Path, text: str, mode: int = MODE) -> None:
+    """Write a file that appears whole or not at all, and is on the disk then.
+
+    Raises:
+        UsageError: it exists already.
+        GatewayError: it cannot be written.
+    """
+    check_absent(path)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        with os.fdopen(os.open(draft, _NEW, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            if mode != SECRET_MODE:
+                _hand_over(draft, path.parent)
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        try:
+            os.link(draft, path)  # unlike rename, fails where something is
+        except FileExistsError:
+            check_absent(path)
+        finally:
+            draft.unlink()
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _hand_over(path: Path, folder: Path) -> None:
+    """What root makes belongs to the group of its folder, which may be the agent's."""
+    if os.geteuid() == 0:
+        os.chown(path, -1, folder.stat().st_gid, follow_symlinks=False)
+
+
+def _unwritable(path: Path, error: OSError) -> GatewayError:
+    hint = "Use sudo, or another folder" if isinstance(error, PermissionError) else "Nothing was changed there"
+    return UsageError(f"cannot be written: {error.strerror}", where=str(path), hint=hint)

@@ -1,0 +1,1 @@
+"""`meterhouse doctor`: the machine that the agent runs on, and an archive for support."""

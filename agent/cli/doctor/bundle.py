@@ -1,0 +1,99 @@
+"""The archive of `doctor --bundle`: what somebody far away needs to help, without passwords and keys."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import secrets
+import tarfile
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from agent.cli.doctor.host import secret_files
+from drivers.model import UsageError
+
+if TYPE_CHECKING:
+    from agent.config import Config
+
+MAX_FILE: Final = 4 << 20  # bytes of one text
+LEAST_SECRET: Final = 4  # characters: a shorter password would blacken half of the archive
+HIDDEN: Final = "[hidden]"
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# `password = "..."` in TOML or JSON, `password=...` on a command line; *_file and *_credential only name a place
+_NAME = r"(?:pas+w(?:or)?d|passphrase|\bpass\b|secret|token|(?<![a-z])pin(?:-value)?|api_?key|private_?key)[\w.-]*"
+_PLACE = r"(?<!_file)(?<!_credential)\"?"
+_TEXT = r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|[^\s,;&}\]]+'
+_VALUE = re.compile(rf"(?i)({_NAME}{_PLACE}\s*[:=]\s*)({_TEXT})")
+_FILE = re.compile(r"""(?m)^\s*(?:\w+_)?file\s*=\s*["']([^"'\n]+)["']""")
+_LOGIN_IN_URL = re.compile(r"(://)[^/\s@\"']{1,300}@")
+_PEM = re.compile(r"-----BEGIN [^-]*PRIVATE KEY-----.*?(?:-----END [^-]*PRIVATE KEY-----|\Z)", re.S)
+
+
+class Redactor:
+    """Hides the content of the configuration's secret files wherever it appears, and what looks like a secret.
+
+    Args:
+        config: None where it has errors; then the files that ``texts``, its files, seem to name are secret.
+    """
+
+    def __init__(self, config: Config | None, folder: Path, texts: Iterable[str] = ()) -> None:
+        self._known: list[str] = []
+        named = [folder / name for text in texts for name in _FILE.findall(text)]
+        for file in secret_files(config) if config else named:
+            self._learn(file)
+        self._known.sort(key=len, reverse=True)
+
+    def _learn(self, file: Path) -> None:
+        try:
+            content = file.read_bytes()[:65_536].decode("utf-8", "replace")
+        except OSError:
+            return  # what this user cannot read is in none of the files that go into the archive
+        lines = [line.strip() for line in content.splitlines()]
+        self._known += [line for line in lines if len(line) >= LEAST_SECRET and not line.startswith("-----")]
+
+    def clean(self, text: str) -> str:
+        """The text without secrets."""
+        text = _PEM.sub(HIDDEN, text)
+        for known in self._known:
+            text = text.replace(known, HIDDEN)
+        text = _LOGIN_IN_URL.sub(rf"\g<1>{HIDDEN}@", text)
+        return _VALUE.sub(lambda found: f'{found[1]}"{HIDDEN}"', text)
+
+
+def config_texts(file: Path, config: Config | None) -> Mapping[str, str]:
+    """The configuration files as they are, by their name in the archive; also those of a configuration with errors."""
+    files = config.files if config else (file, *sorted((file.parent / "conf.d").glob("*.toml")))
+    found = {}
+    for path in files:
+        name = f"config/conf.d/{path.name}" if path.parent.name == "conf.d" else f"config/{path.name}"
+        try:
+            found[name] = path.read_bytes()[:MAX_FILE].decode("utf-8", "replace")
+        except OSError as error:
+            found[name] = f"# cannot be read: {error.strerror}\n"
+    return found
+
+
+def write_bundle(path: Path, texts: Mapping[str, str] | Iterable[tuple[str, str]], redactor: Redactor) -> int:
+    """Write a .tar.gz with one folder; returns its size in bytes. Raises UsageError if the file exists or cannot be."""
+    folder = path.name.removesuffix(".gz").removesuffix(".tgz").removesuffix(".tar")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    if os.path.lexists(path):
+        raise UsageError("already exists", where=str(path), hint="Name a new file")
+    try:
+        with os.fdopen(os.open(draft, _NEW, 0o600), "wb") as raw:
+            with tarfile.open(fileobj=raw, mode="w:gz") as archive:
+                for name, text in dict(texts).items():
+                    data = redactor.clean(text).encode("utf-8", "replace")
+                    entry = tarfile.TarInfo(f"{folder}/{name}")
+                    entry.size, entry.mtime, entry.mode = len(data), int(time.time()), 0o600
+                    archive.addfile(entry, io.BytesIO(data))
+            raw.flush()
+            os.fsync(raw.fileno())
+        os.rename(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise UsageError(f"cannot be written: {error.strerror}", where=str(path), hint="Name another file") from error
+    return path.stat().st_size

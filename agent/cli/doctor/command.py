@@ -1,0 +1,215 @@
+"""`meterhouse doctor`: this machine, the configuration, the agent and its destinations, with what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from agent.cli.common import as_line, clean, read_snapshot
+from agent.cli.doctor import host
+from agent.cli.doctor.host import CheckResult, Results
+from agent.cli.doctor.texts import text
+from agent.cli.options import FILE, ConfigOptions, config_options, json_option, lang_option
+from drivers.model import ConfigError, GatewayError, ProfileError
+
+if TYPE_CHECKING:
+    from agent.config import Config
+
+JOURNAL_S: Final = 10.0
+SHOWN_LINES: Final = 20
+BUNDLE_LINES: Final = 2000
+CODES: Final = (1, 3, 4, 5)  # in the order of their weight
+
+
+@click.command()
+@config_options
+@click.option("--offline", is_flag=True, help="Do not connect to the destinations.")
+@click.option("--bundle", "bundle_file", type=FILE, metavar="FILE.tar.gz", help="Also write an archive for support.")
+@lang_option
+@json_option
+def doctor(options: ConfigOptions, offline: bool, bundle_file: Path | None, lang: str, as_json: bool) -> None:
+    """Examine this machine, the configuration and the running agent, and say what to do.
+
+    Looks at versions, clock, disks, serial adapters, permissions, the configuration, the agent's own
+    findings, and the last errors of its journal; connects once to each destination, as `check --online` does.
+    Reads only. It opens no line: `check --online` does.
+
+    The archive of --bundle holds all of this, the configuration and the status. Passwords and keys are
+    removed; look through it before you send it.
+
+    \b
+    Examples:
+      meterhouse doctor
+      meterhouse doctor --lang zh
+      meterhouse doctor --bundle gw01.tar.gz
+
+    \b
+    Exit codes: 0 no fault found, 1 the agent, store, disk, clock, key or certificate, 2 wrong usage,
+    3 bad configuration, 4 a device, line or adapter, 5 a destination; the first that holds.
+    """
+    config, results = _load(options, lang)
+    snapshot = _snapshot(options, config)
+    results = [*host.check_clock(lang), *results]
+    if config is not None:
+        user = host.agent_user(config)
+        results += [*host.check_disks(config, lang), *host.check_adapters(config, user, lang)]
+        results += host.check_permissions(config, user, lang)
+    results += _agent(snapshot, lang)
+    if config is not None and not offline:
+        results += _destinations(config, lang)
+    log = read_journal(SHOWN_LINES, "warning")
+    facts = {
+        "ok": all(result.state != host.FAULT for result in results),
+        "versions": dict(host.versions()),
+        "checks": [
+            {"subject": r.subject, "state": r.state, "text": r.text, "hint": r.hint, "code": r.code} for r in results
+        ],
+        "log": log,
+    }
+    if as_json:
+        click.echo(as_line(facts))
+    else:
+        _print(host.versions(), results, log, lang)
+    if bundle_file is not None:
+        _bundle(bundle_file, options, config, facts, snapshot, lang)
+    raise SystemExit(min((r.code for r in results if r.state == host.FAULT), key=CODES.index, default=0))
+
+
+def _load(options: ConfigOptions, lang: str) -> tuple[Config | None, list[CheckResult]]:
+    from agent.cli.check import find_notes
+    from agent.config import load_profiles
+
+    results = Results(lang, "configuration")
+    subject = text(lang, "configuration")
+    try:
+        config = options.load()
+        load_profiles(config)
+    except (ConfigError, ProfileError) as error:
+        return None, [
+            CheckResult(subject, host.FAULT, f"{one.where}: {one.what}" if one.where else one.what, one.hint, 3)
+            for one in error.complaints
+        ]
+    good = results.good("valid", file=config.path, lines=len(config.lines), devices=len(config.devices))
+    notes = [*config.notes, *find_notes(config)]
+    return config, [good, *(CheckResult(subject, host.NOTE, f"{n.where}: {n.what}", n.hint) for n in notes)]
+
+
+def _snapshot(options: ConfigOptions, config: Config | None) -> dict[str, Any] | None:
+    folder = config.runtime_dir if config else options.find_runtime_dir(warn=False, strict=False)
+    try:
+        return read_snapshot(folder)
+    except GatewayError:
+        return None
+
+
+def _agent(snapshot: dict[str, Any] | None, lang: str) -> Iterator[CheckResult]:
+    from agent.cli.common import is_alive
+    from agent.cli.findings import find
+
+    results = Results(lang, "agent")
+    if snapshot is None:
+        yield results.fault("not running")
+        return
+    yield results.good("runs", pid=snapshot.get("pid"))
+    findings = find(snapshot, time.time(), is_alive(snapshot.get("pid")))
+    for found in (
+        one for one in findings if one.code != "clock-not-synchronised"
+    ):  # this machine's was looked at already
+        state = host.FAULT if found.exit_code else host.NOTE
+        yield CheckResult(text(lang, "agent"), state, found.text(lang), found.advice(lang), found.exit_code)
+
+
+def _destinations(config: Config, lang: str) -> Iterator[CheckResult]:
+    from agent.cli.online import agent_runs, destination_problems, destination_words, try_destinations
+
+    subject, running = text(lang, "destination"), agent_runs(config)
+    for trial in try_destinations(config, running):
+        problems = destination_problems(trial, lang)
+        for problem in problems:
+            yield CheckResult(
+                subject, host.FAULT, f"{trial.name}: {problem.where}: {problem.what}", problem.hint, problem.exit_code
+            )
+        if not problems:
+            yield CheckResult(subject, host.GOOD, f"{trial.name}: {destination_words(trial, running, lang)}")
+
+
+def read_journal(lines: int, priority: str) -> list[str]:
+    """The newest lines of the service in the journal, oldest first; none where there is no journal."""
+    if not shutil.which("journalctl"):
+        return []
+    command = [
+        "journalctl",
+        "-u",
+        "meterhouse",
+        "-p",
+        priority,
+        "-n",
+        str(lines),
+        "-o",
+        "short-iso",
+        "--no-pager",
+        "-q",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=JOURNAL_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [str(clean(line)) for line in done.stdout.decode("utf-8", "replace").splitlines()]
+
+
+def _bundle(
+    path: Path,
+    options: ConfigOptions,
+    config: Config | None,
+    facts: dict[str, Any],
+    snapshot: dict[str, Any] | None,
+    lang: str,
+) -> None:
+    from agent.cli.doctor.bundle import Redactor, config_texts, write_bundle
+    from agent.config.parsers import show_bytes
+
+    written = config_texts(options.config_file, config)
+    texts = {
+        "doctor.json": json.dumps(facts, indent=1, ensure_ascii=False),
+        "snapshot.json": json.dumps(snapshot, indent=1, ensure_ascii=False),
+        "journal.txt": "\n".join(read_journal(BUNDLE_LINES, "debug")),
+        "mounts.txt": Path("/proc/self/mountinfo").read_text(),
+        "serial.txt": "\n".join(host.serial_ports()),
+        **written,
+    }
+    size = write_bundle(path, texts, Redactor(config, options.config_file.parent, written.values()))
+    click.echo(text(lang, "bundled", file=path, size=show_bytes(size)), err=True)
+
+
+def _print(versions: Mapping[str, str], results: Sequence[CheckResult], log: Sequence[str], lang: str) -> None:
+    from rich.markup import escape
+
+    from agent.cli.console_tables import cell, open_console, plain_table
+
+    console = open_console()
+    console.print(escape(", ".join(f"{name} {version}" for name, version in versions.items())))
+    console.print()
+    table = plain_table("", "", "", "")
+    table.show_header = False
+    colours = {host.GOOD: "green", host.NOTE: "yellow", host.FAULT: "red"}
+    for result in results:
+        hint = f"\n  {cell(result.hint, 600)}" if result.hint else ""
+        table.add_row(
+            cell(result.subject),
+            f"[{colours[result.state]}]{text(lang, result.state)}[/]",
+            cell(result.text, 600) + hint,
+        )
+    console.print(table)
+    console.print()
+    console.print(text(lang, "log") + ": " + ("" if log else text(lang, "no log")))
+    for line in log:
+        console.print("  " + escape(line))
+    if all(result.state != host.FAULT for result in results):
+        console.print(text(lang, "all good"))

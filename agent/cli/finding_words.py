@@ -1,0 +1,351 @@
+"""The words of findings, in English and Chinese: what was found, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+LANGUAGES: Final = ("en", "zh")
+Texts = tuple[str, str]  # by language
+
+
+class FindingWords(NamedTuple):
+    """A kind of finding. ``exit_code`` 0: worth knowing, and no fault."""
+
+    exit_code: int
+    found: Texts
+    advice: Texts = ("", "")
+
+
+REASONS: Final[Mapping[str, Texts]] = {  # why a due reading does not exist
+    "timeout": ("no answer in time", "应答超时"),
+    "exception": ("the device refuses", "设备拒绝"),
+    "crc": ("broken answers", "应答校验错误"),
+    "mismatch": ("answers to something else", "应答不匹配"),
+    "absent": ("not there, or not asked as it was silent", "无此数据，或因设备无应答未询问"),
+    "sentinel": ("the device has no value", "设备无有效值"),
+    "asleep": ("asleep in the dark", "夜间休眠"),
+    "overload": ("the line is too busy", "线路过忙"),
+    "lent": ("the line was lent to a tool", "线路已借给工具"),
+    "stale_source": ("the source behind the device is stale", "上游数据未更新"),
+    "ring": ("overwritten before it was stored", "存盘前被覆盖"),
+    "disk": ("the store could not write", "存储无法写入"),
+    "stopped": ("the agent did not run", "采集程序未运行"),
+    "clock": ("the clock was set", "时钟被调整"),
+}
+
+_AGENT_LOG = ("`journalctl -u meterhouse -n 50` says why", "原因见 `journalctl -u meterhouse -n 50`")
+_CABLE = (
+    "Check its power, cable, address and serial setting. `meterhouse watch --frames {line}` shows what is asked",
+    "请检查设备供电、接线、地址和串口参数；`meterhouse watch --frames {line}` 显示收发的报文",
+)
+_CERTIFICATE = (
+    "Get a new one from the broker's operator and replace the file; no restart is needed",
+    "请向消息代理的运维方索取新证书并替换该文件，无需重启",
+)
+_CLOCK = (
+    "Readings are taken and marked. Is there a way to a time server? `timedatectl`. Without internet name one in this"
+    " network: NTP= in /etc/systemd/timesyncd.conf, then `systemctl restart systemd-timesyncd`",
+    "读数照常采集并带标记。能否连到时间服务器？请看 `timedatectl`；无外网时在 /etc/systemd/timesyncd.conf 的 NTP= 中"
+    "填写内网时间服务器，再执行 `systemctl restart systemd-timesyncd`",
+)
+
+BECAUSE: Final[Mapping[str, Texts]] = {  # what to do about readings that are missing for a reason
+    "timeout": (
+        "Is the cable long or the termination missing, does it answer slowly (limits.timeout), or is there another"
+        " master? `meterhouse watch --frames {line}`",
+        "线路是否过长、缺终端电阻，设备应答是否较慢（limits.timeout），是否有其他主站？"
+        "`meterhouse watch --frames {line}`",
+    ),
+    "exception": (
+        "`meterhouse read {name}` names the points that it refuses: leave them out with `points`, or choose another"
+        " profile",
+        "`meterhouse read {name}` 列出被拒绝的测点：请在 points 中去掉，或换用其他设备模板",
+    ),
+    "crc": (
+        "Check wiring, shield, termination and baud rate: `meterhouse watch --frames {line}`",
+        "请检查接线、屏蔽、终端电阻和波特率：`meterhouse watch --frames {line}`",
+    ),
+    "mismatch": (
+        "Do two devices share its address, or is there another master? `meterhouse watch --frames {line}`",
+        "是否有两台设备地址相同，或有其他主站？`meterhouse watch --frames {line}`",
+    ),
+    "absent": (
+        "It was silent for a part of this time. `journalctl -u meterhouse` says when",
+        "该时段内设备曾无应答，时间见 `journalctl -u meterhouse`",
+    ),
+    "sentinel": (
+        "`meterhouse read {name}` shows which points have no value",
+        "`meterhouse read {name}` 显示哪些测点没有值",
+    ),
+    "overload": (
+        "Ask it less often (a longer `every`): `meterhouse check --plan` shows what takes the time of line {line}",
+        "请加大采集周期（every）：`meterhouse check --plan` 显示线路 {line} 的时间花在哪里",
+    ),
+    "stale_source": (
+        "The logger answers for a device that it does not read: check the device behind it",
+        "采集器在代替一台它读不到的设备应答：请检查其后面的设备",
+    ),
+    "ring": _AGENT_LOG,
+    "disk": _AGENT_LOG,
+}
+
+FINDINGS: Final[Mapping[str, FindingWords]] = {
+    # --- the gateway itself
+    "agent-gone": FindingWords(
+        1,
+        (
+            "the agent is gone (process {pid}); what is shown is {age} old",
+            "采集程序已退出（进程 {pid}）；所示数据为 {age} 前",
+        ),
+        (
+            "Start it: `systemctl start meterhouse`. " + _AGENT_LOG[0],
+            "请启动：`systemctl start meterhouse`；" + _AGENT_LOG[1],
+        ),
+    ),
+    "agent-hangs": FindingWords(
+        1,
+        (
+            "the agent has written no snapshot for {age}: it hangs, or the clock was set",
+            "采集程序已有 {age} 未更新状态：程序卡住，或时钟被调整",
+        ),
+        (
+            "`systemctl restart meterhouse`; what it has read is kept",
+            "请执行 `systemctl restart meterhouse`，已采集的数据会保留",
+        ),
+    ),
+    "store-trouble": FindingWords(
+        1,
+        ("store: {what}", "存储：{what}"),
+        (
+            "Readings wait in memory meanwhile. Make room on the disk, or see the log",
+            "读数暂存在内存中。请清理磁盘空间，或查看日志",
+        ),
+    ),
+    "disk-nearly-full": FindingWords(
+        1,
+        ("the disk with {path} is nearly full: {free} left", "{path} 所在磁盘将满：剩余 {free}"),
+        ("Delete what else lies on it, or use a larger disk", "请删除该磁盘上的其他文件，或换用更大的磁盘"),
+    ),
+    "store-nearly-full": FindingWords(
+        1,
+        (
+            "the store is {share} full: {count} packs that {name} has not confirmed",
+            "存储已用 {share}：{name} 尚有 {count} 个数据包未确认",
+        ),
+        (
+            "At the limit the oldest packs are lost. Restore the connection, or raise [store] max_size",
+            "达到上限后最早的数据包会丢失。请恢复连接，或调大 [store] max_size",
+        ),
+    ),
+    "packs-lost": FindingWords(
+        1,
+        (
+            "{count} packs were lost before they were delivered, the last {age} ago",
+            "有 {count} 个数据包未送达即丢失，最近一次在 {age} 前",
+        ),
+        (
+            "The streams state this loss. Restore the connection, or raise [store] max_size",
+            "数据流中已注明该丢失。请恢复连接，或调大 [store] max_size",
+        ),
+    ),
+    "store-warning": FindingWords(0, ("{what}", "{what}")),
+    "clock-not-synchronised": FindingWords(
+        1, ("the clock of this gateway is not synchronised", "本网关的时钟未同步"), _CLOCK
+    ),
+    "clock-behind": FindingWords(
+        1,
+        (
+            "the clock is {age} behind the newest packs in the store: one of the two is wrong",
+            "时钟比存储中最新的数据包晚 {age}：两者必有一个不对",
+        ),
+        (
+            "Compare `date -u` with your watch. If it is right, the packs were sealed with a wrong clock, and this ends"
+            " once the clock is synchronised",
+            "请核对 `date -u`。若时间正确，说明那些数据包是在时钟错误时封存的，时钟同步后此提示消失",
+        ),
+    ),
+    "key-trouble": FindingWords(
+        1,
+        ("signing key: {what}", "签名密钥：{what}"),
+        (
+            "The agent signs with the key in memory; its next start would fail. Restore the file, mode 0600, owned by"
+            " the user of the agent",
+            "程序仍用内存中的密钥签名，但下次启动会失败。请恢复该文件，权限 0600，属主为运行程序的用户",
+        ),
+    ),
+    "intervals-delayed": FindingWords(
+        1,
+        ("intervals are delayed: {what}", "时段电量延迟：{what}"),
+        ("They come later by themselves", "稍后会自动补上"),
+    ),
+    "intervals-stopped": FindingWords(
+        1,
+        ("intervals of {names} stopped by an error in the agent", "{names} 的时段电量因程序内部错误停止"),
+        (
+            "A restart rebuilds them from packs: `systemctl restart meterhouse`",
+            "重启后由数据包重建：`systemctl restart meterhouse`",
+        ),
+    ),
+    "readings-lost": FindingWords(
+        1,
+        (
+            "readings of {names} were lost because the store could not take them",
+            "因存储无法写入，{names} 的读数有丢失",
+        ),
+        ("See the store and the disk; " + _AGENT_LOG[0], "请检查存储和磁盘；" + _AGENT_LOG[1]),
+    ),
+    "config-rejected": FindingWords(
+        3,
+        (
+            "configuration rejected, the previous one stays in effect: {what}",
+            "配置被拒绝，仍使用之前的配置：{what}",
+        ),
+        (
+            "Correct it, then `meterhouse check` and `meterhouse reload`",
+            "请改正后执行 `meterhouse check` 和 `meterhouse reload`",
+        ),
+    ),
+    # --- lines and devices
+    "device-dead": FindingWords(
+        4, ("device {name} has not answered for {age}{why}", "设备 {name} 已 {age} 无应答{why}"), _CABLE
+    ),
+    "device-never-answered": FindingWords(
+        4, ("device {name} has never answered, for {age} now{why}", "设备 {name} 启动后从未应答，已 {age}{why}"), _CABLE
+    ),
+    "device-unreachable": FindingWords(
+        4,
+        ("device {name} cannot be reached{why}", "无法连接设备 {name}{why}"),
+        (
+            "Its line {line} cannot be opened: check the adapter or the network",
+            "线路 {line} 打不开：请检查适配器或网络",
+        ),
+    ),
+    "device-swapped": FindingWords(
+        4,
+        ("another device answers as {name} since {age} ago: {what}", "{age} 前起，{name} 的地址上换了设备：{what}"),
+        (
+            "Its counters begin anew. If that was intended, check ratio and role, then `meterhouse reload`",
+            "其计数重新开始。若确为更换，请核对变比和用途，再执行 `meterhouse reload` 确认",
+        ),
+    ),
+    "device-incomplete": FindingWords(
+        4,
+        (
+            "device {name} brought {share} of its readings in {span}; {count} of {due} are missing by {worst} ({why})",
+            "设备 {name} 在 {span} 内数据完整率 {share}；应有 {due} 个，其中 {count} 个因 {worst}（{why}）缺失",
+        ),
+        ("{advice}", "{advice}"),
+    ),
+    "device-without-values": FindingWords(
+        4,
+        (
+            "device {name} answers, but had no value for anything in {span}",
+            "设备 {name} 有应答，但 {span} 内没有任何有效值",
+        ),
+        (
+            "Is what it measures switched on? `meterhouse read {name}`",
+            "被测对象是否已投运？请看 `meterhouse read {name}`",
+        ),
+    ),
+    "device-doubtful": FindingWords(
+        4,
+        (
+            "device {name}: {count} of {due} values in {span} cannot be right ({words})",
+            "设备 {name}：{span} 内 {due} 个值中有 {count} 个不可信（{words}）",
+        ),
+        (
+            "`meterhouse read {name}` shows which. Is it the right profile, and the right word order?",
+            "`meterhouse read {name}` 显示是哪些。设备模板和字节序是否正确？",
+        ),
+    ),
+    "line-overloaded": FindingWords(
+        4,
+        (
+            "line {name} is {busy} busy: readings of {names} come too late or not at all",
+            "线路 {name} 占用 {busy}：{names} 的读数延迟或缺失",
+        ),
+        (
+            "Ask less often (a longer `every`), use a higher baud rate, or move devices to another line."
+            " `meterhouse check --plan` shows what takes the time",
+            "请加大采集周期（every）、提高波特率，或把部分设备移到其他线路；`meterhouse check --plan` 显示时间花在哪里",
+        ),
+    ),
+    "device-early": FindingWords(
+        0,
+        (
+            "device {name}: {share} of its readings so far; the first minute and the first ten polls do not count yet",
+            "设备 {name}：目前完整率 {share}；启动后第一分钟和前十次采集暂不计入",
+        ),
+    ),
+    "device-some-doubtful": FindingWords(
+        0,
+        (
+            "device {name}: {count} of {due} values in {span} are marked ({words})",
+            "设备 {name}：{span} 内 {due} 个值中有 {count} 个带标记（{words}）",
+        ),
+    ),
+    "device-lacks-values": FindingWords(
+        0,
+        (
+            "device {name} has no value for {count} of {due} readings in {span} (sentinel, absent)",
+            "设备 {name} 在 {span} 内 {due} 个读数中有 {count} 个没有值（sentinel、absent）",
+        ),
+        (
+            "Points that it does not have can be left out with `points` in its [[device]]",
+            "设备没有的测点，可在 [[device]] 的 points 中去掉",
+        ),
+    ),
+    # --- destinations
+    "uplink-down": FindingWords(
+        5, ("destination {name} cannot be reached{why}", "无法连接目的地 {name}{why}"), ("{hint}", "{hint}")
+    ),
+    "uplink-no-subscriber": FindingWords(
+        5,
+        (
+            "nobody subscribes to packs at destination {name}: {waiting} wait",
+            "目的地 {name} 没有接收方订阅，{waiting} 个数据包在等待",
+        ),
+        (
+            "Packs are kept. Is the platform running, and subscribed to meterhouse/v1/SITE/GATEWAY/#?",
+            "数据包已保留。平台是否在运行，并订阅了 meterhouse/v1/SITE/GATEWAY/#？",
+        ),
+    ),
+    "uplink-refusing": FindingWords(
+        5,
+        (
+            "destination {name} refuses packs{why}; {waiting} wait, {count} are set aside",
+            "目的地 {name} 拒收数据包{why}；等待 {waiting} 个，搁置 {count} 个",
+        ),
+        ("{hint}", "{hint}"),
+    ),
+    "certificate-unreadable": FindingWords(
+        1,
+        (
+            "destination {name}: {what} {file} cannot be read: {why}",
+            "目的地 {name}：证书 {file} 无法读取：{why}",
+        ),
+        ("The user that runs the agent must be able to read it", "运行程序的用户必须能读取它"),
+    ),
+    "certificate-expired": FindingWords(
+        1,
+        (
+            "destination {name}: {what} {file} expired {days} days ago",
+            "目的地 {name}：证书 {file} 已过期 {days} 天",
+        ),
+        _CERTIFICATE,
+    ),
+    "certificate-expires": FindingWords(
+        1,
+        (
+            "destination {name}: {what} {file} expires in {days} days",
+            "目的地 {name}：证书 {file} 将在 {days} 天后过期",
+        ),
+        _CERTIFICATE,
+    ),
+}
+
+
+def reason_words(reason: str) -> Texts:
+    """Why a reading is missing, in both languages."""
+    return REASONS.get(reason, (reason, reason))

@@ -1,0 +1,289 @@
+"""What is wrong with a running agent, and what to do: pure functions from its snapshot to findings.
+
+`status`, `doctor` and the page of the gateway show the same findings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from agent.cli.common import show_age
+from agent.cli.finding_words import BECAUSE, FINDINGS, LANGUAGES, reason_words
+from drivers.model import clean_text
+
+OURS, CONFIG, LINE, BROKER = 1, 3, 4, 5  # exit codes; the first of these that has a finding is the command's
+ORDER: Final = (OURS, CONFIG, LINE, BROKER)
+COMPLETE: Final = 0.9  # of the due readings, below it is a fault
+BUSY: Final = 0.9  # of a line's time
+STALE_S: Final = 15.0  # the agent writes its snapshot every few seconds
+WARN_DAYS: Final = 30  # before a certificate ends
+LOSS_SHOWN_S: Final = 86_400.0
+DISK_FREE: Final = 100_000_000  # bytes; on a small store a tenth of its limit
+STORE_FULL: Final = 0.8  # of the limit, in packs that are not confirmed
+BY_GATEWAY: Final = ("ring", "disk")  # gaps that no device can help
+NO_VALUE: Final = ("sentinel", "absent")  # of a device that answers: points that it does not have, or not now
+DOUBTFUL: Final = ("suspect", "range", "frozen")
+
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One finding: ``code`` is stable, ``where`` such as ``device inv1``. ``exit_code`` 0: worth knowing, no fault."""
+
+    code: str
+    where: str
+    values: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """What a command returns for it."""
+        return FINDINGS[self.code].exit_code
+
+    def text(self, language: str = "en") -> str:
+        """What was found, a sentence."""
+        return self._filled(FINDINGS[self.code].found, language)
+
+    def advice(self, language: str = "en") -> str:
+        """What to do; "" if the text says it."""
+        return self._filled(FINDINGS[self.code].advice, language)
+
+    def _filled(self, texts: tuple[str, str], language: str) -> str:
+        at = LANGUAGES.index(language)
+        plain = {name: value for name, value in self.values.items() if not isinstance(value, tuple)}
+        ours = {name: str(value[at]).format(**plain) for name, value in self.values.items() if isinstance(value, tuple)}
+        return texts[at].format(**plain, **ours)
+
+    def to_json(self) -> dict[str, Any]:
+        """For scripts, in English."""
+        return {
+            "code": self.code,
+            "exit_code": self.exit_code,
+            "where": self.where,
+            "text": self.text(),
+            "advice": self.advice(),
+        }
+
+
+def find(snapshot: Facts, now: float, agent_lives: bool) -> list[Finding]:
+    """All findings about the agent that wrote a snapshot, the worst kind first.
+
+    Args:
+        now: seconds since the epoch.
+        agent_lives: whether its process exists.
+    """
+    found = [
+        *_agent(snapshot, now, agent_lives),
+        *_store(_part(snapshot, "store"), now),
+        *_clock(_part(snapshot, "clock"), now),
+        *_key(_part(snapshot, "key")),
+        *_intervals(_part(snapshot, "intervals")),
+        *_config(_part(snapshot, "config")),
+        *_field(_part(snapshot, "devices"), _part(snapshot, "lines"), now),
+        *_uplinks(_part(snapshot, "uplinks"), now),
+    ]
+    return sorted(found, key=lambda finding: ORDER.index(finding.exit_code) if finding.exit_code else len(ORDER))
+
+
+def exit_code_of(findings: Iterable[Finding]) -> int:
+    """The exit code that follows from findings: 0 good, else the first of 1, 3, 4 and 5 that holds."""
+    return min((one.exit_code for one in findings if one.exit_code), key=ORDER.index, default=0)
+
+
+def _part(facts: Facts, name: str) -> Facts:
+    part = facts.get(name)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _cut(text: object, limit: int = 200) -> str:
+    return clean_text(str(text), limit)
+
+
+# --- the gateway itself
+
+
+def _agent(snapshot: Facts, now: float, agent_lives: bool) -> Iterator[Finding]:
+    age = now - float(snapshot.get("time", 0))
+    if not agent_lives:
+        yield Finding("agent-gone", "agent", {"pid": snapshot.get("pid"), "age": show_age(age)})
+    elif age > STALE_S:
+        yield Finding("agent-hangs", "agent", {"age": show_age(age)})
+
+
+def _store(store: Facts, now: float) -> Iterator[Finding]:
+    if trouble := store.get("trouble"):
+        yield Finding("store-trouble", "store", {"what": _cut(trouble)})
+    limit, free, path = store.get("limit_bytes") or 0, store.get("disk_free_bytes"), _cut(store.get("path", "?"))
+    if free is not None and free < min(DISK_FREE, limit // 10 or DISK_FREE):
+        yield Finding("disk-nearly-full", "disk", {"free": show_size(free), "path": path})
+    packs, pending = store.get("packs") or 0, _part(store, "pending")
+    name = max(pending, key=pending.__getitem__, default="")
+    if packs and limit and name:
+        used = (store.get("size_bytes") or 0) - (store.get("unused_bytes") or 0)
+        if used * min(pending[name] / packs, 1) > STORE_FULL * limit:
+            share = f"{used / limit:.0%}"
+            yield Finding("store-nearly-full", "store", {"share": share, "count": pending[name], "name": _cut(name)})
+    lost_at = store.get("lost_at")
+    if store.get("lost_packs") and lost_at is not None and now - lost_at < LOSS_SHOWN_S:
+        yield Finding("packs-lost", "store", {"count": store["lost_packs"], "age": show_age(now - lost_at)})
+    for text in store.get("warnings") or ():
+        yield Finding("store-warning", "store", {"what": _cut(text, 300)})
+
+
+def _clock(clock: Facts, now: float) -> Iterator[Finding]:
+    if clock.get("synced") is False:
+        yield Finding("clock-not-synchronised", "clock")
+    if (behind := clock.get("behind_store")) and clock.get("synced") is not True:
+        yield Finding("clock-behind", "clock", {"age": show_age(behind)})
+
+
+def _key(key: Facts) -> Iterator[Finding]:
+    if trouble := key.get("trouble"):
+        yield Finding("key-trouble", "key", {"what": _cut(trouble, 300)})
+
+
+def _intervals(intervals: Facts) -> Iterator[Finding]:
+    if waits := intervals.get("waits"):
+        yield Finding("intervals-delayed", "intervals", {"what": _cut(waits)})
+    if stopped := intervals.get("stopped"):
+        yield Finding("intervals-stopped", "intervals", {"names": _names(stopped)})
+
+
+def _config(config: Facts) -> Iterator[Finding]:
+    for text in config.get("complaints") or ():
+        yield Finding("config-rejected", "configuration", {"what": _cut(text, 300)})
+
+
+def _names(names: Sequence[object]) -> str:
+    return ", ".join(_cut(name, 60) for name in names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+# --- lines and devices
+
+
+def _field(devices: Mapping[str, Facts], lines: Mapping[str, Facts], now: float) -> Iterator[Finding]:
+    slowed: dict[str, list[str]] = {}  # line -> its devices that lose readings because it is too busy
+    lost: list[str] = []
+    for name, device in devices.items():
+        for finding in _device(name, device, now):
+            if finding.code == "device-incomplete" and finding.values["worst"] == "overload":
+                slowed.setdefault(str(device.get("line")), []).append(name)
+            if finding.code == "readings-lost":
+                lost.append(name)
+            else:
+                yield finding
+    if lost:
+        yield Finding("readings-lost", "store", {"names": _names(lost)})
+    for name, line in lines.items():
+        busy = line.get("busy_share") or 0.0
+        late = slowed.get(name) or [n for n, d in devices.items() if d.get("line") == name and _overloads(d)]
+        if busy > BUSY and late:
+            yield Finding(
+                "line-overloaded", f"line {name}", {"name": name, "busy": f"{busy:.0%}", "names": _names(late)}
+            )
+
+
+def _overloads(device: Facts) -> bool:
+    recent = _part(device, "recent")
+    return bool(recent.get("settled") and _part(recent, "missing").get("overload"))
+
+
+def _device(name: str, device: Facts, now: float) -> Iterator[Finding]:
+    where, life = f"device {name}", device.get("life")
+    if (swapped := _part(device, "swapped")) and life != "asleep":
+        values = {
+            "name": name,
+            "age": show_age(now - float(swapped.get("t") or now)),
+            "what": _cut(swapped.get("what")),
+        }
+        yield Finding("device-swapped", where, values)
+    why = f": {_cut(device['error'], 160)}" if device.get("error") else ""
+    silent_s = now - float(device.get("last_answer") or device.get("added") or 0)
+    values = {"name": name, "why": why, "age": show_age(silent_s), "line": str(device.get("line"))}
+    if life == "dead":
+        never = not device.get("last_answer")
+        yield Finding("device-never-answered" if never else "device-dead", where, values)
+    elif life == "unknown" and why and silent_s >= (device.get("dead_after") or 0):  # its line is down
+        yield Finding("device-unreachable", where, values)
+    elif life == "alive":
+        yield from _readings(name, where, device, now)
+
+
+def _readings(name: str, where: str, device: Facts, now: float) -> Iterator[Finding]:
+    """About what a device that answers has brought of late."""
+    recent = _part(device, "recent")
+    complete, due = recent.get("complete"), recent.get("due") or 0
+    if complete is None or not due:
+        return
+    missing, marked = dict(_part(recent, "missing")), _part(recent, "marked")
+    readings = recent.get("readings") or 0
+    span = show_age(float(recent.get("to", now)) - float(recent.get("from", now)))
+    values: dict[str, object] = {"name": name, "span": span, "due": due, "line": device.get("line")}
+    if not recent.get("settled"):
+        if complete < COMPLETE:
+            yield Finding("device-early", where, values | {"share": f"{complete:.0%}"})
+        return
+    has_none = 0
+    if float(device.get("answering_since") or 0) <= float(recent.get("from", 0)):
+        # it answered all the time: these are values that it does not have, not a fault, if there are others
+        has_none = sum(missing.pop(reason, 0) for reason in NO_VALUE)
+    excused = sum(missing.pop(reason, 0) for reason in ("asleep", "lent", "stopped", "clock"))
+    expected = due - excused - has_none
+    doubtful = sum(marked.get(quality, 0) for quality in DOUBTFUL)
+    if not readings and has_none and not missing:
+        yield Finding("device-without-values", where, values)
+    elif expected and readings / expected < COMPLETE:
+        worst = max(missing, key=missing.__getitem__)
+        values |= {"share": f"{complete:.0%}", "worst": worst, "why": reason_words(worst)}
+        values |= {"count": missing[worst], "advice": BECAUSE.get(worst, ("", ""))}
+        yield Finding("readings-lost" if worst in BY_GATEWAY else "device-incomplete", where, values)
+    elif expected and (readings - doubtful) / expected < COMPLETE:
+        yield Finding("device-doubtful", where, values | {"count": doubtful, "words": _qualities(marked)})
+    elif doubtful:
+        yield Finding("device-some-doubtful", where, values | {"count": doubtful, "words": _qualities(marked)})
+    if has_none and readings:
+        yield Finding("device-lacks-values", where, values | {"count": has_none})
+
+
+def _qualities(marked: Mapping[str, int]) -> str:
+    return ", ".join(f"{marked[quality]} {quality}" for quality in DOUBTFUL if marked.get(quality))
+
+
+# --- destinations
+
+
+def _uplinks(uplinks: Mapping[str, Facts], now: float) -> Iterator[Finding]:
+    for name, uplink in uplinks.items():
+        where = f"destination {name}"
+        why = f": {_cut(uplink['error'], 160)}" if uplink.get("error") else ""
+        hint = _cut(uplink.get("hint") or "", 160)
+        values = {"name": name, "why": why, "hint": hint, "waiting": uplink.get("waiting") or 0}
+        if not uplink.get("connected", True):
+            yield Finding("uplink-down", where, values)
+        elif uplink.get("subscriber") is False:
+            yield Finding("uplink-no-subscriber", where, values)
+        elif why or uplink.get("set_aside"):
+            yield Finding("uplink-refusing", where, values | {"count": uplink.get("set_aside") or 0})
+        yield from _certificates(name, uplink, now)
+
+
+def _certificates(name: str, uplink: Facts, now: float) -> Iterator[Finding]:
+    for one in uplink.get("certificates") or ():
+        where = f"destination {name}"
+        values = {"name": name, "what": _cut(one.get("what"), 60), "file": _cut(one.get("file"))}
+        if (ends := one.get("ends")) is None:
+            yield Finding("certificate-unreadable", where, values | {"why": _cut(one.get("error"))})
+        elif (days := (ends - now) / 86_400) <= 0:
+            yield Finding("certificate-expired", where, values | {"days": f"{-days:.0f}"})
+        elif days < WARN_DAYS:
+            yield Finding("certificate-expires", where, values | {"days": f"{days:.0f}"})
+
+
+def show_size(size: float) -> str:
+    """Bytes for people: 350 MB, 12 GB."""
+    for limit, unit in ((1e3, "B"), (1e6, "kB"), (1e9, "MB"), (1e12, "GB")):
+        if size < limit:
+            return f"{size / (limit / 1e3):.0f} {unit}" if unit != "GB" else f"{size / 1e9:.1f} {unit}"
+    return f"{size / 1e12:.1f} TB"

@@ -1,0 +1,235 @@
+"""`meterhouse handover`: the record of commissioning, signed by the gateway."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from agent.cli.answers import HandedOver, checked
+from agent.cli.common import as_line, progress
+from agent.cli.options import EXISTING_FILE, FILE, ConfigOptions, config_options, json_option, lang_option
+from agent.cli.output_files import TextDraft, writing
+from agent.cli.questions import asked, confirmed, is_terminal
+from drivers.model import UsageError, clean_text
+
+if TYPE_CHECKING:
+    from agent.cli.ring_follower import Latest
+    from agent.cli.watch import LiveView
+    from agent.config import Config
+
+MAX_TEXT: Final = 200
+_NUMBER: Final = re.compile(r"-?[0-9]{1,25}(\.[0-9]{1,12})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a display showed. ``point`` "": the main counter."""
+
+    value: str
+    point: str = ""
+    remark: str = ""
+
+
+@click.command()
+@click.argument("devices", nargs=-1, metavar="[DEVICE]...")
+@click.option("--display", "displays", multiple=True, metavar="DEVICE[/POINT]=VALUE",
+              help="What a display shows, such as inv1=12345.6. May be repeated.")  # fmt: skip
+@click.option(
+    "--csv", "csv_file", type=EXISTING_FILE, help="The same from a file: DEVICE[/POINT],VALUE[,REMARK] in each line."
+)
+@click.option("--who", help="Who records it.")
+@click.option("--remarks", default="", help="Anything that the other side should know.")
+@click.option("--html", "html_file", type=FILE, help="Write a page for A4, with the key's thumbprint.")
+@click.option("--yes", is_flag=True, help="Do not ask anything.")
+@lang_option
+@config_options
+@json_option
+def handover(
+    devices: tuple[str, ...], displays: tuple[str, ...], csv_file: Path | None, who: str | None, remarks: str,
+    html_file: Path | None, yes: bool, lang: str, options: ConfigOptions, as_json: bool,
+) -> None:  # fmt: skip
+    """Record what each device reads and what its display shows, and have the running gateway sign it.
+
+    Asks for the display of each device's main counter, where no option gives it. Identity, line, address and reading
+    come from the agent, which signs them as the event `handover` of its stream _gateway; `verify` lists it. Needs no
+    network.
+
+    \b
+    Examples:
+      meterhouse handover --who "Li Wei" --html handover.html
+      meterhouse handover --who "Li Wei" --display inv1=12345.6 --display grid=880.21 --yes --lang zh --html h.html
+      meterhouse handover --who "Li Wei" --csv displays.csv --yes --json
+
+    \b
+    Exit codes: 0 signed, 1 no agent runs or it cannot sign now, 2 wrong usage, 3 bad configuration, 4 signed, and a
+    display differs or a device has no reading, 130 no.
+    """
+    from agent.cli.control import ask_running
+    from agent.cli.handover.labels import WORDS, verdict
+    from agent.cli.watch import LiveView
+    from agent.service.control.protocol import Handover
+
+    words, config = WORDS[lang], options.load()
+    given = dict(_given(text, "--display") for text in displays) | (_from_csv(csv_file) if csv_file else {})
+    view = LiveView(config.runtime_dir, [*devices, *given], ())
+    asks = is_terminal() and not yes
+    try:
+        if not yes and not asks:
+            confirmed(yes, "handover", lang)
+        who = _text(who or (asked(words["who"], str) if asks else ""), "--who", needed=True)
+        view.catch_up()
+        names = list(devices) or list(view.snapshot.get("devices", {}))
+        compared = [_compared(view, name, given.get(name), words, asks) for name in names]
+    finally:
+        view.close()
+    confirmed(yes, "handover", lang, words["confirm"])
+    request = Handover(who=who, remarks=_text(remarks, "--remarks", 2000), devices=compared)
+    with progress("devices") as update:
+        answer = checked(ask_running(config.runtime_dir, request, progress=update), HandedOver, "handover")
+    record = _record(answer, config, view.snapshot)
+    if html_file is not None:
+        from agent.cli.handover.html import page
+
+        with writing(html_file), TextDraft(html_file) as draft:
+            draft.write(page(record, lang))
+            draft.keep()
+    if as_json:
+        click.echo(as_line(record))
+    else:
+        _show(record, words)
+    if html_file is not None:
+        click.echo(words["wrote"].format(file=clean_text(str(html_file), 400)), err=as_json)
+    bad = any(verdict(entry) in ("differs", "no reading") for entry in record["devices"])
+    raise SystemExit(4 if bad else 0)
+
+
+def _given(text: str, where: str) -> tuple[str, Shown]:
+    """Device and display of ``inv1=12345.6``. Raises UsageError."""
+    name, equals, value = text.partition("=")
+    device, _, point = name.strip().partition("/")
+    if not equals or not device:
+        hint = "Such as --display inv1=12345.6"
+        raise UsageError(f"{clean_text(text, 60)!r} is not DEVICE=VALUE", where=where, hint=hint)
+    return device, Shown(_number(value, f"{where} {clean_text(device, 40)}"), point)
+
+
+def _number(text: str, where: str) -> str:
+    """Digits as a display shows them; spaces and a comma between thousands are left out. Raises UsageError."""
+    plain = re.sub(r"(?<=\d)[ ,\u2009\u00a0](?=\d{3}(\D|$))", "", text.strip())
+    if not _NUMBER.fullmatch(plain):
+        raise UsageError(f"{clean_text(text, 40)!r} is not a number", where=where, hint="Digits and a point: 12345.6")
+    return plain
+
+
+def _from_csv(path: Path) -> dict[str, Shown]:
+    found: dict[str, Shown] = {}
+    try:
+        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        hint = "Save it as CSV in UTF-8"
+        raise UsageError(f"cannot be read: {clean_text(str(error), 100)}", where=str(path), hint=hint) from error
+    for line, row in enumerate(rows, 1):
+        if not row or not "".join(row).strip() or (line == 1 and len(row) > 1 and not re.search(r"\d", row[1])):
+            continue  # an empty line, or the names of the columns
+        where = f"{path}:{line}"
+        if len(row) not in (2, 3):
+            raise UsageError(f"{len(row)} columns", where=where, hint="DEVICE,VALUE or DEVICE,VALUE,REMARK")
+        device, _, point = row[0].strip().partition("/")
+        remark = _text(row[2], where) if len(row) == 3 else ""
+        found[device] = Shown(_number(row[1], where) if row[1].strip() else "", point, remark)
+    return found
+
+
+def _text(text: str, where: str, most: int = MAX_TEXT, needed: bool = False) -> str:
+    text = text.strip()
+    if needed and not text:
+        raise UsageError("is missing", where=where, hint='Such as --who "Li Wei"')
+    if len(text) > most or not text.isprintable():
+        raise UsageError(f"not a text of at most {most} characters on one line", where=where, hint="Shorten it")
+    return text
+
+
+def _compared(view: LiveView, device: str, shown: Shown | None, words: Mapping[str, str], asks: bool) -> Any:
+    """The request's entry for a device; asks for its display where nothing gives it."""
+    from agent.cli.main_points import main_counter
+    from agent.cli.ring_follower import show_number
+    from agent.service.control.protocol import ComparedDevice
+
+    rows = {key[1]: latest for key, latest in view.follower.latest.items() if key[0] == device}
+    name = (shown.point if shown else "") or main_counter([(n, latest.point.kind) for n, latest in rows.items()])
+    if shown is not None and shown.point and shown.point not in rows:
+        from drivers.toml.parsers import did_you_mean
+
+        raise UsageError(f"{device} has no point {clean_text(name, 60)!r}", where="--display",
+                         hint=did_you_mean(name, rows, "It has"))  # fmt: skip
+    latest, remark = rows.get(name), shown.remark if shown else ""
+    if latest is None or not isinstance(latest.value, Decimal):
+        click.echo(f"warning: {words['none'].format(device=device)}", err=True)
+        return ComparedDevice(device=device, remark=remark)
+    seen, value = [_seen(latest)], shown.value if shown else ""
+    if shown is None and asks:
+        question = words["ask"].format(
+            device=device, point=name, value=show_number(latest.value), unit=latest.point.unit
+        )
+        value = asked(question, lambda text: _number(text, device) if text else "", "")
+        view.catch_up()  # it counts on while a person walks to the display and types
+        if isinstance(latest.value, Decimal):
+            seen.append(_seen(latest))
+    near = min(seen, key=lambda one: abs(Decimal(one["v"]) - Decimal(value))) if value else seen[-1]
+    return ComparedDevice(device=device, n=name, display=value, remark=remark, **near)
+
+
+def _seen(latest: Latest) -> dict[str, Any]:
+    return {"v": format(latest.value, "f"), "t_ms": latest.good_ns // 1_000_000}
+
+
+def _record(answer: Mapping[str, Any], config: Config, snapshot: Mapping[str, Any]) -> dict[str, Any]:
+    """All that the page shows."""
+    from agent.cli.handover.labels import verdict
+
+    events: Sequence[Mapping[str, Any]] = answer["events"]
+    first, entries = events[0], [entry for event in events for entry in event["devices"]]
+    kinds = [verdict(entry) for entry in entries]
+    return {
+        "site": config.site, "gateway": config.gateway, "label": config.site_label, "timezone": config.timezone,
+        "version": str(snapshot.get("version", "")), "config": str(snapshot.get("config", {}).get("hash", "")),
+        "id": first["id"], "time": first["t"], "who": first["who"], "by": first["by"],
+        "remarks": first.get("remarks", ""), "devices": entries, "packs": answer["packs"],
+        "thumbprint": answer["thumbprint"], "trust": f"{config.base}={answer['thumbprint']}",
+        "counts": {"agree": kinds.count("agrees"), "differ": kinds.count("differs"),
+                   "open": kinds.count("not compared") + kinds.count("no reading")},
+    }  # fmt: skip
+
+
+def _show(record: Mapping[str, Any], words: Mapping[str, str]) -> None:
+    from agent.cli.console_tables import cell, open_console, plain_table
+    from agent.cli.handover.labels import verdict
+    from agent.cli.main_points import known_as
+
+    heads = [words[name] for name in ("device", "point", "reading", "display", "difference", "verdict", "identity")]
+    table = plain_table("", *heads, right=heads[2:5])
+    colours = {"agrees": "green", "differs": "red", "no reading": "red"}
+    for entry in record["devices"]:
+        reading, result = entry.get("reading", {}), verdict(entry)
+        colour = colours.get(result, "yellow")
+        known = known_as(entry["identity"])
+        table.add_row(
+            cell(entry["device"]),
+            cell(reading.get("n", "-")),
+            cell(f"{reading['v']} {reading['u']}" if reading else "-"),
+            cell(entry.get("display", "-")),
+            cell(entry.get("difference", "-")),
+            f"[{colour}]{words[result]}[/]",
+            cell(known, 100),
+        )
+    open_console().print(table)
+    click.echo(words["summary"].format(devices=len(record["devices"]), **record["counts"]))
+    for pack in record["packs"]:
+        click.echo(words["done"].format(id=record["id"], **pack))

@@ -1,0 +1,59 @@
+"""Words of the record of commissioning in English and Chinese."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+WORDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "en": {
+        "title": "Handover record", "site": "Site", "gateway": "Gateway", "recorded": "Recorded", "by": "Recorded by",
+        "login": "signed in as", "remarks": "Remarks", "configuration": "Configuration", "thumbprint": "Thumbprint",
+        "version": "Software",
+        "device": "Device", "place": "Line and address", "profile": "Profile", "identity": "Identity",
+        "point": "Counter", "reading": "Reading", "read": "read at", "display": "Display", "difference": "Difference",
+        "verdict": "Comparison", "remark": "Remark", "quality": "quality", "state": "state",
+        "agrees": "agrees", "differs": "DIFFERS", "not compared": "not compared", "no reading": "no reading",
+        "alive": "answers", "dead": "DOES NOT ANSWER", "unknown": "not asked yet",
+        "rule": "A display agrees if it is within one unit of the last digit that both have.",
+        "summary": "{devices} devices: {agree} agree with their displays, {differ} differ, {open} not compared.",
+        "signed": "The gateway has signed this record. It is the event handover {id} in these packs:",
+        "pack": "stream {stream}, boot {boot}, sequence {seq}, SHA-256 (base64url) {hash}",
+        "check": "To check it: meterhouse verify --trust {trust} on an export or at the broker; it lists this record "
+        "with its sequence and hash.",
+        "code": "The code holds {trust}",
+        "hands": "Handed over by", "takes": "Taken over by", "date": "Place, date, signature",
+        "ask": "{device}: {point} = {value} {unit}. The display shows (empty: not compared)",
+        "none": "{device} has no counter with a reading yet: it is recorded without one",
+        "who": "Who records it", "confirm": "Sign this record?", "wrote": "wrote {file}",
+        "done": "signed as {id}: sequence {seq} of {stream}",
+    },
+    "zh": {
+        "title": "交接记录", "site": "站点", "gateway": "网关", "recorded": "记录时间", "by": "记录人",
+        "login": "登录名", "remarks": "备注", "configuration": "配置", "thumbprint": "密钥指纹", "version": "软件版本",
+        "device": "设备", "place": "线路与地址", "profile": "设备模板", "identity": "设备标识",
+        "point": "计数器", "reading": "读数", "read": "读取时间", "display": "表计显示", "difference": "差值",
+        "verdict": "比对", "remark": "备注", "quality": "质量", "state": "状态",
+        "agrees": "一致", "differs": "不一致", "not compared": "未比对", "no reading": "无读数",
+        "alive": "应答", "dead": "无应答", "unknown": "尚未采集",
+        "rule": "差值不超过两者共有末位的一个单位即为一致。",
+        "summary": "共{devices}台设备：{agree}台与表计显示一致，{differ}台不一致，{open}台未比对。",
+        "signed": "本记录已由网关签名，为下列数据包中的 handover 事件 {id}：",
+        "pack": "数据流 {stream}，boot {boot}，序号 {seq}，SHA-256（base64url）{hash}",
+        "check": "核验方法：对导出文件或消息代理运行 meterhouse verify --trust {trust}，"
+        "结果中列出本记录及其序号和哈希。",
+        "code": "二维码内容：{trust}",
+        "hands": "移交方", "takes": "接收方", "date": "地点、日期、签字",
+        "ask": "{device}：{point} = {value} {unit}，表计显示（留空：不比对）",
+        "none": "{device} 还没有计数器读数：记录中不含读数",
+        "who": "记录人", "confirm": "是否签名并记录？", "wrote": "已写入 {file}",
+        "done": "已签名，编号 {id}：{stream} 的第 {seq} 包",
+    },
+}  # fmt: skip
+
+
+def verdict(entry: Mapping[str, object]) -> str:
+    """The key of the words for a device's comparison."""
+    if "agrees" in entry:
+        return "agrees" if entry["agrees"] else "differs"
+    return "not compared" if "reading" in entry else "no reading"

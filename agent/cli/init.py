@@ -1,0 +1,380 @@
+"""`meterhouse init`: the configuration and the key of a new gateway."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from agent.cli.common import as_line, columns, docs_folder
+from agent.cli.config_files import (
+    SECRET_MODE,
+    check_absent,
+    make_folder,
+    toml_text,
+    write_new,
+)
+from agent.cli.options import DEFAULT_CONFIG, FOLDER, json_option, lang_option
+from agent.cli.questions import asked, confirmed, given, is_terminal
+from drivers.model import GatewayError, UsageError, clean_text
+
+if TYPE_CHECKING:
+    from agent.cli.keys.worker import KeyFacts
+    from agent.config import Config
+
+UPLINK: Final = "platform"
+AGENT: Final = "meterhouse"  # the user of the packages
+CREDENTIALS: Final = Path("/etc/credstore")  # the unit imports meterhouse.* from there
+CREDENTIAL: Final = f"meterhouse.{UPLINK}-password"
+MAX_PASSWORD: Final = 4000
+
+WORDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "en": {
+        "site": "Site (the park, such as park7)",
+        "gateway": "Gateway (this box, such as gw01)",
+        "timezone": "Time zone",
+        "broker": "Broker (mqtts://HOST:8883; empty: none yet)",
+        "username": "User name at the broker (empty: none)",
+        "password": "Password (empty: none)",
+        "ca_file": "CA file of the broker (empty: those of this system)",
+        "will_write": "{file} will be:",
+        "files": "configuration", "key": "key", "thumbprint": "thumbprint", "trust": "trust as",
+        "hand_over": "Hand the thumbprint to everyone who verifies, by another channel than the broker. "
+        "The code holds the line \"trust as\".",
+        "next": "Next: `meterhouse scan --line URL --add{c}` finds devices and adds them; "
+        "then `meterhouse check --plan{c}` and {start}.",
+        "top": "meterhouse: what this gateway is, what it reads, where it sends. All keys: {docs}",
+        "top2": "`meterhouse check` reads it as the agent does; `meterhouse reload` brings a change into effect.",
+        "c_site": "site and gateway begin every topic and stream: meterhouse/v1/{base}/...",
+        "c_zone": "intervals are cut on local time",
+        "c_label": "free text",
+        "c_key": "The key that signs readings is {key}; `meterhouse keys show` prints its thumbprint.",
+        "c_paths": "of this folder; an installed gateway uses /var/lib/meterhouse and /run/meterhouse",
+        "c_uplink": "No destination yet: readings are kept here until there is one.",
+        "c_password": "the first line of the file",
+        "c_devices": "Lines and devices are in conf.d/, one file for each device that `meterhouse scan --add` or "
+        "`meterhouse adopt`",
+        "c_devices2": "adds. By hand, here or there:",
+    },
+    "zh": {
+        "site": "站点（园区编号，如 park7）",
+        "gateway": "网关（本机编号，如 gw01）",
+        "timezone": "时区",
+        "broker": "消息代理（mqtts://主机:8883；留空：暂无）",
+        "username": "消息代理用户名（留空：无）",
+        "password": "密码（留空：无）",
+        "ca_file": "消息代理的CA证书文件（留空：用系统证书）",
+        "will_write": "将写入{file}：",
+        "files": "配置文件", "key": "密钥", "thumbprint": "指纹", "trust": "验签参数",
+        "hand_over": "请通过消息代理以外的途径把指纹交给所有验签方。二维码内容即“验签参数”。",
+        "next": "下一步：`meterhouse scan --line 地址 --add{c}` 查找并添加设备，"
+        "然后 `meterhouse check --plan{c}`，再 {start}。",
+        "top": "meterhouse 配置：本网关是谁，读取什么，发往何处。全部键的说明：{docs}",
+        "top2": "`meterhouse check` 检查本文件；`meterhouse reload` 使修改生效。",
+        "c_site": "站点和网关是所有主题和数据流的前缀：meterhouse/v1/{base}/...",
+        "c_zone": "时段按当地时间划分",
+        "c_label": "自由文本",
+        "c_key": "签名密钥在 {key}；`meterhouse keys show` 显示其指纹。",
+        "c_paths": "本文件夹内；安装的网关使用 /var/lib/meterhouse 和 /run/meterhouse",
+        "c_uplink": "尚无上传目标：在有目标之前，读数保存在本机。",
+        "c_password": "取文件第一行",
+        "c_devices": "线路和设备在 conf.d/ 中：`meterhouse scan --add` 或 `meterhouse adopt` 每台设备写一个文件。",
+        "c_devices2": "也可手工写在此处或该文件夹：",
+    },
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Answers:
+    """What the configuration is made of; "" where it was left out."""
+
+    site: str
+    gateway: str
+    timezone: str
+    label: str = ""
+    broker: str = ""
+    username: str = ""
+    password: str = ""  # typed; a file of its own takes it
+    password_file: str = ""
+    ca_file: str = ""
+    ca_text: str = ""  # to be written into it
+
+
+@click.command()
+@click.argument("folder", metavar="[DIR]", required=False, type=FOLDER)
+@click.option(
+    "-c", "--config", "config_file", type=click.Path(path_type=Path), envvar="MH_CONFIG",
+    help=f"The file to make, in place of DIR/agent.toml.  [default: {DEFAULT_CONFIG}]",
+)  # fmt: skip
+@click.option("--site", help="Name of the site, such as park7.")
+@click.option("--gateway", help="Name of this box, such as gw01.")
+@click.option("--timezone", help="Such as Asia/Shanghai.")
+@click.option("--label", help="Free text, such as the name of the park.")
+@click.option("--broker", metavar="URL", help="mqtts://HOST:8883. Without it nothing is sent yet.")
+@click.option("--username", help="User name at the broker.")
+@click.option("--password-file", metavar="FILE", help="The password is its first line.")
+@click.option("--ca-file", metavar="FILE", help="The CA that signed the broker's certificate.")
+@click.option("--yes", is_flag=True, help="Do not ask anything.")
+@lang_option
+@json_option
+def init(
+    folder: Path | None, config_file: Path | None, yes: bool, lang: str, as_json: bool, **flags: str | None
+) -> None:
+    """Make agent.toml, conf.d and the signing key of a new gateway, and show the key's thumbprint.
+
+    Asks what the options do not say. In /etc/meterhouse it is the configuration of the installed service; any other
+    folder is complete in itself, with its own database and key. Nothing is ever overwritten.
+
+    \b
+    Examples:
+      sudo meterhouse init
+      meterhouse init bench --site park7 --gateway gw01 --timezone Asia/Shanghai --yes
+      sudo meterhouse init --site park7 --gateway gw01 --timezone Asia/Shanghai --broker mqtts://broker.example:8883 \\
+          --username park7/gw01 --password-file pw --ca-file ca.pem --yes
+
+    \b
+    Exit codes: 0 made, 2 wrong usage, the file exists or cannot be written, 3 the result would be invalid, 130 no.
+    """
+    from agent.config import load_config
+
+    file = _target(folder, config_file)
+    check_absent(file)
+    words, installed = WORDS[lang], file == Path(DEFAULT_CONFIG)
+    answers = _answers(flags, words, yes)
+    if installed:
+        _take_in(answers)
+    text = _text(answers, words, installed)
+    config = load_config(file, drafts={file: text})  # nothing is written that the agent would not take
+    if not yes:
+        click.echo(f"{words['will_write'].format(file=clean_text(str(file), 400))}\n\n{text}", err=True)
+        confirmed(yes, "init", lang)
+    for note in config.notes:
+        click.echo(f"warning: {note}", err=True)
+    make_folder(file.parent)
+    make_folder(file.parent / "conf.d")
+    key = _key(config, installed)
+    if answers.password:
+        path = CREDENTIALS / CREDENTIAL if installed else file.parent / f"{UPLINK}-password"
+        make_folder(path.parent)
+        write_new(path, answers.password + "\n", SECRET_MODE)
+    if answers.ca_text:
+        write_new(Path(answers.ca_file), answers.ca_text)
+    write_new(file, text)
+    facts = {
+        "file": str(file),
+        "conf_d": str(file.parent / "conf.d"),
+        "key": str(config.key.path(os.environ)),
+        "thumbprint": key.kid,
+        "trust": f"{config.base}={key.kid}",
+    }
+    if as_json:
+        click.echo(as_line(facts))
+    else:
+        _show(facts, words, installed)
+
+
+def _target(folder: Path | None, config_file: Path | None) -> Path:
+    source = click.get_current_context().get_parameter_source("config_file")
+    if folder is not None and config_file is not None and source is click.core.ParameterSource.COMMANDLINE:
+        raise UsageError("a folder and -c", where="init", hint="Give one of the two")
+    if folder is not None:
+        return folder / "agent.toml"
+    return config_file or Path(DEFAULT_CONFIG)
+
+
+def _answers(flags: Mapping[str, str | None], words: Mapping[str, str], yes: bool) -> Answers:
+    """From the options, the others asked for. Raises UsageError where nobody can answer."""
+    from agent.cli.target import local_timezone
+    from agent.config import parsers as v
+    from drivers.toml import parsers as p
+
+    rules = {
+        "site": v.site_name, "gateway": v.site_name, "timezone": v.timezone, "label": p.label, "broker": v.uplink_url,
+        "username": p.label, "password_file": _existing, "ca_file": _existing,
+    }  # fmt: skip
+    found = {
+        name: given(f"--{name.replace('_', '-')}", rules[name], text)
+        for name, text in flags.items()
+        if text is not None
+    }
+    asks = is_terminal() and not yes
+    if missing := [f"--{name}" for name in ("site", "gateway", "timezone") if name not in found and not asks]:
+        why = "stdin is not a terminal" if not is_terminal() else "--yes asks nothing"
+        hint = "Such as --site park7 --gateway gw01 --timezone Asia/Shanghai"
+        raise UsageError(f"{', '.join(missing)} missing, and {why}", where="init", hint=hint)
+    if not asks:
+        return _fitting(Answers(**found))
+    zone = local_timezone()
+    for name, default in (("site", None), ("gateway", None), ("timezone", zone if zone != "UTC" else v.SHANGHAI)):
+        if name not in found:
+            found[name] = asked(words[name], rules[name], default)
+
+    def optional(name: str) -> None:
+        if name not in found:
+            found[name] = asked(words[name], lambda text: rules[name](text) if text else "", "")
+
+    optional("broker")
+    if found["broker"]:
+        optional("username")
+        if found["username"] and "password_file" not in found:
+            found["password"] = asked(words["password"], _password, "", hidden=True)
+        if found["broker"].startswith("mqtts:"):
+            optional("ca_file")
+    return _fitting(Answers(**found))
+
+
+def _existing(value: object) -> str:
+    """An absolute path, as the file is named from another folder later."""
+    from drivers.toml.parsers import InvalidValue, show
+
+    path = Path(str(value)).absolute()
+    if not path.is_file():
+        raise InvalidValue(f"there is no file {show(str(value))}", "Copy it there first")
+    return str(path)
+
+
+def _password(value: object) -> str:
+    from drivers.toml.parsers import InvalidValue
+
+    text = str(value)
+    if len(text) > MAX_PASSWORD or not text.isprintable():
+        raise InvalidValue("not a password on one line", "Type it again")
+    return text
+
+
+def _fitting(answers: Answers) -> Answers:
+    """Raises UsageError for what has no effect without another answer."""
+    for option, value, needs, there in (
+        ("--username", answers.username, "--broker", answers.broker),
+        ("--password-file", answers.password_file, "--username", answers.username),
+        ("--ca-file", answers.ca_file, "--broker mqtts://...", answers.broker.startswith("mqtts:")),
+    ):
+        if value and not there:
+            raise UsageError(f"has no effect without {needs}", where=option, hint=f"Add {needs}, or leave it out")
+    return answers
+
+
+def _take_in(answers: Answers) -> None:
+    """The service can read neither homes nor what belongs to root alone: it gets copies where it can."""
+    from agent.cli.options import first_line
+
+    if answers.password_file:
+        answers.password, answers.password_file = first_line(Path(answers.password_file)), ""
+    folder = Path(DEFAULT_CONFIG).parent
+    if answers.ca_file and Path(answers.ca_file).parent != folder:
+        try:
+            answers.ca_text = Path(answers.ca_file).read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"cannot be read: {error}", where=answers.ca_file, hint="A CA file is text (PEM)"
+            ) from error
+        answers.ca_file = str(folder / f"{UPLINK}-ca.pem")
+
+
+def _text(answers: Answers, words: Mapping[str, str], installed: bool) -> str:
+    """agent.toml, with comments."""
+    base, docs = f"{answers.site}/{answers.gateway}", docs_folder()
+    key = "/var/lib/meterhouse/signing.key" if installed else "state/signing.key"
+    label = f"label = {toml_text(answers.label)}" if answers.label else f'# label = ""  # {words["c_label"]}'
+    lines = [
+        f"# {words['top'].format(docs=docs / 'configuration.md' if docs else 'docs/configuration.md')}",
+        f"# {words['top2']}",
+        "",
+        "[site]",
+        f"# {words['c_site'].format(base=base)}",
+        f"id = {toml_text(answers.site)}",
+        f"gateway = {toml_text(answers.gateway)}",
+        f"timezone = {toml_text(answers.timezone)}  # {words['c_zone']}",
+        label,
+        "",
+        f"# {words['c_key'].format(key=key)}",
+        "",
+    ]
+    if not installed:
+        lines += [f"[paths]  # {words['c_paths']}", 'state_dir = "state"', 'runtime_dir = "run"',
+                  'profiles_dir = "profiles"', ""]  # fmt: skip
+    lines += _uplink(answers, words, installed)
+    lines += [
+        "",
+        f"# {words['c_devices']}",
+        f"# {words['c_devices2']}",
+        "#[[line]]",
+        '#name = "cabinet-2"',
+        '#url = "serial:/dev/serial/by-id/usb-FTDI_FT232R_A1-if00-port0"',
+        '#serial = "9600 8N1"',
+        "#[[device]]",
+        '#name = "main-meter"',
+        '#line = "cabinet-2"',
+        '#address = "3"',
+        '#profile = "acrel/adl400"',
+        "#ratio = { ct = 80 }",
+        '#roles = { "ac" = "grid" }',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _uplink(answers: Answers, words: Mapping[str, str], installed: bool) -> list[str]:
+    if not answers.broker:
+        return [f"# {words['c_uplink']}", "#[[uplink]]", f'#name = "{UPLINK}"', '#url = "mqtts://broker.example:8883"']
+    lines = ["[[uplink]]", f'name = "{UPLINK}"', f"url = {toml_text(answers.broker)}"]
+    if answers.username:
+        lines.append(f"username = {toml_text(answers.username)}")
+    if answers.password and installed:
+        lines.append(f"password_credential = {toml_text(CREDENTIAL)}  # {CREDENTIALS / CREDENTIAL}")
+    elif answers.password or answers.password_file:
+        path = answers.password_file or f"{UPLINK}-password"
+        lines.append(f"password_file = {toml_text(path)}  # {words['c_password']}")
+    if answers.ca_file:
+        lines.append(f"ca_file = {toml_text(answers.ca_file)}")
+    return lines
+
+
+def _key(config: Config, installed: bool) -> KeyFacts:
+    """The key that is there, else a new one, in a folder of the agent's user."""
+    from agent.cli.keys.worker import CreateKey, ReadKey, work_on_key
+
+    path = config.key.path(os.environ)
+    if installed and os.geteuid() == 0:
+        _make_state(config.state_dir)
+    else:
+        make_folder(path.parent, 0o700)
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise GatewayError(f"cannot be accessed: {error.strerror}", where=str(path), hint="Use sudo") from error
+    return work_on_key(ReadKey(str(path)) if there else CreateKey(str(path), int(time.time()), "Ed25519"))
+
+
+def _make_state(folder: Path) -> None:
+    """The folder that systemd makes at the service's first start, as that makes it."""
+    import pwd
+
+    if folder.exists():
+        return
+    try:
+        agent = pwd.getpwnam(AGENT)
+    except KeyError:
+        what = f"this system has no user {AGENT}"
+        raise UsageError(what, where="init", hint="Install the package first, or give a folder: init DIR") from None
+    folder.mkdir(0o700)
+    os.chown(folder, agent.pw_uid, agent.pw_gid)
+
+
+def _show(facts: Mapping[str, Any], words: Mapping[str, str], installed: bool) -> None:
+    from agent.cli.qr import can_show, terminal_qr
+
+    rows = [(words["files"], facts["file"]), *((words[name], facts[name]) for name in ("key", "thumbprint", "trust"))]
+    width = max(columns(name) for name, _ in rows)
+    for name, text in rows:
+        click.echo(f"{name}{' ' * (width - columns(name))}  {clean_text(text, 500)}")
+    if can_show():
+        click.echo(f"\n{terminal_qr(facts['trust'], sys.stdout.isatty())}\n")
+    click.echo(words["hand_over"], err=True)
+    start = "`systemctl start meterhouse`" if installed else f"`meterhouse run -c {facts['file']}`"
+    click.echo(words["next"].format(c="" if installed else f" -c {facts['file']}", start=start), err=True)

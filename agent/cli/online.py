@@ -1,0 +1,229 @@
+"""`meterhouse check --online`: the lines, devices and destinations of a configuration, tried before the start."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from agent.cli.common import is_alive, progress, read_snapshot
+from agent.cli.lease import borrow_line
+from drivers.model import PACES, BrokerError, GatewayError, LineTimeout
+
+if TYPE_CHECKING:
+    from agent.config import Config, DeviceConfig
+    from agent.uplink.trial import TrialResult
+    from drivers.profile import Profile
+
+LEASE_S: Final = 300.0
+MOST_POINTS: Final = 20  # of a device: enough to prove that address and profile are right
+WARN_DAYS: Final = 30
+WORDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "en": {
+        "devices": "devices, tried now", "device": "device", "line": "line", "address": "address", "answer": "answer",
+        "points": "{good} of {count} points", "destinations": "destinations, tried now", "name": "name", "url": "url",
+        "connected": "connected, MQTT {mqtt}", "may publish": "may publish", "subscriber": "has a subscriber",
+        "no report": "this broker cannot report subscribers", "nobody": "nobody subscribes",
+        "running": "the agent runs here: rights and subscriber are in `meterhouse status`",
+        "good": "Everything answers.", "failed": "failed", "missing": "no value: {names}",
+        "missing hint": "Is it the right profile? `meterhouse read {name}` shows each point",
+        "expires": "{what} expires in {days:.0f} days", "expires hint": "Renew it; no restart is needed",
+    },
+    "zh": {
+        "devices": "设备实测", "device": "设备", "line": "线路", "address": "地址", "answer": "应答",
+        "points": "{count}个测点中{good}个正常", "destinations": "上行目标实测", "name": "名称", "url": "地址",
+        "connected": "已连接，MQTT {mqtt}", "may publish": "可以发布", "subscriber": "有订阅方",
+        "no report": "该消息代理不报告订阅方", "nobody": "无人订阅",
+        "running": "本机采集程序正在运行：发布权限与订阅方见 `meterhouse status`",
+        "good": "全部有应答。", "failed": "失败", "missing": "无值：{names}",
+        "missing hint": "模板是否选对？用 `meterhouse read {name}` 查看每个测点",
+        "expires": "{what} 将在{days:.0f}天后过期", "expires hint": "请更换证书，无需重启",
+    },
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class DeviceTrial:
+    """What one device answered."""
+
+    device: str
+    line: str
+    address: str
+    identity: dict[str, str] = field(default_factory=dict)
+    count: int = 0  # points asked for
+    missing: list[str] = field(default_factory=list)
+    problem: GatewayError | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "device": self.device,
+            "line": self.line,
+            "address": self.address,
+            "ok": self.problem is None,
+            "identity": self.identity,
+            "points": self.count,
+            "missing": self.missing,
+            "error": _error_json(self.problem),
+        }
+
+
+def _error_json(error: GatewayError | None) -> dict[str, str] | None:
+    return None if error is None else {"where": error.where, "what": error.what, "hint": error.hint}
+
+
+def agent_runs(config: Config) -> bool:
+    """Does an agent run with this runtime directory?"""
+    try:
+        return is_alive(read_snapshot(config.runtime_dir).get("pid"))
+    except GatewayError:
+        return False
+
+
+def try_devices(config: Config, profiles: Mapping[str, Profile], lang: str) -> Iterator[DeviceTrial]:
+    """Read a few points of each device, line by line; a running agent lends its lines meanwhile."""
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # each error is in a result
+    for line in config.lines:
+        for device in config.devices:
+            if device.line == line.name:
+                yield _try_device(config, device, profiles[device.profile], lang)
+
+
+def _try_device(config: Config, device: DeviceConfig, profile: Profile, lang: str) -> DeviceTrial:
+    from agent.cli.read import is_missing, read_once, silence_hint
+
+    result = DeviceTrial(device.name, device.line, device.address)
+    names = _chosen_points(config, device, profile)
+    try:
+        with borrow_line(config.runtime_dir, config.line(device.line).url, "read", LEASE_S) as line:
+            points, readings = line.run(read_once(config, device, profile, names))
+    except LineTimeout as error:
+        result.problem = LineTimeout(
+            error.what, where=f"device {device.name}", hint=error.hint or silence_hint(config, device)
+        )
+    except GatewayError as error:
+        result.problem = error
+    else:
+        result.count = len(points)
+        result.missing = [p.name for p, reading in zip(points, readings, strict=True) if is_missing(p, reading)]
+        result.identity = {
+            point.name: str(reading.value)
+            for point, reading in zip(points, readings, strict=True)
+            if point.name in profile.identity_points and reading.value is not None
+        }
+        if result.missing:
+            words = WORDS[lang]
+            shown = ", ".join(result.missing[:5]) + (", ..." if len(result.missing) > 5 else "")
+            result.problem = LineTimeout(
+                words["missing"].format(names=shown),
+                where=f"device {device.name}",
+                hint=words["missing hint"].format(name=device.name),
+            )
+    return result
+
+
+def _chosen_points(config: Config, device: DeviceConfig, profile: Profile) -> list[str]:
+    """Its identity, and points of its fastest pace."""
+    from agent.config import device_spec
+
+    points = device_spec(config, device, profile).points
+    identity = [point.name for point in points if point.name in profile.identity_points]
+    paced = sorted((p for p in points if p.name not in identity), key=lambda p: (p.optional, PACES.index(p.pace)))
+    return [*identity, *(point.name for point in paced)][:MOST_POINTS]
+
+
+def try_destinations(config: Config, running: bool) -> Iterator[TrialResult]:
+    """Connect to each destination once."""
+    import agent
+    from agent.uplink.trial import try_destination
+
+    for uplink in config.uplinks:
+        yield try_destination(uplink, config.site, config.gateway, agent.__version__, not running)
+
+
+def destination_problems(trial: TrialResult, lang: str, now: float | None = None) -> list[GatewayError]:
+    """What is wrong with a destination, certificates that end soon included."""
+    now = time.time() if now is None else now
+    words = WORDS[lang]
+    soon = [(what, (ends - now) / 86_400) for what, ends in trial.certificates.items()]
+    return trial.problems + [
+        BrokerError(words["expires"].format(what=what, days=days), where=trial.url, hint=words["expires hint"])
+        for what, days in soon
+        if days < WARN_DAYS
+    ]
+
+
+def destination_words(trial: TrialResult, running: bool, lang: str) -> str:
+    """One destination in a few words."""
+    words = WORDS[lang]
+    if trial.mqtt is None:
+        return words["failed"]
+    parts = [words["connected"].format(mqtt=trial.mqtt)]
+    if running:
+        return "; ".join([*parts, words["running"]])
+    if trial.may_publish:
+        parts.append(words["may publish"])
+        known = {True: "subscriber", False: "nobody", None: "no report"}
+        parts.append(words[known[trial.has_subscriber]])
+    return ("，" if lang == "zh" else ", ").join(parts)
+
+
+def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: bool) -> tuple[int, dict[str, Any]]:
+    """Try everything; prints unless ``as_json``. Returns the exit code and the results for JSON."""
+    running = agent_runs(config)
+    devices: list[DeviceTrial] = []
+    with progress("devices") as report:
+        for trial in try_devices(config, profiles, lang):
+            devices.append(trial)
+            report(len(devices), len(config.devices), trial.device)
+    destinations = list(try_destinations(config, running))
+    problems = [trial.problem for trial in devices if trial.problem is not None]
+    problems += [problem for trial in destinations for problem in destination_problems(trial, lang)]
+    if not as_json:
+        _print(devices, destinations, running, lang)
+        for text in dict.fromkeys(map(str, problems)):  # a line that is down is the fault of all its devices
+            click.echo(f"error: {text}", err=True)
+        if not problems and (devices or destinations):
+            click.echo(WORDS[lang]["good"])
+    code = min((problem.exit_code for problem in problems), default=0)
+    return code, {
+        "devices": [trial.to_json() for trial in devices],
+        "destinations": [
+            {
+                "name": trial.name,
+                "url": trial.url,
+                "mqtt": trial.mqtt,
+                "may_publish": trial.may_publish,
+                "has_subscriber": trial.has_subscriber,
+                "certificates": trial.certificates,
+                "errors": [_error_json(problem) for problem in destination_problems(trial, lang)],
+            }
+            for trial in destinations
+        ],
+    }
+
+
+def _identity_words(identity: Mapping[str, str]) -> list[str]:
+    return [f"{name.removeprefix('device.')} {value}" for name, value in identity.items() if value.strip()][:4]
+
+
+def _print(devices: Sequence[DeviceTrial], destinations: Sequence[TrialResult], running: bool, lang: str) -> None:
+    from agent.cli.console_tables import cell, open_console, plain_table
+
+    words, console = WORDS[lang], open_console()
+    table = plain_table(words["devices"], *(words[key] for key in ("device", "line", "address", "answer")))
+    for trial in devices:
+        counted = words["points"].format(good=trial.count - len(trial.missing), count=trial.count)
+        answer = ", ".join([counted, *_identity_words(trial.identity)]) if trial.count else words["failed"]
+        table.add_row(cell(trial.device), cell(trial.line), cell(trial.address), cell(answer, 160))
+    uplinks = plain_table(words["destinations"], *(words[key] for key in ("name", "url", "answer")))
+    for one in destinations:
+        uplinks.add_row(cell(one.name), cell(one.url), cell(destination_words(one, running, lang), 160))
+    for rows in (table, uplinks):
+        if rows.row_count:
+            console.print()
+            console.print(rows)

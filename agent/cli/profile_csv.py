@@ -1,0 +1,264 @@
+"""A list of points from a spreadsheet as points of a profile: tolerant of headers, strict about contents."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any, Final
+
+from drivers.model import UsageError
+from drivers.profile import vocabulary
+from drivers.profile.complaints import ProfileComplaints
+from drivers.profile.points import build_point
+from drivers.profile.register_layout import FUNCTION_WORDS, REGISTERS, TYPE_WORDS, Defaults
+from drivers.toml import KeyPath, TomlSource, show
+
+MAX_BYTES: Final = 4 << 20
+HEADERS: Final[Mapping[str, tuple[str, ...]]] = {  # key of a point -> what lists call it, without blanks and signs
+    "name": ("name", "point", "pointname", "tag", "variable", "名称", "点名", "测点", "测点名称"),
+    "address": ("address", "addr", "register", "registeraddress", "reg", "地址", "寄存器", "寄存器地址"),
+    "type": ("type", "datatype", "format", "dtype", "类型", "数据类型", "格式"),
+    "unit": ("unit", "units", "uom", "单位"),
+    "scale": ("scale", "factor", "multiplier", "coefficient", "resolution", "系数", "倍率", "比例", "比例系数", "精度"),
+    "gain": ("gain", "divisor", "增益", "除数"),
+    "function": ("function", "functioncode", "fc", "area", "space", "registertype", "功能码", "寄存器类型", "区"),
+    "order": ("order", "byteorder", "wordorder", "endian", "endianness", "字节序", "字序"),
+    "count": ("count", "length", "len", "quantity", "registers", "num", "数量", "长度", "个数", "寄存器数量"),
+    "offset": ("offset", "bias", "偏移", "偏移量"),
+    "decimals": ("decimals", "decimalplaces", "小数位", "小数位数"),
+    "pace": ("pace", "interval", "采集周期"),
+    "kind": ("kind", "种类"),
+    "en": ("en", "english", "description", "meaning", "comment", "remark"),
+    "zh": ("zh", "chinese", "说明", "描述", "中文", "备注", "含义"),
+    "bit": ("bit", "位"),
+    "ratio": ("ratio", "变比"),
+}  # fmt: skip
+UNITS: Final[Mapping[str, str]] = {
+    "℃": "Cel",
+    "°c": "Cel",
+    "degc": "Cel",
+    "c": "Cel",
+    "m³": "m3",
+    "m³/h": "m3/h",
+    "Ω": "Ohm",
+}
+NEEDED: Final = ("name", "address", "type")
+REFERENCE: Final[Mapping[int, int]] = {4: 3, 3: 4, 1: 2, 0: 1}  # leading digit of 4x notation -> function
+
+
+class _Lines(TomlSource):
+    """A list whose points know the line they come from."""
+
+    lines: tuple[int, ...] = ()
+
+    def line(self, path: KeyPath) -> int | None:
+        return self.lines[path[1]] if len(path) > 1 and isinstance(path[1], int) else None
+
+
+@dataclass(frozen=True, slots=True)
+class ListOptions:
+    """What a list may leave out. ``is_4x``: its addresses count from 40001, 30001, 10001 and 1."""
+
+    function: int | None = None
+    order: str = ""
+    is_4x: bool = False
+
+
+def read_list(path: Path, options: ListOptions) -> list[dict[str, Any]]:
+    """The points of a list, as tables of a profile. Raises UsageError or ProfileError with every line that is wrong."""
+    table = _table(path)
+    header = next((n for n, (_, cells) in enumerate(table) if len(_columns(cells)) >= 2), None)
+    if header is None:
+        hint = f"The first line names the columns: {', '.join(NEEDED)}; it may have unit, factor, function, order"
+        raise UsageError("no line names the columns", where=str(path), hint=hint)
+    columns = _columns(table[header][1])
+    missing = [key for key in NEEDED if key not in columns.values()]
+    if missing:
+        seen = ", ".join(cell for cell in table[header][1] if cell)[:120]
+        hint = f"Seen: {seen}. Known names: {', '.join(HEADERS[missing[0]])}"
+        raise UsageError(f"there is no column for {', '.join(missing)}", where=f"{path}:{table[header][0]}", hint=hint)
+    complaints = ProfileComplaints()
+    source = _Lines(str(path), path.parent)
+    complaints.source = source
+    rows = [(line, cells) for line, cells in table[header + 1 :] if any(cells)]
+    source.lines = tuple(line for line, _ in rows)
+    points: list[dict[str, Any]] = []
+    names: dict[str, int] = {}
+    defaults = Defaults(values={"order": options.order} if options.order else {})
+    for n, (line, cells) in enumerate(rows):
+        given = {key: cells[at] for at, key in columns.items() if at < len(cells) and cells[at]}
+        point = _Row(given, options, complaints, ("point", n)).read()
+        reader = complaints.table(point, ("point", n))
+        build_point(reader, defaults, vocabulary())
+        if (first := names.setdefault(str(point.get("name")), line)) != line:
+            complaints.at(
+                ("point", n), f"{show(point.get('name'))} is already in line {first}", "A name stands for one point"
+            )
+        points.append(point)
+    if not points:
+        raise UsageError("there are no points below the header", where=str(path))
+    complaints.check()
+    return points
+
+
+def _table(path: Path) -> list[tuple[int, list[str]]]:
+    """(line, cells) of a file with commas, semicolons or tabs, in UTF-8, UTF-16 or GBK. Raises UsageError."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    if raw.startswith(b"PK\x03\x04") or raw.startswith(b"\xd0\xcf\x11\xe0"):
+        hint = "Save it as CSV: in Excel, File, Save as, CSV UTF-8"
+        raise UsageError("a workbook, not a CSV file", where=str(path), hint=hint)
+    if len(raw) > MAX_BYTES or (
+        b"\0" in raw.removeprefix(b"\xff\xfe") and not raw.startswith((b"\xff\xfe", b"\xfe\xff"))
+    ):
+        raise UsageError("not a CSV file", where=str(path), hint="Save it as CSV UTF-8")
+    text = ""
+    for encoding in ("utf-16",) if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else ("utf-8-sig", "gb18030"):
+        try:
+            text = raw.decode(encoding)
+            break
+        except UnicodeDecodeError:
+            continue
+    else:
+        raise UsageError("not text in UTF-8, UTF-16 or GBK", where=str(path), hint="Save it as CSV UTF-8")
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    delimiter = max("\t;,，|", key=first.count)
+    reader = csv.reader(
+        io.StringIO(text.replace("，", ",") if delimiter == "，" else text), delimiter=delimiter.replace("，", ",")
+    )
+    try:
+        return [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+    except csv.Error as error:
+        raise UsageError(f"line {reader.line_num}: {error}", where=str(path), hint="Save it as CSV UTF-8") from error
+
+
+def _columns(cells: list[str]) -> dict[int, str]:
+    """Column -> key of a point, for the cells of a header that are known."""
+    found: dict[int, str] = {}
+    for at, cell in enumerate(cells):
+        plain = re.sub(r"[\s_\-./:()（）\[\]]+", "", cell.lower())
+        key = next((key for key, words in HEADERS.items() if plain in words), "")
+        if key and key not in found.values():
+            found[at] = key
+    return found
+
+
+class _Row:
+    """One row as the table of a point; what cannot be a value of its key is a complaint."""
+
+    def __init__(
+        self, given: Mapping[str, str], options: ListOptions, complaints: ProfileComplaints, path: KeyPath
+    ) -> None:
+        self.given, self.options, self.complaints, self.path = given, options, complaints, path
+
+    def read(self) -> dict[str, Any]:
+        given = self.given
+        function, address = self._place()
+        point: dict[str, Any] = {"name": _name(given.get("name", "")), "function": function, "address": address}
+        type_ = given.get("type", "").strip().lower()
+        if function > 2:
+            point["type"] = type_ if type_ in REGISTERS else TYPE_WORDS.get(type_, type_) or "u16"
+        for key in ("order", "pace", "kind", "en", "zh", "ratio"):
+            if key in given:
+                point[key] = given[key].upper() if key == "order" else given[key]
+        if unit := UNITS.get(given.get("unit", "").lower(), given.get("unit", "")):
+            point["unit"] = unit
+        for key in ("scale", "offset", "decimals", "bit"):
+            if (value := self._number(key)) is not None and not (key == "scale" and value == 1):
+                point[key] = value
+        if "scale" not in point and (gain := self._number("gain")) not in (None, 0, 1):
+            point["scale"] = 1 / Decimal(gain or 1)
+        if point.get("type") in ("str", "mod10k") and isinstance(count := self._number("count"), int):
+            point["count"] = count
+        if REGISTERS.get(str(point.get("type")), 0) > 1 and self.options.order:
+            point.setdefault("order", self.options.order)
+        return point
+
+    def _place(self) -> tuple[int, int]:
+        """Function and address on the wire."""
+        given = self.given
+        function = _function(given.get("function", ""), self.options)
+        address = self._number("address")
+        if isinstance(address, int) and self.options.is_4x:
+            function, address = _reference(address, function)
+            if address < 0:
+                self._wrong(f"address: {show(given['address'])} is not in 4x notation", "40001 is the first register")
+        if function is None and "function" in given:
+            self._wrong(f"function: {show(given['function'])} is not a function", "3 or holding, 4 or input, 1, 2")
+        elif function is None:
+            self._wrong("there is no function", "Add a column, or say --function 3 (4x numbers: --4x)")
+        if "address" not in given:
+            self._wrong("there is no address")
+        elif isinstance(address, Decimal):
+            self._wrong(f"address: {show(given['address'])} is not a whole number", "Such as 256 or 0x0100")
+        return 3 if function is None else function, max(address, 0) if isinstance(address, int) else 0
+
+    def _number(self, key: str) -> int | Decimal | None:
+        if key not in self.given:
+            return None
+        try:
+            return _number(self.given[key])
+        except ValueError:
+            self._wrong(f"{key}: {show(self.given[key])} is not a number", "Such as 256, 0x0100 or 0.1")
+            return None
+
+    def _wrong(self, what: str, hint: str = "") -> None:
+        self.complaints.at(self.path, what, hint)
+
+
+def _number(text: str) -> int | Decimal:
+    """256, 0x0100, 100H, 0.1, 1e-3 or, with a comma for the point, 0,1. Raises ValueError."""
+    plain = text.replace(" ", "").replace("_", "")
+    if re.fullmatch(r"0[xX][0-9a-fA-F]+", plain):
+        return int(plain, 16)
+    if re.fullmatch(r"[0-9a-fA-F]+[hH]", plain):
+        return int(plain[:-1], 16)
+    try:
+        value = Decimal(plain.replace(",", "."))
+    except InvalidOperation:
+        raise ValueError(text) from None
+    if not value.is_finite() or abs(value.adjusted()) > 20:
+        raise ValueError(text)
+    return int(value) if value == value.to_integral_value() else value
+
+
+def _function(text: str, options: ListOptions) -> int | None:
+    plain = re.sub(r"[\s_\-]+", " ", text.strip().lower())
+    plain = re.sub(r"\s*registers?$", "", plain) if not plain.startswith("input reg") else "input"
+    return FUNCTION_WORDS.get(plain) if text else options.function
+
+
+def _reference(address: int, function: int | None) -> tuple[int | None, int]:
+    """Function and address on the wire of a number in 4x notation, of five or six digits."""
+    size = 100_000 if address >= 100_000 else 10_000
+    found = REFERENCE.get(address // size)
+    return (found if function is None else function), address % size - 1
+
+
+def _name(text: str) -> str:
+    """A name of the vocabulary, also where the list has its meaning in English or Chinese."""
+    if re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", text):
+        return text
+    return _meanings().get(re.sub(r"\s+", " ", text.strip().lower()), text)
+
+
+def _meanings() -> dict[str, str]:
+    """Meaning -> name, for names without numbers; phases are written out."""
+    out: dict[str, str] = {}
+    for entry in vocabulary().entries():
+        for word in ("l1", "l2", "l3", "l12", "l23", "l31"):
+            name = entry.pattern.replace("{ll}" if len(word) == 3 else "{l}", word)
+            if "{" in name or (filled := vocabulary().find(name)) is None:
+                continue
+            for meaning in (filled.en, filled.zh):
+                out.setdefault(meaning.lower(), name)
+                for phase, letter in (("l1", "a"), ("l2", "b"), ("l3", "c")):  # as Chinese lists name phases
+                    out.setdefault(meaning.lower().replace(f"{phase}相", f"{letter}相"), name)
+    return out

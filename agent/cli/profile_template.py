@@ -1,0 +1,184 @@
+"""`meterhouse profiles new`: the text of a profile to fill in, with the comments that lead through it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+from drivers.model import UsageError, clean_text
+from drivers.profile import vocabulary
+
+KINDS: Final[Mapping[str, Sequence[str]]] = {  # kind -> its usual points: name, type, scale, unit
+    "meter": (
+        "ac.voltage.l1 f32 1 V", "ac.voltage.l2 f32 1 V", "ac.voltage.l3 f32 1 V", "ac.current.l1 f32 1 A",
+        "ac.current.l2 f32 1 A", "ac.current.l3 f32 1 A", "ac.power.active f32 1 kW", "ac.power.reactive f32 1 kvar",
+        "ac.power.factor f32 1 -", "ac.frequency f32 1 Hz", "ac.energy.import f32 1 kWh", "ac.energy.export f32 1 kWh",
+    ),
+    "inverter": (
+        "device.serial str 1 -", "device.state u16 1 -", "ac.power.generation i32 1 W", "ac.voltage.l1 u16 0.1 V",
+        "ac.current.l1 u16 0.1 A", "ac.frequency u16 0.01 Hz", "dc.string.1.voltage u16 0.1 V",
+        "dc.string.1.current u16 0.1 A", "ac.energy.generation u32 0.1 kWh", "ac.energy.generation.today u32 0.1 kWh",
+        "device.temperature i16 0.1 Cel",
+    ),
+    "storage": (
+        "device.state u16 1 -", "battery.soc u16 0.1 %", "battery.soh u16 0.1 %", "battery.voltage u16 0.1 V",
+        "battery.current i16 0.1 A", "battery.power i32 1 W", "battery.temperature.max i16 0.1 Cel",
+        "battery.energy.charge u32 0.1 kWh", "battery.energy.discharge u32 0.1 kWh",
+    ),
+    "heat": (
+        "heat.power f32 1 kW", "heat.energy u32 1 kWh", "heat.volume u32 0.01 m3", "heat.flow f32 1 m3/h",
+        "heat.temperature.supply i16 0.1 Cel", "heat.temperature.return i16 0.1 Cel",
+    ),
+    "water": ("water.volume u32 0.01 m3", "water.flow f32 1 m3/h", "water.temperature i16 0.1 Cel"),
+    "plc": (
+        "heat.source.temperature.supply i16 0.1 Cel", "heat.source.temperature.return i16 0.1 Cel",
+        "pump.1.state u16 1 -", "pump.1.power u16 0.1 kW", "tank.1.level.percent u16 0.1 %", "x.my.value i16 0.1 -",
+    ),
+    "weather": ("ambient.irradiance u16 1 W/m2", "ambient.temperature i16 0.1 Cel", "ambient.wind.speed u16 0.1 m/s"),
+}  # fmt: skip
+REGISTERS: Final[Mapping[str, int]] = {"f32": 2, "u32": 2, "i32": 2, "str": 8}
+SLOW: Final = ("energy", "volume", "temperature", "soh", "state", "level", "soc")
+TEXTS: Final[Mapping[str, Mapping[str, str]]] = {
+    "en": {
+        "head": "A profile of your own. Go through it from top to bottom; `meterhouse profiles check FILE` names what "
+        "is missing.",
+        "registers": "No manual at hand, or in doubt about the order? `meterhouse read --line URL --address N "
+        "--registers 3:0+40` shows the registers.",
+        "models": "Patterns of model names as the device reports them; they identify it in a scan.",
+        "source": "The document that you read: title, revision, date. A number without a source is a rumour.",
+        "evidence": "derived: from a document. dump: checked with recorded registers. field: checked at a device.",
+        "second": "A second source that did not copy from the first; where you found none, say so.",
+        "limits": "What the device does not bear: longer reads, faster requests. Delete what does not apply.",
+        "serial": "The factory setting of its RS-485 port.",
+        "defaults": "For all points that do not say otherwise. function: 3 holding registers, 4 input registers.",
+        "order": "order: words as they come, A the highest byte. ABCD: high word first, CDAB: low word first.",
+        "points": "Points. Names are those of `meterhouse profiles names`; what has no name there begins with x.",
+        "address": "Addresses count from 0 as on the wire: 40001 in a manual is function 3, address 0.",
+        "paces": "pace: fast 1 s, normal 5 s, slow 60 s, cells 5 min, once a day (agent.toml may say otherwise).",
+        "scale": "value = (raw + offset) x scale",
+        "labels": "labels and states give the numbers of a state their words.",
+        "sample": "A sample: registers and the values that the display showed. `meterhouse read --sample` writes one "
+        "beside this file, as FAMILY.NAME.json.",
+        "list": "Made from {file}.",
+    },
+    "zh": {
+        "head": "自编设备模板。请从上到下逐项填写；`meterhouse profiles check FILE`会指出缺少什么。",
+        "registers": "没有点表或不确定字节序时，可直接查看寄存器："
+        "`meterhouse read --line URL --address N --registers 3:0+40`",
+        "models": "设备上报的型号（可用通配符），扫描时据此识别。",
+        "source": "所依据的文件：名称、版本、日期。没有出处的数字不可信。",
+        "evidence": "derived：依据文件；dump：用录得的寄存器核对过；field：在现场设备上核对过。",
+        "second": "与第一来源无关的第二来源；若没有，请注明。",
+        "limits": "设备承受不了的：过长的读取、过快的请求。不适用的请删除。",
+        "serial": "RS-485口的出厂设置。",
+        "defaults": "未另行说明的测点均适用。function：3为保持寄存器，4为输入寄存器。",
+        "order": "order为报文中的字节顺序，A为最高字节。ABCD：高字在前；CDAB：低字在前。",
+        "points": "测点。名称见`meterhouse profiles names`；其中没有的以x.开头。",
+        "address": "地址按报文从0起计：手册中的40001即function 3、address 0。",
+        "paces": "pace：fast 1秒，normal 5秒，slow 60秒，cells 5分钟，once每天一次（agent.toml可另行规定）。",
+        "scale": "值 = (原始值 + offset) × scale",
+        "labels": "labels和states为状态值给出文字。",
+        "sample": "样本：寄存器及当时显示屏上的数值。`meterhouse read --sample`可在本文件旁生成FAMILY.NAME.json。",
+        "list": "由{file}生成。",
+    },
+}  # fmt: skip
+_ID = re.compile(r"[a-z0-9][a-z0-9-]*")
+
+
+def check_place(path: Path) -> str:
+    """The id of a profile in this file, VENDOR/FAMILY. Raises UsageError where it has none."""
+    vendor, family = path.absolute().parent.name, path.stem
+    if path.suffix != ".toml" or not _ID.fullmatch(vendor) or not _ID.fullmatch(family):
+        shown = clean_text(f"{vendor}/{path.name}", 60)
+        hint = "A profile is VENDOR/FAMILY.toml, in small letters, digits and -, such as profiles/acme/x1.toml"
+        raise UsageError(f"{shown} does not name a profile", where=str(path), hint=hint)
+    return f"{vendor}/{family}"
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a profile where there is none yet. Raises UsageError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        hint = "It was left as it is. Name another file, or remove it first"
+        raise UsageError("exists already", where=str(path), hint=hint) from None
+    except OSError as error:
+        raise UsageError(f"cannot be written: {error.strerror}", where=str(path), hint="Name another file") from error
+
+
+def template(kind: str, vendor: str, lang: str) -> str:
+    """The profile of a kind of device, valid as it is, with addresses in a row."""
+    rows = [row.split() for row in KINDS[kind]]
+    points: list[dict[str, Any]] = []
+    address = 0
+    for name, type_, scale, unit in rows:
+        point: dict[str, Any] = {"name": name, "address": address, "type": type_}
+        address += REGISTERS.get(type_, 1)
+        if type_ == "str":
+            point["count"] = REGISTERS["str"]
+        if scale != "1":
+            point["scale"] = Decimal(scale)
+        if unit != "-":
+            point["unit"] = unit
+        if name == "device.state":
+            point["labels"] = {"0": "standby", "1": "running"}
+            point["states"] = {"0": "standby", "1": "running"}
+        point["pace"] = "once" if type_ == "str" else pace_of(name)
+        if name.startswith("x."):
+            point |= {"en": "What it means", "zh": "含义"}
+        points.append(point)
+    return document(kind, vendor, points, lang)
+
+
+def pace_of(name: str) -> str:
+    """A pace that suits a point of this name."""
+    words = name.split(".")
+    return "slow" if any(word in SLOW for word in words) else "fast" if "power" in words else "normal"
+
+
+def document(kind: str, vendor: str, points: Sequence[Mapping[str, Any]], lang: str, source: str = "") -> str:
+    """The text of a profile with these points. ``source``: the list that they come from."""
+    say = TEXTS[lang]
+    out = [f"# {say['head']}", f"# {say['registers']}", *([f"# {say['list'].format(file=source)}"] if source else [])]
+    out += [
+        "schema = 1",
+        f"vendor = {_text(vendor)}",
+        f"# {say['models']}",
+        'models = ["MODEL*"]',
+        f"kind = {_text(kind)}",
+    ]
+    out += ['protocol = "modbus"', f"# {say['source']}", f"source = {_text(source or 'TITLE, REVISION (DATE)')}"]
+    out += [f"# {say['evidence']}", 'evidence = "derived"', f"# {say['second']}"]
+    out += ['second_source = { en = "None was looked for.", zh = "尚未查找。" }', f"# {say['limits']}"]
+    out += [
+        '# limits = { max_words = 60, quiet = "20 ms", timeout = "1 s" }',
+        f"# {say['serial']}",
+        '# serial = "9600 8N1"',
+    ]
+    out += ["", f"# {say['defaults']}", f"# {say['order']}", "[defaults]", "function = 3", 'order = "ABCD"']
+    out += ["", *(f"# {say[key]}" for key in ("points", "address", "scale", "paces", "labels"))]
+    for point in points:
+        entry = vocabulary().find(str(point["name"]))
+        meaning = (entry.zh if lang == "zh" else entry.en) if entry else ""
+        out += ["", *([f"# {meaning}"] if meaning else []), "[[point]]"]
+        out += [f"{key} = {_value(value)}" for key, value in point.items()]
+    out += ["", f"# {say['sample']}", "# [[sample]]", '# name = "at noon, compared with the display"']
+    out += ["# holding = { 0 = [0x4366, 0x199A] }", f"# expect = {{ {_text(points[0]['name'])} = 230.1 }}"]
+    return "\n".join(out) + "\n"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_value(inner)}" for key, inner in value.items()) + " }"
+    return _text(value) if isinstance(value, str) else f"{value:f}" if isinstance(value, Decimal) else str(value)
+
+
+def _text(value: object) -> str:
+    """As TOML writes it; its basic strings escape as JSON does."""
+    return json.dumps(value, ensure_ascii=False)

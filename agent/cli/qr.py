@@ -1,0 +1,41 @@
+"""QR codes: of half blocks for a terminal, as SVG for a page."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+BORDER: Final = 2  # light modules around it; readers of terminals do with fewer than the norm's four
+_HALVES: Final = {(0, 0): " ", (1, 0): "▀", (0, 1): "▄", (1, 1): "█"}
+
+
+def terminal_qr(text: str, coloured: bool) -> str:
+    """Two rows of modules a line. ``coloured``: black on white, whatever the terminal's colours are."""
+    import segno
+
+    rows = [list(row) for row in segno.make(text, error="m", micro=False).matrix_iter(border=BORDER)]
+    if len(rows) % 2:
+        rows.append([0] * len(rows[0]))
+    begin, end = ("\x1b[30;107m", "\x1b[0m") if coloured else ("", "")
+    lines = []
+    for upper, lower in zip(rows[::2], rows[1::2], strict=True):
+        cells = "".join(_HALVES[(int(bool(a)), int(bool(b)))] for a, b in zip(upper, lower, strict=True))
+        lines.append(f"{begin}{cells}{end}")
+    return "\n".join(lines)
+
+
+def can_show() -> bool:
+    """Has stdout's encoding the blocks that a code is made of?"""
+    try:
+        "▀▄█".encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def svg_qr(text: str) -> str:
+    """An inline <svg>, black on white."""
+    import segno
+
+    svg: str = segno.make(text, error="m", micro=False).svg_inline(border=4, light="#fff", omitsize=True)
+    return svg

@@ -1,0 +1,127 @@
+"""What `read` prints: a table for people, a line of JSON a point for scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+import click
+
+from agent.cli.common import as_line
+from drivers.model import FLOATS, Kind, Point, Reading, Reason
+
+NOT_MISSING: Final = {Reason.SENTINEL, Reason.ASLEEP}  # the device reported no value
+FLOAT_DIGITS: Final = {Kind.GAUGE: 5, Kind.COUNTER: 8}  # that a float is good for; the others are noise of its bits
+
+
+def is_missing(point: Point, reading: Reading) -> bool:
+    """Is a value missing? A point that the device reports as not available is not."""
+    if reading.value is not None or reading.quality in NOT_MISSING:
+        return False
+    return not point.optional
+
+
+def meaning(point: Point, lang: str | None) -> str:
+    """The meaning of a point, from the vocabulary."""
+    if not lang:
+        return ""
+    from drivers.profile import vocabulary
+
+    entry = vocabulary().find(point.name)
+    return "" if entry is None else entry.zh if lang == "zh" else entry.en
+
+
+def label(point: Point, reading: Reading) -> str:
+    """The word or words for a state's number."""
+    value = reading.value
+    if value is None or isinstance(value, str) or value != int(value):
+        return ""
+    number = int(value)
+    words = [point.labels[number]] if number in point.labels else []
+    words += [word for bit, word in point.bit_labels.items() if number >> bit & 1]
+    if number in point.states and point.states[number] not in words:
+        words.append(point.states[number])
+    return ", ".join(words)
+
+
+def _growth(reading: Reading, first: Reading | None) -> Decimal | None:
+    """The difference to an earlier reading; None where one of them is not a number."""
+    ends = (reading.value, first.value if first else None)
+    if any(not isinstance(end, (Decimal, int)) for end in ends):
+        return None
+    return Decimal(str(ends[0])) - Decimal(str(ends[1]))
+
+
+def print_json(
+    device: str,
+    rows: Iterable[tuple[Point, Reading]],
+    lang: str | None,
+    raw: bool,
+    before: Mapping[str, Reading],
+) -> None:
+    """One object a point. ``before``: readings of an earlier time, for the changes; empty if there are none."""
+    from agent.cli.common import show_quality
+    from agent.cli.ring_follower import number
+
+    for point, reading in rows:
+        value = reading.value
+        facts: dict[str, Any] = {
+            "device": device,
+            "point": point.name,
+            "value": value if isinstance(value, int) else number(value),
+            "unit": reading.unit,
+            "quality": show_quality(reading.quality) or "good",
+        }
+        if (growth := _growth(reading, before.get(point.name))) is not None:
+            facts["change"] = number(growth)
+        if words := label(point, reading):
+            facts["label"] = words
+        if text := meaning(point, lang):
+            facts["meaning"] = text
+        if raw:
+            facts["raw"] = reading.raw.hex()
+        click.echo(as_line(facts))
+
+
+def shown_value(point: Point, value: Decimal | int | str | None) -> str:
+    """A value as a person reads it: of a float no more digits than it is good for."""
+    from agent.cli.ring_follower import show_number
+
+    if isinstance(value, Decimal) and point.type in FLOATS:
+        whole = max(value.adjusted() + 1, 0)  # digits in front of the point are never rounded off
+        places = max(FLOAT_DIGITS.get(point.kind, 5), whole) - 1 - value.adjusted() if value else 0
+        value = Decimal(f"{value:.{min(max(places, 0), 12)}f}").normalize() if value.adjusted() > -8 else value
+        return f"{value:f}"
+    return str(value) if isinstance(value, int) else show_number(value)
+
+
+def print_table(
+    rows: Iterable[tuple[Point, Reading]], lang: str | None, raw: bool, before: Mapping[str, Reading]
+) -> None:
+    """One row a point; the arguments are those of ``print_json``."""
+    from agent.cli.common import show_quality, show_unit
+    from agent.cli.console_tables import cell, open_console, plain_table
+
+    more = [
+        *(["change"] if before else []),
+        "unit",
+        "quality",
+        *(["meaning"] if lang else []),
+        *(["raw"] if raw else []),
+    ]
+    table = plain_table("", "point", "value", *more, right=("value", "change"))
+    for point, reading in rows:
+        shown = shown_value(point, reading.value)
+        words = label(point, reading)
+        quality = show_quality(reading.quality)
+        colour = "red" if is_missing(point, reading) else "yellow"
+        row = [cell(point.name), cell(shown, 60) + (f" ({cell(words, 60)})" if words else "")]
+        if before:
+            growth = _growth(reading, before.get(point.name))
+            row.append("" if not growth else f"{'+' if growth > 0 else ''}{shown_value(point, growth)}")
+        row += [cell(show_unit(reading.unit)), f"[{colour}]{quality}[/]"]
+        row += [cell(meaning(point, lang), 120)] if lang else []
+        row += [reading.raw.hex(" ").upper()] if raw else []
+        table.add_row(*row)
+    open_console().print(table)

@@ -1,0 +1,413 @@
+"""`meterhouse read --registers`: words of a device that has no profile yet, and what they may be."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from agent.cli.common import as_line
+from agent.cli.lease import borrow_line, line_factory
+from agent.cli.options import ConfigOptions
+from drivers.model import DeviceException, LineError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from agent.config import LineEntry
+    from drivers.line import LineConfig
+    from drivers.modbus.raw import RawRegisters, RegisterRange
+    from drivers.model import Limits
+    from drivers.register_values import Look
+
+LEASE_S: Final = 300.0
+MOST_REPEAT_S: Final = 240.0  # less than the lease
+TABLE_WIDTH: Final = 80  # where stdout is not a terminal
+MOST_CHANGES: Final = 60
+COLUMNS: Final = (  # type, order, width; as many as the terminal is wide, first come first
+    ("u16", "AB", 5), ("i16", "AB", 6), ("f32", "ABCD", 10), ("f32", "CDAB", 10), ("u32", "ABCD", 10),
+    ("u32", "CDAB", 10), ("i32", "ABCD", 11), ("i32", "CDAB", 11), ("f32", "BADC", 10), ("f32", "DCBA", 10),
+    ("u32", "BADC", 10), ("u32", "DCBA", 10), ("u64", "ABCDEFGH", 20), ("u64", "GHEFCDAB", 20),
+    ("f64", "ABCDEFGH", 10), ("f64", "GHEFCDAB", 10),
+)  # fmt: skip
+SPACES: Final = {1: "coils", 2: "discrete", 3: "holding", 4: "input"}
+WORDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "en": {
+        "space.1": "coils", "space.2": "discrete inputs", "space.3": "holding registers", "space.4": "input registers",
+        "address": "address", "text": "text", "looks": "looks like", "refused": "not read",
+        "changed": "changed in {n} readings", "set": "1 at", "none set": "all 0",
+        "phase voltage": "phase voltage", "line voltage": "line voltage", "frequency": "frequency",
+        "power factor": "power factor", "growing counter": "growing counter, +{growth}", "is text": "text",
+        "nothing": "Nothing looks like 230 V, 400 V, 50 Hz, a power factor or a text. --repeat 3 finds counters.",
+        "favourite": 'Most of these are {type} {order}: in a profile type = "{type}", order = "{order}".',
+        "registers": "registers",
+        "exception": "exception {code:02X}h, {what}",
+        "other": "{wanted} may be 4x notation, which counts from 40001 or 30001: on the wire that is {meant}.",
+        "more": "... and {n} more",
+    },
+    "zh": {
+        "space.1": "线圈", "space.2": "离散输入", "space.3": "保持寄存器", "space.4": "输入寄存器",
+        "address": "地址", "text": "文本", "looks": "可能是", "refused": "未读到",
+        "changed": "{n}次读取之间的变化", "set": "值为1的地址", "none set": "全部为0",
+        "phase voltage": "相电压", "line voltage": "线电压", "frequency": "频率",
+        "power factor": "功率因数", "growing counter": "递增的计数器，+{growth}", "is text": "文本",
+        "nothing": "没有发现像230 V、400 V、50 Hz、功率因数或文本的值。用--repeat 3可找出递增的计数器。",
+        "favourite": '其中多数为{type} {order}：在模板中写type = "{type}"，order = "{order}"。',
+        "registers": "个寄存器",
+        "exception": "异常码{code:02X}h（{what}）",
+        "other": "{wanted}可能是4x写法（从40001或30001起计）：报文中的地址应为{meant}。",
+        "more": "……另有{n}个",
+    },
+}  # fmt: skip
+EXCEPTIONS_ZH: Final = {1: "功能码不支持", 2: "地址不存在", 3: "数量或数值非法", 4: "设备故障", 6: "设备忙"}
+ONLY_MODBUS = (
+    "Registers are Modbus. Other meters are read with --profile: dlt645/2007 or dlt645/1997, cjt188/water or "
+    "cjt188/heat, mbus/heat, mbus/water or mbus/electricity"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RawTarget:
+    """The device to ask."""
+
+    line: LineConfig
+    unit: int
+    serial: str
+    limits: Limits
+    folder: Path  # the runtime directory of an agent that may own the line
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"{self.line.url} unit {self.unit}"
+
+
+def read_registers(
+    device: str | None,
+    options: ConfigOptions,
+    texts: Sequence[str],
+    adhoc: Mapping[str, Any],
+    repeat: int,
+    pause_s: float,
+    dump_file: Path | None,
+    lang: str,
+    wide: bool,
+    as_json: bool,
+) -> int:
+    """Read ranges ``repeat`` times and print them. Returns the exit code."""
+    from agent.cli.common import progress
+    from drivers.modbus.raw import parse_ranges
+
+    ranges = parse_ranges(texts)
+    target = _configured(options, device) if device is not None else _adhoc(options, adhoc)
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
+    with progress("readings") as tell, borrow_line(target.folder, target.line.url, "read", LEASE_S) as owner:
+        rounds = owner.run(_read(target, ranges, repeat, pause_s, lambda n: tell(n, repeat)))
+    last = rounds[-1]
+    if not last.words:
+        raise _all_refused(target, ranges, last)
+    if dump_file is not None:
+        from agent.cli.read import write_dump
+
+        found = {SPACES[f]: {str(at): words[at] for at in sorted(words)} for f, words in sorted(last.words.items())}
+        write_dump(dump_file, str(target.unit), found)
+    if as_json:
+        _print_json(rounds)
+    else:
+        is_hex = any("0x" in text.lower() for text in texts)
+        _print(rounds, ranges, lang, wide, is_hex)
+    return 4 if last.refusals else 0
+
+
+async def _read(
+    target: RawTarget, ranges: Sequence[RegisterRange], repeat: int, pause_s: float, tell: Callable[[int], None]
+) -> list[RawRegisters]:
+    from drivers.modbus.raw import read_raw
+
+    line = line_factory()(target.line)
+    options = line.request_options(target.limits, target.serial)
+    rounds = []
+    try:
+        for n in range(repeat):
+            if n:
+                await asyncio.sleep(pause_s)
+            rounds.append(await read_raw(line, target.unit, ranges, options, target.where))
+            tell(n + 1)
+    finally:
+        await line.close()
+    return rounds
+
+
+def check_repeat(repeat: int, pause_s: float) -> None:
+    """Raises UsageError where the repetitions would take longer than a line may be lent."""
+    if (repeat - 1) * pause_s > MOST_REPEAT_S:
+        what = f"{repeat} readings {pause_s:g} s apart take more than {MOST_REPEAT_S:g} s"
+        raise UsageError(what, where="--repeat", hint="The agent would miss its readings meanwhile. Take fewer")
+
+
+def _configured(options: ConfigOptions, name: str) -> RawTarget:
+    from agent.cli.target import configured_target
+    from agent.config import line_config
+
+    config, device, profile = configured_target(options.load(), name)
+    line = config.line(device.line)
+    if profile.protocol not in ("modbus", "sunspec"):
+        raise UsageError(f"{name} is a {profile.protocol} device", where="--registers", hint=ONLY_MODBUS)
+    limits = device.limits.over(line.limits).over(profile.limits)
+    return RawTarget(line_config(line), int(device.address), device.serial or "", limits, config.runtime_dir)
+
+
+def _adhoc(options: ConfigOptions, adhoc: Mapping[str, Any]) -> RawTarget:
+    from agent.cli.target import adhoc_line
+    from agent.config import line_config
+    from drivers.addresses import check_address
+    from drivers.model import Limits
+
+    missing = [f"--{key}" for key in ("line", "address") if not adhoc[key]]
+    if missing:
+        hint = "Give --line and --address, or the name of a configured device"
+        raise UsageError(f"{', '.join(missing)} not given", where="--registers", hint=hint)
+    entry: LineEntry = adhoc_line(adhoc["line"], adhoc["serial"], "", name=adhoc["line"])
+    address = str(adhoc["address"])
+    if (wrong := check_address("modbus", address, entry.scheme)) is not None:
+        is_number = address.isascii() and address.isdigit() and len(address) <= 3
+        raise UsageError(wrong.what, where="--address", hint=wrong.hint if is_number else ONLY_MODBUS)
+    return RawTarget(line_config(entry), int(address), "", Limits(), options.find_runtime_dir(strict=False))
+
+
+def _all_refused(target: RawTarget, ranges: Sequence[RegisterRange], found: RawRegisters) -> LineError:
+    """Nothing came: what the device said, and what to try."""
+    error = found.refusals[0].error
+    code = error.code if isinstance(error, DeviceException) else 0
+    functions = {one.function for one in ranges}
+    hints = []
+    if meant := next((one for one in ranges if one.other_notation), None):
+        hints.append(f"In 4x notation, which counts from 40001 or 30001, this is {meant.other_notation}")
+    elif code in (1, 2, 3) and len(functions) == 1:
+        other = {3: 4, 4: 3, 1: 2, 2: 1}[min(functions)]
+        hints.append(f"Try function {other}: {other}:{ranges[0].address}+{ranges[0].count}")
+    what = f"nothing could be read: {error.what}"
+    if code:
+        return DeviceException(what, where=target.where, hint=". ".join(hints), code=code)
+    return type(error)(what, where=target.where, hint=error.hint)
+
+
+def _print_json(rounds: Sequence[RawRegisters]) -> None:
+    """One object a register, then one a part that was refused."""
+    from agent.cli.ring_follower import number
+    from drivers.model import Reason
+    from drivers.profile.register_layout import REGISTERS
+    from drivers.register_values import ORDERS, TYPES, text_of_word, value_at
+
+    last = rounds[-1]
+    for function, words in sorted(last.words.items()):
+        looks = _looks(rounds, function)
+        for address in sorted(words):
+            facts: dict[str, Any] = {"function": function, "address": address, "word": words[address]}
+            if len(rounds) > 1:
+                facts["words"] = [one.words.get(function, {}).get(address) for one in rounds]
+            if function >= 3:
+                facts["hex"] = f"{words[address]:04X}"
+                for type_ in TYPES:
+                    size = REGISTERS[type_]
+                    read = {order: value_at(words, address, type_, order) for order in ORDERS[size]}
+                    if size == 1:
+                        facts[type_] = number(read["AB"])
+                    elif known := {order: _json_number(value) for order, value in read.items() if value is not None}:
+                        facts[type_] = known
+                facts["text"] = text_of_word(words[address])
+            if look := looks.get(address):
+                facts["looks_like"] = {
+                    "quantity": look.quantity, "type": look.type, "order": look.order, "registers": look.registers,
+                    "scale": number(look.scale), "value": number(look.value) if isinstance(look.value, Decimal)
+                    else look.value,
+                }  # fmt: skip
+                if look.growth:
+                    facts["looks_like"]["growth"] = number(look.growth)
+            click.echo(as_line(facts))
+    for one in last.refusals:
+        code = one.error.code if isinstance(one.error, DeviceException) else None
+        click.echo(
+            as_line(
+                {
+                    "function": one.range.function, "address": one.range.address, "count": one.range.count,
+                    "error": one.error.what, "code": code, "reason": Reason(one.error.reason).name.lower(),
+                }
+            )
+        )  # fmt: skip
+
+
+def _json_number(value: Decimal) -> int | float:
+    """Whole numbers stay whole, however large."""
+    return int(value) if value == value.to_integral_value() and abs(value) < 2**64 else float(value)
+
+
+def _looks(rounds: Sequence[RawRegisters], function: int) -> dict[int, Look]:
+    from drivers.register_values import looks
+
+    if function < 3:
+        return {}
+    history = [one.words.get(function, {}) for one in rounds[:-1]]
+    return {one.address: one for one in looks(rounds[-1].words[function], history)}
+
+
+def _print(
+    rounds: Sequence[RawRegisters], ranges: Sequence[RegisterRange], lang: str, wide: bool, is_hex: bool
+) -> None:
+    from drivers.register_values import UNITS, favourite
+
+    words, last = WORDS[lang], rounds[-1]
+    found: list[tuple[int, Look]] = []
+    for function, registers in sorted(last.words.items()):
+        click.echo(words[f"space.{function}"])
+        if function >= 3:
+            looks = _looks(rounds, function)
+            found += [(function, look) for look in looks.values()]
+            _print_words(registers, looks, words, _room(wide), is_hex)
+        else:
+            _print_bits(registers, words, is_hex)
+        click.echo()
+    if any(function >= 3 for function in last.words):
+        click.echo(words["looks"])
+    for function, look in found:
+        how = look.type if look.order in ("", "AB") else f"{look.type} {look.order}"
+        how += f", {look.registers} {words['registers']}" if look.type == "str" else ""
+        how += f" x {look.scale}" if look.scale != 1 else ""
+        value = (
+            f'"{look.value}"'
+            if isinstance(look.value, str)
+            else f"{show_float(look.value)} {UNITS.get(look.quantity, '')}"
+        )
+        name = words["is text" if look.quantity == "text" else look.quantity].format(growth=f"{look.growth:f}")
+        click.echo(f"  {_place(function, look.address, is_hex):<10} {how:<20} {value:<20} {name}".rstrip())
+    if not found and any(function >= 3 for function in last.words):
+        click.echo(f"  {words['nothing']}")
+    best = favourite([look for _, look in found])
+    if best is not None:
+        click.echo(words["favourite"].format(type=best.type, order=best.order))
+    if len(rounds) > 1:
+        _print_changes(rounds, best, words, is_hex)
+    if last.refusals:
+        click.echo(f"\n{words['refused']}")
+        for one in last.refusals:
+            place = _place(one.range.function, one.range.address, is_hex)
+            click.echo(f"  {place}+{one.range.count:<8} {_why(one.error, words, lang)}")
+        for wanted in ranges:
+            if wanted.other_notation and any(one.range.function == wanted.function for one in last.refusals):
+                click.echo(words["other"].format(wanted=wanted, meant=wanted.other_notation))
+
+
+def _why(error: LineError, words: Mapping[str, str], lang: str) -> str:
+    if isinstance(error, DeviceException):
+        what = error.what.rpartition(", ")[2]
+        return words["exception"].format(
+            code=error.code, what=EXCEPTIONS_ZH.get(error.code, what) if lang == "zh" else what
+        )
+    return error.what
+
+
+def _room(wide: bool) -> int:
+    import shutil
+    import sys
+
+    if wide:
+        return 1000
+    return shutil.get_terminal_size((TABLE_WIDTH, 24)).columns if sys.stdout.isatty() else TABLE_WIDTH
+
+
+def _place(function: int, address: int, is_hex: bool) -> str:
+    return f"{function}:0x{address:04X}" if is_hex else f"{function}:{address}"
+
+
+def _print_words(
+    registers: Mapping[int, int], looks: Mapping[int, Look], words: Mapping[str, str], room: int, is_hex: bool
+) -> None:
+    """A table of as many ways to read as there is room; what looks like something has a star."""
+    from agent.cli.common import pad
+    from drivers.register_values import text_of_word, value_at
+
+    used, columns = 8 + 4 + 3, []
+    for type_, order, width in COLUMNS:
+        if used + width + 2 > room:
+            break
+        used += width + 2
+        columns.append((type_, order, width))
+    heads = "".join(f"{f'{t} {o}' if o != 'AB' else t} ".rjust(w + 2) for t, o, w in columns)
+    click.echo(f"{pad(words['address'], 8)}{'hex':<4}{heads} {words['text']}".rstrip())
+    previous = None
+    for address, word in sorted(registers.items()):
+        if previous is not None and address != previous + 1:
+            click.echo("...")
+        previous = address
+        cells = []
+        for type_, order, width in columns:
+            value, look = value_at(registers, address, type_, order), looks.get(address)
+            shown = "" if value is None else show_float(value, 5) if type_[0] == "f" else str(value)
+            star = "*" if look is not None and (look.type, look.order) == (type_, order) else " "
+            cells.append(f"{shown}{star}".rjust(width + 2))
+        place = f"0x{address:04X}" if is_hex else str(address)
+        click.echo(f"{place:<8}{word:04X}{''.join(cells)} {text_of_word(word)}".rstrip())
+
+
+def _print_bits(registers: Mapping[int, int], words: Mapping[str, str], is_hex: bool) -> None:
+    """Sixteen coils a row, and which of them are set."""
+    from itertools import groupby
+
+    ordered = sorted(registers)
+    for _, group in groupby(enumerate(ordered), key=lambda item: (item[1] - item[0], item[0] // 16)):
+        row = [address for _, address in group]
+        bits = " ".join(str(registers[address]) for address in row)
+        click.echo(f"{f'0x{row[0]:04X}' if is_hex else row[0]!s:<8}{bits}")
+    on = [f"0x{address:04X}" if is_hex else str(address) for address in ordered if registers[address]]
+    shown = ", ".join(on[:40]) + (f", {words['more'].format(n=len(on) - 40)}" if len(on) > 40 else "")
+    click.echo(f"{words['set']} {shown}" if on else words["none set"])
+
+
+def _print_changes(rounds: Sequence[RawRegisters], best: Look | None, words: Mapping[str, str], is_hex: bool) -> None:
+    """What is another value than before, in turn, and the difference of first and last.
+
+    ``best``: the way in which most values are read; without one, words are compared.
+    """
+    from drivers.register_values import value_at
+
+    type_, order = (best.type, best.order) if best is not None else ("u16", "AB")
+    step, first = (best.registers, best.address % best.registers) if best is not None else (1, 0)
+    rows = []
+    for function, registers in sorted(rounds[-1].words.items()):
+        for address in sorted(registers):
+            if (address - first) % step:
+                continue
+            history = [one.words.get(function, {}) for one in rounds]
+            values = [value_at(one, address, type_, order) if function > 2 else _bit(one, address) for one in history]
+            if len(set(values)) > 1:
+                shown = [show_float(value) if value is not None else "-" for value in values]
+                text = " -> ".join(shown if len(shown) <= 4 else [shown[0], "...", shown[-1]])
+                ends = values[0], values[-1]
+                change = "" if None in ends else f"{float((ends[1] or 0) - (ends[0] or 0)):+.5g}"
+                rows.append(f"  {_place(function, address, is_hex):<10} {text:<45} {change}".rstrip())
+    click.echo(f"\n{words['changed'].format(n=len(rounds))}")
+    for row in rows[:MOST_CHANGES] or ["  -"]:
+        click.echo(row)
+    if len(rows) > MOST_CHANGES:
+        click.echo(f"  {words['more'].format(n=len(rows) - MOST_CHANGES)}")
+
+
+def _bit(registers: Mapping[int, int], address: int) -> Decimal | None:
+    found = registers.get(address)
+    return None if found is None else Decimal(found)
+
+
+def show_float(value: Decimal, digits: int = 7) -> str:
+    """A float as a person reads it: ``digits`` significant ones, short where it is huge or tiny."""
+    size = abs(value)
+    if value == value.to_integral_value() and size < 10**8:
+        return str(int(value))
+    if size >= 10**8 or size < Decimal("0.0001"):
+        return f"{value:.3e}"
+    return f"{float(value):.{digits}g}"

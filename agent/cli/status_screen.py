@@ -1,0 +1,198 @@
+"""What `meterhouse status` shows in a terminal of 80 columns, in English or Chinese: tables first, findings last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from agent.cli.common import learned_maps, show_age
+from agent.cli.console_tables import cell, open_console, plain_table, point_table
+from agent.cli.finding_words import LANGUAGES, Texts, reason_words
+from agent.cli.findings import DOUBTFUL, Finding, show_size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from agent.cli.ring_follower import Latest
+
+LINE_TROUBLE = ("timeouts", "broken", "mismatches", "exceptions", "stale", "foreign", "open_failures", "lost")
+STYLES: Final = {"alive": "green", "dead": "red", "swapped": "red", "unknown": "yellow"}
+WIDE: Final = 110  # columns from which on urls are shown
+WORDS: Final[Mapping[str, Texts]] = {
+    "devices": ("devices", "设备"), "device": ("device", "设备"), "line": ("line", "线路"), "state": ("state", "状态"),
+    "complete": ("complete", "完整率"), "missing by": ("missing by", "缺失原因"),
+    "doubtful": ("doubtful", "可疑值"), "last answer": ("answered", "上次应答"),
+    "lines": ("lines", "线路"), "url": ("url", "地址"), "busy": ("busy", "占用"), "asked": ("asked", "询问"),
+    "answers": ("answers", "应答"), "trouble": ("trouble", "异常"),
+    "destinations": ("destinations", "目的地"), "destination": ("destination", "目的地"),
+    "subscriber": ("subscriber", "接收方"), "waiting": ("waiting", "等待"), "confirmed": ("confirmed", "已确认"),
+    "refused": ("refused", "拒收"), "confirm": ("by", "确认方式"),
+    "alive": ("alive", "正常"), "dead": ("dead", "无应答"), "asleep": ("asleep", "休眠"),
+    "unknown": ("unknown", "未知"), "swapped": ("swapped", "已更换"),
+    "open": ("open", "已打开"), "closed": ("closed", "未打开"),
+    "lent": ("lent to {who}", "借给 {who}"), "connected": ("connected", "已连接"),
+    "not reached": ("not reached", "未连接"),
+    "catching up": ("catching up", "补传中"), "yes": ("yes", "有"), "no": ("no", "无"), "not known": ("?", "?"),
+    "running": ("running for {age}", "已运行 {age}"),
+    "synchronised": ("clock synchronised within {error} ms", "时钟已同步，误差 {error} ms 内"),
+    "not synchronised": ("clock NOT synchronised", "时钟未同步"), "no clock": ("clock: not known", "时钟：未知"),
+    "store": ("store {size} of {limit}, disk {free} free", "存储 {size}／{limit}，磁盘剩余 {free}"),
+    "key": ("key {kid}", "密钥 {kid}"),
+    "learned": (
+        "device {name} has a register map that the agent had to learn: {what}",
+        "设备 {name} 的寄存器表由程序自行学得：{what}",
+    ),
+    "error": ("error", "故障"), "note": ("note", "提示"), "do": ("what to do", "处理"),
+    "well": ("All is well.", "一切正常。"),
+    "looked": (
+        "Looked at: the readings of {count} devices over {span}; lines, destinations, store, clock, key, certificates.",
+        "检查范围：{count} 台设备 {span}的读数；线路、目的地、存储、时钟、密钥、证书。",
+    ),
+    "since start": ("the time since the start {age} ago", "自 {age} 前启动以来"),
+    "window": ("the last {age}", "最近 {age}"),
+    "early": (
+        "Nothing is wrong, but it is too early to say that all is well.",
+        "暂无故障，但现在判断是否正常还为时过早。",
+    ),
+    "faults": ("{count} fault{s}; exit code {code}.", "共 {count} 个故障；退出码 {code}。"),
+}  # fmt: skip
+
+
+class StatusScreen:
+    """Shows a snapshot with its findings.
+
+    Args:
+        now: seconds since the epoch.
+    """
+
+    def __init__(self, snapshot: Mapping[str, Any], language: str, now: float) -> None:
+        self._snapshot, self._now = snapshot, now
+        self._language, self._at = language, LANGUAGES.index(language)
+
+    def _word(self, key: str, **values: object) -> str:
+        return WORDS[key][self._at].format(**values)
+
+    def _table(self, title: str, *columns: str, right: Iterable[str] = ()) -> Table:
+        numbers = [self._word(column) for column in right]
+        return plain_table(self._word(title), *(self._word(column) for column in columns), right=numbers)
+
+    def show(self, latest: Iterable[Latest], notes: Iterable[str]) -> None:
+        """Head and tables."""
+        console, snapshot = open_console(), self._snapshot
+        for text in self.head():
+            console.print(cell(text, 400))
+        tables = (
+            self.device_table(),
+            self.line_table(console),
+            self.uplink_table(),
+            point_table(latest, int(self._now * 1e9)),
+        )
+        for table in tables:
+            if table.row_count:
+                console.print()
+                console.print(table)
+        console.print()
+        for name, learned in learned_maps(snapshot).items():
+            console.print(cell(self._word("learned", name=name, what=learned), 400))
+        for text in notes:
+            console.print(cell(text, 400))
+
+    def head(self) -> list[str]:
+        """Who it is, and the state of the gateway itself."""
+        facts, store, clock = self._snapshot, self._snapshot.get("store", {}), self._snapshot.get("clock", {})
+        started = facts.get("started")
+        since = f", {self._word('running', age=show_age(self._now - started))}" if started is not None else ""
+        who = f"{facts.get('site', '?')}/{facts.get('gateway', '?')}"
+        head = f"{who}  meterhouse {facts.get('version', '?')}, boot {facts.get('boot', '?')}{since}"
+        synced = {True: "synchronised", False: "not synchronised"}.get(clock.get("synced"), "no clock")
+        parts = [self._word(synced, error=round(clock.get("error_ms") or 0))]
+        if store.get("size_bytes") is not None:
+            sizes = {"size": "size_bytes", "limit": "limit_bytes", "free": "disk_free_bytes"}
+            parts.append(self._word("store", **{name: show_size(store.get(key) or 0) for name, key in sizes.items()}))
+        kid = facts.get("key", {}).get("thumbprint")
+        return [head, "; ".join(parts), *([self._word("key", kid=kid)] if kid else [])]
+
+    def device_table(self) -> Table:
+        """One device a row."""
+        columns = ("device", "state", "complete", "missing by", "doubtful", "last answer", "line")
+        table = self._table("devices", *columns, right=("complete", "doubtful", "last answer"))
+        for name, device in self._snapshot.get("devices", {}).items():
+            recent = device.get("recent") or {}
+            state = "swapped" if device.get("swapped") else str(device.get("life", "?"))
+            complete, missing = recent.get("complete"), recent.get("missing") or {}
+            worst = max(missing, key=missing.__getitem__, default="")
+            words = f"{worst} {reason_words(worst)[self._at]}" if worst and self._at else worst
+            last = device.get("last_answer")
+            table.add_row(
+                cell(name),
+                f"[{STYLES.get(state, 'white')}]{cell(self._word(state) if state in WORDS else state)}[/]",
+                "-" if complete is None else f"{complete * 100:.3g} %",
+                cell(f"{words} ({missing[worst]})" if worst else ""),
+                str(sum((recent.get("marked") or {}).get(quality, 0) for quality in DOUBTFUL) or ""),
+                show_age(self._now - last if last is not None else None),
+                cell(device.get("line", "?")),
+            )
+        return table
+
+    def line_table(self, console: Console) -> Table:
+        """One line a row, with its counts."""
+        columns = ["line", "state", "busy", "asked", "answers", "trouble"]
+        if wide := console.width >= WIDE:
+            columns.append("url")
+        table = self._table("lines", *columns, right=("busy", "asked", "answers"))
+        for name, line in self._snapshot.get("lines", {}).items():
+            busy, lent = line.get("busy_share"), line.get("lent")
+            state = self._word("lent", who=lent) if lent else self._word("open" if line.get("open") else "closed")
+            row = [
+                cell(name),
+                cell(state),
+                f"{busy * 100:.0f} %" if busy is not None else "-",
+                cell(sum((line.get("sent") or {}).values())),
+                cell(line.get("answers", "-")),
+                cell(", ".join(f"{line[key]} {key}" for key in LINE_TROUBLE if line.get(key)), 160),
+            ]
+            table.add_row(*row, *([cell(line.get("url", "?"), 200)] if wide else []))
+        return table
+
+    def uplink_table(self) -> Table:
+        """One destination a row."""
+        columns = ("destination", "state", "subscriber", "waiting", "confirmed", "refused", "confirm")
+        table = self._table("destinations", *columns, right=("waiting", "confirmed", "refused"))
+        for name, uplink in self._snapshot.get("uplinks", {}).items():
+            connected = uplink.get("connected", True)
+            state = f"[green]{self._word('connected')}[/]" if connected else f"[red]{self._word('not reached')}[/]"
+            if uplink.get("backfilling"):
+                state += f", {self._word('catching up')}"
+            subscribed = {True: "yes", False: "no"}.get(uplink.get("subscriber"), "not known")
+            counts = [cell(uplink.get(key, "-")) for key in ("waiting", "confirmed", "refused")]
+            table.add_row(cell(name), state, self._word(subscribed), *counts, cell(uplink.get("confirm") or "-"))
+        return table
+
+    # --- the verdict
+
+    def lines_of(self, findings: Sequence[Finding]) -> list[str]:
+        """Findings, each with what to do."""
+        found = []
+        for one in findings:
+            found.append(f"{self._word('error' if one.exit_code else 'note')}: {one.text(self._language)}")
+            if advice := one.advice(self._language):
+                found.append(f"  {self._word('do')}: {advice}")
+        return found
+
+    def verdict(self, findings: Sequence[Finding], exit_code: int) -> str:
+        """The last line: what follows from all of them, and what was looked at."""
+        devices = self._snapshot.get("devices", {})
+        begins = [recent["from"] for device in devices.values() if "from" in (recent := device.get("recent") or {})]
+        started = self._snapshot.get("started") or self._now
+        begin = min(begins, default=started)
+        if begin - started < 120:
+            span = self._word("since start", age=show_age(self._now - started))
+        else:
+            span = self._word("window", age=show_age(self._now - begin))
+        looked = self._word("looked", count=len(devices), span=span)
+        if count := sum(one.exit_code > 0 for one in findings):
+            text = self._word("faults", count=count, s="" if count == 1 else "s", code=exit_code)
+        else:
+            text = self._word("early" if any(one.code == "device-early" for one in findings) else "well")
+        return f"{text} {looked}"

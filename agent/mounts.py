@@ -1,0 +1,81 @@
+"""Mounted file systems: where a folder lies, and what keeps commits there from being durable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+IN_MEMORY: Final = frozenset({"tmpfs", "ramfs", "devtmpfs"})
+_REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "glusterfs", "fuse.sshfs"})
+_OVERLAY: Final = frozenset({"overlay", "aufs"})
+_NO_JOURNAL: Final = frozenset({"vfat", "exfat", "msdos"})
+_NOT_SYNCED: Final = frozenset({"data=writeback", "nobarrier", "barrier=0", "fsync_mode=nobarrier"})
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A mounted file system, as in /proc/self/mountinfo; ``kind`` is "" where it is not known."""
+
+    point: str
+    kind: str = ""
+    options: frozenset[str] = frozenset()
+
+    @property
+    def read_only(self) -> bool:
+        """Does it take no writes?"""
+        return "ro" in self.options
+
+    def weaknesses(self) -> Iterator[tuple[str, str]]:
+        """Why a commit may not survive a power cut there, in English and in Chinese; usually nothing."""
+        point, kind = self.point, self.kind
+        if bad := ", ".join(sorted(self.options & _NOT_SYNCED)):
+            yield (
+                f"{point} is mounted with {bad}: a power cut can damage the database",
+                f"{point} 的挂载选项为 {bad}：断电可能损坏数据库",
+            )
+        if kind in IN_MEMORY:
+            yield (
+                f"{point} is a {kind}: everything is lost at a power cut",
+                f"{point} 位于内存（{kind}）：断电后数据全部丢失",
+            )
+        if kind in _REMOTE:
+            yield (
+                f"{point} is a network file system ({kind}): locks and syncs are not reliable",
+                f"{point} 是网络文件系统（{kind}）：加锁和落盘不可靠",
+            )
+        if kind in _OVERLAY:
+            yield (
+                f"{point} is an overlay ({kind}): files there may be lost at the next boot of the machine",
+                f"{point} 是叠加文件系统（{kind}）：重启后文件可能丢失",
+            )
+        if kind in _NO_JOURNAL:
+            yield (
+                f"{point} is {kind}, which has no journal: a power cut can damage the database",
+                f"{point} 为 {kind}，没有日志：断电可能损坏数据库",
+            )
+
+
+def mount_of(directory: Path, mountinfo: str | None = None) -> Mount:
+    """The file system that a folder lies on.
+
+    Args:
+        mountinfo: contents of /proc/self/mountinfo; for tests.
+    """
+    if mountinfo is None:
+        try:
+            mountinfo = Path("/proc/self/mountinfo").read_text()
+        except OSError:
+            return Mount("")
+    target, best = str(directory.resolve()), Mount("")
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        fields, tail = left.split(" "), right.split(" ")
+        if len(fields) < 6 or len(tail) < 3:
+            continue
+        point = fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+        inside = target == point or target.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best.point):  # of several at one point the last counts
+            best = Mount(point, tail[0], frozenset([*fields[5].split(","), *tail[2].split(",")]))
+    return best

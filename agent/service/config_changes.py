@@ -1,0 +1,111 @@
+"""What differs between two configurations, in the words of agent.toml: for the person who reloads, and for the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, Final
+
+from agent.config import Config
+from drivers.model import PACES
+
+ADDED, REMOVED, CHANGED = "added", "removed", "changed"
+LISTS: Final = ("line", "device", "uplink", "derived")
+TABLES: Final = ("store", "pack", "ring", "interval", "indicators", "control")
+# a field of the configuration's objects -> its key in agent.toml, where a unit at its end is not all that differs
+_KEYS: Final[Mapping[str, str]] = {
+    "ratio_ct": "ratio", "ratio_pt": "ratio", "accuracy": "class", "password": "password", "plan_hash": "plan",
+    "demand_period_ms": "demand", "demand_slip_ms": "demand", "length_ms": "length", "max_gap_ms": "max_gap",
+    "host": "url", "port": "url", "tls": "url",
+}  # fmt: skip
+_UNITS: Final = ("_bytes", "_ms", "_s")
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigChange:
+    """One thing that is new, gone or different. ``kind``: line, device, uplink, derived or a table; ``keys``: what."""
+
+    kind: str
+    name: str
+    change: str
+    keys: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        keys = f": {', '.join(self.keys)}" if self.keys else ""
+        return f"{' '.join(filter(None, (self.kind, self.name)))} {self.change}{keys}"
+
+    def as_json(self) -> dict[str, Any]:
+        """For the tool that requested the reload."""
+        return asdict(self) | {"keys": list(self.keys)}
+
+
+def config_changes(old: Config, new: Config, renewed: Iterable[str] = ()) -> tuple[ConfigChange, ...]:
+    """All differences, lists first, in the order of the files.
+
+    Args:
+        renewed: devices that get another driver or point table. One of which the files say nothing new has another
+            profile file.
+    """
+    found: list[ConfigChange] = []
+    for kind in LISTS:
+        found += _of_list(kind, getattr(old, _member(kind)), getattr(new, _member(kind)))
+    named = {change.name for change in found if change.kind == "device"}
+    moved = {change.name for change in found if change.kind == "line"}
+    lines = {device.name: device.line for device in new.devices}
+    if not any((old.timezone != new.timezone, old.place != new.place)):
+        found += [
+            ConfigChange("device", name, CHANGED, ("the file of its profile",))
+            for name in renewed
+            if name not in named and lines.get(name) not in moved
+        ]
+    for table in TABLES:
+        if keys := differing(getattr(old, table), getattr(new, table)):
+            found.append(ConfigChange(table, "", CHANGED, keys))
+    site = tuple(
+        key
+        for key, member in (("label", "site_label"), ("latitude, longitude", "place"), ("timezone", "timezone"))
+        if getattr(old, member) != getattr(new, member)
+    )
+    if site:
+        found.append(ConfigChange("site", "", CHANGED, site))
+    if old.key != new.key:
+        found.append(ConfigChange("key", "", CHANGED))
+    if old.profiles_dir != new.profiles_dir:
+        found.append(ConfigChange("paths", "", CHANGED, ("profiles_dir",)))
+    return tuple(found)
+
+
+def _member(kind: str) -> str:
+    return kind if kind == "derived" else f"{kind}s"
+
+
+def _of_list(kind: str, old: Sequence[Any], new: Sequence[Any]) -> Iterable[ConfigChange]:
+    before, after = {one.name: one for one in old}, {one.name: one for one in new}
+    for name, entry in after.items():
+        if name not in before:
+            yield ConfigChange(kind, name, ADDED)
+        elif keys := differing(before[name], entry):
+            yield ConfigChange(kind, name, CHANGED, keys)
+    yield from (ConfigChange(kind, name, REMOVED) for name in before if name not in after)
+
+
+def differing(old: Any, new: Any) -> tuple[str, ...]:
+    """The keys of agent.toml in which two objects of one kind differ; of limits and paces each by itself."""
+    found: list[str] = []
+    for field in fields(new):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if before == after:
+            continue
+        if field.name == "periods_ms":
+            found += [f"every.{pace}" for pace, a, b in zip(PACES, before, after, strict=True) if a != b]
+        elif field.name == "limits" and is_dataclass(after):
+            found += [f"limits.{key}" for key in differing(before, after)]
+        else:
+            found.append(_key(field.name))
+    return tuple(dict.fromkeys(found))
+
+
+def _key(name: str) -> str:
+    if name in _KEYS:
+        return _KEYS[name]
+    return next((name.removesuffix(unit) for unit in _UNITS if name.endswith(unit)), name)

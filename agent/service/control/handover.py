@@ -1,0 +1,181 @@
+"""Serves handovers: the gateway signs what its devices read, what their displays showed, and who compared them.
+
+Identity, line, address and reading are the agent's own: a reading is taken only if the agent has recorded it itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+from agent.pack import base64url, seconds
+from agent.service.births import RunningDevice
+from agent.service.control.protocol import Access, ComparedDevice, Handover, Reply
+from agent.store import Store
+from agent.verify.canonical import canonical
+from drivers.encoding import exact_text
+from drivers.model import GatewayError, Quality, UsageError, clean_text
+from ext.ring import ANSWER
+
+AT_ONCE: Final = 50  # devices in one event: a pack with it stays below what brokers take
+VISIT_S: Final = 30.0  # tools see a reading at once, the agent counts it when the visit to its device has ended
+AGAIN_S: Final = 0.25
+AROUND: Final = 3  # packs about the time of a reading that are searched for it
+
+
+async def answer(access: Access, request: Handover, reply: Reply) -> dict[str, Any]:
+    """Gives {"events", "packs", "thumbprint"}: the signed events, and where they are."""
+    service = access.service
+    if service is None:
+        hint = "Start it: the record holds what it reads"
+        raise GatewayError("only a running agent can sign a handover", where="handover", hint=hint)
+    running = {device.config.name: device for device in service.devices}
+    for one in request.devices:
+        if one.device not in running:
+            hint = f"It has {', '.join(list(running)[:20])}"
+            raise UsageError(f"the running agent has no device {clean_text(one.device)!r}", where="handover", hint=hint)
+    entries = []
+    for one in request.devices:
+        entries.append(await _entry(access, running[one.device], one))
+        reply.progress(len(entries), len(request.devices))
+    gateway = service.gateway
+    before = await access.call(lambda store: _last_seq(store, gateway.name))
+    number, pieces = secrets.token_hex(8), [entries[at : at + AT_ONCE] for at in range(0, len(entries), AT_ONCE)]
+    for part, piece in enumerate(pieces, 1):
+        event: dict[str, Any] = {
+            "by": access.caller.as_dict(), "devices": piece, "event": "handover", "id": number, "who": request.who,
+        }  # fmt: skip
+        if request.remarks:
+            event["remarks"] = clean_text(request.remarks, 2000)
+        if len(pieces) > 1:
+            event["part"] = [part, len(pieces)]
+        service.sealing.gateway_event(event)
+        if not await service.sealing.seal(service.clock.now_ms() + 1, [gateway]):
+            what = f"the record is noted but not signed yet ({service.sealing.trouble or 'the store could not commit'})"
+            hint = "It is sealed as soon as that is possible; `meterhouse status` says what to do"
+            raise GatewayError(what, where="handover", hint=hint)
+    found = await access.call(lambda store: _sealed(store, gateway.name, before, number))
+    if len(found) != len(pieces):
+        raise GatewayError("the signed record is not in the database", where="handover", hint="See the agent's log")
+    return {
+        "events": [event for event, _ in found],
+        "packs": [pack for _, pack in found],
+        "thumbprint": service.active_key.signer.kid,
+    }
+
+
+async def _entry(access: Access, device: RunningDevice, one: ComparedDevice) -> dict[str, Any]:
+    config, poll = device.config, device.poll
+    entry: dict[str, Any] = {
+        "address": config.address,
+        "device": config.name,
+        "identity": {name.removeprefix("device."): text for name, text in (device.identity or {}).items() if text},
+        "line": config.line,
+        "profile": device.profile.id,
+        "state": poll.availability.value,
+        "url": device.line.config.url,
+    }
+    if config.label:
+        entry["label"] = config.label
+    if poll.last_answer_ms:
+        entry["last_answer"] = seconds(poll.last_answer_ms)
+    if one.remark:
+        entry["remark"] = clean_text(one.remark, 400)
+    if one.n:
+        entry["reading"] = await _reading(access, device, one)
+    if one.display:
+        if not one.n:
+            raise UsageError(f"a display without a reading of {config.name}", where="handover", hint="Leave it out")
+        entry["display"] = one.display
+        entry["difference"], entry["agrees"] = compare(one.v, one.display)
+    return entry
+
+
+def compare(reading: str, display: str) -> tuple[str, bool]:
+    """Reading less display, and whether they agree: within one unit of the coarser one's last digit."""
+    read, shown = Decimal(reading), Decimal(display)
+    difference = read - shown
+    resolution = max(Decimal(1).scaleb(_exponent(number)) for number in (read, shown))
+    return exact_text(difference), abs(difference) <= resolution
+
+
+def _exponent(number: Decimal) -> int:
+    exponent = number.as_tuple().exponent
+    return min(exponent, 0) if isinstance(exponent, int) else 0
+
+
+async def _reading(access: Access, device: RunningDevice, one: ComparedDevice) -> dict[str, Any]:
+    """The reading as its pack has it. Raises UsageError if the agent has recorded none like it."""
+    stream, wanted, give_up = device.stream, Decimal(one.v), time.monotonic() + VISIT_S
+    while True:
+        idle = device.poll.idle
+        found = _in_ring(device, one.n, one.t_ms, wanted)
+        if found is None:
+            packs = await access.call(lambda store: _packs_about(store, stream.name, one.t_ms))
+            found = next((q for data in packs for q in _in_pack(data, one.n, one.t_ms, wanted)), None)
+        if found is not None or idle or time.monotonic() > give_up:
+            break
+        await asyncio.sleep(AGAIN_S)
+    if found is None:
+        what = f"{device.config.name} has no reading {one.n} = {one.v} of that time"
+        raise UsageError(what, where="handover", hint="The agent was restarted meanwhile? Repeat the command")
+    units = {name: unit for name, unit, _ in stream.table_version.table.points.names}
+    reading: dict[str, Any] = {"n": one.n, "t": seconds(one.t_ms), "u": units.get(one.n, ""), "v": exact_text(wanted)}
+    return reading | ({"q": found} if found else {})
+
+
+def _in_ring(device: RunningDevice, name: str, t_ms: int, wanted: Decimal) -> str | None:
+    """The quality of a reading that is not sealed yet, "" for good; None: it is not there."""
+    for version in device.stream.table_versions:
+        names = [point for point, _, _ in version.table.points.names]
+        for position in version.positions:
+            record = version.ring.record(position)
+            if record is None or record.kind != ANSWER or record.time_ns // 1_000_000 != t_ms:
+                continue
+            for value in record.values:
+                if names[value.point] == name and Decimal(value.mantissa).scaleb(value.exponent) == wanted:
+                    return Quality(value.quality).name.lower() if value.quality else ""
+    return None
+
+
+def _in_pack(data: bytes, name: str, t_ms: int, wanted: Decimal) -> list[str]:
+    base = Decimal(0)
+    for record in json.loads(data, parse_float=Decimal).get("e", ()):
+        base = Decimal(record.get("bt", base))
+        if record["n"] != name or "v" not in record or round((base + Decimal(record.get("t", 0))) * 1000) != t_ms:
+            continue
+        if Decimal(record.get("x") or record["v"]) == wanted:
+            return [record.get("q", "")]
+    return []
+
+
+def _last_seq(store: Store, stream: str) -> int:
+    head = store.packs.heads().get(stream)
+    return head.seq if head is not None else 0
+
+
+def _packs_about(store: Store, stream: str, at_ms: int) -> list[bytes]:
+    last = _last_seq(store, stream)
+    if not last:
+        return []
+    seq = store.packs.seq_at(stream, at_ms)
+    return [pack.data for pack in store.packs.after(stream, seq - AROUND, min(seq + AROUND, last)) if not pack.is_birth]
+
+
+def _sealed(store: Store, stream: str, before: int, number: str) -> Sequence[tuple[dict[str, Any], dict[str, Any]]]:
+    """The events of one handover and the packs that hold them."""
+    found = []
+    for pack in store.packs.after(stream, before, _last_seq(store, stream)):
+        whole = json.loads(pack.data)
+        for event in whole.get("events", ()):
+            if event.get("event") == "handover" and event.get("id") == number:
+                payload = canonical({name: value for name, value in whole.items() if name != "sig"})
+                digest = base64url(hashlib.sha256(payload).digest())
+                found.append((event, {"boot": pack.boot, "hash": digest, "seq": pack.seq, "stream": stream}))
+    return found

@@ -1,0 +1,126 @@
+"""One trial of a destination from this machine: name, TLS, login, rights, and whether anybody subscribes.
+
+For `check --online` and `doctor`. Nothing signed is sent: where no agent runs here, the trial publishes the status
+"offline", which is true, and does not ask the broker to retain it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from agent.settings import UplinkConfig
+from agent.uplink import errors
+from agent.uplink.messages import OutgoingMessage
+from agent.uplink.mqtt import CONNECT_S, V5, V311, MqttConnection
+from agent.uplink.queues import WakePipe
+from agent.uplink.uplink import PREFIX
+from drivers.model import BrokerError, GatewayError
+
+ANSWER_S: Final = 10.0
+
+
+@dataclass(slots=True)
+class TrialResult:
+    """What one destination answered. None: not tried, or this broker cannot report it."""
+
+    name: str
+    url: str
+    mqtt: str | None = None  # "5" or "3.1.1", once connected
+    may_publish: bool | None = None
+    has_subscriber: bool | None = None
+    certificates: dict[str, float] = field(default_factory=dict)  # when each expires, UTC seconds, by description
+    problems: list[GatewayError] = field(default_factory=list)
+
+
+def try_destination(
+    config: UplinkConfig,
+    site: str,
+    gateway: str,
+    version: str,
+    publish: bool,
+    environ: Mapping[str, str] = os.environ,
+    answer_s: float = ANSWER_S,
+) -> TrialResult:
+    """Connect once as the agent would, with ``-check`` behind the client id, so that a running agent keeps its session.
+
+    Args:
+        publish: try the right to publish, and to subscribe; False while an agent runs here, which knows both.
+    """
+    result = TrialResult(config.name, config.url)
+    base = f"{PREFIX}/{site}/{gateway}"
+    facts = {"gateway": f"{site}/{gateway}", "state": "offline", "v": 1, "version": version}
+    offline = OutgoingMessage(
+        f"{base}/status", json.dumps(facts, sort_keys=True, separators=(",", ":")).encode(), retain=False
+    )
+    client_id = f"{config.client_id or f'meterhouse-{site}-{gateway}-{config.name}'}-check"
+    pipe = WakePipe()
+    try:
+        connection = _connect(config, client_id, offline, pipe, environ)
+        try:
+            result.mqtt = "5" if connection.protocol == V5 else "3.1.1"
+            result.certificates = connection.certificate_expiries()
+            if publish:
+                _try_rights(connection, config, base, offline, answer_s, result)
+        finally:
+            connection.close()
+    except GatewayError as error:
+        result.problems.append(error)
+    finally:
+        pipe.close()
+    return result
+
+
+def _connect(
+    config: UplinkConfig, client_id: str, will: OutgoingMessage, pipe: WakePipe, environ: Mapping[str, str]
+) -> MqttConnection:
+    for protocol in (V5, V311):
+        connection = MqttConnection(config, client_id, protocol, will, pipe.fd, pipe.drain, environ, CONNECT_S)
+        try:
+            connection.connect(lambda: False)
+            break
+        except BrokerError:
+            if protocol == V311 or connection.connack != errors.UNSUPPORTED_VERSION:
+                raise
+    return connection
+
+
+def _try_rights(
+    connection: MqttConnection,
+    config: UplinkConfig,
+    base: str,
+    status: OutgoingMessage,
+    answer_s: float,
+    result: TrialResult,
+) -> None:
+    topics = [f"{base}/replay/request", *([f"{base}/ack"] if config.confirm == "platform" else [])]
+    asked = {connection.subscribe(topic): topic for topic in topics}
+    packet = connection.publish(status)
+    _wait(connection, lambda: len(connection.subacks) >= len(asked) and bool(connection.pubacks), answer_s)
+    for number, refusal in connection.subacks:
+        if refusal >= errors.FAILURE:
+            result.problems.append(errors.subscribe_refused(refusal, asked[number], config.url))
+    code = next((code for number, code in connection.pubacks if number == packet), None)
+    if code is None:
+        if not connection.alive:
+            raise errors.disconnected(connection.reason, config.url)
+        what = f"no acknowledgement from the broker for {answer_s:.0f} s"
+        raise BrokerError(what, where=config.url, hint="Is it overloaded?")
+    result.may_publish = code < errors.FAILURE
+    if not result.may_publish:
+        result.problems.append(errors.publish_refused(code, status.topic, config.url))
+    elif connection.protocol == V5:
+        result.has_subscriber = code != errors.NO_SUBSCRIBERS
+        if not result.has_subscriber:
+            hint = "Is the platform running and subscribed? The agent keeps its packs until it is"
+            result.problems.append(BrokerError(f"nobody subscribes to {status.topic}", where=config.url, hint=hint))
+
+
+def _wait(connection: MqttConnection, done: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while connection.alive and not done() and (left := until - time.monotonic()) > 0:
+        connection.poll(min(left, 1.0))

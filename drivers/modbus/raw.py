@@ -1,0 +1,171 @@
+"""Registers read without a profile: what a technician asks for before one exists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from drivers.line import Line, RequestOptions
+from drivers.modbus.requests import read_request
+from drivers.model import DeviceException, LineDown, LineError, LineLent, LineTimeout, UsageError, clean_text
+from drivers.profile.register_layout import MAX_COILS, MAX_WORDS
+
+SPACES: Mapping[int, str] = {1: "coils", 2: "discrete inputs", 3: "holding registers", 4: "input registers"}
+MOST_SPLITS = 64  # of one range: a map with more holes than that is not what was asked for
+SILENT_PIECES = 2  # without any answer: the device is not there
+_SPLIT_CODES = frozenset({2, 3, 4})  # illegal address, illegal count, and what some firmware says in their place
+_RANGE = re.compile(r"\s*(?P<function>[^:]*):\s*(?P<start>[^+]*?)\s*(?:\+\s*(?P<count>.*?)\s*)?\Z")
+_NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,8}|[0-9]{1,9}")
+EXAMPLE = "Write FUNCTION:START+COUNT, such as 3:0x100+20 (3 holding registers, 4 input registers, 1 coils, 2 inputs)"
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterRange:
+    """Registers, or coils of functions 1 and 2; ``address`` counts from 0 as on the wire."""
+
+    function: int
+    address: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.function}:{self.address}+{self.count}"
+
+    @property
+    def other_notation(self) -> str:
+        """The range that a manual in 4x notation means by this number (40257 is address 256); "" if none."""
+        first = {1: 1, 2: 10001, 3: 40001, 4: 30001}[self.function]
+        at = self.address - first
+        return f"{self.function}:{at}+{self.count}" if self.function > 1 and 0 <= at < 9999 else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A part of a range that did not come, and why."""
+
+    range: RegisterRange
+    error: LineError
+
+
+@dataclass(slots=True)
+class RawRegisters:
+    """What came, by function and address, and what did not."""
+
+    words: dict[int, dict[int, int]] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
+
+
+def parse_ranges(texts: Sequence[str]) -> list[RegisterRange]:
+    """Ranges such as ``3:0x100+20``, several in a text with commas. Raises UsageError."""
+    return [_range(text) for given in texts for text in given.split(",")]
+
+
+def _range(text: str) -> RegisterRange:
+    shown = f'"{clean_text(text.strip(), 40)}"'
+    found = _RANGE.match(text)
+    if not found:
+        what = f"{shown} has no function" if text.strip() else "an empty range"
+        raise UsageError(what, where="--registers", hint=EXAMPLE)
+    function = _number(found["function"], "function", shown)
+    if function not in SPACES:
+        hint = "Only 1 to 4 read: 1 coils, 2 inputs, 3 holding registers, 4 input registers"
+        raise UsageError(f"{shown}: {function} is not a function that reads registers", where="--registers", hint=hint)
+    start = _number(found["start"], "start", shown)
+    count = 1 if found["count"] is None else _number(found["count"], "count", shown)
+    if not 0 <= start <= 0xFFFF:
+        hint = "Addresses go from 0 to 65535 (0xFFFF)"
+        if 400001 <= start <= 465536:  # 4x notation with six digits
+            hint = f"In six-digit 4x notation this is {function}:{start - 400001}"
+        raise UsageError(f"{shown}: {start} is not an address", where="--registers", hint=hint)
+    if not count:
+        raise UsageError(f"{shown}: a count of 0 reads nothing", where="--registers", hint=EXAMPLE)
+    if start + count > 0x10000:
+        hint = f"From {start} on there are {0x10000 - start}"
+        raise UsageError(f"{shown} goes beyond address 65535", where="--registers", hint=hint)
+    return RegisterRange(function, start, count)
+
+
+def _number(text: str, what: str, shown: str) -> int:
+    if not _NUMBER.fullmatch(text.strip()):
+        why = f'"{clean_text(text.strip(), 20)}" is not a number' if text.strip() else "it is missing"
+        raise UsageError(f"{shown}: {what}: {why}", where="--registers", hint=EXAMPLE)
+    return int(text.strip(), 16 if text.strip()[:2].lower() == "0x" else 10)
+
+
+async def read_raw(
+    line: Line, unit: int, ranges: Sequence[RegisterRange], options: RequestOptions, where: str
+) -> RawRegisters:
+    """Read ranges once. A part that the device refuses is halved until what is readable was read.
+
+    Raises LineTimeout if the device says nothing at all, LineDown or LineLent.
+    """
+    found = RawRegisters()
+    answered, silent = False, 0
+    for wanted in ranges:
+        splits = MOST_SPLITS
+        todo = _pieces(wanted)
+        while todo:
+            piece = todo.pop()
+            try:
+                request = read_request(unit, piece.function, piece.address, piece.count, where)
+                answer = await line.exchange(request, options)
+            except (LineDown, LineLent):
+                raise
+            except DeviceException as error:
+                answered = True
+                if piece.count > 1 and error.code in _SPLIT_CODES and splits:
+                    splits -= 1
+                    todo += reversed(_halves(piece))
+                else:
+                    found.refusals.append(Refusal(piece, error))
+            except LineError as error:
+                silent += isinstance(error, LineTimeout)
+                if isinstance(error, LineTimeout) and not answered and (silent >= SILENT_PIECES or not todo):
+                    raise
+                found.refusals.append(Refusal(piece, error))
+            else:
+                answered = True
+                found.words.setdefault(piece.function, {}).update(_words(piece, answer.payload))
+    found.refusals = _joined(found.refusals)
+    return found
+
+
+def _pieces(wanted: RegisterRange) -> list[RegisterRange]:
+    """What one request can carry, last first."""
+    most = MAX_WORDS if wanted.function >= 3 else MAX_COILS
+    end = wanted.address + wanted.count
+    starts = range(wanted.address, end, most)
+    return [RegisterRange(wanted.function, at, min(most, end - at)) for at in reversed(starts)]
+
+
+def _halves(piece: RegisterRange) -> tuple[RegisterRange, RegisterRange]:
+    """Two parts; an even first one, as some firmware refuses half a value."""
+    first = max(piece.count // 4 * 2, 1)
+    return (
+        RegisterRange(piece.function, piece.address, first),
+        RegisterRange(piece.function, piece.address + first, piece.count - first),
+    )
+
+
+def _words(piece: RegisterRange, payload: bytes) -> dict[int, int]:
+    if piece.function >= 3:
+        return {piece.address + n: int.from_bytes(payload[2 * n : 2 * n + 2]) for n in range(piece.count)}
+    return {piece.address + n: payload[n // 8] >> n % 8 & 1 for n in range(piece.count)}
+
+
+def _joined(refusals: Sequence[Refusal]) -> list[Refusal]:
+    """Neighbours that failed for one reason, as one."""
+    out: list[Refusal] = []
+    for one in refusals:
+        last = out[-1] if out else None
+        if (
+            last is not None
+            and last.error.what == one.error.what
+            and last.range.function == one.range.function
+            and last.range.address + last.range.count == one.range.address
+        ):
+            whole = RegisterRange(last.range.function, last.range.address, last.range.count + one.range.count)
+            out[-1] = Refusal(whole, last.error)
+        else:
+            out.append(one)
+    return out

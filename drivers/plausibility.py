@@ -1,0 +1,383 @@
+"""Do the values of a device fit each other? Hints for a person: what is odd, and what to do about it. Pure.
+
+None of this marks or changes a reading: a hint may be wrong, and a signed value must not depend on a guess.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from drivers.model import FLOATS, DeviceSpec, Kind, Point, Quality, Reading, Reason
+from drivers.plan import ratio_of
+from drivers.plan.image import plain
+from drivers.profile.register_layout import ORDERS, REGISTERS
+from drivers.units import unit_factor
+from ext.decode import Plan
+
+PHASES = ("l1", "l2", "l3")
+LEAST_VA, LEAST_W = 50.0, 200.0  # below these a load is too small to tell anything
+TINY = Decimal("1e-6")  # in the base unit: what a float in the wrong order often is
+_SENSIBLE: Mapping[str, tuple[str, str]] = {  # base unit -> where a reading is believed once its order was turned
+    "Hz": ("45", "65"), "V": ("20", "40000"), "A": ("0.01", "20000"), "W": ("1", "1e9"), "VA": ("1", "1e9"),
+    "var": ("1", "1e9"), "Cel": ("-50", "1500"), "%": ("0.1", "120"), "Wh": ("1", "1e13"), "varh": ("1", "1e13"),
+}  # fmt: skip
+_ORDER_OF_TRIAL = ("CDAB", "ABCD", "BADC", "DCBA", "GHEFCDAB", "ABCDEFGH", "BADCFEHG", "HGFEDCBA")
+
+_TEXTS: Mapping[str, tuple[str, str]] = {  # by hint: in English and in Chinese
+    "order": (
+        '{name} is {now}; with order "{order}" in place of "{old}" this would be {value}{more}. Correct order in the '
+        "profile",
+        "{name}为{now}；若字节序为“{order}”而不是“{old}”，则为{value}{more_zh}。请在模板中更正order",
+    ),
+    "more": (" (and {n} more)", "（另有{n}个测点）"),
+    "scale": (
+        "{name} is {now}; with scale = {scale} this would be {value}. Correct scale in the profile",
+        "{name}为{now}；若scale = {scale}，则为{value}。请在模板中更正scale",
+    ),
+    "phases": (
+        "{name} is {now}, but {product} gives {expected:.4g} W. Are voltage and current inputs of different phases, or "
+        "is a register or scale wrong?",
+        "{name}为{now}，而{product_zh}为{expected:.4g} W。请检查电压与电流是否接在不同相，"
+        "或寄存器、比例是否有误",
+    ),
+    "ratio": (
+        "{name} is {now}, but {product} gives {expected:.4g} W: a factor of {times:.3g}. If that is the ratio of the "
+        "current transformers, one is before and the other after them: set ratio = {{ ct = ... }} of the device, or "
+        "look at the ratio set in the meter. Else a scale, unit or type is wrong",
+        "{name}为{now}，而{product_zh}为{expected:.4g} W，相差{times:.3g}倍。若与电流互感器"
+        "变比相符，则一个为二次值、一个为一次值：请设置设备的ratio = {{ ct = … }}，"
+        "或检查表内设置的变比；否则是比例、单位或类型有误",
+    ),
+    "product": ("voltage x current", "电压×电流"),
+    "product.factor": ("voltage x current x power factor", "电压×电流×功率因数"),
+    "sign.phase": (
+        "{name} is {now}, of another sign than {others}. The current transformer of this phase is reversed (swap k and "
+        "l), unless something feeds in on this phase alone",
+        "{name}为{now}，与其他两相符号相反。该相电流互感器接反（请对调k、l），除非该相确有单相反送电",
+    ),
+    "sum": (
+        "{name} is {now}, but its phases add up to {expected:.5g} W. {advice}",
+        "{name}为{now}，而三相之和为{expected:.5g} W。{advice_zh}",
+    ),
+    "sum.scale": ("The scale or unit of one is wrong", "其中一方的比例或单位有误"),
+    "sum.amounts": ("The device adds the phases without their sign", "设备按绝对值相加各相"),
+    "sum.other": (
+        "A register, type or order is wrong, or a ratio was applied to one only",
+        "寄存器、类型或字节序有误，或变比只作用于其中一方",
+    ),
+    "sign.role": (
+        "{name} is {now}: the wrong direction for the role {role}. Are the current transformers reversed? Then set "
+        "reversed = true of the device, or swap k and l. Else the role is wrong",
+        "{name}为{now}，与角色{role}的功率方向相反。电流互感器是否接反？若是，请设置设备的reversed = true，"
+        "或对调k、l；否则角色有误",
+    ),
+    "counter.other": (
+        "{other} counts, and not {name}, against the sign of {power} ({now}). Is a current transformer reversed, or "
+        "are the two registers exchanged in the profile?",
+        "计数的是{other}而不是{name}，与{power}（{now}）的方向不符。"
+        "请检查电流互感器是否接反，或模板中两个寄存器是否颠倒",
+    ),
+    "counter": (
+        "{name} grew by {grown:.4g} Wh, but {power} ({now}) makes {expected:.4g} Wh in that time. A scale, unit or "
+        "ratio of one of the two is wrong",
+        "{name}增加了{grown:.4g} Wh，而按{power}（{now}）应增加{expected:.4g} Wh。"
+        "其中一方的比例、单位或变比有误",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """One thing that is odd. ``kind``: order, scale, ratio, phases, sum, sign, counter."""
+
+    kind: str
+    points: tuple[str, ...]
+    en: str
+    zh: str
+
+    def text(self, lang: str) -> str:
+        """In English, or in Chinese for ``zh``."""
+        return self.zh if lang == "zh" else self.en
+
+
+def hints(spec: DeviceSpec, readings: Mapping[str, Reading], roles: Mapping[str, str] | None = None) -> list[Hint]:
+    """What is odd about readings of one moment.
+
+    Args:
+        readings: by point name; ``raw`` is what orders are tried on.
+        roles: role by part of the device, as the configuration gives them: the sign of power must fit.
+    """
+    values = _Values(readings)
+    found = [*_orders(spec, readings), *_scales(spec, readings)]
+    for prefix in _prefixes(readings):
+        found += _products(values, prefix)
+        found += _phase_sum(values, prefix)
+    return [*found, *_signs(values, roles or {})]
+
+
+def growth_hints(
+    spec: DeviceSpec, first: Mapping[str, Reading], last: Mapping[str, Reading], seconds: float
+) -> list[Hint]:
+    """Whether counters grew as the power between two readings says. Nothing where the time was too short to tell."""
+    before, after = _Values(first), _Values(last)
+    points = {point.name: point for point in spec.points}
+    found: list[Hint] = []
+    for prefix in _prefixes(last):
+        for power, forward, backward in (
+            ("power.active", "energy.import", "energy.export"),
+            ("power.generation", "energy.generation", "energy.import"),
+        ):  # fmt: skip
+            ends = before.of(f"{prefix}{power}"), after.of(f"{prefix}{power}")
+            if ends[0] is None or ends[1] is None or ends[0] * ends[1] <= 0:
+                continue
+            mean = (ends[0] + ends[1]) / 2
+            names = (forward, backward) if mean > 0 else (backward, forward)
+            own, other = (f"{prefix}{name}" for name in names)
+            found += _growth(points, before, after, f"{prefix}{power}", own, other, abs(mean) * seconds / 3600)
+    return found
+
+
+class _Values:
+    """Good numbers in their base units, by point name."""
+
+    def __init__(self, readings: Mapping[str, Reading]) -> None:
+        self.readings = readings
+
+    def of(self, name: str) -> float | None:
+        reading = self.readings.get(name)
+        if reading is None or reading.quality != Quality.GOOD or not isinstance(reading.value, (Decimal, int)):
+            return None
+        factor = unit_factor(reading.unit, _base(reading.unit))
+        return None if factor is None else float(Decimal(reading.value) * factor)
+
+    def shown(self, name: str) -> str:
+        reading = self.readings[name]
+        return _number(reading.value, reading.unit)
+
+
+def _base(unit: str) -> str:
+    """The unit without its power of ten: kW is W."""
+    return next((base for base in _SENSIBLE if unit_factor(unit, base) is not None), unit) if unit else ""
+
+
+def _prefixes(readings: Iterable[str]) -> list[str]:
+    """What stands before power, voltage and current of each alternating-current part: "ac.", "meter.ac."."""
+    found = (name[: name.index("ac.") + 3] for name in readings if name.startswith("ac.") or ".ac." in name)
+    return list(dict.fromkeys(found))
+
+
+# --- one value by itself
+
+
+def _orders(spec: DeviceSpec, readings: Mapping[str, Reading]) -> Iterator[Hint]:
+    """Another byte order would give a sensible value, where this one gives none."""
+    found: dict[str, list[tuple[Point, Reading, Decimal]]] = {}
+    for point in spec.points:
+        reading = readings.get(point.name)
+        if reading is None or not _is_absurd(point, reading):
+            continue
+        for order in _ORDER_OF_TRIAL:
+            if order != point.order and order in ORDERS.get(point.count, ()):
+                value = _in_order(point, reading.raw, order, spec)
+                if value is not None and _is_sensible(value, point.unit):
+                    found.setdefault(order, []).append((point, reading, value))
+    if not found:
+        return
+    order = max(found, key=lambda one: (len(found[one]), -_ORDER_OF_TRIAL.index(one)))
+    point, reading, value = found[order][0]
+    names = tuple(one.name for one, _, _ in found[order])
+    more, more_zh = (text.format(n=len(names) - 1) if len(names) > 1 else "" for text in _TEXTS["more"])
+    shown = {"now": _number(reading.value, point.unit), "value": _number(value, point.unit)}
+    yield _hint("order", names, "order", order=order, old=point.order, more=more, more_zh=more_zh, **shown)
+
+
+def _hint(kind: str, points: tuple[str, ...], text: str, **facts: object) -> Hint:
+    en, zh = (words.format(name=points[0], **facts) for words in _TEXTS[text])
+    return Hint(kind, points, en, zh)
+
+
+def _number(value: Decimal | int | str | float | None, unit: str) -> str:
+    return f"{float(value or 0):.5g} {unit}".rstrip()
+
+
+def _is_absurd(point: Point, reading: Reading) -> bool:
+    if point.kind not in (Kind.GAUGE, Kind.COUNTER) or not isinstance(reading.value, (Decimal, int)) or not reading.raw:
+        return False
+    if point.parts or point.count not in ORDERS or point.count < 2 or point.type not in REGISTERS:
+        return False
+    tiny = point.type in FLOATS and 0 < abs(Decimal(reading.value)) < TINY
+    return reading.quality == Quality.RANGE or tiny
+
+
+def _in_order(point: Point, raw: bytes, order: str, spec: DeviceSpec) -> Decimal | None:
+    if len(raw) != 2 * REGISTERS[point.type]:
+        return None
+    plan = Plan(len(raw))
+    plan.add(0, 0, point.type, order, sentinels=point.sentinels)
+    ((_, mantissa, exponent, quality),) = plan.values(raw)
+    if quality >= min(Reason):
+        return None
+    return (Decimal(plain(mantissa, exponent)) + point.offset) * point.scale * ratio_of(point, spec)
+
+
+def _is_sensible(value: Decimal, unit: str) -> bool:
+    base = _base(unit)
+    if base not in _SENSIBLE:
+        return Decimal("0.001") <= abs(value) <= Decimal("1e7")
+    low, high = map(Decimal, _SENSIBLE[base])
+    size = value * (unit_factor(unit, base) or Decimal(1))
+    return low <= (size if base in {"Hz", "Cel", "%"} else abs(size)) <= high
+
+
+def _scales(spec: DeviceSpec, readings: Mapping[str, Reading]) -> Iterator[Hint]:
+    """A frequency of 5001 Hz is 50.01 Hz in the wrong scale."""
+    for point in spec.points:
+        reading = readings.get(point.name)
+        if (
+            reading is None
+            or point.unit != "Hz"
+            or reading.quality != Quality.RANGE
+            or not point.name.startswith("ac.")
+        ):
+            continue
+        for power in (-1, -2, -3, 1, 2, 3):
+            value = float(reading.value or 0) * 10.0**power
+            if 49 <= value <= 51 or 59 <= value <= 61:
+                scale = f"{point.scale.scaleb(power).normalize():f}"
+                shown = {"now": _number(reading.value, "Hz"), "value": _number(value, "Hz")}
+                yield _hint("scale", (point.name,), "scale", scale=scale, **shown)
+                break
+
+
+# --- several values together
+
+
+def _products(values: _Values, ac: str) -> Iterator[Hint]:
+    """Power against voltage x current x power factor, a phase at a time; the total where there are no phases."""
+    odd: list[tuple[str, float, float, bool]] = []
+    kinds = ("power.active", "power.generation")
+    for phase in PHASES:
+        power = next((n for kind in kinds if values.of(n := f"{ac}{kind}.{phase}") is not None), "")
+        volts, amps = values.of(f"{ac}voltage.{phase}"), values.of(f"{ac}current.{phase}")
+        if power and volts is not None and amps is not None:
+            odd += _compare(values, power, abs(volts * amps), values.of(f"{ac}power.factor.{phase}"))
+    power = next((n for kind in kinds if values.of(n := f"{ac}{kind}") is not None), "")
+    apparent = _apparent(values, ac)
+    if power and apparent is not None and not odd:
+        odd += _compare(values, power, apparent, values.of(f"{ac}power.factor"))
+    if not odd:
+        return
+    name, ratio, expected, has_factor = odd[0]
+    product, product_zh = _TEXTS["product.factor" if has_factor else "product"]
+    kind = "phases" if 0.5 < ratio < 2 else "ratio"
+    facts = {"product": product, "product_zh": product_zh, "expected": expected, "times": max(ratio, 1 / ratio)}
+    yield _hint(kind, tuple(one[0] for one in odd), kind, now=values.shown(name), **facts)
+
+
+def _apparent(values: _Values, ac: str) -> float | None:
+    """Voltage x current of all phases, or of the only one."""
+    amps = [values.of(f"{ac}current.{phase}") for phase in PHASES]
+    known = [one for one in amps if one is not None]
+    volts = [values.of(f"{ac}voltage.{phase}") for phase in PHASES]
+    if len(known) == 3 and None not in volts:
+        return sum(abs((u or 0.0) * i) for u, i in zip(volts, known, strict=True))
+    lines = [one for pair in ("l12", "l23", "l31") if (one := values.of(f"{ac}voltage.{pair}")) is not None]
+    if len(known) == 3 and lines:
+        return sum(lines) / len(lines) / math.sqrt(3) * sum(map(abs, known))
+    single = values.of(f"{ac}voltage"), values.of(f"{ac}current")
+    return None if single[0] is None or single[1] is None else abs(single[0] * single[1])
+
+
+def _compare(
+    values: _Values, name: str, apparent: float, factor: float | None
+) -> Iterator[tuple[str, float, float, bool]]:
+    """(point, how many times too large, what it should be, whether a power factor says so) where it does not fit."""
+    power = abs(values.of(name) or 0.0)
+    has_factor = factor is not None and 0.02 < abs(factor) <= 1
+    expected = apparent * abs(factor) if has_factor and factor is not None else apparent
+    if max(power, expected) < LEAST_VA or expected <= 0:
+        return
+    ratio = power / expected
+    low = 0.6 if has_factor else 0.0  # values of one visit are up to seconds apart, and loads jump
+    if not low <= ratio <= 1.6 and abs(power - expected) > LEAST_VA / 2 and power > 0:
+        yield name, ratio, expected, has_factor
+
+
+def _phase_sum(values: _Values, ac: str) -> Iterator[Hint]:
+    """The total against the phases, and a phase with another sign than the other two."""
+    kind = "power.active" if values.of(f"{ac}power.active.l1") is not None else "power.generation"
+    total = values.of(f"{ac}{kind}")
+    names = [f"{ac}{kind}.{phase}" for phase in PHASES]
+    known = [values.of(name) for name in names]
+    phases = [one for one in known if one is not None]
+    if len(phases) < 3:
+        return
+    size, whole = sum(map(abs, phases)), sum(phases)
+    if size < LEAST_W:
+        return
+    turned = [n for n, one in zip(names, phases, strict=True) if one * (whole or 1.0) < 0 and abs(one) > 0.05 * size]
+    if len(turned) == 1:
+        others = ", ".join(name for name in names if name not in turned)
+        yield _hint("sign", tuple(turned), "sign.phase", now=values.shown(turned[0]), others=others)
+    if total is None or abs(total - whole) <= max(0.3 * size, LEAST_VA):
+        return
+    ratio = abs(total / whole) if whole else 0.0
+    name = f"{ac}{kind}"
+    if any(0.9 < ratio / power < 1.1 for power in (1000.0, 0.001, 10.0, 0.1, 100.0, 0.01)):
+        why = "sum.scale"
+    else:
+        why = "sum.amounts" if abs(abs(total) - size) <= 0.08 * size else "sum.other"
+    advice, advice_zh = _TEXTS[why]
+    yield _hint(
+        "sum", (name, *names), "sum", now=values.shown(name), expected=whole, advice=advice, advice_zh=advice_zh
+    )
+
+
+def _signs(values: _Values, roles: Mapping[str, str]) -> Iterator[Hint]:
+    """Power must flow in the direction of the role: out of a generator, into a load."""
+    for part, role in roles.items():
+        fronts = (f"{part}." if part else "ac.", f"{part}.ac." if part else "ac.")
+        for front in dict.fromkeys(fronts):
+            for name, sign in ((f"{front}power.active", -1), (f"{front}power.generation", 1)):
+                wanted = sign if role.startswith("generation") else 1 if role.startswith("load") and sign < 0 else 0
+                value = values.of(name)
+                if value is None or not wanted or value * wanted > -LEAST_W:
+                    continue
+                yield _hint("sign", (name,), "sign.role", now=values.shown(name), role=role)
+
+
+def _growth(
+    points: Mapping[str, Point], before: _Values, after: _Values, power: str, own: str, other: str, expected_wh: float
+) -> Iterator[Hint]:
+    grown = _grown(before, after, own)
+    if grown is None or own not in points:
+        return
+    if expected_wh < 10 * _step(points[own], after.of(own) or 0.0):
+        return
+    facts = {"power": power, "now": after.shown(power), "expected": expected_wh, "grown": grown}
+    if grown < 0.2 * expected_wh < (_grown(before, after, other) or 0.0):
+        yield _hint("counter", (own, other), "counter.other", other=other, **facts)
+    elif not 0.5 <= grown / expected_wh <= 2:
+        yield _hint("counter", (own,), "counter", **facts)
+
+
+def _grown(before: _Values, after: _Values, name: str) -> float | None:
+    first, last = before.of(name), after.of(name)
+    return None if first is None or last is None else last - first
+
+
+def _step(point: Point, value_wh: float) -> float:
+    """The smallest growth that the counter can show, in Wh."""
+    factor = float(unit_factor(point.unit, "Wh") or 1)
+    if point.type in FLOATS:
+        return max(abs(value_wh) * 2.0 ** (-23 if point.type == "f32" else -52), 0.1)
+    return float(point.scale) * factor
+
+
+def sentences(found: Sequence[Hint], lang: str) -> list[str]:
+    """The texts, each once."""
+    return list(Counter(one.text(lang) for one in found))

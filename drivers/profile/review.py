@@ -1,0 +1,74 @@
+"""What is odd about a valid profile: for `profiles check`, in English and Chinese. Nothing here refuses a profile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from drivers.model import FLOATS, Point
+from drivers.profile.find import shipped_dir
+from drivers.profile.types import Profile
+
+_TEXTS: Mapping[str, tuple[str, str]] = {
+    "overlap": (
+        "{a} ({a_at}) and {b} ({b_at}) share register {shared} and neither lies inside the other: one address, type or "
+        "count is wrong",
+        "{a}（{a_at}）与{b}（{b_at}）重叠于寄存器{shared}，且互不包含：其中一个的地址、类型或数量有误",
+    ),
+    "inside": (
+        "{b} ({b_at}) lies inside the float {a} ({a_at}): half of a float is not a value of its own",
+        "{b}（{b_at}）位于浮点数{a}（{a_at}）之内：浮点数的一半不是独立的值",
+    ),
+    "notation": (
+        "{name} has address {at} with function {function}: if the manual counts its registers from {first}, "
+        "address = {meant} is meant ({count} points have such addresses)",
+        "{name}的地址为{at}（功能码{function}）：若手册从{first}起计，则应为address = {meant}（共{count}个测点）",
+    ),
+}  # fmt: skip
+_FIRST = {3: 40001, 4: 30001}  # what 4x notation calls the first holding and input register
+_MEASURED = ("dump", "field")  # evidence that the addresses were right
+
+
+def remarks(profile: Profile) -> list[tuple[str, str]]:
+    """(English, Chinese) of everything that is odd, in order of registers."""
+    if profile.protocol != "modbus":
+        return []
+    points = [p for p in profile.points if not p.is_object and p.function >= 3]
+    points.sort(key=lambda p: (p.function, p.address, -p.count))
+    return [*_overlaps(points), *_notation(profile, points)]
+
+
+def _overlaps(points: Sequence[Point]) -> Iterator[tuple[str, str]]:
+    """Registers that two points share. A point may be part of another: a word or a bit of it."""
+    for n, a in enumerate(points):
+        for b in points[n + 1 :]:
+            if b.function != a.function or b.address >= a.address + a.count:
+                break
+            ends = a.address + a.count, b.address + b.count
+            places = {"a": a.name, "a_at": _place(a), "b": b.name, "b_at": _place(b), "shared": b.address}
+            if a.parts or b.parts:  # what lies between them is another point's
+                continue
+            if b.address > a.address and ends[1] > ends[0]:
+                yield _remark("overlap", **places)
+            elif a.type in FLOATS and b.count < a.count:
+                yield _remark("inside", **places)
+
+
+def _place(point: Point) -> str:
+    return f"{point.function}:{point.address} {point.type}"
+
+
+def _notation(profile: Profile, points: Sequence[Point]) -> Iterator[tuple[str, str]]:
+    """Addresses that look like 4x notation. Many devices really have registers there, so this is said once."""
+    if profile.evidence in _MEASURED or profile.path.is_relative_to(shipped_dir()):
+        return
+    for function, first in _FIRST.items():
+        found = [p for p in points if p.function == function and first <= p.address < first + 9999]
+        if found:
+            one = found[0]
+            facts = {"name": one.name, "at": one.address, "function": function, "first": first}
+            yield _remark("notation", **facts, meant=one.address - first, count=len(found))
+
+
+def _remark(text: str, **facts: object) -> tuple[str, str]:
+    en, zh = _TEXTS[text]
+    return en.format(**facts), zh.format(**facts)

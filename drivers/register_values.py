@@ -1,0 +1,218 @@
+"""What registers may hold: every type and order, and which of them look like a voltage, a frequency or a counter. Pure.
+
+A guess for a person in front of an unknown map, never for data: a profile says what a register is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
+from itertools import pairwise
+
+from drivers.model import Reason
+from drivers.plan.image import plain
+from drivers.profile.register_layout import REGISTERS
+from ext.decode import Plan
+
+Words = Mapping[int, int]  # address -> word
+Habit = tuple[str, str, Decimal, int, str]  # type, order, scale, alignment, quantity where that matters
+ORDERS: Mapping[int, tuple[str, ...]] = {
+    1: ("AB",),
+    2: ("ABCD", "CDAB", "BADC", "DCBA"),
+    4: ("ABCDEFGH", "GHEFCDAB", "BADCFEHG", "HGFEDCBA"),
+}
+TYPES = ("u16", "i16", "u32", "i32", "f32", "u64", "i64", "f64")
+FLOATS = ("f32", "f64")
+MOST_ACCIDENTS = 3  # so many values read in one way are more than an accident
+TEXT_RUN = 8  # printable characters in a row that are more than an accident
+GUESSED = ("f64", "f32", "u32", "u16", "i16")  # in this order: a wide value explains its registers
+_TENTH, _THOUSANDTH = Decimal("0.1"), Decimal("0.001")
+_LOOKS: tuple[tuple[str, str, str], ...] = (  # quantity, lowest, highest
+    ("phase voltage", "200", "250"),
+    ("line voltage", "365", "430"),
+    ("frequency", "49.8", "50.2"),
+    ("frequency", "59.8", "60.2"),
+)
+UNITS: Mapping[str, str] = {"phase voltage": "V", "line voltage": "V", "frequency": "Hz"}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Registers from ``address`` on that look like a quantity when read in one way. ``value`` is scaled."""
+
+    address: int
+    type: str
+    order: str
+    scale: Decimal
+    value: Decimal | str
+    quantity: str
+    growth: Decimal = Decimal(0)  # of a counter, since the first reading
+
+    @property
+    def registers(self) -> int:
+        """How many it takes."""
+        return len(str(self.value)) + 1 >> 1 if self.type == "str" else REGISTERS[self.type]
+
+
+@lru_cache(maxsize=64)
+def _plan(type_: str, order: str) -> Plan:
+    plan = Plan(2 * REGISTERS[type_])
+    plan.add(0, 0, type_, "" if order == "AB" else order, sentinels=())
+    return plan
+
+
+def value_at(words: Words, address: int, type_: str, order: str) -> Decimal | None:
+    """A number as a profile would read it, unscaled; None where a register is missing, or it is not a number."""
+    found = [words.get(address + n) for n in range(REGISTERS[type_])]
+    if any(word is None for word in found):
+        return None
+    raw = b"".join((word or 0).to_bytes(2) for word in found)
+    ((_, mantissa, exponent, quality),) = _plan(type_, order).values(raw)
+    return None if quality >= min(Reason) else Decimal(plain(mantissa, exponent))
+
+
+def text_of_word(word: int) -> str:
+    """The two characters of a register, a dot for what is not printable."""
+    return "".join(chr(byte) if 32 <= byte < 127 else "." for byte in word.to_bytes(2))
+
+
+def looks(words: Words, history: Sequence[Words] = ()) -> list[Look]:
+    """What looks like something, by address. ``history``: earlier readings of the same registers, oldest first."""
+    guesses = [g for type_ in GUESSED for address in sorted(words) if (g := _guess(words, address, type_))]
+    # neighbours are mostly of one type, order and alignment: a single other one among them is an accident
+    alike = Counter(map(_habit, guesses))
+    guesses = [one for one in guesses if _is_telling(one) or alike[_habit(one)] > 1]
+    guesses.sort(key=lambda one: (GUESSED.index(one.type), -alike[_habit(one)], one.address))
+    taken: set[int] = set()
+    guesses = _without_accidents(guesses, alike)
+    wide = [one for one in guesses if REGISTERS[one.type] > 1]
+    found = [*_free(wide, taken), *_free(_texts(words), taken)]
+    if history:
+        found += _free(_counters([*history, words]), taken)
+    found += _free(guesses, taken)
+    return sorted(found, key=lambda one: one.address)
+
+
+def _without_accidents(guesses: Sequence[Look], alike: Counter[Habit]) -> list[Look]:
+    """Between values of one wide type, order and alignment all others are taken for parts of such values."""
+    wide = [one for one in guesses if REGISTERS[one.type] > 1]
+    best = max(map(_habit, wide), key=lambda habit: alike[habit], default=None)
+    if best is None or alike[best] < MOST_ACCIDENTS:
+        return list(guesses)
+    places = [one.address for one in guesses if _habit(one) == best]
+    return [one for one in guesses if _habit(one) == best or not min(places) <= one.address <= max(places) + 1]
+
+
+def _free(guesses: Sequence[Look], taken: set[int]) -> list[Look]:
+    """Those that share no register with one before; ``taken`` gets theirs."""
+    out = []
+    for one in guesses:
+        mine = range(one.address, one.address + one.registers)
+        if not taken.intersection(mine):
+            taken.update(mine)
+            out.append(one)
+    return out
+
+
+def _is_telling(one: Look) -> bool:
+    """Whether it needs no neighbour of its kind: of whole numbers many are a voltage at some scale."""
+    return one.type in FLOATS or one.scale == _TENTH or not one.quantity.endswith("voltage")
+
+
+def _habit(one: Look) -> Habit:
+    wide = REGISTERS[one.type]
+    is_voltage = one.quantity.endswith("voltage")
+    return one.type, one.order, one.scale, one.address % wide, "voltage" if is_voltage and wide == 1 else ""
+
+
+def favourite(found: Sequence[Look]) -> Look | None:
+    """One of the values that are read in the way which explains most; None where nothing stands out."""
+    wide = [one for one in found if REGISTERS.get(one.type, 0) > 1]
+    alike = Counter(map(_habit, wide))
+    best = max(wide, key=lambda one: alike[_habit(one)], default=None)
+    return best if best is not None and alike[_habit(best)] > 1 else None
+
+
+def _guess(words: Words, address: int, type_: str) -> Look | None:
+    for order in ORDERS[REGISTERS[type_]]:
+        value = value_at(words, address, type_, order)
+        if not value or _is_padded(words, address, type_):
+            continue
+        for scale in (Decimal(1),) if type_ in FLOATS else (_TENTH, Decimal("0.01"), _THOUSANDTH):
+            if quantity := _quantity(value * scale, type_, scale):
+                return Look(address, type_, order, scale, value * scale, quantity)
+    return None
+
+
+def _is_padded(words: Words, address: int, type_: str) -> bool:
+    """Whether a whole number has an outer register of 0 or all ones: then the narrower type says the same."""
+    wide = REGISTERS[type_]
+    return wide > 1 and type_ not in FLOATS and bool({words[address], words[address + wide - 1]} & {0, 0xFFFF})
+
+
+def _quantity(value: Decimal, type_: str, scale: Decimal) -> str:
+    for quantity, low, high in _LOOKS:
+        if Decimal(low) <= value <= Decimal(high):
+            return quantity
+    # of whole numbers only those near 1 with three digits: 95 may be anything
+    least = Decimal("0.8") if type_ in FLOATS else Decimal("0.9")
+    may_be = type_ in FLOATS or (REGISTERS[type_] == 1 and scale == _THOUSANDTH)
+    return "power factor" if may_be and least <= abs(value) <= 1 else ""
+
+
+def _texts(words: Words) -> list[Look]:
+    """Runs of printable characters over neighbouring registers; a text may end in the high byte of its last one."""
+    out: list[Look] = []
+    run, begin, is_open = "", 0, False
+    for address in [*sorted(words), -1]:
+        pair = text_of_word(words[address]) if address in words else ".."
+        if not is_open or address != begin + len(run) // 2:
+            out += _text(run, begin)
+            run, begin, is_open = "", address, True
+        printable = pair.partition(".")[0]
+        if printable:
+            run += printable
+        is_open = len(printable) == 2
+    return out
+
+
+def _text(run: str, begin: int) -> list[Look]:
+    is_word = len(run) >= TEXT_RUN and sum(c.isalnum() or c == " " for c in run) >= 0.8 * len(run)
+    return [Look(begin, "str", "", Decimal(1), run, "text")] if is_word else []
+
+
+def _counters(rounds: Sequence[Words]) -> list[Look]:
+    """Values that only grow, and little for their size, best guess first.
+
+    The best has the least growth: read in another order, or from a register too far in front, the same counter jumps.
+    A float that explains the change of all its registers goes before: no whole number looks like one by accident.
+    """
+    last = rounds[-1]
+    changed = {at for at in last if any(one.get(at) != last[at] for one in rounds)}
+    found: list[Look] = []
+    for type_ in ("f64", "f32", "u64", "u32", *(("u16",) if len(rounds) > 2 else ())):
+        wide = REGISTERS[type_]
+        for address in sorted(last):
+            if changed.intersection(range(address, address + wide)):
+                found += [look for order in ORDERS[wide] if (look := _growing(rounds, address, type_, order))]
+
+    def rank(one: Look) -> tuple[bool, Decimal, int]:
+        mine = changed.intersection(range(one.address, one.address + one.registers))
+        return not (one.type in FLOATS and len(mine) > 1), one.growth, abs(one.registers - 2)
+
+    return sorted(found, key=rank)
+
+
+def _growing(rounds: Sequence[Words], address: int, type_: str, order: str) -> Look | None:
+    values = [value_at(one, address, type_, order) for one in rounds]
+    known = [value for value in values if value is not None]
+    if len(known) < len(rounds) or any(b < a for a, b in pairwise(known)):
+        return None
+    last, growth = known[-1], known[-1] - known[0]
+    sensible = Decimal(1) <= last < Decimal("1e10") if type_ in FLOATS else last < 1 << 48
+    if not growth or growth * 50 > last or not sensible:
+        return None
+    return Look(address, type_, order, Decimal(1), last, "growing counter", growth)

@@ -1,0 +1,83 @@
+"""`check --online`: lines, addresses, login, rights and a subscriber, tried before the agent starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Served
+from tests.kits.broker import Broker, Listener, free_port
+
+UPLINK = """
+[[uplink]]
+name = "platform"
+url = "{url}"
+"""
+SECOND = """
+[[device]]
+name = "inv2"
+line = "roof"
+address = "2"
+profile = "test/box"
+"""
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    made = Broker(tmp_path)
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_all_answers(served: Served, park: Callable[..., Path], broker: Broker, mh: Callable[..., Any]) -> None:
+    platform = Listener(broker)
+    path = park(served.url, UPLINK.format(url=broker.url))
+    said = mh("check", "--online", "-c", path)
+    assert said.code == 0, said.err
+    assert "connected, MQTT 5, may publish, has a subscriber" in said.out and "Everything answers." in said.out
+    assert "inv1" in said.out.partition("devices, tried now")[2]
+    chinese = mh("check", "--online", "--lang", "zh", "-c", path)
+    assert chinese.code == 0 and "有订阅方" in chinese.out and "全部有应答" in chinese.out
+    platform.close()
+
+
+def test_a_silent_device_is_named_with_its_address(
+    served: Served, park: Callable[..., Path], broker: Broker, mh: Callable[..., Any]
+) -> None:
+    platform = Listener(broker)
+    path = park(served.url, SECOND + UPLINK.format(url=broker.url))
+    said = mh("check", "--online", "-c", path)
+    assert said.code == 4
+    assert "error: device inv2: no answer" in said.err and "unit number 2" in said.err
+    assert "inv1" not in said.err
+    platform.close()
+
+
+def test_points_that_are_refused_are_named(served: Served, park: Callable[..., Path], mh: Callable[..., Any]) -> None:
+    served.fault("exception=02")
+    said = mh("check", "--online", "-c", park(served.url))
+    assert said.code == 4 and "device inv1: no value: " in said.err and "meterhouse read inv1" in said.err
+
+
+def test_nobody_subscribes_and_a_broker_that_is_not_there(
+    served: Served, park: Callable[..., Path], broker: Broker, mh: Callable[..., Any]
+) -> None:
+    said = mh("check", "--online", "-c", park(served.url, UPLINK.format(url=broker.url)))
+    assert said.code == 5 and "nobody subscribes to meterhouse/v1/park7/gw01/status" in said.err
+    gone = f"mqtt://127.0.0.1:{free_port()}"
+    said = mh("check", "--online", "--json", "-c", park(served.url, UPLINK.format(url=gone)))
+    facts = json.loads(said.out)
+    assert said.code == 5 and facts["ok"] is False
+    assert facts["online"]["devices"][0]["ok"] and facts["online"]["devices"][0]["points"] > 0
+    (destination,) = facts["online"]["destinations"]
+    assert destination["mqtt"] is None and "nothing listens" in destination["errors"][0]["what"]
+
+
+def test_a_line_that_cannot_be_opened_is_one_fault(park: Callable[..., Path], mh: Callable[..., Any]) -> None:
+    said = mh("check", "--online", "-c", park(f"modbus-tcp://127.0.0.1:{free_port()}", SECOND))
+    assert said.code == 4 and said.err.count("nothing listens on this port") == 1

@@ -1,0 +1,254 @@
+"""`doctor`: each fault of the machine is named with what to do; its archive holds no secret."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import pty
+import signal
+import string
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ext.clock
+from agent.cli.doctor import host
+from agent.cli.doctor.bundle import Redactor
+from agent.cli.doctor.texts import TEXTS
+from agent.config import load_config
+from agent.keys import create_key
+from agent.mounts import mount_of
+from tests.kits.broker import free_port
+
+MOUNTS = """21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+22 21 0:20 / /run rw,nosuid shared:2 - tmpfs tmpfs rw
+23 21 8:2 / {state} {options} shared:3 - {kind} /dev/sdb1 {options}
+"""
+
+
+def results(found: Any) -> list[tuple[str, str]]:
+    return [(result.state, result.text) for result in found]
+
+
+# --- the clock
+
+
+def clock(synced: bool | None, programs: set[str], now_s: float | None = None) -> list[host.CheckResult]:
+    return list(host.check_clock("en", now_s, ext.clock.ClockState(synced, 1500), programs))
+
+
+def test_a_synchronised_clock_names_its_service() -> None:
+    assert results(clock(True, {"chronyd"})) == [("good", "synchronised, error at most 1.5 ms, chrony")]
+
+
+@pytest.mark.parametrize(
+    ("programs", "words"),
+    [({"systemd-timesyn"}, "systemd-timesyncd runs, but has reached no server"), (set(), "no time")],
+)
+def test_a_clock_that_is_not_synchronised(programs: set[str], words: str) -> None:
+    """Field pain 16: readings of 1970 look like readings."""
+    (found,) = clock(False, programs)
+    assert found.state == "fault" and found.code == 1 and words in found.text and "NTP=" in found.hint
+
+
+def test_a_date_before_this_software_is_wrong_whatever_the_kernel_says() -> None:
+    (old, good) = clock(True, set(), 3600.0)
+    assert old.code == 1 and "1970-01-01 01:00 UTC" in old.text and "hwclock" in old.hint and good.state == "good"
+
+
+# --- disks
+
+
+@pytest.fixture
+def config(park: Callable[..., Path]) -> Any:
+    path = park()
+    (path.parent / "state").mkdir()
+    (path.parent / "run").mkdir()
+    return load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        ("ext4", "ro", "read-only (ext4)"),
+        ("tmpfs", "rw", "is a tmpfs: everything is lost"),
+        ("nfs4", "rw", "network file system (nfs4)"),
+        ("vfat", "rw", "vfat, which has no journal"),
+    ],
+)
+def test_a_disk_that_cannot_hold_the_database(config: Any, kind: str, options: str, words: str) -> None:
+    listed = MOUNTS.format(state=config.state_dir, kind=kind, options=options)
+    found = list(host.check_disks(config, "en", listed))
+    (fault,) = [result for result in found if result.state == "fault"]
+    assert words in fault.text and str(config.state_dir) in fault.text and fault.code == 1 and fault.hint
+    (note,) = [result for result in found if result.state == "note"]
+    assert "the ring is on a disk" in note.text
+
+
+def test_a_good_disk_and_the_last_mount_of_a_point_counts(config: Any) -> None:
+    once = MOUNTS.format(state=config.state_dir, kind="tmpfs", options="rw")
+    again = f"24 23 8:3 / {config.state_dir} rw shared:4 - ext4 /dev/sdc1 rw\n"
+    assert "fault" not in dict(results(host.check_disks(config, "en", once + again)))
+
+
+def test_a_mount_point_with_a_space_and_chinese(config: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "data disk" / "园区"
+    folder.mkdir(parents=True)
+    listed = f"23 21 8:2 / {str(folder).replace(' ', chr(92) + '040')} rw - tmpfs tmpfs rw\nnonsense\n"
+    assert mount_of(folder, listed).kind == "tmpfs"
+
+
+# --- serial adapters and permissions
+
+
+def serial_config(park: Callable[..., Path], port: str) -> Any:
+    path = park(f"serial:{port}")
+    (path.parent / "state").mkdir(exist_ok=True)
+    return load_config(path)
+
+
+def test_a_port_that_is_missing_or_held_by_another_program(park: Callable[..., Path]) -> None:
+    """Field pain 17."""
+    config = serial_config(park, "/dev/serial/by-id/usb-none")
+    (missing,) = host.check_adapters(config, None, "en")
+    assert missing.code == 4 and "line roof: /dev/serial/by-id/usb-none does not exist" in missing.text
+
+    ours, theirs = pty.openpty()
+    name = os.ttyname(theirs)
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+        os._exit(0)
+    try:
+        (held,) = host.check_adapters(serial_config(park, name), None, "en")
+        assert held.state == "fault" and f"({child})" in held.text and "two programs on one bus" in held.hint
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    (free,) = host.check_adapters(serial_config(park, name), None, "en")
+    assert free.state in ("good", "note")
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_port_that_the_agents_user_may_not_open(park: Callable[..., Path]) -> None:
+    ours, theirs = pty.openpty()
+    name = os.ttyname(theirs)
+    os.chmod(name, 0o600)
+    config = serial_config(park, name)
+    (found,) = host.check_adapters(config, "nobody", "en")
+    assert "user nobody may not open" in found.text and "usermod -aG" in found.hint and found.code == 4
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_files_that_the_agent_may_not_read_or_everybody_may(park: Callable[..., Path], tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("x")
+    uplink = '[[uplink]]\nname = "p"\nurl = "mqtt://b"\nusername = "u"\npassword_file = "password"\n'
+    config = load_config(park(more=uplink))
+    user = getpass.getuser()
+    secret.chmod(0o644)
+    (found,) = [r for r in host.check_permissions(config, user, "en") if "password" in r.text]
+    assert "everybody may read the secret" in found.text and found.hint == f"`chmod o= {secret}`"
+    secret.chmod(0o640)
+    assert not [r for r in host.check_permissions(config, user, "en") if "password" in r.text]
+    tmp_path.chmod(0o700)  # the folder above is closed to others
+    assert any("user nobody may not read" in r.text for r in host.check_permissions(config, "nobody", "en"))
+
+
+# --- the command
+
+
+def test_exit_code_and_words_of_the_first_fault_that_holds(park: Callable[..., Path], mh: Callable[..., Any]) -> None:
+    broken = park(more="[site2]\n")
+    said = mh("doctor", "--offline", "--json", "-c", broken)
+    facts = json.loads(said.out)
+    assert said.code == 1 and facts["ok"] is False  # no agent runs here
+    assert any(check["code"] == 3 and "site2" in check["text"] for check in facts["checks"])
+    assert facts["versions"]["meterhouse"] and facts["versions"]["SQLite"]
+
+
+def test_a_broker_that_is_not_there(park: Callable[..., Path], mh: Callable[..., Any]) -> None:
+    port = free_port()
+    path = park(more=f'[[uplink]]\nname = "platform"\nurl = "mqtt://127.0.0.1:{port}"\n')
+    said = mh("doctor", "-c", path, "--lang", "zh")
+    assert "上行目标" in said.out and "nothing listens on this port" in said.out
+    assert "nothing listens" not in mh("doctor", "--offline", "-c", path).out
+
+
+def test_texts_have_the_same_facts_in_both_languages() -> None:
+    def fields(text: str) -> set[str]:
+        return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+    for name, (english, chinese) in TEXTS.items():
+        assert fields(english) == fields(chinese), name
+        assert any(ord(c) > 0x2E80 for c in chinese) or "`" in chinese, name
+
+
+# --- the archive
+
+
+SECRETS = ("hunter2hunter2", "swordfish77", "opensesame9", "quiet-river-5", "tok_live_123456", "4711-pin")
+
+
+def archive(path: Path) -> dict[str, str]:
+    with tarfile.open(path) as opened:
+        return {m.name: opened.extractfile(m).read().decode() for m in opened.getmembers()}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_the_archive_holds_no_secret(
+    park: Callable[..., Path], mh: Callable[..., Any], tmp_path: Path, valid: bool
+) -> None:
+    """Secrets in files, in comments, in a mistyped key, in a url; also where the configuration has errors."""
+    (tmp_path / "password").write_text(SECRETS[0] + "\n")
+    create_key(tmp_path / "signing.key", 1)
+    key_text = (tmp_path / "signing.key").read_text()
+    more = f"""[key]
+file = "signing.key"
+[[uplink]]
+name = "platform"
+url = "mqtt://127.0.0.1:{free_port()}"
+username = "park7-gw01"
+password_file = "password"
+# old password = "{SECRETS[1]}", the file had {SECRETS[0]}
+# mqtts://gw:{SECRETS[2]}@broker.example
+# token: {SECRETS[4]}
+# pkcs11:token=x?pin-value={SECRETS[5]}
+# {key_text.replace(chr(10), chr(10) + "# ")}
+"""
+    if not valid:
+        more += f"pasword = \"\"\"\n{SECRETS[3]}\"\"\"\npassword = '''{SECRETS[3]}'''\n"
+    path = park(more=more)
+    said = mh("doctor", "--offline", "--bundle", tmp_path / "out.tar.gz", "-c", path)
+    assert "out.tar.gz" in said.err and (tmp_path / "out.tar.gz").stat().st_mode & 0o777 == 0o600
+    texts = archive(tmp_path / "out.tar.gz")
+    assert {"out/doctor.json", "out/snapshot.json", "out/journal.txt", "out/config/agent.toml"} <= set(texts)
+    everything = "\n".join(texts.values())
+    for secret in SECRETS:
+        assert secret not in everything, secret
+    for line in key_text.splitlines():
+        assert len(line) < 20 or line.startswith("-----") or line not in everything
+    assert 'username = "park7-gw01"' in texts["out/config/agent.toml"]  # what helps stays
+    assert 'password_file = "password"' in texts["out/config/agent.toml"]
+
+
+def test_an_archive_is_never_overwritten_and_its_folder_must_be_there(
+    park: Callable[..., Path], mh: Callable[..., Any], tmp_path: Path
+) -> None:
+    there = tmp_path / "there.tar.gz"
+    there.write_text("x")
+    said = mh("doctor", "--offline", "--bundle", there, "-c", park())
+    assert said.code == 2 and "already exists" in said.err and there.read_text() == "x"
+    said = mh("doctor", "--offline", "--bundle", tmp_path / "no" / "b.tar.gz", "-c", park())
+    assert said.code == 2 and "No such file" in said.err
+
+
+def test_a_long_text_without_secrets_is_kept(tmp_path: Path) -> None:
+    text = "a-b." * 200_000
+    assert Redactor(None, tmp_path).clean(text) == text

@@ -1,0 +1,259 @@
+"""Findings: what follows from a snapshot, and what must not. field pain 70"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from agent.cli.finding_words import BECAUSE, FINDINGS, REASONS
+from agent.cli.findings import BY_GATEWAY, Finding, exit_code_of, find
+from agent.cli.status_screen import StatusScreen
+from agent.service.completeness import EXCUSED
+from drivers.model import Reason
+
+NOW = 1_795_500_000.0
+GB = 10**9
+
+
+def recent(
+    missing: Mapping[str, int] | None = None,
+    due: int = 1000,
+    marked: Mapping[str, int] | None = None,
+    settled: bool = True,
+    minutes: float = 10,
+) -> dict[str, Any]:
+    """As the agent writes it: ``complete`` leaves out what is excused."""
+    gone, excused = dict(missing or {}), {reason.name.lower() for reason in EXCUSED}
+    readings, expected = due - sum(gone.values()), due - sum(n for reason, n in gone.items() if reason in excused)
+    return {
+        "from": NOW - 60 * minutes,
+        "to": NOW - 5,
+        "settled": settled,
+        "due": due,
+        "readings": readings,
+        "complete": round(readings / expected, 4) if expected else None,
+        "missing": gone,
+        "marked": dict(marked or {}),
+    }
+
+
+def device(**facts: Any) -> dict[str, Any]:
+    healthy = {
+        "line": "bus", "life": "alive", "added": NOW - 9000, "last_answer": NOW - 1, "answering_since": NOW - 9000,
+        "dead_after": 10.0, "error": None, "recent": recent(), "swapped": None,
+    }  # fmt: skip
+    return healthy | facts
+
+
+def certificate(days: float | None, error: str | None = None) -> dict[str, Any]:
+    ends = None if days is None else NOW + days * 86_400
+    return {"certificates": [{"file": "/etc/ca.pem", "what": "the authority", "ends": ends, "error": error}]}
+
+
+HEALTHY: dict[str, Any] = {
+    "time": NOW - 1, "started": NOW - 9000, "pid": 7, "site": "park7", "gateway": "gw01", "version": "0.1", "boot": "b",
+    "devices": {"m1": device(), "m2": device()},
+    "lines": {"bus": {"url": "serial:/dev/ttyS0", "open": True, "lent": None, "busy_share": 0.5, "sent": {"3": 9}}},
+    "uplinks": {"platform": {
+        "connected": True, "subscriber": True, "waiting": 3, "set_aside": 0, "error": None, "hint": None,
+        "certificates": [],
+    }},
+    "store": {
+        "trouble": None, "path": "/var/lib/meterhouse/store.db", "size_bytes": GB, "unused_bytes": 0,
+        "limit_bytes": 8 * GB, "disk_free_bytes": 20 * GB, "packs": 1000, "pending": {"platform": 3}, "lost_packs": 0,
+        "lost_at": None,
+    },
+    "clock": {"synced": True, "error_ms": 3.0, "behind_store": None},
+    "key": {"thumbprint": "k", "trouble": None},
+    "config": {"complaints": []},
+    "intervals": {},
+}  # fmt: skip
+
+
+def changed(path: str, facts: Any) -> dict[str, Any]:
+    """The healthy snapshot with one member changed; members of a dict are merged."""
+    snapshot = deepcopy(HEALTHY)
+    at = snapshot
+    *folders, last = path.split("/")
+    for name in folders:
+        at = at[name]
+    at[last] = at[last] | facts if isinstance(at.get(last), dict) and isinstance(facts, dict) else facts
+    return snapshot
+
+
+def seen(snapshot: dict[str, Any], agent_lives: bool = True) -> tuple[int, list[str]]:
+    found = find(snapshot, NOW, agent_lives)
+    for language in ("en", "zh"):
+        for one in found:
+            assert "{" not in one.text(language) + one.advice(language), one
+    return exit_code_of(found), [one.code for one in found]
+
+
+ALMOST = {"missing": {"timeout": 100}}  # 0.9 is good enough
+CASES: list[tuple[str, str, Any, int, list[str]]] = [
+    ("all is well", "clock", {}, 0, []),
+    # --- the gateway
+    ("an old snapshot", "time", NOW - 16, 1, ["agent-hangs"]),
+    ("a store that cannot commit", "store", {"trouble": "the disk is full"}, 1, ["store-trouble"]),
+    ("a disk with 99 MB left", "store", {"disk_free_bytes": 99_000_000}, 1, ["disk-nearly-full"]),
+    ("a small disk for a small store", "store",
+     {"disk_free_bytes": 40_000_000, "limit_bytes": 64 << 20, "size_bytes": 8 << 20}, 0, []),
+    ("a store full of delivered packs", "store", {"size_bytes": 8 * GB}, 0, []),
+    ("a store full of owed packs", "store",
+     {"size_bytes": 8 * GB, "pending": {"other": 990, "platform": 3}}, 1, ["store-nearly-full"]),
+    ("mostly free pages", "store",
+     {"size_bytes": 8 * GB, "unused_bytes": 7 * GB, "pending": {"platform": 990}}, 0, []),
+    ("packs lost an hour ago", "store", {"lost_packs": 5, "lost_at": NOW - 3600}, 1, ["packs-lost"]),
+    ("packs lost the day before yesterday", "store", {"lost_packs": 5, "lost_at": NOW - 200_000}, 0, []),
+    ("before the first look at the store", "store",
+     {name: None for name in ("size_bytes", "limit_bytes", "disk_free_bytes", "packs")}, 0, []),
+    ("no NTP", "clock", {"synced": False}, 1, ["clock-not-synchronised"]),
+    ("a kernel that does not say", "clock", {"synced": None, "error_ms": None}, 0, []),
+    ("a year back", "clock", {"synced": False, "behind_store": 3e7}, 1, ["clock-not-synchronised", "clock-behind"]),
+    ("packs of a wrong clock that is right now", "clock", {"behind_store": 3e7}, 0, []),
+    ("a missing key", "key", {"trouble": "signing.key: the key file is missing"}, 1, ["key-trouble"]),
+    ("a certificate for 31 days", "uplinks/platform", certificate(31), 0, []),
+    ("a certificate for 29 days", "uplinks/platform", certificate(29), 1, ["certificate-expires"]),
+    ("a certificate of yesterday", "uplinks/platform", certificate(-1), 1, ["certificate-expired"]),
+    ("a certificate that cannot be read", "uplinks/platform", certificate(None, "denied"), 1,
+     ["certificate-unreadable"]),
+    ("a rejected reload", "config", {"complaints": ["a", "b"]}, 3, ["config-rejected", "config-rejected"]),
+    # --- devices
+    ("exactly 0.9", "devices/m1", device(recent=recent({"timeout": 100})), 0, []),
+    ("below 0.9", "devices/m1", device(recent=recent({"timeout": 60, "crc": 41})), 4, ["device-incomplete"]),
+    ("not settled yet", "devices/m1", device(recent=recent({"timeout": 900}, settled=False)), 0, ["device-early"]),
+    ("nothing due yet, as with every = 15min", "devices/m1", device(recent=None), 0, []),
+    ("a night", "devices/m1", device(life="asleep", error="no answer", recent=recent({"asleep": 1000})), 0, []),
+    ("the morning after", "devices/m1", device(recent=recent({"asleep": 900})), 0, []),
+    ("a lent line", "devices/m1", device(recent=recent({"lent": 700, "timeout": 10})), 0, []),
+    ("a clock step and a restart", "devices/m1", device(recent=recent({"clock": 300, "stopped": 400})), 0, []),
+    ("sensors without a value", "devices/m1", device(recent=recent({"sentinel": 300, "absent": 100})), 0,
+     ["device-lacks-values"]),
+    ("without any value", "devices/m1", device(recent=recent({"sentinel": 1000})), 4, ["device-without-values"]),
+    ("absent because it was silent", "devices/m1", device(recent=recent({"absent": 300}), answering_since=NOW - 60), 4,
+     ["device-incomplete"]),
+    ("all values suspect", "devices/m1", device(recent=recent(marked={"suspect": 1000})), 4, ["device-doubtful"]),
+    ("zeros out of range", "devices/m1", device(recent=recent(marked={"range": 60, "frozen": 60})), 4,
+     ["device-doubtful"]),
+    ("one doubtful value", "devices/m1", device(recent=recent(marked={"suspect": 1})), 0, ["device-some-doubtful"]),
+    ("estimated values", "devices/m1", device(recent=recent(marked={"estimated": 1000})), 0, []),
+    ("readings that the store lost", "devices/m1", device(recent=recent({"disk": 500})), 1, ["readings-lost"]),
+    ("dead", "devices/m1", device(life="dead", recent=recent({"absent": 900})), 4, ["device-dead"]),
+    ("never answered", "devices/m1", device(life="dead", last_answer=None), 4, ["device-never-answered"]),
+    ("a line that has just gone down", "devices/m1", device(life="unknown", error="no port"), 0, []),
+    ("a line that is down", "devices/m1", device(life="unknown", error="no port", last_answer=NOW - 11), 4,
+     ["device-unreachable"]),
+    ("added by a reload, not asked yet", "devices/m1",
+     device(life="unknown", last_answer=None, added=NOW - 1, recent=None), 0, []),
+    ("swapped", "devices/m1", device(swapped={"t": NOW - 60, "what": "serial B instead of A"}), 4, ["device-swapped"]),
+    # --- destinations
+    ("no connection", "uplinks/platform", {"connected": False, "error": "refused", "subscriber": None}, 5,
+     ["uplink-down"]),
+    ("nobody subscribes", "uplinks/platform", {"subscriber": False, "error": "no subscriber for our packs"}, 5,
+     ["uplink-no-subscriber"]),
+    ("MQTT 3.1.1 cannot tell", "uplinks/platform", {"subscriber": None}, 0, []),
+    ("no right to publish", "uplinks/platform", {"error": "publish not authorized"}, 5, ["uplink-refusing"]),
+    ("packs set aside", "uplinks/platform", {"set_aside": 2}, 5, ["uplink-refusing"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "facts", "code", "codes"), [case[1:] for case in CASES], ids=[c[0] for c in CASES])
+def test_what_follows_from_a_snapshot(path: str, facts: Any, code: int, codes: list[str]) -> None:
+    assert seen(changed(path, facts)) == (code, codes)
+
+
+def test_the_first_exit_code_that_holds_wins() -> None:
+    snapshot = changed("uplinks/platform", {"connected": False})
+    assert seen(snapshot)[0] == 5
+    snapshot["devices"]["m1"]["life"] = "dead"
+    assert seen(snapshot)[0] == 4
+    snapshot["config"]["complaints"] = ["x"]
+    assert seen(snapshot)[0] == 3
+    snapshot["store"]["lost_packs"], snapshot["store"]["lost_at"] = 1, NOW
+    assert seen(snapshot) == (1, ["packs-lost", "config-rejected", "device-dead", "uplink-down"])
+    assert seen(snapshot, agent_lives=False)[1][0] == "agent-gone"
+
+
+def test_an_overloaded_line_is_named_with_its_devices_and_what_to_do() -> None:
+    snapshot = changed("devices/m1", device(recent=recent({"overload": 700})))
+    assert seen(snapshot) == (4, ["device-incomplete"]), "late polls on a line with time left have another cause"
+    snapshot["lines"]["bus"]["busy_share"] = 0.98
+    (incomplete, line) = find(snapshot, NOW, True)
+    assert (incomplete.code, line.code) == ("device-incomplete", "line-overloaded")
+    assert "brought 30%" in incomplete.text() and "overload (the line is too busy)" in incomplete.text()
+    assert line.text() == "line bus is 98% busy: readings of m1 come too late or not at all"
+    assert "`every`" in line.advice() and "baud" in line.advice() and "波特率" in line.advice("zh")
+    snapshot["devices"]["m1"]["recent"] = recent({"overload": 50})
+    assert seen(snapshot) == (4, ["line-overloaded"]), "before a device falls below 0.9"
+    snapshot["devices"]["m1"]["recent"] = recent({"overload": 50}, settled=False)
+    assert seen(snapshot) == (0, []), "the first round after a start is always late"
+    snapshot["devices"]["m1"]["recent"] = recent()
+    assert seen(snapshot) == (0, []), "a busy line that loses nothing"
+
+
+def test_readings_lost_by_the_gateway_are_one_finding_for_all_devices() -> None:
+    snapshot = changed("devices/m1", device(recent=recent({"ring": 500})))
+    snapshot["devices"]["m2"] = device(recent=recent({"disk": 500, "timeout": 20}))
+    (finding,) = find(snapshot, NOW, True)
+    assert finding.code == "readings-lost" and "m1, m2" in finding.text()
+
+
+def test_each_kind_has_words_in_both_languages_and_says_what_to_do() -> None:
+    for code, words in FINDINGS.items():
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)+", code) and words.exit_code in (0, 1, 3, 4, 5)
+        for texts in words.found, words.advice:
+            fields = [{name for _, name, _, _ in string.Formatter().parse(text) if name} for text in texts]
+            assert bool(texts[0]) == bool(texts[1]), code
+            assert fields[1] <= fields[0], code
+        assert words.advice[0] or not words.exit_code, f"{code}: what is to be done?"
+    assert {reason.name.lower() for reason in Reason} == REASONS.keys()
+    needed = {r.name.lower() for r in Reason} - {r.name.lower() for r in EXCUSED}
+    assert needed <= BECAUSE.keys() and set(BY_GATEWAY) < needed
+
+
+def test_texts_of_a_broker_are_not_taken_for_templates() -> None:
+    (finding,) = find(changed("uplinks/platform", {"error": "{0.__class__}", "hint": "{name}"}), NOW, True)
+    assert "{0.__class__}" in finding.text("zh") and finding.advice() == "{name}"
+
+
+def test_the_last_line_says_over_which_time_it_was_looked() -> None:
+    def last(snapshot: dict[str, Any], language: str = "en") -> str:
+        found = find(snapshot, NOW, True)
+        return StatusScreen(snapshot, language, NOW).verdict(found, exit_code_of(found))
+
+    assert last(HEALTHY).startswith("All is well. Looked at: the readings of 2 devices over the last 10 min;")
+    assert last(HEALTHY, "zh").startswith("一切正常。 检查范围：2 台设备 最近 10 min的读数")
+    young = changed("started", NOW - 240)
+    for one in young["devices"].values():
+        one["recent"] = recent(minutes=3)
+    assert "over the time since the start 4 min ago" in last(young)
+    early = changed("devices/m1", device(recent=recent({"overload": 700}, settled=False, minutes=0.5)))
+    assert last(early).startswith("Nothing is wrong, but it is too early to say that all is well.")
+    assert last(changed("key", {"trouble": "x"})).startswith("1 fault; exit code 1. Looked at")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_tables_fit_80_columns(language: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """With long names and every column filled; a Chinese character takes two."""
+    from rich.cells import cell_len
+
+    monkeypatch.setattr("agent.cli.console_tables.PIPE_WIDTH", 80)
+    worst = device(recent=recent({"stale_source": 123_456}, due=10**6, marked={"range": 99_999}), last_answer=NOW - 5e6)
+    snapshot = HEALTHY | {"devices": {"heat-pump-02": worst | {"swapped": {"t": NOW, "what": "x"}}}}
+    snapshot["devices"]["inv1"] = device(life="dead", line="cabinet-2")
+    screen = StatusScreen(snapshot, language, NOW)
+    screen.show((), ())
+    shown = capsys.readouterr().out
+    assert max(cell_len(line.rstrip()) for line in shown.splitlines()) <= 80
+    assert "serial:/dev" not in shown and "heat-pump-02" in shown and "cabinet-2" in shown
+
+
+def test_a_finding_as_json_is_english_and_complete() -> None:
+    finding = Finding("clock-not-synchronised", "clock")
+    assert finding.to_json().keys() == {"code", "exit_code", "where", "text", "advice"}
+    assert finding.to_json()["text"] == "the clock of this gateway is not synchronised"

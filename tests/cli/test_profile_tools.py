@@ -1,0 +1,189 @@
+"""`profiles new`, `copy` and what `check` remarks: from a template or a spreadsheet to a profile that is valid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.cli.profile_template import KINDS
+from drivers.profile import list_profiles, load_profile, shipped_dir
+from drivers.profile.review import remarks
+from tests.kits.example_profile import HEAD, Write
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Puts a text into a profile's file and gives its path."""
+
+    def to_file(text: str) -> Path:
+        path = tmp_path / "example/ex630.toml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return to_file
+
+
+LIST = """Meter X, list of registers;;;;;;;
+;;;;;;;
+Point Name;Register address;Data type;Unit;Factor;Function code;Byte order;描述
+Voltage L1 to neutral;0x0100;FLOAT;V;1;04;CDAB;相电压
+C相电压;258;real;V;;input register;cdab;
+ac.frequency;100H;UINT16;Hz;0,01;3;;
+;;;;;;;
+ac.energy.import;4;DWORD;kWh;0.01;holding;ABCD;
+x.relay;6;word;;;3;;
+"""
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_template_is_valid_and_leads_through_itself(mh, tmp_path: Path, kind: str, lang: str) -> None:
+    file = tmp_path / "profiles/acme/x1.toml"
+    assert mh("profiles", "new", file, "--kind", kind, "--lang", lang).code == 0
+    said = mh("profiles", "check", file)
+    assert (said.code, said.err) == (0, "") and "good" in said.out
+    profile = load_profile(file)
+    assert (profile.id, profile.kind, profile.vendor) == ("acme/x1", kind, "Acme")
+    assert file.read_text().count("\n# ") > 10
+    again = mh("profiles", "new", file)
+    assert again.code == 2 and "exists already. It was left as it is" in again.err
+    assert mh("profiles", "new", "--kind", kind, "--lang", lang).out.splitlines()[3:] == file.read_text().replace(
+        '"Acme"', '"Vendor"').splitlines()[3:]  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030"])
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_list_from_a_spreadsheet_becomes_a_profile(mh, tmp_path: Path, encoding: str, delimiter: str) -> None:
+    listed, file = tmp_path / "list.csv", tmp_path / "profiles/acme/x1.toml"
+    listed.write_bytes(LIST.replace(";", delimiter).replace("\n", "\r\n").encode(encoding))
+    said = mh("profiles", "new", file, "--from", listed)
+    assert said.code == 0, said.err
+    points = {p.name: p for p in load_profile(file).points}
+    l1, l3 = points["ac.voltage.l1"], points["ac.voltage.l3"]
+    assert (l1.function, l1.address, l1.type, l1.order, l1.zh) == (4, 256, "f32", "CDAB", "相电压")
+    assert (l3.function, l3.address, l3.order) == (4, 258, "CDAB")
+    assert (points["ac.frequency"].address, str(points["ac.frequency"].scale)) == (256, "0.01")
+    assert (points["ac.energy.import"].type, points["ac.energy.import"].order) == ("u32", "ABCD")
+    assert points["x.relay"].type == "u16"
+
+
+def test_4x_numbers_gains_and_defaults(mh, tmp_path: Path) -> None:
+    listed, file = tmp_path / "list.csv", tmp_path / "acme/x1.toml"
+    listed.write_text("name,addr,type,unit,gain\nac.voltage.l1,40257,u16,V,10\nac.frequency,30001,u16,Hz,100\n"
+                      "ac.power.active,400300,i32,W,\n")  # fmt: skip
+    assert mh("profiles", "new", file, "--from", listed, "--4x", "--order", "cdab").code == 0
+    found = {p.name: (p.function, p.address, str(p.scale), p.order) for p in load_profile(file).points}
+    assert found == {
+        "ac.voltage.l1": (3, 256, "0.1", ""),
+        "ac.frequency": (4, 0, "0.01", ""),
+        "ac.power.active": (3, 299, "1", "CDAB"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        ("a,b\n1,2\n", 2, "no line names the columns. The first line names the columns: name, address, type"),
+        ("name,type\nac.frequency,u16\n", 2, "list.csv:1: there is no column for address. Seen: name, type."),
+        ("name,address,type\n", 2, "there are no points below the header"),
+        ("name,address,type,fc\nac.frequency,zwei,u16,3\n", 3, 'list.csv:2: address: "zwei" is not a number'),
+        ("name,address,type,fc\nac.frequency,1.5,u16,3\n", 3, 'address: "1.5" is not a whole number'),
+        ("name,address,type,fc\nac.frequency,1,u16,9\n", 3, 'function: "9" is not a function. 3 or holding'),
+        ("name,address,type\nac.frequency,1,u16\n", 3, "list.csv:2: there is no function. Add a column, or say"),
+        ("name,address,type,unit,fc\n\nac.power,1,u16,W,3\n", 3, 'list.csv:3: ac.power: "ac.power" is not in'),
+        ("name,address,type,unit,fc\nac.voltage.l1,1,f32,V,3\n", 3, "list.csv:2: ac.voltage.l1: f32 needs order"),
+        ("name,address,type,fc\nx.a,1,u16,3\nx.a,2,u16,3\n", 3, 'list.csv:3: "x.a" is already in line 2'),
+        ("name,address,type,fc\nx.a,1,u17,3\n", 3, 'type: "u17" is not known here. Did you mean "u16"?'),
+        ("PK\x03\x04", 2, "a workbook, not a CSV file. Save it as CSV"),
+        ("name,address\0", 2, "not a CSV file"),
+    ],
+)  # fmt: skip
+def test_a_list_that_is_wrong_names_the_line(mh, tmp_path: Path, text: str, code: int, says: str) -> None:
+    (listed := tmp_path / "list.csv").write_text(text)
+    said = mh("profiles", "new", "--from", listed)
+    assert (said.code, said.out) == (code, "") and says in said.err
+
+
+def test_all_wrong_lines_are_named_at_once(mh, tmp_path: Path) -> None:
+    rows = "".join(f"x.p{n},{n},u99,3\n" for n in range(5))
+    (listed := tmp_path / "list.csv").write_text("name,address,type,fc\n" + rows)
+    said = mh("profiles", "new", "--from", listed)
+    assert [line.split(":")[2] for line in said.err.splitlines()[:5]] == ["2", "3", "4", "5", "6"]
+    assert "5 errors." in said.err
+
+
+def test_a_copy_keeps_comments_and_takes_the_place_of_the_shipped_one(mh, tmp_path: Path) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_text('[paths]\nprofiles_dir = "profiles"\n')
+    said = mh("profiles", "copy", "generic/heat-recovery-plc", "-c", config)
+    assert said.code == 0
+    copy = tmp_path / "profiles/generic/heat-recovery-plc.toml"
+    shipped = shipped_dir() / "generic/heat-recovery-plc.toml"
+    first, _, rest = copy.read_text().partition("\n")
+    assert first.startswith("# Copied from generic/heat-recovery-plc, hash ") and rest == shipped.read_text()
+    assert load_profile(copy).hash == load_profile(shipped).hash
+    listed = mh("profiles", "list", "-c", config, "--json").lines[0]["profiles"]
+    assert [row["shipped"] for row in listed if row["id"] == "generic/heat-recovery-plc"] == [False]
+    again = mh("profiles", "copy", "generic/heat-recovery-plc", "-c", config)
+    assert again.code == 2 and "exists already" in again.err
+    bad = mh("profiles", "copy", "generic/heat-recovery-plc", tmp_path / "My Profiles/PLC.toml")
+    assert bad.code == 2 and "A profile is VENDOR/FAMILY.toml, in small letters" in bad.err
+
+
+def described(write: Write, *points: str, head: str = HEAD) -> list[str]:
+    text = "".join(f"[[point]]\nfunction = 3\n{point}\n" for point in points)
+    return [en for en, zh in remarks(load_profile(write(head + text))) if zh]
+
+
+def test_points_that_share_half_a_value_are_named(write: Write) -> None:
+    def point(name: str, address: int, type_: str, more: str = "") -> str:
+        return f'name = "x.{name}"\naddress = {address}\ntype = "{type_}"\n{more}'
+
+    order = 'order = "ABCD"'
+    (said,) = described(write, point("a", 0x100, "f32", order), point("b", 0x101, "f32", order))
+    assert said.startswith("x.a (3:256 f32) and x.b (3:257 f32) share register 257")
+    (said,) = described(write, point("a", 0, "f32", order), point("b", 1, "u16"))
+    assert "lies inside the float x.a" in said
+    sound = [
+        point("a", 0, "u32", order),
+        point("hi", 0, "u16"),
+        point("lo", 1, "u16"),
+        point("bit", 1, "u16", "bit = 3"),
+    ]
+    assert described(write, *sound) == [], "a whole number beside its words and bits"
+    assert described(write, point("a", 0, "f32", order), point("b", 2, "f32", order)) == []
+    assert described(write, point("a", 0, "f32", order), point("b", 0, "f32", 'order = "CDAB"')) == []
+    text = 'name = "x.t"\naddress = 0\ntype = "str"\ncount = 8'
+    assert described(write, text, point("b", 4, "u16")) == []
+
+
+def test_4x_notation_is_named_once_with_what_is_meant(write: Write) -> None:
+    points = [f'name = "x.p{n}"\naddress = {40257 + n}\ntype = "u16"' for n in range(3)]
+    (said,) = described(write, *points)
+    assert said == (
+        "x.p0 has address 40257 with function 3: if the manual counts its registers from 40001, address = 256 is meant "
+        "(3 points have such addresses)"
+    )
+    assert described(write, *points, head=HEAD.replace('"derived"', '"dump"')) == [], "it was tried at a device"
+
+
+def test_a_range_that_no_register_can_hold_is_an_error(mh, write: Write) -> None:
+    point = '[[point]]\nname = "ac.frequency"\nfunction = 3\naddress = 1\ntype = "u16"\nscale = 0.01\nunit = "Hz"\n'
+    said = mh("profiles", "check", write(f"{HEAD}{point}range = [45000, 55000]\n"))
+    assert said.code == 3 and "no value can be in the range: the registers hold 0.00 to 655.35" in said.err
+    assert mh("profiles", "check", write(f"{HEAD}{point}range = [45, 5500]\n")).code == 0
+
+
+def test_warnings_do_not_make_a_profile_wrong(mh, write: Write) -> None:
+    file = write(f'{HEAD}[[point]]\nname = "x.a"\nfunction = 3\naddress = 40001\ntype = "u16"\n')
+    said = mh("profiles", "check", file)
+    assert said.code == 0 and "good, with 1 warnings" in said.out and said.err.startswith("warning: ")
+    assert mh("profiles", "check", file, "--lang", "zh").err.startswith("警告: ")
+    assert mh("profiles", "check", file, "--json").lines[0]["warnings"]
+
+
+@pytest.mark.parametrize("id_", list_profiles([shipped_dir()]))
+def test_no_shipped_profile_is_remarked_upon(id_: str) -> None:
+    assert remarks(load_profile(list_profiles([shipped_dir()])[id_], [shipped_dir()])) == []

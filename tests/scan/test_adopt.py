@@ -1,0 +1,212 @@
+"""`meterhouse adopt` and `scan --add`: a device becomes a file, whole and valid, or nothing changes."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from agent.config import load_config
+from drivers.sim.bus import Bus
+from tests.kits.scans import Park, plain, sampled
+
+MINE = ("--listen", "0", "--bus-is-mine", "--timeout", "0.05", "--slow-timeout", "0.3")
+MAIN = """# written by hand
+[site]
+id = "park7"
+gateway = "gw01"
+timezone = "Asia/Shanghai"
+
+[paths]
+state_dir = "state"
+runtime_dir = "run"
+profiles_dir = "profiles"
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration without devices, as MH_CONFIG."""
+    path = tmp_path / "agent.toml"
+    path.write_text(MAIN)
+    monkeypatch.setenv("MH_CONFIG", str(path))
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    monkeypatch.delenv("LC_ALL", raising=False)
+    return path
+
+
+def files(site: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(site.parent)): path.read_bytes() for path in site.parent.rglob("*") if path.is_file()}
+
+
+def test_a_device_that_says_what_it_is(mh, field: Park, site: Path) -> None:
+    line = field.pty(Bus([sampled("abb/b23", 3), sampled("chint/dtsu666", 5)]))
+    said = mh("adopt", "main", "--line", line.url, "--address", "3", "--serial", line.serial, "--role", "grid",
+              "--label", "总表 1#", "--yes", "--json")  # fmt: skip
+    assert said.code == 0, said.err
+    (facts,) = said.lines
+    assert (facts["device"], facts["profile"], facts["address"]) == ("main", "abb/b23", "3")
+    assert {"point": "device.model", "value": "B23", "unit": "", "quality": "good"} in facts["values"]
+    config = load_config(site)
+    (device,), (found,) = config.devices, config.lines
+    assert (device.label, device.roles, device.line) == ("总表 1#", {"ac": "grid"}, found.name)
+    assert (found.url, found.serial) == (line.url, line.serial)
+    text = (site.parent / "conf.d" / "main.toml").read_text()
+    assert text.startswith("# Added by `meterhouse adopt`") and "model B23" in text
+    assert stat.S_IMODE((site.parent / "conf.d" / "main.toml").stat().st_mode) == 0o640
+    assert "check --plan" in mh("adopt", "second", "--line", found.name, "--address", "5", "--yes").err
+    assert [device.line for device in load_config(site).devices] == [found.name, found.name]  # its line is known now
+    assert site.read_text() == MAIN and mh("check").code == 0
+
+
+def test_a_scan_adds_all_that_it_finds_and_then_nothing_more(mh, field: Park, site: Path) -> None:
+    line = field.pty(Bus([sampled("abb/b23", 3), sampled("chint/dtsu666", 5), plain(7)]))
+    scan = ("scan", "--line", line.url, "--serial", line.serial, "--protocol", "modbus", "--addresses", "3-7", *MINE)
+    said = mh(*scan, "--add", "--yes")
+    assert said.code == 0, said.err
+    assert "modbus 7: no profile fits. `meterhouse adopt --profile ID`" in said.err
+    config = load_config(site)
+    assert [(device.name, device.address, device.profile) for device in config.devices] == [
+        ("b23-3", "3", "abb/b23"),
+        ("dtsu666-5", "5", "chint/dtsu666"),
+    ]
+    assert len(config.lines) == 1 and mh("check").code == 0
+    before = files(site)
+    again = mh(*scan, "--add", "--yes")
+    assert "modbus 3 is already there as b23-3" in again.err and files(site) == before
+
+
+def test_two_devices_of_one_family_get_two_names(mh, field: Park, site: Path) -> None:
+    first, second = field.tcp(Bus([sampled("abb/b23", 3)])), field.tcp(Bus([sampled("abb/b23", 3)]))
+    said = mh("scan", "--line", first.url, "--line", second.url, "--addresses", "3", "--add", "--yes", *MINE)
+    assert said.code == 0, said.err
+    config = load_config(site)
+    assert {device.name for device in config.devices} == {"b23-3", "b23-3-2"}
+    assert {line.url for line in config.lines} == {first.url, second.url}
+
+
+TOLD = ("--line", "tcp://127.0.0.1:1", "--address", "1", "--profile", "chint/dtsu666", "--no-read", "--yes")
+
+
+@pytest.mark.parametrize(("ct", "is_"), [("80", "80"), ("400/5", "80"), ("600 / 5", "120"), ("37.5", "37.5")])
+def test_a_ratio_is_written_as_it_is_known(mh, site: Path, ct: str, is_: str) -> None:
+    said = mh("adopt", "m", *TOLD, "--ct", ct, "--pt", "100", "--limit", "timeout=2 s", "--limit", "retries=1")
+    assert said.code == 0, said.err
+    (device,) = load_config(site).devices
+    assert (str(device.ratio_ct), str(device.ratio_pt)) == (is_, "100")
+    assert (device.limits.timeout_s, device.limits.retries) == (2.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "says"),
+    [
+        (("--ct", "400:5"), 2, "--ct: 400:5 is not a ratio. A 400/5 A transformer is 80, or 400/5"),
+        (("--role", "gird"), 2, '--role: "gird" is not a role. Did you mean "grid"?'),
+        (("--role", "dc=load"), 3, "the profile chint/dtsu666 has no points below"),
+        (("--limit", "timeout"), 2, "--limit: timeout is not NAME=VALUE"),
+        (("--limit", "time_out=2 s"), 3, 'limits.time_out: unknown key. Did you mean "timeout"?'),
+        (("--profile", "chint/dtsu66"), 3, 'Did you mean "chint/dtsu666"?'),
+        (("--address", "300"), 3, "address"),
+        (("--line", "rof"), 2, "--line:"),
+        (("--serial", "9600,8,N,1"), 2, '--serial: "9600,8,N,1" is not a serial setting. Write "9600 8N1"'),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_written(
+    mh, site: Path, more: tuple[str, ...], code: int, says: str
+) -> None:
+    before = files(site)
+    said = mh("adopt", "m", *TOLD, *more)
+    assert (said.code, files(site)) == (code, before) and says in said.err, said.err
+
+
+def test_names_and_addresses_that_are_taken_name_their_place(mh, site: Path) -> None:
+    assert mh("adopt", "m", *TOLD).code == 0
+    before, first = files(site), site.parent / "conf.d" / "m.toml"
+    said = mh("adopt", "other", *TOLD)
+    assert said.code == 2 and f"{first}:8: device.m: address 1 of line 127-0-0-1-1 is already device m" in said.err
+    said = mh("adopt", "m", *TOLD, "--address", "2")
+    assert said.code == 2 and "the name m is taken. Choose another, such as m-2" in said.err
+    said = mh("adopt", "status", *TOLD, "--address", "2")
+    assert said.code == 2 and '"status" is a topic of the gateway itself' in said.err
+    assert files(site) == before
+    (site.parent / "conf.d" / "free.toml").write_text("# by hand\n")
+    said = mh("adopt", "free", *TOLD, "--address", "2")
+    assert said.code == 2 and "never overwritten" in said.err
+    assert (site.parent / "conf.d" / "free.toml").read_text() == "# by hand\n"
+
+
+def test_a_configuration_with_an_error_is_mended_first(mh, site: Path) -> None:
+    site.write_text(MAIN.replace('"Asia/Shanghai"', '"GMT+8"'))
+    said = mh("adopt", "m", *TOLD)
+    assert said.code == 3 and 'Did you mean "Asia/Shanghai"?' in said.err
+    site.unlink()
+    said = mh("adopt", "m", *TOLD)
+    assert said.code == 3 and "`meterhouse init` makes one" in said.err and not (site.parent / "conf.d").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_said(mh, site: Path) -> None:
+    (site.parent / "conf.d").write_text("not a folder")
+    said = mh("adopt", "m", *TOLD)
+    assert said.code == 2 and "conf.d: is not a folder" in said.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_of_others_is_said_before_anything_is_asked(mh, site: Path) -> None:
+    (site.parent / "conf.d").mkdir(0o500)
+    said = mh("adopt", "m", *TOLD)
+    assert said.code == 2 and "this user may not write here. Use sudo" in said.err
+
+
+def test_a_silent_device_is_added_only_unread(mh, field: Park, site: Path) -> None:
+    line = field.pty(Bus([plain(9)]))
+    args = ("adopt", "m", "--line", line.url, "--serial", line.serial, "--address", "3", "--yes")
+    assert mh(*args).code == 4
+    said = mh(*args, "--profile", "chint/dtsu666")
+    assert said.code == 4 and "--no-read adds it unread" in said.err and not (site.parent / "conf.d").exists()
+    assert mh(*args, "--profile", "chint/dtsu666", "--no-read").code == 0
+
+
+@pytest.mark.parametrize("command", [("adopt", *TOLD[:-1]), ("scan", "--line", "serial:/dev/null", "--add")])
+def test_nobody_to_ask_is_said_before_a_line_is_opened(mh, site: Path, command: tuple[str, ...]) -> None:
+    said = mh(*command)
+    assert said.code == 2 and "confirmation needed, but stdin is not a terminal. Use --yes" in said.err
+
+
+class Terminal(io.StringIO):
+    """Typed lines."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_a_person_is_asked_and_sees_file_and_values_first(
+    mh, field: Park, site: Path, monkeypatch: pytest.MonkeyPatch, lang: str
+) -> None:
+    """A wrong name is asked again, the nameplate decides the profile, no means nothing, yes writes."""
+    line = field.pty(Bus([sampled("chint/dtsu666", 5)]))
+    answers = ["main 1", "main", "chint/dtsu666-4", "chint/dtsu666", "door 2", "grid", "400/5"]
+    for last, code in (("n", 130), ("y", 0)):
+        monkeypatch.setattr("sys.stdin", Terminal("\n".join([*answers, last]) + "\n"))
+        said = mh("adopt", "--line", line.url, "--serial", line.serial, "--address", "5", "--lang", lang)
+        assert said.code == code, said.err
+        assert '"main 1" is not a name' in said.err and "chint/dtsu666-4000" in said.err
+        assert "ratio = { ct = 80 }" in said.err and "ac.voltage.l1" in said.err
+        assert ("测点" in said.err) == (lang == "zh")
+        assert (site.parent / "conf.d").exists() == (code == 0)
+    (device,) = load_config(site).devices
+    assert (device.name, device.profile, device.label, device.roles) == (
+        "main", "chint/dtsu666", "door 2", {"ac": "grid"},
+    )  # fmt: skip
+
+
+def test_what_does_not_fit_is_hinted_before_anything_is_written(mh, field: Park, site: Path) -> None:
+    """A CT the wrong way round shows against the role."""
+    device = sampled("chint/dtsu666", 5)
+    line = field.pty(Bus([device]))
+    said = mh("adopt", "m", "--line", line.url, "--serial", line.serial, "--address", "5", "--profile",
+              "chint/dtsu666", "--role", "load", "--yes")  # fmt: skip
+    assert said.code == 0 and "hint: ac.power.active" in said.err and "load" in said.err, said.err

@@ -1,0 +1,114 @@
+"""One trial of a destination, before the agent runs: what each broker answers, in words for a technician."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.settings import UplinkConfig
+from agent.uplink import Uplink
+from agent.uplink.trial import TrialResult, try_destination
+from tests.kits.broker import free_port
+from tests.kits.delivery import BASE, Listener, Mosquitto, StoreOutbox, destination, password, until
+from tests.kits.fake_broker import FakeBroker
+
+Brokers = Callable[..., Mosquitto]
+
+
+def attempt(to: UplinkConfig, **more: Any) -> TrialResult:
+    return try_destination(to, "park7", "gw01", "0.1", **{"publish": True, **more})
+
+
+def problems(result: TrialResult) -> str:
+    return "\n".join(map(str, result.problems))
+
+
+def test_with_a_subscriber_all_is_well(broker: Brokers, listen: Callable[..., Listener]) -> None:
+    port = broker().port
+    platform = listen(port)
+    result = attempt(destination(port))
+    assert (result.mqtt, result.may_publish, result.has_subscriber, result.problems) == ("5", True, True, [])
+    until(lambda: platform.heard)
+    assert [m.topic for m in platform.heard] == [f"{BASE}/status"]
+    assert platform.last("status") == {"gateway": "park7/gw01", "state": "offline", "v": 1, "version": "0.1"}
+    late = listen(port)
+    assert late.heard == []  # nothing of the trial is retained
+
+
+def test_nobody_subscribes(broker: Brokers) -> None:
+    result = attempt(destination(broker().port))
+    assert result.may_publish and result.has_subscriber is False
+    assert f"nobody subscribes to {BASE}/status" in problems(result)
+
+
+def test_a_broker_that_speaks_only_3_1_1_cannot_report_subscribers(fake: Callable[..., FakeBroker]) -> None:
+    result = attempt(destination(fake(only_v311=True).port))
+    assert (result.mqtt, result.may_publish, result.has_subscriber, result.problems) == ("3.1.1", True, None, [])
+
+
+def test_a_user_who_may_not_write_our_topics(broker: Brokers, tmp_path: Path) -> None:
+    acl = tmp_path / "acl"
+    acl.write_text("topic read #\n")
+    acl.chmod(0o600)
+    result = attempt(destination(broker(f"acl_file {acl}").port))
+    assert result.may_publish is False and result.has_subscriber is None
+    assert f"Ask the broker's operator for write access to {BASE}/status" in problems(result)
+
+
+def test_a_subscription_that_is_refused(fake: Callable[..., FakeBroker]) -> None:
+    result = attempt(destination(fake(suback=0x87).port, confirm="platform"))
+    assert f"read access to {BASE}/ack" in problems(result) and f"{BASE}/replay/request" in problems(result)
+
+
+def test_the_agent_logs_a_subscription_that_is_refused(
+    fake: Callable[..., FakeBroker],
+    outbox: Callable[..., StoreOutbox],
+    uplink: Callable[..., Uplink],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Otherwise acks and replay requests would never arrive, and nobody would know why."""
+    uplink(outbox(), destination(fake(suback=0x87).port, confirm="platform"))
+    until(lambda: caplog.text.count("not authorized. Ask the broker's operator for read access") == 2)
+
+
+def test_a_broker_that_does_not_acknowledge(fake: Callable[..., FakeBroker]) -> None:
+    result = attempt(destination(fake(answer=lambda sent: None).port), answer_s=0.2)
+    assert "no acknowledgement from the broker" in problems(result)
+
+
+@pytest.mark.parametrize(
+    ("lines", "more", "what"),
+    [
+        (("allow_anonymous false",), {}, "not authorized"),
+        ((), {"host": "nowhere.invalid"}, "host name not found|DNS server not responding"),
+        ((), {"tls": True}, "does not use TLS on this port|TLS failed|TLS on one side only"),
+    ],
+)
+def test_what_keeps_a_connection_from_being_made(
+    broker: Brokers, lines: tuple[str, ...], more: dict[str, Any], what: str
+) -> None:
+    result = attempt(destination(broker(*lines).port, **more))
+    assert result.mqtt is None and len(result.problems) == 1
+    assert any(words in problems(result) for words in what.split("|")), problems(result)
+
+
+def test_a_port_without_a_broker_and_a_password_that_is_missing(tmp_path: Path) -> None:
+    assert "nothing listens on this port" in problems(attempt(destination(free_port())))
+    lost = password(tmp_path, "x")
+    assert lost.file
+    lost.file.unlink()
+    result = attempt(destination(free_port(), username="gw", password=lost))
+    assert "cannot be read" in problems(result) and str(lost.file) in problems(result)
+
+
+def test_a_running_agent_keeps_its_session(broker: Brokers, listen: Callable[..., Listener]) -> None:
+    """The trial connects under another client id, and without ``publish`` sends nothing."""
+    port = broker().port
+    platform, agent = listen(port), Listener(port)
+    result = attempt(destination(port), publish=False)
+    assert (result.mqtt, result.may_publish, result.problems) == ("5", None, [])
+    assert platform.heard == [] and agent.client.is_connected()
+    agent.close()
