@@ -26,7 +26,8 @@ class GatewayError(Exception):
         self.what, self.where, self.hint = what, where, hint
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}" + (f". {self.hint}" if self.hint else "")
+        stop = " " if self.what.endswith("?") else ". "
+        return f"{self.where}: {self.what}" + (stop + self.hint if self.hint else "")
 
 
 class UsageError(GatewayError):

@@ -39,16 +39,16 @@ _TEXTS: Mapping[str, tuple[str, str]] = {  # by hint: in English and in Chinese
         "{name}为{now}；若scale = {scale}，则为{value}。请在模板中更正scale",
     ),
     "phases": (
-        "{name} is {now}, but {product} gives {expected:.4g} W. Are voltage and current inputs of different phases, or "
+        "{name} is {now}, but {product} gives {expected} W. Are voltage and current inputs of different phases, or "
         "is a register or scale wrong?",
-        "{name}为{now}，而{product_zh}为{expected:.4g} W。请检查电压与电流是否接在不同相，"
+        "{name}为{now}，而{product_zh}为{expected} W。请检查电压与电流是否接在不同相，"
         "或寄存器、比例是否有误",
     ),
     "ratio": (
-        "{name} is {now}, but {product} gives {expected:.4g} W: a factor of {times:.3g}. If that is the ratio of the "
+        "{name} is {now}, but {product} gives {expected} W: a factor of {times}. If that is the ratio of the "
         "current transformers, one is before and the other after them: set ratio = {{ ct = ... }} of the device, or "
         "look at the ratio set in the meter. Else a scale, unit or type is wrong",
-        "{name}为{now}，而{product_zh}为{expected:.4g} W，相差{times:.3g}倍。若与电流互感器"
+        "{name}为{now}，而{product_zh}为{expected} W，相差{times}倍。若与电流互感器"
         "变比相符，则一个为二次值、一个为一次值：请设置设备的ratio = {{ ct = … }}，"
         "或检查表内设置的变比；否则是比例、单位或类型有误",
     ),
@@ -60,8 +60,8 @@ _TEXTS: Mapping[str, tuple[str, str]] = {  # by hint: in English and in Chinese
         "{name}为{now}，与其他两相符号相反。该相电流互感器接反（请对调k、l），除非该相确有单相反送电",
     ),
     "sum": (
-        "{name} is {now}, but its phases add up to {expected:.5g} W. {advice}",
-        "{name}为{now}，而三相之和为{expected:.5g} W。{advice_zh}",
+        "{name} is {now}, but its phases add up to {expected} W. {advice}",
+        "{name}为{now}，而三相之和为{expected} W。{advice_zh}",
     ),
     "sum.scale": ("The scale or unit of one is wrong", "其中一方的比例或单位有误"),
     "sum.amounts": ("The device adds the phases without their sign", "设备按绝对值相加各相"),
@@ -82,9 +82,9 @@ _TEXTS: Mapping[str, tuple[str, str]] = {  # by hint: in English and in Chinese
         "请检查电流互感器是否接反，或模板中两个寄存器是否颠倒",
     ),
     "counter": (
-        "{name} grew by {grown:.4g} Wh, but {power} ({now}) makes {expected:.4g} Wh in that time. A scale, unit or "
+        "{name} grew by {grown} Wh, but {power} ({now}) makes {expected} Wh in that time. A scale, unit or "
         "ratio of one of the two is wrong",
-        "{name}增加了{grown:.4g} Wh，而按{power}（{now}）应增加{expected:.4g} Wh。"
+        "{name}增加了{grown} Wh，而按{power}（{now}）应增加{expected} Wh。"
         "其中一方的比例、单位或变比有误",
     ),
 }  # fmt: skip
@@ -196,12 +196,20 @@ def _orders(spec: DeviceSpec, readings: Mapping[str, Reading]) -> Iterator[Hint]
 
 
 def _hint(kind: str, points: tuple[str, ...], text: str, **facts: object) -> Hint:
-    en, zh = (words.format(name=points[0], **facts) for words in _TEXTS[text])
+    shown = {key: _plain(fact) if isinstance(fact, float) else fact for key, fact in facts.items()}
+    en, zh = (words.format(name=points[0], **shown) for words in _TEXTS[text])
     return Hint(kind, points, en, zh)
 
 
 def _number(value: Decimal | int | str | float | None, unit: str) -> str:
-    return f"{float(value or 0):.5g} {unit}".rstrip()
+    return f"{_plain(float(value or 0), 5)} {unit}".rstrip()
+
+
+def _plain(value: float, digits: int = 4) -> str:
+    """So many digits, without an exponent where people would write none."""
+    if 10**digits <= abs(value) < 1e9:
+        return f"{value:.0f}"
+    return f"{float(f'{value:.{digits}g}'):.9g}"
 
 
 def _is_absurd(point: Point, reading: Reading) -> bool:
@@ -274,7 +282,12 @@ def _products(values: _Values, ac: str) -> Iterator[Hint]:
     name, ratio, expected, has_factor = odd[0]
     product, product_zh = _TEXTS["product.factor" if has_factor else "product"]
     kind = "phases" if 0.5 < ratio < 2 else "ratio"
-    facts = {"product": product, "product_zh": product_zh, "expected": expected, "times": max(ratio, 1 / ratio)}
+    facts = {
+        "product": product,
+        "product_zh": product_zh,
+        "expected": expected,
+        "times": _plain(max(ratio, 1 / ratio), 3),
+    }
     yield _hint(kind, tuple(one[0] for one in odd), kind, now=values.shown(name), **facts)
 
 

@@ -85,6 +85,6 @@ fi
 # where versions before the control socket were asked by files; after the restart, as the older agent looks there
 rm -rf /run/meterhouse/requests /run/meterhouse/leases /run/meterhouse/lock
 if [ ! -e /etc/meterhouse/agent.toml ]; then
-    echo "meterhouse: next, put /etc/meterhouse/agent.toml in its place (an example to begin with:"
-    echo "  $home/doc/examples/agent.toml), then: meterhouse check && systemctl start meterhouse"
+    echo "meterhouse: next: sudo meterhouse init, sudo meterhouse scan --line ... --add, sudo systemctl start meterhouse"
+    echo "  (documents: $home/doc, begin with field-guide.md; an example of a configuration: examples/agent.toml)"
 fi

@@ -34,6 +34,9 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # so nohup starts it; what tests start would inherit it
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):  # tests compare English texts
+        if os.environ.get(name, "").startswith("zh"):
+            os.environ[name] = "C.UTF-8"
     if sys.dont_write_bytecode:
         keep_bytecode()
 

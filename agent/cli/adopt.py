@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agent.cli.common import as_line
-from agent.cli.config_files import check_absent, make_folder, toml_text, write_new
+from agent.cli.common import as_complaint, as_line, say
+from agent.cli.config_files import check_absent, check_writable, make_folder, toml_text, write_new
 from agent.cli.main_points import first_points, known_as
 from agent.cli.options import (
     ConfigOptions,
@@ -71,7 +70,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "there": "{protocol} {address} 已在配置中，名称为 {name}", "none": "{protocol} {address}：没有匹配的设备模板。"
         "可用 `meterhouse adopt --profile ID` 指定",
         "skipped": "未添加 {name}",
-        "alike": "设备模板 {profile}：{comment}（以铭牌为准）",
+        "alike": "设备模板 {profile}：{comment}",
         "head": "由 `meterhouse adopt` 添加，{when}{identity}。",
         "head2": "可以编辑；删除本文件即移除该设备。`meterhouse reload` 使修改生效。",
         "confirm": "是否写入？",
@@ -152,7 +151,7 @@ def adopt(
     draft = (
         _from_options(config, line, address, **choices)
         if choices["profile"]
-        else _identified(config, options, line, address, choices)
+        else _identified(config, options, line, address, choices, lang)
     )
     _check_address(config, draft)
     if name is not None:
@@ -176,10 +175,7 @@ def ready(options: ConfigOptions, yes: bool, where: str) -> None:
     config = options.load()
     if not yes and not is_terminal():
         raise UsageError("confirmation needed, but stdin is not a terminal", where=where, hint="Use --yes")
-    folder = _folder(config)
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    if not os.access(nearest, os.W_OK):
-        raise UsageError("this user may not write here", where=str(nearest), hint="Use sudo")
+    check_writable(_folder(config))
 
 
 def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, lang: str) -> int:
@@ -187,7 +183,7 @@ def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, l
     from agent.cli.toml_snippet import tables
 
     words, added, config, dirs = WORDS[lang], 0, options.load(), profile_dirs(options.config_file)
-    together = tables(found, {}, dirs=dirs)[-len(found) :] if found else []  # periods that all can keep on their lines
+    together = tables(found, {}, lang, dirs)[-len(found) :] if found else []  # periods that all can keep on their lines
     for device, text in zip(found, together, strict=True):
         title = {"protocol": device.protocol, "address": device.address}
         if not device.fits:
@@ -195,8 +191,9 @@ def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, l
             continue
         config = options.load()  # with what was added before
         entry = _configured(config, device.url)
-        draft = _drafted(tables([device], {device.url: entry.name} if entry else {}, dirs=dirs), config, device)
-        draft.device |= {k: v for k, v in tomllib.loads(text)["device"][0].items() if k == "every"}
+        draft = _drafted(tables([device], {device.url: entry.name} if entry else {}, lang, dirs), config, device)
+        if every := tomllib.loads(text)["device"][0].get("every"):
+            draft.device["every"] = every
         if there := _same_address(config, draft):
             click.echo(f"note: {words['there'].format(name=there.name, **title)}", err=True)
             continue
@@ -209,7 +206,7 @@ def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, l
             click.echo(f"note: {words['skipped'].format(name=draft.device['name'])}", err=True)
             continue
         except GatewayError as error:  # the others may do
-            click.echo(f"error: {error}", err=True)
+            click.echo(as_complaint("error", error), err=True)
             click.echo(f"note: {words['skipped'].format(name=draft.device['name'])}", err=True)
             continue
         click.echo(words["wrote"].format(file=clean_text(facts["file"], 400)), err=True)
@@ -240,6 +237,7 @@ def _from_options(config: Config, line: str, address: str, profile: str, serial:
     """A draft from the command line alone."""
     from agent.cli.toml_snippet import line_name, stable
     from agent.config import parsers as v
+    from agent.config import site_profiles
 
     found = {"name": "", "line": "", "address": address, "profile": given("--profile", v.profile_id, profile)}
     vendor, _, family = found["profile"].partition("/")
@@ -250,15 +248,18 @@ def _from_options(config: Config, line: str, address: str, profile: str, serial:
     if entry is None:
         url = given("--line", v.line_url, line)
         draft.line = {"name": _unused(line_name(url), {one.name for one in config.lines}), "url": stable(url)}
-        if serial:
-            draft.line["serial"] = given("--serial", v.serial, serial)
+        factory = site_profiles(config.profiles_dir)(found["profile"]).serial
+        if serial or (factory and not url.startswith("modbus-tcp:")):
+            draft.line["serial"] = given("--serial", v.serial, serial or factory)
     elif serial and given("--serial", v.serial, serial) != entry.serial:
         found["serial"] = serial
     found["line"] = draft.line["name"] if draft.line else entry.name if entry else ""
     return draft
 
 
-def _identified(config: Config, options: ConfigOptions, line: str, address: str, choices: Mapping[str, Any]) -> Draft:
+def _identified(
+    config: Config, options: ConfigOptions, line: str, address: str, choices: Mapping[str, Any], lang: str
+) -> Draft:
     """A draft from what the device says. Raises GatewayError where it is silent or no profile fits."""
     import logging
 
@@ -286,7 +287,7 @@ def _identified(config: Config, options: ConfigOptions, line: str, address: str,
     if not found.fits:
         hint = "Give the profile of its nameplate: --profile VENDOR/FAMILY; `meterhouse profiles list`"
         raise LineError("answers, but no known profile fits", where=f"{url}, {protocol} {address}", hint=hint)
-    return _drafted(tables([found], {url: entry.name} if entry else {}, dirs=dirs), config, found)
+    return _drafted(tables([found], {url: entry.name} if entry else {}, lang, dirs), config, found)
 
 
 def _drafted(texts: Sequence[str], config: Config, device: FoundDevice) -> Draft:
@@ -485,11 +486,11 @@ def _add(draft: Draft, config: Config, words: Mapping[str, str], lang: str, yes:
     check_absent(file)
     whole = load_config(config.path, state_dir=config.state_dir, runtime_dir=config.runtime_dir, drafts={file: text})
     entry = next(device for device in whole.devices if device.name == name)
-    if "nameplate" in draft.comments.get("profile", ""):
+    if any(word in draft.comments.get("profile", "") for word in ("nameplate", "铭牌")):
         click.echo(f"note: {words['alike'].format(profile=entry.profile, comment=draft.comments['profile'])}", err=True)
     for note in whole.notes:
         if f"device.{name}" in note.where or (draft.line and f"line.{draft.line['name']}" in note.where):
-            click.echo(f"warning: {note}", err=True)
+            click.echo(as_complaint("warning", note), err=True)
     values: list[dict[str, Any]] = []
     if not no_read:
         try:
@@ -498,7 +499,7 @@ def _add(draft: Draft, config: Config, words: Mapping[str, str], lang: str, yes:
             if yes:
                 hint = f"{error.hint}. " if error.hint else ""
                 raise type(error)(error.what, where=error.where, hint=f"{hint}--no-read adds it unread") from error
-            click.echo(f"warning: {words['silent'].format(error=error)}", err=True)
+            click.echo(as_complaint("warning", words["silent"].format(error=say(str(error)))), err=True)
     if not yes:
         click.echo(f"\n{words['will_write'].format(file=clean_text(str(file), 400))}\n\n{text}", err=True)
     confirmed(yes, "adopt", lang, words["confirm"])

@@ -195,6 +195,7 @@ class _Point(TypedDict):
     n: str
     u: str
     kind: str
+    float: NotRequired[bool]
 
 
 class _Recent(TypedDict, total=False):
@@ -226,6 +227,7 @@ class _Device(TypedDict, total=False):
     last_answer: Time | None
     answering_since: Time | None
     dead_after: float
+    may_sleep: bool
     error: str | None
     recent: _RecentWhole | None
     swapped: _Swapped | None
@@ -264,6 +266,7 @@ class _Certificate(TypedDict):
 
 class _Uplink(TypedDict, total=False):
     connected: bool
+    since: Time | None
     subscriber: bool | None
     waiting: Count
     set_aside: Count

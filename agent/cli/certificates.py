@@ -30,7 +30,7 @@ def report(config: Config, as_json: bool) -> int:
     """Print all, complain of those that end soon; the exit code: 0 good, 5 a destination will be lost."""
     import click
 
-    from agent.cli.common import as_line
+    from agent.cli.common import as_complaint, as_line, say
 
     now_s = time.time()
     found = expiries(config.uplinks)
@@ -46,8 +46,8 @@ def report(config: Config, as_json: bool) -> int:
             days = expiry.days(now_s)
             click.echo(f"{expiry.destination}  {expiry.file}  {'-' if days is None else f'{days:.0f} days'}")
         if not found:
-            click.echo("No destination has a client certificate.")
-    journal = "<4>" if "JOURNAL_STREAM" in os.environ and not sys.stderr.isatty() else "warning: "
+            click.echo(say("No destination has a client certificate."))
+    journal = "JOURNAL_STREAM" in os.environ and not sys.stderr.isatty()
     for text in complaints:
-        click.echo(f"{journal}{text}", err=True)
+        click.echo(f"<4>{text}" if journal else as_complaint("warning", text), err=True)
     return 5 if complaints else 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import as_line
+from agent.cli.common import as_complaint, as_line, say
 from agent.cli.options import ConfigOptions, config_options, json_option, lang_option
 from drivers.model import ConfigError, GatewayError, ProfileError
 
@@ -79,14 +79,14 @@ def check(options: ConfigOptions, plan: bool, try_online: bool, certificates: bo
         facts = to_json(config, costs, ring, notes) | {"learned": learned, "profiles": _sources(profiles)}
         code = 0
         if try_online:
-            code, facts["online"] = online(config, profiles, lang, as_json)
+            code, facts["online"] = online(config, profiles, "en", as_json)  # for scripts
         click.echo(as_line(facts | {"ok": code == 0}))
         raise SystemExit(code)
     _print(config, profiles, costs, ring, plan)
     for name, text in learned.items() if plan else ():
-        click.echo(f"device {name} has a register map that the running agent had to learn: {text}")
+        click.echo(say(f"device {name} has a register map that the running agent had to learn: {text}"))
     for note in notes:
-        click.echo(f"warning: {note}", err=True)
+        click.echo(as_complaint("warning", note), err=True)
     if try_online:
         raise SystemExit(online(config, profiles, lang, as_json)[0])
 
@@ -107,7 +107,7 @@ def _evidence(profile: Profile) -> str:
     """What a profile was checked against, and on how many independent sources it stands if it says so."""
     if profile.second_source is None:
         return profile.evidence
-    return f"{profile.evidence}, {'2 sources' if profile.second_source.source else '1 source'}"
+    return f"{profile.evidence}, {say('2 sources' if profile.second_source.source else '1 source')}"
 
 
 def _learned(config: Config) -> dict[str, str]:
@@ -267,7 +267,7 @@ def to_json(
 def _ring_time(ring: RingPlan) -> str:
     from agent.cli.common import show_age
 
-    return f", about {show_age(ring.full_s)} of readings" if ring.rate.slots else ""
+    return say(f", about {show_age(ring.full_s)} of readings") if ring.rate.slots else ""
 
 
 def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost], ring: RingPlan, plan: bool) -> None:
@@ -279,7 +279,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
 
     console = open_console()
     store = config.store
-    more = f" and {len(config.files) - 1} of conf.d" if len(config.files) > 1 else ""
+    more = say(f" and {len(config.files) - 1} of conf.d") if len(config.files) > 1 else ""
     # field pain 54: show what really takes effect
     facts = plain_table("", "what", "in effect")
     facts.show_header = False
@@ -296,16 +296,19 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
         "intervals": show_ms(config.interval.length_ms),
     }
     for what, fact in rows.items():
-        facts.add_row(what, cell(fact, 400))
+        facts.add_row(say(what), cell(say(fact), 400))
     uplinks = plain_table("destinations", "name", "url", "user", "confirm")
     for uplink in config.uplinks:
         uplinks.add_row(
-            cell(uplink.name), cell(uplink.url), cell(uplink.username or "-"), uplink.confirm or "as the broker can"
+            cell(uplink.name),
+            cell(uplink.url),
+            cell(uplink.username or "-"),
+            uplink.confirm or say("as the broker can"),
         )
     lines = plain_table("lines", "name", "url", "serial", "devices", right=("devices",))
     for line in config.lines:
         count = sum(device.line == line.name for device in config.devices)
-        speed = line.serial if line.scheme != "modbus-tcp" else f"bus at {line.bus_baud}" if line.bus_baud else "-"
+        speed = line.serial if line.scheme != "modbus-tcp" else say(f"bus at {line.bus_baud}") if line.bus_baud else "-"
         lines.add_row(cell(line.name), cell(line.url, 200), speed, str(count))
     devices = plain_table("devices", "name", "line", "address", "profile", "checked against", "paces (points)")
     for device in config.devices:
@@ -318,7 +321,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     requests = plain_table("plan", "device", "pace", "every", "cost", "of its line", right=("of its line",))
     for cost in costs:
         share = f"{cost.share:.1%}" if cost.share else "-"
-        requests.add_row(cell(cost.device), cost.pace, show_ms(cost.period_ms), str(cost), share)
+        requests.add_row(cell(cost.device), cost.pace, show_ms(cost.period_ms), say(str(cost)), share)
     shares = plain_table("line time", "line", "in use", right=("in use",))
     for name, busy in line_shares(costs).items():
         shares.add_row(cell(name), f"{busy:.1%}")
@@ -328,7 +331,8 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
             console.print()
     visits = sum(cost.cost.line_time_s for cost in costs)
     if costs and plan:
-        console.print(f"One round of everything: {show_time(visits)} of line time.")
-        console.print(f"The ring: {ring}.")
-        console.print(f"Memory: about {memory_bytes(len(config.devices), ring) >> 20} MiB, with the ring.")
-    console.print("The configuration is good.")
+        console.print(say(f"One round of everything: {show_time(visits)} of line time."))
+        console.print(say(f"The ring: {say(str(ring))}."))
+        mib = memory_bytes(len(config.devices), ring) >> 20
+        console.print(say(f"Memory: about {mib} MiB, with the ring."))
+    console.print(say("The configuration is good."))

@@ -11,13 +11,17 @@ import stat
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 from unicodedata import east_asian_width
 
 import click
 
 from drivers.model import ConfigError, GatewayError, ProfileError, ProgressCallback, Reason, clean_text, no_progress
+
+if TYPE_CHECKING:
+    from agent.config import ConfigWarning
 
 MAX_SNAPSHOT = 64 << 20
 SHOWN_UNITS: Final[Mapping[str, str]] = {"Cel": "°C"}
@@ -28,15 +32,58 @@ UNSHOWN: Final = re.compile(
 )
 
 
+REQUESTED: Final[ContextVar[str | None]] = ContextVar("language of --lang", default=None)
+
+
+def language_of(given: str | None, environment: Mapping[str, str]) -> str:
+    """English or Chinese: as requested, else by the terminal's language."""
+    terminal = environment.get("LC_ALL") or environment.get("LC_MESSAGES") or environment.get("LANG", "")
+    return given or ("zh" if terminal.startswith("zh") else "en")
+
+
+def speaks_chinese() -> bool:
+    """Is this command to speak Chinese: by --lang, else by the terminal's language?"""
+    return language_of(REQUESTED.get(), os.environ) == "zh"
+
+
+def say(text: str) -> str:
+    """A text in the language of the command; English where the catalogue does not have it."""
+    if not speaks_chinese():
+        return text
+    from agent.cli.chinese import translate
+
+    return translate(text)
+
+
+def say_at(where: str, what: str) -> str:
+    """`WHERE: WHAT` in the language of the command."""
+    if not speaks_chinese():
+        return f"{where}: {what}"
+    from agent.cli.chinese import describe
+
+    return describe(where, what)
+
+
+def as_complaint(kind: Literal["error", "warning"], one: GatewayError | ConfigWarning | str) -> str:
+    """`error: WHERE: WHAT. WHAT TO DO` in the language of the command, without what a terminal would obey."""
+    text = f"{kind}: {one}"
+    if speaks_chinese():
+        from agent.cli.chinese import describe, translate
+
+        said = translate(one) if isinstance(one, str) else describe(one.where, one.what, one.hint)
+        text = {"error": "错误：", "warning": "警告："}[kind] + said
+    return "\n".join(clean(line) for line in text.split("\n"))
+
+
 def complain(error: GatewayError) -> None:
     """Print an error on stderr, each complaint on its own line."""
     many: tuple[GatewayError, ...] = (error,)
     if isinstance(error, (ConfigError, ProfileError)):
         many = error.complaints
     for one in many:
-        click.echo("\n".join(clean(line) for line in f"error: {one}".split("\n")), err=True)
+        click.echo(as_complaint("error", one), err=True)
     if len(many) > 1:
-        click.echo(f"{len(many)} errors.", err=True)
+        click.echo(say(f"{len(many)} errors."), err=True)
 
 
 class NoAgent(GatewayError):

@@ -38,6 +38,13 @@ def check_absent(path: Path) -> None:
         raise UsageError("already exists, and is never overwritten", where=str(path), hint="Edit it, or move it away")
 
 
+def check_writable(folder: Path) -> None:
+    """Raises UsageError if this user could not make a file in the folder: before many questions, not after them."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(nearest, os.W_OK):
+        raise UsageError("this user may not write here", where=str(nearest), hint="Use sudo, or another folder")
+
+
 def make_folder(folder: Path, mode: int = FOLDER_MODE) -> None:
     """A folder and those above it, where they are missing; in root's case with the group of the one above."""
     if folder.is_dir():

@@ -20,10 +20,14 @@ PIPE_WIDTH = 260
 
 def plain_table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
     """A table without frames; the columns named in ``right`` hold numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    from agent.cli.common import say
+
+    table = Table(
+        title=say(title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
     for column in columns:
         number = column in right
-        table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
+        table.add_column(say(column), justify="right" if number else "left", no_wrap=number, overflow="fold")
     return table
 
 
@@ -45,7 +49,7 @@ def point_table(latest: Iterable[Latest], now_ns: int) -> Table:
     table = plain_table("points", "device", "point", "value", "unit", "quality", "age", right=("value", "age"))
     for point in latest:
         missing = point.quality >= GAP_CODES
-        shown = cell(show_number(point.value), 40)
+        shown = cell(show_number(point.value, point.point.kind, point.point.is_float), 40)
         quality = show_quality(point.quality)
         table.add_row(
             cell(point.point.device),

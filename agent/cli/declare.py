@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from agent.cli.answers import Accepted, Declared, checked
-from agent.cli.common import as_line
+from agent.cli.common import as_line, say
 from agent.cli.control import ask
 from agent.cli.options import ConfigOptions, config_options, json_option, parse_time
 from drivers.model import UsageError
@@ -93,7 +93,7 @@ def declare(
         click.echo(as_line(facts))
     else:
         entry = facts["entry"]
-        click.echo(f"stored as {entry['id']}: {entry['n']} {entry['v']} {entry['u']}".rstrip())
+        click.echo(say(f"stored as {entry['id']}: {entry['n']} {entry['v']} {entry['u']}".rstrip()))
 
 
 def _by(entry: dict[str, Any]) -> str:
@@ -106,7 +106,7 @@ def _show(entries: list[dict[str, Any]], zone: ZoneInfo) -> None:
     from agent.cli.console_tables import cell, open_console, plain_table
 
     if not entries:
-        click.echo("nothing was entered")
+        click.echo(say("nothing was entered"))
         return
     table = plain_table(
         "", "id", "input", "value", "from", "to", "who", "entered", "by", "document", "", right=("value",)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import as_line
+from agent.cli.common import as_complaint, as_line
 from agent.cli.options import FOLDER, json_option, lang_option, parse_for
 from drivers.model import GatewayError, UsageError
 
@@ -152,7 +152,7 @@ def demo(
             reasons.append(f"the agent ended with exit code {crashed}")
         if report.packs != due:
             reasons.append(f"{sealed} packs were sealed, {report.packs} arrived")
-        click.echo("error: " + "; ".join(reasons or ["not every pack was verified"]), err=True)
+        click.echo(as_complaint("error", "; ".join(reasons or ["not every pack was verified"])), err=True)
     raise SystemExit(0 if good else 6)
 
 

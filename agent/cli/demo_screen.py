@@ -184,7 +184,8 @@ class DemoScreen:
             if latest.quality >= GAP_CODES:
                 parts.append(f"{self._name(point)} [{show_quality(latest.quality)}]")
             elif latest.value is not None:
-                parts.append(f"{self._name(point)} {show_number(latest.value)} {show_unit(latest.point.unit)}".rstrip())
+                value = show_number(latest.value, latest.point.kind, latest.point.is_float)
+                parts.append(f"{self._name(point)} {value} {show_unit(latest.point.unit)}".rstrip())
         return parts
 
     def _name(self, point: str) -> str:

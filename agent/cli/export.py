@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from agent.cli.answers import Exported, Rows, check_row, checked
-from agent.cli.common import as_line, progress, unwound
+from agent.cli.common import as_complaint, as_line, progress, say, unwound
 from agent.cli.control import ask
 from agent.cli.options import FILE, ConfigOptions, config_options, json_option, parse_time
 from agent.cli.output_files import CsvDraft, FolderDraft, safe_cell, writing
@@ -85,7 +85,8 @@ def export(
     from_ms = parse_time(from_text, "--from", config.timezone) if from_text else 0
     to_ms = parse_time(to_text, "--to", config.timezone) if to_text else END_MS
     if from_ms >= to_ms:
-        raise UsageError("--from must be before --to", where="export")
+        what = f"--from {clean_text(from_text or '')} is not before --to {clean_text(to_text or '')}"
+        raise UsageError(what, where="export", hint="Exchange them")
     stretch: dict[str, Any] = {"from_ms": from_ms, "to_ms": to_ms, "streams": list(streams)}
     result: dict[str, object] = {}
     with unwound():
@@ -123,7 +124,7 @@ def _packs(
         if table:
             table.keep()
     for text in found["warnings"]:
-        click.echo(f"warning: {clean_text(str(text), 200)}", err=True)
+        click.echo(as_complaint("warning", clean_text(str(text), 200)), err=True)
     result: dict[str, object] = {
         "packs": found["packs"],
         "streams": [clean_text(str(name), 200) for name in found["streams"]],
@@ -166,12 +167,13 @@ def _say(result: dict[str, object], as_json: bool) -> None:
     if "folder" in result:
         streams = result["streams"]
         assert isinstance(streams, list)
-        click.echo(f"{result['folder']}: {result['packs']} packs of {len(streams)} streams, {result['bytes']} bytes")
+        text = f"{result['folder']}: {result['packs']} packs of {len(streams)} streams, {result['bytes']} bytes"
+        click.echo(say(text))
     if "csv" in result:
-        click.echo(f"{result['csv']}: {result['readings']} readings")
+        click.echo(say(f"{result['csv']}: {result['readings']} readings"))
     for name in ("intervals_csv", "intervals_flat"):
         if name in result:
-            click.echo(f"{result[name]}: {result['intervals']} rows")
+            click.echo(say(f"{result[name]}: {result['intervals']} rows"))
 
 
 class _Head(msgspec.Struct):

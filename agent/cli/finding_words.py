@@ -22,7 +22,7 @@ REASONS: Final[Mapping[str, Texts]] = {  # why a due reading does not exist
     "exception": ("the device refuses", "设备拒绝"),
     "crc": ("broken answers", "应答校验错误"),
     "mismatch": ("answers to something else", "应答不匹配"),
-    "absent": ("not there, or not asked as it was silent", "无此数据，或因设备无应答未询问"),
+    "absent": ("not there, or not asked", "无数据或未询问"),
     "sentinel": ("the device has no value", "设备无有效值"),
     "asleep": ("asleep in the dark", "夜间休眠"),
     "overload": ("the line is too busy", "线路过忙"),
@@ -210,6 +210,16 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "device-dead": FindingWords(
         4, ("device {name} has not answered for {age}{why}", "设备 {name} 已 {age} 无应答{why}"), _CABLE
     ),
+    "device-dead-or-asleep": FindingWords(
+        4,
+        ("device {name} has not answered for {age}{why}", "设备 {name} 已 {age} 无应答{why}"),
+        (
+            "If it is dark, it may sleep: set latitude and longitude in [site], and this is no longer a fault."
+            " By day check its power, cable and address",
+            "若是夜间，设备可能休眠：在 [site] 中填写 latitude 和 longitude 后不再算故障；"
+            "若是白天，请检查供电、接线和地址",
+        ),
+    ),
     "device-never-answered": FindingWords(
         4, ("device {name} has never answered, for {age} now{why}", "设备 {name} 启动后从未应答，已 {age}{why}"), _CABLE
     ),
@@ -259,6 +269,21 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "`meterhouse read {name}` 显示是哪些。设备模板和字节序是否正确？",
         ),
     ),
+    "line-down": FindingWords(
+        4,
+        ("line {line} is down, {names} cannot be reached{why}", "线路 {line} 不通，无法连接 {names}{why}"),
+        ("Check its adapter or the network", "请检查其适配器或网络"),
+    ),
+    "line-silent": FindingWords(
+        4,
+        ("no device on line {line} answers: {names}{why}", "线路 {line} 上没有设备应答：{names}{why}"),
+        (
+            "Is the cable cut or loose near the adapter, are A and B swapped, is the power of all of them off?"
+            " `meterhouse watch --frames {line}` shows what is asked",
+            "适配器附近的线是否断开或松动，A、B 是否接反，设备是否全部断电？"
+            "`meterhouse watch --frames {line}` 显示收发的报文",
+        ),
+    ),
     "line-overloaded": FindingWords(
         4,
         (
@@ -274,8 +299,8 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "device-early": FindingWords(
         0,
         (
-            "device {name}: {share} of its readings so far; the first minute and the first ten polls do not count yet",
-            "设备 {name}：目前完整率 {share}；启动后第一分钟和前十次采集暂不计入",
+            "device {name}: {share} good readings so far; the first minute and the first ten polls do not count yet",
+            "设备 {name}：目前有效读数 {share}；启动后第一分钟和前十次采集暂不计入",
         ),
     ),
     "device-some-doubtful": FindingWords(
@@ -307,8 +332,8 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "目的地 {name} 没有接收方订阅，{waiting} 个数据包在等待",
         ),
         (
-            "Packs are kept. Is the platform running, and subscribed to meterhouse/v1/SITE/GATEWAY/#?",
-            "数据包已保留。平台是否在运行，并订阅了 meterhouse/v1/SITE/GATEWAY/#？",
+            "Packs are kept. Is the platform running, and subscribed to {topic}?",
+            "数据包已保留。平台是否在运行，并订阅了 {topic}？",
         ),
     ),
     "uplink-refusing": FindingWords(

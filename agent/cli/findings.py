@@ -23,6 +23,13 @@ LOSS_SHOWN_S: Final = 86_400.0
 DISK_FREE: Final = 100_000_000  # bytes; on a small store a tenth of its limit
 STORE_FULL: Final = 0.8  # of the limit, in packs that are not confirmed
 BY_GATEWAY: Final = ("ring", "disk")  # gaps that no device can help
+WHOLE_LINE: Final[Mapping[str, str]] = {  # findings about devices that may be one about their line
+    "device-unreachable": "line-down",
+    "device-dead": "line-silent",
+    "device-never-answered": "line-silent",
+}
+FIRST_CONNECT_S: Final = 10.0  # that a destination may take
+FIRST_ANSWER_S: Final = 10.0  # that a device may take at a start
 NO_VALUE: Final = ("sentinel", "absent")  # of a device that answers: points that it does not have, or not now
 DOUBTFUL: Final = ("suspect", "range", "frozen")
 
@@ -82,7 +89,7 @@ def find(snapshot: Facts, now: float, agent_lives: bool) -> list[Finding]:
         *_intervals(_part(snapshot, "intervals")),
         *_config(_part(snapshot, "config")),
         *_field(_part(snapshot, "devices"), _part(snapshot, "lines"), now),
-        *_uplinks(_part(snapshot, "uplinks"), now),
+        *_uplinks(_part(snapshot, "uplinks"), f"{snapshot.get('site', '+')}/{snapshot.get('gateway', '+')}", now),
     ]
     return sorted(found, key=lambda finding: ORDER.index(finding.exit_code) if finding.exit_code else len(ORDER))
 
@@ -164,18 +171,14 @@ def _names(names: Sequence[object]) -> str:
 
 
 def _field(devices: Mapping[str, Facts], lines: Mapping[str, Facts], now: float) -> Iterator[Finding]:
+    found = [(name, finding) for name, device in devices.items() for finding in _device(name, device, now)]
     slowed: dict[str, list[str]] = {}  # line -> its devices that lose readings because it is too busy
-    lost: list[str] = []
-    for name, device in devices.items():
-        for finding in _device(name, device, now):
-            if finding.code == "device-incomplete" and finding.values["worst"] == "overload":
-                slowed.setdefault(str(device.get("line")), []).append(name)
-            if finding.code == "readings-lost":
-                lost.append(name)
-            else:
-                yield finding
-    if lost:
+    for name, finding in found:
+        if finding.code == "device-incomplete" and finding.values["worst"] == "overload":
+            slowed.setdefault(str(devices[name].get("line")), []).append(name)
+    if lost := [name for name, finding in found if finding.code == "readings-lost"]:
         yield Finding("readings-lost", "store", {"names": _names(lost)})
+    yield from _whole_lines([(name, one) for name, one in found if one.code != "readings-lost"], devices)
     for name, line in lines.items():
         busy = line.get("busy_share") or 0.0
         late = slowed.get(name) or [n for n, d in devices.items() if d.get("line") == name and _overloads(d)]
@@ -183,6 +186,20 @@ def _field(devices: Mapping[str, Facts], lines: Mapping[str, Facts], now: float)
             yield Finding(
                 "line-overloaded", f"line {name}", {"name": name, "busy": f"{busy:.0%}", "names": _names(late)}
             )
+
+
+def _whole_lines(found: Sequence[tuple[str, Finding]], devices: Mapping[str, Facts]) -> Iterator[Finding]:
+    """The findings, with one for a line that is down, or on which nobody answers, in place of one a device."""
+    shown: set[tuple[str, str]] = set()
+    for name, finding in found:
+        line, kind = str(devices[name].get("line")), WHOLE_LINE.get(finding.code)
+        affected = [n for n, one in found if WHOLE_LINE.get(one.code) == kind and devices[n].get("line") == line]
+        awake = [n for n, d in devices.items() if d.get("line") == line and d.get("life") != "asleep"]
+        if kind is None or len(affected) < 2 or (kind == "line-silent" and len(affected) < len(awake)):
+            yield finding
+        elif (line, kind) not in shown:
+            shown.add((line, kind))
+            yield Finding(kind, f"line {line}", {**finding.values, "names": _names(affected)})
 
 
 def _overloads(device: Facts) -> bool:
@@ -203,8 +220,8 @@ def _device(name: str, device: Facts, now: float) -> Iterator[Finding]:
     silent_s = now - float(device.get("last_answer") or device.get("added") or 0)
     values = {"name": name, "why": why, "age": show_age(silent_s), "line": str(device.get("line"))}
     if life == "dead":
-        never = not device.get("last_answer")
-        yield Finding("device-never-answered" if never else "device-dead", where, values)
+        kind = "device-dead" if device.get("last_answer") else "device-never-answered"
+        yield Finding("device-dead-or-asleep" if device.get("may_sleep") else kind, where, values)
     elif life == "unknown" and why and silent_s >= (device.get("dead_after") or 0):  # its line is down
         yield Finding("device-unreachable", where, values)
     elif life == "alive":
@@ -221,18 +238,17 @@ def _readings(name: str, where: str, device: Facts, now: float) -> Iterator[Find
     readings = recent.get("readings") or 0
     span = show_age(float(recent.get("to", now)) - float(recent.get("from", now)))
     values: dict[str, object] = {"name": name, "span": span, "due": due, "line": device.get("line")}
-    if not recent.get("settled"):
-        if complete < COMPLETE:
-            yield Finding("device-early", where, values | {"share": f"{complete:.0%}"})
-        return
     has_none = 0
-    if float(device.get("answering_since") or 0) <= float(recent.get("from", 0)):
+    if float(device.get("answering_since") or 0) <= float(recent.get("from", 0)) + FIRST_ANSWER_S:
         # it answered all the time: these are values that it does not have, not a fault, if there are others
         has_none = sum(missing.pop(reason, 0) for reason in NO_VALUE)
     excused = sum(missing.pop(reason, 0) for reason in ("asleep", "lent", "stopped", "clock"))
     expected = due - excused - has_none
     doubtful = sum(marked.get(quality, 0) for quality in DOUBTFUL)
-    if not readings and has_none and not missing:
+    if not recent.get("settled"):
+        if expected and (good := (readings - doubtful) / expected) < COMPLETE:
+            yield Finding("device-early", where, values | {"share": f"{good:.0%}"})
+    elif not readings and has_none and not missing:
         yield Finding("device-without-values", where, values)
     elif expected and readings / expected < COMPLETE:
         worst = max(missing, key=missing.__getitem__)
@@ -254,16 +270,17 @@ def _qualities(marked: Mapping[str, int]) -> str:
 # --- destinations
 
 
-def _uplinks(uplinks: Mapping[str, Facts], now: float) -> Iterator[Finding]:
+def _uplinks(uplinks: Mapping[str, Facts], gateway: str, now: float) -> Iterator[Finding]:
     for name, uplink in uplinks.items():
         where = f"destination {name}"
         why = f": {_cut(uplink['error'], 160)}" if uplink.get("error") else ""
         hint = _cut(uplink.get("hint") or "", 160)
         values = {"name": name, "why": why, "hint": hint, "waiting": uplink.get("waiting") or 0}
         if not uplink.get("connected", True):
-            yield Finding("uplink-down", where, values)
+            if why or now - float(uplink.get("since") or 0) >= FIRST_CONNECT_S:
+                yield Finding("uplink-down", where, values)
         elif uplink.get("subscriber") is False:
-            yield Finding("uplink-no-subscriber", where, values)
+            yield Finding("uplink-no-subscriber", where, values | {"topic": f"meterhouse/v1/{_cut(gateway, 80)}/#"})
         elif why or uplink.get("set_aside"):
             yield Finding("uplink-refusing", where, values | {"count": uplink.get("set_aside") or 0})
         yield from _certificates(name, uplink, now)

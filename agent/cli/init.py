@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agent.cli.common import as_line, columns, docs_folder
+from agent.cli.common import as_complaint, as_line, columns, docs_folder
 from agent.cli.config_files import (
     SECRET_MODE,
     check_absent,
+    check_writable,
     make_folder,
     toml_text,
     write_new,
@@ -39,6 +41,8 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "site": "Site (the park, such as park7)",
         "gateway": "Gateway (this box, such as gw01)",
         "timezone": "Time zone",
+        "label": "Name of the park, for people (empty: none)",
+        "location": "Latitude,longitude, such as 31.23,121.47: inverters sleep at night (empty: unknown)",
         "broker": "Broker (mqtts://HOST:8883; empty: none yet)",
         "username": "User name at the broker (empty: none)",
         "password": "Password (empty: none)",
@@ -66,6 +70,8 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "site": "站点（园区编号，如 park7）",
         "gateway": "网关（本机编号，如 gw01）",
         "timezone": "时区",
+        "label": "园区名称（留空：无）",
+        "location": "纬度,经度，如 31.23,121.47：逆变器夜间休眠据此判断（留空：未知）",
         "broker": "消息代理（mqtts://主机:8883；留空：暂无）",
         "username": "消息代理用户名（留空：无）",
         "password": "密码（留空：无）",
@@ -98,6 +104,7 @@ class Answers:
     gateway: str
     timezone: str
     label: str = ""
+    location: str = ""
     broker: str = ""
     username: str = ""
     password: str = ""  # typed; a file of its own takes it
@@ -116,6 +123,7 @@ class Answers:
 @click.option("--gateway", help="Name of this box, such as gw01.")
 @click.option("--timezone", help="Such as Asia/Shanghai.")
 @click.option("--label", help="Free text, such as the name of the park.")
+@click.option("--location", metavar="LAT,LON", help="Degrees, such as 31.23,121.47: when inverters may sleep.")
 @click.option("--broker", metavar="URL", help="mqtts://HOST:8883. Without it nothing is sent yet.")
 @click.option("--username", help="User name at the broker.")
 @click.option("--password-file", metavar="FILE", help="The password is its first line.")
@@ -145,24 +153,27 @@ def init(
 
     file = _target(folder, config_file)
     check_absent(file)
+    check_writable(file.parent)
     words, installed = WORDS[lang], file == Path(DEFAULT_CONFIG)
     answers = _answers(flags, words, yes)
     if installed:
         _take_in(answers)
+    secret = CREDENTIALS / CREDENTIAL if installed else file.parent / f"{UPLINK}-password"
+    for path in (*([secret] if answers.password else ()), *([Path(answers.ca_file)] if answers.ca_text else ())):
+        check_absent(path)
     text = _text(answers, words, installed)
     config = load_config(file, drafts={file: text})  # nothing is written that the agent would not take
     if not yes:
         click.echo(f"{words['will_write'].format(file=clean_text(str(file), 400))}\n\n{text}", err=True)
         confirmed(yes, "init", lang)
     for note in config.notes:
-        click.echo(f"warning: {note}", err=True)
+        click.echo(as_complaint("warning", note), err=True)
     make_folder(file.parent)
     make_folder(file.parent / "conf.d")
     key = _key(config, installed)
     if answers.password:
-        path = CREDENTIALS / CREDENTIAL if installed else file.parent / f"{UPLINK}-password"
-        make_folder(path.parent)
-        write_new(path, answers.password + "\n", SECRET_MODE)
+        make_folder(secret.parent)
+        write_new(secret, answers.password + "\n", SECRET_MODE)
     if answers.ca_text:
         write_new(Path(answers.ca_file), answers.ca_text)
     write_new(file, text)
@@ -195,7 +206,8 @@ def _answers(flags: Mapping[str, str | None], words: Mapping[str, str], yes: boo
     from drivers.toml import parsers as p
 
     rules = {
-        "site": v.site_name, "gateway": v.site_name, "timezone": v.timezone, "label": p.label, "broker": v.uplink_url,
+        "site": v.site_name, "gateway": v.site_name, "timezone": v.timezone, "label": p.label, "location": _location,
+        "broker": v.uplink_url,
         "username": p.label, "password_file": _existing, "ca_file": _existing,
     }  # fmt: skip
     found = {
@@ -219,6 +231,8 @@ def _answers(flags: Mapping[str, str | None], words: Mapping[str, str], yes: boo
         if name not in found:
             found[name] = asked(words[name], lambda text: rules[name](text) if text else "", "")
 
+    optional("label")
+    optional("location")
     optional("broker")
     if found["broker"]:
         optional("username")
@@ -227,6 +241,16 @@ def _answers(flags: Mapping[str, str | None], words: Mapping[str, str], yes: boo
         if found["broker"].startswith("mqtts:"):
             optional("ca_file")
     return _fitting(Answers(**found))
+
+
+def _location(value: object) -> str:
+    """ "31.23,121.47". Raises InvalidValue."""
+    from drivers.toml.parsers import InvalidValue, show
+
+    match = re.fullmatch(r"\s*(-?[0-9]{1,2}(?:\.[0-9]{1,6})?)\s*[,，]\s*(-?[0-9]{1,3}(?:\.[0-9]{1,6})?)\s*", str(value))
+    if match is None or abs(float(match[1])) > 90 or abs(float(match[2])) > 180:
+        raise InvalidValue(f"{show(str(value))} is not a location", "Latitude and longitude in degrees: 31.23,121.47")
+    return f"{match[1]},{match[2]}"
 
 
 def _existing(value: object) -> str:
@@ -282,6 +306,8 @@ def _text(answers: Answers, words: Mapping[str, str], installed: bool) -> str:
     base, docs = f"{answers.site}/{answers.gateway}", docs_folder()
     key = "/var/lib/meterhouse/signing.key" if installed else "state/signing.key"
     label = f"label = {toml_text(answers.label)}" if answers.label else f'# label = ""  # {words["c_label"]}'
+    latitude, _, longitude = answers.location.partition(",")
+    location = [f"latitude = {latitude}", f"longitude = {longitude}"] if answers.location else []
     lines = [
         f"# {words['top'].format(docs=docs / 'configuration.md' if docs else 'docs/configuration.md')}",
         f"# {words['top2']}",
@@ -292,6 +318,7 @@ def _text(answers: Answers, words: Mapping[str, str], installed: bool) -> str:
         f"gateway = {toml_text(answers.gateway)}",
         f"timezone = {toml_text(answers.timezone)}  # {words['c_zone']}",
         label,
+        *location,
         "",
         f"# {words['c_key'].format(key=key)}",
         "",

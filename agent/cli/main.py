@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, TextIO
 
 import click
 
-from agent.cli.common import complain, docs_folder
+from agent.cli.common import REQUESTED, as_complaint, complain, docs_folder, say, speaks_chinese
 from drivers.model import GatewayError, clean_text
 
 if TYPE_CHECKING:
@@ -55,6 +55,24 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "bench": CommandEntry("agent.cli.bench", "Measure this machine: decode, seal, compress, commit."),
 }
 
+# the help of `meterhouse` in Chinese, by paragraph; that of each command is English, but for its line in the list
+CHINESE_HELP = (
+    ("采集园区的表计、逆变器、储能和供热设备，并上送经过签名的读数。",),
+    (
+        "入门：",
+        "  meterhouse demo                                   无需硬件，先看效果",
+        "  meterhouse scan --line serial:/dev/ttyUSB0        这条总线上挂了什么",
+        "  meterhouse init                                   生成新网关的配置和密钥",
+        "  meterhouse scan --line ... --add                  把扫描到的设备加入配置",
+        "  meterhouse check --plan                           配置是否正确，线路是否够快",
+        "  meterhouse watch                                  查看正在运行的采集程序的实时值",
+    ),
+    (
+        "退出码：0 正常，1 内部错误，2 用法错误，3 配置或设备模板错误，",
+        "4 设备、线路或报文，5 消息代理，6 验签失败或无法证明。",
+    ),
+)
+
 
 class Commands(click.Group):
     """A group whose commands are imported when they are called. Modules that are not there are left out."""
@@ -82,15 +100,26 @@ class Commands(click.Group):
             ctx.fail(f'unknown command "{clean_text(name, 40)}". {hint}')
         return super().resolve_command(ctx, args)
 
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if not speaks_chinese():
+            super().format_help_text(ctx, formatter)
+            return
+        for paragraph in CHINESE_HELP:
+            formatter.write_paragraph()
+            with formatter.indentation():
+                for line in paragraph:
+                    formatter.write_text(line)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = [(name, COMMANDS[name].help) for name in self.list_commands(ctx)]
+        rows = [(name, say(COMMANDS[name].help)) for name in self.list_commands(ctx)]
         if rows:
-            with formatter.section("Commands"):
+            with formatter.section(say("Commands")):
                 formatter.write_dl(rows)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if folder := docs_folder():
-            formatter.write(f"\nDocuments: {folder}/field-guide.md (Chinese: field-guide.zh.md), commands.md\n")
+            text = say(f"Documents: {folder}/field-guide.md (Chinese: field-guide.zh.md), commands.md")
+            formatter.write(f"\n{text}\n")
 
 
 def _exists(module: str) -> bool:
@@ -150,6 +179,7 @@ def outcome(args: Sequence[str] | None = None, line_factory: Callable[..., Line]
     ``line_factory``: opens lines in place of ``drivers.line.open_line``, as a simulation does.
     """
     stdout = sys.stdout
+    REQUESTED.set(None)
     try:
         result = cli.main(None if args is None else list(args), "meterhouse", standalone_mode=False, obj=line_factory)
         sys.stdout.flush()
@@ -178,15 +208,17 @@ def _print_error(error: Exception) -> int:
         click.echo(error.format_message(), err=True)
         return error.exit_code
     if isinstance(error, click.UsageError):
-        click.echo(f"error: {error.format_message()}", err=True)
+        click.echo(as_complaint("error", error.format_message()), err=True)
         if error.ctx is not None:
-            click.echo(f"{error.ctx.get_usage()}\nSee `{error.ctx.command_path} --help`.", err=True)
+            more = say(f"See `{error.ctx.command_path} --help`.")
+            click.echo(f"{error.ctx.get_usage()}\n{more}", err=True)
         return error.exit_code
     if isinstance(error, click.ClickException):
-        click.echo(f"error: {error.format_message()}", err=True)
+        click.echo(as_complaint("error", error.format_message()), err=True)
         return error.exit_code
-    click.echo(f"error: internal error: {type(error).__name__}: {clean_text(str(error), 500)}", err=True)
-    click.echo("Run it again with MH_DEBUG=1 and send us the output.", err=True)
+    what = f"internal error: {type(error).__name__}: {clean_text(str(error), 500)}"
+    click.echo(as_complaint("error", what), err=True)
+    click.echo(say("Run it again with MH_DEBUG=1 and send us the output."), err=True)
     return 1
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agent.cli.common import is_alive, progress, read_snapshot
+from agent.cli.common import as_complaint, is_alive, progress, read_snapshot
 from agent.cli.lease import borrow_line
 from drivers.model import PACES, BrokerError, GatewayError, LineTimeout
 
@@ -185,8 +185,8 @@ def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: 
     problems += [problem for trial in destinations for problem in destination_problems(trial, lang)]
     if not as_json:
         _print(devices, destinations, running, lang)
-        for text in dict.fromkeys(map(str, problems)):  # a line that is down is the fault of all its devices
-            click.echo(f"error: {text}", err=True)
+        for text in dict.fromkeys(as_complaint("error", problem) for problem in problems):
+            click.echo(text, err=True)  # once: a line that is down is the fault of all its devices
         if not problems and (devices or destinations):
             click.echo(WORDS[lang]["good"])
     code = min((problem.exit_code for problem in problems), default=0)

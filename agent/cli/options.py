@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from agent.cli.common import REQUESTED, as_complaint, language_of
 from drivers.model import ConfigError, UsageError, clean_text
 
 if TYPE_CHECKING:
@@ -100,13 +101,16 @@ class ConfigOptions:
             return self.runtime_dir
         usual = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/meterhouse")
         if not os.path.exists(self.config_file):  # unlike Path.exists, no error for names that cannot be
+            if strict and str(self.config_file) != DEFAULT_CONFIG:
+                hint = "Name the file with -c FILE, or the folder of the running agent with --runtime-dir"
+                raise ConfigError("there is no such file", where=str(self.config_file), hint=hint)
             return usual
         try:
             return ConfigOptions(self.config_file).load().runtime_dir
         except ConfigError as error:
             if os.path.exists(usual / "snapshot.json"):
                 for one in error.complaints if warn else ():
-                    click.echo(f"warning: the next start would fail: {one}", err=True)
+                    click.echo(as_complaint("warning", f"the next start would fail: {one}"), err=True)
                 return usual
             if not strict:
                 return usual
@@ -190,15 +194,16 @@ def parse_broker(ctx: click.Context, param: click.Parameter, value: str | None) 
     return value
 
 
-def language_of(given: str | None, environment: Mapping[str, str]) -> str:
-    """English or Chinese: as requested, else by the terminal's language."""
-    return given or ("zh" if environment.get("LC_ALL", environment.get("LANG", "")).startswith("zh") else "en")
+def _choose_language(_ctx: click.Context, _param: click.Parameter, given: str | None) -> str:
+    REQUESTED.set(given)  # errors are printed after the command has ended
+    return language_of(given, os.environ)
 
 
 lang_option = click.option(
     "--lang",
     type=LANGUAGE,
-    callback=lambda _ctx, _param, given: language_of(given, os.environ),
+    callback=_choose_language,
+    is_eager=True,  # so that a wrong option is already reported in this language
     help="English or Chinese; default: from LANG.",
 )
 

@@ -163,7 +163,8 @@ def document(kind: str, vendor: str, points: Sequence[Mapping[str, Any]], lang: 
     ]
     out += ["", f"# {say['defaults']}", f"# {say['order']}", "[defaults]", "function = 3", 'order = "ABCD"']
     out += ["", *(f"# {say[key]}" for key in ("points", "address", "scale", "paces", "labels"))]
-    for point in points:
+    for given in points:
+        point = {**given, "pace": given.get("pace", pace_of(str(given["name"])))}
         entry = vocabulary().find(str(point["name"]))
         meaning = (entry.zh if lang == "zh" else entry.en) if entry else ""
         out += ["", *([f"# {meaning}"] if meaning else []), "[[point]]"]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli.common import language_of
 from agent.cli.lease import borrow_line, line_factory
 from agent.cli.options import (
     FILE,
@@ -23,7 +24,6 @@ from agent.cli.options import (
     ConfigOptions,
     config_options,
     json_option,
-    language_of,
     parse_for,
     profile_dirs,
 )
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from agent.config import Config, DeviceConfig
     from drivers.profile import Profile
 
-__all__ = ["Round", "is_missing", "read", "read_once", "read_rounds", "show_hints"]
+__all__ = ["Round", "is_missing", "read", "read_once", "read_rounds", "show_hints", "silence_hint"]
 
 LEASE_S = 300.0
 DUMPED = ("modbus", "sunspec")
@@ -211,7 +211,7 @@ def _show(
     if as_json:
         print_json(entry.name, rows, lang, raw, before)
     elif not nothing:
-        print_table(rows, lang, raw, before)
+        print_table(rows, lang, raw, before, language_of(lang, os.environ))
     if nothing:
         raise _nothing_read(last, profile, config.line(entry.line).url, entry.address)
 
@@ -329,18 +329,22 @@ def write_dump(path: Path, address: str, words: Mapping[str, Mapping[str, int]])
 def silence_hint(config: Config, device: DeviceConfig) -> str:
     """The hint if a device does not answer."""
     line = config.line(device.line)
-    if line.scheme == "serial":
-        setting = device.serial or line.serial
+    return hint_of_silence(line.url, device.address, device.serial or line.serial)
+
+
+def hint_of_silence(url: str, address: str, setting: str) -> str:
+    """The same for an address on a line. ``setting``: of a serial port."""
+    if url.startswith("serial:"):
         swapped = f"that its port is set to {setting}, that A and B are not swapped, and that it is powered"
-        return f"Check the address {device.address}, {swapped}"
-    if line.scheme == "modbus-tcp":
+        return f"Check the address {address}, {swapped}"
+    if url.startswith("modbus-tcp:"):
         other = (
-            f"Check the unit number {device.address}, and whether another master uses the device. "
+            f"Check the unit number {address}, and whether another master uses the device. "
             "A serial server that passes bytes through needs tcp:// instead of modbus-tcp://"
         )
     else:
         other = (
-            f"Check the address {device.address}, and that the server passes raw bytes at the right speed. "
+            f"Check the address {address}, and that the server passes raw bytes at the right speed. "
             "A port that speaks Modbus TCP needs modbus-tcp:// instead of tcp://"
         )
     return f"The connection is established. {other}"

@@ -9,10 +9,16 @@ from typing import Any, Final
 import click
 
 from agent.cli.common import as_line
-from drivers.model import FLOATS, Kind, Point, Reading, Reason
+from drivers.model import FLOATS, Point, Reading, Reason
 
+HEADS: Final[Mapping[str, Mapping[str, str]]] = {
+    "en": {word: word for word in ("point", "value", "change", "unit", "quality", "meaning", "raw")},
+    "zh": {
+        "point": "测点", "value": "数值", "change": "变化", "unit": "单位", "quality": "质量", "meaning": "含义",
+        "raw": "原始字节",
+    },
+}  # fmt: skip
 NOT_MISSING: Final = {Reason.SENTINEL, Reason.ASLEEP}  # the device reported no value
-FLOAT_DIGITS: Final = {Kind.GAUGE: 5, Kind.COUNTER: 8}  # that a float is good for; the others are noise of its bits
 
 
 def is_missing(point: Point, reading: Reading) -> bool:
@@ -88,18 +94,13 @@ def shown_value(point: Point, value: Decimal | int | str | None) -> str:
     """A value as a person reads it: of a float no more digits than it is good for."""
     from agent.cli.ring_follower import show_number
 
-    if isinstance(value, Decimal) and point.type in FLOATS:
-        whole = max(value.adjusted() + 1, 0)  # digits in front of the point are never rounded off
-        places = max(FLOAT_DIGITS.get(point.kind, 5), whole) - 1 - value.adjusted() if value else 0
-        value = Decimal(f"{value:.{min(max(places, 0), 12)}f}").normalize() if value.adjusted() > -8 else value
-        return f"{value:f}"
-    return str(value) if isinstance(value, int) else show_number(value)
+    return str(value) if isinstance(value, int) else show_number(value, point.kind.value, point.type in FLOATS)
 
 
 def print_table(
-    rows: Iterable[tuple[Point, Reading]], lang: str | None, raw: bool, before: Mapping[str, Reading]
+    rows: Iterable[tuple[Point, Reading]], lang: str | None, raw: bool, before: Mapping[str, Reading], language: str
 ) -> None:
-    """One row a point; the arguments are those of ``print_json``."""
+    """One row a point; the arguments are those of ``print_json``. ``language``: of the headers."""
     from agent.cli.common import show_quality, show_unit
     from agent.cli.console_tables import cell, open_console, plain_table
 
@@ -110,7 +111,9 @@ def print_table(
         *(["meaning"] if lang else []),
         *(["raw"] if raw else []),
     ]
-    table = plain_table("", "point", "value", *more, right=("value", "change"))
+    heads = HEADS[language]
+    columns = [heads[word] for word in ("point", "value", *more)]
+    table = plain_table("", *columns, right=(heads["value"], heads["change"]))
     for point, reading in rows:
         shown = shown_value(point, reading.value)
         words = label(point, reading)

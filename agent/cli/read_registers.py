@@ -14,7 +14,7 @@ import click
 from agent.cli.common import as_line
 from agent.cli.lease import borrow_line, line_factory
 from agent.cli.options import ConfigOptions
-from drivers.model import DeviceException, LineError, UsageError
+from drivers.model import DeviceException, LineError, LineTimeout, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,19 +102,24 @@ def read_registers(
 ) -> int:
     """Read ranges ``repeat`` times and print them. Returns the exit code."""
     from agent.cli.common import progress
+    from agent.cli.read import hint_of_silence, write_dump
     from drivers.modbus.raw import parse_ranges
 
     ranges = parse_ranges(texts)
     target = _configured(options, device) if device is not None else _adhoc(options, adhoc)
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
-    with progress("readings") as tell, borrow_line(target.folder, target.line.url, "read", LEASE_S) as owner:
-        rounds = owner.run(_read(target, ranges, repeat, pause_s, lambda n: tell(n, repeat)))
+    owner = borrow_line(target.folder, target.line.url, "read", LEASE_S)
+    try:
+        with progress("readings") as tell, owner:
+            rounds = owner.run(_read(target, ranges, repeat, pause_s, lambda n: tell(n, repeat)))
+    except LineTimeout as error:
+        setting = target.serial or target.line.serial
+        hint = error.hint or hint_of_silence(target.line.url, str(target.unit), setting)
+        raise LineTimeout(error.what, where=error.where, hint=hint) from error
     last = rounds[-1]
     if not last.words:
         raise _all_refused(target, ranges, last)
     if dump_file is not None:
-        from agent.cli.read import write_dump
-
         found = {SPACES[f]: {str(at): words[at] for at in sorted(words)} for f, words in sorted(last.words.items())}
         write_dump(dump_file, str(target.unit), found)
     if as_json:
@@ -173,7 +178,7 @@ def _adhoc(options: ConfigOptions, adhoc: Mapping[str, Any]) -> RawTarget:
     if missing:
         hint = "Give --line and --address, or the name of a configured device"
         raise UsageError(f"{', '.join(missing)} not given", where="--registers", hint=hint)
-    entry: LineEntry = adhoc_line(adhoc["line"], adhoc["serial"], "", name=adhoc["line"])
+    entry: LineEntry = adhoc_line(adhoc["line"], adhoc["serial"], "")
     address = str(adhoc["address"])
     if (wrong := check_address("modbus", address, entry.scheme)) is not None:
         is_number = address.isascii() and address.isdigit() and len(address) <= 3

@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from agent.cli.answers import check_reloaded
-from agent.cli.common import as_line
+from agent.cli.common import as_complaint, as_line, say
 from agent.cli.options import ConfigOptions, config_options, json_option, lang_option
 from drivers.model import clean_text
 
@@ -60,9 +60,9 @@ def reload(lang: str, options: ConfigOptions, as_json: bool) -> None:
         click.echo(as_line(facts))
     elif not found["ok"]:
         for text in complaints:
-            click.echo(f"error: {text}", err=True)
+            click.echo(as_complaint("error", text), err=True)
         if left_out := found.get("left_out"):
-            click.echo(f"and {left_out} more", err=True)
+            click.echo(say(f"and {left_out} more"), err=True)
         click.echo(WORDS[lang]["rejected"].format(config=config), err=True)
     else:
         click.echo(WORDS[lang]["in effect"].format(config=config))

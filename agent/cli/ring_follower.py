@@ -12,6 +12,7 @@ from drivers.model import GatewayError, Quality
 from ext.ring import ANSWER, EVENT, GAP, Record, Ring
 
 GAP_CODES = 128
+FLOAT_DIGITS: Mapping[str, int] = {"gauge": 5, "counter": 8}  # the others are noise of its bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class PointName:
     name: str
     unit: str
     kind: str
+    is_float: bool = False  # its raw value is IEEE 754
 
 
 @dataclass(slots=True)
@@ -63,11 +65,20 @@ def number(value: Decimal | str | None) -> int | float | str | None:
     return int(value) if value == value.to_integral_value() and abs(value) < 2**53 else float(value)
 
 
-def show_number(value: Decimal | str | None) -> str:
-    """A value as a person reads it: plain digits, never 1E+3."""
+def show_number(value: Decimal | str | None, kind: str = "", is_float: bool = False) -> str:
+    """A value as a person reads it: plain digits, never 1E+3; of a float no more digits than it is good for."""
     if isinstance(value, Decimal):
-        return format(value, "f")
+        return format(_rounded(value, FLOAT_DIGITS.get(kind, 5)) if is_float and value else value, "f")
     return "-" if value is None else value
+
+
+def _rounded(value: Decimal, digits: int) -> Decimal:
+    """A number with that many significant digits; those in front of the point are never rounded off."""
+    leading = value.adjusted()
+    if leading < -8:
+        return value
+    places = max(max(digits, leading + 1) - 1 - leading, 0)
+    return Decimal(f"{value:.{places}f}").normalize()
 
 
 @dataclass(slots=True)
@@ -104,7 +115,7 @@ class Follower:
         for number_text, table in sorted(snapshot.get("tables", {}).items(), key=lambda item: int(item[0])):
             device = str(table["stream"]).rpartition("/")[2]
             for index, point in enumerate(table["points"]):
-                name = PointName(device, point["n"], point["u"], point["kind"])
+                name = PointName(device, point["n"], point["u"], point["kind"], point.get("float", False))
                 self.names[int(number_text), index] = name
                 self.latest.setdefault((device, name.name), Latest(name)).point = name
 

@@ -266,7 +266,11 @@ def parse_addresses(text: str | None) -> tuple[int, ...]:
     for part in (text or "").split(",") if text else ():
         match = re.fullmatch(r"\s*(\d{1,3})(?:-(\d{1,3}))?\s*", part)
         if match is None or not int(match[1]) <= int(match[2] or match[1]) <= 255:
-            raise UsageError(f"invalid address or range {part!r}", where="--addresses", hint="As 1-32,100; at most 255")
+            raise UsageError(
+                f"invalid address or range {part!r}",
+                where="--addresses",
+                hint="Write addresses up to 255, such as 1-32,100",
+            )
         found.update(dict.fromkeys(range(int(match[1]), int(match[2] or match[1]) + 1)))
     return tuple(found)
 

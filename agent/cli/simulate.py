@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from agent.cli.common import as_line
+from agent.cli.common import as_complaint, as_line
 from agent.cli.options import FOLDER, json_option, param_option, parse_for, parse_params
 from drivers.model import GatewayError, UsageError
 
@@ -357,7 +357,7 @@ class _Commands:
                 if answer := await self._control.run(command):
                     click.echo(answer)
             except GatewayError as error:
-                click.echo(f"error: {error}", err=True)
+                click.echo(as_complaint("error", error), err=True)
 
     async def _end(self) -> None:
         self._task.cancel()

@@ -110,11 +110,10 @@ def _print(
 
     screen = StatusScreen(snapshot, lang, now)
     screen.show(latest, interval_notes(snapshot.get("intervals", {})))
-    sys.stdout.flush()
     faults = [one for one in findings if one.exit_code]
     for text in screen.lines_of([one for one in findings if not one.exit_code]):
-        click.echo(text)
+        screen.say(text)
     sys.stdout.flush()
     for text in screen.lines_of(faults):
-        click.echo(text, err=True)
-    click.echo(screen.verdict(findings, exit_code_of(findings)), err=bool(faults))
+        screen.say(text, err=True)
+    screen.say(screen.verdict(findings, exit_code_of(findings)), err=bool(faults))

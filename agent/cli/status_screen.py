@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+import click
+from rich.markup import escape
+
 from agent.cli.common import learned_maps, show_age
 from agent.cli.console_tables import cell, open_console, plain_table, point_table
 from agent.cli.finding_words import LANGUAGES, Texts, reason_words
@@ -16,7 +19,11 @@ if TYPE_CHECKING:
 
     from agent.cli.ring_follower import Latest
 
-LINE_TROUBLE = ("timeouts", "broken", "mismatches", "exceptions", "stale", "foreign", "open_failures", "lost")
+LINE_TROUBLE: Final[Mapping[str, Texts]] = {
+    "timeouts": ("timeouts", "超时"), "broken": ("broken", "坏帧"), "mismatches": ("mismatches", "不匹配"),
+    "exceptions": ("exceptions", "拒绝"), "stale": ("late", "迟到"), "foreign": ("foreign", "外来帧"),
+    "open_failures": ("not opened", "打不开"), "lost": ("lost", "断开"),
+}  # fmt: skip
 STYLES: Final = {"alive": "green", "dead": "red", "swapped": "red", "unknown": "yellow"}
 WIDE: Final = 110  # columns from which on urls are shown
 WORDS: Final[Mapping[str, Texts]] = {
@@ -150,7 +157,9 @@ class StatusScreen:
                 f"{busy * 100:.0f} %" if busy is not None else "-",
                 cell(sum((line.get("sent") or {}).values())),
                 cell(line.get("answers", "-")),
-                cell(", ".join(f"{line[key]} {key}" for key in LINE_TROUBLE if line.get(key)), 160),
+                cell(
+                    ", ".join(f"{line[k]} {words[self._at]}" for k, words in LINE_TROUBLE.items() if line.get(k)), 160
+                ),
             ]
             table.add_row(*row, *([cell(line.get("url", "?"), 200)] if wide else []))
         return table
@@ -170,6 +179,17 @@ class StatusScreen:
         return table
 
     # --- the verdict
+
+    @staticmethod
+    def say(text: str, err: bool = False) -> None:
+        """One line; in a terminal it is broken between words."""
+        from rich.console import Console
+
+        console = Console(highlight=False, stderr=err)
+        if console.is_terminal:
+            console.print(escape(text))
+        else:
+            click.echo(text, err=err)
 
     def lines_of(self, findings: Sequence[Finding]) -> list[str]:
         """Findings, each with what to do."""

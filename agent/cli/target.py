@@ -35,10 +35,10 @@ def configured_target(config: Config, name: str) -> Target:
     return config, device, site_profiles(config.profiles_dir)(device.profile)
 
 
-def adhoc_line(line: str, serial: str | None, usual: str, name: str = "") -> LineEntry:
+def adhoc_line(line: str, serial: str | None, usual: str) -> LineEntry:
     """A line without configuration. Raises UsageError naming the option."""
     setting = _value("--serial", v.serial, serial or usual or DEFAULT_SERIAL)
-    entry = LineEntry(name=name, url=_value("--line", v.line_url, line), serial=setting)
+    entry = LineEntry(name="", url=_value("--line", v.line_url, line), serial=setting)
     if serial and entry.scheme == "modbus-tcp":
         raise UsageError("has no effect on modbus-tcp", where="--serial", hint="The gateway sets its bus itself")
     return entry
@@ -111,7 +111,8 @@ def load_profile_of(profile: str, dirs: tuple[Path, ...] = (), option: str = "--
         if error.where != "profile":
             raise
         more = "A profile of yours: give the path of its file, or its folder with --profiles DIR"
-        raise ProfileError(error.what, where=error.where, hint=f"{error.hint}. {more}".lstrip(". ")) from None
+        stop = " " if error.hint.endswith("?") else ". "
+        raise ProfileError(error.what, where=error.where, hint=f"{error.hint}{stop}{more}".lstrip(". ")) from None
 
 
 def _ratios(texts: tuple[str, ...], profile: Profile) -> tuple[Decimal, Decimal]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.common import as_line, progress
+from agent.cli.common import as_line, progress, say
 from agent.cli.options import FILE, BrokerLogin, json_option, login_options, parse_broker, parse_for
 from drivers.model import BrokerError, UsageError, clean_text
 
@@ -142,16 +142,15 @@ def _say(report: Report, short: list[str]) -> None:
 
 def _say_repeated(repeated: Recomputed | None) -> None:
     if repeated is None:
-        click.echo("figures: not recomputed, because an object in the files was refused")
+        click.echo(say("figures: not recomputed, because an object in the files was refused"))
         return
     for text in repeated.differ:
         click.echo(clean_text(f"differs: {text}", 500))
     for text in repeated.unknown:
         click.echo(clean_text(f"not recomputed: {text}", 500))
     counts = repeated.counts
-    click.echo(
-        f"figures: {repeated.agree} agree, {counts['differ']} differ, {counts['unknown']} could not be recomputed"
-    )
+    text = f"figures: {repeated.agree} agree, {counts['differ']} differ, {counts['unknown']} could not be recomputed"
+    click.echo(say(text))
 
 
 def _files(paths: tuple[Path, ...], trust: tuple[str, ...]) -> Report:

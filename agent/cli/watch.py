@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import as_line, read_snapshot, show_age
+from agent.cli.common import as_line, read_snapshot, say, show_age
 from agent.cli.options import ConfigOptions, config_options, json_option, parse_for
 from drivers.model import GatewayError, UsageError
 
@@ -169,7 +169,8 @@ def _live(watched: LiveView, end: float | None) -> None:
         room = max(console.height - 4, 5) if console.is_terminal else len(rows)
         more = f", {len(rows) - room} more below: choose with DEVICE or --point" if len(rows) > room else ""
         age = show_age(time.time() - float(watched.snapshot.get("time", 0)))
-        head = f"{watched.snapshot.get('site')}/{watched.snapshot.get('gateway')}  agent heard {age} ago{more}"
+        heard = say(f"agent heard {age} ago{more}")
+        head = f"{watched.snapshot.get('site')}/{watched.snapshot.get('gateway')}  {heard}"
         return Group(Text(head), point_table(rows[:room], time.time_ns()))
 
     watched.catch_up()

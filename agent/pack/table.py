@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.pack.facts import Facts, counters_of
-from drivers.model import KIND_CODES, PACES, Kind
+from drivers.model import FLOATS, KIND_CODES, PACES, Kind
 from ext.canon import Table, dumps
 
 
@@ -30,6 +30,7 @@ class BirthPoints:
         self.counters = counters_of(points)
         self.encoded = dumps(list(points))
         self.names = tuple((p["n"], p.get("u") or p.get("du") or "", p["kind"]) for p in points)
+        self.floats = frozenset(p["n"] for p in points if (p.get("source") or {}).get("type") in FLOATS)
         self.rendered = tuple(  # as the canon kernel wants them
             (
                 p["n"],

@@ -102,7 +102,7 @@ class KeyFileWatcher:
         self._publish, self._note, self._after = publish, note, after
         self._stamp = _stamp(path)
         self._lock = asyncio.Lock()
-        self._trouble = ""
+        self._trouble, self._missing = "", False
         self.last_unused_hold_s = -math.inf  # monotonic; when a tool last paused sealing without making a new key
 
     @property
@@ -113,7 +113,7 @@ class KeyFileWatcher:
     @property
     def trouble(self) -> str:
         """Why the next start could not use the key file; "" if it could."""
-        return self._trouble if _stamp(self.path) else f"{self.path}: the key file is missing"
+        return self._trouble or (f"{self.path}: the key file is missing" if self._missing else "")
 
     async def run(self) -> None:
         """Check until cancelled."""
@@ -149,6 +149,12 @@ class KeyFileWatcher:
         """Activate the key in the file if it has changed. On an error the active key continues to sign."""
         async with self._lock:
             stamp = _stamp(self.path)
+            if stamp is None:
+                if not self._missing:
+                    log.error("keeping the current signing key: %s: the key file is missing", self.path)
+                self._missing = True
+                return
+            self._missing = False
             if stamp == self._stamp:
                 return
             try:
@@ -157,8 +163,7 @@ class KeyFileWatcher:
                 if str(error) != self._trouble:
                     log.error("keeping the current signing key: %s", error)
                 self._trouble = str(error)
-            if stamp is not None:  # a missing file is not a new state
-                self._stamp = stamp
+            self._stamp = stamp
 
     async def _change(self, path: Path) -> None:
         key, before = await self.prepare(path), self.kid

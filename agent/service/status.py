@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import agent
 import ext.clock
 from agent.config import Config
+from agent.config.profiles import sleeps
 from agent.pack import seconds
 from agent.service.births import RunningDevice
 from agent.service.identity import quirks_summary
@@ -157,7 +158,11 @@ def _tables(versions: Sequence[tuple[str, TableVersion]]) -> str:
     for stream, version in versions:
         table = version.table.points
         if id(table) not in points:
-            named = [{"n": n, "u": unit, "kind": kind} for n, unit, kind in table.names]
+            floats = table.floats  # whose last digits are noise
+            named = [
+                {"n": n, "u": unit, "kind": kind} | ({"float": True} if n in floats else {})
+                for n, unit, kind in table.names
+            ]
             points[id(table)] = json.dumps(named, ensure_ascii=False, separators=(",", ":"))
         rows.append(f'"{version.number}":{{"stream":{json.dumps(stream)},"points":{points[id(table)]}}}')
     return "{" + ",".join(rows) + "}"
@@ -176,6 +181,7 @@ def _device_facts(device: RunningDevice, now_ms: int) -> dict[str, Any]:
         "last_answer": seconds(poll.last_answer_ms) if poll.last_answer_ms else None,
         "answering_since": seconds(poll.answering_since_ms) if poll.answering_since_ms else None,
         "dead_after": poll.dead_after_ms / 1000,
+        "may_sleep": poll.driver.spec.night is None and sleeps(device.config, device.profile),
         "error": poll.last_error or None,
         "recent": stream.recent_facts(poll.settled_ms, now_ms, silent),
         "swapped": device.swapped,

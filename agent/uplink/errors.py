@@ -49,8 +49,8 @@ _CONNACK: Final = {
 }
 _PUBACK: Final = {
     NO_SUBSCRIBERS: ("no subscriber for our packs", "Packs are kept. Is the platform running and subscribed?"),
-    NOT_AUTHORIZED: ("publish not authorized", "Ask the broker's operator for write access to"),
-    TOPIC_INVALID: ("broker rejected the topic", "Ask the broker's operator for write access to"),
+    NOT_AUTHORIZED: ("publish not authorized", "Ask the broker's operator for write access to {}"),
+    TOPIC_INVALID: ("broker rejected the topic", "Ask the broker's operator for write access to {}"),
     QUOTA: ("broker quota exceeded", "Packs are kept. " + _SUPPORT),
     TOO_LARGE: ("pack too large for the broker", "Lower [pack] max_size, or ask the operator for a larger limit"),
     BAD_FORMAT: ("broker rejected the payload format of a pack", "Ask its operator what it checks"),
@@ -79,9 +79,7 @@ def connect_refused(code: int, url: str) -> BrokerError:
 def publish_refused(code: int, topic: str, url: str) -> BrokerError:
     """A PUBACK that is not success."""
     what, hint = _PUBACK.get(code, (f"broker rejected a pack (reason code 0x{code:02X})", "Packs are kept"))
-    if hint.endswith(" to"):
-        hint = f"{hint} {topic}"
-    return BrokerError(what, where=url, hint=hint)
+    return BrokerError(what, where=url, hint=hint.format(topic))
 
 
 def subscribe_refused(code: int, topic: str, url: str) -> BrokerError:

@@ -160,7 +160,7 @@ class Subscriber:
         try:
             client.reach(self._host, self._port, KEEPALIVE_S)
         except (OSError, ValueError) as error:
-            raise LiveError(f"{self.url}: {error}", _CHECK_BROKER) from error
+            raise LiveError(f"{self.url}: {getattr(error, 'strerror', None) or error}", _CHECK_BROKER) from error
         self._client = client
         client.loop_start()
         self._ready.wait(max(0.0, deadline - time.monotonic()))

@@ -33,7 +33,16 @@ _HINTS = {
 def down(where: str, error: OSError | None, what: str = "") -> LineDown:
     """The LineDown for an error of the system, with a useful hint."""
     code = (error.errno or 0) if error else 0
+    if isinstance(error, socket.gaierror):
+        missing = code in (socket.EAI_NONAME, socket.EAI_NODATA)
+        return LineDown(
+            f"{what}: {'host name not found' if missing else 'DNS server not responding'}",
+            where=where,
+            hint="Check the spelling, or write the address in numbers",
+        )
     text = os.strerror(code) if code else str(error or "")
+    if "Inappropriate ioctl" in text:  # pyserial has it in its own words
+        return LineDown(f"{what}: not a serial port", where=where, hint="Its name is under /dev/serial/by-id/")
     return LineDown(": ".join(filter(None, (what, text))), where=where, hint=_HINTS.get(code, ""))
 
 

@@ -117,7 +117,7 @@ def _dirs(dirs: Sequence[Path] | None) -> Sequence[Path]:
 
 def _short(path: Path) -> str:
     """VENDOR/FAMILY.toml with the folder above it, as people know it."""
-    return "/".join(path.parts[-3:])
+    return str(Path(*path.parts[-3:]))
 
 
 def _defaults(

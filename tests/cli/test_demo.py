@@ -17,9 +17,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from agent.cli.common import language_of
 from agent.cli.demo_screen import DemoScreen, LatestFigures
 from agent.cli.main import outcome
-from agent.cli.options import language_of
 from agent.cli.ring_follower import Follower
 from agent.indicators.definitions import read_plan
 from agent.indicators.plan import IndicatorPlan, make_plan

@@ -127,6 +127,11 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
     ("exactly 0.9", "devices/m1", device(recent=recent({"timeout": 100})), 0, []),
     ("below 0.9", "devices/m1", device(recent=recent({"timeout": 60, "crc": 41})), 4, ["device-incomplete"]),
     ("not settled yet", "devices/m1", device(recent=recent({"timeout": 900}, settled=False)), 0, ["device-early"]),
+    ("sensors without a value from the start", "devices/m1",
+     device(answering_since=NOW - 57, recent=recent({"absent": 400}, settled=False, minutes=1)), 0,
+     ["device-lacks-values"]),
+    ("suspect values in the first minute", "devices/m1",
+     device(recent=recent(marked={"suspect": 500}, settled=False)), 0, ["device-early"]),
     ("nothing due yet, as with every = 15min", "devices/m1", device(recent=None), 0, []),
     ("a night", "devices/m1", device(life="asleep", error="no answer", recent=recent({"asleep": 1000})), 0, []),
     ("the morning after", "devices/m1", device(recent=recent({"asleep": 900})), 0, []),
@@ -144,6 +149,8 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
     ("estimated values", "devices/m1", device(recent=recent(marked={"estimated": 1000})), 0, []),
     ("readings that the store lost", "devices/m1", device(recent=recent({"disk": 500})), 1, ["readings-lost"]),
     ("dead", "devices/m1", device(life="dead", recent=recent({"absent": 900})), 4, ["device-dead"]),
+    ("dead, or asleep at an unknown place", "devices/m1", device(life="dead", may_sleep=True), 4,
+     ["device-dead-or-asleep"]),
     ("never answered", "devices/m1", device(life="dead", last_answer=None), 4, ["device-never-answered"]),
     ("a line that has just gone down", "devices/m1", device(life="unknown", error="no port"), 0, []),
     ("a line that is down", "devices/m1", device(life="unknown", error="no port", last_answer=NOW - 11), 4,
@@ -194,6 +201,32 @@ def test_an_overloaded_line_is_named_with_its_devices_and_what_to_do() -> None:
     assert seen(snapshot) == (0, []), "the first round after a start is always late"
     snapshot["devices"]["m1"]["recent"] = recent()
     assert seen(snapshot) == (0, []), "a busy line that loses nothing"
+
+
+def test_a_line_on_which_nobody_answers_is_one_finding() -> None:
+    dead = device(life="dead", error="no answer within 1 s")
+    snapshot = changed("devices", {"m1": dead, "m2": dead | {"last_answer": None}, "pv": device(life="asleep")})
+    (finding,) = find(snapshot, NOW, True)
+    assert (finding.code, finding.where, finding.exit_code) == ("line-silent", "line bus", 4)
+    assert finding.text() == "no device on line bus answers: m1, m2: no answer within 1 s"
+    snapshot["devices"]["m3"] = device()
+    assert seen(snapshot) == (4, ["device-dead", "device-never-answered"]), "somebody answers: it is not the cable"
+    snapshot["devices"] = {"m1": dead | {"line": "other"}, "m2": dead}
+    assert seen(snapshot) == (4, ["device-dead", "device-dead"]), "each alone on its line"
+
+
+def test_a_line_that_is_down_is_one_finding_for_its_devices() -> None:
+    down = device(life="unknown", error="cannot open", last_answer=NOW - 60)
+    snapshot = changed("devices", {"m1": down, "m2": down, "m3": device(line="other")})
+    (finding,) = find(snapshot, NOW, True)
+    assert finding.text() == "line bus is down, m1, m2 cannot be reached: cannot open" and finding.exit_code == 4
+
+
+def test_a_destination_that_was_not_tried_yet_is_given_a_moment() -> None:
+    facts = {"connected": False, "subscriber": None, "since": NOW - 1}
+    assert seen(changed("uplinks/platform", facts)) == (0, [])
+    assert seen(changed("uplinks/platform", facts | {"since": NOW - 11})) == (5, ["uplink-down"])
+    assert seen(changed("uplinks/platform", facts | {"error": "refused"})) == (5, ["uplink-down"])
 
 
 def test_readings_lost_by_the_gateway_are_one_finding_for_all_devices() -> None:

@@ -34,6 +34,7 @@ def test_flags_make_a_gateway_that_check_calls_good(mh, tmp_path: Path, lang: st
     assert facts["trust"] == f"park7/gw01={facts['thumbprint']}"
     assert mh("check", "-c", folder / "agent.toml").code == 0
     shown = mh("keys", "show", "--json", "-c", folder / "agent.toml").lines[0]
+    assert mh("keys", "show", "--qr", "-c", folder / "agent.toml").out.count("█") > 100
     assert shown["thumbprint"] == facts["thumbprint"] and shown["file"] == facts["key"]
     config = load_config(folder / "agent.toml")
     assert (config.base, config.site_label, config.state_dir) == ("park7/gw01", '一期 "A"', folder / "state")
@@ -95,7 +96,8 @@ def test_a_zone_whose_sign_is_reversed_is_taken_with_a_warning(mh, tmp_path: Pat
 
 def test_a_person_is_asked_until_the_answer_is_right(tmp_path: Path) -> None:
     """In a terminal: a wrong answer is explained and asked again, a password is typed unseen, the last word is yes."""
-    answers = ["park 7", "park7", "gw01", "CST", "Asia/Shanghai", "mqtt://127.0.0.1", "park7/gw01", "s3cr3t", "y"]
+    answers = ["park 7", "park7", "gw01", "CST", "Asia/Shanghai", "一期", "131,31", "31.2, 121.5", "mqtt://127.0.0.1",
+               "park7/gw01", "s3cr3t", "y"]  # fmt: skip
     master, slave = pty.openpty()
     command = [sys.executable, "-c", "from agent.cli.main import main; main()", "init", str(tmp_path / "new")]
     child = subprocess.Popen(
@@ -126,6 +128,7 @@ def test_a_person_is_asked_until_the_answer_is_right(tmp_path: Path) -> None:
     assert secret.read_text() == "s3cr3t\n" and mode(secret) == 0o600
     config = load_config(tmp_path / "new" / "agent.toml")
     assert config.uplinks[0].password is not None and config.uplinks[0].password.file == secret
+    assert config.site_label == "一期" and config.place is not None
     assert "站点" in text and not [note for note in config.notes if "unencrypted" not in note.what]
 
 

@@ -105,6 +105,13 @@ def test_the_short_help_of_the_frame_is_there_for_every_command(mh, name: str) -
     assert f"\n  {name} " in said.out
 
 
+def test_the_help_of_the_frame_leads_a_technician_to_the_documents(mh) -> None:
+    out = mh("--help").out
+    assert "meterhouse init " in out and "--add" in out
+    (line,) = [line for line in out.splitlines() if line.startswith("Documents: ")]
+    assert Path(line.split()[1]).is_file()
+
+
 def test_a_command_whose_module_is_absent_is_left_out(mh, monkeypatch: pytest.MonkeyPatch) -> None:
     table = {**frame.COMMANDS, "teleport": frame.CommandEntry("agent.cli.no_such_module", "Not built.")}
     monkeypatch.setattr(frame, "COMMANDS", table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -186,3 +187,82 @@ def test_a_meters_clock_is_held_against_this_machines_zone(tmp_path: Path, monke
     assert local_timezone(tmp_path / "none") == "UTC"
     monkeypatch.setenv("TZ", ":Europe/Berlin")
     assert local_timezone(link) == "Europe/Berlin"
+
+
+FLOATS = """
+schema = 1
+vendor = "Test"
+models = ["FLOATS"]
+kind = "meter"
+protocol = "modbus"
+source = "made up for tests"
+evidence = "derived"
+defaults = { function = 3, type = "f32", order = "ABCD" }
+point = [
+  { name = "ac.voltage.l1", address = 100, unit = "V" },
+  { name = "ac.power.active", address = 102, unit = "kW" },
+  { name = "ac.energy.import", address = 104, unit = "kWh" },
+  { name = "device.temperature", address = 106, unit = "Cel", type = "i16", scale = 0.1 },
+]
+"""
+
+
+@pytest.fixture
+def floats(tmp_path: Path) -> Path:
+    path = tmp_path / "floats.toml"
+    path.write_text(FLOATS)
+    return path
+
+
+def put_floats(served, address: int, *values: float, swapped: bool = False) -> None:
+    words = struct.unpack(f">{2 * len(values)}H", struct.pack(f">{len(values)}f", *values))
+    pairs = [words[n : n + 2] for n in range(0, len(words), 2)]
+    served.image.put_words(address, [word for pair in pairs for word in (pair[::-1] if swapped else pair)])
+
+
+def test_a_value_beyond_all_bounds_brings_the_order_that_was_meant(mh, served, floats, monkeypatch) -> None:
+    put_floats(served, 100, 231.45, 0.91810566, 123456.789, swapped=True)
+    served.image.put_words(106, [255])
+    args = ("read", "--profile", floats, "--line", served.url, "--address", "1")
+    said = mh(*args, "--json")
+    assert {line["point"]: line["quality"] for line in said.lines}["ac.voltage.l1"] == "range"
+    assert "hint: ac.voltage.l1 is " in said.err
+    assert 'with order "CDAB" in place of "ABCD" this would be 231.45 V' in said.err
+    monkeypatch.setenv("LANG", "zh_CN.UTF-8")
+    assert "提示: ac.voltage.l1为" in mh(*args).err
+
+
+def test_floats_are_shown_without_the_noise_of_their_bits_and_json_keeps_all(mh, served, floats) -> None:
+    put_floats(served, 100, 229.50418, 0.91810566, 22752.254)
+    served.image.put_words(106, [255])
+    args = ("read", "--profile", floats, "--line", served.url, "--address", "1")
+    said = mh(*args)
+    assert (said.code, said.err) == (0, "")
+    rows = {row.split()[0]: row.split()[1:] for row in said.out.splitlines() if row}
+    assert rows["ac.voltage.l1"] == ["229.5", "V"] and rows["ac.power.active"] == ["0.91811", "kW"]
+    assert rows["ac.energy.import"] == ["22752.254", "kWh"], "a counter's step matters"
+    assert rows["device.temperature"] == ["25.5", "°C"]
+    values = {line["point"]: line["value"] for line in mh(*args, "--json").lines}
+    assert values["ac.voltage.l1"] == 229.50418 and values["ac.power.active"] == 0.91810566
+    assert {line["unit"] for line in mh(*args, "--json").lines} == {"V", "kW", "kWh", "Cel"}
+
+
+def test_two_readings_show_the_change_and_hold_the_counter_against_power(mh, served, floats, monkeypatch) -> None:
+    served.image.put_words(106, [255])
+    put_floats(served, 100, 230.0, 3600.0, 1000.0)
+    asked = served.image.read
+
+    def counted(function: int, address: int, count: int) -> bytes | int:
+        found = asked(function, address, count)
+        energy = struct.unpack(">f", struct.pack(">2H", *served.image.words(104, 2)))[0]
+        put_floats(served, 104, energy + 500)
+        return found
+
+    monkeypatch.setattr(served.image, "read", counted)
+    args = ("read", "--profile", floats, "--line", served.url, "--address", "1", "--repeat=2", "--pause=150ms")
+    said = mh(*args)
+    row = next(row.split() for row in said.out.splitlines() if row.startswith("ac.energy.import"))
+    assert float(row[2]) >= 500 and row[2].startswith("+")
+    assert "hint: ac.energy.import grew by" in said.err and "A scale, unit or ratio" in said.err
+    changes = {line["point"]: line["change"] for line in mh(*args, "--json").lines}
+    assert changes["ac.voltage.l1"] == 0 and changes["ac.energy.import"] >= 500

@@ -147,7 +147,16 @@ def test_a_device_that_refuses_all_is_told_with_what_to_try(raw, served) -> None
     assert said.code == 4 and "Try function 4: 4:0+4" in said.err
     assert "In 4x notation, which counts from 40001 or 30001, this is 3:256+2" in raw("3:40257+2").err
     served.fault("silence")
-    assert raw("3:0+4").code == 4
+    said = raw("3:0+4")
+    assert (said.code, said.out) == (4, "") and "no answer within" in said.err
+    assert "Check the unit number 1, and whether another master uses the device" in said.err
+
+
+def test_a_configured_meter_without_registers_is_told_what_to_use(mh, park, tmp_path: Path) -> None:
+    config = park("tcp://127.0.0.1:1")
+    config.write_text(config.read_text().replace('"test/box"', '"dlt645/2007"'))
+    said = mh("read", "inv1", "-c", config, "--registers", "3:0")
+    assert said.code == 2 and "inv1 is a dlt645 device. Registers are Modbus. Other meters are read with" in said.err
 
 
 def test_a_device_of_the_configuration_and_its_dump(mh, served, park, tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ import json
 import os
 import threading
 import time
+from decimal import Decimal
 
 import pytest
 
 from agent.cli.common import show_age, show_quality
-from agent.cli.ring_follower import Follower
+from agent.cli.ring_follower import Follower, show_number
 from drivers.line.trace import FrameTrace
 from drivers.model import Quality, Reason
 from ext.ring import Ring
@@ -52,6 +53,20 @@ def test_status_says_what_is_not_well_and_exits_by_the_worst(mh, traces, tmp_pat
     said = mh("status", "--json", "--runtime-dir", run)
     assert said.code == 1
     assert json.loads(said.out)["faults"][0] == "store: disk full" and len(json.loads(said.out)["faults"]) == 3
+
+
+def test_status_in_chinese_keeps_its_json_english(mh, traces, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    traces.write(clock={"synced": False, "error_ms": 16_000.0, "behind_store": None})
+    said = mh("status", "--runtime-dir", tmp_path / "run")
+    assert said.code == 1 and "故障: 本网关的时钟未同步\n  处理: " in said.err and "timedatectl" in said.err
+    assert "设备" in said.out and "正常" in said.out and said.err.splitlines()[-1].startswith("共 1 个故障；退出码 1。")
+    facts = json.loads(mh("status", "--json", "--runtime-dir", tmp_path / "run").out)
+    assert facts["faults"] == ["the clock of this gateway is not synchronised"]
+    assert facts["findings"][0] | {"advice": ""} == {
+        "code": "clock-not-synchronised", "exit_code": 1, "where": "clock", "text": facts["faults"][0], "advice": ""
+    }  # fmt: skip
+    assert "clock synchronised" not in mh("status", "--lang", "en", "--runtime-dir", tmp_path / "run").out
 
 
 def test_status_tells_a_line_that_is_down_and_lets_inverters_sleep(mh, traces, tmp_path) -> None:
@@ -128,6 +143,32 @@ def test_watch_prints_the_last_state_into_a_pipe(mh, traces, tmp_path) -> None:
     assert rows[-3][:4] == ["inv1", "ac.power.active", "123456789012345.678", "W"]
     assert rows[-2][:5] == ["inv1", "ac.energy.import", "700", "kWh", "suspect"]
     assert rows[-1][2] == "V1�[31m" and "inv2" not in said.out
+
+
+def test_watch_shows_a_float_with_the_digits_it_is_good_for(mh, traces, tmp_path) -> None:
+    tables = traces.facts["tables"]
+    for point in tables["2"]["points"][:2]:
+        point["float"] = True
+    tables["2"]["points"][0]["u"] = "Cel"
+    traces.write(tables=tables)
+    traces.values(2, (0, 22950418, -5, 0), (1, 12345678901, -5, 0))
+    rows = [line.split() for line in mh("watch", "inv1", "--runtime-dir", tmp_path / "run").out.splitlines()]
+    assert [row[2:4] for row in rows if row[1:2] != ["device.firmware"]][-2:] == [["229.5", "°C"], ["123456.79", "kWh"]]
+    said = mh("watch", "inv1", "--json", "--for", "0.3", "--runtime-dir", tmp_path / "run")
+    assert all(line["value"] != 229.5 for line in said.lines), "JSON is never rounded"
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "shown"),
+    [
+        ("229.50418", "gauge", "229.5"), ("0.91810566", "gauge", "0.91811"), ("1234567.8", "gauge", "1234568"),
+        ("1E+3", "gauge", "1000"), ("0", "gauge", "0"), ("-0.000012345678", "gauge", "-0.000012346"),
+        ("22752.254", "counter", "22752.254"), ("5.3E+36", "gauge", "53" + "0" * 35),
+    ],
+)  # fmt: skip
+def test_digits_of_floats(value: str, kind: str, shown: str) -> None:
+    assert show_number(Decimal(value), kind, is_float=True) == shown
+    assert show_number(Decimal("229.50418"), kind) == "229.50418", "a register with a scale has the digits it has"
 
 
 def test_watch_json_tells_every_reading(mh, traces, tmp_path) -> None:
@@ -266,6 +307,23 @@ def test_each_wrong_member_of_a_snapshot_is_a_sentence_or_harmless(mh, traces, t
     repair = {"compared_from": 1, "packs_from": 1, "streams": 2}
     traces.facts["intervals"] = {"reading": 1, "repair": repair, "stopped": ["inv1"], "waits": "the disk"}
     traces.facts["lines"]["roof"] |= {"sent": {"3": 4}, "answers": 5, "timeouts": 1}
+    recent = {
+        "from": 1.0, "to": time.time(), "settled": True, "due": 9, "readings": 5, "complete": 0.6,
+        "missing": {"crc": 3, "sentinel": 1}, "marked": {"suspect": 2},
+    }  # fmt: skip
+    traces.facts["devices"]["inv1"] |= {
+        "added": 1.0, "answering_since": 2.0, "dead_after": 10.0, "recent": recent, "swapped": {"t": 3.0, "what": "x"},
+    }  # fmt: skip
+    traces.facts["uplinks"]["platform"] |= {
+        "subscriber": False, "waiting": 3, "set_aside": 1, "error": "e", "hint": "h",
+        "certificates": [{"file": "f", "what": "w", "ends": 5.0, "error": None}],
+    }  # fmt: skip
+    traces.facts["store"] |= {
+        "size_bytes": 9, "limit_bytes": 10, "disk_free_bytes": 1, "unused_bytes": 0, "packs": 5,
+        "pending": {"platform": 5}, "lost_packs": 2, "lost_at": 4.0, "warnings": ["w"],
+    }  # fmt: skip
+    traces.facts["clock"] = {"synced": False, "error_ms": 1.5, "behind_store": 100.0}
+    traces.facts["key"] = {"thumbprint": "k", "trouble": "t"}
     traces.facts["tables"] = {"2": traces.facts["tables"]["2"]}
     traces.facts["devices"].pop("inv2")
     harm, refused = set("\x1b\x07\x9b\u202e"), 0

@@ -208,6 +208,9 @@ def test_tools_borrow_the_port_of_a_running_agent(house: House, mh: Mh) -> None:
     assert code == 0 and len(out.splitlines()) > 2, err
     assert "lent to read by " in agent.said
     line = ("--line", url, "--serial", "38400 8N1", "--runtime-dir", agent.runtime)
+    for device in (("m1", "-c", agent.config), (*line, "--address", "1")):
+        code, out, err = mh("read", *device, "--registers", "3:0+2,4:0+2", "--repeat=2", "--pause=10ms", "--json")
+        assert '"word":' in out, err
     code, out, err = mh("scan", *line, "--protocol", "modbus", "--addresses", "1", "--no-identify", "--quick", "--json",
                         "--listen", "0.1")  # fmt: skip
     assert code == 0 and json.loads(out)["address"] == "1", err
@@ -216,7 +219,7 @@ def test_tools_borrow_the_port_of_a_running_agent(house: House, mh: Mh) -> None:
     assert "lent to identify by " in agent.said
     before = agent.snapshot()["devices"]["m1"]["readings"]
     until(lambda: agent.snapshot()["devices"]["m1"]["readings"] > before, 20, lambda: agent.said)
-    assert agent.said.count("lease ended") == 3
+    assert agent.said.count("lease ended") == 5
     assert agent.stop() == 0
 
 

@@ -114,6 +114,25 @@ def times_of(packs: list[dict[str, Any]], name: str) -> set[float]:
     return found
 
 
+def test_a_large_park_is_recorded_in_parts(tmp_path: Path, house: House, mh: Mh) -> None:
+    """Each part is an event in a pack of its own, which brokers take; together they are one record."""
+    units = range(1, 53)
+    roof = house.field.tcp(*(Still(unit, unit) for unit in units))
+    every = '{ fast = "5 s", normal = "5 s", slow = "5 s" }'
+    agent = house.agent(None, {"roof": roof}, {f"m{unit}": ("roof", unit) for unit in units}, every=every)
+    agent.start()
+    until(lambda: counters_seen(mh, agent) == len(units), what=lambda: agent.said)
+    code, out, err = mh("handover", "--who", "x", "--yes", "--json", "-c", agent.config)
+    record = json.loads(out)
+    assert code == 0 and len(record["devices"]) == 52 and len(record["packs"]) == 2, err
+    assert agent.stop() == 0 and mh("export", tmp_path / "given", "-c", agent.config)[0] == 0
+    code, out, _ = mh("verify", tmp_path / "given", "--trust", record["trust"], "--json")
+    listed = json.loads(out)["streams"]["park7/gw01/_gateway"]["handovers"]
+    assert [(one["id"], one["devices"]) for one in listed] == [(record["id"], 50), (record["id"], 2)]
+    for pack in packs_of(tmp_path / "given", "_gateway"):
+        jsonschema.Draft202012Validator(SCHEMA).validate(pack)
+
+
 class Terminal(io.StringIO):
     """Typed lines."""
 

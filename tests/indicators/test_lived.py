@@ -258,7 +258,8 @@ def test_results_in_another_form_are_told(lived: Lived, tmp_path: Path, spoil: C
 def test_the_report_of_a_store_at_rest(lived: Lived, tmp_path: Path, language: str, words: tuple[str, ...]) -> None:
     shown = lived.report("2025-02-01", "--lang", language)
     assert all(word in shown for word in words), shown
-    lived.report("2025", "--lang", language, "--html", tmp_path / "year.html", "--csv", tmp_path / "year.csv")
+    out = lived.report("2025", "--lang", language, "--html", tmp_path / "year.html", "--csv", tmp_path / "year.csv")
+    assert [line.rpartition("/")[2] for line in out.splitlines()] == ["year.html", "year.csv"]
     page = (tmp_path / "year.html").read_text(encoding="utf-8")
     assert words[0] in page and "power.fossil.cn@2023" in page
     rows = list(csv.DictReader((tmp_path / "year.csv").open(encoding="utf-8-sig")))

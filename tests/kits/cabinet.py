@@ -294,8 +294,9 @@ class Cabinet:
     def __init__(self, folder: Path, rtu_port: int, tcp_port: int) -> None:
         for name in ("pymodbus.logging", "pymodbus", "umodbus", "dlt645"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        self.rtu_port, self.tcp_port = rtu_port, tcp_port
         self.bus_a, self.bus_b = SerialBus(folder / "ttyA", 9600), SerialBus(folder / "ttyB", 2400, 11)
+        self.url_a, self.url_b = f"serial:{self.bus_a.link}", f"serial:{self.bus_b.link}"
+        self.url_server, self.url_tcp = f"tcp://127.0.0.1:{rtu_port}", f"modbus-tcp://127.0.0.1:{tcp_port}"
         images = {
             1: registers("eastron/sdm630"),
             3: registers("huawei/sun2000"),

@@ -8,9 +8,11 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.cli.profile_samples import sampled
-from drivers.model import PACES, DeviceSpec, Kind, Point, Quality, Reading
+from drivers.model import PACES, DeviceSpec, Kind, Point, Quality, Reading, Reason
 from drivers.plan.image import image_spec
 from drivers.plausibility import Hint, growth_hints, hints
 from drivers.profile import list_profiles, load_profile, shipped_dir
@@ -45,7 +47,7 @@ def phases(
 
 def kinds(found: list[Hint]) -> list[str]:
     for one in found:
-        assert re.search(r"[一-鿿]", one.zh) and not re.search(r"[一-鿿]", one.en) and "{" not in one.en
+        assert re.search(r"[一-鿿]", one.zh) and not re.search(r"[一-鿿]", one.en) and "{name}" not in one.en
     return [one.kind for one in found]
 
 
@@ -72,7 +74,7 @@ def test_a_total_alone_is_held_against_line_voltages_too() -> None:
     values |= {"current__l1": 10, "current__l2": 10, "current__l3": 10, "power__factor": 0.95}
     assert hints(spec_of(), meter(**values, power__active=6.58)) == []
     (hint,) = hints(spec_of(), meter(**values, power__active=6580))
-    assert hint.kind == "ratio" and "factor of 1e+03" in hint.en
+    assert hint.kind == "ratio" and "a factor of 1000" in hint.en
 
 
 def test_phases_that_do_not_add_up_and_a_phase_with_another_sign() -> None:
@@ -159,3 +161,29 @@ def test_samples_of_shipped_profiles_give_no_order_or_scale_hint(id_: str) -> No
         points = profile.resolve(sample.params, sample.firmware, sample.identity).points
         found = hints(image_spec(profile, points), sampled(profile, sample, points))
         assert not {one.kind for one in found} & {"order", "scale"}, [one.en for one in found]
+
+
+NAMES = [
+    *(f"ac.{kind}.l{n}" for kind in ("voltage", "current", "power.active", "power.factor") for n in (1, 2, 3)),
+    "ac.power.active", "ac.power.generation", "ac.power.factor", "ac.voltage.l12", "ac.frequency", "ac.energy.import",
+    "meter.ac.power.active", "ac.voltage", "ac.current",
+]  # fmt: skip
+VALUES = st.one_of(st.none(), st.integers(-(10**20), 10**20), st.floats(allow_nan=False, allow_infinity=False))
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES), st.sampled_from([Quality.GOOD, Quality.RANGE, Quality.SUSPECT]))
+def test_no_values_whatever_end_in_an_error(values: dict[str, float | None], quality: Quality) -> None:
+    points = tuple(Point(n, Kind.GAUGE, "V", type="f32", order="ABCD", count=2) for n in values)
+    units = {"voltage": "V", "current": "A", "power": "kW", "energy": "MWh", "frequency": "Hz"}
+    readings = {
+        name: Reading(
+            name,
+            None if value is None else D(repr(value)),
+            units.get(name.removeprefix("meter.").split(".")[1], ""),
+            quality if value is not None else Reason.SENTINEL,
+            struct.pack(">f", 0.1) if value is None else struct.pack(">d", float(value))[:4],
+        )
+        for name, value in values.items()
+    }
+    kinds(hints(spec_of(*points), readings, {"": "generation.pv", "meter.ac": "load"}))
+    kinds(growth_hints(spec_of(*points), readings, dict(reversed(readings.items())), 10))

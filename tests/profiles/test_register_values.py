@@ -7,6 +7,8 @@ import struct
 from decimal import Decimal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from drivers.register_values import Look, favourite, looks, value_at
 
@@ -93,3 +95,15 @@ def test_noise_makes_no_text_and_nearly_no_voltages() -> None:
     found = looks({n: rng.randrange(0x10000) for n in range(2000)})
     assert not [one for one in found if one.quantity == "text"]
     assert len([one for one in found if one.type in ("f32", "f64")]) < 100
+
+
+WORD = st.one_of(st.sampled_from([0, 0xFFFF, 0x4366, 0x4248, 2301, 0x5355, 0x7F80, 0x8000]), st.integers(0, 0xFFFF))
+WORDS = st.dictionaries(st.integers(0, 40), WORD)
+
+
+@given(st.lists(WORDS, min_size=1, max_size=4))
+def test_no_registers_whatever_end_in_an_error_and_none_is_taken_twice(rounds: list[dict[int, int]]) -> None:
+    found = looks(rounds[-1], rounds[:-1])
+    taken = [at for one in found for at in range(one.address, one.address + one.registers)]
+    assert len(taken) == len(set(taken)) and set(taken) <= set(rounds[-1])
+    favourite(found)

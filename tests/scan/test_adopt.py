@@ -88,6 +88,15 @@ def test_two_devices_of_one_family_get_two_names(mh, field: Park, site: Path) ->
     assert {line.url for line in config.lines} == {first.url, second.url}
 
 
+def test_a_new_line_has_the_factory_setting_of_the_profile(mh, site: Path) -> None:
+    adl400 = ("--profile", "acrel/adl400", "--address", "2", "--no-read", "--yes")
+    assert mh("adopt", "a", "--line", "serial:/dev/ttyS9", *adl400).code == 0
+    assert mh("adopt", "b", "--line", "serial:/dev/ttyS8", *adl400, "--serial", "19200 8N1").code == 0
+    assert mh("adopt", "c", "--line", "modbus-tcp://192.0.2.1", *adl400).code == 0
+    assert [line.serial for line in load_config(site).lines[:2]] == ["9600 8E1", "19200 8N1"]
+    assert "serial" not in (site.parent / "conf.d" / "c.toml").read_text()
+
+
 TOLD = ("--line", "tcp://127.0.0.1:1", "--address", "1", "--profile", "chint/dtsu666", "--no-read", "--yes")
 
 
@@ -126,7 +135,7 @@ def test_names_and_addresses_that_are_taken_name_their_place(mh, site: Path) -> 
     assert mh("adopt", "m", *TOLD).code == 0
     before, first = files(site), site.parent / "conf.d" / "m.toml"
     said = mh("adopt", "other", *TOLD)
-    assert said.code == 2 and f"{first}:8: device.m: address 1 of line 127-0-0-1-1 is already device m" in said.err
+    assert said.code == 2 and f"{first}:9: device.m: address 1 of line 127-0-0-1-1 is already device m" in said.err
     said = mh("adopt", "m", *TOLD, "--address", "2")
     assert said.code == 2 and "the name m is taken. Choose another, such as m-2" in said.err
     said = mh("adopt", "status", *TOLD, "--address", "2")
@@ -157,7 +166,7 @@ def test_a_folder_that_cannot_be_made_is_said(mh, site: Path) -> None:
 def test_a_folder_of_others_is_said_before_anything_is_asked(mh, site: Path) -> None:
     (site.parent / "conf.d").mkdir(0o500)
     said = mh("adopt", "m", *TOLD)
-    assert said.code == 2 and "this user may not write here. Use sudo" in said.err
+    assert said.code == 2 and "this user may not write here. Use sudo, or another folder" in said.err
 
 
 def test_a_silent_device_is_added_only_unread(mh, field: Park, site: Path) -> None:

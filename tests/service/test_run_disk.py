@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.cli.findings import find
 from tests.kits.books import BUSY, busy_only, gaps, reasons, settle
 from tests.kits.faults.books import came
 from tests.kits.faults.rest import in_rings
@@ -109,3 +111,41 @@ def test_stopped_while_the_disk_is_full(played: dict[str, Any]) -> None:
     assert played["said"].count("readings stay unsealed in the ring (") == 1, played["said"]
     assert played["again"] == 0 and played["held"] and not played["lost"]
     assert set(reasons(played["report"], "m1")) <= {"disk"} | BUSY, played["gaps"]
+
+
+def play_a_disk_that_is_full_at_the_start(folder: Path, house: House) -> dict[str, Any]:
+    disk, listener, meter, agent = with_a_disk(folder, house)
+    codes = [agent.stop()]
+    hog = fill(disk)
+    agent.start()
+    full = until(lambda: trouble(agent), 30, lambda: agent.said)
+    facts = agent.snapshot()
+    found = [
+        (one.code, one.exit_code)
+        for one in find(facts, facts["time"], True)
+        if one.exit_code and one.where in ("store", "disk")
+    ]
+    count = meter.count
+    hog.unlink()
+    until(lambda: came(listener, count + 1), 30, lambda: agent.said)
+    codes.append(agent.stop())
+    for path in (disk / "state").glob("store.db*"):
+        path.unlink()
+    fill(disk)
+    agent.start(serving=False)
+    codes.append(agent.wait())
+    words = [sys.executable, "-m", "agent.cli.main", "status", "--runtime-dir", str(agent.runtime)]
+    status = subprocess.run(words, check=False, capture_output=True, text=True, timeout=240)
+    return {"full": full, "found": found, "codes": codes, "said": agent.said, "status": status}
+
+
+def test_a_disk_that_is_full_at_the_start(played: dict[str, Any]) -> None:
+    """With a database the agent goes on, and says what is wrong. Without one it ends, and says that."""
+    assert played["codes"] == [0, 0, 1]
+    assert "the disk is full" in played["full"]
+    assert played["found"] == [("store-trouble", 1), ("disk-nearly-full", 1)]
+    last = played["said"].splitlines()[-1]
+    assert last.startswith("error: ") and "no space left on the disk. Free space there, then start the agent" in last
+    assert played["status"].returncode == 1
+    assert "no agent is running here. The last one ended at 20" in played["status"].stderr
+    assert "no space left on the disk" in played["status"].stderr

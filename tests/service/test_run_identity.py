@@ -7,6 +7,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from agent.service.identity import change_sentence
 from tests.kits.books import settle
 from tests.kits.house import Agent, House, Meter, come_home, one_meter, until
 
@@ -91,6 +94,32 @@ def test_a_swap(played: dict[str, Any]) -> None:
         assert before[-1][1] < Decimal(counter["new"]["v"]) < after[0][1]
         assert before[-1][0] <= counter["new"]["t"] <= after[0][0]
         assert birth["from"] <= event["t"], "it is told when it is seen, at a tick from which on the birth counts"
+
+
+@pytest.mark.parametrize(
+    ("event", "old", "new", "says"),
+    [
+        (
+            "identity",
+            {"serial": "A-1", "model": "M", "firmware": "2"},
+            {"serial": "B-2", "model": "M", "firmware": "3"},
+            "another device answers: serial B-2 instead of A-1, firmware 3 instead of 2",
+        ),
+        ("identity", {"serial": "A-1"}, {"serial": "A-1\x1b[2J" * 99}, "another device answers: serial A-1"),
+        ("firmware", {"firmware": "2"}, {"firmware": "3"}, "another firmware: firmware 3 instead of 2"),
+        ("ratio", {"ct": "1", "reversed": []}, {"ct": "80", "reversed": ["ac"]},
+         "another ratio: ct 80 instead of 1, reversed ac instead of none"),
+        ("variant", {"variant": None, "moved": ["a"]}, {"variant": ">=3", "moved": ["a"]},
+         "another register map: variant >=3 instead of none"),
+        ("variant", {"moved": ["a"]}, {"moved": ["a"]}, "another register map: details"),
+        ("identity", dict.fromkeys("abcdefghi", "1"), dict.fromkeys("abcdefghi", "2"), "f 2 instead of 1 and 3 more"),
+    ],
+)  # fmt: skip
+def test_a_change_is_told_in_a_sentence(event: str, old: dict[str, Any], new: dict[str, Any], says: str) -> None:
+    """For people: no dict, no control characters, and no more than they can read."""
+    sentence = change_sentence(event, old, new)
+    assert says in sentence and sentence.endswith(". Its counters begin a new epoch")
+    assert "{" not in sentence and "\x1b" not in sentence and len(sentence) < 300
 
 
 # --- another ratio in the configuration

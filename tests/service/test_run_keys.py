@@ -127,7 +127,7 @@ def play_a_wrong_key(folder: Path, house: House) -> dict[str, Any]:
     until(lambda: len(listener.numbers("m1")) >= 2, 20, lambda: agent.said)
     right = path.read_bytes()
     path.unlink()
-    until(lambda: "there is no signing key" in agent.said, 20, lambda: agent.said)
+    until(lambda: "the key file is missing" in agent.said, 20, lambda: agent.said)
     _, advice = keys(agent, "create", code=2)
     other = create_key(folder / "other.key", 1_795_500_000)
     (folder / "other.key").rename(path)

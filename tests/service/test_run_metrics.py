@@ -65,7 +65,7 @@ def play_the_metrics(folder: Path, house: House) -> dict[str, Any]:
     _, listener, _, agent = one_meter(folder, house, every=SECONDLY)
     agent.start()
     file = agent.runtime / "metrics.prom"
-    until(lambda: file.exists() and "device_readings_total" in file.read_text(), 20, lambda: agent.said)
+    until(lambda: file.exists() and "device_complete_ratio" in file.read_text(), 20, lambda: agent.said)
     until(lambda: listener.packs("m1"), 20, lambda: agent.said)
     until(lambda: "size_bytes" in agent.snapshot()["store"], 20, lambda: agent.said)
     text, snapshot = file.read_text(), agent.snapshot()
@@ -78,6 +78,9 @@ def test_the_metrics(played: dict[str, Any]) -> None:
     # field pain 70
     found = read(played["text"])
     assert found["meterhouse_device_up", (("device", "m1"), ("line", "roof"))] in (0, 1)
+    assert found["meterhouse_device_complete_ratio", (("device", "m1"), ("line", "roof"))] <= 1
+    assert found["meterhouse_device_swapped", (("device", "m1"), ("line", "roof"))] == 0
+    assert found["meterhouse_key_trouble", ()] == 0
     assert ("meterhouse_uplink_connected", (("destination", "platform"),)) in found
     assert found["meterhouse_store_trouble", ()] == 0
     assert played["snapshot"]["store"]["limit_bytes"] == 8 << 30 and played["snapshot"]["store"]["lost_packs"] == 0

@@ -16,7 +16,8 @@ import pytest
 import ext.clock
 from agent.cli.findings import Finding, exit_code_of, find
 from tests.kits.faketime import LIBRARIES, Clock
-from tests.kits.house import SECONDLY, Agent, House, Listener, Meter, devices_on, one_meter, until
+from tests.kits.house import SECONDLY, Agent, House, Listener, Meter, devices_on, free_port, one_meter, until
+from tests.system.certs import Authority
 
 YEAR_S = 365 * 86_400
 
@@ -243,6 +244,7 @@ def play_a_swap_behind_a_steady_line(folder: Path, house: House) -> dict[str, An
 
 def test_a_swap_behind_a_steady_line(played: dict[str, Any]) -> None:
     """The counter that fell gives it away; the log has a sentence, `status` a finding until somebody reloads."""
+    # field pain 18
     assert played["code"] == 0 and len(played["events"]) == 1
     sentence = "m1: another device answers: serial B-2 instead of A-1. Its counters begin a new epoch"
     assert sentence in played["said"]
@@ -262,6 +264,44 @@ def play_a_swap_with_a_reconnect(folder: Path, house: House) -> dict[str, Any]:
 
 def test_a_swap_with_a_reconnect(played: dict[str, Any]) -> None:
     assert played == {"opened": 1, "code": 0}
+
+
+# --- what the next start, or next month, would bring
+
+
+def play_a_missing_key_and_an_old_certificate(folder: Path, house: House) -> dict[str, Any]:
+    authority = Authority()
+    (folder / "ca.pem").write_text(authority.pem)
+    for name, text in zip(("our.pem", "our.key"), authority.issue("gw01", 10), strict=True):
+        (folder / name).write_text(text)
+    (folder / "our.key").chmod(0o600)
+    uplink = f'[[uplink]]\nname = "platform"\nurl = "mqtts://127.0.0.1:{free_port()}"\nca_file = "ca.pem"\n'
+    more = f'{uplink}cert_file = "our.pem"\nkey_file = "our.key"\n'
+    agent = house.agent(None, {"roof": house.field.tcp(Meter(1))}, {"m1": ("roof", 1)}, every=SECONDLY, more=more)
+    agent.start()
+    until(lambda: agent.snapshot()["uplinks"]["platform"]["certificates"], 15, agent.snapshot)
+    before = findings(agent.snapshot())
+    key = folder / "state" / "signing.key"
+    key.rename(folder / "aside")
+    until(lambda: agent.snapshot()["key"]["trouble"], 15, lambda: agent.said)
+    without = findings(agent.snapshot())
+    (folder / "aside").rename(key)
+    key.chmod(0o644)
+    until(lambda: "key file is missing" not in (agent.snapshot()["key"]["trouble"] or "key file is missing"), 15)
+    readable = agent.snapshot()["key"]["trouble"]
+    key.chmod(0o600)
+    until(lambda: not agent.snapshot()["key"]["trouble"], 15, lambda: agent.said)
+    return {"before": before, "without": without, "readable": readable, "code": agent.stop()}
+
+
+def test_a_missing_key_and_an_old_certificate(played: dict[str, Any]) -> None:
+    """Both are said while the agent still runs well; the authority, good for ten years, is not."""
+    assert played["code"] == 0
+    ours = [one for one in played["before"] if one.code.startswith("certificate")]
+    assert [one.code for one in ours] == ["certificate-expires"] and "our.pem expires in 10 days" in ours[0].text()
+    (key,) = [one for one in played["without"] if one.code == "key-trouble"]
+    assert key.exit_code == 1 and "signing.key: the key file is missing" in key.text()
+    assert "others" in played["readable"] and "0644" in played["readable"], played["readable"]
 
 
 # --- D14: a state directory that cannot be used

@@ -134,6 +134,12 @@ class Gateway:
         facts = dict(json.loads(said)) if said.startswith("{") else {}
         return facts if facts.get("pid") == self.pid else {}
 
+    def faults(self) -> dict[str, int]:
+        """Faults that `meterhouse status` finds, with their exit codes; without the clock, which is the host's."""
+        facts = json.loads(self.machine.run("meterhouse", "status", "--json", ok=None).stdout)
+        found = [one for one in facts["findings"] if one["exit_code"] and one["where"] != "clock"]
+        return {one["text"]: one["exit_code"] for one in found}
+
     def said_status(self) -> str:
         """STATUS= as `systemctl status` shows it."""
         return self.machine.show("meterhouse", "StatusText")["StatusText"]

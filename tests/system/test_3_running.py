@@ -31,8 +31,9 @@ def test_monitoring_by_one_command_and_one_file(gw: Gateway) -> None:
     # field pain 70
     from prometheus_client import parser
 
-    facts = json.loads(gw.machine.run("meterhouse", "status", "--json").stdout)
-    assert facts["ok"] and facts["faults"] == [] and facts["age"] < 15
+    assert gw.faults() == {}
+    facts = json.loads(gw.machine.run("meterhouse", "status", "--json", ok=None).stdout)
+    assert facts["ok"] is (facts["faults"] == []) and facts["age"] < 15
     assert all(device["age"] < 15 for device in facts["devices"].values())
     assert {"size_bytes", "limit_bytes", "disk_free_bytes", "pending"} <= facts["store"].keys()
     text = gw.machine.read(f"{RUN}/metrics.prom")
@@ -70,8 +71,7 @@ def test_an_edge_is_logged_once(gw: Gateway) -> None:
         failures = gw.status()["lines"]["roof"]["open_failures"]
         gw.machine.wait(lambda: gw.status()["lines"]["roof"]["open_failures"] >= failures + 2, 60)
         gw.machine.wait(lambda: "1 of 2 devices answer" in gw.said_status(), 30)
-        said = gw.machine.run("meterhouse", "status", ok=None)
-        assert said.returncode == 4 and "m1" in said.stderr
+        gw.machine.wait(lambda: any("m1" in text and code == 4 for text, code in gw.faults().items()), 30)
     finally:
         gw.play_the_roof()
     gw.machine.wait(lambda: gw.alive(M1), 90)
@@ -118,13 +118,14 @@ def test_reload_of_a_bad_configuration(gw: Gateway) -> None:
     assert gw.pid == pid and gw.alive(M1, M2)
     said = gw.machine.run("meterhouse", "status", "--json", ok=None)
     facts = json.loads(said.stdout)
-    assert said.returncode == 3 and not facts["ok"] and 'there is no line "rof". Did you mean "roof"?' in said.stderr
+    assert said.returncode in (1, 3) and not facts["ok"], "1: the clock of the host"
+    assert any(code == 3 and 'Did you mean "roof"?' in text for text, code in gw.faults().items())
     assert 'Did you mean "roof"?' in gw.machine.journal("meterhouse", "-p", "err", f"--since={since}")
     gw.machine.wait(lambda: "the previous one stays in effect" in gw.said_status(), 20)
     gw.configure(gw.config())
     gw.machine.run("systemctl", "reload", "meterhouse")
     gw.machine.wait(lambda: gw.status()["config"]["complaints"] == [], 20)
-    assert gw.machine.run("meterhouse", "status").stdout.count("All is well.") == 1
+    assert gw.faults() == {}
 
 
 # --- certificates

@@ -282,24 +282,58 @@ def test_draining_sends_packs_committed_while_it_drains_however_old_they_are() -
     assert sorted(rig.delivered) == old + recent
 
 
-def test_without_a_subscriber_there_is_one_probe_in_a_while_however_large_the_backlog() -> None:
+@pytest.mark.parametrize(("code", "most_s"), [(0x10, 10), (0x87, 60)], ids=["no subscriber", "not authorized"])
+def test_a_topic_that_is_refused_has_one_probe_in_a_while_however_large_the_backlog(code: int, most_s: int) -> None:
+    """Somebody who subscribes hears the gateway in ten seconds (it was up to a minute)."""
     rig = Rig(live_bytes=100_000, window=5)
     rig.commit(5000, age_s=3600)
     rig.connect()
-    no_subscriber = lambda message: 0x10  # noqa: E731
-    begin = rig.now
-    while rig.now - begin < 600:
+
+    def second(answer: int) -> None:
         while rig.outbox.asked:
             rig.outbox.serve()
         rig.send()
         while rig.in_flight:
-            rig.answer(no_subscriber(next(iter(rig.in_flight.values()))))
+            rig.answer(answer)
         rig.commit(1)
         rig.tick(1.0)
-    assert len(rig.log) < 80, "in ten minutes: some at the beginning, then one in ten seconds"
+
+    begin = rig.now
+    while rig.now - begin < 600:
+        second(code)
+    assert len(rig.log) < 600 / most_s + 20, "in ten minutes: some at the beginning, then one in a while"
     assert not rig.delivered
+    came = rig.now
+    while not rig.delivered and rig.now - came < 600:
+        second(0)
+    assert rig.now - came <= most_s + 2
     rig.settle()
     assert not rig.outbox.open and len(set(rig.delivered)) == rig.next_id - 1
+
+
+def test_whether_somebody_subscribes_is_known_from_the_answers() -> None:
+    """One topic that nobody reads is enough to say no; with MQTT 3.1.1 a success tells nothing."""
+    rig = Rig(live_bytes=100_000)
+    rig.connect("subscriber")
+    assert rig.scheduler.subscriber is None, "nothing was sent yet"
+    rig.commit(1, stream=0)
+    rig.send()
+    rig.answer()
+    assert rig.scheduler.subscriber is True
+    rig.commit(1, stream=1)
+    rig.send()
+    rig.answer(0x10)
+    assert rig.scheduler.subscriber is False
+    rig.settle()
+    rig.tick(61)
+    rig.commit(1, stream=1)
+    rig.settle()
+    assert rig.scheduler.subscriber is True, "the probe was accepted"
+    rig.cut()
+    rig.connect("broker")
+    rig.commit(1)
+    rig.settle()
+    assert rig.scheduler.subscriber is None
 
 
 def test_blocked_topics_whose_packs_are_gone_do_not_keep_the_store_busy() -> None:

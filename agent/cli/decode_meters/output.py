@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from agent.cli.common import show_quality, show_unit
+from agent.cli.common import as_complaint, say, show_quality, show_unit
 from drivers.model import Quality, Reading, clean_text
 
 MAX_TEXT = 1000  # characters of a device's text, at most: a whole telegram of maker's data in hex
@@ -146,8 +146,9 @@ def finish(decoded: Json, as_json: bool) -> NoReturn:
     else:
         if decoded.get("readings"):  # the valid prefix
             _print_table(decoded)
-        hint = f". {decoded['hint']}" if decoded.get("hint") else ""
-        click.echo(f"cannot decode: {decoded['error']}{hint}", err=True)
+        stop = " " if decoded["error"].endswith("?") else ". "
+        hint = f"{stop}{decoded['hint']}" if decoded.get("hint") else ""
+        click.echo(say(f"cannot decode: {decoded['error']}{hint}"), err=True)
     raise SystemExit(0 if decoded["ok"] else 4)
 
 
@@ -180,7 +181,7 @@ def _print_table(decoded: Json) -> None:
         increment = "?" if step["increment"] is None else step["increment"]
         click.echo(f"{step['time']!s:<32} {increment!s:>16}  {step['kind']}")
     for warning in decoded.get("warnings", ()):
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(as_complaint("warning", warning), err=True)
 
 
 def several(frames: Sequence[tuple[Json, Sequence[Reading]]]) -> Json:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agent.cli.common import as_line, clean, read_snapshot
+from agent.cli.common import REQUESTED, as_line, clean, read_snapshot, say, say_at
 from agent.cli.doctor import host
 from agent.cli.doctor.host import CheckResult, Results
 from agent.cli.doctor.texts import text
@@ -54,6 +54,9 @@ def doctor(options: ConfigOptions, offline: bool, bundle_file: Path | None, lang
     Exit codes: 0 no fault found, 1 the agent, store, disk, clock, key or certificate, 2 wrong usage,
     3 bad configuration, 4 a device, line or adapter, 5 a destination; the first that holds.
     """
+    if as_json:
+        lang = "en"  # for scripts
+        REQUESTED.set(lang)
     config, results = _load(options, lang)
     snapshot = _snapshot(options, config)
     results = [*host.check_clock(lang), *results]
@@ -93,12 +96,14 @@ def _load(options: ConfigOptions, lang: str) -> tuple[Config | None, list[CheckR
         load_profiles(config)
     except (ConfigError, ProfileError) as error:
         return None, [
-            CheckResult(subject, host.FAULT, f"{one.where}: {one.what}" if one.where else one.what, one.hint, 3)
+            CheckResult(
+                subject, host.FAULT, say_at(one.where, one.what) if one.where else say(one.what), say(one.hint), 3
+            )
             for one in error.complaints
         ]
     good = results.good("valid", file=config.path, lines=len(config.lines), devices=len(config.devices))
     notes = [*config.notes, *find_notes(config)]
-    return config, [good, *(CheckResult(subject, host.NOTE, f"{n.where}: {n.what}", n.hint) for n in notes)]
+    return config, [good, *(CheckResult(subject, host.NOTE, say_at(n.where, n.what), say(n.hint)) for n in notes)]
 
 
 def _snapshot(options: ConfigOptions, config: Config | None) -> dict[str, Any] | None:

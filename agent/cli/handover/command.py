@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from agent.cli.answers import HandedOver, checked
-from agent.cli.common import as_line, progress
+from agent.cli.common import as_complaint, as_line, progress
 from agent.cli.options import EXISTING_FILE, FILE, ConfigOptions, config_options, json_option, lang_option
 from agent.cli.output_files import TextDraft, writing
 from agent.cli.questions import asked, confirmed, is_terminal
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from agent.config import Config
 
 MAX_TEXT: Final = 200
+MOST_DEVICES: Final = 300  # that fit into one request
 _NUMBER: Final = re.compile(r"-?[0-9]{1,25}(\.[0-9]{1,12})?")
 
 
@@ -85,7 +86,10 @@ def handover(
             confirmed(yes, "handover", lang)
         who = _text(who or (asked(words["who"], str) if asks else ""), "--who", needed=True)
         view.catch_up()
-        names = list(devices) or list(view.snapshot.get("devices", {}))
+        names = list(dict.fromkeys(devices)) or list(view.snapshot.get("devices", {}))
+        if len(names) > MOST_DEVICES:
+            hint = "Name the devices: several records are as good"
+            raise UsageError(f"{len(names)} devices, at most {MOST_DEVICES} in a record", where="handover", hint=hint)
         compared = [_compared(view, name, given.get(name), words, asks) for name in names]
     finally:
         view.close()
@@ -171,7 +175,7 @@ def _compared(view: LiveView, device: str, shown: Shown | None, words: Mapping[s
                          hint=did_you_mean(name, rows, "It has"))  # fmt: skip
     latest, remark = rows.get(name), shown.remark if shown else ""
     if latest is None or not isinstance(latest.value, Decimal):
-        click.echo(f"warning: {words['none'].format(device=device)}", err=True)
+        click.echo(as_complaint("warning", words["none"].format(device=device)), err=True)
         return ComparedDevice(device=device, remark=remark)
     seen, value = [_seen(latest)], shown.value if shown else ""
     if shown is None and asks:

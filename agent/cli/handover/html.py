@@ -96,7 +96,7 @@ def _row(entry: Mapping[str, Any], words: Mapping[str, str], zone: ZoneInfo) -> 
         f"<tr><td><b>{escape(entry['device'])}</b>{label}</td>"
         f"<td>{escape(entry['line'])}, {escape(entry['address'])}<br>"
         f'<span class="soft">{escape(entry["url"])}</span></td>'
-        f'<td>{escape(known)}<br><span class="soft">{escape(entry["profile"])}; '
+        f'<td>{escape(known)}{"<br>" if known else ""}<span class="soft">{escape(entry["profile"])}; '
         f'</span><span class="{escape(entry["state"])} soft">{escape(state)}</span></td>'
         f'<td class="n">{shown or "–"}</td><td class="n">{display}</td>'
         f'<td class="n">{escape(entry.get("difference", "–"))}</td>'

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from agent.cli.common import as_complaint, say
 from agent.cli.control import AnswerBuffer, ask
 from agent.cli.keys.key_file import (
     SEEN_S,
@@ -83,7 +84,7 @@ def rotate(
 
     key_file = find_key_file(file, gateway, options)
     old = work_on_key(ReadKey(str(key_file.path)))
-    ask_first(f"Replace the key {old.kid} in {key_file.path} by a new one?", yes)
+    ask_first(say(f"Replace the key {old.kid} in {key_file.path} by a new one?"), yes)
     new = work_on_key(ReplaceKey(str(key_file.path), key_file.gateway, int(time.time()), kind_of(alg, token), token))
     _show_result(key_file, old, new, as_json)
 
@@ -143,7 +144,7 @@ def revoke(
     given = lasts_of(lasts, key_file.gateway)
     zone = key_file.config.timezone if key_file.config else "UTC"
     until_ms = parse_time(until, "--until", zone) if until else None
-    question = f"Revoke {gone} and replace the key {old.kid} in {key_file.path}?"
+    question = say(f"Revoke {gone} and replace the key {old.kid} in {key_file.path}?")
     made: list[KeyFacts] = []
 
     def change(trusted: LastSequences) -> None:
@@ -224,14 +225,16 @@ def check_lasts(key_file: KeyFile, kid: str, given: LastSequences, before: Seque
     if wrong := [stream for stream, seq in given.items() if not 0 < seq <= most]:
         raise UsageError(f"implausible sequence {given[wrong[0]]} of {clean_text(wrong[0])}", where="--last")
     if key_file.config is None:
-        click.echo("warning: no configuration, so the sequences were not compared with a database", err=True)
+        what = "no configuration, so the sequences were not compared with a database"
+        click.echo(as_complaint("warning", what), err=True)
         return
     try:
         kept = AnswerBuffer(MAX_LASTS)
         ask(key_file.config, Keys(kid=kid, before=list(before)), kept.take)
         known = read_lasts(kept.whole, key_file, most)
     except GatewayError as error:
-        click.echo(f"warning: the sequences were not compared with the database: {error}", err=True)
+        what = f"the sequences were not compared with the database: {error}"
+        click.echo(as_complaint("warning", what), err=True)
         return
     for stream, seq in given.items():
         if seq > known.get(stream, 0):
@@ -269,8 +272,7 @@ def _show_result(
     if as_json:
         return
     if not key_file.is_agents:
-        click.echo("The agent uses it after a restart: `systemctl restart meterhouse`.", err=True)
+        click.echo(say("The agent uses it after a restart: `systemctl restart meterhouse`."), err=True)
     if revoked:
-        click.echo(
-            "Everyone who verifies must pin the new thumbprint: a thief can sign records with the old key.", err=True
-        )
+        what = "Everyone who verifies must pin the new thumbprint: a thief can sign records with the old key."
+        click.echo(say(what), err=True)

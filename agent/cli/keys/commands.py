@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.answers import Published, checked
+from agent.cli.common import as_complaint, say
 from agent.cli.control import ask
 from agent.cli.keys.change import ask_for_lasts, check_lasts, revoke, rotate
 from agent.cli.keys.key_file import (
@@ -108,7 +110,7 @@ def create(
         _check_new(key_file)
         change(None)
     else:
-        question = f"Create a new root of trust without {lost}? Every verifier must pin the new thumbprint."
+        question = say(f"Create a new root of trust without {lost}? Every verifier must pin the new thumbprint.")
         if lasts:
             given = lasts_of(lasts, key_file.gateway)
             check_lasts(key_file, lost, given, ())
@@ -119,9 +121,12 @@ def create(
             _lose(key_file, lost, change, lambda odd: ask_first(question, yes, odd))
     show_facts(facts(key_file.path, made[0]), as_json)
     if not as_json:
-        click.echo("Give the thumbprint to everyone who verifies: `meterhouse verify --trust THUMBPRINT`.", err=True)
+        what = "Give the thumbprint to everyone who verifies: `meterhouse verify --trust THUMBPRINT`."
+        click.echo(say(what), err=True)
         if lost:
-            click.echo("To verify what the lost key signed, repeat --trust with the previous thumbprint.", err=True)
+            click.echo(
+                say("To verify what the lost key signed, repeat --trust with the previous thumbprint."), err=True
+            )
 
 
 def _check_new(key_file: KeyFile) -> None:
@@ -149,10 +154,8 @@ def _lose(
     if config is not None and _has_database(config):
         ask_for_lasts(key_file, lost, None, change, (), confirm)
         return
-    click.echo(
-        "warning: no database knows the last sequences of the lost key; limit its trust with --last",
-        err=True,
-    )
+    what = "no database knows the last sequences of the lost key; limit its trust with --last"
+    click.echo(as_complaint("warning", what), err=True)
     confirm(())
     change(None)
 
@@ -169,14 +172,16 @@ def _has_database(config: Config) -> bool:
 
 @keys.command()
 @file_argument
+@click.option("--qr", is_flag=True, help="Also as a QR code of what `verify --trust` takes.")
 @config_options
 @json_option
-def show(file: Path | None, options: ConfigOptions, as_json: bool) -> None:
+def show(file: Path | None, qr: bool, options: ConfigOptions, as_json: bool) -> None:
     """Show the thumbprint and the public half of the key and of its predecessors; never the secret.
 
     \b
-    Example:
+    Examples:
       meterhouse keys show
+      meterhouse keys show --qr
 
     \b
     Exit codes: 0 good, 3 missing, readable by others, or not a key, 4 the token does not respond.
@@ -189,6 +194,11 @@ def show(file: Path | None, options: ConfigOptions, as_json: bool) -> None:
     if key_file.config is not None and key_file.is_agents:
         found["in_use"] = in_use(key_file.config, key.kid)
     show_facts(found, as_json)
+    if qr and not as_json:
+        from agent.cli.qr import terminal_qr
+
+        text = f"{key_file.gateway}={key.kid}" if key_file.gateway else key.kid
+        click.echo(f"\n{terminal_qr(text, sys.stdout.isatty())}\n")
 
 
 @keys.command()

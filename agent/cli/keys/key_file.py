@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from agent.cli.common import as_line, is_alive, read_snapshot
+from agent.cli.common import as_complaint, as_line, is_alive, pad, read_snapshot, say
 from agent.cli.options import ConfigOptions
 from drivers.model import ConfigError, GatewayError, UsageError, clean_text
 
@@ -130,7 +130,7 @@ def show_facts(found: Mapping[str, Any], as_json: bool) -> None:
     if "in_use" in found:
         rows.append(("agent", _USE[found["in_use"]]))
     for name, text in rows:
-        click.echo(f"{name:<11} {clean_text(text, 500)}")
+        click.echo(f"{pad(say(name), 11)} {clean_text(say(text), 500)}")
 
 
 _USE = {
@@ -168,7 +168,7 @@ def ask_first(question: str, yes: bool, odd: Sequence[str] = ()) -> None:
         odd: warnings that a person has to judge; ``yes`` does not cover them.
     """
     for text in odd:
-        click.echo(f"warning: {text}", err=True)
+        click.echo(as_complaint("warning", text), err=True)
     if yes and odd:
         hint = "Run it without --yes and judge the warnings, or give the sequences with --last"
         raise UsageError("nothing was changed: --yes does not cover these warnings", where="keys", hint=hint)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import click
 
+from agent.cli.common import say
 from agent.cli.keys.key_file import KeyFile
 from drivers.model import GatewayError, UsageError, clean_text
 
@@ -115,7 +116,7 @@ def check_growth(shown: LastSequences, found: LastSequences, seconds: float) -> 
 
 def show_lasts(kid: str, lasts: LastSequences) -> None:
     """Print on stderr, before the confirmation."""
-    click.echo(f"{kid} is trusted up to:" if lasts else f"{kid} is not trusted at all.", err=True)
+    click.echo(say(f"{kid} is trusted up to:" if lasts else f"{kid} is not trusted at all."), err=True)
     for text in lasts_rows(lasts):
         click.echo(text, err=True)
 

@@ -1,0 +1,156 @@
+"""Chinese for the texts that people meet: errors, warnings, hints, tables of `check` and `watch`.
+
+The code writes English. The files beside this one pair an English text with a Chinese one on the indented line below;
+`{}` stands for an inserted value, `{1}` for the second where Chinese wants another order. Values stay as they are,
+unless they are texts of the catalogue themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Final, NamedTuple
+
+PART: Final = re.compile(r"(\. |; |(?<=[?!]) )")  # between the sentences of a text
+MARKS: Final = {". ": "。", "; ": "；", " ": ""}
+LETTERS: Final = re.compile("[A-Za-z]")
+ADDRESS: Final = re.compile(r"(.+?),? (unit|address) (\S+)")  # drivers/base.py: Device.where
+VALUE: Final = re.compile(r"\{(\d?)\}")
+MOST_SENTENCES: Final = 6  # of a template
+MOST_PLACES: Final = 6  # colons before the text itself
+DEPTH: Final = 2  # a value of a value may be a text
+
+
+class Pair(NamedTuple):
+    """An English template and its Chinese one."""
+
+    english: str
+    chinese: str
+    file: str
+
+
+def read_pairs() -> Iterator[Pair]:
+    """The whole catalogue, in file order."""
+    for path in sorted(Path(__file__).parent.glob("*.txt")):
+        english = ""
+        for line in path.read_text("utf-8").splitlines():
+            if line.startswith("    "):
+                yield Pair(english, line.strip(), path.name)
+            elif line and not line.startswith("# "):
+                english = line
+
+
+class _Template:
+    """One pair, taken apart."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.chinese = pair.chinese
+        self.literals = pair.english.split("{}")
+        self.size = sum(map(len, self.literals))
+        self.sentences = len(PART.findall(pair.english))
+
+    def values(self, text: str) -> list[str] | None:
+        """The inserted values, each as short as can be; None if the text is another."""
+        if len(self.literals) == 1:
+            return [] if text == self.literals[0] else None
+        first, *inner, last = self.literals
+        if not text.startswith(first) or not text.endswith(last):
+            return None
+        found, at, end = [], len(first), len(text) - len(last)
+        for literal in inner:
+            place = text.find(literal, at, end)
+            if place < 0:
+                return None
+            found.append(text[at:place])
+            at = place + len(literal)
+        return [*found, text[at:end]] if at <= end else None
+
+
+@lru_cache(maxsize=1)
+def _catalogue() -> tuple[_Template, ...]:
+    """The most specific first: those with the most text of their own."""
+    return tuple(sorted(map(_Template, read_pairs()), key=lambda template: -template.size))
+
+
+def find(text: str, depth: int = DEPTH, anything: bool = False) -> str | None:
+    """The Chinese of a text that one template covers; None if none does.
+
+    ``anything``: a value may hold the end of a sentence.
+    """
+    sentences = len(PART.findall(text))
+    for template in _catalogue():
+        if template.sentences != sentences and not anything:
+            continue
+        values = template.values(text)
+        if values is not None:
+            shown = [translate(value, depth - 1) if depth and " " in value else value for value in values]
+            return _insert(shown, template.chinese)
+    return None
+
+
+def _insert(values: Sequence[str], template: str) -> str:
+    order = iter(range(len(values)))
+    return VALUE.sub(lambda hole: values[int(hole[1] or next(order))], template)
+
+
+def translate(text: str, depth: int = DEPTH) -> str:
+    """A text in Chinese; sentences that the catalogue does not have stay English."""
+    pieces = PART.split(text)  # sentence, what is between, sentence, ...
+    out, at, missing = "", 0, False
+    while at < len(pieces):
+        for end in range(
+            min(len(pieces), at + 2 * MOST_SENTENCES - 1), at, -2
+        ):  # a template may have several sentences
+            run = "".join(pieces[at:end])
+            found = _find_run(run, depth) or (_with_place(run, depth) if end == at + 1 else None)
+            if found is not None:
+                break
+        out += run if found is None else found
+        missing = missing or (found is None and bool(run))
+        if end < len(pieces):
+            out += MARKS[pieces[end]]
+        at = end + 1
+    if not missing:
+        return out
+    whole = find(text, depth, anything=True) or text
+    return min(whole, out, key=lambda said: len(LETTERS.findall(said)))  # the one with less English left
+
+
+def _find_run(text: str, depth: int) -> str | None:
+    """As ``find``; a full stop at the end is not part of a template."""
+    found = find(text, depth)
+    if found is None and text.endswith(".") and (found := find(text[:-1], depth)) is not None:
+        found += "。"
+    return found
+
+
+def translate_place(where: str) -> str:
+    """Where something is wrong: the words before names, as in "line roof"; a single word is a name, a key or a path."""
+    return "：".join(map(_place, where.split(": ")))
+
+
+def _place(part: str) -> str:
+    if part.endswith(")") and " (" in part:  # inv1 (line roof unit 1)
+        name, _, inner = part[:-1].partition(" (")
+        return f"{_place(name)}（{_place(inner)}）"
+    if found := ADDRESS.fullmatch(part):
+        return f"{_place(found[1])} {'从站' if found[2] == 'unit' else '地址'} {found[3]}"
+    return (find(part, 0) if " " in part else None) or part
+
+
+def _with_place(text: str, depth: int) -> str | None:
+    """`WHERE: WHAT`, as errors are written into other texts."""
+    for colon in islice(re.finditer(": ", text), MOST_PLACES):
+        found = find(text[colon.end() :], depth)
+        if found is not None:
+            return f"{translate_place(text[: colon.start()])}：{found}"
+    return None
+
+
+def describe(where: str, what: str, hint: str = "") -> str:
+    """An error or a warning as one line."""
+    line = f"{translate_place(where)}：{translate(what)}"
+    return f"{line}。{translate(hint)}" if hint else line

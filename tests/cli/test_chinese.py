@@ -1,0 +1,237 @@
+"""Errors, warnings and hints in Chinese: the catalogue fits the source, and commands speak it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from agent.cli.chinese import MARKS, MOST_SENTENCES, PART, VALUE, Pair, describe, find, read_pairs, translate
+from agent.cli.main import COMMANDS, outcome
+from tests.kits.message_templates import Message, messages, written
+
+PAIRS = list(read_pairs())
+FOREIGN = {"system.txt"}  # texts of the system and of click
+# rooms whose texts a technician meets; others may stay English
+ROOMS = (
+    "agent/cli", "agent/config", "agent/keys", "agent/service", "agent/uplink", "agent/settings.py",
+    "drivers/addresses.py", "drivers/base.py", "drivers/cjt188", "drivers/dlt645", "drivers/framing.py",
+    "drivers/line", "drivers/mbus", "drivers/meter_device.py", "drivers/modbus", "drivers/plan", "drivers/profile",
+    "drivers/registry.py", "drivers/scan", "drivers/serial_setting.py", "drivers/sunspec", "drivers/toml",
+)  # fmt: skip
+MOST_ENGLISH = 60  # texts of these rooms without Chinese; may only fall
+HAN = re.compile(r"[\u4e00-\u9fff]")
+
+
+def _sentences(text: str) -> set[str]:
+    parts = {part.strip() for part in PART.split(text) if part not in MARKS}
+    return {text, text.strip(), *parts, *(part.removesuffix(".") for part in parts)}
+
+
+def test_every_english_text_is_in_the_source() -> None:
+    """A text that was changed in the code has to be changed in its file, or removed."""
+    known = {sentence for text in written() for sentence in _sentences(text)}
+
+    def exists(pair: Pair) -> bool:
+        listing = pair.english.removesuffix(": {}")  # "Known: {}" is written as did_you_mean(..., "Known")
+        return bool({pair.english, pair.english.strip(), listing} & known)
+
+    lost = [f"{pair.file}: {pair.english}" for pair in PAIRS if pair.file not in FOREIGN and not exists(pair)]
+    assert not lost, "no longer in agent/ or drivers/:\n" + "\n".join(lost)
+
+
+def test_both_sides_hold_the_same_values() -> None:
+    wrong = []
+    for pair in PAIRS:
+        count, holes = pair.english.count("{}"), VALUE.findall(pair.chinese)
+        if any(holes):  # by number: words that Chinese has no plural for may be left out
+            good = all(hole and int(hole) < count for hole in holes) and len(set(holes)) == len(holes)
+        else:
+            good = len(holes) == count
+        if not good:
+            wrong.append(f"{pair.file}: {pair.english} / {pair.chinese}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_each_text_is_there_once_and_is_chinese() -> None:
+    twice = [english for english, count in Counter(pair.english for pair in PAIRS).items() if count > 1]
+    assert not twice
+    # commands, keys and examples to type are the same in both languages
+    alike = [pair.english for pair in PAIRS if not HAN.search(pair.chinese) and pair.english != pair.chinese]
+    assert not [english for english in alike if re.search("[a-z]{4}", english.replace("{}", ""))]
+
+
+def test_no_text_has_more_sentences_than_are_looked_up_together() -> None:
+    assert max(len(PART.findall(pair.english)) for pair in PAIRS) < MOST_SENTENCES
+
+
+def test_a_text_of_values_alone_would_match_everything() -> None:
+    assert not [pair for pair in PAIRS if len(pair.english.replace("{}", "").strip(" .:,()")) < 2]
+
+
+def test_every_text_finds_itself_with_its_values() -> None:
+    """No template takes the texts of another away from it."""
+    for pair in PAIRS:
+        values = [f"v{number}" for number in range(pair.english.count("{}"))]
+        found = find(_filled(pair.english))
+        assert found is not None, pair.english
+        if all(not hole for hole in VALUE.findall(pair.chinese)):
+            assert [value for value in values if value not in found] == [], pair.english
+
+
+def _filled(template: str) -> str:
+    parts = template.split("{}")
+    return parts[0] + "".join(f"v{number}{part}" for number, part in enumerate(parts[1:]))
+
+
+def _is_english(message: Message) -> bool:
+    text = _filled(message.template.strip())
+    left = [part.strip() for part in PART.split(text)[::2]]
+    said = translate(text)
+    return any(part and part in said and find(part) is None for part in left)
+
+
+def test_what_a_technician_meets_is_translated() -> None:
+    texts = [m for m in messages().values() if m.file.startswith(ROOMS) and re.search("[a-z]{2,}.* .*[a-z]{2,}", m[0])]
+    english = [f"{m.file}:{m.line}: {m.template}" for m in texts if _is_english(m)]
+    assert len(texts) > 700
+    assert len(english) <= MOST_ENGLISH, "add them to agent/cli/chinese/*.txt:\n" + "\n".join(english)
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        ("no answer within 2 s", "2 秒内无应答"),
+        ('Did you mean "serial"? Write serial:/dev/ttyUSB0', '是否想写 "serial"？请写 serial:/dev/ttyUSB0'),
+        ("512 KiB is less than the 1 MiB that the devices need; raised to 2 MiB",
+         "512 KiB 小于设备所需的 1 MiB；已增大到 2 MiB"),
+        ("The connection is established. Check the unit number 2, and whether another master uses the device",
+         "连接已建立。请检查从站地址 2，以及是否有另一个主站在使用该设备"),
+        ("device inv1: no answer within 2 s. Nobody wrote this", "设备 inv1：2 秒内无应答。Nobody wrote this"),
+        ("Nobody wrote this. Nor that", "Nobody wrote this. Nor that"),
+        ("one visit to m1 for all its paces takes 7.02 s; in that time inv3, due every 1 s, has gaps (overload)",
+         "采集 m1 的全部测点一次需 7.02 s；其间应采集的 inv3（每 1 s 一次）会出现缺口（overload）"),
+        ("cannot decode: not hex: 'zz'. 'z', character 1 is not a hex digit. Leave the others out",
+         "无法解析：不是十六进制：'zz'。'z'，第 1 个字符不是十六进制数字。请去掉其余部分"),
+        ("mqtt://127.0.0.1:1: [Errno 111] Connection refused", "mqtt://127.0.0.1:1：[错误码 111] 连接被拒绝"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_sentences_are_translated_one_by_one_and_values_stay(english: str, chinese: str) -> None:
+    assert translate(english) == chinese
+
+
+def test_a_value_that_looks_like_a_text_stays_a_value() -> None:
+    """A device may be called "device"; braces and patterns in a name are only letters."""
+    assert describe("device device", "unknown key", 'Did you mean "{0}.*(x"?') == (
+        '设备 device：未知的键。是否想写 "{0}.*(x"？'
+    )
+    assert describe("inv1 (line roof unit 1)", "closed") == "inv1（线路 roof 从站 1）：已关闭"
+    assert describe("serial:/dev/ttyUSB0, address 12", "closed") == "serial:/dev/ttyUSB0 地址 12：已关闭"
+    assert describe("agent.toml:12: profile", "unknown key") == "agent.toml:12：profile：未知的键"
+
+
+def test_a_long_text_is_answered_at_once() -> None:
+    """Whatever a device put into it: each template reads a text once. Bounded by the timeout of the test."""
+    for literal in (" ", ": ", ", ", " is ", " at ", " of ", "; ", ". "):
+        text = literal * 500
+        assert isinstance(translate("answer has " + text + " bytes"), str)
+
+
+@pytest.fixture
+def chinese(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of a Chinese park."""
+    monkeypatch.delenv("LC_ALL", raising=False)
+    monkeypatch.delenv("LC_MESSAGES", raising=False)
+    monkeypatch.setenv("LANG", "zh_CN.UTF-8")
+
+
+@pytest.mark.usefixtures("chinese")
+def test_a_wrong_configuration_is_told_in_chinese(mh, park) -> None:
+    path = park(more='limits = { turnaround = "10 ms" }\nprofle = "x"\naddress2 = 3\n')
+    said = mh("check", "-c", path)
+    assert said.code == 3
+    line = path.read_text().splitlines().index('profle = "x"') + 1
+    assert f'错误：{path}:{line}：device.inv1.profle：未知的键。是否想写 "profile"？' in said.err.splitlines()
+    assert said.err.splitlines()[-1] == "共 2 处错误。"
+    facts = json.loads(mh("check", "-c", path, "--json").out)  # scripts read English
+    assert facts["complaints"][0]["what"] == "unknown key"
+
+
+@pytest.mark.usefixtures("chinese")
+def test_check_shows_tables_and_warnings_in_chinese(mh, park) -> None:
+    path = park(more='\n[[line]]\nname = "cabinet"\nurl = "serial:/dev/serial/by-id/usb-none-port0"\n')
+    said = mh("check", "--plan", "-c", path)
+    assert said.code == 0
+    assert "配置正确。" in said.out and f"{path.parent}/state/store.db，先落盘再发送，最多 8 GiB" in said.out
+    assert "设备  节拍" in said.out and "次请求" in said.out
+    warnings = said.err.splitlines()
+    assert "警告：线路 cabinet：没有设备使用它" in warnings
+    assert any(
+        line.startswith("警告：线路 cabinet：串口 /dev/serial/by-id/usb-none-port0 不存在。") for line in warnings
+    )
+    assert not [line for line in warnings if not HAN.search(line)]
+    english = mh("check", "--plan", "--lang", "en", "-c", path)
+    assert "The configuration is good." in english.out and not HAN.search(english.out + english.err)
+
+
+@pytest.mark.usefixtures("chinese")
+def test_a_silent_device_is_told_in_chinese(mh, park, served) -> None:
+    served.fault("silence")
+    said = mh("read", "inv1", "-c", park(served.url))
+    assert said.code == 4
+    assert re.search(r"^错误：.*：[0-9.]+ 秒内无应答。连接已建立。请检查从站地址 1，", said.err, re.MULTILINE), said.err
+
+
+@pytest.mark.usefixtures("chinese")
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("read", "inv9"), '未知的设备 "inv9"'),
+        (("read", "--profile", "no/such", "--line", "modbus-tcp://127.0.0.1:1", "--address", "1"),
+         '错误：profile：没有设备模板 "no/such"'),
+        (("read", "inv1"), "连接被拒绝。主机在线但该端口没有服务：端口号是否正确？"),
+        (("status",), "本机没有运行采集程序。是否已启动？"),
+        (("rade",), '未知的命令 "rade"。是否想写 "read"？'),
+        (("read", "--foo"), "没有选项"),
+    ],
+)  # fmt: skip
+def test_errors_of_commands_are_chinese(mh, park, monkeypatch, args: tuple[str, ...], told: str) -> None:
+    monkeypatch.setenv("MH_CONFIG", str(park()))
+    said = mh(*args)
+    assert said.code in (1, 2, 3, 4)
+    assert said.err.startswith("错误：") and told in said.err
+
+
+@pytest.mark.usefixtures("chinese")
+def test_the_help_lists_the_commands_in_chinese(mh) -> None:
+    said = mh("--help")
+    assert "退出码：0 正常" in said.out and "检查配置" in said.out
+    rows = said.out.partition("命令:")[2]
+    ours = [name for name in COMMANDS if find(COMMANDS[name].help)]
+    assert all(re.search(rf"^  {name} +\S*[\u4e00-\u9fff]", rows, re.MULTILINE) for name in ours) and len(ours) >= 20
+
+
+def test_english_is_as_it_was(mh, park, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default; --lang and the last command's language leave no trace."""
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    path = park()
+    assert HAN.search(mh("check", "--lang", "zh", "-c", path).out)
+    said = mh("check", "-c", path)
+    assert not HAN.search(said.out + said.err)
+    assert said.err.startswith("warning: agent.toml: no [[uplink]]: readings stay on this gateway\n")
+    assert re.match('error: [^\n]*unknown device "inv9"', mh("read", "inv9", "-c", path).err)
+    monkeypatch.setenv("LANG", "zh_CN.UTF-8")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    assert outcome(["check", "-c", str(path)]) == 0 and not HAN.search(mh("status", "-c", path).err)
+
+
+def test_the_files_are_short_enough_to_read() -> None:
+    import agent.cli.chinese
+
+    for path in Path(agent.cli.chinese.__file__).parent.glob("*.txt"):
+        assert len(path.read_text("utf-8").splitlines()) < 600, path.name
