@@ -153,4 +153,5 @@ def _with_place(text: str, depth: int) -> str | None:
 def describe(where: str, what: str, hint: str = "") -> str:
     """An error or a warning as one line."""
     line = f"{translate_place(where)}：{translate(what)}"
-    return f"{line}。{translate(hint)}" if hint else line
+    stop = "" if line.endswith("？") else "。"
+    return f"{line}{stop}{translate(hint)}" if hint else line
