@@ -2,8 +2,8 @@
 
     python -m bench.silent [--minutes 2] [--json]
 
-Six meters and a battery of shipped families beside an inverter, every 10 s (slow points every 20 s): about 60 % of the
-line's time. Completeness is readings of due readings; the line's time is what the silent one was waited for.
+Six meters and a battery of shipped families beside an inverter, every 6 s (slow points every 20 s): about 60 % of
+the line's time. Completeness is readings of due readings; the line's time is what the silent one was waited for.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BUS = {
     173: "eastron/sdm72v2",
 }
 SILENT = 3
-PERIODS_MS = (10_000, 10_000, 20_000, 60_000, 86_400_000)
+PERIODS_MS = (6_000, 6_000, 20_000, 60_000, 86_400_000)
 CACHED = {Reason.SENTINEL, Reason.EXCEPTION}  # the device answered
 
 

@@ -220,7 +220,7 @@ class ByteLink:
     def _judged(self, request: Request) -> bytes | LineError | None:
         """What the bytes are, now that no more will come."""
         verdict = request.find(self._buffer, True)
-        if isinstance(verdict, FrameError) and looks_like_mbap(self._buffer):
+        if not isinstance(verdict, bytes) and looks_like_mbap(self._buffer):
             return FrameError("received a frame of Modbus TCP", where=request.where, hint=MBAP_HINT)
         return verdict
 

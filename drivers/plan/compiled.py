@@ -73,14 +73,19 @@ def text_slots(block: Block, points: Sequence[Point]) -> tuple[TextSlot, ...]:
     )
 
 
+BYTE_OF_REGISTER = {"high": 0, "low": 1}  # values of ``Point.text``: where a register has its one character
+
+
 def text_of(point: Point, raw: bytes) -> str | None:
     """The text in a text point's bytes: up to the first NUL, blanks and control characters off; None if it is empty.
 
     All FF or all 00 means that the device has nothing there. Integers become their digits, ``point.text`` a format
-    over the registers.
+    over the registers, or "low" or "high": one character a register, in that byte of it.
     """
     if not raw or raw.count(0xFF) == len(raw):
         return None
+    if point.text in BYTE_OF_REGISTER:
+        return characters(raw[BYTE_OF_REGISTER[point.text] :: 2])
     if point.text:
         numbers = raw if point.type == "u8h" else [int.from_bytes(raw[i : i + 2]) for i in range(0, len(raw), 2)]
         return point.text.format(*numbers)

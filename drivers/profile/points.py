@@ -37,6 +37,7 @@ COMMON_KEYS = [
     "en",
     "zh",
 ]
+ONE_EACH = 'Or "low" or "high": one character a register, in that byte'
 MODBUS_KEYS = (*COMMON_KEYS, "function", "address", "count", "type", "order", "parts", "together", "barrier", "text")
 OTHER_KEYS = (*COMMON_KEYS, "key", "type", "count")
 RATIO_DIMENSIONS = frozenset(
@@ -320,18 +321,27 @@ class _Reader:
         if kind is not Kind.TEXT or type_ not in {"u16", "u8h"}:
             self.table.add("text", "text applies to text points of type u16 (registers) or u8h (their bytes) only")
             return ""
-        if type_ == "u8h":
-            count *= 2
+        if form in ("low", "high"):
+            if type_ != "u16":
+                hint = "Leave text out for two characters a register: type str"
+                self.table.add("text", f'text "{form}" is one character in each register of type u16', hint)
+            return form
+        wrong = self._form_fault(form, 2 * count if type_ == "u8h" else count)
+        if wrong:
+            self.table.add("text", wrong, ONE_EACH)
+        return "" if wrong else form
+
+    @staticmethod
+    def _form_fault(form: str, count: int) -> str:
+        """What is wrong with a form over so many numbers; "" if nothing is."""
         try:
             fields = [f for _, f, _, _ in string.Formatter().parse(form) if f is not None]
             form.format(*range(count))
         except (ValueError, IndexError, KeyError) as error:
-            self.table.add("text", f"text {show(form)} cannot be filled with {count} numbers ({error})")
-            return ""
-        if not all(f.isdigit() for f in fields):
-            self.table.add("text", f"text {show(form)} may use numbered fields only, such as {{0}} or {{1:02x}}")
-            return ""
-        return form
+            return f"text {show(form)} cannot be filled with {count} numbers ({error})"
+        if not fields or not all(f.isdigit() for f in fields):
+            return f"text {show(form)} may use numbered fields only, such as {{0}} or {{1:02x}}"
+        return ""
 
     def _meaning(self, kind: Kind, type_: str, unit: str) -> None:
         if kind in {Kind.STATE, Kind.TEXT}:

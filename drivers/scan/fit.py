@@ -39,6 +39,7 @@ CHECKS = (
 MOST_POINTS, FEW_POINTS = 8, 4
 ANY_MAKER = "any maker"  # a profile of a protocol, not of a family: the device's model proves nothing
 TELLS = 2  # what ``_judge`` says of a value that only the right map gives
+MANY_TELLING = 3  # so many of those, and no other family need be tried where time is short
 MANY_WEAK = 4  # this many plausible values are as good as one that only the right map gives
 MOST_SILENCES = 12  # questions without an answer before the others are not asked
 TO_COMPARE = 0.25  # of the time to try profiles: so much more to compare those that are alike
@@ -71,7 +72,7 @@ class Fit:
     how: str
     agreeing: int
     asked: int
-    is_telling: bool = False  # at least two values came that only the right map gives
+    is_telling: bool = False  # several values came that only the right map gives
 
 
 _Ranked = tuple[tuple[int, int], Fit, dict[str, str]]
@@ -215,12 +216,14 @@ class _Trial:
         return lacking
 
     def _may_fit_better(self, profile: Profile, ranked: Sequence[_Ranked]) -> bool:
-        """Beside a certain one: what names the same model. Beside a likely one: what is in the same registers."""
+        """Beside a certain one: what names the same model. Beside a likely one: its maker's, or the same registers."""
         how = _settled(ranked)
         if how == "certain":
             return _names_itself(profile, [text for _, fit, texts in ranked for text in texts.values()])
+        if not how or any(fit.profile.partition("/")[0] == profile.id.partition("/")[0] for _, fit, _ in ranked):
+            return True
         points = _chosen(profile, profile.resolve(_least(profile)).points)[:2]
-        return not how or self._memory.has_all({(point.function, point.address) for point in points})
+        return self._memory.has_all({(point.function, point.address) for point in points})
 
     async def _try(self, profile: Profile, first: int) -> _Ranked | bool:
         """The fit; True if the device lacks all of the first points, False if it contradicts the profile."""
@@ -251,7 +254,7 @@ class _Trial:
         strong = max(judged) >= TELLS or sum(j > 0 for j in judged) >= MANY_WEAK
         how = "certain" if proof else "likely" if plus >= 3 and strong and lacking <= 1 else "possible"
         rank = {"certain": 2, "likely": 1, "possible": 0}[how]
-        is_telling = sum(j >= TELLS for j in judged) > 1
+        is_telling = sum(j >= TELLS for j in judged) >= MANY_TELLING
         fit = Fit(profile.id, variant, how, sum(1 for j in judged if j > 0), len(points), is_telling)
         return (rank, plus - 2 * lacking), fit, {n: t for n, t in texts.items() if _is_text(t)}
 

@@ -20,7 +20,8 @@ from drivers.scan.probes import (
 )
 
 LISTEN_S = 10.0
-QUICK_S, THOROUGH_S, PATIENT_S = 10.0, 18.0, 60.0  # to find the profile of one device: quick, whole scan, a slow device
+QUICK_S, QUICK_PATIENT_S = 10.0, 8.0  # to find the profile of one device; of a slow one, in a quick scan
+THOROUGH_S, PATIENT_S = 18.0, 60.0  # the same in a whole scan
 SELECTION_S = 30.0  # to tell one M-Bus meter from the others by its digits
 QUESTION_S = 3.0  # the last question may be asked again after a broken answer, as may the one that found the device
 OVERHEAD_S = 0.001  # of the host, a question
@@ -73,7 +74,7 @@ def effort(options: ScanOptions, is_slow: bool) -> Effort:
     """How long one device is asked to find its profile."""
     patience_s = max(TIMEOUT_S, options.slow_s)
     if not options.slow:
-        return Effort(patience_s if is_slow else TIMEOUT_S, QUICK_S, brief=True)
+        return Effort(patience_s, QUICK_PATIENT_S, True) if is_slow else Effort(TIMEOUT_S, QUICK_S, True)
     return Effort(patience_s, PATIENT_S if is_slow else THOROUGH_S)
 
 

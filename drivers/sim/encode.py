@@ -11,6 +11,7 @@ import struct
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
 from drivers.model import GatewayError, Point, RegisterPart
+from drivers.plan.compiled import BYTE_OF_REGISTER
 
 Value = Decimal | int | float | str
 
@@ -169,6 +170,14 @@ def text_width(point: Point) -> int:
 def encode_text(point: Point, text: str) -> bytes:
     """The registers of a text point: characters padded with NUL, a number, or numbers in the point's ``text`` form."""
     where = where_of(point)
+    if point.text in BYTE_OF_REGISTER:
+        raw = text.encode("utf-8")
+        if len(raw) > point.count:
+            what = f"{text!r} needs {len(raw)} registers, one a character; there are {point.count}"
+            raise EncodeError(what, where=where)
+        registers = bytearray(2 * point.count)
+        registers[BYTE_OF_REGISTER[point.text] : 2 * len(raw) : 2] = raw
+        return bytes(registers)
     if point.text:
         width = text_width(point)
         return b"".join(number.to_bytes(width, "big") for number in _numbers_of(point, text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from decimal import Decimal
 
 import pytest
@@ -81,6 +82,14 @@ def test_json_holds_the_plan_and_the_warnings(mh, park) -> None:
     assert {row["pace"] for row in facts["plan"]} == {"fast", "normal", "slow", "once"}
     assert facts["config"]["devices"][0]["name"] == "inv1" and len(facts["hash"]) == 43
     assert any(warning["where"] == "key" for warning in facts["warnings"])
+
+
+def test_a_port_without_a_stable_name_is_told_of_once(mh, park, caplog) -> None:
+    """It stood there twice: once as a warning, once from the log."""
+    path = park()
+    path.write_text(re.sub(r'url = "modbus-tcp://[^"]*"', 'url = "serial:/dev/ttyUSB0"', path.read_text()))
+    said = mh("check", "--plan", "-c", path)
+    assert (said.out + said.err + caplog.text).count("may refer to another adapter") == 1
 
 
 def test_complaints_are_lines_or_json(mh, park) -> None:

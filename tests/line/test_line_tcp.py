@@ -11,7 +11,7 @@ import pytest
 from drivers.line import LineConfig, SerialSetting, open_line
 from drivers.line.config import Target
 from drivers.line.port import Port
-from drivers.model import ConfigError, DeviceException, Limits, LineDown, LineTimeout, MismatchError
+from drivers.model import ConfigError, DeviceException, FrameError, Limits, LineDown, LineTimeout, MismatchError
 from drivers.sim.framing import RtuFraming
 from tests.kits.lines import Field, Ports, ask, ask_while, hasty, sim_device, words
 from tests.kits.wires import mono_ns
@@ -235,6 +235,31 @@ async def test_bytes_that_are_not_modbus_tcp_end_the_connection_with_a_hint(fiel
     device.faults.set("crc*1")  # over TCP: a wrong protocol identifier
     (error,) = await line.burst([ask()], line.request_options())
     assert "not Modbus TCP" in str(error) and "tcp://" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "says", "wanted"),
+    [
+        ("tcp", None, "needs modbus-tcp:// instead of tcp://"),  # it reads our frame as a header, and closes
+        ("tcp", "0103 0000 0003 01 83 02", "needs modbus-tcp:// instead of tcp://"),
+        ("modbus-tcp", "01 83 02 C0 F1", "needs tcp:// instead of modbus-tcp://"),
+        ("modbus-tcp", "01 03 04 00 00 00 01 3B F3", "needs tcp:// instead of modbus-tcp://"),
+    ],
+)
+async def test_the_other_protocol_is_named_where_the_bytes_show_it(
+    ports: Ports, scheme: str, says: str | None, wanted: str
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(64) and says is not None:
+            writer.write(bytes.fromhex(says))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        line = ports.line(f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout_s=0.5, late_s=0.0)
+        (error,) = await line.burst([ask()], line.request_options())
+        await line.close()
+    assert isinstance(error, LineDown | FrameError) and wanted in str(error), error
 
 
 async def test_an_asker_that_is_cancelled_leaves_a_clean_line(field: Field) -> None:

@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.model import Kind, Limits, ProfileError
+from drivers.plan import read_image, text_of
+from drivers.plan.image import image_spec
 from drivers.profile import SecondSource, load_profile
+from drivers.sim.encode import EncodeError, encode_text
 from drivers.toml.lines import key_lines
 from tests.kits.example_profile import HEAD, POINT, Write, complaints
 
@@ -276,6 +279,44 @@ def test_every_key_has_the_line_it_stands_on(described: list[tuple[str, str, str
             inner = inner[step]  # type: ignore[index]
         if isinstance(path[-1], str) and path[-1][-1:].isdigit() and path[-1][0] != "h":
             assert text.splitlines()[line - 1].startswith(f"{path[-1]} = ")
+
+
+SPREAD = POINT.replace('"ac.voltage.l1"', '"device.serial"').replace(
+    'scale = 0.1\nunit = "V"\n', 'count = 6\ntext = "low"\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("byte", "words", "text"),
+    [
+        ("low", [0x41, 0x42, 0x2D, 0x31, 0x32, 0x33], "AB-123"),
+        ("low", [0x20, 0x41, 0x42, 0x00, 0x58, 0x58], "AB"),
+        ("high", [0x4100, 0x4220, 0x3700, 0x00FF, 0, 0], "AB7"),
+        ("low", [0xFF] * 6, None),
+        ("high", [0] * 6, None),
+    ],
+)
+def test_one_character_a_register_is_read_and_served(
+    write: Write, byte: str, words: list[int], text: str | None
+) -> None:
+    profile = load_profile(write(HEAD + SPREAD.replace('"low"', f'"{byte}"')))
+    (point,) = profile.points
+    assert (point.kind, point.count) == (Kind.TEXT, 6)
+    image = {3: {point.address + n: word for n, word in enumerate(words)}}
+    ((reading,), missing) = read_image(image, profile.points, image_spec(profile, profile.points))
+    assert (reading.value, missing) == (text, [])
+    if text is not None and byte == "low":
+        raw = encode_text(point, text)
+        assert raw[::2] == bytes(6) and text_of(point, raw) == text
+    with pytest.raises(EncodeError, match="7 registers"):
+        encode_text(point, "1234567")
+
+
+def test_a_character_needs_a_register_of_its_own(write: Write) -> None:
+    (said,) = complaints(write, HEAD + SPREAD.replace('type = "u16"', 'type = "u8h"'))
+    assert 'text "low" is one character in each register of type u16' in said
+    (said,) = complaints(write, HEAD + SPREAD.replace('"low"', '"lower"'))
+    assert '"low" or "high"' in said
 
 
 @pytest.mark.parametrize(
