@@ -70,8 +70,8 @@ def as_complaint(kind: Literal["error", "warning"], one: GatewayError | ConfigWa
     if speaks_chinese():
         from agent.cli.chinese import describe, translate
 
-        said = translate(one) if isinstance(one, str) else describe(one.where, one.what, one.hint)
-        text = {"error": "错误：", "warning": "警告："}[kind] + said
+        chinese = translate(one) if isinstance(one, str) else describe(one.where, one.what, one.hint)
+        text = {"error": "错误：", "warning": "警告："}[kind] + chinese
     return "\n".join(clean(line) for line in text.split("\n"))
 
 

@@ -233,7 +233,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     ),
     "device-swapped": FindingWords(
         4,
-        ("another device answers as {name} since {age} ago: {what}", "{age} 前起，{name} 的地址上换了设备：{what}"),
+        ("another device answers as {name} since {age} ago: {change}", "{age} 前起，{name} 的地址上换了设备：{change}"),
         (
             "Its counters begin anew. If that was intended, check ratio and role, then `meterhouse reload`",
             "其计数重新开始。若确为更换，请核对变比和用途，再执行 `meterhouse reload` 确认",

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -28,6 +29,7 @@ WHOLE_LINE: Final[Mapping[str, str]] = {  # findings about devices that may be o
     "device-dead": "line-silent",
     "device-never-answered": "line-silent",
 }
+OWN_TEXTS: Final = ("why", "hint", "what", "change")  # values that are English sentences of the agent
 FIRST_CONNECT_S: Final = 10.0  # that a destination may take
 FIRST_ANSWER_S: Final = 10.0  # that a device may take at a start
 NO_VALUE: Final = ("sentinel", "absent")  # of a device that answers: points that it does not have, or not now
@@ -60,6 +62,8 @@ class Finding:
     def _filled(self, texts: tuple[str, str], language: str) -> str:
         at = LANGUAGES.index(language)
         plain = {name: value for name, value in self.values.items() if not isinstance(value, tuple)}
+        if language == "zh":
+            plain = {name: _in_chinese(name, value) for name, value in plain.items()}
         ours = {name: str(value[at]).format(**plain) for name, value in self.values.items() if isinstance(value, tuple)}
         return texts[at].format(**plain, **ours)
 
@@ -72,6 +76,17 @@ class Finding:
             "text": self.text(),
             "advice": self.advice(),
         }
+
+
+def _in_chinese(name: str, value: object) -> object:
+    """A value that is a text of the agent, as far as its words are known."""
+    from agent.cli.chinese import translate
+
+    if name not in OWN_TEXTS or not isinstance(value, str):
+        return value
+    if name == "change":
+        return re.sub(r" instead of ([^,]+)", r"（原为 \1）", value)
+    return "：" + translate(value[2:]) if value.startswith(": ") else translate(value)
 
 
 def find(snapshot: Facts, now: float, agent_lives: bool) -> list[Finding]:
@@ -213,7 +228,7 @@ def _device(name: str, device: Facts, now: float) -> Iterator[Finding]:
         values = {
             "name": name,
             "age": show_age(now - float(swapped.get("t") or now)),
-            "what": _cut(swapped.get("what")),
+            "change": _cut(swapped.get("what")),
         }
         yield Finding("device-swapped", where, values)
     why = f": {_cut(device['error'], 160)}" if device.get("error") else ""

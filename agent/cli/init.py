@@ -88,7 +88,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "c_label": "自由文本",
         "c_key": "签名密钥在 {key}；`meterhouse keys show` 显示其指纹。",
         "c_paths": "本文件夹内；安装的网关使用 /var/lib/meterhouse 和 /run/meterhouse",
-        "c_uplink": "尚无上传目标：在有目标之前，读数保存在本机。",
+        "c_uplink": "尚无上行目标：在有目标之前，读数保存在本机。",
         "c_password": "取文件第一行",
         "c_devices": "线路和设备在 conf.d/ 中：`meterhouse scan --add` 或 `meterhouse adopt` 每台设备写一个文件。",
         "c_devices2": "也可手工写在此处或该文件夹：",

@@ -34,7 +34,7 @@ _LABELS = {
 }
 _SECOND_SOURCE = {
     "en": ("second source", "none", "the profile does not say whether a second source agrees"),
-    "zh": ("第二来源", "无", "档案未说明是否有第二来源佐证"),
+    "zh": ("第二来源", "无", "设备模板未说明是否有第二来源佐证"),
 }
 
 _LIST_HEADS = {

@@ -23,7 +23,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "in effect": "配置 {config} 已生效", "nothing": "没有变化",
         "rejected": "未接受：原配置 {config} 继续有效",
         "added": "已添加", "removed": "已移除", "changed": "已修改", "line": "线路", "device": "设备",
-        "uplink": "上传目标", "derived": "导出量",
+        "uplink": "上行目标", "derived": "导出量",
     },
 }  # fmt: skip
 

@@ -169,8 +169,8 @@ def _live(watched: LiveView, end: float | None) -> None:
         room = max(console.height - 4, 5) if console.is_terminal else len(rows)
         more = f", {len(rows) - room} more below: choose with DEVICE or --point" if len(rows) > room else ""
         age = show_age(time.time() - float(watched.snapshot.get("time", 0)))
-        heard = say(f"agent heard {age} ago{more}")
-        head = f"{watched.snapshot.get('site')}/{watched.snapshot.get('gateway')}  {heard}"
+        since = say(f"agent heard {age} ago{more}")
+        head = f"{watched.snapshot.get('site')}/{watched.snapshot.get('gateway')}  {since}"
         return Group(Text(head), point_table(rows[:room], time.time_ns()))
 
     watched.catch_up()

@@ -22,7 +22,7 @@ NOTES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "every unit": (
         "answers to every unit number: one device, reported as the first",
-        "对任何单元号都应答：是同一台设备，按第一个列出",
+        "对任何从站地址都应答：是同一台设备，按第一个列出",
     ),
     "no data": ("acknowledges but sends no data", "有确认但不发送数据"),
     "broken": (

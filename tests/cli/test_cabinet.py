@@ -109,8 +109,9 @@ def test_from_an_unknown_cabinet_to_a_signed_handover(tmp_path: Path, cabinet: C
         html = tmp_path / "handover.html"
         walk("handover", "--who", "A. Technician", "--yes", "--html", html)
         assert "kx96-173" in html.read_text() and trust.partition("=")[2] in html.read_text()
+        assert not silent(walk)
         cabinet.bus_a.muted.add(2)  # a device is pulled
-        until(lambda: "adl400-2" in complaints(walk, 4), 300, "status names the device that was pulled")
+        until(lambda: "device adl400-2" in silent(walk), 300, "status names the device that was pulled")
     finally:
         agent.send_signal(signal.SIGTERM)
         assert agent.wait(120) == 0
@@ -152,10 +153,8 @@ def add_unknown_meters(walk: Walk, cabinet: Cabinet) -> None:
 def check_before_the_start(walk: Walk) -> None:
     """The plan, and everything tried once."""
     walk("check", "--plan", step="check --plan")
-    online = walk("check", "--online", step="check --online", code=4)
-    assert "has a subscriber" in online.stdout
-    missing = [line for line in online.stderr.splitlines() if line.startswith("error: ")]
-    assert len(missing) == 1 and "dlt645" in missing[0], "that library lacks some points: " + online.stderr
+    online = walk("check", "--online", step="check --online")
+    assert "has a subscriber" in online.stdout and "Everything answers." in online.stdout
 
 
 def delivered(listener: Listener) -> set[str]:
@@ -164,9 +163,11 @@ def delivered(listener: Listener) -> set[str]:
     return {pack["stream"] for pack in packs if pack.get("e")}
 
 
-def complaints(walk: Walk, code: int) -> str:
-    """What status says on stderr if it ends with this code; "" for another."""
+def silent(walk: Walk) -> str:
+    """What status finds wrong with devices; its exit code may be that of this machine's clock."""
     done = subprocess.run(
-        walk.command("status"), check=False, capture_output=True, text=True, env=walk.environment(), timeout=TOLD_S
+        walk.command("status", "--json"), check=False, capture_output=True, env=walk.environment(), timeout=TOLD_S
     )
-    return done.stderr if done.returncode == code else ""
+    found = json.loads(done.stdout)["findings"]
+    assert done.returncode in {one["exit_code"] for one in found} | {0}
+    return "\n".join(one["text"] for one in found if one["exit_code"] == 4)

@@ -62,7 +62,8 @@ def plain(text: str, command: str) -> list[str]:
     if "--frames" in command:
         text = re.sub(r"(?:->|<-|\?\?) [0-9A-F ]+$", "FRAME", text, flags=re.MULTILINE)
     if any(word in command for word in MOVING):
-        text = re.sub(r"boot \w{16}|: [\w-]{43}$|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}", "#", text, flags=re.MULTILINE)
+        moment = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
+        text = re.sub(rf"boot \w{{16}}|(?::|key) [\w-]{{43}}$|{moment}", "#", text, flags=re.MULTILINE)
         text = re.sub(r"\d+(?:\.\d+)?", "#", text)
         text = re.sub(r"#(?: (?:ms|min|s))\b", "# s", text)
     return [" ".join(line.split()) for line in text.splitlines() if line.strip()]

@@ -254,6 +254,19 @@ def test_texts_of_a_broker_are_not_taken_for_templates() -> None:
     assert "{0.__class__}" in finding.text("zh") and finding.advice() == "{name}"
 
 
+def test_what_the_agent_wrote_in_english_is_shown_in_chinese() -> None:
+    """The causes in a snapshot are English; where a word is not known it stays so."""
+    dead = device(life="dead", error="m1 (line bus unit 3): no answer within 1 s")
+    (finding,) = find(changed("devices/m1", dead), NOW, True)
+    assert "：1 秒内无应答" in finding.text("zh") and ": m1 (line bus unit 3): no answer within 1 s" in finding.text()
+    (finding,) = find(changed("key", {"trouble": "/x: the key file is missing"}), NOW, True)
+    assert "密钥文件不存在" in finding.text("zh")
+    (finding,) = find(changed("devices/m1", device(swapped={"t": NOW, "what": "serial B instead of A"})), NOW, True)
+    assert "serial B（原为 A）" in finding.text("zh")
+    (finding,) = find(changed("uplinks/platform", {"connected": False, "error": "never seen words"}), NOW, True)
+    assert "：never seen words" in finding.text("zh")
+
+
 def test_the_last_line_says_over_which_time_it_was_looked() -> None:
     def last(snapshot: dict[str, Any], language: str = "en") -> str:
         found = find(snapshot, NOW, True)

@@ -12,7 +12,6 @@ import contextlib
 import logging
 import os
 import pty
-import random
 import select
 import struct
 import termios
@@ -127,12 +126,14 @@ class SerialBus:
             os.write(self._agent, told)
 
 
-def crc_errors(unit: int, share: float, seed: int = 15) -> Callable[[bytes], bytes]:
-    """Turn a bit in a share of one unit's answers."""
-    rng = random.Random(seed)
+def crc_errors(unit: int, every: int) -> Callable[[bytes], bytes]:
+    """Turn a bit in every so many answers of one unit."""
+    answers = 0
 
     def spoil(frame: bytes) -> bytes:
-        if frame[0] != unit or rng.random() >= share:
+        nonlocal answers
+        answers += frame[0] == unit
+        if frame[0] != unit or answers % every:
             return frame
         return frame[:-1] + bytes([frame[-1] ^ 0x10])
 
@@ -305,7 +306,7 @@ class Cabinet:
             50: registers("eastron/sdm120"),
             173: kx96(),
         }
-        many = self.bus_a.tap(images, spoil=crc_errors(40, 0.15), delay_s={50: 0.7})
+        many = self.bus_a.tap(images, spoil=crc_errors(40, 7), delay_s={50: 0.7})
         one = self.bus_a.tap([2])
         meter = self.bus_b.tap()
         self.bus_a.start()

@@ -90,6 +90,27 @@ def test_an_overloaded_line(played: dict[str, Any]) -> None:
     assert slow and all(one.values["worst"] == "overload" for one in found if one.code == "device-incomplete")
 
 
+def play_an_overloaded_line_after_the_first_minute(folder: Path, house: House) -> dict[str, Any]:
+    meters = [Meter(unit) for unit in range(1, 7)]
+    line = house.field.serial(folder / "tty", *meters, baud=2400)
+    agent = house.agent(None, {"bus": line}, devices_on("bus", meters))
+    agent.start()
+    until(lambda: all(recent(agent, f"m{n}").get("settled") for n in range(1, 7)), 150, agent.snapshot)
+    snapshot = agent.snapshot()
+    return {"snapshot": snapshot, "status": told(agent), "code": agent.stop()}
+
+
+@pytest.mark.slow
+def test_an_overloaded_line_after_the_first_minute(played: dict[str, Any]) -> None:
+    """The same without help from the test: from then on it counts."""
+    assert played["code"] == 0
+    found, (code, text) = findings(played["snapshot"]), played["status"]
+    assert ("line-overloaded", "line bus") in codes(found) and exit_code_of(found) == 4
+    assert code in (1, 4) and "line bus is" in text and "All is well" not in text
+    begins = [device["recent"]["from"] for device in played["snapshot"]["devices"].values()]
+    assert min(begins) >= played["snapshot"]["started"] + 50, "the first minute does not count"
+
+
 # --- D1b: a device that answers zeros
 
 

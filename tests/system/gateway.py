@@ -14,6 +14,8 @@ from tests.system.lab import CACHE, ROOT, Machine
 from tests.system.site_kit import Ledger, Site
 
 STATE, RUN = "/var/lib/meterhouse", "/run/meterhouse"
+AGENT_TOML = "/etc/meterhouse/agent.toml"
+ANSWERS = "--site park7 --gateway gw01 --timezone Asia/Shanghai --yes"
 M1, M2 = "m1", "m2"
 CONFIG = """[site]
 id = "park7"
@@ -86,14 +88,19 @@ class Gateway:
         self._install()
 
     def _install(self) -> None:
-        """Word by word what the README says; sudo is there already, and the editor types our configuration."""
+        """What the README says; sudo is there already, the answers of `init` are options, and nothing is to be found.
+
+        In place of what a scan would add the configuration becomes that of these tests.
+        """
         profile = (ROOT / "tests/kits/profiles/test/tally.toml").read_text()
         self.machine.write("/etc/meterhouse/profiles/test/tally.toml", profile)
         self.machine.write("/root/wanted.toml", self.config())
         self.machine.write("/usr/local/bin/sudo", '#!/bin/sh\nexec "$@"\n', "755")
-        self.machine.write("/usr/local/bin/editor", '#!/bin/sh\ncat /root/wanted.toml > "$1"\n', "755")
         began = time.monotonic()
-        self.said = self.machine.sh(f"cd /root; set -ex\n{readme_install()}\n", seconds=240)
+        commands = readme_install().replace("meterhouse init", f"meterhouse init {ANSWERS}")
+        commands, scans = re.subn(r"sudo meterhouse scan .*", f"cat /root/wanted.toml > {AGENT_TOML}", commands)
+        assert ANSWERS in commands and scans == 1
+        self.said = self.machine.sh(f"cd /root; set -ex\n{commands}\n", seconds=240)
         self.install_s = time.monotonic() - began
 
     @staticmethod

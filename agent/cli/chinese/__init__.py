@@ -116,7 +116,7 @@ def translate(text: str, depth: int = DEPTH) -> str:
     if not missing:
         return out
     whole = find(text, depth, anything=True) or text
-    return min(whole, out, key=lambda said: len(LETTERS.findall(said)))  # the one with less English left
+    return min(whole, out, key=lambda text: len(LETTERS.findall(text)))  # the one with less English left
 
 
 def _find_run(text: str, depth: int) -> str | None:
@@ -153,4 +153,5 @@ def _with_place(text: str, depth: int) -> str | None:
 def describe(where: str, what: str, hint: str = "") -> str:
     """An error or a warning as one line."""
     line = f"{translate_place(where)}：{translate(what)}"
-    return f"{line}。{translate(hint)}" if hint else line
+    stop = "" if line.endswith("？") else "。"
+    return f"{line}{stop}{translate(hint)}" if hint else line

@@ -1,0 +1,115 @@
+"""Mistakes of a technician at the command line: each message names the place, what was seen, and what to do.
+
+Those in agent.toml are in tests/config/complaints.toml, one by one with the whole text.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kits.broker import free_port
+
+# what was typed | exit code | place | what was seen | what to do; CFG, FREE and HERE are filled in
+MISTAKES = """
+read | 2 | read: | --profile, --line, --address not given | Give the name of a configured device
+read inv9 -c CFG | 2 | agent.toml: | unknown device "inv9" | Did you mean "inv1"?
+read inv1 --line serial:/dev/ttyUSB0 -c CFG | 2 | read: | both a device name and | Give either the name or the options
+read --profile eastron/sdm63 SDM | 3 | profile: | no profile "eastron/sdm63" | Did you mean "eastron/sdm630"?
+read --profile sdm630 SDM | 2 | --profile: | "sdm630" | VENDOR/FAMILY
+read P --line /dev/ttyUSB0 --address 1 | 2 | --line: | "/dev/ttyUSB0" is not a url | Write "serial:/dev/ttyUSB0"
+read P --line COM3 --address 1 | 2 | --line: | "COM3" is not a url | Write serial:/dev/serial/by-id/
+read P --line http://192.0.2.1 --address 1 | 2 | --line: | unknown scheme "http" | modbus-tcp://HOST:502
+read P --line tcp://127.0.0.1 --address 1 | 2 | --line: | has no port | Such as "tcp://127.0.0.1:4196"
+read P --line serial:/dev/ttyUSB77 --address 1 | 4 | serial:/dev/ttyUSB77: | No such file | Is the adapter plugged in?
+read P --line serial:/dev/null --address 1 | 4 | serial:/dev/null: | not a serial port | /dev/serial/by-id/
+read P --line modbus-tcp://127.0.0.1:FREE --address 1 | 4 | :FREE: | Connection refused | is the port number right?
+read P --line modbus-tcp://nowhere.invalid --address 1 | 4 | nowhere.invalid:502: | DNS|host name | Check the spelling
+read P --line modbus-tcp://127.0.0.1 --address 300 | 3 | unit 300: | "300" is not a Modbus address | Allowed: 0 to 255
+read P --line modbus-tcp://127.0.0.1 --address 0x01 | 3 | unit 0x01: | "0x01" is not | Allowed: 0 to 255
+read SDM --profile eastron/sdm630 --serial 9600,8,N,1 | 2 | --serial: | "9600,8,N,1" is not | Write "9600 8N1"
+read SDM --profile eastron/sdm630 --serial "9600 8N3" | 2 | --serial: | "9600 8N3" is not | parity (N, E or O)
+read SDM --profile eastron/sdm630 --param racks | 2 | --param: | "racks" is not NAME=VALUE | --param racks=2
+read SDM --profile eastron/sdm630 --param ct=60 | 2 | --param: | no parameter "ct" | --ratio ct=60
+read SDM --profile eastron/sdm630 --ratio ct=x | 2 | --ratio: | "x" is not a number | A 400/5 A transformer has ct = 80
+read SDM --registers 5:0+1 | 2 | --registers: | 5 is not a function that reads | Only 1 to 4 read
+read SDM --registers 3:0+0 | 2 | --registers: | a count of 0 reads nothing | FUNCTION:START+COUNT
+read SDM --registers 3:65530+20 | 2 | --registers: | goes beyond address 65535 | From 65530 on there are 6
+read SDM --registers 40001 | 2 | --registers: | "40001" has no function | such as 3:0x100+20
+read --profile dlt645/2007 --line modbus-tcp://127.0.0.1 --address 1 | 3 | address 1: | does not go over modbus-tcp | tcp://HOST:PORT
+check -c HERE/nothing.toml | 3 | nothing.toml: | No such file | `meterhouse init` makes one
+check -c HERE | 3 | HERE: | Is a directory | Name the file with -c
+check -c CFG --plann | 2 | --plann | No such option | --plan
+status --runtime-dir HERE/nothing | 1 | HERE/nothing: | no agent is running here | systemctl status meterhouse
+status -c HERE/nothing.toml | 3 | nothing.toml: | no such file | Name the file with -c FILE
+reload --runtime-dir HERE/nothing | 1 | HERE/nothing: | no agent is running here | --runtime-dir
+scan | 2 | --line | Missing option | scan --help
+scan --line modbus-tcp://127.0.0.1 --addresses 1-300 | 2 | --addresses: | '1-300' | such as 1-32,100
+scan --line modbus-tcp://127.0.0.1 --addresses a | 2 | --addresses: | 'a' | such as 1-32,100
+scan --line serial:/dev/ttyUSB77 --serial 9600-8N1 | 3 | serial:/dev/ttyUSB77: | '9600-8N1' | Write it like "9600 8N1"
+scan --line serial:/dev/ttyUSB77 | 4 | serial:/dev/ttyUSB77: | No such file | Is the adapter plugged in?
+identify --line serial:/dev/ttyUSB77 | 2 | identify: | --address not given | Or name a configured device
+profiles show eastron/sdm63 | 3 | profile: | no profile "eastron/sdm63" | Did you mean "eastron/sdm630"?
+profiles check HERE/nothing.toml | 2 | nothing.toml | does not exist | profiles check --help
+decode registers --type u16 zz | 4 | cannot decode: | 'z', character 1 is not a hex digit | Write bytes as
+decode registers --type uint16 0001 | 2 | --type | 'uint16' is not one of | 'u16'
+decode modbus-rtu 0103020007 | 4 | cannot decode: | CRC is 0007 | Copy it whole
+decode dlt645 68AA | 4 | cannot decode: | cut short inside the header | Copy it whole
+verify | 2 | verify: | give either --broker or PATHs | verify --help
+verify HERE/nothing | 2 | nothing: | no such file or folder | `meterhouse export` wrote
+verify --broker http://x --trust a=b | 2 | --broker: | 'http://x' | Write mqtt://host:1883
+verify --broker mqtt://127.0.0.1:FREE --for 1s | 5 | 127.0.0.1:FREE: | Connection refused | Check that the broker runs
+verify --broker mqtt://127.0.0.1:FREE --for x | 2 | --for | "x" is not a duration | such as "20 s"
+verify --trust nonsense HERE | 2 | --trust: | 'nonsense' | `meterhouse keys show` prints
+export -c CFG --from yesterday HERE/out | 2 | --from: | 'yesterday' | Write 2026-11-25
+export -c CFG --from 2026-11-02 --to 2026-11-01 HERE/o | 2 | export: | is not before --to 2026-11-01 | Exchange them
+keys show -c CFG | 3 | signing.key: | there is no signing key | meterhouse keys create
+keys create HERE/no/folder | 3 | HERE/no/folder: | cannot be written here | Make the folder
+simulate --profile eastron/sdm630 --listen 127.0.0.1:99999 | 2 | --listen: | '127.0.0.1:99999' | Such as 127.0.0.1:5020
+stauts | 2 | command | unknown command "stauts" | Did you mean "status"?
+doctor --bundle HERE/no/x.tar.gz -c CFG --offline | 2 | HERE/no/x.tar.gz: | cannot be written | Name another file
+init HERE GW | 2 | HERE/agent.toml: | already exists | Edit it, or move it away
+init HERE/new --site "a b" --gateway b --timezone UTC --yes | 2 | --site: | "a b" is not a name | Use letters
+init HERE/new --site a --gateway b --timezone Beijing --yes | 2 | --timezone: | "Beijing" is not a time | Asia/Shanghai
+init HERE/new GW --broker broker.example | 2 | --broker: | "broker.example" is not a url | Write mqtts://HOST:8883
+adopt -c CFG --line nowhere --address 1 --yes | 2 | --line: | "nowhere" is not a url | Write serial:
+adopt -c CFG m A7 --profile test/bax | 3 | device.m.profile: | no profile "test/bax" | Did you mean "test/box"?
+adopt -c CFG m A7 --profile test/box --ct 400/0 | 2 | --ct: | 400/0 is not a ratio | A 400/5 A transformer is 80
+adopt -c CFG m A7 --profile test/box --role gird | 2 | --role: | "gird" is not a role | Did you mean "grid"?
+"""
+SHORT = {
+    "SDM": "--line modbus-tcp://127.0.0.1 --address 1",
+    "P": "--profile eastron/sdm630",
+    "GW": "--site a --gateway b --timezone Asia/Shanghai --yes",
+    "A7": "--line roof --address 7 --no-read --yes",
+}
+ROWS = [[cell.strip() for cell in row.split(" | ")] for row in MISTAKES.strip().splitlines()]
+
+
+def test_there_are_at_least_eighty() -> None:
+    configuration = Path(__file__).parent.parent / "config" / "complaints.toml"
+    assert len(ROWS) + len(tomllib.loads(configuration.read_text())["case"]) >= 80
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
+def test_a_mistake_names_place_what_was_seen_and_what_to_do(
+    row: list[str], park: Callable[..., Path], mh: Callable[..., Any], tmp_path: Path
+) -> None:
+    path, port = park(more='[key]\nfile = "signing.key"\n'), free_port()
+
+    def filled(text: str) -> str:
+        text = re.sub(r"\b(SDM|P|GW|A7)\b", lambda found: SHORT[found[0]], text)
+        return text.replace("CFG", str(path)).replace(":FREE", f":{port}").replace("HERE", str(tmp_path))
+
+    command, code, *words = row
+    said = mh(*shlex.split(filled(command)))
+    assert said.code == int(code), said.err
+    for word in words:
+        assert any(filled(one) in said.err for one in word.split("|")), f"{word}\n{said.err}"
+    assert len(said.err.splitlines()) <= 4, "one mistake, one message"
