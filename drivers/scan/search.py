@@ -41,7 +41,7 @@ from drivers.scan.traffic import AnotherMaster, BusTraffic, TrafficTrace, descri
 FOREIGN_FRAMES = 2  # unsolicited, before the scan stops: one may be noise
 MOST_UNITS = 16  # up to so many are asked before it is seen whether they are one device
 MIN_SERIAL = 4  # characters: a shorter serial number, or one of equal characters, was never set
-DEAF_S, DEAF_MOST_S = 0.2, 2.5  # for one question and all, to a named device that answered none yet
+DEAF_S, DEAF_MOST_S = 0.2, 1.6  # for one question and all, to a named device that answered none yet
 UNLIKELY_UNITS = (247, 201, 139)  # a device that answers to all of these is not a bus behind a gateway
 SLOW_S = 0.4  # who takes longer for one register is given more time for all
 AGAIN_S = 0.5  # for the units around one whose answer was broken: it may have been late, or two at once

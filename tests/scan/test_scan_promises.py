@@ -176,7 +176,7 @@ def test_a_dead_address_is_known_as_dead_in_five_seconds(mh, field: Park, protoc
     begin = field.now_s
     said = mh("identify", "--line", line.url, "--serial", "2400 8E1", "--address", address, "--protocol", protocol)
     assert said.code == 4 and "does not answer" in said.err and "--line" not in said.err
-    assert field.now_s - begin < 5
+    assert field.now_s - begin < 4.3  # and a moment for the command itself
 
 
 @pytest.mark.parametrize("speaks", [(0x11, 0x12, 0x13), (0x11,)])
