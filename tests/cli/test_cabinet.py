@@ -18,13 +18,9 @@ from typing import Any
 import pytest
 
 from tests.kits.broker import Broker, Listener, free_port, until
+from tests.kits.cabinet import KX96_COUNT, Cabinet
 
 pytestmark = pytest.mark.slow
-for name in ("umodbus", "pyModbusTCP", "dlt645", "pymodbus"):
-    pytest.importorskip(name)
-
-from tests.kits.cabinet import KX96_COUNT, Cabinet  # noqa: E402
-
 TOLD_S = 600.0  # no command takes so long in health
 LIST = """name,address,type,order,unit,factor,pace
 ac.voltage.l1,0x0100,float,CDAB,V,1,fast
