@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agent.cli.common import as_complaint, as_line, say
+from agent.cli.common import SHOWN_UNITS, as_complaint, as_line, say
 from agent.cli.config_files import check_absent, check_writable, make_folder, toml_text, write_new
 from agent.cli.main_points import first_points, known_as
 from agent.cli.options import (
@@ -272,18 +272,24 @@ def _identified(
     entry = _configured(config, line)
     url = entry.url if entry else given("--line", v.line_url, line)
     protocol, own = choices["protocol"], entry.serial if entry and not url.startswith("modbus-tcp:") else ""
-    setting = choices["serial"] or own or SETTINGS[protocol][0]
+    usual = SETTINGS[protocol][0]  # of a meter that shares the line with devices of another setting
+    settings = [choices["serial"]] if choices["serial"] else [own, usual] if own not in ("", usual) else [usual]
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
     dirs = profile_dirs(options.config_file)
-    wanted = ScanOptions(url, (protocol,), (setting,), profile_dirs=dirs)
-    scan = one_device(wanted, protocol, address, setting, line_factory())
-    with borrow_line(config.runtime_dir, url, "identify", LEASE_S) as owner:
-        owner.run(scan.identify_one())
-    (found,) = scan.found
-    if found.seen == "silent":
-        raise LineTimeout(
-            "does not answer", where=f"{url}, {protocol} {address}", hint="`meterhouse scan` finds what does"
-        )
+    for setting in settings:
+        wanted = ScanOptions(url, (protocol,), (setting,), profile_dirs=dirs)
+        scan = one_device(wanted, protocol, address, setting, line_factory())
+        with borrow_line(config.runtime_dir, url, "identify", LEASE_S) as owner:
+            owner.run(scan.identify_one())
+        (found,) = scan.found
+        if found.seen != "silent":
+            break
+    else:
+        hint = "`meterhouse scan` finds what does"
+        if not url.startswith("modbus-tcp:"):
+            asked = ", ".join(settings)
+            hint = f"`meterhouse scan` finds what does. Asked at {asked}; another setting: --serial"
+        raise LineTimeout("does not answer", where=f"{url}, {protocol} {address}", hint=hint)
     if not found.fits:
         hint = "Give the profile of its nameplate: --profile VENDOR/FAMILY; `meterhouse profiles list`"
         raise LineError("answers, but no known profile fits", where=f"{url}, {protocol} {address}", hint=hint)
@@ -529,7 +535,8 @@ def _first_values(config: Config, entry: DeviceConfig, words: Mapping[str, str],
     for name in first_points(points):
         value, quality = rows[name].value, show_quality(rows[name].quality)
         text = str(value) if isinstance(value, int) else show_number(value)
-        table.add_row(cell(name), cell(text, 60), cell(rows[name].unit), f"[yellow]{quality}[/]" if quality else "")
+        shown_unit = SHOWN_UNITS.get(rows[name].unit, rows[name].unit)
+        table.add_row(cell(name), cell(text, 60), cell(shown_unit), f"[yellow]{quality}[/]" if quality else "")
         plain = value if isinstance(value, int) else number(value)
         shown.append({"point": name, "value": plain, "unit": rows[name].unit, "quality": quality or "good"})
     click.echo(f"\n{words['reads']}", err=True)
