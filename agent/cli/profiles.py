@@ -342,9 +342,9 @@ def check(file: Path, lang: str, as_json: bool) -> None:
         points, samples = len(profile.points), len(profile.samples) + len(beside)
         if lang == "zh":
             verdict = f"正确，有 {len(odd)} 条警告" if odd else "正确"
-            said = f"{verdict}。{points} 个测点（{paces}），{samples} 个样本"
+            text = f"{verdict}。{points} 个测点（{paces}），{samples} 个样本"
         else:
             verdict = f"good, with {len(odd)} warnings" if odd else "good"
-            said = f"{verdict}. {points} points ({paces}), {samples} samples"
-        click.echo(f"{clean_text(str(file))}{'：' if lang == 'zh' else ': '}{said}")
+            text = f"{verdict}. {points} points ({paces}), {samples} samples"
+        click.echo(f"{clean_text(str(file))}{'：' if lang == 'zh' else ': '}{text}")
         click.echo(_second_source(profile.second_source, lang))
