@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agent.cli.common import as_complaint, as_line, say
+from agent.cli.common import SHOWN_UNITS, as_complaint, as_line, say
 from agent.cli.config_files import check_absent, check_writable, make_folder, toml_text, write_new
 from agent.cli.main_points import first_points, known_as
 from agent.cli.options import (
@@ -52,7 +52,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "reload": "`meterhouse reload{c}` (the agent runs)", "start": "start the agent",
         "there": "{protocol} {address} is already there as {name}", "none": "{protocol} {address}: no profile fits. "
         "`meterhouse adopt --profile ID` takes it with one of yours",
-        "skipped": "{name} was left out",
+        "skipped": "{name} was left out", "note": "note: ",
         "alike": "profile {profile} is {comment}",
         "head": "Added by `meterhouse adopt` on {when}{identity}.",
         "head2": "Yours to edit. Without this file the device is out. `meterhouse reload` brings a change into effect.",
@@ -69,7 +69,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "reload": " `meterhouse reload{c}`（网关程序正在运行）", "start": "启动网关程序",
         "there": "{protocol} {address} 已在配置中，名称为 {name}", "none": "{protocol} {address}：没有匹配的设备模板。"
         "可用 `meterhouse adopt --profile ID` 指定",
-        "skipped": "未添加 {name}",
+        "skipped": "未添加 {name}", "note": "提示：",
         "alike": "设备模板 {profile}：{comment}",
         "head": "由 `meterhouse adopt` 添加，{when}{identity}。",
         "head2": "可以编辑；删除本文件即移除该设备。`meterhouse reload` 使修改生效。",
@@ -187,7 +187,7 @@ def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, l
     for device, text in zip(found, together, strict=True):
         title = {"protocol": device.protocol, "address": device.address}
         if not device.fits:
-            click.echo(f"note: {words['none'].format(**title)}", err=True)
+            click.echo(f"{words['note']}{words['none'].format(**title)}", err=True)
             continue
         config = options.load()  # with what was added before
         entry = _configured(config, device.url)
@@ -195,7 +195,7 @@ def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, l
         if every := tomllib.loads(text)["device"][0].get("every"):
             draft.device["every"] = every
         if there := _same_address(config, draft):
-            click.echo(f"note: {words['there'].format(name=there.name, **title)}", err=True)
+            click.echo(f"{words['note']}{words['there'].format(name=there.name, **title)}", err=True)
             continue
         draft.device["name"] = _free_name(config, draft.device["name"])
         try:
@@ -203,11 +203,11 @@ def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, l
                 _ask(draft, config, words, False, {})
             facts = _add(draft, config, words, lang, yes, False)
         except click.Abort:
-            click.echo(f"note: {words['skipped'].format(name=draft.device['name'])}", err=True)
+            click.echo(f"{words['note']}{words['skipped'].format(name=draft.device['name'])}", err=True)
             continue
         except GatewayError as error:  # the others may do
             click.echo(as_complaint("error", error), err=True)
-            click.echo(f"note: {words['skipped'].format(name=draft.device['name'])}", err=True)
+            click.echo(f"{words['note']}{words['skipped'].format(name=draft.device['name'])}", err=True)
             continue
         click.echo(words["wrote"].format(file=clean_text(facts["file"], 400)), err=True)
         added += 1
@@ -272,18 +272,24 @@ def _identified(
     entry = _configured(config, line)
     url = entry.url if entry else given("--line", v.line_url, line)
     protocol, own = choices["protocol"], entry.serial if entry and not url.startswith("modbus-tcp:") else ""
-    setting = choices["serial"] or own or SETTINGS[protocol][0]
+    usual = SETTINGS[protocol][0]  # of a meter that shares the line with devices of another setting
+    settings = [choices["serial"]] if choices["serial"] else [own, usual] if own not in ("", usual) else [usual]
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
     dirs = profile_dirs(options.config_file)
-    wanted = ScanOptions(url, (protocol,), (setting,), profile_dirs=dirs)
-    scan = one_device(wanted, protocol, address, setting, line_factory())
-    with borrow_line(config.runtime_dir, url, "identify", LEASE_S) as owner:
-        owner.run(scan.identify_one())
-    (found,) = scan.found
-    if found.seen == "silent":
-        raise LineTimeout(
-            "does not answer", where=f"{url}, {protocol} {address}", hint="`meterhouse scan` finds what does"
-        )
+    for setting in settings:
+        wanted = ScanOptions(url, (protocol,), (setting,), profile_dirs=dirs)
+        scan = one_device(wanted, protocol, address, setting, line_factory())
+        with borrow_line(config.runtime_dir, url, "identify", LEASE_S) as owner:
+            owner.run(scan.identify_one())
+        (found,) = scan.found
+        if found.seen != "silent":
+            break
+    else:
+        hint = "`meterhouse scan` finds what does"
+        if not url.startswith("modbus-tcp:"):
+            asked = ", ".join(settings)
+            hint = f"`meterhouse scan` finds what does. Asked at {asked}; another setting: --serial"
+        raise LineTimeout("does not answer", where=f"{url}, {protocol} {address}", hint=hint)
     if not found.fits:
         hint = "Give the profile of its nameplate: --profile VENDOR/FAMILY; `meterhouse profiles list`"
         raise LineError("answers, but no known profile fits", where=f"{url}, {protocol} {address}", hint=hint)
@@ -487,7 +493,10 @@ def _add(draft: Draft, config: Config, words: Mapping[str, str], lang: str, yes:
     whole = load_config(config.path, state_dir=config.state_dir, runtime_dir=config.runtime_dir, drafts={file: text})
     entry = next(device for device in whole.devices if device.name == name)
     if any(word in draft.comments.get("profile", "") for word in ("nameplate", "铭牌")):
-        click.echo(f"note: {words['alike'].format(profile=entry.profile, comment=draft.comments['profile'])}", err=True)
+        click.echo(
+            f"{words['note']}{words['alike'].format(profile=entry.profile, comment=draft.comments['profile'])}",
+            err=True,
+        )
     for note in whole.notes:
         if f"device.{name}" in note.where or (draft.line and f"line.{draft.line['name']}" in note.where):
             click.echo(as_complaint("warning", note), err=True)
@@ -529,13 +538,14 @@ def _first_values(config: Config, entry: DeviceConfig, words: Mapping[str, str],
     for name in first_points(points):
         value, quality = rows[name].value, show_quality(rows[name].quality)
         text = str(value) if isinstance(value, int) else show_number(value)
-        table.add_row(cell(name), cell(text, 60), cell(rows[name].unit), f"[yellow]{quality}[/]" if quality else "")
+        shown_unit = SHOWN_UNITS.get(rows[name].unit, rows[name].unit)
+        table.add_row(cell(name), cell(text, 60), cell(shown_unit), f"[yellow]{quality}[/]" if quality else "")
         plain = value if isinstance(value, int) else number(value)
         shown.append({"point": name, "value": plain, "unit": rows[name].unit, "quality": quality or "good"})
     click.echo(f"\n{words['reads']}", err=True)
     Console(stderr=True, highlight=False).print(table)
     missing = sum(is_missing(point, rows[point.name]) for point in points)
     if missing * 4 > len(points):
-        click.echo(f"note: {words['missing'].format(missing=missing, all=len(points))}", err=True)
+        click.echo(f"{words['note']}{words['missing'].format(missing=missing, all=len(points))}", err=True)
     show_hints(config, entry, profile, rounds, lang)
     return shown

@@ -339,9 +339,12 @@ def check(file: Path, lang: str, as_json: bool) -> None:
         click.echo(as_line({**_summary(profile), "warnings": [en for en, _ in remarks(profile)]}))
     else:
         paces = ", ".join(f"{sum(p.pace == pace for p in profile.points)} {pace}" for pace in PACES)
-        verdict = f"good, with {len(odd)} warnings" if odd else "good"
-        click.echo(
-            f"{clean_text(str(file))}: {verdict}. {len(profile.points)} points ({paces}), "
-            f"{len(profile.samples) + len(beside)} samples"
-        )
+        points, samples = len(profile.points), len(profile.samples) + len(beside)
+        if lang == "zh":
+            verdict = f"正确，有 {len(odd)} 条警告" if odd else "正确"
+            text = f"{verdict}。{points} 个测点（{paces}），{samples} 个样本"
+        else:
+            verdict = f"good, with {len(odd)} warnings" if odd else "good"
+            text = f"{verdict}. {points} points ({paces}), {samples} samples"
+        click.echo(f"{clean_text(str(file))}{'：' if lang == 'zh' else ': '}{text}")
         click.echo(_second_source(profile.second_source, lang))

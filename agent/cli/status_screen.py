@@ -215,4 +215,4 @@ class StatusScreen:
             text = self._word("faults", count=count, s="" if count == 1 else "s", code=exit_code)
         else:
             text = self._word("early" if any(one.code == "device-early" for one in findings) else "well")
-        return f"{text} {looked}"
+        return f"{text}{'' if text.endswith('。') else ' '}{looked}"

@@ -206,7 +206,10 @@ def _live(
     return report
 
 
-_NO_PACK = "Check --site and --gateway, the access rules, and the gateway's connection (`meterhouse status` there)"
+_NO_PACK = (
+    "Check --site, --gateway, the thumbprint, the access rules, "
+    "and the gateway's connection (`meterhouse status` there)"
+)
 
 
 def _first_came(live: Live, stop: threading.Event, wait_s: float) -> bool:

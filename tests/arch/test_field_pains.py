@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "field-pains.md"
 ROWS = {int(m[1]): m[0] for m in re.finditer(r"^\| (\d+) \|.*$", PAGE.read_text("utf-8"), re.MULTILINE)}
 OURS = range(10, 44)
+RUNNING = range(65, 74)  # in docs/deploy.md
 
 
 def cited() -> set[int]:
@@ -35,3 +36,15 @@ def test_a_row_names_tests_that_are_there(number: int) -> None:
     for file, name in names:
         text = (ROOT / file).read_text("utf-8")
         assert re.search(rf"^(async )?def {name}\(", text, re.MULTILINE) if name else text, f"{file} has no {name}"
+
+
+@pytest.mark.parametrize("number", RUNNING)
+def test_a_row_about_running_for_years_names_tests_that_are_there(number: int) -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text("utf-8")
+    (row,) = re.findall(rf"^\| {number} \|.*$", page, re.MULTILINE)
+    files = re.findall(r"tests/[\w/]+\.py", row)
+    assert files and all((ROOT / file).is_file() for file in files)
+    sources = [path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py")]
+    for name in re.findall(r"`(test_\w+)`", row):
+        assert any(f"def {name}(" in source for source in sources), name
+    assert number in cited()

@@ -273,7 +273,7 @@ def test_the_last_line_says_over_which_time_it_was_looked() -> None:
         return StatusScreen(snapshot, language, NOW).verdict(found, exit_code_of(found))
 
     assert last(HEALTHY).startswith("All is well. Looked at: the readings of 2 devices over the last 10 min;")
-    assert last(HEALTHY, "zh").startswith("一切正常。 检查范围：2 台设备 最近 10 min的读数")
+    assert last(HEALTHY, "zh").startswith("一切正常。检查范围：2 台设备 最近 10 min的读数")
     young = changed("started", NOW - 240)
     for one in young["devices"].values():
         one["recent"] = recent(minutes=3)
