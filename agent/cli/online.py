@@ -12,7 +12,7 @@ import click
 
 from agent.cli.common import as_complaint, is_alive, progress, read_snapshot
 from agent.cli.lease import borrow_line
-from drivers.model import PACES, BrokerError, GatewayError, LineTimeout
+from drivers.model import PACES, BrokerError, GatewayError, LineTimeout, Quality
 
 if TYPE_CHECKING:
     from agent.config import Config, DeviceConfig
@@ -30,6 +30,8 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "no report": "this broker cannot report subscribers", "nobody": "nobody subscribes",
         "running": "the agent runs here: rights and subscriber are in `meterhouse status`",
         "good": "Everything answers.", "failed": "failed", "missing": "no value: {names}",
+        "doubtful": "values out of range: {names}",
+        "doubtful hint": "Wrong word order, type or address? `meterhouse read {name}` shows them with a hint",
         "missing hint": "Is it the right profile? `meterhouse read {name}` shows each point",
         "expires": "{what} expires in {days:.0f} days", "expires hint": "Renew it; no restart is needed",
     },
@@ -40,6 +42,8 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "no report": "该消息代理不报告订阅方", "nobody": "无人订阅",
         "running": "本机采集程序正在运行：发布权限与订阅方见 `meterhouse status`",
         "good": "全部有应答。", "failed": "失败", "missing": "无值：{names}",
+        "doubtful": "数值超出范围：{names}",
+        "doubtful hint": "字序、类型或地址是否有误？用 `meterhouse read {name}` 查看数值和提示",
         "missing hint": "模板是否选对？用 `meterhouse read {name}` 查看每个测点",
         "expires": "{what} 将在{days:.0f}天后过期", "expires hint": "请更换证书，无需重启",
     },
@@ -56,6 +60,7 @@ class DeviceTrial:
     identity: dict[str, str] = field(default_factory=dict)
     count: int = 0  # points asked for
     missing: list[str] = field(default_factory=list)
+    doubtful: list[str] = field(default_factory=list)  # values out of range
     problem: GatewayError | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -68,6 +73,7 @@ class DeviceTrial:
             "identity": self.identity,
             "points": self.count,
             "missing": self.missing,
+            "doubtful": self.doubtful,
             "error": _error_json(self.problem),
         }
 
@@ -115,14 +121,17 @@ def _try_device(config: Config, device: DeviceConfig, profile: Profile, lang: st
             for point, reading in zip(points, readings, strict=True)
             if point.name in profile.identity_points and reading.value is not None
         }
-        if result.missing:
-            words = WORDS[lang]
-            shown = ", ".join(result.missing[:5]) + (", ..." if len(result.missing) > 5 else "")
-            result.problem = LineTimeout(
-                words["missing"].format(names=shown),
-                where=f"device {device.name}",
-                hint=words["missing hint"].format(name=device.name),
-            )
+        result.doubtful = [  # zero is what a device in standby reports
+            p.name for p, r in zip(points, readings, strict=True) if r.quality == Quality.RANGE and r.value
+        ]
+        for what, names in (("missing", result.missing), ("doubtful", result.doubtful)):
+            if names and result.problem is None:
+                shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+                result.problem = LineTimeout(
+                    WORDS[lang][what].format(names=shown),
+                    where=f"device {device.name}",
+                    hint=WORDS[lang][f"{what} hint"].format(name=device.name),
+                )
     return result
 
 
@@ -217,7 +226,7 @@ def _print(devices: Sequence[DeviceTrial], destinations: Sequence[TrialResult], 
     words, console = WORDS[lang], open_console()
     table = plain_table(words["devices"], *(words[key] for key in ("device", "line", "address", "answer")))
     for trial in devices:
-        counted = words["points"].format(good=trial.count - len(trial.missing), count=trial.count)
+        counted = words["points"].format(good=trial.count - len(trial.missing) - len(trial.doubtful), count=trial.count)
         answer = ", ".join([counted, *_identity_words(trial.identity)]) if trial.count else words["failed"]
         table.add_row(cell(trial.device), cell(trial.line), cell(trial.address), cell(answer, 160))
     uplinks = plain_table(words["destinations"], *(words[key] for key in ("name", "url", "answer")))

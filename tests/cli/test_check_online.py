@@ -64,6 +64,14 @@ def test_points_that_are_refused_are_named(served: Served, park: Callable[..., P
     assert said.code == 4 and "device inv1: no value: " in said.err and "meterhouse read inv1" in said.err
 
 
+def test_a_value_out_of_range_is_not_good(served: Served, park: Callable[..., Path], mh: Callable[..., Any]) -> None:
+    """A wrong word order answers every question."""
+    served.image.put_words(2, [9999])  # 999.9 V
+    said = mh("check", "--online", "-c", park(served.url))
+    assert said.code == 4 and "device inv1: values out of range: ac.voltage.l1" in said.err
+    assert "meterhouse read inv1" in said.err and "Everything answers" not in said.out
+
+
 def test_nobody_subscribes_and_a_broker_that_is_not_there(
     served: Served, park: Callable[..., Path], broker: Broker, mh: Callable[..., Any]
 ) -> None:

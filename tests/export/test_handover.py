@@ -64,7 +64,7 @@ def test_a_record_is_signed_and_found_by_a_stranger(tmp_path: Path, house: House
     assert (found["m3"]["difference"], found["m3"]["agrees"], found["m3"]["remark"]) == ("0.5", True, "behind glass")
     assert "reading" not in found["m2"] and found["m2"]["state"] != "alive"
     assert found["m1"]["identity"] == {"firmware": "2"} and found["m1"]["address"] == "1"
-    assert record["counts"] == {"agree": 2, "differ": 0, "open": 1} and "wrote" in err
+    assert record["counts"] == {"agree": 2, "differ": 0, "open": 1, "silent": 0} and "wrote" in err
 
     lie = ComparedDevice(device="m1", n="ac.energy.import", t_ms=round(found["m1"]["reading"]["t"] * 1000), v="9")
     with pytest.raises(UsageError, match=r"m1 has no reading ac\.energy\.import = 9 of that time"):

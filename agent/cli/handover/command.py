@@ -70,7 +70,7 @@ def handover(
 
     \b
     Exit codes: 0 signed, 1 no agent runs or it cannot sign now, 2 wrong usage, 3 bad configuration, 4 signed, and a
-    display differs or a device has no reading, 130 no.
+    display differs, or a device has no reading or does not answer, 130 no.
     """
     from agent.cli.control import ask_running
     from agent.cli.handover.labels import WORDS, verdict
@@ -110,7 +110,7 @@ def handover(
         _show(record, words)
     if html_file is not None:
         click.echo(words["wrote"].format(file=clean_text(str(html_file), 400)), err=as_json)
-    bad = any(verdict(entry) in ("differs", "no reading") for entry in record["devices"])
+    bad = any(verdict(entry) in ("differs", "no reading", "silent") for entry in record["devices"])
     raise SystemExit(4 if bad else 0)
 
 
@@ -208,7 +208,8 @@ def _record(answer: Mapping[str, Any], config: Config, snapshot: Mapping[str, An
         "remarks": first.get("remarks", ""), "devices": entries, "packs": answer["packs"],
         "thumbprint": answer["thumbprint"], "trust": f"{config.base}={answer['thumbprint']}",
         "counts": {"agree": kinds.count("agrees"), "differ": kinds.count("differs"),
-                   "open": kinds.count("not compared") + kinds.count("no reading")},
+                   "open": kinds.count("not compared") + kinds.count("no reading"),
+                   "silent": kinds.count("silent")},
     }  # fmt: skip
 
 
@@ -219,7 +220,7 @@ def _show(record: Mapping[str, Any], words: Mapping[str, str]) -> None:
 
     heads = [words[name] for name in ("device", "point", "reading", "display", "difference", "verdict", "identity")]
     table = plain_table("", *heads, right=heads[2:5])
-    colours = {"agrees": "green", "differs": "red", "no reading": "red"}
+    colours = {"agrees": "green", "differs": "red", "no reading": "red", "silent": "red"}
     for entry in record["devices"]:
         reading, result = entry.get("reading", {}), verdict(entry)
         colour = colours.get(result, "yellow")
@@ -234,6 +235,22 @@ def _show(record: Mapping[str, Any], words: Mapping[str, str]) -> None:
             cell(known, 100),
         )
     open_console().print(table)
+    for entry in record["devices"]:
+        if text := _secondary(entry, words):
+            click.echo(text, err=True)
     click.echo(words["summary"].format(devices=len(record["devices"]), **record["counts"]))
     for pack in record["packs"]:
         click.echo(words["done"].format(id=record["id"], **pack))
+
+
+def _secondary(entry: Mapping[str, Any], words: Mapping[str, str]) -> str:
+    """A text if a display differs by just the ratio of the device's transformers, else ""."""
+    from agent.service.control.handover import compare
+
+    ratio = Decimal(1)
+    for factor in entry.get("ratio", {}).values():
+        ratio *= Decimal(factor)
+    if entry.get("agrees", True) or ratio == 1:
+        return ""
+    _, agrees = compare(format(Decimal(entry["reading"]["v"]) / ratio, ".6f"), entry["display"])
+    return words["secondary"].format(device=entry["device"], ratio=format(ratio.normalize(), "f")) if agrees else ""

@@ -26,7 +26,7 @@ table{border-collapse:collapse;width:100%;font-size:.85rem;margin:1rem 0 .4rem}t
 tr{break-inside:avoid}
 th,td{text-align:left;vertical-align:top;padding:.25rem .5rem .25rem 0;border-bottom:1px solid var(--line)}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.soft{color:var(--soft);font-size:.85em}
-.agrees{color:var(--good)}.differs,.dead{color:var(--bad);font-weight:700}
+.agrees{color:var(--good)}.differs,.silent,.dead{color:var(--bad);font-weight:700}
 .hash{font-family:ui-monospace,monospace;font-size:.8rem;overflow-wrap:anywhere}
 .hands{display:grid;grid-template-columns:1fr 1fr;gap:12mm;margin-top:12mm;break-inside:avoid}
 .hands div{border-top:1px solid var(--ink);padding-top:.2rem;margin-top:14mm}
@@ -97,11 +97,18 @@ def _row(entry: Mapping[str, Any], words: Mapping[str, str], zone: ZoneInfo) -> 
         f"<td>{escape(entry['line'])}, {escape(entry['address'])}<br>"
         f'<span class="soft">{escape(entry["url"])}</span></td>'
         f'<td>{escape(known)}{"<br>" if known else ""}<span class="soft">{escape(entry["profile"])}; '
-        f'</span><span class="{escape(entry["state"])} soft">{escape(state)}</span></td>'
+        f'</span><span class="{escape(entry["state"])} soft">{escape(state)}</span>{_installed(entry, words)}</td>'
         f'<td class="n">{shown or "–"}</td><td class="n">{display}</td>'
         f'<td class="n">{escape(entry.get("difference", "–"))}</td>'
         f'<td><span class="{result}">{words[result]}</span>{remark}</td></tr>'
     )
+
+
+def _installed(entry: Mapping[str, Any], words: Mapping[str, str]) -> str:
+    """Roles and transformer ratios, as configured."""
+    parts = [f"{words['roles']} {', '.join(entry['roles'].values())}"] if entry.get("roles") else []
+    parts += [f"{words['ratio']} {name} {value}" for name, value in entry.get("ratio", {}).items() if value != "1"]
+    return f'<br><span class="soft">{escape("; ".join(parts))}</span>' if parts else ""
 
 
 def _time(seconds: float, zone: ZoneInfo) -> str:

@@ -14,9 +14,13 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "point": "Counter", "reading": "Reading", "read": "read at", "display": "Display", "difference": "Difference",
         "verdict": "Comparison", "remark": "Remark", "quality": "quality", "state": "state",
         "agrees": "agrees", "differs": "DIFFERS", "not compared": "not compared", "no reading": "no reading",
-        "alive": "answers", "dead": "DOES NOT ANSWER", "unknown": "not asked yet",
+        "alive": "answers", "dead": "DOES NOT ANSWER", "unknown": "no answer yet", "asleep": "asleep",
+        "silent": "DOES NOT ANSWER NOW", "ratio": "ratio", "roles": "role",
+        "secondary": "{device}: the reading is {ratio} times the display, as its transformers: the display shows the "
+        "secondary side",
         "rule": "A display agrees if it is within one unit of the last digit that both have.",
-        "summary": "{devices} devices: {agree} agree with their displays, {differ} differ, {open} not compared.",
+        "summary": "{devices} devices: {agree} agree with their displays, {differ} differ, {open} not compared, "
+        "{silent} do not answer.",
         "signed": "The gateway has signed this record. It is the event handover {id} in these packs:",
         "pack": "stream {stream}, boot {boot}, sequence {seq}, SHA-256 (base64url) {hash}",
         "check": "To check it: meterhouse verify --trust {trust} on an export or at the broker; it lists this record "
@@ -35,9 +39,12 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "point": "计数器", "reading": "读数", "read": "读取时间", "display": "表计显示", "difference": "差值",
         "verdict": "比对", "remark": "备注", "quality": "质量", "state": "状态",
         "agrees": "一致", "differs": "不一致", "not compared": "未比对", "no reading": "无读数",
-        "alive": "应答", "dead": "无应答", "unknown": "尚未采集",
+        "alive": "应答", "dead": "无应答", "unknown": "尚无应答", "asleep": "休眠",
+        "silent": "当前无应答", "ratio": "变比", "roles": "角色",
+        "secondary": "{device}：读数为表计显示的{ratio}倍，与互感器变比相同：表计显示的是二次侧数值",
         "rule": "差值不超过两者共有末位的一个单位即为一致。",
-        "summary": "共{devices}台设备：{agree}台与表计显示一致，{differ}台不一致，{open}台未比对。",
+        "summary": "共{devices}台设备：{agree}台与表计显示一致，{differ}台不一致，{open}台未比对，"
+        "{silent}台当前无应答。",
         "signed": "本记录已由网关签名，为下列数据包中的 handover 事件 {id}：",
         "pack": "数据流 {stream}，boot {boot}，序号 {seq}，SHA-256（base64url）{hash}",
         "check": "核验方法：对导出文件或消息代理运行 meterhouse verify --trust {trust}，"
@@ -54,6 +61,8 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 
 def verdict(entry: Mapping[str, object]) -> str:
     """The key of the words for a device's comparison."""
+    if "reading" in entry and entry.get("state") not in ("alive", "asleep"):
+        return "silent"  # an old reading proves nothing about the device now
     if "agrees" in entry:
         return "agrees" if entry["agrees"] else "differs"
     return "not compared" if "reading" in entry else "no reading"

@@ -78,11 +78,15 @@ async def _entry(access: Access, device: RunningDevice, one: ComparedDevice) -> 
         "identity": {name.removeprefix("device."): text for name, text in (device.identity or {}).items() if text},
         "line": config.line,
         "profile": device.profile.id,
-        "state": poll.availability.value,
+        "state": poll.life(access.service.clock.now_ms()) if access.service else "unknown",
         "url": device.line.config.url,
     }
     if config.label:
         entry["label"] = config.label
+    if config.roles:
+        entry["roles"] = dict(config.roles)
+    if config.ratio_ct != 1 or config.ratio_pt != 1:
+        entry["ratio"] = {"ct": exact_text(config.ratio_ct), "pt": exact_text(config.ratio_pt)}
     if poll.last_answer_ms:
         entry["last_answer"] = seconds(poll.last_answer_ms)
     if one.remark:

@@ -1,0 +1,43 @@
+"""What a handover says of a comparison: an old reading proves nothing, and a ratio explains a difference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agent.cli.handover.command import _secondary as secondary
+from agent.cli.handover.labels import WORDS, verdict
+
+READ: dict[str, Any] = {"device": "m1", "reading": {"v": "6123456.8"}, "state": "alive"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({**READ, "agrees": True}, "agrees"),
+        ({**READ, "agrees": False}, "differs"),
+        (READ, "not compared"),
+        ({"device": "m1", "state": "dead"}, "no reading"),
+        ({**READ, "agrees": True, "state": "dead"}, "silent"),
+        ({**READ, "agrees": True, "state": "unknown"}, "silent"),
+        ({**READ, "agrees": True, "state": "asleep"}, "agrees"),
+    ],
+)
+def test_a_device_that_does_not_answer_agrees_with_nothing(entry: dict[str, Any], words: str) -> None:
+    assert verdict(entry) == words and words in WORDS["en"] and words in WORDS["zh"]
+
+
+@pytest.mark.parametrize(
+    ("display", "ratio", "told"),
+    [
+        ("76543.21", {"ct": "80", "pt": "1"}, True),
+        ("7654.321", {"ct": "80", "pt": "10"}, True),
+        ("76500", {"ct": "80", "pt": "1"}, False),
+        ("76543.21", {}, False),
+    ],
+)
+def test_a_display_of_the_secondary_side_is_recognised(display: str, ratio: dict[str, str], told: bool) -> None:
+    entry = {**READ, "display": display, "agrees": False, "ratio": ratio}
+    assert bool(secondary(entry, WORDS["en"])) is told
+    assert not secondary({**entry, "agrees": True}, WORDS["zh"])
