@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from agent.cli.common import as_line
 from agent.cli.options import ConfigOptions, config_options, json_option, lang_option, profile_dirs
 from drivers.model import GatewayError, LineTimeout, UsageError
+
+if TYPE_CHECKING:
+    from drivers.scan import FoundDevice
 
 SILENT: Final[Mapping[str, tuple[tuple[str, str], tuple[str, str]]]] = {  # how it was seen -> what, what to do
     "silent": (
@@ -29,6 +32,13 @@ SILENT: Final[Mapping[str, tuple[tuple[str, str], tuple[str, str]]]] = {  # how 
         ),
     ),
 }
+
+NONE_FITS: Final = (
+    "See its registers: `meterhouse read --line {line} --address {address} --registers 3:0+40`; "
+    "a profile of your own begins with `meterhouse profiles new`",
+    "查看寄存器：`meterhouse read --line {line} --address {address} --registers 3:0+40`；"
+    "用 `meterhouse profiles new` 新建设备模板",
+)
 
 
 @click.command()
@@ -78,11 +88,9 @@ def identify(
     \b
     Exit codes: 0 a profile fits, 2 wrong usage, 3 bad configuration, 4 no answer, or no profile fits.
     """
-    from rich.cells import cell_len
-
     from agent.cli.lease import borrow_line, line_factory
     from agent.cli.read import Round, read_rounds, show_hints
-    from agent.cli.scan import facts_of, fit_words, say
+    from agent.cli.scan import facts_of
     from agent.cli.target import Target, adhoc_target, configured_target
     from drivers.scan import SETTINGS, ScanOptions, one_device
 
@@ -124,12 +132,22 @@ def identify(
     if as_json:
         click.echo(as_line(facts_of(found)))
     else:
-        for name, text in found.identity.items():
-            click.echo(f"{name:<24}{text}")
-        label = say(lang, "profile")
-        click.echo(f"{label}{' ' * (24 - cell_len(label))}{fit_words(found, lang, 5)}")
-        for note in found.notes:
-            click.echo(f"{say(lang, 'note')}: {note.text(lang)}", err=True)
+        _print(found, line, lang)
         if known is not None and rounds:
             show_hints(*known, rounds, lang)
     raise SystemExit(0 if found.fits else 4)
+
+
+def _print(found: FoundDevice, line: str, lang: str) -> None:
+    from rich.cells import cell_len
+
+    from agent.cli.scan import fit_words, say
+
+    for name, text in found.identity.items():
+        click.echo(f"{name:<24}{text}")
+    label = say(lang, "profile")
+    click.echo(f"{label}{' ' * (24 - cell_len(label))}{fit_words(found, lang, 5)}")
+    if not found.fits and found.protocol == "modbus":
+        click.echo(NONE_FITS[lang == "zh"].format(line=line, address=found.address), err=True)
+    for note in found.notes:
+        click.echo(f"{say(lang, 'note')}: {note.text(lang)}", err=True)

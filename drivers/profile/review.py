@@ -9,6 +9,10 @@ from drivers.profile.find import shipped_dir
 from drivers.profile.types import Profile
 
 _TEXTS: Mapping[str, tuple[str, str]] = {
+    "template": (
+        "models and source are still those of the template: name the models, and the document that you read",
+        "models 和 source 仍是模板原文：请填写型号和所依据的文档",
+    ),
     "overlap": (
         "{a} ({a_at}) and {b} ({b_at}) share register {shared} and neither lies inside the other: one address, type or "
         "count is wrong",
@@ -24,17 +28,19 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
         "{name}的地址为{at}（功能码{function}）：若手册从{first}起计，则应为address = {meant}（共{count}个测点）",
     ),
 }  # fmt: skip
+TEMPLATE_SOURCE = "TITLE, REVISION (DATE)"  # of `profiles new`
 _FIRST = {3: 40001, 4: 30001}  # what 4x notation calls the first holding and input register
 _MEASURED = ("dump", "field")  # evidence that the addresses were right
 
 
 def remarks(profile: Profile) -> list[tuple[str, str]]:
     """(English, Chinese) of everything that is odd, in order of registers."""
+    template = [_remark("template")] if "MODEL*" in profile.models or profile.source == TEMPLATE_SOURCE else []
     if profile.protocol != "modbus":
-        return []
+        return template
     points = [p for p in profile.points if not p.is_object and p.function >= 3]
     points.sort(key=lambda p: (p.function, p.address, -p.count))
-    return [*_overlaps(points), *_notation(profile, points)]
+    return [*template, *_overlaps(points), *_notation(profile, points)]
 
 
 def _overlaps(points: Sequence[Point]) -> Iterator[tuple[str, str]]:
