@@ -32,12 +32,12 @@ class KnownHoles:
         self.absent: set[tuple[int, int, int]] = set()  # function, address, count that this device has not
         self.max_words: int | None = None  # learned: longer reads are refused (field pain 27)
         self._since: int | None = None
-        self._strikes: dict[tuple[int, int, int, int], int] = {}
-        self._healthy = False
+        self._strikes: dict[tuple[int, int, int, int], tuple[int, int]] = {}  # count, answers at the first
+        self._answers = 0  # of any block
 
     def good(self, block: Block) -> None:
         """A block was answered: the device is sane, and earlier refusals of this block were temporary."""
-        self._healthy = True
+        self._answers += 1
         if self._strikes:
             for code in (ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE):
                 self._strikes.pop((block.function, block.address, block.count, code), None)
@@ -45,14 +45,15 @@ class KnownHoles:
     def refused(self, block: Block, points: Sequence[Point], code: int, now_s: int) -> bool:
         """Note a Modbus exception. True: something was learned, plan again.
 
-        A register is called absent only after the device has answered something else, so that a device which refuses
-        everything while it starts does not lose its points.
+        A register is called absent only if the device has answered something else since it refused this one first, so
+        that a device which refuses everything for a while does not lose its points.
         """
         if code not in {ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE}:
             return False
         key = (block.function, block.address, block.count, code)
-        self._strikes[key] = self._strikes.get(key, 0) + 1
-        if self._strikes[key] < STRIKES:
+        count, answers = self._strikes.get(key, (0, self._answers))
+        self._strikes[key] = (count + 1, answers)
+        if count + 1 < STRIKES:
             return False
         pieces = _pieces(block, points)
         longest = max(end - start for start, end in pieces)
@@ -61,7 +62,7 @@ class KnownHoles:
             self.max_words = max(longest, words // 2)
         elif len(pieces) > 1:
             self.cuts.update((block.function, address) for address in _cuts(block, pieces))
-        elif self._healthy:
+        elif self._answers > answers:
             self.absent.add((block.function, block.address, block.count))
         else:
             return False

@@ -10,8 +10,8 @@ from drivers.profile.types import Profile
 
 _TEXTS: Mapping[str, tuple[str, str]] = {
     "template": (
-        "models and source are still those of the template: name the models, and the document that you read",
-        "models 和 source 仍是模板原文：请填写型号和所依据的文档",
+        "models or source is still that of the template: name the models, and the document that you read",
+        "models 或 source 仍是模板原文：请填写型号和所依据的文档",
     ),
     "overlap": (
         "{a} ({a_at}) and {b} ({b_at}) share register {shared} and neither lies inside the other: one address, type or "
