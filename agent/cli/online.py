@@ -26,7 +26,8 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {
         "devices": "devices, tried now", "device": "device", "line": "line", "address": "address", "answer": "answer",
         "points": "{good} of {count} points", "destinations": "destinations, tried now", "name": "name", "url": "url",
-        "connected": "connected, MQTT {mqtt}", "may publish": "may publish", "subscriber": "has a subscriber",
+        "connected": "connected, MQTT {mqtt}", "may publish": "may publish its status",
+        "subscriber": "has a subscriber",
         "no report": "this broker cannot report subscribers", "nobody": "nobody subscribes",
         "running": "the agent runs here: rights and subscriber are in `meterhouse status`",
         "good": "Everything answers.", "failed": "failed", "missing": "no value: {names}",
@@ -38,7 +39,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "zh": {
         "devices": "设备实测", "device": "设备", "line": "线路", "address": "地址", "answer": "应答",
         "points": "{count}个测点中{good}个正常", "destinations": "上行目标实测", "name": "名称", "url": "地址",
-        "connected": "已连接，MQTT {mqtt}", "may publish": "可以发布", "subscriber": "有订阅方",
+        "connected": "已连接，MQTT {mqtt}", "may publish": "可以发布状态", "subscriber": "有订阅方",
         "no report": "该消息代理不报告订阅方", "nobody": "无人订阅",
         "running": "本机采集程序正在运行：发布权限与订阅方见 `meterhouse status`",
         "good": "全部有应答。", "failed": "失败", "missing": "无值：{names}",

@@ -94,7 +94,11 @@ class MqttConnection:
         secret = self._config.password
         if secret is None:
             return None
-        return secret.read(environ).decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+        try:
+            return secret.read(environ).decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError:
+            what, hint = "the password is not text in UTF-8", "Save the file as UTF-8, with the password alone in it"
+            raise BrokerError(what, where=str(secret), hint=hint) from None
 
     def _tls(self) -> ssl.SSLContext:
         """Made for each connection: it uses renewed certificates."""

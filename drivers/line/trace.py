@@ -53,7 +53,7 @@ class FrameTrace:
         self._draft.unlink(missing_ok=True)
         fd = os.open(self._draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
         try:
-            os.ftruncate(fd, size)
+            os.posix_fallocate(fd, 0, size)  # a hole in a full tmpfs would end the agent when it is written to
             self._map = mmap.mmap(fd, size)
         finally:
             os.close(fd)

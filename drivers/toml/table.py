@@ -346,6 +346,9 @@ def read_source(
     return source, parse_source(source, blob, complaints)
 
 
+_HUGE = re.compile(r"0[xob][0-9a-fA-F_]{1000}")
+
+
 def parse_source(source: TomlSource, blob: bytes, complaints: Complaints) -> dict[str, Any]:
     """The bytes of a file, whose text ``source`` then has. An invalid text is a complaint, and an empty table."""
     if len(blob) > MAX_FILE_BYTES:
@@ -360,6 +363,12 @@ def parse_source(source: TomlSource, blob: bytes, complaints: Complaints) -> dic
         complaints.items.append(Complaint(what, file=source.name, line=line, key="", hint=hint))
         return {}
     source.text = text.replace("\r\n", "\n")
+    if found := _HUGE.search(text):  # Python would read it, and then could not print it
+        line = text[: found.start()].count("\n") + 1
+        complaints.items.append(
+            Complaint("a number of thousands of digits", file=source.name, line=line, key="", hint="Shorten it")
+        )
+        return {}
     try:
         return tomllib.loads(text, parse_float=Decimal)
     except RecursionError:

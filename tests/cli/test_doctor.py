@@ -238,6 +238,50 @@ password_file = "password"
     assert 'password_file = "password"' in texts["out/config/agent.toml"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '# password hunter3', "# 密码：hunter3", "# curl -u admin:hunter3 https://broker", 'pw = "hunter3"',
+        '"口令" = "hunter3"', 'secret = ["a", "hunter3"]', "mqtt://u:hunter3@b", "passwort=hunter3 -x", "# PIN hunter3",
+        '{"pwd": "hunter3"}', 'old hunter2\\"x y, aHVudGVyMiJ4, hunter2%22x',
+    ],
+)  # fmt: skip
+def test_what_looks_like_a_secret_is_hidden(tmp_path: Path, text: str) -> None:
+    (tmp_path / "pw").write_text('hunter2"x\n')
+    cleaned = Redactor(None, tmp_path, ['password_file = "pw"']).clean(text)
+    assert "hunter3" not in cleaned and "hunter2" not in cleaned and "aHVudGVyMiJ4" not in cleaned, cleaned
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "gb18030"])
+def test_a_password_file_of_any_encoding_is_known(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "pw").write_bytes("暗号cat\n".encode(encoding))
+    redactor = Redactor(None, tmp_path, ['password_file = "pw"'])
+    assert "暗号cat" not in redactor.clean("the log said 暗号cat today")
+
+
+def test_a_short_password_is_hidden_as_a_word(tmp_path: Path) -> None:
+    (tmp_path / "pw").write_text("cat")
+    redactor = Redactor(None, tmp_path, ['password_file = "pw"'])
+    assert redactor.clean("a cat, concatenated") == "a [hidden], concatenated"
+
+
+def test_files_that_cannot_be_searched_are_left_out(
+    park: Callable[..., Path], mh: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Another encoding, a link to a file of somebody else, a pipe that never ends."""
+    path = park(more="broken = [\n")
+    conf = tmp_path / "conf.d"
+    conf.mkdir()
+    (conf / "a.toml").write_text("# hunter4hunter4", "utf-16")
+    (tmp_path / "shadow").write_text("root:hunter4hunter4")
+    (conf / "b.toml").symlink_to(tmp_path / "shadow")
+    mh("doctor", "--offline", "--bundle", tmp_path / "out.tar.gz", "-c", path)
+    texts = archive(tmp_path / "out.tar.gz")
+    assert "hunter4" not in "".join(texts.values()).replace("\0", "")
+    assert "left out: it is not text in UTF-8" in texts["out/config/conf.d/a.toml"]
+    assert "left out" in texts["out/config/conf.d/b.toml"]
+
+
 def test_an_archive_is_never_overwritten_and_its_folder_must_be_there(
     park: Callable[..., Path], mh: Callable[..., Any], tmp_path: Path
 ) -> None:

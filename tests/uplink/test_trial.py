@@ -104,6 +104,15 @@ def test_a_port_without_a_broker_and_a_password_that_is_missing(tmp_path: Path) 
     assert "cannot be read" in problems(result) and str(lost.file) in problems(result)
 
 
+def test_a_password_that_is_not_text_names_its_file(tmp_path: Path) -> None:
+    """A file of an editor that writes UTF-16; the agent and the trial read it the same way."""
+    secret = password(tmp_path, "x")
+    assert secret.file
+    secret.file.write_bytes("secret".encode("utf-16"))
+    result = attempt(destination(free_port(), username="gw", password=secret))
+    assert f"file {secret.file}: the password is not text in UTF-8" in problems(result)
+
+
 def test_a_running_agent_keeps_its_session(broker: Brokers, listen: Callable[..., Listener]) -> None:
     """The trial connects under another client id, and without ``publish`` sends nothing."""
     port = broker().port

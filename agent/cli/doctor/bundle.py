@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import os
 import re
 import secrets
 import tarfile
 import time
+from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
+from agent.cli.common import read_plain
 from agent.cli.doctor.host import secret_files
 from drivers.model import UsageError
 
@@ -19,17 +24,29 @@ if TYPE_CHECKING:
     from agent.config import Config
 
 MAX_FILE: Final = 4 << 20  # bytes of one text
-LEAST_SECRET: Final = 4  # characters: a shorter password would blacken half of the archive
+LEAST_SECRET: Final = 4  # characters: a shorter one is hidden as a word of its own only
+ENCODINGS: Final = ("utf-8", "utf-16", "gb18030")  # that a password file may have
 HIDDEN: Final = "[hidden]"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_WORD = (
+    r"(?:pas+w(?:or)?[dt]|passphrase|kennwort|\bpass\b|(?<![a-z])pw(?:d)?(?![a-z])|secret|token|(?<![a-z])psk(?![a-z])"
+    r"|(?<![a-z])pin(?:-value)?(?![a-z])|api_?key|private_?key|密码|口令|密钥串)"
+)
 # `password = "..."` in TOML or JSON, `password=...` on a command line; *_file and *_credential only name a place
-_NAME = r"(?:pas+w(?:or)?d|passphrase|\bpass\b|secret|token|(?<![a-z])pin(?:-value)?|api_?key|private_?key)[\w.-]*"
-_PLACE = r"(?<!_file)(?<!_credential)\"?"
-_TEXT = r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|[^\s,;&}\]]+'
-_VALUE = re.compile(rf"(?i)({_NAME}{_PLACE}\s*[:=]\s*)({_TEXT})")
+_NAME = rf"{_WORD}[\w.-]*"
+_PLACE = r"(?<!_file)(?<!_credential)[\"']?"
+_TEXT = r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|\[[^\]]*\]|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|[^\s,;&}\]]+'
+_VALUE = re.compile(rf"(?i)({_NAME}{_PLACE}\s*[:=：＝]\s*)({_TEXT})")
+_COMMENT = re.compile(
+    rf"(?im)(#[^\n]{{0,2000}}?(?:{_WORD}|curl[^\n]{{0,2000}}? -u))[^\n]*$"
+)  # a remark about a secret may hold it
 _FILE = re.compile(r"""(?m)^\s*(?:\w+_)?file\s*=\s*["']([^"'\n]+)["']""")
 _LOGIN_IN_URL = re.compile(r"(://)[^/\s@\"']{1,300}@")
 _PEM = re.compile(r"-----BEGIN [^-]*PRIVATE KEY-----.*?(?:-----END [^-]*PRIVATE KEY-----|\Z)", re.S)
+
+
+def _word(text: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(text)}(?!\w)")
 
 
 class Redactor:
@@ -48,17 +65,22 @@ class Redactor:
 
     def _learn(self, file: Path) -> None:
         try:
-            content = file.read_bytes()[:65_536].decode("utf-8", "replace")
-        except OSError:
+            content = read_plain(file, MAX_FILE)
+        except (OSError, ValueError):
             return  # what this user cannot read is in none of the files that go into the archive
-        lines = [line.strip() for line in content.splitlines()]
-        self._known += [line for line in lines if len(line) >= LEAST_SECRET and not line.startswith("-----")]
+        for encoding in ENCODINGS:
+            with contextlib.suppress(UnicodeError):
+                lines = [line.strip("\ufeff \t\r") for line in content.decode(encoding).splitlines()]
+                for line in (line for line in lines if line and not line.startswith("-----")):
+                    self._known += [line, quote(line, safe=""), json.dumps(line)[1:-1]]
+                    self._known.append(b64encode(line.encode()).decode())
 
     def clean(self, text: str) -> str:
         """The text without secrets."""
         text = _PEM.sub(HIDDEN, text)
         for known in self._known:
-            text = text.replace(known, HIDDEN)
+            text = text.replace(known, HIDDEN) if len(known) >= LEAST_SECRET else _word(known).sub(HIDDEN, text)
+        text = _COMMENT.sub(rf"\g<1> {HIDDEN}", text)
         text = _LOGIN_IN_URL.sub(rf"\g<1>{HIDDEN}@", text)
         return _VALUE.sub(lambda found: f'{found[1]}"{HIDDEN}"', text)
 
@@ -70,9 +92,13 @@ def config_texts(file: Path, config: Config | None) -> Mapping[str, str]:
     for path in files:
         name = f"config/conf.d/{path.name}" if path.parent.name == "conf.d" else f"config/{path.name}"
         try:
-            found[name] = path.read_bytes()[:MAX_FILE].decode("utf-8", "replace")
-        except OSError as error:
-            found[name] = f"# cannot be read: {error.strerror}\n"
+            found[name] = read_plain(path, MAX_FILE).decode("utf-8")
+        except UnicodeDecodeError:  # what it holds could not be searched for secrets
+            found[name] = "# left out: it is not text in UTF-8\n"
+        except ValueError:
+            found[name] = "# left out: not a regular file, or too large\n"
+        except OSError as error:  # a link too
+            found[name] = f"# left out: {error.strerror}\n"
     return found
 
 
