@@ -92,6 +92,7 @@ class _Reloaded(TypedDict):
     fault: bool
     left_out: NotRequired[Count]
     changes: NotRequired[list[_Change]]
+    warnings: NotRequired[list[str]]
 
 
 def check_reloaded(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def reload(lang: str, options: ConfigOptions, as_json: bool) -> None:
     )
     if as_json:
         facts = {"ok": found["ok"], "config": config, "changed": changed, "complaints": complaints}
-        facts["changes"] = found.get("changes", [])
+        facts["changes"], facts["warnings"] = found.get("changes", []), found.get("warnings", [])
         click.echo(as_line(facts))
     elif not found["ok"]:
         for text in complaints:
@@ -68,6 +68,8 @@ def reload(lang: str, options: ConfigOptions, as_json: bool) -> None:
         click.echo(WORDS[lang]["in effect"].format(config=config))
         for text in _changes(found, changed, WORDS[lang]):
             click.echo(f"  {clean_text(text, 400)}")
+        for text in found.get("warnings", []):
+            click.echo(as_complaint("warning", clean_text(text, 1000)), err=True)
     raise SystemExit(1 if found["fault"] else 0 if found["ok"] else 3)
 
 

@@ -63,6 +63,7 @@ class ReloadOutcome:
     complaints: tuple[str, ...] = ()
     fault: bool = False  # an internal error: the files may be right
     changes: tuple[ConfigChange, ...] = ()
+    warnings: tuple[str, ...] = ()  # what works and deserves attention
 
     @property
     def accepted(self) -> bool:
@@ -78,6 +79,7 @@ class ReloadOutcome:
             "complaints": list(self.complaints),
             "fault": self.fault,
             "changes": [change.as_json() for change in self.changes],
+            "warnings": [text[:1000] for text in self.warnings[:MAX_LOGGED]],
         }
 
 
@@ -187,7 +189,8 @@ class Reloader:
         except Exception as error:  # no content of a file may end a running agent
             log.error("reload: internal error", exc_info=error)
             return self._rejected(f"internal error: {type(error).__name__}: {error}", fault=True)
-        return ReloadOutcome(self._service.config.hash(), changed, changes=changes)
+        warnings = tuple(str(note) for note in self._service.notes())
+        return ReloadOutcome(self._service.config.hash(), changed, changes=changes, warnings=warnings)
 
     def _rejected(self, *complaints: str, fault: bool = False) -> ReloadOutcome:
         return ReloadOutcome(self._service.config.hash(), complaints=complaints, fault=fault)
@@ -198,8 +201,8 @@ class Reloader:
             log.info("reloaded, configuration %s: %s", outcome.config, outcome.changed)
             for change in outcome.changes[:MAX_LOGGED]:
                 log.info("reload: %s", change)
-            for note in self._service.notes():
-                log.warning("%s", note)
+            for text in outcome.warnings:
+                log.warning("%s", text)
             return
         count = f"{len(outcome.complaints)} error{'' if len(outcome.complaints) == 1 else 's'}"
         log.error("reload rejected, %s; the previous configuration stays in effect", count)

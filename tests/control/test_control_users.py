@@ -231,6 +231,20 @@ def test_a_refused_reload_says_why(running: Park) -> None:
     assert running.mh(LI, "reload").returncode == 0
 
 
+def test_a_reload_prints_the_warnings_of_check(running: Park) -> None:
+    text = running.agent.config.read_text()
+    running.agent.config.write_text(text + '\n[[line]]\nname = "spare"\nurl = "serial:/dev/ttyUSB9"\n')
+    try:
+        done = running.mh(LI, "reload")
+        assert done.returncode == 0 and "line spare added" in done.stdout, done.stderr
+        assert "warning: " in done.stderr and "/dev/ttyUSB9 may refer to another adapter" in done.stderr
+        (warning,) = json.loads(running.mh(LI, "reload", "--json").stdout)["warnings"]
+        assert "/dev/ttyUSB9" in warning
+    finally:
+        running.agent.config.write_text(text)
+    assert running.mh(LI, "reload").stderr == ""
+
+
 @pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31", "1969-12-31", "2200-01-01", "0001", "9999-12"])
 def test_a_report_of_a_day_beyond_all_calendars_is_refused_in_words(running: Park, day: str) -> None:
     """And the log of the agent has no traceback of it."""
