@@ -15,6 +15,13 @@ from typing import ClassVar, Protocol
 from drivers.night import Night
 
 
+def sentences(first: str, second: str) -> str:
+    """Two texts as one: a full stop between them, none after a question, nothing where one of them is empty."""
+    if not first or not second:
+        return first or second
+    return f"{first}{' ' if first.endswith('?') else '. '}{second}"
+
+
 class GatewayError(Exception):
     """Root of the tree. Callers branch on type or ``retry``, never on text."""
 
@@ -26,8 +33,7 @@ class GatewayError(Exception):
         self.what, self.where, self.hint = what, where, hint
 
     def __str__(self) -> str:
-        stop = " " if self.what.endswith("?") else ". "
-        return f"{self.where}: {self.what}" + (stop + self.hint if self.hint else "")
+        return f"{self.where}: {sentences(self.what, self.hint)}"
 
 
 class UsageError(GatewayError):

@@ -218,15 +218,11 @@ def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, l
 
 def say_next(options: ConfigOptions, config: Config, words: Mapping[str, str]) -> None:
     """What to do after devices were added."""
-    from agent.cli.common import is_alive, read_snapshot
+    from agent.cli.common import agent_runs
     from agent.cli.options import DEFAULT_CONFIG
 
     flag = "" if str(options.config_file) == DEFAULT_CONFIG else f" -c {options.config_file}"
-    try:
-        runs = is_alive(read_snapshot(config.runtime_dir).get("pid"))
-    except GatewayError:
-        runs = False
-    then = words["reload"].format(c=flag) if runs else words["start"]
+    then = words["reload"].format(c=flag) if agent_runs(config.runtime_dir) else words["start"]
     click.echo(words["next"].format(c=flag, then=then), err=True)
 
 

@@ -145,6 +145,14 @@ def docs_folder() -> Path | None:
     return next((place for place in places if os.path.isfile(place / "field-guide.md")), None)
 
 
+def agent_runs(runtime_dir: Path) -> bool:
+    """Does an agent run with this runtime directory?"""
+    try:
+        return is_alive(read_snapshot(runtime_dir).get("pid"))
+    except GatewayError:
+        return False
+
+
 def is_alive(pid: object) -> bool:
     """Does a process with this number exist?"""
     if not isinstance(pid, int) or pid <= 0:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from agent.certificates import WARN_DAYS
 from agent.cli.common import show_age
 from agent.cli.finding_words import BECAUSE, FINDINGS, LANGUAGES, reason_words
 from drivers.model import clean_text
@@ -19,7 +20,6 @@ ORDER: Final = (OURS, CONFIG, LINE, BROKER)
 COMPLETE: Final = 0.9  # of the due readings, below it is a fault
 BUSY: Final = 0.9  # of a line's time
 STALE_S: Final = 15.0  # the agent writes its snapshot every few seconds
-WARN_DAYS: Final = 30  # before a certificate ends
 LOSS_SHOWN_S: Final = 86_400.0
 DISK_FREE: Final = 100_000_000  # bytes; on a small store a tenth of its limit
 STORE_FULL: Final = 0.8  # of the limit, in packs that are not confirmed

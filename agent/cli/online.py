@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agent.cli.common import as_complaint, is_alive, progress, read_snapshot
+from agent.certificates import WARN_DAYS
+from agent.cli.common import agent_runs, as_complaint, progress
 from agent.cli.lease import borrow_line
 from drivers.model import PACES, BrokerError, GatewayError, LineTimeout, Quality
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 LEASE_S: Final = 300.0
 MOST_POINTS: Final = 20  # of a device: enough to prove that address and profile are right
-WARN_DAYS: Final = 30
 WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {
         "devices": "devices, tried now", "device": "device", "line": "line", "address": "address", "answer": "answer",
@@ -81,14 +81,6 @@ class DeviceTrial:
 
 def _error_json(error: GatewayError | None) -> dict[str, str] | None:
     return None if error is None else {"where": error.where, "what": error.what, "hint": error.hint}
-
-
-def agent_runs(config: Config) -> bool:
-    """Does an agent run with this runtime directory?"""
-    try:
-        return is_alive(read_snapshot(config.runtime_dir).get("pid"))
-    except GatewayError:
-        return False
 
 
 def try_devices(config: Config, profiles: Mapping[str, Profile], lang: str) -> Iterator[DeviceTrial]:
@@ -184,7 +176,7 @@ def destination_words(trial: TrialResult, running: bool, lang: str) -> str:
 
 def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: bool) -> tuple[int, dict[str, Any]]:
     """Try everything; prints unless ``as_json``. Returns the exit code and the results for JSON."""
-    running = agent_runs(config)
+    running = agent_runs(config.runtime_dir)
     devices: list[DeviceTrial] = []
     with progress("devices") as report:
         for trial in try_devices(config, profiles, lang):

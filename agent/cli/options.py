@@ -56,6 +56,19 @@ def profile_dirs(config_file: Path, folder: Path | None = None) -> tuple[Path, .
     return tuple(dict.fromkeys((*(one for one in own if one is not None), *default_dirs())))
 
 
+def _config_option(words: str) -> Any:
+    return click.option(
+        "-c",
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_CONFIG,
+        envvar="MH_CONFIG",
+        show_default=True,
+        help=words,
+    )
+
+
 def profiles_option(function: F) -> F:
     """``--profiles`` and ``-c``; the folders to search arrive as ``dirs``."""
 
@@ -63,15 +76,7 @@ def profiles_option(function: F) -> F:
     def command(*, folder: Path | None, config_file: Path, **more: Any) -> Any:
         return function(dirs=profile_dirs(config_file, folder), **more)
 
-    config: Any = click.option(
-        "-c",
-        "--config",
-        "config_file",
-        type=click.Path(path_type=Path),
-        default=DEFAULT_CONFIG,
-        envvar="MH_CONFIG",
-        help="A configuration; its [paths] profiles_dir is searched, too.",
-    )
+    config = _config_option("A configuration; its [paths] profiles_dir is searched, too.")
     own = click.option("--profiles", "folder", type=FOLDER, help="A folder of profiles to search first.")
     decorated: F = config(own(command))
     return decorated
@@ -125,16 +130,7 @@ def config_options(function: F) -> F:
     def command(*, config_file: Path, state_dir: Path | None, runtime_dir: Path | None, **more: Any) -> Any:
         return function(options=ConfigOptions(config_file, state_dir, runtime_dir), **more)
 
-    config: Any = click.option(
-        "-c",
-        "--config",
-        "config_file",
-        type=click.Path(path_type=Path),
-        default=DEFAULT_CONFIG,
-        envvar="MH_CONFIG",
-        show_default=True,
-        help="The configuration; conf.d/*.toml beside it is read as well. Also MH_CONFIG.",
-    )
+    config = _config_option("The configuration; conf.d/*.toml beside it is read as well. Also MH_CONFIG.")
     state = click.option("--state-dir", type=FOLDER, help="Folder of the database, in place of the configured one.")
     runtime = click.option(
         "--runtime-dir", type=FOLDER, help="Folder of ring and snapshot, in place of the configured one."

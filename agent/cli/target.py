@@ -14,7 +14,7 @@ from agent.config import Config, DeviceConfig, LineEntry, Secret, site_profiles
 from agent.config import parsers as v
 from agent.config.devices import address as parse_address
 from agent.config.load import PROFILES_DIR
-from drivers.model import ProfileError, UsageError
+from drivers.model import ProfileError, UsageError, sentences
 from drivers.serial_setting import DEFAULT_SERIAL
 from drivers.toml import parsers as p
 
@@ -111,8 +111,7 @@ def load_profile_of(profile: str, dirs: tuple[Path, ...] = (), option: str = "--
         if error.where != "profile":
             raise
         more = "A profile of yours: give the path of its file, or its folder with --profiles DIR"
-        stop = " " if error.hint.endswith("?") else ". "
-        raise ProfileError(error.what, where=error.where, hint=f"{error.hint}{stop}{more}".lstrip(". ")) from None
+        raise ProfileError(error.what, where=error.where, hint=sentences(error.hint, more)) from None
 
 
 def _ratios(texts: tuple[str, ...], profile: Profile) -> tuple[Decimal, Decimal]:

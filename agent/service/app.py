@@ -44,7 +44,7 @@ from agent.service.runtime_dir import instance_lock
 from agent.service.seal_jobs import Stream
 from agent.service.sealing import SealScheduler, pack_clock
 from agent.service.signing_key import ActiveKey, KeyFileWatcher
-from agent.service.status import StatusFile, summary
+from agent.service.status import FUTURE_MS, StatusFile, summary
 from agent.service.store_check import StoreScrubber
 from agent.service.systemd import Watchdog, notify
 from agent.store import Store
@@ -60,7 +60,6 @@ CLOCK_CHECK_S = 1.0  # comparison with the wall clock
 SNAPSHOT_EVERY_S = 2.0
 PRUNE_EVERY_S = 60.0
 CERTIFICATES_EVERY_S = 3600.0
-FUTURE_S = 60  # packs that end so much later than now were sealed by another clock
 
 
 class Service:
@@ -365,7 +364,7 @@ class Service:
 
 def _warn_of_the_future(newest_ms: int) -> None:
     now_ms = time.time_ns() // 1_000_000
-    if newest_ms > now_ms + FUTURE_S * 1000:
+    if newest_ms > now_ms + FUTURE_MS:
         newest, now = (datetime.fromtimestamp(ms / 1000, UTC).isoformat(" ", "minutes") for ms in (newest_ms, now_ms))
         log.warning("the clock says %s, but the store has packs up to %s: which of the two is wrong?", now, newest)
 

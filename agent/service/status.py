@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 METRICS_EVERY_S = 10.0
-FUTURE_MS = 60_000
+FUTURE_MS = 60_000  # packs that end so much later than now were sealed by another clock
 
 
 class StatusFile:

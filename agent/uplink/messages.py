@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Final
+
+from agent.settings import UplinkConfig
 
 LIVE: Final = "readings"
 BACKFILL: Final = "backfill"
 BIRTH: Final = "birth"
 CONTROL: Final = "control"  # status, keys, checkpoints, replies
 NO_LIMIT: Final = 1 << 62  # bytes of a packet, where the broker states no limit
+
+
+def client_id(config: UplinkConfig, site: str, gateway: str) -> str:
+    """The id of the session of a destination."""
+    return config.client_id or f"meterhouse-{site}-{gateway}-{config.name}"
+
+
+def status_bytes(gateway: str, state: str, version: str, **more: object) -> bytes:
+    """The message of the topic ``status``; ``gateway`` such as park7/gw01, ``state`` online or offline."""
+    facts = {"gateway": gateway, "state": state, "v": 1, "version": version, **more}
+    return json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
 
 
 @dataclass(slots=True)

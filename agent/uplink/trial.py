@@ -6,7 +6,6 @@ For `check --online` and `doctor`. Nothing signed is sent: where no agent runs h
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from typing import Final
 
 from agent.settings import UplinkConfig
 from agent.uplink import errors
-from agent.uplink.messages import OutgoingMessage
+from agent.uplink.messages import OutgoingMessage, client_id, status_bytes
 from agent.uplink.mqtt import CONNECT_S, V5, V311, MqttConnection
 from agent.uplink.queues import WakePipe
 from agent.uplink.uplink import PREFIX
@@ -53,14 +52,12 @@ def try_destination(
     """
     result = TrialResult(config.name, config.url)
     base = f"{PREFIX}/{site}/{gateway}"
-    facts = {"gateway": f"{site}/{gateway}", "state": "offline", "v": 1, "version": version}
-    offline = OutgoingMessage(
-        f"{base}/status", json.dumps(facts, sort_keys=True, separators=(",", ":")).encode(), retain=False
-    )
-    client_id = f"{config.client_id or f'meterhouse-{site}-{gateway}-{config.name}'}-check"
+    status = status_bytes(f"{site}/{gateway}", "offline", version)
+    offline = OutgoingMessage(f"{base}/status", status, retain=False)
+    session = f"{client_id(config, site, gateway)}-check"
     pipe = WakePipe()
     try:
-        connection = _connect(config, client_id, offline, pipe, environ)
+        connection = _connect(config, session, offline, pipe, environ)
         try:
             result.mqtt = "5" if connection.protocol == V5 else "3.1.1"
             result.certificates = connection.certificate_expiries()
@@ -76,10 +73,10 @@ def try_destination(
 
 
 def _connect(
-    config: UplinkConfig, client_id: str, will: OutgoingMessage, pipe: WakePipe, environ: Mapping[str, str]
+    config: UplinkConfig, session: str, will: OutgoingMessage, pipe: WakePipe, environ: Mapping[str, str]
 ) -> MqttConnection:
     for protocol in (V5, V311):
-        connection = MqttConnection(config, client_id, protocol, will, pipe.fd, pipe.drain, environ, CONNECT_S)
+        connection = MqttConnection(config, session, protocol, will, pipe.fd, pipe.drain, environ, CONNECT_S)
         try:
             connection.connect(lambda: False)
             break

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import threading
@@ -13,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
+from agent.certificates import WARN_DAYS
 from agent.outbox import Outbox, OutboxItem
 from agent.settings import UplinkConfig
 from agent.uplink import errors
-from agent.uplink.messages import OutgoingMessage, UplinkState
+from agent.uplink.messages import OutgoingMessage, UplinkState, client_id, status_bytes
 from agent.uplink.mqtt import CONNECT_S, V5, V311, MqttConnection
 from agent.uplink.queues import WakePipe
 from agent.uplink.reconnect import AckWatchdog, FaultLog, ReconnectBackoff
@@ -35,7 +35,6 @@ TRY_V5_AGAIN_S: Final = 3600.0
 STATUS_S: Final = 300.0
 CONFIRM_S, CONFIRM_COUNT = 0.2, 100  # confirmed ids are collected this long, or up to this number, for the store
 DISCONNECT_S: Final = 1.0  # reserved at a stop for the status "offline"
-WARN_DAYS: Final = 30
 
 
 def backlog_rate(configured: int, live_rate: float) -> float:
@@ -79,7 +78,7 @@ class Uplink:
         self._outbox, self._environ = outbox, environ
         self._gateway, self._base = f"{site}/{gateway}", f"{PREFIX}/{site}/{gateway}"
         self._version = version
-        self._client_id = config.client_id or f"meterhouse-{site}-{gateway}-{config.name}"
+        self._client_id = client_id(config, site, gateway)
         self._on_event = on_event
         self._backoff, self._faults = ReconnectBackoff(retry_s), FaultLog(self.name)
         self._rejected_log = RateLimitedLog()
@@ -425,8 +424,5 @@ class Uplink:
         self._rejected_log.log(log.warning, "%s: ack rejected: %s", self.name, clean_text(reason, 160))
 
     def _status(self, state: str) -> bytes:
-        facts: dict[str, object] = {"gateway": self._gateway, "state": state, "v": 1, "version": self._version}
-        if state == "online":
-            facts["newest"] = self._newest_ms / 1000 or None
-            facts["since"] = round(self._since, 3)
-        return json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
+        more = {"newest": self._newest_ms / 1000 or None, "since": round(self._since, 3)} if state == "online" else {}
+        return status_bytes(self._gateway, state, self._version, **more)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from agent.cli.common import as_complaint, say, show_quality, show_unit
-from drivers.model import Quality, Reading, clean_text
+from drivers.model import Quality, Reading, clean_text, sentences
 
 MAX_TEXT = 1000  # characters of a device's text, at most: a whole telegram of maker's data in hex
 Json = dict[str, Any]
@@ -146,9 +146,7 @@ def finish(decoded: Json, as_json: bool) -> NoReturn:
     else:
         if decoded.get("readings"):  # the valid prefix
             _print_table(decoded)
-        stop = " " if decoded["error"].endswith("?") else ". "
-        hint = f"{stop}{decoded['hint']}" if decoded.get("hint") else ""
-        click.echo(say(f"cannot decode: {decoded['error']}{hint}"), err=True)
+        click.echo(say(f"cannot decode: {sentences(decoded['error'], decoded.get('hint', ''))}"), err=True)
     raise SystemExit(0 if decoded["ok"] else 4)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agent.cli.common import REQUESTED, as_line, clean, read_snapshot, say, say_at
+from agent.cli.common import REQUESTED, as_line, clean, is_alive, read_snapshot, say, say_at
 from agent.cli.doctor import host
 from agent.cli.doctor.host import CheckResult, Results
 from agent.cli.doctor.texts import text
@@ -59,14 +59,15 @@ def doctor(options: ConfigOptions, offline: bool, bundle_file: Path | None, lang
         REQUESTED.set(lang)
     config, results = _load(options, lang)
     snapshot = _snapshot(options, config)
+    pid = snapshot.get("pid") if snapshot else None
     results = [*host.check_clock(lang), *results]
     if config is not None:
         user = host.agent_user(config)
-        results += [*host.check_disks(config, lang), *host.check_adapters(config, user, lang)]
+        results += [*host.check_disks(config, lang), *host.check_adapters(config, user, lang, pid)]
         results += host.check_permissions(config, user, lang)
     results += _agent(snapshot, lang)
     if config is not None and not offline:
-        results += _destinations(config, lang)
+        results += _destinations(config, is_alive(pid), lang)
     log = read_journal(SHOWN_LINES, "warning")
     facts = {
         "ok": all(result.state != host.FAULT for result in results),
@@ -115,26 +116,25 @@ def _snapshot(options: ConfigOptions, config: Config | None) -> dict[str, Any] |
 
 
 def _agent(snapshot: dict[str, Any] | None, lang: str) -> Iterator[CheckResult]:
-    from agent.cli.common import is_alive
     from agent.cli.findings import find
 
     results = Results(lang, "agent")
     if snapshot is None:
         yield results.fault("not running")
         return
-    yield results.good("runs", pid=snapshot.get("pid"))
-    findings = find(snapshot, time.time(), is_alive(snapshot.get("pid")))
-    for found in (
-        one for one in findings if one.code != "clock-not-synchronised"
-    ):  # this machine's was looked at already
-        state = host.FAULT if found.exit_code else host.NOTE
-        yield CheckResult(text(lang, "agent"), state, found.text(lang), found.advice(lang), found.exit_code)
+    alive = is_alive(snapshot.get("pid"))
+    if alive:
+        yield results.good("runs", pid=snapshot.get("pid"))
+    for found in find(snapshot, time.time(), alive):
+        if found.code != "clock-not-synchronised":  # this machine's was looked at already
+            state = host.FAULT if found.exit_code else host.NOTE
+            yield CheckResult(text(lang, "agent"), state, found.text(lang), found.advice(lang), found.exit_code)
 
 
-def _destinations(config: Config, lang: str) -> Iterator[CheckResult]:
-    from agent.cli.online import agent_runs, destination_problems, destination_words, try_destinations
+def _destinations(config: Config, running: bool, lang: str) -> Iterator[CheckResult]:
+    from agent.cli.online import destination_problems, destination_words, try_destinations
 
-    subject, running = text(lang, "destination"), agent_runs(config)
+    subject = text(lang, "destination")
     for trial in try_destinations(config, running):
         problems = destination_problems(trial, lang)
         for problem in problems:

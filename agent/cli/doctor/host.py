@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import ext.clock
-from agent.cli.common import read_snapshot
 from agent.cli.doctor.texts import TEXTS, text
 from agent.config.parsers import show_bytes
 from agent.mounts import IN_MEMORY, mount_of
-from drivers.model import GatewayError, clean_text
+from drivers.model import clean_text
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -133,19 +132,22 @@ def _existing(folder: Path) -> Path:
 # --- serial adapters
 
 
-def check_adapters(config: Config, user: str | None, lang: str) -> Iterator[CheckResult]:
-    """The serial ports of the configuration: are they here, may the agent open them, who else has them open?"""
+def check_adapters(config: Config, user: str | None, lang: str, agent_pid: object = None) -> Iterator[CheckResult]:
+    """The serial ports of the configuration: are they here, may the agent open them, who else has them open?
+
+    Args:
+        agent_pid: the process of the agent that runs here.
+    """
     results = Results(lang, "adapter")
     ports = {line.name: Path(line.url.partition(":")[2]) for line in config.lines if line.scheme == "serial"}
     programs = running_programs() if ports else set()
-    ours = _own_processes(config)
     for line, port in ports.items():
         facts: dict[str, Any] = {"line": line, "port": port}
         if not os.path.exists(port):
             yield results.fault("port missing", LINE, here=", ".join(serial_ports()) or text(lang, "none"), **facts)
         elif user and not may_open(port, user, write=True):
             yield results.fault("port forbidden", LINE, user=user, group=_group_of(port), **facts)
-        elif holders := [program for pid, program in processes_with(port) if pid not in ours]:
+        elif holders := [program for pid, program in processes_with(port) if pid not in (os.getpid(), agent_pid)]:
             yield results.fault("port held", LINE, holders=", ".join(holders), **facts)
         elif trier := next((program for program in PORT_TRIERS if program in programs), None):
             yield results.note("port tried", program=trier, **facts)
@@ -167,13 +169,6 @@ def processes_with(path: Path) -> Iterator[tuple[int, str]]:
                 yield int(entry.name), f"{clean_text((entry / 'comm').read_text().strip(), 20)} ({entry.name})"
         except OSError:
             continue
-
-
-def _own_processes(config: Config) -> set[object]:
-    try:
-        return {os.getpid(), read_snapshot(config.runtime_dir).get("pid")}
-    except GatewayError:
-        return {os.getpid()}
 
 
 def _group_of(path: Path) -> str:
