@@ -15,7 +15,8 @@ help:
 	@echo "make demo [ARGS='--for 20s --json']   a simulated park, read, signed, delivered and verified"
 	@echo "make test                             all fast tests (installs what they need)"
 	@echo "make test-system                      the package in a Debian machine with a real systemd (root, systemd-nspawn)"
-	@echo "make deb | wheel | bundle             a Debian package (ARCH=arm64: for that); a wheel; all wheels with an install script"
+	@echo "make deb | wheel | bundle             a Debian package (ARCH=arm64: for that); wheels of the agent and of the"
+	@echo "                                      verifier alone; all wheels of the agent with an install script"
 	@echo "make release KEY=FILE                 all three, and the list of their hashes signed with that SSH key"
 	@echo "make test-slow | test-bounds          the long tests; the kernels' tests with bounds checks on"
 	@echo "make soak [ARGS='--only kills --rounds 50']  faults by the hundred, some three hours; goes on where it was"
@@ -69,6 +70,7 @@ deb:
 wheel: $(VENV)/.demo
 	@mkdir -p dist
 	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps -w dist .
+	@VENV=$(VENV) tools/verify-wheel dist
 	@ls -l dist/*.whl
 
 bundle:

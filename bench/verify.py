@@ -1,6 +1,8 @@
 """Packs a second that the verifier does on one core, beside the bare signature check of the same bytes.
 
-python -m bench.verify [--packs N] [--json]
+``--import``: milliseconds of CPU that importing takes, in processes of their own, instead.
+
+python -m bench.verify [--packs N] [--import] [--json]
 """
 
 from __future__ import annotations
@@ -8,11 +10,15 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 
 from agent.cli.bench import least_time
-from agent.verify import Verifier
+from agent.verify import CheckedPack, KeyRing, PointTable, Verifier, check_keys
+from agent.verify import check as judge
 from agent.verify.jws import public_key
 from agent.verify.signed import cut_signature
 from tests.kits.signed import POINTS, Key, Stream, keys  # the reference maker of the tests
@@ -55,7 +61,19 @@ def measure(points: int, seconds: int, count: int) -> dict[str, float]:
         for signature, signed in bare:
             public.check(signature, signed)
 
+    ring = KeyRing("park7/gw01", [key.kid])
+    check_keys(announced, None, ring)
+
+    def stateless(audit: bool) -> None:
+        tables: dict[str, PointTable] = {}
+        for raw in packs:
+            pack = judge(raw, topic, ring, tables.get, audited=() if audit else tables)
+            assert isinstance(pack, CheckedPack) and pack.ok
+            if pack.table:
+                tables[pack.link.hash] = pack.table
+
     whole, only = best(verify), best(check)
+    alone, spared = best(lambda: stateless(True)), best(lambda: stateless(False))
     return {
         "packs": count,
         "bytes": len(packs[-1]),
@@ -63,25 +81,50 @@ def measure(points: int, seconds: int, count: int) -> dict[str, float]:
         "packs_per_second": round(count / whole),
         "readings_per_second": round(points * seconds / 5 * (count - 1) / whole),
         "us_per_pack": round(whole / count * 1e6, 1),
+        "us_check": round(alone / count * 1e6, 1),
+        "us_check_spared": round(spared / count * 1e6, 1),
         "us_signature_alone": round(only / count * 1e6, 1),
         "ratio": round(whole / only, 2),
     }
+
+
+IMPORTS = {
+    "agent.verify": "import agent.verify",
+    "Verifier and check": "from agent.verify import KeyRing, PointTable, Verifier, check, check_checkpoint, check_keys",
+    "cryptography alone": "from cryptography.hazmat.primitives.asymmetric import ec, ed25519",
+}
+
+
+def import_ms(program: str, rounds: int = 9) -> float:
+    """Milliseconds of CPU in the fastest of some processes, from before the import until after it."""
+    timed = f"import time; began = time.process_time(); {program}; print((time.process_time() - began) * 1000)"
+    compiled = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", timed]
+    runs = (subprocess.run(command, env=compiled, capture_output=True, check=True) for _ in range(rounds))
+    return round(min(float(run.stdout) for run in runs), 1)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print one line a shape."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--packs", type=int, default=1000)
+    parser.add_argument("--import", action="store_true", dest="is_import")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
-    results = {}
+    if args.is_import:
+        times = {name: import_ms(program) for name, program in IMPORTS.items()}
+        print(json.dumps(times) if args.json else "\n".join(f"{name}: {ms} ms" for name, ms in times.items()))
+        return
+    results: dict[str, dict[str, float]] = {}
     for name, (points, seconds) in SHAPES.items():
         results[name] = r = measure(points, seconds, args.packs)
         if not args.json:
             print(
                 f"{name:>14} of {r['bytes']:>6} bytes: {r['packs_per_second']:>6} packs/s, "
                 f"{r['readings_per_second']:>8} readings/s; {r['us_per_pack']} us a pack, "
-                f"{r['ratio']} times the signature check alone ({r['us_signature_alone']} us)"
+                f"{r['ratio']} times the signature check alone ({r['us_signature_alone']} us); "
+                f"check {r['us_check']} us, "
+                f"{r['us_check_spared']} without the canonical form"
             )
     if args.json:
         print(json.dumps(results))

@@ -14,7 +14,7 @@ from .report import Report
 from .strict import MAX_PACK_BYTES, Refused, shown
 from .tls import tls_context
 from .topics import PREFIX
-from .verifier import Outcome, Verifier
+from .verifier import MAX_GATEWAYS, MAX_STREAMS, Outcome, Verifier
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client, MQTTMessage
@@ -231,6 +231,7 @@ class Live(Subscriber):
         site, gateway: as in the topics; ``+`` for all.
         trust: thumbprints of first keys.
         on_verified: called in the verifier's thread with topic and bytes of each verified pack.
+        max_gateways, max_streams: as for ``Verifier``.
     """
 
     def __init__(
@@ -244,10 +245,12 @@ class Live(Subscriber):
         ca_file: Path | None = None,
         username: str | None = None,
         password: str | None = None,
+        max_gateways: int = MAX_GATEWAYS,
+        max_streams: int = MAX_STREAMS,
     ) -> None:
         topic = f"{PREFIX}{site}/{gateway}/#"
         super().__init__(url, topic, retained=True, ca_file=ca_file, username=username, password=password)
-        self._verifier = Verifier(trust)
+        self._verifier = Verifier(trust, max_gateways=max_gateways, max_streams=max_streams)
         self._on_verified = on_verified
         self._lock = threading.Lock()  # around the verifier
         self._worker = threading.Thread(target=self._work, name="verify", daemon=True)

@@ -1,0 +1,156 @@
+"""Read a device once, from Python: without configuration, agent or anything that is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import Iterable, Mapping
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from drivers.line import Line, LineConfig, open_line, target
+from drivers.model import DEFAULT_PERIODS_MS, PACES, ConfigError, DeviceSpec, Limits, Reading
+from drivers.profile import Profile, default_dirs, find_profile, load_profile, select
+from drivers.registry import Driver, driver_class
+from drivers.serial_setting import DEFAULT_SERIAL, SerialSetting
+from ext.ring import Ring
+
+_RING_BYTES = 1 << 16  # the smallest: drivers want one, nothing is read from it
+logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # what goes wrong is raised; the caller may log it
+
+Number = int | float | str | Decimal
+
+
+def read_once(url: str, profile: str | Path, address: str | int, **options: Any) -> dict[str, Reading]:
+    """Read the points of one device now. Arguments, result and errors as of ``read_once_async``.
+
+    Raises:
+        RuntimeError: called where an event loop runs; ``await read_once_async(...)`` there.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(read_once_async(url, profile, address, **options))
+    raise RuntimeError("read_once() was called where an event loop runs: use `await read_once_async(...)` there")
+
+
+async def read_once_async(
+    url: str,
+    profile: str | Path,
+    address: str | int,
+    *,
+    points: Iterable[str] = (),
+    serial: str = "",
+    params: Mapping[str, int | str] | None = None,
+    ct: Number = 1,
+    pt: Number = 1,
+    timeout_s: float | None = None,
+    zone: str = "",
+    dirs: Iterable[Path] = (),
+) -> dict[str, Reading]:
+    """Read the points of one device now, in the variant that its own data select. Nothing is written to it or kept.
+
+    Args:
+        url: the line: ``serial:/dev/ttyUSB0``, ``modbus-tcp://HOST``, ``tcp://HOST:PORT`` or ``udp://HOST:PORT``. It
+            is opened and closed again; nobody else may use it meanwhile. A running agent keeps its serial ports locked.
+        profile: an id (``eastron/sdm630``), or the path of a file that ends in ``.toml``.
+        address: of the device on its line: a Modbus unit, the digits of a meter. As a text it keeps its zeros.
+        points: names or patterns (``ac.power.*``); none: all of the profile.
+        serial: the port's setting, such as ``9600 8N1``; "": the profile's, else 9600 8N1. Behind ``tcp://`` and
+            ``udp://`` its speed is that of the bus.
+        params: parameters of the profile.
+        ct, pt: transformer ratios, for profiles whose points are multiplied by us.
+        timeout_s: to the begin of an answer; None: as the profile says.
+        zone: IANA name of the time that a meter's clock shows; "": that of this machine.
+        dirs: folders of profiles that are searched before the usual ones.
+
+    Returns:
+        By point, in the profile's order. ``Reading.value`` is exact: a Decimal, an int or a str. It is None where there
+        is no value; ``quality`` then has the Reason. A value that is to be doubted has a Quality other than GOOD.
+
+    Raises:
+        ConfigError: an argument is wrong.
+        ProfileError: the profile is unknown or wrong, or it has no such point or parameter.
+        LineError: the line cannot be opened, or the device is silent (``LineTimeout``).
+        All of them are GatewayError: ``where``, ``what`` was seen, ``hint`` what to do; ``str`` is all three.
+    """
+    found = _profile(profile, dirs)
+    setting = serial or found.serial or DEFAULT_SERIAL
+    baud = SerialSetting.parse(setting, "serial").baud
+    scheme = urlsplit(url).scheme
+    config = LineConfig("", url, setting, baud if scheme in ("tcp", "udp") else None, Limits(timeout_s=timeout_s))
+    target(config)
+    place = str(address)
+    ratios = _ratio(ct, "ct"), _ratio(pt, "pt")
+    if any(ratio != 1 for ratio in ratios) and all(point.ratio != "apply" for point in found.points):
+        what = f"has no effect: {found.id} says that the device multiplies by itself, or measures directly"
+        raise ConfigError(what, where="ct, pt", hint="Leave it out, and look whether the values are right")
+    patterns = [points] if isinstance(points, str) else list(points)
+
+    def spec(firmware: str | None = None, identity: Mapping[str, str] | None = None) -> DeviceSpec:
+        resolved = found.resolve(params, firmware, identity)
+        return DeviceSpec(
+            name=f"{place} at {url}",  # only for messages
+            stream="local/read/device",
+            address=place,
+            protocol=found.protocol,
+            profile=found.id,
+            points=resolved.points,
+            periods_ms=tuple(DEFAULT_PERIODS_MS[pace] for pace in PACES),
+            limits=Limits(timeout_s=timeout_s).over(resolved.limits.on_line(scheme)),
+            ratio_ct=ratios[0],
+            ratio_pt=ratios[1],
+            probe=found.probe,
+            variant=resolved.variant,
+            zone=zone,
+            caching=found.caching or found.fresh is not None,
+        )
+
+    select(spec().points, patterns)  # a wrong name is told before anything is asked; a variant may have more
+    line = open_line(config)
+    with tempfile.TemporaryDirectory(prefix="meterhouse-read-") as folder:
+        ring = Ring.create(f"{folder}/ring", _RING_BYTES, 0, 0, bytes(32))
+        try:
+            return await _read(found, spec, line, ring, patterns)
+        finally:
+            await line.close()
+            ring.close()
+
+
+async def _read(profile: Profile, spec: Any, line: Line, ring: Ring, patterns: list[str]) -> dict[str, Reading]:
+    def driver(made: DeviceSpec) -> Driver:
+        return driver_class(made.protocol)(made, line, ring, 0)
+
+    device = driver(spec())
+    if profile.variants:
+        names = {point.name for point in device.spec.points}
+        wanted = [name for name in dict.fromkeys((*profile.identity_points, "device.firmware")) if name in names]
+        known = await device.read_points(wanted) if wanted else {}
+        texts = {name: str(reading.value) for name, reading in known.items() if reading.value is not None}
+        device = driver(spec(texts.get("device.firmware"), texts))
+    return await device.read_points([point.name for point in select(device.spec.points, patterns)])
+
+
+def _profile(profile: str | Path, dirs: Iterable[Path]) -> Profile:
+    folders = (*dirs, *default_dirs())
+    if str(profile).endswith(".toml"):
+        path = Path(profile)
+        if not path.is_file():
+            hint = "Or give an id, such as eastron/sdm630"
+            raise ConfigError(f"file {str(profile)!r} does not exist", where="profile", hint=hint)
+        return load_profile(path, (*path.resolve().parents[1:2], *folders))
+    return load_profile(find_profile(str(profile), folders), folders)
+
+
+def _ratio(value: Number, name: str) -> Decimal:
+    try:
+        ratio = Decimal(str(value))
+    except InvalidOperation:
+        ratio = Decimal(0)
+    if not ratio.is_finite() or ratio <= 0:
+        hint = "A 400/5 A transformer has ct=80"
+        raise ConfigError(f"{value!r} is not a ratio above 0", where=name, hint=hint)
+    return ratio
