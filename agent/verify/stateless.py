@@ -118,7 +118,8 @@ def check(
         found = find_signature(raw, keys.keys)
         if found and found.key is None:
             claims = claims_of(raw)
-            _check_place(str(claims.get("stream", "")), place, keys)
+            if claims:
+                _check_place(str(claims["stream"]), place, keys)
             raise Refused("kid", f"signed by {shown(found.kid)}, which is in no key record of {keys.gateway}")
         value, columns = parse_found(raw, found)
         claims = value
@@ -158,7 +159,7 @@ def check_checkpoint(raw: bytes, topic: str | None, keys: KeyRing) -> CheckedPag
         raw = inflate(raw, MAX_OBJECT_BYTES)
         found = find_signature(raw, keys.keys)
         if found and found.key is None:
-            _check_gateway(claimed_gateway(raw), keys)
+            _check_gateway(claimed_gateway(raw) or keys.gateway, keys)
             raise Refused("kid", f"signed by {shown(found.kid)}, which is in no key record of {keys.gateway}")
         value, _ = parse_found(raw, found)
         _check_gateway(gateway_of(raw, value, place, "checkpoint"), keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -190,6 +191,11 @@ def test_what_may_hold_later_says_so(good: tuple[Stream, list[bytes], KeyRing]) 
     stream, (birth, *_), ring = good
     early = check(birth, stream.topic(), KeyRing("park7/gw01", [stream.key.kid]), {}.get)
     assert early == Refusal("kid", early.text, True, stream.stream, stream.boot, 1)  # type: ignore[union-attr]
+    turned = json.dumps(dict(reversed(json.loads(birth).items())), separators=(",", ":")).encode()
+    rewritten = check(turned, stream.topic(), KeyRing("park7/gw01", [stream.key.kid]), {}.get)
+    assert isinstance(rewritten, Refusal) and (rewritten.code, rewritten.wait) == ("kid", True)
+    known = check(turned, stream.topic(), ring, {}.get)
+    assert isinstance(known, CheckedPack) and known.rewritten and known.link == check(birth, None, ring, {}.get).link  # type: ignore[union-attr]
     theirs = Stream(gateway="park7/gw02", key=Key(5)).make_birth()
     for topic in (stream.topic(), None, "meterhouse/v1/park7/gw01/status", "x"):
         refused = check(theirs, topic, ring, {}.get)

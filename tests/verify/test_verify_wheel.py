@@ -178,7 +178,7 @@ def test_an_example_of_the_pages_runs_as_it_stands(page: str, number: int, insta
     """In a folder that has an export, the vectors', and prints what the page says."""
     (tmp_path / "export").symlink_to(VECTORS / "export")
     program = blocks(page)[number]
-    said = [line.partition("#> ")[2] for line in program.splitlines() if "#> " in line]
+    said = [line.partition("# -> ")[2] for line in program.splitlines() if "# -> " in line]
     assert said, "an example that shows nothing"
     assert run(installed, program, cwd=tmp_path) == said
 
