@@ -109,7 +109,7 @@ def check(
         table: the point table of a birth by its hash, or None where it is not known yet: then completeness and units
             stay open, and checking the same bytes later closes them. ``{}.get`` is one. A birth is judged by its own.
         audited: births of which a pack was checked already: their other packs are spared the canonical form, which
-            costs a third of the whole and is wrong in all packs of a birth or in none. Births are never spared.
+            costs a third of the whole or more and is wrong in all packs of a birth or in none. Births are never spared.
     """
     claims: Mapping[str, object] = {}
     try:
