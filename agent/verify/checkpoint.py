@@ -15,7 +15,7 @@ from agent.verify.missing import CheckpointHead
 from agent.verify.pack import BOOT
 from agent.verify.point_table import ms_of
 from agent.verify.report import MAX_LISTED, IncompleteCheckpoint
-from agent.verify.signed import FoundSignature, check_signed
+from agent.verify.signed import FoundSignature, Signed, check_signed
 from agent.verify.strict import Refused, shown
 
 _HASH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -36,6 +36,16 @@ class _Page:
     prev: object
     kid: str
     pages: int  # of its checkpoint
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPage:
+    """What a page says of itself: page ``number`` of ``pages`` of the checkpoint ``counter``."""
+
+    number: int
+    pages: int
+    counter: int
     time_ms: int
 
 
@@ -103,10 +113,7 @@ class CheckpointPages:
             if (known.counter, known.hash) == (new.counter, new.hash):
                 return []
             _check_order(known, new, ring)
-        heads = value.get("heads")
-        if not isinstance(heads, list) or len(heads) > MAX_HEADS:
-            raise Refused("shape", f"a checkpoint without heads, or with more than {MAX_HEADS} on a page")
-        made = [_head(head, ring.gateway, new, filed) for head in heads]
+        made = _heads(value, ring.gateway, new, filed)
         for named in made:
             ring.check_revoked(new.kid, named.stream, named.head[1])
         top = _top(own.newest.values(), ring)
@@ -226,6 +233,20 @@ def _page(value: Mapping[str, Any], digest: str, kid: str) -> tuple[int, _Page]:
     return number, _Page(
         counter, digest, value.get("prev"), kid, pages, ms_of(value.get("time"), "time of a checkpoint")
     )
+
+
+def read_page(signed: Signed, gateway: str) -> tuple[CheckpointPage, list[NamedHead]]:
+    """A page by itself, without what is known of other pages. Raises Refused."""
+    number, page = _page(signed.value, signed.hash, signed.key.kid)
+    heads = _heads(signed.value, gateway, page, filed=False)
+    return CheckpointPage(number, page.pages, page.counter, page.time_ms), heads
+
+
+def _heads(value: Mapping[str, Any], gateway: str, page: _Page, filed: bool) -> list[NamedHead]:
+    heads = value.get("heads")
+    if not isinstance(heads, list) or len(heads) > MAX_HEADS:
+        raise Refused("shape", f"a checkpoint without heads, or with more than {MAX_HEADS} on a page")
+    return [_head(head, gateway, page, filed) for head in heads]
 
 
 def _counter(page: _Page) -> int:

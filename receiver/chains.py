@@ -1,0 +1,118 @@
+"""The check of everything that needs more than one pack, lot by lot, in any order, by any number of checkers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import psycopg
+
+from receiver.database import Connection, statement
+
+LOTS: Final = 200  # of one transaction
+SETTLE_LOCK: Final = 7_235_702  # advisory: what is settled late is counted either there or here
+
+_NEW: Final = """
+CREATE TEMP TABLE new ON COMMIT DROP AS
+SELECT stream, seq, boot, prev_boot, from_ms, to_ms, hash, first, signer, lot, readings, due, gaps, asleep, reasons, faults
+FROM packs WHERE lot = ANY(%s)"""
+# the same identity with another time: it has its place in another partition, or as another row of this one
+_FORKED: Final = """
+WITH twice AS (
+  SELECT n.stream, n.seq, n.boot, n.from_ms FROM new n JOIN packs p USING (stream, seq, boot)
+  WHERE p.from_ms <> n.from_ms AND (p.lot, p.from_ms) < (n.lot, n.from_ms)
+), moved AS (
+  DELETE FROM packs p USING twice t WHERE p.stream = t.stream AND p.seq = t.seq AND p.boot = t.boot AND p.from_ms = t.from_ms
+  RETURNING p.stream, p.seq, p.boot, p.hash, p.from_ms, p.body
+), kept AS (INSERT INTO forks SELECT * FROM moved ON CONFLICT DO NOTHING)
+DELETE FROM new n USING twice t WHERE n.stream = t.stream AND n.seq = t.seq AND n.boot = t.boot AND n.from_ms = t.from_ms"""
+# a pack that follows either of two twins follows its predecessor
+_FORK_FINDINGS: Final = """
+WITH fresh AS (
+  INSERT INTO findings (stream, seq, boot, code) SELECT stream, seq, boot, 'fork' FROM forks ON CONFLICT DO NOTHING
+  RETURNING stream, seq, boot
+)
+DELETE FROM findings f USING fresh n, forks k, packs r
+WHERE k.stream = n.stream AND k.seq = n.seq AND k.boot = n.boot AND r.stream = n.stream AND r.seq = n.seq + 1 AND r.prev = k.hash
+  AND f.stream = r.stream AND f.seq = r.seq AND f.boot = r.boot AND f.code = 'chain'"""
+_STARTED: Final = """
+SELECT DISTINCT n.stream FROM new n LEFT JOIN boots b USING (stream, boot) WHERE b.stream IS NULL OR (n.first AND NOT b.begun)"""
+
+
+def check_lots(connection: Connection, most: int = LOTS) -> int:
+    """Check up to ``most`` lots that nobody has checked, in one transaction. Returns the number of their packs."""
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", [SETTLE_LOCK])
+        cursor.execute(
+            "SELECT lot FROM lots WHERE checked IS NULL ORDER BY lot LIMIT %s FOR UPDATE SKIP LOCKED", [most]
+        )
+        lots = [lot for (lot,) in cursor]
+        if not lots:
+            return 0
+        cursor.execute(_NEW, [lots])
+        packs = cursor.rowcount
+        # two checkers with packs of one stream: one after the other, in the same order
+        cursor.execute(
+            "SELECT id FROM streams WHERE id IN (SELECT stream FROM new) ORDER BY id FOR NO KEY UPDATE"
+        )
+        cursor.execute(_FORKED)
+        cursor.execute(_FORK_FINDINGS)
+        started = [stream for (stream,) in cursor.execute(_STARTED)]
+        cursor.execute(statement("boots"))
+        for stream in started:
+            assign_lines(cursor, stream)
+        for name in ("revoked_new", "seams", "conflicts", "days", "gap_days"):
+            cursor.execute(statement(name))
+        cursor.execute("UPDATE lots SET checked = now() WHERE lot = ANY(%s)", [lots])
+        return packs
+
+
+def assign_lines(cursor: psycopg.Cursor[Any], stream: int) -> None:
+    """Say which history each boot of a stream belongs to: a boot with no head before it begins one."""
+    cursor.execute("SELECT boot, prev_boot, begun, from_ms, line FROM boots WHERE stream = %s", [stream])
+    rows = cursor.fetchall()
+    lines = lines_of((boot, prev, begun, from_ms) for boot, prev, begun, from_ms, _ in rows)
+    changed = [(lines[boot], stream, boot) for boot, _, _, _, line in rows if lines[boot] != line]
+    if not changed:
+        return
+    cursor.executemany("UPDATE boots SET line = %s WHERE stream = %s AND boot = %s", changed)
+    # what was in conflict as one history may be none as two
+    cursor.execute("DELETE FROM findings WHERE stream = %s AND code = 'conflict'", [stream])
+    cursor.execute(statement("conflicts_of_stream"), {"stream": stream})
+
+
+def lines_of(boots: Iterable[tuple[int, int | None, bool, int]]) -> dict[int, int]:
+    """The beginning of the history of each boot; -1 where no beginning is known.
+
+    Args:
+        boots: each boot, the boot before it, whether its first pack is here, and when its oldest pack begins.
+    """
+    facts = {boot: (prev, begun, from_ms) for boot, prev, begun, from_ms in boots}
+    roots = {boot: from_ms for boot, (prev, begun, from_ms) in facts.items() if begun and prev is None}
+    lines: dict[int, int] = {}
+    for boot in facts:
+        path, at = [], boot
+        while at not in lines and at not in roots and at not in path:
+            path.append(at)
+            prev, begun, _ = facts[at]
+            if not begun or prev is None or prev not in facts:
+                break
+            at = prev
+        line = lines.get(at, at if at in roots else None)
+        if line is None:  # its beginning is missing: it belongs to the last beginning before it
+            before = [(since, root) for root, since in roots.items() if since <= facts[boot][2]]
+            line = max(before)[1] if before else -1
+        for step in (*path, boot):
+            lines[step] = line
+    return lines
+
+
+def apply_revocations(connection: Connection) -> int:
+    """Mark what was stored before its key was revoked. Returns the number of gateways that had news."""
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SETTLE_LOCK])
+        cursor.execute("UPDATE gateways SET cut = true WHERE NOT cut RETURNING name")
+        gateways = [name for (name,) in cursor]
+        for gateway in gateways:
+            cursor.execute(statement("revoked_all"), {"gateway": gateway})
+    return len(gateways)
