@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import zstandard
 
-from agent.verify.jws import PublicKey
-from agent.verify.pack import Pack, read_pack
-from agent.verify.signed import Signed, payload_hash
-from agent.verify.strict import MAX_PACK_BYTES, parse_columns
+from agent.verify.strict import MAX_PACK_BYTES
 from receiver.database import Connection
-
-_UNUSED_KEY: Final[PublicKey | None] = None
-
 
 class Bodies:
     """Decompresses bodies; asks the database for each dictionary once."""
@@ -41,9 +33,3 @@ class Bodies:
             raise ValueError(f"a body needs dictionary {number}, which is not here")
         return zstandard.ZstdDecompressor(dict_data=zstandard.ZstdCompressionDict(bytes(row[0])))
 
-
-def reread(body: bytes, signer: int) -> Pack:
-    """A pack that was judged before it was stored: its signature is not checked again."""
-    value, columns = parse_columns(body, records="e")
-    signed = Signed(value, b"", payload_hash(body), _UNUSED_KEY, False)  # type: ignore[arg-type]
-    return read_pack(signed, signer, columns)

@@ -1,47 +1,48 @@
 """One message, judged alone: what it proves by itself, and what can only be told beside its neighbours.
 
-The verdict is that of ``agent.verify``; this module adds where keys and point tables come from, and turns the result
-into what ``store`` writes. Any worker may judge any message, in any order.
+The verdict is that of ``agent.verify.check``; this module adds where keys and point tables come from. Any worker may
+judge any message, in any order.
 """
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
-from agent.verify.checkpoint import NamedHead, read_page
-from agent.verify.jws import TYP_CHECKPOINT, TYP_PACK
-from agent.verify.keyring import KeyRing, Unpinned
-from agent.verify.pack import STREAM, Pack, read_pack
-from agent.verify.point_table import Gap, PointTable
-from agent.verify.readings import check_units
-from agent.verify.signed import Signed, check_signed, find_signature, payload_of
-from agent.verify.strict import (
-    MAX_LOOSE_BYTES,
-    MAX_LOOSE_ITEMS,
-    MAX_OBJECT_BYTES,
-    Columns,
+from agent.verify import (
+    Balance,
+    CheckedPack,
+    CheckedPage,
+    KeyRing,
+    PointTable,
+    Refusal,
     Refused,
-    inflate,
-    parse_columns,
-    parse_object,
+    Topic,
+    check,
+    check_checkpoint,
+    check_keys,
+    split_topic,
 )
+from agent.verify.strict import MAX_OBJECT_BYTES, inflate, parse_object
+from agent.verify.topics import PREFIX
 
-PREFIX: Final = "meterhouse/v1/"
 MAX_RINGS, MAX_TABLES, MAX_BIRTHS = 20_000, 20_000, 200_000  # kept in memory by one worker; others are asked for again
-ASK_AGAIN_S: Final = 5.0  # a gateway that was not known is looked up at most this often
+ASK_AGAIN_S: Final = 5.0  # a gateway is looked up in vain at most this often
+MAX_STATUS: Final = 4096
+T = TypeVar("T")
 
 
 class NotYet(Exception):
-    """This message needs a key or a birth that may still be on its way: ``what`` says which."""
+    """This message needs a key or a birth that may still be on its way."""
 
-    def __init__(self, code: str, what: str) -> None:
-        super().__init__(what)
-        self.code, self.what = code, what
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.text)
+        self.refusal = refusal
 
 
 class UnknownGateway(Exception):
@@ -62,29 +63,28 @@ class Directory(Protocol):
         """Its newest keys object."""
 
     def points(self, birth: str) -> dict[str, Any] | None:
-        """The table of a birth, by the birth's hash."""
+        """The point table of a birth, by the birth's hash."""
 
 
 @dataclass(slots=True)
 class JudgedPack:
-    """A pack whose signature holds. ``due`` is None while its birth or another part is not known."""
+    """A pack whose signature holds. ``balance`` is None while its birth or another part is not known."""
 
-    pack: Pack
+    checked: CheckedPack
     body: bytes
-    gateway: str
-    codes: list[str]  # of rules that it breaks by itself
-    points: dict[str, Any] | None = None  # of a birth
-    readings: int = 0
-    due: int | None = None
-    gaps: int = 0
-    asleep: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)  # of these gaps
-    results: list[dict[str, Any]] = field(default_factory=list)  # of _indicators
+    balance: Balance | None
+    codes: list[str] = field(default_factory=list)  # of rules that it breaks by itself
+
+    @property
+    def points(self) -> dict[str, Any] | None:
+        """Of a birth: what the packs that name it are settled by."""
+        table = self.checked.value.get("table") if self.checked.link.is_birth else None
+        return {"epoch": table.get("epoch"), "points": table["points"]} if table is not None else None
 
 
 @dataclass(slots=True)
 class JudgedKeys:
-    """A keys object that continues what is known. ``revoked`` tells the last trusted sequence by signer and stream."""
+    """A keys object that its ring has taken. ``revoked``: the last trusted sequence by signer and stream."""
 
     gateway: str
     body: bytes
@@ -94,17 +94,11 @@ class JudgedKeys:
 
 @dataclass(slots=True)
 class JudgedPage:
-    """A page of a checkpoint."""
+    """A page of a checkpoint. ``signer`` is the place of its key in the chain."""
 
-    gateway: str
+    page: CheckedPage
     body: bytes
-    page: int
-    pages: int
-    counter: int
-    digest: bytes
-    time_ms: int
     signer: int
-    heads: list[NamedHead]
 
 
 @dataclass(slots=True)
@@ -130,10 +124,10 @@ class Judge:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         self._rings: OrderedDict[str, KeyRing] = OrderedDict()
-        self._asked: OrderedDict[str, float] = OrderedDict()  # gateway -> when it was looked up in vain
+        self._asked: OrderedDict[str, float] = OrderedDict()  # gateway -> when its keys or pins were last looked up
         self._tables: OrderedDict[bytes, PointTable] = OrderedDict()  # births of equal points share one
         self._births: OrderedDict[str, PointTable] = OrderedDict()
-        self._audited: OrderedDict[str, None] = OrderedDict()  # births of which one pack was canonicalised
+        self._audited: OrderedDict[str, None] = OrderedDict()  # births of which a pack was checked in full
 
     def judge(self, topic: str, raw: bytes, *, patient: bool = True) -> Judged | None:
         """None: not a message of ours.
@@ -146,18 +140,20 @@ class Judge:
             UnknownGateway: its keys are not trusted by anybody.
             NotYet: a key, or a birth, may still be on its way.
         """
-        parts = topic.removeprefix(PREFIX).split("/")
-        if not topic.startswith(PREFIX) or not all(parts):
-            return None
-        if len(parts) == 3 and parts[2] == "status":
-            return _status("/".join(parts[:2]), raw)
-        if len(parts) == 3 and parts[2] == "keys":
-            return self._keys("/".join(parts[:2]), inflate(raw, MAX_OBJECT_BYTES))
-        if len(parts) == 4 and parts[2] == "checkpoint":
-            return self._page("/".join(parts[:2]), parts[3], inflate(raw, MAX_OBJECT_BYTES))
-        if len(parts) == 4 and parts[3] in ("readings", "backfill"):
-            return self._pack("/".join(parts[:3]), inflate(raw), patient)
-        return None
+        place = split_topic(topic)
+        if place is None:
+            parts = topic.removeprefix(PREFIX).split("/")
+            is_status = topic.startswith(PREFIX) and len(parts) == 3 and parts[2] == "status"
+            return _status("/".join(parts[:2]), raw) if is_status else None
+        if place.kind == "keys":
+            return self._keys(place, raw)
+        ring = self._ring(place.gateway)
+        if place.kind == "checkpoint":
+            page = self._with_new_keys(ring, lambda: check_checkpoint(raw, topic, ring))
+            return JudgedPage(page, inflate(raw, MAX_OBJECT_BYTES), ring.order[page.kid])
+        if place.kind == "birth":
+            return None  # the retained copy of a pack that comes by itself
+        return self._pack(raw, topic, ring, patient)
 
     def forget_all(self) -> None:
         """What was learned from messages may not be in the database: ask again."""
@@ -167,111 +163,59 @@ class Judge:
     def _ring(self, gateway: str) -> KeyRing:
         ring = self._rings.get(gateway)
         if ring is not None:
-            self._rings.move_to_end(gateway)
             return ring
-        if monotonic() - self._asked.get(gateway, -ASK_AGAIN_S) < ASK_AGAIN_S:
+        if not self._may_ask(gateway):
             raise UnknownGateway(gateway)
         if not (pins := self._directory.pins(gateway)):
-            self._note_unknown(gateway)
             raise UnknownGateway(gateway)
         ring = KeyRing(gateway, pins)
-        if keys := self._directory.keys(gateway):
-            ring.update(keys, parse_object(keys))
+        self._take_keys(ring)
         _keep(self._rings, gateway, ring, MAX_RINGS)
         return ring
 
-    def _note_unknown(self, gateway: str) -> None:
-        _keep(self._asked, gateway, monotonic(), MAX_RINGS)
+    def _may_ask(self, gateway: str) -> bool:
+        now = monotonic()
+        if now - self._asked.get(gateway, -ASK_AGAIN_S) < ASK_AGAIN_S:
+            return False
+        _keep(self._asked, gateway, now, MAX_RINGS)
+        return True
 
-    def _renew(self, gateway: str, ring: KeyRing) -> None:
-        """The database may know newer keys than this worker."""
-        if monotonic() - self._asked.get(gateway, -ASK_AGAIN_S) < ASK_AGAIN_S:
-            return
-        self._note_unknown(gateway)
-        if keys := self._directory.keys(gateway):
-            ring.update(keys, parse_object(keys), unordered=True)
+    def _take_keys(self, ring: KeyRing) -> bool:
+        """Newer keys of a gateway that another worker has stored."""
+        raw = self._directory.keys(ring.gateway)
+        return raw is not None and ring.update(raw, parse_object(raw), unordered=True)
 
-    def _signed(self, raw: bytes, ring: KeyRing, typ: str) -> tuple[Signed, Columns | None]:
-        """The object behind a signature. Bytes that no key of the gateway signed must be small to be parsed at all."""
-        if not ring.keys:
-            self._renew(ring.gateway, ring)
-        found = find_signature(raw, ring.keys)
-        if found is not None and found.key is None:
-            self._renew(ring.gateway, ring)
-            found = find_signature(raw, ring.keys)
-            if found is None or found.key is None:
-                raise NotYet("kid", "signed by a key that is in no key record of its gateway")
-        if found and found.payload is not None:
-            value, columns = parse_columns(raw, records="e")
+    def _with_new_keys(self, ring: KeyRing, judge: Callable[[], T | Refusal]) -> T:
+        """Judge; where a key is not known, look whether the database has it by now."""
+        result = judge()
+        if isinstance(result, Refusal) and result.wait and self._may_ask(ring.gateway) and self._take_keys(ring):
+            result = judge()
+        if isinstance(result, Refusal):
+            if result.wait:
+                raise NotYet(result)
+            raise Refused(result.code, result.text)
+        return result
+
+    def _keys(self, place: Topic, raw: bytes) -> JudgedKeys:
+        ring = self._ring(place.gateway)
+        result = check_keys(raw, place.text, ring)
+        if isinstance(result, Refusal):
+            if result.wait:  # of another chain than the one that is pinned
+                raise UnknownGateway(place.gateway)
+            raise Refused(result.code, result.text)
+        return judged_keys(ring, plain := inflate(raw, MAX_OBJECT_BYTES), parse_object(plain))
+
+    def _pack(self, raw: bytes, topic: str, ring: KeyRing, patient: bool) -> JudgedPack:
+        pack = self._with_new_keys(ring, lambda: check(raw, topic, ring, self._table, audited=self._audited))
+        birth = pack.link.birth
+        made = JudgedPack(pack, inflate(raw), pack.balance, list(dict.fromkeys(fault.code for fault in pack.faults)))
+        if pack.table is not None and made.points is not None:
+            _keep(self._births, birth, self._share(made.points), MAX_BIRTHS)
+        elif pack.unjudged == "birth" and patient:
+            raise NotYet(Refusal("birth", f"its birth {birth} is not known"))
         else:
-            value, columns = parse_columns(raw, MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS, "e")
-        return check_signed(raw, value, typ, ring.keys, found), columns
-
-    def _keys(self, gateway: str, raw: bytes) -> JudgedKeys:
-        value = parse_object(raw, MAX_OBJECT_BYTES)
-        if value.get("gateway") != gateway:
-            raise Refused("topic", f"keys object of another gateway published at {gateway}: replayed across topics")
-        ring = self._ring(gateway)
-        try:
-            ring.update(raw, value)
-        except Unpinned:
-            raise UnknownGateway(gateway) from None
-        return judged_keys(ring, raw, value)
-
-    def _page(self, gateway: str, number: str, raw: bytes) -> JudgedPage:
-        ring = self._ring(gateway)
-        signed, _ = self._signed(raw, ring, TYP_CHECKPOINT)
-        if signed.value.get("gateway") != gateway:
-            raise Refused("topic", f"checkpoint of another gateway published at {gateway}: replayed across topics")
-        page, heads = read_page(signed, gateway)
-        if number != str(page.number):
-            raise Refused("topic", f"page {page.number} of a checkpoint published at page {number[:20]}")
-        for head in heads:
-            ring.check_revoked(signed.key.kid, head.stream, head.head[1])
-        signer = ring.order[signed.key.kid]
-        return JudgedPage(
-            gateway, raw, page.number, page.pages, page.counter, signed.digest, page.time_ms, signer, heads
-        )
-
-    def _pack(self, stream: str, raw: bytes, patient: bool) -> JudgedPack:
-        if not STREAM.fullmatch(stream):
-            raise Refused("topic", "no name of a stream in the topic, expected <site>/<gateway>/<name>")
-        gateway = stream.rpartition("/")[0]
-        ring = self._ring(gateway)
-        signed, columns = self._signed(raw, ring, TYP_PACK)
-        if signed.value.get("stream") != stream:
-            raise Refused("topic", f"pack of another stream published at {stream}: replayed across topics")
-        pack = read_pack(signed, ring.order[signed.key.kid], columns)
-        ring.check_revoked(signed.key.kid, stream, pack.link.seq)
-        made = JudgedPack(pack, raw, gateway, ["rule"] if pack.faults else [], readings=len(pack.records.names))
-        if pack.table is not None:
-            made.points = {"points": signed.value["table"]["points"], "epoch": signed.value["table"].get("epoch")}
-            _keep(self._births, pack.link.birth, self._share(made.points), MAX_BIRTHS)
-        if stream.endswith("/_indicators"):
-            results = signed.value.get("results", [])
-            made.results = [one for one in results if isinstance(one, dict)] if isinstance(results, list) else []
-        table = self._table(pack.link.birth)
-        if table is None:
-            if patient:
-                raise NotYet("birth", f"its birth {pack.link.birth} is not known")
-            return made
-        self._check_form(made, signed, table)
-        if pack.link.part is None and not made.codes:
-            settle(made, table, pack.records.names, pack.gaps)
-        elif made.codes:
-            made.due = 0  # nothing of it counts
+            _keep(self._audited, birth, None, MAX_BIRTHS)
         return made
-
-    def _check_form(self, made: JudgedPack, signed: Signed, table: PointTable) -> None:
-        """Units of all records; the canonical form once a birth, as an error in it appears in all packs of that birth."""
-        link = made.pack.link
-        if check_units(made.pack.records.pairs, table):
-            made.codes = ["rule"]
-        if link.is_birth or link.birth not in self._audited:
-            if not link.is_birth:
-                _keep(self._audited, link.birth, None, MAX_BIRTHS)
-            if payload_of(signed.value) != signed.payload:
-                made.codes = ["rule"]
 
     def _table(self, birth: str) -> PointTable | None:
         table = self._births.get(birth)
@@ -289,44 +233,29 @@ class Judge:
         return table
 
 
-def settle(made: JudgedPack, table: PointTable, names: list[str], gaps: tuple[Gap, ...]) -> None:
-    """Compare the readings and gaps of one pack, or of all parts of a tick, with what was due; fills in ``made``."""
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    link = made.pack.link
-    balance = table.balance(counts, gaps, link.from_ms, link.to_ms)
-    if balance.faults:
-        made.codes, made.due = ["due"], 0
-        return
-    made.due, made.gaps = balance.due, sum(balance.gaps.values())
-    made.asleep, made.reasons = balance.gaps.get("asleep", 0), balance.gaps
-
-
-def judged_keys(ring: KeyRing, raw: bytes, value: dict[str, Any]) -> JudgedKeys:
+def judged_keys(ring: KeyRing, raw: bytes, value: Mapping[str, Any]) -> JudgedKeys:
     """A keys object that ``ring`` has taken."""
     places = ring.order
     revoked = {places[kid]: dict(last) for kid, last in ring.revoked.items() if kid in places}
     return JudgedKeys(ring.gateway, raw, value["counter"], revoked)
 
 
-def points_hash(value: dict[str, Any]) -> bytes:
+def points_hash(value: Mapping[str, Any]) -> bytes:
     """The name of a point table: births with equal points share one."""
     return sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).digest()
 
 
 def _status(gateway: str, raw: bytes) -> JudgedStatus | None:
     try:
-        value = parse_object(raw, 4096)
+        value = parse_object(raw, MAX_STATUS)
     except Refused:
         return None
     version, accepts = value.get("version"), value.get("accepts")
     lists = isinstance(accepts, list) and "acks" in accepts
-    return JudgedStatus(gateway, value.get("state") == "online", str(version)[:40] if version else "", lists)
+    return JudgedStatus(gateway, value.get("state") == "online", version[:40] if isinstance(version, str) else "", lists)
 
 
 def _keep(kept: OrderedDict[Any, Any], key: object, value: object, most: int) -> None:
     kept[key] = value
     if len(kept) > most:
         kept.popitem(last=False)
-

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any, Final
 
 import psycopg
 from psycopg.types.json import Jsonb
 
-from agent.verify.pack import Pack
-from agent.verify.point_table import Completeness, PointTable
-from agent.verify.readings import check_units
-from receiver.bodies import Bodies, reread
+from agent.verify import Balance, CheckedPack, KeyRing, PointTable, balance, check
+from agent.verify.strict import parse_object
+from receiver.bodies import Bodies
 from receiver.chains import SETTLE_LOCK
 from receiver.database import Connection, statement
-from receiver.judge import points_hash
 
 AT_ONCE: Final = 200  # packs, or ticks in parts, of one transaction
 
 _WHOLE: Final = """
-SELECT p.stream, p.seq, p.boot, p.from_ms, p.signer, p.body, t.value FROM packs p
+SELECT p.stream, p.seq, p.boot, p.from_ms, p.body, s.gateway, t.value FROM packs p JOIN streams s ON s.id = p.stream JOIN gateways g ON g.name = s.gateway
 JOIN births b ON b.hash = p.birth JOIN point_tables t ON t.hash = b.points
 WHERE p.due IS NULL AND p.part IS NULL ORDER BY p.stream, p.boot, p.from_ms LIMIT %s FOR UPDATE OF p SKIP LOCKED"""
 _TICKS: Final = """
-SELECT p.stream, p.boot, p.seq - p.part AS base, t.value FROM packs p
-JOIN births b ON b.hash = p.birth JOIN point_tables t ON t.hash = b.points
-WHERE p.due IS NULL AND p.part IS NOT NULL GROUP BY p.stream, p.boot, p.seq - p.part, p.from_ms, p.parts, t.value
+SELECT p.stream, p.boot, p.seq - p.part FROM packs p JOIN births b ON b.hash = p.birth
+JOIN streams s ON s.id = p.stream JOIN gateways g ON g.name = s.gateway
+WHERE p.due IS NULL AND p.part IS NOT NULL GROUP BY p.stream, p.boot, p.seq - p.part, p.from_ms, p.parts
 HAVING count(*) = p.parts LIMIT %s"""
 _PARTS: Final = """
-SELECT stream, seq, boot, from_ms, signer, body, faults FROM packs
-WHERE stream = %s AND boot = %s AND seq - part = %s AND due IS NULL AND part IS NOT NULL ORDER BY seq FOR UPDATE"""
+SELECT p.stream, p.seq, p.boot, p.from_ms, p.body, s.gateway, t.value FROM packs p JOIN streams s ON s.id = p.stream JOIN gateways g ON g.name = s.gateway
+JOIN births b ON b.hash = p.birth JOIN point_tables t ON t.hash = b.points
+WHERE p.stream = %s AND p.boot = %s AND p.seq - p.part = %s AND p.due IS NULL AND p.part IS NOT NULL ORDER BY p.seq FOR UPDATE OF p"""
 _SETTLED: Final = """
 UPDATE packs SET due = %s, gaps = %s, asleep = %s, reasons = %s, faults = %s
 WHERE stream = %s AND seq = %s AND boot = %s AND from_ms = %s"""
@@ -42,61 +40,59 @@ WHERE EXISTS (SELECT FROM lots l WHERE l.lot = p.lot AND l.checked IS NOT NULL)"
 
 def settle_late(connection: Connection) -> int:
     """Settle some of what waits. Returns how many packs were settled."""
-    tables: dict[bytes, PointTable] = {}
-    bodies = Bodies(connection)
+    settler = _Settler(connection)
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SETTLE_LOCK])
-        rows = cursor.execute(_WHOLE, [AT_ONCE]).fetchall()
-        done = [_settle([row[:6]], _table(tables, row[6]), bodies, cursor) for row in rows]
-        ticks = cursor.execute(_TICKS, [AT_ONCE]).fetchall()
-        for stream, boot, base, value in ticks:
-            parts = cursor.execute(_PARTS, [stream, boot, base]).fetchall()
-            if parts:
-                done.append(_settle([row[:6] for row in parts], _table(tables, value), bodies, cursor))
-        settled = [key for keys in done for key in keys]
-        if settled:
-            _count(cursor, settled)
-    return len(settled)
+        for row in cursor.execute(_WHOLE, [AT_ONCE]).fetchall():
+            settler.settle([row], cursor)
+        for tick in cursor.execute(_TICKS, [AT_ONCE]).fetchall():
+            if rows := cursor.execute(_PARTS, tick).fetchall():
+                settler.settle(rows, cursor)
+        if settler.done:
+            _count(cursor, settler.done)
+    return len(settler.done)
 
 
-def _table(tables: dict[bytes, PointTable], value: dict[str, Any]) -> PointTable:
-    key = points_hash(value)
-    if key not in tables:
-        tables[key] = PointTable(value)
-    return tables[key]
+class _Settler:
+    """Judges stored bodies once more, now that their table is known."""
 
+    def __init__(self, connection: Connection) -> None:
+        self.done: list[tuple[int, int, int, int]] = []
+        self._connection, self._bodies = connection, Bodies(connection)
+        self._rings: dict[str, KeyRing] = {}
 
-def _settle(
-    rows: list[tuple[Any, ...]], table: PointTable, bodies: Bodies, cursor: psycopg.Cursor[Any]
-) -> list[tuple[int, int, int, int]]:
-    """One pack, or all parts of a tick: the sum stands at the first of them."""
-    packs = [reread(bodies.read(bytes(row[5])), row[4]) for row in rows]
-    balance, fault = _balance(packs, table)
-    for place, row in enumerate(rows):
-        own = balance if place == 0 and fault is None else Completeness()
-        cursor.execute(
-            _SETTLED,
-            [own.due, sum(own.gaps.values()), own.gaps.get("asleep", 0), Jsonb(own.gaps) if own.gaps else None,
-             [fault] if fault else None, row[0], row[1], row[2], row[3]],
-        )  # fmt: skip
-    if fault:
-        cursor.execute(
+    def settle(self, rows: list[tuple[Any, ...]], cursor: psycopg.Cursor[Any]) -> None:
+        """One pack, or all parts of a tick: their sum stands at the first of them."""
+        table = PointTable(rows[0][6])
+        packs = [check(self._bodies.read(bytes(row[4])), None, self._ring(row[5]), lambda birth: table) for row in rows]
+        sound = [pack for pack in packs if isinstance(pack, CheckedPack)]
+        if len(sound) < len(packs):  # its key was revoked, or the row is damaged
+            made, codes = Balance(), ["revoked"]
+        else:
+            made = balance([pack.counts for pack in sound], table)
+            codes = list(dict.fromkeys(fault.code for pack in sound for fault in (*pack.faults, *made.faults)))
+        for place, row in enumerate(rows):
+            own = made if place == 0 and not codes else Balance()
+            gaps = Jsonb(dict(own.gaps)) if own.gaps else None
+            cursor.execute(
+                _SETTLED,
+                [own.due, sum(own.gaps.values()), own.gaps.get("asleep", 0), gaps, codes or None, *row[:4]],
+            )
+        cursor.executemany(
             "INSERT INTO findings (stream, seq, boot, code) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
-            [*rows[0][:3], fault],
+            [(*rows[0][:3], code) for code in codes],
         )
-    return [(row[0], row[1], row[2], row[3]) for row in rows]
+        self.done += [row[:4] for row in rows]
 
-
-def _balance(packs: list[Pack], table: PointTable) -> tuple[Completeness, str | None]:
-    if any(check_units(pack.records.pairs, table) for pack in packs):
-        return Completeness(), "rule"
-    counts: Counter[str] = Counter()
-    for pack in packs:
-        counts.update(pack.records.names)
-    link = packs[0].link
-    gaps = tuple(gap for pack in packs for gap in pack.gaps)
-    balance = table.balance(counts, gaps, link.from_ms, link.to_ms)
-    return balance, "due" if balance.faults else None
+    def _ring(self, gateway: str) -> KeyRing:
+        ring = self._rings.get(gateway)
+        if ring is None:
+            pins = [pin for (pin,) in self._connection.execute("SELECT thumbprint FROM pins WHERE gateway = %s", [gateway])]
+            ring = self._rings[gateway] = KeyRing(gateway, pins)
+            row = self._connection.execute("SELECT keys FROM gateways WHERE name = %s", [gateway]).fetchone()
+            if row is not None:
+                ring.update(bytes(row[0]), parse_object(bytes(row[0])))
+        return ring
 
 
 def _count(cursor: psycopg.Cursor[Any], settled: list[tuple[int, int, int, int]]) -> None:

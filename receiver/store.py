@@ -8,13 +8,14 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 from decimal import Decimal
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import psycopg
 import zstandard
 from psycopg.types.json import Jsonb
 
+from agent.verify import Balance
 from agent.verify.jws import unbase64url
 from receiver.database import Connection, boot_number, check_schema, connect, month_of, short_hash, stream_id
 from receiver.judge import Judged, JudgedKeys, JudgedPack, JudgedPage, JudgedStatus, points_hash
@@ -36,13 +37,13 @@ _DECIMAL: Final = re.compile(r"-?[0-9]{1,60}(?:\.[0-9]{1,60})?")
 REFUSED_BYTES: Final = 64 << 10  # of a refused message that are kept
 
 
-class Refusal:
+class RefusedMessage(NamedTuple):
     """A message that cannot be trusted, as it is kept for people."""
 
-    __slots__ = ("body", "code", "topic", "why")
-
-    def __init__(self, topic: str, code: str, why: str, body: bytes) -> None:
-        self.topic, self.code, self.why, self.body = topic[:300], code, why[:400], body
+    topic: str
+    code: str
+    why: str
+    body: bytes
 
 
 class Store:
@@ -111,7 +112,7 @@ class Store:
         row = self.connection().execute(query, [_hash(birth)]).fetchone()
         return row[0] if row else None
 
-    def put(self, judged: Sequence[Judged], refused: Sequence[Refusal], unknown: Iterable[tuple[str, bytes]]) -> int:
+    def put(self, judged: Sequence[Judged], refused: Sequence[RefusedMessage], unknown: Iterable[tuple[str, bytes]]) -> int:
         """Commit a batch. Returns how many packs were new.
 
         Args:
@@ -135,12 +136,12 @@ class Store:
             _put_extras(cursor, packs)
             _put_refused(cursor, refused)
             _put_unknown(cursor, unknown)
-        self._streams |= {one.pack.stream for one in packs}
-        self._births |= {_hash(one.pack.link.hash) for one in packs if one.points is not None}
+        self._streams |= {one.checked.stream for one in packs}
+        self._births |= {_hash(one.checked.link.hash) for one in packs if one.checked.link.is_birth}
         return new
 
     def _prepare_months(self, connection: Connection, packs: Sequence[JudgedPack]) -> None:
-        months = {month for one in packs if (month := month_of(one.pack.link.from_ms))} - self._months
+        months = {month for one in packs if (month := month_of(one.checked.link.from_ms))} - self._months
         for month in sorted(months):
             connection.execute("SELECT make_partition(%s)", [date.fromisoformat(month)])
         self._months |= months
@@ -149,7 +150,7 @@ class Store:
         """The first worker that has seen enough packs makes the dictionary that all use from then on."""
         if self._samples is None:
             return
-        self._samples += [one.body for one in packs if not one.pack.link.is_birth]
+        self._samples += [one.body for one in packs if not one.checked.link.is_birth]
         if len(self._samples) < TRAIN_PACKS:
             return
         made = zstandard.train_dictionary(DICTIONARY_BYTES, self._samples[-TRAIN_PACKS:], level=LEVEL)
@@ -166,22 +167,23 @@ class Store:
         self._samples = None
 
     def _put_streams(self, cursor: psycopg.Cursor[Any], packs: Sequence[JudgedPack]) -> None:
-        new = sorted({one.pack.stream for one in packs} - self._streams)
+        new = sorted({one.checked.stream for one in packs} - self._streams)
         if new:
             rows = [(stream_id(name), name, name.rpartition("/")[0]) for name in new]
             cursor.executemany("INSERT INTO streams VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", rows)
 
     def _put_births(self, cursor: psycopg.Cursor[Any], packs: Sequence[JudgedPack]) -> None:
         for one in packs:
-            if one.points is None or (birth := _hash(one.pack.link.hash)) in self._births:
+            birth = _hash(one.checked.link.hash)
+            if (table := one.points) is None or birth in self._births:
                 continue
-            points = short_hash(points_hash(one.points))
+            points = short_hash(points_hash(table))
             cursor.execute(
-                "INSERT INTO point_tables VALUES (%s, %s) ON CONFLICT DO NOTHING", [points, json.dumps(one.points)]
+                "INSERT INTO point_tables VALUES (%s, %s) ON CONFLICT DO NOTHING", [points, json.dumps(table)]
             )
             cursor.execute(
                 "INSERT INTO births VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-                [birth, stream_id(one.pack.stream), points],
+                [birth, stream_id(one.checked.stream), points],
             )
 
     def _put_packs(self, cursor: psycopg.Cursor[Any], packs: Sequence[JudgedPack]) -> int:
@@ -206,15 +208,18 @@ class Store:
         return new
 
     def _row(self, one: JudgedPack, lot: int) -> tuple[object, ...]:
-        link = one.pack.link
+        link, balance = one.checked.link, one.balance
+        due = gaps = asleep = reasons = None
+        if balance is not None or one.codes:
+            sound = balance or Balance()
+            due, gaps = sound.due, sum(sound.gaps.values())
+            asleep, reasons = sound.gaps.get("asleep", 0), Jsonb(dict(sound.gaps)) if sound.gaps else None
         part, parts = link.part or (None, None)
         return (
-            stream_id(one.pack.stream), link.seq, boot_number(link.boot), _boot(link.prev_boot), link.from_ms, link.to_ms,
-            _hash(link.hash), _hash(link.prev), _hash(link.birth), link.signer, lot, one.readings, one.due,
-            None if one.due is None else one.gaps, None if one.due is None else one.asleep,
-            Jsonb(one.reasons) if one.reasons else None, part, parts, link.is_birth,
-            link.first, [ms for step in link.steps for ms in step] or None, one.codes or None,
-            self._compressor.compress(one.body),
+            stream_id(one.checked.stream), link.seq, boot_number(link.boot), _boot(link.prev_boot), link.from_ms, link.to_ms,
+            _hash(link.hash), _hash(link.prev), _hash(link.birth), link.signer, lot, one.checked.counts.readings, due,
+            gaps, asleep, reasons, part, parts, link.is_birth, link.first, [ms for step in link.steps for ms in step] or None,
+            one.codes or None, self._compressor.compress(one.body),
         )  # fmt: skip
 
 
@@ -239,37 +244,36 @@ def _put_status(cursor: psycopg.Cursor[Any], one: JudgedStatus) -> None:
 
 
 def _put_page(cursor: psycopg.Cursor[Any], one: JudgedPage) -> None:
+    page = one.page
     cursor.execute(
         "INSERT INTO checkpoints VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (gateway, page) DO UPDATE SET "
         "counter = excluded.counter, pages = excluded.pages, hash = excluded.hash, time_ms = excluded.time_ms, "
         "signer = excluded.signer, body = excluded.body "
         "WHERE (excluded.signer, excluded.counter) > (checkpoints.signer, checkpoints.counter)",
-        [
-            one.gateway, one.page, one.counter, one.pages, short_hash(one.digest), one.time_ms, one.signer, one.body,
-        ],
-    )  # fmt: skip
+        [page.gateway, page.page, page.counter, page.pages, _hash(page.hash), page.time_ms, one.signer, one.body],
+    )
     if not cursor.rowcount:
         return
-    rows = [
-        (stream_id(head.stream), boot_number(head.head[0]), head.head[1], _hash(head.head[2]), head.head[3], one.counter,
-         head.retired, head.stream, one.gateway)
-        for head in one.heads
-    ]  # fmt: skip
-    cursor.executemany("INSERT INTO streams VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", [(r[0], r[7], r[8]) for r in rows])
+    names = [(stream_id(head.stream), head.stream, page.gateway) for head in page.heads]
+    cursor.executemany("INSERT INTO streams VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", names)
     cursor.executemany(
         "INSERT INTO checkpoint_heads VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (stream) DO UPDATE SET "
         "boot = excluded.boot, seq = excluded.seq, hash = excluded.hash, to_ms = excluded.to_ms, "
         "counter = excluded.counter, retired = excluded.retired WHERE excluded.counter > checkpoint_heads.counter",
-        [row[:7] for row in rows],
-    )
+        [
+            (stream_id(head.stream), boot_number(head.head[0]), head.head[1], _hash(head.head[2]), head.head[3],
+             page.counter, head.retired)
+            for head in page.heads
+        ],
+    )  # fmt: skip
 
 
 def _put_extras(cursor: psycopg.Cursor[Any], packs: Sequence[JudgedPack]) -> None:
     """Losses that packs declare, and results that they carry."""
     losses = [
-        (stream_id(one.pack.stream), boot_number(loss.boot), loss.first, loss.last, _hash(loss.hash), loss.from_ms,
+        (stream_id(one.checked.stream), boot_number(loss.boot), loss.first, loss.last, _hash(loss.hash), loss.from_ms,
          loss.to_ms, loss.reason)
-        for one in packs for loss in one.pack.losses
+        for one in packs for loss in one.checked.losses
     ]  # fmt: skip
     if losses:
         cursor.executemany("INSERT INTO losses VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING", losses)
@@ -280,8 +284,11 @@ def _put_extras(cursor: psycopg.Cursor[Any], packs: Sequence[JudgedPack]) -> Non
 
 
 def _figures(one: JudgedPack) -> Iterable[tuple[object, ...]]:
-    link = one.pack.link
-    for result in one.results if not one.codes else ():
+    link = one.checked.link
+    results = one.checked.value.get("results")
+    if one.codes or not one.checked.stream.endswith("/_indicators") or not isinstance(results, list):
+        return
+    for result in (each for each in results if isinstance(each, dict)):
         period, kind = result.get("period"), result.get("kind")
         name = result.get("id", kind)
         if not isinstance(period, dict) or not isinstance(kind, str) or not isinstance(name, str):
@@ -291,7 +298,7 @@ def _figures(one: JudgedPack) -> Iterable[tuple[object, ...]]:
             continue
         official = result.get("official")
         yield (
-            stream_id(one.pack.stream), link.seq, boot_number(link.boot), kind[:40], name[:200],
+            stream_id(one.checked.stream), link.seq, boot_number(link.boot), kind[:40], name[:200],
             str(period.get("kind"))[:40], str(period.get("label"))[:40], round(low * 1000), round(high * 1000),
             _decimal(result.get("v")), _text(result.get("u")), _decimal(result.get("completeness")),
             _text(result.get("verdict")), official if isinstance(official, bool) else None, json.dumps(result),
@@ -306,7 +313,7 @@ def _text(value: object) -> str | None:
     return value[:40] if isinstance(value, str) else None
 
 
-def _put_refused(cursor: psycopg.Cursor[Any], refused: Sequence[Refusal]) -> None:
+def _put_refused(cursor: psycopg.Cursor[Any], refused: Sequence[RefusedMessage]) -> None:
     if not refused:
         return
     cursor.execute("SELECT count(*) FROM refused")
@@ -319,7 +326,7 @@ def _put_refused(cursor: psycopg.Cursor[Any], refused: Sequence[Refusal]) -> Non
         cursor.execute(
             "INSERT INTO refused (topic, code, why, hash, body) VALUES (%s, %s, %s, %s, %s) "
             "ON CONFLICT (topic, hash) DO UPDATE SET times = refused.times + 1, at = now()",
-            [one.topic.replace("\0", "?"), one.code, one.why.replace("\0", "?"), digest, one.body[:REFUSED_BYTES]],
+            [one.topic[:300].replace("\0", "?"), one.code, one.why[:400].replace("\0", "?"), digest, one.body[:REFUSED_BYTES]],
         )
         count += 1
 

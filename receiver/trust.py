@@ -9,16 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from agent.verify.keyring import KeyRing
-from agent.verify.pack import NAME
-from agent.verify.strict import Refused, parse_object
+from agent.verify import KeyRing, Refused
+from agent.verify.strict import parse_object
+from agent.verify.topics import GATEWAY, NAME
 from drivers.model import ConfigError
 from receiver.database import Connection
 from receiver.judge import judged_keys
 from receiver.store import put_keys
 
 MAX_ROWS: Final = 1_000_000
-_GATEWAY: Final = re.compile(f"{NAME}/{NAME}")
 _STREAM: Final = re.compile(NAME)
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
@@ -54,7 +53,7 @@ def read_csv(path: Path) -> list[Enrolment]:
                 cells = [cell.strip() for cell in row]
                 if len(cells) not in (2, 3):
                     complain(line, f"{len(cells)} columns", "Expected gateway,thumbprint or gateway,thumbprint,streams")
-                elif not _GATEWAY.fullmatch(cells[0]):
+                elif not GATEWAY.fullmatch(cells[0]):
                     complain(line, f'gateway "{cells[0][:80]}"', "Expected <site>/<gateway>, such as park7/gw01")
                 elif not _THUMBPRINT.fullmatch(cells[1]):
                     hint = "Expected the 43 characters that `meterhouse keys show` prints on the gateway"

@@ -14,13 +14,14 @@ from typing import Any, Final
 
 import psycopg
 
-from agent.verify.strict import Refused
+from agent.verify import Refused
+from agent.verify.topics import PREFIX
 from drivers.backoff import Backoff
 from drivers.model import clean_text
 from receiver.database import DatabaseError, shard_of
-from receiver.judge import PREFIX, Judge, Judged, JudgedKeys, JudgedPack, NotYet, UnknownGateway
+from receiver.judge import Judge, Judged, JudgedKeys, JudgedPack, NotYet, UnknownGateway
 from receiver.sources import Message, Source
-from receiver.store import Refusal, Store
+from receiver.store import RefusedMessage, Store
 
 log = logging.getLogger("meterhouse.platform")
 BATCH: Final = 500  # messages of one transaction
@@ -129,9 +130,10 @@ class Worker:
             if not overdue:
                 batch.waiting.append(item)
                 return
-            batch.refused.append(Refusal(message.topic, need.code, need.what, message.body))
+            why = need.refusal
+            batch.refused.append(RefusedMessage(message.topic, why.code, why.text, message.body))
         except Refused as error:
-            batch.refused.append(Refusal(message.topic, error.code, error.text, message.body))
+            batch.refused.append(RefusedMessage(message.topic, error.code, error.text, message.body))
         except UnknownGateway as error:
             keys = message.body if message.topic.endswith("/keys") else b""
             batch.unknown[error.gateway] = keys or batch.unknown.get(error.gateway, b"")
@@ -140,7 +142,7 @@ class Worker:
             raise
         except Exception as error:  # a fault of ours: this message must not come again for ever and stop all others
             log.exception("judging a message of %s", clean_text(message.topic, 200))
-            batch.refused.append(Refusal(message.topic, "internal", repr(error), message.body))
+            batch.refused.append(RefusedMessage(message.topic, "internal", repr(error), message.body))
         else:
             if judged is None:
                 batch.foreign += 1
@@ -161,7 +163,7 @@ class Worker:
         packs = [one for one in batch.judged if isinstance(one, JudgedPack)]
         totals.packs += new
         totals.again += len(packs) - new
-        totals.readings += sum(one.readings for one in packs)
+        totals.readings += sum(one.checked.counts.readings for one in packs)
         totals.refused.update(one.code for one in batch.refused)
         totals.unknown += batch.unheard
         totals.foreign += batch.foreign
@@ -182,7 +184,7 @@ class Worker:
 @dataclass(slots=True)
 class _Batch:
     judged: list[Judged] = field(default_factory=list)
-    refused: list[Refusal] = field(default_factory=list)
+    refused: list[RefusedMessage] = field(default_factory=list)
     unknown: dict[str, bytes] = field(default_factory=dict)
     waiting: list[_Waiting] = field(default_factory=list)
     done: list[Message] = field(default_factory=list)

@@ -17,7 +17,7 @@ from agent.cli.common import as_line
 from agent.cli.options import FILE, BrokerLogin, json_option, login_options, parse_broker, parse_for
 from agent.verify.live import LiveError, Subscriber
 from agent.verify.strict import MAX_LOOSE_ITEMS, Refused, parse_object
-from agent.verify.verifier import PREFIX
+from agent.verify.topics import PREFIX
 from drivers.model import BrokerError, UsageError, clean_text
 
 if TYPE_CHECKING:

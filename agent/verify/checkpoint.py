@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from agent.verify.jws import TYP_CHECKPOINT
-from agent.verify.keyring import KeyRing
-from agent.verify.missing import CheckpointHead
-from agent.verify.pack import BOOT
-from agent.verify.point_table import ms_of
-from agent.verify.report import MAX_LISTED, IncompleteCheckpoint
-from agent.verify.signed import FoundSignature, Signed, check_signed
-from agent.verify.strict import Refused, shown
+from .jws import TYP_CHECKPOINT
+from .keyring import KeyRing
+from .missing import CheckpointHead
+from .pack import BOOT
+from .point_table import ms_of
+from .report import MAX_LISTED, IncompleteCheckpoint
+from .signed import FoundSignature, check_signed
+from .strict import Refused, shown
 
 _HASH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 MAX_PAGES: Final = 1000
@@ -40,16 +40,6 @@ class _Page:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckpointPage:
-    """What a page says of itself: page ``number`` of ``pages`` of the checkpoint ``counter``."""
-
-    number: int
-    pages: int
-    counter: int
-    time_ms: int
-
-
-@dataclass(frozen=True, slots=True)
 class NamedHead:
     """The head of a stream in a checkpoint."""
 
@@ -59,6 +49,21 @@ class NamedHead:
     counter: int
     kid: str
     filed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedPage:
+    """A page of a checkpoint whose signature, by a key of its gateway, holds."""
+
+    gateway: str
+    page: int  # from 1 on
+    pages: int
+    counter: int  # of the checkpoint; its pages share it
+    time_ms: int  # when it was made
+    hash: str
+    prev: str | None  # hash of this page in the checkpoint before
+    kid: str
+    heads: tuple[NamedHead, ...]
 
 
 @dataclass(slots=True)
@@ -113,9 +118,7 @@ class CheckpointPages:
             if (known.counter, known.hash) == (new.counter, new.hash):
                 return []
             _check_order(known, new, ring)
-        made = _heads(value, ring.gateway, new, filed)
-        for named in made:
-            ring.check_revoked(new.kid, named.stream, named.head[1])
+        made = _heads(value, ring, new, filed)
         top = _top(own.newest.values(), ring)
         peer, _ = self._partial.get((ring.gateway, new.counter), (top, 0))
         if peer and peer.counter == new.counter and peer.pages != new.pages and not _is_void(peer, ring):
@@ -210,6 +213,25 @@ class CheckpointPages:
         return made
 
 
+def read_page(raw: bytes, value: dict[str, Any], ring: KeyRing, found: FoundSignature | None = None) -> CheckedPage:
+    """One page, checked without any other. Raises Refused."""
+    signed = check_signed(raw, value, TYP_CHECKPOINT, ring.keys, found)
+    number, page = _page(value, signed.hash, signed.key.kid)
+    prev = page.prev if isinstance(page.prev, str) else None
+    heads = tuple(_heads(value, ring, page, filed=False))
+    return CheckedPage(ring.gateway, number, page.pages, page.counter, page.time_ms, page.hash, prev, page.kid, heads)
+
+
+def _heads(value: Mapping[str, Any], ring: KeyRing, page: _Page, filed: bool) -> list[NamedHead]:
+    heads = value.get("heads")
+    if not isinstance(heads, list) or len(heads) > MAX_HEADS:
+        raise Refused("shape", f"a checkpoint without heads, or with more than {MAX_HEADS} on a page")
+    made = [_head(head, ring.gateway, page, filed) for head in heads]
+    for named in made:
+        ring.check_revoked(page.kid, named.stream, named.head[1])
+    return made
+
+
 def _check_order(known: _Page, new: _Page, ring: KeyRing) -> None:
     later = ring.order[new.kid] > ring.order[known.kid]
     if later and ring.is_revoked(known.kid):
@@ -233,20 +255,6 @@ def _page(value: Mapping[str, Any], digest: str, kid: str) -> tuple[int, _Page]:
     return number, _Page(
         counter, digest, value.get("prev"), kid, pages, ms_of(value.get("time"), "time of a checkpoint")
     )
-
-
-def read_page(signed: Signed, gateway: str) -> tuple[CheckpointPage, list[NamedHead]]:
-    """A page by itself, without what is known of other pages. Raises Refused."""
-    number, page = _page(signed.value, signed.hash, signed.key.kid)
-    heads = _heads(signed.value, gateway, page, filed=False)
-    return CheckpointPage(number, page.pages, page.counter, page.time_ms), heads
-
-
-def _heads(value: Mapping[str, Any], gateway: str, page: _Page, filed: bool) -> list[NamedHead]:
-    heads = value.get("heads")
-    if not isinstance(heads, list) or len(heads) > MAX_HEADS:
-        raise Refused("shape", f"a checkpoint without heads, or with more than {MAX_HEADS} on a page")
-    return [_head(head, gateway, page, filed) for head in heads]
 
 
 def _counter(page: _Page) -> int:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from agent.verify.strict import MAX_PACK_BYTES, ZSTD_MAGIC, ZSTD_STEP, Frames, Refused, inflate
-from agent.verify.verifier import Outcome, Verifier
+from .strict import MAX_PACK_BYTES, ZSTD_MAGIC, ZSTD_STEP, Frames, Refused, inflate
+from .verifier import Outcome, Verifier
 
 SUFFIXES: Final = (".jsonl", ".json", ".jsonl.zst", ".json.zst")
 BIRTHS: Final = tuple("births" + suffix for suffix in SUFFIXES)  # copies, as retained beside the packs

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from agent.verify.pack import ChainLink
+from .seam import ChainLink, check_seam
 
 RECENT: Final = 1024  # packs of a stream whose hash is kept, to distinguish a duplicate from a fork
 MAX_SPARSE: Final = 1024  # hashes kept of older packs, ever further apart
@@ -50,37 +50,6 @@ class Boot:
 
 def _begins(run: PackRun) -> int:
     return run.first.seq
-
-
-def link_faults(left: ChainLink, right: ChainLink) -> list[str]:
-    """The conflicts between two packs, ``right`` naming ``left`` as its predecessor."""
-    faults = []
-    if right.seq != left.seq + 1:
-        faults.append(f"sequence {right.seq} follows {left.seq}")
-    if right.boot == left.boot:
-        if right.first:
-            faults.append("prev_boot inside a boot")
-    elif right.prev_boot != left.boot:
-        faults.append(f"prev_boot is {right.prev_boot}, the pack before is of boot {left.boot}")
-    part = right.part
-    if part and part[0] > 1:
-        if left.part != (part[0] - 1, part[1]) or (left.from_ms, left.to_ms) != (right.from_ms, right.to_ms):
-            faults.append(f"part {part[0]} of {part[1]} without the part before")
-    else:
-        if left.part and left.part[0] < left.part[1]:
-            faults.append(f"part {left.part[0] + 1} of {left.part[1]} is missing")
-        stepped = left.to_ms in (old for old, _ in right.steps) and right.from_ms in (new for _, new in right.steps)
-        if right.from_ms != left.to_ms and not stepped:
-            away = (right.from_ms - left.to_ms) / 1000
-            word = f"{away:g} s after" if away > 0 else f"{-away:g} s before"
-            faults.append(
-                f"begins {word} the pack before ends ({left.to_ms / 1000:.3f}), and no clock_step explains it"
-            )
-    if not right.is_birth and right.birth != left.birth:
-        faults.append(f"names birth {right.birth}, but {left.birth} is in effect")
-    if right.signer < left.signer:
-        faults.append("signed by an older key than the pack before")
-    return faults
 
 
 class History:
@@ -144,19 +113,18 @@ class History:
         """Join ``link`` to the pack before it, or begin a run."""
         near = boot.runs[at] if at >= 0 and boot.runs[at].last.seq == link.seq - 1 else None
         left = self._ends.get(link.prev) if link.prev else None
-        if near and near.last.hash != link.prev:
-            faults.append((link, f"prev is not the hash of sequence {near.last.seq}"))
-        if near and (left is near or near.last.hash == link.prev):
-            faults += [(link, text) for text in link_faults(near.last, link)]
-            if left is near:
-                del self._ends[near.last.hash]
-            near.last = link
-            return near
+        if near:
+            faults += [(link, text) for text in check_seam(near.last, link)]
+            if near.last.hash == link.prev:
+                if left is near:
+                    del self._ends[near.last.hash]
+                near.last = link
+                return near
         run = PackRun(link, link)
         boot.runs.insert(at + 1, run)
         self._count += 1
         if left:
-            faults += [(link, text) for text in link_faults(left.last, link)]
+            faults += [(link, text) for text in check_seam(left.last, link)]
             del self._ends[left.last.hash]
             left.continued = run.joined = True
         elif link.prev:
@@ -169,10 +137,9 @@ class History:
         at = boot.index(link.seq) + 1
         near = boot.runs[at] if at < len(boot.runs) else None
         if near and near.first.seq == link.seq + 1:
+            faults += [(near.first, text) for text in check_seam(link, near.first)]
             if near.first.prev != link.hash:
-                faults.append((near.first, f"prev is not the hash of sequence {link.seq}"))
                 return
-            faults += [(near.first, text) for text in link_faults(link, near.first)]
             self._starts.pop(link.hash, None)
             del self._ends[link.hash]
             run.last, run.continued = near.last, near.continued
@@ -181,7 +148,7 @@ class History:
             del boot.runs[at]
             self._count -= 1
         elif right := self._starts.pop(link.hash, None):
-            faults += [(right.first, text) for text in link_faults(link, right.first)]
+            faults += [(right.first, text) for text in check_seam(link, right.first)]
             del self._ends[link.hash]
             right.joined = run.continued = True
 

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from agent.verify.canonical import canonical
-from agent.verify.strict import Refused, parse_object, shown
+from .canonical import canonical
+from .strict import Refused, parse_object, shown
 
 TYP_PACK: Final = "mh-pack"
 TYP_KEYS: Final = "mh-keys"

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent.verify.jws import TYP_KEYS, PublicKey, check_signature, public_key
-from agent.verify.signed import check_signed, payload_of, without_signature
-from agent.verify.strict import Refused, shown
+from .jws import TYP_KEYS, PublicKey, check_signature, public_key
+from .signed import check_signed, payload_of, without_signature
+from .strict import Refused, shown
 
 MAX_RECORDS = 1000
 MAX_ROOTS = 20

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from agent.verify.report import Report
-from agent.verify.strict import MAX_PACK_BYTES, Refused, shown
-from agent.verify.tls import tls_context
-from agent.verify.verifier import PREFIX, Outcome, Verifier
+from .report import Report
+from .strict import MAX_PACK_BYTES, Refused, shown
+from .tls import tls_context
+from .topics import PREFIX
+from .verifier import Outcome, Verifier
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client, MQTTMessage
 
-    from agent.verify.mqtt import BoundedClient
+    from .mqtt import BoundedClient
 
 WAITING, WAITING_BYTES = 2000, 32 << 20  # messages; beyond that the broker is left waiting
 MAX_PACKET: Final = MAX_PACK_BYTES + 65_536
@@ -147,7 +148,7 @@ class Subscriber:
             from paho.mqtt.enums import MQTTProtocolVersion
         except ImportError:
             raise LiveError("the package paho-mqtt is not installed", "pip install paho-mqtt") from None
-        from agent.verify.mqtt import BoundedClient
+        from .mqtt import BoundedClient
 
         client = BoundedClient(MQTTProtocolVersion(version), MAX_PACKET)
         client.reconnect_delay_set(1, 15)
@@ -167,7 +168,7 @@ class Subscriber:
 
     def _hang_up(self) -> None:
         if self._client:
-            from agent.verify.mqtt import hang_up
+            from .mqtt import hang_up
 
             hang_up(self._client)
             self._client = None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from base64 import urlsafe_b64decode
 from collections.abc import Iterable, Mapping, Sequence
 
-from agent.verify.history import History, PackRun
-from agent.verify.pack import Loss
-from agent.verify.point_table import PointTable, by_day, day_name
-from agent.verify.report import MAX_LISTED, Day, Range, StreamReport
+from .history import History, PackRun
+from .pack import Loss
+from .point_table import PointTable, by_day, day_name
+from .report import MAX_LISTED, Day, Range, StreamReport
 
 CheckpointHead = tuple[str, int, str, int]  # of a checkpoint: boot, seq, hash, to_ms
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from agent.verify.point_table import Gap, PointTable, ms_of
-from agent.verify.readings import PackRecords, read_records
-from agent.verify.report import Handover
-from agent.verify.signed import Signed
-from agent.verify.strict import MAX_SHOWN, Columns, Refused, clean, shown
+from .point_table import Gap, PointTable, ms_of
+from .readings import PackRecords, read_records
+from .report import Handover
+from .seam import ChainLink
+from .signed import Signed
+from .strict import MAX_SHOWN, Columns, Refused, clean, shown
+from .topics import STREAM
 
-NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}"  # of a site, a gateway, the last part of a stream
-STREAM: Final = re.compile(f"{NAME}/{NAME}/{NAME}")
 BOOT: Final = re.compile(r"[0-9a-f]{16}")
 _HASH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _WORD: Final = re.compile(r"[a-z0-9_-]{1,32}")
@@ -25,25 +25,6 @@ MAX_STEPS: Final = 100  # clock steps and losses that one pack states
 MAX_HANDOVERS: Final = 20  # of a pack, and devices of one that are named
 MAX_KERNEL: Final = 64  # characters of a kernel's boot
 EARLY_MS: Final = 1000  # a read time this far before the pack is worth a doubt
-
-
-@dataclass(frozen=True, slots=True)
-class ChainLink:
-    """The members of a pack that its neighbours in the stream must fit."""
-
-    boot: str
-    seq: int
-    hash: str
-    prev: str | None
-    prev_boot: str | None
-    first: bool  # of its boot
-    from_ms: int
-    to_ms: int
-    part: tuple[int, int] | None
-    birth: str  # in effect after this pack: its own hash if it is a birth
-    is_birth: bool
-    steps: tuple[tuple[int, int], ...]  # clock_step events: (old, new) in ms
-    signer: int  # place of its key in the chain of keys
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from sys import intern
 from typing import Final
 
-from agent.verify.strict import MAX_SHOWN, Refused, shown
+from .strict import MAX_SHOWN, Refused, shown
 
 KINDS: Final = frozenset(("gauge", "counter", "state", "text"))
 DAY_MS: Final = 86_400_000
@@ -95,6 +96,25 @@ class PointTable:
         self.grids = tuple((period, phase, tuple(names)) for (period, phase), names in grids.items())
         self._last: tuple[Mapping[str, int], list[int], Completeness] | None = None  # the last balance without gaps
         self._grid_of = {name: (period, phase) for period, phase, names in self.grids for name in names}
+        # a pack mostly has the names and units of the one before: the last ones without a fault, and their counts
+        self._counted: tuple[list[str], list[Unit], Mapping[str, int]] | None = None
+
+    def count(self, names: list[str], units: list[Unit]) -> tuple[Mapping[str, int], list[str]]:
+        """Records by point, and the first record whose unit is not that of its point. Do not change the result."""
+        if (last := self._counted) and last[0] == names and last[1] == units:
+            return last[2], []
+        counts, faults = Counter(names), self.check_units(zip(names, units, strict=True))
+        if not faults:
+            self._counted = (names, units, counts)
+        return counts, faults
+
+    def check_units(self, pairs: Iterable[tuple[str, Unit]]) -> list[str]:
+        """The first record whose unit is not that of its point."""
+        for name, unit in pairs if self.names is not None else ():
+            want = self.units.get(name, unit)
+            if want != unit:
+                return [f"{name[:MAX_SHOWN]} comes in unit {_shown_unit(unit)}, its birth says {_shown_unit(want)}"]
+        return []
 
     def due(self, from_ms: int, to_ms: int) -> int:
         """Readings due in ``[from_ms, to_ms)``."""
@@ -116,8 +136,8 @@ class PointTable:
             counts: records by point name.
         """
         ticked = [ticks(from_ms, to_ms, period, phase) for period, phase, _ in self.grids]
-        if not gaps and self._last and self._last[0] is counts and self._last[1] == ticked:
-            return self._last[2]  # the same counts at the same ticks as in the pack before
+        if not gaps and (last := self._last) and last[0] is counts and last[1] == ticked:
+            return last[2]  # the same counts at the same ticks as in the pack before
         result = Completeness()
         if gaps and (work := self._gap_work(gaps)) > MAX_GAP_WORK:
             result.faults.append(f"{len(gaps)} gaps, too many to be compared with the table ({work} steps)")
@@ -189,6 +209,11 @@ class PointTable:
 def unit_of(u: object, du: object) -> Unit:
     """A record's or a point's unit as one value; "" means that the member is missing."""
     return u if du == "" else (u, du)
+
+
+def _shown_unit(unit: Unit) -> str:
+    parts = unit if isinstance(unit, tuple) else (unit,)
+    return "".join(map(str, parts))[:MAX_SHOWN] or "none"
 
 
 def _text(value: object) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from agent.verify.point_table import PointTable, Unit, unit_of
-from agent.verify.strict import MAX_SHOWN, Columns, Refused, shown
+from .point_table import Unit, unit_of
+from .strict import MAX_SHOWN, Columns, Refused, shown
 
 _VALUES: Final = ("v", "vs", "vb")
 _FOREIGN: Final = frozenset(("bs", "bu", "bv", "bver", "vd"))  # SenML has them, packs do not: readings would differ
@@ -29,7 +29,7 @@ class PackRecords:
         return zip(self.names, self.units, strict=True)
 
     def distinct(self) -> list[tuple[str, Unit]]:
-        """Each pair once: for ``check_units`` when the birth has arrived."""
+        """Each pair once: for ``PointTable.check_units`` when the birth has arrived."""
         seen: dict[str, Unit] = {}
         kept = []
         for name, unit in self.pairs:
@@ -101,17 +101,3 @@ def _check(others: list[dict[str, Any]], stream: str, earliest_ms: int, records:
         want: tuple[type, ...] = {"v": (int, float), "vb": (bool,)}.get(present[0], (str,))
         if kind not in want:
             raise Refused("shape", f"{record['n'][:MAX_SHOWN]} has {present[0]} of type {kind.__name__}")
-
-
-def check_units(pairs: Iterable[tuple[str, Unit]], table: PointTable) -> list[str]:
-    """The first record whose unit is not that of its birth."""
-    for name, unit in pairs if table.names is not None else ():
-        want = table.units.get(name, unit)
-        if want != unit:
-            return [f"{name[:MAX_SHOWN]} comes in unit {_text(unit)}, its birth says {_text(want)}"]
-    return []
-
-
-def _text(unit: Unit) -> str:
-    parts = unit if isinstance(unit, tuple) else (unit,)
-    return "".join(map(str, parts))[:MAX_SHOWN] or "none"

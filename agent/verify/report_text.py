@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from agent.verify.report import HOUR_MS, HOURLY_MS, Day, Report, StreamReport, Verdict
-from agent.verify.strict import clean
+from .report import HOUR_MS, HOURLY_MS, Day, Report, StreamReport, Verdict
+from .strict import clean
 
 COLUMNS = ("stream", "packs", "readings", "gaps", "redelivered", "missing", "failed", "complete")
 MAX_NOTES = 20

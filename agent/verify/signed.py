@@ -6,17 +6,21 @@ an object of an unknown key costs only that search, and only an object whose byt
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from json import JSONEncoder
 from typing import Any, Final
 
-from agent.verify.canonical import canonical
-from agent.verify.jws import PublicKey, base64url, check_signature, read_header
-from agent.verify.strict import Refused
+from .canonical import canonical
+from .jws import PublicKey, base64url, check_signature, read_header
+from .strict import MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS, Columns, Refused, parse_columns
 
 SIG_MEMBER: Final = b'"sig":"'
 MAXSIG_MEMBER: Final = 2048  # bytes of it
+_ENCODER: Final = JSONEncoder(ensure_ascii=False, check_circular=False, sort_keys=True, separators=(",", ":"))
+_OTHER_NUMBERS: Final = re.compile(rb"[:,\[]-?[0-9.]+e|\.0[,}\]]")  # 1e-07 for 1e-7, 1.0 for 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,34 @@ def without_signature(value: Mapping[str, Any]) -> dict[str, Any]:
 def payload_of(value: Mapping[str, Any]) -> bytes:
     """The canonical bytes that are signed."""
     return canonical(without_signature(value))
+
+
+def is_canonical(signed: Signed) -> bool:
+    """Are the signed bytes in canonical form? Anybody else could not tell the hash from the content.
+
+    The standard library's encoder is tried first. It writes the same, except where ``_OTHER_NUMBERS`` finds something
+    or a name is not ASCII; then, and where the bytes differ, the slow one decides.
+    """
+    payload = signed.payload
+    members = without_signature(signed.value)
+    if payload.isascii() and not _OTHER_NUMBERS.search(payload) and _ENCODER.encode(members).encode() == payload:
+        return True
+    return canonical(members) == payload
+
+
+def parse_found(raw: bytes, found: FoundSignature | None) -> tuple[dict[str, Any], Columns | None]:
+    """The object and the columns of its records. Bytes that no known key has signed must be small. Raises Refused."""
+    if found and found.payload is not None:
+        return parse_columns(raw, records="e")
+    try:
+        return parse_columns(raw, MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS, "e")
+    except Refused as error:
+        if error.code == "size" and found and found.key:
+            text = (
+                f"the signature does not fit the bytes (key {found.kid}), and there are too many to canonicalise them"
+            )
+            raise Refused("signature", f"{text}: {error.text}") from None
+        raise
 
 
 def check_signed(

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
-from collections.abc import Mapping
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Final
 
-from agent.verify.checkpoint import NamedHead
-from agent.verify.history import Arrival, History
-from agent.verify.keyring import KeyRing
-from agent.verify.missing import contradicts, find_missing
-from agent.verify.pack import ChainLink, Loss, Pack
-from agent.verify.point_table import DAY_MS, Gap, PointTable, Unit, by_day, day_name
-from agent.verify.readings import PackRecords, check_units
-from agent.verify.report import MAX_LISTED, Day, Fault, Faults, StreamReport
-from agent.verify.signed import Signed, payload_of
+from .checkpoint import NamedHead
+from .completeness import Balance, PackCounts, balance
+from .history import Arrival, History
+from .keyring import KeyRing
+from .missing import contradicts, find_missing
+from .pack import Loss
+from .point_table import PointTable, day_name
+from .report import MAX_LISTED, Day, Fault, Faults, StreamReport
+from .seam import ChainLink
+from .stateless import CheckedPack
 
 MAX_TABLES: Final = 64
 MAX_WAITING: Final = 256  # packs whose birth is not known yet
@@ -28,14 +28,10 @@ MAX_HEADS: Final = 128  # heads of packs that are not known, about 250 bytes eac
 
 @dataclass(slots=True, eq=False)
 class _Unbalanced:
-    """The readings and gaps of a run that is to balance: one pack, or all parts of a tick."""
+    """A run that is to balance: one pack, or all parts of a tick."""
 
-    link: ChainLink
-    counts: Mapping[str, int]
-    gaps: tuple[Gap, ...]
-    readings: int
+    counts: PackCounts
     packs: list[ChainLink]
-    units: list[tuple[str, Unit]]  # of points, where the birth is not known yet
 
 
 class StreamState:
@@ -55,10 +51,7 @@ class StreamState:
         self._sum = StreamReport(stream)
         self._waiting: dict[str, list[_Unbalanced]] = {}  # by the hash of a birth that was not seen yet
         self._groups: OrderedDict[tuple[str, int], _Unbalanced] = OrderedDict()
-        self._audited: OrderedDict[str, None] = OrderedDict()
-        self._records = PackRecords()  # of the last pack
-        self._counts: Mapping[str, int] = Counter()  # of these
-        self._good_table: PointTable | None = None  # has the units of these
+        self.audited: OrderedDict[str, None] = OrderedDict()  # births of which a pack's form was looked at
         self._faulty: set[tuple[str, int]] = set()
         self._bad = 0  # packs with a fault
         self._monotonic: tuple[str, str, int, int] = ("", "", 0, 0)  # boot, kernel boot, seq, ms
@@ -69,7 +62,7 @@ class StreamState:
         self._denied: list[NamedHead] = []  # heads that contradict the packs
         self._signed: dict[str, int] = {}  # by key the highest sequence
 
-    def take(self, pack: Pack, signed: Signed, where: str = "") -> tuple[Arrival, bool]:
+    def take(self, pack: CheckedPack, where: str = "") -> tuple[Arrival, bool]:
         """Add one pack. Returns where it belongs, and whether all that can be checked now holds."""
         link = pack.link
         place, seams = self.history.place(link, pack.digest)
@@ -81,42 +74,27 @@ class StreamState:
             return place, True
         if self._heads and (named := self._heads.pop((link.boot, link.seq), None)) and named.head[2] != link.hash:
             self._deny(named)
-        if link.seq > self._signed.get(signed.key.kid, 0):
-            self._signed[signed.key.kid] = link.seq
+        if link.seq > self._signed.get(pack.kid, 0):
+            self._signed[pack.kid] = link.seq
         self._sum.packs += 1
-        self._sum.rewritten += signed.rewritten
+        self._sum.rewritten += pack.rewritten
         self._sum.births += link.is_birth
         self.losses.extend(pack.losses)
         self._sum.handovers += pack.handovers[: MAX_LISTED - len(self._sum.handovers)]
         self._check_clock(pack)
         if pack.table:
             self.add_table(link.hash, pack.table)
-        table = self.tables.get(link.birth)
-        counts = self._count(pack.records)
-        if table and table is not self._good_table:
-            faults = check_units(pack.records.pairs, table)
-            self._good_table = None if faults else table
-            pack.faults += faults
-        if table and (link.is_birth or link.birth not in self._audited):
-            if not link.is_birth:
-                self._audited[link.birth] = None
-                if len(self._audited) > MAX_TABLES:
-                    self._audited.popitem(last=False)
-            # one pack for each birth: a formatting error appears in all packs of that birth
-            if payload_of(signed.value) != signed.payload:
-                pack.faults.append("signed over bytes that are not in canonical form")
-        for text in pack.faults:
-            self._add_fault(link, "rule", text, where)
+        elif link.birth not in self.audited:
+            self.audited[link.birth] = None
+            if len(self.audited) > MAX_TABLES:
+                self.audited.popitem(last=False)
+        for fault in pack.faults:
+            if fault.code != "due":  # after what the packs before and after say
+                self._add_fault(link, fault.code, fault.text, where)
         for other, text in seams:
             self._add_fault(other, "chain", text, where if other is link else "")
-        self._account(pack, counts, [] if table else pack.records.distinct(), where)
+        self._account(pack, where)
         return place, (link.boot, link.seq) not in self._faulty
-
-    def _count(self, records: PackRecords) -> Mapping[str, int]:
-        """PackRecords by point. A pack mostly has the names and units of the one before: these are known."""
-        if records.names != self._records.names or records.units != self._records.units:
-            self._records, self._counts, self._good_table = records, Counter(records.names), None
-        return self._counts
 
     def count_duplicate(self) -> None:
         """Count a pack that is known already."""
@@ -129,11 +107,8 @@ class StreamState:
         self.tables[birth] = table
         if len(self.tables) > MAX_TABLES:
             self.tables.popitem(last=False)
-        for account in self._waiting.pop(birth, ()):
-            if faults := check_units(account.units, table):
-                self._add_fault(account.link, "rule", faults[0], "")
-            else:
-                self._balance(account, table, "")
+        for waiting in self._waiting.pop(birth, ()):
+            self._add_balance(waiting, balance((waiting.counts,), table), "")
 
     def head(self, named: NamedHead, ring: KeyRing) -> None:
         """Add the head of the stream in a checkpoint."""
@@ -200,9 +175,9 @@ class StreamState:
         ]
         made.conflicts = list(dict.fromkeys((*late, *denied, *made.conflicts)))[:MAX_LISTED]
         partial = [group for group in self._groups.values() if not _is_at_an_end(group, made, ended)]
-        pending = [*partial, *(account for some in self._waiting.values() for account in some)]
-        made.unchecked = self._sum.unchecked + sum(len(account.packs) for account in pending)
-        made.readings += sum(account.readings for account in {*pending, *self._groups.values()})
+        pending = [*partial, *(waiting for some in self._waiting.values() for waiting in some)]
+        made.unchecked = self._sum.unchecked + sum(len(waiting.packs) for waiting in pending)
+        made.readings += sum(waiting.counts.readings for waiting in {*pending, *self._groups.values()})
         for number in sorted(self._days):
             day = self._days[number]
             kept = made.days.setdefault(day_name(number), Day())
@@ -238,10 +213,10 @@ class StreamState:
                 self._faulty.add((link.boot, link.seq))
         self._faults.add(Fault(code, text, self.stream, link.boot, link.seq, where))
 
-    def _check_clock(self, pack: Pack) -> None:
+    def _check_clock(self, pack: CheckedPack) -> None:
         self._sum.clock_unsynced += pack.synced is False
         self._sum.clock_unknown += pack.synced is None
-        self._sum.early += pack.records.early
+        self._sum.early += pack.early
         if pack.monotonic:
             boot, kernel, seq, ms = self._monotonic
             now = (pack.link.boot, pack.monotonic[0], pack.link.seq, pack.monotonic[1])
@@ -250,73 +225,62 @@ class StreamState:
             if (boot, kernel) != now[:2] or now[2] > seq:
                 self._monotonic = now
 
-    def _account(self, pack: Pack, counts: Mapping[str, int], units: list[tuple[str, Unit]], where: str) -> None:
-        """Completeness the pack, or wait for its other parts or its birth."""
-        link = pack.link
-        account = _Unbalanced(link, counts, pack.gaps, len(pack.records.names), [link], units)
+    def _account(self, pack: CheckedPack, where: str) -> None:
+        """Add its completeness, or wait for its other parts or its birth."""
+        link, judged = pack.link, pack.balance
+        run = _Unbalanced(pack.counts, [link])
         if link.part:
-            whole = self._gather(account, link.part)
+            whole = self._gather(run, link.part)
             if whole is None:
                 return
-            account = whole
-        if any((e.boot, e.seq) in self._faulty for e in account.packs):
+            run = whole
+        if any((e.boot, e.seq) in self._faulty for e in run.packs):
             return
-        table = self.tables.get(link.birth)
-        if table is not None:
-            self._balance(account, table, where)
+        if judged is None and (table := self.tables.get(link.birth)):
+            judged = balance((run.counts,), table)
+        if judged is not None:
+            self._add_balance(run, judged, where)
         elif sum(map(len, self._waiting.values())) < MAX_WAITING:
-            self._waiting.setdefault(link.birth, []).append(account)
+            self._waiting.setdefault(link.birth, []).append(run)
         else:
-            self._sum.unchecked += len(account.packs)
-            self._sum.readings += account.readings
+            self._sum.unchecked += len(run.packs)
+            self._sum.readings += run.counts.readings
 
-    def _gather(self, account: _Unbalanced, part: tuple[int, int]) -> _Unbalanced | None:
+    def _gather(self, run: _Unbalanced, part: tuple[int, int]) -> _Unbalanced | None:
         """Add a part to its tick; the whole tick with the last of them."""
-        key = (account.link.boot, account.link.seq - part[0])
+        link = run.packs[0]
+        key = (link.boot, link.seq - part[0])
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = account
+            group = self._groups[key] = run
             if len(self._groups) > MAX_GROUPS:
                 _, old = self._groups.popitem(last=False)
                 self._sum.unchecked += len(old.packs)
-                self._sum.readings += old.readings
+                self._sum.readings += old.counts.readings
         else:
-            group.counts = Counter(group.counts) + Counter(account.counts)
-            group.gaps += account.gaps
-            group.readings += account.readings
-            group.packs += account.packs
-            group.units += account.units
+            group.counts = group.counts.plus(run.counts)
+            group.packs += run.packs
         if len(group.packs) < part[1]:
             return None
         del self._groups[key]
         return group
 
-    def _balance(self, account: _Unbalanced, table: PointTable, where: str) -> None:
-        link = account.link
-        balance = table.balance(account.counts, account.gaps, link.from_ms, link.to_ms)
-        if balance.faults:
-            more = f"; and {len(balance.faults) - 1} more" if len(balance.faults) > 1 else ""
-            self._add_fault(link, "due", balance.faults[0] + more, where)
+    def _add_balance(self, run: _Unbalanced, judged: Balance, where: str) -> None:
+        for fault in judged.faults:
+            self._add_fault(run.counts.link, fault.code, fault.text, where)
+        if judged.faults:
             return
-        self._sum.readings += account.readings
-        if balance.gaps:
-            for reason, count in balance.gaps.items():
-                self._sum.gap_reasons[reason] = self._sum.gap_reasons.get(reason, 0) + count
-                self._sum.gaps += count
-            self._sum.asleep += balance.gaps.get("asleep", 0)
-        if link.from_ms // DAY_MS == (link.to_ms - 1) // DAY_MS and not account.gaps:
-            if balance.due:
-                day = self._day(link.from_ms // DAY_MS)
-                day.due += balance.due
-                day.got += balance.got
-            return
-        for number, due, gaps, asleep in by_day(table, account.gaps, link.from_ms, link.to_ms):
-            if due:
-                day = self._day(number)
-                day.due += due
-                day.got += due - gaps
-                day.asleep += asleep
-                day.gaps += gaps - asleep
+        self._sum.readings += run.counts.readings
+        for reason, count in judged.gaps.items():
+            self._sum.gap_reasons[reason] = self._sum.gap_reasons.get(reason, 0) + count
+            self._sum.gaps += count
+        self._sum.asleep += judged.gaps.get("asleep", 0)
+        for number, share in judged.days:
+            day = self._day(number)
+            day.due += share.due
+            day.got += share.got
+            day.asleep += share.asleep
+            day.gaps += share.gaps
 
     def _day(self, number: int) -> Day:
         day = self._days.get(number)

@@ -11,7 +11,7 @@ from math import isfinite
 from operator import itemgetter
 from typing import Any, Final
 
-from agent.verify.canonical import MAX_SAFE, canonical, number_text
+from .canonical import MAX_SAFE, canonical, number_text
 
 MAX_DEPTH: Final = 32
 MAX_PACK_BYTES: Final = 8 << 20  # a gateway splits at 64 KiB, but births stay whole
@@ -19,6 +19,7 @@ MAX_OBJECT_BYTES: Final = 1 << 20  # keys objects and checkpoint pages
 MAX_COMPRESSED_BYTES: Final = 1 << 20
 MAX_ITEMS: Final = 1 << 18  # brackets and commas, the cost of a parsed object: births of 18,000 points
 MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS = 1 << 20, 1 << 16  # for bytes that no known key has signed
+MAX_RATIO, FREE_BYTES = 1000, 64 << 10  # what an object may decompress to: its size times that, and so much in any case
 ZSTD_STEP: Final = 256  # compressed bytes a step: at most 8 MiB of a bomb
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 MAX_SHOWN: Final = 80
@@ -141,6 +142,8 @@ def inflate(raw: bytes, cap: int = MAX_PACK_BYTES) -> bytes:
             size += len(step)
         if size > cap:
             raise Refused("size", f"decompresses to more than {cap} bytes")
+        if size > FREE_BYTES + MAX_RATIO * (at + ZSTD_STEP):
+            raise Refused("size", f"decompresses to more than {MAX_RATIO} times its size")
     frame.close(only=1)
     return b"".join(plain)
 

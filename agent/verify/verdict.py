@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from agent.verify.report import Fault, Faults, Report, Verdict
+from .report import Fault, Faults, Report, Verdict
 
 LISTED: Final = 3  # of a kind; the others are counted
 FAULTS: Final = 100

@@ -10,28 +10,26 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from agent.verify.checkpoint import CheckpointPages
-from agent.verify.history import Arrival
-from agent.verify.jws import TYP_PACK, PublicKey
-from agent.verify.keyring import KeyRing, Unpinned, split_pin
-from agent.verify.pack import BOOT, NAME, STREAM, Pack, read_pack
-from agent.verify.report import Fault, Faults, Report, Verdict, held_back, latest
-from agent.verify.signed import SIG_MEMBER, FoundSignature, Signed, check_signed, find_signature
-from agent.verify.stream import StreamState
-from agent.verify.strict import (
-    MAX_LOOSE_BYTES,
-    MAX_LOOSE_ITEMS,
-    MAX_OBJECT_BYTES,
-    Columns,
-    MissingPackage,
-    Refused,
-    clean,
-    count_items,
-    inflate,
-    parse_columns,
-    shown,
+from .checkpoint import CheckpointPages
+from .history import Arrival
+from .jws import PublicKey
+from .keyring import KeyRing, Unpinned, split_pin
+from .report import Fault, Faults, Report, Verdict, held_back, latest
+from .signed import FoundSignature, find_signature, parse_found
+from .stateless import (
+    MAX_REASON,
+    CheckedPack,
+    check_parsed,
+    claimed_gateway,
+    claims_of,
+    gateway_of,
+    identity_of,
+    stream_of,
 )
-from agent.verify.verdict import LISTED, add_up, decide, shared_pins
+from .stream import StreamState
+from .strict import Columns, MissingPackage, Refused, clean, count_items, inflate, shown
+from .topics import GATEWAY, NAME, PREFIX, Topic, split_topic
+from .verdict import LISTED, add_up, decide, shared_pins
 
 MAX_HELD: Final = 1000  # objects that came before the keys that they need
 MAX_HELD_BYTES: Final = 16 << 20
@@ -39,15 +37,9 @@ MAX_EARLY: Final = 20
 MAX_GATEWAYS: Final = 1000
 MAX_STREAMS: Final = 10_000  # about 30 KB each
 MAX_RECENT, MAX_RECENT_BYTES = 64, 4 << 20  # objects that were good and are known again by their bytes
-MAX_REASON, MAX_WHERE = 400, 300  # characters that are kept of a fault
+MAX_WHERE: Final = 300  # characters that are kept of a file's name or a topic
 REFUSAL: Final = 100  # cost of a refused object in addition to its brackets and commas
-PREFIX: Final = "meterhouse/v1/"
-_NAME, _GATEWAY = re.compile(NAME), re.compile(f"{NAME}/{NAME}")
-# content of bytes that were not parsed: only for messages, and to know whose keys to wait for
-_CLAIMED_STREAM: Final = re.compile(rb'"stream":"([A-Za-z0-9_.:/-]{1,200})"')
-_CLAIMED_BOOT: Final = re.compile(rb'"boot":"([0-9a-f]{16})"')
-_CLAIMED_SEQ: Final = re.compile(rb'"seq":([0-9]{1,16}),$')
-_CLAIMED_GATEWAY: Final = re.compile(rb'"gateway":"([A-Za-z0-9_.:/-]{1,130})"')
+_LAST: Final = re.compile(NAME)
 
 
 class Outcome(Enum):
@@ -68,7 +60,7 @@ class _Received:
 
     raw: bytes  # decompressed
     topic: str | None
-    parts: list[str]  # of the topic behind the prefix; empty for files
+    place: Topic | None  # None for files
     where: str
     retained: bool
     found: FoundSignature | None = None
@@ -86,9 +78,14 @@ class Verifier:
     Args:
         trust: thumbprints got out of band, one key of each chain; ``park7/gw01=<thumbprint>`` for that gateway alone.
             Without any nothing proves the origin; where there are several gateways, a bare one proves nothing either.
+        max_gateways: those beyond it are refused (code ``size``).
+        max_streams: likewise; each costs about 30 KB.
     """
 
-    def __init__(self, trust: Iterable[str] = ()) -> None:
+    def __init__(
+        self, trust: Iterable[str] = (), *, max_gateways: int = MAX_GATEWAYS, max_streams: int = MAX_STREAMS
+    ) -> None:
+        self._max_gateways, self._max_streams = max_gateways, max_streams
         self._trust = frozenset(trust)
         self._is_bare = any(not split_pin(pin)[0] for pin in self._trust)
         self._only: set[str] = set()
@@ -113,7 +110,7 @@ class Verifier:
 
     def narrow(self, names: Iterable[str]) -> None:
         """Files are of these streams only (last parts of their names): others may be held back."""
-        self._only.update(name for name in names if _NAME.fullmatch(name))
+        self._only.update(name for name in names if _LAST.fullmatch(name))
 
     def new_file(self) -> None:
         """The next objects are from another file: their order relative to the others is unknown."""
@@ -153,22 +150,22 @@ class Verifier:
         self._recent_bytes = 0
 
     def _take(self, raw: bytes, topic: str | None, where: str, retained: bool) -> Outcome:
-        parts = topic.removeprefix(PREFIX).split("/") if topic is not None else []
-        if topic is not None and not _signed_topic(topic, parts):
+        place = split_topic(topic) if topic is not None else None
+        if topic is not None and place is None:
             return Outcome.IGNORED
-        got = _Received(raw, topic, parts, where or topic or "", retained)
+        got = _Received(raw, topic, place, where or topic or "", retained)
         is_parsed = False
         try:
             got.raw = raw = inflate(raw)
             found = got.found = find_signature(raw, self._signers)
-            if found and found.key is None and not _may_be_keys(raw, parts) and (claims := _claims_of(raw, parts)):
+            if found and found.key is None and not _may_be_keys(raw, place) and (claims := _claims_of(raw, place)):
                 got.value, got.kid = claims, found.kid
                 return self._hold(got, claims["gateway"])
             is_parsed = True
-            got.value, got.columns = _parse(raw, found)
+            got.value, got.columns = parse_found(raw, found)
             if retained and isinstance(stream := got.value.get("stream"), str) and stream.count("/") == 2:
                 got.topic = f"{PREFIX}{stream}/birth"
-                got.parts = [*stream.split("/"), "birth"]
+                got.place = split_topic(got.topic)
             return self._route(got)
         except Refused as error:
             self.rejected_cost += count_items(got.raw) if is_parsed else 0
@@ -223,20 +220,14 @@ class Verifier:
         return total
 
     def _route(self, got: _Received) -> Outcome:
-        parts, value = got.parts, got.value
-        kind = parts[2] if parts else "keys" if "records" in value else "checkpoint" if "heads" in value else ""
+        place, value = got.place, got.value
+        kind = place.kind if place else "keys" if "records" in value else "checkpoint" if "heads" in value else ""
         if kind == "keys":
-            return self._take_keys(got.raw, value, "/".join(parts[:2]), got.where)
+            return self._take_keys(got.raw, value, place, got.where)
         return self._take_checkpoint(got) if kind == "checkpoint" else self._take_pack(got)
 
-    def _take_keys(self, raw: bytes, value: dict[str, Any], bound: str, where: str) -> Outcome:
-        if len(raw) > MAX_OBJECT_BYTES:
-            raise Refused("size", f"a keys object of {len(raw)} bytes, at most {MAX_OBJECT_BYTES} are read")
-        gateway = value.get("gateway")
-        if not isinstance(gateway, str) or not _GATEWAY.fullmatch(gateway):
-            raise Refused("shape", f"keys object of gateway {shown(gateway)}, expected <site>/<gateway>")
-        if bound and bound != gateway:
-            raise Refused("topic", f"keys object of {gateway} published at {bound}: replayed across topics")
+    def _take_keys(self, raw: bytes, value: dict[str, Any], place: Topic | None, where: str) -> Outcome:
+        gateway = gateway_of(raw, value, place, "keys")
         ring = self._rings.get(gateway) or KeyRing(gateway, self._trust)
         try:
             news = ring.update(raw, value, unordered=self._read is not None and gateway not in self._read)
@@ -251,8 +242,8 @@ class Verifier:
             # anyone can create one, at our cost; a few for each gateway are enough
             self.rejected_cost += REFUSAL * (len(value["records"]) if gateway in self._rings else 1)
         if news:
-            if gateway not in self._rings and len(self._rings) >= MAX_GATEWAYS:
-                raise Refused("size", f"more than {MAX_GATEWAYS} gateways")
+            if gateway not in self._rings and len(self._rings) >= self._max_gateways:
+                raise Refused("size", f"more than {self._max_gateways} gateways")
             self._rings[gateway] = ring
             self._signers |= ring.keys
             self._forget()  # a key may have been revoked
@@ -270,19 +261,13 @@ class Verifier:
                 self._early.append((raw, where, owner, error))
             else:
                 try:
-                    self._rings[owner].update(raw, _parse(raw, None)[0])
+                    self._rings[owner].update(raw, parse_found(raw, None)[0])
                 except Refused as refusal:
                     self._refuse(refusal, {}, where)
 
     def _take_checkpoint(self, got: _Received) -> Outcome:
-        raw, value, parts = got.raw, got.value, got.parts
-        if len(raw) > MAX_OBJECT_BYTES:
-            raise Refused("size", f"a checkpoint page of {len(raw)} bytes, at most {MAX_OBJECT_BYTES} are read")
-        gateway = value.get("gateway")
-        if not isinstance(gateway, str) or not _GATEWAY.fullmatch(gateway):
-            raise Refused("shape", f"checkpoint of gateway {shown(gateway)}, expected <site>/<gateway>")
-        if parts and ("/".join(parts[:2]) != gateway or parts[3] != shown(value.get("page"))):
-            raise Refused("topic", f"checkpoint page {shown(value.get('page'))} of {gateway} published at {got.topic}")
+        raw, value, place = got.raw, got.value, got.place
+        gateway = gateway_of(raw, value, place, "checkpoint")
         ring = self._rings.get(gateway)
         if ring is None:
             got.value = {}
@@ -293,30 +278,25 @@ class Verifier:
         return Outcome.TAKEN
 
     def _take_pack(self, got: _Received) -> Outcome:
-        stream = got.value.get("stream")
-        if not isinstance(stream, str) or len(stream) > 200:
-            raise Refused("shape", f"stream {shown(stream)}, expected <site>/<gateway>/<name>")
+        stream = stream_of(got.value)
         gateway = stream.rpartition("/")[0]
         ring = self._rings.get(gateway)
         if ring is None:
             return self._hold_pack(got, gateway)
+        known = self._streams.get(stream) or _UNKNOWN
         try:
-            signed = check_signed(got.raw, got.value, TYP_PACK, ring.keys, got.found)
+            checked = check_parsed(
+                got.raw, got.value, got.columns, got.found, got.place, ring, known.tables.get, known.audited
+            )
         except Refused as error:
             if error.code == "kid":  # a new key may be on its way
                 return self._hold_pack(got, gateway)
             raise
-        if got.topic is not None and stream != "/".join(got.parts[:3]):
-            raise Refused("topic", f"pack of {stream} published at {got.topic}: replayed across topics")
-        pack = read_pack(signed, ring.order[signed.key.kid], got.columns)
-        ring.check_revoked(signed.key.kid, stream, pack.link.seq)
         state = self._state(stream)
-        if got.parts and got.parts[3] == "birth":
-            return self._take_retained(state, pack)
-        return self._add_pack(state, pack, signed, got.where)
+        return self._take_retained(state, checked) if checked.retained else self._add_pack(state, checked, got.where)
 
-    def _add_pack(self, state: StreamState, pack: Pack, signed: Signed, where: str) -> Outcome:
-        place, holds = state.take(pack, signed, where)
+    def _add_pack(self, state: StreamState, checked: CheckedPack, where: str) -> Outcome:
+        place, holds = state.take(checked, where)
         self._last_state = state
         self._first_bad = self._first_bad or state.first_fault
         if place in (Arrival.DUPLICATE, Arrival.OLD_DUPLICATE):
@@ -326,19 +306,18 @@ class Verifier:
     def _state(self, stream: str) -> StreamState:
         state = self._streams.get(stream)
         if state is None:
-            if len(self._streams) >= MAX_STREAMS:
-                raise Refused("size", f"more than {MAX_STREAMS} streams")
+            if len(self._streams) >= self._max_streams:
+                raise Refused("size", f"more than {self._max_streams} streams")
             state = self._streams[stream] = StreamState(stream)
         return state
 
-    def _take_retained(self, state: StreamState, pack: Pack) -> Outcome:
+    def _take_retained(self, state: StreamState, pack: CheckedPack) -> Outcome:
         """The retained copy of a birth: its table is used, but it is not counted as a pack."""
-        if pack.table is None:
-            raise Refused("shape", "the retained birth is not a birth")
         _, kept = state.history.find(pack.link.boot, pack.link.seq)
         if kept and kept != pack.digest[:16]:
             raise Refused("fork", "the retained birth is not the pack that was published with this identity")
-        state.add_table(pack.link.hash, pack.table)
+        if pack.table:
+            state.add_table(pack.link.hash, pack.table)
         return Outcome.TAKEN
 
     def _hold_pack(self, got: _Received, gateway: str) -> Outcome:
@@ -383,72 +362,36 @@ class Verifier:
     def _no_key(self, gateway: str) -> Refused:
         if gateway in self._rings:
             return Refused("kid", f"signed by a key that is in no key record of {gateway}")
-        name = gateway if _GATEWAY.fullmatch(gateway) else shown(gateway)
+        name = gateway if GATEWAY.fullmatch(gateway) else shown(gateway)
         return Refused("kid", f"no trusted keys object of {name}")
 
     def _refuse(self, error: Refused, value: dict[str, Any], where: str) -> None:
         if isinstance(error, MissingPackage):
             self._unread[error.text] = self._unread.get(error.text, 0) + 1
             return
-        stream, boot, seq = value.get("stream"), value.get("boot"), value.get("seq")
-        fault = Fault(
-            error.code,
-            clean(error.text, MAX_REASON),
-            stream if isinstance(stream, str) and STREAM.fullmatch(stream) else "",
-            boot if isinstance(boot, str) and BOOT.fullmatch(boot) else "",
-            seq if type(seq) is int and 0 < seq < 1 << 53 else 0,
-            clean(where, MAX_WHERE),
-        )
+        fault = Fault(error.code, clean(error.text, MAX_REASON), *identity_of(value), clean(where, MAX_WHERE))
         self.rejected_cost += REFUSAL
         self.bad_signatures += error.code in _SIGNATURE_CODES
         self._first_bad = self._first_bad or fault
         self._faults.add(fault)
 
 
+_UNKNOWN: Final = StreamState("")  # never filled: a stream without packs
 _SIGNATURE_CODES: Final = frozenset(("signature", "header", "typ", "alg", "kid", "revoked"))
 
 
-def _signed_topic(topic: str, parts: list[str]) -> bool:
-    """keys, checkpoint/<page> or <stream>/readings, backfill, birth."""
-    if not topic.startswith(PREFIX):
-        return False
-    if len(parts) == 3:
-        return parts[2] == "keys"
-    return len(parts) == 4 and (parts[2] == "checkpoint" or parts[3] in ("readings", "backfill", "birth"))
-
-
-def _parse(raw: bytes, found: FoundSignature | None) -> tuple[dict[str, Any], Columns | None]:
-    """The object and the columns of its records. Bytes that no known key has signed must be small."""
-    if found and found.payload is not None:
-        return parse_columns(raw, records="e")
-    try:
-        return parse_columns(raw, MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS, "e")
-    except Refused as error:
-        if error.code == "size" and found and found.key:
-            text = (
-                f"the signature does not fit the bytes (key {found.kid}), and there are too many to canonicalise them"
-            )
-            raise Refused("signature", f"{text}: {error.text}") from None
-        raise
-
-
-def _may_be_keys(raw: bytes, parts: list[str]) -> bool:
+def _may_be_keys(raw: bytes, place: Topic | None) -> bool:
     """A keys object brings its own keys."""
-    return parts[2] == "keys" if parts else b'"records":' in raw
+    return place.kind == "keys" if place else b'"records":' in raw
 
 
-def _claims_of(raw: bytes, parts: list[str]) -> dict[str, Any]:
+def _claims_of(raw: bytes, place: Topic | None) -> dict[str, Any]:
     """Apparent source of canonical bytes: ``gateway``, for a pack ``stream``, ``boot`` and ``seq``; {} without any."""
-    sig = raw.rfind(SIG_MEMBER)
-    if stream := _CLAIMED_STREAM.search(raw, sig):
-        boot, seq = _CLAIMED_BOOT.search(raw), _CLAIMED_SEQ.search(raw, max(0, sig - 32), sig)
-        name = stream[1].decode()
-        found: dict[str, Any] = {"gateway": name.rpartition("/")[0], "stream": name}
-        return found | {"boot": boot and boot[1].decode(), "seq": seq and int(seq[1])}
-    here = "/".join(parts[:2])
-    gateway = _CLAIMED_GATEWAY.search(raw)
-    name = gateway[1].decode() if gateway else here
-    return {"gateway": name} if name and (name == here or not parts) else {}
+    if claims := claims_of(raw):
+        return {"gateway": str(claims["stream"]).rpartition("/")[0], **claims}
+    here = place.gateway if place else ""
+    name = claimed_gateway(raw) or here
+    return {"gateway": name} if name and (name == here or not place) else {}
 
 
 def _is_short(value: object) -> bool:

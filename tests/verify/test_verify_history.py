@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from agent.verify.history import MAX_RUNS, RECENT, Arrival, History, PackHashes
 from agent.verify.jws import base64url
 from agent.verify.missing import find_missing, lineages
-from agent.verify.pack import ChainLink, Loss
+from agent.verify.pack import Loss
 from agent.verify.report import StreamReport
+from agent.verify.seam import ChainLink
 
 
 def digest(edge_text: str) -> bytes:

@@ -1,0 +1,82 @@
+"""Completeness of one pack, or of all parts of a tick: readings and gaps against what was due by the birth's table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from .point_table import DAY_MS, Gap, PointTable, Unit, by_day
+from .report import Day
+from .seam import ChainLink
+
+
+@dataclass(frozen=True, slots=True)
+class PackFault:
+    """A rule that a signed pack breaks. ``code``: ``rule`` or ``due``."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PackCounts:
+    """The records and gaps of a pack, to be balanced when its birth and the other parts of its tick are known."""
+
+    link: ChainLink
+    points: Mapping[str, int]  # records by point
+    readings: int  # all records
+    gaps: tuple[Gap, ...]
+    units: tuple[tuple[str, Unit], ...] = ()  # of points, where the birth is not known yet
+
+    def plus(self, other: PackCounts) -> PackCounts:
+        """Both together: two parts of one tick."""
+        points = Counter(self.points)
+        points.update(other.points)
+        return replace(
+            self,
+            points=points,
+            readings=self.readings + other.readings,
+            gaps=self.gaps + other.gaps,
+            units=self.units + other.units,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Due readings of gauges and counters, and where they are. All 0 if there is a fault."""
+
+    due: int = 0
+    got: int = 0
+    gaps: Mapping[str, int] = field(default_factory=dict)  # due readings in stated gaps, by reason
+    days: tuple[tuple[int, Day], ...] = ()  # (UTC day since 1970, its share)
+    faults: tuple[PackFault, ...] = ()
+
+
+def balance(parts: Sequence[PackCounts], table: PointTable) -> Balance:
+    """Completeness of a pack, or of a tick in parts.
+
+    Args:
+        parts: of one pack, or of all parts of a tick in any order.
+        table: of the birth that they name.
+    """
+    whole = parts[0]
+    for other in parts[1:]:
+        whole = whole.plus(other)
+    if texts := table.check_units(whole.units):
+        return Balance(faults=(PackFault("rule", texts[0]),))
+    link = whole.link
+    total = table.balance(whole.points, whole.gaps, link.from_ms, link.to_ms)
+    if total.faults:
+        more = f"; and {len(total.faults) - 1} more" if len(total.faults) > 1 else ""
+        return Balance(faults=(PackFault("due", total.faults[0] + more),))
+    first = link.from_ms // DAY_MS
+    if first == (link.to_ms - 1) // DAY_MS and not whole.gaps:
+        days: tuple[tuple[int, Day], ...] = ((first, Day(total.due, total.got)),) if total.due else ()
+    else:
+        days = tuple(
+            (number, Day(due, due - gaps, asleep, gaps - asleep))
+            for number, due, gaps, asleep in by_day(table, whole.gaps, link.from_ms, link.to_ms)
+            if due
+        )
+    return Balance(total.due, total.got, total.gaps, days)

@@ -1,0 +1,305 @@
+"""The stateless check of one object: all that its bytes alone say, in any order, on any machine.
+
+    keys = KeyRing("park7/gw01", trust)
+    check_keys(raw, topic, keys)                       # a keys object into the ring
+    checked = check(raw, topic, keys, tables.get)      # a pack
+    page = check_checkpoint(raw, topic, keys)          # a page of a checkpoint
+
+What two packs say about each other is not judged here. ``CheckedPack.link`` has what that needs, as plain values: a
+database can compare the seams of many packs at once, by the rules of ``check_seam``. ``Verifier`` uses the same code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .checkpoint import CheckedPage, read_page
+from .completeness import Balance, PackCounts, PackFault, balance
+from .jws import TYP_PACK
+from .keyring import KeyRing, Unpinned
+from .pack import BOOT, Loss, Pack, read_pack
+from .point_table import PointTable
+from .report import Handover
+from .seam import ChainLink
+from .signed import SIG_MEMBER, FoundSignature, Signed, check_signed, find_signature, is_canonical, parse_found
+from .strict import MAX_OBJECT_BYTES, Columns, MissingPackage, Refused, clean, inflate, shown
+from .topics import GATEWAY, PACK_KINDS, STREAM, Topic, split_topic
+
+MAX_REASON: Final = 400  # characters that are kept of a fault
+MAX_STREAM: Final = 200
+# content of bytes that were not parsed: only for messages, and to know whose keys to wait for
+_CLAIMED_STREAM: Final = re.compile(rb'"stream":"([A-Za-z0-9_.:/-]{1,200})"')
+_CLAIMED_BOOT: Final = re.compile(rb'"boot":"([0-9a-f]{16})"')
+_CLAIMED_SEQ: Final = re.compile(rb'"seq":([0-9]{1,16}),$')
+_CLAIMED_GATEWAY: Final = re.compile(rb'"gateway":"([A-Za-z0-9_.:/-]{1,130})"')
+
+Tables = Callable[[str], PointTable | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Bytes that are not a pack of this gateway. Nothing in them may be used.
+
+    ``stream``, ``boot`` and ``seq`` are what they claim, for messages only; "" and 0 where that is not readable.
+    """
+
+    code: str  # one stable word, see docs/verify.md
+    text: str  # one line, cleaned and at most 400 characters: what was seen and what was expected
+    wait: bool = False  # may hold later: a key is not known here yet, or a package is missing here
+    stream: str = ""
+    boot: str = ""
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedPack:
+    """A pack whose signature, by a key of its gateway, holds. Times are UTC in ms."""
+
+    stream: str  # <site>/<gateway>/<name>, as signed
+    link: ChainLink  # identity, hash, predecessor and time span: what a seam needs
+    digest: bytes  # SHA-256 of the signed bytes; ``link.hash`` is its base64url
+    kid: str  # of the key that signed
+    rewritten: bool  # re-serialised in transit, verified after canonicalisation
+    retained: bool  # the retained copy of a birth, the same pack as the birth itself
+    value: Mapping[str, Any]  # the whole object as parsed; do not change it
+    table: PointTable | None  # of a birth: what the packs that name it are judged by
+    counts: PackCounts  # for ``balance``, once birth and parts are there
+    balance: Balance | None  # None: see ``unjudged``
+    losses: tuple[Loss, ...]
+    synced: bool | None  # the clock
+    monotonic: tuple[str, int] | None  # (kernel boot, ms)
+    early: int  # read times before the pack begins
+    handovers: tuple[Handover, ...]
+    faults: tuple[PackFault, ...]  # rules that it breaks by itself; the first is the one that a report names
+
+    @property
+    def kind(self) -> str:
+        """``birth`` or ``readings``."""
+        return "birth" if self.link.is_birth else "readings"
+
+    @property
+    def ok(self) -> bool:
+        """No fault so far. What is ``unjudged`` may still bring one."""
+        return not self.faults
+
+    @property
+    def unjudged(self) -> str:
+        """Why its completeness is not known: ``birth`` (not known here), ``parts`` (one part of a tick), or ""."""
+        if self.balance is not None or self.faults:
+            return ""
+        return "parts" if self.link.part else "birth"
+
+
+def check(
+    raw: bytes, topic: str | None, keys: KeyRing, table: Tables, *, audited: Collection[str] = ()
+) -> CheckedPack | Refusal:
+    """What one pack says, judged without any other pack. Never raises for the content of ``raw``.
+
+    The result depends on the arguments alone. Cost is bounded for any bytes: docs/verify.md, "Upper limits of cost".
+
+    Args:
+        raw: the published bytes, compressed or not.
+        topic: where it was published: ``.../readings``, ``backfill`` or ``birth``. None: from a file, then nothing
+            binds it to a topic.
+        keys: of the gateway of that topic.
+        table: the point table of a birth by its hash, or None where it is not known yet: then completeness and units
+            stay open, and checking the same bytes later closes them. ``{}.get`` is one. A birth is judged by its own.
+        audited: births of which a pack was checked already: their other packs are spared the canonical form, which
+            costs a third of the whole and is wrong in all packs of a birth or in none. Births are never spared.
+    """
+    claims: Mapping[str, object] = {}
+    try:
+        place = _place(topic, PACK_KINDS, "packs")
+        raw = inflate(raw)
+        found = find_signature(raw, keys.keys)
+        if found and found.key is None:
+            claims = claims_of(raw)
+            _check_place(str(claims.get("stream", "")), place, keys)
+            raise Refused("kid", f"signed by {shown(found.kid)}, which is in no key record of {keys.gateway}")
+        value, columns = parse_found(raw, found)
+        claims = value
+        return check_parsed(raw, value, columns, found, place, keys, table, audited)
+    except Refused as error:
+        return _refusal(error, claims)
+
+
+def check_keys(raw: bytes, topic: str | None, keys: KeyRing) -> bool | Refusal:
+    """Add a ``keys`` object of this gateway to its ring, which stays as it is where the object is refused.
+
+    Returns True if something in it was new, so that what waited for a key is worth another look. Never raises for the
+    content of ``raw``; the rest of the arguments as in ``check``.
+    """
+    value: dict[str, Any] = {}
+    try:
+        place = _place(topic, ("keys",), "keys")
+        raw = inflate(raw, MAX_OBJECT_BYTES)
+        value, _ = parse_found(raw, None)
+        gateway = gateway_of(raw, value, place, "keys")
+        _check_gateway(gateway, keys)
+        return keys.update(raw, value)
+    except Refused as error:
+        return _refusal(error, value)
+
+
+def check_checkpoint(raw: bytes, topic: str | None, keys: KeyRing) -> CheckedPage | Refusal:
+    """A page of a checkpoint, judged without any other. Arguments as in ``check``; never raises for ``raw``.
+
+    Against other pages: the same ``page`` of ``counter`` - 1 has ``prev`` as its hash; two pages with the same number
+    and counter are the same; a later counter is not signed by an older key. Against packs: each head is the hash of
+    the pack with that boot and sequence.
+    """
+    value: dict[str, Any] = {}
+    try:
+        place = _place(topic, ("checkpoint",), "checkpoints")
+        raw = inflate(raw, MAX_OBJECT_BYTES)
+        found = find_signature(raw, keys.keys)
+        if found and found.key is None:
+            _check_gateway(claimed_gateway(raw), keys)
+            raise Refused("kid", f"signed by {shown(found.kid)}, which is in no key record of {keys.gateway}")
+        value, _ = parse_found(raw, found)
+        _check_gateway(gateway_of(raw, value, place, "checkpoint"), keys)
+        return read_page(raw, value, keys, found)
+    except Refused as error:
+        return _refusal(error, value)
+
+
+def _check_gateway(gateway: str, keys: KeyRing) -> None:
+    if gateway != keys.gateway:
+        raise Refused("topic", f"object of {shown(gateway)}, but the keys are those of {keys.gateway}")
+
+
+def _place(topic: str | None, kinds: Collection[str], what: str) -> Topic | None:
+    place = split_topic(topic) if topic is not None else None
+    if topic is not None and (place is None or place.kind not in kinds):
+        raise Refused("topic", f"{shown(topic)} is not a topic of {what}")
+    return place
+
+
+def _refusal(error: Refused, claims: Mapping[str, object]) -> Refusal:
+    wait = error.code == "kid" or isinstance(error, Unpinned | MissingPackage)
+    return Refusal(error.code, clean(error.text, MAX_REASON), wait, *identity_of(claims))
+
+
+def check_parsed(
+    raw: bytes,
+    value: dict[str, Any],
+    columns: Columns | None,
+    found: FoundSignature | None,
+    place: Topic | None,
+    keys: KeyRing,
+    table: Tables,
+    audited: Collection[str] = (),
+) -> CheckedPack:
+    """The second half of ``check``, for bytes that ``parse_found`` has read. Raises Refused."""
+    stream = stream_of(value)
+    if keys.gateway != stream.rpartition("/")[0]:
+        _check_place(stream, place, keys)
+    signed = check_signed(raw, value, TYP_PACK, keys.keys, found)
+    _check_place(stream, place, keys)
+    pack = read_pack(signed, keys.order[signed.key.kid], columns)
+    keys.check_revoked(signed.key.kid, stream, pack.link.seq)
+    retained = place is not None and place.kind == "birth"
+    if retained and pack.table is None:
+        raise Refused("shape", "the retained birth is not a birth")
+    return _judge(pack, signed, retained, pack.table or table(pack.link.birth), audited)
+
+
+def _judge(
+    pack: Pack, signed: Signed, retained: bool, table: PointTable | None, audited: Collection[str]
+) -> CheckedPack:
+    link, records = pack.link, pack.records
+    texts = list(pack.faults)
+    if table is None:
+        counts = PackCounts(link, Counter(records.names), len(records.names), pack.gaps, tuple(records.distinct()))
+    else:
+        points, wrong = table.count(records.names, records.units)
+        texts += wrong
+        counts = PackCounts(link, points, len(records.names), pack.gaps)
+    if (link.is_birth or link.birth not in audited) and not is_canonical(signed):
+        texts.append("signed over bytes that are not in canonical form")
+    faults = tuple(PackFault("rule", text) for text in texts)
+    judged = balance((counts,), table) if table and not link.part and not faults else None
+    return CheckedPack(
+        pack.stream,
+        link,
+        pack.digest,
+        signed.key.kid,
+        signed.rewritten,
+        retained,
+        signed.value,
+        pack.table,
+        counts,
+        judged,
+        pack.losses,
+        pack.synced,
+        pack.monotonic,
+        records.early,
+        pack.handovers,
+        faults + judged.faults if judged else faults,
+    )
+
+
+def stream_of(value: Mapping[str, Any]) -> str:
+    """The stream that a parsed pack names. Raises Refused."""
+    stream = value.get("stream")
+    if not isinstance(stream, str) or len(stream) > MAX_STREAM:
+        raise Refused("shape", f"stream {shown(stream)}, expected <site>/<gateway>/<name>")
+    return stream
+
+
+def gateway_of(raw: bytes, value: Mapping[str, Any], place: Topic | None, what: str) -> str:
+    """The gateway that a keys object or a page of a checkpoint names, which fits its topic. Raises Refused."""
+    if len(raw) > MAX_OBJECT_BYTES:
+        raise Refused("size", f"a {what} object of {len(raw)} bytes, at most {MAX_OBJECT_BYTES} are read")
+    gateway = value.get("gateway")
+    if not isinstance(gateway, str) or not GATEWAY.fullmatch(gateway):
+        raise Refused("shape", f"{what} object of gateway {shown(gateway)}, expected <site>/<gateway>")
+    if place and what == "checkpoint" and (place.gateway != gateway or place.page != shown(value.get("page"))):
+        page = shown(value.get("page"))
+        raise Refused("topic", f"checkpoint page {page} of {gateway} published at {place.text}")
+    if place and place.gateway != gateway:
+        raise Refused("topic", f"{what} object of {gateway} published at {place.gateway}: replayed across topics")
+    return gateway
+
+
+def _check_place(stream: str, place: Topic | None, keys: KeyRing) -> None:
+    """Raises Refused for a pack on another stream's topic, or of another gateway than the keys."""
+    if place is not None and stream != place.stream:
+        raise Refused("topic", f"pack of {shown_name(stream)} published at {place.text}: replayed across topics")
+    if stream.rpartition("/")[0] != keys.gateway:
+        raise Refused("topic", f"pack of {shown_name(stream)}, but the keys are those of {keys.gateway}")
+
+
+def shown_name(stream: str) -> str:
+    """A name as it is if it is one, else shortened for a message."""
+    return stream if STREAM.fullmatch(stream) else shown(stream)
+
+
+def claims_of(raw: bytes) -> dict[str, object]:
+    """``stream``, ``boot`` and ``seq`` that canonical bytes claim, found without parsing them; {} without a stream."""
+    sig = raw.rfind(SIG_MEMBER)
+    stream = _CLAIMED_STREAM.search(raw, sig)
+    if not stream:
+        return {}
+    boot, seq = _CLAIMED_BOOT.search(raw), _CLAIMED_SEQ.search(raw, max(0, sig - 32), sig)
+    return {"stream": stream[1].decode(), "boot": boot and boot[1].decode(), "seq": seq and int(seq[1])}
+
+
+def claimed_gateway(raw: bytes) -> str:
+    """The gateway that the bytes of a keys object or a checkpoint claim, found without parsing them; "" without any."""
+    found = _CLAIMED_GATEWAY.search(raw)
+    return found[1].decode() if found else ""
+
+
+def identity_of(value: Mapping[str, object]) -> tuple[str, str, int]:
+    """(stream, boot, sequence) that an object claims, where each has the right form; else "" and 0."""
+    stream, boot, seq = value.get("stream"), value.get("boot"), value.get("seq")
+    return (
+        stream if isinstance(stream, str) and STREAM.fullmatch(stream) else "",
+        boot if isinstance(boot, str) and BOOT.fullmatch(boot) else "",
+        seq if type(seq) is int and 0 < seq < 1 << 53 else 0,
+    )

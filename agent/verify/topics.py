@@ -1,0 +1,39 @@
+"""MQTT topics of signed objects: ``meterhouse/v1/<site>/<gateway>/...``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+PREFIX: Final = "meterhouse/v1/"
+NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}"  # of a site, a gateway, the last part of a stream
+STREAM: Final = re.compile(f"{NAME}/{NAME}/{NAME}")
+GATEWAY: Final = re.compile(f"{NAME}/{NAME}")
+PACK_KINDS: Final = ("readings", "backfill", "birth")
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """Where an object was published. Its names are as received, nothing has checked them."""
+
+    text: str
+    gateway: str  # <site>/<gateway>
+    kind: str  # "keys", "checkpoint", "readings", "backfill", or "birth": the retained copy of a birth
+    stream: str = ""  # <site>/<gateway>/<name>, of packs
+    page: str = ""  # of a checkpoint
+
+
+def split_topic(topic: str) -> Topic | None:
+    """The parts of a topic; None where no signed objects are published (``status``, ``ack``, ``replay`` and others)."""
+    if not topic.startswith(PREFIX):
+        return None
+    parts = topic.removeprefix(PREFIX).split("/")
+    gateway = "/".join(parts[:2])
+    if len(parts) == 3 and parts[2] == "keys":
+        return Topic(topic, gateway, "keys")
+    if len(parts) != 4:
+        return None
+    if parts[2] == "checkpoint":
+        return Topic(topic, gateway, "checkpoint", page=parts[3])
+    return Topic(topic, gateway, parts[3], "/".join(parts[:3])) if parts[3] in PACK_KINDS else None
