@@ -16,16 +16,6 @@ _NEW: Final = """
 CREATE TEMP TABLE new ON COMMIT DROP AS
 SELECT stream, seq, boot, prev_boot, from_ms, to_ms, hash, first, signer, lot, readings, due, gaps, asleep, reasons, faults
 FROM packs WHERE lot = ANY(%s)"""
-# the same identity with another time: it has its place in another partition, or as another row of this one
-_FORKED: Final = """
-WITH twice AS (
-  SELECT n.stream, n.seq, n.boot, n.from_ms FROM new n JOIN packs p USING (stream, seq, boot)
-  WHERE p.from_ms <> n.from_ms AND (p.lot, p.from_ms) < (n.lot, n.from_ms)
-), moved AS (
-  DELETE FROM packs p USING twice t WHERE p.stream = t.stream AND p.seq = t.seq AND p.boot = t.boot AND p.from_ms = t.from_ms
-  RETURNING p.stream, p.seq, p.boot, p.hash, p.from_ms, p.body
-), kept AS (INSERT INTO forks SELECT * FROM moved ON CONFLICT DO NOTHING)
-DELETE FROM new n USING twice t WHERE n.stream = t.stream AND n.seq = t.seq AND n.boot = t.boot AND n.from_ms = t.from_ms"""
 # a pack that follows either of two twins follows its predecessor
 _FORK_FINDINGS: Final = """
 WITH fresh AS (
@@ -55,7 +45,7 @@ def check_lots(connection: Connection, most: int = LOTS) -> int:
         cursor.execute(
             "SELECT id FROM streams WHERE id IN (SELECT stream FROM new) ORDER BY id FOR NO KEY UPDATE"
         )
-        cursor.execute(_FORKED)
+        cursor.execute(statement("forked"))
         cursor.execute(_FORK_FINDINGS)
         started = [stream for (stream,) in cursor.execute(_STARTED)]
         cursor.execute(statement("boots"))

@@ -22,7 +22,7 @@ WITH s AS (SELECT id, gateway FROM streams WHERE %(like)s::text IS NULL OR gatew
      OR EXISTS (SELECT FROM agreed a JOIN streams n ON n.id = c.stream WHERE a.gateway = s.gateway AND n.name = a.gateway || '/' || a.stream)
    GROUP BY 1),
  f AS (SELECT s.gateway, jsonb_object_agg(code, n) AS codes FROM
-   (SELECT s.gateway, f.code, count(*) AS n FROM findings f JOIN s ON s.id = f.stream GROUP BY 1, 2) s GROUP BY 1),
+   (SELECT s.gateway, f.code, count(*) AS n FROM all_findings f JOIN s ON s.id = f.stream GROUP BY 1, 2) s GROUP BY 1),
  g AS (SELECT s.gateway, jsonb_object_agg(reason, n) AS reasons FROM
    (SELECT s.gateway, g.reason, sum(g.readings) AS n FROM gap_days g JOIN s ON s.id = g.stream WHERE g.day >= %(since)s::date GROUP BY 1, 2) s GROUP BY 1),
  u AS (SELECT split_part(topic, '/', 3) || '/' || split_part(topic, '/', 4) AS gateway, sum(times) AS refused FROM refused GROUP BY 1)

@@ -25,9 +25,9 @@ from agent.verify import (
     Topic,
     check,
     check_checkpoint,
-    check_keys,
     split_topic,
 )
+from agent.verify.keyring import Unpinned
 from agent.verify.strict import MAX_OBJECT_BYTES, inflate, parse_object
 from agent.verify.topics import PREFIX
 
@@ -119,10 +119,11 @@ class Judge:
 
     Args:
         directory: answers from the database of the gateway at hand.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, directory: Directory) -> None:
-        self._directory = directory
+    def __init__(self, directory: Directory, clock: Callable[[], float] = monotonic) -> None:
+        self._directory, self._clock = directory, clock
         self._rings: OrderedDict[str, KeyRing] = OrderedDict()
         self._asked: OrderedDict[str, float] = OrderedDict()  # gateway -> when its keys or pins were last looked up
         self._tables: OrderedDict[bytes, PointTable] = OrderedDict()  # births of equal points share one
@@ -174,7 +175,7 @@ class Judge:
         return ring
 
     def _may_ask(self, gateway: str) -> bool:
-        now = monotonic()
+        now = self._clock()
         if now - self._asked.get(gateway, -ASK_AGAIN_S) < ASK_AGAIN_S:
             return False
         _keep(self._asked, gateway, now, MAX_RINGS)
@@ -198,12 +199,13 @@ class Judge:
 
     def _keys(self, place: Topic, raw: bytes) -> JudgedKeys:
         ring = self._ring(place.gateway)
-        result = check_keys(raw, place.text, ring)
-        if isinstance(result, Refusal):
-            if result.wait:  # of another chain than the one that is pinned
-                raise UnknownGateway(place.gateway)
-            raise Refused(result.code, result.text)
-        return judged_keys(ring, plain := inflate(raw, MAX_OBJECT_BYTES), parse_object(plain))
+        plain = inflate(raw, MAX_OBJECT_BYTES)
+        value = parse_object(plain, MAX_OBJECT_BYTES)
+        try:
+            ring.update(plain, value, unordered=True)  # an older one through another worker is nothing wrong
+        except Unpinned:
+            raise UnknownGateway(place.gateway) from None
+        return judged_keys(ring, plain, value)
 
     def _pack(self, raw: bytes, topic: str, ring: KeyRing, patient: bool) -> JudgedPack:
         pack = self._with_new_keys(ring, lambda: check(raw, topic, ring, self._table, audited=self._audited))

@@ -61,7 +61,7 @@ class Worker:
     def __init__(self, source: Source, stores: Sequence[Store], clock: Callable[[], float] = time.monotonic) -> None:
         self.totals = Totals()
         self._source, self._stores, self._clock = source, stores, clock
-        self._judges = [Judge(store) for store in stores]
+        self._judges = [Judge(store, clock) for store in stores]
         self._waiting: list[_Waiting] = []
         self._retry = [Backoff(0.5, 15.0) for _ in stores]
         self._away_until = [0.0] * len(stores)

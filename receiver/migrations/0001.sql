@@ -137,6 +137,21 @@ FROM gone g JOIN streams s ON s.id = g.stream
 LEFT JOIN LATERAL (SELECT range_agg(int8range(first, last, '[]')) AS seqs FROM losses l WHERE l.stream = g.stream) l ON true
 WHERE NOT isempty(g.seqs);
 
+-- What does not fit, with what only holds while something is missing: a loss event that names another hash than the pack after it
+-- follows, and a checkpoint that names another hash than the pack has.
+CREATE VIEW all_findings AS
+SELECT stream, seq, boot, code, found FROM findings
+UNION ALL SELECT DISTINCT l.stream, r.seq, r.boot, 'conflict', NULL::timestamptz FROM losses l JOIN packs r ON r.stream = l.stream AND r.seq = l.last + 1
+  WHERE r.prev IS DISTINCT FROM l.hash AND NOT EXISTS (SELECT FROM packs p WHERE p.stream = l.stream AND p.seq = l.last)
+UNION ALL SELECT h.stream, h.seq, h.boot, 'conflict', NULL FROM checkpoint_heads h JOIN packs p ON p.stream = h.stream AND p.seq = h.seq AND p.boot = h.boot
+  WHERE p.hash <> h.hash
+UNION ALL SELECT h.stream, h.seq, h.boot, 'conflict', NULL FROM checkpoint_heads h -- another boot goes on from before it
+  WHERE EXISTS (SELECT FROM boots b WHERE b.stream = h.stream AND b.prev_boot = h.boot AND b.begun AND lower(b.seqs) <= h.seq)
+UNION ALL SELECT h.stream, h.seq, h.boot, 'conflict', NULL FROM checkpoint_heads h -- its sequence is here, of another boot
+  WHERE NOT EXISTS (SELECT FROM boots b WHERE b.stream = h.stream AND b.boot = h.boot AND b.seqs @> h.seq)
+    AND EXISTS (SELECT FROM boots b WHERE b.stream = h.stream AND b.seqs @> h.seq)
+    AND (SELECT count(DISTINCT b.line) FROM boots b WHERE b.stream = h.stream) = 1;
+
 CREATE TABLE acked (                    -- what a gateway was told
   stream bigint NOT NULL, boot bigint NOT NULL, first bigint NOT NULL, last bigint NOT NULL, at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (stream, boot, first));
