@@ -150,7 +150,7 @@ UNION ALL SELECT h.stream, h.seq, h.boot, 'conflict', NULL FROM checkpoint_heads
 UNION ALL SELECT h.stream, h.seq, h.boot, 'conflict', NULL FROM checkpoint_heads h -- its sequence is here, of another boot
   WHERE NOT EXISTS (SELECT FROM boots b WHERE b.stream = h.stream AND b.boot = h.boot AND b.seqs @> h.seq)
     AND EXISTS (SELECT FROM boots b WHERE b.stream = h.stream AND b.seqs @> h.seq)
-    AND (SELECT count(DISTINCT b.line) FROM boots b WHERE b.stream = h.stream) = 1;
+    AND (SELECT count(DISTINCT b.line) = 1 AND min(b.from_ms) < h.to_ms FROM boots b WHERE b.stream = h.stream);
 
 CREATE TABLE acked (                    -- what a gateway was told
   stream bigint NOT NULL, boot bigint NOT NULL, first bigint NOT NULL, last bigint NOT NULL, at timestamptz NOT NULL DEFAULT now(),

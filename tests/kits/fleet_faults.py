@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+import paho.mqtt.client as mqtt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.keys.key_records import Revocation, key_records
@@ -297,3 +298,23 @@ class Feed:
 
     def close(self) -> None:
         pass
+
+
+def publish_all(port: int, sent: Sequence[Sent], *, retain: bool = False) -> list[int]:
+    """Publish at QoS 1 and wait for each PUBACK. Returns their reason codes: 16 where nobody subscribes."""
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    reasons: list[int] = []
+    client.on_publish = lambda _client, _data, _mid, reason, _properties: reasons.append(reason.value)
+    client.max_inflight_messages_set(500)
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    for info in [client.publish(topic, raw, qos=1, retain=retain) for topic, raw in sent]:
+        info.wait_for_publish(60)
+    client.disconnect()
+    client.loop_stop()
+    return reasons
+
+
+def has_subscriber(port: int, topic: str) -> bool:
+    """Does anybody subscribe to this topic? The broker says so in its PUBACK."""
+    return publish_all(port, [(topic, b"{}")]) == [0]
