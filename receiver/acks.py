@@ -9,19 +9,12 @@ from typing import Any, Final
 from agent.verify.jws import base64url
 from agent.verify.signed import payload_hash
 from receiver.bodies import Bodies
-from receiver.database import Connection, boot_text
+from receiver.database import Connection, boot_text, statement
 from receiver.publisher import Publisher
 
 AT_ONCE: Final = 5000  # ranges of one step
 LIST_BYTES: Final = 32 << 10  # of {"acks": [...]}
-_NEWS: Final = """
-SELECT b.stream, s.name, s.gateway, g.ack_lists, b.boot, lower(part.seqs), upper(part.seqs) - 1, p.body
-FROM boots b CROSS JOIN LATERAL unnest(b.seqs) AS part (seqs) JOIN streams s ON s.id = b.stream
-JOIN gateways g ON g.name = s.gateway
-LEFT JOIN acked a ON a.stream = b.stream AND a.boot = b.boot AND a.first = lower(part.seqs)
-JOIN LATERAL (SELECT body FROM packs p WHERE p.stream = b.stream AND p.seq = upper(part.seqs) - 1 AND p.boot = b.boot LIMIT 1) p ON true
-WHERE b.changed > now() - interval '2 days' AND a.last IS DISTINCT FROM upper(part.seqs) - 1
-ORDER BY s.gateway, b.stream LIMIT %s"""
+_NEWS: Final = statement("acks")
 
 
 class Acknowledger:

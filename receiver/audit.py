@@ -35,11 +35,14 @@ def write_export(
         UsageError: nothing of that name is here, or the folder exists.
     """
     rows = connection.execute(
-        "SELECT id, name, gateway FROM streams WHERE name = %s OR gateway = %s OR starts_with(gateway, %s) ORDER BY name",
+        "SELECT id, name, gateway FROM streams WHERE name = %s OR gateway = %s OR starts_with(gateway, %s) "
+        "ORDER BY name",
         [like, like, f"{like}/"],
     ).fetchall()
     if not rows:
-        raise UsageError(f'nothing of "{like}" is here', where="audit", hint="`meterhouse platform status` lists gateways")
+        raise UsageError(
+            f'nothing of "{like}" is here', where="audit", hint="`meterhouse platform status` lists gateways"
+        )
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
@@ -82,7 +85,8 @@ def _write_stream(
     low, high = -(1 << 62) if from_ms is None else from_ms, (1 << 62) if to_ms is None else to_ms
     lines = folder / f"packs{number:05d}.jsonl"
     birth = connection.execute(
-        "SELECT body FROM packs WHERE stream = %s AND is_birth AND from_ms < %s ORDER BY seq DESC LIMIT 1", [stream, low]
+        "SELECT body FROM packs WHERE stream = %s AND is_birth AND from_ms < %s ORDER BY seq DESC LIMIT 1",
+        [stream, low],
     ).fetchone()
     if birth is not None:  # in effect where the range begins: beside the packs, so that its table is known
         (folder / f"births{number:05d}.jsonl").write_bytes(bodies.read(bytes(birth[0])) + b"\n")
@@ -101,4 +105,3 @@ def _write_stream(
                 (folder / f"pack{number:05d}.{made.packs}.json").write_bytes(raw)
             else:
                 file.write(raw + b"\n")
-

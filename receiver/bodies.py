@@ -7,6 +7,7 @@ import zstandard
 from agent.verify.strict import MAX_PACK_BYTES
 from receiver.database import Connection
 
+
 class Bodies:
     """Decompresses bodies; asks the database for each dictionary once."""
 
@@ -32,4 +33,3 @@ class Bodies:
         if row is None:
             raise ValueError(f"a body needs dictionary {number}, which is not here")
         return zstandard.ZstdDecompressor(dict_data=zstandard.ZstdCompressionDict(bytes(row[0])))
-

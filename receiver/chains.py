@@ -12,21 +12,9 @@ from receiver.database import Connection, statement
 LOTS: Final = 200  # of one transaction
 SETTLE_LOCK: Final = 7_235_702  # advisory: what is settled late is counted either there or here
 
-_NEW: Final = """
-CREATE TEMP TABLE new ON COMMIT DROP AS
-SELECT stream, seq, boot, prev_boot, from_ms, to_ms, hash, first, signer, lot, readings, due, gaps, asleep, reasons, faults
-FROM packs WHERE lot = ANY(%s)"""
-# a pack that follows either of two twins follows its predecessor
-_FORK_FINDINGS: Final = """
-WITH fresh AS (
-  INSERT INTO findings (stream, seq, boot, code) SELECT stream, seq, boot, 'fork' FROM forks ON CONFLICT DO NOTHING
-  RETURNING stream, seq, boot
-)
-DELETE FROM findings f USING fresh n, forks k, packs r
-WHERE k.stream = n.stream AND k.seq = n.seq AND k.boot = n.boot AND r.stream = n.stream AND r.seq = n.seq + 1 AND r.prev = k.hash
-  AND f.stream = r.stream AND f.seq = r.seq AND f.boot = r.boot AND f.code = 'chain'"""
-_STARTED: Final = """
-SELECT DISTINCT n.stream FROM new n LEFT JOIN boots b USING (stream, boot) WHERE b.stream IS NULL OR (n.first AND NOT b.begun)"""
+_NEW: Final = statement("new_packs")
+_FORK_FINDINGS: Final = statement("fork_findings")
+_STARTED: Final = statement("started_boots")
 
 
 def check_lots(connection: Connection, most: int = LOTS) -> int:
@@ -42,9 +30,7 @@ def check_lots(connection: Connection, most: int = LOTS) -> int:
         cursor.execute(_NEW, [lots])
         packs = cursor.rowcount
         # two checkers with packs of one stream: one after the other, in the same order
-        cursor.execute(
-            "SELECT id FROM streams WHERE id IN (SELECT stream FROM new) ORDER BY id FOR NO KEY UPDATE"
-        )
+        cursor.execute("SELECT id FROM streams WHERE id IN (SELECT stream FROM new) ORDER BY id FOR NO KEY UPDATE")
         cursor.execute(statement("forked"))
         cursor.execute(_FORK_FINDINGS)
         started = [stream for (stream,) in cursor.execute(_STARTED)]

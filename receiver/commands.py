@@ -22,8 +22,12 @@ from drivers.model import UsageError, clean_text
 from receiver.database import connect, migrate, parse_shards, shard_of, show_dsn
 from receiver.trust import Enrolment, enrol, exported, read_csv, remove
 
-DSN_HELP = "PostgreSQL, such as postgresql://user@host:5432/name; several times for several shards, always in one order."
-db_option = click.option("--db", "dsns", multiple=True, required=True, envvar="METERHOUSE_DB", metavar="DSN", help=DSN_HELP)
+DSN_HELP = (
+    "PostgreSQL, such as postgresql://user@host:5432/name; several times for several shards, always in one order."
+)
+db_option = click.option(
+    "--db", "dsns", multiple=True, required=True, envvar="METERHOUSE_DB", metavar="DSN", help=DSN_HELP
+)
 
 
 @click.group()
@@ -57,13 +61,20 @@ def init_command(dsns: tuple[str, ...]) -> None:
 
 @platform.command("enrol")
 @click.argument("file", type=EXISTING_FILE, required=False)
-@click.option("--export", "export_to", type=click.Path(dir_okay=False, path_type=Path), help="Write what is trusted to this CSV.")
+@click.option(
+    "--export", "export_to", type=click.Path(dir_okay=False, path_type=Path), help="Write what is trusted to this CSV."
+)
 @click.option("--remove", "removed", multiple=True, metavar="SITE/GATEWAY", help="Trust this gateway no longer.")
 @click.option("--unknown", is_flag=True, help="List gateways that publish and are not enrolled.")
 @db_option
 @json_option
 def enrol_command(
-    file: Path | None, export_to: Path | None, removed: tuple[str, ...], unknown: bool, dsns: tuple[str, ...], as_json: bool
+    file: Path | None,
+    export_to: Path | None,
+    removed: tuple[str, ...],
+    unknown: bool,
+    dsns: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Say which gateways are trusted: lines of gateway,thumbprint[,streams].
 
@@ -106,7 +117,13 @@ def enrol_command(
 
 
 @platform.command("work")
-@click.option("--from", "source", required=True, metavar="URL", help="mqtt://HOST:1883, mqtts://, amqp://HOST:5672/%2F?queue=NAME.")
+@click.option(
+    "--from",
+    "source",
+    required=True,
+    metavar="URL",
+    help="mqtt://HOST:1883, mqtts://, amqp://HOST:5672/%2F?queue=NAME.",
+)
 @click.option("--name", default=None, help="Of this worker, the same after a restart; default: the host's name.")
 @db_option
 @json_option
@@ -145,7 +162,9 @@ def work_command(source: str, name: str | None, dsns: tuple[str, ...], as_json: 
 
 
 @platform.command("keep")
-@click.option("--broker", metavar="URL", help="mqtt://HOST: acknowledge, and ask for what is missing. Without it: only check.")
+@click.option(
+    "--broker", metavar="URL", help="mqtt://HOST: acknowledge, and ask for what is missing. Without it: only check."
+)
 @click.option("--metrics", metavar="ADDRESS", help="Prometheus metrics here, such as 127.0.0.1:9108.")
 @click.option("--keep-days", type=click.IntRange(1), help="Drop packs that are older, by whole months. Default: never.")
 @click.option("--name", default=None, help="Of this keeper at the broker; default: the host's name.")
@@ -153,7 +172,9 @@ def work_command(source: str, name: str | None, dsns: tuple[str, ...], as_json: 
 def keep_command(
     broker: str | None, metrics: str | None, keep_days: int | None, name: str | None, dsns: tuple[str, ...]
 ) -> None:
-    """Check the seams between packs, settle completeness, acknowledge, ask for what is missing. Runs until it is stopped.
+    """Check the seams between packs, settle completeness, acknowledge, ask for what is missing.
+
+    Runs until it is stopped.
 
     \b
     Exit codes: 0 stopped, 2 wrong usage, 3 a database cannot be used.
@@ -191,14 +212,17 @@ def status_command(like: str | None, since: str | None, dsns: tuple[str, ...], l
     \b
     Exit codes: 0 all is verified, 6 something is false or missing, 3 a database cannot be used.
     """
-    from receiver.fleet_state import FleetState, as_json as state_as_json, fleet_state
+    from receiver.fleet_state import FleetState, fleet_state
+    from receiver.fleet_state import as_json as state_as_json
     from receiver.fleet_table import print_state
 
     day = since or datetime.now(UTC).date().isoformat()
     try:
         datetime.strptime(day, "%Y-%m-%d")
     except ValueError:
-        raise UsageError(f'"{clean_text(day)}" is no day', where="--since", hint="Expected such as 2026-11-28") from None
+        raise UsageError(
+            f'"{clean_text(day)}" is no day', where="--since", hint="Expected such as 2026-11-28"
+        ) from None
     states = []
     for dsn in parse_shards(dsns):
         with connect(dsn) as connection:
@@ -248,7 +272,9 @@ def audit_command(
 
 
 @platform.command("demo")
-@click.option("--gateways", type=click.IntRange(10, 2000), default=200, show_default=True, help="Size of the made-up fleet.")
+@click.option(
+    "--gateways", type=click.IntRange(10, 2000), default=200, show_default=True, help="Size of the made-up fleet."
+)
 @lang_option
 @json_option
 def demo_command(gateways: int, lang: str, as_json: bool) -> None:
@@ -299,7 +325,8 @@ def _log_totals(report: dict[str, Any]) -> None:
 def _in_words(report: dict[str, Any]) -> str:
     refused = sum(report["refused"].values())
     return (
-        f"{report['packs']} packs stored, {report['readings']} readings; {report['again']} delivered again, {refused} refused, "
+        f"{report['packs']} packs stored, {report['readings']} readings; {report['again']} delivered again, "
+        f"{refused} refused, "
         f"{report['unknown']} of unknown gateways, {report['waiting']} waiting"
     )
 
@@ -310,7 +337,9 @@ def _utc_ms(text: str | None, where: str) -> int | None:
     try:
         at = datetime.fromisoformat(text.removesuffix("Z"))
     except ValueError:
-        raise UsageError(f'"{clean_text(text)}" is no time', where=where, hint="Expected such as 2026-11-01T08:00, in UTC") from None
+        raise UsageError(
+            f'"{clean_text(text)}" is no time', where=where, hint="Expected such as 2026-11-01T08:00, in UTC"
+        ) from None
     return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
 
 

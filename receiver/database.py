@@ -65,7 +65,9 @@ def migrate(dsn: str) -> list[int]:
     with connect(dsn) as connection:
         connection.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
-        connection.execute("CREATE TABLE IF NOT EXISTS migrations (number int PRIMARY KEY, made timestamptz DEFAULT now())")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS migrations (number int PRIMARY KEY, made timestamptz DEFAULT now())"
+        )
         done = {number for (number,) in connection.execute("SELECT number FROM migrations")}
         if later := done - known.keys():
             hint = "This program is older than the database: install the version that made it, or a later one"

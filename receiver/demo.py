@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 from drivers.model import GatewayError
 from receiver.database import connect, migrate
@@ -92,14 +93,17 @@ def _start_mosquitto(stack: ExitStack, folder: Path) -> int:
             return port
         except OSError:
             if process.poll() is not None or time.monotonic() > until:
-                raise DemoError("mosquitto did not start", where=str(config), hint="Try it by hand: mosquitto -c FILE") from None
+                raise DemoError(
+                    "mosquitto did not start", where=str(config), hint="Try it by hand: mosquitto -c FILE"
+                ) from None
             time.sleep(0.05)
 
 
 def _spawn(stack: ExitStack, folder: Path, *command: str) -> None:
     log = (folder / f"{command[0]}{command[-1]}.log".replace("/", "_")).open("wb")
     process = subprocess.Popen(
-        [sys.executable, "-m", "agent.cli.main", "platform", *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        [sys.executable, "-m", "agent.cli.main", "platform", *command],
+        stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         cwd=Path(__file__).resolve().parents[1],
     )  # fmt: skip
     log.close()
@@ -134,7 +138,7 @@ def messages(fleet: list[MadeGateway]) -> Iterator[tuple[str, bytes, bool]]:
 
 
 def _publish(fleet: list[MadeGateway], port: int, folder: Path) -> int:
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
     client.max_inflight_messages_set(1000)
     client.connect("127.0.0.1", port)
     client.loop_start()
@@ -178,7 +182,9 @@ def _settled(dsn: str, want: int, folder: Path) -> FleetState:
     until = time.monotonic() + SETTLE_S
     with connect(dsn) as connection:
         while True:
-            row = connection.execute("SELECT (SELECT count(*) FROM packs), (SELECT count(*) FROM lots WHERE checked IS NULL)").fetchone()
+            row = connection.execute(
+                "SELECT (SELECT count(*) FROM packs), (SELECT count(*) FROM lots WHERE checked IS NULL)"
+            ).fetchone()
             assert row is not None
             state = fleet_state(connection)
             done = row[0] >= want and row[1] == 0 and state.unsettled == 0 and bool(state.unknown)
@@ -192,11 +198,18 @@ def _settled(dsn: str, want: int, folder: Path) -> FleetState:
 def _expected(gateways: int, start_ms: int) -> int:
     """Packs that must be stored, counted by making the fleet once more: the last gateway is not enrolled."""
     fleet = make_fleet(gateways, DEVICES, start_ms)[:-1]
-    sent = {(topic.rpartition("/")[0], body) for one in fleet for number in range(ROUNDS) for topic, body in one.round(number)}
+    sent = {
+        (topic.rpartition("/")[0], body)
+        for one in fleet
+        for number in range(ROUNDS)
+        for topic, body in one.round(number)
+    }
     return len(sent) - sum(one.fault in ("tampered", "foreign", "fork") for one in fleet)
 
 
 def _last_words(folder: Path) -> str:
     """What workers and keeper said last."""
-    lines = [line for file in sorted(folder.glob("*.log")) for line in file.read_text(errors="replace").splitlines()[-1:]]
+    lines = [
+        line for file in sorted(folder.glob("*.log")) for line in file.read_text(errors="replace").splitlines()[-1:]
+    ]
     return " / ".join(lines) or "The workers said nothing"

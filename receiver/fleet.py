@@ -44,7 +44,8 @@ class MadeStream:
         value: dict[str, Any] = {
             "boot": self.boot,
             "clock": {"error_ms": 1.2, "kernel_boot": self.boot, "mono_ms": 1000 * self.seq, "synced": True},
-            "from": _seconds(self.at_ms), "prev": self.prev, "seq": self.seq + 1, "stream": self.name, "to": _seconds(to_ms), "v": 1,
+            "from": _seconds(self.at_ms), "prev": self.prev, "seq": self.seq + 1, "stream": self.name,
+            "to": _seconds(to_ms), "v": 1,
         }  # fmt: skip
         if is_birth:
             value |= {"prev_boot": None, "table": _table()}
@@ -54,7 +55,9 @@ class MadeStream:
 
     def seal(self, value: Mapping[str, Any]) -> bytes:
         """Sign a pack and go on from it."""
-        payload = dumps({name: member for name, member in value.items() if member is not None or name in ("prev", "prev_boot")})
+        payload = dumps(
+            {name: member for name, member in value.items() if member is not None or name in ("prev", "prev_boot")}
+        )
         digest = base64url(sha256(payload).digest())
         self.seq, self.prev, self.at_ms = value["seq"], digest, round(value["to"] * 1000)
         self.birth = self.birth or digest
@@ -67,7 +70,9 @@ class MadeStream:
         for second in range(seconds):
             power = 40 + 8 * self.rng.random()
             self.energy += power / 3600
-            values = [power, *(230 + 4 * self.rng.random() for _ in range(3)), *(60 + 9 * self.rng.random() for _ in range(3)),
+            volts = [230 + 4 * self.rng.random() for _ in range(3)]
+            amperes = [60 + 9 * self.rng.random() for _ in range(3)]
+            values = [power, *volts, *amperes,
                       50 + 0.1 * self.rng.random(), 0.9 + 0.1 * self.rng.random(), 120_000 + self.energy]  # fmt: skip
             for number, ((name, _, unit, _), value) in enumerate(zip(POINTS, values, strict=True)):
                 record: dict[str, Any] = {"n": name, "v": round(value, 4)}
@@ -97,19 +102,35 @@ class MadeGateway:
 
     def keys(self) -> bytes:
         """Its keys object."""
-        record = {"alg": self.signer.alg, "jwk": self.signer.jwk, "kid": self.signer.kid, "not_before": 1_767_225_600, "prev": None}
+        record = {
+            "alg": self.signer.alg,
+            "jwk": self.signer.jwk,
+            "kid": self.signer.kid,
+            "not_before": 1_767_225_600,
+            "prev": None,
+        }
         record["sig"] = self.signer.sign(TYP_KEYS, dumps(record))
         return self.signer.sign_object(TYP_KEYS, {"counter": 1, "gateway": self.name, "records": [record], "v": 1})
 
     def checkpoint(self, counter: int = 1) -> bytes:
         """Heads of all its streams on one page."""
         heads = [
-            {"boot": s.boot, "hash": s.prev, "seq": s.seq, "stream": s.name, "to": _seconds(s.at_ms)} for s in self.streams
+            {"boot": s.boot, "hash": s.prev, "seq": s.seq, "stream": s.name, "to": _seconds(s.at_ms)}
+            for s in self.streams
         ]
         time_s = max(_seconds(s.at_ms) for s in self.streams)
         return self.signer.sign_object(
             TYP_CHECKPOINT,
-            {"counter": counter, "gateway": self.name, "heads": heads, "page": 1, "pages": 1, "prev": None, "time": time_s, "v": 1},
+            {
+                "counter": counter,
+                "gateway": self.name,
+                "heads": heads,
+                "page": 1,
+                "pages": 1,
+                "prev": None,
+                "time": time_s,
+                "v": 1,
+            },
         )
 
     def round(self, number: int) -> Iterator[tuple[str, bytes]]:
@@ -121,7 +142,8 @@ class MadeGateway:
                 first, lost_from = stream.seq + 1, stream.at_ms
                 stream.pack()
                 event = {
-                    "boot": stream.boot, "event": "loss", "first": first, "from": _seconds(lost_from), "hash": stream.prev,
+                    "boot": stream.boot, "event": "loss", "first": first, "from": _seconds(lost_from),
+                    "hash": stream.prev,
                     "last": stream.seq, "reason": "size_cap", "t": _seconds(stream.at_ms), "to": _seconds(stream.at_ms),
                 }  # fmt: skip
                 yield topic, stream.pack(events=[event])
@@ -143,14 +165,14 @@ class MadeGateway:
             if broken in ("fork", "clone", "short") and number == 6:
                 yield from self._twist(stream, broken, before, topic)
 
-    def _twist(self, stream: MadeStream, how: str, before: tuple[int, str | None, int], topic: str) -> Iterator[tuple[str, bytes]]:
+    def _twist(
+        self, stream: MadeStream, how: str, before: tuple[int, str | None, int], topic: str
+    ) -> Iterator[tuple[str, bytes]]:
         """What a copy of this gateway's disk would send beside it."""
         now = (stream.seq, stream.prev, stream.at_ms, stream.boot)
         if how == "short":
-            value_at = stream.at_ms
             records = stream._records(10)[:-3]
-            members = {"e": records, "to": _seconds(value_at + 10_000)}
-            yield topic, stream.pack(**members)
+            yield topic, stream.pack(e=records)
             return
         stream.seq, stream.prev, stream.at_ms = before
         if how == "clone":

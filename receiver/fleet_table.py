@@ -32,7 +32,8 @@ def print_state(state: FleetState, *, only_bad: bool = False) -> None:
         complete = "" if one.completeness is None else f"{100 * one.completeness:.2f} %"
         age = "" if one.newest_ms is None else _age(one.late_s(now_s))
         table.add_row(
-            cell(one.name), Text(say(one.verdict), style=_STYLES[one.verdict]), str(one.packs), str(one.readings), complete,
+            cell(one.name), Text(say(one.verdict), style=_STYLES[one.verdict]), str(one.packs), str(one.readings),
+            complete,
             str(one.missing + one.withheld), str(one.lost), age, cell(why(one)),
         )  # fmt: skip
     console.print(table)
@@ -43,17 +44,23 @@ def print_state(state: FleetState, *, only_bad: bool = False) -> None:
     s = state.summary(now_s)
     if speaks_chinese():
         console.print(
-            f"{s['gateways']} 台网关：{s['verified']} 已验证，{s['incomplete']} 不完整，{s['failed']} 有错误，{s['silent']} 从未上报，{s['late']} 延迟；"
-            f"{s['packs']} 包，{s['readings']} 个读数（应有 {s['due']}，{s['gaps']} 个已说明缺失）；缺 {s['missing_packs']} 包，丢失 {s['lost_packs']} 包"
+            f"{s['gateways']} 台网关：{s['verified']} 已验证，{s['incomplete']} 不完整，{s['failed']} 有错误，"
+            f"{s['silent']} 从未上报，{s['late']} 延迟；{s['packs']} 包，{s['readings']} 个读数"
+            f"（应有 {s['due']}，{s['gaps']} 个已说明缺失）；缺 {s['missing_packs']} 包，丢失 {s['lost_packs']} 包"
         )
     else:
         console.print(
-            f"{s['gateways']} gateways: {s['verified']} verified, {s['incomplete']} incomplete, {s['failed']} failed, {s['silent']} silent, "
-            f"{s['late']} late; {s['packs']} packs, {s['readings']} readings of {s['due']} due ({s['gaps']} in stated gaps); "
+            f"{s['gateways']} gateways: {s['verified']} verified, {s['incomplete']} incomplete, {s['failed']} failed, "
+            f"{s['silent']} silent, {s['late']} late; {s['packs']} packs, {s['readings']} readings "
+            f"of {s['due']} due ({s['gaps']} in stated gaps); "
             f"{s['missing_packs']} packs missing, {s['lost_packs']} lost"
         )
     if s["lots_waiting"] or s["unsettled"]:
-        console.print(say(f"{s['lots_waiting']} batches are not checked yet, {s['unsettled']} packs not settled: does `keep` run?"))
+        console.print(
+            say(
+                f"{s['lots_waiting']} batches are not checked yet, {s['unsettled']} packs not settled: does `keep` run?"
+            )
+        )
 
 
 def why(one: GatewayState) -> str:
@@ -68,7 +75,13 @@ def why(one: GatewayState) -> str:
 def _age(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} d"
+    return (
+        f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.0f} h"
+        if seconds < 172_800
+        else f"{seconds / 86_400:.0f} d"
+    )
 
 
 __all__ = ["LATE_S", "print_state", "why"]

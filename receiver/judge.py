@@ -254,7 +254,9 @@ def _status(gateway: str, raw: bytes) -> JudgedStatus | None:
         return None
     version, accepts = value.get("version"), value.get("accepts")
     lists = isinstance(accepts, list) and "acks" in accepts
-    return JudgedStatus(gateway, value.get("state") == "online", version[:40] if isinstance(version, str) else "", lists)
+    return JudgedStatus(
+        gateway, value.get("state") == "online", version[:40] if isinstance(version, str) else "", lists
+    )
 
 
 def _keep(kept: OrderedDict[Any, Any], key: object, value: object, most: int) -> None:

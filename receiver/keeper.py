@@ -119,7 +119,8 @@ def drop_months(connection: Connection, keep_days: int) -> list[str]:
     """Drop the partitions of which every pack is too old. Sums by day, findings and figures stay."""
     oldest = datetime.now(UTC).date() - timedelta(days=keep_days)
     tables = connection.execute(
-        "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'packs'::regclass"
+        "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid "
+        "WHERE i.inhparent = 'packs'::regclass"
     )
     dropped = []
     for (name,) in tables.fetchall():

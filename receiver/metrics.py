@@ -58,7 +58,7 @@ class MetricsServer:
                     return
                 try:
                     body = read().encode()
-                except Exception as error:  # a scrape must not end the keeper
+                except Exception as error:  # noqa: BLE001 a scrape must not end the keeper
                     log.warning("metrics: %s", str(error).strip().splitlines()[:1])
                     self.send_error(503)
                     return

@@ -1,4 +1,4 @@
-"""A PostgreSQL of our own for the demo and for tests: a folder, a socket in it, no network, and no cluster of the machine."""
+"""A PostgreSQL of our own for the demo and for tests: a folder with a socket, no network, no cluster of the machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ class NoPostgres(GatewayError):
 
 def find_programs() -> Path:
     """The folder with ``initdb`` and ``postgres`` of the newest usable version. Raises NoPostgres."""
-    found = [folder for folder in PROGRAMS.glob("*/bin") if folder.parent.name.isdigit() and int(folder.parent.name) >= 15]
+    found = [
+        folder for folder in PROGRAMS.glob("*/bin") if folder.parent.name.isdigit() and int(folder.parent.name) >= 15
+    ]
     if found:
         return max(found, key=lambda folder: int(folder.parent.name))
     if path := shutil.which("initdb"):
@@ -62,9 +64,16 @@ class PrivatePostgres:
         if self._user:
             shutil.chown(self.folder, self._user)
         if not data.exists():
-            self._run("initdb", "-D", str(data), "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-U", self._name())
+            self._run(
+                "initdb", "-D", str(data), "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-U", self._name()
+            )
         options = [f"unix_socket_directories={self.folder}", "listen_addresses=", *self._settings]
-        command = [str(self._programs / "postgres"), "-D", str(data), *(part for one in options for part in ("-c", one))]
+        command = [
+            str(self._programs / "postgres"),
+            "-D",
+            str(data),
+            *(part for one in options for part in ("-c", one)),
+        ]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, user=self._user or None,
@@ -95,7 +104,9 @@ class PrivatePostgres:
             except psycopg.Error as error:
                 if self._process is None or self._process.poll() is not None or time.monotonic() > until:
                     last = (self.folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
-                    raise NoPostgres(" ".join(last) or str(error), where=str(self.folder), hint="See its file log") from None
+                    raise NoPostgres(
+                        " ".join(last) or str(error), where=str(self.folder), hint="See its file log"
+                    ) from None
                 time.sleep(0.05)
 
     def _name(self) -> str:
@@ -108,4 +119,6 @@ class PrivatePostgres:
         )  # fmt: skip
         if check and done.returncode:
             said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()[-1:]
-            raise NoPostgres(f"{program}: {' '.join(said)}", where=str(self.folder), hint="Is there room, and may we write?")
+            raise NoPostgres(
+                f"{program}: {' '.join(said)}", where=str(self.folder), hint="Is there room, and may we write?"
+            )

@@ -7,6 +7,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 from drivers.model import UsageError
 from receiver.sources.mqtt import apply_login
@@ -27,7 +28,7 @@ class Publisher:
         if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
             raise UsageError(f"{url!r} is no broker", where="--broker", hint="Expected such as mqtt://127.0.0.1:1883")
         client = self._client = mqtt.Client(
-            mqtt.CallbackAPIVersion.VERSION2, client_id=f"meterhouse-keeper-{name}", protocol=mqtt.MQTTv5
+            CallbackAPIVersion.VERSION2, client_id=f"meterhouse-keeper-{name}", protocol=mqtt.MQTTv5
         )
         apply_login(client, parts)
         client.max_queued_messages_set(MAX_QUEUED)

@@ -15,19 +15,9 @@ from receiver.database import Connection, statement
 
 AT_ONCE: Final = 200  # packs, or ticks in parts, of one transaction
 
-_WHOLE: Final = """
-SELECT p.stream, p.seq, p.boot, p.from_ms, p.body, s.gateway, t.value FROM packs p JOIN streams s ON s.id = p.stream JOIN gateways g ON g.name = s.gateway
-JOIN births b ON b.hash = p.birth JOIN point_tables t ON t.hash = b.points
-WHERE p.due IS NULL AND p.part IS NULL ORDER BY p.stream, p.boot, p.from_ms LIMIT %s FOR UPDATE OF p SKIP LOCKED"""
-_TICKS: Final = """
-SELECT p.stream, p.boot, p.seq - p.part FROM packs p JOIN births b ON b.hash = p.birth
-JOIN streams s ON s.id = p.stream JOIN gateways g ON g.name = s.gateway
-WHERE p.due IS NULL AND p.part IS NOT NULL GROUP BY p.stream, p.boot, p.seq - p.part, p.from_ms, p.parts
-HAVING count(*) = p.parts LIMIT %s"""
-_PARTS: Final = """
-SELECT p.stream, p.seq, p.boot, p.from_ms, p.body, s.gateway, t.value FROM packs p JOIN streams s ON s.id = p.stream JOIN gateways g ON g.name = s.gateway
-JOIN births b ON b.hash = p.birth JOIN point_tables t ON t.hash = b.points
-WHERE p.stream = %s AND p.boot = %s AND p.seq - p.part = %s AND p.due IS NULL AND p.part IS NOT NULL ORDER BY p.seq FOR UPDATE OF p"""
+_WHOLE: Final = statement("unsettled")
+_TICKS: Final = statement("ticks_in_parts")
+_PARTS: Final = statement("parts")
 _SETTLED: Final = """
 UPDATE packs SET due = %s, gaps = %s, asleep = %s, reasons = %s, faults = %s
 WHERE stream = %s AND seq = %s AND boot = %s AND from_ms = %s"""
@@ -87,7 +77,9 @@ class _Settler:
     def _ring(self, gateway: str) -> KeyRing:
         ring = self._rings.get(gateway)
         if ring is None:
-            pins = [pin for (pin,) in self._connection.execute("SELECT thumbprint FROM pins WHERE gateway = %s", [gateway])]
+            pins = [
+                pin for (pin,) in self._connection.execute("SELECT thumbprint FROM pins WHERE gateway = %s", [gateway])
+            ]
             ring = self._rings[gateway] = KeyRing(gateway, pins)
             row = self._connection.execute("SELECT keys FROM gateways WHERE name = %s", [gateway]).fetchone()
             if row is not None:

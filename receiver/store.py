@@ -21,8 +21,8 @@ from receiver.database import Connection, boot_number, check_schema, connect, mo
 from receiver.judge import Judged, JudgedKeys, JudgedPack, JudgedPage, JudgedStatus, points_hash
 
 COLUMNS: Final = (
-    "stream", "seq", "boot", "prev_boot", "from_ms", "to_ms", "hash", "prev", "birth", "signer", "lot", "readings", "due",
-    "gaps", "asleep", "reasons", "part", "parts", "is_birth", "first", "steps", "faults", "body",
+    "stream", "seq", "boot", "prev_boot", "from_ms", "to_ms", "hash", "prev", "birth", "signer", "lot", "readings",
+    "due",    "gaps", "asleep", "reasons", "part", "parts", "is_birth", "first", "steps", "faults", "body",
 )  # fmt: skip
 TYPES: Final = (
     "int8", "int8", "int8", "int8", "int8", "int8", "uuid", "uuid", "uuid", "int8", "int8", "int4", "int4",
@@ -59,7 +59,7 @@ class Store:
         self._months: set[str] = set()
         self._births: set[UUID] = set()
         self._compressor = zstandard.ZstdCompressor(level=LEVEL)
-        self._samples: list[bytes] | None = []  # None: there is a dictionary
+        self._samples: list[bytes | bytearray | memoryview] | None = []  # None: there is a dictionary
 
     def connection(self) -> Connection:
         """The connection, made anew if it was lost."""
@@ -112,7 +112,9 @@ class Store:
         row = self.connection().execute(query, [_hash(birth)]).fetchone()
         return row[0] if row else None
 
-    def put(self, judged: Sequence[Judged], refused: Sequence[RefusedMessage], unknown: Iterable[tuple[str, bytes]]) -> int:
+    def put(
+        self, judged: Sequence[Judged], refused: Sequence[RefusedMessage], unknown: Iterable[tuple[str, bytes]]
+    ) -> int:
         """Commit a batch. Returns how many packs were new.
 
         Args:
@@ -137,7 +139,7 @@ class Store:
             _put_refused(cursor, refused)
             _put_unknown(cursor, unknown)
         self._streams |= {one.checked.stream for one in packs}
-        self._births |= {_hash(one.checked.link.hash) for one in packs if one.checked.link.is_birth}
+        self._births |= {short_hash(one.checked.digest) for one in packs if one.checked.link.is_birth}
         return new
 
     def _prepare_months(self, connection: Connection, packs: Sequence[JudgedPack]) -> None:
@@ -158,7 +160,9 @@ class Store:
             connection.execute("LOCK TABLE dictionaries IN SHARE ROW EXCLUSIVE MODE")
             row = connection.execute("SELECT id, bytes FROM dictionaries ORDER BY made DESC LIMIT 1").fetchone()
             if row is None:
-                connection.execute("INSERT INTO dictionaries (id, bytes) VALUES (%s, %s)", [made.dict_id(), made.as_bytes()])
+                connection.execute(
+                    "INSERT INTO dictionaries (id, bytes) VALUES (%s, %s)", [made.dict_id(), made.as_bytes()]
+                )
         self._use_dictionary(made.as_bytes() if row is None else row[1])
 
     def _use_dictionary(self, raw: bytes) -> None:
@@ -174,7 +178,7 @@ class Store:
 
     def _put_births(self, cursor: psycopg.Cursor[Any], packs: Sequence[JudgedPack]) -> None:
         for one in packs:
-            birth = _hash(one.checked.link.hash)
+            birth = short_hash(one.checked.digest)
             if (table := one.points) is None or birth in self._births:
                 continue
             points = short_hash(points_hash(table))
@@ -187,15 +191,15 @@ class Store:
             )
 
     def _put_packs(self, cursor: psycopg.Cursor[Any], packs: Sequence[JudgedPack]) -> int:
-        cursor.execute("INSERT INTO lots (packs) VALUES (%s) RETURNING lot", [len(packs)])
-        (lot,) = cursor.fetchone()
+        lot = cursor.execute("INSERT INTO lots (packs) VALUES (%s) RETURNING lot", [len(packs)]).fetchall()[0][0]
         with cursor.copy(f"COPY batch ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)") as copy:
             copy.set_types(TYPES)
             for one in packs:
                 copy.write_row(self._row(one, lot))
         # in order of the key, so that two workers with the same packs wait for each other and never for good
         cursor.execute(
-            f"INSERT INTO packs ({', '.join(COLUMNS)}) SELECT {', '.join(COLUMNS)} FROM batch ORDER BY stream, seq, boot "
+            f"INSERT INTO packs ({', '.join(COLUMNS)}) SELECT {', '.join(COLUMNS)} FROM batch "
+            "ORDER BY stream, seq, boot "
             "ON CONFLICT DO NOTHING"
         )
         new = cursor.rowcount
@@ -216,9 +220,11 @@ class Store:
             asleep, reasons = sound.gaps.get("asleep", 0), Jsonb(dict(sound.gaps)) if sound.gaps else None
         part, parts = link.part or (None, None)
         return (
-            stream_id(one.checked.stream), link.seq, boot_number(link.boot), _boot(link.prev_boot), link.from_ms, link.to_ms,
+            stream_id(one.checked.stream), link.seq, boot_number(link.boot), _boot(link.prev_boot), link.from_ms,
+            link.to_ms,
             _hash(link.hash), _hash(link.prev), _hash(link.birth), link.signer, lot, one.checked.counts.readings, due,
-            gaps, asleep, reasons, part, parts, link.is_birth, link.first, [ms for step in link.steps for ms in step] or None,
+            gaps, asleep, reasons, part, parts, link.is_birth, link.first,
+            [ms for step in link.steps for ms in step] or None,
             one.codes or None, self._compressor.compress(one.body),
         )  # fmt: skip
 
@@ -227,7 +233,8 @@ def put_keys(cursor: psycopg.Cursor[Any], one: JudgedKeys) -> None:
     """The newest keys of a gateway; older ones change nothing."""
     revoked = Jsonb({str(signer): last for signer, last in one.revoked.items()}) if one.revoked else None
     cursor.execute(
-        "INSERT INTO gateways (name, keys, counter, revoked, cut) VALUES (%s, %s, %s, %s, %s) ON CONFLICT (name) DO UPDATE "
+        "INSERT INTO gateways (name, keys, counter, revoked, cut) VALUES (%s, %s, %s, %s, %s) "
+        "ON CONFLICT (name) DO UPDATE "
         "SET keys = excluded.keys, counter = excluded.counter, revoked = excluded.revoked, cut = excluded.cut, "
         "changed = now() WHERE excluded.counter > gateways.counter",
         [one.gateway, one.body, one.counter, revoked, revoked is None],
@@ -316,8 +323,7 @@ def _text(value: object) -> str | None:
 def _put_refused(cursor: psycopg.Cursor[Any], refused: Sequence[RefusedMessage]) -> None:
     if not refused:
         return
-    cursor.execute("SELECT count(*) FROM refused")
-    (count,) = cursor.fetchone()
+    count = cursor.execute("SELECT count(*) FROM refused").fetchall()[0][0]
     for one in refused:
         digest = short_hash(sha256(one.body).digest())
         if count >= MAX_REFUSED:  # the newest are of more use than the oldest
@@ -326,7 +332,13 @@ def _put_refused(cursor: psycopg.Cursor[Any], refused: Sequence[RefusedMessage])
         cursor.execute(
             "INSERT INTO refused (topic, code, why, hash, body) VALUES (%s, %s, %s, %s, %s) "
             "ON CONFLICT (topic, hash) DO UPDATE SET times = refused.times + 1, at = now()",
-            [one.topic[:300].replace("\0", "?"), one.code, one.why[:400].replace("\0", "?"), digest, one.body[:REFUSED_BYTES]],
+            [
+                one.topic[:300].replace("\0", "?"),
+                one.code,
+                one.why[:400].replace("\0", "?"),
+                digest,
+                one.body[:REFUSED_BYTES],
+            ],
         )
         count += 1
 

@@ -48,7 +48,11 @@ def read_csv(path: Path) -> list[Enrolment]:
             reader = csv.reader(file)
             for row in reader:
                 line = reader.line_num
-                if not row or row[0].lstrip().startswith("#") or [cell.strip() for cell in row[:2]] == ["gateway", "thumbprint"]:
+                if (
+                    not row
+                    or row[0].lstrip().startswith("#")
+                    or [cell.strip() for cell in row[:2]] == ["gateway", "thumbprint"]
+                ):
                     continue
                 cells = [cell.strip() for cell in row]
                 if len(cells) not in (2, 3):
@@ -58,8 +62,14 @@ def read_csv(path: Path) -> list[Enrolment]:
                 elif not _THUMBPRINT.fullmatch(cells[1]):
                     hint = "Expected the 43 characters that `meterhouse keys show` prints on the gateway"
                     complain(line, f'thumbprint "{cells[1][:80]}"', hint)
-                elif wrong := [name for name in (cells[2].split() if len(cells) == 3 else []) if not _STREAM.fullmatch(name)]:
-                    complain(line, f'stream "{wrong[0][:80]}"', "Expected names such as inv1 or _indicators, separated by spaces")
+                elif wrong := [
+                    name for name in (cells[2].split() if len(cells) == 3 else []) if not _STREAM.fullmatch(name)
+                ]:
+                    complain(
+                        line,
+                        f'stream "{wrong[0][:80]}"',
+                        "Expected names such as inv1 or _indicators, separated by spaces",
+                    )
                 else:
                     one = found.setdefault(cells[0], Enrolment(cells[0]))
                     one.thumbprints.append(cells[1])
@@ -69,7 +79,9 @@ def read_csv(path: Path) -> list[Enrolment]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(str(error), where=str(path), hint="Expected a CSV file in UTF-8") from None
     if complaints:
-        raise ConfigError(complaints[0].what, where=complaints[0].where, hint=complaints[0].hint, complaints=tuple(complaints))
+        raise ConfigError(
+            complaints[0].what, where=complaints[0].where, hint=complaints[0].hint, complaints=tuple(complaints)
+        )
     if not found:
         raise ConfigError("no gateway in it", where=str(path), hint="Expected lines such as park7/gw01,<thumbprint>")
     return list(found.values())
@@ -119,4 +131,3 @@ def exported(connection: Connection) -> list[tuple[str, str, str]]:
         "WHERE a.gateway = p.gateway), '') FROM pins p ORDER BY 1, 2"
     )
     return connection.execute(query).fetchall()
-

@@ -156,7 +156,9 @@ class Worker:
         self.totals.failures += 1
         self._stores[shard].drop_connection()
         self._judges[shard].forget_all()
-        log.warning("database %d: %s. Nothing is acknowledged; tried again in %.1f s", shard + 1, _first(error), delay_s)
+        log.warning(
+            "database %d: %s. Nothing is acknowledged; tried again in %.1f s", shard + 1, _first(error), delay_s
+        )
 
     def _count(self, batch: _Batch, new: int) -> None:
         totals = self.totals

@@ -51,7 +51,7 @@ COMMANDS: Mapping[str, CommandEntry] = {
     ),
     "declare": CommandEntry("agent.cli.declare", "Enter what no meter measures: areas, certificates, tickets."),
     "replay": CommandEntry("agent.cli.replay", "Ask a gateway for packs again, as its platform."),
-    "platform": CommandEntry("receiver.commands", "The platform's side: receive, verify and keep the packs of a fleet."),
+    "platform": CommandEntry("receiver.commands", "The platform's side: receive, verify, keep a fleet's packs."),
     "simulate": CommandEntry("agent.cli.simulate", "Play the device side of a profile or a recorded dump."),
     "bench": CommandEntry("agent.cli.bench", "Measure this machine: decode, seal, compress, commit."),
 }
@@ -90,7 +90,7 @@ class Commands(click.Group):
         try:
             found = getattr(import_module(entry.module), entry.name or cmd_name)
         except ModuleNotFoundError as error:
-            if error.name not in EXTRAS:
+            if error.name is None or error.name not in EXTRAS:
                 raise
             hint = f"pip install 'meterhouse[{EXTRAS[error.name]}]'"
             raise UsageError(f"the package {error.name} is not installed", where=cmd_name, hint=hint) from None

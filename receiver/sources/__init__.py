@@ -23,7 +23,7 @@ class Message:
 
 
 class Source(Protocol):
-    """A connection that comes back by itself; what was not acknowledged is delivered again, to this or another worker."""
+    """A connection that comes back by itself; what was not acknowledged is delivered again, to any worker."""
 
     def take(self, most: int, wait_s: float) -> list[Message]:
         """Up to ``most`` messages; waits for the first one, at most ``wait_s``."""

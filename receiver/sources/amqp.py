@@ -10,6 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import SplitResult
 
@@ -42,12 +43,18 @@ class AmqpSource:
         login, _, hosts = parts.netloc.rpartition("@")
         query = dict(pair.partition("=")[::2] for pair in parts.query.split("&") if pair)
         self._queue_name = query.pop("queue", "meterhouse")
-        rest = "&".join(f"{name}={value}" for name, value in {"heartbeat": "20", "socket_timeout": "5", **query}.items())
+        rest = "&".join(
+            f"{name}={value}" for name, value in {"heartbeat": "20", "socket_timeout": "5", **query}.items()
+        )
         front = f"{parts.scheme}://{login + '@' if login else ''}"
         try:
-            self._hosts = [pika.URLParameters(f"{front}{host}{parts.path or '/%2F'}?{rest}") for host in hosts.split(",")]
+            self._hosts = [
+                pika.URLParameters(f"{front}{host}{parts.path or '/%2F'}?{rest}") for host in hosts.split(",")
+            ]
         except ValueError as error:
-            raise UsageError(str(error), where="--from", hint="Expected such as amqp://user@host:5672/%2F?queue=name") from None
+            raise UsageError(
+                str(error), where="--from", hint="Expected such as amqp://user@host:5672/%2F?queue=name"
+            ) from None
         self._queue = deque[Message]()
         self._connection: Any = None
         self._channel: Any = None
@@ -93,10 +100,8 @@ class AmqpSource:
     def close(self) -> None:
         """Leave; what was not acknowledged goes back to the queue."""
         if self._connection is not None:
-            try:
+            with suppress(*_FAILURES):
                 self._connection.close()
-            except _FAILURES:
-                pass
 
     def _connect(self) -> None:
         self._retry_at = time.monotonic() + self._retry.next_s()

@@ -1,7 +1,8 @@
 """MQTT 5: a shared subscription for packs and checkpoints, a plain one for keys and status.
 
-Brokers give no retained message to a shared subscription, and every worker needs all keys: so keys come plainly, to each.
-The session is the worker's own and outlives it: brokers do not hand on what was in flight in a session that ended.
+Brokers give no retained message to a shared subscription, and every worker needs all keys: so keys come plainly, to
+each. The session is the worker's own and outlives it: brokers do not hand on what was in flight in a session that
+ended.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, unquote
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -42,10 +44,17 @@ class MqttSource:
         self._retry_at = 0.0
         self._connected = False
         self._client = client = mqtt.Client(
-            mqtt.CallbackAPIVersion.VERSION2, client_id=f"meterhouse-platform-{name}", protocol=mqtt.MQTTv5, manual_ack=True
+            CallbackAPIVersion.VERSION2,
+            client_id=f"meterhouse-platform-{name}",
+            protocol=mqtt.MQTTv5,
+            manual_ack=True,
         )
         apply_login(client, url)
-        client.on_connect, client.on_disconnect, client.on_message = self._on_connect, self._on_disconnect, self._on_message
+        client.on_connect, client.on_disconnect, client.on_message = (
+            self._on_connect,
+            self._on_disconnect,
+            self._on_message,
+        )
 
     def take(self, most: int, wait_s: float) -> list[Message]:
         """Up to ``most`` messages."""
@@ -83,7 +92,7 @@ class MqttSource:
 
     def _connect(self) -> None:
         self._retry_at = time.monotonic() + self._retry.next_s()
-        settings = Properties(PacketTypes.CONNECT)
+        settings = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         settings.SessionExpiryInterval = SESSION_S
         settings.ReceiveMaximum = WINDOW
         port = self._url.port or (8883 if self._url.scheme == "mqtts" else 1883)
@@ -130,4 +139,6 @@ def apply_login(client: mqtt.Client, url: SplitResult) -> None:
         if url.scheme == "mqtts":
             client.tls_set(options.get("ca"), options.get("certificate"), options.get("key"))
     except (OSError, ValueError) as error:
-        raise UsageError(str(error), where=f"{url.scheme}://{url.hostname}", hint="Is the file there, and readable?") from None
+        raise UsageError(
+            str(error), where=f"{url.scheme}://{url.hostname}", hint="Is the file there, and readable?"
+        ) from None

@@ -1,4 +1,4 @@
-"""The tables and the verifier come to the same verdict, whatever was sent, in whatever order, over however many workers."""
+"""The tables and the verifier come to the same verdict, in whatever order, over however many workers."""
 
 from __future__ import annotations
 
@@ -61,10 +61,14 @@ def judged_by_tables(dsn: str, fleet: Sequence[Broken], sent: Sequence[Sent], wo
 def by_tables(dsn: str) -> dict[str, dict[str, Any]]:
     with connect(dsn) as connection:
         names = dict(connection.execute("SELECT id, name FROM streams").fetchall())
-        made: dict[str, dict[str, Any]] = {name: {"codes": Counter(), "lost": 0, "missing": 0} for name in names.values()}
+        made: dict[str, dict[str, Any]] = {
+            name: {"codes": Counter(), "lost": 0, "missing": 0} for name in names.values()
+        }
         for stream, packs in connection.execute("SELECT stream, count(*) FROM packs GROUP BY 1"):
             made[names[stream]]["packs"] = packs
-        for stream, readings, gaps in connection.execute("SELECT stream, sum(readings), sum(gaps) FROM days GROUP BY 1"):
+        for stream, readings, gaps in connection.execute(
+            "SELECT stream, sum(readings), sum(gaps) FROM days GROUP BY 1"
+        ):
             made[names[stream]] |= {"readings": int(readings), "gaps": int(gaps)}
         for stream, code, count in connection.execute("SELECT stream, code, count(*) FROM all_findings GROUP BY 1, 2"):
             made[names[stream]]["codes"][code] = count
@@ -136,7 +140,9 @@ def _shown(state: dict[str, Any]) -> dict[str, Any]:
     settled: of a pack that does not fit its neighbours the verifier counts them or not, by the order of arrival, and it
     counts parts whose tick is not whole.
     """
-    codes = {code: min(count, 1) if code in ("conflict", "revoked") else count for code, count in state["codes"].items()}
+    codes = {
+        code: min(count, 1) if code in ("conflict", "revoked") else count for code, count in state["codes"].items()
+    }
     shown = {"readings": 0, "gaps": 0, **state, "codes": codes}
     if "chain" in codes or "revoked" in codes or "unsettled" in state:
         del shown["readings"]

@@ -1,4 +1,4 @@
-"""Every case of docs/vectors through a worker and the keeper: what must be refused or found is, what holds stays clean."""
+"""Every case of docs/vectors through a worker and the keeper: what is false is found, what holds stays clean."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.verify.corpus import Case, all_cases
 CASES = [case for case in all_cases() if case.trust and all(topic for topic, _ in case.objects)]
 
 
-# The verifier listens to one broker in order and can prove that it was served something old. Workers see messages in any
-# order, so an old object proves nothing there; it changes nothing either.
+# The verifier listens to one broker in order and can prove that it was served something old. Workers see messages in
+# any order, so an old object proves nothing there; it changes nothing either.
 BY_ORDER = {
     "old_keys", "old_checkpoint", "old_key_at_a_checkpoint", "pages_disagree", "page_replayed",
     "pinned_successor",  # packs before the pinned key: gateways send them again, as nobody acknowledged them
@@ -44,8 +44,8 @@ def pins_of(case: Case) -> list[Enrolment]:
 def tables_say(dsn: str, case: Case) -> tuple[str, str]:
     """The verdict, and why."""
     with connect(dsn) as connection:
-        for table in ("packs", "forks", "losses", "days", "gap_days", "lots", "boots", "findings", "checkpoints", "refused",
-                      "checkpoint_heads", "figures", "births", "streams", "gateways", "pins", "unknown_gateways"):  # fmt: skip
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'meterhouse'").fetchall()
+        for table in {name for (name,) in tables} - {"migrations", "trust_changes"}:
             connection.execute(f"TRUNCATE {table}".encode())
         enrol(connection, pins_of(case))
         clock = Clock()
@@ -55,14 +55,17 @@ def tables_say(dsn: str, case: Case) -> tuple[str, str]:
             clock.now += 40.0
         for _ in range(3):
             keeper.step()
-        bad = connection.execute("SELECT code FROM all_findings UNION ALL SELECT code FROM refused ORDER BY 1").fetchall()
+        bad = connection.execute(
+            "SELECT code FROM all_findings UNION ALL SELECT code FROM refused ORDER BY 1"
+        ).fetchall()
         if bad:
             return "failed", " ".join(code for (code,) in bad)
         unknown = connection.execute("SELECT count(*) FROM unknown_gateways").fetchone()
         if unknown and unknown[0]:
             return "failed", "unknown"
         open_ = connection.execute(
-            "SELECT (SELECT count(*) FROM holes WHERE NOT isempty(missing)) + (SELECT count(*) FROM packs WHERE due IS NULL)"
+            "SELECT (SELECT count(*) FROM holes WHERE NOT isempty(missing)) + "
+            "(SELECT count(*) FROM packs WHERE due IS NULL)"
         ).fetchone()
         assert open_ is not None
         return ("incomplete" if open_[0] else "verified"), ""

@@ -122,7 +122,9 @@ def test_garbage_and_hostile_messages_are_refused_counted_and_bounded(dsn: str) 
             raw[rng.randrange(len(raw))] = rng.randrange(256)
         garbage.append((b.topic, bytes(raw)))
         garbage.append((b.topic, rng.randbytes(rng.randrange(200))))
-        garbage.append((f"meterhouse/v1/{b.gateway.name}/{rng.choice(['keys', 'checkpoint/1', 'status'])}", b"[" * number))
+        garbage.append(
+            (f"meterhouse/v1/{b.gateway.name}/{rng.choice(['keys', 'checkpoint/1', 'status'])}", b"[" * number)
+        )
     garbage += [(topic, b"{}") for topic in ("", "meterhouse/v1//x/keys", "meterhouse/v1/a/b/c/d/e", "x/" + "y" * 500)]
     garbage += [(b.topic, b"\x28\xb5\x2f\xfd" + rng.randbytes(50)), (b.topic, b"{" * 200_000), (b.topic, b"\x00" * 100)]
     mixed = [(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent, *garbage]
@@ -153,7 +155,7 @@ def test_a_row_of_ten_thousand_refusals_is_all_that_is_kept(dsn: str, monkeypatc
 
 @pytest.mark.broker
 def test_a_worker_that_is_killed_loses_nothing_and_doubles_nothing(dsn: str, tmp_path: Path) -> None:
-    """kill -9 while packs flow: the session of the broker hands on what was not acknowledged to the same worker's next life."""
+    """kill -9 while packs flow: the broker's session hands what was not acknowledged to the worker's next life."""
     broker = Broker(tmp_path)
     broker.start()
     try:
@@ -168,7 +170,10 @@ def test_a_worker_that_is_killed_loses_nothing_and_doubles_nothing(dsn: str, tmp
         process.wait()
         publish_all(broker.port, sent[100:])
         process = _start(dsn, broker.url)
-        until(lambda: count(dsn, "SELECT count(*) FROM packs") == len(sent), what=lambda: count(dsn, "SELECT count(*) FROM packs"))
+        until(
+            lambda: count(dsn, "SELECT count(*) FROM packs") == len(sent),
+            what=lambda: count(dsn, "SELECT count(*) FROM packs"),
+        )
         process.terminate()
         assert process.wait(60) == 0
         keeper = Keeper(dsn)
