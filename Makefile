@@ -8,12 +8,14 @@ SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 KERNELS = $(wildcard ext/*.pyx ext/*.pxd ext/*.h)
 export PYTHON
 
-.PHONY: demo test test-slow test-system deb wheel bundle release test-bounds soak lint bench clean help
+.PHONY: demo platform-demo test test-platform test-slow test-system deb wheel bundle release test-bounds soak lint bench clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo [ARGS='--for 20s --json']   a simulated park, read, signed, delivered and verified"
 	@echo "make test                             all fast tests (installs what they need)"
+	@echo "make platform-demo [ARGS='--gateways 500']  the platform's side: a made-up fleet, received, verified and kept"
+	@echo "make test-platform                    the platform's tests (installs PostgreSQL, starts one of its own)"
 	@echo "make test-system                      the package in a Debian machine with a real systemd (root, systemd-nspawn)"
 	@echo "make deb | wheel | bundle             a Debian package (ARCH=arm64: for that); wheels of the agent and of the"
 	@echo "                                      verifier alone; all wheels of the agent with an install script"
@@ -28,20 +30,30 @@ $(VENV)/.demo: pyproject.toml tools/prepare $(KERNELS)
 	@touch $@
 
 $(VENV)/.test: pyproject.toml tools/prepare $(KERNELS)
-	@tools/prepare $(VENV) demo,test,lint,hardware mosquitto socat faketime softhsm2
+	@tools/prepare $(VENV) demo,test,lint,hardware,platform mosquitto socat faketime softhsm2
 	@npm install --silent --no-audit --no-fund --fetch-retries 0 --fetch-timeout 20000 --prefix $(VENV)/node jose canonicalize ajv 2>/dev/null || \
 	  echo "without npm two tests with packages of Node are skipped"
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.platform: $(VENV)/.test
+	@tools/prepare $(VENV) demo,test,lint,hardware,platform mosquitto postgresql
+	@touch $@
 
 demo: $(VENV)/.demo
 	@$(BIN)/meterhouse demo $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slow and not system and not lint" $(SIDE_BY_SIDE) $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not system and not lint and not platform" $(SIDE_BY_SIDE) $(ARGS)
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m "slow" --timeout 1200 $(ARGS)
 	$(BIN)/python -m pytest -m "hypothesis and not slow" --hypothesis-profile slow --timeout 1200 -n 2 $(ARGS)
+
+platform-demo: $(VENV)/.platform
+	@$(BIN)/meterhouse platform demo $(ARGS)
+
+test-platform: $(VENV)/.platform
+	$(BIN)/python -m pytest -m "platform and not slow" -rs -n 2 --dist loadfile tests/platform $(ARGS)
 
 test-system: $(VENV)/.test
 	$(BIN)/python -m pytest -m system -rs tests/system $(ARGS)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, TextIO
 import click
 
 from agent.cli.common import REQUESTED, as_complaint, complain, docs_folder, say, speaks_chinese
-from drivers.model import GatewayError, clean_text
+from drivers.model import GatewayError, UsageError, clean_text
 
 if TYPE_CHECKING:
     from drivers.line import Line
@@ -51,9 +51,12 @@ COMMANDS: Mapping[str, CommandEntry] = {
     ),
     "declare": CommandEntry("agent.cli.declare", "Enter what no meter measures: areas, certificates, tickets."),
     "replay": CommandEntry("agent.cli.replay", "Ask a gateway for packs again, as its platform."),
+    "platform": CommandEntry("receiver.commands", "The platform's side: receive, verify, keep a fleet's packs."),
     "simulate": CommandEntry("agent.cli.simulate", "Play the device side of a profile or a recorded dump."),
     "bench": CommandEntry("agent.cli.bench", "Measure this machine: decode, seal, compress, commit."),
 }
+
+EXTRAS: Mapping[str, str] = {"psycopg": "platform", "pika": "platform"}  # package -> extra of our wheel
 
 # the help of `meterhouse` in Chinese, by paragraph; that of each command is English, but for its line in the list
 CHINESE_HELP = (
@@ -84,7 +87,13 @@ class Commands(click.Group):
         entry = COMMANDS.get(cmd_name)
         if entry is None or not _exists(entry.module):
             return None
-        found = getattr(import_module(entry.module), entry.name or cmd_name)
+        try:
+            found = getattr(import_module(entry.module), entry.name or cmd_name)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name not in EXTRAS:
+                raise
+            hint = f"pip install 'meterhouse[{EXTRAS[error.name]}]'"
+            raise UsageError(f"the package {error.name} is not installed", where=cmd_name, hint=hint) from None
         assert isinstance(found, click.Command)
         return found
 

@@ -150,6 +150,11 @@ class KeyRing:
             and len(self._chains) < MAX_ROOTS
         )
 
+    @property
+    def revoked(self) -> Mapping[str, Mapping[str, int]]:
+        """The last trusted sequence of each stream, by revoked key."""
+        return self._revoked
+
     def is_revoked(self, kid: str) -> bool:
         """A later key has cut it off."""
         return kid in self._revoked

@@ -1,0 +1,87 @@
+"""Tells each gateway what its platform has stored: by stream and boot, the contiguous ranges that are here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+from agent.verify.jws import base64url
+from agent.verify.signed import payload_hash
+from receiver.bodies import Bodies
+from receiver.database import Connection, boot_text, statement
+from receiver.publisher import Publisher
+
+AT_ONCE: Final = 5000  # ranges of one step
+LIST_BYTES: Final = 32 << 10  # of {"acks": [...]}
+_NEWS: Final = statement("acks")
+
+
+class Acknowledger:
+    """Sends what is new. Killed between publishing and noting it, it sends once more, which changes nothing."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self.sent = 0
+
+    def step(self, connection: Connection) -> int:
+        """One round. Returns the number of ranges that gateways were told."""
+        if not self._publisher.is_connected:
+            return 0
+        rows = connection.execute(_NEWS, [AT_ONCE]).fetchall()
+        bodies = Bodies(connection)
+        told: list[tuple[int, int, int, int]] = []
+        for gateway, lists, group in _by_gateway(rows):
+            acks = [(_ack(row, bodies), (row[0], row[4], row[5], row[6])) for row in group]
+            for body, keys in _messages(acks, lists):
+                if not self._publisher.publish(f"meterhouse/v1/{gateway}/ack", body):
+                    return self._note(connection, told)
+                told += keys
+        return self._note(connection, told)
+
+    def _note(self, connection: Connection, told: list[tuple[int, int, int, int]]) -> int:
+        with connection.transaction(), connection.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO acked (stream, boot, first, last) VALUES (%s, %s, %s, %s) "
+                "ON CONFLICT (stream, boot, first) DO UPDATE SET last = excluded.last, at = now()",
+                told,
+            )
+        self.sent += len(told)
+        return len(told)
+
+
+def _by_gateway(rows: list[tuple[Any, ...]]) -> Iterator[tuple[str, bool, list[tuple[Any, ...]]]]:
+    group: list[tuple[Any, ...]] = []
+    for row in rows:
+        if group and group[0][2] != row[2]:
+            yield group[0][2], group[0][3], group
+            group = []
+        group.append(row)
+    if group:
+        yield group[0][2], group[0][3], group
+
+
+def _ack(row: tuple[Any, ...], bodies: Bodies) -> bytes:
+    digest = payload_hash(bodies.read(bytes(row[7])))
+    facts = {"boot": boot_text(row[4]), "first": row[5], "hash": base64url(digest), "last": row[6], "stream": row[1]}
+    return json.dumps(facts, separators=(",", ":")).encode()
+
+
+def _messages(
+    acks: list[tuple[bytes, tuple[int, int, int, int]]], lists: bool
+) -> Iterator[tuple[bytes, list[tuple[int, int, int, int]]]]:
+    """One message an ack, or as many acks in a message as fit, for gateways that know lists."""
+    if not lists:
+        yield from ((ack, [key]) for ack, key in acks)
+        return
+    some: list[bytes] = []
+    keys: list[tuple[int, int, int, int]] = []
+    size = 0
+    for ack, key in acks:
+        if some and size + len(ack) + 1 > LIST_BYTES - 16:
+            yield b'{"acks":[' + b",".join(some) + b"]}", keys
+            some, keys, size = [], [], 0
+        some.append(ack)
+        keys.append(key)
+        size += len(ack) + 1
+    yield b'{"acks":[' + b",".join(some) + b"]}", keys

@@ -1,0 +1,107 @@
+"""Evidence out of the database: the folder that ``meterhouse verify`` judges the same as any other export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from drivers.model import UsageError
+from receiver.bodies import Bodies
+from receiver.database import Connection
+
+AT_ONCE = 1000
+
+
+@dataclass(slots=True)
+class Written:
+    """What a folder holds."""
+
+    gateways: int = 0
+    streams: int = 0
+    packs: int = 0
+    bytes: int = 0
+
+
+def write_export(
+    connection: Connection, folder: Path, like: str, from_ms: int | None = None, to_ms: int | None = None
+) -> Written:
+    """Write all packs of a site, a gateway or a stream that touch a time range, with keys, births and checkpoints.
+
+    Args:
+        folder: made; must not exist.
+        like: ``park7``, ``park7/gw01`` or ``park7/gw01/inv1``.
+
+    Raises:
+        UsageError: nothing of that name is here, or the folder exists.
+    """
+    rows = connection.execute(
+        "SELECT id, name, gateway FROM streams WHERE name = %s OR gateway = %s OR starts_with(gateway, %s) "
+        "ORDER BY name",
+        [like, like, f"{like}/"],
+    ).fetchall()
+    if not rows:
+        raise UsageError(
+            f'nothing of "{like}" is here', where="audit", hint="`meterhouse platform status` lists gateways"
+        )
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise UsageError("it exists already", where=str(folder), hint="Name a folder that does not") from None
+    made, bodies = Written(streams=len(rows)), Bodies(connection)
+    gateways = sorted({gateway for _, _, gateway in rows})
+    for number, gateway in enumerate(gateways):
+        _write_gateway(connection, folder / "gateways" / f"{number:04d}", gateway, made)
+    by_gateway = {gateway: number for number, gateway in enumerate(gateways)}
+    with connection.transaction():
+        for number, (stream, _, gateway) in enumerate(rows):
+            place = folder / "gateways" / f"{by_gateway[gateway]:04d}"
+            _write_stream(connection, place, number, stream, (from_ms, to_ms), bodies, made)
+    if like.count("/") == 2:
+        (folder / "streams.txt").write_text(like.rpartition("/")[2] + "\n")
+    return made
+
+
+def _write_gateway(connection: Connection, folder: Path, gateway: str, made: Written) -> None:
+    folder.mkdir(parents=True)
+    keys = connection.execute("SELECT keys FROM gateways WHERE name = %s", [gateway]).fetchone()
+    if keys is not None:
+        (folder / "keys.json").write_bytes(bytes(keys[0]) + b"\n")
+        made.gateways += 1
+    pages = connection.execute("SELECT page, body FROM checkpoints WHERE gateway = %s ORDER BY page", [gateway])
+    for page, body in pages:
+        (folder / f"checkpoint{page:04d}.json").write_bytes(bytes(body) + b"\n")
+
+
+def _write_stream(
+    connection: Connection,
+    folder: Path,
+    number: int,
+    stream: int,
+    between: tuple[int | None, int | None],
+    bodies: Bodies,
+    made: Written,
+) -> None:
+    from_ms, to_ms = between
+    low, high = -(1 << 62) if from_ms is None else from_ms, (1 << 62) if to_ms is None else to_ms
+    lines = folder / f"packs{number:05d}.jsonl"
+    birth = connection.execute(
+        "SELECT body FROM packs WHERE stream = %s AND is_birth AND from_ms < %s ORDER BY seq DESC LIMIT 1",
+        [stream, low],
+    ).fetchone()
+    if birth is not None:  # in effect where the range begins: beside the packs, so that its table is known
+        (folder / f"births{number:05d}.jsonl").write_bytes(bodies.read(bytes(birth[0])) + b"\n")
+    query = (
+        "SELECT body FROM packs WHERE stream = %s AND to_ms >= %s AND from_ms < %s "
+        "UNION ALL SELECT body FROM forks WHERE stream = %s AND from_ms >= %s AND from_ms < %s"
+    )
+    with connection.cursor(name="audit") as cursor, lines.open("wb") as file:
+        cursor.itersize = AT_ONCE
+        cursor.execute(query, [stream, low, high, stream, low, high])
+        for (body,) in cursor:
+            raw = bodies.read(bytes(body))
+            made.packs += 1
+            made.bytes += len(raw)
+            if b"\n" in raw:  # written anew on its way: an object of several lines has a file of its own
+                (folder / f"pack{number:05d}.{made.packs}.json").write_bytes(raw)
+            else:
+                file.write(raw + b"\n")

@@ -1,0 +1,35 @@
+"""Packs out of the database, byte for byte as they were published."""
+
+from __future__ import annotations
+
+import zstandard
+
+from agent.verify.strict import MAX_PACK_BYTES
+from receiver.database import Connection
+
+
+class Bodies:
+    """Decompresses bodies; asks the database for each dictionary once."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._readers: dict[int, zstandard.ZstdDecompressor] = {}
+
+    def read(self, frame: bytes) -> bytes:
+        """The published bytes. Raises ValueError where the row is damaged."""
+        number = zstandard.get_frame_parameters(frame).dict_id
+        reader = self._readers.get(number)
+        if reader is None:
+            reader = self._readers[number] = self._make(number)
+        try:
+            return reader.decompress(frame, max_output_size=MAX_PACK_BYTES)
+        except zstandard.ZstdError as error:
+            raise ValueError(f"a damaged body: {error}") from None
+
+    def _make(self, number: int) -> zstandard.ZstdDecompressor:
+        if number == 0:
+            return zstandard.ZstdDecompressor()
+        row = self._connection.execute("SELECT bytes FROM dictionaries WHERE id = %s", [number]).fetchone()
+        if row is None:
+            raise ValueError(f"a body needs dictionary {number}, which is not here")
+        return zstandard.ZstdDecompressor(dict_data=zstandard.ZstdCompressionDict(bytes(row[0])))

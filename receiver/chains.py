@@ -1,0 +1,94 @@
+"""The check of everything that needs more than one pack, lot by lot, in any order, by any number of checkers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import psycopg
+
+from receiver.database import Connection, statement
+
+LOTS: Final = 200  # of one transaction
+SETTLE_LOCK: Final = 7_235_702  # advisory: what is settled late is counted either there or here
+
+_NEW: Final = statement("new_packs")
+_FORK_FINDINGS: Final = statement("fork_findings")
+_STARTED: Final = statement("started_boots")
+
+
+def check_lots(connection: Connection, most: int = LOTS) -> int:
+    """Check up to ``most`` lots that nobody has checked, in one transaction. Returns the number of their packs."""
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", [SETTLE_LOCK])
+        cursor.execute(
+            "SELECT lot FROM lots WHERE checked IS NULL ORDER BY lot LIMIT %s FOR UPDATE SKIP LOCKED", [most]
+        )
+        lots = [lot for (lot,) in cursor]
+        if not lots:
+            return 0
+        cursor.execute(_NEW, [lots])
+        packs = cursor.rowcount
+        # two checkers with packs of one stream: one after the other, in the same order
+        cursor.execute("SELECT id FROM streams WHERE id IN (SELECT stream FROM new) ORDER BY id FOR NO KEY UPDATE")
+        cursor.execute(statement("forked"))
+        cursor.execute(_FORK_FINDINGS)
+        started = [stream for (stream,) in cursor.execute(_STARTED)]
+        cursor.execute(statement("boots"))
+        for stream in started:
+            assign_lines(cursor, stream)
+        for name in ("revoked_new", "seams", "conflicts", "days", "gap_days"):
+            cursor.execute(statement(name))
+        cursor.execute("UPDATE lots SET checked = now() WHERE lot = ANY(%s)", [lots])
+        return packs
+
+
+def assign_lines(cursor: psycopg.Cursor[Any], stream: int) -> None:
+    """Say which history each boot of a stream belongs to: a boot with no head before it begins one."""
+    cursor.execute("SELECT boot, prev_boot, begun, from_ms, line FROM boots WHERE stream = %s", [stream])
+    rows = cursor.fetchall()
+    lines = lines_of((boot, prev, begun, from_ms) for boot, prev, begun, from_ms, _ in rows)
+    changed = [(lines[boot], stream, boot) for boot, _, _, _, line in rows if lines[boot] != line]
+    if not changed:
+        return
+    cursor.executemany("UPDATE boots SET line = %s WHERE stream = %s AND boot = %s", changed)
+    # what was in conflict as one history may be none as two
+    cursor.execute("DELETE FROM findings WHERE stream = %s AND code = 'conflict'", [stream])
+    cursor.execute(statement("conflicts_of_stream"), {"stream": stream})
+
+
+def lines_of(boots: Iterable[tuple[int, int | None, bool, int]]) -> dict[int, int]:
+    """The beginning of the history of each boot; -1 where no beginning is known.
+
+    Args:
+        boots: each boot, the boot before it, whether its first pack is here, and when its oldest pack begins.
+    """
+    facts = {boot: (prev, begun, from_ms) for boot, prev, begun, from_ms in boots}
+    roots = {boot: from_ms for boot, (prev, begun, from_ms) in facts.items() if begun and prev is None}
+    lines: dict[int, int] = {}
+    for boot in facts:
+        path, at = [], boot
+        while at not in lines and at not in roots and at not in path:
+            path.append(at)
+            prev, begun, _ = facts[at]
+            if not begun or prev is None or prev not in facts:
+                break
+            at = prev
+        line = lines.get(at, at if at in roots else None)
+        if line is None:  # its beginning is missing: it belongs to the last beginning before it
+            before = [(since, root) for root, since in roots.items() if since <= facts[boot][2]]
+            line = max(before)[1] if before else -1
+        for step in (*path, boot):
+            lines[step] = line
+    return lines
+
+
+def apply_revocations(connection: Connection) -> int:
+    """Mark what was stored before its key was revoked. Returns the number of gateways that had news."""
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SETTLE_LOCK])
+        cursor.execute("UPDATE gateways SET cut = true WHERE NOT cut RETURNING name")
+        gateways = [name for (name,) in cursor]
+        for gateway in gateways:
+            cursor.execute(statement("revoked_all"), {"gateway": gateway})
+    return len(gateways)

@@ -1,0 +1,152 @@
+"""Connections to PostgreSQL 15 to 17, the schema and its migrations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from hashlib import blake2b
+from importlib.resources import files
+from typing import Any, Final
+from uuid import UUID
+from zlib import crc32
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from drivers.model import ConfigError
+
+SCHEMA: Final = "meterhouse"
+OLDEST: Final = 150_000  # PostgreSQL 15
+MIGRATION_LOCK: Final = 7_235_700  # an advisory lock: one process migrates
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+class DatabaseError(ConfigError):
+    """The database cannot be used: wrong address, no rights, another schema."""
+
+
+def connect(dsn: str, *, timeout_s: int = 10) -> Connection:
+    """A connection with our schema on its path, committing each statement by itself outside of a transaction.
+
+    Raises:
+        DatabaseError: with what to do.
+    """
+    try:
+        connection = psycopg.connect(dsn, autocommit=True, connect_timeout=timeout_s, application_name="meterhouse")
+    except psycopg.Error as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = "Does it run there, and may this user log in? Expected such as postgresql://user@host:5432/name"
+        raise DatabaseError(first, where=show_dsn(dsn), hint=hint) from None
+    if connection.info.server_version < OLDEST:
+        version = connection.info.server_version // 10_000
+        connection.close()
+        raise DatabaseError(f"PostgreSQL {version}", where=show_dsn(dsn), hint="Version 15 or later is needed")
+    connection.execute(f"SET search_path TO {SCHEMA}")
+    return connection
+
+
+def show_dsn(dsn: str) -> str:
+    """Host, port and name of a database, without its password."""
+    try:
+        facts = conninfo_to_dict(dsn)
+    except psycopg.Error:
+        return "--db"
+    return f"database {facts.get('dbname', '')} at {facts.get('host', 'the local socket')}:{facts.get('port', 5432)}"
+
+
+def migrate(dsn: str) -> list[int]:
+    """Bring the schema to this version. Returns the numbers of the migrations that were made.
+
+    Raises:
+        DatabaseError: it cannot be used, or is of a later version.
+    """
+    known = {int(path.name[:4]): path.read_text() for path in _folder("migrations") if path.name.endswith(".sql")}
+    with connect(dsn) as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS migrations (number int PRIMARY KEY, made timestamptz DEFAULT now())"
+        )
+        done = {number for (number,) in connection.execute("SELECT number FROM migrations")}
+        if later := done - known.keys():
+            hint = "This program is older than the database: install the version that made it, or a later one"
+            seen = f"its schema has version {max(later)}, known is {max(known)}"
+            raise DatabaseError(seen, where=show_dsn(dsn), hint=hint)
+        made = sorted(known.keys() - done)
+        for number in made:
+            with connection.transaction():
+                connection.execute(known[number].encode())
+                connection.execute("INSERT INTO migrations (number) VALUES (%s)", [number])
+    return made
+
+
+def check_schema(connection: Connection, dsn: str) -> None:
+    """Raises DatabaseError if the schema is not that of this version."""
+    newest = max(int(path.name[:4]) for path in _folder("migrations") if path.name.endswith(".sql"))
+    try:
+        row = connection.execute("SELECT max(number) FROM migrations").fetchone()
+    except psycopg.errors.UndefinedTable:
+        row = None
+    if row is None or row[0] != newest:
+        seen = "no tables of ours" if row is None or row[0] is None else f"its schema has version {row[0]}"
+        hint = f"Expected version {newest}: run meterhouse platform init --db ..."
+        raise DatabaseError(seen, where=show_dsn(dsn), hint=hint)
+
+
+def statement(name: str) -> bytes:
+    """The text of ``sql/<name>.sql``."""
+    return (files(__package__) / "sql" / f"{name}.sql").read_bytes()
+
+
+def shard_of(gateway: str, shards: int) -> int:
+    """The database of a gateway: its keys, streams and packs lie together.
+
+    Args:
+        gateway: ``<site>/<gateway>``.
+    """
+    return crc32(gateway.encode()) % shards
+
+
+def stream_id(name: str) -> int:
+    """The id of a stream: every worker makes the same one without asking."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def boot_number(boot: str) -> int:
+    """16 hex digits as the signed 64-bit number that the tables hold."""
+    return int.from_bytes(bytes.fromhex(boot), "big", signed=True)
+
+
+def boot_text(number: int) -> str:
+    """The reverse of ``boot_number``."""
+    return number.to_bytes(8, "big", signed=True).hex()
+
+
+def short_hash(digest: bytes) -> UUID:
+    """The part of a SHA-256 that the tables hold."""
+    return UUID(bytes=digest[:16])
+
+
+def month_of(ms: int) -> str | None:
+    """First day of the month of a time, if a clock that is right could show it: from 2020 to ten days ahead."""
+    now = datetime.now(UTC).timestamp() * 1000
+    if not 1_577_836_800_000 <= ms < now + 10 * 86_400_000:
+        return None
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-01")
+
+
+def parse_shards(dsns: Sequence[str]) -> list[str]:
+    """The databases of ``--db``; the order is part of the meaning: it says which gateway lies where."""
+    made = [dsn.strip() for dsn in dsns if dsn.strip()]
+    if not made:
+        raise DatabaseError(
+            "no database given", where="--db", hint="Expected such as --db postgresql://user@host:5432/name"
+        )
+    if len({re.sub(r"\s+", " ", dsn) for dsn in made}) < len(made):
+        raise DatabaseError("the same database twice", where="--db", hint="Each shard is a database of its own")
+    return made
+
+
+def _folder(name: str) -> list[Any]:
+    return sorted((files(__package__) / name).iterdir(), key=lambda path: path.name)

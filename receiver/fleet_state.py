@@ -1,0 +1,124 @@
+"""The state of the fleet as people ask for it: verified, missing with reasons, findings, late gateways."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from receiver.database import Connection, statement
+
+LATE_S: Final = 300
+_GATEWAYS: Final = statement("fleet")
+
+
+@dataclass(slots=True)
+class GatewayState:
+    """One gateway. Counts of packs are of all time, those of readings since the day that was asked for."""
+
+    name: str
+    newest_ms: int | None
+    packs: int
+    readings: int
+    due: int
+    gaps: int
+    asleep: int
+    missing: int  # packs
+    lost: int  # packs that the gateway itself declares gone
+    withheld: int  # packs behind the head of its newest checkpoint
+    findings: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    refused: int = 0
+    online: bool | None = None
+    version: str | None = None
+
+    @property
+    def verdict(self) -> str:
+        """``failed`` where something is false, ``incomplete`` where packs are missing, ``silent`` before any pack."""
+        if self.findings or self.refused:
+            return "failed"
+        if self.newest_ms is None:
+            return "silent"
+        return "incomplete" if self.missing or self.withheld else "verified"
+
+    @property
+    def completeness(self) -> float | None:
+        """Readings that are here, of those that were due and not asleep."""
+        due = self.due - self.asleep
+        return self.readings / due if due > 0 else None
+
+    def late_s(self, now_s: float) -> float:
+        """Seconds since the end of its newest pack."""
+        return max(0.0, now_s - (self.newest_ms or 0) / 1000)
+
+
+@dataclass(slots=True)
+class FleetState:
+    """All gateways, and what is not of any of them."""
+
+    gateways: list[GatewayState]
+    unknown: list[tuple[str, str]]  # gateway and newest thumbprint of those that nobody enrolled
+    lots_waiting: int
+    unsettled: int
+
+    def summary(self, now_s: float | None = None) -> dict[str, Any]:
+        """Numbers for a last line, and for metrics."""
+        now_s = time.time() if now_s is None else now_s
+        verdicts = [one.verdict for one in self.gateways]
+        return {
+            "gateways": len(self.gateways),
+            **{word: verdicts.count(word) for word in ("verified", "incomplete", "failed", "silent")},
+            "late": sum(one.newest_ms is not None and one.late_s(now_s) > LATE_S for one in self.gateways),
+            "unknown": len(self.unknown),
+            "packs": sum(one.packs for one in self.gateways),
+            "readings": sum(one.readings for one in self.gateways),
+            "due": sum(one.due for one in self.gateways),
+            "gaps": sum(one.gaps for one in self.gateways),
+            "missing_packs": sum(one.missing + one.withheld for one in self.gateways),
+            "lost_packs": sum(one.lost for one in self.gateways),
+            "lots_waiting": self.lots_waiting,
+            "unsettled": self.unsettled,
+        }
+
+
+def fleet_state(connection: Connection, like: str | None = None, since: str = "1970-01-01") -> FleetState:
+    """Look at one database.
+
+    Args:
+        like: a site, or one gateway; None: all.
+        since: the first UTC day whose readings are counted.
+    """
+    rows = connection.execute(_GATEWAYS, {"like": like, "since": since}).fetchall()
+    gateways = [
+        GatewayState(
+            row[0],
+            row[1],
+            int(row[2]),
+            int(row[3]),
+            int(row[4]),
+            int(row[5]),
+            int(row[6]),
+            int(row[7]),
+            int(row[8]),
+            int(row[9]),
+            row[10] or {},
+            row[11] or {},
+            int(row[12]),
+            row[13],
+            row[14],
+        )
+        for row in rows
+    ]
+    unknown = connection.execute(
+        "SELECT gateway, thumbprint FROM unknown_gateways ORDER BY seen DESC LIMIT 1000"
+    ).fetchall()
+    waiting = connection.execute("SELECT count(*) FROM lots WHERE checked IS NULL").fetchone()
+    unsettled = connection.execute("SELECT count(*) FROM packs WHERE due IS NULL").fetchone()
+    assert waiting is not None and unsettled is not None
+    return FleetState(gateways, unknown, waiting[0], unsettled[0])
+
+
+def as_json(state: FleetState) -> dict[str, Any]:
+    """For ``--json``."""
+    gateways = [{**asdict(one), "verdict": one.verdict, "completeness": one.completeness} for one in state.gateways]
+    return {"gateways": gateways, "summary": state.summary(), "unknown": [list(one) for one in state.unknown]}

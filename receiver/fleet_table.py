@@ -1,0 +1,87 @@
+"""The state of the fleet as a table for a terminal."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from rich.text import Text
+
+from agent.cli.common import say, speaks_chinese
+from agent.cli.console_tables import cell, open_console, plain_table
+from receiver.fleet_state import LATE_S, FleetState, GatewayState
+
+MOST: Final = 50  # gateways without a fault that are listed
+_STYLES: Final = {"verified": "green", "incomplete": "yellow", "failed": "red", "silent": "dim"}
+
+
+def print_state(state: FleetState, *, only_bad: bool = False) -> None:
+    """Faulty gateways first; then the sums."""
+    console, now_s = open_console(), time.time()
+    order = {"failed": 0, "incomplete": 1, "silent": 2, "verified": 3}
+    rows = sorted(state.gateways, key=lambda one: (order[one.verdict], one.name))
+    if only_bad:
+        rows = [one for one in rows if one.verdict != "verified"]
+    good = [one for one in rows if one.verdict == "verified"]
+    shown = [one for one in rows if one.verdict != "verified"] + good[:MOST]
+    table = plain_table(
+        "Fleet", "gateway", "verdict", "packs", "readings", "complete", "missing", "lost", "age", "why",
+        right=("packs", "readings", "complete", "missing", "lost", "age"),
+    )  # fmt: skip
+    for one in shown:
+        complete = "" if one.completeness is None else f"{100 * one.completeness:.2f} %"
+        age = "" if one.newest_ms is None else _age(one.late_s(now_s))
+        table.add_row(
+            cell(one.name), Text(say(one.verdict), style=_STYLES[one.verdict]), str(one.packs), str(one.readings),
+            complete,
+            str(one.missing + one.withheld), str(one.lost), age, cell(why(one)),
+        )  # fmt: skip
+    console.print(table)
+    if len(good) > MOST:
+        console.print(say(f"and {len(good) - MOST} more that are verified"))
+    for gateway, thumbprint in state.unknown[:20]:
+        console.print(say(f"not enrolled: {cell(gateway)}, its newest key claims {cell(thumbprint)}"))
+    s = state.summary(now_s)
+    if speaks_chinese():
+        console.print(
+            f"{s['gateways']} 台网关：{s['verified']} 已验证，{s['incomplete']} 不完整，{s['failed']} 有错误，"
+            f"{s['silent']} 从未上报，{s['late']} 延迟；{s['packs']} 包，{s['readings']} 个读数"
+            f"（应有 {s['due']}，{s['gaps']} 个已说明缺失）；缺 {s['missing_packs']} 包，丢失 {s['lost_packs']} 包"
+        )
+    else:
+        console.print(
+            f"{s['gateways']} gateways: {s['verified']} verified, {s['incomplete']} incomplete, {s['failed']} failed, "
+            f"{s['silent']} silent, {s['late']} late; {s['packs']} packs, {s['readings']} readings "
+            f"of {s['due']} due ({s['gaps']} in stated gaps); "
+            f"{s['missing_packs']} packs missing, {s['lost_packs']} lost"
+        )
+    if s["lots_waiting"] or s["unsettled"]:
+        console.print(
+            say(
+                f"{s['lots_waiting']} batches are not checked yet, {s['unsettled']} packs not settled: does `keep` run?"
+            )
+        )
+
+
+def why(one: GatewayState) -> str:
+    """What is wrong, in codes of the verifier, and the reasons of gaps."""
+    said = [f"{code} {count}" for code, count in sorted(one.findings.items())]
+    said += [f"refused {one.refused}"] if one.refused else []
+    said += [f"withheld {one.withheld}"] if one.withheld else []
+    said += [f"{reason} {count}" for reason, count in sorted(one.reasons.items())]
+    return ", ".join(said)
+
+
+def _age(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return (
+        f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.0f} h"
+        if seconds < 172_800
+        else f"{seconds / 86_400:.0f} d"
+    )
+
+
+__all__ = ["LATE_S", "print_state", "why"]

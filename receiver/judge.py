@@ -1,0 +1,265 @@
+"""One message, judged alone: what it proves by itself, and what can only be told beside its neighbours.
+
+The verdict is that of ``agent.verify.check``; this module adds where keys and point tables come from. Any worker may
+judge any message, in any order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from time import monotonic
+from typing import Any, Final, Protocol, TypeVar
+
+from agent.verify import (
+    Balance,
+    CheckedPack,
+    CheckedPage,
+    KeyRing,
+    PointTable,
+    Refusal,
+    Refused,
+    Topic,
+    check,
+    check_checkpoint,
+    split_topic,
+)
+from agent.verify.keyring import Unpinned
+from agent.verify.strict import MAX_OBJECT_BYTES, inflate, parse_object
+from agent.verify.topics import PREFIX
+
+MAX_RINGS, MAX_TABLES, MAX_BIRTHS = 20_000, 20_000, 200_000  # kept in memory by one worker; others are asked for again
+ASK_AGAIN_S: Final = 5.0  # a gateway is looked up in vain at most this often
+MAX_STATUS: Final = 4096
+T = TypeVar("T")
+
+
+class NotYet(Exception):
+    """This message needs a key or a birth that may still be on its way."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.text)
+        self.refusal = refusal
+
+
+class UnknownGateway(Exception):
+    """Nobody enrolled this gateway."""
+
+    def __init__(self, gateway: str) -> None:
+        super().__init__(gateway)
+        self.gateway = gateway
+
+
+class Directory(Protocol):
+    """What a worker asks the database of a gateway. Raises psycopg.Error while that is away."""
+
+    def pins(self, gateway: str) -> list[str]:
+        """Trusted thumbprints; none: not enrolled."""
+
+    def keys(self, gateway: str) -> bytes | None:
+        """Its newest keys object."""
+
+    def points(self, birth: str) -> dict[str, Any] | None:
+        """The point table of a birth, by the birth's hash."""
+
+
+@dataclass(slots=True)
+class JudgedPack:
+    """A pack whose signature holds. ``balance`` is None while its birth or another part is not known."""
+
+    checked: CheckedPack
+    body: bytes
+    balance: Balance | None
+    codes: list[str] = field(default_factory=list)  # of rules that it breaks by itself
+
+    @property
+    def points(self) -> dict[str, Any] | None:
+        """Of a birth: what the packs that name it are settled by."""
+        table = self.checked.value.get("table") if self.checked.link.is_birth else None
+        return {"epoch": table.get("epoch"), "points": table["points"]} if table is not None else None
+
+
+@dataclass(slots=True)
+class JudgedKeys:
+    """A keys object that its ring has taken. ``revoked``: the last trusted sequence by signer and stream."""
+
+    gateway: str
+    body: bytes
+    counter: int
+    revoked: dict[int, dict[str, int]]
+
+
+@dataclass(slots=True)
+class JudgedPage:
+    """A page of a checkpoint. ``signer`` is the place of its key in the chain."""
+
+    page: CheckedPage
+    body: bytes
+    signer: int
+
+
+@dataclass(slots=True)
+class JudgedStatus:
+    """A gateway's unsigned status: a hint about its version, never evidence."""
+
+    gateway: str
+    online: bool
+    version: str
+    ack_lists: bool
+
+
+Judged = JudgedPack | JudgedKeys | JudgedPage | JudgedStatus
+
+
+class Judge:
+    """Judges messages one by one; keeps keys and tables that it has needed.
+
+    Args:
+        directory: answers from the database of the gateway at hand.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, directory: Directory, clock: Callable[[], float] = monotonic) -> None:
+        self._directory, self._clock = directory, clock
+        self._rings: OrderedDict[str, KeyRing] = OrderedDict()
+        self._asked: OrderedDict[str, float] = OrderedDict()  # gateway -> when its keys or pins were last looked up
+        self._tables: OrderedDict[bytes, PointTable] = OrderedDict()  # births of equal points share one
+        self._births: OrderedDict[str, PointTable] = OrderedDict()
+        self._audited: OrderedDict[str, None] = OrderedDict()  # births of which a pack was checked in full
+
+    def judge(self, topic: str, raw: bytes, *, patient: bool = True) -> Judged | None:
+        """None: not a message of ours.
+
+        Args:
+            patient: raise NotYet where the birth is not known, in place of a pack whose completeness is open.
+
+        Raises:
+            Refused: nothing of it can be trusted.
+            UnknownGateway: its keys are not trusted by anybody.
+            NotYet: a key, or a birth, may still be on its way.
+        """
+        place = split_topic(topic)
+        if place is None:
+            parts = topic.removeprefix(PREFIX).split("/")
+            is_status = topic.startswith(PREFIX) and len(parts) == 3 and parts[2] == "status"
+            return _status("/".join(parts[:2]), raw) if is_status else None
+        if place.kind == "keys":
+            return self._keys(place, raw)
+        ring = self._ring(place.gateway)
+        if place.kind == "checkpoint":
+            page = self._with_new_keys(ring, lambda: check_checkpoint(raw, topic, ring))
+            return JudgedPage(page, inflate(raw, MAX_OBJECT_BYTES), ring.order[page.kid])
+        if place.kind == "birth":
+            return None  # the retained copy of a pack that comes by itself
+        return self._pack(raw, topic, ring, patient)
+
+    def forget_all(self) -> None:
+        """What was learned from messages may not be in the database: ask again."""
+        for kept in (self._rings, self._asked, self._births, self._audited):
+            kept.clear()
+
+    def _ring(self, gateway: str) -> KeyRing:
+        ring = self._rings.get(gateway)
+        if ring is not None:
+            return ring
+        if not self._may_ask(gateway):
+            raise UnknownGateway(gateway)
+        if not (pins := self._directory.pins(gateway)):
+            raise UnknownGateway(gateway)
+        ring = KeyRing(gateway, pins)
+        self._take_keys(ring)
+        _keep(self._rings, gateway, ring, MAX_RINGS)
+        return ring
+
+    def _may_ask(self, gateway: str) -> bool:
+        now = self._clock()
+        if now - self._asked.get(gateway, -ASK_AGAIN_S) < ASK_AGAIN_S:
+            return False
+        _keep(self._asked, gateway, now, MAX_RINGS)
+        return True
+
+    def _take_keys(self, ring: KeyRing) -> bool:
+        """Newer keys of a gateway that another worker has stored."""
+        raw = self._directory.keys(ring.gateway)
+        return raw is not None and ring.update(raw, parse_object(raw), unordered=True)
+
+    def _with_new_keys(self, ring: KeyRing, judge: Callable[[], T | Refusal]) -> T:
+        """Judge; where a key is not known, look whether the database has it by now."""
+        result = judge()
+        if isinstance(result, Refusal) and result.wait and self._may_ask(ring.gateway) and self._take_keys(ring):
+            result = judge()
+        if isinstance(result, Refusal):
+            if result.wait:
+                raise NotYet(result)
+            raise Refused(result.code, result.text)
+        return result
+
+    def _keys(self, place: Topic, raw: bytes) -> JudgedKeys:
+        ring = self._ring(place.gateway)
+        plain = inflate(raw, MAX_OBJECT_BYTES)
+        value = parse_object(plain, MAX_OBJECT_BYTES)
+        try:
+            ring.update(plain, value, unordered=True)  # an older one through another worker is nothing wrong
+        except Unpinned:
+            raise UnknownGateway(place.gateway) from None
+        return judged_keys(ring, plain, value)
+
+    def _pack(self, raw: bytes, topic: str, ring: KeyRing, patient: bool) -> JudgedPack:
+        pack = self._with_new_keys(ring, lambda: check(raw, topic, ring, self._table, audited=self._audited))
+        birth = pack.link.birth
+        made = JudgedPack(pack, inflate(raw), pack.balance, list(dict.fromkeys(fault.code for fault in pack.faults)))
+        if pack.table is not None and made.points is not None:
+            _keep(self._births, birth, self._share(made.points), MAX_BIRTHS)
+        elif pack.unjudged == "birth" and patient:
+            raise NotYet(Refusal("birth", f"its birth {birth} is not known"))
+        else:
+            _keep(self._audited, birth, None, MAX_BIRTHS)
+        return made
+
+    def _table(self, birth: str) -> PointTable | None:
+        table = self._births.get(birth)
+        if table is None and (value := self._directory.points(birth)):
+            table = self._share(value)
+            _keep(self._births, birth, table, MAX_BIRTHS)
+        return table
+
+    def _share(self, value: dict[str, Any]) -> PointTable:
+        key = points_hash(value)
+        table = self._tables.get(key)
+        if table is None:
+            table = PointTable(value)
+            _keep(self._tables, key, table, MAX_TABLES)
+        return table
+
+
+def judged_keys(ring: KeyRing, raw: bytes, value: Mapping[str, Any]) -> JudgedKeys:
+    """A keys object that ``ring`` has taken."""
+    places = ring.order
+    revoked = {places[kid]: dict(last) for kid, last in ring.revoked.items() if kid in places}
+    return JudgedKeys(ring.gateway, raw, value["counter"], revoked)
+
+
+def points_hash(value: Mapping[str, Any]) -> bytes:
+    """The name of a point table: births with equal points share one."""
+    return sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).digest()
+
+
+def _status(gateway: str, raw: bytes) -> JudgedStatus | None:
+    try:
+        value = parse_object(raw, MAX_STATUS)
+    except Refused:
+        return None
+    version, accepts = value.get("version"), value.get("accepts")
+    lists = isinstance(accepts, list) and "acks" in accepts
+    return JudgedStatus(
+        gateway, value.get("state") == "online", version[:40] if isinstance(version, str) else "", lists
+    )
+
+
+def _keep(kept: OrderedDict[Any, Any], key: object, value: object, most: int) -> None:
+    kept[key] = value
+    if len(kept) > most:
+        kept.popitem(last=False)

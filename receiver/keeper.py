@@ -1,0 +1,134 @@
+"""What needs more than one pack, and what the platform says to gateways: one keeper a database, or several.
+
+Checks chains, settles late packs, applies revocations, makes the next month's partition, drops what is too old; with a
+broker it also acknowledges, and asks again for what is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+
+import psycopg
+
+from drivers.backoff import Backoff
+from receiver.acks import Acknowledger
+from receiver.chains import apply_revocations, check_lots
+from receiver.database import Connection, DatabaseError, check_schema, connect
+from receiver.publisher import Publisher
+from receiver.replays import ask_again
+from receiver.settle import settle_late
+
+log = logging.getLogger("meterhouse.platform")
+PAUSE_S: Final = 0.5  # without work
+ACKS_S: Final = 2.0
+SETTLE_S: Final = 5.0
+REPLAY_S: Final = 60.0
+DAILY_S: Final = 3600.0
+
+
+@dataclass(slots=True)
+class _Job:
+    every_s: float
+    run: Callable[[Connection], object]
+    due_s: float = 0.0
+
+
+class Keeper:
+    """Looks after one database. ``step`` does what is due.
+
+    Args:
+        publisher: None: acknowledge nothing, ask for nothing.
+        keep_days: packs that begin earlier are dropped, by whole months; None: never.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        publisher: Publisher | None = None,
+        *,
+        keep_days: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.dsn, self._clock = dsn, clock
+        self._connection: Connection | None = None
+        self._retry = Backoff(0.5, 15.0)
+        self._away_until = 0.0
+        self.checked = self.failures = 0
+        self._jobs = [_Job(SETTLE_S, settle_late), _Job(SETTLE_S, apply_revocations), _Job(DAILY_S, prepare_months)]
+        if keep_days is not None:
+            self._jobs.append(_Job(DAILY_S, lambda connection: drop_months(connection, keep_days)))
+        if publisher is not None:
+            acknowledger = Acknowledger(publisher)
+            self._jobs.append(_Job(ACKS_S, acknowledger.step))
+            self._jobs.append(_Job(REPLAY_S, lambda connection: ask_again(connection, publisher), clock() + REPLAY_S))
+
+    def step(self) -> int:
+        """Check what is there, do the jobs that are due. Returns the number of packs that were checked."""
+        if self._clock() < self._away_until:
+            return 0
+        try:
+            connection = self._connect()
+            checked = check_lots(connection)
+            for job in self._jobs:
+                if self._clock() >= job.due_s:
+                    job.run(connection)
+                    job.due_s = self._clock() + job.every_s
+        except (psycopg.Error, DatabaseError) as error:
+            self._failed(error)
+            return 0
+        self._retry.reset()
+        self.checked += checked
+        return checked
+
+    def _connect(self) -> Connection:
+        if self._connection is None or self._connection.closed or self._connection.broken:
+            self._connection = connect(self.dsn)
+            check_schema(self._connection, self.dsn)
+        return self._connection
+
+    def _failed(self, error: Exception) -> None:
+        delay_s = self._retry.next_s()
+        self._away_until, self.failures = self._clock() + delay_s, self.failures + 1
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        log.warning("%s. Tried again in %.1f s", text, delay_s)
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def prepare_months(connection: Connection) -> None:
+    """This month's partition and the next one."""
+    today = datetime.now(UTC).date()
+    for day in (today, today + timedelta(days=10)):
+        connection.execute("SELECT make_partition(%s)", [day.replace(day=1)])
+
+
+def drop_months(connection: Connection, keep_days: int) -> list[str]:
+    """Drop the partitions of which every pack is too old. Sums by day, findings and figures stay."""
+    oldest = datetime.now(UTC).date() - timedelta(days=keep_days)
+    tables = connection.execute(
+        "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid "
+        "WHERE i.inhparent = 'packs'::regclass"
+    )
+    dropped = []
+    for (name,) in tables.fetchall():
+        month = name.removeprefix("packs_")
+        if month[:4].isdigit():
+            first = date(int(month[:4]), int(month[5:7]), 1)
+            if (first + timedelta(days=31)).replace(day=1) <= oldest:
+                connection.execute(f"DROP TABLE {name}".encode())
+                log.info("dropped %s: all of it is older than %d days", name, keep_days)
+                dropped.append(name)
+    return dropped

@@ -1,0 +1,85 @@
+"""Prometheus metrics of the fleet, over HTTP on an address that the operator names."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from drivers.model import UsageError
+
+log = logging.getLogger("meterhouse.platform")
+
+_HELP = {
+    "gateways": "Gateways that are enrolled.",
+    "verified": "Gateways with nothing missing and nothing false.",
+    "incomplete": "Gateways of which packs are missing.",
+    "failed": "Gateways with a refused or faulty pack.",
+    "silent": "Enrolled gateways that never sent a pack.",
+    "late": "Gateways whose newest pack ended more than five minutes ago.",
+    "unknown": "Gateways that publish and are not enrolled.",
+    "packs": "Packs that are stored and sound.",
+    "readings": "Readings in them.",
+    "due": "Readings that were due.",
+    "gaps": "Due readings that lie in stated gaps.",
+    "missing_packs": "Packs that should be here and are not.",
+    "lost_packs": "Packs that gateways declare gone.",
+    "lots_waiting": "Batches whose seams are not checked yet.",
+    "unsettled": "Packs whose completeness is open: their birth or another part has not come.",
+}
+
+
+def prometheus_text(summary: dict[str, Any]) -> str:
+    """The exposition format."""
+    lines = []
+    for name, text in _HELP.items():
+        lines += [f"# HELP meterhouse_platform_{name} {text}", f"# TYPE meterhouse_platform_{name} gauge"]
+        lines.append(f"meterhouse_platform_{name} {summary[name]}")
+    return "\n".join(lines) + "\n"
+
+
+class MetricsServer:
+    """Answers ``GET /metrics`` in a thread of its own.
+
+    Args:
+        address: ``127.0.0.1:9108``.
+        read: makes the text; called for each request.
+    """
+
+    def __init__(self, address: str, read: Callable[[], str]) -> None:
+        host, _, port = address.rpartition(":")
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.path != "/metrics":
+                    self.send_error(404)
+                    return
+                try:
+                    body = read().encode()
+                except Exception as error:  # noqa: BLE001 a scrape must not end the keeper
+                    log.warning("metrics: %s", str(error).strip().splitlines()[:1])
+                    self.send_error(503)
+                    return
+                self.send_response(200)
+                self.send_header("Content-Type", "text/plain; version=0.0.4")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Requests are not logged."""
+
+        try:
+            self._server = ThreadingHTTPServer((host.strip("[]") or "127.0.0.1", int(port)), Handler)
+        except (OSError, ValueError) as error:
+            raise UsageError(str(error), where="--metrics", hint="Expected an address such as 127.0.0.1:9108") from None
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End it."""
+        self._server.shutdown()
+        self._server.server_close()

@@ -1,0 +1,187 @@
+-- What a platform keeps. Evidence first: a pack's body is what was published, to the byte (compressed), so that an auditor repeats every
+-- judgement with `meterhouse verify` and trusts no table of ours. All else is derived from the bodies and can be made again.
+--
+-- Hashes are the first 16 bytes of SHA-256 (a uuid): enough to join on, and half the room. Whoever needs all 32 takes them from the body.
+-- boot is the signed 64-bit form of the 16 hex digits. Times are UTC ms.
+
+CREATE TABLE pins (                     -- which keys are trusted: by the operator's hand (`platform enrol`)
+  gateway text NOT NULL,                -- <site>/<gateway>
+  thumbprint text NOT NULL,
+  enrolled timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (gateway, thumbprint));
+
+CREATE TABLE trust_changes (number bigint NOT NULL); -- one row: workers look whether it grew
+INSERT INTO trust_changes VALUES (0);
+
+CREATE TABLE agreed (                   -- streams that a gateway was asked for; none: all of them
+  gateway text NOT NULL,
+  stream text NOT NULL,                 -- last part of the name
+  PRIMARY KEY (gateway, stream));
+
+CREATE TABLE unknown_gateways (         -- who publishes and is not enrolled: a queue for the operator, bounded
+  gateway text PRIMARY KEY,
+  thumbprint text NOT NULL,             -- newest key of the object it published; nothing proves that it is the gateway's
+  keys bytea NOT NULL,
+  seen timestamptz NOT NULL DEFAULT now());
+
+CREATE TABLE gateways (
+  name text PRIMARY KEY,
+  keys bytea NOT NULL,                  -- the newest keys object, as published
+  counter bigint NOT NULL,
+  changed timestamptz NOT NULL DEFAULT now(),
+  revoked jsonb,                        -- last trusted sequence by signer and stream, where a key was revoked
+  cut boolean NOT NULL DEFAULT true,    -- packs beyond it are marked
+  version text,                         -- of the agent, from its status
+  online boolean,
+  ack_lists boolean NOT NULL DEFAULT false); -- takes {"acks": [...]}
+
+CREATE TABLE streams (
+  id bigint PRIMARY KEY,                -- BLAKE2b-64 of the name: every worker makes the same without asking
+  name text NOT NULL UNIQUE,
+  gateway text NOT NULL);
+CREATE INDEX ON streams (gateway);
+
+CREATE TABLE point_tables (             -- many births have the same points
+  hash uuid PRIMARY KEY,
+  value jsonb NOT NULL);                -- {"points", "epoch"}
+CREATE TABLE births (
+  hash uuid PRIMARY KEY,
+  stream bigint NOT NULL,
+  points uuid NOT NULL);
+
+CREATE TABLE dictionaries (             -- of zstd; a frame names the one that it needs
+  id bigint PRIMARY KEY,
+  bytes bytea NOT NULL,
+  made timestamptz NOT NULL DEFAULT now());
+
+CREATE TABLE packs (
+  stream bigint NOT NULL, seq bigint NOT NULL, boot bigint NOT NULL, prev_boot bigint,
+  from_ms bigint NOT NULL, to_ms bigint NOT NULL,
+  hash uuid NOT NULL, prev uuid, birth uuid NOT NULL,
+  signer bigint NOT NULL,               -- place of its key in the chain of keys
+  lot bigint NOT NULL,
+  readings int NOT NULL, due int, gaps int, -- due NULL: not settled yet (its birth, or another part, has not come)
+  asleep int,                           -- of these gaps
+  reasons jsonb,                        -- of these gaps: {"timeout": readings}; NULL without gaps
+  part smallint, parts smallint,
+  is_birth boolean NOT NULL, first boolean NOT NULL,
+  steps bigint[],                       -- clock_step events: old, new, old, new ...
+  faults text[],                        -- codes of rules that this pack breaks by itself
+  body bytea NOT NULL,                  -- a zstd frame
+  PRIMARY KEY (stream, seq, boot, from_ms)) PARTITION BY RANGE (from_ms);
+ALTER TABLE packs ALTER body SET STORAGE EXTERNAL; -- compressed already
+CREATE INDEX ON packs (lot);
+CREATE INDEX ON packs (stream, boot, from_ms) WHERE due IS NULL;
+CREATE TABLE packs_other PARTITION OF packs DEFAULT; -- times that no clock should show
+
+CREATE TABLE forks (                    -- a second pack with the identity of one that is here, and other bytes
+  stream bigint NOT NULL, seq bigint NOT NULL, boot bigint NOT NULL, hash uuid NOT NULL, from_ms bigint NOT NULL, body bytea NOT NULL,
+  PRIMARY KEY (stream, seq, boot, hash));
+
+CREATE TABLE losses (                   -- packs that the gateway itself declares gone
+  stream bigint NOT NULL, boot bigint NOT NULL, first bigint NOT NULL, last bigint NOT NULL, hash uuid NOT NULL,
+  from_ms bigint NOT NULL, to_ms bigint NOT NULL, reason text NOT NULL,
+  PRIMARY KEY (stream, boot, first, last, hash));
+
+CREATE TABLE days (                     -- sums of settled packs without a fault; a pack counts for the UTC day in which it begins
+  stream bigint NOT NULL, day date NOT NULL,
+  packs bigint NOT NULL, readings bigint NOT NULL, due bigint NOT NULL, gaps bigint NOT NULL, asleep bigint NOT NULL,
+  PRIMARY KEY (stream, day));
+CREATE TABLE gap_days (
+  stream bigint NOT NULL, day date NOT NULL, reason text NOT NULL, readings bigint NOT NULL,
+  PRIMARY KEY (stream, day, reason));
+
+CREATE TABLE lots (                     -- a lot is what one transaction of one worker stored
+  lot bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  packs int NOT NULL,
+  stored timestamptz NOT NULL DEFAULT now(),
+  checked timestamptz);
+CREATE INDEX ON lots (lot) WHERE checked IS NULL;
+
+CREATE TABLE boots (                    -- which sequences of each start of the agent are here; the only state of the check of chains
+  stream bigint NOT NULL, boot bigint NOT NULL,
+  prev_boot bigint,                     -- as its first pack says
+  begun boolean NOT NULL,               -- that first pack is here
+  line bigint NOT NULL,                 -- boots that continue one history have one line: the boot that began it
+  seqs int8multirange NOT NULL,
+  from_ms bigint NOT NULL, to_ms bigint NOT NULL,
+  changed timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (stream, boot)) WITH (fillfactor = 70);
+CREATE INDEX ON boots (changed);
+
+CREATE TABLE findings (                 -- what does not fit, by pack; a function of the set of packs
+  stream bigint NOT NULL, seq bigint NOT NULL, boot bigint NOT NULL, code text NOT NULL,
+  found timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (stream, seq, boot, code));
+
+CREATE TABLE checkpoints (              -- the newest pages of each gateway
+  gateway text NOT NULL, page int NOT NULL, counter bigint NOT NULL, pages int NOT NULL, hash uuid NOT NULL,
+  time_ms bigint NOT NULL, signer bigint NOT NULL, body bytea NOT NULL,
+  PRIMARY KEY (gateway, page));
+CREATE TABLE checkpoint_heads (         -- the newest head of each stream that a checkpoint names
+  stream bigint PRIMARY KEY,
+  boot bigint NOT NULL, seq bigint NOT NULL, hash uuid NOT NULL, to_ms bigint NOT NULL, counter bigint NOT NULL, retired boolean NOT NULL);
+
+CREATE TABLE refused (                  -- nothing of it is trusted; bounded by the worker
+  at timestamptz NOT NULL DEFAULT now(), topic text NOT NULL, code text NOT NULL, why text NOT NULL, hash uuid NOT NULL,
+  body bytea NOT NULL,                  -- at most its first 64 KiB
+  times bigint NOT NULL DEFAULT 1,
+  PRIMARY KEY (topic, hash));
+
+-- What is not here between packs that are, and what of it the gateway itself declares gone.
+CREATE VIEW holes AS
+WITH lines AS (SELECT stream, line, range_agg(seqs) AS seqs FROM (SELECT stream, line, unnest(seqs) AS seqs FROM boots) b GROUP BY 1, 2),
+  gone AS (SELECT stream, line, int8multirange(range_merge(seqs)) - seqs AS seqs FROM lines)
+SELECT g.stream, s.name, g.line, g.seqs - coalesce(l.seqs, '{}') AS missing, g.seqs * coalesce(l.seqs, '{}') AS lost
+FROM gone g JOIN streams s ON s.id = g.stream
+LEFT JOIN LATERAL (SELECT range_agg(int8range(first, last, '[]')) AS seqs FROM losses l WHERE l.stream = g.stream) l ON true
+WHERE NOT isempty(g.seqs);
+
+-- What does not fit, with what only holds while something is missing: a loss event that names another hash than the pack after it
+-- follows, and a checkpoint that names another hash than the pack has.
+CREATE VIEW all_findings AS
+SELECT stream, seq, boot, code, found FROM findings
+UNION ALL SELECT DISTINCT l.stream, r.seq, r.boot, 'conflict', NULL::timestamptz FROM losses l JOIN packs r ON r.stream = l.stream AND r.seq = l.last + 1
+  WHERE r.prev IS DISTINCT FROM l.hash AND NOT EXISTS (SELECT FROM packs p WHERE p.stream = l.stream AND p.seq = l.last)
+UNION ALL SELECT h.stream, h.seq, h.boot, 'conflict', NULL FROM checkpoint_heads h JOIN packs p ON p.stream = h.stream AND p.seq = h.seq AND p.boot = h.boot
+  WHERE p.hash <> h.hash
+UNION ALL SELECT h.stream, h.seq, h.boot, 'conflict', NULL FROM checkpoint_heads h -- another boot goes on from before it
+  WHERE EXISTS (SELECT FROM boots b WHERE b.stream = h.stream AND b.prev_boot = h.boot AND b.begun AND lower(b.seqs) <= h.seq)
+UNION ALL SELECT h.stream, h.seq, h.boot, 'conflict', NULL FROM checkpoint_heads h -- its sequence is here, of another boot
+  WHERE NOT EXISTS (SELECT FROM boots b WHERE b.stream = h.stream AND b.boot = h.boot AND b.seqs @> h.seq)
+    AND EXISTS (SELECT FROM boots b WHERE b.stream = h.stream AND b.seqs @> h.seq)
+    AND (SELECT count(DISTINCT b.line) = 1 AND min(b.from_ms) < h.to_ms FROM boots b WHERE b.stream = h.stream);
+
+CREATE TABLE acked (                    -- what a gateway was told
+  stream bigint NOT NULL, boot bigint NOT NULL, first bigint NOT NULL, last bigint NOT NULL, at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (stream, boot, first));
+
+CREATE TABLE replays (                  -- what was asked for again
+  stream bigint NOT NULL, first bigint NOT NULL, last bigint NOT NULL, id text NOT NULL, asked timestamptz NOT NULL DEFAULT now(),
+  times int NOT NULL DEFAULT 1,
+  PRIMARY KEY (stream, first, last));
+
+CREATE TABLE figures (                  -- results that a gateway calculated and signed (stream _indicators)
+  stream bigint NOT NULL, seq bigint NOT NULL, boot bigint NOT NULL,
+  kind text NOT NULL, id text NOT NULL, -- figure, balance, trace, derived; set/indicator or the name of a point
+  period text NOT NULL, label text NOT NULL, from_ms bigint NOT NULL, to_ms bigint NOT NULL,
+  v numeric, u text, completeness numeric, verdict text, official boolean, -- v NULL: an input was missing
+  result jsonb NOT NULL,                -- all of it
+  PRIMARY KEY (stream, kind, id, period, from_ms, seq, boot));
+
+CREATE FUNCTION day_of(ms bigint) RETURNS date LANGUAGE sql IMMUTABLE AS $$
+  SELECT CASE WHEN ms BETWEEN 0 AND 32503679999999 THEN date '1970-01-01' + (ms / 86400000)::int ELSE date '1970-01-01' END $$;
+
+-- A month's partition, made before its first pack is stored. Packs of it that lie in packs_other move.
+CREATE FUNCTION make_partition(month date) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  name text := 'packs_' || to_char(month, 'YYYY_MM');
+  low bigint := extract(epoch FROM date_trunc('month', month::timestamp) AT TIME ZONE 'UTC') * 1000;
+  high bigint := extract(epoch FROM (date_trunc('month', month::timestamp) + interval '1 month') AT TIME ZONE 'UTC') * 1000;
+BEGIN
+  PERFORM pg_advisory_xact_lock(7235701, 1);
+  IF to_regclass(name) IS NOT NULL THEN RETURN; END IF;
+  EXECUTE format('CREATE TABLE %I (LIKE packs INCLUDING DEFAULTS INCLUDING STORAGE)', name);
+  EXECUTE format('WITH moved AS (DELETE FROM packs_other WHERE from_ms >= %s AND from_ms < %s RETURNING *) INSERT INTO %I SELECT * FROM moved', low, high, name);
+  EXECUTE format('ALTER TABLE packs ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)', name, low, high);
+END $$;

@@ -1,0 +1,124 @@
+"""A PostgreSQL of our own for the demo and for tests: a folder with a socket, no network, no cluster of the machine."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from drivers.model import GatewayError
+
+PROGRAMS: Final = Path("/usr/lib/postgresql")
+USER: Final = "postgres"  # of Debian's package; the server refuses to run as root
+
+
+class NoPostgres(GatewayError):
+    """There is no PostgreSQL on this machine."""
+
+    exit_code = 3
+
+
+def find_programs() -> Path:
+    """The folder with ``initdb`` and ``postgres`` of the newest usable version. Raises NoPostgres."""
+    found = [
+        folder for folder in PROGRAMS.glob("*/bin") if folder.parent.name.isdigit() and int(folder.parent.name) >= 15
+    ]
+    if found:
+        return max(found, key=lambda folder: int(folder.parent.name))
+    if path := shutil.which("initdb"):
+        return Path(path).resolve().parent
+    raise NoPostgres("no PostgreSQL 15 or later", where=str(PROGRAMS), hint="apt-get install postgresql")
+
+
+class PrivatePostgres:
+    """Starts in about a second; gone with ``stop``.
+
+    Args:
+        folder: where its data lie, made if need be; None: a new temporary folder, removed by ``stop``.
+        settings: such as ``fsync=off``.
+    """
+
+    def __init__(self, folder: Path | None = None, settings: Sequence[str] = ()) -> None:
+        self._programs = find_programs()
+        self._own = folder is None
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="meterhouse-platform-"))
+        self._settings = settings
+        self._user = USER if os.geteuid() == 0 else ""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def dsn(self) -> str:
+        """How to connect."""
+        user = self._user or pwd.getpwuid(os.geteuid()).pw_name
+        return f"host={self.folder} dbname=postgres user={user}"
+
+    def start(self) -> None:
+        """Make the cluster if it is new, and run it. Raises NoPostgres with what it said."""
+        data = self.folder / "data"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._user:
+            shutil.chown(self.folder, self._user)
+        if not data.exists():
+            self._run(
+                "initdb", "-D", str(data), "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-U", self._name()
+            )
+        options = [f"unix_socket_directories={self.folder}", "listen_addresses=", *self._settings]
+        command = [
+            str(self._programs / "postgres"),
+            "-D",
+            str(data),
+            *(part for one in options for part in ("-c", one)),
+        ]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, user=self._user or None,
+                extra_groups=[] if self._user else None, cwd=self.folder, start_new_session=True,
+            )  # fmt: skip
+        self._run("pg_isready", "-h", str(self.folder), "-t", "60", "-q", check=False)
+        self._wait()
+
+    def stop(self, how: str = "fast") -> None:
+        """End it (``fast``, or ``immediate`` as a power cut would), and remove a temporary folder."""
+        if self._process is not None and self._process.poll() is None:
+            self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", how, "-w", "stop", check=False)
+            self._process.wait(60)
+        self._process = None
+        if self._own and how == "fast":
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _wait(self) -> None:
+        import time
+
+        import psycopg
+
+        until = time.monotonic() + 60
+        while True:
+            try:
+                psycopg.connect(self.dsn, connect_timeout=5).close()
+                return
+            except psycopg.Error as error:
+                if self._process is None or self._process.poll() is not None or time.monotonic() > until:
+                    last = (self.folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
+                    raise NoPostgres(
+                        " ".join(last) or str(error), where=str(self.folder), hint="See its file log"
+                    ) from None
+                time.sleep(0.05)
+
+    def _name(self) -> str:
+        return self._user or pwd.getpwuid(os.geteuid()).pw_name
+
+    def _run(self, program: str, *arguments: str, check: bool = True) -> None:
+        done = subprocess.run(
+            [str(self._programs / program), *arguments], capture_output=True, user=self._user or None,
+            extra_groups=[] if self._user else None, cwd=self.folder, check=False,
+        )  # fmt: skip
+        if check and done.returncode:
+            said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()[-1:]
+            raise NoPostgres(
+                f"{program}: {' '.join(said)}", where=str(self.folder), hint="Is there room, and may we write?"
+            )

@@ -1,0 +1,58 @@
+"""The platform's words to gateways: acks and requests, at QoS 1, by a thread of paho's own."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from drivers.model import UsageError
+from receiver.sources.mqtt import apply_login
+
+log = logging.getLogger("meterhouse.platform")
+MAX_QUEUED: Final = 10_000
+
+
+class Publisher:
+    """A connection that comes back by itself. ``publish`` refuses while it is away: the caller tries again later.
+
+    Args:
+        url: ``mqtt://`` or ``mqtts://``, also of a RabbitMQ with its MQTT plugin.
+    """
+
+    def __init__(self, url: str, name: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
+            raise UsageError(f"{url!r} is no broker", where="--broker", hint="Expected such as mqtt://127.0.0.1:1883")
+        client = self._client = mqtt.Client(
+            CallbackAPIVersion.VERSION2, client_id=f"meterhouse-keeper-{name}", protocol=mqtt.MQTTv5
+        )
+        apply_login(client, parts)
+        client.max_queued_messages_set(MAX_QUEUED)
+        client.reconnect_delay_set(1, 15)
+        client.on_connect = self._on_connect
+        client.connect_async(parts.hostname, parts.port or (8883 if parts.scheme == "mqtts" else 1883), keepalive=30)
+        client.loop_start()
+
+    @property
+    def is_connected(self) -> bool:
+        """Would ``publish`` be taken now?"""
+        return self._client.is_connected()
+
+    def publish(self, topic: str, body: bytes, *, retain: bool = False) -> bool:
+        """Returns whether the broker's connection took it."""
+        if not self.is_connected:
+            return False
+        return self._client.publish(topic, body, qos=1, retain=retain).rc == mqtt.MQTT_ERR_SUCCESS
+
+    def close(self) -> None:
+        """Send what is queued, and leave."""
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _on_connect(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+        if reason.is_failure:
+            log.warning("the broker refused the keeper: %s", reason)

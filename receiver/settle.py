@@ -1,0 +1,96 @@
+"""Completeness of packs that could not be settled alone: their birth came later, or they are parts of one tick."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from agent.verify import Balance, CheckedPack, KeyRing, PointTable, balance, check
+from agent.verify.strict import parse_object
+from receiver.bodies import Bodies
+from receiver.chains import SETTLE_LOCK
+from receiver.database import Connection, statement
+
+AT_ONCE: Final = 200  # packs, or ticks in parts, of one transaction
+
+_WHOLE: Final = statement("unsettled")
+_TICKS: Final = statement("ticks_in_parts")
+_PARTS: Final = statement("parts")
+_SETTLED: Final = """
+UPDATE packs SET due = %s, gaps = %s, asleep = %s, reasons = %s, faults = %s
+WHERE stream = %s AND seq = %s AND boot = %s AND from_ms = %s"""
+_AGAIN: Final = """
+CREATE TEMP TABLE new ON COMMIT DROP AS
+SELECT p.stream, p.seq, p.boot, p.from_ms, p.readings, p.due, p.gaps, p.asleep, p.reasons, p.faults
+FROM packs p JOIN settled s USING (stream, seq, boot, from_ms)
+WHERE EXISTS (SELECT FROM lots l WHERE l.lot = p.lot AND l.checked IS NOT NULL)"""
+
+
+def settle_late(connection: Connection) -> int:
+    """Settle some of what waits. Returns how many packs were settled."""
+    settler = _Settler(connection)
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SETTLE_LOCK])
+        for row in cursor.execute(_WHOLE, [AT_ONCE]).fetchall():
+            settler.settle([row], cursor)
+        for tick in cursor.execute(_TICKS, [AT_ONCE]).fetchall():
+            if rows := cursor.execute(_PARTS, tick).fetchall():
+                settler.settle(rows, cursor)
+        if settler.done:
+            _count(cursor, settler.done)
+    return len(settler.done)
+
+
+class _Settler:
+    """Judges stored bodies once more, now that their table is known."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.done: list[tuple[int, int, int, int]] = []
+        self._connection, self._bodies = connection, Bodies(connection)
+        self._rings: dict[str, KeyRing] = {}
+
+    def settle(self, rows: list[tuple[Any, ...]], cursor: psycopg.Cursor[Any]) -> None:
+        """One pack, or all parts of a tick: their sum stands at the first of them."""
+        table = PointTable(rows[0][6])
+        packs = [check(self._bodies.read(bytes(row[4])), None, self._ring(row[5]), lambda birth: table) for row in rows]
+        sound = [pack for pack in packs if isinstance(pack, CheckedPack)]
+        if len(sound) < len(packs):  # its key was revoked, or the row is damaged
+            made, codes = Balance(), ["revoked"]
+        else:
+            made = balance([pack.counts for pack in sound], table)
+            codes = list(dict.fromkeys(fault.code for pack in sound for fault in (*pack.faults, *made.faults)))
+        for place, row in enumerate(rows):
+            own = made if place == 0 and not codes else Balance()
+            gaps = Jsonb(dict(own.gaps)) if own.gaps else None
+            cursor.execute(
+                _SETTLED,
+                [own.due, sum(own.gaps.values()), own.gaps.get("asleep", 0), gaps, codes or None, *row[:4]],
+            )
+        cursor.executemany(
+            "INSERT INTO findings (stream, seq, boot, code) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
+            [(*rows[0][:3], code) for code in codes],
+        )
+        self.done += [row[:4] for row in rows]
+
+    def _ring(self, gateway: str) -> KeyRing:
+        ring = self._rings.get(gateway)
+        if ring is None:
+            pins = [
+                pin for (pin,) in self._connection.execute("SELECT thumbprint FROM pins WHERE gateway = %s", [gateway])
+            ]
+            ring = self._rings[gateway] = KeyRing(gateway, pins)
+            row = self._connection.execute("SELECT keys FROM gateways WHERE name = %s", [gateway]).fetchone()
+            if row is not None:
+                ring.update(bytes(row[0]), parse_object(bytes(row[0])))
+        return ring
+
+
+def _count(cursor: psycopg.Cursor[Any], settled: list[tuple[int, int, int, int]]) -> None:
+    """Add them to the sums by day, unless the check of their lot is still to come and does it."""
+    cursor.execute("CREATE TEMP TABLE settled (stream bigint, seq bigint, boot bigint, from_ms bigint) ON COMMIT DROP")
+    cursor.executemany("INSERT INTO settled VALUES (%s, %s, %s, %s)", settled)
+    cursor.execute(_AGAIN)
+    cursor.execute(statement("days"))
+    cursor.execute(statement("gap_days"))

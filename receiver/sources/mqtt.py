@@ -1,0 +1,144 @@
+"""MQTT 5: a shared subscription for packs and checkpoints, a plain one for keys and status.
+
+Brokers give no retained message to a shared subscription, and every worker needs all keys: so keys come plainly, to
+each. The session is the worker's own and outlives it: brokers do not hand on what was in flight in a session that
+ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import SplitResult, parse_qsl, unquote
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from drivers.backoff import Backoff
+from drivers.model import UsageError
+from receiver.sources import Message
+
+log = logging.getLogger("meterhouse.platform")
+GROUP: Final = "meterhouse"
+SHARED: Final = ("+/+/+/readings", "+/+/+/backfill", "+/+/checkpoint/+")
+PLAIN: Final = ("+/+/keys", "+/+/status")
+SESSION_S: Final = 86_400  # that the broker keeps for a worker that is away
+WINDOW: Final = 2000  # unacknowledged messages that the broker may send
+QUEUED: Final = 2 * WINDOW
+
+
+class MqttSource:
+    """See ``receiver.sources.Source``. One thread: the network is served inside of ``take`` and ``acknowledge``."""
+
+    def __init__(self, url: SplitResult, name: str) -> None:
+        self._url, self._queue = url, deque[Message]()
+        self._generation = 0  # of the connection
+        self._problem = "not connected yet"
+        self._retry = Backoff(0.5, 15.0)
+        self._retry_at = 0.0
+        self._connected = False
+        self._client = client = mqtt.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=f"meterhouse-platform-{name}",
+            protocol=mqtt.MQTTv5,
+            manual_ack=True,
+        )
+        apply_login(client, url)
+        client.on_connect, client.on_disconnect, client.on_message = (
+            self._on_connect,
+            self._on_disconnect,
+            self._on_message,
+        )
+
+    def take(self, most: int, wait_s: float) -> list[Message]:
+        """Up to ``most`` messages."""
+        until = time.monotonic() + wait_s
+        while True:
+            self._serve(0.0 if self._queue else max(0.0, min(0.05, until - time.monotonic())))
+            if len(self._queue) >= most or time.monotonic() >= until:
+                break
+        return [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
+
+    def acknowledge(self, messages: Sequence[Message]) -> None:
+        """PUBACK for those of this connection; of an earlier one the broker sends them again."""
+        for message in messages:
+            generation, mid, qos = message.token
+            if generation == self._generation:
+                self._client.ack(mid, qos)
+
+    def problem(self) -> str:
+        """Why nothing arrives."""
+        return self._problem
+
+    def close(self) -> None:
+        """Leave; the session stays."""
+        self._client.disconnect()
+        self._client.loop(0.1)
+
+    def _serve(self, wait_s: float) -> None:
+        if not self._connected and not self._client.is_connected() and time.monotonic() >= self._retry_at:
+            self._connect()
+        if self._client.socket() is None:
+            time.sleep(wait_s)
+            return
+        if self._client.loop(wait_s) != mqtt.MQTT_ERR_SUCCESS and self._connected:
+            self._lost("the connection broke")
+
+    def _connect(self) -> None:
+        self._retry_at = time.monotonic() + self._retry.next_s()
+        settings = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        settings.SessionExpiryInterval = SESSION_S
+        settings.ReceiveMaximum = WINDOW
+        port = self._url.port or (8883 if self._url.scheme == "mqtts" else 1883)
+        try:
+            self._client.connect(self._url.hostname or "", port, keepalive=30, clean_start=False, properties=settings)
+        except (OSError, ValueError) as error:
+            self._lost(str(error) or type(error).__name__)
+
+    def _lost(self, why: str) -> None:
+        self._connected, self._problem = False, why
+        self._generation += 1
+        self._queue.clear()  # unacknowledged: it comes again
+
+    def _on_connect(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+        if reason.is_failure:
+            self._lost(f"the broker refused: {reason}")
+            return
+        self._connected, self._problem = True, ""
+        self._retry.reset()
+        shared = [(f"$share/{GROUP}/meterhouse/v1/{topic}", 1) for topic in SHARED]
+        client.subscribe(shared + [(f"meterhouse/v1/{topic}", 1) for topic in PLAIN])
+
+    def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+        self._lost(f"the broker ended the connection: {reason}")
+
+    def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
+        self._queue.append(Message(message.topic, message.payload, (self._generation, message.mid, message.qos)))
+
+
+def apply_login(client: mqtt.Client, url: SplitResult) -> None:
+    """Name, password and TLS from ``mqtts://user@host?password_file=FILE&ca=FILE&certificate=FILE&key=FILE``.
+
+    Raises:
+        UsageError: a file that cannot be read, or an option that is not known.
+    """
+    options = dict(parse_qsl(url.query))
+    if unknown := options.keys() - {"password_file", "ca", "certificate", "key"}:
+        hint = "password_file, ca, certificate and key are known"
+        raise UsageError(f'unknown option "{min(unknown)}"', where=f"{url.scheme}://{url.hostname}", hint=hint)
+    try:
+        password = Path(options["password_file"]).read_text().strip() if "password_file" in options else None
+        if url.username:
+            client.username_pw_set(unquote(url.username), password or unquote(url.password or "") or None)
+        if url.scheme == "mqtts":
+            client.tls_set(options.get("ca"), options.get("certificate"), options.get("key"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            str(error), where=f"{url.scheme}://{url.hostname}", hint="Is the file there, and readable?"
+        ) from None

@@ -1,0 +1,14 @@
+-- All conflicts between the boots of one stream, made anew: sequences that two boots have, and beginnings that follow no head that is here.
+INSERT INTO findings (stream, seq, boot, code)
+SELECT a.stream, 0::bigint, greatest(a.boot, b.boot), 'conflict'
+FROM boots a JOIN boots b ON b.stream = a.stream AND b.boot <> a.boot AND b.line = a.line AND b.seqs && a.seqs
+WHERE a.stream = %(stream)s
+UNION
+SELECT r.stream, r.seq, r.boot, 'conflict'
+FROM boots b CROSS JOIN LATERAL unnest(b.seqs) AS part (seqs)
+JOIN packs r ON r.stream = b.stream AND r.seq = lower(part.seqs) AND r.boot = b.boot
+WHERE b.stream = %(stream)s
+  AND EXISTS (SELECT FROM packs l JOIN boots o ON o.stream = l.stream AND o.boot = l.boot
+    WHERE l.stream = r.stream AND l.seq = r.seq - 1 AND l.boot <> r.boot AND o.line = b.line)
+  AND NOT EXISTS (SELECT FROM packs l WHERE l.stream = r.stream AND l.seq = r.seq - 1 AND l.hash = r.prev)
+ON CONFLICT DO NOTHING

@@ -1,0 +1,32 @@
+-- Each seam between two packs is looked at when the second of both is here: from the new one to the left, and from the one after it.
+-- Whichever of two lots is checked later sees both packs, so nothing depends on order or on the number of workers.
+WITH r AS (
+  SELECT p.stream, p.seq, p.boot, p.prev_boot, p.from_ms, p.to_ms, p.prev, p.birth, p.signer, p.part, p.parts, p.is_birth, p.first, p.steps
+  FROM new n JOIN packs p ON p.stream = n.stream AND p.seq = n.seq AND p.boot = n.boot AND p.from_ms = n.from_ms
+  UNION
+  SELECT p.stream, p.seq, p.boot, p.prev_boot, p.from_ms, p.to_ms, p.prev, p.birth, p.signer, p.part, p.parts, p.is_birth, p.first, p.steps
+  FROM new n JOIN packs p ON p.stream = n.stream AND p.seq = n.seq + 1
+), judged AS (
+  SELECT r.stream, r.seq, r.boot, CASE
+    WHEN l.stream IS NULL THEN NULL -- nothing before it here: a hole, or a beginning
+    WHEN r.prev IS DISTINCT FROM l.hash AND r.boot = l.boot THEN CASE WHEN NOT EXISTS
+      (SELECT FROM forks f WHERE f.stream = r.stream AND f.seq = r.seq - 1 AND f.boot = r.boot AND f.hash = r.prev) THEN 'chain' END
+    WHEN r.prev IS DISTINCT FROM l.hash THEN CASE WHEN
+      (SELECT line FROM boots b WHERE b.stream = r.stream AND b.boot = r.boot) = (SELECT line FROM boots b WHERE b.stream = l.stream AND b.boot = l.boot)
+      THEN 'conflict' END
+    WHEN r.boot = l.boot AND r.first THEN 'chain'
+    WHEN r.boot <> l.boot AND r.prev_boot IS DISTINCT FROM l.boot THEN 'chain'
+    WHEN r.part > 1 AND (l.part IS DISTINCT FROM r.part - 1 OR l.parts IS DISTINCT FROM r.parts OR l.from_ms <> r.from_ms OR l.to_ms <> r.to_ms) THEN 'chain'
+    WHEN coalesce(r.part, 1) = 1 AND l.part < l.parts THEN 'chain'
+    WHEN coalesce(r.part, 1) = 1 AND r.from_ms <> l.to_ms AND NOT coalesce(
+      l.to_ms IN (SELECT r.steps[i] FROM generate_subscripts(r.steps, 1) i WHERE i % 2 = 1)
+      AND r.from_ms IN (SELECT r.steps[i] FROM generate_subscripts(r.steps, 1) i WHERE i % 2 = 0), false) THEN 'chain'
+    WHEN NOT r.is_birth AND r.birth <> l.birth THEN 'chain'
+    WHEN r.signer < l.signer THEN 'chain' END AS code
+  FROM r LEFT JOIN LATERAL (
+    SELECT * FROM packs l WHERE l.stream = r.stream AND l.seq = r.seq - 1 ORDER BY l.hash = r.prev DESC, l.boot = r.boot DESC LIMIT 1) l ON true
+)
+INSERT INTO findings (stream, seq, boot, code)
+SELECT stream, seq, boot, code FROM judged WHERE code IS NOT NULL
+UNION SELECT stream, seq, boot, unnest(faults) FROM new WHERE faults IS NOT NULL
+ON CONFLICT DO NOTHING

@@ -1,0 +1,16 @@
+-- Holes between packs, and the end that a checkpoint names; each is asked for again after 1, 2, 4 ... hours.
+WITH behind AS (
+  SELECT h.stream, int8range((SELECT max(upper(b.seqs)) FROM boots b WHERE b.stream = h.stream), h.seq, '[]') AS seqs
+  FROM checkpoint_heads h WHERE NOT h.retired AND h.seq >= (SELECT max(upper(b.seqs)) FROM boots b WHERE b.stream = h.stream)
+    AND h.to_ms < extract(epoch FROM now() - make_interval(mins => %(settled)s)) * 1000
+), wanted AS (
+  SELECT h.stream, part.seqs FROM holes h CROSS JOIN LATERAL unnest(h.missing) AS part (seqs)
+  WHERE (SELECT p.from_ms FROM packs p WHERE p.stream = h.stream AND p.seq = upper(part.seqs) LIMIT 1)
+    < extract(epoch FROM now() - make_interval(mins => %(settled)s)) * 1000
+  UNION ALL SELECT stream, seqs FROM behind WHERE NOT isempty(seqs)
+)
+SELECT DISTINCT ON (s.gateway) w.stream, s.name, s.gateway, lower(w.seqs), least(upper(w.seqs) - 1, lower(w.seqs) + %(most)s - 1)
+FROM wanted w JOIN streams s ON s.id = w.stream JOIN gateways g ON g.name = s.gateway
+LEFT JOIN replays r ON r.stream = w.stream AND r.first = lower(w.seqs)
+WHERE r.stream IS NULL OR r.asked < now() - interval '1 hour' * least(24, 2 ^ (r.times - 1))
+ORDER BY s.gateway, lower(w.seqs) LIMIT %(limit)s

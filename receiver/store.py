@@ -1,0 +1,371 @@
+"""What a batch of judged messages becomes in one database: one transaction, and doing it twice changes nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from datetime import date
+from decimal import Decimal
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import psycopg
+import zstandard
+from psycopg.types.json import Jsonb
+
+from agent.verify import Balance
+from agent.verify.jws import unbase64url
+from receiver.database import Connection, boot_number, check_schema, connect, month_of, short_hash, stream_id
+from receiver.judge import Judged, JudgedKeys, JudgedPack, JudgedPage, JudgedStatus, points_hash
+
+COLUMNS: Final = (
+    "stream", "seq", "boot", "prev_boot", "from_ms", "to_ms", "hash", "prev", "birth", "signer", "lot", "readings",
+    "due",    "gaps", "asleep", "reasons", "part", "parts", "is_birth", "first", "steps", "faults", "body",
+)  # fmt: skip
+TYPES: Final = (
+    "int8", "int8", "int8", "int8", "int8", "int8", "uuid", "uuid", "uuid", "int8", "int8", "int4", "int4",
+    "int4", "int4", "jsonb", "int2", "int2", "bool", "bool", "int8[]", "text[]", "bytea",
+)  # fmt: skip
+LEVEL: Final = 3  # of zstd
+DICTIONARY_BYTES: Final = 64 << 10
+TRAIN_PACKS: Final = 1000  # packs that a dictionary is trained on, once for a database
+MAX_REFUSED: Final = 10_000  # rows that are kept; further ones only count
+MAX_UNKNOWN: Final = 10_000
+_DECIMAL: Final = re.compile(r"-?[0-9]{1,60}(?:\.[0-9]{1,60})?")
+REFUSED_BYTES: Final = 64 << 10  # of a refused message that are kept
+
+
+class RefusedMessage(NamedTuple):
+    """A message that cannot be trusted, as it is kept for people."""
+
+    topic: str
+    code: str
+    why: str
+    body: bytes
+
+
+class Store:
+    """One database as a worker sees it; implements ``judge.Directory``. Connects when it is first used.
+
+    Every method raises psycopg.Error while the database is away; the next call connects again.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self._connection: Connection | None = None
+        self._streams: set[str] = set()  # known to be there
+        self._months: set[str] = set()
+        self._births: set[UUID] = set()
+        self._compressor = zstandard.ZstdCompressor(level=LEVEL)
+        self._samples: list[bytes | bytearray | memoryview] | None = []  # None: there is a dictionary
+
+    def connection(self) -> Connection:
+        """The connection, made anew if it was lost."""
+        if self._connection is not None and not self._connection.closed and not self._connection.broken:
+            return self._connection
+        self._connection = None
+        made = connect(self.dsn)
+        check_schema(made, self.dsn)
+        made.execute("CREATE TEMP TABLE batch (LIKE packs)")
+        row = made.execute("SELECT id, bytes FROM dictionaries ORDER BY made DESC LIMIT 1").fetchone()
+        if row is not None:
+            self._use_dictionary(row[1])
+        self._connection = made
+        return made
+
+    def drop_connection(self) -> None:
+        """Something failed: what was believed to be there may not be."""
+        try:
+            self.close()
+        except psycopg.Error:
+            self._connection = None
+        self._streams.clear()
+        self._months.clear()
+        self._births.clear()
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def pins(self, gateway: str) -> list[str]:
+        """Trusted thumbprints of a gateway."""
+        rows = self.connection().execute("SELECT thumbprint FROM pins WHERE gateway = %s", [gateway])
+        return [thumbprint for (thumbprint,) in rows]
+
+    def trust_changes(self) -> int:
+        """Grows whenever somebody enrols or removes a gateway."""
+        row = self.connection().execute("SELECT number FROM trust_changes").fetchone()
+        return int(row[0]) if row else 0
+
+    def keys(self, gateway: str) -> bytes | None:
+        """Its newest keys object."""
+        row = self.connection().execute("SELECT keys FROM gateways WHERE name = %s", [gateway]).fetchone()
+        return bytes(row[0]) if row else None
+
+    def points(self, birth: str) -> dict[str, Any] | None:
+        """The point table of a birth."""
+        query = "SELECT t.value FROM births b JOIN point_tables t ON t.hash = b.points WHERE b.hash = %s"
+        row = self.connection().execute(query, [_hash(birth)]).fetchone()
+        return row[0] if row else None
+
+    def put(
+        self, judged: Sequence[Judged], refused: Sequence[RefusedMessage], unknown: Iterable[tuple[str, bytes]]
+    ) -> int:
+        """Commit a batch. Returns how many packs were new.
+
+        Args:
+            unknown: gateways that nobody enrolled, each with its keys object or b"".
+        """
+        packs = [one for one in judged if isinstance(one, JudgedPack)]
+        connection = self.connection()
+        self._prepare_months(connection, packs)
+        self._train(connection, packs)
+        with connection.transaction(), connection.cursor() as cursor:
+            for one in judged:
+                if isinstance(one, JudgedKeys):
+                    put_keys(cursor, one)
+                elif isinstance(one, JudgedPage):
+                    _put_page(cursor, one)
+                elif isinstance(one, JudgedStatus):
+                    _put_status(cursor, one)
+            self._put_streams(cursor, packs)
+            self._put_births(cursor, packs)
+            new = self._put_packs(cursor, packs) if packs else 0
+            _put_extras(cursor, packs)
+            _put_refused(cursor, refused)
+            _put_unknown(cursor, unknown)
+        self._streams |= {one.checked.stream for one in packs}
+        self._births |= {short_hash(one.checked.digest) for one in packs if one.checked.link.is_birth}
+        return new
+
+    def _prepare_months(self, connection: Connection, packs: Sequence[JudgedPack]) -> None:
+        months = {month for one in packs if (month := month_of(one.checked.link.from_ms))} - self._months
+        for month in sorted(months):
+            connection.execute("SELECT make_partition(%s)", [date.fromisoformat(month)])
+        self._months |= months
+
+    def _train(self, connection: Connection, packs: Sequence[JudgedPack]) -> None:
+        """The first worker that has seen enough packs makes the dictionary that all use from then on."""
+        if self._samples is None:
+            return
+        self._samples += [one.body for one in packs if not one.checked.link.is_birth]
+        if len(self._samples) < TRAIN_PACKS:
+            return
+        made = zstandard.train_dictionary(DICTIONARY_BYTES, self._samples[-TRAIN_PACKS:], level=LEVEL)
+        with connection.transaction():
+            connection.execute("LOCK TABLE dictionaries IN SHARE ROW EXCLUSIVE MODE")
+            row = connection.execute("SELECT id, bytes FROM dictionaries ORDER BY made DESC LIMIT 1").fetchone()
+            if row is None:
+                connection.execute(
+                    "INSERT INTO dictionaries (id, bytes) VALUES (%s, %s)", [made.dict_id(), made.as_bytes()]
+                )
+        self._use_dictionary(made.as_bytes() if row is None else row[1])
+
+    def _use_dictionary(self, raw: bytes) -> None:
+        dictionary = zstandard.ZstdCompressionDict(bytes(raw))
+        self._compressor = zstandard.ZstdCompressor(level=LEVEL, dict_data=dictionary)
+        self._samples = None
+
+    def _put_streams(self, cursor: psycopg.Cursor[Any], packs: Sequence[JudgedPack]) -> None:
+        new = sorted({one.checked.stream for one in packs} - self._streams)
+        if new:
+            rows = [(stream_id(name), name, name.rpartition("/")[0]) for name in new]
+            cursor.executemany("INSERT INTO streams VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", rows)
+
+    def _put_births(self, cursor: psycopg.Cursor[Any], packs: Sequence[JudgedPack]) -> None:
+        for one in packs:
+            birth = short_hash(one.checked.digest)
+            if (table := one.points) is None or birth in self._births:
+                continue
+            points = short_hash(points_hash(table))
+            cursor.execute(
+                "INSERT INTO point_tables VALUES (%s, %s) ON CONFLICT DO NOTHING", [points, json.dumps(table)]
+            )
+            cursor.execute(
+                "INSERT INTO births VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+                [birth, stream_id(one.checked.stream), points],
+            )
+
+    def _put_packs(self, cursor: psycopg.Cursor[Any], packs: Sequence[JudgedPack]) -> int:
+        lot = cursor.execute("INSERT INTO lots (packs) VALUES (%s) RETURNING lot", [len(packs)]).fetchall()[0][0]
+        with cursor.copy(f"COPY batch ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)") as copy:
+            copy.set_types(TYPES)
+            for one in packs:
+                copy.write_row(self._row(one, lot))
+        # in order of the key, so that two workers with the same packs wait for each other and never for good
+        cursor.execute(
+            f"INSERT INTO packs ({', '.join(COLUMNS)}) SELECT {', '.join(COLUMNS)} FROM batch "
+            "ORDER BY stream, seq, boot "
+            "ON CONFLICT DO NOTHING"
+        )
+        new = cursor.rowcount
+        if new < len(packs):
+            cursor.execute(
+                "INSERT INTO forks SELECT b.stream, b.seq, b.boot, b.hash, b.from_ms, b.body FROM batch b "
+                "JOIN packs p USING (stream, seq, boot, from_ms) WHERE p.hash <> b.hash ON CONFLICT DO NOTHING"
+            )
+        cursor.execute("TRUNCATE batch")
+        return new
+
+    def _row(self, one: JudgedPack, lot: int) -> tuple[object, ...]:
+        link, balance = one.checked.link, one.balance
+        due = gaps = asleep = reasons = None
+        if balance is not None or one.codes:
+            sound = balance or Balance()
+            due, gaps = sound.due, sum(sound.gaps.values())
+            asleep, reasons = sound.gaps.get("asleep", 0), Jsonb(dict(sound.gaps)) if sound.gaps else None
+        part, parts = link.part or (None, None)
+        return (
+            stream_id(one.checked.stream), link.seq, boot_number(link.boot), _boot(link.prev_boot), link.from_ms,
+            link.to_ms,
+            _hash(link.hash), _hash(link.prev), _hash(link.birth), link.signer, lot, one.checked.counts.readings, due,
+            gaps, asleep, reasons, part, parts, link.is_birth, link.first,
+            [ms for step in link.steps for ms in step] or None,
+            one.codes or None, self._compressor.compress(one.body),
+        )  # fmt: skip
+
+
+def put_keys(cursor: psycopg.Cursor[Any], one: JudgedKeys) -> None:
+    """The newest keys of a gateway; older ones change nothing."""
+    revoked = Jsonb({str(signer): last for signer, last in one.revoked.items()}) if one.revoked else None
+    cursor.execute(
+        "INSERT INTO gateways (name, keys, counter, revoked, cut) VALUES (%s, %s, %s, %s, %s) "
+        "ON CONFLICT (name) DO UPDATE "
+        "SET keys = excluded.keys, counter = excluded.counter, revoked = excluded.revoked, cut = excluded.cut, "
+        "changed = now() WHERE excluded.counter > gateways.counter",
+        [one.gateway, one.body, one.counter, revoked, revoked is None],
+    )
+    cursor.execute("DELETE FROM unknown_gateways WHERE gateway = %s", [one.gateway])
+
+
+def _put_status(cursor: psycopg.Cursor[Any], one: JudgedStatus) -> None:
+    cursor.execute(
+        "UPDATE gateways SET version = %s, online = %s, ack_lists = %s WHERE name = %s "
+        "AND (version, online, ack_lists) IS DISTINCT FROM (%s, %s, %s)",
+        [one.version, one.online, one.ack_lists, one.gateway, one.version, one.online, one.ack_lists],
+    )
+
+
+def _put_page(cursor: psycopg.Cursor[Any], one: JudgedPage) -> None:
+    page = one.page
+    cursor.execute(
+        "INSERT INTO checkpoints VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (gateway, page) DO UPDATE SET "
+        "counter = excluded.counter, pages = excluded.pages, hash = excluded.hash, time_ms = excluded.time_ms, "
+        "signer = excluded.signer, body = excluded.body "
+        "WHERE (excluded.signer, excluded.counter) > (checkpoints.signer, checkpoints.counter)",
+        [page.gateway, page.page, page.counter, page.pages, _hash(page.hash), page.time_ms, one.signer, one.body],
+    )
+    if not cursor.rowcount:
+        return
+    names = [(stream_id(head.stream), head.stream, page.gateway) for head in page.heads]
+    cursor.executemany("INSERT INTO streams VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", names)
+    cursor.executemany(
+        "INSERT INTO checkpoint_heads VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (stream) DO UPDATE SET "
+        "boot = excluded.boot, seq = excluded.seq, hash = excluded.hash, to_ms = excluded.to_ms, "
+        "counter = excluded.counter, retired = excluded.retired WHERE excluded.counter > checkpoint_heads.counter",
+        [
+            (stream_id(head.stream), boot_number(head.head[0]), head.head[1], _hash(head.head[2]), head.head[3],
+             page.counter, head.retired)
+            for head in page.heads
+        ],
+    )  # fmt: skip
+
+
+def _put_extras(cursor: psycopg.Cursor[Any], packs: Sequence[JudgedPack]) -> None:
+    """Losses that packs declare, and results that they carry."""
+    losses = [
+        (stream_id(one.checked.stream), boot_number(loss.boot), loss.first, loss.last, _hash(loss.hash), loss.from_ms,
+         loss.to_ms, loss.reason)
+        for one in packs for loss in one.checked.losses
+    ]  # fmt: skip
+    if losses:
+        cursor.executemany("INSERT INTO losses VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING", losses)
+    figures = [row for one in packs for row in _figures(one)]
+    if figures:
+        places = ", ".join(["%s"] * len(figures[0]))
+        cursor.executemany(f"INSERT INTO figures VALUES ({places}) ON CONFLICT DO NOTHING", figures)
+
+
+def _figures(one: JudgedPack) -> Iterable[tuple[object, ...]]:
+    link = one.checked.link
+    results = one.checked.value.get("results")
+    if one.codes or not one.checked.stream.endswith("/_indicators") or not isinstance(results, list):
+        return
+    for result in (each for each in results if isinstance(each, dict)):
+        period, kind = result.get("period"), result.get("kind")
+        name = result.get("id", kind)
+        if not isinstance(period, dict) or not isinstance(kind, str) or not isinstance(name, str):
+            continue  # a declaration or a list of packs: it stays in the body
+        low, high = period.get("from"), period.get("to")
+        if not isinstance(low, (int, float)) or not isinstance(high, (int, float)):
+            continue
+        official = result.get("official")
+        yield (
+            stream_id(one.checked.stream), link.seq, boot_number(link.boot), kind[:40], name[:200],
+            str(period.get("kind"))[:40], str(period.get("label"))[:40], round(low * 1000), round(high * 1000),
+            _decimal(result.get("v")), _text(result.get("u")), _decimal(result.get("completeness")),
+            _text(result.get("verdict")), official if isinstance(official, bool) else None, json.dumps(result),
+        )  # fmt: skip
+
+
+def _decimal(value: object) -> Decimal | None:
+    return Decimal(value) if isinstance(value, str) and _DECIMAL.fullmatch(value) else None
+
+
+def _text(value: object) -> str | None:
+    return value[:40] if isinstance(value, str) else None
+
+
+def _put_refused(cursor: psycopg.Cursor[Any], refused: Sequence[RefusedMessage]) -> None:
+    if not refused:
+        return
+    count = cursor.execute("SELECT count(*) FROM refused").fetchall()[0][0]
+    for one in refused:
+        digest = short_hash(sha256(one.body).digest())
+        if count >= MAX_REFUSED:  # the newest are of more use than the oldest
+            cursor.execute("DELETE FROM refused WHERE ctid IN (SELECT ctid FROM refused ORDER BY at LIMIT 100)")
+            count -= cursor.rowcount
+        cursor.execute(
+            "INSERT INTO refused (topic, code, why, hash, body) VALUES (%s, %s, %s, %s, %s) "
+            "ON CONFLICT (topic, hash) DO UPDATE SET times = refused.times + 1, at = now()",
+            [
+                one.topic[:300].replace("\0", "?"),
+                one.code,
+                one.why[:400].replace("\0", "?"),
+                digest,
+                one.body[:REFUSED_BYTES],
+            ],
+        )
+        count += 1
+
+
+def _put_unknown(cursor: psycopg.Cursor[Any], unknown: Iterable[tuple[str, bytes]]) -> None:
+    for gateway, keys in unknown:
+        if not keys:
+            cursor.execute("UPDATE unknown_gateways SET seen = now() WHERE gateway = %s", [gateway])
+            continue
+        cursor.execute(
+            "INSERT INTO unknown_gateways (gateway, thumbprint, keys) SELECT %s, %s, %s "
+            "WHERE (SELECT count(*) FROM unknown_gateways) < %s ON CONFLICT (gateway) DO UPDATE SET "
+            "thumbprint = excluded.thumbprint, keys = excluded.keys, seen = now()",
+            [gateway, _newest_thumbprint(keys), keys, MAX_UNKNOWN],
+        )
+
+
+def _newest_thumbprint(keys: bytes) -> str:
+    try:
+        return str(json.loads(keys)["records"][-1]["kid"])[:43]
+    except (ValueError, LookupError, TypeError):
+        return ""
+
+
+def _hash(text: str | None) -> UUID | None:
+    return None if text is None else short_hash(unbase64url(text, "a hash"))
+
+
+def _boot(text: str | None) -> int | None:
+    return None if text is None else boot_number(text)

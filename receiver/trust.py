@@ -1,0 +1,133 @@
+"""Which keys are trusted: by the operator's hand, never by what arrived."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from agent.verify import KeyRing, Refused
+from agent.verify.strict import parse_object
+from agent.verify.topics import GATEWAY, NAME
+from drivers.model import ConfigError
+from receiver.database import Connection
+from receiver.judge import judged_keys
+from receiver.store import put_keys
+
+MAX_ROWS: Final = 1_000_000
+_STREAM: Final = re.compile(NAME)
+_THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+@dataclass(slots=True)
+class Enrolment:
+    """A gateway that is trusted. ``streams``: what it was asked for; empty: all."""
+
+    gateway: str
+    thumbprints: list[str] = field(default_factory=list)
+    streams: list[str] = field(default_factory=list)
+
+
+def read_csv(path: Path) -> list[Enrolment]:
+    """``gateway,thumbprint[,streams]``, streams separated by spaces; a gateway may have several lines.
+
+    Raises:
+        ConfigError: with all faulty lines.
+    """
+    complaints: list[ConfigError] = []
+    found: dict[str, Enrolment] = {}
+
+    def complain(line: int, what: str, hint: str) -> None:
+        complaints.append(ConfigError(what, where=f"{path}:{line}", hint=hint))
+
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            for row in reader:
+                line = reader.line_num
+                if (
+                    not row
+                    or row[0].lstrip().startswith("#")
+                    or [cell.strip() for cell in row[:2]] == ["gateway", "thumbprint"]
+                ):
+                    continue
+                cells = [cell.strip() for cell in row]
+                if len(cells) not in (2, 3):
+                    complain(line, f"{len(cells)} columns", "Expected gateway,thumbprint or gateway,thumbprint,streams")
+                elif not GATEWAY.fullmatch(cells[0]):
+                    complain(line, f'gateway "{cells[0][:80]}"', "Expected <site>/<gateway>, such as park7/gw01")
+                elif not _THUMBPRINT.fullmatch(cells[1]):
+                    hint = "Expected the 43 characters that `meterhouse keys show` prints on the gateway"
+                    complain(line, f'thumbprint "{cells[1][:80]}"', hint)
+                elif wrong := [
+                    name for name in (cells[2].split() if len(cells) == 3 else []) if not _STREAM.fullmatch(name)
+                ]:
+                    complain(
+                        line,
+                        f'stream "{wrong[0][:80]}"',
+                        "Expected names such as inv1 or _indicators, separated by spaces",
+                    )
+                else:
+                    one = found.setdefault(cells[0], Enrolment(cells[0]))
+                    one.thumbprints.append(cells[1])
+                    one.streams += cells[2].split() if len(cells) == 3 else []
+                if len(found) > MAX_ROWS or len(complaints) >= 20:
+                    break
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(str(error), where=str(path), hint="Expected a CSV file in UTF-8") from None
+    if complaints:
+        raise ConfigError(
+            complaints[0].what, where=complaints[0].where, hint=complaints[0].hint, complaints=tuple(complaints)
+        )
+    if not found:
+        raise ConfigError("no gateway in it", where=str(path), hint="Expected lines such as park7/gw01,<thumbprint>")
+    return list(found.values())
+
+
+def enrol(connection: Connection, rows: Sequence[Enrolment]) -> list[str]:
+    """Trust these gateways in addition to what is trusted. Returns those that waited in the queue and are known now."""
+    with connection.transaction(), connection.cursor() as cursor:
+        pins = [(one.gateway, thumbprint) for one in rows for thumbprint in one.thumbprints]
+        cursor.executemany("INSERT INTO pins (gateway, thumbprint) VALUES (%s, %s) ON CONFLICT DO NOTHING", pins)
+        agreed = [(one.gateway, stream) for one in rows for stream in one.streams]
+        cursor.executemany("INSERT INTO agreed VALUES (%s, %s) ON CONFLICT DO NOTHING", agreed)
+        names = [one.gateway for one in rows]
+        waiting = cursor.execute(
+            "SELECT gateway, keys FROM unknown_gateways WHERE gateway = ANY(%s) FOR UPDATE", [names]
+        ).fetchall()
+        known = []
+        for gateway, keys in waiting:
+            trusted = [t for (t,) in cursor.execute("SELECT thumbprint FROM pins WHERE gateway = %s", [gateway])]
+            ring = KeyRing(gateway, trusted)
+            try:
+                value = parse_object(bytes(keys))
+                ring.update(bytes(keys), value)
+            except Refused:
+                continue  # other keys than those that were enrolled: it stays in the queue
+            put_keys(cursor, judged_keys(ring, bytes(keys), value))
+            known.append(gateway)
+        cursor.execute("UPDATE trust_changes SET number = number + 1")
+    return known
+
+
+def remove(connection: Connection, gateways: Iterable[str]) -> int:
+    """Trust these no longer. What was stored stays. Returns how many were trusted."""
+    names = list(gateways)
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute("DELETE FROM agreed WHERE gateway = ANY(%s)", [names])
+        cursor.execute("DELETE FROM gateways WHERE name = ANY(%s)", [names])
+        cursor.execute("UPDATE trust_changes SET number = number + 1")
+        found = cursor.execute("DELETE FROM pins WHERE gateway = ANY(%s) RETURNING gateway", [names])
+        return len({gateway for (gateway,) in found})
+
+
+def exported(connection: Connection) -> list[tuple[str, str, str]]:
+    """All that is trusted, as ``read_csv`` takes it: gateway, thumbprint, streams."""
+    query = (
+        "SELECT p.gateway, p.thumbprint, coalesce((SELECT string_agg(a.stream, ' ' ORDER BY a.stream) FROM agreed a "
+        "WHERE a.gateway = p.gateway), '') FROM pins p ORDER BY 1, 2"
+    )
+    return connection.execute(query).fetchall()

@@ -1,0 +1,199 @@
+"""Takes messages, judges each alone, commits a batch, and only then acknowledges it.
+
+A worker keeps nothing that matters: killed at any point, what it had not acknowledged comes again and is stored once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import psycopg
+
+from agent.verify import Refused
+from agent.verify.topics import PREFIX
+from drivers.backoff import Backoff
+from drivers.model import clean_text
+from receiver.database import DatabaseError, shard_of
+from receiver.judge import Judge, Judged, JudgedKeys, JudgedPack, NotYet, UnknownGateway
+from receiver.sources import Message, Source
+from receiver.store import RefusedMessage, Store
+
+log = logging.getLogger("meterhouse.platform")
+BATCH: Final = 500  # messages of one transaction
+WAIT_S: Final = 0.25  # for a batch to fill
+PATIENCE_S: Final = 30.0  # that a message waits for its key or birth
+MAX_WAITING: Final = 1000  # messages that wait; beyond it the oldest are decided at once
+
+
+@dataclass(slots=True)
+class Totals:
+    """Since the start of this worker."""
+
+    messages: int = 0
+    packs: int = 0  # stored now
+    readings: int = 0
+    again: int = 0  # stored before
+    refused: Counter[str] = field(default_factory=Counter)  # by code
+    unknown: int = 0  # messages of gateways that nobody enrolled
+    foreign: int = 0  # topics without a meaning here
+    failures: int = 0  # of databases
+
+
+@dataclass(slots=True)
+class _Waiting:
+    message: Message
+    since_s: float
+
+
+class Worker:
+    """One source, one or more databases. ``step`` handles one batch.
+
+    Args:
+        stores: the shards, in the order of ``--db``.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, source: Source, stores: Sequence[Store], clock: Callable[[], float] = time.monotonic) -> None:
+        self.totals = Totals()
+        self._source, self._stores, self._clock = source, stores, clock
+        self._judges = [Judge(store, clock) for store in stores]
+        self._waiting: list[_Waiting] = []
+        self._retry = [Backoff(0.5, 15.0) for _ in stores]
+        self._away_until = [0.0] * len(stores)
+        self._trust = [-1] * len(stores)
+
+    def step(self, wait_s: float = WAIT_S) -> int:
+        """Take a batch, store it, acknowledge it. Returns the number of messages that were settled."""
+        now = self._clock()
+        again, self._waiting = self._waiting, []
+        room = max(0, min(BATCH, 2 * MAX_WAITING - len(again)))
+        taken = [_Waiting(message, now) for message in self._source.take(room, wait_s)]
+        by_shard: dict[int, list[_Waiting]] = {}
+        for item in [*again, *taken]:
+            by_shard.setdefault(self._shard(item.message.topic), []).append(item)
+        settled = 0
+        for shard, items in by_shard.items():
+            done = self._put(shard, items)
+            self._source.acknowledge(done)
+            settled += len(done)
+        if not by_shard:
+            return 0
+        if settled == 0:
+            time.sleep(min(0.05, wait_s))
+        self.totals.messages += settled
+        return settled
+
+    @property
+    def waiting(self) -> int:
+        """Messages that wait for a key, a birth or their database."""
+        return len(self._waiting)
+
+    def _shard(self, topic: str) -> int:
+        gateway = "/".join(topic.removeprefix(PREFIX).split("/", 2)[:2])
+        return shard_of(gateway, len(self._stores))
+
+    def _put(self, shard: int, items: list[_Waiting]) -> list[Message]:
+        """Store what belongs to one database. Returns what may be acknowledged."""
+        if self._clock() < self._away_until[shard]:
+            self._waiting += items
+            return []
+        batch = _Batch()
+        try:
+            if (changes := self._stores[shard].trust_changes()) != self._trust[shard]:
+                self._judges[shard].forget_all()
+                self._trust[shard] = changes
+            for item in items:
+                self._judge(shard, item, batch)
+            new = 0
+            if batch.judged or batch.refused or batch.unknown:
+                new = self._stores[shard].put(batch.judged, batch.refused, batch.unknown.items())
+        except (psycopg.Error, DatabaseError) as error:
+            self._failed(shard, error)
+            self._waiting += items
+            return []
+        self._retry[shard].reset()
+        self._waiting += batch.waiting
+        self._count(batch, new)
+        return batch.done
+
+    def _judge(self, shard: int, item: _Waiting, batch: _Batch) -> None:
+        message, judge = item.message, self._judges[shard]
+        overdue = self._clock() - item.since_s > PATIENCE_S or len(batch.waiting) >= MAX_WAITING
+        try:
+            judged = judge.judge(message.topic, message.body, patient=not overdue)
+        except NotYet as need:
+            if not overdue:
+                batch.waiting.append(item)
+                return
+            why = need.refusal
+            batch.refused.append(RefusedMessage(message.topic, why.code, why.text, message.body))
+        except Refused as error:
+            batch.refused.append(RefusedMessage(message.topic, error.code, error.text, message.body))
+        except UnknownGateway as error:
+            keys = message.body if message.topic.endswith("/keys") else b""
+            batch.unknown[error.gateway] = keys or batch.unknown.get(error.gateway, b"")
+            batch.unheard += 1
+        except (psycopg.Error, DatabaseError):
+            raise
+        except Exception as error:  # a fault of ours: this message must not come again for ever and stop all others
+            log.exception("judging a message of %s", clean_text(message.topic, 200))
+            batch.refused.append(RefusedMessage(message.topic, "internal", repr(error), message.body))
+        else:
+            if judged is None:
+                batch.foreign += 1
+            else:
+                batch.judged.append(judged)
+        batch.done.append(message)
+
+    def _failed(self, shard: int, error: Exception) -> None:
+        delay_s = self._retry[shard].next_s()
+        self._away_until[shard] = self._clock() + delay_s
+        self.totals.failures += 1
+        self._stores[shard].drop_connection()
+        self._judges[shard].forget_all()
+        log.warning(
+            "database %d: %s. Nothing is acknowledged; tried again in %.1f s", shard + 1, _first(error), delay_s
+        )
+
+    def _count(self, batch: _Batch, new: int) -> None:
+        totals = self.totals
+        packs = [one for one in batch.judged if isinstance(one, JudgedPack)]
+        totals.packs += new
+        totals.again += len(packs) - new
+        totals.readings += sum(one.checked.counts.readings for one in packs)
+        totals.refused.update(one.code for one in batch.refused)
+        totals.unknown += batch.unheard
+        totals.foreign += batch.foreign
+        for one in batch.judged:
+            if isinstance(one, JudgedKeys):
+                log.debug("keys of %s, counter %d", one.gateway, one.counter)
+
+    def report(self) -> dict[str, Any]:
+        """The totals, for a log line or ``--json``."""
+        totals = self.totals
+        return {
+            "again": totals.again, "failures": totals.failures, "foreign": totals.foreign, "messages": totals.messages,
+            "packs": totals.packs, "readings": totals.readings, "refused": dict(sorted(totals.refused.items())),
+            "unknown": totals.unknown, "waiting": self.waiting,
+        }  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Batch:
+    judged: list[Judged] = field(default_factory=list)
+    refused: list[RefusedMessage] = field(default_factory=list)
+    unknown: dict[str, bytes] = field(default_factory=dict)
+    waiting: list[_Waiting] = field(default_factory=list)
+    done: list[Message] = field(default_factory=list)
+    unheard: int = 0
+    foreign: int = 0
+
+
+def _first(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

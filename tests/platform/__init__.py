@@ -1,0 +1,1 @@
+"""The platform's side: PostgreSQL of our own, real brokers. ``make test-platform``."""

@@ -1,0 +1,204 @@
+"""A worker acknowledges what is committed and nothing else, whatever dies, and nothing stops it."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from receiver.database import connect, migrate
+from receiver.keeper import Keeper
+from receiver.private_postgres import PrivatePostgres
+from receiver.store import Store
+from receiver.trust import Enrolment, enrol, read_csv, remove
+from receiver.worker import Worker
+from tests.kits.broker import Broker, until
+from tests.kits.fleet_faults import Feed, has_subscriber, make, publish_all
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def count(dsn: str, query: str) -> int:
+    with connect(dsn) as connection:
+        row = connection.execute(query.encode()).fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+def enrolled(dsn: str, *names: tuple[str, str]) -> None:
+    with connect(dsn) as connection:
+        enrol(connection, [Enrolment(gateway, [thumbprint]) for gateway, thumbprint in names])
+
+
+def test_nothing_is_acknowledged_while_the_database_is_away(tmp_path: Path) -> None:
+    """`immediate` stop, as a power cut, in the middle: after its return every pack is there once."""
+    folder = Path("/tmp") / f"mh-{tmp_path.name}-{random.randrange(1 << 30)}"
+    server = PrivatePostgres(folder)
+    server.start()
+    try:
+        migrate(server.dsn)
+        made = [make("whole", number) for number in range(10)]
+        enrolled(server.dsn, *(b.gateway.pin for b in made))
+        keys = [(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]) for b in made]
+        sent = [message for b in made for message in b.sent]
+        feed, clock = Feed(keys + sent[:60]), Clock()
+        worker = Worker(feed, [Store(server.dsn)], clock)
+        worker.step(0)
+        assert len(feed.acknowledged) == 70
+        server.stop("immediate")
+        feed.left += Feed(sent[60:]).left
+        for message in feed.left:
+            message.token += 1000
+        for _ in range(5):
+            worker.step(0)
+            clock.now += 100.0
+        assert len(feed.acknowledged) == 70, "nothing of what was not committed"
+        assert worker.totals.failures >= 1
+        server.start()
+        for _ in range(3):
+            clock.now += 100.0
+            worker.step(0)
+        assert len(feed.acknowledged) == 70 + 60
+        assert count(server.dsn, "SELECT count(*) FROM packs") == 120
+        keeper = Keeper(server.dsn)
+        while keeper.step():
+            pass
+        assert count(server.dsn, "SELECT count(*) FROM all_findings") == 0
+        keeper.close()
+    finally:
+        server.stop()
+        import shutil
+
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_gateway_that_nobody_enrolled_waits_in_the_queue_and_is_known_once_it_is(dsn: str) -> None:
+    b = make("whole", 1)
+    feed, clock = Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), Clock()
+    worker = Worker(feed, [Store(dsn)], clock)
+    worker.step(0)
+    assert worker.totals.unknown == 13
+    assert count(dsn, "SELECT count(*) FROM packs") == 0
+    with connect(dsn) as connection:
+        waiting = connection.execute("SELECT gateway, thumbprint FROM unknown_gateways").fetchall()
+        assert waiting == [b.gateway.pin]
+        assert enrol(connection, [Enrolment(b.gateway.name, [b.gateway.signer.kid])]) == [b.gateway.name]
+    feed.left = Feed(b.sent).left  # it sends again what nobody acknowledged
+    worker.step(0)
+    assert count(dsn, "SELECT count(*) FROM packs") == 12
+    with connect(dsn) as connection:
+        assert remove(connection, [b.gateway.name]) == 1
+    feed.left = Feed(b.sent).left
+    worker.step(0)
+    assert worker.totals.unknown == 13 + 12
+
+
+def test_another_key_than_the_enrolled_one_stays_unknown(dsn: str) -> None:
+    b, other = make("whole", 1), make("whole", 2)
+    enrolled(dsn, (b.gateway.name, other.gateway.signer.kid))
+    worker = Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)], Clock())
+    worker.step(0)
+    assert count(dsn, "SELECT count(*) FROM packs") == 0
+    assert count(dsn, "SELECT count(*) FROM unknown_gateways") == 1
+
+
+def test_garbage_and_hostile_messages_are_refused_counted_and_bounded(dsn: str) -> None:
+    b = make("whole", 1)
+    enrolled(dsn, b.gateway.pin)
+    rng = random.Random(3)
+    garbage: list[tuple[str, bytes]] = []
+    for number in range(300):
+        raw = bytearray(rng.choice(b.sent)[1])
+        for _ in range(rng.randrange(1, 4)):
+            raw[rng.randrange(len(raw))] = rng.randrange(256)
+        garbage.append((b.topic, bytes(raw)))
+        garbage.append((b.topic, rng.randbytes(rng.randrange(200))))
+        garbage.append(
+            (f"meterhouse/v1/{b.gateway.name}/{rng.choice(['keys', 'checkpoint/1', 'status'])}", b"[" * number)
+        )
+    garbage += [(topic, b"{}") for topic in ("", "meterhouse/v1//x/keys", "meterhouse/v1/a/b/c/d/e", "x/" + "y" * 500)]
+    garbage += [(b.topic, b"\x28\xb5\x2f\xfd" + rng.randbytes(50)), (b.topic, b"{" * 200_000), (b.topic, b"\x00" * 100)]
+    mixed = [(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent, *garbage]
+    feed, clock = Feed(mixed), Clock()
+    worker = Worker(feed, [Store(dsn)], clock)
+    for _ in range(20):
+        worker.step(0)
+        clock.now += 40.0
+    assert len(feed.acknowledged) == len(mixed), "a poison message never stops a worker"
+    assert worker.totals.refused["internal"] == 0
+    assert count(dsn, "SELECT count(*) FROM packs WHERE faults IS NULL AND due IS NOT NULL") == 12
+    assert sum(worker.totals.refused.values()) >= 600
+
+
+def test_a_row_of_ten_thousand_refusals_is_all_that_is_kept(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import receiver.store
+
+    monkeypatch.setattr(receiver.store, "MAX_REFUSED", 100)
+    b = make("whole", 1)
+    enrolled(dsn, b.gateway.pin)
+    feed = Feed([(b.topic, b"{%d" % number) for number in range(700)])
+    worker = Worker(feed, [Store(dsn)], Clock())
+    worker.step(0)
+    worker.step(0)
+    assert worker.totals.refused == {"json": 700} or sum(worker.totals.refused.values()) == 700
+    assert count(dsn, "SELECT count(*) FROM refused") <= 200
+
+
+@pytest.mark.broker
+def test_a_worker_that_is_killed_loses_nothing_and_doubles_nothing(dsn: str, tmp_path: Path) -> None:
+    """kill -9 while packs flow: the broker's session hands what was not acknowledged to the worker's next life."""
+    broker = Broker(tmp_path)
+    broker.start()
+    try:
+        made = [make("whole", number) for number in range(20)]
+        enrolled(dsn, *(b.gateway.pin for b in made))
+        process = _start(dsn, broker.url)
+        until(lambda: has_subscriber(broker.port, "meterhouse/v1/no/body/status"), what="the worker's subscription")
+        publish_all(broker.port, [(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]) for b in made], retain=True)
+        sent = [message for b in made for message in b.sent]
+        publish_all(broker.port, sent[:100])
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        publish_all(broker.port, sent[100:])
+        process = _start(dsn, broker.url)
+        until(
+            lambda: count(dsn, "SELECT count(*) FROM packs") == len(sent),
+            what=lambda: count(dsn, "SELECT count(*) FROM packs"),
+        )
+        process.terminate()
+        assert process.wait(60) == 0
+        keeper = Keeper(dsn)
+        while keeper.step():
+            pass
+        assert count(dsn, "SELECT count(*) FROM all_findings") == 0
+        assert count(dsn, "SELECT count(*) FROM holes") == 0
+        keeper.close()
+    finally:
+        broker.stop()
+
+
+def _start(dsn: str, url: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "agent.cli.main", "platform", "work", "--from", url, "--db", dsn, "--name", "w1"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_a_csv_with_mistakes_names_each_line(tmp_path: Path) -> None:
+    from drivers.model import ConfigError
+
+    file = tmp_path / "fleet.csv"
+    file.write_text("gateway,thumbprint\npark7,abc\npark7/gw01,short\npark7/gw01," + "A" * 43 + ",inv1 b/d\n\n")
+    with pytest.raises(ConfigError) as error:
+        read_csv(file)
+    lines = [f"{one}" for one in error.value.complaints]
+    assert [line.split(": ")[0].rpartition(":")[2] for line in lines] == ["2", "3", "4"]
+    file.write_text("\ufeffgateway,thumbprint,streams\r\npark7/gw01," + "A" * 43 + ",inv1 _indicators\r\n")
+    assert read_csv(file)[0].streams == ["inv1", "_indicators"]
