@@ -231,6 +231,13 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "线路 {line} 打不开：请检查适配器或网络",
         ),
     ),
+    "device-not-asked": FindingWords(
+        0,
+        (
+            "line {line} of device {name} is open again; the device is asked at its next turn",
+            "设备 {name} 的线路 {line} 已恢复；轮到该设备时将再次询问",
+        ),
+    ),
     "device-swapped": FindingWords(
         4,
         ("another device answers as {name} since {age} ago: {change}", "{age} 前起，{name} 的地址上换了设备：{change}"),

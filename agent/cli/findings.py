@@ -186,7 +186,12 @@ def _names(names: Sequence[object]) -> str:
 
 
 def _field(devices: Mapping[str, Facts], lines: Mapping[str, Facts], now: float) -> Iterator[Finding]:
-    found = [(name, finding) for name, device in devices.items() for finding in _device(name, device, now)]
+    opened = {name for name, line in lines.items() if line.get("open")}
+    found = [
+        (name, finding)
+        for name, device in devices.items()
+        for finding in _device(name, device, device.get("line") in opened, now)
+    ]
     slowed: dict[str, list[str]] = {}  # line -> its devices that lose readings because it is too busy
     for name, finding in found:
         if finding.code == "device-incomplete" and finding.values["worst"] == "overload":
@@ -222,7 +227,7 @@ def _overloads(device: Facts) -> bool:
     return bool(recent.get("settled") and _part(recent, "missing").get("overload"))
 
 
-def _device(name: str, device: Facts, now: float) -> Iterator[Finding]:
+def _device(name: str, device: Facts, is_line_open: bool, now: float) -> Iterator[Finding]:
     where, life = f"device {name}", device.get("life")
     if (swapped := _part(device, "swapped")) and life != "asleep":
         values = {
@@ -237,8 +242,8 @@ def _device(name: str, device: Facts, now: float) -> Iterator[Finding]:
     if life == "dead":
         kind = "device-dead" if device.get("last_answer") else "device-never-answered"
         yield Finding("device-dead-or-asleep" if device.get("may_sleep") else kind, where, values)
-    elif life == "unknown" and why and silent_s >= (device.get("dead_after") or 0):  # its line is down
-        yield Finding("device-unreachable", where, values)
+    elif life == "unknown" and why and silent_s >= (device.get("dead_after") or 0):  # its line is or was down
+        yield Finding("device-not-asked" if is_line_open else "device-unreachable", where, values)
     elif life == "alive":
         yield from _readings(name, where, device, now)
 

@@ -25,7 +25,7 @@ SILENT: Final[Mapping[str, tuple[tuple[str, str], tuple[str, str]]]] = {  # how 
         ),
     ),
     "garbled": (
-        ("answers, but no frame is sound", "有应答，但没有一帧正确"),
+        ("answers, but no frame is sound (CRC or length)", "有应答，但没有一帧正确（CRC或长度不对）"),
         (
             "Two devices with one address, another serial setting, or a long cable without termination?",
             "是否两台设备地址相同、串口参数不同，或长线未接终端电阻？",

@@ -169,6 +169,8 @@ class Scan:
         device.answer_s = known.answer_s
         if known.cut_short:
             device.notes.append(note("cut short"))
+        if known.is_garbled and not known.fits:
+            device.notes.append(note("garbled"))
         return known
 
     def _likeliest_first(self, protocol: str) -> list[Profile]:

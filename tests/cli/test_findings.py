@@ -153,8 +153,10 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
      ["device-dead-or-asleep"]),
     ("never answered", "devices/m1", device(life="dead", last_answer=None), 4, ["device-never-answered"]),
     ("a line that has just gone down", "devices/m1", device(life="unknown", error="no port"), 0, []),
-    ("a line that is down", "devices/m1", device(life="unknown", error="no port", last_answer=NOW - 11), 4,
-     ["device-unreachable"]),
+    ("a line that came back, its device not asked yet", "devices/m1",
+     device(life="unknown", error="no port", last_answer=NOW - 11), 0, ["device-not-asked"]),
+    ("a line that is down", "devices/m1",
+     device(line="other", life="unknown", error="no port", last_answer=NOW - 11), 4, ["device-unreachable"]),
     ("added by a reload, not asked yet", "devices/m1",
      device(life="unknown", last_answer=None, added=NOW - 1, recent=None), 0, []),
     ("swapped", "devices/m1", device(swapped={"t": NOW - 60, "what": "serial B instead of A"}), 4, ["device-swapped"]),
@@ -218,6 +220,8 @@ def test_a_line_on_which_nobody_answers_is_one_finding() -> None:
 def test_a_line_that_is_down_is_one_finding_for_its_devices() -> None:
     down = device(life="unknown", error="cannot open", last_answer=NOW - 60)
     snapshot = changed("devices", {"m1": down, "m2": down, "m3": device(line="other")})
+    assert seen(snapshot) == (0, ["device-not-asked", "device-not-asked"]), "the line is open again"
+    snapshot["lines"]["bus"]["open"] = False
     (finding,) = find(snapshot, NOW, True)
     assert finding.text() == "line bus is down, m1, m2 cannot be reached: cannot open" and finding.exit_code == 4
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import socket
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 import rfc8785
 
+from agent.cli.options import configured_profiles_dir
 from agent.config import RingConfig, Secret, device_spec, line_config, load_config, load_profiles, site_profiles
 from drivers.line.config import LineConfig
 from drivers.model import ConfigError, Limits, ProfileError
@@ -323,6 +325,18 @@ def test_a_folder_conf_d_that_cannot_be_read_is_not_passed_over(site, good, monk
     assert site.complaints() == ["conf.d/10-gone.toml: cannot be read: No such file or directory"]
     (site.folder / "conf.d/20-folder.toml").mkdir()
     assert len(site.complaints()) == 2
+
+
+def test_a_pipe_or_device_in_conf_d_is_refused_and_not_waited_for(site, good) -> None:
+    site.write(good)
+    (site.folder / "conf.d").mkdir()
+    os.mkfifo(site.folder / "conf.d/1.toml")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("conf.d/2.toml")
+    (site.folder / "conf.d/3.toml").symlink_to("/dev/zero")
+    what = "is a pipe, socket or device, not a file. Take it away, or give a text file"
+    assert site.complaints() == [f"conf.d/{n}.toml: {what}" for n in (1, 2, 3)]
+    configured_profiles_dir(site.folder / "agent.toml")  # which commands read before is no trap either
 
 
 PV = """[[line]]
