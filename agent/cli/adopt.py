@@ -439,14 +439,17 @@ def _folder(config: Config) -> Path:
 def _configured(config: Config, line: str) -> LineEntry | None:
     """The configured line of this name or port; None: it is new."""
     from agent.cli.lease import is_same
+    from agent.cli.target import line_by_name
     from agent.config import parsers as v
     from drivers.toml.parsers import InvalidValue
 
+    if (named := line_by_name(config, line)) is not None:
+        return named
     try:
         url = v.line_url(line)  # with the port that it leaves out
     except InvalidValue:
         url = line
-    return next((one for one in config.lines if one.name == line or is_same(one.url, url)), None)
+    return next((one for one in config.lines if is_same(one.url, url)), None)
 
 
 def _same_address(config: Config, draft: Draft) -> DeviceConfig | None:
