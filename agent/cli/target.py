@@ -49,7 +49,7 @@ def line_by_name(config: Config, line: str) -> LineEntry | None:
         return None
     found = {one.name: one for one in config.lines}
     if line not in found:
-        what = f"{p.show(line)} is no line of {config.path}"
+        what = f"{p.show(line)} is not a line of {config.path}"
         near = p.did_you_mean(line, found, "It has") if found else "It has none yet"
         raise UsageError(what, where="--line", hint=sentences(near, f"Or a url: {v.LINE_URLS}"))
     return found[line]

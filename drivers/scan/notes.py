@@ -25,6 +25,10 @@ NOTES: Final[Mapping[str, tuple[str, str]]] = {
         "{protocol} {address}, {others}: the same serial number {number}",
         "{protocol} {address}、{others}：序列号相同（{number}）",
     ),
+    "absent": (
+        "exception {code}h is answered for units that are not there: those that answer nothing else are not listed",
+        "不存在的从站地址也会得到异常应答{code}h：只应答此异常的地址不列出",
+    ),
     "every unit": (
         "answers to every unit number: one device, reported as the first",
         "对任何从站地址都应答：是同一台设备，按第一个列出",
