@@ -493,7 +493,7 @@ def _unused(name: str, taken: set[str]) -> str:
 
 def _add(draft: Draft, config: Config, words: Mapping[str, str], lang: str, yes: bool, no_read: bool) -> dict[str, Any]:
     """Check, read, show, ask, write. Raises GatewayError, or Abort for a no; then nothing was written."""
-    from agent.config import load_config
+    from agent.config import load_config, role_note
 
     name = draft.device["name"]
     file, text = _folder(config) / f"{name}.toml", draft.text(words)
@@ -508,6 +508,8 @@ def _add(draft: Draft, config: Config, words: Mapping[str, str], lang: str, yes:
     for note in whole.notes:
         if f"device.{name}" in note.where or (draft.line and f"line.{draft.line['name']}" in note.where):
             click.echo(as_complaint("warning", note), err=True)
+    if name in whole.roleless:
+        click.echo(as_complaint("warning", role_note([name])), err=True)
     values: list[dict[str, Any]] = []
     if not no_read:
         try:

@@ -235,6 +235,7 @@ class _Device(TypedDict, total=False):
 
 
 class _Line(TypedDict, total=False):
+    open: bool
     lent: str | None
     busy_share: float
     sent: dict[str, Count]
@@ -242,6 +243,7 @@ class _Line(TypedDict, total=False):
 
 class _Config(TypedDict, total=False):
     complaints: list[str]
+    roleless: list[str]
 
 
 class _Store(TypedDict, total=False):

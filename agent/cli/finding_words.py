@@ -206,6 +206,19 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "请改正后执行 `meterhouse check` 和 `meterhouse reload`",
         ),
     ),
+    "devices-without-role": FindingWords(
+        0,
+        (
+            "without a role, what {names} measure counts in no figure",
+            "{names} 没有角色，其计量不计入任何指标",
+        ),
+        (
+            'Write roles.ac = "grid" (load, generation.pv, storage, ...) into its [[device]], or a role "x.NAME" of'
+            " your own if that is meant; then `meterhouse reload`",
+            '请在 [[device]] 中写 roles.ac = "grid"（load、generation.pv、storage等）；若确不计入，可写自定义角色'
+            ' "x.NAME"；然后执行 `meterhouse reload`',
+        ),
+    ),
     # --- lines and devices
     "device-dead": FindingWords(
         4, ("device {name} has not answered for {age}{why}", "设备 {name} 已 {age} 无应答{why}"), _CABLE

@@ -176,6 +176,8 @@ def _intervals(intervals: Facts) -> Iterator[Finding]:
 def _config(config: Facts) -> Iterator[Finding]:
     for text in config.get("complaints") or ():
         yield Finding("config-rejected", "configuration", {"what": _cut(text, 300)})
+    if roleless := config.get("roleless"):
+        yield Finding("devices-without-role", "configuration", {"names": _names(roleless)})
 
 
 def _names(names: Sequence[object]) -> str:

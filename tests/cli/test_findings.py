@@ -123,6 +123,7 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
     ("a certificate that cannot be read", "uplinks/platform", certificate(None, "denied"), 1,
      ["certificate-unreadable"]),
     ("a rejected reload", "config", {"complaints": ["a", "b"]}, 3, ["config-rejected", "config-rejected"]),
+    ("devices that no figure counts", "config", {"roleless": ["m1"]}, 0, ["devices-without-role"]),
     # --- devices
     ("exactly 0.9", "devices/m1", device(recent=recent({"timeout": 100})), 0, []),
     ("below 0.9", "devices/m1", device(recent=recent({"timeout": 60, "crc": 41})), 4, ["device-incomplete"]),

@@ -163,7 +163,39 @@ def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
         "Correct only if it was changed at the device",
         "agent.toml:73: device.second.every: no point has the pace normal",
         "agent.toml:84: uplink.plain.url: is sent unencrypted. mqtts:// protects password and readings",
+        "roles: without a role, what second, third measure counts in no figure. " + ROLE_HINT,
     ]
+
+
+ROLE_HINT = (
+    'Write roles = { ac = "grid" }, load, generation.pv, storage, ...; a role "x.NAME" of your own if that is meant'
+)
+
+
+@pytest.mark.parametrize(
+    ("more", "wants", "lacking"),
+    [
+        ("", False, ("inv1", "meter")),  # nobody wants figures: `check` is silent, `report` is not
+        ('roles = { ac = "grid" }\n', True, ("inv1",)),
+        ('roles = { ac = "x.board" }\n', True, ("inv1",)),
+        ('\n[indicators]\nplan = "plan.toml"\n', True, ("inv1", "meter")),
+        ('roles = { ac = "grid" }\n[[derived]]\nname = "sun"\n'
+         'sum = ["inv1/ac.energy.generation"]\n', True, ()),
+    ],
+)  # fmt: skip
+def test_a_device_that_no_figure_counts_is_noted(site, more: str, wants: bool, lacking: tuple[str, ...]) -> None:
+    (site.folder / "plan.toml").write_text('schema = 1\nsets = ["plain"]\n')
+    device = '[[device]]\nname = "{}"\nline = "roof"\naddress = "{}"\nprofile = "{}"\n'
+    text = MINIMAL + '[[line]]\nname = "roof"\nurl = "modbus-tcp://192.0.2.10"\n'
+    text += device.format("inv1", 1, "goodwe/dt") + device.format("stick", 2, "huawei/smartlogger3000")
+    site.write(text + device.format("meter", 3, "chint/dtsu666") + more)
+    assert site.complaints() == []
+    config = site.load()
+    assert (config.wants_figures, config.roleless) == (wants, lacking)
+    notes = [note.what for note in config.notes if note.where == "roles"]
+    expected = [f"without a role, what {', '.join(lacking)} measure counts in no figure"]
+    assert notes == (expected if wants and lacking else [])
+    assert "roleless" not in config.effective(), "the hash of a configuration does not change"
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,9 @@ def test_a_device_that_says_what_it_is(mh, field: Park, site: Path) -> None:
     text = (site.parent / "conf.d" / "main.toml").read_text()
     assert text.startswith("# Added by `meterhouse adopt`") and "model B23" in text
     assert stat.S_IMODE((site.parent / "conf.d" / "main.toml").stat().st_mode) == 0o640
-    assert "check --plan" in mh("adopt", "second", "--line", found.name, "--address", "5", "--yes").err
+    assert "a role" not in said.err
+    second = mh("adopt", "second", "--line", found.name, "--address", "5", "--yes")
+    assert "check --plan" in second.err and "without a role, what second measure counts in no figure" in second.err
     assert [device.line for device in load_config(site).devices] == [found.name, found.name]  # its line is known now
     assert site.read_text() == MAIN and mh("check").code == 0
 
