@@ -223,6 +223,9 @@ class _Swapped(TypedDict):
 
 class _Device(TypedDict, total=False):
     line: str
+    address: str
+    profile: str
+    identity: dict[str, str | None] | None
     life: str
     added: Time
     last_answer: Time | None

@@ -251,6 +251,28 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "设备 {name} 的线路 {line} 已恢复；轮到该设备时将再次询问",
         ),
     ),
+    "device-read-twice": FindingWords(
+        4,
+        (
+            "{names} report the same serial number {serial}: one device, read as several",
+            "{names} 报告相同的序列号 {serial}：同一台设备被当作多台读取",
+        ),
+        (
+            "What it measures counts several times. Compare nameplates, and take the others out of the configuration",
+            "其计量被重复计算。请核对铭牌，并从配置中去掉多余的设备",
+        ),
+    ),
+    "devices-same-serial": FindingWords(
+        0,
+        (
+            "{names} report the same serial number {serial}, by different profiles",
+            "{names} 报告相同的序列号 {serial}，但设备模板不同",
+        ),
+        (
+            "If they are one device, only one of them may have a role for the same energy",
+            "若为同一台设备，同一份电量只能有一个带角色",
+        ),
+    ),
     "device-swapped": FindingWords(
         4,
         ("another device answers as {name} since {age} ago: {change}", "{age} 前起，{name} 的地址上换了设备：{change}"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agent.certificates import WARN_DAYS
 from agent.cli.common import show_age
@@ -34,6 +34,8 @@ FIRST_CONNECT_S: Final = 10.0  # that a destination may take
 FIRST_ANSWER_S: Final = 10.0  # that a device may take at a start
 NO_VALUE: Final = ("sentinel", "absent")  # of a device that answers: points that it does not have, or not now
 DOUBTFUL: Final = ("suspect", "range", "frozen")
+
+MIN_SERIAL: Final = 4  # characters
 
 Facts = Mapping[str, Any]
 
@@ -201,6 +203,11 @@ def _field(devices: Mapping[str, Facts], lines: Mapping[str, Facts], now: float)
     if lost := [name for name, finding in found if finding.code == "readings-lost"]:
         yield Finding("readings-lost", "store", {"names": _names(lost)})
     yield from _whole_lines([(name, one) for name, one in found if one.code != "readings-lost"], devices)
+    read = [
+        ReadIdentity(name, str(one.get("line")), str(one.get("address")), str(one.get("profile")), _serial(one))
+        for name, one in devices.items()
+    ]
+    yield from same_serials(read)
     for name, line in lines.items():
         busy = line.get("busy_share") or 0.0
         late = slowed.get(name) or [n for n, d in devices.items() if d.get("line") == name and _overloads(d)]
@@ -208,6 +215,40 @@ def _field(devices: Mapping[str, Facts], lines: Mapping[str, Facts], now: float)
             yield Finding(
                 "line-overloaded", f"line {name}", {"name": name, "busy": f"{busy:.0%}", "names": _names(late)}
             )
+
+
+class ReadIdentity(NamedTuple):
+    """Where a device is read, by which profile, and the serial number that it reports; "" where it has none."""
+
+    name: str
+    line: str
+    address: str
+    profile: str
+    serial: str
+
+
+def same_serials(read: Iterable[ReadIdentity]) -> Iterator[Finding]:
+    """Devices that report one serial number; a fault where one profile reads it at several places.
+
+    Two profiles at one address describe one device, and are meant.
+    """
+    groups: dict[str, list[ReadIdentity]] = {}
+    for one in read:
+        plain = one.serial.strip().lower()
+        if len(plain) >= MIN_SERIAL and len(set(plain)) > 1:  # shorter ones, and 0000, were never set
+            groups.setdefault(plain, []).append(one)
+    for group in groups.values():
+        if len({(one.line, one.address) for one in group}) < 2:
+            continue
+        places = {(one.profile, one.line, one.address) for one in group}
+        is_one = len(places) > len({one.profile for one in group})
+        names = _names([f"{one.name} ({one.line} {one.address})" for one in group])
+        values = {"names": names, "serial": _cut(group[0].serial.strip(), 60)}
+        yield Finding("device-read-twice" if is_one else "devices-same-serial", f"device {group[0].name}", values)
+
+
+def _serial(device: Facts) -> str:
+    return str(_part(device, "identity").get("device.serial") or "")
 
 
 def _whole_lines(found: Sequence[tuple[str, Finding]], devices: Mapping[str, Facts]) -> Iterator[Finding]:

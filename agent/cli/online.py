@@ -13,7 +13,7 @@ import click
 from agent.certificates import WARN_DAYS
 from agent.cli.common import agent_runs, as_complaint, progress
 from agent.cli.lease import borrow_line
-from drivers.model import PACES, BrokerError, GatewayError, LineTimeout, Quality
+from drivers.model import PACES, BrokerError, GatewayError, LineError, LineTimeout, Quality
 
 if TYPE_CHECKING:
     from agent.config import Config, DeviceConfig
@@ -184,16 +184,22 @@ def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: 
             report(len(devices), len(config.devices), trial.device)
     destinations = list(try_destinations(config, running))
     problems = [trial.problem for trial in devices if trial.problem is not None]
+    twins = _same_devices(config, devices, lang)
+    problems += [error for error, is_fault in twins if is_fault]
     problems += [problem for trial in destinations for problem in destination_problems(trial, lang)]
     if not as_json:
         _print(devices, destinations, running, lang)
         for text in dict.fromkeys(as_complaint("error", problem) for problem in problems):
             click.echo(text, err=True)  # once: a line that is down is the fault of all its devices
+        for error, is_fault in twins:
+            if not is_fault:
+                click.echo(as_complaint("warning", error), err=True)
         if not problems and (devices or destinations):
             click.echo(WORDS[lang]["good"])
     code = min((problem.exit_code for problem in problems), default=0)
     return code, {
         "devices": [trial.to_json() for trial in devices],
+        "same_serial": [_error_json(error) for error, _ in twins],
         "destinations": [
             {
                 "name": trial.name,
@@ -207,6 +213,21 @@ def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: 
             for trial in destinations
         ],
     }
+
+
+def _same_devices(config: Config, trials: Sequence[DeviceTrial], lang: str) -> list[tuple[LineError, bool]]:
+    """Devices that report one serial number, and whether that is a fault."""
+    from agent.cli.findings import ReadIdentity, same_serials
+
+    profiles = {device.name: device.profile for device in config.devices}
+    read = [
+        ReadIdentity(one.device, one.line, one.address, profiles[one.device], one.identity.get("device.serial", ""))
+        for one in trials
+    ]
+    return [
+        (LineError(one.text(lang), where=one.where, hint=one.advice(lang)), bool(one.exit_code))
+        for one in same_serials(read)
+    ]
 
 
 def _identity_words(identity: Mapping[str, str]) -> list[str]:

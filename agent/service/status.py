@@ -175,6 +175,7 @@ def _device_facts(device: RunningDevice, now_ms: int) -> dict[str, Any]:
     silent = Reason.ASLEEP if life == "asleep" else Reason.LENT if device.line.lent else Reason.ABSENT
     return {
         "line": device.config.line,
+        "address": device.config.address,
         "profile": device.profile.id,
         "variant": poll.driver.spec.variant or None,
         "life": life,

@@ -227,6 +227,36 @@ def test_a_line_that_is_down_is_one_finding_for_its_devices() -> None:
     assert finding.text() == "line bus is down, m1, m2 cannot be reached: cannot open" and finding.exit_code == 4
 
 
+SAME = {"device.serial": "HV2230123456", "device.model": "X"}
+
+
+@pytest.mark.parametrize(
+    ("others", "code", "codes"),
+    [
+        ({"line": "other", "address": "1", "profile": "a/b", "identity": SAME}, 4, ["device-read-twice"]),
+        ({"line": "bus", "address": "2", "profile": "a/b", "identity": SAME | {"device.serial": " hv2230123456 "}}, 4,
+         ["device-read-twice"]),
+        ({"line": "bus", "address": "2", "profile": "a/c", "identity": SAME}, 0, ["devices-same-serial"]),
+        ({"line": "bus", "address": "1", "profile": "a/c", "identity": SAME}, 0, []),  # two profiles of one device
+        ({"line": "bus", "address": "2", "profile": "a/b", "identity": {"device.serial": None}}, 0, []),
+        ({"line": "bus", "address": "2", "profile": "a/b", "identity": None}, 0, []),
+    ],
+)  # fmt: skip
+def test_one_serial_number_at_two_places_names_both(others: dict[str, Any], code: int, codes: list[str]) -> None:
+    first = device(address="1", profile="a/b", identity=SAME)
+    snapshot = changed("devices", {"m1": first, "m2": device(**others)})
+    assert seen(snapshot) == (code, codes)
+    for finding in find(snapshot, NOW, True):
+        assert f"m1 (bus 1), m2 ({others['line']} {others['address']})" in finding.text()
+        assert "HV2230123456" in finding.text() and "HV2230123456" in finding.text("zh")
+
+
+@pytest.mark.parametrize("serial", ["0", "123", "0000000000", "    "])
+def test_a_serial_number_that_was_never_set_is_nobodys(serial: str) -> None:
+    same = device(address="1", profile="a/b", identity={"device.serial": serial})
+    assert seen(changed("devices", {"m1": same, "m2": same | {"address": "2"}})) == (0, [])
+
+
 def test_a_destination_that_was_not_tried_yet_is_given_a_moment() -> None:
     facts = {"connected": False, "subscriber": None, "since": NOW - 1}
     assert seen(changed("uplinks/platform", facts)) == (0, [])
