@@ -200,8 +200,8 @@ def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: 
             click.echo(text, err=True)  # once: a line that is down is the fault of all its devices
         for one in destinations:
             if one.unproven:
-                told = words["unproven"].format(name=one.name, topics=", ".join(one.unproven))
-                click.echo(f"{words['note']}: {clean_text(told, 1000)}", err=True)
+                text = words["unproven"].format(name=one.name, topics=", ".join(one.unproven))
+                click.echo(f"{words['note']}: {clean_text(text, 1000)}", err=True)
         for error, is_fault in twins:
             if not is_fault:
                 click.echo(as_complaint("warning", error), err=True)
