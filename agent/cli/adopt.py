@@ -259,10 +259,11 @@ def _identified(
     """A draft from what the device says. Raises GatewayError where it is silent or no profile fits."""
     import logging
 
+    from agent.cli.identify import SILENT
     from agent.cli.lease import borrow_line, line_factory
     from agent.cli.toml_snippet import tables
     from agent.config import parsers as v
-    from drivers.model import LineTimeout
+    from drivers.model import LineTimeout, sentences
     from drivers.scan import SETTINGS, ScanOptions, one_device
 
     entry = _configured(config, line)
@@ -271,21 +272,29 @@ def _identified(
     usual = SETTINGS[protocol][0]  # of a meter that shares the line with devices of another setting
     settings = [choices["serial"]] if choices["serial"] else [own, usual] if own not in ("", usual) else [usual]
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
-    dirs = profile_dirs(options.config_file)
+    dirs, garbled = profile_dirs(options.config_file), False
     for setting in settings:
         wanted = ScanOptions(url, (protocol,), (setting,), profile_dirs=dirs)
         scan = one_device(wanted, protocol, address, setting, line_factory())
         with borrow_line(config.runtime_dir, url, "identify", LEASE_S) as owner:
             owner.run(scan.identify_one())
         (found,) = scan.found
-        if found.seen != "silent":
+        if found.fits or found.seen == "answer":
             break
+        garbled = garbled or found.seen == "garbled"
     else:
-        hint = "`meterhouse scan` finds what does"
+        what, hint = SILENT["garbled" if garbled else "silent"][0][0], "`meterhouse scan` finds what does"
+        if garbled:
+            hint = SILENT["garbled"][1][0]
         if not url.startswith("modbus-tcp:"):
-            asked = ", ".join(settings)
-            hint = f"`meterhouse scan` finds what does. Asked at {asked}; another setting: --serial"
-        raise LineTimeout("does not answer", where=f"{url}, {protocol} {address}", hint=hint)
+            hint = sentences(hint, f"Asked at {', '.join(settings)}; another setting: --serial")
+        raise LineTimeout(what, where=f"{url}, {protocol} {address}", hint=hint)
+    if not found.fits and any(one.key == "garbled" for one in found.notes):
+        what, hint = (
+            "answers in part only: other frames are broken (CRC or length), and no profile fits",
+            SILENT["garbled"][1][0],
+        )
+        raise LineError(what, where=f"{url}, {protocol} {address}", hint=hint)
     if not found.fits:
         hint = "Give the profile of its nameplate: --profile VENDOR/FAMILY; `meterhouse profiles list`"
         raise LineError("answers, but no known profile fits", where=f"{url}, {protocol} {address}", hint=hint)
@@ -430,14 +439,17 @@ def _folder(config: Config) -> Path:
 def _configured(config: Config, line: str) -> LineEntry | None:
     """The configured line of this name or port; None: it is new."""
     from agent.cli.lease import is_same
+    from agent.cli.target import line_by_name
     from agent.config import parsers as v
     from drivers.toml.parsers import InvalidValue
 
+    if (named := line_by_name(config, line)) is not None:
+        return named
     try:
         url = v.line_url(line)  # with the port that it leaves out
     except InvalidValue:
         url = line
-    return next((one for one in config.lines if one.name == line or is_same(one.url, url)), None)
+    return next((one for one in config.lines if is_same(one.url, url)), None)
 
 
 def _same_address(config: Config, draft: Draft) -> DeviceConfig | None:
@@ -481,7 +493,7 @@ def _unused(name: str, taken: set[str]) -> str:
 
 def _add(draft: Draft, config: Config, words: Mapping[str, str], lang: str, yes: bool, no_read: bool) -> dict[str, Any]:
     """Check, read, show, ask, write. Raises GatewayError, or Abort for a no; then nothing was written."""
-    from agent.config import load_config
+    from agent.config import load_config, role_note
 
     name = draft.device["name"]
     file, text = _folder(config) / f"{name}.toml", draft.text(words)
@@ -496,6 +508,8 @@ def _add(draft: Draft, config: Config, words: Mapping[str, str], lang: str, yes:
     for note in whole.notes:
         if f"device.{name}" in note.where or (draft.line and f"line.{draft.line['name']}" in note.where):
             click.echo(as_complaint("warning", note), err=True)
+    if name in whole.roleless:
+        click.echo(as_complaint("warning", role_note([name])), err=True)
     values: list[dict[str, Any]] = []
     if not no_read:
         try:

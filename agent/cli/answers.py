@@ -223,6 +223,9 @@ class _Swapped(TypedDict):
 
 class _Device(TypedDict, total=False):
     line: str
+    address: str
+    profile: str
+    identity: dict[str, str | None] | None
     life: str
     added: Time
     last_answer: Time | None
@@ -235,6 +238,7 @@ class _Device(TypedDict, total=False):
 
 
 class _Line(TypedDict, total=False):
+    open: bool
     lent: str | None
     busy_share: float
     sent: dict[str, Count]
@@ -242,6 +246,7 @@ class _Line(TypedDict, total=False):
 
 class _Config(TypedDict, total=False):
     complaints: list[str]
+    roleless: list[str]
 
 
 class _Store(TypedDict, total=False):

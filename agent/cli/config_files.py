@@ -70,19 +70,20 @@ def write_new(path: Path, text: str, mode: int = MODE) -> None:
     check_absent(path)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
-        with os.fdopen(os.open(draft, _NEW, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            if mode != SECRET_MODE:
-                _hand_over(draft, path.parent)
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
+        descriptor = os.open(draft, _NEW, 0o600)
         try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                if mode != SECRET_MODE:
+                    _hand_over(draft, path.parent)
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
             os.link(draft, path)  # unlike rename, fails where something is
         except FileExistsError:
             check_absent(path)
         finally:
-            draft.unlink()
+            draft.unlink()  # also on a full disk
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)

@@ -206,6 +206,19 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "请改正后执行 `meterhouse check` 和 `meterhouse reload`",
         ),
     ),
+    "devices-without-role": FindingWords(
+        0,
+        (
+            "without a role, what {names} measure counts in no figure",
+            "{names} 没有角色，其计量不计入任何指标",
+        ),
+        (
+            'Write roles.ac = "grid" (load, generation.pv, storage, ...) into its [[device]], or a role "x.NAME" of'
+            " your own if that is meant; then `meterhouse reload`",
+            '请在 [[device]] 中写 roles.ac = "grid"（load、generation.pv、storage等）；若确不计入，可写自定义角色'
+            ' "x.NAME"；然后执行 `meterhouse reload`',
+        ),
+    ),
     # --- lines and devices
     "device-dead": FindingWords(
         4, ("device {name} has not answered for {age}{why}", "设备 {name} 已 {age} 无应答{why}"), _CABLE
@@ -229,6 +242,35 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         (
             "Its line {line} cannot be opened: check the adapter or the network",
             "线路 {line} 打不开：请检查适配器或网络",
+        ),
+    ),
+    "device-not-asked": FindingWords(
+        0,
+        (
+            "line {line} of device {name} is open again; the device is asked at its next turn",
+            "设备 {name} 的线路 {line} 已恢复；轮到该设备时将再次询问",
+        ),
+    ),
+    "device-read-twice": FindingWords(
+        4,
+        (
+            "{names} report the same serial number {serial}: one device, read as several",
+            "{names} 报告相同的序列号 {serial}：同一台设备被当作多台读取",
+        ),
+        (
+            "What it measures counts several times. Compare nameplates, and take the others out of the configuration",
+            "其计量被重复计算。请核对铭牌，并从配置中去掉多余的设备",
+        ),
+    ),
+    "devices-same-serial": FindingWords(
+        0,
+        (
+            "{names} report the same serial number {serial}, by different profiles",
+            "{names} 报告相同的序列号 {serial}，但设备模板不同",
+        ),
+        (
+            "If they are one device, only one of them may have a role for the same energy",
+            "若为同一台设备，同一份电量只能有一个带角色",
         ),
     ),
     "device-swapped": FindingWords(

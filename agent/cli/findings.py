@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agent.certificates import WARN_DAYS
 from agent.cli.common import show_age
@@ -34,6 +34,8 @@ FIRST_CONNECT_S: Final = 10.0  # that a destination may take
 FIRST_ANSWER_S: Final = 10.0  # that a device may take at a start
 NO_VALUE: Final = ("sentinel", "absent")  # of a device that answers: points that it does not have, or not now
 DOUBTFUL: Final = ("suspect", "range", "frozen")
+
+MIN_SERIAL: Final = 4  # characters
 
 Facts = Mapping[str, Any]
 
@@ -176,6 +178,8 @@ def _intervals(intervals: Facts) -> Iterator[Finding]:
 def _config(config: Facts) -> Iterator[Finding]:
     for text in config.get("complaints") or ():
         yield Finding("config-rejected", "configuration", {"what": _cut(text, 300)})
+    if roleless := config.get("roleless"):
+        yield Finding("devices-without-role", "configuration", {"names": _names(roleless)})
 
 
 def _names(names: Sequence[object]) -> str:
@@ -186,7 +190,12 @@ def _names(names: Sequence[object]) -> str:
 
 
 def _field(devices: Mapping[str, Facts], lines: Mapping[str, Facts], now: float) -> Iterator[Finding]:
-    found = [(name, finding) for name, device in devices.items() for finding in _device(name, device, now)]
+    opened = {name for name, line in lines.items() if line.get("open")}
+    found = [
+        (name, finding)
+        for name, device in devices.items()
+        for finding in _device(name, device, device.get("line") in opened, now)
+    ]
     slowed: dict[str, list[str]] = {}  # line -> its devices that lose readings because it is too busy
     for name, finding in found:
         if finding.code == "device-incomplete" and finding.values["worst"] == "overload":
@@ -194,6 +203,11 @@ def _field(devices: Mapping[str, Facts], lines: Mapping[str, Facts], now: float)
     if lost := [name for name, finding in found if finding.code == "readings-lost"]:
         yield Finding("readings-lost", "store", {"names": _names(lost)})
     yield from _whole_lines([(name, one) for name, one in found if one.code != "readings-lost"], devices)
+    read = [
+        ReadIdentity(name, str(one.get("line")), str(one.get("address")), str(one.get("profile")), _serial(one))
+        for name, one in devices.items()
+    ]
+    yield from same_serials(read)
     for name, line in lines.items():
         busy = line.get("busy_share") or 0.0
         late = slowed.get(name) or [n for n, d in devices.items() if d.get("line") == name and _overloads(d)]
@@ -201,6 +215,40 @@ def _field(devices: Mapping[str, Facts], lines: Mapping[str, Facts], now: float)
             yield Finding(
                 "line-overloaded", f"line {name}", {"name": name, "busy": f"{busy:.0%}", "names": _names(late)}
             )
+
+
+class ReadIdentity(NamedTuple):
+    """Where a device is read, by which profile, and the serial number that it reports; "" where it has none."""
+
+    name: str
+    line: str
+    address: str
+    profile: str
+    serial: str
+
+
+def same_serials(read: Iterable[ReadIdentity]) -> Iterator[Finding]:
+    """Devices that report one serial number; a fault where one profile reads it at several places.
+
+    Two profiles at one address describe one device, and are meant.
+    """
+    groups: dict[str, list[ReadIdentity]] = {}
+    for one in read:
+        plain = one.serial.strip().lower()
+        if len(plain) >= MIN_SERIAL and len(set(plain)) > 1:  # shorter ones, and 0000, were never set
+            groups.setdefault(plain, []).append(one)
+    for group in groups.values():
+        if len({(one.line, one.address) for one in group}) < 2:
+            continue
+        places = {(one.profile, one.line, one.address) for one in group}
+        is_one = len(places) > len({one.profile for one in group})
+        names = _names([f"{one.name} ({one.line} {one.address})" for one in group])
+        values = {"names": names, "serial": _cut(group[0].serial.strip(), 60)}
+        yield Finding("device-read-twice" if is_one else "devices-same-serial", f"device {group[0].name}", values)
+
+
+def _serial(device: Facts) -> str:
+    return str(_part(device, "identity").get("device.serial") or "")
 
 
 def _whole_lines(found: Sequence[tuple[str, Finding]], devices: Mapping[str, Facts]) -> Iterator[Finding]:
@@ -222,7 +270,7 @@ def _overloads(device: Facts) -> bool:
     return bool(recent.get("settled") and _part(recent, "missing").get("overload"))
 
 
-def _device(name: str, device: Facts, now: float) -> Iterator[Finding]:
+def _device(name: str, device: Facts, is_line_open: bool, now: float) -> Iterator[Finding]:
     where, life = f"device {name}", device.get("life")
     if (swapped := _part(device, "swapped")) and life != "asleep":
         values = {
@@ -237,8 +285,8 @@ def _device(name: str, device: Facts, now: float) -> Iterator[Finding]:
     if life == "dead":
         kind = "device-dead" if device.get("last_answer") else "device-never-answered"
         yield Finding("device-dead-or-asleep" if device.get("may_sleep") else kind, where, values)
-    elif life == "unknown" and why and silent_s >= (device.get("dead_after") or 0):  # its line is down
-        yield Finding("device-unreachable", where, values)
+    elif life == "unknown" and why and silent_s >= (device.get("dead_after") or 0):  # its line is or was down
+        yield Finding("device-not-asked" if is_line_open else "device-unreachable", where, values)
     elif life == "alive":
         yield from _readings(name, where, device, now)
 

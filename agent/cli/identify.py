@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from agent.cli.common import as_line
-from agent.cli.options import ConfigOptions, config_options, json_option, lang_option, profile_dirs
+from agent.cli.options import LINE_HELP, ConfigOptions, config_options, json_option, lang_option, profile_dirs
 from drivers.model import GatewayError, LineTimeout, UsageError
 
 if TYPE_CHECKING:
+    from agent.config import LineEntry
     from drivers.scan import FoundDevice
 
 SILENT: Final[Mapping[str, tuple[tuple[str, str], tuple[str, str]]]] = {  # how it was seen -> what, what to do
@@ -25,7 +26,7 @@ SILENT: Final[Mapping[str, tuple[tuple[str, str], tuple[str, str]]]] = {  # how 
         ),
     ),
     "garbled": (
-        ("answers, but no frame is sound", "有应答，但没有一帧正确"),
+        ("answers, but no frame is sound (CRC or length)", "有应答，但没有一帧正确（CRC或长度不对）"),
         (
             "Two devices with one address, another serial setting, or a long cable without termination?",
             "是否两台设备地址相同、串口参数不同，或长线未接终端电阻？",
@@ -44,11 +45,7 @@ NONE_FITS: Final = (
 @click.command()
 @click.argument("device", required=False)
 @config_options
-@click.option(
-    "--line",
-    metavar="URL",
-    help="Without configuration: serial:/dev/..., modbus-tcp://HOST, tcp:// or udp://HOST:PORT.",
-)
+@click.option("--line", metavar="URL|NAME", help=LINE_HELP)
 @click.option("--address", metavar="TEXT", help="Without configuration: the device's address on the line, such as 1.")
 @click.option(
     "--protocol",
@@ -91,10 +88,11 @@ def identify(
     from agent.cli.lease import borrow_line, line_factory
     from agent.cli.read import Round, read_rounds, show_hints
     from agent.cli.scan import facts_of
-    from agent.cli.target import Target, adhoc_target, configured_target
+    from agent.cli.target import Target, adhoc_target, configured_target, named_line
     from drivers.scan import SETTINGS, ScanOptions, one_device
 
     known: Target | None = None
+    owned: LineEntry | None = None
     if device is not None:
         if line or address or protocol or serial:
             raise UsageError("a name and --line or --address", where="identify", hint="Give one or the other")
@@ -107,12 +105,16 @@ def identify(
     else:
         if not line or not address:
             raise UsageError("--line or --address not given", where="identify", hint="Or name a configured device")
+        if (owned := named_line(options, line)) is not None:
+            line, serial = owned.url, serial or (owned.serial if owned.scheme != "modbus-tcp" else None)
         folder = options.find_runtime_dir(strict=False)
     protocol = protocol or "modbus"
     setting = serial or SETTINGS[protocol][0]
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
     dirs = profile_dirs(options.config_file)
-    asked = ScanOptions(line, (protocol,), (setting,), deep=deep, profile_dirs=dirs)
+    asked = ScanOptions(
+        line, (protocol,), (setting,), deep=deep, echo=owned is not None and owned.echo, profile_dirs=dirs
+    )
     scan = one_device(asked, protocol, address, setting, line_factory())
     rounds: list[Round] = []
     with borrow_line(folder, line, "identify", 300.0) as owner:
@@ -123,7 +125,7 @@ def identify(
                 best = found.fits[0].profile
                 if known is None or known[2].id != best:
                     known = adhoc_target(
-                        best, line, address, setting if line.startswith("serial:") else None, dirs=dirs
+                        options, best, line, address, setting if line.startswith("serial:") else None, dirs=dirs
                     )
                 rounds = owner.run(read_rounds(*known))
     if found.seen in SILENT:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from io import TextIOWrapper
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, TextIO
 
 import click
@@ -188,7 +189,7 @@ def outcome(args: Sequence[str] | None = None, line_factory: Callable[..., Line]
     ``line_factory``: opens lines in place of ``drivers.line.open_line``, as a simulation does.
     """
     stdout = sys.stdout
-    REQUESTED.set(None)
+    REQUESTED.set(_language(sys.argv[1:] if args is None else args))
     try:
         result = cli.main(None if args is None else list(args), "meterhouse", standalone_mode=False, obj=line_factory)
         sys.stdout.flush()
@@ -206,6 +207,13 @@ def outcome(args: Sequence[str] | None = None, line_factory: Callable[..., Line]
             raise
         code = _print_error(error)
     return code
+
+
+def _language(args: Sequence[str]) -> str | None:
+    """What ``--lang`` says, found before the command is parsed: wrong usage is told in this language, too."""
+    given = [after if one == "--lang" else one.removeprefix("--lang=") for one, after in pairwise([*args, ""])
+             if one == "--lang" or one.startswith("--lang=")]  # fmt: skip
+    return given[-1] if given and given[-1] in ("en", "zh") else None
 
 
 def _print_error(error: Exception) -> int:

@@ -13,7 +13,7 @@ import click
 from agent.certificates import WARN_DAYS
 from agent.cli.common import agent_runs, as_complaint, progress
 from agent.cli.lease import borrow_line
-from drivers.model import PACES, BrokerError, GatewayError, LineTimeout, Quality
+from drivers.model import PACES, BrokerError, GatewayError, LineError, LineTimeout, Quality, clean_text
 
 if TYPE_CHECKING:
     from agent.config import Config, DeviceConfig
@@ -28,6 +28,9 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "points": "{good} of {count} points", "destinations": "destinations, tried now", "name": "name", "url": "url",
         "connected": "connected, MQTT {mqtt}", "may publish": "may publish its status",
         "subscriber": "has a subscriber",
+        "unproven": "{name}: not proven: the right to publish on {topics}. Whatever is published there is taken "
+        "for data; once the agent runs, `meterhouse status` names what the broker refuses",
+        "note": "note",
         "no report": "this broker cannot report subscribers", "nobody": "nobody subscribes",
         "running": "the agent runs here: rights and subscriber are in `meterhouse status`",
         "good": "Everything answers.", "failed": "failed", "missing": "no value: {names}",
@@ -40,6 +43,9 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "devices": "设备实测", "device": "设备", "line": "线路", "address": "地址", "answer": "应答",
         "points": "{count}个测点中{good}个正常", "destinations": "上行目标实测", "name": "名称", "url": "地址",
         "connected": "已连接，MQTT {mqtt}", "may publish": "可以发布状态", "subscriber": "有订阅方",
+        "unproven": "{name}：未验证以下主题的发布权限：{topics}。在这些主题上发布的内容会被当作数据；采集程序运行后，"
+        "`meterhouse status` 会指出消息代理拒绝的内容",
+        "note": "提示",
         "no report": "该消息代理不报告订阅方", "nobody": "无人订阅",
         "running": "本机采集程序正在运行：发布权限与订阅方见 `meterhouse status`",
         "good": "全部有应答。", "failed": "失败", "missing": "无值：{names}",
@@ -169,6 +175,7 @@ def destination_words(trial: TrialResult, running: bool, lang: str) -> str:
         return "; ".join([*parts, words["running"]])
     if trial.may_publish:
         parts.append(words["may publish"])
+    if trial.may_publish is not False:
         known = {True: "subscriber", False: "nobody", None: "no report"}
         parts.append(words[known[trial.has_subscriber]])
     return ("，" if lang == "zh" else ", ").join(parts)
@@ -176,7 +183,7 @@ def destination_words(trial: TrialResult, running: bool, lang: str) -> str:
 
 def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: bool) -> tuple[int, dict[str, Any]]:
     """Try everything; prints unless ``as_json``. Returns the exit code and the results for JSON."""
-    running = agent_runs(config.runtime_dir)
+    running, words = agent_runs(config.runtime_dir), WORDS[lang]
     devices: list[DeviceTrial] = []
     with progress("devices") as report:
         for trial in try_devices(config, profiles, lang):
@@ -184,22 +191,33 @@ def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: 
             report(len(devices), len(config.devices), trial.device)
     destinations = list(try_destinations(config, running))
     problems = [trial.problem for trial in devices if trial.problem is not None]
+    twins = _same_devices(config, devices, lang)
+    problems += [error for error, is_fault in twins if is_fault]
     problems += [problem for trial in destinations for problem in destination_problems(trial, lang)]
     if not as_json:
         _print(devices, destinations, running, lang)
         for text in dict.fromkeys(as_complaint("error", problem) for problem in problems):
             click.echo(text, err=True)  # once: a line that is down is the fault of all its devices
+        for one in destinations:
+            if one.unproven:
+                text = words["unproven"].format(name=one.name, topics=", ".join(one.unproven))
+                click.echo(f"{words['note']}: {clean_text(text, 1000)}", err=True)
+        for error, is_fault in twins:
+            if not is_fault:
+                click.echo(as_complaint("warning", error), err=True)
         if not problems and (devices or destinations):
-            click.echo(WORDS[lang]["good"])
+            click.echo(words["good"])
     code = min((problem.exit_code for problem in problems), default=0)
     return code, {
         "devices": [trial.to_json() for trial in devices],
+        "same_serial": [_error_json(error) for error, _ in twins],
         "destinations": [
             {
                 "name": trial.name,
                 "url": trial.url,
                 "mqtt": trial.mqtt,
                 "may_publish": trial.may_publish,
+                "unproven": list(trial.unproven),
                 "has_subscriber": trial.has_subscriber,
                 "certificates": trial.certificates,
                 "errors": [_error_json(problem) for problem in destination_problems(trial, lang)],
@@ -207,6 +225,21 @@ def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: 
             for trial in destinations
         ],
     }
+
+
+def _same_devices(config: Config, trials: Sequence[DeviceTrial], lang: str) -> list[tuple[LineError, bool]]:
+    """Devices that report one serial number, and whether that is a fault."""
+    from agent.cli.findings import ReadIdentity, same_serials
+
+    profiles = {device.name: device.profile for device in config.devices}
+    read = [
+        ReadIdentity(one.device, one.line, one.address, profiles[one.device], one.identity.get("device.serial", ""))
+        for one in trials
+    ]
+    return [
+        (LineError(one.text(lang), where=one.where, hint=one.advice(lang)), bool(one.exit_code))
+        for one in same_serials(read)
+    ]
 
 
 def _identity_words(identity: Mapping[str, str]) -> list[str]:

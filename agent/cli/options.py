@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from agent.cli.common import REQUESTED, as_complaint, language_of
+from agent.cli.common import as_complaint, language_of
 from drivers.model import ConfigError, UsageError, clean_text
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ FILE: Final = click.Path(dir_okay=False, path_type=Path)
 EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 LANGUAGE: Final = click.Choice(["en", "zh"])
+LINE_HELP: Final = (
+    "Of a device that is not configured: serial:/dev/..., modbus-tcp://HOST, tcp:// or udp://HOST:PORT, or the name of "
+    "a configured line."
+)
 DEFAULT_CONFIG: Final = "/etc/meterhouse/agent.toml"
 
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
@@ -39,7 +43,7 @@ def configured_profiles_dir(config_file: Path) -> Path | None:
 
     try:
         more = sorted((config_file.parent / "conf.d").glob("[!.]*.toml"))
-        for file in (config_file, *more):
+        for file in (one for one in (config_file, *more) if one.is_file()):  # a pipe would never end
             paths = tomllib.loads(file.read_text("utf-8-sig")).get("paths")
             if isinstance(paths, dict) and isinstance(found := paths.get("profiles_dir"), str):
                 return config_file.parent / found
@@ -191,7 +195,6 @@ def parse_broker(ctx: click.Context, param: click.Parameter, value: str | None) 
 
 
 def _choose_language(_ctx: click.Context, _param: click.Parameter, given: str | None) -> str:
-    REQUESTED.set(given)  # errors are printed after the command has ended
     return language_of(given, os.environ)
 
 
@@ -199,7 +202,6 @@ lang_option = click.option(
     "--lang",
     type=LANGUAGE,
     callback=_choose_language,
-    is_eager=True,  # so that a wrong option is already reported in this language
     help="English or Chinese; default: from LANG.",
 )
 

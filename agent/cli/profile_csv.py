@@ -11,7 +11,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final
 
-from drivers.model import UsageError
+from drivers.model import UsageError, clean_text
 from drivers.profile import vocabulary
 from drivers.profile.complaints import ProfileComplaints
 from drivers.profile.points import build_point
@@ -19,6 +19,8 @@ from drivers.profile.register_layout import FUNCTION_WORDS, REGISTERS, TYPE_WORD
 from drivers.toml import KeyPath, TomlSource, show
 
 MAX_BYTES: Final = 4 << 20
+MAX_ROWS: Final = 10_000
+MAX_CELL: Final = 300  # characters
 HEADERS: Final[Mapping[str, tuple[str, ...]]] = {  # key of a point -> what lists call it, without blanks and signs
     "name": ("name", "point", "pointname", "tag", "variable", "名称", "点名", "测点", "测点名称"),
     "address": ("address", "addr", "register", "registeraddress", "reg", "地址", "寄存器", "寄存器地址"),
@@ -109,15 +111,16 @@ def read_list(path: Path, options: ListOptions) -> list[dict[str, Any]]:
 def _table(path: Path) -> list[tuple[int, list[str]]]:
     """(line, cells) of a file with commas, semicolons or tabs, in UTF-8, UTF-16 or GBK. Raises UsageError."""
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    if len(raw) > MAX_BYTES:
+        raise UsageError("is larger than 4 MiB", where=str(path), hint="Is this the right file?")
     if raw.startswith(b"PK\x03\x04") or raw.startswith(b"\xd0\xcf\x11\xe0"):
         hint = "Save it as CSV: in Excel, File, Save as, CSV UTF-8"
         raise UsageError("a workbook, not a CSV file", where=str(path), hint=hint)
-    if len(raw) > MAX_BYTES or (
-        b"\0" in raw.removeprefix(b"\xff\xfe") and not raw.startswith((b"\xff\xfe", b"\xfe\xff"))
-    ):
+    if b"\0" in raw and not raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UsageError("not a CSV file", where=str(path), hint="Save it as CSV UTF-8")
     text = ""
     for encoding in ("utf-16",) if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else ("utf-8-sig", "gb18030"):
@@ -133,10 +136,18 @@ def _table(path: Path) -> list[tuple[int, list[str]]]:
     reader = csv.reader(
         io.StringIO(text.replace("，", ",") if delimiter == "，" else text), delimiter=delimiter.replace("，", ",")
     )
+    rows: list[tuple[int, list[str]]] = []
+    line = 1  # a quoted cell may have several
     try:
-        return [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+        for cells in reader:
+            if len(rows) >= MAX_ROWS:
+                hint = "Keep the points that you need; a device has hundreds"
+                raise UsageError(f"more than {MAX_ROWS} lines", where=str(path), hint=hint)
+            rows.append((line, [clean_text(" ".join(cell.split()), MAX_CELL) for cell in cells]))
+            line = reader.line_num + 1
     except csv.Error as error:
         raise UsageError(f"line {reader.line_num}: {error}", where=str(path), hint="Save it as CSV UTF-8") from error
+    return rows
 
 
 def _columns(cells: list[str]) -> dict[int, str]:

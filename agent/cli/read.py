@@ -21,6 +21,7 @@ from agent.cli.lease import borrow_line, line_factory
 from agent.cli.options import (
     FILE,
     LANGUAGE,
+    LINE_HELP,
     ConfigOptions,
     config_options,
     json_option,
@@ -77,11 +78,7 @@ class Round:
 @click.argument("device", required=False)
 @config_options
 @click.option("--profile", metavar="ID", help="Without configuration: a profile's id, or the path of its file.")
-@click.option(
-    "--line",
-    metavar="URL",
-    help="Without configuration: serial:/dev/..., modbus-tcp://HOST, tcp:// or udp://HOST:PORT.",
-)
+@click.option("--line", metavar="URL|NAME", help=LINE_HELP)
 @click.option("--address", metavar="TEXT", help="Without configuration: the device's address on the line, such as 1.")
 @click.option(
     "--serial",
@@ -234,7 +231,7 @@ def _target(device: str | None, options: ConfigOptions, adhoc: Mapping[str, Any]
         if missing == ["--profile"]:
             hint += ". Without a profile: --registers 3:0+10, or `meterhouse identify`"
         raise UsageError(f"{', '.join(missing)} not given", where="read", hint=hint)
-    return adhoc_target(**adhoc, dirs=profile_dirs(options.config_file))
+    return adhoc_target(options, **adhoc, dirs=profile_dirs(options.config_file))
 
 
 def _check_recorded(profile: Profile, files: Mapping[str, Path | None]) -> None:

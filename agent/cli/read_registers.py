@@ -178,7 +178,7 @@ def _adhoc(options: ConfigOptions, adhoc: Mapping[str, Any]) -> RawTarget:
     if missing:
         hint = "Give --line and --address, or the name of a configured device"
         raise UsageError(f"{', '.join(missing)} not given", where="--registers", hint=hint)
-    entry: LineEntry = adhoc_line(adhoc["line"], adhoc["serial"], "")
+    entry: LineEntry = adhoc_line(adhoc["line"], adhoc["serial"], "", options)
     address = str(adhoc["address"])
     if (wrong := check_address("modbus", address, entry.scheme)) is not None:
         is_number = address.isascii() and address.isdigit() and len(address) <= 3

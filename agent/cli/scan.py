@@ -18,6 +18,7 @@ from agent.cli.options import ConfigOptions, config_options, json_option, lang_o
 from drivers.model import GatewayError, LineDown, ProgressCallback, UsageError
 
 if TYPE_CHECKING:
+    from agent.config import LineEntry
     from drivers.scan import Announce, FoundDevice, Scan, ScanOptions
 
 LEASE_S = 900.0
@@ -69,10 +70,11 @@ _HOSTS = re.compile(r"(modbus-tcp://(?:\d{1,3}\.){3})(\d{1,3})-(\d{1,3})((?::\d+
 @click.option(
     "--line",
     "lines",
-    metavar="URL",
+    metavar="URL|NAME",
     multiple=True,
     required=True,
-    help="serial:/dev/..., tcp://HOST:PORT, modbus-tcp://HOST or hosts: modbus-tcp://192.0.2.10-40. May be repeated.",
+    help="serial:/dev/..., tcp://HOST:PORT, modbus-tcp://HOST, hosts: modbus-tcp://192.0.2.10-40, or the name of a "
+    "configured line. May be repeated.",
 )
 @click.option(
     "--protocol",
@@ -157,6 +159,7 @@ def scan(
     Exit codes: 0 something was found, 2 wrong usage, 4 nothing found, another master or no line, 130 interrupted.
     """
     from agent.cli.lease import borrow_line, line_factory
+    from agent.cli.target import named_line
     from drivers.scan import Scan
 
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
@@ -166,7 +169,10 @@ def scan(
         ready(options, yes, "scan --add")
     folder = options.find_runtime_dir(strict=False)
     dirs = profile_dirs(options.config_file)
-    wanted = [replace(_scan_options(url, **asked), profile_dirs=dirs) for url in _expanded(lines)]
+    named = {text: entry for text in lines if (entry := named_line(options, text)) is not None}
+    wanted = [_scan_options(url, **asked) for url in _expanded([text for text in lines if text not in named])]
+    wanted += [_of_line(_scan_options(entry.url, **asked), entry) for entry in named.values()]
+    wanted = [replace(each, profile_dirs=dirs) for each in wanted]
     scans = [Scan(each, line_factory()) for each in wanted]
     click.echo(_estimate(scans, lang), err=True)
 
@@ -304,6 +310,17 @@ def _scan_options(url: str, **asked: Any) -> ScanOptions:
         identify=not asked["no_identify"],
         echo=asked["echo"],
     )
+
+
+def _of_line(asked: ScanOptions, line: LineEntry) -> ScanOptions:
+    """The scan of a configured line: where it has another serial setting than is usual, that is tried first."""
+    from drivers.scan import SETTINGS
+
+    usual = dict.fromkeys(setting for protocol in asked.protocols for setting in SETTINGS[protocol])
+    settings = asked.settings
+    if line.scheme == "serial" and not settings and line.serial not in usual:
+        settings = (line.serial, *usual)
+    return replace(asked, settings=settings, echo=asked.echo or line.echo)
 
 
 def _mbus_by(choice: str | None, addresses: str | None) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import click
 from agent.cli.common import as_line, is_alive, read_snapshot
 from agent.cli.findings import Finding, exit_code_of, find
 from agent.cli.options import ConfigOptions, config_options, json_option, lang_option
+from drivers.model import ConfigError, GatewayError, ProfileError
 
 if TYPE_CHECKING:
     from agent.cli.ring_follower import Latest
@@ -40,8 +41,14 @@ def status(options: ConfigOptions, points: bool, lang: str, as_json: bool) -> No
     3 bad configuration, also one that a reload rejected, 4 a device is silent, swapped, doubtful, or brought
     less than 0.9 of its readings in ten minutes, 5 a destination has no connection or subscriber, or refuses.
     """
-    folder = options.find_runtime_dir()
-    snapshot = read_snapshot(folder)
+    try:
+        folder = options.find_runtime_dir()
+        snapshot = read_snapshot(folder)
+    except GatewayError as error:
+        if not as_json:
+            raise
+        click.echo(as_line(no_status(error)))
+        raise SystemExit(error.exit_code) from None
     now = time.time()
     findings = find(snapshot, now, is_alive(snapshot.get("pid")))
     exit_code = exit_code_of(findings)
@@ -51,6 +58,16 @@ def status(options: ConfigOptions, points: bool, lang: str, as_json: bool) -> No
     else:
         _print(snapshot, findings, latest, lang, now)
     raise SystemExit(exit_code)
+
+
+def no_status(error: GatewayError) -> dict[str, Any]:
+    """``ok``, ``faults`` and ``findings`` as ``to_json`` has them, where there is no agent to show."""
+    code = "config-invalid" if isinstance(error, (ConfigError, ProfileError)) else "no-agent"
+    found = [
+        {"code": code, "exit_code": one.exit_code, "where": one.where, "text": one.what, "advice": one.hint}
+        for one in getattr(error, "complaints", (error,))
+    ]
+    return {"ok": False, "faults": [f"{one['where']}: {one['text']}" for one in found], "findings": found}
 
 
 def interval_notes(facts: Mapping[str, Any]) -> list[str]:

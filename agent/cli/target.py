@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from zoneinfo import available_timezones
 
-from agent.cli.options import parse_params
+from agent.cli.options import ConfigOptions, parse_params
 from agent.config import Config, DeviceConfig, LineEntry, Secret, site_profiles
 from agent.config import parsers as v
 from agent.config.devices import address as parse_address
@@ -35,8 +36,31 @@ def configured_target(config: Config, name: str) -> Target:
     return config, device, site_profiles(config.profiles_dir)(device.profile)
 
 
-def adhoc_line(line: str, serial: str | None, usual: str) -> LineEntry:
-    """A line without configuration. Raises UsageError naming the option."""
+def named_line(options: ConfigOptions, line: str) -> LineEntry | None:
+    """As ``line_by_name``, where there is a configuration. Raises UsageError or ConfigError."""
+    if not v.NAME.match(line) or not os.path.exists(options.config_file):
+        return None
+    return line_by_name(options.load(), line)
+
+
+def line_by_name(config: Config, line: str) -> LineEntry | None:
+    """The configured line of this name; None where ``line`` is a url. Raises UsageError for a name that no line has."""
+    if not v.NAME.match(line):
+        return None
+    found = {one.name: one for one in config.lines}
+    if line not in found:
+        what = f"{p.show(line)} is not a line of {config.path}"
+        near = p.did_you_mean(line, found, "It has") if found else "It has none yet"
+        raise UsageError(what, where="--line", hint=sentences(near, f"Or a url: {v.LINE_URLS}"))
+    return found[line]
+
+
+def adhoc_line(line: str, serial: str | None, usual: str, options: ConfigOptions) -> LineEntry:
+    """A line by its url, or by its name in the configuration. Raises UsageError naming the option, or ConfigError."""
+    if (named := named_line(options, line)) is not None:
+        if serial and named.scheme == "modbus-tcp":
+            raise UsageError("has no effect on modbus-tcp", where="--serial", hint="The gateway sets its bus itself")
+        return replace(named, serial=_value("--serial", v.serial, serial)) if serial else named
     setting = _value("--serial", v.serial, serial or usual or DEFAULT_SERIAL)
     entry = LineEntry(name="", url=_value("--line", v.line_url, line), serial=setting)
     if serial and entry.scheme == "modbus-tcp":
@@ -45,6 +69,7 @@ def adhoc_line(line: str, serial: str | None, usual: str) -> LineEntry:
 
 
 def adhoc_target(
+    options: ConfigOptions,
     profile: str,
     line: str,
     address: str,
@@ -53,9 +78,9 @@ def adhoc_target(
     ratios: tuple[str, ...] = (),
     dirs: tuple[Path, ...] = (),
 ) -> Target:
-    """A device without configuration. Raises UsageError naming the option, or ProfileError."""
+    """A device that is not configured. Raises UsageError naming the option, ConfigError or ProfileError."""
     found = load_profile_of(profile, dirs)
-    entry = adhoc_line(line, serial, found.serial)
+    entry = adhoc_line(line, serial, found.serial, options)
     ct, pt = _ratios(ratios, found)
     given = parse_params(params)
     for name in ("ct", "pt"):

@@ -190,6 +190,7 @@ def _live(
         raise BrokerError(str(error), where="verify", hint=getattr(error, "hint", "")) from error
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    none_came = False
     try:
         with progress("packs") as update:
             if duration_s is None or _first_came(live, stop, wait_s):
@@ -197,12 +198,14 @@ def _live(
                 while not stop.wait(max(0.0, min(1.0, end - time.monotonic()))) and time.monotonic() < end:
                     packs, readings, failed = live.counts()
                     update(packs, text=f"{packs} packs, {readings} readings, {failed} failed")
-            elif not stop.is_set():
-                click.echo(f"note: no pack came within {wait_s:g} s. {_NO_PACK}", err=True)
+            else:
+                none_came = not stop.is_set()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         report = live.stop()
+    if none_came and not report.failures and not report.held:  # else the report says why none counted
+        click.echo(f"note: no pack came within {wait_s:g} s. {_NO_PACK}", err=True)
     return report
 
 

@@ -6,6 +6,7 @@ from agent.config.profiles import (
     line_config,
     load_profiles,
     make_driver,
+    role_note,
     site_profiles,
     visit_costs,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "rate_of",
     "reading_rate",
     "ring_notes",
+    "role_note",
     "site_profiles",
     "visit_costs",
 ]

@@ -14,7 +14,7 @@ from agent.config import parsers as v
 from agent.config.devices import read_devices
 from agent.config.lines import place_of, read_lines
 from agent.config.metering import check_tree, read_derived
-from agent.config.profiles import ProfileSource, check_profiles, site_profiles
+from agent.config.profiles import ProfileSource, check_profiles, role_note, roleless, site_profiles
 from agent.config.ring_size import MAX_RING_BYTES, MIN_RING_BYTES
 from agent.config.tree import (
     Config,
@@ -225,7 +225,7 @@ def _build(
     checked = check_profiles(devices, {name: line.entry for name, line in lines.items()}, profiles, notes, place)
     check_tree(devices, notes)
     derived = read_derived(_many(layers, "derived", complaints), checked, profiles)
-    return Config(
+    config = Config(
         site=names[0],
         gateway=names[1],
         timezone=names[2],
@@ -246,9 +246,12 @@ def _build(
         lines=tuple(line.entry for line in lines.values()),
         devices=checked,
         derived=derived,
-        notes=tuple(notes),
+        roleless=() if complaints.items else roleless(checked, derived, profiles),
         places=_places(tables, {"site": site, "paths": paths, "key": key, **kept}),
     )
+    if config.wants_figures and config.roleless:
+        notes.append(role_note(config.roleless))
+    return replace(config, notes=tuple(notes))
 
 
 def _found(path: Path) -> os.stat_result | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from agent.config.devices import DeviceRead
 from agent.config.lines import place_of
-from agent.config.tree import Config, ConfigWarning, DeviceConfig, LineEntry
+from agent.config.tree import Config, ConfigWarning, DerivedConfig, DeviceConfig, LineEntry
 from drivers.addresses import check_address
 from drivers.model import PACES, ConfigError, DeviceSpec, Limits, PlanSummary, Point, ProfileError
 from drivers.night import Night
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from drivers.registry import Driver
     from ext.ring import Ring
 
+METERED_KINDS = frozenset((
+    "meter", "inverter", "hybrid", "storage", "bms", "pcs", "heat", "cool", "water", "gas", "steam", "air", "charger",
+))  # fmt: skip
 ProfileSource = Callable[[str], Profile]  # by id; raises ProfileError
 
 
@@ -81,6 +84,32 @@ def _note_sleepers(names: Sequence[str], notes: list[ConfigWarning]) -> None:
     what += f" and {len(names) - 3} more" if len(names) > 3 else ""
     hint = "Add latitude and longitude to [site], in degrees; then it counts as asleep"
     notes.append(ConfigWarning("site", f"{what} at night counts as timeout", hint))
+
+
+def roleless(
+    devices: Sequence[DeviceConfig], derived: Sequence[DerivedConfig], profiles: ProfileSource
+) -> tuple[str, ...]:
+    """Devices whose kind measures energy or amounts, but which no figure can count: without role or derived point."""
+    used = {device for one in derived for device in (one.device, *(term[1] for term in one.terms))}
+    out: list[str] = []
+    for entry in devices:
+        if entry.roles or entry.name in used:
+            continue
+        try:
+            if profiles(entry.profile).kind in METERED_KINDS:
+                out.append(entry.name)
+        except ProfileError:  # a complaint already
+            continue
+    return tuple(out)
+
+
+def role_note(names: Sequence[str]) -> ConfigWarning:
+    """What follows for devices without a role."""
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    hint = (
+        'Write roles = { ac = "grid" }, load, generation.pv, storage, ...; a role "x.NAME" of your own if that is meant'
+    )
+    return ConfigWarning("roles", f"without a role, what {shown} measure counts in no figure", hint)
 
 
 def _find(table: TomlTable, name: str, profiles: ProfileSource) -> Profile | None:

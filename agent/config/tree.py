@@ -173,6 +173,7 @@ class Config:
     lines: tuple[LineEntry, ...] = ()
     devices: tuple[DeviceConfig, ...] = ()
     derived: tuple[DerivedConfig, ...] = ()
+    roleless: tuple[str, ...] = ()  # devices that measure energy or amounts, and count in no figure
     notes: tuple[ConfigWarning, ...] = ()
     places: Mapping[str, tuple[str, int | None]] = field(default_factory=dict, compare=False)  # see ``at``
     digest: str = field(
@@ -204,6 +205,11 @@ class Config:
     def snapshot_path(self) -> Path:
         """The status of the running agent, replaced atomically."""
         return self.runtime_dir / "snapshot.json"
+
+    @property
+    def wants_figures(self) -> bool:
+        """Has the park a plan, or any part with a role?"""
+        return self.indicators.plan is not None or any(device.roles for device in self.devices)
 
     def line(self, name: str) -> LineEntry:
         """The line of that name. Raises KeyError."""
@@ -240,6 +246,7 @@ _LEFT_OUT = {
     "profiles_dir",
     "files",
     "plan",
+    "roleless",
     "notes",
     "places",
     "digest",

@@ -81,6 +81,7 @@ def status(service: Service) -> dict[str, Any]:
             "hash": service.config.hash(),
             "loaded": seconds(service.loaded_ms),
             "complaints": service.complaints,
+            "roleless": list(service.config.roleless) if service.config.wants_figures else [],
         },
         "devices": {device.config.name: _device_facts(device, now_ms) for device in service.devices},
         "lines": {name: _line_facts(line) for name, line in service.lines.items()},
@@ -174,6 +175,7 @@ def _device_facts(device: RunningDevice, now_ms: int) -> dict[str, Any]:
     silent = Reason.ASLEEP if life == "asleep" else Reason.LENT if device.line.lent else Reason.ABSENT
     return {
         "line": device.config.line,
+        "address": device.config.address,
         "profile": device.profile.id,
         "variant": poll.driver.spec.variant or None,
         "life": life,

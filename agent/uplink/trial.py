@@ -21,6 +21,9 @@ from agent.uplink.uplink import PREFIX
 from drivers.model import BrokerError, GatewayError
 
 ANSWER_S: Final = 10.0
+# A broker judges a message when it passes it on, also an empty one and one of QoS 2 without release (some deliver at
+# once): whatever is published here reaches a platform as data, and a verifier as a forged pack.
+UNTRIED: Final = ("keys", "checkpoint/+", "+/birth", "+/readings", "+/backfill", "replay/reply")
 
 
 @dataclass(slots=True)
@@ -30,9 +33,10 @@ class TrialResult:
     name: str
     url: str
     mqtt: str | None = None  # "5" or "3.1.1", once connected
-    may_publish: bool | None = None
+    may_publish: bool | None = None  # on the topic of its status
     has_subscriber: bool | None = None
     certificates: dict[str, float] = field(default_factory=dict)  # when each expires, UTC seconds, by description
+    unproven: tuple[str, ...] = ()  # topics that the agent will publish on, and on which nothing was tried
     problems: list[GatewayError] = field(default_factory=list)
 
 
@@ -107,10 +111,15 @@ def _try_rights(
             raise errors.disconnected(connection.reason, config.url)
         what = f"no acknowledgement from the broker for {answer_s:.0f} s"
         raise BrokerError(what, where=config.url, hint="Is it overloaded?")
+    others = tuple(f"{base}/{topic}" for topic in UNTRIED)
+    if connection.protocol == V311:  # its acknowledgement is the same for a message that the broker dropped
+        result.unproven = (status.topic, *others)
+        return
     result.may_publish = code < errors.FAILURE
     if not result.may_publish:
         result.problems.append(errors.publish_refused(code, status.topic, config.url))
-    elif connection.protocol == V5:
+    else:
+        result.unproven = others
         result.has_subscriber = code != errors.NO_SUBSCRIBERS
         if not result.has_subscriber:
             hint = "Is the platform running and subscribed? The agent keeps its packs until it is"

@@ -12,6 +12,11 @@ NOTES: Final[Mapping[str, tuple[str, str]]] = {
         "was too slow or silent to try all profiles",
         "应答过慢或多次无应答，未能试完全部设备模板",
     ),
+    "garbled": (
+        "some of its answers were broken (CRC or length), so its profile may not have been recognised: check cable, "
+        "termination and serial setting, and whether two devices share the address",
+        "其部分应答有误（CRC或长度不对），可能因此未识别出设备模板：请检查接线、终端电阻和串口参数，以及是否有两台设备地址相同",
+    ),
     "listed once": (
         "the same serial number at {others}: one device, listed once",
         "{others}的序列号与此相同：是同一台设备，只列一次",
@@ -19,6 +24,10 @@ NOTES: Final[Mapping[str, tuple[str, str]]] = {
     "twins": (
         "{protocol} {address}, {others}: the same serial number {number}",
         "{protocol} {address}、{others}：序列号相同（{number}）",
+    ),
+    "absent": (
+        "exception {code}h is answered for units that are not there: those that answer nothing else are not listed",
+        "不存在的从站地址也会得到异常应答{code}h：只应答此异常的地址不列出",
     ),
     "every unit": (
         "answers to every unit number: one device, reported as the first",

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from drivers import mbus
 from drivers.line import Answer, LineConfig, LineFactory, SerialSetting, open_line, target
-from drivers.modbus.requests import read_identification
+from drivers.modbus.requests import read_identification, read_request
 from drivers.model import (
     DeviceException,
     FrameError,
@@ -16,12 +16,14 @@ from drivers.model import (
     LineDown,
     LineError,
     LineLent,
+    LineTimeout,
     MismatchError,
     ProgressCallback,
     UsageError,
     no_progress,
 )
 from drivers.profile import Profile
+from drivers.scan.absent import GATEWAY_CODES, MOST_SILENCES, Registers, telling_reads
 from drivers.scan.address_search import Asker, answers_to_its_name, dlt645_by_digits, identity_of, mbus_by_selection
 from drivers.scan.fit import Effort, Identity, identify, profiles_of
 from drivers.scan.notes import Note, note
@@ -45,6 +47,7 @@ DEAF_S, DEAF_MOST_S = 0.2, 1.6  # for one question and all, to a named device th
 UNLIKELY_UNITS = (247, 201, 139)  # a device that answers to all of these is not a bus behind a gateway
 SLOW_S = 0.4  # who takes longer for one register is given more time for all
 AGAIN_S = 0.5  # for the units around one whose answer was broken: it may have been late, or two at once
+MOST_WAITS = 20  # for silence after late answers
 _LATE_S = 0.5
 
 
@@ -88,6 +91,12 @@ class Scan:
         self._crowded: list[Probe] = []  # questions that several meters answered at once
         self._nameless: list[Probe] = []  # answered by a meter that did not say its own address
         self._doubtful: list[Probe] = []  # Modbus questions whose answers were broken
+        self._judged: set[tuple[str, int, float]] = set()  # (setting, exception, patience) that were tried elsewhere
+        self._absent: set[tuple[str, int]] = set()  # (setting, exception) of a server, for units that are not there
+        self._refused_late: list[tuple[str, str, int]] = []  # (unit, setting, exception)
+        self._says_no_more: set[tuple[str, int, int]] = set()  # (setting, unit, exception)
+        self._telling: list[Registers] = []
+        self._from_gateway = 0  # answers of a gateway that reaches nobody
         self._mbus_seen: set[tuple[str, bytes]] = set()  # (baud, identity) of meters found by selection
 
     # --- the plan
@@ -138,6 +147,7 @@ class Scan:
             else:
                 await self._line.listen(_LATE_S)
                 self._overhear(None)
+                await self._judge_late()
             if self.options.identify:
                 if self.found:
                     left_s = sum(self._plan.device_s(device.is_slow) for device in self.found)
@@ -169,6 +179,8 @@ class Scan:
         device.answer_s = known.answer_s
         if known.cut_short:
             device.notes.append(note("cut short"))
+        if known.is_garbled and not known.fits:
+            device.notes.append(note("garbled"))
         return known
 
     def _likeliest_first(self, protocol: str) -> list[Profile]:
@@ -367,10 +379,12 @@ class Scan:
                 self._broken(probe, MismatchError("nothing answers to this address", where=self.options.url))
             else:
                 self._add(probe.protocol, address_in(probe, result.payload), probe.serial, "answer")
-        elif isinstance(result, DeviceException):
-            self._add(probe.protocol, probe.address, probe.serial, "refusal")
-        alive = isinstance(result, Answer | DeviceException)
+        alive = isinstance(result, Answer)
         late = self._overhear(probe)
+        if isinstance(result, DeviceException) and await self._is_own(probe, result.code):
+            self._add(probe.protocol, probe.address, probe.serial, "refusal")
+            alive = True
+        await self._judge_late()
         if isinstance(result, FrameError | MismatchError) and not quiet and not late:
             if probe.protocol == "modbus" and not is_last:
                 self._doubtful.append(probe)
@@ -423,6 +437,76 @@ class Scan:
         names = {0: "vendor", 1: "product", 2: "revision"}
         device.identity.update({names[n]: text for n, text in objects.items() if n in names and text})
 
+    # --- refusals: of a device, or of a server in place of one that is not there
+
+    async def _is_own(self, probe: Probe, code: int) -> bool:
+        """Is this refusal the unit's own? Units that are hardly there are asked once an exception: do they say it, too?
+
+        If they do, only those are there that do not say it to everything.
+        """
+        if probe.protocol != "modbus":
+            return True
+        serial, wait_s = probe.serial, probe.timeout_s
+        if (serial, code) not in self._absent and (serial, code, wait_s) not in self._judged:
+            self._judged.add((serial, code, wait_s))
+            await self._ask_unlikely(serial, code, wait_s)
+        return (serial, code) not in self._absent or await self._says_more(probe, code)
+
+    async def _ask_unlikely(self, serial: str, code: int, wait_s: float) -> None:
+        for unit in UNLIKELY_UNITS:
+            if not _refuses(await self._put(modbus_probe(unit, serial, wait_s)), code):
+                return
+        if await self._says_more(modbus_probe(UNLIKELY_UNITS[0], serial, wait_s), code):
+            return  # one device that answers whatever the unit number
+        self._absent.add((serial, code))
+        self._note(note("absent", code=f"{code:02X}"))
+
+    async def _says_more(self, probe: Probe, code: int) -> bool:
+        """Does the unit answer anything but this exception?"""
+        unit, silences = int(probe.address), 0
+        if (probe.serial, unit, code) in self._says_no_more:
+            return False
+        if not self._telling:
+            self._telling = telling_reads(profiles_of(("modbus",), "", self.options.profile_dirs))
+        for function, address, count in self._telling:
+            request = read_request(unit, function, address, count, f"unit {unit}")
+            before = self._from_gateway
+            result = await self._put(replace(probe, request=request))
+            self._overhear(probe)
+            if isinstance(result, Answer) or (isinstance(result, DeviceException) and result.code != code):
+                return True
+            if isinstance(result, LineTimeout) and self._from_gateway == before:
+                silences += 1
+                if silences >= MOST_SILENCES:
+                    return True  # a server would have answered
+        self._says_no_more.add((probe.serial, unit, code))
+        return False
+
+    async def _judge_late(self) -> None:
+        """Refusals that came when another unit was asked: a server's, or a slow device's."""
+        while self._refused_late:
+            unit, serial, code = self._refused_late.pop()
+            probe = modbus_probe(int(unit), serial, self.options.slow_s)
+            if (serial, code) in self._absent:  # whatever is slow and there, the slow pass finds
+                continue
+            await self._wait_for_silence(probe)
+            if not self._is_known("modbus", unit, serial) and await self._is_own(probe, code):
+                self._add_late(unit, serial)
+
+    async def _wait_for_silence(self, probe: Probe) -> None:
+        """Until nothing more comes for what was asked before."""
+        for _ in range(MOST_WAITS):
+            before = self._traffic.total
+            await self._line.listen(self.options.slow_s)
+            self._overhear(probe)
+            if self._traffic.total == before:
+                return
+
+    def _add_late(self, unit: str, serial: str) -> None:
+        device = self._add("modbus", unit, serial, "late")
+        device.is_slow = True
+        device.notes.append(note("slow"))
+
     # --- received bytes
 
     def _overhear(self, probe: Probe | None) -> bool:
@@ -430,15 +514,20 @@ class Scan:
         late = False
         current = int(probe.address) if probe is not None and probe.protocol == "modbus" else -1
         for frame in self._traffic.take():
-            if frame.unit == current or (self.is_mbap and frame.code in (10, 11)):
+            if frame.code in GATEWAY_CODES:
+                self._from_gateway += 1
+                self._note(note("absent", code=f"{frame.code:02X}"))
+                continue
+            if frame.unit == current:
                 continue
             if not frame.is_request and frame.unit in self._asked and frame.function in (3, 4):
                 late = True
                 serial = probe.serial if probe is not None else self._plan.settings("modbus")[-1]
                 if not self._is_known("modbus", str(frame.unit), serial) and not self._one_unit:
-                    device = self._add("modbus", str(frame.unit), serial, "late")
-                    device.is_slow = True
-                    device.notes.append(note("slow"))
+                    if frame.code:
+                        self._refused_late.append((str(frame.unit), serial, frame.code))
+                    else:
+                        self._add_late(str(frame.unit), serial)
             elif not self.is_mbap:
                 self._foreign.append(frame)
         if len(self._foreign) >= FOREIGN_FRAMES and not self.options.bus_is_mine:
@@ -462,6 +551,10 @@ class Scan:
     def _units(self) -> list[int]:
         units = self._plan.units()
         return units[:1] if self._one_unit else units
+
+
+def _refuses(result: Answer | LineError, code: int) -> bool:
+    return isinstance(result, DeviceException) and result.code == code
 
 
 _MINE = "Stop it, or lend the line; use --bus-is-mine only if its traffic may suffer"

@@ -41,6 +41,8 @@ def test_all_answers(served: Served, park: Callable[..., Path], broker: Broker, 
     assert said.code == 0, said.err
     assert "connected, MQTT 5, may publish its status, has a subscriber" in said.out
     assert "Everything answers." in said.out
+    assert "note: platform: not proven: the right to publish on meterhouse/v1/park7/gw01/keys, " in said.err
+    assert "gw01/+/readings" in said.err
     assert "inv1" in said.out.partition("devices, tried now")[2]
     chinese = mh("check", "--online", "--lang", "zh", "-c", path)
     assert chinese.code == 0 and "有订阅方" in chinese.out and "全部有应答" in chinese.out
@@ -90,3 +92,25 @@ def test_nobody_subscribes_and_a_broker_that_is_not_there(
 def test_a_line_that_cannot_be_opened_is_one_fault(park: Callable[..., Path], mh: Callable[..., Any]) -> None:
     said = mh("check", "--online", "-c", park(f"modbus-tcp://127.0.0.1:{free_port()}", SECOND))
     assert said.code == 4 and said.err.count("nothing listens on this port") == 1
+
+
+@pytest.mark.parametrize(("profile", "code"), [("test/box", 4), ("test/crate", 0)])
+def test_one_serial_number_at_two_places_names_both(
+    served: Served, park: Callable[..., Path], mh: Callable[..., Any], profile: str, code: int
+) -> None:
+    """The same device over two urls, as two entries."""
+    served.image.put_words(30, [0x5345, 0x5231, 0x3233])
+    twin = '[[line]]\nname = "again"\nurl = "{}"\n[[device]]\nname = "copy"\nline = "again"\naddress = "1"\n'
+    other = served.url.replace("127.0.0.1", "localhost")
+    path = park(served.url, "\n" + twin.format(other) + f'profile = "{profile}"\n')
+    folder = path.parent / "profiles" / "test"
+    box = (folder / "box.toml").read_text()
+    serial = '[[point]]\nname = "device.serial"\naddress = 30\ntype = "str"\ncount = 3\npace = "once"\n\n'
+    for name in ("box", "crate"):
+        (folder / f"{name}.toml").write_text(box.replace("[[point]]", serial + "[[point]]", 1))
+    said = mh("check", "--online", "-c", path)
+    assert said.code == code, said.err
+    assert f"{'error' if code else 'warning'}: device inv1: inv1 (roof 1), copy (again 1) report the same" in said.err
+    assert "serial number SER123" in said.err
+    (facts,) = mh("check", "--online", "--json", "-c", path).lines
+    assert len(facts["online"]["same_serial"]) == 1 and facts["ok"] is (code == 0)

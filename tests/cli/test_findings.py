@@ -123,6 +123,7 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
     ("a certificate that cannot be read", "uplinks/platform", certificate(None, "denied"), 1,
      ["certificate-unreadable"]),
     ("a rejected reload", "config", {"complaints": ["a", "b"]}, 3, ["config-rejected", "config-rejected"]),
+    ("devices that no figure counts", "config", {"roleless": ["m1"]}, 0, ["devices-without-role"]),
     # --- devices
     ("exactly 0.9", "devices/m1", device(recent=recent({"timeout": 100})), 0, []),
     ("below 0.9", "devices/m1", device(recent=recent({"timeout": 60, "crc": 41})), 4, ["device-incomplete"]),
@@ -153,8 +154,10 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
      ["device-dead-or-asleep"]),
     ("never answered", "devices/m1", device(life="dead", last_answer=None), 4, ["device-never-answered"]),
     ("a line that has just gone down", "devices/m1", device(life="unknown", error="no port"), 0, []),
-    ("a line that is down", "devices/m1", device(life="unknown", error="no port", last_answer=NOW - 11), 4,
-     ["device-unreachable"]),
+    ("a line that came back, its device not asked yet", "devices/m1",
+     device(life="unknown", error="no port", last_answer=NOW - 11), 0, ["device-not-asked"]),
+    ("a line that is down", "devices/m1",
+     device(line="other", life="unknown", error="no port", last_answer=NOW - 11), 4, ["device-unreachable"]),
     ("added by a reload, not asked yet", "devices/m1",
      device(life="unknown", last_answer=None, added=NOW - 1, recent=None), 0, []),
     ("swapped", "devices/m1", device(swapped={"t": NOW - 60, "what": "serial B instead of A"}), 4, ["device-swapped"]),
@@ -218,8 +221,40 @@ def test_a_line_on_which_nobody_answers_is_one_finding() -> None:
 def test_a_line_that_is_down_is_one_finding_for_its_devices() -> None:
     down = device(life="unknown", error="cannot open", last_answer=NOW - 60)
     snapshot = changed("devices", {"m1": down, "m2": down, "m3": device(line="other")})
+    assert seen(snapshot) == (0, ["device-not-asked", "device-not-asked"]), "the line is open again"
+    snapshot["lines"]["bus"]["open"] = False
     (finding,) = find(snapshot, NOW, True)
     assert finding.text() == "line bus is down, m1, m2 cannot be reached: cannot open" and finding.exit_code == 4
+
+
+SAME = {"device.serial": "HV2230123456", "device.model": "X"}
+
+
+@pytest.mark.parametrize(
+    ("others", "code", "codes"),
+    [
+        ({"line": "other", "address": "1", "profile": "a/b", "identity": SAME}, 4, ["device-read-twice"]),
+        ({"line": "bus", "address": "2", "profile": "a/b", "identity": SAME | {"device.serial": " hv2230123456 "}}, 4,
+         ["device-read-twice"]),
+        ({"line": "bus", "address": "2", "profile": "a/c", "identity": SAME}, 0, ["devices-same-serial"]),
+        ({"line": "bus", "address": "1", "profile": "a/c", "identity": SAME}, 0, []),  # two profiles of one device
+        ({"line": "bus", "address": "2", "profile": "a/b", "identity": {"device.serial": None}}, 0, []),
+        ({"line": "bus", "address": "2", "profile": "a/b", "identity": None}, 0, []),
+    ],
+)  # fmt: skip
+def test_one_serial_number_at_two_places_names_both(others: dict[str, Any], code: int, codes: list[str]) -> None:
+    first = device(address="1", profile="a/b", identity=SAME)
+    snapshot = changed("devices", {"m1": first, "m2": device(**others)})
+    assert seen(snapshot) == (code, codes)
+    for finding in find(snapshot, NOW, True):
+        assert f"m1 (bus 1), m2 ({others['line']} {others['address']})" in finding.text()
+        assert "HV2230123456" in finding.text() and "HV2230123456" in finding.text("zh")
+
+
+@pytest.mark.parametrize("serial", ["0", "123", "0000000000", "    "])
+def test_a_serial_number_that_was_never_set_is_nobodys(serial: str) -> None:
+    same = device(address="1", profile="a/b", identity={"device.serial": serial})
+    assert seen(changed("devices", {"m1": same, "m2": same | {"address": "2"}})) == (0, [])
 
 
 def test_a_destination_that_was_not_tried_yet_is_given_a_moment() -> None:

@@ -12,6 +12,15 @@ import pytest
     [
         (["--display", "inv1"], "--display: 'inv1' is not DEVICE=VALUE"),
         (["--display", "inv1=ten"], "--display inv1: 'ten' is not a number"),
+        (
+            ["--display", "inv1=1,234"],
+            "--display inv1: 1,234 may be 1.234 or 1234. Type 1.234 or 1234, without a comma",
+        ),
+        (["--display", "inv1=12345,678"], "12345,678 may be 12345.678 or 12345678"),
+        (["--display", "inv1=1 234,567"], "1234,567 may be"),
+        (["--display", "inv1=1234,567,890"], "'1234,567,890' is not a number. Digits and a point"),
+        (["--display", "inv1=1.234,5"], "is not a number"),
+        (["--csv", "COMMA"], "comma.csv:1: 1,234 may be"),
         (["--display", "inv9=1"], 'the running agent has no device "inv9"'),
         (["--display", "inv1/ac.energy.imp=1"], "inv1 has no point 'ac.energy.imp'"),
         (["--who", " "], "--who: is missing"),
@@ -23,9 +32,18 @@ def test_what_is_wrong_is_said_and_nothing_is_signed(
     tmp_path: Path, mh, park, traces, more: list[str], says: str
 ) -> None:
     (tmp_path / "shown.csv").write_text("inv1,1\ninv2\n")
-    more = [str(tmp_path / "shown.csv") if text == "CSV" else text for text in more]
+    (tmp_path / "comma.csv").write_text('inv1,"1,234"\n')
+    files = {"CSV": "shown.csv", "COMMA": "comma.csv"}
+    more = [str(tmp_path / files[text]) if text in files else text for text in more]
     said = mh("handover", "--who", "x", *more, "--yes", "-c", park())
     assert (said.code, said.out) == (2, "") and says in said.err, said.err
+
+
+@pytest.mark.parametrize("text", ["1,234,567.8", "1,234.5", "1 234 567.8", "1234.567", "-1,234,567"])
+def test_thousands_that_can_only_be_thousands_are_left_out(mh, park, traces, text: str) -> None:
+    """The next thing that is wrong is the device, so the value was taken."""
+    said = mh("handover", "--who", "x", "--display", f"inv9={text}", "--yes", "-c", park())
+    assert 'has no device "inv9"' in said.err
 
 
 def test_nobody_to_ask_is_said(mh, park, traces) -> None:

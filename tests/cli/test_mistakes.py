@@ -78,7 +78,11 @@ init HERE GW | 2 | HERE/agent.toml: | already exists | Edit it, or move it away
 init HERE/new --site "a b" --gateway b --timezone UTC --yes | 2 | --site: | "a b" is not a name | Use letters
 init HERE/new --site a --gateway b --timezone Beijing --yes | 2 | --timezone: | "Beijing" is not a time | Asia/Shanghai
 init HERE/new GW --broker broker.example | 2 | --broker: | "broker.example" is not a url | Write mqtts://HOST:8883
-adopt -c CFG --line nowhere --address 1 --yes | 2 | --line: | "nowhere" is not a url | Write serial:
+adopt -c CFG --line rof --address 1 --yes | 2 | --line: | "rof" is not a line of | Did you mean "roof"? Or a url:
+read -c CFG --line rof --address 1 --registers 3:0+1 | 2 | --line: | "rof" is not a line of | Did you mean "roof"?
+read -c CFG P --line nowhere --address 1 | 2 | --line: | "nowhere" is not a line of | It has: roof. Or a url: serial:
+identify -c CFG --line rof --address 1 | 2 | --line: | "rof" is not a line of | Did you mean "roof"?
+scan -c CFG --line rof | 2 | --line: | "rof" is not a line of | Did you mean "roof"?
 adopt -c CFG m A7 --profile test/bax | 3 | device.m.profile: | no profile "test/bax" | Did you mean "test/box"?
 adopt -c CFG m A7 --profile test/box --ct 400/0 | 2 | --ct: | 400/0 is not a ratio | A 400/5 A transformer is 80
 adopt -c CFG m A7 --profile test/box --role gird | 2 | --role: | "gird" is not a role | Did you mean "grid"?

@@ -99,12 +99,30 @@ def test_4x_numbers_gains_and_defaults(mh, tmp_path: Path) -> None:
         ("name,address,type,fc\nx.a,1,u17,3\n", 3, 'type: "u17" is not known here. Did you mean "u16"?'),
         ("PK\x03\x04", 2, "a workbook, not a CSV file. Save it as CSV"),
         ("name,address\0", 2, "not a CSV file"),
+        ("name,address,type\n" + "x.a,1,u16\n" * 10_001, 2, "more than 10000 lines. Keep the points that you need"),
+        ("#" * (5 << 20), 2, "is larger than 4 MiB. Is this the right file?"),
     ],
 )  # fmt: skip
 def test_a_list_that_is_wrong_names_the_line(mh, tmp_path: Path, text: str, code: int, says: str) -> None:
     (listed := tmp_path / "list.csv").write_text(text)
     said = mh("profiles", "new", "--from", listed)
     assert (said.code, said.out) == (code, "") and says in said.err
+
+
+def test_a_list_cannot_forge_a_line_of_its_own(mh, tmp_path: Path) -> None:
+    """A quoted cell may hold a line break, which is none in a message or a profile."""
+    forged = "\nerror: agent.toml: forged\u2028\x1b[2K"
+    listed = tmp_path / "list.csv"
+    for row in (f'"x.a{forged}",1,u16,V,3,', f'x.a,"1{forged}",u16,V,3,', f'x.a,1,"u16{forged}",V,3,',
+                f'x.a,1,u16,"V{forged}",3,', f'x.a,1,u16,V,"3{forged}",'):  # fmt: skip
+        listed.write_text(f"name,address,type,unit,fc,en\nx.b,2,u16,,3,\n{row}\n")
+        said = mh("profiles", "new", "--from", listed)
+        assert said.code == 3 and said.err.startswith(f"error: {listed}:3: "), said.err
+        assert said.err.count("\n") == 1 and "\x1b" not in said.err
+    listed.write_text(f'name,address,type,fc,"en{forged}"\n')
+    assert mh("profiles", "new", "--from", listed).err.count("\n") == 1
+    listed.write_text('name,address,type,fc,en\nx.a,1,u16,3,"one\n[[point]]"\n')
+    assert 'en = "one [[point]]"' in mh("profiles", "new", "--from", listed).out
 
 
 def test_all_wrong_lines_are_named_at_once(mh, tmp_path: Path) -> None:

@@ -266,3 +266,12 @@ def test_two_readings_show_the_change_and_hold_the_counter_against_power(mh, ser
     assert "hint: ac.energy.import grew by" in said.err and "A scale, unit or ratio" in said.err
     changes = {line["point"]: line["change"] for line in mh(*args, "--json").lines}
     assert changes["ac.voltage.l1"] == 0 and changes["ac.energy.import"] >= 500
+
+
+def test_errors_follow_the_language_of_the_option(mh, served, park, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    assert "错误：" in mh("read", "inv9", "--lang", "zh", "-c", park(served.url)).err
+    assert "没有选项" in mh("read", "inv1", "--lang", "zh", "--foo").err, "also before the options are all known"
+    assert "error: " in mh("read", "inv9", "-c", park(served.url)).err
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    assert "error: " in mh("read", "inv9", "--lang", "en", "-c", park(served.url)).err

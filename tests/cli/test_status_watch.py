@@ -72,6 +72,7 @@ def test_status_in_chinese_keeps_its_json_english(mh, traces, tmp_path, monkeypa
 def test_status_tells_a_line_that_is_down_and_lets_inverters_sleep(mh, traces, tmp_path) -> None:
     """# field pain 70: a device that was never reached is not well, though nobody can say that it is silent."""
     for life, error, code in (("unknown", "line roof: cannot open", 4), ("unknown", None, 0), ("asleep", "silent", 0)):
+        traces.facts["lines"]["roof"]["open"] = False
         traces.write(devices={"inv1": {"line": "roof", "life": life, "last_answer": None, "error": error}})
         said = mh("status", "--runtime-dir", tmp_path / "run")
         assert said.code == code, life
@@ -397,3 +398,20 @@ def test_intervals_that_stand_still_are_not_well(mh, traces, tmp_path) -> None:
         (tmp_path / "run/snapshot.json").write_text(json.dumps(traces.facts | {"time": time.time()}))
         said = mh("status", "--runtime-dir", tmp_path / "run")
         assert said.code == 1 and f"error: {what}" in said.err and "All is well" not in said.out
+
+
+def test_status_json_is_an_object_where_there_is_nothing_to_show(mh, park, tmp_path) -> None:
+    """A script that reads it must not meet an empty output."""
+    broken = park(more="profle = 1\naddress2 = 3\n")
+    said = mh("status", "--json", "-c", broken)
+    (facts,) = said.lines
+    assert (said.code, said.err, facts["ok"]) == (3, "", False)
+    assert [(one["code"], one["exit_code"], one["text"]) for one in facts["findings"]] == [
+        ("config-invalid", 3, "unknown key"), ("config-invalid", 3, "unknown key"),
+    ]  # fmt: skip
+    assert facts["faults"][0].endswith("device.inv1.profle: unknown key") and facts["findings"][0]["advice"]
+    for args, code, kind in ((("-c", tmp_path / "none.toml"), 3, "config-invalid"),
+                             (("--runtime-dir", tmp_path / "none"), 1, "no-agent")):  # fmt: skip
+        said = mh("status", "--json", *args)
+        (facts,) = said.lines
+        assert (said.code, said.err, [one["code"] for one in facts["findings"]]) == (code, "", [kind])

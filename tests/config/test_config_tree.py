@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import socket
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 import rfc8785
 
+from agent.cli.options import configured_profiles_dir
 from agent.config import RingConfig, Secret, device_spec, line_config, load_config, load_profiles, site_profiles
 from drivers.line.config import LineConfig
 from drivers.model import ConfigError, Limits, ProfileError
@@ -161,7 +163,39 @@ def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
         "Correct only if it was changed at the device",
         "agent.toml:73: device.second.every: no point has the pace normal",
         "agent.toml:84: uplink.plain.url: is sent unencrypted. mqtts:// protects password and readings",
+        "roles: without a role, what second, third measure counts in no figure. " + ROLE_HINT,
     ]
+
+
+ROLE_HINT = (
+    'Write roles = { ac = "grid" }, load, generation.pv, storage, ...; a role "x.NAME" of your own if that is meant'
+)
+
+
+@pytest.mark.parametrize(
+    ("more", "wants", "lacking"),
+    [
+        ("", False, ("inv1", "meter")),  # nobody wants figures: `check` is silent, `report` is not
+        ('roles = { ac = "grid" }\n', True, ("inv1",)),
+        ('roles = { ac = "x.board" }\n', True, ("inv1",)),
+        ('\n[indicators]\nplan = "plan.toml"\n', True, ("inv1", "meter")),
+        ('roles = { ac = "grid" }\n[[derived]]\nname = "sun"\n'
+         'sum = ["inv1/ac.energy.generation"]\n', True, ()),
+    ],
+)  # fmt: skip
+def test_a_device_that_no_figure_counts_is_noted(site, more: str, wants: bool, lacking: tuple[str, ...]) -> None:
+    (site.folder / "plan.toml").write_text('schema = 1\nsets = ["plain"]\n')
+    device = '[[device]]\nname = "{}"\nline = "roof"\naddress = "{}"\nprofile = "{}"\n'
+    text = MINIMAL + '[[line]]\nname = "roof"\nurl = "modbus-tcp://192.0.2.10"\n'
+    text += device.format("inv1", 1, "goodwe/dt") + device.format("stick", 2, "huawei/smartlogger3000")
+    site.write(text + device.format("meter", 3, "chint/dtsu666") + more)
+    assert site.complaints() == []
+    config = site.load()
+    assert (config.wants_figures, config.roleless) == (wants, lacking)
+    notes = [note.what for note in config.notes if note.where == "roles"]
+    expected = [f"without a role, what {', '.join(lacking)} measure counts in no figure"]
+    assert notes == (expected if wants and lacking else [])
+    assert "roleless" not in config.effective(), "the hash of a configuration does not change"
 
 
 @pytest.mark.parametrize(
@@ -323,6 +357,18 @@ def test_a_folder_conf_d_that_cannot_be_read_is_not_passed_over(site, good, monk
     assert site.complaints() == ["conf.d/10-gone.toml: cannot be read: No such file or directory"]
     (site.folder / "conf.d/20-folder.toml").mkdir()
     assert len(site.complaints()) == 2
+
+
+def test_a_pipe_or_device_in_conf_d_is_refused_and_not_waited_for(site, good) -> None:
+    site.write(good)
+    (site.folder / "conf.d").mkdir()
+    os.mkfifo(site.folder / "conf.d/1.toml")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("conf.d/2.toml")
+    (site.folder / "conf.d/3.toml").symlink_to("/dev/zero")
+    what = "is a pipe, socket or device, not a file. Take it away, or give a text file"
+    assert site.complaints() == [f"conf.d/{n}.toml: {what}" for n in (1, 2, 3)]
+    configured_profiles_dir(site.folder / "agent.toml")  # which commands read before is no trap either
 
 
 PV = """[[line]]

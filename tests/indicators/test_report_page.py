@@ -11,7 +11,7 @@ import pytest
 
 from agent.cli.report.command import parse_period, spark
 from agent.cli.report.html import page as html
-from agent.cli.report.labels import WORDS, number, percent
+from agent.cli.report.labels import WORDS, known_share, number, percent
 from agent.indicators.compute import PeriodTotals, demands, merge, period_of
 from agent.indicators.declared import Declaration
 from agent.indicators.plan import IndicatorPlan, load_plan
@@ -128,6 +128,18 @@ def test_the_page_in_both_languages(language: str, words: str) -> None:
     assert "power.fossil.cn@2022" in shown and "0.8325" in shown
     if language == "zh":
         assert "Photovoltaics" not in shown and "光伏" in shown
+
+
+def test_a_zero_that_nothing_measures_is_not_known_to_100_percent() -> None:
+    """An inverter without a role left "0 kWh, known 100 %"."""
+    period = period_of(CUT, "day", NOON, NOON + 86_400_000)
+    reporter = Reporter(load_plan('schema = 1\nsets = ["plain"]\n', "plan.toml"), CUT, period, [])
+    reporter.add([one for one in day() if one.role == "grid"])
+    figures = {one["id"]: one for one in reporter.page()["figures"]}
+    sun, bought = figures["plain/generation"], figures["plain/consumption"]
+    assert (sun["v"], sun["completeness"]) == ("0", "1"), "what is signed stays as it was"
+    assert [known_share(sun, language) for language in ("en", "zh")] == ["no meter", "无表计"]
+    assert known_share(bought, "en").endswith(" %")
 
 
 def test_both_languages_have_all_words() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,7 +60,9 @@ def test_a_device_that_says_what_it_is(mh, field: Park, site: Path) -> None:
     text = (site.parent / "conf.d" / "main.toml").read_text()
     assert text.startswith("# Added by `meterhouse adopt`") and "model B23" in text
     assert stat.S_IMODE((site.parent / "conf.d" / "main.toml").stat().st_mode) == 0o640
-    assert "check --plan" in mh("adopt", "second", "--line", found.name, "--address", "5", "--yes").err
+    assert "a role" not in said.err
+    second = mh("adopt", "second", "--line", found.name, "--address", "5", "--yes")
+    assert "check --plan" in second.err and "without a role, what second measure counts in no figure" in second.err
     assert [device.line for device in load_config(site).devices] == [found.name, found.name]  # its line is known now
     assert site.read_text() == MAIN and mh("check").code == 0
 
@@ -119,7 +124,7 @@ def test_a_ratio_is_written_as_it_is_known(mh, site: Path, ct: str, is_: str) ->
         (("--limit", "time_out=2 s"), 3, 'limits.time_out: unknown key. Did you mean "timeout"?'),
         (("--profile", "chint/dtsu66"), 3, 'Did you mean "chint/dtsu666"?'),
         (("--address", "300"), 3, "address"),
-        (("--line", "rof"), 2, "--line:"),
+        (("--line", "rof"), 2, '--line: "rof" is not a line of'),
         (("--serial", "9600,8,N,1"), 2, '--serial: "9600,8,N,1" is not a serial setting. Write "9600 8N1"'),
     ],
 )
@@ -167,6 +172,35 @@ def test_a_folder_of_others_is_said_before_anything_is_asked(mh, site: Path) -> 
     (site.parent / "conf.d").mkdir(0o500)
     said = mh("adopt", "m", *TOLD)
     assert said.code == 2 and "this user may not write here. Use sudo, or another folder" in said.err
+
+
+def test_a_full_disk_leaves_nothing_behind(mh, site: Path) -> None:
+    """A limit on the size of files refuses the write as a full disk does."""
+    (site.parent / "conf.d").mkdir()
+    command = (sys.executable, "-m", "agent.cli.main", "adopt", "m", *TOLD)
+    said = subprocess.run(
+        command, env={**os.environ, "MH_CONFIG": str(site)}, capture_output=True, text=True, check=False, timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40, 40)),
+    )  # fmt: skip
+    assert said.returncode == 2 and "conf.d/m.toml: cannot be written: File too large" in said.stderr, said.stderr
+    assert os.listdir(site.parent / "conf.d") == []
+    assert mh("adopt", "m", *TOLD).code == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("crc", "answers, but no frame is sound (CRC or length). Two devices with one address"),
+        ("cut", "answers, but no frame is sound (CRC or length)"),
+        ("crc+2", "answers in part only: other frames are broken (CRC or length), and no profile fits"),
+    ],
+)
+def test_a_device_whose_answers_are_broken_is_not_said_to_be_unknown(mh, field: Park, site: Path, fault, says) -> None:
+    device = plain(3) if "+" in fault else sampled("abb/b23", 3)
+    device.faults.set(fault)
+    line = field.pty(Bus([device]))
+    said = mh("adopt", "m", "--line", line.url, "--address", "3", "--serial", line.serial, "--yes")
+    assert said.code == 4 and says in said.err and "no known profile" not in said.err, said.err
 
 
 def test_a_silent_device_is_added_only_unread(mh, field: Park, site: Path) -> None:

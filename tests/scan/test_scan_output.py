@@ -55,6 +55,23 @@ def test_a_line_that_is_configured_keeps_its_name(mh, field: Park, tmp_path: Pat
     assert said.lines[0]["toml"].startswith('[[device]]\nname = "b23-3"\nline = "cabinet-2"\naddress = "3"\n')
 
 
+def test_a_configured_line_is_named_in_every_command(mh, field: Park, tmp_path: Path) -> None:
+    """Its setting comes with the name: no device here hears 9600 8N1."""
+    line = field.pty(Bus([sampled("abb/b23", 3)]))
+    config = tmp_path / "agent.toml"
+    config.write_text(SITE + f'[[line]]\nname = "cabinet-2"\nurl = "{line.url}"\nserial = "{line.serial}"\n')
+    here = ("-c", config, "--line", "cabinet-2")
+    said = mh("read", *here, "--address", "3", "--profile", "abb/b23", "--point", "device.model", "--json")
+    assert (said.code, said.lines[0]["value"]) == (0, "B23"), said.err
+    said = mh("read", *here, "--address", "3", "--registers", "3:0x8960+2")
+    assert said.code == 0 and "0x8960" in said.out, said.err
+    assert "abb/b23 (certain)" in mh("identify", *here, "--address", "3").out
+    said = mh("scan", *here, "--protocol", "modbus", "--addresses", "3", "--quick", "--json", *MINE, *FAST)
+    assert said.lines[0]["toml"].startswith('[[device]]\nname = "b23-3"\nline = "cabinet-2"\naddress = "3"\n')
+    said = mh("read", *here, "--address", "3", "--registers", "3:0x8960+2", "--serial", "9600 8N1")
+    assert said.code == 4, "--serial wins"
+
+
 def test_each_device_has_a_name_of_its_own_and_says_what_differs() -> None:
     def found(protocol: str, address: str, serial: str, *profiles: str) -> FoundDevice:
         fits = [Fit(name, "", "likely", 3, 3) for name in profiles]

@@ -6,6 +6,7 @@ import re
 import signal
 import struct
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -233,3 +234,53 @@ def test_the_common_address_is_no_device(mh, field: Park) -> None:
     line = field.pty(MixedBus([Parrot(address="000021345678", values=values, speaks=(0x11,))]))
     said = mh("scan", "--line", line.url, *how[3:], "--quick", "--json", *MINE, *FAST)
     assert said.lines == [] and "does not tell its address" in said.err
+
+
+class LateAbsent(Bus):
+    """A serial server that waits for a unit that is not there before it says so."""
+
+    def answer(self, request: SimRequest, framing: Framing) -> SimAnswer | None:
+        said = super().answer(request, framing)
+        return said if said is None or request.unit in self.devices else replace(said, delay_s=0.2)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("over", ["pty", "rtu", "mbap"])
+@pytest.mark.parametrize("code", [0x0A, 0x0B, 0x02, 0x04, 0xE0])
+def test_units_that_only_a_server_answers_for_are_not_listed(mh, field: Park, code: int, over: str, late: bool) -> None:
+    """A real device that refuses register 0 with the server's own code is found by what else it answers."""
+    devices = [sampled("abb/b23", 3), plain(7), plain(9, function=4), sampled("huawei/sun2000", 12)]
+    bus = (LateAbsent if late else Bus)(devices, absent=code)
+    line = field.pty(bus) if over == "pty" else field.tcp(bus, framing=over)
+    serial = ("--serial", line.serial) if over == "pty" else ()
+    how = (
+        "scan",
+        "--line",
+        line.url,
+        *serial,
+        "--addresses",
+        "1-40",
+        "--protocol",
+        "modbus",
+        "--no-identify",
+        "--json",
+    )
+    said = mh(*how, *MINE, *FAST)
+    assert sorted(int(d["address"]) for d in said.lines) == [3, 7, 9, 12], said.err
+    assert said.err.count(f"exception {code:02X}h is answered for units that are not there") == 1
+    quick = mh(*how, "--quick", *MINE, *FAST)
+    assert {int(d["address"]) for d in quick.lines} <= {3, 7, 9, 12}, quick.err
+
+
+def test_a_few_units_are_judged_as_well(mh, field: Park) -> None:
+    line = field.tcp(Bus([], absent=4), framing="rtu")
+    said = mh("scan", "--line", line.url, "--protocol", "modbus", "--addresses", "5", "--no-identify", *MINE, *FAST)
+    assert said.code == 4 and "not there" in said.err
+
+
+def test_devices_of_one_kind_that_refuse_alike_are_all_there(mh, field: Park) -> None:
+    """Nobody answers for units that are not there: a refusal is a device's own."""
+    line = field.pty(Bus([made("huawei/sun2000", unit, seed=unit) for unit in range(1, 21)]))
+    said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "modbus", "--no-identify", "--json",
+              "--quick", *MINE, *FAST)  # fmt: skip
+    assert len(said.lines) == 20 and "not there" not in said.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.kits.broker import free_port
 from tests.kits.delivery import BASE, Listener, Mosquitto, StoreOutbox, destination, password, until
 from tests.kits.fake_broker import FakeBroker
 
+ROOT = Path(__file__).parents[2]
 Brokers = Callable[..., Mosquitto]
 
 
@@ -38,6 +40,18 @@ def test_with_a_subscriber_all_is_well(broker: Brokers, listen: Callable[..., Li
     assert late.heard == []  # nothing of the trial is retained
 
 
+def test_what_was_not_tried_is_all_that_the_agent_will_publish(broker: Brokers, tmp_path: Path) -> None:
+    """A user who may publish his status alone passes the trial: it must not say more than it proved."""
+    acl = tmp_path / "acl"
+    acl.write_text(f"topic write {BASE}/status\ntopic read #\n")
+    acl.chmod(0o600)
+    result = attempt(destination(broker(f"acl_file {acl}").port))
+    assert result.may_publish and not problems(result).count("write access")
+    documented = (ROOT / "docs/deploy.md").read_text()
+    writes = set(re.findall(r"^pattern write meterhouse/v1/%u/(\S+)$", documented, re.MULTILINE))
+    assert {topic.removeprefix(f"{BASE}/") for topic in result.unproven} | {"status"} == writes
+
+
 def test_nobody_subscribes(broker: Brokers) -> None:
     result = attempt(destination(broker().port))
     assert result.may_publish and result.has_subscriber is False
@@ -46,7 +60,8 @@ def test_nobody_subscribes(broker: Brokers) -> None:
 
 def test_a_broker_that_speaks_only_3_1_1_cannot_report_subscribers(fake: Callable[..., FakeBroker]) -> None:
     result = attempt(destination(fake(only_v311=True).port))
-    assert (result.mqtt, result.may_publish, result.has_subscriber, result.problems) == ("3.1.1", True, None, [])
+    assert (result.mqtt, result.may_publish, result.has_subscriber, result.problems) == ("3.1.1", None, None, [])
+    assert result.unproven[0] == f"{BASE}/status", "its PUBACK does not say whether the message was dropped"
 
 
 def test_a_user_who_may_not_write_our_topics(broker: Brokers, tmp_path: Path) -> None:

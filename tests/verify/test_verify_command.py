@@ -226,6 +226,16 @@ def test_it_ends_by_itself_when_its_time_is_over(broker: Any) -> None:
 
 
 @pytest.mark.broker
+def test_with_a_wrong_pin_only_that_is_said(broker: Any) -> None:
+    """What was missing is trust, whatever came."""
+    with closing(Publisher(broker.port)) as publisher:
+        publisher.send("meterhouse/v1/park7/gw01/keys", keys(Key()), retain=True)
+    result = run("--broker", broker.url, "--trust", Key(9).kid, "--for", "0.2s", "--wait", "1s")
+    assert result.exit_code == 6 and f"first key is {PIN}" in result.output
+    assert "no pack came" not in result.output + result.stderr
+
+
+@pytest.mark.broker
 def test_its_time_begins_with_the_first_pack(broker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gateway that had no subscriber sends its first pack some seconds after there is one (D7)."""
     stream, listening, waited = Stream(), list[Live](), threading.Event()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MAX_TEXT: Final = 200
 MOST_DEVICES: Final = 300  # that fit into one request
 _NUMBER: Final = re.compile(r"-?[0-9]{1,25}(\.[0-9]{1,12})?")
+_ONE_COMMA: Final = re.compile(r"(-?[0-9]{1,25}),([0-9]{3})")  # before thousands, or for the point
+_THOUSANDS: Final = re.compile(r"-?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +127,17 @@ def _given(text: str, where: str) -> tuple[str, Shown]:
 
 
 def _number(text: str, where: str) -> str:
-    """Digits as a display shows them; spaces and a comma between thousands are left out. Raises UsageError."""
-    plain = re.sub(r"(?<=\d)[ ,\u2009\u00a0](?=\d{3}(\D|$))", "", text.strip())
+    """Digits as a display shows them; spaces and commas between thousands are left out.
+
+    Raises UsageError, also for 1,234, which is a thousand or a decimal comma.
+    """
+    plain = re.sub(r"(?<=\d)[ \u2009\u00a0](?=\d{3}(\D|$))", "", text.strip())
+    if found := _ONE_COMMA.fullmatch(plain):
+        small, large = ".".join(found.groups()), "".join(found.groups())
+        hint = f"Type {small} or {large}, without a comma"
+        raise UsageError(f"{plain} may be {small} or {large}", where=where, hint=hint)
+    if _THOUSANDS.fullmatch(plain):
+        plain = plain.replace(",", "")
     if not _NUMBER.fullmatch(plain):
         raise UsageError(f"{clean_text(text, 40)!r} is not a number", where=where, hint="Digits and a point: 12345.6")
     return plain

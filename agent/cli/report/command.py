@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import click
 
-from agent.cli.common import as_line, progress
+from agent.cli.common import as_complaint, as_line, progress
 from agent.cli.control import AnswerBuffer, ask
 from agent.cli.options import FILE, ConfigOptions, config_options, json_option, lang_option
 from agent.cli.output_files import CsvDraft, TextDraft, writing
@@ -60,6 +60,7 @@ def report(
     """
     from agent.cli.report.answer import check_page
     from agent.cli.report.labels import WORDS
+    from agent.config import role_note
     from agent.service.control.protocol import PeriodReport
 
     kind, day = parse_period(period)
@@ -85,6 +86,8 @@ def report(
         click.echo(as_line(page))
     elif html_file is None and csv_file is None and trace_file is None:
         _show(page, lang)
+    if config.roleless:
+        click.echo(as_complaint("warning", role_note(config.roleless)), err=True)
 
 
 def parse_period(text: str) -> tuple[Kind, str]:
@@ -164,7 +167,7 @@ def _write_csv(path: Path, heads: tuple[str, ...], rows: list[list[Any]]) -> Non
 
 def _show(page: Mapping[str, Any], language: str) -> None:
     from agent.cli.console_tables import open_console, plain_table
-    from agent.cli.report.labels import WORDS, lacking, number, percent, target, text_in, unit
+    from agent.cli.report.labels import WORDS, known_share, lacking, number, percent, target, text_in, unit
 
     words, console = WORDS[language], open_console()
     place = page["label"] or f"{page['site']}/{page['gateway']}"
@@ -182,7 +185,7 @@ def _show(page: Mapping[str, Any], language: str) -> None:
             of_set = now
             table.add_row(f"[dim]{cell(titles.get(now, now))}[/]", *[""] * (len(heads) - 1))
         heavy = "; ".join(f"{text_in(one['title'], language)} {percent(one['share'])}" for one in figure["drags"][:1])
-        known = percent(figure["completeness"]) if figure.get("v") else ""
+        known = known_share(figure, language)
         if known and figure["estimated"] != "0":
             known += f", {percent(figure['estimated'])} {words['estimated']}"
         verdict = words[figure["verdict"]]

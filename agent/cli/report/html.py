@@ -9,7 +9,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from agent.cli.report import balance as balance_rows
-from agent.cli.report.labels import BALANCE_WORDS, WORDS, lacking, number, percent, target, text_in, unit
+from agent.cli.report.labels import BALANCE_WORDS, WORDS, known_share, lacking, number, percent, target, text_in, unit
 from agent.indicators.quantities import title_of
 
 _STYLE = """
@@ -83,7 +83,7 @@ def _card(figure: Mapping[str, Any], language: str) -> str:
         f'<div class="small {kind}">{escape(" ".join(filter(None, (target(figure), verdict))))}</div>',
     ]
     parts.append(_bars(figure))
-    small = [f"{words['known']} {percent(figure['completeness'])}"] if figure.get("v") else []
+    small = [f"{words['known']} {share}"] if (share := known_share(figure, language)) else []
     if figure["estimated"] != "0":
         small.append(f"{words['estimated']} {percent(figure['estimated'])}")
     if "worst" in figure:

@@ -25,7 +25,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "held": "for power used on site, not tradable", "rest": "kWh carried over", "label": "month", "note": "note",
         "own_figures": "The park's own figures", "shared": "{} by its share of time",
         "zero": "nothing to divide by: {}",
-        "nothing": "Nothing is known of this period.", "status": "status", "formula": "formula",
+        "nothing": "Nothing is known of this period.", "no meter": "no meter", "status": "status", "formula": "formula",
         "quoted": "quoted, check against the publication", "official": "official",
         "factor_assumed": "assumed, no official value found",
     },
@@ -46,7 +46,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "issued": "自发电量可核发绿证（1个=1000千瓦时）", "traded": "上网电量", "held": "自用电量（不可交易）",
         "rest": "结转千瓦时", "label": "月份", "note": "说明",
         "own_figures": "园区自定义指标", "shared": "{} 按时间分摊", "zero": "分母为零：{}",
-        "nothing": "该时段无数据。", "status": "状态", "formula": "公式",
+        "nothing": "该时段无数据。", "no meter": "无表计", "status": "状态", "formula": "公式",
         "quoted": "引用值，发布前请核对原文", "official": "官方",
         "factor_assumed": "假定值，未见官方数值",
     },
@@ -84,6 +84,14 @@ def lacking(figure: Mapping[str, Any], language: str) -> str:
     if figure.get("zero"):
         return words["zero"].format("; ".join(text_in(title, language) for title in figure["zero"]))
     return ""
+
+
+def known_share(figure: Mapping[str, Any], language: str) -> str:
+    """How well a value is known; of one that no meter and no declaration has a part in, that."""
+    if not figure.get("v"):
+        return ""
+    bases = {one["basis"] for one in figure["inputs"]}
+    return WORDS[language]["no meter"] if bases and bases <= {"assumed", "absent"} else percent(figure["completeness"])
 
 
 def target(figure: Mapping[str, Any]) -> str:
