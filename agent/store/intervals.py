@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import Any
 
 from agent.intervals.page_format import PageReader, PageSchema, StoredPage
+from agent.store.interval_gaps import GapTable, NewGaps
 from agent.store.sqlite import Database
 from agent.store.streams import StreamRegistry
 
@@ -48,7 +49,7 @@ class NewPage:
 
 @dataclass(frozen=True, slots=True)
 class DamagedPage:
-    """A page that cannot be read, and the time it covers."""
+    """A page that cannot be read, and the time it covers. ``id`` 0: gaps of intervals, not a page."""
 
     id: int
     stream: str
@@ -57,22 +58,25 @@ class DamagedPage:
 
 
 class IntervalTable:
-    """Interval pages, the states to continue from, and the repairs under way, by stream."""
+    """Interval pages, the states to continue from, and the repairs under way, by stream; ``gaps``: what is missing."""
 
     def __init__(self, db: Database, streams: StreamRegistry) -> None:
         self._db, self._streams = db, streams
         self._damaged: dict[int, DamagedPage] = {}  # by id
+        self.gaps = GapTable(db, streams)
 
     def add(
         self,
         pages: Iterable[NewPage],
         states: Mapping[str, tuple[int, bytes]],
         repairs: Iterable[Repair] = (),
+        gaps: Iterable[NewGaps] = (),
     ) -> None:
         """Store pages, and by stream (sequence, state): the last pack they contain, and how to continue.
 
         Args:
             repairs: how far streams are repaired with these pages.
+            gaps: what is missing in the intervals of these pages.
 
         Raises:
             StoreError: nothing was done.
@@ -99,6 +103,8 @@ class IntervalTable:
                     (self._stream_id(stream), seq, state),
                 )
             self._keep_repairs(repairs)
+            for new in gaps:
+                self.gaps.write(new)
 
     def _stream_id(self, stream: str) -> int:
         if stream not in self._streams.cached:
@@ -180,17 +186,20 @@ class IntervalTable:
 
     @property
     def damaged_pages(self) -> Sequence[DamagedPage]:
-        """The damaged pages that were found so far."""
-        return list(self._damaged.values())
+        """The damaged pages and gaps that were found so far."""
+        gaps = [DamagedPage(0, one.stream, one.from_ms, one.from_ms) for one in self.gaps.damaged]
+        return [*self._damaged.values(), *gaps]
 
     def drop_damaged_pages(self, repairs: Iterable[Repair]) -> None:
         """Delete them and the states of their streams, and store the repairs that replace them, in one transaction."""
         with self._db.transaction():
             self._db.executemany("DELETE FROM interval_pages WHERE id = ?", [(number,) for number in self._damaged])
-            for stream in {page.stream for page in self._damaged.values()}:
+            for stream in {page.stream for page in self.damaged_pages}:
                 self._db.execute("DELETE FROM interval_states WHERE stream = ?", (self._stream_id(stream),))
+            self.gaps.drop_damaged()
             self._keep_repairs(repairs)
         self._damaged.clear()
+        self.gaps.forget_damaged()
 
     def _keep_repairs(self, repairs: Iterable[Repair]) -> None:
         for repair in repairs:
@@ -284,6 +293,7 @@ class IntervalTable:
         with self._db.transaction():
             dropped = self._db.execute("DELETE FROM interval_pages WHERE to_ms < ?", (before_ms,)).rowcount
             if dropped > 0:
+                self.gaps.prune(before_ms)
                 self._db.execute(
                     "DELETE FROM interval_shapes WHERE id NOT IN (SELECT shape FROM interval_pages)"
                     " AND id < (SELECT max(id) FROM interval_shapes)"
