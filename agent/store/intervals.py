@@ -64,6 +64,7 @@ class IntervalTable:
         self._db, self._streams = db, streams
         self._damaged: dict[int, DamagedPage] = {}  # by id
         self.gaps = GapTable(db, streams)
+        self.writes = 0  # how often something was stored, since the database was opened
 
     def add(
         self,
@@ -105,6 +106,7 @@ class IntervalTable:
             self._keep_repairs(repairs)
             for new in gaps:
                 self.gaps.write(new)
+        self.writes += 1
 
     def _stream_id(self, stream: str) -> int:
         if stream not in self._streams.cached:
@@ -161,6 +163,35 @@ class IntervalTable:
         """Start of the first stored interval and end of the last one; (0, 0): there are none."""
         ((start, end),) = self._db.query("SELECT min(from_ms), max(to_ms) FROM interval_pages")
         return start or 0, end or 0
+
+    def days(self, bounds_of: Callable[[int], tuple[int, int]]) -> Iterator[int]:
+        """The beginnings of the days that have pages, in order; found by an index alone.
+
+        Args:
+            bounds_of: begin and end of the day of an instant. No page lies in two days.
+        """
+        numbers = [place.id for place in self._streams.cached.values()]
+        after, inside = 0, "SELECT min(from_ms) FROM interval_pages WHERE stream = ? AND from_ms >= ?"
+        while numbers:
+            first: int | None = None
+            for at, number in enumerate(numbers):
+                ((found,),) = self._db.query(inside, number, after)
+                if found is not None and (first is None or found < first):
+                    first = found
+                    if after and found < bounds_of(after)[1]:
+                        numbers.insert(0, numbers.pop(at))  # most likely it has the next day as well
+                        break
+            if first is None:
+                return
+            start, after = bounds_of(first)
+            yield start
+
+    def marks(self) -> tuple[int, int]:
+        """(number of the newest page, of the newest correction): they grow with whatever is written."""
+        ((page, change),) = self._db.query(
+            "SELECT (SELECT max(id) FROM interval_pages), (SELECT max(id) FROM interval_changes)"
+        )
+        return page or 0, change or 0
 
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterator[StoredPage]:
         """Pages that overlap ``[from_ms, to_ms)``, by stream, in the order of writing; damaged ones are skipped."""
