@@ -8,8 +8,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from agent.cli.stopped_agent import StoppedAccess
+from agent.intervals import page_format
 from agent.intervals.gap_sums import GapRow
 from agent.service.control import validity as validity_module
 from agent.service.control.protocol import Birth, Day, Days, PeriodReport
@@ -233,22 +236,40 @@ def test_a_device_with_many_points_comes_with_its_main_ones(site: MeteredDays, m
     assert m1["left_out"] == ["ac.energy.import", "ac.energy.import.l1"]
 
 
-def test_no_slice_of_the_database_thread_is_long(site: MeteredDays, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are made some hundred at a time, so sealing waits for a few milliseconds only."""
-    from agent.service.control import day as day_module
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Day(now_ms=0, day="2026-11-24"),
+        Day(now_ms=0, day="2026-11-24", streams=["m1"]),
+        PeriodReport(now_ms=0, day="2026-11-24", period="day"),
+    ],
+    ids=["site", "device", "report"],
+)
+def test_nothing_is_added_up_in_the_database_thread(
+    site: MeteredDays, request_: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sealing waits while that thread works for a question: it only fetches."""
+    inside, decoded = False, 0
+    call, decode = StoppedAccess.call, page_format.DecodedPage.__init__
 
-    taken: list[int] = []
-    real = day_module.islice
+    async def watched(access: StoppedAccess, function: Any) -> Any:
+        nonlocal inside
+        inside = True
+        try:
+            return await call(access, function)
+        finally:
+            inside = False
 
-    def counted(source: Any, count: int) -> list[Any]:
-        found = list(real(source, count))
-        taken.append(len(found))
-        return found
+    def outside(page: Any, stored: Any) -> None:
+        nonlocal decoded
+        assert not inside
+        decoded += 1
+        decode(page, stored)
 
-    monkeypatch.setattr(day_module, "islice", counted)
-    monkeypatch.setattr(day_module, "ROWS_AT_ONCE", 50)
-    day_of(site, streams=["m1"])
-    assert sum(taken) == 3 * 96 and max(taken) == 50
+    monkeypatch.setattr(StoppedAccess, "call", watched)
+    monkeypatch.setattr(page_format.DecodedPage, "__init__", outside)
+    assert ask(site, msgspec.structs.replace(request_, now_ms=noon(site)))[1]["closed"]
+    assert decoded
 
 
 # --- births
