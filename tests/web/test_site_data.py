@@ -203,7 +203,7 @@ def test_what_is_kept_is_bounded(asked: Asked, monkeypatch: pytest.MonkeyPatch) 
     assert asked.data._size == sum(len(one.data) for one in asked.data._kept.values())
     asked.kinds()
     assert asked.data.day(TUESDAY, "m1")["closed"] and asked.kinds() == [], "the newest is there"
-    monkeypatch.setattr(site_data, "LARGEST_BYTES", 1000)
+    monkeypatch.setattr(site_data, "LARGEST_BYTES", 100)
     for _ in range(2):
         assert asked.data.pack("m1", 1)["pack"]["seq"] == 1
     assert asked.kinds() == ["Pack", "Pack"] and asked.data._size <= 30_000
