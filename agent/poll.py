@@ -465,31 +465,10 @@ class LinePoller:
             device.availability is not Availability.ALIVE or paces >> ONCE & 1 or device.needs_identification(tick)
         )
         if must_identify or device.is_silent:
-            began = clock()
-            if began < device.probe_at or (device.is_backing_off and began < self._dead_until):
-                device.record([device.gap(tick, paces, Reason.ABSENT)], False)
+            reached = await self._reach(device, tick, paces, bool(must_identify), clock)
+            if reached is None:
                 return
-            try:
-                if device.is_silent:
-                    await device.try_again()
-                if must_identify:
-                    await device.identify(tick)
-            except LineError as error:
-                now = clock()
-                device.record([device.gap(tick, paces, error.reason)], False)
-                if not isinstance(error, LineLent):
-                    device.mark_failed(now, error, tick)
-                    self._dead_until = now + (now - began) * (1 / DEAD_SHARE - 1)
-                return
-            device.mark_alive(self._clock.now_ms())
-            if device.begin_again(self._clock.now_ms()):
-                _, tick, paces = device.deadline()
-                device.take(tick, paces)
-                self._wake_ms = 0
-            if must_identify:
-                device.mark_identified(tick)
-                if device.periods[ONCE]:
-                    paces |= 1 << ONCE  # after an absence, points of pace once are read again
+            tick, paces = reached
         if device.driver.spec.fresh is not None and not await self._source_is_fresh(device, tick, paces, clock):
             return
         began = clock()
@@ -501,6 +480,37 @@ class LinePoller:
                 device.answered_in(clock() - began, result.asked)
         elif result.error is not None and not isinstance(result.error, LineLent):
             device.mark_failed(clock(), result.error, tick)
+
+    async def _reach(
+        self, device: DevicePoll, tick: int, paces: int, must_identify: bool, clock: Callable[[], float]
+    ) -> tuple[int, int] | None:
+        """Make sure that a device answers, and which one it is. Returns tick and paces to ask; None: it is a gap."""
+        began = clock()
+        if began < device.probe_at or (device.is_backing_off and began < self._dead_until):
+            device.record([device.gap(tick, paces, Reason.ABSENT)], False)
+            return None
+        try:
+            if device.is_silent:
+                await device.try_again()
+            if must_identify:
+                await device.identify(tick)
+        except LineError as error:
+            now = clock()
+            device.record([device.gap(tick, paces, error.reason)], False)
+            if not isinstance(error, LineLent):
+                device.mark_failed(now, error, tick)
+                self._dead_until = now + (now - began) * (1 / DEAD_SHARE - 1)
+            return None
+        device.mark_alive(self._clock.now_ms())
+        if device.begin_again(self._clock.now_ms()):
+            _, tick, paces = device.deadline()
+            device.take(tick, paces)
+            self._wake_ms = 0
+        if must_identify:
+            device.mark_identified(tick)
+            if device.periods[ONCE]:
+                paces |= 1 << ONCE  # after an absence, points of pace once are read again
+        return tick, paces
 
     async def _source_is_fresh(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> bool:
         """Check that the source behind a caching master is alive, right before a poll. False: gaps are written."""

@@ -59,8 +59,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("meterhouse")
 CLOCK_CHECK_S = 1.0  # comparison with the wall clock
 SNAPSHOT_EVERY_S = 2.0
-# a thread that comes back from a system call waits so long for one that computes. With Python's 5 ms, the first packs of
-# 1,600 devices were sealed in 3 s: each signature, hash and write waited for the loop, which was connecting the others
+# A thread that returns from a system call waits this long for one that computes. With Python's 5 ms, the first packs of
+# 1,600 devices took 3 s: each signature, hash and write waited for the loop, which was connecting the other devices.
 THREAD_SWITCH_S = 0.001
 PRUNE_EVERY_S = 60.0
 CERTIFICATES_EVERY_S = 3600.0
