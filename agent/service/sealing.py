@@ -19,6 +19,7 @@ from drivers.model import Reason
 from ext.ring import Ring
 
 log = logging.getLogger("meterhouse")
+FIRST_STREAMS = 100  # whose first packs are made at once: devices that are met meanwhile wait for the database thread
 FIRST_SEAL_S = 1.5  # the first pack of a stream waits at most this long for its first tick
 TURN_MS = 5_000  # at least one turn of the loop in this time, even if packs are sealed every 15 minutes
 BURST_MS = 250  # sealing waits at most this long for the answers to the polls of the boundary's own tick
@@ -142,9 +143,15 @@ class SealScheduler:
         end = loop.time() + seconds
         while (left := end - loop.time()) > 0:
             await asyncio.sleep(min(left, AHEAD_S))
-            if self._unsealed_first and not self.trouble and (ready := self._ready_first()):
-                await self.seal(self._clock.now_ms(), ready)
+            await self._seal_first()
             await self.seal_ahead()
+
+    async def _seal_first(self) -> None:
+        """First packs of devices that have answered since the last look."""
+        for _ in range(0, len(self._unsealed_first), FIRST_STREAMS):
+            ready = self._ready_first()
+            if not ready or self.trouble or not await self.seal(self._clock.now_ms(), ready):
+                return
 
     async def seal_ahead(self) -> None:
         """Seal streams whose oldest record lies half a ring back, without waiting for the pack boundary.
@@ -210,7 +217,7 @@ class SealScheduler:
         without_polls = [stream for name, stream in self.streams.items() if name not in self._polls]
         while self._unsealed_first and loop.time() < end:
             ready = self._ready_first(patient=True)
-            if ready and (len(ready) == len(self._unsealed_first) or loop.time() >= next_s):
+            if ready and (len(ready) in (FIRST_STREAMS, len(self._unsealed_first)) or loop.time() >= next_s):
                 await self.seal(self._clock.now_ms(), [*without_polls, *ready])
                 without_polls, next_s = [], loop.time() + AHEAD_S
             else:
@@ -224,13 +231,16 @@ class SealScheduler:
             patient: readings that are not due yet are waited for as well.
         """
         now_ms, ready = self._clock.now_ms(), []
+        leaving = {stream.name for stream, _ in self.removed}
         for name in list(self._unsealed_first):
             stream, poll = self.streams[name], self._polls[name]
             if stream.start_ms is None:
                 del self._unsealed_first[name]
+            elif name in leaving:
+                continue
             elif poll.settled_ms > poll.first_ms or not (patient or poll.awaits_first_record(now_ms)):
                 ready.append(stream)
-        return ready
+        return ready[:FIRST_STREAMS]
 
     async def wait_for_burst(self, longest_s: float) -> None:
         """Let polls under way finish first: sealing at the same time would delay both."""
