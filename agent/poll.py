@@ -42,6 +42,7 @@ IDENTIFY_EVERY_MS = 86_400_000  # also for a device that always answers; or when
 # or at once where something hints at another device; a line that flaps, or an odd counter, must not cost its readings
 DOUBT_FIRST_S, DOUBT_MOST_S = 60.0, 3600.0
 HEARTBEAT_RETRY_MS = 200  # while waiting for a heartbeat to change for the first time
+FIRST_CONTACT_MS = 30_000  # the first visit of a device waits at most this long for its turn on the line
 
 
 Record = Callable[[int, list[int], bool], None]  # table, ring positions, whether the device answered
@@ -69,6 +70,8 @@ class DevicePoll:
         self, driver: Driver, ring: Ring, start_ms: int, record: Record, identify: Identify | None = None
     ) -> None:
         self.ring, self._record, self.identify = ring, record, identify or self._probe
+        self.has_recorded = False
+        self.begin_at: Callable[[int], bool] = lambda tick_ms: False  # nothing is due before; False: it is too late
         self.availability = Availability.UNKNOWN
         self.failures = 0
         self.probe_at = 0.0  # loop time before which a device that is not alive is not polled
@@ -111,6 +114,33 @@ class DevicePoll:
         self.added_ms, self.last_answer_ms = min(self.added_ms, start_ms), min(self.last_answer_ms, start_ms)
         self._doubt_ms = 0
         self._points: dict[int, array[int]] = {}
+
+    def begin_again(self, now_ms: int) -> bool:
+        """It was reached for the first time. True: only after several ticks, so the schedule begins at the newest one.
+
+        Where thousands of devices are connected at once, it takes a while until the last one is reached. Until then it
+        could not have been read: the agent is still starting, and nothing is due. A device that does not answer is due
+        from the start on.
+        """
+        fastest = min((period for period in self.periods if period), default=0)
+        newest_ms = self._first_tick(fastest, now_ms + 1 - fastest)
+        if self.has_recorded or newest_ms <= self.first_ms or not self.begin_at(newest_ms):
+            return False
+        self.align(newest_ms)
+        self.advance(newest_ms)
+        return True
+
+    def take(self, tick: int, paces: int) -> None:
+        """These points of a tick are being polled from now on."""
+        for pace in range(len(PACES)):
+            if paces >> pace & 1:
+                self.pending[pace] = 0
+        self.working = tick
+        self.asked_ms = max(self.asked_ms, tick)
+
+    def awaits_first_record(self, now_ms: int) -> bool:
+        """Its first tick came, and nothing became of it yet."""
+        return not self.has_recorded and 0 < self.first_ms <= now_ms < self.first_ms + FIRST_CONTACT_MS
 
     def _wanted_periods(self) -> list[int]:
         """By pace, in ms; 0: no point of the driver has this pace."""
@@ -188,11 +218,17 @@ class DevicePoll:
         return min(held, default=self.next_ms or 1 << 62)
 
     def advance(self, now_ms: int) -> list[int]:
-        """Make the ticks up to now pending. Pending points become a gap ``overload``; returns its positions."""
+        """Make the ticks up to now pending. Pending points become a gap ``overload``; returns its positions.
+
+        Before it is reached for the first time nothing is late (``begin_again``), unless that takes very long.
+        """
         late: list[int] = []
+        waits = self.awaits_first_record(now_ms)
         for pace, period in enumerate(self.periods):
             while period and self.next[pace] <= now_ms:
                 if self.pending[pace]:
+                    if waits:
+                        break
                     self.overloads += 1
                     late.append(self.gap(self.pending[pace], 1 << pace, Reason.OVERLOAD))
                 self.pending[pace] = self.next[pace]
@@ -257,6 +293,7 @@ class DevicePoll:
 
     def record(self, positions: list[int], answered: bool) -> None:
         """Pass on the ring positions that a poll wrote."""
+        self.has_recorded = True
         self._record(self.driver.table, positions, answered)
 
     def gap(self, tick_ms: int, paces: int, reason: Reason) -> int:
@@ -404,13 +441,9 @@ class LinePoller:
                 wait_ms = self._wake_ms - now_ms if self._wake_ms else 1000
                 await self._sleep(max(wait_ms, 1) / 1000)
                 continue
-            for pace in range(len(PACES)):
-                if paces >> pace & 1:
-                    chosen.pending[pace] = 0
             self._turn += 1
             chosen.turn = self._turn
-            chosen.working = tick
-            chosen.asked_ms = max(chosen.asked_ms, tick)
+            chosen.take(tick, paces)
             try:
                 await self._poll(chosen, tick, paces, clock)
             finally:
@@ -432,27 +465,10 @@ class LinePoller:
             device.availability is not Availability.ALIVE or paces >> ONCE & 1 or device.needs_identification(tick)
         )
         if must_identify or device.is_silent:
-            began = clock()
-            if began < device.probe_at or (device.is_backing_off and began < self._dead_until):
-                device.record([device.gap(tick, paces, Reason.ABSENT)], False)
+            reached = await self._reach(device, tick, paces, bool(must_identify), clock)
+            if reached is None:
                 return
-            try:
-                if device.is_silent:
-                    await device.try_again()
-                if must_identify:
-                    await device.identify(tick)
-            except LineError as error:
-                now = clock()
-                device.record([device.gap(tick, paces, error.reason)], False)
-                if not isinstance(error, LineLent):
-                    device.mark_failed(now, error, tick)
-                    self._dead_until = now + (now - began) * (1 / DEAD_SHARE - 1)
-                return
-            device.mark_alive(self._clock.now_ms())
-            if must_identify:
-                device.mark_identified(tick)
-                if device.periods[ONCE]:
-                    paces |= 1 << ONCE  # after an absence, points of pace once are read again
+            tick, paces = reached
         if device.driver.spec.fresh is not None and not await self._source_is_fresh(device, tick, paces, clock):
             return
         began = clock()
@@ -464,6 +480,37 @@ class LinePoller:
                 device.answered_in(clock() - began, result.asked)
         elif result.error is not None and not isinstance(result.error, LineLent):
             device.mark_failed(clock(), result.error, tick)
+
+    async def _reach(
+        self, device: DevicePoll, tick: int, paces: int, must_identify: bool, clock: Callable[[], float]
+    ) -> tuple[int, int] | None:
+        """Make sure that a device answers, and which one it is. Returns tick and paces to ask; None: it is a gap."""
+        began = clock()
+        if began < device.probe_at or (device.is_backing_off and began < self._dead_until):
+            device.record([device.gap(tick, paces, Reason.ABSENT)], False)
+            return None
+        try:
+            if device.is_silent:
+                await device.try_again()
+            if must_identify:
+                await device.identify(tick)
+        except LineError as error:
+            now = clock()
+            device.record([device.gap(tick, paces, error.reason)], False)
+            if not isinstance(error, LineLent):
+                device.mark_failed(now, error, tick)
+                self._dead_until = now + (now - began) * (1 / DEAD_SHARE - 1)
+            return None
+        device.mark_alive(self._clock.now_ms())
+        if device.begin_again(self._clock.now_ms()):
+            _, tick, paces = device.deadline()
+            device.take(tick, paces)
+            self._wake_ms = 0
+        if must_identify:
+            device.mark_identified(tick)
+            if device.periods[ONCE]:
+                paces |= 1 << ONCE  # after an absence, points of pace once are read again
+        return tick, paces
 
     async def _source_is_fresh(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> bool:
         """Check that the source behind a caching master is alive, right before a poll. False: gaps are written."""

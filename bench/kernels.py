@@ -21,7 +21,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from agent.cli.bench import POINTS, TICKS, float_plan, least_time
-from ext.canon import Table, seal
+from ext.canon import PointLayout, Table, seal
 from ext.decode import Plan
 from ext.ring import Ring
 
@@ -131,7 +131,7 @@ def pipeline(ring: Ring, kind: str, plain: Callable[[bytes], list[Value]], repea
     """Decode into the ring, and the ring to canonical JSON."""
     plan, payloads = blocks(kind)
     names = [f"ac.power.p{point:03d}" for point in range(POINTS)]
-    table = Table("park7/gw01/inv1/", [(name, "u", "kW", 0, 0) for name in names], [1_000])
+    table = Table("park7/gw01/inv1/", PointLayout([(name, "u", "kW", 0, 0) for name in names], [1_000]))
     times = [(START_MS + 1_000 * n, (START_MS + 1_000 * n) * 1_000_000 + 12_345_678) for n in range(TICKS)]
     end_ms = START_MS + 1_000 * TICKS
 

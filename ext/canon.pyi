@@ -4,17 +4,21 @@ from typing import NamedTuple
 from typing_extensions import Buffer
 from ext.ring import Ring
 
-class Table:
-    """A stream's points, rendered once. Holds what was last sent of states and texts: a few hundred bytes a point."""
+class PointLayout:
+    """Points, rendered once for all streams that have the same ones. Of its tables, one is sealed at a time."""
 
     def __init__(
         self,
-        base_name: str,  # "park7/gw01/inv1/"
         # name, "u" | "du" | "", unit, kind code (0 gauge 1 counter 2 state 3 text), pace
         points: Sequence[tuple[str, str, str, int, int]],
         periods_ms: Sequence[int],  # by pace number (16 at most); 0: not on a grid, never due
         phase_ms: int = 0,
     ) -> None: ...
+
+class Table:
+    """A stream's points. Holds what was last sent of states and texts: about a hundred bytes each."""
+
+    def __init__(self, base_name: str, layout: PointLayout) -> None: ...  # "park7/gw01/inv1/"
     def reset(self) -> None:
         """Send all states and texts again (after a birth, hourly, after a pack that was not committed)."""
 
@@ -54,7 +58,7 @@ def seal(
     (never two records for one due tick), as is a gauge's or counter's value at a tick at which its pace is not due.
     A reading beats a gap of the same tick, the first gap's reason a later one's.
 
-    Several positions are walked without the GIL; the table is busy meanwhile (RuntimeError). ValueError on a position
+    Several positions are walked without the GIL; its layout is busy meanwhile (RuntimeError). ValueError on a position
     that is not committed, and where more than 64 Mi readings are due.
     """
 

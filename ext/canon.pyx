@@ -13,7 +13,7 @@ from ext.decimal cimport isfinite
 from ext.jcs cimport NUMBER_ROOM, Out, put, put_string, reserve, write_double
 from ext.ring cimport FIRST_REASON, Ring, Slot
 from ext.senml cimport (
-    COUNTER, LAST_KIND, MAX_PACES, Job, OutputRow, Pace, Place, Points, above, forget, look, walk,
+    COUNTER, LAST_KIND, MAX_PACES, Job, OutputRow, Pace, Place, Points, State, above, forget, look, walk,
 )  # fmt: skip
 
 cdef size_t MAX_GRID = 64 << 20  # bytes: a whole day of 700 points at 1 s
@@ -37,22 +37,21 @@ class Slice(NamedTuple):
     tally: dict[int, int]
 
 
-cdef class Table:
+cdef class PointLayout:
     cdef Points points
-    cdef bytes base
     cdef bytes texts
     cdef bint busy
 
     def __cinit__(self):
         memset(&self.points, 0, sizeof(Points))
 
-    def __init__(self, str base_name, points, periods_ms, int64_t phase_ms=0):
+    def __init__(self, points, periods_ms, int64_t phase_ms=0):
         cdef Points *table = &self.points
         cdef OutputRow *row
         cdef list texts = []
         cdef uint32_t at = 0
         if table.rows != NULL:
-            raise RuntimeError("a table is made once")
+            raise RuntimeError("a layout is made once")
         if len(points) > 65535 or not 0 < len(periods_ms) <= MAX_PACES:
             raise ValueError(f"a table has up to 65535 points and 1 to {MAX_PACES} paces")
         table.paces = <int>len(periods_ms)
@@ -66,42 +65,66 @@ cdef class Table:
         if table.rows == NULL or table.touched == NULL:
             raise MemoryError
         for name, label, unit, kind, pace in points:
-            where = f"{base_name}{name}"
             if label not in ("u", "du", ""):
-                raise ValueError(f"{where}: a unit goes under u, du or not at all, got {label!r}")
+                raise ValueError(f"{name}: a unit goes under u, du or not at all, got {label!r}")
             if not 0 <= kind <= LAST_KIND or not 0 <= pace < table.paces:
                 limits = f"kind 0 to {LAST_KIND} and pace 0 to {table.paces - 1}"
-                raise ValueError(f"{where}: want {limits}, got {kind} and {pace}")
+                raise ValueError(f"{name}: want {limits}, got {kind} and {pace}")
             row = &table.rows[table.count]
             front = b'"du":' + quote(unit) + b"," if label == "du" else b""
             start = front + b'"n":' + quote(name)
             middle = b',"u":' + quote(unit) if label == "u" else b""
-            row.kind, row.pace, row.text = kind, pace, at
+            row.kind, row.pace, row.text, row.state = kind, pace, at, -1
+            if kind > COUNTER:
+                row.state = table.state_count
+                table.state_count += 1
             row.unit_size = len(front)
             row.name_size, row.value_size, row.string_size = len(start), len(middle) + 5, len(middle) + 6
             texts += [start, middle, b',"v":', middle, b',"vs":']
             at += row.name_size + row.value_size + row.string_size
             table.count += 1
-        self.base = b'"bn":' + quote(base_name) + b","
         self.texts = b"".join(texts)
-        table.base, table.base_size, table.texts = self.base, len(self.base), self.texts
+        table.texts = self.texts
 
     def __dealloc__(self):
-        cdef int32_t i
-        for i in range(self.points.count):
-            forget(&self.points.rows[i].sent)
-            forget(&self.points.rows[i].now)
         free(self.points.rows)
         free(self.points.touched)
 
+
+cdef class Table:
+    cdef Points points
+    cdef PointLayout layout
+    cdef bytes base
+
+    def __cinit__(self):
+        memset(&self.points, 0, sizeof(Points))
+
+    def __init__(self, str base_name, PointLayout layout not None):
+        if self.layout is not None:
+            raise RuntimeError("a table is made once")
+        self.layout, self.base = layout, b'"bn":' + quote(base_name) + b","
+        self.points = layout.points
+        self.points.base, self.points.base_size = self.base, len(self.base)
+        self.points.states = <State *>calloc(self.points.state_count + 1, sizeof(State))
+        if self.points.states == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        if self.points.states != NULL:
+            self._forget()
+        free(self.points.states)
+
+    cdef void _forget(self) noexcept:
+        cdef int32_t i
+        for i in range(self.points.state_count):
+            forget(&self.points.states[i].sent)
+            forget(&self.points.states[i].now)
+
     def reset(self):
         """Send all states and texts again."""
-        cdef int32_t i
-        if self.busy:
+        if self.layout.busy:
             raise RuntimeError("the table is being sealed")
-        for i in range(self.points.count):
-            forget(&self.points.rows[i].sent)
-            forget(&self.points.rows[i].now)
+        self._forget()
 
 
 cdef Place *_places(Ring ring, const uint64_t[::1] positions) except NULL:
@@ -210,7 +233,9 @@ def seal(
     if max_bytes < 0:
         raise ValueError(f"max_bytes is 0 or more, got {max_bytes}")
     ring.check_open()
-    if table.busy:
+    if table.layout is None:
+        raise ValueError("the table has no layout")
+    if table.layout.busy:
         raise RuntimeError("the table is being sealed")
     memset(&job, 0, sizeof(job))
     job.from_ms, job.to_ms, job.reached, job.max_bytes = from_ms, to_ms, to_ms, max_bytes
@@ -220,7 +245,7 @@ def seal(
     job.low, job.high = min(low, table.points.count), min(high, table.points.count)
     places = _places(ring, positions)
     n = len(positions)
-    table.busy = True
+    table.layout.busy = True
     ring.pins += 1
     try:
         look(&ring.map, &job, places, n)
@@ -234,7 +259,7 @@ def seal(
             raise MemoryError
         return _account(&job, &table.points, places, n)
     finally:
-        table.busy = False
+        table.layout.busy = False
         ring.unpin()
         free(places)
         free(job.grid)

@@ -35,6 +35,10 @@ cdef struct Sent:  # what the platform knows of a state or text
     uint8_t *text  # NULL: a number
     size_t size
 
+cdef struct State:  # of a state or text of one stream
+    Sent sent  # up to the last boundary
+    Sent now
+
 cdef struct OutputRow:
     uint32_t text  # in Points.texts: ["du":..,]"n":"..."  then  ,"u":"..","v":  then  ,"u":"..","vs":
     uint32_t unit_size  # of the first part: "mt" comes between "du" and "n"
@@ -46,11 +50,12 @@ cdef struct OutputRow:
     bint touched
     size_t grid  # where its row of the grid begins, this time
     int64_t last_tick  # that gave a record, this time; for what has no row
-    Sent sent  # up to the last boundary
-    Sent now
+    int32_t state  # in Points.states; -1: a gauge or counter
 
 cdef struct Points:  # a point table, and what was sent of its states and texts
-    OutputRow *rows
+    OutputRow *rows  # streams with the same points share all but base and states: one of them is sealed at a time
+    State *states
+    int32_t state_count
     int32_t count
     int32_t *touched  # rows with news since the last boundary
     int32_t touched_count
@@ -110,7 +115,10 @@ cdef inline bint copy(Sent *to, const Sent *source) noexcept nogil:
 cdef inline bint news(Points *table, int32_t point, const Sent *seen) noexcept nogil:
     """Does ``seen`` differ from what was sent last? It then is what was sent last, up to the next boundary."""
     cdef OutputRow *row = &table.rows[point]
-    cdef Sent *now = &row.now
+    cdef Sent *now
+    if row.state < 0:
+        return True
+    now = &table.states[row.state].now
     if now.known and now.quality == seen.quality and now.mantissa == seen.mantissa and now.exponent == seen.exponent:
         if now.flags == seen.flags and now.size == seen.size and (now.text == NULL) == (seen.text == NULL):
             if now.text == NULL or memcmp(now.text, seen.text, seen.size) == 0:
@@ -124,15 +132,15 @@ cdef inline bint news(Points *table, int32_t point, const Sent *seen) noexcept n
 
 cdef inline void settle(Points *table, bint keep) noexcept nogil:
     """A boundary: what was sent since the last one is sent for good, or not at all."""
-    cdef OutputRow *row
+    cdef State *state
     cdef int32_t i
     for i in range(table.touched_count):
-        row = &table.rows[table.touched[i]]
-        row.touched = False
+        table.rows[table.touched[i]].touched = False
+        state = &table.states[table.rows[table.touched[i]].state]
         if keep:
-            copy(&row.sent, &row.now)
+            copy(&state.sent, &state.now)
         else:
-            copy(&row.now, &row.sent)
+            copy(&state.now, &state.sent)
     table.touched_count = 0
 
 cdef inline uint8_t read_cell(uint8_t quality) noexcept nogil:

@@ -179,6 +179,7 @@ class Config:
     digest: str = field(
         default="", compare=False
     )  # of a loaded configuration, so that 400 births need not compute it again
+    line_index: dict[str, LineEntry] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def base(self) -> str:
@@ -213,10 +214,9 @@ class Config:
 
     def line(self, name: str) -> LineEntry:
         """The line of that name. Raises KeyError."""
-        for line in self.lines:
-            if line.name == name:
-                return line
-        raise KeyError(name)
+        if len(self.line_index) != len(self.lines):
+            self.line_index.update({line.name: line for line in self.lines})
+        return self.line_index[name]
 
     def effective(self) -> dict[str, Any]:
         """All that shapes readings and their delivery, as plain JSON values; no secret, nor where one is."""
@@ -250,6 +250,7 @@ _LEFT_OUT = {
     "notes",
     "places",
     "digest",
+    "line_index",
     "key_file",
     "cert_file",
 }

@@ -137,6 +137,11 @@ class Packer:
         """The table in effect."""
         return self._table
 
+    def begin_at(self, start_ms: int) -> None:
+        """A stream that has no pack yet begins at this time."""
+        if not self._at.seq:
+            self._at.from_ms = start_ms
+
     def limit(self, max_bytes: int) -> None:
         """Set another maximum size, from the next pack on."""
         self._max = max(max_bytes, 4 * HEADER_BYTES)

@@ -8,7 +8,7 @@ from typing import Any
 
 from agent.pack.facts import Facts, counters_of
 from drivers.model import FLOATS, KIND_CODES, PACES, Kind
-from ext.canon import Table, dumps
+from ext.canon import PointLayout, Table, dumps
 
 
 def seconds(ms: int) -> int | float:
@@ -31,7 +31,7 @@ class BirthPoints:
         self.encoded = dumps(list(points))
         self.names = tuple((p["n"], p.get("u") or p.get("du") or "", p["kind"]) for p in points)
         self.floats = frozenset(p["n"] for p in points if (p.get("source") or {}).get("type") in FLOATS)
-        self.rendered = tuple(  # as the canon kernel wants them
+        rendered = [
             (
                 p["n"],
                 "u" if p.get("u") else "du" if p.get("du") else "",
@@ -40,7 +40,8 @@ class BirthPoints:
                 PACES.index(p["pace"]),
             )
             for p in points
-        )
+        ]
+        self.layout = PointLayout(rendered, self.periods_ms, self.phase_ms)
         # the points that the grid of a Slice has rows for, in order: number, name, period
         self.due = tuple(
             (number, p["n"], periods[PACES.index(p["pace"])])
@@ -70,7 +71,7 @@ class BirthTable:
         self.facts = Facts.of(device, document.get("epoch") or 0, self.points.counters)
         # only an identified device states its identity: an earlier birth must not erase known facts
         self.met = bool(self.facts.identity) and device.get("profile") is not None
-        self.canon = Table(stream + "/", self.points.rendered, self.points.periods_ms, self.points.phase_ms)
+        self.canon = Table(stream + "/", self.points.layout)
 
     @property
     def encoded(self) -> bytes:

@@ -144,6 +144,7 @@ class DeviceManager:
         stream.switch_table(made.number, made.table, start_ms, self.ring)
         poll = DevicePoll(made.driver, self.ring, start_ms, stream.record)
         device = RunningDevice(made.entry, self.catalog, line, stream, poll)
+        poll.begin_at = stream.begin_at
         poll.opened = lambda: device.line.stats.opened  # another line after a reload
         poll.answers = lambda: device.line.stats.answers + device.line.stats.exceptions
         self.sealing.add(stream, poll)

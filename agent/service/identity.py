@@ -10,6 +10,7 @@ costs requests that fail, twice each, so it is not repeated at every start (fiel
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -64,6 +65,8 @@ class IdentityChecker:
         self._sealing, self._db_thread = sealing, db_thread
         self._register, self._number = register, number
         self._map_quirks = map_quirks
+        self._facts: dict[str, bytes] = {}  # by stream, that are not stored yet
+        self._storing = asyncio.Lock()
 
     async def verify(self, device: RunningDevice, tick_ms: int) -> None:
         """Make sure that we know which device answers.
@@ -115,7 +118,7 @@ class IdentityChecker:
             table = catalog.table(device.config, spec, identity, epoch)
         if not found and table.same_as(device.stream.table_version.table):
             if before != table.facts:
-                await self._db_thread.call(lambda store: store.documents.keep_facts(table.stream, table.facts.encode()))
+                await self._keep_facts(table.stream, table.facts.encode())
             device.identity, catalog.known[table.stream] = identity, table.facts
             return
         number = self._number()
@@ -137,6 +140,21 @@ class IdentityChecker:
             poll.driver_changed()
             if self._map_quirks is not None:
                 self._map_quirks.load(device, driver, device.profile.hash, identity)
+
+    async def _keep_facts(self, stream: str, text: bytes) -> None:
+        """Store facts, with those of other devices that wait: thousands are met at a start. Raises StoreError."""
+        self._facts[stream] = text
+        async with self._storing:
+            facts, self._facts = self._facts, {}
+            if stream not in facts:  # stored with another's
+                self._facts = facts
+                return
+            try:
+                await self._db_thread.call(lambda store: store.documents.keep_facts(facts))
+            except BaseException:  # each of the others tries its own
+                self._facts = facts | self._facts
+                del self._facts[stream]
+                raise
 
     async def _add_events(
         self,

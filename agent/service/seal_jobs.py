@@ -148,6 +148,15 @@ class Stream:
             start_ms = self.start_ms
         versions.append(TableVersion(ring, number, table, start_ms))
 
+    def begin_at(self, start_ms: int) -> bool:
+        """Nothing is due before this time: the agent was still starting. False: something is recorded or sealed."""
+        if self.start_ms is None or self.sealing or any(version.positions for version in self.table_versions):
+            return False
+        self.packer.begin_at(start_ms)
+        self.start_ms = self.sealed_ms = start_ms
+        self.table_versions[0].start_ms = start_ms
+        return True
+
     def record(self, number: int, positions: Sequence[int], answered: bool) -> None:
         """Add positions that a poll wrote for table ``number``."""
         if answered and positions:

@@ -19,7 +19,8 @@ from drivers.model import Reason
 from ext.ring import Ring
 
 log = logging.getLogger("meterhouse")
-FIRST_SEAL_S = 1.5  # the first packs wait at most this long for the first readings
+FIRST_STREAMS = 100  # whose first packs are made at once: devices that are met meanwhile wait for the database thread
+FIRST_SEAL_S = 1.5  # the first pack of a stream waits at most this long for its first tick
 TURN_MS = 5_000  # at least one turn of the loop in this time, even if packs are sealed every 15 minutes
 BURST_MS = 250  # sealing waits at most this long for the answers to the polls of the boundary's own tick
 LOOK_MS = 10  # how often that is checked; by the first check the polls have begun
@@ -48,6 +49,7 @@ class SealScheduler:
         self._lock = asyncio.Lock()
         self._gateway: Stream | None = None
         self._polls: dict[str, DevicePoll] = {}
+        self._unsealed_first: dict[str, None] = {}  # streams without a pack of this run
         self.streams: dict[str, Stream] = {}
         self.removed: list[tuple[Stream, int]] = []  # to be sealed a last time, up to this time
         self.on_turn: Callable[[], Awaitable[None]] = _noop  # awaited at each turn of ``run``
@@ -65,10 +67,12 @@ class SealScheduler:
         """Seal this stream too, up to where ``poll`` has settled its ticks."""
         self.streams[stream.name] = stream
         self._polls[stream.name] = poll
+        self._unsealed_first[stream.name] = None
 
     def remove(self, stream: Stream, end_ms: int) -> None:
         """No more records for this stream: seal it up to ``end_ms`` with the next packs, then forget it."""
         del self.streams[stream.name], self._polls[stream.name]
+        self._unsealed_first.pop(stream.name, None)
         self.removed.append((stream, end_ms))
 
     def rings(self) -> set[Ring]:
@@ -104,8 +108,7 @@ class SealScheduler:
 
     async def run(self) -> None:
         """Seal until cancelled."""
-        await self._wait_for_first_round()
-        await self.seal(self._clock.now_ms(), list(self.streams.values()))
+        await self._seal_first_round()
         done_ms = waited_ms = self._clock.now_ms() // self.every_ms * self.every_ms
         while True:
             every = self.every_ms
@@ -135,12 +138,20 @@ class SealScheduler:
             await self._wait(max(10, min(wait_ms, every, TURN_MS)) / 1000)
 
     async def _wait(self, seconds: float) -> None:
-        """Until the next turn; meanwhile what fills the ring is sealed."""
+        """Until the next turn; meanwhile first packs are sealed, and what fills the ring."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while (left := end - loop.time()) > 0:
             await asyncio.sleep(min(left, AHEAD_S))
+            await self._seal_first()
             await self.seal_ahead()
+
+    async def _seal_first(self) -> None:
+        """First packs of devices that have answered since the last look."""
+        for _ in range(0, len(self._unsealed_first), FIRST_STREAMS):
+            ready = self._ready_first()
+            if not ready or self.trouble or not await self.seal(self._clock.now_ms(), ready):
+                return
 
     async def seal_ahead(self) -> None:
         """Seal streams whose oldest record lies half a ring back, without waiting for the pack boundary.
@@ -199,13 +210,37 @@ class SealScheduler:
             log.error("readings stay unsealed in the ring (%s): the next start seals them, a reboot loses them", why)
         return done
 
-    async def _wait_for_first_round(self) -> None:
+    async def _seal_first_round(self) -> None:
+        """Seal each stream right after its first readings: all at once, or a few times a second while others wait."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + FIRST_SEAL_S
-        polls = list(self._polls.values())
-        while polls and loop.time() < end:
-            polls = [poll for poll in polls if poll.settled_ms <= poll.first_ms]
-            await asyncio.sleep(0.02)
+        end, next_s = loop.time() + FIRST_SEAL_S, loop.time() + AHEAD_S
+        without_polls = [stream for name, stream in self.streams.items() if name not in self._polls]
+        while self._unsealed_first and loop.time() < end:
+            ready = self._ready_first(patient=True)
+            if ready and (len(ready) in (FIRST_STREAMS, len(self._unsealed_first)) or loop.time() >= next_s):
+                await self.seal(self._clock.now_ms(), [*without_polls, *ready])
+                without_polls, next_s = [], loop.time() + AHEAD_S
+            else:
+                await asyncio.sleep(0.02)
+        await self.seal(self._clock.now_ms(), [*without_polls, *self._ready_first()])
+
+    def _ready_first(self, patient: bool = False) -> list[Stream]:
+        """Streams without a pack of this run whose first readings are there, or not due yet.
+
+        Args:
+            patient: readings that are not due yet are waited for as well.
+        """
+        now_ms, ready = self._clock.now_ms(), []
+        leaving = {stream.name for stream, _ in self.removed}
+        for name in list(self._unsealed_first):
+            stream, poll = self.streams[name], self._polls[name]
+            if stream.start_ms is None:
+                del self._unsealed_first[name]
+            elif name in leaving:
+                continue
+            elif poll.settled_ms > poll.first_ms or not (patient or poll.awaits_first_record(now_ms)):
+                ready.append(stream)
+        return ready[:FIRST_STREAMS]
 
     async def wait_for_burst(self, longest_s: float) -> None:
         """Let polls under way finish first: sealing at the same time would delay both."""
@@ -233,9 +268,12 @@ class SealScheduler:
         """
         async with self._lock:
             to_ms = min(to_ms, self._clock.now_ms() + 1)  # the clock may have been set back meanwhile
-            unknown = self._gap_reason
+            unknown, now_ms = self._gap_reason, self._clock.now_ms()
             jobs = []
             for stream in streams:
+                poll = self._polls.get(stream.name)
+                if poll is not None and not ended and poll.awaits_first_record(now_ms):
+                    continue  # where its first pack begins is not certain yet
                 end = min(to_ms, self._asked_ms(stream) if ended else self._settled_ms(stream))
                 if end >= stream.sealed_ms or stream.start_ms is not None:
                     jobs.append(stream.job(end, unknown))

@@ -99,12 +99,12 @@ class Documents:
             self._db.execute(f"DELETE FROM tables WHERE ring_id NOT IN ({marks})", [signed(r) for r in keep])
             self._db.execute("DELETE FROM documents WHERE hash NOT IN (SELECT document FROM tables)")
 
-    def keep_facts(self, stream: str, text: bytes) -> None:
-        """Store the identity that a device reported, if no birth contains it."""
+    def keep_facts(self, facts: Mapping[str, bytes]) -> None:
+        """Store the identities that devices reported, by stream, if no birth contains them."""
         with self._db.transaction():
-            self._db.execute(
+            self._db.executemany(
                 "INSERT INTO devices (stream, facts) VALUES (?, ?) ON CONFLICT DO UPDATE SET facts = excluded.facts",
-                (stream, text),
+                list(facts.items()),
             )
 
     def keep_learned(self, stream: str, text: bytes | None) -> None:

@@ -157,8 +157,8 @@ class PackTable:
                 if packs:
                     self._insert(rows)
                     self._mark_stated(rows, stated)
-                for stream, text in (facts or {}).items():
-                    self._documents.keep_facts(stream, text)
+                if facts:
+                    self._documents.keep_facts(facts)
         except BaseException:
             self._streams.roll_back()
             raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from typing import Protocol
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 
 class ConnectionHolder(Protocol):
@@ -28,7 +28,8 @@ class ConnectionLimiter:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._holders: WeakKeyDictionary[ConnectionHolder, int | None] = WeakKeyDictionary()
+        self._holders: WeakSet[ConnectionHolder] = WeakSet()
+        self._limits: WeakKeyDictionary[ConnectionHolder, int] = WeakKeyDictionary()  # of those that have one
         self._waiting: deque[tuple[ConnectionHolder, int | None, asyncio.Future[None]]] = deque()
 
     @property
@@ -38,20 +39,20 @@ class ConnectionLimiter:
 
     def lowest_limit(self, connections: int | None = None) -> int | None:
         """The lowest limit of the connected lines and of one with ``connections``; None: no limit."""
-        named = [most for most in (*self._holders.values(), connections) if most is not None]
-        return min(named, default=None)
+        named = (*self._limits.values(), connections)
+        return min((most for most in named if most is not None), default=None)
 
     def set_limit(self, connection: ConnectionHolder, connections: int | None) -> None:
         """A connected line has learned a new limit."""
         if connection in self._holders:
-            self._holders[connection] = connections
+            self._hold(connection, connections)
 
     async def acquire(self, connection: ConnectionHolder, connections: int | None = None) -> None:
         """Wait for a place, first come, first served. The caller bounds the wait."""
         if connection in self._holders:
             return
         if not self._waiting and self._has_place(connections):
-            self._holders[connection] = connections
+            self._hold(connection, connections)
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         place = (connection, connections, turn)
@@ -70,15 +71,23 @@ class ConnectionLimiter:
 
     def release(self, connection: ConnectionHolder) -> None:
         """Give up a place, if the connection has one; it goes to the line that waits longest, before any new one."""
-        self._holders.pop(connection, None)
+        self._holders.discard(connection)
+        self._limits.pop(connection, None)
         while self._waiting:
             first, connections, turn = self._waiting[0]
             if not turn.done():
                 if not self._has_place(connections):
                     return
-                self._holders[first] = connections
+                self._hold(first, connections)
                 turn.set_result(None)
             self._waiting.popleft()
+
+    def _hold(self, connection: ConnectionHolder, connections: int | None) -> None:
+        self._holders.add(connection)
+        if connections is None:
+            self._limits.pop(connection, None)
+        else:
+            self._limits[connection] = connections
 
     def _has_place(self, connections: int | None) -> bool:
         limit = self.lowest_limit(connections)

@@ -28,6 +28,7 @@ def key_lines(text: str) -> dict[KeyPath, int]:
 class _Walker:
     def __init__(self, text: str) -> None:
         self.text, self.at = text, 0
+        self.counted_to, self.newlines = 0, 0  # in the text before it
         self.lines: dict[KeyPath, int] = {}
         self.counts: dict[KeyPath, int] = {}  # how many tables an array of tables has so far
 
@@ -48,7 +49,9 @@ class _Walker:
         self.at = found.end()
 
     def _line(self) -> int:
-        return self.text.count("\n", 0, self.at) + 1
+        self.newlines += self.text.count("\n", self.counted_to, self.at)
+        self.counted_to = self.at  # the walk only goes forward
+        return self.newlines + 1
 
     def _dotted(self) -> list[str]:
         names: list[str] = []

@@ -486,3 +486,53 @@ def test_a_heartbeat_that_stands_holds_up_nobody(made_up_time, ring) -> None:
     beating, other = BeatingDriver(spec("a", 1000), 2, 1e9), FakeDriver(spec("b", 1000), 3)
     Bench(made_up_time, ring, beating, other).run(0.1)
     assert beating.looks == 1 and len(other.polls) == 1
+
+
+def begins(bench: Bench, most: int = 1) -> list[int]:
+    """Where the devices of a bench begin again, in seconds after the start; allowed for the first ``most`` calls."""
+    found: list[int] = []
+
+    def begin_at(tick_ms: int) -> bool:
+        found.append((tick_ms - EPOCH_MS) // 1000)
+        return len(found) <= most
+
+    for device in bench.devices:
+        device.begin_at = begin_at
+    return found
+
+
+def test_what_is_reached_after_several_ticks_is_due_from_the_newest_one_on(made_up_time, ring) -> None:
+    driver = FakeDriver(spec("a", 1000, 5000, once=True), 1, cost_s=3.3, timeout_s=9)
+    bench = Bench(made_up_time, ring, driver)
+    found = begins(bench)
+
+    made_up_time.call_later(3.2, setattr, driver, "cost_s", 0.01)
+    bench.run(12.5)
+    assert found == [3] and not bench.gaps(1)
+    assert [(t - EPOCH_MS) // 1000 for t, _ in driver.polls] == list(range(3, 13))
+    fast, slow, once = (1 << PACES.index(pace) for pace in ("fast", "slow", "once"))
+    assert driver.polls[0][1] == fast | once and len(driver.probes) == 1, "identified once"
+    slow_ticks = [(t - EPOCH_MS) // 1000 for t, paces in driver.polls if paces & slow]
+    assert slow_ticks == [5, 10]
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_who_does_not_answer_or_began_already_is_due_from_the_start_on(made_up_time, ring, refused: bool) -> None:
+    driver = FakeDriver(spec("a"), 1, cost_s=3.3, timeout_s=3.3)
+    driver.silent = not refused
+    bench = Bench(made_up_time, ring, driver)
+    found = begins(bench, most=0)
+    bench.run(20)
+    assert found == ([3] if refused else [])
+    due = {tick for tick, _ in bench.gaps(1)} | {(t - EPOCH_MS) // 1000 for t, _ in driver.polls}
+    assert due >= set(range(17)), "each tick is asked for, or a gap"
+
+
+def test_a_device_whose_first_visit_takes_very_long_is_overload(made_up_time, ring) -> None:
+    driver = FakeDriver(spec("a"), 1, cost_s=100, timeout_s=200)
+    neighbour = FakeDriver(spec("b"), 2)
+    bench = Bench(made_up_time, ring, driver, neighbour)
+    found = begins(bench)
+    bench.run(230)
+    assert found == [100] and bench.devices[0].last_answer_ms
+    assert [gap for gap in bench.gaps(2) if gap[1] == Reason.OVERLOAD], "it waited for its neighbour for over 30 s"

@@ -14,7 +14,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext.canon import Slice, Table, seal
+from ext.canon import PointLayout, Slice, Table, seal
 from ext.ring import Ring
 from tests.kits.kernel_reference import Points, Rec, Sealed, readings
 from tests.kits.kernel_reference import seal as slow_seal
@@ -34,7 +34,8 @@ TABLE = [
 
 
 def both(points: list[tuple[str, str, str, int, int]] = TABLE, phase: int = 0) -> tuple[Table, Points]:
-    return Table("park7/gw01/inv1/", points, PERIODS, phase), Points("park7/gw01/inv1/", points, PERIODS, phase)
+    table = Table("park7/gw01/inv1/", PointLayout(points, PERIODS, phase))
+    return table, Points("park7/gw01/inv1/", points, PERIODS, phase)
 
 
 def append(ring: Ring, records: Sequence[Rec]) -> array[int]:
@@ -157,11 +158,10 @@ def test_out_of_order_nothing_is_lost_or_doubled(one_ring: Ring, records: list[R
 
 
 def test_a_pack_as_the_design_shows_it(new_ring: Callable[[], Ring]) -> None:
-    table = Table(
-        "park7/gw01/inv1/",
-        [("ac.power.generation", "u", "kW", 0, 0), ("ac.energy.generation", "u", "kWh", 1, 0)],
-        [5_000],
+    layout = PointLayout(
+        [("ac.power.generation", "u", "kW", 0, 0), ("ac.energy.generation", "u", "kWh", 1, 0)], [5_000]
     )
+    table = Table("park7/gw01/inv1/", layout)
     ring = new_ring()
     at = append(
         ring,
@@ -245,7 +245,7 @@ def test_the_writer_overtakes_the_sealer(new_ring: Callable[[int], Ring]) -> Non
     reach = len(at) + 2
 
     def sealing() -> None:
-        table = Table("a/", points, [1])
+        table = Table("a/", PointLayout(points, [1]))
         while not stop.is_set():
             mine = at[-reach:]
             if not mine:
@@ -300,7 +300,7 @@ def test_refuses(new_ring: Callable[[], Ring]) -> None:
         ([("\ud800", "u", "", 0, 0)], [1], "lone surrogate"),
     ):
         with pytest.raises(ValueError, match=complaint):
-            Table("b/", points, periods)
+            PointLayout(points, periods)
     ring.close()
     with pytest.raises(ValueError, match="closed"):
         seal(ring, at, table, T0, T0 + 1)
@@ -309,7 +309,7 @@ def test_refuses(new_ring: Callable[[], Ring]) -> None:
 def test_an_empty_slice(new_ring: Callable[[], Ring]) -> None:
     ring, (table, _) = new_ring(), both()
     assert seal(ring, array("Q"), table, T0, T0) == Slice(b"[]", 0, T0, True, 0, b"", 0, 0, {})
-    assert seal(ring, array("Q"), Table("", [], [0]), 0, 10**13).complete
+    assert seal(ring, array("Q"), Table("", PointLayout([], [0])), 0, 10**13).complete
 
 
 def test_the_devices_own_time_goes_into_mt(one_ring: Ring) -> None:
@@ -336,3 +336,21 @@ def test_a_state_that_only_gets_a_time_of_its_own_is_no_news(new_ring: Callable[
     at = append(ring, [answer(0, (2, 5, 0, 0)), answer(1_000, (2, 5, 0, 0, T0)), answer(2_000, (2, 6, 0, 0, T0))])
     piece = seal(ring, at, table, T0, T0 + 3_000)
     assert [r["v"] for r in json.loads(piece.e)] == [5, 6]
+
+
+def test_streams_of_the_same_points_share_a_layout_and_nothing_that_was_sent(new_ring: Callable[[], Ring]) -> None:
+    ring, layout = new_ring(), PointLayout(TABLE, PERIODS)
+    one, other = (Table(f"park7/gw01/{name}/", layout) for name in ("one", "other"))
+    rows = Points("park7/gw01/other/", TABLE, PERIODS)
+    for n in range(3):
+        records = [
+            answer(n * 5_000, (0, 10 + n, 0, 0), (2, 7, 0, 0)),
+            Rec("text", T0 + n * 5_000, 0, (), (4,), 0, b"A-1"),
+        ]
+        at = append(ring, records)
+        first = seal(ring, at, one, T0, T0 + 20_000)
+        assert said(seal(ring, at, other, T0, T0 + 20_000)) == slow_seal(records, rows, T0, T0 + 20_000)
+        assert first.e.replace(b"/one/", b"/other/").count(b"device.state") == (n == 0)
+    one.reset()
+    assert b"device.state" in seal(ring, at, one, T0, T0 + 20_000).e
+    assert b"device.state" not in seal(ring, at, other, T0, T0 + 20_000).e

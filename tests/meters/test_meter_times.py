@@ -23,7 +23,7 @@ from drivers.sim.device import SimDevice
 from drivers.sim.image import Image
 from drivers.sim.meter_display import ZONE, meter_from_profile
 from drivers.sim.meters import Dlt645Meter, MbusMeter
-from ext.canon import Table, seal
+from ext.canon import PointLayout, Table, seal
 from ext.ring import ANSWER
 from tests.kits.meters import ALL, TICK, Cabinet, bcd, bus_of, points_of
 
@@ -52,9 +52,8 @@ async def test_a_demand_goes_out_with_its_time(cabinet: Cabinet) -> None:
     result = await device.poll(TICK, ALL)
     assert own_times(cabinet, points) == {"ac.demand.import.max": utc_ms(2026, 11, 12, 8, 30)}
     rendered = [(p.name, "u", p.unit, 0, 1) for p in points]
-    piece = seal(
-        cabinet.ring, memoryview(_positions(result.positions)), Table("a/b/c/", rendered, [0, 5000]), TICK, TICK + 1
-    )
+    table = Table("a/b/c/", PointLayout(rendered, [0, 5000]))
+    piece = seal(cabinet.ring, memoryview(_positions(result.positions)), table, TICK, TICK + 1)
     found = {record["n"]: record for record in json.loads(piece.e)}
     assert found["ac.demand.import.max"]["mt"] == 1794443400 and found["ac.demand.import.max"]["v"] == 1.2345
     assert "mt" not in found["ac.frequency"]

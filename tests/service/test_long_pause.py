@@ -15,7 +15,7 @@ import pytest
 
 from agent.clock import SteadyClock
 from agent.keys import create_key
-from agent.pack import BirthTable, Packer
+from agent.pack import BirthTable, Head, Packer
 from agent.service.db_thread import DatabaseThread
 from agent.service.seal_jobs import SealJob, SealSegment, Stream
 from agent.service.sealing import SealScheduler
@@ -123,3 +123,25 @@ async def test_what_waits_does_not_outgrow_the_ring(ring: Ring, stream: Stream) 
     assert not await sealing.cut(T0 + 5_000_000, T0 + 5_000_000)
     assert len(stream.table_version.positions) <= ring.slots // 52 + 1
     assert stream.table_version.positions[0] >= ring.tail
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_stream_begins_where_its_device_was_first_reached(tmp_path: Path, ring: Ring, known: bool) -> None:
+    """What an earlier run sealed is followed by the gap ``stopped`` up to there; a new stream has nothing before."""
+    table = BirthTable(NAME, {"config": None, "device": None, "points": [{"n": f"x.p{n}", **POINT} for n in range(50)]})
+    sign = create_key(tmp_path / "signing.key", T0 // 1000).signer("mh-pack")
+    head = Head("0b6f3c0e8a5e4c1f", 7, "A" * 43, T0 - 60_000) if known else None
+    stream = Stream(NAME, Packer(NAME, "3f2a9c41d07be815", head, sign, T0, 65_536), T0)
+    stream.switch_table(0, table, T0, ring)
+    assert stream.begin_at(T0 + 3000)
+    stream.record(0, [read(ring, T0 + 3000)], True)
+    assert not stream.begin_at(T0 + 4000), "something is recorded"
+    job = stream.job(T0 + 4000)
+    job.seal(CLOCK)
+    packs = [json.loads(pack.data) for pack in job.packs]
+    gaps = [gap for pack in packs for gap in pack.get("gaps", ())]
+    stopped = {"from": T0 // 1000 - 60, "points": "*", "reason": "stopped", "to": T0 // 1000 + 3}
+    assert gaps == ([stopped] if known else [])
+    assert packs[0]["from"] == (T0 // 1000 - 60 if known else T0 // 1000 + 3)
+    assert len(packs[-1]["e"]) == 50 and packs[-1]["to"] == T0 // 1000 + 4
+    assert not stream.begin_at(T0 + 5000), "a job is under way"

@@ -34,6 +34,9 @@ class Settled:
     def __init__(self) -> None:
         self.settled_ms = 1 << 62
 
+    def awaits_first_record(self, now_ms: int) -> bool:
+        return False
+
 
 class Site:
     """Streams on one small ring, a clock of its own, and a store that can be full."""
