@@ -1,0 +1,1 @@
+"""The gateway's page: a process of its own that reads ring, snapshot and control socket, and changes nothing."""
