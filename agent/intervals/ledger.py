@@ -17,6 +17,7 @@ from typing import Any
 
 from agent.intervals.anomalies import TOO_LARGE, AnomalyDetector, Finding, PendingReading
 from agent.intervals.calendar import DAY_MS, Calendar
+from agent.intervals.gap_sums import GapRow, GapSums, gaps_of_pack
 from agent.intervals.heat import HeatFlows
 from agent.intervals.page_format import PageSchema, Row
 from agent.intervals.row_builder import RowBuilder
@@ -48,6 +49,9 @@ class Ledger:
         self.row_builder = RowBuilder(calendar)
         self.counter_events: list[CounterEvent] = []
         self._made: list[tuple[PageSchema, list[Row]]] = []
+        self._gaps = GapSums()
+        self._gap_rows: list[GapRow] = []
+        self.gaps_from_ms: int | None = None  # gaps of earlier intervals are not known; None: nothing new of that
         self._points = 0  # of the table
         self._bounds = array("q")
         self._heat = HeatFlows(())
@@ -169,6 +173,8 @@ class Ledger:
         if not self.to_ms:
             self.row_builder.start(self._calendar.floor(span.from_ms))
         self.seq, self.to_ms = span.seq, span.to_ms
+        if span.gaps or span.part is not None:
+            self._gaps.add(span.gaps, span.part)
 
     def _step(self, by_ms: int) -> None:
         """The clock was set."""
@@ -268,15 +274,21 @@ class Ledger:
         made, self._made = self._made, []
         return made
 
+    def gap_rows(self) -> list[GapRow]:
+        """What is missing in the intervals that ``rows`` gave, by reason; to be added to what came before."""
+        made, self._gap_rows = self._gap_rows, []
+        return made
+
     def _settle(self) -> None:
         """After each pack: what can be written now."""
         if self.tracked is None or not self.to_ms:
             return
         if self.row_builder.next_ms and not self.row_builder.ready(self.to_ms):
             self._made += self.row_builder.take_late()
-            return
-        open_cells = [cell for n in self._used() if (cell := self.tally.open(n))]
-        self._made += self.row_builder.take(self.to_ms, open_cells)
+        else:
+            open_cells = [cell for n in self._used() if (cell := self.tally.open(n))]
+            self._made += self.row_builder.take(self.to_ms, open_cells)
+        self._gap_rows += self._gaps.take(self.row_builder.next_ms, self._calendar)
 
     def open_ms(self, kinds: str = "counter gauge") -> int:
         """The start of the first interval that a reading may still change, or the time of the first pending reading."""
@@ -306,6 +318,7 @@ class Ledger:
                 [n, *detector.state()] for n, detector in sorted(self.detectors.items()) if not detector.is_fresh
             ],
             "closing": self.row_builder.state(),
+            "gaps": self._gaps.state(),
         }
         return pack_state(document, states)
 
@@ -353,6 +366,10 @@ class Ledger:
         self._heat.last = {slot_of[slot]: (time, value) for slot, time, value in state["heat"] if slot in slot_of}
         self.seq, self.to_ms, self.boot, self._fresh = state["seq"], state["to"], state["boot"], state["fresh"]
         self.row_builder.restore(state["closing"], slot_of)
+        if "gaps" in state:
+            self._gaps.restore(state["gaps"])
+        else:  # by a version that kept none: known from the first interval on that lies wholly after it
+            self.gaps_from_ms = max(self.row_builder.next_ms, self._calendar.bounds(self.to_ms, self.to_ms)[-1])
 
 
 def take_body(ledger: Ledger, body: Mapping[str, Any]) -> None:
@@ -361,7 +378,8 @@ def take_body(ledger: Ledger, body: Mapping[str, Any]) -> None:
         ledger.use(body["table"])
     from_ms, to_ms = (round(float(body[name]) * 1000) for name in ("from", "to"))
     part = body.get("part")
-    span = PackSpan(body["seq"], body["boot"], from_ms, to_ms, (part[0], part[1]) if part else None)
+    gaps = gaps_of_pack(body.get("gaps", ()))
+    span = PackSpan(body["seq"], body["boot"], from_ms, to_ms, (part[0], part[1]) if part else None, gaps)
     ledger.take_pack(span, body.get("e", ()))
 
 
@@ -376,6 +394,7 @@ def rows_of_packs(
     ledger = Ledger(stream, calendar, rule)
     for data in packs:
         take_body(ledger, json.loads(data, parse_float=str))
+        ledger.gap_rows()  # nobody asks for them here
         for shape, rows in ledger.rows():
             yield ledger.seq, shape, rows
 

@@ -32,6 +32,7 @@ def query(
     end_ms: int,
     roles: Collection[str] | None = None,
     streams: Collection[str] = (),
+    points: Collection[str] | None = None,
 ) -> Iterator[IntervalRow]:
     """The rows of all intervals inside ``[start_ms, end_ms)``, by stream, point and time.
 
@@ -39,6 +40,7 @@ def query(
         roles: only points of these; "generation" also means "generation.pv" and so on. None: all points, also those
             without a role.
         streams: full names ("park7/gw01/inv1"); empty: all.
+        points: only these; None: all.
 
     A point that the device has, in an interval that was closed without anything known of it, comes as a row with
     ``amount`` None and INCOMPLETE. Points never configured in an interval have no row.
@@ -46,7 +48,7 @@ def query(
     for stream, pages in groupby(store.interval_pages(start_ms, end_ms, streams), key=lambda page: page.stream):
         taken = [DecodedPage(page) for page in pages]
         latest = latest_of(taken)
-        for (point, start), group in sorted(_by_point(taken, latest, start_ms, end_ms).items()):
+        for (point, start), group in sorted(_by_point(taken, latest, start_ms, end_ms, points).items()):
             column = group[-1][0].shape.columns[group[-1][2]]
             if wanted(column.role, roles):
                 yield from row_of(stream, point, start, group)
@@ -81,7 +83,11 @@ def latest_of(taken: Sequence[DecodedPage]) -> dict[Key, tuple[DecodedPage, int,
 
 
 def _by_point(
-    taken: Sequence[DecodedPage], latest: dict[Key, tuple[DecodedPage, int, int]], start_ms: int, end_ms: int
+    taken: Sequence[DecodedPage],
+    latest: dict[Key, tuple[DecodedPage, int, int]],
+    start_ms: int,
+    end_ms: int,
+    points: Collection[str] | None,
 ) -> dict[tuple[str, int], Group]:
     found: dict[tuple[str, int], Group] = {}
     for t in taken:
@@ -89,6 +95,8 @@ def _by_point(
             if not (start_ms <= t.start[n] and t.start[n] + t.length[n] <= end_ms):
                 continue
             for number, column in enumerate(t.shape.columns):
+                if points is not None and column.point not in points:
+                    continue
                 group = found.setdefault((column.point, t.start[n]), [])
                 if not latest:
                     group.append((t, n, number))

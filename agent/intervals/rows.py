@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import IntFlag
 
+from agent.intervals.gap_sums import Gap
+
 
 class Flag(IntFlag):
     """Remarks on an amount. 0: measured, complete and good."""
@@ -141,6 +143,7 @@ class PackSpan:
     from_ms: int
     to_ms: int
     part: tuple[int, int] | None = None  # of one tick that was too large for a pack: k of n
+    gaps: tuple[Gap, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

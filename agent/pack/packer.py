@@ -48,6 +48,7 @@ class SealedPack:
     part: tuple[int, int] | None = None  # of a tick that did not fit one pack: k of n
     facts: bytes | None = None  # of a birth of a device that was met: kept beside the head
     tally: Mapping[int, int] = field(default_factory=dict)  # due readings by quality (0 good), or by gap reason
+    gaps: Sequence[Mapping[str, Any]] = ()  # as in the pack
 
 
 @dataclass(slots=True)
@@ -414,6 +415,7 @@ class Packer:
             part=(part[0], part[1]) if part else None,
             facts=table.facts.encode() if table is not None and table.met else None,
             tally=tally or {},
+            gaps=gaps,
         )
         at.prev = base64url(digest)
         if table is not None:

@@ -3,6 +3,7 @@
 from agent.store.archive import Archive, ArchivePiece
 from agent.store.documents import StoredTable
 from agent.store.errors import StoreBusy, StoreDamaged, StoreError, StoreFull, StoreNewer
+from agent.store.interval_gaps import NewGaps
 from agent.store.intervals import NewPage, Repair
 from agent.store.sqlite import Quarantine
 from agent.store.store import Store, Usage
@@ -13,6 +14,7 @@ __all__ = [
     "ArchivePiece",
     "LaggingStream",
     "LossNote",
+    "NewGaps",
     "NewPage",
     "Quarantine",
     "Repair",

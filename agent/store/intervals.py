@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import Any
 
 from agent.intervals.page_format import PageReader, PageSchema, StoredPage
+from agent.store.interval_gaps import GapTable, NewGaps
 from agent.store.sqlite import Database
 from agent.store.streams import StreamRegistry
 
@@ -48,7 +49,7 @@ class NewPage:
 
 @dataclass(frozen=True, slots=True)
 class DamagedPage:
-    """A page that cannot be read, and the time it covers."""
+    """A page that cannot be read, and the time it covers. ``id`` 0: gaps of intervals, not a page."""
 
     id: int
     stream: str
@@ -57,22 +58,26 @@ class DamagedPage:
 
 
 class IntervalTable:
-    """Interval pages, the states to continue from, and the repairs under way, by stream."""
+    """Interval pages, the states to continue from, and the repairs under way, by stream; ``gaps``: what is missing."""
 
     def __init__(self, db: Database, streams: StreamRegistry) -> None:
         self._db, self._streams = db, streams
         self._damaged: dict[int, DamagedPage] = {}  # by id
+        self.gaps = GapTable(db, streams)
+        self.writes = 0  # how often something was stored, since the database was opened
 
     def add(
         self,
         pages: Iterable[NewPage],
         states: Mapping[str, tuple[int, bytes]],
         repairs: Iterable[Repair] = (),
+        gaps: Iterable[NewGaps] = (),
     ) -> None:
         """Store pages, and by stream (sequence, state): the last pack they contain, and how to continue.
 
         Args:
             repairs: how far streams are repaired with these pages.
+            gaps: what is missing in the intervals of these pages.
 
         Raises:
             StoreError: nothing was done.
@@ -99,6 +104,9 @@ class IntervalTable:
                     (self._stream_id(stream), seq, state),
                 )
             self._keep_repairs(repairs)
+            for new in gaps:
+                self.gaps.write(new)
+        self.writes += 1
 
     def _stream_id(self, stream: str) -> int:
         if stream not in self._streams.cached:
@@ -156,6 +164,35 @@ class IntervalTable:
         ((start, end),) = self._db.query("SELECT min(from_ms), max(to_ms) FROM interval_pages")
         return start or 0, end or 0
 
+    def days(self, bounds_of: Callable[[int], tuple[int, int]]) -> Iterator[int]:
+        """The beginnings of the days that have pages, in order; found by an index alone.
+
+        Args:
+            bounds_of: begin and end of the day of an instant. No page lies in two days.
+        """
+        numbers = [place.id for place in self._streams.cached.values()]
+        after, inside = 0, "SELECT min(from_ms) FROM interval_pages WHERE stream = ? AND from_ms >= ?"
+        while numbers:
+            first: int | None = None
+            for at, number in enumerate(numbers):
+                ((found,),) = self._db.query(inside, number, after)
+                if found is not None and (first is None or found < first):
+                    first = found
+                    if after and found < bounds_of(after)[1]:
+                        numbers.insert(0, numbers.pop(at))  # most likely it has the next day as well
+                        break
+            if first is None:
+                return
+            start, after = bounds_of(first)
+            yield start
+
+    def marks(self) -> tuple[int, int]:
+        """(number of the newest page, of the newest correction): they grow with whatever is written."""
+        ((page, change),) = self._db.query(
+            "SELECT (SELECT max(id) FROM interval_pages), (SELECT max(id) FROM interval_changes)"
+        )
+        return page or 0, change or 0
+
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterator[StoredPage]:
         """Pages that overlap ``[from_ms, to_ms)``, by stream, in the order of writing; damaged ones are skipped."""
         names = sorted(self._streams.cached) if not streams else sorted(set(streams) & self._streams.cached.keys())
@@ -180,17 +217,20 @@ class IntervalTable:
 
     @property
     def damaged_pages(self) -> Sequence[DamagedPage]:
-        """The damaged pages that were found so far."""
-        return list(self._damaged.values())
+        """The damaged pages and gaps that were found so far."""
+        gaps = [DamagedPage(0, one.stream, one.from_ms, one.from_ms) for one in self.gaps.damaged]
+        return [*self._damaged.values(), *gaps]
 
     def drop_damaged_pages(self, repairs: Iterable[Repair]) -> None:
         """Delete them and the states of their streams, and store the repairs that replace them, in one transaction."""
         with self._db.transaction():
             self._db.executemany("DELETE FROM interval_pages WHERE id = ?", [(number,) for number in self._damaged])
-            for stream in {page.stream for page in self._damaged.values()}:
+            for stream in {page.stream for page in self.damaged_pages}:
                 self._db.execute("DELETE FROM interval_states WHERE stream = ?", (self._stream_id(stream),))
+            self.gaps.drop_damaged()
             self._keep_repairs(repairs)
         self._damaged.clear()
+        self.gaps.forget_damaged()
 
     def _keep_repairs(self, repairs: Iterable[Repair]) -> None:
         for repair in repairs:
@@ -284,6 +324,7 @@ class IntervalTable:
         with self._db.transaction():
             dropped = self._db.execute("DELETE FROM interval_pages WHERE to_ms < ?", (before_ms,)).rowcount
             if dropped > 0:
+                self.gaps.prune(before_ms)
                 self._db.execute(
                     "DELETE FROM interval_shapes WHERE id NOT IN (SELECT shape FROM interval_pages)"
                     " AND id < (SELECT max(id) FROM interval_shapes)"

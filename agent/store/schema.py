@@ -142,6 +142,21 @@ CREATE TABLE interval_repairs (stream INTEGER PRIMARY KEY, seq INTEGER NOT NULL,
 # CRC-32 of a page's body; NULL in pages of an older version.
 _CHECKED_PAGES = "ALTER TABLE interval_pages ADD COLUMN crc INTEGER;"
 
+# What is missing by interval and reason (``agent.intervals.gap_sums``); ``crc``: CRC-32 of the other columns as text.
+# ``interval_gap_starts``: the intervals of a stream that begin before ``from_ms`` were written without their gaps.
+_GAPS = """
+CREATE TABLE interval_gaps (
+    stream INTEGER NOT NULL,  -- streams.id
+    start_ms INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    ms INTEGER NOT NULL,
+    whole_ms INTEGER NOT NULL,
+    crc INTEGER NOT NULL,
+    PRIMARY KEY (stream, start_ms, reason)
+) WITHOUT ROWID;
+CREATE TABLE interval_gap_starts (stream INTEGER PRIMARY KEY, from_ms INTEGER NOT NULL);
+"""
+
 Steps = tuple[tuple[str, str], ...]  # name, SQL
 # append only; never edit a released step
 STEPS: Steps = (
@@ -151,6 +166,7 @@ STEPS: Steps = (
     ("0004_declared", _DECLARED),
     ("0005_interval_repairs", _REPAIRS),
     ("0006_checked_interval_pages", _CHECKED_PAGES),
+    ("0007_interval_gaps", _GAPS),
 )
 # Within a major number steps only add, so that an older version can open the database of a newer one. A step that an
 # older version could not handle raises MAJOR: then the older one refuses. PRAGMA user_version holds both.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from importlib import import_module
 from typing import Any, get_args
@@ -20,6 +21,7 @@ from agent.service.control.frames import (
 )
 from agent.service.control.peer import Right
 from agent.service.control.protocol import (
+    Day,
     Declare,
     Export,
     Keys,
@@ -35,6 +37,7 @@ from drivers.model import GatewayError, LineLent, UsageError, clean_text
 SAMPLES: list[Request] = [
     Export(from_ms=1, to_ms=2, streams=["inv1"]),
     PeriodReport(period="month", now_ms=1_795_500_000_000, day="2026-11-01"),
+    Day(now_ms=1_795_500_000_000, day="2026-11-01", streams=["inv1"], unless="5b", after_change=0),
     Declare(n="declared.x", v="4", u="MWh", who="Li Wei", from_=1.0, to=2.0),
     Keys(kid="k" * 43, until_ms=5, before=["a" * 43], hold=True),
     Lease(line="roof", purpose="scan", seconds=900),
@@ -52,10 +55,16 @@ def test_a_request_comes_back_as_it_was(request_: Request) -> None:
     assert (kind, size) == (FrameKind.REQUEST, len(payload(request_)))
 
 
+def test_what_an_older_agent_does_not_know_is_not_sent_to_it() -> None:
+    """It refuses members that it does not know: a report without conditions has none of them."""
+    sent = json.loads(payload(PeriodReport(period="day", now_ms=5)))
+    assert sent.keys() <= {"kind", "version", "period", "day", "now_ms", "by"}
+
+
 def test_who_may_what() -> None:
-    """Looking is export, report, intervals and what was declared; everything else changes something."""
+    """Looking is export, report, days, intervals and what was declared; everything else changes something."""
     rights = {kind_of_type(kind): kind.right for kind in get_args(Request)}
-    look = {"export", "intervals", "report", "declarations", "key"}
+    look = {"export", "intervals", "report", "day", "days", "birth", "declarations", "key"}
     assert {name for name, right in rights.items() if right is Right.LOOK} == look
     changes = {"declare", "handover", "keys", "lease", "reload"}
     assert {name for name, right in rights.items() if right is Right.CHANGE} == changes

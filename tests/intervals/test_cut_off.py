@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from agent.intervals.gap_sums import GapRow
 from agent.intervals.ledger import Ledger
 from agent.intervals.query import query
 from agent.intervals.rows import Flag, IntervalRow, RoleSum
@@ -65,6 +66,10 @@ class Gateway:
         """What is known, whenever it came to be known."""
         found = query(self.store.intervals, 0, END)
         return [replace(row, revision=0, flags=row.flags & ~Flag.LATE) for row in found if row.covered_ms or row.first]
+
+    def gaps(self) -> list[GapRow]:
+        """What is missing, by interval and reason."""
+        return [row for _, row in self.store.intervals.gaps.rows(0, END)]
 
     def sums(self) -> list[RoleSum]:
         start, end = self.store.intervals.span()
@@ -190,6 +195,7 @@ def check_alike(folder: Path, seed: int, how: str, same_state: bool = True, **mo
         where = f"seed {seed}, {how}"
         assert cut.rows() == once.rows(), where
         assert cut.sums() == once.sums(), where
+        assert cut.gaps() == once.gaps(), where
         assert not same_state or cut.state() == once.state(), where
     finally:
         once.close()

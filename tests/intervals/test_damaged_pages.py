@@ -61,11 +61,23 @@ def state_as_other_text(conn: Conn, rng: random.Random) -> None:
     all_pages(conn, rng)
 
 
+def a_gap(conn: Conn, rng: random.Random) -> None:
+    conn.execute("UPDATE interval_gaps SET ms = ms + 1 WHERE start_ms = (SELECT min(start_ms) FROM interval_gaps)")
+
+
+def gap_of_another_time(conn: Conn, rng: random.Random) -> None:
+    conn.execute("UPDATE interval_gaps SET start_ms = start_ms + 1 WHERE start_ms % 7 < 3")
+
+
+def gaps_as_text(conn: Conn, rng: random.Random) -> None:
+    conn.execute("UPDATE interval_gaps SET whole_ms = 'many', reason = CAST(reason AS BLOB)")
+
+
 DAMAGE: dict[str, Callable[[Conn, random.Random], None]] = {
     f.__name__: f
     for f in (
         one_bit, cut_short, as_text, all_pages, of_an_older_version, the_shape, no_shape, state_as_text,
-        state_as_other_text,
+        state_as_other_text, a_gap, gap_of_another_time, gaps_as_text,
     )
 }  # fmt: skip
 
@@ -74,6 +86,7 @@ def settle(gateway: Gateway) -> None:
     """As the agent's task does it, until nothing is left."""
     for _ in range(10):
         list(query(gateway.store.intervals, 0, END))  # a report, a figure: whoever reads
+        gateway.gaps()
         if not gateway.store.intervals.damaged_pages:
             return
         gateway.builder.rebuild_damaged(gateway.store)
@@ -100,7 +113,7 @@ def test_damaged_pages_are_made_again(tmp_path: Path, how: str, folded: bool, ca
     cut.close()
     cut = Gateway(tmp_path / "cut", park)  # and it stays so
     settle(cut)
-    assert cut.rows() == once.rows() and cut.sums() == once.sums()
+    assert cut.rows() == once.rows() and cut.sums() == once.sums() and cut.gaps() == once.gaps()
     healed = how in {"state_as_text", "as_text", "the_shape"}  # the same bytes, or those of the next page with it
     assert ("damaged" in caplog.text) == (not healed)
     assert not [r for r in caplog.records if r.levelno >= logging.ERROR]

@@ -80,6 +80,7 @@ class Maker:
 
     def __init__(self, seed: int, packs: int = 90, faults: Sequence[str] = FAULTS, hours: float = 0) -> None:
         self.rng = rng = random.Random(seed)
+        self.gap_rng = random.Random(f"{seed} gaps")  # of its own: what is missing changes nothing else
         self.calendar = Calendar(rng.choice(("Asia/Shanghai", "Europe/Berlin")), rng.choice((60_000, 300_000, 900_000)))
         self.rule = Rule(rng.choice((60_000, 300_000)), 900_000, rng.choice((60_000, 300_000)))
         self.every = rng.choice((10_000, 60_000, 300_000))
@@ -147,11 +148,24 @@ class Maker:
     def _add(self, to_ms: int, e: Sequence[dict[str, Any]], **more: Any) -> None:
         self.seq += 1
         boot = f"{self.boot:016x}"
+        if to_ms > self.to_ms and self.gap_rng.random() < 0.4:
+            more["gaps"] = self._gaps(self.to_ms // 1000, to_ms // 1000, "part" not in more)
         body: dict[str, Any] = {"boot": boot, **({"e": list(e)} if e else {}), "from": self.to_ms / 1000, **more}
         body |= {"prev": None, "seq": self.seq, "sig": "none", "stream": STREAM, "to": to_ms / 1000, "v": 1}
         data = json.dumps(body, separators=(",", ":")).encode()
         self.packs.append(Pack(STREAM, boot, self.seq, self.to_ms, to_ms, "table" in more, data))
         self.to_ms = to_ms
+
+    def _gaps(self, from_s: int, to_s: int, whole: bool) -> list[dict[str, Any]]:
+        """Some, on whole seconds, that overlap or touch."""
+        out = []
+        for _ in range(self.gap_rng.randint(1, 4)):
+            start, end = sorted((self.gap_rng.randint(from_s, to_s), self.gap_rng.choice((from_s, to_s))))
+            names = "*" if whole and self.gap_rng.random() < 0.4 else [self.gap_rng.choice(self.counters).name]
+            if start < end:
+                reason = self.gap_rng.choice(("timeout", "crc", "asleep"))
+                out.append({"from": start, "points": names, "reason": reason, "to": end})
+        return out
 
     def _pack(self, n: int) -> None:
         e, to_ms = [], self.to_ms + self.every

@@ -101,8 +101,8 @@ async def export_intervals(access: Access, request: Intervals, reply: Reply) -> 
     config = access.config
     calendar = Calendar(config.timezone, config.interval.length_ms)
     first_ms, last_ms = await access.call(lambda store: store.intervals.span())
-    known = await access.call(lambda store: sorted(name for name in store.packs.heads() if not _is_ours(name)))
-    streams = _chosen(known, request.streams)
+    known = await access.call(lambda store: sorted(name for name in store.packs.heads() if not is_ours(name)))
+    streams = chosen(known, request.streams)
     from_ms, to_ms = max(request.from_ms, first_ms), min(request.to_ms, last_ms)
     if from_ms >= to_ms:
         raise GatewayError(
@@ -121,11 +121,13 @@ async def export_intervals(access: Access, request: Intervals, reply: Reply) -> 
     return {"columns": list(COLUMNS), "rows": rows, "streams": streams}
 
 
-def _is_ours(stream: str) -> bool:
+def is_ours(stream: str) -> bool:
+    """Is it a stream of the gateway itself?"""
     return stream.rpartition("/")[2].startswith("_")
 
 
-def _chosen(known: Sequence[str], names: Sequence[str]) -> list[str]:
+def chosen(known: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Full names of devices, of their last parts; none: all. Raises UsageError for an unknown one."""
     ends = {stream.rpartition("/")[2]: stream for stream in known}
     for name in names:
         if name not in ends:

@@ -64,15 +64,54 @@ class Intervals(RangeRequest, frozen=True, tag="intervals"):
     module: ClassVar[str] = "agent.service.control.export"
 
 
-class PeriodReport(RequestBase, frozen=True, tag="report"):
-    """The page of a period. ``day`` is any date inside, "" today; ``now_ms`` counts where no agent runs."""
+class KnownAnswer(RequestBase, frozen=True, kw_only=True):
+    """A question whose answer may be kept. Members that are not given are not sent: an older agent answers, too.
+
+    ``now_ms`` counts where no agent runs. ``unless``: the ``stamp`` of the answer that the client has;
+    ``after_change``: its ``change`` (see ``agent.service.control.validity``).
+    """
+
+    now_ms: Annotated[int, Meta(ge=0, le=LAST_NOW_MS)]
+    unless: Annotated[str, Meta(max_length=64)] = ""
+    after_change: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] | None = None
+
+
+class PeriodReport(KnownAnswer, frozen=True, kw_only=True, omit_defaults=True, tag="report"):
+    """The page of a period. ``day`` is any date inside, "" today."""
 
     module: ClassVar[str] = "agent.service.control.report"
 
     period: Literal["day", "month", "year", "rolling"]
-    now_ms: Annotated[int, Meta(ge=0, le=LAST_NOW_MS)]
     day: Annotated[str, Meta(max_length=10)] = ""
     by: Literal["hour", "interval"] = "hour"
+
+
+class Day(KnownAnswer, frozen=True, kw_only=True, omit_defaults=True, tag="day"):
+    """A day by intervals: the site and each device, or some devices (last parts of names) with their points and gaps.
+
+    ``day`` is a date, "" today. ``points``: of these devices only these; none: the main ones.
+    """
+
+    module: ClassVar[str] = "agent.service.control.day"
+
+    day: Annotated[str, Meta(max_length=10)] = ""
+    streams: Annotated[list[Text], Meta(max_length=20)] = []
+    points: Annotated[list[Text], Meta(max_length=24)] = []
+
+
+class Days(KnownAnswer, frozen=True, omit_defaults=True, tag="days"):
+    """The days that have intervals."""
+
+    module: ClassVar[str] = "agent.service.control.day"
+
+
+class Birth(RequestBase, frozen=True, tag="birth"):
+    """The birth in effect at pack ``seq`` of a stream (last part of its name); 0: the newest."""
+
+    module: ClassVar[str] = "agent.service.control.day"
+
+    stream: Text
+    seq: Annotated[int, Meta(ge=0, lt=1 << 53)] = 0
 
 
 class Declarations(RequestBase, frozen=True, tag="declarations"):
@@ -159,7 +198,19 @@ class Reload(RequestBase, frozen=True, tag="reload"):
 
 
 Request: TypeAlias = (
-    Export | Intervals | PeriodReport | Declarations | Declare | Handover | PublishedKey | Keys | Lease | Reload
+    Export
+    | Intervals
+    | PeriodReport
+    | Day
+    | Days
+    | Birth
+    | Declarations
+    | Declare
+    | Handover
+    | PublishedKey
+    | Keys
+    | Lease
+    | Reload
 )
 
 _decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agent.intervals.calendar import Calendar
+from agent.intervals.gap_sums import GapRow, gaps_of_pack
 from agent.intervals.ledger import Ledger
 from agent.intervals.page_format import PageReader, PageSchema, encode, merged
 from agent.intervals.rows import CounterEvent, PackSpan
@@ -32,10 +33,11 @@ from agent.service.results.rebuild import (
     begin_replay,
     corrected_pages,
     new_pages,
+    replaced_gaps,
     split_rows,
 )  # fmt: skip
 from agent.service.seal_jobs import SealedSegment
-from agent.store import NewPage, Repair, Store
+from agent.store import NewGaps, NewPage, Repair, Store
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse.intervals")
@@ -63,6 +65,26 @@ class _Rebuild:
     written_ms: int  # up to here they are written
     repair: Repair | None  # how to continue with the intervals before the rebuilt ones
     made: RebuiltRows = field(default_factory=list)  # rows of intervals that are written, to be compared with them
+    gaps: list[GapRow] = field(default_factory=list)  # of all intervals: written when the last one is there
+
+
+@dataclass(slots=True)
+class _Unsaved:
+    """What the next transaction stores."""
+
+    pages: list[NewPage] = field(default_factory=list)
+    states: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    repairs: list[Repair] = field(default_factory=list)
+    gaps: list[NewGaps] = field(default_factory=list)
+
+    def store(self, store: Store) -> None:
+        store.intervals.add(self.pages, self.states, self.repairs, self.gaps)
+
+    def forget(self, stream: str) -> None:
+        """A stream is read again from its stored state."""
+        self.pages = [page for page in self.pages if page.stream != stream]
+        self.gaps = [gaps for gaps in self.gaps if gaps.stream != stream]
+        self.states.pop(stream, None)
 
 
 class IntervalBuilder:
@@ -79,7 +101,7 @@ class IntervalBuilder:
         self.calendar, self.rule, self._keep_ms, self._note = calendar, rule, keep_ms, note
         self._states: dict[str, _StreamState] = {}
         self._behind: dict[str, None] = {}  # in order
-        self._unsaved: tuple[list[NewPage], dict[str, tuple[int, bytes]], list[Repair]] = ([], {}, [])
+        self._unsaved = _Unsaved()
         self._broken: set[str] = set()
         self.repair = IntervalRepair(calendar, rule)
         self.written_ms = 0  # end of the newest interval that was written
@@ -101,7 +123,9 @@ class IntervalBuilder:
                 if state.table is not segment.table and any(pack.is_birth for pack in segment.packs):
                     state.ledger.use(json.loads(segment.table.encoded))
                     state.table = segment.table
-                spans = [PackSpan(p.seq, p.boot, p.from_ms, p.to_ms, p.part) for p in segment.packs]
+                spans = [
+                    PackSpan(p.seq, p.boot, p.from_ms, p.to_ms, p.part, gaps_of_pack(p.gaps)) for p in segment.packs
+                ]
                 if not state.ledger.take_ring(segment.ring, segment.positions, spans):
                     # the ring was overwritten meanwhile: restart from the stored state and the packs since
                     del self._states[segment.stream]
@@ -156,6 +180,7 @@ class IntervalBuilder:
 
     def _begin(self, store: Store, stream: str) -> _StreamState:
         """The ledger from its stored state; if that is not usable, one that is rebuilt from the packs in the store."""
+        self._unsaved.forget(stream)
         kept = store.intervals.state(stream)
         if kept is None:
             return self._rebuilt(store, stream, None)
@@ -194,61 +219,72 @@ class IntervalBuilder:
     def _finish(self, store: Store, stream: str, state: _StreamState, rebuild: _Rebuild) -> None:
         """All packs are read again: correct the written intervals, store the state, continue as usual."""
         ledger = state.ledger
-        pages, states, repairs = self._unsaved
+        unsaved = self._unsaved
         next_ms, written_ms = ledger.row_builder.next_ms, rebuild.written_ms
         corrected = corrected_pages(
             store, state.replay, self.calendar, rebuild.made, written_ms, next_ms=next_ms, open_ms=ledger.open_ms()
         )
-        pages += corrected
+        unsaved.pages += corrected
+        unsaved.gaps += replaced_gaps(state.replay, rebuild.gaps, next_ms)
         self.repair.corrected += sum(len(page.changed) for page in corrected)
         if ledger.tracked is not None and ledger.to_ms:
-            states[stream] = (ledger.seq, ledger.state())
+            unsaved.states[stream] = (ledger.seq, ledger.state())
         state.rebuild, state.rebuilt_ms = None, rebuild.written_ms
         if rebuild.repair is not None:
-            repairs.append(rebuild.repair)
+            unsaved.repairs.append(rebuild.repair)
             self.repair.add(store, rebuild.repair)
         self._save(store)
 
     # --- to the store
 
     def _write(self, store: Store, by_stream: Mapping[str, _StreamState]) -> None:
-        pages, states, _ = self._unsaved
+        unsaved, is_news = self._unsaved, False
         for stream, state in by_stream.items():
             with self._isolated(stream):
-                made = state.ledger.rows()
+                made, gaps = state.ledger.rows(), state.ledger.gap_rows()
                 for counter_event in state.ledger.counter_events:
                     self._note(stream, event_of(counter_event))
                 state.ledger.counter_events = []
-                if made and state.rebuild is not None:  # without a state: after a kill this starts again
+                if state.rebuild is not None:  # without a state: after a kill this starts again
                     written, made = split_rows(made, state.rebuild.written_ms)
                     state.rebuild.made += written
-                elif made:
-                    states[stream] = (state.ledger.seq, state.ledger.state())
-                pages += new_pages(
+                    state.rebuild.gaps += gaps
+                elif made or gaps:
+                    unsaved.states[stream] = (state.ledger.seq, state.ledger.state())
+                    self._note_gap_start(stream, state.ledger)
+                    unsaved.gaps.append(NewGaps(stream, gaps))
+                    is_news = True
+                unsaved.pages += new_pages(
                     stream, above_written(store, stream, made, state.rebuilt_ms), self.calendar, self.published_ms
                 )
-        if pages:
+        if is_news or unsaved.pages:
             self._save(store)
 
     def _save(self, store: Store) -> None:
-        pages, states, repairs = self._unsaved
+        pages = self._unsaved.pages
         try:
-            store.intervals.add(pages, states, repairs)
+            self._unsaved.store(store)
         except GatewayError:  # the next commit of packs reports the error; these pages wait for it
             return
-        self._unsaved = [], {}, []
+        self._unsaved = _Unsaved()
         self.written_ms = max(self.written_ms, *(page.to_ms for page in pages), 0)
 
     def save(self, store: Store) -> None:
         """Store the state of every stream, so that the next start reads nothing again."""
-        pages, states, repairs = self._unsaved
         for stream, state in self._states.items():
             is_whole = state.rebuild is None and state.ledger.tracked is not None and state.ledger.to_ms
             if stream not in self._behind and is_whole:
                 with self._isolated(stream):
-                    states[stream] = (state.ledger.seq, state.ledger.state())
-        store.intervals.add(pages, states, repairs)
-        self._unsaved = [], {}, []
+                    self._unsaved.states[stream] = (state.ledger.seq, state.ledger.state())
+                    self._note_gap_start(stream, state.ledger)
+        self._unsaved.store(store)
+        self._unsaved = _Unsaved()
+
+    def _note_gap_start(self, stream: str, ledger: Ledger) -> None:
+        """With the first state that has gaps, from when on they are known."""
+        if ledger.gaps_from_ms is not None:
+            self._unsaved.gaps.append(NewGaps(stream, (), from_ms=ledger.gaps_from_ms))
+            ledger.gaps_from_ms = None
 
     def closed_ms(self, streams: Iterable[str]) -> int:
         """Up to where all of these streams have written their intervals; 0 while one of them has not begun."""

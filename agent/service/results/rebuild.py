@@ -22,12 +22,13 @@ from typing import Any
 from agent.intervals.anomalies import PATIENCE_MS
 from agent.intervals.calendar import Calendar
 from agent.intervals.contradictions import FOREVER, corrections
+from agent.intervals.gap_sums import GapRow, added
 from agent.intervals.ledger import Ledger, take_body
 from agent.intervals.page_format import DecodedPage, PageReader, PageSchema, Row, encode, end_reading
 from agent.intervals.state import MAGIC, is_of_before
 from agent.intervals.tracked_points import Rule, track
 from agent.pack import seconds
-from agent.store import NewPage, Repair, Store
+from agent.store import NewGaps, NewPage, Repair, Store
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse.intervals")
@@ -204,6 +205,15 @@ def new_pages(
     return out
 
 
+def replaced_gaps(replay: PackReplay, rows: Sequence[GapRow], to_ms: int) -> list[NewGaps]:
+    """The gaps of a replay, in place of those stored, from where it can be trusted up to ``to_ms``."""
+    from_ms = replay.trusted_ms
+    if from_ms >= to_ms:
+        return []
+    mine = added(row for row in rows if from_ms <= row.start_ms < to_ms)
+    return [NewGaps(replay.stream, mine, replaced=(from_ms, to_ms))]
+
+
 @dataclass(slots=True)
 class _Day:
     """One stream, from a midnight to where its repair has come."""
@@ -212,6 +222,7 @@ class _Day:
     replay: PackReplay
     head: int
     made: RebuiltRows = field(default_factory=list)
+    gaps: list[GapRow] = field(default_factory=list)
 
     def is_over(self) -> bool:
         """Is every interval of the day written, and every counter read after it or silent for a day?"""
@@ -275,7 +286,7 @@ class IntervalRepair:
                 raise
             except Exception:  # a bug in a sum must never stop the sealing of readings
                 log.exception("internal error: older intervals of %s stay as written", repair.stream)
-                self._keep(store, repair, [], 0)
+                self._keep(store, repair, [], [], 0)
         return bool(self.left)
 
     def _begin(self, store: Store, repair: Repair) -> _Day:
@@ -290,14 +301,17 @@ class IntervalRepair:
                 return
             replay.read(store, min(day.head, replay.ledger.seq + PACKS), end_s)
             day.made += split_rows(replay.ledger.rows(), repair.before_ms)[0]
+            day.gaps += replay.ledger.gap_rows()
             replay.ledger.counter_events = []
         before_ms = 0 if replay.is_from_the_first else min(replay.trusted_ms, repair.before_ms - 1)
         pages = corrected_pages(store, replay, self._calendar, day.made, repair.before_ms)
-        self._keep(store, repair, pages, before_ms)
+        self._keep(store, repair, pages, replaced_gaps(replay, day.gaps, repair.before_ms), before_ms)
 
-    def _keep(self, store: Store, repair: Repair, pages: Sequence[NewPage], before_ms: int) -> None:
+    def _keep(
+        self, store: Store, repair: Repair, pages: Sequence[NewPage], gaps: Sequence[NewGaps], before_ms: int
+    ) -> None:
         kept = Repair(repair.stream, repair.seq, before_ms)
-        store.intervals.add(pages, {}, [kept])
+        store.intervals.add(pages, {}, [kept], gaps)
         self._day = None
         self.corrected += sum(len(page.changed) for page in pages)
         if before_ms:

@@ -1,0 +1,113 @@
+"""Time that is missing, by interval and reason, summed from the gaps that a stream's packs state.
+
+Two sums of each reason: time in which at least one point was missing, and the part of it in which all of the device
+were (``*`` in a pack). A gap of a point reaches from its first missing tick to the next good one, at most to the end of
+its pack. Reasons are counted independently, so those of one interval may overlap in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from agent.intervals.calendar import Calendar
+
+ALL_POINTS = "*"
+
+
+class Gap(NamedTuple):
+    """A gap as a pack states it; ``is_whole``: of all points of the device."""
+
+    from_ms: int
+    to_ms: int
+    reason: str
+    is_whole: bool
+
+
+class GapRow(NamedTuple):
+    """What is missing in the interval that begins at ``start_ms``, for one reason; ``whole_ms`` is a part of ``ms``."""
+
+    start_ms: int
+    reason: str
+    ms: int
+    whole_ms: int
+
+
+def gaps_of_pack(gaps: Iterable[Mapping[str, Any]]) -> tuple[Gap, ...]:
+    """The member ``gaps`` of a pack; its times may be texts."""
+    return tuple(
+        Gap(round(float(g["from"]) * 1000), round(float(g["to"]) * 1000), g["reason"], g["points"] == ALL_POINTS)
+        for g in gaps
+    )
+
+
+def added(rows: Iterable[GapRow]) -> list[GapRow]:
+    """One row for each interval and reason, in order."""
+    found: dict[tuple[int, str], tuple[int, int]] = {}
+    for start, reason, ms, whole_ms in rows:
+        before = found.get((start, reason), (0, 0))
+        found[start, reason] = before[0] + ms, before[1] + whole_ms
+    return [GapRow(*key, *sums) for key, sums in sorted(found.items())]
+
+
+class GapSums:
+    """Gaps of a stream that are not in a row yet, as stretches: a long silence is one, however many packs state it."""
+
+    def __init__(self) -> None:
+        # by reason: [from, to] in the order of packs, of any points and of all
+        self._stretches: tuple[dict[str, list[list[int]]], dict[str, list[list[int]]]] = {}, {}
+        self._tick: list[Gap] = []  # of a tick that came in parts, until the last one is there
+
+    def add(self, gaps: Sequence[Gap], part: tuple[int, int] | None = None) -> None:
+        """The gaps of the next pack; ``part``: k of n, of a tick that was too large for one."""
+        if part is not None:
+            self._tick += gaps
+            if part[0] < part[1]:
+                return
+            gaps, self._tick = self._tick, []
+        for kept, mine in zip(self._stretches, (gaps, [gap for gap in gaps if gap.is_whole]), strict=True):
+            for reason, some in groupby(sorted(mine, key=attrgetter("reason", "from_ms")), key=attrgetter("reason")):
+                before = kept.setdefault(reason, [])
+                for start, end in _joined(some):
+                    if before and before[-1][1] == start:
+                        before[-1][1] = end
+                    else:
+                        before.append([start, end])
+
+    def take(self, until_ms: int, calendar: Calendar) -> list[GapRow]:
+        """Rows of the intervals before a boundary. Later gaps of the same time come as further rows, to be added."""
+        rows = []
+        for is_whole, kept in enumerate(self._stretches):
+            for reason, stretches in list(kept.items()):
+                for start, end in stretches:
+                    for low, high in calendar.intervals(start, min(end, until_ms)) if start < until_ms else ():
+                        ms = min(high, end) - max(low, start)
+                        rows.append(GapRow(low, reason, 0, ms) if is_whole else GapRow(low, reason, ms, 0))
+                if left := [[max(start, until_ms), end] for start, end in stretches if end > until_ms]:
+                    kept[reason] = left
+                else:
+                    del kept[reason]
+        return added(rows)
+
+    def state(self) -> list[Any]:
+        """For ``restore``."""
+        return [*self._stretches, [list(gap) for gap in self._tick]]
+
+    def restore(self, state: Sequence[Any]) -> None:
+        """The reverse."""
+        some, whole, tick = state
+        self._stretches = some, whole
+        self._tick = [Gap(*gap) for gap in tick]
+
+
+def _joined(gaps: Iterable[Gap]) -> list[list[int]]:
+    """What the gaps of one reason cover together, in order; they come by their beginning."""
+    out: list[list[int]] = []
+    for gap in gaps:
+        if out and gap.from_ms <= out[-1][1]:
+            out[-1][1] = max(out[-1][1], gap.to_ms)
+        else:
+            out.append([gap.from_ms, gap.to_ms])
+    return out

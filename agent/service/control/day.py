@@ -1,0 +1,375 @@
+"""Serves a day by intervals, the days that exist, and births: what the gateway's page shows.
+
+An answer is one JSON document in parts; numbers have all their digits. It is bounded: a device comes with its main
+points or those that were named, and all devices together with totals only. The store is asked in slices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, timedelta
+from decimal import Decimal
+from functools import partial
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+
+from agent.config import Config
+from agent.intervals.amounts import tidy
+from agent.intervals.calendar import Calendar
+from agent.intervals.meters import MeterAmount, MeterSums
+from agent.intervals.page_format import Column, PageSchema
+from agent.intervals.query import query
+from agent.intervals.rows import Flag, IntervalRow, RoleSum
+from agent.intervals.sums import sums
+from agent.service.control.export import chosen, is_ours
+from agent.service.control.protocol import Access, Birth, Day, Days, Reply
+from agent.service.control.validity import known_until, unwritten_of, validity
+from agent.store import Store
+from agent.verify.signed import payload_hash
+from drivers.encoding import base64url
+from drivers.model import GatewayError, UsageError, clean_text
+
+FIRST_YEAR, LAST_YEAR = 1970, 2199
+MOST_POINTS: Final = 24  # of a device, if none are named
+ROWS_AT_ONCE: Final = 400  # made in one slice of the database thread: some 20 ms
+STREAMS_AT_ONCE: Final = 20
+DAYS_AT_ONCE: Final = 32
+PART_BYTES: Final = 1 << 19
+NEWEST: Final = 1 << 53  # above every sequence
+HOUR_MS: Final = 3_600_000
+_PER_HOUR: Final[Mapping[str, str]] = {"kWh": "kW", "kvarh": "kvar", "kVAh": "kVA"}
+
+_encoder = msgspec.json.Encoder(decimal_format="number")
+
+
+async def answer(access: Access, request: Day | Days | Birth, reply: Reply) -> dict[str, Any]:
+    """Gives what the kind's own function gives."""
+    if isinstance(request, Days):
+        return await days(access, request)
+    if isinstance(request, Birth):
+        return await birth(access, request, reply)
+    return await day(access, request, reply)
+
+
+def day_of(text: str, where: str = "report") -> date | None:
+    """The day of a request; None: today. Raises UsageError."""
+    if not text:
+        return None
+    try:
+        found = date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"invalid date {clean_text(text, 40)!r}", where=where, hint="Example: 2026-11-24") from None
+    if not FIRST_YEAR <= found.year <= LAST_YEAR:  # the days before and after must be valid dates, too
+        hint = f"Days of the years {FIRST_YEAR} to {LAST_YEAR} can be asked for"
+        raise UsageError(f"no {where} for {found}", where=where, hint=hint)
+    return found
+
+
+def now_of(access: Access, now_ms: int) -> int:
+    """A running agent uses its own clock, by which its intervals were cut."""
+    return now_ms if access.service is None else int(access.service.clock.now_ms())
+
+
+async def send(reply: Reply, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Send a document in parts. Gives its length."""
+    text = await asyncio.to_thread(_encoder.encode, document)
+    for at in range(0, len(text), PART_BYTES):
+        await reply.part(text[at : at + PART_BYTES])
+    return {"bytes": len(text)}
+
+
+async def days(access: Access, request: Days) -> dict[str, Any]:
+    """Gives the local days that have intervals, and today; or that nothing changed since the client's ``stamp``."""
+    calendar = Calendar(access.config.timezone, access.config.interval.length_ms)
+    now_ms = now_of(access, request.now_ms)
+    valid = await access.call(partial(validity, access, calendar, 0, 0, now_ms, request.after_change))
+    if request.unless == valid.stamp:
+        return {"unchanged": True, **valid.as_dict()}
+    found: list[str] = []
+
+    def bounds_of(at_ms: int) -> tuple[int, int]:
+        return calendar.stretch("day", at_ms)
+
+    source: Iterator[int] | None = None
+
+    def some(store: Store) -> list[str]:
+        nonlocal source
+        source = store.intervals.days(bounds_of) if source is None else source
+        return [str(calendar.day(start)) for start in islice(source, DAYS_AT_ONCE)]
+
+    while more := await access.call(some):
+        found += more
+    ends = {"first": found[0] if found else None, "last": found[-1] if found else None}
+    today = str(calendar.day(now_ms))
+    return valid.as_dict() | ends | {"days": found, "today": today, "timezone": calendar.timezone}
+
+
+async def birth(access: Access, request: Birth, reply: Reply) -> dict[str, Any]:
+    """The signed birth as parts, byte for byte. Gives its hash."""
+
+    known = await access.call(lambda store: sorted(store.packs.heads()))
+    (stream,) = chosen(known, [request.stream])
+    before = request.seq + 1 if request.seq else NEWEST
+    data = await access.call(lambda store: store.packs.birth_before(stream, before))
+    if data is None:
+        hint = "Packs are deleted after keep_delivered; the newest birth is kept: ask without a pack"
+        raise GatewayError("no birth of this time is kept", where=clean_text(request.stream, 80), hint=hint)
+    for at in range(0, len(data), PART_BYTES):
+        await reply.part(data[at : at + PART_BYTES])
+    return {"bytes": len(data), "hash": base64url(payload_hash(data))}
+
+
+async def day(access: Access, request: Day, reply: Reply) -> dict[str, Any]:
+    """Gives the length of the document; or only that it is unchanged since the client's ``stamp``."""
+    config = access.config
+    calendar = Calendar(config.timezone, config.interval.length_ms)
+    now_ms = now_of(access, request.now_ms)
+    wanted = day_of(request.day, "day") or calendar.day(now_ms)
+    start, end = calendar.midnight(wanted), calendar.midnight(wanted + timedelta(days=1))
+    look = partial(validity, access, calendar, start, end, now_ms, request.after_change)
+    valid = await access.call(
+        look
+    )  # before the work: what is written meanwhile makes another stamp, or is a correction
+    if request.unless == valid.stamp:
+        return {"unchanged": True, **valid.as_dict()}
+    until = end if end <= now_ms else max(start, await access.call(partial(known_until, now_ms)))
+    known = await access.call(lambda store: sorted(name for name in store.packs.heads() if not is_ours(name)))
+    work = _DayWork(config, calendar, start, min(until, end))
+    if request.streams:
+        streams = chosen(known, request.streams)
+        site: list[dict[str, Any]] = []
+        devices = []
+        for done, stream in enumerate(streams, 1):
+            devices.append(await work.device(access, stream, request.points))
+            reply.progress(done, len(streams))
+    else:
+        site, devices = await work.overview(access, known)
+    document = {
+        "day": str(wanted),
+        "timezone": config.timezone,
+        "length": config.interval.length_ms // 1000,
+        "from": start // 1000,
+        "to": end // 1000,
+        "until": work.until_ms // 1000,
+        "starts": [bound // 1000 for bound in calendar.bounds_of_day(wanted)[:-1]],
+        **valid.as_dict(),
+        "site": site,
+        "devices": devices,
+    }
+    return await send(reply, document)
+
+
+class _DayWork:
+    """The stretch of a day that is over, and what is asked of it."""
+
+    def __init__(self, config: Config, calendar: Calendar, start_ms: int, until_ms: int) -> None:
+        self._config, self._calendar = config, calendar
+        self._start_ms, self.until_ms = start_ms, until_ms
+        self._configured = {f"{config.base}/{device.name}": device for device in config.devices}
+
+    # --- all devices
+
+    async def overview(self, access: Access, known: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The site's roles by interval, and the totals of each device."""
+        parts, meters = await access.call(self._sums)
+        found: dict[str, dict[str, Any]] = {}
+        for at in range(0, len(known), STREAMS_AT_ONCE):
+            found |= await access.call(partial(self._heads, known[at : at + STREAMS_AT_ONCE]))
+        for one in meters:
+            if one.key.stream in found:
+                found[one.key.stream]["energy"].append(self._total(one))
+        seen = {one.key.stream for one in meters} | self._configured.keys()
+        shown = [found[name] for name in known if name in seen or found[name]["missing"]]
+        return await asyncio.to_thread(self._site, parts), shown
+
+    def _sums(self, store: Store) -> tuple[list[RoleSum], list[MeterAmount]]:
+        if self.until_ms <= self._start_ms:
+            return [], []
+        taker = MeterSums(lambda stream, column: is_main(column))
+        late = unwritten_of(self._config).before(store, self.until_ms)
+        source, ends = store.intervals, (self._start_ms, self.until_ms)
+        parts = sums(source, self._calendar, *ends, trail="whole", meters=[taker], unwritten=late)
+        return parts, taker.found()
+
+    def _heads(self, streams: Sequence[str], store: Store) -> dict[str, dict[str, Any]]:
+        """What each device is, and what it lacks of the day."""
+        starts = store.intervals.gaps.starts()
+        out: dict[str, dict[str, Any]] = {}
+        for stream in streams:
+            device = self._configured.get(stream)
+            out[stream] = {
+                "device": stream.rpartition("/")[2],
+                "label": device.label if device is not None else "",
+                "profile": device.profile if device is not None else "",
+                "configured": device is not None,
+                "gaps_from": starts[stream] // 1000 if stream in starts else None,
+                "missing": {},
+                "energy": [],
+            }
+        for stream, row in store.intervals.gaps.rows(self._start_ms, self.until_ms, streams):
+            add_missing(out[stream]["missing"], row.reason, row.ms, row.whole_ms)
+        return out
+
+    def _total(self, one: MeterAmount) -> dict[str, Any]:
+        return {
+            "n": one.key.point,
+            "role": one.column.role,
+            "flow": one.key.flow,
+            "u": one.unit,
+            "total": tidy(one.amount) if one.covered_ms else None,
+            "known": self._share(one.covered_ms),
+        }
+
+    def _share(self, covered_ms: int) -> Decimal:
+        length = self.until_ms - self._start_ms
+        return share(covered_ms, length) if length > 0 else Decimal(0)
+
+    def _site(self, parts: Sequence[RoleSum]) -> list[dict[str, Any]]:
+        """One entry for each role and flow, largest unit of meaning first: as they come, by role."""
+        found: dict[tuple[str, str, str], list[RoleSum]] = {}
+        for one in parts:
+            found.setdefault((one.role, one.flow, one.unit), []).append(one)
+        out = []
+        for (role, flow, unit), mine in sorted(found.items()):
+            known_ms = sum((one.completeness * (one.end_ms - one.start_ms) for one in mine), Decimal(0))
+            rows = [_site_row(one) for one in mine]
+            total = sum((one.amount for one in mine), Decimal(0))
+            out.append({
+                "role": role, "flow": flow, "u": unit, "mean_u": per_hour(unit),
+                "total": tidy(total) if known_ms else None, "known": self._share(int(known_ms)), "rows": rows,
+            })  # fmt: skip
+        return out
+
+    # --- one device
+
+    async def device(self, access: Access, stream: str, points: Sequence[str]) -> dict[str, Any]:
+        """A device with its points and gaps by interval."""
+        head: dict[str, Any] = (await access.call(partial(self._heads, [stream])))[stream]
+        columns = await access.call(partial(self._columns, stream))
+        main = sorted((column for column in columns.values() if is_main(column)), key=_order)
+        names = [column.point for column in [*main, *sorted(set(columns.values()) - set(main), key=_order)]]
+        taken = [name for name in names if name in points] if points else names[:MOST_POINTS]
+        series: dict[tuple[str, str], _Series] = {}
+        source: Iterator[IntervalRow] | None = None
+
+        def some(store: Store) -> list[IntervalRow]:
+            nonlocal source
+            if source is None:
+                ends = (self._start_ms, self.until_ms)
+                source = query(store.intervals, *ends, streams=[stream], points=frozenset(taken))
+            return list(islice(source, ROWS_AT_ONCE))
+
+        while taken and (rows := await access.call(some)):
+            for row in rows:
+                key = (row.point, row.flow)
+                if key not in series:
+                    series[key] = _Series(columns[row.point].kind, row)
+                series[key].add(row)
+        gaps = await access.call(partial(self._gaps, stream))
+        order = {name: at for at, name in enumerate(taken)}
+        made = [one for _, one in sorted(series.items(), key=lambda item: (order[item[0][0]], item[0]))]
+        return head | {
+            "energy": [one.total(self) for one in made if one.unit and is_main(columns[one.point])],
+            "points": [one.total(self) | {"rows": one.rows} for one in made],
+            "left_out": [name for name in names if name not in taken],
+            "gaps": gaps,
+        }
+
+    def _columns(self, stream: str, store: Store) -> dict[str, Column]:
+        pages = store.intervals.interval_pages(self._start_ms, self.until_ms, [stream])
+        return {column.point: column for page in pages for column in PageSchema.decode(page.shape).columns}
+
+    def _gaps(self, stream: str, store: Store) -> list[list[Any]]:
+        rows = store.intervals.gaps.rows(self._start_ms, self.until_ms, [stream])
+        return [[row.start_ms // 1000, row.reason, row.ms, row.whole_ms] for _, row in rows]
+
+    def share_of_day(self, covered_ms: int) -> Decimal:
+        """Known share of the stretch."""
+        return self._share(covered_ms)
+
+
+class _Series:
+    """One flow of one point, row by row."""
+
+    def __init__(self, kind: str, first: IntervalRow) -> None:
+        self.point, self.unit, self._kind, self._first = first.point, first.unit, kind, first
+        self.rows: list[list[Any]] = []
+        self._covered_ms, self._amount = 0, Decimal(0)
+        if first.amount is None and first.gauge_unit:
+            self.unit = ""  # a gauge other than a power
+
+    def add(self, row: IntervalRow) -> None:
+        """One more."""
+        is_known = row.covered_ms > 0
+        mean = row.mean
+        if self._kind == "counter":
+            mean = mean_of(row.amount, row.covered_ms) if is_known and row.amount is not None else None
+        if row.amount is not None and is_known:
+            self._amount += row.amount
+            self._covered_ms += row.covered_ms
+        elif not self.unit:
+            self._covered_ms += row.covered_ms
+        self.rows.append([
+            row.start_ms // 1000, row.end_ms // 1000, row.amount if is_known else None, mean, row.low, row.high,
+            row.completeness, [(flag.name or "").lower() for flag in Flag if flag in row.flags],
+            row.first_seq or None, row.last_seq or None,
+        ])  # fmt: skip
+
+    def total(self, work: _DayWork) -> dict[str, Any]:
+        """What it is, and its sum."""
+        first = self._first
+        mean_u = per_hour(self.unit) if self._kind == "counter" else first.gauge_unit
+        return {
+            "n": first.point, "kind": self._kind, "role": first.role, "part": first.part, "flow": first.flow,
+            "u": self.unit, "mean_u": mean_u,
+            "total": tidy(self._amount) if self.unit and self._covered_ms else None,
+            "known": work.share_of_day(self._covered_ms),
+        }  # fmt: skip
+
+
+def add_missing(into: dict[str, list[int]], reason: str, ms: int, whole_ms: int) -> None:
+    """Add to [ms, whole_ms] of a reason."""
+    sums_of = into.setdefault(reason, [0, 0])
+    sums_of[0] += ms
+    sums_of[1] += whole_ms
+
+
+def is_main(column: Column) -> bool:
+    """Does it stand for its device: an amount of its role, or a counter of the whole where no role was given?"""
+    return bool(column.flow) or (not column.role and column.kind == "counter" and column.point.count(".") <= 2)
+
+
+def _order(column: Column) -> tuple[bool, int, str]:
+    return not column.flow, column.point.count("."), column.point
+
+
+def share(covered_ms: int, length_ms: int) -> Decimal:
+    """0 to 1, six decimals."""
+    return tidy(Decimal(min(covered_ms, length_ms) * 1_000_000 // length_ms) / 1_000_000)
+
+
+def mean_of(amount: Decimal, covered_ms: int) -> Decimal:
+    """An amount per hour, over the time that it was counted in; six decimals."""
+    return tidy((amount * HOUR_MS / covered_ms).quantize(Decimal("1e-6")))
+
+
+def per_hour(unit: str) -> str:
+    """``kW`` of ``kWh``, ``m3/h`` of ``m3``."""
+    return _PER_HOUR.get(unit, f"{unit}/h") if unit else ""
+
+
+def _site_row(one: RoleSum) -> list[Any]:
+    """[from, amount, mean, known, estimated, flags] of one role in one interval."""
+    length, is_known = one.end_ms - one.start_ms, one.completeness > 0
+    flawed = tidy((one.estimated / one.amount).quantize(Decimal("1e-6"))) if is_known and one.amount else Decimal(0)
+    return [
+        one.start_ms // 1000,
+        tidy(one.amount) if is_known else None,
+        mean_of(one.amount / one.completeness, length) if is_known else None,
+        one.completeness,
+        min(max(flawed, Decimal(0)), Decimal(1)),
+        [(flag.name or "").lower() for flag in Flag if flag in one.flags],
+    ]

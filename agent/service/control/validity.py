@@ -1,0 +1,99 @@
+"""How long an answer about a period is valid, so that a client need not ask again for what cannot have changed.
+
+A period is closed when it is over, all configured devices have written its intervals, and none of them is being
+compared with packs or rebuilt. What may still change it is a correction, and each correction has a number. So a client
+keeps a closed answer until a later answer names its day among the corrected ones, or another ``epoch``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from hashlib import sha256
+from typing import Any, Final
+
+from agent.config import Config
+from agent.intervals.calendar import Calendar
+from agent.service.control.protocol import Access
+from agent.service.results.balance import UnwrittenStreams
+from agent.store import Store
+
+MOST_CHANGES: Final = 20_000  # corrections that are looked at; after more of them all days count as corrected
+MOST_DAYS: Final = 400
+SETTLED_MS: Final = 2 * 3_600_000  # intervals that are not written by then were not read
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """See above.
+
+    ``stamp`` changes with anything that an answer could depend on; ``change``: the newest correction. ``changed``: the
+    local days that were corrected after the number that the client named; None: it must ask for all of them again.
+    """
+
+    closed: bool
+    stamp: str
+    epoch: str
+    change: int
+    changed: Sequence[date] | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As members of an answer."""
+        changed = None if self.changed is None else [str(day) for day in self.changed]
+        return {
+            "closed": self.closed, "stamp": self.stamp, "epoch": self.epoch, "change": self.change, "changed": changed
+        }  # fmt: skip
+
+
+def validity(
+    access: Access, calendar: Calendar, from_ms: int, to_ms: int, now_ms: int, after_change: int | None, store: Store
+) -> Validity:
+    """Of an answer about ``[from_ms, to_ms)``. In the database thread."""
+    config, service = access.config, access.service
+    page, change = store.intervals.marks()
+    repairs = store.intervals.repairs()
+    declared = len(store.documents.declarations())
+    epoch = _digest(config.hash(), "" if service is None else service.boot, declared)
+    closed = (
+        to_ms <= now_ms
+        and not any(repair.before_ms > from_ms for repair in repairs.values())
+        and not store.intervals.damaged_pages
+        and not unwritten_of(config).before(store, to_ms)
+    )
+    left = sorted((repair.stream, repair.before_ms) for repair in repairs.values() if repair.before_ms)
+    stamp = _digest(epoch, page, change, left, closed, store.intervals.writes, calendar.day(now_ms))
+    return Validity(closed, stamp, epoch, change, _corrected(calendar, after_change, change, store))
+
+
+_unwritten: list[tuple[Config, UnwrittenStreams]] = []  # of the newest configuration
+
+
+def unwritten_of(config: Config) -> UnwrittenStreams:
+    """Kept from question to question: it has read the births of streams whose intervals come late."""
+    if not _unwritten or _unwritten[0][0] is not config:
+        _unwritten[:] = [(config, UnwrittenStreams(config))]
+    return _unwritten[0][1]
+
+
+def _digest(*parts: object) -> str:
+    return sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _corrected(calendar: Calendar, after: int | None, change: int, store: Store) -> Sequence[date] | None:
+    """The days of corrections above ``after``; None: the client has nothing yet."""
+    if after is None or after == change:
+        return ()
+    if not 0 < change - after <= MOST_CHANGES:  # or another database
+        return None
+    found = store.intervals.interval_changes(after)
+    if not found or found[0][0] != after + 1:
+        return None  # some of them are not kept any more
+    days = sorted({calendar.day(start) for _, start, _ in found})
+    return days if len(days) <= MOST_DAYS else None
+
+
+def known_until(now_ms: int, store: Store) -> int:
+    """The end of the newest interval if it is recent, else ``now_ms``. In the database thread."""
+    ends = (page.to_ms for page in store.intervals.interval_pages(now_ms - SETTLED_MS, now_ms))
+    return max((end for end in ends if end <= now_ms), default=now_ms)

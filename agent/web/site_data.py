@@ -1,0 +1,357 @@
+"""Days, figures and births of the running agent for the page, asked as rarely as the data allow, however many look.
+
+A closed day, month or year is asked once and kept; the agent names the days that were corrected later, and those are
+asked again. What is open is asked at most once a minute, a longer period once a quarter of an hour, and the agent
+answers in a few milliseconds if nothing changed. Live values are not here: they come from ring and snapshot.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
+
+import msgspec
+from msgspec import Meta
+
+from agent.cli.answers import Count, Time, checked, loaded
+from agent.cli.control import AnswerBuffer, ask_running
+from agent.cli.report.answer import check_page
+from agent.service.control.protocol import Birth, Day, Days, PeriodReport, Request
+from drivers.model import GatewayError
+
+PeriodName = Literal["day", "month", "year", "rolling"]
+Ask = Callable[..., dict[str, Any]]
+
+OPEN_S: Final = 60.0  # how old an answer about today may be
+LONG_S: Final = 900.0  # about an open month or year: an interval is written this often
+ERROR_S: Final = 5.0  # how long an error is told to others who ask the same
+MOST_BYTES: Final = 16 << 20  # of answers that are kept, as JSON
+AT_ONCE: Final = 2  # questions: the agent takes four connections of one user
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+Missing = dict[str, tuple[Count, Count]]  # by reason: ms, and of these those of the whole device
+Words = Annotated[list[str], Meta(max_length=32)]
+
+
+class Validity(TypedDict):
+    """How long an answer is valid; ``unchanged``: the one that the client has still is."""
+
+    closed: bool
+    stamp: Annotated[str, Meta(max_length=64)]
+    epoch: Annotated[str, Meta(max_length=64)]
+    change: Count
+    changed: Annotated[list[str], Meta(max_length=400)] | None
+    unchanged: NotRequired[bool]
+
+
+class DayList(Validity):
+    """The days that have intervals, as ISO dates."""
+
+    first: str | None
+    last: str | None
+    days: list[str]
+    today: str
+    timezone: str
+
+
+class RoleSeries(TypedDict):
+    """A role's amount by interval: [from, amount, mean, known, estimated, flags]."""
+
+    role: str
+    flow: str
+    u: str
+    mean_u: str
+    total: float | None
+    known: Share
+    rows: list[tuple[Time, float | None, float | None, Share, Share, Words]]
+
+
+class Total(TypedDict):
+    """What a point of a device came to."""
+
+    n: str
+    role: str
+    flow: str
+    u: str
+    total: float | None
+    known: Share
+
+
+class PointSeries(Total):
+    """By interval: [from, to, amount, mean, low, high, known, flags, first pack, last pack]."""
+
+    kind: Literal["counter", "gauge"]
+    part: str
+    mean_u: str
+    rows: list[
+        tuple[
+            Time, Time, float | None, float | None, float | None, float | None, Share, Words, Count | None, Count | None
+        ]
+    ]
+
+
+class DeviceDay(TypedDict):
+    """A device's day. ``gaps``: [from, reason, ms, of these of the whole device]."""
+
+    device: str
+    label: str
+    profile: str
+    configured: bool
+    gaps_from: Time | None
+    missing: Missing
+    energy: list[Total]
+    points: NotRequired[list[PointSeries]]
+    left_out: NotRequired[list[str]]
+    gaps: NotRequired[list[tuple[Time, str, Count, Count]]]
+
+
+_Ends = TypedDict("_Ends", {"from": Time, "to": Time})
+
+
+class SiteDay(Validity, _Ends):
+    """A day of the site, or of one device."""
+
+    day: str
+    timezone: str
+    length: Annotated[int, Meta(ge=1, le=86_400)]
+    until: Time
+    starts: list[Time]
+    site: list[RoleSeries]
+    devices: list[DeviceDay]
+
+
+class BirthAnswer(TypedDict):
+    """A signed birth pack and its hash."""
+
+    hash: str
+    pack: dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Kept:
+    """An answer: its JSON, when it was asked, and the days that it depends on."""
+
+    data: bytes
+    asked_s: float
+    closed: bool
+    stamp: str
+    first: str  # ISO dates
+    last: str
+
+
+@dataclass(slots=True)
+class _Failed:
+    """An error, and until when it is told."""
+
+    error: GatewayError
+    until_s: float
+
+
+Key = tuple[str, ...]
+
+
+class SiteData:
+    """Answers of the agent of a runtime directory. Every method blocks, may be called from any thread, and raises
+    NoAgent where no agent runs, GatewayError where it does not answer, UsageError for an unknown day or device.
+
+    What is closed stays available while no agent runs.
+
+    Args:
+        ask: in place of the control socket.
+        clock: seconds.
+    """
+
+    def __init__(self, runtime_dir: Path, ask: Ask = ask_running, clock: Callable[[], float] = time.monotonic) -> None:
+        self._runtime_dir, self._ask, self._clock = runtime_dir, ask, clock
+        self._kept: OrderedDict[Key, _Kept] = OrderedDict()
+        self._failed: dict[Key, _Failed] = {}
+        self._size = 0
+        self._epoch, self._today = "", ""
+        self._change: int | None = None
+        self._lock = threading.Lock()  # of all of the above; never held while a question is asked
+        self._under_way: dict[Key, threading.Lock] = {}
+        self._gate = threading.BoundedSemaphore(AT_ONCE)
+
+    def days(self) -> DayList:
+        """The days that have intervals, and today."""
+        found: DayList = self._answer(("days",), lambda known: Days(now_ms=_now_ms(), **known), OPEN_S)
+        return found
+
+    def day(self, day: date | None = None, device: str = "") -> SiteDay:
+        """The site's day, with the totals of all devices; or the points and gaps of one device. None: today."""
+        text = self._text(day)
+        streams = [device] if device else []
+
+        def request(known: Mapping[str, Any]) -> Request:
+            return Day(now_ms=_now_ms(), day=text, streams=streams, **known)
+
+        found: SiteDay = self._answer(("day", text, device), request, OPEN_S)
+        return found
+
+    def report(self, period: PeriodName, day: date | None = None) -> dict[str, Any]:
+        """The figures of the period that a day lies in, as ``meterhouse report --json`` gives them."""
+        text = self._text(day)
+
+        def request(known: Mapping[str, Any]) -> Request:
+            return PeriodReport(now_ms=_now_ms(), period=period, day=text, **known)
+
+        found: dict[str, Any] = self._answer(("report", text, period), request, OPEN_S if period == "day" else LONG_S)
+        return found
+
+    def birth(self, device: str, seq: int = 0) -> BirthAnswer:
+        """The birth of a device in effect at a pack: profile, registers and identity, signed. 0: the newest."""
+        key = ("birth", device, str(seq))
+        found: BirthAnswer = self._answer(key, lambda known: Birth(stream=device, seq=seq), OPEN_S)
+        return found
+
+    def _text(self, day: date | None) -> str:
+        """A day as it is asked for: "" for today, so that it is one question however it is named."""
+        if day is None:
+            return ""
+        self._refresh()
+        with self._lock:
+            return "" if str(day) == self._today else str(day)
+
+    def _refresh(self) -> None:
+        """Learn of corrections, at most once a minute. Without an agent there are none."""
+        try:
+            self.days()
+        except GatewayError:
+            return
+
+    # --- asking
+
+    def _answer(self, key: Key, request: Callable[[Mapping[str, Any]], Request], open_s: float) -> Any:
+        with self._lock:
+            mine = self._under_way.setdefault(key, threading.Lock())
+        with mine:  # one asks, the others of the same question wait for its answer
+            kept = self._usable(key, open_s)
+            if kept is None:
+                with self._gate:
+                    kept = self._fetch(key, request)
+        with self._lock:
+            if not mine.locked():
+                self._under_way.pop(key, None)
+        return msgspec.json.decode(kept)
+
+    def _usable(self, key: Key, open_s: float) -> bytes | None:
+        """The kept answer if it need not be asked again. Raises the error of a moment ago."""
+        now = self._clock()
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is not None and (kept.closed or now - kept.asked_s < open_s):
+                self._kept.move_to_end(key)
+                return kept.data
+            failed = self._failed.pop(key, None)
+            if failed is None or now >= failed.until_s:
+                return None
+            self._failed[key] = failed
+            raise failed.error
+
+    def _fetch(self, key: Key, request: Callable[[Mapping[str, Any]], Request]) -> bytes:
+        while True:
+            with self._lock:
+                kept = self._kept.get(key)
+                known = {"unless": kept.stamp if kept is not None else "", "after_change": self._change}
+            data = self._ask_once(key, request, kept, known)
+            if data is not None:
+                return data
+
+    def _ask_once(
+        self, key: Key, request: Callable[[Mapping[str, Any]], Request], kept: _Kept | None, known: Mapping[str, Any]
+    ) -> bytes | None:
+        """None: the answer is that ``kept`` is still valid, but another answer made us drop it meanwhile."""
+        buffer, asked_s = AnswerBuffer(), self._clock()
+        try:
+            done = self._ask(self._runtime_dir, request(known), buffer.take)
+            found = _checked(key, done, buffer.whole)
+        except GatewayError as error:
+            with self._lock:
+                self._failed = {k: one for k, one in self._failed.items() if asked_s < one.until_s}
+                self._failed[key] = _Failed(error, asked_s + ERROR_S)
+            raise
+        with self._lock:
+            if key[0] != "birth":
+                self._learn(found, key)
+            if not found.get("unchanged"):
+                return self._keep(key, found, asked_s)
+            if kept is None or self._kept.get(key) is not kept:
+                return None
+            kept.asked_s, kept.closed = asked_s, found["closed"] and key[0] != "days"
+            return kept.data
+
+    def _learn(self, found: Mapping[str, Any], key: Key) -> None:
+        """Drop what the agent says is not valid any more."""
+        changed: Collection[str] | None = found["changed"]
+        if found["epoch"] != self._epoch or changed is None:
+            for other in [other for other in self._kept if other != key]:
+                self._drop(other)
+        elif changed:
+            stale = [
+                other
+                for other, one in self._kept.items()
+                if other != key and any(one.first <= day <= one.last for day in changed)
+            ]
+            for other in stale:
+                self._drop(other)
+        self._epoch, self._change = found["epoch"], found["change"]
+        if key[0] == "days" and "today" in found:
+            self._today = found["today"]
+
+    def _keep(self, key: Key, found: Mapping[str, Any], asked_s: float) -> bytes:
+        first, last = _range(key, found)
+        closed = bool(found.get("closed")) and key[0] != "days"
+        if key[0] == "birth":
+            closed = key[2] != "0"
+        data = msgspec.json.encode({name: one for name, one in found.items() if name not in ("change", "changed")})
+        self._drop(key)
+        self._kept[key] = _Kept(data, asked_s, closed, found.get("stamp", ""), first, last)
+        self._size += len(data)
+        while self._size > MOST_BYTES and len(self._kept) > 1:
+            self._drop(next(iter(self._kept)))
+        return data
+
+    def _drop(self, key: Key) -> None:
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            self._size -= len(kept.data)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _checked(key: Key, done: Mapping[str, Any], data: bytes) -> dict[str, Any]:
+    """An answer of the right form. Raises GatewayError."""
+    if key[0] == "birth":
+        found: dict[str, Any] = {"hash": done.get("hash"), "pack": loaded(data, "birth")}
+        return dict(checked(found, BirthAnswer, "birth"))
+    if done.get("unchanged") is True:
+        return dict(checked(dict(done), Validity, key[0]))
+    if key[0] == "days":
+        return dict(checked(dict(done), DayList, "list of days"))
+    if key[0] == "report":
+        page = check_page(data)
+        checked(page, Validity, "report")
+        return page
+    return dict(checked(loaded(data, "day"), SiteDay, "day"))
+
+
+def _range(key: Key, found: Mapping[str, Any]) -> tuple[str, str]:
+    """The first and last day that an answer depends on, as ISO dates; ("", "") if on none."""
+    if key[0] == "day":
+        return found["day"], found["day"]
+    if key[0] != "report":
+        return "", ""
+    label = str(found["period"]["label"])  # 2026-11-24, 2026-11, 2026 or two days with a stroke between them
+    first, _, last = label.partition("/")
+    return first, last or f"{first}~"  # ~ is after all digits and strokes: 2026-11-24 lies in 2026-11 and in 2026
+
+
+__all__ = ["BirthAnswer", "DayList", "SiteData", "SiteDay"]
