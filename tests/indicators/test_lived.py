@@ -16,6 +16,9 @@ import pytest
 
 from agent.indicators.compute import intervals_of
 from agent.intervals.calendar import Calendar
+from agent.intervals.gap_sums import added
+from agent.intervals.ledger import Ledger, take_body
+from agent.intervals.tracked_points import Rule
 from agent.keys import load_key
 from agent.store import Store
 from ext.canon import dumps
@@ -52,6 +55,28 @@ def sums(lived: Lived) -> dict[tuple[str, str], list[Any]]:
         return found
     finally:
         store.close()
+
+
+def test_what_is_missing_follows_from_the_exported_packs(lived: Lived) -> None:
+    """The agent counted it as its ring was sealed; the packs of each device say the same, to the millisecond."""
+    store, calendar = Store.open(lived.folder / "state" / "store.db"), Calendar("Asia/Shanghai")
+    kept = {
+        stream: [row for _, row in store.intervals.gaps.rows(0, 1 << 50, [stream])] for stream in store.packs.heads()
+    }
+    store.close()
+    seen = 0
+    for stream, rows in kept.items():
+        name = stream.rpartition("/")[2]
+        if name.startswith("_"):
+            assert rows == []
+            continue
+        ledger, found = Ledger(stream, calendar, Rule()), []
+        for line in (lived.packs / "packs" / f"{name}.packs.jsonl").read_text(encoding="utf-8").splitlines():
+            take_body(ledger, json.loads(line, parse_float=str))
+            found += ledger.gap_rows()
+        assert added(found) == rows, name
+        seen += bool(rows)
+    assert seen, "something was missing"
 
 
 SUPPLY = (("generation.pv", "generation"), ("direct", "import"), ("grid", "import"), ("storage", "discharge"))

@@ -23,8 +23,9 @@ from agent.intervals.meters import MeterAmount, MeterSums
 from agent.intervals.page_format import Column, PageSchema
 from agent.intervals.query import query
 from agent.intervals.rows import Flag, IntervalRow, RoleSum
-from agent.intervals.sums import sums
+from agent.intervals.sums import Unwritten, sums
 from agent.service.control.export import chosen, is_ours
+from agent.service.control.fetched_pages import STREAMS_AT_ONCE, FetchedPages, fetch_pages
 from agent.service.control.protocol import Access, Birth, Day, Days, Reply
 from agent.service.control.validity import known_until, unwritten_of, validity
 from agent.store import Store
@@ -34,8 +35,6 @@ from drivers.model import GatewayError, UsageError, clean_text
 
 FIRST_YEAR, LAST_YEAR = 1970, 2199
 MOST_POINTS: Final = 24  # of a device, if none are named
-ROWS_AT_ONCE: Final = 400  # made in one slice of the database thread: some 20 ms
-STREAMS_AT_ONCE: Final = 20
 DAYS_AT_ONCE: Final = 32
 PART_BYTES: Final = 1 << 19
 NEWEST: Final = 1 << 53  # above every sequence
@@ -174,7 +173,9 @@ class _DayWork:
 
     async def overview(self, access: Access, known: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The site's roles by interval, and the totals of each device."""
-        parts, meters = await access.call(self._sums)
+        pages = await fetch_pages(access, self._start_ms, self.until_ms, known)
+        late = await access.call(partial(unwritten_of(self._config).before, at_ms=self.until_ms))
+        parts, meters = await asyncio.to_thread(self._sums, pages, late)
         found: dict[str, dict[str, Any]] = {}
         for at in range(0, len(known), STREAMS_AT_ONCE):
             found |= await access.call(partial(self._heads, known[at : at + STREAMS_AT_ONCE]))
@@ -185,13 +186,12 @@ class _DayWork:
         shown = [found[name] for name in known if name in seen or found[name]["missing"]]
         return await asyncio.to_thread(self._site, parts), shown
 
-    def _sums(self, store: Store) -> tuple[list[RoleSum], list[MeterAmount]]:
+    def _sums(self, pages: FetchedPages, late: Sequence[Unwritten]) -> tuple[list[RoleSum], list[MeterAmount]]:
         if self.until_ms <= self._start_ms:
             return [], []
         taker = MeterSums(lambda stream, column: is_main(column))
-        late = unwritten_of(self._config).before(store, self.until_ms)
-        source, ends = store.intervals, (self._start_ms, self.until_ms)
-        parts = sums(source, self._calendar, *ends, trail="whole", meters=[taker], unwritten=late)
+        ends = self._start_ms, self.until_ms
+        parts = sums(pages, self._calendar, *ends, trail="whole", meters=[taker], unwritten=late)
         return parts, taker.found()
 
     def _heads(self, streams: Sequence[str], store: Store) -> dict[str, dict[str, Any]]:
@@ -248,29 +248,13 @@ class _DayWork:
     async def device(self, access: Access, stream: str, points: Sequence[str]) -> dict[str, Any]:
         """A device with its points and gaps by interval."""
         head: dict[str, Any] = (await access.call(partial(self._heads, [stream])))[stream]
-        columns = await access.call(partial(self._columns, stream))
+        pages = await fetch_pages(access, self._start_ms, self.until_ms, [stream])
+        columns = self._columns(pages)
         main = sorted((column for column in columns.values() if is_main(column)), key=_order)
         names = [column.point for column in [*main, *sorted(set(columns.values()) - set(main), key=_order)]]
         taken = [name for name in names if name in points] if points else names[:MOST_POINTS]
-        series: dict[tuple[str, str], _Series] = {}
-        source: Iterator[IntervalRow] | None = None
-
-        def some(store: Store) -> list[IntervalRow]:
-            nonlocal source
-            if source is None:
-                ends = (self._start_ms, self.until_ms)
-                source = query(store.intervals, *ends, streams=[stream], points=frozenset(taken))
-            return list(islice(source, ROWS_AT_ONCE))
-
-        while taken and (rows := await access.call(some)):
-            for row in rows:
-                key = (row.point, row.flow)
-                if key not in series:
-                    series[key] = _Series(columns[row.point].kind, row)
-                series[key].add(row)
+        made = await asyncio.to_thread(self._series, pages, columns, taken)
         gaps = await access.call(partial(self._gaps, stream))
-        order = {name: at for at, name in enumerate(taken)}
-        made = [one for _, one in sorted(series.items(), key=lambda item: (order[item[0][0]], item[0]))]
         return head | {
             "energy": [one.total(self) for one in made if one.unit and is_main(columns[one.point])],
             "points": [one.total(self) | {"rows": one.rows} for one in made],
@@ -278,9 +262,19 @@ class _DayWork:
             "gaps": gaps,
         }
 
-    def _columns(self, stream: str, store: Store) -> dict[str, Column]:
-        pages = store.intervals.interval_pages(self._start_ms, self.until_ms, [stream])
-        return {column.point: column for page in pages for column in PageSchema.decode(page.shape).columns}
+    def _columns(self, pages: FetchedPages) -> dict[str, Column]:
+        found = pages.interval_pages(self._start_ms, self.until_ms)
+        return {column.point: column for page in found for column in PageSchema.decode(page.shape).columns}
+
+    def _series(self, pages: FetchedPages, columns: Mapping[str, Column], taken: Sequence[str]) -> list[_Series]:
+        series: dict[tuple[str, str], _Series] = {}
+        for row in query(pages, self._start_ms, self.until_ms, points=frozenset(taken)) if taken else ():
+            key = row.point, row.flow
+            if key not in series:
+                series[key] = _Series(columns[row.point].kind, row)
+            series[key].add(row)
+        order = {name: at for at, name in enumerate(taken)}
+        return [one for _, one in sorted(series.items(), key=lambda item: (order[item[0][0]], item[0]))]
 
     def _gaps(self, stream: str, store: Store) -> list[list[Any]]:
         rows = store.intervals.gaps.rows(self._start_ms, self.until_ms, [stream])

@@ -13,14 +13,13 @@ from agent.indicators.declared import from_dict
 from agent.indicators.report import Reporter
 from agent.indicators.site import BalanceReport
 from agent.intervals.calendar import Calendar
-from agent.intervals.meters import MeterSums
-from agent.intervals.rows import RoleSum
-from agent.intervals.sums import sums
+from agent.intervals.sums import Unwritten, sums
 from agent.service.births import derived_row
 from agent.service.control.day import add_missing, day_of, now_of, send
+from agent.service.control.export import is_ours
+from agent.service.control.fetched_pages import STREAMS_AT_ONCE, FetchedPages, fetch_pages
 from agent.service.control.protocol import Access, PeriodReport, Reply
 from agent.service.control.validity import known_until, unwritten_of, validity
-from agent.service.results.balance import UnwrittenStreams
 from agent.service.results.indicators import read
 from agent.store import Store
 
@@ -41,13 +40,16 @@ async def answer(access: Access, request: PeriodReport, reply: Reply) -> dict[st
     reporter = Reporter(plan, calendar, period, entries, request.by)
     balancer = BalanceReport(calendar, period, config.base, [derived_row(one) for one in config.derived])
     unwritten, missing = unwritten_of(config), _Missing(config)
+    streams = await access.call(lambda store: [name for name in store.packs.heads() if not is_ours(name)])
     days = list(calendar.stretches("day", period.start_ms, max(period.until_ms, period.start_ms)))
     for done, (start, end) in enumerate(days, 1):
-        takers = balancer.takers(start, end)
-        found = await access.call(partial(_day, calendar, start, min(end, period.until_ms), takers, unwritten))
-        await asyncio.to_thread(reporter.add, found)  # in a thread: the loop has lines to serve
-        await asyncio.to_thread(balancer.add, takers, start, end)
-        await access.call(partial(missing.add, start, min(end, period.until_ms)))
+        until = min(end, period.until_ms)
+        pages = await fetch_pages(access, start, until, streams)
+        late = await access.call(partial(unwritten.before, at_ms=until))
+        # in a thread: the loop has lines to serve, and the database thread readings to seal
+        await asyncio.to_thread(_add, reporter, balancer, calendar, start, end, until, pages, late)
+        for at in range(0, len(streams), STREAMS_AT_ONCE):
+            await access.call(partial(missing.add, streams[at : at + STREAMS_AT_ONCE], start, until))
         reply.progress(done, len(days))
     page = await asyncio.to_thread(_page, config, reporter, balancer)
     page |= valid.as_dict() | {"devices": await access.call(missing.devices)}
@@ -67,9 +69,9 @@ class _Missing:
         self._labels = {f"{config.base}/{device.name}": device.label for device in config.devices}
         self._found: dict[str, dict[str, list[int]]] = {}
 
-    def add(self, start_ms: int, end_ms: int, store: Store) -> None:
-        """One day."""
-        for stream, row in store.intervals.gaps.rows(start_ms, end_ms):
+    def add(self, streams: Sequence[str], start_ms: int, end_ms: int, store: Store) -> None:
+        """One day of some streams."""
+        for stream, row in store.intervals.gaps.rows(start_ms, end_ms, streams):
             add_missing(self._found.setdefault(stream, {}), row.reason, row.ms, row.whole_ms)
 
     def devices(self, store: Store) -> list[dict[str, Any]]:
@@ -86,8 +88,17 @@ class _Missing:
         ]
 
 
-def _day(
-    calendar: Calendar, start: int, end: int, takers: Sequence[MeterSums], unwritten: UnwrittenStreams, store: Store
-) -> list[RoleSum]:
-    late = unwritten.before(store, end)
-    return sums(store.intervals, calendar, start, end, trail="whole", meters=takers, unwritten=late)
+def _add(
+    reporter: Reporter,
+    balancer: BalanceReport,
+    calendar: Calendar,
+    start: int,
+    end: int,
+    until: int,
+    pages: FetchedPages,
+    late: Sequence[Unwritten],
+) -> None:
+    """One day, known up to ``until``."""
+    takers = balancer.takers(start, end)
+    reporter.add(sums(pages, calendar, start, until, trail="whole", meters=takers, unwritten=late))
+    balancer.add(takers, start, end)

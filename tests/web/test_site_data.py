@@ -1,0 +1,287 @@
+"""How rarely the page asks: a closed day once, today once a minute, however many look; and what makes it ask again."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.cli.common import NoAgent
+from agent.config import load_config
+from agent.intervals.calendar import Calendar
+from agent.service.control.protocol import Request
+from agent.store import Store
+from agent.web import site_data
+from agent.web.site_data import ERROR_S, LONG_S, OPEN_S, SiteData
+from drivers.model import GatewayError, UsageError
+from tests.kits.house import House, one_meter, until
+from tests.kits.ledger import STREAM
+from tests.kits.metered_days import MINUTE, MeteredDays, packs
+
+TUESDAY, TODAY = date(2026, 11, 24), date(2026, 11, 25)
+
+
+class Asked:
+    """The agent behind ``SiteData``: answers from a store, counts questions, and has a clock."""
+
+    def __init__(self, site: MeteredDays, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.site, self.now_s = site, 1000.0
+        self.wall_ms = site.calendar.midnight(TODAY) + 12 * 60 * MINUTE
+        self.requests: list[Request] = []
+        self.unchanged = 0
+        self.error: GatewayError | None = None
+        monkeypatch.setattr(site_data, "_now_ms", lambda: self.wall_ms)
+        self.data = SiteData(Path("/run/none"), self._ask, lambda: self.now_s)
+
+    def _ask(self, runtime_dir: Path, request: Request, take: Callable[[bytes], object]) -> dict[str, Any]:
+        self.requests.append(request)
+        if self.error is not None:
+            raise self.error
+        import json
+
+        done, document = asyncio.run(self.site.ask(request))
+        self.unchanged += "unchanged" in done
+        if document is not None:
+            take(json.dumps(document).encode())
+        return done
+
+    def kinds(self) -> list[str]:
+        """The questions since the last call."""
+        found, self.requests = [type(one).__name__ for one in self.requests], []
+        return found
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
+    site = MeteredDays(tmp_path)
+    site.commit(packs(site.calendar.midnight(TUESDAY), 36 * 60, [(120, 190, "timeout", "*")]))
+    yield Asked(site, monkeypatch)
+    site.close()
+
+
+def test_a_closed_day_is_asked_once(asked: Asked) -> None:
+    first = asked.data.day(TUESDAY)
+    assert asked.kinds() == ["Days", "Day"] and first["closed"]
+    for _ in range(50):
+        asked.now_s += 3600
+        assert asked.data.day(TUESDAY) == first
+    assert asked.kinds() == ["Days"] * 50 and asked.unchanged == 50, "only whether something was corrected"
+    first["devices"].clear()
+    assert asked.data.day(TUESDAY)["devices"], "each gets its own"
+
+
+def test_today_is_asked_once_a_minute_however_it_is_named(asked: Asked) -> None:
+    page = asked.data.day()
+    asked.kinds()
+    for _ in range(20):
+        assert asked.data.day()["stamp"] == asked.data.day(TODAY)["stamp"] == page["stamp"]
+    assert asked.kinds() == ["Days"]
+    asked.now_s += OPEN_S
+    asked.data.day()
+    assert asked.kinds() == ["Day"] and asked.unchanged == 1
+    asked.site.commit(packs(asked.wall_ms, 40, seq=asked.site.store.packs.heads()[STREAM].seq))
+    asked.now_s += OPEN_S - 1
+    assert asked.data.day()["stamp"] == page["stamp"]
+    asked.now_s += 1
+    assert asked.data.day()["stamp"] != page["stamp"]
+
+
+def test_an_open_month_is_asked_once_a_quarter_of_an_hour(asked: Asked) -> None:
+    page = asked.data.report("month")
+    asked.now_s += LONG_S - 1
+    assert asked.data.report("month", TODAY)["stamp"] == page["stamp"]
+    assert asked.kinds().count("PeriodReport") == 1
+    asked.now_s += 1
+    asked.data.report("month")
+    assert asked.kinds().count("PeriodReport") == 1
+    assert asked.data.report("day", TUESDAY)["closed"]
+    asked.now_s += 10 * LONG_S
+    asked.data.report("day", TUESDAY)
+    assert asked.kinds().count("PeriodReport") == 1
+
+
+def correct(asked: Asked, day: date) -> None:
+    start = asked.site.calendar.midnight(day) + 5 * MINUTE
+    insert = "INSERT INTO interval_changes (start_ms, end_ms) VALUES (?, ?)"
+    asked.site.store.db.execute(insert, (start, start + 15 * MINUTE))
+
+
+def test_a_corrected_day_is_asked_again_with_all_periods_that_it_lies_in(asked: Asked) -> None:
+    monday = date(2026, 11, 23)
+    data = asked.data
+    data.day(TUESDAY), data.day(TUESDAY, "m1"), data.day(monday), data.report("day", TUESDAY), data.birth("m1", 1)
+    data.report("month", date(2026, 10, 5)), data.report("year", date(2025, 5, 5)), data.report("month", TUESDAY)
+    asked.kinds()
+    correct(asked, TUESDAY)
+    asked.now_s += OPEN_S
+    data.day(monday), data.report("month", date(2026, 10, 5)), data.report("year", date(2025, 5, 5))
+    data.birth("m1", 1)
+    assert asked.kinds() == ["Days"], "those that it does not concern are kept"
+    data.day(TUESDAY), data.day(TUESDAY, "m1"), data.report("day", TUESDAY), data.report("month", TUESDAY)
+    assert asked.kinds() == ["Day", "Day", "PeriodReport", "PeriodReport"]
+
+
+def test_another_configuration_drops_everything(asked: Asked) -> None:
+    asked.data.day(TUESDAY)
+    text = (asked.site.config.state_dir.parent / "agent.toml").read_text().replace("Roof <east>", "Roof")
+    (asked.site.config.state_dir.parent / "agent.toml").write_text(text)
+    asked.site.config = load_config(asked.site.config.state_dir.parent / "agent.toml")
+    asked.kinds()
+    asked.now_s += OPEN_S
+    assert asked.data.day(TUESDAY)["devices"][0]["label"] == "Roof"
+    assert asked.kinds() == ["Days", "Day"]
+
+
+def test_a_closed_day_stays_while_no_agent_runs(asked: Asked) -> None:
+    first = asked.data.day(TUESDAY)
+    asked.data.day()
+    asked.error = NoAgent(Path("/run/none"))
+    asked.now_s += 3600
+    assert asked.data.day(TUESDAY) == first
+    with pytest.raises(NoAgent):
+        asked.data.day()
+    asked.error, asked.now_s = None, asked.now_s + ERROR_S
+    assert asked.data.day()["day"] == "2026-11-25"
+
+
+def test_an_error_is_not_asked_for_again_at_once(asked: Asked) -> None:
+    asked.error = GatewayError("the running agent does not answer", where="run")
+    for _ in range(20):
+        with pytest.raises(GatewayError, match="does not answer"):
+            asked.data.day()
+    assert asked.kinds() == ["Day"]
+    asked.now_s += ERROR_S
+    with pytest.raises(GatewayError):
+        asked.data.day()
+    assert asked.kinds() == ["Day"]
+    asked.error = None
+    with pytest.raises(UsageError, match="no device 'm9'"):
+        asked.data.day(TUESDAY, "m9")
+    assert asked.data.day(TUESDAY, "m1")["devices"][0]["device"] == "m1", "of one question only"
+
+
+def test_many_who_ask_at_once_are_one_question(asked: Asked) -> None:
+    """The others wait for the answer of the first."""
+    began, go_on = threading.Event(), threading.Event()
+    answer = asked.data._ask
+    page = asked.data.days()
+
+    def slow(runtime_dir: Path, request: Request, take: Callable[[bytes], object]) -> dict[str, Any]:
+        began.set()
+        assert go_on.wait(60)
+        return canned
+
+    canned = {**page, "change": 0, "changed": []}
+    asked.data._ask = slow
+    asked.now_s += OPEN_S
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(asked.data.days())) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    assert began.wait(60)
+    began.clear()
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 20 and not began.is_set(), "one question"
+    assert all(one == found[0] for one in found) and asked.data._under_way == {}
+    asked.data._ask = answer
+
+
+def test_what_is_kept_is_bounded(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site_data, "MOST_BYTES", 30_000)
+    for day in range(1, 25):
+        asked.data.day(date(2026, 11, day), "m1")
+    assert asked.data._size <= 30_000 and len(asked.data._kept) < 26
+    assert asked.data._size == sum(len(one.data) for one in asked.data._kept.values())
+    asked.kinds()
+    assert asked.data.day(TUESDAY, "m1")["closed"] and asked.kinds() == [], "the newest is there"
+
+
+BAD: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no stamp": lambda page: page.pop("stamp"),
+    "a share above 1": lambda page: page["site"][0].update(known=2),
+    "a short row": lambda page: page["site"][0]["rows"][0].pop(),
+    "a time beyond calendars": lambda page: page.update(until=1e300),
+    "a gap without time": lambda page: page["devices"][0]["missing"].update(crc=[1]),
+    "no list": lambda page: page.update(devices={}),
+}
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_an_answer_of_another_form_is_an_error(asked: Asked, how: str) -> None:
+    import json
+
+    good = asked._ask
+
+    def bad(runtime_dir: Path, request: Request, take: Callable[[bytes], object]) -> dict[str, Any]:
+        parts: list[bytes] = []
+        done = good(runtime_dir, request, parts.append)
+        page = json.loads(b"".join(parts))
+        BAD[how](page)
+        take(json.dumps(page).encode())
+        return done
+
+    asked.data._ask = bad
+    with pytest.raises(GatewayError, match="not a valid day"):
+        asked.data.day()
+
+
+def test_texts_of_a_hostile_device_hold_nothing_that_a_terminal_obeys(asked: Asked) -> None:
+    answer = asked._ask
+
+    def hostile(runtime_dir: Path, request: Request, take: Callable[[bytes], object]) -> dict[str, Any]:
+        parts: list[bytes] = []
+        done = answer(runtime_dir, request, parts.append)
+        take(b"".join(parts).replace(b"Roof <east>", rb"\u001b[2J<script>"))
+        return done
+
+    asked.data._ask = hostile
+    assert asked.data.day()["devices"][0]["label"] == "\ufffd[2J<script>"
+
+
+def test_a_running_agent_and_its_birth(tmp_path: Path) -> None:
+    """Over the real socket: what its packs say of a day, the days since, on which it was stopped, and a birth."""
+    if not shutil.which("mosquitto"):
+        pytest.skip("no mosquitto here: apt-get install mosquitto")
+    with House(tmp_path) as house:
+        _, listener, _, agent = one_meter(tmp_path, house)
+        config = load_config(agent.config)
+        calendar = Calendar(config.timezone)
+        store = Store.open(config.store_path)
+        first = calendar.day(time.time_ns() // 1_000_000) - timedelta(days=4)
+        second, begin = first + timedelta(days=1), calendar.midnight(first)
+        store.packs.commit(packs(begin, 26 * 60, [(120, 190, "timeout", "*")], stream=f"{config.base}/m1"))
+        store.close()
+        agent.start()
+        until(lambda: len(listener.numbers("m1")) > 1, what=lambda: agent.said)
+        data = SiteData(agent.runtime)
+        until(lambda: answer_now(data, second)["closed"], what=lambda: agent.said)
+        page = data.day(first, "m1")
+        (m1,) = page["devices"]
+        assert m1["configured"] and m1["profile"] == "test/tally" and m1["gaps_from"] == 0
+        assert m1["missing"] == {"timeout": [70 * MINUTE] * 2}
+        assert m1["points"][0]["total"] == 1440 and len(m1["points"][0]["rows"]) == 96
+        (after,) = answer_now(data, second)["devices"]
+        assert after["missing"]["stopped"] == [22 * 60 * MINUTE] * 2, "of the day after, from 02:00 on"
+        assert data.report("day", first)["devices"][0]["missing"] == m1["missing"]
+        assert str(second) in data.days()["days"]
+        born = data.birth("m1")
+        assert born["pack"]["table"]["device"]["profile"] == "test/tally"
+        assert born["hash"] in {pack.get("birth") for pack in listener.packs("m1")}
+        agent.kill()
+        assert data.day(first, "m1") == page, "kept"
+        with pytest.raises(NoAgent):
+            data.day()
+
+
+def answer_now(data: SiteData, day: date) -> Any:
+    """A day as the agent knows it now, whatever was kept."""
+    return SiteData(data._runtime_dir).day(day, "m1")
