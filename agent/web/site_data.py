@@ -22,7 +22,7 @@ from msgspec import Meta
 from agent.cli.answers import Count, Time, checked, loaded
 from agent.cli.control import AnswerBuffer, ask_running
 from agent.cli.report.answer import check_page
-from agent.service.control.protocol import Birth, Day, Days, PeriodReport, Request
+from agent.service.control.protocol import Birth, Day, Days, Pack, PeriodReport, Request
 from drivers.model import GatewayError
 
 PeriodName = Literal["day", "month", "year", "rolling"]
@@ -32,6 +32,7 @@ OPEN_S: Final = 60.0  # how old an answer about today may be
 LONG_S: Final = 900.0  # about an open month or year: an interval is written this often
 ERROR_S: Final = 5.0  # how long an error is told to others who ask the same
 MOST_BYTES: Final = 16 << 20  # of answers that are kept, as JSON
+LARGEST_BYTES: Final = 1 << 20  # of one that is kept
 AT_ONCE: Final = 2  # questions: the agent takes four connections of one user
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -126,8 +127,8 @@ class SiteDay(Validity, _Ends):
     devices: list[DeviceDay]
 
 
-class BirthAnswer(TypedDict):
-    """A signed birth pack and its hash."""
+class SignedPack(TypedDict):
+    """A pack as it was signed, and its hash."""
 
     hash: str
     pack: dict[str, Any]
@@ -154,6 +155,7 @@ class _Failed:
 
 
 Key = tuple[str, ...]
+SIGNED: Final = ("birth", "pack")  # questions whose answers do not depend on days
 
 
 class SiteData:
@@ -204,10 +206,16 @@ class SiteData:
         found: dict[str, Any] = self._answer(("report", text, period), request, OPEN_S if period == "day" else LONG_S)
         return found
 
-    def birth(self, device: str, seq: int = 0) -> BirthAnswer:
+    def birth(self, device: str, seq: int = 0) -> SignedPack:
         """The birth of a device in effect at a pack: profile, registers and identity, signed. 0: the newest."""
         key = ("birth", device, str(seq))
-        found: BirthAnswer = self._answer(key, lambda known: Birth(stream=device, seq=seq), OPEN_S)
+        found: SignedPack = self._answer(key, lambda known: Birth(stream=device, seq=seq), OPEN_S)
+        return found
+
+    def pack(self, stream: str, seq: int) -> SignedPack:
+        """One pack of a device or of the gateway itself (``_indicators``)."""
+        key = ("pack", stream, str(seq))
+        found: SignedPack = self._answer(key, lambda known: Pack(stream=stream, seq=seq), OPEN_S)
         return found
 
     def _text(self, day: date | None) -> str:
@@ -277,7 +285,7 @@ class SiteData:
                 self._failed[key] = _Failed(error, asked_s + ERROR_S)
             raise
         with self._lock:
-            if key[0] != "birth":
+            if key[0] not in SIGNED:
                 self._learn(found, key)
             if not found.get("unchanged"):
                 return self._keep(key, found, asked_s)
@@ -307,10 +315,12 @@ class SiteData:
     def _keep(self, key: Key, found: Mapping[str, Any], asked_s: float) -> bytes:
         first, last = _range(key, found)
         closed = bool(found.get("closed")) and key[0] != "days"
-        if key[0] == "birth":
+        if key[0] in SIGNED:
             closed = key[2] != "0"
         data = msgspec.json.encode({name: one for name, one in found.items() if name not in ("change", "changed")})
         self._drop(key)
+        if len(data) > LARGEST_BYTES:  # it would drop too many others
+            return data
         self._kept[key] = _Kept(data, asked_s, closed, found.get("stamp", ""), first, last)
         self._size += len(data)
         while self._size > MOST_BYTES and len(self._kept) > 1:
@@ -329,9 +339,9 @@ def _now_ms() -> int:
 
 def _checked(key: Key, done: Mapping[str, Any], data: bytes) -> dict[str, Any]:
     """An answer of the right form. Raises GatewayError."""
-    if key[0] == "birth":
-        found: dict[str, Any] = {"hash": done.get("hash"), "pack": loaded(data, "birth")}
-        return dict(checked(found, BirthAnswer, "birth"))
+    if key[0] in SIGNED:
+        found: dict[str, Any] = {"hash": done.get("hash"), "pack": loaded(data, "pack")}
+        return dict(checked(found, SignedPack, "pack"))
     if done.get("unchanged") is True:
         return dict(checked(dict(done), Validity, key[0]))
     if key[0] == "days":
@@ -354,4 +364,4 @@ def _range(key: Key, found: Mapping[str, Any]) -> tuple[str, str]:
     return first, last or f"{first}~"  # ~ is after all digits and strokes: 2026-11-24 lies in 2026-11 and in 2026
 
 
-__all__ = ["BirthAnswer", "DayList", "SiteData", "SiteDay"]
+__all__ = ["DayList", "SignedPack", "SiteData", "SiteDay"]

@@ -64,7 +64,7 @@ def test_what_an_older_agent_does_not_know_is_not_sent_to_it() -> None:
 def test_who_may_what() -> None:
     """Looking is export, report, days, intervals and what was declared; everything else changes something."""
     rights = {kind_of_type(kind): kind.right for kind in get_args(Request)}
-    look = {"export", "intervals", "report", "day", "days", "birth", "declarations", "key"}
+    look = {"export", "intervals", "report", "day", "days", "birth", "pack", "declarations", "key"}
     assert {name for name, right in rights.items() if right is Right.LOOK} == look
     changes = {"declare", "handover", "keys", "lease", "reload"}
     assert {name for name, right in rights.items() if right is Right.CHANGE} == changes

@@ -15,7 +15,7 @@ from agent.cli.stopped_agent import StoppedAccess
 from agent.intervals import page_format
 from agent.intervals.gap_sums import GapRow
 from agent.service.control import validity as validity_module
-from agent.service.control.protocol import Birth, Day, Days, PeriodReport
+from agent.service.control.protocol import Birth, Day, Days, Pack, PeriodReport
 from agent.store import NewGaps, Repair
 from drivers.model import GatewayError, UsageError
 from tests.kits.ledger import STREAM
@@ -282,6 +282,11 @@ def test_a_birth_byte_for_byte(site: MeteredDays) -> None:
     assert first["seq"] == 1 and first["table"]["points"][0]["n"] == "ac.energy.import" and len(done["hash"]) == 43
     assert ask(site, Birth(stream="m1", seq=head + 1))[1]["seq"] == head + 1, "a birth is in effect at itself"
     assert ask(site, Birth(stream="m1"))[1]["seq"] == head + 1
+    done, pack = ask(site, Pack(stream="m1", seq=7))
+    assert pack["seq"] == 7 and pack["e"] and len(done["hash"]) == 43
+    assert ask(site, Pack(stream="m1", seq=head + 1))[1]["table"], "a birth is a pack"
+    with pytest.raises(GatewayError, match="not made yet"):
+        ask(site, Pack(stream="m1", seq=10**6))
     site.store.db.execute("DELETE FROM packs WHERE seq = 1")
     with pytest.raises(GatewayError, match="no birth of this time is kept"):
         ask(site, Birth(stream="m1", seq=5))

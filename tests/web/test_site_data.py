@@ -203,6 +203,10 @@ def test_what_is_kept_is_bounded(asked: Asked, monkeypatch: pytest.MonkeyPatch) 
     assert asked.data._size == sum(len(one.data) for one in asked.data._kept.values())
     asked.kinds()
     assert asked.data.day(TUESDAY, "m1")["closed"] and asked.kinds() == [], "the newest is there"
+    monkeypatch.setattr(site_data, "LARGEST_BYTES", 100)
+    for _ in range(2):
+        assert asked.data.pack("m1", 1)["pack"]["seq"] == 1
+    assert asked.kinds() == ["Pack", "Pack"] and asked.data._size <= 30_000
 
 
 BAD: dict[str, Callable[[dict[str, Any]], object]] = {
@@ -276,6 +280,8 @@ def test_a_running_agent_and_its_birth(tmp_path: Path) -> None:
         born = data.birth("m1")
         assert born["pack"]["table"]["device"]["profile"] == "test/tally"
         assert born["hash"] in {pack.get("birth") for pack in listener.packs("m1")}
+        pack = next(pack for pack in listener.packs("m1") if "table" not in pack)
+        assert data.pack("m1", pack["seq"])["pack"] == pack
         agent.kill()
         assert data.day(first, "m1") == page, "kept"
         with pytest.raises(NoAgent):

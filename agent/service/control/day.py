@@ -1,4 +1,4 @@
-"""Serves a day by intervals, the days that exist, and births: what the gateway's page shows.
+"""Serves a day by intervals, the days that exist, births and single packs: what the gateway's page shows.
 
 An answer is one JSON document in parts; numbers have all their digits. It is bounded: a device comes with its main
 points or those that were named, and all devices together with totals only. The store is asked in slices.
@@ -26,7 +26,7 @@ from agent.intervals.rows import Flag, IntervalRow, RoleSum
 from agent.intervals.sums import Unwritten, sums
 from agent.service.control.export import chosen, is_ours
 from agent.service.control.fetched_pages import STREAMS_AT_ONCE, FetchedPages, fetch_pages
-from agent.service.control.protocol import Access, Birth, Day, Days, Reply
+from agent.service.control.protocol import Access, Birth, Day, Days, Pack, Reply
 from agent.service.control.validity import known_until, unwritten_of, validity
 from agent.store import Store
 from agent.verify.signed import payload_hash
@@ -44,12 +44,12 @@ _PER_HOUR: Final[Mapping[str, str]] = {"kWh": "kW", "kvarh": "kvar", "kVAh": "kV
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
-async def answer(access: Access, request: Day | Days | Birth, reply: Reply) -> dict[str, Any]:
+async def answer(access: Access, request: Day | Days | Birth | Pack, reply: Reply) -> dict[str, Any]:
     """Gives what the kind's own function gives."""
     if isinstance(request, Days):
         return await days(access, request)
-    if isinstance(request, Birth):
-        return await birth(access, request, reply)
+    if isinstance(request, Birth | Pack):
+        return await signed(access, request, reply)
     return await day(access, request, reply)
 
 
@@ -106,16 +106,24 @@ async def days(access: Access, request: Days) -> dict[str, Any]:
     return valid.as_dict() | ends | {"days": found, "today": today, "timezone": calendar.timezone}
 
 
-async def birth(access: Access, request: Birth, reply: Reply) -> dict[str, Any]:
-    """The signed birth as parts, byte for byte. Gives its hash."""
-
+async def signed(access: Access, request: Birth | Pack, reply: Reply) -> dict[str, Any]:
+    """A birth or another pack as parts, byte for byte. Gives its hash."""
     known = await access.call(lambda store: sorted(store.packs.heads()))
     (stream,) = chosen(known, [request.stream])
-    before = request.seq + 1 if request.seq else NEWEST
-    data = await access.call(lambda store: store.packs.birth_before(stream, before))
+    is_birth, seq = isinstance(request, Birth), request.seq
+
+    def read(store: Store) -> bytes | None:
+        if is_birth:
+            return store.packs.birth_before(stream, seq + 1 if seq else NEWEST)
+        return next((pack.data for pack in store.packs.after(stream, seq - 1, seq, 1)), None)
+
+    data = await access.call(read)
     if data is None:
-        hint = "Packs are deleted after keep_delivered; the newest birth is kept: ask without a pack"
-        raise GatewayError("no birth of this time is kept", where=clean_text(request.stream, 80), hint=hint)
+        what = "no birth of this time is kept" if is_birth else f"pack {seq} is not kept, or not made yet"
+        hint = "Packs are deleted after keep_delivered; the newest birth stays" if is_birth else (
+            "Packs are deleted after keep_delivered; the platform has them"
+        )  # fmt: skip
+        raise GatewayError(what, where=clean_text(request.stream, 80), hint=hint)
     for at in range(0, len(data), PART_BYTES):
         await reply.part(data[at : at + PART_BYTES])
     return {"bytes": len(data), "hash": base64url(payload_hash(data))}

@@ -114,6 +114,15 @@ class Birth(RequestBase, frozen=True, tag="birth"):
     seq: Annotated[int, Meta(ge=0, lt=1 << 53)] = 0
 
 
+class Pack(RequestBase, frozen=True, tag="pack"):
+    """One pack of a stream (last part of its name), as it was published."""
+
+    module: ClassVar[str] = "agent.service.control.day"
+
+    stream: Text
+    seq: Annotated[int, Meta(ge=1, lt=1 << 53)]
+
+
 class Declarations(RequestBase, frozen=True, tag="declarations"):
     """All declarations so far."""
 
@@ -204,6 +213,7 @@ Request: TypeAlias = (
     | Day
     | Days
     | Birth
+    | Pack
     | Declarations
     | Declare
     | Handover
