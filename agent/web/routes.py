@@ -12,10 +12,12 @@ import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs, quote, urlencode
+from zoneinfo import ZoneInfo
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
@@ -28,12 +30,16 @@ from starlette.types import ASGIApp
 from agent.cli.questions import given
 from agent.config import PageConfig, WebConfig, load_page_config
 from agent.config.web import listen_address
+from agent.web.day_view import day_links, day_of, device_day, site_day
+from agent.web.figures_view import PERIODS, figures, neighbours
 from agent.web.guard import Access, Guard, host_names, session_of
 from agent.web.labels import LANGUAGES, label
 from agent.web.live import LiveData, Moment
 from agent.web.password import LoginLimiter, PasswordChecker, PasswordHash, Sessions, TryLater
 from agent.web.render import Renderer, in_language
-from agent.web.views import device_view, frames_view, now_view
+from agent.web.site_data import SiteData
+from agent.web.source_view import pack_view, source
+from agent.web.views import device_href, device_view, frames_view, now_view, shown
 from drivers.model import ConfigError, GatewayError, UsageError
 
 log = logging.getLogger("meterhouse.web")
@@ -96,10 +102,11 @@ def static_files() -> dict[str, StaticFile]:
 class Page:
     """Handlers with what they share."""
 
-    def __init__(self, config: PageConfig, access: Access, checker: PasswordChecker | None) -> None:
+    def __init__(self, config: PageConfig, access: Access, checker: PasswordChecker | None, data: SiteData) -> None:
         self.config, self.access, self.checker = config, access, checker
         self.sessions = Sessions()
         self.live = LiveData(config.runtime_dir)
+        self.data = data
         self.static = static_files()
         self.renderer = Renderer({name: one.tag for name, one in self.static.items()}, access.password)
         self._frames: dict[str, tuple[tuple[int, str], dict[str, Any]]] = {}  # of this moment, by line
@@ -184,6 +191,98 @@ class Page:
             view = await asyncio.to_thread(frames_view, self.live.folder, moment, name, self.config.timezone)
             kept = self._frames[name] = (key, view)
         return self.render(request, "frames.html", **kept[1])
+
+    # --- days, figures, and where values come from: asked of the agent, seldom
+
+    async def day(self, request: Request) -> Response:
+        """The site's day, or a device's."""
+        moment, language, query = await self.live.now(), language_of(request), request.query_params
+        device, text = query.get("device", "")[:80], query.get("date", "")
+        wanted = day_of(text) if text else None
+        if text and wanted is None:
+            raise HTTPException(404)
+        days = await asyncio.to_thread(self.data.days)
+        try:
+            answer = await asyncio.to_thread(self.data.day, wanted, device)
+        except UsageError:
+            raise HTTPException(404) from None
+        shown_day = day_of(answer["day"])
+        if shown_day is None or (device and not answer["devices"]):
+            raise HTTPException(404)
+        labels = self.config.labels
+        if device:
+            view = device_day(answer, language, [name[:200] for name in query.getlist("point")])
+        else:
+            view = site_day(answer, language, labels)
+        names = [*moment.snapshot.get("devices", {})]
+        return self.render(
+            request,
+            "day.html",
+            day=view,
+            date=str(shown_day),
+            device=device,
+            device_label=labels.get(device, ""),
+            choices=[
+                (name, labels.get(name, "")) for name in (*names, *([device] if device not in ("", *names) else ()))
+            ],
+            links=day_links(shown_day, days["days"], days["today"], {"device": device} if device else {}),
+        )
+
+    async def figures(self, request: Request) -> Response:
+        """The park's figures of a period."""
+        query, language = request.query_params, language_of(request)
+        period, text = PERIODS.get(query.get("period", "day")), query.get("date", "")
+        wanted = day_of(text) if text else None
+        if period is None or (text and wanted is None):
+            raise HTTPException(404)
+        page = await asyncio.to_thread(self.data.report, period, wanted)
+        today = datetime.now(ZoneInfo(page["timezone"])).date()
+        view = figures(page, period, language)
+        return self.render(
+            request, "figures.html", **view, period=period, periods=PERIODS, links=neighbours(page, period, today)
+        )
+
+    async def source(self, request: Request) -> Response:
+        """Where a point's values come from."""
+        moment, language = await self.live.now(), language_of(request)
+        device, point = request.path_params["device"], request.path_params["point"]
+        found = [one for one in moment.points.get(device, ()) if one.point.name == point]
+        answer = await asyncio.to_thread(self.data.birth, device)
+        view = source(answer, point, language)
+        if not found and not view["register"]:
+            raise HTTPException(404)
+        return self.render(
+            request,
+            "source.html",
+            device=device,
+            point=point,
+            shown=shown(found[0], moment, language) if found else None,
+            register=view["register"],
+            facts_device=view["device"],
+            pack=view["pack"],
+            pack_href=f"/pack/{quote(device, safe='')}/{view['seq']}" if view["seq"] else "",
+            device_href=device_href(device),
+            day_href=f"/day?{urlencode({'device': device, 'point': point})}",
+        )
+
+    async def pack(self, request: Request) -> Response:
+        """A pack as it was signed."""
+        device, seq = request.path_params["device"], request.path_params["seq"]
+        if not 0 < seq < 1 << 53:
+            raise HTTPException(404)
+        answer = await asyncio.to_thread(self.data.pack, device, seq)
+        view = await asyncio.to_thread(pack_view, answer, self.config.timezone, language_of(request))
+        front = f"/pack/{quote(device, safe='')}"
+        return self.render(
+            request,
+            "pack.html",
+            device=device,
+            seq=seq,
+            **view,
+            earlier=f"{front}/{seq - 1}" if seq > 1 else "",
+            later=f"{front}/{seq + 1}",
+            device_href=device_href(device),
+        )
 
     # --- login
 
@@ -276,7 +375,7 @@ def preferred(headers: Headers) -> str:
     return best
 
 
-def make_app(config: PageConfig) -> ASGIApp:
+def make_app(config: PageConfig, data: SiteData | None = None) -> ASGIApp:
     """The page as an ASGI application. Raises ConfigError for a password file that is none."""
     import os
 
@@ -288,7 +387,7 @@ def make_app(config: PageConfig) -> ASGIApp:
         hashed = PasswordHash.parse(web.password.read(os.environ), str(web.password))
         checker = PasswordChecker(hashed, LoginLimiter())
     access = Access(web.certificate is not None, checker is not None, host_names(certificate_names(web)))
-    page = Page(config, access, checker)
+    page = Page(config, access, checker, data or SiteData(config.runtime_dir))
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -299,6 +398,10 @@ def make_app(config: PageConfig) -> ASGIApp:
         routes=[
             Route("/", page.now),
             Route("/device/{device}", page.device),
+            Route("/device/{device}/{point}", page.source),
+            Route("/pack/{device}/{seq:int}", page.pack),
+            Route("/day", page.day),
+            Route("/figures", page.figures),
             Route("/frames", page.first_line),
             Route("/frames/{line}", page.frames),
             Route("/login", page.login, methods=["GET", "POST"]),
