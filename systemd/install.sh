@@ -6,7 +6,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 home=/opt/meterhouse
 python=${PYTHON:-python3}
-units="meterhouse.service meterhouse-certificates.service meterhouse-certificates.timer"
+units="meterhouse.service meterhouse-certificates.service meterhouse-certificates.timer meterhouse-web.service"
 
 fail() {
     echo "install: $*" >&2
@@ -16,7 +16,7 @@ fail() {
 [ "$(id -u)" = 0 ] || fail "run it as root"
 
 if [ "${1:-}" = --remove ]; then
-    systemctl disable --now meterhouse.service meterhouse-certificates.timer 2>/dev/null || true
+    systemctl disable --now meterhouse-web.service meterhouse.service meterhouse-certificates.timer 2>/dev/null || true
     for unit in $units; do rm -f "/etc/systemd/system/$unit"; done
     rm -rf "$home" /usr/local/bin/meterhouse /etc/sysusers.d/meterhouse.conf /etc/tmpfiles.d/meterhouse.conf \
         /etc/modules-load.d/meterhouse.conf /etc/udev/rules.d/61-meterhouse.rules
@@ -80,7 +80,7 @@ if [ -d /run/systemd/system ]; then
     systemctl daemon-reload
     systemctl enable -q --now meterhouse-certificates.timer
     systemctl enable -q meterhouse.service
-    systemctl try-restart meterhouse.service
+    systemctl try-restart meterhouse.service meterhouse-web.service
 fi
 # where versions before the control socket were asked by files; after the restart, as the older agent looks there
 rm -rf /run/meterhouse/requests /run/meterhouse/leases /run/meterhouse/lock

@@ -225,7 +225,9 @@ class _Device(TypedDict, total=False):
     line: str
     address: str
     profile: str
+    variant: str | None
     identity: dict[str, str | None] | None
+    learned: str | None
     life: str
     added: Time
     last_answer: Time | None
@@ -238,8 +240,10 @@ class _Device(TypedDict, total=False):
 
 
 class _Line(TypedDict, total=False):
+    url: str
     open: bool
     lent: str | None
+    answers: Count
     busy_share: float
     sent: dict[str, Count]
 
@@ -275,6 +279,10 @@ class _Uplink(TypedDict, total=False):
     since: Time | None
     subscriber: bool | None
     waiting: Count
+    confirmed: Count
+    refused: Count
+    backfilling: bool
+    confirm: str | None
     set_aside: Count
     error: str | None
     hint: str | None
@@ -306,6 +314,10 @@ class _Key(TypedDict, total=False):
 
 
 class _Snapshot(TypedDict, total=False):
+    site: str
+    gateway: str
+    version: str
+    boot: str
     time: Time
     started: Time
     pid: int

@@ -1,6 +1,6 @@
 """The configuration: agent.toml and conf.d as one frozen object, with all complaints at once."""
 
-from agent.config.load import load_config
+from agent.config.load import PageConfig, load_config, load_page_config
 from agent.config.profiles import (
     device_spec,
     line_config,
@@ -29,6 +29,7 @@ from agent.config.tree import (
     DeviceConfig,
     LineEntry,
     RingConfig,
+    WebConfig,
     gathered,
 )
 from agent.settings import Secret, UplinkConfig
@@ -40,16 +41,19 @@ __all__ = [
     "DerivedConfig",
     "DeviceConfig",
     "LineEntry",
+    "PageConfig",
     "ReadingRate",
     "RingConfig",
     "RingPlan",
     "Secret",
     "UplinkConfig",
+    "WebConfig",
     "device_spec",
     "file_system_bytes",
     "gathered",
     "line_config",
     "load_config",
+    "load_page_config",
     "load_profiles",
     "make_driver",
     "memory_bytes",

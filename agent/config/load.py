@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -25,8 +25,10 @@ from agent.config.tree import (
     PackConfig,
     RingConfig,
     StoreConfig,
+    WebConfig,
 )
 from agent.config.uplinks import open_secret, read_secret, read_uplinks
+from agent.config.web import read_web
 from agent.settings import Secret
 from drivers.model import ConfigError
 from drivers.night import Night
@@ -45,6 +47,7 @@ TABLES = (
     "interval",
     "indicators",
     "control",
+    "web",
     "paths",
     "uplink",
     "line",
@@ -93,6 +96,38 @@ def load_config(
     if complaints.items:
         raise _verdict(complaints, layers)
     return replace(config, digest=config.hash())
+
+
+@dataclass(frozen=True, slots=True)
+class PageConfig:
+    """What the gateway's page needs to know of the configuration."""
+
+    web: WebConfig
+    timezone: str
+    runtime_dir: Path
+    labels: Mapping[str, str] = field(default_factory=dict)  # of devices, by name
+
+
+def load_page_config(
+    path: Path | str, *, runtime_dir: Path | None = None, environ: Mapping[str, str] | None = None
+) -> PageConfig:
+    """The tables [web], [site] and [paths] alone: a mistake elsewhere does not keep the page from starting.
+
+    Raises:
+        ConfigError: as ``load_config``, for these tables.
+    """
+    complaints = Complaints()
+    layers = _read_files(Path(path), complaints, {})
+    web = read_web(_single(layers, {}, "web", complaints))
+    if complaints.items:
+        raise _verdict(complaints, layers)
+    ignored = Complaints()  # `check` reports them
+    over = _overrides({"paths.runtime_dir": runtime_dir} if runtime_dir is not None else {}, ignored)
+    folders = _folders(_single(layers, over, "paths", ignored), os.environ if environ is None else environ)
+    zone = _single(layers, {}, "site", ignored).take("timezone", v.timezone, "UTC")
+    devices = _many(layers, "device", ignored)
+    labels = {device.text("name"): device.take("label", p.label, "") for device in devices}
+    return PageConfig(web, zone, folders["runtime_dir"], {name: text for name, text in labels.items() if text})
 
 
 def _read_files(path: Path, complaints: Complaints, drafts: Mapping[Path, str]) -> list[Layer]:
@@ -195,18 +230,9 @@ def _build(
     site.done()
 
     paths = single("paths")
-
-    def folder(key: str, variable: str, default: Path) -> Path:
-        base = next(
-            (x.source.folder for x in ([paths.over] if paths.over else []) + paths.layers if key in x.raw), Path()
-        )
-        given = environ.get(variable, "").split(":")[0]
-        return paths.take(key, v.path_in(base), Path(given) if given else default)
-
-    state_dir = folder("state_dir", "STATE_DIRECTORY", STATE_DIR)
-    runtime_dir = folder("runtime_dir", "RUNTIME_DIRECTORY", RUNTIME_DIR)
-    profiles_dir = folder("profiles_dir", "", PROFILES_DIR)
+    folders = _folders(paths, environ)
     paths.done()
+    state_dir, runtime_dir, profiles_dir = (folders[key] for key in ("state_dir", "runtime_dir", "profiles_dir"))
 
     agents = _found(state_dir)
     key = single("key")
@@ -242,6 +268,7 @@ def _build(
         interval=_interval(kept["interval"]),
         indicators=_indicators(single("indicators")),
         control=_control(single("control")),
+        web=read_web(single("web")),
         uplinks=read_uplinks(tables["uplink"], notes, agents),
         lines=tuple(line.entry for line in lines.values()),
         devices=checked,
@@ -252,6 +279,23 @@ def _build(
     if config.wants_figures and config.roleless:
         notes.append(role_note(config.roleless))
     return replace(config, notes=tuple(notes))
+
+
+def _folders(paths: TomlTable, environ: Mapping[str, str]) -> dict[str, Path]:
+    """[paths], by key; what a file names relatively counts from its folder."""
+
+    def folder(key: str, variable: str, default: Path) -> Path:
+        base = next(
+            (x.source.folder for x in ([paths.over] if paths.over else []) + paths.layers if key in x.raw), Path()
+        )
+        given = environ.get(variable, "").split(":")[0]
+        return paths.take(key, v.path_in(base), Path(given) if given else default)
+
+    return {
+        "state_dir": folder("state_dir", "STATE_DIRECTORY", STATE_DIR),
+        "runtime_dir": folder("runtime_dir", "RUNTIME_DIRECTORY", RUNTIME_DIR),
+        "profiles_dir": folder("profiles_dir", "", PROFILES_DIR),
+    }
 
 
 def _found(path: Path) -> os.stat_result | None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from decimal import Decimal
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,30 @@ class ControlConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class WebConfig:
+    """Where `meterhouse web` listens, and its secrets; the agent itself does not use it.
+
+    ``password``: a line that `meterhouse web --setup` makes, not the password itself.
+    """
+
+    host: str = "127.0.0.1"  # an address
+    port: int = 8080
+    certificate: Secret | None = None
+    key: Secret | None = None
+    password: Secret | None = None
+
+    @property
+    def is_loopback(self) -> bool:
+        """Can only this machine connect?"""
+        return ip_address(self.host).is_loopback
+
+    @property
+    def address(self) -> str:
+        """``127.0.0.1:8080``, ``[::]:8443``."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
 class LineEntry:
     """One line as configured; ``line_config`` makes the driver's object of it."""
 
@@ -169,6 +194,7 @@ class Config:
     interval: IntervalConfig = IntervalConfig()
     indicators: IndicatorsConfig = IndicatorsConfig()
     control: ControlConfig = ControlConfig()
+    web: WebConfig = WebConfig()
     uplinks: tuple[UplinkConfig, ...] = ()
     lines: tuple[LineEntry, ...] = ()
     devices: tuple[DeviceConfig, ...] = ()
@@ -236,9 +262,10 @@ class Config:
         return base64url(digest)
 
 
-# Folders, file names and access to the control socket do not change a reading; a moved key is the same key.
+# Folders, file names, the page and access to the control socket do not change a reading; a moved key is the same key.
 _LEFT_OUT = {
     "control",
+    "web",
     "key",
     "password",
     "state_dir",

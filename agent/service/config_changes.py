@@ -11,7 +11,7 @@ from drivers.model import PACES
 
 ADDED, REMOVED, CHANGED = "added", "removed", "changed"
 LISTS: Final = ("line", "device", "uplink", "derived")
-TABLES: Final = ("store", "pack", "ring", "interval", "indicators", "control")
+TABLES: Final = ("store", "pack", "ring", "interval", "indicators", "control", "web")
 # a field of the configuration's objects -> its key in agent.toml, where a unit at its end is not all that differs
 _KEYS: Final[Mapping[str, str]] = {
     "ratio_ct": "ratio", "ratio_pt": "ratio", "accuracy": "class", "password": "password", "plan_hash": "plan",

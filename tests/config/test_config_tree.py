@@ -96,7 +96,7 @@ def test_a_wrong_override_is_told_as_the_command_lines(site) -> None:
     says = site.complaints(overrides={"pack.every": "2 sec", "device.x": 1, "store.size": "1 GiB"})
     assert says == [
         "command line: device.x: cannot be set here. "
-        "Known: control, indicators, interval, key, pack, paths, ring, site, store",
+        "Known: control, indicators, interval, key, pack, paths, ring, site, store, web",
         'command line: store.size: unknown key. Did you mean "max_size"?',
         'command line: pack.every: "sec" is not a unit of time. Write "2 s"; units are ms, s, min, h, d',
     ]

@@ -1,0 +1,53 @@
+"""[web]: where the gateway's page listens, and who may see it."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from agent.config.parsers import text_unseen
+from agent.config.tree import WebConfig
+from agent.config.uplinks import read_secret
+from drivers.toml import TomlTable
+from drivers.toml.parsers import InvalidValue, show
+
+_HINT = 'An address of this machine and a port, such as "127.0.0.1:8080", "0.0.0.0:8443" or "[::]:8443"'
+_SETUP = "`meterhouse web --setup` makes a certificate and a password"
+_SECRETS = {
+    "certificate": "Write certificate_file, or certificate_credential (a systemd credential)",
+    "key": "Write key_file, or key_credential (a systemd credential)",
+    "password": f"Do not write secrets here; use password_file or password_credential. {_SETUP}",
+    "port": "It is part of listen",
+    "host": "It is part of listen",
+}
+
+
+def listen_address(value: object) -> tuple[str, int]:
+    """Address and port of ``"0.0.0.0:8443"``; ``localhost`` is 127.0.0.1. Raises InvalidValue."""
+    host, colon, port = text_unseen(value).strip().rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else "127.0.0.1" if host == "localhost" else host
+    try:
+        found = ip_address(host)
+        good = bool(colon) and (found.version == 6) == bracketed and port.isascii() and port.isdigit()
+    except ValueError:
+        good = False
+    if not good or not 1 <= int(port) <= 65535:
+        raise InvalidValue(f"{show(value)} is not an address with a port", _HINT)
+    return str(found), int(port)
+
+
+def read_web(table: TomlTable) -> WebConfig:
+    """The table; outside of loopback a certificate and a password are needed."""
+    default = WebConfig()
+    host, port = table.take("listen", listen_address, (default.host, default.port))
+    names = ("certificate", "key", "password")
+    certificate, key, password = (read_secret(table, f"{name}_credential", f"{name}_file") for name in names)
+    table.done(_SECRETS)
+    web = WebConfig(host, port, certificate, key, password)
+    if (certificate is None) != (key is None):
+        missing = "certificate" if certificate is None else "key"
+        table.complain(None, "", f"the {missing} is missing", "TLS needs a certificate and its key")
+    elif not web.is_loopback and (certificate is None or password is None):
+        what = "others can reach this address: it needs a certificate with its key, and a password"
+        table.complain(None, "listen", what, _SETUP)
+    return web

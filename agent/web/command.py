@@ -1,0 +1,83 @@
+"""`meterhouse web`: serves the gateway's page, or makes what it needs to be seen from other machines."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from agent.cli.common import say
+from agent.cli.options import DEFAULT_CONFIG, EXISTING_FILE, FOLDER, lang_option
+
+
+@click.command()
+@click.option(
+    "-c",
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_CONFIG,
+    envvar="MH_CONFIG",
+    show_default=True,
+    help="The configuration; its table [web] says where to listen.",
+)
+@click.option("--runtime-dir", type=FOLDER, help="The runtime directory of the agent to show.")
+@click.option("--listen", metavar="ADDRESS:PORT", help="Listen there; default: [web] listen, else 127.0.0.1:8080.")
+@click.option("--setup", is_flag=True, help="Make a certificate and a password for other machines, and [web].")
+@click.option("--name", "names", multiple=True, help="With --setup: a name or address in the certificate.")
+@click.option(
+    "--folder",
+    type=FOLDER,
+    help="With --setup: where certificate, key and password go; default: the system's credentials for the service.",
+)
+@click.option(
+    "--password-file", type=EXISTING_FILE, help="With --setup: the password is its first line; default: ask for it."
+)
+@click.option("--yes", is_flag=True, help="With --setup: do not ask before writing.")
+@lang_option
+def web(
+    config_file: Path,
+    runtime_dir: Path | None,
+    listen: str | None,
+    setup: bool,
+    names: tuple[str, ...],
+    folder: Path | None,
+    password_file: Path | None,
+    yes: bool,
+    lang: str,
+) -> None:
+    """Serve the gateway's page: live values, gaps, figures and frames, in a browser.
+
+    Read-only, a process of its own: it reads shared memory and asks the running agent. By default only this machine
+    can connect; other machines need TLS and a password, which --setup makes.
+
+    \b
+    Examples:
+      meterhouse web
+      ssh -L 8080:127.0.0.1:8080 gateway    then open http://127.0.0.1:8080
+      sudo meterhouse web --setup --listen 0.0.0.0:8443
+      sudo systemctl enable --now meterhouse-web
+
+    \b
+    Exit codes: 0 stopped by a signal, 1 it cannot listen, 2 wrong usage, 3 bad configuration, certificate or password.
+    """
+    if setup:
+        from agent.web.setup import set_up
+
+        set_up(config_file, listen, names, folder, password_file, yes, lang)
+        return
+    from agent.cli.logs import set_up_logging
+    from agent.web.routes import make_app, settings_of
+    from agent.web.server import open_socket, serve, tls_context
+
+    settings = settings_of(config_file, runtime_dir, listen, os.environ)
+    tls = tls_context(settings.web)
+    app = make_app(settings)
+    set_up_logging(False)
+    with open_socket(settings.web) as sock:
+        scheme = "https" if tls is not None else "http"
+        click.echo(say(f"The page is at {scheme}://{settings.web.address}/. Stop it with Ctrl-C"), err=True)
+        sys.stderr.flush()
+        serve(app, sock, tls)

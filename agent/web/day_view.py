@@ -1,0 +1,298 @@
+"""The day pages: amounts and mean power by interval with what is missing and why, of the site or of one device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+from zoneinfo import ZoneInfo
+
+from agent.cli.common import show_unit
+from agent.indicators.quantities import title_of
+from agent.web.labels import FLAGS, label
+from agent.web.views import GOOD, device_href, reason_text
+from drivers.model import clean_text
+
+MAIN_SERIES: Final = 3  # of a device with many points; the others are one click away
+MOST_SERIES: Final = 6  # that an address may name
+DIGITS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One interval of a series, as the table shows it and the chart reads it."""
+
+    start: int
+    end: int
+    at: str
+    energy: str
+    mean: str
+    low: str
+    high: str
+    known: float
+    known_text: str
+    flags: str
+    doubtful: bool
+    gaps: str  # for the chart: reason:ms:whole_ms, separated by blanks
+    missing: str  # for people
+    packs: tuple[tuple[int, str], ...] = ()  # number, address
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One chart with its table."""
+
+    key: str
+    title: str
+    unit: str
+    mean_unit: str
+    total: str
+    known: str
+    low: bool
+    rows: Sequence[Row]
+    source: str = ""
+    has_range: bool = False
+    has_energy: bool = True
+    has_packs: bool = False
+    reasons: Sequence[tuple[str, str, str]] = field(default_factory=tuple)  # code, words, how long
+
+
+def number(value: float | None) -> str:
+    """Sensible digits, thousands apart by thin spaces."""
+    if value is None:
+        return "–"
+    text = f"{value:,.{DIGITS}g}" if abs(value) < 10**DIGITS else f"{value:,.0f}"
+    if "e" in text:
+        text = f"{value:.6f}".rstrip("0").rstrip(".") if abs(value) >= 1e-6 else "0"
+    return text.replace(",", "\u2009")
+
+
+def share(value: float) -> str:
+    """A share of 0 to 1; a hundred only if nothing is missing."""
+    if value >= 1:
+        return "100 %"
+    return f"{min(value * 100, 99.9):.3g} %" if value >= 0.001 or value == 0 else "< 0.1 %"
+
+
+def duration(ms: float, language: str) -> str:
+    """``12 s``, ``3 min``, ``2.5 h``."""
+    for size, unit in ((3_600_000, "h"), (60_000, "min"), (1000, "s")):
+        if ms >= size:
+            return f"{ms / size:.3g} {label('unit.' + unit, language)}"
+    return f"{ms:.0f} ms"
+
+
+def day_links(shown: date, days: Sequence[str], today: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """Addresses of the days before and after, and the bounds of the calendar."""
+
+    def to(day: str) -> str:
+        return f"/day?{urlencode({**query, 'date': day})}"
+
+    earlier = [day for day in days if day < str(shown)]
+    later = [day for day in [*days, today] if day > str(shown)]
+    return {
+        "earlier": to(earlier[-1]) if earlier else "",
+        "later": to(min(later)) if later else "",
+        "today": to(today) if str(shown) != today else "",
+        "first_day": days[0] if days else today,
+        "last_day": today,
+    }
+
+
+def site_day(answer: Mapping[str, Any], language: str, labels: Mapping[str, str]) -> dict[str, Any]:
+    """The whole site: its roles as charts, its devices as a table."""
+    zone = ZoneInfo(answer["timezone"])
+    roles = sorted(answer["site"], key=lambda one: (one["role"].startswith("x."), one["role"], one["flow"]))
+    shown = [one for one in roles if one["rows"] and one["role"] != "check" and one["total"] != 0]
+    series = [_site_series(n, one, answer, zone, language) for n, one in enumerate(shown)]
+    return {
+        "series": series,
+        "devices": [_device_total(one, answer, language, labels) for one in answer["devices"]],
+        **_frame(answer, language),
+    }
+
+
+def device_day(answer: Mapping[str, Any], language: str, wanted: Sequence[str]) -> dict[str, Any]:
+    """One device: its main points, or those that the address names."""
+    zone = ZoneInfo(answer["timezone"])
+    device: Mapping[str, Any] = answer["devices"][0]
+    points = device.get("points", [])
+    by_name = {one["n"]: one for one in points}
+    chosen = [by_name[name] for name in wanted[:MOST_SERIES] if name in by_name] or _main(points)
+    gaps: dict[int, list[tuple[str, int, int]]] = {}
+    for start, reason, ms, whole in device.get("gaps", ()):
+        gaps.setdefault(int(start), []).append((reason, int(ms), int(whole)))
+    reasons = [
+        (clean_text(reason, 40), reason_text(reason, language), duration(ms, language))
+        for reason, (ms, _) in sorted(device.get("missing", {}).items(), key=lambda item: -item[1][0])
+    ]
+    series = [
+        _device_series(n, one, device["device"], answer, gaps, reasons, zone, language) for n, one in enumerate(chosen)
+    ]
+    others = [name for name in (*by_name, *device.get("left_out", ())) if name not in {one["n"] for one in chosen}]
+    query = {"device": device["device"], "date": answer["day"]}
+    since = device.get("gaps_from")
+    return {
+        "series": series,
+        "others": [
+            (clean_text(name, 120), f"/day?{urlencode({**query, 'point': name})}") for name in others if name in by_name
+        ],
+        "reasons": reasons,
+        "gaps_unknown": since is None or since > answer["from"],
+        **_frame(answer, language),
+    }
+
+
+def _frame(answer: Mapping[str, Any], language: str) -> dict[str, Any]:
+    zone = ZoneInfo(answer["timezone"])
+    until = datetime.fromtimestamp(answer["until"], zone)
+    return {
+        "from": int(answer["from"]),
+        "to": int(answer["to"]),
+        "until": int(answer["until"]),
+        "until_text": "" if answer["until"] >= answer["to"] else f"{until:%H:%M}",
+        "closed": answer["closed"],
+        "zone": answer["timezone"],
+        "length": duration(answer["length"] * 1000, language),
+    }
+
+
+def _main(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What the park counts by, then the device's power."""
+    counters = [one for one in points if one["kind"] == "counter" and one["rows"]]
+    roles = [one for one in counters if one["role"]] or counters
+    fewest = min((one["n"].count(".") for one in roles), default=0)
+    found = [one for one in roles if one["n"].count(".") == fewest and "energy" in one["n"]] or roles
+    power = [one for one in points if one["kind"] == "gauge" and ".power" in one["n"] and one["rows"]]
+    return [*found[: MAIN_SERIES - 1], *power[:1], *points[:1]][:MAIN_SERIES] if found or power else list(points[:1])
+
+
+def _clock(seconds: float, zone: ZoneInfo) -> str:
+    return f"{datetime.fromtimestamp(seconds, zone):%H:%M}"
+
+
+def _span(start: int, end: int, zone: ZoneInfo) -> str:
+    return f"{_clock(start, zone)}–{_clock(end, zone)}"
+
+
+def _flags(flags: Iterable[str], language: str) -> tuple[str, bool]:
+    """(words, whether they make an amount doubtful)."""
+    found = [clean_text(flag, 30) for flag in flags]
+    words = ", ".join(FLAGS[flag][language == "zh"] if flag in FLAGS else flag for flag in found)
+    return words, bool({"suspect", "estimated", "spread", "glitch", "swap", "reset", "clock"} & set(found))
+
+
+def _site_series(n: int, one: Mapping[str, Any], answer: Mapping[str, Any], zone: ZoneInfo, language: str) -> Series:
+    rows = []
+    for start, energy, mean, known, estimated, flags in one["rows"]:
+        words, doubtful = _flags(flags, language)
+        end = int(start) + int(answer["length"])
+        rows.append(
+            Row(
+                int(start), end, _span(int(start), end, zone), number(energy), number(mean), "", "", float(known),
+                share(known), words, doubtful or estimated > 0.1, "", "",
+            )
+        )  # fmt: skip
+    return Series(
+        f"site{n}",
+        clean_text(title_of(f"{one['role']}.{one['flow']}")[language], 80),
+        show_unit(clean_text(one["u"], 20)),
+        show_unit(clean_text(one["mean_u"], 20)),
+        number(one["total"]),
+        share(one["known"]),
+        one["known"] < GOOD,
+        rows,
+    )
+
+
+def _device_series(
+    n: int,
+    one: Mapping[str, Any],
+    device: str,
+    answer: Mapping[str, Any],
+    gaps: Mapping[int, Sequence[tuple[str, int, int]]],
+    reasons: Sequence[tuple[str, str, str]],
+    zone: ZoneInfo,
+    language: str,
+) -> Series:
+    by_start = {int(row[0]): row for row in one["rows"]}
+    length = int(answer["length"])
+    rows = []
+    for start in sorted({*by_start, *gaps}):
+        row = by_start.get(start) or (start, start + length, None, None, None, None, 0.0, (), None, None)
+        _, end, energy, mean, low, high, known, flags, first, last = row
+        words, doubtful = _flags(flags, language)
+        here = gaps.get(start, ())
+        rows.append(
+            Row(
+                start, int(end), _span(start, int(end), zone), number(energy), number(mean),
+                "" if low is None else number(low), "" if high is None else number(high), float(known), share(known),
+                words, doubtful, " ".join(f"{_word(reason)}:{ms}:{whole}" for reason, ms, whole in here),
+                "; ".join(f"{reason_text(reason, language)} {duration(ms, language)}" for reason, ms, _ in here),
+                _packs(device, first, last),
+            )
+        )  # fmt: skip
+    return Series(
+        f"point{n}",
+        clean_text(one["n"], 120),
+        show_unit(clean_text(one["u"], 20)),
+        show_unit(clean_text(one["mean_u"], 20)),
+        number(one["total"]),
+        share(one["known"]),
+        one["known"] < GOOD,
+        rows,
+        source=f"{device_href(device)}/{quote(one['n'], safe='')}",
+        has_range=any(row.low for row in rows),
+        has_energy=one["kind"] == "counter",
+        has_packs=True,
+        reasons=reasons,
+    )
+
+
+def _word(reason: str) -> str:
+    return "".join(char for char in reason if char.isalnum() or char == "_")[:40] or "unknown"
+
+
+def _packs(device: str, first: int | None, last: int | None) -> tuple[tuple[int, str], ...]:
+    if first is None or last is None:
+        return ()
+    numbers = (int(first),) if first == last else (int(first), int(last))
+    return tuple((seq, f"/pack/{quote(device, safe='')}/{seq}") for seq in numbers)
+
+
+def _device_total(
+    one: Mapping[str, Any], answer: Mapping[str, Any], language: str, labels: Mapping[str, str]
+) -> dict[str, Any]:
+    name = one["device"]
+    main = [energy for energy in one["energy"] if energy["role"]] or one["energy"][:1]
+    return {
+        "name": name,
+        "label": clean_text(one["label"] or labels.get(name, ""), 80),
+        "href": f"/day?{urlencode({'date': answer['day'], 'device': name})}",
+        "configured": one["configured"],
+        "energy": [
+            {
+                "point": clean_text(energy["n"], 120),
+                "total": number(energy["total"]),
+                "unit": show_unit(clean_text(energy["u"], 20)),
+                "known": share(energy["known"]),
+                "low": energy["known"] < GOOD,
+            }
+            for energy in main
+        ],
+        "missing": [
+            (reason_text(reason, language), duration(ms, language))
+            for reason, (ms, _) in sorted(one["missing"].items(), key=lambda item: -item[1][0])
+        ],
+    }
+
+
+def day_of(text: str) -> date | None:
+    """A date of an address; None where it is none."""
+    try:
+        found = date.fromisoformat(text[:10])
+    except ValueError:
+        return None
+    return found if 1970 <= found.year <= 2199 and len(text) == 10 else None

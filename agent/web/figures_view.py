@@ -1,0 +1,201 @@
+"""The park's figures of a day, month or year for the page: no verdict stands on a part of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+from zoneinfo import ZoneInfo
+
+from agent.cli.report import balance as balance_rows
+from agent.cli.report.labels import WORDS, lacking, number, target, text_in, unit
+from agent.indicators.quantities import title_of
+from agent.web.day_view import duration, share
+from agent.web.labels import label
+from agent.web.site_data import PeriodName
+from agent.web.views import GOOD, reason_text
+from drivers.model import clean_text
+
+PERIODS: Final[Mapping[str, PeriodName]] = {"day": "day", "month": "month", "year": "year"}
+TRACE: Final = ("consumption", "own", "direct", "storage", "grid", "certified")
+
+
+def figures(page: Mapping[str, Any], period: str, language: str) -> dict[str, Any]:
+    """All that the page shows of a report."""
+    zone = ZoneInfo(page["timezone"])
+    groups = []
+    own = {"id": "site", "title": {"en": WORDS["en"]["own_figures"], "zh": WORDS["zh"]["own_figures"]}, "source": ""}
+    for one in (*page["sets"], own):
+        mine = [figure for figure in page["figures"] if figure["id"].startswith(one["id"] + "/")]
+        if mine:
+            title, source = clean_text(text_in(one["title"], language), 120), clean_text(one["source"], 300)
+            cards = [_card(figure, language) for figure in mine]
+            groups.append({"id": clean_text(one["id"], 60), "title": title, "source": source, "cards": cards})
+    return {
+        "label": clean_text(page["period"]["label"], 40),
+        "until": f"{datetime.fromtimestamp(page['period']['until'], zone):%Y-%m-%d %H:%M}",
+        "known": any(figure.get("v") for figure in page["figures"]),
+        "groups": groups,
+        "trace": _trace(page["trace"], language, zone),
+        "balance": _balance(page.get("balance"), language),
+        "inputs": _inputs(page["figures"], language),
+        "excluded": [
+            (clean_text(text_in(one["title"], language), 120), clean_text(one["why"], 300)) for one in page["excluded"]
+        ],
+        "gaps": _gaps(page.get("devices", ()), period, page["period"], zone, language),
+        "closed": bool(page.get("closed")),
+    }
+
+
+def _card(figure: Mapping[str, Any], language: str) -> dict[str, Any]:
+    """One figure. A verdict is green or red only if nine tenths of the period are known."""
+    completeness = float(figure["completeness"])
+    known, verdict = bool(figure.get("v")), figure["verdict"]
+    kind, text = {"met": "good", "not met": "bad"}.get(verdict, "soft"), ""
+    if verdict in ("met", "not met") and completeness < GOOD:
+        kind, text = "warn", label("verdict.unjudged", language, share=share(completeness))
+    elif f"verdict.{verdict}" in ("verdict.met", "verdict.not met", "verdict.no data"):
+        text = label(f"verdict.{verdict}", language)
+    trend = [(clean_text(one["label"], 30), one["v"]) for one in figure["trend"]]
+    return {
+        "id": clean_text(figure["id"], 80),
+        "key": "".join(char if char.isalnum() else "-" for char in figure["id"])[:80],
+        "title": clean_text(text_in(figure["title"], language), 160),
+        "value": number(figure.get("v", "")),
+        "unit": clean_text(unit(figure), 30),
+        "kind": kind,
+        "verdict": text,
+        "target": clean_text(target(figure), 60),
+        "gate": WORDS[language][figure["gate"]] if figure["gate"] else "",
+        "known": share(completeness) if known else "",
+        "low": completeness < GOOD,
+        "estimated": share(float(figure["estimated"])) if figure["estimated"] != "0" else "",
+        "drags": [
+            f"{clean_text(text_in(one['title'], language), 80)} {number(one['v'])} {clean_text(one['u'], 20)}"
+            for one in figure["drags"]
+        ],
+        "lacking": clean_text(lacking(figure, language), 500),
+        "note": clean_text(text_in(figure["note"], language), 400),
+        "monitoring": figure["monitoring"] and known,
+        "trend": [(at, number(v), str(float(v)) if v else "") for at, v in trend]
+        if sum(bool(v) for _, v in trend) > 1
+        else [],
+    }
+
+
+def _percent(text: str) -> str:
+    return share(float(text)) if text else "–"
+
+
+def _trace(trace: Mapping[str, Any], language: str, zone: ZoneInfo) -> dict[str, Any]:
+    words = WORDS[language]
+    if trace["consumption"] == "0":
+        return {}
+    rows = [(words[name], f"{number(trace[name], 6)} kWh") for name in TRACE]
+    rows += [(words[name], _percent(trace[name])) for name in ("at_the_time", "with_certificates")]
+    if trace["incomplete"]:
+        rows.append((words["incomplete"], str(trace["incomplete"])))
+    names = ("own", "direct", "storage", "grid")
+    hours = [
+        {
+            "at": f"{datetime.fromtimestamp(one['from'], zone):%m-%d %H:%M}",
+            "complete": one["complete"],
+            "values": [(number(one[name]), str(float(one[name]))) for name in names],
+        }
+        for one in trace["hours"]
+    ]
+    return {"rows": rows, "hours": hours, "names": [words[name] for name in names]}
+
+
+def _balance(balance: Mapping[str, Any] | None, language: str) -> dict[str, Any]:
+    if not balance:
+        return {}
+
+    def title(name: str) -> str:
+        return clean_text(title_of(name)[language], 80)
+
+    text = clean_text(balance_rows.site_row(balance, language), 400)
+    kind = {"within": "good", "beyond": "bad"}.get(balance.get("verdict", ""), "soft")
+    return {
+        "text": text,
+        "kind": kind,
+        "flows": [
+            tuple(clean_text(cell, 80) for cell in row) for row in balance_rows.flow_rows(balance, language, title)
+        ],
+        "heads": balance_rows.node_heads(language),
+        "nodes": [tuple(clean_text(cell, 80) for cell in row) for row in balance_rows.node_rows(balance, language)],
+        "counts": clean_text(balance_rows.counts_row(balance, language), 300),
+        "unknown": clean_text(balance_rows.unknown_row(balance, language), 400),
+    }
+
+
+def _inputs(found: Sequence[Mapping[str, Any]], language: str) -> list[dict[str, Any]]:
+    """Each input once, with the packs that it was made of."""
+    words, seen, rows = WORDS[language], set(), []
+    for one in (one for figure in found for one in figure["inputs"]):
+        key = (one["n"], one["basis"], one["v"])
+        if key in seen:
+            continue
+        seen.add(key)
+        rows.append(
+            {
+                "title": clean_text(text_in(one["title"], language), 120),
+                "basis": words[one["basis"]],
+                "amount": f"{number(one['v'], 6)} {clean_text(one['u'], 20)}" if one["basis"] != "absent" else "–",
+                "known": share(float(one["completeness"])) if "completeness" in one else "",
+                "low": float(one.get("completeness", 1)) < GOOD,
+                "packs": [pack for place in one.get("from", ()) if (pack := _pack_range(place))],
+            }
+        )
+    return rows
+
+
+def _pack_range(place: object) -> dict[str, str] | None:
+    if not isinstance(place, Mapping):
+        return None
+    stream, first, last = place.get("stream"), place.get("first"), place.get("last")
+    if not isinstance(stream, str) or not isinstance(first, int) or not isinstance(last, int):
+        return None
+    device = stream.rpartition("/")[2]
+    front = f"/pack/{quote(device, safe='')}"
+    return {
+        "device": clean_text(device, 80),
+        "first": str(first),
+        "first_href": f"{front}/{first}",
+        "last": str(last),
+        "last_href": f"{front}/{last}",
+    }
+
+
+def _gaps(
+    devices: Sequence[Mapping[str, Any]], period: str, bounds: Mapping[str, Any], zone: ZoneInfo, language: str
+) -> list[dict[str, Any]]:
+    day = f"{datetime.fromtimestamp(bounds['from'], zone):%Y-%m-%d}"
+    rows = []
+    for one in devices:
+        missing = sorted(one.get("missing", {}).items(), key=lambda item: -item[1][0])
+        if missing:
+            rows.append(
+                {
+                    "name": clean_text(one["device"], 80),
+                    "label": clean_text(one.get("label", ""), 80),
+                    "href": f"/day?{urlencode({'date': day, 'device': one['device']})}" if period == "day" else "",
+                    "missing": [(reason_text(why, language), duration(ms, language)) for why, (ms, _) in missing],
+                }
+            )
+    return rows
+
+
+def neighbours(page: Mapping[str, Any], period: str, today: date) -> dict[str, str]:
+    """Addresses of the periods before and after."""
+    zone = ZoneInfo(page["timezone"])
+    first = datetime.fromtimestamp(page["period"]["from"], zone).date()
+    last = datetime.fromtimestamp(float(Decimal(page["period"]["to"])) - 1, UTC).astimezone(zone).date()
+    after = last + timedelta(days=1)
+
+    def to(day: date) -> str:
+        return f"/figures?{urlencode({'period': period, 'date': str(day)})}"
+
+    return {"earlier": to(first - timedelta(days=1)), "later": to(after) if after <= today else "", "day": str(first)}

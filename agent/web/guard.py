@@ -1,0 +1,173 @@
+"""What every request passes first: host name, method, size, origin, login; and the headers of every answer."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import quote
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agent.web.password import Sessions
+
+LARGEST_BODY: Final = 4096
+LONGEST_PATH: Final = 2000
+OPEN: Final = ("/login", "/static/")  # seen without a login
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
+POSTS: Final = frozenset({"/login", "/logout"})
+CSP: Final = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+HEADERS: Final = {
+    "content-security-policy": CSP,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may see the page. ``names``: host names it is known by, besides addresses; ``password``: must log in."""
+
+    tls: bool
+    password: bool
+    names: frozenset[str]
+
+    @property
+    def cookie(self) -> str:
+        """The session's cookie; with TLS only this host can set it."""
+        return "__Host-meterhouse" if self.tls else "meterhouse"
+
+
+def host_names(certificate_names: Iterable[str] = ()) -> frozenset[str]:
+    """Names under which this machine is visited: its own and those of the certificate."""
+    own = socket.gethostname().lower()
+    return frozenset({"localhost", own, own.partition(".")[0], *(name.lower() for name in certificate_names)})
+
+
+def is_our_host(header: str, names: frozenset[str]) -> bool:
+    """An address, or a name of ours: a name that an attacker pointed at this machine (DNS rebinding) is neither."""
+    match = _HOST.fullmatch(header)
+    if match is None:
+        return False
+    host = match[1].strip("[]").lower()
+    try:
+        ip_address(host)
+    except ValueError:
+        return host.rstrip(".") in names
+    return True
+
+
+def session_of(headers: Headers, access: Access) -> str:
+    """The token in the session's cookie; "" if there is none."""
+    try:
+        cookies = SimpleCookie(headers.get("cookie", ""))
+    except CookieError:
+        return ""
+    found = cookies.get(access.cookie)
+    return found.value if found is not None else ""
+
+
+class Guard:
+    """ASGI middleware: refuses what does not belong here before any page is made."""
+
+    def __init__(self, app: ASGIApp, access: Access, sessions: Sessions) -> None:
+        self._app, self._access, self._sessions = app, access, sessions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # no WebSocket here
+            return
+        headers = Headers(scope=scope)
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                ours = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    ours[name] = value
+                ours.setdefault("cache-control", "no-store")
+            await send(message)
+
+        refused = self._refusal(scope, headers)
+        if refused is not None:
+            await refused(scope, receive, with_headers)
+        else:
+            await self._app(scope, _bounded(receive), with_headers)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+        status, text = self._malformed(scope, headers)
+        if status:
+            return PlainTextResponse(f"{text}\n", status, {"allow": "GET, HEAD"} if status == 405 else None)
+        path = scope["path"]
+        if not self._access.password or path.startswith(OPEN):
+            return None
+        if self._sessions.valid(session_of(headers, self._access)):
+            return None
+        if headers.get("x-refresh"):
+            return PlainTextResponse("Log in again.\n", 401)
+        query = scope.get("query_string", b"").decode("ascii", "replace")
+        target = path + (f"?{query}" if query else "")
+        return RedirectResponse(f"/login?next={quote(target, safe='/')}" if target != "/" else "/login", 303)
+
+    def _malformed(self, scope: Scope, headers: Headers) -> tuple[int, str]:
+        """(status, sentence) of a request that is answered to nobody; (0, "")."""
+        method, path, hosts = scope["method"], scope["path"], headers.getlist("host")
+        length = headers.get("content-length", "0")
+        checks = (
+            (
+                len(hosts) != 1 or not is_our_host(hosts[0], self._access.names),
+                421,
+                "This host name is not known here. Use the gateway's address, or a name in its certificate.",
+            ),
+            (
+                len(scope.get("raw_path") or path) + len(scope.get("query_string", b"")) > LONGEST_PATH,
+                414,
+                "The address is too long.",
+            ),
+            (
+                method not in ("GET", "HEAD") and not (method == "POST" and path in POSTS),
+                405,
+                "This page is read-only.",
+            ),
+            (not length.isdigit() or int(length) > LARGEST_BODY, 413, "The request is too large."),
+            (
+                method == "POST" and not self._same_origin(headers, "".join(hosts)),
+                403,
+                "The request comes from another site.",
+            ),
+        )
+        return next(((status, text) for wrong, status, text in checks if wrong), (0, ""))
+
+    def _same_origin(self, headers: Headers, host: str) -> bool:
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+        scheme = "https" if self._access.tls else "http"
+        if origin is not None:
+            return origin.lower() == f"{scheme}://{host}".lower()
+        return site in (None, "same-origin", "none")
+
+
+def _bounded(receive: Receive) -> Receive:
+    """The same, without more of a body than is allowed, whatever its headers say."""
+    left = LARGEST_BODY
+
+    async def bounded() -> Message:
+        nonlocal left
+        message = await receive()
+        if message["type"] == "http.request":
+            left -= len(message.get("body", b""))
+            if left < 0:
+                return {"type": "http.disconnect"}
+        return message
+
+    return bounded

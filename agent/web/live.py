@@ -1,0 +1,132 @@
+"""What the page knows of this moment: the snapshot and the newest value of every point, shared by all viewers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from agent.cli.common import is_alive, read_snapshot
+from agent.cli.findings import Finding, find
+from drivers.model import GatewayError
+
+if TYPE_CHECKING:
+    from agent.cli.ring_follower import Follower, Latest
+
+FRESH_S: Final = 1.0  # what was read is used again for this long, however many look
+IDLE_EVERY_S: Final = 20.0  # while nobody looks, so that the next viewer need not wait for a long ring
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What is known at one moment; replaced as a whole.
+
+    ``error``: why there is no agent to show; the rest is then what was last seen of it, if anything.
+    """
+
+    number: int = 0  # counts up; another number is another content
+    time: float = 0.0
+    snapshot: Mapping[str, Any] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    points: Mapping[str, tuple[Latest, ...]] = field(default_factory=dict)  # by device
+    error: GatewayError | None = None
+    catching_up: bool = False  # older values of the ring are still being read
+
+
+class LiveData:
+    """Reads the runtime directory of an agent, at most once a second and only if somebody looks."""
+
+    def __init__(self, runtime_dir: Path) -> None:
+        self._folder = runtime_dir
+        self._follower: Follower | None = None
+        self._boot: object = None
+        self._lock = asyncio.Lock()
+        self._read_at = -1e9
+        self._caught_up = False
+        self.moment = Moment()
+
+    @property
+    def folder(self) -> Path:
+        """The runtime directory."""
+        return self._folder
+
+    async def now(self) -> Moment:
+        """The moment, at most a second old; while a long ring is read for the first time: what is known so far."""
+        if self._lock.locked() and self.moment.number and not self._caught_up:
+            return self.moment
+        async with self._lock:
+            if time.monotonic() - self._read_at >= FRESH_S:
+                self.moment = await asyncio.to_thread(self._read)
+                self._read_at = time.monotonic()
+        return self.moment
+
+    @contextlib.asynccontextmanager
+    async def following(self) -> AsyncIterator[None]:
+        """Follow the ring slowly while the context is open, also when nobody looks."""
+
+        async def follow() -> None:
+            while True:
+                await self.now()
+                await asyncio.sleep(IDLE_EVERY_S)
+
+        task = asyncio.create_task(follow())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            self.close()
+
+    def close(self) -> None:
+        """Unmap the ring."""
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            follower.ring.close()
+
+    def _read(self) -> Moment:
+        before, now = self.moment, time.time()
+        try:
+            snapshot = read_snapshot(self._folder)
+        except GatewayError as error:  # stopped: its last values are not shown, its devices are
+            self.close()
+            return Moment(before.number + 1, now, before.snapshot, (), {}, error)
+        findings = tuple(find(snapshot, now, is_alive(snapshot.get("pid"))))
+        try:
+            self._follow(snapshot)
+        except GatewayError as error:
+            self.close()
+            return Moment(before.number + 1, now, snapshot, findings, {}, error)
+        self._caught_up = True
+        return Moment(before.number + 1, now, snapshot, findings, self._points())
+
+    def _follow(self, snapshot: Mapping[str, Any]) -> None:
+        from agent.cli.ring_follower import Follower
+
+        follower = self._follower
+        if follower is None or snapshot.get("ring") != self.moment.snapshot.get("ring"):
+            self.close()
+            self._caught_up = False
+            follower = self._follower = Follower.open(self._folder, snapshot)
+            found = find(snapshot, time.time(), is_alive(snapshot.get("pid")))
+            self.moment = Moment(
+                self.moment.number + 1, time.time(), snapshot, tuple(found), self._points(), catching_up=True
+            )
+        else:
+            follower.learn(snapshot)
+        for _ in follower.follow():
+            pass
+        follower.ring.trim()
+
+    def _points(self) -> dict[str, tuple[Latest, ...]]:
+        """Copies, by device in the order of the tables: the follower goes on writing into its own."""
+        from dataclasses import replace
+
+        found: dict[str, list[Latest]] = {}
+        for latest in self._follower.latest.values() if self._follower is not None else ():
+            found.setdefault(latest.point.device, []).append(replace(latest))
+        return {device: tuple(points) for device, points in found.items()}

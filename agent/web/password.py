@@ -1,0 +1,172 @@
+"""The page's password: kept as a scrypt hash of 16 MB, checked one at a time, and not too often."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final
+
+from drivers.model import ConfigError
+
+N, R, P = 1 << 14, 8, 1  # 128 * N * R bytes: 16 MB a check, some 50 ms
+SALT_BYTES: Final = 16
+SHORTEST: Final = 10
+LONGEST: Final = 200
+TRIES: Final = 5  # at once, from one address
+TRY_EVERY_S: Final = 30.0  # then one more
+MOST_ADDRESSES: Final = 1000
+MOST_WAITING: Final = 4  # for the one check
+_LINE = re.compile(r"scrypt\$([A-Za-z0-9_-]{22})\$([A-Za-z0-9_-]{43})")
+
+
+def _encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _decoded(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def _hash(password: str, salt: bytes) -> bytes:
+    return hashlib.scrypt(password.encode(), salt=salt, n=N, r=R, p=P, maxmem=64 << 20, dklen=32)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class PasswordHash:
+    """Salt and hash, as one line of a file: ``scrypt$SALT$HASH``."""
+
+    salt: bytes
+    digest: bytes
+
+    @classmethod
+    def of(cls, password: str) -> PasswordHash:
+        """Of a new password, with a salt of its own."""
+        salt = secrets.token_bytes(SALT_BYTES)
+        return cls(salt, _hash(password, salt))
+
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> PasswordHash:
+        """The line in a file. Raises ConfigError, which never shows it: it may be the password itself."""
+        match = _LINE.fullmatch(data.decode("ascii", "replace").strip())
+        if match is None:
+            hint = "`meterhouse web --setup` makes it; the password itself does not belong there"
+            raise ConfigError("not the hash of a password", where=where, hint=hint)
+        return cls(_decoded(match[1]), _decoded(match[2]))
+
+    def line(self) -> str:
+        """For the file."""
+        return f"scrypt${_encoded(self.salt)}${_encoded(self.digest)}\n"
+
+    def matches(self, password: str) -> bool:
+        """Is it this password? Takes 16 MB and some 50 ms."""
+        return hmac.compare_digest(_hash(password[: LONGEST + 1], self.salt), self.digest)
+
+
+class TryLater(Exception):
+    """Too many tries; ``seconds`` until the next may be made."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+class LoginLimiter:
+    """A token bucket for each address that tried; an IPv6 network of 64 bits counts as one."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address -> (tokens, when)
+
+    def take(self, client: str) -> None:
+        """Count a try. Raises TryLater."""
+        key, now = _network(client), self._clock()
+        tokens, since = self._buckets.pop(key, (float(TRIES), now))
+        tokens = min(float(TRIES), tokens + (now - since) / TRY_EVERY_S)
+        allowed = tokens >= 1
+        self._buckets[key] = (tokens - 1 if allowed else tokens, now)
+        while len(self._buckets) > MOST_ADDRESSES:
+            self._buckets.popitem(last=False)
+        if not allowed:
+            raise TryLater((1 - tokens) * TRY_EVERY_S)
+
+    def forget(self, client: str) -> None:
+        """After the right password."""
+        self._buckets.pop(_network(client), None)
+
+
+def _network(client: str) -> str:
+    try:
+        found = ip_address(client.partition("%")[0])
+    except ValueError:
+        return client
+    return f"{int(found) >> 64:x}::/64" if found.version == 6 else client
+
+
+class PasswordChecker:
+    """Checks passwords one after another."""
+
+    def __init__(self, hashed: PasswordHash, limiter: LoginLimiter) -> None:
+        self._hashed, self._limiter = hashed, limiter
+        self._lock, self._waiting = asyncio.Lock(), 0
+
+    async def check(self, client: str, password: str) -> bool:
+        """Is it the password? Raises TryLater."""
+        self._limiter.take(client)
+        if self._waiting >= MOST_WAITING:
+            raise TryLater(1.0)
+        self._waiting += 1
+        try:
+            async with self._lock:
+                good = await asyncio.to_thread(self._hashed.matches, password)
+        finally:
+            self._waiting -= 1
+        if good:
+            self._limiter.forget(client)
+        return good
+
+
+SESSION_S: Final = 12 * 3600.0
+MOST_SESSIONS: Final = 100
+
+
+class Sessions:
+    """Who has logged in, until the process ends; in memory only, by the hash of their token."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._ends: OrderedDict[bytes, float] = OrderedDict()
+
+    def begin(self) -> str:
+        """A new token; the oldest session ends where there are too many."""
+        token = secrets.token_urlsafe(32)
+        self._ends[self._key(token)] = self._clock() + SESSION_S
+        while len(self._ends) > MOST_SESSIONS:
+            self._ends.popitem(last=False)
+        return token
+
+    def valid(self, token: str) -> bool:
+        """Is it one of ours, and not too old?"""
+        ends = self._ends.get(self._key(token))
+        if ends is None:
+            return False
+        if ends < self._clock():
+            self.end(token)
+            return False
+        return True
+
+    def end(self, token: str) -> None:
+        """Log out."""
+        self._ends.pop(self._key(token), None)
+
+    @staticmethod
+    def _key(token: str) -> bytes:
+        return hashlib.sha256(token.encode("utf-8", "replace")).digest()

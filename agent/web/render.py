@@ -1,0 +1,80 @@
+"""Templates to HTML. Every inserted text is escaped: names of devices, lines and errors may hold anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+from starlette.datastructures import URL
+
+from agent.cli.common import show_age, show_unit
+from agent.web.labels import LANGUAGES, label
+from agent.web.live import Moment
+from drivers.model import GatewayError, clean_text
+
+
+def coded(text: str) -> Markup:
+    """Text with what stands between backticks as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # not in pairs
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in enumerate(parts)
+    )
+
+
+def in_language(error: GatewayError, language: str) -> str:
+    """`WHERE: WHAT. WHAT TO DO`, without what could not be printed."""
+    if language == "zh":
+        from agent.cli.chinese import describe
+
+        return clean_text(describe(error.where, error.what, error.hint), 2000)
+    return clean_text(str(error), 2000)
+
+
+class Renderer:
+    """Makes the text of pages.
+
+    Args:
+        tags: of the static files, by name: a changed file has another address.
+        password: whether there is a session to end.
+    """
+
+    def __init__(self, tags: Mapping[str, str], password: bool) -> None:
+        self._password = password
+        self._templates = Environment(
+            loader=PackageLoader("agent.web"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.globals["static"] = lambda name: f"/static/{name}?v={tags[name]}"
+        self._templates.filters.update(
+            age=show_age, unit=show_unit, coded=coded, cut=lambda text, most=80: clean_text(str(text), most)
+        )
+
+    def render(
+        self, template: str, language: str, url: URL, fragment: bool, moment: Moment, facts: Mapping[str, Any]
+    ) -> str:
+        """The whole page, or with ``fragment`` what is in its <main>."""
+
+        def t(key: str, **values: object) -> str:
+            return label(key, language, **values)
+
+        snapshot = moment.snapshot
+        return self._templates.get_template(template).render(
+            t=t,
+            lang=language,
+            other_language=next(one for one in LANGUAGES if one != language),
+            other_url=str(url.include_query_params(lang=next(one for one in LANGUAGES if one != language)).replace(
+                scheme="", netloc="")),
+            layout="fragment.html" if fragment else "base.html",
+            path=url.path,
+            place=f"{snapshot.get('site', '')}/{snapshot.get('gateway', '')}" if snapshot else "meterhouse",
+            version=snapshot.get("version", ""),
+            password=self._password,
+            **facts,
+        )  # fmt: skip

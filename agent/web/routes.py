@@ -1,0 +1,415 @@
+"""The routes of the page, from a request to an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import hashlib
+import logging
+import mimetypes
+import re
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qs, quote, urlencode
+from zoneinfo import ZoneInfo
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from agent.cli.questions import given
+from agent.config import PageConfig, WebConfig, load_page_config
+from agent.config.web import listen_address
+from agent.web.day_view import day_links, day_of, device_day, site_day
+from agent.web.figures_view import PERIODS, figures, neighbours
+from agent.web.guard import Access, Guard, host_names, session_of
+from agent.web.labels import LANGUAGES, label
+from agent.web.live import LiveData, Moment
+from agent.web.password import LoginLimiter, PasswordChecker, PasswordHash, Sessions, TryLater
+from agent.web.render import Renderer, in_language
+from agent.web.site_data import SiteData
+from agent.web.source_view import pack_view, source
+from agent.web.views import device_href, device_view, frames_view, now_view, shown
+from drivers.model import ConfigError, GatewayError, UsageError
+
+log = logging.getLogger("meterhouse.web")
+BODY_S: Final = 10.0  # for a login to come
+KEPT_PAGES: Final = 48  # of this moment, in both languages
+NEXT = re.compile(r"/(?![/\\])[A-Za-z0-9/_.~%?&=:+-]{0,500}\Z")
+COOKIE_AGE_S: Final = 365 * 86_400
+
+
+def settings_of(
+    config_file: Path, runtime_dir: Path | None, listen: str | None, environ: Mapping[str, str]
+) -> PageConfig:
+    """The configuration with what the command line sets.
+
+    Without a configuration at the default place the page still shows a runtime directory that is named.
+    Raises ConfigError, UsageError.
+    """
+    try:
+        found = load_page_config(config_file, runtime_dir=runtime_dir, environ=environ)
+    except ConfigError:
+        if runtime_dir is None or config_file.exists():
+            raise
+        found = PageConfig(WebConfig(), "UTC", runtime_dir)
+    if listen is None:
+        return found
+    host, port = given("--listen", listen_address, listen)
+    web = replace(found.web, host=host, port=port)
+    if not web.is_loopback and (web.certificate is None or web.password is None):
+        hint = "`meterhouse web --setup` makes a certificate and a password"
+        raise UsageError(
+            "others can reach this address: it needs a certificate with its key, and a password",
+            where="--listen",
+            hint=hint,
+        )
+    return replace(found, web=web)
+
+
+@dataclass(frozen=True, slots=True)
+class StaticFile:
+    """A file of the package: found by its name, never by a path."""
+
+    data: bytes
+    kind: str
+    tag: str
+
+
+def static_files() -> dict[str, StaticFile]:
+    """All of them, by name such as ``vendor/uPlot.min.css``."""
+    root = files("agent.web") / "static"
+    found: dict[str, StaticFile] = {}
+    for folder, prefix in ((root, ""), (root / "vendor", "vendor/")):
+        for item in folder.iterdir():
+            kind, _ = mimetypes.guess_type(item.name)
+            if item.is_file() and kind in ("text/css", "text/javascript", "image/svg+xml"):
+                data = item.read_bytes()
+                found[prefix + item.name] = StaticFile(data, kind, hashlib.sha256(data).hexdigest()[:16])
+    return found
+
+
+class Page:
+    """Handlers with what they share."""
+
+    def __init__(self, config: PageConfig, access: Access, checker: PasswordChecker | None, data: SiteData) -> None:
+        self.config, self.access, self.checker = config, access, checker
+        self.sessions = Sessions()
+        self.live = LiveData(config.runtime_dir)
+        self.data = data
+        self.static = static_files()
+        self.renderer = Renderer({name: one.tag for name, one in self.static.items()}, access.password)
+        self._frames: dict[str, tuple[tuple[int, str], dict[str, Any]]] = {}  # of this moment, by line
+        self._kept: OrderedDict[tuple[str, str, bool, int], bytes] = OrderedDict()
+
+    # --- what all pages need
+
+    def render(self, request: Request, template: str, status: int = 200, **facts: Any) -> Response:
+        """A page in the viewer's language; a refresh gets its content alone."""
+        language = language_of(request)
+        fragment = bool(request.headers.get("x-refresh"))
+        moment = Moment() if template == "login.html" else self.live.moment  # a stranger learns nothing
+        text = self.renderer.render(template, language, request.url, fragment, moment, facts)
+        return self._respond(request, text.encode(), status, language)
+
+    async def live_page(
+        self, request: Request, template: str, view: Callable[[Moment, str], dict[str, Any]]
+    ) -> Response:
+        """A page of this moment: made once, however many look."""
+        moment, language = await self.live.now(), language_of(request)
+        fragment = bool(request.headers.get("x-refresh"))
+        key = (str(request.url.path), language, fragment, moment.number)
+        body = self._kept.get(key)
+        if body is None:
+            facts = view(moment, language)
+            body = self.renderer.render(template, language, request.url, fragment, moment, facts).encode()
+            body = gzip.compress(body, 5, mtime=0)
+            self._kept[key] = body
+            while len(self._kept) > KEPT_PAGES:
+                self._kept.popitem(last=False)
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            return self._respond(request, body, 200, language, gzipped=True)
+        return self._respond(request, gzip.decompress(body), 200, language)
+
+    def _respond(self, request: Request, body: bytes, status: int, language: str, gzipped: bool = False) -> Response:
+        headers = {"vary": "accept-encoding, accept-language, cookie, x-refresh", "content-language": language}
+        if gzipped:
+            headers["content-encoding"] = "gzip"
+        response = Response(body, status, headers, "text/html; charset=utf-8")
+        if request.query_params.get("lang") in LANGUAGES:
+            self.set_cookie(response, "language", language, COOKIE_AGE_S)
+        return response
+
+    def set_cookie(self, response: Response, name: str, value: str, max_age: int | None = None) -> None:
+        """A cookie that no script reads and no other site sends."""
+        response.set_cookie(
+            name, value, max_age=max_age, path="/", secure=self.access.tls, httponly=True, samesite="strict"
+        )
+
+    # --- pages
+
+    async def now(self, request: Request) -> Response:
+        """Findings, devices, lines, destinations."""
+        return await self.live_page(
+            request, "now.html", lambda moment, lang: now_view(moment, lang, self.config.labels)
+        )
+
+    async def device(self, request: Request) -> Response:
+        """All points of a device."""
+        name = request.path_params["device"]
+        moment = await self.live.now()
+        if name not in moment.snapshot.get("devices", {}):
+            raise HTTPException(404)
+        return await self.live_page(
+            request, "device.html", lambda moment, lang: device_view(moment, lang, name, self.config.labels)
+        )
+
+    async def first_line(self, request: Request) -> Response:
+        """To the frames of the first line."""
+        moment = await self.live.now()
+        for name in moment.snapshot.get("lines", {}):
+            return RedirectResponse(f"/frames/{quote(name, safe='')}", 303)
+        return self.render(request, "error.html", text=label("frames.none", language_of(request)))
+
+    async def frames(self, request: Request) -> Response:
+        """The last frames of a line."""
+        moment, name = await self.live.now(), request.path_params["line"]
+        if name not in moment.snapshot.get("lines", {}):
+            raise HTTPException(404)
+        key, kept = (moment.number, name), self._frames.get(name)
+        if kept is None or kept[0] != key:
+            view = await asyncio.to_thread(frames_view, self.live.folder, moment, name, self.config.timezone)
+            kept = self._frames[name] = (key, view)
+        return self.render(request, "frames.html", **kept[1])
+
+    # --- days, figures, and where values come from: asked of the agent, seldom
+
+    async def day(self, request: Request) -> Response:
+        """The site's day, or a device's."""
+        moment, language, query = await self.live.now(), language_of(request), request.query_params
+        device, text = query.get("device", "")[:80], query.get("date", "")
+        wanted = day_of(text) if text else None
+        if text and wanted is None:
+            raise HTTPException(404)
+        days = await asyncio.to_thread(self.data.days)
+        try:
+            answer = await asyncio.to_thread(self.data.day, wanted, device)
+        except UsageError:
+            raise HTTPException(404) from None
+        shown_day = day_of(answer["day"])
+        if shown_day is None or (device and not answer["devices"]):
+            raise HTTPException(404)
+        labels = self.config.labels
+        if device:
+            view = device_day(answer, language, [name[:200] for name in query.getlist("point")])
+        else:
+            view = site_day(answer, language, labels)
+        names = [*moment.snapshot.get("devices", {})]
+        return self.render(
+            request,
+            "day.html",
+            day=view,
+            date=str(shown_day),
+            device=device,
+            device_label=labels.get(device, ""),
+            choices=[
+                (name, labels.get(name, "")) for name in (*names, *([device] if device not in ("", *names) else ()))
+            ],
+            links=day_links(shown_day, days["days"], days["today"], {"device": device} if device else {}),
+        )
+
+    async def figures(self, request: Request) -> Response:
+        """The park's figures of a period."""
+        query, language = request.query_params, language_of(request)
+        period, text = PERIODS.get(query.get("period", "day")), query.get("date", "")
+        wanted = day_of(text) if text else None
+        if period is None or (text and wanted is None):
+            raise HTTPException(404)
+        page = await asyncio.to_thread(self.data.report, period, wanted)
+        today = datetime.now(ZoneInfo(page["timezone"])).date()
+        view = figures(page, period, language)
+        return self.render(
+            request, "figures.html", **view, period=period, periods=PERIODS, links=neighbours(page, period, today)
+        )
+
+    async def source(self, request: Request) -> Response:
+        """Where a point's values come from."""
+        moment, language = await self.live.now(), language_of(request)
+        device, point = request.path_params["device"], request.path_params["point"]
+        found = [one for one in moment.points.get(device, ()) if one.point.name == point]
+        answer = await asyncio.to_thread(self.data.birth, device)
+        view = source(answer, point, language)
+        if not found and not view["register"]:
+            raise HTTPException(404)
+        return self.render(
+            request,
+            "source.html",
+            device=device,
+            point=point,
+            shown=shown(found[0], moment, language) if found else None,
+            register=view["register"],
+            facts_device=view["device"],
+            pack=view["pack"],
+            pack_href=f"/pack/{quote(device, safe='')}/{view['seq']}" if view["seq"] else "",
+            device_href=device_href(device),
+            day_href=f"/day?{urlencode({'device': device, 'point': point})}",
+        )
+
+    async def pack(self, request: Request) -> Response:
+        """A pack as it was signed."""
+        device, seq = request.path_params["device"], request.path_params["seq"]
+        if not 0 < seq < 1 << 53:
+            raise HTTPException(404)
+        answer = await asyncio.to_thread(self.data.pack, device, seq)
+        view = await asyncio.to_thread(pack_view, answer, self.config.timezone, language_of(request))
+        front = f"/pack/{quote(device, safe='')}"
+        return self.render(
+            request,
+            "pack.html",
+            device=device,
+            seq=seq,
+            **view,
+            earlier=f"{front}/{seq - 1}" if seq > 1 else "",
+            later=f"{front}/{seq + 1}",
+            device_href=device_href(device),
+        )
+
+    # --- login
+
+    async def login(self, request: Request) -> Response:
+        """The form, and what comes of it."""
+        target = request.query_params.get("next", "/")
+        target = target if NEXT.match(target) else "/"
+        if self.checker is None:
+            return RedirectResponse(target, 303)
+        if request.method != "POST":
+            return self.render(request, "login.html", target=target, problem="")
+        client = request.client.host if request.client else "?"
+        try:
+            body = await asyncio.wait_for(request.body(), BODY_S)
+            form = parse_qs(body.decode("utf-8", "replace"), max_num_fields=8)
+            good = await self.checker.check(client, form.get("password", [""])[0])
+        except (TimeoutError, ValueError, ClientDisconnect):
+            return Response(status_code=400)
+        except TryLater as later:
+            log.warning("%s: too many logins are tried", client)
+            response = self.render(request, "login.html", 429, target=target, problem="login.later")
+            response.headers["retry-after"] = str(max(1, round(later.seconds)))
+            return response
+        if not good:
+            log.warning("%s: a login with a wrong password", client)
+            return self.render(request, "login.html", 403, target=target, problem="login.wrong")
+        response = RedirectResponse(target, 303)
+        self.set_cookie(response, self.access.cookie, self.sessions.begin())
+        return response
+
+    async def logout(self, request: Request) -> Response:
+        """End the session."""
+        self.sessions.end(session_of(request.headers, self.access))
+        response = RedirectResponse("/login", 303)
+        response.delete_cookie(self.access.cookie, path="/", secure=self.access.tls, httponly=True, samesite="strict")
+        return response
+
+    # --- files and errors
+
+    async def file(self, request: Request) -> Response:
+        """A static file."""
+        found = self.static.get(request.path_params["name"])
+        if found is None:
+            raise HTTPException(404)
+        headers = {"etag": f'"{found.tag}"', "cache-control": "private, max-age=86400"}
+        if request.headers.get("if-none-match") == headers["etag"]:
+            return Response(status_code=304, headers=headers)
+        kind = found.kind if found.kind.startswith("image/") else f"{found.kind}; charset=utf-8"
+        return Response(found.data, headers=headers, media_type=kind)
+
+    async def http_error(self, request: Request, error: Exception) -> Response:
+        """A page for what is not there."""
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        key = "error.404" if status == 404 else "error.other"
+        text = label(key, language_of(request), status=status)
+        return self.render(request, "error.html", status, text=text)
+
+    async def gateway_error(self, request: Request, error: Exception) -> Response:
+        """A page for an agent that does not answer, or a question that it refuses."""
+        assert isinstance(error, GatewayError)
+        text = in_language(error, language_of(request))
+        return self.render(request, "error.html", 400 if isinstance(error, UsageError) else 503, text=text)
+
+    async def bug(self, request: Request, error: Exception) -> Response:
+        """A fault of ours: the log has it, the viewer a sentence."""
+        log.error("%s: internal error", request.url.path, exc_info=error)
+        return Response("internal error; the log of meterhouse-web has it\n", 500, media_type="text/plain")
+
+
+def language_of(request: Request) -> str:
+    """As asked for, else as chosen before, else as the browser prefers."""
+    for given_language in (request.query_params.get("lang"), request.cookies.get("language")):
+        if given_language in LANGUAGES:
+            return given_language
+    return preferred(request.headers)
+
+
+def preferred(headers: Headers) -> str:
+    """The first language of Accept-Language that we speak."""
+    best, weight = "en", 0.0
+    for item in headers.get("accept-language", "")[:200].split(","):
+        name, _, more = item.strip().partition(";")
+        try:
+            q = float(more.strip().removeprefix("q=")) if more else 1.0
+        except ValueError:
+            continue
+        spoken = name.strip().lower().partition("-")[0]
+        if spoken in LANGUAGES and weight < q <= 1:
+            best, weight = spoken, q
+    return best
+
+
+def make_app(config: PageConfig, data: SiteData | None = None) -> ASGIApp:
+    """The page as an ASGI application. Raises ConfigError for a password file that is none."""
+    import os
+
+    from agent.web.server import certificate_names
+
+    web = config.web
+    checker = None
+    if web.password is not None:
+        hashed = PasswordHash.parse(web.password.read(os.environ), str(web.password))
+        checker = PasswordChecker(hashed, LoginLimiter())
+    access = Access(web.certificate is not None, checker is not None, host_names(certificate_names(web)))
+    page = Page(config, access, checker, data or SiteData(config.runtime_dir))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        async with page.live.following():
+            yield
+
+    app = Starlette(
+        routes=[
+            Route("/", page.now),
+            Route("/device/{device}", page.device),
+            Route("/device/{device}/{point}", page.source),
+            Route("/pack/{device}/{seq:int}", page.pack),
+            Route("/day", page.day),
+            Route("/figures", page.figures),
+            Route("/frames", page.first_line),
+            Route("/frames/{line}", page.frames),
+            Route("/login", page.login, methods=["GET", "POST"]),
+            Route("/logout", page.logout, methods=["POST"]),
+            Route("/static/{name:path}", page.file),
+        ],
+        exception_handlers={HTTPException: page.http_error, GatewayError: page.gateway_error, Exception: page.bug},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return Guard(app, access, page.sessions)

@@ -1,0 +1,211 @@
+"""`meterhouse web --setup`: a certificate of its own, a password's hash, and the table [web] that names them."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from agent.cli.common import say
+from agent.cli.options import first_line
+from agent.cli.questions import asked, confirmed, given, is_terminal
+from agent.config.web import listen_address
+from agent.web.password import LONGEST, SHORTEST, PasswordHash
+from drivers.files import write_atomic
+from drivers.model import GatewayError, UsageError
+from drivers.toml.parsers import InvalidValue
+
+if TYPE_CHECKING:
+    from cryptography.x509 import GeneralName
+
+CREDENTIALS: Final = Path("/etc/credstore")  # systemd reads it for the units that import from it
+CREDENTIAL_NAMES: Final = ("meterhouse-web.certificate", "meterhouse-web.key", "meterhouse-web.password")
+FILE_NAMES: Final = ("certificate.pem", "key.pem", "password")
+KEYS: Final = ("certificate", "key", "password")
+LISTEN: Final = "0.0.0.0:8443"
+DAYS: Final = 820  # browsers of phones refuse certificates that are good for longer than 825
+
+
+@dataclass(frozen=True, slots=True)
+class MadeCertificate:
+    """PEM of both, and the certificate's SHA-256 as browsers show it."""
+
+    certificate: bytes
+    key: bytes
+    fingerprint: str
+    ends: datetime
+
+
+def make_certificate(names: Iterable[str], now: datetime) -> MadeCertificate:
+    """A self-signed certificate on P-256 for these names and addresses."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "meterhouse gateway")])
+    ends = now + timedelta(days=DAYS)
+    usage = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))  # the phone's clock may be behind
+        .not_valid_after(ends)
+        .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    digest = certificate.fingerprint(hashes.SHA256()).hex().upper()
+    fingerprint = ":".join(digest[n : n + 2] for n in range(0, len(digest), 2))
+    return MadeCertificate(certificate.public_bytes(pem), private, fingerprint, ends)
+
+
+def _general_name(name: str) -> GeneralName:
+    from cryptography import x509
+
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def own_names(host: str, more: Sequence[str]) -> list[str]:
+    """This machine's names and addresses, as far as it knows them, and those that were given."""
+    name = socket.gethostname()
+    found = [name, f"{name}.local", "localhost", "127.0.0.1", "::1"]
+    with contextlib.suppress(OSError):  # a machine that cannot resolve its own name
+        found += [str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(name, None)]
+    found += [] if ipaddress.ip_address(host).is_unspecified else [host]
+    for one in more:
+        plain = one.strip().lower()
+        if not plain or len(plain) > 253 or not plain.isascii() or not all(c.isalnum() or c in ".-:" for c in plain):
+            hint = "A host name or an address, such as gw01.park7.example or 192.168.1.20"
+            raise UsageError(f"invalid name {one[:60]!r}", where="--name", hint=hint)
+        found.append(plain)
+    return list(dict.fromkeys(n for n in found if n.isascii() and n))
+
+
+def password_of(value: object) -> str:
+    """A password that is long enough. Raises InvalidValue."""
+    if not isinstance(value, str) or not SHORTEST <= len(value) <= LONGEST:
+        raise InvalidValue("the password is too short or too long", f"Use {SHORTEST} to {LONGEST} characters")
+    return value
+
+
+def _password(file: Path | None) -> tuple[str, bool]:
+    """(password, whether it was made here and must be shown)."""
+    if file is not None:
+        return given("--password-file", password_of, first_line(file)), False
+    if not is_terminal():
+        hint = "Use --password-file FILE"
+        raise UsageError("a password is needed, but stdin is not a terminal", where="--setup", hint=hint)
+    question = say("Password for the page (empty: make one)")
+    first = asked(question, lambda value: password_of(value) if value else "", default="", hidden=True)
+    if not first:
+        return secrets.token_urlsafe(12), True
+    while asked(say("The same again"), str, default="", hidden=True) != first:
+        click.echo(say("That was another one."), err=True)
+    return first, False
+
+
+def set_up(
+    config_file: Path,
+    listen: str | None,
+    names: Sequence[str],
+    folder: Path | None,
+    password_file: Path | None,
+    yes: bool,
+    language: str,
+) -> None:
+    """Make all three and write ``conf.d/web.toml``. Raises GatewayError."""
+    host, port = given("--listen", listen_address, listen or LISTEN)
+    target = config_file.parent / "conf.d" / "web.toml"
+    _refuse_double(config_file, target)
+    places = [(folder or CREDENTIALS) / name for name in (FILE_NAMES if folder else CREDENTIAL_NAMES)]
+    found_names = own_names(host, names)
+    for path in (*places, target):
+        click.echo(say(f"writes {path}") + (say(", which replaces the one there") if path.exists() else ""), err=True)
+    confirmed(yes, "web --setup", language)
+    password, show = _password(password_file)
+    made = make_certificate(found_names, datetime.fromtimestamp(int(time.time()), UTC))
+    hashed = PasswordHash.of(password).line().encode()
+    try:
+        places[0].parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path, data in zip(places, (made.certificate, made.key, hashed), strict=True):
+            write_atomic(path, data, 0o600, durable=True)
+        target.parent.mkdir(exist_ok=True)
+        write_atomic(target, _table(host, port, folder, places).encode(), 0o640, durable=True)
+        if os.geteuid() == 0:
+            os.chown(target, -1, config_file.stat().st_gid)
+    except OSError as error:
+        hint = "Run it with sudo, or name a folder with --folder"
+        where = str(error.filename or places[0].parent)
+        raise GatewayError(f"cannot write: {error.strerror}", where=where, hint=hint) from error
+    _show(made, host, port, found_names, password if show else "")
+
+
+def _refuse_double(config_file: Path, target: Path) -> None:
+    import tomllib
+
+    try:
+        more = sorted(path for path in target.parent.glob("[!.]*.toml") if path != target)
+        for path in (config_file, *more):
+            if "web" in tomllib.loads(path.read_text("utf-8-sig")):
+                hint = f"Remove [web] there: --setup writes it into {target}"
+                raise GatewayError("has the table [web] already", where=str(path), hint=hint)
+    except FileNotFoundError:
+        hint = "Name the file with -c FILE; `meterhouse init` makes one"
+        raise UsageError("there is no such file", where=str(config_file), hint=hint) from None
+    except OSError as error:
+        raise GatewayError(f"cannot be read: {error.strerror}", where=str(config_file)) from error
+    except ValueError as error:
+        raise GatewayError("is not valid TOML", where=str(config_file), hint="`meterhouse check` says where") from error
+
+
+def _table(host: str, port: int, folder: Path | None, places: Sequence[Path]) -> str:
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    lines = ["# made by `meterhouse web --setup`", "[web]", f'listen = "{address}"']
+    for key, path in zip(KEYS, places, strict=True):
+        if folder is None:
+            lines.append(f'{key}_credential = "{path.name}"')
+        else:
+            text = str(path.resolve()).replace("\\", "\\\\").replace('"', '\\"')
+            lines.append(f'{key}_file = "{text}"')
+    return "\n".join(lines) + "\n"
+
+
+def _show(made: MadeCertificate, host: str, port: int, names: Sequence[str], password: str) -> None:
+    from agent.cli.qr import can_show, terminal_qr
+
+    own = socket.gethostname() if ipaddress.ip_address(host).is_unspecified else host
+    shown = f"[{own}]" if ":" in own else own
+    click.echo(say(f"The page will be at https://{shown}:{port}/"))
+    click.echo(say(f"Names in the certificate: {', '.join(names)}"))
+    click.echo(say(f"It is good until {made.ends:%Y-%m-%d}. Its SHA-256, for the browser's first warning:"))
+    half = len(made.fingerprint) // 2 + 1
+    click.echo(f"  {made.fingerprint[:half]}\n  {made.fingerprint[half:]}")
+    if can_show():
+        click.echo(terminal_qr(f"https://{shown}:{port}/ SHA-256 {made.fingerprint}", sys.stdout.isatty()))
+    if password:
+        click.echo(say(f"The password, shown only now: {password}"))
+    click.echo(say("Start it: `sudo systemctl enable --now meterhouse-web`; once more after a change: `restart`"))
+    click.echo(say("Let the unit accept the network of the viewers: deploy.md, the gateway's page"))

@@ -1,0 +1,265 @@
+"""What the live pages show, as plain values for their templates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+from zoneinfo import ZoneInfo
+
+from agent.cli.common import learned_maps, show_age, show_quality
+from agent.cli.finding_words import LANGUAGES, reason_words
+from agent.cli.findings import DOUBTFUL, show_size
+from agent.cli.ring_follower import GAP_CODES, Latest, number, show_number
+from agent.web.labels import LINE_TROUBLE, QUALITIES, label
+from agent.web.live import Moment
+from agent.web.render import in_language
+from drivers.line.trace import TracedFrame, read_trace
+from drivers.model import GatewayError, clean_text
+
+MOST_FRAMES: Final = 200
+MAIN_POINTS: Final = 2  # of a device, on the first page
+STATES: Final = ("alive", "dead", "asleep", "unknown", "swapped")
+GOOD: Final = 0.9  # of the due readings
+
+
+@dataclass(frozen=True, slots=True)
+class ShownPoint:
+    """A point as the tables show it."""
+
+    name: str
+    unit: str
+    kind: str
+    value: str
+    exact: str  # for scripts and for who hovers
+    quality: str  # "" for good
+    missing: bool
+    age: str
+    href: str
+
+
+def now_view(moment: Moment, language: str, labels: Mapping[str, str]) -> dict[str, Any]:
+    """The first page."""
+    snapshot, now = moment.snapshot, moment.time
+    devices = [
+        _device_row(name, facts, moment, language, labels) for name, facts in snapshot.get("devices", {}).items()
+    ]
+    return {
+        "problem": in_language(moment.error, language) if moment.error is not None else "",
+        "seen": show_age(now - float(snapshot["time"])) if moment.error is not None and "time" in snapshot else "",
+        "catching_up": moment.catching_up,
+        "findings": [
+            {"fault": one.exit_code > 0, "text": one.text(language), "advice": one.advice(language)}
+            for one in moment.findings
+        ],
+        "verdict": _verdict(moment, language),
+        "head": _head(snapshot, language, now),
+        "devices": devices,
+        "lines": [_line_row(name, facts, language) for name, facts in snapshot.get("lines", {}).items()],
+        "uplinks": [_uplink_row(name, facts, language) for name, facts in snapshot.get("uplinks", {}).items()],
+        "learned": learned_maps(snapshot),
+        "refreshes": True,
+    }
+
+
+def _verdict(moment: Moment, language: str) -> tuple[str, str]:
+    """(class, text): in one sentence whether all is well."""
+    if moment.error is not None:
+        return "bad", label("verdict.stopped", language)
+    faults = sum(one.exit_code > 0 for one in moment.findings)
+    if faults:
+        return "bad", label("verdict.faults" if faults > 1 else "verdict.fault", language, count=faults)
+    if any(one.code == "device-early" for one in moment.findings):
+        return "soft", label("verdict.early", language)
+    return "good", label("verdict.well", language)
+
+
+def _head(snapshot: Mapping[str, Any], language: str, now: float) -> list[tuple[str, str]]:
+    """Names and values of the gateway itself."""
+    if not snapshot:
+        return []
+    store, clock, key = (snapshot.get(name, {}) for name in ("store", "clock", "key"))
+    synced = {True: "clock.synced", False: "clock.not"}.get(clock.get("synced"), "clock.unknown")
+    rows = [("head.clock", label(synced, language, error=round(clock.get("error_ms") or 0)))]
+    if (started := snapshot.get("started")) is not None:
+        rows.insert(0, ("head.running", show_age(now - float(started))))
+    if store.get("size_bytes") is not None:
+        size, limit, free = (
+            show_size(store.get(name) or 0) for name in ("size_bytes", "limit_bytes", "disk_free_bytes")
+        )
+        rows.append(("head.store", label("store.of", language, size=size, limit=limit, free=free)))
+    if key.get("thumbprint"):
+        rows.append(("head.key", str(key["thumbprint"])))
+    rows.append(("head.boot", str(snapshot.get("boot", "?"))))
+    return [(label(name, language), clean_text(value, 200)) for name, value in rows]
+
+
+def _device_row(
+    name: str, facts: Mapping[str, Any], moment: Moment, language: str, labels: Mapping[str, str]
+) -> dict[str, Any]:
+    recent = facts.get("recent") or {}
+    state = "swapped" if facts.get("swapped") else str(facts.get("life", "unknown"))
+    complete, missing = recent.get("complete"), recent.get("missing") or {}
+    worst = max(missing, key=missing.__getitem__, default="")
+    last = facts.get("last_answer")
+    stopped = moment.error is not None
+    return {
+        "name": name,
+        "label": clean_text(labels.get(name, ""), 80),
+        "href": device_href(name),
+        "state": "unknown" if stopped or state not in STATES else state,
+        "state_text": "–"
+        if stopped
+        else label(f"state.{state}", language)
+        if state in STATES
+        else clean_text(state, 20),
+        "complete": "–" if complete is None else f"{complete * 100:.3g} %",
+        "low": complete is not None and complete < GOOD,
+        "worst": reason_text(worst, language) if worst else "",
+        "worst_count": missing.get(worst, ""),
+        "doubtful": sum((recent.get("marked") or {}).get(quality, 0) for quality in DOUBTFUL) or "",
+        "last": show_age(moment.time - float(last)) if last else "–",
+        "line": str(facts.get("line", "?")),
+        "line_href": f"/frames/{quote(str(facts.get('line', '')), safe='')}",
+        "profile": str(facts.get("profile", "")),
+        "values": [shown(one, moment, language) for one in _main_points(moment.points.get(name, ()))],
+    }
+
+
+def device_href(name: str) -> str:
+    """The address of a device's page."""
+    return f"/device/{quote(name, safe='')}"
+
+
+def reason_text(reason: str, language: str) -> str:
+    """Why a reading is missing."""
+    return clean_text(reason_words(reason)[LANGUAGES.index(language)], 60)
+
+
+def _main_points(points: Iterable[Latest]) -> list[Latest]:
+    """What a person looks for first: the power, and the counter that goes with it."""
+    found = [one for one in points if one.point.kind in ("gauge", "counter")]
+
+    def rank(one: Latest) -> tuple[bool, bool, bool, int]:
+        name, kind = one.point.name, one.point.kind
+        wanted = ".power" in name if kind == "gauge" else "energy" in name or "volume" in name
+        return one.quality >= GAP_CODES, not wanted, name.startswith("dc."), name.count(".")
+
+    best = [
+        min((one for one in found if one.point.kind == kind), key=rank, default=None) for kind in ("gauge", "counter")
+    ]
+    return [one for one in best if one is not None][:MAIN_POINTS]
+
+
+def shown(latest: Latest, moment: Moment, language: str) -> ShownPoint:
+    """A point for a table."""
+    missing = latest.quality >= GAP_CODES
+    name = show_quality(latest.quality)
+    at = LANGUAGES.index(language)
+    quality = reason_words(name)[at] if missing else QUALITIES.get(name, (name, name))[at]
+    value = show_number(latest.value, latest.point.kind, latest.point.is_float)
+    return ShownPoint(
+        clean_text(latest.point.name, 120),
+        clean_text(latest.point.unit, 20),
+        latest.point.kind,
+        clean_text("–" if value == "-" else value, 80),
+        clean_text(str(number(latest.value) if latest.value is not None else ""), 80),
+        clean_text(quality, 60),
+        missing,
+        show_age(latest.age_s(int(moment.time * 1e9))),
+        f"{device_href(latest.point.device)}/{quote(latest.point.name, safe='')}",
+    )
+
+
+def _line_row(name: str, facts: Mapping[str, Any], language: str) -> dict[str, Any]:
+    at, busy, lent = LANGUAGES.index(language), facts.get("busy_share"), facts.get("lent")
+    state = label("line.lent", language, who=clean_text(str(lent), 60)) if lent else ""
+    return {
+        "name": name,
+        "href": f"/frames/{quote(name, safe='')}",
+        "open": bool(facts.get("open")),
+        "state": state or label("line.open" if facts.get("open") else "line.closed", language),
+        "busy": f"{busy * 100:.0f} %" if busy is not None else "–",
+        "asked": sum((facts.get("sent") or {}).values()),
+        "answers": facts.get("answers", "–"),
+        "trouble": ", ".join(f"{facts[key]} {words[at]}" for key, words in LINE_TROUBLE.items() if facts.get(key)),
+        "url": clean_text(str(facts.get("url", "?")), 200),
+    }
+
+
+def _uplink_row(name: str, facts: Mapping[str, Any], language: str) -> dict[str, Any]:
+    connected = bool(facts.get("connected", True))
+    state = label("uplink.connected" if connected else "uplink.not", language)
+    if facts.get("backfilling"):
+        state += f", {label('uplink.backfilling', language)}"
+    subscriber = {True: "yes", False: "no"}.get(facts.get("subscriber"), "unknown")  # type: ignore[arg-type]
+    return {
+        "name": name,
+        "connected": connected,
+        "state": state,
+        "subscriber": label(f"subscriber.{subscriber}", language),
+        **{key: facts.get(key, "–") for key in ("waiting", "confirmed", "refused")},
+        "confirm": clean_text(str(facts.get("confirm") or "–"), 20),
+    }
+
+
+def device_view(moment: Moment, language: str, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
+    """The page of one device."""
+    facts = moment.snapshot.get("devices", {}).get(name, {})
+    row = _device_row(name, facts, moment, language, labels)
+    identity = {
+        clean_text(str(key), 60): clean_text(str(value), 120)
+        for key, value in (facts.get("identity") or {}).items()
+        if value is not None
+    }
+    return {
+        "device": row,
+        "problem": in_language(moment.error, language) if moment.error is not None else "",
+        "error": clean_text(str(facts.get("error") or ""), 300),
+        "variant": clean_text(str(facts.get("variant") or ""), 120),
+        "identity": identity,
+        "missing": [
+            (reason_text(reason, language), count)
+            for reason, count in ((facts.get("recent") or {}).get("missing") or {}).items()
+        ],
+        "points": [shown(one, moment, language) for one in moment.points.get(name, ())],
+        "catching_up": moment.catching_up,
+        "refreshes": True,
+    }
+
+
+def frames_view(folder: Path, moment: Moment, name: str, timezone: str) -> dict[str, Any]:
+    """The last frames of a line, newest first. Raises GatewayError where they cannot be read."""
+    from agent.cli.watch import FrameJoiner, frames_path
+
+    path = frames_path(folder, name, moment.snapshot)
+    frames: list[TracedFrame] = []
+    joiner, zone = FrameJoiner(), ZoneInfo(timezone)
+    try:
+        frames = [*joiner.join(read_trace(path, 0), time.time_ns()), *joiner.rest()]
+    except FileNotFoundError:
+        pass  # the line has not been opened yet
+    except (OSError, ValueError) as error:
+        raise GatewayError(f"cannot be read: {error}", where=str(path)) from error
+    rows = [
+        {
+            "number": one.number,
+            "at": datetime.fromtimestamp(one.time_ns // 1_000_000_000, zone),
+            "ms": f"{one.time_ns // 1_000_000 % 1000:03d}",
+            "direction": one.direction % 3,
+            "hex": one.data.hex(" ").upper(),
+        }
+        for one in reversed(frames[-MOST_FRAMES:])
+    ]
+    facts = moment.snapshot.get("lines", {}).get(name, {})
+    return {
+        "line": name,
+        "url": clean_text(str(facts.get("url", "?")), 200),
+        "rows": rows,
+        "lines": [(one, f"/frames/{quote(one, safe='')}") for one in moment.snapshot.get("lines", {})],
+        "refreshes": True,
+    }

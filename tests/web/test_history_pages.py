@@ -1,0 +1,252 @@
+"""Days, figures and where values come from: real answers of a store, and hostile ones."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from agent.config import PageConfig, WebConfig
+from agent.web.day_view import duration, number, share
+from agent.web.figures_view import figures
+from agent.web.routes import make_app
+from agent.web.site_data import SiteData
+from tests.kits.metered_days import MINUTE, MeteredDays, packs
+from tests.web.test_live_pages import MARKUP, is_harmless
+
+TUESDAY = date(2026, 11, 24)
+
+
+class Park:
+    """A store whose questions are answered in a thread of its own, as an agent answers them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._made: MeteredDays | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._pool = ThreadPoolExecutor(1)
+        self._pool.submit(int).result()  # its thread lives as long as the park, not as long as a test
+        self._loop.call_soon_threadsafe(self._loop.set_default_executor, self._pool)
+        self.asked: list[str] = []
+        self.spoil: Callable[[Any], Any] = lambda document: document
+        self._do(self._make(folder))
+
+    async def _make(self, folder: Path) -> None:
+        self._made = MeteredDays(folder)
+        gaps = [(120, 190, "timeout", "*"), (190, 200, "exception", "ac.energy.import.l1")]
+        start = self._made.calendar.midnight(TUESDAY)
+        self._made.commit(packs(start, 36 * 60, gaps))
+        self.noon_ms = start + 36 * 60 * MINUTE
+
+    def _do(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(120)
+
+    def ask(self, _folder: Path, request: Any, take: Callable[[bytes], object], *_: Any) -> dict[str, Any]:
+        import msgspec
+
+        assert self._made is not None
+        self.asked.append(type(request).__name__)
+        if hasattr(request, "now_ms"):
+            request = msgspec.structs.replace(request, now_ms=self.noon_ms)
+        done, document = self._do(self._made.ask(request))
+        if document is not None:
+            take(json.dumps(self.spoil(document)).encode())
+        return done
+
+    def close(self) -> None:
+        async def end() -> None:
+            assert self._made is not None
+            self._made.close()
+
+        self._do(end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(60)
+        self._pool.shutdown()
+        self._loop.close()
+
+
+@pytest.fixture(scope="module")
+def park(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Park]:
+    park = Park(tmp_path_factory.mktemp("park") / "made")
+    yield park
+    park.close()
+
+
+@pytest.fixture
+def viewer(park, traces, tmp_path: Path) -> Iterator[TestClient]:
+    park.asked.clear()
+    park.spoil = lambda document: document
+    traces.write(devices={"m1": {"line": "roof", "life": "alive"}})
+    config = PageConfig(WebConfig(), "Asia/Shanghai", tmp_path / "run")
+    app = make_app(config, SiteData(tmp_path / "run", park.ask))
+    with TestClient(app, "http://127.0.0.1:8080", follow_redirects=False) as browser:
+        yield browser
+
+
+def text_of(page: str) -> str:
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page)))
+
+
+def test_a_day_of_the_site(viewer) -> None:
+    page = viewer.get("/day?date=2026-11-24").text
+    assert "Grid, imported" in page and "1 440 kWh" in text_of(page) and page.count("<tr data-t=") == 96
+    assert 'href="/day?date=2026-11-24&amp;device=m1"' in page and "Roof &lt;east&gt;" in page
+    assert 'href="/day?date=2026-11-25"' in page, "the day after"
+    words = text_of(page)
+    assert "no answer in time 1.17 h" in words and "the device refuses 10 min" in words
+    assert "网购电量" in viewer.get("/day?date=2026-11-24&lang=zh").text
+
+
+def test_a_day_of_a_device_has_gaps_by_reason_and_the_packs_of_each_value(viewer) -> None:
+    page = viewer.get("/day?date=2026-11-24&device=m1").text
+    rows = re.findall(r'<tr data-t="(\d+)" data-e="(\d+)"([^>]*)>(.*?)</tr>', page, re.DOTALL)
+    counter = rows[:96]
+    assert text_of(counter[0][3]).split() == [
+        "00:00–00:15",
+        "15",
+        "60",
+        "100",
+        "%",
+        *text_of(counter[0][3]).split()[5:],
+    ]
+    silent = [row for row in rows if "timeout:900000:900000" in row[2]]
+    assert silent and "no answer in time 15 min" in text_of(silent[0][3])
+    assert 'data-g="exception:300000:0 timeout:600000:600000"' in page, "two reasons in one interval"
+    assert "spread over time" in page and 'data-d="1"' in page
+    assert re.search(r'<a href="/pack/m1/\d+">\d+</a>', counter[0][3])
+    assert 'class="swatch r-timeout"' in page and "ac.energy.import.l1" in page
+
+
+def test_a_chosen_point_is_shown_alone(viewer) -> None:
+    page = viewer.get("/day?date=2026-11-24&device=m1&point=ac.power.active").text
+    assert page.count("<figure") == 1 and "highest" in page and page.count("<tr data-t=") >= 90
+    assert viewer.get("/day?date=2026-11-24&device=m1&point=none").status_code == 200
+
+
+def test_closed_days_are_asked_once_and_today_seldom(viewer, park) -> None:
+    for _ in range(20):
+        assert viewer.get("/day?date=2026-11-24").status_code == 200
+        assert viewer.get("/day").status_code == 200
+        assert viewer.get("/figures").status_code == 200
+    assert park.asked.count("Day") == 2 and park.asked.count("PeriodReport") == 1 and park.asked.count("Days") == 1
+
+
+@pytest.mark.parametrize(
+    "query", ["date=2026-02-30", "date=x", "date=9999-01-01", "device=none", "date=0001-01-01", "date=2026-11-24x"]
+)
+def test_days_that_are_none(viewer, query: str) -> None:
+    assert viewer.get(f"/day?{query}").status_code == 404
+
+
+@pytest.mark.parametrize("period", ["day", "month", "year"])
+def test_figures(viewer, period: str) -> None:
+    page = viewer.get(f"/figures?period={period}&date=2026-11-24")
+    assert page.status_code == 200 and "Electricity consumed" in page.text and "known" in page.text
+    words = text_of(page.text)
+    assert "Grid, imported metered" in words and re.search(r'href="/pack/m1/\d+"', page.text)
+    assert "用电量" in viewer.get(f"/figures?period={period}&date=2026-11-24&lang=zh").text
+    if period == "day":
+        assert "Devices with missing readings" in words
+    assert viewer.get("/figures?period=week").status_code == 404
+    assert viewer.get("/figures?date=nonsense").status_code == 404
+
+
+def figure(known: str, verdict: str) -> dict[str, Any]:
+    return {
+        "completeness": known, "estimated": "0", "factors": [], "formula": {"hash": "x"}, "inputs": [], "id": "s/x",
+        "official": False, "u": "%", "verdict": verdict, "title": {"en": "Share"}, "note": {}, "gate": "", "v": "91",
+        "monitoring": False, "lacking": [], "trend": [], "drags": [], "threshold": {"at_least": "90"},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("known", "verdict", "kind", "text"),
+    [("1", "met", "good", "met"), ("0.9", "not met", "bad", "not met"), ("0.899", "met", "warn", "only 89.9 % known"),
+     ("0.007", "not met", "warn", "only 0.7 % known"), ("1", "no threshold", "soft", ""),
+     ("0", "no data", "soft", "no data")],
+)  # fmt: skip
+def test_no_verdict_stands_on_a_part_of_the_data(known: str, verdict: str, kind: str, text: str) -> None:
+    trace = {"consumption": "0", "incomplete": 0, "hours": [], "issued": []}
+    page = {
+        "timezone": "UTC", "sets": [{"id": "s", "title": {"en": "Set"}, "source": ""}],
+        "figures": [figure(known, verdict)],
+        "trace": trace, "excluded": [], "period": {"label": "2026", "from": 0, "to": 86_400, "until": 86_400},
+    }  # fmt: skip
+    (group,) = figures(page, "day", "en")["groups"]
+    card = group["cards"][0]
+    assert card["kind"] == kind and text in card["verdict"]
+
+
+def test_a_value_leads_to_register_profile_and_pack(viewer, traces) -> None:
+    page = viewer.get("/device/m1/ac.energy.import").text
+    words = text_of(page)
+    assert "sequence 1" in words and re.search("hash [A-Za-z0-9_-]{43}", words) and 'href="/pack/m1/1"' in page
+    assert viewer.get("/device/m1/none").status_code == 404
+    pack = viewer.get("/pack/m1/5").text
+    assert "Pack 5 of m1" in pack and "ac.energy.import" in pack and 'href="/pack/m1/4"' in pack
+    gone = viewer.get("/pack/m1/900000")
+    assert gone.status_code == 503 and "pack 900000 is not kept" in gone.text
+    assert viewer.get("/pack/m1/0").status_code == viewer.get("/pack/m1/x").status_code == 404
+    assert viewer.get(f"/pack/m1/{1 << 60}").status_code == 404
+
+
+def test_hostile_answers_are_text(viewer, park) -> None:
+    """The agent's user may be compromised: what it says is shown, never obeyed."""
+
+    def marked(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: marked(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [marked(one) for one in value]
+        keep = isinstance(value, str) and re.fullmatch(
+            r"[\d.-]*|20\d\d.*|Asia/Shanghai|[0-9a-f]{16}|day|metered|.*kWh.*", value
+        )
+        return MARKUP if isinstance(value, str) and not keep else value
+
+    park.spoil = marked
+    for path in (
+        "/day?date=2026-11-24",
+        "/day?date=2026-11-24&device=m1",
+        "/device/m1/" + "x",
+        "/pack/m1/3",
+        "/figures",
+    ):
+        answer = viewer.get(path)
+        assert answer.status_code in (200, 404, 503), path
+        assert is_harmless(answer.text) and "<img" not in answer.text, path
+
+
+def test_an_answer_of_the_wrong_form_is_a_sentence(viewer, park) -> None:
+    for wrong in ([], {}, {"x": 1}, "x", None, 7):
+        park.spoil = lambda _document, wrong=wrong: wrong
+        for path in ("/day?date=2026-11-23", "/figures?date=2026-11-23", "/pack/m1/7"):
+            answer = viewer.get(path)
+            assert answer.status_code in (200, 503) and "internal error" not in answer.text, (path, wrong)
+
+
+def test_numbers_have_sensible_digits() -> None:
+    shown = [number(v) for v in (None, 0, 1, 12.3456789, 1234.5, 123456.7, 1e9, -0.00012345, 1e-9)]
+    assert shown == [
+        "–",
+        "0",
+        "1",
+        "12.346",
+        "1\u2009234.5",
+        "123\u2009457",
+        "1\u2009000\u2009000\u2009000",
+        "-0.00012345",
+        "0",
+    ]
+    assert [share(v) for v in (0, 0.0001, 0.5, 0.9996, 1)] == ["0 %", "< 0.1 %", "50 %", "99.9 %", "100 %"]
+    assert [duration(ms, "en") for ms in (500, 12_000, 900_000, 9_000_000)] == ["500 ms", "12 s", "15 min", "2.5 h"]

@@ -1,0 +1,204 @@
+"""The live pages: what they show of the traces of an agent, in both languages, whatever its devices are called."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import time
+from html.parser import HTMLParser
+
+import pytest
+
+from agent.web.labels import FACTS, FLAGS, LABELS, QUALITIES
+from drivers.line.trace import FrameTrace
+from drivers.model import Quality, Reason
+from tests.kits.mutations import mutations
+
+MARKUP = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'&{{7*7}}"
+
+
+class Tags(HTMLParser):
+    """The tags of a page with their attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+
+def is_harmless(text: str) -> bool:
+    """No script but ours, and nothing that runs."""
+    tags = Tags(text).seen
+    scripts = [attrs for tag, attrs in tags if tag == "script"]
+    running = [name for _, attrs in tags for name in attrs if name.startswith("on")]
+    return all((attrs.get("src") or "").startswith("/static/") for attrs in scripts) and not running
+
+
+def test_values_and_states_are_shown(viewer, traces) -> None:
+    traces.values(2, (0, 12345, -1, 0), (1, 7, 0, 0))
+    traces.gap(3, Reason.TIMEOUT)
+    page = viewer(labels={"inv1": "1#车间屋顶"}).get("/").text
+    assert "All is well" in page and "1234.5" in page and "1#车间屋顶" in page
+    assert 'href="/device/inv1/ac.power.active"' in page and "no answer in time" in page
+    assert page.count("<caption") == 3 and 'scope="row"' in page
+
+
+def test_the_page_of_a_device_has_all_points_with_quality_and_age(viewer, traces) -> None:
+    traces.values(2, (0, 12345, -1, Quality.SUSPECT), (1, 7, 0, 0), ago_s=60)
+    traces.text(2, 2, b"v1 <b>")
+    page = viewer().get("/device/inv1").text
+    assert "suspect" in page and "v1 &lt;b&gt;" in page and "60 s" in page and "device.firmware" in page
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_a_refresh_gets_the_content_alone_in_the_same_language(viewer, traces, lang: str) -> None:
+    browser = viewer()
+    whole = browser.get(f"/?lang={lang}").text
+    assert f'<html lang="{"zh-CN" if lang == "zh" else "en"}">' in whole and ("一切正常" in whole) is (lang == "zh")
+    part = browser.get("/", headers={"x-refresh": "1"}).text  # the cookie remembers
+    assert "<html" not in part and part.strip().split("\n")[0] in whole
+
+
+def test_the_language_is_asked_for_remembered_or_the_browsers(viewer, traces) -> None:
+    browser = viewer()
+
+    def is_chinese(**headers: str) -> bool:
+        return "一切正常" in browser.get("/", headers=headers).text
+
+    assert not is_chinese() and is_chinese(**{"accept-language": "zh-CN,zh;q=0.9,en;q=0.8"})
+    assert not is_chinese(**{"accept-language": "en-US,en;q=0.9,zh;q=0.8"})
+    assert not is_chinese(**{"accept-language": "fr;q=x,zh;q=7,,;;"})
+    assert "一切正常" in browser.get("/?lang=zh").text and is_chinese()
+    assert "All is well" in browser.get("/?lang=en").text and "All is well" in browser.get("/?lang=xx").text
+
+
+def test_every_text_is_there_in_both_languages() -> None:
+    for key, (english, chinese) in (*LABELS.items(), *QUALITIES.items(), *FLAGS.items(), *FACTS.items()):
+        assert bool(english) == bool(chinese), key
+        assert set(re.findall(r"\{\w*\}", english)) == set(re.findall(r"\{\w*\}", chinese)), key
+        plain = re.sub(r"\{\w*\}", "", english)
+        assert key == "language" or not plain or re.search("[\u4e00-\u9fff]", chinese), key
+
+
+def test_hostile_names_are_text(viewer, traces) -> None:
+    """A device's identity, a line's address, an error: all may come from outside."""
+    device = {
+        "line": MARKUP, "life": MARKUP, "profile": MARKUP, "variant": MARKUP, "error": MARKUP,
+        "last_answer": time.time(),
+        "identity": {MARKUP: MARKUP}, "learned": MARKUP,
+        "recent": {"from": 1, "to": 2, "complete": 0.5, "missing": {MARKUP: 3}, "marked": {MARKUP: 1}},
+    }  # fmt: skip
+    point = {"n": MARKUP, "u": MARKUP, "kind": "gauge"}
+    traces.write(
+        site=MARKUP, gateway=MARKUP, version=MARKUP, boot=MARKUP,
+        devices={MARKUP: device},
+        lines={MARKUP: {"url": MARKUP, "open": True, "lent": MARKUP}},
+        uplinks={MARKUP: {"connected": False, "error": MARKUP, "hint": MARKUP, "confirm": MARKUP}},
+        store={"trouble": MARKUP, "path": MARKUP},
+        tables={"2": {"stream": f"{MARKUP}", "points": [point]}},
+    )  # fmt: skip
+    browser = viewer(labels={MARKUP: MARKUP})
+    for lang in ("en", "zh"):
+        for path in ("/", "/?x=" + "%22%3E%3Cscript%3E", "/nothing/%3Cscript%3E"):
+            page = browser.get(path, params={"lang": lang}).text
+            assert (is_harmless(page) and "<img" not in page and "{{7" in page) or "nothing" in path
+    links = [
+        attrs["href"]
+        for tag, attrs in Tags(browser.get("/").text).seen
+        if tag == "a" and "device" in (attrs["href"] or "")
+    ]
+    for link in links:
+        assert re.fullmatch("[/A-Za-z0-9%._~-]+", link or ""), "nothing of a name escapes into the address"
+    assert is_harmless(browser.get(links[0] or "").text)
+    traces.text(2, 0, MARKUP.encode())
+    assert is_harmless(browser.get(links[0] or "").text)
+
+
+def test_without_an_agent_the_page_says_so(viewer, tmp_path) -> None:
+    (tmp_path / "run").mkdir()
+    page = viewer().get("/")
+    assert (
+        page.status_code == 200 and "The agent is not running" in page.text and "no agent is running here" in page.text
+    )
+    assert "本机没有运行采集程序" in viewer().get("/?lang=zh").text
+
+
+def test_an_agent_that_stops_leaves_its_devices_but_no_values(viewer, traces, monkeypatch) -> None:
+    """Never an old value as if it were a new one."""
+    monkeypatch.setattr("agent.web.live.FRESH_S", 0.0)
+    traces.values(2, (0, 12345, -1, 0))
+    browser = viewer()
+    assert "1234.5" in browser.get("/").text
+    (traces.folder / "snapshot.json").unlink()
+    page = browser.get("/").text
+    assert "The agent is not running" in page and "inv1" in page and "1234.5" not in page
+    traces.write()
+    assert "1234.5" in browser.get("/").text
+
+
+def test_a_killed_agent_is_a_finding(viewer, traces) -> None:
+    traces.write(pid=2**22 + 1)
+    page = viewer().get("/").text
+    assert "1 fault" in page and "the agent is gone" in page and "<code>systemctl start meterhouse</code>" in page
+
+
+def test_whatever_is_in_the_snapshot_the_page_is_one(viewer, traces, monkeypatch) -> None:
+    """The agent's user may be compromised: no request ends with an internal error."""
+    monkeypatch.setattr("agent.web.live.FRESH_S", 0.0)
+    facts = dict(traces.facts)
+    full = {
+        "line": "roof",
+        "life": "dead",
+        "profile": "x/y",
+        "identity": {"a": "b"},
+        "learned": "x",
+        "last_answer": 1.0,
+    }
+    full["recent"] = {"from": 1.0, "to": 2.0, "settled": True, "complete": 0.5, "missing": {"timeout": 1}, "marked": {}}
+    facts["devices"] = {"inv1": full}
+    facts["lines"] = {
+        "roof": {"url": "x", "open": True, "busy_share": 0.1, "sent": {"3": 4}, "answers": 4, "timeouts": 1}
+    }
+    facts["uplinks"] = {
+        "platform": {"connected": True, "waiting": 1, "confirmed": 2, "refused": 0, "confirm": "broker"}
+    }
+    facts["store"] = {"size_bytes": 1, "limit_bytes": 2, "disk_free_bytes": 3}
+    facts["key"] = {"thumbprint": "abc"}
+    browser = viewer()
+    broken = [b"", b"[]", b"\xff\xfe", *(json.dumps(changed).encode() for _, changed in list(mutations(facts))[::3])]
+    for data in broken:
+        (traces.folder / "snapshot.json").write_bytes(data)
+        answers = {path: browser.get(path).status_code for path in ("/", "/device/inv1", "/frames/roof")}
+        assert answers["/"] == 200 and set(answers.values()) <= {200, 404, 503}, (answers, data)
+
+
+def test_frames_are_shown_newest_first(viewer, traces) -> None:
+    trace = FrameTrace(traces.folder / "frames.roof")
+    for n in range(3):
+        trace.put(0, bytes([n, 0xAB]), time.time_ns() + n * 10**9)
+    trace.close()
+    page = html.unescape(viewer().get("/frames/roof").text)
+    assert page.index("02 AB") < page.index("01 AB") < page.index("00 AB")
+    assert viewer().get("/frames").headers["location"] == "/frames/roof"
+
+
+def test_a_line_without_frames_is_no_error(viewer, traces) -> None:
+    page = viewer().get("/frames/roof")
+    assert page.status_code == 200 and "No frames yet" in page.text
+    os.symlink("/etc/passwd", traces.folder / "frames.roof")
+    assert "root:" not in viewer().get("/frames/roof").text
+
+
+def test_many_viewers_cost_one_look(viewer, traces, monkeypatch) -> None:
+    browser = viewer()
+    reads = []
+    real = json.loads
+    monkeypatch.setattr("agent.cli.answers.json.loads", lambda *a, **k: reads.append(1) or real(*a, **k))
+    for _ in range(20):
+        assert browser.get("/").status_code == 200
+    assert len(reads) <= 3

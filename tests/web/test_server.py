@@ -1,0 +1,212 @@
+"""`meterhouse web` as a process: set up, TLS, login, clients that are slow or many, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import os
+import re
+import signal
+import socket
+import ssl
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from agent.cli.main import outcome
+from tests.kits.broker import free_port, until
+
+SITE = '[site]\nid = "park7"\ngateway = "gw01"\ntimezone = "Asia/Shanghai"\n[paths]\nruntime_dir = "run"\n'
+PASSWORD = "a long enough password"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "agent.toml"
+    path.write_text(SITE)
+    (tmp_path / "first").write_text(PASSWORD + "\n")
+    return path
+
+
+@pytest.fixture
+def page(config: Path, tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """Starts the page; gives its port once it answers."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*args: str) -> int:
+            port = free_port()
+            command = [sys.executable, "-m", "agent.cli.main", "web", "-c", config, "--listen", f"127.0.0.1:{port}"]
+            with (tmp_path / "log").open("wb") as log:
+                process = subprocess.Popen([*command, *args], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+            def end() -> None:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(60) == 0, (tmp_path / "log").read_text()
+                assert "Traceback" not in (tmp_path / "log").read_text(), (tmp_path / "log").read_text()
+
+            stack.callback(end)
+            until(lambda: _answers(port) or process.poll() is not None, what=(tmp_path / "log").read_text)
+            return port
+
+        yield start
+
+
+def _answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=30):
+        return True
+    return False
+
+
+def setup(config: Path, *more: str) -> int:
+    folder = config.parent / "secret"
+    return outcome(
+        ["web", "--setup", "-c", str(config), "--folder", str(folder), "--password-file", str(config.parent / "first"),
+         "--listen", "127.0.0.1:8443", "--name", "gw01.park7.example", "--yes", *more]
+    )  # fmt: skip
+
+
+def test_setup_makes_a_certificate_and_a_hash_that_only_the_user_reads(config, tmp_path, capsys) -> None:
+    assert setup(config) == 0
+    said = capsys.readouterr().out
+    secret = tmp_path / "secret"
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in secret.iterdir()} == {
+        "certificate.pem": 0o600, "key.pem": 0o600, "password": 0o600
+    }  # fmt: skip
+    assert PASSWORD not in (secret / "password").read_text() and PASSWORD not in said
+    found = x509.load_pem_x509_certificate((secret / "certificate.pem").read_bytes())
+    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert {"localhost", "gw01.park7.example"} <= set(names.get_values_for_type(x509.DNSName))
+    digest = hashlib.sha256(found.public_bytes(Encoding.DER)).hexdigest().upper()
+    assert re.sub("[^0-9A-F]", "", "".join(re.findall(r"^  ([0-9A-F:]+)$", said, re.MULTILINE))) == digest
+    assert "▀" in said, "the fingerprint as QR"
+    assert outcome(["check", "-c", str(config), "--json"]) == 0
+    before = (secret / "certificate.pem").read_bytes()
+    assert setup(config) == 0 and (secret / "certificate.pem").read_bytes() != before, "again is another one"
+
+
+def test_setup_refuses_what_would_not_work(config, tmp_path, capsys) -> None:
+    (tmp_path / "first").write_text("short\n")
+    assert setup(config) == 2 and "too short" in capsys.readouterr().err
+    (tmp_path / "first").write_text(PASSWORD)
+    assert setup(config, "--name", "a b") == 2 and "invalid name" in capsys.readouterr().err
+    assert outcome(["web", "--setup", "-c", str(tmp_path / "none.toml"), "--yes"]) == 2
+    assert outcome(["web", "--setup", "-c", str(config), "--listen", "gw01", "--yes"]) == 2
+    config.write_text(SITE + "[web]\n")
+    assert setup(config) == 1 and "has the table [web] already" in capsys.readouterr().err
+    assert not (tmp_path / "secret").exists() and not (tmp_path / "conf.d").exists()
+
+
+def test_it_does_not_listen_for_others_without_tls_and_password(config, tmp_path, capsys) -> None:
+    assert outcome(["web", "-c", str(config), "--listen", "0.0.0.0:8443"]) == 2
+    assert "it needs a certificate with its key, and a password" in capsys.readouterr().err
+    config.write_text(SITE + '[web]\npassword_file = "first"\n')
+    assert outcome(["web", "-c", str(config)]) == 3
+    said = capsys.readouterr().err
+    assert "not the hash of a password" in said and PASSWORD not in said
+    config.write_text(SITE + '[web]\ncertificate_file = "first"\nkey_file = "first"\n')
+    assert outcome(["web", "-c", str(config)]) == 3 and "not a certificate with its key" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config.write_text(SITE + f'[web]\nlisten = "127.0.0.1:{taken.getsockname()[1]}"\n')
+        assert outcome(["web", "-c", str(config)]) == 1 and "Another program listens there" in capsys.readouterr().err
+
+
+def test_over_tls_with_a_login(config, tmp_path, page, traces) -> None:
+    assert setup(config) == 0
+    port = page()
+    trust = ssl.create_default_context(cafile=str(tmp_path / "secret/certificate.pem"))
+
+    def ask(method: str, path: str, body: str = "", **headers: str) -> http.client.HTTPResponse:
+        line = http.client.HTTPSConnection("localhost", port, context=trust, timeout=60)
+        line.request(method, path, body, headers)
+        answer = line.getresponse()
+        answer.text = answer.read().decode()  # type: ignore[attr-defined]
+        return answer
+
+    assert ask("GET", "/").getheader("location") == "/login"
+    form = {"content-type": "application/x-www-form-urlencoded", "origin": f"https://localhost:{port}"}
+    assert ask("POST", "/login", urlencode({"password": "wrong"}), **form).status == 403
+    answer = ask("POST", "/login", urlencode({"password": PASSWORD}), **form)
+    cookie = answer.getheader("set-cookie") or ""
+    assert answer.status == 303 and cookie.startswith("__Host-meterhouse=") and "Secure" in cookie
+    assert "inv1" in ask("GET", "/", cookie=cookie.partition(";")[0]).text  # type: ignore[attr-defined]
+    with pytest.raises((OSError, http.client.HTTPException)):  # not in clear
+        line = http.client.HTTPConnection("localhost", port, timeout=60)
+        line.request("GET", "/")
+        line.getresponse()
+
+
+def test_a_slow_client_is_closed_and_many_do_not_lock_others_out(config, page, traces) -> None:
+    """The wait is for the server's close: whoever sends half a request for ever would meet the deadline instead."""
+    port = page()
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60)) for _ in range(30)]
+        for n, sock in enumerate(slow):
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"a" * n)
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as other:
+            other.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            assert other.recv(15).startswith(b"HTTP/1.1 200")
+        for sock in slow:
+            with contextlib.suppress(ConnectionResetError):
+                assert sock.recv(1) == b""
+
+
+HOST = b"Host: 127.0.0.1\r\n"
+BROKEN = (
+    b"\x16\x03\x01\x02\x00\x01",
+    b"GET\r\n\r\n",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/9.9\r\nHost: x\r\n\r\n",
+    b"GET / HTTP/1.1\r\n" + HOST + b"Host: evil\r\n\r\n",
+    b"GET / HTTP/1.1\r\n" + HOST + b"A: " + b"a" * 70_000 + b"\r\n\r\n",
+    b"GET http://evil/ HTTP/1.1\r\nHost: evil\r\n\r\n",
+    b"\x00" * 100_000,
+    b"GET /%ff%fe HTTP/1.1\r\n" + HOST + b"\r\n",
+    b"GET / HTTP/1.1\r\n" + HOST + b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: x\r\n\r\n",
+    b"POST /login HTTP/1.1\r\n" + HOST + b"Content-Length: 10\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+)
+
+
+def test_broken_requests_are_answered_or_closed(config, page, traces) -> None:
+    port = page()
+    for data in BROKEN:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as sock, contextlib.suppress(ConnectionError):
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+            answer = b"".join(iter(lambda sock=sock: sock.recv(4096), b""))
+            assert not answer or re.match(rb"HTTP/1\.1 (200|303|400|404|405|413|414|421|431)", answer), answer[:100]
+    line = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    line.request("GET", "/")
+    assert line.getresponse().status == 200, "it serves on"
+
+
+def test_it_opens_nothing_of_the_agent_for_writing(config, page, traces) -> None:
+    """The ring is mapped read-only, and no file but its log is open for writing."""
+    port = page()
+    line = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    line.request("GET", "/")
+    assert line.getresponse().status == 200
+    pid = next(
+        pid for pid in (p for p in os.listdir("/proc") if p.isdigit())
+        if f"127.0.0.1:{port}".encode() in _cmdline(pid)
+    )  # fmt: skip
+    maps = [row for row in Path(f"/proc/{pid}/maps").read_text().splitlines() if str(traces.folder) in row]
+    assert maps and all(row.split()[1].startswith("r--") for row in maps)
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            target = os.readlink(f"/proc/{pid}/fd/{fd}")
+            flags = int(re.search(r"flags:\s*(\d+)", Path(f"/proc/{pid}/fdinfo/{fd}").read_text())[1], 8)  # type: ignore[index]
+            assert not target.startswith(str(traces.folder)) or flags & os.O_ACCMODE == os.O_RDONLY, target
+
+
+def _cmdline(pid: str) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+    return b""
