@@ -22,9 +22,12 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "drain": ("empty in", "发完还需"), "confirmed": ("confirmed", "已确认"), "refused": ("refused", "被拒"),
     "confirm": ("by", "确认方式"),
     # states
-    "alive": ("alive", "正常"), "dead": ("silent", "无应答"), "asleep": ("asleep", "休眠"), "unknown": ("unknown", "未知"),
-    "swapped": ("swapped", "已更换"), "open": ("open", "已打开"), "closed": ("closed", "未打开"), "lent": ("lent", "借出"),
-    "connected": ("connected", "已连接"), "not reached": ("not reached", "未连接"), "catching up": ("catching up", "补传中"),
+    "alive": ("alive", "正常"), "dead": ("silent", "无应答"),
+    "asleep": ("asleep", "休眠"), "unknown": ("unknown", "未知"),
+    "swapped": ("swapped", "已更换"), "open": ("open", "已打开"),
+    "closed": ("closed", "未打开"), "lent": ("lent", "借出"),
+    "connected": ("connected", "已连接"),
+    "not reached": ("not reached", "未连接"), "catching up": ("catching up", "补传中"),
     "yes": ("yes", "有"), "no": ("no", "无"), "growing": ("growing", "仍在增加"),
     # head
     "answering": ("{alive} of {count} devices answer", "{count} 台设备，{alive} 台应答"),
@@ -33,7 +36,8 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "heard": ("agent heard {age} ago", "{age} 前有数据"),
     "stale": ("agent says nothing for {age}", "采集程序已 {age} 无响应"),
     "no agent": ("no agent is running in {folder}: waiting for one", "{folder} 没有运行中的采集程序，等待启动"),
-    "ended": ("the agent has ended: waiting for the next one. What is shown is old", "采集程序已停止，等待重新启动；以下为旧数据"),
+    "ended": ("the agent has ended: waiting for the next one. What is shown is old",
+              "采集程序已停止，等待重新启动；以下为旧数据"),
     "reading": ("reading the ring ...", "正在读取环形缓冲区…"),
     # bottom
     "keys": ("1-5 page  / search  t trouble only  Enter open  ? keys  q quit",
@@ -46,7 +50,8 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "no frames": ("choose a line on page 3 and press Enter", "请在第 3 页选择线路并按 Enter"),
 }  # fmt: skip
 QUALITIES: Final[Mapping[str, str]] = {
-    "suspect": "可疑", "range": "超量程", "frozen": "数值不变", "clock": "时标不准", "estimated": "估算", "substituted": "替代",
+    "suspect": "可疑", "range": "超量程", "frozen": "数值不变", "clock": "时标不准", "estimated": "估算",
+    "substituted": "替代",
 }  # fmt: skip
 KEYS: Final[tuple[tuple[str, str, str], ...]] = (
     ("1 2 3 4 5", "devices, values, lines, destinations, findings", "设备、数值、线路、上行目标、诊断"),
