@@ -37,7 +37,9 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "adopt": CommandEntry("agent.cli.adopt", "Add one device to the configuration, in a file of its own."),
     "identify": CommandEntry("agent.cli.identify", "Identify one device and the profile that fits it."),
     "read": CommandEntry("agent.cli.read", "Read one device once and print its values."),
-    "watch": CommandEntry("agent.cli.watch", "Live values or frames of the running agent, without touching it."),
+    "watch": CommandEntry(
+        "agent.cli.watch.command", "Live values or frames of the running agent, without touching it."
+    ),
     "web": CommandEntry("agent.web.command", "The gateway's page in a browser: live values, gaps, figures, frames."),
     "status": CommandEntry("agent.cli.status", "State of the running agent, its lines and devices."),
     "doctor": CommandEntry("agent.cli.doctor.command", "Examine this machine and the agent; an archive for support."),
