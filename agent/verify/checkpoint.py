@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from .canonical import MAX_SAFE
 from .jws import TYP_CHECKPOINT
 from .keyring import KeyRing
 from .missing import CheckpointHead
@@ -17,10 +18,10 @@ from .point_table import ms_of
 from .report import MAX_LISTED, IncompleteCheckpoint
 from .signed import FoundSignature, check_signed
 from .strict import Refused, shown
+from .topics import STREAM
 
 _HASH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 MAX_PAGES: Final = 1000
-MAX_NAME: Final = 200
 MAX_HEADS: Final = 1000  # on a page; gateways put 200 on one
 MAX_FILED: Final = 10_000  # pages of files that are known again
 MAX_PARTIAL: Final = 10_000  # checkpoints in files with missing pages
@@ -217,7 +218,7 @@ def read_page(raw: bytes, value: dict[str, Any], ring: KeyRing, found: FoundSign
     """One page, checked without any other. Raises Refused."""
     signed = check_signed(raw, value, TYP_CHECKPOINT, ring.keys, found)
     number, page = _page(value, signed.hash, signed.key.kid)
-    prev = page.prev if isinstance(page.prev, str) else None
+    prev = page.prev if isinstance(page.prev, str) and _HASH.fullmatch(page.prev) else None
     heads = tuple(_heads(value, ring, page, filed=False))
     return CheckedPage(ring.gateway, number, page.pages, page.counter, page.time_ms, page.hash, prev, page.kid, heads)
 
@@ -248,8 +249,10 @@ def _check_order(known: _Page, new: _Page, ring: KeyRing) -> None:
 
 def _page(value: Mapping[str, Any], digest: str, kid: str) -> tuple[int, _Page]:
     number, counter, pages = value.get("page"), value.get("counter"), value.get("pages")
-    if type(number) is not int or not 1 <= number <= MAX_PAGES or type(counter) is not int or value.get("v") != 1:
-        raise Refused("shape", "a checkpoint without page, counter or v 1")
+    if type(number) is not int or not 1 <= number <= MAX_PAGES or value.get("v") != 1:
+        raise Refused("shape", "a checkpoint without page or v 1")
+    if type(counter) is not int or not -MAX_SAFE < counter < MAX_SAFE:
+        raise Refused("shape", f"a checkpoint with counter {shown(counter)}")
     if type(pages) is not int or not number <= pages <= MAX_PAGES:
         raise Refused("shape", f"page {number} of a checkpoint that has {shown(pages)} pages")
     return number, _Page(
@@ -277,10 +280,11 @@ def _head(head: Any, gateway: str, page: _Page, filed: bool) -> NamedHead:
         if (
             isinstance(stream, str)
             and stream.rpartition("/")[0] == gateway
-            and len(stream) <= MAX_NAME
+            and STREAM.fullmatch(stream)
             and isinstance(boot, str)
             and BOOT.fullmatch(boot)
             and type(seq) is int
+            and 0 <= seq < MAX_SAFE
             and isinstance(digest, str)
             and _HASH.fullmatch(digest)
         ):

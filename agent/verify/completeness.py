@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from .point_table import DAY_MS, Gap, PointTable, Unit, by_day
 from .report import Day
 from .seam import ChainLink
+from .strict import MAX_REASON, clean
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +65,12 @@ def balance(parts: Sequence[PackCounts], table: PointTable) -> Balance:
     for other in parts[1:]:
         whole = whole.plus(other)
     if texts := table.check_units(whole.units):
-        return Balance(faults=(PackFault("rule", texts[0]),))
+        return Balance(faults=(PackFault("rule", clean(texts[0], MAX_REASON)),))
     link = whole.link
     total = table.balance(whole.points, whole.gaps, link.from_ms, link.to_ms)
     if total.faults:
         more = f"; and {len(total.faults) - 1} more" if len(total.faults) > 1 else ""
-        return Balance(faults=(PackFault("due", total.faults[0] + more),))
+        return Balance(faults=(PackFault("due", clean(total.faults[0] + more, MAX_REASON)),))
     first = link.from_ms // DAY_MS
     if first == (link.to_ms - 1) // DAY_MS and not whole.gaps:
         days: tuple[tuple[int, Day], ...] = ((first, Day(total.due, total.got)),) if total.due else ()

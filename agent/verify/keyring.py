@@ -6,11 +6,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .canonical import MAX_SAFE
 from .jws import TYP_KEYS, PublicKey, check_signature, public_key
 from .signed import check_signed, payload_of, without_signature
 from .strict import Refused, shown
 
 MAX_RECORDS = 1000
+MAX_SINCE = 1 << 43  # seconds, as of all times
 MAX_ROOTS = 20
 MANY_RECORDS = 16  # more are looked through for a pinned key before their signatures are checked
 
@@ -80,7 +82,7 @@ class KeyRing:
         if value.get("gateway") != self.gateway:
             raise Refused("topic", f"keys object of gateway {shown(value.get('gateway'))} at {shown(self.gateway)}")
         counter, records = value.get("counter"), value.get("records")
-        if type(counter) is not int or counter < 0:
+        if type(counter) is not int or not 0 <= counter < MAX_SAFE:
             raise Refused("shape", f"keys object with counter {shown(counter)}")
         if not isinstance(records, list) or not 1 <= len(records) <= MAX_RECORDS:
             raise Refused("shape", f"keys object without records, or with more than {MAX_RECORDS}")
@@ -188,7 +190,7 @@ def _chain(records: list[Any]) -> tuple[dict[str, PublicKey], dict[str, Mapping[
         if key.kid in keys:
             raise Refused("key-chain", f"key {key.kid} is recorded twice")
         since = record.get("not_before")
-        if not isinstance(since, (int, float)) or since < not_before:
+        if not isinstance(since, (int, float)) or not not_before <= since < MAX_SINCE:
             raise Refused("key-chain", f"key record {number} has not_before {shown(since)} after {not_before}")
         signers = {before: keys[before]} if before else {key.kid: key}
         try:

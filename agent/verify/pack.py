@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from .canonical import MAX_SAFE
 from .point_table import Gap, PointTable, ms_of
 from .readings import PackRecords, read_records
 from .report import Handover
@@ -75,7 +76,7 @@ def read_pack(signed: Signed, signer: int = 0, columns: Columns | None = None) -
         raise Refused("shape", f"stream {shown(stream)}, expected <site>/<gateway>/<name>")
     if not isinstance(boot, str) or not BOOT.fullmatch(boot):
         raise Refused("shape", f"boot {shown(boot)}, expected 16 hex digits")
-    if type(seq) is not int or not 1 <= seq < 1 << 53:
+    if type(seq) is not int or not 1 <= seq < MAX_SAFE:
         raise Refused("shape", f"seq {shown(seq)}, expected a whole number from 1 on")
     prev = _hash(get("prev", ""), "prev", null=True)
     first = "prev_boot" in value
@@ -244,9 +245,10 @@ def _loss(event: Mapping[str, Any]) -> Loss:
     low, high = ms_of(event.get("from"), "from of a loss"), ms_of(event.get("to"), "to of a loss")
     if (
         not isinstance(boot, str)
+        or not BOOT.fullmatch(boot)
         or type(first) is not int
         or type(last) is not int
-        or not 1 <= first <= last
+        or not 1 <= first <= last < MAX_SAFE
     ):  # fmt: skip
         raise Refused("shape", "a loss event without boot, first and last")
     reason = event.get("reason")
@@ -261,5 +263,5 @@ def _read_clock(value: object, pack: Pack) -> None:
         return
     pack.synced = value["synced"]
     kernel, mono = value.get("kernel_boot"), value.get("mono_ms")
-    if isinstance(kernel, str) and isinstance(mono, (int, float)):
-        pack.monotonic = (kernel[:MAX_KERNEL], int(mono))
+    if isinstance(kernel, str) and isinstance(mono, (int, float)) and abs(mono) < MAX_SAFE:
+        pack.monotonic = (clean(kernel[:MAX_KERNEL], MAX_KERNEL), int(mono))

@@ -26,10 +26,9 @@ from .point_table import PointTable
 from .report import Handover
 from .seam import ChainLink
 from .signed import SIG_MEMBER, FoundSignature, Signed, check_signed, find_signature, is_canonical, parse_found
-from .strict import MAX_OBJECT_BYTES, Columns, MissingPackage, Refused, clean, inflate, shown
+from .strict import MAX_OBJECT_BYTES, MAX_REASON, Columns, MissingPackage, Refused, clean, inflate, shown
 from .topics import GATEWAY, PACK_KINDS, STREAM, Topic, split_topic
 
-MAX_REASON: Final = 400  # characters that are kept of a fault
 MAX_STREAM: Final = 200
 # content of bytes that were not parsed: only for messages, and to know whose keys to wait for
 _CLAIMED_STREAM: Final = re.compile(rb'"stream":"([A-Za-z0-9_.:/-]{1,200})"')
@@ -222,7 +221,7 @@ def _judge(
         counts = PackCounts(link, points, len(records.names), pack.gaps)
     if (link.is_birth or link.birth not in audited) and not is_canonical(signed):
         texts.append("signed over bytes that are not in canonical form")
-    faults = tuple(PackFault("rule", text) for text in texts)
+    faults = tuple(PackFault("rule", clean(text, MAX_REASON)) for text in texts)
     judged = balance((counts,), table) if table and not link.part and not faults else None
     return CheckedPack(
         pack.stream,

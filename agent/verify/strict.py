@@ -23,6 +23,7 @@ MAX_RATIO, FREE_BYTES = 1000, 64 << 10  # what an object may decompress to: its 
 ZSTD_STEP: Final = 256  # compressed bytes a step: at most 8 MiB of a bomb
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 MAX_SHOWN: Final = 80
+MAX_REASON: Final = 400  # characters that are kept of a fault
 FEW: Final = 8  # items of an array that are looked at one by one
 SAMPLE: Final = 64  # records that are looked at to find the usual number of members
 

@@ -17,7 +17,6 @@ from .keyring import KeyRing, Unpinned, split_pin
 from .report import Fault, Faults, Report, Verdict, held_back, latest
 from .signed import FoundSignature, find_signature, parse_found
 from .stateless import (
-    MAX_REASON,
     CheckedPack,
     check_parsed,
     claimed_gateway,
@@ -27,7 +26,7 @@ from .stateless import (
     stream_of,
 )
 from .stream import StreamState
-from .strict import Columns, MissingPackage, Refused, clean, count_items, inflate, shown
+from .strict import MAX_REASON, Columns, MissingPackage, Refused, clean, count_items, inflate, shown
 from .topics import GATEWAY, NAME, PREFIX, Topic, split_topic
 from .verdict import LISTED, add_up, decide, shared_pins
 
