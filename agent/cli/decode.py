@@ -210,14 +210,15 @@ def profile(
     variant.
     """
     from agent.cli.target import load_profile_of
-    from drivers.samples import has_frames  # brings lines and drivers, which the other commands do without
+    from drivers.registry import find_protocol
 
     found = load_profile_of(profile_id, dirs, "ID")
     # parts that a device may have (a meter, a battery) are looked for in the dump whether or not they are the default
     chosen: dict[str, int | str] = {p.name: 1 for p in found.params.values() if p.high == 1 and not p.choices}
     chosen |= parse_params(params)
 
-    if has_frames(found.protocol):
+    protocol = find_protocol(found.protocol)
+    if protocol is None or not protocol.has_registers:
         raise UsageError(
             f"{found.id} reads frames, not registers", where="ID", hint=f"`meterhouse decode {found.protocol} HEX`"
         )
@@ -225,8 +226,8 @@ def profile(
     def explain() -> Json:
         dump = _dump(file)
         image = _image(dump)
-        if found.protocol == "sunspec":
-            return _models(found, found.resolve(chosen, firmware).points, image.get(3, {}), dump.get("address"))
+        if not protocol.maps_registers:
+            return _models(found, found.resolve(chosen, firmware).points, image, dump.get("address"))
         resolved, identity = resolve_image(found, image, chosen, firmware)
         if reversed_:
             prefixes = frozenset(reversed_)
@@ -248,12 +249,12 @@ def profile(
     run(explain, as_json)
 
 
-def _models(found: Profile, points: tuple[Point, ...], words: Mapping[int, int], address: object) -> Json:
-    """A SunSpec device out of its holding registers: its models are walked as a driver walks them."""
-    from drivers.samples import read_sunspec
+def _models(found: Profile, points: tuple[Point, ...], image: Mapping[int, Mapping[int, int]], address: object) -> Json:
+    """A device whose registers say themselves where its points are: the driver finds them there."""
+    from drivers.samples import read_sample
 
     try:
-        readings = read_sunspec(found, points, words)
+        readings = read_sample(found, points, image)
     except FrameError as error:
         raise BrokenInput(f"{error.what}. {error.hint}" if error.hint else error.what) from error
     identity = {n: str(r.value) for n, r in readings.items() if n in found.identity_points and r.value is not None}

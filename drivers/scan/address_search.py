@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from drivers import dlt645, mbus
+from drivers.dlt645 import codec as dlt645
 from drivers.line import Answer
+from drivers.mbus import codec as mbus
 from drivers.model import FrameError, LineError, MismatchError
 from drivers.scan.notes import Note, note
 from drivers.scan.probes import Probe, dlt645_ending, dlt645_sender, mbus_probe, mbus_read, mbus_select

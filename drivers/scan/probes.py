@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drivers import cjt188, dlt645, mbus
+from drivers.cjt188 import codec as cjt188
+from drivers.dlt645 import codec as dlt645
 from drivers.line import Request
+from drivers.mbus import codec as mbus
 from drivers.meter_device import MeterRequest
 from drivers.modbus.requests import read_request
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from drivers import mbus
 from drivers.line import Answer, LineConfig, LineFactory, SerialSetting, open_line, target
+from drivers.mbus import codec as mbus
 from drivers.modbus.requests import read_identification
 from drivers.model import (
     DeviceException,
@@ -195,7 +195,7 @@ class Scan:
                 self.found = [device for device in self.found if device not in twins[1:]]
             else:
                 names = {"protocol": protocol, "address": twins[0].address, "others": others, "number": number}
-                self._note(note("twins", **names))
+                self.remark(note("twins", **names))
 
     async def identify_one(self) -> None:
         """As ``identify`` for the one device that is known.
@@ -277,7 +277,7 @@ class Scan:
         for serial in self._plan.settings("mbus"):
             timeout_s = max(self.options.timeout_s, mbus_ack_s(serial)) * (1.5 if slow else 1.0)
             found: list[FoundDevice] = []
-            async for frame in mbus_by_selection(self._searching(progress), serial, timeout_s, self._note, slow):
+            async for frame in mbus_by_selection(self._searching(progress), serial, timeout_s, self.remark, slow):
                 if self._is_new(serial, frame):
                     found.append(self._add_telegram(_secondary(frame), serial, frame))
             for device in found:  # a number that two makers gave: all sixteen digits tell them apart
@@ -294,16 +294,16 @@ class Scan:
         for serial, asked in wanted.items():
             function = 0x01 if asked == 0x01 else 0x11
             ask = self._searching(progress)
-            async for frame in dlt645_by_digits(ask, serial, function, self.options.timeout_s, self._note):
-                self._add("dlt645", dlt645_sender(frame), serial, "answer")
+            async for frame in dlt645_by_digits(ask, serial, function, self.options.timeout_s, self.remark):
+                self.add("dlt645", dlt645_sender(frame), serial, "answer")
         if any(probe.protocol == "cjt188" for probe in self._crowded):
-            self._note(note("no search"))
+            self.remark(note("no search"))
 
     def _tell_nameless(self) -> None:
         """Meters that repeat the common address and do not tell theirs."""
         for probe in self._nameless:
             if not any((d.protocol, d.serial) == (probe.protocol, probe.serial) for d in self.found):
-                self._note(note("nameless", protocol=probe.protocol, serial=probe.serial or self.options.url))
+                self.remark(note("nameless", protocol=probe.protocol, serial=probe.serial or self.options.url))
 
     def _searching(self, progress: ProgressCallback) -> Asker:
         """Sends one probe of an address search and adds its cost, which the estimate did not include."""
@@ -325,14 +325,14 @@ class Scan:
 
     def _add_telegram(self, address: str, serial: str, frame: bytes) -> FoundDevice:
         telegram, primary = mbus.decode_frame(mbus.Frame(frame)), mbus.Frame(frame).address
-        device = self._add("mbus", address, serial, "answer")
+        device = self.add("mbus", address, serial, "answer")
         facts = {"number": telegram.identity, "maker": telegram.manufacturer, "medium": telegram.medium}
         device.identity.update({name: str(text) for name, text in facts.items() if text})
         if primary is not None and str(primary) != address and 1 <= primary <= 250:
             device.identity["primary"] = str(primary)
         return device
 
-    def _note(self, found: Note) -> None:
+    def remark(self, found: Note) -> None:
         if found not in self.notes:
             self.notes.append(found)
 
@@ -366,9 +366,9 @@ class Scan:
             elif not await self._is_there(probe, result.payload):
                 self._broken(probe, MismatchError("nothing answers to this address", where=self.options.url))
             else:
-                self._add(probe.protocol, address_in(probe, result.payload), probe.serial, "answer")
+                self.add(probe.protocol, address_in(probe, result.payload), probe.serial, "answer")
         elif isinstance(result, DeviceException):
-            self._add(probe.protocol, probe.address, probe.serial, "refusal")
+            self.add(probe.protocol, probe.address, probe.serial, "refusal")
         alive = isinstance(result, Answer | DeviceException)
         late = self._overhear(probe)
         if isinstance(result, FrameError | MismatchError) and not quiet and not late:
@@ -380,10 +380,10 @@ class Scan:
 
     def _broken(self, probe: Probe, error: LineError) -> None:
         if probe.protocol == "modbus":
-            self._note(note("broken", protocol=probe.protocol, what=probe.what, why=error.what))
+            self.remark(note("broken", protocol=probe.protocol, what=probe.what, why=error.what))
             return
         self._crowded.append(probe)
-        self._note(note("crowd", protocol=probe.protocol, what=probe.what))
+        self.remark(note("crowd", protocol=probe.protocol, what=probe.what))
 
     async def _is_there(self, probe: Probe, frame: bytes) -> bool:
         """A meter that answered to the common address must answer to its own."""
@@ -410,7 +410,7 @@ class Scan:
             if isinstance(result, FrameError | MismatchError):
                 self._broken(probe, result)
                 return
-        self._add("mbus", probe.address, probe.serial, "answer").notes.append(note("no data"))
+        self.add("mbus", probe.address, probe.serial, "answer").notes.append(note("no data"))
 
     async def _ask_deep(self, device: FoundDevice) -> None:
         options = self._line.request_options(Limits(timeout_s=self.options.slow_s), device.serial)
@@ -436,7 +436,7 @@ class Scan:
                 late = True
                 serial = probe.serial if probe is not None else self._plan.settings("modbus")[-1]
                 if not self._is_known("modbus", str(frame.unit), serial) and not self._one_unit:
-                    device = self._add("modbus", str(frame.unit), serial, "late")
+                    device = self.add("modbus", str(frame.unit), serial, "late")
                     device.is_slow = True
                     device.notes.append(note("slow"))
             elif not self.is_mbap:
@@ -446,7 +446,7 @@ class Scan:
             raise AnotherMaster(f"another master became active: {description}", where=self.options.url, hint=_MINE)
         return late
 
-    def _add(self, protocol: str, address: str, serial: str, seen: str) -> FoundDevice:
+    def add(self, protocol: str, address: str, serial: str, seen: str) -> FoundDevice:
         for device in self.found:
             if (device.protocol, device.address) == (protocol, address) and baud_of(device.serial) == baud_of(serial):
                 return device

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from drivers import dlt645, mbus
+from drivers.dlt645 import codec as dlt645
 from drivers.line import FrameTrace, crc_ok
 from drivers.line.trace import SENT
+from drivers.mbus import codec as mbus
 from drivers.model import MismatchError
 
 NOISE_BYTES = 3  # fewer bytes than this without a sound frame may be a spike on the wire

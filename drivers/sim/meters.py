@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from drivers import cjt188, dlt645, mbus
+from drivers.cjt188 import codec as cjt188
+from drivers.dlt645 import codec as dlt645
 from drivers.framing import build_request
+from drivers.mbus import codec as mbus
 from drivers.sim.bus import Bus, SimExchange
 from drivers.sim.device import SimAnswer, SimDevice, sent_with_faults
 from drivers.sim.faults import ActiveFaults

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from drivers import cjt188, dlt645, mbus
+from drivers.cjt188 import codec as cjt188
+from drivers.dlt645 import codec as dlt645
+from drivers.mbus import codec as mbus
 from drivers.sim.bus import quiet_s
 from drivers.sim.device import SimDevice
 from drivers.sim.image import Image

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from drivers import dlt645
+from drivers.dlt645 import codec as dlt645
 from drivers.dlt645 import frames as dlt645_frames
 from tests.kits.meter_cases import BY_NAME, decode, values
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers import mbus
+from drivers.mbus import codec as mbus
 from drivers.mbus import link, records, vif
 from drivers.mbus.telegram import crc
 from drivers.model import Reading, Reason, UsageError

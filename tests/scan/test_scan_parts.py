@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from drivers import cjt188, dlt645, mbus
+from drivers.cjt188 import codec as cjt188
+from drivers.dlt645 import codec as dlt645
 from drivers.line.trace import RECEIVED, SENT
+from drivers.mbus import codec as mbus
 from drivers.modbus.requests import read_request
 from drivers.model import UsageError
 from drivers.scan import Scan, ScanOptions

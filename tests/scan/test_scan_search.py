@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, seed
 from hypothesis import strategies as st
 
-from drivers import mbus
 from drivers.line import Answer
+from drivers.mbus import codec as mbus
 from drivers.model import FrameError, LineError, LineTimeout
 from drivers.scan import Note, Scan, ScanOptions
 from drivers.scan.address_search import (

@@ -7,7 +7,7 @@ import click
 from agent.cli.decode_meters.hints import broken_frame
 from agent.cli.decode_meters.output import Json, hex_bytes, run, several, wake_bytes
 from agent.cli.options import json_option
-from drivers import cjt188
+from drivers.cjt188 import codec as cjt188
 
 _FORM = "68h, the meter type, seven address bytes, control, length, data, checksum, 16h"
 

@@ -9,7 +9,7 @@ import click
 from agent.cli.decode_meters.hints import broken_frame
 from agent.cli.decode_meters.output import Json, hex_bytes, reading_json, run, several, wake_bytes
 from agent.cli.options import json_option
-from drivers import dlt645
+from drivers.dlt645 import codec as dlt645
 from drivers.model import Reading
 
 _FORM = "68h, six address bytes, 68h, control, length, data, checksum, 16h"

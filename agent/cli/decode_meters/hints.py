@@ -67,8 +67,10 @@ def other_protocol(stream: bytes, tried: str) -> str:
 
 
 def _sound(name: str, stream: bytes) -> bool:
-    from drivers import cjt188, dlt645, mbus
+    from drivers.cjt188 import codec as cjt188
+    from drivers.dlt645 import codec as dlt645
     from drivers.line.modbus_frames import crc_ok
+    from drivers.mbus import codec as mbus
 
     if name == "dlt645":
         return bool(dlt645.Parser().feed(stream))

@@ -9,7 +9,7 @@ import click
 from agent.cli.decode_meters.hints import frame_hint, placed
 from agent.cli.decode_meters.output import BrokenInput, Json, hex_bytes, reading_json, run, several, wake_bytes
 from agent.cli.options import json_option
-from drivers import mbus
+from drivers.mbus import codec as mbus
 from drivers.model import Reading
 
 _RECORDS_HINT = "The frame itself is valid: the meter sent this. What precedes it was decoded"
