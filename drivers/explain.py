@@ -6,6 +6,7 @@ An explanation is a JSON object with ``frame`` (facts of the first frame), ``fra
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -110,6 +111,36 @@ def wake_bytes(stream: bytes, offset: int) -> int:
     """The number of FE bytes right before ``offset``."""
     head = stream[:offset]
     return len(head) - len(head.rstrip(b"\xfe"))
+
+
+# --- registers in JSON
+
+
+def by_address(dump: Mapping[str, Any]) -> Any:
+    """``registers`` by address, also where they are a list from ``base_address`` on. Raises BrokenInput."""
+    registers, base = dump["registers"], dump.get("base_address", 40000)
+    if not isinstance(registers, list):
+        return registers
+    if type(base) is not int or not 0 <= base <= 0xFFFF:
+        raise BrokenInput(f"base_address must be 0 to 65535, got {base!r}")
+    return {str(base + n): word for n, word in enumerate(registers)}
+
+
+def register_words(registers: Any, key: str) -> dict[int, int | None]:
+    """Words by address, which is decimal or 0x; None for a register that could not be read. Raises BrokenInput."""
+    if not isinstance(registers, dict):
+        raise BrokenInput(f"{key} is not an object of addresses and words", hint='Give {"35000": 1, "35001": 10000}')
+    found: dict[int, int | None] = {}
+    for name, word in registers.items():
+        text = name.strip().lower()
+        is_address = re.fullmatch("0x[0-9a-f]{1,4}|[0-9]{1,5}", text)
+        address = int(text, 16 if text.startswith("0x") else 10) if is_address else -1
+        if not 0 <= address <= 0xFFFF:
+            raise BrokenInput(f"{key} has the address {clean_text(name, 40)!r}, want 0 to 65535")
+        if word is not None and (type(word) is not int or not 0 <= word <= 0xFFFF):
+            raise BrokenInput(f"{key} at {name} is {clean_text(repr(word), 40)}, want 0 to 65535")
+        found[address] = word
+    return found
 
 
 # --- bytes that are not a frame of the requested protocol

@@ -9,18 +9,10 @@ from typing import Any
 
 import click
 
-from agent.cli.common import show_quality
-from agent.cli.decode_meters import cjt188, counter, dlt645, mbus, sunspec
-from agent.cli.decode_meters.output import (
-    BrokenInput,
-    by_address,
-    hex_bytes,
-    read_json,
-    reading_json,
-    register_words,
-    run,
-)
+from agent.cli.decode_counter import command as counter
+from agent.cli.decode_output import hex_bytes, read_json, run
 from agent.cli.options import json_option, param_option, parse_params, profiles_option
+from drivers.explain import BrokenInput, Explainer, Json, by_address, reading_json, register_words, show_quality
 from drivers.model import FrameError, Kind, Point, Quality, Reading, Reason, UsageError
 from drivers.plan import read_image
 from drivers.plan.compiled import decoded
@@ -29,12 +21,49 @@ from drivers.profile import Profile
 from drivers.profile.register_layout import REGISTERS
 from ext.decode import ORDERS, TYPES, Plan
 
-Json = dict[str, Any]
 MAX_POWER = 100  # of ten, in a scale
 _HALVES = {"u8h": "u8l", "u8l": "u8h", "i8h": "i8l", "i8l": "i8h"}
 
 
-@click.group()
+class DecodeGroup(click.Group):
+    """The commands below, and those of the protocols: a protocol is imported when its command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from drivers.registry import all_protocols
+
+        return sorted((*self.commands, *(one.name for p in all_protocols() for one in p.all_explainers())))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if (own := super().get_command(ctx, cmd_name)) is not None:
+            return own
+        found = _explainer(cmd_name)
+        return _command(found) if found is not None else None
+
+
+def _explainer(name: str) -> Explainer | None:
+    from drivers.registry import all_protocols
+
+    named_so = sorted(all_protocols(), key=lambda protocol: not name.startswith(protocol.name))
+    return next((one for protocol in named_so for one in protocol.all_explainers() if one.name == name), None)
+
+
+def _command(explainer: Explainer) -> click.Command:
+    """The command of a protocol's explainer."""
+
+    def of_bytes(words: tuple[str, ...], as_json: bool) -> None:
+        run(lambda: explainer.explain(hex_bytes(words)), as_json)
+
+    def of_file(file: Path, as_json: bool) -> None:
+        run(lambda: explainer.explain(read_json(file)), as_json)
+
+    named = click.command(explainer.name, help=explainer.help)
+    if explainer.takes_json:
+        kind = click.Path(dir_okay=False, path_type=Path, allow_dash=True)
+        return named(click.argument("file", type=kind)(json_option(of_file)))
+    return named(click.argument("words", metavar="HEX", nargs=-1, required=True)(json_option(of_bytes)))
+
+
+@click.group(cls=DecodeGroup)
 def decode() -> None:
     """Explain bytes and registers without hardware.
 
@@ -44,7 +73,6 @@ def decode() -> None:
     \b
     Examples:
       meterhouse decode registers --type i32 --order CDAB --scale 0.1 "C5 68 FF FF"
-      meterhouse decode modbus-rtu "01 03 04 53 75 6E 53 96 F0"
       meterhouse decode profile goodwe/dt dump.json
 
     \b
@@ -159,29 +187,6 @@ def _plain(number: int, value: Decimal | int | str | bool | None, raw: bytes) ->
     if isinstance(value, bool):
         del shown["raw"]
     return shown
-
-
-@decode.command("modbus-rtu")
-@click.argument("hex_text", metavar="HEX", nargs=-1, required=True)
-@json_option
-def modbus_rtu(hex_text: tuple[str, ...], as_json: bool) -> None:
-    """Unit, function, exception and registers of a Modbus RTU frame; its CRC is checked.
-
-    A leading AA 55 is removed; several frames in a row are all explained. An exception response counts as good.
-    """
-    from agent.cli.decode_modbus import decode_rtu
-
-    run(lambda: decode_rtu(hex_bytes(hex_text)), as_json)
-
-
-@decode.command("modbus-tcp")
-@click.argument("hex_text", metavar="HEX", nargs=-1, required=True)
-@json_option
-def modbus_tcp(hex_text: tuple[str, ...], as_json: bool) -> None:
-    """Transaction, unit, function, exception and registers of a Modbus TCP frame; its header is checked."""
-    from agent.cli.decode_modbus import decode_tcp
-
-    run(lambda: decode_tcp(hex_bytes(hex_text)), as_json)
 
 
 @decode.command()
@@ -319,5 +324,4 @@ def _label(point: Point, value: int) -> str:
     return ", ".join(text for bit, text in point.bit_labels.items() if value >> bit & 1)
 
 
-for meter in (dlt645, cjt188, mbus, sunspec, counter):
-    decode.add_command(meter.command)
+decode.add_command(counter)

@@ -15,4 +15,5 @@ PROTOCOL = Protocol(
     resolution=Decimal("0.01"),
     one_answer=True,
     parser="drivers.cjt188.frames:Parser",
+    explainers="drivers.cjt188.explain:EXPLAINERS",
 )

@@ -21,4 +21,5 @@ PROTOCOL = Protocol(
     any_address="A" * 12,
     resolution=Decimal("0.01"),
     parser="drivers.dlt645.frames:Parser",
+    explainers="drivers.dlt645.explain:EXPLAINERS",
 )

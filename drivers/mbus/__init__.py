@@ -32,4 +32,5 @@ PROTOCOL = Protocol(
     any_address="254",
     one_answer=True,
     parser="drivers.mbus.link:Parser",
+    explainers="drivers.mbus.explain:EXPLAINERS",
 )

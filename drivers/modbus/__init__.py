@@ -1,5 +1,7 @@
 """Modbus over TCP and RTU: reads only, planned by wire time, decoded straight into the ring."""
 
+from pathlib import Path
+
 from drivers.protocol import BYTE_SCHEMES, InvalidAddress, Protocol, invalid_address
 
 SCHEMES = (*BYTE_SCHEMES, "modbus-tcp")
@@ -30,4 +32,6 @@ PROTOCOL = Protocol(
     maps_registers=True,
     has_registers=True,
     any_address="1",
+    explainers="drivers.modbus.explain:EXPLAINERS",
+    chinese=Path(__file__).parent / "chinese.txt",
 )

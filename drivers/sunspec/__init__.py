@@ -1,5 +1,7 @@
 """SunSpec: models of inverters, meters and storages, found and read over Modbus."""
 
+from pathlib import Path
+
 from drivers.modbus import FRAMES, SCHEMES, check_unit
 from drivers.protocol import Protocol
 
@@ -14,4 +16,6 @@ PROTOCOL = Protocol(
     any_address="1",
     tells_its_model=True,
     wire="modbus",
+    explainers="drivers.sunspec.explain:EXPLAINERS",
+    chinese=Path(__file__).parent / "chinese.txt",
 )

@@ -19,16 +19,7 @@ agent/cli/chinese/commands.txt
 agent/cli/chinese/config.txt
 agent/cli/chinese/field.txt
 agent/cli/chinese/profile.txt
-agent/cli/chinese/toml.txt
 agent/cli/decode.py
-agent/cli/decode_meters/__init__.py
-agent/cli/decode_meters/cjt188.py
-agent/cli/decode_meters/dlt645.py
-agent/cli/decode_meters/hints.py
-agent/cli/decode_meters/mbus.py
-agent/cli/decode_meters/output.py
-agent/cli/decode_meters/sunspec.py
-agent/cli/decode_modbus.py
 agent/cli/doctor/host.py
 agent/cli/identify.py
 agent/cli/profile_template.py
@@ -95,8 +86,12 @@ def named() -> set[str]:
 
 
 def test_no_other_file_names_a_protocol() -> None:
-    assert not (more := sorted(named() - set(LISTED.split()))), f"{more} name a protocol: ask drivers/registry.py instead"
+    assert not (more := sorted(named() - set(LISTED.split()))), (
+        f"{more} name a protocol: ask drivers/registry.py instead"
+    )
 
 
 def test_the_list_is_as_short_as_it_can_be() -> None:
-    assert not (gone := sorted(set(LISTED.split()) - named())), f"{gone} name no protocol any more: take them off the list"
+    assert not (gone := sorted(set(LISTED.split()) - named())), (
+        f"{gone} name no protocol any more: take them off the list"
+    )
