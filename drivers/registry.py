@@ -55,6 +55,16 @@ def all_protocols() -> Iterator[Protocol]:
             continue
 
 
+def searchable(scheme: str = "") -> list[Protocol]:
+    """The protocols that a scan can look for, on a line of this scheme."""
+    return [one for one in all_protocols() if one.search and (not scheme or scheme in one.schemes)]
+
+
+def named_on_lines() -> list[str]:
+    """The protocols that a device can be asked in: those that are spoken in another are not among them."""
+    return [one.name for one in all_protocols() if not one.wire]
+
+
 def driver_class(name: str) -> type[Driver]:
     """The driver of a protocol. Raises ConfigError as ``protocol_of``, and for a driver that lacks something."""
     protocol = protocol_of(name)

@@ -28,6 +28,7 @@ from agent.cli.options import (
 from agent.cli.questions import asked, confirmed, given, is_terminal
 from drivers.explain import SHOWN_UNITS
 from drivers.model import GatewayError, LineError, UsageError, clean_text
+from drivers.registry import DEFAULT, named_on_lines, protocol_of
 
 if TYPE_CHECKING:
     from agent.config import Config, DeviceConfig, LineEntry
@@ -110,7 +111,7 @@ class Draft:
               "HOST:PORT, or the name of a configured line.")  # fmt: skip
 @click.option("--address", required=True, metavar="TEXT", help="Its address on the line, such as 1.")
 @click.option("--profile", metavar="ID", help="Its profile.  [default: the best that fits, by asking the device]")
-@click.option("--protocol", type=click.Choice(["modbus", "dlt645", "cjt188", "mbus"]), default="modbus",
+@click.option("--protocol", type=click.Choice(named_on_lines()), default=DEFAULT,
               show_default=True, help="Where the profile does not say.")  # fmt: skip
 @click.option("--serial", metavar="TEXT", help='Serial setting, such as "9600 8N1".')
 @click.option("--label", metavar="TEXT", help="Free text, such as where it hangs.")
@@ -264,12 +265,12 @@ def _identified(
     from agent.cli.toml_snippet import tables
     from agent.config import parsers as v
     from drivers.model import LineTimeout
-    from drivers.scan import SETTINGS, ScanOptions, one_device
+    from drivers.scan import ScanOptions, one_device
 
     entry = _configured(config, line)
     url = entry.url if entry else given("--line", v.line_url, line)
     protocol, own = choices["protocol"], entry.serial if entry and not url.startswith("modbus-tcp:") else ""
-    usual = SETTINGS[protocol][0]  # of a meter that shares the line with devices of another setting
+    usual = protocol_of(protocol).serial_settings[0]  # of a meter that shares the line with devices of another setting
     settings = [choices["serial"]] if choices["serial"] else [own, usual] if own not in ("", usual) else [usual]
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
     dirs = profile_dirs(options.config_file)

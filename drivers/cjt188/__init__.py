@@ -16,4 +16,6 @@ PROTOCOL = Protocol(
     one_answer=True,
     parser="drivers.cjt188.frames:Parser",
     explainers="drivers.cjt188.explain:EXPLAINERS",
+    search="drivers.cjt188.search:Cjt188Search",
+    searched_by_default=True,
 )

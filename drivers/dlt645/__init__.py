@@ -22,4 +22,6 @@ PROTOCOL = Protocol(
     resolution=Decimal("0.01"),
     parser="drivers.dlt645.frames:Parser",
     explainers="drivers.dlt645.explain:EXPLAINERS",
+    search="drivers.dlt645.search:Dlt645Search",
+    searched_by_default=True,
 )

@@ -2,7 +2,7 @@
 
 import re
 
-from drivers.protocol import InvalidAddress, Protocol, invalid_address
+from drivers.protocol import InvalidAddress, Protocol, SearchOption, invalid_address
 
 _PRIMARY = re.compile(r"[0-9]{1,3}")
 _SECONDARY = re.compile(r"[0-9Ff]{8}([0-9A-Fa-f]{8})?")
@@ -33,4 +33,12 @@ PROTOCOL = Protocol(
     one_answer=True,
     parser="drivers.mbus.link:Parser",
     explainers="drivers.mbus.explain:EXPLAINERS",
+    search="drivers.mbus.search:MbusSearch",
+    search_options=(
+        SearchOption(
+            "mbus-by",
+            ("secondary", "primary", "both"),
+            "Ask M-Bus meters by selection, by primary address, or both.  [default: both; primary with --addresses]",
+        ),
+    ),
 )

@@ -32,6 +32,8 @@ PROTOCOL = Protocol(
     maps_registers=True,
     has_registers=True,
     any_address="1",
+    searched_by_default=True,
     explainers="drivers.modbus.explain:EXPLAINERS",
     chinese=Path(__file__).parent / "chinese.txt",
+    search="drivers.modbus.search:ModbusSearch",
 )

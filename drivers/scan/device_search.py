@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
+from drivers.line import Answer
 from drivers.model import LineError, MismatchError, ProgressCallback
 from drivers.profile import Profile
 from drivers.protocol import Protocol
-from drivers.scan.notes import note
+from drivers.scan.notes import Note, note
 from drivers.scan.plan import FoundDevice
 from drivers.scan.probes import Probe
 
 if TYPE_CHECKING:
     from drivers.scan.search import Scan
 
+Asker = Callable[[Probe], Awaitable[Answer | LineError]]  # sends one probe
+Remark = Callable[[Note], None]
+
 
 class DeviceSearch:
-    """How the devices of one protocol are found; one object a scan. Only reads may be sent.
+    """How the devices of one protocol are found; one object a scan, for each protocol. Only reads may be sent.
 
     A scan asks ``probes`` at each serial setting, in turn with the other protocols, then the silent ones again
     (``slow_probes``). An answer ends in ``scan.add``. Protocols in which several devices answer one question also
@@ -27,6 +31,7 @@ class DeviceSearch:
     def __init__(self, protocol: Protocol, scan: Scan) -> None:
         self.protocol, self.scan, self.options = protocol, scan, scan.options
         self.name = protocol.name
+        self.is_wanted = protocol.name in scan.options.protocols  # else it only listens, and identifies
         self.crowded: list[Probe] = []  # questions whose answers were broken: several devices at once?
         self.nameless: list[Probe] = []  # answered by a device that did not say its own address
 
@@ -43,6 +48,9 @@ class DeviceSearch:
     def signs_of_life(self, device: FoundDevice) -> list[Probe]:
         """For `identify`: short questions that most devices answer or refuse; none where profiles ask the same."""
         return []
+
+    def on_sent(self, probe: Probe) -> None:
+        """One of ours is about to be sent."""
 
     # --- answers
 

@@ -51,14 +51,8 @@ drivers/profile/points.py
 drivers/profile/register_layout.py
 drivers/profile/review.py
 drivers/protocol.py
-drivers/scan/address_search.py
 drivers/scan/caching_line.py
-drivers/scan/fit.py
-drivers/scan/notes.py
-drivers/scan/plan.py
-drivers/scan/probes.py
 drivers/scan/search.py
-drivers/scan/traffic.py
 drivers/serial_setting.py
 drivers/sim/bus.py
 drivers/sim/device.py
