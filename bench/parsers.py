@@ -16,13 +16,11 @@ from functools import partial
 from typing import Any
 
 from agent.cli.bench import least_time
-from drivers.cjt188 import codec as cjt188
-from drivers.dlt645 import codec as dlt645
 from drivers.framing import FrameScanner
 from drivers.line.modbus_frames import ModbusRequest, crc16
-from drivers.mbus import codec as mbus
 from drivers.modbus.requests import read_request
 from drivers.sunspec.models import decode_model
+from tests.kits.codecs import cjt188, dlt645, mbus
 
 LIMIT = 20_000  # frames a second on one core
 FRAMES = 1_000

@@ -111,6 +111,7 @@ class Protocol:
         searched_by_default: `scan` looks for it on lines of bytes unless told otherwise.
         search_options: options of `scan` that only it has.
         explainers: a tuple of ``Explainer``: what `decode` shows.
+        example_address: of a simulated device, where none is given.
         simulate: a ``Simulate`` function: a device of a profile for `simulate`.
         profiles: a folder VENDOR/FAMILY.toml of profiles that come with it; ours lie in firmware_profiles.
         chinese: the file with the Chinese of its texts, as agent/cli/chinese describes it.
@@ -135,6 +136,7 @@ class Protocol:
     searched_by_default: bool = False
     search_options: tuple[SearchOption, ...] = field(default=())
     explainers: str = ""
+    example_address: str = "1"
     simulate: str = ""
     profiles: Path | None = None
     chinese: Path | None = None

@@ -18,4 +18,5 @@ PROTOCOL = Protocol(
     explainers="drivers.cjt188.explain:EXPLAINERS",
     search="drivers.cjt188.search:Cjt188Search",
     searched_by_default=True,
+    simulate="drivers.cjt188.simulate:simulate",
 )

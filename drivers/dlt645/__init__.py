@@ -24,4 +24,6 @@ PROTOCOL = Protocol(
     explainers="drivers.dlt645.explain:EXPLAINERS",
     search="drivers.dlt645.search:Dlt645Search",
     searched_by_default=True,
+    simulate="drivers.dlt645.simulate:simulate",
+    example_address="000000000001",
 )

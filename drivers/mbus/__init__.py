@@ -41,4 +41,5 @@ PROTOCOL = Protocol(
             "Ask M-Bus meters by selection, by primary address, or both.  [default: both; primary with --addresses]",
         ),
     ),
+    simulate="drivers.mbus.simulate:simulate",
 )

@@ -5,19 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from drivers.explain import BrokenInput, Explainer, Json, frame_hint, placed, reading_json, several, wake_bytes
-from drivers.mbus.codec import (
-    CI_NAMES,
-    MEDIA,
-    Frame,
-    Parser,
-    Telegram,
-    broken,
-    decode_frame,
-    decode_wireless,
-    function_name,
-    looks_wireless,
-    strip_crc,
-)
+from drivers.mbus.link import Frame, Parser, broken, function_name
+from drivers.mbus.names import MEDIA
+from drivers.mbus.telegram import CI_NAMES, Telegram, decode_frame, decode_wireless, looks_wireless, strip_crc
 from drivers.model import Reading
 
 _RECORDS_HINT = "The frame itself is valid: the meter sent this. What precedes it was decoded"

@@ -36,4 +36,5 @@ PROTOCOL = Protocol(
     explainers="drivers.modbus.explain:EXPLAINERS",
     chinese=Path(__file__).parent / "chinese.txt",
     search="drivers.modbus.search:ModbusSearch",
+    simulate="drivers.modbus.simulate:simulate",
 )

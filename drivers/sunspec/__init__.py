@@ -18,4 +18,5 @@ PROTOCOL = Protocol(
     wire="modbus",
     explainers="drivers.sunspec.explain:EXPLAINERS",
     chinese=Path(__file__).parent / "chinese.txt",
+    simulate="drivers.sunspec.simulate:simulate",
 )

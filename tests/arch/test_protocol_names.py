@@ -15,7 +15,6 @@ OWN = re.compile(r"drivers/(modbus|dlt645|cjt188|mbus|sunspec)/|drivers/registry
 LISTED = """
 agent/cli/adopt.py
 agent/cli/check.py
-agent/cli/chinese/commands.txt
 agent/cli/chinese/config.txt
 agent/cli/chinese/field.txt
 agent/cli/chinese/profile.txt
@@ -56,16 +55,12 @@ drivers/scan/search.py
 drivers/serial_setting.py
 drivers/sim/bus.py
 drivers/sim/device.py
-drivers/sim/families.py
 drivers/sim/faults.py
 drivers/sim/framing.py
 drivers/sim/image.py
-drivers/sim/meter_display.py
-drivers/sim/meters.py
 drivers/sim/park.py
 drivers/sim/rtu.py
 drivers/sim/slots.py
-drivers/sim/sunspec_display.py
 drivers/sim/tcp.py
 """
 

@@ -7,10 +7,10 @@ from decimal import Decimal
 import pytest
 
 from drivers.cjt188 import PROTOCOL
-from drivers.cjt188 import codec as cjt188
+from drivers.cjt188.simulate import Cjt188Meter
 from drivers.model import ConfigError, LineTimeout, Reason
 from drivers.sim.faults import parse_fault
-from drivers.sim.meters import Cjt188Meter
+from tests.kits.codecs import cjt188
 from tests.kits.meters import ALL, TICK, Cabinet, bcd, bus_of, points_of, replace, sent_frames
 
 A = "22223333444455"

@@ -7,11 +7,11 @@ from decimal import Decimal
 import pytest
 
 from drivers.dlt645 import PROTOCOL
-from drivers.dlt645 import codec as dlt645
 from drivers.dlt645.device import block_of
+from drivers.dlt645.simulate import Dlt645Meter
 from drivers.model import ConfigError, Kind, LineTimeout, Point, Quality, Reason
 from drivers.sim.faults import parse_fault
-from drivers.sim.meters import Dlt645Meter
+from tests.kits.codecs import dlt645
 from tests.kits.meters import ALL, TICK, Cabinet, bcd, bus_of, points_of, replace, sent_frames
 
 A = "000000000161"

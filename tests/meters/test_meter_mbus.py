@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from drivers.mbus import PROTOCOL
-from drivers.mbus import codec as mbus
+from drivers.mbus.simulate import MbusMeter
 from drivers.model import ConfigError, DeviceException, LineTimeout, Reason
 from drivers.sim.faults import parse_fault
-from drivers.sim.meters import MbusMeter
+from tests.kits.codecs import mbus
 from tests.kits.meters import ALL, TICK, Cabinet, bcd, bus_of, points_of, replace, sent_frames
 
 KAM = bytes.fromhex("2D2C")

@@ -7,14 +7,15 @@ from decimal import Decimal
 import pytest
 
 from agent.cli.profiles import replay
-from drivers.cjt188 import codec as cjt188
-from drivers.dlt645 import codec as dlt645
-from drivers.mbus import codec as mbus
+from drivers.cjt188.simulate import Cjt188Meter
+from drivers.dlt645.simulate import Dlt645Meter
+from drivers.mbus.simulate import MbusMeter
 from drivers.profile import Sample, find_profile, load_profile, shipped_dir
 from drivers.registry import PACKAGES, protocol_of
 from drivers.samples import read_sample
 from drivers.scan.fit import profiles_of
-from drivers.sim.meters import Cjt188Meter, Dlt645Meter, MbusMeter, SimMeter
+from drivers.sim.meters import SimMeter
+from tests.kits.codecs import cjt188, dlt645, mbus
 from tests.kits.meters import ALL, TICK, Cabinet, bus_of, replace
 from tests.kits.recorded import cases
 

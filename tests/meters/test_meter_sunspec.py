@@ -12,10 +12,10 @@ from drivers.model import ConfigError, DeviceException, LineTimeout, Reason
 from drivers.profile import find_profile, load_profile, shipped_dir
 from drivers.sim.bus import Bus
 from drivers.sim.device import SimDevice
-from drivers.sim.sunspec_display import model_registers
 from drivers.sunspec import PROTOCOL
 from drivers.sunspec.models import decode_model
 from drivers.sunspec.plan import find_locations
+from drivers.sunspec.simulate import model_registers
 from drivers.sunspec.walk import decode_image
 from tests.kits.meters import ALL, TICK, Cabinet, points_of, replace, sent_frames
 from tests.kits.simulated import sunspec_image

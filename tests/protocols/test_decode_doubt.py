@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from agent.cli.decode import decode as group
-from drivers.dlt645 import codec as dlt645
 from drivers.dlt645 import frames as dlt645_frames
+from tests.kits.codecs import dlt645
 from tests.kits.meter_cases import decode, values
 
 

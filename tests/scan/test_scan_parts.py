@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from drivers.cjt188 import codec as cjt188
-from drivers.dlt645 import codec as dlt645
+from drivers.cjt188.simulate import Cjt188Meter
 from drivers.line.trace import RECEIVED, SENT
-from drivers.mbus import codec as mbus
 from drivers.modbus.requests import read_request
 from drivers.modbus.search import take_frames
 from drivers.model import UsageError
@@ -15,7 +13,8 @@ from drivers.scan import Scan, ScanOptions
 from drivers.scan.traffic import TrafficTrace
 from drivers.sim.bus import Bus
 from drivers.sim.faults import parse_fault
-from drivers.sim.meters import Cjt188Meter, MixedBus
+from drivers.sim.meters import MixedBus
+from tests.kits.codecs import cjt188, dlt645, mbus
 from tests.kits.scans import Park, plain, sampled
 
 MINE = ("--listen", "0", "--bus-is-mine")

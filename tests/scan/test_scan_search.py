@@ -11,14 +11,16 @@ from hypothesis import given, seed
 from hypothesis import strategies as st
 
 from drivers.dlt645.search import by_digits
+from drivers.dlt645.simulate import Dlt645Meter
 from drivers.line import Answer
-from drivers.mbus import codec as mbus
 from drivers.mbus.search import MAKERS, SelectionMask, by_selection, identity_of, maker_code
+from drivers.mbus.simulate import MbusMeter
 from drivers.model import FrameError, LineError, LineTimeout
 from drivers.scan import Note, Scan, ScanOptions
 from drivers.scan.probes import Probe
 from drivers.sim.faults import parse_fault
-from drivers.sim.meters import Dlt645Meter, MbusMeter, MixedBus
+from drivers.sim.meters import MixedBus
+from tests.kits.codecs import mbus
 from tests.kits.scans import Park
 from tests.kits.simulated import writes
 
@@ -235,7 +237,7 @@ async def test_dlt645_search_ends_at_twelve_digits(addresses: list[str]) -> None
 
 
 def test_cjt188_meters_that_speak_at_once_are_told_of(mh, field: Park, tmp_path: Path) -> None:
-    from drivers.sim.meters import Cjt188Meter
+    from drivers.cjt188.simulate import Cjt188Meter
 
     meters = [Cjt188Meter(address=a, values={0x901F: bytes(43)}) for a in ("22223333444455", "22223333444466")]
     said = scanned(mh, field.pty(MixedBus(meters)), "cjt188", "--quick")
