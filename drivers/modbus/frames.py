@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from drivers.framing import crc16, crc_ok
 from drivers.modbus import FRAMES
 from drivers.model import DeviceException, FrameError, LineError, LineTimeout, MismatchError
 
@@ -24,33 +25,6 @@ EXCEPTIONS: Mapping[int, str] = {
 }
 BUSY = frozenset((5, 6))
 MAX_ADU = 260
-
-
-def _table() -> tuple[int, ...]:
-    table = []
-    for byte in range(256):
-        crc = byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ 0xA001 if crc & 1 else crc >> 1
-        table.append(crc)
-    return tuple(table)
-
-
-_CRC = _table()
-
-
-def crc16(frame: bytes) -> int:
-    """CRC-16 of Modbus RTU (reflected polynomial A001, start FFFF); sent low byte first."""
-    crc = 0xFFFF
-    table = _CRC
-    for byte in frame:
-        crc = (crc >> 8) ^ table[(crc ^ byte) & 0xFF]
-    return crc
-
-
-def crc_ok(frame: bytes) -> bool:
-    """Are the last two bytes the CRC of the others? False for what is too short for a frame (unit, function, CRC)."""
-    return len(frame) >= 4 and crc16(frame) == 0  # a message followed by its own CRC has remainder zero
 
 
 class ModbusRequest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from drivers.modbus.frames import crc16, crc_ok
+from drivers.framing import crc16, crc_ok
 
 RTU_MAX = 256
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agent.cli.decode import decode
 from agent.cli.main import outcome
 from agent.cli.profiles import profiles
-from drivers.modbus.frames import crc16
+from drivers.framing import crc16
 from drivers.model import UsageError
 from drivers.profile import find_profile
 from drivers.profile.find import shipped_dir

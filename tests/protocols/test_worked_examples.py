@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from agent.cli.decode import decode
+from drivers.framing import crc16
 from drivers.mbus.records import parse
-from drivers.modbus.frames import crc16
 
 Json = dict[str, Any]
 

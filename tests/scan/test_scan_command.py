@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from drivers.dlt645.simulate import Dlt645Meter
+from drivers.framing import crc16
 from drivers.mbus.simulate import MbusMeter
-from drivers.modbus.frames import crc16
 from drivers.modbus.requests import read_request
 from drivers.sim.bus import Bus
 from drivers.sim.device import SimAnswer, SimDevice
