@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from drivers.line import Line, LineConfig, open_line, target
 from drivers.model import DEFAULT_PERIODS_MS, PACES, ConfigError, DeviceSpec, Limits, Reading
 from drivers.profile import Profile, default_dirs, find_profile, load_profile, select
-from drivers.registry import Driver, driver_class
+from drivers.protocol import Driver
+from drivers.registry import driver_class
 from drivers.serial_setting import DEFAULT_SERIAL, SerialSetting
 from ext.ring import Ring
 
@@ -54,10 +55,11 @@ async def read_once_async(
     """Read the points of one device now, in the variant that its own data select. Nothing is written to it or kept.
 
     Args:
-        url: the line: ``serial:/dev/ttyUSB0``, ``modbus-tcp://HOST``, ``tcp://HOST:PORT`` or ``udp://HOST:PORT``. It
-            is opened and closed again; nobody else may use it meanwhile. A running agent keeps its serial ports locked.
+        url: the line as in agent.toml: ``serial:/dev/ttyUSB0``, ``tcp://HOST:PORT``, ``udp://HOST:PORT`` or with a
+            scheme of the protocol's own. It is opened and closed again; nobody else may use it meanwhile. A running
+            agent keeps its serial ports locked.
         profile: an id (``eastron/sdm630``), or the path of a file that ends in ``.toml``.
-        address: of the device on its line: a Modbus unit, the digits of a meter. As a text it keeps its zeros.
+        address: of the device on its line: the number of a unit, the digits of a meter. As a text it keeps its zeros.
         points: names or patterns (``ac.power.*``); none: all of the profile.
         serial: the port's setting, such as ``9600 8N1``; "": the profile's, else 9600 8N1. Behind ``tcp://`` and
             ``udp://`` its speed is that of the bus.

@@ -25,16 +25,19 @@ FILE: Final = click.Path(dir_okay=False, path_type=Path)
 EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 LANGUAGE: Final = click.Choice(["en", "zh"])
-LINE_HELP: Final = (
-    "Of a device that is not configured: serial:/dev/..., modbus-tcp://HOST, tcp:// or udp://HOST:PORT, or the name of "
-    "a configured line."
-)
 DEFAULT_CONFIG: Final = "/etc/meterhouse/agent.toml"
 
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
 param_option = click.option(
     "--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the profile."
 )
+
+
+def line_help() -> str:
+    """The help of ``--line`` where a device may be configured, too."""
+    from drivers.registry import line_url_help
+
+    return f"Of a device that is not configured: {line_url_help()}, or the name of a configured line."
 
 
 def configured_profiles_dir(config_file: Path) -> Path | None:

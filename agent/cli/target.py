@@ -16,6 +16,7 @@ from agent.config import parsers as v
 from agent.config.devices import address as parse_address
 from agent.config.load import PROFILES_DIR
 from drivers.model import ProfileError, UsageError, sentences
+from drivers.registry import line_urls
 from drivers.serial_setting import DEFAULT_SERIAL
 from drivers.toml import parsers as p
 
@@ -51,20 +52,22 @@ def line_by_name(config: Config, line: str) -> LineEntry | None:
     if line not in found:
         what = f"{p.show(line)} is not a line of {config.path}"
         near = p.did_you_mean(line, found, "It has") if found else "It has none yet"
-        raise UsageError(what, where="--line", hint=sentences(near, f"Or a url: {v.LINE_URLS}"))
+        raise UsageError(what, where="--line", hint=sentences(near, f"Or a url: {line_urls()}"))
     return found[line]
 
 
 def adhoc_line(line: str, serial: str | None, usual: str, options: ConfigOptions) -> LineEntry:
     """A line by its url, or by its name in the configuration. Raises UsageError naming the option, or ConfigError."""
     if (named := named_line(options, line)) is not None:
-        if serial and named.scheme == "modbus-tcp":
-            raise UsageError("has no effect on modbus-tcp", where="--serial", hint="The gateway sets its bus itself")
+        if serial and not named.carries_bytes:
+            raise UsageError(
+                f"has no effect on {named.scheme}", where="--serial", hint="The gateway sets its bus itself"
+            )
         return replace(named, serial=_value("--serial", v.serial, serial)) if serial else named
     setting = _value("--serial", v.serial, serial or usual or DEFAULT_SERIAL)
     entry = LineEntry(name="", url=_value("--line", v.line_url, line), serial=setting)
-    if serial and entry.scheme == "modbus-tcp":
-        raise UsageError("has no effect on modbus-tcp", where="--serial", hint="The gateway sets its bus itself")
+    if serial and not entry.carries_bytes:
+        raise UsageError(f"has no effect on {entry.scheme}", where="--serial", hint="The gateway sets its bus itself")
     return entry
 
 

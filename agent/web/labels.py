@@ -255,7 +255,7 @@ FACTS: Final[Mapping[str, Texts]] = {  # members of packs and birth tables
     "scale": ("scale", "倍率"),
     "ratio": ("transformer ratio", "互感器变比"),
     "labels": ("meaning of the numbers", "数值含义"),
-    "source.function": ("Modbus function", "Modbus 功能码"),
+    "source.function": ("function code", "功能码"),
     "source.address": ("register, from 0", "寄存器地址（从 0 起）"),
     "source.count": ("registers", "寄存器数"),
     "source.type": ("type", "数据类型"),

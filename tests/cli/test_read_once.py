@@ -55,7 +55,7 @@ async def test_its_twin_is_for_those_who_have_a_loop(served: Any, box: Path) -> 
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
-        ({"url": "/dev/ttyUSB0"}, ConfigError, 'Write "serial:/dev/serial/by-id/..."'),
+        ({"url": "/dev/ttyUSB0"}, ConfigError, "Write serial:/dev/serial/by-id/..., "),
         ({"url": "tcp://127.0.0.1"}, ConfigError, "has no port"),
         ({"address": 256}, ConfigError, "Allowed: 0 to 255"),
         ({"serial": "fast"}, ConfigError, 'Write it like "9600 8N1"'),

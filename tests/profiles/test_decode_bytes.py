@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cli.decode import decode
-from agent.cli.decode_meters.output import BrokenInput, hex_bytes
-from drivers.line.modbus_frames import crc16
+from agent.cli.decode_output import hex_bytes
+from drivers.explain import BrokenInput
+from drivers.framing import crc16
 
 Json = dict[str, Any]
 ANSWER = "0103045375 6E5396F0".replace(" ", "")
