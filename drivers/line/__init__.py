@@ -4,6 +4,7 @@ from drivers.line.bytelink import wake
 from drivers.line.config import LineConfig, RequestOptions, request_options, target
 from drivers.line.modbus_frames import READ_FUNCTIONS, Answer, ModbusRequest, Request, crc16, crc_ok
 from drivers.line.owner import Line, LineFactory, open_line
+from drivers.line.steps import StepRequest
 from drivers.line.trace import FrameTrace, frames_each
 from drivers.serial_setting import SerialSetting
 
@@ -18,6 +19,7 @@ __all__ = [
     "Request",
     "RequestOptions",
     "SerialSetting",
+    "StepRequest",
     "crc16",
     "crc_ok",
     "frames_each",
