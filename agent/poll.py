@@ -23,7 +23,7 @@ from drivers.model import PACES, FreshnessRule, LineDown, LineError, LineLent, L
 from ext.ring import Ring
 
 if TYPE_CHECKING:
-    from drivers.registry import Driver
+    from drivers.protocol import Driver
 
 log = logging.getLogger("meterhouse.poll")
 ONCE = PACES.index("once")

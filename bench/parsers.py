@@ -16,11 +16,11 @@ from functools import partial
 from typing import Any
 
 from agent.cli.bench import least_time
-from drivers import cjt188, dlt645, mbus
 from drivers.framing import FrameScanner
 from drivers.line.modbus_frames import ModbusRequest, crc16
 from drivers.modbus.requests import read_request
 from drivers.sunspec.models import decode_model
+from tests.kits.codecs import cjt188, dlt645, mbus
 
 LIMIT = 20_000  # frames a second on one core
 FRAMES = 1_000

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Generic, Protocol, TypeVar
 
-from drivers.addresses import demand_address
 from drivers.counter_guard import CounterGuard
 from drivers.line import Line
 from drivers.model import (
@@ -32,6 +31,7 @@ from drivers.model import (
     UsageError,
 )
 from drivers.plan import LineTiming
+from drivers.registry import demand_address
 from drivers.toml import show, suggestion
 from ext.ring import Ring
 
@@ -63,7 +63,6 @@ class Device(ABC, Generic[Q, A]):
     """
 
     protocol: ClassVar[str]
-    FRAMES: ClassVar[Mapping[str, str]]  # every kind of frame it can send -> what that frame does
     ADDRESS: ClassVar[str] = "address"  # the protocol's word for it, in messages
     TRIES: ClassVar[int] = 1  # how often ``read_points`` asks what is refused
     UNPLANNED: ClassVar[Reason] = Reason.EXCEPTION  # why a point is missing that no query brings
@@ -161,6 +160,10 @@ class Device(ABC, Generic[Q, A]):
                 if not learned and not (refused and tries[tuple(query.points)] < self.TRIES):
                     found.update({n: self.no_reading(n, answer.reason) for n in query.points})
         return {self.spec.points[n].name: found.get(n) or self.no_reading(n, self.UNPLANNED) for n in numbers}
+
+    @abstractmethod
+    def read_sample(self, words: Mapping[int, Mapping[int, int]], frames: Mapping[str, str]) -> dict[str, Reading]:
+        """What recorded answers hold, by point, without asking anything: see ``drivers.samples.read_sample``."""
 
     # --- parts of a driver
 

@@ -33,6 +33,7 @@ from drivers.model import (
 )
 from drivers.plan import exact, ratio_of
 from drivers.profile import concerned
+from drivers.registry import protocol_of
 from drivers.units import unit_factor
 from ext.ring import Ring
 
@@ -183,6 +184,16 @@ class MeterDevice(Device[MeterQuery, Response]):
             response = Response(self.explain(query_id, raw), 0, 0)
             found.update(self.readings(MeterQuery(query_id, tuple(numbers)), response))
         return {reading.name: reading for reading in found.values()}
+
+    def read_sample(self, words: Mapping[int, Mapping[int, int]], frames: Mapping[str, str]) -> dict[str, Reading]:
+        found: dict[str, list[bytes]] = {}
+        for query_id, text in frames.items():
+            parser = protocol_of(self.protocol).new_parser()
+            assert parser is not None  # a protocol of meters has frames of its own
+            found[query_id] = [frame.raw for frame in parser.feed(bytes.fromhex(text))]
+            if not found[query_id]:
+                raise ValueError(f"the frame of {query_id} is not sound")
+        return self.read_frames(found)
 
     def plan_summary(self, paces: int) -> PlanSummary:
         """The estimated cost of one visit for these paces; answers of meters vary in length."""

@@ -1,82 +1,107 @@
-"""The drivers by protocol; third-party ones by entry point. A driver is imported when its protocol is first used."""
+"""The protocols by name; third-party ones by entry point. A driver is imported when its protocol is first used."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING
 
-from drivers.model import ConfigError, DeviceSpec, PlanSummary, PollResult, Reading
+from drivers.model import ConfigError
+from drivers.protocol import DRIVER_METHODS, Driver, InvalidAddress, Protocol
 from drivers.toml import did_you_mean, show
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from drivers.line import Line
-    from ext.ring import Ring
-
 GROUP = "meterhouse.drivers"
-DRIVERS: Mapping[str, str] = {  # protocol -> "module:class"
-    "modbus": "drivers.modbus.device:ModbusDevice",
-    "sunspec": "drivers.sunspec.device:SunSpecDevice",
-    "dlt645": "drivers.dlt645.device:Dlt645Device",
-    "cjt188": "drivers.cjt188.device:Cjt188Device",
-    "mbus": "drivers.mbus.device:MbusDevice",
+PACKAGES: Mapping[str, str] = {  # protocol -> package with its PROTOCOL
+    "modbus": "drivers.modbus",
+    "sunspec": "drivers.sunspec",
+    "dlt645": "drivers.dlt645",
+    "cjt188": "drivers.cjt188",
+    "mbus": "drivers.mbus",
 }
-
-_METHODS = ("poll", "probe", "read_points", "plan_summary", "use_ring")
-
-
-class Driver(Protocol):
-    """The interface of a driver, for third parties; ours derive from ``drivers.base.Device``, which implements it.
-
-    It may have ``probe_within(timeout_s)`` as well: ``probe``, asked once and for this long at most. Without it a
-    silent device costs its line a whole time-out whenever it is tried again.
-    """
-
-    protocol: ClassVar[str]
-    FRAMES: ClassVar[Mapping[str, str]]  # every kind of frame it can send -> what that frame does
-    spec: DeviceSpec
-    table: int
-
-    def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
-        """Raises ConfigError or ProfileError; touches no device."""
-
-    def use_ring(self, ring: Ring, table: int) -> None:
-        """Write into another ring from now on, under this table. Not while a poll is under way."""
-
-    async def poll(self, tick_ms: int, paces: int) -> PollResult:
-        """Read the due points; readings and gaps go into the ring."""
-
-    async def probe(self) -> None:
-        """One cheap request. Raises LineError if the device is silent."""
-
-    async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
-        """Values for a person. Raises LineError if the device is silent."""
-
-    def plan_summary(self, paces: int) -> PlanSummary:
-        """The cost of one visit."""
+DEFAULT = "modbus"  # where a protocol is not given
 
 
 def protocols() -> tuple[str, ...]:
-    """All protocols with a driver, our own first."""
-    return (*DRIVERS, *(point.name for point in _foreign() if point.name not in DRIVERS))
+    """The names of all protocols, our own first. Imports none of them."""
+    return (*PACKAGES, *(point.name for point in _foreign() if point.name not in PACKAGES))
 
 
-def driver_class(protocol: str) -> type[Driver]:
-    """The driver of a protocol.
+def find_protocol(name: str) -> Protocol | None:
+    """The descriptor of a protocol, None for an unknown name. Raises ConfigError for a broken package."""
+    if name in PACKAGES:
+        found = import_module(PACKAGES[name]).PROTOCOL
+        assert isinstance(found, Protocol)
+        return found
+    return next((_checked(point) for point in _foreign() if point.name == name), None)
 
-    Raises:
-        ConfigError: it is unknown, its package is broken, or it does not state its frames.
+
+def protocol_of(name: str) -> Protocol:
+    """The descriptor of a protocol. Raises ConfigError if it is unknown or its package is broken."""
+    if (found := find_protocol(name)) is None:
+        what = f"no driver for protocol {show(name)}"
+        raise ConfigError(what, where="protocol", hint=did_you_mean(name, protocols()))
+    return found
+
+
+def all_protocols() -> Iterator[Protocol]:
+    """All descriptors, our own first; third parties' that are broken are left out (using one says what is wrong)."""
+    for name in protocols():
+        try:
+            yield protocol_of(name)
+        except ConfigError:
+            continue
+
+
+def searchable(scheme: str = "") -> list[Protocol]:
+    """The protocols that a scan can look for, on a line of this scheme."""
+    return [one for one in all_protocols() if one.search and (not scheme or scheme in one.schemes)]
+
+
+def named_on_lines() -> list[str]:
+    """The protocols that a device can be asked in: those that are spoken in another are not among them."""
+    return [one.name for one in all_protocols() if not one.wire]
+
+
+def driver_class(name: str) -> type[Driver]:
+    """The driver of a protocol. Raises ConfigError as ``protocol_of``, and for a driver that lacks something."""
+    protocol = protocol_of(name)
+    if name in PACKAGES:
+        return protocol.driver()
+    where = f"driver {name} ({protocol.device})"
+    try:
+        found = protocol.driver()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"cannot be loaded: {error}", where=where, hint="Is its package complete?") from error
+    lacking = [method for method in DRIVER_METHODS if not hasattr(found, method)]
+    if lacking:
+        hint = "Add what is missing: drivers/protocol.py, Driver, describes it"
+        raise ConfigError(f"has no {', '.join(lacking)}", where=where, hint=hint)
+    return found
+
+
+def check_address(name: str, address: str, scheme: str = "") -> InvalidAddress | None:
+    """The error in the address of a device, or in its line; None without an error, or of an unknown protocol.
+
+    Args:
+        scheme: of the line's url; "" where the line is not known.
     """
-    if protocol in DRIVERS:
-        module, _, name = DRIVERS[protocol].partition(":")
-        return cast(type[Driver], getattr(import_module(module), name))
-    for point in _foreign():
-        if point.name == protocol:
-            return _checked(point)
-    what = f"no driver for protocol {show(protocol)}"
-    raise ConfigError(what, where="protocol", hint=did_you_mean(protocol, protocols()))
+    if (protocol := find_protocol(name)) is None:
+        return None
+    if (wrong := protocol.check_address(address, scheme)) is not None:
+        return wrong
+    if not scheme or scheme in protocol.schemes:
+        return None
+    hint = "Use a line with tcp://HOST:PORT (raw bytes) or a serial port"
+    return InvalidAddress("line", f"{protocol.title} does not go over {scheme}", hint)
+
+
+def demand_address(name: str, address: str, scheme: str, where: str) -> None:
+    """For a driver that is made: raises ConfigError where ``check_address`` finds something wrong."""
+    if (wrong := check_address(name, address, scheme)) is not None:
+        raise ConfigError(wrong.what, where=where, hint=wrong.hint)
 
 
 def entry_points(group: str) -> Iterable[EntryPoint]:
@@ -90,20 +115,19 @@ def _foreign() -> list[EntryPoint]:
     return sorted(entry_points(group=GROUP), key=lambda point: point.name)
 
 
-def _checked(point: EntryPoint) -> type[Driver]:
-    """A third party's driver, if it is one and states what it sends."""
+def _checked(point: EntryPoint) -> Protocol:
+    """A third party's descriptor, if it is one and states what it sends."""
     where = f"driver {point.name} ({point.value})"
     try:
         found = point.load()
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"cannot be loaded: {error}", where=where, hint="Is its package complete?") from error
-    lacking = [name for name in _METHODS if not hasattr(found, name)]
-    if lacking:
-        hint = "Add what is missing: drivers/registry.py, Driver, describes it"
-        raise ConfigError(f"has no {', '.join(lacking)}", where=where, hint=hint)
-    frames = getattr(found, "FRAMES", None)
-    if not isinstance(frames, Mapping) or not frames or not all(isinstance(k, str) for k in frames):
-        raise ConfigError("does not state the frames it sends", where=where, hint="FRAMES = {frame: what it does}")
-    if getattr(found, "protocol", None) != point.name:
-        raise ConfigError(f"speaks {getattr(found, 'protocol', None)!r}, not {point.name!r}", where=where)
-    return cast(type[Driver], found)
+    if not isinstance(found, Protocol):
+        hint = "The entry point names an object of drivers/protocol.py, Protocol"
+        raise ConfigError("is not the descriptor of a protocol", where=where, hint=hint)
+    if not found.frames or not all(isinstance(frame, str) for frame in found.frames):
+        hint = "frames = {frame: what it does}"
+        raise ConfigError("does not state the frames it sends", where=where, hint=hint)
+    if found.name != point.name:
+        raise ConfigError(f"speaks {found.name!r}, not {point.name!r}", where=where)
+    return found

@@ -1,59 +1,34 @@
-"""Recorded answers of devices that are not Modbus, read as their driver reads them: for samples of profiles."""
+"""Recorded answers of devices, read as their driver reads them: for samples of profiles and for dumps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
-from drivers.addresses import ANYBODY
-from drivers.framing import FrameScanner
 from drivers.line import LineConfig, open_line
-from drivers.meter_device import MeterDevice
 from drivers.model import DeviceSpec, Point, Reading
 from drivers.profile import Profile
-from drivers.registry import driver_class
+from drivers.registry import driver_class, protocol_of
 from ext.ring import Ring
 
 
-def has_frames(protocol: str) -> bool:
-    """Are samples of this protocol frames?."""
-    return protocol in ANYBODY
+def read_sample(
+    profile: Profile,
+    points: tuple[Point, ...],
+    words: Mapping[int, Mapping[int, int]] | None = None,
+    frames: Mapping[str, str] | None = None,
+) -> dict[str, Reading]:
+    """Point name -> reading; points whose registers or frames are not there are left out.
 
+    Args:
+        words: of a protocol with registers: function -> address -> word.
+        frames: of others: question -> hex of its answer, several frames in a row where there are.
 
-def read_frames(profile: Profile, points: tuple[Point, ...], frames: Mapping[str, str]) -> dict[str, Reading]:
-    """Point name -> reading. ``frames``: question -> hex of its answer, several frames in a row where there are.
-
-    Raises ValueError where there is no hex or no sound frame, LineError where the answer is a refusal.
+    Raises ValueError where there is no hex or no sound frame, LineError where the answer is a refusal, ConfigError
+    where the driver reads no samples.
     """
-    spec = DeviceSpec("sample", "", ANYBODY[profile.protocol], profile.protocol, profile.id, points, (0, 0, 0, 0, 0))
+    address = protocol_of(profile.protocol).any_address
+    spec = DeviceSpec("sample", "", address, profile.protocol, profile.id, points, (0, 0, 0, 0, 0))
     line = open_line(LineConfig("sample", "serial:/dev/null"))  # never opened: nothing is asked
-    device = cast(MeterDevice, driver_class(profile.protocol)(spec, line, cast(Ring, None), 0))
-    found: dict[str, list[bytes]] = {}
-    for what, text in frames.items():
-        found[what] = [frame.raw for frame in _parser(profile.protocol).feed(bytes.fromhex(text))]
-        if not found[what]:
-            raise ValueError(f"the frame of {what} is not sound")
-    return device.read_frames(found)
-
-
-def _parser(protocol: str) -> FrameScanner[Any]:
-    from drivers import cjt188, dlt645, mbus
-
-    parsers: dict[str, type[FrameScanner[Any]]] = {
-        "dlt645": dlt645.Parser,
-        "cjt188": cjt188.Parser,
-        "mbus": mbus.Parser,
-    }
-    return parsers[protocol]()
-
-
-def read_sunspec(profile: Profile, points: tuple[Point, ...], words: Mapping[int, int]) -> dict[str, Reading]:
-    """Point name -> reading, out of holding registers; points without registers are left out.
-
-    Raises FrameError without a marker.
-    """
-    from drivers.sunspec.device import SunSpecDevice
-
-    spec = DeviceSpec("sample", "", "1", profile.protocol, profile.id, points, (0, 0, 0, 0, 0))
-    line = open_line(LineConfig("sample", "serial:/dev/null"))
-    return SunSpecDevice(spec, line, cast(Ring, None), 0).read_image(words)
+    device = driver_class(profile.protocol)(spec, line, cast(Ring, None), 0)
+    return device.read_sample(words or {}, frames or {})

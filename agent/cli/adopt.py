@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agent.cli.common import SHOWN_UNITS, as_complaint, as_line, say
+from agent.cli.common import as_complaint, as_line, say
 from agent.cli.config_files import check_absent, check_writable, make_folder, toml_text, write_new
 from agent.cli.main_points import first_points, known_as
 from agent.cli.options import (
@@ -26,7 +26,9 @@ from agent.cli.options import (
     profile_dirs,
 )
 from agent.cli.questions import asked, confirmed, given, is_terminal
+from drivers.explain import SHOWN_UNITS
 from drivers.model import GatewayError, LineError, UsageError, clean_text
+from drivers.registry import DEFAULT, named_on_lines, protocol_of
 
 if TYPE_CHECKING:
     from agent.config import Config, DeviceConfig, LineEntry
@@ -109,7 +111,7 @@ class Draft:
               "HOST:PORT, or the name of a configured line.")  # fmt: skip
 @click.option("--address", required=True, metavar="TEXT", help="Its address on the line, such as 1.")
 @click.option("--profile", metavar="ID", help="Its profile.  [default: the best that fits, by asking the device]")
-@click.option("--protocol", type=click.Choice(["modbus", "dlt645", "cjt188", "mbus"]), default="modbus",
+@click.option("--protocol", type=click.Choice(named_on_lines()), default=DEFAULT,
               show_default=True, help="Where the profile does not say.")  # fmt: skip
 @click.option("--serial", metavar="TEXT", help='Serial setting, such as "9600 8N1".')
 @click.option("--label", metavar="TEXT", help="Free text, such as where it hangs.")
@@ -263,12 +265,12 @@ def _identified(
     from agent.cli.toml_snippet import tables
     from agent.config import parsers as v
     from drivers.model import LineTimeout
-    from drivers.scan import SETTINGS, ScanOptions, one_device
+    from drivers.scan import ScanOptions, one_device
 
     entry = _configured(config, line)
     url = entry.url if entry else given("--line", v.line_url, line)
     protocol, own = choices["protocol"], entry.serial if entry and not url.startswith("modbus-tcp:") else ""
-    usual = SETTINGS[protocol][0]  # of a meter that shares the line with devices of another setting
+    usual = protocol_of(protocol).serial_settings[0]  # of a meter that shares the line with devices of another setting
     settings = [choices["serial"]] if choices["serial"] else [own, usual] if own not in ("", usual) else [usual]
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
     dirs = profile_dirs(options.config_file)
@@ -518,12 +520,12 @@ def _first_values(config: Config, entry: DeviceConfig, words: Mapping[str, str],
     """Read the device as the agent will, and show what a person can compare with its display."""
     from rich.console import Console
 
-    from agent.cli.common import show_quality
     from agent.cli.console_tables import cell, plain_table
     from agent.cli.lease import borrow_line
     from agent.cli.read import is_missing, read_rounds, show_hints
     from agent.cli.ring_follower import number, show_number
     from agent.config import site_profiles
+    from drivers.explain import show_quality
 
     profile = site_profiles(config.profiles_dir)(entry.profile)
     with borrow_line(config.runtime_dir, config.line(entry.line).url, "read", LEASE_S) as owner:

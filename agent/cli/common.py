@@ -18,13 +18,12 @@ from unicodedata import east_asian_width
 
 import click
 
-from drivers.model import ConfigError, GatewayError, ProfileError, ProgressCallback, Reason, clean_text, no_progress
+from drivers.model import ConfigError, GatewayError, ProfileError, ProgressCallback, clean_text, no_progress
 
 if TYPE_CHECKING:
     from agent.config import ConfigWarning
 
 MAX_SNAPSHOT = 64 << 20
-SHOWN_UNITS: Final[Mapping[str, str]] = {"Cel": "°C"}
 LAST_ERROR: Final = "last-error"  # the agent writes it
 # controls, what turns the direction of writing or has no width, line separators, half characters
 UNSHOWN: Final = re.compile(
@@ -166,25 +165,9 @@ def is_alive(pid: object) -> bool:
     return True
 
 
-def show_unit(unit: str) -> str:
-    """A unit as people write it; packs and JSON speak SenML."""
-    return SHOWN_UNITS.get(unit, unit)
-
-
 def pad(text: str, width: int) -> str:
     """Text padded to a width on a terminal, where a Chinese character takes two places."""
     return text + " " * (width - len(text) - sum(east_asian_width(c) in "WF" for c in text))
-
-
-def show_quality(code: int) -> str:
-    """ "" for good, else the word for a quality or, from 128 on, for the reason of a gap."""
-    from drivers.model import Quality
-
-    if code >= min(Reason):
-        return Reason(code).name.lower() if code in set(Reason) else f"reason {code}"
-    if code == Quality.GOOD:
-        return ""
-    return Quality(code).name.lower() if code in set(Quality) else f"quality {code}"
 
 
 def show_age(seconds: float | None) -> str:

@@ -9,18 +9,10 @@ from typing import Any
 
 import click
 
-from agent.cli.common import show_quality
-from agent.cli.decode_meters import cjt188, counter, dlt645, mbus, sunspec
-from agent.cli.decode_meters.output import (
-    BrokenInput,
-    by_address,
-    hex_bytes,
-    read_json,
-    reading_json,
-    register_words,
-    run,
-)
+from agent.cli.decode_counter import command as counter
+from agent.cli.decode_output import hex_bytes, read_json, run
 from agent.cli.options import json_option, param_option, parse_params, profiles_option
+from drivers.explain import BrokenInput, Explainer, Json, by_address, reading_json, register_words, show_quality
 from drivers.model import FrameError, Kind, Point, Quality, Reading, Reason, UsageError
 from drivers.plan import read_image
 from drivers.plan.compiled import decoded
@@ -29,12 +21,49 @@ from drivers.profile import Profile
 from drivers.profile.register_layout import REGISTERS
 from ext.decode import ORDERS, TYPES, Plan
 
-Json = dict[str, Any]
 MAX_POWER = 100  # of ten, in a scale
 _HALVES = {"u8h": "u8l", "u8l": "u8h", "i8h": "i8l", "i8l": "i8h"}
 
 
-@click.group()
+class DecodeGroup(click.Group):
+    """The commands below, and those of the protocols: a protocol is imported when its command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from drivers.registry import all_protocols
+
+        return sorted((*self.commands, *(one.name for p in all_protocols() for one in p.all_explainers())))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if (own := super().get_command(ctx, cmd_name)) is not None:
+            return own
+        found = _explainer(cmd_name)
+        return _command(found) if found is not None else None
+
+
+def _explainer(name: str) -> Explainer | None:
+    from drivers.registry import all_protocols
+
+    named_so = sorted(all_protocols(), key=lambda protocol: not name.startswith(protocol.name))
+    return next((one for protocol in named_so for one in protocol.all_explainers() if one.name == name), None)
+
+
+def _command(explainer: Explainer) -> click.Command:
+    """The command of a protocol's explainer."""
+
+    def of_bytes(words: tuple[str, ...], as_json: bool) -> None:
+        run(lambda: explainer.explain(hex_bytes(words)), as_json)
+
+    def of_file(file: Path, as_json: bool) -> None:
+        run(lambda: explainer.explain(read_json(file)), as_json)
+
+    named = click.command(explainer.name, help=explainer.help)
+    if explainer.takes_json:
+        kind = click.Path(dir_okay=False, path_type=Path, allow_dash=True)
+        return named(click.argument("file", type=kind)(json_option(of_file)))
+    return named(click.argument("words", metavar="HEX", nargs=-1, required=True)(json_option(of_bytes)))
+
+
+@click.group(cls=DecodeGroup)
 def decode() -> None:
     """Explain bytes and registers without hardware.
 
@@ -44,7 +73,6 @@ def decode() -> None:
     \b
     Examples:
       meterhouse decode registers --type i32 --order CDAB --scale 0.1 "C5 68 FF FF"
-      meterhouse decode modbus-rtu "01 03 04 53 75 6E 53 96 F0"
       meterhouse decode profile goodwe/dt dump.json
 
     \b
@@ -161,29 +189,6 @@ def _plain(number: int, value: Decimal | int | str | bool | None, raw: bytes) ->
     return shown
 
 
-@decode.command("modbus-rtu")
-@click.argument("hex_text", metavar="HEX", nargs=-1, required=True)
-@json_option
-def modbus_rtu(hex_text: tuple[str, ...], as_json: bool) -> None:
-    """Unit, function, exception and registers of a Modbus RTU frame; its CRC is checked.
-
-    A leading AA 55 is removed; several frames in a row are all explained. An exception response counts as good.
-    """
-    from agent.cli.decode_modbus import decode_rtu
-
-    run(lambda: decode_rtu(hex_bytes(hex_text)), as_json)
-
-
-@decode.command("modbus-tcp")
-@click.argument("hex_text", metavar="HEX", nargs=-1, required=True)
-@json_option
-def modbus_tcp(hex_text: tuple[str, ...], as_json: bool) -> None:
-    """Transaction, unit, function, exception and registers of a Modbus TCP frame; its header is checked."""
-    from agent.cli.decode_modbus import decode_tcp
-
-    run(lambda: decode_tcp(hex_bytes(hex_text)), as_json)
-
-
 @decode.command()
 @click.argument("profile_id", metavar="ID")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
@@ -210,14 +215,15 @@ def profile(
     variant.
     """
     from agent.cli.target import load_profile_of
-    from drivers.samples import has_frames  # brings lines and drivers, which the other commands do without
+    from drivers.registry import find_protocol
 
     found = load_profile_of(profile_id, dirs, "ID")
     # parts that a device may have (a meter, a battery) are looked for in the dump whether or not they are the default
     chosen: dict[str, int | str] = {p.name: 1 for p in found.params.values() if p.high == 1 and not p.choices}
     chosen |= parse_params(params)
 
-    if has_frames(found.protocol):
+    protocol = find_protocol(found.protocol)
+    if protocol is None or not protocol.has_registers:
         raise UsageError(
             f"{found.id} reads frames, not registers", where="ID", hint=f"`meterhouse decode {found.protocol} HEX`"
         )
@@ -225,8 +231,8 @@ def profile(
     def explain() -> Json:
         dump = _dump(file)
         image = _image(dump)
-        if found.protocol == "sunspec":
-            return _models(found, found.resolve(chosen, firmware).points, image.get(3, {}), dump.get("address"))
+        if not protocol.maps_registers:
+            return _models(found, found.resolve(chosen, firmware).points, image, dump.get("address"))
         resolved, identity = resolve_image(found, image, chosen, firmware)
         if reversed_:
             prefixes = frozenset(reversed_)
@@ -248,12 +254,12 @@ def profile(
     run(explain, as_json)
 
 
-def _models(found: Profile, points: tuple[Point, ...], words: Mapping[int, int], address: object) -> Json:
-    """A SunSpec device out of its holding registers: its models are walked as a driver walks them."""
-    from drivers.samples import read_sunspec
+def _models(found: Profile, points: tuple[Point, ...], image: Mapping[int, Mapping[int, int]], address: object) -> Json:
+    """A device whose registers say themselves where its points are: the driver finds them there."""
+    from drivers.samples import read_sample
 
     try:
-        readings = read_sunspec(found, points, words)
+        readings = read_sample(found, points, image)
     except FrameError as error:
         raise BrokenInput(f"{error.what}. {error.hint}" if error.hint else error.what) from error
     identity = {n: str(r.value) for n, r in readings.items() if n in found.identity_points and r.value is not None}
@@ -318,5 +324,4 @@ def _label(point: Point, value: int) -> str:
     return ", ".join(text for bit, text in point.bit_labels.items() if value >> bit & 1)
 
 
-for meter in (dlt645, cjt188, mbus, sunspec, counter):
-    decode.add_command(meter.command)
+decode.add_command(counter)

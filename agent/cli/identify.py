@@ -12,6 +12,7 @@ import click
 from agent.cli.common import as_line
 from agent.cli.options import ConfigOptions, config_options, json_option, lang_option, profile_dirs
 from drivers.model import GatewayError, LineTimeout, UsageError
+from drivers.registry import DEFAULT, named_on_lines, protocol_of
 
 if TYPE_CHECKING:
     from drivers.scan import FoundDevice
@@ -52,14 +53,14 @@ NONE_FITS: Final = (
 @click.option("--address", metavar="TEXT", help="Without configuration: the device's address on the line, such as 1.")
 @click.option(
     "--protocol",
-    type=click.Choice(["modbus", "dlt645", "cjt188", "mbus"]),
+    type=click.Choice(named_on_lines()),
     default=None,
-    help="Without configuration.  [default: modbus]",
+    help=f"Without configuration.  [default: {DEFAULT}]",
 )
 @click.option(
     "--serial", metavar="TEXT", help='Without configuration: the port\'s setting.  [default: the usual one, "9600 8N1"]'
 )
-@click.option("--deep", is_flag=True, help="Also ask for Modbus identification (function 43/14).")
+@click.option("--deep", is_flag=True, help="Also ask for what only some devices tell, such as function 43/14.")
 @json_option
 @lang_option
 def identify(
@@ -92,7 +93,7 @@ def identify(
     from agent.cli.read import Round, read_rounds, show_hints
     from agent.cli.scan import facts_of
     from agent.cli.target import Target, adhoc_target, configured_target
-    from drivers.scan import SETTINGS, ScanOptions, one_device
+    from drivers.scan import ScanOptions, one_device
 
     known: Target | None = None
     if device is not None:
@@ -102,14 +103,14 @@ def identify(
         owned = config.line(entry.line)
         line, address, protocol = owned.url, entry.address, profile.protocol
         serial = entry.serial or owned.serial
-        protocol = "modbus" if protocol == "sunspec" else protocol
+        protocol = protocol_of(protocol).wire_name
         folder = config.runtime_dir
     else:
         if not line or not address:
             raise UsageError("--line or --address not given", where="identify", hint="Or name a configured device")
         folder = options.find_runtime_dir(strict=False)
-    protocol = protocol or "modbus"
-    setting = serial or SETTINGS[protocol][0]
+    protocol = protocol or DEFAULT
+    setting = serial or protocol_of(protocol).serial_settings[0]
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
     dirs = profile_dirs(options.config_file)
     asked = ScanOptions(line, (protocol,), (setting,), deep=deep, profile_dirs=dirs)
@@ -147,7 +148,7 @@ def _print(found: FoundDevice, line: str, lang: str) -> None:
         click.echo(f"{name:<24}{text}")
     label = say(lang, "profile")
     click.echo(f"{label}{' ' * (24 - cell_len(label))}{fit_words(found, lang, 5)}")
-    if not found.fits and found.protocol == "modbus":
+    if not found.fits and protocol_of(found.protocol).has_registers:
         click.echo(NONE_FITS[lang == "zh"].format(line=line, address=found.address), err=True)
     for note in found.notes:
         click.echo(f"{say(lang, 'note')}: {note.text(lang)}", err=True)

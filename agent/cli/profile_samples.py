@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from drivers.model import DeviceSpec, LineError, Point, ProfileError, Quality, Reading, Reason, UsageError
-from drivers.plan import read_image
-from drivers.plan.image import image_spec
 from drivers.profile import Profile, Sample
-from drivers.profile.head import PROTOCOLS
+from drivers.registry import protocol_of, protocols
 
 SPACES: Mapping[str, int] = {"coils": 1, "discrete": 2, "holding": 3, "input": 4}
 
@@ -24,7 +22,7 @@ SPACES: Mapping[str, int] = {"coils": 1, "discrete": 2, "holding": 3, "input": 4
 def replay(profile: Profile, more: tuple[Sample, ...] = ()) -> list[str]:
     """Mismatches of the samples of a profile, and of more, one text each."""
     wrong: list[str] = []
-    for sample in (*profile.samples, *more) if profile.protocol in PROTOCOLS else ():  # others' drivers are not asked
+    for sample in (*profile.samples, *more) if profile.protocol in protocols() else ():  # else its driver is missing
         points = profile.resolve(sample.params, sample.firmware, sample.identity).points
         try:
             found = sampled(profile, sample, points)
@@ -43,14 +41,9 @@ def replay(profile: Profile, more: tuple[Sample, ...] = ()) -> list[str]:
 
 def sampled(profile: Profile, sample: Sample, points: tuple[Point, ...]) -> dict[str, Reading]:
     """The values in a sample's registers or frames. Raises LineError or ValueError."""
-    from drivers.samples import has_frames, read_frames, read_sunspec
+    from drivers.samples import read_sample
 
-    if has_frames(profile.protocol):
-        return read_frames(profile, points, sample.frames)
-    if profile.protocol == "sunspec":
-        return read_sunspec(profile, points, sample.words.get(3, {}))
-    readings, _ = read_image(sample.words, points, image_spec(profile, points))
-    return {r.name: r for r in readings}
+    return read_sample(profile, points, sample.words, sample.frames)
 
 
 def make_sample(
@@ -72,7 +65,7 @@ def make_sample(
     found = sampled(profile, sample, profile.resolve(params, firmware, known).points)
     clocks = {point.name for point in spec.points if point.clock or point.name.endswith("time")}
     readings = [one for one in found.values() if one.name not in clocks]
-    facts: dict[str, Any] = {"protocol": "modbus", "address": int(spec.address), **dump}
+    facts: dict[str, Any] = {"protocol": protocol_of(profile.protocol).wire_name, "address": int(spec.address), **dump}
     facts |= {"name": name, "profile": profile.id, "params": dict(params), "firmware": firmware, "identity": known}
     good = [one for one in readings if one.value is not None and one.quality == Quality.GOOD]
     facts["expect"] = {one.name: _json(one.value) for one in good}

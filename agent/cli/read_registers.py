@@ -171,8 +171,8 @@ def _configured(options: ConfigOptions, name: str) -> RawTarget:
 def _adhoc(options: ConfigOptions, adhoc: Mapping[str, Any]) -> RawTarget:
     from agent.cli.target import adhoc_line
     from agent.config import line_config
-    from drivers.addresses import check_address
     from drivers.model import Limits
+    from drivers.registry import check_address
 
     missing = [f"--{key}" for key in ("line", "address") if not adhoc[key]]
     if missing:

@@ -6,16 +6,18 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
 from agent.cli.common import as_line, complain, progress, show_age
 from agent.cli.options import ConfigOptions, config_options, json_option, lang_option, profile_dirs
 from drivers.model import GatewayError, LineDown, ProgressCallback, UsageError
+from drivers.registry import DEFAULT, searchable
 
 if TYPE_CHECKING:
     from drivers.scan import Announce, FoundDevice, Scan, ScanOptions
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 LEASE_S = 900.0
 MOST_HOSTS = 256
 TIMEOUT_S, QUICK_TIMEOUT_S = 0.2, 0.1  # what comes later is still told by its address, and asked for again
-_PROTOCOLS = ("modbus", "dlt645", "cjt188", "mbus")
 WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "estimate": (
         "at most about {time}, plus up to {each} for each device found",
@@ -61,7 +62,16 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "none fits": ("none fits", "无匹配模板"),
     "not tried": ("not tried yet", "尚未识别"),
 }
-_HOSTS = re.compile(r"(modbus-tcp://(?:\d{1,3}\.){3})(\d{1,3})-(\d{1,3})((?::\d+)?)")
+_HOSTS = re.compile(r"([a-z-]+://(?:\d{1,3}\.){3})(\d{1,3})-(\d{1,3})((?::\d+)?)")
+_DEFAULTS = [protocol.name for protocol in searchable() if protocol.searched_by_default]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _search_options(command: F) -> F:
+    """The options that only one protocol has."""
+    for option in reversed([option for protocol in searchable() for option in protocol.search_options]):
+        command = click.option(f"--{option.name}", type=click.Choice(option.choices), help=option.help)(command)
+    return command
 
 
 @click.command()
@@ -78,8 +88,8 @@ _HOSTS = re.compile(r"(modbus-tcp://(?:\d{1,3}\.){3})(\d{1,3})-(\d{1,3})((?::\d+
     "--protocol",
     "protocols",
     multiple=True,
-    type=click.Choice([*_PROTOCOLS, "all"]),
-    help="May be repeated.  [default: modbus; also dlt645 and cjt188 on lines that carry bytes]",
+    type=click.Choice([*(protocol.name for protocol in searchable()), "all"]),
+    help=f"May be repeated.  [default: those of {', '.join(_DEFAULTS)} that go over the line]",
 )
 @click.option(
     "--serial",
@@ -89,14 +99,8 @@ _HOSTS = re.compile(r"(modbus-tcp://(?:\d{1,3}\.){3})(\d{1,3})-(\d{1,3})((?::\d+
     help='Serial setting to try, such as "9600 8N1". May be repeated.  [default: the usual one of each protocol]',
 )
 @click.option("--all-settings", is_flag=True, help="Try twelve common serial settings.")
-@click.option(
-    "--addresses", metavar="LIST", help="Modbus units or M-Bus primary addresses, such as 1-32,100.  [default: all]"
-)
-@click.option(
-    "--mbus-by",
-    type=click.Choice(["secondary", "primary", "both"]),
-    help="Ask for M-Bus meters by selection, by primary address, or both.  [default: both; primary with --addresses]",
-)
+@click.option("--addresses", metavar="LIST", help="Units or primary addresses, such as 1-32,100.  [default: all]")
+@_search_options
 @click.option(
     "--timeout",
     "timeout_s",
@@ -123,7 +127,7 @@ _HOSTS = re.compile(r"(modbus-tcp://(?:\d{1,3}\.){3})(\d{1,3})-(\d{1,3})((?::\d+
     help="Seconds to listen for another master first; 0 only with --bus-is-mine.",
 )
 @click.option("--bus-is-mine", is_flag=True, help="Scan even if another master is heard or may be present.")
-@click.option("--deep", is_flag=True, help="Also ask Modbus devices for their identification (function 43/14).")
+@click.option("--deep", is_flag=True, help="Also ask for what only some devices tell, such as function 43/14.")
 @click.option("--no-identify", is_flag=True, help="Only find devices; do not try profiles.")
 @click.option("--echo", is_flag=True, help="The adapter echoes what is sent.")
 @click.option("--add", is_flag=True, help="Add what is found to the configuration, one by one: as `adopt` does.")
@@ -251,9 +255,7 @@ def _expanded(lines: Sequence[str]) -> list[str]:
             continue
         low, high = int(match[2]), int(match[3])
         if not low <= high <= 255:
-            raise UsageError(
-                f"invalid range of hosts {low}-{high}", where="--line", hint="As modbus-tcp://192.0.2.10-40"
-            )
+            raise UsageError(f"invalid range of hosts {low}-{high}", where="--line", hint="Such as 192.0.2.10-40")
         found += [f"{match[1]}{n}{match[4]}" for n in range(low, high + 1)]
     if len(found) > MOST_HOSTS:
         raise UsageError(f"{len(found)} lines", where="--line", hint=f"At most {MOST_HOSTS} at a time")
@@ -277,21 +279,22 @@ def parse_addresses(text: str | None) -> tuple[int, ...]:
 
 def _scan_options(url: str, **asked: Any) -> ScanOptions:
     """The scan of one line by the options."""
-    from drivers.scan import COMMON_SETTINGS, PROTOCOLS, ScanOptions
+    from drivers.scan import COMMON_SETTINGS, ScanOptions
 
-    is_mbap = url.startswith("modbus-tcp:")
     if (asked["settings"] or asked["all_settings"]) and not url.startswith("serial:"):
         raise UsageError(
             "has no effect over TCP", where="--serial", hint="The serial server or gateway sets its bus itself"
         )
-    protocols: tuple[str, ...] = asked["protocols"] or (("modbus",) if is_mbap else ("modbus", "dlt645", "cjt188"))
+    fitting = searchable(urlsplit(url).scheme)
+    protocols = asked["protocols"] or [one.name for one in fitting if one.searched_by_default]
     if "all" in protocols:
-        protocols = ("modbus",) if is_mbap else PROTOCOLS
+        protocols = [one.name for one in fitting]
+    choices = (option.name for one in searchable() for option in one.search_options)
     is_hasty = asked["quick"] and url.startswith("serial:")
     timeout_s = asked["timeout_s"] or (QUICK_TIMEOUT_S if is_hasty else TIMEOUT_S)
     return ScanOptions(
         url=url,
-        protocols=tuple(p for p in PROTOCOLS if p in protocols),
+        protocols=tuple(one.name for one in searchable() if one.name in protocols) or (DEFAULT,),
         settings=COMMON_SETTINGS if asked["all_settings"] else asked["settings"],
         addresses=parse_addresses(asked["addresses"]),
         timeout_s=timeout_s,
@@ -300,16 +303,10 @@ def _scan_options(url: str, **asked: Any) -> ScanOptions:
         listen_s=asked["listen_s"],
         bus_is_mine=asked["bus_is_mine"],
         deep=asked["deep"],
-        mbus_by=_mbus_by(asked["mbus_by"], asked["addresses"]),
+        choices={name: asked[name.replace("-", "_")] or "" for name in choices},
         identify=not asked["no_identify"],
         echo=asked["echo"],
     )
-
-
-def _mbus_by(choice: str | None, addresses: str | None) -> tuple[str, ...]:
-    if choice is None:
-        choice = "primary" if addresses else "both"
-    return ("secondary", "primary") if choice == "both" else (choice,)
 
 
 def facts_of(device: FoundDevice) -> dict[str, Any]:

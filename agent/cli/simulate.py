@@ -16,6 +16,7 @@ import click
 from agent.cli.common import as_complaint, as_line
 from agent.cli.options import FOLDER, json_option, param_option, parse_for, parse_params
 from drivers.model import GatewayError, UsageError
+from drivers.registry import protocol_of
 
 if TYPE_CHECKING:
     from drivers.profile import Profile
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     "addresses",
     multiple=True,
     metavar="TEXT",
-    help="Address of a DL/T 645, M-Bus or CJ/T 188 meter, as in agent.toml; repeat for more meters on the line.",
+    help="Address of a meter that has no unit number, as in agent.toml; repeat for more meters on the line.",
 )
 @click.option(
     "--role",
@@ -164,7 +165,7 @@ def _single(options: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, S
     from drivers.sim.tcp import TcpLine
 
     profile = None if options["dump"] else _profile(options["profile"])
-    is_meter = profile is not None and profile.protocol not in ("modbus", "sunspec")
+    is_meter = profile is not None and not protocol_of(profile.protocol).has_registers
     if is_meter != bool(options["addresses"]) and (options["addresses"] or options["units"]):
         option = "--address" if is_meter else "--unit"
         raise click.UsageError(f"devices of this kind need {option}")
@@ -223,13 +224,13 @@ def _role(options: dict[str, Any]) -> str:
 
 
 def _meters(options: dict[str, Any], profile: Profile) -> tuple[Bus, Mapping[str, Simulated]]:
-    """Meters of other protocols than Modbus, on a bus of their own."""
+    """Meters with frames of their own, on a bus of their own."""
     from drivers.sim.display import ParkClock
-    from drivers.sim.meter_display import meter_from_profile
+    from drivers.sim.families import meter_from_profile
     from drivers.sim.meters import MixedBus
 
     role, clock = _role(options), ParkClock(options["seed"], options["speed"])
-    addresses = options["addresses"] or (("000000000001",) if profile.protocol == "dlt645" else ("1",))
+    addresses = options["addresses"] or (protocol_of(profile.protocol).example_address,)
     found: dict[str, Simulated] = {}
     bus = MixedBus(name="line")
     for n, address in enumerate(addresses):

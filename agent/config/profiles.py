@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING
 from agent.config.devices import DeviceRead
 from agent.config.lines import place_of
 from agent.config.tree import Config, ConfigWarning, DeviceConfig, LineEntry
-from drivers.addresses import check_address
 from drivers.model import PACES, ConfigError, DeviceSpec, Limits, PlanSummary, Point, ProfileError
 from drivers.night import Night
 from drivers.profile import Profile, Resolved, concerned, find_profile, load_profile, select, shipped_dir
-from drivers.registry import driver_class
+from drivers.registry import check_address, driver_class
 from drivers.toml import TomlTable
 from drivers.toml import parsers as p
 
 if TYPE_CHECKING:
     from drivers.line import Line, LineConfig
-    from drivers.registry import Driver
+    from drivers.protocol import Driver
     from ext.ring import Ring
 
 ProfileSource = Callable[[str], Profile]  # by id; raises ProfileError

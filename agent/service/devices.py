@@ -27,7 +27,7 @@ from agent.service.sealing import SealScheduler
 from agent.store import StoreDamaged, StoreError
 from drivers.line import FrameTrace, Line, frames_each, open_line
 from drivers.model import ConfigError, DeviceSpec, GatewayError, ProfileError
-from drivers.registry import Driver
+from drivers.protocol import Driver
 from ext.ring import Ring
 
 log = logging.getLogger("meterhouse")

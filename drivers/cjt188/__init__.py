@@ -1,17 +1,22 @@
-"""CJ/T 188 water, heat and gas meters, 2004 and 2018: frames and values as pure functions of bytes."""
+"""CJ/T 188: water, heat and gas meters, 2004 and 2018."""
 
-from drivers.cjt188.frames import ALLOWED_CONTROLS, FUNCTIONS, METER_TYPES, Frame, Parser, broken, build_read
-from drivers.cjt188.values import decode_frame, status_words, undecoded
+from decimal import Decimal
 
-__all__ = [
-    "ALLOWED_CONTROLS",
-    "FUNCTIONS",
-    "METER_TYPES",
-    "Frame",
-    "Parser",
-    "broken",
-    "build_read",
-    "decode_frame",
-    "status_words",
-    "undecoded",
-]
+from drivers.protocol import Protocol, plate_digits
+
+PROTOCOL = Protocol(
+    name="cjt188",
+    title="CJ/T 188",
+    device="drivers.cjt188.device:Cjt188Device",
+    frames={"01h": "read data"},
+    check_address=plate_digits(14, "a CJ/T 188", "The digits on the meter's plate, at most 14"),
+    serial_settings=("2400 8E1",),
+    any_address="A" * 14,
+    resolution=Decimal("0.01"),
+    one_answer=True,
+    parser="drivers.cjt188.frames:Parser",
+    explainers="drivers.cjt188.explain:EXPLAINERS",
+    search="drivers.cjt188.search:Cjt188Search",
+    searched_by_default=True,
+    simulate="drivers.cjt188.simulate:simulate",
+)

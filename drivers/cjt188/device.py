@@ -10,8 +10,7 @@ The order of the identifier's bytes is found at the meter: each silence turns it
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 
 from drivers.cjt188.frames import ANY, CURRENT, READ, Frame, Parser, broken, build_read
 from drivers.cjt188.values import decode_frame
@@ -42,7 +41,6 @@ class Cjt188Device(MeterDevice):
     """
 
     protocol = "cjt188"
-    FRAMES: ClassVar[Mapping[str, str]] = {"01h": "read data"}
 
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
         super().__init__(spec, line, ring, table)

@@ -1,30 +1,29 @@
-"""DL/T 645 electricity meters, 2007 and 1997: frames and values as pure functions of bytes."""
+"""DL/T 645: Chinese electricity meters, 2007 and 1997."""
 
-from drivers.dlt645.frames import (
-    ALLOWED_CONTROLS,
-    FUNCTIONS,
-    Frame,
-    Parser,
-    broken,
-    build_read,
-    build_read_address,
-    error_text,
-    join,
+from decimal import Decimal
+
+from drivers.protocol import Protocol, plate_digits
+
+PROTOCOL = Protocol(
+    name="dlt645",
+    title="DL/T 645",
+    device="drivers.dlt645.device:Dlt645Device",
+    frames={
+        "11h": "read data (2007)",
+        "12h": "read the data that follow (2007)",
+        "01h": "read data (1997)",
+        "02h": "read the data that follow (1997)",
+    },
+    check_address=plate_digits(
+        12, "a DL/T 645", 'The digits on the meter\'s plate, at most 12, such as "000000000161"'
+    ),
+    serial_settings=("2400 8E1", "9600 8E1"),
+    any_address="A" * 12,
+    resolution=Decimal("0.01"),
+    parser="drivers.dlt645.frames:Parser",
+    explainers="drivers.dlt645.explain:EXPLAINERS",
+    search="drivers.dlt645.search:Dlt645Search",
+    searched_by_default=True,
+    simulate="drivers.dlt645.simulate:simulate",
+    example_address="000000000001",
 )
-from drivers.dlt645.values import decode, decode_frame
-from drivers.model import FrameError
-
-__all__ = [
-    "ALLOWED_CONTROLS",
-    "FUNCTIONS",
-    "Frame",
-    "FrameError",
-    "Parser",
-    "broken",
-    "build_read",
-    "build_read_address",
-    "decode",
-    "decode_frame",
-    "error_text",
-    "join",
-]

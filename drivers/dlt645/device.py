@@ -11,9 +11,8 @@ asked singly from then on.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
 
 from drivers.dlt645.fields import Field
 from drivers.dlt645.frames import (
@@ -63,12 +62,6 @@ class Dlt645Device(MeterDevice):
     """
 
     protocol = "dlt645"
-    FRAMES: ClassVar[Mapping[str, str]] = {
-        "11h": "read data (2007)",
-        "12h": "read the data that follow (2007)",
-        "01h": "read data (1997)",
-        "02h": "read the data that follow (1997)",
-    }
 
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
         super().__init__(spec, line, ring, table)

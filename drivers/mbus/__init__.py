@@ -1,38 +1,45 @@
-"""M-Bus (EN 13757): frames, records and wireless telegrams as pure functions of bytes.
+"""M-Bus (EN 13757): heat, water, gas and electricity meters."""
 
-pyMeterBus does not read the fixed structure, takes a clock marked invalid for a time, and knows no limit
-times, phases or negative contributions (VIFE); it stays an oracle in the tests.
-"""
+import re
 
-from drivers.mbus.link import (
-    ALLOWED_CONTROLS,
-    SELECTED,
-    Frame,
-    Parser,
-    broken,
-    build_req_ud2,
-    build_select,
-    build_snd_nke,
-    function_name,
+from drivers.protocol import InvalidAddress, Protocol, SearchOption, invalid_address
+
+_PRIMARY = re.compile(r"[0-9]{1,3}")
+_SECONDARY = re.compile(r"[0-9Ff]{8}([0-9A-Fa-f]{8})?")
+
+
+def _check_address(address: str, scheme: str) -> InvalidAddress | None:
+    """Primary 0 to 250 and 254, or secondary: 8 digits (F: any), maker, version and medium behind them in hex."""
+    if _PRIMARY.fullmatch(address):
+        is_good = int(address) <= 250 or int(address) == 254
+    else:
+        is_good = _SECONDARY.fullmatch(address) is not None
+    hint = 'A primary address "0" to "250", the 8 digits of the meter\'s number, or all 16 hex digits'
+    return None if is_good else invalid_address(address, "an M-Bus", hint)
+
+
+PROTOCOL = Protocol(
+    name="mbus",
+    title="M-Bus",
+    device="drivers.mbus.device:MbusDevice",
+    frames={
+        "SND_NKE": "reset the link; changes nothing that is measured",
+        "SND_UD select": "selection by secondary address (CI 52h)",
+        "REQ_UD2": "read data, with both values of the frame count bit",
+    },
+    check_address=_check_address,
+    serial_settings=("2400 8E1",),
+    any_address="254",
+    one_answer=True,
+    parser="drivers.mbus.link:Parser",
+    explainers="drivers.mbus.explain:EXPLAINERS",
+    search="drivers.mbus.search:MbusSearch",
+    search_options=(
+        SearchOption(
+            "mbus-by",
+            ("secondary", "primary", "both"),
+            "Ask M-Bus meters by selection, by primary address, or both.  [default: both; primary with --addresses]",
+        ),
+    ),
+    simulate="drivers.mbus.simulate:simulate",
 )
-from drivers.mbus.names import MEDIA
-from drivers.mbus.telegram import CI_NAMES, Telegram, decode_frame, decode_wireless, looks_wireless, strip_crc
-
-__all__ = [
-    "ALLOWED_CONTROLS",
-    "CI_NAMES",
-    "MEDIA",
-    "SELECTED",
-    "Frame",
-    "Parser",
-    "Telegram",
-    "broken",
-    "build_req_ud2",
-    "build_select",
-    "build_snd_nke",
-    "decode_frame",
-    "decode_wireless",
-    "function_name",
-    "looks_wireless",
-    "strip_crc",
-]

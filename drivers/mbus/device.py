@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 from drivers.line import Answer, Line
@@ -65,11 +64,6 @@ class MbusDevice(MeterDevice):
     """
 
     protocol = "mbus"
-    FRAMES: ClassVar[Mapping[str, str]] = {
-        "SND_NKE": "reset the link; changes nothing that is measured",
-        "SND_UD select": "selection by secondary address (CI 52h)",
-        "REQ_UD2": "read data, with both values of the frame count bit",
-    }
 
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
         super().__init__(spec, line, ring, table)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
-from drivers.line import READ_FUNCTIONS, Line, ModbusRequest
+from drivers.line import Line, ModbusRequest
 from drivers.modbus.read_plan import SILENT_VISITS, ReadPlan, build_reads, lacking_points
 from drivers.modbus.registers import Read, RegisterDevice
 from drivers.modbus.requests import identification_request, read_identification, read_request
@@ -25,7 +24,7 @@ from drivers.model import (
     Reading,
     Reason,
 )
-from drivers.plan import KnownHoles, plan_summary
+from drivers.plan import KnownHoles, plan_summary, read_image
 from drivers.plan.holes import ILLEGAL_ADDRESS, STRIKES
 from ext.ring import Ring
 
@@ -43,7 +42,6 @@ class ModbusDevice(RegisterDevice):
 
     protocol = "modbus"
     TRIES = STRIKES
-    FRAMES: ClassVar[Mapping[str, str]] = {f"function {code}": what for code, what in READ_FUNCTIONS.items()}
 
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int, holes: KnownHoles | None = None) -> None:
         super().__init__(spec, line, ring, table)
@@ -136,6 +134,9 @@ class ModbusDevice(RegisterDevice):
     async def read_identification(self) -> dict[int, str]:
         """Function 43/14: 0 vendor, 1 product code, 2 revision. Raises LineError."""
         return await read_identification(self._line, self.unit, self._options, self.where)
+
+    def read_sample(self, words: Mapping[int, Mapping[int, int]], frames: Mapping[str, str]) -> dict[str, Reading]:
+        return {reading.name: reading for reading in read_image(words, self.spec.points, self.spec)[0]}
 
     def plan_summary(self, paces: int) -> PlanSummary:
         """What one visit for these paces costs on this line."""

@@ -2,13 +2,11 @@
 
 from drivers.scan.notes import Note, note
 from drivers.scan.plan import FoundDevice, ScanOptions
-from drivers.scan.probes import COMMON_SETTINGS, PROTOCOLS, SETTINGS
+from drivers.scan.probes import COMMON_SETTINGS
 from drivers.scan.search import Announce, Scan, one_device
 
 __all__ = [
     "COMMON_SETTINGS",
-    "PROTOCOLS",
-    "SETTINGS",
     "Announce",
     "FoundDevice",
     "Note",

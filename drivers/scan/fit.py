@@ -28,7 +28,7 @@ from drivers.model import (
     Reason,
 )
 from drivers.profile import Profile, default_dirs, list_profiles, load_profile
-from drivers.registry import driver_class
+from drivers.registry import driver_class, protocol_of
 from drivers.scan.caching_line import CachingLine
 from ext.ring import Ring
 
@@ -50,12 +50,6 @@ SANE: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> where a true value wi
     "V": (Decimal(0), Decimal(40000)),  # of cells, too
     "%": (Decimal(0), Decimal(120)),
     "Cel": (Decimal(-60), Decimal(250)),
-}
-MEDIA: Mapping[str, frozenset[int]] = {  # EN 13757-3: kind of a profile -> media of its meters
-    "heat": frozenset((0x04, 0x0A, 0x0B, 0x0C, 0x0D)),
-    "water": frozenset((0x06, 0x07, 0x15, 0x16, 0x17)),
-    "gas": frozenset((0x03,)),
-    "meter": frozenset((0x02,)),
 }
 TELLING: Mapping[str, tuple[Decimal, Decimal]] = {  # of the grid: a value in it says something about the map
     "Hz": (Decimal(45), Decimal(65)),
@@ -181,7 +175,7 @@ class _Trial:
 
     def __init__(self, address: str, serial: str, memory: CachingLine, ring: Ring, facts: Mapping[str, str]) -> None:
         self._address, self._serial, self._memory, self._ring, self._facts = address, serial, memory, ring, facts
-        self._no_sunspec = False
+        self._silent: set[str] = set()  # protocols that tell their model, and did not
 
     async def run(self, profiles: Sequence[Profile], brief: bool) -> list[_Ranked]:
         """Those that agree, best first. Brief: each is asked one question, two only where none fits by then."""
@@ -198,7 +192,7 @@ class _Trial:
         """Ask for the first points of each, and the others if they agree. Those of which it lacks all first points."""
         lacking: list[Profile] = []
         for profile in profiles:
-            if profile.protocol == "sunspec" and self._no_sunspec:
+            if profile.protocol in self._silent:
                 continue
             if brief and not self._may_fit_better(profile, ranked):
                 continue
@@ -207,7 +201,8 @@ class _Trial:
             except (LineDown, LineLent):
                 raise
             except GatewayError:
-                self._no_sunspec |= profile.protocol == "sunspec"
+                if protocol_of(profile.protocol).tells_its_model:
+                    self._silent.add(profile.protocol)
                 continue
             if isinstance(found, tuple):
                 ranked.append(found)
@@ -229,9 +224,10 @@ class _Trial:
         """The fit; True if the device lacks all of the first points, False if it contradicts the profile."""
         params = _least(profile)
         points = _chosen(profile, profile.resolve(params).points)
-        if not points or (profile.protocol == "mbus" and not _is_medium(profile.kind, self._facts)):
+        if not points:
             return False
-        begin = points[:first] if profile.protocol == "modbus" else points
+        protocol = protocol_of(profile.protocol)
+        begin = points[:first] if protocol.maps_registers else points
         readings = await self._read(profile, begin)
         words = [*(str(r.value) for r in readings.values() if isinstance(r.value, str)), *self._facts.values()]
         proof = _names_itself(profile, words)
@@ -243,7 +239,7 @@ class _Trial:
         readings = await self._read(profile, points)
         texts = {n: str(r.value) for n, r in readings.items() if n.startswith("device.") and r.value is not None}
         proof = _names_itself(profile, [texts.get("device.model", ""), *self._facts.values()])
-        if profile.protocol == "sunspec":  # of any vendor: it says itself which models it has
+        if protocol.tells_its_model:  # of any vendor: it says itself which models it has
             proof = any(point.name == profile.probe and readings[point.name].value is not None for point in points)
         judged = [_judge(point, readings[point.name], proof or profile.vendor == ANY_MAKER) for point in points]
         plus, minus = sum(j for j in judged if j > 0), sum(1 for j in judged if j < 0)
@@ -260,7 +256,7 @@ class _Trial:
 
     async def larger_sister_first(self, ranked: list[_Ranked], profiles: Mapping[str, Profile]) -> None:
         """A family whose map contains another's is the better guess if the device has all of it."""
-        likely = [one for one in ranked if one[1].how == "likely" and profiles[one[1].profile].protocol == "modbus"]
+        likely = [one for one in ranked if one[1].how == "likely" and _maps_registers(profiles[one[1].profile])]
         if len(likely) < 2 or likely[0] is not ranked[0]:
             return
         best, known = likely[0], _registers(profiles[likely[0][1].profile])
@@ -309,7 +305,7 @@ def _least(profile: Profile) -> dict[str, int | str]:
 
 def _chosen(profile: Profile, points: Sequence[Point]) -> tuple[Point, ...]:
     by_name = {point.name: point for point in points}
-    if profile.protocol in ("mbus", "cjt188"):  # one answer brings all
+    if protocol_of(profile.protocol).one_answer:
         return tuple(points)
     names = dict.fromkeys((*profile.identity_points, profile.probe, *CHECKS))
     found = [by_name[name] for name in names if name in by_name]
@@ -320,10 +316,8 @@ def _chosen(profile: Profile, points: Sequence[Point]) -> tuple[Point, ...]:
     return tuple((found or list(points))[:MOST_POINTS])
 
 
-def _is_medium(kind: str, facts: Mapping[str, str]) -> bool:
-    """Whether the medium that an M-Bus telegram named is that of the profile."""
-    named = facts.get("medium", "")
-    return not named.isdecimal() or kind not in MEDIA or int(named) in MEDIA[kind]
+def _maps_registers(profile: Profile) -> bool:
+    return protocol_of(profile.protocol).maps_registers
 
 
 def _lacking(profile: Profile, points: Sequence[Point], readings: Mapping[str, Reading]) -> int:

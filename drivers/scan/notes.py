@@ -35,8 +35,9 @@ NOTES: Final[Mapping[str, tuple[str, str]]] = {
         "{protocol} {what}：多台表同时应答，或串口参数不同",
     ),
     "no search": (
-        "cjt188: several meters answer at once, and this protocol has no search: read their addresses from the meters",
-        "cjt188：多台表同时应答，此协议不支持搜索：请从表上抄取地址",
+        "{protocol}: several meters answer at once, and this protocol has no search: read their addresses from the "
+        "meters",
+        "{protocol}：多台表同时应答，此协议不支持搜索：请从表上抄取地址",
     ),
     "nameless": (
         "{protocol} at {serial}: a meter answers but does not tell its address: read it from the meter's plate and ask "
@@ -44,16 +45,16 @@ NOTES: Final[Mapping[str, tuple[str, str]]] = {
         "{protocol}（{serial}）：有表应答但未报告地址：请从铭牌抄取地址，再用`meterhouse identify`查询",
     ),
     "same secondary": (
-        "mbus {mask}: two meters have the same secondary address; one of them needs another",
-        "mbus {mask}：两台表二级地址相同，须更改其中一台",
+        "{protocol} {mask}: two meters have the same secondary address; one of them needs another",
+        "{protocol} {mask}：两台表二级地址相同，须更改其中一台",
     ),
     "not alone": (
-        "mbus {mask}: several meters answer at once, {found} could be selected alone",
-        "mbus {mask}：多台表同时应答，其中可单独选中的有{found}台",
+        "{protocol} {mask}: several meters answer at once, {found} could be selected alone",
+        "{protocol} {mask}：多台表同时应答，其中可单独选中的有{found}台",
     ),
-    "same digits": (
-        "dlt645 {digits}: two meters have the same address; one of them needs another",
-        "dlt645 {digits}：两台表地址相同，须更改其中一台",
+    "same address": (
+        "{protocol} {who}: two meters have the same address; one of them needs another",
+        "{protocol} {who}：两台表地址相同，须更改其中一台",
     ),
     "too long": (
         "stopped after 15 minutes: scan fewer addresses or settings at a time",

@@ -1,28 +1,20 @@
-"""What a scan looks for, its questions in their order, how long they take without an answer, and what was found."""
+"""What a scan looks for, how long its questions take without an answer, and what was found."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from drivers.line import SerialSetting
+from drivers.registry import DEFAULT, protocol_of
 from drivers.scan.fit import TIMEOUT_S, Effort, Fit
 from drivers.scan.notes import Note
-from drivers.scan.probes import (
-    SETTINGS,
-    Probe,
-    cjt188_probes,
-    dlt645_ending,
-    dlt645_probes,
-    mbus_probe,
-    modbus_probe,
-)
+from drivers.scan.probes import Probe
 
 LISTEN_S = 10.0
 QUICK_S, QUICK_PATIENT_S = 10.0, 8.0  # to find the profile of one device; of a slow one, in a quick scan
 THOROUGH_S, PATIENT_S = 18.0, 60.0  # the same in a whole scan
-SELECTION_S = 30.0  # to tell one M-Bus meter from the others by its digits
 QUESTION_S = 3.0  # the last question may be asked again after a broken answer, as may the one that found the device
 OVERHEAD_S = 0.001  # of the host, a question
 
@@ -37,16 +29,16 @@ class ScanOptions:
     """What to look for. ``settings`` () means each protocol's usual ones; not used over TCP."""
 
     url: str
-    protocols: tuple[str, ...] = ("modbus",)
+    protocols: tuple[str, ...] = (DEFAULT,)
     settings: tuple[str, ...] = ()
-    addresses: tuple[int, ...] = ()  # Modbus and M-Bus; (): all
+    addresses: tuple[int, ...] = ()  # of protocols whose addresses are numbers; (): all
     timeout_s: float = 0.2
     slow_s: float = 1.0
     slow: bool = True
     listen_s: float = LISTEN_S
     bus_is_mine: bool = False
-    deep: bool = False  # also Modbus 43/14
-    mbus_by: tuple[str, ...] = ("secondary", "primary")  # how M-Bus meters are asked for
+    deep: bool = False  # also what only some devices tell
+    choices: Mapping[str, str] = field(default_factory=dict)  # of ``Protocol.search_options``, by name
     identify: bool = True
     echo: bool = False
     profile_dirs: tuple[Path, ...] = ()  # where profiles are looked for; (): the shipped and the site's
@@ -80,78 +72,27 @@ def effort(options: ScanOptions, is_slow: bool) -> Effort:
 
 @dataclass(frozen=True, slots=True)
 class ScanPlan:
-    """The questions of a scan on a line of this kind."""
+    """The settings of a scan on a line of this kind, and what its questions cost."""
 
     options: ScanOptions
     is_serial: bool
-    is_mbap: bool
+    carries_bytes: bool
 
     @property
     def listen_s(self) -> float:
-        """Over Modbus TCP nothing can be heard."""
-        return 0.0 if self.is_mbap else self.options.listen_s
+        """On lines with frames of their own nothing else can be heard."""
+        return self.options.listen_s if self.carries_bytes else 0.0
 
     def settings(self, protocol: str) -> tuple[str, ...]:
         """Serial settings to try; "" if the line has none."""
         if not self.is_serial:
             return ("",)
-        return self.options.settings or SETTINGS[protocol]
+        return self.options.settings or protocol_of(protocol).serial_settings
 
-    def units(self) -> list[int]:
-        """Modbus units to ask."""
-        return [unit for unit in self.options.addresses or range(1, 248) if 1 <= unit <= 247 or self.is_mbap]
-
-    def primaries(self) -> list[int]:
-        """M-Bus primary addresses to ask."""
-        if "primary" not in self.options.mbus_by:
-            return []
-        return [address for address in self.options.addresses or range(251) if 0 <= address <= 250]
-
-    def first_pass(self, units: Sequence[int]) -> list[Probe]:
-        """Everything once, quickly; Modbus first."""
-        options, probes = self.options, list[Probe]()
-        for protocol in options.protocols:
-            for serial in self.settings(protocol):
-                if protocol == "modbus":
-                    probes += [modbus_probe(unit, serial, options.timeout_s) for unit in units]
-                elif protocol == "dlt645":
-                    probes += dlt645_probes(serial, options.timeout_s)
-                elif protocol == "cjt188":
-                    probes += cjt188_probes(serial, options.timeout_s)
-                else:
-                    probes += [mbus_probe(a, serial, options.timeout_s) for a in self.primaries()]
-        return probes
-
-    def slow_pass(self, units: Sequence[int], is_known: Callable[[str, str, str], bool]) -> list[Probe]:
-        """The silent addresses again, with longer timeouts; ``is_known`` takes protocol, address and setting."""
-        options, probes = self.options, list[Probe]()
-        for protocol in options.protocols:
-            for serial in self.settings(protocol):
-                if protocol == "modbus":
-                    silent = [unit for unit in units if not is_known("modbus", str(unit), serial)]
-                    for function in (3, 4):
-                        probes += [modbus_probe(unit, serial, options.slow_s, function) for unit in silent]
-                elif protocol == "mbus":
-                    silent = [a for a in self.primaries() if not is_known("mbus", str(a), serial)]
-                    probes += [mbus_probe(a, serial, max(options.timeout_s * 2, 0.5)) for a in silent]
-        return probes
-
-    def search_s(self) -> float:
-        """Of the slow pass's searches among meters, where none is found."""
-        if not self.options.slow or "dlt645" not in self.options.protocols:
-            return 0.0
-        asked = [dlt645_ending("00", serial, self.options.timeout_s) for serial in self.settings("dlt645")]
-        return 100 * sum(self.cost_s(probe) for probe in asked)
-
-    def device_s(self, is_slow: bool = False) -> float:
-        """The longest that one found device takes."""
+    def identify_s(self, is_slow: bool = False) -> float:
+        """The longest that it takes to find the profile of one device."""
         most_s = effort(self.options, is_slow).most_s if self.options.identify else 0.0
-        is_selected = "mbus" in self.options.protocols and "secondary" in self.options.mbus_by
-        return most_s + QUESTION_S + (SELECTION_S if is_selected else 0.0)
-
-    def crowd_s(self, serials: Iterable[str]) -> float:
-        """Of the search among DL/T 645 meters that answer at once at these settings; more where three and more do."""
-        return sum(200 * self.cost_s(dlt645_ending("00", serial, self.options.timeout_s)) for serial in serials)
+        return most_s + QUESTION_S
 
     def cost_s(self, probe: Probe) -> float:
         """One question without an answer."""

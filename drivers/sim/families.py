@@ -1,37 +1,69 @@
-"""A device of any shipped family that shows its part of a park."""
+"""A device of any family that shows its part of a park."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from drivers.model import Kind
-from drivers.profile import Profile
+from drivers.model import Kind, UsageError
+from drivers.profile import Profile, Resolved
+from drivers.registry import protocol_of
 from drivers.sim.device import SimDevice
 from drivers.sim.display import Display, ParkClock
-from drivers.sim.facts import PART_OF_KIND, FactLookup
+from drivers.sim.facts import PART_OF_KIND
 from drivers.sim.image import WORD_FUNCTIONS
-from drivers.sim.sunspec_display import sunspec_display
+from drivers.sim.meter_display import MeterDisplay
+from drivers.sim.meters import SimMeter
+from drivers.sim.simulation import Simulate
 
 
-def device_from_profile(
+def _simulation(profile: Profile) -> Simulate:
+    if (found := protocol_of(profile.protocol).simulation()) is None:
+        what = f"{profile.id}: the simulator does not speak {profile.protocol}"
+        raise UsageError(what, where="simulated device", hint="Use a profile of another protocol")
+    return found
+
+
+def device_from_profile(profile: Profile, *, unit: int = 1, **options: Any) -> tuple[SimDevice, Display]:
+    """A device of registers behind a unit number; options as ``Simulate`` has them.
+
+    Identity texts pick the profile's variant here as they do for the reader. Registers between points exist only
+    where the profile says that holes may be read. With ``sleeps`` a device with ``sleeps`` in its profile is silent in
+    the dark.
+    """
+    device, display = _simulation(profile)(profile, address=str(unit), **options)
+    assert isinstance(device, SimDevice) and isinstance(display, Display)
+    return device, display
+
+
+def meter_from_profile(profile: Profile, *, address: str, **options: Any) -> tuple[SimMeter, MeterDisplay]:
+    """A meter with frames of its own; options as ``Simulate`` has them. Raises UsageError for a wrong address."""
+    if protocol_of(profile.protocol).has_registers:
+        raise UsageError(f"{profile.id} speaks {profile.protocol}", where="simulated meter", hint="Give it a unit")
+    meter, display = _simulation(profile)(profile, address=address, **options)
+    assert isinstance(meter, SimMeter) and isinstance(display, MeterDisplay)
+    return meter, display
+
+
+MakeDisplay = Callable[[Profile, Resolved, str, ParkClock, int, Mapping[str, str]], Display]
+
+
+def register_device(
     profile: Profile,
+    make_display: MakeDisplay,
     *,
-    unit: int = 1,
+    address: str,
     name: str = "",
     role: str = "",
     clock: ParkClock | None = None,
-    params: Mapping[str, int | str] | None = None,
+    baud: int | None = None,
     seed: int = 1,
-    texts: Mapping[str, str] | None = None,
     turnaround_s: float | None = None,
+    params: Mapping[str, int | str] | None = None,
+    texts: Mapping[str, str] | None = None,
     sleeps: bool = False,
 ) -> tuple[SimDevice, Display]:
-    """A device of this family that shows its part of a park (of its own where no ``clock`` is given).
-
-    Identity texts pick the profile's variant here as they do for the reader. Registers between points exist only
-    where the profile says that holes may be read. ``role`` "" follows the profile's kind. With ``sleeps`` a device
-    with ``sleeps`` in its profile is silent in the dark.
-    """
+    """``Simulate`` of a protocol with registers; ``make_display`` lays them out, by what was resolved."""
     clock = clock or ParkClock(seed, 0.0)
     role = role or PART_OF_KIND.get(profile.kind, "grid")
     texts = {"device.model": profile.models[0].replace("*", "") if profile.models else "SIM", **(texts or {})}
@@ -39,20 +71,14 @@ def device_from_profile(
     known = {p.name for p in points if p.kind is Kind.TEXT}
     given = {n: t for n, t in texts.items() if n in known}
     found = profile.resolve(params, firmware=given.get("device.firmware"), identity=given)
-    if profile.protocol == "sunspec":
-        book = FactLookup(role, clock.physics)
-        display = sunspec_display(
-            profile, role=role, clock=clock, seed=seed, texts=given, knows=lambda name: book.get(name) is not None
-        )
-    else:
-        display = Display(clock, tuple(p for p in found.points if not p.is_object), role, seed=seed, texts=given)
+    display = make_display(profile, found, role, clock, seed, given)
     limits = found.limits
     if limits.holes:
         for function in display.image.functions:
             if function in WORD_FUNCTIONS:
                 display.image.fill_holes(limits.max_gap or 125, function=function)
     device = SimDevice(
-        unit,
+        int(address),
         display.image,
         name=name or profile.id,
         turnaround_s=(limits.turnaround_s or 0.0) if turnaround_s is None else turnaround_s,

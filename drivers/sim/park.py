@@ -12,8 +12,8 @@ from drivers.profile import find_profile, load_profile
 from drivers.sim.bus import Bus, SimLine
 from drivers.sim.device import SimDevice
 from drivers.sim.display import Display, ParkClock
-from drivers.sim.families import device_from_profile
-from drivers.sim.meter_display import MeterDisplay, meter_from_profile
+from drivers.sim.families import device_from_profile, meter_from_profile
+from drivers.sim.meter_display import MeterDisplay
 from drivers.sim.meters import MixedBus, SimMeter, Simulated
 from drivers.sim.rtu import SerialLine
 from drivers.sim.slots import CABINETS, DEMO, METERS, PLAN, ParkSlot

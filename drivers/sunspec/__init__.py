@@ -1,1 +1,22 @@
-"""SunSpec over Modbus: finds the models of a device and decodes them by the Alliance's own definitions."""
+"""SunSpec: models of inverters, meters and storages, found and read over Modbus."""
+
+from pathlib import Path
+
+from drivers.modbus import FRAMES, SCHEMES, check_unit
+from drivers.protocol import Protocol
+
+PROTOCOL = Protocol(
+    name="sunspec",
+    title="SunSpec",
+    device="drivers.sunspec.device:SunSpecDevice",
+    frames={"function 3": FRAMES["function 3"]},
+    check_address=check_unit,
+    schemes=SCHEMES,
+    has_registers=True,
+    any_address="1",
+    tells_its_model=True,
+    wire="modbus",
+    explainers="drivers.sunspec.explain:EXPLAINERS",
+    chinese=Path(__file__).parent / "chinese.txt",
+    simulate="drivers.sunspec.simulate:simulate",
+)

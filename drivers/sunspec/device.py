@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from drivers.line import READ_FUNCTIONS, Answer, Line, ModbusRequest
+from drivers.line import Answer, Line, ModbusRequest
 from drivers.modbus.registers import Read, RegisterDevice, Value
 from drivers.modbus.requests import read_request
 from drivers.model import (
@@ -45,7 +45,6 @@ class SunSpecDevice(RegisterDevice):
     """
 
     protocol: ClassVar[str] = "sunspec"
-    FRAMES: ClassVar[Mapping[str, str]] = {f"function {HOLDING}": READ_FUNCTIONS[HOLDING]}
     UNPLANNED: ClassVar[Reason] = Reason.ABSENT
 
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
@@ -130,11 +129,11 @@ class SunSpecDevice(RegisterDevice):
         self._adopt(device)
         return device
 
-    def read_image(self, words: Mapping[int, int]) -> dict[str, Reading]:
-        """What recorded registers hold, by point; points of registers that lack are left out.
+    def read_sample(self, words: Mapping[int, Mapping[int, int]], frames: Mapping[str, str]) -> dict[str, Reading]:
+        """Raises FrameError without a marker."""
+        return self._read_image(words.get(HOLDING, {}))
 
-        Raises FrameError without a marker.
-        """
+    def _read_image(self, words: Mapping[int, int]) -> dict[str, Reading]:
         first = min(words, default=0)
         registers = [words.get(address, 0) for address in range(first, max(words, default=0) + 1)]
         self._adopt(decode_image(first, registers))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from agent.cli.decode_meters.counter import command
+from agent.cli.decode_counter import command
 
 
 def told(tmp_path: Path, content: Any, *options: str) -> Result:

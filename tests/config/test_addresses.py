@@ -10,11 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cli.main import outcome
-from drivers.addresses import ANYBODY, RULES, check_address
 from drivers.line import LineConfig, open_line
 from drivers.model import ConfigError, DeviceSpec
-from drivers.registry import DRIVERS, driver_class
-from drivers.samples import has_frames
+from drivers.registry import PACKAGES, check_address, driver_class, protocol_of
 
 SITE = """[site]
 id = "park7"
@@ -114,7 +112,7 @@ readout = ""
 
 
 @given(
-    st.sampled_from(sorted(DRIVERS)),
+    st.sampled_from(sorted(PACKAGES)),
     TRIED,
     st.sampled_from(["serial:/dev/null", "modbus-tcp://192.0.2.1", "tcp://h:1"]),
 )
@@ -132,9 +130,9 @@ def test_the_rule_and_the_driver_agree(protocol: str, address: str, url: str) ->
 
 
 def test_every_protocol_has_its_rule_and_samples_ask_the_only_device() -> None:
-    assert set(RULES) == set(DRIVERS)
-    for protocol, address in ANYBODY.items():
-        assert has_frames(protocol) and check_address(protocol, address, "serial") is None
+    for protocol in map(protocol_of, PACKAGES):
+        assert protocol.check_address("?", "serial") is not None
+        assert check_address(protocol.name, protocol.any_address, "serial") is None
 
 
 def test_a_profile_that_is_nested_too_deep_is_a_complaint(site: Any, good: str) -> None:

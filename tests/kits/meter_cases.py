@@ -11,14 +11,12 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from agent.cli.decode_meters import cjt188, counter, dlt645, mbus, sunspec
-
-BY_NAME = {module.command.name: module.command for module in (dlt645, cjt188, mbus, sunspec, counter)}
+from agent.cli.decode import decode as group
 
 
 def decode(command: str, *arguments: str) -> tuple[int, dict[str, Any]]:
     """(exit code, the printed object) of ``meterhouse decode COMMAND ... --json``."""
-    outcome = CliRunner().invoke(BY_NAME[command], [*arguments, "--json"])
+    outcome = CliRunner().invoke(group, [command, *arguments, "--json"])
     if outcome.exception is not None and not isinstance(outcome.exception, SystemExit):
         raise outcome.exception
     found = json.loads(outcome.stdout)

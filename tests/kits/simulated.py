@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from drivers import cjt188, dlt645, mbus
 from drivers.sim.bus import quiet_s
 from drivers.sim.device import SimDevice
 from drivers.sim.image import Image
 from drivers.sim.park import Park
 from drivers.sim.rtu import SerialLine
-from drivers.sim.sunspec_display import Raw, model_registers
 from drivers.sunspec.models import END_MODEL
+from drivers.sunspec.simulate import Raw, model_registers
 from drivers.sunspec.walk import MARKER
+from tests.kits.codecs import cjt188, dlt645, mbus
 
 MODBUS_WRITES = (5, 6, 15, 16, 21, 22, 23)
 METER_READS = dlt645.ALLOWED_CONTROLS | cjt188.ALLOWED_CONTROLS | mbus.ALLOWED_CONTROLS

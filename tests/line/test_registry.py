@@ -5,22 +5,36 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
 from drivers import registry
+from drivers.explain import Explainer
 from drivers.model import ConfigError
+from drivers.protocol import Protocol
+from drivers.scan.device_search import DeviceSearch
 
 
-def test_our_drivers_are_found_and_say_what_they_send() -> None:
-    for protocol in registry.DRIVERS:
-        driver = registry.driver_class(protocol)
-        assert driver.protocol == protocol
-        assert driver.FRAMES
-    frames = registry.driver_class("modbus").FRAMES
+def test_our_protocols_are_found_and_say_what_they_send() -> None:
+    for name in registry.PACKAGES:
+        protocol = registry.protocol_of(name)
+        assert protocol.name == name == registry.driver_class(name).protocol
+        assert protocol.frames and protocol.title
+    frames = registry.protocol_of("modbus").frames
     assert set(frames) == {f"function {n}" for n in (1, 2, 3, 4, 43)}
     assert all("read" in what for what in frames.values())
+
+
+@pytest.mark.parametrize("name", registry.PACKAGES)
+def test_whatever_a_descriptor_names_exists(name: str) -> None:
+    """They are names in texts, so that a descriptor imports nothing: only here are they all followed."""
+    protocol = registry.protocol_of(name)
+    parser, search, simulate = protocol.new_parser(), protocol.search_class(), protocol.simulation()
+    assert parser is None or parser.feed(b"") == []
+    assert search is None or issubclass(search, DeviceSearch)
+    assert simulate is None or callable(simulate)
+    assert all(isinstance(one, Explainer) for one in protocol.all_explainers())
+    assert protocol.wire_name in registry.PACKAGES
 
 
 def test_an_unknown_protocol_names_the_nearest() -> None:
@@ -37,33 +51,29 @@ def test_importing_the_table_imports_no_driver() -> None:
     assert done.stdout.strip() == "[]"
 
 
-class Honest:
+class Whole:
     protocol = "snail"
-    FRAMES: ClassVar[dict[str, str]] = {"hello": "asks how it is"}
-
-    poll = probe = read_points = plan_summary = use_ring = None
-
-
-class Silent(Honest):
-    FRAMES: ClassVar[dict[str, str]] = {}
-
-
-class Other(Honest):
-    protocol = "slug"
+    poll = probe = read_points = read_sample = plan_summary = use_ring = None
 
 
 class Older:
     """Written before a gateway could move to another ring."""
 
     protocol = "snail"
-    FRAMES: ClassVar[dict[str, str]] = {"hello": "asks how it is"}
-
-    poll = probe = read_points = plan_summary = None
+    poll = probe = read_points = read_sample = plan_summary = None
 
 
 class Half:
     protocol = "snail"
-    FRAMES: ClassVar[dict[str, str]] = {"hello": "asks how it is"}
+
+
+def described(driver: str = "Whole", name: str = "snail", says: str = "asks how it is") -> Protocol:
+    frames = {"hello": says} if says else {}
+    return Protocol(name, "Snail", f"{__name__}:{driver}", frames, lambda address, scheme: None)
+
+
+HONEST, SILENT, OTHER = described(), described(says=""), described(name="slug")
+HALF, OLDER, LOST = described("Half"), described("Older"), described("Missing")
 
 
 def third_party(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str) -> None:
@@ -78,19 +88,22 @@ def third_party(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str) -> Non
 def test_a_third_partys_driver_is_taken_if_it_states_its_frames(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    third_party(monkeypatch, tmp_path, "Honest")
-    assert registry.driver_class("snail") is Honest
+    third_party(monkeypatch, tmp_path, "HONEST")
+    assert registry.driver_class("snail") is Whole
+    assert registry.protocol_of("snail") is HONEST
     assert registry.protocols()[-1] == "snail"
 
 
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("Silent", "does not state"),
-        ("Other", "speaks 'slug'"),
-        ("Half", "has no poll"),
-        ("Older", "has no use_ring"),
-        ("Missing", "cannot be loaded"),
+        ("SILENT", "does not state"),
+        ("OTHER", "speaks 'slug'"),
+        ("HALF", "has no poll"),
+        ("OLDER", "has no use_ring"),
+        ("MISSING", "cannot be loaded"),
+        ("LOST", "cannot be loaded"),
+        ("Whole", "is not the descriptor of a protocol"),
     ],
 )
 def test_a_third_partys_driver_that_is_none(

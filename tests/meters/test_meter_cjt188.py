@@ -6,11 +6,11 @@ from decimal import Decimal
 
 import pytest
 
-from drivers import cjt188
-from drivers.cjt188.device import Cjt188Device
+from drivers.cjt188 import PROTOCOL
+from drivers.cjt188.simulate import Cjt188Meter
 from drivers.model import ConfigError, LineTimeout, Reason
 from drivers.sim.faults import parse_fault
-from drivers.sim.meters import Cjt188Meter
+from tests.kits.codecs import cjt188
 from tests.kits.meters import ALL, TICK, Cabinet, bcd, bus_of, points_of, replace, sent_frames
 
 A = "22223333444455"
@@ -123,7 +123,7 @@ async def test_every_frame_that_can_be_sent_only_reads(cabinet: Cabinet) -> None
             await device.probe()
             assert (await device.read_points(["water.volume"]))["water.volume"].value == Decimal("1234.56")
     seen = {f.control for frame in sent_frames(bus) for f in cjt188.Parser().feed(frame)}
-    assert {f"{code:02X}h" for code in seen} == set(Cjt188Device.FRAMES)
+    assert {f"{code:02X}h" for code in seen} == set(PROTOCOL.frames)
     assert seen <= cjt188.ALLOWED_CONTROLS
 
 

@@ -6,11 +6,12 @@ from decimal import Decimal
 
 import pytest
 
-from drivers import dlt645
-from drivers.dlt645.device import Dlt645Device, block_of
+from drivers.dlt645 import PROTOCOL
+from drivers.dlt645.device import block_of
+from drivers.dlt645.simulate import Dlt645Meter
 from drivers.model import ConfigError, Kind, LineTimeout, Point, Quality, Reason
 from drivers.sim.faults import parse_fault
-from drivers.sim.meters import Dlt645Meter
+from tests.kits.codecs import dlt645
 from tests.kits.meters import ALL, TICK, Cabinet, bcd, bus_of, points_of, replace, sent_frames
 
 A = "000000000161"
@@ -244,7 +245,7 @@ async def test_every_frame_that_can_be_sent_only_reads(cabinet: Cabinet) -> None
             await device.probe()
             await device.read_points([points[0].name])
             seen |= {f.control for frame in sent_frames(bus) for f in dlt645.Parser().feed(frame)}
-    assert {f"{code:02X}h" for code in seen} == set(Dlt645Device.FRAMES)
+    assert {f"{code:02X}h" for code in seen} == set(PROTOCOL.frames)
     assert seen <= dlt645.ALLOWED_CONTROLS
 
 

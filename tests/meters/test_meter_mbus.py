@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from drivers import mbus
-from drivers.mbus.device import MbusDevice
+from drivers.mbus import PROTOCOL
+from drivers.mbus.simulate import MbusMeter
 from drivers.model import ConfigError, DeviceException, LineTimeout, Reason
 from drivers.sim.faults import parse_fault
-from drivers.sim.meters import MbusMeter
+from tests.kits.codecs import mbus
 from tests.kits.meters import ALL, TICK, Cabinet, bcd, bus_of, points_of, replace, sent_frames
 
 KAM = bytes.fromhex("2D2C")
@@ -179,7 +179,7 @@ async def test_every_frame_that_can_be_sent_only_reads(cabinet: Cabinet) -> None
             assert found.control in mbus.ALLOWED_CONTROLS
             seen.add((mbus.function_name(found.control), found.ci))
     names = {"SND_UD select" if name == "SND_UD" and ci == 0x52 else name for name, ci in seen}
-    assert names == set(MbusDevice.FRAMES)
+    assert names == set(PROTOCOL.frames)
 
 
 async def test_what_cannot_be_is_refused(cabinet: Cabinet) -> None:

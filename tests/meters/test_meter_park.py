@@ -13,8 +13,7 @@ from drivers.model import UsageError
 from drivers.profile import find_profile, load_profile, shipped_dir
 from drivers.registry import driver_class
 from drivers.sim.bus import Bus
-from drivers.sim.families import device_from_profile
-from drivers.sim.meter_display import meter_from_profile
+from drivers.sim.families import device_from_profile, meter_from_profile
 from drivers.sim.meters import MixedBus
 from drivers.sim.park import METERS, make_park
 from tests.kits.lines import our_end

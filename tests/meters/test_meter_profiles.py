@@ -7,12 +7,15 @@ from decimal import Decimal
 import pytest
 
 from agent.cli.profiles import replay
-from drivers import cjt188, dlt645, mbus
+from drivers.cjt188.simulate import Cjt188Meter
+from drivers.dlt645.simulate import Dlt645Meter
+from drivers.mbus.simulate import MbusMeter
 from drivers.profile import Sample, find_profile, load_profile, shipped_dir
-from drivers.registry import DRIVERS, driver_class
-from drivers.samples import read_frames
+from drivers.registry import PACKAGES, protocol_of
+from drivers.samples import read_sample
 from drivers.scan.fit import profiles_of
-from drivers.sim.meters import Cjt188Meter, Dlt645Meter, MbusMeter, SimMeter
+from drivers.sim.meters import SimMeter
+from tests.kits.codecs import cjt188, dlt645, mbus
 from tests.kits.meters import ALL, TICK, Cabinet, bus_of, replace
 from tests.kits.recorded import cases
 
@@ -59,8 +62,8 @@ async def test_a_sample_comes_out_of_the_driver_as_it_says(cabinet: Cabinet, nam
 
 
 def test_every_driver_states_its_frames_and_none_writes() -> None:
-    for protocol in DRIVERS:
-        frames = driver_class(protocol).FRAMES
+    for protocol in PACKAGES:
+        frames = protocol_of(protocol).frames
         assert frames and not any("write" in what or what.partition(" ")[0] == "set" for what in frames.values())
 
 
@@ -96,5 +99,5 @@ RECORDED = {  # frames of real meters, as libmbus collected them -> what the shi
 def test_recorded_meters_fit_the_generic_profiles(case: str) -> None:
     (found,) = [c["input"]["hex"] for c in cases("mbus") if c["id"] == case]
     name, wanted = RECORDED[case]
-    readings = read_frames(SHIPPED[name], SHIPPED[name].points, {"readout": found})
+    readings = read_sample(SHIPPED[name], SHIPPED[name].points, frames={"readout": found})
     assert {point: readings[point].value for point in wanted} == {p: Decimal(v) for p, v in wanted.items()}

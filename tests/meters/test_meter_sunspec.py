@@ -12,10 +12,10 @@ from drivers.model import ConfigError, DeviceException, LineTimeout, Reason
 from drivers.profile import find_profile, load_profile, shipped_dir
 from drivers.sim.bus import Bus
 from drivers.sim.device import SimDevice
-from drivers.sim.sunspec_display import model_registers
-from drivers.sunspec.device import SunSpecDevice
+from drivers.sunspec import PROTOCOL
 from drivers.sunspec.models import decode_model
 from drivers.sunspec.plan import find_locations
+from drivers.sunspec.simulate import model_registers
 from drivers.sunspec.walk import decode_image
 from tests.kits.meters import ALL, TICK, Cabinet, points_of, replace, sent_frames
 from tests.kits.simulated import sunspec_image
@@ -44,7 +44,7 @@ async def test_the_samples_are_read_over_every_kind_of_line(cabinet: Cabinet, pr
     for name, value in sample.expect.items():
         assert found[name] == (value if value is not None else f"gap {Reason.SENTINEL}"), name
     assert (await device.poll(TICK + 1000, ALL)).asked <= 3, "the chain is walked once"
-    assert {f"function {frame[7 if kind == 'mbap' else 1]}" for frame in sent_frames(bus)} == set(SunSpecDevice.FRAMES)
+    assert {f"function {frame[7 if kind == 'mbap' else 1]}" for frame in sent_frames(bus)} == set(PROTOCOL.frames)
 
 
 async def test_read_points_and_probe(cabinet: Cabinet) -> None:

@@ -14,15 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.clocks import offset_s, time_ms
+from drivers.dlt645.simulate import Dlt645Meter
 from drivers.mbus.device import MbusDevice
+from drivers.mbus.simulate import MbusMeter
 from drivers.modbus.device import ModbusDevice
 from drivers.model import Kind, Point, Reason
 from drivers.profile import find_profile, load_profile, shipped_dir
 from drivers.sim.bus import Bus
 from drivers.sim.device import SimDevice
+from drivers.sim.families import meter_from_profile
 from drivers.sim.image import Image
-from drivers.sim.meter_display import ZONE, meter_from_profile
-from drivers.sim.meters import Dlt645Meter, MbusMeter
+from drivers.sim.meter_display import ZONE
 from ext.canon import Table, seal
 from ext.ring import ANSWER
 from tests.kits.meters import ALL, TICK, Cabinet, bcd, bus_of, points_of

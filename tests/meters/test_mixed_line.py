@@ -7,12 +7,15 @@ from decimal import Decimal
 
 import pytest
 
+from drivers.cjt188.simulate import Cjt188Meter
+from drivers.dlt645.simulate import Dlt645Meter
 from drivers.line import Line
+from drivers.mbus.simulate import MbusMeter
 from drivers.model import ConfigError, DeviceException, Kind, LineTimeout, Point
 from drivers.sim.bus import quiet_s
 from drivers.sim.device import SimDevice
 from drivers.sim.image import Image
-from drivers.sim.meters import Cjt188Meter, Dlt645Meter, MbusMeter, MixedBus
+from drivers.sim.meters import MixedBus
 from tests.kits.meters import ALL, TICK, Cabinet, RealCabinet, bcd, points_of
 
 KAM = bytes.fromhex("2D2C")

@@ -9,7 +9,7 @@ import pytest
 
 from drivers.model import Quality
 from drivers.profile import find_profile, load_profile, shipped_dir
-from drivers.samples import read_sunspec
+from drivers.samples import read_sample
 from drivers.sim.bus import Bus
 from drivers.sim.device import SimDevice
 from drivers.sunspec.names import readings_of
@@ -24,7 +24,7 @@ def test_a_recorded_image_is_read_as_its_models_say(case: dict[str, Any]) -> Non
     base, registers = case["input"]["base_address"], case["input"]["registers"]
     said = {r.name: r.value for r in readings_of(decode_image(base, registers)) if r.value is not None}
     profile = load_profile(find_profile("sunspec/inverter", [shipped_dir()]), [shipped_dir()])
-    found = read_sunspec(profile, profile.points, {base + n: word for n, word in enumerate(registers)})
+    found = read_sample(profile, profile.points, {3: {base + n: word for n, word in enumerate(registers)}})
     common = said.keys() & found.keys()
     assert len(common) >= 4
     assert {n: found[n].value for n in common} == {n: said[n] for n in common}

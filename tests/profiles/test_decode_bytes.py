@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cli.decode import decode
-from agent.cli.decode_meters.output import BrokenInput, hex_bytes
+from agent.cli.decode_output import hex_bytes
+from drivers.explain import BrokenInput
 from drivers.line.modbus_frames import crc16
 
 Json = dict[str, Any]

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers import cjt188
 from drivers.cjt188 import frames as cjt188_frames
 from drivers.cjt188 import values as cjt188_values
 from drivers.model import Quality, Reason, UsageError
+from tests.kits.codecs import cjt188
 from tests.kits.meter_cases import decode, flat_memory, values
 from tests.kits.recorded import recorded
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from drivers import dlt645
+from agent.cli.decode import decode as group
 from drivers.dlt645 import frames as dlt645_frames
-from tests.kits.meter_cases import BY_NAME, decode, values
+from tests.kits.codecs import dlt645
+from tests.kits.meter_cases import decode, values
 
 
 def electric(identifier: str, payload: str, control: int, tail: str = "") -> bytes:
@@ -166,7 +167,7 @@ def test_records_before_one_that_breaks_off_are_shown() -> None:
     code, found = decode("mbus", text)
     assert (code, values(found)) == (4, [1.234])
     assert found["error"] == "record byte 8: LVAR F9h is reserved"
-    people = CliRunner().invoke(BY_NAME["mbus"], [text])
+    people = CliRunner().invoke(group, ["mbus", text])
     assert people.exit_code == 4
     assert "1.234 m3" in people.stdout
     assert "LVAR F9h is reserved. The frame itself is valid" in people.stderr

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers import dlt645
 from drivers.dlt645 import frames as dlt645_frames
 from drivers.model import Quality, Reason, UsageError
+from tests.kits.codecs import dlt645
 from tests.kits.meter_cases import decode, flat_memory, values
 from tests.kits.recorded import recorded
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers import mbus
 from drivers.mbus import link, records, vif
 from drivers.mbus.telegram import crc
 from drivers.model import Reading, Reason, UsageError
+from tests.kits.codecs import mbus
 from tests.kits.meter_cases import decode, flat_memory, values
 from tests.kits.recorded import recorded
 

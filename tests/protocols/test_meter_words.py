@@ -6,9 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from drivers import mbus
 from drivers.cjt188 import values as cjt188_values
-from drivers.dlt645 import decode
 from drivers.dlt645.tables import ENERGY_KINDS, FIXED, FIXED_97, MOMENTARY, MOMENTARY_97
 from drivers.mbus import vif
 from drivers.mbus.names import name_of
@@ -16,6 +14,8 @@ from drivers.model import Reading
 from drivers.profile.vocabulary import Vocabulary, vocabulary
 from drivers.sunspec import models, walk
 from drivers.sunspec.names import readings_of
+from tests.kits.codecs import mbus
+from tests.kits.codecs.dlt645 import decode
 
 
 @pytest.fixture(scope="module")

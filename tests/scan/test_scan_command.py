@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from drivers.dlt645.simulate import Dlt645Meter
 from drivers.line.modbus_frames import crc16
+from drivers.mbus.simulate import MbusMeter
 from drivers.modbus.requests import read_request
 from drivers.sim.bus import Bus
 from drivers.sim.device import SimAnswer, SimDevice
 from drivers.sim.framing import Framing, SimRequest
 from drivers.sim.image import load_dump
-from drivers.sim.meters import Dlt645Meter, MbusMeter, MixedBus
+from drivers.sim.meters import MixedBus
 from tests.kits.scans import Park, plain, sampled
 from tests.kits.simulated import writes
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from agent.cli.toml_snippet import stable, tables
+from drivers.dlt645.simulate import Dlt645Meter
 from drivers.scan import COMMON_SETTINGS, FoundDevice, Scan, ScanOptions
 from drivers.scan.fit import Fit
 from drivers.sim.bus import Bus
-from drivers.sim.meters import Dlt645Meter, MixedBus
+from drivers.sim.meters import MixedBus
 from drivers.sim.rtu import SerialLine
 from tests.kits.scans import Park, plain, sampled
 

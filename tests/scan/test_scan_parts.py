@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from drivers import cjt188, dlt645, mbus
+from drivers.cjt188.simulate import Cjt188Meter
 from drivers.line.trace import RECEIVED, SENT
 from drivers.modbus.requests import read_request
+from drivers.modbus.search import take_frames
 from drivers.model import UsageError
 from drivers.scan import Scan, ScanOptions
-from drivers.scan.traffic import TrafficTrace, describe
+from drivers.scan.traffic import TrafficTrace
 from drivers.sim.bus import Bus
 from drivers.sim.faults import parse_fault
-from drivers.sim.meters import Cjt188Meter, MixedBus
+from drivers.sim.meters import MixedBus
+from tests.kits.codecs import cjt188, dlt645, mbus
 from tests.kits.scans import Park, plain, sampled
 
 MINE = ("--listen", "0", "--bus-is-mine")
@@ -52,16 +54,17 @@ def test_an_ear_tells_frames_from_noise_and_from_our_own_words() -> None:
     ours = read_request(5, 3, 0, 1, "here").frame
     traffic.put(SENT, ours, 0)
     traffic.put(RECEIVED, ours + b"\x00\xff" + _answer(4)[:3], 0)  # an adapter that echoes, a spike, half an answer
-    assert traffic.take() == []
+    assert take_frames(traffic, is_bus=True) == []
     traffic.put(RECEIVED, _answer(4)[3:], 0)
-    assert [(h.unit, h.is_request) for h in traffic.take()] == [(4, False)]
-    assert traffic.take() == []
+    assert [(h.unit, h.is_request) for h in take_frames(traffic, is_bus=True)] == [(4, False)]
+    assert take_frames(traffic, is_bus=True) == []
 
 
 def test_a_spike_is_no_master() -> None:
-    assert describe(b"\x00") == describe(b"\xff\x00") == ""
-    assert "not a frame" in describe(bytes(40))
-    assert "function 16" in describe(b"\x07\x10\x00\x00\x00\x01\x01\xaf")
+    scan = Scan(ScanOptions("serial:/dev/ttyX"))
+    assert scan.describe(b"\x00") == scan.describe(b"\xff\x00") == ""
+    assert "not a frame" in scan.describe(bytes(40))
+    assert "function 16" in scan.describe(b"\x07\x10\x00\x00\x00\x01\x01\xaf")
 
 
 def test_a_master_that_begins_to_talk_stops_the_scan(mh, field: Park) -> None:
@@ -112,7 +115,7 @@ def test_identify_picks_the_variant_by_what_the_device_says(mh, field: Park) -> 
 
 
 def test_only_modbus_over_modbus_tcp() -> None:
-    with pytest.raises(UsageError, match="only Modbus"):
+    with pytest.raises(UsageError, match="DL/T 645 does not go over modbus-tcp"):
         Scan(ScanOptions("modbus-tcp://127.0.0.1", protocols=("dlt645",)))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.cli.toml_snippet import tables
+from drivers.dlt645.simulate import Dlt645Meter
 from drivers.profile import find_profile, load_profile
 from drivers.scan import FoundDevice
 from drivers.scan.fit import Fit
@@ -20,7 +21,7 @@ from drivers.sim.display import ParkClock
 from drivers.sim.families import device_from_profile
 from drivers.sim.framing import Framing, SimRequest
 from drivers.sim.image import Image
-from drivers.sim.meters import Dlt645Meter, MixedBus
+from drivers.sim.meters import MixedBus
 from tests.kits.scans import Park, plain, sampled
 
 MINE = ("--listen", "0", "--bus-is-mine")

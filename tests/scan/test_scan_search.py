@@ -10,21 +10,17 @@ import pytest
 from hypothesis import given, seed
 from hypothesis import strategies as st
 
-from drivers import mbus
+from drivers.dlt645.search import by_digits
+from drivers.dlt645.simulate import Dlt645Meter
 from drivers.line import Answer
+from drivers.mbus.search import MAKERS, SelectionMask, by_selection, identity_of, maker_code
+from drivers.mbus.simulate import MbusMeter
 from drivers.model import FrameError, LineError, LineTimeout
 from drivers.scan import Note, Scan, ScanOptions
-from drivers.scan.address_search import (
-    MAKERS,
-    SelectionMask,
-    dlt645_by_digits,
-    identity_of,
-    maker_code,
-    mbus_by_selection,
-)
 from drivers.scan.probes import Probe
 from drivers.sim.faults import parse_fault
-from drivers.sim.meters import Dlt645Meter, MbusMeter, MixedBus
+from drivers.sim.meters import MixedBus
+from tests.kits.codecs import mbus
 from tests.kits.scans import Park
 from tests.kits.simulated import writes
 
@@ -146,7 +142,7 @@ async def test_every_meter_that_can_be_told_apart_is_found(who: list[tuple[str, 
     meters = [meter(*one) for one in who]
     bus = Bus(meters)
     notes: list[Note] = []
-    found = [identity_of(frame) async for frame in mbus_by_selection(bus, "2400 8E1", 0.1, notes.append)]
+    found = [identity_of(frame) async for frame in by_selection(bus, "2400 8E1", 0.1, notes.append)]
     assert len(found) == len(set(found)), "each once"
     assert sorted(found) == sorted(one.secondary for one in meters)
     assert not notes
@@ -161,7 +157,7 @@ async def test_the_slow_pass_finds_whom_a_loud_neighbour_drowns(who: list[tuple[
     """Overlaid answers that are sound by chance, or one meter nearer to the master than the other."""
     meters = [meter(*one) for one in who]
     bus = Bus(meters, loud=True)
-    found = [identity_of(f) async for f in mbus_by_selection(bus, "2400 8E1", 0.1, print, thorough=True)]
+    found = [identity_of(f) async for f in by_selection(bus, "2400 8E1", 0.1, print, thorough=True)]
     assert len(found) == len(set(found))
     if len({one[0] for one in who}) == len(who):  # of three that share a number, two may stay hidden behind the third
         assert sorted(found) == sorted(one.secondary for one in meters)
@@ -171,14 +167,14 @@ async def test_the_slow_pass_finds_whom_a_loud_neighbour_drowns(who: list[tuple[
 async def test_two_of_one_secondary_address_are_complained_of() -> None:
     twins = [meter("12345678"), meter("12345678", primary=1)]
     notes: list[Note] = []
-    found = [f async for f in mbus_by_selection(Bus([*twins, meter("12345679")]), "2400 8E1", 0.1, notes.append)]
+    found = [f async for f in by_selection(Bus([*twins, meter("12345679")]), "2400 8E1", 0.1, notes.append)]
     assert [identity_of(frame)[:1] for frame in found] == [b"\x79"]
     assert "12345678" in notes[0].text() and "same secondary address" in notes[0].text()
 
 
 async def test_a_search_costs_ten_questions_a_level() -> None:
     bus = Bus([meter(f"1234567{n}") for n in range(3)])
-    found = [frame async for frame in mbus_by_selection(bus, "2400 8E1", 0.1, print)]
+    found = [frame async for frame in by_selection(bus, "2400 8E1", 0.1, print)]
     assert len(found) == 3
     assert bus.asked <= 2 + 10 + 3 + 1
 
@@ -235,13 +231,13 @@ async def test_dlt645_search_ends_at_twelve_digits(addresses: list[str]) -> None
         return Answer(heard[0], 0, 0, False) if len(set(heard)) == 1 else FrameError("noise", where="bus")
 
     notes: list[Note] = []
-    found = [frame async for frame in dlt645_by_digits(ask, "2400 8E1", 0x11, 0.1, notes.append)]
+    found = [frame async for frame in by_digits(ask, "2400 8E1", 0x11, 0.1, notes.append)]
     assert len(found) == len(set(addresses)) * (len(set(addresses)) == len(addresses))
     assert bool(notes) == (len(set(addresses)) < len(addresses))
 
 
 def test_cjt188_meters_that_speak_at_once_are_told_of(mh, field: Park, tmp_path: Path) -> None:
-    from drivers.sim.meters import Cjt188Meter
+    from drivers.cjt188.simulate import Cjt188Meter
 
     meters = [Cjt188Meter(address=a, values={0x901F: bytes(43)}) for a in ("22223333444455", "22223333444466")]
     said = scanned(mh, field.pty(MixedBus(meters)), "cjt188", "--quick")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from agent.cli.main import outcome
-from drivers.dlt645 import Parser, build_read
+from drivers.dlt645.frames import Parser, build_read
 from drivers.sim.park import DEMO
 from tests.kits.raw_client import PtyClient, mbap, rtu, rtu_answer
 

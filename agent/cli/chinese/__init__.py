@@ -1,8 +1,8 @@
 """Chinese for the texts that people meet: errors, warnings, hints, tables of `check` and `watch`.
 
-The code writes English. The files beside this one pair an English text with a Chinese one on the indented line below;
-`{}` stands for an inserted value, `{1}` for the second where Chinese wants another order. Values stay as they are,
-unless they are texts of the catalogue themselves.
+The code writes English. The files beside this one, and ``chinese.txt`` of each protocol, pair an English text with a
+Chinese one on the indented line below; `{}` stands for an inserted value, `{1}` for the second where Chinese wants
+another order. Values stay as they are, unless they are texts of the catalogue themselves.
 """
 
 from __future__ import annotations
@@ -34,11 +34,14 @@ class Pair(NamedTuple):
 
 def read_pairs() -> Iterator[Pair]:
     """The whole catalogue, in file order."""
-    for path in sorted(Path(__file__).parent.glob("*.txt")):
+    from drivers.registry import all_protocols
+
+    own = sorted(Path(__file__).parent.glob("*.txt"))
+    for path in (*own, *(protocol.chinese for protocol in all_protocols() if protocol.chinese)):
         english = ""
         for line in path.read_text("utf-8").splitlines():
             if line.startswith("    "):
-                yield Pair(english, line.strip(), path.name)
+                yield Pair(english, line.strip(), str(path))
             elif line and not line.startswith("# "):
                 english = line
 

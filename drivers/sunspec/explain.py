@@ -1,24 +1,10 @@
-"""``meterhouse decode sunspec``."""
+"""What `decode sunspec` shows."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import click
-
-from agent.cli.decode_meters.output import (
-    MAX_TEXT,
-    BrokenInput,
-    Json,
-    by_address,
-    number,
-    read_json,
-    reading_json,
-    register_words,
-    run,
-)
-from agent.cli.options import json_option
+from drivers.explain import MAX_TEXT, BrokenInput, Explainer, Json, by_address, number, reading_json, register_words
 from drivers.model import FrameError, clean_text
 from drivers.sunspec.models import END_MODEL
 from drivers.sunspec.names import readings_of
@@ -42,7 +28,7 @@ def _image(content: Any) -> tuple[int, list[int | None]]:
     return first, [words.get(at) for at in range(first, last + 1)]
 
 
-def decode(content: Any) -> Json:
+def explain(content: Any) -> Json:
     """The models of one device image."""
     base, registers = _image(content)
     try:
@@ -77,11 +63,11 @@ def decode(content: Any) -> Json:
     return result
 
 
-@click.command("sunspec")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True))
-@json_option
-def command(file: Path, as_json: bool) -> None:
-    """Explain a SunSpec register image: its models by the Alliance's definitions, values scaled.
+EXPLAINERS = (
+    Explainer(
+        name="sunspec",
+        title="SunSpec",
+        help="""Explain a SunSpec register image: its models by the Alliance's definitions, values scaled.
 
     FILE is {"base_address": 40000, "registers": [...]}; - reads standard input.
 
@@ -91,5 +77,8 @@ def command(file: Path, as_json: bool) -> None:
 
     \b
     Exit codes: 0 decoded, 2 wrong usage, 4 no SunSpec device in it.
-    """
-    run(lambda: decode(read_json(file)), as_json)
+    """,
+        explain=explain,
+        takes_json=True,
+    ),
+)

@@ -1,18 +1,15 @@
-"""``meterhouse decode cjt188``."""
+"""What `decode cjt188` shows."""
 
 from __future__ import annotations
 
-import click
-
-from agent.cli.decode_meters.hints import broken_frame
-from agent.cli.decode_meters.output import Json, hex_bytes, run, several, wake_bytes
-from agent.cli.options import json_option
-from drivers import cjt188
+from drivers.cjt188.frames import FUNCTIONS, METER_TYPES, Frame, Parser, broken
+from drivers.cjt188.values import decode_frame, status_words, undecoded
+from drivers.explain import Explainer, Json, checksum_frame_error, several, wake_bytes
 
 _FORM = "68h, the meter type, seven address bytes, control, length, data, checksum, 16h"
 
 
-def _frame(frame: cjt188.Frame, stream: bytes) -> Json:
+def _frame(frame: Frame, stream: bytes) -> Json:
     raw = frame.raw
     shown: Json = {
         "protocol": "cjt188",
@@ -22,12 +19,12 @@ def _frame(frame: cjt188.Frame, stream: bytes) -> Json:
         "frame_offset": frame.offset,
         "frame_length": len(raw),
         "meter_type": frame.meter_type,
-        "medium": cjt188.METER_TYPES.get(frame.meter_type, ""),
+        "medium": METER_TYPES.get(frame.meter_type, ""),
         "address": frame.address,
         "address_wire_hex": raw[2:9].hex(),
         "control": frame.control,
         "function": frame.function,
-        "function_name": cjt188.FUNCTIONS.get(frame.function, ""),
+        "function_name": FUNCTIONS.get(frame.function, ""),
         "direction": "reply" if frame.is_reply else "request",
         "error": frame.is_error,
         "length": frame.length,
@@ -43,29 +40,31 @@ def _frame(frame: cjt188.Frame, stream: bytes) -> Json:
         shown |= {"di": f"{frame.identifier:04X}", "di_wire_hex": wire, "di_order": f"{wire[:2]} first ({order})"}
     if frame.is_error:
         shown["status_hex"] = frame.error_status.hex()
-    status = next((r.raw for r in cjt188.decode_frame(frame) if r.name == "device.status"), b"")
+    status = next((r.raw for r in decode_frame(frame) if r.name == "device.status"), b"")
     if status:
-        shown |= {"status_hex": status.hex(), **cjt188.status_words(status)}
-    if rest := cjt188.undecoded(frame):
+        shown |= {"status_hex": status.hex(), **status_words(status)}
+    if rest := undecoded(frame):
         shown["undecoded"] = rest.hex()
     return shown
 
 
-def decode(stream: bytes) -> Json:
+def explain(stream: bytes) -> Json:
     """All frames of ``stream``, decoded."""
-    frames = cjt188.Parser().feed(stream)
+    frames = Parser().feed(stream)
     if not frames:
-        raise broken_frame("cjt188", cjt188, _frame, 10, _FORM, stream)
-    result = several([(_frame(f, stream), cjt188.decode_frame(f)) for f in frames])
+        raise checksum_frame_error(
+            "cjt188", broken(stream), lambda raw, at: _frame(Frame(raw, at), stream), Frame.LENGTH_AT, _FORM, stream
+        )
+    result = several([(_frame(f, stream), decode_frame(f)) for f in frames])
     result["frame"]["trailing"] = len(stream) - frames[-1].offset - len(frames[-1].raw)
     return result
 
 
-@click.command("cjt188")
-@click.argument("words", metavar="HEX", nargs=-1, required=True)
-@json_option
-def command(words: tuple[str, ...], as_json: bool) -> None:
-    """Explain CJ/T 188 bytes (water, heat, gas; 2004 and 2018): leading FE, noise, several frames.
+EXPLAINERS = (
+    Explainer(
+        name="cjt188",
+        title="CJ/T 188",
+        help="""Explain CJ/T 188 bytes (water, heat, gas; 2004 and 2018): leading FE, noise, several frames.
 
     \b
     Example:
@@ -74,5 +73,8 @@ def command(words: tuple[str, ...], as_json: bool) -> None:
     \b
     Exit codes: 0 decoded (an error answer of the meter too), 2 wrong usage,
       4 no sound frame.
-    """
-    run(lambda: decode(hex_bytes(words)), as_json)
+    """,
+        explain=explain,
+        is_sound=lambda stream: bool(Parser().feed(stream)),
+    ),
+)

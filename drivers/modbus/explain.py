@@ -1,4 +1,4 @@
-"""Explain Modbus frames: ``meterhouse decode modbus-rtu`` and ``modbus-tcp``.
+"""What `decode modbus-rtu` and `decode modbus-tcp` show.
 
 A frame alone does not show whether it is a request or a response; the length decides, and if both fit, a response is
 assumed.
@@ -7,14 +7,10 @@ assumed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from agent.cli.decode_meters.hints import AS_SENT, COPY_WHOLE, other_protocol
-from agent.cli.decode_meters.output import BrokenInput
+from drivers.explain import AS_SENT, COPY_WHOLE, BrokenInput, Explainer, Json, other_protocol
 from drivers.line.modbus_frames import crc16, crc_ok
 from drivers.plan.compiled import decoded
-
-Json = dict[str, Any]
 
 FUNCTIONS: Mapping[int, str] = {
     1: "read coils",
@@ -346,3 +342,51 @@ def _words(first: int, payload: bytes) -> list[Json]:
 def _coils(first: int, payload: bytes, count: int) -> list[Json]:
     bits = [bool(byte >> bit & 1) for byte in payload for bit in range(8)]
     return [{"name": str(first + i), "value": value, "unit": ""} for i, value in enumerate(bits[:count])]
+
+
+_COMMON = frozenset((1, 2, 3, 4, 5, 6, 15, 16, 23, 43))  # functions that bytes of another kind are not taken for
+
+
+def _is_rtu(stream: bytes) -> bool:
+    return 5 <= len(stream) <= 256 and any(stream) and stream[1] & 0x7F in _COMMON and crc_ok(stream)
+
+
+def _is_tcp(stream: bytes) -> bool:
+    fits = len(stream) >= 8 and stream[2:6] == b"\0\0" + (len(stream) - 6).to_bytes(2)
+    return fits and stream[7] & 0x7F in _COMMON
+
+
+EXPLAINERS = (
+    Explainer(
+        name="modbus-tcp",
+        title="Modbus TCP",
+        help="""Transaction, unit, function, exception and registers of a Modbus TCP frame; its header is checked.
+
+    \b
+    Example:
+      meterhouse decode modbus-tcp "00 01 00 00 00 07 01 03 04 53 75 6E 53"
+
+    \b
+    Exit codes: 0 decoded (an exception response too), 2 wrong usage, 4 no sound frame.
+    """,
+        explain=decode_tcp,
+        is_sound=_is_tcp,
+    ),
+    Explainer(
+        name="modbus-rtu",
+        title="Modbus RTU",
+        help="""Unit, function, exception and registers of a Modbus RTU frame; its CRC is checked.
+
+    A leading AA 55 is removed; several frames in a row are all explained.
+
+    \b
+    Example:
+      meterhouse decode modbus-rtu "01 03 04 53 75 6E 53 96 F0"
+
+    \b
+    Exit codes: 0 decoded (an exception response too), 2 wrong usage, 4 no sound frame.
+    """,
+        explain=decode_rtu,
+        is_sound=_is_rtu,
+    ),
+)

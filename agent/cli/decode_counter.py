@@ -12,9 +12,10 @@ from typing import Any
 
 import click
 
-from agent.cli.decode_meters.output import BrokenInput, Json, number, read_json, run
+from agent.cli.decode_output import read_json, run
 from agent.cli.options import json_option
 from agent.intervals.series import MOST_COUNTS, NORMAL, Series, Step, is_all_ones
+from drivers.explain import BrokenInput, Json, number
 from drivers.model import clean_text
 
 MAX_BITS, MAX_DIGITS = 64, 19

@@ -5,27 +5,15 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from agent.cli.common import as_complaint, say, show_quality, show_unit
-from drivers.model import Quality, Reading, clean_text, sentences
-
-MAX_TEXT = 1000  # characters of a device's text, at most: a whole telegram of maker's data in hex
-Json = dict[str, Any]
-
-
-class BrokenInput(Exception):
-    """The bytes cannot be decoded; ``partly`` is what could be made out of them, ``hint`` what to do."""
-
-    def __init__(self, error: str, partly: Mapping[str, Any] | None = None, hint: str = "") -> None:
-        super().__init__(error)
-        self.error, self.partly, self.hint = error, dict(partly or {}), hint
-
+from agent.cli.common import as_complaint, say
+from drivers.explain import MAX_TEXT, BrokenInput, Json
+from drivers.model import clean_text, sentences
 
 MAX_INPUT = 1 << 24  # bytes of hex from standard input
 HEX_HINT = "Write bytes as 68 61, 6861, 68:61 or 0x68 0x61"
@@ -77,64 +65,7 @@ def _hex_hint(raw: bytes) -> str:
     """Advice where a file that should be JSON holds hex; "" where it does not."""
     if not re.fullmatch(rb"[0-9A-Fa-f\s:,xX-]{8,}", raw[:MAX_TEXT]):
         return ""
-    return "It holds hex: give it to the command of its protocol, as `meterhouse decode modbus-rtu - < FILE`"
-
-
-def by_address(dump: Mapping[str, Any]) -> Any:
-    """``registers`` by address, also where they are a list from ``base_address`` on. Raises BrokenInput."""
-    registers, base = dump["registers"], dump.get("base_address", 40000)
-    if not isinstance(registers, list):
-        return registers
-    if type(base) is not int or not 0 <= base <= 0xFFFF:
-        raise BrokenInput(f"base_address must be 0 to 65535, got {base!r}")
-    return {str(base + n): word for n, word in enumerate(registers)}
-
-
-def register_words(registers: Any, key: str) -> dict[int, int | None]:
-    """Words by address, which is decimal or 0x; None for a register that could not be read. Raises BrokenInput."""
-    if not isinstance(registers, dict):
-        raise BrokenInput(f"{key} is not an object of addresses and words", hint='Give {"35000": 1, "35001": 10000}')
-    found: dict[int, int | None] = {}
-    for name, word in registers.items():
-        text = name.strip().lower()
-        is_address = re.fullmatch("0x[0-9a-f]{1,4}|[0-9]{1,5}", text)
-        address = int(text, 16 if text.startswith("0x") else 10) if is_address else -1
-        if not 0 <= address <= 0xFFFF:
-            raise BrokenInput(f"{key} has the address {clean_text(name, 40)!r}, want 0 to 65535")
-        if word is not None and (type(word) is not int or not 0 <= word <= 0xFFFF):
-            raise BrokenInput(f"{key} at {name} is {clean_text(repr(word), 40)}, want 0 to 65535")
-        found[address] = word
-    return found
-
-
-def number(value: Decimal | int | str | None) -> int | float | str | None:
-    """A JSON number that reads back as the same decimal (15 digits), or the text, or None."""
-    if not isinstance(value, Decimal):
-        return value
-    return int(value) if value == value.to_integral_value() else float(value)
-
-
-def reading_json(reading: Reading) -> Json:
-    shown: Json = {
-        "name": reading.name,
-        "value": clean_text(reading.value, MAX_TEXT) if isinstance(reading.value, str) else number(reading.value),
-        "unit": show_unit(reading.unit),
-    }
-    if reading.quality != Quality.GOOD:
-        shown["quality"] = show_quality(reading.quality)
-    if reading.raw:
-        shown["raw"] = reading.raw.hex()
-    for key, value in (
-        ("storage", reading.storage),
-        ("tariff", reading.tariff),
-        ("subunit", reading.subunit),
-        ("function", reading.function),
-        ("time", reading.time),
-        ("label", clean_text(reading.label)),
-    ):
-        if value:
-            shown[key] = value
-    return shown
+    return "It holds hex: give it to the command of its protocol, as `meterhouse decode PROTOCOL - < FILE`"
 
 
 def finish(decoded: Json, as_json: bool) -> NoReturn:
@@ -180,20 +111,3 @@ def _print_table(decoded: Json) -> None:
         click.echo(f"{step['time']!s:<32} {increment!s:>16}  {step['kind']}")
     for warning in decoded.get("warnings", ()):
         click.echo(as_complaint("warning", warning), err=True)
-
-
-def several(frames: Sequence[tuple[Json, Sequence[Reading]]]) -> Json:
-    """One result out of all frames of an input: the first that carries readings leads."""
-    described = [{**frame, "readings": [reading_json(r) for r in readings]} for frame, readings in frames]
-    lead = next((f for f in described if f["readings"]), described[0])
-    result: Json = {"frame": {k: v for k, v in lead.items() if k != "readings"}}
-    if len(described) > 1:
-        result["frames"] = described
-    result["readings"] = [r for f in described for r in f["readings"]]
-    return result
-
-
-def wake_bytes(stream: bytes, offset: int) -> int:
-    """The number of FE bytes right before ``offset``."""
-    head = stream[:offset]
-    return len(head) - len(head.rstrip(b"\xfe"))

@@ -1,29 +1,27 @@
-"""``meterhouse decode mbus``."""
+"""What `decode mbus` shows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import click
-
-from agent.cli.decode_meters.hints import frame_hint, placed
-from agent.cli.decode_meters.output import BrokenInput, Json, hex_bytes, reading_json, run, several, wake_bytes
-from agent.cli.options import json_option
-from drivers import mbus
+from drivers.explain import BrokenInput, Explainer, Json, frame_hint, placed, reading_json, several, wake_bytes
+from drivers.mbus.link import Frame, Parser, broken, function_name
+from drivers.mbus.names import MEDIA
+from drivers.mbus.telegram import CI_NAMES, Telegram, decode_frame, decode_wireless, looks_wireless, strip_crc
 from drivers.model import Reading
 
 _RECORDS_HINT = "The frame itself is valid: the meter sent this. What precedes it was decoded"
 
 
-def _telegram(telegram: mbus.Telegram) -> Json:
+def _telegram(telegram: Telegram) -> Json:
     """The application layer of a frame; empty if absent."""
     shown: Json = {
         "ci": telegram.ci,
-        "ci_name": mbus.CI_NAMES.get(telegram.ci or 0, ""),
+        "ci_name": CI_NAMES.get(telegram.ci or 0, ""),
         "identity": telegram.identity,
         "manufacturer": telegram.manufacturer,
         "version": telegram.version,
-        "medium": None if telegram.medium is None else mbus.MEDIA.get(telegram.medium, f"{telegram.medium:02X}h"),
+        "medium": None if telegram.medium is None else MEDIA.get(telegram.medium, f"{telegram.medium:02X}h"),
         "medium_code": telegram.medium,
         "access_number": telegram.access,
         "status": telegram.status,
@@ -46,7 +44,7 @@ def _telegram(telegram: mbus.Telegram) -> Json:
     return shown
 
 
-def _frame(frame: mbus.Frame, stream: bytes) -> Json:
+def _frame(frame: Frame, stream: bytes) -> Json:
     shown: Json = {
         "protocol": "mbus",
         "kind": frame.kind,
@@ -58,7 +56,7 @@ def _frame(frame: mbus.Frame, stream: bytes) -> Json:
         return shown
     return shown | {
         "control": frame.control,
-        "function": mbus.function_name(frame.control),
+        "function": function_name(frame.control),
         "direction": "reply" if frame.from_device else "request",
         "address": frame.address,
         "checksum_in_frame": frame.checksum,
@@ -67,13 +65,13 @@ def _frame(frame: mbus.Frame, stream: bytes) -> Json:
     }
 
 
-def _readings(telegram: mbus.Telegram) -> list[Json]:
+def _readings(telegram: Telegram) -> list[Json]:
     """As for every protocol, but always with storage, tariff and function, which distinguish M-Bus records."""
     return [reading_json(r) | {"storage": r.storage, "tariff": r.tariff} for r in telegram.readings]
 
 
-def _wired(frames: Sequence[mbus.Frame], stream: bytes) -> Json:
-    telegrams = [mbus.decode_frame(frame) for frame in frames]
+def _wired(frames: Sequence[Frame], stream: bytes) -> Json:
+    telegrams = [decode_frame(frame) for frame in frames]
     pairs: list[tuple[Json, Sequence[Reading]]] = [
         (_frame(f, stream) | _telegram(t), t.readings) for f, t in zip(frames, telegrams, strict=True)
     ]
@@ -86,14 +84,14 @@ def _wired(frames: Sequence[mbus.Frame], stream: bytes) -> Json:
 
 
 def _wireless(stream: bytes) -> Json:
-    data, crc_format = mbus.strip_crc(stream)
-    telegram = mbus.decode_wireless(data)
+    data, crc_format = strip_crc(stream)
+    telegram = decode_wireless(data)
     shown: Json = {
         "protocol": "mbus",
         "kind": "wireless",
         "length": data[0],
         "control": data[1],
-        "function": mbus.function_name(data[1]),
+        "function": function_name(data[1]),
         "crc_format": crc_format,
         **_telegram(telegram),
     }
@@ -103,20 +101,20 @@ def _wireless(stream: bytes) -> Json:
     return result
 
 
-def decode(stream: bytes) -> Json:
+def explain(stream: bytes) -> Json:
     """All wired frames of ``stream``, or its one wireless frame."""
-    frames = mbus.Parser().feed(stream)
+    frames = Parser().feed(stream)
     if any(f.kind == "long" for f in frames):
         return _wired(frames, stream)
-    if mbus.looks_wireless(stream):
+    if looks_wireless(stream):
         return _wireless(stream)
     telling = [f for f in frames if f.kind == "short"] or (frames if len(frames) == len(stream) else [])
     if telling:
         return _wired(frames, stream)
-    raw, offset, error = mbus.broken(stream)
+    raw, offset, error = broken(stream)
     shown: Json = {"protocol": "mbus", "offset": offset}
     if len(raw) >= 7 and raw[0] == raw[3] == 0x68:
-        frame = mbus.Frame(raw, offset)
+        frame = Frame(raw, offset)
         shown = _frame(frame, stream) | {"ci": frame.ci}
         if raw[1] != raw[2] or len(raw) != raw[1] + 6:  # truncated, or its end is unknown
             del shown["checksum_in_frame"], shown["checksum_computed"]
@@ -126,11 +124,16 @@ def decode(stream: bytes) -> Json:
     raise BrokenInput(placed(error, offset), {"frame": shown} if raw else None, hint)
 
 
-@click.command("mbus")
-@click.argument("words", metavar="HEX", nargs=-1, required=True)
-@json_option
-def command(words: tuple[str, ...], as_json: bool) -> None:
-    """Explain M-Bus bytes: wired frames with noise around, or one wireless telegram.
+def _is_sound(stream: bytes) -> bool:
+    """One byte E5 proves nothing, a short frame little."""
+    return any(frame.kind == "long" for frame in Parser().feed(stream))
+
+
+EXPLAINERS = (
+    Explainer(
+        name="mbus",
+        title="M-Bus",
+        help="""Explain M-Bus bytes: wired frames with noise around, or one wireless telegram.
 
     Bytes that need a key or a maker's format stay in `undecoded`.
 
@@ -141,5 +144,8 @@ def command(words: tuple[str, ...], as_json: bool) -> None:
     \b
     Exit codes: 0 decoded, 2 wrong usage, 4 no sound frame, or records that
       break off (what came before is printed).
-    """
-    run(lambda: decode(hex_bytes(words)), as_json)
+    """,
+        explain=explain,
+        is_sound=_is_sound,
+    ),
+)

@@ -9,10 +9,13 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 
 from drivers.model import Kind, Point, UsageError
-from drivers.profile import Profile
+from drivers.profile import Profile, Resolved
 from drivers.sim.display import Display, ParkClock
+from drivers.sim.facts import FactLookup
+from drivers.sim.families import register_device
 from drivers.sunspec.models import END_MODEL, NUMBERS, GroupDef, ModelOffset, PointDef, decode_model, definition
 from drivers.sunspec.names import UNITS
 from drivers.sunspec.plan import TYPES, alternatives
@@ -26,11 +29,12 @@ _POWERS = {"A": -1, "V": -1, "Hz": -2, "": -3, "%": -1, "Cel": -1, "Wh": 0}  # u
 LARGE_W = 30_000.0  # above it, 16 bits hold no power in W
 
 
-def sunspec_display(
-    profile: Profile, *, role: str, clock: ParkClock, seed: int, texts: Mapping[str, str], knows: Callable[[str], bool]
+def _display(
+    profile: Profile, found: Resolved, role: str, clock: ParkClock, seed: int, texts: Mapping[str, str]
 ) -> Display:
-    """A display whose image is the device's chain of models. Points outside of ``knows`` are not implemented."""
-    wanted = _wanted(profile, knows)
+    """A display whose image is the device's chain of models. What the park knows nothing of is not implemented."""
+    book = FactLookup(role, clock.physics)
+    wanted = _wanted(profile, lambda name: book.get(name) is not None)
     words, at = list(MARKER), BASE + len(MARKER)
     shown: list[Point] = []
     for model in _models(profile):
@@ -51,6 +55,9 @@ def sunspec_display(
             display.image.set(point, display.texts[point.name])
     display.write_all()
     return display
+
+
+simulate = partial(register_device, make_display=_display)
 
 
 def _models(profile: Profile) -> tuple[int, ...]:

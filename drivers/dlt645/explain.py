@@ -1,21 +1,18 @@
-"""``meterhouse decode dlt645``."""
+"""What `decode dlt645` shows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import click
-
-from agent.cli.decode_meters.hints import broken_frame
-from agent.cli.decode_meters.output import Json, hex_bytes, reading_json, run, several, wake_bytes
-from agent.cli.options import json_option
-from drivers import dlt645
-from drivers.model import Reading
+from drivers.dlt645.frames import FUNCTIONS, Frame, Parser, broken, error_text, join
+from drivers.dlt645.values import decode, decode_frame
+from drivers.explain import Explainer, Json, checksum_frame_error, reading_json, several, wake_bytes
+from drivers.model import FrameError, Reading
 
 _FORM = "68h, six address bytes, 68h, control, length, data, checksum, 16h"
 
 
-def _frame(frame: dlt645.Frame, stream: bytes) -> Json:
+def _frame(frame: Frame, stream: bytes) -> Json:
     raw = frame.raw
     shown: Json = {
         "protocol": "dlt645",
@@ -26,7 +23,7 @@ def _frame(frame: dlt645.Frame, stream: bytes) -> Json:
         "address": frame.address,
         "control": frame.control,
         "function": frame.function,
-        "function_name": dlt645.FUNCTIONS.get(frame.function, ""),
+        "function_name": FUNCTIONS.get(frame.function, ""),
         "direction": "reply" if frame.is_reply else "request",
         "error": frame.is_error,
         "more_frames": frame.is_reply and frame.more,
@@ -43,7 +40,7 @@ def _frame(frame: dlt645.Frame, stream: bytes) -> Json:
         shown["sequence"] = frame.sequence
     if frame.is_error:
         code = frame.error_code
-        shown |= {"error_code": code, "error_text": "" if code is None else dlt645.error_text(code)}
+        shown |= {"error_code": code, "error_text": "" if code is None else error_text(code)}
     if frame.reported_address:
         shown["reported_address"] = frame.reported_address
         shown["address_matches_header"] = frame.reported_address == frame.address
@@ -52,13 +49,15 @@ def _frame(frame: dlt645.Frame, stream: bytes) -> Json:
     return shown
 
 
-def decode(stream: bytes) -> Json:
+def explain(stream: bytes) -> Json:
     """All frames of ``stream``, decoded."""
-    frames = dlt645.Parser().feed(stream)
+    frames = Parser().feed(stream)
     if not frames:
-        raise broken_frame("dlt645", dlt645, _frame, 9, _FORM, stream)
+        raise checksum_frame_error(
+            "dlt645", broken(stream), lambda raw, at: _frame(Frame(raw, at), stream), Frame.LENGTH_AT, _FORM, stream
+        )
     end = frames[-1].offset + len(frames[-1].raw)
-    result = several([(_frame(f, stream), dlt645.decode_frame(f)) for f in frames])
+    result = several([(_frame(f, stream), decode_frame(f)) for f in frames])
     result["frame"]["trailing"] = len(stream) - end
     parts = _answers(frames)
     if any(len(part) > 1 for part in parts):
@@ -68,9 +67,9 @@ def decode(stream: bytes) -> Json:
     return result
 
 
-def _answers(frames: Sequence[dlt645.Frame]) -> list[list[dlt645.Frame]]:
+def _answers(frames: Sequence[Frame]) -> list[list[Frame]]:
     """The replies, those together that are one answer in several frames."""
-    parts: list[list[dlt645.Frame]] = []
+    parts: list[list[Frame]] = []
     for frame in frames:
         if not frame.is_reply or frame.is_error:
             continue
@@ -81,23 +80,23 @@ def _answers(frames: Sequence[dlt645.Frame]) -> list[list[dlt645.Frame]]:
     return parts
 
 
-def _goes_on(part: Sequence[dlt645.Frame], frame: dlt645.Frame) -> bool:
+def _goes_on(part: Sequence[Frame], frame: Frame) -> bool:
     if not part[-1].more:
         return False
     try:
-        dlt645.join([*part, frame])
-    except dlt645.FrameError:
+        join([*part, frame])
+    except FrameError:
         return False
     return True
 
 
-def _readings(part: Sequence[dlt645.Frame]) -> tuple[Reading, ...]:
+def _readings(part: Sequence[Frame]) -> tuple[Reading, ...]:
     if len(part) == 1 or part[0].is_follow_on:
-        return tuple(r for frame in part for r in dlt645.decode_frame(frame))
-    return dlt645.decode(part[0].identifier, dlt645.join(part))
+        return tuple(r for frame in part for r in decode_frame(frame))
+    return decode(part[0].identifier, join(part))
 
 
-def _lacks(part: Sequence[dlt645.Frame]) -> Iterator[str]:
+def _lacks(part: Sequence[Frame]) -> Iterator[str]:
     """A warning for missing frames of an answer."""
     if part[0].is_follow_on:
         number = "" if part[0].sequence is None else f" {part[0].sequence}"
@@ -107,11 +106,11 @@ def _lacks(part: Sequence[dlt645.Frame]) -> Iterator[str]:
         yield f"the meter has more of {part[-1].identifier or 'this'}: the following frames are missing"
 
 
-@click.command("dlt645")
-@click.argument("words", metavar="HEX", nargs=-1, required=True)
-@json_option
-def command(words: tuple[str, ...], as_json: bool) -> None:
-    """Explain DL/T 645 bytes (2007 and 1997): any FE before, noise around, several frames.
+EXPLAINERS = (
+    Explainer(
+        name="dlt645",
+        title="DL/T 645",
+        help="""Explain DL/T 645 bytes (2007 and 1997): any FE before, noise around, several frames.
 
     \b
     Example:
@@ -120,5 +119,8 @@ def command(words: tuple[str, ...], as_json: bool) -> None:
     \b
     Exit codes: 0 decoded (an error answer of the meter too), 2 wrong usage,
       4 no sound frame.
-    """
-    run(lambda: decode(hex_bytes(words)), as_json)
+    """,
+        explain=explain,
+        is_sound=lambda stream: bool(Parser().feed(stream)),
+    ),
+)

@@ -1,0 +1,95 @@
+"""A CJ/T 188 meter from the device's side, and one of a profile that shows its part of a park."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from drivers.cjt188.frames import CURRENT, Parser
+from drivers.framing import build_request
+from drivers.profile import Profile
+from drivers.sim.display import ParkClock
+from drivers.sim.meter_display import MeterDisplay, bcd, check_digits, display_of, shown_by
+from drivers.sim.meters import SimMeter
+
+Layout = tuple[tuple[str, int | None, str, int, int], ...]  # point, unit code, unit, decimals, bytes of the value
+_HEAT_FIELDS: Layout = (
+    ("heat.energy.settlement", 0x05, "kWh", 2, 4),
+    ("heat.energy", 0x05, "kWh", 2, 4),
+    ("heat.power", 0x17, "kW", 2, 4),
+    ("heat.flow", 0x35, "m3/h", 4, 4),
+    ("heat.volume", 0x2C, "m3", 2, 4),
+    ("heat.temperature.supply", None, "Cel", 2, 3),
+    ("heat.temperature.return", None, "Cel", 2, 3),
+    ("heat.runtime", None, "h", 0, 3),
+)
+_WATER_FIELDS: Layout = (("water.volume", 0x2C, "m3", 2, 4), ("water.volume.settlement", 0x2C, "m3", 2, 4))
+_GAS_FIELDS: Layout = (("gas.volume", 0x2C, "m3", 2, 4), ("x.gas.volume.settlement", 0x2C, "m3", 2, 4))
+_LAYOUTS: Mapping[str, tuple[int, Layout]] = {  # kind -> meter type, layout; else heat
+    "water": (0x10, _WATER_FIELDS),
+    "gas": (0x30, _GAS_FIELDS),
+}
+_NO_TIME_AND_GOOD = b"\xff" * 7 + b"\x00\x00"
+
+
+@dataclass(slots=True)
+class Cjt188Meter(SimMeter):
+    """``values``: identifier -> payload after SER. ``low_first``: the only order of identifiers that it knows."""
+
+    meter_type: int = 0x20
+    address: str = "00000000000001"
+    values: dict[int, bytes] = field(default_factory=dict)
+    low_first: bool = False
+
+    def hear(self, frame: bytes) -> bytes | None:
+        found = Parser().feed(frame)
+        if not found or found[0].is_reply or (identifier := found[0].identifier) is None:
+            return None
+        asked = found[0]
+        if asked.meter_type not in (self.meter_type, 0xAA) or asked.low_first != self.low_first:
+            return None
+        if any(a not in (b, "A") for a, b in zip(asked.address, self.address, strict=True)):
+            return None
+        self.count(asked.control)
+        head = bytes((0x68, self.meter_type, *bytes.fromhex(self.address)[::-1]))
+        payload = self.values.get(identifier)
+        serial = asked.raw[13:14]
+        if asked.control not in (0x01, 0x03) or payload is None:
+            return build_request(head, asked.control | 0xC0, serial + b"\0\0", 0)
+        return build_request(head, asked.control | 0x80, asked.raw[11:13] + serial + payload, 0)
+
+
+def simulate(
+    profile: Profile,
+    *,
+    address: str,
+    name: str = "",
+    role: str = "",
+    clock: ParkClock | None = None,
+    baud: int | None = None,
+    seed: int = 1,
+    turnaround_s: float | None = None,
+    params: Mapping[str, int | str] | None = None,
+    texts: Mapping[str, str] | None = None,
+    sleeps: bool = False,
+) -> tuple[Cjt188Meter, MeterDisplay]:
+    """As ``drivers.sim.simulation.Simulate``."""
+    check_digits(address, 14, "cjt188")
+    display = display_of(profile, role, clock, seed)
+    meter_type, layout = _LAYOUTS.get(profile.kind, (0x20, _HEAT_FIELDS))
+    meter = Cjt188Meter(name=name, baud=baud, meter_type=meter_type, address=address.rjust(14, "0"))
+    shown_by(meter, _refresh(meter, display, layout), profile, turnaround_s)
+    return meter, display
+
+
+def _refresh(meter: Cjt188Meter, display: MeterDisplay, fields: Layout) -> Callable[[], None]:
+    def refresh() -> None:
+        payload = b""
+        with display.clock.hold():
+            for name, code, unit, decimals, size in fields:
+                value = display.number(name, unit, decimals)
+                payload += b"\xff" * size if value is None else bcd(value, decimals, size)
+                payload += b"" if code is None else bytes((code,))
+        meter.values = {CURRENT: payload + _NO_TIME_AND_GOOD}
+
+    return refresh

@@ -1,0 +1,203 @@
+"""What `decode` shows of bytes: the shape of an explanation, and the parts that all protocols share.
+
+An explanation is a JSON object with ``frame`` (facts of the first frame), ``frames`` where there are several, and
+``readings``. A protocol's ``explain.py`` makes them; agent/cli prints them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from drivers.model import Quality, Reading, Reason, clean_text
+
+Json = dict[str, Any]
+MAX_TEXT = 1000  # characters of a device's text, at most: a whole telegram of maker's data in hex
+COPY_WHOLE = "Copy it whole, from its first byte to its last"
+AS_SENT = "A byte differs from what was sent: read it again, or copy it again"
+SHOWN_UNITS: Mapping[str, str] = {"Cel": "°C"}
+
+
+class BrokenInput(Exception):
+    """The bytes cannot be decoded; ``partly`` is what could be made out of them, ``hint`` what to do."""
+
+    def __init__(self, error: str, partly: Mapping[str, Any] | None = None, hint: str = "") -> None:
+        super().__init__(error)
+        self.error, self.partly, self.hint = error, dict(partly or {}), hint
+
+
+@dataclass(frozen=True, slots=True)
+class Explainer:
+    """One subcommand of `decode`.
+
+    Args:
+        name: of the subcommand, such as "cjt188".
+        title: of what it explains, such as "CJ/T 188".
+        help: of the subcommand, as click wants it.
+        explain: bytes (or, ``takes_json``, the content of a JSON file) -> an explanation. Raises BrokenInput.
+        is_sound: whether bytes hold a sound frame beyond doubt; bytes that another subcommand cannot explain are
+            then said to be for this one.
+        takes_json: its argument is a JSON file, else hex.
+    """
+
+    name: str
+    title: str
+    help: str
+    explain: Callable[[Any], Json]
+    is_sound: Callable[[bytes], bool] | None = None
+    takes_json: bool = False
+
+
+def number(value: Decimal | int | str | None) -> int | float | str | None:
+    """A JSON number that reads back as the same decimal (15 digits), or the text, or None."""
+    if not isinstance(value, Decimal):
+        return value
+    return int(value) if value == value.to_integral_value() else float(value)
+
+
+def show_unit(unit: str) -> str:
+    """A unit as people write it; packs and JSON speak SenML."""
+    return SHOWN_UNITS.get(unit, unit)
+
+
+def show_quality(code: int) -> str:
+    """ "" for good, else the word for a quality or, from 128 on, for the reason of a gap."""
+    if code >= min(Reason):
+        return Reason(code).name.lower() if code in set(Reason) else f"reason {code}"
+    if code == Quality.GOOD:
+        return ""
+    return Quality(code).name.lower() if code in set(Quality) else f"quality {code}"
+
+
+def reading_json(reading: Reading) -> Json:
+    """A reading as JSON; what is empty or 0 is left out."""
+    shown: Json = {
+        "name": reading.name,
+        "value": clean_text(reading.value, MAX_TEXT) if isinstance(reading.value, str) else number(reading.value),
+        "unit": show_unit(reading.unit),
+    }
+    if reading.quality != Quality.GOOD:
+        shown["quality"] = show_quality(reading.quality)
+    if reading.raw:
+        shown["raw"] = reading.raw.hex()
+    for key, value in (
+        ("storage", reading.storage),
+        ("tariff", reading.tariff),
+        ("subunit", reading.subunit),
+        ("function", reading.function),
+        ("time", reading.time),
+        ("label", clean_text(reading.label)),
+    ):
+        if value:
+            shown[key] = value
+    return shown
+
+
+def several(frames: Sequence[tuple[Json, Sequence[Reading]]]) -> Json:
+    """One result out of all frames of an input: the first that carries readings leads."""
+    described = [{**frame, "readings": [reading_json(r) for r in readings]} for frame, readings in frames]
+    lead = next((f for f in described if f["readings"]), described[0])
+    result: Json = {"frame": {k: v for k, v in lead.items() if k != "readings"}}
+    if len(described) > 1:
+        result["frames"] = described
+    result["readings"] = [r for f in described for r in f["readings"]]
+    return result
+
+
+def wake_bytes(stream: bytes, offset: int) -> int:
+    """The number of FE bytes right before ``offset``."""
+    head = stream[:offset]
+    return len(head) - len(head.rstrip(b"\xfe"))
+
+
+# --- registers in JSON
+
+
+def by_address(dump: Mapping[str, Any]) -> Any:
+    """``registers`` by address, also where they are a list from ``base_address`` on. Raises BrokenInput."""
+    registers, base = dump["registers"], dump.get("base_address", 40000)
+    if not isinstance(registers, list):
+        return registers
+    if type(base) is not int or not 0 <= base <= 0xFFFF:
+        raise BrokenInput(f"base_address must be 0 to 65535, got {base!r}")
+    return {str(base + n): word for n, word in enumerate(registers)}
+
+
+def register_words(registers: Any, key: str) -> dict[int, int | None]:
+    """Words by address, which is decimal or 0x; None for a register that could not be read. Raises BrokenInput."""
+    if not isinstance(registers, dict):
+        raise BrokenInput(f"{key} is not an object of addresses and words", hint='Give {"35000": 1, "35001": 10000}')
+    found: dict[int, int | None] = {}
+    for name, word in registers.items():
+        text = name.strip().lower()
+        is_address = re.fullmatch("0x[0-9a-f]{1,4}|[0-9]{1,5}", text)
+        address = int(text, 16 if text.startswith("0x") else 10) if is_address else -1
+        if not 0 <= address <= 0xFFFF:
+            raise BrokenInput(f"{key} has the address {clean_text(name, 40)!r}, want 0 to 65535")
+        if word is not None and (type(word) is not int or not 0 <= word <= 0xFFFF):
+            raise BrokenInput(f"{key} at {name} is {clean_text(repr(word), 40)}, want 0 to 65535")
+        found[address] = word
+    return found
+
+
+# --- bytes that are not a frame of the requested protocol
+
+
+def frame_hint(error: str, stream: bytes, tried: str, form: str) -> str:
+    """The hint for a frame that failed with ``error``; ``form`` describes a valid one."""
+    elsewhere = other_protocol(stream, tried)
+    if elsewhere:
+        return elsewhere
+    if error.startswith("no frame"):
+        return f"Expected {form}"
+    return COPY_WHOLE if "cut short" in error or "truncated" in error else AS_SENT
+
+
+def placed(error: str, offset: int) -> str:
+    """The error with the byte at which the broken frame begins, where that is not the first."""
+    return f"frame at byte {offset + 1}: {error}" if offset else error
+
+
+def other_protocol(stream: bytes, tried: str) -> str:
+    """Names the command that finds a sound frame in ``stream``, as advice; "" if none does."""
+    from drivers.registry import all_protocols
+
+    for protocol in all_protocols():
+        for one in protocol.all_explainers():
+            if one.name != tried and one.is_sound is not None and one.is_sound(stream):
+                return f"It is a sound frame of {one.title}: try `meterhouse decode {one.name}`"
+    return ""
+
+
+def checksum_frame_error(
+    name: str,
+    broken: tuple[bytes, int, str],
+    describe: Callable[[bytes, int], Json],
+    length_at: int,
+    form: str,
+    stream: bytes,
+) -> BrokenInput:
+    """The error for bytes without a sound ``framing.ChecksumFrame``, with its valid prefix; no values.
+
+    Args:
+        broken: of the best attempt its bytes, their offset, and what is wrong, as ``framing.best_attempt`` gives them.
+        describe: bytes of a frame and their offset as JSON.
+        length_at: where the length is in a frame; the data follows, then checksum and end.
+        form: describes a valid frame.
+    """
+    raw, offset, error = broken
+    shown: Json = {}
+    if len(raw) > length_at and len(raw) == length_at + 3 + raw[length_at]:
+        shown = describe(raw, offset)
+    elif len(raw) > length_at:
+        data = raw[length_at + 1 : length_at + 1 + raw[length_at]]
+        shown = describe(raw[:length_at] + bytes((len(data),)) + data + bytes(2), offset)
+        for key in ("checksum_in_frame", "checksum_computed", "frame_length", "value_digits", "undecoded"):
+            shown.pop(key, None)
+        shown |= {"length": raw[length_at], "checksum_ok": False, "stop_ok": False}
+    return BrokenInput(
+        placed(error, offset), {"frame": shown} if shown else None, frame_hint(error, stream, name, form)
+    )

@@ -1,0 +1,122 @@
+"""An M-Bus meter from the device's side, and one of a profile that shows its part of a park."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from drivers.mbus.link import Parser
+from drivers.profile import Profile
+from drivers.sim.display import ParkClock
+from drivers.sim.meter_display import MeterDisplay, check_digits, display_of, shown_by
+from drivers.sim.meters import SimMeter
+
+# point -> DIF and VIF, unit, decimals
+_RECORDS = {
+    "heat.energy": ("0403", "Wh", 0),
+    "heat.power": ("042B", "W", 0),
+    "heat.volume": ("0413", "m3", 3),
+    "water.volume": ("0413", "m3", 3),
+    "gas.volume": ("0413", "m3", 3),
+    "ac.energy.import": ("0403", "Wh", 0),
+    "ac.power.active": ("042B", "W", 0),
+    "heat.flow": ("043B", "m3/h", 3),
+    "water.flow": ("043B", "m3/h", 3),
+    "heat.temperature.supply": ("0259", "Cel", 2),
+    "heat.temperature.return": ("025D", "Cel", 2),
+}
+_MEDIA = {"water": 7, "gas": 3, "meter": 2}  # of a kind of profile; else heat
+
+
+@dataclass(slots=True)
+class MbusMeter(SimMeter):
+    """``telegrams``: what follows C and A (CI first), one after the other as the FCB toggles.
+
+    ``secondary``: its eight bytes of identity, number, maker, version and medium, low byte first.
+    """
+
+    address: int = 1
+    secondary: bytes = bytes(8)
+    number: str = ""  # by which agent.toml names it, where that is not its address
+    telegrams: tuple[bytes, ...] = ()
+    selected: bool = False
+    at: int = -1
+    last_fcb: int = -1
+
+    def hear(self, frame: bytes) -> bytes | None:
+        found = Parser().feed(frame)
+        if not found or found[0].from_device:
+            return None
+        asked = found[0]
+        if asked.ci == 0x52:
+            self.selected = _matches(asked.body[:8], self.secondary)
+            if self.selected:
+                self.at, self.last_fcb = -1, -1
+                self.count(asked.control)
+            return b"\xe5" if self.selected else None
+        mine = asked.address in (self.address, 254) or (asked.address == 253 and self.selected)
+        if not mine:
+            return None
+        self.count(asked.control)
+        if asked.control == 0x40:
+            self.at, self.last_fcb = -1, -1
+            self.selected = False if asked.address == 253 else self.selected
+            return b"\xe5"
+        if asked.control & 0x5F != 0x5B or not self.telegrams:
+            return None
+        if asked.control & 0x20 != self.last_fcb:  # a toggled FCB asks for the next, the same one for the last again
+            self.at = (self.at + 1) % len(self.telegrams)
+        self.last_fcb = asked.control & 0x20
+        body = bytes((0x08, self.address)) + self.telegrams[self.at]
+        return bytes((0x68, len(body), len(body), 0x68)) + body + bytes((sum(body) & 0xFF, 0x16))
+
+
+def _matches(mask: bytes, own: bytes) -> bool:
+    """Selection of EN 13757-3: F nibbles of the number and FF bytes of the rest match anything."""
+    if len(mask) != 8 or len(own) != 8:
+        return False
+    digits = all(m in ("f", o) for m, o in zip(mask[:4].hex(), own[:4].hex(), strict=True))
+    maker = mask[4:6] in (b"\xff\xff", own[4:6])
+    return digits and maker and all(m in (0xFF, o) for m, o in zip(mask[6:], own[6:], strict=True))
+
+
+def simulate(
+    profile: Profile,
+    *,
+    address: str,
+    name: str = "",
+    role: str = "",
+    clock: ParkClock | None = None,
+    baud: int | None = None,
+    seed: int = 1,
+    turnaround_s: float | None = None,
+    params: Mapping[str, int | str] | None = None,
+    texts: Mapping[str, str] | None = None,
+    sleeps: bool = False,
+) -> tuple[MbusMeter, MeterDisplay]:
+    """As ``drivers.sim.simulation.Simulate``, at a primary address, or the 8 digits of its number."""
+    is_number = len(address) == 8  # asked by secondary address
+    check_digits(address, 8 if is_number else 3, "mbus", ", or the 8 of its number")
+    display = display_of(profile, role, clock, seed)
+    serial = display.texts["device.serial"] = address if is_number else display.serial
+    secondary = bytes.fromhex(serial)[::-1] + b"\xa8\x55" + bytes((1, _MEDIA.get(profile.kind, 4)))
+    meter = MbusMeter(name=name, baud=baud, address=0 if is_number else int(address), secondary=secondary)
+    meter.number = address if is_number else ""
+    shown_by(meter, _refresh(meter, display), profile, turnaround_s)
+    return meter, display
+
+
+def _refresh(meter: MbusMeter, display: MeterDisplay) -> Callable[[], None]:
+    wanted = [(p.name, *_RECORDS[p.name]) for p in display.points if p.name in _RECORDS]
+
+    def refresh() -> None:
+        records = b""
+        with display.clock.hold():
+            for name, head, unit, decimals in wanted:
+                value = display.number(name, unit, decimals)
+                if value is not None:
+                    size = 2 if head.startswith("02") else 4
+                    records += bytes.fromhex(head) + int(value.scaleb(decimals)).to_bytes(size, "little", signed=True)
+        meter.telegrams = (b"\x72" + meter.secondary + bytes((meter.answered & 0xFF, 0, 0, 0)) + records,)
+
+    return refresh

@@ -1,0 +1,185 @@
+"""How a scan finds Modbus devices: each unit is asked for one register, and late answers count by their unit.
+
+Over Modbus TCP it is also seen whether one device answers for all units; on a bus, frames that nobody asked for show
+another master.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from drivers.line import crc_ok
+from drivers.modbus.requests import read_identification, read_request
+from drivers.model import Limits, LineDown, LineError, LineLent, ProgressCallback
+from drivers.protocol import Protocol
+from drivers.scan.device_search import DeviceSearch
+from drivers.scan.notes import note
+from drivers.scan.plan import FoundDevice
+from drivers.scan.probes import Probe
+from drivers.scan.search import Scan
+from drivers.scan.traffic import TrafficTrace
+
+MOST_UNITS = 16  # up to so many are asked before it is seen whether they are one device
+UNLIKELY_UNITS = (247, 201, 139)  # a device that answers to all of these is not a bus behind a gateway
+AGAIN_S = 0.5  # for the units around one whose answer was broken: it may have been late, or two at once
+
+
+class ModbusSearch(DeviceSearch):
+    def __init__(self, protocol: Protocol, scan: Scan) -> None:
+        super().__init__(protocol, scan)
+        self._asked: set[int] = set()
+        self._one_unit = False  # one device answers for all of them
+        self._doubtful: list[Probe] = []  # questions whose answers were broken
+
+    def _units(self) -> list[int]:
+        is_bus = self.scan.carries_bytes
+        units = [unit for unit in self.options.addresses or range(1, 248) if 1 <= unit <= 247 or not is_bus]
+        return units[:1] if self._one_unit else units
+
+    def probes(self, serial: str) -> list[Probe]:
+        return [unit_probe(unit, serial, self.options.timeout_s) for unit in self._units()]
+
+    def slow_probes(self, serial: str) -> list[Probe]:
+        silent = [unit for unit in self._units() if not self.scan.is_known(self.name, str(unit), serial)]
+        return [unit_probe(unit, serial, self.options.slow_s, code) for code in (3, 4) for unit in silent]
+
+    def signs_of_life(self, device: FoundDevice) -> list[Probe]:
+        if not device.address.isdecimal():
+            return []
+        return [unit_probe(int(device.address), device.serial, self.options.slow_s, code) for code in (3, 4)]
+
+    def on_sent(self, probe: Probe) -> None:
+        self._asked.add(int(probe.address))
+
+    def on_broken(self, probe: Probe, error: LineError, is_last: bool = False) -> None:
+        if not is_last:
+            self._doubtful.append(probe)
+        else:
+            self.scan.remark(note("broken", protocol=self.name, what=probe.what, why=error.what))
+
+    async def before(self, progress: ProgressCallback) -> None:
+        if self.is_wanted and not self.scan.carries_bytes and len(self._units()) > MOST_UNITS:
+            await self._is_it_one()
+
+    async def ask_again(self) -> None:
+        """The units whose answers were broken once more, and those before them, which may have answered late."""
+        doubtful, self._doubtful = self._doubtful, []
+        for probe in doubtful:
+            for unit in (int(probe.address) - 1, int(probe.address)):
+                if unit in self._units() and not self.scan.is_known(self.name, str(unit), probe.serial):
+                    await self.scan.ask(unit_probe(unit, probe.serial, AGAIN_S), is_last=True)
+
+    async def in_groups(self, progress: ProgressCallback, slow: bool = False) -> None:
+        several = len(self.scan.found) > 1 and len(self._units()) <= MOST_UNITS
+        if not slow and not self.scan.carries_bytes and several:
+            await self._is_it_one(self.scan.found[:1])
+
+    async def _is_it_one(self, kept: Sequence[FoundDevice] = ()) -> None:
+        """Many Modbus TCP devices answer whatever the unit number; then only ``kept`` are still found."""
+        before = list(self.scan.found)
+        for unit in UNLIKELY_UNITS:
+            if not await self.scan.ask(unit_probe(unit, "", self.options.slow_s), quiet=True):
+                self.scan.found = before
+                return
+        self._one_unit = True
+        self.scan.found = list(kept)
+        self.scan.notes.append(note("every unit"))
+
+    async def ask_deep(self, device: FoundDevice) -> None:
+        line = self.scan.line
+        options = line.request_options(Limits(timeout_s=self.options.slow_s), device.serial)
+        try:
+            objects = await read_identification(line, int(device.address), options, f"unit {device.address}")
+        except (LineDown, LineLent):
+            raise
+        except (LineError, IndexError):  # most devices have it not; some answer it with too few bytes
+            return
+        names = {0: "vendor", 1: "product", 2: "revision"}
+        device.identity.update({names[n]: text for n, text in objects.items() if n in names and text})
+
+    # --- received bytes
+
+    def describe(self, received: bytes) -> list[str]:
+        words = []
+        for _, frame in _rtu(received):
+            kind = "a request to" if frame.is_request else "an answer of"
+            words.append(f"{kind} Modbus unit {frame.unit}, function {frame.function}")
+        return words
+
+    def overhear(self, probe: Probe | None) -> bool:
+        """Attribute what came by its unit (late answers, field pains 15, 19)."""
+        late, is_bus = False, self.scan.carries_bytes
+        current = int(probe.address) if probe is not None and probe.protocol == self.name else -1
+        for frame in take_frames(self.scan.traffic, is_bus):
+            if frame.unit == current or (not is_bus and frame.code in (10, 11)):
+                continue
+            if not frame.is_request and frame.unit in self._asked and frame.function in (3, 4):
+                late = True
+                serial = probe.serial if probe is not None else self.scan.plan.settings(self.name)[-1]
+                if not self.scan.is_known(self.name, str(frame.unit), serial) and not self._one_unit:
+                    device = self.scan.add(self.name, str(frame.unit), serial, "late")
+                    device.is_slow = True
+                    device.notes.append(note("slow"))
+            elif is_bus:
+                self.scan.foreign.append(frame.raw)
+        return late
+
+
+def unit_probe(unit: int, serial: str, timeout_s: float, function: int = 3) -> Probe:
+    """One register of one unit. A refusal is as good an answer as a value."""
+    request = read_request(unit, function, 0, 1, f"unit {unit}")
+    return Probe("modbus", str(unit), serial, request, timeout_s, f"unit {unit}")
+
+
+class BusFrame(NamedTuple):
+    """A valid Modbus frame on the line."""
+
+    unit: int
+    function: int  # without the exception bit
+    is_request: bool
+    code: int  # of an exception, else 0
+    raw: bytes
+
+
+def take_frames(traffic: TrafficTrace, is_bus: bool) -> list[BusFrame]:
+    """The valid frames since the last call that we did not send; a possible beginning of one is kept."""
+    if not is_bus:
+        found, traffic.received = list(_mbap(traffic.received)), b""
+        return found
+    found, end = [], 0
+    for at, frame in _rtu(traffic.received):
+        end = at + len(frame.raw)
+        if frame.raw not in traffic.sent:
+            found.append(frame)
+    traffic.received = traffic.received[max(end, len(traffic.received) - 260) :]
+    return found
+
+
+def _mbap(data: bytes) -> Iterator[BusFrame]:
+    """Complete frames one after the other, as the line passes them on."""
+    while len(data) >= 9:
+        size = 6 + int.from_bytes(data[4:6], "big")
+        frame, data = data[:size], data[size:]
+        yield BusFrame(frame[6], frame[7] & 0x7F, False, frame[8] if frame[7] & 0x80 else 0, frame)
+
+
+def _rtu(data: bytes) -> Iterator[tuple[int, BusFrame]]:
+    at = 0
+    while at + 5 <= len(data):
+        unit, function = data[at], data[at + 1]
+        sizes: list[tuple[int, bool]] = []
+        if 1 <= unit <= 247 and function & 0x80 and function & 0x7F in (1, 2, 3, 4, 5, 6, 15, 16, 43):
+            sizes = [(5, False)]
+        elif 1 <= unit <= 247 and function in (1, 2, 3, 4):
+            sizes = [(5 + data[at + 2], False), (8, True)]
+        elif unit <= 247 and function in (5, 6, 15, 16):
+            sizes = [(8, True)]
+        for size, is_request in sizes:
+            raw = data[at : at + size]
+            if len(raw) == size and crc_ok(raw):
+                yield at, BusFrame(unit, function & 0x7F, is_request, raw[2] if function & 0x80 else 0, raw)
+                at += size
+                break
+        else:
+            at += 1

@@ -1,0 +1,181 @@
+"""The descriptor of a protocol: all that the rest of the house asks about one, in one place.
+
+Each protocol's folder has a ``PROTOCOL``, and ``drivers/registry.py`` knows where. A descriptor is light: what costs
+an import is named as ``"package.module:name"`` and is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Protocol as Interface
+
+from drivers.model import DeviceSpec, PlanSummary, PollResult, Reading, clean_text
+
+if TYPE_CHECKING:
+    from drivers.explain import Explainer
+    from drivers.framing import FrameScanner
+    from drivers.line import Line
+    from drivers.scan.device_search import DeviceSearch
+    from drivers.sim.simulation import Simulate
+    from ext.ring import Ring
+
+BYTE_SCHEMES = ("serial", "tcp", "udp")  # of lines that carry any bytes
+
+
+class Driver(Interface):
+    """What a driver can do; ours derive from ``drivers.base.Device``, which implements most of it.
+
+    It may have ``probe_within(timeout_s)`` as well: ``probe``, asked once and for this long at most. Without it a
+    silent device costs its line a whole time-out whenever it is tried again.
+    """
+
+    protocol: ClassVar[str]
+    spec: DeviceSpec
+    table: int
+
+    def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
+        """Raises ConfigError or ProfileError; touches no device."""
+
+    def use_ring(self, ring: Ring, table: int) -> None:
+        """Write into another ring from now on, under this table. Not while a poll is under way."""
+
+    async def poll(self, tick_ms: int, paces: int) -> PollResult:
+        """Read the due points; readings and gaps go into the ring."""
+
+    async def probe(self) -> None:
+        """One cheap request. Raises LineError if the device is silent."""
+
+    async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
+        """Values for a person. Raises LineError if the device is silent."""
+
+    def read_sample(self, words: Mapping[int, Mapping[int, int]], frames: Mapping[str, str]) -> dict[str, Reading]:
+        """What recorded answers hold, without asking anything: see ``drivers.samples.read_sample``."""
+
+    def plan_summary(self, paces: int) -> PlanSummary:
+        """The cost of one visit."""
+
+
+DRIVER_METHODS = ("poll", "probe", "read_points", "read_sample", "plan_summary", "use_ring")
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidAddress:
+    """Why a device cannot be asked. ``key`` is what has to change: its address, or the line that it is on."""
+
+    key: str
+    what: str
+    hint: str
+
+
+def invalid_address(address: str, name: str, hint: str) -> InvalidAddress:
+    """``name`` with its article: "a CJ/T 188"."""
+    return InvalidAddress("address", f'"{clean_text(address, 40)}" is not {name} address', hint)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOption:
+    """An option of `scan` that only one protocol has, as ``--NAME``. The value is a choice, "" if it is not given."""
+
+    name: str
+    choices: tuple[str, ...]
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """One protocol. What has a default may be left out; what is then not possible is said in its place.
+
+    Args:
+        name: in profiles, births and `--protocol`, such as "cjt188".
+        title: in sentences, such as "CJ/T 188".
+        device: the driver's class, see ``Driver``.
+        frames: every kind of frame that driver and scan may send -> what it does. All of them read.
+        check_address: address and the scheme of the line ("" where no line is known) -> what is wrong, or None.
+        serial_settings: where it is usually met, likeliest first, such as "2400 8E1".
+        schemes: of the urls of the lines that it goes over.
+        maps_registers: points of its profiles say function, address and type; else a ``key``, in the protocol's words.
+        has_registers: devices hold registers: they can be dumped, and samples of profiles are registers.
+        any_address: asks the only device of a line, whichever it is; samples that are frames are read by it.
+        resolution: of counters that a profile gives no scale, in the point's unit.
+        one_answer: all points come in one answer, so asking for some saves nothing.
+        tells_its_model: a device that answers proves that the profile is right, of any maker.
+        parser: its ``FrameScanner``, where it has frames of its own on lines of bytes.
+        search: its ``DeviceSearch``; without one, `scan` does not find its devices, `identify` and `adopt` do.
+        wire: the protocol that its devices speak, where that is another ("modbus" of SunSpec), whose search finds them.
+        searched_by_default: `scan` looks for it on lines of bytes unless told otherwise.
+        search_options: options of `scan` that only it has.
+        explainers: a tuple of ``Explainer``: what `decode` shows.
+        example_address: of a simulated device, where none is given.
+        simulate: a ``Simulate`` function: a device of a profile for `simulate`.
+        profiles: a folder VENDOR/FAMILY.toml of profiles that come with it; ours lie in firmware_profiles.
+        chinese: the file with the Chinese of its texts, as agent/cli/chinese describes it.
+    """
+
+    name: str
+    title: str
+    device: str
+    frames: Mapping[str, str]
+    check_address: Callable[[str, str], InvalidAddress | None]
+    serial_settings: tuple[str, ...] = ("9600 8N1",)
+    schemes: tuple[str, ...] = BYTE_SCHEMES
+    maps_registers: bool = False
+    has_registers: bool = False
+    any_address: str = ""
+    resolution: Decimal | None = None
+    one_answer: bool = False
+    tells_its_model: bool = False
+    parser: str = ""
+    search: str = ""
+    wire: str = ""
+    searched_by_default: bool = False
+    search_options: tuple[SearchOption, ...] = field(default=())
+    explainers: str = ""
+    example_address: str = "1"
+    simulate: str = ""
+    profiles: Path | None = None
+    chinese: Path | None = None
+
+    @property
+    def wire_name(self) -> str:
+        """The protocol on the wire, by which its devices are found: mostly its own."""
+        return self.wire or self.name
+
+    def driver(self) -> type[Driver]:
+        """The class of its driver. Raises ImportError or AttributeError."""
+        return cast("type[Driver]", _imported(self.device))
+
+    def new_parser(self) -> FrameScanner[Any] | None:
+        """A parser of its frames; None where it has no frames of its own."""
+        return cast("FrameScanner[Any]", _imported(self.parser)()) if self.parser else None
+
+    def search_class(self) -> type[DeviceSearch] | None:
+        """How its devices are found on a line; None where they cannot be searched for."""
+        return cast("type[DeviceSearch]", _imported(self.search)) if self.search else None
+
+    def all_explainers(self) -> tuple[Explainer, ...]:
+        """What `decode` can explain of it."""
+        return cast("tuple[Explainer, ...]", _imported(self.explainers)) if self.explainers else ()
+
+    def simulation(self) -> Simulate | None:
+        """Makes a simulated device of a profile; None where there is none."""
+        return cast("Simulate", _imported(self.simulate)) if self.simulate else None
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
+def plate_digits(most: int, name: str, hint: str) -> Callable[[str, str], InvalidAddress | None]:
+    """The address rule of meters that are asked by the digits on their plate; A stands for any digit."""
+
+    def check(address: str, scheme: str) -> InvalidAddress | None:
+        return None if re.fullmatch(f"[0-9Aa]{{1,{most}}}", address) else invalid_address(address, name, hint)
+
+    return check

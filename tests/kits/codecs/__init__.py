@@ -1,0 +1,1 @@
+"""The pure functions of each meter protocol under one name: frames and values."""
