@@ -110,17 +110,17 @@ class ByteLink:
         if (broken := self._send(request)) is not None:
             return broken
         wire_s = (len(request.frame) + request.expect) * char_s
-        longest_s = LONGEST_NOISE_S
+        longest_s, timeout_s = LONGEST_NOISE_S, options.timeout_s
         try:
             if step is not None:
-                wire_s = char_s * (len(step.frame) + 1)
                 if step.answer_setting is not None:
                     if (broken := await self._switch_after(step, char_s, done)) is not None:
                         return broken
                     char_s = step.answer_setting.char_s
-                    wire_s = char_s
+                    wire_s = step.expect * char_s
                 longest_s = step.most_bytes * (char_s or _SLOWEST_CHAR_S)
-            deadline_s = options.timeout_s + wire_s
+                timeout_s = max(timeout_s, step.least_s)
+            deadline_s = timeout_s + wire_s
             self._give_up_ns = self._clock()[1] + int((deadline_s + longest_s) * 1e9)
             self._timer = self._loop.call_later(deadline_s, self._expire, done, request, options)
             return await done
@@ -222,10 +222,11 @@ class ByteLink:
                 self._trace_piece(data, utc_ns)
         if self._echo_due:
             data = self._without_echo(data)
-        self._buffer = received = (self._buffer + data)[-(step.most_bytes if step else _MOST_BUFFERED) :]
+        most, whole = (step.most_bytes, step.most_bytes) if step else (_MOST_BUFFERED, request.expect)
+        self._buffer = received = (self._buffer + data)[-most:]
         verdict = request.find(received, False)
         if verdict is None:
-            if len(received) >= request.expect and self._settling is None and self._done is not None:
+            if len(received) >= whole and self._settling is None and self._done is not None:
                 self._settling = self._loop.call_later(_SETTLED_S, self._settle, self._done, request)
             return
         self._request = None
@@ -316,7 +317,8 @@ class ByteLink:
         self._active_ns = max(self._active_ns, now_ns - 1)
         if options.late_s:
             self._late_until[request.unit] = now_ns + int(options.late_s * 1e9)
-        done.set_result(verdict or LineTimeout(f"no answer within {options.timeout_s:g} s", where=request.where))
+        waited_s = max(options.timeout_s, request.least_s if isinstance(request, StepRequest) else 0.0)
+        done.set_result(verdict or LineTimeout(f"no answer within {waited_s:g} s", where=request.where))
 
     def _break(self, error: LineError) -> LineError:
         self._request = None

@@ -24,6 +24,7 @@ class StepRequest(ABC):
         quiet_s: silence before the frame; None: as for other requests.
         answer_setting: the speed of the answer, where it is not that of the frame; the line switches once the frame
             is out. Only for lines that can: ``Line.can_switch``.
+        least_s: the time that the protocol grants to the begin of an answer; shorter time-outs do not apply.
         gap_s: a silence of this length within an answer ends it.
         most_bytes: no answer is longer.
     """
@@ -37,17 +38,18 @@ class StepRequest(ABC):
         *,
         quiet_s: float | None = None,
         answer_setting: SerialSetting | None = None,
+        least_s: float = 0.0,
         gap_s: float,
         most_bytes: int,
     ) -> None:
         self.frame, self.function, self.unit, self.where = frame, function, unit, where
         self.quiet_s, self.answer_setting = quiet_s, answer_setting
-        self.gap_s, self.most_bytes = gap_s, most_bytes
+        self.least_s, self.gap_s, self.most_bytes = least_s, gap_s, most_bytes
 
     @property
     def expect(self) -> int:
-        """As ``Request.expect``: an answer of this many bytes has ended."""
-        return self.most_bytes
+        """As ``Request.expect``: at least one byte."""
+        return 1
 
     @abstractmethod
     def find(self, received: bytes, final: bool) -> bytes | LineError | None:

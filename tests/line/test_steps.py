@@ -134,6 +134,13 @@ async def test_an_answer_of_minutes_is_waited_for(field: Field) -> None:
     assert isinstance(long, Answer) and len(long.payload) == len(LETTER) + 1
 
 
+async def test_a_time_out_below_what_the_protocol_grants_does_not_apply(field: Field) -> None:
+    line = field.line(wire_to(field, Greeter(answer=b"there\n")))
+    for least_s, kind in ((0.0, LineTimeout), (1.5, Answer)):
+        first = UpToLineFeed(HELLO, UpToLineFeed(GO, least_s=least_s, answer_setting=FAST), least_s=least_s)
+        assert isinstance(await asked(line, first, timeout_s=0.1), kind)
+
+
 async def test_a_silence_within_an_answer_ends_it(field: Field) -> None:
     bus = Greeter(answer=b"half of it")
     began = mono_ns()
