@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from drivers.line.modbus_frames import Request
 from drivers.model import LineError
 from drivers.serial_setting import SerialSetting
 
@@ -55,6 +54,6 @@ class StepRequest(ABC):
     def find(self, received: bytes, final: bool) -> bytes | LineError | None:
         """As ``Request.find``."""
 
-    def then(self, payload: bytes) -> Request | None:
+    def then(self, payload: bytes) -> StepRequest | None:
         """The next step after this answer; None: ``payload`` is the answer to the question."""
         return None

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from drivers.line import Answer, Line, SerialSetting, StepRequest
-from drivers.line.modbus_frames import Request
 from drivers.line.trace import RECEIVED, FrameTrace, read_trace
 from drivers.model import FrameError, Limits, LineDown, LineError, LineTimeout
 from drivers.sim.bus import Bus
@@ -72,7 +71,7 @@ class Greeter(Bus):
 class UpToLineFeed(StepRequest):
     """An answer that ends in a line feed, whose length nobody knows ahead."""
 
-    def __init__(self, frame: bytes, next_step: Request | None = None, **more: object) -> None:
+    def __init__(self, frame: bytes, next_step: StepRequest | None = None, **more: object) -> None:
         more = {"gap_s": 1.5, "most_bytes": 8192, **more}
         super().__init__(frame, frame[0] if frame else 0, "greeter", "greeter", **more)  # type: ignore[arg-type]
         self._next = next_step
@@ -83,7 +82,7 @@ class UpToLineFeed(StepRequest):
             return received[: end + 1]
         return FrameError("no line feed", where=self.where) if final and received else None
 
-    def then(self, payload: bytes) -> Request | None:
+    def then(self, payload: bytes) -> StepRequest | None:
         return self._next
 
 
@@ -95,7 +94,7 @@ def wire_to(field: Field, bus: Bus) -> SerialWire:
     return field._add(SerialWire(bus, 0, baud=9600))  # type: ignore[no-any-return]
 
 
-async def asked(line: Line, request: Request, timeout_s: float = 1.5) -> Answer | LineError:
+async def asked(line: Line, request: StepRequest, timeout_s: float = 1.5) -> Answer | LineError:
     (answer,) = await line.burst([request], line.request_options(Limits(timeout_s=timeout_s), str(SLOW)))
     return answer
 
