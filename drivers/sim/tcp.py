@@ -139,11 +139,14 @@ class TcpLine:
 
     def deliver_at(self, answer: SimAnswer, asked: int, after: Callable[[float, bytes], None]) -> None:
         """Hand on the bytes of an answer at its own speed, each when it is complete."""
-        assert self.baud is not None
         byte_s = BITS_A_CHARACTER / answer.baud
-        begin = asked * BITS_A_CHARACTER / self.baud + max(answer.delay_s, quiet_s(answer.baud))
+        begin = asked * BITS_A_CHARACTER / self.asked_at() + max(answer.delay_s, quiet_s(answer.baud))
         for n in range(len(answer.frame)):
             after(begin + (n + 1) * byte_s, answer.frame[n : n + 1])
+
+    def asked_at(self) -> int:
+        """The speed of the request that came last."""
+        return self.baud or BITS_A_CHARACTER
 
     async def start(self) -> None:
         """Listen. Raises LineDown if the port is taken."""

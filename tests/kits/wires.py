@@ -49,7 +49,7 @@ class WirePort(Port):
 
     def _write(self, frame: bytes) -> int:
         wire = self._wire
-        wire.answer_baud = 0
+        wire.answer_baud, wire.asked_baud = 0, self.setting.baud if self.setting else 0
         if self.setting and wire.baud and not wire.bus.listens_at(self.setting.baud, wire.baud):
             wire.wrong_baud += 1
             return len(frame)
@@ -77,6 +77,7 @@ class Wire(TcpLine):
         self.says_every_s = 0.0
         self.wrong_baud = 0  # requests and answers at a speed that the other side does not understand
         self.answer_baud = 0  # of the answer under way, where it has a speed of its own
+        self.asked_baud = 0  # of the request that came last, where our end has a speed
         self.applied: list[tuple[int, SerialSetting]] = []  # (monotonic ns, setting) of each switch of our end
 
     async def start(self) -> None:
@@ -95,6 +96,9 @@ class Wire(TcpLine):
         if self.says_every_s:
             self._chatter()
         return WirePort(f"line {config.name}", ours, setting, self)
+
+    def asked_at(self) -> int:
+        return self.asked_baud or super().asked_at()
 
     def deliver_at(self, answer: SimAnswer, asked: int, after: Callable[[float, bytes], None]) -> None:
         asyncio.get_running_loop().call_later(0.001, setattr, self, "answer_baud", answer.baud)  # an echo comes before
