@@ -126,7 +126,8 @@ def overlay(answers: Sequence[SimAnswer]) -> SimAnswer:
     for answer in answers:
         for n, byte in enumerate(answer.frame):
             frame[n] &= byte
-    return SimAnswer(bytes(frame), min(answer.delay_s for answer in answers), answers[0].echo)
+    first = answers[0]
+    return SimAnswer(bytes(frame), min(answer.delay_s for answer in answers), first.echo, baud=first.baud)
 
 
 def _answer(meter: SimMeter, asked: bytes, honest: bytes) -> SimAnswer | None:
