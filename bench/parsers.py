@@ -16,8 +16,8 @@ from functools import partial
 from typing import Any
 
 from agent.cli.bench import least_time
-from drivers.framing import FrameScanner
-from drivers.line.modbus_frames import ModbusRequest, crc16
+from drivers.framing import FrameScanner, crc16
+from drivers.modbus.frames import ModbusRequest
 from drivers.modbus.requests import read_request
 from drivers.sunspec.models import decode_model
 from tests.kits.codecs import cjt188, dlt645, mbus

@@ -34,8 +34,8 @@ class Explainer:
     """One subcommand of `decode`.
 
     Args:
-        name: of the subcommand, such as "cjt188".
-        title: of what it explains, such as "CJ/T 188".
+        name: of the subcommand, such as "snail".
+        title: of what it explains, such as "Snail".
         help: of the subcommand, as click wants it.
         explain: bytes (or, ``takes_json``, the content of a JSON file) -> an explanation. Raises BrokenInput.
         is_sound: whether bytes hold a sound frame beyond doubt; bytes that another subcommand cannot explain are

@@ -173,3 +173,33 @@ def address_bytes(address: str, digits: int, where: str) -> bytes:
         hint = f"Up to {digits} digits; A stands for any digit"
         raise UsageError(f"{address!r} is not a meter address", where=where, hint=hint)
     return bytes.fromhex(address.upper().rjust(digits, "0"))[::-1]
+
+
+# --- frames that end in CRC-16, low byte first (RTU)
+
+
+def _table() -> tuple[int, ...]:
+    table = []
+    for byte in range(256):
+        crc = byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ 0xA001 if crc & 1 else crc >> 1
+        table.append(crc)
+    return tuple(table)
+
+
+_CRC = _table()
+
+
+def crc16(frame: bytes) -> int:
+    """CRC-16 (reflected polynomial A001, start FFFF); sent low byte first."""
+    crc = 0xFFFF
+    table = _CRC
+    for byte in frame:
+        crc = (crc >> 8) ^ table[(crc ^ byte) & 0xFF]
+    return crc
+
+
+def crc_ok(frame: bytes) -> bool:
+    """Are the last two bytes the CRC of the others? False for what is too short for a frame (unit, function, CRC)."""
+    return len(frame) >= 4 and crc16(frame) == 0  # a message followed by its own CRC has remainder zero

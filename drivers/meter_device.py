@@ -52,6 +52,7 @@ class MeterRequest(Generic[F]):
     """
 
     __slots__ = ("_broken", "_judge", "_parser", "expect", "frame", "function", "unit", "where")
+    registers = None  # it reads none
 
     def __init__(
         self,
@@ -104,7 +105,7 @@ class Response:
 
 def field_of(name: str, words: str) -> bool:
     """Whether a reading's name is ``words``, or ``words`` below the medium's own first word (``heat.energy``)."""
-    return name == words or name.removeprefix("x.mbus.").partition(".")[2] == words or name == f"x.mbus.{words}"
+    return words in (name, name.partition(".")[2])
 
 
 class MeterDevice(Device[MeterQuery, Response]):

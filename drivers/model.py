@@ -145,13 +145,13 @@ class MismatchError(LineError):
 
 
 class DeviceException(LineError):
-    """The device refused: ``code`` is the protocol's own (Modbus 1 to 11)."""
+    """The device refused: ``code`` is the protocol's own. ``busy``: it may answer in a moment."""
 
     reason = Reason.EXCEPTION
 
-    def __init__(self, what: str, *, where: str, hint: str = "", code: int) -> None:
+    def __init__(self, what: str, *, where: str, hint: str = "", code: int, busy: bool = False) -> None:
         super().__init__(what, where=where, hint=hint)
-        self.code = code
+        self.code, self.busy = code, busy
 
 
 class LineLent(LineError):
@@ -160,7 +160,7 @@ class LineLent(LineError):
     reason = Reason.LENT
 
 
-LINE_SCHEMES = ("serial", "modbus-tcp", "tcp", "udp")  # of the url of a line
+BYTE_SCHEMES = ("serial", "tcp", "udp")  # of the urls of lines that carry any bytes
 PACES: tuple[str, ...] = ("fast", "normal", "slow", "cells", "once")  # the index is the pace's number everywhere
 DEFAULT_PERIODS_MS: Mapping[str, int] = {
     "fast": 1_000,
@@ -182,7 +182,7 @@ class RegisterPart:
     function: int | None = None  # None: as the point's
 
 
-IDENTIFICATION = 43  # the Modbus function; with MEI type 14
+IDENTIFICATION = 43  # the function that reads a device's identification; with MEI type 14
 FLOATS = frozenset({"f16", "f32", "f64"})  # types of points whose raw value is IEEE 754
 
 
@@ -235,7 +235,7 @@ class Point:
 
     @property
     def is_object(self) -> bool:
-        """Not in registers: an object of Modbus device identification, its number in ``address``."""
+        """Not in registers: an object of device identification, its number in ``address``."""
         return self.function == IDENTIFICATION
 
     @property
@@ -268,10 +268,10 @@ class Limits:
     def on_line(self, scheme: str) -> Limits:
         """A profile's limits on a line of this scheme.
 
-        ``timeout_s`` may be the number of a dongle or logger for Modbus TCP. A device on a bus answers sooner, and
-        while it is silent the others wait: without a number of its own it is given 2 s there at most.
+        ``timeout_s`` may be the number of a dongle or logger with frames of its own. A device on a bus answers sooner,
+        and while it is silent the others wait: without a number of its own it is given 2 s there at most.
         """
-        if scheme == "modbus-tcp":
+        if scheme not in BYTE_SCHEMES:
             return replace(self, serial_timeout_s=None, serial_retries=None)
         timeout_s = self.timeout_s if self.timeout_s is None else min(self.timeout_s, MOST_SERIAL_TIMEOUT_S)
         return replace(
@@ -357,10 +357,10 @@ class Reading:
     unit: str = ""
     quality: int = Quality.GOOD  # a Quality or, for None, a Reason
     raw: bytes = b""
-    storage: int = 0  # 0 now, 1 and up: the n-th last settlement, freeze or M-Bus storage number
+    storage: int = 0  # 0 now, 1 and up: the n-th last settlement, freeze or storage number
     tariff: int = 0  # 0 total
-    subunit: int = 0  # M-Bus: the part of the device
-    function: str = ""  # M-Bus: instantaneous, maximum, minimum, error
+    subunit: int = 0  # the part of the device
+    function: str = ""  # instantaneous, maximum, minimum, error
     time: str = ""  # the device's own time of the value (demand, freeze), ISO 8601 without zone
     label: str = ""  # what the standard or the device calls it
 

@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 from typing import Protocol as Interface
 
-from drivers.model import DeviceSpec, PlanSummary, PollResult, Reading, clean_text
+from drivers.model import BYTE_SCHEMES, DeviceSpec, PlanSummary, PollResult, Reading, clean_text
 
 if TYPE_CHECKING:
     from drivers.explain import Explainer
     from drivers.framing import FrameScanner
-    from drivers.line import Line
+    from drivers.line import Line, Request
+    from drivers.line.owner import Link
     from drivers.scan.device_search import DeviceSearch
     from drivers.sim.simulation import Simulate
     from ext.ring import Ring
-
-BYTE_SCHEMES = ("serial", "tcp", "udp")  # of lines that carry any bytes
 
 
 class Driver(Interface):
@@ -74,7 +73,7 @@ class InvalidAddress:
 
 
 def invalid_address(address: str, name: str, hint: str) -> InvalidAddress:
-    """``name`` with its article: "a CJ/T 188"."""
+    """``name`` with its article: "a Snail"."""
     return InvalidAddress("address", f'"{clean_text(address, 40)}" is not {name} address', hint)
 
 
@@ -88,19 +87,50 @@ class SearchOption:
 
 
 @dataclass(frozen=True, slots=True)
+class LineScheme:
+    """The scheme of urls of lines with frames of their own: what is behind them passes on no other bytes.
+
+    Args:
+        name: of the scheme.
+        title: of the frames, in sentences.
+        port: of TCP where the url has none.
+        link: the class of its ``drivers.line.owner.Link``.
+        recognizes: bytes -> whether they are one of its frames, received on a line of bytes.
+        hint: for a line of bytes that should have this scheme.
+        other_hint: for a line of this scheme that should carry bytes.
+        aliases: wrong names that mean it.
+    """
+
+    name: str
+    title: str
+    port: int
+    link: str
+    recognizes: Callable[[bytes], bool]
+    hint: str
+    other_hint: str
+    aliases: tuple[str, ...] = ()
+
+    def link_class(self) -> Callable[..., Link]:
+        """Makes a link of a port."""
+        return cast("Callable[..., Link]", _imported(self.link))
+
+
+@dataclass(frozen=True, slots=True)
 class Protocol:
     """One protocol. What has a default may be left out; what is then not possible is said in its place.
 
     Args:
-        name: in profiles, births and `--protocol`, such as "cjt188".
-        title: in sentences, such as "CJ/T 188".
+        name: in profiles, births and `--protocol`, such as "snail".
+        title: in sentences, such as "Snail".
         device: the driver's class, see ``Driver``.
         frames: every kind of frame that driver and scan may send -> what it does. All of them read.
         check_address: address and the scheme of the line ("" where no line is known) -> what is wrong, or None.
         serial_settings: where it is usually met, likeliest first, such as "2400 8E1".
         schemes: of the urls of the lines that it goes over.
+        line_schemes: those that are its own.
         maps_registers: points of its profiles say function, address and type; else a ``key``, in the protocol's words.
         has_registers: devices hold registers: they can be dumped, and samples of profiles are registers.
+        register_request: (unit, function, address, count, where) -> a ``drivers.line.Request`` that reads registers.
         any_address: asks the only device of a line, whichever it is; samples that are frames are read by it.
         resolution: of counters that a profile gives no scale, in the point's unit.
         one_answer: all points come in one answer, so asking for some saves nothing.
@@ -108,7 +138,7 @@ class Protocol:
         parser: its ``FrameScanner``, where it has frames of its own on lines of bytes.
         request_parser: the ``FrameScanner`` of what its devices are sent, where that looks different; for simulators.
         search: its ``DeviceSearch``; without one, `scan` does not find its devices, `identify` and `adopt` do.
-        wire: the protocol that its devices speak, where that is another ("modbus" of SunSpec), whose search finds them.
+        wire: the protocol that its devices speak, where that is another, whose search finds them.
         searched_by_default: `scan` looks for it on lines of bytes unless told otherwise.
         search_options: options of `scan` that only it has.
         explainers: a tuple of ``Explainer``: what `decode` shows.
@@ -125,8 +155,10 @@ class Protocol:
     check_address: Callable[[str, str], InvalidAddress | None]
     serial_settings: tuple[str, ...] = ("9600 8N1",)
     schemes: tuple[str, ...] = BYTE_SCHEMES
+    line_schemes: tuple[LineScheme, ...] = ()
     maps_registers: bool = False
     has_registers: bool = False
+    register_request: str = ""
     any_address: str = ""
     resolution: Decimal | None = None
     one_answer: bool = False
@@ -159,6 +191,10 @@ class Protocol:
     def new_request_parser(self) -> FrameScanner[Any] | None:
         """A parser of what its devices are sent."""
         return cast("FrameScanner[Any]", _imported(self.request_parser)()) if self.request_parser else self.new_parser()
+
+    def make_register_request(self) -> Callable[[int, int, int, int, str], Request]:
+        """Makes requests for registers, of a protocol that has them."""
+        return cast("Callable[[int, int, int, int, str], Request]", _imported(self.register_request))
 
     def search_class(self) -> type[DeviceSearch] | None:
         """How its devices are found on a line; None where they cannot be searched for."""

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from drivers.model import ConfigError
-from drivers.protocol import DRIVER_METHODS, Driver, InvalidAddress, Protocol
+from drivers.model import BYTE_SCHEMES, ConfigError
+from drivers.protocol import DRIVER_METHODS, Driver, InvalidAddress, LineScheme, Protocol
 from drivers.toml import did_you_mean, show
 
 if TYPE_CHECKING:
@@ -55,6 +55,33 @@ def all_protocols() -> Iterator[Protocol]:
             continue
 
 
+def own_schemes() -> list[LineScheme]:
+    """The schemes of lines with frames of our own protocols."""
+    descriptors = (import_module(package).PROTOCOL for package in PACKAGES.values())
+    return [scheme for protocol in descriptors for scheme in protocol.line_schemes]
+
+
+def find_scheme(name: str) -> LineScheme | None:
+    """The scheme of lines with frames of their own; None for one that carries bytes, or that nobody knows."""
+    if name in BYTE_SCHEMES:
+        return None
+    if (own := next((one for one in own_schemes() if one.name == name), None)) is not None:
+        return own
+    return next((one for protocol in all_protocols() for one in protocol.line_schemes if one.name == name), None)
+
+
+def line_urls() -> str:
+    """The urls that a line may have, for a person who writes one."""
+    framed = "".join(f"{one.name}://HOST:{one.port}, " for one in own_schemes())
+    return f"serial:/dev/serial/by-id/..., {framed}tcp://HOST:PORT or udp://HOST:PORT"
+
+
+def line_url_help() -> str:
+    """The same for the help of commands."""
+    framed = "".join(f"{one.name}://HOST, " for one in own_schemes())
+    return f"serial:/dev/..., {framed}tcp:// or udp://HOST:PORT"
+
+
 def searchable(scheme: str = "") -> list[Protocol]:
     """The protocols that a scan can look for, on a line of this scheme."""
     return [one for one in all_protocols() if one.search and (not scheme or scheme in one.schemes)]
@@ -63,6 +90,25 @@ def searchable(scheme: str = "") -> list[Protocol]:
 def named_on_lines() -> list[str]:
     """The protocols that a device can be asked in: those that are spoken in another are not among them."""
     return [one.name for one in all_protocols() if not one.wire]
+
+
+def has_registers(name: str) -> bool:
+    """Whether devices of a protocol hold registers, which can be dumped."""
+    found = _found(name)
+    return found is not None and found.has_registers
+
+
+def maps_registers(name: str) -> bool:
+    """Whether points of its profiles say their registers, else a key; an unknown protocol has keys."""
+    found = _found(name)
+    return found is not None and found.maps_registers
+
+
+def _found(name: str) -> Protocol | None:
+    try:
+        return find_protocol(name)
+    except ConfigError:  # using it says what is wrong
+        return None
 
 
 def driver_class(name: str) -> type[Driver]:
@@ -88,7 +134,11 @@ def check_address(name: str, address: str, scheme: str = "") -> InvalidAddress |
     Args:
         scheme: of the line's url; "" where the line is not known.
     """
-    if (protocol := find_protocol(name)) is None:
+    try:
+        protocol = find_protocol(name)
+    except ConfigError as error:
+        return InvalidAddress("profile", f"{error.where}: {error.what}", error.hint)
+    if protocol is None:
         return None
     if (wrong := protocol.check_address(address, scheme)) is not None:
         return wrong

@@ -27,8 +27,8 @@ from agent.cli.options import (
 )
 from agent.cli.questions import asked, confirmed, given, is_terminal
 from drivers.explain import SHOWN_UNITS
-from drivers.model import GatewayError, LineError, UsageError, clean_text
-from drivers.registry import DEFAULT, named_on_lines, protocol_of
+from drivers.model import BYTE_SCHEMES, GatewayError, LineError, UsageError, clean_text
+from drivers.registry import DEFAULT, line_url_help, named_on_lines, protocol_of
 
 if TYPE_CHECKING:
     from agent.config import Config, DeviceConfig, LineEntry
@@ -107,8 +107,8 @@ class Draft:
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--line", required=True, metavar="URL|NAME", help="serial:/dev/..., modbus-tcp://HOST, tcp:// or udp://"
-              "HOST:PORT, or the name of a configured line.")  # fmt: skip
+@click.option("--line", required=True, metavar="URL|NAME", help=f"{line_url_help()}, or the name "
+              "of a configured line.")  # fmt: skip
 @click.option("--address", required=True, metavar="TEXT", help="Its address on the line, such as 1.")
 @click.option("--profile", metavar="ID", help="Its profile.  [default: the best that fits, by asking the device]")
 @click.option("--protocol", type=click.Choice(named_on_lines()), default=DEFAULT,
@@ -247,7 +247,7 @@ def _from_options(config: Config, line: str, address: str, profile: str, serial:
         url = given("--line", v.line_url, line)
         draft.line = {"name": _unused(line_name(url), {one.name for one in config.lines}), "url": stable(url)}
         factory = site_profiles(config.profiles_dir)(found["profile"]).serial
-        if serial or (factory and not url.startswith("modbus-tcp:")):
+        if serial or (factory and url.partition(":")[0] in BYTE_SCHEMES):
             draft.line["serial"] = given("--serial", v.serial, serial or factory)
     elif serial and given("--serial", v.serial, serial) != entry.serial:
         found["serial"] = serial
@@ -269,7 +269,7 @@ def _identified(
 
     entry = _configured(config, line)
     url = entry.url if entry else given("--line", v.line_url, line)
-    protocol, own = choices["protocol"], entry.serial if entry and not url.startswith("modbus-tcp:") else ""
+    protocol, own = choices["protocol"], entry.serial if entry and entry.carries_bytes else ""
     usual = protocol_of(protocol).serial_settings[0]  # of a meter that shares the line with devices of another setting
     settings = [choices["serial"]] if choices["serial"] else [own, usual] if own not in ("", usual) else [usual]
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
@@ -284,7 +284,7 @@ def _identified(
             break
     else:
         hint = "`meterhouse scan` finds what does"
-        if not url.startswith("modbus-tcp:"):
+        if url.partition(":")[0] in BYTE_SCHEMES:
             asked = ", ".join(settings)
             hint = f"`meterhouse scan` finds what does. Asked at {asked}; another setting: --serial"
         raise LineTimeout("does not answer", where=f"{url}, {protocol} {address}", hint=hint)

@@ -308,7 +308,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     lines = plain_table("lines", "name", "url", "serial", "devices", right=("devices",))
     for line in config.lines:
         count = sum(device.line == line.name for device in config.devices)
-        speed = line.serial if line.scheme != "modbus-tcp" else say(f"bus at {line.bus_baud}") if line.bus_baud else "-"
+        speed = line.serial if line.carries_bytes else say(f"bus at {line.bus_baud}") if line.bus_baud else "-"
         lines.add_row(cell(line.name), cell(line.url, 200), speed, str(count))
     devices = plain_table("devices", "name", "line", "address", "profile", "checked against", "paces (points)")
     for device in config.devices:

@@ -19,6 +19,7 @@ from drivers.plan.compiled import decoded
 from drivers.plan.image import image_spec, plain, resolve_image
 from drivers.profile import Profile
 from drivers.profile.register_layout import REGISTERS
+from drivers.registry import DEFAULT, has_registers
 from ext.decode import ORDERS, TYPES, Plan
 
 MAX_POWER = 100  # of ten, in a scale
@@ -209,7 +210,7 @@ def profile(
     """Decode a register dump by a profile: ID, or the path of its file.
 
     FILE is JSON, - reads stdin:
-    {"protocol": "modbus", "address": 1, "holding": {"35000": 1}, "input": {"0": 17254}}
+    {"address": 1, "holding": {"35000": 1}, "input": {"0": 17254}}
 
     Points whose registers are not in the dump are listed under "missing". Firmware and model in the dump choose the
     variant.
@@ -279,8 +280,8 @@ def _dump(file: Path) -> Mapping[str, Any]:
     dump = read_json(file)
     if not isinstance(dump, dict):
         raise BrokenInput(f"{file} holds no object")
-    if dump.get("protocol", "modbus") != "modbus":
-        raise BrokenInput(f"{file} is a dump of {dump['protocol']!r}, want modbus")
+    if not has_registers(str(dump.get("protocol", DEFAULT))):
+        raise BrokenInput(f"{file} is a dump of {dump['protocol']!r}, which has no registers")
     return dump
 
 

@@ -12,7 +12,7 @@ import click
 from agent.cli.common import as_line
 from agent.cli.options import ConfigOptions, config_options, json_option, lang_option, profile_dirs
 from drivers.model import GatewayError, LineTimeout, UsageError
-from drivers.registry import DEFAULT, named_on_lines, protocol_of
+from drivers.registry import DEFAULT, line_url_help, named_on_lines, protocol_of
 
 if TYPE_CHECKING:
     from drivers.scan import FoundDevice
@@ -48,7 +48,7 @@ NONE_FITS: Final = (
 @click.option(
     "--line",
     metavar="URL",
-    help="Without configuration: serial:/dev/..., modbus-tcp://HOST, tcp:// or udp://HOST:PORT.",
+    help=f"Without configuration: {line_url_help()}.",
 )
 @click.option("--address", metavar="TEXT", help="Without configuration: the device's address on the line, such as 1.")
 @click.option(

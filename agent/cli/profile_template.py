@@ -12,6 +12,7 @@ from typing import Any, Final
 from drivers.model import UsageError, clean_text
 from drivers.profile import vocabulary
 from drivers.profile.review import TEMPLATE_SOURCE
+from drivers.registry import DEFAULT
 
 KINDS: Final[Mapping[str, Sequence[str]]] = {  # kind -> its usual points: name, type, scale, unit
     "meter": (
@@ -154,7 +155,7 @@ def document(kind: str, vendor: str, points: Sequence[Mapping[str, Any]], lang: 
         'models = ["MODEL*"]',
         f"kind = {_text(kind)}",
     ]
-    out += ['protocol = "modbus"', f"# {say['source']}", f"source = {_text(source or TEMPLATE_SOURCE)}"]
+    out += [f'protocol = "{DEFAULT}"', f"# {say['source']}", f"source = {_text(source or TEMPLATE_SOURCE)}"]
     out += [f"# {say['evidence']}", 'evidence = "derived"', f"# {say['second']}"]
     out += ['second_source = { en = "None was looked for.", zh = "尚未查找。" }', f"# {say['limits']}"]
     out += [

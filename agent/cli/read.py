@@ -40,6 +40,7 @@ from drivers.model import (
     Reason,
     UsageError,
 )
+from drivers.registry import DEFAULT, find_scheme, has_registers, line_url_help, own_schemes
 
 if TYPE_CHECKING:
     from agent.cli.target import Target
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 __all__ = ["Round", "is_missing", "read", "read_once", "read_rounds", "show_hints", "silence_hint"]
 
 LEASE_S = 300.0
-DUMPED = ("modbus", "sunspec")
 ADHOC = ("profile", "line", "address")
 PAUSE_S = 2.0
 HINT = {"en": "hint", "zh": "提示"}
@@ -80,7 +80,7 @@ class Round:
 @click.option(
     "--line",
     metavar="URL",
-    help="Without configuration: serial:/dev/..., modbus-tcp://HOST, tcp:// or udp://HOST:PORT.",
+    help=f"Without configuration: {line_url_help()}.",
 )
 @click.option("--address", metavar="TEXT", help="Without configuration: the device's address on the line, such as 1.")
 @click.option(
@@ -240,7 +240,7 @@ def _target(device: str | None, options: ConfigOptions, adhoc: Mapping[str, Any]
 def _check_recorded(profile: Profile, files: Mapping[str, Path | None]) -> None:
     """Raises UsageError where there are no registers to record."""
     for option, file in files.items():
-        if file is not None and profile.protocol not in DUMPED:
+        if file is not None and not has_registers(profile.protocol):
             hint = "Frames of meters are seen with `watch --frames`"
             raise UsageError(f"{profile.protocol} has no registers to record", where=option, hint=hint)
 
@@ -253,7 +253,7 @@ def _nothing_read(last: Round, profile: Profile, url: str, address: str) -> Line
     what = f"none of the {count} points of {profile.id} could be read ({reason.name.lower()})"
     hint = (
         REFUSED_HINT
-        if profile.protocol in DUMPED
+        if has_registers(profile.protocol)
         else "Is it the right profile? `meterhouse identify` tries the known ones"
     )
     if reason is Reason.EXCEPTION:
@@ -319,7 +319,7 @@ def write_dump(path: Path, address: str, words: Mapping[str, Mapping[str, int]])
 
     if not words:
         raise UsageError("no register could be read", where=str(path), hint="Nothing was written")
-    found = {"protocol": "modbus", "address": int(address), **words}
+    found = {"protocol": DEFAULT, "address": int(address), **words}
     try:
         path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     except OSError as error:
@@ -337,17 +337,12 @@ def hint_of_silence(url: str, address: str, setting: str) -> str:
     if url.startswith("serial:"):
         swapped = f"that its port is set to {setting}, that A and B are not swapped, and that it is powered"
         return f"Check the address {address}, {swapped}"
-    if url.startswith("modbus-tcp:"):
-        other = (
-            f"Check the unit number {address}, and whether another master uses the device. "
-            "A serial server that passes bytes through needs tcp:// instead of modbus-tcp://"
-        )
+    if (framed := find_scheme(url.partition(":")[0])) is not None:
+        hints = [f"Check the unit number {address}, and whether another master uses the device", framed.other_hint]
     else:
-        other = (
-            f"Check the address {address}, and that the server passes raw bytes at the right speed. "
-            "A port that speaks Modbus TCP needs modbus-tcp:// instead of tcp://"
-        )
-    return f"The connection is established. {other}"
+        hints = [f"Check the address {address}, and that the server passes raw bytes at the right speed"]
+        hints += [scheme.hint for scheme in own_schemes()]
+    return ". ".join(("The connection is established", *hints))
 
 
 async def read_once(

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from agent.config import LineEntry
     from drivers.line import LineConfig
-    from drivers.modbus.raw import RawRegisters, RegisterRange
     from drivers.model import Limits
+    from drivers.protocol import Protocol
+    from drivers.raw_registers import RawRegisters, RegisterRange
     from drivers.register_values import Look
 
 LEASE_S: Final = 300.0
@@ -66,10 +67,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     },
 }  # fmt: skip
 EXCEPTIONS_ZH: Final = {1: "功能码不支持", 2: "地址不存在", 3: "数量或数值非法", 4: "设备故障", 6: "设备忙"}
-ONLY_MODBUS = (
-    "Registers are Modbus. Other meters are read with --profile: dlt645/2007 or dlt645/1997, cjt188/water or "
-    "cjt188/heat, mbus/heat, mbus/water or mbus/electricity"
-)
+NO_REGISTERS = "Meters without registers are read with --profile; `meterhouse profiles list` shows theirs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +79,7 @@ class RawTarget:
     serial: str
     limits: Limits
     folder: Path  # the runtime directory of an agent that may own the line
+    protocol: Protocol
 
     @property
     def where(self) -> str:
@@ -103,7 +102,7 @@ def read_registers(
     """Read ranges ``repeat`` times and print them. Returns the exit code."""
     from agent.cli.common import progress
     from agent.cli.read import hint_of_silence, write_dump
-    from drivers.modbus.raw import parse_ranges
+    from drivers.raw_registers import parse_ranges
 
     ranges = parse_ranges(texts)
     target = _configured(options, device) if device is not None else _adhoc(options, adhoc)
@@ -133,16 +132,17 @@ def read_registers(
 async def _read(
     target: RawTarget, ranges: Sequence[RegisterRange], repeat: int, pause_s: float, tell: Callable[[int], None]
 ) -> list[RawRegisters]:
-    from drivers.modbus.raw import read_raw
+    from drivers.raw_registers import read_raw
 
     line = line_factory()(target.line)
     options = line.request_options(target.limits, target.serial)
+    make_request = target.protocol.make_register_request()
     rounds = []
     try:
         for n in range(repeat):
             if n:
                 await asyncio.sleep(pause_s)
-            rounds.append(await read_raw(line, target.unit, ranges, options, target.where))
+            rounds.append(await read_raw(line, target.unit, ranges, options, target.where, make_request))
             tell(n + 1)
     finally:
         await line.close()
@@ -159,20 +159,21 @@ def check_repeat(repeat: int, pause_s: float) -> None:
 def _configured(options: ConfigOptions, name: str) -> RawTarget:
     from agent.cli.target import configured_target
     from agent.config import line_config
+    from drivers.registry import protocol_of
 
     config, device, profile = configured_target(options.load(), name)
     line = config.line(device.line)
-    if profile.protocol not in ("modbus", "sunspec"):
-        raise UsageError(f"{name} is a {profile.protocol} device", where="--registers", hint=ONLY_MODBUS)
+    if not (protocol := protocol_of(profile.protocol)).has_registers:
+        raise UsageError(f"{name} is a {profile.protocol} device", where="--registers", hint=NO_REGISTERS)
     limits = device.limits.over(line.limits).over(profile.limits)
-    return RawTarget(line_config(line), int(device.address), device.serial or "", limits, config.runtime_dir)
+    return RawTarget(line_config(line), int(device.address), device.serial or "", limits, config.runtime_dir, protocol)
 
 
 def _adhoc(options: ConfigOptions, adhoc: Mapping[str, Any]) -> RawTarget:
     from agent.cli.target import adhoc_line
     from agent.config import line_config
     from drivers.model import Limits
-    from drivers.registry import check_address
+    from drivers.registry import DEFAULT, check_address, protocol_of
 
     missing = [f"--{key}" for key in ("line", "address") if not adhoc[key]]
     if missing:
@@ -180,10 +181,12 @@ def _adhoc(options: ConfigOptions, adhoc: Mapping[str, Any]) -> RawTarget:
         raise UsageError(f"{', '.join(missing)} not given", where="--registers", hint=hint)
     entry: LineEntry = adhoc_line(adhoc["line"], adhoc["serial"], "")
     address = str(adhoc["address"])
-    if (wrong := check_address("modbus", address, entry.scheme)) is not None:
+    if (wrong := check_address(DEFAULT, address, entry.scheme)) is not None:
         is_number = address.isascii() and address.isdigit() and len(address) <= 3
-        raise UsageError(wrong.what, where="--address", hint=wrong.hint if is_number else ONLY_MODBUS)
-    return RawTarget(line_config(entry), int(address), "", Limits(), options.find_runtime_dir(strict=False))
+        raise UsageError(wrong.what, where="--address", hint=wrong.hint if is_number else NO_REGISTERS)
+    return RawTarget(
+        line_config(entry), int(address), "", Limits(), options.find_runtime_dir(strict=False), protocol_of(DEFAULT)
+    )
 
 
 def _all_refused(target: RawTarget, ranges: Sequence[RegisterRange], found: RawRegisters) -> LineError:

@@ -17,7 +17,7 @@ import click
 from agent.cli.common import as_line, complain, progress, show_age
 from agent.cli.options import ConfigOptions, config_options, json_option, lang_option, profile_dirs
 from drivers.model import GatewayError, LineDown, ProgressCallback, UsageError
-from drivers.registry import DEFAULT, searchable
+from drivers.registry import DEFAULT, line_url_help, searchable
 
 if TYPE_CHECKING:
     from drivers.scan import Announce, FoundDevice, Scan, ScanOptions
@@ -82,7 +82,7 @@ def _search_options(command: F) -> F:
     metavar="URL",
     multiple=True,
     required=True,
-    help="serial:/dev/..., tcp://HOST:PORT, modbus-tcp://HOST or hosts: modbus-tcp://192.0.2.10-40. May be repeated.",
+    help=f"{line_url_help()}; hosts may be a range, such as 192.0.2.10-40. May be repeated.",
 )
 @click.option(
     "--protocol",

@@ -38,9 +38,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="The demo park; writes DIR/agent.toml and the plan of its figures.",
 )
-@click.option(
-    "--listen", metavar="HOST:PORT", help="Modbus TCP here; port 0 takes a free one (127.0.0.1:0 by default)."
-)
+@click.option("--listen", metavar="HOST:PORT", help="TCP here; port 0 takes a free one (127.0.0.1:0 by default).")
 @click.option("--rtu", is_flag=True, help="With --listen: RTU bytes over raw TCP, as a serial server passes them.")
 @click.option(
     "--pty", type=click.Path(path_type=Path), metavar="LINK", help="A serial line: a pseudo-terminal with this name."

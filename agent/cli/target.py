@@ -39,8 +39,8 @@ def adhoc_line(line: str, serial: str | None, usual: str) -> LineEntry:
     """A line without configuration. Raises UsageError naming the option."""
     setting = _value("--serial", v.serial, serial or usual or DEFAULT_SERIAL)
     entry = LineEntry(name="", url=_value("--line", v.line_url, line), serial=setting)
-    if serial and entry.scheme == "modbus-tcp":
-        raise UsageError("has no effect on modbus-tcp", where="--serial", hint="The gateway sets its bus itself")
+    if serial and not entry.carries_bytes:
+        raise UsageError(f"has no effect on {entry.scheme}", where="--serial", hint="The gateway sets its bus itself")
     return entry
 
 

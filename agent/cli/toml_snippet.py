@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 
 from agent.cli.scan import say
 from drivers.model import GatewayError, ProfileError
+from drivers.registry import find_scheme
 
 if TYPE_CHECKING:
     from drivers.profile import Profile
     from drivers.scan import FoundDevice
 
-MODBUS_TCP = 502
 BY_ID = Path("/dev/serial/by-id")
 MOST_OTHERS = 4
 SLOW_S = 0.1  # from here on an answer time is worth stating
@@ -130,8 +130,9 @@ def line_name(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme == "serial":
         return _name(os.path.basename(parts.path))
-    port = parts.port  # two ports of one serial server are two lines
-    return _name(f"{parts.hostname or 'line'}{f'-{port}' if port and port != MODBUS_TCP else ''}")
+    port, framed = parts.port, find_scheme(parts.scheme)  # two ports of one serial server are two lines
+    usual = framed.port if framed is not None else 0
+    return _name(f"{parts.hostname or 'line'}{f'-{port}' if port and port != usual else ''}")
 
 
 def _name(text: str) -> str:
@@ -152,7 +153,7 @@ def _device(
 ) -> str:
     fits = device.fits
     vendor, _, family = fits[0].profile.rpartition("/") if fits else ("", "", device.protocol)
-    family = vendor if family.isdigit() else family  # dlt645/2007
+    family = vendor if family.isdigit() else family  # a year says nothing
     name = _unused(_name(f"{family}-{device.address.lstrip('0') or '0'}"), taken)
     rows = ["[[device]]", f"name = {_text(name)}", f"line = {_text(line)}", f"address = {_text(device.address)}"]
     if not fits:

@@ -184,9 +184,9 @@ def _serial(
     if not table.has("serial"):
         return
     entry = line.entry
-    if entry.scheme == "modbus-tcp":
+    if not entry.carries_bytes:
         table.complain(
-            None, "serial", f"has no effect: line {entry.name} is modbus-tcp", "The gateway sets its bus itself"
+            None, "serial", f"has no effect: line {entry.name} is {entry.scheme}", "The gateway sets its bus itself"
         )
     elif entry.scheme in {"tcp", "udp"} and device.serial:
         own = (entry.serial, f"line {entry.name}", line.table) if line.table.has("serial") else None

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from agent.config import parsers as v
 from agent.config.tree import ConfigWarning, LineEntry
-from drivers.model import Limits
+from drivers.model import BYTE_SCHEMES, Limits
+from drivers.registry import line_urls
 from drivers.serial_setting import DEFAULT_SERIAL
 from drivers.toml import TomlTable
 from drivers.toml import parsers as p
@@ -68,7 +69,7 @@ def read_lines(tables: list[TomlTable], notes: list[ConfigWarning]) -> dict[str,
     ports: dict[str, TomlTable] = {}
     for table in tables:
         name = table.need("name", v.name, "", 'Add it, such as name = "cabinet-2"')
-        url = table.need("url", v.line_url, "", f"Write {v.LINE_URLS}")
+        url = table.need("url", v.line_url, "", f"Write {line_urls()}")
         scheme = url.partition(":")[0]
         entry = LineEntry(
             name=name,
@@ -104,10 +105,10 @@ def place_of(table: TomlTable, key: str) -> str:
 def _meaningless(table: TomlTable, scheme: str) -> None:
     """An option that could have no effect is refused, so that it cannot mislead."""
     reasons: dict[str, tuple[str, str]] = {}
-    if scheme == "modbus-tcp":
+    if scheme not in BYTE_SCHEMES:
         hint = "The TCP gateway sets the speed of its bus; bus_baud = 9600 tells it to the plan"
-        reasons["serial"] = ("has no effect on modbus-tcp", hint)
-        reasons["echo"] = ("has no effect on modbus-tcp", "Only raw bytes can come back as an echo")
+        reasons["serial"] = (f"has no effect on {scheme}", hint)
+        reasons["echo"] = (f"has no effect on {scheme}", "Only raw bytes can come back as an echo")
     if scheme == "serial":
         reasons["bus_baud"] = ("has no effect on a serial port", 'The speed is in serial = "9600 8N1"')
     else:
@@ -118,7 +119,7 @@ def _meaningless(table: TomlTable, scheme: str) -> None:
 
 
 def _check_port(ports: dict[str, TomlTable], table: TomlTable, url: str, notes: list[ConfigWarning]) -> None:
-    """Two lines on one port would interleave their requests; two connections to one Modbus gateway may be wanted."""
+    """Two lines on one port would interleave their requests; two connections to one gateway may be wanted."""
     if not url:
         return
     first = ports.setdefault(url, table)
@@ -126,7 +127,7 @@ def _check_port(ports: dict[str, TomlTable], table: TomlTable, url: str, notes: 
         return
     layer = first.layers[0]
     place = f"{first.name} ({layer.source.name}:{layer.source.line((*layer.path, 'url'))})"
-    if url.startswith("modbus-tcp:"):
+    if url.partition(":")[0] not in BYTE_SCHEMES:
         hint = "Devices of one line take turns; many gateways accept one or two connections only"
         notes.append(ConfigWarning(place_of(table, "url"), f"opens a second connection beside {place}", hint))
     else:

@@ -9,7 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from drivers.model import LINE_SCHEMES, clean_text
+from drivers.model import BYTE_SCHEMES, clean_text
+from drivers.registry import find_scheme, line_urls, own_schemes
 from drivers.serial_setting import BAUD_RATES, nearest_baud, nearest_setting
 from drivers.toml.parsers import (
     InvalidValue,
@@ -30,7 +31,6 @@ RESERVED_NAMES = frozenset({"status", "keys", "checkpoint", "ack", "replay"})  #
 
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _BYTES_NEAR = {"k": "KiB", "m": "MiB", "g": "GiB", "t": "TiB", "b": "B", "": "MiB"}
-LINE_URLS = "serial:/dev/serial/by-id/..., modbus-tcp://HOST:502, tcp://HOST:PORT or udp://HOST:PORT"
 UPLINK_SCHEMES = {"mqtt": 1883, "mqtts": 8883}
 SHANGHAI = "Asia/Shanghai"  # the one time of China
 _SHANGHAI = frozenset((
@@ -165,16 +165,18 @@ def split_url(value: object, example: str) -> SplitResult:
 
 
 def line_url(value: object) -> str:
-    """The url of a line, written back in full (modbus-tcp gets its port 502)."""
+    """The url of a line, written back in full (a scheme with a usual port gets it)."""
     out = text(value)
     if out.startswith("/dev/"):
         raise InvalidValue(f"{show(out)} is not a url", f'Write "serial:{clean_text(out, 80)}"')
     parts = split_url(out, "tcp://192.0.2.10:4196")
-    if parts.scheme not in LINE_SCHEMES:
-        near = nearest(parts.scheme, (*LINE_SCHEMES, "mbtcp", "rtu"))
-        near = {"mbtcp": "modbus-tcp", "rtu": "serial"}.get(near, near)
+    framed = find_scheme(parts.scheme)
+    if framed is None and parts.scheme not in BYTE_SCHEMES:
+        meant = {alias: one.name for one in own_schemes() for alias in (one.name, *one.aliases)} | {"rtu": "serial"}
+        near = nearest(parts.scheme, (*BYTE_SCHEMES, *meant))
+        near = meant.get(near, near)
         what = f"unknown scheme {show(parts.scheme)}" if parts.scheme else f"{show(out)} is not a url"
-        raise InvalidValue(what, (f'Did you mean "{near}"? ' if near else "") + f"Write {LINE_URLS}")
+        raise InvalidValue(what, (f'Did you mean "{near}"? ' if near else "") + f"Write {line_urls()}")
     if parts.scheme == "serial":
         path = parts.path
         if parts.netloc or not path.startswith("/") or path.endswith("/") or len(path) > 255:
@@ -184,7 +186,7 @@ def line_url(value: object) -> str:
         raise InvalidValue(f"{show(out)} has no host", f"Write {parts.scheme}://HOST:PORT")
     if parts.path not in {"", "/"}:
         raise InvalidValue(f"{show(out)} has something after the port", f"Write {parts.scheme}://HOST:PORT")
-    port = parts.port or (502 if parts.scheme == "modbus-tcp" else 0)
+    port = parts.port or (framed.port if framed is not None else 0)
     if not port:
         raise InvalidValue(
             f"{show(out)} has no port", f'Such as "{parts.scheme}://{clean_text(parts.hostname, 60)}:4196"'

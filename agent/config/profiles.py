@@ -14,7 +14,7 @@ from agent.config.tree import Config, ConfigWarning, DeviceConfig, LineEntry
 from drivers.model import PACES, ConfigError, DeviceSpec, Limits, PlanSummary, Point, ProfileError
 from drivers.night import Night
 from drivers.profile import Profile, Resolved, concerned, find_profile, load_profile, select, shipped_dir
-from drivers.registry import check_address, driver_class
+from drivers.registry import check_address, driver_class, has_registers
 from drivers.toml import TomlTable
 from drivers.toml import parsers as p
 
@@ -137,7 +137,7 @@ def _max_words(table: TomlTable, entry: DeviceConfig, profile: Profile, points: 
     """A value never straddles two reads, so one read must hold the longest."""
     most = entry.limits.max_words
     longest = max(points, key=lambda point: point.count, default=None)
-    if most and longest and profile.protocol in {"modbus", "sunspec"} and longest.count > most:
+    if most and longest and has_registers(profile.protocol) and longest.count > most:
         what = f"{most} is less than the {longest.count} registers of {longest.name}"
         table.complain(None, "limits.max_words", what, "Raise it, or leave the point out with points = [...]")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.settings import Secret, UplinkConfig
 from drivers.encoding import base64url, exact_text
-from drivers.model import DEFAULT_PERIODS_MS, PACES, ConfigError, GatewayError, Limits
+from drivers.model import BYTE_SCHEMES, DEFAULT_PERIODS_MS, PACES, ConfigError, GatewayError, Limits
 from drivers.night import Night
 from drivers.serial_setting import DEFAULT_SERIAL
 
@@ -108,6 +108,11 @@ class LineEntry:
     @property
     def scheme(self) -> str:
         return self.url.partition(":")[0]
+
+    @property
+    def carries_bytes(self) -> bool:
+        """Any bytes, without frames of its own: then its serial setting is ours to say."""
+        return self.scheme in BYTE_SCHEMES
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ from typing import Any
 from agent.intervals.flows import amount_unit, main_power, of_part, part_of, point_roles, power_flows
 from agent.intervals.page_format import Column, PageSchema
 from drivers.model import FLOATS
+from drivers.registry import find_protocol
 
 COUNTER_PLACES, GAUGE_PLACES = 3, 6  # decimals that are kept of a float
-KEY_RESOLUTION = {"dlt645": Decimal("0.01"), "cjt188": Decimal("0.01")}  # of meters that say no scale
+KEY_RESOLUTION = Decimal("0.001")  # of counters without a scale, where the protocol does not say
 DEMAND_ROLES = frozenset({"grid", "direct", "load", "transformer", "check", "storage"})
 DEMAND_FLOWS = frozenset({"import", "export", "consumption", "charge", "discharge"})
 HEAT_PLACES = 6
@@ -251,12 +252,17 @@ def _resolution(point: Mapping[str, Any], ratio: Decimal, protocol: str | None) 
     if scales:
         found = min(scales)
     elif "key" in source:
-        found = _decimal(source.get("scale"), KEY_RESOLUTION.get(protocol or "", Decimal("0.001")))
+        found = _decimal(source.get("scale"), _key_resolution(protocol or ""))
     elif source.get("type") in FLOATS:
         found = Decimal("0.001")
     else:
         found = _decimal(source.get("scale"), Decimal(1))
     return found * ratio if point.get("ratio") == "apply" else found
+
+
+def _key_resolution(protocol: str) -> Decimal:
+    found = find_protocol(protocol)
+    return KEY_RESOLUTION if found is None or found.resolution is None else found.resolution
 
 
 def _exponent(point: Mapping[str, Any], resolution: Decimal, places: int) -> int:

@@ -9,12 +9,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from drivers.line.config import RequestOptions
-from drivers.line.modbus_frames import MBAP_HINT, Answer, Request, looks_like_mbap
 from drivers.line.port import CHUNK, Port, down
+from drivers.line.request import Answer, Request
 from drivers.line.stats import LineStats
 from drivers.line.steps import StepRequest
 from drivers.line.trace import MOST_SHOWN, NOISE, RECEIVED, SENT, FrameTrace
 from drivers.model import FrameError, LineDown, LineError, LineTimeout
+from drivers.registry import own_schemes
 from drivers.serial_setting import SerialSetting
 
 LONGEST_NOISE_S = 0.5  # a bus that is never silent for this long has another master
@@ -293,8 +294,10 @@ class ByteLink:
     def _judged(self, request: Request) -> bytes | LineError | None:
         """What the bytes are, now that no more will come."""
         verdict = request.find(self._buffer, True)
-        if not isinstance(verdict, bytes) and looks_like_mbap(self._buffer):
-            return FrameError("received a frame of Modbus TCP", where=request.where, hint=MBAP_HINT)
+        if not isinstance(verdict, bytes):
+            for scheme in own_schemes():
+                if scheme.recognizes(self._buffer):
+                    return FrameError(f"received a frame of {scheme.title}", where=request.where, hint=scheme.hint)
         return verdict
 
     def _expire(self, done: asyncio.Future[Answer | LineError], request: Request, options: RequestOptions) -> None:

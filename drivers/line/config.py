@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from drivers.model import LINE_SCHEMES, ConfigError, Limits
+from drivers.model import BYTE_SCHEMES, ConfigError, Limits
+from drivers.registry import find_scheme, line_urls
 from drivers.serial_setting import DEFAULT_SERIAL, SerialSetting, silence_ns
 
 NO_LIMITS = Limits()
@@ -41,15 +42,15 @@ class Target:
     port: int = 0
 
     @property
-    def is_mbap(self) -> bool:
-        """Modbus TCP, with its transaction ids."""
-        return self.scheme == "modbus-tcp"
+    def carries_bytes(self) -> bool:
+        """Any bytes, without frames of its own."""
+        return self.scheme in BYTE_SCHEMES
 
 
 def target(config: LineConfig) -> Target:
     """The target of a line. Raises ConfigError that names the line and the right form."""
     where = config.where
-    hint = 'Write "serial:/dev/serial/by-id/...", "modbus-tcp://host:502", "tcp://host:port" or "udp://host:port"'
+    hint = f"Write {line_urls()}"
     if config.url.startswith("serial:"):
         path = config.url.removeprefix("serial:")
         if not path.startswith("/"):
@@ -61,12 +62,13 @@ def target(config: LineConfig) -> Target:
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise ConfigError(f"url {config.url!r}: {error}", where=where, hint=hint) from error
-    if parts.scheme not in LINE_SCHEMES or not host or parts.path.strip("/") or parts.query:
+    framed = find_scheme(parts.scheme)
+    if (framed is None and parts.scheme not in BYTE_SCHEMES) or not host or parts.path.strip("/") or parts.query:
         raise ConfigError(f"url {config.url!r} is not the url of a line", where=where, hint=hint)
     if port is None:
-        if parts.scheme != "modbus-tcp":
+        if framed is None:
             raise ConfigError(f"url {config.url!r} has no port", where=where, hint=hint)
-        port = 502
+        port = framed.port
     return Target(parts.scheme, host, port)
 
 
@@ -101,7 +103,7 @@ def request_options(config: LineConfig, limits: Limits = NO_LIMITS, serial: str 
             where=config.where,
             hint="Set the serial server to one speed, and give devices with another speed a line of their own",
         )
-    elif not where.is_mbap and config.bus_baud:
+    elif where.carries_bytes and config.bus_baud:
         quiet_s = silence_ns(config.bus_baud) / 1e9
     late_s = 1.0 if where.scheme in ("tcp", "udp") else 0.0
     return RequestOptions(

@@ -14,11 +14,13 @@ from typing import cast
 from pymodbus.framer import FramerSocket
 from pymodbus.pdu import DecodePDU
 
+from drivers.framing import crc_ok
 from drivers.line.config import RequestOptions
-from drivers.line.modbus_frames import MAX_ADU, Answer, ModbusRequest, Request, crc_ok
 from drivers.line.port import CHUNK, Port, down
+from drivers.line.request import Answer, Request
 from drivers.line.stats import LineStats
 from drivers.line.trace import RECEIVED, SENT, FrameTrace
+from drivers.modbus.frames import MAX_ADU, ModbusRequest
 from drivers.model import FrameError, LineDown, LineError, LineTimeout
 
 _decode = cast(Callable[[bytes], tuple[int, int, int, bytes]], FramerSocket(DecodePDU(False)).decode)

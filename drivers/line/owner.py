@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from drivers.backoff import Backoff
 from drivers.line.bytelink import ByteLink
 from drivers.line.config import NO_LIMITS, LineConfig, RequestOptions, request_options, target
 from drivers.line.limiter import limiter_of
-from drivers.line.mbap import MbapLink
-from drivers.line.modbus_frames import BUSY, MBAP_HINT, Answer, Request
 from drivers.line.port import Port, PortOpener, down, open_port
+from drivers.line.request import Answer, Request
 from drivers.line.stats import LineStats
 from drivers.line.trace import FrameTrace
 from drivers.model import DeviceException, FrameError, Limits, LineDown, LineError, LineLent, LineTimeout, MismatchError
+from drivers.registry import find_scheme, own_schemes
 from drivers.serial_setting import SerialSetting
 
 OPEN_TIMEOUT_S = 5.0
@@ -41,6 +42,24 @@ class LineLease:
             self._at_end()
 
 
+class Link(Protocol):
+    """An open port, and the way to ask over it. One ``run`` at a time is under way."""
+
+    port: Port
+    silent: int  # timeouts in a row without a single byte: is anybody there?
+
+    def run(
+        self, requests: Sequence[Request], results: list[Answer | LineError], options: RequestOptions
+    ) -> Awaitable[LineError | None]:
+        """Ask ``requests`` from number ``len(results)`` on and append their answers; the first error ends it."""
+
+    def abandon(self) -> None:
+        """The caller is gone; an answer that is under way is dropped."""
+
+    def close(self) -> None:
+        """Close the port. A waiting caller gets a LineDown."""
+
+
 class Line:
     """One serial port or one connection, and the order of its users.
 
@@ -56,10 +75,10 @@ class Line:
     ) -> None:
         self.config, self.name = config, config.name
         self.target = target(config)
-        self.is_mbap = self.target.is_mbap
+        self.carries_bytes = self.target.carries_bytes
         self.where = config.where
         # requests of one burst: a TCP device answers all in one go; slower lines hand on each answer as it comes
-        self.burst_size = 16 if self.is_mbap else 1
+        self.burst_size = 1 if self.carries_bytes else 16
         self.stats = LineStats(since_ns=clock()[1])
         self.clock, self._trace, self._opener = clock, trace, opener
         self._setting = SerialSetting.parse(config.serial, self.where) if self.target.scheme == "serial" else None
@@ -68,7 +87,7 @@ class Line:
         self._limiter = None if self.target.scheme == "serial" else limiter_of(self.target.host.lower())
         self._connect_delay_s = config.limits.connect_delay_s or 0.0
         self._connections = config.limits.connections
-        self._link: MbapLink | ByteLink | None = None
+        self._link: Link | None = None
         self._proven = False  # this connection has brought an answer
         self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         self._retry_at = 0.0
@@ -217,7 +236,7 @@ class Line:
             again = False
             if isinstance(trouble, DeviceException):
                 self._proven = True
-                if trouble.code in BUSY and tries <= len(BUSY_PAUSES_S):
+                if trouble.busy and tries <= len(BUSY_PAUSES_S):
                     await asyncio.sleep(BUSY_PAUSES_S[tries - 1])
                     again = True
             elif isinstance(trouble, FrameError | MismatchError):
@@ -256,7 +275,7 @@ class Line:
         if self._link is not None and self._link.silent >= SILENT_BEFORE_REOPEN and self.target.scheme != "serial":
             self._drop()
 
-    async def _ready(self) -> MbapLink | ByteLink:
+    async def _ready(self) -> Link:
         """The open link. Raises LineLent or LineDown, at once while a pause runs."""
         if self._lease is not None:
             raise LineLent(f"lent to {self._lease.holder}", where=self.where)
@@ -269,8 +288,8 @@ class Line:
         self.stats.opened += 1
         self.stats.notes.update(port.notes)
         self._proven = False
-        if self.is_mbap:
-            self._link = MbapLink(port, self.clock, self.stats, self._trace, self._lost)
+        if (scheme := find_scheme(self.target.scheme)) is not None:
+            self._link = scheme.link_class()(port, self.clock, self.stats, self._trace, self._lost)
         else:
             char_s = self._setting.char_s if self._setting else 11 / self.config.bus_baud if self.config.bus_baud else 0
             self._link = ByteLink(
@@ -330,12 +349,13 @@ class Line:
         return error
 
     def _doubt_scheme(self, results: list[Answer | LineError]) -> None:
-        """Nothing was ever answered, and the connection was closed on a request: is it read as Modbus TCP there?"""
+        """Nothing was ever answered, and the connection was closed on a request: is another scheme meant?"""
         last = results[-1]
         if isinstance(last, LineDown):
-            results[-1] = LineDown(last.what, where=last.where, hint=". ".join(filter(None, (MBAP_HINT, last.hint))))
+            hints = [scheme.hint for scheme in own_schemes()]
+            results[-1] = LineDown(last.what, where=last.where, hint=". ".join(filter(None, (*hints, last.hint))))
 
-    def _lost(self, link: MbapLink | ByteLink, error: LineError) -> None:
+    def _lost(self, link: Link, error: LineError) -> None:
         """Called by a link when its port broke."""
         if link is not self._link:
             return

@@ -28,6 +28,8 @@ class StepRequest(ABC):
         most_bytes: no answer is longer.
     """
 
+    registers = None  # it reads none
+
     def __init__(
         self,
         frame: bytes,

@@ -112,7 +112,7 @@ class MbusDevice(MeterDevice):
         for reading in response.readings:
             if (reading.storage, reading.tariff, reading.subunit) != (storage, tariff, subunit):
                 continue
-            if field_of(reading.name, found[1]) and (reading.function or FUNCTIONS[0]) == function:
+            if _is_named(reading.name, found[1]) and (reading.function or FUNCTIONS[0]) == function:
                 fitting.append(reading)
         if point.kind not in (Kind.TEXT, Kind.STATE):  # some meters count in kWh and in MJ beside it
             fitting = [r for r in fitting if unit_factor(r.unit, point.unit) is not None] or fitting
@@ -209,6 +209,10 @@ class MbusDevice(MeterDevice):
         self, frame: bytes, control: int, expect: int, judge: Callable[[Frame], bytes | LineError | None]
     ) -> MeterRequest[Frame]:
         return MeterRequest(frame, control, self.spec.address, self.where, expect, Parser, judge, broken)
+
+
+def _is_named(name: str, words: str) -> bool:
+    return name == words or field_of(name.removeprefix("x.mbus."), words)
 
 
 def _dates(reading: Reading, storage: int, function: str) -> bool:

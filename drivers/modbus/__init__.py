@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from drivers.protocol import BYTE_SCHEMES, InvalidAddress, Protocol, invalid_address
+from drivers.model import BYTE_SCHEMES
+from drivers.protocol import InvalidAddress, LineScheme, Protocol, invalid_address
 
-SCHEMES = (*BYTE_SCHEMES, "modbus-tcp")
+TCP = "modbus-tcp"
+SCHEMES = (*BYTE_SCHEMES, TCP)
 FRAMES = {
     "function 1": "read coils",
     "function 2": "read discrete inputs",
@@ -16,10 +18,15 @@ FRAMES = {
 
 def check_unit(address: str, scheme: str) -> InvalidAddress | None:
     """A unit. On a serial bus 0 is a broadcast, which has no answer."""
-    low, high = (0, 255) if scheme in ("", "modbus-tcp") else (1, 247)
+    low, high = (0, 255) if scheme in ("", TCP) else (1, 247)
     if address.isascii() and address.isdigit() and low <= int(address[:9]) <= high:
         return None
     return invalid_address(address, "a Modbus", f"Allowed: {low} to {high}")
+
+
+def _is_mbap(received: bytes) -> bool:
+    """Whether bytes are one frame of Modbus TCP: its protocol number is 0, and its length is right."""
+    return len(received) >= 9 and received[2:4] == b"\0\0" and int.from_bytes(received[4:6]) == len(received) - 6
 
 
 PROTOCOL = Protocol(
@@ -29,8 +36,21 @@ PROTOCOL = Protocol(
     frames=FRAMES,
     check_address=check_unit,
     schemes=SCHEMES,
+    line_schemes=(
+        LineScheme(
+            name=TCP,
+            title="Modbus TCP",
+            port=502,
+            link="drivers.line.mbap:MbapLink",
+            recognizes=_is_mbap,
+            hint="A port that speaks Modbus TCP needs modbus-tcp:// instead of tcp://",
+            other_hint="A serial server that passes bytes through needs tcp:// instead of modbus-tcp://",
+            aliases=("mbtcp",),
+        ),
+    ),
     maps_registers=True,
     has_registers=True,
+    register_request="drivers.modbus.requests:read_request",
     any_address="1",
     searched_by_default=True,
     explainers="drivers.modbus.explain:EXPLAINERS",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from drivers.line import Line, ModbusRequest
+from drivers.line import Line
+from drivers.modbus.frames import ModbusRequest
 from drivers.modbus.read_plan import SILENT_VISITS, ReadPlan, build_reads, lacking_points
 from drivers.modbus.registers import Read, RegisterDevice
 from drivers.modbus.requests import identification_request, read_identification, read_request

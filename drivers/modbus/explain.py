@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from drivers.explain import AS_SENT, COPY_WHOLE, BrokenInput, Explainer, Json, other_protocol
-from drivers.line.modbus_frames import crc16, crc_ok
+from drivers.framing import crc16, crc_ok
 from drivers.plan.compiled import decoded
 
 FUNCTIONS: Mapping[int, str] = {

@@ -11,7 +11,8 @@ from typing import ClassVar
 from drivers.backoff import Backoff
 from drivers.base import Device
 from drivers.clocks import offset_s
-from drivers.line import Answer, Line, ModbusRequest
+from drivers.line import Answer, Line
+from drivers.modbus.frames import ModbusRequest
 from drivers.model import DeviceException, DeviceSpec, Kind, LineError, Point, Quality, Reading, Reason
 from drivers.plan import Block, TextSlot, exact, text_of
 from ext.decode import Plan

@@ -7,7 +7,8 @@ from pymodbus.pdu.bit_message import ReadCoilsRequest, ReadDiscreteInputsRequest
 from pymodbus.pdu.mei_message import ReadDeviceInformationRequest
 from pymodbus.pdu.register_message import ReadHoldingRegistersRequest, ReadInputRegistersRequest
 
-from drivers.line import Line, ModbusRequest, RequestOptions
+from drivers.line import Line, RequestOptions
+from drivers.modbus.frames import ModbusRequest
 from drivers.model import MismatchError, clean_text
 
 _READS: dict[int, type[ModbusPDU]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from drivers.line import crc_ok
+from drivers.framing import crc_ok
 from drivers.modbus.requests import read_identification, read_request
 from drivers.model import Limits, LineDown, LineError, LineLent, ProgressCallback
 from drivers.protocol import Protocol

@@ -11,7 +11,7 @@ from drivers.plan.holes import KnownHoles
 from drivers.plan.timing import Block, LineTiming
 from drivers.serial_setting import DEFAULT_SERIAL
 
-MAX_WORDS = 125  # Modbus Application Protocol 1.1b3, 6.3
+MAX_WORDS = 125  # of one read
 MAX_COILS = 2000  # the same, 6.1
 _NO_LIMITS = Limits()
 DEFAULT_TIMING = LineTiming.serial(DEFAULT_SERIAL)

@@ -43,7 +43,7 @@ class KnownHoles:
                 self._strikes.pop((block.function, block.address, block.count, code), None)
 
     def refused(self, block: Block, points: Sequence[Point], code: int, now_s: int) -> bool:
-        """Note a Modbus exception. True: something was learned, plan again.
+        """Note the exception that a read got. True: something was learned, plan again.
 
         A register is called absent only if the device has answered something else since it refused this one first, so
         that a device which refuses everything for a while does not lose its points.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from drivers.model import Limits
 from drivers.serial_setting import SerialSetting, silence_ns
 
-MODBUS_REQUEST = 8  # bytes on a serial line: address, function, start, count, CRC
-MODBUS_ANSWER = 5  # address, function, byte count, CRC
+REQUEST = 8  # bytes on a serial line: address, function, start, count, CRC
+ANSWER = 5  # address, function, byte count, CRC
 _MBAP = 7 + 1 + 4 + 7 + 2  # the same over MBAP, both ways, without the CRC
 _ETHERNET = 2 * 66  # headers of a TCP segment each way
 _NETWORK_NS_PER_BYTE = 80  # 100 Mbit/s
@@ -61,7 +61,7 @@ class LineTiming:
 
     def cost_ns(self, payload: int) -> int:
         """Time of one request whose answer carries ``payload`` bytes of registers."""
-        total = self.quiet_ns + self.turnaround_ns + (MODBUS_REQUEST + MODBUS_ANSWER + payload) * self.byte_ns
+        total = self.quiet_ns + self.turnaround_ns + (REQUEST + ANSWER + payload) * self.byte_ns
         if self.network:
             total += (_MBAP + _ETHERNET + payload) * _NETWORK_NS_PER_BYTE
         return total

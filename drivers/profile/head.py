@@ -10,6 +10,7 @@ from drivers.model import ConfigError, FreshnessRule, Limits
 from drivers.profile.complaints import ProfileComplaints
 from drivers.profile.register_layout import MAX_WORDS
 from drivers.profile.types import Param, ProfileHead, SecondSource
+from drivers.registry import DEFAULT, PACKAGES, protocols
 from drivers.serial_setting import SerialSetting
 from drivers.toml import TomlTable, show, suggestion
 
@@ -34,7 +35,6 @@ KINDS = [
     "logger",
     "bench",
 ]
-PROTOCOLS = ("modbus", "sunspec", "dlt645", "mbus", "cjt188")
 EVIDENCE = ("derived", "dump", "field")
 HEAD_KEYS = [
     "schema",
@@ -112,10 +112,12 @@ def read_head(document: Mapping[str, Any], complaints: ProfileComplaints, base: 
 
 def _protocol(table: TomlTable, base: ProfileHead | None) -> str:
     protocol = table.text("protocol", base.protocol if base else "", required=base is None)
-    near = "" if protocol in PROTOCOLS else suggestion(protocol, PROTOCOLS)
-    if protocol and protocol not in PROTOCOLS and (near or not re.fullmatch(r"[a-z][a-z0-9-]*", protocol)):
+    if not protocol or protocol in PACKAGES or protocol in (known := protocols()):
+        return protocol or DEFAULT
+    near = suggestion(protocol, known)
+    if near or not re.fullmatch(r"[a-z][a-z0-9-]*", protocol):  # else its driver may be installed elsewhere
         table.add("protocol", f"unknown protocol {show(protocol)}", near)
-    return protocol if protocol and not near else "modbus"
+    return DEFAULT if near else protocol
 
 
 def _second_source(table: TomlTable) -> SecondSource | None:
@@ -158,7 +160,7 @@ def read_limits(table: TomlTable) -> Limits:
     table.unknown(["max_words", "max_gap", "holes", "retries", "serial_retries", "connections", *LIMIT_KEYS])
     words = table.of_types("max_words", (int,), f"a whole number from 1 to {MAX_WORDS}")
     if words is not None and not 1 <= words <= MAX_WORDS:  # field pain 28
-        table.add("max_words", f"max_words is {words}, but Modbus allows 1 to {MAX_WORDS} registers per read")
+        table.add("max_words", f"max_words is {words}, allowed are 1 to {MAX_WORDS} registers per read")
         words = None
     gap = table.integer("max_gap", 0, MAX_WORDS)
     holes = table.flag("holes") if "holes" in table.raw else None

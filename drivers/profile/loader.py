@@ -31,6 +31,7 @@ from drivers.profile.samples import read_samples
 from drivers.profile.types import Param, Profile, ProfileHead, Sample, Variant
 from drivers.profile.variants import condition_error, holds, identity_holds
 from drivers.profile.vocabulary import vocabulary
+from drivers.registry import maps_registers
 from drivers.toml import KeyPath, TomlTable, read_source, show, suggestion
 
 VARIANT_KEYS = ("name", "firmware", "identity", "point", "repeat", "remove", "limits")
@@ -150,7 +151,7 @@ def _defaults(
         sentinels=sentinels,
         sleeps=head.sleeps,
         max_words=limits.max_words or MAX_WORDS,
-        protocol=head.protocol,
+        maps_registers=maps_registers(head.protocol),
         unsure=not sure or inherited.unsure,
     )
 

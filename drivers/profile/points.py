@@ -38,7 +38,7 @@ COMMON_KEYS = [
     "zh",
 ]
 ONE_EACH = 'Or "low" or "high": one character a register, in that byte'
-MODBUS_KEYS = (*COMMON_KEYS, "function", "address", "count", "type", "order", "parts", "together", "barrier", "text")
+REGISTER_KEYS = (*COMMON_KEYS, "function", "address", "count", "type", "order", "parts", "together", "barrier", "text")
 OTHER_KEYS = (*COMMON_KEYS, "key", "type", "count")
 RATIO_DIMENSIONS = frozenset(
     {
@@ -85,11 +85,11 @@ class _Reader:
     def __init__(self, table: TomlTable, defaults: Defaults, vocabulary: Vocabulary, name: str) -> None:
         self.table, self.defaults, self.vocabulary, self.name = table, defaults, vocabulary, name
         self.given = table.raw
-        self.modbus = defaults.protocol == "modbus"
+        self.maps_registers = defaults.maps_registers
 
     def read(self) -> Point | None:
         table = self.table
-        table.unknown(MODBUS_KEYS if self.modbus else OTHER_KEYS)
+        table.unknown(REGISTER_KEYS if self.maps_registers else OTHER_KEYS)
         entry = self._entry()
         kind = self._kind(entry)
         unit = self._unit(entry, kind)
@@ -138,7 +138,7 @@ class _Reader:
             ratio=ratio,
             sleeps=table.flag("sleeps", self.defaults.sleeps),
             optional=table.flag("optional"),
-            key=table.text("key", required=not self.modbus),
+            key=table.text("key", required=not self.maps_registers),
             flips=bool(entry and entry.flips),
             clock=clock,
             text=text,
@@ -313,7 +313,7 @@ class _Reader:
     def _text(self, kind: Kind, type_: str, count: int) -> str:
         form = self.table.text("text")
         if not form:
-            if kind is Kind.TEXT and self.modbus and type_ != "str" and type_ not in INTEGERS:
+            if kind is Kind.TEXT and self.maps_registers and type_ != "str" and type_ not in INTEGERS:
                 self.table.add(
                     "type", f"type {type_} cannot give a text", "Use str, an integer type, or the key text with u16"
                 )

@@ -60,8 +60,8 @@ FUNCTION_WORDS: Mapping[str, int] = {
     **dict.fromkeys(("discrete", "discrete input", "inputs", "di", "1x", "fc2", "fc02", "02", "2", "0x02"), 2),
 }
 PART_KEYS = ("address", "type", "order", "scale", "function")
-MAX_WORDS = 125  # Modbus Application Protocol 1.1b3, 6.3: registers a read, at most
-MAX_COILS = 2000  # the same, 6.1
+MAX_WORDS = 125  # registers a read, at most
+MAX_COILS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Defaults:
     sentinels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     sleeps: bool = False
     max_words: int = MAX_WORDS
-    protocol: str = "modbus"
+    maps_registers: bool = True  # points say where they are; else they have a key
     unsure: bool = False  # the type is wrong: what follows from it is not complained about
 
 
@@ -136,7 +136,7 @@ def raw_range(type_: str, count: int) -> tuple[int, int] | None:
 
 def read_layout(table: TomlTable, defaults: Defaults) -> RegisterLayout:
     """The registers of a point's table; other protocols have none."""
-    if defaults.protocol != "modbus":
+    if not defaults.maps_registers:
         return RegisterLayout(table.text("type"), "", 0, 0, 0)
     return _LayoutReader(table, defaults).read()
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from drivers.model import FLOATS, Point
 from drivers.profile.find import shipped_dir
 from drivers.profile.types import Profile
+from drivers.registry import maps_registers
 
 _TEXTS: Mapping[str, tuple[str, str]] = {
     "template": (
@@ -36,7 +37,7 @@ _MEASURED = ("dump", "field")  # evidence that the addresses were right
 def remarks(profile: Profile) -> list[tuple[str, str]]:
     """(English, Chinese) of everything that is odd, in order of registers."""
     template = [_remark("template")] if "MODEL*" in profile.models or profile.source == TEMPLATE_SOURCE else []
-    if profile.protocol != "modbus":
+    if not maps_registers(profile.protocol):
         return template
     points = [p for p in profile.points if not p.is_object and p.function >= 3]
     points.sort(key=lambda p: (p.function, p.address, -p.count))

@@ -8,12 +8,12 @@ from dataclasses import replace
 from statistics import median
 from typing import Any, cast
 
-from drivers.line import Answer, Line, ModbusRequest, Request, RequestOptions, StepRequest
+from drivers.line import Answer, Line, Request, RequestOptions, StepRequest
 from drivers.model import DeviceException, FrameError, LineDown, LineError, LineLent, LineTimeout
 
 HASTY_S = 0.2  # of patience, at least, with a device whose answers were quick so far
 HASTY_TIMES = 3  # and so many of its longest answer time
-ILLEGAL_FUNCTION = 1  # Modbus exception
+ILLEGAL_FUNCTION = 1  # the exception of a function that a device does not have
 NO_FUNCTION = 3  # refusals with it, and no other answer, until a function counts as missing
 _SPACES = {1: "coils", 2: "discrete", 3: "holding", 4: "input"}
 
@@ -42,7 +42,7 @@ class CachingLine:
         self._answer_s: list[float] = []  # from request to answer, without their bytes
         self._answered: set[tuple[int, int]] = set()  # (function, address) of registers
         self._known: dict[bytes, Answer | LineError] = {}
-        self._asked: list[tuple[ModbusRequest, bytes]] = []
+        self._asked: list[tuple[tuple[int, int, int], bytes]] = []  # function, address, count
         self._no_function = Counter[int]()  # function -> refusals as one that it has not
         self.silences = 0
 
@@ -101,12 +101,11 @@ class CachingLine:
     def dump(self) -> dict[str, dict[str, int]]:
         """Registers that were answered: "holding" and so on -> address in decimal -> word (0 or 1 for coils)."""
         found: dict[str, dict[int, int]] = {}
-        for request, payload in self._asked:
-            address = int.from_bytes(request.frame[2:4], "big")
-            count = int.from_bytes(request.frame[4:6], "big")
-            words = found.setdefault(_SPACES[request.function], {})
+        for registers, payload in self._asked:
+            function, address, count = registers
+            words = found.setdefault(_SPACES[function], {})
             for n in range(count):
-                if request.function >= 3:
+                if function >= 3:
                     words[address + n] = int.from_bytes(payload[2 * n : 2 * n + 2], "big")
                 else:
                     words[address + n] = payload[n // 8] >> n % 8 & 1
@@ -142,8 +141,8 @@ class CachingLine:
             self._no_function[function] = -(1 << 20)  # it has it
         if not isinstance(answer, LineDown | LineLent):
             self._known[request.frame] = answer
-        if isinstance(answer, Answer) and isinstance(request, ModbusRequest) and request.function in _SPACES:
-            self._asked.append((request, answer.payload))
-            address, count = (int.from_bytes(request.frame[n : n + 2], "big") for n in (2, 4))
-            self._answered |= {(request.function, n) for n in range(address, address + count)}
+        if isinstance(answer, Answer) and request.registers is not None:
+            function, address, count = request.registers
+            self._asked.append((request.registers, answer.payload))
+            self._answered |= {(function, n) for n in range(address, address + count)}
         return answer

@@ -20,7 +20,6 @@ from drivers.model import (
     no_progress,
 )
 from drivers.profile import Profile
-from drivers.protocol import BYTE_SCHEMES
 from drivers.registry import all_protocols, protocol_of
 from drivers.scan.device_search import Asker, DeviceSearch
 from drivers.scan.fit import Effort, Identity, identify, profiles_of
@@ -58,7 +57,7 @@ class Scan:
         config = LineConfig("", options.url, serial=first, echo=options.echo)
         scheme = target(config).scheme
         self.options = options
-        self.carries_bytes = scheme in BYTE_SCHEMES
+        self.carries_bytes = target(config).carries_bytes
         self.is_serial = scheme == "serial"
         self.plan = ScanPlan(options, self.is_serial, self.carries_bytes)
         for name in options.protocols:
@@ -181,7 +180,8 @@ class Scan:
         )
 
     def _note_twins(self) -> None:
-        """One serial number at several addresses: over Modbus TCP one device that answers whatever the unit number."""
+        """One serial number at several addresses: where a line has frames of its own, one device that answers
+        whatever the unit number."""
         groups: dict[tuple[str, str], list[FoundDevice]] = {}
         for device in self.found:
             if len(set(number := device.identity.get("device.serial", ""))) > 1 and len(number) >= MIN_SERIAL:

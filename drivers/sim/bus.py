@@ -15,7 +15,7 @@ BITS_A_CHARACTER = 11
 
 
 def quiet_s(baud: int) -> float:
-    """t3.5 in seconds: 3.5 characters, fixed above 19200 baud. Source: Modbus over Serial Line 1.02, 2.5.1.1."""
+    """t3.5 in seconds: 3.5 characters, fixed above 19200 baud. As ``drivers.serial_setting`` has it."""
     return 0.00175 if baud > 19200 else 3.5 * BITS_A_CHARACTER / baud
 
 

@@ -1,4 +1,4 @@
-"""One simulated Modbus device: its image, its faults, and the answer that goes out."""
+"""One simulated device of registers: its image, its faults, and the answer that goes out."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class SimDevice:
         return bytes((function | 0x80, ILLEGAL_FUNCTION))
 
     def _identification(self, request: bytes) -> bytes:
-        """Function 43/14, Modbus Application Protocol 1.1b3, 6.21: everything that fits, with "more follows"."""
+        """Function 43/14 (Application Protocol 1.1b3, 6.21): everything that fits, with "more follows"."""
         code, first = request[2], request[3]
         if code == 4:
             ids = [first] if first in self.objects else []

@@ -11,7 +11,7 @@ from drivers.toml import did_you_mean, show
 KINDS: dict[str, str] = {  # kind -> what it does, with its value
     "silence": "no answer",
     "late": "answer VALUE seconds later (default 1)",
-    "crc": "wrong CRC (Modbus TCP: wrong protocol identifier)",
+    "crc": "wrong CRC (over MBAP: wrong protocol identifier)",
     "exception": "exception code VALUE (default 4)",
     "busy": "exception 6",
     "gateway": "exception 0A or 0B of a gateway (default 0B)",
@@ -20,7 +20,7 @@ KINDS: dict[str, str] = {  # kind -> what it does, with its value
     "short": "fewer registers than asked for, VALUE of them (default 1); sound otherwise",
     "cut": "only the first VALUE bytes of the frame (default 3)",
     "unit": "the answer carries unit VALUE (default: the next one)",
-    "tag": "Modbus TCP transaction id off by VALUE (default 1)",
+    "tag": "MBAP transaction id off by VALUE (default 1)",
     "stray": "bytes VALUE in hex before the answer (default 00)",
     "stale": "the answer before once more",
     "blank": "all registers FFFF",

@@ -1,10 +1,10 @@
-"""Modbus frames from the device's side: find requests in a stream of bytes, wrap answers."""
+"""Frames of units with registers from the device's side: find requests in a stream of bytes, wrap answers."""
 
 from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from drivers.line.modbus_frames import crc16, crc_ok
+from drivers.framing import crc16, crc_ok
 
 RTU_MAX = 256
 
@@ -35,7 +35,7 @@ class Framing(Protocol):
 
 
 class MbapFraming:
-    """Modbus TCP: transaction, protocol 0, length, unit."""
+    """MBAP, over TCP: transaction, protocol 0, length, unit."""
 
     def __init__(self) -> None:
         self._held = b""

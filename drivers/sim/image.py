@@ -9,6 +9,7 @@ from pathlib import Path
 
 from drivers.model import Kind, Point
 from drivers.plan.holes import ILLEGAL_ADDRESS, ILLEGAL_FUNCTION, ILLEGAL_VALUE
+from drivers.registry import DEFAULT, has_registers
 from drivers.sim.encode import (
     EncodeError,
     Value,
@@ -259,7 +260,7 @@ class DumpError(EncodeError):
 
 
 def load_dump(path: Path) -> tuple[Image, int]:
-    """Registers and address of ``{"protocol": "modbus", "address": 1, "holding": {"35000": 1, ...}, "input": {...}}``.
+    """Registers and address of ``{"address": 1, "holding": {"35000": 1, ...}, "input": {...}}``.
 
     Raises DumpError that names the file and the error in it.
     """
@@ -270,9 +271,9 @@ def load_dump(path: Path) -> tuple[Image, int]:
     except ValueError as error:
         raise DumpError(f"is not JSON: {error}", where=str(path)) from error
     if not isinstance(found, dict):
-        raise DumpError("is not a dump", where=str(path), hint='Wanted: {"protocol": "modbus", "holding": {"0": 1}}')
-    if found.get("protocol", "modbus") != "modbus":
-        raise DumpError(f"protocol {found['protocol']!r} is not modbus", where=str(path))
+        raise DumpError("is not a dump", where=str(path), hint='Wanted: {"holding": {"0": 1}}')
+    if not has_registers(str(found.get("protocol", DEFAULT))):
+        raise DumpError(f"protocol {found['protocol']!r} has no registers", where=str(path))
     address = found.get("address", 1)
     if isinstance(address, str) and address.isdigit():
         address = int(address)

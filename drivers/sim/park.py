@@ -21,7 +21,7 @@ from drivers.sim.tcp import TcpLine
 
 __all__ = ["CABINETS", "DEMO", "METERS", "Park", "ParkDevice", "ParkMeter", "ParkSlot", "make_park"]
 
-SERIAL_LINES = frozenset({"cabinet", "meters"})  # a pseudo-terminal; all others are Modbus TCP
+SERIAL_LINES = frozenset({"cabinet", "meters"})  # a pseudo-terminal; all others are TCP
 BAUD = 9600
 
 
@@ -36,7 +36,7 @@ class ParkDevice:
 
 @dataclass(slots=True)
 class ParkMeter:
-    """A meter of the park that is not a Modbus device."""
+    """A meter of the park, with frames of its own."""
 
     slot: ParkSlot
     sim: SimMeter
@@ -44,7 +44,7 @@ class ParkMeter:
 
 
 class Park:
-    """A running park. ``lines``, ``devices`` (Modbus and SunSpec) and ``meters`` by name; ``stop`` ends it."""
+    """A running park. ``lines``, ``devices`` (of registers) and ``meters`` by name; ``stop`` ends it."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ def make_park(
 
 
 def _mixed(buses: dict[str, Bus], line: str) -> MixedBus:
-    """The bus of a line that a meter hangs on; Modbus devices that were there before stay."""
+    """The bus of a line that a meter hangs on; devices that were there before stay."""
     bus = buses.get(line)
     if not isinstance(bus, MixedBus):
         bus = buses[line] = MixedBus(devices=bus.devices.values() if bus else (), name=line)

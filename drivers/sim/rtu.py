@@ -1,4 +1,4 @@
-"""Modbus RTU on a pseudo-terminal with the byte times of a real line.
+"""RTU frames on a pseudo-terminal with the byte times of a real line.
 
 A thread of its own does the timing: byte k of a burst is heard at ``last + 11 / baud``, and a byte is written
 when it would be complete. It sleeps until shortly before and spins the rest, because epoll rounds up to a

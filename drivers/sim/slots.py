@@ -20,7 +20,7 @@ class ParkSlot:
     parent: Mapping[str, str] = field(default_factory=dict)  # for agent.toml: where its parts hang in the metering tree
     params: Mapping[str, int | str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
-    address: str = ""  # of a meter that is not Modbus; its ``unit`` is unused
+    address: str = ""  # of a meter without unit numbers; its ``unit`` is unused
     baud: int | None = None  # its own speed on a line of several
     every: Mapping[str, str] = field(default_factory=dict)  # for agent.toml: pace -> period
     points: Sequence[str] = ()  # for agent.toml: () means all
@@ -87,7 +87,7 @@ CABINETS: tuple[ParkSlot, ...] = (
         every={"fast": "5 s", "normal": "5 s", "slow": "10 s"},
     ),
 )
-# One RS-485 line of four protocols, SunSpec and two speeds. Reading at 2400 baud is slow (a visit of the main meter
+# One RS-485 line of five protocols and two speeds. Reading at 2400 baud is slow (a visit of the main meter
 # takes more than a second), so the paces of this line are longer than those of the others, and only some points are
 # read.
 HEAT = ("heat.energy", "heat.power", "heat.flow", "heat.volume", "heat.temperature.supply", "heat.temperature.return")

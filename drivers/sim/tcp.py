@@ -1,4 +1,4 @@
-"""Modbus TCP, and RTU bytes over raw TCP: one port, any number of unit ids and connections."""
+"""MBAP frames over TCP, and RTU bytes over raw TCP: one port, any number of unit ids and connections."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import Literal, cast
 
 from drivers.model import LineDown
+from drivers.registry import own_schemes
 from drivers.sim.bus import BITS_A_CHARACTER, Bus, quiet_s
 from drivers.sim.device import SimAnswer
 from drivers.sim.framing import Framing, MbapFraming
 
-SCHEMES = {"mbap": "modbus-tcp", "rtu": "tcp"}
+SCHEMES = {"mbap": own_schemes()[0].name, "rtu": "tcp"}
 
 
 class _Connection(asyncio.Protocol):
@@ -97,7 +98,7 @@ class _Connection(asyncio.Protocol):
 
 
 class TcpLine:
-    """A listening port. ``framing`` "mbap" is Modbus TCP, "rtu" raw bytes as a serial server passes them.
+    """A listening port. ``framing`` "mbap" has frames of its own, "rtu" raw bytes as a serial server passes them.
 
     ``baud`` makes it a gateway to a bus: each exchange takes its byte times and they follow one another.
     """
@@ -123,7 +124,7 @@ class TcpLine:
 
     @property
     def url(self) -> str:
-        """``modbus-tcp://host:port`` or ``tcp://host:port``; the port is known once started."""
+        """As the agent's configuration wants it; the port is known once started."""
         return f"{SCHEMES[self.framing]}://{self.host}:{self.port}"
 
     def reserve(self, delay_s: float, asked: int, answered: int) -> float:

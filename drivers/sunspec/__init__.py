@@ -13,6 +13,7 @@ PROTOCOL = Protocol(
     check_address=check_unit,
     schemes=SCHEMES,
     has_registers=True,
+    register_request="drivers.modbus.requests:read_request",
     any_address="1",
     tells_its_model=True,
     wire="modbus",

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from drivers.line import Answer, Line, ModbusRequest
+from drivers.line import Answer, Line
+from drivers.modbus.frames import ModbusRequest
 from drivers.modbus.registers import Read, RegisterDevice, Value
 from drivers.modbus.requests import read_request
 from drivers.model import (

@@ -138,7 +138,7 @@ def test_malformed_arguments_say_what_is_right(raw, served, args: list[str], say
 def test_addresses_of_other_meters_are_told_what_to_use(mh, address: str) -> None:
     said = mh("read", "--line", "serial:/dev/null", "--address", address, "--registers", "3:0")
     assert said.code == 2
-    assert "Registers are Modbus. Other meters are read with --profile: dlt645/2007" in said.err
+    assert "Meters without registers are read with --profile" in said.err
 
 
 def test_a_device_that_refuses_all_is_told_with_what_to_try(raw, served) -> None:
@@ -156,7 +156,7 @@ def test_a_configured_meter_without_registers_is_told_what_to_use(mh, park, tmp_
     config = park("tcp://127.0.0.1:1")
     config.write_text(config.read_text().replace('"test/box"', '"dlt645/2007"'))
     said = mh("read", "inv1", "-c", config, "--registers", "3:0")
-    assert said.code == 2 and "inv1 is a dlt645 device. Registers are Modbus. Other meters are read with" in said.err
+    assert said.code == 2 and "inv1 is a dlt645 device. Meters without registers are read with" in said.err
 
 
 def test_a_device_of_the_configuration_and_its_dump(mh, served, park, tmp_path: Path) -> None:

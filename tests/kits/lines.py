@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from drivers.line import Answer, Line, LineConfig, ModbusRequest, RequestOptions, open_line
+from drivers.line import Answer, Line, LineConfig, RequestOptions, open_line
 from drivers.line.port import open_port
+from drivers.modbus.frames import ModbusRequest
 from drivers.modbus.requests import read_request
 from drivers.model import DeviceSpec, Kind, Limits, LineError, Point
 from drivers.sim import device

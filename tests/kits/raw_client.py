@@ -11,7 +11,7 @@ import struct
 import time
 from pathlib import Path
 
-from drivers.line.modbus_frames import crc16
+from drivers.framing import crc16
 from drivers.sim.tcp import TcpLine
 
 PATIENCE_S = 30.0  # for what comes; what does not come is waited for less

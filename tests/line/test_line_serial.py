@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from drivers.line import LineConfig, SerialSetting, crc16, open_line
+from drivers.framing import crc16
+from drivers.line import LineConfig, SerialSetting, open_line
 from drivers.model import ConfigError, DeviceException, FrameError, Limits, LineDown, LineTimeout, MismatchError
 from drivers.sim.bus import quiet_s
 from tests.kits.lines import Field, Ports, ask, ask_while, came, hasty, open_files, sim_device, words

@@ -9,9 +9,9 @@ import socket
 
 import pytest
 
+from drivers.line import Answer
 from drivers.line.config import RequestOptions
 from drivers.line.mbap import MbapLink
-from drivers.line.modbus_frames import Answer
 from drivers.line.port import Port
 from drivers.line.stats import LineStats
 from drivers.model import LineError

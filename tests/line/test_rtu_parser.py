@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pymodbus.framer import FramerRTU
 from pymodbus.pdu import DecodePDU
 
-from drivers.line.modbus_frames import READ_FUNCTIONS, ModbusRequest, crc16, crc_ok
+from drivers.framing import crc16, crc_ok
+from drivers.modbus.frames import READ_FUNCTIONS, ModbusRequest
 from drivers.modbus.requests import identification_request, read_request
 from drivers.model import DeviceException, FrameError, LineError, LineTimeout, MismatchError
 from tests.kits.lines import ask

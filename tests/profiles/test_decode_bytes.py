@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from agent.cli.decode import decode
 from agent.cli.decode_output import hex_bytes
 from drivers.explain import BrokenInput
-from drivers.line.modbus_frames import crc16
+from drivers.framing import crc16
 
 Json = dict[str, Any]
 ANSWER = "0103045375 6E5396F0".replace(" ", "")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agent.cli.decode import decode
 from agent.cli.main import outcome
 from agent.cli.profiles import profiles
-from drivers.line.modbus_frames import crc16
+from drivers.framing import crc16
 from drivers.model import UsageError
 from drivers.profile import find_profile
 from drivers.profile.find import shipped_dir
@@ -245,7 +245,7 @@ def test_any_profile_takes_any_dump_or_says_why_not(id: str) -> None:
         ('{"holding": {"1": "a"}}', "holding at 1 is 'a'"),
         ('{"holding": [1]}', "holding is not an object"),
         ('{"holding": {"1": 1}}', "none of the registers of eastron/sdm630 is in the dump"),
-        ('{"protocol": "mbus", "holding": {}}', "is a dump of 'mbus', want modbus"),
+        ('{"protocol": "mbus", "holding": {}}', "is a dump of 'mbus', which has no registers"),
     ],
 )
 def test_a_broken_dump_is_exit_code_4(tmp_path: Path, text: str, told: str) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from drivers.model import ProfileError
 from drivers.profile import find_profile, load_profile
 from drivers.profile.head import HEAD_KEYS, KINDS, LIMIT_KEYS
-from drivers.profile.points import MODBUS_KEYS, OTHER_KEYS
+from drivers.profile.points import OTHER_KEYS, REGISTER_KEYS
 from drivers.profile.register_layout import REGISTERS
 
 SOURCES = ("generic/heat-recovery-plc", "goodwe/dt", "acrel/adl400")
@@ -66,7 +66,7 @@ def test_no_value_anywhere_is_more_than_a_complaint(tmp_path: Path, data: st.Dat
             if data.draw(st.booleans()):
                 inner[path[-1]] = copy.deepcopy(data.draw(VALUES))
             elif isinstance(inner, dict):
-                key = data.draw(st.sampled_from([*MODBUS_KEYS, *HEAD_KEYS, "nonsense"]))
+                key = data.draw(st.sampled_from([*REGISTER_KEYS, *HEAD_KEYS, "nonsense"]))
                 inner[key] = copy.deepcopy(data.draw(VALUES))
         except (KeyError, IndexError, TypeError):
             continue
@@ -89,6 +89,6 @@ def test_the_page_names_every_key() -> None:
         pytest.skip("no docs beside the tests")
     text = page.read_text("utf-8")
     known = set(re.findall(r"`([a-z_]+)`", text)) | set(re.findall(r"\b([a-z]+)\b", text))
-    keys = {*HEAD_KEYS, *MODBUS_KEYS, *OTHER_KEYS, *LIMIT_KEYS, *KINDS, "holes", "max_gap", "retries", "max_words"}
+    keys = {*HEAD_KEYS, *REGISTER_KEYS, *OTHER_KEYS, *LIMIT_KEYS, *KINDS, "holes", "max_gap", "retries", "max_words"}
     assert not {k for k in keys if k not in known and f"`{k}`" not in text}
     assert all(t in text for t in REGISTERS if t != "bits")

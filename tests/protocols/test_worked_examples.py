@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from agent.cli.decode import decode
-from drivers.line.modbus_frames import crc16
+from drivers.framing import crc16
 from drivers.mbus.records import parse
 
 Json = dict[str, Any]

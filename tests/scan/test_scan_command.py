@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from drivers.dlt645.simulate import Dlt645Meter
-from drivers.line.modbus_frames import crc16
+from drivers.framing import crc16
 from drivers.mbus.simulate import MbusMeter
 from drivers.modbus.requests import read_request
 from drivers.sim.bus import Bus

@@ -22,7 +22,7 @@ MINE = ("--listen", "0", "--bus-is-mine")
 
 def _answer(unit: int) -> bytes:
     body = bytes((unit, 3, 2, 0, 7))
-    from drivers.line.modbus_frames import crc16
+    from drivers.framing import crc16
 
     return body + crc16(body).to_bytes(2, "little")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.line.modbus_frames import crc16
+from drivers.framing import crc16
 from drivers.model import LineDown, UsageError
 from drivers.sim.bus import Bus, quiet_s
 from drivers.sim.device import SimDevice

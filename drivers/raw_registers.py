@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from drivers.line import Line, RequestOptions
-from drivers.modbus.requests import read_request
+from drivers.line import Line, Request, RequestOptions
 from drivers.model import DeviceException, LineDown, LineError, LineLent, LineTimeout, UsageError, clean_text
 from drivers.profile.register_layout import MAX_COILS, MAX_WORDS
 
@@ -93,9 +92,16 @@ def _number(text: str, what: str, shown: str) -> int:
 
 
 async def read_raw(
-    line: Line, unit: int, ranges: Sequence[RegisterRange], options: RequestOptions, where: str
+    line: Line,
+    unit: int,
+    ranges: Sequence[RegisterRange],
+    options: RequestOptions,
+    where: str,
+    make_request: Callable[[int, int, int, int, str], Request],
 ) -> RawRegisters:
     """Read ranges once. A part that the device refuses is halved until what is readable was read.
+
+    ``make_request``: of the device's protocol, ``Protocol.register_request``.
 
     Raises LineTimeout if the device says nothing at all, LineDown or LineLent.
     """
@@ -107,7 +113,7 @@ async def read_raw(
         while todo:
             piece = todo.pop()
             try:
-                request = read_request(unit, piece.function, piece.address, piece.count, where)
+                request = make_request(unit, piece.function, piece.address, piece.count, where)
                 answer = await line.exchange(request, options)
             except (LineDown, LineLent):
                 raise

@@ -6,17 +6,12 @@ Only reads can be expressed: the functions 1, 2, 3, 4 and 43/14 (read device ide
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
 
+from drivers.framing import crc16, crc_ok
+from drivers.modbus import FRAMES
 from drivers.model import DeviceException, FrameError, LineError, LineTimeout, MismatchError
 
-READ_FUNCTIONS: Mapping[int, str] = {
-    1: "read coils",
-    2: "read discrete inputs",
-    3: "read holding registers",
-    4: "read input registers",
-    43: "read device identification (MEI type 14)",
-}
+READ_FUNCTIONS: Mapping[int, str] = {int(name.removeprefix("function ")): what for name, what in FRAMES.items()}
 EXCEPTIONS: Mapping[int, str] = {
     1: "illegal function",
     2: "illegal data address",
@@ -29,76 +24,7 @@ EXCEPTIONS: Mapping[int, str] = {
     11: "gateway target failed to respond",
 }
 BUSY = frozenset((5, 6))
-MBAP_HINT = "A port that speaks Modbus TCP needs modbus-tcp:// instead of tcp://"
 MAX_ADU = 260
-
-
-class Answer(NamedTuple):
-    """The payload of one answer, stamped when its last byte came in."""
-
-    payload: bytes
-    time_ns: int  # UTC
-    mono_ns: int
-    suspect: bool  # the first answer of this device after a timeout, on a line without transaction ids
-
-
-class Request(Protocol):
-    """One request, and how to tell its answer from everything else on a line."""
-
-    @property
-    def frame(self) -> bytes:
-        """The bytes to send on a line that carries bytes."""
-
-    @property
-    def function(self) -> int:
-        """The name under which sent requests are counted."""
-
-    @property
-    def unit(self) -> str | int:
-        """The unit that answers: late answers are matched by it."""
-
-    @property
-    def where(self) -> str:
-        """For messages."""
-
-    @property
-    def expect(self) -> int:
-        """Bytes of a full answer, for the deadline."""
-
-    def find(self, received: bytes, final: bool) -> bytes | LineError | None:
-        """The answer's payload, the error, or None: not yet, or (``final``) nothing was heard at all."""
-
-
-def _table() -> tuple[int, ...]:
-    table = []
-    for byte in range(256):
-        crc = byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ 0xA001 if crc & 1 else crc >> 1
-        table.append(crc)
-    return tuple(table)
-
-
-_CRC = _table()
-
-
-def crc16(frame: bytes) -> int:
-    """CRC-16 of Modbus RTU (reflected polynomial A001, start FFFF); sent low byte first."""
-    crc = 0xFFFF
-    table = _CRC
-    for byte in frame:
-        crc = (crc >> 8) ^ table[(crc ^ byte) & 0xFF]
-    return crc
-
-
-def looks_like_mbap(data: bytes) -> bool:
-    """Whether bytes are one frame of Modbus TCP: its protocol number is 0, and its length is right."""
-    return len(data) >= 9 and data[2:4] == b"\0\0" and int.from_bytes(data[4:6], "big") == len(data) - 6
-
-
-def crc_ok(frame: bytes) -> bool:
-    """Are the last two bytes the CRC of the others? False for what is too short for a frame (unit, function, CRC)."""
-    return len(frame) >= 4 and crc16(frame) == 0  # a message followed by its own CRC has remainder zero
 
 
 class ModbusRequest:
@@ -130,6 +56,12 @@ class ModbusRequest:
         self.pdu_bytes = 2 + payload_bytes
         self.expect = 5 + payload_bytes if self._sized else 64
 
+    @property
+    def registers(self) -> tuple[int, int, int] | None:
+        """(function, address, count) that it reads; None for identification."""
+        pdu = self.frame[1:6]
+        return (pdu[0], pdu[1] << 8 | pdu[2], pdu[3] << 8 | pdu[4]) if self._sized else None
+
     def judge(self, pdu: bytes) -> bytes | LineError:
         """Payload of a PDU that came for this request over MBAP, or the error in it."""
         function = pdu[0] if pdu else 0
@@ -149,7 +81,10 @@ class ModbusRequest:
         what = EXCEPTIONS.get(code, "unknown exception")
         if code in (10, 11):
             return LineTimeout(f"the gateway answers {code:02X}h, {what}", where=self.where)
-        return DeviceException(f"the device answers exception {code:02X}h, {what}", where=self.where, code=code)
+        busy = code in BUSY
+        return DeviceException(
+            f"the device answers exception {code:02X}h, {what}", where=self.where, code=code, busy=busy
+        )
 
     def judge_from(self, unit: int, pdu: bytes) -> bytes | LineError:
         """As ``judge``, with the unit that the answer claims to be from."""

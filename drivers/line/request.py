@@ -1,0 +1,47 @@
+"""What a line is asked for, and what it gives back."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from drivers.model import LineError
+
+
+class Answer(NamedTuple):
+    """The payload of one answer, stamped when its last byte came in."""
+
+    payload: bytes
+    time_ns: int  # UTC
+    mono_ns: int
+    suspect: bool  # the first answer of this device after a timeout, on a line without transaction ids
+
+
+class Request(Protocol):
+    """One request, and how to tell its answer from everything else on a line."""
+
+    @property
+    def frame(self) -> bytes:
+        """The bytes to send on a line that carries bytes."""
+
+    @property
+    def function(self) -> int:
+        """The name under which sent requests are counted."""
+
+    @property
+    def unit(self) -> str | int:
+        """The unit that answers: late answers are matched by it."""
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+
+    @property
+    def registers(self) -> tuple[int, int, int] | None:
+        """(function, address, count) of the registers that it reads, None if it reads none."""
+
+    @property
+    def expect(self) -> int:
+        """Bytes of a full answer, for the deadline."""
+
+    def find(self, received: bytes, final: bool) -> bytes | LineError | None:
+        """The answer's payload, the error, or None: not yet, or (``final``) nothing was heard at all."""
