@@ -65,9 +65,9 @@ async def rates(folder: Path, seconds: float, dead: bool) -> tuple[Counter[int],
         polls.append(DevicePoll(ModbusDevice(spec, line, ring, unit), ring, clock.now_ms(), record))
 
     for poll in polls:
-        read_plan = poll.driver._read_plan(1)  # type: ignore[attr-defined]
+        visit_plan = poll.driver.visit_plan(1)  # type: ignore[attr-defined]
         per_visit[poll.driver.table] = sum(
-            exchange_s(sim, 8, 5 + 2 * read.block.count, TURNAROUND_S) for read in read_plan.reads
+            exchange_s(sim, 8, 5 + 2 * read.block.count, TURNAROUND_S) for read in visit_plan.queries
         )
     poller = asyncio.ensure_future(LinePoller(polls, clock).run())
     if dead:

@@ -1,7 +1,8 @@
 """What drivers have in common: the visit of the poller, some points read now, gaps for what did not come.
 
 A driver says which queries bring which points (``plan``), asks them (``ask``), and puts what an answer holds into the
-ring (``take``) or into readings for a person (``readings``).
+ring (``take``) or into readings for a person (``readings``). There is one poll loop, here: when to ask, what not to ask
+for a while, and which gap is written for what did not come.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Generic, Protocol, TypeVar
 
+from drivers.backoff import Backoff
 from drivers.counter_guard import CounterGuard
 from drivers.line import Line
 from drivers.model import (
@@ -45,9 +47,31 @@ class Query(Protocol):
     @property
     def points(self) -> Sequence[int]: ...
 
+    @property
+    def query_id(self) -> Hashable:
+        """The same for the same question, whichever points are wanted of its answer."""
+
 
 Q = TypeVar("Q", bound=Query)
 A = TypeVar("A")  # an answer
+
+
+@dataclass(slots=True)
+class VisitPlan(Generic[Q]):
+    """What is asked at a visit for a set of paces, in this order, and the points that no query brings."""
+
+    queries: list[Q]
+    lacking: list[tuple[list[int], Reason]]
+
+
+@dataclass(slots=True)
+class Failures:
+    """How a query has fared since it was last answered."""
+
+    count: int = 0
+    backoff: Backoff | None = None
+    rest_until: float = 0.0  # monotonic seconds before which it is not asked
+    reason: Reason = Reason.TIMEOUT  # of its points meanwhile
 
 
 class Device(ABC, Generic[Q, A]):
@@ -78,6 +102,12 @@ class Device(ABC, Generic[Q, A]):
         self._options = line.request_options(spec.limits, spec.serial)
         self._timing = _timing(line, spec, self._limits)
         self._guard = CounterGuard(spec)
+        self._used = 0  # paces that a point has
+        for point in spec.points:
+            self._used |= 1 << PACES.index(point.pace)
+        self._plans: dict[int, VisitPlan[Q]] = {}  # by mask of paces
+        self._failures: dict[Hashable, Failures] = {}  # by ``query_id``
+        self._resting = False  # some query may be
         self._texts: dict[int, bytes] = {}  # that say which device this is, by point
         self._other_texts = 0
 
@@ -99,8 +129,20 @@ class Device(ABC, Generic[Q, A]):
     def readings(self, query: Q, answer: A) -> dict[int, Reading]:
         """What an answer holds, by point number, for a person."""
 
-    def on_answered(self, query: Q) -> None:
-        """Note that a query was answered."""
+    @property
+    def is_prepared(self) -> bool:
+        """Whether enough is known of the device to plan a visit."""
+        return True
+
+    async def prepare(self, result: PollResult) -> None:
+        """Ask what must be known before anything can be planned, counted in ``result``. Raises LineError."""
+
+    def lacking(self, numbers: Sequence[int]) -> list[tuple[list[int], Reason]]:
+        """Those of these points that the device was found not to have, with the reason of their gaps."""
+        return []
+
+    def on_silent(self, plan: VisitPlan[Q], silent: list[Q], is_alive: bool) -> None:
+        """Draw conclusions from queries that were not answered in time; ``is_alive``: others were answered."""
 
     def learn(self, query: Q, error: LineError) -> bool:
         """Draw conclusions from a query that failed. True: ``plan`` now asks for its points in another way."""
@@ -116,6 +158,25 @@ class Device(ABC, Generic[Q, A]):
     def use_ring(self, ring: Ring, table: int) -> None:
         """Write into another ring from now on, under this table. Not while a poll is under way."""
         self._ring, self.table = ring, table
+
+    async def poll(self, tick_ms: int, paces: int) -> PollResult:
+        """Ask what is due at a tick, except what rests. A failed query becomes a gap with its reason, never a zero."""
+        result = PollResult()
+        try:
+            if not self.is_prepared:
+                await self.prepare(result)
+        except LineError as error:
+            result.error, result.answered = error, int(isinstance(error, DeviceException))
+            self.miss(self.due(paces), error, tick_ms, result)
+            return result
+        plan = self._plans.get(paces) or self.visit_plan(paces)
+        for numbers, reason in plan.lacking:
+            result.positions.append(self.gap(tick_ms, reason, numbers))
+        queries = self._awake(plan.queries, tick_ms, result) if self._resting else plan.queries
+        silent = await self.visit(queries, tick_ms, result)
+        if silent and isinstance(result.error, LineTimeout):
+            self.on_silent(plan, silent, result.answered > 0)
+        return result
 
     @abstractmethod
     async def probe(self) -> None:
@@ -152,6 +213,8 @@ class Device(ABC, Generic[Q, A]):
                     found.update(self.readings(query, answer))
                     continue
                 learned = self.learn(query, answer)
+                if learned:
+                    self.replan()
                 if isinstance(answer, LineDown | LineLent) or (isinstance(answer, LineTimeout) and not alive):
                     raise answer
                 alive = True
@@ -166,6 +229,58 @@ class Device(ABC, Generic[Q, A]):
         """What recorded answers hold, by point, without asking anything: see ``drivers.samples.read_sample``."""
 
     # --- parts of a driver
+
+    def visit_plan(self, paces: int) -> VisitPlan[Q]:
+        """What one visit for these paces asks; made once, until ``replan``."""
+        used = paces & self._used
+        if (plan := self._plans.get(used)) is None:
+            due = self.due(used)
+            plan = VisitPlan(self.plan(due), self.lacking(due))
+        self._plans[paces] = self._plans[used] = plan
+        return plan
+
+    def replan(self) -> None:
+        """Forget what was planned: the device, or what is known of it, has changed."""
+        self._plans.clear()
+
+    def on_answered(self, query: Q) -> None:
+        """Note that a query was answered."""
+        if self._failures:
+            self._failures.pop(query.query_id, None)
+
+    def failures(self, query: Q) -> Failures:
+        """Of a query, one more than before."""
+        found = self._failures.setdefault(query.query_id, Failures())
+        found.count += 1
+        return found
+
+    def rest(self, failures: Failures, seconds: float, reason: Reason) -> None:
+        """Do not ask a query for a while; its points are gaps."""
+        failures.rest_until, failures.reason = self.mono_s() + seconds, reason
+        self._resting = True
+
+    def _awake(self, queries: list[Q], tick_ms: int, result: PollResult) -> list[Q]:
+        """The queries that do not rest; the points of the others are gaps."""
+        now, awake = self.mono_s(), list[Q]()
+        for query in queries:
+            failures = self._failures.get(query.query_id)
+            if failures is None or now >= failures.rest_until:
+                awake.append(query)
+            else:
+                self.refused(query.points, failures.reason, tick_ms, result)
+        self._resting = any(now < failures.rest_until for failures in self._failures.values())
+        return awake
+
+    def refused(self, points: Iterable[int], reason: Reason, tick_ms: int, result: PollResult) -> None:
+        """Gaps of points that are not asked for: those that are optional and were refused are absent."""
+        for why, those in self.by_reason(points, reason):
+            result.positions.append(self.gap(tick_ms, why, those))
+
+    def by_reason(self, points: Iterable[int], reason: Reason) -> list[tuple[Reason, list[int]]]:
+        """Points by the reason of their gaps: what is optional and was refused is absent, which is not a fault."""
+        absent = [n for n in points if reason is Reason.EXCEPTION and self.spec.points[n].optional]
+        others = [n for n in points if reason is not Reason.EXCEPTION or not self.spec.points[n].optional]
+        return [(why, those) for why, those in ((reason, others), (Reason.ABSENT, absent)) if those]
 
     async def visit(self, queries: list[Q], tick_ms: int, result: PollResult) -> list[Q]:
         """Send the queries due at a tick, in order. A failed one becomes a gap with its reason, never a zero.
@@ -209,7 +324,8 @@ class Device(ABC, Generic[Q, A]):
         """Note a query that failed; returns what to ask instead in the same visit."""
         result.error = error
         result.answered += isinstance(error, DeviceException)
-        self.learn(query, error)
+        if self.learn(query, error):
+            self.replan()
         self.miss(query.points, error, tick_ms, result)
         return ()
 

@@ -116,8 +116,6 @@ class MeterDevice(Device[MeterQuery, Response]):
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
         super().__init__(spec, line, ring, table)
         self._asked = 0  # requests sent since the visit began
-        self._refusals: dict[str, int] = {}
-        self._rests: dict[str, float] = {}  # question -> monotonic seconds before which it is not asked
         self._warned: set[int] = set()
         for number in range(len(spec.points)):
             self.check(spec.points[number])
@@ -149,19 +147,6 @@ class MeterDevice(Device[MeterQuery, Response]):
         """Approximate (requests, bytes of both directions) of a question."""
 
     # --- what pollers and commands call
-
-    async def poll(self, tick_ms: int, paces: int) -> PollResult:
-        """Ask what is due, but for questions that rest."""
-        result, awake = PollResult(), list[MeterQuery]()
-        self._asked = 0
-        for query in self.plan(self.due(paces)):
-            if self.mono_s() < self._rests.get(query.query_id, 0.0):
-                self._refused(query, tick_ms, result)
-            else:
-                awake.append(query)
-        await self.visit(awake, tick_ms, result)
-        result.asked = self._asked
-        return result
 
     async def probe(self) -> None:
         """One question. Raises LineError if the device is silent; a refusal is an answer."""
@@ -288,8 +273,11 @@ class MeterDevice(Device[MeterQuery, Response]):
 
     # --- what a device refuses
 
-    def on_answered(self, query: MeterQuery) -> None:
-        self._refusals.pop(query.query_id, None)
+    async def visit(self, queries: list[MeterQuery], tick_ms: int, result: PollResult) -> list[MeterQuery]:
+        self._asked = 0
+        silent = await super().visit(list(queries), tick_ms, result)  # what is asked instead is of this visit only
+        result.asked = self._asked
+        return silent
 
     def failed(self, query: MeterQuery, error: LineError, tick_ms: int, result: PollResult) -> Sequence[MeterQuery]:
         """Ask in another way now; what cannot be asked in another way is a gap, and rests when it was refused twice."""
@@ -297,19 +285,15 @@ class MeterDevice(Device[MeterQuery, Response]):
             return super().failed(query, error, tick_ms, result)
         result.answered += 1
         if self.learn(query, error):
+            self.replan()
             return self.plan(query.points)
         result.error = error
-        self._refusals[query.query_id] = self._refusals.get(query.query_id, 0) + 1
-        if self._refusals[query.query_id] >= REFUSALS:
-            self._rests[query.query_id] = self.mono_s() + REST_S
+        failures = self.failures(query)
+        if failures.count >= REFUSALS:
+            self.rest(failures, REST_S, Reason.EXCEPTION)
             _log.info("%s: refuses %s; it is asked again in an hour", self.where, query.query_id)
-        self._refused(query, tick_ms, result)
+        self.refused(query.points, Reason.EXCEPTION, tick_ms, result)
         return ()
-
-    def _refused(self, query: MeterQuery, tick_ms: int, result: PollResult) -> None:
-        for optional, reason in ((False, Reason.EXCEPTION), (True, Reason.ABSENT)):
-            if those := [n for n in query.points if self.spec.points[n].optional is optional]:
-                result.positions.append(self.gap(tick_ms, reason, those))
 
 
 def _state(point: Point, number: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drivers.model import BYTE_SCHEMES, ConfigError
@@ -152,6 +153,11 @@ def demand_address(name: str, address: str, scheme: str, where: str) -> None:
     """For a driver that is made: raises ConfigError where ``check_address`` finds something wrong."""
     if (wrong := check_address(name, address, scheme)) is not None:
         raise ConfigError(wrong.what, where=where, hint=wrong.hint)
+
+
+def foreign_profiles() -> list[Path]:
+    """The folders of profiles that came with third-party drivers."""
+    return [one.profiles for one in all_protocols() if one.name not in PACKAGES and one.profiles is not None]
 
 
 def entry_points(group: str) -> Iterable[EntryPoint]:

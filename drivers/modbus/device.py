@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import logging
+from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from drivers.backoff import Backoff
+from drivers.base import VisitPlan
 from drivers.line import Line
 from drivers.modbus.frames import ModbusRequest
-from drivers.modbus.read_plan import SILENT_VISITS, ReadPlan, build_reads, lacking_points
 from drivers.modbus.registers import Read, RegisterDevice
 from drivers.modbus.requests import identification_request, read_identification, read_request
 from drivers.model import (
     PACES,
     DeviceException,
     DeviceSpec,
+    Kind,
     LineDown,
     LineError,
     LineLent,
     LineTimeout,
-    PlanSummary,
     Point,
     PollResult,
     Quality,
     Reading,
     Reason,
 )
-from drivers.plan import KnownHoles, plan_summary, read_image
+from drivers.plan import Block, KnownHoles, compile_block, plan_blocks, read_image, text_slots
 from drivers.plan.holes import ILLEGAL_ADDRESS, STRIKES
+from ext.decode import Plan
 from ext.ring import Ring
 
+SILENT_VISITS = 8  # a read that is silent so often in a row, while others answer, is cut or given a rest
+FIRST_REST_S, LONGEST_REST_S = 60.0, 3600.0
 _EXPIRE_EVERY = 1024  # visits between looks at the age of what was learned
 _log = logging.getLogger("meterhouse.modbus")
 
@@ -47,14 +53,10 @@ class ModbusDevice(RegisterDevice):
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int, holes: KnownHoles | None = None) -> None:
         super().__init__(spec, line, ring, table)
         self._holes = holes or KnownHoles()
-        self._read_plans: dict[int, ReadPlan] = {}
         self._version = self.holes.version
         self._polls = 0
-        self._used = 0
         self._objects = tuple(n for n, point in enumerate(spec.points) if point.is_object)
-        for point in spec.points:
-            self._used |= 1 << PACES.index(point.pace)
-        self._read_plan(self._used)  # complain now, not at the first tick
+        self.visit_plan(self._used)  # complain now, not at the first tick
 
     @property
     def holes(self) -> KnownHoles:
@@ -64,37 +66,47 @@ class ModbusDevice(RegisterDevice):
     @holes.setter
     def holes(self, holes: KnownHoles) -> None:
         self._holes, self._version = holes, holes.version
-        self._read_plans.clear()
+        self.replan()
 
     def plan(self, numbers: Sequence[int]) -> list[Read]:
-        return build_reads(self.spec, numbers, self._limits, self._timing, self.holes, self.where)
+        """Those that cover the points, except those that the device lacks. Raises ProfileError."""
+        points = self.spec.points
+        return [
+            Read(
+                block,
+                read_request(self.unit, block.function, block.address, block.count, self.where),
+                self._decoder(block, [n for n in block.points if not points[n].is_text]),
+                self._decoder(block, [n for n in block.points if points[n].kind is Kind.COUNTER]),
+                text_slots(block, points),
+                memoryview(array("H", block.points)),
+            )
+            for block in plan_blocks(points, self._limits, self._timing, numbers, self.holes)
+        ]
+
+    def _decoder(self, block: Block, numbers: list[int]) -> Plan | None:
+        """The plan of some points of a block; None where there are none."""
+        some = replace(block, points=tuple(numbers))
+        return compile_block(some, self.spec.points, self.spec) if numbers else None
+
+    def lacking(self, numbers: Sequence[int]) -> list[tuple[list[int], Reason]]:
+        lacking = [n for n in numbers if self.holes.lacks(self.spec.points[n])]
+        return [(those, why) for why, those in self.by_reason(lacking, Reason.EXCEPTION)]
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
-        """Ask what is due at a tick; a read that was silent goes to the end, so that the next visit finds out whether
-        it alone does not answer.
-        """
         self._polls += 1
         if self._polls % _EXPIRE_EVERY == 0:
             self.holes.expire(self._now_s())
-        read_plan = self._read_plans.get(paces)
-        if read_plan is None or self._version != self.holes.version:
-            read_plan = self._read_plan(paces)
-        result = PollResult()
-        for lacking, reason in read_plan.lacking:
-            result.positions.append(self.gap(tick_ms, reason, lacking))
-        reads = self._awake(read_plan, tick_ms, result.positions) if read_plan.resting else read_plan.reads
-        silent = await self.visit(reads, tick_ms, result)
-        if isinstance(result.error, LineTimeout):
-            self._on_unanswered(read_plan, silent, result.answered > 0)
+        if self._version != self.holes.version:
+            self._version = self.holes.version
+            self.replan()
+        result = await super().poll(tick_ms, paces)
         if self._objects:
             await self._ask_objects(paces, tick_ms, result)
         return result
 
     def on_answered(self, query: Read) -> None:
         self._holes.good(query.block)
-        if query.silences:
-            query.silences = 0
-            query.backoff.reset()
+        super().on_answered(query)
 
     def learn(self, query: Read, error: LineError) -> bool:
         if not isinstance(error, DeviceException):
@@ -103,6 +115,27 @@ class ModbusDevice(RegisterDevice):
         if learned:
             _log.info("%s: learned about its register map: %s", self.where, self.holes.summary())
         return learned
+
+    def on_silent(self, plan: VisitPlan[Read], silent: list[Read], is_alive: bool) -> None:
+        """Ask it last, so that the next visit finds out whether it alone does not answer.
+
+        A read that is silent while others are answered is cut where it can be, and in the end asked ever less. Some
+        firmware is silent about registers it has not, or about reads it finds too long (field pains 27, 41).
+        """
+        for read in silent:
+            plan.queries.remove(read)
+            plan.queries.append(read)
+            if not is_alive:
+                continue
+            failures = self.failures(read)
+            if failures.count < SILENT_VISITS:
+                continue
+            for _ in range(STRIKES if len(read.block.points) > 1 else 0):
+                if self.holes.refused(read.block, self.spec.points, ILLEGAL_ADDRESS, self._now_s()):
+                    _log.info("%s: split a read that is not answered: %s", self.where, self.holes.summary())
+                    return
+            failures.backoff = failures.backoff or Backoff(FIRST_REST_S, LONGEST_REST_S)
+            self.rest(failures, failures.backoff.next_s(), Reason.TIMEOUT)
 
     def probe_request(self) -> ModbusRequest:
         """The profile's point for it, else the shortest."""
@@ -139,10 +172,6 @@ class ModbusDevice(RegisterDevice):
     def read_sample(self, words: Mapping[int, Mapping[int, int]], frames: Mapping[str, str]) -> dict[str, Reading]:
         return {reading.name: reading for reading in read_image(words, self.spec.points, self.spec)[0]}
 
-    def plan_summary(self, paces: int) -> PlanSummary:
-        """What one visit for these paces costs on this line."""
-        return plan_summary((read.block for read in self._read_plan(paces).reads), self._timing)
-
     async def _ask_objects(self, paces: int, tick_ms: int, result: PollResult) -> None:
         """Objects of device identification, after the registers; a device that said nothing to those is not asked."""
         due = [n for n in self._objects if paces >> PACES.index(self.spec.points[n].pace) & 1]
@@ -168,52 +197,6 @@ class ModbusDevice(RegisterDevice):
             silent = error is not None and not isinstance(error, DeviceException)
             reason = error.reason if error is not None and (silent or not point.optional) else Reason.ABSENT
             result.positions.append(self.gap(tick_ms, reason, (n,)))
-
-    # --- what a device teaches
-
-    def _read_plan(self, paces: int) -> ReadPlan:
-        if self._version != self.holes.version:
-            self._read_plans.clear()
-            self._version = self.holes.version
-        read_plan = self._read_plans.get(paces)
-        if read_plan is None:
-            used = paces & self._used
-            read_plan = self._read_plans.get(used)
-            if read_plan is None:
-                wanted = self.due(used)
-                read_plan = ReadPlan(self.plan(wanted), lacking_points(self.spec, wanted, self.holes))
-            self._read_plans[paces] = self._read_plans[used] = read_plan
-        return read_plan
-
-    def _awake(self, read_plan: ReadPlan, tick_ms: int, positions: list[int]) -> list[Read]:
-        """The reads that are not resting; the others are gaps."""
-        now = self.mono_s()
-        awake = [read for read in read_plan.reads if now >= read.rest_until]
-        read_plan.resting = len(awake) < len(read_plan.reads)
-        for read in read_plan.reads:
-            if now < read.rest_until:
-                positions.append(self.gap(tick_ms, Reason.TIMEOUT, read.points))
-        return awake
-
-    def _on_unanswered(self, read_plan: ReadPlan, unanswered: list[Read], alive: bool) -> None:
-        """A read that is silent while others are answered is cut where it can be, and in the end asked ever less.
-
-        Some firmware is silent about registers it has not, or about reads it finds too long (field pains 27, 41).
-        """
-        for read in unanswered:
-            read_plan.reads.remove(read)
-            read_plan.reads.append(read)
-            if not alive:
-                continue
-            read.silences += 1
-            if read.silences < SILENT_VISITS:
-                continue
-            for _ in range(STRIKES if len(read.block.points) > 1 else 0):
-                if self.holes.refused(read.block, self.spec.points, ILLEGAL_ADDRESS, self._now_s()):
-                    _log.info("%s: split a read that is not answered: %s", self.where, self.holes.summary())
-                    return
-            read.rest_until = self.mono_s() + read.backoff.next_s()
-            read_plan.resting = True
 
     def _now_s(self) -> int:
         return self._line.clock()[0] // 1_000_000_000

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Awaitable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import ClassVar
 
-from drivers.backoff import Backoff
 from drivers.base import Device
 from drivers.clocks import offset_s
 from drivers.line import Answer, Line
 from drivers.modbus.frames import ModbusRequest
-from drivers.model import DeviceException, DeviceSpec, Kind, LineError, Point, Quality, Reading, Reason
-from drivers.plan import Block, TextSlot, exact, text_of
+from drivers.model import DeviceException, DeviceSpec, Kind, LineError, PlanSummary, Point, Quality, Reading, Reason
+from drivers.plan import Block, TextSlot, exact, plan_summary, text_of
 from ext.decode import Plan
 from ext.ring import Ring
 
 Value = tuple[int, Decimal | str | None, int, bytes]  # point, value, quality or reason, bytes
-FIRST_REST_S, LONGEST_REST_S = 60.0, 3600.0
 
 
 @dataclass(slots=True)
 class Read:
-    """One read: its frame, its compiled plan, and how it has fared."""
+    """One read: its frame and its compiled plan."""
 
     block: Block
     request: ModbusRequest
@@ -32,10 +30,11 @@ class Read:
     counters: Plan | None  # of its counters alone; None: it has none
     texts: tuple[TextSlot, ...]
     points: memoryview  # uint16 numbers, for gaps
-    silences: int = 0  # in a row, while other reads of the device were answered
-    backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_REST_S, LONGEST_REST_S))
-    rest_until: float = 0.0  # monotonic seconds before which it is not asked
     factors: Plan | None = None  # SunSpec: of its power factors
+
+    @property
+    def query_id(self) -> tuple[int, int, int]:
+        return self.block.function, self.block.address, self.block.count
 
 
 class RegisterDevice(Device[Read, Answer]):
@@ -46,6 +45,10 @@ class RegisterDevice(Device[Read, Answer]):
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
         super().__init__(spec, line, ring, table)
         self.unit = int(spec.address)
+
+    def plan_summary(self, paces: int) -> PlanSummary:
+        """What one visit for these paces costs on this line."""
+        return plan_summary((read.block for read in self.visit_plan(paces).queries), self._timing)
 
     @abstractmethod
     def probe_request(self) -> ModbusRequest:

@@ -1,4 +1,4 @@
-"""Where profiles live: the shipped folder and the site's own, which wins and survives upgrades."""
+"""Where profiles live: the shipped folder, the site's own, which wins and survives upgrades, and those of drivers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import firmware_profiles
 from drivers.model import ProfileError
+from drivers.registry import foreign_profiles
 from drivers.toml import show
 
 SITE_DIR = Path("/etc/meterhouse/profiles")
@@ -40,6 +41,9 @@ def find_profile(id: str, search_dirs: Sequence[Path] | None = None) -> Path:
         path = folder / f"{id}.toml"
         if path.is_file():
             return path
+    for folder in foreign_profiles():
+        if (path := folder / f"{id}.toml").is_file():
+            return path
     known = list(list_profiles(dirs))
     near = difflib.get_close_matches(id, known, n=1, cutoff=0.5)
     family = [k for k in known if k.rpartition("/")[2] == id.rpartition("/")[2]]
@@ -48,9 +52,12 @@ def find_profile(id: str, search_dirs: Sequence[Path] | None = None) -> Path:
 
 
 def list_profiles(dirs: Sequence[Path] | None = None) -> dict[str, Path]:
-    """All profile ids and their files, by id; where two folders have one, the first folder's."""
+    """All profile ids and their files, by id; where two folders have one, the first folder's.
+
+    Those that came with third-party drivers are always among them.
+    """
     result: dict[str, Path] = {}
-    for folder in default_dirs() if dirs is None else dirs:
+    for folder in (*(default_dirs() if dirs is None else dirs), *foreign_profiles()):
         for path in sorted(folder.glob("*/*.toml")):
             id = f"{path.parent.name}/{path.stem}"
             if _ID.fullmatch(id):

@@ -56,27 +56,20 @@ class SunSpecDevice(RegisterDevice):
         self._bases = list(BASES)
         self.device: ModelChain | None = None  # as last walked
         self._locations: dict[int, RegisterLocation] = {}
-        self._reads: dict[int, list[Read]] = {}  # by mask of paces
 
     def plan(self, numbers: Sequence[int]) -> list[Read]:
         return self._reads_of([self._locations[n] for n in numbers if n in self._locations])
 
-    async def poll(self, tick_ms: int, paces: int) -> PollResult:
-        """Ask what is due; what the device lacks is a gap ``absent``."""
-        result = PollResult()
-        due = self.due(paces)
-        if self.device is None:
-            try:
-                await self.walk(result)
-            except LineError as error:
-                result.error, result.answered = error, int(isinstance(error, DeviceException))
-                self.miss(due, error, tick_ms, result)
-                return result
-        lacking = [n for n in due if n not in self._locations]
-        if lacking:
-            result.positions.append(self.gap(tick_ms, Reason.ABSENT, lacking))
-        await self.visit(self._visited(paces), tick_ms, result)
-        return result
+    def lacking(self, numbers: Sequence[int]) -> list[tuple[list[int], Reason]]:
+        lacking = [n for n in numbers if n not in self._locations]
+        return [(lacking, Reason.ABSENT)] if lacking else []
+
+    @property
+    def is_prepared(self) -> bool:
+        return self.device is not None
+
+    async def prepare(self, result: PollResult) -> None:
+        await self.walk(result)
 
     def learn(self, query: Read, error: LineError) -> bool:
         if isinstance(error, DeviceException | LineTimeout):
@@ -95,10 +88,9 @@ class SunSpecDevice(RegisterDevice):
     def plan_summary(self, paces: int) -> PlanSummary:
         """What one visit costs; before the models are known, one read of 60 registers for each pace is assumed."""
         due = self.due(paces)
-        blocks = [read.block for read in self._visited(paces)]
-        if self.device is None:
-            blocks = [Block(HOLDING, 0, 60, tuple(due))] * bool(due)
-        return replace(plan_summary(blocks, self._timing), points=len(due))
+        if self.device is not None:
+            return replace(super().plan_summary(paces), points=len(due))
+        return plan_summary([Block(HOLDING, 0, 60, tuple(due))] * bool(due), self._timing)
 
     async def walk(self, visit: PollResult | None = None) -> ModelChain:
         """Find the models; the requests are counted in ``visit``. Raises LineError; DeviceException without SunSpec."""
@@ -154,7 +146,7 @@ class SunSpecDevice(RegisterDevice):
 
     def _adopt(self, device: ModelChain) -> None:
         self._locations = find_locations(device, self.spec, self._most, self.where)
-        self._reads.clear()
+        self.replan()
         for model in device.models:  # only where they lie is needed from now on
             model.points, model.places = {}, {}
         self.device = device
@@ -178,11 +170,6 @@ class SunSpecDevice(RegisterDevice):
 
     def _reads_of(self, locations: Sequence[RegisterLocation]) -> list[Read]:
         return build_reads(locations, self.spec, self._most, self._timing, self.where)
-
-    def _visited(self, paces: int) -> list[Read]:
-        if paces not in self._reads:
-            self._reads[paces] = self.plan(self.due(paces))
-        return self._reads[paces]
 
     def _request(self, address: int, count: int) -> ModbusRequest:
         return read_request(self.unit, HOLDING, address, count, self.where)
