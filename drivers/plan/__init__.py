@@ -1,7 +1,17 @@
 """Points become requests: the fewest by wire time, cut where the device requires it, decoded by compiled plans."""
 
 from drivers.plan.blocks import plan_blocks, plan_summary
-from drivers.plan.compiled import TextSlot, characters, compile_block, exact, range_of, ratio_of, text_of, text_slots
+from drivers.plan.compiled import (
+    TextSlot,
+    add_point,
+    characters,
+    compile_block,
+    exact,
+    range_of,
+    ratio_of,
+    text_of,
+    text_slots,
+)
 from drivers.plan.holes import KnownHoles
 from drivers.plan.image import Image, read_image
 from drivers.plan.timing import Block, LineTiming
@@ -12,6 +22,7 @@ __all__ = [
     "KnownHoles",
     "LineTiming",
     "TextSlot",
+    "add_point",
     "characters",
     "compile_block",
     "exact",

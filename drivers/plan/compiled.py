@@ -58,7 +58,7 @@ def build_plan(block: Block, points: Sequence[Point], spec: DeviceSpec) -> Plan:
         if point.is_text:
             continue
         try:
-            _add(plan, number, point, block, spec)
+            add_point(plan, number, point, block, spec)
         except ValueError as error:
             raise ProfileError(f"{point.name}: {error}", where=f"{spec.profile} on {spec.name}") from error
     return plan
@@ -137,7 +137,11 @@ def exact(value: Decimal) -> tuple[int, int]:
     return (-mantissa if sign else mantissa), (exponent if mantissa else 0)
 
 
-def _add(plan: Plan, number: int, point: Point, block: Block, spec: DeviceSpec) -> None:
+def add_point(plan: Plan, number: int, point: Point, block: Block, spec: DeviceSpec, scale_offset: int = -1) -> None:
+    """Add a point to the plan of a block: all its keys that say how its registers become a value.
+
+    ``scale_offset``: where a power of ten for it lies in the payload, -1: nowhere. Raises ValueError.
+    """
     ratio = ratio_of(point, spec)
     negate = point.flips and concerned(point.name, spec.reversed)
     low, high = (None if v is None else v * ratio for v in range_of(point, spec))
@@ -160,6 +164,7 @@ def _add(plan: Plan, number: int, point: Point, block: Block, spec: DeviceSpec) 
             sentinels=point.sentinels,
             low=None if low is None or not last else exact(low),
             high=None if high is None or not last else exact(high),
+            scale_offset=scale_offset,
             negate=negate,
             part=not last,
         )

@@ -7,13 +7,13 @@ import re
 import struct
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from drivers.modbus.registers import Read
 from drivers.modbus.requests import read_request
 from drivers.model import ConfigError, DeviceSpec, Kind, Point, Quality
-from drivers.plan import Block, LineTiming, TextSlot, exact, range_of, ratio_of
+from drivers.plan import Block, LineTiming, TextSlot, add_point
 from drivers.profile import concerned
 from drivers.sunspec.models import NUMBERS, Model, ModelOffset
 from drivers.sunspec.names import UNITS
@@ -140,16 +140,17 @@ def build_reads(
 
 def _compiled(begin: int, end: int, members: list[RegisterLocation], spec: DeviceSpec, where: str) -> Read:
     plan, factors, counters = (Plan(2 * (end - begin)) for _ in range(3))
+    block = Block(HOLDING, begin, end - begin, tuple(location.point for location in members))
     texts: list[TextSlot] = []
     for location in members:
-        point, at = spec.points[location.point], 2 * (location.address - begin)
+        point = spec.points[location.point]
         if point.kind is Kind.TEXT:
-            texts.append(TextSlot(location.point, at, 2 * location.place.point.size))
-        else:
-            _add(factors if is_factor(point) else plan, location, point, at, begin, spec)
-            if point.kind is Kind.COUNTER:
-                _add(counters, location, point, at, begin, spec)
-    block = Block(HOLDING, begin, end - begin, tuple(location.point for location in members))
+            texts.append(TextSlot(location.point, 2 * (location.address - begin), 2 * location.place.point.size))
+            continue
+        power_at = -1 if location.scale_at is None else 2 * (location.scale_at - begin)
+        wanted = [factors if is_factor(point) else plan, *([counters] if point.kind is Kind.COUNTER else ())]
+        for one in wanted:
+            add_point(one, location.point, _placed(point, location), block, spec, power_at)
     return Read(
         block,
         read_request(int(spec.address), HOLDING, begin, end - begin, where),
@@ -177,25 +178,16 @@ def share_of(number: int, mantissa: int, exponent: int, quality: int, spec: Devi
     return (-value if point.flips and concerned(point.name, spec.reversed) else value), quality
 
 
-def _add(plan: Plan, location: RegisterLocation, point: Point, at: int, begin: int, spec: DeviceSpec) -> None:
+def _placed(point: Point, location: RegisterLocation) -> Point:
+    """A point where this device has it, as the map of another device would say it."""
     definition = location.place.point
-    sentinels = (0,) if definition.type.startswith("acc") else None
     plain = point.kind is Kind.STATE or is_factor(point)
     factor = None if plain else unit_factor(UNITS.get(definition.unit, definition.unit), point.unit)
-    scale = (factor or Decimal(1)).scaleb(location.place.power) * point.scale
-    ratio = ratio_of(point, spec)
-    low, high = (None if v is None or is_factor(point) else v * ratio for v in range_of(point, spec))
-    negate = point.flips and concerned(point.name, spec.reversed) and not is_factor(point)
-    plan.add(
-        location.point,
-        at,
-        TYPES[definition.type],
-        bit=-1 if point.bit is None else point.bit,
-        mask=point.mask or 0,
-        scale=exact(scale * ratio),
-        sentinels=sentinels if point.sentinels is None else point.sentinels,
-        low=None if low is None else exact(low),
-        high=None if high is None else exact(high),
-        scale_offset=-1 if location.scale_at is None else 2 * (location.scale_at - begin),
-        negate=negate,
+    placed = replace(
+        point,
+        address=location.address,
+        type=TYPES[definition.type],
+        scale=(factor or Decimal(1)).scaleb(location.place.power) * point.scale,
+        sentinels=(0,) if definition.type.startswith("acc") and point.sentinels is None else point.sentinels,
     )
+    return replace(placed, low=None, high=None, flips=False) if is_factor(point) else placed

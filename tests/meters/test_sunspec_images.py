@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -43,3 +44,13 @@ async def test_power_factors_are_shares_whatever_was_sent(cabinet: Cabinet, raw:
     assert cabinet.since(points) == {"ac.power.factor": Decimal(share), "ac.power.generation": Decimal(5)}
     found = (await device.read_points(["ac.power.factor"]))["ac.power.factor"]
     assert (found.value, found.quality) == (Decimal(share), Quality.GOOD)
+
+
+async def test_offset_and_range_of_a_point_are_obeyed_as_of_any_register(cabinet: Cabinet) -> None:
+    """``offset`` was read from the profile and then forgotten: models had a road of their own."""
+    (point,) = points_of("sunspec/inverter", ["ac.power.generation"])
+    points = (replace(point, offset=Decimal(3), high=Decimal(70)),)
+    line = await cabinet.tcp(Bus([SimDevice(1, sunspec_image([(103, {"W": 5, "W_SF": 1})]))]), "mbap")
+    device = cabinet.device(line, "sunspec", "1", points)
+    found = (await device.read_points(["ac.power.generation"]))["ac.power.generation"]
+    assert (found.value, found.quality) == (Decimal(80), Quality.RANGE)
