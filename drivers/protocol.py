@@ -136,6 +136,7 @@ class Protocol:
         one_answer: all points come in one answer, so asking for some saves nothing.
         tells_its_model: a device that answers proves that the profile is right, of any maker.
         parser: its ``FrameScanner``, where it has frames of its own on lines of bytes.
+        request_parser: the ``FrameScanner`` of what its devices are sent, where that looks different; for simulators.
         search: its ``DeviceSearch``; without one, `scan` does not find its devices, `identify` and `adopt` do.
         wire: the protocol that its devices speak, where that is another, whose search finds them.
         searched_by_default: `scan` looks for it on lines of bytes unless told otherwise.
@@ -163,6 +164,7 @@ class Protocol:
     one_answer: bool = False
     tells_its_model: bool = False
     parser: str = ""
+    request_parser: str = ""
     search: str = ""
     wire: str = ""
     searched_by_default: bool = False
@@ -185,6 +187,10 @@ class Protocol:
     def new_parser(self) -> FrameScanner[Any] | None:
         """A parser of its frames; None where it has no frames of its own."""
         return cast("FrameScanner[Any]", _imported(self.parser)()) if self.parser else None
+
+    def new_request_parser(self) -> FrameScanner[Any] | None:
+        """A parser of what its devices are sent."""
+        return cast("FrameScanner[Any]", _imported(self.request_parser)()) if self.request_parser else self.new_parser()
 
     def make_register_request(self) -> Callable[[int, int, int, int, str], Request]:
         """Makes requests for registers, of a protocol that has them."""

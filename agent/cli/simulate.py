@@ -291,7 +291,7 @@ def _announce(options: dict[str, Any], lines: dict[str, SimLine], devices: Mappi
             meters_own = getattr(device, "number", "") or getattr(device, "address", None)
             unit = getattr(device, "unit", "")
             who = (str(unit), f"unit {unit}") if meters_own is None else (str(meters_own), str(meters_own))
-            shown_serial = serial.replace("8N1", "8E1") if meters_own is not None else serial
+            shown_serial = serial.replace("8N1", getattr(device, "character", "8N1"))
             _say(options, device.name, "line", line.url, shown_serial, who, profile)
     sys.stdout.flush()
 

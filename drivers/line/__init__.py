@@ -4,6 +4,7 @@ from drivers.line.bytelink import wake
 from drivers.line.config import LineConfig, RequestOptions, request_options, target
 from drivers.line.owner import Line, LineFactory, open_line
 from drivers.line.request import Answer, Request
+from drivers.line.steps import StepRequest
 from drivers.line.trace import FrameTrace, frames_each
 from drivers.serial_setting import SerialSetting
 
@@ -16,6 +17,7 @@ __all__ = [
     "Request",
     "RequestOptions",
     "SerialSetting",
+    "StepRequest",
     "frames_each",
     "open_line",
     "request_options",

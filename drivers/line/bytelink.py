@@ -1,4 +1,7 @@
-"""Lines that carry bytes: serial, raw TCP to a serial server, UDP. One request at a time, silence before each."""
+"""Lines that carry bytes: serial, raw TCP to a serial server, UDP. One request at a time, silence before each.
+
+A question may have steps (``drivers.line.steps``): they follow one another at once, each at its own speed.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,15 @@ from drivers.line.config import RequestOptions
 from drivers.line.port import CHUNK, Port, down
 from drivers.line.request import Answer, Request
 from drivers.line.stats import LineStats
-from drivers.line.trace import NOISE, RECEIVED, SENT, FrameTrace
+from drivers.line.steps import StepRequest
+from drivers.line.trace import MOST_SHOWN, NOISE, RECEIVED, SENT, FrameTrace
 from drivers.model import FrameError, LineDown, LineError, LineTimeout
 from drivers.registry import own_schemes
+from drivers.serial_setting import SerialSetting
 
 LONGEST_NOISE_S = 0.5  # a bus that is never silent for this long has another master
 _MOST_BUFFERED = 4096
+_SLOWEST_CHAR_S = 11 / 300  # of a bus behind a serial server whose speed is not known
 _SETTLED_S = 0.1  # an answer with a pause of this length has ended
 _ONE_FRAME_NS = 20_000_000  # pieces of a frame come closer together than this
 
@@ -40,6 +46,7 @@ class ByteLink:
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
         self._echo_due = b""
+        self._untraced, self._untraced_ns = b"", 0  # of an answer of many pieces
         self._request: Request | None = None  # the one that is out
         self._done: asyncio.Future[Answer | LineError] | None = None
         self._unasked_ns = 0
@@ -56,7 +63,13 @@ class ByteLink:
     ) -> LineError | None:
         """Ask ``requests`` from number ``len(results)`` on and append their answers; the first error ends it."""
         while len(results) < len(requests):
-            answer = await self._ask(requests[len(results)], options)
+            request = requests[len(results)]
+            answer = await self._ask(request, options)
+            while isinstance(request, StepRequest) and isinstance(answer, Answer):
+                following = request.then(answer.payload)
+                if following is None:
+                    break
+                request, answer = following, await self._ask(following, options)
             if isinstance(answer, LineError):
                 return answer
             results.append(answer)
@@ -78,6 +91,9 @@ class ByteLink:
     async def _ask(self, request: Request, options: RequestOptions) -> Answer | LineError:
         char_s, quiet_s = self._char_s, options.quiet_s
         old, new = self.port.setting, options.setting
+        step = request if isinstance(request, StepRequest) else None
+        if step is not None and step.quiet_s is not None:
+            quiet_s = step.quiet_s
         if new is not None and old is not None:
             if new != old:  # both sides of the switch must have been silent, at the slower speed
                 quiet_s = max(quiet_s, old.quiet_s)
@@ -85,11 +101,8 @@ class ByteLink:
         trouble = await self._silence(request, quiet_s)
         if trouble is not None:
             return trouble
-        if new is not None and new != old:
-            try:
-                self.port.apply(new)
-            except OSError as error:
-                return self._break(down(self.port.where, error, f"cannot switch to {new}"))
+        if new is not None and new != old and (broken := self._switch(new)) is not None:
+            return broken
         self._buffer = b""
         self._request = request
         self._echo_due = request.frame if self._echo else b""
@@ -98,15 +111,54 @@ class ByteLink:
         if (broken := self._send(request)) is not None:
             return broken
         wire_s = (len(request.frame) + request.expect) * char_s
-        deadline_s = options.timeout_s + wire_s
-        self._give_up_ns = self._clock()[1] + int((deadline_s + LONGEST_NOISE_S) * 1e9)
-        self._timer = self._loop.call_later(deadline_s, self._expire, done, request, options)
+        longest_s, timeout_s = LONGEST_NOISE_S, options.timeout_s
         try:
+            if step is not None:
+                if step.answer_setting is not None:
+                    if (broken := await self._switch_after(step, char_s, done)) is not None:
+                        return broken
+                    char_s = step.answer_setting.char_s
+                    wire_s = step.expect * char_s
+                longest_s = step.most_bytes * (char_s or _SLOWEST_CHAR_S)
+                timeout_s = max(timeout_s, step.least_s)
+            deadline_s = timeout_s + wire_s
+            self._give_up_ns = self._clock()[1] + int((deadline_s + longest_s) * 1e9)
+            self._timer = self._loop.call_later(deadline_s, self._expire, done, request, options)
             return await done
         finally:
-            self._timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
+            self._trace_rest()
             if not done.done() or done.cancelled():
                 self.abandon()
+
+    def _switch(self, setting: SerialSetting) -> LineError | None:
+        try:
+            self.port.apply(setting)
+        except OSError as error:
+            return self._break(down(self.port.where, error, f"cannot switch to {setting}"))
+        return None
+
+    async def _switch_after(
+        self, step: StepRequest, char_s: float, done: asyncio.Future[Answer | LineError]
+    ) -> LineError | None:
+        """Switch to the speed of the answer as soon as the last bit of the request has left."""
+        setting = step.answer_setting
+        assert setting is not None
+        if self.port.setting is None:
+            self._request = None
+            return LineDown(f"cannot switch to {setting}", where=self.port.where, hint="Only a serial port can")
+        rest_s = len(step.frame) * char_s
+        give_up_ns = self._clock()[1] + int((rest_s + LONGEST_NOISE_S) * 1e9)
+        try:
+            while rest_s:
+                await asyncio.sleep(rest_s)
+                if done.done():  # the port broke meanwhile
+                    break
+                rest_s = char_s if self.port.unsent() and self._clock()[1] < give_up_ns else 0.0
+        except OSError as error:
+            return self._break(down(self.port.where, error, "sending failed"))
+        return None if done.done() else self._switch(setting)
 
     def _send(self, request: Request) -> LineError | None:
         try:
@@ -115,6 +167,8 @@ class ByteLink:
             return self._break(down(self.port.where, error, "sending failed"))
         if sent != len(request.frame):
             return self._break(down(self.port.where, None, "the port takes no more bytes"))
+        if not request.frame:  # a step that only listens
+            return None
         self._stats.sent[request.function] = self._stats.sent.get(request.function, 0) + 1
         if self._trace is not None:
             self._trace.put(SENT, request.frame, self._clock()[0])
@@ -161,14 +215,19 @@ class ByteLink:
         if request is None:
             self._unasked(data, utc_ns, mono_ns)
             return
+        step = request if isinstance(request, StepRequest) else None
         if self._trace is not None:
-            self._trace.put(RECEIVED, data, utc_ns)
+            if step is None:
+                self._trace.put(RECEIVED, data, utc_ns)
+            else:
+                self._trace_piece(data, utc_ns)
         if self._echo_due:
             data = self._without_echo(data)
-        self._buffer = received = (self._buffer + data)[-_MOST_BUFFERED:]
+        most, whole = (step.most_bytes, step.most_bytes) if step else (_MOST_BUFFERED, request.expect)
+        self._buffer = received = (self._buffer + data)[-most:]
         verdict = request.find(received, False)
         if verdict is None:
-            if len(received) >= request.expect and self._settling is None and self._done is not None:
+            if len(received) >= whole and self._settling is None and self._done is not None:
                 self._settling = self._loop.call_later(_SETTLED_S, self._settle, self._done, request)
             return
         self._request = None
@@ -179,6 +238,20 @@ class ByteLink:
         if suspect:
             self._suspects.discard(request.unit)
         self._finish(Answer(verdict, utc_ns, mono_ns, suspect))
+
+    def _trace_piece(self, data: bytes, utc_ns: int) -> None:
+        """Thousands of bytes that come one by one are a few frames of the trace."""
+        if not self._untraced:
+            self._untraced_ns = utc_ns
+        self._untraced += data
+        if len(self._untraced) >= MOST_SHOWN:
+            self._trace_rest()
+
+    def _trace_rest(self) -> None:
+        for at in range(0, len(self._untraced), MOST_SHOWN):
+            if self._trace is not None:
+                self._trace.put(RECEIVED, self._untraced[at : at + MOST_SHOWN], self._untraced_ns)
+        self._untraced = b""
 
     def _without_echo(self, data: bytes) -> bytes:
         """Remove our own echo, by count; bytes that differ from it are a collision, and are judged."""
@@ -231,8 +304,10 @@ class ByteLink:
         if done is not self._done or done.done():
             return
         now_ns = self._clock()[1]
-        if self._buffer and now_ns - self._active_ns < _ONE_FRAME_NS and now_ns < self._give_up_ns:
-            self._timer = self._loop.call_later(_ONE_FRAME_NS / 1e9, self._expire, done, request, options)
+        gap_ns = int(request.gap_s * 1e9) if isinstance(request, StepRequest) else _ONE_FRAME_NS
+        if self._buffer and now_ns - self._active_ns < gap_ns and now_ns < self._give_up_ns:
+            wait_ns = max(self._active_ns + gap_ns - now_ns, _ONE_FRAME_NS)
+            self._timer = self._loop.call_later(wait_ns / 1e9, self._expire, done, request, options)
             return  # it is in the middle of its answer
         self._request = None
         verdict = self._judged(request)
@@ -245,7 +320,8 @@ class ByteLink:
         self._active_ns = max(self._active_ns, now_ns - 1)
         if options.late_s:
             self._late_until[request.unit] = now_ns + int(options.late_s * 1e9)
-        done.set_result(verdict or LineTimeout(f"no answer within {options.timeout_s:g} s", where=request.where))
+        waited_s = max(options.timeout_s, request.least_s if isinstance(request, StepRequest) else 0.0)
+        done.set_result(verdict or LineTimeout(f"no answer within {waited_s:g} s", where=request.where))
 
     def _break(self, error: LineError) -> LineError:
         self._request = None

@@ -101,6 +101,11 @@ class Line:
         return self._lease.holder if self._lease is not None else ""
 
     @property
+    def can_switch(self) -> bool:
+        """Whether its speed can be changed from here. That of a bus behind a serial server or gateway cannot."""
+        return self._setting is not None
+
+    @property
     def is_open(self) -> bool:
         """Whether the port is open at the moment."""
         return self._link is not None

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import socket
+import sys
 import termios
 from collections.abc import Awaitable, Callable
 
@@ -59,6 +60,10 @@ class Port:
 
     def apply(self, setting: SerialSetting) -> None:
         """Switch a serial port to another setting. Raises OSError."""
+
+    def unsent(self) -> int:
+        """Bytes that were written and have not left the port, as far as the system can tell. Raises OSError."""
+        return 0
 
     def close(self) -> None:
         """Close the descriptor. While it stays open, a replugged USB adapter gets another name."""
@@ -113,6 +118,9 @@ class _SerialPort(Port):
 
     def _write(self, frame: bytes) -> int:
         return os.write(self.fd, frame)
+
+    def unsent(self) -> int:
+        return int.from_bytes(fcntl.ioctl(self.fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
     def apply(self, setting: SerialSetting) -> None:
         port = self._serial

@@ -23,7 +23,7 @@ _MAGIC = b"mhframes"
 _HEAD = struct.Struct("<QqHBx")
 _COUNT = struct.Struct("<Q")
 _HEAD_BYTES = _HEAD.size
-_ROOM = SLOT - _HEAD_BYTES
+MOST_SHOWN = SLOT - _HEAD_BYTES  # bytes of a frame
 
 
 class TracedFrame(NamedTuple):
@@ -76,8 +76,8 @@ class FrameTrace:
         """Keep a frame, cut to 268 bytes."""
         at = HEADER + self._count % self._frames * SLOT
         size = len(data)
-        if size > _ROOM:
-            data, size = data[:_ROOM], _ROOM
+        if size > MOST_SHOWN:
+            data, size = data[:MOST_SHOWN], MOST_SHOWN
         view, body = self._map, at + _HEAD_BYTES
         view[body : body + size] = data
         self._count = count = self._count + 1

@@ -8,7 +8,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Any, cast
 
-from drivers.line import Answer, Line, Request, RequestOptions
+from drivers.line import Answer, Line, Request, RequestOptions, StepRequest
 from drivers.model import DeviceException, FrameError, LineDown, LineError, LineLent, LineTimeout
 
 HASTY_S = 0.2  # of patience, at least, with a device whose answers were quick so far
@@ -129,7 +129,7 @@ class CachingLine:
         (answer,) = await self._line.burst((request,), options)
         took_s = (self._line.clock()[1] - begin_ns) / 1e9
         self._spent_s += took_s
-        if isinstance(answer, Answer):
+        if isinstance(answer, Answer) and not isinstance(request, StepRequest):  # nobody knows the time of its steps
             char_s = options.setting.char_s if options.setting is not None else 0.0
             size = len(request.frame) + request.expect
             self._answer_s.append(max(took_s - size * char_s - options.quiet_s, 0.0))

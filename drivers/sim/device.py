@@ -22,6 +22,7 @@ class SimAnswer:
     echo: bytes = b""  # at once, before the delay
     bytewise_s: float | None = None  # pause between bytes; None: in one piece
     end: str = ""  # "reset" or "close": the connection ends instead
+    baud: int = 0  # its own speed, where that is not the one it was asked at; comes byte by byte
 
 
 @dataclass(slots=True)
@@ -133,6 +134,11 @@ class SimDevice:
             frame = framing.damage(frame)
         self.answered += 1
         return sent_with_faults(frame, hit, self.turnaround_s, echo)
+
+
+def garbled(frame: bytes) -> bytes:
+    """What is heard of a frame at another speed than its own: as many wrong bytes, give or take."""
+    return bytes(byte ^ 0x55 | 0x80 for byte in frame)
 
 
 def sent_with_faults(

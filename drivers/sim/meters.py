@@ -29,7 +29,9 @@ class SimMeter(ABC):
 
     name: str = ""
     baud: int | None = None
+    character: str = "8E1"  # its bits, parity and stop bits
     turnaround_s: float = 0.0
+    answer_baud: int = 0  # the speed of the answer that ``hear`` gave, where it is not that of the request
     wake: bytes = b""  # bytes that this meter sends before each answer, such as FE FE
     faults: ActiveFaults = field(default_factory=ActiveFaults)
     requests: Counter[int] = field(default_factory=Counter)  # by control code
@@ -58,7 +60,7 @@ class MixedFraming(RtuFraming):
         self._new_parsers()
 
     def _new_parsers(self) -> None:
-        parsers = (protocol.new_parser() for protocol in all_protocols())
+        parsers = (protocol.new_request_parser() for protocol in all_protocols())
         self._parsers: list[FrameScanner[Any]] = [parser for parser in parsers if parser is not None]
 
     def feed(self, chunk: bytes) -> list[SimRequest]:
@@ -124,7 +126,8 @@ def overlay(answers: Sequence[SimAnswer]) -> SimAnswer:
     for answer in answers:
         for n, byte in enumerate(answer.frame):
             frame[n] &= byte
-    return SimAnswer(bytes(frame), min(answer.delay_s for answer in answers), answers[0].echo)
+    first = answers[0]
+    return SimAnswer(bytes(frame), min(answer.delay_s for answer in answers), first.echo, baud=first.baud)
 
 
 def _answer(meter: SimMeter, asked: bytes, honest: bytes) -> SimAnswer | None:
@@ -140,4 +143,6 @@ def _answer(meter: SimMeter, asked: bytes, honest: bytes) -> SimAnswer | None:
     meter.last = frame
     if "crc" in hit:
         frame = frame[:-2] + bytes((frame[-2] ^ 0x5A, frame[-1])) if len(frame) > 1 else b"\xe4"
-    return sent_with_faults(frame, hit, meter.turnaround_s, echo, meter.wake)
+    answer = sent_with_faults(frame, hit, meter.turnaround_s, echo, meter.wake)
+    answer.baud = meter.answer_baud
+    return answer

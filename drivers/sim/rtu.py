@@ -22,18 +22,19 @@ from pathlib import Path
 
 from drivers.model import LineDown
 from drivers.sim.bus import BITS_A_CHARACTER, Bus, quiet_s
-from drivers.sim.device import SimAnswer
+from drivers.sim.device import SimAnswer, garbled
 
 SPIN_S = 0.0003
 BROKEN_S = 0.02  # a pause within a request after which a device forgets it (well above what a busy host makes)
-_BAUDS = {getattr(termios, f"B{n}"): n for n in (1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200)}
+_BAUDS = {getattr(termios, f"B{n}"): n for n in (300, 600, 1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200)}
 
 
 class SerialLine:
     """A pty under a stable link name; ``devices`` answer as on a two-wire bus.
 
     A device begins to answer ``max(t3.5, turnaround)`` after the last byte of the request. A request that runs
-    into an answer is lost and counted in ``collisions``. A master at another baud rate is not understood.
+    into an answer is lost and counted in ``collisions``. A master at another baud rate is not understood, and does
+    not understand an answer that comes at another one than its own.
     ``realtime`` asks the kernel for SCHED_FIFO, which holds byte times on a busy machine where it is allowed.
     """
 
@@ -230,9 +231,14 @@ class _Turns:
             start, _, answer = heapq.heappop(self._due)
             at = max(start, self._sent_end)
             self._line.bus.sent(answer.frame)
-            for n in range(len(answer.frame)):
-                at += self._byte_s + (answer.bytewise_s or 0.0)
-                self._out.append((at, answer.frame[n : n + 1]))
+            byte_s = BITS_A_CHARACTER / answer.baud if answer.baud else self._byte_s
+            frame = answer.frame
+            if answer.baud and self._line.heard_baud() not in (0, answer.baud):
+                self._line.wrong_baud += 1
+                frame = garbled(frame)
+            for n in range(len(frame)):
+                at += byte_s + (answer.bytewise_s or 0.0)
+                self._out.append((at, frame[n : n + 1]))
             self._sent_end = at
 
     def _send(self, now: float) -> float:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections.abc import Callable
 from typing import Literal, cast
 
 from drivers.model import LineDown
@@ -58,6 +59,9 @@ class _Connection(asyncio.Protocol):
             return
         if answer.echo:
             self.write(answer.echo)
+        if answer.baud and self._line.baud is not None:
+            self._line.deliver_at(answer, asked, self._after)
+            return
         delay = self._line.reserve(answer.delay_s, asked, len(answer.frame))
         if answer.bytewise_s is not None:
             for n in range(len(answer.frame)):
@@ -133,6 +137,17 @@ class TcpLine:
         done = start + wire * BITS_A_CHARACTER / self.baud + max(delay_s, quiet)
         self._bus_free = done + quiet
         return done - now
+
+    def deliver_at(self, answer: SimAnswer, asked: int, after: Callable[[float, bytes], None]) -> None:
+        """Hand on the bytes of an answer at its own speed, each when it is complete."""
+        byte_s = BITS_A_CHARACTER / answer.baud
+        begin = asked * BITS_A_CHARACTER / self.asked_at() + max(answer.delay_s, quiet_s(answer.baud))
+        for n in range(len(answer.frame)):
+            after(begin + (n + 1) * byte_s, answer.frame[n : n + 1])
+
+    def asked_at(self) -> int:
+        """The speed of the request that came last."""
+        return self.baud or BITS_A_CHARACTER
 
     async def start(self) -> None:
         """Listen. Raises LineDown if the port is taken."""

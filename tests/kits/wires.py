@@ -17,6 +17,7 @@ from drivers.line import LineConfig, SerialSetting
 from drivers.line.config import Target
 from drivers.line.port import Port, PortOpener
 from drivers.sim.bus import Bus
+from drivers.sim.device import SimAnswer, garbled
 from drivers.sim.park import Park
 from drivers.sim.rtu import SerialLine
 from drivers.sim.tcp import TcpLine
@@ -36,11 +37,19 @@ class WirePort(Port):
     """Our end of a pair."""
 
     def __init__(self, where: str, sock: socket.socket, setting: SerialSetting | None, wire: Wire) -> None:
-        super().__init__(where, sock.fileno(), sock.recv, self._write)
+        super().__init__(where, sock.fileno(), self._read, self._write)
         self._sock, self.setting, self._wire = sock, setting, wire
+
+    def _read(self, size: int) -> bytes:
+        heard, wire = self._sock.recv(size), self._wire
+        if self.setting and wire.answer_baud not in (0, self.setting.baud):
+            wire.wrong_baud += 1
+            return garbled(heard)
+        return heard
 
     def _write(self, frame: bytes) -> int:
         wire = self._wire
+        wire.answer_baud, wire.asked_baud = 0, self.setting.baud if self.setting else 0
         if self.setting and wire.baud and not wire.bus.listens_at(self.setting.baud, wire.baud):
             wire.wrong_baud += 1
             return len(frame)
@@ -48,6 +57,7 @@ class WirePort(Port):
 
     def apply(self, setting: SerialSetting) -> None:
         self.setting = setting
+        self._wire.applied.append((mono_ns(), setting))
 
     def close(self) -> None:
         self._sock.close()
@@ -65,7 +75,10 @@ class Wire(TcpLine):
         self.is_plugged = True
         self.says: Callable[[], bytes] = bytes  # what nobody asked for, looked for each ``says_every_s``
         self.says_every_s = 0.0
-        self.wrong_baud = 0  # requests at a speed that nobody understands
+        self.wrong_baud = 0  # requests and answers at a speed that the other side does not understand
+        self.answer_baud = 0  # of the answer under way, where it has a speed of its own
+        self.asked_baud = 0  # of the request that came last, where our end has a speed
+        self.applied: list[tuple[int, SerialSetting]] = []  # (monotonic ns, setting) of each switch of our end
 
     async def start(self) -> None:
         self.is_plugged = True
@@ -83,6 +96,13 @@ class Wire(TcpLine):
         if self.says_every_s:
             self._chatter()
         return WirePort(f"line {config.name}", ours, setting, self)
+
+    def asked_at(self) -> int:
+        return self.asked_baud or super().asked_at()
+
+    def deliver_at(self, answer: SimAnswer, asked: int, after: Callable[[float, bytes], None]) -> None:
+        asyncio.get_running_loop().call_later(0.001, setattr, self, "answer_baud", answer.baud)  # an echo comes before
+        super().deliver_at(answer, asked, after)
 
     def _chatter(self) -> None:
         self.say(self.says())
