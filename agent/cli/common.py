@@ -18,6 +18,9 @@ from unicodedata import east_asian_width
 
 import click
 
+from drivers.explain import SHOWN_UNITS as SHOWN_UNITS
+from drivers.explain import show_quality as show_quality
+from drivers.explain import show_unit as show_unit
 from drivers.model import ConfigError, GatewayError, ProfileError, ProgressCallback, clean_text, no_progress
 
 if TYPE_CHECKING:

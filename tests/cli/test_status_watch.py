@@ -10,9 +10,8 @@ from decimal import Decimal
 
 import pytest
 
-from agent.cli.common import show_age
+from agent.cli.common import show_age, show_quality
 from agent.cli.ring_follower import Follower, show_number
-from drivers.explain import show_quality
 from drivers.line.trace import FrameTrace
 from drivers.model import Quality, Reason
 from ext.ring import Ring
