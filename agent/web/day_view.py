@@ -9,10 +9,10 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 from zoneinfo import ZoneInfo
 
+from agent.cli.common import show_unit
 from agent.indicators.quantities import title_of
 from agent.web.labels import FLAGS, label
 from agent.web.views import GOOD, device_href, reason_text
-from drivers.explain import show_unit
 from drivers.model import clean_text
 
 MAIN_SERIES: Final = 3  # of a device with many points; the others are one click away

@@ -9,10 +9,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from starlette.datastructures import URL
 
-from agent.cli.common import show_age
+from agent.cli.common import show_age, show_unit
 from agent.web.labels import LANGUAGES, label
 from agent.web.live import Moment
-from drivers.explain import show_unit
 from drivers.model import GatewayError, clean_text
 
 

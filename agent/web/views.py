@@ -11,14 +11,13 @@ from typing import Any, Final
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
-from agent.cli.common import learned_maps, show_age
+from agent.cli.common import learned_maps, show_age, show_quality
 from agent.cli.finding_words import LANGUAGES, reason_words
 from agent.cli.findings import DOUBTFUL, show_size
 from agent.cli.ring_follower import GAP_CODES, Latest, number, show_number
 from agent.web.labels import LINE_TROUBLE, QUALITIES, label
 from agent.web.live import Moment
 from agent.web.render import in_language
-from drivers.explain import show_quality
 from drivers.line.trace import TracedFrame, read_trace
 from drivers.model import GatewayError, clean_text
 

@@ -10,11 +10,10 @@ from decimal import Decimal
 
 import pytest
 
-from agent.cli.common import show_age
+from agent.cli.common import show_age, show_quality
 from agent.cli.ring_follower import Follower, show_number
 from agent.cli.watch.frames import FrameJoiner
 from agent.cli.watch.live_view import LiveView
-from drivers.explain import show_quality
 from drivers.line.trace import FrameTrace
 from drivers.model import Quality, Reason
 from ext.ring import Ring

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from agent.cli.common import show_age
+from agent.cli.common import show_age, show_quality, show_unit
 from agent.cli.finding_words import LANGUAGES, reason_words
 from agent.cli.findings import Finding
 from agent.cli.ring_follower import GAP_CODES, Latest, show_number
@@ -19,7 +19,6 @@ from agent.cli.status_screen import LINE_TROUBLE, StatusScreen
 from agent.cli.watch.live_view import LiveView
 from agent.cli.watch.texts import QUALITIES, word
 from agent.cli.watch.trends import ERRORS, Trends
-from drivers.explain import show_quality, show_unit
 from drivers.model import clean_text
 
 TREND_WIDTH: Final = 12
