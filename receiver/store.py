@@ -244,9 +244,12 @@ def put_keys(cursor: psycopg.Cursor[Any], one: JudgedKeys) -> None:
 
 def _put_status(cursor: psycopg.Cursor[Any], one: JudgedStatus) -> None:
     cursor.execute(
-        "UPDATE gateways SET version = %s, online = %s, ack_lists = %s WHERE name = %s "
-        "AND (version, online, ack_lists) IS DISTINCT FROM (%s, %s, %s)",
-        [one.version, one.online, one.ack_lists, one.gateway, one.version, one.online, one.ack_lists],
+        "INSERT INTO statuses (gateway, version, online, ack_lists) SELECT %s, %s, %s, %s "
+        "WHERE EXISTS (SELECT FROM pins WHERE gateway = %s) ON CONFLICT (gateway) DO UPDATE SET "
+        "version = CASE WHEN excluded.online THEN excluded.version ELSE statuses.version END, "
+        "online = excluded.online, "
+        "ack_lists = CASE WHEN excluded.online THEN excluded.ack_lists ELSE statuses.ack_lists END, changed = now()",
+        [one.gateway, one.version, one.online, one.ack_lists, one.gateway],
     )
 
 

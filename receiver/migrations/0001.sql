@@ -30,10 +30,14 @@ CREATE TABLE gateways (
   counter bigint NOT NULL,
   changed timestamptz NOT NULL DEFAULT now(),
   revoked jsonb,                        -- last trusted sequence by signer and stream, where a key was revoked
-  cut boolean NOT NULL DEFAULT true,    -- packs beyond it are marked
-  version text,                         -- of the agent, from its status
-  online boolean,
-  ack_lists boolean NOT NULL DEFAULT false); -- takes {"acks": [...]}
+  cut boolean NOT NULL DEFAULT true);   -- packs beyond it are marked
+
+CREATE TABLE statuses (                 -- what enrolled gateways say of themselves, unsigned: a hint, never evidence
+  gateway text PRIMARY KEY,
+  version text NOT NULL,
+  online boolean NOT NULL,
+  ack_lists boolean NOT NULL,           -- it takes {"acks": [...]}
+  changed timestamptz NOT NULL DEFAULT now());
 
 CREATE TABLE streams (
   id bigint PRIMARY KEY,                -- BLAKE2b-64 of the name: every worker makes the same without asking

@@ -17,6 +17,6 @@ WITH s AS (SELECT id, gateway FROM streams WHERE %(like)s::text IS NULL OR gatew
 SELECT p.name, b.newest, coalesce(d.packs, 0), coalesce(d.readings, 0), coalesce(d.due, 0), coalesce(d.gaps, 0), coalesce(d.asleep, 0),
   coalesce(h.missing, 0), coalesce(h.lost, 0), coalesce(w.withheld, 0), f.codes, g.reasons, coalesce(u.refused, 0), k.online, k.version
 FROM (SELECT DISTINCT gateway AS name FROM pins WHERE %(like)s::text IS NULL OR gateway = %(like)s::text OR starts_with(gateway, %(like)s::text || '/')) p
-LEFT JOIN gateways k ON k.name = p.name LEFT JOIN b ON b.gateway = p.name LEFT JOIN d ON d.gateway = p.name LEFT JOIN h ON h.gateway = p.name
+LEFT JOIN statuses k ON k.gateway = p.name LEFT JOIN b ON b.gateway = p.name LEFT JOIN d ON d.gateway = p.name LEFT JOIN h ON h.gateway = p.name
 LEFT JOIN w ON w.gateway = p.name LEFT JOIN f ON f.gateway = p.name LEFT JOIN g ON g.gateway = p.name LEFT JOIN u ON u.gateway = p.name
 ORDER BY p.name
