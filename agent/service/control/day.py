@@ -163,6 +163,7 @@ async def day(access: Access, request: Day, reply: Reply) -> dict[str, Any]:
         "starts": [bound // 1000 for bound in calendar.bounds_of_day(wanted)[:-1]],
         **valid.as_dict(),
         "site": site,
+        "gaps": [] if request.streams else work.site_gaps(),
         "devices": devices,
     }
     return await send(access, reply, document)
@@ -174,6 +175,7 @@ class _DayWork:
     def __init__(self, config: Config, calendar: Calendar, start_ms: int, until_ms: int) -> None:
         self._config, self._calendar = config, calendar
         self._start_ms, self.until_ms = start_ms, until_ms
+        self._gaps_of_all: dict[tuple[int, str], list[int]] = {}  # by beginning and reason: devices, ms, whole_ms
         self._configured = {f"{config.base}/{device.name}": device for device in config.devices}
 
     # --- all devices
@@ -218,7 +220,14 @@ class _DayWork:
             }
         for stream, row in store.intervals.gaps.rows(self._start_ms, self.until_ms, streams):
             add_missing(out[stream]["missing"], row.reason, row.ms, row.whole_ms)
+            of_all = self._gaps_of_all.setdefault((row.start_ms // 1000, row.reason), [0, 0, 0])
+            for at, more in enumerate((1, row.ms, row.whole_ms)):
+                of_all[at] += more
         return out
+
+    def site_gaps(self) -> list[list[Any]]:
+        """[from, reason, devices, ms, whole_ms] of all devices that were asked for, added up."""
+        return [[start, reason, *sums_of] for (start, reason), sums_of in sorted(self._gaps_of_all.items())]
 
     def _total(self, one: MeterAmount) -> dict[str, Any]:
         return {
