@@ -28,8 +28,8 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "points": "{good} of {count} points", "destinations": "destinations, tried now", "name": "name", "url": "url",
         "connected": "connected, MQTT {mqtt}", "may publish": "may publish its status",
         "subscriber": "has a subscriber",
-        "unproven": "{name}: not proven: the right to publish {topics}. A trial there would be taken for data; once the "
-        "agent runs, `meterhouse status` names what the broker refuses",
+        "unproven": "{name}: not proven: the right to publish {topics}. A trial there would be taken for data; once "
+        "the agent runs, `meterhouse status` names what the broker refuses",
         "note": "note",
         "no report": "this broker cannot report subscribers", "nobody": "nobody subscribes",
         "running": "the agent runs here: rights and subscriber are in `meterhouse status`",
