@@ -209,7 +209,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "devices-without-role": FindingWords(
         0,
         (
-            "without a role, what {names} measure counts in no figure",
+            "without a role, the amounts of {names} count in no figure",
             "{names} 没有角色，其计量不计入任何指标",
         ),
         (
