@@ -20,10 +20,10 @@ def site_row(balance: Mapping[str, Any], language: str) -> str:
         return f"{words[balance['verdict']]}{WORDS[language]['colon']}{', '.join(balance['missing'])}"
     if "residual" not in balance:
         return ""
-    return (
-        f"{words['given']} {number(balance['given'])} {unit}, {words['residual']} {number(balance['residual'])} {unit}"
-        f"{_share(balance)}, {words['allowed']} {number(balance['allowed'])} {unit}: {words[balance['verdict']]}"
-    )
+    amounts = [f"{words[name]} {number(balance[name])} {unit}" for name in ("given", "residual", "allowed")]
+    amounts[1] += _share(balance)
+    marks = WORDS[language]
+    return f"{marks['comma'].join(amounts)}{marks['colon']}{words[balance['verdict']]}"
 
 
 def _share(balance: Mapping[str, Any]) -> str:

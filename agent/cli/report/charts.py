@@ -20,6 +20,7 @@ COLOURS: Final[Mapping[str, str]] = {
     "storage.discharge": "#8f5fb0", "storage.charge": "#b99ccd", "load.consumption": "#b3362b",
 }  # fmt: skip
 MORE_COLOURS: Final = ("#3f9d6b", "#c0705a", "#4f6fb5", "#a08a3c", "#5aa7a7", "#9a5a7a")
+DRAWN: Final = ("grid", "direct", "generation", "storage", "load", "x")  # no check meters: they measure the same again
 MOST_SERIES: Final = 9
 KNOWN: Final = 0.999  # share of an interval
 PARTS: Final = (("own", "#3f9d6b"), ("direct", "#7cc27f"), ("storage", "#d9b44a"), ("grid", "#8f9aa3"))
@@ -141,8 +142,8 @@ def curve(page: Mapping[str, Any], language: str, zone: ZoneInfo) -> str:
     if not found or len(found["slots"]) < 2 or not found["series"] or page["period"]["kind"] != "day":
         return ""
     begin, span = page["period"]["from"], page["period"]["to"] - page["period"]["from"]
-    series = [one for one in found["series"] if any(float(v or 0) for v in one["v"])][:MOST_SERIES]
-    series = series or found["series"][:1]
+    flows = [one for one in found["series"] if one["n"].partition(".")[0] in DRAWN]
+    series = [one for one in flows if any(float(v or 0) for v in one["v"])][:MOST_SERIES] or flows[:1]
     signed = {one["n"]: [_signed(one["n"], v) for v in one["v"]] for one in series}
     known = [v for values in signed.values() for v in values if v is not None]
     if not known:
@@ -166,7 +167,8 @@ def curve(page: Mapping[str, Any], language: str, zone: ZoneInfo) -> str:
     if unknown:
         entries.append(("unknown", words["unknown time"]))
     out += _labels(frame, _times(begin, begin + span, zone, is_day=True))
-    return f"<h2>{words['curve']}</h2>" + "".join(out) + "</svg>" + legend(entries, found["u"])
+    drawing = f'<div class="wide">{"".join(out)}</svg></div>'
+    return f"<h2>{words['curve']}</h2>{drawing}{legend(entries, found['u'])}"
 
 
 def _signed(name: str, value: str) -> float | None:
@@ -233,7 +235,7 @@ def stack(trace: Mapping[str, Any], period: Mapping[str, Any], language: str, zo
     entries = [(colour, words[name]) for name, colour in PARTS if any(float(one.get(name, 0)) for one in hours)]
     if not all(one.get("complete") for one in hours):
         entries.append(("unknown", words["unknown time"]))
-    return "".join(out) + "</svg>" + legend(entries, "kWh")
+    return f'<div class="wide">{"".join(out)}</svg></div>{legend(entries, "kWh")}'
 
 
 def _times(begin: float, end: float, zone: ZoneInfo, is_day: bool) -> list[tuple[float, str]]:

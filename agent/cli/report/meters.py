@@ -8,8 +8,7 @@ from decimal import Decimal
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from agent.cli.common import show_unit
-from agent.cli.report.labels import WORDS, number, percent
+from agent.cli.report.labels import WORDS, number, percent, unit
 from agent.indicators.quantities import FLOW_TITLES
 from agent.roles import ROLES
 
@@ -27,9 +26,9 @@ def rows(page: Mapping[str, Any], language: str) -> Iterator[tuple[str, ...]]:
     at = 0 if language == "en" else 1
     for one in page.get("meters", ()):
         role = ROLES[one["role"]][at] if one["role"] in ROLES else one["role"] or words["no role"]
-        counted = "; ".join(
+        counted = words["semicolon"].join(
             f"{FLOW_TITLES[flow['n']][at] if flow['n'] in FLOW_TITLES else flow['n']} "
-            f"{number(flow['v'], 6)} {show_unit(flow['u'])}"
+            f"{number(flow['v'], 6)} {unit(flow)}"
             for flow in one["flows"]
         )
         yield one["n"], role, counted, percent(one["known"]), _missing(one, page, language, zone)
@@ -55,7 +54,9 @@ def _missing(meter: Mapping[str, Any], page: Mapping[str, Any], language: str, z
         first = begin.strftime(form)
         shown.append(first if first == last else f"{first}–{last}")
     more = len(meter["missing"]) - MOST_SHOWN
-    return ", ".join(shown) + (f", {words['and more'].format(more)}" if more > 0 else "")
+    if more > 0:
+        shown.append(words["and more"].format(more))
+    return words["comma"].join(shown)
 
 
 def roleless(page: Mapping[str, Any], language: str) -> str:
