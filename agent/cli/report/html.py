@@ -41,7 +41,8 @@ h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2.2rem 0 .6rem;border-b
 .narrow{max-width:30rem;margin-bottom:1rem}
 .card h3{font-size:1rem;margin:0 0 .3rem;font-weight:600}.big{font-size:1.9rem;font-weight:650;line-height:1.2}
 .met{color:var(--good)}.notmet{color:var(--bad)}
-.wide{overflow-x:auto}.wide svg{min-width:40rem}table{border-collapse:collapse;width:100%;font-size:.88rem;margin:.4rem 0}
+.wide{overflow-x:auto}.wide svg{min-width:40rem}
+table{border-collapse:collapse;width:100%;font-size:.88rem;margin:.4rem 0}
 th,td{text-align:left;padding:.25rem .6rem .25rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 thead{display:table-header-group}tr{break-inside:avoid}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 svg{width:100%;height:auto;display:block;margin:.5rem 0 0;break-inside:avoid}rect.b{fill:var(--bar)}
@@ -54,8 +55,9 @@ i.w{background:var(--worst)}i.unknown{background:var(--none)}i.t{border-top:2px 
 .share{height:.35rem;background:var(--none);border-radius:.2rem;margin:.35rem 0}
 .share i{display:block;height:100%;background:var(--good);border-radius:.2rem}.share.low i{background:var(--warn)}
 @page{margin:14mm 12mm}
-@media print{*{print-color-adjust:exact;-webkit-print-color-adjust:exact}body{padding:0;max-width:none;font-size:12px}
-h2{break-after:avoid}.cards{grid-template-columns:repeat(2,1fr)}.wide{overflow:visible}.wide svg{min-width:0}}
+@media print{*{print-color-adjust:exact;-webkit-print-color-adjust:exact}
+body{padding:0;max-width:none;font-size:12px}h2{break-after:avoid}
+.cards{grid-template-columns:repeat(2,1fr)}.wide{overflow:visible}.wide svg{min-width:0}}
 """
 
 
