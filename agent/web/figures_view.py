@@ -53,7 +53,7 @@ def _card(figure: Mapping[str, Any], language: str) -> dict[str, Any]:
     """One figure. A verdict is green or red only if nine tenths of the period are known."""
     completeness = float(figure["completeness"])
     known, verdict = bool(figure.get("v")), figure["verdict"]
-    kind, text = {"met": "good", "not met": "bad"}.get(verdict, "soft"), ""
+    kind, text = {"met": "good", "not met": "bad"}.get(verdict, "plain"), ""
     if verdict in ("met", "not met") and completeness < GOOD:
         kind, text = "warn", label("verdict.unjudged", language, share=share(completeness))
     elif f"verdict.{verdict}" in ("verdict.met", "verdict.not met", "verdict.no data"):

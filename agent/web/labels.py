@@ -22,6 +22,10 @@ LABELS: Final[Mapping[str, Texts]] = {
     "pause": ("Pause", "暂停刷新"),
     "resume": ("Resume", "继续刷新"),
     "lost": ("The page cannot be reached; what is shown is old.", "无法连接到网页服务，所示内容已过时。"),
+    "kept": (
+        "The agent is not running. This is what was kept while it did.",
+        "采集程序未运行，以下为其运行期间保留的内容。",
+    ),
     "readonly": (
         "Read-only. Values come from the running agent of this gateway.",
         "只读页面，数据来自本网关正在运行的采集程序。",

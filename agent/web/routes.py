@@ -201,7 +201,7 @@ class Page:
         wanted = day_of(text) if text else None
         if text and wanted is None:
             raise HTTPException(404)
-        days = await asyncio.to_thread(self.data.days)
+        days = await self._days()
         try:
             answer = await asyncio.to_thread(self.data.day, wanted, device)
         except UsageError:
@@ -225,8 +225,16 @@ class Page:
             choices=[
                 (name, labels.get(name, "")) for name in (*names, *([device] if device not in ("", *names) else ()))
             ],
-            links=day_links(shown_day, days["days"], days["today"], {"device": device} if device else {}),
+            links=day_links(shown_day, *days, {"device": device} if device else {}),
         )
+
+    async def _days(self) -> tuple[list[str], str]:
+        """The days with intervals, and today; without an agent no days, and those that were kept can still be seen."""
+        try:
+            found = await asyncio.to_thread(self.data.days)
+        except GatewayError:
+            return [], str(datetime.now(ZoneInfo(self.config.timezone)).date())
+        return found["days"], found["today"]
 
     async def figures(self, request: Request) -> Response:
         """The park's figures of a period."""

@@ -44,7 +44,7 @@ class ShownPoint:
 
 def now_view(moment: Moment, language: str, labels: Mapping[str, str]) -> dict[str, Any]:
     """The first page."""
-    snapshot, now = moment.snapshot, moment.time
+    snapshot, now, stopped = moment.snapshot, moment.time, moment.error is not None
     devices = [
         _device_row(name, facts, moment, language, labels) for name, facts in snapshot.get("devices", {}).items()
     ]
@@ -57,10 +57,10 @@ def now_view(moment: Moment, language: str, labels: Mapping[str, str]) -> dict[s
             for one in moment.findings
         ],
         "verdict": _verdict(moment, language),
-        "head": _head(snapshot, language, now),
+        "head": [] if stopped else _head(snapshot, language, now),
         "devices": devices,
-        "lines": [_line_row(name, facts, language) for name, facts in snapshot.get("lines", {}).items()],
-        "uplinks": [_uplink_row(name, facts, language) for name, facts in snapshot.get("uplinks", {}).items()],
+        "lines": [_line_row(name, facts, stopped, language) for name, facts in snapshot.get("lines", {}).items()],
+        "uplinks": [_uplink_row(name, facts, stopped, language) for name, facts in snapshot.get("uplinks", {}).items()],
         "learned": learned_maps(snapshot),
         "refreshes": True,
     }
@@ -175,14 +175,14 @@ def shown(latest: Latest, moment: Moment, language: str) -> ShownPoint:
     )
 
 
-def _line_row(name: str, facts: Mapping[str, Any], language: str) -> dict[str, Any]:
+def _line_row(name: str, facts: Mapping[str, Any], stopped: bool, language: str) -> dict[str, Any]:
     at, busy, lent = LANGUAGES.index(language), facts.get("busy_share"), facts.get("lent")
     state = label("line.lent", language, who=clean_text(str(lent), 60)) if lent else ""
     return {
         "name": name,
         "href": f"/frames/{quote(name, safe='')}",
-        "open": bool(facts.get("open")),
-        "state": state or label("line.open" if facts.get("open") else "line.closed", language),
+        "kind": "unknown" if stopped else "alive" if facts.get("open") else "dead",
+        "state": "–" if stopped else state or label("line.open" if facts.get("open") else "line.closed", language),
         "busy": f"{busy * 100:.0f} %" if busy is not None else "–",
         "asked": sum((facts.get("sent") or {}).values()),
         "answers": facts.get("answers", "–"),
@@ -191,7 +191,7 @@ def _line_row(name: str, facts: Mapping[str, Any], language: str) -> dict[str, A
     }
 
 
-def _uplink_row(name: str, facts: Mapping[str, Any], language: str) -> dict[str, Any]:
+def _uplink_row(name: str, facts: Mapping[str, Any], stopped: bool, language: str) -> dict[str, Any]:
     connected = bool(facts.get("connected", True))
     state = label("uplink.connected" if connected else "uplink.not", language)
     if facts.get("backfilling"):
@@ -199,8 +199,8 @@ def _uplink_row(name: str, facts: Mapping[str, Any], language: str) -> dict[str,
     subscriber = {True: "yes", False: "no"}.get(facts.get("subscriber"), "unknown")  # type: ignore[arg-type]
     return {
         "name": name,
-        "connected": connected,
-        "state": state,
+        "kind": "unknown" if stopped else "alive" if connected else "dead",
+        "state": "–" if stopped else state,
         "subscriber": label(f"subscriber.{subscriber}", language),
         **{key: facts.get(key, "–") for key in ("waiting", "confirmed", "refused")},
         "confirm": clean_text(str(facts.get("confirm") or "–"), 20),

@@ -112,6 +112,7 @@ def test_a_day_of_a_device_has_gaps_by_reason_and_the_packs_of_each_value(viewer
     page = viewer.get("/day?date=2026-11-24&device=m1").text
     rows = re.findall(r'<tr data-t="(\d+)" data-e="(\d+)"([^>]*)>(.*?)</tr>', page, re.DOTALL)
     counter = rows[:96]
+    assert page.count("<figure") == 2, "the counter and the power, each once"
     assert text_of(counter[0][3]).split() == [
         "00:00–00:15",
         "15",
@@ -173,8 +174,8 @@ def figure(known: str, verdict: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("known", "verdict", "kind", "text"),
     [("1", "met", "good", "met"), ("0.9", "not met", "bad", "not met"), ("0.899", "met", "warn", "only 89.9 % known"),
-     ("0.007", "not met", "warn", "only 0.7 % known"), ("1", "no threshold", "soft", ""),
-     ("0", "no data", "soft", "no data")],
+     ("0.007", "not met", "warn", "only 0.7 % known"), ("1", "no threshold", "plain", ""),
+     ("0", "no data", "plain", "no data")],
 )  # fmt: skip
 def test_no_verdict_stands_on_a_part_of_the_data(known: str, verdict: str, kind: str, text: str) -> None:
     trace = {"consumption": "0", "incomplete": 0, "hours": [], "issued": []}

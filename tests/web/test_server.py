@@ -53,13 +53,13 @@ def page(config: Path, tmp_path: Path) -> Iterator[Callable[..., int]]:
                 assert "Traceback" not in (tmp_path / "log").read_text(), (tmp_path / "log").read_text()
 
             stack.callback(end)
-            until(lambda: _answers(port) or process.poll() is not None, what=(tmp_path / "log").read_text)
+            until(lambda: answers(port) or process.poll() is not None, what=(tmp_path / "log").read_text)
             return port
 
         yield start
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=30):
         return True
     return False
