@@ -38,7 +38,7 @@ def figures(page: Mapping[str, Any], period: str, language: str) -> dict[str, An
         "until": f"{datetime.fromtimestamp(page['period']['until'], zone):%Y-%m-%d %H:%M}",
         "known": any(figure.get("v") for figure in page["figures"]),
         "groups": groups,
-        "trace": _trace(page["trace"], language, zone),
+        "trace": _trace(page["trace"], "%H:%M" if period == "day" else "%m-%d %H:%M", language, zone),
         "balance": _balance(page.get("balance"), language),
         "inputs": _inputs(page["figures"], language),
         "excluded": [
@@ -89,7 +89,7 @@ def _percent(text: str) -> str:
     return share(float(text)) if text else "–"
 
 
-def _trace(trace: Mapping[str, Any], language: str, zone: ZoneInfo) -> dict[str, Any]:
+def _trace(trace: Mapping[str, Any], form: str, language: str, zone: ZoneInfo) -> dict[str, Any]:
     words = WORDS[language]
     if trace["consumption"] == "0":
         return {}
@@ -100,7 +100,7 @@ def _trace(trace: Mapping[str, Any], language: str, zone: ZoneInfo) -> dict[str,
     names = ("own", "direct", "storage", "grid")
     hours = [
         {
-            "at": f"{datetime.fromtimestamp(one['from'], zone):%m-%d %H:%M}",
+            "at": datetime.fromtimestamp(one["from"], zone).strftime(form),
             "complete": one["complete"],
             "values": [(number(one[name]), str(float(one[name]))) for name in names],
         }

@@ -48,6 +48,17 @@ def test_values_and_states_are_shown(viewer, traces) -> None:
     assert page.count("<caption") == 3 and 'scope="row"' in page
 
 
+def test_the_first_page_shows_no_value_of_a_device_that_is_silent(viewer, traces) -> None:
+    traces.values(2, (0, 12345, -1, 0), (1, 7, 0, 0))
+    traces.gap(2, Reason.TIMEOUT)
+    browser = viewer()
+    assert "1234.5" not in browser.get("/").text
+    page = browser.get("/device/inv1").text
+    assert "1234.5" in page and "no answer in time" in page, (
+        "the last value, with its age and why there is no newer one"
+    )
+
+
 def test_the_page_of_a_device_has_all_points_with_quality_and_age(viewer, traces) -> None:
     traces.values(2, (0, 12345, -1, Quality.SUSPECT), (1, 7, 0, 0), ago_s=60)
     traces.text(2, 2, b"v1 <b>")
