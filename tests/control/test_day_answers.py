@@ -218,7 +218,7 @@ def test_what_is_not_there_is_said(site: MeteredDays) -> None:
         day_of(site, streams=["m9"])
     with pytest.raises(UsageError, match="invalid date"):
         day_of(site, "yesterday")
-    with pytest.raises(UsageError, match="no day for 1800"):
+    with pytest.raises(UsageError, match="no report for 1800"):
         day_of(site, "1800-01-01")
     with pytest.raises(UsageError, match="no device"):
         ask(site, Birth(stream="m9"))

@@ -62,8 +62,8 @@ def day_of(text: str, where: str = "report") -> date | None:
     except ValueError:
         raise UsageError(f"invalid date {clean_text(text, 40)!r}", where=where, hint="Example: 2026-11-24") from None
     if not FIRST_YEAR <= found.year <= LAST_YEAR:  # the days before and after must be valid dates, too
-        hint = f"Days of the years {FIRST_YEAR} to {LAST_YEAR} can be asked for"
-        raise UsageError(f"no {where} for {found}", where=where, hint=hint)
+        hint = f"Reports cover the years {FIRST_YEAR} to {LAST_YEAR}"
+        raise UsageError(f"no report for {found}", where=where, hint=hint)
     return found
 
 
