@@ -188,14 +188,19 @@ def _gaps(
     return rows
 
 
-def neighbours(page: Mapping[str, Any], period: str, today: date) -> dict[str, str]:
-    """Addresses of the periods before and after."""
+def neighbours(page: Mapping[str, Any], period: str, first: str, today: str) -> dict[str, str]:
+    """Addresses of the periods before and after, as far as there are intervals (ISO dates)."""
     zone = ZoneInfo(page["timezone"])
-    first = datetime.fromtimestamp(page["period"]["from"], zone).date()
+    begin = datetime.fromtimestamp(page["period"]["from"], zone).date()
     last = datetime.fromtimestamp(float(Decimal(page["period"]["to"])) - 1, UTC).astimezone(zone).date()
-    after = last + timedelta(days=1)
+    before, after = begin - timedelta(days=1), last + timedelta(days=1)
 
     def to(day: date) -> str:
         return f"/figures?{urlencode({'period': period, 'date': str(day)})}"
 
-    return {"earlier": to(first - timedelta(days=1)), "later": to(after) if after <= today else "", "day": str(first)}
+    shown = min(max(str(begin), first), today)
+    return {
+        "earlier": to(before) if str(before) >= first else "",
+        "later": to(after) if str(after) <= today else "",
+        "day": shown,
+    }

@@ -150,6 +150,15 @@ def test_days_that_are_none(viewer, query: str) -> None:
     assert viewer.get(f"/day?{query}").status_code == 404
 
 
+def test_nobody_makes_the_agent_add_up_what_cannot_be_there(viewer, park) -> None:
+    for query in ("day?date=1990-01-01", "day?date=2190-01-01&device=m1", "figures?period=year&date=2025-06-01",
+                  "figures?period=month&date=2026-10-31", "figures?period=day&date=2026-11-23"):  # fmt: skip
+        assert viewer.get(f"/{query}").status_code == 404
+    assert set(park.asked) <= {"Days"}
+    page = viewer.get("/figures?period=month&date=2026-11-01").text
+    assert 'rel="prev"' not in page and 'rel="next"' not in page
+
+
 @pytest.mark.parametrize("period", ["day", "month", "year"])
 def test_figures(viewer, period: str) -> None:
     page = viewer.get(f"/figures?period={period}&date=2026-11-24")
@@ -231,7 +240,7 @@ def test_hostile_answers_are_text(viewer, park) -> None:
 def test_an_answer_of_the_wrong_form_is_a_sentence(viewer, park) -> None:
     for wrong in ([], {}, {"x": 1}, "x", None, 7):
         park.spoil = lambda _document, wrong=wrong: wrong
-        for path in ("/day?date=2026-11-23", "/figures?date=2026-11-23", "/pack/m1/7"):
+        for path in ("/day?date=2026-11-24", "/figures?date=2026-11-24", "/pack/m1/7"):
             answer = viewer.get(path)
             assert answer.status_code in (200, 503) and "internal error" not in answer.text, (path, wrong)
 

@@ -205,6 +205,13 @@ def test_a_line_without_frames_is_no_error(viewer, traces) -> None:
     assert "root:" not in viewer().get("/frames/roof").text
 
 
+def test_what_one_viewer_asks_for_is_not_in_the_page_of_another(viewer, traces) -> None:
+    """A page of a moment is made once; the first viewer's query must not be in it."""
+    browser = viewer()
+    assert "planted" not in browser.get("/?x=planted").text
+    assert "planted" not in browser.get("/").text
+
+
 def test_many_viewers_cost_one_look(viewer, traces, monkeypatch) -> None:
     browser = viewer()
     reads = []
