@@ -108,6 +108,7 @@ class Page:
     def __init__(self, config: PageConfig, access: Access, checker: PasswordChecker | None, data: SiteData) -> None:
         self.config, self.access, self.checker = config, access, checker
         self.sessions = Sessions()
+        self.certificate_ends: float | None = None
         self.live = LiveData(config.runtime_dir)
         self.data = data
         self.static = static_files()
@@ -166,7 +167,7 @@ class Page:
     async def now(self, request: Request) -> Response:
         """Findings, devices, lines, destinations."""
         return await self.live_page(
-            request, "now.html", lambda moment, lang: now_view(moment, lang, self.config.labels)
+            request, "now.html", lambda moment, lang: now_view(moment, lang, self.config.labels, self.certificate_ends)
         )
 
     async def device(self, request: Request) -> Response:
@@ -403,15 +404,17 @@ def make_app(config: PageConfig, data: SiteData | None = None) -> ASGIApp:
     """The page as an ASGI application. Raises ConfigError for a password file that is none."""
     import os
 
-    from agent.web.server import certificate_names
+    from agent.web.server import certificate_facts
 
     web = config.web
     checker = None
     if web.password is not None:
         hashed = PasswordHash.parse(web.password.read(os.environ), str(web.password))
         checker = PasswordChecker(hashed, LoginLimiter())
-    access = Access(web.certificate is not None, checker is not None, host_names(certificate_names(web)))
+    names, ends = certificate_facts(web)
+    access = Access(web.certificate is not None, checker is not None, host_names(names))
     page = Page(config, access, checker, data or SiteData(config.runtime_dir))
+    page.certificate_ends = ends
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
+from agent.certificates import WARN_DAYS
 from agent.cli.common import learned_maps, show_age, show_quality
 from agent.cli.finding_words import LANGUAGES, reason_words
 from agent.cli.findings import DOUBTFUL, show_size
@@ -42,8 +43,10 @@ class ShownPoint:
     href: str
 
 
-def now_view(moment: Moment, language: str, labels: Mapping[str, str]) -> dict[str, Any]:
-    """The first page."""
+def now_view(
+    moment: Moment, language: str, labels: Mapping[str, str], certificate_ends: float | None = None
+) -> dict[str, Any]:
+    """The first page. ``certificate_ends``: of the page itself, in UTC seconds."""
     snapshot, now, stopped = moment.snapshot, moment.time, moment.error is not None
     devices = [
         _device_row(name, facts, moment, language, labels) for name, facts in snapshot.get("devices", {}).items()
@@ -55,7 +58,8 @@ def now_view(moment: Moment, language: str, labels: Mapping[str, str]) -> dict[s
         "findings": [
             {"fault": one.exit_code > 0, "text": one.text(language), "advice": one.advice(language)}
             for one in moment.findings
-        ],
+        ]
+        + _own_findings(certificate_ends, moment.time, language),
         "verdict": _verdict(moment, language),
         "head": [] if stopped else _head(snapshot, language, now),
         "devices": devices,
@@ -64,6 +68,15 @@ def now_view(moment: Moment, language: str, labels: Mapping[str, str]) -> dict[s
         "learned": learned_maps(snapshot),
         "refreshes": True,
     }
+
+
+def _own_findings(certificate_ends: float | None, now: float, language: str) -> list[dict[str, Any]]:
+    """What is to be done about the page itself."""
+    if certificate_ends is None or (days := (certificate_ends - now) / 86_400) > WARN_DAYS:
+        return []
+    key = "certificate.ends" if days > 0 else "certificate.ended"
+    advice = label("certificate.renew", language)
+    return [{"fault": days <= 0, "text": label(key, language, days=max(1, round(abs(days)))), "advice": advice}]
 
 
 def _verdict(moment: Moment, language: str) -> tuple[str, str]:
