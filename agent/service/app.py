@@ -87,7 +87,7 @@ class Service:
         self.ring_plan: RingPlan
         self._snapshot: StatusFile | None = None
         self.checkpoints: CheckpointMaker | None = None
-        self._slices = ReadThrottle()
+        self._slices, self._sums = ReadThrottle(), ReadThrottle()
         self.newest_stored_ms = 0  # the end of the newest pack of earlier runs
         self.certificates: list[Expiry] = []  # of destinations, as their files were an hour ago at most
         self._control = ControlServer(self._access, config.runtime_dir, lambda: self.config.control.group)
@@ -221,7 +221,7 @@ class Service:
 
     def _access(self, caller: Caller, right: Right) -> RunningAccess:
         """The access that a control request gets; read-only requests take turns at the store."""
-        return RunningAccess(self, caller, self._slices if right is Right.LOOK else None)
+        return RunningAccess(self, caller, self._slices if right is Right.LOOK else None, self._sums)
 
     def _publish_keys(self, keys: bytes) -> None:
         """From the database thread, before anything that needs these keys to be verified."""
