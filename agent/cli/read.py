@@ -26,6 +26,7 @@ from agent.cli.options import (
     json_option,
     parse_for,
     profile_dirs,
+    remember_language,
 )
 from agent.cli.read_output import is_missing, print_json, print_table
 from drivers.model import (
@@ -109,7 +110,13 @@ class Round:
 )
 @click.option("--pause", "pause_s", callback=parse_for, metavar="DURATION", help="Between repetitions.  [default: 2 s]")
 @click.option("--wide", is_flag=True, help="With --registers: all types and orders, wider than 80 columns.")
-@click.option("--lang", type=LANGUAGE, help="Show what each point means, in English or Chinese.")
+@click.option(
+    "--lang",
+    type=LANGUAGE,
+    callback=remember_language,
+    is_eager=True,
+    help="Show what each point means, in English or Chinese; a Chinese terminal shows it without.",
+)
 @click.option("--raw", is_flag=True, help="Also show the raw bytes.")
 @click.option(
     "--dump",
@@ -211,7 +218,8 @@ def _show(
     if as_json:
         print_json(entry.name, rows, lang, raw, before)
     elif not nothing:
-        print_table(rows, lang, raw, before, language_of(lang, os.environ))
+        language = language_of(lang, os.environ)
+        print_table(rows, lang or ("zh" if language == "zh" else None), raw, before, language)
     if nothing:
         raise _nothing_read(last, profile, config.line(entry.line).url, entry.address)
 

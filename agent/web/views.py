@@ -247,7 +247,7 @@ def device_view(moment: Moment, language: str, name: str, labels: Mapping[str, s
 
 def frames_view(folder: Path, moment: Moment, name: str, timezone: str) -> dict[str, Any]:
     """The last frames of a line, newest first. Raises GatewayError where they cannot be read."""
-    from agent.cli.watch import FrameJoiner, frames_path
+    from agent.cli.watch.frames import FrameJoiner, frames_path
 
     path = frames_path(folder, name, moment.snapshot)
     frames: list[TracedFrame] = []

@@ -12,6 +12,8 @@ import pytest
 
 from agent.cli.common import show_age, show_quality
 from agent.cli.ring_follower import Follower, show_number
+from agent.cli.watch.frames import FrameJoiner
+from agent.cli.watch.live_view import LiveView
 from drivers.line.trace import FrameTrace
 from drivers.model import Quality, Reason
 from ext.ring import Ring
@@ -193,12 +195,9 @@ def test_watch_json_tells_every_reading(mh, traces, tmp_path) -> None:
     assert gaps and all((line["value"], line["quality"]) == (None, "crc") for line in gaps)
 
 
-def test_watch_follows_an_agent_that_starts_anew(traces, tmp_path, monkeypatch) -> None:
-    from agent.cli import watch
-
-    monkeypatch.setattr(watch, "SNAPSHOT_EVERY_S", 0.0)  # look for it each time
+def test_watch_follows_an_agent_that_starts_anew(traces, tmp_path) -> None:
     traces.values(2, (0, 1, 0, 0))
-    watched = watch.LiveView(tmp_path / "run", [], [])
+    watched = LiveView(tmp_path / "run", [], [], snapshot_every_s=0.0)  # look for it each time
     assert len(list(watched.news())) == 1
     fresh = Ring.create(str(tmp_path / "run/ring.new"), 1 << 16, 8, 9, bytes(32))
     traces.write(ring="ring.new")
@@ -264,7 +263,6 @@ def test_frames_are_shown_as_they_went_over_the_wire(mh, traces, tmp_path) -> No
 
 
 def test_pieces_of_one_answer_are_one_line() -> None:
-    from agent.cli.watch import FrameJoiner
     from drivers.line.trace import TracedFrame
 
     ms = 1_000_000

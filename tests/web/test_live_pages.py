@@ -66,6 +66,12 @@ def test_the_page_of_a_device_has_all_points_with_quality_and_age(viewer, traces
     assert "suspect" in page and "v1 &lt;b&gt;" in page and "60 s" in page and "device.firmware" in page
 
 
+def test_points_have_names_that_a_parks_staff_reads(viewer, traces) -> None:
+    browser = viewer()
+    assert "Active energy imported" in browser.get("/device/inv1").text
+    assert "正向有功电能" in browser.get("/device/inv1?lang=zh").text
+
+
 @pytest.mark.parametrize("lang", ["en", "zh"])
 def test_a_refresh_gets_the_content_alone_in_the_same_language(viewer, traces, lang: str) -> None:
     browser = viewer()

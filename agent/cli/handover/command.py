@@ -21,7 +21,7 @@ from drivers.model import UsageError, clean_text
 
 if TYPE_CHECKING:
     from agent.cli.ring_follower import Latest
-    from agent.cli.watch import LiveView
+    from agent.cli.watch.live_view import LiveView
     from agent.config import Config
 
 MAX_TEXT: Final = 200
@@ -74,7 +74,7 @@ def handover(
     """
     from agent.cli.control import ask_running
     from agent.cli.handover.labels import WORDS, verdict
-    from agent.cli.watch import LiveView
+    from agent.cli.watch.live_view import LiveView
     from agent.service.control.protocol import Handover
 
     words, config = WORDS[lang], options.load()

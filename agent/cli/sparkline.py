@@ -1,0 +1,27 @@
+"""A row of numbers as blocks of eight heights, for one line of a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+BLOCKS: Final = "▁▂▃▄▅▆▇█"
+UNKNOWN: Final = "·"
+
+
+def sparkline(values: Sequence[float | None], width: int, low: float | None = None, high: float | None = None) -> str:
+    """The last ``width`` values; "" for fewer than two numbers.
+
+    Args:
+        low: the value of the lowest block; None: the smallest shown.
+        high: the value of the highest block; None: the largest shown.
+    """
+    shown = values[-width:]
+    known = [value for value in shown if value is not None]
+    if len(known) < 2:
+        return ""
+    bottom = min(known) if low is None else min(low, *known)
+    span = (max(known) if high is None else max(high, *known)) - bottom
+    if not span:
+        return "".join(UNKNOWN if value is None else BLOCKS[0 if not bottom else 3] for value in shown)
+    return "".join(UNKNOWN if value is None else BLOCKS[min(7, int((value - bottom) / span * 8))] for value in shown)

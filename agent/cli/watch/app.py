@@ -1,0 +1,400 @@
+"""`watch` on the full screen of a terminal. Its own process; nothing else of ours imports Textual."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Final
+
+from rich.style import Style
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import Input, Static
+from textual.worker import WorkerFailed
+
+from agent.cli.common import NoAgent, is_alive, say_at, show_age
+from agent.cli.findings import STALE_S, Finding, find
+from agent.cli.watch.frames import FrameJoiner, frame_text, frames_path, read_frames
+from agent.cli.watch.live_view import LiveView
+from agent.cli.watch.pages import Page, Pages
+from agent.cli.watch.row_list import RowList
+from agent.cli.watch.texts import KEYS, LANGUAGES, word
+from agent.cli.watch.trends import Trends
+from drivers.model import GatewayError, clean_text
+
+EVERY_S: Final = 1.0
+SLICE_S: Final = 0.02  # reading a full ring is done in pieces, so that keys are answered
+REST_S: Final = 0.005  # between two pieces: a key passes through several turns of the loop
+PAGES: Final = ("devices", "values", "lines", "destinations", "findings")
+MOST_FRAMES: Final = 2000
+CTRL_C: Final = 130
+
+
+class WatchApp(App[int]):
+    """The full screen.
+
+    Args:
+        devices: show only the values of these; empty: all.
+        patterns: show only values that one of these globs matches.
+        seconds: end after this time.
+        every_s: how often new values are looked for, and for an agent where none runs; the snapshot half as often.
+    """
+
+    CSS = """
+    Screen { background: ansi_default; color: ansi_default; overflow: hidden; }
+    Static { height: 1; background: ansi_default; color: ansi_default; text-wrap: nowrap; text-overflow: ellipsis; }
+    #help { height: 1fr; display: none; }
+    Input { height: 1; border: none; padding: 0; display: none; background: ansi_default; color: ansi_default; }
+    Input:focus { border: none; background-tint: ansi_default 0%; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(Binding(str(n), f"page('{name}')", show=False) for n, name in enumerate(PAGES, 1)),
+        Binding("tab", "next_page(1)", show=False, priority=True),
+        Binding("shift+tab", "next_page(-1)", show=False, priority=True),
+        Binding("slash", "search", show=False),
+        Binding("t", "trouble", show=False),
+        Binding("question_mark,h,f1", "keys", show=False),
+        Binding("escape", "step_back", show=False, priority=True),
+        Binding("q,Q", "leave(0)", show=False),
+        Binding("ctrl+q", "leave(0)", show=False, priority=True),
+        Binding("ctrl+c", f"leave({CTRL_C})", show=False, priority=True),
+        Binding("ctrl+z", "suspend_process", show=False, priority=True),
+    ]
+    ENABLE_COMMAND_PALETTE = False
+    ESCAPE_TO_MINIMIZE = False
+
+    def __init__(
+        self,
+        folder: Path,
+        devices: Sequence[str] = (),
+        patterns: Sequence[str] = (),
+        language: str = "en",
+        seconds: float | None = None,
+        every_s: float = EVERY_S,
+    ) -> None:
+        super().__init__(ansi_color=True)
+        self._folder, self._wanted, self._language = folder, (devices, patterns), language
+        self._seconds, self._every_s = seconds, every_s
+        self.view: LiveView | None = None
+        self._trends, self._pages = Trends(), Pages(language)
+        self._searches: dict[str, str] = {}  # of each page
+        self._findings: list[Finding] = []
+        self._reads = 0
+        self._is_here = False  # an agent is running; else what is shown is old
+        self._trouble = ""  # why there is no agent
+        self._is_catching_up = False
+        self._shown = "values" if devices or patterns else "devices"
+        self._device = devices[0] if len(devices) == 1 else ""  # whose values are shown; "": all
+        self._line = ""  # whose frames are shown
+        self.fault: BaseException | None = None
+        self._texts: dict[str, Text] = {}  # what the lines around the list show
+        self._joiner, self._frames = FrameJoiner(), deque[str](maxlen=MOST_FRAMES)
+
+    # --- the screen
+
+    def compose(self) -> ComposeResult:
+        """Head, names of the pages, rows, what is under the cursor, keys."""
+        yield Static(id="head", markup=False)
+        yield Static(id="pages", markup=False)
+        yield RowList()
+        yield Static(id="help", markup=False)
+        yield Static(id="detail", markup=False)
+        yield Input(id="search", placeholder=self._word("search"), compact=True, select_on_focus=False)
+        yield Static(id="keys", markup=False)
+
+    def on_mount(self) -> None:
+        """Begin to follow the agent."""
+        self.theme = "ansi-dark"  # the colours of the terminal, whatever they are
+        self._list.focus()
+        if self._seconds is not None:
+            self.set_timer(self._seconds, lambda: self.exit(0))
+        self.run_worker(self._follow(), exit_on_error=True)
+
+    def run_in_terminal(self) -> int:
+        """Run until it is left; returns the exit code. The terminal is restored however it ends."""
+        code = self.run(mouse=False)  # without: the terminal's own selecting and copying works
+        if self.fault is not None:
+            raise self.fault
+        return code if code is not None else self.return_code or 0
+
+    @property
+    def _list(self) -> RowList:
+        return self.query_one(RowList)
+
+    def _word(self, key: str, **values: object) -> str:
+        return word(key, self._language, **values)
+
+    # --- the agent
+
+    async def _follow(self) -> None:
+        """Follow the agent, through its end and its next start, as long as the screen lives."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            try:
+                loop.add_signal_handler(number, self.exit, 128 + number)
+            except (ValueError, RuntimeError):  # not the main thread: a test
+                break
+        try:
+            while True:
+                try:
+                    await self._read()
+                except GatewayError as error:
+                    self._lose(error)
+                self._paint()
+                await asyncio.sleep(self._every_s)
+        finally:
+            if self.view is not None:
+                self.view.close()
+
+    async def _read(self) -> None:
+        """All news of the ring, in slices."""
+        if self.view is None or not self._is_here:
+            fresh = LiveView(self._folder, *self._wanted, keeps_history=True, snapshot_every_s=2 * self._every_s)
+            if self.view is not None:
+                self.view.close()
+            self.view, self._is_here, self._reads = fresh, True, -1
+        now = time.monotonic()
+        until, paint_at = now + SLICE_S, now + 2 * SLICE_S
+        for count, _ in enumerate(self.view.news()):
+            if count % 64 == 0 and (now := time.monotonic()) > until:
+                if now > paint_at:
+                    self._is_catching_up, paint_at = True, now + EVERY_S
+                    self._paint()
+                await asyncio.sleep(REST_S)
+                until = time.monotonic() + SLICE_S
+        self._is_catching_up = False
+        if self.view.reads != self._reads:
+            self._reads = self.view.reads
+            snapshot = self.view.snapshot
+            self._trends.add(snapshot)
+            self._findings = find(snapshot, time.time(), is_alive(snapshot.get("pid")))
+        if self._shown == "frames":
+            self._read_frames(self.view)
+
+    def _read_frames(self, view: LiveView) -> None:
+        try:
+            path = frames_path(self._folder, self._line, view.snapshot)
+            pieces = read_frames(path, self._line, self._joiner.last)
+            self._frames += [frame_text(frame) for frame in self._joiner.join(pieces, time.time_ns())]
+        except GatewayError as error:
+            self._frames.clear()
+            self._frames.append(clean_text(say_at(error.where, error.what), 200))
+
+    def _lose(self, error: GatewayError) -> None:
+        """The agent is gone, or its files cannot be read. What was seen stays on the screen, marked as old."""
+        if isinstance(error, NoAgent):
+            self._trouble = self._word("ended" if self.view else "no agent", folder=clean_text(str(self._folder), 200))
+        else:
+            self._trouble = clean_text(say_at(error.where, error.what), 300)
+        self._is_here = self._is_catching_up = False
+
+    def _handle_exception(self, error: Exception) -> None:
+        """A fault of ours: leave the screen, then tell it as every command does, instead of Textual's pages of it."""
+        self.fault = self.fault or (error.error if isinstance(error, WorkerFailed) else error)
+        self.exit(1)
+
+    # --- painting
+
+    def _paint(self) -> None:
+        """Bring the screen up to date."""
+        if not self.is_running or not self.screen.is_mounted:
+            return
+        self._put("head", self._head())
+        self._put("pages", self._tabs())
+        if self.view is None:
+            self._list.show("none", Page((), 0, lambda at: ()), "")
+        else:
+            page = self._page(self.view)
+            is_filtered = bool(self._pages.search or self._pages.trouble_only)
+            empty = self._word("no match" if is_filtered else "no frames" if self._shown == "frames" else "nothing")
+            kind = f"{self._shown} {self._device} {self._line}"
+            self._list.show(kind, page, empty, is_tail=self._shown == "frames")
+        self._paint_bottom()
+
+    def _put(self, name: str, text: Text) -> None:
+        """Change a line where it is another."""
+        if self._texts.get(name) != text:
+            self._texts[name] = text
+            self.query_one(f"#{name}", Static).update(text, layout=False)
+
+    def _page(self, view: LiveView) -> Page:
+        pages, now = self._pages, time.time()
+        if self._shown == "devices":
+            return pages.devices(view, now)
+        if self._shown == "values":
+            return pages.values(view, time.time_ns(), self._device)
+        if self._shown == "lines":
+            return pages.lines(view, self._trends)
+        if self._shown == "destinations":
+            return pages.destinations(view, self._trends)
+        if self._shown == "findings":
+            return pages.findings(view, self._findings, now, self._list.size.width)
+        return pages.frames(self._frames)
+
+    def _head(self) -> Text:
+        head = Text(no_wrap=True, overflow="ellipsis")
+        view = self.view
+        if view is not None:
+            snapshot, devices = view.snapshot, view.snapshot.get("devices", {}).values()
+            head.append(clean_text(f"{snapshot.get('site', '?')}/{snapshot.get('gateway', '?')}", 60), "bold")
+            head.append("  ")
+        if not self._is_here:
+            return head.append(self._trouble, "bold red")
+        assert view is not None
+        if self._is_catching_up:
+            return head.append(self._word("reading"))
+        states = [device.get("life") for device in devices]
+        head.append(self._word("answering", alive=states.count("alive"), count=len(states)))
+        if asleep := states.count("asleep"):
+            head.append(self._word("dozing", count=asleep))
+        faults = sum(one.exit_code > 0 for one in self._findings)
+        shown = self._word("faults", count=faults, s="" if faults == 1 else "s") if faults else self._word("no faults")
+        head.append("  ").append(shown, "bold red" if faults else "green")
+        age = time.time() - float(snapshot.get("time", 0))
+        is_stale = age > STALE_S
+        words = self._word("stale" if is_stale else "heard", age=show_age(age))
+        return head.append("  ").append(words, "bold red" if is_stale else "dim")
+
+    def _tabs(self) -> Text:
+        tabs = Text(no_wrap=True, overflow="ellipsis")
+        for n, name in enumerate(PAGES, 1):
+            is_shown = name == self._shown or (name == "lines" and self._shown == "frames")
+            title = self._word(name)
+            if is_shown and self._shown == "frames":
+                title += f" › {clean_text(self._line, 30)}"
+            elif is_shown and name == "values" and self._device:
+                title += f" › {clean_text(self._device, 30)}"
+            tabs.append(f" {n} {title} ", Style.parse("reverse bold") if is_shown else Style.parse("dim"))
+            tabs.append(" ")
+        return tabs
+
+    def _paint_bottom(self) -> None:
+        rows = self._list
+        detail = rows.page.detail(rows.cursor) if rows.page.count and self.view is not None else ""
+        self._put("detail", Text(detail, "dim", no_wrap=True, overflow="ellipsis"))
+        line = Text(no_wrap=True, overflow="ellipsis")
+        if self.view is not None:
+            at = rows.cursor + 1 if rows.page.count else 0
+            line.append(f"{at}/{rows.page.count}", "bold")
+            line.append("  ")
+        if self._pages.search:
+            line.append(self._word("searched", text=" ".join(self._pages.search)), "bold yellow").append("  ")
+        if self._pages.trouble_only:
+            line.append(self._word("only trouble"), "bold yellow").append("  ")
+        line.append(self._word("keys"), "dim")
+        self._put("keys", line)
+
+    def on_row_list_moved(self) -> None:
+        """Another row is under the cursor."""
+        self._paint_bottom()
+
+    def on_resize(self) -> None:
+        """Texts of findings are wrapped anew."""
+        self.call_after_refresh(self._paint)
+
+    # --- keys
+
+    def action_page(self, name: str) -> None:
+        """Show a page; that of the values shows all devices again."""
+        if name == "values" and self._shown == "values":
+            self._device = ""
+        self._show(name)
+
+    def action_next_page(self, step: int) -> None:
+        """The page beside this one."""
+        at = PAGES.index("lines" if self._shown == "frames" else self._shown)
+        self._show(PAGES[(at + step) % len(PAGES)])
+
+    def _show(self, name: str) -> None:
+        self._shown = name
+        self._search_for(self._searches.get(name, ""))
+        self._close_keys()
+        self._paint()
+
+    def on_row_list_opened(self, message: RowList.Opened) -> None:
+        """Enter: from a device to its values, from a line to its frames."""
+        if self.view is None:
+            return
+        if self._shown in ("devices", "values"):
+            self._device = message.name
+            self._searches.pop("values", None)
+            self._show("values")
+        elif self._shown == "lines":
+            self._line, self._joiner = message.name, FrameJoiner()
+            self._frames.clear()
+            self._read_frames(self.view)
+            self._show("frames")
+
+    def action_step_back(self) -> None:
+        """One step back: the keys, the search, the choice, the page."""
+        if self.query_one("#help").display:
+            self._close_keys()
+        elif self.query_one("#search").display or self._pages.search:
+            self._search_for("")
+        elif self._pages.trouble_only:
+            self._pages.trouble_only = False
+        elif self._shown == "frames":
+            self._show("lines")
+        elif self._shown == "values" and self._device:
+            self._device = ""
+            self._show("devices")
+        self._paint()
+
+    def action_trouble(self) -> None:
+        """Only what is in trouble, or all."""
+        self._pages.trouble_only = not self._pages.trouble_only
+        self._paint()
+
+    def action_search(self) -> None:
+        """Open the line to type into."""
+        if self._shown == "frames":
+            return
+        box = self.query_one("#search", Input)
+        box.display, self.query_one("#keys").display = True, False
+        box.focus()
+
+    def _search_for(self, text: str) -> None:
+        box = self.query_one("#search", Input)
+        if box.value != text:
+            box.value = text
+        self._searches[self._shown] = text
+        self._pages.search = tuple(text.casefold().split())
+        self._close_search()
+
+    def _close_search(self) -> None:
+        self.query_one("#search").display, self.query_one("#keys").display = False, True
+        self._list.focus()
+
+    def on_input_changed(self, message: Input.Changed) -> None:
+        """Each letter narrows the list."""
+        self._searches[self._shown] = message.value
+        self._pages.search = tuple(message.value.casefold().split())
+        self._paint()
+
+    def on_input_submitted(self) -> None:
+        """Keep the search, and let keys move again."""
+        self._close_search()
+        self._paint()
+
+    def action_keys(self) -> None:
+        """Show all keys, or hide them."""
+        page = self.query_one("#help", Static)
+        if page.display:
+            self._close_keys()
+            return
+        at = 1 + LANGUAGES.index(self._language)
+        page.update(Text("\n".join(f"{row[0]:<18}{row[at]}" for row in KEYS)))
+        page.display, self._list.display = True, False
+
+    def _close_keys(self) -> None:
+        self.query_one("#help").display, self._list.display = False, True
+        self._list.focus()
+
+    def action_leave(self, code: int) -> None:
+        """End the screen."""
+        self.exit(code)

@@ -1,0 +1,165 @@
+"""`meterhouse watch`: live values or frames of the running agent, read from shared memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.cli.common import NoAgent, as_line, read_snapshot, say, show_age
+from agent.cli.options import ConfigOptions, config_options, json_option, lang_option, parse_for
+
+if TYPE_CHECKING:
+    from agent.cli.ring_follower import Latest
+    from agent.cli.watch.live_view import LiveView
+    from drivers.line.trace import TracedFrame
+
+LOOK_EVERY_S = 0.2
+
+
+@click.command()
+@click.argument("device", nargs=-1)
+@config_options
+@click.option(
+    "--point", "patterns", multiple=True, metavar="GLOB", help='Only matching points, such as "ac.*". May be repeated.'
+)
+@click.option("--frames", "line", metavar="LINE", help="Show the frames of a line instead, as sent over the wire.")
+@click.option("--plain", is_flag=True, help="One table instead of the full screen: for small machines.")
+@click.option("--for", "seconds", callback=parse_for, metavar="TIME", help="Stop after this time, such as 20s.")
+@lang_option
+@json_option
+def watch(
+    device: tuple[str, ...],
+    options: ConfigOptions,
+    patterns: tuple[str, ...],
+    line: str | None,
+    plain: bool,
+    seconds: float | None,
+    lang: str,
+    as_json: bool,
+) -> None:
+    """Show what the running agent sees: values, devices, lines and destinations, or only the given devices.
+
+    In a terminal it fills the screen, and waits where no agent runs: 1 to 5 change the page, / searches, ? shows all
+    keys, q ends it. Into a file it prints the last values once. Reads shared memory only: neither the agent nor the
+    devices are disturbed.
+
+    \b
+    Examples:
+      meterhouse watch
+      meterhouse watch inv1 --point 'ac.power.*'
+      meterhouse watch --json --for 20s > values.jsonl
+      meterhouse watch --frames cabinet-2
+
+    \b
+    Exit codes: 0 good, 1 no agent runs here or it ended, 2 unknown device or line, 3 bad configuration, 130 Ctrl-C.
+    """
+    folder = options.find_runtime_dir()
+    end = time.monotonic() + seconds if seconds is not None else None
+    if line is not None:
+        _frames(folder, line, end, as_json)
+    elif as_json or plain or not fills_screen():
+        _values(folder, device, patterns, end, as_json)
+    else:
+        _screen(folder, device, patterns, seconds, lang)
+
+
+def fills_screen() -> bool:
+    """Can the terminal show more than lines of text?"""
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    if not all(stream.isatty() for stream in streams) or os.environ.get("TERM", "dumb") in {"dumb", "unknown"}:
+        return False
+    return all((stream.encoding or "").lower().replace("-", "") == "utf8" for stream in streams)
+
+
+def _screen(folder: Path, devices: Sequence[str], patterns: Sequence[str], seconds: float | None, lang: str) -> None:
+    from agent.cli.watch.app import WatchApp
+    from agent.cli.watch.live_view import LiveView
+
+    with contextlib.suppress(NoAgent):  # the screen waits for one
+        LiveView(folder, devices, patterns).close()  # what is wrong with the words is said before the screen opens
+    raise SystemExit(WatchApp(folder, devices, patterns, lang, seconds).run_in_terminal())
+
+
+def until(end: float | None, every_s: float = LOOK_EVERY_S) -> Iterator[None]:
+    """Turn after turn until the monotonic time ``end``; at least one."""
+    while True:
+        yield
+        left = None if end is None else end - time.monotonic()
+        if left is not None and left <= 0:
+            return
+        time.sleep(every_s if left is None else min(every_s, left))
+
+
+def _values(folder: Path, devices: Sequence[str], patterns: Sequence[str], end: float | None, as_json: bool) -> None:
+    from agent.cli.watch.live_view import LiveView
+
+    watched = LiveView(folder, devices, patterns)
+    try:
+        if as_json:
+            watched.catch_up()  # existing messages: only the newest of each is shown, then all of them
+            _tell(watched.shown())
+            for _ in until(end):
+                _tell(watched.news())
+        else:
+            _live(watched, end)
+    finally:
+        watched.close()
+
+
+def _tell(points: Iterable[Latest]) -> None:
+    now_ns = time.time_ns()
+    for latest in points:
+        if latest.time_ns:
+            click.echo(as_line(latest.to_json(now_ns)))
+    sys.stdout.flush()
+
+
+def _live(watched: LiveView, end: float | None) -> None:
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    from agent.cli.console_tables import open_console, point_table
+
+    console = open_console()
+
+    def page() -> Group:
+        rows = watched.shown()
+        room = max(console.height - 4, 5) if console.is_terminal else len(rows)
+        more = f", {len(rows) - room} more below: choose with DEVICE or --point" if len(rows) > room else ""
+        age = show_age(time.time() - float(watched.snapshot.get("time", 0)))
+        since = say(f"agent heard {age} ago{more}")
+        head = f"{watched.snapshot.get('site')}/{watched.snapshot.get('gateway')}  {since}"
+        return Group(Text(head), point_table(rows[:room], time.time_ns()))
+
+    watched.catch_up()
+    if not console.is_terminal:  # a file gets the last state once, not a film
+        for _ in until(end if end is not None else 0.0):
+            watched.catch_up()
+        console.print(page())
+        return
+    with Live(page(), console=console, refresh_per_second=5, screen=False) as live:
+        for _ in until(end):
+            watched.catch_up()
+            live.update(page())
+
+
+def _frames(folder: Path, line: str, end: float | None, as_json: bool) -> None:
+    from agent.cli.watch.frames import FrameJoiner, frame_json, frame_text, frames_path, read_frames
+
+    path = frames_path(folder, line, read_snapshot(folder))
+    tell: Callable[[TracedFrame], str] = frame_json if as_json else frame_text
+    joiner = FrameJoiner()
+    for _ in until(end):
+        for frame in joiner.join(read_frames(path, line, joiner.last), time.time_ns()):
+            click.echo(tell(frame))
+        sys.stdout.flush()
+    for frame in joiner.rest():
+        click.echo(tell(frame))

@@ -1,0 +1,142 @@
+"""Snapshot and ring of a running agent, followed through its restarts and reloads."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from agent.cli.common import read_snapshot
+from agent.cli.ring_follower import Follower, Latest
+from drivers.model import UsageError
+
+SNAPSHOT_EVERY_S = 2.0
+SAMPLES = 32  # of a point, for its sparkline
+
+
+class LiveView:
+    """Snapshot and ring of the agent, reopened when it restarts or changes to another ring.
+
+    Args:
+        devices: only these; empty: all.
+        patterns: only points that one of these globs matches; empty: all.
+        keeps_history: collect the last numbers of each point in ``history``.
+        snapshot_every_s: how often devices, lines and destinations are looked at; values are at each call.
+
+    Raises:
+        GatewayError: no agent runs in ``folder``, or its files cannot be read.
+        UsageError: a device or a pattern that the agent does not have.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        devices: Sequence[str],
+        patterns: Sequence[str],
+        keeps_history: bool = False,
+        snapshot_every_s: float = SNAPSHOT_EVERY_S,
+    ) -> None:
+        self.folder, self._devices, self._patterns = folder, devices, patterns
+        self._snapshot_every_s = snapshot_every_s
+        self.snapshot = read_snapshot(folder)
+        known = self.snapshot.get("devices", {})
+        for name in devices:
+            if name not in known:
+                from drivers.toml.parsers import did_you_mean
+
+                hint = did_you_mean(name, known, "It has") if known else "It has none"
+                raise UsageError(f'the running agent has no device "{name[:40]}"', where="watch", hint=hint)
+        self.history: dict[tuple[str, str], array[float]] | None = {} if keeps_history else None
+        self.reads = 0  # of the snapshot
+        self.follower = self._open()
+        self._shown: list[Latest] = []
+        self._arrange()
+        if patterns and not self._shown:
+            self.close()
+            hint = "`meterhouse status --points` lists them"
+            raise UsageError(f'no point matches "{patterns[0][:40]}"', where="watch", hint=hint)
+        self._look_at = time.monotonic() + self._snapshot_every_s
+
+    def _open(self) -> Follower:
+        return Follower.open(self.folder, self.snapshot)
+
+    def news(self) -> Iterator[Latest]:
+        """Every word heard since the last call. Raises GatewayError when the agent is gone."""
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + self._snapshot_every_s
+            self._look(read_snapshot(self.folder))
+        for latest in self.follower.follow():
+            if self.wanted(latest):
+                if self.history is not None:
+                    self._remember(latest)
+                yield latest
+
+    def _look(self, snapshot: Mapping[str, Any]) -> None:
+        before, self.snapshot = self.snapshot, dict(snapshot)
+        self.reads += 1
+        if self.snapshot.get("ring") != before.get("ring"):
+            old = self.follower
+            self.follower = self._open()
+            old.ring.close()
+            if self.snapshot.get("boot") == before.get("boot"):  # a reload: what was heard is still the newest word
+                for key, fresh in self.follower.latest.items():
+                    if (known := old.latest.get(key)) is not None and known.time_ns:
+                        known.point = fresh.point
+                        self.follower.latest[key] = known
+            elif self.history is not None:
+                self.history.clear()
+        elif self.snapshot.get("tables", {}).keys() != before.get("tables", {}).keys():
+            self.follower.learn(self.snapshot)
+        self._arrange()
+
+    def _remember(self, latest: Latest) -> None:
+        if latest.quality >= 128 or not isinstance(latest.value, Decimal):
+            return
+        assert self.history is not None
+        key = latest.point.device, latest.point.name
+        kept = self.history.get(key)
+        if kept is None:
+            kept = self.history[key] = array("f")
+        elif len(kept) == SAMPLES:
+            del kept[0]
+        try:
+            kept.append(float(latest.value))
+        except OverflowError:  # beyond what four bytes hold: no picture of it
+            kept.append(float("inf"))
+
+    def _arrange(self) -> None:
+        """All points that are asked for, in the order of the configuration file and of the profile."""
+        newest: dict[str, Any] = {}
+        for _, table in sorted(self.snapshot.get("tables", {}).items(), key=lambda item: int(item[0])):
+            newest[str(table["stream"]).rpartition("/")[2]] = table
+        latest = self.follower.latest
+        keys = [
+            (device, str(point["n"]))
+            for device in self.snapshot.get("devices", {})
+            for point in newest.get(device, {}).get("points", ())
+        ]
+        self._shown = [one for key in keys if (one := latest.get(key)) is not None and self.wanted(one)]
+
+    def catch_up(self) -> None:
+        """Take all news; ``shown`` has them."""
+        for _ in self.news():
+            pass
+
+    def wanted(self, latest: Latest) -> bool:
+        """Is it one of the points that are asked for?"""
+        point = latest.point
+        if self._devices and point.device not in self._devices:
+            return False
+        return not self._patterns or any(fnmatchcase(point.name, glob) for glob in self._patterns)
+
+    def shown(self) -> Sequence[Latest]:
+        """All points that are asked for, heard or not."""
+        return self._shown
+
+    def close(self) -> None:
+        """Unmap the ring."""
+        self.follower.ring.close()

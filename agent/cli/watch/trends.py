@@ -1,0 +1,70 @@
+"""What the snapshots of the last minute say together: errors and load of lines, and when an outbox is empty."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+WINDOW_S: Final = 60.0
+SHORTEST_S: Final = 8.0  # below it a difference says little
+ERRORS: Final = ("timeouts", "broken", "mismatches", "exceptions", "stale", "foreign", "open_failures", "lost")
+FEW: Final = 0.05  # packs a second: less is the coming and going of live packs
+
+
+class _Sample(NamedTuple):
+    at: float
+    lines: Mapping[str, Mapping[str, int]]
+    busy: Mapping[str, float | None]
+    waiting: Mapping[str, int]
+
+
+class Trends:
+    """Takes each snapshot once."""
+
+    def __init__(self) -> None:
+        self._boot: object = None
+        self._samples: deque[_Sample] = deque()
+
+    def add(self, snapshot: Mapping[str, Any]) -> None:
+        """The next snapshot; another boot begins anew."""
+        at = float(snapshot.get("time", 0))
+        if snapshot.get("boot") != self._boot or (self._samples and at < self._samples[-1].at):
+            self._boot = snapshot.get("boot")
+            self._samples.clear()
+        if self._samples and at == self._samples[-1].at:
+            return
+        lines = snapshot.get("lines", {})
+        counts = {name: {kind: line.get(kind) or 0 for kind in ERRORS} for name, line in lines.items()}
+        busy = {name: line.get("busy_share") for name, line in lines.items()}
+        waiting = {name: uplink.get("waiting") or 0 for name, uplink in snapshot.get("uplinks", {}).items()}
+        self._samples.append(_Sample(at, counts, busy, waiting))
+        while self._samples[-1].at - self._samples[0].at > WINDOW_S:
+            self._samples.popleft()
+
+    def errors(self, line: str) -> int:
+        """Of the last minute, all kinds together."""
+        if not self._samples:
+            return 0
+        first, last = (self._samples[at].lines.get(line, {}) for at in (0, -1))
+        return sum(max(0, last.get(kind, 0) - first.get(kind, 0)) for kind in ERRORS) if first else 0
+
+    def busy(self, line: str) -> list[float | None]:
+        """Shares of the line's time, one a snapshot."""
+        return [sample.busy.get(line) for sample in self._samples]
+
+    def waiting(self, destination: str) -> list[float | None]:
+        """Packs in the outbox, one number a snapshot."""
+        return [sample.waiting.get(destination) for sample in self._samples]
+
+    def drain_s(self, destination: str) -> float | None:
+        """Seconds until the outbox is empty at the pace of the last minute; infinite while it grows; None: neither."""
+        known = [s for s in self._samples if destination in s.waiting]
+        if len(known) < 2 or known[-1].at - known[0].at < SHORTEST_S:
+            return None
+        first, last = known[0], known[-1]
+        left = last.waiting[destination]
+        pace = (first.waiting[destination] - left) / (last.at - first.at)
+        if abs(pace) < FEW or not left:
+            return None
+        return left / pace if pace > 0 else float("inf")

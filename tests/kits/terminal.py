@@ -1,0 +1,133 @@
+"""A command in a terminal of its own: keys go in, and pyte draws what comes out as an xterm would."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import sys
+import termios
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyte
+
+from tests.kits.broker import DEADLINE_S, patience
+
+ROOT = Path(__file__).parents[2]
+ALTERNATE = {47, 1047, 1049}
+
+
+class XTerm(pyte.Screen):
+    """pyte knows no second screen: what is drawn there is drawn apart, and the first comes back as it was."""
+
+    def __init__(self, columns: int, lines: int) -> None:
+        self.modes: set[int] = {7, 25}  # private modes that are set: a fresh terminal wraps and shows its cursor
+        self.behind: list[str] | None = None  # the first screen, while the second is shown
+        super().__init__(columns, lines)
+
+    def set_mode(self, *modes: int, **kwargs: Any) -> None:
+        if kwargs.get("private"):
+            self.modes |= set(modes)
+            if ALTERNATE & set(modes):
+                self.behind = list(self.display)
+                self.erase_in_display(2)
+        super().set_mode(*modes, **kwargs)
+
+    def reset_mode(self, *modes: int, **kwargs: Any) -> None:
+        if kwargs.get("private"):
+            self.modes -= set(modes)
+            if ALTERNATE & set(modes) and self.behind is not None:
+                self.erase_in_display(2)
+                for y, line in enumerate(self.behind):
+                    self.cursor_position(y + 1, 1)
+                    self.draw(line.rstrip())
+                self.behind = None
+        super().reset_mode(*modes, **kwargs)
+
+
+class Terminal:
+    """Runs ``meterhouse ARGS``. ``modes`` are the private modes that are on."""
+
+    def __init__(self, args: Sequence[str | Path], columns: int, rows: int, **environ: str) -> None:
+        self.screen = XTerm(columns, rows)
+        self._stream = pyte.ByteStream(self.screen)
+        self.code: int | None = None
+        self.pid, self._fd = pty.fork()
+        if not self.pid:
+            _resize(1, columns, rows)
+            os.environ.update({"TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **environ})
+            os.environ.pop("NO_COLOR", None)
+            os.chdir(ROOT)
+            os.execv(sys.executable, [sys.executable, "-m", "agent.cli.main", *map(str, args)])
+        self._settings = termios.tcgetattr(self._fd)
+
+    def resize(self, columns: int, rows: int) -> None:
+        """The window is pulled to another size."""
+        self.screen.resize(rows, columns)
+        _resize(self._fd, columns, rows)
+
+    def type(self, keys: str) -> None:
+        os.write(self._fd, keys.encode())
+
+    @property
+    def text(self) -> str:
+        return "\n".join(line.rstrip() for line in self.screen.display)
+
+    def until(self, holds: Callable[[], object]) -> None:
+        """Feed the screen until something is so."""
+        deadline = time.monotonic() + DEADLINE_S * patience()
+        while not holds():
+            assert time.monotonic() < deadline, self.text
+            self._feed()
+
+    def _feed(self) -> bool:
+        """What comes within a moment; False: the other side is closed."""
+        if not select.select([self._fd], [], [], 0.05)[0]:
+            return True
+        try:
+            found = os.read(self._fd, 1 << 16)
+        except OSError:  # EIO: nobody has it open any more
+            return False
+        self._stream.feed(found)
+        return bool(found)
+
+    def wait(self) -> int:
+        """The exit code, with all that was written."""
+
+        def ended() -> bool:
+            is_open = self._feed()
+            pid, status = os.waitpid(self.pid, 0 if not is_open else os.WNOHANG)
+            if pid:
+                while is_open and select.select([self._fd], [], [], 0)[0]:
+                    is_open = self._feed()
+                self.code = os.waitstatus_to_exitcode(status)
+            return bool(pid)
+
+        self.until(ended)
+        assert self.code is not None
+        return self.code
+
+    def close(self) -> None:
+        """End what still runs."""
+        if self.code is None:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        os.close(self._fd)
+
+    def is_reset(self) -> bool:
+        """As it was before: the first screen, cursor and line wrap; keys are echoed, nothing is reported."""
+        return (
+            self.screen.behind is None
+            and self.screen.modes & {7, 25, 1000, 1003, 1004, 1006, 2004, 2048} == {7, 25}
+            and self._settings[:4] == termios.tcgetattr(self._fd)[:4]
+        )
+
+
+def _resize(fd: int, columns: int, rows: int) -> None:
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
