@@ -23,6 +23,7 @@ PARTS = {
     "drain": ("bench.drain", "--rate", "10000"),
     "scan": ("bench.scan", "--quick"),
     "control": ("bench.control",),
+    "page": ("bench.page",),
 }
 
 
