@@ -11,6 +11,7 @@ PARTS = {
     "machine": ("agent.cli.main", "bench"),
     "kernels": ("bench.kernels",),
     "agent": ("bench.agent",),
+    "smallbox": ("bench.smallbox",),
     "parsers": ("bench.parsers",),
     "rtu": ("bench.rtu",),
     "silent": ("bench.silent",),
