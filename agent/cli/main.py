@@ -52,7 +52,7 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "declare": CommandEntry("agent.cli.declare", "Enter what no meter measures: areas, certificates, tickets."),
     "replay": CommandEntry("agent.cli.replay", "Ask a gateway for packs again, as its platform."),
     "simulate": CommandEntry("agent.cli.simulate", "Play the device side of a profile or a recorded dump."),
-    "bench": CommandEntry("agent.cli.bench", "Measure this machine: decode, seal, compress, commit."),
+    "bench": CommandEntry("agent.cli.bench", "Measure what this machine can carry."),
 }
 
 # the help of `meterhouse` in Chinese, by paragraph; that of each command is English, but for its line in the list
