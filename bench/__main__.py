@@ -8,9 +8,10 @@ import sys
 from datetime import UTC, datetime
 
 PARTS = {
-    "machine": ("agent.cli.main", "bench"),
+    "machine": ("agent.cli.main", "bench", "--stages"),
     "kernels": ("bench.kernels",),
     "agent": ("bench.agent",),
+    "smallbox": ("bench.smallbox",),
     "parsers": ("bench.parsers",),
     "rtu": ("bench.rtu",),
     "silent": ("bench.silent",),

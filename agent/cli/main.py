@@ -58,7 +58,7 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "replay": CommandEntry("agent.cli.replay", "Ask a gateway for packs again, as its platform."),
     "platform": CommandEntry("receiver.commands", "The platform's side: receive, verify, keep a fleet's packs."),
     "simulate": CommandEntry("agent.cli.simulate", "Play the device side of a profile or a recorded dump."),
-    "bench": CommandEntry("agent.cli.bench", "Measure this machine: decode, seal, compress, commit."),
+    "bench": CommandEntry("agent.cli.bench", "Measure what this machine can carry."),
 }
 
 EXTRAS: Mapping[str, str] = {"psycopg": "platform", "pika": "platform"}  # package -> extra of our wheel

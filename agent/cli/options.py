@@ -198,12 +198,6 @@ def _choose_language(_ctx: click.Context, _param: click.Parameter, given: str | 
     return language_of(given, os.environ)
 
 
-def remember_language(_ctx: click.Context, _param: click.Parameter, given: str | None) -> str | None:
-    """As given on the command line; errors are printed in it."""
-    REQUESTED.set(given)
-    return given
-
-
 lang_option = click.option(
     "--lang",
     type=LANGUAGE,

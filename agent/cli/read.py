@@ -27,7 +27,6 @@ from agent.cli.options import (
     json_option,
     parse_for,
     profile_dirs,
-    remember_language,
 )
 from agent.cli.read_output import is_missing, print_json, print_table
 from drivers.model import (
@@ -110,7 +109,6 @@ class Round:
 @click.option(
     "--lang",
     type=LANGUAGE,
-    callback=remember_language,
     is_eager=True,
     help="Show what each point means, in English or Chinese; a Chinese terminal shows it without.",
 )

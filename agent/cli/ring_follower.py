@@ -112,9 +112,12 @@ class Follower:
 
     def learn(self, snapshot: Mapping[str, Any]) -> None:
         """Take the tables of a snapshot; every point of the newest table of a stream is shown, heard or not."""
-        for number_text, table in sorted(snapshot.get("tables", {}).items(), key=lambda item: int(item[0])):
-            device = str(table["stream"]).rpartition("/")[2]
-            for index, point in enumerate(table["points"]):
+        tables = snapshot.get("tables", {})
+        for number_text, table in sorted(tables.items(), key=lambda item: int(item[0])):
+            device, points = str(table["stream"]).rpartition("/")[2], table["points"]
+            if isinstance(points, int):  # as that table
+                points = tables.get(str(points), {}).get("points")
+            for index, point in enumerate(points if isinstance(points, list) else ()):
                 name = PointName(device, point["n"], point["u"], point["kind"], point.get("float", False))
                 self.names[int(number_text), index] = name
                 self.latest.setdefault((device, name.name), Latest(name)).point = name

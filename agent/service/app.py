@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("meterhouse")
 CLOCK_CHECK_S = 1.0  # comparison with the wall clock
 SNAPSHOT_EVERY_S, SNAPSHOT_MOST_S = 2.0, 10.0
-SNAPSHOT_SHARE = 0.004  # of the loop's time; with many devices it is written less often
+SNAPSHOT_SHARE = 0.001  # of the loop's time: with 100 devices it is written every 5 s, with 200 every 10 s
 # A thread that returns from a system call waits this long for one that computes. With Python's 5 ms, the first packs of
 # 1,600 devices took 3 s: each signature, hash and write waited for the loop, which was connecting the other devices.
 THREAD_SWITCH_S = 0.001

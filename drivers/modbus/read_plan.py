@@ -49,7 +49,7 @@ def _decoder(block: Block, numbers: list[int], spec: DeviceSpec) -> Plan | None:
 
 def lacking_points(spec: DeviceSpec, wanted: Sequence[int], holes: KnownHoles) -> list[tuple[list[int], Reason]]:
     """Which of ``wanted`` the device was found not to have; where the point is optional that is not a fault."""
-    lacking = [n for n in wanted if holes.lacks(spec.points[n])]
+    lacking = [n for n in wanted if holes.lacks(spec.points[n])] if holes.absent else []
     refused = [n for n in lacking if not spec.points[n].optional]
     absent = [n for n in lacking if spec.points[n].optional]
     return [(those, why) for those, why in ((refused, Reason.EXCEPTION), (absent, Reason.ABSENT)) if those]
