@@ -76,8 +76,11 @@ class Outbox(Protocol):
     def confirm(self, dest: str, ids: Sequence[int]) -> None:
         """Remove these packs from the outbox of ``dest``."""
 
-    def acknowledge(self, dest: str, ack: Ack, callback: Callable[[str | None], None]) -> None:
-        """Confirm what ``ack`` covers. ``callback`` (in the database thread) gets None, or why it was rejected."""
+    def acknowledge(self, dest: str, acks: Sequence[Ack], callback: Callable[[int, str | None], None]) -> None:
+        """Confirm what ``acks`` cover.
+
+        ``callback`` (in the database thread) gets how many were valid, and why the first of the others was rejected.
+        """
 
     def replay(
         self,

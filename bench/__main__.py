@@ -8,9 +8,10 @@ import sys
 from datetime import UTC, datetime
 
 PARTS = {
-    "machine": ("agent.cli.main", "bench"),
+    "machine": ("agent.cli.main", "bench", "--stages"),
     "kernels": ("bench.kernels",),
     "agent": ("bench.agent",),
+    "smallbox": ("bench.smallbox",),
     "parsers": ("bench.parsers",),
     "rtu": ("bench.rtu",),
     "silent": ("bench.silent",),
@@ -23,6 +24,7 @@ PARTS = {
     "drain": ("bench.drain", "--rate", "10000"),
     "scan": ("bench.scan", "--quick"),
     "control": ("bench.control",),
+    "page": ("bench.page",),
 }
 
 

@@ -19,69 +19,29 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import paho.mqtt.client as mqtt
-
-from agent.verify import Verifier
-from agent.verify.mqtt import hang_up
-from agent.verify.verifier import Outcome
-from bench.rig import HERE, agent_config, broker, build_simulator, cost_of, free_ports, meterhouse, process, wait_port
+from bench.rig import (
+    HERE,
+    agent_config,
+    broker,
+    build_simulator,
+    cost_of,
+    free_ports,
+    meterhouse,
+    process,
+    ring_mb,
+    runtime_folder,
+    wait_port,
+)
+from bench.subscriber import Subscriber
 
 POINTS = 100
 AGENT, PLAIN, FLOOR = "meterhouse", "plain script", "floor in C"
 FLOOR_DEVICES = 100
-
-
-class Subscriber:
-    """Counts what arrives, and verifies all of it."""
-
-    def __init__(self, port: int, trust: str | None) -> None:
-        self.verifier = Verifier([trust] if trust else [])
-        self.plain = trust is None
-        self.lock = threading.Lock()
-        self.arrivals: list[tuple[float, int, float]] = []  # (when, readings, oldest latency)
-        self.bytes = 0
-        self.first: float | None = None
-        self.seen: dict[str, float] = {}  # topic: when it brought readings first
-        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
-        self._client.on_message = self._message
-        self._client.on_connect = lambda c, *_: c.subscribe("#", 1)
-        self._client.connect("127.0.0.1", port)
-        self._client.loop_start()
-
-    def _message(self, client: mqtt.Client, user: Any, message: mqtt.MQTTMessage) -> None:
-        now = time.time()
-        if self.plain:
-            body = json.loads(message.payload)
-            count, stamp = len(body["values"]), body["ts"] / 1000
-        else:
-            if self.verifier.feed(message.payload, message.topic) is not Outcome.VERIFIED or message.retain:
-                return
-            records = json.loads(message.payload).get("e", [])
-            count, stamp = len(records), records[0]["bt"] if records else now
-        with self.lock:
-            self.bytes += len(message.payload)
-            if count:
-                self.first = self.first or now
-                self.seen.setdefault(message.topic, now)
-            self.arrivals.append((now, count, now - stamp))
-
-    def readings(self, begin: float, end: float) -> int:
-        with self.lock:
-            return sum(n for t, n, _ in self.arrivals if begin <= t < end)
-
-    def all_seen(self, devices: int, began: float) -> float | None:
-        """Seconds until each of so many devices had sent readings; None if one has not yet. A device has one topic."""
-        with self.lock:
-            return round(max(self.seen.values()) - began, 2) if len(self.seen) >= devices else None
-
-    def close(self) -> None:
-        hang_up(self._client)
 
 
 def build_floor(folder: Path) -> Path:
@@ -110,7 +70,8 @@ def measure(devices: int, every_s: int, seconds: float, who: str = AGENT) -> dic
             program = [build_floor(folder)] if who == FLOOR else [sys.executable, HERE / "plain_agent.py"]
             argv = [*program, str(base), str(devices), str(mqtt_port)]
         else:
-            config = agent_config(folder, base, devices, mqtt_port, f"{every_s} s")
+            runtime = stack.enter_context(runtime_folder())
+            config = agent_config(folder, base, devices, mqtt_port, f"{every_s} s", runtime=runtime)
             subprocess.run(meterhouse("keys", "create", folder / "signing.key"), check=True, capture_output=True)
             shown = subprocess.run(
                 meterhouse("keys", "show", folder / "signing.key", "--json"), check=True, capture_output=True
@@ -121,41 +82,43 @@ def measure(devices: int, every_s: int, seconds: float, who: str = AGENT) -> dic
         stack.callback(subscriber.close)
         began = time.time()
         agent = stack.enter_context(process(argv, folder / "agent.log", cwd=HERE.parent))
-        deadline = began + 30
-        while subscriber.first is None and time.time() < deadline and agent.poll() is None:
-            time.sleep(0.01)
-        if subscriber.first is None:
-            raise RuntimeError("nothing arrived:\n" + (folder / "agent.log").read_text()[-3000:])
-        settle = max(6.0, 1.5 * every_s)
+        settle = max(10.0, 2.0 * every_s)  # with thousands of devices the first packs take seconds
         time.sleep(settle)
         window = max(seconds, 2.0 * every_s) // every_s * every_s
         t0, c0 = time.time(), cost_of(agent.pid)
         time.sleep(window)
         t1, c1 = time.time(), cost_of(agent.pid)
-        time.sleep(1.0)
-        got = subscriber.readings(t0, t1)
-        latencies = [lat for t, n, lat in subscriber.arrivals if n and t0 <= t < t1]
+        if agent.poll() is not None:
+            raise RuntimeError("the agent ended:\n" + (folder / "agent.log").read_text()[-3000:])
+        ring = 0.0 if plain else ring_mb(runtime)
         store = sum(p.stat().st_size for p in (folder / "state").glob("*")) if not plain else 0
-        report = subscriber.verifier.report()
-        return {
-            "who": who,
-            "devices": devices,
-            "pack_s": None if plain else every_s,
-            "readings_per_s": round(got / (t1 - t0)),
-            "wanted_per_s": devices * POINTS,
-            "cpu_s_per_million": round((c1.cpu_s - c0.cpu_s) / got * 1e6, 2) if got else None,
-            "cpu_share": round((c1.cpu_s - c0.cpu_s) / (t1 - t0), 3),
-            "rss_mb": round(c1.rss_mb, 1),
-            "peak_mb": round(c1.peak_mb, 1),
-            "first_verified_s": round(subscriber.first - began, 2),
-            "all_verified_s": round(max(subscriber.seen.values()) - began, 2)
-            if len(subscriber.seen) == devices
-            else None,
-            "latency_s": round(statistics.median(latencies), 2) if latencies else None,
-            "gaps": None if plain else report.gaps,
-            "failed": None if plain else report.failed,
-            "store_mb": round(store / 1e6, 2),
-        }
+        time.sleep(1.0)
+        subscriber.stop()
+        agent.terminate()  # what is left to verify needs the processor
+        agent.wait(30)
+        found = subscriber.finish()
+    if not found.seen:
+        raise RuntimeError(f"{who}: nothing arrived that can be verified")
+    got = found.readings(t0, t1)
+    latencies = [one.latency_s for one in found.arrivals if one.readings and t0 <= one.at < t1]
+    return {
+        "who": who,
+        "devices": devices,
+        "pack_s": None if plain else every_s,
+        "readings_per_s": round(got / (t1 - t0)),
+        "wanted_per_s": devices * POINTS,
+        "cpu_s_per_million": round((c1.cpu_s - c0.cpu_s) / got * 1e6, 2) if got else None,
+        "cpu_share": round((c1.cpu_s - c0.cpu_s) / (t1 - t0), 3),
+        "rss_mb": round(c1.rss_mb, 1),
+        "peak_mb": round(c1.peak_mb, 1),
+        "ring_mb": None if plain else round(ring, 1),
+        "first_verified_s": round(min(found.seen.values()) - began, 2),
+        "all_verified_s": round(max(found.seen.values()) - began, 2) if len(found.seen) >= devices else None,
+        "latency_s": round(statistics.median(latencies), 2) if latencies else None,
+        "gaps": None if plain else found.gaps,
+        "failed": None if plain else found.failed,
+        "store_mb": round(store / 1e6, 2),
+    }
 
 
 def median_of(runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -109,12 +110,33 @@ def cost_of(pid: int) -> Cost:
     return Cost((int(fields[11]) + int(fields[12])) / TICKS, kib("VmRSS"), kib("VmHWM"))
 
 
-def agent_config(folder: Path, base_port: int, devices: int, mqtt_port: int, pack_every: str, more: str = "") -> Path:
+@contextlib.contextmanager
+def runtime_folder() -> Iterator[Path]:
+    """A runtime directory in memory, as /run is, where the machine has such a file system."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="mh-bench-", dir=memory if memory.is_dir() else None) as made:
+        yield Path(made)
+
+
+def ring_mb(runtime_dir: Path) -> float:
+    """The size of the ring, which is a file of the runtime directory and not memory of the process."""
+    return sum(file.stat().st_size for file in runtime_dir.glob("ring.*")) / 2**20
+
+
+def agent_config(
+    folder: Path,
+    base_port: int,
+    devices: int,
+    mqtt_port: int,
+    pack_every: str,
+    more: str = "",
+    runtime: Path | None = None,
+) -> Path:
     """agent.toml for ``devices`` of 100 float32 points at 1 Hz, each on a connection of its own."""
     parts = [
         '[site]\nid = "bench"\ngateway = "gw"\ntimezone = "UTC"\n',
         f'[key]\nfile = "{folder}/signing.key"\n',
-        f'[paths]\nstate_dir = "{folder}/state"\nruntime_dir = "{folder}/run"\n',
+        f'[paths]\nstate_dir = "{folder}/state"\nruntime_dir = "{runtime or folder / "run"}"\n',
         f'[pack]\nevery = "{pack_every}"\n',
         f'[[uplink]]\nname = "platform"\nurl = "mqtt://127.0.0.1:{mqtt_port}"\n',
         more,

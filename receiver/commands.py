@@ -35,9 +35,8 @@ def platform() -> None:
     """Receive, verify and keep the packs of many gateways: PostgreSQL behind a broker.
 
     \b
-    Try it:
+    Examples:
       meterhouse platform demo
-    Set it up:
       meterhouse platform init --db DSN                 the tables
       meterhouse platform enrol fleet.csv --db DSN      which gateways are trusted
       meterhouse platform work --from mqtt://HOST --db DSN    as many as you like
@@ -125,9 +124,10 @@ def enrol_command(
     help="mqtt://HOST:1883, mqtts://, amqp://HOST:5672/%2F?queue=NAME.",
 )
 @click.option("--name", default=None, help="Of this worker, the same after a restart; default: the host's name.")
+@click.option("--readings", is_flag=True, help="Keep readings for queries as well (the view `readings`).")
 @db_option
 @json_option
-def work_command(source: str, name: str | None, dsns: tuple[str, ...], as_json: bool) -> None:
+def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str, ...], as_json: bool) -> None:
     """Take packs from a broker, check each alone, store them. Runs until it is stopped.
 
     A pack is acknowledged when it is committed, never before. Workers may be killed and added at any time.
@@ -143,7 +143,7 @@ def work_command(source: str, name: str | None, dsns: tuple[str, ...], as_json: 
     shards = parse_shards(dsns)
     _start_log()
     stop = _on_stop()
-    stores = [Store(dsn) for dsn in shards]
+    stores = [Store(dsn, readings=readings) for dsn in shards]
     connection = open_source(source, name or socket.gethostname())
     worker = Worker(connection, stores)
     told, problem = time.monotonic(), ""

@@ -28,7 +28,7 @@ from receiver.trust import Enrolment, enrol
 
 ROUNDS: Final = 12  # packs of each stream
 DEVICES: Final = 2
-SETTLE_S: Final = 20.0
+STUCK_S: Final = 120.0  # without any progress
 MOSQUITTO: Final = """listener 0 {socket}
 allow_anonymous true
 persistence false
@@ -179,19 +179,19 @@ def _wait_for_subscribers(client: mqtt.Client, folder: Path) -> None:
 
 def _settled(dsn: str, want: int, folder: Path) -> FleetState:
     """Wait until every pack is stored, checked and settled."""
-    until = time.monotonic() + SETTLE_S
+    progress, moved = (0, 0), time.monotonic()
+    query = "SELECT (SELECT count(*) FROM packs), (SELECT count(*) FROM lots WHERE checked IS NULL)"
     with connect(dsn) as connection:
         while True:
-            row = connection.execute(
-                "SELECT (SELECT count(*) FROM packs), (SELECT count(*) FROM lots WHERE checked IS NULL)"
-            ).fetchone()
-            assert row is not None
-            state = fleet_state(connection)
-            done = row[0] >= want and row[1] == 0 and state.unsettled == 0 and bool(state.unknown)
-            if done and all(one.newest_ms is not None for one in state.gateways):
-                return state
-            if time.monotonic() > until:
-                raise DemoError(f"{row[0]} of {want} packs arrived", where="demo", hint=_last_words(folder))
+            packs, lots = connection.execute(query).fetchall()[0]
+            if packs >= want and lots == 0:
+                state = fleet_state(connection)
+                if not state.unsettled and state.unknown and all(one.newest_ms is not None for one in state.gateways):
+                    return state
+            if (packs, lots) != progress:
+                progress, moved = (packs, lots), time.monotonic()
+            if time.monotonic() - moved > STUCK_S:
+                raise DemoError(f"{packs} of {want} packs arrived", where="demo", hint=_last_words(folder))
             time.sleep(0.3)
 
 

@@ -31,6 +31,7 @@ class GatewayState:
     refused: int = 0
     online: bool | None = None
     version: str | None = None
+    due_missing: int = 0  # readings that were due in packs that are not here, by the rate of the pack after each hole
 
     @property
     def verdict(self) -> str:
@@ -43,8 +44,8 @@ class GatewayState:
 
     @property
     def completeness(self) -> float | None:
-        """Readings that are here, of those that were due and not asleep."""
-        due = self.due - self.asleep
+        """Readings that are here, of all that were due and not asleep, also in packs that did not come."""
+        due = self.due - self.asleep + self.due_missing
         return self.readings / due if due > 0 else None
 
     def late_s(self, now_s: float) -> float:
@@ -74,6 +75,7 @@ class FleetState:
             "readings": sum(one.readings for one in self.gateways),
             "due": sum(one.due for one in self.gateways),
             "gaps": sum(one.gaps for one in self.gateways),
+            "due_missing": sum(one.due_missing for one in self.gateways),
             "missing_packs": sum(one.missing + one.withheld for one in self.gateways),
             "lost_packs": sum(one.lost for one in self.gateways),
             "lots_waiting": self.lots_waiting,
@@ -106,6 +108,7 @@ def fleet_state(connection: Connection, like: str | None = None, since: str = "1
             int(row[12]),
             row[13],
             row[14],
+            int(row[15]),
         )
         for row in rows
     ]

@@ -128,7 +128,7 @@ def drop_months(connection: Connection, keep_days: int) -> list[str]:
         if month[:4].isdigit():
             first = date(int(month[:4]), int(month[5:7]), 1)
             if (first + timedelta(days=31)).replace(day=1) <= oldest:
-                connection.execute(f"DROP TABLE {name}".encode())
+                connection.execute(f"DROP TABLE {name}, reading_blocks_{month}".encode())
                 log.info("dropped %s: all of it is older than %d days", name, keep_days)
                 dropped.append(name)
     return dropped

@@ -23,6 +23,7 @@ _HELP = {
     "packs": "Packs that are stored and sound.",
     "readings": "Readings in them.",
     "due": "Readings that were due.",
+    "due_missing": "Readings that were due in packs that are not here.",
     "gaps": "Due readings that lie in stated gaps.",
     "missing_packs": "Packs that should be here and are not.",
     "lost_packs": "Packs that gateways declare gone.",

@@ -17,6 +17,7 @@ from psycopg.types.json import Jsonb
 
 from agent.verify import Balance
 from agent.verify.jws import unbase64url
+from receiver.blocks import ReadingBlock
 from receiver.database import Connection, boot_number, check_schema, connect, month_of, short_hash, stream_id
 from receiver.judge import Judged, JudgedKeys, JudgedPack, JudgedPage, JudgedStatus, points_hash
 
@@ -50,10 +51,14 @@ class Store:
     """One database as a worker sees it; implements ``judge.Directory``. Connects when it is first used.
 
     Every method raises psycopg.Error while the database is away; the next call connects again.
+
+    Args:
+        readings: also write a block of readings for each pack, which the view ``readings`` unrolls.
     """
 
-    def __init__(self, dsn: str) -> None:
-        self.dsn = dsn
+    def __init__(self, dsn: str, *, readings: bool = False) -> None:
+        self.dsn, self._with_readings = dsn, readings
+        self._layouts: set[UUID] = set()
         self._connection: Connection | None = None
         self._streams: set[str] = set()  # known to be there
         self._months: set[str] = set()
@@ -83,6 +88,7 @@ class Store:
             self._connection = None
         self._streams.clear()
         self._months.clear()
+        self._layouts.clear()
         self._births.clear()
 
     def close(self) -> None:
@@ -136,6 +142,8 @@ class Store:
             self._put_births(cursor, packs)
             new = self._put_packs(cursor, packs) if packs else 0
             _put_extras(cursor, packs)
+            if self._with_readings:
+                self._put_readings(cursor, [one for one in packs if one.checked.value.get("e") and not one.codes])
             _put_refused(cursor, refused)
             _put_unknown(cursor, unknown)
         self._streams |= {one.checked.stream for one in packs}
@@ -211,6 +219,25 @@ class Store:
         cursor.execute("TRUNCATE batch")
         return new
 
+    def _put_readings(self, cursor: psycopg.Cursor[Any], packs: Sequence[JudgedPack]) -> None:
+        rows = []
+        for one in packs:
+            block = ReadingBlock(one.checked.value["e"], one.checked.link.from_ms)
+            if block.layout not in self._layouts:
+                cursor.execute(
+                    "INSERT INTO layouts VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+                    [block.layout, block.points, block.units],
+                )
+            link = one.checked.link
+            rows.append((
+                stream_id(one.checked.stream), link.seq, boot_number(link.boot), link.from_ms, block.layout,
+                block.after_ms, block.values, Jsonb(block.other) if block.other else None,
+            ))  # fmt: skip
+        cursor.executemany(
+            "INSERT INTO reading_blocks VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING", rows
+        )
+        self._layouts |= {row[4] for row in rows}
+
     def _row(self, one: JudgedPack, lot: int) -> tuple[object, ...]:
         link, balance = one.checked.link, one.balance
         due = gaps = asleep = reasons = None
@@ -244,9 +271,12 @@ def put_keys(cursor: psycopg.Cursor[Any], one: JudgedKeys) -> None:
 
 def _put_status(cursor: psycopg.Cursor[Any], one: JudgedStatus) -> None:
     cursor.execute(
-        "UPDATE gateways SET version = %s, online = %s, ack_lists = %s WHERE name = %s "
-        "AND (version, online, ack_lists) IS DISTINCT FROM (%s, %s, %s)",
-        [one.version, one.online, one.ack_lists, one.gateway, one.version, one.online, one.ack_lists],
+        "INSERT INTO statuses (gateway, version, online, ack_lists) SELECT %s, %s, %s, %s "
+        "WHERE EXISTS (SELECT FROM pins WHERE gateway = %s) ON CONFLICT (gateway) DO UPDATE SET "
+        "version = CASE WHEN excluded.online THEN excluded.version ELSE statuses.version END, "
+        "online = excluded.online, "
+        "ack_lists = CASE WHEN excluded.online THEN excluded.ack_lists ELSE statuses.ack_lists END, changed = now()",
+        [one.gateway, one.version, one.online, one.ack_lists, one.gateway],
     )
 
 

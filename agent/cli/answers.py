@@ -189,7 +189,7 @@ class HandedOver(TypedDict):
 
 class _Table(TypedDict):
     stream: str
-    points: list[_Point]
+    points: list[_Point] | Count  # the number of a table that has the same ones
 
 
 class _Point(TypedDict):

@@ -137,23 +137,37 @@ def measure(folder: Path) -> dict[str, Any]:
 
 @click.command()
 @click.option("--dir", "folder", type=FOLDER, help="A folder on the disk of the store; default: the temporary folder.")
+@click.option("--stages", is_flag=True, help="Only the stages, in four seconds; the agent is not run.")
 @json_option
-def bench(folder: Path | None, as_json: bool) -> None:
-    """Measure how fast this machine decodes, seals, compresses and commits.
+def bench(folder: Path | None, stages: bool, as_json: bool) -> None:
+    """Measure what this machine can carry, and how fast it decodes, seals, compresses and commits.
 
-    Takes about four seconds and removes its files. The time for polling depends on the lines and is not included.
+    Takes under a minute and removes its files. For half a minute the agent itself reads 20 simulated devices on
+    loopback; its last sentence says how many devices the machine carries. How much time lines need is not included:
+    `meterhouse check --plan` calculates that.
 
     \b
-    Example:
+    Examples:
       meterhouse bench --dir /var/lib/meterhouse
+      meterhouse bench --stages
 
     \b
-    Exit codes: 0 measured, 2 the folder cannot be used.
+    Exit codes: 0 measured, 1 the agent did not start, 2 the folder cannot be used.
     """
     if folder is not None and not os.access(folder, os.W_OK):
         raise click.UsageError(f"{folder}: not a writable folder")
     with tempfile.TemporaryDirectory(prefix="meterhouse-bench-", dir=folder) as made:
         result = measure(Path(made))
+        if not stages:
+            from agent.cli.bench_agent import measure_capacity
+
+            capacity = measure_capacity(Path(made))
+            result |= {
+                "core_per_device": capacity.core_per_device,
+                "devices_by_processor": capacity.by_processor,
+                "devices_by_memory": capacity.by_memory,
+                "devices": capacity.devices,
+            }
     if as_json:
         click.echo(json.dumps(result))
         return
@@ -166,3 +180,5 @@ def bench(folder: Path | None, as_json: bool) -> None:
     click.echo(
         f"  one core seals about {result['readings_per_s_one_core']:,.0f} readings/s in packs of {POINTS * TICKS:,}"
     )
+    if not stages:
+        click.echo(f"\n{capacity}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from agent.cli.ring_follower import Latest
 
 PIPE_WIDTH = 260
+QUALITIES: Final[Mapping[str, str]] = {  # in Chinese
+    "suspect": "可疑", "range": "超量程", "frozen": "数值不变", "clock": "时标不准", "estimated": "估算",
+    "substituted": "替代",
+}  # fmt: skip
 
 
 def plain_table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
@@ -42,18 +47,41 @@ def cell(text: object, limit: int = 80) -> str:
     return escape(clean_text(str(text), limit))
 
 
+def quality_word(code: int, language: str) -> str:
+    """As ``show_quality``, in a language: why a value is missing, or how good it is."""
+    from agent.cli.finding_words import reason_words
+    from drivers.model import Reason
+
+    word = show_quality(code)
+    if language != "zh" or not word:
+        return word
+    return reason_words(word)[1] if code >= min(Reason) else QUALITIES.get(word, word)
+
+
+@lru_cache(maxsize=4096)
+def point_title(point: str, language: str = "zh") -> str:
+    """The name of a point in a language, from the vocabulary; "" if it is not there."""
+    from drivers.profile import vocabulary
+
+    entry = vocabulary().find(point)
+    return "" if entry is None else entry.zh if language == "zh" else entry.en
+
+
 def point_table(latest: Iterable[Latest], now_ns: int) -> Table:
-    """One point a row: value, unit, quality or reason, and how old the last value is."""
+    """One point a row: value, unit, quality or reason, and how old the last value is; in Chinese its name as well."""
+    from agent.cli.common import speaks_chinese
     from agent.cli.ring_follower import GAP_CODES, show_number
 
-    table = plain_table("points", "device", "point", "value", "unit", "quality", "age", right=("value", "age"))
+    names = ["name"] if speaks_chinese() else []
+    table = plain_table("points", "device", "point", *names, "value", "unit", "quality", "age", right=("value", "age"))
     for point in latest:
         missing = point.quality >= GAP_CODES
         shown = cell(show_number(point.value, point.point.kind, point.point.is_float), 40)
-        quality = show_quality(point.quality)
+        quality = quality_word(point.quality, "zh" if names else "en")
         table.add_row(
             cell(point.point.device),
             cell(point.point.name),
+            *(cell(point_title(point.point.name)) for _ in names),
             f"[dim]{shown}[/]" if missing else shown,
             cell(show_unit(point.point.unit)),
             f"[red]{quality}[/]" if missing else f"[yellow]{quality}[/]",

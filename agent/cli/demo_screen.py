@@ -174,6 +174,7 @@ class DemoScreen:
 
     def _values(self, mine: Mapping[str, Latest]) -> list[str]:
         from agent.cli.common import show_quality, show_unit
+        from agent.cli.finding_words import reason_words
         from agent.cli.ring_follower import GAP_CODES, show_number
 
         parts = []
@@ -182,7 +183,9 @@ class DemoScreen:
             if latest is None:
                 continue
             if latest.quality >= GAP_CODES:
-                parts.append(f"{self._name(point)} [{show_quality(latest.quality)}]")
+                reason = show_quality(latest.quality)
+                words = reason_words(reason)[1] if self.language == "zh" else reason
+                parts.append(f"{self._name(point)} [{words}]")
             elif latest.value is not None:
                 value = show_number(latest.value, latest.point.kind, latest.point.is_float)
                 parts.append(f"{self._name(point)} {value} {show_unit(latest.point.unit)}".rstrip())
@@ -191,10 +194,9 @@ class DemoScreen:
     def _name(self, point: str) -> str:
         if self.language != "zh":
             return point
-        from drivers.profile import vocabulary
+        from agent.cli.console_tables import point_title
 
-        entry = vocabulary().find(point)
-        return entry.zh.partition("（")[0] if entry is not None else point
+        return point_title(point).partition("（")[0] or point
 
     def _figures(self, most: int) -> Table:
         words = WORDS[self.language]

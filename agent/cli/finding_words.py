@@ -209,7 +209,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "devices-without-role": FindingWords(
         0,
         (
-            "without a role, what {names} measure counts in no figure",
+            "without a role, the amounts of {names} count in no figure",
             "{names} 没有角色，其计量不计入任何指标",
         ),
         (
@@ -365,13 +365,13 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     ),
     # --- destinations
     "uplink-down": FindingWords(
-        5, ("destination {name} cannot be reached{why}", "无法连接目的地 {name}{why}"), ("{hint}", "{hint}")
+        5, ("destination {name} cannot be reached{why}", "无法连接上行目标 {name}{why}"), ("{hint}", "{hint}")
     ),
     "uplink-no-subscriber": FindingWords(
         5,
         (
             "nobody subscribes to packs at destination {name}: {waiting} wait",
-            "目的地 {name} 没有接收方订阅，{waiting} 个数据包在等待",
+            "上行目标 {name} 没有接收方订阅，{waiting} 个数据包在等待",
         ),
         (
             "Packs are kept. Is the platform running, and subscribed to {topic}?",
@@ -382,7 +382,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         5,
         (
             "destination {name} refuses packs{why}; {waiting} wait, {count} are set aside",
-            "目的地 {name} 拒收数据包{why}；等待 {waiting} 个，搁置 {count} 个",
+            "上行目标 {name} 拒收数据包{why}；等待 {waiting} 个，搁置 {count} 个",
         ),
         ("{hint}", "{hint}"),
     ),
@@ -390,7 +390,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         1,
         (
             "destination {name}: {what} {file} cannot be read: {why}",
-            "目的地 {name}：证书 {file} 无法读取：{why}",
+            "上行目标 {name}：证书 {file} 无法读取：{why}",
         ),
         ("The user that runs the agent must be able to read it", "运行程序的用户必须能读取它"),
     ),
@@ -398,7 +398,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         1,
         (
             "destination {name}: {what} {file} expired {days} days ago",
-            "目的地 {name}：证书 {file} 已过期 {days} 天",
+            "上行目标 {name}：证书 {file} 已过期 {days} 天",
         ),
         _CERTIFICATE,
     ),
@@ -406,7 +406,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         1,
         (
             "destination {name}: {what} {file} expires in {days} days",
-            "目的地 {name}：证书 {file} 将在 {days} 天后过期",
+            "上行目标 {name}：证书 {file} 将在 {days} 天后过期",
         ),
         _CERTIFICATE,
     ),

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, TextIO
 
 import click
 
-from agent.cli.common import REQUESTED, as_complaint, complain, docs_folder, say, speaks_chinese
+from agent.cli.common import REQUESTED, as_complaint, complain, docs_folder, say
+from agent.cli.help import TranslatedFormatter
 from drivers.model import GatewayError, UsageError, clean_text
 
 if TYPE_CHECKING:
@@ -57,28 +58,11 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "replay": CommandEntry("agent.cli.replay", "Ask a gateway for packs again, as its platform."),
     "platform": CommandEntry("receiver.commands", "The platform's side: receive, verify, keep a fleet's packs."),
     "simulate": CommandEntry("agent.cli.simulate", "Play the device side of a profile or a recorded dump."),
-    "bench": CommandEntry("agent.cli.bench", "Measure this machine: decode, seal, compress, commit."),
+    "bench": CommandEntry("agent.cli.bench", "Measure what this machine can carry."),
 }
 
 EXTRAS: Mapping[str, str] = {"psycopg": "platform", "pika": "platform"}  # package -> extra of our wheel
-
-# the help of `meterhouse` in Chinese, by paragraph; that of each command is English, but for its line in the list
-CHINESE_HELP = (
-    ("采集园区的表计、逆变器、储能和供热设备，并上送经过签名的读数。",),
-    (
-        "入门：",
-        "  meterhouse demo                                   无需硬件，先看效果",
-        "  meterhouse scan --line serial:/dev/ttyUSB0        这条总线上挂了什么",
-        "  meterhouse init                                   生成新网关的配置和密钥",
-        "  meterhouse scan --line ... --add                  把扫描到的设备加入配置",
-        "  meterhouse check --plan                           配置是否正确，线路是否够快",
-        "  meterhouse watch                                  查看正在运行的采集程序的实时值",
-    ),
-    (
-        "退出码：0 正常，1 内部错误，2 用法错误，3 配置或设备模板错误，",
-        "4 设备、线路或报文，5 消息代理，6 验签失败或无法证明。",
-    ),
-)
+click.Context.formatter_class = TranslatedFormatter  # of every command: their help is in two languages
 
 
 class Commands(click.Group):
@@ -113,20 +97,10 @@ class Commands(click.Group):
             ctx.fail(f'unknown command "{clean_text(name, 40)}". {hint}')
         return super().resolve_command(ctx, args)
 
-    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        if not speaks_chinese():
-            super().format_help_text(ctx, formatter)
-            return
-        for paragraph in CHINESE_HELP:
-            formatter.write_paragraph()
-            with formatter.indentation():
-                for line in paragraph:
-                    formatter.write_text(line)
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = [(name, say(COMMANDS[name].help)) for name in self.list_commands(ctx)]
+        rows = [(name, COMMANDS[name].help) for name in self.list_commands(ctx)]
         if rows:
-            with formatter.section(say("Commands")):
+            with formatter.section("Commands"):
                 formatter.write_dl(rows)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -28,8 +28,8 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "points": "{good} of {count} points", "destinations": "destinations, tried now", "name": "name", "url": "url",
         "connected": "connected, MQTT {mqtt}", "may publish": "may publish its status",
         "subscriber": "has a subscriber",
-        "unproven": "{name}: not proven: the right to publish on {topics}. Whatever is published there is taken "
-        "for data; once the agent runs, `meterhouse status` names what the broker refuses",
+        "unproven": "{name}: not proven: the right to publish {topics}. A trial there would be taken for data; once "
+        "the agent runs, `meterhouse status` names what the broker refuses",
         "note": "note",
         "no report": "this broker cannot report subscribers", "nobody": "nobody subscribes",
         "running": "the agent runs here: rights and subscriber are in `meterhouse status`",
@@ -43,7 +43,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "devices": "设备实测", "device": "设备", "line": "线路", "address": "地址", "answer": "应答",
         "points": "{count}个测点中{good}个正常", "destinations": "上行目标实测", "name": "名称", "url": "地址",
         "connected": "已连接，MQTT {mqtt}", "may publish": "可以发布状态", "subscriber": "有订阅方",
-        "unproven": "{name}：未验证以下主题的发布权限：{topics}。在这些主题上发布的内容会被当作数据；采集程序运行后，"
+        "unproven": "{name}：未验证以下主题的发布权限：{topics}。试发的内容会被当作数据；采集程序运行后，"
         "`meterhouse status` 会指出消息代理拒绝的内容",
         "note": "提示",
         "no report": "该消息代理不报告订阅方", "nobody": "无人订阅",
@@ -200,7 +200,9 @@ def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: 
             click.echo(text, err=True)  # once: a line that is down is the fault of all its devices
         for one in destinations:
             if one.unproven:
-                text = words["unproven"].format(name=one.name, topics=", ".join(one.unproven))
+                base = f"meterhouse/v1/{config.base}/"
+                topics = ", ".join(topic.removeprefix(base) for topic in one.unproven)
+                text = words["unproven"].format(name=one.name, topics=f"{base}{{{topics}}}")
                 click.echo(f"{words['note']}: {clean_text(text, 1000)}", err=True)
         for error, is_fault in twins:
             if not is_fault:

@@ -106,7 +106,12 @@ class Round:
 )
 @click.option("--pause", "pause_s", callback=parse_for, metavar="DURATION", help="Between repetitions.  [default: 2 s]")
 @click.option("--wide", is_flag=True, help="With --registers: all types and orders, wider than 80 columns.")
-@click.option("--lang", type=LANGUAGE, help="Show what each point means, in English or Chinese.")
+@click.option(
+    "--lang",
+    type=LANGUAGE,
+    is_eager=True,
+    help="Show what each point means, in English or Chinese; a Chinese terminal shows it without.",
+)
 @click.option("--raw", is_flag=True, help="Also show the raw bytes.")
 @click.option(
     "--dump",
@@ -208,7 +213,8 @@ def _show(
     if as_json:
         print_json(entry.name, rows, lang, raw, before)
     elif not nothing:
-        print_table(rows, lang, raw, before, language_of(lang, os.environ))
+        language = language_of(lang, os.environ)
+        print_table(rows, lang or ("zh" if language == "zh" else None), raw, before, language)
     if nothing:
         raise _nothing_read(last, profile, config.line(entry.line).url, entry.address)
 

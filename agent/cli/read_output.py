@@ -18,6 +18,7 @@ HEADS: Final[Mapping[str, Mapping[str, str]]] = {
         "raw": "原始字节",
     },
 }  # fmt: skip
+NARROW: Final = 100  # columns of a terminal
 NOT_MISSING: Final = {Reason.SENTINEL, Reason.ASLEEP}  # the device reported no value
 
 
@@ -101,8 +102,8 @@ def print_table(
     rows: Iterable[tuple[Point, Reading]], lang: str | None, raw: bool, before: Mapping[str, Reading], language: str
 ) -> None:
     """One row a point; the arguments are those of ``print_json``. ``language``: of the headers."""
-    from agent.cli.common import show_quality, show_unit
-    from agent.cli.console_tables import cell, open_console, plain_table
+    from agent.cli.common import show_unit
+    from agent.cli.console_tables import cell, open_console, plain_table, quality_word
 
     more = [
         *(["change"] if before else []),
@@ -114,12 +115,15 @@ def print_table(
     heads = HEADS[language]
     columns = [heads[word] for word in ("point", "value", *more)]
     table = plain_table("", *columns, right=(heads["value"], heads["change"]))
+    console = open_console()
+    most = 60 if console.width > NARROW else 20  # characters of a state's word
+    table.columns[0].min_width = 24
     for point, reading in rows:
         shown = shown_value(point, reading.value)
         words = label(point, reading)
-        quality = show_quality(reading.quality)
+        quality = quality_word(reading.quality, language)
         colour = "red" if is_missing(point, reading) else "yellow"
-        row = [cell(point.name), cell(shown, 60) + (f" ({cell(words, 60)})" if words else "")]
+        row = [cell(point.name), cell(shown, 60) + (f" ({cell(words, most)})" if words else "")]
         if before:
             growth = _growth(reading, before.get(point.name))
             row.append("" if not growth else f"{'+' if growth > 0 else ''}{shown_value(point, growth)}")
@@ -127,4 +131,4 @@ def print_table(
         row += [cell(meaning(point, lang), 120)] if lang else []
         row += [reading.raw.hex(" ").upper()] if raw else []
         table.add_row(*row)
-    open_console().print(table)
+    console.print(table)

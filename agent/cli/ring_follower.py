@@ -81,6 +81,16 @@ def _rounded(value: Decimal, digits: int) -> Decimal:
     return Decimal(f"{value:.{places}f}").normalize()
 
 
+def tables_of(snapshot: Mapping[str, Any]) -> Iterator[tuple[int, str, list[Mapping[str, Any]]]]:
+    """Number, device and points of each table of a snapshot, in order; a table may have the points of another."""
+    tables = snapshot.get("tables", {})
+    for number, table in sorted(((int(text), table) for text, table in tables.items()), key=lambda item: item[0]):
+        points = table["points"]
+        if isinstance(points, int):  # as that table
+            points = tables.get(str(points), {}).get("points")
+        yield number, str(table["stream"]).rpartition("/")[2], points if isinstance(points, list) else []
+
+
 @dataclass(slots=True)
 class Follower:
     """Follows one ring with the tables of the snapshot."""
@@ -112,11 +122,10 @@ class Follower:
 
     def learn(self, snapshot: Mapping[str, Any]) -> None:
         """Take the tables of a snapshot; every point of the newest table of a stream is shown, heard or not."""
-        for number_text, table in sorted(snapshot.get("tables", {}).items(), key=lambda item: int(item[0])):
-            device = str(table["stream"]).rpartition("/")[2]
-            for index, point in enumerate(table["points"]):
+        for number, device, points in tables_of(snapshot):
+            for index, point in enumerate(points):
                 name = PointName(device, point["n"], point["u"], point["kind"], point.get("float", False))
-                self.names[int(number_text), index] = name
+                self.names[number, index] = name
                 self.latest.setdefault((device, name.name), Latest(name)).point = name
 
     def follow(self) -> Iterator[Latest]:

@@ -32,7 +32,7 @@ WORDS: Final[Mapping[str, Texts]] = {
     "doubtful": ("doubtful", "可疑值"), "last answer": ("answered", "上次应答"),
     "lines": ("lines", "线路"), "url": ("url", "地址"), "busy": ("busy", "占用"), "asked": ("asked", "询问"),
     "answers": ("answers", "应答"), "trouble": ("trouble", "异常"),
-    "destinations": ("destinations", "目的地"), "destination": ("destination", "目的地"),
+    "destinations": ("destinations", "上行目标"), "destination": ("destination", "上行目标"),
     "subscriber": ("subscriber", "接收方"), "waiting": ("waiting", "等待"), "confirmed": ("confirmed", "已确认"),
     "refused": ("refused", "拒收"), "confirm": ("by", "确认方式"),
     "alive": ("alive", "正常"), "dead": ("dead", "无应答"), "asleep": ("asleep", "休眠"),
@@ -54,7 +54,7 @@ WORDS: Final[Mapping[str, Texts]] = {
     "well": ("All is well.", "一切正常。"),
     "looked": (
         "Looked at: the readings of {count} devices over {span}; lines, destinations, store, clock, key, certificates.",
-        "检查范围：{count} 台设备 {span}的读数；线路、目的地、存储、时钟、密钥、证书。",
+        "检查范围：{count} 台设备 {span}的读数；线路、上行目标、存储、时钟、密钥、证书。",
     ),
     "since start": ("the time since the start {age} ago", "自 {age} 前启动以来"),
     "window": ("the last {age}", "最近 {age}"),

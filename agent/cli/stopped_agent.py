@@ -170,6 +170,10 @@ class StoppedAccess:
         """At once."""
         return function(self._store)
 
+    async def compute(self, function: Callable[[], T]) -> T:
+        """At once."""
+        return function()
+
 
 class StoppedReply:
     """Frames on a blocking socket: there is no other client."""

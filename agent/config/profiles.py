@@ -108,7 +108,7 @@ def role_note(names: Sequence[str]) -> ConfigWarning:
     hint = (
         'Write roles = { ac = "grid" }, load, generation.pv, storage, ...; a role "x.NAME" of your own if that is meant'
     )
-    return ConfigWarning("roles", f"without a role, what {shown} measure counts in no figure", hint)
+    return ConfigWarning("roles", f"without a role, the amounts of {shown} count in no figure", hint)
 
 
 def _find(table: TomlTable, name: str, profiles: ProfileSource) -> Profile | None:

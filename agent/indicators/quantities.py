@@ -81,8 +81,8 @@ def _all() -> list[str]:
 Titles = Mapping[str, tuple[str, str]]
 
 FLOW_TITLES: Titles = {
-    "import": ("imported", "受入"),
-    "export": ("exported", "送出"),
+    "import": ("imported", "正向"),
+    "export": ("exported", "反向"),
     "generation": ("generated", "发电量"),
     "consumption": ("consumed", "用量"),
     "feed": ("fed back", "反送"),

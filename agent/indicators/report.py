@@ -45,10 +45,12 @@ class Reporter:
         self._finer: dict[int, PeriodTotals] = {}
         self._hours: list[Any] = []
         self._months: dict[str, list[Decimal]] = {}
+        self._curve = PowerCurve(calendar, period)
 
     def add(self, parts: Sequence[RoleSum]) -> None:
         """The intervals of one local day."""
         self._whole.add(parts)
+        self._curve.add(parts)
         finer = FINER[self._period.kind]
         groups: dict[int, list[RoleSum]] = {}
         for one in parts:
@@ -84,6 +86,7 @@ class Reporter:
             "figures": [self._figure(figure, trend) for figure in figures],
             "excluded": [{"id": one.name, "title": one.title, "why": one.excluded} for one in wanted if one.excluded],
             "trace": self._trace(),
+            "curve": self._curve.page(),
         }
 
     def _finer_period(self, start: int, end: int) -> Period:
@@ -115,6 +118,10 @@ class Reporter:
             plain["zero"] = [self._title(name) for name in dict.fromkeys(expression.names(one.denominator.tree))]
         for amount in plain["inputs"]:
             amount["title"] = self._title(amount["n"])
+        bases = {amount["basis"] for amount in plain["inputs"]}
+        roles = [amount for amount in plain["inputs"] if amount["n"] not in self._plan.inputs]
+        if not bases & {"metered", "declared"} and any(amount["basis"] == "assumed" for amount in roles):
+            plain["unmetered"] = True  # a 0 that nobody measured and no plan states: no device has such a role
         # the worst of plain amounts is only the night, and of equal ones there is none
         if one.denominator is not None and len({f.value for _, f in valued}) > 1:
             pick = min if one.better == "higher" else max
@@ -173,6 +180,50 @@ class Reporter:
             }
             for one in issue(months)
         ]}  # fmt: skip
+
+
+class PowerCurve:
+    """Electricity by role and flow over the stretches of a period: mean power of a day's intervals, else energy."""
+
+    def __init__(self, calendar: Calendar, period: Period) -> None:
+        self._calendar, self._period, self._is_day = calendar, period, period.kind == "day"
+        self._slots: dict[int, int] = {}  # start and end, ms
+        self._sums: dict[str, dict[int, tuple[Decimal, Decimal]]] = {}  # of each series: amount, known ms
+
+    def add(self, parts: Sequence[RoleSum]) -> None:
+        """Role sums of single intervals."""
+        for one in parts:
+            if one.unit != "kWh":
+                continue
+            start, end = one.start_ms, one.end_ms
+            if not self._is_day:
+                start, end = self._calendar.stretch(FINER[self._period.kind], start)
+            self._slots[start] = end
+            series = self._sums.setdefault(f"{one.role}.{one.flow}", {})
+            amount, known_ms = series.get(start, (Decimal(0), Decimal(0)))
+            series[start] = (
+                amount + one.amount if one.completeness else amount,
+                known_ms + one.completeness * (one.end_ms - one.start_ms),
+            )
+
+    def page(self) -> dict[str, Any]:
+        """``slots``: begin of each, s; of each series a value a slot ("": unknown) and its known share."""
+        slots = sorted(self._slots.items())
+        series = []
+        for name, sums in sorted(self._sums.items()):
+            values, shares = [], []
+            for start, end in slots:
+                amount, known_ms = sums.get(start, (Decimal(0), Decimal(0)))
+                value = amount * 3_600_000 / (end - start) if self._is_day else amount
+                values.append(_plain(value) if known_ms else "")
+                shares.append(_plain(min(known_ms / (end - start), Decimal(1))))
+            series.append({"n": name, "title": title_of(name), "v": values, "known": shares})
+        return {
+            "u": "kW" if self._is_day else "kWh",
+            "slots": [start // 1000 for start, _ in slots],
+            "ends": [end // 1000 for _, end in slots],
+            "series": series,
+        }
 
 
 def trace_result(slots: Sequence[TraceSlot], period: Period) -> dict[str, Any]:

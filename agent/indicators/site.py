@@ -6,18 +6,22 @@ The same from the agent's store and from intervals that a verifier made of packs
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
-from agent.indicators.figure import Period
+from agent.indicators.figure import Period, decimal_text
 from agent.intervals.balance import Residual, balance, wants
 from agent.intervals.calendar import Calendar
 from agent.intervals.derived import Derived
 from agent.intervals.meters import MeterAmount, MeterKey, MeterSums, added
+from agent.intervals.page_format import Column
 from agent.intervals.query import PageSource
 from agent.intervals.sums import Unwritten, sums
 from drivers.encoding import exact_text
 
 KINDS = ("balance", "derived")
+MAIN_COUNTERS = (".energy.import", ".energy.export", ".energy.generation", ".energy.total", ".energy.heat")
 KNOWN = "known"  # a result that says up to which packs intervals were known when those beside it were made
 
 
@@ -61,20 +65,23 @@ class BalanceReport:
     """
 
     def __init__(self, calendar: Calendar, period: Period, base: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._calendar, self._is_day = calendar, period.kind == "day"
+        self._calendar, self._period, self._is_day = calendar, period, period.kind == "day"
         self._derived = Derived(rows, base)
+        self._meters: dict[str, _MeterLine] = {}
+        self._stretches: list[tuple[int, int]] = []
         self._known: tuple[dict[MeterKey, MeterAmount], dict[MeterKey, MeterAmount]] = {}, {}
         self._length_ms = 0
         self._finer: list[tuple[int, Residual]] = []
 
-    def takers(self, start_ms: int, end_ms: int) -> tuple[MeterSums, MeterSums]:
-        """The part of ``sums`` for this day's single intervals."""
+    def takers(self, start_ms: int, end_ms: int) -> tuple[MeterSums, MeterSums, MeterSums]:
+        """The part of ``sums`` for this day's single intervals: the balance, derived points, meters without a role."""
         count = len(list(self._calendar.intervals(start_ms, end_ms))) if self._is_day else 1
-        return MeterSums(wants, count), MeterSums(self._derived.wants)
+        return MeterSums(wants, count), MeterSums(self._derived.wants), MeterSums(_counts_for_nobody, count)
 
-    def add(self, takers: tuple[MeterSums, MeterSums], start_ms: int, end_ms: int) -> None:
+    def add(self, takers: tuple[MeterSums, MeterSums, MeterSums], start_ms: int, end_ms: int) -> None:
         """The day that they were filled with."""
         until_ms = min(end_ms, takers[0].until_ms)
+        self._list_meters(takers, start_ms, min(end_ms, self._period.until_ms))
         if until_ms <= start_ms:
             return
         self._length_ms += until_ms - (start_ms if self._length_ms else takers[0].since_ms)
@@ -88,6 +95,20 @@ class BalanceReport:
             if made is not None and made.site is not None:
                 self._finer.append((start, made.site))
         self._keep(1, takers[1].found())
+
+    def _list_meters(self, takers: Sequence[MeterSums], start_ms: int, end_ms: int) -> None:
+        """Note of each meter what it counted, and in which stretches it is known whole."""
+        if end_ms <= start_ms:
+            return
+        stretches = list(self._calendar.intervals(start_ms, end_ms)) if self._is_day else [(start_ms, end_ms)]
+        self._stretches += stretches
+        for at, (start, end) in enumerate(stretches):
+            for one in (*takers[0].found(at), *takers[2].found(at)):
+                line = self._meters.get(one.place)
+                if line is None:
+                    line = self._meters[one.place] = _MeterLine(one.column.role)
+                line.role = one.column.role
+                line.add(one, start, end)
 
     def _keep(self, which: int, found: Sequence[MeterAmount]) -> None:
         known = self._known[which]
@@ -107,4 +128,52 @@ class BalanceReport:
                 value = "" if residual.missing else exact_text(residual.value)
                 result["trend"].append({"label": label, "v": value, "verdict": residual.verdict})
                 result["counts"][residual.verdict] = result["counts"].get(residual.verdict, 0) + 1
-        return {"balance": result, "derived": self._derived.results(terms, length_ms)}
+        with_role = {name.partition("/")[0] for name, line in self._meters.items() if line.role}
+        meters = [
+            line.page(name, self._stretches)
+            for name, line in sorted(self._meters.items())
+            if line.role or name.partition("/")[0] not in with_role
+        ]
+        return {"balance": result, "derived": self._derived.results(terms, length_ms), "meters": meters}
+
+
+def _counts_for_nobody(stream: str, column: Column) -> bool:
+    """A main counter without a role: no figure knows of it."""
+    return column.kind == "counter" and not column.role and column.point.endswith(MAIN_COUNTERS)
+
+
+class _MeterLine:
+    """One meter over a period: what it counted, and where it is not known whole."""
+
+    def __init__(self, role: str) -> None:
+        self.role = role
+        self._amounts: dict[tuple[str, str], Decimal] = {}
+        self._covered: dict[int, int] = {}  # of each stretch, by its start: the known time of the flow known least
+
+    def add(self, one: MeterAmount, start_ms: int, end_ms: int) -> None:
+        """A flow of it in one stretch."""
+        key = one.key.flow or one.key.point, one.unit
+        self._amounts[key] = self._amounts.get(key, Decimal(0)) + (one.amount if one.covered_ms else 0)
+        covered = min(one.covered_ms, end_ms - start_ms)
+        self._covered[start_ms] = min(self._covered.get(start_ms, covered), covered)
+
+    def page(self, name: str, stretches: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        """``known``: its share of the time; ``missing``: stretches that are not known whole, neighbours as one."""
+        whole_ms = sum(end - start for start, end in stretches) or 1
+        known_ms, missing = 0, list[list[int]]()
+        for start, end in stretches:
+            covered = self._covered.get(start, 0)
+            known_ms += covered
+            if covered >= end - start:
+                continue
+            if missing and missing[-1][1] == start // 1000:
+                missing[-1][1] = end // 1000
+            else:
+                missing.append([start // 1000, end // 1000])
+        return {
+            "n": name,
+            "role": self.role,
+            "flows": [{"n": flow, "v": exact_text(v), "u": unit} for (flow, unit), v in sorted(self._amounts.items())],
+            "known": decimal_text(Fraction(known_ms, whole_ms)),
+            "missing": [{"from": start, "to": end} for start, end in missing],
+        }

@@ -78,6 +78,8 @@ class GapSums:
 
     def take(self, until_ms: int, calendar: Calendar) -> list[GapRow]:
         """Rows of the intervals before a boundary. Later gaps of the same time come as further rows, to be added."""
+        if not self._stretches[0]:  # with nearly every pack
+            return []
         rows = []
         for is_whole, kept in enumerate(self._stretches):
             for reason, stretches in list(kept.items()):

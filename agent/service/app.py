@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("meterhouse")
 CLOCK_CHECK_S = 1.0  # comparison with the wall clock
 SNAPSHOT_EVERY_S, SNAPSHOT_MOST_S = 2.0, 10.0
-SNAPSHOT_SHARE = 0.004  # of the loop's time; with many devices it is written less often
+SNAPSHOT_SHARE = 0.001  # of the loop's time: with 100 devices it is written every 5 s, with 200 every 10 s
 # A thread that returns from a system call waits this long for one that computes. With Python's 5 ms, the first packs of
 # 1,600 devices took 3 s: each signature, hash and write waited for the loop, which was connecting the other devices.
 THREAD_SWITCH_S = 0.001
@@ -92,7 +92,7 @@ class Service:
         self.ring_plan: RingPlan
         self._snapshot: StatusFile | None = None
         self.checkpoints: CheckpointMaker | None = None
-        self._slices = ReadThrottle()
+        self._slices, self._sums = ReadThrottle(), ReadThrottle()
         self.newest_stored_ms = 0  # the end of the newest pack of earlier runs
         self.certificates: list[Expiry] = []  # of destinations, as their files were an hour ago at most
         self._control = ControlServer(self._access, config.runtime_dir, lambda: self.config.control.group)
@@ -227,7 +227,7 @@ class Service:
 
     def _access(self, caller: Caller, right: Right) -> RunningAccess:
         """The access that a control request gets; read-only requests take turns at the store."""
-        return RunningAccess(self, caller, self._slices if right is Right.LOOK else None)
+        return RunningAccess(self, caller, self._slices if right is Right.LOOK else None, self._sums)
 
     def _publish_keys(self, keys: bytes) -> None:
         """From the database thread, before anything that needs these keys to be verified."""

@@ -63,6 +63,9 @@ class DeviceCatalog:
         self._profiles = {device.profile: find(device.profile) for device in config.devices}
         self._points: dict[Kind, tuple[Point, ...]] = {}
         self._tables: dict[Kind, BirthPoints] = {}
+        # of devices without a known identity: most are planned, and met a second later
+        self._plain_specs: dict[str, DeviceSpec] = {}
+        self._plain_tables: dict[str, BirthTable] = {}
 
     def profile(self, device: DeviceConfig) -> Profile:
         """The profile of a device."""
@@ -71,10 +74,16 @@ class DeviceCatalog:
     def spec(self, device: DeviceConfig, identity: Mapping[str, str | None] | None = None) -> DeviceSpec:
         """The driver's configuration, for the identity known so far."""
         known = {name: text for name, text in (identity or {}).items() if text is not None}
+        if not known and device.name in self._plain_specs:
+            return self._plain_specs[device.name]
         profile = self.profile(device)
         spec = device_spec(self._config, device, profile, known.get("device.firmware"), known)
         points = self._points.setdefault(self._kind(device, spec), spec.points)
-        return spec if points is spec.points else replace(spec, points=points)
+        if points is not spec.points:
+            spec = replace(spec, points=points)
+        if not known:
+            self._plain_specs[device.name] = spec
+        return spec
 
     def table(
         self,
@@ -86,6 +95,10 @@ class DeviceCatalog:
         """The table for a birth of this device; ``epoch`` None: the known one."""
         if epoch is None:
             epoch = self.known[spec.stream].epoch if spec.stream in self.known else self._first_epoch
+        is_plain = not any(text is not None for text in (identity or {}).values())
+        plain = self._plain_tables.get(device.name) if is_plain else None
+        if plain is not None and plain.facts.epoch == epoch:
+            return plain
         kind = (*self._kind(device, spec), spec.periods_ms, spec.phase_ms)
         if kind not in self._tables:
             self._tables[kind] = BirthPoints([point_row(point, spec, vocabulary().senml) for point in spec.points])
@@ -94,6 +107,8 @@ class DeviceCatalog:
         before = self.known.get(spec.stream)
         if before is not None and before.epoch == epoch and changes(before, table.facts):
             table.met = False  # a change without its event yet, which a restart must find again
+        if is_plain:
+            self._plain_tables[device.name] = table
         return table
 
     def gateway_table(self, stream: str, version: str) -> BirthTable:

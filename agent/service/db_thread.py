@@ -153,20 +153,24 @@ class DatabaseThread:
 
         self._queue.put(run)
 
-    def acknowledge(self, dest: str, ack: Ack, callback: Callable[[str | None], None]) -> None:
-        """A platform's acknowledgement of a range of packs; ``callback`` runs in the database thread."""
+    def acknowledge(self, dest: str, acks: Sequence[Ack], callback: Callable[[int, str | None], None]) -> None:
+        """A platform's acknowledgement of ranges of packs; ``callback`` runs in the database thread."""
 
         def run(store: Store) -> None:
-            try:
-                ids, wrong = (
-                    store.packs.acknowledged(dest, ack) if dest in store.packs.destinations else ([], "comes too late")
-                )
-            except GatewayError as error:
-                ids, wrong = [], str(error)
-            if ids:
-                self._confirmed.setdefault(dest, []).extend(ids)
+            confirmed: list[int] = []
+            rejected: list[str] = []
+            for ack in acks:
+                try:
+                    known = dest in store.packs.destinations
+                    ids, wrong = store.packs.acknowledged(dest, ack) if known else ([], "comes too late")
+                except GatewayError as error:
+                    ids, wrong = [], str(error)
+                confirmed += ids
+                rejected += [wrong] if wrong is not None else []
+            if confirmed:
+                self._confirmed.setdefault(dest, []).extend(confirmed)
                 self._confirmed_at = time.monotonic()
-            callback(wrong)
+            callback(len(acks) - len(rejected), rejected[0] if rejected else None)
 
         self._queue.put(run)
 

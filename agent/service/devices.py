@@ -32,6 +32,8 @@ from ext.ring import Ring
 
 log = logging.getLogger("meterhouse")
 LAST_VISIT_S = 2.0  # for polls under way when the agent stops
+# lines are opened so many at once: if it were all of them, the first reading would come after the last connection
+LINES_AT_ONCE, LINES_PAUSE_S = 50, 0.005
 
 PlannedDevice = tuple[DeviceConfig, DeviceSpec, BirthTable]
 
@@ -70,6 +72,7 @@ class DeviceManager:
         self.lines: dict[str, Line] = {}
         self.pollers: dict[str, LinePoller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._starter: asyncio.Task[None] | None = None
         self._next_table = 0
         self.lock = asyncio.Lock()
         self.catalog: DeviceCatalog
@@ -170,12 +173,18 @@ class DeviceManager:
         by_line: dict[str, list[DevicePoll]] = {}
         for device in self.devices:
             by_line.setdefault(device.config.line, []).append(device.poll)
+        turns = [asyncio.Event()]
+        turns[0].set()
         for line, polls in by_line.items():
             if line in self.pollers:
                 self.pollers[line].serve(polls)
                 continue
+            if len(self.pollers) % LINES_AT_ONCE == LINES_AT_ONCE - 1:
+                turns.append(asyncio.Event())
             poller = self.pollers[line] = LinePoller(polls, self.clock)
-            self._tasks[line] = asyncio.create_task(poller.run(), name=f"line {line}")
+            self._tasks[line] = asyncio.create_task(_run_in_turn(poller, turns[-1]), name=f"line {line}")
+        if len(turns) > 1:
+            self._starter = asyncio.create_task(_give_turns(turns), name="lines in turn")
         for line in self.pollers.keys() - by_line.keys():
             self.stop_poller(line)
 
@@ -186,6 +195,8 @@ class DeviceManager:
 
     async def stop_pollers(self) -> None:
         """Let polls under way end if they end soon; the others are cancelled and stay due."""
+        if self._starter is not None:
+            self._starter.cancel()
         tasks = list(self._tasks.values())
         for line, poller in self.pollers.items():
             if poller.busy:
@@ -224,6 +235,18 @@ class DeviceManager:
         """Release memory of the traces, which are files anyway."""
         for line in self.lines.values():
             line.trim()
+
+
+async def _run_in_turn(poller: LinePoller, turn: asyncio.Event) -> None:
+    await turn.wait()
+    await poller.run()
+
+
+async def _give_turns(turns: Sequence[asyncio.Event]) -> None:
+    """One after the other; a pause lasts as long as the loop needs for the lines before. None waits for an answer."""
+    for turn in turns:
+        turn.set()
+        await asyncio.sleep(LINES_PAUSE_S)
 
 
 # --- another ring

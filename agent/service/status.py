@@ -153,8 +153,8 @@ def summary(service: Service) -> str:
 
 
 def _tables(versions: Sequence[tuple[str, TableVersion]]) -> str:
-    """The point tables of the ring's records, as JSON."""
-    points: dict[int, str] = {}  # devices of one kind share their points
+    """The point tables of the ring's records, as JSON; where a table has the points of an earlier one, its number."""
+    points: dict[int, str] = {}
     rows = []
     for stream, version in versions:
         table = version.table.points
@@ -166,6 +166,7 @@ def _tables(versions: Sequence[tuple[str, TableVersion]]) -> str:
             ]
             points[id(table)] = json.dumps(named, ensure_ascii=False, separators=(",", ":"))
         rows.append(f'"{version.number}":{{"stream":{json.dumps(stream)},"points":{points[id(table)]}}}')
+        points[id(table)] = str(version.number)
     return "{" + ",".join(rows) + "}"
 
 

@@ -400,29 +400,31 @@ class Uplink:
         if topic == f"{self._base}/replay/request":
             self._replay.on_request(payload)
         elif topic == f"{self._base}/ack":
-            from agent.uplink.wire import parse_ack
+            from agent.uplink.wire import parse_acks
 
             try:
-                ack = parse_ack(payload, self._gateway)
+                acks = parse_acks(payload, self._gateway)
             except ValueError as error:
                 self._log_rejected_ack(str(error))
                 return
             if self._acks_left.acquire(blocking=False):
-                self._outbox.acknowledge(self.name, ack, partial(self._on_ack_checked, self._acks_left))
+                self._outbox.acknowledge(self.name, acks, partial(self._on_ack_checked, self._acks_left))
             else:
                 self._log_rejected_ack("too many at once; packs without an ack are sent again after a minute")
 
-    def _on_ack_checked(self, left: threading.Semaphore, rejected: str | None) -> None:
-        """From the database thread: None for a valid ack, otherwise the reason."""
+    def _on_ack_checked(self, left: threading.Semaphore, valid: int, rejected: str | None) -> None:
+        """From the database thread: how many acks of a message hold, and why the first of the others does not."""
         left.release()
-        if rejected is None:
+        if valid:
             self._scheduler.on_platform_ack()
-        else:
+        if rejected is not None:
             self._log_rejected_ack(rejected)
 
     def _log_rejected_ack(self, reason: str) -> None:
         self._rejected_log.log(log.warning, "%s: ack rejected: %s", self.name, clean_text(reason, 160))
 
     def _status(self, state: str) -> bytes:
-        more = {"newest": self._newest_ms / 1000 or None, "since": round(self._since, 3)} if state == "online" else {}
-        return status_bytes(self._gateway, state, self._version, **more)
+        if state != "online":
+            return status_bytes(self._gateway, state, self._version)
+        newest, since = self._newest_ms / 1000 or None, round(self._since, 3)
+        return status_bytes(self._gateway, state, self._version, accepts=["acks"], newest=newest, since=since)

@@ -5,6 +5,7 @@ Imported with the first such message: msgspec takes 2.7 MB, and many gateways ne
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -13,6 +14,7 @@ from agent.outbox import Ack
 from drivers.encoding import base64url_decode
 
 MAX_BYTES: Final = 4096
+MAX_LIST_BYTES: Final = 32 << 10  # of {"acks": [...]}
 
 _Sequence = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 _Boot = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]  # "$" would accept a trailing line feed
@@ -28,6 +30,12 @@ class AckWire(msgspec.Struct, frozen=True):
     hash: Annotated[str, msgspec.Meta(min_length=43, max_length=43)]
 
 
+class AckListWire(msgspec.Struct, frozen=True):
+    """Many acks in one message on ``ack``, of any streams of the gateway."""
+
+    acks: Annotated[list[AckWire], msgspec.Meta(min_length=1)]
+
+
 class ReplayWire(msgspec.Struct, frozen=True):
     """A message on ``replay/request``: send packs ``first`` to ``last`` of a stream again."""
 
@@ -40,25 +48,40 @@ class ReplayWire(msgspec.Struct, frozen=True):
 
 _Wire = TypeVar("_Wire", AckWire, ReplayWire)
 _ack_decoder, _replay_decoder = msgspec.json.Decoder(AckWire), msgspec.json.Decoder(ReplayWire)
+_list_decoder = msgspec.json.Decoder(AckListWire)
+_IS_LIST: Final = re.compile(rb'\s*\{\s*"acks"\s*:')
 
 
-def parse_ack(payload: bytes, gateway: str) -> Ack:
-    """Check a message on ``ack``.
+def parse_acks(payload: bytes, gateway: str) -> list[Ack]:
+    """Check a message on ``ack``: one, or ``{"acks": [...]}`` of at most 32 KiB.
 
     Args:
-        gateway: ``park7/gw01``; the stream must belong to it.
+        gateway: ``park7/gw01``; the streams must belong to it.
 
     Raises:
-        ValueError: with the reason, at most 120 characters.
+        ValueError: with the reason, at most 120 characters; then none of them counts.
     """
-    wire = _decode(_ack_decoder, payload, gateway)
+    if not _IS_LIST.match(payload[:100]):
+        return [_ack(_decode(_ack_decoder, payload, gateway))]
+    if len(payload) > MAX_LIST_BYTES:
+        raise ValueError(f"{len(payload)} bytes, at most {MAX_LIST_BYTES} are accepted")
+    try:
+        wires = _list_decoder.decode(payload).acks
+    except (ValueError, RecursionError) as error:
+        raise ValueError(str(error)[:120]) from None
+    for wire in wires:
+        _check_stream(wire.stream, gateway)
+    return [_ack(wire) for wire in wires]
+
+
+def _ack(wire: AckWire) -> Ack:
     if wire.first > wire.last:
         raise ValueError("first is greater than last")
     return Ack(wire.stream, wire.boot, wire.first, wire.last, base64url_decode(wire.hash))
 
 
 def parse_replay_request(payload: bytes, gateway: str) -> ReplayWire:
-    """Check a message on ``replay/request``; otherwise as ``parse_ack``. ``first`` may be greater than ``last``."""
+    """Check a message on ``replay/request``; otherwise as ``parse_acks``. ``first`` may be greater than ``last``."""
     return _decode(_replay_decoder, payload, gateway)
 
 
@@ -69,6 +92,10 @@ def _decode(decoder: msgspec.json.Decoder[_Wire], payload: bytes, gateway: str) 
         wire = decoder.decode(payload)
     except (ValueError, RecursionError) as error:
         raise ValueError(str(error)[:120]) from None
-    if not wire.stream.startswith(gateway + "/"):
-        raise ValueError(f"stream does not belong to {gateway}")
+    _check_stream(wire.stream, gateway)
     return wire
+
+
+def _check_stream(stream: str, gateway: str) -> None:
+    if not stream.startswith(gateway + "/"):
+        raise ValueError(f"stream does not belong to {gateway}")

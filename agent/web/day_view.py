@@ -166,7 +166,7 @@ def _main(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     fewest = min((one["n"].count(".") for one in roles), default=0)
     found = [one for one in roles if one["n"].count(".") == fewest and "energy" in one["n"]] or roles
     power = [one for one in points if one["kind"] == "gauge" and ".power" in one["n"] and one["rows"]]
-    return [*found[: MAIN_SERIES - 1], *power[:1], *points[:1]][:MAIN_SERIES] if found or power else list(points[:1])
+    return ([*found[: MAIN_SERIES - 1], *power[:1]] or list(points[:1]))[:MAIN_SERIES]
 
 
 def _clock(seconds: float, zone: ZoneInfo) -> str:

@@ -38,7 +38,7 @@ def figures(page: Mapping[str, Any], period: str, language: str) -> dict[str, An
         "until": f"{datetime.fromtimestamp(page['period']['until'], zone):%Y-%m-%d %H:%M}",
         "known": any(figure.get("v") for figure in page["figures"]),
         "groups": groups,
-        "trace": _trace(page["trace"], language, zone),
+        "trace": _trace(page["trace"], "%H:%M" if period == "day" else "%m-%d %H:%M", language, zone),
         "balance": _balance(page.get("balance"), language),
         "inputs": _inputs(page["figures"], language),
         "excluded": [
@@ -53,7 +53,7 @@ def _card(figure: Mapping[str, Any], language: str) -> dict[str, Any]:
     """One figure. A verdict is green or red only if nine tenths of the period are known."""
     completeness = float(figure["completeness"])
     known, verdict = bool(figure.get("v")), figure["verdict"]
-    kind, text = {"met": "good", "not met": "bad"}.get(verdict, "soft"), ""
+    kind, text = {"met": "good", "not met": "bad"}.get(verdict, "plain"), ""
     if verdict in ("met", "not met") and completeness < GOOD:
         kind, text = "warn", label("verdict.unjudged", language, share=share(completeness))
     elif f"verdict.{verdict}" in ("verdict.met", "verdict.not met", "verdict.no data"):
@@ -89,7 +89,7 @@ def _percent(text: str) -> str:
     return share(float(text)) if text else "–"
 
 
-def _trace(trace: Mapping[str, Any], language: str, zone: ZoneInfo) -> dict[str, Any]:
+def _trace(trace: Mapping[str, Any], form: str, language: str, zone: ZoneInfo) -> dict[str, Any]:
     words = WORDS[language]
     if trace["consumption"] == "0":
         return {}
@@ -100,7 +100,7 @@ def _trace(trace: Mapping[str, Any], language: str, zone: ZoneInfo) -> dict[str,
     names = ("own", "direct", "storage", "grid")
     hours = [
         {
-            "at": f"{datetime.fromtimestamp(one['from'], zone):%m-%d %H:%M}",
+            "at": datetime.fromtimestamp(one["from"], zone).strftime(form),
             "complete": one["complete"],
             "values": [(number(one[name]), str(float(one[name]))) for name in names],
         }
@@ -188,14 +188,19 @@ def _gaps(
     return rows
 
 
-def neighbours(page: Mapping[str, Any], period: str, today: date) -> dict[str, str]:
-    """Addresses of the periods before and after."""
+def neighbours(page: Mapping[str, Any], period: str, first: str, today: str) -> dict[str, str]:
+    """Addresses of the periods before and after, as far as there are intervals (ISO dates)."""
     zone = ZoneInfo(page["timezone"])
-    first = datetime.fromtimestamp(page["period"]["from"], zone).date()
+    begin = datetime.fromtimestamp(page["period"]["from"], zone).date()
     last = datetime.fromtimestamp(float(Decimal(page["period"]["to"])) - 1, UTC).astimezone(zone).date()
-    after = last + timedelta(days=1)
+    before, after = begin - timedelta(days=1), last + timedelta(days=1)
 
     def to(day: date) -> str:
         return f"/figures?{urlencode({'period': period, 'date': str(day)})}"
 
-    return {"earlier": to(first - timedelta(days=1)), "later": to(after) if after <= today else "", "day": str(first)}
+    shown = min(max(str(begin), first), today)
+    return {
+        "earlier": to(before) if str(before) >= first else "",
+        "later": to(after) if str(after) <= today else "",
+        "day": shown,
+    }

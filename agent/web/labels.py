@@ -22,6 +22,10 @@ LABELS: Final[Mapping[str, Texts]] = {
     "pause": ("Pause", "暂停刷新"),
     "resume": ("Resume", "继续刷新"),
     "lost": ("The page cannot be reached; what is shown is old.", "无法连接到网页服务，所示内容已过时。"),
+    "kept": (
+        "The agent is not running. This is what was kept while it did.",
+        "采集程序未运行，以下为其运行期间保留的内容。",
+    ),
     "readonly": (
         "Read-only. Values come from the running agent of this gateway.",
         "只读页面，数据来自本网关正在运行的采集程序。",
@@ -51,6 +55,12 @@ LABELS: Final[Mapping[str, Texts]] = {
     "verdict.stopped": ("The agent is not running", "采集程序未运行"),
     "seen": ("What is shown was last seen {age} ago.", "所示内容为 {age} 前的状态。"),
     "catching_up": ("Older values are still being read.", "正在读取较早的数值。"),
+    "certificate.ends": ("the certificate of this page expires in {days} days", "本网页的证书将在 {days} 天后过期"),
+    "certificate.ended": ("the certificate of this page expired {days} days ago", "本网页的证书已过期 {days} 天"),
+    "certificate.renew": (
+        "`sudo meterhouse web --setup` makes another one; then `systemctl restart meterhouse-web`",
+        "执行 `sudo meterhouse web --setup` 重新生成，再执行 `systemctl restart meterhouse-web`",
+    ),
     "findings": ("Findings", "检查结果"),
     "fault": ("fault", "故障"),
     "note": ("note", "提示"),

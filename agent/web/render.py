@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -23,6 +24,15 @@ def coded(text: str) -> Markup:
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in enumerate(parts)
     )
+
+
+@lru_cache(maxsize=4096)
+def point_title(point: str, language: str) -> str:
+    """The name of a point in a language, from the vocabulary, which is loaded at the first one; "" if it has none."""
+    from drivers.profile import vocabulary
+
+    entry = vocabulary().find(point)
+    return "" if entry is None else entry.zh if language == "zh" else entry.en
 
 
 def in_language(error: GatewayError, language: str) -> str:
@@ -67,6 +77,7 @@ class Renderer:
         snapshot = moment.snapshot
         return self._templates.get_template(template).render(
             t=t,
+            titled=lambda point: point_title(point, language),
             lang=language,
             other_language=next(one for one in LANGUAGES if one != language),
             other_url=str(url.include_query_params(lang=next(one for one in LANGUAGES if one != language)).replace(
@@ -76,5 +87,6 @@ class Renderer:
             place=f"{snapshot.get('site', '')}/{snapshot.get('gateway', '')}" if snapshot else "meterhouse",
             version=snapshot.get("version", ""),
             password=self._password,
+            stopped=moment.error is not None,
             **facts,
         )  # fmt: skip

@@ -10,12 +10,13 @@ import logging
 import mimetypes
 import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, quote, urlencode
 from zoneinfo import ZoneInfo
 
@@ -43,6 +44,8 @@ from agent.web.views import device_href, device_view, frames_view, now_view, sho
 from drivers.model import ConfigError, GatewayError, UsageError
 
 log = logging.getLogger("meterhouse.web")
+T = TypeVar("T")
+ASKERS: Final = 6  # threads that wait for answers of the agent
 BODY_S: Final = 10.0  # for a login to come
 KEPT_PAGES: Final = 48  # of this moment, in both languages
 NEXT = re.compile(r"/(?![/\\])[A-Za-z0-9/_.~%?&=:+-]{0,500}\Z")
@@ -105,10 +108,12 @@ class Page:
     def __init__(self, config: PageConfig, access: Access, checker: PasswordChecker | None, data: SiteData) -> None:
         self.config, self.access, self.checker = config, access, checker
         self.sessions = Sessions()
+        self.certificate_ends: float | None = None
         self.live = LiveData(config.runtime_dir)
         self.data = data
         self.static = static_files()
         self.renderer = Renderer({name: one.tag for name, one in self.static.items()}, access.password)
+        self.askers = ThreadPoolExecutor(ASKERS, "question")
         self._frames: dict[str, tuple[tuple[int, str], dict[str, Any]]] = {}  # of this moment, by line
         self._kept: OrderedDict[tuple[str, str, bool, int], bytes] = OrderedDict()
 
@@ -120,7 +125,7 @@ class Page:
         fragment = bool(request.headers.get("x-refresh"))
         moment = Moment() if template == "login.html" else self.live.moment  # a stranger learns nothing
         text = self.renderer.render(template, language, request.url, fragment, moment, facts)
-        return self._respond(request, text.encode(), status, language)
+        return self._respond(request, gzip.compress(text.encode(), 1, mtime=0), status, language)
 
     async def live_page(
         self, request: Request, template: str, view: Callable[[Moment, str], dict[str, Any]]
@@ -131,20 +136,21 @@ class Page:
         key = (str(request.url.path), language, fragment, moment.number)
         body = self._kept.get(key)
         if body is None:
-            facts = view(moment, language)
-            body = self.renderer.render(template, language, request.url, fragment, moment, facts).encode()
-            body = gzip.compress(body, 5, mtime=0)
+            facts, url = view(moment, language), request.url.replace(query="")  # what one viewer added is not others'
+            text = self.renderer.render(template, language, url, fragment, moment, facts)
+            body = gzip.compress(text.encode(), 5, mtime=0)
             self._kept[key] = body
             while len(self._kept) > KEPT_PAGES:
                 self._kept.popitem(last=False)
-        if "gzip" in request.headers.get("accept-encoding", ""):
-            return self._respond(request, body, 200, language, gzipped=True)
-        return self._respond(request, gzip.decompress(body), 200, language)
+        return self._respond(request, body, 200, language)
 
-    def _respond(self, request: Request, body: bytes, status: int, language: str, gzipped: bool = False) -> Response:
+    def _respond(self, request: Request, body: bytes, status: int, language: str) -> Response:
+        """``body`` is compressed; it is sent so to browsers that take it."""
         headers = {"vary": "accept-encoding, accept-language, cookie, x-refresh", "content-language": language}
-        if gzipped:
+        if "gzip" in request.headers.get("accept-encoding", ""):
             headers["content-encoding"] = "gzip"
+        else:
+            body = gzip.decompress(body)
         response = Response(body, status, headers, "text/html; charset=utf-8")
         if request.query_params.get("lang") in LANGUAGES:
             self.set_cookie(response, "language", language, COOKIE_AGE_S)
@@ -161,7 +167,7 @@ class Page:
     async def now(self, request: Request) -> Response:
         """Findings, devices, lines, destinations."""
         return await self.live_page(
-            request, "now.html", lambda moment, lang: now_view(moment, lang, self.config.labels)
+            request, "now.html", lambda moment, lang: now_view(moment, lang, self.config.labels, self.certificate_ends)
         )
 
     async def device(self, request: Request) -> Response:
@@ -201,9 +207,10 @@ class Page:
         wanted = day_of(text) if text else None
         if text and wanted is None:
             raise HTTPException(404)
-        days = await asyncio.to_thread(self.data.days)
+        days = await self._days()
+        _within(wanted, 10, *days)
         try:
-            answer = await asyncio.to_thread(self.data.day, wanted, device)
+            answer = await self._ask(self.data.day, wanted, device)
         except UsageError:
             raise HTTPException(404) from None
         shown_day = day_of(answer["day"])
@@ -225,8 +232,20 @@ class Page:
             choices=[
                 (name, labels.get(name, "")) for name in (*names, *([device] if device not in ("", *names) else ()))
             ],
-            links=day_links(shown_day, days["days"], days["today"], {"device": device} if device else {}),
+            links=day_links(shown_day, *days, {"device": device} if device else {}),
         )
+
+    async def _ask(self, question: Callable[..., T], *what: Any) -> T:
+        """An answer of the agent, in a thread that live pages do not need."""
+        return await asyncio.get_running_loop().run_in_executor(self.askers, question, *what)
+
+    async def _days(self) -> tuple[list[str], str]:
+        """The days with intervals, and today; without an agent no days, and those that were kept can still be seen."""
+        try:
+            found = await self._ask(self.data.days)
+        except GatewayError:
+            return [], str(datetime.now(ZoneInfo(self.config.timezone)).date())
+        return found["days"], found["today"]
 
     async def figures(self, request: Request) -> Response:
         """The park's figures of a period."""
@@ -235,19 +254,19 @@ class Page:
         wanted = day_of(text) if text else None
         if period is None or (text and wanted is None):
             raise HTTPException(404)
-        page = await asyncio.to_thread(self.data.report, period, wanted)
-        today = datetime.now(ZoneInfo(page["timezone"])).date()
+        days, today = await self._days()
+        _within(wanted, {"day": 10, "month": 7}.get(period, 4), days, today)
+        page = await self._ask(self.data.report, period, wanted)
         view = figures(page, period, language)
-        return self.render(
-            request, "figures.html", **view, period=period, periods=PERIODS, links=neighbours(page, period, today)
-        )
+        links = neighbours(page, period, days[0] if days else today, today)
+        return self.render(request, "figures.html", **view, period=period, periods=PERIODS, links=links)
 
     async def source(self, request: Request) -> Response:
         """Where a point's values come from."""
         moment, language = await self.live.now(), language_of(request)
         device, point = request.path_params["device"], request.path_params["point"]
         found = [one for one in moment.points.get(device, ()) if one.point.name == point]
-        answer = await asyncio.to_thread(self.data.birth, device)
+        answer = await self._ask(self.data.birth, device)
         view = source(answer, point, language)
         if not found and not view["register"]:
             raise HTTPException(404)
@@ -270,7 +289,7 @@ class Page:
         device, seq = request.path_params["device"], request.path_params["seq"]
         if not 0 < seq < 1 << 53:
             raise HTTPException(404)
-        answer = await asyncio.to_thread(self.data.pack, device, seq)
+        answer = await self._ask(self.data.pack, device, seq)
         view = await asyncio.to_thread(pack_view, answer, self.config.timezone, language_of(request))
         front = f"/pack/{quote(device, safe='')}"
         return self.render(
@@ -352,6 +371,12 @@ class Page:
         return Response("internal error; the log of meterhouse-web has it\n", 500, media_type="text/plain")
 
 
+def _within(wanted: date | None, digits: int, days: Sequence[str], today: str) -> None:
+    """A day, month or year (10, 7 or 4 digits) without intervals is never asked for, however many are tried."""
+    if wanted is not None and days and not days[0][:digits] <= str(wanted)[:digits] <= today[:digits]:
+        raise HTTPException(404)
+
+
 def language_of(request: Request) -> str:
     """As asked for, else as chosen before, else as the browser prefers."""
     for given_language in (request.query_params.get("lang"), request.cookies.get("language")):
@@ -379,20 +404,23 @@ def make_app(config: PageConfig, data: SiteData | None = None) -> ASGIApp:
     """The page as an ASGI application. Raises ConfigError for a password file that is none."""
     import os
 
-    from agent.web.server import certificate_names
+    from agent.web.server import certificate_facts
 
     web = config.web
     checker = None
     if web.password is not None:
         hashed = PasswordHash.parse(web.password.read(os.environ), str(web.password))
         checker = PasswordChecker(hashed, LoginLimiter())
-    access = Access(web.certificate is not None, checker is not None, host_names(certificate_names(web)))
+    names, ends = certificate_facts(web)
+    access = Access(web.certificate is not None, checker is not None, host_names(names))
     page = Page(config, access, checker, data or SiteData(config.runtime_dir))
+    page.certificate_ends = ends
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         async with page.live.following():
             yield
+        page.askers.shutdown(wait=False, cancel_futures=True)
 
     app = Starlette(
         routes=[

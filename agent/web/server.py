@@ -133,18 +133,21 @@ def _no_passphrase() -> str:
     return ""
 
 
-def certificate_names(web: WebConfig) -> list[str]:
-    """DNS names in the certificate; none without one."""
+def certificate_facts(web: WebConfig) -> tuple[list[str], float | None]:
+    """(DNS names in the certificate, its end in UTC seconds); none without one, or of one that is not understood."""
     if web.certificate is None:
-        return []
+        return [], None
     from cryptography import x509
 
     try:
         certificate = x509.load_pem_x509_certificate(Path(web.certificate.path(os.environ)).read_bytes())
+        ends = certificate.not_valid_after_utc.timestamp()
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        return names.get_values_for_type(x509.DNSName)
-    except (OSError, ValueError, x509.ExtensionNotFound):
-        return []
+        return names.get_values_for_type(x509.DNSName), ends
+    except x509.ExtensionNotFound:
+        return [], ends
+    except (OSError, ValueError):
+        return [], None
 
 
 def serve(app: ASGIApp, sock: socket.socket, tls: ssl.SSLContext | None) -> None:

@@ -116,7 +116,7 @@ _Ends = TypedDict("_Ends", {"from": Time, "to": Time})
 
 
 class SiteDay(Validity, _Ends):
-    """A day of the site, or of one device."""
+    """A day of the site, or of one device. ``gaps``: of all devices [from, reason, devices, ms, whole_ms]."""
 
     day: str
     timezone: str
@@ -124,6 +124,7 @@ class SiteDay(Validity, _Ends):
     until: Time
     starts: list[Time]
     site: list[RoleSeries]
+    gaps: list[tuple[Time, str, Count, Count, Count]]
     devices: list[DeviceDay]
 
 

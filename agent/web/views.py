@@ -11,6 +11,7 @@ from typing import Any, Final
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
+from agent.certificates import WARN_DAYS
 from agent.cli.common import learned_maps, show_age, show_quality
 from agent.cli.finding_words import LANGUAGES, reason_words
 from agent.cli.findings import DOUBTFUL, show_size
@@ -42,9 +43,11 @@ class ShownPoint:
     href: str
 
 
-def now_view(moment: Moment, language: str, labels: Mapping[str, str]) -> dict[str, Any]:
-    """The first page."""
-    snapshot, now = moment.snapshot, moment.time
+def now_view(
+    moment: Moment, language: str, labels: Mapping[str, str], certificate_ends: float | None = None
+) -> dict[str, Any]:
+    """The first page. ``certificate_ends``: of the page itself, in UTC seconds."""
+    snapshot, now, stopped = moment.snapshot, moment.time, moment.error is not None
     devices = [
         _device_row(name, facts, moment, language, labels) for name, facts in snapshot.get("devices", {}).items()
     ]
@@ -55,15 +58,25 @@ def now_view(moment: Moment, language: str, labels: Mapping[str, str]) -> dict[s
         "findings": [
             {"fault": one.exit_code > 0, "text": one.text(language), "advice": one.advice(language)}
             for one in moment.findings
-        ],
+        ]
+        + _own_findings(certificate_ends, moment.time, language),
         "verdict": _verdict(moment, language),
-        "head": _head(snapshot, language, now),
+        "head": [] if stopped else _head(snapshot, language, now),
         "devices": devices,
-        "lines": [_line_row(name, facts, language) for name, facts in snapshot.get("lines", {}).items()],
-        "uplinks": [_uplink_row(name, facts, language) for name, facts in snapshot.get("uplinks", {}).items()],
+        "lines": [_line_row(name, facts, stopped, language) for name, facts in snapshot.get("lines", {}).items()],
+        "uplinks": [_uplink_row(name, facts, stopped, language) for name, facts in snapshot.get("uplinks", {}).items()],
         "learned": learned_maps(snapshot),
         "refreshes": True,
     }
+
+
+def _own_findings(certificate_ends: float | None, now: float, language: str) -> list[dict[str, Any]]:
+    """What is to be done about the page itself."""
+    if certificate_ends is None or (days := (certificate_ends - now) / 86_400) > WARN_DAYS:
+        return []
+    key = "certificate.ends" if days > 0 else "certificate.ended"
+    advice = label("certificate.renew", language)
+    return [{"fault": days <= 0, "text": label(key, language, days=max(1, round(abs(days)))), "advice": advice}]
 
 
 def _verdict(moment: Moment, language: str) -> tuple[str, str]:
@@ -175,14 +188,14 @@ def shown(latest: Latest, moment: Moment, language: str) -> ShownPoint:
     )
 
 
-def _line_row(name: str, facts: Mapping[str, Any], language: str) -> dict[str, Any]:
+def _line_row(name: str, facts: Mapping[str, Any], stopped: bool, language: str) -> dict[str, Any]:
     at, busy, lent = LANGUAGES.index(language), facts.get("busy_share"), facts.get("lent")
     state = label("line.lent", language, who=clean_text(str(lent), 60)) if lent else ""
     return {
         "name": name,
         "href": f"/frames/{quote(name, safe='')}",
-        "open": bool(facts.get("open")),
-        "state": state or label("line.open" if facts.get("open") else "line.closed", language),
+        "kind": "unknown" if stopped else "alive" if facts.get("open") else "dead",
+        "state": "–" if stopped else state or label("line.open" if facts.get("open") else "line.closed", language),
         "busy": f"{busy * 100:.0f} %" if busy is not None else "–",
         "asked": sum((facts.get("sent") or {}).values()),
         "answers": facts.get("answers", "–"),
@@ -191,7 +204,7 @@ def _line_row(name: str, facts: Mapping[str, Any], language: str) -> dict[str, A
     }
 
 
-def _uplink_row(name: str, facts: Mapping[str, Any], language: str) -> dict[str, Any]:
+def _uplink_row(name: str, facts: Mapping[str, Any], stopped: bool, language: str) -> dict[str, Any]:
     connected = bool(facts.get("connected", True))
     state = label("uplink.connected" if connected else "uplink.not", language)
     if facts.get("backfilling"):
@@ -199,8 +212,8 @@ def _uplink_row(name: str, facts: Mapping[str, Any], language: str) -> dict[str,
     subscriber = {True: "yes", False: "no"}.get(facts.get("subscriber"), "unknown")  # type: ignore[arg-type]
     return {
         "name": name,
-        "connected": connected,
-        "state": state,
+        "kind": "unknown" if stopped else "alive" if connected else "dead",
+        "state": "–" if stopped else state,
         "subscriber": label(f"subscriber.{subscriber}", language),
         **{key: facts.get(key, "–") for key in ("waiting", "confirmed", "refused")},
         "confirm": clean_text(str(facts.get("confirm") or "–"), 20),

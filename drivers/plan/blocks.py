@@ -51,7 +51,8 @@ def plan_blocks(
         ProfileError: a single point, or a ``together`` group, is longer than a read may be.
     """
     numbers = range(len(points)) if wanted is None else sorted(set(wanted))
-    asked = tuple(n for n in numbers if not points[n].is_object and not (holes and holes.lacks(points[n])))
+    gone = holes if holes and holes.absent else None
+    asked = tuple(n for n in numbers if not points[n].is_object and not (gone and gone.lacks(points[n])))
     learned = (frozenset(holes.cuts), holes.max_words) if holes else (frozenset[tuple[int, int]](), None)
     key = (tuple(map(id, points)), limits, timing, asked, learned)
     if key not in _PLANNED:

@@ -30,10 +30,14 @@ CREATE TABLE gateways (
   counter bigint NOT NULL,
   changed timestamptz NOT NULL DEFAULT now(),
   revoked jsonb,                        -- last trusted sequence by signer and stream, where a key was revoked
-  cut boolean NOT NULL DEFAULT true,    -- packs beyond it are marked
-  version text,                         -- of the agent, from its status
-  online boolean,
-  ack_lists boolean NOT NULL DEFAULT false); -- takes {"acks": [...]}
+  cut boolean NOT NULL DEFAULT true);   -- packs beyond it are marked
+
+CREATE TABLE statuses (                 -- what enrolled gateways say of themselves, unsigned: a hint, never evidence
+  gateway text PRIMARY KEY,
+  version text NOT NULL,
+  online boolean NOT NULL,
+  ack_lists boolean NOT NULL,           -- it takes {"acks": [...]}
+  changed timestamptz NOT NULL DEFAULT now());
 
 CREATE TABLE streams (
   id bigint PRIMARY KEY,                -- BLAKE2b-64 of the name: every worker makes the same without asking
@@ -169,6 +173,40 @@ CREATE TABLE figures (                  -- results that a gateway calculated and
   result jsonb NOT NULL,                -- all of it
   PRIMARY KEY (stream, kind, id, period, from_ms, seq, boot));
 
+-- Readings for people who query, where a worker runs with --readings: a block a pack, unrolled by the view below.
+CREATE TABLE layouts (                  -- names and units of the records of a pack, in order; most packs of a device share one
+  hash uuid PRIMARY KEY,
+  points text[] NOT NULL,
+  units text[] NOT NULL);
+CREATE TABLE reading_blocks (
+  stream bigint NOT NULL, seq bigint NOT NULL, boot bigint NOT NULL, from_ms bigint NOT NULL,
+  layout uuid NOT NULL,
+  after_ms int[] NOT NULL,              -- read time after from_ms
+  v float8[] NOT NULL,                  -- NULL where the value is a text or a boolean
+  other jsonb,                          -- by place in the pack from 1 on: {"q", "x", "vs", "vb", "mt"}
+  PRIMARY KEY (stream, seq, boot, from_ms)) PARTITION BY RANGE (from_ms);
+CREATE TABLE reading_blocks_other PARTITION OF reading_blocks DEFAULT;
+
+-- Every verified reading. quality is NULL where it is good; exact is there where the decimal is not the double.
+CREATE VIEW readings AS
+SELECT s.gateway, s.name AS stream, r.point, to_timestamp((b.from_ms + r.after_ms) / 1000.0) AS at, r.v AS value, l.units[r.place] AS unit,
+  b.other -> r.place::text ->> 'q' AS quality, b.other -> r.place::text ->> 'x' AS exact, b.other -> r.place::text ->> 'vs' AS text, b.seq
+FROM reading_blocks b JOIN streams s ON s.id = b.stream JOIN layouts l ON l.hash = b.layout
+CROSS JOIN LATERAL unnest(l.points, b.after_ms, b.v) WITH ORDINALITY AS r (point, after_ms, v, place)
+WHERE EXISTS (SELECT FROM packs p WHERE p.stream = b.stream AND p.seq = b.seq AND p.boot = b.boot AND p.from_ms = b.from_ms AND p.faults IS NULL);
+
+-- Completeness as regulators ask for it: what was due and not asleep, what of it is here, what is stated as missing.
+CREATE VIEW completeness AS
+SELECT s.gateway, s.name AS stream, d.day, d.packs, d.due, d.readings, d.gaps, d.asleep,
+  CASE WHEN d.due > d.asleep THEN round((d.due - d.gaps)::numeric / (d.due - d.asleep), 6) END AS share
+FROM days d JOIN streams s ON s.id = d.stream;
+
+-- The newest signed word about each period: a figure that was corrected replaces the one before, which stays in figures.
+CREATE VIEW latest_figures AS
+SELECT DISTINCT ON (f.stream, f.kind, f.id, f.period, f.from_ms) s.gateway, split_part(s.gateway, '/', 1) AS site, f.kind, f.id, f.period, f.label,
+  to_timestamp(f.from_ms / 1000.0) AS "from", to_timestamp(f.to_ms / 1000.0) AS "to", f.v, f.u, f.completeness, f.verdict, f.official, f.seq, f.result
+FROM figures f JOIN streams s ON s.id = f.stream ORDER BY f.stream, f.kind, f.id, f.period, f.from_ms, f.seq DESC;
+
 CREATE FUNCTION day_of(ms bigint) RETURNS date LANGUAGE sql IMMUTABLE AS $$
   SELECT CASE WHEN ms BETWEEN 0 AND 32503679999999 THEN date '1970-01-01' + (ms / 86400000)::int ELSE date '1970-01-01' END $$;
 
@@ -184,4 +222,8 @@ BEGIN
   EXECUTE format('CREATE TABLE %I (LIKE packs INCLUDING DEFAULTS INCLUDING STORAGE)', name);
   EXECUTE format('WITH moved AS (DELETE FROM packs_other WHERE from_ms >= %s AND from_ms < %s RETURNING *) INSERT INTO %I SELECT * FROM moved', low, high, name);
   EXECUTE format('ALTER TABLE packs ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)', name, low, high);
+  name := 'reading_blocks_' || to_char(month, 'YYYY_MM');
+  EXECUTE format('CREATE TABLE %I (LIKE reading_blocks INCLUDING DEFAULTS)', name);
+  EXECUTE format('WITH moved AS (DELETE FROM reading_blocks_other WHERE from_ms >= %s AND from_ms < %s RETURNING *) INSERT INTO %I SELECT * FROM moved', low, high, name);
+  EXECUTE format('ALTER TABLE reading_blocks ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)', name, low, high);
 END $$;

@@ -4,6 +4,12 @@ WITH s AS (SELECT id, gateway FROM streams WHERE %(like)s::text IS NULL OR gatew
    FROM days d JOIN s ON s.id = d.stream WHERE d.day >= %(since)s::date GROUP BY 1),
  h AS (SELECT s.gateway, sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.missing) r)) AS missing,
    sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.lost) r)) AS lost FROM holes h JOIN s ON s.id = h.stream GROUP BY 1),
+ -- what was due in packs that are not here, by the rate of the pack after the hole
+ m AS (SELECT s.gateway, sum(greatest(0, r.from_ms - l.to_ms) * r.due::float8 / nullif(r.to_ms - r.from_ms, 0)) AS due
+   FROM holes h JOIN s ON s.id = h.stream CROSS JOIN LATERAL unnest(h.missing + h.lost) AS part (seqs)
+   CROSS JOIN LATERAL (SELECT p.to_ms FROM packs p WHERE p.stream = h.stream AND p.seq = lower(part.seqs) - 1 LIMIT 1) l
+   CROSS JOIN LATERAL (SELECT p.from_ms, p.to_ms, p.due FROM packs p WHERE p.stream = h.stream AND p.seq = upper(part.seqs) LIMIT 1) r
+   WHERE day_of(l.to_ms) >= %(since)s::date GROUP BY 1),
  w AS (SELECT s.gateway, sum(greatest(0, c.seq - m.seq)) AS withheld FROM checkpoint_heads c JOIN s ON s.id = c.stream
    CROSS JOIN LATERAL (SELECT coalesce(max(upper(b.seqs)) - 1, 0) AS seq FROM boots b WHERE b.stream = c.stream) m
    WHERE NOT EXISTS (SELECT FROM agreed a WHERE a.gateway = s.gateway)
@@ -15,8 +21,8 @@ WITH s AS (SELECT id, gateway FROM streams WHERE %(like)s::text IS NULL OR gatew
    (SELECT s.gateway, g.reason, sum(g.readings) AS n FROM gap_days g JOIN s ON s.id = g.stream WHERE g.day >= %(since)s::date GROUP BY 1, 2) s GROUP BY 1),
  u AS (SELECT split_part(topic, '/', 3) || '/' || split_part(topic, '/', 4) AS gateway, sum(times) AS refused FROM refused GROUP BY 1)
 SELECT p.name, b.newest, coalesce(d.packs, 0), coalesce(d.readings, 0), coalesce(d.due, 0), coalesce(d.gaps, 0), coalesce(d.asleep, 0),
-  coalesce(h.missing, 0), coalesce(h.lost, 0), coalesce(w.withheld, 0), f.codes, g.reasons, coalesce(u.refused, 0), k.online, k.version
+  coalesce(h.missing, 0), coalesce(h.lost, 0), coalesce(w.withheld, 0), f.codes, g.reasons, coalesce(u.refused, 0), k.online, k.version, coalesce(round(m.due), 0)
 FROM (SELECT DISTINCT gateway AS name FROM pins WHERE %(like)s::text IS NULL OR gateway = %(like)s::text OR starts_with(gateway, %(like)s::text || '/')) p
-LEFT JOIN gateways k ON k.name = p.name LEFT JOIN b ON b.gateway = p.name LEFT JOIN d ON d.gateway = p.name LEFT JOIN h ON h.gateway = p.name
-LEFT JOIN w ON w.gateway = p.name LEFT JOIN f ON f.gateway = p.name LEFT JOIN g ON g.gateway = p.name LEFT JOIN u ON u.gateway = p.name
+LEFT JOIN statuses k ON k.gateway = p.name LEFT JOIN b ON b.gateway = p.name LEFT JOIN d ON d.gateway = p.name LEFT JOIN h ON h.gateway = p.name
+LEFT JOIN w ON w.gateway = p.name LEFT JOIN m ON m.gateway = p.name LEFT JOIN f ON f.gateway = p.name LEFT JOIN g ON g.gateway = p.name LEFT JOIN u ON u.gateway = p.name
 ORDER BY p.name

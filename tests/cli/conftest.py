@@ -169,7 +169,7 @@ class Traces:
             "tables": {
                 "1": {"stream": "park7/gw01/_gateway", "points": []},
                 "2": {"stream": "park7/gw01/inv1", "points": [{"n": n, "u": u, "kind": k} for n, u, k in POINTS]},
-                "3": {"stream": "park7/gw01/inv2", "points": [{"n": n, "u": u, "kind": k} for n, u, k in POINTS]},
+                "3": {"stream": "park7/gw01/inv2", "points": 2},
             },
         }
         self.write()

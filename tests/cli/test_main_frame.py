@@ -69,8 +69,9 @@ def test_the_frame_and_its_help_import_no_command_and_nothing_heavy() -> None:
         "agent.cli.handover",
         "agent.cli.keys",
         "agent.cli.report",
+        "agent.cli.watch",
     }  # folders, which are imported to find their commands
-    assert modules == {"agent.cli.main", "agent.cli.common", *empty}
+    assert modules == {"agent.cli.main", "agent.cli.common", "agent.cli.help", *empty}
 
 
 @pytest.mark.parametrize("name", ["status", "check", "keys"])

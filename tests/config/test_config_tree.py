@@ -163,7 +163,7 @@ def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
         "Correct only if it was changed at the device",
         "agent.toml:73: device.second.every: no point has the pace normal",
         "agent.toml:84: uplink.plain.url: is sent unencrypted. mqtts:// protects password and readings",
-        "roles: without a role, what second, third measure counts in no figure. " + ROLE_HINT,
+        "roles: without a role, the amounts of second, third count in no figure. " + ROLE_HINT,
     ]
 
 
@@ -193,7 +193,7 @@ def test_a_device_that_no_figure_counts_is_noted(site, more: str, wants: bool, l
     config = site.load()
     assert (config.wants_figures, config.roleless) == (wants, lacking)
     notes = [note.what for note in config.notes if note.where == "roles"]
-    expected = [f"without a role, what {', '.join(lacking)} measure counts in no figure"]
+    expected = [f"without a role, the amounts of {', '.join(lacking)} count in no figure"]
     assert notes == (expected if wants and lacking else [])
     assert "roleless" not in config.effective(), "the hash of a configuration does not change"
 

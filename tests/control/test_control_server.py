@@ -33,11 +33,13 @@ from agent.service.control.server import (
     ConnectionLimits,
     ControlServer,
     ReadThrottle,
+    RunningAccess,
 )
 from agent.service.runtime_dir import instance_lock
 from drivers.model import GatewayError, UsageError
 from tests.control.test_control_protocol import SAMPLES, mutated
-from tests.kits.control import ASK, Served, answered_by, outcome, rest
+from tests.kits.broker import DEADLINE_S
+from tests.kits.control import ASK, Served, answered_by, outcome, rest, service
 from tests.kits.exports import CONFIG
 from tests.kits.house import until
 
@@ -596,6 +598,29 @@ async def test_who_looks_shares_one_turn_at_the_store() -> None:
         return most
 
     assert await asyncio.gather(*(slices.run(work) for _ in range(20))) == [1] * 20
+
+
+async def test_who_leaves_gives_up_the_turn_when_the_thread_has_ended() -> None:
+    """Else clients that come and go would fill all threads."""
+    access = RunningAccess(service(), Caller(1000, "anna"), None, ReadThrottle())
+    began, go_on, order = threading.Event(), threading.Event(), list[str]()
+
+    def slow() -> None:
+        began.set()
+        assert go_on.wait(DEADLINE_S)
+        order.append("slow")
+
+    first = asyncio.create_task(access.compute(slow))
+    await asyncio.to_thread(began.wait, DEADLINE_S)
+    second = asyncio.create_task(access.compute(lambda: order.append("next")))
+    first.cancel()
+    await asyncio.sleep(0)
+    assert not first.done() and not second.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    await second
+    assert order == ["slow", "next"]
 
 
 @pytest.fixture(autouse=True)

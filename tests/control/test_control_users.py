@@ -249,7 +249,7 @@ def test_a_reload_prints_the_warnings_of_check(running: Park) -> None:
 def test_a_report_of_a_day_beyond_all_calendars_is_refused_in_words(running: Park, day: str) -> None:
     """And the log of the agent has no traceback of it."""
     done = running.mh(ANNA, "report", day)
-    assert done.returncode == 2 and "Days of the years 1970 to 2199" in done.stderr, done.stderr
+    assert done.returncode == 2 and "Reports cover the years 1970 to 2199" in done.stderr, done.stderr
     assert "Traceback" not in running.agent.said and "internal error" not in running.agent.said
 
 

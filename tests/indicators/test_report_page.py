@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from decimal import Decimal
 from html.parser import HTMLParser
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from agent.cli.report import charts
 from agent.cli.report.command import parse_period, spark
 from agent.cli.report.html import page as html
-from agent.cli.report.labels import WORDS, known_share, number, percent
+from agent.cli.report.labels import WORDS, cited, number, own_text, percent, value_of, verdict_of
 from agent.indicators.compute import PeriodTotals, demands, merge, period_of
 from agent.indicators.declared import Declaration
 from agent.indicators.plan import IndicatorPlan, load_plan
@@ -130,16 +132,80 @@ def test_the_page_in_both_languages(language: str, words: str) -> None:
         assert "Photovoltaics" not in shown and "光伏" in shown
 
 
-def test_a_zero_that_nothing_measures_is_not_known_to_100_percent() -> None:
-    """An inverter without a role left "0 kWh, known 100 %"."""
+def figure(**more: Any) -> dict[str, Any]:
+    return {"verdict": "met", "v": "98.4", "u": "%", "completeness": "0.00706", **more}
+
+
+def test_no_verdict_is_given_on_less_than_nine_tenths_of_a_period() -> None:
+    """It said "met" in large green letters on 0.7 % of a day."""
+    assert verdict_of(figure()) == verdict_of(figure(verdict="not met", completeness="0.8999")) == "not enough"
+    assert verdict_of(figure(completeness="0.9")) == "met"
+    assert verdict_of(figure(verdict="no threshold")) == "no threshold"
+    page = made()
+    for one in page["figures"]:
+        one["completeness"], one["verdict"] = "0.00706", "met"
+    for language in ("en", "zh"):
+        text = html(page, language)
+        assert 'class="big met"' not in text and WORDS[language]["not enough"] in text
+
+
+def test_what_no_device_has_a_role_for_is_not_a_known_nothing() -> None:
+    """It said "0 kWh, known 100 %" of a park whose meters had no role."""
     period = period_of(CUT, "day", NOON, NOON + 86_400_000)
-    reporter = Reporter(load_plan('schema = 1\nsets = ["plain"]\n', "plan.toml"), CUT, period, [])
-    reporter.add([one for one in day() if one.role == "grid"])
-    figures = {one["id"]: one for one in reporter.page()["figures"]}
-    sun, bought = figures["plain/generation"], figures["plain/consumption"]
-    assert (sun["v"], sun["completeness"]) == ("0", "1"), "what is signed stays as it was"
-    assert [known_share(sun, language) for language in ("en", "zh")] == ["no meter", "无表计"]
-    assert known_share(bought, "en").endswith(" %")
+    reporter = Reporter(plan(), CUT, period, [])
+    start = period.start_ms
+    reporter.add([RoleSum("water.fresh", "volume", start, start + 900_000, D(1), "m3", D(1), D(0), Flag(0), ())])
+    page = reporter.page() | {"site": "park7", "gateway": "gw01", "label": "", "timezone": "Asia/Shanghai"}
+    consumption = next(one for one in page["figures"] if one["id"] == "plain/consumption")
+    assert consumption["v"] == "0" and consumption["unmetered"], "the number itself is as in the pack"
+    assert value_of(consumption) == "" and verdict_of(consumption) == "no data"
+    assert "no device has a role that this needs" in html(page, "en")
+    roleless = {"n": "inv1", "role": "", "flows": [], "known": "1", "missing": []}
+    text = html(page | {"meters": [roleless]}, "zh")
+    assert "（agent.toml 中未设角色）：inv1" in text
+
+
+def test_the_curve_of_the_day_has_axes_a_legend_and_marks_what_is_unknown() -> None:
+    page = made()
+    curve = page["curve"]
+    series = {one["n"]: one for one in curve["series"]}
+    assert curve["u"] == "kW" and len(curve["slots"]) == 96 and curve["ends"][-1] == page["period"]["to"]
+    assert series["grid.import"]["v"][0] == "40", "10 kWh in a quarter of an hour"
+    assert set(series["grid.import"]["known"][12:16]) == {"0.5"}
+    assert series["generation.pv.generation"]["v"][0] == "", "nothing is known of it at night"
+    text = charts.curve(page, "zh", ZoneInfo(page["timezone"]))
+    assert ">24:00<" in text and '<span class="u">kW</span>' in text and "光伏发电量" in text
+    assert '<rect class="unknown"' in text and "数据不完整" in text
+    month = page | {"period": page["period"] | {"kind": "month"}}
+    assert charts.curve(month, "zh", ZoneInfo(page["timezone"])) == ""
+
+
+def test_every_chart_has_an_axis_with_a_unit_and_a_legend() -> None:
+    text = html(made(), "en")
+    assert text.count("<svg") == text.count('<span class="u">') >= 5
+    for chart in text.split("<svg")[1:]:
+        assert chart.partition("</svg>")[0].count('text-anchor="end"') >= 2, "numbers at the axis"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "marks"),
+    [(0, 100, [0, 25, 50, 75, 100]), (0, 0, [0, 0.25]), (-48, 120, [-50, 0, 50, 100, 150]),
+     (0, 0.0041, [0, 0.002, 0.004, 0.006]), (7, 7, [6, 8])],
+)  # fmt: skip
+def test_marks_of_an_axis_are_round_and_hold_all_values(low: float, high: float, marks: list[float]) -> None:
+    found = charts.ticks(low, high)
+    assert found[0] <= low and found[-1] >= high and len(found) <= 7
+    assert found == marks
+
+
+def test_a_text_of_the_site_in_both_languages_is_shown_in_that_of_the_page() -> None:
+    both = "no gas here / 不用燃气"
+    assert (own_text(both, "en"), own_text(both, "zh")) == ("no gas here", "不用燃气")
+    assert own_text("t / h", "zh") == "t / h" and own_text("不用燃气", "en") == "不用燃气"
+    assert (
+        cited("发改环资〔2025〕910号 annex 3; accounting by annex 4", "zh")
+        == "发改环资〔2025〕910号 附件3；核算按附件4"
+    )
 
 
 def test_both_languages_have_all_words() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from agent.cli.report import balance as rows
 from agent.cli.report.html import page as html
+from agent.cli.report.meters import rows as list_meters
 from agent.indicators.compute import period_of
 from agent.indicators.site import BalanceReport
 from agent.intervals.sums import sums
@@ -56,7 +57,7 @@ def test_what_the_terminal_says(made: dict[str, Any]) -> None:
         "not judged, as the class of a meter is not known"
     )
     assert rows.counts_row(balance, "en") == "within 3, class not known 1"
-    assert rows.counts_row(balance, "zh") == "允差内 3, 等级未知 1"
+    assert rows.counts_row(balance, "zh") == "允差内 3，等级未知 1"
     assert rows.unknown_row(balance, "en") == "Meters of unknown accuracy class: hall-2/ac"
     first, second = rows.node_rows(balance, "zh")
     assert first == ("grid/ac", "下级计量之和", "430 kWh", "400 kWh", "30 kWh", "4.58 kWh", "超出计量允差")
@@ -64,11 +65,47 @@ def test_what_the_terminal_says(made: dict[str, Any]) -> None:
     assert list(rows.derived_rows(made["derived"], "en"))[1] == ("gone", "–", "missing: nobody/ac.energy.import")
 
 
+def test_a_residual_that_no_loss_explains_is_told_in_words() -> None:
+    """It said -2 428 % and nothing else."""
+    odd = {"u": "kWh", "given": "43.2", "residual": "-1048.9", "allowed": "3", "verdict": "beyond"}
+    assert rows.is_odd(odd) and "%" not in rows.site_row(odd, "en")
+    assert not rows.is_odd(odd | {"residual": "-20"}) and "(-46.3 %)" in rows.site_row(odd | {"residual": "-20"}, "en")
+    lacking = odd | {"verdict": "incomplete"}
+    assert not rows.is_odd(lacking) and "%" not in rows.site_row(lacking, "en"), "of readings that are missing"
+    assert rows.is_odd(odd | {"given": "0"})
+
+
+def test_meters_with_what_is_missing_of_them(made: dict[str, Any]) -> None:
+    meters = {one["n"]: one for one in made["meters"]}
+    assert meters["grid/ac"]["flows"] == [{"n": "import", "v": "430", "u": "kWh"}]
+    start, end = 1_795_449_600, 1_795_536_000
+    missing = [{"from": start, "to": START // 1000}, {"from": START // 1000 + 3600, "to": end}]
+    assert meters["grid/ac"]["missing"] == missing, "known in the four intervals of an hour"
+    assert meters["grid/ac"]["known"] == "0.0416666666667"
+    period = {"kind": "day", "from": 0, "to": 86_400, "until": 86_400}
+    gaps = [{"from": 3600 * n, "to": 3600 * n + 900} for n in range(5)] + [{"from": 82_800, "to": 86_400}]
+    page = {
+        "period": period, "timezone": "UTC",
+        "meters": [
+            {"n": "m1", "role": "load", "flows": [], "known": "0.9", "missing": gaps[-1:]},
+            {"n": "m2", "role": "x.a", "flows": [], "known": "0.9", "missing": gaps},
+            {"n": "m3", "role": "", "flows": [], "known": "0", "missing": [{"from": 0, "to": 86_400}]},
+        ],
+    }  # fmt: skip
+    shown = [row[-1] for row in list_meters(page, "en")]
+    assert shown == [
+        "23:00–24:00",
+        "00:00–00:15, 01:00–01:15, 02:00–02:15, 03:00–03:15, and 2 more",
+        "the whole period",
+    ]
+
+
 @pytest.mark.parametrize(("language", "title"), [("en", "Balance of electricity"), ("zh", "电量平衡")])
 def test_the_page(made: dict[str, Any], language: str, title: str) -> None:
     front = {"site": "park7", "gateway": "gw01", "label": "", "timezone": "Asia/Shanghai", "sets": [], "figures": []}
     trace = {"consumption": "0"}
-    period = {"label": "2026-11-24", "until": START / 1000}
+    end = START / 1000
+    period = {"label": "2026-11-24", "kind": "day", "from": end - 3600, "to": end + 82_800, "until": end}
     text = html({**front, "excluded": [], "trace": trace, "period": period, **made}, language)
     assert title in text and "hall-2/ac" in text and "both-halls" in text
     assert text.count("<rect") == 4, "a bar for each interval"

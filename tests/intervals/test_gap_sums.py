@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections import defaultdict
 from contextlib import closing
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,13 @@ from agent.intervals.calendar import Calendar
 from agent.intervals.gap_sums import Gap, GapRow, GapSums
 from agent.intervals.ledger import Ledger
 from agent.intervals.state import pack_state, unpack_state
+from agent.intervals.tracked_points import Rule
+from agent.service.results import rebuild
 from agent.store import NewGaps, Store
-from tests.intervals.test_cut_off import END, Gateway
+from tests.intervals.test_cut_off import END, OLD_STATE, Gateway
 from tests.kits.ledger import LENGTH, START, STREAM, Book, Packs, point, table
 from tests.kits.made_parks import HARMLESS, Pack, Park, make
+from tests.kits.metered_days import MINUTE, packs
 
 CUT = Calendar("Asia/Shanghai")
 
@@ -178,3 +182,33 @@ def test_reading_is_bounded_and_in_order(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "store.db")) as conn:
         (size,) = conn.execute("SELECT sum(length(reason) + 25) FROM interval_gaps").fetchone()
         assert size / 3000 < 40, "bytes a row, about"
+
+
+@pytest.mark.parametrize("how", ["old state", "damaged page", "damaged state"])
+def test_a_clock_that_was_set_back_over_midnight(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half an hour of the first day comes again after it was over: whatever is rebuilt has both times of it."""
+    monkeypatch.setattr(rebuild, "PACKS", 1)
+    calendar = Calendar("Asia/Shanghai")
+    begin = calendar.midnight(date(2026, 11, 24))
+    first = packs(begin, 24 * 60 + 10, [(1425, 1430, "crc", "*")])
+    again = packs(begin + 1420 * MINUTE, 40 * 60, [(5, 10, "crc", "*"), (30, 40, "timeout", "*")], seq=len(first))
+    park = Park(calendar, Rule(), [*first, *again], {}, {})
+    gateway = Gateway(tmp_path, park)
+    for pack in park.packs:
+        gateway.commit([pack])
+    gateway.builder.save(gateway.store)
+    wanted, rows = gateway.gaps(), gateway.rows()
+    assert wanted[0] == GapRow(begin + 1425 * MINUTE, "crc", 600_000, 600_000), "five minutes, twice"
+    if how == "old state":
+        gateway.store.intervals.add([], {STREAM: (gateway.store.packs.heads()[STREAM].seq, OLD_STATE)})
+    elif how == "damaged state":
+        gateway.store.intervals.add([], {STREAM: (gateway.store.packs.heads()[STREAM].seq, b"MHL3 not one")})
+    else:
+        gateway.store.db.execute("UPDATE interval_gaps SET ms = 1 WHERE start_ms = ?", (wanted[0].start_ms,))
+        assert gateway.gaps() != wanted
+    gateway.builder.rebuild_damaged(gateway.store)
+    gateway.close()
+    gateway = Gateway(tmp_path, park)
+    assert gateway.gaps() == wanted
+    assert gateway.rows() == rows
+    gateway.close()

@@ -37,9 +37,12 @@ KX96_ENERGY = 0x0200  # u32, low word first, in 0.01 kWh
 KX96_COUNT = 7_654_321
 
 
-def registers(profile: str) -> Image:
-    """The registers of a shipped family, as the simulator shows them, without a clock that moves."""
-    device, display = device_from_profile(load_profile(PROFILES / f"{profile}.toml"), seed=7)
+def registers(profile: str, seed: int = 7) -> Image:
+    """The registers of a shipped family, as the simulator shows them, without a clock that moves.
+
+    ``seed`` decides the serial number.
+    """
+    device, display = device_from_profile(load_profile(PROFILES / f"{profile}.toml"), seed=seed)
     for function in device.image.functions:
         display.refresh(function, 0, SPACE)
     return device.image
@@ -317,7 +320,7 @@ class Cabinet:
         self._pymodbus.rtu_over_tcp(rtu_port, behind)
         self._slave = UmodbusSlave(one, 9600, 2, registers("acrel/adl400"))
         self._meter = Dlt645Meter(meter, METER_ADDRESS)
-        self._inverter = TcpInverter(tcp_port, registers("huawei/sun2000"))
+        self._inverter = TcpInverter(tcp_port, registers("huawei/sun2000", seed=8))
 
     def stop(self) -> None:
         for part in (self._inverter, self._meter, self._slave, self._pymodbus, self.bus_a, self.bus_b):

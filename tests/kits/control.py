@@ -38,6 +38,9 @@ class StubAccess:
     async def call(self, function: Callable[[Any], T]) -> T:
         return function(None)
 
+    async def compute(self, function: Callable[[], T]) -> T:
+        return function()
+
 
 class Served:
     """A control server as an agent has it; ``answers``: what serves instead of the kinds' own modules."""

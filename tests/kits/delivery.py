@@ -188,11 +188,12 @@ class StoreOutbox:
     def confirm(self, dest: str, ids: Sequence[int]) -> None:
         self._jobs.put(lambda store: self._confirmed.setdefault(dest, []).extend(ids))
 
-    def acknowledge(self, dest: str, ack: Ack, callback: Callable[[str | None], None]) -> None:
+    def acknowledge(self, dest: str, acks: Sequence[Ack], callback: Callable[[int, str | None], None]) -> None:
         def run(store: Store) -> None:
-            ids, wrong = store.packs.acknowledged(dest, ack)
-            self._confirmed.setdefault(dest, []).extend(ids)
-            callback(wrong)
+            each = [store.packs.acknowledged(dest, ack) for ack in acks]
+            self._confirmed.setdefault(dest, []).extend(number for ids, _ in each for number in ids)
+            wrong = [text for _, text in each if text is not None]
+            callback(len(each) - len(wrong), wrong[0] if wrong else None)
 
         self._jobs.put(run)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -40,7 +41,7 @@ def templates(node: ast.AST | None) -> list[str]:
 
 
 def _trees() -> Iterator[tuple[str, ast.Module]]:
-    for room in ("agent", "drivers"):
+    for room in ("agent", "drivers", "receiver"):
         for path in sorted((ROOT / room).rglob("*.py")):
             if "chinese" not in path.parts:
                 yield str(path.relative_to(ROOT)), ast.parse(path.read_text("utf-8"))
@@ -48,8 +49,12 @@ def _trees() -> Iterator[tuple[str, ast.Module]]:
 
 @lru_cache(maxsize=1)
 def written() -> frozenset[str]:
-    """Every text of the source."""
-    return frozenset(text for _, tree in _trees() for node in ast.walk(tree) for text in templates(node))
+    """Every text of the source; of longer ones, as helps of commands are, each paragraph and line, too."""
+    texts = {text for _, tree in _trees() for node in ast.walk(tree) for text in templates(node)}
+    long = [text for text in texts if "\n" in text]
+    parts = {" ".join(part.split()) for text in long for part in re.split(r"\n[ \t]*\n", text.replace("\b", ""))}
+    lines = {line.rpartition("   ")[2].strip() for text in long for line in text.split("\n")}
+    return frozenset(texts | parts | lines)
 
 
 def _said(node: ast.AST) -> Iterator[str]:

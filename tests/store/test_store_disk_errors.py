@@ -194,6 +194,8 @@ READS: dict[str, Callable[[Store], object]] = {
     "interval_states": lambda store: store.intervals.state("park7/gw01/inv1"),
     "interval_pages": lambda store: store.intervals.span(),
     "interval_changes": lambda store: store.intervals.interval_changes(0),
+    "interval_gaps": lambda store: list(store.intervals.gaps.rows(0, 1)),
+    "interval_gap_starts": lambda store: store.intervals.gaps.starts(),
 }
 
 

@@ -17,7 +17,7 @@ from agent.outbox import MissingRange, OutboxItem, ReplayPage
 from agent.store import Store
 from agent.uplink import Uplink
 from agent.uplink.replay import MAX_JOBS, RESUMES, DailyQuota, ReplayServer
-from agent.uplink.wire import MAX_BYTES, parse_ack, parse_replay_request
+from agent.uplink.wire import MAX_BYTES, MAX_LIST_BYTES, parse_acks, parse_replay_request
 from tests.kits.delivery import BASE, PATIENCE_S, Listener, Mosquitto, StoreOutbox, destination, fresh, now_ms, until
 from tests.kits.fake_broker import HANG_UP, FakeBroker, Sent, publish
 from tests.kits.packs import Maker
@@ -392,7 +392,7 @@ def test_a_job_resumes_after_a_reconnect(fake: Fake, outbox: Outboxes, uplink: U
 def test_a_boot_is_sixteen_digits_and_nothing_else(boot: str) -> None:
     """A pattern that ends in $ accepts a trailing line feed."""
     both = {"stream": STREAM, "boot": boot, "first": 1, "last": 2, "id": "7", "hash": "A" * 43}
-    for parse in (parse_ack, parse_replay_request):
+    for parse in (lambda *given: parse_acks(*given)[0], parse_replay_request):
         with pytest.raises(ValueError, match=r"boot"):
             parse(json.dumps(both).encode(), "park7/gw01")
         assert parse(json.dumps(both | {"boot": "3f2a9c41d07be815"}).encode(), "park7/gw01").boot == "3f2a9c41d07be815"
@@ -400,6 +400,20 @@ def test_a_boot_is_sixteen_digits_and_nothing_else(boot: str) -> None:
 
 def test_an_ack_of_more_than_4096_bytes_is_rejected() -> None:
     ack = json.dumps({"stream": STREAM, "boot": "3f2a9c41d07be815", "first": 1, "last": 2, "hash": "A" * 43}).encode()
-    assert parse_ack(ack.ljust(MAX_BYTES), "park7/gw01") == parse_ack(ack, "park7/gw01")
+    assert parse_acks(ack.ljust(MAX_BYTES), "park7/gw01") == parse_acks(ack, "park7/gw01")
     with pytest.raises(ValueError, match=r"4097 bytes, at most 4096 are accepted"):
-        parse_ack(ack.ljust(MAX_BYTES + 1), "park7/gw01")
+        parse_acks(ack.ljust(MAX_BYTES + 1), "park7/gw01")
+
+
+def test_a_list_of_acks_counts_as_a_whole_or_not_at_all() -> None:
+    one = {"stream": STREAM, "boot": "3f2a9c41d07be815", "first": 1, "last": 2, "hash": "A" * 43}
+    listed = json.dumps({"acks": [one, one | {"first": 2}]}).encode()
+    assert [ack.first for ack in parse_acks(listed, "park7/gw01")] == [1, 2]
+    assert len(parse_acks(listed.ljust(MAX_LIST_BYTES), "park7/gw01")) == 2
+    for wrong in (
+        listed.ljust(MAX_LIST_BYTES + 1), b'{"acks":[]}', b'{"acks":{}}', b'{"acks":' + b"[" * 3000,
+        json.dumps({"acks": [one, one | {"stream": "park8/gw01/inv1"}]}).encode(),
+        json.dumps({"acks": [one, one | {"first": 3}]}).encode(), json.dumps({"acks": [one, {"acks": [one]}]}).encode(),
+    ):  # fmt: skip
+        with pytest.raises(ValueError):
+            parse_acks(wrong, "park7/gw01")

@@ -44,7 +44,7 @@ class ManualOutbox:
     def confirm(self, dest: str, ids: Sequence[int]) -> None:
         raise AssertionError("called by the uplink only")
 
-    def acknowledge(self, dest: str, ack: Ack, callback: Callable[[str | None], None]) -> None:
+    def acknowledge(self, dest: str, acks: Sequence[Ack], callback: Callable[[int, str | None], None]) -> None:
         raise AssertionError("called by the uplink only")
 
     def serve(self) -> None:

@@ -112,6 +112,7 @@ def test_a_day_of_a_device_has_gaps_by_reason_and_the_packs_of_each_value(viewer
     page = viewer.get("/day?date=2026-11-24&device=m1").text
     rows = re.findall(r'<tr data-t="(\d+)" data-e="(\d+)"([^>]*)>(.*?)</tr>', page, re.DOTALL)
     counter = rows[:96]
+    assert page.count("<figure") == 2, "the counter and the power, each once"
     assert text_of(counter[0][3]).split() == [
         "00:00–00:15",
         "15",
@@ -149,6 +150,15 @@ def test_days_that_are_none(viewer, query: str) -> None:
     assert viewer.get(f"/day?{query}").status_code == 404
 
 
+def test_nobody_makes_the_agent_add_up_what_cannot_be_there(viewer, park) -> None:
+    for query in ("day?date=1990-01-01", "day?date=2190-01-01&device=m1", "figures?period=year&date=2025-06-01",
+                  "figures?period=month&date=2026-10-31", "figures?period=day&date=2026-11-23"):  # fmt: skip
+        assert viewer.get(f"/{query}").status_code == 404
+    assert set(park.asked) <= {"Days"}
+    page = viewer.get("/figures?period=month&date=2026-11-01").text
+    assert 'rel="prev"' not in page and 'rel="next"' not in page
+
+
 @pytest.mark.parametrize("period", ["day", "month", "year"])
 def test_figures(viewer, period: str) -> None:
     page = viewer.get(f"/figures?period={period}&date=2026-11-24")
@@ -173,8 +183,8 @@ def figure(known: str, verdict: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("known", "verdict", "kind", "text"),
     [("1", "met", "good", "met"), ("0.9", "not met", "bad", "not met"), ("0.899", "met", "warn", "only 89.9 % known"),
-     ("0.007", "not met", "warn", "only 0.7 % known"), ("1", "no threshold", "soft", ""),
-     ("0", "no data", "soft", "no data")],
+     ("0.007", "not met", "warn", "only 0.7 % known"), ("1", "no threshold", "plain", ""),
+     ("0", "no data", "plain", "no data")],
 )  # fmt: skip
 def test_no_verdict_stands_on_a_part_of_the_data(known: str, verdict: str, kind: str, text: str) -> None:
     trace = {"consumption": "0", "incomplete": 0, "hours": [], "issued": []}
@@ -230,7 +240,7 @@ def test_hostile_answers_are_text(viewer, park) -> None:
 def test_an_answer_of_the_wrong_form_is_a_sentence(viewer, park) -> None:
     for wrong in ([], {}, {"x": 1}, "x", None, 7):
         park.spoil = lambda _document, wrong=wrong: wrong
-        for path in ("/day?date=2026-11-23", "/figures?date=2026-11-23", "/pack/m1/7"):
+        for path in ("/day?date=2026-11-24", "/figures?date=2026-11-24", "/pack/m1/7"):
             answer = viewer.get(path)
             assert answer.status_code in (200, 503) and "internal error" not in answer.text, (path, wrong)
 

@@ -48,11 +48,28 @@ def test_values_and_states_are_shown(viewer, traces) -> None:
     assert page.count("<caption") == 3 and 'scope="row"' in page
 
 
+def test_the_first_page_shows_no_value_of_a_device_that_is_silent(viewer, traces) -> None:
+    traces.values(2, (0, 12345, -1, 0), (1, 7, 0, 0))
+    traces.gap(2, Reason.TIMEOUT)
+    browser = viewer()
+    assert "1234.5" not in browser.get("/").text
+    page = browser.get("/device/inv1").text
+    assert "1234.5" in page and "no answer in time" in page, (
+        "the last value, with its age and why there is no newer one"
+    )
+
+
 def test_the_page_of_a_device_has_all_points_with_quality_and_age(viewer, traces) -> None:
     traces.values(2, (0, 12345, -1, Quality.SUSPECT), (1, 7, 0, 0), ago_s=60)
     traces.text(2, 2, b"v1 <b>")
     page = viewer().get("/device/inv1").text
     assert "suspect" in page and "v1 &lt;b&gt;" in page and "60 s" in page and "device.firmware" in page
+
+
+def test_points_have_names_that_a_parks_staff_reads(viewer, traces) -> None:
+    browser = viewer()
+    assert "Active energy imported" in browser.get("/device/inv1").text
+    assert "正向有功电能" in browser.get("/device/inv1?lang=zh").text
 
 
 @pytest.mark.parametrize("lang", ["en", "zh"])
@@ -192,6 +209,13 @@ def test_a_line_without_frames_is_no_error(viewer, traces) -> None:
     assert page.status_code == 200 and "No frames yet" in page.text
     os.symlink("/etc/passwd", traces.folder / "frames.roof")
     assert "root:" not in viewer().get("/frames/roof").text
+
+
+def test_what_one_viewer_asks_for_is_not_in_the_page_of_another(viewer, traces) -> None:
+    """A page of a moment is made once; the first viewer's query must not be in it."""
+    browser = viewer()
+    assert "planted" not in browser.get("/?x=planted").text
+    assert "planted" not in browser.get("/").text
 
 
 def test_many_viewers_cost_one_look(viewer, traces, monkeypatch) -> None:

@@ -22,6 +22,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.cli.main import outcome
+from agent.web.live import Moment
+from agent.web.views import now_view
 from tests.kits.broker import free_port, until
 
 SITE = '[site]\nid = "park7"\ngateway = "gw01"\ntimezone = "Asia/Shanghai"\n[paths]\nruntime_dir = "run"\n'
@@ -53,13 +55,13 @@ def page(config: Path, tmp_path: Path) -> Iterator[Callable[..., int]]:
                 assert "Traceback" not in (tmp_path / "log").read_text(), (tmp_path / "log").read_text()
 
             stack.callback(end)
-            until(lambda: _answers(port) or process.poll() is not None, what=(tmp_path / "log").read_text)
+            until(lambda: answers(port) or process.poll() is not None, what=(tmp_path / "log").read_text)
             return port
 
         yield start
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=30):
         return True
     return False
@@ -141,6 +143,13 @@ def test_over_tls_with_a_login(config, tmp_path, page, traces) -> None:
         line = http.client.HTTPConnection("localhost", port, timeout=60)
         line.request("GET", "/")
         line.getresponse()
+
+
+def test_an_old_certificate_of_the_page_is_a_finding() -> None:
+    moment = Moment(time=1e9)
+    for days, fault, text in ((-2, True, "expired 2 days ago"), (3, False, "expires in 3 days"), (31, None, "")):
+        found = now_view(moment, "en", {}, 1e9 + days * 86_400)["findings"]
+        assert [(one["fault"], text in one["text"]) for one in found] == ([] if fault is None else [(fault, True)])
 
 
 def test_a_slow_client_is_closed_and_many_do_not_lock_others_out(config, page, traces) -> None:

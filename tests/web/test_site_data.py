@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -280,12 +283,26 @@ def test_a_running_agent_and_its_birth(tmp_path: Path) -> None:
         born = data.birth("m1")
         assert born["pack"]["table"]["device"]["profile"] == "test/tally"
         assert born["hash"] in {pack.get("birth") for pack in listener.packs("m1")}
+        assert snippet(agent.runtime, first).splitlines()[0] == f"{first} ac.energy.import 1440 kWh"
         pack = next(pack for pack in listener.packs("m1") if "table" not in pack)
         assert data.pack("m1", pack["seq"])["pack"] == pack
         agent.kill()
         assert data.day(first, "m1") == page, "kept"
         with pytest.raises(NoAgent):
             data.day()
+
+
+def snippet(runtime: Path, day: date) -> str:
+    """What the program of docs/control.md prints of a day."""
+    page = (Path(__file__).parents[2] / "docs" / "control.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for text, here in (("/run/meterhouse/control", "control"), ('day=""', f'day="{day}"')):
+        assert code.count(text) == 1
+        code = code.replace(text, here)
+    # in that folder: the path of a socket has 107 bytes at most
+    done = subprocess.run([sys.executable, "-c", code], cwd=runtime, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def answer_now(data: SiteData, day: date) -> Any:

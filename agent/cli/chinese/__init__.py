@@ -8,7 +8,7 @@ another order. Values stay as they are, unless they are texts of the catalogue t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -78,6 +78,12 @@ def _catalogue() -> tuple[_Template, ...]:
     return tuple(sorted(map(_Template, read_pairs()), key=lambda template: -template.size))
 
 
+@lru_cache(maxsize=1)
+def plain_texts() -> Mapping[str, str]:
+    """English to Chinese of the texts without a value."""
+    return {pair.english: pair.chinese for pair in read_pairs() if "{}" not in pair.english}
+
+
 def find(text: str, depth: int = DEPTH, anything: bool = False) -> str | None:
     """The Chinese of a text that one template covers; None if none does.
 
@@ -101,6 +107,8 @@ def _insert(values: Sequence[str], template: str) -> str:
 
 def translate(text: str, depth: int = DEPTH) -> str:
     """A text in Chinese; sentences that the catalogue does not have stay English."""
+    if (plain := plain_texts().get(text)) is not None:
+        return plain
     pieces = PART.split(text)  # sentence, what is between, sentence, ...
     out, at, missing = "", 0, False
     while at < len(pieces):

@@ -90,6 +90,7 @@ class _Figure(TypedDict):
     threshold: NotRequired[dict[Literal["at_most", "at_least", "above", "below"], Number]]
     zero: NotRequired[list[Title]]
     worst: NotRequired[_Labelled]
+    unmetered: NotRequired[bool]
 
 
 class _Set(TypedDict):
@@ -177,6 +178,34 @@ class _Derived(TypedDict):
     missing: NotRequired[list[str]]  # there where no value is
 
 
+class _Series(TypedDict):
+    n: str
+    title: Title
+    v: list[NumberOrNone]
+    known: list[Number]
+
+
+class _Curve(TypedDict):
+    u: str
+    slots: list[Time]
+    ends: list[Time]
+    series: list[_Series]
+
+
+class _Amount(TypedDict):
+    n: str
+    v: Number
+    u: str
+
+
+class _Meter(TypedDict):
+    n: str
+    role: str
+    flows: list[_Amount]
+    known: Number
+    missing: list[_Unknown]
+
+
 class _Page(TypedDict):
     site: str
     gateway: str
@@ -189,6 +218,8 @@ class _Page(TypedDict):
     trace: _Trace
     balance: NotRequired[_Balance | None]
     derived: NotRequired[list[_Derived]]
+    curve: NotRequired[_Curve]
+    meters: NotRequired[list[_Meter]]
 
 
 def check_page(data: bytes) -> dict[str, Any]:
@@ -205,6 +236,10 @@ def check_page(data: bytes) -> dict[str, Any]:
         lacking |= {"completeness"} - one.keys()
     for one in page.get("derived", ()):
         lacking |= ({"u", "completeness"} if "v" in one else {"missing"}) - one.keys()
+    curve = page.get("curve") or {"slots": [], "ends": [], "series": []}
+    lengths = {len(curve["slots"]), len(curve["ends"])}
+    if len(lengths | {len(one[key]) for one in curve["series"] for key in ("v", "known")}) != 1:
+        raise unlike("report", "its curve has series of another length")
     if lacking:
         raise unlike("report", f"it lacks {', '.join(sorted(lacking))}")
     return page

@@ -8,6 +8,8 @@ from typing import Any
 
 from agent.cli.report.labels import BALANCE_WORDS, WORDS, number, percent
 
+ODD = Decimal("0.5")  # of all that came in
+JUDGED_WHOLE = ("within", "beyond", "unknown")
 JUDGED = ("within", "beyond", "unknown", "spread", "incomplete")
 
 
@@ -15,21 +17,36 @@ def site_row(balance: Mapping[str, Any], language: str) -> str:
     """One sentence; "" where the site has no balance of its own."""
     words, unit = BALANCE_WORDS[language], balance["u"]
     if balance.get("missing"):
-        return f"{words[balance['verdict']]}: {', '.join(balance['missing'])}"
+        return f"{words[balance['verdict']]}{WORDS[language]['colon']}{', '.join(balance['missing'])}"
     if "residual" not in balance:
         return ""
+    amounts = [f"{words[name]} {number(balance[name])} {unit}" for name in ("given", "residual", "allowed")]
+    amounts[1] += _share(balance)
+    marks = WORDS[language]
+    return f"{marks['comma'].join(amounts)}{marks['colon']}{words[balance['verdict']]}"
+
+
+def _share(balance: Mapping[str, Any]) -> str:
+    """The residual against what came in; "" where that says nothing: readings are missing, or it is more than all."""
     given = Decimal(balance["given"])
-    share = f" ({percent(str(Decimal(balance['residual']) / given))})" if given else ""
-    return (
-        f"{words['given']} {number(balance['given'])} {unit}, {words['residual']} {number(balance['residual'])} {unit}"
-        f"{share}, {words['allowed']} {number(balance['allowed'])} {unit}: {words[balance['verdict']]}"
-    )
+    if balance["verdict"] not in JUDGED_WHOLE or given <= 0 or is_odd(balance):
+        return ""
+    return f" ({percent(str(Decimal(balance['residual']) / given))})"
+
+
+def is_odd(balance: Mapping[str, Any]) -> bool:
+    """Is the residual so large, of readings that are there, that it tells of a wrong meter rather than of losses?"""
+    if balance.get("missing") or "residual" not in balance or balance["verdict"] not in JUDGED_WHOLE:
+        return False
+    return abs(Decimal(balance["residual"])) > ODD * max(Decimal(balance["given"]), Decimal(0))
 
 
 def counts_row(balance: Mapping[str, Any], language: str) -> str:
     """How the finer stretches were judged: ``within 94, beyond 2``."""
     words, counts = BALANCE_WORDS[language], balance["counts"]
-    return ", ".join(f"{words['short_' + name]} {counts[name]}" for name in JUDGED if counts.get(name))
+    return WORDS[language]["comma"].join(
+        f"{words['short_' + name]} {counts[name]}" for name in JUDGED if counts.get(name)
+    )
 
 
 def unknown_row(balance: Mapping[str, Any], language: str) -> str:

@@ -120,7 +120,7 @@ TRACE_HEADS = (
 
 
 def _figure_row(figure: Mapping[str, Any], page: Mapping[str, Any], language: str) -> list[Any]:
-    from agent.cli.report.labels import target, text_in
+    from agent.cli.report.labels import target, text_in, verdict_of
 
     sides = [figure.get(side, {}) for side in ("numerator", "denominator")]
     return [
@@ -130,7 +130,7 @@ def _figure_row(figure: Mapping[str, Any], page: Mapping[str, Any], language: st
         figure.get("v", ""),
         figure["u"],
         target(figure),
-        figure["verdict"],
+        verdict_of(figure),
         str(figure["official"]).lower(),
         figure["completeness"],
         figure["estimated"],
@@ -167,7 +167,18 @@ def _write_csv(path: Path, heads: tuple[str, ...], rows: list[list[Any]]) -> Non
 
 def _show(page: Mapping[str, Any], language: str) -> None:
     from agent.cli.console_tables import open_console, plain_table
-    from agent.cli.report.labels import WORDS, known_share, lacking, number, percent, target, text_in, unit
+    from agent.cli.report.labels import (
+        WORDS,
+        lacking,
+        number,
+        own_text,
+        percent,
+        target,
+        text_in,
+        unit,
+        value_of,
+        verdict_of,
+    )
 
     words, console = WORDS[language], open_console()
     place = page["label"] or f"{page['site']}/{page['gateway']}"
@@ -185,14 +196,14 @@ def _show(page: Mapping[str, Any], language: str) -> None:
             of_set = now
             table.add_row(f"[dim]{cell(titles.get(now, now))}[/]", *[""] * (len(heads) - 1))
         heavy = "; ".join(f"{text_in(one['title'], language)} {percent(one['share'])}" for one in figure["drags"][:1])
-        known = known_share(figure, language)
+        known = percent(figure["completeness"]) if value_of(figure) else ""
         if known and figure["estimated"] != "0":
             known += f", {percent(figure['estimated'])} {words['estimated']}"
-        verdict = words[figure["verdict"]]
-        colour = colours.get(figure["verdict"], "dim")
+        verdict = words[verdict_of(figure)]
+        colour = colours.get(verdict_of(figure), "dim")
         table.add_row(
             cell(text_in(figure["title"], language)),
-            cell(f"{number(figure.get('v', ''))} {unit(figure)}"),
+            cell(f"{number(value_of(figure))} {unit(figure)}"),
             cell(target(figure)),
             f"[{colour}]{cell(verdict)}[/]",
             known,
@@ -208,8 +219,11 @@ def _show(page: Mapping[str, Any], language: str) -> None:
         console.print(f"{words['trace']}: {words['at_the_time']} {share}, {words['with_certificates']} "
                       f"{percent(trace['with_certificates'])}")  # fmt: skip
     _show_balance(page, language)
+    _show_meters(page, language)
     for one in page["excluded"]:
-        console.print(f"{words['excluded']}: {cell(text_in(one['title'], language))}: {cell(one['why'], 200)}")
+        console.print(
+            f"{words['excluded']}: {cell(text_in(one['title'], language))}: {cell(own_text(one['why'], language), 200)}"
+        )
 
 
 def _until(page: Mapping[str, Any], words: Mapping[str, str]) -> str:
@@ -239,6 +253,8 @@ def _show_balance(page: Mapping[str, Any], language: str) -> None:
     if balance is not None:
         if text := rows.site_row(balance, language):
             console.print(f"{words['balance']}: {cell(text, 300)}")
+            if rows.is_odd(balance):
+                console.print(f"  [yellow]{words['not reliable']}[/]")
             trend = spark([one["v"] for one in balance["trend"]])
             console.print(f"  {words['stretches']}: {rows.counts_row(balance, language)}  {trend}")
         heads = rows.node_heads(language)
@@ -253,15 +269,24 @@ def _show_balance(page: Mapping[str, Any], language: str) -> None:
         console.print(f"{words['derived']}: {cell(name)} {cell(value)} ({cell(known, 200)})")
 
 
-_BLOCKS = "▁▂▃▄▅▆▇█"
+def _show_meters(page: Mapping[str, Any], language: str) -> None:
+    from agent.cli.console_tables import open_console, plain_table
+    from agent.cli.report import meters
+    from agent.cli.report.labels import WORDS
+
+    console = open_console()
+    heads = meters.heads(language)
+    table = plain_table(WORDS[language]["devices"], *heads, right=heads[3:4])
+    for row in meters.rows(page, language):
+        table.add_row(*(cell(text, 200) for text in row))
+    if table.row_count:
+        console.print(table)
+    if text := meters.roleless(page, language):
+        console.print(f"[yellow]{cell(text, 400)}[/]")
 
 
 def spark(texts: list[str]) -> str:
     """A trend as a line of at most 31 blocks; a dot for a missing figure."""
-    values = [float(text) if text else None for text in texts[-31:]]
-    known = [value for value in values if value is not None]
-    if len(known) < 2:
-        return ""
-    low, high = min(*known, 0.0), max(known)
-    span = (high - low) or 1.0
-    return "".join("·" if v is None else _BLOCKS[min(7, int((v - low) / span * 8))] for v in values)
+    from agent.cli.sparkline import sparkline
+
+    return sparkline([float(text) if text else None for text in texts], 31, low=0.0)

@@ -9,31 +9,56 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from agent.cli.report import balance as balance_rows
-from agent.cli.report.labels import BALANCE_WORDS, WORDS, known_share, lacking, number, percent, target, text_in, unit
+from agent.cli.report import charts, meters
+from agent.cli.report.labels import (
+    BALANCE_WORDS,
+    WORDS,
+    cited,
+    is_known_enough,
+    lacking,
+    number,
+    own_text,
+    percent,
+    target,
+    text_in,
+    unit,
+    value_of,
+    verdict_of,
+)
 from agent.indicators.quantities import title_of
 
 _STYLE = """
-:root{--ink:#1b2a33;--soft:#5d6f7a;--line:#d8e0e4;--good:#1c7c4a;--bad:#b3362b;--bar:#3f8fb5;--worst:#d98032;--paper:#fff}
-@media(prefers-color-scheme:dark){:root{--ink:#e4ecf0;--soft:#93a5af;--line:#33434c;--good:#58c48b;--bad:#f08a7d;
---bar:#5fb0d6;--worst:#e7a05c;--paper:#131c21}}
+:root{--ink:#1b2a33;--soft:#56666f;--line:#d8e0e4;--good:#1c7c4a;--bad:#b3362b;--warn:#9a6100;--bar:#3f8fb5;
+--worst:#d98032;--none:#c9d1d6;--paper:#fff}
+@media screen and (prefers-color-scheme:dark){:root{--ink:#e4ecf0;--soft:#9fb0ba;--line:#33434c;--good:#58c48b;
+--bad:#f08a7d;--warn:#e0b25a;--bar:#5fb0d6;--worst:#e7a05c;--none:#3b4a53;--paper:#131c21}}
 *{box-sizing:border-box}body{margin:0 auto;max-width:64rem;padding:2rem 1.2rem;background:var(--paper);color:var(--ink);
 font:15px/1.55 system-ui,"Noto Sans CJK SC","Microsoft YaHei",sans-serif}
 h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2.2rem 0 .6rem;border-bottom:1px solid var(--line)}
-.soft{color:var(--soft)}.small{font-size:.85rem}
+.soft{color:var(--soft)}.small{font-size:.85rem}.warn{color:var(--warn)}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(19rem,1fr));gap:1rem}
 .card{border:1px solid var(--line);border-radius:.5rem;padding:.9rem 1rem;break-inside:avoid}
 .narrow{max-width:30rem;margin-bottom:1rem}
 .card h3{font-size:1rem;margin:0 0 .3rem;font-weight:600}.big{font-size:1.9rem;font-weight:650;line-height:1.2}
 .met{color:var(--good)}.notmet{color:var(--bad)}
-table{border-collapse:collapse;width:100%;font-size:.88rem}th,td{text-align:left;padding:.25rem .6rem .25rem 0;
-border-bottom:1px solid var(--line);vertical-align:top}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
-svg{width:100%;height:auto;display:block;margin:.5rem 0}rect.b{fill:var(--bar)}rect.w{fill:var(--worst)}
-line.t{stroke:var(--bad);stroke-dasharray:4 3}line.z{stroke:var(--line)}svg text{fill:var(--soft);font-size:9px}
-.own{fill:#3f9d6b}.direct{fill:#7cc27f}.storage{fill:#d9b44a}.grid{fill:#8f9aa3}
-.key i{display:inline-block;width:.8em;height:.8em;margin:0 .3em 0 1em}
-@media print{body{padding:0;max-width:none}}
+.wide{overflow-x:auto}.wide svg{min-width:40rem}
+table{border-collapse:collapse;width:100%;font-size:.88rem;margin:.4rem 0}
+th,td{text-align:left;padding:.25rem .6rem .25rem 0;border-bottom:1px solid var(--line);vertical-align:top}
+thead{display:table-header-group}tr{break-inside:avoid}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+svg{width:100%;height:auto;display:block;margin:.5rem 0 0;break-inside:avoid}rect.b{fill:var(--bar)}
+rect.w{fill:var(--worst)}rect.unknown{fill:var(--none);opacity:.55}line.t{stroke:var(--bad);stroke-dasharray:4 3}
+line.z{stroke:var(--soft)}line.g{stroke:var(--line)}path.c{fill:none;stroke-width:1.6}
+svg text{fill:var(--soft);font-size:10px}
+.key{margin:.1rem 0 .6rem}.key span{display:inline-block;margin-right:1em;color:var(--soft)}.key .u{font-weight:600}
+.key i{display:inline-block;width:.8em;height:.8em;margin-right:.35em}i.b{background:var(--bar)}
+i.w{background:var(--worst)}i.unknown{background:var(--none)}i.t{border-top:2px dashed var(--bad);height:.35em}
+.share{height:.35rem;background:var(--none);border-radius:.2rem;margin:.35rem 0}
+.share i{display:block;height:100%;background:var(--good);border-radius:.2rem}.share.low i{background:var(--warn)}
+@page{margin:14mm 12mm}
+@media print{*{print-color-adjust:exact;-webkit-print-color-adjust:exact}
+body{padding:0;max-width:none;font-size:12px}h2{break-after:avoid}
+.cards{grid-template-columns:repeat(2,1fr)}.wide{overflow:visible}.wide svg{min-width:0}}
 """
-_PARTS = (("own", "#3f9d6b"), ("direct", "#7cc27f"), ("storage", "#d9b44a"), ("grid", "#8f9aa3"))
 
 
 def page(report: Mapping[str, Any], language: str) -> str:
@@ -50,19 +75,24 @@ def page(report: Mapping[str, Any], language: str) -> str:
     ]
     if not any(figure.get("v") for figure in report["figures"]):
         body.append(f"<p>{words['nothing']}</p>")
+    if text := meters.roleless(report, language):
+        body.append(f'<p class="warn">{escape(text)}</p>')
+    body.append(charts.curve(report, language, zone))
     for one in (*report["sets"], {"id": "site", "title": {language: words["own_figures"]}, "source": ""}):
         mine = [figure for figure in report["figures"] if figure["id"].startswith(one["id"] + "/")]
         if mine:
             body.append(f"<h2>{escape(text_in(one['title'], language))}</h2>")
             if one["source"]:
-                body.append(f'<p class="soft small">{words["source"]}: {escape(one["source"])}</p>')
-            body.append('<div class="cards">' + "".join(_card(figure, language) for figure in mine) + "</div>")
-    body.append(_trace(report["trace"], language, zone))
+                source = escape(cited(one["source"], language))
+                body.append(f'<p class="soft small">{words["source"]}{words["colon"]}{source}</p>')
+            body.append('<div class="cards">' + "".join(_card(figure, report, language) for figure in mine) + "</div>")
+    body.append(_trace(report["trace"], period, language, zone))
     body.append(_balance(report, language))
+    body.append(_meters(report, language))
     body.append(_inputs(report["figures"], language))
     body.append(_factors(report["figures"], language))
     if report["excluded"]:
-        rows = [(text_in(one["title"], language), one["why"]) for one in report["excluded"]]
+        rows = [(text_in(one["title"], language), own_text(one["why"], language)) for one in report["excluded"]]
         body.append(f"<h2>{words['excluded']}</h2>{_table((words['figure'], words['note']), rows)}")
     return (
         f'<!doctype html><html lang="{language}"><head><meta charset="utf-8"><title>{escape(title)}</title>'
@@ -71,78 +101,60 @@ def page(report: Mapping[str, Any], language: str) -> str:
     )
 
 
-def _card(figure: Mapping[str, Any], language: str) -> str:
-    words = WORDS[language]
-    kind = {"met": "met", "not met": "notmet"}.get(figure["verdict"], "")
-    verdict = words[figure["verdict"]]
+def _card(figure: Mapping[str, Any], report: Mapping[str, Any], language: str) -> str:
+    words, verdict, value = WORDS[language], verdict_of(figure), value_of(figure)
+    kind = {"met": "met", "not met": "notmet"}.get(verdict, "")
     gate = f' <span class="soft small">{words[figure["gate"]]}</span>' if figure["gate"] else ""
+    title = text_in(figure["title"], language)
     parts = [
-        f"<h3>{escape(text_in(figure['title'], language))}{gate}</h3>",
-        f'<div class="big {kind}">{number(figure.get("v", ""))} '
-        f'<span class="small">{escape(unit(figure))}</span></div>',
-        f'<div class="small {kind}">{escape(" ".join(filter(None, (target(figure), verdict))))}</div>',
+        f"<h3>{escape(title)}{gate}</h3>",
+        f'<div class="big {kind}">{number(value)} <span class="small">{escape(unit(figure))}</span></div>',
+        f'<div class="small {kind}">{escape(" ".join(filter(None, (target(figure), words[verdict]))))}</div>',
     ]
-    parts.append(_bars(figure))
-    small = [f"{words['known']} {share}"] if (share := known_share(figure, language)) else []
-    if figure["estimated"] != "0":
-        small.append(f"{words['estimated']} {percent(figure['estimated'])}")
-    if "worst" in figure:
-        small.append(f"{words['worst']}: {escape(figure['worst']['label'])} ({number(figure['worst']['v'])})")
-    parts.append(f'<div class="soft small">{" · ".join(small)}</div>')
-    if figure["drags"]:
-        heavy = "; ".join(
-            f"{escape(text_in(one['title'], language))} {number(one['v'])} {escape(one['u'])} ({percent(one['share'])})"
+    if value:
+        parts.append(_known(figure, language))
+        each = words[{"day": "each hour", "month": "each day"}.get(report["period"]["kind"], "each month")]
+        parts.append(
+            charts.bars(
+                figure["trend"],
+                unit(figure),
+                language,
+                title,
+                list(figure.get("threshold", {}).values()),
+                figure.get("worst"),
+                each,
+            )
+        )
+    if figure["drags"] and value:
+        heavy = words["semicolon"].join(
+            f"{escape(text_in(one['title'], language))} {number(one['v'])} {escape(unit(one))}"
+            + (f" ({percent(one['share'])})" if one["share"] else "")
             for one in figure["drags"]
         )
-        parts.append(f'<div class="small">{words["drags"]}: {heavy}</div>')
+        parts.append(f'<div class="small">{words["drags"]}{words["colon"]}{heavy}</div>')
     if why := lacking(figure, language):
         parts.append(f'<div class="small">{escape(why)}</div>')
-    monitoring = words["monitoring"] if figure["monitoring"] and figure.get("v") else ""
+    monitoring = words["monitoring"] if figure["monitoring"] and value else ""
     for text in (text_in(figure["note"], language), monitoring):
         if text:
             parts.append(f'<div class="soft small">{escape(text)}</div>')
     return f'<div class="card">{"".join(parts)}</div>'
 
 
-def _bars(figure: Mapping[str, Any]) -> str:
-    """The trend as bars, with the target as a dashed line."""
-    values = [(one["label"], float(one["v"]) if one["v"] else None) for one in figure["trend"]]
-    known = [value for _, value in values if value is not None]
-    if len(known) < 2:
-        return ""
-    bounds = [float(text) for text in figure.get("threshold", {}).values()]
-    top, bottom = max(*known, *bounds, 0.0), min(*known, 0.0)
-    span = (top - bottom) or 1.0
-    wide, high = 300.0, 70.0
-    step = wide / len(values)
-
-    def y(value: float) -> float:
-        return 4 + (top - value) / span * high
-
-    out = [f'<svg viewBox="0 0 {wide:g} {high + 18:g}" role="img" aria-label="{escape(figure["id"])}">']
-    worst = figure.get("worst", {}).get("label")
-    for n, (label, value) in enumerate(values):
-        if value is None:
-            continue
-        upper, lower = y(max(value, 0.0)), y(min(value, 0.0))
-        mark = "w" if label == worst else "b"
-        out.append(
-            f'<rect class="{mark}" x="{n * step + step * 0.1:.2f}" y="{upper:.2f}" width="{step * 0.8:.2f}" '
-            f'height="{max(lower - upper, 0.6):.2f}"><title>{escape(label)}: {number(str(value))}</title></rect>'
-        )
-    out.append(f'<line class="z" x1="0" x2="{wide:g}" y1="{y(0.0):.2f}" y2="{y(0.0):.2f}"/>')
-    out += [
-        f'<line class="t" x1="0" x2="{wide:g}" y1="{y(b):.2f}" y2="{y(b):.2f}"><title>{b:g}</title></line>'
-        for b in bounds
-    ]
-    for n in (0, len(values) - 1):
-        anchor = "start" if n == 0 else "end"
-        x = 0 if n == 0 else wide
-        out.append(f'<text x="{x:g}" y="{high + 15:g}" text-anchor="{anchor}">{escape(values[n][0])}</text>')
-    return "".join(out) + "</svg>"
+def _known(figure: Mapping[str, Any], language: str) -> str:
+    """The known share, as a bar and in words: as plain to see as the value itself."""
+    words, share = WORDS[language], min(max(float(figure["completeness"]), 0.0), 1.0)
+    low = "" if is_known_enough(figure) else " low"
+    text = f"{words['known']} {percent(figure['completeness'])}"
+    if figure["estimated"] != "0":
+        text += f" · {words['estimated']} {percent(figure['estimated'])}"
+    return (
+        f'<div class="share{low}"><i style="width:{share * 100:.1f}%"></i></div>'
+        f'<div class="small {"warn" if low else "soft"}">{escape(text)}</div>'
+    )
 
 
-def _trace(trace: Mapping[str, Any], language: str, zone: ZoneInfo) -> str:
+def _trace(trace: Mapping[str, Any], period: Mapping[str, Any], language: str, zone: ZoneInfo) -> str:
     words = WORDS[language]
     if trace["consumption"] == "0":
         return ""
@@ -151,10 +163,7 @@ def _trace(trace: Mapping[str, Any], language: str, zone: ZoneInfo) -> str:
     rows += [(words[name], percent(trace[name])) for name in ("at_the_time", "with_certificates")]
     if trace["incomplete"]:
         rows.append((words["incomplete"], str(trace["incomplete"])))
-    parts = [f"<h2>{words['trace']}</h2>", _stack(trace["hours"], zone)]
-    if trace["hours"]:
-        keys = "".join(f'<i style="background:{color}"></i>{words[name]}' for name, color in _PARTS)
-        parts.append(f'<p class="small key">{keys}</p>')
+    parts = [f"<h2>{words['trace']}</h2>", charts.stack(trace, period, language, zone)]
     parts.append(_table((words["trace"], words["amount"]), rows))
     if trace["issued"]:
         rests = ("traded_rest", "held_rest")
@@ -167,31 +176,6 @@ def _trace(trace: Mapping[str, Any], language: str, zone: ZoneInfo) -> str:
     return "".join(parts)
 
 
-def _stack(hours: Sequence[Mapping[str, Any]], zone: ZoneInfo) -> str:
-    """Sources of each hour's consumption, one bar an hour."""
-    if not hours:
-        return ""
-    wide, high = 900.0, 130.0
-    top = max(float(one["consumption"]) for one in hours) or 1.0
-    step = wide / len(hours)
-    out = [f'<svg viewBox="0 0 {wide:g} {high + 18:g}" role="img">']
-    for n, one in enumerate(hours):
-        base = high + 2
-        when = datetime.fromtimestamp(one["from"], zone).strftime("%m-%d %H:%M")
-        for name, _ in _PARTS:
-            tall = float(one[name]) / top * high
-            if tall > 0:
-                base -= tall
-                out.append(
-                    f'<rect class="{name}" x="{n * step:.2f}" y="{base:.2f}" width="{step * 0.9:.2f}" '
-                    f'height="{tall:.2f}"><title>{when}: {number(one[name])} kWh</title></rect>'
-                )
-        if n in (0, len(hours) - 1):
-            x, anchor = (0.0, "start") if n == 0 else (wide, "end")
-            out.append(f'<text x="{x:g}" y="{high + 15:g}" text-anchor="{anchor}">{when}</text>')
-    return "".join(out) + "</svg>"
-
-
 def _balance(report: Mapping[str, Any], language: str) -> str:
     words, balance, parts = BALANCE_WORDS[language], report.get("balance"), []
     if balance is not None:
@@ -199,10 +183,15 @@ def _balance(report: Mapping[str, Any], language: str) -> str:
         if text := balance_rows.site_row(balance, language):
             kind = {"within": "met", "beyond": "notmet"}.get(balance["verdict"], "")
             parts.append(f'<p class="{kind}">{escape(text)}</p>')
-            worst = max(balance["trend"], key=lambda one: abs(float(one["v"] or 0)), default={"label": ""})
-            shown = {"id": words["residual"], "trend": balance["trend"], "worst": {"label": worst["label"]}}
-            parts.append(f'<div class="card narrow">{_bars(shown)}<div class="soft small">{words["stretches"]}: '
-                         f"{escape(balance_rows.counts_row(balance, language))}</div></div>")  # fmt: skip
+            if balance_rows.is_odd(balance):
+                parts.append(f'<p class="warn">{escape(words["not reliable"])}</p>')
+            worst = max(balance["trend"], key=lambda one: abs(float(one["v"] or 0)), default=None)
+            chart = charts.bars(
+                balance["trend"], balance["u"], language, words["residual"], worst=worst,
+                each=words["residual"],
+            )  # fmt: skip
+            counts = f"{words['stretches']}{WORDS[language]['colon']}{balance_rows.counts_row(balance, language)}"
+            parts.append(f'<div class="card narrow">{chart}<div class="soft small">{escape(counts)}</div></div>')
         titles = {one["n"]: text_in(one["title"], language) for figure in report["figures"] for one in figure["inputs"]}
         flows = list(
             balance_rows.flow_rows(
@@ -221,25 +210,40 @@ def _balance(report: Mapping[str, Any], language: str) -> str:
     return "".join(parts)
 
 
+def _meters(report: Mapping[str, Any], language: str) -> str:
+    found = list(meters.rows(report, language))
+    if not found:
+        return ""
+    return f"<h2>{WORDS[language]['devices']}</h2>{_table(meters.heads(language), found)}"
+
+
 def _inputs(figures: Iterable[Mapping[str, Any]], language: str) -> str:
     words = WORDS[language]
     seen: dict[str, Sequence[str]] = {}
+    nowhere: dict[str, str] = {}  # of no number: those that the park does not have
     for figure in figures:
         for one in figure["inputs"]:
-            known = percent(one["completeness"]) if one["basis"] == "metered" else one.get("note", "")
+            note = own_text(one.get("note", ""), language)
+            if one["basis"] in ("absent", "assumed") and not float(one["v"]):
+                nowhere[one["n"]] = text_in(one["title"], language) + (f" ({note})" if note else "")
+                continue
+            known = percent(one["completeness"]) if one["basis"] == "metered" else note
             if one["basis"] == "declared" and "estimated" in one:
                 known = words["shared"].format(percent(one["estimated"]))
             shown = (
                 text_in(one["title"], language),
                 one["n"],
-                f"{number(one['v'], 6)} {one['u']}",
+                f"{number(one['v'], 6)} {unit(one)}",
                 words[one["basis"]],
             )
             seen.setdefault(one["n"], (*shown, known))
-    if not seen:
+    if not seen and not nowhere:
         return ""
     heads = (words["inputs"], words["input"], words["amount"], words["basis"], words["known"])
-    return f"<h2>{words['inputs']}</h2>{_table(heads, seen.values())}"
+    table = _table(heads, seen.values()) if seen else ""
+    names = words["semicolon"].join(nowhere.values())
+    rest = f"{words['not in the park']}{words['colon']}{names}" if nowhere else ""
+    return f"<h2>{words['inputs']}</h2>{table}" + (f'<p class="soft small">{escape(rest)}</p>' if rest else "")
 
 
 def _factors(figures: Iterable[Mapping[str, Any]], language: str) -> str:
@@ -248,7 +252,7 @@ def _factors(figures: Iterable[Mapping[str, Any]], language: str) -> str:
     for figure in figures:
         for one in figure["factors"]:
             status = words["factor_assumed" if one["status"] == "assumed" else one["status"]]
-            source = ", ".join(filter(None, (one["source"], one.get("published"))))
+            source = ", ".join(filter(None, (cited(one["source"], language), one.get("published"))))
             seen.setdefault(one["id"], (one["id"], f"{one['v']} {one['u']}", status, source))
     if not seen:
         return ""
@@ -259,4 +263,4 @@ def _factors(figures: Iterable[Mapping[str, Any]], language: str) -> str:
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     top = "".join(f"<th>{escape(text)}</th>" for text in heads)
     body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'

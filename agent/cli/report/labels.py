@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any, Final
+
+from agent.cli.common import show_unit
 
 WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {
@@ -25,9 +28,19 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "held": "for power used on site, not tradable", "rest": "kWh carried over", "label": "month", "note": "note",
         "own_figures": "The park's own figures", "shared": "{} by its share of time",
         "zero": "nothing to divide by: {}",
-        "nothing": "Nothing is known of this period.", "no meter": "no meter", "status": "status", "formula": "formula",
+        "nothing": "Nothing is known of this period.", "status": "status", "formula": "formula",
         "quoted": "quoted, check against the publication", "official": "official",
         "factor_assumed": "assumed, no official value found",
+        "not enough": "not known enough for a verdict",
+        "unmetered": "no device has a role that this needs",
+        "not in the park": "Counted as nothing",
+        "roleless": "Counted, but in no figure, for want of a role in agent.toml: {}", "curve": "Power over the day",
+        "unknown time": "not known whole", "target line": "target", "devices": "Meters and what is missing of them",
+        "device": "meter", "role": "role",
+        "counted": "counted", "gaps": "without readings", "none": "none", "and more": "and {} more",
+        "no role": "no role", "begin of day": "the whole period",
+        "each hour": "by hour", "each day": "by day", "each month": "by month",
+        "colon": ": ", "semicolon": "; ", "comma": ", ",
     },
     "zh": {
         "report": "能源与碳排放报告", "wrote": "已写入",
@@ -46,17 +59,84 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "issued": "自发电量可核发绿证（1个=1000千瓦时）", "traded": "上网电量", "held": "自用电量（不可交易）",
         "rest": "结转千瓦时", "label": "月份", "note": "说明",
         "own_figures": "园区自定义指标", "shared": "{} 按时间分摊", "zero": "分母为零：{}",
-        "nothing": "该时段无数据。", "no meter": "无表计", "status": "状态", "formula": "公式",
+        "nothing": "该时段无数据。", "status": "状态", "formula": "公式",
         "quoted": "引用值，发布前请核对原文", "official": "官方",
         "factor_assumed": "假定值，未见官方数值",
+        "not enough": "数据不足，不作判定",
+        "unmetered": "没有设备具有所需的计量角色",
+        "not in the park": "按零计入",
+        "roleless": "已计量但未计入任何指标（agent.toml 中未设角色）：{}", "curve": "当日功率曲线",
+        "unknown time": "数据不完整", "target line": "目标值", "devices": "计量点及缺数时段",
+        "device": "计量点", "role": "角色",
+        "counted": "计量值", "gaps": "缺数时段", "none": "无", "and more": "另有 {} 段",
+        "no role": "无角色", "begin of day": "整个统计期",
+        "each hour": "逐时", "each day": "逐日", "each month": "逐月",
+        "colon": "：", "semicolon": "；", "comma": "，",
     },
 }  # fmt: skip
 _SIGNS = {"at_most": "≤", "at_least": "≥", "above": ">", "below": "<"}
 
 
+ENOUGH: Final = Decimal("0.9")  # known share of a period, below which a figure is neither met nor not met
+_HAN = re.compile("[\u4e00-\u9fff]")
+_CITED: Final[Mapping[str, str]] = {  # of the sources of sets and factors, which packs hold as published
+    "MEE/NBS factor announcement": "生态环境部、国家统计局因子公告", ", data year ": "，数据年份 ",
+    ", as quoted by ": "，转引自 ", "Announcement 2025 No. 47": "2025年第47号公告",
+    "annexes 3 and 4 (trial)": "附件3、附件4（试行）", "annex 3; accounting by annex 4": "附件3；核算按附件4",
+    "annex 4 (the 2022 national fossil power factor)": "附件4（2022年全国火电排放因子）", "annex 4": "附件4",
+    "notes on ": "据 ", "; clause not known": "，条款待查", "molar masses": "摩尔质量",
+    "(market intelligence): names and thresholds; formulas as noted": "（市场资料）：名称与阈值；公式见说明",
+    "the last official national net coal rate; the value for 2025 and later is not confirmed":
+        "最近一次官方全国供电煤耗；2025年及以后的数值未确认",
+    "a meter that corrects to standard conditions itself; else the plan states it":
+        "表计自行折算到标况，否则由方案给出",
+    "definitions of this project, docs/indicators.md": "本项目的定义，见 docs/indicators.md",
+}  # fmt: skip
+
+_NOTES: Final[Mapping[str, str]] = {  # of inputs, as packs hold them
+    "no meter has this role": "没有计量点具有此角色", "nothing was declared": "未申报",
+}  # fmt: skip
+
+
 def text_in(texts: Mapping[str, str], language: str) -> str:
     """A title in the language, else in any."""
     return texts.get(language) or next(iter(texts.values()), "")
+
+
+def own_text(text: str, language: str) -> str:
+    """A text of the site. It may be written in both languages, as "no gas / 无燃气": then that of the page."""
+    if language == "zh":
+        text = _NOTES.get(text, text)
+    one, slash, other = text.partition(" / ")
+    if not slash or bool(_HAN.search(one)) == bool(_HAN.search(other)):
+        return text
+    return one if bool(_HAN.search(one)) == (language == "zh") else other
+
+
+def cited(text: str, language: str) -> str:
+    """The source of a set or a factor, with its English words in the page's language."""
+    if language == "zh":
+        for english, chinese in _CITED.items():
+            text = text.replace(english, chinese)
+    return text
+
+
+def is_known_enough(figure: Mapping[str, Any]) -> bool:
+    """May a verdict be given?"""
+    return Decimal(figure["completeness"]) >= ENOUGH
+
+
+def verdict_of(figure: Mapping[str, Any]) -> str:
+    """The verdict that people read: ``met`` and ``not met`` only of what is known enough."""
+    verdict: str = figure["verdict"]
+    if figure.get("unmetered"):
+        return "no data"
+    return "not enough" if verdict in ("met", "not met") and not is_known_enough(figure) else verdict
+
+
+def value_of(figure: Mapping[str, Any]) -> str:
+    """The value to show; "" where it is none, also where no device has a role that it needs."""
+    return "" if figure.get("unmetered") else figure.get("v", "")
 
 
 def number(text: str, digits: int = 4) -> str:
@@ -78,20 +158,14 @@ def percent(text: str) -> str:
 def lacking(figure: Mapping[str, Any], language: str) -> str:
     """Why a figure is missing; "" if it is not."""
     words = WORDS[language]
+    if figure.get("unmetered"):
+        return words["unmetered"]
     if figure.get("lacking"):
         names = [f"{text_in(one['title'], language)} ({one['n']})" for one in figure["lacking"]]
-        return f"{words['missing']}: {'; '.join(names)}"
+        return f"{words['missing']}{words['colon']}{words['semicolon'].join(names)}"
     if figure.get("zero"):
-        return words["zero"].format("; ".join(text_in(title, language) for title in figure["zero"]))
+        return words["zero"].format(words["semicolon"].join(text_in(title, language) for title in figure["zero"]))
     return ""
-
-
-def known_share(figure: Mapping[str, Any], language: str) -> str:
-    """How well a value is known; of one that no meter and no declaration has a part in, that."""
-    if not figure.get("v"):
-        return ""
-    bases = {one["basis"] for one in figure["inputs"]}
-    return WORDS[language]["no meter"] if bases and bases <= {"assumed", "absent"} else percent(figure["completeness"])
 
 
 def target(figure: Mapping[str, Any]) -> str:
@@ -99,9 +173,9 @@ def target(figure: Mapping[str, Any]) -> str:
     return " ".join(f"{_SIGNS[kind]} {text}" for kind, text in figure.get("threshold", {}).items())
 
 
-def unit(figure: Mapping[str, Any]) -> str:
-    """As people write it."""
-    shown: str = figure["u"]
+def unit(one: Mapping[str, Any]) -> str:
+    """Of a figure or an amount, as people write it."""
+    shown = show_unit(one["u"])
     return shown.replace("m3", "m³").replace("m2", "m²").replace("CO2", "CO₂")
 
 
@@ -116,7 +190,9 @@ BALANCE_WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "short_within": "within", "short_beyond": "beyond", "short_unknown": "class not known",
         "short_spread": "spread", "short_incomplete": "incomplete",
         "no_class": "Meters of unknown accuracy class", "inputs": "in", "outputs": "out",
-        "stretches": "stretches",
+        "stretches": "stretches", "residual over": "residual", "not reliable":
+        "more goes out than comes in, or almost nothing is explained: a meter is missing, has another role, "
+        "or is wired the other way round",
     },
     "zh": {
         "balance": "电量平衡", "derived": "导出量", "given": "输入", "residual": "不平衡量",
@@ -128,6 +204,7 @@ BALANCE_WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "short_within": "允差内", "short_beyond": "超差", "short_unknown": "等级未知",
         "short_spread": "分摊", "short_incomplete": "不完整",
         "no_class": "准确度等级未知的计量器具", "inputs": "输入", "outputs": "输出",
-        "stretches": "时段",
+        "stretches": "时段", "residual over": "不平衡量", "not reliable":
+        "流出大于流入，或大部分电量去向不明：可能缺少计量点、角色有误，或互感器接反",
     },
 }  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.common import read_snapshot
-from agent.cli.ring_follower import Follower, Latest
+from agent.cli.ring_follower import Follower, Latest, tables_of
 from drivers.model import UsageError
 
 SNAPSHOT_EVERY_S = 2.0
@@ -110,14 +110,10 @@ class LiveView:
 
     def _arrange(self) -> None:
         """All points that are asked for, in the order of the configuration file and of the profile."""
-        newest: dict[str, Any] = {}
-        for _, table in sorted(self.snapshot.get("tables", {}).items(), key=lambda item: int(item[0])):
-            newest[str(table["stream"]).rpartition("/")[2]] = table
+        newest = {device: points for _, device, points in tables_of(self.snapshot)}
         latest = self.follower.latest
         keys = [
-            (device, str(point["n"]))
-            for device in self.snapshot.get("devices", {})
-            for point in newest.get(device, {}).get("points", ())
+            (device, str(point["n"])) for device in self.snapshot.get("devices", {}) for point in newest.get(device, ())
         ]
         self._shown = [one for key in keys if (one := latest.get(key)) is not None and self.wanted(one)]
 

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from agent.cli.common import show_age, show_quality, show_unit
+from agent.cli.common import show_age, show_unit
+from agent.cli.console_tables import point_title, quality_word
 from agent.cli.finding_words import LANGUAGES, reason_words
 from agent.cli.findings import Finding
 from agent.cli.ring_follower import GAP_CODES, Latest, show_number
 from agent.cli.sparkline import sparkline
 from agent.cli.status_screen import LINE_TROUBLE, StatusScreen
 from agent.cli.watch.live_view import LiveView
-from agent.cli.watch.texts import QUALITIES, word
+from agent.cli.watch.texts import word
 from agent.cli.watch.trends import ERRORS, Trends
 from drivers.model import clean_text
 
@@ -52,15 +52,6 @@ class Page:
     row: Callable[[int], Sequence[Cell]]
     detail: Callable[[int], str] = field(default=lambda at: "")
     name: Callable[[int], str] = field(default=lambda at: "")  # what Enter opens
-
-
-@lru_cache(maxsize=4096)
-def meaning(point: str) -> str:
-    """The Chinese name of a point; "" if the vocabulary does not know it."""
-    from drivers.profile import vocabulary
-
-    entry = vocabulary().find(point)
-    return entry.zh if entry is not None else ""
 
 
 def matches(words: Sequence[str], *texts: str) -> bool:
@@ -162,15 +153,14 @@ class Pages:
         def row(at: int) -> Sequence[Cell]:
             latest = rows[at]
             point, missing = latest.point, latest.quality >= GAP_CODES
-            quality = show_quality(latest.quality)
             shown = clean_text(show_number(latest.value, point.kind, point.is_float), 40)
-            title = meaning(point.name).partition("（")[0] if self._at else ""
+            title = point_title(point.name).partition("（")[0] if self._at else ""
             cells = [
                 Cell(clean_text(title or point.name, 80)),
                 Cell(shown, "dim" if missing else ""),
                 Cell(clean_text(show_unit(point.unit), 12)),
                 Cell(sparkline(history.get((point.device, point.name), ()), TREND_WIDTH), "cyan"),
-                Cell(self._reason(quality) if missing else self._quality(quality), "red" if missing else "yellow"),
+                Cell(quality_word(latest.quality, self._language), "red" if missing else "yellow"),
                 Cell(show_age(latest.age_s(now_ns))),
             ]
             if not device:
@@ -181,7 +171,7 @@ class Pages:
             latest = rows[at]
             point = latest.point
             what = "-" if latest.value is None else format(latest.value) if latest.value else str(latest.value)
-            title = meaning(point.name) if self._at else self._english(point.name)
+            title = point_title(point.name) if self._at else point_title(point.name, "en")
             parts = [f"{point.device}/{point.name}", title, f"{what} {show_unit(point.unit)}", point.kind]
             if not latest.time_ns:
                 parts.append(self._word("not heard"))
@@ -193,17 +183,7 @@ class Pages:
         point = latest.point
         if self.trouble_only and not latest.quality:
             return False
-        return not self.search or matches(self.search, point.device, point.name, meaning(point.name))
-
-    @staticmethod
-    def _english(point: str) -> str:
-        from drivers.profile import vocabulary
-
-        entry = vocabulary().find(point)
-        return entry.en if entry is not None else ""
-
-    def _quality(self, name: str) -> str:
-        return QUALITIES.get(name, name) if self._at else name
+        return not self.search or matches(self.search, point.device, point.name, point_title(point.name))
 
     # --- lines
 

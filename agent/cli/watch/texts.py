@@ -49,10 +49,6 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "not heard": ("not read yet", "尚未读取"), "all well": ("Nothing found.", "未发现问题。"),
     "no frames": ("choose a line on page 3 and press Enter", "请在第 3 页选择线路并按 Enter"),
 }  # fmt: skip
-QUALITIES: Final[Mapping[str, str]] = {
-    "suspect": "可疑", "range": "超量程", "frozen": "数值不变", "clock": "时标不准", "estimated": "估算",
-    "substituted": "替代",
-}  # fmt: skip
 KEYS: Final[tuple[tuple[str, str, str], ...]] = (
     ("1 2 3 4 5", "devices, values, lines, destinations, findings", "设备、数值、线路、上行目标、诊断"),
     ("Tab", "the next page", "下一页"),

@@ -6,7 +6,6 @@ points or those that were named, and all devices together with totals only. The 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
@@ -62,8 +61,8 @@ def day_of(text: str, where: str = "report") -> date | None:
     except ValueError:
         raise UsageError(f"invalid date {clean_text(text, 40)!r}", where=where, hint="Example: 2026-11-24") from None
     if not FIRST_YEAR <= found.year <= LAST_YEAR:  # the days before and after must be valid dates, too
-        hint = f"Days of the years {FIRST_YEAR} to {LAST_YEAR} can be asked for"
-        raise UsageError(f"{found} is out of range", where=where, hint=hint)
+        hint = f"Reports cover the years {FIRST_YEAR} to {LAST_YEAR}"
+        raise UsageError(f"no report for {found}", where=where, hint=hint)
     return found
 
 
@@ -72,9 +71,9 @@ def now_of(access: Access, now_ms: int) -> int:
     return now_ms if access.service is None else int(access.service.clock.now_ms())
 
 
-async def send(reply: Reply, document: Mapping[str, Any]) -> dict[str, Any]:
+async def send(access: Access, reply: Reply, document: Mapping[str, Any]) -> dict[str, Any]:
     """Send a document in parts. Gives its length."""
-    text = await asyncio.to_thread(_encoder.encode, document)
+    text = await access.compute(lambda: _encoder.encode(document))
     for at in range(0, len(text), PART_BYTES):
         await reply.part(text[at : at + PART_BYTES])
     return {"bytes": len(text)}
@@ -164,9 +163,10 @@ async def day(access: Access, request: Day, reply: Reply) -> dict[str, Any]:
         "starts": [bound // 1000 for bound in calendar.bounds_of_day(wanted)[:-1]],
         **valid.as_dict(),
         "site": site,
+        "gaps": [] if request.streams else work.site_gaps(),
         "devices": devices,
     }
-    return await send(reply, document)
+    return await send(access, reply, document)
 
 
 class _DayWork:
@@ -175,6 +175,7 @@ class _DayWork:
     def __init__(self, config: Config, calendar: Calendar, start_ms: int, until_ms: int) -> None:
         self._config, self._calendar = config, calendar
         self._start_ms, self.until_ms = start_ms, until_ms
+        self._gaps_of_all: dict[tuple[int, str], list[int]] = {}  # by beginning and reason: devices, ms, whole_ms
         self._configured = {f"{config.base}/{device.name}": device for device in config.devices}
 
     # --- all devices
@@ -183,7 +184,7 @@ class _DayWork:
         """The site's roles by interval, and the totals of each device."""
         pages = await fetch_pages(access, self._start_ms, self.until_ms, known)
         late = await access.call(partial(unwritten_of(self._config).before, at_ms=self.until_ms))
-        parts, meters = await asyncio.to_thread(self._sums, pages, late)
+        parts, meters = await access.compute(partial(self._sums, pages, late))
         found: dict[str, dict[str, Any]] = {}
         for at in range(0, len(known), STREAMS_AT_ONCE):
             found |= await access.call(partial(self._heads, known[at : at + STREAMS_AT_ONCE]))
@@ -192,7 +193,7 @@ class _DayWork:
                 found[one.key.stream]["energy"].append(self._total(one))
         seen = {one.key.stream for one in meters} | self._configured.keys()
         shown = [found[name] for name in known if name in seen or found[name]["missing"]]
-        return await asyncio.to_thread(self._site, parts), shown
+        return await access.compute(partial(self._site, parts)), shown
 
     def _sums(self, pages: FetchedPages, late: Sequence[Unwritten]) -> tuple[list[RoleSum], list[MeterAmount]]:
         if self.until_ms <= self._start_ms:
@@ -219,7 +220,14 @@ class _DayWork:
             }
         for stream, row in store.intervals.gaps.rows(self._start_ms, self.until_ms, streams):
             add_missing(out[stream]["missing"], row.reason, row.ms, row.whole_ms)
+            of_all = self._gaps_of_all.setdefault((row.start_ms // 1000, row.reason), [0, 0, 0])
+            for at, more in enumerate((1, row.ms, row.whole_ms)):
+                of_all[at] += more
         return out
+
+    def site_gaps(self) -> list[list[Any]]:
+        """[from, reason, devices, ms, whole_ms] of all devices that were asked for, added up."""
+        return [[start, reason, *sums_of] for (start, reason), sums_of in sorted(self._gaps_of_all.items())]
 
     def _total(self, one: MeterAmount) -> dict[str, Any]:
         return {
@@ -261,7 +269,7 @@ class _DayWork:
         main = sorted((column for column in columns.values() if is_main(column)), key=_order)
         names = [column.point for column in [*main, *sorted(set(columns.values()) - set(main), key=_order)]]
         taken = [name for name in names if name in points] if points else names[:MOST_POINTS]
-        made = await asyncio.to_thread(self._series, pages, columns, taken)
+        made = await access.compute(partial(self._series, pages, columns, taken))
         gaps = await access.call(partial(self._gaps, stream))
         return head | {
             "energy": [one.total(self) for one in made if one.unit and is_main(columns[one.point])],

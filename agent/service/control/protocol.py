@@ -260,6 +260,9 @@ class Access(Protocol):
     async def call(self, function: Callable[[Store], T]) -> T:
         """Run in the database thread, only for a short time: sealing waits meanwhile. Large work is done in slices."""
 
+    async def compute(self, function: Callable[[], T]) -> T:
+        """Run what needs no store in another thread: of all requests one at a time, and at most half of the time."""
+
 
 class Reply(Protocol):
     """Where an answer goes, piece by piece; what ``answer`` returns is its end."""

@@ -47,13 +47,13 @@ async def answer(access: Access, request: PeriodReport, reply: Reply) -> dict[st
         pages = await fetch_pages(access, start, until, streams)
         late = await access.call(partial(unwritten.before, at_ms=until))
         # in a thread: the loop has lines to serve, and the database thread readings to seal
-        await asyncio.to_thread(_add, reporter, balancer, calendar, start, end, until, pages, late)
+        await access.compute(partial(_add, reporter, balancer, calendar, start, end, until, pages, late))
         for at in range(0, len(streams), STREAMS_AT_ONCE):
             await access.call(partial(missing.add, streams[at : at + STREAMS_AT_ONCE], start, until))
         reply.progress(done, len(days))
-    page = await asyncio.to_thread(_page, config, reporter, balancer)
+    page = await access.compute(partial(_page, config, reporter, balancer))
     page |= valid.as_dict() | {"devices": await access.call(missing.devices)}
-    return await send(reply, page)
+    return await send(access, reply, page)
 
 
 def _page(config: Config, reporter: Reporter, balancer: BalanceReport) -> dict[str, Any]:

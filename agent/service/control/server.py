@@ -334,7 +334,7 @@ class ControlConnection:
 
 
 class ReadThrottle:
-    """The share of the database thread that all read-only requests have together.
+    """The share of the database thread that all read-only requests have together; another one, of the processor.
 
     One slice at a time, then a pause as long as it took: however many requests there are, sealing waits for one slice.
     """
@@ -357,10 +357,11 @@ class RunningAccess:
     Args:
         service: an ``agent.service.app.Service``.
         slices: None: calls are short, and run first come, first served.
+        sums: for work in other threads, which compete with the loop for the interpreter.
     """
 
-    def __init__(self, service: Any, caller: Caller, slices: ReadThrottle | None) -> None:
-        self.service, self.caller, self._slices = service, caller, slices
+    def __init__(self, service: Any, caller: Caller, slices: ReadThrottle | None, sums: ReadThrottle) -> None:
+        self.service, self.caller, self._slices, self._sums = service, caller, slices, sums
         self.config: Config = service.config
 
     async def call(self, function: Callable[[Store], T]) -> T:
@@ -371,6 +372,19 @@ class RunningAccess:
             return found
 
         return await (work() if self._slices is None else self._slices.run(work))
+
+    async def compute(self, function: Callable[[], T]) -> T:
+        """In another thread, when it is this request's turn."""
+
+        async def work() -> T:
+            running = asyncio.ensure_future(asyncio.to_thread(function))
+            try:
+                return await asyncio.shield(running)
+            except asyncio.CancelledError:  # the client left, but the thread works on: the turn lasts until its end
+                await asyncio.wait({running})
+                raise
+
+        return await self._sums.run(work)
 
 
 def handler(request: Request) -> Handler:

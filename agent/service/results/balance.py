@@ -32,7 +32,7 @@ class UnwrittenStreams:
         self._streams: Sequence[str] = sorted(f"{config.base}/{device.name}" for device in config.devices)
         self._calendar = Calendar(config.timezone, entry.length_ms)
         self._rule = Rule(entry.max_gap_ms, entry.demand_period_ms, entry.demand_slip_ms)
-        self._columns: dict[str, tuple[int, tuple[Column, ...]]] = {}  # with the sequence that they were asked for
+        self._columns: dict[str, tuple[int, tuple[Column, ...]]] = {}  # with the sequence of their birth
 
     def before(self, store: Store, at_ms: int) -> list[Unwritten]:
         """Streams whose intervals are not written up to an instant, without streams that have no pack."""
@@ -48,10 +48,11 @@ class UnwrittenStreams:
 
     def _columns_of(self, store: Store, stream: str, seq: int) -> tuple[Column, ...]:
         """The columns of the table in effect after pack ``seq``, or of the first birth if nothing was written yet."""
-        if self._columns.get(stream, (-1, ()))[0] != seq:
-            birth = store.packs.birth_before(stream, max(seq, 1) + 1)
+        number = store.packs.birth_seq_before(stream, max(seq, 1) + 1)
+        if self._columns.get(stream, (-1, ()))[0] != number:
+            birth = store.packs.birth_before(stream, number + 1)
             columns = track(json.loads(birth)["table"], self._rule).shape.columns if birth is not None else ()
-            self._columns[stream] = seq, columns
+            self._columns[stream] = number, columns
         return self._columns[stream][1]
 
 

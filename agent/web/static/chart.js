@@ -168,7 +168,7 @@ function bars(figure, labels, columns, colors, height) {
     width: figure.clientWidth, height,
     scales: { x: { time: false, range: [-0.6, labels.length - 0.4] }, y: { range: (u, low, high) => room(low, high) } },
     axes: [
-      { ...axis, space: 60, incrs: [1, 2, 3, 4, 6, 12, 24], values: (u, ticks) => ticks.map((tick) => labels[tick] ?? "") },
+      { ...axis, space: 20 + 7 * Math.max(...labels.map((one) => one.length)), incrs: [1, 2, 3, 4, 6, 12, 24, 48, 96, 168, 336, 720], values: (u, ticks) => ticks.map((tick) => labels[tick] ?? "") },
       { ...axis, size: 52, values: (u, ticks) => ticks.map((tick) => tick.toLocaleString("en-GB").replace(/,/g, "\u2009")) },
     ],
     series: [{}, ...tops.map((_, i) => ({ fill: colors[colors.length - 1 - i], stroke: "transparent", width: 0, paths: window.uPlot.paths.bars({ size: [0.8, 60] }), points: { show: false } }))],

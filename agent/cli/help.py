@@ -1,0 +1,110 @@
+"""The help of commands in the language of the terminal: click writes it piece by piece, and each is looked up here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import click
+
+from agent.cli.common import columns, say, speaks_chinese
+
+EXTRA: Final = re.compile(r"  \[([^\[\]]*)\]$")  # what click puts behind the text of an option
+EXTRAS: Final = (("default: ", "默认："), ("env var: ", "环境变量："), ("required", "必填"))
+VERBATIM: Final = "\b"  # click leaves a paragraph that begins with it as it is
+
+
+class TranslatedFormatter(click.HelpFormatter):
+    """click's formatter; in Chinese it looks up each text, and counts two columns a character."""
+
+    def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
+        """The first line."""
+        super().write_usage(prog, args, say("Usage:") if speaks_chinese() else prefix)
+
+    def write_heading(self, heading: str) -> None:
+        """Over a list."""
+        if speaks_chinese():
+            self.write(f"{'':>{self.current_indent}}{say(heading)}：\n")
+        else:
+            super().write_heading(heading)
+
+    def write_text(self, text: str) -> None:
+        """Paragraphs."""
+        if not speaks_chinese():
+            super().write_text(text)
+            return
+        indent = " " * self.current_indent
+        shown = []
+        for paragraph in re.split(r"\n[ \t]*\n", text):
+            lines = paragraph.strip("\n").split("\n")
+            if lines[0].strip() == VERBATIM:
+                found = _in_lines(lines[1:], self.width - self.current_indent)
+            else:
+                found = wrapped(say(" ".join(" ".join(lines).split())), self.width - self.current_indent)
+            shown.append("\n".join(indent + line for line in found))
+        self.write("\n\n".join(shown) + "\n")
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        """Options or commands, each with its text."""
+        if not speaks_chinese():
+            super().write_dl(rows, col_max, col_spacing)
+            return
+        rows = list(rows)
+        first = min(max((columns(name) for name, _ in rows), default=0), col_max) + col_spacing
+        for name, text in rows:
+            head = " " * self.current_indent + name
+            room = self.width - self.current_indent - first
+            lines = wrapped(_option(text), room) or [""]
+            if columns(name) > first - col_spacing:
+                self.write(head + "\n")
+            else:
+                self.write(f"{head}{' ' * (first - columns(name))}{lines.pop(0)}\n")
+            for line in lines:
+                self.write(" " * (self.current_indent + first) + line + "\n")
+
+
+def _option(text: str) -> str:
+    """The text of an option, with what click has put behind it."""
+    found = EXTRA.search(text)
+    if found is None:
+        return say(text)
+    extra = found[1]
+    for english, chinese in EXTRAS:
+        extra = extra.replace(english, chinese)
+    default = extra.partition("默认：")[2]
+    if " " in default:  # a sentence rather than a value
+        extra = extra.replace(default, say(default))
+    return f"{say(text[: found.start()])}  [{extra}]"
+
+
+def _in_lines(lines: Sequence[str], width: int) -> list[str]:
+    """A paragraph that keeps its lines: examples stay but for the words behind them, exit codes are one text."""
+    from agent.cli.chinese import plain_texts
+
+    whole = " ".join(" ".join(lines).split())
+    if whole in plain_texts():
+        return wrapped(say(whole), width)
+    shown = []
+    for line in lines:
+        command, space, words = line.rpartition("   ")
+        shown.append(f"{command}{space}{say(words)}" if command.strip() else line if line[:1] == " " else say(line))
+    return shown
+
+
+PIECE: Final = re.compile(  # what stays together: a word or a Chinese character, with the marks before and behind it
+    r"\s+|[（“《〔]*(?:[^\s\u2e80-\u9fff\u3000-\u303f\uff00-\uffef“”…]+|[\u2e80-\u2fff\u3040-\u9fff…])?[，。；：、）”》〕？！]*"
+)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most ``width`` columns, broken at spaces and between Chinese characters; no mark begins a line."""
+    lines, line, used = [], "", 0
+    for piece in PIECE.findall(text):
+        size = columns(piece)
+        if line and used + size > width and piece.strip():
+            lines.append(line.rstrip())
+            line, used = "", 0
+        if line or piece.strip():
+            line, used = line + piece, used + size
+    return [*lines, line.rstrip()] if line.strip() else lines

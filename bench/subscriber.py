@@ -1,0 +1,127 @@
+"""A subscriber that counts what arrives, and verifies all of it in a process of its own.
+
+The moment of each message is taken where it arrives. To verify it costs more than to take it, most of all a birth: done
+in the same thread, a start of thousands of devices would measure the verifier. That has a lower priority than all else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import paho.mqtt.client as mqtt
+
+from agent.verify import Verifier
+from agent.verify.mqtt import hang_up
+from agent.verify.verifier import Outcome
+
+
+class Arrival(NamedTuple):
+    """A verified message: when it came, how many readings it has, and how old the oldest was then."""
+
+    at: float
+    readings: int
+    latency_s: float
+
+
+@dataclass
+class Received:
+    """All that arrived."""
+
+    arrivals: list[Arrival] = field(default_factory=list)
+    seen: dict[str, float] = field(default_factory=dict)  # topic: when it brought readings first; a device has one
+    gaps: int = 0  # readings that were due and are stated as missing
+    failed: int = 0
+
+    def readings(self, begin: float, end: float) -> int:
+        """How many came in ``[begin, end)``."""
+        return sum(one.readings for one in self.arrivals if begin <= one.at < end)
+
+
+class Subscriber:
+    """Receives everything of a broker. ``trust``: the key's thumbprint; None: plain JSON that nobody signed."""
+
+    def __init__(self, port: int, trust: str | None) -> None:
+        self.count = 0  # messages so far that may hold readings
+        ours, theirs = get_context("spawn").Pipe()
+        self._pipe = ours
+        self._child = get_context("spawn").Process(target=_judge, args=(theirs, trust), daemon=True)
+        self._child.start()
+        theirs.close()
+        ours.recv()  # it is ready: its imports do not run beside the agent's
+        self._queue: queue.SimpleQueue[tuple[float, str, bytes] | None] = queue.SimpleQueue()
+        self._feeder = threading.Thread(target=self._feed, daemon=True)
+        self._feeder.start()
+        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+        self._client.on_message = self._message
+        self._client.on_connect = lambda c, *_: c.subscribe("#", 1)
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+
+    def _message(self, client: mqtt.Client, user: Any, message: mqtt.MQTTMessage) -> None:
+        # the retained copy of a birth says what the pack said that came before it
+        if message.retain or message.topic.endswith("/birth"):
+            return
+        self.count += 1
+        self._queue.put((time.time(), message.topic, message.payload))
+
+    def _feed(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            self._pipe.send(entry)
+        self._pipe.send(None)
+
+    def stop(self) -> None:
+        """Receive nothing more."""
+        hang_up(self._client)
+
+    def finish(self) -> Received:
+        """After ``stop``: verify the rest."""
+        self._queue.put(None)
+        self._feeder.join()
+        found: Received = self._pipe.recv()
+        self._child.join()
+        return found
+
+    def close(self) -> None:
+        """End at once."""
+        hang_up(self._client)
+        if self._child.is_alive():
+            self._child.kill()
+        self._child.join()
+
+
+def _judge(pipe: Connection, trust: str | None) -> None:
+    """The child: verify what comes, then send what was found."""
+    os.nice(10)
+    pipe.send(None)
+    verifier, found = Verifier([trust] if trust else []), Received()
+    for at, topic, payload in _entries(pipe):
+        if trust is None:
+            body = json.loads(payload)
+            count, stamp = len(body["values"]), body["ts"] / 1000
+        elif verifier.feed(payload, topic) is Outcome.VERIFIED:
+            records = json.loads(payload).get("e", [])
+            count, stamp = len(records), records[0]["bt"] if records else at
+        else:
+            continue
+        if count:
+            found.seen.setdefault(topic, at)
+        found.arrivals.append(Arrival(at, count, at - stamp))
+    report = verifier.report()
+    found.gaps, found.failed = report.gaps, report.failed
+    pipe.send(found)
+
+
+def _entries(pipe: Connection) -> Iterator[tuple[float, str, bytes]]:
+    with contextlib.suppress(EOFError):
+        while (entry := pipe.recv()) is not None:
+            yield entry

@@ -1,0 +1,137 @@
+"""What people ask the tables: readings, completeness, figures, evidence; nothing late or missing is flattened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from agent.cli.main import outcome
+from agent.verify import Verifier, read_paths
+from receiver.audit import write_export
+from receiver.commands import platform
+from receiver.database import connect
+from receiver.fleet_state import fleet_state
+from receiver.keeper import Keeper
+from receiver.store import Store
+from receiver.trust import Enrolment, enrol
+from receiver.worker import Worker
+from tests.kits.fleet_faults import KINDS, Broken, Feed, make
+
+
+def stored(dsn: str, *made: Broken, readings: bool = True) -> None:
+    with connect(dsn) as connection:
+        enrol(connection, [Enrolment(b.gateway.name, [b.gateway.signer.kid]) for b in made])
+    keys = [(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[-1]) for b in made]
+    pages = [(f"meterhouse/v1/{b.gateway.name}/checkpoint/1", b.gateway.checkpoint()) for b in made]
+    feed = Feed(keys + [message for b in made for message in b.sent] + pages)
+    worker, keeper = Worker(feed, [Store(dsn, readings=readings)]), Keeper(dsn)
+    while feed.left or worker.waiting:
+        worker.step(0)
+    while keeper.step():
+        pass
+
+
+def test_every_verified_reading_is_a_row_of_the_view_and_no_other(dsn: str) -> None:
+    whole, short = make("whole", 1), make("short", 2)
+    stored(dsn, whole, short)
+    expected = set()
+    for _, raw in whole.sent:
+        base = 0.0
+        for record in json.loads(raw).get("e", []):
+            base = record.get("bt", base)
+            expected.add((record["n"], round(base * 1000), record["v"], record.get("u", "")))
+    with connect(dsn) as connection:
+        rows = connection.execute(
+            "SELECT point, round(extract(epoch FROM at) * 1000), value, unit FROM readings WHERE stream = %s",
+            [whole.stream.name],
+        ).fetchall()
+        faulty = connection.execute("SELECT count(*) FROM readings WHERE stream = %s", [short.stream.name]).fetchone()
+    assert {(point, int(at), value, unit) for point, at, value, unit in rows} == expected
+    assert len(rows) == len(expected) == 1100
+    assert faulty == (800,), "the pack that is a reading short is not among them"
+
+
+def test_completeness_by_day_counts_stated_gaps(dsn: str) -> None:
+    """Field pain 38: a mean over what happens to be there; here what was due is in the same row."""
+    stored(dsn, make("gap", 1))
+    with connect(dsn) as connection:
+        rows = connection.execute("SELECT due, readings, gaps, share FROM completeness").fetchall()
+        reasons = connection.execute("SELECT reason, readings FROM gap_days").fetchall()
+    assert [(int(due), int(got), int(gaps)) for due, got, gaps, _ in rows] == [(700, 600, 100)]
+    assert float(rows[0][3]) == round(600 / 700, 6)
+    assert reasons == [("timeout", 100)]
+
+
+def test_evidence_comes_out_as_it_was_published_and_the_verifier_says_the_same(dsn: str, tmp_path: Path) -> None:
+    kinds = sorted(KINDS)
+    made = [make(kind, number) for number, kind in enumerate(kinds)]
+    stored(dsn, *made, readings=False)
+    with connect(dsn) as connection:
+        states = {one.name: one for one in fleet_state(connection).gateways}
+        for b in made:
+            folder = tmp_path / b.kind
+            written = write_export(connection, folder, b.gateway.name)
+            assert written.packs >= 6
+            lines = {line for file in folder.rglob("packs*.jsonl") for line in file.read_bytes().splitlines()}
+            published = {raw for topic, raw in b.sent if topic == b.topic}
+            assert lines <= published
+            verifier = Verifier([b.gateway.signer.kid])
+            read_paths(verifier, [folder])
+            report = verifier.finish()
+            state = states[b.gateway.name]
+            false = bool(state.findings)  # what was refused is no evidence and does not come out
+            assert (report.verdict.value == "failed") == false, (b.kind, report.reasons, state)
+
+
+def test_a_folder_that_exists_and_a_site_that_does_not(dsn: str, tmp_path: Path) -> None:
+    stored(dsn, make("whole", 1))
+    for arguments, words in (
+        (["audit", str(tmp_path), "--of", "site00", "--db", dsn], "exists already"),
+        (["audit", str(tmp_path / "x"), "--of", "nowhere", "--db", dsn], "nothing of"),
+        (["audit", str(tmp_path / "x"), "--of", "site00", "--from", "tomorrow", "--db", dsn], "no time"),
+        (["status", "--since", "yesterday", "--db", dsn], "is no day"),
+        (["work", "--from", "http://x", "--db", dsn], "unknown scheme"),
+        (["work", "--from", "mqtt:", "--db", dsn], "no host"),
+        (["keep", "--broker", "x", "--db", dsn], "is no broker"),
+        (["init", "--db", "host=/nowhere dbname=x"], "Does it run there"),
+        (["init", "--db", "host=/nowhere frobnicate=1"], "frobnicate"),
+    ):
+        result = CliRunner().invoke(platform, arguments)
+        assert words in str(result.exception), (arguments, result.output, result.exception)
+
+
+def test_status_says_who_is_late_what_is_missing_and_exits_6(dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    stored(dsn, make("whole", 1), make("hole", 2), make("clone", 3))
+    result = CliRunner().invoke(platform, ["status", "--since", "2020-01-01", "--db", dsn, "--json"])
+    assert result.exit_code == 6, result.output
+    state = json.loads(result.output)
+    assert [(one["verdict"], one["missing"]) for one in state["gateways"]] == [
+        ("verified", 0), ("incomplete", 2), ("failed", 0)
+    ]  # fmt: skip
+    assert state["summary"]["late"] == 3 or state["summary"]["late"] == 0
+    for language, word in (("en", "incomplete"), ("zh", "不完整")):
+        assert outcome(["platform", "status", "--since", "2020-01-01", "--db", dsn, "--lang", language]) == 6
+        assert word in capsys.readouterr().out
+
+
+def test_enrolment_round_trip(dsn: str, tmp_path: Path) -> None:
+    b = make("whole", 1)
+    file, out = tmp_path / "fleet.csv", tmp_path / "out.csv"
+    file.write_text(f"gateway,thumbprint,streams\n{b.gateway.name},{b.gateway.signer.kid},meter _gateway\n")
+    for arguments in (["enrol", str(file)], ["enrol", "--export", str(out)]):
+        result = CliRunner().invoke(platform, [*arguments, "--db", dsn])
+        assert result.exit_code == 0, result.output
+    assert out.read_text().splitlines()[1] == f"{b.gateway.name},{b.gateway.signer.kid},_gateway meter"
+    gone = CliRunner().invoke(platform, ["enrol", "--remove", b.gateway.name, "--db", dsn])
+    assert "1 gateways are trusted no longer" in gone.output
+
+
+def test_a_second_init_changes_nothing_and_a_later_schema_is_refused(dsn: str) -> None:
+    assert "nothing to do" in CliRunner().invoke(platform, ["init", "--db", dsn]).output
+    with connect(dsn) as connection:
+        connection.execute("INSERT INTO migrations (number) VALUES (99)")
+    result = CliRunner().invoke(platform, ["init", "--db", dsn])
+    assert "version 99" in str(result.exception)
