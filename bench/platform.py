@@ -129,7 +129,8 @@ def main() -> int:
         print(json.dumps(made))
         return 0
     print(
-        "| streams | packs | worker, us a pack | PostgreSQL, storing | keeper | PostgreSQL, checking | bytes a reading |"
+        "| streams | packs | worker, us a pack | PostgreSQL, storing | keeper | PostgreSQL, checking "
+        "| bytes a reading |"
     )
     print("|---|---|---|---|---|---|---|")
     for one in made:
