@@ -238,6 +238,15 @@ class _Line(TypedDict, total=False):
     lent: str | None
     busy_share: float
     sent: dict[str, Count]
+    answers: Count
+    timeouts: Count
+    broken: Count
+    mismatches: Count
+    exceptions: Count
+    stale: Count
+    foreign: Count
+    open_failures: Count
+    lost: Count
 
 
 class _Config(TypedDict, total=False):
@@ -270,6 +279,8 @@ class _Uplink(TypedDict, total=False):
     since: Time | None
     subscriber: bool | None
     waiting: Count
+    confirmed: Count
+    refused: Count
     set_aside: Count
     error: str | None
     hint: str | None
