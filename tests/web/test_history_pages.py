@@ -198,6 +198,22 @@ def test_no_verdict_stands_on_a_part_of_the_data(known: str, verdict: str, kind:
     assert card["kind"] == kind and text in card["verdict"]
 
 
+def test_a_residual_that_no_park_has_gets_a_word() -> None:
+    """An impossible residual tells of a wrong meter: a share of 2,428 % would tell nobody anything."""
+    balance = {
+        "u": "kWh", "given": "10", "trend": [], "counts": {"beyond": 1}, "verdict": "beyond", "residual": "242.8",
+        "allowed": "0.1", "inputs": [], "outputs": [], "nodes": [],
+    }  # fmt: skip
+    trace = {"consumption": "0", "incomplete": 0, "hours": [], "issued": []}
+    page = {
+        "timezone": "UTC", "sets": [], "figures": [], "trace": trace, "excluded": [], "balance": balance,
+        "period": {"label": "2026", "from": 0, "to": 86_400, "until": 86_400},
+    }  # fmt: skip
+    for language in ("en", "zh"):
+        found = figures(page, "day", language)["balance"]
+        assert found["odd"] and "%" not in found["text"]
+
+
 def test_a_value_leads_to_register_profile_and_pack(viewer, traces) -> None:
     page = viewer.get("/device/m1/ac.energy.import").text
     words = text_of(page)
