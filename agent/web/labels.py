@@ -99,8 +99,8 @@ LABELS: Final[Mapping[str, Texts]] = {
     "line.open": ("open", "已打开"),
     "line.closed": ("closed", "未打开"),
     "line.lent": ("lent to {who}", "借给 {who}"),
-    "uplinks": ("Destinations", "目的地"),
-    "uplink": ("destination", "目的地"),
+    "uplinks": ("Destinations", "上行目标"),
+    "uplink": ("destination", "上行目标"),
     "uplink.connected": ("connected", "已连接"),
     "uplink.not": ("not reached", "未连接"),
     "uplink.backfilling": ("catching up", "补传中"),
@@ -328,11 +328,11 @@ LINE_TROUBLE: Final[Mapping[str, Texts]] = {
 QUALITIES: Final[Mapping[str, Texts]] = {
     "": ("", ""),
     "suspect": ("suspect", "可疑"),
-    "range": ("out of range", "超出量程"),
-    "frozen": ("frozen", "长时间不变"),
-    "clock": ("device's clock is wrong", "设备时钟不准"),
+    "range": ("out of range", "超量程"),
+    "frozen": ("frozen", "数值不变"),
+    "clock": ("device's clock is wrong", "时标不准"),
     "estimated": ("estimated", "估算"),
-    "substituted": ("substituted", "替代值"),
+    "substituted": ("substituted", "替代"),
 }
 
 

@@ -135,7 +135,7 @@ async def test_only_what_is_in_trouble(traces: Traces) -> None:
         await seen.until(lambda: "1/5" in seen.line("keys"))
         assert all("timeout" in row for row in seen.rows[1:6])
         await seen.press("5", "t")
-        await seen.until(lambda: seen.rows[1].startswith("error: device inv4 "))
+        await seen.until(lambda: seen.rows[0].startswith("error: device inv4 "))
         assert "  what to do: Check its power" in "\n".join(seen.rows)
 
 
@@ -239,7 +239,7 @@ async def test_frames_of_a_line_follow_the_wire(traces: Traces) -> None:
         await seen.press("3")
         await seen.until(lambda: seen.rows[1].startswith("roof"))
         await seen.press("enter")
-        assert "3 Lines › roof" in seen.line("pages") and "has no frames yet" in seen.rows[1]
+        assert "3 Lines › roof" in seen.line("pages") and "has no frames yet" in seen.rows[0]
         trace = FrameTrace(traces.folder / "frames.roof", 50)
         for n in range(30):
             trace.put(0, bytes([1, 3, n]), 1_764_033_000_123_000_000 + n * 1_000_000_000)
