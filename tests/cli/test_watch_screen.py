@@ -212,6 +212,16 @@ async def test_the_agent_ends_and_another_one_starts(traces: Traces) -> None:
         fresh.close()
 
 
+async def test_an_agent_that_was_killed_leaves_its_files(traces: Traces) -> None:
+    async with screen(traces.folder) as seen:
+        await seen.until(lambda: "2 of 2 devices answer" in seen.line("head"))
+        pid = traces.facts["pid"]
+        traces.write(pid=2**22 + 1)
+        await seen.until(lambda: "the agent has ended" in seen.line("head"))
+        traces.write(pid=pid)
+        await seen.until(lambda: "2 of 2 devices answer" in seen.line("head"))
+
+
 async def test_a_reload_with_a_larger_ring_forgets_no_value_and_drops_removed_devices(traces: Traces) -> None:
     traces.text(2, 2, b"V1.7")
     traces.values(3, (0, 7, 0, 0))

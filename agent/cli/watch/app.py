@@ -248,6 +248,8 @@ class WatchApp(App[int]):
         if not self._is_here:
             return head.append(self._trouble, "bold red")
         assert view is not None
+        if any(one.code == "agent-gone" for one in self._findings):  # killed: its files are still there
+            return head.append(self._word("ended"), "bold red")
         if self._is_catching_up:
             return head.append(self._word("reading"))
         states = [device.get("life") for device in devices]
