@@ -39,6 +39,7 @@ class Park:
         self._pool.submit(int).result()  # its thread lives as long as the park, not as long as a test
         self._loop.call_soon_threadsafe(self._loop.set_default_executor, self._pool)
         self.asked: list[str] = []
+        self.now_s = 0.0  # of the page's clock
         self.spoil: Callable[[Any], Any] = lambda document: document
         self._do(self._make(folder))
 
@@ -89,7 +90,8 @@ def viewer(park, traces, tmp_path: Path) -> Iterator[TestClient]:
     park.spoil = lambda document: document
     traces.write(devices={"m1": {"line": "roof", "life": "alive"}})
     config = PageConfig(WebConfig(), "Asia/Shanghai", tmp_path / "run")
-    app = make_app(config, SiteData(tmp_path / "run", park.ask))
+    park.now_s = 0.0
+    app = make_app(config, SiteData(tmp_path / "run", park.ask, lambda: park.now_s))
     with TestClient(app, "http://127.0.0.1:8080", follow_redirects=False) as browser:
         yield browser
 
@@ -141,6 +143,9 @@ def test_closed_days_are_asked_once_and_today_seldom(viewer, park) -> None:
         assert viewer.get("/day").status_code == 200
         assert viewer.get("/figures").status_code == 200
     assert park.asked.count("Day") == 2 and park.asked.count("PeriodReport") == 1 and park.asked.count("Days") == 1
+    park.now_s += 60
+    assert viewer.get("/day?date=2026-11-24").status_code == viewer.get("/day").status_code == 200
+    assert park.asked.count("Day") == 3, "a closed day never again"
 
 
 @pytest.mark.parametrize(
@@ -256,6 +261,7 @@ def test_hostile_answers_are_text(viewer, park) -> None:
 def test_an_answer_of_the_wrong_form_is_a_sentence(viewer, park) -> None:
     for wrong in ([], {}, {"x": 1}, "x", None, 7):
         park.spoil = lambda _document, wrong=wrong: wrong
+        park.now_s += 100  # what was kept for a minute is asked again
         for path in ("/day?date=2026-11-24", "/figures?date=2026-11-24", "/pack/m1/7"):
             answer = viewer.get(path)
             assert answer.status_code in (200, 503) and "internal error" not in answer.text, (path, wrong)
