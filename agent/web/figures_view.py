@@ -96,7 +96,7 @@ def _card(figure: Mapping[str, Any], language: str) -> dict[str, Any]:
         "note": clean_text(text_in(figure["note"], language), 400),
         "monitoring": figure["monitoring"] and known,
         "trend": [(at, number(v), str(float(v)) if v else "") for at, v in trend]
-        if sum(bool(v) for _, v in trend) > 1
+        if known and sum(bool(v) for _, v in trend) > 1
         else [],
     }
 
