@@ -105,6 +105,7 @@ def test_a_day_of_the_site(viewer) -> None:
     assert "Grid, imported" in page and "1 440 kWh" in text_of(page) and page.count("<tr data-t=") == 96
     assert 'href="/day?date=2026-11-24&amp;device=m1"' in page and "Roof &lt;east&gt;" in page
     assert 'href="/day?date=2026-11-25"' in page, "the day after"
+    assert 'data-g="timeout:900000:900000"' in page and "no answer in time (devices: 1)" in page, "what the site lacks"
     words = text_of(page)
     assert "no answer in time 1.17 h" in words and "the device refuses 10 min" in words
     assert "网购电量" in viewer.get("/day?date=2026-11-24&lang=zh").text
