@@ -95,7 +95,7 @@ def measure(devices: int, every_s: int, seconds: float, who: str = AGENT) -> dic
         time.sleep(1.0)
         subscriber.stop()
         agent.terminate()  # what is left to verify needs the processor
-        agent.wait(30)
+        agent.wait(120)
         found = subscriber.finish()
     if not found.seen:
         raise RuntimeError(f"{who}: nothing arrived that can be verified")

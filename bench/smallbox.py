@@ -136,7 +136,7 @@ def measure(devices: int, core: float, memory_mb: int, seconds: float) -> dict[s
             time.sleep(12)
             subscriber.stop()
             agent.terminate()
-            agent.wait(60)
+            agent.wait(120)
             found = subscriber.finish()
         return {
             "devices": devices,

@@ -25,29 +25,29 @@ class Acknowledger:
         self.sent = 0
 
     def step(self, connection: Connection) -> int:
-        """One round. Returns the number of ranges that gateways were told."""
+        """One round. Returns the number of ranges that gateways were sent."""
         if not self._publisher.is_connected:
             return 0
         rows = connection.execute(_NEWS, [AT_ONCE]).fetchall()
         bodies = Bodies(connection)
-        told: list[tuple[int, int, int, int]] = []
+        sent: list[tuple[int, int, int, int]] = []
         for gateway, lists, group in _by_gateway(rows):
             acks = [(_ack(row, bodies), (row[0], row[4], row[5], row[6])) for row in group]
             for body, keys in _messages(acks, lists):
                 if not self._publisher.publish(f"meterhouse/v1/{gateway}/ack", body):
-                    return self._note(connection, told)
-                told += keys
-        return self._note(connection, told)
+                    return self._note(connection, sent)
+                sent += keys
+        return self._note(connection, sent)
 
-    def _note(self, connection: Connection, told: list[tuple[int, int, int, int]]) -> int:
+    def _note(self, connection: Connection, sent: list[tuple[int, int, int, int]]) -> int:
         with connection.transaction(), connection.cursor() as cursor:
             cursor.executemany(
                 "INSERT INTO acked (stream, boot, first, last) VALUES (%s, %s, %s, %s) "
                 "ON CONFLICT (stream, boot, first) DO UPDATE SET last = excluded.last, at = now()",
-                told,
+                sent,
             )
-        self.sent += len(told)
-        return len(told)
+        self.sent += len(sent)
+        return len(sent)
 
 
 def _by_gateway(rows: list[tuple[Any, ...]]) -> Iterator[tuple[str, bool, list[tuple[Any, ...]]]]:

@@ -44,7 +44,7 @@ def check_lots(connection: Connection, most: int = LOTS) -> int:
 
 
 def assign_lines(cursor: psycopg.Cursor[Any], stream: int) -> None:
-    """Say which history each boot of a stream belongs to: a boot with no head before it begins one."""
+    """Find the history of each boot of a stream: a boot with no head before it begins one."""
     cursor.execute("SELECT boot, prev_boot, begun, from_ms, line FROM boots WHERE stream = %s", [stream])
     rows = cursor.fetchall()
     lines = lines_of((boot, prev, begun, from_ms) for boot, prev, begun, from_ms, _ in rows)

@@ -75,7 +75,7 @@ def enrol_command(
     dsns: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Say which gateways are trusted: lines of gateway,thumbprint[,streams].
+    """Enrol the gateways that are trusted: lines of gateway,thumbprint[,streams].
 
     The thumbprint comes from the gateway by a channel of its own (`meterhouse keys show`), never from the broker.
 
@@ -146,15 +146,15 @@ def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str,
     stores = [Store(dsn, readings=readings) for dsn in shards]
     connection = open_source(source, name or socket.gethostname())
     worker = Worker(connection, stores)
-    told, problem = time.monotonic(), ""
+    reported, problem = time.monotonic(), ""
     while not stop:
         worker.step()
         if (now := connection.problem()) != problem:
             problem = now
             logging.getLogger("meterhouse.platform").warning("broker: %s", problem or "connected")
-        if time.monotonic() - told >= 60:
+        if time.monotonic() - reported >= 60:
             _log_totals(worker.report())
-            told = time.monotonic()
+            reported = time.monotonic()
     connection.close()
     for store in stores:
         store.close()
@@ -221,7 +221,7 @@ def status_command(like: str | None, since: str | None, dsns: tuple[str, ...], l
         datetime.strptime(day, "%Y-%m-%d")
     except ValueError:
         raise UsageError(
-            f'"{clean_text(day)}" is no day', where="--since", hint="Expected such as 2026-11-28"
+            f'"{clean_text(day)}" is not a day', where="--since", hint="Expected such as 2026-11-28"
         ) from None
     states = []
     for dsn in parse_shards(dsns):
@@ -338,7 +338,7 @@ def _utc_ms(text: str | None, where: str) -> int | None:
         at = datetime.fromisoformat(text.removesuffix("Z"))
     except ValueError:
         raise UsageError(
-            f'"{clean_text(text)}" is no time', where=where, hint="Expected such as 2026-11-01T08:00, in UTC"
+            f'"{clean_text(text)}" is not a time', where=where, hint="Expected such as 2026-11-01T08:00, in UTC"
         ) from None
     return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
 

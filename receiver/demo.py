@@ -167,11 +167,11 @@ def _wait_for_subscribers(client: mqtt.Client, folder: Path) -> None:
         taken.append(reason.value)
 
     client.on_publish = on_publish
-    heard = 0
-    while heard < 2:  # both workers: the plain subscription to keys is each worker's own
+    answered = 0
+    while answered < 2:  # both workers: the plain subscription to keys is each worker's own
         client.publish("meterhouse/v1/demo/probe/status", b'{"state":"online"}', qos=1)
         time.sleep(0.2)
-        heard = heard + 1 if taken and taken[-1] == 0 else 0
+        answered = answered + 1 if taken and taken[-1] == 0 else 0
         if time.monotonic() > until:
             raise DemoError("no worker subscribed", where="demo", hint=_last_words(folder))
     client.on_publish = None

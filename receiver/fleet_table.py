@@ -65,11 +65,11 @@ def print_state(state: FleetState, *, only_bad: bool = False) -> None:
 
 def why(one: GatewayState) -> str:
     """What is wrong, in codes of the verifier, and the reasons of gaps."""
-    said = [f"{code} {count}" for code, count in sorted(one.findings.items())]
-    said += [f"refused {one.refused}"] if one.refused else []
-    said += [f"withheld {one.withheld}"] if one.withheld else []
-    said += [f"{reason} {count}" for reason, count in sorted(one.reasons.items())]
-    return ", ".join(said)
+    reasons = [f"{code} {count}" for code, count in sorted(one.findings.items())]
+    reasons += [f"refused {one.refused}"] if one.refused else []
+    reasons += [f"withheld {one.withheld}"] if one.withheld else []
+    reasons += [f"{reason} {count}" for reason, count in sorted(one.reasons.items())]
+    return ", ".join(reasons)
 
 
 def _age(seconds: float) -> str:

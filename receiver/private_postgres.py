@@ -58,7 +58,7 @@ class PrivatePostgres:
         return f"host={self.folder} dbname=postgres user={user}"
 
     def start(self) -> None:
-        """Make the cluster if it is new, and run it. Raises NoPostgres with what it said."""
+        """Make the cluster if it is new, and run it. Raises NoPostgres with what it answer."""
         data = self.folder / "data"
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._user:
@@ -118,7 +118,7 @@ class PrivatePostgres:
             extra_groups=[] if self._user else None, cwd=self.folder, check=False,
         )  # fmt: skip
         if check and done.returncode:
-            said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()[-1:]
+            answer = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()[-1:]
             raise NoPostgres(
-                f"{program}: {' '.join(said)}", where=str(self.folder), hint="Is there room, and may we write?"
+                f"{program}: {' '.join(answer)}", where=str(self.folder), hint="Is there room, and may we write?"
             )

@@ -26,7 +26,9 @@ class Publisher:
     def __init__(self, url: str, name: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
-            raise UsageError(f"{url!r} is no broker", where="--broker", hint="Expected such as mqtt://127.0.0.1:1883")
+            raise UsageError(
+                f"{url!r} is not a broker", where="--broker", hint="Expected such as mqtt://127.0.0.1:1883"
+            )
         client = self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=f"meterhouse-keeper-{name}", protocol=mqtt.MQTTv5
         )

@@ -18,8 +18,8 @@ from psycopg.types.json import Jsonb
 from agent.verify import Balance
 from agent.verify.jws import unbase64url
 from receiver.blocks import ReadingBlock
+from receiver.checker import AnyMessage, KeysMessage, PackMessage, PageMessage, StatusMessage, points_hash
 from receiver.database import Connection, boot_number, check_schema, connect, month_of, short_hash, stream_id
-from receiver.judge import Judged, JudgedKeys, JudgedPack, JudgedPage, JudgedStatus, points_hash
 
 COLUMNS: Final = (
     "stream", "seq", "boot", "prev_boot", "from_ms", "to_ms", "hash", "prev", "birth", "signer", "lot", "readings",
@@ -48,7 +48,7 @@ class RefusedMessage(NamedTuple):
 
 
 class Store:
-    """One database as a worker sees it; implements ``judge.Directory``. Connects when it is first used.
+    """One database as a worker sees it; implements ``checker.Directory``. Connects when it is first used.
 
     Every method raises psycopg.Error while the database is away; the next call connects again.
 
@@ -119,24 +119,24 @@ class Store:
         return row[0] if row else None
 
     def put(
-        self, judged: Sequence[Judged], refused: Sequence[RefusedMessage], unknown: Iterable[tuple[str, bytes]]
+        self, messages: Sequence[AnyMessage], refused: Sequence[RefusedMessage], unknown: Iterable[tuple[str, bytes]]
     ) -> int:
         """Commit a batch. Returns how many packs were new.
 
         Args:
             unknown: gateways that nobody enrolled, each with its keys object or b"".
         """
-        packs = [one for one in judged if isinstance(one, JudgedPack)]
+        packs = [one for one in messages if isinstance(one, PackMessage)]
         connection = self.connection()
         self._prepare_months(connection, packs)
         self._train(connection, packs)
         with connection.transaction(), connection.cursor() as cursor:
-            for one in judged:
-                if isinstance(one, JudgedKeys):
+            for one in messages:
+                if isinstance(one, KeysMessage):
                     put_keys(cursor, one)
-                elif isinstance(one, JudgedPage):
+                elif isinstance(one, PageMessage):
                     _put_page(cursor, one)
-                elif isinstance(one, JudgedStatus):
+                elif isinstance(one, StatusMessage):
                     _put_status(cursor, one)
             self._put_streams(cursor, packs)
             self._put_births(cursor, packs)
@@ -150,13 +150,13 @@ class Store:
         self._births |= {short_hash(one.checked.digest) for one in packs if one.checked.link.is_birth}
         return new
 
-    def _prepare_months(self, connection: Connection, packs: Sequence[JudgedPack]) -> None:
+    def _prepare_months(self, connection: Connection, packs: Sequence[PackMessage]) -> None:
         months = {month for one in packs if (month := month_of(one.checked.link.from_ms))} - self._months
         for month in sorted(months):
             connection.execute("SELECT make_partition(%s)", [date.fromisoformat(month)])
         self._months |= months
 
-    def _train(self, connection: Connection, packs: Sequence[JudgedPack]) -> None:
+    def _train(self, connection: Connection, packs: Sequence[PackMessage]) -> None:
         """The first worker that has seen enough packs makes the dictionary that all use from then on."""
         if self._samples is None:
             return
@@ -178,13 +178,13 @@ class Store:
         self._compressor = zstandard.ZstdCompressor(level=LEVEL, dict_data=dictionary)
         self._samples = None
 
-    def _put_streams(self, cursor: psycopg.Cursor[Any], packs: Sequence[JudgedPack]) -> None:
+    def _put_streams(self, cursor: psycopg.Cursor[Any], packs: Sequence[PackMessage]) -> None:
         new = sorted({one.checked.stream for one in packs} - self._streams)
         if new:
             rows = [(stream_id(name), name, name.rpartition("/")[0]) for name in new]
             cursor.executemany("INSERT INTO streams VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", rows)
 
-    def _put_births(self, cursor: psycopg.Cursor[Any], packs: Sequence[JudgedPack]) -> None:
+    def _put_births(self, cursor: psycopg.Cursor[Any], packs: Sequence[PackMessage]) -> None:
         for one in packs:
             birth = short_hash(one.checked.digest)
             if (table := one.points) is None or birth in self._births:
@@ -198,7 +198,7 @@ class Store:
                 [birth, stream_id(one.checked.stream), points],
             )
 
-    def _put_packs(self, cursor: psycopg.Cursor[Any], packs: Sequence[JudgedPack]) -> int:
+    def _put_packs(self, cursor: psycopg.Cursor[Any], packs: Sequence[PackMessage]) -> int:
         lot = cursor.execute("INSERT INTO lots (packs) VALUES (%s) RETURNING lot", [len(packs)]).fetchall()[0][0]
         with cursor.copy(f"COPY batch ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)") as copy:
             copy.set_types(TYPES)
@@ -219,7 +219,7 @@ class Store:
         cursor.execute("TRUNCATE batch")
         return new
 
-    def _put_readings(self, cursor: psycopg.Cursor[Any], packs: Sequence[JudgedPack]) -> None:
+    def _put_readings(self, cursor: psycopg.Cursor[Any], packs: Sequence[PackMessage]) -> None:
         rows = []
         for one in packs:
             block = ReadingBlock(one.checked.value["e"], one.checked.link.from_ms)
@@ -238,7 +238,7 @@ class Store:
         )
         self._layouts |= {row[4] for row in rows}
 
-    def _row(self, one: JudgedPack, lot: int) -> tuple[object, ...]:
+    def _row(self, one: PackMessage, lot: int) -> tuple[object, ...]:
         link, balance = one.checked.link, one.balance
         due = gaps = asleep = reasons = None
         if balance is not None or one.codes:
@@ -256,7 +256,7 @@ class Store:
         )  # fmt: skip
 
 
-def put_keys(cursor: psycopg.Cursor[Any], one: JudgedKeys) -> None:
+def put_keys(cursor: psycopg.Cursor[Any], one: KeysMessage) -> None:
     """The newest keys of a gateway; older ones change nothing."""
     revoked = Jsonb({str(signer): last for signer, last in one.revoked.items()}) if one.revoked else None
     cursor.execute(
@@ -269,7 +269,7 @@ def put_keys(cursor: psycopg.Cursor[Any], one: JudgedKeys) -> None:
     cursor.execute("DELETE FROM unknown_gateways WHERE gateway = %s", [one.gateway])
 
 
-def _put_status(cursor: psycopg.Cursor[Any], one: JudgedStatus) -> None:
+def _put_status(cursor: psycopg.Cursor[Any], one: StatusMessage) -> None:
     cursor.execute(
         "INSERT INTO statuses (gateway, version, online, ack_lists) SELECT %s, %s, %s, %s "
         "WHERE EXISTS (SELECT FROM pins WHERE gateway = %s) ON CONFLICT (gateway) DO UPDATE SET "
@@ -280,7 +280,7 @@ def _put_status(cursor: psycopg.Cursor[Any], one: JudgedStatus) -> None:
     )
 
 
-def _put_page(cursor: psycopg.Cursor[Any], one: JudgedPage) -> None:
+def _put_page(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
     page = one.page
     cursor.execute(
         "INSERT INTO checkpoints VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (gateway, page) DO UPDATE SET "
@@ -305,7 +305,7 @@ def _put_page(cursor: psycopg.Cursor[Any], one: JudgedPage) -> None:
     )  # fmt: skip
 
 
-def _put_extras(cursor: psycopg.Cursor[Any], packs: Sequence[JudgedPack]) -> None:
+def _put_extras(cursor: psycopg.Cursor[Any], packs: Sequence[PackMessage]) -> None:
     """Losses that packs declare, and results that they carry."""
     losses = [
         (stream_id(one.checked.stream), boot_number(loss.boot), loss.first, loss.last, _hash(loss.hash), loss.from_ms,
@@ -320,7 +320,7 @@ def _put_extras(cursor: psycopg.Cursor[Any], packs: Sequence[JudgedPack]) -> Non
         cursor.executemany(f"INSERT INTO figures VALUES ({places}) ON CONFLICT DO NOTHING", figures)
 
 
-def _figures(one: JudgedPack) -> Iterable[tuple[object, ...]]:
+def _figures(one: PackMessage) -> Iterable[tuple[object, ...]]:
     link = one.checked.link
     results = one.checked.value.get("results")
     if one.codes or not one.checked.stream.endswith("/_indicators") or not isinstance(results, list):

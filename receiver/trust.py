@@ -13,8 +13,8 @@ from agent.verify import KeyRing, Refused
 from agent.verify.strict import parse_object
 from agent.verify.topics import GATEWAY, NAME
 from drivers.model import ConfigError
+from receiver.checker import keys_message
 from receiver.database import Connection
-from receiver.judge import judged_keys
 from receiver.store import put_keys
 
 MAX_ROWS: Final = 1_000_000
@@ -107,7 +107,7 @@ def enrol(connection: Connection, rows: Sequence[Enrolment]) -> list[str]:
                 ring.update(bytes(keys), value)
             except Refused:
                 continue  # other keys than those that were enrolled: it stays in the queue
-            put_keys(cursor, judged_keys(ring, bytes(keys), value))
+            put_keys(cursor, keys_message(ring, bytes(keys), value))
             known.append(gateway)
         cursor.execute("UPDATE trust_changes SET number = number + 1")
     return known

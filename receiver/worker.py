@@ -18,8 +18,8 @@ from agent.verify import Refused
 from agent.verify.topics import PREFIX
 from drivers.backoff import Backoff
 from drivers.model import clean_text
+from receiver.checker import AnyMessage, Checker, KeysMessage, NotYet, PackMessage, UnknownGateway
 from receiver.database import DatabaseError, shard_of
-from receiver.judge import Judge, Judged, JudgedKeys, JudgedPack, NotYet, UnknownGateway
 from receiver.sources import Message, Source
 from receiver.store import RefusedMessage, Store
 
@@ -61,7 +61,7 @@ class Worker:
     def __init__(self, source: Source, stores: Sequence[Store], clock: Callable[[], float] = time.monotonic) -> None:
         self.totals = Totals()
         self._source, self._stores, self._clock = source, stores, clock
-        self._judges = [Judge(store, clock) for store in stores]
+        self._checkers = [Checker(store, clock) for store in stores]
         self._waiting: list[_Waiting] = []
         self._retry = [Backoff(0.5, 15.0) for _ in stores]
         self._away_until = [0.0] * len(stores)
@@ -105,13 +105,13 @@ class Worker:
         batch = _Batch()
         try:
             if (changes := self._stores[shard].trust_changes()) != self._trust[shard]:
-                self._judges[shard].forget_all()
+                self._checkers[shard].forget_all()
                 self._trust[shard] = changes
             for item in items:
-                self._judge(shard, item, batch)
+                self._check(shard, item, batch)
             new = 0
-            if batch.judged or batch.refused or batch.unknown:
-                new = self._stores[shard].put(batch.judged, batch.refused, batch.unknown.items())
+            if batch.messages or batch.refused or batch.unknown:
+                new = self._stores[shard].put(batch.messages, batch.refused, batch.unknown.items())
         except (psycopg.Error, DatabaseError) as error:
             self._failed(shard, error)
             self._waiting += items
@@ -121,11 +121,11 @@ class Worker:
         self._count(batch, new)
         return batch.done
 
-    def _judge(self, shard: int, item: _Waiting, batch: _Batch) -> None:
-        message, judge = item.message, self._judges[shard]
+    def _check(self, shard: int, item: _Waiting, batch: _Batch) -> None:
+        message, checker = item.message, self._checkers[shard]
         overdue = self._clock() - item.since_s > PATIENCE_S or len(batch.waiting) >= MAX_WAITING
         try:
-            judged = judge.judge(message.topic, message.body, patient=not overdue)
+            checked = checker.check(message.topic, message.body, patient=not overdue)
         except NotYet as need:
             if not overdue:
                 batch.waiting.append(item)
@@ -141,13 +141,13 @@ class Worker:
         except (psycopg.Error, DatabaseError):
             raise
         except Exception as error:  # a fault of ours: this message must not come again for ever and stop all others
-            log.exception("judging a message of %s", clean_text(message.topic, 200))
+            log.exception("checking a message of %s", clean_text(message.topic, 200))
             batch.refused.append(RefusedMessage(message.topic, "internal", repr(error), message.body))
         else:
-            if judged is None:
+            if checked is None:
                 batch.foreign += 1
             else:
-                batch.judged.append(judged)
+                batch.messages.append(checked)
         batch.done.append(message)
 
     def _failed(self, shard: int, error: Exception) -> None:
@@ -155,22 +155,22 @@ class Worker:
         self._away_until[shard] = self._clock() + delay_s
         self.totals.failures += 1
         self._stores[shard].drop_connection()
-        self._judges[shard].forget_all()
+        self._checkers[shard].forget_all()
         log.warning(
             "database %d: %s. Nothing is acknowledged; tried again in %.1f s", shard + 1, _first(error), delay_s
         )
 
     def _count(self, batch: _Batch, new: int) -> None:
         totals = self.totals
-        packs = [one for one in batch.judged if isinstance(one, JudgedPack)]
+        packs = [one for one in batch.messages if isinstance(one, PackMessage)]
         totals.packs += new
         totals.again += len(packs) - new
         totals.readings += sum(one.checked.counts.readings for one in packs)
         totals.refused.update(one.code for one in batch.refused)
         totals.unknown += batch.unheard
         totals.foreign += batch.foreign
-        for one in batch.judged:
-            if isinstance(one, JudgedKeys):
+        for one in batch.messages:
+            if isinstance(one, KeysMessage):
                 log.debug("keys of %s, counter %d", one.gateway, one.counter)
 
     def report(self) -> dict[str, Any]:
@@ -185,7 +185,7 @@ class Worker:
 
 @dataclass(slots=True)
 class _Batch:
-    judged: list[Judged] = field(default_factory=list)
+    messages: list[AnyMessage] = field(default_factory=list)
     refused: list[RefusedMessage] = field(default_factory=list)
     unknown: dict[str, bytes] = field(default_factory=dict)
     waiting: list[_Waiting] = field(default_factory=list)

@@ -243,9 +243,17 @@ class _Line(TypedDict, total=False):
     url: str
     open: bool
     lent: str | None
-    answers: Count
     busy_share: float
     sent: dict[str, Count]
+    answers: Count
+    timeouts: Count
+    broken: Count
+    mismatches: Count
+    exceptions: Count
+    stale: Count
+    foreign: Count
+    open_failures: Count
+    lost: Count
 
 
 class _Config(TypedDict, total=False):

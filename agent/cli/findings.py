@@ -313,7 +313,7 @@ def _readings(name: str, where: str, device: Facts, now: float) -> Iterator[Find
             yield Finding("device-early", where, values | {"share": f"{good:.0%}"})
     elif not readings and has_none and not missing:
         yield Finding("device-without-values", where, values)
-    elif expected and readings / expected < COMPLETE:
+    elif missing and expected and readings / expected < COMPLETE:
         worst = max(missing, key=missing.__getitem__)
         values |= {"share": f"{complete:.0%}", "worst": worst, "why": reason_words(worst)}
         values |= {"count": missing[worst], "advice": BECAUSE.get(worst, ("", ""))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Final
 
 BLOCKS: Final = "▁▂▃▄▅▆▇█"
@@ -16,7 +17,7 @@ def sparkline(values: Sequence[float | None], width: int, low: float | None = No
         low: the value of the lowest block; None: the smallest shown.
         high: the value of the highest block; None: the largest shown.
     """
-    shown = values[-width:]
+    shown = [value if value is not None and isfinite(value) else None for value in values[-width:]]
     known = [value for value in shown if value is not None]
     if len(known) < 2:
         return ""

@@ -355,13 +355,14 @@ class Service:
             await asyncio.sleep(PRUNE_EVERY_S)
 
     async def _snapshots(self, snapshot: StatusFile) -> None:
-        pause_s = SNAPSHOT_EVERY_S
+        due_s = 0.0
         while True:
-            await asyncio.sleep(pause_s)
-            began = time.thread_time()
-            snapshot.write(self)
-            cost_s = time.thread_time() - began
-            pause_s = min(max(SNAPSHOT_EVERY_S, cost_s / SNAPSHOT_SHARE), SNAPSHOT_MOST_S)
+            await asyncio.sleep(SNAPSHOT_EVERY_S)
+            if (now_s := time.monotonic()) >= due_s:
+                began = time.thread_time()
+                snapshot.write(self)
+                cost_s = time.thread_time() - began
+                due_s = now_s + min(cost_s / SNAPSHOT_SHARE, SNAPSHOT_MOST_S) - SNAPSHOT_EVERY_S / 2
             self._release_memory()
 
     def _release_memory(self) -> None:

@@ -92,7 +92,8 @@ class SealJob:
                     events = []
                 self.start_ms = None
             held = segment.positions[:]
-            empty_ms = _empty_until(ring, segment.positions, segment.to_ms)
+            is_long = segment.to_ms - packer.from_ms > LONG_MS
+            empty_ms = _empty_until(ring, segment.positions, segment.to_ms) if is_long else packer.from_ms
             if empty_ms - packer.from_ms > LONG_MS:  # sealing paused, and the ring was overwritten meanwhile
                 overwritten = bool(segment.positions) and segment.positions[0] < ring.tail
                 reason = Reason.RING if overwritten and self.unknown is Reason.STOPPED else self.unknown

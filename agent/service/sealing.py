@@ -271,8 +271,8 @@ class SealScheduler:
             unknown, now_ms = self._gap_reason, self._clock.now_ms()
             jobs = []
             for stream in streams:
-                poll = self._polls.get(stream.name)
-                if poll is not None and not ended and poll.awaits_first_record(now_ms):
+                poll = None if ended or stream.start_ms is None else self._polls.get(stream.name)
+                if poll is not None and poll.awaits_first_record(now_ms):
                     continue  # where its first pack begins is not certain yet
                 end = min(to_ms, self._asked_ms(stream) if ended else self._settled_ms(stream))
                 if end >= stream.sealed_ms or stream.start_ms is not None:

@@ -213,8 +213,7 @@ class PackTable:
 
     def _insert(self, rows: Sequence[_Row]) -> None:
         births = {row.pack.stream: (row.id, row.pack.hash) for row in rows if row.pack.is_birth}
-        for name, last in {row.pack.stream: row.pack for row in rows}.items():
-            self._streams.advance(last, births.get(name))
+        self._streams.advance({row.pack.stream: row.pack for row in rows}.values(), births)
         self._db.executemany(
             "INSERT INTO packs (id, stream, boot, seq, from_ms, span_ms, is_birth, birth, dictionary, body)"
             " VALUES (?,?,?,?,?,?,?,?,?,?)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -169,28 +170,31 @@ class StreamRegistry:
         ).fetchone()
         return int(row[0])
 
-    def advance(self, pack: SealedPack, birth: tuple[int, bytes] | None) -> None:
-        """Make ``pack`` the head of its stream. ``birth``: (id, hash) of the newest birth that comes with it."""
-        head = self.cached.get(pack.stream)
-        birth_pack, digest = birth or ((head.birth_pack, head.birth) if head else (0, None))
-        values = (
-            self.boot_id(pack.boot), pack.seq, pack.hash, pack.to_ms, digest, birth_pack or None, signed(pack.ring_id),
-            signed(pack.ring_pos),
-        )  # fmt: skip
-        if head:
-            number = head.id
-            self._db.execute(
-                "UPDATE streams SET boot = ?, seq = ?, hash = ?, to_ms = ?, birth = ?, birth_pack = ?, ring_id = ?,"
-                " ring_pos = ? WHERE id = ?",
-                (*values, number),
-            )
-        else:
-            number = self._db.execute(
-                "INSERT INTO streams (boot, seq, hash, to_ms, birth, birth_pack, ring_id, ring_pos, name)"
-                " VALUES (?,?,?,?,?,?,?,?,?) RETURNING id",
-                (*values, pack.stream),
-            ).fetchone()[0]
-        self.cached[pack.stream] = CachedHead(number, pack.seq, birth_pack, digest)
+    def advance(self, newest: Iterable[SealedPack], births: Mapping[str, tuple[int, bytes]]) -> None:
+        """Make each pack the head of its stream. ``births``: (id, hash) of the newest birth that comes with it."""
+        known: list[tuple[object, ...]] = []
+        for pack in newest:
+            head = self.cached.get(pack.stream)
+            birth_pack, digest = births.get(pack.stream) or ((head.birth_pack, head.birth) if head else (0, None))
+            values = (
+                self.boot_id(pack.boot), pack.seq, pack.hash, pack.to_ms, digest, birth_pack or None,
+                signed(pack.ring_id), signed(pack.ring_pos),
+            )  # fmt: skip
+            if head:
+                number = head.id
+                known.append((*values, number))
+            else:
+                number = self._db.execute(
+                    "INSERT INTO streams (boot, seq, hash, to_ms, birth, birth_pack, ring_id, ring_pos, name)"
+                    " VALUES (?,?,?,?,?,?,?,?,?) RETURNING id",
+                    (*values, pack.stream),
+                ).fetchone()[0]
+            self.cached[pack.stream] = CachedHead(number, pack.seq, birth_pack, digest)
+        self._db.executemany(
+            "UPDATE streams SET boot = ?, seq = ?, hash = ?, to_ms = ?, birth = ?, birth_pack = ?, ring_id = ?,"
+            " ring_pos = ? WHERE id = ?",
+            known,
+        )
 
 
 def boot_number(boot: str) -> int:

@@ -106,7 +106,8 @@ def site_day(answer: Mapping[str, Any], language: str, labels: Mapping[str, str]
     zone = ZoneInfo(answer["timezone"])
     roles = sorted(answer["site"], key=lambda one: (one["role"].startswith("x."), one["role"], one["flow"]))
     shown = [one for one in roles if one["rows"] and one["role"] != "check" and one["total"] != 0]
-    series = [_site_series(n, one, answer, zone, language) for n, one in enumerate(shown)]
+    gaps = _site_gaps(answer)
+    series = [_site_series(n, one, answer, gaps, zone, language) for n, one in enumerate(shown)]
     return {
         "series": series,
         "devices": [_device_total(one, answer, language, labels) for one in answer["devices"]],
@@ -184,15 +185,34 @@ def _flags(flags: Iterable[str], language: str) -> tuple[str, bool]:
     return words, bool({"suspect", "estimated", "spread", "glitch", "swap", "reset", "clock"} & set(found))
 
 
-def _site_series(n: int, one: Mapping[str, Any], answer: Mapping[str, Any], zone: ZoneInfo, language: str) -> Series:
-    rows = []
+SiteGaps = Mapping[int, Sequence[tuple[str, int, int, int]]]  # by start: reason, devices, ms, ms of whole devices
+
+
+def _site_gaps(answer: Mapping[str, Any]) -> SiteGaps:
+    """What all devices together lack, as a mean of them: an interval that nobody answered in is missing whole."""
+    count = max(1, len(answer["devices"]))
+    found: dict[int, list[tuple[str, int, int, int]]] = {}
+    for start, reason, devices, ms, whole in answer.get("gaps", ()):
+        found.setdefault(int(start), []).append((reason, int(devices), int(ms) // count, int(whole) // count))
+    return found
+
+
+def _site_series(
+    n: int, one: Mapping[str, Any], answer: Mapping[str, Any], gaps: SiteGaps, zone: ZoneInfo, language: str
+) -> Series:
+    rows, seen = [], dict.fromkeys(reason for here in gaps.values() for reason, *_ in here)
     for start, energy, mean, known, estimated, flags in one["rows"]:
         words, doubtful = _flags(flags, language)
-        end = int(start) + int(answer["length"])
+        end, here = int(start) + int(answer["length"]), gaps.get(int(start), ())
         rows.append(
             Row(
                 int(start), end, _span(int(start), end, zone), number(energy), number(mean), "", "", float(known),
-                share(known), words, doubtful or estimated > 0.1, "", "",
+                share(known), words, doubtful or estimated > 0.1,
+                " ".join(f"{_word(reason)}:{ms}:{whole}" for reason, _, ms, whole in here),
+                "; ".join(
+                    label("missing.devices", language, why=reason_text(reason, language), count=devices)
+                    for reason, devices, _, _ in here
+                ),
             )
         )  # fmt: skip
     return Series(
@@ -204,6 +224,7 @@ def _site_series(n: int, one: Mapping[str, Any], answer: Mapping[str, Any], zone
         share(one["known"]),
         one["known"] < GOOD,
         rows,
+        reasons=[(_word(reason), reason_text(reason, language), "") for reason in seen],
     )
 
 

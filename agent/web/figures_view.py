@@ -10,7 +10,19 @@ from urllib.parse import quote, urlencode
 from zoneinfo import ZoneInfo
 
 from agent.cli.report import balance as balance_rows
-from agent.cli.report.labels import WORDS, lacking, number, target, text_in, unit
+from agent.cli.report.labels import (
+    BALANCE_WORDS,
+    WORDS,
+    cited,
+    lacking,
+    number,
+    own_text,
+    target,
+    text_in,
+    unit,
+    value_of,
+    verdict_of,
+)
 from agent.indicators.quantities import title_of
 from agent.web.day_view import duration, share
 from agent.web.labels import label
@@ -30,19 +42,23 @@ def figures(page: Mapping[str, Any], period: str, language: str) -> dict[str, An
     for one in (*page["sets"], own):
         mine = [figure for figure in page["figures"] if figure["id"].startswith(one["id"] + "/")]
         if mine:
-            title, source = clean_text(text_in(one["title"], language), 120), clean_text(one["source"], 300)
+            title, source = (
+                clean_text(text_in(one["title"], language), 120),
+                clean_text(cited(one["source"], language), 300),
+            )
             cards = [_card(figure, language) for figure in mine]
             groups.append({"id": clean_text(one["id"], 60), "title": title, "source": source, "cards": cards})
     return {
         "label": clean_text(page["period"]["label"], 40),
         "until": f"{datetime.fromtimestamp(page['period']['until'], zone):%Y-%m-%d %H:%M}",
-        "known": any(figure.get("v") for figure in page["figures"]),
+        "known": any(value_of(figure) for figure in page["figures"]),
         "groups": groups,
         "trace": _trace(page["trace"], "%H:%M" if period == "day" else "%m-%d %H:%M", language, zone),
         "balance": _balance(page.get("balance"), language),
         "inputs": _inputs(page["figures"], language),
         "excluded": [
-            (clean_text(text_in(one["title"], language), 120), clean_text(one["why"], 300)) for one in page["excluded"]
+            (clean_text(text_in(one["title"], language), 120), clean_text(own_text(one["why"], language), 300))
+            for one in page["excluded"]
         ],
         "gaps": _gaps(page.get("devices", ()), period, page["period"], zone, language),
         "closed": bool(page.get("closed")),
@@ -51,19 +67,19 @@ def figures(page: Mapping[str, Any], period: str, language: str) -> dict[str, An
 
 def _card(figure: Mapping[str, Any], language: str) -> dict[str, Any]:
     """One figure. A verdict is green or red only if nine tenths of the period are known."""
-    completeness = float(figure["completeness"])
-    known, verdict = bool(figure.get("v")), figure["verdict"]
-    kind, text = {"met": "good", "not met": "bad"}.get(verdict, "plain"), ""
-    if verdict in ("met", "not met") and completeness < GOOD:
-        kind, text = "warn", label("verdict.unjudged", language, share=share(completeness))
-    elif f"verdict.{verdict}" in ("verdict.met", "verdict.not met", "verdict.no data"):
+    completeness, verdict, value = float(figure["completeness"]), verdict_of(figure), value_of(figure)
+    known = bool(value)
+    kind, text = {"met": "good", "not met": "bad", "not enough": "warn"}.get(verdict, "plain"), ""
+    if verdict == "not enough":
+        text = label("verdict.unjudged", language, share=share(completeness))
+    elif verdict in ("met", "not met", "no data"):
         text = label(f"verdict.{verdict}", language)
     trend = [(clean_text(one["label"], 30), one["v"]) for one in figure["trend"]]
     return {
         "id": clean_text(figure["id"], 80),
         "key": "".join(char if char.isalnum() else "-" for char in figure["id"])[:80],
         "title": clean_text(text_in(figure["title"], language), 160),
-        "value": number(figure.get("v", "")),
+        "value": number(value),
         "unit": clean_text(unit(figure), 30),
         "kind": kind,
         "verdict": text,
@@ -80,7 +96,7 @@ def _card(figure: Mapping[str, Any], language: str) -> dict[str, Any]:
         "note": clean_text(text_in(figure["note"], language), 400),
         "monitoring": figure["monitoring"] and known,
         "trend": [(at, number(v), str(float(v)) if v else "") for at, v in trend]
-        if sum(bool(v) for _, v in trend) > 1
+        if known and sum(bool(v) for _, v in trend) > 1
         else [],
     }
 
@@ -117,9 +133,11 @@ def _balance(balance: Mapping[str, Any] | None, language: str) -> dict[str, Any]
         return clean_text(title_of(name)[language], 80)
 
     text = clean_text(balance_rows.site_row(balance, language), 400)
+    odd = BALANCE_WORDS[language]["not reliable"] if balance_rows.is_odd(balance) else ""
     kind = {"within": "good", "beyond": "bad"}.get(balance.get("verdict", ""), "soft")
     return {
         "text": text,
+        "odd": odd,
         "kind": kind,
         "flows": [
             tuple(clean_text(cell, 80) for cell in row) for row in balance_rows.flow_rows(balance, language, title)

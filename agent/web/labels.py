@@ -99,8 +99,8 @@ LABELS: Final[Mapping[str, Texts]] = {
     "line.open": ("open", "已打开"),
     "line.closed": ("closed", "未打开"),
     "line.lent": ("lent to {who}", "借给 {who}"),
-    "uplinks": ("Destinations", "目的地"),
-    "uplink": ("destination", "目的地"),
+    "uplinks": ("Destinations", "上行目标"),
+    "uplink": ("destination", "上行目标"),
     "uplink.connected": ("connected", "已连接"),
     "uplink.not": ("not reached", "未连接"),
     "uplink.backfilling": ("catching up", "补传中"),
@@ -180,6 +180,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "chart.mean": ("mean", "均值"),
     "chart.doubtful": ("doubtful or estimated", "可疑或估算"),
     "chart.band": ("missing", "缺失"),
+    "chart.band.site": ("missing, of all devices", "缺失（全部设备）"),
     "chart.help": (
         "Curve of {title}. The table below holds its values; with the arrow keys they are read out.",
         "{title} 的曲线。数值见下表；按方向键可逐点朗读。",
@@ -193,6 +194,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "known": ("known", "完整率"),
     "remarks": ("remarks", "备注"),
     "missing.column": ("missing", "缺失"),
+    "missing.devices": ("{why} (devices: {count})", "{why}（{count} 台设备）"),
     "packs": ("packs", "数据包"),
     "total": ("total", "合计"),
     "known.share": ("{share} known", "完整率 {share}"),
@@ -328,11 +330,11 @@ LINE_TROUBLE: Final[Mapping[str, Texts]] = {
 QUALITIES: Final[Mapping[str, Texts]] = {
     "": ("", ""),
     "suspect": ("suspect", "可疑"),
-    "range": ("out of range", "超出量程"),
-    "frozen": ("frozen", "长时间不变"),
-    "clock": ("device's clock is wrong", "设备时钟不准"),
+    "range": ("out of range", "超量程"),
+    "frozen": ("frozen", "数值不变"),
+    "clock": ("device's clock is wrong", "时标不准"),
     "estimated": ("estimated", "估算"),
-    "substituted": ("substituted", "替代值"),
+    "substituted": ("substituted", "替代"),
 }
 
 

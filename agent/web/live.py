@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class LiveData:
         self._follower: Follower | None = None
         self._boot: object = None
         self._lock = asyncio.Lock()
+        self._reading = threading.RLock()  # a ring is not unmapped under its reader
         self._read_at = -1e9
         self._caught_up = False
         self.moment = Moment()
@@ -84,11 +86,16 @@ class LiveData:
 
     def close(self) -> None:
         """Unmap the ring."""
-        follower, self._follower = self._follower, None
-        if follower is not None:
-            follower.ring.close()
+        with self._reading:
+            follower, self._follower = self._follower, None
+            if follower is not None:
+                follower.ring.close()
 
     def _read(self) -> Moment:
+        with self._reading:
+            return self._look()
+
+    def _look(self) -> Moment:
         before, now = self.moment, time.time()
         try:
             snapshot = read_snapshot(self._folder)

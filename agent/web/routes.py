@@ -372,7 +372,7 @@ class Page:
 
 
 def _within(wanted: date | None, digits: int, days: Sequence[str], today: str) -> None:
-    """A day, month or year (10, 7 or 4 digits) without intervals is never asked for, however many are tried."""
+    """Refuse a day, month or year (10, 7 or 4 digits) outside of all intervals: somebody may try them all."""
     if wanted is not None and days and not days[0][:digits] <= str(wanted)[:digits] <= today[:digits]:
         raise HTTPException(404)
 

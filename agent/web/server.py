@@ -21,8 +21,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from agent.config import WebConfig
 from drivers.model import ConfigError, GatewayError
 
-MOST_CONNECTIONS: Final = 96
-MOST_OF_ONE_ADDRESS: Final = 24  # a browser opens six
+MOST_CONNECTIONS: Final = 160  # a browser opens up to six, and keeps one
+MOST_OF_ONE_ADDRESS: Final = 80  # an office may have one for all
 REQUEST_S: Final = 10.0  # for a whole request to come
 KEEP_ALIVE_S: Final = 15
 LARGEST_HEAD: Final = 16 << 10

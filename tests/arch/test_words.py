@@ -121,7 +121,7 @@ PHRASES = {
 
 
 def files() -> list[Path]:
-    found = [p for folder in ("agent", "drivers", "ext") for p in (ROOT / folder).rglob("*.py*")]
+    found = [p for folder in ("agent", "drivers", "ext", "receiver") for p in (ROOT / folder).rglob("*.py*")]
     return sorted(p for p in found if p.suffix in (".py", ".pyx", ".pyi"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,14 +13,17 @@ from typing import Any
 
 import pytest
 
+from agent.cli.findings import find
 from agent.cli.watch.app import WatchApp
-from agent.cli.watch.pages import Column, Page
+from agent.cli.watch.live_view import LiveView
+from agent.cli.watch.pages import Column, Page, Pages
 from agent.cli.watch.row_list import RowList, cut, fitted
 from agent.cli.watch.trends import Trends
-from drivers.model import Reason
+from drivers.model import GatewayError, Reason
 from ext.ring import Ring
 from tests.cli.conftest import POINTS, Traces
 from tests.kits.broker import DEADLINE_S, patience
+from tests.kits.mutations import ESCAPES, mutations
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,7 +139,7 @@ async def test_only_what_is_in_trouble(traces: Traces) -> None:
         await seen.until(lambda: "1/5" in seen.line("keys"))
         assert all("timeout" in row for row in seen.rows[1:6])
         await seen.press("5", "t")
-        await seen.until(lambda: seen.rows[1].startswith("error: device inv4 "))
+        await seen.until(lambda: seen.rows[0].startswith("error: device inv4 "))
         assert "  what to do: Check its power" in "\n".join(seen.rows)
 
 
@@ -212,6 +216,16 @@ async def test_the_agent_ends_and_another_one_starts(traces: Traces) -> None:
         fresh.close()
 
 
+async def test_an_agent_that_was_killed_leaves_its_files(traces: Traces) -> None:
+    async with screen(traces.folder) as seen:
+        await seen.until(lambda: "2 of 2 devices answer" in seen.line("head"))
+        pid = traces.facts["pid"]
+        traces.write(pid=2**22 + 1)
+        await seen.until(lambda: "the agent has ended" in seen.line("head"))
+        traces.write(pid=pid)
+        await seen.until(lambda: "2 of 2 devices answer" in seen.line("head"))
+
+
 async def test_a_reload_with_a_larger_ring_forgets_no_value_and_drops_removed_devices(traces: Traces) -> None:
     traces.text(2, 2, b"V1.7")
     traces.values(3, (0, 7, 0, 0))
@@ -239,7 +253,7 @@ async def test_frames_of_a_line_follow_the_wire(traces: Traces) -> None:
         await seen.press("3")
         await seen.until(lambda: seen.rows[1].startswith("roof"))
         await seen.press("enter")
-        assert "3 Lines › roof" in seen.line("pages") and "has no frames yet" in seen.rows[1]
+        assert "3 Lines › roof" in seen.line("pages") and "has no frames yet" in seen.rows[0]
         trace = FrameTrace(traces.folder / "frames.roof", 50)
         for n in range(30):
             trace.put(0, bytes([1, 3, n]), 1_764_033_000_123_000_000 + n * 1_000_000_000)
@@ -297,6 +311,44 @@ async def test_a_fault_of_ours_leaves_the_screen_with_one_error(
                 while app.fault is None:
                     await pilot.pause(0.01)
             raise app.fault
+
+
+def test_each_wrong_member_of_a_snapshot_is_refused_or_harmless(traces: Traces) -> None:
+    """An agent that was taken over writes it: no fault of ours, and nothing that a terminal would obey."""
+    device = traces.facts["devices"]["inv1"]
+    device |= {
+        "profile": "a/b", "variant": "v", "error": ESCAPES, "swapped": None,
+        "recent": {"from": 1.0, "to": 2.0, "settled": True, "due": 9, "readings": 8, "complete": 0.9,
+                   "missing": {"crc": 1}, "marked": {"suspect": 2}},
+    }  # fmt: skip
+    traces.facts["lines"]["roof"] |= {"sent": {"3": 5}, "answers": 4, "timeouts": 1, "notes": ["n"], "lent": ESCAPES}
+    traces.facts["uplinks"]["platform"] |= {
+        "subscriber": False, "waiting": 3, "confirmed": 1, "refused": 2, "error": ESCAPES, "hint": "h", "confirm": "c",
+        "backfilling": True, "url": "u",
+    }  # fmt: skip
+    traces.values(2, (0, 15, -1, 0))
+    seen = 0
+    for n, (what, wrong) in enumerate(mutations(traces.facts | {"time": time.time()})):
+        (traces.folder / "snapshot.json").write_text(json.dumps(wrong))
+        try:
+            view = LiveView(traces.folder, [], [], keeps_history=True)
+        except GatewayError:
+            continue
+        try:
+            view.catch_up()
+            trends, pages, now = Trends(), Pages(("en", "zh")[n % 2]), time.time()
+            trends.add(view.snapshot)
+            made = [
+                pages.devices(view, now), pages.values(view, time.time_ns()), pages.lines(view, trends),
+                pages.destinations(view, trends), pages.findings(view, find(view.snapshot, now, True), now, 80),
+            ]  # fmt: skip
+            texts = [cell.text for page in made for at in range(page.count) for cell in page.row(at)]
+            texts += [page.detail(at) for page in made for at in range(page.count)]
+        finally:
+            view.close()
+        assert not set("\x1b\x07\x9b\u202e") & set("".join(texts)), what
+        seen += 1
+    assert seen > 50
 
 
 def test_nothing_but_the_screen_imports_textual() -> None:

@@ -99,6 +99,16 @@ def test_where_the_screen_is_not_filled(
     assert told in one.text and 1049 not in one.screen.modes and one.screen.behind is None
 
 
+def test_a_search_that_is_typed_or_pasted_in_one_go(traces: Traces, terminal: Open) -> None:
+    one = terminal("watch", "--runtime-dir", traces.folder, LC_ALL="zh_CN.UTF-8")
+    one.until(lambda: "2 台设备，2 台应答" in one.text)
+    one.type("2/有功 inv2\r")
+    one.until(lambda: "“有功 inv2”" in one.text and "1/2" in one.text)
+    assert "正向有功电能" in one.text and "inv1 " not in one.text
+    one.type("q")
+    assert one.wait() == 0 and _is_as_before(one)
+
+
 def test_it_ends_by_itself_after_the_given_time(traces: Traces, terminal: Open) -> None:
     one = terminal("watch", "--for", "100ms", "--runtime-dir", traces.folder)
     assert one.wait() == 0 and _is_as_before(one)

@@ -62,7 +62,8 @@ class Terminal:
         if not self.pid:
             _resize(1, columns, rows)
             os.environ.update({"TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **environ})
-            os.environ.pop("NO_COLOR", None)
+            for name in {"NO_COLOR", "COLUMNS", "LINES"} - environ.keys():
+                os.environ.pop(name, None)
             os.chdir(ROOT)
             os.execv(sys.executable, [sys.executable, "-m", "agent.cli.main", *map(str, args)])
         self._settings = termios.tcgetattr(self._fd)

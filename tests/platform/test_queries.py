@@ -91,11 +91,11 @@ def test_a_folder_that_exists_and_a_site_that_does_not(dsn: str, tmp_path: Path)
     for arguments, words in (
         (["audit", str(tmp_path), "--of", "site00", "--db", dsn], "exists already"),
         (["audit", str(tmp_path / "x"), "--of", "nowhere", "--db", dsn], "nothing of"),
-        (["audit", str(tmp_path / "x"), "--of", "site00", "--from", "tomorrow", "--db", dsn], "no time"),
-        (["status", "--since", "yesterday", "--db", dsn], "is no day"),
+        (["audit", str(tmp_path / "x"), "--of", "site00", "--from", "tomorrow", "--db", dsn], "not a time"),
+        (["status", "--since", "yesterday", "--db", dsn], "is not a day"),
         (["work", "--from", "http://x", "--db", dsn], "unknown scheme"),
         (["work", "--from", "mqtt:", "--db", dsn], "no host"),
-        (["keep", "--broker", "x", "--db", dsn], "is no broker"),
+        (["keep", "--broker", "x", "--db", dsn], "is not a broker"),
         (["init", "--db", "host=/nowhere dbname=x"], "Does it run there"),
         (["init", "--db", "host=/nowhere frobnicate=1"], "frobnicate"),
     ):

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.system.gateway import M1, Gateway, note
+from tests.system.gateway import M2, Gateway, note
 from tests.web.test_package import needed
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
@@ -35,11 +35,11 @@ def test_it_is_installed_whole_and_off(gw: Gateway) -> None:
 
 
 def test_on_loopback_it_shows_what_the_agent_knows(gw: Gateway) -> None:
-    gw.machine.wait(lambda: gw.alive(M1), 60)
+    gw.machine.wait(lambda: gw.alive(M2), 60)
     gw.machine.sh(f"systemctl start {UNIT}")
     gw.machine.wait(lambda: gw.machine.run("python3", "-c", ASK, "http://127.0.0.1:8080/", ok=None).returncode == 0, 60)
-    assert M1 in asked(gw, "http://127.0.0.1:8080/")
-    assert M1 in asked(gw, "http://127.0.0.1:8080/day"), "over the control socket"
+    assert M2 in asked(gw, "http://127.0.0.1:8080/")
+    assert M2 in asked(gw, "http://127.0.0.1:8080/day"), "over the control socket"
     facts = gw.machine.show(UNIT, "MainPID", "User", "ActiveState")
     pid = facts["MainPID"]
     user = gw.machine.sh(f"ps -o user:30= -p {pid}").strip()
@@ -65,6 +65,6 @@ def test_setup_gives_it_tls_and_a_password(gw: Gateway) -> None:
     url = "https://localhost:8443/"
     gw.machine.wait(lambda: gw.machine.run("python3", "-c", ASK, url, ok=None).returncode == 0, 60)
     said = asked(gw, url)
-    assert said.startswith("200 https://localhost:8443/login") and M1 not in said
+    assert said.startswith("200 https://localhost:8443/login") and M2 not in said
     gw.machine.sh(f"rm /etc/meterhouse/conf.d/web.toml; systemctl stop {UNIT}")
     assert gw.machine.show(UNIT, "ActiveState", "Result") == {"ActiveState": "inactive", "Result": "success"}

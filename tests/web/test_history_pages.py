@@ -39,6 +39,7 @@ class Park:
         self._pool.submit(int).result()  # its thread lives as long as the park, not as long as a test
         self._loop.call_soon_threadsafe(self._loop.set_default_executor, self._pool)
         self.asked: list[str] = []
+        self.now_s = 0.0  # of the page's clock
         self.spoil: Callable[[Any], Any] = lambda document: document
         self._do(self._make(folder))
 
@@ -89,7 +90,8 @@ def viewer(park, traces, tmp_path: Path) -> Iterator[TestClient]:
     park.spoil = lambda document: document
     traces.write(devices={"m1": {"line": "roof", "life": "alive"}})
     config = PageConfig(WebConfig(), "Asia/Shanghai", tmp_path / "run")
-    app = make_app(config, SiteData(tmp_path / "run", park.ask))
+    park.now_s = 0.0
+    app = make_app(config, SiteData(tmp_path / "run", park.ask, lambda: park.now_s))
     with TestClient(app, "http://127.0.0.1:8080", follow_redirects=False) as browser:
         yield browser
 
@@ -103,6 +105,7 @@ def test_a_day_of_the_site(viewer) -> None:
     assert "Grid, imported" in page and "1 440 kWh" in text_of(page) and page.count("<tr data-t=") == 96
     assert 'href="/day?date=2026-11-24&amp;device=m1"' in page and "Roof &lt;east&gt;" in page
     assert 'href="/day?date=2026-11-25"' in page, "the day after"
+    assert 'data-g="timeout:900000:900000"' in page and "no answer in time (devices: 1)" in page, "what the site lacks"
     words = text_of(page)
     assert "no answer in time 1.17 h" in words and "the device refuses 10 min" in words
     assert "网购电量" in viewer.get("/day?date=2026-11-24&lang=zh").text
@@ -141,6 +144,9 @@ def test_closed_days_are_asked_once_and_today_seldom(viewer, park) -> None:
         assert viewer.get("/day").status_code == 200
         assert viewer.get("/figures").status_code == 200
     assert park.asked.count("Day") == 2 and park.asked.count("PeriodReport") == 1 and park.asked.count("Days") == 1
+    park.now_s += 60
+    assert viewer.get("/day?date=2026-11-24").status_code == viewer.get("/day").status_code == 200
+    assert park.asked.count("Day") == 3, "a closed day never again"
 
 
 @pytest.mark.parametrize(
@@ -198,6 +204,22 @@ def test_no_verdict_stands_on_a_part_of_the_data(known: str, verdict: str, kind:
     assert card["kind"] == kind and text in card["verdict"]
 
 
+def test_a_residual_that_no_park_has_gets_a_word() -> None:
+    """An impossible residual tells of a wrong meter: a share of 2,428 % would tell nobody anything."""
+    balance = {
+        "u": "kWh", "given": "10", "trend": [], "counts": {"beyond": 1}, "verdict": "beyond", "residual": "242.8",
+        "allowed": "0.1", "inputs": [], "outputs": [], "nodes": [],
+    }  # fmt: skip
+    trace = {"consumption": "0", "incomplete": 0, "hours": [], "issued": []}
+    page = {
+        "timezone": "UTC", "sets": [], "figures": [], "trace": trace, "excluded": [], "balance": balance,
+        "period": {"label": "2026", "from": 0, "to": 86_400, "until": 86_400},
+    }  # fmt: skip
+    for language in ("en", "zh"):
+        found = figures(page, "day", language)["balance"]
+        assert found["odd"] and "%" not in found["text"]
+
+
 def test_a_value_leads_to_register_profile_and_pack(viewer, traces) -> None:
     page = viewer.get("/device/m1/ac.energy.import").text
     words = text_of(page)
@@ -240,6 +262,7 @@ def test_hostile_answers_are_text(viewer, park) -> None:
 def test_an_answer_of_the_wrong_form_is_a_sentence(viewer, park) -> None:
     for wrong in ([], {}, {"x": 1}, "x", None, 7):
         park.spoil = lambda _document, wrong=wrong: wrong
+        park.now_s += 100  # what was kept for a minute is asked again
         for path in ("/day?date=2026-11-24", "/figures?date=2026-11-24", "/pack/m1/7"):
             answer = viewer.get(path)
             assert answer.status_code in (200, 503) and "internal error" not in answer.text, (path, wrong)

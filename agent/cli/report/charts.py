@@ -142,6 +142,8 @@ def curve(page: Mapping[str, Any], language: str, zone: ZoneInfo) -> str:
     if not found or len(found["slots"]) < 2 or not found["series"] or page["period"]["kind"] != "day":
         return ""
     begin, span = page["period"]["from"], page["period"]["to"] - page["period"]["from"]
+    if span <= 0:
+        return ""
     flows = [one for one in found["series"] if one["n"].partition(".")[0] in DRAWN]
     series = [one for one in flows if any(float(v or 0) for v in one["v"])][:MOST_SERIES] or flows[:1]
     signed = {one["n"]: [_signed(one["n"], v) for v in one["v"]] for one in series}
@@ -215,6 +217,8 @@ def stack(trace: Mapping[str, Any], period: Mapping[str, Any], language: str, zo
     begin, end = hours[0]["from"], hours[-1]["to"]
     if period["kind"] == "day":
         begin, end = period["from"], period["to"]
+    if end <= begin:
+        return ""
     frame, marks = _frame(920.0, 150.0, 0.0, max(float(one.get("consumption", 0)) for one in hours))
     out = [_open(frame, words["trace"]), *_grid(frame, marks)]
     for one in hours:

@@ -31,6 +31,7 @@ EVERY_S: Final = 1.0
 SLICE_S: Final = 0.02  # reading a full ring is done in pieces, so that keys are answered
 REST_S: Final = 0.005  # between two pieces: a key passes through several turns of the loop
 PAGES: Final = ("devices", "values", "lines", "destinations", "findings")
+LETTER_KEYS: Final = frozenset({"page", "search", "trouble", "keys"})  # actions of keys that a search may hold
 MOST_FRAMES: Final = 2000
 CTRL_C: Final = 130
 
@@ -53,14 +54,15 @@ class WatchApp(App[int]):
     Input:focus { border: none; background-tint: ansi_default 0%; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(str(n), f"page('{name}')", show=False) for n, name in enumerate(PAGES, 1)),
+        # all before the widget in focus, so that keys that come at once keep their order
+        *(Binding(str(n), f"page('{name}')", show=False, priority=True) for n, name in enumerate(PAGES, 1)),
         Binding("tab", "next_page(1)", show=False, priority=True),
         Binding("shift+tab", "next_page(-1)", show=False, priority=True),
-        Binding("slash", "search", show=False),
-        Binding("t", "trouble", show=False),
-        Binding("question_mark,h,f1", "keys", show=False),
+        Binding("slash", "search", show=False, priority=True),
+        Binding("t", "trouble", show=False, priority=True),
+        Binding("question_mark,h,f1", "keys", show=False, priority=True),
         Binding("escape", "step_back", show=False, priority=True),
-        Binding("q,Q", "leave(0)", show=False),
+        Binding("q,Q", "leave(0)", show=False, priority=True),
         Binding("ctrl+q", "leave(0)", show=False, priority=True),
         Binding("ctrl+c", f"leave({CTRL_C})", show=False, priority=True),
         Binding("ctrl+z", "suspend_process", show=False, priority=True),
@@ -110,7 +112,7 @@ class WatchApp(App[int]):
     def on_mount(self) -> None:
         """Begin to follow the agent."""
         self.theme = "ansi-dark"  # the colours of the terminal, whatever they are
-        self._list.focus()
+        self.screen.set_focus(self._list)
         if self._seconds is not None:
             self.set_timer(self._seconds, lambda: self.exit(0))
         self.run_worker(self._follow(), exit_on_error=True)
@@ -246,6 +248,8 @@ class WatchApp(App[int]):
         if not self._is_here:
             return head.append(self._trouble, "bold red")
         assert view is not None
+        if any(one.code == "agent-gone" for one in self._findings):  # killed: its files are still there
+            return head.append(self._word("ended"), "bold red")
         if self._is_catching_up:
             return head.append(self._word("reading"))
         states = [device.get("life") for device in devices]
@@ -298,6 +302,11 @@ class WatchApp(App[int]):
         self.call_after_refresh(self._paint)
 
     # --- keys
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """While somebody types a search, letters and digits are letters and digits."""
+        is_typing = isinstance(self.focused, Input)
+        return not (is_typing and (action in LETTER_KEYS or (action, parameters) == ("leave", (0,))))
 
     def action_page(self, name: str) -> None:
         """Show a page; that of the values shows all devices again."""
@@ -356,7 +365,7 @@ class WatchApp(App[int]):
             return
         box = self.query_one("#search", Input)
         box.display, self.query_one("#keys").display = True, False
-        box.focus()
+        self.screen.set_focus(box)  # at once: the next letter may be there already
 
     def _search_for(self, text: str) -> None:
         box = self.query_one("#search", Input)
@@ -368,7 +377,7 @@ class WatchApp(App[int]):
 
     def _close_search(self) -> None:
         self.query_one("#search").display, self.query_one("#keys").display = False, True
-        self._list.focus()
+        self.screen.set_focus(self._list)
 
     def on_input_changed(self, message: Input.Changed) -> None:
         """Each letter narrows the list."""
@@ -393,7 +402,7 @@ class WatchApp(App[int]):
 
     def _close_keys(self) -> None:
         self.query_one("#help").display, self._list.display = False, True
-        self._list.focus()
+        self.screen.set_focus(self._list)
 
     def action_leave(self, code: int) -> None:
         """End the screen."""

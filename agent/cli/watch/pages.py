@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from agent.cli.common import show_age, show_unit
+from agent.cli.common import say, show_age, show_unit
 from agent.cli.console_tables import point_title, quality_word
 from agent.cli.finding_words import LANGUAGES, reason_words
 from agent.cli.findings import Finding
@@ -224,7 +224,12 @@ class Pages:
         def detail(at: int) -> str:
             line = lines[names[at]]
             lent = f"{self._word('lent')}: {line['lent']}" if line.get("lent") else ""
-            notes = "; ".join(str(note) for note in line.get("notes") or ())
+            found = line.get("notes")
+            notes = (
+                "; ".join(f"{name}: {say(str(text))}" for name, text in found.items())
+                if isinstance(found, dict)
+                else ""
+            )
             return clean_text("  ".join(filter(None, (names[at], str(line.get("url", "")), lent, notes))), 300)
 
         return Page(columns, len(names), row, detail, names.__getitem__)
@@ -267,8 +272,6 @@ class Pages:
 
         def detail(at: int) -> str:
             uplink = uplinks[names[at]]
-            from agent.cli.common import say
-
             texts = [say(str(uplink[key])) for key in ("error", "hint") if uplink.get(key)]
             return clean_text("  ".join([names[at], str(uplink.get("url") or ""), *texts]), 300)
 

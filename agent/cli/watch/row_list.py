@@ -73,15 +73,20 @@ class RowList(ScrollView, can_focus=True):
         self.cursor = min(self.cursor, max(page.count - 1, 0))
         if is_tail and at_end:
             self.cursor = max(page.count - 1, 0)
-        self.virtual_size = Size(self.size.width, page.count + 1)
+        self.virtual_size = Size(self.size.width, page.count + self._heads)
         self._measure()
         self._follow_cursor()
         self._redraw()
 
     @property
+    def _heads(self) -> int:
+        """Lines of the heading: one, or none where no column has a title."""
+        return int(any(column.title for column in self._page.columns))
+
+    @property
     def _room(self) -> int:
         """Rows that fit below the heading."""
-        return max(self.size.height - 1, 1)
+        return max(self.size.height - self._heads, 1)
 
     def _measure(self) -> None:
         """Widths of all columns for what is on the screen."""
@@ -105,12 +110,12 @@ class RowList(ScrollView, can_focus=True):
 
     def _line(self, y: int) -> Strip:
         page, width = self._page, self.size.width
-        if y == 0:
+        if y < self._heads:
             heading = [Cell(column.title) for column in page.columns]
             return self._strip(heading, HEADING).adjust_cell_length(width)
-        at = int(self.scroll_offset.y) + y - 1
+        at = int(self.scroll_offset.y) + y - self._heads
         if at >= page.count:
-            text = self._empty if not page.count and y == 1 else ""
+            text = self._empty if not page.count and y == self._heads else ""
             return Strip([Segment(text)]).adjust_cell_length(width)
         over = CURSOR if at == self.cursor and self.has_focus else None
         return self._strip(page.row(at), over).adjust_cell_length(width, over)

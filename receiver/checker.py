@@ -67,7 +67,7 @@ class Directory(Protocol):
 
 
 @dataclass(slots=True)
-class JudgedPack:
+class PackMessage:
     """A pack whose signature holds. ``balance`` is None while its birth or another part is not known."""
 
     checked: CheckedPack
@@ -83,7 +83,7 @@ class JudgedPack:
 
 
 @dataclass(slots=True)
-class JudgedKeys:
+class KeysMessage:
     """A keys object that its ring has taken. ``revoked``: the last trusted sequence by signer and stream."""
 
     gateway: str
@@ -93,7 +93,7 @@ class JudgedKeys:
 
 
 @dataclass(slots=True)
-class JudgedPage:
+class PageMessage:
     """A page of a checkpoint. ``signer`` is the place of its key in the chain."""
 
     page: CheckedPage
@@ -102,7 +102,7 @@ class JudgedPage:
 
 
 @dataclass(slots=True)
-class JudgedStatus:
+class StatusMessage:
     """A gateway's unsigned status: a hint about its version, never evidence."""
 
     gateway: str
@@ -111,10 +111,10 @@ class JudgedStatus:
     ack_lists: bool
 
 
-Judged = JudgedPack | JudgedKeys | JudgedPage | JudgedStatus
+AnyMessage = PackMessage | KeysMessage | PageMessage | StatusMessage
 
 
-class Judge:
+class Checker:
     """Judges messages one by one; keeps keys and tables that it has needed.
 
     Args:
@@ -130,7 +130,7 @@ class Judge:
         self._births: OrderedDict[str, PointTable] = OrderedDict()
         self._audited: OrderedDict[str, None] = OrderedDict()  # births of which a pack was checked in full
 
-    def judge(self, topic: str, raw: bytes, *, patient: bool = True) -> Judged | None:
+    def check(self, topic: str, raw: bytes, *, patient: bool = True) -> AnyMessage | None:
         """None: not a message of ours.
 
         Args:
@@ -151,7 +151,7 @@ class Judge:
         ring = self._ring(place.gateway)
         if place.kind == "checkpoint":
             page = self._with_new_keys(ring, lambda: check_checkpoint(raw, topic, ring))
-            return JudgedPage(page, inflate(raw, MAX_OBJECT_BYTES), ring.order[page.kid])
+            return PageMessage(page, inflate(raw, MAX_OBJECT_BYTES), ring.order[page.kid])
         if place.kind == "birth":
             return None  # the retained copy of a pack that comes by itself
         return self._pack(raw, topic, ring, patient)
@@ -187,7 +187,7 @@ class Judge:
         return raw is not None and ring.update(raw, parse_object(raw), unordered=True)
 
     def _with_new_keys(self, ring: KeyRing, judge: Callable[[], T | Refusal]) -> T:
-        """Judge; where a key is not known, look whether the database has it by now."""
+        """Checker; where a key is not known, look whether the database has it by now."""
         result = judge()
         if isinstance(result, Refusal) and result.wait and self._may_ask(ring.gateway) and self._take_keys(ring):
             result = judge()
@@ -197,7 +197,7 @@ class Judge:
             raise Refused(result.code, result.text)
         return result
 
-    def _keys(self, place: Topic, raw: bytes) -> JudgedKeys:
+    def _keys(self, place: Topic, raw: bytes) -> KeysMessage:
         ring = self._ring(place.gateway)
         plain = inflate(raw, MAX_OBJECT_BYTES)
         value = parse_object(plain, MAX_OBJECT_BYTES)
@@ -205,12 +205,12 @@ class Judge:
             ring.update(plain, value, unordered=True)  # an older one through another worker is nothing wrong
         except Unpinned:
             raise UnknownGateway(place.gateway) from None
-        return judged_keys(ring, plain, value)
+        return keys_message(ring, plain, value)
 
-    def _pack(self, raw: bytes, topic: str, ring: KeyRing, patient: bool) -> JudgedPack:
+    def _pack(self, raw: bytes, topic: str, ring: KeyRing, patient: bool) -> PackMessage:
         pack = self._with_new_keys(ring, lambda: check(raw, topic, ring, self._table, audited=self._audited))
         birth = pack.link.birth
-        made = JudgedPack(pack, inflate(raw), pack.balance, list(dict.fromkeys(fault.code for fault in pack.faults)))
+        made = PackMessage(pack, inflate(raw), pack.balance, list(dict.fromkeys(fault.code for fault in pack.faults)))
         if pack.table is not None and made.points is not None:
             _keep(self._births, birth, self._share(made.points), MAX_BIRTHS)
         elif pack.unjudged == "birth" and patient:
@@ -235,11 +235,11 @@ class Judge:
         return table
 
 
-def judged_keys(ring: KeyRing, raw: bytes, value: Mapping[str, Any]) -> JudgedKeys:
+def keys_message(ring: KeyRing, raw: bytes, value: Mapping[str, Any]) -> KeysMessage:
     """A keys object that ``ring`` has taken."""
     places = ring.order
     revoked = {places[kid]: dict(last) for kid, last in ring.revoked.items() if kid in places}
-    return JudgedKeys(ring.gateway, raw, value["counter"], revoked)
+    return KeysMessage(ring.gateway, raw, value["counter"], revoked)
 
 
 def points_hash(value: Mapping[str, Any]) -> bytes:
@@ -247,14 +247,14 @@ def points_hash(value: Mapping[str, Any]) -> bytes:
     return sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).digest()
 
 
-def _status(gateway: str, raw: bytes) -> JudgedStatus | None:
+def _status(gateway: str, raw: bytes) -> StatusMessage | None:
     try:
         value = parse_object(raw, MAX_STATUS)
     except Refused:
         return None
     version, accepts = value.get("version"), value.get("accepts")
     lists = isinstance(accepts, list) and "acks" in accepts
-    return JudgedStatus(
+    return StatusMessage(
         gateway, value.get("state") == "online", version[:40] if isinstance(version, str) else "", lists
     )
 

@@ -1,0 +1,142 @@
+"""The platform's side: CPU a pack in worker, PostgreSQL and keeper, and the room that packs take.
+
+    python -m bench.platform [--gateways 100] [--rounds 31] [--streams 1000 10000] [--json]
+
+Packs of 100 readings with random digits from a made-up fleet, handed to one worker in this process and committed to a
+PostgreSQL of our own; without a broker. ``--streams`` repeats the keeper's part over as many streams.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from receiver.database import connect, migrate
+from receiver.fleet import make_fleet
+from receiver.keeper import Keeper
+from receiver.private_postgres import PrivatePostgres
+from receiver.sources import Message
+from receiver.store import Store
+from receiver.trust import Enrolment, enrol
+from receiver.worker import Worker
+
+START_MS = 1_795_500_900_000
+
+
+class Feed:
+    """A source that hands out what it was given."""
+
+    def __init__(self) -> None:
+        self._left: list[Message] = []
+
+    def add(self, sent: Sequence[tuple[str, bytes]]) -> None:
+        self._left += [Message(topic, raw, None) for topic, raw in sent]
+
+    def take(self, most: int, wait_s: float) -> list[Message]:
+        taken, self._left = self._left[:most], self._left[most:]
+        return taken
+
+    @property
+    def left(self) -> int:
+        return len(self._left)
+
+    def acknowledge(self, messages: Sequence[Message]) -> None:
+        """Nothing waits for it."""
+
+    def problem(self) -> str:
+        return ""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def postgres_s(folder: Path) -> float:
+    """CPU seconds of the server that runs in ``folder``, with all processes it has had."""
+    server = (folder / "data" / "postmaster.pid").read_text().split("\n", 1)[0]
+    total = 0
+    for process in Path("/proc").iterdir():
+        try:
+            fields = (process / "stat").read_text().rpartition(") ")[2].split()
+        except (OSError, ValueError):
+            continue
+        if process.name == server or fields[1] == server:
+            total += sum(map(int, fields[11:15] if process.name == server else fields[11:13]))
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def measure(gateways: int, devices: int, rounds: int) -> dict[str, Any]:
+    """Everything once, for ``gateways`` x ``devices`` streams of ``rounds`` packs."""
+    server = PrivatePostgres()
+    server.start()
+    try:
+        migrate(server.dsn)
+        fleet = make_fleet(gateways, devices, START_MS, faults=False)
+        with connect(server.dsn) as connection:
+            enrol(connection, [Enrolment(one.name, [one.signer.kid]) for one in fleet])
+        worker_s = 0.0
+        feed = Feed()
+        worker = Worker(feed, [Store(server.dsn)])
+        started = postgres_s(server.folder)
+        packs = 0
+        for number in range(rounds):
+            sent = [message for one in fleet for message in one.round(number)]
+            keys = [(f"meterhouse/v1/{one.name}/keys", one.keys()) for one in fleet] if number == 0 else []
+            feed.add(keys + sent)
+            begin = time.process_time()
+            while feed.left or worker.waiting:
+                worker.step(0)
+            worker_s += time.process_time() - begin
+            packs += len(sent)
+        stored = postgres_s(server.folder)
+        keeper = Keeper(server.dsn)
+        begin = time.process_time()
+        while keeper.step():
+            pass
+        keeper_s, checked = time.process_time() - begin, postgres_s(server.folder)
+        with connect(server.dsn) as connection:
+            room, readings = connection.execute(
+                "SELECT (SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('packs')), sum(readings) "
+                "FROM days"
+            ).fetchall()[0]
+        return {
+            "streams": gateways * devices,
+            "packs": packs,
+            "worker_us": round(worker_s / packs * 1e6),
+            "postgres_store_us": round((stored - started) / packs * 1e6),
+            "keeper_us": round(keeper_s / packs * 1e6, 1),
+            "postgres_keeper_us": round((checked - stored) / packs * 1e6, 1),
+            "bytes_a_reading": round(float(room) / float(readings), 1),
+        }
+    finally:
+        server.stop()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--gateways", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--streams", type=int, nargs="*", default=[])
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    made = [measure(options.gateways, 2, options.rounds)]
+    made += [measure(max(10, streams // 10), 10, 4) for streams in options.streams]
+    if options.json:
+        print(json.dumps(made))
+        return 0
+    print(
+        "| streams | packs | worker, us a pack | PostgreSQL, storing | keeper | PostgreSQL, checking "
+        "| bytes a reading |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for one in made:
+        print("|", " | ".join(str(value) for value in one.values()), "|")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
