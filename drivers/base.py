@@ -115,7 +115,10 @@ class Device(ABC, Generic[Q, A]):
 
     @abstractmethod
     def plan(self, numbers: Sequence[int]) -> list[Q]:
-        """The queries that bring these points; what the device is known to lack is left out."""
+        """The queries that bring these points; what the device is known to lack is left out.
+
+        Made once for a set of paces; a driver that would now plan otherwise calls ``replan``.
+        """
 
     @abstractmethod
     def ask(self, queries: Sequence[Q]) -> Awaitable[Sequence[A | LineError]]:
