@@ -15,7 +15,6 @@ NAMES = re.compile(r"modbus|dlt645|cjt188|mbus|sunspec", re.IGNORECASE)
 OWN = re.compile(r"drivers/(modbus|dlt645|cjt188|mbus|sunspec)/|drivers/registry\.py\Z")
 LISTED = """
 agent/cli/doctor/host.py
-drivers/line/mbap.py
 drivers/serial_setting.py
 drivers/sim/slots.py
 """

@@ -11,9 +11,9 @@ import pytest
 
 from drivers.line import Answer
 from drivers.line.config import RequestOptions
-from drivers.line.mbap import MbapLink
 from drivers.line.port import Port
 from drivers.line.stats import LineStats
+from drivers.modbus.mbap import MbapLink
 from drivers.model import LineError
 from tests.kits.lines import ask
 
