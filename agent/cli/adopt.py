@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agent.cli.common import as_complaint, as_line, say
+from agent.cli.common import SHOWN_UNITS, as_complaint, as_line, say
 from agent.cli.config_files import check_absent, check_writable, make_folder, toml_text, write_new
 from agent.cli.main_points import first_points, known_as
 from agent.cli.options import (
@@ -26,7 +26,6 @@ from agent.cli.options import (
     profile_dirs,
 )
 from agent.cli.questions import asked, confirmed, given, is_terminal
-from drivers.explain import SHOWN_UNITS
 from drivers.model import BYTE_SCHEMES, GatewayError, LineError, UsageError, clean_text
 from drivers.registry import DEFAULT, line_url_help, named_on_lines, protocol_of
 
@@ -520,12 +519,12 @@ def _first_values(config: Config, entry: DeviceConfig, words: Mapping[str, str],
     """Read the device as the agent will, and show what a person can compare with its display."""
     from rich.console import Console
 
+    from agent.cli.common import show_quality
     from agent.cli.console_tables import cell, plain_table
     from agent.cli.lease import borrow_line
     from agent.cli.read import is_missing, read_rounds, show_hints
     from agent.cli.ring_follower import number, show_number
     from agent.config import site_profiles
-    from drivers.explain import show_quality
 
     profile = site_profiles(config.profiles_dir)(entry.profile)
     with borrow_line(config.runtime_dir, config.line(entry.line).url, "read", LEASE_S) as owner:

@@ -18,12 +18,15 @@ from unicodedata import east_asian_width
 
 import click
 
+from drivers import explain
 from drivers.model import ConfigError, GatewayError, ProfileError, ProgressCallback, clean_text, no_progress
 
 if TYPE_CHECKING:
     from agent.config import ConfigWarning
 
 MAX_SNAPSHOT = 64 << 20
+# of readings, as `decode` shows them, too
+SHOWN_UNITS, show_unit, show_quality = explain.SHOWN_UNITS, explain.show_unit, explain.show_quality
 LAST_ERROR: Final = "last-error"  # the agent writes it
 # controls, what turns the direction of writing or has no width, line separators, half characters
 UNSHOWN: Final = re.compile(

@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agent.cli.common import show_age
-from drivers.explain import show_quality, show_unit
+from agent.cli.common import show_age, show_quality, show_unit
 from drivers.model import clean_text
 
 if TYPE_CHECKING:

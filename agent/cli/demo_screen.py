@@ -173,8 +173,8 @@ class DemoScreen:
         return table
 
     def _values(self, mine: Mapping[str, Latest]) -> list[str]:
+        from agent.cli.common import show_quality, show_unit
         from agent.cli.ring_follower import GAP_CODES, show_number
-        from drivers.explain import show_quality, show_unit
 
         parts = []
         for point in SHOWN:

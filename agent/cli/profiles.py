@@ -10,11 +10,10 @@ from typing import Any
 
 import click
 
-from agent.cli.common import as_line, pad
+from agent.cli.common import as_line, pad, show_unit
 from agent.cli.options import EXISTING_FILE, json_option, lang_option, param_option, parse_params, profiles_option
 from agent.cli.profile_samples import replay, samples_beside
 from agent.cli.profile_template import KINDS, check_place, document, template, write_new
-from drivers.explain import show_unit
 from drivers.model import PACES, Limits, Point, ProfileError, UsageError, clean_text
 from drivers.profile import (
     Profile,

@@ -67,8 +67,8 @@ def print_json(
     before: Mapping[str, Reading],
 ) -> None:
     """One object a point. ``before``: readings of an earlier time, for the changes; empty if there are none."""
+    from agent.cli.common import show_quality
     from agent.cli.ring_follower import number
-    from drivers.explain import show_quality
 
     for point, reading in rows:
         value = reading.value
@@ -101,8 +101,8 @@ def print_table(
     rows: Iterable[tuple[Point, Reading]], lang: str | None, raw: bool, before: Mapping[str, Reading], language: str
 ) -> None:
     """One row a point; the arguments are those of ``print_json``. ``language``: of the headers."""
+    from agent.cli.common import show_quality, show_unit
     from agent.cli.console_tables import cell, open_console, plain_table
-    from drivers.explain import show_quality, show_unit
 
     more = [
         *(["change"] if before else []),

@@ -43,7 +43,7 @@ class Latest:
 
     def to_json(self, now_ns: int) -> dict[str, Any]:
         """As ``watch --json`` and ``status --points --json`` print it."""
-        from drivers.explain import show_quality
+        from agent.cli.common import show_quality
 
         age = self.age_s(now_ns)
         facts: dict[str, Any] = {

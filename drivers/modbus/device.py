@@ -89,7 +89,7 @@ class ModbusDevice(RegisterDevice):
         return compile_block(some, self.spec.points, self.spec) if numbers else None
 
     def lacking(self, numbers: Sequence[int]) -> list[tuple[list[int], Reason]]:
-        lacking = [n for n in numbers if self.holes.lacks(self.spec.points[n])]
+        lacking = [n for n in numbers if self.holes.lacks(self.spec.points[n])] if self.holes.absent else []
         return [(those, why) for why, those in self.by_reason(lacking, Reason.EXCEPTION)]
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
