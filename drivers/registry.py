@@ -23,6 +23,7 @@ PACKAGES: Mapping[str, str] = {  # protocol -> package with its PROTOCOL
     "dlt645": "drivers.dlt645",
     "cjt188": "drivers.cjt188",
     "mbus": "drivers.mbus",
+    "iec62056": "drivers.iec62056",
 }
 DEFAULT = "modbus"  # where a protocol is not given
 

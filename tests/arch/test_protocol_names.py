@@ -11,8 +11,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = re.compile(r"^ +meterhouse .*$", re.MULTILINE)  # of a command's help: they are docs
-NAMES = re.compile(r"modbus|dlt645|cjt188|mbus|sunspec", re.IGNORECASE)
-OWN = re.compile(r"drivers/(modbus|dlt645|cjt188|mbus|sunspec)/|drivers/registry\.py\Z")
+NAMES = re.compile(r"modbus|dlt645|cjt188|mbus|sunspec|iec62056", re.IGNORECASE)
+OWN = re.compile(r"drivers/(modbus|dlt645|cjt188|mbus|sunspec|iec62056)/|drivers/registry\.py\Z")
 LISTED = """
 agent/cli/doctor/host.py
 drivers/serial_setting.py

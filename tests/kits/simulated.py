@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from drivers.iec62056.simulate import SELECTED, SIGNED_ON
 from drivers.sim.bus import quiet_s
 from drivers.sim.device import SimDevice
 from drivers.sim.image import Image
@@ -17,7 +18,8 @@ from drivers.sunspec.walk import MARKER
 from tests.kits.codecs import cjt188, dlt645, mbus
 
 MODBUS_WRITES = (5, 6, 15, 16, 21, 22, 23)
-METER_READS = dlt645.ALLOWED_CONTROLS | cjt188.ALLOWED_CONTROLS | mbus.ALLOWED_CONTROLS
+IEC_READS = frozenset((SIGNED_ON, SELECTED))
+METER_READS = dlt645.ALLOWED_CONTROLS | cjt188.ALLOWED_CONTROLS | mbus.ALLOWED_CONTROLS | IEC_READS
 
 
 def writes(sim: Any) -> int:

@@ -9,6 +9,8 @@ import pytest
 from agent.cli.profiles import replay
 from drivers.cjt188.simulate import Cjt188Meter
 from drivers.dlt645.simulate import Dlt645Meter
+from drivers.iec62056 import frames as iec62056
+from drivers.iec62056.simulate import Iec62056Meter
 from drivers.mbus.simulate import MbusMeter
 from drivers.profile import Sample, find_profile, load_profile, shipped_dir
 from drivers.registry import PACKAGES, protocol_of
@@ -19,7 +21,7 @@ from tests.kits.codecs import cjt188, dlt645, mbus
 from tests.kits.meters import ALL, TICK, Cabinet, bus_of, replace
 from tests.kits.recorded import cases
 
-SHIPPED = {one.id: one for one in profiles_of(("dlt645", "mbus", "cjt188"))}
+SHIPPED = {one.id: one for one in profiles_of(("dlt645", "mbus", "cjt188", "iec62056"))}
 CASES = [(name, number) for name, profile in SHIPPED.items() for number in range(len(profile.samples))]
 
 
@@ -34,6 +36,10 @@ def served(protocol: str, sample: Sample) -> tuple[SimMeter, str]:
         values = {f.identifier: f.payload for f in answers if f.identifier is not None}
         first = answers[0]
         return Cjt188Meter(meter_type=first.meter_type, address=first.address, values=values), first.address
+    if protocol == "iec62056":
+        readout = iec62056.Parser().feed(raw[0])[0]
+        who, lines = readout.identification, readout.block.decode("latin-1").split("\r\n")[:-2]
+        return Iec62056Meter(maker=who.maker, model=who.text, speed=who.speed, lines=lines, switches=False), "*"
     telegrams = [mbus.Parser().feed(frame)[0] for frame in raw]
     address = telegrams[0].address or 0
     return MbusMeter(address=address, telegrams=tuple(f.raw[6:-2] for f in telegrams)), str(address)
@@ -41,7 +47,7 @@ def served(protocol: str, sample: Sample) -> tuple[SimMeter, str]:
 
 def test_there_are_the_families_of_the_cabinets() -> None:
     wanted = {"dlt645/2007", "dlt645/1997", "mbus/heat", "mbus/heat-gj", "mbus/water", "cjt188/heat", "cjt188/heat-gj"}
-    assert set(SHIPPED) >= wanted | {"cjt188/water"}
+    assert set(SHIPPED) >= wanted | {"cjt188/water", "iec62056/electricity", "landis-gyr/e350"}
     assert all(profile.samples for profile in SHIPPED.values())
 
 
@@ -67,7 +73,7 @@ def test_every_driver_states_its_frames_and_none_writes() -> None:
         assert frames and not any("write" in what or what.partition(" ")[0] == "set" for what in frames.values())
 
 
-@pytest.mark.parametrize("name", ["dlt645/2007", "mbus/heat", "cjt188/water", "sunspec/meter"])
+@pytest.mark.parametrize("name", ["dlt645/2007", "mbus/heat", "cjt188/water", "sunspec/meter", "landis-gyr/e350"])
 def test_profiles_check_replays_frames_and_sees_what_is_wrong(name: str) -> None:
     profile = load_profile(find_profile(name, [shipped_dir()]), [shipped_dir()])
     assert replay(profile) == []

@@ -43,7 +43,7 @@ def test_files_are_shown_as_lines(tmp_path: Path) -> None:
     assert piped.stdout.split() == ["t1", "13", "rollover"]
 
 
-@pytest.mark.parametrize("command", ["dlt645", "cjt188", "mbus"])
+@pytest.mark.parametrize("command", ["dlt645", "cjt188", "mbus", "iec62056"])
 def test_a_complaint_goes_to_stderr_with_exit_code_4(command: str) -> None:
     outcome = CliRunner().invoke(decode, [command, "00 01 02"])
     assert (outcome.exit_code, outcome.stdout) == (4, "")

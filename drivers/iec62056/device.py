@@ -1,0 +1,232 @@
+"""One meter of IEC 62056-21 on a line. Reads only: sign-on, and the choice of a readout.
+
+A point's ``key`` is ``CODE``, ``CODE#N``, ``CODE@time``, ``CODE+CODE``, ``maker`` or ``model``: a code of OBIS or EDIS
+as the meter sends it (``1.8.0``, ``1-0:1.8.0``, ``1.8.0*01`` of a past billing period), its N-th bracket from 0, the
+meter's own time of the value, the date and time of day that together are the meter's clock, or what the meter calls
+itself when it signs on. A point's ``type`` is the unit of a value that the meter sends without one, or ``hex`` for
+states that are hexadecimal.
+
+All points come in one readout. It begins at the device's own speed; from 300 baud the line switches to the speed that
+the meter offers. Where the data fail twice at that speed, they are read at 300 baud for an hour.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import ClassVar
+
+from drivers.base import WHO
+from drivers.iec62056.codes import parse_code
+from drivers.iec62056.data_sets import clock_text, decode_readout, is_blank, matching, number_of, printable, time_of
+from drivers.iec62056.frames import Readout
+from drivers.iec62056.requests import SignOn, speed_rule, stay
+from drivers.line import Line
+from drivers.meter_device import MeterDevice, MeterQuery, Response
+from drivers.model import (
+    ConfigError,
+    DeviceSpec,
+    FrameError,
+    Kind,
+    LineError,
+    LineTimeout,
+    PlanSummary,
+    Point,
+    PollResult,
+    Quality,
+    Reading,
+    Reason,
+)
+from drivers.units import unit_factor
+from ext.ring import Ring
+
+READOUT = "readout"  # the only question
+FAILURES, SLOW_S = 2, 3600.0  # after two failures at the speed of the meter, an hour at the other
+HELD_S = 5.0  # the age at which a readout of a probe is too old to be taken for another question's
+_KEY = re.compile(r"(maker|model)|([^+#@]+)\+([^+#@]+)|([^+#@]+?)(?:#([0-9]{1,2})|(@time))?")
+_HEX = re.compile(r"[0-9A-Fa-f]{1,16}")
+_BYTES_A_SET = 24
+_log = logging.getLogger("meterhouse.meters")
+
+
+class Iec62056Device(MeterDevice):
+    """Speaks to the device address in ``spec.address``; ``*`` asks the only meter of a line.
+
+    Raises:
+        ConfigError: an address or a key that cannot be, or a line of Modbus TCP.
+    """
+
+    protocol = "iec62056"
+    ADDRESS: ClassVar[str] = "address"
+
+    def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
+        super().__init__(spec, line, ring, table)
+        self._rule = speed_rule(self._options.setting if line.can_switch else None, line.config.serial)
+        self._who = [n for n, point in enumerate(spec.points) if point.name.startswith(WHO)]
+        self._fast_failures = 0
+        self._slow_until_s = 0.0
+        self._last: Response | None = None  # a readout that no poll has used
+        self._is_probed = False  # it was a probe's, and nobody has used it
+        self._seen_bytes = 0
+
+    # --- what MeterDevice asks
+
+    def check(self, point: Point) -> None:
+        where = f"{self.spec.profile}: {point.name}"
+        found = _KEY.fullmatch(point.key)
+        codes = [code for code in (found[2], found[3], found[4]) if code is not None] if found else []
+        if found is None or any(parse_code(code) is None for code in codes):
+            raise ConfigError(
+                f"key {point.key!r} is not a code",
+                where=where,
+                hint='Such as "1.8.0", "1-0:1.8.0", "1.8.0*01", "1.6.0@time", "0.9.2+0.9.1", "maker" or "model"',
+            )
+        if point.type not in ("", "hex") and unit_factor(point.type, point.unit) is None:
+            raise ConfigError(
+                f"type {point.type!r} is not a unit that gives {point.unit!r}",
+                where=where,
+                hint='The unit of values that the meter sends without one, such as "kWh"; or "hex" of a state',
+            )
+
+    def plan(self, numbers: Sequence[int]) -> list[MeterQuery]:
+        return [MeterQuery(READOUT, tuple(numbers))] if numbers else []
+
+    async def fetch(self, query_id: str) -> Response:
+        is_slow = self.mono_s() < self._slow_until_s
+        request = SignOn(self.spec.address, self.where, stay if is_slow else self._rule)
+        self._asked += 1
+        try:
+            answer = await self._line.exchange(request, self._options)
+        except (FrameError, LineTimeout):
+            self._failed_at(request)
+            raise
+        if request.speed.switch_to is not None:
+            self._fast_failures = 0
+        self._seen_bytes = len(answer.payload)
+        self._last = Response(self.explain(query_id, [answer.payload]), answer.time_ns, answer.mono_ns, answer.suspect)
+        return self._last
+
+    def _failed_at(self, request: SignOn) -> None:
+        """Note that the data did not come, though the meter had said who it is."""
+        if request.speed.switch_to is None or request.identification is None:
+            return
+        self._fast_failures += 1
+        if self._fast_failures >= FAILURES:
+            self._slow_until_s = self.mono_s() + SLOW_S
+            fast, slow = request.speed.switch_to.baud, self._options.setting
+            _log.warning("%s: no readout at %d baud, reading at %s for an hour", self.where, fast, slow)
+
+    def explain(self, query_id: str, frames: Sequence[bytes]) -> Sequence[Reading]:
+        return [reading for raw in frames for reading in decode_readout(Readout(raw))]
+
+    def brings(self, point: Point, query_id: str) -> bool:
+        return query_id == READOUT and "+" not in point.key
+
+    def pick(self, point: Point, query_id: str, response: Response) -> Reading | None:
+        found = _KEY.fullmatch(point.key)
+        assert found is not None  # checked when the device was made
+        named, date, time, code, bracket, wants_time = found.groups()
+        if named:
+            label = "identification" if named == "model" else named
+            return next((r for r in response.readings if r.label == label), None)
+        if date:
+            return _clock(_first(response, date), _first(response, time))
+        reading = _first(response, code, int(bracket) if bracket else None)
+        if reading is None:
+            return None
+        if wants_time:
+            return replace(reading, value=reading.time, unit="", quality=Quality.GOOD) if reading.time else None
+        return _as_kind(point, reading)
+
+    def take(self, query: MeterQuery, answer: Response, tick_ms: int, positions: list[int]) -> None:
+        super().take(query, answer, tick_ms, positions)
+        for number in self._who:  # each readout says who it is from, also between the days on which that is due
+            text = self.readings(MeterQuery(READOUT, (number,)), answer)[number].value
+            if isinstance(text, str):
+                encoded = text.encode("utf-8", "replace")
+                self._other_texts += self._texts.setdefault(number, encoded) != encoded
+                self._texts[number] = encoded
+
+    def cost(self, query_id: str) -> tuple[int, int]:
+        return 1, self._seen_bytes or 64 + _BYTES_A_SET * len(self.spec.points)
+
+    # --- what pollers and commands call
+
+    async def poll(self, tick_ms: int, paces: int) -> PollResult:
+        if self._last is not None and self._last.time_ns < tick_ms * 1_000_000:
+            self._last = None  # no reading is older than its tick
+        try:
+            return await super().poll(tick_ms, paces)
+        finally:
+            self._last, self._is_probed = None, False
+
+    async def probe(self) -> None:
+        """A readout: a meter that is left after its sign-on would send its data all the same, and slowly."""
+        await self.fetch(READOUT)
+        self._is_probed = True
+
+    async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
+        if not self._is_probed:
+            self._last = None
+        self._is_probed = False
+        return await super().read_points(names)
+
+    async def ask(self, queries: Sequence[MeterQuery]) -> Sequence[Response | LineError]:
+        """A readout that came a moment ago, for a probe or an identity check, is not asked for again."""
+        held = self._last
+        if held is not None and self.mono_s() - held.mono_ns / 1e9 <= HELD_S:
+            return [held]
+        return await super().ask(queries)
+
+    def plan_summary(self, paces: int) -> PlanSummary:
+        """The estimated cost of one visit. Where the speed is the meter's choice, 9600 baud is assumed."""
+        due = self.due(paces)
+        if not due:
+            return PlanSummary(0, 0, 0, 0.0)
+        _, size = self.cost(READOUT)
+        setting = self._options.setting
+        char_s = setting.char_s if setting is not None else self._timing.byte_ns / 1e9 or 10 / 300
+        data_char_s = 10 / 9600 if setting is not None and setting.baud == 300 else char_s
+        seconds = 32 * char_s + size * data_char_s + 3 * (self._timing.quiet_ns + self._timing.turnaround_ns) / 1e9
+        return PlanSummary(1, (size + 1) // 2, len(due), seconds)
+
+
+def _first(response: Response, code: str, bracket: int | None = None) -> Reading | None:
+    """The reading of a code; ``bracket`` None: its value, whichever bracket that is in."""
+    wanted = parse_code(code)
+    assert wanted is not None  # checked when the device was made
+    found = matching(response.readings, wanted)
+    if bracket is None:
+        return found[0] if found else None
+    return next((reading for reading in found if reading.subunit == bracket), None)
+
+
+def _clock(date: Reading | None, time: Reading | None) -> Reading | None:
+    if date is None or time is None:
+        return None
+    text = clock_text(_text(date), _text(time))
+    return Reading("device.time", text or None, quality=Quality.GOOD if text else Reason.SENTINEL, raw=time.raw)
+
+
+def _text(reading: Reading) -> str:
+    return printable(reading.raw.decode("latin-1"))
+
+
+def _as_kind(point: Point, reading: Reading) -> Reading:
+    """The value as its point wants it: texts keep their zeros, clocks are times, states may be hexadecimal."""
+    text = _text(reading)
+    if is_blank(text):
+        return reading
+    if point.clock or point.name.endswith("device.time"):
+        moment = time_of(text)
+        return replace(reading, value=moment or None, quality=Quality.GOOD if moment else Reason.SENTINEL)
+    if point.kind is Kind.TEXT:
+        return replace(reading, value=text, quality=Quality.GOOD)
+    if point.type == "hex" and _HEX.fullmatch(text):
+        return replace(reading, value=int(text, 16), unit="", quality=Quality.GOOD)
+    value = number_of(text) if isinstance(reading.value, str) else reading.value
+    unit = reading.unit or (point.type if isinstance(value, Decimal) else "")
+    return reading if value is None else replace(reading, value=value, unit=unit)

@@ -1,0 +1,207 @@
+"""Messages of IEC 62056-21: sign-on, identification, option select for a readout, the data message. Pure, no I/O.
+
+A readout in mode C: ``/?ADDRESS! CR LF``, answered by ``/XXXZIDENT CR LF``; ``ACK 0 Z 0 CR LF``; then, at the speed of
+Z, ``STX data ! CR LF ETX BCC``. In mode A the data follow the identification by themselves at 300 baud, in mode B at
+the speed of Z. Source: IEC 62056-21:2002, 6.3 and 6.4, as the public sources in docs/decisions/0030 give it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from drivers.framing import REJECT, FrameScanner
+from drivers.model import UsageError
+
+STX, ETX, ACK, SOH = 0x02, 0x03, 0x06, 0x01
+BAUDS = (300, 600, 1200, 2400, 4800, 9600, 19200)  # of 0 to 6 in mode C, of A to G in mode B
+MOST_BYTES = 32_768  # of a readout: the largest known, with fifteen months of many registers, have 10,000
+SHORT_REACTION_S, REACTION_S = 0.02, 0.2  # the least time between messages; the maker's last letter is small: short
+ANY = "*"  # the address of the only meter, in our words: it is left out on the wire
+
+SIGN_ON = re.compile(rb"/\?([0-9A-Za-z ]{0,32})!\r?\n")
+SELECT = re.compile(rb"\x06[0-9]([0-9])([0-9])\r?\n")
+_ADDRESS = re.compile(r"[0-9A-Za-z]{1,32}")
+_IDENTIFICATION = re.compile(rb"/([A-Za-z]{3})([^\r\n/!\x00-\x1f\x7f-\xff])([^\r\n/!\x00\x7f-\xff]{0,40})\r?\n")
+_LONGEST_LINE = 64  # of an identification
+_BETWEEN = 64  # bytes between identification and data that are none of either: our echo, padding
+
+
+@dataclass(frozen=True, slots=True)
+class Identification:
+    """Who answers, ``raw`` from ``/`` to LF."""
+
+    raw: bytes
+
+    @property
+    def maker(self) -> str:
+        """The maker's three letters (FLAG), in capitals."""
+        return self.raw[1:4].decode("ascii").upper()
+
+    @property
+    def speed(self) -> str:
+        """The character Z."""
+        return chr(self.raw[4])
+
+    @property
+    def text(self) -> str:
+        """The maker's own text, mostly the model; what starts with ``\\`` in it are modes."""
+        return self.raw[5:].decode("latin-1").rstrip("\r\n")
+
+    @property
+    def model(self) -> str:
+        """The text without modes and control characters."""
+        return "".join(c for c in re.sub(r"\\.", "", self.text) if c.isprintable()).strip()
+
+    @property
+    def mode(self) -> str:
+        """A: data follow at 300 baud, B: they follow at the speed of Z, C: we ask for them."""
+        return "C" if self.speed in "0123456789" else "B" if "A" <= self.speed <= "I" else "A"
+
+    @property
+    def baud(self) -> int | None:
+        """The speed that it offers; None for reserved characters."""
+        at = ord(self.speed) - ord("A" if self.mode == "B" else "0")
+        return 300 if self.mode == "A" else BAUDS[at] if 0 <= at < len(BAUDS) else None
+
+    @property
+    def reaction_s(self) -> float:
+        """The least time between its message and ours."""
+        return SHORT_REACTION_S if self.raw[3:4].islower() else REACTION_S
+
+
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """Identification and data message. ``raw`` runs from ``/`` to BCC; ``offset`` is where it began in the stream."""
+
+    raw: bytes
+    offset: int = 0
+
+    @property
+    def identification(self) -> Identification:
+        return Identification(self.raw[: self.raw.index(b"\n") + 1])
+
+    @property
+    def block(self) -> bytes:
+        """The data between STX and ETX."""
+        return self.raw[self.raw.index(STX, self.raw.index(b"\n")) + 1 : -2]
+
+    @property
+    def bcc(self) -> int:
+        return self.raw[-1]
+
+    @property
+    def bcc_computed(self) -> int:
+        return block_check(self.raw[self.raw.index(STX, self.raw.index(b"\n")) + 1 : -1])
+
+
+def block_check(checked: bytes | bytearray) -> int:
+    """BCC: the exclusive or of all bytes behind STX, ETX included."""
+    found = 0
+    for byte in checked:
+        found ^= byte
+    return found
+
+
+def find_identification(received: bytes) -> Identification | None:
+    """The last whole identification; our own sign-on is none."""
+    found = None
+    for match in _IDENTIFICATION.finditer(received):
+        found = Identification(match[0])
+    return found
+
+
+def find_block(received: bytes, begin: int = 0) -> bytes | None:
+    """The first sound data message, from STX to BCC; None: not yet, or broken."""
+    start = received.find(STX, begin)
+    while start >= 0:
+        end = received.find(ETX, start + 1)
+        if end < 0 or end + 1 >= len(received):
+            return None
+        if block_check(received[start + 1 : end + 1]) == received[end + 1]:
+            return received[start : end + 2]
+        start = received.find(STX, start + 1)
+    return None
+
+
+class Parser(FrameScanner[Readout]):
+    """Push parser of whole readouts: ``feed(bytes) -> readouts``."""
+
+    starts = re.compile(rb"/")
+    longest = MOST_BYTES
+
+    def frame_end(self, buffer: bytearray, start: int, size: int) -> int:
+        line_end = buffer.find(b"\n", start, start + _LONGEST_LINE)
+        if line_end < 0:
+            return size + 1 if size - start < _LONGEST_LINE and _may_begin(buffer[start:size]) else REJECT
+        if _IDENTIFICATION.fullmatch(buffer, start, line_end + 1) is None:
+            return REJECT
+        between = line_end + 1 + _BETWEEN
+        begin = buffer.find(STX, line_end + 1, between)
+        if buffer.find(b"/", line_end + 1, begin if begin >= 0 else between) >= 0:
+            return REJECT  # another identification, or another master's sign-on, before any data
+        if begin < 0:
+            return size + 1 if size < between else REJECT
+        return self._data_end(buffer, begin, size)
+
+    def _data_end(self, buffer: bytearray, begin: int, size: int) -> int:
+        """Where the data message ends whose STX is at ``begin``."""
+        end = buffer.find(ETX, begin + 1, begin + self.longest)
+        if end < 0:
+            return size + 1 if size - begin < self.longest else REJECT
+        if end + 2 > size:
+            return end + 2
+        return end + 2 if block_check(buffer[begin + 1 : end + 1]) == buffer[end + 1] else REJECT
+
+    def build(self, raw: bytes, offset: int) -> Readout:
+        return Readout(raw, offset)
+
+
+def _may_begin(piece: bytes | bytearray) -> bool:
+    """An identification has three letters first."""
+    return all(byte < 0x80 and chr(byte).isalpha() for byte in piece[1:4])
+
+
+def broken(stream: bytes) -> tuple[bytes, int, str]:
+    """Why no sound readout was found: (bytes of the best attempt, its offset, what is wrong)."""
+    if high := sum(byte > 0x7F for byte in stream):
+        is_even = all(byte.bit_count() % 2 == 0 for byte in stream)
+        why = "the line is set to 8N1, not to 7E1" if is_even else "wrong speed, or not 7E1"
+        return stream, 0, f"top bit set in {high} of {len(stream)} bytes: {why}"
+    found = find_identification(stream)
+    offset = stream.rindex(found.raw) if found is not None else -1
+    begin = stream.find(STX, offset + len(found.raw) if found is not None else 0)
+    if begin < 0:
+        what = "no frame: / and STX not found" if found is None else "no frame: no data behind the identification"
+        return stream[max(offset, 0) :], max(offset, 0), what
+    offset = offset if found is not None else begin
+    end = stream.find(ETX, begin + 1)
+    if found is None and end < 0:
+        return stream, 0, "no frame: no identification, and no whole data message"
+    if end < 0:
+        return stream[offset:], offset, f"cut short: no ETX behind {len(stream) - begin - 1} bytes of data"
+    if end + 1 >= len(stream):
+        return stream[offset:], offset, "cut short: no check character behind ETX"
+    seen, computed = stream[end + 1], block_check(stream[begin + 1 : end + 1])
+    what = f"check character is {seen:02X}h, the bytes give {computed:02X}h"
+    return stream[offset : end + 2], offset, "no frame: data without an identification" if seen == computed else what
+
+
+def build_sign_on(address: str = ANY) -> bytes:
+    """The question who is there. Raises UsageError for an address that is none."""
+    if address != ANY and not _ADDRESS.fullmatch(address):
+        hint = f'Up to 32 digits or letters; "{ANY}" for the only meter'
+        raise UsageError(f"{address!r} is not a device address", where="IEC 62056-21", hint=hint)
+    return b"/?" + (b"" if address == ANY else address.encode("ascii")) + b"!\r\n"
+
+
+def build_select(speed: str) -> bytes:
+    """ACK: a readout, please, at the speed of ``speed``. No other mode can be expressed here: it only reads."""
+    if len(speed) != 1 or speed not in "0123456789":
+        raise UsageError(f"{speed!r} is not a speed of mode C", where="IEC 62056-21")
+    return bytes((ACK,)) + f"0{speed}0\r\n".encode("ascii")
+
+
+def is_address(address: str) -> bool:
+    """Whether a configured address can be asked for."""
+    return address == ANY or _ADDRESS.fullmatch(address) is not None

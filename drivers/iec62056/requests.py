@@ -1,0 +1,147 @@
+"""A readout as the steps of one question: sign-on, option select, data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from drivers.iec62056.frames import (
+    BAUDS,
+    MOST_BYTES,
+    SOH,
+    Identification,
+    broken,
+    build_select,
+    build_sign_on,
+    find_block,
+    find_identification,
+)
+from drivers.line import SerialSetting, StepRequest
+from drivers.model import DeviceException, FrameError, LineError, MismatchError
+
+REACTION_S = 1.5  # the longest time between a message and its answer (IEC 62056-21, 6.3.13)
+GAP_S = 1.5  # the longest silence between two characters of a message
+_MARGIN_S = 0.2  # of adapters and serial servers
+LEAST_S = REACTION_S + _MARGIN_S
+STANDARD = SerialSetting(300, 7, "E", 1)
+SIGN_ON_FUNCTION, SELECT_FUNCTION = 0x2F, 0x30  # as they are counted on a line, where 06h would be a write of Modbus
+_NAK = 0x15
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What to say to an identification: the character Z to choose, and the speed to switch to, None: stay."""
+
+    choice: str
+    switch_to: SerialSetting | None = None
+
+
+SpeedRule = Callable[[Identification], Speed]
+
+
+def speed_rule(setting: SerialSetting | None, server: str = "") -> SpeedRule:
+    """How to get to the speed of the data.
+
+    Args:
+        setting: of the device on a serial line. 300 baud is the standard's begin, from which the line switches as the
+            meter offers; a meter at any other speed has a fixed one. None: a line that cannot switch.
+        server: the setting of that line, as configured. One of 8 bits cannot be true: 300 baud is assumed.
+    """
+    if setting is None:
+        given = SerialSetting.parse(server, "") if server else STANDARD
+        baud = (given if given.bits == STANDARD.bits else STANDARD).baud
+    elif setting.baud == STANDARD.baud:
+        begin = setting
+        return lambda found: _offered(found, begin)
+    else:
+        baud = setting.baud
+    return lambda found: Speed(str(BAUDS.index(baud)) if baud in BAUDS else found.speed)
+
+
+def stay(found: Identification) -> Speed:
+    """The data at the speed of the sign-on."""
+    return Speed("0")
+
+
+def _offered(found: Identification, setting: SerialSetting) -> Speed:
+    if found.baud is None or found.baud == setting.baud:
+        return Speed("0")
+    switched = SerialSetting(found.baud, setting.bits, setting.parity, setting.stop)
+    return Speed(found.speed, switched)
+
+
+class SignOn(StepRequest):
+    """The first step; its answer is a whole readout, from ``/`` to BCC.
+
+    ``identification`` is that of the latest try, ``speed`` what was chosen for it.
+    """
+
+    def __init__(self, address: str, where: str, rule: SpeedRule) -> None:
+        super().__init__(
+            build_sign_on(address),
+            SIGN_ON_FUNCTION,
+            address,
+            where,
+            least_s=LEAST_S,
+            gap_s=GAP_S + _MARGIN_S,
+            most_bytes=MOST_BYTES,
+        )
+        self._rule = rule
+        self.identification: Identification | None = None
+        self.speed = Speed("0")
+
+    def find(self, received: bytes, final: bool) -> bytes | LineError | None:
+        found = find_identification(received)
+        if found is not None:
+            if not self._data_follow(found):
+                return found.raw
+            if (block := find_block(received, received.rindex(found.raw) + len(found.raw))) is not None:
+                return found.raw + block
+        rest = _without(received, self.frame)
+        return FrameError(broken(rest)[2], where=self.where) if final and rest else None
+
+    def then(self, payload: bytes) -> StepRequest | None:
+        found = find_identification(payload)
+        if found is None or self._data_follow(found):
+            return None
+        self.identification, self.speed = found, self._rule(found)
+        return Data(found, self.unit, self.where, self.speed)
+
+    def _data_follow(self, found: Identification) -> bool:
+        """Whether the data come by themselves, at the speed of the sign-on."""
+        return found.mode == "A" or (found.mode == "B" and self._rule(found).switch_to is None)
+
+
+class Data(StepRequest):
+    """The second step: the choice of the readout in mode C, nothing in mode B, and the data message."""
+
+    def __init__(self, identification: Identification, unit: str, where: str, speed: Speed) -> None:
+        in_mode_c = identification.mode == "C"
+        super().__init__(
+            build_select(speed.choice) if in_mode_c else b"",
+            SELECT_FUNCTION,
+            unit,
+            where,
+            quiet_s=identification.reaction_s if in_mode_c else 0.0,
+            answer_setting=speed.switch_to,
+            least_s=LEAST_S,
+            gap_s=GAP_S + _MARGIN_S,
+            most_bytes=MOST_BYTES,
+        )
+        self._identification = identification
+
+    def find(self, received: bytes, final: bool) -> bytes | LineError | None:
+        if (block := find_block(received)) is not None:
+            return self._identification.raw + block
+        rest = _without(received, self.frame)
+        if rest == bytes((_NAK,)):
+            return DeviceException("the meter refuses a readout", where=self.where, code=_NAK)
+        if rest[:1] == bytes((SOH,)) and len(rest) > 2 and final:
+            what = "the meter asks for a password, and gives no readout"
+            return MismatchError(what, where=self.where, hint="Nothing but a readout is ever asked of a meter")
+        return FrameError(broken(self._identification.raw + rest)[2], where=self.where) if final and rest else None
+
+
+def _without(received: bytes, echo: bytes) -> bytes:
+    """Without our own words, which an optical head hands back, and padding."""
+    return received.replace(echo, b"", 1).strip(b"\x00\x7f\xff") if echo else received.strip(b"\x00\x7f\xff")
