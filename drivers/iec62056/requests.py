@@ -24,7 +24,8 @@ GAP_S = 1.5  # the longest silence between two characters of a message
 _MARGIN_S = 0.2  # of adapters and serial servers
 LEAST_S = REACTION_S + _MARGIN_S
 STANDARD = SerialSetting(300, 7, "E", 1)
-_SIGN_ON, _SELECT, _NAK = 0x3F, 0x06, 0x15
+SIGN_ON_FUNCTION, SELECT_FUNCTION = 0x2F, 0x30  # as they are counted on a line, where 06h would be a write of Modbus
+_NAK = 0x15
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class SignOn(StepRequest):
     def __init__(self, address: str, where: str, rule: SpeedRule) -> None:
         super().__init__(
             build_sign_on(address),
-            _SIGN_ON,
+            SIGN_ON_FUNCTION,
             address,
             where,
             least_s=LEAST_S,
@@ -118,7 +119,7 @@ class Data(StepRequest):
         in_mode_c = identification.mode == "C"
         super().__init__(
             build_select(speed.choice) if in_mode_c else b"",
-            _SELECT,
+            SELECT_FUNCTION,
             unit,
             where,
             quiet_s=identification.reaction_s if in_mode_c else 0.0,

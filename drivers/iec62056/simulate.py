@@ -18,7 +18,7 @@ from drivers.sim.display import ParkClock
 from drivers.sim.meter_display import ZONE, MeterDisplay, display_of, shown_by
 from drivers.sim.meters import SimMeter
 
-READOUT, SIGNED_ON, SELECTED = "0", 0x3F, 0x06
+READOUT, SIGNED_ON, SELECTED = "0", 0x2F, 0x30
 PROGRAMMING = 0x01  # counted under this: nobody may ask for it
 _MODEL = re.compile(r"[^0-9A-Za-z .-]")
 _LONGEST = 40  # bytes of a request

@@ -422,6 +422,7 @@ async def test_every_frame_that_can_be_sent_only_reads(cabinet: Cabinet) -> None
         sim = meter(speed=speed, baud=300)
         line = await on_serial(cabinet, sim)
         await cabinet.device(line, "iec62056", "*", ENERGY, serial=BEGIN).poll(TICK, ALL)
+        assert set(line.stats.sent) <= {0x2F, 0x30}, "no number that means a write in another protocol"
         for frame in sent_frames(cabinet.sims[-1].bus):
             chosen = SELECT.fullmatch(frame)
             assert SIGN_ON.fullmatch(frame) or (chosen and chosen[2] == b"0"), frame
