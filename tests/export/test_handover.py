@@ -54,7 +54,7 @@ def test_a_record_is_signed_and_found_by_a_stranger(tmp_path: Path, house: House
     agent.start()
     until(lambda: all(agent.life(name) == "alive" for name in ("m1", "m3")), what=lambda: agent.said)
     until(lambda: counters_seen(mh, agent) == 2)
-    (tmp_path / "shown.csv").write_text('device,display,remark\nm1,"12,345",\nm3,699.5,behind glass\n', "utf-8-sig")
+    (tmp_path / "shown.csv").write_text("device,display,remark\nm1,12 345,\nm3,699.5,behind glass\n", "utf-8-sig")
     args = ["handover", "--who", "李伟", "--remarks", REMARKS, "--csv", tmp_path / "shown.csv", "-c", agent.config]
     code, out, err = mh(*args, "--yes", "--json", "--html", tmp_path / "h.html")
     assert code == 4, err  # a device without a reading
