@@ -83,13 +83,15 @@ def _write_stream(
 ) -> None:
     from_ms, to_ms = between
     low, high = -(1 << 62) if from_ms is None else from_ms, (1 << 62) if to_ms is None else to_ms
-    lines = folder / f"packs{number:05d}.jsonl"
+    place = folder / f"{number:05d}"
+    place.mkdir()
+    lines = place / "packs.jsonl"
     birth = connection.execute(
         "SELECT body FROM packs WHERE stream = %s AND is_birth AND from_ms < %s ORDER BY seq DESC LIMIT 1",
         [stream, low],
     ).fetchone()
     if birth is not None:  # in effect where the range begins: beside the packs, so that its table is known
-        (folder / f"births{number:05d}.jsonl").write_bytes(bodies.read(bytes(birth[0])) + b"\n")
+        (place / "births.jsonl").write_bytes(bodies.read(bytes(birth[0])) + b"\n")
     query = (
         "SELECT body FROM packs WHERE stream = %s AND to_ms >= %s AND from_ms < %s "
         "UNION ALL SELECT body FROM forks WHERE stream = %s AND from_ms >= %s AND from_ms < %s"
@@ -102,6 +104,6 @@ def _write_stream(
             made.packs += 1
             made.bytes += len(raw)
             if b"\n" in raw:  # written anew on its way: an object of several lines has a file of its own
-                (folder / f"pack{number:05d}.{made.packs}.json").write_bytes(raw)
+                (place / f"pack{made.packs}.json").write_bytes(raw)
             else:
                 file.write(raw + b"\n")

@@ -29,7 +29,8 @@ from agent.verify import (
 )
 from agent.verify.keyring import Unpinned
 from agent.verify.strict import MAX_OBJECT_BYTES, inflate, parse_object
-from agent.verify.topics import PREFIX
+from agent.verify.topics import GATEWAY, PREFIX
+from drivers.model import clean_text
 
 MAX_RINGS, MAX_TABLES, MAX_BIRTHS = 20_000, 20_000, 200_000  # kept in memory by one worker; others are asked for again
 ASK_AGAIN_S: Final = 5.0  # a gateway is looked up in vain at most this often
@@ -145,7 +146,10 @@ class Checker:
         if place is None:
             parts = topic.removeprefix(PREFIX).split("/")
             is_status = topic.startswith(PREFIX) and len(parts) == 3 and parts[2] == "status"
-            return _status("/".join(parts[:2]), raw) if is_status else None
+            gateway = "/".join(parts[:2])
+            return _status(gateway, raw) if is_status and GATEWAY.fullmatch(gateway) else None
+        if not GATEWAY.fullmatch(place.gateway):
+            return None  # no name that a gateway may have
         if place.kind == "keys":
             return self._keys(place, raw)
         ring = self._ring(place.gateway)
@@ -255,7 +259,7 @@ def _status(gateway: str, raw: bytes) -> StatusMessage | None:
     version, accepts = value.get("version"), value.get("accepts")
     lists = isinstance(accepts, list) and "acks" in accepts
     return StatusMessage(
-        gateway, value.get("state") == "online", version[:40] if isinstance(version, str) else "", lists
+        gateway, value.get("state") == "online", clean_text(version, 40) if isinstance(version, str) else "", lists
     )
 
 

@@ -19,7 +19,7 @@ import click
 from agent.cli.common import say
 from agent.cli.options import EXISTING_FILE, json_option, lang_option
 from drivers.model import UsageError, clean_text
-from receiver.database import connect, migrate, parse_shards, shard_of, show_dsn
+from receiver.database import check_place, connect, migrate, open_shards, parse_shards, shard_of, show_dsn
 from receiver.trust import Enrolment, enrol, exported, read_csv, remove
 
 DSN_HELP = (
@@ -52,8 +52,11 @@ def init_command(dsns: tuple[str, ...]) -> None:
     \b
     Exit codes: 0 done, 3 a database cannot be used.
     """
-    for dsn in parse_shards(dsns):
+    shards = parse_shards(dsns)
+    for place, dsn in enumerate(shards):
         made = migrate(dsn)
+        with connect(dsn) as connection:
+            check_place(connection, dsn, place, len(shards))
         done = f"migrations {', '.join(map(str, made))} made" if made else "nothing to do"
         click.echo(f"{show_dsn(dsn)}: {done}")
 
@@ -82,7 +85,7 @@ def enrol_command(
     \b
     Exit codes: 0 done, 2 wrong usage, 3 a faulty file or database.
     """
-    shards = parse_shards(dsns)
+    shards = open_shards(dsns)
     rows = read_csv(file) if file else []
     done: dict[str, Any] = {"enrolled": len(rows), "known_now": [], "removed": 0, "unknown": []}
     trusted: list[tuple[str, str, str]] = []
@@ -105,6 +108,10 @@ def enrol_command(
         return
     if rows:
         click.echo(f"{len(rows)} gateways are trusted; {len(done['known_now'])} of them had published before")
+    if removed and not done["removed"]:
+        raise UsageError(
+            f'"{clean_text(removed[0])}" is not enrolled', where="--remove", hint="--export lists all that are"
+        )
     if removed:
         click.echo(f"{done['removed']} gateways are trusted no longer; what they sent stays")
     if export_to:
@@ -140,7 +147,7 @@ def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str,
     from receiver.store import Store
     from receiver.worker import Worker
 
-    shards = parse_shards(dsns)
+    shards = open_shards(dsns)
     _start_log()
     stop = _on_stop()
     stores = [Store(dsn, readings=readings) for dsn in shards]
@@ -183,7 +190,7 @@ def keep_command(
     from receiver.metrics import MetricsServer, prometheus_text
     from receiver.publisher import Publisher
 
-    shards = parse_shards(dsns)
+    shards = open_shards(dsns)
     _start_log()
     stop = _on_stop()
     publisher = Publisher(broker, name or socket.gethostname()) if broker else None
@@ -224,7 +231,7 @@ def status_command(like: str | None, since: str | None, dsns: tuple[str, ...], l
             f'"{clean_text(day)}" is not a day', where="--since", hint="Expected such as 2026-11-28"
         ) from None
     states = []
-    for dsn in parse_shards(dsns):
+    for dsn in open_shards(dsns):
         with connect(dsn) as connection:
             states.append(fleet_state(connection, like, day))
     whole = FleetState(
@@ -256,7 +263,7 @@ def audit_command(
     """
     from receiver.audit import write_export
 
-    shards = parse_shards(dsns)
+    shards = open_shards(dsns)
     chosen = shards if like.count("/") == 0 else [shards[shard_of("/".join(like.split("/")[:2]), len(shards))]]
     between = (_utc_ms(from_text, "--from"), _utc_ms(to_text, "--to"))
     parts = []

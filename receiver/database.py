@@ -99,6 +99,27 @@ def statement(name: str) -> bytes:
     return (files(__package__) / "sql" / f"{name}.sql").read_bytes()
 
 
+def check_place(connection: Connection, dsn: str, place: int, shards: int) -> None:
+    """Note which of the databases this is, the first time; later raise DatabaseError where it is another one."""
+    row = connection.execute("SELECT place, shards FROM shard").fetchone()
+    if row is None:
+        connection.execute("INSERT INTO shard (place, shards) VALUES (%s, %s)", [place, shards])
+    elif row != (place, shards):
+        seen = f"it is given as database {place + 1} of {shards}, and was made as {row[0] + 1} of {row[1]}"
+        hint = "Give every --db, always in the same order: a gateway lies in one of them, by its name"
+        raise DatabaseError(seen, where=show_dsn(dsn), hint=hint)
+
+
+def open_shards(dsns: Sequence[str]) -> list[str]:
+    """The databases of ``--db``, each with our tables and in its place. Raises DatabaseError."""
+    made = parse_shards(dsns)
+    for place, dsn in enumerate(made):
+        with connect(dsn) as connection:
+            check_schema(connection, dsn)
+            check_place(connection, dsn, place, len(made))
+    return made
+
+
 def shard_of(gateway: str, shards: int) -> int:
     """The database of a gateway: its keys, streams and packs lie together.
 

@@ -35,8 +35,11 @@ class GatewayState:
 
     @property
     def verdict(self) -> str:
-        """``failed`` where something is false, ``incomplete`` where packs are missing, ``silent`` before any pack."""
-        if self.findings or self.refused:
+        """``failed`` where something signed is false, ``incomplete`` where packs are missing, ``silent`` without any.
+
+        What was refused proves nothing: anybody who may publish can send it.
+        """
+        if self.findings:
             return "failed"
         if self.newest_ms is None:
             return "silent"
@@ -115,7 +118,9 @@ def fleet_state(connection: Connection, like: str | None = None, since: str = "1
     unknown = connection.execute(
         "SELECT gateway, thumbprint FROM unknown_gateways ORDER BY seen DESC LIMIT 1000"
     ).fetchall()
-    waiting = connection.execute("SELECT count(*) FROM lots WHERE checked IS NULL").fetchone()
+    waiting = connection.execute(
+        "SELECT count(*) FROM lots WHERE checked IS NULL AND stored < now() - interval '1 minute'"
+    ).fetchone()
     unsettled = connection.execute("SELECT count(*) FROM packs WHERE due IS NULL").fetchone()
     assert waiting is not None and unsettled is not None
     return FleetState(gateways, unknown, waiting[0], unsettled[0])

@@ -128,7 +128,11 @@ def drop_months(connection: Connection, keep_days: int) -> list[str]:
         if month[:4].isdigit():
             first = date(int(month[:4]), int(month[5:7]), 1)
             if (first + timedelta(days=31)).replace(day=1) <= oldest:
-                connection.execute(f"DROP TABLE {name}, reading_blocks_{month}".encode())
+                next_month = (first + timedelta(days=31)).replace(day=1)
+                before_ms = round(datetime(next_month.year, next_month.month, 1, tzinfo=UTC).timestamp() * 1000)
+                with connection.transaction():
+                    connection.execute("INSERT INTO dropped VALUES (%s)", [before_ms])
+                    connection.execute(f"DROP TABLE {name}, reading_blocks_{month}".encode())
                 log.info("dropped %s: all of it is older than %d days", name, keep_days)
                 dropped.append(name)
     return dropped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -30,7 +31,7 @@ class Publisher:
                 f"{url!r} is not a broker", where="--broker", hint="Expected such as mqtt://127.0.0.1:1883"
             )
         client = self._client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, client_id=f"meterhouse-keeper-{name}", protocol=mqtt.MQTTv5
+            CallbackAPIVersion.VERSION2, client_id=f"meterhouse-keeper-{name}-{os.getpid()}", protocol=mqtt.MQTTv5
         )
         apply_login(client, parts)
         client.max_queued_messages_set(MAX_QUEUED)

@@ -15,8 +15,9 @@ import psycopg
 import zstandard
 from psycopg.types.json import Jsonb
 
-from agent.verify import Balance
+from agent.verify import Balance, Refused
 from agent.verify.jws import unbase64url
+from agent.verify.strict import MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS, MAX_OBJECT_BYTES, inflate, parse_object
 from receiver.blocks import ReadingBlock
 from receiver.checker import AnyMessage, KeysMessage, PackMessage, PageMessage, StatusMessage, points_hash
 from receiver.database import Connection, boot_number, check_schema, connect, month_of, short_hash, stream_id
@@ -26,14 +27,15 @@ COLUMNS: Final = (
     "due",    "gaps", "asleep", "reasons", "part", "parts", "is_birth", "first", "steps", "faults", "body",
 )  # fmt: skip
 TYPES: Final = (
-    "int8", "int8", "int8", "int8", "int8", "int8", "uuid", "uuid", "uuid", "int8", "int8", "int4", "int4",
-    "int4", "int4", "jsonb", "int2", "int2", "bool", "bool", "int8[]", "text[]", "bytea",
+    "int8", "int8", "int8", "int8", "int8", "int8", "uuid", "uuid", "uuid", "int8", "int8", "int8", "int8",
+    "int8", "int8", "jsonb", "int2", "int2", "bool", "bool", "int8[]", "text[]", "bytea",
 )  # fmt: skip
 LEVEL: Final = 3  # of zstd
 DICTIONARY_BYTES: Final = 64 << 10
 TRAIN_PACKS: Final = 1000  # packs that a dictionary is trained on, once for a database
 MAX_REFUSED: Final = 10_000  # rows that are kept; further ones only count
 MAX_UNKNOWN: Final = 10_000
+_THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,60}(?:\.[0-9]{1,60})?")
 REFUSED_BYTES: Final = 64 << 10  # of a refused message that are kept
 
@@ -59,6 +61,7 @@ class Store:
     def __init__(self, dsn: str, *, readings: bool = False) -> None:
         self.dsn, self._with_readings = dsn, readings
         self._layouts: set[UUID] = set()
+        self._dropped_ms: int | None = None  # packs that begin earlier are no longer kept
         self._connection: Connection | None = None
         self._streams: set[str] = set()  # known to be there
         self._months: set[str] = set()
@@ -104,7 +107,9 @@ class Store:
 
     def trust_changes(self) -> int:
         """Grows whenever somebody enrols or removes a gateway."""
-        row = self.connection().execute("SELECT number FROM trust_changes").fetchone()
+        query = "SELECT number, (SELECT max(before_ms) FROM dropped) FROM trust_changes"
+        row = self.connection().execute(query).fetchone()
+        self._dropped_ms = row[1] if row and row[1] is not None else None
         return int(row[0]) if row else 0
 
     def keys(self, gateway: str) -> bytes | None:
@@ -127,6 +132,8 @@ class Store:
             unknown: gateways that nobody enrolled, each with its keys object or b"".
         """
         packs = [one for one in messages if isinstance(one, PackMessage)]
+        if self._dropped_ms is not None:  # counted already, and dropped since
+            packs = [one for one in packs if one.checked.link.from_ms >= self._dropped_ms]
         connection = self.connection()
         self._prepare_months(connection, packs)
         self._train(connection, packs)
@@ -331,14 +338,16 @@ def _figures(one: PackMessage) -> Iterable[tuple[object, ...]]:
         if not isinstance(period, dict) or not isinstance(kind, str) or not isinstance(name, str):
             continue  # a declaration or a list of packs: it stays in the body
         low, high = period.get("from"), period.get("to")
-        if not isinstance(low, (int, float)) or not isinstance(high, (int, float)):
+        if not isinstance(low, (int, float)) or not isinstance(high, (int, float)) or max(abs(low), abs(high)) > 1e12:
             continue
         official = result.get("official")
         yield (
-            stream_id(one.checked.stream), link.seq, boot_number(link.boot), kind[:40], name[:200],
-            str(period.get("kind"))[:40], str(period.get("label"))[:40], round(low * 1000), round(high * 1000),
+            stream_id(one.checked.stream), link.seq, boot_number(link.boot), _text(kind) or "",
+            name[:200].replace("\0", ""),
+            _text(period.get("kind")) or "", _text(period.get("label")) or "", round(low * 1000), round(high * 1000),
             _decimal(result.get("v")), _text(result.get("u")), _decimal(result.get("completeness")),
-            _text(result.get("verdict")), official if isinstance(official, bool) else None, json.dumps(result),
+            _text(result.get("verdict")), official if isinstance(official, bool) else None,
+            json.dumps(result).replace("\\u0000", ""),
         )  # fmt: skip
 
 
@@ -347,7 +356,7 @@ def _decimal(value: object) -> Decimal | None:
 
 
 def _text(value: object) -> str | None:
-    return value[:40] if isinstance(value, str) else None
+    return value[:40].replace("\0", "") if isinstance(value, str) else None
 
 
 def _put_refused(cursor: psycopg.Cursor[Any], refused: Sequence[RefusedMessage]) -> None:
@@ -387,10 +396,12 @@ def _put_unknown(cursor: psycopg.Cursor[Any], unknown: Iterable[tuple[str, bytes
 
 
 def _newest_thumbprint(keys: bytes) -> str:
+    """As an object of a stranger claims; "" where it claims nothing of the right form."""
     try:
-        return str(json.loads(keys)["records"][-1]["kid"])[:43]
-    except (ValueError, LookupError, TypeError):
+        kid = parse_object(inflate(keys, MAX_OBJECT_BYTES), MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS)["records"][-1]["kid"]
+    except (Refused, LookupError, TypeError):
         return ""
+    return kid if isinstance(kid, str) and _THUMBPRINT.fullmatch(kid) else ""
 
 
 def _hash(text: str | None) -> UUID | None:

@@ -95,10 +95,10 @@ def enrol(connection: Connection, rows: Sequence[Enrolment]) -> list[str]:
         agreed = [(one.gateway, stream) for one in rows for stream in one.streams]
         cursor.executemany("INSERT INTO agreed VALUES (%s, %s) ON CONFLICT DO NOTHING", agreed)
         names = [one.gateway for one in rows]
+        known = [name for (name,) in cursor.execute("SELECT name FROM gateways WHERE name = ANY(%s)", [names])]
         waiting = cursor.execute(
             "SELECT gateway, keys FROM unknown_gateways WHERE gateway = ANY(%s) FOR UPDATE", [names]
         ).fetchall()
-        known = []
         for gateway, keys in waiting:
             trusted = [t for (t,) in cursor.execute("SELECT thumbprint FROM pins WHERE gateway = %s", [gateway])]
             ring = KeyRing(gateway, trusted)
@@ -118,7 +118,6 @@ def remove(connection: Connection, gateways: Iterable[str]) -> int:
     names = list(gateways)
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute("DELETE FROM agreed WHERE gateway = ANY(%s)", [names])
-        cursor.execute("DELETE FROM gateways WHERE name = ANY(%s)", [names])
         cursor.execute("UPDATE trust_changes SET number = number + 1")
         found = cursor.execute("DELETE FROM pins WHERE gateway = ANY(%s) RETURNING gateway", [names])
         return len({gateway for (gateway,) in found})

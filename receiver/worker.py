@@ -27,6 +27,7 @@ log = logging.getLogger("meterhouse.platform")
 BATCH: Final = 500  # messages of one transaction
 WAIT_S: Final = 0.25  # for a batch to fill
 PATIENCE_S: Final = 30.0  # that a message waits for its key or birth
+MAX_WAITS: Final = 100  # of one gateway: it does not hold up the others
 MAX_WAITING: Final = 1000  # messages that wait; beyond it the oldest are decided at once
 
 
@@ -112,23 +113,46 @@ class Worker:
             new = 0
             if batch.messages or batch.refused or batch.unknown:
                 new = self._stores[shard].put(batch.messages, batch.refused, batch.unknown.items())
-        except (psycopg.Error, DatabaseError) as error:
+        except (psycopg.OperationalError, psycopg.InterfaceError, DatabaseError) as error:
             self._failed(shard, error)
             self._waiting += items
             return []
+        except Exception as error:  # noqa: BLE001 of one message: it must not come again for ever and stop all others
+            return self._isolate(shard, items, error)
         self._retry[shard].reset()
         self._waiting += batch.waiting
         self._count(batch, new)
         return batch.done
 
+    def _isolate(self, shard: int, items: list[_Waiting], error: Exception) -> list[Message]:
+        """Halve a batch that cannot be stored until the message stands alone whose fault that is; refuse it."""
+        self._checkers[shard].forget_all()
+        if len(items) > 1:
+            middle = len(items) // 2
+            return self._put(shard, items[:middle]) + self._put(shard, items[middle:])
+        message = items[0].message
+        log.error("storing a message of %s: %s", clean_text(message.topic, 200), clean_text(_first(error), 200))
+        refusal = RefusedMessage(message.topic, "internal", repr(error), message.body)
+        try:
+            self._stores[shard].put([], [refusal], [])
+        except (psycopg.OperationalError, psycopg.InterfaceError, DatabaseError) as outage:
+            self._failed(shard, outage)
+            self._waiting += items
+            return []
+        self.totals.refused["internal"] += 1
+        return [message]
+
     def _check(self, shard: int, item: _Waiting, batch: _Batch) -> None:
         message, checker = item.message, self._checkers[shard]
-        overdue = self._clock() - item.since_s > PATIENCE_S or len(batch.waiting) >= MAX_WAITING
+        gateway = "/".join(message.topic.removeprefix(PREFIX).split("/", 2)[:2])
+        crowded = len(batch.waiting) >= MAX_WAITING or batch.waits[gateway] >= MAX_WAITS
+        overdue = crowded or self._clock() - item.since_s > PATIENCE_S
         try:
             checked = checker.check(message.topic, message.body, patient=not overdue)
         except NotYet as need:
             if not overdue:
                 batch.waiting.append(item)
+                batch.waits[gateway] += 1
                 return
             why = need.refusal
             batch.refused.append(RefusedMessage(message.topic, why.code, why.text, message.body))
@@ -189,6 +213,7 @@ class _Batch:
     refused: list[RefusedMessage] = field(default_factory=list)
     unknown: dict[str, bytes] = field(default_factory=dict)
     waiting: list[_Waiting] = field(default_factory=list)
+    waits: Counter[str] = field(default_factory=Counter)  # by gateway
     done: list[Message] = field(default_factory=list)
     unheard: int = 0
     foreign: int = 0

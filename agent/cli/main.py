@@ -166,7 +166,7 @@ def outcome(args: Sequence[str] | None = None, line_factory: Callable[..., Line]
     ``line_factory``: opens lines in place of ``drivers.line.open_line``, as a simulation does.
     """
     stdout = sys.stdout
-    REQUESTED.set(_language(sys.argv[1:] if args is None else args))
+    language = REQUESTED.set(_language(sys.argv[1:] if args is None else args))
     try:
         result = cli.main(None if args is None else list(args), "meterhouse", standalone_mode=False, obj=line_factory)
         sys.stdout.flush()
@@ -183,6 +183,8 @@ def outcome(args: Sequence[str] | None = None, line_factory: Callable[..., Line]
         if os.environ.get("MH_DEBUG", "") not in {"", "0"}:
             raise
         code = _print_error(error)
+    finally:
+        REQUESTED.reset(language)
     return code
 
 

@@ -13,6 +13,11 @@ CREATE TABLE pins (                     -- which keys are trusted: by the operat
 CREATE TABLE trust_changes (number bigint NOT NULL); -- one row: workers look whether it grew
 INSERT INTO trust_changes VALUES (0);
 
+CREATE TABLE dropped (before_ms bigint NOT NULL); -- packs that begin earlier were counted, and are no longer kept
+
+CREATE TABLE shard (                    -- one row: which of the databases this is, and of how many
+  place int NOT NULL, shards int NOT NULL);
+
 CREATE TABLE agreed (                   -- streams that a gateway was asked for; none: all of them
   gateway text NOT NULL,
   stream text NOT NULL,                 -- last part of the name
@@ -64,8 +69,8 @@ CREATE TABLE packs (
   hash uuid NOT NULL, prev uuid, birth uuid NOT NULL,
   signer bigint NOT NULL,               -- place of its key in the chain of keys
   lot bigint NOT NULL,
-  readings int NOT NULL, due int, gaps int, -- due NULL: not settled yet (its birth, or another part, has not come)
-  asleep int,                           -- of these gaps
+  readings bigint NOT NULL, due bigint, gaps bigint, -- due NULL: not settled yet (its birth, or another part, has not come)
+  asleep bigint,                        -- of these gaps
   reasons jsonb,                        -- of these gaps: {"timeout": readings}; NULL without gaps
   part smallint, parts smallint,
   is_birth boolean NOT NULL, first boolean NOT NULL,

@@ -30,7 +30,7 @@ SHARED: Final = ("+/+/+/readings", "+/+/+/backfill", "+/+/checkpoint/+")
 PLAIN: Final = ("+/+/keys", "+/+/status")
 SESSION_S: Final = 86_400  # that the broker keeps for a worker that is away
 WINDOW: Final = 2000  # unacknowledged messages that the broker may send
-QUEUED: Final = 2 * WINDOW
+CONNACK_S: Final = 15.0  # that the broker has for its answer
 
 
 class MqttSource:
@@ -82,7 +82,7 @@ class MqttSource:
         self._client.loop(0.1)
 
     def _serve(self, wait_s: float) -> None:
-        if not self._connected and not self._client.is_connected() and time.monotonic() >= self._retry_at:
+        if not self._connected and time.monotonic() >= self._retry_at:
             self._connect()
         if self._client.socket() is None:
             time.sleep(wait_s)
@@ -91,7 +91,7 @@ class MqttSource:
             self._lost("the connection broke")
 
     def _connect(self) -> None:
-        self._retry_at = time.monotonic() + self._retry.next_s()
+        self._retry_at = time.monotonic() + max(CONNACK_S, self._retry.next_s())
         settings = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         settings.SessionExpiryInterval = SESSION_S
         settings.ReceiveMaximum = WINDOW
@@ -103,6 +103,7 @@ class MqttSource:
 
     def _lost(self, why: str) -> None:
         self._connected, self._problem = False, why
+        self._retry_at = time.monotonic() + self._retry.next_s()
         self._generation += 1
         self._queue.clear()  # unacknowledged: it comes again
 
@@ -116,7 +117,8 @@ class MqttSource:
         client.subscribe(shared + [(f"meterhouse/v1/{topic}", 1) for topic in PLAIN])
 
     def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
-        self._lost(f"the broker ended the connection: {reason}")
+        hint = ". Another worker has this name: give each one of its own (--name)" if reason.value == 0x8E else ""
+        self._lost(f"the broker ended the connection: {reason}{hint}")
 
     def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
         self._queue.append(Message(message.topic, message.payload, (self._generation, message.mid, message.qos)))

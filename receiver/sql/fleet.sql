@@ -1,5 +1,5 @@
 WITH s AS (SELECT id, gateway FROM streams WHERE %(like)s::text IS NULL OR gateway = %(like)s::text OR starts_with(gateway, %(like)s::text || '/')),
- b AS (SELECT s.gateway, max(b.to_ms) AS newest FROM boots b JOIN s ON s.id = b.stream GROUP BY 1),
+ b AS (SELECT s.gateway, max(least(b.to_ms, (extract(epoch FROM b.changed) * 1000)::bigint)) AS newest FROM boots b JOIN s ON s.id = b.stream GROUP BY 1),
  d AS (SELECT s.gateway, sum(d.packs) AS packs, sum(d.readings) AS readings, sum(d.due) AS due, sum(d.gaps) AS gaps, sum(d.asleep) AS asleep
    FROM days d JOIN s ON s.id = d.stream WHERE d.day >= %(since)s::date GROUP BY 1),
  h AS (SELECT s.gateway, sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.missing) r)) AS missing,

@@ -26,6 +26,10 @@ WITH r AS (
   FROM r LEFT JOIN LATERAL (
     SELECT * FROM packs l WHERE l.stream = r.stream AND l.seq = r.seq - 1 ORDER BY l.hash = r.prev DESC, l.boot = r.boot DESC LIMIT 1) l ON true
 )
+, gone AS ( -- a neighbour has come that fits
+  DELETE FROM findings f USING judged j WHERE f.stream = j.stream AND f.seq = j.seq AND f.boot = j.boot AND f.seq > 0
+    AND f.code IN ('chain', 'conflict') AND f.code IS DISTINCT FROM j.code
+)
 INSERT INTO findings (stream, seq, boot, code)
 SELECT stream, seq, boot, code FROM judged WHERE code IS NOT NULL
 UNION SELECT stream, seq, boot, unnest(faults) FROM new WHERE faults IS NOT NULL

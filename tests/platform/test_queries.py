@@ -75,7 +75,7 @@ def test_evidence_comes_out_as_it_was_published_and_the_verifier_says_the_same(d
             folder = tmp_path / b.kind
             written = write_export(connection, folder, b.gateway.name)
             assert written.packs >= 6
-            lines = {line for file in folder.rglob("packs*.jsonl") for line in file.read_bytes().splitlines()}
+            lines = {line for file in folder.rglob("packs.jsonl") for line in file.read_bytes().splitlines()}
             published = {raw for topic, raw in b.sent if topic == b.topic}
             assert lines <= published
             verifier = Verifier([b.gateway.signer.kid])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from receiver.store import Store
 from receiver.trust import Enrolment, enrol, read_csv, remove
 from receiver.worker import Worker
 from tests.kits.broker import Broker, until
-from tests.kits.fleet_faults import Feed, has_subscriber, make, publish_all
+from tests.kits.fleet_faults import START_MS, Feed, has_subscriber, make, publish_all
 
 
 class Clock:
@@ -137,6 +138,132 @@ def test_garbage_and_hostile_messages_are_refused_counted_and_bounded(dsn: str) 
     assert worker.totals.refused["internal"] == 0
     assert count(dsn, "SELECT count(*) FROM packs WHERE faults IS NULL AND due IS NOT NULL") == 12
     assert sum(worker.totals.refused.values()) >= 600
+
+
+def test_one_message_that_cannot_be_stored_is_refused_alone(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours in storing must not come again for ever: it stopped all workers."""
+    b, other = make("whole", 1), make("whole", 2)
+    enrolled(dsn, b.gateway.pin, other.gateway.pin)
+    store = Store(dsn)
+    honest = Store._row
+
+    def broken(self: Store, one: Any, lot: int) -> Any:
+        if one.checked.stream == b.stream.name and one.checked.link.seq == 5:
+            raise ValueError("a fault of ours")
+        return honest(self, one, lot)
+
+    monkeypatch.setattr(Store, "_row", broken)
+    keys = [(f"meterhouse/v1/{one.gateway.name}/keys", one.keys[0]) for one in (b, other)]
+    feed = Feed(keys + b.sent + other.sent)
+    worker = Worker(feed, [store], Clock())
+    worker.step(0)
+    assert len(feed.acknowledged) == len(keys + b.sent + other.sent)
+    assert worker.totals.refused == {"internal": 1}
+    assert count(dsn, "SELECT count(*) FROM packs") == 23
+
+
+def test_what_strangers_and_enrolled_gateways_may_write_stops_nobody(dsn: str) -> None:
+    """Zero characters, depth, half characters and huge numbers, signed and not: each stopped every worker once."""
+    b = make("whole", 1)
+    enrolled(dsn, b.gateway.pin)
+    b.stream.name = f"{b.gateway.name}/_indicators"
+    period = {"from": 1_795_500_900, "kind": "day", "label": "2026\0-11-24", "to": 1_795_587_300}
+    results = [
+        {
+            "id": "plain/x",
+            "kind": "figure",
+            "note": "a\0b",
+            "period": period,
+            "u": "k\0Wh",
+            "v": "1.5",
+            "verdict": "m\0et",
+        },
+        {"id": "plain/y", "kind": "figure", "period": {**period, "from": 1e300}, "v": "9" * 60},
+        {"id": "z\0", "kind": "\0", "period": {**period, "kind": 7}, "v": "1" * 400},
+    ]
+    b.stream.birth, b.stream.seq, b.stream.prev = None, 0, None
+    signed = [(f"meterhouse/v1/{b.stream.name}/readings", b.stream.pack(results=results))]
+    stranger = "meterhouse/v1/new/gw"
+    hostile = [
+        (f"{stranger}/status", b'{"state":"online","version":"\\u0000","v":1}'),
+        (f"meterhouse/v1/{b.gateway.name}/status", b'{"state":"online","version":"\\u0000\\ud800","v":1}'),
+        (f"{stranger}/keys", b"[" * 200_000),
+        (f"{stranger}/keys", b'{"records":[{"kid":"\\u0000\\ud800"}]}'),
+        (f"{stranger}/keys", b'{"records":' + b"[" * 5_000),
+        ("meterhouse/v1/a\0b/c/keys", b"{}"), ("meterhouse/v1/<b>/x/status", b"{}"),
+    ]  # fmt: skip
+    keys = [(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0])]
+    feed, clock = Feed(keys + hostile + signed), Clock()
+    worker = Worker(feed, [Store(dsn)], clock)
+    for _ in range(3):
+        worker.step(0)
+        clock.now += 40.0
+    assert len(feed.acknowledged) == len(keys + hostile + signed)
+    assert worker.totals.refused["internal"] == 0 and worker.totals.failures == 0
+    assert not worker.totals.refused
+    assert count(dsn, "SELECT count(*) FROM figures") >= 1
+
+
+def test_a_gateway_without_its_birth_does_not_hold_up_the_others(dsn: str) -> None:
+    b = make("whole", 1)
+    enrolled(dsn, b.gateway.pin)
+    b.run(1)
+    packs = [(b.topic, raw) for raw in b.run(400)]
+    worker = Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *packs]), [Store(dsn)], Clock())
+    worker.step(0)
+    assert worker.waiting == 100
+    assert count(dsn, "SELECT count(*) FROM packs WHERE due IS NULL") == 300
+
+
+def test_what_was_dropped_is_not_counted_again(dsn: str) -> None:
+    """A replayed pack of a month that was dropped made a bad day look better."""
+    from receiver.keeper import drop_months
+
+    b = make("whole", 1, START_MS - 100 * 86_400_000)
+    enrolled(dsn, b.gateway.pin)
+    sent = [(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]
+    for _ in range(2):
+        worker, keeper = Worker(Feed(sent), [Store(dsn)], Clock()), Keeper(dsn)
+        worker.step(0)
+        while keeper.step():
+            pass
+        with connect(dsn) as connection:
+            drop_months(connection, 30)
+    assert count(dsn, "SELECT sum(packs) FROM days") == 12
+    assert count(dsn, "SELECT count(*) FROM packs") == 0
+
+
+@pytest.mark.broker
+def test_a_session_that_another_takes_over_comes_back(dsn: str, tmp_path: Path) -> None:
+    from urllib.parse import urlsplit
+
+    from receiver.sources.mqtt import MqttSource
+
+    broker = Broker(tmp_path)
+    broker.start()
+    try:
+        first, second = MqttSource(urlsplit(broker.url), "w1"), MqttSource(urlsplit(broker.url), "w1")
+        until(lambda: first.take(1, 0.05) is not None and not first.problem(), what=first.problem)
+        until(lambda: second.take(1, 0.05) is not None and not second.problem(), what=second.problem)
+        until(lambda: first.take(1, 0.05) is not None and "name" in first.problem(), what=first.problem)
+        second.close()
+        until(lambda: first.take(1, 0.05) is not None and not first.problem(), what=first.problem)
+        first.close()
+    finally:
+        broker.stop()
+
+
+def test_databases_in_another_order_are_refused(postgres: PrivatePostgres, dsn: str) -> None:
+    from click.testing import CliRunner
+
+    from receiver.commands import platform
+
+    runner = CliRunner()
+    assert runner.invoke(platform, ["status", "--db", dsn]).exit_code == 0
+    other = postgres.dsn
+    migrate(other)
+    result = runner.invoke(platform, ["status", "--db", dsn, "--db", other])
+    assert "made as 1 of 1" in str(result.exception)
 
 
 def test_a_row_of_ten_thousand_refusals_is_all_that_is_kept(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
