@@ -55,7 +55,7 @@ class StatusFile:
         """Replace the file. The runtime directory is in memory: this does not wear out a flash card."""
         versions = [(stream.name, s) for stream in service.sealing.streams.values() for s in stream.table_versions]
         if (numbers := tuple(version.number for _, version in versions)) != self._named:
-            self._named, self._tables = numbers, _tables(versions)
+            self._named, self._tables = numbers, point_tables(versions)
         ring = service.rings.current.path.name
         content = {**self._fixed, "ring": ring, "time": seconds(time.time_ns() // 1_000_000), **status(service)}
         if time.monotonic() >= self._metrics_due:
@@ -152,21 +152,23 @@ def summary(service: Service) -> str:
     return "; ".join(parts)[:400]
 
 
-def _tables(versions: Sequence[tuple[str, TableVersion]]) -> str:
-    """The point tables of the ring's records, as JSON; where a table has the points of an earlier one, its number."""
-    points: dict[int, str] = {}
+def point_tables(versions: Sequence[tuple[str, TableVersion]]) -> str:
+    """The point tables of the ring's records, as JSON; points of an earlier table are the number of the first such."""
+    first: dict[int, int] = {}  # the table that states the points
     rows = []
     for stream, version in versions:
         table = version.table.points
-        if id(table) not in points:
+        if id(table) not in first:
             floats = table.floats  # whose last digits are noise
             named = [
                 {"n": n, "u": unit, "kind": kind} | ({"float": True} if n in floats else {})
                 for n, unit, kind in table.names
             ]
-            points[id(table)] = json.dumps(named, ensure_ascii=False, separators=(",", ":"))
-        rows.append(f'"{version.number}":{{"stream":{json.dumps(stream)},"points":{points[id(table)]}}}')
-        points[id(table)] = str(version.number)
+            text = json.dumps(named, ensure_ascii=False, separators=(",", ":"))
+            first[id(table)] = version.number
+        else:
+            text = str(first[id(table)])
+        rows.append(f'"{version.number}":{{"stream":{json.dumps(stream)},"points":{text}}}')
     return "{" + ",".join(rows) + "}"
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.cli.ring_follower import tables_of
+from agent.pack.table import BirthPoints, BirthTable
 from agent.service.births import point_row
+from agent.service.seal_jobs import TableVersion
+from agent.service.status import point_tables
 from drivers.model import PACES, DeviceSpec, Kind, Point, RegisterPart
+from ext.ring import Ring
 
 D = Decimal
 
@@ -59,3 +66,23 @@ def test_a_source_is_whole(point: Point, source: dict[str, Any]) -> None:
     spec = DeviceSpec("m1", "park7/gw01/m1", "1", "modbus", "eastron/sdm630", (point,), (1000,) * len(PACES))
     row = point_row(spec.points[0], spec, frozenset({"V", "kWh", "Cel", "s"}))
     assert row["n"] == point.name and row["source"] == source
+
+
+def test_every_device_that_shares_its_points_is_found_in_the_snapshot(tmp_path: Path) -> None:
+    """Also the third and fourth of a kind, with one of another kind between."""
+
+    def points(name: str) -> BirthPoints:
+        return BirthPoints([{"n": name, "u": "W", "kind": "gauge", "pace": PACES[0]}])
+
+    meters, other = points("ac.power.active"), points("device.temperature")
+    used = {"m1": meters, "m2": meters, "x1": other, "m3": meters, "m4": meters, "x2": other, "x3": other}
+    ring = Ring.create(str(tmp_path / "ring"), 1 << 18, 7, 1, bytes(32))
+    versions = [
+        (name, TableVersion(ring, number, BirthTable(name, {}, shared), 0))
+        for number, (name, shared) in enumerate(used.items(), 1)
+    ]
+    text = point_tables(versions)
+    found = {device: [point["n"] for point in read] for _, device, read in tables_of({"tables": json.loads(text)})}
+    assert found == {name: [shared.names[0][0]] for name, shared in used.items()}
+    assert text.count('"n":') == 2, "each kind is written once"
+    ring.close()
