@@ -35,6 +35,10 @@ REASONS: Final[Mapping[str, Texts]] = {  # why a due reading does not exist
 }
 
 _AGENT_LOG = ("`journalctl -u meterhouse -n 50` says why", "原因见 `journalctl -u meterhouse -n 50`")
+_CORRECT = (
+    "Correct it, then `meterhouse check` and `meterhouse reload`",
+    "请改正后执行 `meterhouse check` 和 `meterhouse reload`",
+)
 _CABLE = (
     "Check its power, cable, address and serial setting. `meterhouse watch --frames {line}` shows what is asked",
     "请检查设备供电、接线、地址和串口参数；`meterhouse watch --frames {line}` 显示收发的报文",
@@ -195,16 +199,21 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         ),
         ("See the store and the disk; " + _AGENT_LOG[0], "请检查存储和磁盘；" + _AGENT_LOG[1]),
     ),
+    "config-invalid": FindingWords(
+        3,
+        (
+            "the configuration on disk is invalid, a start or reload would fail: {what}",
+            "磁盘上的配置有误，启动或重新加载会失败：{what}",
+        ),
+        _CORRECT,
+    ),
     "config-rejected": FindingWords(
         3,
         (
             "configuration rejected, the previous one stays in effect: {what}",
             "配置被拒绝，仍使用之前的配置：{what}",
         ),
-        (
-            "Correct it, then `meterhouse check` and `meterhouse reload`",
-            "请改正后执行 `meterhouse check` 和 `meterhouse reload`",
-        ),
+        _CORRECT,
     ),
     "devices-without-role": FindingWords(
         0,

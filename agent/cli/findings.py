@@ -91,12 +91,13 @@ def _in_chinese(name: str, value: object) -> object:
     return "：" + translate(value[2:]) if value.startswith(": ") else translate(value)
 
 
-def find(snapshot: Facts, now: float, agent_lives: bool) -> list[Finding]:
+def find(snapshot: Facts, now: float, agent_lives: bool, on_disk: Sequence[str] = ()) -> list[Finding]:
     """All findings about the agent that wrote a snapshot, the worst kind first.
 
     Args:
         now: seconds since the epoch.
         agent_lives: whether its process exists.
+        on_disk: what is wrong with the configuration files, which the agent may not have looked at yet.
     """
     found = [
         *_agent(snapshot, now, agent_lives),
@@ -104,7 +105,7 @@ def find(snapshot: Facts, now: float, agent_lives: bool) -> list[Finding]:
         *_clock(_part(snapshot, "clock"), now),
         *_key(_part(snapshot, "key")),
         *_intervals(_part(snapshot, "intervals")),
-        *_config(_part(snapshot, "config")),
+        *_config(_part(snapshot, "config"), on_disk),
         *_field(_part(snapshot, "devices"), _part(snapshot, "lines"), now),
         *_uplinks(_part(snapshot, "uplinks"), f"{snapshot.get('site', '+')}/{snapshot.get('gateway', '+')}", now),
     ]
@@ -175,8 +176,12 @@ def _intervals(intervals: Facts) -> Iterator[Finding]:
         yield Finding("intervals-stopped", "intervals", {"names": _names(stopped)})
 
 
-def _config(config: Facts) -> Iterator[Finding]:
-    for text in config.get("complaints") or ():
+def _config(config: Facts, on_disk: Sequence[str]) -> Iterator[Finding]:
+    rejected = [str(text) for text in config.get("complaints") or ()]
+    for text in on_disk:
+        if text not in rejected:
+            yield Finding("config-invalid", "configuration", {"what": _cut(text, 300)})
+    for text in rejected:
         yield Finding("config-rejected", "configuration", {"what": _cut(text, 300)})
     if roleless := config.get("roleless"):
         yield Finding("devices-without-role", "configuration", {"names": _names(roleless)})

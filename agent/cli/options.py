@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
@@ -26,6 +28,7 @@ EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 LANGUAGE: Final = click.Choice(["en", "zh"])
 DEFAULT_CONFIG: Final = "/etc/meterhouse/agent.toml"
+_PATHS: Final = re.compile(r"^\[paths\][^\n]*\n((?:[^\[\n][^\n]*\n?|\n)*)", re.MULTILINE)  # up to the next table
 
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
 param_option = click.option(
@@ -40,26 +43,39 @@ def line_help() -> str:
     return f"Of a device that is not configured: {line_url_help()}, or the name of a configured line."
 
 
-def configured_profiles_dir(config_file: Path) -> Path | None:
-    """``paths.profiles_dir`` of a configuration, also of one that is not valid; None where it names none."""
-    import tomllib
-
+def configured_folder(config_file: Path, key: str) -> Path | None:
+    """A folder of ``[paths]``, such as ``runtime_dir``, also of a configuration that is not valid; None: none named."""
     try:
         more = sorted((config_file.parent / "conf.d").glob("[!.]*.toml"))
-        for file in (one for one in (config_file, *more) if one.is_file()):  # a pipe would never end
-            paths = tomllib.loads(file.read_text("utf-8-sig")).get("paths")
-            if isinstance(paths, dict) and isinstance(found := paths.get("profiles_dir"), str):
-                return config_file.parent / found
-    except (OSError, ValueError, RecursionError):  # `check` says what is wrong with it
+        files = [one for one in (config_file, *more) if one.is_file()]  # a pipe would never end
+    except (OSError, ValueError):
         return None
+    for file in files:
+        if isinstance(found := _paths_table(file).get(key), str) and found and "\0" not in found:
+            return file.parent / found
     return None
+
+
+def _paths_table(file: Path) -> dict[str, Any]:
+    """``[paths]`` of a file; where the file is not TOML, what stands under that header. `check` says what is wrong."""
+    import tomllib
+
+    with suppress(OSError, ValueError, RecursionError):
+        text = file.read_text("utf-8-sig")
+        try:
+            paths = tomllib.loads(text).get("paths")
+        except ValueError:
+            found = _PATHS.search(text)
+            paths = tomllib.loads(found[1]) if found else None
+        return paths if isinstance(paths, dict) else {}
+    return {}
 
 
 def profile_dirs(config_file: Path, folder: Path | None = None) -> tuple[Path, ...]:
     """Where profiles are looked for, first match first: ``--profiles``, the configuration's, the site's, ours."""
     from drivers.profile import default_dirs
 
-    own = (folder, configured_profiles_dir(config_file))
+    own = (folder, configured_folder(config_file, "profiles_dir"))
     return tuple(dict.fromkeys((*(one for one in own if one is not None), *default_dirs())))
 
 
@@ -104,30 +120,43 @@ class ConfigOptions:
         return load_config(self.config_file, state_dir=self.state_dir, runtime_dir=self.runtime_dir)
 
     def find_runtime_dir(self, warn: bool = True, strict: bool = True) -> Path:
-        """The runtime directory of the agent, also with an invalid configuration.
+        """As ``find_agent``, with its complaints as warnings."""
+        folder, complaints = self.find_agent(strict)
+        if warn:
+            warn_of_next_start(complaints)
+        return folder
 
-        A running agent keeps its configuration while the file is invalid, and can be asked: then it is only a warning.
+    def find_agent(self, strict: bool = True) -> tuple[Path, tuple[ConfigError, ...]]:
+        """The runtime directory of the agent, and what is wrong with the configuration if one runs all the same.
+
+        A running agent keeps its configuration while the file is invalid, and can be asked.
         Raises ConfigError if none runs; not ``strict``: never.
         """
         if self.runtime_dir is not None:
-            return self.runtime_dir
+            return self.runtime_dir, ()
         usual = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/meterhouse")
         if not os.path.exists(self.config_file):  # unlike Path.exists, no error for names that cannot be
             if strict and str(self.config_file) != DEFAULT_CONFIG:
                 hint = "Name the file with -c FILE, or the folder of the running agent with --runtime-dir"
                 raise ConfigError("there is no such file", where=str(self.config_file), hint=hint)
-            return usual
+            return usual, ()
         try:
-            return ConfigOptions(self.config_file).load().runtime_dir
+            return ConfigOptions(self.config_file).load().runtime_dir, ()
         except ConfigError as error:
-            if os.path.exists(usual / "snapshot.json"):
-                for one in error.complaints if warn else ():
-                    click.echo(as_complaint("warning", f"the next start would fail: {one}"), err=True)
-                return usual
+            folder = configured_folder(self.config_file, "runtime_dir") or usual
+            if os.path.exists(folder / "snapshot.json"):
+                denied = os.strerror(errno.EACCES)  # says something of this user, not of the file
+                return folder, tuple(one for one in error.complaints if denied not in one.what)
             if not strict:
-                return usual
+                return folder, ()
             hint = error.hint or "Or give the folder of the running agent with --runtime-dir"
             raise ConfigError(error.what, where=error.where, hint=hint, complaints=error.complaints) from error
+
+
+def warn_of_next_start(complaints: Sequence[ConfigError]) -> None:
+    """What is wrong with the files while an agent runs on what they were."""
+    for one in complaints:
+        click.echo(as_complaint("warning", f"the next start would fail: {one}"), err=True)
 
 
 def config_options(function: F) -> F:

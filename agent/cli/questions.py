@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from drivers.model import UsageError
+from agent.cli.common import say
+from drivers.model import UsageError, sentences
 from drivers.toml.parsers import InvalidValue
 
 T = TypeVar("T")
@@ -27,9 +28,9 @@ def asked(question: str, parse: Callable[[Any], T], default: str | None = None, 
         try:
             return parse(text.strip() if not hidden else text)
         except InvalidValue as wrong:
-            raise click.UsageError(f"{wrong.what}. {wrong.hint}") from None
+            raise click.UsageError(say(sentences(wrong.what, wrong.hint))) from None
         except UsageError as wrong:
-            raise click.UsageError(str(wrong)) from None
+            raise click.UsageError(say(str(wrong))) from None
 
     answer: T = click.prompt(
         question, default=default, value_proc=process, err=True, hide_input=hidden, show_default=bool(default)

@@ -42,7 +42,7 @@ def status(options: ConfigOptions, points: bool, lang: str, as_json: bool) -> No
     less than 0.9 of its readings in ten minutes, 5 a destination has no connection or subscriber, or refuses.
     """
     try:
-        folder = options.find_runtime_dir()
+        folder, complaints = options.find_agent()
         snapshot = read_snapshot(folder)
     except GatewayError as error:
         if not as_json:
@@ -50,7 +50,7 @@ def status(options: ConfigOptions, points: bool, lang: str, as_json: bool) -> No
         click.echo(as_line(no_status(error)))
         raise SystemExit(error.exit_code) from None
     now = time.time()
-    findings = find(snapshot, now, is_alive(snapshot.get("pid")))
+    findings = find(snapshot, now, is_alive(snapshot.get("pid")), [str(one) for one in complaints])
     exit_code = exit_code_of(findings)
     latest = _latest(folder, snapshot) if points else []
     if as_json:

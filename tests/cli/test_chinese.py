@@ -12,6 +12,8 @@ import pytest
 from agent.cli.chinese import MARKS, MOST_SENTENCES, PART, VALUE, Pair, describe, find, read_pairs, translate
 from agent.cli.help import EXTRA
 from agent.cli.main import COMMANDS, outcome
+from agent.cli.questions import asked
+from agent.config.devices import role
 from tests.kits.message_templates import Message, messages, written
 
 PAIRS = list(read_pairs())
@@ -167,6 +169,21 @@ def test_a_wrong_configuration_is_told_in_chinese(mh, park) -> None:
     assert said.err.splitlines()[-1] == "共 2 处错误。"
     facts = json.loads(mh("check", "-c", path, "--json").out)  # scripts read English
     assert facts["complaints"][0]["what"] == "unknown key"
+
+
+@pytest.mark.usefixtures("chinese")
+def test_typographic_quotes_are_told_in_chinese(mh, tmp_path) -> None:
+    (tmp_path / "agent.toml").write_text("[site]\nid = “park7”\n")
+    said = mh("check", "-c", tmp_path / "agent.toml")
+    assert "这是中文引号或弯引号。请切换到英文输入法，使用直引号" in said.err
+
+
+@pytest.mark.usefixtures("chinese")
+def test_a_wrong_answer_to_a_question_is_told_in_chinese(monkeypatch, capsys) -> None:
+    answers = iter(["boiler", "grid"])
+    monkeypatch.setattr("click.termui.visible_prompt_func", lambda _question: next(answers))
+    assert asked("角色", role) == "grid"
+    assert '"boiler" 不是有效的角色。自定义角色以 "x." 开头' in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("chinese")

@@ -21,7 +21,7 @@ import pytest
         (["--display", "inv1=1234,567,890"], "'1234,567,890' is not a number. Digits and a point"),
         (["--display", "inv1=1.234,5"], "is not a number"),
         (["--csv", "COMMA"], "comma.csv:1: 1,234 may be"),
-        (["--display", "inv9=1"], 'the running agent has no device "inv9"'),
+        (["--display", "inv9=1"], 'error: --display: the running agent has no device "inv9"'),
         (["--display", "inv1/ac.energy.imp=1"], "inv1 has no point 'ac.energy.imp'"),
         (["--who", " "], "--who: is missing"),
         (["--remarks", "a\nb"], "--remarks: not a text of at most 2000 characters on one line"),

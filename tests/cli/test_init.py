@@ -123,7 +123,7 @@ def test_a_person_is_asked_until_the_answer_is_right(tmp_path: Path) -> None:
         child.wait()
         os.close(master)
     text = shown.decode()
-    assert asked == len(answers) and 'Did you mean "Asia/Shanghai"?' in text and "s3cr3t" not in text, text
+    assert asked == len(answers) and '是否想写 "Asia/Shanghai"？' in text and "s3cr3t" not in text, text
     secret = tmp_path / "new" / "platform-password"
     assert secret.read_text() == "s3cr3t\n" and mode(secret) == 0o600
     config = load_config(tmp_path / "new" / "agent.toml")

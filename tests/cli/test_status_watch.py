@@ -93,14 +93,35 @@ def test_status_knows_a_dead_and_a_hanging_agent(mh, traces, tmp_path) -> None:
     assert said.code == 1 and "the agent has written no snapshot for 100 s: it hangs, or the clock was set" in said.err
 
 
-def test_a_running_agent_can_be_asked_while_its_file_is_wrong(mh, traces, tmp_path, monkeypatch) -> None:
-    """Monitoring goes on while somebody edits; that the next start would fail is said."""
+@pytest.mark.parametrize("folder", ["from [paths]", "from [paths] of a file that is not TOML", "the default"])
+def test_a_running_agent_is_found_while_its_file_is_wrong(mh, traces, tmp_path, monkeypatch, folder) -> None:
+    """Monitoring goes on while somebody edits, and says that the next start would fail."""
     path = tmp_path / "agent.toml"
-    path.write_text("[site]\nid = 7\n")
-    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
+    text = "[site]\nid = 7\n" if "TOML" not in folder else "[site]\nid = “park7”\n"
+    if folder == "the default":
+        monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
+    else:
+        text += '[paths]\nstate_dir = "state"\n\nruntime_dir = "run"  # ours\n[pack]\nevery = "10 s"\n'
+    path.write_text(text)
     said = mh("status", "--json", "-c", path)
-    assert said.code == 0 and json.loads(said.out)["ok"]
-    assert f"warning: the next start would fail: {path}:2: site.id: " in said.err
+    facts = said.lines[0]
+    assert (said.code, said.err, facts["devices"]["inv1"]["life"]) == (3, "", "alive")
+    found = {(one["code"], one["exit_code"]) for one in facts["findings"] if one["exit_code"]}
+    assert found == {("config-invalid", 3)} and f"would fail: {path}:2: " in str(facts["faults"])
+    said = mh("status", "-c", path)
+    assert said.code == 3 and f"{path}:2" in said.err.replace("\n", "") and "inv1" in said.out
+    said = mh("watch", "--json", "--for", "0.1", "-c", path)
+    assert said.code == 0 and f"warning: the next start would fail: {path}:2: " in said.err
+    said = mh("doctor", "--offline", "--json", "-c", path)
+    checks = said.lines[0]["checks"]
+    assert [c["text"] for c in checks if c["subject"] == "agent" and c["state"] == "good"] == [
+        f"runs, process {os.getpid()}"
+    ]
+    assert any(c["code"] == 3 and f"{path}:2" in c["text"] for c in checks)
+    traces.facts["config"] = {"complaints": [text.partition("would fail: ")[2] for text in facts["faults"]]}
+    traces.write()
+    found = {one["code"] for one in mh("status", "--json", "-c", path).lines[0]["findings"] if one["exit_code"]}
+    assert found == {"config-rejected"}, "said once"
     (tmp_path / "run/snapshot.json").unlink()
     assert mh("status", "--json", "-c", path).code == 3
 

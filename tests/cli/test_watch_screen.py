@@ -402,3 +402,12 @@ def test_when_an_outbox_is_empty() -> None:
     trends.add(snapshot(120, 5, boot="b"))
     trends.add(snapshot(130, 5, boot="b"))
     assert trends.drain_s("p") is None and trends.errors("l") == 0 and trends.drain_s("q") is None
+
+
+async def test_an_invalid_file_is_a_finding_until_the_agent_has_read_it(traces: Traces) -> None:
+    traces.write(config={"complaints": [], "loaded": 0.5})
+    async with screen(traces.folder, on_disk=["agent.toml:3: a key without a value"]) as seen:
+        await seen.press("5")
+        await seen.until(lambda: "agent.toml:3" in seen.text)
+        traces.write(config={"complaints": [], "loaded": 1.0})
+        await seen.until(lambda: "agent.toml:3" not in seen.text)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import rfc8785
 
-from agent.cli.options import configured_profiles_dir
+from agent.cli.options import configured_folder
 from agent.config import RingConfig, Secret, device_spec, line_config, load_config, load_profiles, site_profiles
 from drivers.line.config import LineConfig
 from drivers.model import ConfigError, Limits, ProfileError
@@ -368,7 +368,7 @@ def test_a_pipe_or_device_in_conf_d_is_refused_and_not_waited_for(site, good) ->
     (site.folder / "conf.d/3.toml").symlink_to("/dev/zero")
     what = "is a pipe, socket or device, not a file. Take it away, or give a text file"
     assert site.complaints() == [f"conf.d/{n}.toml: {what}" for n in (1, 2, 3)]
-    configured_profiles_dir(site.folder / "agent.toml")  # which commands read before is no trap either
+    configured_folder(site.folder / "agent.toml", "profiles_dir")  # which commands read before is no trap either
 
 
 PV = """[[line]]

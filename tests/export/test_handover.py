@@ -152,7 +152,7 @@ def test_a_person_is_asked_for_each_display(
         monkeypatch.setattr("sys.stdin", Terminal("\n".join(answers) + "\n"))
         got, out, err = mh("handover", "-c", agent.config, "--html", tmp_path / "h.html", "--lang", "zh")
         assert got == code, err
-        assert "m1：ac.energy.import = 12345 kWh，表计显示" in err and "'about 7' is not a number" in err
+        assert "m1：ac.energy.import = 12345 kWh，表计显示" in err and "'about 7' 不是数字" in err
         assert (tmp_path / "h.html").exists() == (code == 4)
     assert "共3台设备：1台与表计显示一致，1台不一致，1台未比对" in out and "已写入" in out
     page = (tmp_path / "h.html").read_text()

@@ -236,7 +236,8 @@ def test_a_person_is_asked_and_sees_file_and_values_first(
         monkeypatch.setattr("sys.stdin", Terminal("\n".join([*answers, last]) + "\n"))
         said = mh("adopt", "--line", line.url, "--serial", line.serial, "--address", "5", "--lang", lang)
         assert said.code == code, said.err
-        assert '"main 1" is not a name' in said.err and "chint/dtsu666-4000" in said.err
+        wrong = '"main 1" 不是有效的名称' if lang == "zh" else '"main 1" is not a name'
+        assert wrong in said.err and "chint/dtsu666-4000" in said.err
         assert "ratio = { ct = 80 }" in said.err and "ac.voltage.l1" in said.err
         assert ("测点" in said.err) == (lang == "zh")
         assert (site.parent / "conf.d").exists() == (code == 0)

@@ -23,15 +23,15 @@ def edited(agent: Agent, change: tuple[str, str]) -> None:
 
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """``meterhouse run`` that must end by itself: code, stdout, stderr."""
+    """``meterhouse run``, or another command, that must end by itself: code, stdout, stderr."""
     for name in [name for name in os.environ if name.endswith("_DIRECTORY")]:  # of a unit that runs the tests
         monkeypatch.delenv(name)
     ours, root = logging.getLogger("meterhouse"), logging.getLogger()
     before = ours.level, root.level, root.handlers[:]
 
-    def played(agent: Agent, *more: str) -> tuple[int, str, str]:
+    def played(agent: Agent, *more: str, command: str = "run") -> tuple[int, str, str]:
         capfd.readouterr()
-        code = outcome(["run", "-c", str(agent.config), *more])
+        code = outcome([command, "-c", str(agent.config), *more])
         out, err = capfd.readouterr()
         assert "Traceback" not in out + err
         return code, out, err
@@ -111,3 +111,15 @@ def test_a_state_directory_that_cannot_be_made(agent: Agent, run: Run) -> None:
     (agent.folder / "file").write_text("")
     code, _, err = run(agent, "--state-dir", str(agent.folder / "file" / "state"))
     assert code in (1, 3) and str(agent.folder / "file" / "state") in err
+
+
+@pytest.mark.parametrize("name", ["an unknown key", "no TOML"])
+def test_a_running_agent_keeps_its_configuration_while_the_file_is_broken(agent: Agent, run: Run, name: str) -> None:
+    """Found by the folder that the broken file still names; nobody has to give --runtime-dir."""
+    agent.start()
+    edited(agent, EDITS[name][0])
+    code, _, err = run(agent, command="reload")
+    assert code == 3 and "rejected: the previous configuration " in err and "agent.toml:" in err, err
+    code, out, err = run(agent, command="status")
+    assert code in (1, 3) and "m1" in out and "stays in effect" in err, err
+    agent.stop()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from agent.cli.answers import HandedOver, checked
-from agent.cli.common import as_complaint, as_line, progress
+from agent.cli.common import as_complaint, as_line, progress, read_snapshot
 from agent.cli.options import EXISTING_FILE, FILE, ConfigOptions, config_options, json_option, lang_option
 from agent.cli.output_files import TextDraft, writing
 from agent.cli.questions import asked, confirmed, is_terminal
@@ -76,11 +76,15 @@ def handover(
     """
     from agent.cli.control import ask_running
     from agent.cli.handover.labels import WORDS, verdict
-    from agent.cli.watch.live_view import LiveView
+    from agent.cli.watch.live_view import LiveView, check_devices
     from agent.service.control.protocol import Handover
 
     words, config = WORDS[lang], options.load()
-    given = dict(_given(text, "--display") for text in displays) | (_from_csv(csv_file) if csv_file else {})
+    shown = dict(_given(text, "--display") for text in displays)
+    given = shown | (_from_csv(csv_file) if csv_file else {})
+    snapshot = read_snapshot(config.runtime_dir)
+    for place, named in (("handover", devices), ("--display", shown), (f"--csv {csv_file}", given)):
+        check_devices(snapshot, named, place)
     view = LiveView(config.runtime_dir, [*devices, *given], ())
     asks = is_terminal() and not yes
     try:

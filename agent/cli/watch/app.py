@@ -44,6 +44,7 @@ class WatchApp(App[int]):
         patterns: show only values that one of these globs matches.
         seconds: end after this time.
         every_s: how often new values are looked for, and for an agent where none runs; the snapshot half as often.
+        on_disk: what is wrong with the configuration files, until the agent looks at them.
     """
 
     CSS = """
@@ -78,6 +79,7 @@ class WatchApp(App[int]):
         language: str = "en",
         seconds: float | None = None,
         every_s: float = EVERY_S,
+        on_disk: Sequence[str] = (),
     ) -> None:
         super().__init__(ansi_color=True)
         self._folder, self._wanted, self._language = folder, (devices, patterns), language
@@ -86,6 +88,8 @@ class WatchApp(App[int]):
         self._trends, self._pages = Trends(), Pages(language)
         self._searches: dict[str, str] = {}  # of each page
         self._findings: list[Finding] = []
+        self._on_disk = on_disk
+        self._config: object = None  # what the snapshot says of it
         self._reads = 0
         self._is_here = False  # an agent is running; else what is shown is old
         self._trouble = ""  # why there is no agent
@@ -174,7 +178,10 @@ class WatchApp(App[int]):
             self._reads = self.view.reads
             snapshot = self.view.snapshot
             self._trends.add(snapshot)
-            self._findings = find(snapshot, time.time(), is_alive(snapshot.get("pid")))
+            before, self._config = self._config, snapshot.get("config")
+            if before not in (None, self._config):  # reloaded, or rejected: its own words are newer
+                self._on_disk = ()
+            self._findings = find(snapshot, time.time(), is_alive(snapshot.get("pid")), self._on_disk)
         if self._shown == "frames":
             self._read_frames(self.view)
 

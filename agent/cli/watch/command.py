@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.common import NoAgent, as_line, read_snapshot, say, show_age
-from agent.cli.options import ConfigOptions, config_options, json_option, lang_option, parse_for
+from agent.cli.options import ConfigOptions, config_options, json_option, lang_option, parse_for, warn_of_next_start
 
 if TYPE_CHECKING:
     from agent.cli.ring_follower import Latest
@@ -60,14 +60,15 @@ def watch(
     \b
     Exit codes: 0 good, 1 no agent runs here or it ended, 2 unknown device or line, 3 bad configuration, 130 Ctrl-C.
     """
-    folder = options.find_runtime_dir()
+    folder, complaints = options.find_agent()
+    warn_of_next_start(complaints)
     end = time.monotonic() + seconds if seconds is not None else None
     if line is not None:
         _frames(folder, line, end, as_json)
     elif as_json or plain or not fills_screen():
         _values(folder, device, patterns, end, as_json)
     else:
-        _screen(folder, device, patterns, seconds, lang)
+        _screen(folder, device, patterns, seconds, lang, [str(one) for one in complaints])
 
 
 def fills_screen() -> bool:
@@ -78,13 +79,20 @@ def fills_screen() -> bool:
     return all((stream.encoding or "").lower().replace("-", "") == "utf8" for stream in streams)
 
 
-def _screen(folder: Path, devices: Sequence[str], patterns: Sequence[str], seconds: float | None, lang: str) -> None:
+def _screen(
+    folder: Path,
+    devices: Sequence[str],
+    patterns: Sequence[str],
+    seconds: float | None,
+    lang: str,
+    on_disk: Sequence[str],
+) -> None:
     from agent.cli.watch.app import WatchApp
     from agent.cli.watch.live_view import LiveView
 
     with contextlib.suppress(NoAgent):  # the screen waits for one
         LiveView(folder, devices, patterns).close()  # what is wrong with the words is said before the screen opens
-    raise SystemExit(WatchApp(folder, devices, patterns, lang, seconds).run_in_terminal())
+    raise SystemExit(WatchApp(folder, devices, patterns, lang, seconds, on_disk=on_disk).run_in_terminal())
 
 
 def until(end: float | None, every_s: float = LOOK_EVERY_S) -> Iterator[None]:

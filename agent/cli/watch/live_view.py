@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,6 +16,17 @@ from drivers.model import UsageError
 
 SNAPSHOT_EVERY_S = 2.0
 SAMPLES = 32  # of a point, for its sparkline
+
+
+def check_devices(snapshot: Mapping[str, Any], names: Iterable[str], where: str) -> None:
+    """Raises UsageError for the first name that the agent does not have; ``where`` gave the names."""
+    known = snapshot.get("devices", {})
+    for name in names:
+        if name not in known:
+            from drivers.toml.parsers import did_you_mean
+
+            hint = did_you_mean(name, known, "It has") if known else "It has none"
+            raise UsageError(f'the running agent has no device "{name[:40]}"', where=where, hint=hint)
 
 
 class LiveView:
@@ -43,13 +54,7 @@ class LiveView:
         self.folder, self._devices, self._patterns = folder, devices, patterns
         self._snapshot_every_s = snapshot_every_s
         self.snapshot = read_snapshot(folder)
-        known = self.snapshot.get("devices", {})
-        for name in devices:
-            if name not in known:
-                from drivers.toml.parsers import did_you_mean
-
-                hint = did_you_mean(name, known, "It has") if known else "It has none"
-                raise UsageError(f'the running agent has no device "{name[:40]}"', where="watch", hint=hint)
+        check_devices(self.snapshot, devices, "watch")
         self.history: dict[tuple[str, str], array[float]] | None = {} if keeps_history else None
         self.reads = 0  # of the snapshot
         self.follower = self._open()
