@@ -272,6 +272,8 @@ class Service:
     async def _stop(self) -> None:
         """In the order of the data: stop polling, seal the rest, commit, try to send for a bounded time."""
         await self.device_manager.close()
+        for uplink in self.uplinks:
+            uplink.expect_stop()
         try:
             sealed = await self.sealing.close()
             await self.publisher.close()

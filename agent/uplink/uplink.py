@@ -151,6 +151,10 @@ class Uplink:
             self._changed.append(topic)
         self._wake_pipe.wake()
 
+    def expect_stop(self) -> None:
+        """The last packs are about to be sealed: they are sent, however old their readings are, and no backlog."""
+        self._scheduler.draining = True
+
     def stop(self, deadline_s: float) -> None:
         """Send the live packs, disconnect and end the thread, within ``deadline_s``."""
         self._stop_at_s = time.monotonic() + deadline_s
