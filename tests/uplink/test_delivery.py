@@ -362,6 +362,21 @@ def test_stopping_sends_live_packs_and_no_backlog(
     until(lambda: (heard.last("status") or {})["state"] == "offline")
 
 
+def test_packs_sealed_at_the_stop_are_sent_however_old_their_readings_are(
+    broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks
+) -> None:
+    """Those of a device that never answered are sealed at the stop: the backlog kept them until the next start."""
+    port, at, make = broker().port, outbox(), Maker()
+    heard = listen(port)
+    up = uplink(at, destination(port, backfill_rate=1))
+    until(lambda: up.state().connected)
+    up.expect_stop()
+    at.commit(*(old(make) for _ in range(20)), fresh(make))
+    up.stop(PATIENCE_S)
+    assert at.pending() == 0
+    until(lambda: len(heard.packs()) == 21)
+
+
 def test_messages_are_json_without_mqtt_5_properties(
     broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks
 ) -> None:
