@@ -66,5 +66,5 @@ def test_setup_gives_it_tls_and_a_password(gw: Gateway) -> None:
     gw.machine.wait(lambda: gw.machine.run("python3", "-c", ASK, url, ok=None).returncode == 0, 60)
     said = asked(gw, url)
     assert said.startswith("200 https://localhost:8443/login") and M2 not in said
-    gw.machine.sh(f"rm /etc/meterhouse/conf.d/web.toml; systemctl stop {UNIT}")
+    gw.machine.sh(f"rm /etc/meterhouse/conf.d/web.toml /etc/credstore/meterhouse-web.*; systemctl stop {UNIT}")
     assert gw.machine.show(UNIT, "ActiveState", "Result") == {"ActiveState": "inactive", "Result": "success"}
