@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final
 
 from agent.verify.jws import base64url
@@ -31,7 +33,7 @@ class Acknowledger:
         rows = connection.execute(_NEWS, [AT_ONCE]).fetchall()
         bodies = Bodies(connection)
         sent: list[tuple[int, int, int, int]] = []
-        for gateway, lists, group in _by_gateway(rows):
+        for (gateway, lists), group in groupby(rows, key=itemgetter(2, 3)):
             acks = [(_ack(row, bodies), (row[0], row[4], row[5], row[6])) for row in group]
             for body, keys in _messages(acks, lists):
                 if not self._publisher.publish(f"meterhouse/v1/{gateway}/ack", body):
@@ -48,17 +50,6 @@ class Acknowledger:
             )
         self.sent += len(sent)
         return len(sent)
-
-
-def _by_gateway(rows: list[tuple[Any, ...]]) -> Iterator[tuple[str, bool, list[tuple[Any, ...]]]]:
-    group: list[tuple[Any, ...]] = []
-    for row in rows:
-        if group and group[0][2] != row[2]:
-            yield group[0][2], group[0][3], group
-            group = []
-        group.append(row)
-    if group:
-        yield group[0][2], group[0][3], group
 
 
 def _ack(row: tuple[Any, ...], bodies: Bodies) -> bytes:

@@ -20,7 +20,7 @@ from agent.cli.common import say
 from agent.cli.options import EXISTING_FILE, json_option, lang_option
 from drivers.model import UsageError, clean_text
 from receiver.database import check_place, connect, migrate, open_shards, parse_shards, shard_of, show_dsn
-from receiver.trust import Enrolment, enrol, exported, read_csv, remove
+from receiver.trust import enrol, exported, read_csv, remove
 
 DSN_HELP = (
     "PostgreSQL, such as postgresql://user@host:5432/name; several times for several shards, always in one order."
@@ -348,6 +348,3 @@ def _utc_ms(text: str | None, where: str) -> int | None:
             f'"{clean_text(text)}" is not a time', where=where, hint="Expected such as 2026-11-01T08:00, in UTC"
         ) from None
     return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
-__all__ = ["Enrolment", "platform"]

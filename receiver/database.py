@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from hashlib import blake2b
 from importlib.resources import files
 from typing import Any, Final
@@ -149,12 +149,12 @@ def short_hash(digest: bytes) -> UUID:
     return UUID(bytes=digest[:16])
 
 
-def month_of(ms: int) -> str | None:
+def month_of(ms: int) -> date | None:
     """First day of the month of a time, if a clock that is right could show it: from 2020 to ten days ahead."""
     now = datetime.now(UTC).timestamp() * 1000
     if not 1_577_836_800_000 <= ms < now + 10 * 86_400_000:
         return None
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-01")
+    return datetime.fromtimestamp(ms / 1000, UTC).date().replace(day=1)
 
 
 def parse_shards(dsns: Sequence[str]) -> list[str]:

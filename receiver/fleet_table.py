@@ -9,7 +9,7 @@ from rich.text import Text
 
 from agent.cli.common import say, speaks_chinese
 from agent.cli.console_tables import cell, open_console, plain_table
-from receiver.fleet_state import LATE_S, FleetState, GatewayState
+from receiver.fleet_state import FleetState, GatewayState
 
 MOST: Final = 50  # gateways without a fault that are listed
 _STYLES: Final = {"verified": "green", "incomplete": "yellow", "failed": "red", "silent": "dim"}
@@ -82,6 +82,3 @@ def _age(seconds: float) -> str:
         if seconds < 172_800
         else f"{seconds / 86_400:.0f} d"
     )
-
-
-__all__ = ["LATE_S", "print_state", "why"]

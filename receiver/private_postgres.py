@@ -54,8 +54,7 @@ class PrivatePostgres:
     @property
     def dsn(self) -> str:
         """How to connect."""
-        user = self._user or pwd.getpwuid(os.geteuid()).pw_name
-        return f"host={self.folder} dbname=postgres user={user}"
+        return f"host={self.folder} dbname=postgres user={self._name()}"
 
     def start(self) -> None:
         """Make the cluster if it is new, and run it. Raises NoPostgres with what it answer."""

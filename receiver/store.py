@@ -64,7 +64,7 @@ class Store:
         self._dropped_ms: int | None = None  # packs that begin earlier are no longer kept
         self._connection: Connection | None = None
         self._streams: set[str] = set()  # known to be there
-        self._months: set[str] = set()
+        self._months: set[date] = set()
         self._births: set[UUID] = set()
         self._compressor = zstandard.ZstdCompressor(level=LEVEL)
         self._samples: list[bytes | bytearray | memoryview] | None = []  # None: there is a dictionary
@@ -160,7 +160,7 @@ class Store:
     def _prepare_months(self, connection: Connection, packs: Sequence[PackMessage]) -> None:
         months = {month for one in packs if (month := month_of(one.checked.link.from_ms))} - self._months
         for month in sorted(months):
-            connection.execute("SELECT make_partition(%s)", [date.fromisoformat(month)])
+            connection.execute("SELECT make_partition(%s)", [month])
         self._months |= months
 
     def _train(self, connection: Connection, packs: Sequence[PackMessage]) -> None:

@@ -18,7 +18,7 @@ from agent.verify import Refused
 from agent.verify.topics import PREFIX
 from drivers.backoff import Backoff
 from drivers.model import clean_text
-from receiver.checker import AnyMessage, Checker, KeysMessage, NotYet, PackMessage, UnknownGateway
+from receiver.checker import AnyMessage, Checker, NotYet, PackMessage, UnknownGateway
 from receiver.database import DatabaseError, shard_of
 from receiver.sources import Message, Source
 from receiver.store import RefusedMessage, Store
@@ -193,9 +193,6 @@ class Worker:
         totals.refused.update(one.code for one in batch.refused)
         totals.unknown += batch.unheard
         totals.foreign += batch.foreign
-        for one in batch.messages:
-            if isinstance(one, KeysMessage):
-                log.debug("keys of %s, counter %d", one.gateway, one.counter)
 
     def report(self) -> dict[str, Any]:
         """The totals, for a log line or ``--json``."""

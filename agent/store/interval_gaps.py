@@ -43,7 +43,7 @@ class DamagedGap:
 
 
 class GapTable:
-    """The gaps of intervals. Whoever writes opens the transaction."""
+    """The gaps of intervals. The caller opens the transaction."""
 
     def __init__(self, db: Database, streams: StreamRegistry) -> None:
         self._db, self._streams = db, streams

@@ -187,7 +187,7 @@ class IntervalTable:
             yield start
 
     def marks(self) -> tuple[int, int]:
-        """(number of the newest page, of the newest correction): they grow with whatever is written."""
+        """(number of the newest page, of the newest correction): they grow with each write."""
         ((page, change),) = self._db.query(
             "SELECT (SELECT max(id) FROM interval_pages), (SELECT max(id) FROM interval_changes)"
         )

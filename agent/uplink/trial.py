@@ -22,7 +22,7 @@ from drivers.model import BrokerError, GatewayError
 
 ANSWER_S: Final = 10.0
 # A broker judges a message when it passes it on, also an empty one and one of QoS 2 without release (some deliver at
-# once): whatever is published here reaches a platform as data, and a verifier as a forged pack.
+# once): anything published here reaches a platform as data, and a verifier as a forged pack.
 UNTRIED: Final = ("keys", "checkpoint/+", "+/birth", "+/readings", "+/backfill", "replay/reply")
 
 

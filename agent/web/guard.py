@@ -158,7 +158,7 @@ class Guard:
 
 
 def _bounded(receive: Receive) -> Receive:
-    """The same, without more of a body than is allowed, whatever its headers say."""
+    """The same, without more of a body than is allowed, also where its headers state less."""
     left = LARGEST_BODY
 
     async def bounded() -> Message:

@@ -115,7 +115,7 @@ class WatchApp(App[int]):
 
     def on_mount(self) -> None:
         """Begin to follow the agent."""
-        self.theme = "ansi-dark"  # the colours of the terminal, whatever they are
+        self.theme = "ansi-dark"  # the terminal's own colours
         self.screen.set_focus(self._list)
         if self._seconds is not None:
             self.set_timer(self._seconds, lambda: self.exit(0))
