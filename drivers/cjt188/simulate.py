@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 
 from drivers.cjt188.frames import CURRENT, Parser
 from drivers.framing import build_request
-from drivers.profile import Profile
-from drivers.sim.display import ParkClock
 from drivers.sim.meter_display import MeterDisplay, bcd, check_digits, display_of, shown_by
 from drivers.sim.meters import SimMeter
+from drivers.sim.simulation import SimulationRequest
 
 Layout = tuple[tuple[str, int | None, str, int, int], ...]  # point, unit code, unit, decimals, bytes of the value
 _HEAT_FIELDS: Layout = (
@@ -59,26 +58,15 @@ class Cjt188Meter(SimMeter):
         return build_request(head, asked.control | 0x80, asked.raw[11:13] + serial + payload, 0)
 
 
-def simulate(
-    profile: Profile,
-    *,
-    address: str,
-    name: str = "",
-    role: str = "",
-    clock: ParkClock | None = None,
-    baud: int | None = None,
-    seed: int = 1,
-    turnaround_s: float | None = None,
-    params: Mapping[str, int | str] | None = None,
-    texts: Mapping[str, str] | None = None,
-    sleeps: bool = False,
-) -> tuple[Cjt188Meter, MeterDisplay]:
+def simulate(wanted: SimulationRequest) -> tuple[Cjt188Meter, MeterDisplay]:
     """As ``drivers.sim.simulation.Simulate``."""
-    check_digits(address, 14, "cjt188")
-    display = display_of(profile, role, clock, seed)
-    meter_type, layout = _LAYOUTS.get(profile.kind, (0x20, _HEAT_FIELDS))
-    meter = Cjt188Meter(name=name, baud=baud, meter_type=meter_type, address=address.rjust(14, "0"))
-    shown_by(meter, _refresh(meter, display, layout), profile, turnaround_s)
+    check_digits(wanted.address, 14, "cjt188")
+    display = display_of(wanted)
+    meter_type, layout = _LAYOUTS.get(wanted.profile.kind, (0x20, _HEAT_FIELDS))
+    meter = Cjt188Meter(
+        name=wanted.name, baud=wanted.baud, meter_type=meter_type, address=wanted.address.rjust(14, "0")
+    )
+    shown_by(meter, _refresh(meter, display, layout), wanted)
     return meter, display
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -13,10 +13,9 @@ from drivers.dlt645.frames import ALLOWED_CONTROLS, Frame, Parser
 from drivers.dlt645.values import decode
 from drivers.framing import build_request
 from drivers.model import Kind, Point, Quality
-from drivers.profile import Profile
-from drivers.sim.display import ParkClock
 from drivers.sim.meter_display import ZONE, MeterDisplay, bcd, check_digits, display_of, shown_by
 from drivers.sim.meters import SimMeter
+from drivers.sim.simulation import SimulationRequest
 
 
 @dataclass(slots=True)
@@ -62,26 +61,13 @@ class Dlt645Meter(SimMeter):
         return self._frame(control, bytes.fromhex(asked.identifier)[::-1] + piece + tail)
 
 
-def simulate(
-    profile: Profile,
-    *,
-    address: str,
-    name: str = "",
-    role: str = "",
-    clock: ParkClock | None = None,
-    baud: int | None = None,
-    seed: int = 1,
-    turnaround_s: float | None = None,
-    params: Mapping[str, int | str] | None = None,
-    texts: Mapping[str, str] | None = None,
-    sleeps: bool = False,
-) -> tuple[Dlt645Meter, MeterDisplay]:
+def simulate(wanted: SimulationRequest) -> tuple[Dlt645Meter, MeterDisplay]:
     """As ``drivers.sim.simulation.Simulate``."""
-    check_digits(address, 12, "dlt645")
-    display = display_of(profile, role, clock, seed)
+    check_digits(wanted.address, 12, "dlt645")
+    display = display_of(wanted)
     display.texts["device.serial"] = display.serial.rjust(12, "0")
-    meter = Dlt645Meter(name=name, baud=baud, address=address.rjust(12, "0"))
-    shown_by(meter, _refresh(meter, display), profile, turnaround_s)
+    meter = Dlt645Meter(name=wanted.name, baud=wanted.baud, address=wanted.address.rjust(12, "0"))
+    shown_by(meter, _refresh(meter, display), wanted)
     return meter, display
 
 

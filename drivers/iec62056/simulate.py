@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -13,10 +12,9 @@ from drivers.framing import REJECT, FrameScanner
 from drivers.iec62056.codes import parse_code
 from drivers.iec62056.frames import ANY, BAUDS, ETX, SELECT, SIGN_ON, STX, block_check
 from drivers.model import Kind, Point
-from drivers.profile import Profile
-from drivers.sim.display import ParkClock
 from drivers.sim.meter_display import ZONE, MeterDisplay, display_of, shown_by
 from drivers.sim.meters import SimMeter
+from drivers.sim.simulation import SimulationRequest
 
 READOUT, SIGNED_ON, SELECTED = "0", 0x2F, 0x30
 PROGRAMMING = 0x01  # counted under this: nobody may ask for it
@@ -101,34 +99,22 @@ class Iec62056Meter(SimMeter):
         return bytes((STX,)) + checked + bytes((block_check(checked),))
 
 
-def simulate(
-    profile: Profile,
-    *,
-    address: str,
-    name: str = "",
-    role: str = "",
-    clock: ParkClock | None = None,
-    baud: int | None = None,
-    seed: int = 1,
-    turnaround_s: float | None = None,
-    params: Mapping[str, int | str] | None = None,
-    texts: Mapping[str, str] | None = None,
-    sleeps: bool = False,
-) -> tuple[Iec62056Meter, MeterDisplay]:
+def simulate(wanted: SimulationRequest) -> tuple[Iec62056Meter, MeterDisplay]:
     """As ``drivers.sim.simulation.Simulate``; the address ``*`` is a meter whose address is its serial number."""
-    display = display_of(profile, role, clock, seed)
+    profile, address = wanted.profile, wanted.address
+    display = display_of(wanted)
     own = display.serial if address == ANY else address
-    meter = Iec62056Meter(name=name, baud=baud, address=own, model=_MODEL.sub("", profile.models[0])[:16])
+    meter = Iec62056Meter(name=wanted.name, baud=wanted.baud, address=own, model=_MODEL.sub("", profile.models[0])[:16])
     shown = {
         "device.serial": display.serial,
         "device.address.text": own,
         "device.vendor": meter.maker,
         "device.model": meter.model,
         "device.firmware": "1.0",
-        **(texts or {}),
+        **(wanted.texts or {}),
     }
     display.texts.update({point.name: shown[point.name] for point in profile.points if point.name in shown})
-    shown_by(meter, lambda: _refresh(meter, display), profile, turnaround_s)
+    shown_by(meter, lambda: _refresh(meter, display), wanted)
     return meter, display
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from drivers.mbus.link import Parser
-from drivers.profile import Profile
-from drivers.sim.display import ParkClock
 from drivers.sim.meter_display import MeterDisplay, check_digits, display_of, shown_by
 from drivers.sim.meters import SimMeter
+from drivers.sim.simulation import SimulationRequest
 
 # point -> DIF and VIF, unit, decimals
 _RECORDS = {
@@ -80,29 +79,17 @@ def _matches(mask: bytes, own: bytes) -> bool:
     return digits and maker and all(m in (0xFF, o) for m, o in zip(mask[6:], own[6:], strict=True))
 
 
-def simulate(
-    profile: Profile,
-    *,
-    address: str,
-    name: str = "",
-    role: str = "",
-    clock: ParkClock | None = None,
-    baud: int | None = None,
-    seed: int = 1,
-    turnaround_s: float | None = None,
-    params: Mapping[str, int | str] | None = None,
-    texts: Mapping[str, str] | None = None,
-    sleeps: bool = False,
-) -> tuple[MbusMeter, MeterDisplay]:
+def simulate(wanted: SimulationRequest) -> tuple[MbusMeter, MeterDisplay]:
     """As ``drivers.sim.simulation.Simulate``, at a primary address, or the 8 digits of its number."""
+    address = wanted.address
     is_number = len(address) == 8  # asked by secondary address
     check_digits(address, 8 if is_number else 3, "mbus", ", or the 8 of its number")
-    display = display_of(profile, role, clock, seed)
+    display = display_of(wanted)
     serial = display.texts["device.serial"] = address if is_number else display.serial
-    secondary = bytes.fromhex(serial)[::-1] + b"\xa8\x55" + bytes((1, _MEDIA.get(profile.kind, 4)))
-    meter = MbusMeter(name=name, baud=baud, address=0 if is_number else int(address), secondary=secondary)
+    secondary = bytes.fromhex(serial)[::-1] + b"\xa8\x55" + bytes((1, _MEDIA.get(wanted.profile.kind, 4)))
+    meter = MbusMeter(name=wanted.name, baud=wanted.baud, address=0 if is_number else int(address), secondary=secondary)
     meter.number = address if is_number else ""
-    shown_by(meter, _refresh(meter, display), profile, turnaround_s)
+    shown_by(meter, _refresh(meter, display), wanted)
     return meter, display
 
 

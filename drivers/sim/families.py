@@ -14,7 +14,7 @@ from drivers.sim.facts import PART_OF_KIND
 from drivers.sim.image import WORD_FUNCTIONS
 from drivers.sim.meter_display import MeterDisplay
 from drivers.sim.meters import SimMeter
-from drivers.sim.simulation import Simulate
+from drivers.sim.simulation import Simulate, SimulationRequest
 
 
 def _simulation(profile: Profile) -> Simulate:
@@ -25,22 +25,22 @@ def _simulation(profile: Profile) -> Simulate:
 
 
 def device_from_profile(profile: Profile, *, unit: int = 1, **options: Any) -> tuple[SimDevice, Display]:
-    """A device of registers behind a unit number; options as ``Simulate`` has them.
+    """A device of registers behind a unit number; options as ``SimulationRequest`` has them.
 
     Identity texts pick the profile's variant here as they do for the reader. Registers between points exist only
     where the profile says that holes may be read. With ``sleeps`` a device with ``sleeps`` in its profile is silent in
     the dark.
     """
-    device, display = _simulation(profile)(profile, address=str(unit), **options)
+    device, display = _simulation(profile)(SimulationRequest(profile, str(unit), **options))
     assert isinstance(device, SimDevice) and isinstance(display, Display)
     return device, display
 
 
 def meter_from_profile(profile: Profile, *, address: str, **options: Any) -> tuple[SimMeter, MeterDisplay]:
-    """A meter with frames of its own; options as ``Simulate`` has them. Raises UsageError for a wrong address."""
+    """A meter with frames of its own; options as in ``SimulationRequest``. Raises UsageError for a wrong address."""
     if protocol_of(profile.protocol).has_registers:
         raise UsageError(f"{profile.id} speaks {profile.protocol}", where="simulated meter", hint="Give it a unit")
-    meter, display = _simulation(profile)(profile, address=address, **options)
+    meter, display = _simulation(profile)(SimulationRequest(profile, address, **options))
     assert isinstance(meter, SimMeter) and isinstance(display, MeterDisplay)
     return meter, display
 
@@ -48,44 +48,31 @@ def meter_from_profile(profile: Profile, *, address: str, **options: Any) -> tup
 MakeDisplay = Callable[[Profile, Resolved, str, ParkClock, int, Mapping[str, str]], Display]
 
 
-def register_device(
-    profile: Profile,
-    make_display: MakeDisplay,
-    *,
-    address: str,
-    name: str = "",
-    role: str = "",
-    clock: ParkClock | None = None,
-    baud: int | None = None,
-    seed: int = 1,
-    turnaround_s: float | None = None,
-    params: Mapping[str, int | str] | None = None,
-    texts: Mapping[str, str] | None = None,
-    sleeps: bool = False,
-) -> tuple[SimDevice, Display]:
+def register_device(wanted: SimulationRequest, make_display: MakeDisplay) -> tuple[SimDevice, Display]:
     """``Simulate`` of a protocol with registers; ``make_display`` lays them out, by what was resolved."""
-    clock = clock or ParkClock(seed, 0.0)
-    role = role or PART_OF_KIND.get(profile.kind, "grid")
-    texts = {"device.model": profile.models[0].replace("*", "") if profile.models else "SIM", **(texts or {})}
+    profile, params = wanted.profile, wanted.params
+    clock = wanted.clock or ParkClock(wanted.seed, 0.0)
+    role = wanted.role or PART_OF_KIND.get(profile.kind, "grid")
+    texts = {"device.model": profile.models[0].replace("*", "") if profile.models else "SIM", **(wanted.texts or {})}
     points = profile.resolve(params).points
     known = {p.name for p in points if p.kind is Kind.TEXT}
     given = {n: t for n, t in texts.items() if n in known}
     found = profile.resolve(params, firmware=given.get("device.firmware"), identity=given)
-    display = make_display(profile, found, role, clock, seed, given)
+    display = make_display(profile, found, role, clock, wanted.seed, given)
     limits = found.limits
     if limits.holes:
         for function in display.image.functions:
             if function in WORD_FUNCTIONS:
                 display.image.fill_holes(limits.max_gap or 125, function=function)
     device = SimDevice(
-        int(address),
+        int(wanted.address),
         display.image,
-        name=name or profile.id,
-        turnaround_s=(limits.turnaround_s or 0.0) if turnaround_s is None else turnaround_s,
+        name=wanted.name or profile.id,
+        turnaround_s=wanted.turnaround_of_device_s,
         max_words=limits.max_words or 125,
         before=display.refresh,
         restart=display.restart,
-        asleep=display.asleep if sleeps and profile.sleeps else None,
+        asleep=display.asleep if wanted.sleeps and profile.sleeps else None,
     )
     device.objects = {p.address: texts.get(p.name, "SIM").encode() for p in found.points if p.is_object}
     return device, display

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from decimal import ROUND_HALF_UP, Decimal
 
 from drivers.model import Point, UsageError
-from drivers.profile import Profile
 from drivers.sim.display import ParkClock
 from drivers.sim.facts import FactLookup, in_unit
 from drivers.sim.meters import SimMeter
+from drivers.sim.simulation import SimulationRequest
 from drivers.units import unit_factor
 
 ROLES = {"meter": "grid"}  # kind of a profile -> the part of the park that it shows; else heat
@@ -70,15 +70,16 @@ class MeterDisplay:
         return found
 
 
-def display_of(profile: Profile, role: str, clock: ParkClock | None, seed: int) -> MeterDisplay:
+def display_of(wanted: SimulationRequest) -> MeterDisplay:
     """The display of a meter of this profile, with a serial number by ``seed``."""
-    display = MeterDisplay(clock or ParkClock(seed, 0.0), profile.points, role or ROLES.get(profile.kind, "heat"), {})
-    display.serial = f"{random.Random(seed).randrange(10**8):08d}"
+    profile, clock = wanted.profile, wanted.clock or ParkClock(wanted.seed, 0.0)
+    display = MeterDisplay(clock, profile.points, wanted.role or ROLES.get(profile.kind, "heat"), {})
+    display.serial = f"{random.Random(wanted.seed).randrange(10**8):08d}"
     return display
 
 
-def shown_by(meter: SimMeter, refresh: Callable[[], None], profile: Profile, turnaround_s: float | None) -> None:
+def shown_by(meter: SimMeter, refresh: Callable[[], None], wanted: SimulationRequest) -> None:
     """Let a meter show what ``refresh`` puts into it whenever it is asked."""
-    meter.turnaround_s = (profile.limits.turnaround_s or 0.0) if turnaround_s is None else turnaround_s
+    meter.turnaround_s = wanted.turnaround_of_device_s
     refresh()
     meter.before = refresh

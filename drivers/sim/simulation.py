@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
-from drivers.profile import Profile
-from drivers.sim.device import SimDevice
-from drivers.sim.display import Display, ParkClock
-from drivers.sim.meter_display import MeterDisplay
-from drivers.sim.meters import SimMeter
+if TYPE_CHECKING:
+    from drivers.profile import Profile
+    from drivers.sim.device import SimDevice
+    from drivers.sim.display import Display, ParkClock
+    from drivers.sim.meter_display import MeterDisplay
+    from drivers.sim.meters import SimMeter
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationRequest:
+    """The device that is wanted. A protocol uses what it has a use for."""
+
+    profile: Profile
+    address: str
+    name: str = ""
+    role: str = ""  # the part of the park that it shows; "": as the profile's kind
+    clock: ParkClock | None = None  # None: a park of its own
+    baud: int | None = None  # None: that of the line
+    seed: int = 1
+    turnaround_s: float | None = None  # None: the profile's
+    params: Mapping[str, int | str] | None = None
+    texts: Mapping[str, str] | None = None  # identity, by point
+    sleeps: bool = False  # silent in the dark, where the profile says so
+
+    @property
+    def turnaround_of_device_s(self) -> float:
+        """From a question to its answer."""
+        return (self.profile.limits.turnaround_s or 0.0) if self.turnaround_s is None else self.turnaround_s
 
 
 class Simulate(Protocol):
-    """A device of ``profile`` at ``address``, and what it shows.
+    """The device that is wanted, and what it shows.
 
     A protocol with registers makes a ``SimDevice`` with a ``Display``; others a ``SimMeter``, which answers frames,
     with a ``MeterDisplay``. Raises UsageError for an address or profile that it cannot be.
     """
 
-    def __call__(
-        self,
-        profile: Profile,
-        *,
-        address: str,
-        name: str = "",
-        role: str = "",  # the part of the park that it shows; "": as the profile's kind
-        clock: ParkClock | None = None,  # None: a park of its own
-        baud: int | None = None,  # None: that of the line
-        seed: int = 1,
-        turnaround_s: float | None = None,  # None: the profile's
-        params: Mapping[str, int | str] | None = None,
-        texts: Mapping[str, str] | None = None,  # identity, by point
-        sleeps: bool = False,  # silent in the dark, where the profile says so
-    ) -> tuple[SimDevice, Display] | tuple[SimMeter, MeterDisplay]: ...
+    def __call__(self, wanted: SimulationRequest) -> tuple[SimDevice, Display] | tuple[SimMeter, MeterDisplay]: ...

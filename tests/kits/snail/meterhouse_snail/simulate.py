@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from drivers.profile import Profile
-from drivers.sim.display import ParkClock
 from drivers.sim.meter_display import MeterDisplay, check_digits, display_of, shown_by
 from drivers.sim.meters import SimMeter
+from drivers.sim.simulation import SimulationRequest
 from meterhouse_snail.device import UNITS
 from meterhouse_snail.frames import Parser, build
 
@@ -24,25 +23,12 @@ class SnailMeter(SimMeter):
         return build(self.address, "A", ";".join(f"{name}={text}" for name, text in self.values.items()))
 
 
-def simulate(
-    profile: Profile,
-    *,
-    address: str,
-    name: str = "",
-    role: str = "",
-    clock: ParkClock | None = None,
-    baud: int | None = None,
-    seed: int = 1,
-    turnaround_s: float | None = None,
-    params: Mapping[str, int | str] | None = None,
-    texts: Mapping[str, str] | None = None,
-    sleeps: bool = False,
-) -> tuple[SnailMeter, MeterDisplay]:
-    check_digits(address, 4, "snail")
-    display = display_of(profile, role, clock, seed)
+def simulate(wanted: SimulationRequest) -> tuple[SnailMeter, MeterDisplay]:
+    check_digits(wanted.address, 4, "snail")
+    display = display_of(wanted)
     display.texts |= {"device.model": "GARDEN-1", "device.serial": display.serial}
-    meter = SnailMeter(name=name, baud=baud, address=address.rjust(4, "0"))
-    shown_by(meter, _refresh(meter, display), profile, turnaround_s)
+    meter = SnailMeter(name=wanted.name, baud=wanted.baud, address=wanted.address.rjust(4, "0"))
+    shown_by(meter, _refresh(meter, display), wanted)
     return meter, display
 
 
