@@ -82,27 +82,20 @@ def _tampered(b: Broken) -> None:
     b.send(*packs)
 
 
-def _fork(b: Broken) -> None:
+def _fork(b: Broken, later_ms: int = 0) -> None:
     b.send(*b.run(6))
     before = (b.stream.seq, b.stream.prev, b.stream.at_ms)
     first = b.stream.pack()
     after = (b.stream.seq, b.stream.prev, b.stream.at_ms)
     b.stream.seq, b.stream.prev, b.stream.at_ms = before
+    b.stream.at_ms += later_ms
     twin = b.stream.pack()
     b.stream.seq, b.stream.prev, b.stream.at_ms = after
     b.send(first, twin, *b.run(4))
 
 
 def _fork_of_another_time(b: Broken) -> None:
-    b.send(*b.run(6))
-    before = (b.stream.seq, b.stream.prev, b.stream.at_ms)
-    first = b.stream.pack()
-    after = (b.stream.seq, b.stream.prev, b.stream.at_ms)
-    b.stream.seq, b.stream.prev, b.stream.at_ms = before
-    b.stream.at_ms += 40 * 86_400_000
-    twin = b.stream.pack()
-    b.stream.seq, b.stream.prev, b.stream.at_ms = after
-    b.send(first, twin, *b.run(4))
+    _fork(b, 40 * 86_400_000)
 
 
 def _clone(b: Broken) -> None:
