@@ -105,8 +105,9 @@ class Commands(click.Group):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if folder := docs_folder():
-            text = say(f"Documents: {folder}/field-guide.md (Chinese: field-guide.zh.md), commands.md")
-            formatter.write(f"\n{text}\n")
+            with formatter.section("Documents"):
+                for name in ("field-guide.md", "field-guide.zh.md", "commands.md"):
+                    formatter.write(f"  {folder}/{name}\n")
 
 
 def _exists(module: str) -> bool:
