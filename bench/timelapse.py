@@ -22,10 +22,9 @@ from agent.intervals.tracked_points import Rule
 from agent.keys import create_key, key_records
 from agent.pack import BirthTable, Packer
 from agent.service.births import DeviceCatalog
-from agent.service.results.balance import BalanceResults, KnownPacks
-from agent.service.results.indicators import IndicatorResults
 from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.results.publisher import LATE_MS, LATE_PACKS
+from agent.service.results.site import BalanceResults, IndicatorResults, KnownPacks
 from agent.service.seal_jobs import SealedSegment
 from agent.store import Store
 from drivers.model import Reason

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import agent
 from agent.config import Config, RingPlan, file_system_bytes, gathered, plan_ring, reading_rate
+from agent.config.changes import ConfigChange, config_changes
 from agent.pack import BirthTable
 from agent.service.births import DeviceCatalog
-from agent.service.config_changes import ConfigChange, config_changes
 from agent.service.devices import DeviceChanges, RingMove, apply, move_to_ring, prepare
 from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.results.publisher import ResultProducer, make_producers

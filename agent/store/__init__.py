@@ -1,6 +1,5 @@
 """The durable store: the only package that opens the database."""
 
-from agent.store.archive import Archive, ArchivePiece
 from agent.store.documents import StoredTable
 from agent.store.errors import StoreBusy, StoreDamaged, StoreError, StoreFull, StoreNewer
 from agent.store.interval_gaps import NewGaps
@@ -10,8 +9,6 @@ from agent.store.store import Store, Usage
 from agent.store.streams import LaggingStream, LossNote, Resume, StoredPack, StreamHead
 
 __all__ = [
-    "Archive",
-    "ArchivePiece",
     "LaggingStream",
     "LossNote",
     "NewGaps",

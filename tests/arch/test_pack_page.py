@@ -165,7 +165,7 @@ WRITERS: dict[str, tuple[tuple[str, str], ...]] = {  # headings -> functions tha
     "The other kinds": (
         ("agent/indicators/declared.py", "Declaration.as_dict"),
         ("agent/indicators/report.py", "trace_result"),
-        ("agent/service/results/balance.py", "KnownPacks.__call__"),
+        ("agent/service/results/site.py", "KnownPacks.__call__"),
         ("agent/intervals/balance.py", "EnergyBalance.as_dict"),
         ("agent/intervals/balance.py", "BalanceNode.as_dict"),
         ("agent/intervals/balance.py", "Residual.as_dict"),

@@ -14,7 +14,7 @@ import pytest
 from agent.cli.stopped_agent import StoppedAccess
 from agent.intervals import page_format
 from agent.intervals.gap_sums import GapRow
-from agent.service.control import validity as validity_module
+from agent.service.control import period as period_module
 from agent.service.control.protocol import Birth, Day, Days, Pack, PeriodReport
 from agent.store import NewGaps, Repair
 from drivers.model import GatewayError, UsageError
@@ -186,7 +186,7 @@ def test_a_correction_names_its_day(site: MeteredDays) -> None:
 
 def test_after_many_corrections_all_days_are_asked_again(site: MeteredDays, monkeypatch: pytest.MonkeyPatch) -> None:
     change = day_of(site)["change"]
-    monkeypatch.setattr(validity_module, "MOST_CHANGES", 5)
+    monkeypatch.setattr(period_module, "MOST_CHANGES", 5)
     site.store.db.executemany("INSERT INTO interval_changes (start_ms, end_ms) VALUES (?, ?)", [(0, 1)] * 6)
     assert day_of(site, after_change=change)["changed"] is None
 

@@ -31,14 +31,12 @@ from agent.intervals.query import query
 from agent.intervals.tracked_points import Rule
 from agent.pack import BirthTable, Packer
 from agent.service.births import DeviceCatalog
-from agent.service.control.export import COLUMNS, cells_of
-from agent.service.results.balance import BalanceResults, KnownPacks
-from agent.service.results.indicators import IndicatorResults
+from agent.service.control.export import COLUMNS, Archive, cells_of
 from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.results.publisher import LATE_MS, LATE_PACKS
+from agent.service.results.site import BalanceResults, IndicatorResults, KnownPacks
 from agent.service.seal_jobs import SealedSegment
 from agent.store import Store
-from agent.store.archive import Archive
 from drivers.model import Reason
 from ext.ring import Ring
 from tests.kits.signed import Key, b64, keys

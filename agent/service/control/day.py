@@ -24,9 +24,8 @@ from agent.intervals.query import query
 from agent.intervals.rows import Flag, IntervalRow, RoleSum
 from agent.intervals.sums import Unwritten, sums
 from agent.service.control.export import chosen, is_ours
-from agent.service.control.fetched_pages import STREAMS_AT_ONCE, FetchedPages, fetch_pages
+from agent.service.control.period import STREAMS_AT_ONCE, FetchedPages, fetch_pages, known_until, unwritten_of, validity
 from agent.service.control.protocol import Access, Birth, Day, Days, Pack, Reply
-from agent.service.control.validity import known_until, unwritten_of, validity
 from agent.store import Store
 from agent.verify.signed import payload_hash
 from drivers.encoding import base64url

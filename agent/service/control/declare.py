@@ -11,7 +11,7 @@ from typing import Any
 from agent.indicators.declared import Declaration, from_dict, in_force
 from agent.indicators.units import parse_unit
 from agent.service.control.protocol import Access, Declarations, Declare, Reply
-from agent.service.results.indicators import read
+from agent.service.results.site import read
 from agent.store import Store
 from drivers.model import UsageError
 

@@ -68,7 +68,7 @@ class KnownAnswer(RequestBase, frozen=True, kw_only=True):
     """A question whose answer may be kept. Members that are not given are not sent: an older agent answers, too.
 
     ``now_ms`` counts where no agent runs. ``unless``: the ``stamp`` of the answer that the client has;
-    ``after_change``: its ``change`` (see ``agent.service.control.validity``).
+    ``after_change``: its ``change`` (see ``agent.service.control.period``).
     """
 
     now_ms: Annotated[int, Meta(ge=0, le=LAST_NOW_MS)]

@@ -17,10 +17,9 @@ from agent.intervals.sums import Unwritten, sums
 from agent.service.births import derived_row
 from agent.service.control.day import add_missing, day_of, now_of, send
 from agent.service.control.export import is_ours
-from agent.service.control.fetched_pages import STREAMS_AT_ONCE, FetchedPages, fetch_pages
+from agent.service.control.period import STREAMS_AT_ONCE, FetchedPages, fetch_pages, known_until, unwritten_of, validity
 from agent.service.control.protocol import Access, PeriodReport, Reply
-from agent.service.control.validity import known_until, unwritten_of, validity
-from agent.service.results.indicators import read
+from agent.service.results.site import read
 from agent.store import Store
 
 

@@ -255,12 +255,12 @@ def corrected_figures(store: Store, calendar: Calendar, published_ms: int) -> tu
 
 def make_producers(config: Config) -> list[ResultProducer]:
     """Indicators, then balances. A site's own plan is read now, since the birth of the results contains its text."""
-    figures = LazyProducer("agent.service.results.indicators", "IndicatorResults", config, "figures")
+    module = "agent.service.results.site"
+    figures = LazyProducer(module, "IndicatorResults", config, "figures")
     if config.indicators.plan is not None:
         figures.load()
-    balance = "agent.service.results.balance"
-    known = LazyProducer(balance, "KnownPacks", config, "records of known packs")
-    return [figures, known, LazyProducer(balance, "BalanceResults", config, "balances")]
+    known = LazyProducer(module, "KnownPacks", config, "records of known packs")
+    return [figures, known, LazyProducer(module, "BalanceResults", config, "balances")]
 
 
 class LazyProducer:

@@ -1,4 +1,6 @@
-"""How long an answer about a period is valid, so that a client need not ask again for what cannot have changed.
+"""What an answer about a period needs: its intervals, and how long it is valid.
+
+Intervals are fetched in slices and added up in another thread: sealing never waits for sums.
 
 A period is closed when it is over, all configured devices have written its intervals, and none of them is being
 compared with packs or rebuilt. What may still change it is a correction, and each correction has a number. So a client
@@ -7,18 +9,21 @@ keeps a closed answer until a later answer names its day among the corrected one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 
 from agent.config import Config
 from agent.intervals.calendar import Calendar
+from agent.intervals.page_format import StoredPage
 from agent.service.control.protocol import Access
-from agent.service.results.balance import UnwrittenStreams
+from agent.service.results.site import UnwrittenStreams
 from agent.store import Store
 
+STREAMS_AT_ONCE: Final = 25  # in one slice of the database thread: some milliseconds
 MOST_CHANGES: Final = 20_000  # corrections that are looked at; after more of them all days count as corrected
 MOST_DAYS: Final = 400
 SETTLED_MS: Final = 2 * 3_600_000  # intervals that are not written by then were not read
@@ -97,3 +102,29 @@ def known_until(now_ms: int, store: Store) -> int:
     """The end of the newest interval if it is recent, else ``now_ms``. In the database thread."""
     ends = (page.to_ms for page in store.intervals.interval_pages(now_ms - SETTLED_MS, now_ms))
     return max((end for end in ends if end <= now_ms), default=now_ms)
+
+
+class FetchedPages:
+    """An ``agent.intervals.query.PageSource`` of the pages that touch a stretch of time."""
+
+    def __init__(self, pages: Sequence[StoredPage]) -> None:
+        self._pages = pages
+
+    def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterator[StoredPage]:
+        """See there."""
+        for page in self._pages:
+            if page.from_ms < to_ms and page.to_ms > from_ms and (not streams or page.stream in streams):
+                yield page
+
+
+async def fetch_pages(access: Access, from_ms: int, to_ms: int, streams: Sequence[str]) -> FetchedPages:
+    """Those of these streams."""
+
+    def read(some: Sequence[str], store: Store) -> list[StoredPage]:
+        return list(store.intervals.interval_pages(from_ms, to_ms, some))
+
+    pages: list[StoredPage] = []
+    ordered = sorted(streams)
+    for at in range(0, len(ordered) if from_ms < to_ms else 0, STREAMS_AT_ONCE):
+        pages += await access.call(partial(read, ordered[at : at + STREAMS_AT_ONCE]))
+    return FetchedPages(pages)

@@ -11,7 +11,7 @@ import pytest
 
 from agent.cli.main import outcome
 from agent.config import load_config
-from agent.service.config_changes import config_changes
+from agent.config.changes import config_changes
 from tests.kits.house import House, Meter, until
 
 BASE = """[site]
