@@ -244,7 +244,7 @@ class Point:
         return self.kind is Kind.TEXT or bool(self.clock)
 
 
-MOST_SERIAL_TIMEOUT_S = 2.0  # to the begin of an answer; slow meters take one second
+MOST_SERIAL_TIMEOUT_S = 2.0  # to the start of an answer; slow meters take one second
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ async def read_once_async(
             ``udp://`` its speed is that of the bus.
         params: parameters of the profile.
         ct, pt: transformer ratios, for profiles whose points are multiplied by us.
-        timeout_s: to the begin of an answer; None: as the profile says.
+        timeout_s: to the start of an answer; None: as the profile says.
         zone: IANA name of the time that a meter's clock shows; "": that of this machine.
         dirs: folders of profiles that are searched before the usual ones.
 

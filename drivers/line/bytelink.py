@@ -311,7 +311,7 @@ class ByteLink:
             return  # it is in the middle of its answer
         self._request = None
         verdict = self._judged(request)
-        if isinstance(verdict, bytes):  # an answer behind bytes that looked like the begin of one
+        if isinstance(verdict, bytes):  # an answer behind bytes that looked like the start of one
             done.set_result(Answer(verdict, *self._clock(), True))
             return
         if not self._buffer:

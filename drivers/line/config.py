@@ -76,7 +76,7 @@ def target(config: LineConfig) -> Target:
 class RequestOptions:
     """How one device on a line is asked."""
 
-    timeout_s: float = 1.0  # from the end of the request to the begin of the answer
+    timeout_s: float = 1.0  # from the end of the request to the start of the answer
     quiet_s: float = 0.0  # silence before each request
     late_s: float = 0.0  # how long after a timeout its answer may still come
     retries: int = 0  # after a timeout; a broken frame is asked for once more in any case

@@ -23,7 +23,7 @@ class StepRequest(ABC):
         quiet_s: silence before the frame; None: as for other requests.
         answer_setting: the speed of the answer, where it is not that of the frame; the line switches once the frame
             is out. Only for lines that can: ``Line.can_switch``.
-        least_s: the time that the protocol grants to the begin of an answer; shorter time-outs do not apply.
+        least_s: the time that the protocol grants to the start of an answer; shorter time-outs do not apply.
         gap_s: a silence of this length within an answer ends it.
         most_bytes: no answer is longer.
     """

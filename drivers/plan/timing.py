@@ -39,7 +39,7 @@ class LineTiming:
 
     byte_ns: int  # a byte on the serial bus; 0 where there is none
     quiet_ns: int  # silence before a request: t3.5 or what the device wants
-    turnaround_ns: int  # from the end of a request to the begin of the answer
+    turnaround_ns: int  # from the end of a request to the start of the answer
     network: bool = False
 
     @staticmethod
