@@ -203,4 +203,5 @@ def test_the_page_is_gone(scene: Scene) -> None:
         page.goto(scene.url + "/")
         scene.page.send_signal(signal.SIGTERM)
         page.wait_for_selector("#lost:has-text('what is shown is old')")
+        assert scene.page.wait(60) == 0  # a second signal would meet Python's own end, and kill
         page.wrong.clear()
