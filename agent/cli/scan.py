@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import click
 
 from agent.cli.common import as_line, complain, progress, show_age
-from agent.cli.options import ConfigOptions, config_options, json_option, lang_option, profile_dirs
+from agent.cli.options import ConfigOptions, Duration, config_options, json_option, lang_option, profile_dirs
 from drivers.model import GatewayError, LineDown, ProgressCallback, UsageError
 from drivers.registry import DEFAULT, line_url_help, protocol_of, searchable
 
@@ -106,16 +106,16 @@ def _search_options(command: F) -> F:
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(0.02, 30),
-    help="Seconds to wait for an answer in the first pass.  [default: 0.2; 0.1 with --quick on a serial line]",
+    type=Duration(0.02, 30),
+    help="How long to wait for an answer in the first pass.  [default: 200 ms; 100 ms with --quick on a serial line]",
 )
 @click.option(
     "--slow-timeout",
     "slow_s",
-    type=click.FloatRange(0.02, 60),
-    default=1.0,
+    type=Duration(0.02, 60),
+    default="1 s",
     show_default=True,
-    help="Seconds to wait for an answer in the slow pass.",
+    help="How long to wait for an answer in the slow pass.",
 )
 @click.option(
     "--quick", is_flag=True, help="No slow pass: devices that answer slowly or only to other registers may be missed."
@@ -123,10 +123,10 @@ def _search_options(command: F) -> F:
 @click.option(
     "--listen",
     "listen_s",
-    type=click.FloatRange(0, 600),
-    default=10.0,
+    type=Duration(0, 600),
+    default="10 s",
     show_default=True,
-    help="Seconds to listen for another master first; 0 only with --bus-is-mine.",
+    help="How long to listen for another master first; 0 only with --bus-is-mine.",
 )
 @click.option("--bus-is-mine", is_flag=True, help="Scan even if another master is heard or may be present.")
 @click.option("--deep", is_flag=True, help="Also ask for what only some devices tell, such as function 43/14.")
