@@ -22,6 +22,10 @@ from drivers.model import ConfigError, UsageError, clean_text
 if TYPE_CHECKING:
     from agent.config import Config
 
+    _DurationBase = click.ParamType[float]
+else:
+    _DurationBase = click.ParamType  # click before 8.3 has no types of values
+
 F = TypeVar("F", bound=Callable[..., Any])
 FILE: Final = click.Path(dir_okay=False, path_type=Path)
 EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -239,7 +243,7 @@ lang_option = click.option(
 )
 
 
-class Duration(click.ParamType):
+class Duration(_DurationBase):
     """``500ms``, ``20s``, ``2 min``, as the configuration has durations; a bare number is seconds. Gives seconds."""
 
     name = "duration"
