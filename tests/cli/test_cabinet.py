@@ -82,7 +82,7 @@ def devices(walk: Walk) -> dict[str, dict[str, Any]]:
 
 
 def test_from_an_unknown_cabinet_to_a_signed_handover(tmp_path: Path, cabinet: Cabinet, broker: Broker) -> None:
-    """# field pains 16 to 18, 65 to 73"""
+    """# field pain 70: what is silent is named"""
     walk, listener = Walk(tmp_path), Listener(broker)
     made = walk(
         "init", tmp_path / "gw", "--site", "park9", "--gateway", "gw01", "--timezone", "Asia/Shanghai",
