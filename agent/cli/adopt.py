@@ -27,7 +27,7 @@ from agent.cli.options import (
 )
 from agent.cli.questions import asked, confirmed, given, is_terminal
 from drivers.model import BYTE_SCHEMES, GatewayError, LineError, UsageError, clean_text
-from drivers.registry import DEFAULT, line_url_help, named_on_lines, protocol_of
+from drivers.registry import DEFAULT, find_scheme, line_url_help, named_on_lines, own_schemes, protocol_of
 
 if TYPE_CHECKING:
     from agent.config import Config, DeviceConfig, LineEntry
@@ -302,6 +302,8 @@ def _identified(
             hint = SILENT["garbled"][1][0]
         if url.partition(":")[0] in BYTE_SCHEMES:
             hint = sentences(hint, f"Asked at {', '.join(settings)}; another setting: --serial")
+        for more in _framing_hints(url):
+            hint = sentences(hint, more)
         raise LineTimeout(what, where=f"{url}, {protocol} {address}", hint=hint)
     if not found.fits and any(one.key == "garbled" for one in found.notes):
         what, hint = (
@@ -313,6 +315,14 @@ def _identified(
         hint = "Give the profile of its nameplate: --profile VENDOR/FAMILY; `meterhouse profiles list`"
         raise LineError("answers, but no known profile fits", where=f"{url}, {protocol} {address}", hint=hint)
     return _drafted(tables([found], {url: entry.name} if entry else {}, lang, dirs), config, found)
+
+
+def _framing_hints(url: str) -> list[str]:
+    """That a port in the network may speak another scheme."""
+    scheme = url.partition(":")[0]
+    if (framed := find_scheme(scheme)) is not None:
+        return [framed.other_hint]
+    return [] if scheme == "serial" else [one.hint for one in own_schemes()]
 
 
 def _drafted(texts: Sequence[str], config: Config, device: FoundDevice) -> Draft:

@@ -279,6 +279,14 @@ def test_a_silent_device_is_added_only_unread(mh, field: Park, site: Path) -> No
     assert mh(*args, "--profile", "chint/dtsu666", "--no-read").code == 0
 
 
+@pytest.mark.parametrize("framing", ["rtu", "mbap"])
+def test_a_silent_port_may_speak_another_scheme(mh, field: Park, site: Path, framing: str) -> None:
+    asked = field.also(field.tcp(Bus([plain(9)]), framing=framing), "modbus-tcp" if framing == "rtu" else "tcp")
+    said = mh("adopt", "m", "--line", asked, "--address", "9", "--yes")
+    words = {"rtu": "needs tcp:// instead of modbus-tcp://", "mbap": "needs modbus-tcp:// instead of tcp://"}
+    assert said.code == 4 and words[framing] in said.err, said.err
+
+
 @pytest.mark.parametrize("command", [("adopt", *TOLD[:-1]), ("scan", "--line", "serial:/dev/null", "--add")])
 def test_nobody_to_ask_is_said_before_a_line_is_opened(mh, site: Path, command: tuple[str, ...]) -> None:
     said = mh(*command)
