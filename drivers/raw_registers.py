@@ -16,6 +16,7 @@ SILENT_PIECES = 2  # without any answer: the device is not there
 _SPLIT_CODES = frozenset({2, 3, 4})  # illegal address, illegal count, and what some firmware says in their place
 _RANGE = re.compile(r"\s*(?P<function>[^:]*):\s*(?P<start>[^+]*?)\s*(?:\+\s*(?P<count>.*?)\s*)?\Z")
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,8}|[0-9]{1,9}")
+_4X = re.compile(r"([134])([0-9]{4,5})((?:\+[0-9]+)?)", re.ASCII)
 EXAMPLE = "Write FUNCTION:START+COUNT, such as 3:0x100+20 (3 holding registers, 4 input registers, 1 coils, 2 inputs)"
 
 
@@ -63,8 +64,12 @@ def _range(text: str) -> RegisterRange:
     shown = f'"{clean_text(text.strip(), 40)}"'
     found = _RANGE.match(text)
     if not found:
-        what = f"{shown} has no function" if text.strip() else "an empty range"
-        raise UsageError(what, where="--registers", hint=EXAMPLE)
+        what, hint = f"{shown} has no function" if text.strip() else "an empty range", EXAMPLE
+        if (written := _4X.fullmatch(text.strip())) and int(written[2]):  # as manuals have it
+            function = {"4": 3, "3": 4, "1": 2}[written[1]]
+            meant = f"{function}:{int(written[2]) - 1}{written[3]}"
+            hint = f"In 4x notation, which counts from 40001 or 30001, this is {meant}. {EXAMPLE}"
+        raise UsageError(what, where="--registers", hint=hint)
     function = _number(found["function"], "function", shown)
     if function not in SPACES:
         hint = "Only 1 to 4 read: 1 coils, 2 inputs, 3 holding registers, 4 input registers"

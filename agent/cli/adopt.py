@@ -1,4 +1,4 @@
-"""`meterhouse adopt`, and `scan --add`: a device found on a line becomes a file in conf.d."""
+"""`meterhouse adopt`, and `scan --add`: a device found on a line becomes a file in conf.d, and so does a new line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from agent.cli.options import (
 )
 from agent.cli.questions import asked, confirmed, given, is_terminal
 from drivers.model import BYTE_SCHEMES, GatewayError, LineError, UsageError, clean_text
-from drivers.registry import DEFAULT, line_url_help, named_on_lines, protocol_of
+from drivers.registry import DEFAULT, find_scheme, line_url_help, named_on_lines, own_schemes, protocol_of
 
 if TYPE_CHECKING:
     from agent.config import Config, DeviceConfig, LineEntry
@@ -57,6 +57,8 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "alike": "profile {profile} is {comment}",
         "head": "Added by `meterhouse adopt` on {when}{identity}.",
         "head2": "Yours to edit. Without this file the device is out. `meterhouse reload` brings a change into effect.",
+        "line2": "Yours to edit. The devices that name this line need this file. "
+        "`meterhouse reload` brings a change into effect.",
         "confirm": "Write it?",
     },
     "zh": {
@@ -74,6 +76,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "alike": "设备模板 {profile}：{comment}",
         "head": "由 `meterhouse adopt` 添加，{when}{identity}。",
         "head2": "可以编辑；删除本文件即移除该设备。`meterhouse reload` 使修改生效。",
+        "line2": "可以编辑；使用本线路的设备都需要本文件。`meterhouse reload` 使修改生效。",
         "confirm": "是否写入？",
     },
 }  # fmt: skip
@@ -81,27 +84,35 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 
 @dataclass(slots=True)
 class Draft:
-    """The tables of a new device, as agent.toml has them. ``line``: of its line, where that is new."""
+    """The tables of a new device, as agent.toml has them. ``line``: of its line, where that is new.
+
+    The line gets a file of its own: to remove a device later must not take the line from the others.
+    """
 
     device: dict[str, Any]
     line: dict[str, Any] | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
     comments: dict[str, str] = field(default_factory=dict)  # by key of the device
 
-    def text(self, words: Mapping[str, str]) -> str:
-        """The content of its file."""
+    def files(self, folder: Path, words: Mapping[str, str]) -> dict[Path, str]:
+        """The new files and their content: that of the line first, where it is new; that of the device last."""
         known = known_as(self.identity)
         when = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}"
-        head = words["head"].format(when=when, identity=f"; {known}" if known else "")
-        blocks = [f"# {head}\n# {words['head2']}\n"]
+        found: dict[Path, str] = {}
+        name = self.device["name"]
         if self.line is not None:
-            blocks.append("[[line]]\n" + "".join(f"{key} = {toml_text(value)}\n" for key, value in self.line.items()))
+            rows = [f"{key} = {toml_text(value)}" for key, value in self.line.items()]
+            head = f"# {words['head'].format(when=when, identity='')}\n# {words['line2']}\n"
+            taken = {name, *(path.stem for path in folder.glob("*.toml"))}
+            stem = _unused(f"line-{self.line['name']}", taken)
+            found[folder / f"{stem}.toml"] = f"{head}\n[[line]]\n" + "".join(f"{row}\n" for row in rows)
         rows = [
             f"{key} = {toml_text(value)}" + (f"  # {self.comments[key]}" if key in self.comments else "")
             for key, value in self.device.items()
         ]
-        blocks.append("[[device]]\n" + "".join(f"{row}\n" for row in rows))
-        return "\n".join(blocks)
+        head = f"# {words['head'].format(when=when, identity=f'; {known}' if known else '')}\n# {words['head2']}\n"
+        found[folder / f"{name}.toml"] = f"{head}\n[[device]]\n" + "".join(f"{row}\n" for row in rows)
+        return found
 
 
 @click.command()
@@ -130,7 +141,7 @@ def adopt(
     name: str | None, options: ConfigOptions, line: str, address: str, no_read: bool, yes: bool, lang: str,
     as_json: bool, **choices: Any
 ) -> None:  # fmt: skip
-    """Add one device to the configuration: writes conf.d/NAME.toml, with its line if that is new.
+    """Add one device to the configuration: writes conf.d/NAME.toml, and conf.d/line-LINE.toml if its line is new.
 
     Asks the device what it is, shows the file and the first values, and writes nothing before you say yes and the
     whole configuration is valid with it. Files that are there are never changed. `scan --add` does the same for all
@@ -167,7 +178,8 @@ def adopt(
     if as_json:
         click.echo(as_line(facts))
     else:
-        click.echo(words["wrote"].format(file=clean_text(facts["file"], 400)))
+        for file in facts["files"]:
+            click.echo(words["wrote"].format(file=clean_text(file, 400)))
         say_next(options, config, words)
 
 
@@ -210,7 +222,8 @@ def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, l
             click.echo(as_complaint("error", error), err=True)
             click.echo(f"{words['note']}{words['skipped'].format(name=draft.device['name'])}", err=True)
             continue
-        click.echo(words["wrote"].format(file=clean_text(facts["file"], 400)), err=True)
+        for file in facts["files"]:
+            click.echo(words["wrote"].format(file=clean_text(file, 400)), err=True)
         added += 1
     if added:
         say_next(options, config, words)
@@ -289,6 +302,8 @@ def _identified(
             hint = SILENT["garbled"][1][0]
         if url.partition(":")[0] in BYTE_SCHEMES:
             hint = sentences(hint, f"Asked at {', '.join(settings)}; another setting: --serial")
+        for more in _framing_hints(url):
+            hint = sentences(hint, more)
         raise LineTimeout(what, where=f"{url}, {protocol} {address}", hint=hint)
     if not found.fits and any(one.key == "garbled" for one in found.notes):
         what, hint = (
@@ -300,6 +315,14 @@ def _identified(
         hint = "Give the profile of its nameplate: --profile VENDOR/FAMILY; `meterhouse profiles list`"
         raise LineError("answers, but no known profile fits", where=f"{url}, {protocol} {address}", hint=hint)
     return _drafted(tables([found], {url: entry.name} if entry else {}, lang, dirs), config, found)
+
+
+def _framing_hints(url: str) -> list[str]:
+    """That a port in the network may speak another scheme."""
+    scheme = url.partition(":")[0]
+    if (framed := find_scheme(scheme)) is not None:
+        return [framed.other_hint]
+    return [] if scheme == "serial" else [one.hint for one in own_schemes()]
 
 
 def _drafted(texts: Sequence[str], config: Config, device: FoundDevice) -> Draft:
@@ -496,10 +519,11 @@ def _add(draft: Draft, config: Config, words: Mapping[str, str], lang: str, yes:
     """Check, read, show, ask, write. Raises GatewayError, or Abort for a no; then nothing was written."""
     from agent.config import load_config, role_note
 
-    name = draft.device["name"]
-    file, text = _folder(config) / f"{name}.toml", draft.text(words)
-    check_absent(file)
-    whole = load_config(config.path, state_dir=config.state_dir, runtime_dir=config.runtime_dir, drafts={file: text})
+    name, folder = draft.device["name"], _folder(config)
+    files = draft.files(folder, words)
+    for file in files:
+        check_absent(file)
+    whole = load_config(config.path, state_dir=config.state_dir, runtime_dir=config.runtime_dir, drafts=files)
     entry = next(device for device in whole.devices if device.name == name)
     if any(word in draft.comments.get("profile", "") for word in ("nameplate", "铭牌")):
         click.echo(
@@ -521,12 +545,26 @@ def _add(draft: Draft, config: Config, words: Mapping[str, str], lang: str, yes:
                 raise type(error)(error.what, where=error.where, hint=f"{hint}--no-read adds it unread") from error
             click.echo(as_complaint("warning", words["silent"].format(error=say(str(error)))), err=True)
     if not yes:
-        click.echo(f"\n{words['will_write'].format(file=clean_text(str(file), 400))}\n\n{text}", err=True)
+        for file, text in files.items():
+            click.echo(f"\n{words['will_write'].format(file=clean_text(str(file), 400))}\n\n{text}", err=True)
     confirmed(yes, "adopt", lang, words["confirm"])
-    make_folder(file.parent)
-    write_new(file, text)
-    return {"file": str(file), "device": name, "line": entry.line, "address": entry.address, "profile": entry.profile,
-            "values": values}  # fmt: skip
+    make_folder(folder)
+    _write(files)
+    return {"file": str(folder / f"{name}.toml"), "files": [str(file) for file in files], "device": name,
+            "line": entry.line, "address": entry.address, "profile": entry.profile, "values": values}  # fmt: skip
+
+
+def _write(files: Mapping[Path, str]) -> None:
+    """All of them, or none. Raises GatewayError."""
+    written: list[Path] = []
+    try:
+        for file, text in files.items():
+            write_new(file, text)
+            written.append(file)
+    except GatewayError:
+        for file in written:
+            file.unlink()
+        raise
 
 
 def _first_values(config: Config, entry: DeviceConfig, words: Mapping[str, str], lang: str) -> list[dict[str, Any]]:

@@ -36,10 +36,10 @@ def plain_table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
     return table
 
 
-def open_console() -> Console:
+def open_console(stderr: bool = False) -> Console:
     """Where tables go: as wide as the terminal; into a pipe or file nothing is folded."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+    console = Console(highlight=False, stderr=stderr)
+    return console if console.is_terminal else Console(highlight=False, stderr=stderr, width=PIPE_WIDTH)
 
 
 def cell(text: object, limit: int = 80) -> str:

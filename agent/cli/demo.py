@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.common import as_complaint, as_line
-from agent.cli.options import FOLDER, json_option, lang_option, parse_for
+from agent.cli.options import FOLDER, Duration, json_option, lang_option
 from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class RunningDemo:
     "--for",
     "seconds",
     metavar="TIME",
-    callback=parse_for,
+    type=Duration(),
     help="Stop this long after the first pack, such as 20s; default: Ctrl-C.",
 )
 @click.option("--dir", "folder", type=FOLDER, help="Keep configuration, key, database and logs here.")

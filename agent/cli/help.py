@@ -12,6 +12,7 @@ from agent.cli.common import columns, say, speaks_chinese
 
 EXTRA: Final = re.compile(r"  \[([^\[\]]*)\]$")  # what click puts behind the text of an option
 EXTRAS: Final = (("default: ", "默认："), ("env var: ", "环境变量："), ("required", "必填"))
+USAGE: Final = (("[OPTIONS]", "[选项]"), ("COMMAND [ARGS]...", "命令 [参数]..."))
 VERBATIM: Final = "\b"  # click leaves a paragraph that begins with it as it is
 
 
@@ -20,7 +21,11 @@ class TranslatedFormatter(click.HelpFormatter):
 
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
         """The first line."""
-        super().write_usage(prog, args, say("Usage:") if speaks_chinese() else prefix)
+        if speaks_chinese():
+            for english, chinese in USAGE:
+                args = args.replace(english, chinese)
+            prefix = say("Usage:")
+        super().write_usage(prog, args, prefix)
 
     def write_heading(self, heading: str) -> None:
         """Over a list."""
@@ -62,6 +67,23 @@ class TranslatedFormatter(click.HelpFormatter):
                 self.write(f"{head}{' ' * (first - columns(name))}{lines.pop(0)}\n")
             for line in lines:
                 self.write(" " * (self.current_indent + first) + line + "\n")
+
+
+RANGE: Final = re.compile(r"(\S+) is not in the range (\S+?)<=x<=(\S+?)\.")
+PLAIN: Final = (  # click's words -> those of our own messages
+    ("is not a valid integer range", "is not a whole number"), ("is not a valid integer", "is not a whole number"),
+    ("is not a valid float range", "is not a number"), ("is not a valid float", "is not a number"),
+)  # fmt: skip
+SEVERAL: Final = re.compile(r"\.? \(Did you mean one of: (.*)\?\)")
+
+
+def usage_message(error: click.UsageError) -> str:
+    """What is wrong with a command line, in English: click's text in the words of our own messages."""
+    text = error.format_message()
+    for theirs, ours in PLAIN:
+        text = text.replace(theirs, ours)
+    text = RANGE.sub(r"\1 is out of range. Allowed: \2 to \3", text)
+    return SEVERAL.sub(r". Did you mean \1?", text).removesuffix(".")
 
 
 def _option(text: str) -> str:

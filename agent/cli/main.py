@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, TextIO
 import click
 
 from agent.cli.common import REQUESTED, as_complaint, complain, docs_folder, say
-from agent.cli.help import TranslatedFormatter
+from agent.cli.help import TranslatedFormatter, usage_message
 from drivers.model import GatewayError, UsageError, clean_text
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _print_error(error: Exception) -> int:
         click.echo(error.format_message(), err=True)
         return error.exit_code
     if isinstance(error, click.UsageError):
-        click.echo(as_complaint("error", error.format_message()), err=True)
+        click.echo(as_complaint("error", usage_message(error)), err=True)
         if error.ctx is not None:
             more = say(f"See `{error.ctx.command_path} --help`.")
             click.echo(f"{error.ctx.get_usage()}\n{more}", err=True)

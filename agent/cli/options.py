@@ -22,12 +22,17 @@ from drivers.model import ConfigError, UsageError, clean_text
 if TYPE_CHECKING:
     from agent.config import Config
 
+    _DurationBase = click.ParamType[float]
+else:
+    _DurationBase = click.ParamType  # click before 8.3 has no types of values
+
 F = TypeVar("F", bound=Callable[..., Any])
 FILE: Final = click.Path(dir_okay=False, path_type=Path)
 EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 LANGUAGE: Final = click.Choice(["en", "zh"])
 DEFAULT_CONFIG: Final = "/etc/meterhouse/agent.toml"
+_MINUTES: Final = re.compile(r"([0-9.]+)\s*m")
 _PATHS: Final = re.compile(r"^\[paths\][^\n]*\n((?:[^\[\n][^\n]*\n?|\n)*)", re.MULTILINE)  # up to the next table
 
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
@@ -238,16 +243,28 @@ lang_option = click.option(
 )
 
 
-def parse_for(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """``--for 20s``: seconds, with the units of the configuration, or bare seconds."""
-    if value is None:
-        return None
-    from drivers.toml.parsers import InvalidValue, duration_ms
+class Duration(_DurationBase):
+    """``500ms``, ``20s``, ``2 min``, as the configuration has durations; a bare number is seconds. Gives seconds."""
 
-    try:
-        return duration_ms(1, 366 * 86_400_000, "20 s")(value if value.strip()[-1:].isalpha() else f"{value} s") / 1000
-    except InvalidValue as wrong:
-        raise click.BadParameter(f"{wrong.what}. {wrong.hint}", ctx, param) from None
+    name = "duration"
+
+    def __init__(self, low_s: float = 0.001, high_s: float = 366 * 86_400.0) -> None:
+        self._low_ms, self._high_ms = round(low_s * 1000), round(high_s * 1000)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds. Raises BadParameter."""
+        if isinstance(value, float):
+            return value
+        from drivers.toml.parsers import InvalidValue, duration_ms
+
+        text = str(value).strip()
+        if (found := _MINUTES.fullmatch(text)) is not None:
+            text = f"{found[1]} min"
+        try:
+            parse = duration_ms(self._low_ms, self._high_ms, "20 s")
+            return parse(f"{text} s" if text[-1:].isdigit() else text) / 1000
+        except InvalidValue as wrong:
+            raise click.BadParameter(f"{wrong.what}. {wrong.hint}", ctx, param) from None
 
 
 def parse_params(texts: Sequence[str]) -> dict[str, int | str]:

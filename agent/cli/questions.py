@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
-from agent.cli.common import say
+from agent.cli.common import as_complaint
 from drivers.model import UsageError, sentences
 from drivers.toml.parsers import InvalidValue
 
 T = TypeVar("T")
-_CONFIRM: Mapping[str, str] = {"en": "Write it?", "zh": "是否写入？"}
+YES: Final = frozenset({"y", "yes", "是"})
+NO: Final = frozenset({"", "n", "no", "否"})
+WORDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "en": {"write": "Write it?", "again": "Please type y or n", "refused": "nothing was changed"},
+    "zh": {"write": "是否写入？", "again": "请输入 y 或 n", "refused": "未作任何更改"},
+}
 
 
 def is_terminal() -> bool:
@@ -23,19 +28,14 @@ def is_terminal() -> bool:
 
 def asked(question: str, parse: Callable[[Any], T], default: str | None = None, *, hidden: bool = False) -> T:
     """The answer, once it is valid; each wrong one is explained. ``default``: for an empty answer."""
-
-    def process(text: str) -> T:
+    while True:
+        text: str = click.prompt(question, default=default, err=True, hide_input=hidden, show_default=bool(default))
         try:
-            return parse(text.strip() if not hidden else text)
+            return parse(text if hidden else text.strip())
         except InvalidValue as wrong:
-            raise click.UsageError(say(sentences(wrong.what, wrong.hint))) from None
+            click.echo(as_complaint("error", sentences(wrong.what, wrong.hint)), err=True)
         except UsageError as wrong:
-            raise click.UsageError(say(str(wrong))) from None
-
-    answer: T = click.prompt(
-        question, default=default, value_proc=process, err=True, hide_input=hidden, show_default=bool(default)
-    )
-    return answer
+            click.echo(as_complaint("error", wrong), err=True)
 
 
 def given(option: str, parse: Callable[[object], T], text: object) -> T:
@@ -46,10 +46,19 @@ def given(option: str, parse: Callable[[object], T], text: object) -> T:
         raise UsageError(wrong.what, where=option, hint=wrong.hint) from None
 
 
-def confirmed(yes: bool, where: str, language: str, question: str = "") -> None:
-    """Ask before something is written. Raises UsageError where nobody can answer; Abort for a no."""
+def confirmed(yes: bool, where: str, language: str, question: str = "", refused: str = "") -> None:
+    """Ask before something is written; after a no, ``refused`` says what did not happen.
+
+    Raises UsageError where nobody can answer; Abort for a no.
+    """
     if yes:
         return
     if not is_terminal():
         raise UsageError("confirmation needed, but stdin is not a terminal", where=where, hint="Use --yes")
-    click.confirm(question or _CONFIRM[language], abort=True, err=True)
+    words = WORDS[language]
+    while (answer := click.prompt(f"{question or words['write']} [y/N]", default="", show_default=False, err=True)
+           .strip().lower()) not in YES | NO:  # fmt: skip
+        click.echo(words["again"], err=True)
+    if answer in NO:
+        click.echo(refused or words["refused"], err=True)
+        raise click.Abort

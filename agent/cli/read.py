@@ -22,10 +22,10 @@ from agent.cli.options import (
     FILE,
     LANGUAGE,
     ConfigOptions,
+    Duration,
     config_options,
     json_option,
     line_help,
-    parse_for,
     profile_dirs,
 )
 from agent.cli.read_output import is_missing, print_json, print_table
@@ -104,7 +104,7 @@ class Round:
 @click.option(
     "--repeat", type=click.IntRange(1, 1000), default=1, metavar="N", help="Read N times and show the differences."
 )
-@click.option("--pause", "pause_s", callback=parse_for, metavar="DURATION", help="Between repetitions.  [default: 2 s]")
+@click.option("--pause", "pause_s", type=Duration(), metavar="DURATION", help="Between repetitions.  [default: 2 s]")
 @click.option("--wide", is_flag=True, help="With --registers: all types and orders, wider than 80 columns.")
 @click.option(
     "--lang",

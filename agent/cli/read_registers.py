@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,6 +67,8 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     },
 }  # fmt: skip
 EXCEPTIONS_ZH: Final = {1: "功能码不支持", 2: "地址不存在", 3: "数量或数值非法", 4: "设备故障", 6: "设备忙"}
+OTHER_TABLE: Final = {3: 4, 4: 3, 1: 2, 2: 1}
+ELSEWHERE: Final = "Take a start from its manual, or let `meterhouse identify` try the known maps"
 NO_REGISTERS = "Meters without registers are read with --profile; `meterhouse profiles list` shows theirs"
 
 
@@ -190,20 +192,44 @@ def _adhoc(options: ConfigOptions, adhoc: Mapping[str, Any]) -> RawTarget:
 
 
 def _all_refused(target: RawTarget, ranges: Sequence[RegisterRange], found: RawRegisters) -> LineError:
-    """Nothing came: what the device said, and what to try."""
+    """Nothing came: what the device said, and what to try. The other table of a refused one is asked here and now."""
     error = found.refusals[0].error
-    code = error.code if isinstance(error, DeviceException) else 0
+    if not isinstance(error, DeviceException):
+        return type(error)(f"nothing could be read: {error.what}", where=target.where, hint=error.hint)
+    what, hint = f"nothing could be read: {error.what}", ""
     functions = {one.function for one in ranges}
-    hints = []
     if meant := next((one for one in ranges if one.other_notation), None):
-        hints.append(f"In 4x notation, which counts from 40001 or 30001, this is {meant.other_notation}")
-    elif code in (1, 2, 3) and len(functions) == 1:
-        other = {3: 4, 4: 3, 1: 2, 2: 1}[min(functions)]
-        hints.append(f"Try function {other}: {other}:{ranges[0].address}+{ranges[0].count}")
-    what = f"nothing could be read: {error.what}"
-    if code:
-        return DeviceException(what, where=target.where, hint=". ".join(hints), code=code)
-    return type(error)(what, where=target.where, hint=error.hint)
+        hint = f"In 4x notation, which counts from 40001 or 30001, this is {meant.other_notation}"
+    elif error.code in (1, 2, 3) and len(functions) == 1:
+        (asked,) = functions
+        others = [replace(one, function=OTHER_TABLE[asked]) for one in ranges]
+        answer = _ask_other_table(target, others)
+        if isinstance(answer, DeviceException):
+            what = (
+                f"nothing could be read: function {asked} answers exception {error.code:02X}h ({_meaning(error)}), "
+                f"function {others[0].function} exception {answer.code:02X}h ({_meaning(answer)})"
+            )
+            hint = ELSEWHERE
+        elif isinstance(answer, LineError):
+            what += f". Function {others[0].function} brings no answer"
+            hint = ELSEWHERE
+        else:
+            hint = f"Function {others[0].function} has registers there: --registers {','.join(map(str, others))}"
+    return DeviceException(what, where=target.where, hint=hint, code=error.code)
+
+
+def _ask_other_table(target: RawTarget, ranges: Sequence[RegisterRange]) -> LineError | None:
+    """Why the same registers of the other table cannot be read; None: some can."""
+    try:
+        with borrow_line(target.folder, target.line.url, "read", LEASE_S) as owner:
+            (found,) = owner.run(_read(target, ranges, 1, 0.0, lambda n: None))
+    except LineError as error:
+        return error
+    return None if found.words else found.refusals[0].error
+
+
+def _meaning(error: DeviceException) -> str:
+    return error.what.rpartition(", ")[2]
 
 
 def _print_json(rounds: Sequence[RawRegisters]) -> None:
@@ -313,7 +339,7 @@ def _print(
 
 def _why(error: LineError, words: Mapping[str, str], lang: str) -> str:
     if isinstance(error, DeviceException):
-        what = error.what.rpartition(", ")[2]
+        what = _meaning(error)
         return words["exception"].format(
             code=error.code, what=EXCEPTIONS_ZH.get(error.code, what) if lang == "zh" else what
         )

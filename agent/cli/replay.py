@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import click
 
 from agent.cli.common import as_line
-from agent.cli.options import FILE, BrokerLogin, json_option, login_options, parse_broker, parse_for
+from agent.cli.options import FILE, BrokerLogin, Duration, json_option, login_options, parse_broker
 from agent.verify.live import LiveError, Subscriber
 from agent.verify.strict import MAX_LOOSE_ITEMS, Refused, parse_object
 from agent.verify.topics import PREFIX
@@ -44,7 +44,7 @@ MAX_PACKS: Final = 2_000_000  # whose hashes are kept, to recognise duplicates
 @click.option(
     "--for",
     "silence_s",
-    callback=parse_for,
+    type=Duration(),
     default="30 s",
     show_default=True,
     help="Give up after this time without an answer.",

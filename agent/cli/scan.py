@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import click
 
 from agent.cli.common import as_line, complain, progress, show_age
-from agent.cli.options import ConfigOptions, config_options, json_option, lang_option, profile_dirs
+from agent.cli.options import ConfigOptions, Duration, config_options, json_option, lang_option, profile_dirs
 from drivers.model import GatewayError, LineDown, ProgressCallback, UsageError
 from drivers.registry import DEFAULT, line_url_help, protocol_of, searchable
 
@@ -41,12 +41,25 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
         "several meters answer at once; the search among them: about {time} more",
         "多台表同时应答；逐位搜索约需{time}",
     ),
+    "try raw": (
+        "nothing answered; whether the port passes raw bytes instead: at most about {time} more",
+        "无任何应答；改按透传原始字节尝试，最多还需约{time}",
+    ),
+    "try framed": (
+        "nothing answered; whether the port has frames of its own instead: at most about {time} more",
+        "无任何应答；改按带报文头的协议尝试，最多还需约{time}",
+    ),
     "note": ("note", "提示"),
     "refused": ("{down} of {all} hosts refused the connection", "{all}台主机中有{down}台拒绝连接"),
     "interrupted": ("interrupted: the list above is incomplete", "已中断：以上列表不完整"),
     "nothing": (
         "nothing answered. Check that A and B are not swapped, that the device is powered, and the serial setting",
-        "无任何应答。请检查A、B线是否接反，设备是否上电，串口参数是否正确",
+        "没有任何应答。请检查 A 和 B 是否接反、设备是否通电以及串口参数",
+    ),
+    "nothing over TCP": (
+        "nothing answered over the network. Check that the devices behind it are powered, that their A and B are not "
+        "swapped, and the serial setting of the gateway or serial server",
+        "经网络没有任何应答。请检查其后的设备是否通电、A 和 B 是否接反，以及网关或串口服务器的串口参数",
     ),
     "line": ("line", "线路"),
     "protocol": ("protocol", "协议"),
@@ -106,16 +119,16 @@ def _search_options(command: F) -> F:
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(0.02, 30),
-    help="Seconds to wait for an answer in the first pass.  [default: 0.2; 0.1 with --quick on a serial line]",
+    type=Duration(0.02, 30),
+    help="How long to wait for an answer in the first pass.  [default: 200 ms; 100 ms with --quick on a serial line]",
 )
 @click.option(
     "--slow-timeout",
     "slow_s",
-    type=click.FloatRange(0.02, 60),
-    default=1.0,
+    type=Duration(0.02, 60),
+    default="1 s",
     show_default=True,
-    help="Seconds to wait for an answer in the slow pass.",
+    help="How long to wait for an answer in the slow pass.",
 )
 @click.option(
     "--quick", is_flag=True, help="No slow pass: devices that answer slowly or only to other registers may be missed."
@@ -123,10 +136,10 @@ def _search_options(command: F) -> F:
 @click.option(
     "--listen",
     "listen_s",
-    type=click.FloatRange(0, 600),
-    default=10.0,
+    type=Duration(0, 600),
+    default="10 s",
     show_default=True,
-    help="Seconds to listen for another master first; 0 only with --bus-is-mine.",
+    help="How long to listen for another master first; 0 only with --bus-is-mine.",
 )
 @click.option("--bus-is-mine", is_flag=True, help="Scan even if another master is heard or may be present.")
 @click.option("--deep", is_flag=True, help="Also ask for what only some devices tell, such as function 43/14.")
@@ -176,7 +189,7 @@ def scan(
     named = {text: entry for text in lines if (entry := named_line(options, text)) is not None}
     wanted = [_scan_options(url, **asked) for url in _expanded([text for text in lines if text not in named])]
     wanted += [_of_line(_scan_options(entry.url, **asked), entry) for entry in named.values()]
-    wanted = [replace(each, profile_dirs=dirs) for each in wanted]
+    wanted = [replace(each, profile_dirs=dirs, tries_framing=len(wanted) == 1) for each in wanted]
     scans = [Scan(each, line_factory()) for each in wanted]
     click.echo(_estimate(scans, lang), err=True)
 
@@ -212,7 +225,7 @@ def scan(
         raise SystemExit(130)
     if add:
         add_found(options, found, yes, lang)
-    raise SystemExit(_exit_code(found, trouble, len(scans) == 1, lang))
+    raise SystemExit(_exit_code(scans, found, trouble, lang))
 
 
 def say(lang: str, key: str, **names: object) -> str:
@@ -230,12 +243,15 @@ def _estimate(scans: Sequence[Scan], lang: str) -> str:
     return say(lang, "estimate", time=time, each=show_age(each_s)) + slow
 
 
-def _exit_code(found: Sequence[FoundDevice], trouble: Sequence[GatewayError], single: bool, lang: str) -> int:
+def _exit_code(scans: Sequence[Scan], found: Sequence[FoundDevice], trouble: Sequence[GatewayError], lang: str) -> int:
+    single = len(scans) == 1
     grave = [error for error in trouble if single or not isinstance(error, LineDown)]
     if grave:
         return grave[0].exit_code
     if not found:
-        click.echo(say(lang, "nothing"), err=True)
+        if not any(one.other_url for one in scans):
+            is_bus = any(one.is_serial for one in scans)
+            click.echo(say(lang, "nothing" if is_bus else "nothing over TCP"), err=True)
         return 4
     return 0
 

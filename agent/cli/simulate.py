@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from agent.cli.common import as_complaint, as_line
-from agent.cli.options import FOLDER, json_option, param_option, parse_for, parse_params
+from agent.cli.options import FOLDER, Duration, json_option, param_option, parse_params
 from drivers.model import GatewayError, UsageError
 from drivers.registry import protocol_of
 
@@ -64,9 +64,7 @@ if TYPE_CHECKING:
     help="What it measures: pv1 to pv3, grid, load, workshop, storage, heat. Default: by device kind.",
 )
 @param_option
-@click.option(
-    "--turnaround", type=click.FloatRange(0, 60), metavar="SECONDS", help="Time to answer. Default: the profile's."
-)
+@click.option("--turnaround", type=Duration(0, 60), help="Time to answer, such as 20ms. Default: the profile's.")
 @click.option(
     "--fault", "faults", multiple=True, metavar="[DEVICE ]FAULT", help="A fault from the start, such as late=0.5*3."
 )
@@ -83,7 +81,7 @@ if TYPE_CHECKING:
     help="Simulated seconds in one real second.",
 )
 @click.option("--sleep", is_flag=True, help="Inverters do not respond in the dark, if their profile has `sleeps`.")
-@click.option("--for", "seconds", metavar="DURATION", callback=parse_for, help="Stop after this time, such as 20s.")
+@click.option("--for", "seconds", metavar="DURATION", type=Duration(), help="Stop after this time, such as 20s.")
 @json_option
 def simulate(**options: Any) -> None:
     """Play the device side: a profile, a recorded dump, or the whole demo park.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.common import as_line, progress, say
-from agent.cli.options import FILE, BrokerLogin, json_option, login_options, parse_broker, parse_for
+from agent.cli.options import FILE, BrokerLogin, Duration, json_option, login_options, parse_broker
 from drivers.model import BrokerError, UsageError, clean_text
 
 if TYPE_CHECKING:
@@ -45,14 +45,14 @@ STDIN = Path("-")
 @click.option(
     "--for",
     "duration_s",
-    callback=parse_for,
+    type=Duration(),
     metavar="TIME",
     help="Listen for this time from the first pack on (20s, 5 min); default: until Ctrl-C.",
 )
 @click.option(
     "--wait",
     "wait_s",
-    callback=parse_for,
+    type=Duration(),
     metavar="TIME",
     default="30s",
     show_default=True,

@@ -65,6 +65,14 @@ NOTES: Final[Mapping[str, tuple[str, str]]] = {
         "{protocol} {who}: two meters have the same address; one of them needs another",
         "{protocol} {who}：两台表地址相同，须更改其中一台",
     ),
+    "raw": (
+        "this port passes raw bytes, as a serial server does; it does not speak {title}. Scan it as --line {url}",
+        "此端口透传原始字节（串口服务器），不是 {title}。请用 --line {url} 扫描",
+    ),
+    "framed": (
+        "this port speaks {title}; it does not pass raw bytes. Scan it as --line {url}",
+        "此端口使用 {title}，不透传原始字节。请用 --line {url} 扫描",
+    ),
     "too long": (
         "stopped after 15 minutes: scan fewer addresses or settings at a time",
         "15分钟后停止：请减少一次扫描的地址或串口参数",

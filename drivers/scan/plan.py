@@ -42,6 +42,7 @@ class ScanOptions:
     identify: bool = True
     echo: bool = False
     profile_dirs: tuple[Path, ...] = ()  # where profiles are looked for; (): the shipped and the site's
+    tries_framing: bool = False  # where nothing answers on TCP: whether the port speaks another scheme
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from drivers.profile import Profile
 from drivers.registry import all_protocols, protocol_of
 from drivers.scan.device_search import Asker, DeviceSearch
 from drivers.scan.fit import Effort, Identity, identify, profiles_of
+from drivers.scan.framing import other_framings
 from drivers.scan.notes import Note, note
 from drivers.scan.plan import FoundDevice, ScanOptions, ScanPlan, baud_of, effort
 from drivers.scan.probes import Probe
@@ -72,6 +73,9 @@ class Scan:
         self.traffic = TrafficTrace()
         self.foreign: list[bytes] = []  # frames that nobody here asked for
         self.announce: Announce = unannounced
+        self.other_url = ""  # of the same port, where it speaks another scheme than that of ``options.url``
+        self._others = tuple(other_framings(options)) if options.tries_framing else ()
+        self._line_factory, self._config = line_factory, config
         self.line = line_factory(config, trace=self.traffic)
         self._done_s = 0.0
         self._total_s = 0.0
@@ -120,10 +124,8 @@ class Scan:
             await self._listen(progress)
             for search in wanted:
                 await search.before(progress)
-            await self._pass(self.first_pass(), progress)
-            for search in wanted:
-                await search.in_groups(progress)
-            self._tell_nameless()
+            if not await self._pass_quickly(progress):
+                return self.found
             if self.options.slow:
                 quick = list(self.found)
                 await self._pass(self.slow_pass(), progress)
@@ -132,9 +134,7 @@ class Scan:
                 for search in wanted:
                     await search.in_groups(progress, slow=True)
             else:
-                await self.line.listen(_LATE_S)
-                self.overhear(None)
-                await self._settle()
+                await self._wait_for_late_ones()
             if self.options.identify:
                 if self.found:
                     left_s = sum(self._device_s(device.is_slow) for device in self.found)
@@ -143,6 +143,49 @@ class Scan:
         finally:
             await self.line.close()
         return self.found
+
+    async def _pass_quickly(self, progress: ProgressCallback) -> bool:
+        """The first pass. False: the port speaks another scheme than that of the url, and nothing can be found here."""
+        try:
+            await self._pass(self.first_pass(), progress)
+            for search in self._wanted():
+                await search.in_groups(progress)
+        except LineDown:  # some close a connection on which they understand nothing
+            if not self._others or not self.line.stats.opened or not await self._speaks_another(progress):
+                raise
+            return False
+        self._tell_nameless()
+        if self._others and not self.found:
+            await self._wait_for_late_ones()
+            return bool(self.found) or not await self._speaks_another(progress)
+        return True
+
+    async def _wait_for_late_ones(self) -> None:
+        await self.line.listen(_LATE_S)
+        self.overhear(None)
+        await self._settle()
+
+    async def _speaks_another(self, progress: ProgressCallback) -> bool:
+        """Whether the port speaks another scheme, which then is ``other_url``: nothing answered in ours."""
+        await self.line.close()  # many servers take one connection
+        for other in self._others:
+            short = Scan(other.options, self._line_factory)
+            self.announce(f"try {'raw' if other.is_raw else 'framed'}", 0, short.estimate_s())
+            is_spoken = False
+            try:
+                await short.run(progress)
+            except AnotherMaster:
+                is_spoken = other.is_raw
+            except LineLent:
+                raise
+            except LineError:
+                continue
+            if is_spoken or other.is_spoken(short.found, short.traffic.total):
+                self.other_url = other.options.url
+                self.remark(note("raw" if other.is_raw else "framed", title=other.title, url=self.other_url))
+                return True
+        self.line = self._line_factory(self._config, trace=self.traffic)
+        return False
 
     async def identify(self, progress: ProgressCallback = no_progress) -> None:
         """Identify the devices that were found, and the profiles that fit. Closes nothing.

@@ -231,6 +231,53 @@ def test_errors_of_commands_are_chinese(mh, park, monkeypatch, args: tuple[str, 
     assert said.err.startswith("错误：") and told in said.err
 
 
+WRONG_USAGE = """
+check --plann
+check --nonsense
+check extra
+check extra more
+scan
+scan --line
+scan --quick=1
+scan --line x --timeout 99
+scan --line x --listen 1x
+scan --line x --listen=
+scan --line x --protocol foo
+read --repeat x
+read --repeat 0
+read --lang de
+verify --for x
+verify --ca-file HERE/nope
+verify --ca-file HERE
+simulate --unit 999
+simulate --speed abc
+simulate --turnaround x
+decode registers --type uint16 0001
+profiles foo
+profiles show
+profiles check HERE
+platform nonsense
+keys --nope
+handover --csv HERE
+replay --first 0
+run --config
+nonsense
+--nope
+"""
+
+
+@pytest.mark.usefixtures("chinese")
+@pytest.mark.parametrize("command", WRONG_USAGE.strip().splitlines())
+def test_wrong_usage_is_told_in_chinese_alone(mh, tmp_path, command: str) -> None:
+    """What click says, too: nothing English is left but names, values and options."""
+    said = mh(*command.replace("HERE", str(tmp_path)).split())
+    assert said.code == 2 and said.err.startswith("错误："), said.err
+    text = re.sub(r"""'[^']*'|"[^"]*"|`[^`]*`|（.*?）""", "", said.err)
+    text = re.sub(r"用法：.*|--[a-z-]+", "", text)
+    assert not set(re.findall("[A-Za-z]+", text)) - {"ms", "s", "min", "h", "d"}, said.err
+    assert "[OPTIONS]" not in said.err and "COMMAND" not in said.err
+
+
 @pytest.mark.usefixtures("chinese")
 def test_the_help_lists_the_commands_in_chinese(mh) -> None:
     said = mh("--help")

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+
+from agent.cli.handover.awaited import wait_for_counters
+from agent.cli.handover.labels import WORDS
+from agent.cli.watch.live_view import LiveView
+from agent.config import load_config
+from drivers.model import Reason
 
 
 @pytest.mark.parametrize(
@@ -49,3 +56,58 @@ def test_thousands_that_can_only_be_thousands_are_left_out(mh, park, traces, tex
 def test_nobody_to_ask_is_said(mh, park, traces) -> None:
     said = mh("handover", "--who", "x", "-c", park())
     assert said.code == 2 and "confirmation needed, but stdin is not a terminal. Use --yes" in said.err
+
+
+COUNTER = 1  # of the tables of ``traces``
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("before", ["nothing", "a broken answer"])
+@pytest.mark.parametrize("then", ["value", "gap", "silent"])
+def test_a_counter_that_was_not_read_yet_is_waited_for(
+    park, traces, capsys, language: str, before: str, then: str
+) -> None:
+    """A slow counter is due each minute: a record made before would lack it. Only its next word is waited for."""
+    traces.values(3, (COUNTER, 700, 0, 0))  # of inv2, which need not be waited for
+    if before == "a broken answer":
+        traces.gap(2, Reason.CRC)
+
+    class Turning(LiveView):
+        looks = 0
+
+        def catch_up(self) -> None:
+            self.looks += 1
+            if self.looks == 3 and then == "value":
+                traces.values(2, (COUNTER, 12345, -1, 0))
+            elif self.looks == 3 and then == "gap":
+                traces.gap(2, Reason.CRC)
+            elif self.looks == 3:
+                self.snapshot["devices"]["inv1"]["life"] = "dead"
+            super().catch_up()
+
+    view = Turning(traces.folder, [], (), snapshot_every_s=600)
+    try:
+        view.catch_up()
+        wait_for_counters(view, load_config(park()), {"inv1": "", "inv2": ""}, WORDS[language])
+        assert view.looks == 3
+        assert (str(view.follower.latest[("inv1", "ac.energy.import")].value) == "1234.5") == (then == "value")
+    finally:
+        view.close()
+    said = capsys.readouterr().err
+    told = "not read yet, next reading in" if language == "en" else "尚未读到"
+    assert told in said and "inv1" in said and "inv2" not in said
+    assert 1 <= int(re.search(r"(\d+) s", said)[1]) <= 60, "of its pace"
+
+
+@pytest.mark.parametrize("why", ["silent", "refused"])
+def test_nothing_is_waited_for_that_will_not_come(park, traces, capsys, why: str) -> None:
+    traces.gap(2, Reason.EXCEPTION if why == "refused" else Reason.TIMEOUT)
+    traces.facts["devices"]["inv1"]["life"] = "dead" if why == "silent" else "alive"
+    traces.write()
+    view = LiveView(traces.folder, [], ())
+    try:
+        view.catch_up()
+        wait_for_counters(view, load_config(park()), {"inv1": ""}, WORDS["en"])
+    finally:
+        view.close()
+    assert capsys.readouterr().err == ""

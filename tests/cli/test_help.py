@@ -84,7 +84,7 @@ def test_chinese_help_fits_a_terminal_and_no_mark_begins_a_line() -> None:
 def test_usage_headings_and_defaults_are_chinese() -> None:
     found = dict(commands())
     text = help_of("meterhouse watch", found["meterhouse watch"])
-    assert text.startswith("用法：meterhouse watch [OPTIONS] [DEVICE]...\n")
+    assert text.startswith("用法：meterhouse watch [选项] [DEVICE]...\n")
     assert "\n选项：\n" in text and "  示例：\n    meterhouse watch\n" in text and "  退出码：0 正常，" in text
     scan = help_of("meterhouse scan", found["meterhouse scan"])
     assert "[必填]" in scan and "默认：各协议的常用参数" in scan.replace("\n", "").replace(" ", "")

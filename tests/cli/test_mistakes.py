@@ -41,7 +41,8 @@ read SDM --profile eastron/sdm630 --ratio ct=x | 2 | --ratio: | "x" is not a num
 read SDM --registers 5:0+1 | 2 | --registers: | 5 is not a function that reads | Only 1 to 4 read
 read SDM --registers 3:0+0 | 2 | --registers: | a count of 0 reads nothing | FUNCTION:START+COUNT
 read SDM --registers 3:65530+20 | 2 | --registers: | goes beyond address 65535 | From 65530 on there are 6
-read SDM --registers 40001 | 2 | --registers: | "40001" has no function | such as 3:0x100+20
+read SDM --registers 40001 | 2 | --registers: | "40001" has no function | this is 3:0. Write FUNCTION:START
+read SDM --registers 30013+2 | 2 | --registers: | "30013+2" has no function | this is 4:12+2. Write FUNCTION:START
 read --profile dlt645/2007 --line modbus-tcp://127.0.0.1 --address 1 | 3 | address 1: | does not go over modbus-tcp | tcp://HOST:PORT
 check -c HERE/nothing.toml | 3 | nothing.toml: | No such file | `meterhouse init` makes one
 check -c HERE | 3 | HERE: | Is a directory | Name the file with -c
@@ -66,6 +67,11 @@ verify HERE/nothing | 2 | nothing: | no such file or folder | `meterhouse export
 verify --broker http://x --trust a=b | 2 | --broker: | 'http://x' | Write mqtt://host:1883
 verify --broker mqtt://127.0.0.1:FREE --for 1s | 5 | 127.0.0.1:FREE: | Connection refused | Check that the broker runs
 verify --broker mqtt://127.0.0.1:FREE --for x | 2 | --for | "x" is not a duration | such as "20 s"
+scan --line serial:/dev/ttyUSB77 --listen 1x | 2 | --listen | "x" is not a unit of time | units are ms, s, min, h, d
+scan --line serial:/dev/ttyUSB77 --listen 20m | 2 | --listen | "20 min" is out of range | Allowed: 0 ms to 10 min
+scan --line serial:/dev/ttyUSB77 --timeout 99 | 2 | --timeout | "99 s" is out of range | Allowed: 20 ms to 30 s
+read SDM --registers 3:0+1 --repeat x | 2 | --repeat | 'x' is not a whole number | read --help
+read SDM --registers 3:0+1 --repeat 0 | 2 | --repeat | 0 is out of range | Allowed: 1 to 1000
 verify --trust nonsense HERE | 2 | --trust: | 'nonsense' | `meterhouse keys show` prints
 export -c CFG --from yesterday HERE/out | 2 | --from: | 'yesterday' | Write 2026-11-25
 export -c CFG --from 2026-11-02 --to 2026-11-01 HERE/o | 2 | export: | is not before --to 2026-11-01 | Exchange them

@@ -143,8 +143,17 @@ def test_addresses_of_other_meters_are_told_what_to_use(mh, address: str) -> Non
 
 def test_a_device_that_refuses_all_is_told_with_what_to_try(raw, served) -> None:
     punch(served.image, 0, 65536)
-    assert "nothing could be read: the device answers exception 02h" in (said := raw("3:0+4")).err
-    assert said.code == 4 and "Try function 4: 4:0+4" in said.err
+    said = raw("3:0+4")
+    refused, unknown = "exception 02h (illegal data address)", "exception 01h (illegal function)"
+    assert f"nothing could be read: function 3 answers {refused}, function 4 {unknown}. Take a start" in said.err
+    assert said.code == 4 and "4:0" not in said.err, "it was asked: to try it would lead in a circle"
+    assert set(served.device.requests) == {3, 4}
+    chinese = raw("3:0+4", "--lang", "zh").err
+    assert "功能码 3 应答异常码 02h（非法寄存器地址），功能码 4 应答异常码 01h（非法功能码）" in chinese, chinese
+    assert f"function 4 answers {unknown}, function 3 {refused}" in raw("4:0+4").err
+    served.image.put_words(2, [7], function=4)
+    said = raw("3:0+4")
+    assert "Function 4 has registers there: --registers 4:0+4" in said.err and raw("4:0+4").code == 4
     assert "In 4x notation, which counts from 40001 or 30001, this is 3:256+2" in raw("3:40257+2").err
     served.fault("silence")
     said = raw("3:0+4")

@@ -154,6 +154,14 @@ def test_a_person_is_asked_for_each_display(
         assert got == code, err
         assert "m1：ac.energy.import = 12345 kWh，表计显示" in err and "'about 7' 不是数字" in err
         assert (tmp_path / "h.html").exists() == (code == 4)
+        table, question = err.index("m2 "), err.index("是否签名并记录？")
+        before = [line.split() for line in err[err.index("m1 ") : question].splitlines()]
+        assert table < question and before == [
+            ["m1", "ac.energy.import", "12345", "kWh", "12345", "0", "一致"],
+            ["m2", "ac.energy.import", "700", "kWh", "7000", "-6300", "不一致"],
+            ["m3", "ac.energy.import", "5", "kWh", "-", "-", "未比对"],
+        ], err
+        assert ("未签名：未发送任何内容" in err) == (code == 130)
     assert "共3台设备：1台与表计显示一致，1台不一致，1台未比对" in out and "已写入" in out
     page = (tmp_path / "h.html").read_text()
     assert "交接记录" in page and "不一致" in page and "-6300" in page

@@ -34,6 +34,12 @@ class Park:
     def tcp(self, bus: Bus, framing: Any = "mbap") -> Wire:
         return self._added(Wire(bus, len(self._lines), framing=framing))
 
+    def also(self, wire: Wire, scheme: str) -> str:
+        """The same port under another scheme, whose frames it does not speak."""
+        url = f"{scheme}://{wire.url.partition('://')[2]}"
+        self._lines[url] = wire
+        return url
+
     def _added(self, wire: Any) -> Any:
         self._lines[wire.url] = wire
         return wire

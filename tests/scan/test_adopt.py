@@ -98,8 +98,74 @@ def test_a_new_line_has_the_factory_setting_of_the_profile(mh, site: Path) -> No
     assert mh("adopt", "a", "--line", "serial:/dev/ttyS9", *adl400).code == 0
     assert mh("adopt", "b", "--line", "serial:/dev/ttyS8", *adl400, "--serial", "19200 8N1").code == 0
     assert mh("adopt", "c", "--line", "modbus-tcp://192.0.2.1", *adl400).code == 0
-    assert [line.serial for line in load_config(site).lines[:2]] == ["9600 8E1", "19200 8N1"]
-    assert "serial" not in (site.parent / "conf.d" / "c.toml").read_text()
+    assert {line.name: line.serial for line in load_config(site).lines[1:]} == {
+        "ttys8": "19200 8N1", "ttys9": "9600 8E1"}  # fmt: skip
+    assert "serial" not in (site.parent / "conf.d" / "line-192-0-2-1.toml").read_text()
+
+
+def test_a_line_outlives_the_device_it_came_with(mh, field: Park, site: Path) -> None:
+    """Three devices of one new line; the file of the first is taken away again."""
+    line = field.pty(Bus([sampled("abb/b23", 3), sampled("chint/dtsu666", 5), plain(7)]))
+    scan = ("scan", "--line", line.url, "--serial", line.serial, "--protocol", "modbus", "--addresses", "3-5", *MINE)
+    assert mh(*scan, "--add", "--yes").code == 0
+    (name,) = [one.name for one in load_config(site).lines]
+    third = ("adopt", "box", "--line", line.url, "--address", "7", "--profile", "abb/b23", "--no-read", "--yes")
+    said = mh(*third, "--json")
+    assert said.code == 0 and said.lines[0]["files"] == [said.lines[0]["file"]], "its line is there"
+    folder = site.parent / "conf.d"
+    assert sorted(os.listdir(folder)) == ["b23-3.toml", "box.toml", "dtsu666-5.toml", f"line-{name}.toml"]
+    (folder / "b23-3.toml").unlink()
+    assert mh("check").code == 0
+    assert [(one.name, one.line) for one in load_config(site).devices] == [("box", name), ("dtsu666-5", name)]
+    for file in (*folder.glob("d*.toml"), *folder.glob("b*.toml")):
+        file.unlink()
+    assert mh("check").code == 0, "a line without devices is no mistake"
+    assert mh(*scan, "--add", "--yes").code == 0, "and takes them again"
+    assert len(load_config(site).lines) == 1
+
+
+LINE = '[[line]]\nname = "ours"\nurl = "{url}"\n'
+
+
+@pytest.mark.parametrize("file", ["agent.toml", "conf.d/hand.toml", "conf.d/line-ttya.toml"])
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [
+        ("serial:{port}", "serial:{port}"),
+        ("serial:{port}", "serial:{link}"),  # as /dev/serial/by-id/ and /dev/ttyUSB0
+        ("serial:{link}", "serial:{port}"),
+        ("serial:{link}", "ours"),
+        ("modbus-tcp://192.0.2.1", "modbus-tcp://192.0.2.1:502"),
+        ("modbus-tcp://192.0.2.1:502", "modbus-tcp://192.0.2.1"),
+        ("tcp://box.example:4196", "tcp://BOX.example:4196"),
+    ],
+)
+def test_a_line_that_is_there_is_not_made_again(mh, site: Path, file: str, written: str, asked: str) -> None:
+    """# field pain 17"""
+    (site.parent / "conf.d").mkdir()
+    port, link = site.parent / "ttya", site.parent / "usb-adapter"
+    port.touch()
+    link.symlink_to(port)
+    place = site.parent / file
+    text = (MAIN if file == "agent.toml" else "") + LINE.format(url=written.format(port=port, link=link))
+    place.write_text(text)
+    told = ("--address", "1", "--profile", "chint/dtsu666", "--no-read", "--yes")
+    assert mh("adopt", "m", "--line", asked.format(port=port, link=link), *told).code == 0
+    config = load_config(site)
+    assert ([line.name for line in config.lines], config.devices[0].line) == (["ours"], "ours")
+    assert place.read_text() == text
+
+
+def test_files_of_lines_and_devices_do_not_meet(mh, site: Path) -> None:
+    """A device may have the name that the file of a line would have; a hand-written file stays."""
+    folder = site.parent / "conf.d"
+    folder.mkdir()
+    (folder / "line-ttys8.toml").write_text("# by hand\n")
+    told = ("--address", "1", "--profile", "chint/dtsu666", "--no-read", "--yes")
+    assert mh("adopt", "line-ttys9", "--line", "serial:/dev/ttyS9", *told).code == 0
+    assert mh("adopt", "m", "--line", "serial:/dev/ttyS8", *told).code == 0
+    assert (folder / "line-ttys8.toml").read_text() == "# by hand\n"
+    assert {line.name for line in load_config(site).lines} == {"ttys8", "ttys9"}
 
 
 TOLD = ("--line", "tcp://127.0.0.1:1", "--address", "1", "--profile", "chint/dtsu666", "--no-read", "--yes")
@@ -140,7 +206,7 @@ def test_names_and_addresses_that_are_taken_name_their_place(mh, site: Path) -> 
     assert mh("adopt", "m", *TOLD).code == 0
     before, first = files(site), site.parent / "conf.d" / "m.toml"
     said = mh("adopt", "other", *TOLD)
-    assert said.code == 2 and f"{first}:9: device.m: address 1 of line 127-0-0-1-1 is already device m" in said.err
+    assert said.code == 2 and f"{first}:4: device.m: address 1 of line 127-0-0-1-1 is already device m" in said.err
     said = mh("adopt", "m", *TOLD, "--address", "2")
     assert said.code == 2 and "the name m is taken. Choose another, such as m-2" in said.err
     said = mh("adopt", "status", *TOLD, "--address", "2")
@@ -174,15 +240,16 @@ def test_a_folder_of_others_is_said_before_anything_is_asked(mh, site: Path) -> 
     assert said.code == 2 and "this user may not write here. Use sudo, or another folder" in said.err
 
 
-def test_a_full_disk_leaves_nothing_behind(mh, site: Path) -> None:
+@pytest.mark.parametrize(("room", "file"), [(40, "line-127-0-0-1-1"), (320, "m")])
+def test_a_full_disk_leaves_nothing_behind(mh, site: Path, room: int, file: str) -> None:
     """A limit on the size of files refuses the write as a full disk does."""
     (site.parent / "conf.d").mkdir()
-    command = (sys.executable, "-m", "agent.cli.main", "adopt", "m", *TOLD)
+    command = (sys.executable, "-m", "agent.cli.main", "adopt", "m", *TOLD, "--label", "柜" * 60)
     said = subprocess.run(
         command, env={**os.environ, "MH_CONFIG": str(site)}, capture_output=True, text=True, check=False, timeout=60,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40, 40)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
     )  # fmt: skip
-    assert said.returncode == 2 and "conf.d/m.toml: cannot be written: File too large" in said.stderr, said.stderr
+    assert said.returncode == 2 and f"conf.d/{file}.toml: cannot be written: File too large" in said.stderr, said.stderr
     assert os.listdir(site.parent / "conf.d") == []
     assert mh("adopt", "m", *TOLD).code == 0
 
@@ -210,6 +277,14 @@ def test_a_silent_device_is_added_only_unread(mh, field: Park, site: Path) -> No
     said = mh(*args, "--profile", "chint/dtsu666")
     assert said.code == 4 and "--no-read adds it unread" in said.err and not (site.parent / "conf.d").exists()
     assert mh(*args, "--profile", "chint/dtsu666", "--no-read").code == 0
+
+
+@pytest.mark.parametrize("framing", ["rtu", "mbap"])
+def test_a_silent_port_may_speak_another_scheme(mh, field: Park, site: Path, framing: str) -> None:
+    asked = field.also(field.tcp(Bus([plain(9)]), framing=framing), "modbus-tcp" if framing == "rtu" else "tcp")
+    said = mh("adopt", "m", "--line", asked, "--address", "9", "--yes")
+    words = {"rtu": "needs tcp:// instead of modbus-tcp://", "mbap": "needs modbus-tcp:// instead of tcp://"}
+    assert said.code == 4 and words[framing] in said.err, said.err
 
 
 @pytest.mark.parametrize("command", [("adopt", *TOLD[:-1]), ("scan", "--line", "serial:/dev/null", "--add")])

@@ -184,3 +184,40 @@ def test_a_quick_pass_at_9600_baud_takes_half_a_minute(mh, field: Park) -> None:
               "--json", *MINE)  # fmt: skip
     assert 25 < field.now_s - begin <= 30
     assert [int(d["address"]) for d in said.lines] == list(units)
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+@pytest.mark.parametrize("framing", ["rtu", "mbap"])
+@pytest.mark.parametrize("how", [("--addresses", "7-9"), ("--quick",)])
+def test_a_port_that_speaks_another_scheme_is_told_with_its_url(
+    mh, field: Park, framing: str, lang: str, how: tuple[str, ...]
+) -> None:
+    """A serial server asked as Modbus TCP, and a Modbus TCP port asked as a serial server: not A and B are wrong."""
+    bus = Bus([sampled("abb/b23", 7)])
+    wire = field.tcp(bus, framing=framing)
+    asked = field.also(wire, "modbus-tcp" if framing == "rtu" else "tcp")
+    said = mh("scan", "--line", asked, *how, *FAST, "--lang", lang)
+    assert said.code == 4 and said.out == "", said.out
+    assert f"--line {wire.url}" in said.err, said.err
+    assert ("A and B" in said.err, "A 和 B" in said.err) == (False, False)
+    words = {"rtu": ("raw bytes, as a serial server does", "透传原始字节（串口服务器）"),
+             "mbap": ("this port speaks Modbus TCP", "此端口使用 Modbus TCP")}  # fmt: skip
+    assert words[framing][lang == "zh"] in said.err
+    assert all(writes(device) == 0 for device in bus.devices.values())
+    assert mh("scan", "--line", wire.url, *how, *FAST, *MINE).code == 0, "what it says is true"
+
+
+@pytest.mark.parametrize("scheme", ["modbus-tcp", "tcp"])
+def test_a_silent_port_is_not_said_to_be_a_swapped_bus_of_this_machine(mh, field: Park, scheme: str) -> None:
+    wire = field.tcp(Bus([]), framing="rtu")
+    field.also(wire, "modbus-tcp")
+    said = mh("scan", "--line", f"{scheme}://{wire.url.partition('://')[2]}", "--addresses", "1-3", *FAST)
+    assert said.code == 4
+    assert "Check that the devices behind it are powered, that their A and B" in said.err and "--line" not in said.err
+
+
+def test_another_master_heard_on_a_port_asked_in_frames_proves_the_serial_server(mh, field: Park) -> None:
+    wire = field.tcp(Bus([]), framing="rtu")
+    wire.says, wire.says_every_s = lambda: read_request(9, 3, 0, 1, "").frame, 0.5
+    said = mh("scan", "--line", field.also(wire, "modbus-tcp"), "--addresses", "1-3", *FAST)
+    assert said.code == 4 and f"Scan it as --line {wire.url}" in said.err, said.err

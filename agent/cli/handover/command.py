@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -14,15 +14,19 @@ import click
 
 from agent.cli.answers import HandedOver, checked
 from agent.cli.common import as_complaint, as_line, progress, read_snapshot
+from agent.cli.handover.awaited import counter_of, wait_for_counters
 from agent.cli.options import EXISTING_FILE, FILE, ConfigOptions, config_options, json_option, lang_option
 from agent.cli.output_files import TextDraft, writing
 from agent.cli.questions import asked, confirmed, is_terminal
 from drivers.model import UsageError, clean_text
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from agent.cli.ring_follower import Latest
     from agent.cli.watch.live_view import LiveView
     from agent.config import Config
+    from agent.service.control.protocol import ComparedDevice
 
 MAX_TEXT: Final = 200
 MOST_DEVICES: Final = 300  # that fit into one request
@@ -90,17 +94,23 @@ def handover(
     try:
         if not yes and not asks:
             confirmed(yes, "handover", lang)
+        remarks = _text(remarks, "--remarks", 2000)
         who = _text(who or (asked(words["who"], str) if asks else ""), "--who", needed=True)
         view.catch_up()
         names = list(dict.fromkeys(devices)) or list(view.snapshot.get("devices", {}))
         if len(names) > MOST_DEVICES:
             hint = "Name the devices: several records are as good"
             raise UsageError(f"{len(names)} devices, at most {MOST_DEVICES} in a record", where="handover", hint=hint)
+        points = {name: given[name].point if name in given else "" for name in names}
+        _check_points(view, points)
+        wait_for_counters(view, config, points, words)
         compared = [_compared(view, name, given.get(name), words, asks) for name in names]
+        if not yes:
+            _preview(compared, view, config, words)
     finally:
         view.close()
-    confirmed(yes, "handover", lang, words["confirm"])
-    request = Handover(who=who, remarks=_text(remarks, "--remarks", 2000), devices=compared)
+    confirmed(yes, "handover", lang, words["confirm"], words["unsigned"])
+    request = Handover(who=who, remarks=remarks, devices=compared)
     with progress("devices") as update:
         answer = checked(ask_running(config.runtime_dir, request, progress=update), HandedOver, "handover")
     record = _record(answer, config, view.snapshot)
@@ -175,23 +185,27 @@ def _text(text: str, where: str, most: int = MAX_TEXT, needed: bool = False) -> 
     return text
 
 
-def _compared(view: LiveView, device: str, shown: Shown | None, words: Mapping[str, str], asks: bool) -> Any:
+def _check_points(view: LiveView, points: Mapping[str, str]) -> None:
+    """Raises UsageError for a named point that its device has not."""
+    for device, point in points.items():
+        if point and counter_of(view, device, point) is None:
+            from drivers.toml.parsers import did_you_mean
+
+            rows = [name for owner, name in view.follower.latest if owner == device]
+            raise UsageError(f"{device} has no point {clean_text(point, 60)!r}", where="--display",
+                             hint=did_you_mean(point, rows, "It has"))  # fmt: skip
+
+
+def _compared(view: LiveView, device: str, shown: Shown | None, words: Mapping[str, str], asks: bool) -> ComparedDevice:
     """The request's entry for a device; asks for its display where nothing gives it."""
-    from agent.cli.main_points import main_counter
     from agent.cli.ring_follower import show_number
     from agent.service.control.protocol import ComparedDevice
 
-    rows = {key[1]: latest for key, latest in view.follower.latest.items() if key[0] == device}
-    name = (shown.point if shown else "") or main_counter([(n, latest.point.kind) for n, latest in rows.items()])
-    if shown is not None and shown.point and shown.point not in rows:
-        from drivers.toml.parsers import did_you_mean
-
-        raise UsageError(f"{device} has no point {clean_text(name, 60)!r}", where="--display",
-                         hint=did_you_mean(name, rows, "It has"))  # fmt: skip
-    latest, remark = rows.get(name), shown.remark if shown else ""
+    latest, remark = counter_of(view, device, shown.point if shown else ""), shown.remark if shown else ""
     if latest is None or not isinstance(latest.value, Decimal):
         click.echo(as_complaint("warning", words["none"].format(device=device)), err=True)
         return ComparedDevice(device=device, remark=remark)
+    name = latest.point.name
     seen, value = [_seen(latest)], shown.value if shown else ""
     if shown is None and asks:
         question = words["ask"].format(
@@ -228,18 +242,45 @@ def _record(answer: Mapping[str, Any], config: Config, snapshot: Mapping[str, An
     }  # fmt: skip
 
 
-def _show(record: Mapping[str, Any], words: Mapping[str, str]) -> None:
-    from agent.cli.console_tables import cell, open_console, plain_table
+def _preview(compared: Sequence[ComparedDevice], view: LiveView, config: Config, words: Mapping[str, str]) -> None:
+    """What is about to be signed, for the person who typed the displays."""
+    from agent.cli.console_tables import open_console
+    from agent.service.control.handover import compare
+
+    states = view.snapshot.get("devices", {})
+    ratios = {one.name: {"ct": str(one.ratio_ct), "pt": str(one.ratio_pt)} for one in config.devices}
+    entries = []
+    for one in compared:
+        entry: dict[str, Any] = {"device": one.device, "state": states.get(one.device, {}).get("life", "unknown"),
+                                 "ratio": ratios.get(one.device, {})}  # fmt: skip
+        if one.n:
+            latest = view.follower.latest[(one.device, one.n)]
+            entry["reading"] = {"n": one.n, "v": one.v, "u": latest.point.unit}
+        if one.display:
+            entry["display"] = one.display
+            entry["difference"], entry["agrees"] = compare(one.v, one.display)
+        entries.append(entry)
+    click.echo(err=True)
+    open_console(stderr=True).print(_table(entries, words))
+    for entry in entries:
+        if text := _secondary(entry, words):
+            click.echo(text, err=True)
+
+
+def _table(entries: Iterable[Mapping[str, Any]], words: Mapping[str, str]) -> Table:
+    """Reading against display, a row a device; with its identity, where the entries have it."""
+    from agent.cli.console_tables import cell, plain_table
     from agent.cli.handover.labels import verdict
     from agent.cli.main_points import known_as
 
-    heads = [words[name] for name in ("device", "point", "reading", "display", "difference", "verdict", "identity")]
+    entries = list(entries)
+    columns = ["device", "point", "reading", "display", "difference", "verdict"]
+    heads = [words[name] for name in columns + ["identity"] * any("identity" in entry for entry in entries)]
     table = plain_table("", *heads, right=heads[2:5])
     colours = {"agrees": "green", "differs": "red", "no reading": "red", "silent": "red"}
-    for entry in record["devices"]:
+    for entry in entries:
         reading, result = entry.get("reading", {}), verdict(entry)
         colour = colours.get(result, "yellow")
-        known = known_as(entry["identity"])
         table.add_row(
             cell(entry["device"]),
             cell(reading.get("n", "-")),
@@ -247,9 +288,15 @@ def _show(record: Mapping[str, Any], words: Mapping[str, str]) -> None:
             cell(entry.get("display", "-")),
             cell(entry.get("difference", "-")),
             f"[{colour}]{words[result]}[/]",
-            cell(known, 100),
+            *([cell(known_as(entry["identity"]), 100)] if "identity" in entry else []),
         )
-    open_console().print(table)
+    return table
+
+
+def _show(record: Mapping[str, Any], words: Mapping[str, str]) -> None:
+    from agent.cli.console_tables import open_console
+
+    open_console().print(_table(record["devices"], words))
     for entry in record["devices"]:
         if text := _secondary(entry, words):
             click.echo(text, err=True)

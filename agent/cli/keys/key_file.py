@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from agent.cli.common import as_complaint, as_line, is_alive, pad, read_snapshot, say
+from agent.cli.common import as_complaint, as_line, is_alive, pad, read_snapshot, say, speaks_chinese
 from agent.cli.options import ConfigOptions
+from agent.cli.questions import confirmed
 from drivers.model import ConfigError, GatewayError, UsageError, clean_text
 
 if TYPE_CHECKING:
@@ -172,11 +172,7 @@ def ask_first(question: str, yes: bool, odd: Sequence[str] = ()) -> None:
     if yes and odd:
         hint = "Run it without --yes and judge the warnings, or give the sequences with --last"
         raise UsageError("nothing was changed: --yes does not cover these warnings", where="keys", hint=hint)
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise UsageError("confirmation needed, but stdin is not a terminal", where="keys", hint="Use --yes")
-    click.confirm(question, abort=True, err=True)
+    confirmed(yes, "keys", "zh" if speaks_chinese() else "en", question)
 
 
 def kind_of(alg: str | None, token: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.common import NoAgent, as_line, read_snapshot, say, show_age
-from agent.cli.options import ConfigOptions, config_options, json_option, lang_option, parse_for, warn_of_next_start
+from agent.cli.options import ConfigOptions, Duration, config_options, json_option, lang_option, warn_of_next_start
 
 if TYPE_CHECKING:
     from agent.cli.ring_follower import Latest
@@ -31,7 +31,7 @@ LOOK_EVERY_S = 0.2
 )
 @click.option("--frames", "line", metavar="LINE", help="Show the frames of a line instead, as sent over the wire.")
 @click.option("--plain", is_flag=True, help="One table instead of the full screen: for small machines.")
-@click.option("--for", "seconds", callback=parse_for, metavar="TIME", help="Stop after this time, such as 20s.")
+@click.option("--for", "seconds", type=Duration(), metavar="TIME", help="Stop after this time, such as 20s.")
 @lang_option
 @json_option
 def watch(

@@ -1,0 +1,48 @@
+"""What a port in the network speaks, where nothing answers: frames of its own, or raw bytes of a serial server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from drivers.registry import all_protocols, find_scheme
+from drivers.scan.plan import LISTEN_S, ScanOptions
+
+RAW: Final = "tcp"  # of serial servers
+FEW_UNITS: Final = tuple(range(1, 33))  # where the caller names none
+ANY_UNIT: Final = 255  # of a single device; gateways answer for each unit, if only with a refusal
+MOST_UNITS: Final = 32
+WAIT_S: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class OtherFraming:
+    """A scheme that a port may speak in place of the one that was asked for."""
+
+    options: ScanOptions  # a short scan that finds it out
+    title: str  # of the frames that one of both has
+    is_raw: bool  # the port passes raw bytes, and was asked in frames
+
+    def is_spoken(self, found: Sequence[object], received: int) -> bool:
+        """Whether an answer of the short scan proves it. ``received``: bytes, which are frames if they are not raw."""
+        return bool(found) if self.is_raw else bool(received)
+
+
+def other_framings(options: ScanOptions) -> Iterator[OtherFraming]:
+    """The schemes to try with the same host and port."""
+    scheme, _, rest = options.url.partition("://")
+    few = replace(options, slow=False, identify=False, settings=(), deep=False, tries_framing=False)
+    if (framed := find_scheme(scheme)) is not None:
+        host = rest if rest.rpartition(":")[2].isdigit() else f"{rest}:{framed.port}"
+        listen_s = options.listen_s or LISTEN_S  # another master may be there
+        addresses = options.addresses[:MOST_UNITS] or FEW_UNITS
+        raw = replace(few, url=f"{RAW}://{host}", addresses=addresses, listen_s=listen_s, timeout_s=WAIT_S)
+        yield OtherFraming(raw, framed.title, True)
+    elif scheme == RAW:
+        for protocol in all_protocols():
+            for one in protocol.line_schemes:
+                addresses = (ANY_UNIT, *(options.addresses[:MOST_UNITS] or FEW_UNITS))
+                own = replace(few, url=f"{one.name}://{rest}", protocols=(protocol.name,), addresses=addresses,
+                              timeout_s=WAIT_S)  # fmt: skip
+                yield OtherFraming(own, one.title, False)
