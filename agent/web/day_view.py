@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 from zoneinfo import ZoneInfo
 
 from agent.cli.common import show_unit
+from agent.cli.report.labels import duration
 from agent.indicators.quantities import title_of
 from agent.web.labels import FLAGS, label
 from agent.web.views import GOOD, device_href, reason_text
@@ -74,14 +75,6 @@ def share(value: float) -> str:
     if value >= 1:
         return "100 %"
     return f"{min(value * 100, 99.9):.3g} %" if value >= 0.001 or value == 0 else "< 0.1 %"
-
-
-def duration(ms: float, language: str) -> str:
-    """``12 s``, ``3 min``, ``2.5 h``."""
-    for size, unit in ((3_600_000, "h"), (60_000, "min"), (1000, "s")):
-        if ms >= size:
-            return f"{ms / size:.3g} {label('unit.' + unit, language)}"
-    return f"{ms:.0f} ms"
 
 
 def day_links(shown: date, days: Sequence[str], today: str, query: Mapping[str, str]) -> dict[str, Any]:

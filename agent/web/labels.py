@@ -199,9 +199,6 @@ LABELS: Final[Mapping[str, Texts]] = {
     "total": ("total", "合计"),
     "known.share": ("{share} known", "完整率 {share}"),
     "where_from": ("where it comes from", "数据来源"),
-    "unit.h": ("h", "小时"),
-    "unit.min": ("min", "分钟"),
-    "unit.s": ("s", "秒"),
     # --- figures
     "period.earlier": ("Earlier", "前一期"),
     "period.later": ("Later", "后一期"),

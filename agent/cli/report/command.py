@@ -275,7 +275,7 @@ def _show_meters(page: Mapping[str, Any], language: str) -> None:
     from agent.cli.report.labels import WORDS
 
     console = open_console()
-    heads = meters.heads(language)
+    heads = meters.heads(page, language)
     table = plain_table(WORDS[language]["devices"], *heads, right=heads[3:4])
     for row in meters.rows(page, language):
         table.add_row(*(cell(text, 200) for text in row))
