@@ -14,6 +14,7 @@ from agent.cli.report.labels import (
     BALANCE_WORDS,
     WORDS,
     cited,
+    duration,
     lacking,
     number,
     own_text,
@@ -24,7 +25,7 @@ from agent.cli.report.labels import (
     verdict_of,
 )
 from agent.indicators.quantities import title_of
-from agent.web.day_view import duration, share
+from agent.web.day_view import share
 from agent.web.labels import label
 from agent.web.site_data import PeriodName
 from agent.web.views import GOOD, reason_text

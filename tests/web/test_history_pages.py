@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from agent.cli.report.labels import duration
 from agent.config import PageConfig, WebConfig
-from agent.web.day_view import duration, number, share
+from agent.web.day_view import number, share
 from agent.web.figures_view import figures
 from agent.web.routes import make_app
 from agent.web.site_data import SiteData
