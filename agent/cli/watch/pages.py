@@ -103,7 +103,7 @@ class Pages:
             recent = device.get("recent") or {}
             complete, missing = recent.get("complete"), recent.get("missing") or {}
             worst = max(missing, key=missing.__getitem__, default="")
-            last = device.get("last_answer")
+            last = view.last_answer(names[at])
             return (
                 Cell(clean_text(names[at], 60)),
                 Cell(self._word(state) if state in STATES else clean_text(state, 20), STATES.get(state, "")),
