@@ -7,7 +7,7 @@ from typing import Final
 
 from agent.cli.finding_words import LANGUAGES, Texts
 
-__all__ = ["LABELS", "LANGUAGES", "LINE_TROUBLE", "QUALITIES", "label"]
+__all__ = ["LABELS", "LANGUAGES", "label"]
 
 LABELS: Final[Mapping[str, Texts]] = {
     # --- the frame of all pages
@@ -311,27 +311,6 @@ FLAGS: Final[Mapping[str, Texts]] = {
     "clock": ("clock was set", "时钟被调整"),
     "power": ("from power", "由功率积分"),
     "late": ("late", "迟到"),
-}
-
-LINE_TROUBLE: Final[Mapping[str, Texts]] = {
-    "timeouts": ("timeouts", "超时"),
-    "broken": ("broken", "坏帧"),
-    "mismatches": ("mismatches", "不匹配"),
-    "exceptions": ("refusals", "拒绝"),
-    "stale": ("late", "迟到"),
-    "foreign": ("foreign", "外来帧"),
-    "open_failures": ("not opened", "打不开"),
-    "lost": ("lost", "断开"),
-}
-
-QUALITIES: Final[Mapping[str, Texts]] = {
-    "": ("", ""),
-    "suspect": ("suspect", "可疑"),
-    "range": ("out of range", "超量程"),
-    "frozen": ("frozen", "数值不变"),
-    "clock": ("device's clock is wrong", "时标不准"),
-    "estimated": ("estimated", "估算"),
-    "substituted": ("substituted", "替代"),
 }
 
 

@@ -15,8 +15,9 @@ from agent.certificates import WARN_DAYS
 from agent.cli.common import learned_maps, show_age, show_quality
 from agent.cli.finding_words import LANGUAGES, reason_words
 from agent.cli.findings import DOUBTFUL, show_size
+from agent.cli.reading_words import LINE_TROUBLE, QUALITIES
 from agent.cli.ring_follower import GAP_CODES, Latest, last_answer, number, show_number
-from agent.web.labels import LINE_TROUBLE, QUALITIES, label
+from agent.web.labels import label
 from agent.web.live import Moment
 from agent.web.render import in_language
 from drivers.line.trace import TracedFrame, read_trace

@@ -13,9 +13,10 @@ from agent.cli.common import say, show_age, show_unit
 from agent.cli.console_tables import point_title, quality_word
 from agent.cli.finding_words import LANGUAGES, reason_words
 from agent.cli.findings import Finding
+from agent.cli.reading_words import LINE_TROUBLE
 from agent.cli.ring_follower import GAP_CODES, Latest, show_number
 from agent.cli.sparkline import sparkline
-from agent.cli.status_screen import LINE_TROUBLE, StatusScreen
+from agent.cli.status_screen import StatusScreen
 from agent.cli.watch.live_view import LiveView
 from agent.cli.watch.texts import word
 from agent.cli.watch.trends import ERRORS, Trends
