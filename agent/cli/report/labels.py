@@ -153,7 +153,7 @@ def number(text: str, digits: int = 4) -> str:
     value = Decimal(text)
     places = max(0, digits - 1 - value.adjusted()) if value else 0
     shown = value.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN)
-    plain = f"{shown:,f}".replace(",", "\u2009")
+    plain = f"{shown or abs(shown):,f}".replace(",", "\u2009")  # no -0
     return plain.rstrip("0").rstrip(".") if "." in plain else plain
 
 
@@ -168,6 +168,17 @@ def duration(ms: float, language: str) -> str:
         if ms >= unit_ms * least:
             return f"{number(str(Decimal(ms) / unit_ms), 3)} {chinese if language == 'zh' else english}"
     return f"{ms:.0f} ms"
+
+
+def share(value: str | float) -> str:
+    """A known or green share of 0 to 1: a hundred only if nothing is missing."""
+    if value == "":
+        return "–"
+    found = Decimal(value)
+    if found >= 1:
+        return "100 %"
+    small = 0 < found < Decimal("0.001")
+    return "< 0.1 %" if small else f"{number(str(min(found * 100, Decimal('99.9'))), 3)} %"
 
 
 def lacking(figure: Mapping[str, Any], language: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from agent.cli.finding_words import LANGUAGES, reason_words
-from agent.cli.report.labels import WORDS, duration, number, percent, unit
+from agent.cli.report.labels import WORDS, duration, number, share, unit
 from agent.indicators.quantities import FLOW_TITLES
 from agent.roles import ROLES
 from drivers.model import clean_text
@@ -36,7 +36,7 @@ def rows(page: Mapping[str, Any], language: str) -> Iterator[tuple[str, ...]]:
             f"{number(flow['v'], 6)} {unit(flow)}"
             for flow in one["flows"]
         )
-        row = one["n"], role, counted, percent(one["known"]), _missing(one, page, language, zone)
+        row = one["n"], role, counted, share(one["known"]), _missing(one, page, language, zone)
         if devices is None:  # an older agent
             yield row
             continue
