@@ -11,6 +11,8 @@ __all__ = ["LABELS", "LANGUAGES", "label"]
 
 LABELS: Final[Mapping[str, Texts]] = {
     # --- the frame of all pages
+    "colon": (": ", "："),
+    "comma": (", ", "，"),
     "skip": ("Skip to the content", "跳到正文"),
     "nav": ("Pages", "页面"),
     "nav.now": ("Now", "实时"),
