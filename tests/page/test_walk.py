@@ -204,3 +204,4 @@ def test_the_page_is_gone(scene: Scene) -> None:
         scene.page.send_signal(signal.SIGTERM)
         page.wait_for_selector("#lost:has-text('what is shown is old')")
         page.wrong.clear()
+    assert scene.page.wait(60) == 0  # a second signal would end it at once
