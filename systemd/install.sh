@@ -22,6 +22,9 @@ if [ "${1:-}" = --remove ]; then
         /etc/modules-load.d/meterhouse.conf /etc/udev/rules.d/61-meterhouse.rules
     systemctl daemon-reload 2>/dev/null || true
     if [ "${2:-}" = --purge ]; then
+        # what `meterhouse web --setup` wrote; the credentials of other names are the operator's
+        rm -f /etc/credstore/meterhouse-web.certificate /etc/credstore/meterhouse-web.key \
+            /etc/credstore/meterhouse-web.password
         rm -rf /etc/meterhouse /etc/default/meterhouse /run/meterhouse \
             /var/lib/systemd/timers/stamp-meterhouse-certificates.timer
         if [ -e /var/lib/meterhouse/KEEP ]; then

@@ -65,10 +65,10 @@ class Rows(TypedDict):
 
 
 def check_row(line: bytes, columns: int) -> list[Any]:
-    """One row of intervals: as many cells, each text, a whole number or None."""
-    kind = Annotated[list[str | int | None], Meta(min_length=columns, max_length=columns)]
+    """One row of intervals: as many cells, each text, a whole number or None; an older agent has no last one."""
+    kind = Annotated[list[str | int | None], Meta(min_length=columns - 1, max_length=columns)]
     row: list[Any] = checked(loaded(line, "row of intervals"), kind, "row of intervals")
-    return row
+    return row + [None] * (columns - len(row))
 
 
 class Published(TypedDict):

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from agent.cli.common import show_age, show_quality, show_unit
+from agent.cli.reading_words import QUALITIES
 from drivers.model import clean_text
 
 if TYPE_CHECKING:
     from agent.cli.ring_follower import Latest
 
 PIPE_WIDTH = 260
-QUALITIES: Final[Mapping[str, str]] = {  # in Chinese
-    "suspect": "可疑", "range": "超量程", "frozen": "数值不变", "clock": "时标不准", "estimated": "估算",
-    "substituted": "替代",
-}  # fmt: skip
 
 
 def plain_table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
@@ -55,7 +52,7 @@ def quality_word(code: int, language: str) -> str:
     word = show_quality(code)
     if language != "zh" or not word:
         return word
-    return reason_words(word)[1] if code >= min(Reason) else QUALITIES.get(word, word)
+    return reason_words(word)[1] if code >= min(Reason) else QUALITIES.get(word, (word, word))[1]
 
 
 @lru_cache(maxsize=4096)

@@ -256,7 +256,7 @@ PEOPLE = (
     ("from", "start_local"), ("to", "end_local"), ("device", "device"), ("point", "point"), ("role", "role"),
     ("flow", "flow"), ("amount", "amount"), ("unit", "unit"), ("known", "completeness"), ("remarks", "flag_names"),
     ("reading before", "first_value"), ("reading after", "last_value"), ("lowest", "low"), ("highest", "high"),
-    ("mean", "mean"), ("demand", "demand"), ("of", "gauge_unit"),
+    ("mean", "mean"), ("demand", "demand"), ("of", "gauge_unit"), ("missing ms", "missing_ms"),
 )  # fmt: skip
 
 

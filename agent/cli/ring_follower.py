@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -79,6 +79,13 @@ def _rounded(value: Decimal, digits: int) -> Decimal:
         return value
     places = max(max(digits, leading + 1) - 1 - leading, 0)
     return Decimal(f"{value:.{places}f}").normalize()
+
+
+def last_answer(facts: Mapping[str, Any], points: Iterable[Latest]) -> float | None:
+    """When a device answered last, UTC seconds: from its facts in the snapshot or the values in the ring, which are
+    newer: with many devices a snapshot is written every ten seconds."""
+    newest = max((one.good_ns for one in points), default=0) / 1e9
+    return max(newest, float(facts.get("last_answer") or 0)) or None
 
 
 def tables_of(snapshot: Mapping[str, Any]) -> Iterator[tuple[int, str, list[Mapping[str, Any]]]]:

@@ -12,6 +12,7 @@ from agent.cli.common import learned_maps, show_age
 from agent.cli.console_tables import cell, open_console, plain_table, point_table
 from agent.cli.finding_words import LANGUAGES, Texts, reason_words
 from agent.cli.findings import DOUBTFUL, Finding, show_size
+from agent.cli.reading_words import LINE_TROUBLE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
 
     from agent.cli.ring_follower import Latest
 
-LINE_TROUBLE: Final[Mapping[str, Texts]] = {
-    "timeouts": ("timeouts", "超时"), "broken": ("broken", "坏帧"), "mismatches": ("mismatches", "不匹配"),
-    "exceptions": ("exceptions", "拒绝"), "stale": ("late", "迟到"), "foreign": ("foreign", "外来帧"),
-    "open_failures": ("not opened", "打不开"), "lost": ("lost", "断开"),
-}  # fmt: skip
 STYLES: Final = {"alive": "green", "dead": "red", "swapped": "red", "unknown": "yellow"}
 WIDE: Final = 110  # columns from which on urls are shown
 WORDS: Final[Mapping[str, Texts]] = {

@@ -268,7 +268,7 @@ def _build(
         interval=_interval(kept["interval"]),
         indicators=_indicators(single("indicators")),
         control=_control(single("control")),
-        web=read_web(single("web")),
+        web=read_web(single("web"), notes),
         uplinks=read_uplinks(tables["uplink"], notes, agents),
         lines=tuple(line.entry for line in lines.values()),
         devices=checked,

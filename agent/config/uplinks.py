@@ -14,6 +14,7 @@ from agent.settings import Secret, UplinkConfig
 from drivers.toml import TomlTable
 from drivers.toml import parsers as p
 
+_AGENT = "for the user that runs the agent"
 _DEFAULTS = UplinkConfig("", "", "", 0, False)
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _NO_SECRETS = {
@@ -74,7 +75,7 @@ def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result
 
 
 def open_secret(
-    table: TomlTable, key: str, path: Path, remedy: str, agents: os.stat_result | None
+    table: TomlTable, key: str, path: Path, remedy: str, agents: os.stat_result | None, reader: str = _AGENT
 ) -> ConfigWarning | None:
     """A note if others may read or change a secret; None if all is well, or it does not exist.
 
@@ -83,6 +84,7 @@ def open_secret(
 
     Args:
         agents: the state directory, which belongs to the agent's user and group; None where it is not known.
+        reader: who must be able to read it.
     """
     try:
         found = path.stat()
@@ -99,7 +101,7 @@ def open_secret(
         what = f"{path} belongs to user {found.st_uid}, who is neither root nor the agent's user"
     if not what:
         return None
-    hint = f"chmod 600 {path}, for the user that runs the agent; if others could read it for a while, {remedy}"
+    hint = f"chmod 600 {path}, {reader}; if others could read it for a while, {remedy}"
     return ConfigWarning(place_of(table, key), what, hint)
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from agent.config.parsers import text_unseen
-from agent.config.tree import WebConfig
-from agent.config.uplinks import read_secret
+from agent.config.tree import ConfigWarning, WebConfig
+from agent.config.uplinks import open_secret, read_secret
 from drivers.toml import TomlTable
 from drivers.toml.parsers import InvalidValue, show
 
 _HINT = 'An address of this machine and a port, such as "127.0.0.1:8080", "0.0.0.0:8443" or "[::]:8443"'
 _SETUP = "`meterhouse web --setup` makes a certificate and a password"
+_PAGE = "for the user that runs the page"
+_ANOTHER = "set another password with `meterhouse web --setup`"
 _SECRETS = {
     "certificate": "Write certificate_file, or certificate_credential (a systemd credential)",
     "key": "Write key_file, or key_credential (a systemd credential)",
@@ -36,13 +38,22 @@ def listen_address(value: object) -> tuple[str, int]:
     return str(found), int(port)
 
 
-def read_web(table: TomlTable) -> WebConfig:
-    """The table; outside of loopback a certificate and a password are needed."""
+def read_web(table: TomlTable, notes: list[ConfigWarning] | None = None) -> WebConfig:
+    """The table; outside of loopback a certificate and a password are needed.
+
+    Args:
+        notes: gets a warning of each secret that others may read.
+    """
     default = WebConfig()
     host, port = table.take("listen", listen_address, (default.host, default.port))
     names = ("certificate", "key", "password")
     certificate, key, password = (read_secret(table, f"{name}_credential", f"{name}_file") for name in names)
     table.done(_SECRETS)
+    remedies = (("key_file", key, "`meterhouse web --setup` makes a new key"), ("password_file", password, _ANOTHER))
+    for name, secret, remedy in remedies:
+        if notes is not None and secret is not None and secret.file is not None:
+            note = open_secret(table, name, secret.file, remedy, None, _PAGE)
+            notes += [] if note is None else [note]
     web = WebConfig(host, port, certificate, key, password)
     if (certificate is None) != (key is None):
         missing = "certificate" if certificate is None else "key"

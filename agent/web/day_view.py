@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -10,6 +11,7 @@ from urllib.parse import quote, urlencode
 from zoneinfo import ZoneInfo
 
 from agent.cli.common import show_unit
+from agent.cli.report.labels import duration, share
 from agent.indicators.quantities import title_of
 from agent.web.labels import FLAGS, label
 from agent.web.views import GOOD, device_href, reason_text
@@ -61,27 +63,14 @@ class Series:
 
 def number(value: float | None) -> str:
     """Sensible digits, thousands apart by thin spaces."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return "–"
     text = f"{value:,.{DIGITS}g}" if abs(value) < 10**DIGITS else f"{value:,.0f}"
     if "e" in text:
         text = f"{value:.6f}".rstrip("0").rstrip(".") if abs(value) >= 1e-6 else "0"
+    if text == "-0":
+        text = "0"
     return text.replace(",", "\u2009")
-
-
-def share(value: float) -> str:
-    """A share of 0 to 1; a hundred only if nothing is missing."""
-    if value >= 1:
-        return "100 %"
-    return f"{min(value * 100, 99.9):.3g} %" if value >= 0.001 or value == 0 else "< 0.1 %"
-
-
-def duration(ms: float, language: str) -> str:
-    """``12 s``, ``3 min``, ``2.5 h``."""
-    for size, unit in ((3_600_000, "h"), (60_000, "min"), (1000, "s")):
-        if ms >= size:
-            return f"{ms / size:.3g} {label('unit.' + unit, language)}"
-    return f"{ms:.0f} ms"
 
 
 def day_links(shown: date, days: Sequence[str], today: str, query: Mapping[str, str]) -> dict[str, Any]:

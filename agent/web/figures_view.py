@@ -14,9 +14,11 @@ from agent.cli.report.labels import (
     BALANCE_WORDS,
     WORDS,
     cited,
+    duration,
     lacking,
     number,
     own_text,
+    share,
     target,
     text_in,
     unit,
@@ -24,7 +26,6 @@ from agent.cli.report.labels import (
     verdict_of,
 )
 from agent.indicators.quantities import title_of
-from agent.web.day_view import duration, share
 from agent.web.labels import label
 from agent.web.site_data import PeriodName
 from agent.web.views import GOOD, reason_text
@@ -87,7 +88,7 @@ def _card(figure: Mapping[str, Any], language: str) -> dict[str, Any]:
         "gate": WORDS[language][figure["gate"]] if figure["gate"] else "",
         "known": share(completeness) if known else "",
         "low": completeness < GOOD,
-        "estimated": share(float(figure["estimated"])) if figure["estimated"] != "0" else "",
+        "estimated": share(figure["estimated"]) if figure["estimated"] != "0" else "",
         "drags": [
             f"{clean_text(text_in(one['title'], language), 80)} {number(one['v'])} {clean_text(one['u'], 20)}"
             for one in figure["drags"]
@@ -101,16 +102,12 @@ def _card(figure: Mapping[str, Any], language: str) -> dict[str, Any]:
     }
 
 
-def _percent(text: str) -> str:
-    return share(float(text)) if text else "–"
-
-
 def _trace(trace: Mapping[str, Any], form: str, language: str, zone: ZoneInfo) -> dict[str, Any]:
     words = WORDS[language]
     if trace["consumption"] == "0":
         return {}
     rows = [(words[name], f"{number(trace[name], 6)} kWh") for name in TRACE]
-    rows += [(words[name], _percent(trace[name])) for name in ("at_the_time", "with_certificates")]
+    rows += [(words[name], share(trace[name])) for name in ("at_the_time", "with_certificates")]
     if trace["incomplete"]:
         rows.append((words["incomplete"], str(trace["incomplete"])))
     names = ("own", "direct", "storage", "grid")
@@ -162,7 +159,7 @@ def _inputs(found: Sequence[Mapping[str, Any]], language: str) -> list[dict[str,
                 "title": clean_text(text_in(one["title"], language), 120),
                 "basis": words[one["basis"]],
                 "amount": f"{number(one['v'], 6)} {clean_text(one['u'], 20)}" if one["basis"] != "absent" else "–",
-                "known": share(float(one["completeness"])) if "completeness" in one else "",
+                "known": share(one["completeness"]) if "completeness" in one else "",
                 "low": float(one.get("completeness", 1)) < GOOD,
                 "packs": [pack for place in one.get("from", ()) if (pack := _pack_range(place))],
             }

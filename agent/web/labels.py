@@ -7,10 +7,12 @@ from typing import Final
 
 from agent.cli.finding_words import LANGUAGES, Texts
 
-__all__ = ["LABELS", "LANGUAGES", "LINE_TROUBLE", "QUALITIES", "label"]
+__all__ = ["LABELS", "LANGUAGES", "label"]
 
 LABELS: Final[Mapping[str, Texts]] = {
     # --- the frame of all pages
+    "colon": (": ", "："),
+    "comma": (", ", "，"),
     "skip": ("Skip to the content", "跳到正文"),
     "nav": ("Pages", "页面"),
     "nav.now": ("Now", "实时"),
@@ -199,9 +201,6 @@ LABELS: Final[Mapping[str, Texts]] = {
     "total": ("total", "合计"),
     "known.share": ("{share} known", "完整率 {share}"),
     "where_from": ("where it comes from", "数据来源"),
-    "unit.h": ("h", "小时"),
-    "unit.min": ("min", "分钟"),
-    "unit.s": ("s", "秒"),
     # --- figures
     "period.earlier": ("Earlier", "前一期"),
     "period.later": ("Later", "后一期"),
@@ -314,27 +313,6 @@ FLAGS: Final[Mapping[str, Texts]] = {
     "clock": ("clock was set", "时钟被调整"),
     "power": ("from power", "由功率积分"),
     "late": ("late", "迟到"),
-}
-
-LINE_TROUBLE: Final[Mapping[str, Texts]] = {
-    "timeouts": ("timeouts", "超时"),
-    "broken": ("broken", "坏帧"),
-    "mismatches": ("mismatches", "不匹配"),
-    "exceptions": ("refusals", "拒绝"),
-    "stale": ("late", "迟到"),
-    "foreign": ("foreign", "外来帧"),
-    "open_failures": ("not opened", "打不开"),
-    "lost": ("lost", "断开"),
-}
-
-QUALITIES: Final[Mapping[str, Texts]] = {
-    "": ("", ""),
-    "suspect": ("suspect", "可疑"),
-    "range": ("out of range", "超量程"),
-    "frozen": ("frozen", "数值不变"),
-    "clock": ("device's clock is wrong", "时标不准"),
-    "estimated": ("estimated", "估算"),
-    "substituted": ("substituted", "替代"),
 }
 
 

@@ -88,7 +88,7 @@ class LoginLimiter:
 
     def take(self, client: str) -> None:
         """Count a try. Raises TryLater."""
-        key, now = _network(client), self._clock()
+        key, now = network_of(client), self._clock()
         tokens, since = self._buckets.pop(key, (float(TRIES), now))
         tokens = min(float(TRIES), tokens + (now - since) / TRY_EVERY_S)
         allowed = tokens >= 1
@@ -100,10 +100,11 @@ class LoginLimiter:
 
     def forget(self, client: str) -> None:
         """After the right password."""
-        self._buckets.pop(_network(client), None)
+        self._buckets.pop(network_of(client), None)
 
 
-def _network(client: str) -> str:
+def network_of(client: str) -> str:
+    """What counts as one client: an IPv4 address, or an IPv6 network of 64 bits."""
     try:
         found = ip_address(client.partition("%")[0])
     except ValueError:

@@ -19,33 +19,81 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agent.config import WebConfig
+from agent.web.password import network_of
 from drivers.model import ConfigError, GatewayError
 
 MOST_CONNECTIONS: Final = 160  # a browser opens up to six, and keeps one
 MOST_OF_ONE_ADDRESS: Final = 80  # an office may have one for all
+MOST_OF_ALL: Final = 400  # also those that bring nothing, not even a TLS handshake; below the limit of open files
 REQUEST_S: Final = 10.0  # for a whole request to come
 KEEP_ALIVE_S: Final = 15
 LARGEST_HEAD: Final = 16 << 10
 
-_connections: Counter[str] = Counter()
+
+class CountedSocket(socket.socket):
+    """A connection that is counted from its first packet to its end, also while its TLS handshake has not begun."""
+
+    listener: BoundedListener | None = None
+    client = ""
+
+    def close(self) -> None:
+        """Forget it."""
+        listener, self.listener = self.listener, None
+        if listener is not None:
+            listener.forget(self.client)
+        super().close()
+
+
+class BoundedListener(socket.socket):
+    """A listening socket that closes one connection too many of an address, or of all, at once.
+
+    Behind an address of this machine there may be the end of a tunnel with many people behind it.
+    """
+
+    def __init__(self, family: socket.AddressFamily) -> None:
+        super().__init__(family, socket.SOCK_STREAM)
+        self._of: Counter[str] = Counter()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Raises ConnectionAbortedError for one too many: who waits for connections then waits for the next one."""
+        fd, address = self._accept()  # type: ignore[attr-defined]
+        host = str(address[0])
+        most = MOST_CONNECTIONS if host in ("127.0.0.1", "::1") else MOST_OF_ONE_ADDRESS
+        client = network_of(host)
+        if self._of[client] >= most or self._of.total() >= MOST_OF_ALL:
+            os.close(fd)
+            raise ConnectionAbortedError
+        self._of[client] += 1
+        made = CountedSocket(self.family, self.type, self.proto, fileno=fd)
+        made.listener, made.client = self, client
+        return made, address
+
+    def forget(self, client: str) -> None:
+        """One of its connections is closed."""
+        self._of[client] -= 1
+        if self._of[client] <= 0:
+            del self._of[client]
+
+
+class PageLoop(asyncio.SelectorEventLoop):
+    """A loop whose servers give a TLS handshake as long as a request; uvicorn leaves it at a minute."""
+
+    async def create_server(self, *args: Any, **more: Any) -> asyncio.Server:
+        """As the base class."""
+        if more.get("ssl") is not None:
+            more.setdefault("ssl_handshake_timeout", REQUEST_S)
+        return await super().create_server(*args, **more)
 
 
 class BoundedConnection(H11Protocol):
     """A connection that must bring a whole request in time; uvicorn itself waits for ever for the first one."""
 
     _waits: asyncio.TimerHandle | None = None
-    _address: str = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Refuse one more of an address that has many; a tunnel's end on this machine has many people behind it."""
+        """The first request is awaited."""
         super().connection_made(transport)
-        self._address = self.client[0] if self.client else ""
-        _connections[self._address] += 1
-        most = MOST_CONNECTIONS if self._address in ("127.0.0.1", "::1") else MOST_OF_ONE_ADDRESS
-        if _connections[self._address] > most:
-            transport.abort()
-        else:
-            self._expect()
+        self._expect()
 
     def data_received(self, data: bytes) -> None:
         """Count the time of a request from its first byte."""
@@ -57,9 +105,6 @@ class BoundedConnection(H11Protocol):
         """Forget it."""
         if self._waits is not None:
             self._waits.cancel()
-        _connections[self._address] -= 1
-        if _connections[self._address] <= 0:
-            del _connections[self._address]
         super().connection_lost(exc)
 
     def _is_served(self) -> bool:
@@ -96,16 +141,22 @@ class PageServer(uvicorn.Server):
 
 def open_socket(web: WebConfig) -> socket.socket:
     """The listening socket. Raises GatewayError, such as for a port that is taken."""
-    family = socket.AF_INET6 if ":" in web.host else socket.AF_INET
+    sock = BoundedListener(socket.AF_INET6 if ":" in web.host else socket.AF_INET)
     try:
-        return socket.create_server((web.host, web.port), family=family, backlog=128)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((web.host, web.port))
+        sock.listen(128)
     except OSError as error:
+        sock.close()
         hint = {
             98: "Another program listens there. Is the page running already? Another port: [web] listen",
             99: "This machine has no such address. Choose another one: [web] listen",
             13: "Ports below 1024 need root. Choose another one: [web] listen",
         }.get(error.errno or 0, "Check [web] listen")
         raise GatewayError(f"cannot listen: {error.strerror}", where=web.address, hint=hint) from error
+    return sock
 
 
 def tls_context(web: WebConfig) -> ssl.SSLContext | None:
@@ -172,4 +223,5 @@ def serve(app: ASGIApp, sock: socket.socket, tls: ssl.SSLContext | None) -> None
         h11_max_incomplete_event_size=LARGEST_HEAD,
         **extra,
     )
-    asyncio.run(PageServer(config).serve(sockets=[sock]))
+    with asyncio.Runner(loop_factory=PageLoop) as runner:
+        runner.run(PageServer(config).serve(sockets=[sock]))

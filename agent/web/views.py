@@ -15,8 +15,9 @@ from agent.certificates import WARN_DAYS
 from agent.cli.common import learned_maps, show_age, show_quality
 from agent.cli.finding_words import LANGUAGES, reason_words
 from agent.cli.findings import DOUBTFUL, show_size
-from agent.cli.ring_follower import GAP_CODES, Latest, number, show_number
-from agent.web.labels import LINE_TROUBLE, QUALITIES, label
+from agent.cli.reading_words import LINE_TROUBLE, QUALITIES
+from agent.cli.ring_follower import GAP_CODES, Latest, last_answer, number, show_number
+from agent.web.labels import label
 from agent.web.live import Moment
 from agent.web.render import in_language
 from drivers.line.trace import TracedFrame, read_trace
@@ -118,7 +119,7 @@ def _device_row(
     state = "swapped" if facts.get("swapped") else str(facts.get("life", "unknown"))
     complete, missing = recent.get("complete"), recent.get("missing") or {}
     worst = max(missing, key=missing.__getitem__, default="")
-    last = facts.get("last_answer")
+    last = last_answer(facts, moment.points.get(name, ()))
     stopped = moment.error is not None
     return {
         "name": name,
@@ -135,7 +136,7 @@ def _device_row(
         "worst": reason_text(worst, language) if worst else "",
         "worst_count": missing.get(worst, ""),
         "doubtful": sum((recent.get("marked") or {}).get(quality, 0) for quality in DOUBTFUL) or "",
-        "last": show_age(moment.time - float(last)) if last else "–",
+        "last": show_age(moment.time - last) if last else "–",
         "line": str(facts.get("line", "?")),
         "line_href": f"/frames/{quote(str(facts.get('line', '')), safe='')}",
         "profile": str(facts.get("profile", "")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,24 @@ def test_other_machines_need_tls_and_a_password(tmp_path: Path) -> None:
     assert "the certificate is missing" in text
     (text,) = complaints(written(tmp_path, '[web]\npassword = "secret-in-clear"\n'))
     assert "Do not write secrets here" in text and "secret-in-clear" not in text
+
+
+def test_secrets_that_others_may_read_are_told(tmp_path: Path) -> None:
+    """The page starts with them: it worked before."""
+    secrets = SECRETS.replace("password_credential", "password_file")
+    path = written(tmp_path, f'[web]\nlisten = "0.0.0.0:8443"\n{secrets}')
+    for name, mode in (("c.pem", 0o644), ("k.pem", 0o640), ("page", 0o604)):
+        (tmp_path / name).touch(mode=0o600)
+        (tmp_path / name).chmod(mode)
+    told = [str(note).removeprefix(f"{path}:") for note in load_config(path).notes if "others may read" in str(note)]
+    root = os.getuid() == 0  # a group of root's choice may read: packages install secrets so
+    assert len(told) == (1 if root else 2) and told[-1].startswith("9: web.password_file: others may read or change")
+    assert "for the user that runs the page" in told[-1] and "`meterhouse web --setup`" in told[-1]
+    assert root or ("web.key_file" in told[0] and "(mode 0640)" in told[0])
+    for name in ("k.pem", "page"):
+        (tmp_path / name).chmod(0o600)
+    assert not [note for note in load_config(path).notes if "others may read" in str(note)]
+    assert load_page_config(path).web.port == 8443
 
 
 def test_the_page_starts_with_mistakes_elsewhere(tmp_path: Path) -> None:

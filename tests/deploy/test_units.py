@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.web.setup import CREDENTIAL_NAMES, CREDENTIALS
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 UNITS = ROOT / "systemd"
 NEEDS_SYSTEMD = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here (apt: systemd)")
@@ -94,6 +96,12 @@ def test_a_purge_removes_both_groups_with_their_members(script: str) -> None:
     text = (UNITS / script).read_text()
     user = text.index("userdel meterhouse")
     assert user < text.index("groupdel meterhouse ") and user < text.index("groupdel meterhouse-control ")
+
+
+@pytest.mark.parametrize("script", ["debian/postrm", "install.sh"])
+def test_a_purge_removes_the_secrets_of_the_page_and_no_others(script: str) -> None:
+    named = re.findall(r"/etc/credstore\S*", (UNITS / script).read_text())
+    assert named == [str(CREDENTIALS / name) for name in CREDENTIAL_NAMES]
 
 
 @pytest.mark.parametrize("script", ["debian/postinst", "install.sh"])

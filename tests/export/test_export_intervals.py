@@ -8,11 +8,12 @@ from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
+from agent.intervals.gap_sums import GapRow
 from agent.intervals.query import query
 from agent.intervals.rows import Flag
 from agent.service.control.export import COLUMNS
 from agent.service.results.rebuild import new_pages
-from agent.store import Store
+from agent.store import NewGaps, Store
 from tests.kits.exports import BASE, Gateway
 from tests.kits.ledger import START, Book, Packs, point, table
 
@@ -39,7 +40,9 @@ def life() -> Packs:
 def keep(store: Store, stream: str) -> Book:
     book = Book()
     book.read(life().bodies)
-    store.intervals.add(new_pages(stream, book.made, book.calendar), {})
+    fourth = sorted({row.start_ms for row in query(book, 0, 1 << 50)})[4]
+    gaps = [GapRow(fourth, "timeout", 600_000, 600_000), GapRow(fourth, "crc", 1500, 0)]
+    store.intervals.add(new_pages(stream, book.made, book.calendar), {}, gaps=[NewGaps(stream, gaps)])
     return book
 
 
@@ -73,6 +76,8 @@ def test_every_row_and_every_digit(gateway: Gateway, mh: Mh, tmp_path: Path) -> 
             assert not set(cells[column]) & set(" ,eE"), "no separators of thousands, no exponents"
         assert int(cells["flags"]) == row.flags and Decimal(cells["completeness"]) == row.completeness
         assert (int(cells["readings"]), int(cells["revision"])) == (row.readings, row.revision)
+    lacking = {cells["start_utc"]: cells["missing_ms"] for cells in found if cells["missing_ms"]}
+    assert list(lacking.values()) == ["crc:1500 timeout:600000"], "of both points, once a start"
     spread = [cells for cells in found if "spread" in cells["flag_names"]]
     assert spread and all(int(cells["flags"]) & Flag.SPREAD for cells in spread)
     energy = next(cells for cells in found if cells["point"] == "ac.energy.import")

@@ -8,6 +8,7 @@ import pytest
 
 from agent.cli.report import balance as rows
 from agent.cli.report.html import page as html
+from agent.cli.report.meters import heads
 from agent.cli.report.meters import rows as list_meters
 from agent.indicators.compute import period_of
 from agent.indicators.site import BalanceReport
@@ -98,6 +99,34 @@ def test_meters_with_what_is_missing_of_them(made: dict[str, Any]) -> None:
         "00:00–00:15, 01:00–01:15, 02:00–02:15, 03:00–03:15, and 2 more",
         "the whole period",
     ]
+
+
+def test_why_readings_of_a_meter_are_missing() -> None:
+    day = {"period": {"kind": "day", "from": 0, "to": 86_400, "until": 86_400}, "timezone": "UTC"}
+    gap = [{"from": 3600, "to": 7200}]
+    page = day | {
+        "meters": [
+            {"n": "m1/ac", "role": "load", "flows": [], "known": "0.9", "missing": gap},
+            {"n": "m2/ac", "role": "load", "flows": [], "known": "0.9", "missing": gap},
+            {"n": "m3/ac", "role": "load", "flows": [], "known": "1", "missing": []},
+        ],
+        "devices": [
+            {"device": "m1", "label": "1号表", "gaps_from": 0,
+             "missing": {"exception": [86_400_000, 0], "timeout": [5_400_000, 5_400_000]}},
+            {"device": "m2", "label": "", "gaps_from": 43_200, "missing": {}},
+            {"device": "m3", "label": "", "gaps_from": 0, "missing": {}},
+            {"device": "boiler", "label": "", "gaps_from": 0, "missing": {"crc\x1b[31m": [1500, 1500]}},
+        ],
+    }  # fmt: skip
+    assert heads(page, "en")[-1] == "why readings are missing" and len(heads(page, "zh")) == 6
+    first, second, third, other = list_meters(page, "en")
+    assert first[0] == "m1/ac (1号表)"
+    assert first[4:] == ("01:00–02:00", "the device refuses 24 h (some points); no answer in time 1.5 h")
+    assert second[-1] == "before 12:00: reason not recorded" and third[-1] == ""
+    assert other[:2] == ("boiler", "in no figure") and "\x1b" not in other[-1] and other[-1].endswith(" 1.5 s")
+    assert next(list_meters(page, "zh"))[-1] == "设备拒绝 24 小时（部分测点）；应答超时 1.5 小时"
+    older = {name: one for name, one in page.items() if name != "devices"}
+    assert {len(row) for row in list_meters(older, "en")} == {5} == {len(heads(older, "en"))}
 
 
 @pytest.mark.parametrize(("language", "title"), [("en", "Balance of electricity"), ("zh", "电量平衡")])

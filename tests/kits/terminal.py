@@ -20,6 +20,7 @@ import pyte
 from tests.kits.broker import DEADLINE_S, patience
 
 ROOT = Path(__file__).parents[2]
+MH = (sys.executable, "-m", "agent.cli.main")
 ALTERNATE = {47, 1047, 1049}
 
 
@@ -52,9 +53,11 @@ class XTerm(pyte.Screen):
 
 
 class Terminal:
-    """Runs ``meterhouse ARGS``. ``modes`` are the private modes that are on."""
+    """Runs ``meterhouse ARGS``, or another ``program``."""
 
-    def __init__(self, args: Sequence[str | Path], columns: int, rows: int, **environ: str) -> None:
+    def __init__(
+        self, args: Sequence[str | Path], columns: int, rows: int, program: Sequence[str] = MH, **environ: str
+    ) -> None:
         self.screen = XTerm(columns, rows)
         self._stream = pyte.ByteStream(self.screen)
         self.code: int | None = None
@@ -65,7 +68,7 @@ class Terminal:
             for name in {"NO_COLOR", "COLUMNS", "LINES"} - environ.keys():
                 os.environ.pop(name, None)
             os.chdir(ROOT)
-            os.execv(sys.executable, [sys.executable, "-m", "agent.cli.main", *map(str, args)])
+            os.execvp(program[0], [*program, *map(str, args)])
         self._settings = termios.tcgetattr(self._fd)
 
     def resize(self, columns: int, rows: int) -> None:

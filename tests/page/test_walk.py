@@ -205,3 +205,4 @@ def test_the_page_is_gone(scene: Scene) -> None:
         page.wait_for_selector("#lost:has-text('what is shown is old')")
         assert scene.page.wait(60) == 0  # a second signal would meet Python's own end, and kill
         page.wrong.clear()
+    assert scene.page.wait(60) == 0  # a second signal would end it at once

@@ -69,10 +69,13 @@ def test_purge_keeps_what_the_operator_chose_to_keep(gw: Gateway) -> None:
 def test_purge_leaves_nothing(gw: Gateway) -> None:
     m = gw.machine
     m.sh(f"rm {STATE}/KEEP; apt-get install -y /root/meterhouse_*.deb", seconds=240)
+    secrets = "/etc/credstore/meterhouse-web.certificate /etc/credstore/meterhouse-web.key"  # as web --setup makes them
+    m.sh(f"mkdir -p /etc/credstore; touch {secrets} /etc/credstore/meterhouse-web.password /etc/credstore/other")
     m.sh("useradd stays; usermod -aG meterhouse,meterhouse-control stays; apt-get purge -y meterhouse", seconds=120)
     left = m.sh(
         "find / -xdev -iname '*meterhouse*' -not -path '/root/*' -not -path '/var/log/*';"
         " find /run -iname '*meterhouse*'"
     )
     assert not left.split(), left
+    m.sh("rm /etc/credstore/other")
     assert "meterhouse" not in m.sh("systemctl list-unit-files --no-legend; getent passwd; getent group")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import json
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -16,8 +17,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from agent.cli.report.labels import duration, share
+from agent.cli.report.labels import number as plain
 from agent.config import PageConfig, WebConfig
-from agent.web.day_view import duration, number, share
+from agent.web.day_view import number
 from agent.web.figures_view import figures
 from agent.web.routes import make_app
 from agent.web.site_data import SiteData
@@ -268,8 +271,13 @@ def test_an_answer_of_the_wrong_form_is_a_sentence(viewer, park) -> None:
             assert answer.status_code in (200, 503) and "internal error" not in answer.text, (path, wrong)
 
 
+NAN = math.nan
+
+
 def test_numbers_have_sensible_digits() -> None:
-    shown = [number(v) for v in (None, 0, 1, 12.3456789, 1234.5, 123456.7, 1e9, -0.00012345, 1e-9)]
+    shown = [
+        number(v) for v in (None, 0, 1, 12.3456789, 1234.5, 123456.7, 1e9, -0.00012345, 1e-9, -0.0, 1e-7, math.nan)
+    ]
     assert shown == [
         "–",
         "0",
@@ -280,6 +288,13 @@ def test_numbers_have_sensible_digits() -> None:
         "1\u2009000\u2009000\u2009000",
         "-0.00012345",
         "0",
+        "0",
+        "0",
+        "–",
     ]
     assert [share(v) for v in (0, 0.0001, 0.5, 0.9996, 1)] == ["0 %", "< 0.1 %", "50 %", "99.9 %", "100 %"]
+    assert [share(v) for v in ("", "0.0001", "0.99999", "1.0")] == ["–", "< 0.1 %", "99.9 %", "100 %"]
+    assert [plain(v) for v in ("-0.0", "1E-7", "123456789.123", "-1E+3")] == [
+        "0", "0.0000001", "123\u2009456\u2009789", "-1\u2009000"
+    ]  # fmt: skip
     assert [duration(ms, "en") for ms in (500, 12_000, 900_000, 9_000_000)] == ["500 ms", "12 s", "15 min", "2.5 h"]

@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import os
 import re
+import resource
 import signal
 import socket
 import ssl
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.cli.main import outcome
 from agent.web.live import Moment
+from agent.web.server import MOST_CONNECTIONS
 from agent.web.views import now_view
 from tests.kits.broker import free_port, until
 
@@ -167,6 +169,33 @@ def test_a_slow_client_is_closed_and_many_do_not_lock_others_out(config, page, t
                 assert sock.recv(1) == b""
 
 
+def test_connections_without_a_handshake_lock_no_other_address_out(config, tmp_path, page, traces) -> None:
+    """They are counted before TLS begins, those too many are closed at once, and the others after ten seconds."""
+    assert setup(config) == 0
+    port = page()
+    trust = ssl.create_default_context(cafile=str(tmp_path / "secret/certificate.pem"))
+    resource.prlimit(pid_of(port), resource.RLIMIT_NOFILE, (256, 256))
+    with contextlib.ExitStack() as stack:
+        idle = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+            for _ in range(MOST_CONNECTIONS + 140)
+        ]
+        raw = socket.create_connection(("127.0.0.1", port), timeout=60, source_address=("127.0.0.2", 0))
+        with raw, trust.wrap_socket(raw, server_hostname="localhost") as other:
+            other.sendall(b"GET /login HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert other.recv(15).startswith(b"HTTP/1.1 200")
+        for sock in idle:
+            with contextlib.suppress(ConnectionResetError):
+                assert sock.recv(1) == b""
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=60) as raw,
+        trust.wrap_socket(raw, server_hostname="localhost") as again,
+    ):
+        again.sendall(b"GET /login HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert again.recv(15).startswith(b"HTTP/1.1 200"), "those that were closed are forgotten"
+
+
 HOST = b"Host: 127.0.0.1\r\n"
 BROKEN = (
     b"\x16\x03\x01\x02\x00\x01",
@@ -202,10 +231,7 @@ def test_it_opens_nothing_of_the_agent_for_writing(config, page, traces) -> None
     line = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     line.request("GET", "/")
     assert line.getresponse().status == 200
-    pid = next(
-        pid for pid in (p for p in os.listdir("/proc") if p.isdigit())
-        if f"127.0.0.1:{port}".encode() in _cmdline(pid)
-    )  # fmt: skip
+    pid = pid_of(port)
     maps = [row for row in Path(f"/proc/{pid}/maps").read_text().splitlines() if str(traces.folder) in row]
     assert maps and all(row.split()[1].startswith("r--") for row in maps)
     for fd in os.listdir(f"/proc/{pid}/fd"):
@@ -213,6 +239,11 @@ def test_it_opens_nothing_of_the_agent_for_writing(config, page, traces) -> None
             target = os.readlink(f"/proc/{pid}/fd/{fd}")
             flags = int(re.search(r"flags:\s*(\d+)", Path(f"/proc/{pid}/fdinfo/{fd}").read_text())[1], 8)  # type: ignore[index]
             assert not target.startswith(str(traces.folder)) or flags & os.O_ACCMODE == os.O_RDONLY, target
+
+
+def pid_of(port: int) -> int:
+    """Of the page that listens there."""
+    return next(int(p) for p in os.listdir("/proc") if p.isdigit() and f"127.0.0.1:{port}".encode() in _cmdline(p))
 
 
 def _cmdline(pid: str) -> bytes:

@@ -206,6 +206,15 @@ class _Meter(TypedDict):
     missing: list[_Unknown]
 
 
+class _Device(TypedDict):
+    """``missing``: by reason [ms, of these ms of the whole device]."""
+
+    device: str
+    missing: dict[str, tuple[Count, Count]]
+    gaps_from: Time | None
+    label: NotRequired[str]
+
+
 class _Page(TypedDict):
     site: str
     gateway: str
@@ -220,6 +229,7 @@ class _Page(TypedDict):
     derived: NotRequired[list[_Derived]]
     curve: NotRequired[_Curve]
     meters: NotRequired[list[_Meter]]
+    devices: NotRequired[list[_Device]]
 
 
 def check_page(data: bytes) -> dict[str, Any]:

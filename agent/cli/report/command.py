@@ -173,6 +173,7 @@ def _show(page: Mapping[str, Any], language: str) -> None:
         number,
         own_text,
         percent,
+        share,
         target,
         text_in,
         unit,
@@ -196,7 +197,7 @@ def _show(page: Mapping[str, Any], language: str) -> None:
             of_set = now
             table.add_row(f"[dim]{cell(titles.get(now, now))}[/]", *[""] * (len(heads) - 1))
         heavy = "; ".join(f"{text_in(one['title'], language)} {percent(one['share'])}" for one in figure["drags"][:1])
-        known = percent(figure["completeness"]) if value_of(figure) else ""
+        known = share(figure["completeness"]) if value_of(figure) else ""
         if known and figure["estimated"] != "0":
             known += f", {percent(figure['estimated'])} {words['estimated']}"
         verdict = words[verdict_of(figure)]
@@ -215,9 +216,9 @@ def _show(page: Mapping[str, Any], language: str) -> None:
         console.print(f"[dim]{words['monitoring']}[/]")
     trace = page["trace"]
     if trace["consumption"] != "0":
-        share = percent(trace["at_the_time"])
-        console.print(f"{words['trace']}: {words['at_the_time']} {share}, {words['with_certificates']} "
-                      f"{percent(trace['with_certificates'])}")  # fmt: skip
+        green, certified = share(trace["at_the_time"]), share(trace["with_certificates"])
+        console.print(f"{words['trace']}: {words['at_the_time']} {green}, "
+                      f"{words['with_certificates']} {certified}")  # fmt: skip
     _show_balance(page, language)
     _show_meters(page, language)
     for one in page["excluded"]:
@@ -275,7 +276,7 @@ def _show_meters(page: Mapping[str, Any], language: str) -> None:
     from agent.cli.report.labels import WORDS
 
     console = open_console()
-    heads = meters.heads(language)
+    heads = meters.heads(page, language)
     table = plain_table(WORDS[language]["devices"], *heads, right=heads[3:4])
     for row in meters.rows(page, language):
         table.add_row(*(cell(text, 200) for text in row))

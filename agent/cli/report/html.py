@@ -19,6 +19,7 @@ from agent.cli.report.labels import (
     number,
     own_text,
     percent,
+    share,
     target,
     text_in,
     unit,
@@ -143,13 +144,13 @@ def _card(figure: Mapping[str, Any], report: Mapping[str, Any], language: str) -
 
 def _known(figure: Mapping[str, Any], language: str) -> str:
     """The known share, as a bar and in words: as plain to see as the value itself."""
-    words, share = WORDS[language], min(max(float(figure["completeness"]), 0.0), 1.0)
+    words, width = WORDS[language], min(max(float(figure["completeness"]), 0.0), 1.0)
     low = "" if is_known_enough(figure) else " low"
-    text = f"{words['known']} {percent(figure['completeness'])}"
+    text = f"{words['known']} {share(figure['completeness'])}"
     if figure["estimated"] != "0":
         text += f" · {words['estimated']} {percent(figure['estimated'])}"
     return (
-        f'<div class="share{low}"><i style="width:{share * 100:.1f}%"></i></div>'
+        f'<div class="share{low}"><i style="width:{width * 100:.1f}%"></i></div>'
         f'<div class="small {"warn" if low else "soft"}">{escape(text)}</div>'
     )
 
@@ -160,7 +161,7 @@ def _trace(trace: Mapping[str, Any], period: Mapping[str, Any], language: str, z
         return ""
     names = ("consumption", "own", "direct", "storage", "grid", "certified")
     rows: list[Sequence[str]] = [(words[name], f"{number(trace[name], 6)} kWh") for name in names]
-    rows += [(words[name], percent(trace[name])) for name in ("at_the_time", "with_certificates")]
+    rows += [(words[name], share(trace[name])) for name in ("at_the_time", "with_certificates")]
     if trace["incomplete"]:
         rows.append((words["incomplete"], str(trace["incomplete"])))
     parts = [f"<h2>{words['trace']}</h2>", charts.stack(trace, period, language, zone)]
@@ -214,7 +215,7 @@ def _meters(report: Mapping[str, Any], language: str) -> str:
     found = list(meters.rows(report, language))
     if not found:
         return ""
-    return f"<h2>{WORDS[language]['devices']}</h2>{_table(meters.heads(language), found)}"
+    return f"<h2>{WORDS[language]['devices']}</h2>{_table(meters.heads(report, language), found)}"
 
 
 def _inputs(figures: Iterable[Mapping[str, Any]], language: str) -> str:
@@ -227,7 +228,7 @@ def _inputs(figures: Iterable[Mapping[str, Any]], language: str) -> str:
             if one["basis"] in ("absent", "assumed") and not float(one["v"]):
                 nowhere[one["n"]] = text_in(one["title"], language) + (f" ({note})" if note else "")
                 continue
-            known = percent(one["completeness"]) if one["basis"] == "metered" else note
+            known = share(one["completeness"]) if one["basis"] == "metered" else note
             if one["basis"] == "declared" and "estimated" in one:
                 known = words["shared"].format(percent(one["estimated"]))
             shown = (

@@ -37,7 +37,9 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "roleless": "Counted, but in no figure, for want of a role in agent.toml: {}", "curve": "Power over the day",
         "unknown time": "not known whole", "target line": "target", "devices": "Meters and what is missing of them",
         "device": "meter", "role": "role",
-        "counted": "counted", "gaps": "without readings", "none": "none", "and more": "and {} more",
+        "counted": "counted", "gaps": "amount not known", "none": "none", "and more": "and {} more",
+        "reasons": "why readings are missing", "some points": "{} (some points)", "not counted": "in no figure",
+        "reasons unknown": "reason not recorded", "reasons since": "before {}: reason not recorded",
         "no role": "no role", "begin of day": "the whole period",
         "each hour": "by hour", "each day": "by day", "each month": "by month",
         "colon": ": ", "semicolon": "; ", "comma": ", ",
@@ -66,14 +68,19 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "unmetered": "没有设备具有所需的计量角色",
         "not in the park": "按零计入",
         "roleless": "已计量但未计入任何指标（agent.toml 中未设角色）：{}", "curve": "当日功率曲线",
-        "unknown time": "数据不完整", "target line": "目标值", "devices": "计量点及缺数时段",
+        "unknown time": "数据不完整", "target line": "目标值", "devices": "计量点及缺数情况",
         "device": "计量点", "role": "角色",
-        "counted": "计量值", "gaps": "缺数时段", "none": "无", "and more": "另有 {} 段",
+        "counted": "计量值", "gaps": "计量不全时段", "none": "无", "and more": "另有 {} 段",
+        "reasons": "缺数原因", "some points": "{}（部分测点）", "not counted": "未计入指标",
+        "reasons unknown": "未记录原因", "reasons since": "{} 之前未记录原因",
         "no role": "无角色", "begin of day": "整个统计期",
         "each hour": "逐时", "each day": "逐日", "each month": "逐月",
         "colon": "：", "semicolon": "；", "comma": "，",
     },
 }  # fmt: skip
+_SPANS: Final = (
+    (86_400_000, 3, "days", "天"), (3_600_000, 1, "h", "小时"), (60_000, 1, "min", "分钟"), (1000, 1, "s", "秒"),
+)  # fmt: skip
 _SIGNS = {"at_most": "≤", "at_least": "≥", "above": ">", "below": "<"}
 
 
@@ -146,13 +153,32 @@ def number(text: str, digits: int = 4) -> str:
     value = Decimal(text)
     places = max(0, digits - 1 - value.adjusted()) if value else 0
     shown = value.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN)
-    plain = f"{shown:,f}".replace(",", "\u2009")
+    plain = f"{shown or abs(shown):,f}".replace(",", "\u2009")  # no -0
     return plain.rstrip("0").rstrip(".") if "." in plain else plain
 
 
 def percent(text: str) -> str:
     """A share of 0 to 1."""
     return f"{number(str(Decimal(text) * 100), 3)} %" if text else "–"
+
+
+def duration(ms: float, language: str) -> str:
+    """``12 s``, ``3 min``, ``2.5 h``, ``31 days``."""
+    for unit_ms, least, english, chinese in _SPANS:
+        if ms >= unit_ms * least:
+            return f"{number(str(Decimal(ms) / unit_ms), 3)} {chinese if language == 'zh' else english}"
+    return f"{ms:.0f} ms"
+
+
+def share(value: str | float) -> str:
+    """A known or green share of 0 to 1: a hundred only if nothing is missing."""
+    if value == "":
+        return "–"
+    found = Decimal(value)
+    if found >= 1:
+        return "100 %"
+    small = 0 < found < Decimal("0.001")
+    return "< 0.1 %" if small else f"{number(str(min(found * 100, Decimal('99.9'))), 3)} %"
 
 
 def lacking(figure: Mapping[str, Any], language: str) -> str:

@@ -1,4 +1,4 @@
-"""Rows of the meters: what each counted, how much of the period is known, and when it is not."""
+"""Rows of the meters: what each counted, how much of the period is known, when it is not, and why."""
 
 from __future__ import annotations
 
@@ -8,22 +8,27 @@ from decimal import Decimal
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from agent.cli.report.labels import WORDS, number, percent, unit
+from agent.cli.finding_words import LANGUAGES, reason_words
+from agent.cli.report.labels import WORDS, duration, number, share, unit
 from agent.indicators.quantities import FLOW_TITLES
 from agent.roles import ROLES
+from drivers.model import clean_text
 
 MOST_SHOWN: Final = 4  # stretches of a row
 
 
-def heads(language: str) -> tuple[str, ...]:
+def heads(page: Mapping[str, Any], language: str) -> tuple[str, ...]:
     """Over ``rows``."""
-    return tuple(WORDS[language][name] for name in ("device", "role", "counted", "known", "gaps"))
+    names = ("device", "role", "counted", "known", "gaps", *(["reasons"] if "devices" in page else []))
+    return tuple(WORDS[language][name] for name in names)
 
 
 def rows(page: Mapping[str, Any], language: str) -> Iterator[tuple[str, ...]]:
-    """One meter each, with the stretches in which readings are missing."""
+    """One meter each, with the stretches in which readings are missing and why; then other devices that lack some."""
     words, zone = WORDS[language], ZoneInfo(page["timezone"])
     at = 0 if language == "en" else 1
+    devices = {one["device"]: one for one in page["devices"]} if "devices" in page else None
+    shown = set()
     for one in page.get("meters", ()):
         role = ROLES[one["role"]][at] if one["role"] in ROLES else one["role"] or words["no role"]
         counted = words["semicolon"].join(
@@ -31,7 +36,43 @@ def rows(page: Mapping[str, Any], language: str) -> Iterator[tuple[str, ...]]:
             f"{number(flow['v'], 6)} {unit(flow)}"
             for flow in one["flows"]
         )
-        yield one["n"], role, counted, percent(one["known"]), _missing(one, page, language, zone)
+        row = one["n"], role, counted, share(one["known"]), _missing(one, page, language, zone)
+        if devices is None:  # an older agent
+            yield row
+            continue
+        device = devices.get(one["n"].partition("/")[0], {})
+        shown.add(device.get("device"))
+        why = why_missing(device, language)
+        since, first = device.get("gaps_from"), page["period"]["from"]
+        if one["missing"] and (since is None or since > max(first, one["missing"][0]["from"])):
+            unknown = (
+                words["reasons unknown"] if since is None else words["reasons since"].format(_at(since, page, zone))
+            )
+            why = words["semicolon"].join(filter(None, (why, unknown)))
+        yield _named(row[0], device), *row[1:], why
+    for name, device in (devices or {}).items():
+        if name not in shown and (why := why_missing(device, language)):
+            yield _named(name, device), words["not counted"], "–", "–", "–", why
+
+
+def _named(name: str, device: Mapping[str, Any]) -> str:
+    label = device.get("label", "")
+    return f"{name} ({label})" if label and label != name else name
+
+
+def _at(seconds: float, page: Mapping[str, Any], zone: ZoneInfo) -> str:
+    form = "%H:%M" if page["period"]["kind"] == "day" else "%Y-%m-%d %H:%M"
+    return datetime.fromtimestamp(seconds, zone).strftime(form)
+
+
+def why_missing(device: Mapping[str, Any], language: str) -> str:
+    """``no answer in time 1.2 h; ...``, the longest first; where only some points were missing, that is said."""
+    words, at = WORDS[language], LANGUAGES.index(language)
+    texts = []
+    for reason, (ms, whole_ms) in sorted(device.get("missing", {}).items(), key=lambda item: -item[1][0]):
+        text = f"{clean_text(reason_words(reason)[at], 60)} {duration(ms, language)}"
+        texts.append(text if whole_ms else words["some points"].format(text))
+    return words["semicolon"].join(texts)
 
 
 def _missing(meter: Mapping[str, Any], page: Mapping[str, Any], language: str, zone: ZoneInfo) -> str:

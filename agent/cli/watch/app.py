@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Final
 
+from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 from textual.app import App, ComposeResult
@@ -287,6 +288,8 @@ class WatchApp(App[int]):
     def _paint_bottom(self) -> None:
         rows = self._list
         detail = rows.page.detail(rows.cursor) if rows.page.count and self.view is not None else ""
+        if self._shown == "frames" and cell_len(detail) <= rows.size.width:
+            detail = ""  # the row itself shows all of it
         self._put("detail", Text(detail, "dim", no_wrap=True, overflow="ellipsis"))
         line = Text(no_wrap=True, overflow="ellipsis")
         if self.view is not None:
@@ -297,7 +300,8 @@ class WatchApp(App[int]):
             line.append(self._word("searched", text=" ".join(self._pages.search)), "bold yellow").append("  ")
         if self._pages.trouble_only:
             line.append(self._word("only trouble"), "bold yellow").append("  ")
-        line.append(self._word("keys"), "dim")
+        trouble = self._word("t all" if self._pages.trouble_only else "t trouble")
+        line.append(f"{self._word('keys')}  {trouble}", "dim")
         self._put("keys", line)
 
     def on_row_list_moved(self) -> None:

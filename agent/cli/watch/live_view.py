@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.common import read_snapshot
-from agent.cli.ring_follower import Follower, Latest, tables_of
+from agent.cli.ring_follower import Follower, Latest, last_answer, tables_of
 from drivers.model import UsageError
 
 SNAPSHOT_EVERY_S = 2.0
@@ -59,6 +59,7 @@ class LiveView:
         self.reads = 0  # of the snapshot
         self.follower = self._open()
         self._shown: list[Latest] = []
+        self._of_device: dict[str, list[Latest]] = {}
         self._arrange()
         if patterns and not self._shown:
             self.close()
@@ -120,7 +121,11 @@ class LiveView:
         keys = [
             (device, str(point["n"])) for device in self.snapshot.get("devices", {}) for point in newest.get(device, ())
         ]
-        self._shown = [one for key in keys if (one := latest.get(key)) is not None and self.wanted(one)]
+        found = [one for key in keys if (one := latest.get(key)) is not None]
+        self._shown = [one for one in found if self.wanted(one)]
+        self._of_device = {}
+        for one in found:
+            self._of_device.setdefault(one.point.device, []).append(one)
 
     def catch_up(self) -> None:
         """Take all news; ``shown`` has them."""
@@ -133,6 +138,10 @@ class LiveView:
         if self._devices and point.device not in self._devices:
             return False
         return not self._patterns or any(fnmatchcase(point.name, glob) for glob in self._patterns)
+
+    def last_answer(self, device: str) -> float | None:
+        """When it answered last, UTC seconds."""
+        return last_answer(self.snapshot.get("devices", {}).get(device, {}), self._of_device.get(device, ()))
 
     def shown(self) -> Sequence[Latest]:
         """All points that are asked for, heard or not."""

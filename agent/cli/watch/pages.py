@@ -13,9 +13,10 @@ from agent.cli.common import say, show_age, show_unit
 from agent.cli.console_tables import point_title, quality_word
 from agent.cli.finding_words import LANGUAGES, reason_words
 from agent.cli.findings import Finding
+from agent.cli.reading_words import LINE_TROUBLE
 from agent.cli.ring_follower import GAP_CODES, Latest, show_number
 from agent.cli.sparkline import sparkline
-from agent.cli.status_screen import LINE_TROUBLE, StatusScreen
+from agent.cli.status_screen import StatusScreen
 from agent.cli.watch.live_view import LiveView
 from agent.cli.watch.texts import word
 from agent.cli.watch.trends import ERRORS, Trends
@@ -103,7 +104,7 @@ class Pages:
             recent = device.get("recent") or {}
             complete, missing = recent.get("complete"), recent.get("missing") or {}
             worst = max(missing, key=missing.__getitem__, default="")
-            last = device.get("last_answer")
+            last = view.last_answer(names[at])
             return (
                 Cell(clean_text(names[at], 60)),
                 Cell(self._word(state) if state in STATES else clean_text(state, 20), STATES.get(state, "")),

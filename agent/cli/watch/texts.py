@@ -40,8 +40,8 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
               "采集程序已停止，等待重新启动；以下为旧数据"),
     "reading": ("reading the ring ...", "正在读取环形缓冲区…"),
     # bottom
-    "keys": ("1-5 page  / search  t trouble only  Enter open  ? keys  q quit",
-             "1-5 翻页  / 搜索  t 仅看异常  Enter 打开  ? 按键  q 退出"),
+    "keys": ("q quit  ? keys  1-5 page  / search  Enter open", "q 退出  ? 帮助  1-5 翻页  / 搜索  Enter 打开"),
+    "t trouble": ("t trouble only", "t 仅看异常"), "t all": ("t all", "t 全部"),
     "searched": ('"{text}"', "“{text}”"), "only trouble": ("trouble only", "仅看异常"),
     "search": ("part of a name, words apart by spaces; Enter keeps it, Esc clears it",
                "名称的一部分，多个词用空格分开；Enter 保留，Esc 清除"),

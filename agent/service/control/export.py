@@ -33,7 +33,7 @@ COLUMNS: Final = (
     "start_utc", "end_utc", "start_local", "end_local", "length_s", "site", "gateway", "device", "part", "point",
     "role", "flow", "parent", "amount", "unit", "completeness", "covered_s", "spread_s", "readings", "flags",
     "flag_names", "first_utc", "first_value", "first_pack", "last_utc", "last_value", "last_pack", "from_pack",
-    "to_pack", "revision", "low", "high", "mean", "demand", "demand_fixed", "gauge_unit",
+    "to_pack", "revision", "low", "high", "mean", "demand", "demand_fixed", "gauge_unit", "missing_ms",
 )  # fmt: skip
 
 
@@ -220,18 +220,25 @@ class _rows:
     def __init__(self, access: Access, calendar: Calendar, stream: str, start_ms: int, end_ms: int) -> None:
         self._config, self._calendar, self._stream, self._range = access.config, calendar, stream, (start_ms, end_ms)
         self._source: Iterator[IntervalRow] | None = None
+        self._gaps: dict[int, list[str]] = {}  # by start of the interval
 
     def of(self, store: Store) -> Iterator[bytes]:
         """Continue where the last call ended."""
         if self._source is None:
             self._source = query(store.intervals, *self._range, streams=[self._stream])
+            for _, gap in store.intervals.gaps.rows(*self._range, [self._stream]):
+                self._gaps.setdefault(gap.start_ms, []).append(f"{gap.reason}:{gap.ms}")
         for row in self._source:
             cells = cells_of(row, self._calendar, self._config.site, self._config.gateway)
+            cells.append(" ".join(self._gaps.get(row.start_ms, ())))
             yield json.dumps(cells, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def cells_of(row: IntervalRow, calendar: Calendar, site: str, gateway: str) -> list[Cell]:
-    """In the order of ``COLUMNS``. Decimals are text, so that no digit is lost; None: empty."""
+    """In the order of ``COLUMNS``, without the last: a row does not know its gaps.
+
+    Decimals are text, so that no digit is lost; None: empty.
+    """
     first, last = row.first, row.last
     unit = "" if row.gauge_unit and row.amount is None else row.unit
     return [

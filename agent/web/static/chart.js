@@ -133,10 +133,10 @@ function hideLegend(plot, numbers) {
 }
 
 // Room for the band under the curve; a flat curve gets some, too.
-function room(low, high) {
+function room(low, high, below = 0.1) {
   if (low === null || high === null || !Number.isFinite(low)) return [0, 1];
   const bottom = Math.min(low, 0), top = Math.max(high, 0), span = top - bottom || 1;
-  return [bottom - span * 0.1, top + span * 0.06];
+  return [bottom - span * below, top + span * 0.06];
 }
 
 // A screen reader hears the row that the arrow keys lead to.
@@ -166,7 +166,7 @@ function bars(figure, labels, columns, colors, height) {
   const axis = { stroke: ink, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1 } };
   return new window.uPlot({
     width: figure.clientWidth, height,
-    scales: { x: { time: false, range: [-0.6, labels.length - 0.4] }, y: { range: (u, low, high) => room(low, high) } },
+    scales: { x: { time: false, range: [-0.6, labels.length - 0.4] }, y: { range: (u, low, high) => room(low, high, low < 0 ? 0.1 : 0) } },
     axes: [
       { ...axis, space: 20 + 7 * Math.max(...labels.map((one) => one.length)), incrs: [1, 2, 3, 4, 6, 12, 24, 48, 96, 168, 336, 720], values: (u, ticks) => ticks.map((tick) => labels[tick] ?? "") },
       { ...axis, size: 52, values: (u, ticks) => ticks.map((tick) => tick.toLocaleString("en-GB").replace(/,/g, "\u2009")) },

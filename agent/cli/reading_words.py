@@ -1,0 +1,19 @@
+"""Words for what becomes of readings and requests, in English and Chinese: one table for terminal and page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from agent.cli.finding_words import Texts
+
+LINE_TROUBLE: Final[Mapping[str, Texts]] = {  # counters of a line in the snapshot
+    "timeouts": ("timeouts", "超时"), "broken": ("broken", "坏帧"), "mismatches": ("mismatches", "不匹配"),
+    "exceptions": ("exceptions", "拒绝"), "stale": ("late", "迟到"), "foreign": ("foreign", "外来帧"),
+    "open_failures": ("not opened", "打不开"), "lost": ("lost", "断开"),
+}  # fmt: skip
+QUALITIES: Final[Mapping[str, Texts]] = {  # of a value that is there
+    "": ("", ""), "suspect": ("suspect", "可疑"), "range": ("out of range", "超量程"),
+    "frozen": ("frozen", "数值不变"), "clock": ("device's clock is wrong", "时标不准"),
+    "estimated": ("estimated", "估算"), "substituted": ("substituted", "替代"),
+}  # fmt: skip
