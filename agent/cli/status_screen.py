@@ -11,7 +11,7 @@ from rich.markup import escape
 from agent.cli.common import learned_maps, show_age
 from agent.cli.console_tables import cell, open_console, plain_table, point_table
 from agent.cli.finding_words import LANGUAGES, Texts, reason_words
-from agent.cli.findings import DOUBTFUL, Finding, show_size
+from agent.cli.findings import DOUBTFUL, EXCUSED, Finding, show_size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,7 +50,7 @@ WORDS: Final[Mapping[str, Texts]] = {
         "device {name} has a register map that the agent had to learn: {what}",
         "设备 {name} 的寄存器表由程序自行学得：{what}",
     ),
-    "error": ("error", "故障"), "note": ("note", "提示"), "do": ("what to do", "处理"),
+    "error": ("error", "故障"), "warning": ("warning", "警告"), "note": ("note", "提示"), "do": ("what to do", "处理"),
     "well": ("All is well.", "一切正常。"),
     "looked": (
         "Looked at: the readings of {count} devices over {span}; lines, destinations, store, clock, key, certificates.",
@@ -62,6 +62,7 @@ WORDS: Final[Mapping[str, Texts]] = {
         "Nothing is wrong, but it is too early to say that all is well.",
         "暂无故障，但现在判断是否正常还为时过早。",
     ),
+    "warnings": ("No faults, {count} warning{s}.", "无故障，有 {count} 个警告。"),
     "faults": ("{count} fault{s}; exit code {code}.", "共 {count} 个故障；退出码 {code}。"),
 }  # fmt: skip
 
@@ -127,7 +128,8 @@ class StatusScreen:
         for name, device in self._snapshot.get("devices", {}).items():
             recent = device.get("recent") or {}
             state = "swapped" if device.get("swapped") else str(device.get("life", "?"))
-            complete, missing = recent.get("complete"), recent.get("missing") or {}
+            complete = recent.get("complete")
+            missing = {r: count for r, count in (recent.get("missing") or {}).items() if r not in EXCUSED}
             worst = max(missing, key=missing.__getitem__, default="")
             words = f"{worst} {reason_words(worst)[self._at]}" if worst and self._at else worst
             last = device.get("last_answer")
@@ -195,7 +197,7 @@ class StatusScreen:
         """Findings, each with what to do."""
         found = []
         for one in findings:
-            found.append(f"{self._word('error' if one.exit_code else 'note')}: {one.text(self._language)}")
+            found.append(f"{self._word(one.level)}: {one.text(self._language)}")
             if advice := one.advice(self._language):
                 found.append(f"  {self._word('do')}: {advice}")
         return found
@@ -213,6 +215,8 @@ class StatusScreen:
         looked = self._word("looked", count=len(devices), span=span)
         if count := sum(one.exit_code > 0 for one in findings):
             text = self._word("faults", count=count, s="" if count == 1 else "s", code=exit_code)
+        elif count := sum(one.level == "warning" for one in findings):
+            text = self._word("warnings", count=count, s="" if count == 1 else "s")
         else:
             text = self._word("early" if any(one.code == "device-early" for one in findings) else "well")
         return f"{text}{'' if text.endswith('。') else ' '}{looked}"
