@@ -146,7 +146,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "packs-lost": FindingWords(
         1,
         (
-            "{count} packs were lost before they were delivered, the last {age} ago",
+            "lost before they were delivered: {count} packs, the last {age} ago",
             "有 {count} 个数据包未送达即丢失，最近一次在 {age} 前",
         ),
         (
@@ -418,8 +418,8 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "readings-excused": FindingWords(
         0,
         (
-            "{count} readings of {names} do not count as missing: {why}",
-            "{names} 有 {count} 个读数不计为缺失：{why}",
+            "not counted as missing: {count} readings of {names} ({why})",
+            "不计为缺失：{names} 的 {count} 个读数（{why}）",
         ),
     ),
     "device-lacks-values": FindingWords(

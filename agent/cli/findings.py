@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from agent.certificates import WARN_DAYS
-from agent.cli.common import show_age
+from agent.cli.common import show_age, singular
 from agent.cli.finding_words import BECAUSE, FINDINGS, LANGUAGES, reason_words
 from drivers.model import clean_text
 
@@ -77,7 +77,8 @@ class Finding:
         if language == "zh":
             plain = {name: _in_chinese(name, value) for name, value in plain.items()}
         ours = {name: str(value[at]).format(**plain) for name, value in self.values.items() if isinstance(value, tuple)}
-        return texts[at].format(**plain, **ours)
+        filled = texts[at].format(**plain, **ours)
+        return singular(filled) if language == "en" else filled
 
     def to_json(self) -> dict[str, Any]:
         """For scripts, in English."""

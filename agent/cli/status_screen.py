@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from rich.markup import escape
 
-from agent.cli.common import learned_maps, show_age
+from agent.cli.common import learned_maps, show_age, singular
 from agent.cli.console_tables import cell, open_console, plain_table, point_table
 from agent.cli.finding_words import LANGUAGES, Texts, reason_words
 from agent.cli.findings import DOUBTFUL, EXCUSED, Finding, show_size
@@ -62,8 +62,8 @@ WORDS: Final[Mapping[str, Texts]] = {
         "Nothing is wrong, but it is too early to say that all is well.",
         "暂无故障，但现在判断是否正常还为时过早。",
     ),
-    "warnings": ("No faults, {count} warning{s}.", "无故障，有 {count} 个警告。"),
-    "faults": ("{count} fault{s}; exit code {code}.", "共 {count} 个故障；退出码 {code}。"),
+    "warnings": ("No faults, {count} warnings.", "无故障，有 {count} 个警告。"),
+    "faults": ("{count} faults; exit code {code}.", "共 {count} 个故障；退出码 {code}。"),
 }  # fmt: skip
 
 
@@ -79,7 +79,8 @@ class StatusScreen:
         self._language, self._at = language, LANGUAGES.index(language)
 
     def _word(self, key: str, **values: object) -> str:
-        return WORDS[key][self._at].format(**values)
+        text = WORDS[key][self._at].format(**values)
+        return text if self._at else singular(text)
 
     def _table(self, title: str, *columns: str, right: Iterable[str] = ()) -> Table:
         numbers = [self._word(column) for column in right]
@@ -214,9 +215,9 @@ class StatusScreen:
             span = self._word("window", age=show_age(self._now - begin))
         looked = self._word("looked", count=len(devices), span=span)
         if count := sum(one.exit_code > 0 for one in findings):
-            text = self._word("faults", count=count, s="" if count == 1 else "s", code=exit_code)
+            text = self._word("faults", count=count, code=exit_code)
         elif count := sum(one.level == "warning" for one in findings):
-            text = self._word("warnings", count=count, s="" if count == 1 else "s")
+            text = self._word("warnings", count=count)
         else:
             text = self._word("early" if any(one.code == "device-early" for one in findings) else "well")
         return f"{text}{'' if text.endswith('。') else ' '}{looked}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agent.cli.common import singular
 from agent.cli.finding_words import BECAUSE, FINDINGS, REASONS
 from agent.cli.findings import BY_GATEWAY, Finding, exit_code_of, find
 from agent.cli.status_screen import StatusScreen
@@ -221,11 +222,24 @@ def test_broken_answers_warn_and_name_the_device_and_the_wire() -> None:
     assert StatusScreen(snapshot, "zh", NOW).verdict([one], 0).startswith("无故障，有 1 个警告。检查范围")
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("agent.toml: valid, 1 lines, 1 devices", "agent.toml: valid, 1 line, 1 device"),
+        ("1 faults; exit code 4.", "1 fault; exit code 4."),
+        ("1 of 1 devices answer", "1 of 1 devices answer"),
+        ("21 packs, 0.1 values, 1,001 readings, gw-1 packs", "21 packs, 0.1 values, 1,001 readings, gw-1 packs"),
+    ],
+)
+def test_one_of_a_kind_is_in_the_singular(text: str, shown: str) -> None:
+    assert singular(text) == shown
+
+
 def test_what_a_lease_cost_is_said_apart_from_what_is_missing() -> None:
     snapshot = changed("devices/m1", device(recent=recent({"lent": 40, "timeout": 7})))
     snapshot["devices"]["m2"]["recent"] = recent({"lent": 2})
     (one,) = find(snapshot, NOW, True)
-    assert one.text() == "42 readings of m1, m2 do not count as missing: the line was lent to a tool"
+    assert one.text() == "not counted as missing: 42 readings of m1, m2 (the line was lent to a tool)"
     table = StatusScreen(snapshot, "en", NOW).device_table()
     (column,) = (column for column in table.columns if column.header == "missing by")
     assert list(column.cells) == ["timeout (7)", ""]
