@@ -361,7 +361,8 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "device-broken-answers": FindingWords(
         0,
         (
-            "device {name}: {count} of its last {due} answers were broken ({share}: {words}) and asked again",
+            "device {name}: {count} of its last {due} answers could not be used ({share}: {words}), and were asked"
+            " again",
             "设备 {name}：最近 {due} 个应答中有 {count} 个损坏（{share}：{words}），已重新询问",
         ),
         (

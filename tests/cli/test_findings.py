@@ -211,8 +211,8 @@ def test_broken_answers_warn_and_name_the_device_and_the_wire() -> None:
     snapshot = changed("devices/m1", device(answers=answers(577, broken=20, mismatches=3)))
     (one,) = find(snapshot, NOW, True)
     assert (one.level, one.exit_code) == ("warning", 0)
-    what = "device m1: 23 of its last 600 answers were broken (3.8%: 20 broken answers, 3 answers to something else)"
-    assert one.text() == f"{what} and asked again"
+    what, kinds = "device m1: 23 of its last 600 answers", "20 broken answers, 3 answers to something else"
+    assert one.text() == f"{what} could not be used (3.8%: {kinds}), and were asked again"
     for word in ("termination", "shield", "polarity", "length", "another master", "watch --frames bus"):
         assert word in one.advice()
     assert "20 应答校验错误" in one.text("zh") and "终端电阻" in one.advice("zh")
