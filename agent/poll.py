@@ -19,7 +19,7 @@ from agent.clock import SteadyClock
 from drivers.backoff import Backoff
 from drivers.freshness import Freshness
 from drivers.line import wake
-from drivers.model import PACES, FreshnessRule, LineDown, LineError, LineLent, LineTimeout, Reason
+from drivers.model import PACES, FreshnessRule, GatewayTimeout, LineDown, LineError, LineLent, LineTimeout, Reason
 from ext.ring import Ring
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ IDENTIFY_EVERY_MS = 86_400_000  # also for a device that always answers; or when
 # or at once where something hints at another device; a line that flaps, or an odd counter, must not cost its readings
 DOUBT_FIRST_S, DOUBT_MOST_S = 60.0, 3600.0
 HEARTBEAT_RETRY_MS = 200  # while waiting for a heartbeat to change for the first time
+CATCH_UP_MS = 60_000  # after a lease, what is late is so because of it; this long at most
 FIRST_CONTACT_MS = 30_000  # the first visit of a device waits at most this long for its turn on the line
 
 
@@ -83,6 +84,7 @@ class DevicePoll:
         self.answer_s = 0.0  # the longest a request has taken of late, with its time on the wire
         self._tries = 0  # in a row, of the silent device
         self.last_error = ""
+        self.gateway_answers = False  # in place of the device, which does not
         self._logged_dead = False  # the log says that it does not respond
         self.overloads = 0
         self.working: int = 0  # tick of the poll under way, 0: none
@@ -217,8 +219,8 @@ class DevicePoll:
             held.append(self.working)
         return min(held, default=self.next_ms or 1 << 62)
 
-    def advance(self, now_ms: int) -> list[int]:
-        """Make the ticks up to now pending. Pending points become a gap ``overload``; returns its positions.
+    def advance(self, now_ms: int, reason: Reason = Reason.OVERLOAD) -> list[int]:
+        """Make the ticks up to now pending. Pending points become a gap for ``reason``; returns its positions.
 
         Before it is reached for the first time nothing is late (``begin_again``), unless that takes very long.
         """
@@ -229,8 +231,8 @@ class DevicePoll:
                 if self.pending[pace]:
                     if waits:
                         break
-                    self.overloads += 1
-                    late.append(self.gap(self.pending[pace], 1 << pace, Reason.OVERLOAD))
+                    self.overloads += reason is Reason.OVERLOAD
+                    late.append(self.gap(self.pending[pace], 1 << pace, reason))
                 self.pending[pace] = self.next[pace]
                 step = period if pace != ONCE else period - self.next[pace] % period
                 self.next[pace] += step
@@ -351,6 +353,7 @@ class DevicePoll:
     def mark_failed(self, now: float, error: LineError | None, tick_ms: int = 0) -> None:
         """A poll had no answer at all."""
         self.last_error = str(error) if error else "no answer"
+        self.gateway_answers = isinstance(error, GatewayTimeout)
         if isinstance(error, LineDown):  # the line failed: cheap to check again, and says nothing about the device
             self.availability = Availability.UNKNOWN
             return
@@ -396,6 +399,8 @@ class LinePoller:
         self._dead_until = 0.0  # loop time before which no dead device may be asked
         self._wake_ms = 0
         self._turn = 0
+        self._lent_ms = 0  # when the line was last lent; 0: it has caught up since
+        self._after_lease: set[DevicePoll] = set()  # not visited since then
         self._sleeping: asyncio.Future[None] | None = None
 
     @property
@@ -426,8 +431,10 @@ class LinePoller:
             devices = self._devices
             now_ms = self._clock.now_ms()
             if now_ms >= self._wake_ms:
+                is_behind = 0 < now_ms - self._lent_ms < CATCH_UP_MS
+                why = Reason.LENT if is_behind else Reason.OVERLOAD
                 for device in devices:
-                    if 0 < device.next_ms <= now_ms and not device.paused and (late := device.advance(now_ms)):
+                    if 0 < device.next_ms <= now_ms and not device.paused and (late := device.advance(now_ms, why)):
                         device.record(late, False)
                 self._wake_ms = min(filter(None, (device.next_ms for device in devices)), default=0)
             chosen: DevicePoll | None = None
@@ -438,11 +445,14 @@ class LinePoller:
                 if at and (chosen is None or at < best or (at == best and device.turn < chosen.turn)):
                     chosen, best, tick, paces = device, at, t, p
             if chosen is None:
+                if not self._after_lease.intersection(devices):  # each had its turn, and told which one it is
+                    self._lent_ms = 0
                 wait_ms = self._wake_ms - now_ms if self._wake_ms else 1000
                 await self._sleep(max(wait_ms, 1) / 1000)
                 continue
             self._turn += 1
             chosen.turn = self._turn
+            self._after_lease.discard(chosen)
             chosen.take(tick, paces)
             try:
                 await self._poll(chosen, tick, paces, clock)
@@ -459,6 +469,14 @@ class LinePoller:
         finally:
             timer.cancel()
             self._sleeping = None
+
+    def _failed(self, device: DevicePoll, now: float, error: LineError, tick: int) -> None:
+        """A visit had no answer at all; a lent line says nothing about the device."""
+        if isinstance(error, LineLent):
+            self._after_lease.update(self._devices)
+            self._lent_ms = self._clock.now_ms()
+        else:
+            device.mark_failed(now, error, tick)
 
     async def _poll(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> None:
         must_identify = (
@@ -478,8 +496,8 @@ class LinePoller:
             device.mark_alive(self._clock.now_ms())
             if result.answered == result.asked:
                 device.answered_in(clock() - began, result.asked)
-        elif result.error is not None and not isinstance(result.error, LineLent):
-            device.mark_failed(clock(), result.error, tick)
+        elif result.error is not None:
+            self._failed(device, clock(), result.error, tick)
 
     async def _reach(
         self, device: DevicePoll, tick: int, paces: int, must_identify: bool, clock: Callable[[], float]
@@ -497,8 +515,8 @@ class LinePoller:
         except LineError as error:
             now = clock()
             device.record([device.gap(tick, paces, error.reason)], False)
+            self._failed(device, now, error, tick)
             if not isinstance(error, LineLent):
-                device.mark_failed(now, error, tick)
                 self._dead_until = now + (now - began) * (1 / DEAD_SHARE - 1)
             return None
         device.mark_alive(self._clock.now_ms())
@@ -528,8 +546,7 @@ class LinePoller:
                 reading = (await device.driver.read_points([rule.point]))[rule.point]
         except LineError as error:
             device.record([device.gap(tick, paces, error.reason)], False)
-            if not isinstance(error, LineLent):
-                device.mark_failed(clock(), error, tick)
+            self._failed(device, clock(), error, tick)
             return False
         device.mark_alive(self._clock.now_ms())
         if is_fresh:

@@ -144,6 +144,10 @@ class Device(ABC, Generic[Q, A]):
         """Those of these points that the device was found not to have, with the reason of their gaps."""
         return []
 
+    def proves_life(self, error: LineError) -> bool:
+        """Whether an error is an answer of the device itself."""
+        return isinstance(error, DeviceException)
+
     def on_silent(self, plan: VisitPlan[Q], silent: list[Q], is_alive: bool) -> None:
         """Draw conclusions from queries that were not answered in time; ``is_alive``: others were answered."""
 
@@ -169,7 +173,7 @@ class Device(ABC, Generic[Q, A]):
             if not self.is_prepared:
                 await self.prepare(result)
         except LineError as error:
-            result.error, result.answered = error, int(isinstance(error, DeviceException))
+            result.error, result.answered = error, int(self.proves_life(error))
             self.miss(self.due(paces), error, tick_ms, result)
             return result
         plan = self._plans.get(paces) or self.visit_plan(paces)
@@ -326,7 +330,7 @@ class Device(ABC, Generic[Q, A]):
     def failed(self, query: Q, error: LineError, tick_ms: int, result: PollResult) -> Sequence[Q]:
         """Note a query that failed; returns what to ask instead in the same visit."""
         result.error = error
-        result.answered += isinstance(error, DeviceException)
+        result.answered += self.proves_life(error)
         if self.learn(query, error):
             self.replan()
         self.miss(query.points, error, tick_ms, result)

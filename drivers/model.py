@@ -126,6 +126,10 @@ class LineTimeout(LineError):
     reason = Reason.TIMEOUT
 
 
+class GatewayTimeout(LineTimeout):
+    """The gateway or serial server in front of the device answered, and said that the device does not."""
+
+
 class LineDown(LineError):
     """The port or the connection cannot be opened or was lost."""
 

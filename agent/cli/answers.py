@@ -221,6 +221,19 @@ class _Swapped(TypedDict):
     what: str
 
 
+class _Answers(TypedDict):
+    sound: Count
+    broken: Count
+    mismatches: Count
+    broken_share: float | None
+
+
+class _Still(TypedDict):
+    since: Time
+    values: Count
+    zero: bool
+
+
 class _Device(TypedDict, total=False):
     line: str
     address: str
@@ -234,7 +247,10 @@ class _Device(TypedDict, total=False):
     answering_since: Time | None
     dead_after: float
     may_sleep: bool
+    gateway_answers: bool
     error: str | None
+    answers: _Answers
+    still: _Still | None
     recent: _RecentWhole | None
     swapped: _Swapped | None
 

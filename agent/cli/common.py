@@ -34,6 +34,11 @@ UNSHOWN: Final = re.compile(
 )
 
 
+# not "1 of 1 devices", nor a part of another number
+ONE_OF_MANY: Final = re.compile(
+    r"(?<!of )(?<![\w.,:-])1 (device|line|pack|reading|gap reading|value|answer|fault|warning|error|stream|day|row"
+    r"|point|register|figure|file)s\b"
+)
 REQUESTED: Final[ContextVar[str | None]] = ContextVar("language of --lang", default=None)
 
 
@@ -48,10 +53,15 @@ def speaks_chinese() -> bool:
     return language_of(REQUESTED.get(), os.environ) == "zh"
 
 
+def singular(text: str) -> str:
+    """An English text in which 1 devices is 1 device."""
+    return ONE_OF_MANY.sub(r"1 \1", text)
+
+
 def say(text: str) -> str:
     """A text in the language of the command; English where the catalogue does not have it."""
     if not speaks_chinese():
-        return text
+        return singular(text)
     from agent.cli.chinese import translate
 
     return translate(text)

@@ -10,11 +10,12 @@ Texts = tuple[str, str]  # by language
 
 
 class FindingWords(NamedTuple):
-    """A kind of finding. ``exit_code`` 0: worth knowing, and no fault."""
+    """A kind of finding. ``exit_code`` 0: worth knowing, and no fault; ``warns``: it may become one."""
 
     exit_code: int
     found: Texts
     advice: Texts = ("", "")
+    warns: bool = False
 
 
 REASONS: Final[Mapping[str, Texts]] = {  # why a due reading does not exist
@@ -145,7 +146,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "packs-lost": FindingWords(
         1,
         (
-            "{count} packs were lost before they were delivered, the last {age} ago",
+            "lost before they were delivered: {count} packs, the last {age} ago",
             "有 {count} 个数据包未送达即丢失，最近一次在 {age} 前",
         ),
         (
@@ -231,6 +232,16 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     # --- lines and devices
     "device-dead": FindingWords(
         4, ("device {name} has not answered for {age}{why}", "设备 {name} 已 {age} 无应答{why}"), _CABLE
+    ),
+    "device-dead-behind-gateway": FindingWords(
+        4,
+        ("device {name} has not answered for {age}{why}", "设备 {name} 已 {age} 无应答{why}"),
+        (
+            "Its serial server or gateway answers in its place. Check its power, its address, the wire between the"
+            " serial server and it, and the serial setting there. `meterhouse watch --frames {line}`",
+            "应答来自串口服务器或网关，而不是设备本身。请检查设备供电、地址、串口服务器与设备之间的接线，"
+            "以及串口服务器上的串口参数；`meterhouse watch --frames {line}`",
+        ),
     ),
     "device-dead-or-asleep": FindingWords(
         4,
@@ -347,6 +358,50 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "请加大采集周期（every）、提高波特率，或把部分设备移到其他线路；`meterhouse check --plan` 显示时间花在哪里",
         ),
     ),
+    "device-broken-answers": FindingWords(
+        0,
+        (
+            "device {name}: {count} of its last {due} answers could not be used ({share}: {words}), and were asked"
+            " again",
+            "设备 {name}：最近 {due} 个应答中有 {count} 个损坏（{share}：{words}），已重新询问",
+        ),
+        (
+            "Readings get lost when this grows. Check termination, shield, polarity, length of the wire and baud rate;"
+            " do two devices share its address, is there another master? `meterhouse watch --frames {line}` marks such"
+            " answers with !!",
+            "若继续增多，读数会缺失。请检查终端电阻、屏蔽、极性、线路长度和波特率；是否有设备地址相同，或有其他主站？"
+            "`meterhouse watch --frames {line}` 用 !! 标出这些应答",
+        ),
+        warns=True,
+    ),
+    "device-still": FindingWords(
+        0,
+        (
+            "device {name}: the values do not change: {count} are the same to the last digit for {age}",
+            "设备 {name}：数值没有变化，{count} 个值在 {age} 内完全相同",
+        ),
+        (
+            "Compare with its display. A gateway, logger or converter may repeat old answers: check the device behind"
+            " it and restart what is in between. `fresh` in the profile or device finds this within seconds",
+            "请与设备显示屏核对。网关、采集器或转换器可能在重复旧应答：请检查其后面的设备，并重启中间的装置；"
+            "在设备模板中设置 fresh 可在数秒内发现",
+        ),
+        warns=True,
+    ),
+    "device-all-zero": FindingWords(
+        0,
+        (
+            "device {name}: all {count} values are 0 for {age}, its voltages too",
+            "设备 {name}：全部 {count} 个值在 {age} 内均为 0，包括电压",
+        ),
+        (
+            "Is its measuring voltage connected (fuses, terminals)? Does a gateway answer for a device that it does not"
+            " read? Is it the right profile? `meterhouse read {name}` and its display",
+            "测量电压是否接入（熔断器、端子）？网关是否在代替读不到的设备应答？设备模板是否正确？"
+            "请看 `meterhouse read {name}` 和设备显示屏",
+        ),
+        warns=True,
+    ),
     "device-early": FindingWords(
         0,
         (
@@ -359,6 +414,13 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         (
             "device {name}: {count} of {due} values in {span} are marked ({words})",
             "设备 {name}：{span} 内 {due} 个值中有 {count} 个带标记（{words}）",
+        ),
+    ),
+    "readings-excused": FindingWords(
+        0,
+        (
+            "not counted as missing: {count} readings of {names} ({why})",
+            "不计为缺失：{names} 的 {count} 个读数（{why}）",
         ),
     ),
     "device-lacks-values": FindingWords(

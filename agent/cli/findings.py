@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from agent.certificates import WARN_DAYS
-from agent.cli.common import show_age
+from agent.cli.common import show_age, singular
 from agent.cli.finding_words import BECAUSE, FINDINGS, LANGUAGES, reason_words
 from drivers.model import clean_text
 
@@ -28,8 +28,13 @@ WHOLE_LINE: Final[Mapping[str, str]] = {  # findings about devices that may be o
     "device-unreachable": "line-down",
     "device-dead": "line-silent",
     "device-never-answered": "line-silent",
+    "device-dead-behind-gateway": "line-silent",
 }
+EXCUSED: Final = ("asleep", "lent", "stopped", "clock")  # reasons that do not count as missing
+TOLD: Final = EXCUSED[1:]  # of those what a state does not show already
 OWN_TEXTS: Final = ("why", "hint", "what", "change")  # values that are English sentences of the agent
+BROKEN: Final = 0.01  # of a device's answers in ten minutes, ...
+FEWEST_BROKEN: Final = 3  # ... and so many at least: one may be a switch that was thrown
 FIRST_CONNECT_S: Final = 10.0  # that a destination may take
 FIRST_ANSWER_S: Final = 10.0  # that a device may take at a start
 NO_VALUE: Final = ("sentinel", "absent")  # of a device that answers: points that it does not have, or not now
@@ -53,6 +58,11 @@ class Finding:
         """What a command returns for it."""
         return FINDINGS[self.code].exit_code
 
+    @property
+    def level(self) -> str:
+        """``error``, ``warning`` or ``note``."""
+        return "error" if self.exit_code else "warning" if FINDINGS[self.code].warns else "note"
+
     def text(self, language: str = "en") -> str:
         """What was found, a sentence."""
         return self._filled(FINDINGS[self.code].found, language)
@@ -67,12 +77,14 @@ class Finding:
         if language == "zh":
             plain = {name: _in_chinese(name, value) for name, value in plain.items()}
         ours = {name: str(value[at]).format(**plain) for name, value in self.values.items() if isinstance(value, tuple)}
-        return texts[at].format(**plain, **ours)
+        filled = texts[at].format(**plain, **ours)
+        return singular(filled) if language == "en" else filled
 
     def to_json(self) -> dict[str, Any]:
         """For scripts, in English."""
         return {
             "code": self.code,
+            "level": self.level,
             "exit_code": self.exit_code,
             "where": self.where,
             "text": self.text(),
@@ -213,6 +225,11 @@ def _field(devices: Mapping[str, Facts], lines: Mapping[str, Facts], now: float)
         for name, one in devices.items()
     ]
     yield from same_serials(read)
+    for reason in TOLD:
+        counts = {name: missing[reason] for name, one in devices.items() if reason in (missing := _missing(one))}
+        if counts:
+            values = {"count": sum(counts.values()), "names": _names([*counts]), "why": reason_words(reason)}
+            yield Finding("readings-excused", "lines", values)
     for name, line in lines.items():
         busy = line.get("busy_share") or 0.0
         late = slowed.get(name) or [n for n, d in devices.items() if d.get("line") == name and _overloads(d)]
@@ -270,9 +287,12 @@ def _whole_lines(found: Sequence[tuple[str, Finding]], devices: Mapping[str, Fac
             yield Finding(kind, f"line {line}", {**finding.values, "names": _names(affected)})
 
 
+def _missing(device: Facts) -> Facts:
+    return _part(_part(device, "recent"), "missing")
+
+
 def _overloads(device: Facts) -> bool:
-    recent = _part(device, "recent")
-    return bool(recent.get("settled") and _part(recent, "missing").get("overload"))
+    return bool(_part(device, "recent").get("settled") and _missing(device).get("overload"))
 
 
 def _device(name: str, device: Facts, is_line_open: bool, now: float) -> Iterator[Finding]:
@@ -289,11 +309,16 @@ def _device(name: str, device: Facts, is_line_open: bool, now: float) -> Iterato
     values = {"name": name, "why": why, "age": show_age(silent_s), "line": str(device.get("line"))}
     if life == "dead":
         kind = "device-dead" if device.get("last_answer") else "device-never-answered"
+        kind = "device-dead-behind-gateway" if device.get("gateway_answers") else kind
         yield Finding("device-dead-or-asleep" if device.get("may_sleep") else kind, where, values)
     elif life == "unknown" and why and silent_s >= (device.get("dead_after") or 0):  # its line is or was down
         yield Finding("device-not-asked" if is_line_open else "device-unreachable", where, values)
     elif life == "alive":
         yield from _readings(name, where, device, now)
+        yield from _broken_answers(name, where, device)
+        if still := _part(device, "still"):
+            values = {"name": name, "count": still["values"], "age": show_age(now - float(still["since"]))}
+            yield Finding("device-all-zero" if still["zero"] else "device-still", where, values)
 
 
 def _readings(name: str, where: str, device: Facts, now: float) -> Iterator[Finding]:
@@ -310,7 +335,7 @@ def _readings(name: str, where: str, device: Facts, now: float) -> Iterator[Find
     if float(device.get("answering_since") or 0) <= float(recent.get("from", 0)) + FIRST_ANSWER_S:
         # it answered all the time: these are values that it does not have, not a fault, if there are others
         has_none = sum(missing.pop(reason, 0) for reason in NO_VALUE)
-    excused = sum(missing.pop(reason, 0) for reason in ("asleep", "lent", "stopped", "clock"))
+    excused = sum(missing.pop(reason, 0) for reason in EXCUSED)
     expected = due - excused - has_none
     doubtful = sum(marked.get(quality, 0) for quality in DOUBTFUL)
     if not recent.get("settled"):
@@ -329,6 +354,19 @@ def _readings(name: str, where: str, device: Facts, now: float) -> Iterator[Find
         yield Finding("device-some-doubtful", where, values | {"count": doubtful, "words": _qualities(marked)})
     if has_none and readings:
         yield Finding("device-lacks-values", where, values | {"count": has_none})
+
+
+def _broken_answers(name: str, where: str, device: Facts) -> Iterator[Finding]:
+    """About answers that had to be asked for again: the wire, before it costs readings."""
+    answers = _part(device, "answers")
+    kinds = {reason: answers.get(key) or 0 for reason, key in (("crc", "broken"), ("mismatch", "mismatches"))}
+    count, share = sum(kinds.values()), answers.get("broken_share") or 0.0
+    if count < FEWEST_BROKEN or share < BROKEN:
+        return
+    at = {reason: number for reason, number in kinds.items() if number}
+    words = tuple(", ".join(f"{number} {reason_words(reason)[n]}" for reason, number in at.items()) for n in (0, 1))
+    values = {"name": name, "line": device.get("line"), "count": count, "due": count + (answers.get("sound") or 0)}
+    yield Finding("device-broken-answers", where, values | {"share": f"{share:.1%}", "words": words})
 
 
 def _qualities(marked: Mapping[str, int]) -> str:

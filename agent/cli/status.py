@@ -64,7 +64,14 @@ def no_status(error: GatewayError) -> dict[str, Any]:
     """``ok``, ``faults`` and ``findings`` as ``to_json`` has them, where there is no agent to show."""
     code = "config-invalid" if isinstance(error, (ConfigError, ProfileError)) else "no-agent"
     found = [
-        {"code": code, "exit_code": one.exit_code, "where": one.where, "text": one.what, "advice": one.hint}
+        {
+            "code": code,
+            "level": "error",
+            "exit_code": one.exit_code,
+            "where": one.where,
+            "text": one.what,
+            "advice": one.hint,
+        }
         for one in getattr(error, "complaints", (error,))
     ]
     return {"ok": False, "faults": [f"{one['where']}: {one['text']}" for one in found], "findings": found}

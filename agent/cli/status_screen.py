@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from rich.markup import escape
 
-from agent.cli.common import learned_maps, show_age
+from agent.cli.common import learned_maps, show_age, singular
 from agent.cli.console_tables import cell, open_console, plain_table, point_table
 from agent.cli.finding_words import LANGUAGES, Texts, reason_words
-from agent.cli.findings import DOUBTFUL, Finding, show_size
+from agent.cli.findings import DOUBTFUL, EXCUSED, Finding, show_size
 from agent.cli.reading_words import LINE_TROUBLE
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ WORDS: Final[Mapping[str, Texts]] = {
         "device {name} has a register map that the agent had to learn: {what}",
         "设备 {name} 的寄存器表由程序自行学得：{what}",
     ),
-    "error": ("error", "故障"), "note": ("note", "提示"), "do": ("what to do", "处理"),
+    "error": ("error", "故障"), "warning": ("warning", "警告"), "note": ("note", "提示"), "do": ("what to do", "处理"),
     "well": ("All is well.", "一切正常。"),
     "looked": (
         "Looked at: the readings of {count} devices over {span}; lines, destinations, store, clock, key, certificates.",
@@ -58,7 +58,8 @@ WORDS: Final[Mapping[str, Texts]] = {
         "Nothing is wrong, but it is too early to say that all is well.",
         "暂无故障，但现在判断是否正常还为时过早。",
     ),
-    "faults": ("{count} fault{s}; exit code {code}.", "共 {count} 个故障；退出码 {code}。"),
+    "warnings": ("No faults, {count} warnings.", "无故障，有 {count} 个警告。"),
+    "faults": ("{count} faults; exit code {code}.", "共 {count} 个故障；退出码 {code}。"),
 }  # fmt: skip
 
 
@@ -74,7 +75,8 @@ class StatusScreen:
         self._language, self._at = language, LANGUAGES.index(language)
 
     def _word(self, key: str, **values: object) -> str:
-        return WORDS[key][self._at].format(**values)
+        text = WORDS[key][self._at].format(**values)
+        return text if self._at else singular(text)
 
     def _table(self, title: str, *columns: str, right: Iterable[str] = ()) -> Table:
         numbers = [self._word(column) for column in right]
@@ -123,7 +125,8 @@ class StatusScreen:
         for name, device in self._snapshot.get("devices", {}).items():
             recent = device.get("recent") or {}
             state = "swapped" if device.get("swapped") else str(device.get("life", "?"))
-            complete, missing = recent.get("complete"), recent.get("missing") or {}
+            complete = recent.get("complete")
+            missing = {r: count for r, count in (recent.get("missing") or {}).items() if r not in EXCUSED}
             worst = max(missing, key=missing.__getitem__, default="")
             words = f"{worst} {reason_words(worst)[self._at]}" if worst and self._at else worst
             last = device.get("last_answer")
@@ -191,7 +194,7 @@ class StatusScreen:
         """Findings, each with what to do."""
         found = []
         for one in findings:
-            found.append(f"{self._word('error' if one.exit_code else 'note')}: {one.text(self._language)}")
+            found.append(f"{self._word(one.level)}: {one.text(self._language)}")
             if advice := one.advice(self._language):
                 found.append(f"  {self._word('do')}: {advice}")
         return found
@@ -208,7 +211,9 @@ class StatusScreen:
             span = self._word("window", age=show_age(self._now - begin))
         looked = self._word("looked", count=len(devices), span=span)
         if count := sum(one.exit_code > 0 for one in findings):
-            text = self._word("faults", count=count, s="" if count == 1 else "s", code=exit_code)
+            text = self._word("faults", count=count, code=exit_code)
+        elif count := sum(one.level == "warning" for one in findings):
+            text = self._word("warnings", count=count)
         else:
             text = self._word("early" if any(one.code == "device-early" for one in findings) else "well")
         return f"{text}{'' if text.endswith('。') else ' '}{looked}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.common import as_line, progress, say
+from agent.cli.common import as_line, progress, say, speaks_chinese
 from agent.cli.options import FILE, BrokerLogin, Duration, json_option, login_options, parse_broker
 from drivers.model import BrokerError, UsageError, clean_text
 
@@ -114,9 +114,10 @@ def verify(
             facts["complete"], facts["shortfalls"] = not short, short
         click.echo(as_line(facts))
     else:
-        _say(report, short)
+        _say(report, short, bool(broker))
         if recompute:
             _say_repeated(repeated)
+        click.echo(_verdict(report, len(short), repeated.counts["differ"] if repeated else 0))
     raise SystemExit(0 if report.ok and not short and not (repeated and repeated.counts["differ"]) else 6)
 
 
@@ -131,13 +132,63 @@ def _repeat(paths: tuple[Path, ...], plan_file: Path | None) -> Recomputed:
     return recompute(files, plan_file)
 
 
-def _say(report: Report, short: list[str]) -> None:
-    from agent.verify.report_text import as_text
+def _say(report: Report, short: list[str], is_live: bool) -> None:
+    from rich.cells import cell_len
 
-    for line in as_text(report).splitlines():
+    from agent.verify.report_text import aligned, remarks, table_rows
+
+    titles, *rows = table_rows(report)
+    for line in aligned([[say(title) for title in titles], *rows], cell_len):
         click.echo(clean_text(line, 500))
-    for text in short:
-        click.echo(clean_text(f"not complete: {text}", 500))
+    for line in (*remarks(report), *(f"not complete: {text}" for text in short)):
+        click.echo(clean_text(say(line), 500))
+    if (text := _advice(report, is_live)) or (short and is_live and (text := _WAIT)):
+        click.echo(say(f"what to do: {text}"))
+
+
+_WAIT = (
+    "listen again in a minute, and longer, such as --for 2min. Right after a start, streams have only begun: their"
+    " first packs may still be on the way, a silent device is sealed every 15 minutes, and what waits at the gateway"
+    " comes later (`meterhouse status` there). If it stays so, packs are lost between the gateway and here"
+)
+_EXPORT = (
+    "give all files of the export. If they are all here, export again: what was sealed meanwhile is not in them. If it"
+    " stays so, packs were lost"
+)
+_BEFORE = "listen again: births and key records are kept by the broker and come first"
+_PIN = "pin the key: --trust and the thumbprint that `meterhouse keys show` prints at the gateway"
+_FAULTY = (
+    "keep what was refused, with `--json`, and ask who had it in hands: these packs are not as the gateway made them"
+)
+
+
+_CHINESE = {
+    "VERIFIED": "验证通过", "UNPROVEN": "前后一致，来源未证实", "INCOMPLETE": "不完整", "FAILED": "验证失败",
+    "NOTHING": "没有可验证的内容",
+}  # fmt: skip
+
+
+def _advice(report: Report, is_live: bool) -> str:
+    """What to do about a verdict; "" if it is good."""
+    from agent.verify import Verdict
+
+    if report.verdict is Verdict.UNPROVEN:
+        return _PIN
+    if report.verdict is Verdict.FAILED:
+        return _FAULTY
+    if report.verdict is not Verdict.INCOMPLETE:
+        return ""
+    is_cut = report.missing or report.withheld or report.torn_checkpoints
+    return (_WAIT if is_cut else _BEFORE) if is_live else _EXPORT
+
+
+def _verdict(report: Report, short: int, differ: int) -> str:
+    """The last line: verdict and numbers, and what else made the exit code 6."""
+    from agent.verify.report_text import verdict_line
+
+    more = [f"not complete, see {short} above"] * bool(short) + [f"{differ} figures differ"] * bool(differ)
+    text = say("; ".join([verdict_line(report), *more]))
+    return text.replace(report.verdict.value, _CHINESE[report.verdict.name], 1) if speaks_chinese() else text
 
 
 def _say_repeated(repeated: Recomputed | None) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.config import Config, DerivedConfig, DeviceConfig, device_spec, site_profiles
 from agent.pack import BirthPoints, BirthTable, Facts, changes, seconds
 from agent.poll import DevicePoll
 from agent.service.seal_jobs import Stream
+from agent.service.stillness import Stillness
 from drivers.encoding import exact_text
 from drivers.line import Line
 from drivers.model import PACES, DeviceSpec, FreshnessRule, Point
@@ -31,6 +32,7 @@ class RunningDevice:
     stream: Stream
     poll: DevicePoll
     identity: dict[str, str | None] | None = None  # None: not identified yet
+    stillness: Stillness = field(default_factory=Stillness)
     swapped: dict[str, Any] | None = None  # when another device was found here, and how it differs; until a reload
 
     @property

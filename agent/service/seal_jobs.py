@@ -128,6 +128,7 @@ class Stream:
         self.sealing = False  # a job is in the database thread
         self.quiet = False  # the last pack held no reading ...
         self.news = False  # ... and something was read that is not sealed yet
+        self.newest_visits: dict[int, Sequence[int]] = {}  # positions, by how many: a visit for more paces has more
         self._newest_answer = (0, -1)  # table number and position of what was read last
         self.readings = 0  # sealed since the start
         self.gap_readings = 0
@@ -162,6 +163,7 @@ class Stream:
         """Add positions that a poll wrote for table ``number``."""
         if answered and positions:
             self.news, self._newest_answer = True, (number, positions[-1])
+            self.newest_visits[len(positions)] = positions
         for version in reversed(self.table_versions):
             if version.number == number:
                 version.positions.extend(positions)

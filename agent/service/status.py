@@ -188,6 +188,9 @@ def _device_facts(device: RunningDevice, now_ms: int) -> dict[str, Any]:
         "dead_after": poll.dead_after_ms / 1000,
         "may_sleep": poll.driver.spec.night is None and sleeps(device.config, device.profile),
         "error": poll.last_error or None,
+        "gateway_answers": life == "dead" and poll.gateway_answers,
+        "answers": _answer_facts(device),
+        "still": _still_facts(device, now_ms),
         "recent": stream.recent_facts(poll.settled_ms, now_ms, silent),
         "swapped": device.swapped,
         "overloads": poll.overloads,
@@ -199,6 +202,23 @@ def _device_facts(device: RunningDevice, now_ms: int) -> dict[str, Any]:
         "packs": stream.packs,
         "sealed_to": seconds(stream.sealed_ms),
     }
+
+
+def _answer_facts(device: RunningDevice) -> dict[str, Any]:
+    """Of the last ten minutes; those that were asked again and then came sound left no gap, but count here."""
+    where = getattr(device.poll.driver, "where", "")  # drivers of third parties may lack it
+    sound, broken, mismatches = device.line.stats.of_device(where).recent(time.monotonic_ns())
+    count = sound + broken + mismatches
+    share = round((broken + mismatches) / count, 4) if count else None
+    return {"sound": sound, "broken": broken, "mismatches": mismatches, "broken_share": share}
+
+
+def _still_facts(device: RunningDevice, now_ms: int) -> dict[str, Any] | None:
+    """Where its values stand still and should not: since when, how many, and whether all are zero."""
+    spec, version, stillness = device.poll.driver.spec, device.stream.table_version, device.stillness
+    stillness.look(spec, version.ring, version.number, device.stream.newest_visits.values(), now_ms)
+    may_rest = spec.night.is_dark(now_ms) if spec.night is not None else sleeps(device.config, device.profile)
+    return stillness.facts(spec, now_ms, may_rest)
 
 
 def _line_facts(line: Line) -> dict[str, Any]:
@@ -306,6 +326,9 @@ def _devices(devices: Mapping[str, Mapping[str, Any]]) -> Iterable[MetricFamily]
     recent = [(labels, d.get("recent") or {}) for labels, d in rows]
     complete = [(labels, facts.get("complete")) for labels, facts in recent]
     yield MetricFamily("device_complete_ratio", "Readings of the last ten minutes against those due.", complete)
+    broken = [(labels, (d.get("answers") or {}).get("broken_share")) for labels, d in rows]
+    words = "Answers of the last ten minutes that were broken or to something else, asked again or not."
+    yield MetricFamily("device_broken_answers_ratio", words, broken)
     for key, label, words in (
         ("missing", "reason", "Readings due in the last ten minutes that are missing, by reason."),
         ("marked", "quality", "Readings of the last ten minutes that are not good, by quality."),

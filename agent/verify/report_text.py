@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from .report import HOUR_MS, HOURLY_MS, Day, Report, StreamReport, Verdict
@@ -15,8 +15,22 @@ MAX_LINE = 2000
 
 
 def as_text(report: Report) -> str:
-    """The whole report. Each line is cleaned, so that quoted text cannot begin or end a line."""
-    lines = list(_table(report))
+    """The whole report, its last line the verdict. Each line is cleaned: quoted text cannot begin or end a line."""
+    return "\n".join([*aligned(table_rows(report)), *remarks(report), verdict_line(report)])
+
+
+def verdict_line(report: Report) -> str:
+    """The verdict in one line, with numbers."""
+    return clean(
+        f"{report.verdict.value}: {report.packs} packs, {report.readings} readings, {report.gaps} gap readings, "
+        f"{report.redelivered} redelivered, {report.missing} missing, {report.failed} failed",
+        MAX_LINE,
+    )
+
+
+def remarks(report: Report) -> list[str]:
+    """What is to be said about keys and streams, and last the reasons of a verdict other than verified."""
+    lines = []
     for gateway, first in report.trust.items():
         newest = report.checkpointed.get(gateway)
         until = (
@@ -41,13 +55,9 @@ def as_text(report: Report) -> str:
         lines.append(f"first bad: {report.first_bad}")
     if report.failures:
         lines.append("refused: " + ", ".join(f"{count} {code}" for code, count in sorted(report.failures.items())))
-    lines.append(
-        f"{report.verdict.value}: {report.packs} packs, {report.readings} readings, {report.gaps} gap readings, "
-        f"{report.redelivered} redelivered, {report.missing} missing, {report.failed} failed"
-    )
     if report.verdict is not Verdict.VERIFIED:
-        lines += [f"  because {reason}" for reason in report.reasons[:MAX_NOTES]]
-    return "\n".join(clean(line, MAX_LINE) for line in lines)
+        lines += [f"not verified: {reason}" for reason in report.reasons[:MAX_NOTES]]
+    return [clean(line, MAX_LINE) for line in lines]
 
 
 def _time(time_ms: int) -> str:
@@ -57,7 +67,8 @@ def _time(time_ms: int) -> str:
         return f"{time_ms // 1000} s"
 
 
-def _table(report: Report) -> Iterator[str]:
+def table_rows(report: Report) -> list[Sequence[str]]:
+    """One stream a row, below the titles of the columns."""
     rows: list[Sequence[str]] = [COLUMNS]
     for name, s in report.streams.items():
         rows.append(
@@ -72,10 +83,16 @@ def _table(report: Report) -> Iterator[str]:
                 completeness(s),
             )
         )
-    widths = [max(len(row[n]) for row in rows) for n in range(len(COLUMNS))]
+    return rows
+
+
+def aligned(rows: Sequence[Sequence[str]], width_of: Callable[[str], int] = len) -> Iterator[str]:
+    """Rows as lines of a terminal. ``width_of``: columns that a text takes there."""
+    widths = [max(width_of(row[n]) for row in rows) for n in range(len(COLUMNS))]
     for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        yield "  ".join(cells).rstrip()
+        room = [" " * (width - width_of(cell)) for cell, width in zip(row, widths, strict=True)]
+        cells = [row[0] + room[0], *(space + cell for space, cell in zip(room[1:], row[1:], strict=True))]
+        yield clean("  ".join(cells).rstrip(), MAX_LINE)
 
 
 def completeness(stream: StreamReport) -> str:
@@ -103,7 +120,8 @@ def _notes(s: StreamReport) -> Iterator[str]:
     for hole in s.lost:
         yield f"{s.stream}: sequence {hole.first} to {hole.last} reported lost, reason {hole.reason}"
     if s.gap_reasons:
-        yield f"{s.stream}: gaps " + ", ".join(f"{reason} {count}" for reason, count in s.gap_reasons.items() if count)
+        reasons = ", ".join(f"{reason} {count}" for reason, count in s.gap_reasons.items() if count)
+        yield f"{s.stream}: gaps {reasons}"
     for name, day in s.days.items() if len(s.days) > 1 else ():
         if day.got < day.due - day.asleep:
             yield f"{s.stream}: {name} {_share([day])}, {day.got} of {day.due - day.asleep} readings"

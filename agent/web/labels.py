@@ -54,6 +54,8 @@ LABELS: Final[Mapping[str, Texts]] = {
     "verdict.early": ("Nothing is wrong, but it is too early to be sure", "暂无故障，但现在下结论还为时过早"),
     "verdict.fault": ("1 fault", "1 个故障"),
     "verdict.faults": ("{count} faults", "{count} 个故障"),
+    "verdict.warning": ("No faults, 1 warning", "无故障，有 1 个警告"),
+    "verdict.warnings": ("No faults, {count} warnings", "无故障，有 {count} 个警告"),
     "verdict.stopped": ("The agent is not running", "采集程序未运行"),
     "seen": ("What is shown was last seen {age} ago.", "所示内容为 {age} 前的状态。"),
     "catching_up": ("Older values are still being read.", "正在读取较早的数值。"),
@@ -148,6 +150,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "direction.0": ("sent", "发送"),
     "direction.1": ("received", "接收"),
     "direction.2": ("noise", "杂波"),
+    "direction.3": ("broken", "坏帧"),
     "bytes": ("bytes", "字节"),
     # --- days
     "day.title": ("{day}", "{day}"),

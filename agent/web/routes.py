@@ -114,7 +114,7 @@ class Page:
         self.static = static_files()
         self.renderer = Renderer({name: one.tag for name, one in self.static.items()}, access.password)
         self.askers = ThreadPoolExecutor(ASKERS, "question")
-        self._frames: dict[str, tuple[tuple[int, str], dict[str, Any]]] = {}  # of this moment, by line
+        self._frames: dict[str, tuple[tuple[int, str, str], dict[str, Any]]] = {}  # by line
         self._kept: OrderedDict[tuple[str, str, bool, int], bytes] = OrderedDict()
 
     # --- what all pages need
@@ -192,9 +192,10 @@ class Page:
         moment, name = await self.live.now(), request.path_params["line"]
         if name not in moment.snapshot.get("lines", {}):
             raise HTTPException(404)
-        key, kept = (moment.number, name), self._frames.get(name)
+        language = language_of(request)
+        key, kept = (moment.number, name, language), self._frames.get(name)
         if kept is None or kept[0] != key:
-            view = await asyncio.to_thread(frames_view, self.live.folder, moment, name, self.config.timezone)
+            view = await asyncio.to_thread(frames_view, self.live.folder, moment, name, self.config.timezone, language)
             kept = self._frames[name] = (key, view)
         return self.render(request, "frames.html", **kept[1])
 

@@ -20,7 +20,7 @@ from agent.cli.ring_follower import GAP_CODES, Latest, last_answer, number, show
 from agent.web.labels import label
 from agent.web.live import Moment
 from agent.web.render import in_language
-from drivers.line.trace import TracedFrame, read_trace
+from drivers.line.trace import read_trace
 from drivers.model import GatewayError, clean_text
 
 MOST_FRAMES: Final = 200
@@ -87,6 +87,8 @@ def _verdict(moment: Moment, language: str) -> tuple[str, str]:
     faults = sum(one.exit_code > 0 for one in moment.findings)
     if faults:
         return "bad", label("verdict.faults" if faults > 1 else "verdict.fault", language, count=faults)
+    if warnings := sum(one.level == "warning" for one in moment.findings):
+        return "soft", label("verdict.warnings" if warnings > 1 else "verdict.warning", language, count=warnings)
     if any(one.code == "device-early" for one in moment.findings):
         return "soft", label("verdict.early", language)
     return "good", label("verdict.well", language)
@@ -246,12 +248,13 @@ def device_view(moment: Moment, language: str, name: str, labels: Mapping[str, s
     }
 
 
-def frames_view(folder: Path, moment: Moment, name: str, timezone: str) -> dict[str, Any]:
+def frames_view(folder: Path, moment: Moment, name: str, timezone: str, language: str) -> dict[str, Any]:
     """The last frames of a line, newest first. Raises GatewayError where they cannot be read."""
-    from agent.cli.watch.frames import FrameJoiner, frames_path
+    from agent.cli.chinese import translate
+    from agent.cli.watch.frames import FrameJoiner, ShownFrame, frames_path
 
     path = frames_path(folder, name, moment.snapshot)
-    frames: list[TracedFrame] = []
+    frames: list[ShownFrame] = []
     joiner, zone = FrameJoiner(), ZoneInfo(timezone)
     try:
         frames = [*joiner.join(read_trace(path, 0), time.time_ns()), *joiner.rest()]
@@ -264,8 +267,9 @@ def frames_view(folder: Path, moment: Moment, name: str, timezone: str) -> dict[
             "number": one.number,
             "at": datetime.fromtimestamp(one.time_ns // 1_000_000_000, zone),
             "ms": f"{one.time_ns // 1_000_000 % 1000:03d}",
-            "direction": one.direction % 3,
+            "direction": one.direction % 4,
             "hex": one.data.hex(" ").upper(),
+            "broken": translate(one.broken) if one.broken and language == "zh" else one.broken,
         }
         for one in reversed(frames[-MOST_FRAMES:])
     ]

@@ -14,7 +14,7 @@ from drivers.line.limiter import limiter_of
 from drivers.line.port import Port, PortOpener, down, open_port
 from drivers.line.request import Answer, Request
 from drivers.line.stats import LineStats
-from drivers.line.trace import FrameTrace
+from drivers.line.trace import BROKEN, FrameTrace
 from drivers.model import DeviceException, FrameError, Limits, LineDown, LineError, LineLent, LineTimeout, MismatchError
 from drivers.registry import find_scheme, own_schemes
 from drivers.serial_setting import SerialSetting
@@ -177,10 +177,12 @@ class Line:
             trouble = await link.run(requests, results, options)
             if trouble is None:
                 self._proven = True
-                self.stats.answers += len(results)
+                sound = len(results)
             else:
                 await self._retry(trouble, requests, results, options)
-                self.stats.answers += sum(isinstance(result, Answer) for result in results)
+                sound = sum(isinstance(result, Answer) for result in results)
+            self.stats.answers += sound
+            self.stats.of_device(requests[0].where).sound += sound
             if self.target.scheme == "tcp" and not self.stats.answers and self.stats.lost:
                 self._doubt_scheme(results)
         except LineError as error:  # could not be opened, or is lent
@@ -232,7 +234,7 @@ class Line:
             if len(results) != at:
                 at, tries = len(results), 0
             tries += 1
-            self._count(trouble)
+            self._count(trouble, requests[0].where)
             again = False
             if isinstance(trouble, DeviceException):
                 self._proven = True
@@ -259,16 +261,22 @@ class Line:
                 return
             trouble = next_trouble
 
-    def _count(self, trouble: LineError) -> None:
-        stats = self.stats
+    def _count(self, trouble: LineError, asked: str) -> None:
+        """``asked``: the device, as its requests name it."""
+        stats, device = self.stats, self.stats.of_device(asked)
         if isinstance(trouble, LineTimeout):
             stats.timeouts += 1
         elif isinstance(trouble, DeviceException):
             stats.exceptions += 1
+            device.sound += 1
         elif isinstance(trouble, MismatchError):
             stats.mismatches += 1
+            device.mismatches += 1
         elif isinstance(trouble, FrameError):
             stats.broken += 1
+            device.broken += 1
+        if self._trace is not None and isinstance(trouble, MismatchError | FrameError):
+            self._trace.put(BROKEN, trouble.what.encode(), self.clock()[0])
 
     def _suspect_silence(self) -> None:
         """Over TCP, silence of all devices may mean that the other end was restarted."""

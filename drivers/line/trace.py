@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SENT, RECEIVED, NOISE = 0, 1, 2
+BROKEN = 3  # no frame: why what was received since the request is not an answer, in UTF-8
 SLOT = 288
 FRAMES = 2000
 HEADER = 4096
@@ -31,7 +32,7 @@ class TracedFrame(NamedTuple):
 
     number: int
     time_ns: int  # UTC
-    direction: int  # SENT, RECEIVED, or NOISE: unsolicited bytes
+    direction: int  # SENT, RECEIVED, NOISE (unsolicited bytes), or BROKEN
     data: bytes
 
 

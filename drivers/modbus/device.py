@@ -183,7 +183,7 @@ class ModbusDevice(RegisterDevice):
                 identification = await self.read_identification()
             except LineError as raised:
                 result.error = error = raised
-                result.answered += isinstance(raised, DeviceException)
+                result.answered += self.proves_life(raised)
             else:
                 error = None
                 result.answered += 1

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from drivers.framing import crc16, crc_ok
 from drivers.modbus import FRAMES
-from drivers.model import DeviceException, FrameError, LineError, LineTimeout, MismatchError
+from drivers.model import DeviceException, FrameError, GatewayTimeout, LineError, MismatchError
 
 READ_FUNCTIONS: Mapping[int, str] = {int(name.removeprefix("function ")): what for name, what in FRAMES.items()}
 EXCEPTIONS: Mapping[int, str] = {
@@ -80,7 +80,7 @@ class ModbusRequest:
         """The error of an exception answer. "No response" of a gateway counts as silence of the device."""
         what = EXCEPTIONS.get(code, "unknown exception")
         if code in (10, 11):
-            return LineTimeout(f"the gateway answers {code:02X}h, {what}", where=self.where)
+            return GatewayTimeout(f"the gateway answers {code:02X}h, {what}", where=self.where)
         busy = code in BUSY
         return DeviceException(
             f"the device answers exception {code:02X}h, {what}", where=self.where, code=code, busy=busy

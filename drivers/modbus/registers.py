@@ -12,11 +12,24 @@ from drivers.base import Device
 from drivers.clocks import offset_s
 from drivers.line import Answer, Line
 from drivers.modbus.frames import ModbusRequest
-from drivers.model import DeviceException, DeviceSpec, Kind, LineError, PlanSummary, Point, Quality, Reading, Reason
+from drivers.model import (
+    DeviceException,
+    DeviceSpec,
+    GatewayTimeout,
+    Kind,
+    LineError,
+    PlanSummary,
+    Point,
+    PollResult,
+    Quality,
+    Reading,
+    Reason,
+)
 from drivers.plan import Block, TextSlot, exact, plan_summary, text_of
 from ext.decode import Plan
 from ext.ring import Ring
 
+DEVICE_FAILURE = 4  # the exception code
 Value = tuple[int, Decimal | str | None, int, bytes]  # point, value, quality or reason, bytes
 
 
@@ -45,6 +58,7 @@ class RegisterDevice(Device[Read, Answer]):
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
         super().__init__(spec, line, ring, table)
         self.unit = int(spec.address)
+        self._probes = 0  # second ones
 
     def plan_summary(self, paces: int) -> PlanSummary:
         """What one visit for these paces costs on this line."""
@@ -54,12 +68,40 @@ class RegisterDevice(Device[Read, Answer]):
     def probe_request(self) -> ModbusRequest:
         """One cheap read."""
 
+    def proves_life(self, error: LineError) -> bool:
+        """Over Modbus TCP, many serial servers answer exception 04h for a device that is not there."""
+        is_doubtful = isinstance(error, DeviceException) and error.code == DEVICE_FAILURE
+        return isinstance(error, DeviceException) and (self._line.target.carries_bytes or not is_doubtful)
+
+    async def poll(self, tick_ms: int, paces: int) -> PollResult:
+        result = await super().poll(tick_ms, paces)
+        if not result.answered and isinstance(result.error, DeviceException):
+            result.error = self._failing(result.error)
+        return result
+
     async def probe(self) -> None:
-        """One cheap request. Raises LineError if the device is silent; a refusal is an answer."""
+        """One cheap request. Raises LineError if the device is silent; a refusal is an answer.
+
+        A failure that may be a serial server's word is asked about once more, of other registers each time: some
+        devices fail on registers that they do not have.
+        """
         try:
             await self._line.exchange(self.probe_request(), self._options)
-        except DeviceException:
-            return
+        except DeviceException as error:
+            if self.proves_life(error):
+                return
+            reads = self.visit_plan(self._used).queries if self.is_prepared else []
+            if not reads:
+                raise self._failing(error) from error
+            self._probes += 1
+            try:
+                await self._line.exchange(reads[self._probes % len(reads)].request, self._options)
+            except DeviceException as again:
+                if not self.proves_life(again):
+                    raise self._failing(again) from again
+
+    def _failing(self, error: DeviceException) -> GatewayTimeout:
+        return GatewayTimeout(f"{error.what}, whatever it is asked", where=error.where, hint=error.hint)
 
     def ask(self, queries: Sequence[Read]) -> Awaitable[Sequence[Answer | LineError]]:
         return self._line.burst([read.request for read in queries[: self._line.burst_size]], self._options)

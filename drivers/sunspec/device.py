@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from drivers.line import Answer, Line
 from drivers.modbus.frames import ModbusRequest
-from drivers.modbus.registers import Read, RegisterDevice, Value
+from drivers.modbus.registers import DEVICE_FAILURE, Read, RegisterDevice, Value
 from drivers.modbus.requests import read_request
 from drivers.model import (
     DeviceException,
@@ -30,6 +30,7 @@ from drivers.model import (
     Reason,
 )
 from drivers.plan import Block, characters, plan_summary
+from drivers.plan.holes import ILLEGAL_ADDRESS
 from drivers.sunspec.plan import HOLDING, RegisterLocation, alternatives, build_reads, find_locations, share_of
 from drivers.sunspec.walk import BASES, MAX_READ, ModelChain, decode_image, discover
 from ext.ring import Ring
@@ -94,7 +95,7 @@ class SunSpecDevice(RegisterDevice):
 
     async def walk(self, visit: PollResult | None = None) -> ModelChain:
         """Find the models; the requests are counted in ``visit``. Raises LineError; DeviceException without SunSpec."""
-        visit = visit or PollResult()
+        visit, codes = visit or PollResult(), set[int]()  # 0: an answer
         walk = discover(self._bases, self._most)
         asked = next(walk)
         while True:
@@ -103,8 +104,10 @@ class SunSpecDevice(RegisterDevice):
                 visit.asked += 1
                 payload = (await self._line.exchange(self._request(*asked), self._options)).payload
                 registers = _words(payload)
-            except DeviceException:
+                codes.add(0)
+            except DeviceException as refused:
                 registers = None
+                codes.add(refused.code)
             except LineTimeout:
                 if asked[0] == self._bases[0]:  # some are silent where they have nothing: begin elsewhere next time
                     self._bases.append(self._bases.pop(0))
@@ -115,7 +118,8 @@ class SunSpecDevice(RegisterDevice):
                 device: ModelChain = done.value
                 break
             except FrameError as error:
-                raise DeviceException(error.what, where=self.where, hint=error.hint, code=2) from error
+                code = DEVICE_FAILURE if codes == {DEVICE_FAILURE} else ILLEGAL_ADDRESS
+                raise DeviceException(error.what, where=self.where, hint=error.hint, code=code) from error
         self._bases.sort(key=lambda base: base != device.base)
         for text in device.warnings:
             _log.info("%s: %s", self.where, text)

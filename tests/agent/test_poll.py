@@ -19,6 +19,7 @@ from drivers.model import (
     FreshnessRule,
     Kind,
     LineDown,
+    LineLent,
     LineTimeout,
     Point,
     PollResult,
@@ -49,7 +50,7 @@ class FakeDriver:
         self.spec, self.table = spec, table
         self.cost_s, self.timeout_s = cost_s, timeout_s
         self.silent = False
-        self.down = False
+        self.down = self.lent = False
         self.lose = 0  # so many of the next requests are not answered
         self.polls: list[tuple[int, int]] = []
         self.probes: list[float] = []
@@ -61,7 +62,7 @@ class FakeDriver:
             return PollResult([], 0, 0, LineDown("no port", where="fake"))
         try:
             await self.ask(self.timeout_s)
-        except LineTimeout as error:
+        except (LineTimeout, LineLent) as error:
             return PollResult([], 1, 0, error)
         return PollResult([tick_ms], 1, 1)
 
@@ -75,7 +76,9 @@ class FakeDriver:
         await self.ask(min(timeout_s, self.timeout_s))
 
     async def ask(self, timeout_s: float) -> None:
-        """One request. Raises LineTimeout."""
+        """One request. Raises LineTimeout or LineLent."""
+        if self.lent:
+            raise LineLent("lent to scan by li", where="fake")
         lost = self.silent or self.lose > 0
         self.lose -= self.lose > 0
         await asyncio.sleep(timeout_s if lost else self.cost_s)
@@ -536,3 +539,43 @@ def test_a_device_whose_first_visit_takes_very_long_is_overload(made_up_time, ri
     bench.run(230)
     assert found == [100] and bench.devices[0].last_answer_ms
     assert [gap for gap in bench.gaps(2) if gap[1] == Reason.OVERLOAD], "it waited for its neighbour for over 30 s"
+
+
+def test_a_slow_line_that_catches_up_after_a_lease_is_not_overloaded(made_up_time, ring) -> None:
+    """A busy line has no time to spare: once it is back, all devices are identified again, and some ticks are late."""
+    drivers = [FakeDriver(spec(name, 5000), n, cost_s=1.1) for n, name in enumerate("abcd", 1)]
+    bench = Bench(made_up_time, ring, *drivers)
+    opened = 1
+
+    def lend(begins: bool) -> None:
+        nonlocal opened
+        opened += not begins
+        for driver in drivers:
+            driver.lent = begins
+
+    for device in bench.devices:
+        device.opened = lambda: opened
+    made_up_time.call_later(63, lend, True)
+    made_up_time.call_later(93, lend, False)
+    bench.run(180)
+    gaps = [bench.gaps(driver.table) for driver in drivers]
+    late = [at for one in gaps for at, reason in one if reason == Reason.OVERLOAD and at > 30]
+    assert not late and sum(device.overloads for device in bench.devices) == sum(
+        reason == Reason.OVERLOAD for one in gaps for _, reason in one
+    )
+    lent = sorted(at for one in gaps for at, reason in one if reason == Reason.LENT)
+    assert lent and lent[0] > 93 and lent[-1] <= 120, "some were late because of it"
+    for driver in drivers:
+        ticks = {(tick - EPOCH_MS) // 1000 for tick, _ in driver.polls}
+        assert ticks >= set(range(120, 175, 5))
+
+
+def test_a_line_that_is_overloaded_says_so_again_after_a_lease(made_up_time, ring) -> None:
+    drivers = [FakeDriver(spec(name, 1000), n, cost_s=0.8) for n, name in enumerate("ab", 1)]
+    bench = Bench(made_up_time, ring, *drivers)
+    for at, is_lent in ((20, True), (30, False)):
+        for driver in drivers:
+            made_up_time.call_later(at, setattr, driver, "lent", is_lent)
+    bench.run(120)
+    late = [at for driver in drivers for at, reason in bench.gaps(driver.table) if reason == Reason.OVERLOAD]
+    assert sum(at > 33 for at in late) > 15 and not any(30 < at < 85 for at in late)

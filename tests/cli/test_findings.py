@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agent.cli.common import singular
 from agent.cli.finding_words import BECAUSE, FINDINGS, REASONS
 from agent.cli.findings import BY_GATEWAY, Finding, exit_code_of, find
 from agent.cli.status_screen import StatusScreen
@@ -48,6 +49,12 @@ def device(**facts: Any) -> dict[str, Any]:
         "dead_after": 10.0, "error": None, "recent": recent(), "swapped": None,
     }  # fmt: skip
     return healthy | facts
+
+
+def answers(sound: int, broken: int = 0, mismatches: int = 0) -> dict[str, Any]:
+    count = sound + broken + mismatches
+    share = round((broken + mismatches) / count, 4)
+    return {"sound": sound, "broken": broken, "mismatches": mismatches, "broken_share": share}
 
 
 def certificate(days: float | None, error: str | None = None) -> dict[str, Any]:
@@ -136,8 +143,19 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
     ("nothing due yet, as with every = 15min", "devices/m1", device(recent=None), 0, []),
     ("a night", "devices/m1", device(life="asleep", error="no answer", recent=recent({"asleep": 1000})), 0, []),
     ("the morning after", "devices/m1", device(recent=recent({"asleep": 900})), 0, []),
-    ("a lent line", "devices/m1", device(recent=recent({"lent": 700, "timeout": 10})), 0, []),
-    ("a clock step and a restart", "devices/m1", device(recent=recent({"clock": 300, "stopped": 400})), 0, []),
+    ("a lent line", "devices/m1", device(recent=recent({"lent": 700, "timeout": 10})), 0, ["readings-excused"]),
+    ("a clock step and a restart", "devices/m1", device(recent=recent({"clock": 300, "stopped": 400})), 0,
+     ["readings-excused", "readings-excused"]),
+    ("2 % broken answers", "devices/m1", device(answers=answers(588, broken=12)), 0, ["device-broken-answers"]),
+    ("two of ten", "devices/m1", device(answers=answers(8, broken=2)), 0, []),
+    ("3 in 600", "devices/m1", device(answers=answers(600, broken=2, mismatches=1)), 0, []),
+    ("values that stand still", "devices/m1",
+     device(still={"since": NOW - 660, "values": 9, "zero": False}), 0, ["device-still"]),
+    ("nothing but zeros", "devices/m1", device(still={"since": NOW - 660, "values": 9, "zero": True}), 0,
+     ["device-all-zero"]),
+    ("a dead one's noise", "devices/m1", device(life="dead", answers=answers(0, broken=30)), 4, ["device-dead"]),
+    ("pulled from a serial server", "devices/m1", device(life="dead", gateway_answers=True), 4,
+     ["device-dead-behind-gateway"]),
     ("sensors without a value", "devices/m1", device(recent=recent({"sentinel": 300, "absent": 100})), 0,
      ["device-lacks-values"]),
     ("without any value", "devices/m1", device(recent=recent({"sentinel": 1000})), 4, ["device-without-values"]),
@@ -187,6 +205,44 @@ def test_the_first_exit_code_that_holds_wins() -> None:
     snapshot["store"]["lost_packs"], snapshot["store"]["lost_at"] = 1, NOW
     assert seen(snapshot) == (1, ["packs-lost", "config-rejected", "device-dead", "uplink-down"])
     assert seen(snapshot, agent_lives=False)[1][0] == "agent-gone"
+
+
+def test_broken_answers_warn_and_name_the_device_and_the_wire() -> None:
+    snapshot = changed("devices/m1", device(answers=answers(577, broken=20, mismatches=3)))
+    (one,) = find(snapshot, NOW, True)
+    assert (one.level, one.exit_code) == ("warning", 0)
+    what, kinds = "device m1: 23 of its last 600 answers", "20 broken answers, 3 answers to something else"
+    assert one.text() == f"{what} could not be used (3.8%: {kinds}), and were asked again"
+    for word in ("termination", "shield", "polarity", "length", "another master", "watch --frames bus"):
+        assert word in one.advice()
+    assert "20 应答校验错误" in one.text("zh") and "终端电阻" in one.advice("zh")
+    screen = StatusScreen(snapshot, "en", NOW)
+    assert screen.lines_of([one])[0].startswith("warning: device m1")
+    assert screen.verdict([one], 0).startswith("No faults, 1 warning. Looked at")
+    assert StatusScreen(snapshot, "zh", NOW).verdict([one], 0).startswith("无故障，有 1 个警告。检查范围")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("agent.toml: valid, 1 lines, 1 devices", "agent.toml: valid, 1 line, 1 device"),
+        ("1 faults; exit code 4.", "1 fault; exit code 4."),
+        ("1 of 1 devices answer", "1 of 1 devices answer"),
+        ("21 packs, 0.1 values, 1,001 readings, gw-1 packs", "21 packs, 0.1 values, 1,001 readings, gw-1 packs"),
+    ],
+)
+def test_one_of_a_kind_is_in_the_singular(text: str, shown: str) -> None:
+    assert singular(text) == shown
+
+
+def test_what_a_lease_cost_is_said_apart_from_what_is_missing() -> None:
+    snapshot = changed("devices/m1", device(recent=recent({"lent": 40, "timeout": 7})))
+    snapshot["devices"]["m2"]["recent"] = recent({"lent": 2})
+    (one,) = find(snapshot, NOW, True)
+    assert one.text() == "not counted as missing: 42 readings of m1, m2 (the line was lent to a tool)"
+    table = StatusScreen(snapshot, "en", NOW).device_table()
+    (column,) = (column for column in table.columns if column.header == "missing by")
+    assert list(column.cells) == ["timeout (7)", ""]
 
 
 def test_an_overloaded_line_is_named_with_its_devices_and_what_to_do() -> None:
@@ -336,5 +392,5 @@ def test_the_tables_fit_80_columns(language: str, monkeypatch: pytest.MonkeyPatc
 
 def test_a_finding_as_json_is_english_and_complete() -> None:
     finding = Finding("clock-not-synchronised", "clock")
-    assert finding.to_json().keys() == {"code", "exit_code", "where", "text", "advice"}
+    assert finding.to_json().keys() == {"code", "level", "exit_code", "where", "text", "advice"}
     assert finding.to_json()["text"] == "the clock of this gateway is not synchronised"

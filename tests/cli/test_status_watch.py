@@ -12,7 +12,7 @@ import pytest
 
 from agent.cli.common import show_age, show_quality
 from agent.cli.ring_follower import Follower, show_number
-from agent.cli.watch.frames import FrameJoiner
+from agent.cli.watch.frames import FrameJoiner, ShownFrame, frame_json, frame_text
 from agent.cli.watch.live_view import LiveView
 from drivers.line.trace import FrameTrace
 from drivers.model import Quality, Reason
@@ -66,7 +66,8 @@ def test_status_in_chinese_keeps_its_json_english(mh, traces, tmp_path, monkeypa
     facts = json.loads(mh("status", "--json", "--runtime-dir", tmp_path / "run").out)
     assert facts["faults"] == ["the clock of this gateway is not synchronised"]
     assert facts["findings"][0] | {"advice": ""} == {
-        "code": "clock-not-synchronised", "exit_code": 1, "where": "clock", "text": facts["faults"][0], "advice": ""
+        "code": "clock-not-synchronised", "level": "error", "exit_code": 1, "where": "clock",
+        "text": facts["faults"][0], "advice": "",
     }  # fmt: skip
     assert "clock synchronised" not in mh("status", "--lang", "en", "--runtime-dir", tmp_path / "run").out
 
@@ -288,14 +289,40 @@ def test_pieces_of_one_answer_are_one_line() -> None:
     from drivers.line.trace import TracedFrame
 
     ms = 1_000_000
-    sent, answer = TracedFrame(1, 0, 0, b"\x01\x03"), [TracedFrame(n, n * ms, 1, bytes([n])) for n in range(2, 6)]
-    noise, later = TracedFrame(6, 6 * ms, 2, b"\xff"), TracedFrame(7, 900 * ms, 2, b"\xfe")
+    sent, answer = ShownFrame(1, 0, 0, b"\x01\x03"), [TracedFrame(n, n * ms, 1, bytes([n])) for n in range(2, 6)]
+    noise, later = ShownFrame(6, 6 * ms, 2, b"\xff"), ShownFrame(7, 900 * ms, 2, b"\xfe")
     pieces = FrameJoiner()
-    assert list(pieces.join([sent, *answer[:2]], 4 * ms)) == [sent], "more of the answer may come"
-    assert list(pieces.join([*answer[2:], noise], 7 * ms)) == [TracedFrame(2, 2 * ms, 1, b"\x02\x03\x04\x05")]
-    assert list(pieces.join([later], 901 * ms)) == [noise]
+    assert list(pieces.join([TracedFrame(*sent[:4]), *answer[:2]], 4 * ms)) == [sent], "more of the answer may come"
+    assert list(pieces.join([*answer[2:], TracedFrame(*noise[:4])], 7 * ms)) == [
+        ShownFrame(2, 2 * ms, 1, b"\x02\x03\x04\x05")
+    ]
+    assert list(pieces.join([TracedFrame(*later[:4])], 901 * ms)) == [noise]
     assert list(pieces.join([], 1000 * ms)) == [later] and list(pieces.rest()) == []
     assert pieces.last == 7
+
+
+def test_a_broken_answer_is_marked_with_its_reason() -> None:
+    from drivers.line.trace import BROKEN, RECEIVED, TracedFrame
+
+    ms, why = 1_000_000, "answer of 9 bytes with a wrong CRC"
+    broken = TracedFrame(1, 0, RECEIVED, b"\x01\x03")
+    mark = TracedFrame(2, 110 * ms, BROKEN, why.encode())
+    pieces = FrameJoiner()
+    assert list(pieces.join([broken], 60 * ms)) == [], "its reason may come"
+    (shown,) = pieces.join([mark], 120 * ms)
+    assert frame_text(shown).endswith(f" <- 01 03  !! {why}")
+    assert json.loads(frame_json(shown)) == {
+        "number": 1, "time": 0.0, "direction": "received", "hex": "0103", "broken": why
+    }  # fmt: skip
+    assert list(pieces.join([TracedFrame(3, 200 * ms, RECEIVED, b"\x05")], 900 * ms)) == [
+        ShownFrame(3, 200 * ms, RECEIVED, b"\x05")
+    ]
+    late = TracedFrame(4, 1200 * ms, BROKEN, b"received 1 bytes\x1b[2J, but no frame from unit 1")
+    (row,) = pieces.join([late], 1201 * ms)
+    assert frame_text(row).endswith(":01.200 !! received 1 bytes\ufffd[2J, but no frame from unit 1"), frame_text(row)
+    assert json.loads(frame_json(row))["direction"] == "broken" and "broken" not in json.loads(
+        frame_json(ShownFrame(3, 0, RECEIVED, b""))
+    )
 
 
 def test_nothing_of_the_agent_is_touched(mh, traces, tmp_path) -> None:

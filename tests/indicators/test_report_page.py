@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from agent.cli.report import charts
-from agent.cli.report.command import parse_period, spark
+from agent.cli.report.command import _show, first_whole_interval_s, parse_period, spark
 from agent.cli.report.html import page as html
 from agent.cli.report.labels import WORDS, cited, number, own_text, percent, value_of, verdict_of
 from agent.indicators.compute import PeriodTotals, demands, merge, period_of
@@ -242,3 +242,24 @@ def test_numbers_for_people() -> None:
     ]  # fmt: skip
     assert percent("0.89864") == "89.9 %" and percent("") == "–"
     assert spark(["1", "", "3"]) == "▃·█" and spark(["1"]) == ""
+
+
+@pytest.mark.parametrize(("started", "end"), [(0, 900), (1, 1800), (899.9, 1800), (900, 1800), (901, 2700)])
+def test_the_first_whole_interval_begins_after_the_start(started: float, end: float) -> None:
+    assert first_whole_interval_s(started) == end
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_report_in_the_first_minutes_says_when_to_come_back(
+    language: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not of a past period, nor once an interval could be there."""
+    now = NOON / 1000 + 130
+    period = {"from": NOON / 1000 - 43_200, "to": NOON / 1000 + 43_200, "until": now, "kind": "day", "label": "x"}
+    page = made() | {"figures": [], "period": period}
+    _show(page, language, first_whole_interval_s(now - 60))
+    assert "2026-11-24 12:31" in capsys.readouterr().out
+    _show(page, language, NOON / 1000)
+    _show(page | {"period": period | {"until": period["to"]}}, language, first_whole_interval_s(now))
+    _show(page, language, 0.0)
+    assert "15" not in capsys.readouterr().out

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from drivers.line import FrameTrace, frames_each
-from drivers.line.trace import NOISE, RECEIVED, SENT, read_trace
-from drivers.model import LineLent, LineTimeout
+from drivers.line.stats import AnswerCounts
+from drivers.line.trace import BROKEN, NOISE, RECEIVED, SENT, read_trace
+from drivers.model import DeviceException, LineLent, LineTimeout
 from tests.kits.lines import Field, Ports, ask, sim_device, words
 
 
@@ -123,6 +124,41 @@ async def test_serial_frames_and_noise_are_seen(field: Field, tmp_path: Path) ->
     assert b"".join(f.data for f in frames if f.direction == SENT) == ask(1, 2).frame * 2
     assert len(b"".join(f.data for f in frames if f.direction == RECEIVED)) == 9
     assert len(b"".join(f.data for f in frames if f.direction == NOISE)) == 9
+
+
+async def test_a_broken_answer_is_marked_and_counted_for_its_device(field: Field, tmp_path: Path) -> None:
+    """Asked again, it is no gap: without this nobody would hear of a bad wire before readings are lost."""
+    path = tmp_path / "frames"
+    bad, good = sim_device(), sim_device(2)
+    line = field.line(await field.pty(bad, good), trace=FrameTrace(path), timeout_s=0.2)
+    bad.faults.set("crc*1")
+    await line.exchange(ask(1, 2))
+    bad.faults.set("cut=4*1")
+    await line.exchange(ask(1, 2))
+    bad.faults.set("unit*1")
+    await line.exchange(ask(1, 2))
+    bad.faults.clear()
+    bad.faults.set("exception=02*1")
+    with pytest.raises(DeviceException):
+        await line.exchange(ask(1, 2))
+    await line.exchange(ask(2, 2, unit=2))
+    marks = [frame.data.decode() for frame in read_trace(path) if frame.direction == BROKEN]
+    assert marks[0] == "answer of 9 bytes with a wrong CRC" and "4 bytes, but no frame" in marks[1] and len(marks) == 3
+    first, other = line.stats.devices[ask(1, 2).where], line.stats.devices["unit 2"]
+    assert (first.sound, first.broken + first.mismatches) == (4, 3)
+    assert (other.sound, other.broken, other.mismatches) == (1, 0, 0)
+
+
+def test_counts_of_answers_forget_what_is_older_than_ten_minutes() -> None:
+    counts, minute = AnswerCounts(), 60 * 10**9
+    assert counts.recent(0) == (0, 0, 0)
+    for n in range(40):
+        counts.sound += 10
+        counts.broken += n < 5
+        counts.mismatches += n == 0
+        sound, broken, mismatches = counts.recent((n + 1) * minute)
+        assert sound == 10 * min(n + 1, 10) and broken <= 5
+    assert (broken, mismatches) == (0, 0)
 
 
 def test_the_trace_keeps_the_last_frames_and_tears_none(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from drivers.modbus.device import ModbusDevice
 from drivers.model import (
     ConfigError,
+    GatewayTimeout,
     Kind,
     LineDown,
     LineTimeout,
@@ -83,9 +84,32 @@ async def test_a_refused_read_is_a_gap_and_the_rest_still_reads(
     gap = f"gap {Reason.EXCEPTION}"
     lost = dict.fromkeys((0, 1) if failing_call == 1 else (2, 3), gap)
     assert values() == {0: 0, 1: 1, 2: 50, 3: 51} | lost
-    assert (result.asked, result.answered) == (2, 2) and result.error is not None
+    assert (result.asked, result.answered) == (2, 1) and result.error is not None, "04h may be a gateway's word"
     assert (await driver.poll(TICK + 1000, FAST)).error is None
     assert values() == {0: 0, 1: 1, 2: 50, 3: 51}
+
+
+async def test_a_failure_of_all_registers_is_a_gateway_that_does_not_reach_the_device(field: Field, ring: Ring) -> None:
+    """Over Modbus TCP only: on a bus it is the device itself that answers."""
+    device = sim_device()
+    driver = ModbusDevice(spec_of(TWO_BLOCKS), field.line(await field.tcp(device)), ring, 0)
+    device.faults.set("exception=04")
+    result = await driver.poll(TICK, FAST)
+    assert isinstance(result.error, GatewayTimeout) and result.answered == 0
+    with pytest.raises(GatewayTimeout, match="04h, device failure, whatever it is asked"):
+        await driver.probe()
+    device.faults.clear()
+    device.faults.set("exception=04*1")  # of the first question alone
+    await driver.probe()
+    device.faults.clear()
+    device.faults.set("exception=02")
+    await driver.probe()
+    assert (await driver.poll(TICK + 1000, FAST)).answered == 2
+    on_bus = sim_device()
+    driver = ModbusDevice(spec_of(TWO_BLOCKS), field.line(await field.pty(on_bus)), ring, 0)
+    on_bus.faults.set("exception=04")
+    await driver.probe()
+    assert (await driver.poll(TICK, FAST)).answered == 2
 
 
 async def test_a_dead_device_costs_one_timeout_a_visit(field: Field, ring: Ring, values: Values) -> None:

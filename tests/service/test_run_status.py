@@ -224,6 +224,44 @@ def test_a_device_is_pulled(played: dict[str, Any]) -> None:
     assert set(back["recent"]["missing"]) <= {"timeout", "absent", "overload"}
 
 
+# --- devices behind a serial server, which answers in their place
+
+
+def play_devices_behind_a_gateway(folder: Path, house: House) -> dict[str, Any]:
+    meters = [Meter(unit) for unit in range(1, 6)]
+    agent = house.agent(None, {"bus": house.field.tcp(*meters)}, devices_on("bus", meters), every=SECONDLY)
+    agent.start()
+    until(lambda: all(agent.life(f"m{n}") == "alive" for n in range(1, 6)), 15, lambda: agent.said)
+    for meter, fault in zip(meters, ("gateway", "gateway=0A", "exception=04", "exception=02"), strict=False):
+        meter.fault(fault)
+    until(
+        lambda: (
+            all(agent.life(f"m{n}") == "dead" for n in (1, 2, 3))
+            and recent(agent, "m4")["missing"].get("exception", 0) > recent(agent, "m4")["due"] / 5
+        ),
+        60,
+        lambda: agent.snapshot()["devices"],
+    )
+    pulled = agent.snapshot()
+    meters[2].well()
+    until(lambda: agent.life("m3") == "alive", 90, lambda: agent.said)
+    return {"pulled": pulled, "code": agent.stop()}
+
+
+def test_devices_behind_a_gateway(played: dict[str, Any]) -> None:
+    """Pulled ones are dead, whatever their serial server answers; one that refuses what it is asked is alive."""
+    assert played["code"] == 0
+    pulled = played["pulled"]
+    assert [pulled["devices"][f"m{n}"]["life"] for n in range(1, 6)] == ["dead", "dead", "dead", "alive", "alive"]
+    found = {one.where: one for one in findings(pulled, settled=True)}
+    for n in (1, 2, 3):
+        one = found[f"device m{n}"]
+        assert (one.code, one.exit_code) == ("device-dead-behind-gateway", 4)
+        assert "between the serial server and it" in one.advice() and "profile" not in one.advice()
+    assert found["device m4"].code == "device-incomplete" and "another profile" in found["device m4"].advice()
+    assert "device m5" not in found
+
+
 # --- D9: a device is exchanged while its line stays up
 
 

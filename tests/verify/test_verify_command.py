@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -77,6 +78,30 @@ def test_the_table_for_people(folder: Path) -> None:
     assert result.exit_code == 0
     assert "park7/gw01/inv1" in result.output and "100 %" in result.output
     assert result.output.splitlines()[-1].startswith("verified: 9 packs, 30 readings, 0 gap readings")
+
+
+def test_the_last_line_is_the_verdict_and_what_to_do_stands_above_it(folder: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    packs = Stream("inv1").run(4)
+    (cut / "inv1.jsonl").write_bytes(b"\n".join((keys(Key()), packs[0], packs[1], packs[3])))
+    result = run(cut, "--trust", PIN, "--expect-complete")
+    said = result.output.splitlines()
+    assert result.exit_code == 6 and re.match(r"incomplete: 3 packs, .* 1 missing, 0 failed$", said[-1]), said
+    assert said[-2].startswith("what to do: give all files of the export") and "not verified: " in result.output
+    unproven = run(folder).output.splitlines()
+    assert unproven[-1].startswith("consistent, origin unproven: 9 packs") and "keys show" in unproven[-2]
+
+
+def test_the_report_in_chinese_and_its_json_in_english(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    said = run(folder, "--trust", PIN).output.splitlines()
+    assert said[0].split()[0] == "数据流" and said[-1].startswith("验证通过：数据包 9，读数 30"), said
+    assert not [line for line in said if "first key" in line or "checkpoint" in line]
+    unproven = run(folder).output
+    assert "处理：请指定密钥" in unproven and "未通过验证：未指定密钥指纹" in unproven
+    assert unproven.splitlines()[-1].startswith("前后一致，来源未证实：")
+    assert json.loads(run(folder, "--trust", PIN, "--json").output)["verdict"] == "verified"
 
 
 def test_without_a_pin_the_origin_is_unproven(folder: Path) -> None:

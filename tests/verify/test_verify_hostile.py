@@ -458,7 +458,10 @@ def test_nothing_unsigned_can_forge_a_line_of_the_verdict(mark: str, tmp_path: P
         said = done.output.split("\n")
         assert not [line for line in said if line.strip().startswith("verified:")], done.output
         assert all(c.isprintable() for line in said for c in line), "one line is one line, whoever splits it"
-        assert said[-2].startswith("  because") and sum(line.startswith("failed:") for line in said) == 1
+        assert (
+            said[-2].startswith("failed: ") and said[-1] == "" and sum(line.startswith("failed:") for line in said) == 1
+        )
+        assert said[-3].startswith("what to do: ") and said[-4].startswith("not verified: ")
         as_json = CliRunner().invoke(verify, [str(tmp_path), *pins, "--json"])
         assert as_json.exit_code == 6 and json.loads(as_json.output)["verdict"] == "failed"
         assert as_json.output.count("\n") == 1 and len(as_json.output.splitlines()) == 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from agent.cli.common import singular
+
 # a name that ends in ! is what to do about the text before it
 TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "clock": ("clock", "时钟"),
@@ -123,4 +125,5 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
 
 def text(lang: str, name: str, **facts: object) -> str:
     """One text in one language."""
-    return TEXTS[name][lang == "zh"].format(**facts)
+    found = TEXTS[name][lang == "zh"].format(**facts)
+    return found if lang == "zh" else singular(found)

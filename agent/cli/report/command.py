@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -10,12 +11,14 @@ from typing import Any, Literal
 
 import click
 
-from agent.cli.common import as_complaint, as_line, progress
+from agent.cli.common import as_complaint, as_line, progress, read_snapshot
 from agent.cli.control import AnswerBuffer, ask
 from agent.cli.options import FILE, ConfigOptions, config_options, json_option, lang_option
 from agent.cli.output_files import CsvDraft, TextDraft, writing
-from drivers.model import UsageError, clean_text
+from drivers.model import GatewayError, UsageError, clean_text
 
+INTERVAL_S = 900
+SEALED_WITHIN_S = 60  # packs and intervals of its last readings
 Kind = Literal["day", "month", "year", "rolling"]
 _DATES: Mapping[Kind, str] = {"day": r"\d{4}-\d{2}-\d{2}", "month": r"\d{4}-\d{2}", "year": r"\d{4}"}
 
@@ -85,9 +88,23 @@ def report(
     if as_json:
         click.echo(as_line(page))
     elif html_file is None and csv_file is None and trace_file is None:
-        _show(page, lang)
+        _show(page, lang, _first_interval_s(config.runtime_dir))
     if config.roleless:
         click.echo(as_complaint("warning", role_note(config.roleless)), err=True)
+
+
+def _first_interval_s(runtime_dir: Path) -> float:
+    """When the running agent will have had its first whole interval, as seconds since the epoch; 0 without an agent."""
+    try:
+        started = float(read_snapshot(runtime_dir).get("started") or 0)
+    except GatewayError:
+        return 0.0
+    return first_whole_interval_s(started) if started else 0.0
+
+
+def first_whole_interval_s(started_s: float) -> float:
+    """The end of the first interval that begins after the start."""
+    return (math.ceil(started_s / INTERVAL_S) + 1) * INTERVAL_S
 
 
 def parse_period(text: str) -> tuple[Kind, str]:
@@ -165,7 +182,10 @@ def _write_csv(path: Path, heads: tuple[str, ...], rows: list[list[Any]]) -> Non
         draft.keep()
 
 
-def _show(page: Mapping[str, Any], language: str) -> None:
+def _show(page: Mapping[str, Any], language: str, first_interval_s: float) -> None:
+    from datetime import datetime
+    from zoneinfo import ZoneInfo
+
     from agent.cli.console_tables import open_console, plain_table
     from agent.cli.report.labels import (
         WORDS,
@@ -186,6 +206,10 @@ def _show(page: Mapping[str, Any], language: str) -> None:
     console.print(f"[bold]{words['report']} {cell(page['period']['label'])}[/]  {cell(place)}{_until(page, words)}")
     if not any(figure.get("v") for figure in page["figures"]):
         console.print(words["nothing"])
+        period = page["period"]
+        if period["from"] <= period["until"] < min(first_interval_s, period["to"]):
+            at = datetime.fromtimestamp(first_interval_s + SEALED_WITHIN_S, ZoneInfo(page["timezone"]))
+            console.print(words["first interval"].format(f"{at:%Y-%m-%d %H:%M}"))
         return
     heads = [words[name] for name in ("figure", "value", "target", "verdict", "known", "trend", "drags")]
     table = plain_table("", *heads, right=(heads[1], heads[4]))

@@ -265,7 +265,7 @@ class WatchApp(App[int]):
         if asleep := states.count("asleep"):
             head.append(self._word("dozing", count=asleep))
         faults = sum(one.exit_code > 0 for one in self._findings)
-        shown = self._word("faults", count=faults, s="" if faults == 1 else "s") if faults else self._word("no faults")
+        shown = self._word("faults", count=faults) if faults else self._word("no faults")
         head.append("  ").append(shown, "bold red" if faults else "green")
         age = time.time() - float(snapshot.get("time", 0))
         is_stale = age > STALE_S

@@ -17,8 +17,8 @@ from agent.cli.options import ConfigOptions, Duration, config_options, json_opti
 
 if TYPE_CHECKING:
     from agent.cli.ring_follower import Latest
+    from agent.cli.watch.frames import ShownFrame
     from agent.cli.watch.live_view import LiveView
-    from drivers.line.trace import TracedFrame
 
 LOOK_EVERY_S = 0.2
 
@@ -163,7 +163,7 @@ def _frames(folder: Path, line: str, end: float | None, as_json: bool) -> None:
     from agent.cli.watch.frames import FrameJoiner, frame_json, frame_text, frames_path, read_frames
 
     path = frames_path(folder, line, read_snapshot(folder))
-    tell: Callable[[TracedFrame], str] = frame_json if as_json else frame_text
+    tell: Callable[[ShownFrame], str] = frame_json if as_json else frame_text
     joiner = FrameJoiner()
     for _ in until(end):
         for frame in joiner.join(read_frames(path, line, joiner.last), time.time_ns()):

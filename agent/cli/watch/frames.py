@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from agent.cli.common import as_line
-from drivers.model import GatewayError, UsageError
+from agent.cli.common import as_line, say
+from drivers.model import GatewayError, UsageError, clean_text
 
 if TYPE_CHECKING:
     from drivers.line.trace import TracedFrame
 
 JOIN_NS: Final = 50_000_000
-SENT: Final = 0
-DIRECTIONS: Final = ("->", "<-", "??")
-DIRECTION_WORDS: Final = ("sent", "received", "noise")
+JUDGED_NS: Final = 300_000_000  # an answer of the right length is judged by then; a short one at its time-out
+SENT, RECEIVED, NOISE, BROKEN = range(4)  # as drivers.line.trace has them, which takes long to import
+DIRECTIONS: Final = ("->", "<-", "??", "!!")
+DIRECTION_WORDS: Final = ("sent", "received", "noise", "broken")
 
 
 def frames_path(folder: Path, line: str, snapshot: Mapping[str, Any]) -> Path:
@@ -43,48 +44,76 @@ def read_frames(path: Path, line: str, after: int) -> list[TracedFrame]:
         raise GatewayError(f"cannot be read: {error}", where=str(path)) from error
 
 
+class ShownFrame(NamedTuple):
+    """A whole frame; ``broken``: why it is not an answer, "" where it is sound, or not judged yet.
+
+    Where the reason comes late, it is a row of its own: direction BROKEN, and no bytes.
+    """
+
+    number: int
+    time_ns: int  # UTC
+    direction: int
+    data: bytes
+    broken: str = ""
+
+
 class FrameJoiner:
     """A serial port hands over an answer in pieces; pieces that follow one another closely are shown as one line."""
 
     def __init__(self) -> None:
         self.last = 0  # number of the newest piece taken
-        self._held: TracedFrame | None = None
+        self._held: ShownFrame | None = None
         self._end_ns = 0
 
-    def join(self, frames: Iterable[TracedFrame], now_ns: int) -> Iterator[TracedFrame]:
-        """The whole frames among the pieces; the last is held back while more of it may come."""
+    def join(self, frames: Iterable[TracedFrame], now_ns: int) -> Iterator[ShownFrame]:
+        """The whole frames among the pieces; the last is held back while more of it, or its reason, may come."""
         for frame in frames:
             self.last = frame.number
             held = self._held
+            if frame.direction == BROKEN:
+                why = clean_text(frame.data.decode("utf-8", "replace"), 200)
+                if held is not None and held.direction == RECEIVED:
+                    self._held = held._replace(broken=why)
+                    yield from self.rest()
+                else:
+                    yield from self.rest()
+                    yield ShownFrame(frame.number, frame.time_ns, BROKEN, b"", why)
+                continue
             if held and frame.direction == held.direction != SENT and frame.time_ns - self._end_ns < JOIN_NS:
                 self._held = held._replace(data=held.data + frame.data)
             else:
                 yield from self.rest()
-                self._held = frame
+                self._held = ShownFrame(*frame)
             self._end_ns = frame.time_ns
-        if now_ns - self._end_ns > JOIN_NS:
+        held = self._held
+        if held is not None and now_ns - self._end_ns > (JUDGED_NS if held.direction == RECEIVED else JOIN_NS):
             yield from self.rest()
 
-    def rest(self) -> Iterator[TracedFrame]:
+    def rest(self) -> Iterator[ShownFrame]:
         """The frame that is held back, if any."""
         held, self._held = self._held, None
         if held is not None:
             yield held
 
 
-def frame_text(frame: TracedFrame) -> str:
-    """``12:00:00.123 -> 01 03 ...``"""
+def frame_text(frame: ShownFrame) -> str:
+    """``12:00:00.123 -> 01 03 ...``; one that is not an answer ends in ``!! why``."""
     at = datetime.fromtimestamp(frame.time_ns // 1_000_000_000, UTC).astimezone()
     clock = f"{at:%H:%M:%S}.{frame.time_ns // 1_000_000 % 1000:03d}"
-    return f"{clock} {DIRECTIONS[frame.direction % 3]} {frame.data.hex(' ').upper()}"
+    why = f"{DIRECTIONS[BROKEN]} {say(frame.broken)}" if frame.broken else ""
+    if frame.direction == BROKEN:
+        return f"{clock} {why}"
+    return f"{clock} {DIRECTIONS[frame.direction % 4]} {frame.data.hex(' ').upper()}{'  ' * bool(why)}{why}"
 
 
-def frame_json(frame: TracedFrame) -> str:
-    """One object, for scripts."""
-    facts = {
+def frame_json(frame: ShownFrame) -> str:
+    """One object, for scripts; ``broken`` only where it is not an answer."""
+    facts: dict[str, Any] = {
         "number": frame.number,
         "time": frame.time_ns / 1e9,
-        "direction": DIRECTION_WORDS[frame.direction % 3],
+        "direction": DIRECTION_WORDS[frame.direction % 4],
         "hex": frame.data.hex(),
     }
+    if frame.broken:
+        facts["broken"] = frame.broken
     return as_line(facts)

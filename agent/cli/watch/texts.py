@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from agent.cli.common import singular
+
 LANGUAGES: Final = ("en", "zh")
 WORDS: Final[Mapping[str, tuple[str, str]]] = {
     # pages
@@ -32,7 +34,7 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
     # head
     "answering": ("{alive} of {count} devices answer", "{count} 台设备，{alive} 台应答"),
     "dozing": (", {count} asleep", "，{count} 台休眠"),
-    "faults": ("{count} fault{s}", "{count} 个故障"), "no faults": ("no fault", "无故障"),
+    "faults": ("{count} faults", "{count} 个故障"), "no faults": ("no fault", "无故障"),
     "heard": ("agent heard {age} ago", "{age} 前有数据"),
     "stale": ("agent says nothing for {age}", "采集程序已 {age} 无响应"),
     "no agent": ("no agent is running in {folder}: waiting for one", "{folder} 没有运行中的采集程序，等待启动"),
@@ -64,4 +66,5 @@ KEYS: Final[tuple[tuple[str, str, str], ...]] = (
 
 def word(key: str, language: str, **values: object) -> str:
     """A text of ``WORDS`` with its values."""
-    return WORDS[key][LANGUAGES.index(language)].format(**values)
+    text = WORDS[key][LANGUAGES.index(language)].format(**values)
+    return singular(text) if language == "en" else text
