@@ -191,7 +191,7 @@ class Point:
     """One named quantity of a device, and where and how its bytes lie.
 
     ``address`` counts registers from 0 as on the wire. ``value = (raw + offset) * scale``.
-    Protocols without registers (DL/T 645 and so on) keep their identifier in ``key``.
+    Protocols without registers keep their identifier in ``key``.
     """
 
     name: str

@@ -34,7 +34,7 @@ class Plan:
         low: tuple[int, int] | None = None,  # (m, e), range of the final value; outside: it stays, quality RANGE
         high: tuple[int, int] | None = None,
         scale_offset: int = -1,
-        # byte offset of an int16 power of ten in the same payload (SunSpec); outside -10..10 (8000h too): no reading
+        # byte offset of an int16 power of ten in the same payload; outside -10..10 (8000h too): no reading
         negate: bool = False,  # a reversed CT: turns the sign of this field's own value
         part: bool = False,
         # add this value to that of the next field, of the same point, which emits; a sentinel in any part wins
