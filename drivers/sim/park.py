@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +25,16 @@ __all__ = ["CABINETS", "DEMO", "METERS", "Park", "ParkDevice", "ParkMeter", "Par
 
 SERIAL_LINES = frozenset({"cabinet", "meters"})  # a pseudo-terminal; all others are TCP
 BAUD = 9600
-_ON_METERS = [slot for protocol in all_protocols() if (slot := protocol.demo_slot()) is not None]
-METERS: tuple[ParkSlot, ...] = (*sorted(_ON_METERS, key=lambda slot: (slot.baud or BAUD, slot.unit)), HALLS)
+
+
+def _protocol_slots() -> Iterator[ParkSlot]:
+    for protocol in all_protocols():
+        with suppress(ImportError, AttributeError):  # a third party's that is broken does not stop the demo
+            if (slot := protocol.demo_slot()) is not None:
+                yield slot
+
+
+METERS: tuple[ParkSlot, ...] = (*sorted(_protocol_slots(), key=lambda slot: (slot.baud or BAUD, slot.unit)), HALLS)
 DEMO: tuple[ParkSlot, ...] = (*CABINETS, *METERS)
 
 
