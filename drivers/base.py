@@ -12,15 +12,18 @@ from array import array
 from collections import Counter
 from collections.abc import Awaitable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Generic, Protocol, TypeVar
+from decimal import Decimal
+from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from drivers.backoff import Backoff
+from drivers.clocks import time_ms
 from drivers.counter_guard import CounterGuard
 from drivers.line import Line
 from drivers.model import (
     PACES,
     DeviceException,
     DeviceSpec,
+    Kind,
     Limits,
     LineDown,
     LineError,
@@ -54,6 +57,16 @@ class Query(Protocol):
 
 Q = TypeVar("Q", bound=Query)
 A = TypeVar("A")  # an answer
+
+
+class Decoded(NamedTuple):
+    """One point of an answer."""
+
+    number: int
+    value: tuple[int, int] | str | None  # mantissa and exponent of a number in the point's unit; None: there is none
+    quality: int  # or, without a value, the reason
+    raw: bytes = b""
+    time: str = ""  # the device's own, as in ``Reading``
 
 
 @dataclass(slots=True)
@@ -129,8 +142,8 @@ class Device(ABC, Generic[Q, A]):
         """Put an answer into the ring; its positions are appended."""
 
     @abstractmethod
-    def readings(self, query: Q, answer: A) -> dict[int, Reading]:
-        """What an answer holds, by point number, for a person."""
+    def decoded(self, query: Q, answer: A) -> Iterable[Decoded]:
+        """What an answer holds, for a person."""
 
     @property
     def is_prepared(self) -> bool:
@@ -197,6 +210,17 @@ class Device(ABC, Generic[Q, A]):
             await self.probe()
         finally:
             self._options = options
+
+    def readings(self, query: Q, answer: A) -> dict[int, Reading]:
+        """What an answer holds, by point number, for a person."""
+        found: dict[int, Reading] = {}
+        for number, given, quality, raw, time in self.decoded(query, answer):
+            point = self.spec.points[number]
+            value: Decimal | int | str | None = decimal_of(*given) if isinstance(given, tuple) else given
+            if point.kind is Kind.STATE and isinstance(value, Decimal) and value == int(value):
+                value = int(value)
+            found[number] = Reading(point.name, value, point.unit, quality, raw, time=time)
+        return found
 
     async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
         """Ask for some points now, for a person or an identity check. What one query spoils, the others do not miss.
@@ -345,6 +369,21 @@ class Device(ABC, Generic[Q, A]):
         """The ring position of a new gap."""
         return self._ring.append_gap(self.table, reason, tick_ms, *self._line.clock(), memoryview(array("H", points)))
 
+    def write(self, values: Iterable[Decoded], stamp: tuple[int, int, int], positions: list[int]) -> None:
+        """Put values of an answer into the ring, and gaps where it has none; ``stamp`` as of ``append_text``."""
+        numbers: list[tuple[int, int, int, int, int | None]] = []
+        for number, value, quality, _, time in values:
+            if isinstance(value, str):
+                positions.append(self.append_text(number, quality, stamp, value))
+                continue
+            doubtful = False
+            if value is not None and quality == Quality.GOOD and number in self._guard.counters:
+                doubtful = self._guard.is_suspect([(number, decimal_of(*value))], stamp[2] / 1e9)
+            own_ms = time_ms(time, self.spec.zone) if time else None
+            numbers.append((number, *(value or (0, 0)), Quality.SUSPECT if doubtful else quality, own_ms))
+        if numbers:
+            positions.append(self._ring.append_values(self.table, *stamp, numbers))
+
     def append_text(self, number: int, quality: int, stamp: tuple[int, int, int], text: str) -> int:
         """The ring position of a new text; ``stamp``: tick in ms, arrival in ns on the wall and monotonic clock."""
         encoded = text.encode("utf-8", "replace")
@@ -373,6 +412,11 @@ class Device(ABC, Generic[Q, A]):
     def mono_s(self) -> float:
         """The line's monotonic clock."""
         return self._line.clock()[1] / 1e9
+
+
+def decimal_of(mantissa: int, exponent: int) -> Decimal:
+    """``mantissa * 10**exponent``, without an exponent above 0."""
+    return Decimal(mantissa * 10**exponent) if exponent > 0 else Decimal(mantissa).scaleb(exponent)
 
 
 def _timing(line: Line, spec: DeviceSpec, limits: Limits) -> LineTiming:

@@ -18,7 +18,7 @@ from drivers.model import UsageError
 F = TypeVar("F")
 
 REJECT = -1  # no frame begins here, whatever follows
-STOP = 0x16  # the last byte of DL/T 645 and CJ/T 188 frames
+STOP = 0x16  # the last byte of frames that end in a checksum
 REPLY, ERROR = 0x80, 0x40  # bits of their control code
 
 
@@ -86,7 +86,7 @@ class FrameScanner(ABC, Generic[F]):
         return begin, end, hold
 
 
-# --- frames that end in a checksum: ``... C L data CS 16``, CS the sum of all bytes before it (DL/T 645, CJ/T 188)
+# --- frames that end in a checksum: ``... C L data CS 16``, CS the sum of all bytes before it
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Generic, TypeVar
 
-from drivers.base import Device
-from drivers.clocks import offset_s, time_ms
+from drivers.base import Decoded, Device
+from drivers.clocks import offset_s
 from drivers.framing import FrameScanner
 from drivers.line import Answer, Line
 from drivers.model import (
@@ -31,8 +31,7 @@ from drivers.model import (
     Reading,
     Reason,
 )
-from drivers.plan import exact, ratio_of
-from drivers.profile import concerned
+from drivers.plan import decimal_plan, exact, pack_decimal
 from drivers.registry import protocol_of
 from drivers.units import unit_factor
 from ext.ring import Ring
@@ -117,8 +116,9 @@ class MeterDevice(Device[MeterQuery, Response]):
         super().__init__(spec, line, ring, table)
         self._asked = 0  # requests sent since the visit began
         self._warned: set[int] = set()
-        for number in range(len(spec.points)):
-            self.check(spec.points[number])
+        for point in spec.points:
+            self.check(point)
+        self._decimals = [None if p.is_text else decimal_plan(n, p, spec) for n, p in enumerate(spec.points)]
 
     # --- what a protocol fills in
 
@@ -196,80 +196,47 @@ class MeterDevice(Device[MeterQuery, Response]):
         self._asked += 1
         return await self._line.exchange(request, self._options)
 
-    def readings(self, query: MeterQuery, answer: Response) -> dict[int, Reading]:
-        found: dict[int, Reading] = {}
-        for number in query.points:
-            point = self.spec.points[number]
-            value, quality, raw, time = self._judged(number, query.query_id, answer)
-            found[number] = Reading(point.name, value if quality < 128 else None, point.unit, quality, raw, time=time)
-        return found
-
     def take(self, query: MeterQuery, answer: Response, tick_ms: int, positions: list[int]) -> None:
-        values: list[tuple[int, int, int, int, int | None]] = []
-        stamp = (tick_ms, answer.time_ns, answer.mono_ns)
+        self.write(self.decoded(query, answer), (tick_ms, answer.time_ns, answer.mono_ns), positions)
+
+    def decoded(self, query: MeterQuery, answer: Response) -> Iterator[Decoded]:
         for number in query.points:
-            value, quality, _, time = self._judged(number, query.query_id, answer)
-            if quality >= 128:
-                values.append((number, 0, 0, quality, None))
-            elif isinstance(value, str):
-                positions.append(self.append_text(number, quality, stamp, value))
-            elif value is not None:
-                if number in self._guard.counters and quality == Quality.GOOD:
-                    doubtful = self._guard.is_suspect([(number, Decimal(value))], answer.mono_ns / 1e9)
-                    quality = Quality.SUSPECT if doubtful else quality
-                own_ms = time_ms(time, self.spec.zone) if time else None
-                values.append((number, *exact(Decimal(value)), quality, own_ms))
-        if values:
-            try:
-                positions.append(self._ring.append_values(self.table, *stamp, values))
-            except OverflowError:  # no meter shows 19 digits: one value was nonsense, the others must not suffer
-                for one in values:
-                    try:
-                        positions.append(self._ring.append_values(self.table, *stamp, [one]))
-                    except OverflowError:
-                        positions.append(self.gap(tick_ms, Reason.SENTINEL, (one[0],)))
+            point, plan = self.spec.points[number], self._decimals[number]
+            found = self.pick(point, query.query_id, answer) or Reading(point.name, None, quality=Reason.ABSENT)
+            given, quality = self._given(number, found, answer)
+            value: tuple[int, int] | str | None = None
+            if isinstance(given, str):
+                value = given
+            elif given is not None and plan is None:
+                value = exact(Decimal(given))
+            elif given is not None and plan is not None:
+                ((_, mantissa, exponent, judged),) = plan.values(pack_decimal(given))
+                quality, value = judged or quality, (mantissa, exponent) if judged < min(Reason) else None
+            has_time = value is not None and point.kind not in (Kind.TEXT, Kind.STATE)
+            yield Decoded(number, value, quality, found.raw, found.time if has_time else "")
 
-    def _judged(
-        self, number: int, query_id: str, response: Response
-    ) -> tuple[Decimal | int | str | None, int, bytes, str]:
-        """(value in the point's unit, quality or reason, the value's bytes, the device's own time of it)."""
-        point = self.spec.points[number]
-        reading = self.pick(point, query_id, response)
-        if reading is None:
-            return None, Reason.ABSENT, b"", ""
-        if reading.value is None:
-            return None, reading.quality, reading.raw, ""
-        quality: int = Quality.SUSPECT if response.suspect else reading.quality
-        value: Decimal | int | str | None
+    def _given(self, number: int, found: Reading, answer: Response) -> tuple[Decimal | int | str | None, int]:
+        """The value that the meter sent for a point, in the point's unit, and its quality; or None and the reason."""
+        point, value = self.spec.points[number], found.value
+        quality: int = found.quality if value is None or not answer.suspect else Quality.SUSPECT
+        if value is None:
+            return None, quality
+        if point.clock:
+            seconds = value if isinstance(value, str) else int(value)
+            lead_s = offset_s(seconds, point.clock, self.spec.zone, answer.time_ns)
+            return lead_s, Reason.SENTINEL if lead_s is None else quality
         if point.kind is Kind.TEXT:
-            value = str(reading.value)
-        elif point.clock:
-            device_time = reading.value if isinstance(reading.value, str) else int(reading.value)
-            value = offset_s(device_time, point.clock, self.spec.zone, response.time_ns)
-            quality = Reason.SENTINEL if value is None else quality
-        elif isinstance(reading.value, str):
-            value, quality = None, Reason.MISMATCH
-        elif point.kind is Kind.STATE:
-            value = _state(point, int(reading.value))
-        else:
-            value, quality = self._number(number, Decimal(reading.value), reading.unit, quality)
-        return value, quality, reading.raw, "" if point.kind in (Kind.TEXT, Kind.STATE) else reading.time
-
-    def _number(self, number: int, value: Decimal, unit: str, quality: int) -> tuple[Decimal | None, int]:
-        """A number in the point's unit, with ratio and sign; None where the unit does not fit."""
-        point = self.spec.points[number]
-        factor = unit_factor(unit, point.unit)
-        if factor is None:
-            if number not in self._warned:
-                self._warned.add(number)
-                name, profile = point.name, self.spec.profile
-                _log.warning("%s: %s: the meter gives %r, %s expects %r", self.where, name, unit, profile, point.unit)
+            return str(value), quality
+        if isinstance(value, str):
             return None, Reason.MISMATCH
-        value = (value * factor + point.offset) * point.scale
-        if (point.low is not None and value < point.low) or (point.high is not None and value > point.high):
-            quality = Quality.RANGE
-        value *= ratio_of(point, self.spec)
-        return (-value if point.flips and concerned(point.name, self.spec.reversed) else value), quality
+        factor = Decimal(1) if point.kind is Kind.STATE else unit_factor(found.unit, point.unit)
+        if factor is not None:
+            return int(value) if point.kind is Kind.STATE else value * factor, quality
+        if number not in self._warned:
+            self._warned.add(number)
+            name, profile, unit = point.name, self.spec.profile, found.unit
+            _log.warning("%s: %s: the meter gives %r, %s expects %r", self.where, name, unit, profile, point.unit)
+        return None, Reason.MISMATCH
 
     # --- what a device refuses
 
@@ -294,11 +261,3 @@ class MeterDevice(Device[MeterQuery, Response]):
             _log.info("%s: refuses %s; it is asked again in an hour", self.where, query.query_id)
         self.refused(query.points, Reason.EXCEPTION, tick_ms, result)
         return ()
-
-
-def _state(point: Point, number: int) -> int:
-    if point.bit is not None:
-        return number >> point.bit & 1
-    if point.mask:
-        return (number & point.mask) >> ((point.mask & -point.mask).bit_length() - 1)
-    return number

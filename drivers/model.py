@@ -195,7 +195,7 @@ class Point:
     """One named quantity of a device, and where and how its bytes lie.
 
     ``address`` counts registers from 0 as on the wire. ``value = (raw + offset) * scale``.
-    Protocols without registers (DL/T 645 and so on) keep their identifier in ``key``.
+    Protocols without registers keep their identifier in ``key``.
     """
 
     name: str
@@ -210,6 +210,8 @@ class Point:
     bit: int | None = None
     mask: int | None = None  # applied to the raw integer before a shift to its lowest bit
     scale: Decimal = Decimal(1)
+    scale_at: int | None = None  # register with a power of ten for it, in the same read
+    share: bool = False  # of 1, whatever the unit says: beyond 1 the device gives it in percent
     offset: Decimal = Decimal(0)  # added to the raw integer before scale
     sentinels: tuple[int, ...] | None = None  # raw values that mean "no reading"; None: the type's default
     low: Decimal | None = None
@@ -231,6 +233,12 @@ class Point:
     text: str = ""  # how the registers of a text point become text, such as "{0}.{1:02x}"; "": characters
     en: str = ""  # its meaning, if the vocabulary has none (or too short a one)
     zh: str = ""
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The registers [start, end) that one read must hold."""
+        start, end = self.address, self.address + self.count
+        return (start, end) if self.scale_at is None else (min(start, self.scale_at), max(end, self.scale_at + 1))
 
     @property
     def is_signed(self) -> bool:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from drivers.line import Line, LineConfig, open_line, target
-from drivers.model import DEFAULT_PERIODS_MS, PACES, ConfigError, DeviceSpec, Limits, Reading
+from drivers.model import DEFAULT_PERIODS_MS, PACES, ConfigError, DeviceSpec, Limits, Point, Reading
 from drivers.profile import Profile, default_dirs, find_profile, load_profile, select
 from drivers.protocol import Driver
 from drivers.registry import driver_class
 from drivers.serial_setting import DEFAULT_SERIAL, SerialSetting
 from ext.ring import Ring
 
+FIRMWARE = "device.firmware"
 _RING_BYTES = 1 << 16  # the smallest: drivers want one, nothing is read from it
 logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # what goes wrong is raised; the caller may log it
 
@@ -113,27 +114,46 @@ async def read_once_async(
 
     select(spec().points, patterns)  # a wrong name is told before anything is asked; a variant may have more
     line = open_line(config)
+    try:
+        readings = await read_variant(found, spec, line, lambda made: select(made.points, patterns))
+    finally:
+        await line.close()
+    return {reading.name: reading for reading in readings}
+
+
+async def read_variant(
+    profile: Profile,
+    make_spec: Callable[[str | None, Mapping[str, str] | None], DeviceSpec],
+    line: Line,
+    choose: Callable[[DeviceSpec], Iterable[Point]],
+) -> list[Reading]:
+    """Read a device once on an open line, in the variant that its own data select.
+
+    Args:
+        make_spec: the device for a firmware and identity, None while they are not known.
+        choose: the points that are wanted, in the order of the result.
+
+    Raises LineError, ProfileError, ConfigError and what ``choose`` raises.
+    """
     with tempfile.TemporaryDirectory(prefix="meterhouse-read-") as folder:
         ring = Ring.create(f"{folder}/ring", _RING_BYTES, 0, 0, bytes(32))
+
+        def driver(firmware: str | None = None, identity: Mapping[str, str] | None = None) -> Driver:
+            spec = make_spec(firmware, identity)
+            return driver_class(spec.protocol)(spec, line, ring, 0)
+
         try:
-            return await _read(found, spec, line, ring, patterns)
+            device = driver()
+            if profile.variants:
+                names = {point.name for point in device.spec.points}
+                wanted = [name for name in dict.fromkeys((*profile.identity_points, FIRMWARE)) if name in names]
+                known = await device.read_points(wanted) if wanted else {}
+                texts = {name: str(reading.value) for name, reading in known.items() if reading.value is not None}
+                device = driver(texts.get(FIRMWARE), texts)
+            found = await device.read_points([point.name for point in choose(device.spec)])
         finally:
-            await line.close()
             ring.close()
-
-
-async def _read(profile: Profile, spec: Any, line: Line, ring: Ring, patterns: list[str]) -> dict[str, Reading]:
-    def driver(made: DeviceSpec) -> Driver:
-        return driver_class(made.protocol)(made, line, ring, 0)
-
-    device = driver(spec())
-    if profile.variants:
-        names = {point.name for point in device.spec.points}
-        wanted = [name for name in dict.fromkeys((*profile.identity_points, "device.firmware")) if name in names]
-        known = await device.read_points(wanted) if wanted else {}
-        texts = {name: str(reading.value) for name, reading in known.items() if reading.value is not None}
-        device = driver(spec(texts.get("device.firmware"), texts))
-    return await device.read_points([point.name for point in select(device.spec.points, patterns)])
+    return list(found.values())
 
 
 def _profile(profile: str | Path, dirs: Iterable[Path]) -> Profile:

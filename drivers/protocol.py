@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from drivers.line.owner import Link
     from drivers.scan.device_search import DeviceSearch
     from drivers.sim.simulation import Simulate
+    from drivers.sim.slots import ParkSlot
     from ext.ring import Ring
 
 
@@ -144,6 +145,8 @@ class Protocol:
         explainers: a tuple of ``Explainer``: what `decode` shows.
         example_address: of a simulated device, where none is given.
         simulate: a ``Simulate`` function: a device of a profile for `simulate`.
+        demo: a ``drivers.sim.slots.ParkSlot``: its device on the line "meters" of the demo park.
+        libraries: packages that do its work, whose versions a report names.
         profiles: a folder VENDOR/FAMILY.toml of profiles that come with it; ours lie in firmware_profiles.
         chinese: the file with the Chinese of its texts, as agent/cli/chinese describes it.
     """
@@ -172,6 +175,8 @@ class Protocol:
     explainers: str = ""
     example_address: str = "1"
     simulate: str = ""
+    demo: str = ""
+    libraries: tuple[str, ...] = ()
     profiles: Path | None = None
     chinese: Path | None = None
 
@@ -207,6 +212,10 @@ class Protocol:
     def simulation(self) -> Simulate | None:
         """Makes a simulated device of a profile; None where there is none."""
         return cast("Simulate", _imported(self.simulate)) if self.simulate else None
+
+    def demo_slot(self) -> ParkSlot | None:
+        """Its device in the demo park."""
+        return cast("ParkSlot", _imported(self.demo)) if self.demo else None
 
 
 def _imported(path: str) -> Any:

@@ -51,7 +51,7 @@ class SerialSetting:
 
 
 def silence_ns(baud: int) -> int:
-    """t3.5: the silence between frames. Fixed above 19200 baud. Source: MODBUS over serial line 1.02, 2.5.1.1."""
+    """t3.5: the silence between frames. Fixed above 19200 baud."""
     return 1_750_000 if baud > 19_200 else round(3.5 * 11 * 1e9 / baud)
 
 

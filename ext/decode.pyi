@@ -3,7 +3,8 @@ from collections.abc import Sequence
 from typing_extensions import Buffer
 from ext.ring import Ring
 
-TYPES: tuple[str, ...]  # u16 i16 u8h u8l i8h i8l u32 i32 u64 i64 f16 f32 f64 bcd16 bcd32 mod10k bits
+TYPES: tuple[str, ...]  # of registers: u16 i16 u8h u8l i8h i8l u32 i32 u64 i64 f16 f32 f64 bcd16 bcd32 mod10k bits
+# Beside them "decimal", 12 bytes: digits that a device sent, as ``drivers.plan.pack_decimal`` packs them.
 ORDERS: dict[str, int]
 # AB BA ABCD CDAB BADC DCBA ABCDEFGH GHEFCDAB CDABGHEF BADCFEHG HGFEDCBA -> size in bytes.
 # Letters name the order of bytes on the wire, A the most significant. On 64 bits ABCD, CDAB, BADC, DCBA mean
@@ -33,10 +34,11 @@ class Plan:
         low: tuple[int, int] | None = None,  # (m, e), range of the final value; outside: it stays, quality RANGE
         high: tuple[int, int] | None = None,
         scale_offset: int = -1,
-        # byte offset of an int16 power of ten in the same payload (SunSpec); outside -10..10 (8000h too): no reading
+        # byte offset of an int16 power of ten in the same payload; outside -10..10 (8000h too): no reading
         negate: bool = False,  # a reversed CT: turns the sign of this field's own value
         part: bool = False,
         # add this value to that of the next field, of the same point, which emits; a sentinel in any part wins
+        share: bool = False,  # a share of 1: beyond 1 the device gave it in percent, and it is divided by 100
     ) -> None:
         """Raises ValueError that names the field and what is wrong: beyond length, order on one byte or of the wrong
         size, a bit that the type has not, two of bit/mask, f16.. with bit, and so on."""

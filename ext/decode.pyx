@@ -6,9 +6,11 @@ from libc.stdint cimport (
     INT64_MAX, INT64_MIN, UINT64_MAX, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
 )  # fmt: skip
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
-from ext.decimal cimport Decimal, add, compare, digits, from_f32, from_f64, i128, magnitude, multiply, shorten
+from ext.decimal cimport (
+    Decimal, add, compare, digits, from_f32, from_f64, i128, magnitude, multiply, multiply_overflows, power10, shorten,
+)  # fmt: skip
 from ext.ring cimport FIRST_REASON, FLAG_UNSIGNED, HEAD_SLOTS, KIND_ANSWER, RecordHeader, Ring, Slot, begin, commit, put
 from ext.wire cimport (
     O_ABCD, O_BADC, O_CDAB, O_CDABGHEF, O_DCBA, as_f16, as_f32, as_f64, from_bcd,
@@ -16,14 +18,16 @@ from ext.wire cimport (
 )  # fmt: skip
 
 cdef enum:
-    T_UNSIGNED, T_SIGNED, T_BITS, T_F16, T_F32, T_F64, T_BCD, T_MOD10K
+    T_UNSIGNED, T_SIGNED, T_BITS, T_F16, T_F32, T_F64, T_BCD, T_MOD10K, T_DECIMAL
     F_NEGATE = 1
     F_PART = 2
     F_LOW = 4
     F_HIGH = 8
     F_PLAIN = 16  # scale is a bare power of ten and nothing is added
+    F_SHARE = 32  # of 1; beyond 1 it was given in percent
     QUALITY_RANGE = 2
     REASON_SENTINEL = 133
+    DECIMAL_MISSING = 128  # beside FLAG_UNSIGNED in the eleventh byte of a decimal
 
 cdef struct PlanField:
     uint32_t offset
@@ -71,7 +75,8 @@ _TYPES = {
     "bcd16": (T_BCD, 2, 16, None), "bcd32": (T_BCD, 4, 32, None),
     "mod10k": (T_MOD10K, 0, 0, None), "bits": (T_BITS, 0, 0, None),
 }  # fmt: skip
-TYPES = tuple(_TYPES)
+TYPES = tuple(_TYPES)  # of registers
+_TYPES["decimal"] = T_DECIMAL, 12, 64, None
 
 
 cdef bint _fit(Decimal *v, Slot *slot) noexcept nogil:
@@ -89,17 +94,43 @@ cdef bint _fit(Decimal *v, Slot *slot) noexcept nogil:
     return True
 
 
+cdef bint _load_decimal(const uint8_t *p, Decimal *v, uint64_t *raw, bint *is_whole) noexcept nogil:
+    """What a device sent as digits; ``raw`` where they are a whole number of 64 bits. False: no reading."""
+    cdef int64_t m
+    cdef int16_t e
+    cdef i128 integer = 0
+    cdef Decimal whole
+    memcpy(&m, p, 8)
+    memcpy(&e, p + 8, 2)
+    if p[10] & DECIMAL_MISSING or not -400 <= e <= 308:
+        return False
+    v.m = <i128><uint64_t>m if p[10] & FLAG_UNSIGNED else <i128>m
+    v.e = e
+    whole = v[0]
+    shorten(&whole)  # 5.0 is whole
+    if whole.m == 0 or (0 <= whole.e <= 19 and not multiply_overflows(whole.m, <i128>power10(whole.e), &integer)):
+        if <i128>INT64_MIN <= integer <= <i128>UINT64_MAX:
+            raw[0] = <uint64_t>integer
+            is_whole[0] = True
+    return True
+
+
 cdef void _value(const PlanField *f, const uint64_t *sentinels, const uint8_t *payload, Decimal *v) noexcept nogil:
     """What one field says, scaled."""
     cdef const uint8_t *p = payload + f.offset
     cdef uint64_t raw = 0, number = 0
     cdef uint32_t i
     cdef int factor
+    cdef bint is_whole = f.type != T_DECIMAL
     v.m = 0
     v.e = 0
     v.exact = True
     v.missing = False
-    if f.type == T_BITS:
+    if f.type == T_DECIMAL:
+        if not _load_decimal(p, v, &raw, &is_whole) or (f.mask != UINT64_MAX and not is_whole):
+            v.missing = True
+            return
+    elif f.type == T_BITS:
         raw = load_bits(p, f.size, f.order)
     elif f.type == T_MOD10K:
         if not load_mod10k(p, f.size, f.order, &raw):
@@ -114,10 +145,12 @@ cdef void _value(const PlanField *f, const uint64_t *sentinels, const uint8_t *p
     else:
         raw = load64(p, f.order)
     for i in range(f.sentinels):
-        if raw == sentinels[f.sentinel + i]:
+        if is_whole and raw == sentinels[f.sentinel + i]:
             v.missing = True
             return
-    if f.type == T_F32:
+    if f.type == T_DECIMAL and f.mask == UINT64_MAX:
+        pass
+    elif f.type == T_F32:
         v.exact = False
         v.missing = not from_f32(as_f32(<uint32_t>raw), &v.m, &v.e)
     elif f.type == T_F64:
@@ -134,6 +167,7 @@ cdef void _value(const PlanField *f, const uint64_t *sentinels, const uint8_t *p
         v.m = <i128>(<int64_t>(raw << (64 - f.width)) >> (64 - f.width))
     else:
         v.m = <i128>(raw >> f.shift & f.mask)
+        v.e = 0
     if v.missing:
         return
     if not f.flags & F_PLAIN:
@@ -150,6 +184,8 @@ cdef void _value(const PlanField *f, const uint64_t *sentinels, const uint8_t *p
         if factor < -10 or factor > 10:  # 8000h, and what no sunssf may be: then the value means nothing
             v.missing = True
         v.e += factor
+    if f.flags & F_SHARE and compare(<i128>magnitude(v.m), v.e, 1, 0) > 0:
+        v.e -= 2
     if f.flags & F_NEGATE:
         v.m = -v.m
 
@@ -224,7 +260,7 @@ cdef class Plan:
 
     def add(
         self, point, offset, type, order="", *, size=0, bit=-1, mask=0, scale=(1, 0), add=(0, 0), sentinels=None,
-        low=None, high=None, scale_offset=-1, negate=False, part=False,
+        low=None, high=None, scale_offset=-1, negate=False, part=False, share=False,
     ):  # fmt: skip
         cdef PlanField f
         cdef void *grown
@@ -256,7 +292,7 @@ cdef class Plan:
         f.type, f.size, f.order, f.width, f.shift, f.mask = kind, size, layout, width, shift, kept
         f.pick = 1 if type in ("u8h", "i8h") else 2 if type in ("u8l", "i8l") else 0
         f.scale_m, f.scale_e, f.add_m, f.add_e = scale_m, scale_e, add_m, add_e
-        f.flags = (F_NEGATE if negate else 0) | (F_PART if part else 0)
+        f.flags = (F_NEGATE if negate else 0) | (F_PART if part else 0) | (F_SHARE if share else 0)
         if scale_m == 1 and add_m == 0:
             f.flags |= F_PLAIN
         if low is not None:
@@ -373,7 +409,7 @@ def _check_mask(where, type, kind, width, bit, mask):
     """Shift and mask after it."""
     if bit == -1 and not mask:
         return 0, UINT64_MAX
-    if kind not in (T_UNSIGNED, T_SIGNED, T_BITS):
+    if kind not in (T_UNSIGNED, T_SIGNED, T_BITS, T_DECIMAL):
         raise ValueError(f"{where}: {type} has no bits to take; bit and mask are for integers")
     if bit != -1 and mask:
         raise ValueError(f"{where}: bit and mask exclude each other")

@@ -212,7 +212,7 @@ def _table() -> dict[str, Any]:
         {"kind": kind, "n": name, "pace": "normal", "period": period, "phase": 0, **({"u": unit} if unit else {})}
         for name, kind, unit, period in POINTS
     ]
-    return {"config": None, "device": {"profile": "demo/meter", "protocol": "modbus"}, "epoch": 0, "points": points}
+    return {"config": None, "device": {"profile": "demo/meter", "protocol": "demo"}, "epoch": 0, "points": points}
 
 
 def _seconds(ms: int) -> float | int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -362,31 +362,25 @@ async def read_once(
     Raises LineError if the device is silent, ProfileError or UsageError if no request can be made.
     """
     from agent.config import device_spec, line_config
-    from drivers.registry import driver_class
+    from drivers.once import read_variant
     from drivers.scan.caching_line import CachingLine
-    from ext.ring import Ring
+
+    points: list[Point] = []
+
+    def choose(spec: DeviceSpec) -> list[Point]:
+        points[:] = chosen(spec, patterns)
+        return points
 
     line = line_factory()(line_config(config.line(device.line)))
     memory = CachingLine(line) if words is not None else None
-    with tempfile.TemporaryDirectory(prefix="meterhouse-read-") as folder:
-        ring = Ring.create(f"{folder}/ring", 1 << 16, 0, 0, bytes(32))  # drivers want one; nothing is kept
-
-        def driver(**known: Any) -> Any:
-            spec = device_spec(config, device, profile, **known)
-            return driver_class(spec.protocol)(spec, memory.as_line() if memory else line, ring, 0)
-
-        try:
-            found = driver()
-            if profile.variants:
-                found = driver(**await _identity(found, profile))
-            points = chosen(found.spec, patterns)
-            readings = await found.read_points([point.name for point in points])
-            if memory is not None and words is not None:
-                words.update(memory.dump())
-        finally:
-            await line.close()
-            ring.close()
-    return points, [readings[point.name] for point in points]
+    try:
+        asked = memory.as_line() if memory else line
+        readings = await read_variant(profile, partial(device_spec, config, device, profile), asked, choose)
+        if memory is not None and words is not None:
+            words.update(memory.dump())
+    finally:
+        await line.close()
+    return points, readings
 
 
 def chosen(spec: DeviceSpec, patterns: Iterable[str]) -> list[Point]:
@@ -398,12 +392,3 @@ def chosen(spec: DeviceSpec, patterns: Iterable[str]) -> list[Point]:
     except ProfileError as error:
         hint = error.hint if error.hint.startswith("Did") else f"`meterhouse profiles show {spec.profile}` lists them"
         raise UsageError(error.what, where="--point", hint=hint) from error
-
-
-async def _identity(driver: Any, profile: Profile) -> dict[str, Any]:
-    """Firmware and identity of the device, if it has them, to choose the variant."""
-    names = [point.name for point in driver.spec.points]
-    wanted = [name for name in dict.fromkeys((*profile.identity_points, "device.firmware")) if name in names]
-    readings: Mapping[str, Reading] = await driver.read_points(wanted) if wanted else {}
-    known = {name: str(reading.value) for name, reading in readings.items() if reading.value is not None}
-    return {"firmware": known.get("device.firmware"), "identity": known}

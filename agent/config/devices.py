@@ -45,7 +45,7 @@ def address(value: object) -> str:
         raise p.InvalidValue(f"{value} is a number", f'Write it in quotes, with its zeros: address = "{value}"')
     out = p.text(value)
     if not out or not out.isascii() or not out.isprintable() or " " in out or len(out) > 64:
-        raise p.InvalidValue(f"{p.show(value)} is not an address", 'Such as "1", or the 12 digits of a DL/T 645 meter')
+        raise p.InvalidValue(f"{p.show(value)} is not an address", 'Such as "1", or the digits on the plate of a meter')
     return out
 
 

@@ -7,7 +7,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .canonical import MAX_SAFE
 from .jws import TYP_CHECKPOINT
@@ -28,8 +28,7 @@ MAX_PARTIAL: Final = 10_000  # checkpoints in files with missing pages
 ARRIVING_MS: Final = 300_000  # a gateway publishes page after page, over a thin link one in half a minute
 
 
-@dataclass(frozen=True, slots=True)
-class _Page:
+class _Page(NamedTuple):
     """The stored part of a page."""
 
     counter: int

@@ -7,9 +7,8 @@ import binascii
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, utils
@@ -42,8 +41,7 @@ _SMALL_ORDER: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PublicKey:
+class PublicKey(NamedTuple):
     """A public key. ``alg`` comes from its record, never from a signature."""
 
     kid: str  # RFC 7638 thumbprint
@@ -51,8 +49,7 @@ class PublicKey:
     check: Callable[[bytes, bytes], None]  # (signature, signed bytes); raises InvalidSignature
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """The protected header of a signature."""
 
     alg: str

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .canonical import MAX_SAFE
 from .jws import TYP_KEYS, PublicKey, check_signature, public_key
@@ -17,8 +16,7 @@ MAX_ROOTS = 20
 MANY_RECORDS = 16  # more are looked through for a pinned key before their signatures are checked
 
 
-@dataclass(frozen=True, slots=True)
-class _Chain:
+class _Chain(NamedTuple):
     """The chain of keys in a ``keys`` object."""
 
     counter: int

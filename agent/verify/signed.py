@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import sha256
 from json import JSONEncoder
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .canonical import canonical
 from .jws import PublicKey, base64url, check_signature, read_header
@@ -23,8 +22,7 @@ _ENCODER: Final = JSONEncoder(ensure_ascii=False, check_circular=False, sort_key
 _OTHER_NUMBERS: Final = re.compile(rb"[:,\[]-?[0-9.]+e|\.0[,}\]]")  # 1e-07 for 1e-7, 1.0 for 1
 
 
-@dataclass(frozen=True, slots=True)
-class FoundSignature:
+class FoundSignature(NamedTuple):
     """A signature as canonical bytes have it, found without parsing them."""
 
     sig: str
@@ -34,8 +32,7 @@ class FoundSignature:
     payload: bytes | None = None  # None: the key did not sign these bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
+class Signed(NamedTuple):
     """An object whose signature holds."""
 
     value: dict[str, Any]  # with sig

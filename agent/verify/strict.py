@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
 from itertools import chain, groupby
 from json.decoder import JSONDecoder
 from math import isfinite
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .canonical import MAX_SAFE, canonical, number_text
 
@@ -64,8 +63,7 @@ def count_items(raw: bytes) -> int:
     return len(raw) - len(raw.translate(None, b"[{,"))
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
+class Columns(NamedTuple):
     """An array of objects, mostly with the same members: read by member, all objects at once."""
 
     columns: dict[str, list[Any]]  # of the usual objects, by member; each column is all texts or all numbers

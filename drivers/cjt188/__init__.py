@@ -1,6 +1,7 @@
 """CJ/T 188: water, heat and gas meters, 2004 and 2018."""
 
 from decimal import Decimal
+from pathlib import Path
 
 from drivers.protocol import Protocol, plate_digits
 
@@ -16,7 +17,9 @@ PROTOCOL = Protocol(
     one_answer=True,
     parser="drivers.cjt188.frames:Parser",
     explainers="drivers.cjt188.explain:EXPLAINERS",
+    chinese=Path(__file__).parent / "chinese.txt",
     search="drivers.cjt188.search:Cjt188Search",
     searched_by_default=True,
     simulate="drivers.cjt188.simulate:simulate",
+    demo="drivers.cjt188.simulate:DEMO",
 )

@@ -10,6 +10,21 @@ from drivers.framing import build_request
 from drivers.sim.meter_display import MeterDisplay, bcd, check_digits, display_of, shown_by
 from drivers.sim.meters import SimMeter
 from drivers.sim.simulation import SimulationRequest
+from drivers.sim.slots import HEAT, ParkSlot
+
+DEMO = ParkSlot(
+    "heat-office",
+    "办公楼热量表 / heat meter of the offices",
+    "meters",
+    3,
+    "cjt188/heat",
+    "heat",
+    {"heat": "check"},
+    address="22223333444455",
+    baud=2400,
+    every={"slow": "10 s"},
+    points=HEAT,
+)
 
 Layout = tuple[tuple[str, int | None, str, int, int], ...]  # point, unit code, unit, decimals, bytes of the value
 _HEAT_FIELDS: Layout = (

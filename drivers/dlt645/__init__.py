@@ -1,6 +1,7 @@
 """DL/T 645: Chinese electricity meters, 2007 and 1997."""
 
 from decimal import Decimal
+from pathlib import Path
 
 from drivers.protocol import Protocol, plate_digits
 
@@ -22,8 +23,10 @@ PROTOCOL = Protocol(
     resolution=Decimal("0.01"),
     parser="drivers.dlt645.frames:Parser",
     explainers="drivers.dlt645.explain:EXPLAINERS",
+    chinese=Path(__file__).parent / "chinese.txt",
     search="drivers.dlt645.search:Dlt645Search",
     searched_by_default=True,
     simulate="drivers.dlt645.simulate:simulate",
+    demo="drivers.dlt645.simulate:DEMO",
     example_address="000000000001",
 )

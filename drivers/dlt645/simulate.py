@@ -16,6 +16,22 @@ from drivers.model import Kind, Point, Quality
 from drivers.sim.meter_display import ZONE, MeterDisplay, bcd, check_digits, display_of, shown_by
 from drivers.sim.meters import SimMeter
 from drivers.sim.simulation import SimulationRequest
+from drivers.sim.slots import SLOW_LINE, ParkSlot
+
+DEMO = ParkSlot(
+    "tower",
+    "总表 / main meter",
+    "meters",
+    1,
+    "dlt645/2007",
+    "grid",
+    {"ac": "check"},
+    {"ac": "grid"},
+    address="000000000161",
+    baud=2400,
+    every=SLOW_LINE,
+    points=("ac.power.active*", "ac.energy.import", "ac.energy.export", "ac.voltage.*", "device.serial"),
+)
 
 
 @dataclass(slots=True)

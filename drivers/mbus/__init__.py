@@ -1,6 +1,7 @@
 """M-Bus (EN 13757): heat, water, gas and electricity meters."""
 
 import re
+from pathlib import Path
 
 from drivers.protocol import InvalidAddress, Protocol, SearchOption, invalid_address
 
@@ -33,6 +34,7 @@ PROTOCOL = Protocol(
     one_answer=True,
     parser="drivers.mbus.link:Parser",
     explainers="drivers.mbus.explain:EXPLAINERS",
+    chinese=Path(__file__).parent / "chinese.txt",
     search="drivers.mbus.search:MbusSearch",
     search_options=(
         SearchOption(
@@ -42,4 +44,5 @@ PROTOCOL = Protocol(
         ),
     ),
     simulate="drivers.mbus.simulate:simulate",
+    demo="drivers.mbus.simulate:DEMO",
 )

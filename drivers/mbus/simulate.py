@@ -9,6 +9,21 @@ from drivers.mbus.link import Parser
 from drivers.sim.meter_display import MeterDisplay, check_digits, display_of, shown_by
 from drivers.sim.meters import SimMeter
 from drivers.sim.simulation import SimulationRequest
+from drivers.sim.slots import HEAT, ParkSlot
+
+DEMO = ParkSlot(
+    "heat-hall",
+    "厂房热量表 / heat meter of the halls",
+    "meters",
+    2,
+    "mbus/heat",
+    "heat",
+    {"heat": "check"},
+    address="5",
+    baud=2400,
+    every={"slow": "10 s"},
+    points=HEAT,
+)
 
 # point -> DIF and VIF, unit, decimals
 _RECORDS = {

@@ -54,6 +54,7 @@ PROTOCOL = Protocol(
     any_address="1",
     searched_by_default=True,
     explainers="drivers.modbus.explain:EXPLAINERS",
+    libraries=("pymodbus",),
     chinese=Path(__file__).parent / "chinese.txt",
     search="drivers.modbus.search:ModbusSearch",
     simulate="drivers.modbus.simulate:simulate",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from drivers.backoff import Backoff
 from drivers.base import VisitPlan
@@ -17,7 +15,6 @@ from drivers.model import (
     PACES,
     DeviceException,
     DeviceSpec,
-    Kind,
     LineDown,
     LineError,
     LineLent,
@@ -28,9 +25,8 @@ from drivers.model import (
     Reading,
     Reason,
 )
-from drivers.plan import Block, KnownHoles, compile_block, plan_blocks, read_image, text_slots
+from drivers.plan import KnownHoles, read_image
 from drivers.plan.holes import ILLEGAL_ADDRESS, STRIKES
-from ext.decode import Plan
 from ext.ring import Ring
 
 SILENT_VISITS = 8  # a read that is silent so often in a row, while others answer, is cut or given a rest
@@ -70,23 +66,7 @@ class ModbusDevice(RegisterDevice):
 
     def plan(self, numbers: Sequence[int]) -> list[Read]:
         """Those that cover the points, except those that the device lacks. Raises ProfileError."""
-        points = self.spec.points
-        return [
-            Read(
-                block,
-                read_request(self.unit, block.function, block.address, block.count, self.where),
-                self._decoder(block, [n for n in block.points if not points[n].is_text]),
-                self._decoder(block, [n for n in block.points if points[n].kind is Kind.COUNTER]),
-                text_slots(block, points),
-                memoryview(array("H", block.points)),
-            )
-            for block in plan_blocks(points, self._limits, self._timing, numbers, self.holes)
-        ]
-
-    def _decoder(self, block: Block, numbers: list[int]) -> Plan | None:
-        """The plan of some points of a block; None where there are none."""
-        some = replace(block, points=tuple(numbers))
-        return compile_block(some, self.spec.points, self.spec) if numbers else None
+        return self.reads(numbers, self._limits, self.holes)
 
     def lacking(self, numbers: Sequence[int]) -> list[tuple[list[int], Reason]]:
         lacking = [n for n in numbers if self.holes.lacks(self.spec.points[n])] if self.holes.absent else []

@@ -1,6 +1,7 @@
 """Modbus frames: requests, and how an answer is found among bytes. Pure, no I/O.
 
-Only reads can be expressed: the functions 1, 2, 3, 4 and 43/14 (read device identification).
+Only reads can be expressed: the functions 1, 2, 3, 4 and 43/14 (read device identification). The silence between frames
+(t3.5, ``drivers.serial_setting``): MODBUS over serial line 1.02, 2.5.1.1.
 """
 
 from __future__ import annotations

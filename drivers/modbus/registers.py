@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from array import array
 from collections.abc import Awaitable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import ClassVar
 
-from drivers.base import Device
+from drivers.base import Decoded, Device
 from drivers.clocks import offset_s
 from drivers.line import Answer, Line
 from drivers.modbus.frames import ModbusRequest
+from drivers.modbus.requests import read_request
 from drivers.model import (
     DeviceException,
     DeviceSpec,
     GatewayTimeout,
     Kind,
+    Limits,
     LineError,
     PlanSummary,
     Point,
     PollResult,
     Quality,
-    Reading,
     Reason,
 )
-from drivers.plan import Block, TextSlot, exact, plan_summary, text_of
+from drivers.plan import (
+    Block,
+    KnownHoles,
+    TextSlot,
+    compile_block,
+    exact,
+    plan_blocks,
+    plan_summary,
+    text_of,
+    text_slots,
+)
 from ext.decode import Plan
 from ext.ring import Ring
 
 DEVICE_FAILURE = 4  # the exception code
-Value = tuple[int, Decimal | str | None, int, bytes]  # point, value, quality or reason, bytes
 
 
 @dataclass(slots=True)
@@ -43,7 +54,6 @@ class Read:
     counters: Plan | None  # of its counters alone; None: it has none
     texts: tuple[TextSlot, ...]
     points: memoryview  # uint16 numbers, for gaps
-    factors: Plan | None = None  # SunSpec: of its power factors
 
     @property
     def query_id(self) -> tuple[int, int, int]:
@@ -58,6 +68,7 @@ class RegisterDevice(Device[Read, Answer]):
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
         super().__init__(spec, line, ring, table)
         self.unit = int(spec.address)
+        self.points: Sequence[Point] = spec.points  # as this device has them in its registers
         self._probes = 0  # second ones
 
     def plan_summary(self, paces: int) -> PlanSummary:
@@ -106,57 +117,54 @@ class RegisterDevice(Device[Read, Answer]):
     def ask(self, queries: Sequence[Read]) -> Awaitable[Sequence[Answer | LineError]]:
         return self._line.burst([read.request for read in queries[: self._line.burst_size]], self._options)
 
+    def reads(self, numbers: Sequence[int], limits: Limits, holes: KnownHoles | None = None) -> list[Read]:
+        """The fewest reads that cover these points. Raises ProfileError."""
+        found: list[Read] = []
+        for block in plan_blocks(self.points, limits, self._timing, numbers, holes):
+            request = read_request(self.unit, block.function, block.address, block.count, self.where)
+            values = [n for n in block.points if not self.points[n].is_text]
+            plan = self._decoder(block, values)
+            counters = self._decoder(block, [n for n in values if self.points[n].kind is Kind.COUNTER])
+            points = memoryview(array("H", block.points))
+            found.append(Read(block, request, plan, counters, text_slots(block, self.points), points))
+        return found
+
+    def _decoder(self, block: Block, numbers: list[int]) -> Plan | None:
+        """The plan of some points of a block; None where there are none."""
+        return compile_block(replace(block, points=tuple(numbers)), self.points, self.spec) if numbers else None
+
     def take(self, query: Read, answer: Answer, tick_ms: int, positions: list[int]) -> None:
         payload, time_ns, mono_ns, suspect = answer
         quality = Quality.SUSPECT if suspect else Quality.GOOD
         if query.counters is not None and self._is_suspect(query.counters, payload, mono_ns):
             quality = Quality.SUSPECT  # all of it: an answer that is not what was asked for shows at its counters
-        why = Reason.SENTINEL if self.spec.night is None else self.spec.lack(tick_ms)
+        why, stamp = self.spec.lack(tick_ms), (tick_ms, time_ns, mono_ns)
         if query.plan is not None:
-            stamp = (tick_ms, time_ns, mono_ns)
             positions.append(query.plan.decode_into(self._ring, payload, self.table, *stamp, quality, why))
-        if query.texts or query.factors is not None:
-            for number, value, judged, _ in self.beside(query, answer, quality):
-                stamp = (tick_ms, time_ns, mono_ns)
-                if value is None:
-                    positions.append(self.gap(tick_ms, why if judged == Reason.SENTINEL else Reason(judged), (number,)))
-                elif isinstance(value, str):
-                    positions.append(self.append_text(number, judged, stamp, value))
-                else:
-                    values = [(number, *exact(value), judged)]
-                    positions.append(self._ring.append_values(self.table, *stamp, values))
+        if query.texts:
+            self.write(self._texts_of(query, answer, quality, why), stamp, positions)
 
-    def readings(self, query: Read, answer: Answer) -> dict[int, Reading]:
-        points = self.spec.points
+    def decoded(self, query: Read, answer: Answer) -> Iterator[Decoded]:
         quality: int = Quality.SUSPECT if answer.suspect else Quality.GOOD
-        found: dict[int, Reading] = {}
-        for number, value, judged, raw in self.beside(query, answer, quality):
-            found[number] = Reading(points[number].name, value, points[number].unit, judged, raw)
-        decoded = query.plan.values(answer.payload) if query.plan is not None else ()
-        for number, mantissa, exponent, judged in decoded:
-            point, raw = points[number], self.raw_of(query, number, answer.payload)
-            exact_value = None if judged >= min(Reason) else Decimal(mantissa).scaleb(exponent)
-            is_whole = exact_value is not None and point.kind is Kind.STATE and exact_value == int(exact_value)
-            shown = int(exact_value) if exact_value is not None and is_whole else exact_value
-            found[number] = Reading(point.name, shown, point.unit, judged or quality, raw)
-        return found
+        yield from self._texts_of(query, answer, quality, Reason.SENTINEL)
+        for number, mantissa, exponent, judged in query.plan.values(answer.payload) if query.plan is not None else ():
+            value = None if judged >= min(Reason) else (mantissa, exponent)
+            yield Decoded(number, value, judged or quality, self._raw_of(query, number, answer.payload))
 
-    def beside(self, query: Read, answer: Answer, quality: int) -> Iterator[Value]:
+    def _texts_of(self, query: Read, answer: Answer, quality: int, lack: Reason) -> Iterator[Decoded]:
         """What the kernel does not decode: texts and clocks."""
         for number, offset, size in query.texts:
-            point, raw = self.spec.points[number], answer.payload[offset : offset + size]
-            value: Decimal | str | None = self.text_of(point, raw)
-            if point.clock and isinstance(value, str):
-                value = offset_s(value, point.clock, self.spec.zone, answer.time_ns)
-            yield number, value, Reason.SENTINEL if value is None else quality, raw
+            point, raw = self.points[number], answer.payload[offset : offset + size]
+            text = text_of(point, raw)
+            value: tuple[int, int] | str | None = text
+            if point.clock and text is not None:
+                lead_s = offset_s(text, point.clock, self.spec.zone, answer.time_ns)
+                value = None if lead_s is None else exact(lead_s)
+            yield Decoded(number, value, lack if value is None else quality, raw)
 
-    def text_of(self, point: Point, raw: bytes) -> str | None:
-        """The text in the bytes of a point."""
-        return text_of(point, raw)
-
-    def raw_of(self, query: Read, number: int, payload: bytes) -> bytes:
+    def _raw_of(self, query: Read, number: int, payload: bytes) -> bytes:
         """The bytes that a point's value was made of; of coils, all bytes that they touch."""
-        point, first = self.spec.points[number], self.spec.points[number].address - query.block.address
+        point, first = self.points[number], self.points[number].address - query.block.address
         if query.block.function >= 3:
             return payload[2 * first : 2 * (first + point.count)]
         return payload[first // 8 : (first + point.count + 7) // 8]

@@ -110,8 +110,7 @@ def _pieces(points: Sequence[Point], numbers: list[int], function: int, longest:
         groups.setdefault(points[n].together or f"#{n}", []).append(n)
     pieces: list[_Piece] = []
     for name, members in groups.items():
-        start = min(points[n].address for n in members)
-        end = max(points[n].address + points[n].count for n in members)
+        start, end = min(points[n].span[0] for n in members), max(points[n].span[1] for n in members)
         if end - start > longest:
             what = points[members[0]].name if name.startswith("#") else f"the group {name!r}"
             unit = "registers" if function >= 3 else "coils"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -50,7 +52,7 @@ _COMPILED: dict[object, tuple[Plan, tuple[Point, ...]]] = {}
 _COMPILED_AT_MOST = 512
 
 
-def build_plan(block: Block, points: Sequence[Point], spec: DeviceSpec) -> Plan:
+def build_plan(block: Block, points: Sequence[Point] | Mapping[int, Point], spec: DeviceSpec) -> Plan:
     """``compile_block`` without the memory."""
     plan = Plan(block.payload)
     for number in block.points:
@@ -137,11 +139,31 @@ def exact(value: Decimal) -> tuple[int, int]:
     return (-mantissa if sign else mantissa), (exponent if mantissa else 0)
 
 
-def add_point(plan: Plan, number: int, point: Point, block: Block, spec: DeviceSpec, scale_offset: int = -1) -> None:
-    """Add a point to the plan of a block: all its keys that say how its registers become a value.
+_DECIMAL = struct.Struct("<QhBx")  # mantissa, exponent, flags: as the kernel's fields of that type
+_UNSIGNED, _MISSING = 1, 128
 
-    ``scale_offset``: where a power of ten for it lies in the payload, -1: nowhere. Raises ValueError.
-    """
+
+def pack_decimal(value: Decimal | int) -> bytes:
+    """A number that a device sent in digits, for ``decimal_plan``. What 64 bits cannot hold is packed as missing."""
+    sign, digits, exponent = Decimal(value).as_tuple()
+    if isinstance(exponent, int) and len(digits) < 40:
+        mantissa = int("".join(map(str, digits))) * (-1 if sign else 1)
+        while mantissa and mantissa % 10 == 0 and not -(1 << 63) <= mantissa < 1 << 64:
+            mantissa, exponent = mantissa // 10, exponent + 1
+        if -(1 << 63) <= mantissa < 1 << 64 and abs(exponent) < 1 << 15:
+            return _DECIMAL.pack(mantissa & (1 << 64) - 1, exponent, _UNSIGNED if mantissa >> 63 > 0 else 0)
+    return _DECIMAL.pack(0, 0, _MISSING)
+
+
+def decimal_plan(number: int, point: Point, spec: DeviceSpec) -> Plan:
+    """The kernel plan of a point whose value the device sends in digits. Raises ProfileError."""
+    words = _DECIMAL.size // 2
+    digits = replace(point, function=3, address=0, count=words, type="decimal", order="", parts=())
+    return build_plan(Block(3, 0, words, (number,)), {number: digits}, spec)
+
+
+def add_point(plan: Plan, number: int, point: Point, block: Block, spec: DeviceSpec) -> None:
+    """Add a point to the plan of a block: all its keys that say how its registers become a value. Raises ValueError."""
     ratio = ratio_of(point, spec)
     negate = point.flips and concerned(point.name, spec.reversed)
     low, high = (None if v is None else v * ratio for v in range_of(point, spec))
@@ -164,9 +186,10 @@ def add_point(plan: Plan, number: int, point: Point, block: Block, spec: DeviceS
             sentinels=point.sentinels,
             low=None if low is None or not last else exact(low),
             high=None if high is None or not last else exact(high),
-            scale_offset=scale_offset,
+            scale_offset=-1 if point.scale_at is None else 2 * (point.scale_at - block.address),
             negate=negate,
             part=not last,
+            share=point.share,
         )
 
 

@@ -261,13 +261,13 @@ class _Reader:
             if value is False:
                 return ()
             items = value if isinstance(value, list) else [value]
-            wide = BITS.get(type_, 16 * REGISTERS.get(type_, 1) or 64)
+            wide = BITS.get(type_, 16 * REGISTERS.get(type_, 1) or 64) if self.maps_registers else 64
             if value is True or not all(isinstance(i, int) and not isinstance(i, bool) for i in items):
                 self.table.add("sentinel", "sentinel must be raw values, or false for none")
                 return None
             if any(not 0 <= i < 2**wide for i in items):
                 hint = "Write the raw bits, as 0xFFFF"
-                self.table.add("sentinel", f"sentinel is beyond the {wide} bits of {type_}", hint)
+                self.table.add("sentinel", f"sentinel is beyond the {wide} bits of {type_ or 'a number'}", hint)
                 return None
             return tuple(items)
         if bit is not None or mask is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from drivers.model import UsageError
 from drivers.profile import find_profile, load_profile
+from drivers.registry import all_protocols
 from drivers.sim.bus import Bus, SimLine
 from drivers.sim.device import SimDevice
 from drivers.sim.display import Display, ParkClock
@@ -16,13 +18,24 @@ from drivers.sim.families import device_from_profile, meter_from_profile
 from drivers.sim.meter_display import MeterDisplay
 from drivers.sim.meters import MixedBus, SimMeter, Simulated
 from drivers.sim.rtu import SerialLine
-from drivers.sim.slots import CABINETS, DEMO, METERS, PLAN, ParkSlot
+from drivers.sim.slots import CABINETS, HALLS, PLAN, ParkSlot
 from drivers.sim.tcp import TcpLine
 
 __all__ = ["CABINETS", "DEMO", "METERS", "Park", "ParkDevice", "ParkMeter", "ParkSlot", "make_park"]
 
 SERIAL_LINES = frozenset({"cabinet", "meters"})  # a pseudo-terminal; all others are TCP
 BAUD = 9600
+
+
+def _protocol_slots() -> Iterator[ParkSlot]:
+    for protocol in all_protocols():
+        with suppress(ImportError, AttributeError):  # a third party's that is broken does not stop the demo
+            if (slot := protocol.demo_slot()) is not None:
+                yield slot
+
+
+METERS: tuple[ParkSlot, ...] = (*sorted(_protocol_slots(), key=lambda slot: (slot.baud or BAUD, slot.unit)), HALLS)
+DEMO: tuple[ParkSlot, ...] = (*CABINETS, *METERS)
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ class ParkSlot:
     parent: Mapping[str, str] = field(default_factory=dict)  # for agent.toml: where its parts hang in the metering tree
     params: Mapping[str, int | str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
-    address: str = ""  # of a meter without unit numbers; its ``unit`` is unused
+    address: str = ""  # of a meter without unit numbers; its ``unit`` is its place along the line
     baud: int | None = None  # its own speed on a line of several
     every: Mapping[str, str] = field(default_factory=dict)  # for agent.toml: pace -> period
     points: Sequence[str] = ()  # for agent.toml: () means all
@@ -87,68 +87,13 @@ CABINETS: tuple[ParkSlot, ...] = (
         every={"fast": "5 s", "normal": "5 s", "slow": "10 s"},
     ),
 )
-# One RS-485 line of five protocols and two speeds. Reading at 2400 baud is slow (a visit of the main meter
-# takes more than a second), so the paces of this line are longer than those of the others, and only some points are
-# read.
+# "meters" is one RS-485 line of all protocols (the slot of each lies with it) and two speeds. Reading at 2400 baud is
+# slow (a visit of the main meter takes more than a second), so the paces of this line are longer than those of the
+# others, and only some points are read.
 HEAT = ("heat.energy", "heat.power", "heat.flow", "heat.volume", "heat.temperature.supply", "heat.temperature.return")
 SLOW_LINE = {"normal": "10 s", "slow": "10 s"}
-METERS: tuple[ParkSlot, ...] = (
-    ParkSlot(
-        "tower",
-        "总表 / main meter",
-        "meters",
-        0,
-        "dlt645/2007",
-        "grid",
-        {"ac": "check"},
-        {"ac": "grid"},
-        address="000000000161",
-        baud=2400,
-        every=SLOW_LINE,
-        points=("ac.power.active*", "ac.energy.import", "ac.energy.export", "ac.voltage.*", "device.serial"),
-    ),
-    ParkSlot(
-        "heat-hall",
-        "厂房热量表 / heat meter of the halls",
-        "meters",
-        0,
-        "mbus/heat",
-        "heat",
-        {"heat": "check"},
-        address="5",
-        baud=2400,
-        every={"slow": "10 s"},
-        points=HEAT,
-    ),
-    ParkSlot(
-        "heat-office",
-        "办公楼热量表 / heat meter of the offices",
-        "meters",
-        0,
-        "cjt188/heat",
-        "heat",
-        {"heat": "check"},
-        address="22223333444455",
-        baud=2400,
-        every={"slow": "10 s"},
-        points=HEAT,
-    ),
-    ParkSlot(
-        "inv3",
-        "门卫屋顶 / gatehouse roof",
-        "meters",
-        3,
-        "sunspec/inverter",
-        "pv3",
-        {"ac": "generation.pv"},
-        texts={"device.vendor": "Acme", "device.model": "Sun 12", "device.firmware": "1.4"},
-        every={"fast": "10 s", **SLOW_LINE},
-        points=("ac.*", "dc.power", "dc.mppt.1.*", "dc.mppt.2.*", "device.state", "device.model", "device.firmware"),
-    ),
-    ParkSlot("halls", "厂房总用电 / all halls", "meters", 9, "eastron/sdm630", "load", {"ac": "load"},
-         every={"fast": "10 s", **SLOW_LINE}),
-)  # fmt: skip
-DEMO: tuple[ParkSlot, ...] = (*CABINETS, *METERS)
+HALLS = ParkSlot("halls", "厂房总用电 / all halls", "meters", 9, "eastron/sdm630", "load", {"ac": "load"},
+                 every={"fast": "10 s", **SLOW_LINE})  # fmt: skip
 # The park's figures. The figures of the notice are of a year; some are made for every interval too, to look at.
 PLAN = """\
 schema = 1

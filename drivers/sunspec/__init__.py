@@ -17,7 +17,9 @@ PROTOCOL = Protocol(
     any_address="1",
     tells_its_model=True,
     wire="modbus",
+    libraries=("pysunspec2",),
     explainers="drivers.sunspec.explain:EXPLAINERS",
     chinese=Path(__file__).parent / "chinese.txt",
     simulate="drivers.sunspec.simulate:simulate",
+    demo="drivers.sunspec.simulate:DEMO",
 )

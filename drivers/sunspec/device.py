@@ -9,18 +9,19 @@ point, gives it. ``inverter`` stands for 101 to 103 and 111 to 113, ``meter`` fo
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
 from drivers.line import Answer, Line
 from drivers.modbus.frames import ModbusRequest
-from drivers.modbus.registers import DEVICE_FAILURE, Read, RegisterDevice, Value
+from drivers.modbus.registers import DEVICE_FAILURE, Read, RegisterDevice
 from drivers.modbus.requests import read_request
 from drivers.model import (
     DeviceException,
     DeviceSpec,
     FrameError,
+    Limits,
     LineError,
     LineTimeout,
     PlanSummary,
@@ -29,9 +30,9 @@ from drivers.model import (
     Reading,
     Reason,
 )
-from drivers.plan import Block, characters, plan_summary
+from drivers.plan import Block, plan_summary
 from drivers.plan.holes import ILLEGAL_ADDRESS
-from drivers.sunspec.plan import HOLDING, RegisterLocation, alternatives, build_reads, find_locations, share_of
+from drivers.sunspec.plan import HOLDING, alternatives, find_points
 from drivers.sunspec.walk import BASES, MAX_READ, ModelChain, decode_image, discover
 from ext.ring import Ring
 
@@ -56,13 +57,15 @@ class SunSpecDevice(RegisterDevice):
         self._most = min(self._limits.max_words or MAX_READ, MAX_READ)
         self._bases = list(BASES)
         self.device: ModelChain | None = None  # as last walked
-        self._locations: dict[int, RegisterLocation] = {}
+        # what lies between two points is of the chain of models, which a device must answer throughout
+        self._reading = Limits(max_words=self._most, holes=True)
+        self._known: dict[int, Point] = {}  # the points that it has, where it has them
 
     def plan(self, numbers: Sequence[int]) -> list[Read]:
-        return self._reads_of([self._locations[n] for n in numbers if n in self._locations])
+        return self.reads([n for n in numbers if n in self._known], self._reading)
 
     def lacking(self, numbers: Sequence[int]) -> list[tuple[list[int], Reason]]:
-        lacking = [n for n in numbers if n not in self._locations]
+        lacking = [n for n in numbers if n not in self._known]
         return [(lacking, Reason.ABSENT)] if lacking else []
 
     @property
@@ -134,49 +137,28 @@ class SunSpecDevice(RegisterDevice):
         first = min(words, default=0)
         registers = [words.get(address, 0) for address in range(first, max(words, default=0) + 1)]
         self._adopt(decode_image(first, registers))
-        found = {n: self.no_reading(n, Reason.ABSENT) for n in range(len(self.spec.points))}
-        whole = []
-        for number, location in self._locations.items():
-            if all(
-                address in words for address in range(location.address, location.address + location.place.point.size)
-            ) and (location.scale_at is None or location.scale_at in words):
-                whole.append(location)
-            else:
-                del found[number]
-        for read in self._reads_of(whole):
+        found = {n: self.no_reading(n, Reason.ABSENT) for n in range(len(self.spec.points)) if n not in self._known}
+        for read in self.reads([n for n, point in self._known.items() if _is_whole(point, words)], self._reading):
             payload = b"".join(words.get(read.block.address + n, 0).to_bytes(2) for n in range(read.block.count))
             found.update(self.readings(read, Answer(payload, 0, 0, False)))
         return {reading.name: reading for reading in found.values()}
 
     def _adopt(self, device: ModelChain) -> None:
-        self._locations = find_locations(device, self.spec, self._most, self.where)
+        self._known = find_points(device, self.spec, self._most, self.where)
+        self.points = [self._known.get(n, point) for n, point in enumerate(self.spec.points)]
         self.replan()
         for model in device.models:  # only where they lie is needed from now on
             model.points, model.places = {}, {}
         self.device = device
 
-    def beside(self, query: Read, answer: Answer, quality: int) -> Iterator[Value]:
-        yield from super().beside(query, answer, quality)
-        factors = () if query.factors is None else query.factors.values(answer.payload)
-        for number, mantissa, exponent, judged in factors:
-            if judged >= min(Reason):
-                yield number, None, judged, b""
-            else:
-                yield number, *share_of(number, mantissa, exponent, quality, self.spec), b""
-
-    def text_of(self, point: Point, raw: bytes) -> str | None:
-        return characters(raw)
-
-    def raw_of(self, query: Read, number: int, payload: bytes) -> bytes:
-        location = self._locations[number]
-        at = 2 * (location.address - query.block.address)
-        return payload[at : at + 2 * location.place.point.size]
-
-    def _reads_of(self, locations: Sequence[RegisterLocation]) -> list[Read]:
-        return build_reads(locations, self.spec, self._most, self._timing, self.where)
-
     def _request(self, address: int, count: int) -> ModbusRequest:
         return read_request(self.unit, HOLDING, address, count, self.where)
+
+
+def _is_whole(point: Point, words: Mapping[int, int]) -> bool:
+    """Whether an image has all registers of a point, and its scale factor."""
+    scale_at = point.address if point.scale_at is None else point.scale_at
+    return words.keys() >= {scale_at, *range(point.address, point.address + point.count)}
 
 
 def _words(payload: bytes) -> tuple[int, ...]:

@@ -1,25 +1,19 @@
-"""Points of a profile onto the models of one device, and these onto the fewest reads."""
+"""Points of a profile onto the models of one device."""
 
 from __future__ import annotations
 
 import logging
 import re
 import struct
-from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 
-from drivers.modbus.registers import Read
-from drivers.modbus.requests import read_request
-from drivers.model import ConfigError, DeviceSpec, Kind, Point, Quality
-from drivers.plan import Block, LineTiming, TextSlot, add_point
-from drivers.profile import concerned
+from drivers.model import ConfigError, DeviceSpec, Kind, Point
 from drivers.sunspec.models import NUMBERS, Model, ModelOffset
 from drivers.sunspec.names import UNITS
 from drivers.sunspec.walk import ModelChain
 from drivers.units import unit_factor
-from ext.decode import Plan
 
 HOLDING = 3  # the function that reads all of it
 _log = logging.getLogger("meterhouse.sunspec")
@@ -50,44 +44,24 @@ def alternatives(key: str, where: str) -> list[Alternative]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class RegisterLocation:
-    """Where a device has a point: addresses of holding registers."""
-
-    point: int  # number in the spec
-    address: int
-    place: ModelOffset
-    scale_at: int | None  # address of its scale factor
-
-    @property
-    def begin(self) -> int:
-        return self.address if self.scale_at is None else min(self.address, self.scale_at)
-
-    @property
-    def end(self) -> int:
-        own = self.address + self.place.point.size
-        return own if self.scale_at is None else max(own, self.scale_at + 1)
-
-
-def find_locations(device: ModelChain, spec: DeviceSpec, most: int, where: str) -> dict[int, RegisterLocation]:
-    """Point number -> location, for the points that this device has."""
+def find_points(device: ModelChain, spec: DeviceSpec, most: int, where: str) -> dict[int, Point]:
+    """The points that this device has, by number, as the map of another device would say them."""
     by_id: dict[int, list[Model]] = {}
     for model in device.models:
         by_id.setdefault(model.id, []).append(model)
-    locations: dict[int, RegisterLocation] = {}
+    found: dict[int, Point] = {}
     for number, point in enumerate(spec.points):
         for model, name in _candidates(point, by_id, where):
             place = model.places.get(name)
             if place is None or not _fits(point, place, where):
                 continue
-            scale_at = None if place.scale_at is None else model.address + place.scale_at
-            location = RegisterLocation(number, model.address + place.offset, place, scale_at)
-            if location.end - location.begin > most:
+            placed = _placed(point, place, model.address)
+            if placed.span[1] - placed.span[0] > most:
                 _log.warning("%s: the scale factor of %s is more than %d registers away", where, point.name, most)
                 continue
-            locations[number] = location
+            found[number] = placed
             break
-    return locations
+    return found
 
 
 def _candidates(point: Point, by_id: Mapping[int, list[Model]], where: str) -> Iterable[tuple[Model, str]]:
@@ -118,76 +92,20 @@ def _fits(point: Point, place: ModelOffset, where: str) -> bool:
     return False
 
 
-def build_reads(
-    locations: Sequence[RegisterLocation], spec: DeviceSpec, most: int, timing: LineTiming, where: str
-) -> list[Read]:
-    """The reads that cover ``locations``: what lies between two is read over where that is cheaper than asking twice.
-
-    All of it lies within the chain of models, which a device must answer throughout.
-    """
-    groups: list[tuple[int, int, list[RegisterLocation]]] = []
-    for location in sorted(locations, key=lambda s: (s.begin, s.end)):
-        if groups:
-            begin, end, members = groups[-1]
-            joint = max(end, location.end) - begin
-            apart = timing.cost_ns(2 * (end - begin)) + timing.cost_ns(2 * (location.end - location.begin))
-            if joint <= most and (location.begin < end or timing.cost_ns(2 * joint) <= apart):
-                groups[-1] = begin, max(end, location.end), [*members, location]
-                continue
-        groups.append((location.begin, location.end, [location]))
-    return [_compiled(begin, end, members, spec, where) for begin, end, members in groups]
-
-
-def _compiled(begin: int, end: int, members: list[RegisterLocation], spec: DeviceSpec, where: str) -> Read:
-    plan, factors, counters = (Plan(2 * (end - begin)) for _ in range(3))
-    block = Block(HOLDING, begin, end - begin, tuple(location.point for location in members))
-    texts: list[TextSlot] = []
-    for location in members:
-        point = spec.points[location.point]
-        if point.kind is Kind.TEXT:
-            texts.append(TextSlot(location.point, 2 * (location.address - begin), 2 * location.place.point.size))
-            continue
-        power_at = -1 if location.scale_at is None else 2 * (location.scale_at - begin)
-        wanted = [factors if is_factor(point) else plan, *([counters] if point.kind is Kind.COUNTER else ())]
-        for one in wanted:
-            add_point(one, location.point, _placed(point, location), block, spec, power_at)
-    return Read(
-        block,
-        read_request(int(spec.address), HOLDING, begin, end - begin, where),
-        plan if plan.points else None,
-        counters if counters.points else None,
-        tuple(texts),
-        memoryview(array("H", block.points)),
-        factors=factors if factors.points else None,
-    )
-
-
-def is_factor(point: Point) -> bool:
-    """Whether a point is a power factor."""
-    return ".power.factor" in f".{point.name}" and point.kind is Kind.GAUGE
-
-
-def share_of(number: int, mantissa: int, exponent: int, quality: int, spec: DeviceSpec) -> tuple[Decimal, int]:
-    """(a power factor as a share of 1, its quality): devices send shares and percents, whatever the unit says."""
-    point = spec.points[number]
-    value = Decimal(mantissa).scaleb(exponent)
-    if abs(value) > 1:
-        value /= 100
-    if (point.low is not None and value < point.low) or (point.high is not None and value > point.high):
-        quality = Quality.RANGE
-    return (-value if point.flips and concerned(point.name, spec.reversed) else value), quality
-
-
-def _placed(point: Point, location: RegisterLocation) -> Point:
-    """A point where this device has it, as the map of another device would say it."""
-    definition = location.place.point
-    plain = point.kind is Kind.STATE or is_factor(point)
+def _placed(point: Point, place: ModelOffset, address: int) -> Point:
+    """A point in a model at an address. Devices send power factors as shares and as percents, whatever is said."""
+    definition = place.point
+    share = ".power.factor" in f".{point.name}" and point.kind is Kind.GAUGE
+    plain = point.kind in (Kind.STATE, Kind.TEXT) or share
     factor = None if plain else unit_factor(UNITS.get(definition.unit, definition.unit), point.unit)
-    placed = replace(
+    return replace(
         point,
-        address=location.address,
-        type=TYPES[definition.type],
-        scale=(factor or Decimal(1)).scaleb(location.place.power) * point.scale,
+        address=address + place.offset,
+        function=HOLDING,
+        count=definition.size,
+        type=TYPES.get(definition.type, "str"),
+        scale=(factor or Decimal(1)).scaleb(place.power) * point.scale,
+        scale_at=None if place.scale_at is None else address + place.scale_at,
+        share=share,
         sentinels=(0,) if definition.type.startswith("acc") and point.sentinels is None else point.sentinels,
     )
-    return replace(placed, low=None, high=None, flips=False) if is_factor(point) else placed

@@ -16,11 +16,25 @@ from drivers.profile import Profile, Resolved
 from drivers.sim.display import Display, ParkClock
 from drivers.sim.facts import FactLookup
 from drivers.sim.families import register_device
+from drivers.sim.slots import SLOW_LINE, ParkSlot
 from drivers.sunspec.models import END_MODEL, NUMBERS, GroupDef, ModelOffset, PointDef, decode_model, definition
 from drivers.sunspec.names import UNITS
 from drivers.sunspec.plan import TYPES, alternatives
 from drivers.sunspec.walk import MARKER
 from drivers.units import unit_factor
+
+DEMO = ParkSlot(
+    "inv3",
+    "门卫屋顶 / gatehouse roof",
+    "meters",
+    3,
+    "sunspec/inverter",
+    "pv3",
+    {"ac": "generation.pv"},
+    texts={"device.vendor": "Acme", "device.model": "Sun 12", "device.firmware": "1.4"},
+    every={"fast": "10 s", **SLOW_LINE},
+    points=("ac.*", "dc.power", "dc.mppt.1.*", "dc.mppt.2.*", "device.state", "device.model", "device.firmware"),
+)
 
 Raw = int | float | str
 BASE = 40000

@@ -72,7 +72,7 @@ NAMES = {
     "Shelves": "PackTable",
     "Sketch": "TrackedPoints",
     "Slices": "ReadThrottle",
-    "Spot": "RegisterLocation",
+    "Spot": "Point",
     "Suspects": "PoisonDetector",
     "Taken": "DecodedPage",
     "Tally": "CounterKernel",

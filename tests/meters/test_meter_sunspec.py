@@ -14,7 +14,7 @@ from drivers.sim.bus import Bus
 from drivers.sim.device import SimDevice
 from drivers.sunspec import PROTOCOL
 from drivers.sunspec.models import decode_model
-from drivers.sunspec.plan import find_locations
+from drivers.sunspec.plan import find_points
 from drivers.sunspec.simulate import model_registers
 from drivers.sunspec.walk import decode_image
 from tests.kits.meters import ALL, TICK, Cabinet, points_of, replace, sent_frames
@@ -134,10 +134,11 @@ async def test_a_value_and_its_factor_come_in_one_read(cabinet: Cabinet) -> None
     reads = [(int.from_bytes(frame[8:10]), int.from_bytes(frame[10:12])) for frame in sent_frames(bus)]
     assert len(reads) > 1 and max(count for _, count in reads) <= 50
     found = decode_image(40000, image.words(40000, 200))
-    locations = find_locations(found, device.spec, 50, "here")
-    assert len(locations) > 10 and any(location.scale_at is not None for location in locations.values())
-    for location in locations.values():
-        assert any(address <= location.begin and location.end <= address + count for address, count in reads), location
+    placed = find_points(found, device.spec, 50, "here").values()
+    assert len(placed) > 10 and any(point.scale_at is not None for point in placed)
+    for point in placed:
+        begin, end = point.span
+        assert any(address <= begin and end <= address + count for address, count in reads), point
 
 
 async def test_no_sunspec_and_no_answer(cabinet: Cabinet) -> None:

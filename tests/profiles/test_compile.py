@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal, localcontext
+from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.model import DeviceSpec, Kind, Point, ProfileError, Quality, Reason, RegisterPart
-from drivers.plan import Block, compile_block, exact, plan_blocks, ratio_of, read_image, text_of, text_slots
+from drivers.plan import (
+    Block,
+    compile_block,
+    decimal_plan,
+    exact,
+    pack_decimal,
+    plan_blocks,
+    ratio_of,
+    read_image,
+    text_of,
+    text_slots,
+)
 from drivers.plan.image import plain
 
 SPEC = DeviceSpec("m1", "park7/gw01/m1", "1", "modbus", "example/x", (), (0, 0, 0, 0, 0))
@@ -130,3 +143,54 @@ def test_a_point_that_the_kernel_refuses_is_named() -> None:
     point = Point("ac.voltage.l1", Kind.GAUGE, type="u16", order="ABCD")
     with pytest.raises(ProfileError, match=r"example/x on m1: ac\.voltage\.l1: "):
         compile_block(Block(3, 0, 1, (0,)), [point], SPEC)
+
+
+NUMBERS = st.decimals(-(10**5), 10**5, places=3, allow_nan=False)
+
+
+@given(NUMBERS, NUMBERS.filter(bool), NUMBERS, st.tuples(NUMBERS, NUMBERS).map(sorted), st.booleans(), st.booleans())
+def test_digits_of_a_meter_obey_the_keys_of_registers(
+    raw: Decimal, scale: Decimal, offset: Decimal, bounds: list[Decimal], ratio: bool, turned: bool
+) -> None:
+    low, high = bounds
+    point = Point(
+        "ac.power.active", Kind.GAUGE, "kW", scale=scale, offset=offset, low=low, high=high, flips=True, key="P",
+        ratio="apply" if ratio else "",
+    )  # fmt: skip
+    spec = replace(SPEC, ratio_ct=Decimal(80), reversed=frozenset(("ac",) if turned else ()))
+    ((number, mantissa, exponent, quality),) = decimal_plan(7, point, spec).values(pack_decimal(raw))
+    scaled = (Fraction(raw) + Fraction(offset)) * Fraction(scale)
+    expected = scaled * (80 if ratio else 1) * (-1 if turned else 1)
+    assert (number, mantissa * Fraction(10) ** exponent) == (7, expected)
+    assert quality == (Quality.GOOD if low <= scaled <= high else Quality.RANGE)
+
+
+@pytest.mark.parametrize(
+    ("raw", "keys", "value"),
+    [
+        ("65535", {"sentinels": (65535,)}, None),
+        ("65535.0", {"sentinels": (65535,)}, None),
+        ("6.5535", {"sentinels": (65535,)}, "6.5535"),
+        ("0.5", {"sentinels": (0,)}, "0.5"),
+        ("0", {"sentinels": (0,)}, None),
+        ("-1", {}, "-1"),
+        ("230.00", {}, "230.00"),
+        ("12E+3", {}, "12000"),
+        ("40960", {"bit": 13}, "1"),
+        ("4.096E+4", {"mask": 0xF000}, "10"),
+        ("40960.5", {"bit": 13}, None),
+        ("18446744073709551615", {}, "18446744073709551615"),
+        ("18446744073709551616", {}, None),
+        ("18446744073709551620", {}, "18446744073709551620"),
+        ("-9223372036854775809", {}, None),
+        ("1E+307", {}, "1E+307"),
+        ("1E+308", {}, None),
+        ("1E-401", {}, None),
+        ("1E+99999", {}, None),
+        ("NaN", {}, None),
+    ],
+)
+def test_digits_that_are_a_reading_and_those_that_are_not(raw: str, keys: dict[str, Any], value: str | None) -> None:
+    point = Point("x.a", Kind.STATE if "bit" in keys or "mask" in keys else Kind.GAUGE, key="A", **keys)
+    ((_, mantissa, exponent, quality),) = decimal_plan(0, point, SPEC).values(pack_decimal(Decimal(raw)))
+    assert (None if quality == Reason.SENTINEL else Decimal(mantissa).scaleb(exponent)) == (value and Decimal(value))

@@ -254,6 +254,7 @@ def versions() -> Mapping[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     import agent
+    from drivers.registry import all_protocols
 
     try:
         system = platform.freedesktop_os_release().get("PRETTY_NAME", "-")
@@ -267,7 +268,8 @@ def versions() -> Mapping[str, str]:
         "SQLite": sqlite3.sqlite_version,
         "OpenSSL": ssl.OPENSSL_VERSION,
     }
-    for name in ("paho-mqtt", "pymodbus", "pyserial", "cryptography", "uvloop"):
+    libraries = [name for protocol in all_protocols() for name in protocol.libraries]
+    for name in ("paho-mqtt", *libraries, "pyserial", "cryptography", "uvloop"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
