@@ -7,8 +7,9 @@ from typing import Final
 import zstandard
 
 from agent.outbox import OutboxItem
+from agent.verify.topics import CONTENT_TYPES
 
-CONTENT_TYPE: Final = "application/json+zstd"  # RFC 8878 registers the suffix
+CONTENT_TYPE: Final = CONTENT_TYPES[-1]  # RFC 8878 registers the suffix
 LEVEL: Final = 3  # above it, a pack of 50 KB takes twice the time for a twentieth less
 
 

@@ -57,26 +57,37 @@ class AgreedStreams:
         """Was this gateway asked for some streams only?"""
         return bool(self._everywhere or gateway in self._of_gateway)
 
-    def asked(self, stream: str) -> bool:
-        """Was this stream, ``<site>/<gateway>/<name>``, asked for?"""
-        gateway, _, name = stream.rpartition("/")
-        return is_asked(name, [*self._everywhere, *self._of_gateway.get(gateway, ())])
+    @property
+    def gateways(self) -> frozenset[str]:
+        """Those that an entry names."""
+        return frozenset(self._of_gateway)
 
-    def unheard(self, streams: Iterable[str], gateways: Collection[str]) -> list[str]:
+    def names(self, stream: str) -> bool:
+        """Does an entry match this stream, ``<site>/<gateway>/<name>``?"""
+        gateway, _, name = stream.rpartition("/")
+        return any(fnmatchcase(name, own) for own in (*self._everywhere, *self._of_gateway.get(gateway, ())))
+
+    def asked(self, stream: str) -> bool:
+        """Was this stream asked for?"""
+        gateway, _, name = stream.rpartition("/")
+        return not self.has_list(gateway) or name == ALWAYS or self.names(stream)
+
+    def unheard(self, known: Collection[str], gateways: Collection[str], every: bool) -> list[str]:
         """Agreed names of which there is no trace, in order. What a pattern stands for is not known, so none is here.
 
         Args:
-            streams: of which something is known, if only that a checkpoint names it.
-            gateways: those to look at; one that an entry names and that is not here is looked at as well.
+            known: streams of which there is a trace, if only that a checkpoint names it.
+            gateways: those to look at.
+            every: whether these are all that there are. A name that was agreed with each gateway may be at any of them.
         """
-        known = set(streams)
-        last_parts = {stream.rpartition("/")[2] for stream in known}
         missing = {
             f"{gateway}/{name}"
-            for gateway, names in self._of_gateway.items()
-            for name in names
+            for gateway in gateways
+            for name in self._of_gateway.get(gateway, ())
             if _NAME.fullmatch(name) and f"{gateway}/{name}" not in known
         }
-        single = next(iter(gateways)) + "/" if len(gateways) == 1 else ""  # of several, it may be any of them
-        missing |= {f"{single}{name}" for name in self._everywhere if _NAME.fullmatch(name) and name not in last_parts}
+        if gateways and every:
+            front = f"{min(gateways)}/" if len(gateways) == 1 else ""
+            found = {stream.rpartition("/")[2] for stream in known}
+            missing |= {f"{front}{name}" for name in self._everywhere if _NAME.fullmatch(name) and name not in found}
         return sorted(missing)
