@@ -95,7 +95,7 @@ class Worker:
         return settled
 
     def _note_type(self, message: Message) -> None:
-        """It is no part of what is signed, and bridges set it as they like: stated, counted, and the bytes judged."""
+        """It is not signed, and bridges set it as they like: it is stated and counted, and the bytes are judged."""
         types, kind = self.totals.content_types, clean_text(message.content_type, 60)
         if kind not in types and len(types) >= MAX_TYPES:
             kind = "others"
