@@ -69,8 +69,8 @@ def why(one: GatewayState) -> str:
     reasons = [f"{code} {count}" for code, count in sorted(one.findings.items())]
     reasons += [f"refused {one.refused}"] if one.refused else []
     reasons += [f"withheld {one.withheld}"] if one.withheld else []
-    reasons += [f"agreed and not named: {' '.join(one.unnamed[:NAMED])}"] if one.unnamed else []
-    reasons += [f"not asked for: {' '.join(one.unasked[:NAMED])}"] if one.unasked else []
+    reasons += [say(f"agreed and not named: {' '.join(one.unnamed[:NAMED])}")] if one.unnamed else []
+    reasons += [say(f"not asked for: {' '.join(one.unasked[:NAMED])}")] if one.unasked else []
     reasons += [f"{reason} {count}" for reason, count in sorted(one.reasons.items())]
     return ", ".join(reasons)
 

@@ -33,16 +33,24 @@ def content_type(message: Any) -> str:
     return getattr(message.properties, "ContentType", "") if message.properties else ""
 
 
-def test_each_destination_gets_its_streams(broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks) -> None:
-    """Backlog, live packs and retained births alike; what is not asked for holds nothing back."""
+@pytest.mark.parametrize("live_bytes", [8 << 20, 500])
+def test_each_destination_gets_its_streams(
+    broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks, live_bytes: int
+) -> None:
+    """Backlog, live packs and retained births alike, from memory and from the store."""
     first, second = broker().port, broker().port
     at = outbox("first", "second", asked={"first": ["inv1"], "second": ["meter-*", "_indicators"]})
     makers = [Maker(f"park7/gw01/{name}") for name in ("inv1", "meter-1", "meter-2", "_indicators", "_gateway", "x")]
     at.commit(*(old(make, birth=True) for make in makers))
     ears = listen(first), listen(second)
     ups = (
-        uplink(at, destination(first, name="first", streams=("inv1",)), keys=b'{"k":1}'),
-        uplink(at, destination(second, name="second", streams=("meter-*", "_indicators")), keys=b'{"k":1}'),
+        uplink(at, destination(first, name="first", streams=("inv1",)), keys=b'{"k":1}', live_bytes=live_bytes),
+        uplink(
+            at,
+            destination(second, name="second", streams=("meter-*", "_indicators")),
+            keys=b'{"k":1}',
+            live_bytes=live_bytes,
+        ),
     )
     until(lambda: all(up.state().connected for up in ups))
     for _ in range(3):
