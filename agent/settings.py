@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.verify.agreed import is_asked
 from drivers.model import ConfigError
 
 
@@ -58,3 +59,9 @@ class UplinkConfig:
     keepalive_s: int = 30
     backfill_rate: int = 0  # packs of backlog a second, at most; 0: 200, or 25 times the rate of live packs
     in_flight: int = 20  # packs sent and not acknowledged, at most
+    streams: tuple[str, ...] = ()  # names and patterns of the streams that it gets; none: all
+    compress: str = ""  # "zstd", or "" for none
+
+    def wants(self, stream: str) -> bool:
+        """Does it get this stream, ``<site>/<gateway>/<name>``? The gateway's own stream goes to all."""
+        return is_asked(stream.rpartition("/")[2], self.streams)

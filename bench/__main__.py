@@ -16,6 +16,7 @@ PARTS = {
     "rtu": ("bench.rtu",),
     "silent": ("bench.silent",),
     "atrest": ("bench.atrest",),
+    "compress": ("bench.compress",),
     "intervals": ("bench.intervals",),
     "verify": ("bench.verify",),
     "hostile": ("bench.hostile",),

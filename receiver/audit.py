@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from drivers.model import UsageError
@@ -10,16 +10,20 @@ from receiver.bodies import Bodies
 from receiver.database import Connection
 
 AT_ONCE = 1000
+_AGREED = """
+SELECT gateway || '=' || string_agg(stream, ',' ORDER BY stream) FROM agreed WHERE gateway = ANY(%s)
+GROUP BY gateway ORDER BY gateway"""
 
 
 @dataclass(slots=True)
 class Written:
-    """What a folder holds."""
+    """What a folder holds. ``agreed``: what was agreed with its gateways, as `meterhouse verify --streams` takes it."""
 
     gateways: int = 0
     streams: int = 0
     packs: int = 0
     bytes: int = 0
+    agreed: list[str] = field(default_factory=list)
 
 
 def write_export(
@@ -49,6 +53,7 @@ def write_export(
         raise UsageError("it exists already", where=str(folder), hint="Name a folder that does not") from None
     made, bodies = Written(streams=len(rows)), Bodies(connection)
     gateways = sorted({gateway for _, _, gateway in rows})
+    made.agreed = [entry for (entry,) in connection.execute(_AGREED, [gateways])]
     for number, gateway in enumerate(gateways):
         _write_gateway(connection, folder / "gateways" / f"{number:04d}", gateway, made)
     by_gateway = {gateway: number for number, gateway in enumerate(gateways)}

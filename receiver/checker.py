@@ -212,9 +212,10 @@ class Checker:
         return keys_message(ring, plain, value)
 
     def _pack(self, raw: bytes, topic: str, ring: KeyRing, patient: bool) -> PackMessage:
+        raw = inflate(raw)
         pack = self._with_new_keys(ring, lambda: check(raw, topic, ring, self._table, audited=self._audited))
         birth = pack.link.birth
-        made = PackMessage(pack, inflate(raw), pack.balance, list(dict.fromkeys(fault.code for fault in pack.faults)))
+        made = PackMessage(pack, raw, pack.balance, list(dict.fromkeys(fault.code for fault in pack.faults)))
         if pack.table is not None and made.points is not None:
             _keep(self._births, birth, self._share(made.points), MAX_BIRTHS)
         elif pack.unjudged == "birth" and patient:

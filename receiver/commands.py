@@ -272,10 +272,14 @@ def audit_command(
             place = folder if len(chosen) == 1 else folder / f"shard{number}"
             parts.append(write_export(connection, place, like, *between))
     total = {name: sum(getattr(part, name) for part in parts) for name in ("gateways", "streams", "packs", "bytes")}
+    agreed = [entry for part in parts for entry in part.agreed]
     if as_json:
-        click.echo(json.dumps(total, sort_keys=True))
-    else:
-        click.echo(f"{folder}: {total['packs']} packs of {total['streams']} streams of {total['gateways']} gateways")
+        click.echo(json.dumps({**total, "agreed": agreed}, sort_keys=True))
+        return
+    click.echo(f"{folder}: {total['packs']} packs of {total['streams']} streams of {total['gateways']} gateways")
+    if agreed:  # not in the folder: a verifier takes it from whom it trusts
+        click.echo(say("what was agreed, for `meterhouse verify`:"))
+        click.echo("".join(f' --streams "{entry}"' for entry in agreed).strip())
 
 
 @platform.command("demo")

@@ -32,6 +32,8 @@ class GatewayState:
     online: bool | None = None
     version: str | None = None
     due_missing: int = 0  # readings that were due in packs that are not here, by the rate of the pack after each hole
+    unasked: list[str] = field(default_factory=list)  # streams of which packs came, and that were not agreed
+    unnamed: list[str] = field(default_factory=list)  # agreed streams that neither a pack nor a checkpoint names
 
     @property
     def verdict(self) -> str:
@@ -43,7 +45,7 @@ class GatewayState:
             return "failed"
         if self.newest_ms is None:
             return "silent"
-        return "incomplete" if self.missing or self.withheld else "verified"
+        return "incomplete" if self.missing or self.withheld or self.unnamed else "verified"
 
     @property
     def completeness(self) -> float | None:
@@ -112,6 +114,8 @@ def fleet_state(connection: Connection, like: str | None = None, since: str = "1
             row[13],
             row[14],
             int(row[15]),
+            row[16],
+            row[17],
         )
         for row in rows
     ]

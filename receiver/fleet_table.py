@@ -11,6 +11,7 @@ from agent.cli.common import say, speaks_chinese
 from agent.cli.console_tables import cell, open_console, plain_table
 from receiver.fleet_state import FleetState, GatewayState
 
+NAMED: Final = 3  # streams of a gateway
 MOST: Final = 50  # gateways without a fault that are listed
 _STYLES: Final = {"verified": "green", "incomplete": "yellow", "failed": "red", "silent": "dim"}
 
@@ -68,6 +69,8 @@ def why(one: GatewayState) -> str:
     reasons = [f"{code} {count}" for code, count in sorted(one.findings.items())]
     reasons += [f"refused {one.refused}"] if one.refused else []
     reasons += [f"withheld {one.withheld}"] if one.withheld else []
+    reasons += [say(f"agreed and not named: {' '.join(one.unnamed[:NAMED])}")] if one.unnamed else []
+    reasons += [say(f"not asked for: {' '.join(one.unasked[:NAMED])}")] if one.unasked else []
     reasons += [f"{reason} {count}" for reason, count in sorted(one.reasons.items())]
     return ", ".join(reasons)
 

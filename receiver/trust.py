@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Final
 
 from agent.verify import KeyRing, Refused
+from agent.verify.agreed import PATTERN
 from agent.verify.strict import parse_object
-from agent.verify.topics import GATEWAY, NAME
+from agent.verify.topics import GATEWAY
 from drivers.model import ConfigError
 from receiver.checker import keys_message
 from receiver.database import Connection
 from receiver.store import put_keys
 
 MAX_ROWS: Final = 1_000_000
-_STREAM: Final = re.compile(NAME)
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 @dataclass(slots=True)
 class Enrolment:
-    """A gateway that is trusted. ``streams``: what it was asked for; empty: all."""
+    """A gateway that is trusted. ``streams``: names and patterns of what it was asked for; empty: as before, or all."""
 
     gateway: str
     thumbprints: list[str] = field(default_factory=list)
@@ -33,6 +33,8 @@ class Enrolment:
 
 def read_csv(path: Path) -> list[Enrolment]:
     """``gateway,thumbprint[,streams]``, streams separated by spaces; a gateway may have several lines.
+
+    A stream is a name or a pattern, as in the gateway's ``streams``: ``inv1``, ``meter-*``.
 
     Raises:
         ConfigError: with all faulty lines.
@@ -63,12 +65,12 @@ def read_csv(path: Path) -> list[Enrolment]:
                     hint = "Expected the 43 characters that `meterhouse keys show` prints on the gateway"
                     complain(line, f'thumbprint "{cells[1][:80]}"', hint)
                 elif wrong := [
-                    name for name in (cells[2].split() if len(cells) == 3 else []) if not _STREAM.fullmatch(name)
+                    name for name in (cells[2].split() if len(cells) == 3 else []) if not PATTERN.match(name)
                 ]:
                     complain(
                         line,
                         f'stream "{wrong[0][:80]}"',
-                        "Expected names such as inv1 or _indicators, separated by spaces",
+                        "Expected names and patterns such as inv1, meter-* or _indicators, separated by spaces",
                     )
                 else:
                     one = found.setdefault(cells[0], Enrolment(cells[0]))
@@ -88,11 +90,15 @@ def read_csv(path: Path) -> list[Enrolment]:
 
 
 def enrol(connection: Connection, rows: Sequence[Enrolment]) -> list[str]:
-    """Trust these gateways in addition to what is trusted. Returns those that waited in the queue and are known now."""
+    """Trust these gateways in addition to what is trusted. Returns those that waited in the queue and are known now.
+
+    A gateway that has streams here was asked for these from now on, and for no others.
+    """
     with connection.transaction(), connection.cursor() as cursor:
         pins = [(one.gateway, thumbprint) for one in rows for thumbprint in one.thumbprints]
         cursor.executemany("INSERT INTO pins (gateway, thumbprint) VALUES (%s, %s) ON CONFLICT DO NOTHING", pins)
         agreed = [(one.gateway, stream) for one in rows for stream in one.streams]
+        cursor.execute("DELETE FROM agreed WHERE gateway = ANY(%s)", [[one.gateway for one in rows if one.streams]])
         cursor.executemany("INSERT INTO agreed VALUES (%s, %s) ON CONFLICT DO NOTHING", agreed)
         names = [one.gateway for one in rows]
         known = [name for (name,) in cursor.execute("SELECT name FROM gateways WHERE name = ANY(%s)", [names])]

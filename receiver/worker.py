@@ -15,7 +15,7 @@ from typing import Any, Final
 import psycopg
 
 from agent.verify import Refused
-from agent.verify.topics import PREFIX
+from agent.verify.topics import PREFIX, is_known_type
 from drivers.backoff import Backoff
 from drivers.model import clean_text
 from receiver.checker import AnyMessage, Checker, NotYet, PackMessage, UnknownGateway
@@ -28,6 +28,7 @@ BATCH: Final = 500  # messages of one transaction
 WAIT_S: Final = 0.25  # for a batch to fill
 PATIENCE_S: Final = 30.0  # that a message waits for its key or birth
 MAX_WAITS: Final = 100  # of one gateway: it does not hold up the others
+MAX_TYPES: Final = 20  # content types that are counted by name
 MAX_WAITING: Final = 1000  # messages that wait; beyond it the oldest are decided at once
 
 
@@ -42,6 +43,7 @@ class Totals:
     refused: Counter[str] = field(default_factory=Counter)  # by code
     unknown: int = 0  # messages of gateways that nobody enrolled
     foreign: int = 0  # topics without a meaning here
+    content_types: Counter[str] = field(default_factory=Counter)  # that are not ours; the messages were judged
     failures: int = 0  # of databases
 
 
@@ -74,6 +76,9 @@ class Worker:
         again, self._waiting = self._waiting, []
         room = max(0, min(BATCH, 2 * MAX_WAITING - len(again)))
         taken = [_Waiting(message, now) for message in self._source.take(room, wait_s)]
+        for item in taken:
+            if not is_known_type(item.message.content_type):
+                self._note_type(item.message)
         by_shard: dict[int, list[_Waiting]] = {}
         for item in [*again, *taken]:
             by_shard.setdefault(self._shard(item.message.topic), []).append(item)
@@ -88,6 +93,18 @@ class Worker:
             time.sleep(min(0.05, wait_s))
         self.totals.messages += settled
         return settled
+
+    def _note_type(self, message: Message) -> None:
+        """It is not signed, and bridges set it as they like: it is stated and counted, and the bytes are judged."""
+        types, kind = self.totals.content_types, clean_text(message.content_type, 60)
+        if kind not in types and len(types) >= MAX_TYPES:
+            kind = "others"
+        if not types[kind]:
+            topic = clean_text(message.topic, 200)
+            log.warning(
+                "%s: content type %s, expected application/json+zstd or none; its bytes are judged", topic, kind
+            )
+        types[kind] += 1
 
     @property
     def waiting(self) -> int:
@@ -198,7 +215,8 @@ class Worker:
         """The totals, for a log line or ``--json``."""
         totals = self.totals
         return {
-            "again": totals.again, "failures": totals.failures, "foreign": totals.foreign, "messages": totals.messages,
+            "again": totals.again, "content_types": dict(sorted(totals.content_types.items())),
+            "failures": totals.failures, "foreign": totals.foreign, "messages": totals.messages,
             "packs": totals.packs, "readings": totals.readings, "refused": dict(sorted(totals.refused.items())),
             "unknown": totals.unknown, "waiting": self.waiting,
         }  # fmt: skip

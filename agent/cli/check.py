@@ -297,13 +297,16 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     }
     for what, fact in rows.items():
         facts.add_row(say(what), cell(say(fact), 400))
-    uplinks = plain_table("destinations", "name", "url", "user", "confirm")
+    chosen = [key for key in ("streams", "compress") if any(getattr(uplink, key) for uplink in config.uplinks)]
+    uplinks = plain_table("destinations", "name", "url", "user", "confirm", *chosen)
     for uplink in config.uplinks:
+        extra = {"streams": " ".join(uplink.streams) or say("all"), "compress": uplink.compress or "-"}
         uplinks.add_row(
             cell(uplink.name),
             cell(uplink.url),
             cell(uplink.username or "-"),
             uplink.confirm or say("as the broker can"),
+            *(cell(extra[key], 200) for key in chosen),
         )
     lines = plain_table("lines", "name", "url", "serial", "devices", right=("devices",))
     for line in config.lines:

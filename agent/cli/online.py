@@ -31,6 +31,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "unproven": "{name}: not proven: the right to publish {topics}. A trial there would be taken for data; once "
         "the agent runs, `meterhouse status` names what the broker refuses",
         "note": "note",
+        "plain": "packs go uncompressed: MQTT 3.1.1 cannot state a content type",
         "no report": "this broker cannot report subscribers", "nobody": "nobody subscribes",
         "running": "the agent runs here: rights and subscriber are in `meterhouse status`",
         "good": "Everything answers.", "failed": "failed", "missing": "no value: {names}",
@@ -46,6 +47,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "unproven": "{name}：未验证以下主题的发布权限：{topics}。试发的内容会被当作数据；采集程序运行后，"
         "`meterhouse status` 会指出消息代理拒绝的内容",
         "note": "提示",
+        "plain": "数据包不压缩发送：MQTT 3.1.1 无法标明内容类型",
         "no report": "该消息代理不报告订阅方", "nobody": "无人订阅",
         "running": "本机采集程序正在运行：发布权限与订阅方见 `meterhouse status`",
         "good": "全部有应答。", "failed": "失败", "missing": "无值：{names}",
@@ -171,6 +173,8 @@ def destination_words(trial: TrialResult, running: bool, lang: str) -> str:
     if trial.mqtt is None:
         return words["failed"]
     parts = [words["connected"].format(mqtt=trial.mqtt)]
+    if trial.plain:
+        parts.append(words["plain"])
     if running:
         return "; ".join([*parts, words["running"]])
     if trial.may_publish:

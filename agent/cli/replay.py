@@ -16,7 +16,7 @@ import click
 from agent.cli.common import as_line
 from agent.cli.options import FILE, BrokerLogin, Duration, json_option, login_options, parse_broker
 from agent.verify.live import LiveError, Subscriber
-from agent.verify.strict import MAX_LOOSE_ITEMS, Refused, parse_object
+from agent.verify.strict import MAX_LOOSE_ITEMS, Refused, inflate, parse_object
 from agent.verify.topics import PREFIX
 from drivers.model import BrokerError, UsageError, clean_text
 
@@ -146,11 +146,16 @@ def _take(
         payload, topic = message
         if topic == pack_topic:
             end = time.monotonic() + silence_s
-            digest = hashlib.sha256(payload).digest()
+            try:
+                pack = inflate(payload)
+            except Refused as error:
+                click.echo(f"note: a message was left out: {clean_text(error.text, 200)}", err=True)
+                continue
+            digest = hashlib.sha256(pack).digest()
             if digest not in seen:
                 seen.add(digest)
                 if file:
-                    file.write(payload + b"\n")
+                    file.write(pack + b"\n")
         elif topic == reply_topic and (reply := _reply(payload, name)) is not None:
             replies.append(reply)
             end = time.monotonic() + silence_s

@@ -25,6 +25,22 @@ if TYPE_CHECKING:
 STDIN = Path("-")
 
 
+def parse_streams(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[str]:
+    """``park7/gw01=inv1,meter-*`` as one entry for each name. Raises UsageError."""
+    from agent.verify import AgreedStreams
+
+    entries = []
+    for value in values:
+        gateway, named, names = value.rpartition("=")
+        entries += [f"{gateway}{named}{name}" for name in names.replace(",", " ").split()] or [value]
+    try:
+        AgreedStreams(entries)
+    except ValueError as error:
+        hint = "Names and patterns, separated by commas; for one gateway park7/gw01= and those"
+        raise UsageError(clean_text(str(error)), where="--streams", hint=hint) from None
+    return entries
+
+
 @click.command()
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
@@ -41,6 +57,13 @@ STDIN = Path("-")
     multiple=True,
     metavar="[SITE/GATEWAY=]THUMBPRINT",
     help="A key obtained out of band; with its gateway if there are several. May be repeated.",
+)
+@click.option(
+    "--streams",
+    multiple=True,
+    metavar="[SITE/GATEWAY=]NAME,...",
+    callback=parse_streams,
+    help="What was agreed: names and patterns (inv1,meter-*) of the streams that must be there. May be repeated.",
 )
 @click.option(
     "--for",
@@ -71,6 +94,7 @@ def verify(
     gateway: str,
     login: BrokerLogin,
     trust: tuple[str, ...],
+    streams: list[str],
     duration_s: float | None,
     wait_s: float,
     recompute: bool,
@@ -86,11 +110,15 @@ def verify(
     sign for another. With --recompute each signed figure whose packs are all present is computed again and must agree
     to the last digit; --plan names the park's plan if it is too long to be in the packs.
 
+    --streams is for a platform that was given some streams only: the others count as not asked for, and what was agreed
+    must be there, whatever gateway or files say.
+
     \b
     Example:
       meterhouse verify --broker mqtt://127.0.0.1 --trust pVa0...Q3k --for 20s
       meterhouse verify export/ --trust pVa0...Q3k --json
       meterhouse verify exports/ --trust park7/gw01=pVa0...Q3k --trust park7/gw02=x7Rt...0aE
+      meterhouse verify evidence/ --trust pVa0...Q3k --streams "main-meter,inv*,_indicators"
 
     \b
     Exit codes: 0 verified, 2 wrong usage, 5 broker, 6 failed, incomplete, origin unproven or nothing to verify.
@@ -102,10 +130,13 @@ def verify(
         if len(thumb) != 43 or (named and owner.count("/") != 1):
             hint = "43 characters, as `meterhouse keys show` prints them, or park7/gw01= and those"
             raise UsageError(f"invalid thumbprint {clean_text(pin)!r}", where="--trust", hint=hint)
-    report = _live(broker, trust, site, gateway, login, duration_s, wait_s) if broker else _files(paths, trust)
+    if broker:
+        report = _live(broker, trust, streams, site, gateway, login, duration_s, wait_s)
+    else:
+        report = _files(paths, trust, streams)
     short = report.shortfalls() if expect_complete else []
     # a refused object may hold anything: nothing is computed from files with one
-    repeated = _repeat(paths, plan_file) if recompute and not report.failures else None
+    repeated = _repeat(paths, plan_file, streams) if recompute and not report.failures else None
     if as_json:
         facts = report.as_dict()
         if recompute:
@@ -121,7 +152,7 @@ def verify(
     raise SystemExit(0 if report.ok and not short and not (repeated and repeated.counts["differ"]) else 6)
 
 
-def _repeat(paths: tuple[Path, ...], plan_file: Path | None) -> Recomputed:
+def _repeat(paths: tuple[Path, ...], plan_file: Path | None, streams: list[str]) -> Recomputed:
     from agent.recompute import recompute
 
     files = [path for path in paths if path != STDIN]
@@ -129,7 +160,7 @@ def _repeat(paths: tuple[Path, ...], plan_file: Path | None) -> Recomputed:
         raise UsageError(
             "--recompute needs exported files", where="verify", hint="`meterhouse export FOLDER` writes them"
         )
-    return recompute(files, plan_file)
+    return recompute(files, plan_file, streams)
 
 
 def _say(report: Report, short: list[str], is_live: bool) -> None:
@@ -202,13 +233,15 @@ def _say_repeated(repeated: Recomputed | None) -> None:
     counts = repeated.counts
     text = f"figures: {repeated.agree} agree, {counts['differ']} differ, {counts['unknown']} could not be recomputed"
     click.echo(say(text))
+    if repeated.not_asked:
+        click.echo(say(f"{repeated.not_asked} of these need streams that were not asked for"))
 
 
-def _files(paths: tuple[Path, ...], trust: tuple[str, ...]) -> Report:
+def _files(paths: tuple[Path, ...], trust: tuple[str, ...], streams: list[str]) -> Report:
     from agent.verify import Verifier
     from agent.verify.files import read_paths, read_stream
 
-    verifier = Verifier(trust)
+    verifier = Verifier(trust, streams=streams)
     try:
         with progress("objects read") as update:
             if files := [path for path in paths if path != STDIN]:
@@ -226,6 +259,7 @@ def _files(paths: tuple[Path, ...], trust: tuple[str, ...]) -> Report:
 def _live(
     broker: str,
     trust: tuple[str, ...],
+    streams: list[str],
     site: str,
     gateway: str,
     login: BrokerLogin,
@@ -235,7 +269,7 @@ def _live(
     from agent.verify.live import Live, LiveError
 
     try:
-        live = Live(broker, trust, site=site, gateway=gateway, **asdict(login))
+        live = Live(broker, trust, streams=streams, site=site, gateway=gateway, **asdict(login))
         live.start()
     except (LiveError, OSError) as error:  # OSError: a CA file that is none
         raise BrokerError(str(error), where="verify", hint=getattr(error, "hint", "")) from error

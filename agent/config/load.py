@@ -269,7 +269,7 @@ def _build(
         indicators=_indicators(single("indicators")),
         control=_control(single("control")),
         web=read_web(single("web"), notes),
-        uplinks=read_uplinks(tables["uplink"], notes, agents),
+        uplinks=read_uplinks(tables["uplink"], notes, agents, [device.name for device in checked]),
         lines=tuple(line.entry for line in lines.values()),
         devices=checked,
         derived=derived,

@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+from agent.verify.agreed import PATTERN as STREAM_PATTERN
 from drivers.model import BYTE_SCHEMES, clean_text
 from drivers.registry import find_scheme, line_urls, own_schemes
 from drivers.serial_setting import BAUD_RATES, nearest_baud, nearest_setting
@@ -47,6 +48,7 @@ site_name = matching(SITE_NAME, "a name", 'Use letters, digits, ".", "_" and "-"
 profile_id = matching(
     PROFILE_ID, "the id of a profile", 'Write "VENDOR/FAMILY" in small letters, such as "huawei/sun2000"'
 )
+stream_pattern = matching(STREAM_PATTERN, "a stream or a pattern", 'Such as "inv1", "meter-*" or "_indicators"')
 point_pattern = matching(POINT_PATTERN, "a pattern of point names", 'Such as "ac.power.active" or "ac.*"')
 
 

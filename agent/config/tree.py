@@ -288,10 +288,15 @@ _LEFT_OUT = {
 }
 
 
+# Keys that came later: without them a configuration keeps the hash that it had.
+_ADDED = {"streams": (), "compress": ""}
+
+
 def _plain(value: Any) -> Any:
     out = value
     if is_dataclass(value):
-        out = {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.name not in _LEFT_OUT}
+        given = {f.name: getattr(value, f.name) for f in fields(value) if f.name not in _LEFT_OUT}
+        out = {name: _plain(item) for name, item in given.items() if name not in _ADDED or item != _ADDED[name]}
     elif isinstance(value, Mapping):
         out = {str(key): _plain(item) for key, item in value.items()}
     elif isinstance(value, frozenset):

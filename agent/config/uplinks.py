@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ from agent.config import parsers as v
 from agent.config.lines import is_first, place_of
 from agent.config.tree import ConfigWarning
 from agent.settings import Secret, UplinkConfig
+from agent.verify.agreed import is_asked
 from drivers.toml import TomlTable
 from drivers.toml import parsers as p
 
@@ -45,9 +47,14 @@ def folder_of(table: TomlTable, key: str) -> Path:
 
 
 def read_uplinks(
-    tables: list[TomlTable], notes: list[ConfigWarning], agents: os.stat_result | None
+    tables: list[TomlTable], notes: list[ConfigWarning], agents: os.stat_result | None, devices: Sequence[str]
 ) -> tuple[UplinkConfig, ...]:
-    """All destinations, in the order of files. ``agents``: as ``open_secret`` takes it."""
+    """All destinations, in the order of files.
+
+    Args:
+        agents: as ``open_secret`` takes it.
+        devices: names of all devices, for notes on ``streams``.
+    """
     out: list[UplinkConfig] = []
     names: dict[str, TomlTable] = {}
     for table in tables:
@@ -63,7 +70,31 @@ def read_uplinks(
                 )
             )
         notes += _open_secrets(table, uplink, agents)
+        notes += _unmatched_streams(table, uplink, devices)
+    notes += _unsent_streams(out, devices)
     return tuple(out)
+
+
+def _unmatched_streams(table: TomlTable, uplink: UplinkConfig, devices: Sequence[str]) -> list[ConfigWarning]:
+    """No error: packs of a device that was removed may still be on their way."""
+    known = (*devices, "_gateway", "_indicators")
+    return [
+        ConfigWarning(
+            place_of(table, "streams"), f'"{pattern}" matches no stream here', p.did_you_mean(pattern, known, "Streams")
+        )
+        for pattern in uplink.streams
+        if not any(is_asked(name, (pattern,)) for name in known if name != "_gateway" or pattern == name)
+    ]
+
+
+def _unsent_streams(uplinks: Sequence[UplinkConfig], devices: Sequence[str]) -> list[ConfigWarning]:
+    """Devices whose packs go nowhere, although there are destinations."""
+    unsent = [name for name in devices if not any(is_asked(name, uplink.streams) for uplink in uplinks)]
+    if not uplinks or not unsent:
+        return []
+    names = ", ".join(unsent[:5]) + (f" and {len(unsent) - 5} more" if len(unsent) > 5 else "")
+    hint = "They stay here for [store] keep_delivered, then they are deleted. Add them to streams of an [[uplink]]"
+    return [ConfigWarning("uplink", f"no destination asks for {names}", hint)]
 
 
 def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result | None) -> list[ConfigWarning]:
@@ -130,8 +161,13 @@ def _uplink(table: TomlTable) -> UplinkConfig:
         keepalive_s=table.take("keepalive", p.duration_ms(5000, 3_600_000, "30 s"), keepalive_ms) // 1000,
         backfill_rate=table.take("backfill_rate", p.whole(1, 10_000), _DEFAULTS.backfill_rate),
         in_flight=table.take("in_flight", p.whole(1, 1000), _DEFAULTS.in_flight),
+        streams=table.items("streams", v.stream_pattern) or (),
+        compress=table.take("compress", p.choice("zstd"), _DEFAULTS.compress),
     )
     table.done(_NO_SECRETS)
+    if table.has("streams") and table.layers[0].raw["streams"] == []:
+        hint = 'Leave it out for all, or write such as ["inv1", "meter-*", "_indicators"]'
+        table.complain(None, "streams", "selects no streams", hint)
     for key in ("ca_file", "cert_file", "key_file"):
         if url and not uplink.tls and table.has(key):
             table.complain(None, key, "has no effect without TLS", "Write mqtts:// in the url")

@@ -28,12 +28,21 @@ from agent.intervals.meters import MeterSums
 from agent.intervals.sums import sums as interval_sums
 from agent.intervals.tracked_points import Rule
 from agent.recompute.as_of import IntervalsAsOf, PeriodSums, SequenceRanges, StreamInfo
+from agent.verify.agreed import AgreedStreams
 from agent.verify.files import BIRTHS, find_files, read_objects
 from drivers.model import ConfigError, UsageError
 
 MAX_LISTED = 100
 LEAD_MS = 26 * 3_600_000  # a suspicious counter step is decided by later readings, this much later at most
 Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """Why a result cannot be recomputed. ``not_asked``: it needs a stream that was not agreed."""
+
+    text: str
+    not_asked: bool = False
 
 
 @dataclass(slots=True)
@@ -44,6 +53,12 @@ class Recomputed:
     differ: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)  # could not be recomputed, and why
     counts: dict[str, int] = field(default_factory=lambda: {"differ": 0, "unknown": 0})
+    not_asked: int = 0  # of the unknown: those that need packs of streams that were not agreed
+
+    def add_lack(self, name: str, lack: Lack) -> None:
+        """Count a result whose packs are not all here."""
+        self.not_asked += lack.not_asked
+        self.add("unknown", f"{name}: {lack.text}")
 
     def add(self, what: str, text: str) -> None:
         """Count one more result of ``what`` (differ or unknown); the lists are bounded."""
@@ -54,7 +69,8 @@ class Recomputed:
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
-        return {"agree": self.agree, **self.counts, "differing": self.differ, "not_repeated": self.unknown}
+        lists = {"differing": self.differ, "not_repeated": self.unknown}
+        return {"agree": self.agree, **self.counts, "not_asked": self.not_asked, **lists}
 
 
 @dataclass(slots=True)
@@ -110,6 +126,7 @@ class _Source:
 
     files: Mapping[str, list[Path]]
     births: Births
+    agreed: AgreedStreams
 
 
 class SiteBalances:
@@ -150,12 +167,13 @@ class SiteBalances:
         return takers, numbers
 
 
-def recompute(paths: Iterable[Path], plan_file: Path | None = None) -> Recomputed:
+def recompute(paths: Iterable[Path], plan_file: Path | None = None, streams: Iterable[str] = ()) -> Recomputed:
     """Recompute every figure, trace and balance whose packs are all present.
 
     Args:
         paths: files and folders written by ``meterhouse export``. Verify them first: no signature is checked here.
         plan_file: needed for figures of a plan whose text is not in the packs.
+        streams: what was agreed, as for ``Verifier``: a figure that needs others cannot be repeated, and says so.
 
     Raises:
         OSError: a file or folder cannot be read.
@@ -163,7 +181,7 @@ def recompute(paths: Iterable[Path], plan_file: Path | None = None) -> Recompute
     results: dict[str, _Results] = {}
     bodies: dict[str, list[Path]] = {}
     births: Births = {}
-    outcome = Recomputed()
+    outcome, agreed = Recomputed(), AgreedStreams(streams)
     for path in find_files(paths):
         for raw, _ in read_objects(path):
             body = _pack(raw)
@@ -180,8 +198,8 @@ def recompute(paths: Iterable[Path], plan_file: Path | None = None) -> Recompute
             elif not stream.rpartition("/")[2].startswith("_") and path not in bodies.setdefault(stream, []):
                 bodies[stream].append(path)
     for base, signed in results.items():
-        streams = {stream: files for stream, files in bodies.items() if stream.startswith(base + "/")}
-        _repeat(base, signed, _Source(streams, births), plan_file, outcome)
+        own = {stream: files for stream, files in bodies.items() if stream.startswith(base + "/")}
+        _repeat(base, signed, _Source(own, births, agreed), plan_file, outcome)
     return outcome
 
 
@@ -202,6 +220,7 @@ def _numbers(result: Result) -> dict[str, Any]:
 
 def _repeat(base: str, signed: _Results, source: _Source, plan_file: Path | None, out: Recomputed) -> None:
     books: dict[str, tuple[PeriodSums, IntervalsAsOf, dict[str, SequenceRanges]]] = {}
+    agreed = source.agreed
     sites: dict[int, SiteBalances] = {}
     plans: dict[int, IndicatorPlan | ConfigError] = {}
     for number, result, moment in _with_known(signed.read(out)):
@@ -228,7 +247,7 @@ def _repeat(base: str, signed: _Results, source: _Source, plan_file: Path | None
         book.configured = moment.configured
         if result["kind"] in SITE_KINDS:
             site = sites.setdefault(number, SiteBalances(book, base, birth))
-            _compare_balance(result, site, book, here, out)
+            _compare_balance(result, site, book, here, agreed, out)
             continue
         if number not in plans:
             try:
@@ -240,7 +259,10 @@ def _repeat(base: str, signed: _Results, source: _Source, plan_file: Path | None
             out.add("unknown", f"{_name(result)}: {plan}")
             continue
         try:
-            _compare(result, plan, sums, book, here, signed.entries, out)
+            if lack := _missing_pack(result, here, book, agreed):
+                out.add_lack(_name(result), lack)
+                continue
+            _compare(result, plan, sums, book, signed.entries, out)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             out.add("differ", f"{_name(result)}: malformed ({error!r})")
 
@@ -337,13 +359,9 @@ def _compare(
     plan: IndicatorPlan,
     sums: PeriodSums,
     book: IntervalsAsOf,
-    here: Mapping[str, SequenceRanges],
     entries: Sequence[Declaration],
     out: Recomputed,
 ) -> None:
-    if lack := _missing_pack(signed, here, book):
-        out.add("unknown", f"{_name(signed)}: {lack}")
-        return
     period = _period(signed["period"], book.calendar)
     if signed["kind"] == "trace":
         computed = trace_result(slots_of(book.parts(period.start_ms, period.until_ms), book.calendar), period)
@@ -377,11 +395,16 @@ def _ignore_reworded(signed: Sequence[Mapping[str, Any]], computed: Iterable[dic
 
 
 def _compare_balance(
-    signed: Result, site: SiteBalances, book: IntervalsAsOf, here: Mapping[str, SequenceRanges], out: Recomputed
+    signed: Result,
+    site: SiteBalances,
+    book: IntervalsAsOf,
+    here: Mapping[str, SequenceRanges],
+    agreed: AgreedStreams,
+    out: Recomputed,
 ) -> None:
     try:
-        if lack := _missing_pack(signed, here, book):
-            out.add("unknown", f"{_name(signed)}: {lack}")
+        if lack := _missing_pack(signed, here, book, agreed):
+            out.add_lack(_name(signed), lack)
             return
         computed = site.recompute(signed, _period(signed["period"], book.calendar))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -390,22 +413,30 @@ def _compare_balance(
     _compare_texts(signed, computed or {}, out)
 
 
-def _missing_pack(signed: Result, here: Mapping[str, SequenceRanges], book: IntervalsAsOf) -> str:
-    """Why a result cannot be recomputed: a missing pack, or it is too close to the first pack; "" if it can."""
+def _missing_pack(
+    signed: Result, here: Mapping[str, SequenceRanges], book: IntervalsAsOf, agreed: AgreedStreams
+) -> Lack | None:
+    """Why a result cannot be recomputed: a missing pack, or it is too close to the first pack; None if it can."""
+
+    def lack(stream: str, pack: int) -> Lack:
+        if agreed.asked(stream):
+            return Lack(f"pack {pack} of {stream} is not here")
+        return Lack(f"needs {stream}, which was not asked for", not_asked=True)
+
     for source in _sources(signed):
         runs = here.get(source["stream"])
         if missing := runs.missing(source["first"], source["last"]) if runs else source["first"]:
-            return f"pack {missing} of {source['stream']} is not here"
+            return lack(source["stream"], missing)
     if round(float(signed["period"]["from"]) * 1000) < book.ready_ms:
-        return f"too close to the first pack; export from two days earlier (possible here {book.ready})"
+        return Lack(f"too close to the first pack; export from two days earlier (possible here {book.ready})")
     mine = {source["stream"] for source in _sources(signed)}
     if not mine or signed.get("missing") or signed.get("completeness") != "1":
         mine = set(book.seen)  # the result also depends on unknown packs
     for stream in sorted(mine):
         runs, last = here.get(stream), book.seen.get(stream, 0)
         if last and (runs is None or runs.missing(last, last)):
-            return f"pack {last} of {stream} is not here"
-    return ""
+            return lack(stream, last)
+    return None
 
 
 def _compare_texts(signed: Result, computed: Result, out: Recomputed) -> None:

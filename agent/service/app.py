@@ -139,6 +139,7 @@ class Service:
             keep_delivered_s=store.keep_delivered_s,
             destinations=[uplink.name for uplink in self.config.uplinks],
             now_ms=time.time_ns() // 1_000_000,
+            asked={uplink.name: uplink.streams for uplink in self.config.uplinks},
         )
 
     async def _start(self, key_path: Path) -> None:

@@ -355,11 +355,11 @@ class Reloader:
         await self._reconfigure(prepared.config, also)
 
     async def _reconfigure(self, config: Config, also: Callable[[Store], None]) -> None:
-        bounds, names = config.store, [uplink.name for uplink in config.uplinks]
+        bounds, asked = config.store, {uplink.name: uplink.streams for uplink in config.uplinks}
         now_ms = time.time_ns() // 1_000_000
         await self._service.db_thread.reconfigure(
             lambda store: store.change_limits(
-                bounds.max_size_bytes, bounds.keep_delivered_s, names, now_ms, lambda: also(store)
+                bounds.max_size_bytes, bounds.keep_delivered_s, list(asked), now_ms, lambda: also(store), asked
             )
         )
 

@@ -16,6 +16,7 @@ from agent.store.heads import HeadTracker
 from agent.store.retention import SPARE_BYTES, Retention
 from agent.store.sqlite import PAGE_BYTES, Database, free_bytes
 from agent.store.streams import DAMAGED, LossNote, StoredPack, StreamHead, StreamRegistry, boot_hex
+from agent.verify.agreed import is_asked
 from agent.verify.signed import payload_hash
 from drivers.encoding import base64url
 
@@ -27,6 +28,7 @@ TRAIN_AFTER = 64  # packs before the first dictionary is made of them
 RETRAIN_AFTER = 10_000
 SAMPLES = 64  # streams that a dictionary is made of
 CHUNK = 32  # packs that an iteration holds at a time
+_ALL: Mapping[str, Sequence[str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +57,15 @@ class PackTable:
         self._db, self._codec, self._streams, self._retention = db, codec, streams, retention
         self._tracker, self._documents = tracker, documents
         self._destinations: dict[str, int] = {}  # destinations.id
+        self._asked: dict[str, tuple[str, ...]] = {}  # by destination, patterns of the streams that it gets; none: all
         self.pending_counts: dict[str, int] = {}  # unconfirmed packs by destination
         self._next_id = 1
         self._untrained = 0  # packs since the last dictionary
         self._train_after = TRAIN_AFTER
 
-    def load(self, destinations: Sequence[str], now_ms: int) -> None:
+    def load(self, destinations: Sequence[str], now_ms: int, asked: Mapping[str, Sequence[str]] = _ALL) -> None:
         """Read the part that is kept in memory. Runs in the caller's transaction."""
-        self.set_destinations(destinations, now_ms)
+        self.set_destinations(destinations, now_ms, asked)
         self.refresh()
         self._retention.losses()  # every start asks for them: damage there must show here
         newest: tuple[int, bytes] | None = None
@@ -84,8 +87,15 @@ class PackTable:
         """Names of those that must confirm."""
         return self._destinations.keys()
 
-    def set_destinations(self, destinations: Sequence[str], now_ms: int) -> None:
-        """Who must confirm from now on. Runs in the caller's transaction."""
+    def set_destinations(
+        self, destinations: Sequence[str], now_ms: int, asked: Mapping[str, Sequence[str]] = _ALL
+    ) -> None:
+        """Who must confirm from now on. Runs in the caller's transaction.
+
+        Args:
+            asked: by destination, patterns of the streams that it gets; without any it gets all. Packs of other
+                streams leave its outbox, those of a stream that is new to it are not added.
+        """
         for name in destinations:
             self._db.execute(
                 "INSERT INTO destinations (name, seen_ms) VALUES (?, ?)"
@@ -94,17 +104,36 @@ class PackTable:
             )
         known = dict(self._db.execute("SELECT name, id FROM destinations").fetchall())
         self._destinations = {name: known[name] for name in destinations}
+        self._asked = {name: tuple(asked.get(name, ())) for name in destinations}
         self._retention.active = tuple(self._destinations.values())
+        self._drop_unasked()
         self.count_pending()
+
+    def _drop_unasked(self) -> None:
+        """At each start too: an earlier version, or another configuration, may have run in between."""
+        streams = self._db.execute("SELECT id, name FROM streams").fetchall()
+        for name, patterns in self._asked.items():
+            unasked = [number for number, stream in streams if not _is_asked(stream, patterns)]
+            if not unasked:
+                continue
+            destination = self._destinations[name]
+            dropped = self._db.execute(
+                "DELETE FROM outbox WHERE destination = ? AND pack IN (SELECT o.pack FROM outbox o"
+                " JOIN packs p ON p.id = o.pack WHERE o.destination = ? AND p.stream IN"
+                f" ({','.join(map(str, unasked))})) RETURNING pack",
+                (destination, destination),
+            ).fetchall()
+            if dropped:
+                self._retention.on_confirmed(min(pack for (pack,) in dropped))
 
     @contextlib.contextmanager
     def restored_destinations(self) -> Iterator[None]:
         """On an error the destinations are what they were before."""
-        before = self._destinations, self._retention.active, self.pending_counts
+        before = self._destinations, self._asked, self._retention.active, self.pending_counts
         try:
             yield
         except BaseException:
-            self._destinations, self._retention.active, self.pending_counts = before
+            self._destinations, self._asked, self._retention.active, self.pending_counts = before
             raise
 
     def count_pending(self) -> None:
@@ -155,7 +184,8 @@ class PackTable:
                     counts[name] -= self._confirm(self._destinations[name], numbers)
                 lost = self._retention.make_room(self._retention.page_limit - need // PAGE_BYTES - 16) if packs else 0
                 if packs:
-                    self._insert(rows)
+                    for name, count in self._insert(rows).items():
+                        counts[name] += count
                     self._mark_stated(rows, stated)
                 if facts:
                     self._documents.keep_facts(facts)
@@ -166,7 +196,7 @@ class PackTable:
         self._retention.lost_packs += lost
         self._next_id += len(packs)
         for name, change in counts.items():
-            self.pending_counts[name] += change + len(packs)
+            self.pending_counts[name] += change
         if lost:
             self.count_pending()
         self._untrained += sum(not pack.is_birth for pack in packs)
@@ -211,7 +241,8 @@ class PackTable:
             latest[pack.stream] = (pack.seq, *((number, pack.hash) if pack.is_birth else (birth_pack, birth)))
         return rows
 
-    def _insert(self, rows: Sequence[_Row]) -> None:
+    def _insert(self, rows: Sequence[_Row]) -> dict[str, int]:
+        """Returns how many of them each destination gets."""
         births = {row.pack.stream: (row.id, row.pack.hash) for row in rows if row.pack.is_birth}
         self._streams.advance({row.pack.stream: row.pack for row in rows}.values(), births)
         self._db.executemany(
@@ -230,10 +261,13 @@ class PackTable:
             "INSERT INTO births (pack, hash) VALUES (?, ?)",
             [(row.id, row.pack.hash) for row in rows if row.pack.is_birth],
         )
-        for destination in self._destinations.values():
-            self._db.executemany(
-                "INSERT INTO outbox (destination, pack) VALUES (?, ?)", [(destination, row.id) for row in rows]
-            )
+        counts: dict[str, int] = {}
+        for name, destination in self._destinations.items():
+            patterns = self._asked[name]
+            owed = [(destination, row.id) for row in rows if _is_asked(row.pack.stream, patterns)]
+            counts[name] = len(owed)
+            self._db.executemany("INSERT INTO outbox (destination, pack) VALUES (?, ?)", owed)
+        return counts
 
     def _mark_stated(self, rows: Sequence[_Row], stated: Sequence[int]) -> None:
         first: dict[int, int] = {}
@@ -558,3 +592,7 @@ class PackTable:
             with self._db.transaction():
                 self._db.set_meta(name, f"{day} {total}")
         return total
+
+
+def _is_asked(stream: str, patterns: Sequence[str]) -> bool:
+    return is_asked(stream.rpartition("/")[2], patterns)

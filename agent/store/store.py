@@ -90,6 +90,7 @@ class Store:
         destinations: Sequence[str] = (),
         now_ms: int = 0,
         rescue: bool = True,
+        asked: Mapping[str, Sequence[str]] | None = None,
     ) -> Store:
         """The database at ``path``, created if it is missing. A damaged one is set aside: see ``quarantine``.
 
@@ -98,6 +99,7 @@ class Store:
             keep_delivered_s: how long packs are kept after every destination confirmed them.
             destinations: who must confirm from now on. The outbox of a removed name is kept in case it comes back.
             rescue: False, for tools that only read: a damaged database stays where it is.
+            asked: by destination, patterns of the streams that it gets; without any it gets all.
 
         Raises:
             StoreBusy: another process has it open.
@@ -114,7 +116,7 @@ class Store:
             if free_bytes(path.parent) < 2 * SPARE_BYTES:
                 # opening writes, and so does a start before it first reads: the reserve makes room for it
                 DiskReserve(path.with_name(path.name + ".ballast"), 0).drop()
-            return cls._open(path, max_size_bytes, keep_delivered_s, destinations, now_ms, rescue)
+            return cls._open(path, max_size_bytes, keep_delivered_s, destinations, now_ms, rescue, asked or {})
         except OSError as error:
             raise StoreError(
                 f"the state directory cannot be used ({error.strerror})",
@@ -131,6 +133,7 @@ class Store:
         destinations: Sequence[str],
         now_ms: int,
         rescue: bool,
+        asked: Mapping[str, Sequence[str]],
     ) -> Store:
         damage, torn, retries = "", False, RetryPolicy(path)
         record = HeadRecord(record_file(path))
@@ -139,7 +142,7 @@ class Store:
             conn, quarantine = open_or_quarantine(path, damage, rescue)
             store = cls(Database(conn, path), max_size_bytes, keep_delivered_s, quarantine, record)
             try:
-                store._load(destinations, now_ms, torn)
+                store._load(destinations, now_ms, torn, asked)
                 if torn := not store._tracker.compare(is_salvaged=quarantine is not None):
                     raise StoreDamaged(
                         "the newest transactions are missing and the rest is inconsistent", where=str(path)
@@ -156,11 +159,11 @@ class Store:
                 conn.close()
                 raise
 
-    def _load(self, destinations: Sequence[str], now_ms: int, torn: bool) -> None:
+    def _load(self, destinations: Sequence[str], now_ms: int, torn: bool, asked: Mapping[str, Sequence[str]]) -> None:
         with self.db.transaction():
             if self.quarantine:
                 self._salvage(self.quarantine, destinations, torn)
-            self.packs.load(destinations, now_ms)
+            self.packs.load(destinations, now_ms, asked)
         if self.quarantine:
             finish_salvage(self.db.path)
         self.retention.apply_limits()
@@ -214,18 +217,20 @@ class Store:
         destinations: Sequence[str],
         now_ms: int,
         also: Callable[[], None] = lambda: None,
+        asked: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Other limits and destinations from now on; the next ``prune`` deletes what exceeds a smaller cap.
 
         Args:
             also: further writes of the same transaction.
+            asked: as for ``open``.
 
         Raises:
             StoreFull, StoreBusy: nothing was changed.
         """
         with self.packs.restored_destinations(), self.db.transaction():
             also()
-            self.packs.set_destinations(destinations, now_ms)
+            self.packs.set_destinations(destinations, now_ms, asked or {})
         self.retention.change_limits(max_size_bytes, keep_delivered_s)
 
     def prune(self, now_ms: int) -> list[LossNote]:

@@ -39,6 +39,7 @@ class OutgoingMessage:
     stream: str = ""
     probe: bool = False  # tests whether a blocked topic is accepted again
     sent_s: float = 0.0
+    content_type: str = ""  # "": the message has none
     end_offset: int = 0  # bytes of the connection that the broker must have received to have all of this message
 
 
@@ -62,3 +63,5 @@ class UplinkState:
     mqtt: str | None  # "5" or "3.1.1"
     confirm: str | None  # what counts as delivered on this connection: platform, subscriber or broker
     subscriber: bool | None  # somebody receives all our packs; None: not known, as MQTT 3.1.1 never tells
+    streams: list[str]  # names and patterns of those that it gets; none: all
+    compress: str | None  # "zstd" if packs are compressed on this connection

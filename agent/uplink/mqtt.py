@@ -22,6 +22,7 @@ from typing import Any, Final
 from paho.mqtt import MQTTException
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -237,7 +238,13 @@ class MqttConnection:
 
     def publish(self, message: OutgoingMessage) -> int:
         """Send at QoS 1. Returns the packet id, 0 if the connection is closed."""
-        info = self._client.publish(message.topic, message.data, 1, message.retain and self.retain)
+        properties: Properties | None = None
+        if message.content_type and self.protocol == V5:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.ContentType = message.content_type
+        info = self._client.publish(
+            message.topic, message.data, 1, message.retain and self.retain, properties=properties
+        )
         return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else 0
 
     def subscribe(self, topic: str) -> int:

@@ -72,6 +72,8 @@ class ReplayServer:
         reply: publishes an object on ``replay/reply``.
         wake: called from the database thread when the store has answered.
         in_flight: packs that may be lost when a connection ends.
+        wants: which streams this destination gets; requests for others are refused.
+        size: bytes of a pack as it is sent.
     """
 
     def __init__(
@@ -85,7 +87,10 @@ class ReplayServer:
         quota_bytes: int = QUOTA_BYTES,
         in_flight: int = 20,
         wall: Callable[[], float] = time.time,
+        wants: Callable[[str], bool] = lambda stream: True,
+        size: Callable[[OutboxItem], int] = lambda item: len(item.data),
     ) -> None:
+        self._wants, self._size = wants, size
         self._name, self._outbox, self._gateway, self._reply, self._wake = name, outbox, gateway, reply, wake
         self._monotonic, self._in_flight = monotonic, in_flight
         self._quota = DailyQuota(name, outbox, quota_bytes, wake, monotonic, wall)
@@ -134,6 +139,9 @@ class ReplayServer:
             return
         if wire.first > wire.last:
             self._send_reply(wire.id, wire.stream, "refused", reason="first is greater than last")
+        elif not self._wants(wire.stream):
+            reason = "this stream is not among the streams that this destination gets ([[uplink]] streams)"
+            self._send_reply(wire.id, wire.stream, "refused", reason=reason)
         elif self._quota.is_spent:
             self._send_reply(wire.id, wire.stream, "refused", reason=self._quota_text())
         elif not self._enqueue(wire):
@@ -175,7 +183,7 @@ class ReplayServer:
         while self._jobs:
             job = self._jobs[0]
             if job.items:
-                size = len(job.items[0].data)
+                size = self._size(job.items[0])
                 if size > max_bytes:
                     job.items.popleft()
                     self._reply_all(job, "refused", reason="a pack is larger than this broker accepts")

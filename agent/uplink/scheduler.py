@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final
 
 from agent.outbox import Outbox, OutboxItem
+from agent.uplink.compression import PackCompressor
 from agent.uplink.errors import (
     BAD_FORMAT,
     FAILURE,
@@ -46,6 +47,7 @@ REJECT_MOST_S: Final = 60.0
 RESEND_S, RESEND_MOST_S = 60.0, 3600.0  # to a platform that does not acknowledge
 REFRESH_S: Final = 1.0  # the longest wait for the next look at all conditions
 OVERHEAD_BYTES: Final = 100  # of a PUBLISH packet, beside its payload and the base of its topic
+TYPE_BYTES: Final = 30  # and of its content type, where it has one
 NEVER: Final = 1 << 62
 
 
@@ -61,6 +63,8 @@ class SendScheduler:
         monotonic, wall_ms: clocks.
         wake: called from other threads when ``inbound`` has a new entry.
         backoff_s: the first pause after a refusal; it doubles up to a minute.
+        wants: which streams this destination gets; the store's outbox has no others.
+        compressor: makes the payload of a pack.
     """
 
     def __init__(
@@ -77,7 +81,10 @@ class SendScheduler:
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         wake: Callable[[], None] = lambda: None,
         backoff_s: float = 1.0,
+        wants: Callable[[str], bool] = lambda stream: True,
+        compressor: PackCompressor | None = None,
     ) -> None:
+        self._wants, self._compressor = wants, compressor or PackCompressor(wanted=False)
         self._name, self._outbox, self._base = name, outbox, base
         self._max_window, self._late_s = window, LATE_INTERVALS * every_s
         self._monotonic, self._wall_ms = monotonic, wall_ms
@@ -128,7 +135,8 @@ class SendScheduler:
     def begin(self, mode: str, receive_maximum: int, max_packet: int) -> None:
         """Connected: all unconfirmed packs in the store are to be sent."""
         now = self._monotonic()
-        self.mode, self.max_payload = mode, max_packet - len(self._base) - OVERHEAD_BYTES
+        overhead = OVERHEAD_BYTES + (TYPE_BYTES if self._compressor.enabled else 0)
+        self.mode, self.max_payload = mode, max_packet - len(self._base) - overhead
         self.window = max(1, min(self._max_window, receive_maximum))
         recent, last = self.inbound.open(self._late_s), self.inbound.last_offered
         if last:
@@ -180,6 +188,8 @@ class SendScheduler:
                 self._on_offer(items, at)
             elif cursor is self._overflow:
                 self._on_overflow_page(items)
+            elif cursor is self._births:
+                cursor.on_page(items, [item for item in items if self._wants(item.stream)])
             else:
                 cursor.on_page(items)
 
@@ -253,8 +263,8 @@ class SendScheduler:
     def _next_birth(self) -> OutgoingMessage | None:
         while (item := self._births.pop()) is not None:
             if -item.id not in self.quarantined and not self._too_large(item, -item.id):
-                topic = self._topic(item.stream, BIRTH)
-                return OutgoingMessage(topic, item.data, BIRTH, ref=-item.id, stream=item.stream)
+                topic, (data, content_type) = self._topic(item.stream, BIRTH), self._compressor.payload(item)
+                return OutgoingMessage(topic, data, BIRTH, ref=-item.id, stream=item.stream, content_type=content_type)
         return None
 
     def _next_backlog(self, now: float) -> OutgoingMessage | None:
@@ -295,19 +305,22 @@ class SendScheduler:
         if (item := self._replay(self.max_payload)) is None:
             return None
         self._bucket.take(now)
-        topic = self._topic(item.stream, BACKFILL)
-        return OutgoingMessage(topic, item.data, retain=False, stream=item.stream)
+        topic, (data, content_type) = self._topic(item.stream, BACKFILL), self._compressor.payload(item)
+        return OutgoingMessage(topic, data, retain=False, stream=item.stream, content_type=content_type)
 
     def _pack_message(self, item: OutboxItem, kind: str, admission: Admission) -> OutgoingMessage:
         self._active.add(item.id)
         topic, probe = self._topic(item.stream, kind), admission is Admission.PROBE
-        return OutgoingMessage(topic, item.data, kind, False, item.id, item.id, item.stream, probe)
+        data, content_type = self._compressor.payload(item)
+        return OutgoingMessage(
+            topic, data, kind, False, item.id, item.id, item.stream, probe, content_type=content_type
+        )
 
     def _topic(self, stream: str, kind: str) -> str:
         return f"{self._base}/{stream.rpartition('/')[2]}/{kind}"
 
     def _too_large(self, item: OutboxItem, ref: int) -> bool:
-        if len(item.data) <= self.max_payload:
+        if len(item.data) <= self.max_payload or self._compressor.size(item) <= self.max_payload:
             return False
         self._quarantine(ref)
         self.too_large = self._topic(item.stream, BIRTH if ref < 0 else LIVE)

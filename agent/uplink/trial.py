@@ -37,6 +37,7 @@ class TrialResult:
     has_subscriber: bool | None = None
     certificates: dict[str, float] = field(default_factory=dict)  # when each expires, UTC seconds, by description
     unproven: tuple[str, ...] = ()  # topics that the agent will publish on, and on which nothing was tried
+    plain: bool = False  # compression is configured, and MQTT 3.1.1 cannot state it
     problems: list[GatewayError] = field(default_factory=list)
 
 
@@ -64,6 +65,7 @@ def try_destination(
         connection = _connect(config, session, offline, pipe, environ)
         try:
             result.mqtt = "5" if connection.protocol == V5 else "3.1.1"
+            result.plain = bool(config.compress) and connection.protocol == V311
             result.certificates = connection.certificate_expiries()
             if publish:
                 _try_rights(connection, config, base, offline, answer_s, result)

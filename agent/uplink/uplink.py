@@ -16,6 +16,7 @@ from agent.certificates import WARN_DAYS
 from agent.outbox import Outbox, OutboxItem
 from agent.settings import UplinkConfig
 from agent.uplink import errors
+from agent.uplink.compression import PackCompressor
 from agent.uplink.messages import OutgoingMessage, UplinkState, client_id, status_bytes
 from agent.uplink.mqtt import CONNECT_S, V5, V311, MqttConnection
 from agent.uplink.queues import WakePipe
@@ -85,6 +86,7 @@ class Uplink:
         self._connect_s = connect_s
         self._ack_timeout_s = ack_timeout_s or max(20.0, float(config.keepalive_s))
         self._wake_pipe = WakePipe()
+        self._compressor = PackCompressor(config.compress == "zstd")
         self._replay = ReplayServer(
             self.name,
             outbox,
@@ -93,6 +95,8 @@ class Uplink:
             self._wake_pipe.wake,
             quota_bytes=replay_bytes,
             in_flight=config.in_flight,
+            wants=config.wants,
+            size=self._compressor.size,
         )
         self._scheduler = SendScheduler(
             self.name,
@@ -105,6 +109,8 @@ class Uplink:
             live_bytes,
             wake=self._wake_pipe.wake,
             backoff_s=retry_s,
+            wants=config.wants,
+            compressor=self._compressor,
         )
         self._retained: dict[str, bytes] = {"keys": keys}  # by topic, keys first; written by other threads
         self._changed: deque[str] = deque()  # topics in it that are to be published
@@ -139,7 +145,12 @@ class Uplink:
         self._begin.set()
 
     def offer(self, items: Sequence[OutboxItem]) -> None:
-        """Packs that were just committed, in the order of their ids. For the database thread; never blocks."""
+        """Packs that were just committed, in the order of their ids. For the database thread; never blocks.
+
+        Those of streams that this destination does not get are left out.
+        """
+        if self.config.streams:
+            items = [item for item in items if self.config.wants(item.stream)]
         if items:
             self._newest_ms = max(self._newest_ms, items[-1].to_ms)
             self._scheduler.inbound.offer(items)
@@ -187,6 +198,8 @@ class Uplink:
             mqtt=("5" if self._protocol == V5 else "3.1.1") if connected else None,
             confirm=scheduler.mode if connected else None,
             subscriber=scheduler.subscriber if connected else None,
+            streams=list(self.config.streams),
+            compress=self.config.compress if connected and self._compressor.enabled else None,
         )
 
     # --- the thread: connections
@@ -270,7 +283,9 @@ class Uplink:
         self._connected, self._since, self._since_mono = True, time.time(), time.monotonic()
         version = "5" if connection.protocol == V5 else "3.1.1"
         after = f" after {down_s:.0f} s" if self._fault else ""
-        self._faults.connected(f"connected to {self.config.url}{after} (MQTT {version}, confirm = {mode})")
+        self._compressor.enabled = self._compressor.wanted and connection.protocol == V5
+        plain = ", not compressed" if self._compressor.wanted and not self._compressor.enabled else ""
+        self._faults.connected(f"connected to {self.config.url}{after} (MQTT {version}, confirm = {mode}{plain})")
         self._fault, self._watchdog, self._acks_left = None, AckWatchdog(), threading.Semaphore(MAX_ACKS)
         for what, end in connection.certificate_expiries().items():
             if (days := (end - time.time()) / 86_400) < WARN_DAYS:

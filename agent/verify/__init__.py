@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .agreed import AgreedStreams
     from .checkpoint import CheckedPage, NamedHead
     from .completeness import Balance, PackCounts, PackFault, balance
     from .files import read_paths, read_stream
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .verifier import Outcome, Verifier
 
 _HOMES = {
+    "agreed": ("AgreedStreams",),
     "checkpoint": ("CheckedPage", "NamedHead"),
     "completeness": ("Balance", "PackFault", "PackCounts", "balance"),
     "files": ("read_paths", "read_stream"),
@@ -49,6 +51,7 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AgreedStreams",
     "Balance",
     "ChainLink",
     "CheckedPack",

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from .report import Report
 from .strict import MAX_PACK_BYTES, Refused, shown
 from .tls import tls_context
-from .topics import PREFIX
+from .topics import PREFIX, is_known_type
 from .verifier import MAX_GATEWAYS, MAX_STREAMS, Outcome, Verifier
 
 if TYPE_CHECKING:
@@ -218,7 +218,11 @@ class Subscriber:
         except UnicodeDecodeError:
             return  # not one of our topics
         if self._retained or not message.retain:
+            self._typed(str(getattr(message.properties, "ContentType", "")) if message.properties else "")
             self.queue.put(bytes(message.payload), topic)  # the broker waits meanwhile: TCP holds it back
+
+    def _typed(self, kind: str) -> None:
+        """The content type of a message; "" for none."""
 
 
 class Live(Subscriber):
@@ -231,7 +235,7 @@ class Live(Subscriber):
         site, gateway: as in the topics; ``+`` for all.
         trust: thumbprints of first keys.
         on_verified: called in the verifier's thread with topic and bytes of each verified pack.
-        max_gateways, max_streams: as for ``Verifier``.
+        streams, max_gateways, max_streams: as for ``Verifier``.
     """
 
     def __init__(
@@ -245,12 +249,13 @@ class Live(Subscriber):
         ca_file: Path | None = None,
         username: str | None = None,
         password: str | None = None,
+        streams: Iterable[str] = (),
         max_gateways: int = MAX_GATEWAYS,
         max_streams: int = MAX_STREAMS,
     ) -> None:
         topic = f"{PREFIX}{site}/{gateway}/#"
         super().__init__(url, topic, retained=True, ca_file=ca_file, username=username, password=password)
-        self._verifier = Verifier(trust, max_gateways=max_gateways, max_streams=max_streams)
+        self._verifier = Verifier(trust, streams=streams, max_gateways=max_gateways, max_streams=max_streams)
         self._on_verified = on_verified
         self._lock = threading.Lock()  # around the verifier
         self._worker = threading.Thread(target=self._work, name="verify", daemon=True)
@@ -279,6 +284,11 @@ class Live(Subscriber):
         if self._worker.is_alive():
             self._worker.join()
         return self._verifier.finish(time.time() * 1000)
+
+    def _typed(self, kind: str) -> None:
+        if not is_known_type(kind):
+            with self._lock:
+                self._verifier.note_content_type(kind)
 
     def _violated(self, fault: str) -> None:  # paho reconnects
         with self._lock:

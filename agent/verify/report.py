@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from .agreed import AgreedStreams
+
 HOUR_MS: Final = 3_600_000
 HOURLY_MS, DAILY_MS = HOUR_MS + 600_000, 25 * HOUR_MS  # checkpoints are made each hour; of old ones one a day is kept
+_ALL: Final = AgreedStreams()
 MAX_LISTED: Final = 100  # faults, ranges and so on that are listed; all are counted
 
 
@@ -137,6 +140,7 @@ class StreamReport:
     rewritten: int = 0  # verified only after canonicalisation
     births: int = 0
     boots: int = 0
+    asked: bool = True  # False: it was agreed that its packs need not come
     retired: bool = False  # by the newest checkpoint, its device is no longer read
     head_seq: int = 0  # how far it had come by the newest checkpoint; 0 without any
     head_ms: int = 0
@@ -159,6 +163,13 @@ class StreamReport:
     days: dict[str, Day] = field(default_factory=dict)
     handovers: list[Handover] = field(default_factory=list)  # the first hundred
     faults: Faults = field(default_factory=Faults)
+
+    def waive(self) -> None:
+        """It was not asked for: packs that did not come are not missing. What did come is judged like any other."""
+        self.asked, self.is_unheard, self.missing = False, False, []
+        for day in self.days.values():
+            day.due, day.missing = day.due - day.missing, 0
+        self.days = {name: day for name, day in self.days.items() if day.due or day.got}
 
     @property
     def is_cut(self) -> bool:
@@ -186,24 +197,34 @@ def latest(streams: Mapping[str, StreamReport]) -> dict[str, int]:
     return ends
 
 
-def held_back(streams: Mapping[str, StreamReport], wanted: Collection[str]) -> list[str]:
+def held_back(streams: Mapping[str, StreamReport], wanted: Collection[str], agreed: AgreedStreams = _ALL) -> list[str]:
     """Streams without any pack that must have had some.
 
     In files: a checkpoint has a head of the stream after the beginning of the other streams. On a broker: the head
     advanced from one checkpoint to the next. Retired streams, and those that were not requested, may be absent.
+    Where streams were agreed with a gateway, only that counts: neither what the files say was requested, nor that the
+    gateway calls a stream retired after it had packs.
     """
     begun: dict[str, int] = {}
     for name, stream in streams.items():
         gateway = name.rpartition("/")[0]
         if stream.packs:
             begun[gateway] = min(begun.get(gateway, stream.begun_ms), stream.begun_ms)
-    return [
-        name
-        for name, stream in streams.items()
-        if stream.head_seq and not stream.packs and not stream.retired and (gateway := name.rpartition("/")[0]) in begun
-        if stream.is_unheard or (stream.oldest_head_seq and stream.head_ms > begun[gateway])
-        if not wanted or name.rpartition("/")[2] in wanted
-    ]
+    first = min(begun.values(), default=0)
+    found = []
+    for name, stream in streams.items():
+        gateway, _, last = name.rpartition("/")
+        if not stream.head_seq or stream.packs or not agreed.asked(name):
+            continue
+        if agreed.names(name):
+            start = begun.get(gateway, first)
+        elif gateway in begun and not stream.retired and (not wanted or last in wanted):
+            start = begun[gateway]
+        else:
+            continue
+        if stream.is_unheard or (stream.oldest_head_seq and stream.head_ms > start):
+            found.append(name)
+    return found
 
 
 @dataclass(slots=True)
@@ -230,6 +251,9 @@ class Report:
     beyond: dict[str, int] = field(default_factory=dict)  # gateway -> ms of packs after that
     only: list[str] = field(default_factory=list)  # streams that were requested, by the files; none: all
     withheld: list[str] = field(default_factory=list)  # streams without packs that should have some
+    agreed: list[str] = field(default_factory=list)  # names and patterns that the verifier was given; none: all
+    unknown: list[str] = field(default_factory=list)  # agreed ones that neither a pack nor a checkpoint names
+    content_types: dict[str, int] = field(default_factory=dict)  # messages of a broker, of types that are not ours
     torn_checkpoints: list[IncompleteCheckpoint] = field(default_factory=list)
     held: int = 0  # packs that wait for keys
     first_bad: Fault | None = None
@@ -245,6 +269,8 @@ class Report:
         """Readings stated missing: not a fault, but still absent, for readers who expect everything."""
         short = []
         for name, stream in self.streams.items():
+            if not stream.asked:
+                continue
             if not stream.packs and not stream.retired:
                 short.append(f"{name}: known, but without any pack")
             if stream.is_cut:

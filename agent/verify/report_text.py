@@ -11,6 +11,7 @@ from .strict import clean
 COLUMNS = ("stream", "packs", "readings", "gaps", "redelivered", "missing", "failed", "complete")
 MAX_NOTES = 20
 MAX_HANDOVERS = 5  # the last ones of a gateway
+MAX_NAMES = 10  # of streams that were not asked for
 MAX_LINE = 2000
 
 
@@ -46,6 +47,13 @@ def remarks(report: Report) -> list[str]:
         lines += [f"{gateway}: {_time(record.time_ms)} {record}" for record in stream.handovers[-MAX_HANDOVERS:]]
     if report.only:
         lines.append(f"the files contain only {', '.join(report.only)}, as requested")
+    if report.agreed:
+        lines.append(f"agreed streams: {', '.join(report.agreed)}; and _gateway")
+        lines += _unasked(report)
+    lines += [
+        f"{count} messages came as {kind!r}, not as application/json or application/json+zstd; judged by their bytes"
+        for kind, count in report.content_types.items()
+    ]
     streams = report.streams.values()
     notes = [note for stream in streams for note in _notes(stream)] + list(_doubts(streams))
     lines += notes[:MAX_NOTES]
@@ -60,6 +68,20 @@ def remarks(report: Report) -> list[str]:
     return [clean(line, MAX_LINE) for line in lines]
 
 
+def _unasked(report: Report) -> Iterator[str]:
+    """Streams that were not agreed, and of these the ones that came all the same."""
+    silent: dict[str, list[str]] = {}
+    for name, stream in report.streams.items():
+        gateway, _, last = name.rpartition("/")
+        if not stream.asked and stream.packs:
+            yield f"{name}: not asked for, {stream.packs} packs came"
+        elif not stream.asked:
+            silent.setdefault(gateway, []).append(last)
+    for gateway, names in silent.items():
+        more = f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+        yield f"{gateway}: not asked for: {', '.join(names[:MAX_NAMES])}{more}"
+
+
 def _time(time_ms: int) -> str:
     try:
         return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -71,6 +93,8 @@ def table_rows(report: Report) -> list[Sequence[str]]:
     """One stream a row, below the titles of the columns."""
     rows: list[Sequence[str]] = [COLUMNS]
     for name, s in report.streams.items():
+        if not s.asked and not s.packs:
+            continue
         rows.append(
             (
                 name,
@@ -112,7 +136,7 @@ def _share(days: Iterable[Day]) -> str:
 def _notes(s: StreamReport) -> Iterator[str]:
     if s.retired:
         yield f"{s.stream}: retired, the gateway no longer reads this device"
-    elif s.head_seq and not s.packs:
+    elif s.head_seq and not s.packs and s.asked:
         yield f"{s.stream}: no pack is present, but a checkpoint has it at sequence {s.head_seq} of {_time(s.head_ms)}"
     for hole in s.missing:
         due = "" if hole.readings is None else f", {hole.readings} readings were due"

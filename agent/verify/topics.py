@@ -11,6 +11,7 @@ NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}"  # of a site, a gateway, the 
 STREAM: Final = re.compile(f"{NAME}/{NAME}/{NAME}")
 GATEWAY: Final = re.compile(f"{NAME}/{NAME}")
 PACK_KINDS: Final = ("readings", "backfill", "birth")
+CONTENT_TYPES: Final = ("", "application/json", "application/json+zstd")  # of MQTT 5; the last one is a zstd frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,11 @@ class Topic:
     kind: str  # "keys", "checkpoint", "readings", "backfill", or "birth": the retained copy of a birth
     stream: str = ""  # <site>/<gateway>/<name>, of packs
     page: str = ""  # of a checkpoint
+
+
+def is_known_type(kind: str) -> bool:
+    """Is this a content type that a gateway sends, or one that says no more? Parameters do not count."""
+    return kind.partition(";")[0].strip().lower() in CONTENT_TYPES
 
 
 def split_topic(topic: str) -> Topic | None:

@@ -52,15 +52,14 @@ def decide(total: Report, unread: Mapping[str, int], forgotten: int, proven: boo
         broken.append(f"{total.failed} refused or faulty")
     for name, stream in total.streams.items():
         broken += [f"{name}: {text}" for text in stream.conflicts[:LISTED]]
+        if not stream.asked:
+            continue
         left += [f"{name}: {text}" for text in stream.restarts[:LISTED]]
         if stream.unchecked:
             left.append(f"{name}: {stream.unchecked} packs whose birth or other parts are missing")
     if total.missing:
         left.append(f"{total.missing} packs missing")
-    for name in total.withheld[:LISTED]:
-        left.append(f"{name}: no pack is present, but a checkpoint has it at sequence {total.streams[name].head_seq}")
-    if more := max(0, len(total.withheld) - LISTED):
-        left.append(f"{more} more streams without any pack")
+    left += _without_packs(total)
     left += map(str, total.torn_checkpoints[:LISTED])
     if more := max(0, len(total.torn_checkpoints) - LISTED) + forgotten:
         left.append(f"{more} more checkpoints of which pages are missing")
@@ -78,6 +77,19 @@ def decide(total: Report, unread: Mapping[str, int], forgotten: int, proven: boo
         total.verdict = Verdict.UNPROVEN
         left.append("no thumbprint was pinned: anyone could have created these keys")
     total.reasons = broken + left
+
+
+def _without_packs(total: Report) -> list[str]:
+    """Streams of which no pack is here, although some should be."""
+    found = []
+    for name in total.withheld[:LISTED]:
+        found.append(f"{name}: no pack is present, but a checkpoint has it at sequence {total.streams[name].head_seq}")
+    if more := max(0, len(total.withheld) - LISTED):
+        found.append(f"{more} more streams without any pack")
+    found += [f"{name}: agreed, but neither a pack nor a checkpoint names it" for name in total.unknown[:LISTED]]
+    if more := max(0, len(total.unknown) - LISTED):
+        found.append(f"{more} more agreed streams that nothing names")
+    return found
 
 
 def shared_pins(gateways: Sequence[str]) -> list[str]:

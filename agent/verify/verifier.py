@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
+from .agreed import AgreedStreams
 from .checkpoint import CheckpointPages
 from .history import Arrival
 from .jws import PublicKey
@@ -27,7 +28,7 @@ from .stateless import (
 )
 from .stream import StreamState
 from .strict import MAX_REASON, Columns, MissingPackage, Refused, clean, count_items, inflate, shown
-from .topics import GATEWAY, NAME, PREFIX, Topic, split_topic
+from .topics import GATEWAY, NAME, PREFIX, Topic, is_known_type, split_topic
 from .verdict import LISTED, add_up, decide, shared_pins
 
 MAX_HELD: Final = 1000  # objects that came before the keys that they need
@@ -37,6 +38,7 @@ MAX_GATEWAYS: Final = 1000
 MAX_STREAMS: Final = 10_000  # about 30 KB each
 MAX_RECENT, MAX_RECENT_BYTES = 64, 4 << 20  # objects that were good and are known again by their bytes
 MAX_WHERE: Final = 300  # characters that are kept of a file's name or a topic
+MAX_TYPES, MAX_TYPE = 20, 60  # content types that are counted, and characters of one
 REFUSAL: Final = 100  # cost of a refused object in addition to its brackets and commas
 _LAST: Final = re.compile(NAME)
 
@@ -77,13 +79,24 @@ class Verifier:
     Args:
         trust: thumbprints got out of band, one key of each chain; ``park7/gw01=<thumbprint>`` for that gateway alone.
             Without any nothing proves the origin; where there are several gateways, a bare one proves nothing either.
+        streams: names and patterns of the streams that were agreed, such as ``inv1`` or ``park7/gw01=meter-*``; without
+            any, all streams must be there. Nothing that a gateway or a file says changes this list.
         max_gateways: those beyond it are refused (code ``size``).
         max_streams: likewise; each costs about 30 KB.
+
+    Raises:
+        ValueError: ``streams`` has something else.
     """
 
     def __init__(
-        self, trust: Iterable[str] = (), *, max_gateways: int = MAX_GATEWAYS, max_streams: int = MAX_STREAMS
+        self,
+        trust: Iterable[str] = (),
+        *,
+        streams: Iterable[str] = (),
+        max_gateways: int = MAX_GATEWAYS,
+        max_streams: int = MAX_STREAMS,
     ) -> None:
+        self._agreed = AgreedStreams(streams)
         self._max_gateways, self._max_streams = max_gateways, max_streams
         self._trust = frozenset(trust)
         self._is_bare = any(not split_pin(pin)[0] for pin in self._trust)
@@ -104,6 +117,7 @@ class Verifier:
         self._read: set[str] | None = None  # in files: gateways whose keys object came in the one that is being read
         self._unread: dict[str, int] = {}  # why -> objects or files
         self._cut_short: list[str] = []  # files, and why
+        self._content_types: dict[str, int] = {}
         self.bad_signatures = 0
         self.rejected_cost = 0  # brackets and commas of invalid objects: the reader of files stops at a limit
 
@@ -171,6 +185,13 @@ class Verifier:
             self._refuse(error, got.value, got.where)
             return Outcome.UNREAD if isinstance(error, MissingPackage) else Outcome.FAILED
 
+    def note_content_type(self, kind: str) -> None:
+        """Count a message whose content type is not one of ours. It proves nothing: the bytes are judged."""
+        if not is_known_type(kind):
+            key = clean(kind, MAX_TYPE)
+            key = key if key in self._content_types or len(self._content_types) < MAX_TYPES else "others"
+            self._content_types[key] = self._content_types.get(key, 0) + 1
+
     def refuse(self, error: Refused, where: str) -> None:
         """Count something that could not be read, or not to its end, such as a damaged file."""
         self._refuse(error, {}, where)
@@ -195,6 +216,9 @@ class Verifier:
         rings, ended = self._rings, math.isinf(now_ms)
         states = sorted(self._streams.items())
         streams = {name: state.report(ended, rings.get(name.rpartition("/")[0])) for name, state in states}
+        for name, stream in streams.items():
+            if not self._agreed.asked(name):
+                stream.waive()
         total = Report(Verdict.VERIFIED, [], {ring.gateway: ring.first for ring in self._rings.values()}, streams)
         total.bad_signatures = self.bad_signatures
         total.checkpoints = self._checkpoints.count
@@ -203,7 +227,9 @@ class Verifier:
         total.beyond = {
             name: max(0, until_ms[name] - ms) for name, ms in total.checkpointed.items() if name in until_ms
         }
-        total.withheld = held_back(streams, self._only)
+        total.withheld = held_back(streams, self._only, self._agreed)
+        total.agreed, total.content_types = self._agreed.entries, dict(self._content_types)
+        total.unknown = self._unknown(total, ended)
         total.only = sorted(self._only)
         total.torn_checkpoints = self._checkpoints.incomplete(
             rings, {gateway: max(now_ms, until_ms.get(gateway, now_ms)) for gateway in rings}
@@ -217,6 +243,15 @@ class Verifier:
         if broken and total.first_bad is None:
             total.first_bad = Fault("pin", broken[0], where="--trust")
         return total
+
+    def _unknown(self, total: Report, ended: bool) -> list[str]:
+        """Agreed streams without a trace. On a broker, the first checkpoint is waited for: it names them all."""
+        known = {name for name, stream in total.streams.items() if stream.packs or stream.head_seq}
+        here, named = self._rings.keys(), self._agreed.gateways
+        if ended:
+            return self._agreed.unheard(known, named | {name.rpartition("/")[0] for name in known}, every=True)
+        done = total.checkpointed.keys()
+        return self._agreed.unheard(known, (named - here) | done, every=here <= done)
 
     def _route(self, got: _Received) -> Outcome:
         place, value = got.place, got.value

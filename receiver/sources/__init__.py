@@ -20,6 +20,7 @@ class Message:
     topic: str  # as MQTT writes it
     body: bytes
     token: Any
+    content_type: str = ""  # as the publisher says; "" for none
 
 
 class Source(Protocol):

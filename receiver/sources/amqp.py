@@ -129,4 +129,5 @@ class AmqpSource:
 
     def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
         topic = method.routing_key.translate(_SWAPPED)
-        self._queue.append(Message(topic, body, (self._generation, method.delivery_tag)))
+        kind = properties.content_type or ""
+        self._queue.append(Message(topic, body, (self._generation, method.delivery_tag), kind))

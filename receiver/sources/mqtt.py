@@ -121,7 +121,8 @@ class MqttSource:
         self._lost(f"the broker ended the connection: {reason}{hint}")
 
     def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
-        self._queue.append(Message(message.topic, message.payload, (self._generation, message.mid, message.qos)))
+        kind = str(getattr(message.properties, "ContentType", "")) if message.properties else ""
+        self._queue.append(Message(message.topic, message.payload, (self._generation, message.mid, message.qos), kind))
 
 
 def apply_login(client: mqtt.Client, url: SplitResult) -> None:

@@ -421,3 +421,27 @@ def test_a_profiles_time_out_follows_the_line_and_yours_counts_everywhere(
     )
     (spec,) = device_specs(load_config(path))
     assert (spec.limits.timeout_s, spec.limits.retries) == wanted
+
+
+def test_streams_of_a_destination(site, good) -> None:
+    """What matches nothing and what goes nowhere is named; a configuration without the key is as before."""
+    site.write(good)
+    before = site.load()
+    (uplink,) = before.uplinks
+    assert uplink.streams == () and uplink.wants("park7/gw01/anything")
+    assert not {"streams", "compress"} & set(before.effective()["uplinks"][0]), "its hash stays"
+    site.write(
+        good.replace('confirm = "subscriber"', 'streams = ["main", "meter-*", "secnd", "_*"]\ncompress = "zstd"')
+    )
+    config = site.load()
+    (uplink,) = config.uplinks
+    wanted = [name for name in ("main", "secnd", "second", "_gateway", "_indicators") if uplink.wants(f"x/y/{name}")]
+    assert wanted == ["main", "secnd", "_gateway", "_indicators"] and uplink.compress == "zstd"
+    assert config.hash() != before.hash()
+    notes = [str(note) for note in config.notes if "stream" in str(note)]
+    assert [note.partition("uplink")[2] for note in notes] == [
+        '.platform.streams: "meter-*" matches no stream here. Streams: _gateway, _indicators, main, second',
+        '.platform.streams: "secnd" matches no stream here. Did you mean "second"?',
+        ": no destination asks for second. They stay here for [store] keep_delivered, then they are deleted. "
+        "Add them to streams of an [[uplink]]",
+    ], notes

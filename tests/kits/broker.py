@@ -17,6 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from agent.verify.strict import inflate
+
 T = TypeVar("T")
 Name = tuple[str, str, int]  # of a pack: stream, boot, seq
 DEADLINE_S = 60.0  # nobody meets it in health
@@ -109,7 +111,7 @@ class Heard:
 @lru_cache(16_384)
 def parsed(payload: bytes) -> dict[str, Any]:
     """A pack as an object, which nobody changes: whoever waits looks at all of them again and again."""
-    found: dict[str, Any] = json.loads(payload)
+    found: dict[str, Any] = json.loads(inflate(payload))
     return found
 
 

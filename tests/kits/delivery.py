@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from agent.settings import Secret, UplinkConfig
 from agent.store import Store
 from agent.uplink import Uplink
 from agent.verify.mqtt import hang_up
+from agent.verify.strict import inflate
 from tests.kits.packs import Maker, Pack
 
 BASE = "meterhouse/v1/park7/gw01"
@@ -104,7 +105,7 @@ class Listener:
     def packs(self, *kinds: str) -> list[dict[str, Any]]:
         """Bodies on ``readings`` and ``backfill``, or of the given kinds, in the order of arrival."""
         wanted = kinds or ("readings", "backfill")
-        return [json.loads(m.payload) for m in list(self.heard) if m.topic.rpartition("/")[2] in wanted]
+        return [json.loads(inflate(m.payload)) for m in list(self.heard) if m.topic.rpartition("/")[2] in wanted]
 
     def seqs(self, stream: str = "inv1", *kinds: str) -> list[int]:
         return [p["seq"] for p in self.packs(*kinds) if p["stream"].endswith("/" + stream)]
@@ -120,16 +121,18 @@ class Listener:
 class StoreOutbox:
     """The database thread as an uplink sees it: owns the store, and offers packs after each commit."""
 
-    def __init__(self, path: Path, destinations: Sequence[str]) -> None:
+    def __init__(
+        self, path: Path, destinations: Sequence[str], asked: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         self._jobs: queue.SimpleQueue[Callable[[Store], Any] | None] = queue.SimpleQueue()
         self._confirmed: dict[str, list[int]] = {}
         self.uplinks: list[Uplink] = []
         self.fetches = 0
-        self._thread = threading.Thread(target=self._run, args=(path, destinations))
+        self._thread = threading.Thread(target=self._run, args=(path, destinations, asked))
         self._thread.start()
 
-    def _run(self, path: Path, destinations: Sequence[str]) -> None:
-        store = Store.open(path, 64 << 20, destinations=destinations)
+    def _run(self, path: Path, destinations: Sequence[str], asked: Mapping[str, Sequence[str]] | None) -> None:
+        store = Store.open(path, 64 << 20, destinations=destinations, asked=asked)
         try:
             while (job := self._jobs.get()) is not None:
                 job(store)

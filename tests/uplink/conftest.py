@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,9 @@ def outbox() -> Iterator[Callable[..., StoreOutbox]]:
     with tempfile.TemporaryDirectory(prefix="mh-test-", dir=memory) as folder:
         made: list[StoreOutbox] = []
 
-        def start(*destinations: str) -> StoreOutbox:
-            made.append(StoreOutbox(Path(folder) / f"{len(made)}" / "store.db", destinations or ("platform",)))
+        def start(*destinations: str, asked: Mapping[str, Sequence[str]] | None = None) -> StoreOutbox:
+            path = Path(folder) / f"{len(made)}" / "store.db"
+            made.append(StoreOutbox(path, destinations or ("platform",), asked))
             return made[-1]
 
         yield start

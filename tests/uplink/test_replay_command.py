@@ -20,16 +20,18 @@ from tests.kits.packs import Maker
 STREAM = "park7/gw01/inv1"
 
 
+@pytest.mark.parametrize("compress", ["", "zstd"])
 def test_the_platform_gets_the_packs_that_it_requests(
     broker: Callable[..., Mosquitto],
     outbox: Callable[..., StoreOutbox],
     uplink: Callable[..., Uplink],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    compress: str,
 ) -> None:
     port = broker().port
     at, make = outbox(), Maker()
-    up = uplink(at, destination(port, confirm="broker"))
+    up = uplink(at, destination(port, confirm="broker", compress=compress))
     at.commit(fresh(make, birth=True), *(fresh(make) for _ in range(39)))
     until(lambda: up.state().connected and at.pending() == 0)
     url, out = f"mqtt://127.0.0.1:{port}", tmp_path / "again.jsonl"

@@ -84,6 +84,21 @@ def test_our_verifier_repeats_every_result(name: str) -> None:
     assert (found.counts, found.differ) == ({"differ": 0, "unknown": 0}, []) and found.agree >= len(signed(name))
 
 
+def test_figures_of_streams_that_were_not_asked_for_are_not_repeated(tmp_path: Path) -> None:
+    """They say so, and count apart from packs that should be here; the others are repeated as ever."""
+    folder = copied("day", tmp_path)
+    whole = recompute([folder])
+    (folder / "packs" / "boiler.packs.jsonl").unlink()
+    for streams in ([], ["boiler"]):
+        found = recompute([folder], None, streams)
+        assert found.counts["unknown"] and not found.not_asked and "gw01/boiler is not here" in found.unknown[0]
+    found = recompute([folder], None, ["_indicators", "gate", "in*"])
+    assert found.not_asked == found.counts["unknown"] > 0 == found.counts["differ"]
+    assert found.agree + found.not_asked == whole.agree and found.as_dict()["not_asked"] == found.not_asked
+    why = ": needs park7/gw01/boiler, which was not asked for"
+    assert all(text.endswith(why) for text in found.unknown), found.unknown
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_javascript_comes_to_the_same_intervals_and_figures(name: str) -> None:
     code, out = node(FIGURES / name)

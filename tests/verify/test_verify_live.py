@@ -13,20 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from paho.mqtt import client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from agent.verify import live as live_module
 from agent.verify.live import Live, LiveError, MessageQueue
 from agent.verify.mqtt import hang_up
+from agent.verify.report_text import as_text
 from tests.kits.delivery import PATIENCE_S, until
-from tests.kits.signed import Key, Stream, keys
+from tests.kits.signed import Key, Stream, checkpoint, keys
 from tests.verify.corpus import CASES, find_cases
+from tests.verify.corpus_pages import head
 
 find_cases()
 pytestmark = pytest.mark.broker
@@ -37,12 +42,15 @@ class Publisher:
     """The gateway's side, as thin as it can be."""
 
     def __init__(self, port: int) -> None:
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2)
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()
 
-    def send(self, topic: str, raw: bytes, retain: bool = False) -> None:
-        self._client.publish(topic, raw, qos=1, retain=retain).wait_for_publish(PATIENCE_S)
+    def send(self, topic: str, raw: bytes, retain: bool = False, kind: str = "") -> None:
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        if kind:
+            properties.ContentType = kind
+        self._client.publish(topic, raw, 1, retain, properties).wait_for_publish(PATIENCE_S)
 
     def close(self) -> None:
         hang_up(self._client)
@@ -83,6 +91,51 @@ def test_a_stream_is_verified_as_it_comes(broker: Any, publisher: Publisher) -> 
     s = report.streams[stream.stream]
     assert (report.packs, report.redelivered, report.missing, s.first_seq) == (5, 1, 0, 3)
     assert report.failures == {"topic": 1} and report.first_bad and report.first_bad.where == BASE + "inv2/readings"
+
+
+def test_frames_are_judged_by_their_bytes_whatever_content_type_they_have(broker: Any, publisher: Publisher) -> None:
+    """It is not signed. An unknown one is counted and stated; plain JSON that calls itself a frame is JSON."""
+    key, stream = Key(), Stream()
+    live = Live(broker.url, [key.kid], streams=["inv1", "meter-*"])
+    live.start()
+    publisher.send(BASE + "keys", keys(key), retain=True)
+    kinds = (
+        "application/json+zstd",
+        "",
+        "Application/JSON; charset=utf-8",
+        "text/plain",
+        "\u202e",
+        *map(str, range(30)),
+    )
+    packs = stream.run(len(kinds))
+    for n, (raw, kind) in enumerate(zip(packs, kinds, strict=True)):
+        publisher.send(stream.topic(), zstandard.compress(raw) if n % 3 == 0 else raw, kind=kind)
+    wait_for(live, lambda c: c[0] == len(packs))
+    publisher.send(stream.topic(), zstandard.compress(bytes(9 << 20)), kind="application/json+zstd")
+    wait_for(live, lambda c: c[2] == 1)
+    report = live.stop()
+    assert report.verified == len(packs) and report.failures == {"size": 1}
+    assert sum(report.content_types.values()) == len(kinds) - 3 and report.content_types["text/plain"] == 1
+    assert len(report.content_types) <= 21 and report.content_types["others"] > 1
+    assert "1 messages came as 'text/plain'" in as_text(report)
+
+
+def test_an_agreed_stream_without_a_trace_is_found_once_a_checkpoint_is_here(broker: Any, publisher: Publisher) -> None:
+    """Before, it may just not have come; and of others nothing is expected."""
+    key, stream, other = Key(), Stream(), Stream("inv3")
+    live = Live(broker.url, [key.kid], streams=["inv1", "park7/gw01=inv2"])
+    live.start()
+    publisher.send(BASE + "keys", keys(key), retain=True)
+    for raw in stream.run(3):
+        publisher.send(stream.topic(), raw)
+    wait_for(live, lambda c: c[0] == 3)
+    assert live.report().ok, live.report().reasons
+    other.run(4)
+    publisher.send(BASE + "checkpoint/1", checkpoint([head(stream), head(other)], key), retain=True)
+    until(lambda: live.report().unknown)
+    report = live.stop()
+    assert report.unknown == ["park7/gw01/inv2"] and report.verdict.value == "incomplete"
+    assert not report.streams[other.stream].asked and not report.withheld
 
 
 def test_two_gateways_are_kept_apart_and_one_can_be_chosen(shared_broker: Any, shared_publisher: Publisher) -> None:
