@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import socket
 import sys
@@ -22,7 +21,8 @@ from agent.cli.options import json_option, lang_option
 from drivers.model import UsageError, clean_text
 from receiver.database import check_place, connect, migrate, open_shards, parse_shards, shard_of, show_dsn
 from receiver.enrol_command import enrol_command
-from receiver.options import db_option
+from receiver.options import db_option, start_log
+from receiver.page.command import page_command
 from receiver.shards import Away, each_shard, open_some
 from receiver.trust import trusted_count
 
@@ -38,6 +38,7 @@ def platform() -> None:
       meterhouse platform enrol fleet.csv --db DSN      which gateways are trusted
       meterhouse platform work --from mqtt://HOST --db DSN    as many as you like
       meterhouse platform keep --broker mqtt://HOST --db DSN
+      meterhouse platform page --db DSN                 the fleet in a browser
     """
 
 
@@ -59,6 +60,7 @@ def init_command(dsns: tuple[str, ...]) -> None:
 
 
 platform.add_command(enrol_command)
+platform.add_command(page_command)
 
 
 @platform.command("work")
@@ -87,7 +89,7 @@ def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str,
     from receiver.worker import Worker
 
     shards, away = open_some(dsns)
-    _start_log()
+    start_log()
     stop = _on_stop()
     stores = [Store(dsn, readings=readings, place=(place, len(shards))) for place, dsn in enumerate(shards)]
     name = name or socket.gethostname()
@@ -132,7 +134,7 @@ def keep_command(
     from receiver.publisher import Publisher
 
     shards, away = open_some(dsns)
-    _start_log()
+    start_log()
     stop = _on_stop()
     _log_start(
         f"keeper, acknowledging through {show_url(broker)}" if broker else "keeper, acknowledging nothing", shards, away
@@ -253,10 +255,6 @@ def _summary(shards: Sequence[str]) -> dict[str, Any]:
     from receiver.fleet_state import whole_fleet
 
     return whole_fleet(shards).summary()
-
-
-def _start_log() -> None:
-    logging.basicConfig(level=os.environ.get("MH_LOG", "INFO"), format="%(levelname)s %(message)s", stream=sys.stderr)
 
 
 def _log_start(who: str, shards: Sequence[str], away: Sequence[Away]) -> None:

@@ -1,6 +1,10 @@
-"""Options that several commands of `meterhouse platform` have."""
+"""What several commands of `meterhouse platform` have."""
 
 from __future__ import annotations
+
+import logging
+import os
+import sys
 
 import click
 
@@ -10,3 +14,8 @@ DSN_HELP = (
 db_option = click.option(
     "--db", "dsns", multiple=True, required=True, envvar="METERHOUSE_DB", metavar="DSN", help=DSN_HELP
 )
+
+
+def start_log() -> None:
+    """Log lines to stderr, for the journal."""
+    logging.basicConfig(level=os.environ.get("MH_LOG", "INFO"), format="%(levelname)s %(message)s", stream=sys.stderr)

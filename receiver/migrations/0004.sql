@@ -8,6 +8,7 @@ ALTER TABLE refused ADD gateway text GENERATED ALWAYS AS (split_part(topic, '/',
 CREATE INDEX ON refused (gateway, at);
 INSERT INTO refusals SELECT gateway, (at AT TIME ZONE 'UTC')::date, code, sum(times), max(why), max(at) FROM refused GROUP BY 1, 2, 3;
 CREATE INDEX ON unknown_gateways (seen);
+CREATE INDEX ON packs (stream, seq) WHERE is_birth;
 
 -- A sequence may be any number that a gateway signs. What would need more packs than this between two of them, or up to a
 -- head, is a false number: a finding of its stream, and no part of any total. Ten million are three years of a pack in ten seconds.

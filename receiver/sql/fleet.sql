@@ -2,11 +2,12 @@ WITH s AS (SELECT id, gateway FROM streams WHERE %(like)s::text IS NULL OR gatew
  b AS (SELECT s.gateway, max(least(b.to_ms, (extract(epoch FROM b.changed) * 1000)::bigint)) AS newest FROM boots b JOIN s ON s.id = b.stream GROUP BY 1),
  d AS (SELECT s.gateway, sum(d.packs) AS packs, sum(d.readings) AS readings, sum(d.due) AS due, sum(d.gaps) AS gaps, sum(d.asleep) AS asleep
    FROM days d JOIN s ON s.id = d.stream WHERE d.day >= %(since)s::date GROUP BY 1),
- h AS (SELECT s.gateway, sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.missing) r WHERE upper(r) - lower(r) <= most_packs())) AS missing,
-   sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.lost) r WHERE upper(r) - lower(r) <= most_packs())) AS lost FROM holes h JOIN s ON s.id = h.stream GROUP BY 1),
+ hs AS MATERIALIZED (SELECT h.stream, s.gateway, h.missing, h.lost FROM holes h JOIN s ON s.id = h.stream),
+ h AS (SELECT h.gateway, sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.missing) r WHERE upper(r) - lower(r) <= most_packs())) AS missing,
+   sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.lost) r WHERE upper(r) - lower(r) <= most_packs())) AS lost FROM hs h GROUP BY 1),
  -- what was due in packs that are not here, by the rate of the pack after the hole
- m AS (SELECT s.gateway, sum(greatest(0, r.from_ms - l.to_ms) * r.due::float8 / nullif(r.to_ms - r.from_ms, 0)) AS due
-   FROM holes h JOIN s ON s.id = h.stream CROSS JOIN LATERAL unnest(h.missing + h.lost) AS part (seqs)
+ m AS (SELECT h.gateway, sum(greatest(0, r.from_ms - l.to_ms) * r.due::float8 / nullif(r.to_ms - r.from_ms, 0)) AS due
+   FROM hs h CROSS JOIN LATERAL unnest(h.missing + h.lost) AS part (seqs)
    CROSS JOIN LATERAL (SELECT p.to_ms FROM packs p WHERE p.stream = h.stream AND p.seq = lower(part.seqs) - 1 LIMIT 1) l
    CROSS JOIN LATERAL (SELECT p.from_ms, p.to_ms, p.due FROM packs p WHERE p.stream = h.stream AND p.seq = upper(part.seqs) LIMIT 1) r
    WHERE day_of(l.to_ms) >= %(since)s::date AND upper(part.seqs) - lower(part.seqs) <= most_packs() GROUP BY 1),
