@@ -44,10 +44,11 @@ FINDINGS: Final[Mapping[str, FindingText]] = {
         ("Signed by a key that was revoked before", "由先前已吊销的密钥签名"),
     ),
     "implausible": FindingText(
-        ("implausible", "不可信的序号"),
+        ("implausible", "数值不可信"),
         (
-            "A signed sequence would mean more than ten million missing packs; no total counts them",
-            "按已签名的序号推算将缺少一千万个以上的数据包；不计入任何合计",
+            "A signed sequence that would mean millions of missing packs, or a pack of a hundred billion readings; "
+            "no total counts it",
+            "按已签名的序号推算将缺少上千万个数据包，或一个数据包声称含上千亿个读数；不计入任何合计",
         ),
     ),
     "refused": FindingText(

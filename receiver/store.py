@@ -47,6 +47,7 @@ MAX_REFUSED: Final = 10_000  # messages that are kept; all are counted
 MAX_REFUSED_OF_ONE: Final = 100  # of one gateway
 MAX_UNKNOWN: Final = 10_000  # gateways in the queue
 UNKNOWN_BYTES: Final = 32 << 10  # of a keys object of a gateway that nobody enrolled: 80 keys
+MAX_COUNT: Final = 1 << 60  # of a false pack that is counted nowhere
 MAX_NAME: Final = 129  # <site>/<gateway>
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,60}(?:\.[0-9]{1,60})?")
@@ -266,8 +267,9 @@ class Store:
         due = gaps = asleep = reasons = None
         if balance is not None or one.codes:
             sound = balance or Balance()
-            due, gaps = sound.due, sum(sound.gaps.values())
-            asleep, reasons = sound.gaps.get("asleep", 0), Jsonb(dict(sound.gaps)) if sound.gaps else None
+            due, gaps = min(sound.due, MAX_COUNT), min(sum(sound.gaps.values()), MAX_COUNT)
+            asleep = min(sound.gaps.get("asleep", 0), MAX_COUNT)
+            reasons = Jsonb(dict(sound.gaps)) if sound.gaps else None
         part, parts = link.part or (None, None)
         return (
             stream_id(one.checked.stream), link.seq, boot_number(link.boot), _boot(link.prev_boot), link.from_ms,

@@ -6,10 +6,10 @@ WITH s AS (SELECT id, gateway FROM streams WHERE %(like)s::text IS NULL OR gatew
  h AS (SELECT h.gateway, sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.missing) r WHERE upper(r) - lower(r) <= most_packs())) AS missing,
    sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.lost) r WHERE upper(r) - lower(r) <= most_packs())) AS lost FROM hs h GROUP BY 1),
  -- what was due in packs that are not here, by the rate of the pack after the hole
- m AS (SELECT h.gateway, sum(greatest(0, r.from_ms - l.to_ms) * r.due::float8 / nullif(r.to_ms - r.from_ms, 0)) AS due
+ m AS (SELECT h.gateway, sum(least(34560000000, greatest(0, r.from_ms - l.to_ms)) * r.due::float8 / nullif(r.to_ms - r.from_ms, 0)) AS due
    FROM hs h CROSS JOIN LATERAL unnest(h.missing + h.lost) AS part (seqs)
    CROSS JOIN LATERAL (SELECT p.to_ms FROM packs p WHERE p.stream = h.stream AND p.seq = lower(part.seqs) - 1 LIMIT 1) l
-   CROSS JOIN LATERAL (SELECT p.from_ms, p.to_ms, p.due FROM packs p WHERE p.stream = h.stream AND p.seq = upper(part.seqs) LIMIT 1) r
+   CROSS JOIN LATERAL (SELECT p.from_ms, p.to_ms, p.due FROM packs p WHERE p.stream = h.stream AND p.seq = upper(part.seqs) AND p.faults IS NULL LIMIT 1) r
    WHERE day_of(l.to_ms) >= %(since)s::date AND upper(part.seqs) - lower(part.seqs) <= most_packs() GROUP BY 1),
  w AS (SELECT s.gateway, sum(greatest(0, c.seq - m.seq)) AS withheld FROM checkpoint_heads c JOIN s ON s.id = c.stream
    CROSS JOIN LATERAL (SELECT coalesce(max(upper(b.seqs)) - 1, 0) AS seq FROM boots b WHERE b.stream = c.stream) m

@@ -138,6 +138,22 @@ def test_a_false_sequence_is_a_finding_and_in_no_total(dsn: str) -> None:
     assert state.summary()["missing_packs"] == state.summary()["lost_packs"] == state.summary()["due_missing"] == 0
 
 
+def test_a_stated_gap_of_ages_is_a_finding_and_in_no_total(dsn: str) -> None:
+    """One signed pack that accounts for more readings than all gateways together will ever make."""
+    ages = make("whole", 1)
+    low = ages.stream.at_ms // 1000
+    for number in range(12):
+        gap = {"from": low + number * 10**11, "points": "*", "reason": "timeout", "to": low + (number + 1) * 10**11}
+        ages.send(ages.stream.pack(to=gap["to"], e=[], gaps=[gap]))
+    put(dsn, [ages, make("whole", 2)])
+    with connect(dsn) as connection:
+        state = fleet_state(connection)
+        assert connection.execute("SELECT sum(due) < 10000 FROM days").fetchone() == (True,)
+    first, second = state.gateways
+    assert set(first.findings) == {"implausible"} and not second.findings
+    assert state.summary()["due"] < 10_000 and state.summary()["due_missing"] == 0
+
+
 def test_refused_messages_are_a_warning_with_the_last_reason(dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
     tampered = make("tampered", 1)
     put(dsn, [tampered])
