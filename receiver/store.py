@@ -155,13 +155,15 @@ class Store:
         self._prepare_months(connection, packs)
         self._train(connection, packs)
         with connection.transaction(), connection.cursor() as cursor:
-            for one in messages:
-                if isinstance(one, KeysMessage):
-                    put_keys(cursor, one)
-                elif isinstance(one, PageMessage):
-                    _put_page(cursor, one)
-                elif isinstance(one, StatusMessage):
-                    _put_status(cursor, one)
+            # by name, so that two workers with the same objects wait for each other and never for good
+            for keys in sorted((one for one in messages if isinstance(one, KeysMessage)), key=lambda one: one.gateway):
+                put_keys(cursor, keys)
+            pages = [one for one in messages if isinstance(one, PageMessage)]
+            for page in sorted(pages, key=lambda one: (one.page.gateway, one.page.page)):
+                _put_page(cursor, page)
+            statuses = {one.gateway: one for one in messages if isinstance(one, StatusMessage)}  # the last one counts
+            for _, status in sorted(statuses.items()):
+                _put_status(cursor, status)
             self._put_streams(cursor, packs)
             self._put_births(cursor, packs)
             new = self._put_packs(cursor, packs) if packs else 0
