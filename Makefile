@@ -60,7 +60,7 @@ test-system: $(VENV)/.test
 	$(BIN)/python -m pytest -m system -rs tests/system $(ARGS)
 
 # what it needs and cannot get is named by the test that is skipped
-test-page: $(VENV)/.test
+test-page: $(VENV)/.platform
 	@command -v chromium >/dev/null 2>&1 || [ "$$(id -u)" != 0 ] || { apt-get update -qq && \
 	  apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core fonts-noto-cjk >/dev/null; } || true
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install -q --disable-pip-version-check playwright || true

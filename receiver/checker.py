@@ -35,6 +35,7 @@ from drivers.model import clean_text
 MAX_RINGS, MAX_TABLES, MAX_BIRTHS = 20_000, 20_000, 200_000  # kept in memory by one worker; others are asked for again
 ASK_AGAIN_S: Final = 5.0  # a gateway is looked up in vain at most this often
 MAX_STATUS: Final = 4096
+MAX_DUE: Final = 10**11  # readings of one pack, in stated gaps too: a thousand points each second for three years
 T = TypeVar("T")
 
 
@@ -215,7 +216,8 @@ class Checker:
         raw = inflate(raw)
         pack = self._with_new_keys(ring, lambda: check(raw, topic, ring, self._table, audited=self._audited))
         birth = pack.link.birth
-        made = PackMessage(pack, raw, pack.balance, list(dict.fromkeys(fault.code for fault in pack.faults)))
+        codes = [*dict.fromkeys(fault.code for fault in pack.faults), *implausible(pack.balance)]
+        made = PackMessage(pack, raw, pack.balance, codes)
         if pack.table is not None and made.points is not None:
             _keep(self._births, birth, self._share(made.points), MAX_BIRTHS)
         elif pack.unjudged == "birth" and patient:
@@ -245,6 +247,11 @@ def keys_message(ring: KeyRing, raw: bytes, value: Mapping[str, Any]) -> KeysMes
     places = ring.order
     revoked = {places[kid]: dict(last) for kid, last in ring.revoked.items() if kid in places}
     return KeysMessage(ring.gateway, raw, value["counter"], revoked)
+
+
+def implausible(balance: Balance | None) -> list[str]:
+    """``implausible`` where a pack accounts for so many readings that it would spoil every total it is part of."""
+    return ["implausible"] if balance is not None and balance.due > MAX_DUE else []
 
 
 def points_hash(value: Mapping[str, Any]) -> bytes:

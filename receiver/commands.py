@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import socket
 import sys
@@ -13,21 +12,19 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
 from agent.cli.common import say
-from agent.cli.options import EXISTING_FILE, json_option, lang_option
+from agent.cli.options import json_option, lang_option
 from drivers.model import UsageError, clean_text
 from receiver.database import check_place, connect, migrate, open_shards, parse_shards, shard_of, show_dsn
-from receiver.trust import enrol, exported, read_csv, remove
-
-DSN_HELP = (
-    "PostgreSQL, such as postgresql://user@host:5432/name; several times for several shards, always in one order."
-)
-db_option = click.option(
-    "--db", "dsns", multiple=True, required=True, envvar="METERHOUSE_DB", metavar="DSN", help=DSN_HELP
-)
+from receiver.enrol_command import enrol_command
+from receiver.options import db_option, start_log
+from receiver.page.command import page_command
+from receiver.shards import Away, each_shard, open_some
+from receiver.trust import trusted_count
 
 
 @click.group()
@@ -41,6 +38,7 @@ def platform() -> None:
       meterhouse platform enrol fleet.csv --db DSN      which gateways are trusted
       meterhouse platform work --from mqtt://HOST --db DSN    as many as you like
       meterhouse platform keep --broker mqtt://HOST --db DSN
+      meterhouse platform page --db DSN                 the fleet in a browser
     """
 
 
@@ -61,65 +59,8 @@ def init_command(dsns: tuple[str, ...]) -> None:
         click.echo(f"{show_dsn(dsn)}: {done}")
 
 
-@platform.command("enrol")
-@click.argument("file", type=EXISTING_FILE, required=False)
-@click.option(
-    "--export", "export_to", type=click.Path(dir_okay=False, path_type=Path), help="Write what is trusted to this CSV."
-)
-@click.option("--remove", "removed", multiple=True, metavar="SITE/GATEWAY", help="Trust this gateway no longer.")
-@click.option("--unknown", is_flag=True, help="List gateways that publish and are not enrolled.")
-@db_option
-@json_option
-def enrol_command(
-    file: Path | None,
-    export_to: Path | None,
-    removed: tuple[str, ...],
-    unknown: bool,
-    dsns: tuple[str, ...],
-    as_json: bool,
-) -> None:
-    """Enrol the gateways that are trusted: lines of gateway,thumbprint[,streams].
-
-    The thumbprint comes from the gateway by a channel of its own (`meterhouse keys show`), never from the broker.
-
-    \b
-    Exit codes: 0 done, 2 wrong usage, 3 a faulty file or database.
-    """
-    shards = open_shards(dsns)
-    rows = read_csv(file) if file else []
-    done: dict[str, Any] = {"enrolled": len(rows), "known_now": [], "removed": 0, "unknown": []}
-    trusted: list[tuple[str, str, str]] = []
-    for number, dsn in enumerate(shards):
-        with connect(dsn) as connection:
-            mine = [row for row in rows if shard_of(row.gateway, len(shards)) == number]
-            if mine:
-                done["known_now"] += enrol(connection, mine)
-            if removed:
-                done["removed"] += remove(connection, removed)
-            trusted += exported(connection) if export_to else []
-            waiting = connection.execute("SELECT gateway, thumbprint, seen FROM unknown_gateways ORDER BY gateway")
-            done["unknown"] += [[gateway, thumb, seen.isoformat()] for gateway, thumb, seen in waiting]
-    if export_to:
-        lines = ["gateway,thumbprint,streams", *(",".join(row) for row in sorted(trusted))]
-        export_to.write_text("\n".join(lines) + "\n")
-        done["exported"] = len(trusted)
-    if as_json:
-        click.echo(json.dumps(done, sort_keys=True))
-        return
-    if rows:
-        click.echo(f"{len(rows)} gateways are trusted; {len(done['known_now'])} of them had published before")
-    if removed and not done["removed"]:
-        raise UsageError(
-            f'"{clean_text(removed[0])}" is not enrolled', where="--remove", hint="--export lists all that are"
-        )
-    if removed:
-        click.echo(f"{done['removed']} gateways are trusted no longer; what they sent stays")
-    if export_to:
-        click.echo(f"{export_to}: {len(trusted)} thumbprints")
-    if unknown or not (rows or removed or export_to):
-        click.echo(f"{len(done['unknown'])} gateways publish and are not enrolled")
-        for gateway, thumb, seen in done["unknown"]:
-            click.echo(f"  {clean_text(gateway)}  {thumb}  {seen[:19]}")
+platform.add_command(enrol_command)
+platform.add_command(page_command)
 
 
 @platform.command("work")
@@ -147,11 +88,13 @@ def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str,
     from receiver.store import Store
     from receiver.worker import Worker
 
-    shards = open_shards(dsns)
-    _start_log()
+    shards, away = open_some(dsns)
+    start_log()
     stop = _on_stop()
-    stores = [Store(dsn, readings=readings) for dsn in shards]
-    connection = open_source(source, name or socket.gethostname())
+    stores = [Store(dsn, readings=readings, place=(place, len(shards))) for place, dsn in enumerate(shards)]
+    name = name or socket.gethostname()
+    connection = open_source(source, name)
+    _log_start(f"worker {name} reads from {show_url(source)}", shards, away)
     worker = Worker(connection, stores)
     reported, problem = time.monotonic(), ""
     while not stop:
@@ -190,11 +133,16 @@ def keep_command(
     from receiver.metrics import MetricsServer, prometheus_text
     from receiver.publisher import Publisher
 
-    shards = open_shards(dsns)
-    _start_log()
+    shards, away = open_some(dsns)
+    start_log()
     stop = _on_stop()
+    _log_start(
+        f"keeper, acknowledging through {show_url(broker)}" if broker else "keeper, acknowledging nothing", shards, away
+    )
     publisher = Publisher(broker, name or socket.gethostname()) if broker else None
-    keepers = [Keeper(dsn, publisher, keep_days=keep_days) for dsn in shards]
+    keepers = [
+        Keeper(dsn, publisher, keep_days=keep_days, place=(place, len(shards))) for place, dsn in enumerate(shards)
+    ]
     server = MetricsServer(metrics, lambda: prometheus_text(_summary(shards))) if metrics else None
     while not stop:
         if not sum([keeper.step() for keeper in keepers]):
@@ -217,10 +165,10 @@ def status_command(like: str | None, since: str | None, dsns: tuple[str, ...], l
     """The fleet: what is verified, what is missing and why, who is late.
 
     \b
-    Exit codes: 0 all is verified, 6 something is false or missing, 3 a database cannot be used.
+    Exit codes: 0 all is verified, 2 no such gateway, 6 something is false or missing, 3 a database cannot be used.
     """
-    from receiver.fleet_state import FleetState, fleet_state
     from receiver.fleet_state import as_json as state_as_json
+    from receiver.fleet_state import whole_fleet
     from receiver.fleet_table import print_state
 
     day = since or datetime.now(UTC).date().isoformat()
@@ -230,20 +178,16 @@ def status_command(like: str | None, since: str | None, dsns: tuple[str, ...], l
         raise UsageError(
             f'"{clean_text(day)}" is not a day', where="--since", hint="Expected such as 2026-11-28"
         ) from None
-    states = []
-    for dsn in open_shards(dsns):
-        with connect(dsn) as connection:
-            states.append(fleet_state(connection, like, day))
-    whole = FleetState(
-        [one for state in states for one in state.gateways], [one for state in states for one in state.unknown],
-        sum(state.lots_waiting for state in states), sum(state.unsettled for state in states),
-    )  # fmt: skip
+    whole = whole_fleet(dsns, like, day)
+    if like and not whole.gateways and not whole.away:
+        hint = "`meterhouse platform status` lists all that are; `platform enrol FILE.csv` enrols"
+        raise UsageError(f'no gateway of "{clean_text(like, 130)}" is enrolled', where="status", hint=hint)
     if as_json:
         click.echo(json.dumps(state_as_json(whole), sort_keys=True))
     else:
         print_state(whole)
     summary = whole.summary()
-    sys.exit(6 if summary["failed"] or summary["incomplete"] else 0)
+    sys.exit(3 if whole.away else 6 if summary["failed"] or summary["incomplete"] else 0)
 
 
 @platform.command("audit")
@@ -266,6 +210,11 @@ def audit_command(
     shards = open_shards(dsns)
     chosen = shards if like.count("/") == 0 else [shards[shard_of("/".join(like.split("/")[:2]), len(shards))]]
     between = (_utc_ms(from_text, "--from"), _utc_ms(to_text, "--to"))
+    if between[0] is not None and between[1] is not None and between[0] >= between[1]:
+        raise UsageError(
+            f"{clean_text(str(from_text))} is not before {clean_text(str(to_text))}", where="--from",
+            hint="--to is the end, not included: for one day, --from 2026-11-01 --to 2026-11-02",
+        )  # fmt: skip
     parts = []
     for number, dsn in enumerate(chosen):
         with connect(dsn) as connection:
@@ -307,18 +256,26 @@ def demo_command(gateways: int, lang: str, as_json: bool) -> None:
 
 
 def _summary(shards: Sequence[str]) -> dict[str, Any]:
-    from receiver.fleet_state import fleet_state
+    from receiver.fleet_state import whole_fleet
 
-    total: dict[str, Any] = {}
-    for dsn in shards:
-        with connect(dsn) as connection:
-            for name, value in fleet_state(connection).summary().items():
-                total[name] = total.get(name, 0) + value
-    return total
+    return whole_fleet(shards).summary()
 
 
-def _start_log() -> None:
-    logging.basicConfig(level=os.environ.get("MH_LOG", "INFO"), format="%(levelname)s %(message)s", stream=sys.stderr)
+def _log_start(who: str, shards: Sequence[str], away: Sequence[Away]) -> None:
+    """One line: what it reads from, which databases, how many gateways it trusts."""
+    counts, _ = each_shard(shards, trusted_count)
+    log = logging.getLogger("meterhouse.platform")
+    log.info("%s; %s; %d gateways trusted", who, "; ".join(map(show_dsn, shards)), sum(counts))
+    for one in away:
+        log.warning("database %d is away: %s. The others go on; it is tried again", one.place, one.why)
+    if not sum(counts) and not away:
+        log.warning("no gateway is trusted: nothing will be stored. meterhouse platform enrol FILE.csv --db ...")
+
+
+def show_url(url: str) -> str:
+    """A broker's address without login and options."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _on_stop() -> list[int]:

@@ -26,6 +26,10 @@ class DatabaseError(ConfigError):
     """The database cannot be used: wrong address, no rights, another schema."""
 
 
+class DatabaseAway(DatabaseError):
+    """It does not answer now; the others of a platform go on."""
+
+
 def connect(dsn: str, *, timeout_s: int = 10) -> Connection:
     """A connection with our schema on its path, committing each statement by itself outside of a transaction.
 
@@ -37,12 +41,14 @@ def connect(dsn: str, *, timeout_s: int = 10) -> Connection:
     except psycopg.Error as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = "Does it run there, and may this user log in? Expected such as postgresql://user@host:5432/name"
-        raise DatabaseError(first, where=show_dsn(dsn), hint=hint) from None
+        kind = DatabaseAway if isinstance(error, psycopg.OperationalError) else DatabaseError
+        raise kind(first, where=show_dsn(dsn), hint=hint) from None
     if connection.info.server_version < OLDEST:
         version = connection.info.server_version // 10_000
         connection.close()
         raise DatabaseError(f"PostgreSQL {version}", where=show_dsn(dsn), hint="Version 15 or later is needed")
-    connection.execute(f"SET search_path TO {SCHEMA}")
+    # compiling our queries would take seconds, running them takes milliseconds
+    connection.execute(f"SET search_path TO {SCHEMA}; SET jit = off".encode())
     return connection
 
 
@@ -99,10 +105,12 @@ def statement(name: str) -> bytes:
     return (files(__package__) / "sql" / f"{name}.sql").read_bytes()
 
 
-def check_place(connection: Connection, dsn: str, place: int, shards: int) -> None:
+def check_place(connection: Connection, dsn: str, place: int, shards: int, *, note: bool = True) -> None:
     """Note which of the databases this is, the first time; later raise DatabaseError where it is another one."""
     row = connection.execute("SELECT place, shards FROM shard").fetchone()
     if row is None:
+        if not note:
+            return
         connection.execute("INSERT INTO shard (place, shards) VALUES (%s, %s)", [place, shards])
     elif row != (place, shards):
         seen = f"it is given as database {place + 1} of {shards}, and was made as {row[0] + 1} of {row[1]}"

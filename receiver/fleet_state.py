@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
-from receiver.database import Connection, statement
+from receiver.database import Connection, parse_shards, statement
+from receiver.shards import Away, each_shard
 
 LATE_S: Final = 300
 _GATEWAYS: Final = statement("fleet")
@@ -32,6 +35,9 @@ class GatewayState:
     online: bool | None = None
     version: str | None = None
     due_missing: int = 0  # readings that were due in packs that are not here, by the rate of the pack after each hole
+    refused_codes: dict[str, int] = field(default_factory=dict)
+    refused_why: str = ""  # of the last one
+    refused_at: datetime | None = None
     unasked: list[str] = field(default_factory=list)  # streams of which packs came, and that were not agreed
     unnamed: list[str] = field(default_factory=list)  # agreed streams that neither a pack nor a checkpoint names
 
@@ -39,7 +45,7 @@ class GatewayState:
     def verdict(self) -> str:
         """``failed`` where something signed is false, ``incomplete`` where packs are missing, ``silent`` without any.
 
-        What was refused proves nothing: anybody who may publish can send it.
+        What was refused proves nothing, as anybody who may publish can send it: it is a warning beside the verdict.
         """
         if self.findings:
             return "failed"
@@ -66,6 +72,7 @@ class FleetState:
     unknown: list[tuple[str, str]]  # gateway and newest thumbprint of those that nobody enrolled
     lots_waiting: int
     unsettled: int
+    away: list[Away] = field(default_factory=list)  # databases whose gateways are not among these
 
     def summary(self, now_s: float | None = None) -> dict[str, Any]:
         """Numbers for a last line, and for metrics."""
@@ -85,6 +92,8 @@ class FleetState:
             "lost_packs": sum(one.lost for one in self.gateways),
             "lots_waiting": self.lots_waiting,
             "unsettled": self.unsettled,
+            "refused": sum(one.refused for one in self.gateways),
+            "away": len(self.away),
         }
 
 
@@ -96,29 +105,7 @@ def fleet_state(connection: Connection, like: str | None = None, since: str = "1
         since: the first UTC day whose readings are counted.
     """
     rows = connection.execute(_GATEWAYS, {"like": like, "since": since}).fetchall()
-    gateways = [
-        GatewayState(
-            row[0],
-            row[1],
-            int(row[2]),
-            int(row[3]),
-            int(row[4]),
-            int(row[5]),
-            int(row[6]),
-            int(row[7]),
-            int(row[8]),
-            int(row[9]),
-            row[10] or {},
-            row[11] or {},
-            int(row[12]),
-            row[13],
-            row[14],
-            int(row[15]),
-            row[16],
-            row[17],
-        )
-        for row in rows
-    ]
+    gateways = [_state(row) for row in rows]
     unknown = connection.execute(
         "SELECT gateway, thumbprint FROM unknown_gateways ORDER BY seen DESC LIMIT 1000"
     ).fetchall()
@@ -130,7 +117,40 @@ def fleet_state(connection: Connection, like: str | None = None, since: str = "1
     return FleetState(gateways, unknown, waiting[0], unsettled[0])
 
 
+def _state(row: tuple[Any, ...]) -> GatewayState:
+    packs, readings, due, gaps, asleep, missing, lost, withheld = (int(number) for number in row[2:10])
+    return GatewayState(
+        row[0], row[1], packs, readings, due, gaps, asleep, missing, lost, withheld, row[10] or {}, row[11] or {},
+        int(row[12]), row[13], row[14], int(row[15]), row[16] or {}, row[17] or "", row[18], row[19], row[20],
+    )  # fmt: skip
+
+
+def whole_fleet(dsns: Sequence[str], like: str | None = None, since: str = "1970-01-01") -> FleetState:
+    """Look at all databases; one that is away is named in ``away``.
+
+    Raises:
+        DatabaseError: none of them can be used, or one is not what it should be.
+    """
+    states, away = each_shard(parse_shards(dsns), lambda connection: fleet_state(connection, like, since))
+    return FleetState(
+        sorted((one for state in states for one in state.gateways), key=lambda one: one.name),
+        [one for state in states for one in state.unknown],
+        sum(state.lots_waiting for state in states), sum(state.unsettled for state in states), away,
+    )  # fmt: skip
+
+
 def as_json(state: FleetState) -> dict[str, Any]:
     """For ``--json``."""
-    gateways = [{**asdict(one), "verdict": one.verdict, "completeness": one.completeness} for one in state.gateways]
-    return {"gateways": gateways, "summary": state.summary(), "unknown": [list(one) for one in state.unknown]}
+    gateways = [
+        {
+            **asdict(one), "verdict": one.verdict, "completeness": one.completeness,
+            "refused_at": one.refused_at.isoformat() if one.refused_at else None,
+        }
+        for one in state.gateways
+    ]  # fmt: skip
+    return {
+        "away": [asdict(one) for one in state.away],
+        "gateways": gateways,
+        "summary": state.summary(),
+        "unknown": [list(one) for one in state.unknown],
+    }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Any, Final
 
 from rich.text import Text
 
 from agent.cli.common import say, speaks_chinese
 from agent.cli.console_tables import cell, open_console, plain_table
+from receiver.finding_texts import finding_word
 from receiver.fleet_state import FleetState, GatewayState
 
 NAMED: Final = 3  # streams of a gateway
@@ -42,20 +43,13 @@ def print_state(state: FleetState, *, only_bad: bool = False) -> None:
         console.print(say(f"and {len(good) - MOST} more that are verified"))
     for gateway, thumbprint in state.unknown[:20]:
         console.print(say(f"not enrolled: {cell(gateway)}, its newest key claims {cell(thumbprint)}"))
+    if len(state.unknown) > 20:
+        console.print(say(f"and {len(state.unknown) - 20} more that are not enrolled"))
+    for away in state.away:
+        text = f"database {away.place} is away: {cell(away.why, 200)}. Its gateways are not in this table"
+        console.print(Text.from_markup(say(text), style="red"))
+    console.print(totals_in_words(state.summary(now_s)))
     s = state.summary(now_s)
-    if speaks_chinese():
-        console.print(
-            f"{s['gateways']} 台网关：{s['verified']} 已验证，{s['incomplete']} 不完整，{s['failed']} 有错误，"
-            f"{s['silent']} 从未上报，{s['late']} 延迟；{s['packs']} 包，{s['readings']} 个读数"
-            f"（应有 {s['due']}，{s['gaps']} 个已说明缺失）；缺 {s['missing_packs']} 包，丢失 {s['lost_packs']} 包"
-        )
-    else:
-        console.print(
-            f"{s['gateways']} gateways: {s['verified']} verified, {s['incomplete']} incomplete, {s['failed']} failed, "
-            f"{s['silent']} silent, {s['late']} late; {s['packs']} packs, {s['readings']} readings "
-            f"of {s['due']} due ({s['gaps']} in stated gaps); "
-            f"{s['missing_packs']} packs missing, {s['lost_packs']} lost"
-        )
     if s["lots_waiting"] or s["unsettled"]:
         console.print(
             say(
@@ -64,14 +58,35 @@ def print_state(state: FleetState, *, only_bad: bool = False) -> None:
         )
 
 
+def totals_in_words(s: dict[str, Any]) -> str:
+    """The last line, from ``FleetState.summary``."""
+    return say(
+        f"{s['gateways']} gateways: {s['verified']} verified, {s['incomplete']} incomplete, {s['failed']} failed, "
+        f"{s['silent']} silent, {s['late']} late; {s['packs']} packs, {s['readings']} readings "
+        f"of {s['due']} due ({s['gaps']} in stated gaps); "
+        f"{s['missing_packs']} packs missing, {s['lost_packs']} lost"
+    )
+
+
 def why(one: GatewayState) -> str:
     """What is wrong, in codes of the verifier, and the reasons of gaps."""
-    reasons = [f"{code} {count}" for code, count in sorted(one.findings.items())]
-    reasons += [f"refused {one.refused}"] if one.refused else []
-    reasons += [f"withheld {one.withheld}"] if one.withheld else []
+    from agent.cli.finding_words import reason_words
+
+    chinese = speaks_chinese()
+
+    def word(code: str) -> str:
+        return finding_word(code, "zh") if chinese else code
+
+    reasons = [f"{word(code)} {count}" for code, count in sorted(one.findings.items())]
+    if one.refused:
+        last = f" ({one.refused_why[:60]})" if one.refused_why else ""
+        reasons.append(f"{word('refused')} {one.refused}{last}")
+    reasons += [f"{word('withheld')} {one.withheld}"] if one.withheld else []
     reasons += [say(f"agreed and not named: {' '.join(one.unnamed[:NAMED])}")] if one.unnamed else []
     reasons += [say(f"not asked for: {' '.join(one.unasked[:NAMED])}")] if one.unasked else []
-    reasons += [f"{reason} {count}" for reason, count in sorted(one.reasons.items())]
+    reasons += [
+        f"{reason_words(reason)[1] if chinese else reason} {count}" for reason, count in sorted(one.reasons.items())
+    ]
     return ", ".join(reasons)
 
 

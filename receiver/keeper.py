@@ -18,7 +18,7 @@ import psycopg
 from drivers.backoff import Backoff
 from receiver.acks import Acknowledger
 from receiver.chains import apply_revocations, check_lots
-from receiver.database import Connection, DatabaseError, check_schema, connect
+from receiver.database import Connection, DatabaseError, check_place, check_schema, connect
 from receiver.publisher import Publisher
 from receiver.replays import ask_again
 from receiver.settle import settle_late
@@ -29,6 +29,8 @@ ACKS_S: Final = 2.0
 SETTLE_S: Final = 5.0
 REPLAY_S: Final = 60.0
 DAILY_S: Final = 3600.0
+UNKNOWN_DAYS: Final = 30
+REFUSALS_DAYS: Final = 400
 
 
 @dataclass(slots=True)
@@ -44,6 +46,7 @@ class Keeper:
     Args:
         publisher: None: acknowledge nothing, ask for nothing.
         keep_days: packs that begin earlier are dropped, by whole months; None: never.
+        place: which of how many databases it is; None: unknown.
         clock: monotonic seconds.
     """
 
@@ -53,14 +56,18 @@ class Keeper:
         publisher: Publisher | None = None,
         *,
         keep_days: int | None = None,
+        place: tuple[int, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.dsn, self._clock = dsn, clock
+        self.dsn, self._place, self._clock = dsn, place, clock
         self._connection: Connection | None = None
         self._retry = Backoff(0.5, 15.0)
         self._away_until = 0.0
         self.checked = self.failures = 0
-        self._jobs = [_Job(SETTLE_S, settle_late), _Job(SETTLE_S, apply_revocations), _Job(DAILY_S, prepare_months)]
+        self._jobs = [
+            _Job(SETTLE_S, settle_late), _Job(SETTLE_S, apply_revocations), _Job(DAILY_S, prepare_months),
+            _Job(DAILY_S, forget_strangers),
+        ]  # fmt: skip
         if keep_days is not None:
             self._jobs.append(_Job(DAILY_S, lambda connection: drop_months(connection, keep_days)))
         if publisher is not None:
@@ -90,6 +97,8 @@ class Keeper:
         if self._connection is None or self._connection.closed or self._connection.broken:
             self._connection = connect(self.dsn)
             check_schema(self._connection, self.dsn)
+            if self._place is not None:
+                check_place(self._connection, self.dsn, *self._place)
         return self._connection
 
     def _failed(self, error: Exception) -> None:
@@ -113,6 +122,14 @@ def prepare_months(connection: Connection) -> None:
     today = datetime.now(UTC).date()
     for day in (today, today + timedelta(days=10)):
         connection.execute("SELECT make_partition(%s)", [day.replace(day=1)])
+
+
+def forget_strangers(connection: Connection) -> None:
+    """Empty the queue of those not heard of for long, and the counts of what was refused long ago."""
+    days = {"unknown": UNKNOWN_DAYS, "refusals": REFUSALS_DAYS}
+    connection.execute("DELETE FROM unknown_gateways WHERE seen < now() - make_interval(days => %(unknown)s)", days)
+    connection.execute("DELETE FROM refusals WHERE at < now() - make_interval(days => %(refusals)s)", days)
+    connection.execute("DELETE FROM refused WHERE at < now() - make_interval(days => %(refusals)s)", days)
 
 
 def drop_months(connection: Connection, keep_days: int) -> list[str]:

@@ -16,7 +16,7 @@ _HELP = {
     "gateways": "Gateways that are enrolled.",
     "verified": "Gateways with nothing missing and nothing false.",
     "incomplete": "Gateways of which packs are missing.",
-    "failed": "Gateways with a refused or faulty pack.",
+    "failed": "Gateways with a finding: a pack that is false, or does not fit the others.",
     "silent": "Enrolled gateways that never sent a pack.",
     "late": "Gateways whose newest pack ended more than five minutes ago.",
     "unknown": "Gateways that publish and are not enrolled.",
@@ -27,6 +27,8 @@ _HELP = {
     "gaps": "Due readings that lie in stated gaps.",
     "missing_packs": "Packs that should be here and are not.",
     "lost_packs": "Packs that gateways declare gone.",
+    "refused": "Messages of which nothing can be trusted, on topics of gateways that are enrolled; 400 days.",
+    "away": "Databases that do not answer: their gateways are not in the other numbers.",
     "lots_waiting": "Batches whose seams are not checked yet.",
     "unsettled": "Packs whose completeness is open: their birth or another part has not come.",
 }

@@ -11,6 +11,7 @@ from agent.verify import Balance, CheckedPack, KeyRing, PointTable, balance, che
 from agent.verify.strict import parse_object
 from receiver.bodies import Bodies
 from receiver.chains import SETTLE_LOCK
+from receiver.checker import implausible
 from receiver.database import Connection, statement
 
 AT_ONCE: Final = 200  # packs, or ticks in parts, of one transaction
@@ -61,6 +62,7 @@ class _Settler:
         else:
             made = balance([pack.counts for pack in sound], table)
             codes = list(dict.fromkeys(fault.code for pack in sound for fault in (*pack.faults, *made.faults)))
+            codes += implausible(made)
         for place, row in enumerate(rows):
             own = made if place == 0 and not codes else Balance()
             gaps = Jsonb(dict(own.gaps)) if own.gaps else None

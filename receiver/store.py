@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import date
 from decimal import Decimal
@@ -20,7 +21,16 @@ from agent.verify.jws import unbase64url
 from agent.verify.strict import MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS, MAX_OBJECT_BYTES, inflate, parse_object
 from receiver.blocks import ReadingBlock
 from receiver.checker import AnyMessage, KeysMessage, PackMessage, PageMessage, StatusMessage, points_hash
-from receiver.database import Connection, boot_number, check_schema, connect, month_of, short_hash, stream_id
+from receiver.database import (
+    Connection,
+    boot_number,
+    check_place,
+    check_schema,
+    connect,
+    month_of,
+    short_hash,
+    stream_id,
+)
 
 COLUMNS: Final = (
     "stream", "seq", "boot", "prev_boot", "from_ms", "to_ms", "hash", "prev", "birth", "signer", "lot", "readings",
@@ -33,8 +43,12 @@ TYPES: Final = (
 LEVEL: Final = 3  # of zstd
 DICTIONARY_BYTES: Final = 64 << 10
 TRAIN_PACKS: Final = 1000  # packs that a dictionary is trained on, once for a database
-MAX_REFUSED: Final = 10_000  # rows that are kept; further ones only count
-MAX_UNKNOWN: Final = 10_000
+MAX_REFUSED: Final = 10_000  # messages that are kept; all are counted
+MAX_REFUSED_OF_ONE: Final = 100  # of one gateway
+MAX_UNKNOWN: Final = 10_000  # gateways in the queue
+UNKNOWN_BYTES: Final = 32 << 10  # of a keys object of a gateway that nobody enrolled: 80 keys
+MAX_COUNT: Final = 1 << 60  # of a false pack that is counted nowhere
+MAX_NAME: Final = 129  # <site>/<gateway>
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,60}(?:\.[0-9]{1,60})?")
 REFUSED_BYTES: Final = 64 << 10  # of a refused message that are kept
@@ -56,10 +70,11 @@ class Store:
 
     Args:
         readings: also write a block of readings for each pack, which the view ``readings`` unrolls.
+        place: which of how many databases it is; None: unknown.
     """
 
-    def __init__(self, dsn: str, *, readings: bool = False) -> None:
-        self.dsn, self._with_readings = dsn, readings
+    def __init__(self, dsn: str, *, readings: bool = False, place: tuple[int, int] | None = None) -> None:
+        self.dsn, self._with_readings, self._place = dsn, readings, place
         self._layouts: set[UUID] = set()
         self._dropped_ms: int | None = None  # packs that begin earlier are no longer kept
         self._connection: Connection | None = None
@@ -76,6 +91,8 @@ class Store:
         self._connection = None
         made = connect(self.dsn)
         check_schema(made, self.dsn)
+        if self._place is not None:
+            check_place(made, self.dsn, *self._place)
         made.execute("CREATE TEMP TABLE batch (LIKE packs)")
         row = made.execute("SELECT id, bytes FROM dictionaries ORDER BY made DESC LIMIT 1").fetchone()
         if row is not None:
@@ -138,13 +155,15 @@ class Store:
         self._prepare_months(connection, packs)
         self._train(connection, packs)
         with connection.transaction(), connection.cursor() as cursor:
-            for one in messages:
-                if isinstance(one, KeysMessage):
-                    put_keys(cursor, one)
-                elif isinstance(one, PageMessage):
-                    _put_page(cursor, one)
-                elif isinstance(one, StatusMessage):
-                    _put_status(cursor, one)
+            # by name, so that two workers with the same objects wait for each other and never for good
+            for keys in sorted((one for one in messages if isinstance(one, KeysMessage)), key=lambda one: one.gateway):
+                put_keys(cursor, keys)
+            pages = [one for one in messages if isinstance(one, PageMessage)]
+            for page in sorted(pages, key=lambda one: (one.page.gateway, one.page.page)):
+                _put_page(cursor, page)
+            statuses = {one.gateway: one for one in messages if isinstance(one, StatusMessage)}  # the last one counts
+            for _, status in sorted(statuses.items()):
+                _put_status(cursor, status)
             self._put_streams(cursor, packs)
             self._put_births(cursor, packs)
             new = self._put_packs(cursor, packs) if packs else 0
@@ -250,8 +269,9 @@ class Store:
         due = gaps = asleep = reasons = None
         if balance is not None or one.codes:
             sound = balance or Balance()
-            due, gaps = sound.due, sum(sound.gaps.values())
-            asleep, reasons = sound.gaps.get("asleep", 0), Jsonb(dict(sound.gaps)) if sound.gaps else None
+            due, gaps = min(sound.due, MAX_COUNT), min(sum(sound.gaps.values()), MAX_COUNT)
+            asleep = min(sound.gaps.get("asleep", 0), MAX_COUNT)
+            reasons = Jsonb(dict(sound.gaps)) if sound.gaps else None
         part, parts = link.part or (None, None)
         return (
             stream_id(one.checked.stream), link.seq, boot_number(link.boot), _boot(link.prev_boot), link.from_ms,
@@ -360,38 +380,72 @@ def _text(value: object) -> str | None:
 
 
 def _put_refused(cursor: psycopg.Cursor[Any], refused: Sequence[RefusedMessage]) -> None:
+    """Count all of them; keep the newest few of each gateway, so that nobody pushes out what others sent."""
     if not refused:
         return
-    count = cursor.execute("SELECT count(*) FROM refused").fetchall()[0][0]
+    counts: dict[tuple[str, str], tuple[int, str]] = {}
+    newest: dict[tuple[str, UUID], RefusedMessage] = {}
     for one in refused:
-        digest = short_hash(sha256(one.body).digest())
-        if count >= MAX_REFUSED:  # the newest are of more use than the oldest
-            cursor.execute("DELETE FROM refused WHERE ctid IN (SELECT ctid FROM refused ORDER BY at LIMIT 100)")
-            count -= cursor.rowcount
+        gateway = "/".join(one.topic.split("/")[2:4])[:MAX_NAME].replace("\0", "?")
+        times, _ = counts.get((gateway, one.code), (0, ""))
+        counts[gateway, one.code] = times + 1, one.why[:400].replace("\0", "?")
+        newest[gateway, short_hash(sha256(one.body).digest())] = one
+    cursor.executemany(
+        "INSERT INTO refusals VALUES (%s, (now() AT TIME ZONE 'UTC')::date, %s, %s, %s, now()) "
+        "ON CONFLICT (gateway, day, code) DO UPDATE SET times = refusals.times + excluded.times, why = excluded.why, "
+        "at = excluded.at",
+        [(gateway, code, times, why) for (gateway, code), (times, why) in sorted(counts.items())],
+    )
+    kept: Counter[str] = Counter()
+    rows = []
+    for (gateway, digest), one in reversed(newest.items()):
+        kept[gateway] += 1
+        if kept[gateway] <= MAX_REFUSED_OF_ONE:
+            topic, why = one.topic[:300].replace("\0", "?"), one.why[:400].replace("\0", "?")
+            rows.append((topic, one.code, why, digest, one.body[:REFUSED_BYTES]))
+    cursor.executemany(
+        "INSERT INTO refused (topic, code, why, hash, body) VALUES (%s, %s, %s, %s, %s) "
+        "ON CONFLICT (topic, hash) DO UPDATE SET times = refused.times + 1, at = now()",
+        sorted(rows),
+    )
+    cursor.execute(
+        "DELETE FROM refused WHERE ctid IN (SELECT r.ctid FROM unnest(%s::text[]) AS g (gateway) CROSS JOIN LATERAL "
+        "(SELECT ctid FROM refused WHERE gateway = g.gateway ORDER BY at DESC OFFSET %s FOR UPDATE SKIP LOCKED) r)",
+        [sorted(kept), MAX_REFUSED_OF_ONE],
+    )
+    count = cursor.execute("SELECT count(*) FROM refused").fetchall()[0][0]
+    if count > MAX_REFUSED:  # of those that have the most
         cursor.execute(
-            "INSERT INTO refused (topic, code, why, hash, body) VALUES (%s, %s, %s, %s, %s) "
-            "ON CONFLICT (topic, hash) DO UPDATE SET times = refused.times + 1, at = now()",
-            [
-                one.topic[:300].replace("\0", "?"),
-                one.code,
-                one.why[:400].replace("\0", "?"),
-                digest,
-                one.body[:REFUSED_BYTES],
-            ],
+            "DELETE FROM refused WHERE ctid IN (SELECT ctid FROM (SELECT ctid, at, row_number() OVER "
+            "(PARTITION BY gateway ORDER BY at DESC) AS place FROM refused) r ORDER BY place DESC, at LIMIT %s)",
+            [count - MAX_REFUSED],
         )
-        count += 1
 
 
 def _put_unknown(cursor: psycopg.Cursor[Any], unknown: Iterable[tuple[str, bytes]]) -> None:
-    for gateway, keys in unknown:
-        if not keys:
-            cursor.execute("UPDATE unknown_gateways SET seen = now() WHERE gateway = %s", [gateway])
-            continue
+    """Whoever was not heard of for the longest time makes room for others."""
+    found = dict(unknown)
+    rows = sorted(
+        (gateway, _newest_thumbprint(keys), keys) for gateway, keys in found.items() if 0 < len(keys) <= UNKNOWN_BYTES
+    )
+    cursor.execute(
+        "UPDATE unknown_gateways SET seen = now() WHERE gateway IN "
+        "(SELECT gateway FROM unknown_gateways WHERE gateway = ANY(%s) ORDER BY gateway FOR UPDATE)",
+        [list(found)],
+    )
+    if not rows:
+        return
+    cursor.executemany(
+        "INSERT INTO unknown_gateways (gateway, thumbprint, keys) VALUES (%s, %s, %s) ON CONFLICT (gateway) "
+        "DO UPDATE SET thumbprint = excluded.thumbprint, keys = excluded.keys, seen = now()",
+        rows,
+    )
+    count = cursor.execute("SELECT count(*) FROM unknown_gateways").fetchall()[0][0]
+    if count > MAX_UNKNOWN:
         cursor.execute(
-            "INSERT INTO unknown_gateways (gateway, thumbprint, keys) SELECT %s, %s, %s "
-            "WHERE (SELECT count(*) FROM unknown_gateways) < %s ON CONFLICT (gateway) DO UPDATE SET "
-            "thumbprint = excluded.thumbprint, keys = excluded.keys, seen = now()",
-            [gateway, _newest_thumbprint(keys), keys, MAX_UNKNOWN],
+            "DELETE FROM unknown_gateways WHERE gateway IN "
+            "(SELECT gateway FROM unknown_gateways ORDER BY seen, gateway LIMIT %s FOR UPDATE SKIP LOCKED)",
+            [count - MAX_UNKNOWN],
         )
 
 

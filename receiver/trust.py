@@ -129,6 +129,27 @@ def remove(connection: Connection, gateways: Iterable[str]) -> int:
         return len({gateway for (gateway,) in found})
 
 
+def forget(connection: Connection, gateways: Iterable[str] | None) -> int:
+    """Take these out of the queue of those that nobody enrolled; None: all. Who still publishes comes back."""
+    names = None if gateways is None else list(gateways)
+    query = "DELETE FROM unknown_gateways WHERE %s::text[] IS NULL OR gateway = ANY(%s)"
+    return connection.execute(query, [names, names]).rowcount
+
+
+def trusted_count(connection: Connection) -> int:
+    """How many gateways are trusted."""
+    row = connection.execute("SELECT count(DISTINCT gateway) FROM pins").fetchone()
+    return int(row[0]) if row else 0
+
+
+def shared_thumbprints(pins: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Keys that several gateways have, as copies of one disk do: thumbprint and gateways."""
+    found: dict[str, set[str]] = {}
+    for gateway, thumbprint in pins:
+        found.setdefault(thumbprint, set()).add(gateway)
+    return {thumbprint: sorted(names) for thumbprint, names in found.items() if len(names) > 1}
+
+
 def exported(connection: Connection) -> list[tuple[str, str, str]]:
     """All that is trusted, as ``read_csv`` takes it: gateway, thumbprint, streams."""
     query = (

@@ -29,6 +29,10 @@ WAIT_S: Final = 0.25  # for a batch to fill
 PATIENCE_S: Final = 30.0  # that a message waits for its key or birth
 MAX_WAITS: Final = 100  # of one gateway: it does not hold up the others
 MAX_TYPES: Final = 20  # content types that are counted by name
+OUTAGES: Final = (  # of a database, not of a message: a full disk, a standby, a right that is missing
+    psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError, psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedFunction, DatabaseError,
+)  # fmt: skip
 MAX_WAITING: Final = 1000  # messages that wait; beyond it the oldest are decided at once
 
 
@@ -130,7 +134,7 @@ class Worker:
             new = 0
             if batch.messages or batch.refused or batch.unknown:
                 new = self._stores[shard].put(batch.messages, batch.refused, batch.unknown.items())
-        except (psycopg.OperationalError, psycopg.InterfaceError, DatabaseError) as error:
+        except OUTAGES as error:
             self._failed(shard, error)
             self._waiting += items
             return []
@@ -152,7 +156,7 @@ class Worker:
         refusal = RefusedMessage(message.topic, "internal", repr(error), message.body)
         try:
             self._stores[shard].put([], [refusal], [])
-        except (psycopg.OperationalError, psycopg.InterfaceError, DatabaseError) as outage:
+        except OUTAGES as outage:
             self._failed(shard, outage)
             self._waiting += items
             return []

@@ -20,6 +20,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from agent.verify.strict import MAX_PACK_BYTES
 from drivers.backoff import Backoff
 from drivers.model import UsageError
 from receiver.sources import Message
@@ -30,6 +31,7 @@ SHARED: Final = ("+/+/+/readings", "+/+/+/backfill", "+/+/checkpoint/+")
 PLAIN: Final = ("+/+/keys", "+/+/status")
 SESSION_S: Final = 86_400  # that the broker keeps for a worker that is away
 WINDOW: Final = 2000  # unacknowledged messages that the broker may send
+HEAD_BYTES: Final = 64 << 10  # of a PUBLISH, at most
 CONNACK_S: Final = 15.0  # that the broker has for its answer
 
 
@@ -95,6 +97,7 @@ class MqttSource:
         settings = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         settings.SessionExpiryInterval = SESSION_S
         settings.ReceiveMaximum = WINDOW
+        settings.MaximumPacketSize = MAX_PACK_BYTES + HEAD_BYTES  # else 2000 messages could be any size
         port = self._url.port or (8883 if self._url.scheme == "mqtts" else 1883)
         try:
             self._client.connect(self._url.hostname or "", port, keepalive=30, clean_start=False, properties=settings)

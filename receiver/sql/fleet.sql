@@ -6,17 +6,18 @@ WITH s AS (SELECT n.id, n.gateway, split_part(n.name, '/', 3) AS name, (NOT EXIS
  b AS (SELECT s.gateway, max(least(b.to_ms, (extract(epoch FROM b.changed) * 1000)::bigint)) AS newest FROM boots b JOIN s ON s.id = b.stream GROUP BY 1),
  d AS (SELECT s.gateway, sum(d.packs) AS packs, sum(d.readings) AS readings, sum(d.due) AS due, sum(d.gaps) AS gaps, sum(d.asleep) AS asleep
    FROM days d JOIN s ON s.id = d.stream WHERE d.day >= %(since)s::date GROUP BY 1),
- h AS (SELECT s.gateway, sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.missing) r WHERE s.asked)) AS missing,
-   sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.lost) r)) AS lost FROM holes h JOIN s ON s.id = h.stream GROUP BY 1),
+ hs AS MATERIALIZED (SELECT h.stream, s.gateway, s.asked, h.missing, h.lost FROM holes h JOIN s ON s.id = h.stream),
+ h AS (SELECT h.gateway, sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.missing) r WHERE h.asked AND upper(r) - lower(r) <= most_packs())) AS missing,
+   sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.lost) r WHERE upper(r) - lower(r) <= most_packs())) AS lost FROM hs h GROUP BY 1),
  -- what was due in packs that are not here, by the rate of the pack after the hole
- m AS (SELECT s.gateway, sum(greatest(0, r.from_ms - l.to_ms) * r.due::float8 / nullif(r.to_ms - r.from_ms, 0)) AS due
-   FROM holes h JOIN s ON s.id = h.stream CROSS JOIN LATERAL unnest(CASE WHEN s.asked THEN h.missing + h.lost ELSE h.lost END) AS part (seqs)
+ m AS (SELECT h.gateway, sum(least(34560000000, greatest(0, r.from_ms - l.to_ms)) * r.due::float8 / nullif(r.to_ms - r.from_ms, 0)) AS due
+   FROM hs h CROSS JOIN LATERAL unnest(CASE WHEN h.asked THEN h.missing + h.lost ELSE h.lost END) AS part (seqs)
    CROSS JOIN LATERAL (SELECT p.to_ms FROM packs p WHERE p.stream = h.stream AND p.seq = lower(part.seqs) - 1 LIMIT 1) l
-   CROSS JOIN LATERAL (SELECT p.from_ms, p.to_ms, p.due FROM packs p WHERE p.stream = h.stream AND p.seq = upper(part.seqs) LIMIT 1) r
-   WHERE day_of(l.to_ms) >= %(since)s::date GROUP BY 1),
+   CROSS JOIN LATERAL (SELECT p.from_ms, p.to_ms, p.due FROM packs p WHERE p.stream = h.stream AND p.seq = upper(part.seqs) AND p.faults IS NULL LIMIT 1) r
+   WHERE day_of(l.to_ms) >= %(since)s::date AND upper(part.seqs) - lower(part.seqs) <= most_packs() GROUP BY 1),
  w AS (SELECT s.gateway, sum(greatest(0, c.seq - m.seq)) AS withheld FROM checkpoint_heads c JOIN s ON s.id = c.stream
    CROSS JOIN LATERAL (SELECT coalesce(max(upper(b.seqs)) - 1, 0) AS seq FROM boots b WHERE b.stream = c.stream) m
-   WHERE s.asked GROUP BY 1),
+    WHERE c.seq - m.seq <= most_packs() AND s.asked GROUP BY 1),
  x AS (SELECT s.gateway, array_agg(s.name ORDER BY s.name) AS names FROM s WHERE NOT s.asked AND EXISTS (SELECT FROM boots b WHERE b.stream = s.id) GROUP BY 1),
  -- agreed by name, and named by no pack and no checkpoint of a gateway that made one
  y AS (SELECT a.gateway, array_agg(a.stream ORDER BY a.stream) AS names FROM agreed a WHERE a.stream !~ '[*?]'
@@ -26,10 +27,11 @@ WITH s AS (SELECT n.id, n.gateway, split_part(n.name, '/', 3) AS name, (NOT EXIS
    (SELECT s.gateway, f.code, count(*) AS n FROM all_findings f JOIN s ON s.id = f.stream GROUP BY 1, 2) s GROUP BY 1),
  g AS (SELECT s.gateway, jsonb_object_agg(reason, n) AS reasons FROM
    (SELECT s.gateway, g.reason, sum(g.readings) AS n FROM gap_days g JOIN s ON s.id = g.stream WHERE g.day >= %(since)s::date GROUP BY 1, 2) s GROUP BY 1),
- u AS (SELECT split_part(topic, '/', 3) || '/' || split_part(topic, '/', 4) AS gateway, sum(times) AS refused FROM refused GROUP BY 1)
+ u AS (SELECT gateway, sum(times) AS times, jsonb_object_agg(code, times) AS codes, (array_agg(why ORDER BY at DESC))[1] AS why, max(at) AS at FROM
+   (SELECT gateway, code, sum(times) AS times, (array_agg(why ORDER BY at DESC))[1] AS why, max(at) AS at FROM refusals WHERE day >= %(since)s::date GROUP BY 1, 2) u GROUP BY 1)
 SELECT p.name, b.newest, coalesce(d.packs, 0), coalesce(d.readings, 0), coalesce(d.due, 0), coalesce(d.gaps, 0), coalesce(d.asleep, 0),
-  coalesce(h.missing, 0), coalesce(h.lost, 0), coalesce(w.withheld, 0), f.codes, g.reasons, coalesce(u.refused, 0), k.online, k.version, coalesce(round(m.due), 0),
-  coalesce(x.names, '{}'), coalesce(y.names, '{}')
+  coalesce(h.missing, 0), coalesce(h.lost, 0), coalesce(w.withheld, 0), f.codes, g.reasons, coalesce(u.times, 0), k.online, k.version, coalesce(round(m.due), 0),
+  u.codes, u.why, u.at, coalesce(x.names, '{}'), coalesce(y.names, '{}')
 FROM (SELECT DISTINCT gateway AS name FROM pins WHERE %(like)s::text IS NULL OR gateway = %(like)s::text OR starts_with(gateway, %(like)s::text || '/')) p
 LEFT JOIN statuses k ON k.gateway = p.name LEFT JOIN b ON b.gateway = p.name LEFT JOIN d ON d.gateway = p.name LEFT JOIN h ON h.gateway = p.name
 LEFT JOIN w ON w.gateway = p.name LEFT JOIN m ON m.gateway = p.name LEFT JOIN f ON f.gateway = p.name LEFT JOIN g ON g.gateway = p.name LEFT JOIN u ON u.gateway = p.name

@@ -2,6 +2,7 @@
 WITH behind AS (
   SELECT h.stream, int8range((SELECT max(upper(b.seqs)) FROM boots b WHERE b.stream = h.stream), h.seq, '[]') AS seqs
   FROM checkpoint_heads h WHERE NOT h.retired AND h.seq >= (SELECT max(upper(b.seqs)) FROM boots b WHERE b.stream = h.stream)
+    AND NOT EXISTS (SELECT FROM implausible i WHERE i.stream = h.stream AND i.seq = h.seq)
     AND h.to_ms < extract(epoch FROM now() - make_interval(mins => %(settled)s)) * 1000
 ), wanted AS (
   SELECT h.stream, part.seqs FROM holes h CROSS JOIN LATERAL unnest(h.missing) AS part (seqs)

@@ -53,6 +53,23 @@ def test_systemd_understands_every_line(unit: str, tmp_path: Path) -> None:
 
 
 @NEEDS_SYSTEMD
+@pytest.mark.parametrize(
+    "unit", ["meterhouse-work@.service", "meterhouse-keep.service", "meterhouse-fleet-page.service"]
+)
+def test_the_platforms_units(unit: str, tmp_path: Path) -> None:
+    """Templates of docs/platform.md: systemd understands them, and they may do no more than the agent's page."""
+    if systemd_version() < 252:
+        pytest.skip("older than Debian 12")
+    text = (UNITS / "platform" / unit).read_text().replace("/opt/meterhouse/bin/meterhouse", sys.executable)
+    path = tmp_path / unit.replace("@.", "@w1.")
+    path.write_text(text)
+    said = run("systemd-analyze", "verify", "--man=no", path)
+    assert said.returncode == 0 and not [line for line in said.stderr.splitlines() if "meterhouse" in line], said.stderr
+    security = run("systemd-analyze", "security", "--offline=true", "--threshold=20", path)
+    assert security.returncode == 0, security.stdout[-300:] + security.stderr
+
+
+@NEEDS_SYSTEMD
 @pytest.mark.parametrize(("unit", "most"), LIMITS.items())
 def test_exposure(unit: str, most: float) -> None:
     """Measured by systemd itself; what it counts against the agent is what serial ports and a broker need."""

@@ -1,0 +1,160 @@
+"""An attacker with a million small messages at a platform: their cost, what they fill, and that honest packs arrive.
+
+    python -m bench.flood [--messages 1000000] [--json]
+
+mosquitto, PostgreSQL, a worker and a keeper of our own on loopback. Ten honest gateways publish between garbage on the
+topic of one of them, packs and keys of gateways that nobody enrolled, foreign topics, broken frames and statuses.
+Exits with 1 if an honest pack is not stored, or a table holds more than it may.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from receiver.database import connect, migrate
+from receiver.demo import _spawn, _start_mosquitto, _wait_for_subscribers
+from receiver.fleet import MadeGateway, make_fleet
+from receiver.private_postgres import PrivatePostgres
+from receiver.store import MAX_REFUSED_OF_ONE, MAX_UNKNOWN
+from receiver.trust import Enrolment, enrol
+
+ROUNDS = 12
+IN_FLIGHT = 20_000
+STUCK_S = 120.0
+STATE = (
+    "SELECT (SELECT count(*) FROM packs), (SELECT count(*) FROM refused), "
+    "(SELECT coalesce(sum(times), 0) FROM refusals), "
+    "(SELECT count(*) FROM unknown_gateways), (SELECT count(*) FROM all_findings), pg_database_size(current_database())"
+)
+
+
+def garbage(count: int, victim: str, gateway: str) -> Iterator[tuple[str, bytes]]:
+    """Topics and bodies, each kind mixed with the others."""
+    for number in range(count):
+        kind = number % 10
+        if kind < 3:
+            yield f"meterhouse/v1/{victim}/readings", b"x%d" % number
+        elif kind < 6:
+            yield f"meterhouse/v1/evil{number % 100_000}/g/m/readings", b"{}"
+        elif kind < 8:
+            yield f"meterhouse/v1/evil/g{number % 300_000}/keys", b'{"records":[{"kid":"' + b"A" * 43 + b'"}]}'
+        elif kind == 8:
+            topic = f"{gateway}/checkpoint/1" if number % 20 == 8 else "a b/c/d/readings"
+            yield f"meterhouse/v1/{topic}", b"\x28\xb5\x2f\xfd\x00"
+        else:
+            yield f"meterhouse/v1/{gateway}/status", b'{"state":"online","version":"%d"}' % number
+
+
+def worker_facts(name: str) -> tuple[float, int]:
+    """CPU seconds and MiB of the worker of that name."""
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and b"\0" + name.encode() in (process / "cmdline").read_bytes():
+                fields = (process / "stat").read_text().rpartition(") ")[2].split()
+                pages = int((process / "statm").read_text().split()[1])
+                return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK"), pages * 4 // 1024
+        except OSError:
+            continue
+    return 0.0, 0
+
+
+def measure(messages: int) -> dict[str, Any]:
+    """Send them all, wait until the honest packs are stored and nothing moves any more."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meterhouse-flood-")))
+        server = PrivatePostgres()
+        server.start()
+        stack.callback(server.stop)
+        migrate(server.dsn)
+        port = _start_mosquitto(stack, folder)
+        fleet = make_fleet(10, 1, round(time.time() - 600) * 1000, faults=False)
+        honest = [message for number in range(ROUNDS) for one in fleet for message in one.round(number)]
+        with connect(server.dsn) as connection:
+            enrol(connection, [Enrolment(one.name, [one.signer.kid]) for one in fleet])
+        broker, name = f"mqtt://127.0.0.1:{port}", f"flood{os.getpid()}"
+        _spawn(stack, folder, "work", "--from", broker, "--db", server.dsn, "--name", name)
+        _spawn(stack, folder, "keep", "--broker", broker, "--db", server.dsn)
+        begin = time.monotonic()
+        _publish(port, folder, fleet, honest, messages)
+        sent_s = time.monotonic() - begin
+        state = _settled(server.dsn, len(honest))
+        cpu_s, resident = worker_facts(name)
+    packs, kept, refused, unknown, findings, size = state
+    return {
+        "messages": messages, "sent_s": round(sent_s), "settled_s": round(time.monotonic() - begin),
+        "worker_us": round(cpu_s / messages * 1e6), "worker_mib": resident, "honest_packs": len(honest),
+        "stored_packs": packs, "refused": int(refused), "refused_kept": kept, "unknown_kept": unknown,
+        "findings": findings, "database_mb": round(size / 1e6),
+    }  # fmt: skip
+
+
+def _publish(port: int, folder: Path, fleet: list[MadeGateway], honest: list[tuple[str, bytes]], messages: int) -> None:
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    client.max_inflight_messages_set(2000)
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    _wait_for_subscribers(client, folder)
+    confirmed = [0]
+
+    def on_publish(*_: Any) -> None:
+        confirmed[0] += 1
+
+    client.on_publish = on_publish
+    for one in fleet:
+        client.publish(f"meterhouse/v1/{one.name}/keys", one.keys(), qos=1, retain=True)
+    waiting, sent, each = iter(honest), 0, max(1, messages // len(honest))
+    for topic, body in garbage(messages, fleet[0].streams[0].name, fleet[1].name):
+        client.publish(topic, body, qos=1)
+        sent += 1
+        if sent % each == 0 and (pack := next(waiting, None)):
+            client.publish(*pack, qos=1)
+            sent += 1
+        while sent - confirmed[0] > IN_FLIGHT:
+            time.sleep(0.02)
+    for pack in waiting:
+        client.publish(*pack, qos=1)
+        sent += 1
+    while confirmed[0] < sent:
+        time.sleep(0.02)
+    client.disconnect()
+    client.loop_stop()
+
+
+def _settled(dsn: str, honest: int) -> tuple[Any, ...]:
+    """What the tables hold once nothing has changed for some seconds."""
+    before, moved = None, time.monotonic()
+    with connect(dsn) as connection:
+        while True:
+            now = connection.execute(STATE).fetchall()[0]
+            if now[:4] != before:
+                before, moved = now[:4], time.monotonic()
+            quiet = time.monotonic() - moved
+            if (quiet > 10 and now[0] >= honest) or quiet > STUCK_S:
+                return now
+            time.sleep(1)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--messages", type=int, default=1_000_000)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    made = measure(options.messages)
+    print(json.dumps(made) if options.json else "\n".join(f"{name:16} {value}" for name, value in made.items()))
+    lost = made["stored_packs"] != made["honest_packs"] or made["findings"]
+    return 1 if lost or made["refused_kept"] > 2 * MAX_REFUSED_OF_ONE or made["unknown_kept"] > MAX_UNKNOWN else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,35 @@
+-- What was refused is counted by gateway, day and code, however few of the messages themselves are kept.
+CREATE TABLE refusals (
+  gateway text NOT NULL, day date NOT NULL, code text NOT NULL,
+  times bigint NOT NULL, why text NOT NULL, -- of the last one
+  at timestamptz NOT NULL,
+  PRIMARY KEY (gateway, day, code));
+ALTER TABLE refused ADD gateway text GENERATED ALWAYS AS (split_part(topic, '/', 3) || '/' || split_part(topic, '/', 4)) STORED;
+CREATE INDEX ON refused (gateway, at);
+INSERT INTO refusals SELECT gateway, (at AT TIME ZONE 'UTC')::date, code, sum(times), max(why), max(at) FROM refused GROUP BY 1, 2, 3;
+CREATE INDEX ON unknown_gateways (seen);
+CREATE INDEX ON packs (stream, seq) WHERE is_birth;
+
+-- A sequence may be any number that a gateway signs. What would need more packs than this between two of them, or up to a
+-- head, is a false number: a finding of its stream, and no part of any total. Ten million are three years of a pack in ten seconds.
+CREATE FUNCTION most_packs() RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT 10000000::bigint';
+
+CREATE VIEW implausible AS
+SELECT h.stream, h.seq, h.boot FROM checkpoint_heads h
+  WHERE h.seq - coalesce((SELECT max(upper(b.seqs)) - 1 FROM boots b WHERE b.stream = h.stream), 0) > most_packs()
+UNION ALL SELECT h.stream, upper(part.seqs), coalesce((SELECT b.boot FROM boots b WHERE b.stream = h.stream AND b.seqs @> upper(part.seqs) LIMIT 1), 0)
+  FROM holes h CROSS JOIN LATERAL unnest(h.missing + h.lost) AS part (seqs) WHERE upper(part.seqs) - lower(part.seqs) > most_packs();
+
+CREATE OR REPLACE VIEW all_findings AS
+SELECT stream, seq, boot, code, found FROM findings
+UNION ALL SELECT DISTINCT l.stream, r.seq, r.boot, 'conflict', NULL::timestamptz FROM losses l JOIN packs r ON r.stream = l.stream AND r.seq = l.last + 1
+  WHERE r.prev IS DISTINCT FROM l.hash AND NOT EXISTS (SELECT FROM packs p WHERE p.stream = l.stream AND p.seq = l.last)
+UNION ALL SELECT h.stream, h.seq, h.boot, 'conflict', NULL FROM checkpoint_heads h JOIN packs p ON p.stream = h.stream AND p.seq = h.seq AND p.boot = h.boot
+  WHERE p.hash <> h.hash
+UNION ALL SELECT h.stream, h.seq, h.boot, 'conflict', NULL FROM checkpoint_heads h -- another boot goes on from before it
+  WHERE EXISTS (SELECT FROM boots b WHERE b.stream = h.stream AND b.prev_boot = h.boot AND b.begun AND lower(b.seqs) <= h.seq)
+UNION ALL SELECT h.stream, h.seq, h.boot, 'conflict', NULL FROM checkpoint_heads h -- its sequence is here, of another boot
+  WHERE NOT EXISTS (SELECT FROM boots b WHERE b.stream = h.stream AND b.boot = h.boot AND b.seqs @> h.seq)
+    AND EXISTS (SELECT FROM boots b WHERE b.stream = h.stream AND b.seqs @> h.seq)
+    AND (SELECT count(DISTINCT b.line) = 1 AND min(b.from_ms) < h.to_ms FROM boots b WHERE b.stream = h.stream)
+UNION ALL SELECT stream, seq, boot, 'implausible', NULL FROM implausible;

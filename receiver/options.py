@@ -1,0 +1,21 @@
+"""What several commands of `meterhouse platform` have."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import click
+
+DSN_HELP = (
+    "PostgreSQL, such as postgresql://user@host:5432/name; several times for several shards, always in one order."
+)
+db_option = click.option(
+    "--db", "dsns", multiple=True, required=True, envvar="METERHOUSE_DB", metavar="DSN", help=DSN_HELP
+)
+
+
+def start_log() -> None:
+    """Log lines to stderr, for the journal."""
+    logging.basicConfig(level=os.environ.get("MH_LOG", "INFO"), format="%(levelname)s %(message)s", stream=sys.stderr)

@@ -1,0 +1,347 @@
+"""The routes of the fleet's page, from a request to an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import hashlib
+import logging
+import mimetypes
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+from importlib.resources import files
+from typing import Any, Final, TypeVar
+from zoneinfo import ZoneInfo
+
+import msgspec
+import psycopg
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from agent.cli.common import show_age, show_unit
+from agent.verify.topics import GATEWAY, STREAM
+from agent.web.day_view import day_of
+from agent.web.guard import Access, Guard, host_names
+from agent.web.labels import LANGUAGES
+from agent.web.password import Sessions
+from agent.web.render import coded, in_language, point_title
+from agent.web.routes import StaticFile, language_of, static_files
+from drivers.model import GatewayError, clean_text
+from receiver.page.data import IDLE_S, FleetData, PackRow
+from receiver.page.figures import QUARTER_MS, Figures
+from receiver.page.labels import label
+from receiver.page.views import (
+    Choice,
+    fleet_view,
+    gateway_href,
+    gateway_view,
+    one_pack_view,
+    packs_view,
+    stream_href,
+    stream_view,
+)
+
+log = logging.getLogger("meterhouse.platform")
+T = TypeVar("T")
+ASKERS: Final = 6  # threads that wait for a database
+MOST_LISTED: Final = 1000  # packs of one page
+MOST_SPAN_MS: Final = 86_400_000
+REFRESH_MS: Final = 10_000
+COOKIE_AGE_S: Final = 365 * 86_400
+
+
+class Page:
+    """Handlers with what they share.
+
+    Args:
+        root: path under which a reverse proxy shows the page, such as ``/fleet``; "" for none.
+        zone: of times that people read.
+    """
+
+    def __init__(self, data: FleetData, root: str, zone: ZoneInfo, version: str) -> None:
+        self.data, self.root, self.zone, self.version = data, root, zone, version
+        self.static = {**static_files(), **_own_files()}
+        self.askers = ThreadPoolExecutor(ASKERS, "question")
+        self._templates = Environment(
+            loader=ChoiceLoader([PackageLoader("receiver.page"), PackageLoader("agent.web")]),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.globals["static"] = lambda name: f"{root}/static/{name}?v={self.static[name].tag}"
+        self._templates.filters.update(
+            age=show_age, unit=show_unit, coded=coded, cut=lambda text, most=80: clean_text(str(text), most)
+        )
+
+    async def _ask(self, question: Callable[..., T], *what: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.askers, question, *what)
+
+    async def _render(self, request: Request, template: str, facts: Mapping[str, Any], status: int = 200) -> Response:
+        language = language_of(request)
+        other = next(one for one in LANGUAGES if one != language)
+        url = request.url.include_query_params(lang=other)
+        base = "fragment.html" if request.headers.get("x-refresh") else "fleet_base.html"
+        text = await self._ask(
+            lambda: self._templates.get_template(template).render(
+                t=lambda key, **values: label(key, language, **values),
+                titled=lambda point: point_title(point, language),
+                lang=language, other_url=f"{self.root}{url.path}?{url.query}", layout=base, root=self.root,
+                zone=str(self.zone), program=self.version, refresh_ms=REFRESH_MS, **facts,
+            )
+        )  # fmt: skip
+        headers = {"vary": "accept-encoding, accept-language, cookie, x-refresh", "content-language": language}
+        body = text.encode()
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            headers["content-encoding"] = "gzip"
+            body = await self._ask(lambda: gzip.compress(body, 3, mtime=0))
+        response = Response(body, status, headers, "text/html; charset=utf-8")
+        if request.query_params.get("lang") in LANGUAGES:
+            secure = request.headers.get("x-forwarded-proto", "") == "https"
+            response.set_cookie(
+                "language", language, COOKIE_AGE_S, path="/", secure=secure, httponly=True, samesite="strict"
+            )
+        return response
+
+    async def follow(self) -> None:
+        """Keep a state of the fleet, so that the first who looks need not wait for it."""
+        while True:
+            try:
+                await self._ask(self.data.fleet)
+            except (GatewayError, psycopg.Error) as error:
+                log.warning("the fleet: %s", clean_text(str(error), 300))
+            await asyncio.sleep(IDLE_S)
+
+    # --- pages
+
+    async def fleet(self, request: Request) -> Response:
+        """All gateways."""
+        choice, language = Choice.of(request.query_params), language_of(request)
+        fleet = await self._ask(self.data.fleet)
+        return await self._render(request, "fleet.html", fleet_view(fleet, choice, self.root, language))
+
+    async def gateway(self, request: Request) -> Response:
+        """One gateway."""
+        name = "/".join(request.path_params[part] for part in ("site", "gateway"))
+        facts = await self._ask(self.data.gateway, name) if GATEWAY.fullmatch(name) else None
+        if facts is None:
+            raise HTTPException(404)
+        return await self._render(request, "gateway.html", gateway_view(facts, self.root, language_of(request)))
+
+    async def stream(self, request: Request) -> Response:
+        """A day of one point of a stream."""
+        stream, language, query = _stream_of(request), language_of(request), request.query_params
+        days, points = await self._ask(self.data.stream_days, stream)
+        if not days:
+            raise HTTPException(404)
+        wanted = day_of(query.get("date", "")) if query.get("date") else days[-1]
+        if wanted is None:
+            raise HTTPException(404)
+        point = query.get("point", "")[:200]
+        point = point if point in points else _main_point(points)
+        between = self._day(wanted)
+        figures = await self._ask(self.data.figures, stream, point, wanted, *between) if point else None
+        shown = stream_view(figures, stream, wanted, between, self.zone, self.root, language)
+        gateway = stream.rpartition("/")[0]
+        near = {"point": point}
+        facts = {
+            **shown, "stream": stream, "name": stream.rpartition("/")[2], "gateway": gateway,
+            "gateway_href": gateway_href(self.root, gateway), "points": points, "point": point, "date": str(wanted),
+            "first_day": str(days[0]), "last_day": str(max(days[-1], datetime.now(self.zone).date())),
+            "earlier": stream_href(self.root, stream, date=str(wanted - timedelta(days=1)), **near)
+            if wanted > days[0] else "",
+            "later": stream_href(self.root, stream, date=str(wanted + timedelta(days=1)), **near)
+            if wanted < datetime.now(self.zone).date() else "",
+            "action": stream_href(self.root, stream),
+        }  # fmt: skip
+        return await self._render(request, "stream.html", facts)
+
+    async def packs(self, request: Request) -> Response:
+        """The packs that a figure comes from."""
+        stream, language, query = _stream_of(request), language_of(request), request.query_params
+        low, high, point = _number(query.get("from", "")), _number(query.get("to", "")), query.get("point", "")[:200]
+        if low is None or high is None or not low < high <= low + MOST_SPAN_MS:
+            raise HTTPException(404)
+        packs = await self._ask(self.data.packs_between, stream, low, high, MOST_LISTED)
+        day = datetime.fromtimestamp(low / 1000, self.zone).date()
+        figures: Figures | None = None
+        if point and packs:
+            figures = await self._ask(self.data.figures, stream, point, day, *self._day(day))
+        found = [one for one in figures.rows if (one.from_ms, one.to_ms) == (low, high)] if figures else []
+        view = packs_view(packs, found[0] if found else None, figures, MOST_LISTED, self.zone, self.root, language)
+        facts = {
+            **view, "stream": stream, "point": point,
+            "back": stream_href(self.root, stream, date=str(day), **({"point": point} if point else {})),
+            "from_time": f"{datetime.fromtimestamp(low / 1000, self.zone):%Y-%m-%d %H:%M}",
+            "to_time": f"{datetime.fromtimestamp(high / 1000, self.zone):%H:%M}",
+        }  # fmt: skip
+        return await self._render(request, "packs.html", facts)
+
+    async def pack(self, request: Request) -> Response:
+        """The packs with one sequence."""
+        stream, seq = _stream_of(request), request.path_params["seq"]
+        if not 0 < seq < 1 << 53:
+            raise HTTPException(404)
+        packs = await self._ask(self.data.packs_at, stream, seq)
+        if not packs:
+            raise HTTPException(404)
+        language = language_of(request)
+        shown = await self._ask(lambda: [self._one_pack(one, language) for one in packs])
+        begin = datetime.fromtimestamp(max(0, min(one.from_ms for one in packs)) / 1000, UTC)
+        facts = {
+            "stream": stream, "seq": seq, "packs": shown, "back": stream_href(self.root, stream),
+            "earlier": f"{self.root}/pack/{stream}/{seq - 1}" if seq > 1 else "",
+            "later": f"{self.root}/pack/{stream}/{seq + 1}",
+            "day": begin.date(), "next_day": begin.date() + timedelta(days=1),
+        }  # fmt: skip
+        return await self._render(request, "packs_at.html", facts)
+
+    def _one_pack(self, one: PackRow, language: str) -> dict[str, Any]:
+        return one_pack_view(one, msgspec.json.decode(one.body), self.zone, self.root, language)
+
+    async def raw(self, request: Request) -> Response:
+        """A pack as it was published."""
+        stream, seq, wanted = _stream_of(request), request.path_params["seq"], request.query_params.get("hash", "")
+        packs = await self._ask(self.data.packs_at, stream, seq) if 0 < seq < 1 << 53 else []
+        for one in packs:
+            if one.hash.hex() == wanted:
+                name = f"{stream.replace('/', '_')}_{seq}.json"
+                headers = {"content-disposition": f'attachment; filename="{name}"'}
+                return Response(one.body, 200, headers, "application/json")
+        raise HTTPException(404)
+
+    def _day(self, day: date) -> tuple[int, int]:
+        """A day of the viewer's time zone, in ms, rounded to whole quarters of an hour."""
+        start = datetime(day.year, day.month, day.day, tzinfo=self.zone)
+        end = start + timedelta(days=1)
+        end = datetime(end.year, end.month, end.day, tzinfo=self.zone)
+        low, high = (round(one.timestamp() * 1000) // QUARTER_MS * QUARTER_MS for one in (start, end))
+        return low, high
+
+    # --- files and errors
+
+    async def file(self, request: Request) -> Response:
+        """A static file."""
+        found = self.static.get(request.path_params["name"])
+        if found is None:
+            raise HTTPException(404)
+        headers = {"etag": f'"{found.tag}"', "cache-control": "private, max-age=86400"}
+        if request.headers.get("if-none-match") == headers["etag"]:
+            return Response(status_code=304, headers=headers)
+        kind = found.kind if found.kind.startswith("image/") else f"{found.kind}; charset=utf-8"
+        return Response(found.data, headers=headers, media_type=kind)
+
+    async def http_error(self, request: Request, error: Exception) -> Response:
+        """A page for what is not there."""
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        key = "error.404" if status == 404 else "error.other"
+        text = label(key, language_of(request), status=status)
+        return await self._render(request, "problem.html", {"text": text}, status)
+
+    async def database_error(self, request: Request, error: Exception) -> Response:
+        """A page for a database that does not answer."""
+        language = language_of(request)
+        if isinstance(error, GatewayError):
+            text = in_language(error, language)
+        else:
+            text = (
+                f"{label('error.database', language)}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+            )
+        log.warning("%s: %s", request.url.path, clean_text(text, 300))
+        return await self._render(request, "problem.html", {"text": clean_text(text, 500)}, 503)
+
+    async def bug(self, request: Request, error: Exception) -> Response:
+        """A fault of ours: the log has it, the viewer a sentence."""
+        log.error("%s: internal error", request.url.path, exc_info=error)
+        return Response("internal error; the log of the page has it\n", 500, media_type="text/plain")
+
+
+class UnderRoot:
+    """ASGI middleware: the page under a path of a reverse proxy, whether or not the proxy takes the path away."""
+
+    def __init__(self, app: ASGIApp, root: str) -> None:
+        self._app, self._root = app, root
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._root and (scope["path"] + "/").startswith(self._root + "/"):
+            path = scope["path"].removeprefix(self._root) or "/"
+            raw = scope.get("raw_path", b"").removeprefix(self._root.encode()) or b"/"
+            scope = {**scope, "path": path, "raw_path": raw}
+        await self._app(scope, receive, send)
+
+
+def make_app(
+    dsns: Sequence[str], *, root: str = "", zone: ZoneInfo | None = None, names: Iterable[str] = ()
+) -> ASGIApp:
+    """The page as an ASGI application.
+
+    Args:
+        root: path under which a reverse proxy shows it.
+        names: host names under which it is visited, besides addresses and this machine's own.
+    """
+    from agent import __version__
+
+    page = Page(FleetData(dsns), root, zone or ZoneInfo("UTC"), __version__)
+    stream = "{site}/{gateway}/{stream}"
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        task = asyncio.create_task(page.follow())
+        yield
+        task.cancel()
+        page.data.close()
+        page.askers.shutdown(wait=False, cancel_futures=True)
+
+    app = Starlette(
+        routes=[
+            Route("/", page.fleet),
+            Route("/gateway/{site}/{gateway}", page.gateway),
+            Route(f"/stream/{stream}", page.stream),
+            Route(f"/packs/{stream}", page.packs),
+            Route(f"/pack/{stream}/{{seq:int}}", page.pack),
+            Route(f"/raw/{stream}/{{seq:int}}", page.raw),
+            Route("/static/{name:path}", page.file),
+        ],
+        exception_handlers={
+            HTTPException: page.http_error, GatewayError: page.database_error, psycopg.Error: page.database_error,
+            Exception: page.bug,
+        },
+        lifespan=lifespan,
+    )  # fmt: skip
+    app.router.redirect_slashes = False
+    access = Access(tls=False, password=False, names=host_names(names))
+    return UnderRoot(Guard(app, access, Sessions()), root)
+
+
+def _own_files() -> dict[str, StaticFile]:
+    found = {}
+    for item in (files("receiver.page") / "static").iterdir():
+        kind, _ = mimetypes.guess_type(item.name)
+        if item.is_file() and kind in ("text/css", "text/javascript"):
+            data = item.read_bytes()
+            found[item.name] = StaticFile(data, kind, hashlib.sha256(data).hexdigest()[:16])
+    return found
+
+
+def _stream_of(request: Request) -> str:
+    stream = "/".join(request.path_params[part] for part in ("site", "gateway", "stream"))
+    if not STREAM.fullmatch(stream):
+        raise HTTPException(404)
+    return stream
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 15 else None
+
+
+def _main_point(points: Sequence[str]) -> str:
+    """What a person looks for first: the power of the whole device."""
+    ranked = sorted(points, key=lambda name: ("power.active" not in name, ".power" not in name, name.count("."), name))
+    return ranked[0] if ranked else ""

@@ -1,0 +1,357 @@
+"""What the page asks the databases. Every connection is read-only, and every question ends in time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final, NamedTuple, TypeVar
+
+from agent.verify.signed import payload_hash
+from receiver.bodies import Bodies
+from receiver.database import Connection, connect, parse_shards, shard_of, statement, stream_id
+from receiver.fleet_state import FleetState, GatewayState, fleet_state
+from receiver.page.figures import MOST_PACKS, Figures, figures_of
+from receiver.shards import each_shard
+
+T = TypeVar("T")
+DAYS: Final = 14  # of the strip of each gateway, today included
+FRESH_S: Final = 5.0  # that the state of the fleet is shown without asking again
+SHARE: Final = 5  # of the time, one part of which a database works for the state of the fleet
+PATIENCE_S: Final = 0.2  # that somebody waits for a newer state, where there is one of the last minutes
+OLDEST_S: Final = 180.0  # that a state is shown
+IDLE_S: Final = 60.0  # between two states while nobody looks, so that the first who does need not wait
+STATEMENT_MS: Final = 20_000
+CONNECT_S: Final = 3
+MOST_ROWS: Final = 500  # of findings, holes
+LONGEST_PACK_MS: Final = 3_600_000  # a pack that begins so long before an interval may still reach into it
+KEPT_FIGURES: Final = 64
+_DAYS: Final = statement("fleet_days")
+_STREAMS: Final = statement("streams")
+
+Shares = dict[date, float | None]  # by day: readings that are here of those that were due
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """All gateways at one moment."""
+
+    state: FleetState
+    shares: dict[str, Shares]
+    days: list[date]
+    time_s: float
+
+
+class StreamState(NamedTuple):
+    """One stream since the first of the days that are shown; packs that are missing are of all time."""
+
+    name: str
+    state: GatewayState
+
+
+class PackRow(NamedTuple):
+    """A pack as tables show it. ``hash``: all 32 bytes, from its body."""
+
+    stream: str
+    seq: int
+    boot: int
+    from_ms: int
+    to_ms: int
+    readings: int
+    due: int | None
+    gaps: int | None
+    received: datetime | None
+    checked: bool
+    codes: tuple[str, ...]
+    body: bytes
+    hash: bytes
+    is_fork: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayFacts:
+    """All that is known of one gateway."""
+
+    state: GatewayState
+    shares: Shares
+    days: list[date]
+    streams: list[StreamState]
+    findings: list[tuple[str, int, int, str, datetime | None]]  # stream, seq, boot, code
+    holes: list[tuple[str, int, int, bool]]  # stream, first, last, whether the gateway declares them gone
+    refusals: list[tuple[str, int, str, datetime]]  # code, times, why, last
+    thumbprints: list[tuple[str, datetime]]
+    keys: tuple[int, datetime] | None  # counter, since when
+    asked: list[str] = field(default_factory=list)  # streams that it was asked for; none: all
+
+
+class FleetData:
+    """Questions to all databases. May be used from several threads."""
+
+    def __init__(self, dsns: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
+        self._dsns, self._clock = parse_shards(dsns), clock
+        self._lock = threading.Lock()
+        self._fleet: Fleet | None = None
+        self._asked_s = self._cost_s = 0.0  # when the state was asked for, and how long that took
+        self._asking: Future[Fleet] | None = None
+        self._asker = ThreadPoolExecutor(1, "fleet")
+        self._figures: OrderedDict[tuple[str, str, date, str], Figures] = OrderedDict()
+
+    def fleet(self) -> Fleet:
+        """The whole fleet, made once for all who look; the state before, if a newer one takes its time.
+
+        Raises:
+            DatabaseError: none of the last minutes is here, and no database answers.
+        """
+        with self._lock:
+            age_s, before = self._clock() - self._asked_s, self._fleet
+            if before is not None and age_s < max(FRESH_S, SHARE * self._cost_s):
+                return before
+            if self._asking is None or self._asking.done():
+                self._asking = self._asker.submit(self._renew)
+            asking = self._asking
+        if before is None or age_s > OLDEST_S:
+            return asking.result()
+        try:
+            return asking.result(PATIENCE_S)
+        except TimeoutError:
+            return before
+
+    def _renew(self) -> Fleet:
+        begin = self._clock()
+        made = self._ask_fleet()
+        with self._lock:
+            self._fleet, self._asked_s, self._cost_s = made, begin, self._clock() - begin
+        return made
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._asker.shutdown(wait=False, cancel_futures=True)
+
+    def _ask_fleet(self) -> Fleet:
+        days = last_days()
+
+        def look(connection: Connection) -> tuple[FleetState, list[tuple[Any, ...]]]:
+            connection.execute(f"SET statement_timeout = {STATEMENT_MS}".encode())
+            shares = connection.execute(_DAYS, {"since": days[0], "streams": None}).fetchall()
+            return fleet_state(connection, None, str(days[0])), shares
+
+        found, away = each_shard(self._dsns, look, timeout_s=CONNECT_S, read_only=True)
+        state = FleetState(
+            sorted((one for made, _ in found for one in made.gateways), key=lambda one: one.name),
+            [one for made, _ in found for one in made.unknown],
+            sum(made.lots_waiting for made, _ in found), sum(made.unsettled for made, _ in found), away,
+        )  # fmt: skip
+        shares: dict[str, Shares] = {}
+        for _, rows in found:
+            for gateway, day, readings, due, _ in rows:
+                shares.setdefault(gateway, {})[day] = readings / due if due > 0 else None
+        return Fleet(state, shares, days, time.time())
+
+    def _ask(self, gateway: str, look: Callable[[Connection], T]) -> T:
+        """Ask the one database in which a gateway lies, in one snapshot of it."""
+        dsn = self._dsns[shard_of(gateway, len(self._dsns))]
+        with connect(dsn, timeout_s=CONNECT_S) as connection:
+            connection.execute(f"SET statement_timeout = {STATEMENT_MS}".encode())
+            connection.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            return look(connection)
+
+    def gateway(self, name: str) -> GatewayFacts | None:
+        """One gateway; None if nobody enrolled it."""
+        return self._ask(name, lambda connection: _gateway(connection, name))
+
+    def stream_days(self, stream: str) -> tuple[list[date], list[str]]:
+        """The days that a stream has packs of, newest last, and the points of its newest birth."""
+
+        def look(connection: Connection) -> tuple[list[date], list[str]]:
+            number = stream_id(stream)
+            days = connection.execute("SELECT day FROM days WHERE stream = %s ORDER BY day", [number]).fetchall()
+            row = connection.execute(
+                "SELECT t.value FROM packs p JOIN births b ON b.hash = p.birth "
+                "JOIN point_tables t ON t.hash = b.points "
+                "WHERE p.stream = %s ORDER BY p.seq DESC LIMIT 1",
+                [number],
+            ).fetchone()
+            points = row[0].get("points", []) if row else []
+            names = [one["n"] for one in points if isinstance(one, dict) and isinstance(one.get("n"), str)]
+            return [day for (day,) in days], names
+
+        return self._ask(stream.rpartition("/")[0], look)
+
+    def figures(self, stream: str, point: str, day: date, from_ms: int, to_ms: int) -> Figures:
+        """The 15-minute figures of a point in a time range that is a day, from the bodies of its packs."""
+
+        def look(connection: Connection) -> Figures:
+            number = stream_id(stream)
+            newest = connection.execute(
+                "SELECT max(lot), count(*) FROM packs WHERE stream = %s AND from_ms >= %s AND from_ms < %s",
+                [number, from_ms - LONGEST_PACK_MS, to_ms],
+            ).fetchone()
+            key, stamp = (stream, point, day, f"{from_ms}"), str(newest)
+            with self._lock:
+                kept = self._figures.get(key)
+            if kept is not None and kept.stamp == stamp:
+                return kept
+            birth = connection.execute(
+                "SELECT b.hash, t.value FROM packs p JOIN births b ON b.hash = p.birth "
+                "JOIN point_tables t ON t.hash = b.points "
+                "WHERE p.stream = %s AND p.from_ms >= %s AND p.from_ms < %s ORDER BY p.seq DESC LIMIT 1",
+                [number, from_ms - LONGEST_PACK_MS, to_ms],
+            ).fetchone()
+            declared = (
+                birth
+                and connection.execute(
+                    "SELECT seq FROM packs WHERE stream = %s AND hash = %s AND is_birth LIMIT 1", [number, birth[0]]
+                ).fetchone()
+            )
+            rows = connection.execute(
+                "SELECT from_ms, to_ms, faults IS NULL, body FROM packs "
+                "WHERE stream = %s AND from_ms >= %s AND from_ms < %s AND to_ms > %s ORDER BY from_ms, seq LIMIT %s",
+                [number, from_ms - LONGEST_PACK_MS, to_ms, from_ms, MOST_PACKS],
+            ).fetchall()
+            bodies = Bodies(connection)
+            packs = ((low, high, sound, bodies.read(bytes(body))) for low, high, sound, body in rows)
+            made = figures_of(
+                packs, point, birth[1] if birth else {}, (from_ms, to_ms), stamp, declared[0] if declared else None
+            )
+            with self._lock:
+                self._figures[key] = made
+                while len(self._figures) > KEPT_FIGURES:
+                    self._figures.popitem(last=False)
+            return made
+
+        return self._ask(stream.rpartition("/")[0], look)
+
+    def packs_between(self, stream: str, from_ms: int, to_ms: int, most: int) -> list[PackRow]:
+        """Packs that reach into a time range, oldest first, with those that have the same identity."""
+        where = (
+            "p.stream = %s AND p.from_ms >= %s AND p.from_ms < %s AND p.to_ms > %s ORDER BY p.from_ms, p.seq LIMIT %s"
+        )
+        values = [stream_id(stream), from_ms - LONGEST_PACK_MS, to_ms, from_ms, most]
+        return self._ask(stream.rpartition("/")[0], lambda connection: _packs(connection, stream, where, values))
+
+    def packs_at(self, stream: str, seq: int) -> list[PackRow]:
+        """The packs with one sequence: one, or one of each start of the agent, or twins."""
+        where, values = "p.stream = %s AND p.seq = %s ORDER BY p.from_ms LIMIT 20", [stream_id(stream), seq]
+        return self._ask(stream.rpartition("/")[0], lambda connection: _packs(connection, stream, where, values))
+
+
+def last_days(count: int = DAYS) -> list[date]:
+    """UTC days up to today."""
+    today = datetime.now(UTC).date()
+    return [today - timedelta(days=count - 1 - number) for number in range(count)]
+
+
+def _gateway(connection: Connection, name: str) -> GatewayFacts | None:
+    days = last_days()
+    pins = connection.execute("SELECT thumbprint, enrolled FROM pins WHERE gateway = %s ORDER BY 2", [name]).fetchall()
+    if not pins:
+        return None
+    rows = connection.execute(_STREAMS, {"gateway": name, "since": days[0]}).fetchall()
+    streams, names = [], {}
+    for full, number, newest, *counts, codes, reasons in rows:
+        packs, readings, due, gaps, asleep, missing, lost, withheld = map(int, counts)
+        one = GatewayState(
+            full, newest, packs, readings, due, gaps, asleep, missing, lost, withheld, codes or {}, reasons or {}
+        )
+        streams.append(StreamState(full.rpartition("/")[2], one))
+        names[number] = full
+    ids = list(names)
+    shares = connection.execute(_DAYS, {"since": days[0], "streams": ids}).fetchall()
+    state = _sum(name, [one for _, one in streams])
+    state.due_missing = round(sum(due - here for _, _, _, due, here in shares))
+    findings = connection.execute(
+        "SELECT stream, seq, boot, code, found FROM all_findings WHERE stream = ANY(%s) "
+        "ORDER BY found DESC NULLS FIRST, seq DESC LIMIT %s",
+        [ids, MOST_ROWS],
+    )
+    holes = connection.execute(
+        "SELECT stream, lower(r), upper(r) - 1, is_lost FROM "
+        "(SELECT stream, unnest(missing) AS r, false AS is_lost FROM holes "
+        "WHERE stream = ANY(%s) UNION ALL SELECT stream, unnest(lost), true FROM holes WHERE stream = ANY(%s)) h "
+        "ORDER BY 1, 2 LIMIT %s",
+        [ids, ids, MOST_ROWS],
+    )
+    refusals = connection.execute(
+        "SELECT code, sum(times), (array_agg(why ORDER BY at DESC))[1], max(at) FROM refusals "
+        "WHERE gateway = %s AND day >= %s GROUP BY 1 ORDER BY 4 DESC",
+        [name, days[0]],
+    ).fetchall()
+    state.refused = sum(int(times) for _, times, _, _ in refusals)
+    state.refused_why = refusals[0][2] if refusals else ""
+    row = connection.execute("SELECT online, version FROM statuses WHERE gateway = %s", [name]).fetchone()
+    state.online, state.version = row or (None, None)
+    keys = connection.execute("SELECT counter, changed FROM gateways WHERE name = %s", [name]).fetchone()
+    asked = connection.execute("SELECT stream FROM agreed WHERE gateway = %s ORDER BY 1", [name])
+    return GatewayFacts(
+        state,
+        {day: readings / due if due > 0 else None for _, day, readings, due, _ in shares},
+        days,
+        streams,
+        [(names[stream], seq, boot, code, at) for stream, seq, boot, code, at in findings],
+        [(names[stream], int(low), int(high), lost) for stream, low, high, lost in holes],
+        [(code, int(times), why, at) for code, times, why, at in refusals],
+        pins,
+        (keys[0], keys[1]) if keys else None,
+        [stream for (stream,) in asked],
+    )
+
+
+def _sum(name: str, streams: Sequence[GatewayState]) -> GatewayState:
+    """A gateway from its streams."""
+    findings, reasons = Counter[str](), Counter[str]()
+    for one in streams:
+        findings.update(one.findings)
+        reasons.update(one.reasons)
+    counts = (
+        sum(getattr(one, part) for one in streams)
+        for part in ("packs", "readings", "due", "gaps", "asleep", "missing", "lost", "withheld")
+    )
+    newest = max((one.newest_ms for one in streams if one.newest_ms is not None), default=None)
+    packs, readings, due, gaps, asleep, missing, lost, withheld = counts
+    return GatewayState(
+        name, newest, packs, readings, due, gaps, asleep, missing, lost, withheld, dict(findings), dict(reasons)
+    )
+
+
+def _packs(connection: Connection, stream: str, where: str, values: list[Any]) -> list[PackRow]:
+    """Packs with what was found of each, and their twins."""
+    rows = connection.execute(
+        f"SELECT p.seq, p.boot, p.from_ms, p.to_ms, p.readings, p.due, p.gaps, l.stored, l.checked IS NOT NULL, "
+        f"p.faults, p.body FROM packs p LEFT JOIN lots l ON l.lot = p.lot WHERE {where}".encode(),
+        values,
+    ).fetchall()
+    if not rows:
+        return []
+    low, high, number = min(row[0] for row in rows), max(row[0] for row in rows), stream_id(stream)
+    codes: dict[tuple[int, int], list[str]] = {}
+    found = connection.execute(
+        "SELECT seq, boot, code FROM all_findings WHERE stream = %s AND seq BETWEEN %s AND %s", [number, low, high]
+    )
+    for seq, boot, code in found:
+        codes.setdefault((seq, boot), []).append(code)
+    bodies = Bodies(connection)
+    made = []
+    for seq, boot, from_ms, to_ms, readings, due, gaps, stored, checked, faults, body in rows:
+        own = tuple(sorted({*(faults or ()), *codes.get((seq, boot), ())}))
+        raw = bodies.read(bytes(body))
+        made.append(
+            PackRow(
+                stream, seq, boot, from_ms, to_ms, readings, due, gaps, stored, checked, own, raw, payload_hash(raw)
+            )
+        )
+    twins = connection.execute(
+        "SELECT seq, boot, from_ms, body FROM forks WHERE stream = %s AND seq BETWEEN %s AND %s ORDER BY seq LIMIT %s",
+        [number, low, high, MOST_ROWS],
+    )
+    for seq, boot, from_ms, body in twins:
+        raw = bodies.read(bytes(body))
+        made.append(
+            PackRow(
+                stream, seq, boot, from_ms, from_ms, 0, None, None, None, True, ("fork",), raw, payload_hash(raw), True
+            )
+        )
+    return made

@@ -1,0 +1,71 @@
+"""Several databases as one platform: one that is away is named, and the others are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import psycopg
+
+from receiver.database import (
+    Connection,
+    DatabaseAway,
+    DatabaseError,
+    check_place,
+    check_schema,
+    connect,
+    parse_shards,
+    show_dsn,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """A database that does not answer. ``place`` counts from 1."""
+
+    place: int
+    name: str
+    why: str
+
+
+def each_shard(
+    dsns: Sequence[str], look: Callable[[Connection], T], *, timeout_s: int = 10, read_only: bool = False
+) -> tuple[list[T], list[Away]]:
+    """What ``look`` finds in each database that answers, in their order, and those that do not.
+
+    Args:
+        read_only: the server refuses to change anything.
+
+    Raises:
+        DatabaseError: none answers, or one is not what it should be (no tables, another version, another place).
+    """
+    found: list[T] = []
+    away: list[Away] = []
+    last: DatabaseError | None = None
+    for place, dsn in enumerate(dsns):
+        try:
+            with connect(dsn, timeout_s=timeout_s) as connection:
+                check_schema(connection, dsn)
+                check_place(connection, dsn, place, len(dsns), note=not read_only)
+                if read_only:
+                    connection.execute("SET default_transaction_read_only = on")
+                found.append(look(connection))
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            last = DatabaseAway(first, where=show_dsn(dsn), hint="Does it run?")
+            away.append(Away(place + 1, show_dsn(dsn), first))
+        except DatabaseAway as error:
+            last = error
+            away.append(Away(place + 1, show_dsn(dsn), error.what))
+    if last is not None and len(away) == len(dsns):
+        raise last
+    return found, away
+
+
+def open_some(dsns: Sequence[str]) -> tuple[list[str], list[Away]]:
+    """The databases of ``--db``, each in its place, and those that are away for now. Raises DatabaseError."""
+    made = parse_shards(dsns)
+    return made, each_shard(made, lambda connection: None)[1]

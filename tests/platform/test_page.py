@@ -1,0 +1,255 @@
+"""The fleet's page: what it shows is what was published, it changes nothing, and what strangers wrote is text."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from typing import Any
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+from starlette.testclient import TestClient
+
+from agent.verify.jws import base64url
+from agent.verify.signed import payload_hash
+from drivers.model import GatewayError
+from receiver.commands import platform
+from receiver.database import connect, migrate, statement
+from receiver.fleet import MadeGateway
+from receiver.page import views
+from receiver.page.app import make_app
+from receiver.page.data import FleetData, last_days
+from receiver.private_postgres import PrivatePostgres
+from tests.kits.fleet_scene import GATEWAYS, MARKUP, fill
+
+AWAY = "host=/nowhere dbname=x"
+LONG = "/stream/site00/gw00000/long"
+PAGES = (
+    "/", "/gateway/site00/gw00000", "/gateway/site00/gw00001", "/gateway/site09/silent", LONG,
+    f"{LONG}?point=ac.energy.import", "/pack/site00/gw00000/long/2", "/nothing",
+)  # fmt: skip
+Browse = Callable[..., TestClient]
+
+
+class Scene:
+    """A database, its fleet, and what was published on the long stream."""
+
+    def __init__(self, dsn: str, fleet: list[MadeGateway]) -> None:
+        self.dsn, self.fleet = dsn, fleet
+
+
+@pytest.fixture(scope="module")
+def scene(postgres: PrivatePostgres) -> Scene:
+    with psycopg.connect(postgres.dsn, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE page")
+    dsn = postgres.dsn.replace("dbname=postgres", "dbname=page")
+    migrate(dsn)
+    return Scene(dsn, fill(dsn))
+
+
+@pytest.fixture
+def browse() -> Iterator[Browse]:
+    opened: list[TestClient] = []
+
+    def open_page(*dsns: str, base: str = "http://127.0.0.1:8090", **more: Any) -> TestClient:
+        browser = TestClient(make_app(dsns, **more), base, follow_redirects=False)
+        browser.__enter__()
+        opened.append(browser)
+        return browser
+
+    yield open_page
+    for browser in opened:
+        browser.__exit__(None, None, None)
+
+
+def attributes(text: str) -> list[tuple[str, str, str | None]]:
+    """Attributes that no page of ours has, as a browser would see them."""
+    found: list[tuple[str, str, str | None]] = []
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            for name, value in attrs:
+                outside = name in ("href", "src", "action") and not (value or "").startswith(("/", "#"))
+                if name.startswith("on") or name == "style" or outside:
+                    found.append((tag, name, value))
+
+    Parser().feed(text)
+    return found
+
+
+def gateways(text: str) -> list[str]:
+    return re.findall(r'<th scope="row"><a href="[^"]*/gateway/([^"]*)"', text)
+
+
+def test_the_table_filters_sorts_and_turns_pages(scene: Scene, browse: Browse, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = browse(scene.dsn)
+    everything = gateways(page.get("/").text)
+    assert len(everything) == GATEWAYS and everything[-1] > everything[10], "all that are enrolled"
+    assert "site01/gw00029" in page.get("/").text, "who is not enrolled has a table of its own"
+    assert gateways(page.get("/?state=silent").text) == ["site09/silent"]
+    assert set(gateways(page.get("/?state=incomplete").text)) == {"site00/gw00000", "site00/gw00010", "site01/gw00024"}
+    assert gateways(page.get("/?q=GW00017&state=failed").text) == ["site00/gw00017"]
+    assert "No gateway matches" in page.get("/?q=nobody").text
+    names = gateways(page.get("/?sort=gateway").text)
+    assert names == sorted(names) == gateways(page.get("/?sort=gateway&order=desc").text)[::-1]
+    shares = [float(one) for one in re.findall(r'data-label="Complete">([\d.]+) %', page.get("/?sort=complete").text)]
+    assert len(shares) == GATEWAYS - 1 and shares == sorted(shares)
+    assert gateways(page.get("/?sort=missing").text)[:2] == ["site00/gw00000", "site00/gw00010"]
+    assert 'aria-sort="ascending"' in page.get("/?sort=seen").text
+    monkeypatch.setattr(views, "PAGE_ROWS", 10)
+    turned = [gateways(page.get(f"/?sort=gateway&page={number}").text) for number in (1, 2, 3)]
+    assert [one for part in turned for one in part] == names
+    assert gateways(page.get("/?sort=gateway&page=99").text) == turned[2], "beyond the end is the last one"
+    for nonsense in ("/?page=-1", "/?page=x", "/?sort=%00&state='--", "/?q=" + "x" * 500):
+        assert page.get(nonsense).status_code == 200
+
+
+def test_every_page_in_both_languages_and_markup_is_text(scene: Scene, browse: Browse) -> None:
+    page, shown = browse(scene.dsn), ""
+    for path in PAGES:
+        for language, word in (("en", "Read-only"), ("zh", "只读页面")):
+            answer = page.get(path, headers={"accept-language": language})
+            assert answer.status_code == (404 if path == "/nothing" else 200), (path, answer.text[:300])
+            assert word in answer.text and MARKUP not in answer.text and "<img src=x" not in answer.text
+            assert answer.headers["content-security-policy"].startswith("default-src 'self'")
+            assert not attributes(answer.text), "no handler, style, or address of another machine"
+            shown += answer.text
+    assert "&lt;img src=x" in shown, "it was there to be escaped: a version, and a reason of gaps"
+    english = page.get("/?lang=en").text
+    assert page.get("/").text.count('<html lang="en">') == english.count('<html lang="en">') == 1, "a cookie keeps it"
+
+
+def test_a_figure_down_to_the_packs_and_their_bytes(scene: Scene, browse: Browse) -> None:
+    """Mean, readings and packs of a quarter of an hour, against what was published."""
+    page, stream = browse(scene.dsn), "site00/gw00000/long"
+    text = page.get(f"/stream/{stream}").text
+    cells = r'.*?<td class="n m">([^<]*)</td>.*?<td>(\d+) readings[^<]*</td><td class="n"><a href="([^"]*)">(\d+)'
+    rows = re.findall(r'<tr data-t="(\d+)"' + cells, text, re.DOTALL)
+    holed = [row for row in rows if int(row[4]) < 15]  # three of the packs of one quarter never came
+    for start, mean, readings, href, packs in (rows[0], *holed):
+        listed = page.get(html.unescape(href)).text
+        links = re.findall(
+            r'<a href="(/pack/[^"]*)">(\d+)</a>.*?<td class="hash"[^>]*>([\w-]{43})</td>', listed, re.DOTALL
+        )
+        assert len(links) == int(packs) and listed.count("good-text") == int(packs)
+        values = []
+        for where, _, digest in links:
+            shown = page.get(where).text
+            raw = page.get(html.unescape(re.findall(r'href="(/raw/[^"]*)"', shown)[0]))
+            assert base64url(payload_hash(raw.content)) == digest and "attachment" in raw.headers["content-disposition"]
+            base = 0.0
+            for record in json.loads(raw.content)["e"]:
+                base = record.get("bt", base)
+                if record["n"] == "ac.power.active" and int(start) <= base < int(start) + 900:
+                    values.append(record["v"])
+        assert len(values) == int(readings)
+        assert float(mean) == pytest.approx(sum(values) / len(values), rel=1e-4)
+    assert page.get(f"/raw/{stream}/2?hash=00").status_code == 404
+
+
+def test_nothing_can_be_changed(scene: Scene, browse: Browse) -> None:
+    """With the rights that docs/platform.md gives it, and with more: its sessions are read-only."""
+    with connect(scene.dsn) as connection:
+        connection.execute("CREATE ROLE page_reader LOGIN")
+        connection.execute("GRANT USAGE ON SCHEMA meterhouse TO page_reader")
+        connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA meterhouse TO page_reader")
+    page = browse(re.sub(r"user=\w+", "user=page_reader", scene.dsn))
+    for path in PAGES[:-1]:
+        assert page.get(path).status_code == 200, path
+    data = FleetData([scene.dsn])
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        data._ask("site00/gw00000", lambda connection: connection.execute("DELETE FROM pins"))
+    data.close()
+    for method in ("post", "put", "delete", "patch"):
+        assert getattr(page, method)("/").status_code == 405
+
+
+def test_the_number_of_questions_does_not_grow_with_the_fleet(
+    scene: Scene, dsn: str, browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What makes it fast with a thousand gateways: a fixed number of questions, and packs are found by index."""
+    asked: list[bytes | str] = []
+    execute = psycopg.Connection.execute
+
+    def counted(self: Any, query: Any, *more: Any, **most: Any) -> Any:
+        asked.append(query)
+        return execute(self, query, *more, **most)
+
+    monkeypatch.setattr(psycopg.Connection, "execute", counted)
+    counts = []
+    for database in (dsn, scene.dsn):  # without any gateway, and with thirty
+        data = FleetData([database])
+        asked.clear()
+        data.fleet()
+        data.fleet()
+        counts.append(len(asked))
+        data.close()
+    assert counts[0] == counts[1] <= 12, asked
+    with connect(scene.dsn) as connection:
+        connection.execute("SET enable_seqscan = off")
+        since = {"since": last_days()[0], "like": None, "streams": None, "gateway": "site00/gw00000"}
+        for name in ("fleet", "fleet_days", "streams"):
+            plan = connection.execute(b"EXPLAIN " + statement(name), since).fetchall()
+            assert not [line for (line,) in plan if "Seq Scan on packs" in line or "Seq Scan on reading" in line], name
+
+
+def test_behind_a_proxy_under_a_path(scene: Scene, browse: Browse) -> None:
+    page = browse(scene.dsn, root="/fleet", names=["fleet.example"], base="http://fleet.example")
+    for path in ("/fleet/gateway/site00/gw00000", "/gateway/site00/gw00000"):  # kept by the proxy, or taken away
+        text = page.get(path).text
+        links = re.findall(r'(?:href|src|action)="([^"]*)"', text)
+        assert links and all(link.startswith(("/fleet/", "#")) for link in links), links
+    for link in set(re.findall(r'="(/fleet/static/[^"]*)"', text)):
+        assert page.get(link).status_code == 200
+    assert page.get("/fleet").status_code == 200 and page.get("/fleet/").status_code == 200
+    assert page.get("/", headers={"host": "attacker.example"}).status_code == 421
+    kept = page.get("/?lang=zh", headers={"x-forwarded-proto": "https"}).headers["set-cookie"]
+    assert "Secure" in kept and "HttpOnly" in kept
+    assert "Secure" not in page.get("/?lang=zh").headers["set-cookie"]
+
+
+def test_a_database_that_is_away_is_said_and_an_old_state_is_shown_meanwhile(dsn: str, browse: Browse) -> None:
+    with connect(dsn) as connection:
+        connection.execute("INSERT INTO shard VALUES (0, 2)")
+    text = browse(dsn, AWAY).get("/").text
+    assert "Database 2 is away" in text and "enrolled" in text
+    answer = browse(AWAY).get("/")
+    assert answer.status_code == 503 and "Does it run there" in answer.text and "Traceback" not in answer.text
+    now = [100.0]
+    data = FleetData([dsn, AWAY], lambda: now[0])
+    first = data.fleet()
+    data._dsns = [AWAY, AWAY]
+    assert data.fleet() is first, "fresh"
+    now[0] += 400
+    with pytest.raises(GatewayError):
+        data.fleet()  # too old to be shown
+    data.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/gateway/no/one", 404), ("/gateway/site00/%3Cb%3E", 404), ("/stream/site00/gw00000/none", 404),
+        ("/stream/site00/gw00000/long?date=x", 404), ("/stream/site00/gw00000/long?date=1999-01-01", 200),
+        ("/stream/site00/gw00000/long?point=" + "x" * 300, 200), ("/packs/site00/gw00000/long?from=9&to=1", 404),
+        ("/packs/site00/gw00000/long?from=0&to=99999999999999", 404),
+        ("/pack/site00/gw00000/long/9007199254740992", 404),
+        ("/pack/site00/gw00000/long/99999", 404), ("/static/../app.py", 404), ("/gateway/a%00b/c", 404),
+    ],
+)  # fmt: skip
+def test_addresses_that_lead_nowhere(scene: Scene, browse: Browse, path: str, status: int) -> None:
+    assert browse(scene.dsn).get(path).status_code == status
+
+
+def test_wrong_options_say_what_to_do(dsn: str) -> None:
+    for arguments, words in (
+        (["--listen", "nowhere"], "is not an address"),
+        (["--root-path", "//x"], "is not a path"),
+        (["--timezone", "Mars/Base"], "is not a time zone"),
+    ):
+        result = CliRunner().invoke(platform, ["page", *arguments, "--db", dsn])
+        assert words in str(result.exception), (arguments, result.exception)
