@@ -175,9 +175,17 @@ def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str,
 @click.option("--metrics", metavar="ADDRESS", help="Prometheus metrics here, such as 127.0.0.1:9108.")
 @click.option("--keep-days", type=click.IntRange(1), help="Drop packs that are older, by whole months. Default: never.")
 @click.option("--name", default=None, help="Of this keeper at the broker; default: the host's name.")
+@click.option(
+    "--clickhouse", metavar="URL", help="Send readings and figures there too: http://user@host:8123/DATABASE."
+)
 @db_option
 def keep_command(
-    broker: str | None, metrics: str | None, keep_days: int | None, name: str | None, dsns: tuple[str, ...]
+    broker: str | None,
+    metrics: str | None,
+    keep_days: int | None,
+    name: str | None,
+    clickhouse: str | None,
+    dsns: tuple[str, ...],
 ) -> None:
     """Check the seams between packs, settle completeness, acknowledge, ask for what is missing.
 
@@ -186,6 +194,7 @@ def keep_command(
     \b
     Exit codes: 0 stopped, 2 wrong usage, 3 a database cannot be used.
     """
+    from receiver.clickhouse_feed import FeedThread
     from receiver.keeper import PAUSE_S, Keeper
     from receiver.metrics import MetricsServer, prometheus_text
     from receiver.publisher import Publisher
@@ -195,10 +204,13 @@ def keep_command(
     stop = _on_stop()
     publisher = Publisher(broker, name or socket.gethostname()) if broker else None
     keepers = [Keeper(dsn, publisher, keep_days=keep_days) for dsn in shards]
+    feed = FeedThread(shards, clickhouse) if clickhouse else None
     server = MetricsServer(metrics, lambda: prometheus_text(_summary(shards))) if metrics else None
     while not stop:
         if not sum([keeper.step() for keeper in keepers]):
             time.sleep(PAUSE_S)
+    if feed:
+        feed.close()
     if server:
         server.close()
     if publisher:

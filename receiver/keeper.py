@@ -29,6 +29,10 @@ ACKS_S: Final = 2.0
 SETTLE_S: Final = 5.0
 REPLAY_S: Final = 60.0
 DAILY_S: Final = 3600.0
+_NOT_SENT: Final = """
+SELECT count(*) FROM {} WHERE EXISTS (SELECT FROM clickhouse) AND lot IN (
+  SELECT lot FROM lots WHERE batch IS NULL UNION ALL
+  SELECT l.lot FROM lots l JOIN batches b ON b.batch = l.batch WHERE b.sent IS NULL)"""
 
 
 @dataclass(slots=True)
@@ -128,6 +132,9 @@ def drop_months(connection: Connection, keep_days: int) -> list[str]:
         if month[:4].isdigit():
             first = date(int(month[:4]), int(month[5:7]), 1)
             if (first + timedelta(days=31)).replace(day=1) <= oldest:
+                if waiting := connection.execute(_NOT_SENT.format(name).encode()).fetchall()[0][0]:
+                    log.warning("%s stays: ClickHouse does not have %d of its packs yet", name, waiting)
+                    continue
                 next_month = (first + timedelta(days=31)).replace(day=1)
                 before_ms = round(datetime(next_month.year, next_month.month, 1, tzinfo=UTC).timestamp() * 1000)
                 with connection.transaction():
