@@ -178,6 +178,7 @@ def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str,
 @click.option(
     "--clickhouse", metavar="URL", help="Send readings and figures there too: http://user@host:8123/DATABASE."
 )
+@click.option("--latest", is_flag=True, help="Publish the newest values of each device, retained. Needs --broker.")
 @db_option
 def keep_command(
     broker: str | None,
@@ -185,6 +186,7 @@ def keep_command(
     keep_days: int | None,
     name: str | None,
     clickhouse: str | None,
+    latest: bool,
     dsns: tuple[str, ...],
 ) -> None:
     """Check the seams between packs, settle completeness, acknowledge, ask for what is missing.
@@ -199,11 +201,13 @@ def keep_command(
     from receiver.metrics import MetricsServer, prometheus_text
     from receiver.publisher import Publisher
 
+    if latest and not broker:
+        raise UsageError("there is no broker to publish to", where="--latest", hint="Add --broker mqtt://HOST")
     shards = open_shards(dsns)
     _start_log()
     stop = _on_stop()
     publisher = Publisher(broker, name or socket.gethostname()) if broker else None
-    keepers = [Keeper(dsn, publisher, keep_days=keep_days) for dsn in shards]
+    keepers = [Keeper(dsn, publisher, keep_days=keep_days, latest=latest) for dsn in shards]
     feed = FeedThread(shards, clickhouse) if clickhouse else None
     server = MetricsServer(metrics, lambda: prometheus_text(_summary(shards))) if metrics else None
     while not stop:

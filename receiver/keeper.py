@@ -19,6 +19,7 @@ from drivers.backoff import Backoff
 from receiver.acks import Acknowledger
 from receiver.chains import apply_revocations, check_lots
 from receiver.database import Connection, DatabaseError, check_schema, connect
+from receiver.latest import LatestPublisher
 from receiver.publisher import Publisher
 from receiver.replays import ask_again
 from receiver.settle import settle_late
@@ -26,6 +27,7 @@ from receiver.settle import settle_late
 log = logging.getLogger("meterhouse.platform")
 PAUSE_S: Final = 0.5  # without work
 ACKS_S: Final = 2.0
+LATEST_S: Final = 1.0
 SETTLE_S: Final = 5.0
 REPLAY_S: Final = 60.0
 DAILY_S: Final = 3600.0
@@ -48,6 +50,7 @@ class Keeper:
     Args:
         publisher: None: acknowledge nothing, ask for nothing.
         keep_days: packs that begin earlier are dropped, by whole months; None: never.
+        latest: also publish the newest values of each device.
         clock: monotonic seconds.
     """
 
@@ -57,6 +60,7 @@ class Keeper:
         publisher: Publisher | None = None,
         *,
         keep_days: int | None = None,
+        latest: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.dsn, self._clock = dsn, clock
@@ -70,6 +74,8 @@ class Keeper:
         if publisher is not None:
             acknowledger = Acknowledger(publisher)
             self._jobs.append(_Job(ACKS_S, acknowledger.step))
+            if latest:
+                self._jobs.append(_Job(LATEST_S, LatestPublisher(publisher).step))
             self._jobs.append(_Job(REPLAY_S, lambda connection: ask_again(connection, publisher), clock() + REPLAY_S))
 
     def step(self) -> int:

@@ -34,3 +34,11 @@ CREATE VIEW clickhouse_waiting AS
 SELECT coalesce(sum(l.packs), 0)::bigint AS packs, min(l.stored) AS since
 FROM lots l
 WHERE EXISTS (SELECT FROM clickhouse) AND (l.batch IS NULL OR l.batch IN (SELECT batch FROM batches WHERE sent IS NULL));
+
+-- What `keep --latest` has published, one retained message a device.
+CREATE TABLE latest (
+  stream bigint PRIMARY KEY,
+  boot bigint NOT NULL, seq bigint NOT NULL, -- of the newest pack in it
+  points jsonb NOT NULL,                -- {point: {"v", "t", "u", "q", "pack"}}
+  published timestamptz NOT NULL DEFAULT now());
+CREATE INDEX ON findings (found);
