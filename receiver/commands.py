@@ -294,6 +294,59 @@ def audit_command(
         click.echo(f"{folder}: {total['packs']} packs of {total['streams']} streams of {total['gateways']} gateways")
 
 
+@platform.command("convert")
+@click.argument("name", required=False)
+@click.option("--map", "mapping", type=EXISTING_FILE, help="Which point becomes what: a file of yours.")
+@click.option("--from", "from_text", metavar="TIME", help="UTC, 2026-11-01 or 2026-11-01T08:00.")
+@click.option("--to", "to_text", metavar="TIME", help="End, not included; default: now.")
+@click.option("--into", type=click.Path(dir_okay=False, path_type=Path), help="Write here; default: stdout.")
+@db_option
+def convert_command(
+    name: str | None,
+    mapping: Path | None,
+    from_text: str | None,
+    to_text: str | None,
+    into: Path | None,
+    dsns: tuple[str, ...],
+) -> None:
+    """Write verified values in another format, interval by interval. Without a NAME: which formats there are.
+
+    What is missing is flagged as the format has it, never a zero. A package of its own may bring more formats.
+
+    \b
+    Examples:
+      meterhouse platform convert --db DSN
+      meterhouse platform convert hj212-2017 --map cod.toml --from 2026-11-01 --to 2026-11-02 --db DSN
+
+    \b
+    Exit codes: 0 written, 2 wrong usage, 3 a faulty mapping or database.
+    """
+    from receiver.converters import converters, find_converter
+    from receiver.converters.intervals import read_intervals
+
+    if name is None:
+        for one in converters().values():
+            click.echo(f"{one.name}  {one.title}")
+        return
+    if mapping is None or from_text is None:
+        missing = "--map" if mapping is None else "--from"
+        raise UsageError("it is missing", where=missing, hint="A conversion needs --map FILE and --from TIME")
+    conversion = find_converter(name).read_map(mapping)
+    from_ms, to_ms = _utc_ms(from_text, "--from"), _utc_ms(to_text, "--to")
+    shards = open_shards(dsns)
+    gateways = {one.stream.rpartition("/")[0] for one in conversion.series}
+    places = {shard_of(gateway, len(shards)) for gateway in gateways}
+    if len(places) > 1:
+        hint = "Give each of them a mapping of its own"
+        raise UsageError("its gateways lie in several databases", where=str(mapping), hint=hint)
+    with connect(shards[places.pop()]) as connection:
+        until_ms = round(time.time() * 1000) if to_ms is None else to_ms
+        messages = conversion.write(read_intervals(connection, conversion, from_ms or 0, until_ms))
+        with into.open("wb") if into else click.open_file("-", "wb") as file:
+            for message in messages:
+                file.write(message)
+
+
 @platform.command("demo")
 @click.option(
     "--gateways", type=click.IntRange(10, 2000), default=200, show_default=True, help="Size of the made-up fleet."

@@ -48,8 +48,8 @@ def newest(b: Broken, below: int = 1 << 60) -> dict[str, Any]:
         base = 0.0
         for record in raw.get("e", []) if raw["seq"] < below else []:
             base = record.get("bt", base)
-            made[record["n"]] = {"pack": f"{raw['boot']}/{raw['seq']}", "q": "good", "t": base, "u": record.get("u", ""),
-                                 "v": record["v"]}  # fmt: skip
+            pack = f"{raw['boot']}/{raw['seq']}"
+            made[record["n"]] = {"pack": pack, "q": "good", "t": base, "u": record.get("u", ""), "v": record["v"]}
     return made
 
 
@@ -89,7 +89,7 @@ def test_what_is_found_false_later_is_replaced_by_what_is_sound(dsn: str) -> Non
     last = max(json.loads(raw)["seq"] for topic, raw in b.sent if topic == b.topic)
     with connect(dsn) as connection:
         connection.execute(
-            "INSERT INTO findings (stream, seq, boot, code) SELECT stream, seq, boot, 'chain' FROM packs WHERE seq = %s",
+            "INSERT INTO findings SELECT stream, seq, boot, 'chain' FROM packs WHERE seq = %s",
             [last],
         )
     step(dsn, retained)
