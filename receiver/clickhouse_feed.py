@@ -23,6 +23,7 @@ log = logging.getLogger("meterhouse.platform")
 PACKS: Final = 2000  # of a batch, more where a lot has more
 CHANGES: Final = 1000  # of a batch
 PAUSE_S: Final = 2.0  # without work
+FAULT_S: Final = 30.0  # after a fault of ours
 LOCK: Final = 7_235_703  # advisory, of the session: one feed a database
 
 _CLAIM_LOTS: Final = """
@@ -144,7 +145,13 @@ class FeedThread:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            if not sum([feed.step() for feed in self._feeds]):
+            try:
+                sent = sum([feed.step() for feed in self._feeds])
+            except Exception:  # noqa: BLE001 a fault of ours must not end the feed unseen
+                log.exception("feeding ClickHouse; tried again in %.0f s", FAULT_S)
+                self._stop.wait(FAULT_S)
+                continue
+            if not sent:
                 self._stop.wait(PAUSE_S)
         for feed in self._feeds:
             feed.close()

@@ -95,5 +95,31 @@ SELECT stream, before + 1 AS first, number - 1 AS last, left_to AS "from", right
   FROM {db}.packs WINDOW w AS (PARTITION BY stream ORDER BY seq, "from" ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
 ) WHERE number > before + 1;
 
+-- What was due in packs that are not here, by UTC day, at the stream's mean rate: in holes, and since the newest pack of a stream that went
+-- silent 15 minutes ago or earlier.
+CREATE VIEW IF NOT EXISTS {db}.missing_days AS
+WITH rates AS (
+  SELECT stream, sum(due) / sum(toUnixTimestamp64Milli("to") - toUnixTimestamp64Milli("from")) AS rate, max(toUnixTimestamp64Milli("to")) AS newest
+  FROM {db}.packs WHERE due > 0 AND "to" > "from" GROUP BY stream
+), stretches AS (
+  SELECT h.stream AS stream, toUnixTimestamp64Milli(h."from") AS low, toUnixTimestamp64Milli(h."to") AS high, r.rate AS rate
+  FROM {db}.holes AS h JOIN rates AS r ON r.stream = h.stream WHERE h."to" > h."from"
+  UNION ALL
+  SELECT stream, newest AS low, toUnixTimestamp64Milli(now64(3)) AS high, rate FROM rates WHERE newest < toUnixTimestamp64Milli(now64(3)) - 900000
+)
+SELECT stream, toDate(number) AS day, round(sum((least(high, (number + 1) * 86400000) - greatest(low, number * 86400000)) * rate)) AS due
+FROM (SELECT *, arrayJoin(range(toUInt32(intDiv(low, 86400000)), toUInt32(intDiv(high - 1, 86400000)) + 1)) AS number FROM stretches)
+GROUP BY stream, day;
+
+-- Completeness with what never came: readings of all that was due and not asleep.
+CREATE VIEW IF NOT EXISTS {db}.due_days AS
+SELECT arrayStringConcat(arraySlice(splitByChar('/', stream), 1, 2), '/') AS gateway, splitByChar('/', stream)[1] AS site, stream, day,
+  sum(d) AS due, sum(r) AS readings, sum(g) AS gaps, sum(a) AS asleep, sum(m) AS missing
+FROM (
+  SELECT stream, day, toFloat64(due) AS d, readings AS r, gaps AS g, asleep AS a, toFloat64(0) AS m FROM {db}.completeness
+  UNION ALL SELECT stream, day, toFloat64(0), 0, 0, 0, due FROM {db}.missing_days
+) GROUP BY stream, day;
+
 CREATE VIEW IF NOT EXISTS {db}.latest_figures AS
-SELECT splitByChar('/', gateway)[1] AS site, * FROM {db}.figures ORDER BY seq DESC LIMIT 1 BY gateway, kind, id, period, "from";
+SELECT splitByChar('/', gateway)[1] AS site, *, count() OVER (PARTITION BY gateway, kind, id, period, "from") AS versions
+FROM {db}.figures ORDER BY seq DESC LIMIT 1 BY gateway, kind, id, period, "from";

@@ -17,12 +17,14 @@ pytest.importorskip("chdb", reason="chdb-core, ClickHouse's engine as a library,
 
 from drivers.model import UsageError
 from receiver.clickhouse import ClickHouse, ClickHouseError
-from receiver.clickhouse_feed import ClickHouseFeed
+from receiver.clickhouse_feed import FIGURE_COLUMNS, PACK_COLUMNS, ClickHouseFeed
 from receiver.database import connect
 from receiver.keeper import Keeper, drop_months
+from tests.kits import recipes
 from tests.kits.clickhouse_front import ROOT, Front, asked, in_clickhouse, in_postgres
 from tests.kits.fleet_faults import KINDS, make
 from tests.platform.test_queries import stored
+from tests.platform.test_recipes import fill
 
 pytestmark = pytest.mark.slow
 
@@ -167,6 +169,63 @@ def test_what_it_refuses_is_said_once_and_sent_later(dsn: str, front: Front, cap
     assert one.step() > 0
     one.close()
     assert count(front) == 1100
+
+
+def test_figures_come_over_as_they_were_signed_also_those_that_were_signed_again(dsn: str, front: Front) -> None:
+    with connect(dsn) as connection, connection.cursor() as cursor:
+        fill(cursor)
+        cursor.execute("DELETE FROM packs WHERE boot = 9")
+        cursor.execute(
+            "INSERT INTO packs (stream, seq, boot, from_ms, to_ms, hash, birth, signer, lot, is_birth, first, body, "
+            "readings, due) SELECT stream, seq, boot, 0, 0, gen_random_uuid(), gen_random_uuid(), 1, 1, false, false, "
+            "''::bytea, 0, 0 FROM figures ON CONFLICT DO NOTHING"
+        )
+        cursor.execute("INSERT INTO lots OVERRIDING SYSTEM VALUE VALUES (1, 100, now(), now())")
+        query = (
+            "SELECT s.gateway, f.id, f.period, f.label, (f.from_ms / 1000)::text, coalesce(f.v::text, ''), f.u, "
+            "f.seq::text, f.result::text FROM figures f JOIN streams s ON s.id = f.stream"
+        )
+        expected = sorted(list(row) for row in cursor.execute(query.encode()))
+    feed(dsn, front)
+    query = 'SELECT gateway, id, period, label, toUnixTimestamp("from"), exact, unit, seq, result FROM fleet.figures'
+    assert sorted(asked(front, query)) == expected
+    assert len(expected) == len(recipes.FIGURES)
+
+
+def test_the_recipes_of_the_page_give_what_was_counted_by_hand(front: Front) -> None:
+    target = ClickHouse(front.url)
+    target.make_tables()
+    stored_at, epoch = 1_604_500_000, recipes.MONDAY_MS
+    packs = [
+        (name, seq, "b", epoch + low * 3_600_000, epoch + high * 3_600_000, due, readings, gaps, asleep, {}, [], 1,
+         stored_at, 1, "")
+        for name, seq, low, high, due, readings, gaps, asleep in recipes.PACKS
+    ]  # fmt: skip
+    target.insert("incoming", PACK_COLUMNS, packs, "a")
+    columns = ("stream", "point", "at", "value", "unit", "quality", "stored")
+    readings = [(*row[:2], epoch / 1000 + row[2], *row[3:], stored_at) for row in recipes.READINGS]
+    target.insert("readings", columns, readings, "b")
+    figures = []
+    for gateway, name, period, label, low, high, value, unit, known, seq in recipes.FIGURES:
+        times = [(recipes.FIGURES_FROM_MS + day * recipes.DAY_MS) / 1000 for day in (low, high)]
+        rest = (value, "", unit, known, "", True, seq, "b", stored_at, "{}")
+        figures.append((gateway, "figure", name, period, label, *times, *rest))
+    target.insert("figures", FIGURE_COLUMNS, figures, "c")
+    made = [asked(front, sql.replace("meterhouse.", "fleet.")) for sql in recipes.recipes("ClickHouse").values()]
+    completeness, deviations, late, minutes, carbon = [[list(map(_plain, row)) for row in rows] for rows in made]
+    assert [tuple(row) for row in completeness] == recipes.COMPLETENESS
+    assert [tuple(row) for row in deviations] == recipes.DEVIATIONS
+    assert [(row[0], row[1], row[2], row[4]) for row in late] == recipes.LATE
+    assert [(row[0][11:16], *row[1:5]) for row in minutes] == recipes.MINUTES
+    assert [row[5] for row in minutes] == [3, 1], "all of them came late"
+    assert [tuple(row) for row in carbon] == recipes.CARBON
+
+
+def _plain(cell: str) -> str | float | None:
+    try:
+        return None if cell == "\\N" else float(cell)
+    except ValueError:
+        return cell
 
 
 @pytest.mark.parametrize(
