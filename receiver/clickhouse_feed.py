@@ -147,7 +147,7 @@ class FeedThread:
         while not self._stop.is_set():
             try:
                 sent = sum([feed.step() for feed in self._feeds])
-            except Exception:  # noqa: BLE001 a fault of ours must not end the feed unseen
+            except Exception:
                 log.exception("feeding ClickHouse; tried again in %.0f s", FAULT_S)
                 self._stop.wait(FAULT_S)
                 continue

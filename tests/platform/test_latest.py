@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from receiver.latest import PREFIX, LatestPublisher
 from receiver.trust import remove
 from tests.kits.fleet_faults import Broken, make
 from tests.platform.test_queries import stored
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Retained:
@@ -59,6 +62,10 @@ def test_each_device_has_the_newest_value_of_each_point_and_the_pack_that_proves
     assert step(dsn, retained) == 1
     assert retained.topics == {PREFIX + b.stream.name: {"points": newest(b), "stream": b.stream.name}}
     assert len(newest(b)) == 10
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((ROOT / "docs" / "pack.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator({"$defs": schema["$defs"], "$ref": "#/$defs/latest"})
+    validator.validate(retained.topics[PREFIX + b.stream.name])
     assert (step(dsn, retained), retained.sent) == (0, 1), "a keeper that starts again goes on"
 
 
