@@ -12,8 +12,11 @@ from drivers.model import UsageError
 from receiver import latest
 from receiver.commands import platform
 from receiver.database import connect
+from receiver.keeper import Keeper
 from receiver.latest import PREFIX, LatestPublisher
+from receiver.publisher import Publisher
 from receiver.trust import remove
+from tests.kits.broker import Broker, Heard, Listener, until
 from tests.kits.fleet_faults import Broken, make
 from tests.platform.test_queries import stored
 
@@ -67,6 +70,33 @@ def test_each_device_has_the_newest_value_of_each_point_and_the_pack_that_proves
     validator = jsonschema.Draft202012Validator({"$defs": schema["$defs"], "$ref": "#/$defs/latest"})
     validator.validate(retained.topics[PREFIX + b.stream.name])
     assert (step(dsn, retained), retained.sent) == (0, 1), "a keeper that starts again goes on"
+
+
+def test_a_broker_keeps_it_for_those_who_come_later_until_the_gateway_is_removed(dsn: str, tmp_path: Path) -> None:
+    b, broker = make("whole", 1), Broker(tmp_path)
+    stored(dsn, b, readings=False)
+    broker.start()
+    publisher = Publisher(broker.url, "test")
+    try:
+        keeper = Keeper(dsn, publisher, latest=True)
+        topic = PREFIX + b.stream.name
+        until(lambda: publisher.is_connected, what="connected")
+
+        def kept() -> list[Heard]:
+            later = Listener(broker)
+            publisher.publish("meterhouse/marker", b"{}")  # what is retained comes before it
+            until(lambda: [one for one in later.heard if one.topic == "meterhouse/marker"], what="the marker")
+            later.close()
+            return [one for one in later.heard if one.topic == topic and one.retained]
+
+        until(lambda: [keeper.step(), *kept()][1:], what="a retained message")
+        assert json.loads(kept()[0].payload)["points"] == newest(b)
+        with connect(dsn) as connection:
+            remove(connection, [b.gateway.name])
+        until(lambda: [keeper.step(), kept()][1] == [], what="it is taken away")
+    finally:
+        publisher.close()
+        broker.stop()
 
 
 def test_nothing_that_is_false_appears(dsn: str) -> None:
