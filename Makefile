@@ -73,6 +73,7 @@ test-bounds: $(VENV)/.test
 	$(BIN)/python -m tests.ext.build_checked $(SIDE_BY_SIDE) $(ARGS)
 
 soak: $(VENV)/.test
+	@$(BIN)/python -c 'import chdb' 2>/dev/null || $(BIN)/python -m pip install -q --disable-pip-version-check chdb-core || true
 	@command -v mkfs.xfs >/dev/null || [ -x /sbin/mkfs.xfs ] || echo "without xfsprogs the power cuts are skipped"
 	$(BIN)/python -m tests.fault.soak $(ARGS)
 

@@ -17,11 +17,11 @@ class Bodies:
 
     def read(self, frame: bytes) -> bytes:
         """The published bytes. Raises ValueError where the row is damaged."""
-        number = zstandard.get_frame_parameters(frame).dict_id
-        reader = self._readers.get(number)
-        if reader is None:
-            reader = self._readers[number] = self._make(number)
         try:
+            number = zstandard.get_frame_parameters(frame).dict_id
+            reader = self._readers.get(number)
+            if reader is None:
+                reader = self._readers[number] = self._make(number)
             return reader.decompress(frame, max_output_size=MAX_PACK_BYTES)
         except zstandard.ZstdError as error:
             raise ValueError(f"a damaged body: {error}") from None

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import click
 
 from agent.cli.common import say
-from agent.cli.options import json_option, lang_option
+from agent.cli.options import EXISTING_FILE, json_option, lang_option
 from drivers.model import UsageError, clean_text
 from receiver.database import check_place, connect, migrate, open_shards, parse_shards, shard_of, show_dsn
 from receiver.enrol_command import enrol_command
@@ -118,9 +118,19 @@ def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str,
 @click.option("--metrics", metavar="ADDRESS", help="Prometheus metrics here, such as 127.0.0.1:9108.")
 @click.option("--keep-days", type=click.IntRange(1), help="Drop packs that are older, by whole months. Default: never.")
 @click.option("--name", default=None, help="Of this keeper at the broker; default: the host's name.")
+@click.option(
+    "--clickhouse", metavar="URL", help="Send readings and figures there too: http://user@host:8123/DATABASE."
+)
+@click.option("--latest", is_flag=True, help="Publish the newest values of each device, retained. Needs --broker.")
 @db_option
 def keep_command(
-    broker: str | None, metrics: str | None, keep_days: int | None, name: str | None, dsns: tuple[str, ...]
+    broker: str | None,
+    metrics: str | None,
+    keep_days: int | None,
+    name: str | None,
+    clickhouse: str | None,
+    latest: bool,
+    dsns: tuple[str, ...],
 ) -> None:
     """Check the seams between packs, settle completeness, acknowledge, ask for what is missing.
 
@@ -129,10 +139,13 @@ def keep_command(
     \b
     Exit codes: 0 stopped, 2 wrong usage, 3 a database cannot be used.
     """
+    from receiver.clickhouse_feed import FeedThread
     from receiver.keeper import PAUSE_S, Keeper
     from receiver.metrics import MetricsServer, prometheus_text
     from receiver.publisher import Publisher
 
+    if latest and not broker:
+        raise UsageError("there is no broker to publish to", where="--latest", hint="Add --broker mqtt://HOST")
     shards, away = open_some(dsns)
     start_log()
     stop = _on_stop()
@@ -141,12 +154,16 @@ def keep_command(
     )
     publisher = Publisher(broker, name or socket.gethostname()) if broker else None
     keepers = [
-        Keeper(dsn, publisher, keep_days=keep_days, place=(place, len(shards))) for place, dsn in enumerate(shards)
+        Keeper(dsn, publisher, keep_days=keep_days, latest=latest, place=(place, len(shards)))
+        for place, dsn in enumerate(shards)
     ]
+    feed = FeedThread(shards, clickhouse) if clickhouse else None
     server = MetricsServer(metrics, lambda: prometheus_text(_summary(shards))) if metrics else None
     while not stop:
         if not sum([keeper.step() for keeper in keepers]):
             time.sleep(PAUSE_S)
+    if feed:
+        feed.close()
     if server:
         server.close()
     if publisher:
@@ -229,6 +246,59 @@ def audit_command(
     if agreed:  # not in the folder: a verifier takes it from whom it trusts
         click.echo(say("what was agreed, for `meterhouse verify`:"))
         click.echo("".join(f' --streams "{entry}"' for entry in agreed).strip())
+
+
+@platform.command("convert")
+@click.argument("name", required=False)
+@click.option("--map", "mapping", type=EXISTING_FILE, help="Which point becomes what: a file of yours.")
+@click.option("--from", "from_text", metavar="TIME", help="UTC, 2026-11-01 or 2026-11-01T08:00.")
+@click.option("--to", "to_text", metavar="TIME", help="End, not included; default: now.")
+@click.option("--into", type=click.Path(dir_okay=False, path_type=Path), help="Write here; default: stdout.")
+@db_option
+def convert_command(
+    name: str | None,
+    mapping: Path | None,
+    from_text: str | None,
+    to_text: str | None,
+    into: Path | None,
+    dsns: tuple[str, ...],
+) -> None:
+    """Write verified values in another format, interval by interval. Without a NAME: which formats there are.
+
+    What is missing is flagged as the format has it, never a zero. A package of its own may bring more formats.
+
+    \b
+    Examples:
+      meterhouse platform convert --db DSN
+      meterhouse platform convert hj212-2017 --map cod.toml --from 2026-11-01 --to 2026-11-02 --db DSN
+
+    \b
+    Exit codes: 0 written, 2 wrong usage, 3 a faulty mapping or database.
+    """
+    from receiver.converters import converters, find_converter
+    from receiver.converters.intervals import read_intervals
+
+    if name is None:
+        for one in converters().values():
+            click.echo(f"{one.name}  {one.title}")
+        return
+    if mapping is None or from_text is None:
+        missing = "--map" if mapping is None else "--from"
+        raise UsageError("it is missing", where=missing, hint="A conversion needs --map FILE and --from TIME")
+    conversion = find_converter(name).read_map(mapping)
+    from_ms, to_ms = _utc_ms(from_text, "--from"), _utc_ms(to_text, "--to")
+    shards = open_shards(dsns)
+    gateways = {one.stream.rpartition("/")[0] for one in conversion.series}
+    places = {shard_of(gateway, len(shards)) for gateway in gateways}
+    if len(places) > 1:
+        hint = "Give each of them a mapping of its own"
+        raise UsageError("its gateways lie in several databases", where=str(mapping), hint=hint)
+    with connect(shards[places.pop()]) as connection:
+        until_ms = round(time.time() * 1000) if to_ms is None else to_ms
+        messages = conversion.write(read_intervals(connection, conversion, from_ms or 0, until_ms))
+        with into.open("wb") if into else click.open_file("-", "wb") as file:
+            for message in messages:
+                file.write(message)
 
 
 @platform.command("demo")

@@ -19,6 +19,7 @@ from drivers.backoff import Backoff
 from receiver.acks import Acknowledger
 from receiver.chains import apply_revocations, check_lots
 from receiver.database import Connection, DatabaseError, check_place, check_schema, connect
+from receiver.latest import LatestPublisher
 from receiver.publisher import Publisher
 from receiver.replays import ask_again
 from receiver.settle import settle_late
@@ -26,11 +27,16 @@ from receiver.settle import settle_late
 log = logging.getLogger("meterhouse.platform")
 PAUSE_S: Final = 0.5  # without work
 ACKS_S: Final = 2.0
+LATEST_S: Final = 1.0
 SETTLE_S: Final = 5.0
 REPLAY_S: Final = 60.0
 DAILY_S: Final = 3600.0
 UNKNOWN_DAYS: Final = 30
 REFUSALS_DAYS: Final = 400
+_NOT_SENT: Final = """
+SELECT count(*) FROM {} WHERE EXISTS (SELECT FROM clickhouse) AND lot IN (
+  SELECT lot FROM lots WHERE batch IS NULL UNION ALL
+  SELECT l.lot FROM lots l JOIN batches b ON b.batch = l.batch WHERE b.sent IS NULL)"""
 
 
 @dataclass(slots=True)
@@ -47,6 +53,7 @@ class Keeper:
         publisher: None: acknowledge nothing, ask for nothing.
         keep_days: packs that begin earlier are dropped, by whole months; None: never.
         place: which of how many databases it is; None: unknown.
+        latest: also publish the newest values of each device.
         clock: monotonic seconds.
     """
 
@@ -57,6 +64,7 @@ class Keeper:
         *,
         keep_days: int | None = None,
         place: tuple[int, int] | None = None,
+        latest: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.dsn, self._place, self._clock = dsn, place, clock
@@ -73,6 +81,8 @@ class Keeper:
         if publisher is not None:
             acknowledger = Acknowledger(publisher)
             self._jobs.append(_Job(ACKS_S, acknowledger.step))
+            if latest:
+                self._jobs.append(_Job(LATEST_S, LatestPublisher(publisher).step))
             self._jobs.append(_Job(REPLAY_S, lambda connection: ask_again(connection, publisher), clock() + REPLAY_S))
 
     def step(self) -> int:
@@ -145,6 +155,9 @@ def drop_months(connection: Connection, keep_days: int) -> list[str]:
         if month[:4].isdigit():
             first = date(int(month[:4]), int(month[5:7]), 1)
             if (first + timedelta(days=31)).replace(day=1) <= oldest:
+                if waiting := connection.execute(_NOT_SENT.format(name).encode()).fetchall()[0][0]:
+                    log.warning("%s stays: ClickHouse does not have %d of its packs yet", name, waiting)
+                    continue
                 next_month = (first + timedelta(days=31)).replace(day=1)
                 before_ms = round(datetime(next_month.year, next_month.month, 1, tzinfo=UTC).timestamp() * 1000)
                 with connection.transaction():

@@ -81,6 +81,7 @@ class Store:
         self._streams: set[str] = set()  # known to be there
         self._months: set[date] = set()
         self._births: set[UUID] = set()
+        self._forks: set[UUID] = set()  # packs of the batch at hand whose identity another pack has
         self._compressor = zstandard.ZstdCompressor(level=LEVEL)
         self._samples: list[bytes | bytearray | memoryview] | None = []  # None: there is a dictionary
 
@@ -169,7 +170,8 @@ class Store:
             new = self._put_packs(cursor, packs) if packs else 0
             _put_extras(cursor, packs)
             if self._with_readings:
-                self._put_readings(cursor, [one for one in packs if one.checked.value.get("e") and not one.codes])
+                kept = [one for one in packs if _hash(one.checked.link.hash) not in self._forks]
+                self._put_readings(cursor, [one for one in kept if one.checked.value.get("e") and not one.codes])
             _put_refused(cursor, refused)
             _put_unknown(cursor, unknown)
         self._streams |= {one.checked.stream for one in packs}
@@ -236,12 +238,15 @@ class Store:
             "ORDER BY stream, seq, boot "
             "ON CONFLICT DO NOTHING"
         )
-        new = cursor.rowcount
+        new, self._forks = cursor.rowcount, set()
         if new < len(packs):
-            cursor.execute(
-                "INSERT INTO forks SELECT b.stream, b.seq, b.boot, b.hash, b.from_ms, b.body FROM batch b "
-                "JOIN packs p USING (stream, seq, boot, from_ms) WHERE p.hash <> b.hash ON CONFLICT DO NOTHING"
+            others = (
+                "SELECT b.stream, b.seq, b.boot, b.hash, b.from_ms, b.body FROM batch b "
+                "JOIN packs p USING (stream, seq, boot, from_ms) WHERE p.hash <> b.hash"
             )
+            self._forks = {row[3] for row in cursor.execute(others)}
+            if self._forks:
+                cursor.execute(f"INSERT INTO forks {others} ON CONFLICT DO NOTHING")
         cursor.execute("TRUNCATE batch")
         return new
 

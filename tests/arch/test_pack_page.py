@@ -322,7 +322,7 @@ def test_asyncapi_says_which_dialect_its_schemas_are() -> None:
     """AsyncAPI 3.0 reads a schema without it as draft-07, which refuses every pack in parts."""
     text = (ROOT / "docs" / "asyncapi.yaml").read_text(encoding="utf-8")
     payloads = re.findall(r"^      payload:\n(.*)\n(.*)\n(.*)$", text, re.MULTILINE)
-    assert len(payloads) == text.count("payload:") == 8
+    assert len(payloads) == text.count("payload:") == 9
     for first, second, third in payloads:
         assert first.strip() == "schemaFormat: application/schema+json;version=draft-2020-12"
         assert second.strip() == "schema:" and third.strip().startswith("$ref: './pack.schema.json#/$defs/")

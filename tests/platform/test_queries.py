@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from agent.cli.main import outcome
 from agent.verify import Verifier, read_paths
 from receiver.audit import write_export
+from receiver.bodies import Bodies
 from receiver.commands import platform
 from receiver.database import connect
 from receiver.fleet_state import fleet_state
@@ -135,3 +136,15 @@ def test_a_second_init_changes_nothing_and_a_later_schema_is_refused(dsn: str) -
         connection.execute("INSERT INTO migrations (number) VALUES (99)")
     result = CliRunner().invoke(platform, ["init", "--db", dsn])
     assert "version 99" in str(result.exception)
+
+
+def test_of_two_packs_with_one_identity_the_view_has_the_readings_of_the_one_that_stays(dsn: str) -> None:
+    """Both came in one batch: the row was of one of them and the readings were of the other."""
+    stored(dsn, *(make(kind, number) for number, kind in enumerate(sorted(KINDS))))
+    with connect(dsn) as connection:
+        bodies = Bodies(connection)
+        rows = connection.execute("SELECT body FROM packs WHERE faults IS NULL").fetchall()
+        kept = [json.loads(bodies.read(bytes(body))) for (body,) in rows]
+        seen = connection.execute("SELECT stream, seq, point, value FROM readings").fetchall()
+    expected = sorted((p["stream"], p["seq"], r["n"], r["v"]) for p in kept for r in p.get("e", []))
+    assert sorted(seen) == expected

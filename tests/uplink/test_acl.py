@@ -36,7 +36,7 @@ def block(heading: str) -> str:
 
 def topics(gateway: str) -> list[str]:
     """All topics of a gateway, as docs/asyncapi.yaml has them."""
-    addresses = re.findall(r"address: (meterhouse/\S+)", (DOCS / "asyncapi.yaml").read_text())
+    addresses = re.findall(r"address: (meterhouse/v1/\S+)", (DOCS / "asyncapi.yaml").read_text())
     site, box = gateway.split("/")
     names = {"{site}": site, "{gateway}": box, "{stream}": "inv1", "{page}": "0"}
     found = [re.sub(r"\{\w+\}", lambda m: names[m[0]], address) for address in addresses]

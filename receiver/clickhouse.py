@@ -1,0 +1,145 @@
+"""ClickHouse by its HTTP interface: our tables, inserts that may be repeated, deletes."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import ssl
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.resources import files
+from itertools import chain
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from drivers.model import GatewayError, UsageError, clean_text
+
+TIMEOUT_S: Final = 120.0
+DATABASE: Final = "meterhouse"
+# synchronous, whole or not at all, the same block again is dropped; a faulty clock makes many months
+_INSERT: Final = (
+    "async_insert = 0, insert_deduplicate = 1, deduplicate_blocks_in_dependent_materialized_views = 1, "
+    "max_partitions_per_insert_block = 0, max_insert_threads = 1, insert_deduplication_token = "
+)
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\\0"})
+Cell = str | int | float | bool | Sequence[str] | dict[str, int] | None
+
+
+class ClickHouseError(GatewayError):
+    """It is away, or refuses a statement. What was not confirmed is sent again."""
+
+    exit_code = 3
+
+
+class ClickHouse:
+    """One server. Each statement is a request of its own; nothing is open in between.
+
+    Args:
+        url: ``http://user@host:8123/database?password_file=FILE``, or ``https://`` with ``ca=FILE``.
+    """
+
+    def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
+        hint = "Expected such as http://user@host:8123/meterhouse?password_file=FILE"
+        try:
+            parts = urlsplit(url)
+            port, is_right = parts.port, parts.scheme in ("http", "https") and bool(parts.hostname)
+        except ValueError:
+            is_right = False
+        if not is_right:
+            raise UsageError(f'"{clean_text(url, 80)}" is not a ClickHouse', where="--clickhouse", hint=hint)
+        options = dict(parse_qsl(parts.query))
+        if unknown := options.keys() - {"password_file", "ca"}:
+            raise UsageError(f'unknown option "{clean_text(min(unknown), 40)}"', where="--clickhouse", hint=hint)
+        self.database = unquote(parts.path.strip("/")) or DATABASE
+        if not _NAME.fullmatch(self.database):
+            raise UsageError(f'database "{clean_text(self.database, 80)}"', where="--clickhouse", hint=hint)
+        self._host, self._port = parts.hostname or "", port or (8443 if parts.scheme == "https" else 8123)
+        self._headers: dict[str, str] = {}
+        self._tls: ssl.SSLContext | None = None
+        try:
+            if parts.username:
+                named = Path(options["password_file"]).read_text().strip() if "password_file" in options else ""
+                self._headers["X-ClickHouse-User"] = unquote(parts.username)
+                self._headers["X-ClickHouse-Key"] = named or unquote(parts.password or "")
+            if parts.scheme == "https":
+                self._tls = ssl.create_default_context(cafile=options.get("ca"))
+        except (OSError, ValueError) as error:
+            raise UsageError(str(error), where="--clickhouse", hint="Is the file there, and readable?") from None
+
+    @property
+    def where(self) -> str:
+        """Host and port."""
+        return f"ClickHouse at {self._host}:{self._port}"
+
+    def make_tables(self) -> None:
+        """Make what is missing; what is there stays as it is."""
+        text = (files(__package__) / "sql" / "clickhouse_tables.sql").read_text()
+        for statement in re.sub(r"^--.*\n", "", text, flags=re.MULTILINE).split(";\n"):
+            if statement.strip():
+                self.execute(statement.replace("{db}", self.database))
+
+    def execute(self, statement: str) -> str:
+        """The answer as text. Raises ClickHouseError."""
+        return self._post(statement, b"")
+
+    def insert(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]], token: str) -> int:
+        """Insert rows in one piece. The same token again inserts nothing: a lost answer does no harm.
+
+        Returns the number of rows. Raises ClickHouseError where it was not confirmed.
+        """
+        left = iter(rows)
+        if (first := next(left, None)) is None:
+            return 0  # an insert without a row is an error to ClickHouse
+        count = 0
+
+        def lines() -> Iterator[bytes]:
+            nonlocal count
+            for row in chain([first], left):
+                count += 1
+                yield ("\t".join(map(_cell, row)) + "\n").encode()
+
+        names = ", ".join(f'"{name}"' for name in columns)
+        statement = f"INSERT INTO {self.database}.{table} ({names}) SETTINGS {_INSERT}'{token}' FORMAT TabSeparated\n"
+        self._post(statement, lines())
+        return count
+
+    def _post(self, statement: str, body: bytes | Iterable[bytes]) -> str:
+        path = "/?" + urlencode({"query": statement, "wait_end_of_query": "1"}, quote_via=quote)
+        if self._tls is not None:
+            link = http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=self._tls)
+        else:
+            link = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)  # type: ignore[assignment]
+        try:
+            link.request("POST", path, body=body, headers=self._headers, encode_chunked=not isinstance(body, bytes))
+            answer = link.getresponse()
+            text = answer.read().decode(errors="replace")
+        except (OSError, http.client.HTTPException) as error:
+            seen = str(error) or type(error).__name__
+            raise ClickHouseError(seen, where=self.where, hint="Does it run there? What waits is sent later") from None
+        finally:
+            link.close()
+        if answer.status != 200:
+            seen = clean_text(text.strip().splitlines()[0] if text.strip() else f"status {answer.status}", 300)
+            raise ClickHouseError(seen, where=self.where, hint="It refuses this; what waits is sent again later")
+        return text
+
+
+def _cell(value: Cell) -> str:
+    """A value in the format TabSeparated."""
+    if value is None:
+        return "\\N"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return value.translate(_ESCAPES)
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{_quoted(name)}:{number}" for name, number in value.items()) + "}"
+    if isinstance(value, int | float):
+        return repr(value)
+    return "[" + ",".join(map(_quoted, value)) + "]"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.translate(_ESCAPES).replace("'", "\\'") + "'"

@@ -1,0 +1,214 @@
+"""What PostgreSQL has committed and checked goes to ClickHouse, once, in batches that are fixed before they are sent.
+
+A batch is a number of lots and of packs that changed since theirs was sent. Its number is the token of the insert:
+killed after the insert and before it is noted, the feed sends the batch again and ClickHouse drops it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import psycopg
+
+from drivers.backoff import Backoff
+from receiver.bodies import Bodies
+from receiver.clickhouse import Cell, ClickHouse, ClickHouseError
+from receiver.database import Connection, DatabaseError, boot_text, check_schema, connect, statement
+
+log = logging.getLogger("meterhouse.platform")
+PACKS: Final = 2000  # of a batch, more where a lot has more
+CHANGES: Final = 1000  # of a batch
+PAUSE_S: Final = 2.0  # without work
+FAULT_S: Final = 30.0  # after a fault of ours
+LOCK: Final = 7_235_703  # advisory, of the session: one feed a database
+
+_CLAIM_LOTS: Final = """
+UPDATE lots SET batch = %s WHERE lot IN (
+  SELECT lot FROM (SELECT lot, sum(packs) OVER (ORDER BY lot) - packs AS before FROM (
+    SELECT lot, packs FROM lots WHERE batch IS NULL AND checked IS NOT NULL ORDER BY lot LIMIT 2000) l) s
+  WHERE before < %s)"""
+_CLAIM_CHANGES: Final = """
+UPDATE changed_packs SET batch = %s WHERE number IN (
+  SELECT number FROM changed_packs WHERE batch IS NULL ORDER BY number LIMIT %s) RETURNING number"""
+PACK_COLUMNS: Final = (
+    "stream", "seq", "boot", "from_ms", "to_ms", "due", "readings", "gaps", "asleep", "reasons", "faults", "lot",
+    "stored", "batch", "body",
+)  # fmt: skip
+FIGURE_COLUMNS: Final = (
+    "gateway", "kind", "id", "period", "label", "from", "to", "value", "exact", "unit", "completeness", "verdict",
+    "official", "seq", "boot", "stored", "result",
+)  # fmt: skip
+
+
+class ClickHouseFeed:
+    """One database and its ClickHouse. ``step`` sends one batch.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, dsn: str, target: ClickHouse, clock: Callable[[], float] = time.monotonic) -> None:
+        self._dsn, self._target, self._clock = dsn, target, clock
+        self._connection: Connection | None = None
+        self._retry, self._away_until = Backoff(1.0, 30.0), 0.0
+        self._token = ""
+        self._problem = ""
+        self.packs = self.failures = 0
+
+    def step(self) -> int:
+        """Send what waits, at most one batch. Returns the number of packs that ClickHouse has now confirmed."""
+        if self._clock() < self._away_until:
+            return 0
+        try:
+            connection = self._connect()
+            sent = self._send(connection) if connection is not None else 0
+        except (psycopg.Error, DatabaseError, ClickHouseError) as error:
+            self._failed(error)
+            return 0
+        if self._problem:
+            log.info("%s: connected; what waited is sent", self._target.where)
+        self._problem = ""
+        self._retry.reset()
+        self.packs += sent
+        return sent
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connect(self) -> Connection | None:
+        """None: another keeper feeds this database."""
+        if self._connection is None or self._connection.closed or self._connection.broken:
+            self._connection = connect(self._dsn)
+            check_schema(self._connection, self._dsn)
+            self._token = ""
+        if not self._token:
+            if self._connection.execute("SELECT pg_try_advisory_lock(%s)", [LOCK]).fetchall() != [(True,)]:
+                self._away_until = self._clock() + 5.0
+                return None
+            self._target.make_tables()
+            self._connection.execute("INSERT INTO clickhouse SELECT WHERE NOT EXISTS (SELECT FROM clickhouse)")
+            self._token = str(self._connection.execute("SELECT id FROM clickhouse").fetchall()[0][0])
+        return self._connection
+
+    def _send(self, connection: Connection) -> int:
+        batch = _open_batch(connection)
+        if batch is None:
+            return 0
+        token = f"{self._token}-{batch}"
+        lots = [lot for (lot,) in connection.execute("SELECT lot FROM lots WHERE batch = %s", [batch])]
+        with connection.transaction():  # one state for packs and figures
+            packs = self._target.insert("incoming", PACK_COLUMNS, _pack_rows(connection, batch, lots), token)
+            changed, lost = _changed_rows(connection, batch)
+            if changed:
+                self._target.insert("incoming", PACK_COLUMNS, changed, f"{token}-changed")
+            for stream, seqs in lost.items():  # no longer trusted: pack_states says why
+                self._target.execute(_delete(self._target.database, stream, seqs))
+            figures = _figure_rows(connection, lots)
+            if figures:
+                self._target.insert("figures", FIGURE_COLUMNS, figures, token)
+        with connection.transaction():
+            connection.execute("UPDATE batches SET sent = now() WHERE batch = %s", [batch])
+            connection.execute("DELETE FROM changed_packs WHERE batch = %s", [batch])
+        return packs
+
+    def _failed(self, error: Exception) -> None:
+        delay_s = self._retry.next_s()
+        self._away_until, self.failures = self._clock() + delay_s, self.failures + 1
+        self.close()
+        self._token = ""
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if text != self._problem:  # an edge is logged once
+            log.warning("%s", text)
+        self._problem = text
+
+
+class FeedThread:
+    """Runs the feeds of all shards beside the keeper: a slow ClickHouse does not hold up an ack."""
+
+    def __init__(self, dsns: Sequence[str], url: str) -> None:
+        self._feeds = [ClickHouseFeed(dsn, ClickHouse(url)) for dsn in dsns]
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="clickhouse", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """After the batch at hand, for at most 10 seconds: what is not confirmed is sent at the next start."""
+        self._stop.set()
+        self._thread.join(10.0)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                sent = sum([feed.step() for feed in self._feeds])
+            except Exception:
+                log.exception("feeding ClickHouse; tried again in %.0f s", FAULT_S)
+                self._stop.wait(FAULT_S)
+                continue
+            if not sent:
+                self._stop.wait(PAUSE_S)
+        for feed in self._feeds:
+            feed.close()
+
+
+def _open_batch(connection: Connection) -> int | None:
+    """The batch that was not confirmed, or a new one; None: nothing waits."""
+    row = connection.execute("SELECT min(batch) FROM batches WHERE sent IS NULL").fetchone()
+    if row is not None and row[0] is not None:
+        return int(row[0])
+    with connection.transaction(), connection.cursor() as cursor:
+        waits = "SELECT EXISTS (SELECT FROM lots WHERE batch IS NULL AND checked IS NOT NULL) OR EXISTS "
+        if cursor.execute(waits + "(SELECT FROM changed_packs WHERE batch IS NULL)").fetchall() == [(False,)]:
+            return None
+        batch = int(cursor.execute("INSERT INTO batches DEFAULT VALUES RETURNING batch").fetchall()[0][0])
+        cursor.execute(_CLAIM_LOTS, [batch, PACKS])
+        cursor.execute(_CLAIM_CHANGES, [batch, CHANGES])
+    return batch
+
+
+def _pack_rows(connection: Connection, batch: int, lots: list[int]) -> Iterator[tuple[Cell, ...]]:
+    bodies = Bodies(connection)
+    with connection.cursor(name="clickhouse") as cursor:
+        cursor.itersize = 500
+        cursor.execute(statement("clickhouse_packs"), [lots])
+        for row in cursor:
+            yield _pack_row(row, batch, bodies)
+
+
+def _pack_row(row: tuple[Any, ...], batch: int, bodies: Bodies | None) -> tuple[Cell, ...]:
+    stream, seq, boot, from_ms, to_ms, due, readings, gaps, asleep, reasons, faults, lot, stored, body = row
+    text, codes = "", list(faults or ())
+    if bodies is not None and body is not None:
+        try:
+            text = bodies.read(bytes(body)).decode()
+        except ValueError as error:
+            log.error("sequence %d of %s: %s. ClickHouse gets the pack without its readings", seq, stream, error)
+            codes.append("damaged")
+    return (stream, seq, boot_text(boot), from_ms, to_ms, due, readings, gaps or 0, asleep or 0, reasons or {}, codes,
+            lot, stored, batch, text)  # fmt: skip
+
+
+def _changed_rows(connection: Connection, batch: int) -> tuple[list[tuple[Cell, ...]], dict[str, list[Any]]]:
+    """Their state now; and by stream (seq, boot, lot) of those whose readings are no longer trusted."""
+    rows, lost = [], dict[str, list[Any]]()
+    for row in connection.execute(statement("clickhouse_changes"), [batch]).fetchall():
+        rows.append(_pack_row(row, batch, None))
+        if row[10]:
+            lost.setdefault(row[0], []).append((row[1], boot_text(row[2]), row[11]))
+    return rows, lost
+
+
+def _delete(database: str, stream: str, packs: list[Any]) -> str:
+    keys = ", ".join(f"({seq}, '{boot}', {lot})" for seq, boot, lot in packs)
+    return f"DELETE FROM {database}.readings WHERE stream = '{stream}' AND (seq, boot, lot) IN ({keys})"
+
+
+def _figure_rows(connection: Connection, lots: list[int]) -> list[tuple[Cell, ...]]:
+    made = connection.execute(statement("clickhouse_figures"), [lots]).fetchall()
+    return [(*row[:14], boot_text(row[14]), *row[15:]) for row in made]

@@ -1,0 +1,253 @@
+"""HJ 212-2017, the upload of environment bureaus: an example of a converter.
+
+HJ 212-2025 has replaced it since 2026-01-01; its text is not known here, so nothing of it is built. Which factor code
+a point has, and every number of the frame that the bureau hands out, stand in a file of the user: nothing is guessed.
+The format has no signature: what it carries is a copy, never evidence.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+from drivers.model import ConfigError
+from receiver.converters import Amount, Converter, Interval, Series
+
+MOST_BYTES: Final = 1024  # of a data segment
+UPLOADS: Final = {"realtime": "2011", "minutes": "2051", "hour": "2061", "day": "2031"}
+VERSION: Final = 1 << 2  # of Flag: 2017; bit 1: the data are split, bit 0: an answer is wanted
+NORMAL: Final = "N"
+LETTERS: Final = {"N": "normal", "F": "stopped", "M": "maintenance", "S": "set by hand", "D": "fault",
+                  "C": "calibration", "T": "over range", "B": "no communication"}  # fmt: skip
+FLAGS: Final = {
+    "exception": "D",
+    "sentinel": "D",
+    "suspect": "D",
+    "frozen": "D",
+    "clock": "D",
+    "range": "T",
+    "estimated": "S",
+    "substituted": "S",
+}  # fmt: skip - of gaps and qualities; all others: B
+FIELDS: Final = ("Rtd", "Min", "Avg", "Max", "Cou")
+_KEYS: Final = {"st", "mn", "password_file", "upload", "interval", "timezone", "factor", "flags", "digits"}
+_FACTOR_KEYS: Final = {"code", "stream", "point", "figure", "unit", "fields", "least"}
+_CODE: Final = re.compile(r"[A-Za-z0-9]{1,12}")
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """One line of the mapping. ``least``: share of the expected readings below which there is no value."""
+
+    code: str
+    unit: str
+    fields: tuple[str, ...]
+    least: float
+
+
+def crc(data: bytes) -> int:
+    """Of a data segment, annex A. Not that of Modbus: the byte meets the shifted register."""
+    register = 0xFFFF
+    for byte in data:
+        register = (register >> 8) ^ byte
+        for _ in range(8):
+            register = (register >> 1) ^ (0xA001 if register & 1 else 0)
+    return register
+
+
+def frame(segment: str) -> bytes:
+    """``##``, length, data segment, CRC, line end. Raises ValueError where it is too long or not ASCII."""
+    raw = segment.encode("ascii")
+    if len(raw) > MOST_BYTES:
+        raise ValueError(f"a data segment of {len(raw)} bytes; at most {MOST_BYTES}")
+    return b"##%04d%b%04X\r\n" % (len(raw), raw, crc(raw))
+
+
+def unframe(raw: bytes) -> str:
+    """The data segment of a frame. Raises ValueError with what is wrong."""
+    if raw[:2] != b"##" or raw[-2:] != b"\r\n" or not raw[2:6].isdigit():
+        raise ValueError("no frame: expected ##, four digits, data, four digits and a line end")
+    data, check = raw[6:-6], raw[-6:-2]
+    if int(raw[2:6]) != len(data):
+        raise ValueError(f"length {int(raw[2:6])} stated, {len(data)} bytes are there")
+    if check != b"%04X" % crc(data):
+        raise ValueError(f"CRC {check.decode(errors='replace')} stated, {crc(data):04X} is right")
+    return data.decode("ascii")
+
+
+class Hj212:
+    """Writes uploads of one monitored place (``MN``).
+
+    Args:
+        now: for ``QN``, the number of an exchange: local time, a millisecond more for each message.
+    """
+
+    def __init__(
+        self, series: list[Series], factors: list[Factor], head: Mapping[str, str], upload: str, length_s: int,
+        zone: ZoneInfo, flags: Mapping[str, str], digits: int, now: datetime | None = None,
+    ) -> None:  # fmt: skip
+        self.series, self.length_s, self.zone = series, length_s, zone
+        self._factors, self._head, self._upload, self._flags, self._digits = factors, head, upload, flags, digits
+        self._now = now
+
+    def write(self, intervals: Iterable[Interval]) -> Iterator[bytes]:
+        """One message an interval, or several packets where it does not fit into one."""
+        now = self._now or datetime.now(self.zone)
+        for interval in intervals:
+            groups = [
+                self._group(factor, series, amount)
+                for factor, series, amount in zip(self._factors, self.series, interval.amounts, strict=True)
+            ]
+            time = f"DataTime={interval.start:%Y%m%d%H%M%S}"
+            packets = self._split(time, groups)
+            for number, packet in enumerate(packets, 1):
+                several = (len(packets), number) if len(packets) > 1 else None
+                yield frame(self._segment(now, several, ";".join([time, *packet])))
+            now += timedelta(milliseconds=1)
+
+    def _group(self, factor: Factor, series: Series, amount: Amount) -> str:
+        if amount.readings and amount.unit != factor.unit:
+            what = f'{series.stream} {series.point or series.figure} is in "{amount.unit}"'
+            hint = f'The mapping says "{factor.unit}". Values are never scaled: correct the mapping, or the profile'
+            raise ConfigError(what, where=f"factor {factor.code}", hint=hint)
+        flag, has_value = self._flag(amount, factor.least)
+        found = {"Rtd": amount.last, "Min": amount.low, "Avg": amount.mean, "Max": amount.high, "Cou": amount.last}
+        parts = [f"{factor.code}-{name}={self._number(found[name])}" for name in factor.fields if has_value]
+        return ",".join([*parts, f"{factor.code}-Flag={flag}"])  # without a value the flag alone: never a zero
+
+    def _flag(self, amount: Amount, least: float) -> tuple[str, bool]:
+        share = amount.share
+        if not amount.readings or (share is not None and share < least):
+            why = amount.reasons or amount.qualities
+            return self._letter(why.most_common(1)[0][0] if why else ""), False
+        doubtful = sum(amount.qualities.values())
+        if doubtful * 2 > amount.readings:
+            return self._letter(amount.qualities.most_common(1)[0][0]), True
+        return NORMAL, True
+
+    def _letter(self, reason: str) -> str:
+        return self._flags.get(reason, FLAGS.get(reason, "B"))
+
+    def _number(self, value: float | None) -> str:
+        assert value is not None
+        text = f"{value:.{self._digits}f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+
+    def _split(self, time: str, groups: list[str]) -> list[list[str]]:
+        room = MOST_BYTES - len(self._segment(datetime(2000, 1, 1, tzinfo=self.zone), (9999, 9999), time))
+        packets: list[list[str]] = [[]]
+        left = room
+        for group in groups:
+            if packets[-1] and len(group) + 1 > left:
+                packets.append([])
+                left = room
+            packets[-1].append(group)
+            left -= len(group) + 1
+        return packets
+
+    def _segment(self, now: datetime, several: tuple[int, int] | None, values: str) -> str:
+        flag = VERSION | (2 if several else 0)
+        parts = [f"QN={now:%Y%m%d%H%M%S}{now.microsecond // 1000:03d}", f"ST={self._head['st']}", f"CN={self._upload}",
+                 f"PW={self._head['pw']}", f"MN={self._head['mn']}", f"Flag={flag}"]  # fmt: skip
+        if several:
+            parts += [f"PNUM={several[0]}", f"PNO={several[1]}"]
+        return ";".join([*parts, f"CP=&&{values}&&"])
+
+
+def read_map(path: Path, now: datetime | None = None) -> Hj212:
+    """From a TOML file (docs/platform.md). Raises ConfigError with where and what."""
+    try:
+        value = tomllib.loads(path.read_text("utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error), where=str(path), hint="Expected a TOML file") from None
+    _known(path, value, _KEYS, "")
+    upload = _text(path, value, "upload", r"realtime|minutes|hour|day", "one of realtime, minutes, hour, day")
+    length_s = {"hour": 3600, "day": 86_400}.get(upload) or value.get("interval")
+    if type(length_s) is not int or (not 1 <= length_s <= 3600 and length_s != 86_400) or 86_400 % length_s:
+        raise ConfigError(f"interval {length_s!r}", where=str(path), hint="Expected seconds that divide an hour")
+    try:
+        zone = ZoneInfo(str(value.get("timezone")))
+    except (OSError, ValueError, KeyError):
+        hint = "Expected such as Asia/Shanghai"
+        raise ConfigError(f"timezone {value.get('timezone')!r}", where=str(path), hint=hint) from None
+    password_file = _text(path, value, "password_file", r".+", "a file with six characters")
+    head = {
+        "st": _text(path, value, "st", r"\d{2}", "two digits"),
+        "mn": _text(path, value, "mn", r"[A-Za-z0-9]{1,24}", "up to 24 letters and digits"),
+        "pw": _password(path, password_file),
+    }
+    digits = value.get("digits", 3)
+    if type(digits) is not int or not 0 <= digits <= 9:
+        raise ConfigError(f"digits {digits!r}", where=str(path), hint="Expected decimals, 0 to 9")
+    flags = value.get("flags", {})
+    if not isinstance(flags, dict) or not set(map(str, flags.values())) <= LETTERS.keys():
+        hint = "Expected a gap reason or quality with one of " + ", ".join(f"{k} ({v})" for k, v in LETTERS.items())
+        raise ConfigError("wrong flags", where=str(path), hint=hint)
+    factors = value.get("factor")
+    if not isinstance(factors, list) or not factors:
+        raise ConfigError("no [[factor]]", where=str(path), hint="Expected one for each factor code that is uploaded")
+    made = [_factor(path, number, one, upload) for number, one in enumerate(factors, 1)]
+    if len({factor.code for factor, _ in made}) < len(made):
+        raise ConfigError("a code twice", where=str(path), hint="Each factor code stands for one series")
+    series = [series for _, series in made]
+    return Hj212(series, [one for one, _ in made], head, UPLOADS[upload], length_s, zone, flags, digits, now)
+
+
+def _factor(path: Path, number: int, value: Any, upload: str) -> tuple[Factor, Series]:
+    where = Path(f"{path}, factor {number}")
+    if not isinstance(value, dict):
+        raise ConfigError("not a table", where=str(where), hint="Expected [[factor]]")
+    _known(where, value, _FACTOR_KEYS, "")
+    code = _text(where, value, "code", _CODE.pattern, "the code that the bureau names, such as w01018")
+    stream = _text(where, value, "stream", r"[^/]+/[^/]+/[^/]+", "<site>/<gateway>/<device>")
+    point, figure = value.get("point", ""), value.get("figure", "")
+    if not isinstance(point, str) or not isinstance(figure, str) or bool(point) == bool(figure):
+        raise ConfigError("point or figure", where=str(where), hint="Expected one of both")
+    fields = value.get("fields")
+    allowed = ("Rtd",) if upload == "realtime" else FIELDS[1:4] if point else FIELDS[4:]
+    if not isinstance(fields, list) or not fields or not set(fields) <= set(allowed):
+        hint = f"Expected a list of {', '.join(allowed)}"
+        raise ConfigError(f"fields {fields!r}", where=str(where), hint=hint)
+    least = value.get("least")
+    if not isinstance(least, (int, float)) or isinstance(least, bool) or not 0 <= least <= 1:
+        hint = "Expected the share of readings, 0 to 1, below which the bureau takes no value"
+        raise ConfigError(f"least {least!r}", where=str(where), hint=hint)
+    unit = value.get("unit")
+    if not isinstance(unit, str):
+        raise ConfigError(
+            f"unit {unit!r}", where=str(where), hint="Expected the unit of the point, as readings have it"
+        )
+    return Factor(code, unit, tuple(fields), float(least)), Series(stream, point, figure)
+
+
+def _known(path: Path, value: Mapping[str, Any], keys: set[str], what: str) -> None:
+    if unknown := value.keys() - keys:
+        hint = f"Known are {', '.join(sorted(keys))}"
+        raise ConfigError(f'unknown key "{min(unknown)}"{what}', where=str(path), hint=hint)
+
+
+def _text(path: Path, value: Mapping[str, Any], key: str, pattern: str, expected: str) -> str:
+    found = value.get(key)
+    if not isinstance(found, str) or not re.fullmatch(pattern, found):
+        raise ConfigError(f"{key} {found!r}", where=str(path), hint=f"Expected {expected}")
+    return found
+
+
+def _password(path: Path, name: str) -> str:
+    file = path.parent / name
+    try:
+        text = file.read_text().strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error), where=f"{path}, password_file", hint="A file with PW alone") from None
+    if not re.fullmatch(r"[!-:<-~]{1,9}", text) or "&&" in text:
+        raise ConfigError("no password of HJ 212", where=str(file), hint="Expected six characters, without ;")
+    return text
+
+
+CONVERTER: Final = Converter("hj212-2017", "HJ 212-2017 uploads (replaced by HJ 212-2025)", read_map)

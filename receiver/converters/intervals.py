@@ -1,0 +1,147 @@
+"""Verified readings and figures by interval, out of the database, for converters."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+from drivers.model import ConfigError, UsageError
+from receiver.bodies import Bodies
+from receiver.converters import Amount, Conversion, Interval, Series
+from receiver.database import Connection, boot_text, statement
+
+MOST: Final = 100_000  # intervals of one conversion
+
+_SOUND: Final = statement("sound_packs")
+_FIGURES: Final = """
+SELECT extract(epoch FROM "from") * 1000, extract(epoch FROM "to") * 1000, v::float8, u, completeness::float8, seq
+FROM latest_figures WHERE gateway = %s AND id = %s AND kind <> 'trace'
+AND "from" >= to_timestamp(%s / 1000.0) AND "to" <= to_timestamp(%s / 1000.0)"""
+
+
+def edges(from_ms: int, to_ms: int, length_s: int, zone: ZoneInfo) -> list[int]:
+    """Beginnings of the whole local intervals in a range, and the end of the last one; fewer than two: there is none.
+
+    Raises:
+        ConfigError: the length does not divide a day.
+        UsageError: too many.
+    """
+    if not 1 <= length_s <= 86_400 or 86_400 % length_s:
+        hint = "Expected such as 60, 600, 900, 3600 or 86400 seconds"
+        raise ConfigError(f"an interval of {length_s} s", where="conversion", hint=hint)
+    if (to_ms - from_ms) / length_s > MOST * 1000:
+        hint = f"At most {MOST} at once: give a shorter range"
+        raise UsageError(f"more than {MOST} intervals", where="--from, --to", hint=hint)
+    made: list[int] = []
+    day = datetime.fromtimestamp(from_ms / 1000, zone).replace(hour=0, minute=0, second=0, microsecond=0)
+    while (midnight := round(day.timestamp() * 1000)) < to_ms:
+        day = (day + timedelta(days=1)).replace(tzinfo=zone)
+        following = round(day.timestamp() * 1000)
+        step = following - midnight if length_s == 86_400 else length_s * 1000
+        made += range(midnight, following, step)
+    made.append(round(day.timestamp() * 1000))
+    return [edge for edge in made if from_ms <= edge <= to_ms]
+
+
+def read_intervals(connection: Connection, conversion: Conversion, from_ms: int, to_ms: int) -> Iterator[Interval]:
+    """All intervals of the range, also those of which nothing is here.
+
+    Raises:
+        UsageError: a stream is not here, or its packs of that time are no longer kept.
+    """
+    cuts = edges(from_ms, to_ms, conversion.length_s, conversion.zone)
+    if len(cuts) < 2:
+        hint = f"Whole intervals of {conversion.length_s} s, by the clock of {conversion.zone}, are converted"
+        raise UsageError("no whole interval lies in it", where="--from, --to", hint=hint)
+    dropped = connection.execute("SELECT max(before_ms) FROM dropped").fetchall()[0][0]
+    if dropped is not None and cuts[0] < dropped:
+        day = datetime.fromtimestamp(dropped / 1000, conversion.zone).isoformat()
+        raise UsageError("packs of that time are no longer kept", where="--from", hint=f"They begin at {day}")
+    series = list(conversion.series)
+    table = [[Amount() for _ in series] for _ in cuts[1:]]
+    for stream in sorted({one.stream for one in series}):
+        row = connection.execute("SELECT id FROM streams WHERE name = %s", [stream]).fetchone()
+        if row is None:
+            raise UsageError(
+                f'there is no stream "{stream}"', where="mapping", hint="`meterhouse platform status` lists"
+            )
+        points = {one.point: place for place, one in enumerate(series) if one.stream == stream and one.point}
+        if points:
+            _add_readings(connection, row[0], points, cuts, table)
+    for place, one in enumerate(series):
+        if one.figure:
+            _add_figures(connection, one, place, cuts, table)
+    for number, amounts in enumerate(table):
+        start, end = (datetime.fromtimestamp(cuts[number + k] / 1000, conversion.zone) for k in (0, 1))
+        yield Interval(start, end, tuple(amounts))
+
+
+def _add_readings(
+    connection: Connection, stream: int, points: dict[str, int], cuts: Sequence[int], table: list[list[Amount]]
+) -> None:
+    bodies, sums = Bodies(connection), dict[tuple[int, int], float]()
+    for name, period in _periods(connection, stream).items():
+        if name in points and period:
+            for number, amounts in enumerate(table):
+                amounts[points[name]].expected = (cuts[number + 1] - cuts[number]) / 1000 / period
+    with connection.transaction(), connection.cursor(name="convert") as cursor:
+        cursor.itersize = 500
+        cursor.execute(_SOUND, {"stream": stream, "from": cuts[0], "to": cuts[-1]})
+        for seq, boot, from_ms, reasons, body in cursor:
+            begun = bisect_right(cuts, from_ms) - 1
+            if reasons and 0 <= begun < len(table):
+                for place in points.values():
+                    table[begun][place].reasons.update(reasons)
+            base = 0.0
+            for record in json.loads(bodies.read(bytes(body))).get("e", []):
+                base = record.get("bt", base)
+                if (place_ := points.get(record["n"])) is None or "v" not in record:
+                    continue
+                number = bisect_right(cuts, round((base + record.get("t", 0)) * 1000)) - 1
+                if 0 <= number < len(table):
+                    _add(table[number][place_], record)
+                    key = (number, place_)
+                    sums[key] = sums.get(key, 0.0) + record["v"]
+                    table[number][place_].packs.add((boot_text(boot), seq))
+    for (number, place), total in sums.items():
+        amount = table[number][place]
+        amount.mean = total / amount.readings
+
+
+def _add(amount: Amount, record: dict[str, Any]) -> None:
+    value = float(record["v"])
+    amount.readings += 1
+    amount.low = value if amount.low is None else min(amount.low, value)
+    amount.high = value if amount.high is None else max(amount.high, value)
+    amount.last, amount.unit = value, record.get("u", record.get("du", ""))
+    if "q" in record:
+        amount.qualities[record["q"]] += 1
+
+
+def _periods(connection: Connection, stream: int) -> dict[str, float | None]:
+    """Seconds between two readings of each point, by the stream's newest birth."""
+    row = connection.execute(
+        "SELECT t.value FROM packs p JOIN births b ON b.hash = p.hash JOIN point_tables t ON t.hash = b.points "
+        "WHERE p.stream = %s AND p.is_birth ORDER BY p.seq DESC LIMIT 1",
+        [stream],
+    ).fetchone()
+    return {point["n"]: point.get("period") for point in row[0]["points"]} if row else {}
+
+
+def _add_figures(
+    connection: Connection, one: Series, place: int, cuts: Sequence[int], table: list[list[Amount]]
+) -> None:
+    gateway = one.stream.rpartition("/")[0]
+    by_time = {(cuts[number], cuts[number + 1]): amounts[place] for number, amounts in enumerate(table)}
+    for low, high, value, unit, known, seq in connection.execute(_FIGURES, [gateway, one.figure, cuts[0], cuts[-1]]):
+        amount = by_time.get((round(low), round(high)))
+        if amount is None or value is None:
+            continue
+        amount.readings, amount.expected = 1, None if known is None else (1 / known if known else None)
+        amount.mean = amount.low = amount.high = amount.last = value
+        amount.unit = unit or ""
+        amount.packs.add(("", seq))

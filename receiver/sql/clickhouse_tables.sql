@@ -1,0 +1,125 @@
+-- The tables in ClickHouse. Every statement may be repeated. Codecs by measurement: bench/RESULTS.md.
+CREATE DATABASE IF NOT EXISTS {db};
+
+-- Every verified reading, once. quality is empty where it is good; exact is there where the decimal is not the double; stored - at tells what came late.
+CREATE TABLE IF NOT EXISTS {db}.readings (
+  stream LowCardinality(String),
+  point LowCardinality(String),
+  at DateTime64(3, 'UTC') CODEC(DoubleDelta, ZSTD(1)),
+  value Nullable(Float64) CODEC(ZSTD(3)),
+  unit LowCardinality(String),
+  quality LowCardinality(String),
+  exact String CODEC(ZSTD(3)),
+  text String CODEC(ZSTD(3)),
+  seq UInt64 CODEC(Delta, ZSTD(1)),
+  boot LowCardinality(String),
+  lot UInt64 CODEC(Delta, ZSTD(1)),
+  stored DateTime('UTC') CODEC(Delta, ZSTD(1))
+) ENGINE = MergeTree PARTITION BY if(at >= '2020-01-01' AND at < stored + INTERVAL 10 DAY, toYYYYMM(at), 0)
+ORDER BY (stream, point, at) SETTINGS non_replicated_deduplication_window = 1000;
+
+-- A row a pack in its newest state: what was due, what is stated as missing and why, what is wrong with it. due is NULL while that is open.
+CREATE TABLE IF NOT EXISTS {db}.pack_states (
+  stream LowCardinality(String),
+  seq UInt64 CODEC(Delta, ZSTD(1)),
+  boot LowCardinality(String),
+  "from" DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+  "to" DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+  due Nullable(UInt64) CODEC(ZSTD(1)),
+  readings UInt64 CODEC(T64, ZSTD(1)),
+  gaps UInt64 CODEC(T64, ZSTD(1)),
+  asleep UInt64 CODEC(T64, ZSTD(1)),
+  reasons Map(LowCardinality(String), UInt64),
+  faults Array(LowCardinality(String)),
+  lot UInt64 CODEC(Delta, ZSTD(1)),
+  stored DateTime('UTC') CODEC(Delta, ZSTD(1)),
+  batch UInt64 CODEC(Delta, ZSTD(1))
+) ENGINE = ReplacingMergeTree(batch) PARTITION BY if("from" >= '2020-01-01' AND "from" < stored + INTERVAL 10 DAY, toYYYYMM("from"), 0)
+ORDER BY (stream, seq, boot, "from") SETTINGS non_replicated_deduplication_window = 1000;
+
+-- Every signed result of a period, also those that were corrected since.
+CREATE TABLE IF NOT EXISTS {db}.figures (
+  gateway LowCardinality(String),
+  kind LowCardinality(String),
+  id LowCardinality(String),
+  period LowCardinality(String),
+  label String CODEC(ZSTD(1)),
+  "from" DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+  "to" DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+  value Nullable(Float64) CODEC(ZSTD(3)),
+  exact String CODEC(ZSTD(3)),
+  unit LowCardinality(String),
+  completeness Nullable(Float64) CODEC(ZSTD(1)),
+  verdict LowCardinality(String),
+  official Nullable(Bool),
+  seq UInt64 CODEC(Delta, ZSTD(1)),
+  boot LowCardinality(String),
+  stored DateTime('UTC') CODEC(Delta, ZSTD(1)),
+  result String CODEC(ZSTD(3))
+) ENGINE = MergeTree ORDER BY (gateway, kind, id, period, "from", seq) SETTINGS non_replicated_deduplication_window = 1000;
+
+-- What a keeper inserts: packs as they were published. Nothing stays here; the two views below take it apart.
+CREATE TABLE IF NOT EXISTS {db}.incoming (
+  stream String, seq UInt64, boot String, from_ms Int64, to_ms Int64, due Nullable(UInt64), readings UInt64, gaps UInt64, asleep UInt64,
+  reasons Map(String, UInt64), faults Array(String), lot UInt64, stored UInt32, batch UInt64, body String
+) ENGINE = Null;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS {db}.incoming_packs TO {db}.pack_states AS
+SELECT stream, seq, boot, fromUnixTimestamp64Milli(greatest(0, least(from_ms, 10413791999999)), 'UTC') AS "from",
+  fromUnixTimestamp64Milli(greatest(0, least(to_ms, 10413791999999)), 'UTC') AS "to",
+  due, readings, gaps, asleep, reasons, faults, lot, toDateTime(stored, 'UTC') AS stored, batch
+FROM {db}.incoming;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS {db}.incoming_readings TO {db}.readings AS
+WITH JSONExtract(body, 'e', 'Array(Tuple(n String, bt Nullable(Float64), t Nullable(Float64), v Nullable(Float64), u String, du String, q String, x String, vs String))') AS records,
+  arrayFill(base -> base IS NOT NULL, arrayMap(record -> record.2, records)) AS bases
+SELECT stream, record.1 AS point,
+  fromUnixTimestamp64Milli(greatest(0, least(toInt64(round((ifNull(base, 0) + ifNull(record.3, 0)) * 1000)), 10413791999999)), 'UTC') AS at,
+  record.4 AS value, if(record.5 = '', record.6, record.5) AS unit, record.7 AS quality, record.8 AS exact, record.9 AS text,
+  seq, boot, lot, toDateTime(stored, 'UTC') AS stored
+FROM {db}.incoming ARRAY JOIN records AS record, bases AS base WHERE body != '';
+
+CREATE VIEW IF NOT EXISTS {db}.packs AS SELECT * FROM {db}.pack_states FINAL;
+
+-- A pack counts for the UTC day in which it begins; what is false or still open does not count.
+CREATE VIEW IF NOT EXISTS {db}.completeness AS
+SELECT arrayStringConcat(arraySlice(splitByChar('/', stream), 1, 2), '/') AS gateway, stream, toDate("from") AS day, count() AS packs,
+  sum(p.due) AS due, sum(p.readings) AS readings, sum(p.gaps) AS gaps, sum(p.asleep) AS asleep,
+  if(due > asleep, round((due - gaps) / (due - asleep), 6), NULL) AS share
+FROM {db}.packs AS p WHERE p.due IS NOT NULL AND empty(faults) GROUP BY stream, day;
+
+-- Packs that are not here, between two that are.
+CREATE VIEW IF NOT EXISTS {db}.holes AS
+SELECT stream, before + 1 AS first, number - 1 AS last, left_to AS "from", right_from AS "to" FROM (
+  SELECT stream, toInt64(seq) AS number, "from" AS right_from, lagInFrame(number, 1, number - 1) OVER w AS before, lagInFrame("to", 1, "from") OVER w AS left_to
+  FROM {db}.packs WINDOW w AS (PARTITION BY stream ORDER BY seq, "from" ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
+) WHERE number > before + 1;
+
+-- What was due in packs that are not here, by UTC day, at the stream's mean rate: in holes, and since the newest pack of a stream that went
+-- silent 15 minutes ago or earlier.
+CREATE VIEW IF NOT EXISTS {db}.missing_days AS
+WITH rates AS (
+  SELECT stream, sum(due) / sum(toUnixTimestamp64Milli("to") - toUnixTimestamp64Milli("from")) AS rate, max(toUnixTimestamp64Milli("to")) AS newest
+  FROM {db}.packs WHERE due > 0 AND "to" > "from" GROUP BY stream
+), stretches AS (
+  SELECT h.stream AS stream, toUnixTimestamp64Milli(h."from") AS low, toUnixTimestamp64Milli(h."to") AS high, r.rate AS rate
+  FROM {db}.holes AS h JOIN rates AS r ON r.stream = h.stream WHERE h."to" > h."from"
+  UNION ALL
+  SELECT stream, newest AS low, toUnixTimestamp64Milli(now64(3)) AS high, rate FROM rates WHERE newest < toUnixTimestamp64Milli(now64(3)) - 900000
+)
+SELECT stream, toDate(number) AS day, round(sum((least(high, (number + 1) * 86400000) - greatest(low, number * 86400000)) * rate)) AS due
+FROM (SELECT *, arrayJoin(range(toUInt32(intDiv(low, 86400000)), toUInt32(intDiv(high - 1, 86400000)) + 1)) AS number FROM stretches)
+GROUP BY stream, day;
+
+-- Completeness with what never came: readings of all that was due and not asleep.
+CREATE VIEW IF NOT EXISTS {db}.due_days AS
+SELECT arrayStringConcat(arraySlice(splitByChar('/', stream), 1, 2), '/') AS gateway, splitByChar('/', stream)[1] AS site, stream, day,
+  sum(d) AS due, sum(r) AS readings, sum(g) AS gaps, sum(a) AS asleep, sum(m) AS missing
+FROM (
+  SELECT stream, day, toFloat64(due) AS d, readings AS r, gaps AS g, asleep AS a, toFloat64(0) AS m FROM {db}.completeness
+  UNION ALL SELECT stream, day, toFloat64(0), 0, 0, 0, due FROM {db}.missing_days
+) GROUP BY stream, day;
+
+CREATE VIEW IF NOT EXISTS {db}.latest_figures AS
+SELECT splitByChar('/', gateway)[1] AS site, *, count() OVER (PARTITION BY gateway, kind, id, period, "from") AS versions
+FROM {db}.figures ORDER BY seq DESC LIMIT 1 BY gateway, kind, id, period, "from";

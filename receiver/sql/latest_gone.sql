@@ -1,0 +1,7 @@
+-- What is not to be shown any more: its gateway is trusted no longer, or something false was found of a pack that it names.
+DELETE FROM latest l USING streams s WHERE s.id = l.stream AND (
+  NOT EXISTS (SELECT FROM pins p WHERE p.gateway = s.gateway)
+  OR EXISTS (SELECT FROM findings f CROSS JOIN LATERAL jsonb_each(l.points) p
+    WHERE f.stream = l.stream AND (%(all)s OR f.found > now() - interval '1 hour') AND split_part(p.value ->> 'pack', '/', 1) = lpad(to_hex(f.boot), 16, '0')
+      AND (f.seq = 0 OR f.seq::text = split_part(p.value ->> 'pack', '/', 2))))
+RETURNING s.name

@@ -1,0 +1,11 @@
+-- Devices with a pack that is newer than what was published. The boot at hand is the one that was last heard of by its clock or by ours, whichever is earlier.
+WITH b AS (
+  SELECT DISTINCT ON (stream) stream, boot, upper(seqs) - 1 AS seq FROM boots
+  WHERE %(all)s OR stream IN (SELECT stream FROM boots WHERE changed > now() - interval '10 minutes')
+  ORDER BY stream, least(to_ms, (extract(epoch FROM changed) * 1000)::bigint) DESC
+)
+SELECT b.stream, s.name, b.boot, CASE WHEN l.boot = b.boot THEN l.seq ELSE 0 END, b.seq, l.points
+FROM b JOIN streams s ON s.id = b.stream LEFT JOIN latest l ON l.stream = b.stream
+WHERE (l.stream IS NULL OR l.boot <> b.boot OR l.seq < b.seq) AND coalesce(l.published <= now() - make_interval(secs => %(every)s), true)
+  AND s.name !~ '/_[^/]*$' AND EXISTS (SELECT FROM pins WHERE gateway = s.gateway)
+ORDER BY l.published NULLS FIRST LIMIT %(most)s
