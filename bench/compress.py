@@ -18,7 +18,7 @@ from pathlib import Path
 from agent.keys import create_key, load_key
 from agent.outbox import OutboxItem
 from agent.pack import BirthTable, Packer
-from agent.uplink.compression import PackCompressor
+from agent.uplink.messages import PackCompressor
 from agent.verify.strict import inflate
 from ext.ring import Ring
 

@@ -9,8 +9,8 @@ from typing import Any
 from agent.config import Config, DerivedConfig, DeviceConfig, device_spec, site_profiles
 from agent.pack import BirthPoints, BirthTable, Facts, changes, seconds
 from agent.poll import DevicePoll
+from agent.service.recent_readings import Stillness
 from agent.service.seal_jobs import Stream
-from agent.service.stillness import Stillness
 from drivers.encoding import exact_text
 from drivers.line import Line
 from drivers.model import PACES, DeviceSpec, FreshnessRule, Point

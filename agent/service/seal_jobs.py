@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.pack import BirthTable, Packer, Savepoint, SealedPack, base64url, seconds
-from agent.service.completeness import RecentReadings
+from agent.service.recent_readings import RecentReadings
 from agent.store import LossNote
 from drivers.model import Reason
 from ext.ring import Ring

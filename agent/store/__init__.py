@@ -2,8 +2,7 @@
 
 from agent.store.documents import StoredTable
 from agent.store.errors import StoreBusy, StoreDamaged, StoreError, StoreFull, StoreNewer
-from agent.store.interval_gaps import NewGaps
-from agent.store.intervals import NewPage, Repair
+from agent.store.intervals import NewGaps, NewPage, Repair
 from agent.store.sqlite import Quarantine
 from agent.store.store import Store, Usage
 from agent.store.streams import LaggingStream, LossNote, Resume, StoredPack, StreamHead

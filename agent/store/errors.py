@@ -1,10 +1,18 @@
-"""Errors of the store: what SQLite and the disk report, with a hint for the technician."""
+"""Errors of the store: what SQLite and the disk report, with a hint for the technician; and damage, which is verified.
+
+SQLite reports "malformed" for a damaged database and for a disk that fails. Setting a database aside costs a part of
+its history, so that report alone is not enough: all bytes are read without SQLite, and the file is checked. If only the
+disk failed, the error is temporary; readings stay in the ring meanwhile.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
+import time
 from pathlib import Path
+from typing import Final
 
 from drivers.model import GatewayError
 
@@ -94,3 +102,110 @@ def explain(error: sqlite3.Error, path: str) -> StoreError:
             hint="Does the directory exist, and does it belong to the user that runs the agent?",
         )
     return StoreError(f"SQLite reports: {error}", where=path)
+
+
+CHECK_BYTES: Final = 256 << 20  # the largest file that is read and checked while everything else waits
+UNREADABLE_S: Final = 60.0  # a disk that recovers does so sooner; a bad sector stays
+PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # between the attempts of a start
+MAX_CLEARED: Final = 3  # then SQLite's report is accepted: an agent that fails again and again helps nobody
+_BLOCK: Final = 1 << 20
+
+
+def suspicion_file(path: Path) -> Path:
+    """Exists beside a database that was reported damaged while it was in use; one byte for each report."""
+    return path.with_name(path.name + ".suspect")
+
+
+def suspicion_count(path: Path) -> int:
+    """How often the database was reported damaged since it was last found sound."""
+    try:
+        return max(1, suspicion_file(path).stat().st_size)
+    except OSError:
+        return 0
+
+
+def add_suspicion(path: Path) -> None:
+    """Note for the next start that the whole database must be checked."""
+    with contextlib.suppress(OSError), suspicion_file(path).open("ab") as file:
+        file.write(b".")
+
+
+def clear_suspicion(path: Path) -> None:
+    """The whole database was checked and is sound."""
+    with contextlib.suppress(OSError):
+        suspicion_file(path).unlink(missing_ok=True)
+
+
+def is_small(path: Path) -> bool:
+    """Whether the whole file may be checked while the agent waits."""
+    return path.stat().st_size <= CHECK_BYTES if path.exists() else True
+
+
+def read_error(path: Path) -> str:
+    """The disk's error while reading all bytes of the database and its WAL; "" if all can be read."""
+    for file in (path, path.with_name(path.name + "-wal")):
+        at = 0
+        try:
+            fd = os.open(file, os.O_RDONLY)
+            try:
+                while block := os.pread(fd, _BLOCK, at):
+                    at += len(block)
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return f"{error.strerror} near byte {at} of {file.name}"
+    return ""
+
+
+class RetryPolicy:
+    """For a start that meets damage: it is accepted once it persists after the disk returned all bytes of the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._pauses, self._was_readable = path, list(PAUSES_S), False
+
+    def should_retry(self) -> bool:
+        """Whether to open again. Waits before it returns True if the disk fails or the file is too large to read."""
+        if self._was_readable or not self._pauses:
+            return False
+        self._was_readable = is_small(self._path) and not read_error(self._path)
+        if not self._was_readable:
+            time.sleep(self._pauses.pop(0))
+        return True
+
+
+class DamageVerifier:
+    """Verifies damage that SQLite reports. ``in_use``: the store is open; before that, ``RetryPolicy`` decides."""
+
+    def __init__(self, conn: sqlite3.Connection, path: Path) -> None:
+        self._conn, self._path = conn, path
+        self._unreadable_since: float | None = None
+        self._cleared = 0
+        self.in_use = False
+
+    def classify(self, error: sqlite3.Error) -> StoreError:
+        """StoreBusy if only the disk failed; otherwise StoreDamaged, noted beside the file for the next start."""
+        damaged = explain(error, str(self._path))
+        if is_small(self._path):
+            if why := read_error(self._path):
+                now = time.monotonic()
+                self._unreadable_since = self._unreadable_since or now
+                if self.in_use and now - self._unreadable_since < UNREADABLE_S:
+                    return self._busy(f"the disk cannot be read ({why})")
+            else:
+                self._unreadable_since = None
+                if self.in_use and self._cleared < MAX_CLEARED and self._is_sound():
+                    self._cleared += 1
+                    return self._busy(f"the disk failed for a moment ({error}, but the database is sound)")
+        add_suspicion(self._path)
+        return damaged
+
+    def _is_sound(self) -> bool:
+        try:
+            return bool(self._conn.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok")
+        except sqlite3.Error:
+            return False
+
+    def _busy(self, what: str) -> StoreBusy:
+        return StoreBusy(what, where=str(self._path), hint="If this persists, replace the card or disk")

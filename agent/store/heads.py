@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.clock import kernel_boot
-from agent.store.damage import add_suspicion, is_small
+from agent.store.errors import add_suspicion, is_small
 from agent.store.retention import Retention
 from agent.store.sqlite import Database, file_bytes, quarantine_name, unchanged_damage
 from agent.store.streams import DAMAGED, LaggingStream, Resume, StreamHead, StreamRegistry

@@ -14,8 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from agent.store import schema
-from agent.store.damage import DamageVerifier, RetryPolicy, clear_suspicion, is_small, suspicion_count
-from agent.store.errors import StoreDamaged, StoreError, StoreNewer, damage_error, explain, is_damage
+from agent.store.errors import (
+    DamageVerifier,
+    RetryPolicy,
+    StoreDamaged,
+    StoreError,
+    StoreNewer,
+    clear_suspicion,
+    damage_error,
+    explain,
+    is_damage,
+    is_small,
+    suspicion_count,
+)
 from drivers.files import sync_directory
 
 log = logging.getLogger("meterhouse.store")

@@ -11,9 +11,8 @@ from typing import TypeVar
 from agent.mounts import mount_of
 from agent.store.check import StoreCheck
 from agent.store.codec import Codec
-from agent.store.damage import RetryPolicy, clear_suspicion, suspicion_count
 from agent.store.documents import Documents, KeyTable
-from agent.store.errors import StoreDamaged, StoreError
+from agent.store.errors import RetryPolicy, StoreDamaged, StoreError, clear_suspicion, suspicion_count
 from agent.store.heads import HeadRecord, HeadTracker, head_of, record_file, set_stale_wal_aside
 from agent.store.intervals import IntervalTable
 from agent.store.packs import PackTable

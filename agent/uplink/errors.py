@@ -1,14 +1,21 @@
-"""MQTT reason codes and network errors as BrokerError: what a technician sees, and what to do next."""
+"""MQTT reason codes and network errors as BrokerError: what a technician sees, what to do next, what is logged."""
 
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 import ssl
+import time
+from collections.abc import Callable
 from typing import Final
 
 from drivers.model import BrokerError, clean_text
 
+log = logging.getLogger("meterhouse.uplink")
+CLEAR_S: Final = 10.0  # without a fault, before all are considered cleared
+MOST_KINDS: Final = 20
+LOG_AGAIN_S: Final = 3600.0  # a fault that lasts is logged again
 # reason codes of MQTT 5, section 2.4
 NO_SUBSCRIBERS: Final = 0x10
 FAILURE: Final = 0x80  # and above
@@ -171,3 +178,47 @@ def _tls_failed(error: ssl.SSLError, url: str) -> BrokerError:
         hint = "Does it require a client certificate?"
         return BrokerError("broker closed the connection during the TLS handshake", where=url, hint=hint)
     return BrokerError(f"TLS failed: {clean_text(reason, 100)}", where=url, hint="Compare ca_file, cert_file, key_file")
+
+
+class FaultLog:
+    """Logs each fault of a destination once, the connection once, and once that all faults are cleared.
+
+    Faults that come and go are one episode. It ends after ``CLEAR_S`` without any.
+    """
+
+    def __init__(self, name: str, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._name, self._monotonic = name, monotonic
+        self._logged: dict[str, float] = {}  # fault -> time
+        self._count = 0
+        self._last_s = self._began_s = monotonic()
+        self._connected = False
+
+    def fault(self, error: BrokerError) -> None:
+        """A fault occurred."""
+        now = self._last_s = self._monotonic()
+        if not self._logged:
+            self._began_s, self._connected = now, False
+        self._count += 1
+        logged_s = self._logged.get(error.what)
+        skip = len(self._logged) >= MOST_KINDS if logged_s is None else now - logged_s < LOG_AGAIN_S
+        if skip:
+            return
+        self._logged[error.what] = now
+        more = "" if logged_s is None else f" (still occurring, {self._count} faults so far)"
+        log.warning("%s: %s%s", self._name, error, more)
+
+    def connected(self, text: str) -> None:
+        """A connection was made."""
+        if not self._connected:
+            self._connected = True
+            log.info("%s: %s", self._name, text)
+
+    def cleared(self) -> None:
+        """There is no fault now."""
+        now = self._monotonic()
+        if self._logged and now - self._last_s >= CLEAR_S:
+            count = f", {self._count} faults" if self._count > len(self._logged) else ""
+            faults = "; ".join(sorted(self._logged))
+            log.info("%s: recovered after %.0f s (%s%s)", self._name, self._last_s - self._began_s, faults, count)
+            self._logged.clear()
+            self._count = 0

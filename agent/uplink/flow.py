@@ -1,14 +1,21 @@
-"""Flow control: how fast and how much is sent, and which packs the broker refuses."""
+"""Flow control: how much is sent, which packs the broker refuses, when to give up a connection and to reconnect."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum
 from typing import Final
 
+from agent.uplink.messages import OutgoingMessage
 from drivers.backoff import Backoff
 
+RETRY_MOST_S: Final = 60.0
+SHORT_MOST_S, SHORT_FOR_S = 10.0, 600.0  # after a short outage the agent is back within 10 s
+TAKEN_OVER_S, TAKEN_OVER_MOST_S = 60.0, 900.0  # another client uses our id: do not take the session back at once
+STABLE_S: Final = 30.0  # a connection of this length was a good one
+JITTER: Final = 0.5  # so that gateways do not reconnect in step
 MOST_BYTES, LEAST_BYTES, FIRST_BYTES = 4 << 20, 16 << 10, 256 << 10  # in flight
 FAST_ACK_S: Final = 1.0  # from sending to PUBACK: the window grows
 SLOW_ACK_S: Final = 5.0  # the window shrinks
@@ -176,3 +183,70 @@ class PoisonDetector:
     def keep_only(self, refs: Collection[int]) -> None:
         """All others were confirmed by an ack, or dropped at the store's size limit."""
         self._strikes = {ref: strikes for ref, strikes in self._strikes.items() if ref in refs}
+
+
+class ReconnectBackoff:
+    """Delays between attempts to connect.
+
+    At most 10 s in the first ten minutes in which the broker cannot be reached, or in which connections break after
+    packs were accepted (an unstable modem); up to a minute otherwise. A longer backoff of its own applies after
+    another client took over the session.
+    """
+
+    def __init__(self, first_s: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._backoff = Backoff(first_s, RETRY_MOST_S, JITTER)
+        self._taken_over = Backoff(TAKEN_OVER_S, TAKEN_OVER_MOST_S, JITTER)
+        self._healthy_s = monotonic()  # the last time that the connection worked
+
+    def next(self, *, lived_s: float, answered: bool, taken_over: bool, served: bool = False) -> float:
+        """Seconds to wait before the next attempt.
+
+        Args:
+            lived_s: duration of the last attempt and its connection.
+            answered: it got a CONNACK.
+            taken_over: another client with our id ended it.
+            served: the broker accepted packs in it.
+        """
+        now = self._monotonic()
+        if served:
+            self._healthy_s = now
+        if lived_s > STABLE_S and answered:
+            self._backoff.reset()
+            self._healthy_s = now
+        if lived_s > TAKEN_OVER_MOST_S and answered:
+            self._taken_over.reset()
+        if taken_over:
+            return self._taken_over.next_s()
+        short = (served or not answered) and now - self._healthy_s < SHORT_FOR_S
+        return self._backoff.next_s(SHORT_MOST_S if short else RETRY_MOST_S)
+
+
+class AckWatchdog:
+    """How long the broker has not acknowledged the oldest message although it has received all of it.
+
+    A slow link may need minutes to deliver a message. While bytes still arrive there, the broker is not at fault.
+    """
+
+    def __init__(self) -> None:
+        self._received, self._progress_s = 0, 0.0  # bytes that the broker has received, and when that last grew
+        self._complete: OutgoingMessage | None = None  # a message that the broker has received entirely
+        self._complete_s = 0.0
+
+    def overdue_s(self, oldest: OutgoingMessage | None, now: float, received: int) -> float:
+        """Seconds without progress.
+
+        Args:
+            oldest: the oldest message without a PUBACK; None: there is none.
+            received: bytes of this connection that the broker's TCP has acknowledged; 0 where that is not known.
+        """
+        if received > self._received:
+            self._received, self._progress_s = received, now
+        if oldest is None:
+            return 0.0
+        if received < oldest.end_offset:
+            return now - max(oldest.sent_s, self._progress_s)
+        if self._complete is not oldest:
+            slow = received and now - oldest.sent_s > 1.0  # the link delayed it
+            self._complete, self._complete_s = oldest, now if slow else oldest.sent_s
+        return now - self._complete_s

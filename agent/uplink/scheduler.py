@@ -14,7 +14,6 @@ from functools import partial
 from typing import Final
 
 from agent.outbox import Outbox, OutboxItem
-from agent.uplink.compression import PackCompressor
 from agent.uplink.errors import (
     BAD_FORMAT,
     FAILURE,
@@ -34,7 +33,7 @@ from agent.uplink.flow import (
     RejectedRetained,
     TopicKey,
 )
-from agent.uplink.messages import BACKFILL, BIRTH, LIVE, NO_LIMIT, OutgoingMessage
+from agent.uplink.messages import BACKFILL, BIRTH, LIVE, NO_LIMIT, OutgoingMessage, PackCompressor
 from agent.uplink.queues import InboundQueue, OutboxCursor
 from drivers.backoff import Backoff
 from drivers.rate_limit import TokenBucket

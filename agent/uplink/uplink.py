@@ -16,11 +16,11 @@ from agent.certificates import WARN_DAYS
 from agent.outbox import Outbox, OutboxItem
 from agent.settings import UplinkConfig
 from agent.uplink import errors
-from agent.uplink.compression import PackCompressor
-from agent.uplink.messages import OutgoingMessage, UplinkState, client_id, status_bytes
+from agent.uplink.errors import FaultLog
+from agent.uplink.flow import AckWatchdog, ReconnectBackoff
+from agent.uplink.messages import OutgoingMessage, PackCompressor, UplinkState, client_id, status_bytes
 from agent.uplink.mqtt import CONNECT_S, V5, V311, MqttConnection
 from agent.uplink.queues import WakePipe
-from agent.uplink.reconnect import AckWatchdog, FaultLog, ReconnectBackoff
 from agent.uplink.replay import QUOTA_BYTES, ReplayServer
 from agent.uplink.scheduler import LIVE_BYTES, SendScheduler
 from drivers.model import BrokerError, GatewayError, clean_text

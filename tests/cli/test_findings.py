@@ -14,7 +14,7 @@ from agent.cli.common import singular
 from agent.cli.finding_words import BECAUSE, FINDINGS, REASONS
 from agent.cli.findings import BY_GATEWAY, Finding, exit_code_of, find
 from agent.cli.status_screen import StatusScreen
-from agent.service.completeness import EXCUSED
+from agent.service.recent_readings import EXCUSED
 from drivers.model import Reason
 
 NOW = 1_795_500_000.0

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from agent.cli.control import ask_running
-from agent.service.control.handover import compare
+from agent.service.control.attest import compare
 from agent.service.control.protocol import ComparedDevice, Handover
 from drivers.model import UsageError
 from tests.kits.house import Agent, House, Meter, until

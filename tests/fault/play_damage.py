@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.store.damage import add_suspicion
-from agent.store.errors import StoreDamaged
+from agent.store.errors import StoreDamaged, add_suspicion
 from agent.verify import Report, Verdict
 from tests.fault.play_kill import pause
 from tests.kits.books import report_of

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.service.completeness import BUCKETS, RecentReadings
+from agent.service.recent_readings import BUCKETS, RecentReadings
 from drivers.line.stats import LineStats
 from drivers.model import Reason
 

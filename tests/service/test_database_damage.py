@@ -13,7 +13,7 @@ import pytest
 from agent.outbox import OutboxItem
 from agent.service.db_thread import DatabaseThread
 from agent.store import Store, StoreDamaged
-from agent.store.damage import suspicion_file
+from agent.store.errors import suspicion_file
 from agent.store.sqlite import PAGE_BYTES
 from ext.ring import Ring
 from tests.kits.packs import Maker

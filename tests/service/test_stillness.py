@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.service.stillness import LOOK_EVERY_MS, STILL_MS, Stillness
+from agent.service.recent_readings import LOOK_EVERY_MS, STILL_MS, Stillness
 from drivers.model import DeviceSpec, Kind, Point, Quality, Reason
 from ext.ring import Ring
 

@@ -169,7 +169,7 @@ def test_a_suspected_large_file_is_checked_and_set_aside_the_second_time(
     store = Store.open(path, CAP, destinations=["platform"])
     assert store.quarantine is None and not suspect.exists(), "a small one is looked at"
     store.close()
-    monkeypatch.setattr("agent.store.damage.CHECK_BYTES", 1000)
+    monkeypatch.setattr("agent.store.errors.CHECK_BYTES", 1000)
     suspect.write_bytes(b".")
     store = Store.open(path, CAP, destinations=["platform"])
     assert store.quarantine is None and suspect.exists()

@@ -16,7 +16,7 @@ import pytest
 
 from agent.store import Store, StoreBusy, StoreDamaged
 from agent.store import damage as damaging
-from agent.store.damage import DamageVerifier, read_error, suspicion_file
+from agent.store.errors import DamageVerifier, read_error, suspicion_file
 from agent.store.sqlite import PAGE_BYTES
 from tests.kits.faults.shim import Shim
 from tests.kits.packs import Maker

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.store import Store, salvage
-from agent.store.damage import suspicion_file
+from agent.store.errors import suspicion_file
 from agent.store.sqlite import PAGE_BYTES, salvage_file
 from tests.kits.packs import Maker
 

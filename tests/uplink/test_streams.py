@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from agent.uplink import Uplink
-from agent.uplink.compression import CONTENT_TYPE
+from agent.uplink.messages import CONTENT_TYPE
 from agent.verify.strict import inflate
 from tests.kits.delivery import BASE, Listener, Mosquitto, StoreOutbox, destination, fresh, old, until
 from tests.kits.fake_broker import FakeBroker

@@ -245,7 +245,7 @@ def _record(answer: Mapping[str, Any], config: Config, snapshot: Mapping[str, An
 def _preview(compared: Sequence[ComparedDevice], view: LiveView, config: Config, words: Mapping[str, str]) -> None:
     """What is about to be signed, for the person who typed the displays."""
     from agent.cli.console_tables import open_console
-    from agent.service.control.handover import compare
+    from agent.service.control.attest import compare
 
     states = view.snapshot.get("devices", {})
     ratios = {one.name: {"ct": str(one.ratio_ct), "pt": str(one.ratio_pt)} for one in config.devices}
@@ -307,7 +307,7 @@ def _show(record: Mapping[str, Any], words: Mapping[str, str]) -> None:
 
 def _secondary(entry: Mapping[str, Any], words: Mapping[str, str]) -> str:
     """A text if a display differs by just the ratio of the device's transformers, else ""."""
-    from agent.service.control.handover import compare
+    from agent.service.control.attest import compare
 
     ratio = Decimal(1)
     for factor in entry.get("ratio", {}).values():

@@ -79,7 +79,7 @@ class KnownAnswer(RequestBase, frozen=True, kw_only=True):
 class PeriodReport(KnownAnswer, frozen=True, kw_only=True, omit_defaults=True, tag="report"):
     """The page of a period. ``day`` is any date inside, "" today."""
 
-    module: ClassVar[str] = "agent.service.control.report"
+    module: ClassVar[str] = "agent.service.control.pages"
 
     period: Literal["day", "month", "year", "rolling"]
     day: Annotated[str, Meta(max_length=10)] = ""
@@ -92,7 +92,7 @@ class Day(KnownAnswer, frozen=True, kw_only=True, omit_defaults=True, tag="day")
     ``day`` is a date, "" today. ``points``: of these devices only these; none: the main ones.
     """
 
-    module: ClassVar[str] = "agent.service.control.day"
+    module: ClassVar[str] = "agent.service.control.pages"
 
     day: Annotated[str, Meta(max_length=10)] = ""
     streams: Annotated[list[Text], Meta(max_length=20)] = []
@@ -102,13 +102,13 @@ class Day(KnownAnswer, frozen=True, kw_only=True, omit_defaults=True, tag="day")
 class Days(KnownAnswer, frozen=True, omit_defaults=True, tag="days"):
     """The days that have intervals."""
 
-    module: ClassVar[str] = "agent.service.control.day"
+    module: ClassVar[str] = "agent.service.control.pages"
 
 
 class Birth(RequestBase, frozen=True, tag="birth"):
     """The birth in effect at pack ``seq`` of a stream (last part of its name); 0: the newest."""
 
-    module: ClassVar[str] = "agent.service.control.day"
+    module: ClassVar[str] = "agent.service.control.pages"
 
     stream: Text
     seq: Annotated[int, Meta(ge=0, lt=1 << 53)] = 0
@@ -117,7 +117,7 @@ class Birth(RequestBase, frozen=True, tag="birth"):
 class Pack(RequestBase, frozen=True, tag="pack"):
     """One pack of a stream (last part of its name), as it was published."""
 
-    module: ClassVar[str] = "agent.service.control.day"
+    module: ClassVar[str] = "agent.service.control.pages"
 
     stream: Text
     seq: Annotated[int, Meta(ge=1, lt=1 << 53)]
@@ -126,14 +126,14 @@ class Pack(RequestBase, frozen=True, tag="pack"):
 class Declarations(RequestBase, frozen=True, tag="declarations"):
     """All declarations so far."""
 
-    module: ClassVar[str] = "agent.service.control.declare"
+    module: ClassVar[str] = "agent.service.control.attest"
 
 
 class Declare(RequestBase, frozen=True, tag="declare"):
     """One entry that a person attests; ``from_`` and ``to`` in UTC seconds."""
 
     right: ClassVar[Right] = Right.CHANGE
-    module: ClassVar[str] = "agent.service.control.declare"
+    module: ClassVar[str] = "agent.service.control.attest"
 
     n: Text
     v: Text
@@ -160,7 +160,7 @@ class Handover(RequestBase, frozen=True, tag="handover"):
     """A record of commissioning, to be signed."""
 
     right: ClassVar[Right] = Right.CHANGE
-    module: ClassVar[str] = "agent.service.control.handover"
+    module: ClassVar[str] = "agent.service.control.attest"
 
     who: Annotated[str, Meta(min_length=1, max_length=200)]
     devices: Annotated[list[ComparedDevice], Meta(min_length=1, max_length=1000)]

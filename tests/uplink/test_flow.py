@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.uplink.flow import FIRST_BYTES, LEAST_BYTES, MOST_BYTES, InflightWindow
+from agent.uplink.errors import FaultLog
+from agent.uplink.flow import FIRST_BYTES, LEAST_BYTES, MOST_BYTES, AckWatchdog, InflightWindow, ReconnectBackoff
 from agent.uplink.messages import OutgoingMessage
-from agent.uplink.reconnect import AckWatchdog, FaultLog, ReconnectBackoff
 from drivers.model import BrokerError
 from drivers.rate_limit import RateLimitedLog
 

@@ -1,4 +1,4 @@
-"""Serves a day by intervals, the days that exist, births and single packs: what the gateway's page shows.
+"""Serves what the gateway's page and the report show: a day by intervals, the days that exist, births, packs, a period.
 
 An answer is one JSON document in parts; numbers have all their digits. It is bounded: a device comes with its main
 points or those that were named, and all devices together with totals only. The store is asked in slices.
@@ -6,6 +6,7 @@ points or those that were named, and all devices together with totals only. The 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
@@ -16,6 +17,10 @@ from typing import Any, Final
 import msgspec
 
 from agent.config import Config
+from agent.indicators.compute import period_of
+from agent.indicators.declared import from_dict
+from agent.indicators.report import Reporter
+from agent.indicators.site import BalanceReport
 from agent.intervals.amounts import tidy
 from agent.intervals.calendar import Calendar
 from agent.intervals.meters import MeterAmount, MeterSums
@@ -23,9 +28,11 @@ from agent.intervals.page_format import Column, PageSchema
 from agent.intervals.query import query
 from agent.intervals.rows import Flag, IntervalRow, RoleSum
 from agent.intervals.sums import Unwritten, sums
+from agent.service.births import derived_row
 from agent.service.control.export import chosen, is_ours
 from agent.service.control.period import STREAMS_AT_ONCE, FetchedPages, fetch_pages, known_until, unwritten_of, validity
-from agent.service.control.protocol import Access, Birth, Day, Days, Pack, Reply
+from agent.service.control.protocol import Access, Birth, Day, Days, Pack, PeriodReport, Reply
+from agent.service.results.site import read
 from agent.store import Store
 from agent.verify.signed import payload_hash
 from drivers.encoding import base64url
@@ -42,12 +49,14 @@ _PER_HOUR: Final[Mapping[str, str]] = {"kWh": "kW", "kvarh": "kvar", "kVAh": "kV
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
-async def answer(access: Access, request: Day | Days | Birth | Pack, reply: Reply) -> dict[str, Any]:
+async def answer(access: Access, request: Day | Days | Birth | Pack | PeriodReport, reply: Reply) -> dict[str, Any]:
     """Gives what the kind's own function gives."""
     if isinstance(request, Days):
         return await days(access, request)
     if isinstance(request, Birth | Pack):
         return await signed(access, request, reply)
+    if isinstance(request, PeriodReport):
+        return await report(access, request, reply)
     return await day(access, request, reply)
 
 
@@ -382,3 +391,83 @@ def _site_row(one: RoleSum) -> list[Any]:
         min(max(flawed, Decimal(0)), Decimal(1)),
         [(flag.name or "").lower() for flag in Flag if flag in one.flags],
     ]
+
+
+async def report(access: Access, request: PeriodReport, reply: Reply) -> dict[str, Any]:
+    """Gives the length of the page; or only that it is unchanged since the client's ``stamp``."""
+    config, day, now_ms = access.config, day_of(request.day), now_of(access, request.now_ms)
+    calendar = Calendar(config.timezone, config.interval.length_ms)
+    at_ms = calendar.midnight(day) if day is not None else now_ms
+    until_ms = await access.call(partial(known_until, now_ms))
+    period = period_of(calendar, request.period, at_ms, until_ms)
+    ends = (period.start_ms, period.end_ms)
+    valid = await access.call(partial(validity, access, calendar, *ends, now_ms, request.after_change))
+    if request.unless == valid.stamp:
+        return {"unchanged": True, **valid.as_dict()}
+    plan = await asyncio.to_thread(read, config)
+    entries = [from_dict(plain) for plain in await access.call(lambda store: store.documents.declarations())]
+    reporter = Reporter(plan, calendar, period, entries, request.by)
+    balancer = BalanceReport(calendar, period, config.base, [derived_row(one) for one in config.derived])
+    unwritten, missing = unwritten_of(config), _Missing(config)
+    streams = await access.call(lambda store: [name for name in store.packs.heads() if not is_ours(name)])
+    days = list(calendar.stretches("day", period.start_ms, max(period.until_ms, period.start_ms)))
+    for done, (start, end) in enumerate(days, 1):
+        until = min(end, period.until_ms)
+        pages = await fetch_pages(access, start, until, streams)
+        late = await access.call(partial(unwritten.before, at_ms=until))
+        # in a thread: the loop has lines to serve, and the database thread readings to seal
+        await access.compute(partial(_add, reporter, balancer, calendar, start, end, until, pages, late))
+        for at in range(0, len(streams), STREAMS_AT_ONCE):
+            await access.call(partial(missing.add, streams[at : at + STREAMS_AT_ONCE], start, until))
+        reply.progress(done, len(days))
+    page = await access.compute(partial(_page, config, reporter, balancer))
+    page |= valid.as_dict() | {"devices": await access.call(missing.devices)}
+    return await send(access, reply, page)
+
+
+def _page(config: Config, reporter: Reporter, balancer: BalanceReport) -> dict[str, Any]:
+    page = reporter.page() | balancer.page()
+    page |= {"site": config.site, "gateway": config.gateway, "label": config.site_label, "timezone": config.timezone}
+    return page | {"config": config.hash()}
+
+
+class _Missing:
+    """What each device lacks of a period, by reason. Used in the database thread."""
+
+    def __init__(self, config: Config) -> None:
+        self._labels = {f"{config.base}/{device.name}": device.label for device in config.devices}
+        self._found: dict[str, dict[str, list[int]]] = {}
+
+    def add(self, streams: Sequence[str], start_ms: int, end_ms: int, store: Store) -> None:
+        """One day of some streams."""
+        for stream, row in store.intervals.gaps.rows(start_ms, end_ms, streams):
+            add_missing(self._found.setdefault(stream, {}), row.reason, row.ms, row.whole_ms)
+
+    def devices(self, store: Store) -> list[dict[str, Any]]:
+        """All that are configured, and others that lack something."""
+        starts = store.intervals.gaps.starts()
+        return [
+            {
+                "device": stream.rpartition("/")[2],
+                "label": self._labels.get(stream, ""),
+                "missing": self._found.get(stream, {}),
+                "gaps_from": starts[stream] // 1000 if stream in starts else None,
+            }
+            for stream in sorted(self._labels.keys() | self._found.keys())
+        ]
+
+
+def _add(
+    reporter: Reporter,
+    balancer: BalanceReport,
+    calendar: Calendar,
+    start: int,
+    end: int,
+    until: int,
+    pages: FetchedPages,
+    late: Sequence[Unwritten],
+) -> None:
+    """One day, known up to ``until``."""
+    takers = balancer.takers(start, end)
+    reporter.add(sums(pages, calendar, start, until, trail="whole", meters=takers, unwritten=late))
+    balancer.add(takers, start, end)

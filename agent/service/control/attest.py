@@ -1,6 +1,7 @@
-"""Serves handovers: the gateway signs what its devices read, what their displays showed, and who compared them.
+"""Serves what persons attest: handovers, which the gateway signs with its own readings, and declarations.
 
-Identity, line, address and reading are the agent's own: a reading is taken only if the agent has recorded it itself.
+Identity, line, address and reading of a handover are the agent's own: a reading is taken only if the agent has recorded
+it itself.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import json
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
 
+from agent.indicators.declared import Declaration, from_dict, in_force
+from agent.indicators.units import parse_unit
 from agent.pack import base64url, seconds
 from agent.service.births import RunningDevice
-from agent.service.control.protocol import Access, ComparedDevice, Handover, Reply
+from agent.service.control.protocol import Access, ComparedDevice, Declarations, Declare, Handover, Reply
+from agent.service.results.site import read
 from agent.store import Store
 from agent.verify.canonical import canonical
 from drivers.encoding import exact_text
@@ -29,7 +34,12 @@ AGAIN_S: Final = 0.25
 AROUND: Final = 3  # packs about the time of a reading that are searched for it
 
 
-async def answer(access: Access, request: Handover, reply: Reply) -> dict[str, Any]:
+async def answer(access: Access, request: Handover | Declarations | Declare, reply: Reply) -> dict[str, Any]:
+    """Gives what ``handover`` or ``declarations`` gives."""
+    return await (handover(access, request, reply) if isinstance(request, Handover) else declarations(access, request))
+
+
+async def handover(access: Access, request: Handover, reply: Reply) -> dict[str, Any]:
     """Gives {"events", "packs", "thumbprint"}: the signed events, and where they are."""
     service = access.service
     if service is None:
@@ -183,3 +193,50 @@ def _sealed(store: Store, stream: str, before: int, number: str) -> Sequence[tup
                 digest = base64url(hashlib.sha256(payload).digest())
                 found.append((event, {"boot": pack.boot, "hash": digest, "seq": pack.seq, "stream": stream}))
     return found
+
+
+async def declarations(access: Access, request: Declarations | Declare) -> dict[str, Any]:
+    """Gives {"entries"} or {"entry"}."""
+    entries = [from_dict(plain) for plain in await access.call(lambda store: store.documents.declarations())]
+    if isinstance(request, Declarations):
+        holding = {entry.id for entry in in_force(entries)}
+        return {"entries": [{**entry.as_dict(), "in_force": entry.id in holding} for entry in entries]}
+    plain: dict[str, Any] = {"n": request.n, "v": request.v, "u": request.u, "who": request.who, "to": request.to}
+    plain |= {"from": request.from_, "document": request.document, "replaces": request.replaces}
+    plain |= {"id": secrets.token_hex(8), "at": time.time_ns() // 1_000_000 / 1000, "by": access.caller.as_dict()}
+    made = from_dict(plain)
+    await asyncio.to_thread(check_against, made, entries, access)
+    kept = await access.call(lambda store: _keep(store, made, f"{access.config.base}/_indicators"))
+    return {"entry": kept.as_dict()}
+
+
+def _keep(store: Store, made: Declaration, results: str) -> Declaration:
+    """Store it, but not into an interval whose figures are published: nothing would sign it. In the database thread."""
+    head = store.packs.heads().get(results)
+    if head is not None and head.to_ms > made.at_ms:
+        made = replace(made, at_ms=head.to_ms)
+    store.documents.declare(made.id, made.at_ms, made.as_dict())
+    return made
+
+
+def check_against(made: Declaration, entries: list[Declaration], access: Access) -> None:
+    """Check a declaration against the plan and earlier declarations. Raises UsageError."""
+    plan = read(access.config)
+    wanted = plan.inputs.get(made.name)
+    if wanted is None:
+        known = ", ".join(sorted(plan.inputs)) or "none: the plan names no set that takes any"
+        raise UsageError(f"the plan has no input {made.name}", where="declare", hint=f"Known: {known}")
+    if made.replaces and made.replaces not in {entry.id for entry in in_force(entries) if entry.name == made.name}:
+        raise UsageError(
+            f"{made.replaces} is not an entry of {made.name} in effect",
+            where="declare",
+            hint="`meterhouse declare` lists them",
+        )
+    if not made.value:
+        return
+    if parse_unit(made.unit).dimension != wanted.unit.dimension:
+        hint = f"Use {wanted.unit.text} or a multiple of it"
+        raise UsageError(f"{made.name} cannot have the unit {made.unit}", where="declare", hint=hint)
+    if (made.to_ms is None) != (wanted.kind == "state"):
+        problem = "is valid from a day on: omit --to" if wanted.kind == "state" else "belongs to a period: give --to"
+        raise UsageError(f"{made.name} {problem}", where="declare")
