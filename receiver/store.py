@@ -35,9 +35,14 @@ DICTIONARY_BYTES: Final = 64 << 10
 TRAIN_PACKS: Final = 1000  # packs that a dictionary is trained on, once for a database
 MAX_REFUSED: Final = 10_000  # rows that are kept; further ones only count
 MAX_UNKNOWN: Final = 10_000
+ACK_ON_ITS_WAY_S: Final = 5.0  # that an ack may take to a gateway
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,60}(?:\.[0-9]{1,60})?")
 REFUSED_BYTES: Final = 64 << 10  # of a refused message that are kept
+
+
+class TrustChanged(Exception):
+    """Somebody enrolled or removed a gateway while a batch was judged: judge it again."""
 
 
 class RefusedMessage(NamedTuple):
@@ -61,6 +66,7 @@ class Store:
     def __init__(self, dsn: str, *, readings: bool = False) -> None:
         self.dsn, self._with_readings = dsn, readings
         self._layouts: set[UUID] = set()
+        self._trust = -1  # the number of trust_changes by which the batch at hand was judged
         self._dropped_ms: int | None = None  # packs that begin earlier are no longer kept
         self._connection: Connection | None = None
         self._streams: set[str] = set()  # known to be there
@@ -110,7 +116,8 @@ class Store:
         query = "SELECT number, (SELECT max(before_ms) FROM dropped) FROM trust_changes"
         row = self.connection().execute(query).fetchone()
         self._dropped_ms = row[1] if row and row[1] is not None else None
-        return int(row[0]) if row else 0
+        self._trust = int(row[0]) if row else 0
+        return self._trust
 
     def keys(self, gateway: str) -> bytes | None:
         """Its newest keys object."""
@@ -130,6 +137,9 @@ class Store:
 
         Args:
             unknown: gateways that nobody enrolled, each with its keys object or b"".
+
+        Raises:
+            TrustChanged: keys of a gateway that may be enrolled by now would be left in the queue of the unknown.
         """
         packs = [one for one in messages if isinstance(one, PackMessage)]
         if self._dropped_ms is not None:  # counted already, and dropped since
@@ -137,7 +147,12 @@ class Store:
         connection = self.connection()
         self._prepare_months(connection, packs)
         self._train(connection, packs)
+        strangers = list(unknown)
         with connection.transaction(), connection.cursor() as cursor:
+            if any(keys for _, keys in strangers):
+                row = cursor.execute("SELECT number FROM trust_changes FOR SHARE").fetchone()
+                if row is not None and row[0] != self._trust:
+                    raise TrustChanged
             for one in messages:
                 if isinstance(one, KeysMessage):
                     put_keys(cursor, one)
@@ -152,7 +167,7 @@ class Store:
             if self._with_readings:
                 self._put_readings(cursor, [one for one in packs if one.checked.value.get("e") and not one.codes])
             _put_refused(cursor, refused)
-            _put_unknown(cursor, unknown)
+            _put_unknown(cursor, strangers)
         self._streams |= {one.checked.stream for one in packs}
         self._births |= {short_hash(one.checked.digest) for one in packs if one.checked.link.is_birth}
         return new
@@ -222,6 +237,13 @@ class Store:
             cursor.execute(
                 "INSERT INTO forks SELECT b.stream, b.seq, b.boot, b.hash, b.from_ms, b.body FROM batch b "
                 "JOIN packs p USING (stream, seq, boot, from_ms) WHERE p.hash <> b.hash ON CONFLICT DO NOTHING"
+            )
+            # sent again although it was acknowledged: that ack was lost on its way, and the keeper sends another one
+            cursor.execute(
+                "DELETE FROM acked a USING batch b JOIN packs p USING (stream, seq, boot, from_ms) "
+                "WHERE p.hash = b.hash AND a.stream = b.stream AND a.boot = b.boot "
+                "AND b.seq BETWEEN a.first AND a.last AND a.at < now() - make_interval(secs => %s)",
+                [ACK_ON_ITS_WAY_S],
             )
         cursor.execute("TRUNCATE batch")
         return new

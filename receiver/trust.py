@@ -90,6 +90,8 @@ def read_csv(path: Path) -> list[Enrolment]:
 def enrol(connection: Connection, rows: Sequence[Enrolment]) -> list[str]:
     """Trust these gateways in addition to what is trusted. Returns those that waited in the queue and are known now."""
     with connection.transaction(), connection.cursor() as cursor:
+        # first: a worker that is putting keys of these gateways into the queue ends before, or looks once more
+        cursor.execute("UPDATE trust_changes SET number = number + 1")
         pins = [(one.gateway, thumbprint) for one in rows for thumbprint in one.thumbprints]
         cursor.executemany("INSERT INTO pins (gateway, thumbprint) VALUES (%s, %s) ON CONFLICT DO NOTHING", pins)
         agreed = [(one.gateway, stream) for one in rows for stream in one.streams]
@@ -109,7 +111,6 @@ def enrol(connection: Connection, rows: Sequence[Enrolment]) -> list[str]:
                 continue  # other keys than those that were enrolled: it stays in the queue
             put_keys(cursor, keys_message(ring, bytes(keys), value))
             known.append(gateway)
-        cursor.execute("UPDATE trust_changes SET number = number + 1")
     return known
 
 
