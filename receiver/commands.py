@@ -335,10 +335,11 @@ def _log_totals(report: dict[str, Any]) -> None:
 
 def _in_words(report: dict[str, Any]) -> str:
     refused = sum(report["refused"].values())
+    aside = f", {report['aside']} set aside for a database that was away" if report["aside"] else ""
     return (
         f"{report['packs']} packs stored, {report['readings']} readings; {report['again']} delivered again, "
         f"{refused} refused, "
-        f"{report['unknown']} of unknown gateways, {report['waiting']} waiting"
+        f"{report['unknown']} of unknown gateways, {report['waiting']} waiting{aside}"
     )
 
 

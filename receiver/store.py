@@ -385,23 +385,18 @@ def _put_refused(cursor: psycopg.Cursor[Any], refused: Sequence[RefusedMessage])
     if not refused:
         return
     count = cursor.execute("SELECT count(*) FROM refused").fetchall()[0][0]
-    for one in refused:
-        digest = short_hash(sha256(one.body).digest())
-        if count >= MAX_REFUSED:  # the newest are of more use than the oldest
-            cursor.execute("DELETE FROM refused WHERE ctid IN (SELECT ctid FROM refused ORDER BY at LIMIT 100)")
-            count -= cursor.rowcount
-        cursor.execute(
-            "INSERT INTO refused (topic, code, why, hash, body) VALUES (%s, %s, %s, %s, %s) "
-            "ON CONFLICT (topic, hash) DO UPDATE SET times = refused.times + 1, at = now()",
-            [
-                one.topic[:300].replace("\0", "?"),
-                one.code,
-                one.why[:400].replace("\0", "?"),
-                digest,
-                one.body[:REFUSED_BYTES],
-            ],
-        )
-        count += 1
+    if (surplus := count + len(refused) - MAX_REFUSED) > 0:  # the newest are of more use than the oldest
+        oldest = "SELECT ctid FROM refused ORDER BY at LIMIT %s"
+        cursor.execute(f"DELETE FROM refused WHERE ctid IN ({oldest})", [max(surplus, 100)])
+    cursor.executemany(
+        "INSERT INTO refused (topic, code, why, hash, body) VALUES (%s, %s, %s, %s, %s) "
+        "ON CONFLICT (topic, hash) DO UPDATE SET times = refused.times + 1, at = now()",
+        sorted(  # two workers with the same messages wait for each other and never for good
+            (one.topic[:300].replace("\0", "?"), one.code, one.why[:400].replace("\0", "?"),
+             short_hash(sha256(one.body).digest()), one.body[:REFUSED_BYTES])
+            for one in refused
+        ),
+    )  # fmt: skip
 
 
 def _put_unknown(cursor: psycopg.Cursor[Any], unknown: Iterable[tuple[str, bytes]]) -> None:
