@@ -55,6 +55,8 @@ class Scene:
         until(lambda: not self.fleet.owed, 240, lambda: (self.fleet.owed, "packs owed", self.platform.said()))
         wrong = self.platform.settle(self.fleet.sealed, self.fleet.readings, others=SITE)
         assert not any(wrong.values()), (wrong, self.platform.said())
+        for name in ("lost", "twice", "differ"):
+            self.row[name] = self.row.get(name, 0) + wrong[name]
         assert not self.fleet.wrong, self.fleet.wrong[:3]
         self.balances += 1
         print(f"  balanced for the {self.balances}th time: {len(self.fleet.sealed)} packs", file=sys.stderr, flush=True)
@@ -65,7 +67,7 @@ class Scene:
         until(lambda: sum(self.platform.stored(shard).values()) > before + 20, 90, self.platform.said)
 
     def finish(self) -> Row:
-        """The agent's books: what it sealed is what is stored, to the byte; and its outbox is empty."""
+        """The agent's books: what it sealed is what is stored, to the byte; its outbox emptied before."""
         agent, platform = self.agent, self.platform
         until(lambda: waiting(agent) <= 4, 400, lambda: (agent.snapshot()["uplinks"], platform.said()))
         agent.stop()
@@ -85,7 +87,6 @@ class Scene:
             "agent_sealed": len(sealed),
             "agent_stored": len(stored),
             "agent_differ": len(stored.items() ^ sealed.items()),
-            "lost": 0, "twice": 0, "differ": 0,
             **self.row,
         }  # fmt: skip
 
