@@ -10,8 +10,6 @@ import signal
 import sys
 import threading
 from contextlib import ExitStack
-from pathlib import Path
-from tempfile import mkdtemp
 from urllib.parse import quote
 
 from drivers.model import GatewayError
@@ -38,7 +36,7 @@ def main() -> int:
         rabbit.start()
         servers = []
         for _ in range(SHARDS):
-            server = PrivatePostgres(Path(mkdtemp(prefix="meterhouse-shard-")))
+            server = PrivatePostgres()
             stack.callback(server.stop)
             server.start()
             servers.append(server)

@@ -8,7 +8,6 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import mkdtemp
 
 import psycopg
 
@@ -31,7 +30,7 @@ class Platform:
     def __init__(self, folder: Path, source: str, broker: str, shards: int = 1, workers: int = 2) -> None:
         folder.mkdir(exist_ok=True)
         self.folder, self._source, self._broker = folder, source, broker
-        self.servers = [PrivatePostgres(Path(mkdtemp(prefix="mh-shard-"))) for _ in range(shards)]
+        self.servers = [PrivatePostgres() for _ in range(shards)]
         self.workers = [f"w{number + 1}" for number in range(workers)]
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
