@@ -8,14 +8,15 @@ SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 KERNELS = $(wildcard ext/*.pyx ext/*.pxd ext/*.h)
 export PYTHON
 
-.PHONY: demo platform-demo test test-platform test-page test-slow test-system deb wheel bundle release test-bounds soak lint bench clean help
+.PHONY: demo platform-demo platform-cluster test test-platform test-page test-slow test-system deb wheel bundle release test-bounds soak lint bench clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo [ARGS='--for 20s --json']   a simulated park, read, signed, delivered and verified"
 	@echo "make test                             all fast tests (installs what they need)"
 	@echo "make platform-demo [ARGS='--gateways 500']  the platform's side: a made-up fleet, received, verified and kept"
-	@echo "make test-platform                    the platform's tests (installs PostgreSQL, starts one of its own)"
+	@echo "make platform-cluster                 three RabbitMQ nodes and two databases on loopback, until Ctrl-C"
+	@echo "make test-platform                    the platform's tests (installs PostgreSQL and RabbitMQ, starts its own)"
 	@echo "make test-system                      the package in a Debian machine with a real systemd (root, systemd-nspawn)"
 	@echo "make test-page                        the gateway's page in a headless Chromium, with axe-core"
 	@echo "make deb | wheel | bundle             a Debian package (ARCH=arm64: for that); wheels of the agent and of the"
@@ -37,7 +38,7 @@ $(VENV)/.test: pyproject.toml tools/prepare $(KERNELS)
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.platform: $(VENV)/.test
-	@tools/prepare $(VENV) demo,test,lint,hardware,platform mosquitto postgresql
+	@tools/prepare $(VENV) demo,test,lint,hardware,platform mosquitto postgresql rabbitmq-server
 	@touch $@
 
 demo: $(VENV)/.demo
@@ -52,6 +53,9 @@ test-slow: $(VENV)/.test
 
 platform-demo: $(VENV)/.platform
 	@$(BIN)/meterhouse platform demo $(ARGS)
+
+platform-cluster: $(VENV)/.platform
+	@$(BIN)/python -m receiver.loopback_cluster
 
 test-platform: $(VENV)/.platform
 	$(BIN)/python -m pytest -m "platform and not slow" -rs -n 2 --dist loadfile tests/platform $(ARGS)
@@ -72,7 +76,7 @@ test-bounds: WORKERS = 3
 test-bounds: $(VENV)/.test
 	$(BIN)/python -m tests.ext.build_checked $(SIDE_BY_SIDE) $(ARGS)
 
-soak: $(VENV)/.test
+soak: $(VENV)/.platform
 	@$(BIN)/python -c 'import chdb' 2>/dev/null || $(BIN)/python -m pip install -q --disable-pip-version-check chdb-core || true
 	@command -v mkfs.xfs >/dev/null || [ -x /sbin/mkfs.xfs ] || echo "without xfsprogs the power cuts are skipped"
 	$(BIN)/python -m tests.fault.soak $(ARGS)

@@ -69,7 +69,7 @@ platform.add_command(page_command)
     "source",
     required=True,
     metavar="URL",
-    help="mqtt://HOST:1883, mqtts://, amqp://HOST:5672/%2F?queue=NAME.",
+    help="mqtt://HOST:1883, mqtts://, amqp://HOST:5672,HOST2:5672/%2F?queue=NAME, amqps://.",
 )
 @click.option("--name", default=None, help="Of this worker, the same after a restart; default: the host's name.")
 @click.option("--readings", is_flag=True, help="Keep readings for queries as well (the view `readings`).")
@@ -96,12 +96,14 @@ def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str,
     connection = open_source(source, name)
     _log_start(f"worker {name} reads from {show_url(source)}", shards, away)
     worker = Worker(connection, stores)
-    reported, problem = time.monotonic(), ""
+    reported, problem = time.monotonic(), "not said yet"
     while not stop:
         worker.step()
         if (now := connection.problem()) != problem:
             problem = now
-            logging.getLogger("meterhouse.platform").warning("broker: %s", problem or "connected")
+            logging.getLogger("meterhouse.platform").log(
+                logging.WARNING if problem else logging.INFO, "broker: %s", problem or "connected"
+            )
         if time.monotonic() - reported >= 60:
             _log_totals(worker.report())
             reported = time.monotonic()
@@ -113,7 +115,9 @@ def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str,
 
 @platform.command("keep")
 @click.option(
-    "--broker", metavar="URL", help="mqtt://HOST: acknowledge, and ask for what is missing. Without it: only check."
+    "--broker",
+    metavar="URL",
+    help="mqtt://HOST[,HOST2]: acknowledge, and ask for what is missing. Without it: only check.",
 )
 @click.option("--metrics", metavar="ADDRESS", help="Prometheus metrics here, such as 127.0.0.1:9108.")
 @click.option("--keep-days", type=click.IntRange(1), help="Drop packs that are older, by whole months. Default: never.")
@@ -362,10 +366,11 @@ def _log_totals(report: dict[str, Any]) -> None:
 
 def _in_words(report: dict[str, Any]) -> str:
     refused = sum(report["refused"].values())
+    aside = f", {report['aside']} set aside for a database that was away" if report["aside"] else ""
     return (
         f"{report['packs']} packs stored, {report['readings']} readings; {report['again']} delivered again, "
         f"{refused} refused, "
-        f"{report['unknown']} of unknown gateways, {report['waiting']} waiting"
+        f"{report['unknown']} of unknown gateways, {report['waiting']} waiting{aside}"
     )
 
 

@@ -11,6 +11,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from drivers.model import UsageError
+from receiver.sources import hosts_of
 from receiver.sources.mqtt import apply_login
 
 log = logging.getLogger("meterhouse.platform")
@@ -21,7 +22,7 @@ class Publisher:
     """A connection that comes back by itself. ``publish`` refuses while it is away: the caller tries again later.
 
     Args:
-        url: ``mqtt://`` or ``mqtts://``, also of a RabbitMQ with its MQTT plugin.
+        url: ``mqtt://`` or ``mqtts://``, also of a RabbitMQ with its MQTT plugin; several hosts are tried in turn.
     """
 
     def __init__(self, url: str, name: str) -> None:
@@ -37,7 +38,10 @@ class Publisher:
         client.max_queued_messages_set(MAX_QUEUED)
         client.reconnect_delay_set(1, 15)
         client.on_connect = self._on_connect
-        client.connect_async(parts.hostname, parts.port or (8883 if parts.scheme == "mqtts" else 1883), keepalive=30)
+        client.on_connect_fail, client.on_disconnect = self._on_connect_fail, self._on_disconnect
+        self._hosts, self._next = hosts_of(parts, 8883 if parts.scheme == "mqtts" else 1883), 0
+        self._closing = False
+        client.connect_async(*self._hosts[0], keepalive=30)
         client.loop_start()
 
     @property
@@ -53,8 +57,20 @@ class Publisher:
 
     def close(self) -> None:
         """Send what is queued, and leave."""
+        self._closing = True
         self._client.disconnect()
         self._client.loop_stop()
+
+    def _try_next(self) -> None:
+        if not self._closing:
+            self._next += 1
+            self._client.connect_async(*self._hosts[self._next % len(self._hosts)], keepalive=30)
+
+    def _on_connect_fail(self, client: Any, userdata: Any) -> None:
+        self._try_next()
+
+    def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+        self._try_next()
 
     def _on_connect(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:

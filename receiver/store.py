@@ -49,9 +49,14 @@ MAX_UNKNOWN: Final = 10_000  # gateways in the queue
 UNKNOWN_BYTES: Final = 32 << 10  # of a keys object of a gateway that nobody enrolled: 80 keys
 MAX_COUNT: Final = 1 << 60  # of a false pack that is counted nowhere
 MAX_NAME: Final = 129  # <site>/<gateway>
+ACK_ON_ITS_WAY_S: Final = 5.0  # that an ack may take to a gateway
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,60}(?:\.[0-9]{1,60})?")
 REFUSED_BYTES: Final = 64 << 10  # of a refused message that are kept
+
+
+class TrustChanged(Exception):
+    """Somebody enrolled or removed a gateway while a batch was judged: judge it again."""
 
 
 class RefusedMessage(NamedTuple):
@@ -76,6 +81,7 @@ class Store:
     def __init__(self, dsn: str, *, readings: bool = False, place: tuple[int, int] | None = None) -> None:
         self.dsn, self._with_readings, self._place = dsn, readings, place
         self._layouts: set[UUID] = set()
+        self._trust = -1  # the number of trust_changes by which the batch at hand was judged
         self._dropped_ms: int | None = None  # packs that begin earlier are no longer kept
         self._connection: Connection | None = None
         self._streams: set[str] = set()  # known to be there
@@ -128,7 +134,8 @@ class Store:
         query = "SELECT number, (SELECT max(before_ms) FROM dropped) FROM trust_changes"
         row = self.connection().execute(query).fetchone()
         self._dropped_ms = row[1] if row and row[1] is not None else None
-        return int(row[0]) if row else 0
+        self._trust = int(row[0]) if row else 0
+        return self._trust
 
     def keys(self, gateway: str) -> bytes | None:
         """Its newest keys object."""
@@ -148,6 +155,9 @@ class Store:
 
         Args:
             unknown: gateways that nobody enrolled, each with its keys object or b"".
+
+        Raises:
+            TrustChanged: keys of a gateway that may be enrolled by now would be left in the queue of the unknown.
         """
         packs = [one for one in messages if isinstance(one, PackMessage)]
         if self._dropped_ms is not None:  # counted already, and dropped since
@@ -155,7 +165,12 @@ class Store:
         connection = self.connection()
         self._prepare_months(connection, packs)
         self._train(connection, packs)
+        strangers = list(unknown)
         with connection.transaction(), connection.cursor() as cursor:
+            if any(keys for _, keys in strangers):
+                row = cursor.execute("SELECT number FROM trust_changes FOR SHARE").fetchone()
+                if row is not None and row[0] != self._trust:
+                    raise TrustChanged
             # by name, so that two workers with the same objects wait for each other and never for good
             for keys in sorted((one for one in messages if isinstance(one, KeysMessage)), key=lambda one: one.gateway):
                 put_keys(cursor, keys)
@@ -173,7 +188,7 @@ class Store:
                 kept = [one for one in packs if _hash(one.checked.link.hash) not in self._forks]
                 self._put_readings(cursor, [one for one in kept if one.checked.value.get("e") and not one.codes])
             _put_refused(cursor, refused)
-            _put_unknown(cursor, unknown)
+            _put_unknown(cursor, strangers)
         self._streams |= {one.checked.stream for one in packs}
         self._births |= {short_hash(one.checked.digest) for one in packs if one.checked.link.is_birth}
         return new
@@ -247,6 +262,13 @@ class Store:
             self._forks = {row[3] for row in cursor.execute(others)}
             if self._forks:
                 cursor.execute(f"INSERT INTO forks {others} ON CONFLICT DO NOTHING")
+            # sent again although it was acknowledged: that ack was lost on its way, and the keeper sends another one
+            cursor.execute(
+                "DELETE FROM acked a USING batch b JOIN packs p USING (stream, seq, boot, from_ms) "
+                "WHERE p.hash = b.hash AND a.stream = b.stream AND a.boot = b.boot "
+                "AND b.seq BETWEEN a.first AND a.last AND a.at < now() - make_interval(secs => %s)",
+                [ACK_ON_ITS_WAY_S],
+            )
         cursor.execute("TRUNCATE batch")
         return new
 

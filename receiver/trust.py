@@ -95,6 +95,8 @@ def enrol(connection: Connection, rows: Sequence[Enrolment]) -> list[str]:
     A gateway that has streams here was asked for these from now on, and for no others.
     """
     with connection.transaction(), connection.cursor() as cursor:
+        # first: a worker that is putting keys of these gateways into the queue ends before, or looks once more
+        cursor.execute("UPDATE trust_changes SET number = number + 1")
         pins = [(one.gateway, thumbprint) for one in rows for thumbprint in one.thumbprints]
         cursor.executemany("INSERT INTO pins (gateway, thumbprint) VALUES (%s, %s) ON CONFLICT DO NOTHING", pins)
         agreed = [(one.gateway, stream) for one in rows for stream in one.streams]
@@ -115,7 +117,6 @@ def enrol(connection: Connection, rows: Sequence[Enrolment]) -> list[str]:
                 continue  # other keys than those that were enrolled: it stays in the queue
             put_keys(cursor, keys_message(ring, bytes(keys), value))
             known.append(gateway)
-        cursor.execute("UPDATE trust_changes SET number = number + 1")
     return known
 
 

@@ -20,8 +20,8 @@ from drivers.backoff import Backoff
 from drivers.model import clean_text
 from receiver.checker import AnyMessage, Checker, NotYet, PackMessage, UnknownGateway
 from receiver.database import DatabaseError, shard_of
-from receiver.sources import Message, Source
-from receiver.store import RefusedMessage, Store
+from receiver.sources import Message, ShardQueues, Source
+from receiver.store import RefusedMessage, Store, TrustChanged
 
 log = logging.getLogger("meterhouse.platform")
 BATCH: Final = 500  # messages of one transaction
@@ -49,6 +49,7 @@ class Totals:
     foreign: int = 0  # topics without a meaning here
     content_types: Counter[str] = field(default_factory=Counter)  # that are not ours; the messages were judged
     failures: int = 0  # of databases
+    aside: int = 0  # messages that went to the queue of a database that was away
 
 
 @dataclass(slots=True)
@@ -73,6 +74,11 @@ class Worker:
         self._retry = [Backoff(0.5, 15.0) for _ in stores]
         self._away_until = [0.0] * len(stores)
         self._trust = [-1] * len(stores)
+        self._away: set[int] = set()
+        self._queues = source if isinstance(source, ShardQueues) and len(stores) > 1 else None
+        if self._queues is not None:
+            for shard in range(len(stores)):
+                self._queues.deliver_shard(shard, True)
 
     def step(self, wait_s: float = WAIT_S) -> int:
         """Take a batch, store it, acknowledge it. Returns the number of messages that were settled."""
@@ -91,6 +97,8 @@ class Worker:
             done = self._put(shard, items)
             self._source.acknowledge(done)
             settled += len(done)
+        for shard in self._away:
+            settled += self._set_aside(shard)
         if not by_shard:
             return 0
         if settled == 0:
@@ -138,9 +146,12 @@ class Worker:
             self._failed(shard, error)
             self._waiting += items
             return []
+        except TrustChanged:
+            self._waiting += items
+            return []
         except Exception as error:  # noqa: BLE001 of one message: it must not come again for ever and stop all others
             return self._isolate(shard, items, error)
-        self._retry[shard].reset()
+        self._returned(shard)
         self._waiting += batch.waiting
         self._count(batch, new)
         return batch.done
@@ -195,10 +206,34 @@ class Worker:
                 batch.messages.append(checked)
         batch.done.append(message)
 
+    def _set_aside(self, shard: int) -> int:
+        """What waits for a database that is away must not fill the window: the other databases get nothing then."""
+        keep = MAX_WAITING // len(self._stores)
+        items = [item.message for item in self._waiting if self._shard(item.message.topic) == shard]
+        if self._queues is None or len(items) <= keep:
+            return 0
+        done = self._queues.set_aside(shard, items[keep:])
+        self._source.acknowledge(done)
+        safe = {id(message) for message in done}
+        self._waiting = [item for item in self._waiting if id(item.message) not in safe]
+        self.totals.aside += len(done)
+        return len(done)
+
+    def _returned(self, shard: int) -> None:
+        self._retry[shard].reset()
+        if shard in self._away:
+            self._away.discard(shard)
+            log.warning("database %d: back", shard + 1)
+            if self._queues is not None:
+                self._queues.deliver_shard(shard, True)
+
     def _failed(self, shard: int, error: Exception) -> None:
         delay_s = self._retry[shard].next_s()
         self._away_until[shard] = self._clock() + delay_s
         self.totals.failures += 1
+        self._away.add(shard)
+        if self._queues is not None:
+            self._queues.deliver_shard(shard, False)
         self._stores[shard].drop_connection()
         self._checkers[shard].forget_all()
         log.warning(
@@ -219,7 +254,7 @@ class Worker:
         """The totals, for a log line or ``--json``."""
         totals = self.totals
         return {
-            "again": totals.again, "content_types": dict(sorted(totals.content_types.items())),
+            "again": totals.again, "aside": totals.aside, "content_types": dict(sorted(totals.content_types.items())),
             "failures": totals.failures, "foreign": totals.foreign, "messages": totals.messages,
             "packs": totals.packs, "readings": totals.readings, "refused": dict(sorted(totals.refused.items())),
             "unknown": totals.unknown, "waiting": self.waiting,

@@ -5,12 +5,15 @@ Another one (Kafka, NATS) is a class with the four methods of ``Source``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Any, Final, Protocol, runtime_checkable
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from drivers.model import UsageError
+
+LOGIN: Final = frozenset({"password_file", "ca", "certificate", "key"})  # options of every scheme
 
 
 @dataclass(slots=True)
@@ -39,6 +42,17 @@ class Source(Protocol):
         """End the connection; what was not acknowledged stays with the broker."""
 
 
+@runtime_checkable
+class ShardQueues(Protocol):
+    """A source whose broker also has a queue for each shard, for messages that wait for their database."""
+
+    def set_aside(self, shard: int, messages: Sequence[Message]) -> list[Message]:
+        """Move messages to the queue of their shard. Returns those that are safe there: to be acknowledged."""
+
+    def deliver_shard(self, shard: int, wanted: bool) -> None:
+        """Deliver what was set aside for a shard, or stop that, from now on and after each reconnect."""
+
+
 def open_source(url: str, name: str) -> Source:
     """The source behind ``mqtt://``, ``mqtts://``, ``amqp://`` or ``amqps://``.
 
@@ -49,8 +63,6 @@ def open_source(url: str, name: str) -> Source:
         UsageError: another scheme, or no host.
     """
     parts = urlsplit(url)
-    if not parts.hostname:
-        raise UsageError(f"no host in {url!r}", where="--from", hint="Expected such as mqtt://127.0.0.1:1883")
     if parts.scheme in ("mqtt", "mqtts"):
         from receiver.sources.mqtt import MqttSource
 
@@ -58,5 +70,58 @@ def open_source(url: str, name: str) -> Source:
     if parts.scheme in ("amqp", "amqps"):
         from receiver.sources.amqp import AmqpSource
 
-        return AmqpSource(url, parts)
+        return AmqpSource(parts, name)
     raise UsageError(f'unknown scheme "{parts.scheme}"', where="--from", hint="mqtt, mqtts, amqp and amqps are known")
+
+
+def hosts_of(url: SplitResult, default_port: int) -> list[tuple[str, int]]:
+    """The hosts of ``scheme://user@host[:port][,host[:port] ...]/``, in the order in which they are tried.
+
+    Raises:
+        UsageError: no host, or something that is not a port.
+    """
+    found = []
+    for text in url.netloc.rpartition("@")[2].split(","):
+        one = urlsplit(f"//{text}")
+        try:
+            port = one.port or default_port
+        except ValueError:
+            port = 0
+        if not one.hostname or not port:
+            hint = f"Expected such as {url.scheme}://host1:{default_port},host2:{default_port}"
+            raise UsageError(f'"{text}" is not a host with a port', where=f"{url.scheme}://", hint=hint)
+        found.append((one.hostname, port))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who we are, and the further options of a URL."""
+
+    user: str
+    password: str
+    options: dict[str, str]
+
+
+def login_of(url: SplitResult, more: Collection[str] = ()) -> Login:
+    """Name and password from ``//user@host?password_file=FILE``, and the options.
+
+    Args:
+        more: names of options besides those of ``LOGIN``.
+
+    Raises:
+        UsageError: a file that cannot be read, or an option that is not known.
+    """
+    options = dict(parse_qsl(url.query))
+    login = url.netloc.rpartition("@")[0]
+    user, _, password = login.partition(":")
+    known = sorted(LOGIN | set(more))
+    if unknown := options.keys() - known:
+        hint = f"{', '.join(known[:-1])} and {known[-1]} are known"
+        raise UsageError(f'unknown option "{min(unknown)}"', where=f"{url.scheme}://", hint=hint)
+    try:
+        if "password_file" in options:
+            return Login(unquote(user), Path(options["password_file"]).read_text().strip(), options)
+    except (OSError, ValueError) as error:
+        raise UsageError(str(error), where=f"{url.scheme}://", hint="Is the file there, and readable?") from None
+    return Login(unquote(user), unquote(password), options)

@@ -1,64 +1,89 @@
-"""RabbitMQ: a quorum queue that is bound to the topics of MQTT, shared by any number of workers.
+"""RabbitMQ 4: a quorum queue that is bound to the topics of MQTT, shared by any number of workers.
 
 A queue keeps no retained message, so keys and status come through it like packs, and the database hands keys on to the
-other workers. RabbitMQ swaps ``/`` and ``.`` between topics and routing keys, so they are swapped back.
+other workers. RabbitMQ turns ``/`` of a topic into ``.``; names of sites and gateways must have no ``.`` of their own.
+
+The broker must drop nothing by itself:
+
+- A quorum queue drops a message that came back twenty times, as good ones do where workers die often. Ours moves it,
+  after three times, to the queue ``NAME.again``, which has no such limit and is read as well. The limit is needed: a
+  topic of more than 255 bytes, which MQTT allows, ends each AMQP channel that it is delivered to. There it is a header.
+- A queue with a limit of length drops its oldest message. Ours refuse the newest, and the gateway keeps it.
+- ``NAME.shard2`` holds what waits for a database that is away, so that it holds up no other.
 """
 
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
-from urllib.parse import SplitResult
+from urllib.parse import SplitResult, unquote
+from zlib import crc32
 
 import pika
 from pika.exceptions import AMQPError
 
 from drivers.backoff import Backoff
-from drivers.model import UsageError
-from receiver.sources import Message
+from drivers.model import UsageError, clean_text
+from receiver.sources import Message, hosts_of, login_of
 
 log = logging.getLogger("meterhouse.platform")
+logging.getLogger("pika").setLevel(logging.CRITICAL)  # it logs a traceback for each end; ``problem`` says why in a line
 EXCHANGE: Final = "amq.topic"  # where RabbitMQ's MQTT plugin publishes
 BINDINGS: Final = (
     "meterhouse.v1.*.*.*.readings", "meterhouse.v1.*.*.*.backfill", "meterhouse.v1.*.*.checkpoint.*",
     "meterhouse.v1.*.*.keys", "meterhouse.v1.*.*.status",
 )  # fmt: skip
-WINDOW: Final = 2000
-_SWAPPED: Final = str.maketrans("./", "/.")
+ARGUMENTS: Final = {"x-queue-type": "quorum", "x-delivery-limit": -1, "x-overflow": "reject-publish"}
+RETURNS: Final = 3  # of a message, before it goes to NAME.again
+WINDOW: Final = 2000  # unacknowledged messages that the broker may send
+SIDE_WINDOW: Final = 500  # the same, of each queue beside the main one
+HEARTBEAT_S: Final = 60  # a worker that waits for its database serves no heartbeat
+BLOCKED_S: Final = 5.0  # that an alarm of the broker may hold up what is set aside
+ASIDE_S: Final = 1.0  # of one call: meanwhile the other shards wait
 _FAILURES: Final = (AMQPError, OSError, AssertionError)
 
 
 class AmqpSource:
-    """See ``receiver.sources.Source``.
+    """See ``receiver.sources.Source`` and ``ShardQueues``.
 
     Args:
-        url: ``amqp://user:password@host:5672[,host:port ...]/vhost?queue=NAME``; hosts are tried in turn.
+        url: ``amqp://user@host:5672[,host:port ...]/vhost?queue=NAME&password_file=FILE``; hosts are tried in turn.
+        name: of the worker; also says with which host it begins, so that workers spread over a cluster.
+
+    Raises:
+        UsageError: the URL is not right, or a file of it cannot be read.
     """
 
-    def __init__(self, url: str, parts: SplitResult) -> None:
-        login, _, hosts = parts.netloc.rpartition("@")
-        query = dict(pair.partition("=")[::2] for pair in parts.query.split("&") if pair)
-        self._queue_name = query.pop("queue", "meterhouse")
-        rest = "&".join(
-            f"{name}={value}" for name, value in {"heartbeat": "20", "socket_timeout": "5", **query}.items()
-        )
-        front = f"{parts.scheme}://{login + '@' if login else ''}"
-        try:
-            self._hosts = [
-                pika.URLParameters(f"{front}{host}{parts.path or '/%2F'}?{rest}") for host in hosts.split(",")
-            ]
-        except ValueError as error:
-            raise UsageError(
-                str(error), where="--from", hint="Expected such as amqp://user@host:5672/%2F?queue=name"
-            ) from None
+    def __init__(self, url: SplitResult, name: str) -> None:
+        login = login_of(url, ["queue"])
+        self._queue_name = login.options.get("queue", "meterhouse")
+        self._again_name = f"{self._queue_name}.again"
+        self._hosts = [
+            pika.ConnectionParameters(
+                host, port, unquote(url.path[1:]) or "/",
+                pika.PlainCredentials(login.user or "guest", login.password or "guest"),
+                heartbeat=HEARTBEAT_S, socket_timeout=5, stack_timeout=15, blocked_connection_timeout=BLOCKED_S,
+                ssl_options=pika.SSLOptions(_tls(url, login.options), host) if url.scheme == "amqps" else None,
+                client_properties={"connection_name": f"meterhouse-platform-{name}"},
+            )
+            for host, port in hosts_of(url, 5671 if url.scheme == "amqps" else 5672)
+        ]  # fmt: skip
+        self._next = crc32(name.encode())
         self._queue = deque[Message]()
+        self._unsettled: set[int] = set()  # tags that were delivered and not acknowledged
         self._connection: Any = None
         self._channel: Any = None
-        self._generation = self._next = 0
+        self._cancelled = False
+        self._shards: dict[int, str] = {}  # whose queue we want to read: the consumer's tag, "" while there is none
+        self._shard_names: set[str] = set()  # of these queues
+        self._aside: Any = None  # a connection of its own: a broker that is short of memory reads nothing from one
+        self._aside_channel: Any = None  # that publishes, no acknowledgement either
+        self._generation = 0
         self._problem = "not connected yet"
         self._retry = Backoff(0.5, 15.0)
         self._retry_at = 0.0
@@ -66,32 +91,35 @@ class AmqpSource:
     def take(self, most: int, wait_s: float) -> list[Message]:
         """Up to ``most`` messages."""
         until = time.monotonic() + wait_s
-        while len(self._queue) < most:
-            left = until - time.monotonic()
+        while True:  # at least once: a worker that has no room still answers heartbeats
+            left_s = max(0.0, min(0.05, until - time.monotonic()))
             if self._connection is None and time.monotonic() >= self._retry_at:
                 self._connect()
             if self._connection is None:
-                time.sleep(max(0.0, min(0.05, left)))
+                time.sleep(left_s)
             else:
-                try:
-                    self._connection.process_data_events(max(0.0, min(0.05, left)))
-                except _FAILURES as error:
-                    self._lost(error)
-            if left <= 0:
+                self._serve(0.0 if len(self._queue) >= most else left_s)
+            if len(self._queue) >= most or time.monotonic() >= until:
                 break
         return [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
         """Acknowledge those of this connection."""
-        for message in messages:
-            generation, tag = message.token
-            if generation != self._generation or self._channel is None:
-                continue
-            try:
-                self._channel.basic_ack(tag)
-            except _FAILURES as error:
-                self._lost(error)
-                return
+        tags = {tag for generation, tag in (message.token for message in messages) if generation == self._generation}
+        if not tags or self._channel is None:
+            return
+        newest = max(tags)
+        at_once = all(tag in tags or tag > newest for tag in self._unsettled)
+        try:
+            if at_once:
+                self._channel.basic_ack(newest, multiple=True)
+            else:
+                for tag in sorted(tags):
+                    self._channel.basic_ack(tag)
+        except _FAILURES as error:
+            self._lost(error)
+            return
+        self._unsettled -= tags
 
     def problem(self) -> str:
         """Why nothing arrives."""
@@ -99,35 +127,171 @@ class AmqpSource:
 
     def close(self) -> None:
         """Leave; what was not acknowledged goes back to the queue."""
-        if self._connection is not None:
-            with suppress(*_FAILURES):
-                self._connection.close()
+        for connection in (self._connection, self._aside):
+            if connection is not None:
+                with suppress(*_FAILURES):
+                    connection.close()
+
+    def set_aside(self, shard: int, messages: Sequence[Message]) -> list[Message]:
+        """Move messages to the queue of their shard, for about a second. Returns those that a majority has there."""
+        done: list[Message] = []
+        until = time.monotonic() + ASIDE_S
+        try:
+            channel = self._aside_ready()
+            name = self._shard_queue(channel, shard)
+            for message in messages:
+                if message.token[0] != self._generation:
+                    done.append(message)  # of a connection that is gone: it comes again by itself
+                    continue
+                properties = pika.BasicProperties(
+                    content_type=message.content_type or None, delivery_mode=2, headers={"topic": message.topic}
+                )
+                channel.basic_publish("", name, message.body, properties, mandatory=True)  # returns when confirmed
+                done.append(message)
+                if time.monotonic() > until:
+                    break
+        except _FAILURES as error:
+            log.warning("queue of database %d: %s", shard + 1, clean_text(_first(error), 200))
+            self._leave_aside()
+        return done
+
+    def deliver_shard(self, shard: int, wanted: bool) -> None:
+        """Deliver what was set aside for a shard, or stop that."""
+        tag = self._shards.get(shard)
+        if not wanted and tag is not None:
+            del self._shards[shard]
+            if tag and self._channel is not None:
+                try:
+                    self._channel.basic_cancel(tag)
+                except _FAILURES as error:
+                    self._lost(error)
+        elif wanted and tag is None:
+            self._shards[shard] = ""
+            if self._channel is not None:
+                try:
+                    self._consume_shard(self._channel, shard)
+                except _FAILURES as error:
+                    self._lost(error)
+
+    def _serve(self, wait_s: float) -> None:
+        try:
+            self._connection.process_data_events(wait_s)
+            if self._cancelled:
+                raise AMQPError("the broker ended the delivery: the queue was deleted, or its nodes are away")
+            if self._channel is not None and not self._channel.is_open:
+                raise AMQPError("the broker closed the channel, as it does after its consumer_timeout")
+        except _FAILURES as error:
+            self._lost(error)
 
     def _connect(self) -> None:
         self._retry_at = time.monotonic() + self._retry.next_s()
         parameters = self._hosts[self._next % len(self._hosts)]
         self._next += 1
+        connection = None
         try:
             connection = pika.BlockingConnection(parameters)
             channel = connection.channel()
             channel.basic_qos(prefetch_count=WINDOW)
-            channel.queue_declare(self._queue_name, durable=True, arguments={"x-queue-type": "quorum"})
+            channel.queue_declare(self._again_name, durable=True, arguments=ARGUMENTS)
+            channel.queue_declare(self._queue_name, durable=True, arguments=ARGUMENTS | {
+                "x-delivery-limit": RETURNS, "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": self._again_name, "x-dead-letter-strategy": "at-least-once",
+            })  # fmt: skip
             for binding in BINDINGS:
                 channel.queue_bind(self._queue_name, EXCHANGE, binding)
+            channel.add_on_cancel_callback(self._on_cancel)
             channel.basic_consume(self._queue_name, self._on_message)
+            channel.basic_qos(prefetch_count=SIDE_WINDOW)
+            channel.basic_consume(self._again_name, self._on_message)
+            for shard in self._shards:
+                self._consume_shard(channel, shard)
         except _FAILURES as error:
+            if connection is not None:
+                with suppress(*_FAILURES):
+                    connection.close()
             self._lost(error)
+            hint = ". Delete that queue, or name another one with ?queue=" if _code(error) == 406 else ""
+            self._problem = f"{parameters.host}:{parameters.port}: {self._problem}{hint}"
             return
         self._connection, self._channel, self._problem = connection, channel, ""
         self._retry.reset()
 
+    def _consume_shard(self, channel: Any, shard: int) -> None:
+        self._shards[shard] = channel.basic_consume(self._shard_queue(channel, shard), self._on_message)
+
+    def _shard_queue(self, channel: Any, shard: int) -> str:
+        name = f"{self._queue_name}.shard{shard + 1}"
+        channel.queue_declare(name, durable=True, arguments=ARGUMENTS)
+        self._shard_names.add(name)
+        return name
+
+    def _aside_ready(self) -> Any:
+        if self._aside_channel is None or not self._aside_channel.is_open:
+            self._leave_aside()
+            self._aside = pika.BlockingConnection(self._hosts[(self._next - 1) % len(self._hosts)])
+            self._aside_channel = self._aside.channel()
+            self._aside_channel.confirm_delivery()
+        return self._aside_channel
+
+    def _leave_aside(self) -> None:
+        if self._aside is not None:
+            with suppress(*_FAILURES):
+                self._aside.close()
+        self._aside = self._aside_channel = None
+
     def _lost(self, error: Exception) -> None:
+        if self._connection is not None:
+            with suppress(*_FAILURES):
+                self._connection.close()
         self._connection = self._channel = None
-        self._problem = str(error) or type(error).__name__
+        self._cancelled = False
+        self._shards = dict.fromkeys(self._shards, "")
+        self._problem = clean_text(_first(error), 300)
         self._generation += 1
         self._queue.clear()
+        self._unsettled.clear()
+
+    def _on_cancel(self, frame: Any) -> None:
+        self._cancelled = True
 
     def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        topic = method.routing_key.translate(_SWAPPED)
-        kind = properties.content_type or ""
-        self._queue.append(Message(topic, body, (self._generation, method.delivery_tag), kind))
+        key = method.routing_key
+        text = key if isinstance(key, str) else key.decode("utf-8", "replace")  # as pika hands out what is not UTF-8
+        headers = properties.headers or {}
+        if text == self._again_name:
+            topic = _first_key(headers).replace(".", "/")
+        elif text in self._shard_names:
+            topic = str(headers.get("topic", ""))
+        else:
+            topic = text.replace(".", "/")
+        self._unsettled.add(method.delivery_tag)
+        self._queue.append(Message(topic, body, (self._generation, method.delivery_tag), properties.content_type or ""))
+
+
+def _first_key(headers: dict[str, Any]) -> str:
+    """The routing key of a message before it was moved; "" where it came by another way."""
+    try:
+        key = headers["x-death"][-1]["routing-keys"][0]
+    except (LookupError, TypeError):
+        return ""
+    return key if isinstance(key, str) else ""
+
+
+def _tls(url: SplitResult, options: dict[str, str]) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=options.get("ca"))
+        if "certificate" in options:
+            context.load_cert_chain(options["certificate"], options.get("key"))
+    except (OSError, ValueError) as error:
+        raise UsageError(str(error), where=f"{url.scheme}://", hint="Is the file there, and readable?") from None
+    return context
+
+
+def _code(error: Exception) -> int:
+    return int(getattr(error, "reply_code", 0))
+
+
+def _first(error: Exception) -> str:
+    """The broker's words, such as those of a 406; pika's first argument is the code."""
+    text = str(getattr(error, "reply_text", "") or error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -11,9 +11,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import SplitResult, parse_qsl, unquote
+from urllib.parse import SplitResult
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
@@ -23,7 +22,7 @@ from paho.mqtt.properties import Properties
 from agent.verify.strict import MAX_PACK_BYTES
 from drivers.backoff import Backoff
 from drivers.model import UsageError
-from receiver.sources import Message
+from receiver.sources import Message, hosts_of, login_of
 
 log = logging.getLogger("meterhouse.platform")
 GROUP: Final = "meterhouse"
@@ -39,7 +38,8 @@ class MqttSource:
     """See ``receiver.sources.Source``. One thread: the network is served inside of ``take`` and ``acknowledge``."""
 
     def __init__(self, url: SplitResult, name: str) -> None:
-        self._url, self._queue = url, deque[Message]()
+        self._hosts, self._next = hosts_of(url, 8883 if url.scheme == "mqtts" else 1883), 0
+        self._queue = deque[Message]()
         self._generation = 0  # of the connection
         self._problem = "not connected yet"
         self._retry = Backoff(0.5, 15.0)
@@ -98,9 +98,10 @@ class MqttSource:
         settings.SessionExpiryInterval = SESSION_S
         settings.ReceiveMaximum = WINDOW
         settings.MaximumPacketSize = MAX_PACK_BYTES + HEAD_BYTES  # else 2000 messages could be any size
-        port = self._url.port or (8883 if self._url.scheme == "mqtts" else 1883)
+        host, port = self._hosts[self._next % len(self._hosts)]
+        self._next += 1
         try:
-            self._client.connect(self._url.hostname or "", port, keepalive=30, clean_start=False, properties=settings)
+            self._client.connect(host, port, keepalive=30, clean_start=False, properties=settings)
         except (OSError, ValueError) as error:
             self._lost(str(error) or type(error).__name__)
 
@@ -134,17 +135,11 @@ def apply_login(client: mqtt.Client, url: SplitResult) -> None:
     Raises:
         UsageError: a file that cannot be read, or an option that is not known.
     """
-    options = dict(parse_qsl(url.query))
-    if unknown := options.keys() - {"password_file", "ca", "certificate", "key"}:
-        hint = "password_file, ca, certificate and key are known"
-        raise UsageError(f'unknown option "{min(unknown)}"', where=f"{url.scheme}://{url.hostname}", hint=hint)
+    login = login_of(url)
     try:
-        password = Path(options["password_file"]).read_text().strip() if "password_file" in options else None
-        if url.username:
-            client.username_pw_set(unquote(url.username), password or unquote(url.password or "") or None)
+        if login.user:
+            client.username_pw_set(login.user, login.password or None)
         if url.scheme == "mqtts":
-            client.tls_set(options.get("ca"), options.get("certificate"), options.get("key"))
+            client.tls_set(login.options.get("ca"), login.options.get("certificate"), login.options.get("key"))
     except (OSError, ValueError) as error:
-        raise UsageError(
-            str(error), where=f"{url.scheme}://{url.hostname}", hint="Is the file there, and readable?"
-        ) from None
+        raise UsageError(str(error), where=f"{url.scheme}://", hint="Is the file there, and readable?") from None

@@ -286,6 +286,24 @@ class Agent:
             finally:
                 store.close()
 
+    def bodies(self) -> dict[Name, bytes]:
+        """The bytes of all packs in its store; while it does not run."""
+        with tempfile.TemporaryDirectory() as copy:
+            for path in (self.folder / self.state).glob("store.db*"):
+                if path.suffix in (".db", ".db-wal"):
+                    shutil.copy(path, copy)
+            store = Store.open(Path(copy) / "store.db", 16 << 20, destinations=["platform"])
+            try:
+                found: dict[Name, bytes] = {}
+                for stream, head in store.packs.heads().items():
+                    after = 0
+                    while page := store.packs.after(stream, after, head.seq):
+                        found |= {(pack.stream, pack.boot, pack.seq): pack.data for pack in page}
+                        after = page[-1].seq
+                return found
+            finally:
+                store.close()
+
     @property
     def rings(self) -> list[Path]:
         return sorted(self.runtime.glob("ring.*"))

@@ -14,6 +14,7 @@ import pytest
 from receiver.database import connect, migrate
 from receiver.keeper import Keeper
 from receiver.private_postgres import PrivatePostgres
+from receiver.sources import Message
 from receiver.store import Store
 from receiver.trust import Enrolment, enrol, read_csv, remove
 from receiver.worker import Worker
@@ -316,6 +317,48 @@ def test_a_worker_that_is_killed_loses_nothing_and_doubles_nothing(dsn: str, tmp
 def _start(dsn: str, url: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "agent.cli.main", "platform", "work", "--from", url, "--db", dsn, "--name", "w1"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_a_pack_that_comes_again_after_its_ack_is_acknowledged_again(dsn: str) -> None:
+    """A broker forgot the ack of a stream that has ended: its gateway sent the packs for ever."""
+    b = make("whole", 1)
+    enrolled(dsn, b.gateway.pin)
+    Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)], Clock()).step(0)
+    with connect(dsn) as connection:
+        note = "INSERT INTO acked SELECT stream, boot, 1, 12, now() - make_interval(secs => %s) FROM boots"
+        keeper = Keeper(dsn)
+        while keeper.step():
+            pass
+        for age_s, told in ((1, 1), (60, 0)):  # it may still be on its way; it was lost
+            connection.execute("DELETE FROM acked")
+            connection.execute(note, [age_s])
+            Worker(Feed(b.sent[3:5]), [Store(dsn)], Clock()).step(0)
+            assert count(dsn, "SELECT count(*) FROM acked") == told
+        keeper.close()
+
+
+def test_keys_that_arrive_while_their_gateway_is_enrolled_are_taken(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue shows them once: they went to the unknown, and every pack after them was refused."""
+    b = make("whole", 1)
+    honest = Store.pins
+
+    def slow(self: Store, gateway: str) -> list[str]:
+        found = honest(self, gateway)
+        if not found:
+            enrolled(dsn, b.gateway.pin)  # in this moment
+        return found
+
+    monkeypatch.setattr(Store, "pins", slow)
+    feed, clock = Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0])]), Clock()
+    worker = Worker(feed, [Store(dsn)], clock)
+    worker.step(0)
+    assert not feed.acknowledged
+    feed.left += [Message(topic, raw, 100 + number) for number, (topic, raw) in enumerate(b.sent)]
+    for _ in range(3):
+        worker.step(0)
+        clock.now += 6.0
+    assert count(dsn, "SELECT count(*) FROM packs") == 12
+    assert not worker.totals.refused and len(feed.acknowledged) == 13
 
 
 def test_a_csv_with_mistakes_names_each_line(tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""``make platform-cluster``: three RabbitMQ nodes and two databases on loopback, to try docs/platform.md on.
+
+Runs until Ctrl-C and removes all of it then.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from contextlib import ExitStack
+from urllib.parse import quote
+
+from drivers.model import GatewayError
+from receiver.private_postgres import USER, PrivatePostgres
+from receiver.private_rabbitmq import PrivateRabbit
+
+SHARDS = 2
+
+
+def url_of(server: PrivatePostgres) -> str:
+    """How to connect, without a space: METERHOUSE_DB holds several, parted by spaces."""
+    user = f"{USER}@" if os.geteuid() == 0 else ""
+    return f"postgresql://{user}/postgres?host={quote(str(server.folder), safe='')}"
+
+
+def main() -> int:
+    """Start, say how to reach it, wait. Exit codes: 0 ended, 3 an engine is missing."""
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    with ExitStack() as stack:
+        rabbit = PrivateRabbit(3)
+        stack.callback(rabbit.stop)
+        rabbit.start()
+        servers = []
+        for _ in range(SHARDS):
+            server = PrivatePostgres()
+            stack.callback(server.stop)
+            server.start()
+            servers.append(server)
+        print(f"export METERHOUSE_DB='{' '.join(map(url_of, servers))}'")
+        print(f"export AMQP='{rabbit.amqp_url()}'")
+        print(f"export MQTT='{rabbit.mqtt_url()}'")
+        for node in rabbit.nodes:
+            print(f"# {node.name}: process {node.pid}, AMQP {node.amqp_port}, MQTT {node.mqtt_port}")
+        print("# Ctrl-C ends all of it", flush=True)
+        ended.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main())
+    except GatewayError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
