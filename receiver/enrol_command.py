@@ -81,13 +81,13 @@ def enrol_command(
     if as_json:
         click.echo(done.as_json())
         return
-    said = [
+    results = [
         (rows, f"{len(rows)} gateways are trusted; {len(done.known_now)} of them had published before"),
         (removed, f"{done.removed} gateways are trusted no longer; what they sent stays"),
         (forgotten, f"{done.forgotten} gateways are out of the queue"),
         (export_to, f"{export_to}: {len(done.trusted)} thumbprints"),
     ]
-    for wanted, text in said:
+    for wanted, text in results:
         if wanted:
             click.echo(say(text))
     if unknown or not (rows or removed or export_to or forgotten):

@@ -52,7 +52,7 @@ class Factor:
 
 
 def crc(data: bytes) -> int:
-    """Of a data segment, annex A. Not that of Modbus: the byte meets the shifted register."""
+    """Of a data segment, annex A. Not the usual CRC-16: the byte meets the shifted register."""
     register = 0xFFFF
     for byte in data:
         register = (register >> 8) ^ byte

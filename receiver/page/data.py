@@ -28,7 +28,7 @@ IDLE_S: Final = 60.0  # between two states while nobody looks, so that the first
 STATEMENT_MS: Final = 20_000
 CONNECT_S: Final = 3
 MOST_ROWS: Final = 500  # of findings, holes
-LONGEST_PACK_MS: Final = 3_600_000  # a pack that begins so long before an interval may still reach into it
+LONGEST_PACK_MS: Final = 3_600_000  # a pack that begins this long before an interval may still reach into it
 KEPT_FIGURES: Final = 64
 _DAYS: Final = statement("fleet_days")
 _STREAMS: Final = statement("streams")
@@ -37,7 +37,7 @@ Shares = dict[date, float | None]  # by day: readings that are here of those tha
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
+class FleetView:
     """All gateways at one moment."""
 
     state: FleetState
@@ -94,13 +94,13 @@ class FleetData:
     def __init__(self, dsns: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._dsns, self._clock = parse_shards(dsns), clock
         self._lock = threading.Lock()
-        self._fleet: Fleet | None = None
+        self._fleet: FleetView | None = None
         self._asked_s = self._cost_s = 0.0  # when the state was asked for, and how long that took
-        self._asking: Future[Fleet] | None = None
+        self._asking: Future[FleetView] | None = None
         self._asker = ThreadPoolExecutor(1, "fleet")
         self._figures: OrderedDict[tuple[str, str, date, str], Figures] = OrderedDict()
 
-    def fleet(self) -> Fleet:
+    def fleet(self) -> FleetView:
         """The whole fleet, made once for all who look; the state before, if a newer one takes its time.
 
         Raises:
@@ -120,7 +120,7 @@ class FleetData:
         except TimeoutError:
             return before
 
-    def _renew(self) -> Fleet:
+    def _renew(self) -> FleetView:
         begin = self._clock()
         made = self._ask_fleet()
         with self._lock:
@@ -131,7 +131,7 @@ class FleetData:
         """Ask no more."""
         self._asker.shutdown(wait=False, cancel_futures=True)
 
-    def _ask_fleet(self) -> Fleet:
+    def _ask_fleet(self) -> FleetView:
         days = last_days()
 
         def look(connection: Connection) -> tuple[FleetState, list[tuple[Any, ...]]]:
@@ -149,7 +149,7 @@ class FleetData:
         for _, rows in found:
             for gateway, day, readings, due, _ in rows:
                 shares.setdefault(gateway, {})[day] = readings / due if due > 0 else None
-        return Fleet(state, shares, days, time.time())
+        return FleetView(state, shares, days, time.time())
 
     def _ask(self, gateway: str, look: Callable[[Connection], T]) -> T:
         """Ask the one database in which a gateway lies, in one snapshot of it."""

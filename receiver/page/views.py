@@ -20,7 +20,7 @@ from drivers.model import clean_text
 from receiver.database import boot_text
 from receiver.finding_texts import finding_meaning, finding_word
 from receiver.fleet_state import LATE_S, GatewayState
-from receiver.page.data import DAYS, Fleet, GatewayFacts, PackRow, Shares
+from receiver.page.data import DAYS, FleetView, GatewayFacts, PackRow, Shares
 from receiver.page.figures import MOST_PACKS, Figure, Figures
 from receiver.page.labels import label
 
@@ -63,7 +63,7 @@ class Choice:
         return f"{root}/?{urlencode(made)}" if made else f"{root}/"
 
 
-def fleet_view(fleet: Fleet, choice: Choice, root: str, language: str) -> dict[str, Any]:
+def fleet_view(fleet: FleetView, choice: Choice, root: str, language: str) -> dict[str, Any]:
     """The first page: sums as filters, and the gateways that match."""
     now_s = fleet.time_s
     found = [one for one in fleet.state.gateways if choice.text.lower() in one.name.lower()]
@@ -212,7 +212,7 @@ def _shade(known: float | None) -> str:
     )
 
 
-def _notes(fleet: Fleet, language: str) -> list[tuple[bool, str]]:
+def _notes(fleet: FleetView, language: str) -> list[tuple[bool, str]]:
     """(whether it is bad, text): what concerns more than one gateway."""
     notes = [(True, label("away", language, place=one.place, why=clean_text(one.why, 200))) for one in fleet.state.away]
     if fleet.state.lots_waiting:
