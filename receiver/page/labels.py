@@ -122,7 +122,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "holes.missing": ("asked for again by the keeper", "由 keep 再次索取"),
     "refusals.title": ("Refused messages, last {days} days", "最近 {days} 天被拒的消息"),
     "refusals.lead": (
-        "Anybody who may publish can send them: they prove nothing against the gateway, so the verdict does not count them.",
+        "Anybody who may publish can send them: they prove nothing against the gateway and do not change its verdict.",
         "任何有发布权限者都能发送此类消息：它们不能证明网关有问题，也不影响结论。",
     ),
     "times": ("Times", "次数"),

@@ -18,6 +18,7 @@ from tests.kits.broker import Broker, Name, until
 from tests.kits.house import SECONDLY, SITE, Agent, House, Meter
 
 pytestmark = pytest.mark.broker
+STARTED = "gateways trusted"  # in the line that workers and keepers log at their start
 
 
 class Platform:
@@ -32,11 +33,14 @@ class Platform:
             "work": ["work", "--from", self.broker.url, "--name", "w1"],
             "keep": ["keep", "--broker", self.broker.url, "--name", "k1"],
         }[role]
-        with (self.folder / f"{role}.log").open("ab") as log:
+        file = self.folder / f"{role}.log"
+        before = file.read_text().count(STARTED) if file.exists() else 0
+        with file.open("ab") as log:
             self.running[role] = subprocess.Popen(
                 [sys.executable, "-m", "agent.cli.main", "platform", *command, "--db", self.server.dsn],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
+        until(lambda: file.read_text().count(STARTED) > before, what=self.said)  # without a database it would end
 
     def kill(self, role: str) -> None:
         self.running[role].send_signal(signal.SIGKILL)
