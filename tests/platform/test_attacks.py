@@ -103,6 +103,7 @@ def test_the_queue_of_strangers_is_bounded_and_who_still_publishes_stays(
     monkeypatch.setattr(store_module, "MAX_UNKNOWN", 10)
     real = make("whole", 1)
     store = Store(dsn)
+    store.trust_changes()
     store.put([], [], [(real.gateway.name, real.keys[0])])
     for number in range(30):
         store.put([], [], [(f"evil/{number}a", b"{}"), (f"evil/{number}b", b"x" * 200_000)])

@@ -95,7 +95,7 @@ def test_a_folder_that_exists_and_a_site_that_does_not(dsn: str, tmp_path: Path)
         (["audit", str(tmp_path / "x"), "--of", "site00", "--from", "tomorrow", "--db", dsn], "not a time"),
         (["status", "--since", "yesterday", "--db", dsn], "is not a day"),
         (["work", "--from", "http://x", "--db", dsn], "unknown scheme"),
-        (["work", "--from", "mqtt:", "--db", dsn], "no host"),
+        (["work", "--from", "mqtt:", "--db", dsn], "is not a host"),
         (["keep", "--broker", "x", "--db", dsn], "is not a broker"),
         (["init", "--db", "host=/nowhere dbname=x"], "Does it run there"),
         (["init", "--db", "host=/nowhere frobnicate=1"], "frobnicate"),
