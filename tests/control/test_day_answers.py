@@ -227,7 +227,7 @@ def test_what_is_not_there_is_said(site: MeteredDays) -> None:
 
 
 def test_a_device_with_many_points_comes_with_its_main_ones(site: MeteredDays, monkeypatch: pytest.MonkeyPatch) -> None:
-    from agent.service.control import day as day_module
+    from agent.service.control import pages as day_module
 
     monkeypatch.setattr(day_module, "MOST_POINTS", 1)
     (m1,) = day_of(site, streams=["m1"])["devices"]

@@ -317,7 +317,7 @@ def test_results_are_verified_as_readings_are(lived: Lived, tmp_path: Path) -> N
             (_another_figure, ("failed", "first bad: park7/gw01/_indicators seq 21")),
             (
                 lambda lines: [*lines[:20], lines[21], lines[20], *lines[22:]],
-                ("verified", "1 packs arrived out of order"),
+                ("verified", "1 pack arrived out of order"),
             ),
         )
     ):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from agent.store import Store, StoreBusy, StoreDamaged
-from agent.store import damage as damaging
+from agent.store import errors as damaging
 from agent.store.errors import DamageVerifier, read_error, suspicion_file
 from agent.store.sqlite import PAGE_BYTES
 from tests.kits.faults.shim import Shim

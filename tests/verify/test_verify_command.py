@@ -122,7 +122,7 @@ def test_a_fault_names_file_and_line(folder: Path) -> None:
     result = run(folder, "--trust", PIN)
     assert result.exit_code == 6
     assert "first bad: park7/gw01/inv1 seq 2" in result.output and "inv1.jsonl:2" in result.output
-    assert "sequence 2 to 2 missing (1 packs, 5 readings were due)" in result.output
+    assert "sequence 2 to 2 missing (1 pack, 5 readings were due)" in result.output
 
 
 def test_stdin(folder: Path) -> None:
