@@ -26,8 +26,8 @@ HERE = Path(__file__).parent
 PROGRAM = """
 import sys
 sys.path[:0] = [{root!r}, {here!r}]
-from agent.store import Store, StoreError, damage
-damage.PAUSES_S = (0.05, 0.05, 0.05, 0.05)
+from agent.store import Store, StoreError, errors
+errors.PAUSES_S = (0.05, 0.05, 0.05, 0.05)
 store = None
 for line in sys.stdin:
     word = line.strip()
@@ -40,7 +40,7 @@ for line in sys.stdin:
             found = store.call(lambda store: store.packs.pending("platform", limit=1000, max_bytes=1 << 30))
             print("ok" if len(found) == 301 else "nothing", flush=True)
         elif word == "impatient":
-            damage.UNREADABLE_S = 0.0
+            errors.UNREADABLE_S = 0.0
             print("ok", flush=True)
     except StoreError as error:
         print(type(error).__name__, str(error), flush=True)
