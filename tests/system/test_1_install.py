@@ -44,7 +44,7 @@ def test_a_serial_line_as_the_service_user(gw: Gateway) -> None:
 def test_what_comes_later_is_read_delivered_and_verified(gw: Gateway) -> None:
     gw.play_the_roof()
     gw.begin_platform()
-    gw.settled(M1, M2)
+    gw.settled(M1, M2, packs=5)  # the birth with what the meter says of itself comes a moment after the first one
     command = ("meterhouse", "verify", "--broker", "mqtt://127.0.0.1", "--trust", gw.kid, "--for", "5s", "--json")
     said = gw.machine.run(*command, ok=None)
     assert said.returncode == 0, said.stdout + said.stderr
