@@ -178,7 +178,7 @@ class MeterDevice(Device[MeterQuery, Response]):
             assert parser is not None  # a protocol of meters has frames of its own
             found[query_id] = [frame.raw for frame in parser.feed(bytes.fromhex(text))]
             if not found[query_id]:
-                raise ValueError(f"the frame of {query_id} is not sound")
+                raise ValueError(f"the frame of {query_id} is invalid")
         return self.read_frames(found)
 
     def plan_summary(self, paces: int) -> PlanSummary:

@@ -90,7 +90,7 @@ async def read_once_async(
     ratios = _ratio(ct, "ct"), _ratio(pt, "pt")
     if any(ratio != 1 for ratio in ratios) and all(point.ratio != "apply" for point in found.points):
         what = f"has no effect: {found.id} says that the device multiplies by itself, or measures directly"
-        raise ConfigError(what, where="ct, pt", hint="Leave it out, and look whether the values are right")
+        raise ConfigError(what, where="ct, pt", hint="Leave it out, and check that the values are right")
     patterns = [points] if isinstance(points, str) else list(points)
 
     def spec(firmware: str | None = None, identity: Mapping[str, str] | None = None) -> DeviceSpec:

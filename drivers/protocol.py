@@ -135,7 +135,7 @@ class Protocol:
         any_address: asks the only device of a line, whichever it is; samples that are frames are read by it.
         resolution: of counters that a profile gives no scale, in the point's unit.
         one_answer: all points come in one answer, so asking for some saves nothing.
-        tells_its_model: a device that answers proves that the profile is right, of any maker.
+        tells_its_model: a device that answers proves that the profile is right, of any manufacturer.
         parser: its ``FrameScanner``, where it has frames of its own on lines of bytes.
         request_parser: the ``FrameScanner`` of what its devices are sent, where that looks different; for simulators.
         search: its ``DeviceSearch``; without one, `scan` does not find its devices, `identify` and `adopt` do.

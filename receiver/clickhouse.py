@@ -41,7 +41,7 @@ class ClickHouse:
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
-        hint = "Expected such as http://user@host:8123/meterhouse?password_file=FILE"
+        hint = "Expected a URL such as http://user@host:8123/meterhouse?password_file=FILE"
         try:
             parts = urlsplit(url)
             port, is_right = parts.port, parts.scheme in ("http", "https") and bool(parts.hostname)
@@ -117,12 +117,16 @@ class ClickHouse:
             text = answer.read().decode(errors="replace")
         except (OSError, http.client.HTTPException) as error:
             seen = str(error) or type(error).__name__
-            raise ClickHouseError(seen, where=self.where, hint="Does it run there? What waits is sent later") from None
+            raise ClickHouseError(
+                seen, where=self.where, hint="Check that ClickHouse is running there; pending batches are retried"
+            ) from None
         finally:
             link.close()
         if answer.status != 200:
             seen = clean_text(text.strip().splitlines()[0] if text.strip() else f"status {answer.status}", 300)
-            raise ClickHouseError(seen, where=self.where, hint="It refuses this; what waits is sent again later")
+            raise ClickHouseError(
+                seen, where=self.where, hint="ClickHouse rejected the request; pending batches are retried"
+            )
         return text
 
 

@@ -197,7 +197,7 @@ def status_command(like: str | None, since: str | None, dsns: tuple[str, ...], l
         datetime.strptime(day, "%Y-%m-%d")
     except ValueError:
         raise UsageError(
-            f'"{clean_text(day)}" is not a day', where="--since", hint="Expected such as 2026-11-28"
+            f'"{clean_text(day)}" is not a day', where="--since", hint="Expected a date such as 2026-11-28"
         ) from None
     whole = whole_fleet(dsns, like, day)
     if like and not whole.gateways and not whole.away:
@@ -381,6 +381,6 @@ def _utc_ms(text: str | None, where: str) -> int | None:
         at = datetime.fromisoformat(text.removesuffix("Z"))
     except ValueError:
         raise UsageError(
-            f'"{clean_text(text)}" is not a time', where=where, hint="Expected such as 2026-11-01T08:00, in UTC"
+            f'"{clean_text(text)}" is not a time', where=where, hint="Expected a UTC time such as 2026-11-01T08:00"
         ) from None
     return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)

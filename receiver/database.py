@@ -40,7 +40,7 @@ def connect(dsn: str, *, timeout_s: int = 10) -> Connection:
         connection = psycopg.connect(dsn, autocommit=True, connect_timeout=timeout_s, application_name="meterhouse")
     except psycopg.Error as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        hint = "Does it run there, and may this user log in? Expected such as postgresql://user@host:5432/name"
+        hint = "Check that it is running there and that this user may log in. Expected a URL such as postgresql://user@host:5432/name"
         kind = DatabaseAway if isinstance(error, psycopg.OperationalError) else DatabaseError
         raise kind(first, where=show_dsn(dsn), hint=hint) from None
     if connection.info.server_version < OLDEST:
@@ -170,7 +170,7 @@ def parse_shards(dsns: Sequence[str]) -> list[str]:
     made = [dsn.strip() for dsn in dsns if dsn.strip()]
     if not made:
         raise DatabaseError(
-            "no database given", where="--db", hint="Expected such as --db postgresql://user@host:5432/name"
+            "no database given", where="--db", hint="Expected --db with a URL such as postgresql://user@host:5432/name"
         )
     if len({re.sub(r"\s+", " ", dsn) for dsn in made}) < len(made):
         raise DatabaseError("the same database twice", where="--db", hint="Each shard is a database of its own")

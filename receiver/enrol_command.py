@@ -83,7 +83,7 @@ def enrol_command(
         return
     results = [
         (rows, f"{len(rows)} gateways are trusted; {len(done.known_now)} of them had published before"),
-        (removed, f"{done.removed} gateways are trusted no longer; what they sent stays"),
+        (removed, f"{done.removed} gateways are no longer trusted; what they sent is kept"),
         (forgotten, f"{done.forgotten} gateways are out of the queue"),
         (export_to, f"{export_to}: {len(done.trusted)} thumbprints"),
     ]

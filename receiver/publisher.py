@@ -29,7 +29,7 @@ class Publisher:
         parts = urlsplit(url)
         if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
             raise UsageError(
-                f"{url!r} is not a broker", where="--broker", hint="Expected such as mqtt://127.0.0.1:1883"
+                f"{url!r} is not a broker", where="--broker", hint="Expected a URL such as mqtt://127.0.0.1:1883"
             )
         client = self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=f"meterhouse-keeper-{name}-{os.getpid()}", protocol=mqtt.MQTTv5

@@ -450,7 +450,7 @@ def _put_refused(cursor: psycopg.Cursor[Any], refused: Sequence[RefusedMessage])
 
 
 def _put_unknown(cursor: psycopg.Cursor[Any], unknown: Iterable[tuple[str, bytes]]) -> None:
-    """Whoever was not heard of for the longest time makes room for others."""
+    """The gateways that sent nothing for the longest time make room for others."""
     found = dict(unknown)
     rows = sorted(
         (gateway, _newest_thumbprint(keys), keys) for gateway, keys in found.items() if 0 < len(keys) <= UNKNOWN_BYTES

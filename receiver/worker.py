@@ -193,7 +193,7 @@ class Worker:
         except UnknownGateway as error:
             keys = message.body if message.topic.endswith("/keys") else b""
             batch.unknown[error.gateway] = keys or batch.unknown.get(error.gateway, b"")
-            batch.unheard += 1
+            batch.of_unknown += 1
         except (psycopg.Error, DatabaseError):
             raise
         except Exception as error:  # a fault of ours: this message must not come again for ever and stop all others
@@ -247,7 +247,7 @@ class Worker:
         totals.again += len(packs) - new
         totals.readings += sum(one.checked.counts.readings for one in packs)
         totals.refused.update(one.code for one in batch.refused)
-        totals.unknown += batch.unheard
+        totals.unknown += batch.of_unknown
         totals.foreign += batch.foreign
 
     def report(self) -> dict[str, Any]:
@@ -269,7 +269,7 @@ class _Batch:
     waiting: list[_Waiting] = field(default_factory=list)
     waits: Counter[str] = field(default_factory=Counter)  # by gateway
     done: list[Message] = field(default_factory=list)
-    unheard: int = 0
+    of_unknown: int = 0  # messages of gateways that are not enrolled
     foreign: int = 0
 
 

@@ -217,7 +217,7 @@ def _disk_notes(config: Config) -> Iterable[ConfigWarning]:
         yield ConfigWarning(
             "store",
             what,
-            "Sealing pauses when the disk is full; a smaller max_size drops the oldest, with a signed note",
+            "Sealing pauses when the disk is full; a smaller max_size drops the oldest packs, with a signed event",
         )
 
 

@@ -215,7 +215,7 @@ class ControlClient:
             except OSError:
                 more = 0
             if not more:
-                raise no_answer(self._where.parent, "It was stopped or ended the connection; ask again")
+                raise no_answer(self._where.parent, "It was stopped or closed the connection; try again")
             have += more
         return bytes(data)
 

@@ -38,10 +38,10 @@ def hex_bytes(words: Sequence[str]) -> bytes:
     digits = "".join(pieces)
     wrong = re.search("[^0-9A-Fa-f]", digits)
     if wrong is not None:
-        what = f"{clean_text(wrong[0])!r}, character {wrong.start() + 1} is not a hex digit"
+        what = f"Character {wrong.start() + 1}, {clean_text(wrong[0])!r}, is not a hex digit"
         raise BrokenInput(f"not hex: {clean_text(digits, 40)!r}", hint=f"{what}. {HEX_HINT}")
     if len(digits) % 2:
-        what = f"A byte has two digits, but there are {len(digits)} in all: one is missing or superfluous"
+        what = f"A byte has two digits, but there are {len(digits)} in all: one is missing or extra"
         raise BrokenInput(f"not hex: {clean_text(digits, 40)!r}", hint=what)
     return bytes.fromhex(digits)
 

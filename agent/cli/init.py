@@ -217,7 +217,7 @@ def _answers(flags: Mapping[str, str | None], words: Mapping[str, str], yes: boo
     }
     asks = is_terminal() and not yes
     if missing := [f"--{name}" for name in ("site", "gateway", "timezone") if name not in found and not asks]:
-        why = "stdin is not a terminal" if not is_terminal() else "--yes asks nothing"
+        why = "stdin is not a terminal" if not is_terminal() else "--yes skips all questions"
         hint = "Such as --site park7 --gateway gw01 --timezone Asia/Shanghai"
         raise UsageError(f"{', '.join(missing)} missing, and {why}", where="init", hint=hint)
     if not asks:

@@ -73,7 +73,7 @@ class BorrowedLine:
         except NoAgent:  # its snapshot is left from a killed agent
             return self
         except GatewayError as error:
-            what = f"cannot ask the running agent for it: {error.what}"
+            what = f"cannot request it from the running agent: {error.what}"
             raise LineDown(what, where=f"line {self._line}", hint=error.hint) from error
         try:
             client.send(Lease(line=self._line, purpose=self._purpose, seconds=self._seconds))
@@ -109,7 +109,7 @@ class BorrowedLine:
             over.cancel()
             task.cancel()
             await asyncio.gather(task, over, return_exceptions=True)
-        hint = "Its time is over, or the agent was stopped or reloaded. Try again"
+        hint = "The lease has expired, or the agent was stopped or reloaded. Try again"
         raise LineLent("the agent took the line back", where=f"line {self._line}", hint=hint)
 
     def _refused(self, error: GatewayError) -> GatewayError:

@@ -53,7 +53,7 @@ TEXTS: Final[Mapping[str, Mapping[str, str]]] = {
         "models": "Patterns of model names as the device reports them; they identify it in a scan.",
         "source": "The document that you read: title, revision, date. A number without a source is a rumour.",
         "evidence": "derived: from a document. dump: checked with recorded registers. field: checked at a device.",
-        "second": "A second source that did not copy from the first; where you found none, say so.",
+        "second": "A second source that did not copy from the first; where you found none, say that.",
         "limits": "What the device does not bear: longer reads, faster requests. Delete what does not apply.",
         "serial": "The factory setting of its RS-485 port.",
         "defaults": "For all points that do not say otherwise. function: 3 holding registers, 4 input registers.",
@@ -108,7 +108,7 @@ def write_new(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8") as stream:
             stream.write(text)
     except FileExistsError:
-        hint = "It was left as it is. Name another file, or remove it first"
+        hint = "It was not changed. Name another file, or remove it first"
         raise UsageError("exists already", where=str(path), hint=hint) from None
     except OSError as error:
         raise UsageError(f"cannot be written: {error.strerror}", where=str(path), hint="Name another file") from error

@@ -38,7 +38,7 @@ _SECOND_SOURCE = {
 }
 
 _LIST_HEADS = {
-    "en": ("Profile", "Kind", "Protocol", "Points", "Evidence", "Maker and models"),
+    "en": ("Profile", "Kind", "Protocol", "Points", "Evidence", "Manufacturer and models"),
     "zh": ("模板", "种类", "协议", "测点数", "依据", "厂家与型号"),
 }
 _EVIDENCE = {
@@ -284,7 +284,7 @@ def new(
     if listed is None:
         for option, given in {"--function": function, "--order": order, "--4x": is_4x}.items():
             if given:
-                raise UsageError("has an effect with --from only", where=option)
+                raise UsageError("applies with --from only", where=option)
         text = template(kind, vendor, lang)
     else:
         points = read_list(listed, ListOptions(function, order.upper(), is_4x))

@@ -155,7 +155,7 @@ def check_repeat(repeat: int, pause_s: float) -> None:
     """Raises UsageError where the repetitions would take longer than a line may be lent."""
     if (repeat - 1) * pause_s > MOST_REPEAT_S:
         what = f"{repeat} readings {pause_s:g} s apart take more than {MOST_REPEAT_S:g} s"
-        raise UsageError(what, where="--repeat", hint="The agent would miss its readings meanwhile. Take fewer")
+        raise UsageError(what, where="--repeat", hint="The agent would lose readings during this time. Take fewer")
 
 
 def _configured(options: ConfigOptions, name: str) -> RawTarget:
@@ -211,7 +211,7 @@ def _all_refused(target: RawTarget, ranges: Sequence[RegisterRange], found: RawR
             )
             hint = ELSEWHERE
         elif isinstance(answer, LineError):
-            what += f". Function {others[0].function} brings no answer"
+            what += f". Function {others[0].function} gives no answer"
             hint = ELSEWHERE
         else:
             hint = f"Function {others[0].function} has registers there: --registers {','.join(map(str, others))}"

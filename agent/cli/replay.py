@@ -110,13 +110,15 @@ class ReplayClient(Subscriber):
 
     def _published(self, _client: Client, _userdata: object, _mid: int, reason: Any, _props: object) -> None:
         if reason.is_failure:
-            self._refuse(f"the broker refuses the request: {reason}", "Its rules must allow writing replay/request")
+            self._refuse(
+                f"the broker refuses the request: {reason}", "Its access rules must allow publishing to replay/request"
+            )
         elif reason.value == NO_SUBSCRIBERS:
             hint = "Check the name, and in its topic status that the gateway is online"
             self._refuse("no gateway of this name listens there", hint)
 
     def _violated(self, fault: str) -> None:
-        self._refuse(fault, "No pack is so large. Ask its operator")
+        self._refuse(fault, "No pack is that large: ask the broker's operator")
 
     def _refuse(self, text: str, hint: str, reason: int = 0) -> None:
         super()._refuse(text, hint, reason)
@@ -141,7 +143,7 @@ def _take(
         if message is None and (refusal := client.refusal):
             raise BrokerError(str(refusal), where=broker, hint=refusal.hint)
         if message is None:
-            hint = "Check that the gateway is online, and that writing to replay/request is allowed"
+            hint = "Check that the gateway is online, and that the broker lets you publish to replay/request"
             raise BrokerError(f"no answer for {silence_s:g} s", where=broker, hint=hint)
         payload, topic = message
         if topic == pack_topic:

@@ -36,7 +36,7 @@ def parse_streams(_context: click.Context, _parameter: click.Parameter, values: 
     try:
         AgreedStreams(entries)
     except ValueError as error:
-        hint = "Names and patterns, separated by commas; for one gateway park7/gw01= and those"
+        hint = "Expected names or patterns separated by commas; prefix them with `park7/gw01=` for one gateway"
         raise UsageError(clean_text(str(error)), where="--streams", hint=hint) from None
     return entries
 

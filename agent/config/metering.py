@@ -72,7 +72,7 @@ def check_tree(devices: Sequence[DeviceRead], notes: list[ConfigWarning]) -> Non
             seen.append(at)
         if at in up and up[at][0] == place:
             device.table.complain(
-                None, key, f"forms a circle: {' > '.join([*seen, place])}", "A meter cannot be below itself"
+                None, key, f"forms a cycle:  {' > '.join([*seen, place])}", "A meter cannot be below itself"
             )
         elif _is_load(place, entries) and (above := next((one for one in seen[1:] if _is_load(one, entries)), "")):
             what = f"is a load below the load {above}: figures count both"

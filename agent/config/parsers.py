@@ -158,7 +158,9 @@ def split_url(value: object, example: str) -> SplitResult:
             "the host or port of the url cannot be read", f"Such as {example}; ports end at 65535"
         ) from None
     if "@" in out:
-        raise InvalidValue("a url must not hold a user or password", "Use username and password_credential beside it")
+        raise InvalidValue(
+            "a url must not contain a user name or password", "Use the keys username and password_credential"
+        )
     if not out.isascii() or not out.isprintable() or " " in out:
         raise InvalidValue(f"{show(out)} contains characters that are not allowed in a url", f"Such as {example}")
     if port == 0 or parts.query or parts.fragment:
@@ -187,7 +189,7 @@ def line_url(value: object) -> str:
     if not parts.hostname:
         raise InvalidValue(f"{show(out)} has no host", f"Write {parts.scheme}://HOST:PORT")
     if parts.path not in {"", "/"}:
-        raise InvalidValue(f"{show(out)} has something after the port", f"Write {parts.scheme}://HOST:PORT")
+        raise InvalidValue(f"{show(out)} has extra text after the port", f"Write {parts.scheme}://HOST:PORT")
     port = parts.port or (framed.port if framed is not None else 0)
     if not port:
         raise InvalidValue(

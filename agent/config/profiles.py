@@ -168,7 +168,7 @@ def _max_words(table: TomlTable, entry: DeviceConfig, profile: Profile, points: 
     longest = max(points, key=lambda point: point.count, default=None)
     if most and longest and has_registers(profile.protocol) and longest.count > most:
         what = f"{most} is less than the {longest.count} registers of {longest.name}"
-        table.complain(None, "limits.max_words", what, "Raise it, or leave the point out with points = [...]")
+        table.complain(None, "limits.max_words", what, "Raise it, or exclude the point with points = [...]")
 
 
 def _prefixes(table: TomlTable, entry: DeviceConfig, resolved: Resolved) -> None:

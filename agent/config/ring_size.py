@@ -187,4 +187,4 @@ def memory_notes(config: Config, plan: RingPlan, machine: int) -> list[ConfigWar
     if need <= share:
         return []
     what = f"the agent needs about {need >> 20} MiB, and its unit allows {share >> 20} MiB of {machine >> 20} MiB"
-    return [ConfigWarning("memory", what, "Take a larger machine, fewer devices, or a smaller [ring] max")]
+    return [ConfigWarning("memory", what, "Use a larger machine, fewer devices, or a smaller [ring] max")]

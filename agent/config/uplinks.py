@@ -93,7 +93,7 @@ def _unsent_streams(uplinks: Sequence[UplinkConfig], devices: Sequence[str]) -> 
     if not uplinks or not unsent:
         return []
     names = ", ".join(unsent[:5]) + (f" and {len(unsent) - 5} more" if len(unsent) > 5 else "")
-    hint = "They stay here for [store] keep_delivered, then they are deleted. Add them to streams of an [[uplink]]"
+    hint = "They are kept for [store] keep_delivered, then deleted. Add them to streams of an [[uplink]]"
     return [ConfigWarning("uplink", f"no destination asks for {names}", hint)]
 
 
@@ -127,7 +127,7 @@ def open_secret(
     if mode & (0o037 if found.st_uid == 0 else 0o077):
         what = f"others may read or change {path} (mode {mode:04o})"
     elif agents is not None and mode & 0o040 and found.st_gid == agents.st_gid != 0:
-        what = f"all members of the group that may look at this agent may read {path} (mode {mode:04o})"
+        what = f"all members of the group with read-only access to this agent may read {path} (mode {mode:04o})"
     elif agents is not None and found.st_uid not in (0, agents.st_uid):
         what = f"{path} belongs to user {found.st_uid}, who is neither root nor the agent's user"
     if not what:

@@ -156,7 +156,7 @@ def slots_of(parts: Iterable[RoleSum], calendar: Calendar, by: Literal["interval
     """The amounts of the green-power trace, slot by slot; a slot without any counter is left out."""
     found: dict[tuple[int, int], dict[str, Decimal]] = {}
     broken: set[tuple[int, int]] = set()
-    unheard: dict[tuple[int, int], dict[str, bool]] = {}  # role and flow: is nothing known of it in the slot?
+    unknown: dict[tuple[int, int], dict[str, bool]] = {}  # role and flow: is nothing known of it in the slot?
     hour_of: dict[int, tuple[int, int]] = {}
     for one in parts:
         name = _slot_field(one)
@@ -170,9 +170,9 @@ def slots_of(parts: Iterable[RoleSum], calendar: Calendar, by: Literal["interval
             fields[name] = fields.get(name, ZERO) + one.amount
             if one.completeness != 1 or one.flags & FLAW:
                 broken.add(key)
-            part, was = f"{one.role}.{one.flow}", unheard.setdefault(key, {})
+            part, was = f"{one.role}.{one.flow}", unknown.setdefault(key, {})
             was[part] = was.get(part, True) and not one.completeness
-    missing = {key: tuple(sorted(part for part, nothing in parts.items() if nothing)) for key, parts in unheard.items()}
+    missing = {key: tuple(sorted(part for part, nothing in parts.items() if nothing)) for key, parts in unknown.items()}
     return [
         TraceSlot(*key, complete=key not in broken, missing=missing[key], **fields)  # type: ignore[arg-type]
         for key, fields in sorted(found.items())

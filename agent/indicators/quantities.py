@@ -51,7 +51,7 @@ def dimension_of(name: str, others: Iterable[str] = ()) -> Dimension:
     front = role.removesuffix(".*")
     if not front.startswith("x.") and front not in METERED_ROLES:
         hint = near(name, [*others, *_all()]) or near(front, METERED_ROLES)
-        raise Unknown(f"{name}: unknown role {role}{hint}; a site's own begin with x.")
+        raise Unknown(f"{name}: unknown role {role}{hint}; site-specific roles begin with `x.`")
     allowed = _flows(front)
     if flow not in allowed:
         raise Unknown(f"{name} is unknown{near(flow, allowed)}; {role} has {', '.join(allowed)}")

@@ -346,7 +346,7 @@ class Ledger:
         try:
             self._go_on(parsed, raws, table)
         except (LookupError, TypeError, ValueError) as error:
-            raise StateError(f"it does not fit the point table: {error!r}") from error
+            raise StateError(f"it does not match the point table: {error!r}") from error
 
     def _go_on(self, state: Mapping[str, Any], raws: Sequence[bytes], table: Mapping[str, Any]) -> None:
         self.use(table)

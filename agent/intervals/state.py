@@ -59,7 +59,7 @@ def unpack_state(state: bytes) -> tuple[dict[str, Any], list[bytes]]:
         document = json.loads(raw[_SIZE.size : _SIZE.size + size])
         ends = list(accumulate((slot[-1] for slot in document["slots"]), initial=_SIZE.size + size))
     except (struct.error, LookupError, TypeError, ValueError) as error:
-        raise StateError(f"it cannot be taken apart: {error!r}") from error
+        raise StateError(f"it cannot be decoded: {error!r}") from error
     if ends[-1] != len(raw):
         raise StateError(f"its slots take {ends[-1]} bytes and there are {len(raw)}")
     return document, [raw[a:b] for a, b in pairwise(ends)]

@@ -41,7 +41,9 @@ class AgreedStreams:
         for entry in entries:
             gateway, named, pattern = entry.rpartition("=")
             if not PATTERN.match(pattern) or (named and not GATEWAY.fullmatch(gateway)):
-                raise ValueError(f"stream {shown(entry)}, expected such as inv1, meter-* or park7/gw01=inv1")
+                raise ValueError(
+                    f"stream {shown(entry)}, expected a name or pattern such as inv1, meter-* or park7/gw01=inv1"
+                )
             (self._of_gateway.setdefault(gateway, []) if named else self._everywhere).append(pattern)
 
     def __bool__(self) -> bool:

@@ -225,7 +225,7 @@ def read_page(raw: bytes, value: dict[str, Any], ring: KeyRing, found: FoundSign
 def _heads(value: Mapping[str, Any], ring: KeyRing, page: _Page, filed: bool) -> list[NamedHead]:
     heads = value.get("heads")
     if not isinstance(heads, list) or len(heads) > MAX_HEADS:
-        raise Refused("shape", f"a checkpoint without heads, or with more than {MAX_HEADS} on a page")
+        raise Refused("shape", f"`heads` must be an array of at most {MAX_HEADS} entries")
     made = [_head(head, ring.gateway, page, filed) for head in heads]
     for named in made:
         ring.check_revoked(page.kid, named.stream, named.head[1])
@@ -249,7 +249,7 @@ def _check_order(known: _Page, new: _Page, ring: KeyRing) -> None:
 def _page(value: Mapping[str, Any], digest: str, kid: str) -> tuple[int, _Page]:
     number, counter, pages = value.get("page"), value.get("counter"), value.get("pages")
     if type(number) is not int or not 1 <= number <= MAX_PAGES or value.get("v") != 1:
-        raise Refused("shape", "a checkpoint without page or v 1")
+        raise Refused("shape", "a checkpoint with an invalid `page`, or `v` other than 1")
     if type(counter) is not int or not -MAX_SAFE < counter < MAX_SAFE:
         raise Refused("shape", f"a checkpoint with counter {shown(counter)}")
     if type(pages) is not int or not number <= pages <= MAX_PAGES:

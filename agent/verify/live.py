@@ -45,7 +45,7 @@ def broker_of(url: str) -> tuple[str, str, int]:
     except ValueError:
         raise LiveError("invalid host or port in the broker URL", "Write mqtt://host:1883.") from None
     if "@" in url:
-        raise LiveError("a broker url must not hold a user or password", "Use --username and --password-file.")
+        raise LiveError("a broker url must not contain a user name or password", "Use --username and --password-file.")
     if parts.scheme not in PORTS or not parts.hostname:
         raise LiveError(f"invalid broker URL {shown(url)}", "Write mqtt://host:1883 or mqtts://host:8883.")
     return parts.scheme, parts.hostname, port or PORTS[parts.scheme]

@@ -84,7 +84,7 @@ def _check(others: list[dict[str, Any]], stream: str, earliest_ms: int, records:
             continue
         for label in record:
             if label.endswith("_") or label in _FOREIGN:
-                raise Refused("shape", f"SenML label {shown(label)} must be understood, but is not known here")
+                raise Refused("shape", f"SenML label {shown(label)} must be understood, but is unknown")
         if record.get("bn", stream + "/") != stream + "/":
             raise Refused("shape", f"records of {shown(record['bn'])} in a pack of {stream}")
         times = [record[label] for label in ("bt", "t") if label in record]

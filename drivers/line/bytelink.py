@@ -166,7 +166,7 @@ class ByteLink:
         except OSError as error:
             return self._break(down(self.port.where, error, "sending failed"))
         if sent != len(request.frame):
-            return self._break(down(self.port.where, None, "the port takes no more bytes"))
+            return self._break(down(self.port.where, None, "the port accepts no more bytes"))
         if not request.frame:  # a step that only listens
             return None
         self._stats.sent[request.function] = self._stats.sent.get(request.function, 0) + 1

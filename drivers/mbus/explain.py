@@ -135,7 +135,7 @@ EXPLAINERS = (
         title="M-Bus",
         help="""Explain M-Bus bytes: wired frames with noise around, or one wireless telegram.
 
-    Bytes that need a key or a maker's format stay in `undecoded`.
+    Bytes that need a key or a manufacturer's format stay in `undecoded`.
 
     \b
     Example:

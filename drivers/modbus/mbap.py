@@ -113,7 +113,7 @@ class MbapLink:
             self._break(down(self.port.where, error, "sending failed"))
             return
         if sent != len(frame):
-            self._break(down(self.port.where, None, "the connection takes no more bytes"))
+            self._break(down(self.port.where, None, "the connection accepts no more bytes"))
             return
         self._request = request
         counts = self._stats.sent

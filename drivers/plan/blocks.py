@@ -117,7 +117,7 @@ def _pieces(points: Sequence[Point], numbers: list[int], function: int, longest:
             raise ProfileError(
                 f"{what} takes {end - start} {unit}, one read takes {longest}",
                 where=f"function {function} address {start}",
-                hint="Raise max_words, or leave the point out",
+                hint="Raise max_words, or exclude the point",
             )
         pieces.append(_Piece(start, end, tuple(members)))
     pieces.sort(key=lambda p: (p.start, -p.end))

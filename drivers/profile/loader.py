@@ -92,7 +92,7 @@ def _layers(path: Path, dirs: Sequence[Path] | None, seen: tuple[Path, ...]) -> 
     base = document.get("extends")
     if isinstance(base, str):
         if path in seen:
-            complaints.at(("extends",), f"extends forms a circle: {' -> '.join(_short(p) for p in (*seen, path))}")
+            complaints.at(("extends",), f"extends forms a cycle:  {' -> '.join(_short(p) for p in (*seen, path))}")
         else:
             try:
                 found = find_profile(base, dirs if dirs is not None else None)
@@ -161,7 +161,7 @@ def _default_order(given: TomlTable) -> str:
     order = given.text("order")
     allowed = dict.fromkeys(one for orders in ORDERS.values() for one in orders)
     if order and order not in allowed:
-        given.complain(None, "order", f"{show(order)} is not known here", order_hint(order, allowed))
+        given.complain(None, "order", f"unknown value {show(order)}", order_hint(order, allowed))
         return "ABCD"
     return order
 

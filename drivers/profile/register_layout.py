@@ -86,7 +86,7 @@ def read_type(table: TomlTable, default: str = "") -> tuple[str, bool]:
     hint = f'Did you mean "{meant}"?' if meant else f"Allowed: {', '.join(REGISTERS)}"
     if meant == "bits":
         hint = "One bit of a register is u16 with bit = 0; coils (functions 1 and 2) have no type"
-    table.complain(None, "type", f"{show(raw)} is not known here", hint)
+    table.complain(None, "type", f"unknown value {show(raw)}", hint)
     return (meant if meant and meant != "bits" else default or "u16"), False
 
 

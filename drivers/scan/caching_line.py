@@ -116,7 +116,7 @@ class CachingLine:
         if known is not None:
             return known
         if self.is_exhausted:
-            return LineTimeout("no longer asked: too many requests were silent or slow", where=request.where)
+            return LineTimeout("no longer queried: too many requests timed out or were slow", where=request.where)
         if self._timeout_s is not None:
             options = replace(options, timeout_s=min(options.timeout_s, self._timeout_s), retries=0)
         if self._hasty and len(self._answer_s) > 1:

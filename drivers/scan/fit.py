@@ -37,7 +37,8 @@ CHECKS = (
     "ac.voltage.l12", "battery.soc", "battery.voltage", "ac.power.active", "device.state",
 )  # fmt: skip
 MOST_POINTS, FEW_POINTS = 8, 4
-ANY_MAKER = "any maker"  # a profile of a protocol, not of a family: the device's model proves nothing
+# A profile of a protocol, not of a family: the device's model proves nothing. Older files have "any maker".
+ANY_MANUFACTURER = frozenset({"any manufacturer", "any maker"})
 TELLS = 2  # what ``_judge`` says of a value that only the right map gives
 MANY_TELLING = 3  # so many of those, and no other family need be tried where time is short
 MANY_WEAK = 4  # this many plausible values are as good as one that only the right map gives
@@ -231,7 +232,7 @@ class _Trial:
         readings = await self._read(profile, begin)
         words = [*(str(r.value) for r in readings.values() if isinstance(r.value, str)), *self._facts.values()]
         proof = _names_itself(profile, words)
-        known = proof or profile.vendor == ANY_MAKER
+        known = proof or profile.vendor in ANY_MANUFACTURER
         if not proof and any(_judge(point, readings[point.name], known) < 0 for point in begin):
             return False
         if not proof and _lacking(profile, begin, readings) == len(begin):
@@ -241,7 +242,7 @@ class _Trial:
         proof = _names_itself(profile, [texts.get("device.model", ""), *self._facts.values()])
         if protocol.tells_its_model:  # of any vendor: it says itself which models it has
             proof = any(point.name == profile.probe and readings[point.name].value is not None for point in points)
-        judged = [_judge(point, readings[point.name], proof or profile.vendor == ANY_MAKER) for point in points]
+        judged = [_judge(point, readings[point.name], proof or profile.vendor in ANY_MANUFACTURER) for point in points]
         plus, minus = sum(j for j in judged if j > 0), sum(1 for j in judged if j < 0)
         lacking = _lacking(profile, points, readings)
         if not proof and (minus or plus < 1 or 2 * lacking > len(points)):
@@ -325,7 +326,9 @@ def _lacking(profile: Profile, points: Sequence[Point], readings: Mapping[str, R
 
     The texts of a protocol's profile do not count: each maker has his own of them, and his own lengths.
     """
-    wanted = [p for p in points if not p.optional and (p.kind is not Kind.TEXT or profile.vendor != ANY_MAKER)]
+    wanted = [
+        p for p in points if not p.optional and (p.kind is not Kind.TEXT or profile.vendor not in ANY_MANUFACTURER)
+    ]
     return sum(readings[p.name].value is None and readings[p.name].quality != Reason.SENTINEL for p in wanted)
 
 

@@ -25,7 +25,7 @@ class Framing(Protocol):
         """Requests that are complete now, in order."""
 
     def silence(self) -> None:
-        """The line has been quiet: an unfinished request can never become one. Means nothing over MBAP."""
+        """The line has been quiet: an unfinished request can never become one. Does not apply to MBAP."""
 
     def wrap(self, unit: int, pdu: bytes, tag: int) -> bytes:
         """The frame of an answer."""

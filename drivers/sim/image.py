@@ -249,7 +249,7 @@ class Image:
                 else:
                     image.put_words(address, [value], function=function)
         if not image.functions:
-            raise EncodeError("it has no registers", where="dump", hint='Wanted: {"holding": {"0": 1}}')
+            raise EncodeError("it has no registers", where="dump", hint='Expected: {"holding": {"0": 1}}')
         return image
 
 
@@ -271,7 +271,7 @@ def load_dump(path: Path) -> tuple[Image, int]:
     except ValueError as error:
         raise DumpError(f"is not JSON: {error}", where=str(path)) from error
     if not isinstance(found, dict):
-        raise DumpError("is not a dump", where=str(path), hint='Wanted: {"holding": {"0": 1}}')
+        raise DumpError("is not a dump", where=str(path), hint='Expected: {"holding": {"0": 1}}')
     if not has_registers(str(found.get("protocol", DEFAULT))):
         raise DumpError(f"protocol {found['protocol']!r} has no registers", where=str(path))
     address = found.get("address", 1)

@@ -69,11 +69,11 @@ class SerialLine:
         if self._thread is not None:
             return
         if self.link.exists() and not self.link.is_symlink():
-            raise LineDown("exists and is not a link", where=str(self.link), hint="Name another place for --pty")
+            raise LineDown("exists and is not a link", where=str(self.link), hint="Choose another path for --pty")
         try:
             self._master, self._slave = os.openpty()
         except OSError as error:
-            raise LineDown(f"no pseudo-terminal: {error.strerror}", where=str(self.link)) from error
+            raise LineDown(f"cannot open a pseudo-terminal: {error.strerror}", where=str(self.link)) from error
         tty.setraw(self._slave)  # the slave stays open here: else the master reads EIO whenever no client is there
         speed = getattr(termios, f"B{self.baud}", None)
         if speed is not None:

@@ -156,7 +156,7 @@ class TcpLine:
             self._server = await loop.create_server(lambda: _Connection(self), self.host, self.port, backlog=512)
         except OSError as error:
             raise LineDown(
-                error.strerror or str(error), where=f"{self.host}:{self.port}", hint="Port 0 takes any free one"
+                error.strerror or str(error), where=f"{self.host}:{self.port}", hint="Port 0 selects any free port"
             ) from error
         self.port = self._server.sockets[0].getsockname()[1]
 

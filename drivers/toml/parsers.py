@@ -129,7 +129,7 @@ def choice(*allowed: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         out = text(value)
         if out not in allowed:
-            raise InvalidValue(f"{show(value)} is not known here", did_you_mean(out, allowed, "Allowed"))
+            raise InvalidValue(f"unknown value {show(value)}", did_you_mean(out, allowed, "Allowed"))
         return out
 
     return parse

@@ -72,7 +72,7 @@ def _text(value: object) -> str:
 def _one_of(allowed: tuple[Any, ...]) -> Callable[[object], Any]:
     def parse(value: object) -> Any:
         if isinstance(value, bool) or value not in allowed:
-            raise InvalidValue(f"{show(value)} is not known here", f"Allowed: {', '.join(map(str, allowed))}")
+            raise InvalidValue(f"unknown value {show(value)}", f"Allowed: {', '.join(map(str, allowed))}")
         return value
 
     return parse

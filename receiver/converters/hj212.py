@@ -170,11 +170,13 @@ def read_map(path: Path, now: datetime | None = None) -> Hj212:
     upload = _text(path, value, "upload", r"realtime|minutes|hour|day", "one of realtime, minutes, hour, day")
     length_s = {"hour": 3600, "day": 86_400}.get(upload) or value.get("interval")
     if type(length_s) is not int or (not 1 <= length_s <= 3600 and length_s != 86_400) or 86_400 % length_s:
-        raise ConfigError(f"interval {length_s!r}", where=str(path), hint="Expected seconds that divide an hour")
+        raise ConfigError(
+            f"interval {length_s!r}", where=str(path), hint="Expected a number of seconds that divides an hour"
+        )
     try:
         zone = ZoneInfo(str(value.get("timezone")))
     except (OSError, ValueError, KeyError):
-        hint = "Expected such as Asia/Shanghai"
+        hint = "Expected a time zone such as Asia/Shanghai"
         raise ConfigError(f"timezone {value.get('timezone')!r}", where=str(path), hint=hint) from None
     password_file = _text(path, value, "password_file", r".+", "a file with six characters")
     head = {
@@ -208,11 +210,11 @@ def _factor(path: Path, number: int, value: Any, upload: str) -> tuple[Factor, S
     stream = _text(where, value, "stream", r"[^/]+/[^/]+/[^/]+", "<site>/<gateway>/<device>")
     point, figure = value.get("point", ""), value.get("figure", "")
     if not isinstance(point, str) or not isinstance(figure, str) or bool(point) == bool(figure):
-        raise ConfigError("point or figure", where=str(where), hint="Expected one of both")
+        raise ConfigError("point or figure", where=str(where), hint="Expected exactly one of them")
     fields = value.get("fields")
     allowed = ("Rtd",) if upload == "realtime" else FIELDS[1:4] if point else FIELDS[4:]
     if not isinstance(fields, list) or not fields or not set(fields) <= set(allowed):
-        hint = f"Expected a list of {', '.join(allowed)}"
+        hint = f"Expected a non-empty array of: {', '.join(allowed)}"
         raise ConfigError(f"fields {fields!r}", where=str(where), hint=hint)
     least = value.get("least")
     if not isinstance(least, (int, float)) or isinstance(least, bool) or not 0 <= least <= 1:

@@ -31,7 +31,7 @@ def edges(from_ms: int, to_ms: int, length_s: int, zone: ZoneInfo) -> list[int]:
         UsageError: too many.
     """
     if not 1 <= length_s <= 86_400 or 86_400 % length_s:
-        hint = "Expected such as 60, 600, 900, 3600 or 86400 seconds"
+        hint = "Expected a number of seconds that divides a day, such as 900 or 3600"
         raise ConfigError(f"an interval of {length_s} s", where="conversion", hint=hint)
     if (to_ms - from_ms) / length_s > MOST * 1000:
         hint = f"At most {MOST} at once: give a shorter range"

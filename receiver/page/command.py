@@ -52,12 +52,12 @@ def page_command(
     root = root_path.rstrip("/")
     if root and not ROOT.fullmatch(root):
         raise UsageError(
-            f'"{clean_text(root_path)}" is not a path', where="--root-path", hint="Expected such as /fleet"
+            f'"{clean_text(root_path)}" is not a path', where="--root-path", hint="Expected a path such as /fleet"
         )
     try:
         zone = ZoneInfo(timezone)
     except (ValueError, OSError, KeyError):
-        hint = "Expected such as UTC or Asia/Shanghai"
+        hint = "Expected a time zone such as UTC or Asia/Shanghai"
         raise UsageError(f'"{clean_text(timezone)}" is not a time zone', where="--timezone", hint=hint) from None
     _, away = each_shard(parse_shards(dsns), lambda connection: None, read_only=True)
     app = make_app(dsns, root=root, zone=zone, names=names)
@@ -68,7 +68,7 @@ def page_command(
             what = f"database {one.place} is away: {one.why}. The others are shown"
             click.echo(as_complaint("warning", what), err=True)
         if not web.is_loopback:
-            what = "everybody who reaches this address sees the fleet: put a proxy with TLS and a login before it"
+            what = "anyone who can reach this address sees the fleet: put a proxy with TLS and a login in front of it"
             click.echo(as_complaint("warning", what), err=True)
         click.echo(say(f"The page is at http://{web.address}{root}/. Stop it with Ctrl-C"), err=True)
         sys.stderr.flush()

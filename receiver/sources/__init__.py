@@ -88,7 +88,7 @@ def hosts_of(url: SplitResult, default_port: int) -> list[tuple[str, int]]:
         except ValueError:
             port = 0
         if not one.hostname or not port:
-            hint = f"Expected such as {url.scheme}://host1:{default_port},host2:{default_port}"
+            hint = f"Expected a URL such as {url.scheme}://host1:{default_port},host2:{default_port}"
             raise UsageError(f'"{text}" is not a host with a port', where=f"{url.scheme}://", hint=hint)
         found.append((one.hostname, port))
     return found

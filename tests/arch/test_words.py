@@ -109,12 +109,12 @@ PHRASES = {
     r"\bnobody is here\b": "stdin is not a terminal",
     r"\bhung up\b": "closed the connection",
     r"\bthings? (?:is|are) wrong\b": "errors",
-    r"\bSay (?:it|one|which|so)\b": "Use, Give, Set",
+    r"\b(?-i:Say) (?:it|one|which|so|ratio|modules|racks)\b": "Use, Give, Set",
     r"\bmust be said\b": "is missing",
     r"(?<!technician )\bwants (?:a|an|one|either)\b": "needs, must be",
     r"\b(?:is|stands) there twice\b": "duplicate",
     r"\bin force\b": "in effect",
-    r"\bso long\b": "for this long",
+    r"\b(?-i:so long)\b": "for this long",
     r"\bever less often\b": "backing off",
     r"\bmeans nothing\b": "does not apply",
 }
@@ -179,7 +179,7 @@ def phrases(shown: str, said: Iterable[tuple[int, str]]) -> Iterator[str]:
     for line, text in said:
         plain = " ".join(text.split())  # a phrase may lie in two lines
         for pattern, better in PHRASES.items():
-            if found := re.search(pattern, plain):
+            if found := re.search(pattern, plain, re.IGNORECASE):
                 near = plain[max(0, found.start() - 40) : found.end() + 40]
                 yield f"{shown}:{line}: {found[0]!r} in {near!r}. Better: {better}"
 
@@ -231,12 +231,12 @@ def test_the_check_finds_what_it_is_for(tmp_path: Path, source: str, word: str) 
 
 
 @pytest.mark.parametrize(
-    "text", ["x = 1  # in\n# force", 'def one() -> None:\n    """The birth in\n    force."""', "kernel = 'in force'"]
+    "text", ["x = 1  # In\n# force", 'def one() -> None:\n    """The birth in\n    force."""', "kernel = 'in force'"]
 )
 def test_the_phrases_are_found_in_comments_docstrings_and_strings(tmp_path: Path, text: str) -> None:
     path = tmp_path / "one.py"
     path.write_text(text)
-    assert ["in force" in line for line in complaints(path, tmp_path)] == [True]
+    assert ["in force" in line.lower() for line in complaints(path, tmp_path)] == [True]
 
 
 def test_the_phrases_are_found_on_pages_but_not_in_what_they_quote(tmp_path: Path) -> None:

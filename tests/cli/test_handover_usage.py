@@ -25,7 +25,7 @@ from drivers.model import Reason
         ),
         (["--display", "inv1=12345,678"], "12345,678 may be 12345.678 or 12345678"),
         (["--display", "inv1=1 234,567"], "1234,567 may be"),
-        (["--display", "inv1=1234,567,890"], "'1234,567,890' is not a number. Digits and a point"),
+        (["--display", "inv1=1234,567,890"], "'1234,567,890' is not a number. Digits and a decimal point"),
         (["--display", "inv1=1.234,5"], "is not a number"),
         (["--csv", "COMMA"], "comma.csv:1: 1,234 may be"),
         (["--display", "inv9=1"], 'error: --display: the running agent has no device "inv9"'),

@@ -58,7 +58,7 @@ scan --line serial:/dev/ttyUSB77 | 4 | serial:/dev/ttyUSB77: | No such file | Is
 identify --line serial:/dev/ttyUSB77 | 2 | identify: | --address not given | Or name a configured device
 profiles show eastron/sdm63 | 3 | profile: | no profile "eastron/sdm63" | Did you mean "eastron/sdm630"?
 profiles check HERE/nothing.toml | 2 | nothing.toml | does not exist | profiles check --help
-decode registers --type u16 zz | 4 | cannot decode: | 'z', character 1 is not a hex digit | Write bytes as
+decode registers --type u16 zz | 4 | cannot decode: | Character 1, 'z', is not a hex digit | Write bytes as
 decode registers --type uint16 0001 | 2 | --type | 'uint16' is not one of | 'u16'
 decode modbus-rtu 0103020007 | 4 | cannot decode: | CRC is 0007 | Copy it whole
 decode dlt645 68AA | 4 | cannot decode: | cut short inside the header | Copy it whole

@@ -49,7 +49,7 @@ def test_every_template_is_valid_and_leads_through_itself(mh, tmp_path: Path, ki
     assert (profile.id, profile.kind, profile.vendor) == ("acme/x1", kind, "Acme")
     assert file.read_text().count("\n# ") > 10
     again = mh("profiles", "new", file)
-    assert again.code == 2 and "exists already. It was left as it is" in again.err
+    assert again.code == 2 and "exists already. It was not changed" in again.err
     assert mh("profiles", "new", "--kind", kind, "--lang", lang).out.splitlines()[3:] == file.read_text().replace(
         '"Acme"', '"Vendor"').splitlines()[3:]  # fmt: skip
 
@@ -96,7 +96,7 @@ def test_4x_numbers_gains_and_defaults(mh, tmp_path: Path) -> None:
         ("name,address,type,unit,fc\n\nac.power,1,u16,W,3\n", 3, 'list.csv:3: ac.power: "ac.power" is not in'),
         ("name,address,type,unit,fc\nac.voltage.l1,1,f32,V,3\n", 3, "list.csv:2: ac.voltage.l1: f32 needs order"),
         ("name,address,type,fc\nx.a,1,u16,3\nx.a,2,u16,3\n", 3, 'list.csv:3: "x.a" is already in line 2'),
-        ("name,address,type,fc\nx.a,1,u17,3\n", 3, 'type: "u17" is not known here. Did you mean "u16"?'),
+        ("name,address,type,fc\nx.a,1,u17,3\n", 3, 'type: unknown value "u17". Did you mean "u16"?'),
         ("PK\x03\x04", 2, "a workbook, not a CSV file. Save it as CSV"),
         ("name,address\0", 2, "not a CSV file"),
         ("name,address,type\n" + "x.a,1,u16\n" * 10_001, 2, "more than 10000 lines. Keep the points that you need"),

@@ -68,8 +68,8 @@ def test_nothing_hangs_on_itself(site: Any, good: str) -> None:
         device("fourth", 4, 'parent = { "ac" = "third/ac" }'),
     )
     assert found == [
-        "device.third.parent.ac: forms a circle: third > fourth > third. A meter cannot be below itself",
-        "device.fourth.parent.ac: forms a circle: fourth > third > fourth. A meter cannot be below itself",
+        "device.third.parent.ac: forms a cycle:  third > fourth > third. A meter cannot be below itself",
+        "device.fourth.parent.ac: forms a cycle:  fourth > third > fourth. A meter cannot be below itself",
     ]
 
 

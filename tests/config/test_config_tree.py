@@ -236,7 +236,7 @@ def test_password_and_key_files_that_others_may_read_are_noted(
 @pytest.mark.parametrize(
     ("mode", "owner", "group", "says"),
     [
-        (0o640, 0, 61000, "all members of the group that may look at this agent may read"),
+        (0o640, 0, 61000, "all members of the group with read-only access to this agent may read"),
         (0o640, 0, 61007, ""),  # a group of its own
         (0o600, 61001, 61000, ""),
         (0o600, 61002, 61002, "belongs to user 61002, who is neither root nor the agent's user"),
@@ -366,7 +366,7 @@ def test_a_pipe_or_device_in_conf_d_is_refused_and_not_waited_for(site, good) ->
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("conf.d/2.toml")
     (site.folder / "conf.d/3.toml").symlink_to("/dev/zero")
-    what = "is a pipe, socket or device, not a file. Take it away, or give a text file"
+    what = "is a pipe, socket or device, not a file. Remove it, or give a text file"
     assert site.complaints() == [f"conf.d/{n}.toml: {what}" for n in (1, 2, 3)]
     configured_folder(site.folder / "agent.toml", "profiles_dir")  # which commands read before is no trap either
 
@@ -442,6 +442,6 @@ def test_streams_of_a_destination(site, good) -> None:
     assert [note.partition("uplink")[2] for note in notes] == [
         '.platform.streams: "meter-*" matches no stream here. Streams: _gateway, _indicators, main, second',
         '.platform.streams: "secnd" matches no stream here. Did you mean "second"?',
-        ": no destination asks for second. They stay here for [store] keep_delivered, then they are deleted. "
+        ": no destination asks for second. They are kept for [store] keep_delivered, then deleted. "
         "Add them to streams of an [[uplink]]",
     ], notes

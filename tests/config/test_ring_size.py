@@ -179,7 +179,7 @@ def test_what_check_prints_of_it() -> None:
         (
             3000, 3000 * 104, 512 * MIB,
             "memory: the agent needs about 473 MiB, and its unit allows 307 MiB of 512 MiB. "
-            "Take a larger machine, fewer devices, or a smaller [ring] max",
+            "Use a larger machine, fewer devices, or a smaller [ring] max",
         ),
     ],
 )  # fmt: skip

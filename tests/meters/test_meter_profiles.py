@@ -85,7 +85,7 @@ def test_profiles_check_replays_frames_and_sees_what_is_wrong(name: str) -> None
     if sample.frames:
         (what, raw), *_ = sample.frames.items()
         broken = replace(profile, samples=(replace(sample, frames={what: raw[:-4] + "0016"}),))
-        assert any("is not sound" in text for text in replay(broken))
+        assert any("is invalid" in text for text in replay(broken))
 
 
 RECORDED = {  # frames of real meters, as libmbus collected them -> what the shipped profiles make of them

@@ -70,7 +70,7 @@ def test_one_database_away_is_named_and_the_others_are_shown(
     text = prometheus_text(whole_fleet([first, AWAY]).summary())
     assert "meterhouse_platform_away 1" in text and "meterhouse_platform_gateways 1" in text
     assert outcome(["platform", "status", "--db", "host=/nowhere dbname=y", "--db", AWAY]) == 3
-    assert "Does it run there" in capsys.readouterr().err, "all of them away: nothing to show"
+    assert "Check that it is running there" in capsys.readouterr().err, "all of them away: nothing to show"
 
 
 def test_the_garbage_of_one_gateway_pushes_out_nobody_elses(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,7 +218,9 @@ def test_a_database_that_is_away_is_said_and_an_old_state_is_shown_meanwhile(dsn
     text = browse(dsn, AWAY).get("/").text
     assert "Database 2 is away" in text and "enrolled" in text
     answer = browse(AWAY).get("/")
-    assert answer.status_code == 503 and "Does it run there" in answer.text and "Traceback" not in answer.text
+    assert (
+        answer.status_code == 503 and "Check that it is running there" in answer.text and "Traceback" not in answer.text
+    )
     now = [100.0]
     data = FleetData([dsn, AWAY], lambda: now[0])
     first = data.fleet()

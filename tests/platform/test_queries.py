@@ -97,7 +97,7 @@ def test_a_folder_that_exists_and_a_site_that_does_not(dsn: str, tmp_path: Path)
         (["work", "--from", "http://x", "--db", dsn], "unknown scheme"),
         (["work", "--from", "mqtt:", "--db", dsn], "is not a host"),
         (["keep", "--broker", "x", "--db", dsn], "is not a broker"),
-        (["init", "--db", "host=/nowhere dbname=x"], "Does it run there"),
+        (["init", "--db", "host=/nowhere dbname=x"], "Check that it is running there"),
         (["init", "--db", "host=/nowhere frobnicate=1"], "frobnicate"),
     ):
         result = CliRunner().invoke(platform, arguments)
@@ -127,7 +127,7 @@ def test_enrolment_round_trip(dsn: str, tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
     assert out.read_text().splitlines()[1] == f"{b.gateway.name},{b.gateway.signer.kid},_gateway meter"
     gone = CliRunner().invoke(platform, ["enrol", "--remove", b.gateway.name, "--db", dsn])
-    assert "1 gateways are trusted no longer" in gone.output
+    assert "1 gateways are no longer trusted" in gone.output
 
 
 def test_a_second_init_changes_nothing_and_a_later_schema_is_refused(dsn: str) -> None:

@@ -65,15 +65,15 @@ def test_any_bytes_come_back(raw: bytes, between: str, upper: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("01 03 0G", "'G', character 6 is not a hex digit. Write bytes as 68 61"),
-        ("hello", "'h', character 1 is not a hex digit"),
+        ("01 03 0G", "Character 6, 'G', is not a hex digit. Write bytes as 68 61"),
+        ("hello", "Character 1, 'h', is not a hex digit"),
         ("01 03 0", None),  # all stand apart: a 0 is 00
-        ("01030", "A byte has two digits, but there are 5 in all: one is missing or superfluous"),
+        ("01030", "A byte has two digits, but there are 5 in all: one is missing or extra"),
         ("0103 0", "A byte has two digits, but there are 5 in all"),
         ("6", "A byte has two digits, but there are 1 in all"),
-        ("电表", "'电', character 1 is not a hex digit"),
+        ("电表", "Character 1, '电', is not a hex digit"),
         ("٣٣", "is not a hex digit"),  # digits of another script
-        ("01.03", "'.', character 3"),
+        ("01.03", "Character 3, '.'"),
     ],
 )
 def test_what_is_no_hex_is_told_with_its_place(text: str, hint: str | None) -> None:
@@ -97,12 +97,12 @@ def test_what_is_no_hex_is_told_with_its_place(text: str, hint: str | None) -> N
 @pytest.mark.parametrize(
     ("command", "text", "hint"),
     [
-        ("dlt645", WATER, "It is a sound frame of CJ/T 188: try `meterhouse decode cjt188`"),
-        ("cjt188", ELECTRIC, "It is a sound frame of DL/T 645: try `meterhouse decode dlt645`"),
+        ("dlt645", WATER, "It is a valid frame of CJ/T 188: try `meterhouse decode cjt188`"),
+        ("cjt188", ELECTRIC, "It is a valid frame of DL/T 645: try `meterhouse decode dlt645`"),
         ("mbus", ELECTRIC, "try `meterhouse decode dlt645`"),
-        ("dlt645", MBUS, "It is a sound frame of M-Bus: try `meterhouse decode mbus`"),
-        ("modbus-rtu", TCP, "It is a sound frame of Modbus TCP: try `meterhouse decode modbus-tcp`"),
-        ("modbus-tcp", ANSWER, "It is a sound frame of Modbus RTU: try `meterhouse decode modbus-rtu`"),
+        ("dlt645", MBUS, "It is a valid frame of M-Bus: try `meterhouse decode mbus`"),
+        ("modbus-rtu", TCP, "It is a valid frame of Modbus TCP: try `meterhouse decode modbus-tcp`"),
+        ("modbus-tcp", ANSWER, "It is a valid frame of Modbus RTU: try `meterhouse decode modbus-rtu`"),
         ("dlt645", ANSWER, "try `meterhouse decode modbus-rtu`"),
         ("dlt645", "00", "Expected 68h, six address bytes, 68h"),
         ("cjt188", "00", "Expected 68h, the meter type"),

@@ -199,7 +199,7 @@ def test_follow_on_frames_are_one_answer() -> None:
     assert values(found) == [0.01, 0.02, 0.03]
     assert [f["more_frames"] for f in found["frames"]] == [True, False]
     lost = reply("0001FF00", bytes.fromhex("03000000"), control=0x92, tail=b"\x02")
-    with pytest.raises(dlt645.FrameError, match="follow-on frame 2, wanted 1"):
+    with pytest.raises(dlt645.FrameError, match="follow-on frame 2, expected 1"):
         dlt645.join(dlt645.Parser().feed(first + lost))
 
 

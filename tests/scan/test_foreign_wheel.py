@@ -134,7 +134,7 @@ def test_its_bytes_are_explained(mh: Callable[..., Any]) -> None:
         ("M", "G1", ""),
         ("E", 7.5, "kWh"),
     ]
-    assert "a sound frame of Snail: try `meterhouse decode snail`" in mh("decode", "cjt188", QUESTION).err
+    assert "a valid frame of Snail: try `meterhouse decode snail`" in mh("decode", "cjt188", QUESTION).err
     assert "snail" in mh("decode", "--help").out
 
 

@@ -102,7 +102,7 @@ def test_a_password_in_the_url_is_refused_and_not_shown(capsys: pytest.CaptureFi
     for command in (["replay", STREAM], ["verify"]):
         assert outcome([*command, "--broker", "mqtt://platform:s3cret@127.0.0.1:1"]) == 2
         said = "".join(capsys.readouterr())
-        assert "must not hold a user or password" in said and "s3cret" not in said and "--password-file" in said
+        assert "must not contain a user name or password" in said and "s3cret" not in said and "--password-file" in said
 
 
 def test_a_password_file_that_is_no_text_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

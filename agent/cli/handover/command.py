@@ -99,8 +99,10 @@ def handover(
         view.catch_up()
         names = list(dict.fromkeys(devices)) or list(view.snapshot.get("devices", {}))
         if len(names) > MOST_DEVICES:
-            hint = "Name the devices: several records are as good"
-            raise UsageError(f"{len(names)} devices, at most {MOST_DEVICES} in a record", where="handover", hint=hint)
+            hint = "Name the devices and make several records"
+            raise UsageError(
+                f"{len(names)} devices selected; a record holds at most {MOST_DEVICES}", where="handover", hint=hint
+            )
         points = {name: given[name].point if name in given else "" for name in names}
         _check_points(view, points)
         wait_for_counters(view, config, points, words)
@@ -153,7 +155,9 @@ def _number(text: str, where: str) -> str:
     if _THOUSANDS.fullmatch(plain):
         plain = plain.replace(",", "")
     if not _NUMBER.fullmatch(plain):
-        raise UsageError(f"{clean_text(text, 40)!r} is not a number", where=where, hint="Digits and a point: 12345.6")
+        raise UsageError(
+            f"{clean_text(text, 40)!r} is not a number", where=where, hint="Digits and a decimal point: 12345.6"
+        )
     return plain
 
 

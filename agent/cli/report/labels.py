@@ -33,7 +33,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "status": "status", "formula": "formula",
         "quoted": "quoted, check against the publication", "official": "official",
         "factor_assumed": "assumed, no official value found",
-        "not enough": "not known enough for a verdict",
+        "not enough": "too little data for a verdict",
         "unmetered": "no device has a role that this needs",
         "not in the park": "Counted as nothing",
         "roleless": "Counted, but in no figure, for want of a role in agent.toml: {}", "curve": "Power over the day",

@@ -89,7 +89,7 @@ def _look_at_key_file(store: Store, access: Access, archive: Archive) -> None:
     except GatewayError as error:
         if kept is None:
             raise
-        archive.warnings.append(f"key records are those of the database; newer ones cannot be looked for: {error.what}")
+        archive.warnings.append(f"key records come from the database; newer ones cannot be requested: {error.what}")
         return
     if kept is None or data != kept[1]:
         archive.newest_keys = data

@@ -182,7 +182,7 @@ class IndicatorResults:
         if any(repair.before_ms for repair in store.intervals.repairs().values()):
             raise NotYet("earlier intervals are still being compared with their packs", where="indicators")
         if self.prepare(store, start):
-            raise NotYet("the days of this year are being added up", where="indicators")
+            raise NotYet("the days of this year are being summed", where="indicators")
         parts = self._parts(store, start, end)
         day = PeriodTotals()
         day.add(parts)
