@@ -14,7 +14,7 @@ from drivers.framing import REJECT, FrameScanner
 from drivers.model import UsageError
 
 STX, ETX, ACK, SOH = 0x02, 0x03, 0x06, 0x01
-BAUDS = (300, 600, 1200, 2400, 4800, 9600, 19200)  # of 0 to 6 in mode C, of A to G in mode B
+BAUDS = (300, 600, 1200, 2400, 4800, 9600, 19200)  # of 0 to 6 in mode C; of A to F in mode B from 600 on
 MOST_BYTES = 32_768  # of a readout: the largest known, with fifteen months of many registers, have 10,000
 SHORT_REACTION_S, REACTION_S = 0.02, 0.2  # the least time between messages; the maker's last letter is small: short
 ANY = "*"  # the address of the only meter, in our words: it is left out on the wire
@@ -61,8 +61,10 @@ class Identification:
     @property
     def baud(self) -> int | None:
         """The speed that it offers; None for reserved characters."""
-        at = ord(self.speed) - ord("A" if self.mode == "B" else "0")
-        return 300 if self.mode == "A" else BAUDS[at] if 0 <= at < len(BAUDS) else None
+        if self.mode == "A":
+            return BAUDS[0]
+        at = ord(self.speed) - ord("0") if self.mode == "C" else ord(self.speed) - ord("A") + 1
+        return BAUDS[at] if at < len(BAUDS) else None
 
     @property
     def reaction_s(self) -> float:

@@ -156,7 +156,7 @@ class ModeB(Bus):
 
 
 async def test_mode_b_switches_by_itself(cabinet: Cabinet) -> None:
-    bus = ModeB(meter(speed="E"))
+    bus = ModeB(meter(speed="D"))
     line = await cabinet.pty(bus, baud=9600)
     bus.wire = cabinet.sims[0]  # type: ignore[attr-defined]
     await cabinet.device(line, "iec62056", "*", POINTS, serial=BEGIN).poll(TICK, ALL)

@@ -118,7 +118,8 @@ def test_units() -> None:
     ("line", "mode", "baud", "reaction_s"),
     [
         (b"/ISk5MT171-0133\r\n", "C", 9600, 0.02), (b"/LGZ4ZMF100AC.M26\r\n", "C", 4800, 0.2),
-        (b"/ABC9X\r\n", "C", None, 0.2), (b"/ABCFX\r\n", "B", 9600, 0.2), (b"/ABCIX\r\n", "B", None, 0.2),
+        (b"/ABC9X\r\n", "C", None, 0.2), (b"/ABCAX\r\n", "B", 600, 0.2), (b"/ABCIX\r\n", "B", None, 0.2),
+        (b"/ABCFX\r\n", "B", 19200, 0.2), (b"/ABCGX\r\n", "B", None, 0.2),
         (b"/ABCaX\r\n", "A", 300, 0.2), (b"/ABC \r\n", "A", 300, 0.2),
     ],
 )  # fmt: skip
