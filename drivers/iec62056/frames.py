@@ -115,14 +115,16 @@ def find_identification(received: bytes) -> Identification | None:
 
 def find_block(received: bytes, begin: int = 0) -> bytes | None:
     """The first sound data message, from STX to BCC; None: not yet, or broken."""
-    start = received.find(STX, begin)
-    while start >= 0:
-        end = received.find(ETX, start + 1)
-        if end < 0 or end + 1 >= len(received):
-            return None
-        if block_check(received[start + 1 : end + 1]) == received[end + 1]:
-            return received[start : end + 2]
-        start = received.find(STX, start + 1)
+    end = received.find(ETX, begin)
+    while 0 <= end < len(received) - 1:
+        check, found = received[end + 1], -1
+        for at in range(end, begin - 1, -1):  # backwards, so that a thousand STX cost no more than one
+            if received[at] == STX and check == 0:
+                found = at
+            check ^= received[at]
+        if found >= 0:
+            return received[found : end + 2]
+        begin, end = end + 1, received.find(ETX, end + 1)
     return None
 
 
