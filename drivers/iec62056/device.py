@@ -227,7 +227,7 @@ def says_address(readings: Sequence[Reading], address: str) -> bool | None:
     if any(_is_same(asked, _plain(_text(reading))) for reading in given):
         return True
     is_serial = len(asked) >= _LEAST_SERIAL
-    judged = is_serial or any(str(parse_code(reading.label)).endswith("0.0.0") for reading in given)
+    judged = is_serial or any((code := parse_code(r.label)) and code.quantity == "0.0.0" for r in given)
     return False if given and judged else None
 
 
