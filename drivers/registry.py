@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from drivers.model import BYTE_SCHEMES, ConfigError, clean_text
 from drivers.protocol import DRIVER_METHODS, Driver, InvalidAddress, LineScheme, Protocol
@@ -208,16 +208,17 @@ def _checked(point: EntryPoint) -> Protocol:
 
 def _follow(found: Protocol, where: str) -> None:
     """Import what others use of a third party's protocol, before they do. Raises ConfigError."""
-    for name, get in (
+    followed: tuple[tuple[str, Callable[[], Any]], ...] = (
         ("explainers", found.all_explainers),
         ("parser", found.new_parser),
         ("request_parser", found.new_request_parser),
         ("search", found.search_class),
         ("demo", found.demo_slot),
         ("line_schemes", lambda: [scheme.link_class() for scheme in found.line_schemes]),
-    ):
+    )
+    for name, follow in followed:
         try:
-            result = get()
+            result = follow()
             if name == "explainers" and not all(hasattr(one, "name") and callable(one.explain) for one in result):
                 raise TypeError("not a tuple of Explainer")
             if name.endswith("parser") and result is not None and result.feed(b""):
