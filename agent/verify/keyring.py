@@ -36,7 +36,7 @@ def split_pin(pin: str) -> tuple[str, str]:
 
 
 def check_pin(pin: object) -> None:
-    """Raise Refused for what is no thumbprint."""
+    """Raise Refused for an invalid thumbprint."""
     owner, thumb = split_pin(pin) if isinstance(pin, str) else ("", "")
     named = isinstance(pin, str) and "=" in pin
     if not _THUMBPRINT.fullmatch(thumb) or (named and owner.count("/") != 1):
@@ -58,7 +58,7 @@ class KeyRing:
             ``park7/gw01=<thumbprint>`` is valid for that gateway only.
 
     Raises:
-        Refused: a pin is no thumbprint, or ``pins`` is one text and not a list of them.
+        Refused: an invalid thumbprint, or ``pins`` is one text and not a list of them.
     """
 
     def __init__(self, gateway: str, pins: Collection[str] = ()) -> None:
