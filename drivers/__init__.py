@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drivers.model import ConfigError, GatewayError, LineError, ProfileError, Quality, Reading, Reason
+    from drivers.model import ConfigError, GatewayError, LineError, ProfileError, Quality, Reading, Reason, UsageError
     from drivers.once import read_once, read_once_async
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Quality",
     "Reading",
     "Reason",
+    "UsageError",
     "read_once",
     "read_once_async",
 ]

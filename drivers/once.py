@@ -7,19 +7,30 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
-from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from drivers.line import Line, LineConfig, open_line, target
-from drivers.model import DEFAULT_PERIODS_MS, PACES, ConfigError, DeviceSpec, Limits, Point, Reading
+from drivers.model import (
+    DEFAULT_PERIODS_MS,
+    PACES,
+    ConfigError,
+    DeviceSpec,
+    Limits,
+    Point,
+    Reading,
+    UsageError,
+    clean_text,
+)
 from drivers.profile import Profile, default_dirs, find_profile, load_profile, select
 from drivers.protocol import Driver
-from drivers.registry import driver_class
+from drivers.registry import driver_class, line_urls
 from drivers.serial_setting import DEFAULT_SERIAL, SerialSetting
 from ext.ring import Ring
 
 FIRMWARE = "device.firmware"
+LONGEST_TIMEOUT_S = 600.0
 _RING_BYTES = 1 << 16  # the smallest: drivers want one, nothing is read from it
 logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # what goes wrong is raised; the caller may log it
 
@@ -75,15 +86,17 @@ async def read_once_async(
         is no value; ``quality`` then has the Reason. A value that is to be doubted has a Quality other than GOOD.
 
     Raises:
-        ConfigError: an argument is wrong.
+        UsageError: an argument is of a wrong kind, or cannot be.
+        ConfigError: a url, an address, a serial setting or a ratio is wrong.
         ProfileError: the profile is unknown or wrong, or it has no such point or parameter.
         LineError: the line cannot be opened, or the device is silent (``LineTimeout``).
         All of them are GatewayError: ``where``, ``what`` was seen, ``hint`` what to do; ``str`` is all three.
     """
+    _check_arguments(url, timeout_s, zone, dirs)
     found = _profile(profile, dirs)
     setting = serial or found.serial or DEFAULT_SERIAL
     baud = SerialSetting.parse(setting, "serial").baud
-    scheme = urlsplit(url).scheme
+    scheme = url.partition(":")[0]
     config = LineConfig("", url, setting, baud if scheme in ("tcp", "udp") else None, Limits(timeout_s=timeout_s))
     target(config)
     place = str(address)
@@ -165,6 +178,26 @@ def _profile(profile: str | Path, dirs: Iterable[Path]) -> Profile:
             raise ConfigError(f"file {str(profile)!r} does not exist", where="profile", hint=hint)
         return load_profile(path, (*path.resolve().parents[1:2], *folders))
     return load_profile(find_profile(str(profile), folders), folders)
+
+
+def _check_arguments(url: object, timeout_s: object, zone: object, dirs: object) -> None:
+    """Raise UsageError for what no command line would let through, before the device is asked."""
+    if not isinstance(url, str):
+        raise UsageError(f"{url!r} is not the url of a line", where="url", hint=f"Write {line_urls()}")
+    if timeout_s is not None:
+        is_number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
+        if not is_number or not 0 < timeout_s <= LONGEST_TIMEOUT_S:  # type: ignore[operator]
+            hint = f"Seconds above 0, at most {LONGEST_TIMEOUT_S:g}, such as 1.5; None: as the profile says"
+            raise UsageError(f"{timeout_s!r} is not a time-out", where="timeout_s", hint=hint)
+    if isinstance(dirs, str | bytes | PurePath):
+        hint = f'A list of folders, such as dirs=[Path("{clean_text(str(dirs))}")]'
+        raise UsageError(f"{dirs!r} is one folder, not a list", where="dirs", hint=hint)
+    try:
+        if zone != "":
+            ZoneInfo(zone)  # type: ignore[arg-type]
+    except (ValueError, OSError, TypeError, AttributeError, ZoneInfoNotFoundError):
+        hint = 'An IANA name, such as "Asia/Shanghai"; "": that of this machine'
+        raise UsageError(f"{zone!r} is not a time zone", where="zone", hint=hint) from None
 
 
 def _ratio(value: Number, name: str) -> Decimal:

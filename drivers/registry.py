@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from drivers.model import BYTE_SCHEMES, ConfigError
+from drivers.model import BYTE_SCHEMES, ConfigError, clean_text
 from drivers.protocol import DRIVER_METHODS, Driver, InvalidAddress, LineScheme, Protocol
 from drivers.toml import did_you_mean, show
 
@@ -26,6 +27,7 @@ PACKAGES: Mapping[str, str] = {  # protocol -> package with its PROTOCOL
     "iec62056": "drivers.iec62056",
 }
 DEFAULT = "modbus"  # where a protocol is not given
+_log = logging.getLogger("meterhouse.drivers")
 
 
 def protocols() -> tuple[str, ...]:
@@ -55,8 +57,13 @@ def all_protocols() -> Iterator[Protocol]:
     for name in protocols():
         try:
             yield protocol_of(name)
-        except ConfigError:
-            continue
+        except ConfigError as error:
+            _warn_once(f"{error.where}: {error.what}; it is left out")
+
+
+@lru_cache(maxsize=256)
+def _warn_once(text: str) -> None:
+    _log.warning("%s", clean_text(text, 300))
 
 
 def own_schemes() -> list[LineScheme]:
@@ -123,8 +130,8 @@ def driver_class(name: str) -> type[Driver]:
     where = f"driver {name} ({protocol.device})"
     try:
         found = protocol.driver()
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"cannot be loaded: {error}", where=where, hint="Is its package complete?") from error
+    except Exception as error:
+        raise _not_loaded(error, where) from error
     lacking = [method for method in DRIVER_METHODS if not hasattr(found, method)]
     if lacking:
         hint = "Add what is missing: drivers/protocol.py, Driver, describes it"
@@ -185,8 +192,8 @@ def _checked(point: EntryPoint) -> Protocol:
     where = f"driver {point.name} ({point.value})"
     try:
         found = point.load()
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"cannot be loaded: {error}", where=where, hint="Is its package complete?") from error
+    except Exception as error:  # whatever a stranger's module does when it is imported
+        raise _not_loaded(error, where) from error
     if not isinstance(found, Protocol):
         hint = "The entry point names an object of drivers/protocol.py, Protocol"
         raise ConfigError("is not the descriptor of a protocol", where=where, hint=hint)
@@ -195,4 +202,31 @@ def _checked(point: EntryPoint) -> Protocol:
         raise ConfigError("does not state the frames it sends", where=where, hint=hint)
     if found.name != point.name:
         raise ConfigError(f"speaks {found.name!r}, not {point.name!r}", where=where)
+    _follow(found, where)
     return found
+
+
+def _follow(found: Protocol, where: str) -> None:
+    """Import what others use of a third party's protocol, before they do. Raises ConfigError."""
+    followed: tuple[tuple[str, Callable[[], Any]], ...] = (
+        ("explainers", found.all_explainers),
+        ("parser", found.new_parser),
+        ("request_parser", found.new_request_parser),
+        ("search", found.search_class),
+        ("demo", found.demo_slot),
+        ("line_schemes", lambda: [scheme.link_class() for scheme in found.line_schemes]),
+    )
+    for name, follow in followed:
+        try:
+            result = follow()
+            if name == "explainers" and not all(hasattr(one, "name") and callable(one.explain) for one in result):
+                raise TypeError("not a tuple of Explainer")
+            if name.endswith("parser") and result is not None and result.feed(b""):
+                raise TypeError("finds frames in no bytes")
+        except Exception as error:
+            raise _not_loaded(error, f"{where}: {name}") from error
+
+
+def _not_loaded(error: Exception, where: str) -> ConfigError:
+    what = f"cannot be loaded: {type(error).__name__}: {error}"
+    return ConfigError(what, where=where, hint="Is its package complete?")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import click
 
@@ -307,7 +306,7 @@ def _scan_options(url: str, **asked: Any) -> ScanOptions:
         raise UsageError(
             "has no effect over TCP", where="--serial", hint="The serial server or gateway sets its bus itself"
         )
-    fitting = searchable(urlsplit(url).scheme)
+    fitting = searchable(url.partition(":")[0])
     protocols = asked["protocols"] or [one.name for one in fitting if one.searched_by_default]
     if "all" in protocols:
         protocols = [one.name for one in fitting]

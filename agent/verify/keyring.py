@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from .jws import TYP_KEYS, PublicKey, check_signature, public_key
 from .signed import check_signed, payload_of, without_signature
 from .strict import Refused, shown
 
+_THUMBPRINT = re.compile(r"[0-9A-Za-z_-]{43}")
 MAX_RECORDS = 1000
 MAX_SINCE = 1 << 43  # seconds, as of all times
 MAX_ROOTS = 20
@@ -33,6 +35,15 @@ def split_pin(pin: str) -> tuple[str, str]:
     return gateway, thumb
 
 
+def check_pin(pin: object) -> None:
+    """Raise Refused for an invalid thumbprint."""
+    owner, thumb = split_pin(pin) if isinstance(pin, str) else ("", "")
+    named = isinstance(pin, str) and "=" in pin
+    if not _THUMBPRINT.fullmatch(thumb) or (named and owner.count("/") != 1):
+        hint = "43 characters, as `meterhouse keys show` prints them, or park7/gw01= and those"
+        raise Refused("pin", f"invalid thumbprint {shown(pin)}: {hint}")
+
+
 class Unpinned(Refused):
     """A chain that holds, but nothing pinned is in it: foreign, or from before the pinned key was."""
 
@@ -45,9 +56,16 @@ class KeyRing:
             of a chain is sufficient: the object is signed by the newest key, which follows from all others. A second
             chain (of a key that replaces a lost one) is accepted only if it is pinned itself.
             ``park7/gw01=<thumbprint>`` is valid for that gateway only.
+
+    Raises:
+        Refused: an invalid thumbprint, or ``pins`` is one text and not a list of them.
     """
 
     def __init__(self, gateway: str, pins: Collection[str] = ()) -> None:
+        if isinstance(pins, str | bytes):
+            raise Refused("pin", f"pins {shown(pins)} is one text: give a list of thumbprints, [] for none")
+        for pin in pins:
+            check_pin(pin)
         self.gateway = gateway
         self.keys: dict[str, PublicKey] = {}
         self.order: dict[str, int] = {}  # kid -> a number that grows from key to key

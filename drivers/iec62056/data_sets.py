@@ -16,13 +16,13 @@ from drivers.iec62056.codes import Code, name_of, parse_code, tariff_of, unit_of
 from drivers.iec62056.frames import Identification, Readout
 from drivers.model import Quality, Reading, Reason
 
-_BRACKET = re.compile(r"([^()\r\n]*)\(([^()\r\n]*)\)")
+_PIECE = re.compile(r"([^()\r\n]*)([()\r\n]|\Z)")  # matches wherever it is tried: no text is gone through twice
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 _STAMP = re.compile(r"[0-9]{10}|[0-9]{12}(?:[0-9]{2})?|([0-9])[0-9]{12}|[0-9]{10}(?:[0-9]{2})?[SWsw]")
 _WRITTEN = re.compile(r"([0-9]{2})-([0-9]{2})-([0-9]{2})[ ,T]([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?")
 _LONGEST = 128  # characters of a value
 _DIGITS = 30  # of a number: the standard allows 32 characters
-MOST_SETS = 4096  # a readout has some hundred
+MOST_VALUES = 4096  # a readout has some hundred
 
 
 @dataclass(slots=True)
@@ -36,14 +36,22 @@ class DataSet:
 def data_sets(block: bytes) -> tuple[DataSet, ...]:
     """All data sets of a block, in order; what is not in brackets, and has none behind it, is left out."""
     found: list[DataSet] = []
-    for match in _BRACKET.finditer(block.decode("latin-1")):
-        address, inner = match[1].strip("! \t\x00\x7f\x02"), match[2]
-        value, _, unit = inner.partition("*")
-        if address or not found:
-            if len(found) == MOST_SETS:
+    address: str | None = None  # in front of the bracket that is open; None: none is
+    count = 0
+    for match in _PIECE.finditer(block.decode("latin-1")):
+        text, end = match.groups()
+        if end == "(":
+            address = text.strip("! \t\x00\x7f\x02")
+            continue
+        if end == ")" and address is not None:
+            if count == MOST_VALUES:
                 break
-            found.append(DataSet(address))
-        found[-1].values.append((value, unit))
+            count += 1
+            value, _, unit = text.partition("*")
+            if address or not found:
+                found.append(DataSet(address))
+            found[-1].values.append((value, unit))
+        address = None
     return tuple(found)
 
 

@@ -22,7 +22,7 @@ from typing import ClassVar
 from drivers.base import WHO
 from drivers.iec62056.codes import parse_code
 from drivers.iec62056.data_sets import clock_text, decode_readout, is_blank, matching, number_of, printable, time_of
-from drivers.iec62056.frames import Readout
+from drivers.iec62056.frames import ANY, Readout
 from drivers.iec62056.requests import SignOn, speed_rule, stay
 from drivers.line import Line
 from drivers.meter_device import MeterDevice, MeterQuery, Response
@@ -33,6 +33,7 @@ from drivers.model import (
     Kind,
     LineError,
     LineTimeout,
+    MismatchError,
     PlanSummary,
     Point,
     PollResult,
@@ -49,6 +50,8 @@ HELD_S = 5.0  # the age at which a readout of a probe is too old to be taken for
 _KEY = re.compile(r"(maker|model)|([^+#@]+)\+([^+#@]+)|([^+#@]+?)(?:#([0-9]{1,2})|(@time))?")
 _HEX = re.compile(r"[0-9A-Fa-f]{1,16}")
 _BYTES_A_SET = 24
+_OWN_NUMBER = re.compile(r"0\.0\.[0-9]|C\.1\.0|96\.1\.0")
+_LEAST_SERIAL = 4  # digits of a number that is likely one of a kind
 _log = logging.getLogger("meterhouse.meters")
 
 
@@ -106,7 +109,14 @@ class Iec62056Device(MeterDevice):
         if request.speed.switch_to is not None:
             self._fast_failures = 0
         self._seen_bytes = len(answer.payload)
-        self._last = Response(self.explain(query_id, [answer.payload]), answer.time_ns, answer.mono_ns, answer.suspect)
+        readings = self.explain(query_id, [answer.payload])
+        is_proven = says_address(readings, self.spec.address)
+        if is_proven is False:
+            named = ", ".join(f"{reading.label} {_text(reading)}" for reading in numbers_said(readings))
+            what = f"the meter that answered says {named}, not {self.spec.address}"
+            raise MismatchError(what, where=self.where, hint="Is the address right? Two meters may have the same one")
+        suspect = answer.suspect and not is_proven
+        self._last = Response(readings, answer.time_ns, answer.mono_ns, suspect)
         return self._last
 
     def _failed_at(self, request: SignOn) -> None:
@@ -192,6 +202,42 @@ class Iec62056Device(MeterDevice):
         data_char_s = 10 / 9600 if setting is not None and setting.baud == 300 else char_s
         seconds = 32 * char_s + size * data_char_s + 3 * (self._timing.quiet_ns + self._timing.turnaround_ns) / 1e9
         return PlanSummary(1, (size + 1) // 2, len(due), seconds)
+
+
+def numbers_said(readings: Sequence[Reading]) -> list[Reading]:
+    """The numbers that a meter gives itself: its address (0.0.0), other ones (0.0.1 to 0.0.9), its serial number."""
+    found = []
+    for reading in readings:
+        code = parse_code(reading.label)
+        is_own = code is not None and _OWN_NUMBER.fullmatch(code.quantity) is not None and not reading.subunit
+        if is_own and any(character.isdigit() for character in _text(reading)):
+            found.append(reading)
+    return found
+
+
+def says_address(readings: Sequence[Reading], address: str) -> bool | None:
+    """Whether a readout names the address that was asked: True, False if it names others only, None if it does not say.
+
+    Zeros in front do not count, and a number may be the end of a longer one (a serial number with its maker in front).
+    An address of up to three digits is one of a bus: only 0.0.0 contradicts it, a serial number does not.
+    """
+    if address == ANY:
+        return None
+    asked, given = _plain(address), numbers_said(readings)
+    if any(_is_same(asked, _plain(_text(reading))) for reading in given):
+        return True
+    is_serial = len(asked) >= _LEAST_SERIAL
+    judged = is_serial or any((code := parse_code(r.label)) and code.quantity == "0.0.0" for r in given)
+    return False if given and judged else None
+
+
+def _is_same(one: str, other: str) -> bool:
+    short, long = sorted((one, other), key=len)
+    return one == other or (len(short) >= _LEAST_SERIAL and long.endswith(short))
+
+
+def _plain(number: str) -> str:
+    return "".join(c for c in number.upper() if c.isalnum()).lstrip("0")
 
 
 def _first(response: Response, code: str, bracket: int | None = None) -> Reading | None:

@@ -14,7 +14,7 @@ from drivers.framing import REJECT, FrameScanner
 from drivers.model import UsageError
 
 STX, ETX, ACK, SOH = 0x02, 0x03, 0x06, 0x01
-BAUDS = (300, 600, 1200, 2400, 4800, 9600, 19200)  # of 0 to 6 in mode C, of A to G in mode B
+BAUDS = (300, 600, 1200, 2400, 4800, 9600, 19200)  # of 0 to 6 in mode C; of A to F in mode B from 600 on
 MOST_BYTES = 32_768  # of a readout: the largest known, with fifteen months of many registers, have 10,000
 SHORT_REACTION_S, REACTION_S = 0.02, 0.2  # the least time between messages; the maker's last letter is small: short
 ANY = "*"  # the address of the only meter, in our words: it is left out on the wire
@@ -61,8 +61,10 @@ class Identification:
     @property
     def baud(self) -> int | None:
         """The speed that it offers; None for reserved characters."""
-        at = ord(self.speed) - ord("A" if self.mode == "B" else "0")
-        return 300 if self.mode == "A" else BAUDS[at] if 0 <= at < len(BAUDS) else None
+        if self.mode == "A":
+            return BAUDS[0]
+        at = ord(self.speed) - ord("0") if self.mode == "C" else ord(self.speed) - ord("A") + 1
+        return BAUDS[at] if at < len(BAUDS) else None
 
     @property
     def reaction_s(self) -> float:
@@ -113,14 +115,16 @@ def find_identification(received: bytes) -> Identification | None:
 
 def find_block(received: bytes, begin: int = 0) -> bytes | None:
     """The first sound data message, from STX to BCC; None: not yet, or broken."""
-    start = received.find(STX, begin)
-    while start >= 0:
-        end = received.find(ETX, start + 1)
-        if end < 0 or end + 1 >= len(received):
-            return None
-        if block_check(received[start + 1 : end + 1]) == received[end + 1]:
-            return received[start : end + 2]
-        start = received.find(STX, start + 1)
+    end = received.find(ETX, begin)
+    while 0 <= end < len(received) - 1:
+        check, found = received[end + 1], -1
+        for at in range(end, begin - 1, -1):  # backwards, so that a thousand STX cost no more than one
+            if received[at] == STX and check == 0:
+                found = at
+            check ^= received[at]
+        if found >= 0:
+            return received[found : end + 2]
+        begin, end = end + 1, received.find(ETX, end + 1)
     return None
 
 

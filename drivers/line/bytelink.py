@@ -19,6 +19,8 @@ from drivers.registry import own_schemes
 from drivers.serial_setting import SerialSetting
 
 LONGEST_NOISE_S = 0.5  # a bus that is never silent for this long has another master
+LONGEST_PAUSES_S = 60.0  # all silences within an answer of any length together
+LATE_STEPS_S, AFTER_LATE_S, LONGEST_LATE_S = 2.0, 2.5, 30.0  # see ``_steps_silence``
 _MOST_BUFFERED = 4096
 _SLOWEST_CHAR_S = 11 / 300  # of a bus behind a serial server whose speed is not known
 _SETTLED_S = 0.1  # an answer with a pause of this length has ended
@@ -51,6 +53,9 @@ class ByteLink:
         self._done: asyncio.Future[Answer | LineError] | None = None
         self._unasked_ns = 0
         self._give_up_ns = 0
+        self._answer_char_s = 0.0  # of an answer of any length: each byte that comes grants its time
+        self._silent_step_ns = 0  # when the last question of several steps was given up without an answer
+        self._steps_late = False  # and its answer came after that
         self._timer: asyncio.TimerHandle | None = None
         self._settling: asyncio.TimerHandle | None = None
         self._active_ns = clock()[1]  # when the line was last not silent
@@ -64,10 +69,14 @@ class ByteLink:
         """Ask ``requests`` from number ``len(results)`` on and append their answers; the first error ends it."""
         while len(results) < len(requests):
             request = requests[len(results)]
+            if isinstance(request, StepRequest) and (trouble := await self._steps_silence(request)) is not None:
+                return trouble
             answer = await self._ask(request, options)
             while isinstance(request, StepRequest) and isinstance(answer, Answer):
                 following = request.then(answer.payload)
                 if following is None:
+                    answer = answer._replace(suspect=answer.suspect or self._steps_late)
+                    self._steps_late = False
                     break
                 request, answer = following, await self._ask(following, options)
             if isinstance(answer, LineError):
@@ -119,7 +128,7 @@ class ByteLink:
                         return broken
                     char_s = step.answer_setting.char_s
                     wire_s = step.expect * char_s
-                longest_s = step.most_bytes * (char_s or _SLOWEST_CHAR_S)
+                longest_s, self._answer_char_s = LONGEST_PAUSES_S, char_s or _SLOWEST_CHAR_S
                 timeout_s = max(timeout_s, step.least_s)
             deadline_s = timeout_s + wire_s
             self._give_up_ns = self._clock()[1] + int((deadline_s + longest_s) * 1e9)
@@ -196,6 +205,29 @@ class ByteLink:
             finally:
                 timer.cancel()
             now = self._clock()[1]
+
+    async def _steps_silence(self, request: Request) -> LineError | None:
+        """Before a question of several steps: wait until no late answer to the one before can be taken for its own.
+
+        Who answers a sign-on does not say which address it was asked by, so this is for whichever device comes next.
+        A late answer is dropped; its sender waits for our choice, then may begin its data: hence the longer silence.
+        """
+        given_up_ns = self._silent_step_ns
+        if not given_up_ns:
+            return None
+        while True:
+            now = self._clock()[1]
+            is_late = self._active_ns > given_up_ns
+            free_ns = self._active_ns + int(AFTER_LATE_S * 1e9) if is_late else given_up_ns + int(LATE_STEPS_S * 1e9)
+            self._steps_late |= is_late and now < free_ns
+            if now >= free_ns:
+                self._silent_step_ns = 0
+                return None
+            if now - given_up_ns > LONGEST_LATE_S * 1e9:
+                self._silent_step_ns = now
+                what = f"a late answer to the question before has not ended within {LONGEST_LATE_S:g} s"
+                return FrameError(what, where=request.where, hint="Is there another master on the bus?")
+            await asyncio.sleep((free_ns - now) / 1e9)
 
     def _received(self) -> None:
         utc_ns, mono_ns = self._clock()
@@ -304,8 +336,11 @@ class ByteLink:
         if done is not self._done or done.done():
             return
         now_ns = self._clock()[1]
-        gap_ns = int(request.gap_s * 1e9) if isinstance(request, StepRequest) else _ONE_FRAME_NS
-        if self._buffer and now_ns - self._active_ns < gap_ns and now_ns < self._give_up_ns:
+        step = request if isinstance(request, StepRequest) else None
+        gap_ns = int(step.gap_s * 1e9) if step else _ONE_FRAME_NS
+        needed_s = len(self._buffer) * self._answer_char_s if step else 0.0
+        is_sending = bool(self._buffer) and now_ns - self._active_ns < gap_ns
+        if is_sending and now_ns < self._give_up_ns + int(needed_s * 1e9):
             wait_ns = max(self._active_ns + gap_ns - now_ns, _ONE_FRAME_NS)
             self._timer = self._loop.call_later(wait_ns / 1e9, self._expire, done, request, options)
             return  # it is in the middle of its answer
@@ -316,11 +351,17 @@ class ByteLink:
             return
         if not self._buffer:
             self.silent += 1
-        self._suspects.add(request.unit)
+        if step is None:
+            self._suspects.add(request.unit)
+        else:
+            self._silent_step_ns = now_ns
+            if is_sending:
+                what = f"still sending after a minute of pauses: {len(self._buffer)} bytes, which need {needed_s:.1f} s"
+                verdict = FrameError(what, where=request.where, hint="Is there a disturbance, or another master?")
         self._active_ns = max(self._active_ns, now_ns - 1)
         if options.late_s:
             self._late_until[request.unit] = now_ns + int(options.late_s * 1e9)
-        waited_s = max(options.timeout_s, request.least_s if isinstance(request, StepRequest) else 0.0)
+        waited_s = max(options.timeout_s, step.least_s if step else 0.0)
         done.set_result(verdict or LineTimeout(f"no answer within {waited_s:g} s", where=request.where))
 
     def _break(self, error: LineError) -> LineError:

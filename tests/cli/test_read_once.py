@@ -15,7 +15,17 @@ from typing import Any
 import pytest
 
 import drivers
-from drivers import ConfigError, GatewayError, LineError, ProfileError, Quality, Reason, read_once, read_once_async
+from drivers import (
+    ConfigError,
+    GatewayError,
+    LineError,
+    ProfileError,
+    Quality,
+    Reason,
+    UsageError,
+    read_once,
+    read_once_async,
+)
 from tests.kits.simulated import punch, writes
 
 
@@ -57,6 +67,13 @@ async def test_its_twin_is_for_those_who_have_a_loop(served: Any, box: Path) -> 
     [
         ({"url": "/dev/ttyUSB0"}, ConfigError, "Write serial:/dev/serial/by-id/..., "),
         ({"url": "tcp://127.0.0.1"}, ConfigError, "has no port"),
+        ({"url": "modbus-tcp://[::1"}, ConfigError, "Invalid IPv6 URL. Write serial:"),
+        ({"url": None}, UsageError, "url: None is not the url of a line. Write serial:"),
+        *(({"timeout_s": wrong}, UsageError, "Seconds above 0") for wrong in (float("nan"), 0, -1, "1 s", True, 1e9)),
+        ({"zone": "Asia/Shanghia"}, UsageError, "zone: 'Asia/Shanghia' is not a time zone. An IANA name"),
+        ({"zone": "../etc"}, UsageError, "is not a time zone"),
+        ({"zone": 8}, UsageError, "is not a time zone"),
+        ({"dirs": "/profiles"}, UsageError, "dirs: '/profiles' is one folder"),
         ({"address": 256}, ConfigError, "Allowed: 0 to 255"),
         ({"serial": "fast"}, ConfigError, 'Write it like "9600 8N1"'),
         ({"ct": 0}, ConfigError, "not a ratio above 0"),
@@ -80,6 +97,10 @@ def test_an_error_says_what_to_do_and_leaves_nothing(
         read_once(**given)
     assert text in str(told.value) and "\n" not in str(told.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_scan_of_a_url_that_is_none_is_no_internal_error(mh: Any) -> None:
+    assert "Invalid IPv6 URL. Write serial:" in mh("scan", "--line", "modbus-tcp://[::1").err
 
 
 def test_a_silent_device_is_an_error(served: Any, box: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,9 @@ def described(driver: str = "Whole", name: str = "snail", says: str = "asks how 
 
 
 HONEST, SILENT, OTHER = described(), described(says=""), described(name="slug")
+NO_EXPLAINERS = replace(HONEST, explainers=f"{__name__}:Missing")
+NO_PATH = replace(HONEST, parser="snail")
+NO_PARSER = replace(HONEST, request_parser=f"{__name__}:Whole")
 HALF, OLDER, LOST = described("Half"), described("Older"), described("Missing")
 
 
@@ -112,3 +117,41 @@ def test_a_third_partys_driver_that_is_none(
     third_party(monkeypatch, tmp_path, name)
     with pytest.raises(ConfigError, match=says):
         registry.driver_class("snail")
+
+
+BROKEN_MODULES = {
+    "raises": "raise RuntimeError('needs a licence\\nfile')",
+    "field": "from drivers.protocol import Protocol\nPROTOCOL = Protocol(name='snail')",
+    "syntax": "this is not Python",
+    "exits": "def f():\n    raise KeyError('no')\nf()",
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN_MODULES)
+def test_a_broken_package_is_left_out_with_one_warning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    (tmp_path / f"snail_{kind}.py").write_text(BROKEN_MODULES[kind])
+    third_party(monkeypatch, tmp_path, "HONEST")
+    (tmp_path / "snail-1.0.dist-info" / "entry_points.txt").write_text(
+        f"[{registry.GROUP}]\nsnail = snail_{kind}:PROTOCOL\n"
+    )
+    left_out(caplog, f"driver snail (snail_{kind}:PROTOCOL): cannot be loaded: ")
+
+
+@pytest.mark.parametrize("name", ["NO_EXPLAINERS", "NO_PATH", "NO_PARSER"])
+def test_a_path_that_leads_nowhere_leaves_its_protocol_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    third_party(monkeypatch, tmp_path, name)
+    left_out(caplog, f"driver snail ({__name__}:{name}): ")
+
+
+def left_out(caplog: pytest.LogCaptureFixture, says: str) -> None:
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert [one.name for one in registry.all_protocols()] == list(registry.PACKAGES)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(says) and "\n" not in record.getMessage()
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        registry.protocol_of("snail")

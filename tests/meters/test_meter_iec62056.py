@@ -12,11 +12,11 @@ import iec62056_21.messages
 import pytest
 
 from drivers.iec62056.data_sets import decode_block
-from drivers.iec62056.device import HELD_S, SLOW_S, Iec62056Device
+from drivers.iec62056.device import HELD_S, SLOW_S, Iec62056Device, says_address
 from drivers.iec62056.frames import SELECT, SIGN_ON
 from drivers.iec62056.simulate import PROGRAMMING, SELECTED, SIGNED_ON, Iec62056Meter
 from drivers.line import Line
-from drivers.model import ConfigError, DeviceException, FrameError, LineTimeout, Point, Reason
+from drivers.model import ConfigError, DeviceException, FrameError, LineTimeout, Point, Quality, Reason
 from drivers.registry import protocol_of
 from drivers.sim.bus import Bus
 from drivers.sim.device import SimAnswer, SimDevice
@@ -156,7 +156,7 @@ class ModeB(Bus):
 
 
 async def test_mode_b_switches_by_itself(cabinet: Cabinet) -> None:
-    bus = ModeB(meter(speed="E"))
+    bus = ModeB(meter(speed="D"))
     line = await cabinet.pty(bus, baud=9600)
     bus.wire = cabinet.sims[0]  # type: ignore[attr-defined]
     await cabinet.device(line, "iec62056", "*", POINTS, serial=BEGIN).poll(TICK, ALL)
@@ -248,6 +248,66 @@ async def test_a_meter_that_refuses(cabinet: Cabinet, data: bytes, error: type |
 
 
 # --- neighbours
+
+
+@pytest.mark.parametrize(
+    ("says", "address", "proven"),
+    [
+        ("0.0.0(12345678)", "99999999", False), ("0.0.0(00012345)", "12345", True), ("0.0.0(12345)", "0012345", True),
+        ("C.1.0(1ABC0012345678)", "12345678", True), ("C.1(12345678)", "87654321", False), ("C.1(12345678)", "1", None),
+        ("0.0.0(12345678)", "1", False), ("0.0.1(PAF)", "4711", None), ("1.8.0(12345)", "99999999", None),
+        ("0.0.0(5)\r\nC.1.0(12345678)", "12345678", True), ("0.0.0(12345678)", "*", None), ("0.0.0()", "12345", None),
+    ],
+)  # fmt: skip
+def test_whether_a_readout_names_the_address(says: str, address: str, proven: bool | None) -> None:
+    assert says_address(decode_block(f"{says}\r\n!\r\n".encode()), address) is proven
+
+
+async def test_a_meter_of_another_number_is_a_mismatch(cabinet: Cabinet) -> None:
+    sim = meter(lines=["0.0.0(12345678)", LINES[3]])
+    device = cabinet.device(await on_serial(cabinet, sim), "iec62056", "12345", ENERGY, serial=BEGIN)
+    result = await device.poll(TICK, ALL)
+    assert "0.0.0 12345678, not 12345" in str(result.error)
+    assert cabinet.since(ENERGY) == {"ac.energy.import": f"gap {Reason.MISMATCH}"}
+    found = await device.read_points(["ac.energy.import"])
+    assert found["ac.energy.import"].value is None and found["ac.energy.import"].quality == Reason.MISMATCH
+
+
+@pytest.mark.parametrize("late_s", [1.9, 2.75, 3.5])
+async def test_a_late_answer_is_not_the_next_meters(cabinet: Cabinet, late_s: float) -> None:
+    late, silent = meter(lines=[LINES[3]], turnaround_s=late_s), meter(address="678")
+    silent.faults.set("silence")
+    line = await on_serial(cabinet, late, silent)
+    for address in ("12345", "678"):
+        device = cabinet.device(line, "iec62056", address, ENERGY, serial=BEGIN)
+        assert isinstance((await device.poll(TICK, ALL)).error, LineTimeout)
+        assert cabinet.since(ENERGY) == {"ac.energy.import": f"gap {Reason.TIMEOUT}"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "quality"), [([LINES[3]], Quality.SUSPECT), (["0.0.0(678)", LINES[3]], Quality.GOOD)]
+)
+async def test_behind_a_late_answer_a_value_is_suspect_unless_its_meter_says_its_number(
+    cabinet: Cabinet, lines: list[str], quality: Quality
+) -> None:
+    line = await on_serial(cabinet, meter(turnaround_s=2.75), meter(address="678", lines=lines))
+    await cabinet.device(line, "iec62056", "12345", ENERGY, serial=BEGIN).poll(TICK, ALL)
+    cabinet.since(ENERGY)
+    await cabinet.device(line, "iec62056", "678", ENERGY, serial=BEGIN).poll(TICK, ALL)
+    value: object = Decimal("1234.56")
+    assert cabinet.since(ENERGY) == {"ac.energy.import": (value, quality) if quality else value}
+
+
+async def test_a_readout_that_dribbles_ends(cabinet: Cabinet) -> None:
+    sim = meter(baud=None, speed="0")
+    sim.faults.set(parse_fault("bytewise=1.2"))
+    line = await cabinet.tcp(bus_of(sim), serial=BEGIN)
+    device = cabinet.device(line, "iec62056", "*", ENERGY)
+    begin = line.clock()[1]
+    result = await device.poll(TICK, ALL)
+    assert isinstance(result.error, FrameError) and "has not ended within 30 s" in str(result.error)
+    assert line.stats.broken == 2 and (line.clock()[1] - begin) / 1e9 < 120, "of the made-up clock"
+    assert cabinet.since(ENERGY) == {"ac.energy.import": f"gap {Reason.CRC}"}
 
 
 async def test_neighbours_on_one_bus(cabinet: Cabinet) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import sys
 from decimal import Decimal
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.iec62056.codes import parse_code, unit_of
-from drivers.iec62056.data_sets import clock_text, decode_block, decode_readout, time_of
+from drivers.iec62056.data_sets import _PIECE, clock_text, decode_block, decode_readout, time_of
 from drivers.iec62056.explain import EXPLAINERS
 from drivers.iec62056.frames import (
     Identification,
@@ -118,7 +119,8 @@ def test_units() -> None:
     ("line", "mode", "baud", "reaction_s"),
     [
         (b"/ISk5MT171-0133\r\n", "C", 9600, 0.02), (b"/LGZ4ZMF100AC.M26\r\n", "C", 4800, 0.2),
-        (b"/ABC9X\r\n", "C", None, 0.2), (b"/ABCFX\r\n", "B", 9600, 0.2), (b"/ABCIX\r\n", "B", None, 0.2),
+        (b"/ABC9X\r\n", "C", None, 0.2), (b"/ABCAX\r\n", "B", 600, 0.2), (b"/ABCIX\r\n", "B", None, 0.2),
+        (b"/ABCFX\r\n", "B", 19200, 0.2), (b"/ABCGX\r\n", "B", None, 0.2),
         (b"/ABCaX\r\n", "A", 300, 0.2), (b"/ABC \r\n", "A", 300, 0.2),
     ],
 )  # fmt: skip
@@ -275,6 +277,31 @@ def test_any_data_in_a_sound_frame(body: bytes) -> None:
 @given(st.lists(st.sampled_from(["1.8.0", "(", ")", "*", "kWh", "1e9", "9" * 40, "-", ".", "!", "\r\n", "(1)", "*00"])))
 def test_any_brackets(parts: list[str]) -> None:
     decode_block("".join(parts).encode())
+
+
+@pytest.mark.parametrize("piece", [b"x", b"(", b"(x", b")", b"\x02"])
+def test_long_lines_are_gone_through_once(piece: bytes) -> None:
+    """Counted in steps of the interpreter, not in seconds: twice the text may not take four times as many."""
+
+    def steps(size: int) -> int:
+        count = 0
+
+        def traced(frame: Any, event: str, arg: Any) -> Any:
+            nonlocal count
+            count += 1
+            return traced
+
+        text = piece * size
+        sys.settrace(traced)
+        try:
+            find_block(text + b"\x03\x7f")
+        finally:
+            sys.settrace(None)
+        return count
+
+    assert steps(4000) < 2.5 * steps(2000)
+    assert _PIECE.pattern.endswith(r"|\Z)"), "a piece ends at a bracket, a line's end or the text's, wherever it begins"
+    decode_block(piece * 32_000)
 
 
 def test_text_of_a_meter_is_made_safe() -> None:

@@ -23,6 +23,7 @@ from agent.verify import (
     check_keys,
 )
 from agent.verify.point_table import day_name
+from agent.verify.strict import Refused
 from tests.kits.mutations import mutations
 from tests.kits.setwise import Judged, Object, judge
 from tests.kits.signed import (
@@ -341,3 +342,20 @@ def test_gateways_and_streams_have_limits_that_are_arguments() -> None:
         verifier.feed(raw)
     report = verifier.finish()
     assert report.failures == {"size": 2} and len(report.streams) == 2 and list(report.trust) == ["park7/gw01"]
+
+
+@pytest.mark.parametrize("pins", ["", "UDDReOZl1ipXAfp9wYsm13sDBMK5og--QWdBjzuf6o4", [""], ["x"], ["é" * 43], [None],
+                                  ["gw01=" + "x" * 43], ["=" + "x" * 43], ["park7/gw01=x"]])  # fmt: skip
+def test_a_pin_that_is_none_is_refused_at_once(pins: Any) -> None:
+    with pytest.raises(Refused, match=r"invalid thumbprint .*43 characters|give a list") as told:
+        KeyRing("park7/gw01", pins)
+    assert told.value.code == "pin"
+
+
+def test_without_a_pin_a_ring_says_that_nothing_is_proven(good: tuple[Stream, list[bytes], KeyRing]) -> None:
+    stream = good[0]
+    open_ring, pinned = KeyRing("park7/gw01", []), KeyRing("park7/gw01", [stream.key.kid])
+    assert not open_ring.proven and not pinned.proven, "before any keys"
+    for ring in (open_ring, pinned):
+        assert check_keys(keys(stream.key), KEYS_TOPIC, ring) is True
+    assert not open_ring.proven and pinned.proven
