@@ -88,6 +88,7 @@ class DevicePoll:
         self.is_called = False  # one that fell silent with it has answered: it is tried whatever it cost so far
         self.line_silence = LineSilence()  # the poller's
         self.last_error = ""
+        self.line_down = False  # it could not be asked when it was due: its line cannot be opened, or broke
         self.gateway_answers = False  # in place of the device, which does not
         self._logged_dead = False  # the log says that it does not respond
         self.overloads = 0
@@ -378,7 +379,8 @@ class DevicePoll:
         """A poll had no answer at all."""
         self.last_error = str(error) if error else "no answer"
         self.gateway_answers = isinstance(error, GatewayTimeout)
-        if isinstance(error, LineDown):  # the line failed: cheap to check again, and says nothing about the device
+        self.line_down = isinstance(error, LineDown)
+        if self.line_down:  # the line failed: cheap to check again, and says nothing about the device
             self.availability = Availability.UNKNOWN
             return
         self.failures += 1
@@ -411,7 +413,7 @@ class DevicePoll:
         self.is_called = False
         self._backoff.reset()
         self.last_answer_ms = now_ms
-        self.last_error = ""
+        self.last_error, self.line_down = "", False
 
 
 class LinePoller:

@@ -247,6 +247,7 @@ class _Device(TypedDict, total=False):
     answering_since: Time | None
     dead_after: float
     may_sleep: bool
+    line_down: bool
     gateway_answers: bool
     error: str | None
     answers: _Answers

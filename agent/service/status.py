@@ -188,6 +188,7 @@ def _device_facts(device: RunningDevice, now_ms: int) -> dict[str, Any]:
         "dead_after": poll.dead_after_ms / 1000,
         "may_sleep": poll.driver.spec.night is None and sleeps(device.config, device.profile),
         "error": poll.last_error or None,
+        "line_down": life == "dead" and poll.line_down,
         "gateway_answers": life == "dead" and poll.gateway_answers,
         "answers": _answer_facts(device),
         "still": _still_facts(device, now_ms),

@@ -58,11 +58,9 @@ class FakeDriver:
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
         self.polls.append((tick_ms, paces))
-        if self.down:
-            return PollResult([], 0, 0, LineDown("no port", where="fake"))
         try:
             await self.ask(self.timeout_s)
-        except (LineTimeout, LineLent) as error:
+        except (LineTimeout, LineLent, LineDown) as error:
             return PollResult([], 1, 0, error)
         return PollResult([tick_ms], 1, 1)
 
@@ -76,7 +74,9 @@ class FakeDriver:
         await self.ask(min(timeout_s, self.timeout_s))
 
     async def ask(self, timeout_s: float) -> None:
-        """One request. Raises LineTimeout or LineLent."""
+        """One request. Raises LineTimeout, LineDown or LineLent."""
+        if self.down:
+            raise LineDown("no port", where="fake")
         if self.lent:
             raise LineLent("lent to scan by li", where="fake")
         lost = self.silent or self.lose > 0
@@ -481,6 +481,8 @@ def test_a_line_that_is_down_costs_nothing_and_blames_nobody(made_up_time, ring)
     bench.run(20)
     device = bench.devices[0]
     assert device.availability is Availability.UNKNOWN and device.failures == 0 and not device.is_asleep(EPOCH_MS)
+    assert device.line_down and device.life(bench.clock.now_ms()) == "dead"
+    assert device.life(device.last_answer_ms + 9000) == "unknown"
     driver.spec = replace(driver.spec, night=Night(Decimal(90), Decimal(0)))
     assert device.is_asleep(EPOCH_MS), "a dongle that its inverter feeds goes out with it"
 

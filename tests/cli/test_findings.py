@@ -280,7 +280,25 @@ def test_a_line_that_is_down_is_one_finding_for_its_devices() -> None:
     assert seen(snapshot) == (0, ["device-not-asked", "device-not-asked"]), "the line is open again"
     snapshot["lines"]["bus"]["open"] = False
     (finding,) = find(snapshot, NOW, True)
-    assert finding.text() == "line bus is down, m1, m2 cannot be reached: cannot open" and finding.exit_code == 4
+    text = "line bus cannot be opened: 2 devices are not read (m1, m2): cannot open"
+    assert finding.text() == text and finding.exit_code == 4
+
+
+def test_on_a_line_that_cannot_be_opened_all_devices_are_named() -> None:
+    """Seven of one bus, of which one is polled each second and one was dead before; a cabinet without power."""
+    down = device(life="dead", line_down=True, error="cannot open", last_answer=NOW - 30)
+    rare = device(life="unknown", error="cannot open", last_answer=NOW - 30, dead_after=45.0)
+    rarer = device(last_answer=NOW - 30, dead_after=180.0)
+    before = device(life="dead", error="no answer within 1 s", last_answer=NOW - 900)
+    others = {f"m{n}": one for n, one in enumerate((before, rare, rare, rarer, rarer, rarer), 2)}
+    snapshot = changed("devices", {"m1": down, **others, "pv": device(life="asleep"), "o": device(line="other")})
+    snapshot["lines"]["bus"]["open"] = False
+    (finding,) = find(snapshot, NOW, True)
+    names = ", ".join(f"m{n}" for n in range(1, 8))
+    assert finding.text() == f"line bus cannot be opened: 7 devices are not read ({names}): cannot open"
+    assert (finding.where, finding.exit_code) == ("line bus", 4) and "adapter" in finding.advice()
+    snapshot["devices"] = {"m1": down}
+    assert seen(snapshot) == (4, ["device-unreachable"]), "alone on its line"
 
 
 SAME = {"device.serial": "HV2230123456", "device.model": "X"}
