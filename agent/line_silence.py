@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from drivers.model import LineDown, LineError, LineTimeout, Reason
 
 DEAD_AFTER_FAILURES = 2  # in a row: on an overloaded line the last answer may be old by itself
+NOT_ASKED_STEP_MS = 30_000
+NOT_ASKED_STEPS = 64  # at least as long as `status` looks back
+
+
+class NotAsked:
+    """How many readings of a device are missing because it was not asked, as it, or its line, did not answer."""
+
+    def __init__(self) -> None:
+        self._steps: deque[tuple[int, int]] = deque(maxlen=NOT_ASKED_STEPS)  # first tick in ms, count
+
+    def add(self, tick_ms: int, count: int) -> None:
+        """So many at a tick."""
+        if self._steps and 0 <= tick_ms - self._steps[-1][0] < NOT_ASKED_STEP_MS:
+            first_ms, before = self._steps.pop()
+            self._steps.append((first_ms, before + count))
+        else:
+            self._steps.append((tick_ms, count))
+
+    def count(self, from_ms: int, to_ms: int) -> int:
+        """Between two times, to half a minute."""
+        return sum(count for at_ms, count in self._steps if from_ms - NOT_ASKED_STEP_MS < at_ms < to_ms)
 
 
 class LineSilence:

@@ -16,7 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from agent.clock import SteadyClock
-from agent.line_silence import DEAD_AFTER_FAILURES, LineSilence
+from agent.line_silence import DEAD_AFTER_FAILURES, LineSilence, NotAsked
 from drivers.backoff import Backoff
 from drivers.freshness import Freshness
 from drivers.line import wake
@@ -87,6 +87,7 @@ class DevicePoll:
         self.tried_at = 0.0  # loop time of the last one
         self.is_called = False  # one that fell silent with it has answered: it is tried whatever it cost so far
         self.line_silence = LineSilence()  # the poller's
+        self.not_asked = NotAsked()
         self.last_error = ""
         self.line_down = False  # it could not be asked when it was due: its line cannot be opened, or broke
         self.gateway_answers = False  # in place of the device, which does not
@@ -309,14 +310,24 @@ class DevicePoll:
 
     def gap(self, tick_ms: int, paces: int, reason: Reason) -> int:
         """Write that ``paces`` have no reading at a tick. Returns the ring position."""
+        points = self._due(paces)
+        reason = self.driver.spec.silence(reason, tick_ms)
+        self.note_not_asked(tick_ms, paces, reason)
+        return self.ring.append_gap(
+            self.driver.table, reason, tick_ms, time.time_ns(), time.monotonic_ns(), memoryview(points)
+        )
+
+    def note_not_asked(self, tick_ms: int, paces: int, reason: Reason) -> None:
+        """Count what a tick misses as a whole: ``absent``, it was not asked; else it is not what is counted here."""
+        if reason is Reason.ABSENT:
+            self.not_asked.add(tick_ms, len(self._due(paces)))
+
+    def _due(self, paces: int) -> array[int]:
         points = self._points.get(paces)
         if points is None:
             points = array("H", (n for n, p in enumerate(self.driver.spec.points) if paces >> PACES.index(p.pace) & 1))
             self._points[paces] = points
-        reason = self.driver.spec.silence(reason, tick_ms)
-        return self.ring.append_gap(
-            self.driver.table, reason, tick_ms, time.time_ns(), time.monotonic_ns(), memoryview(points)
-        )
+        return points
 
     @property
     def answers_now(self) -> bool:
@@ -570,6 +581,7 @@ class LinePoller:
             if result.answered == result.asked:
                 device.answered_in(clock() - began, result.asked)
         elif result.error is not None:
+            device.note_not_asked(tick, paces, device.driver.spec.silence(result.error.reason, tick))
             self._failed(device, clock(), result.error, tick)
 
     async def _reach(

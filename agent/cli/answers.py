@@ -206,6 +206,7 @@ class _Recent(TypedDict, total=False):
     readings: Count
     complete: float | None
     missing: dict[str, Count]
+    not_asked: Count
     marked: dict[str, Count]
 
 

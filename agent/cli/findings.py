@@ -344,7 +344,11 @@ def _readings(name: str, where: str, device: Facts, now: float) -> Iterator[Find
     has_none = 0
     if float(device.get("answering_since") or 0) <= float(recent.get("from", 0)) + FIRST_ANSWER_S:
         # it answered all the time: these are values that it does not have, not a fault, if there are others
-        has_none = sum(missing.pop(reason, 0) for reason in NO_VALUE)
+        # ... but for what it was not asked, as it was silent, which is `absent` too
+        not_asked = min(recent.get("not_asked") or 0, missing.get("absent", 0))
+        has_none = sum(missing.pop(reason, 0) for reason in NO_VALUE) - not_asked
+        if not_asked:
+            missing["absent"] = not_asked
     excused = sum(missing.pop(reason, 0) for reason in EXCUSED)
     expected = due - excused - has_none
     doubtful = sum(marked.get(quality, 0) for quality in DOUBTFUL)

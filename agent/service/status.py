@@ -192,7 +192,7 @@ def _device_facts(device: RunningDevice, now_ms: int) -> dict[str, Any]:
         "gateway_answers": life == "dead" and poll.gateway_answers,
         "answers": _answer_facts(device),
         "still": _still_facts(device, now_ms),
-        "recent": stream.recent_facts(poll.settled_ms, now_ms, silent),
+        "recent": stream.recent_facts(poll.settled_ms, now_ms, silent, poll.not_asked.count),
         "swapped": device.swapped,
         "overloads": poll.overloads,
         "identity": device.identity,

@@ -285,6 +285,25 @@ def test_a_bus_that_was_silent_is_read_again_at_once_but_for_its_dead_device(
     assert reasons <= {Reason.TIMEOUT, Reason.ABSENT}
 
 
+def test_what_a_device_was_not_asked_is_counted_apart_from_what_it_lacks(made_up_time, ring) -> None:
+    """Two points each second, for five minutes of silence; a line that cannot be opened counts as well."""
+    driver = FakeDriver(spec("a", 1000, 1000), 1, timeout_s=0.2)
+    bench = Bench(made_up_time, ring, driver)
+    (device,) = bench.devices
+    bench.run(60)
+    assert device.not_asked.count(0, bench.clock.now_ms()) == 0
+    driver.silent = True
+    bench.run(300)
+    driver.silent = False
+    bench.run(120)
+    silent = [at for at, reason in bench.gaps(1) if reason == Reason.ABSENT]
+    assert len(silent) > 280 and device.not_asked.count(0, bench.clock.now_ms()) == 2 * len(silent)
+    assert device.not_asked.count(EPOCH_MS + 450_000, bench.clock.now_ms()) == 0
+    driver.down = True
+    bench.run(60)
+    assert abs(device.not_asked.count(EPOCH_MS + 470_000, bench.clock.now_ms()) - 2 * 60) <= 2
+
+
 def test_a_silent_bus_is_dead_after_ten_seconds_though_each_first_try_is_long(made_up_time, ring) -> None:
     """Six time-outs of 5 s: the last ones had no turn yet when all were dead."""
     drivers = [FakeDriver(spec(str(n)), n, cost_s=0.05, timeout_s=5.0) for n in range(6)]

@@ -161,6 +161,12 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
     ("without any value", "devices/m1", device(recent=recent({"sentinel": 1000})), 4, ["device-without-values"]),
     ("absent because it was silent", "devices/m1", device(recent=recent({"absent": 300}), answering_since=NOW - 60), 4,
      ["device-incomplete"]),
+    ("absent in a short silence", "devices/m1",
+     device(recent=recent({"absent": 310, "timeout": 40}) | {"not_asked": 310}), 4, ["device-incomplete"]),
+    ("a short silence of a device that lacks points", "devices/m1",
+     device(recent=recent({"absent": 310}) | {"not_asked": 10}), 0, ["device-lacks-values"]),
+    ("nothing but silence", "devices/m1", device(recent=recent({"absent": 1000}) | {"not_asked": 1000}), 4,
+     ["device-incomplete"]),
     ("all values suspect", "devices/m1", device(recent=recent(marked={"suspect": 1000})), 4, ["device-doubtful"]),
     ("zeros out of range", "devices/m1", device(recent=recent(marked={"range": 60, "frozen": 60})), 4,
      ["device-doubtful"]),
@@ -205,6 +211,14 @@ def test_the_first_exit_code_that_holds_wins() -> None:
     snapshot["store"]["lost_packs"], snapshot["store"]["lost_at"] = 1, NOW
     assert seen(snapshot) == (1, ["packs-lost", "config-rejected", "device-dead", "uplink-down"])
     assert seen(snapshot, agent_lives=False)[1][0] == "agent-gone"
+
+
+def test_points_that_a_device_lacks_are_told_from_its_silence() -> None:
+    """It was advised to leave out 310 of 1000 readings, all of them good points in a silence of the bus."""
+    snapshot = changed("devices/m1", device(recent=recent({"absent": 310}) | {"not_asked": 290}))
+    incomplete, lacking = find(snapshot, NOW, True)
+    assert "290 of 1000 are missing by absent" in incomplete.text() and "silent" in incomplete.advice()
+    assert "no value for 20 of 1000" in lacking.text() and "`points`" in lacking.advice()
 
 
 def test_broken_answers_warn_and_name_the_device_and_the_wire() -> None:
