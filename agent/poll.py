@@ -16,6 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from agent.clock import SteadyClock
+from agent.line_silence import DEAD_AFTER_FAILURES, LineSilence, NotAsked
 from drivers.backoff import Backoff
 from drivers.freshness import Freshness
 from drivers.line import wake
@@ -29,10 +30,10 @@ log = logging.getLogger("meterhouse.poll")
 ONCE = PACES.index("once")
 DEAD_AFTER_MS = 10_000  # of silence, or ...
 DEAD_AFTER_PERIODS = 3  # ... so many of its periods, if that is longer
-DEAD_AFTER_FAILURES = 2  # in a row: on an overloaded line the last answer may be old by itself
 FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 60.0
 DEAD_SHARE = 0.1  # of a line's time, for all its dead devices together
+SILENCE_SHARE = 0.05  # of the time that a whole line has been silent, between two tries of its devices
 SHORT_TRY_S = 0.3  # to the start of an answer, the least that a silent device is given when it is tried again
 ANSWER_TIMES = 2  # and so many of its usual answer times
 FULL_TRY_EVERY = 4  # tries: then its whole time-out, for one that has become slow
@@ -83,7 +84,12 @@ class DevicePoll:
         self.is_silent = False  # its last request was not answered: it is tried again with one short request
         self.answer_s = 0.0  # the longest a request has taken of late, with its time on the wire
         self._tries = 0  # in a row, of the silent device
+        self.tried_at = 0.0  # loop time of the last one
+        self.is_called = False  # one that fell silent with it has answered: it is tried whatever it cost so far
+        self.line_silence = LineSilence()  # the poller's
+        self.not_asked = NotAsked()
         self.last_error = ""
+        self.line_down = False  # it could not be asked when it was due: its line cannot be opened, or broke
         self.gateway_answers = False  # in place of the device, which does not
         self._logged_dead = False  # the log says that it does not respond
         self.overloads = 0
@@ -177,6 +183,7 @@ class DevicePoll:
         self._points = {}
         self.availability, self.failures, self.probe_at = Availability.UNKNOWN, 0, 0.0
         self.is_silent, self.answer_s, self._tries = False, 0.0, 0
+        self.is_called = False
         self._backoff.reset()
 
     def use_ring(self, ring: Ring, table: int) -> None:
@@ -231,8 +238,11 @@ class DevicePoll:
                 if self.pending[pace]:
                     if waits:
                         break
-                    self.overloads += reason is Reason.OVERLOAD
-                    late.append(self.gap(self.pending[pace], 1 << pace, reason))
+                    tick, why = self.pending[pace], reason
+                    if why is Reason.OVERLOAD:
+                        why = self.line_silence.reason_for(tick, self.next[pace])
+                        self.overloads += why is Reason.OVERLOAD
+                    late.append(self.gap(tick, 1 << pace, why))
                 self.pending[pace] = self.next[pace]
                 step = period if pace != ONCE else period - self.next[pace] % period
                 self.next[pace] += step
@@ -300,14 +310,34 @@ class DevicePoll:
 
     def gap(self, tick_ms: int, paces: int, reason: Reason) -> int:
         """Write that ``paces`` have no reading at a tick. Returns the ring position."""
+        points = self._due(paces)
+        reason = self.driver.spec.silence(reason, tick_ms)
+        self.note_not_asked(tick_ms, paces, reason)
+        return self.ring.append_gap(
+            self.driver.table, reason, tick_ms, time.time_ns(), time.monotonic_ns(), memoryview(points)
+        )
+
+    def note_not_asked(self, tick_ms: int, paces: int, reason: Reason) -> None:
+        """Count what a tick misses as a whole: ``absent``, it was not asked; else it is not what is counted here."""
+        if reason is Reason.ABSENT:
+            self.not_asked.add(tick_ms, len(self._due(paces)))
+
+    def _due(self, paces: int) -> array[int]:
         points = self._points.get(paces)
         if points is None:
             points = array("H", (n for n, p in enumerate(self.driver.spec.points) if paces >> PACES.index(p.pace) & 1))
             self._points[paces] = points
-        reason = self.driver.spec.silence(reason, tick_ms)
-        return self.ring.append_gap(
-            self.driver.table, reason, tick_ms, time.time_ns(), time.monotonic_ns(), memoryview(points)
-        )
+        return points
+
+    @property
+    def answers_now(self) -> bool:
+        """Its last request was answered."""
+        return self.availability is Availability.ALIVE and not self.is_silent
+
+    def call(self) -> None:
+        """Try it at its next tick, with short requests, as if it had just fallen silent."""
+        self.is_called, self._tries, self.probe_at = True, 1, 0.0
+        self._backoff.reset()
 
     @property
     def is_backing_off(self) -> bool:
@@ -339,8 +369,14 @@ class DevicePoll:
         if self.is_asleep(now_ms):
             return "asleep"
         if self.availability is Availability.ALIVE:
-            return "dead" if self._has_died(now_ms) or self._hangs(now_ms) else "alive"
-        return self.availability.value if self.is_overdue(now_ms) else Availability.UNKNOWN.value
+            is_dead = self._has_died(now_ms) or self._hangs(now_ms) or self._is_in_silence(now_ms)
+            return "dead" if is_dead else "alive"
+        was_tried = self.availability is Availability.DEAD or self.last_error
+        return "dead" if was_tried and self.is_overdue(now_ms) else "unknown"
+
+    def _is_in_silence(self, now_ms: int) -> bool:
+        """Has its line brought nothing for long? It may not have had its own turn, while the others are waited for."""
+        return self.is_overdue(now_ms) and self.line_silence.lasts_ms(now_ms) >= self.dead_after_ms
 
     def _hangs(self, now_ms: int) -> bool:
         """Has a visit brought nothing for long? Behind a dongle the first request alone may take half a minute."""
@@ -354,7 +390,8 @@ class DevicePoll:
         """A poll had no answer at all."""
         self.last_error = str(error) if error else "no answer"
         self.gateway_answers = isinstance(error, GatewayTimeout)
-        if isinstance(error, LineDown):  # the line failed: cheap to check again, and says nothing about the device
+        self.line_down = isinstance(error, LineDown)
+        if self.line_down:  # the line failed: cheap to check again, and says nothing about the device
             self.availability = Availability.UNKNOWN
             return
         self.failures += 1
@@ -384,17 +421,19 @@ class DevicePoll:
         self.availability = Availability.ALIVE
         self.failures = 0
         self.is_silent, self._tries, self.probe_at = False, 0, 0.0
+        self.is_called = False
         self._backoff.reset()
         self.last_answer_ms = now_ms
-        self.last_error = ""
+        self.last_error, self.line_down = "", False
 
 
 class LinePoller:
     """Serves the devices of one line, the most urgent first."""
 
     def __init__(self, devices: Sequence[DevicePoll], clock: SteadyClock) -> None:
-        self._devices = tuple(devices)
         self._clock = clock
+        self._silence = LineSilence()
+        self._take_up(devices)
         self.stopping = False  # finish the poll under way, then end
         self._dead_until = 0.0  # loop time before which no dead device may be asked
         self._wake_ms = 0
@@ -410,8 +449,13 @@ class LinePoller:
 
     def serve(self, devices: Sequence[DevicePoll]) -> None:
         """Serve these devices from now on; devices that are left out must be idle."""
-        self._devices = tuple(devices)
+        self._take_up(devices)
         self.wake()
+
+    def _take_up(self, devices: Sequence[DevicePoll]) -> None:
+        self._devices = tuple(devices)
+        for device in self._devices:
+            device.line_silence = self._silence
 
     def wake(self) -> None:
         """Check for due points now: the schedule of a device has changed."""
@@ -470,6 +514,44 @@ class LinePoller:
             timer.cancel()
             self._sleeping = None
 
+    def _answered(self, device: DevicePoll) -> None:
+        """A visit had an answer. Where the device has come back by itself, so may have those that left with it."""
+        if device.is_backing_off and not device.is_called:
+            for other in self._devices:
+                apart_ms = abs(other.last_answer_ms - device.last_answer_ms)
+                if (
+                    other is not device
+                    and other.is_backing_off
+                    and apart_ms < max(device.dead_after_ms, other.dead_after_ms)
+                ):
+                    other.call()
+        self._silence.visits = 0
+        device.mark_alive(self._clock.now_ms())
+
+    def _may_try(self, device: DevicePoll, now: float) -> bool:
+        """Is it its turn among the silent devices of the line? The one that was tried longest ago is first."""
+        if device.is_called or not (device.is_backing_off or now < device.probe_at):
+            return True
+        nobody_answers = self._nobody_answers()
+        if now < self._dead_until or (now < device.probe_at and not nobody_answers):
+            return False
+        return not any(
+            other.tried_at < device.tried_at and any(other.pending) and other.is_backing_off
+            for other in self._devices
+            if other is not device and (nobody_answers or now >= other.probe_at)
+        )
+
+    def _nobody_answers(self) -> bool:
+        """Are all its devices silent? Then no try takes time from another, and the first that is back tells of all."""
+        return len(self._devices) > 1 and not any(device.answers_now for device in self._devices)
+
+    def _rest_s(self, spent_s: float) -> float:
+        """How long no silent device is tried after a try that took ``spent_s``."""
+        if any(device.answers_now for device in self._devices):
+            return spent_s * (1 / DEAD_SHARE - 1)
+        silent_s = self._silence.lasts_ms(self._clock.now_ms()) / 1000
+        return max(spent_s, min(SILENCE_SHARE * silent_s, MAX_BACKOFF_S / len(self._devices)))
+
     def _failed(self, device: DevicePoll, now: float, error: LineError, tick: int) -> None:
         """A visit had no answer at all; a lent line says nothing about the device."""
         if isinstance(error, LineLent):
@@ -489,24 +571,28 @@ class LinePoller:
             tick, paces = reached
         if device.driver.spec.fresh is not None and not await self._source_is_fresh(device, tick, paces, clock):
             return
-        began = clock()
+        began, began_ms = clock(), self._clock.now_ms()
         result = await device.driver.poll(tick, paces)
         device.record(result.positions, result.answered > 0)
+        if result.error is not None:
+            self._silence.waited(began_ms, self._clock.now_ms(), result.error)
         if result.answered:
-            device.mark_alive(self._clock.now_ms())
+            self._answered(device)
             if result.answered == result.asked:
                 device.answered_in(clock() - began, result.asked)
         elif result.error is not None:
+            device.note_not_asked(tick, paces, device.driver.spec.silence(result.error.reason, tick))
             self._failed(device, clock(), result.error, tick)
 
     async def _reach(
         self, device: DevicePoll, tick: int, paces: int, must_identify: bool, clock: Callable[[], float]
     ) -> tuple[int, int] | None:
         """Make sure that a device answers, and which one it is. Returns tick and paces to ask; None: it is a gap."""
-        began = clock()
-        if began < device.probe_at or (device.is_backing_off and began < self._dead_until):
+        began, began_ms = clock(), self._clock.now_ms()
+        if not self._may_try(device, began):
             device.record([device.gap(tick, paces, Reason.ABSENT)], False)
             return None
+        device.tried_at = began
         try:
             if device.is_silent:
                 await device.try_again()
@@ -515,11 +601,13 @@ class LinePoller:
         except LineError as error:
             now = clock()
             device.record([device.gap(tick, paces, error.reason)], False)
+            self._silence.waited(began_ms, self._clock.now_ms(), error)
             self._failed(device, now, error, tick)
+            device.is_called = False
             if not isinstance(error, LineLent):
-                self._dead_until = now + (now - began) * (1 / DEAD_SHARE - 1)
+                self._dead_until = now + self._rest_s(now - began)
             return None
-        device.mark_alive(self._clock.now_ms())
+        self._answered(device)
         if device.begin_again(self._clock.now_ms()):
             _, tick, paces = device.deadline()
             device.take(tick, paces)
@@ -538,7 +626,7 @@ class LinePoller:
         if is_first := judge is None or judge.rule != rule:
             judge = device.freshness = Freshness(rule)
         assert judge is not None
-        stale_s, is_fresh = judge.stale_s, False
+        stale_s, is_fresh, began_ms = judge.stale_s, False, self._clock.now_ms()
         try:
             reading = (await device.driver.read_points([rule.point]))[rule.point]
             while not (is_fresh := judge.judge(reading, clock())) and is_first and self._may_read_again(device, rule):
@@ -546,9 +634,10 @@ class LinePoller:
                 reading = (await device.driver.read_points([rule.point]))[rule.point]
         except LineError as error:
             device.record([device.gap(tick, paces, error.reason)], False)
+            self._silence.waited(began_ms, self._clock.now_ms(), error)
             self._failed(device, clock(), error, tick)
             return False
-        device.mark_alive(self._clock.now_ms())
+        self._answered(device)
         if is_fresh:
             if stale_s is not None:
                 log.info("%s: source recovered (stale for %.0f s)", device.driver.spec.name, clock() - stale_s)

@@ -206,6 +206,7 @@ class _Recent(TypedDict, total=False):
     readings: Count
     complete: float | None
     missing: dict[str, Count]
+    not_asked: Count
     marked: dict[str, Count]
 
 
@@ -247,6 +248,7 @@ class _Device(TypedDict, total=False):
     answering_since: Time | None
     dead_after: float
     may_sleep: bool
+    line_down: bool
     gateway_answers: bool
     error: str | None
     answers: _Answers

@@ -333,8 +333,15 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     ),
     "line-down": FindingWords(
         4,
-        ("line {line} is down, {names} cannot be reached{why}", "线路 {line} 不通，无法连接 {names}{why}"),
-        ("Check its adapter or the network", "请检查其适配器或网络"),
+        (
+            "line {line} cannot be opened: {count} devices are not read ({names}){why}",
+            "线路 {line} 打不开：{count} 台设备未采集（{names}）{why}",
+        ),
+        (
+            "Is the adapter plugged in, is the serial server or gateway on, is its network cable in? The agent opens"
+            " the line again by itself",
+            "适配器是否插好，串口服务器或网关是否通电，网线是否接好？采集程序会自动重新打开线路",
+        ),
     ),
     "line-silent": FindingWords(
         4,

@@ -199,8 +199,8 @@ def _config(config: Facts, on_disk: Sequence[str]) -> Iterator[Finding]:
         yield Finding("devices-without-role", "configuration", {"names": _names(roleless)})
 
 
-def _names(names: Sequence[object]) -> str:
-    return ", ".join(_cut(name, 60) for name in names[:5]) + (", ..." if len(names) > 5 else "")
+def _names(names: Sequence[object], most: int = 5) -> str:
+    return ", ".join(_cut(name, 60) for name in names[:most]) + (", ..." if len(names) > most else "")
 
 
 # --- lines and devices
@@ -274,13 +274,22 @@ def _serial(device: Facts) -> str:
 
 
 def _whole_lines(found: Sequence[tuple[str, Finding]], devices: Mapping[str, Facts]) -> Iterator[Finding]:
-    """The findings, with one for a line that is down, or on which nobody answers, in place of one a device."""
+    """The findings, with one for a line that is down, or on which nobody answers, in place of one a device.
+
+    On a line that is down no device is read: one whose time is not up yet, as it is polled rarely, is named as well.
+    """
     shown: set[tuple[str, str]] = set()
+    down = {str(devices[name].get("line")): one for name, one in found if one.code == "device-unreachable"}
     for name, finding in found:
         line, kind = str(devices[name].get("line")), WHOLE_LINE.get(finding.code)
         affected = [n for n, one in found if WHOLE_LINE.get(one.code) == kind and devices[n].get("line") == line]
         awake = [n for n, d in devices.items() if d.get("line") == line and d.get("life") != "asleep"]
-        if kind is None or len(affected) < 2 or (kind == "line-silent" and len(affected) < len(awake)):
+        if kind is not None and line in down and len(awake) > 1:
+            if (line, "line-down") not in shown:
+                shown.add((line, "line-down"))
+                values = {**down[line].values, "names": _names(awake, most=20), "count": len(awake)}
+                yield Finding("line-down", f"line {line}", values)
+        elif kind is None or len(affected) < 2 or (kind == "line-silent" and len(affected) < len(awake)):
             yield finding
         elif (line, kind) not in shown:
             shown.add((line, kind))
@@ -307,11 +316,12 @@ def _device(name: str, device: Facts, is_line_open: bool, now: float) -> Iterato
     why = f": {_cut(device['error'], 160)}" if device.get("error") else ""
     silent_s = now - float(device.get("last_answer") or device.get("added") or 0)
     values = {"name": name, "why": why, "age": show_age(silent_s), "line": str(device.get("line"))}
-    if life == "dead":
+    is_line_down = device.get("line_down") or life == "unknown"
+    if life == "dead" and not is_line_down:
         kind = "device-dead" if device.get("last_answer") else "device-never-answered"
         kind = "device-dead-behind-gateway" if device.get("gateway_answers") else kind
         yield Finding("device-dead-or-asleep" if device.get("may_sleep") else kind, where, values)
-    elif life == "unknown" and why and silent_s >= (device.get("dead_after") or 0):  # its line is or was down
+    elif life in ("dead", "unknown") and why and silent_s >= (device.get("dead_after") or 0):  # its line is or was down
         yield Finding("device-not-asked" if is_line_open else "device-unreachable", where, values)
     elif life == "alive":
         yield from _readings(name, where, device, now)
@@ -334,7 +344,11 @@ def _readings(name: str, where: str, device: Facts, now: float) -> Iterator[Find
     has_none = 0
     if float(device.get("answering_since") or 0) <= float(recent.get("from", 0)) + FIRST_ANSWER_S:
         # it answered all the time: these are values that it does not have, not a fault, if there are others
-        has_none = sum(missing.pop(reason, 0) for reason in NO_VALUE)
+        # ... but for what it was not asked, as it was silent, which is `absent` too
+        not_asked = min(recent.get("not_asked") or 0, missing.get("absent", 0))
+        has_none = sum(missing.pop(reason, 0) for reason in NO_VALUE) - not_asked
+        if not_asked:
+            missing["absent"] = not_asked
     excused = sum(missing.pop(reason, 0) for reason in EXCUSED)
     expected = due - excused - has_none
     doubtful = sum(marked.get(quality, 0) for quality in DOUBTFUL)

@@ -6,7 +6,7 @@ import time
 from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -175,19 +175,32 @@ class Stream:
             for version in self.table_versions:
                 del version.positions[: bisect_left(version.positions, version.ring.tail)]
 
-    def recent_facts(self, settled_ms: int, now_ms: int, reason: Reason) -> dict[str, Any] | None:
+    def recent_facts(
+        self,
+        settled_ms: int,
+        now_ms: int,
+        reason: Reason,
+        not_asked: Callable[[int, int], int] = lambda from_ms, to_ms: 0,
+    ) -> dict[str, Any] | None:
         """What became of the readings that were due in the last minutes, for the snapshot.
 
         Args:
             settled_ms: every due tick before this is answered or a gap.
             reason: why nothing is answered now, if the stream is silent.
+            not_asked: how many of those between two times are ``absent`` because of a silence; the others, because the
+                device does not have them.
         """
-        points, silent = self.table_version.table.points, {}
+        points, silent, begin_ms = self.table_version.table.points, dict[int, int](), 0
         if self.quiet and not self.news:
             begin_ms = max(self.sealed_ms, now_ms - max(SILENT_MS, 20 * points.shortest_ms))
             if due := self.table_version.table.due_readings(begin_ms, min(settled_ms, now_ms)):
                 silent = {int(reason): due}
-        return self.recent.facts(now_ms, points.shortest_ms, silent, self.sealed_ms)
+        facts = self.recent.facts(now_ms, points.shortest_ms, silent, self.sealed_ms)
+        if facts is not None:
+            told_ms = begin_ms if silent else now_ms  # what was due later is all in ``silent``
+            unasked = silent.get(Reason.ABSENT, 0) + not_asked(int(facts["from"] * 1000), told_ms)
+            facts["not_asked"] = min(unasked, facts["missing"].get("absent", 0))
+        return facts
 
     def oldest(self, ring: Ring) -> int | None:
         """Position of the oldest record in a ring that is not sealed."""

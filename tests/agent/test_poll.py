@@ -58,11 +58,9 @@ class FakeDriver:
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
         self.polls.append((tick_ms, paces))
-        if self.down:
-            return PollResult([], 0, 0, LineDown("no port", where="fake"))
         try:
             await self.ask(self.timeout_s)
-        except (LineTimeout, LineLent) as error:
+        except (LineTimeout, LineLent, LineDown) as error:
             return PollResult([], 1, 0, error)
         return PollResult([tick_ms], 1, 1)
 
@@ -76,7 +74,9 @@ class FakeDriver:
         await self.ask(min(timeout_s, self.timeout_s))
 
     async def ask(self, timeout_s: float) -> None:
-        """One request. Raises LineTimeout or LineLent."""
+        """One request. Raises LineTimeout, LineDown or LineLent."""
+        if self.down:
+            raise LineDown("no port", where="fake")
         if self.lent:
             raise LineLent("lent to scan by li", where="fake")
         lost = self.silent or self.lose > 0
@@ -242,6 +242,112 @@ def test_four_that_fall_silent_at_once_cost_four_time_outs_and_no_more(made_up_t
     assert min(len(d.polls) - n for d, n in zip(drivers[:3], before, strict=False)) >= 11
 
 
+@pytest.mark.parametrize(("outage_s", "most_s"), [(6, 4), (30, 5), (34, 5), (600, 16)])
+@pytest.mark.parametrize("mute", [0, 3, 5])
+def test_a_bus_that_was_silent_is_read_again_at_once_but_for_its_dead_device(
+    made_up_time, ring, outage_s: int, most_s: int, mute: int
+) -> None:
+    """All tries went to the dead one, and the others lost a minute. Whoever answers first tells of the others."""
+    drivers = [FakeDriver(spec(str(n)), n, cost_s=0.05, timeout_s=1.0) for n in range(6)]
+    bench = Bench(made_up_time, ring, *drivers)
+
+    async def go() -> None:
+        task = asyncio.ensure_future(LinePoller(bench.devices, bench.clock).run())
+        await asyncio.sleep(20)
+        for driver in drivers:
+            driver.silent = True
+        await asyncio.sleep(outage_s)
+        tried = [len(driver.probes) for driver in drivers]
+        assert max(tried) - min(tried) <= 1, "in turn"
+        for n, driver in enumerate(drivers):
+            driver.silent = n == mute
+        asked = sum(tried)
+        while not all(device.answers_now for n, device in enumerate(bench.devices) if n != mute):
+            await asyncio.sleep(0.05)
+            assert len(drivers[mute].probes) <= tried[mute] + 2
+        # each of the five: a try, and its identity after an absence
+        assert sum(len(driver.probes) for driver in drivers) - asked <= 2 * 5 + 2
+        told.append(bench.clock.now_ms() - EPOCH_MS - (20 + outage_s) * 1000)
+        await asyncio.sleep(120)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    told: list[int] = []
+    made_up_time.run_until_complete(go())
+    assert told[0] <= 1000 * most_s
+    back_ms = EPOCH_MS + (20 + outage_s) * 1000 + told[0]
+    for n, driver in enumerate(drivers):
+        ticks = [tick for tick, _ in driver.polls if tick > back_ms]
+        assert len(ticks) >= 0.97 * 120 if n != mute else not ticks
+    pauses = [b - a for a, b in zip(drivers[mute].probes, drivers[mute].probes[1:], strict=False)]
+    assert pauses[-1] >= 15, "backs off again"
+    reasons = {reason for driver in drivers for _, reason in bench.gaps(driver.table)}
+    assert reasons <= {Reason.TIMEOUT, Reason.ABSENT}
+
+
+def test_what_a_device_was_not_asked_is_counted_apart_from_what_it_lacks(made_up_time, ring) -> None:
+    """Two points each second, for five minutes of silence; a line that cannot be opened counts as well."""
+    driver = FakeDriver(spec("a", 1000, 1000), 1, timeout_s=0.2)
+    bench = Bench(made_up_time, ring, driver)
+    (device,) = bench.devices
+    bench.run(60)
+    assert device.not_asked.count(0, bench.clock.now_ms()) == 0
+    driver.silent = True
+    bench.run(300)
+    driver.silent = False
+    bench.run(120)
+    silent = [at for at, reason in bench.gaps(1) if reason == Reason.ABSENT]
+    assert len(silent) > 280 and device.not_asked.count(0, bench.clock.now_ms()) == 2 * len(silent)
+    assert device.not_asked.count(EPOCH_MS + 450_000, bench.clock.now_ms()) == 0
+    driver.down = True
+    bench.run(60)
+    assert abs(device.not_asked.count(EPOCH_MS + 470_000, bench.clock.now_ms()) - 2 * 60) <= 2
+
+
+def test_a_silent_bus_is_dead_after_ten_seconds_though_each_first_try_is_long(made_up_time, ring) -> None:
+    """Six time-outs of 5 s: the last ones had no turn yet when all were dead."""
+    drivers = [FakeDriver(spec(str(n)), n, cost_s=0.05, timeout_s=5.0) for n in range(6)]
+    bench = Bench(made_up_time, ring, *drivers)
+
+    async def go() -> None:
+        task = asyncio.ensure_future(LinePoller(bench.devices, bench.clock).run())
+        await asyncio.sleep(20.5)
+        for driver in drivers:
+            driver.silent = True
+        await asyncio.sleep(9)
+        assert {device.life(bench.clock.now_ms()) for device in bench.devices} == {"alive"}
+        await asyncio.sleep(3)
+        assert {device.life(bench.clock.now_ms()) for device in bench.devices} == {"dead"}
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    made_up_time.run_until_complete(go())
+
+
+@pytest.mark.parametrize("timeout_s", [0.4, 3.0, 10.0])
+def test_what_is_due_while_a_silent_device_is_waited_for_is_no_overload(made_up_time, ring, timeout_s: float) -> None:
+    """Its line has nothing else to do. After that it says `overload` again where answers take too long."""
+    driver = FakeDriver(spec("a", 1000, 5000), 1, cost_s=0.1, timeout_s=timeout_s)
+    bench = Bench(made_up_time, ring, driver)
+
+    async def go() -> None:
+        task = asyncio.ensure_future(LinePoller(bench.devices, bench.clock).run())
+        await asyncio.sleep(20)
+        driver.silent = True
+        await asyncio.sleep(30)
+        driver.silent = False
+        await asyncio.sleep(60)
+        assert {reason for _, reason in bench.gaps(1)} <= {Reason.TIMEOUT, Reason.ABSENT}
+        assert bench.devices[0].overloads == 0 and len(bench.gaps(1)) >= 25
+        driver.cost_s = 2.5
+        await asyncio.sleep(20)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    made_up_time.run_until_complete(go())
+    assert [at for at, reason in bench.gaps(1) if reason == Reason.OVERLOAD and at > 110]
+
+
 @pytest.mark.parametrize("lost", [1, 2, 3, 5])
 def test_a_slow_device_comes_back_from_a_silence(made_up_time, ring, lost: int) -> None:
     """It takes 0.7 s, much longer than a short try of another: its own habit counts."""
@@ -394,6 +500,8 @@ def test_a_line_that_is_down_costs_nothing_and_blames_nobody(made_up_time, ring)
     bench.run(20)
     device = bench.devices[0]
     assert device.availability is Availability.UNKNOWN and device.failures == 0 and not device.is_asleep(EPOCH_MS)
+    assert device.line_down and device.life(bench.clock.now_ms()) == "dead"
+    assert device.life(device.last_answer_ms + 9000) == "unknown"
     driver.spec = replace(driver.spec, night=Night(Decimal(90), Decimal(0)))
     assert device.is_asleep(EPOCH_MS), "a dongle that its inverter feeds goes out with it"
 

@@ -161,6 +161,12 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
     ("without any value", "devices/m1", device(recent=recent({"sentinel": 1000})), 4, ["device-without-values"]),
     ("absent because it was silent", "devices/m1", device(recent=recent({"absent": 300}), answering_since=NOW - 60), 4,
      ["device-incomplete"]),
+    ("absent in a short silence", "devices/m1",
+     device(recent=recent({"absent": 310, "timeout": 40}) | {"not_asked": 310}), 4, ["device-incomplete"]),
+    ("a short silence of a device that lacks points", "devices/m1",
+     device(recent=recent({"absent": 310}) | {"not_asked": 10}), 0, ["device-lacks-values"]),
+    ("nothing but silence", "devices/m1", device(recent=recent({"absent": 1000}) | {"not_asked": 1000}), 4,
+     ["device-incomplete"]),
     ("all values suspect", "devices/m1", device(recent=recent(marked={"suspect": 1000})), 4, ["device-doubtful"]),
     ("zeros out of range", "devices/m1", device(recent=recent(marked={"range": 60, "frozen": 60})), 4,
      ["device-doubtful"]),
@@ -205,6 +211,14 @@ def test_the_first_exit_code_that_holds_wins() -> None:
     snapshot["store"]["lost_packs"], snapshot["store"]["lost_at"] = 1, NOW
     assert seen(snapshot) == (1, ["packs-lost", "config-rejected", "device-dead", "uplink-down"])
     assert seen(snapshot, agent_lives=False)[1][0] == "agent-gone"
+
+
+def test_points_that_a_device_lacks_are_told_from_its_silence() -> None:
+    """It was advised to leave out 310 of 1000 readings, all of them good points in a silence of the bus."""
+    snapshot = changed("devices/m1", device(recent=recent({"absent": 310}) | {"not_asked": 290}))
+    incomplete, lacking = find(snapshot, NOW, True)
+    assert "290 of 1000 are missing by absent" in incomplete.text() and "silent" in incomplete.advice()
+    assert "no value for 20 of 1000" in lacking.text() and "`points`" in lacking.advice()
 
 
 def test_broken_answers_warn_and_name_the_device_and_the_wire() -> None:
@@ -280,7 +294,25 @@ def test_a_line_that_is_down_is_one_finding_for_its_devices() -> None:
     assert seen(snapshot) == (0, ["device-not-asked", "device-not-asked"]), "the line is open again"
     snapshot["lines"]["bus"]["open"] = False
     (finding,) = find(snapshot, NOW, True)
-    assert finding.text() == "line bus is down, m1, m2 cannot be reached: cannot open" and finding.exit_code == 4
+    text = "line bus cannot be opened: 2 devices are not read (m1, m2): cannot open"
+    assert finding.text() == text and finding.exit_code == 4
+
+
+def test_on_a_line_that_cannot_be_opened_all_devices_are_named() -> None:
+    """Seven of one bus, of which one is polled each second and one was dead before; a cabinet without power."""
+    down = device(life="dead", line_down=True, error="cannot open", last_answer=NOW - 30)
+    rare = device(life="unknown", error="cannot open", last_answer=NOW - 30, dead_after=45.0)
+    rarer = device(last_answer=NOW - 30, dead_after=180.0)
+    before = device(life="dead", error="no answer within 1 s", last_answer=NOW - 900)
+    others = {f"m{n}": one for n, one in enumerate((before, rare, rare, rarer, rarer, rarer), 2)}
+    snapshot = changed("devices", {"m1": down, **others, "pv": device(life="asleep"), "o": device(line="other")})
+    snapshot["lines"]["bus"]["open"] = False
+    (finding,) = find(snapshot, NOW, True)
+    names = ", ".join(f"m{n}" for n in range(1, 8))
+    assert finding.text() == f"line bus cannot be opened: 7 devices are not read ({names}): cannot open"
+    assert (finding.where, finding.exit_code) == ("line bus", 4) and "adapter" in finding.advice()
+    snapshot["devices"] = {"m1": down}
+    assert seen(snapshot) == (4, ["device-unreachable"]), "alone on its line"
 
 
 SAME = {"device.serial": "HV2230123456", "device.model": "X"}

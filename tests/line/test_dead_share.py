@@ -138,3 +138,23 @@ async def test_a_slow_and_a_noisy_device_are_not_given_up(field: Field, ring: Ri
     assert during[5] >= 0.95 and after[5] >= 0.95
     assert during[3] >= 0.9 and after[3] >= 0.99
     assert {poll.availability for poll in bus.polls} == {Availability.ALIVE}
+
+
+async def test_a_bus_that_was_silent_is_back_at_once_but_for_its_dead_device(field: Field, ring: Ring) -> None:
+    """A cabinet without power for half a minute, after which one device stays dead: the others lost a minute more."""
+    bus = Seven(field, ring)
+
+    def leave() -> None:
+        for sim in bus.sims:
+            sim.faults.set("silence")
+
+    def come_back() -> None:
+        for sim in bus.sims[1:]:
+            sim.faults.clear()
+
+    _, gone, returning, after = await bus.run(
+        Limits(timeout_s=1.0, retries=2), (lambda: None, 20), (leave, 34), (come_back, 10), (lambda: None, 30)
+    )
+    assert max(gone.values()) == 0
+    assert min(share for unit, share in returning.items() if unit != 1) >= 0.4
+    assert min(share for unit, share in after.items() if unit != 1) >= 0.99 and after[1] == 0

@@ -222,6 +222,8 @@ def test_a_device_is_pulled(played: dict[str, Any]) -> None:
     back = played["back"]["devices"]["m1"]
     assert back["answering_since"] > pulled["devices"]["m1"]["last_answer"]
     assert set(back["recent"]["missing"]) <= {"timeout", "absent", "overload"}
+    for one in (back, pulled["devices"]["m1"]):  # it lacks no point
+        assert one["recent"]["not_asked"] == one["recent"]["missing"].get("absent", 0)
 
 
 # --- devices behind a serial server, which answers in their place
