@@ -89,7 +89,7 @@ def identify(
     from agent.cli.lease import borrow_line, line_factory
     from agent.cli.read import Round, read_rounds, show_hints
     from agent.cli.scan import facts_of
-    from agent.cli.target import Target, adhoc_target, configured_target, named_line
+    from agent.cli.target import Target, adhoc_target, configured_target, demand_address, named_line
     from drivers.scan import ScanOptions, one_device
 
     known: Target | None = None
@@ -108,6 +108,7 @@ def identify(
             raise UsageError("--line or --address not given", where="identify", hint="Or name a configured device")
         if (owned := named_line(options, line)) is not None:
             line, serial = owned.url, serial or (owned.serial if owned.carries_bytes else None)
+        demand_address(protocol or DEFAULT, address, line.partition(":")[0])
         folder = options.find_runtime_dir(strict=False)
     protocol = protocol or DEFAULT
     setting = serial or protocol_of(protocol).serial_settings[0]

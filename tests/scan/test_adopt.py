@@ -189,7 +189,7 @@ def test_a_ratio_is_written_as_it_is_known(mh, site: Path, ct: str, is_: str) ->
         (("--limit", "timeout"), 2, "--limit: timeout is not NAME=VALUE"),
         (("--limit", "time_out=2 s"), 3, 'limits.time_out: unknown key. Did you mean "timeout"?'),
         (("--profile", "chint/dtsu66"), 3, 'Did you mean "chint/dtsu666"?'),
-        (("--address", "300"), 3, "address"),
+        (("--address", "300"), 2, '--address: "300" is not a Modbus address. Allowed: 1 to 247'),
         (("--line", "rof"), 2, '--line: "rof" is not a line of'),
         (("--serial", "9600,8,N,1"), 2, '--serial: "9600,8,N,1" is not a serial setting. Write "9600 8N1"'),
     ],
