@@ -179,6 +179,18 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "程序仍用内存中的密钥签名，但下次启动会失败。请恢复该文件，权限 0600，属主为运行程序的用户",
         ),
     ),
+    "key-open": FindingWords(
+        1,
+        (
+            "signing key {file}: others may read or change it (mode {mode})",
+            "签名密钥 {file}：他人可以读取或修改（权限 {mode}）",
+        ),
+        (
+            "`chmod 600 {file}`; with this mode the next start fails. If a stranger may have read it, replace it:"
+            " `meterhouse keys revoke`",
+            "执行 `chmod 600 {file}`；权限不改则下次启动会失败。若可能已被他人读取，请更换：`meterhouse keys revoke`",
+        ),
+    ),
     "intervals-delayed": FindingWords(
         1,
         ("intervals are delayed: {what}", "时段电量延迟：{what}"),
@@ -215,6 +227,14 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "配置被拒绝，仍使用之前的配置：{what}",
         ),
         _CORRECT,
+    ),
+    "config-edited": FindingWords(
+        0,
+        (
+            "the files of {file} differ from the configuration in effect",
+            "{file} 及 conf.d 中的文件与当前生效的配置不同",
+        ),
+        ("`meterhouse reload` brings them into effect", "执行 `meterhouse reload` 使其生效"),
     ),
     "devices-without-role": FindingWords(
         0,
