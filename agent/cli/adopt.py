@@ -25,7 +25,7 @@ from agent.cli.options import (
     parse_params,
     profile_dirs,
 )
-from agent.cli.questions import asked, confirmed, given, is_terminal
+from agent.cli.questions import YES, asked, confirmed, given, is_terminal
 from drivers.model import BYTE_SCHEMES, GatewayError, LineError, ProfileError, UsageError, clean_text
 from drivers.registry import DEFAULT, find_scheme, line_url_help, named_on_lines, own_schemes, protocol_of
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from drivers.scan import FoundDevice
 
 LEASE_S: Final = 300.0
+AGREED: Final = YES | {"j", "ja"}
 PARTS: Final = ("ac", "battery", "heat", "water", "gas", "meter", "dc")  # that a role is given to, in this order
 LIKELY_ROLES: Final = {"inverter": "generation.pv", "hybrid": "generation.pv", "bms": "storage", "storage": "storage",
                        "pcs": "storage"}  # fmt: skip
@@ -380,7 +381,7 @@ def _ask(draft: Draft, config: Config, words: Mapping[str, str], named: bool, ch
     )
 
     def free(text: str) -> str:
-        name = v.device_name(text)
+        name = device["name"] if text.lower() in AGREED else v.device_name(text)  # a yes to the name that is offered
         _check_name(config, name)
         return name
 

@@ -329,3 +329,16 @@ def test_what_does_not_fit_is_hinted_before_anything_is_written(mh, field: Park,
     said = mh("adopt", "m", "--line", line.url, "--serial", line.serial, "--address", "5", "--profile",
               "chint/dtsu666", "--role", "load", "--yes")  # fmt: skip
     assert said.code == 0 and "hint: ac.power.active" in said.err and "load" in said.err, said.err
+
+
+@pytest.mark.parametrize("yes", ["y", "YES", "j", "是"])
+def test_a_yes_to_the_offered_name_takes_it(
+    mh, field: Park, site: Path, monkeypatch: pytest.MonkeyPatch, yes: str
+) -> None:
+    """A device called "y" was written."""
+    line = field.pty(Bus([sampled("chint/dtsu666", 5)]))
+    monkeypatch.setattr("sys.stdin", Terminal("\n".join([yes, "chint/dtsu666", "", "", "", "y"]) + "\n"))
+    said = mh("adopt", "--line", line.url, "--serial", line.serial, "--address", "5")
+    assert said.code == 0, said.err
+    (device,) = load_config(site).devices
+    assert device.name.endswith("-5") and device.name.startswith("dtsu666")
