@@ -20,6 +20,7 @@ from ext.decode import Plan
 
 PHASES = ("l1", "l2", "l3")
 LEAST_VA, LEAST_W = 50.0, 200.0  # below these a load is too small to tell anything
+LEAST_ZEROS = 4  # values: fewer may well be zero together, as in a new water meter
 TINY = Decimal("1e-6")  # in the base unit: what a float in the wrong order often is
 _SENSIBLE: Mapping[str, tuple[str, str]] = {  # base unit -> where a reading is believed once its order was turned
     "Hz": ("45", "65"), "V": ("20", "40000"), "A": ("0.01", "20000"), "W": ("1", "1e9"), "VA": ("1", "1e9"),
@@ -51,6 +52,12 @@ _TEXTS: Mapping[str, tuple[str, str]] = {  # by hint: in English and in Chinese
         "{name}为{now}，而{product_zh}为{expected} W，相差{times}倍。若与电流互感器"
         "变比相符，则一个为二次值、一个为一次值：请设置设备的ratio = {{ ct = … }}，"
         "或检查表内设置的变比；否则是比例、单位或类型有误",
+    ),
+    "zero": (
+        "all {count} values are zero, such as {name}. Is it the right profile and the right unit or address? Is its "
+        "measuring voltage connected? `meterhouse identify` says which profiles fit",
+        "{count}个值全部为零，如{name}。设备模板和从站（地址）是否正确？测量电压是否接入？"
+        "`meterhouse identify` 可列出匹配的模板",
     ),
     "product": ("voltage x current", "电压×电流"),
     "product.factor": ("voltage x current x power factor", "电压×电流×功率因数"),
@@ -92,7 +99,7 @@ _TEXTS: Mapping[str, tuple[str, str]] = {  # by hint: in English and in Chinese
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """One thing that is odd. ``kind``: order, scale, ratio, phases, sum, sign, counter."""
+    """One thing that is odd. ``kind``: zero, order, scale, ratio, phases, sum, sign, counter."""
 
     kind: str
     points: tuple[str, ...]
@@ -112,11 +119,28 @@ def hints(spec: DeviceSpec, readings: Mapping[str, Reading], roles: Mapping[str,
         roles: role by part of the device, as the configuration gives them: the sign of power must fit.
     """
     values = _Values(readings)
-    found = [*_orders(spec, readings), *_scales(spec, readings)]
+    found = [*all_zero(spec.points, readings), *_orders(spec, readings), *_scales(spec, readings)]
     for prefix in _prefixes(readings):
         found += _products(values, prefix)
         found += _phase_sum(values, prefix)
     return [*found, *_signs(values, roles or {})]
+
+
+def all_zero(points: Iterable[Point], readings: Mapping[str, Reading]) -> Iterator[Hint]:
+    """Nothing that the device measures or counts is other than zero: registers that exist, but are not those of the
+    profile, or a gateway that answers for an absent device."""
+    found: list[str] = []
+    for point in points:
+        reading = readings.get(point.name)
+        if point.kind not in (Kind.GAUGE, Kind.COUNTER) or point.name.startswith("device.") or point.clock:
+            continue
+        if reading is None or not isinstance(reading.value, (Decimal, int)):
+            continue
+        if reading.value:
+            return
+        found.append(point.name)
+    if len(found) >= LEAST_ZEROS:
+        yield _hint("zero", tuple(found), "zero", count=len(found))
 
 
 def growth_hints(

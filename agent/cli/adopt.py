@@ -25,8 +25,8 @@ from agent.cli.options import (
     parse_params,
     profile_dirs,
 )
-from agent.cli.questions import asked, confirmed, given, is_terminal
-from drivers.model import BYTE_SCHEMES, GatewayError, LineError, UsageError, clean_text
+from agent.cli.questions import YES, asked, confirmed, given, is_terminal
+from drivers.model import BYTE_SCHEMES, GatewayError, LineError, ProfileError, UsageError, clean_text
 from drivers.registry import DEFAULT, find_scheme, line_url_help, named_on_lines, own_schemes, protocol_of
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from drivers.scan import FoundDevice
 
 LEASE_S: Final = 300.0
+AGREED: Final = YES | {"j", "ja"}
 PARTS: Final = ("ac", "battery", "heat", "water", "gas", "meter", "dc")  # that a role is given to, in this order
 LIKELY_ROLES: Final = {"inverter": "generation.pv", "hybrid": "generation.pv", "bms": "storage", "storage": "storage",
                        "pcs": "storage"}  # fmt: skip
@@ -156,8 +157,9 @@ def adopt(
     Exit codes: 0 added, 2 wrong usage, a name or address that is taken, or a folder that cannot be written,
     3 the configuration would be invalid, 4 the device does not answer or no profile fits, 130 no.
     """
-    ready(options, yes, "adopt")
     config, words = options.load(), WORDS[lang]
+    _demand_address(config, line, address, choices)
+    ready(options, yes, "adopt")
     if no_read and not choices["profile"]:
         raise UsageError("has no effect without --profile", where="--no-read", hint="Add --profile ID")
     draft = (
@@ -379,7 +381,7 @@ def _ask(draft: Draft, config: Config, words: Mapping[str, str], named: bool, ch
     )
 
     def free(text: str) -> str:
-        name = v.device_name(text)
+        name = device["name"] if text.lower() in AGREED else v.device_name(text)  # a yes to the name that is offered
         _check_name(config, name)
         return name
 
@@ -480,6 +482,23 @@ def _same_address(config: Config, draft: Draft) -> DeviceConfig | None:
     line, address = draft.device["line"], str(draft.device["address"])
     same = (one for one in config.devices if one.line == line and one.address.lstrip("0") == address.lstrip("0"))
     return None if draft.line is not None else next(same, None)
+
+
+def _demand_address(config: Config, line: str, address: str, choices: Mapping[str, Any]) -> None:
+    """Raises UsageError for a line or an address that cannot be, before anything is asked. A profile is read later."""
+    from agent.cli.target import demand_address
+    from agent.config import parsers as v
+    from agent.config import site_profiles
+
+    entry = _configured(config, line)
+    scheme = entry.scheme if entry else given("--line", v.line_url, line).partition(":")[0]
+    protocol = choices["protocol"]
+    if choices["profile"]:
+        try:
+            protocol = site_profiles(config.profiles_dir)(given("--profile", v.profile_id, choices["profile"])).protocol
+        except ProfileError:
+            return
+    demand_address(protocol, address, scheme, is_chosen=not choices["profile"])
 
 
 def _check_address(config: Config, draft: Draft) -> None:

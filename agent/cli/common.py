@@ -252,9 +252,9 @@ def progress(unit: str) -> Iterator[ProgressCallback]:
         console=Console(stderr=True), transient=True,
     )  # fmt: skip
     with bar:
-        task = bar.add_task(unit, total=None)
+        task = bar.add_task(say(unit), total=None)
 
         def update(done: float, total: float | None = None, text: str = "") -> None:
-            bar.update(task, completed=done, total=total, description=text or f"{done:.0f} {unit}")
+            bar.update(task, completed=done, total=total, description=say(text) if text else f"{done:.0f} {say(unit)}")
 
         yield update

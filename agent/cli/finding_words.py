@@ -35,7 +35,10 @@ REASONS: Final[Mapping[str, Texts]] = {  # why a due reading does not exist
     "clock": ("the clock was set", "时钟被调整"),
 }
 
-_AGENT_LOG = ("`journalctl -u meterhouse -n 50` says why", "原因见 `journalctl -u meterhouse -n 50`")
+_AGENT_LOG = (
+    "The agent's log says why (`journalctl -u meterhouse -n 50` where systemd runs it)",
+    "原因见采集程序的日志（由 systemd 运行时：`journalctl -u meterhouse -n 50`）",
+)
 _CORRECT = (
     "Correct it, then `meterhouse check` and `meterhouse reload`",
     "请改正后执行 `meterhouse check` 和 `meterhouse reload`",
@@ -76,8 +79,9 @@ BECAUSE: Final[Mapping[str, Texts]] = {  # what to do about readings that are mi
         "是否有两台设备地址相同，或有其他主站？`meterhouse watch --frames {line}`",
     ),
     "absent": (
-        "It was silent for a part of this time. `journalctl -u meterhouse` says when",
-        "该时段内设备曾无应答，时间见 `journalctl -u meterhouse`",
+        "It was silent for a part of this time. The agent's log says when (`journalctl -u meterhouse` where systemd"
+        " runs it)",
+        "该时段内设备曾无应答，时间见采集程序的日志（由 systemd 运行时：`journalctl -u meterhouse`）",
     ),
     "sentinel": (
         "`meterhouse read {name}` shows which points have no value",
@@ -179,6 +183,18 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "程序仍用内存中的密钥签名，但下次启动会失败。请恢复该文件，权限 0600，属主为运行程序的用户",
         ),
     ),
+    "key-open": FindingWords(
+        1,
+        (
+            "signing key {file}: others may read or change it (mode {mode})",
+            "签名密钥 {file}：他人可以读取或修改（权限 {mode}）",
+        ),
+        (
+            "`chmod 600 {file}`; with this mode the next start fails. If a stranger may have read it, replace it:"
+            " `meterhouse keys revoke`",
+            "执行 `chmod 600 {file}`；权限不改则下次启动会失败。若可能已被他人读取，请更换：`meterhouse keys revoke`",
+        ),
+    ),
     "intervals-delayed": FindingWords(
         1,
         ("intervals are delayed: {what}", "时段电量延迟：{what}"),
@@ -198,7 +214,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "readings of {names} were lost because the store could not take them",
             "因存储无法写入，{names} 的读数有丢失",
         ),
-        ("See the store and the disk; " + _AGENT_LOG[0], "请检查存储和磁盘；" + _AGENT_LOG[1]),
+        ("See the store and the disk. " + _AGENT_LOG[0], "请检查存储和磁盘；" + _AGENT_LOG[1]),
     ),
     "config-invalid": FindingWords(
         3,
@@ -215,6 +231,14 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "配置被拒绝，仍使用之前的配置：{what}",
         ),
         _CORRECT,
+    ),
+    "config-edited": FindingWords(
+        0,
+        (
+            "the files of {file} differ from the configuration in effect",
+            "{file} 及 conf.d 中的文件与当前生效的配置不同",
+        ),
+        ("`meterhouse reload` brings them into effect", "执行 `meterhouse reload` 使其生效"),
     ),
     "devices-without-role": FindingWords(
         0,

@@ -121,7 +121,12 @@ def find(snapshot: Facts, now: float, agent_lives: bool, on_disk: Sequence[str] 
         *_field(_part(snapshot, "devices"), _part(snapshot, "lines"), now),
         *_uplinks(_part(snapshot, "uplinks"), f"{snapshot.get('site', '+')}/{snapshot.get('gateway', '+')}", now),
     ]
-    return sorted(found, key=lambda finding: ORDER.index(finding.exit_code) if finding.exit_code else len(ORDER))
+    return in_order(found)
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """The worst kind first."""
+    return sorted(findings, key=lambda finding: ORDER.index(finding.exit_code) if finding.exit_code else len(ORDER))
 
 
 def exit_code_of(findings: Iterable[Finding]) -> int:

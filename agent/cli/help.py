@@ -90,7 +90,7 @@ def _option(text: str) -> str:
     """The text of an option, with what click has put behind it."""
     found = EXTRA.search(text)
     if found is None:
-        return say(text)
+        return say(_uncut(text))
     extra = found[1]
     for english, chinese in EXTRAS:
         extra = extra.replace(english, chinese)
@@ -98,6 +98,16 @@ def _option(text: str) -> str:
     if " " in default:  # a sentence rather than a value
         extra = extra.replace(default, say(default))
     return f"{say(text[: found.start()])}  [{extra}]"
+
+
+def _uncut(text: str) -> str:
+    """The first sentence of a command, which click cuts to the width that it takes in English."""
+    from agent.cli.chinese import plain_texts
+
+    if not text.endswith("..."):
+        return text
+    begin = text.removesuffix("...")
+    return next((whole for whole in plain_texts() if whole.startswith(begin)), text)
 
 
 def _in_lines(lines: Sequence[str], width: int) -> list[str]:

@@ -43,6 +43,9 @@ NONE_FITS: Final = (
 )
 
 
+CONFIGURED: Final = ("configured: {configured}; it fits {fits}", "配置的设备模板：{configured}；实际匹配：{fits}")
+
+
 @click.command()
 @click.argument("device", required=False)
 @config_options
@@ -89,7 +92,7 @@ def identify(
     from agent.cli.lease import borrow_line, line_factory
     from agent.cli.read import Round, read_rounds, show_hints
     from agent.cli.scan import facts_of
-    from agent.cli.target import Target, adhoc_target, configured_target, named_line
+    from agent.cli.target import Target, adhoc_target, configured_target, demand_address, named_line
     from drivers.scan import ScanOptions, one_device
 
     known: Target | None = None
@@ -98,17 +101,17 @@ def identify(
         if line or address or protocol or serial:
             raise UsageError("a name and --line or --address", where="identify", hint="Give one or the other")
         known = config, entry, profile = configured_target(options.load(), device)
-        owned = config.line(entry.line)
-        line, address, protocol = owned.url, entry.address, profile.protocol
-        serial = entry.serial or owned.serial
-        protocol = protocol_of(protocol).wire_name
-        folder = config.runtime_dir
+        owned, folder = config.line(entry.line), config.runtime_dir
+        line, address, serial = owned.url, entry.address, entry.serial or owned.serial
+        protocol = protocol_of(profile.protocol).wire_name
     else:
         if not line or not address:
             raise UsageError("--line or --address not given", where="identify", hint="Or name a configured device")
         if (owned := named_line(options, line)) is not None:
             line, serial = owned.url, serial or (owned.serial if owned.carries_bytes else None)
+        demand_address(protocol or DEFAULT, address, line.partition(":")[0])
         folder = options.find_runtime_dir(strict=False)
+    configured = known[2].id if known is not None else None
     protocol = protocol or DEFAULT
     setting = serial or protocol_of(protocol).serial_settings[0]
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
@@ -133,15 +136,23 @@ def identify(
         what, hint = (text[lang == "zh"] for text in SILENT[found.seen])
         raise LineTimeout(what, where=f"{line}, {protocol} {address}", hint=hint)
     if as_json:
-        click.echo(as_line(facts_of(found)))
+        click.echo(as_line(facts_of(found) | ({"configured": configured} if configured else {})))
     else:
-        _print(found, line, lang)
+        _print(found, line, lang, configured)
         if known is not None and rounds:
             show_hints(*known, rounds, lang)
     raise SystemExit(0 if found.fits else 4)
 
 
-def _print(found: FoundDevice, line: str, lang: str) -> None:
+def is_contradicted(configured: str, found: FoundDevice) -> bool:
+    """Whether a device fits another profile than its configured one, and better."""
+    if not found.fits:
+        return False
+    how = {fit.profile: fit.how for fit in reversed(found.fits)}  # the best of each
+    return found.fits[0].how != "possible" and how.get(configured) != found.fits[0].how
+
+
+def _print(found: FoundDevice, line: str, lang: str, configured: str | None) -> None:
     from rich.cells import cell_len
 
     from agent.cli.scan import fit_words, say
@@ -152,5 +163,8 @@ def _print(found: FoundDevice, line: str, lang: str) -> None:
     click.echo(f"{label}{' ' * (24 - cell_len(label))}{fit_words(found, lang, 5)}")
     if not found.fits and protocol_of(found.protocol).has_registers:
         click.echo(NONE_FITS[lang == "zh"].format(line=line, address=found.address), err=True)
+    if configured is not None and is_contradicted(configured, found):
+        text = CONFIGURED[lang == "zh"].format(configured=configured, fits=fit_words(found, lang, 1))
+        click.echo(f"{say(lang, 'note')}: {text}", err=True)
     for note in found.notes:
         click.echo(f"{say(lang, 'note')}: {note.text(lang)}", err=True)

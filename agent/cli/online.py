@@ -18,6 +18,7 @@ from drivers.model import PACES, BrokerError, GatewayError, LineError, LineTimeo
 if TYPE_CHECKING:
     from agent.config import Config, DeviceConfig
     from agent.uplink.trial import TrialResult
+    from drivers.plausibility import Hint
     from drivers.profile import Profile
 
 LEASE_S: Final = 300.0
@@ -25,7 +26,8 @@ MOST_POINTS: Final = 20  # of a device: enough to prove that address and profile
 WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {
         "devices": "devices, tried now", "device": "device", "line": "line", "address": "address", "answer": "answer",
-        "points": "{good} of {count} points", "destinations": "destinations, tried now", "name": "name", "url": "url",
+        "points": "{good} of {count} points", "sample": "{good} of the first {count} of {all} points",
+        "destinations": "destinations, tried now", "name": "name", "url": "url",
         "connected": "connected, MQTT {mqtt}", "may publish": "may publish its status",
         "subscriber": "has a subscriber",
         "unproven": "{name}: not proven: the right to publish {topics}. A trial there would be taken for data; once "
@@ -42,7 +44,9 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "zh": {
         "devices": "设备实测", "device": "设备", "line": "线路", "address": "地址", "answer": "应答",
-        "points": "{count}个测点中{good}个正常", "destinations": "上行目标实测", "name": "名称", "url": "地址",
+        "points": "{count}个测点中{good}个正常",
+        "sample": "{all}个测点中的前{count}个，{good}个正常",
+        "destinations": "上行目标实测", "name": "名称", "url": "地址",
         "connected": "已连接，MQTT {mqtt}", "may publish": "可以发布状态", "subscriber": "有订阅方",
         "unproven": "{name}：未验证以下主题的发布权限：{topics}。试发的内容会被当作数据；采集程序运行后，"
         "`meterhouse status` 会指出消息代理拒绝的内容",
@@ -68,8 +72,10 @@ class DeviceTrial:
     address: str
     identity: dict[str, str] = field(default_factory=dict)
     count: int = 0  # points asked for
+    all_count: int = 0  # points that it has
     missing: list[str] = field(default_factory=list)
     doubtful: list[str] = field(default_factory=list)  # values out of range
+    hints: list[Hint] = field(default_factory=list)  # what is odd, but no fault
     problem: GatewayError | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -81,6 +87,8 @@ class DeviceTrial:
             "ok": self.problem is None,
             "identity": self.identity,
             "points": self.count,
+            "all_points": self.all_count,
+            "hints": [hint.en for hint in self.hints],
             "missing": self.missing,
             "doubtful": self.doubtful,
             "error": _error_json(self.problem),
@@ -102,9 +110,10 @@ def try_devices(config: Config, profiles: Mapping[str, Profile], lang: str) -> I
 
 def _try_device(config: Config, device: DeviceConfig, profile: Profile, lang: str) -> DeviceTrial:
     from agent.cli.read import is_missing, read_once, silence_hint
+    from drivers.plausibility import all_zero
 
     result = DeviceTrial(device.name, device.line, device.address)
-    names = _chosen_points(config, device, profile)
+    names, result.all_count = _chosen_points(config, device, profile)
     try:
         with borrow_line(config.runtime_dir, config.line(device.line).url, "read", LEASE_S) as line:
             points, readings = line.run(read_once(config, device, profile, names))
@@ -125,6 +134,7 @@ def _try_device(config: Config, device: DeviceConfig, profile: Profile, lang: st
         result.doubtful = [  # zero is what a device in standby reports
             p.name for p, r in zip(points, readings, strict=True) if r.quality == Quality.RANGE and r.value
         ]
+        result.hints = list(all_zero(points, {reading.name: reading for reading in readings}))
         for what, names in (("missing", result.missing), ("doubtful", result.doubtful)):
             if names and result.problem is None:
                 shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
@@ -136,14 +146,14 @@ def _try_device(config: Config, device: DeviceConfig, profile: Profile, lang: st
     return result
 
 
-def _chosen_points(config: Config, device: DeviceConfig, profile: Profile) -> list[str]:
-    """Its identity, and points of its fastest pace."""
+def _chosen_points(config: Config, device: DeviceConfig, profile: Profile) -> tuple[list[str], int]:
+    """Its identity, and points of its fastest pace; and how many points it has."""
     from agent.config import device_spec
 
     points = device_spec(config, device, profile).points
     identity = [point.name for point in points if point.name in profile.identity_points]
     paced = sorted((p for p in points if p.name not in identity), key=lambda p: (p.optional, PACES.index(p.pace)))
-    return [*identity, *(point.name for point in paced)][:MOST_POINTS]
+    return [*identity, *(point.name for point in paced)][:MOST_POINTS], len(points)
 
 
 def try_destinations(config: Config, running: bool) -> Iterator[TrialResult]:
@@ -211,7 +221,10 @@ def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: 
         for error, is_fault in twins:
             if not is_fault:
                 click.echo(as_complaint("warning", error), err=True)
-        if not problems and (devices or destinations):
+        doubts = [(trial, hint) for trial in devices for hint in trial.hints]
+        for trial, hint in doubts:
+            click.echo(as_complaint("warning", LineError(hint.text(lang), where=f"device {trial.device}")), err=True)
+        if not problems and not doubts and (devices or destinations):
             click.echo(words["good"])
     code = min((problem.exit_code for problem in problems), default=0)
     return code, {
@@ -258,7 +271,9 @@ def _print(devices: Sequence[DeviceTrial], destinations: Sequence[TrialResult], 
     words, console = WORDS[lang], open_console()
     table = plain_table(words["devices"], *(words[key] for key in ("device", "line", "address", "answer")))
     for trial in devices:
-        counted = words["points"].format(good=trial.count - len(trial.missing) - len(trial.doubtful), count=trial.count)
+        good = trial.count - len(trial.missing) - len(trial.doubtful)
+        shown = words["points" if trial.count >= trial.all_count else "sample"]
+        counted = shown.format(good=good, count=trial.count, all=trial.all_count)
         answer = ", ".join([counted, *_identity_words(trial.identity)]) if trial.count else words["failed"]
         table.add_row(cell(trial.device), cell(trial.line), cell(trial.address), cell(answer, 160))
     uplinks = plain_table(words["destinations"], *(words[key] for key in ("name", "url", "answer")))

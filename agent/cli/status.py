@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.common import as_line, is_alive, read_snapshot
-from agent.cli.findings import Finding, exit_code_of, find
+from agent.cli.file_findings import find_in_files
+from agent.cli.findings import Finding, exit_code_of, find, in_order
 from agent.cli.options import ConfigOptions, config_options, json_option, lang_option
 from drivers.model import ConfigError, GatewayError, ProfileError
 
@@ -50,7 +51,12 @@ def status(options: ConfigOptions, points: bool, lang: str, as_json: bool) -> No
         click.echo(as_line(no_status(error)))
         raise SystemExit(error.exit_code) from None
     now = time.time()
-    findings = find(snapshot, now, is_alive(snapshot.get("pid")), [str(one) for one in complaints])
+    findings = in_order(
+        [
+            *find(snapshot, now, is_alive(snapshot.get("pid")), [str(one) for one in complaints]),
+            *find_in_files(snapshot, options, folder),
+        ]
+    )
     exit_code = exit_code_of(findings)
     latest = _latest(folder, snapshot) if points else []
     if as_json:

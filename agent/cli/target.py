@@ -16,7 +16,7 @@ from agent.config import parsers as v
 from agent.config.devices import address as parse_address
 from agent.config.load import PROFILES_DIR
 from drivers.model import ProfileError, UsageError, sentences
-from drivers.registry import line_urls
+from drivers.registry import check_address, line_urls, named_on_lines
 from drivers.serial_setting import DEFAULT_SERIAL
 from drivers.toml import parsers as p
 
@@ -119,6 +119,20 @@ def local_timezone(link: Path = Path("/etc/localtime")) -> str:
     """The name of this machine's time zone; UTC where it cannot be told."""
     name = os.environ.get("TZ", "").lstrip(":") or os.path.realpath(link).partition("zoneinfo/")[2]
     return name if name in available_timezones() else "UTC"
+
+
+def demand_address(protocol: str, address: str, scheme: str, *, is_chosen: bool = True) -> None:
+    """Raises UsageError for an address that the protocol does not have, before the line is asked.
+
+    ``is_chosen``: ``--protocol`` says the protocol, so that the hint may name those that have such an address.
+    """
+    given_address = _value("--address", parse_address, address)
+    wrong = check_address(protocol, given_address, scheme)
+    if wrong is None or wrong.key != "address":
+        return
+    others = [name for name in named_on_lines() if name != protocol and not check_address(name, address, scheme)]
+    more = f"An address of another protocol: --protocol {', '.join(others)}" if others and is_chosen else ""
+    raise UsageError(wrong.what, where="--address", hint=sentences(wrong.hint, more))
 
 
 def load_profile_of(profile: str, dirs: tuple[Path, ...] = (), option: str = "--profile") -> Profile:

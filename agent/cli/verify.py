@@ -188,6 +188,10 @@ _EXPORT = (
 )
 _BEFORE = "listen again: births and key records are kept by the broker and come first"
 _PIN = "pin the key: --trust and the thumbprint that `meterhouse keys show` prints at the gateway"
+_OTHER_KEY = (
+    "compare the thumbprint after --trust with the one that `meterhouse keys show` prints at the gateway: the packs are"
+    " signed by another key. If they are the same, the packs are not from this gateway"
+)
 _FAULTY = (
     "keep what was refused, with `--json`, and ask who had it in hands: these packs are not as the gateway made them"
 )
@@ -206,11 +210,17 @@ def _advice(report: Report, is_live: bool) -> str:
     if report.verdict is Verdict.UNPROVEN:
         return _PIN
     if report.verdict is Verdict.FAILED:
-        return _FAULTY
+        return _OTHER_KEY if _is_other_key(report) else _FAULTY
     if report.verdict is not Verdict.INCOMPLETE:
         return ""
     is_cut = report.missing or report.withheld or report.torn_checkpoints
     return (_WAIT if is_cut else _BEFORE) if is_live else _EXPORT
+
+
+def _is_other_key(report: Report) -> bool:
+    """Whether all that is wrong is that no key is pinned: most often a wrong thumbprint, rarely a forger."""
+    foreign = (fault.code == "kid" or fault.reason.startswith("foreign key chain") for fault in report.faults)
+    return bool(report.faults) and set(report.failures) <= {"key-chain", "kid"} and all(foreign)
 
 
 def _verdict(report: Report, short: int, differ: int) -> str:

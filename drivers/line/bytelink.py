@@ -362,7 +362,7 @@ class ByteLink:
         if options.late_s:
             self._late_until[request.unit] = now_ns + int(options.late_s * 1e9)
         waited_s = max(options.timeout_s, step.least_s if step else 0.0)
-        done.set_result(verdict or LineTimeout(f"no answer within {waited_s:g} s", where=request.where))
+        done.set_result(verdict or LineTimeout(f"no answer within {round(waited_s, 2):g} s", where=request.where))
 
     def _break(self, error: LineError) -> LineError:
         self._request = None

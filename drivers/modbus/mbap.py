@@ -219,7 +219,7 @@ class MbapLink:
             self._break(self._no_mbap())
             return
         self._give_up()
-        self._finish(LineTimeout(f"no answer within {self._timeout_s:g} s", where=request.where))
+        self._finish(LineTimeout(f"no answer within {round(self._timeout_s, 2):g} s", where=request.where))
 
     def _break(self, error: LineError) -> None:
         self._request = None

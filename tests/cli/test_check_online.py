@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,30 @@ def test_a_value_out_of_range_is_not_good(served: Served, park: Callable[..., Pa
     said = mh("check", "--online", "-c", park(served.url))
     assert said.code == 4 and "device inv1: values out of range: ac.voltage.l1" in said.err
     assert "meterhouse read inv1" in said.err and "Everything answers" not in said.out
+
+
+def test_zeros_only_are_doubted_and_a_sample_is_called_one(
+    served: Served, park: Callable[..., Path], mh: Callable[..., Any]
+) -> None:
+    """A profile that is not the device's was "20 of 20 points" and well."""
+    path = park(served.url)
+    box = path.parent / "profiles" / "test" / "box.toml"
+    more = "".join(
+        f'[[point]]\nname = "x.spare.n{n}"\naddress = {100 + n}\ntype = "u16"\npace = "slow"\n' for n in range(40)
+    )
+    box.write_text(box.read_text() + "\n" + more)
+    for address in range(200):
+        served.image.put_words(address, [0])
+    said = mh("check", "--online", "-c", path)
+    assert re.search(r"20 of the first 20 of \d\d points", said.out), said.out
+    assert "device inv1: all 1" in said.err and "values are zero" in said.err and "right profile" in said.err
+    assert "Everything answers" not in said.out and said.code == 0
+    (device,) = json.loads(mh("check", "--online", "--json", "-c", path).out)["online"]["devices"]
+    assert device["points"] == 20 < device["all_points"] and "are zero" in device["hints"][0]
+    assert "全部为零" in mh("check", "--online", "--lang", "zh", "-c", path).err
+    assert "values are zero" in mh("read", "inv1", "-c", path).err
+    adopted = mh("adopt", "inv8", "--line", "roof", "--address", "01", "--profile", "test/box", "--yes", "-c", path)
+    assert "values are zero" in adopted.err or adopted.code == 2
 
 
 def test_nobody_subscribes_and_a_broker_that_is_not_there(

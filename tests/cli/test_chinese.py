@@ -307,3 +307,16 @@ def test_the_files_are_short_enough_to_read() -> None:
 
     for path in Path(agent.cli.chinese.__file__).parent.glob("*.txt"):
         assert len(path.read_text("utf-8").splitlines()) < 600, path.name
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        ("scan", "扫描"),
+        ("listening for another master", "监听是否有其他主站"),
+        ("what is modbus 1?", "正在识别 modbus 1"),
+        ("3 packs, 40 readings, 0 failed", "数据包 3，读数 40，错误 0"),
+    ],
+)
+def test_the_words_of_a_progress_bar_are_chinese(english: str, chinese: str) -> None:
+    assert translate(english) == chinese

@@ -426,3 +426,11 @@ def test_a_finding_as_json_is_english_and_complete() -> None:
     finding = Finding("clock-not-synchronised", "clock")
     assert finding.to_json().keys() == {"code", "level", "exit_code", "where", "text", "advice"}
     assert finding.to_json()["text"] == "the clock of this gateway is not synchronised"
+
+
+def test_an_agent_in_the_foreground_has_no_journal() -> None:
+    """`journalctl -u meterhouse` shows nothing of an agent that a person started."""
+    for words in FINDINGS.values():
+        for english, chinese in (words.found, words.advice):
+            assert "journalctl" not in english or "where systemd runs it" in english, english
+            assert "journalctl" not in chinese or "由 systemd 运行时" in chinese

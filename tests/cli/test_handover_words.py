@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from agent.cli.handover.command import _compared
 from agent.cli.handover.command import _secondary as secondary
 from agent.cli.handover.labels import WORDS, verdict
 
@@ -41,3 +43,13 @@ def test_a_display_of_the_secondary_side_is_recognised(display: str, ratio: dict
     entry = {**READ, "display": display, "agrees": False, "ratio": ratio}
     assert bool(secondary(entry, WORDS["en"])) is told
     assert not secondary({**entry, "agrees": True}, WORDS["zh"])
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_a_device_without_any_counter_is_not_told_to_wait_for_one(
+    lang: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view = SimpleNamespace(follower=SimpleNamespace(latest={}))
+    assert _compared(view, "x173", None, WORDS[lang], False).device == "x173"  # type: ignore[arg-type]
+    said = capsys.readouterr().err
+    assert ("its profile has no counter" if lang == "en" else "设备模板没有计数器") in said and "yet" not in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import product
 
 import click
 import pytest
@@ -15,6 +16,8 @@ from agent.cli.main import COMMANDS, cli
 
 HAN = re.compile("[\u4e00-\u9fff]")
 ENGLISH = re.compile(r"[a-z]{3,} [a-z]{2,} [a-z]{2,}")
+HALF = re.compile(r"[A-Za-z]{2,},? [a-z]{2,},? [a-z]{2,}")  # an English run of words
+QUOTED = re.compile(r"`[^`]*`|\b(silence|unplug) .*")  # commands, and the list of faults of `simulate`
 MOST_ENGLISH = 0  # texts without Chinese
 
 
@@ -68,6 +71,28 @@ def test_every_text_of_every_command_is_chinese() -> None:
     assert len(english) <= MOST_ENGLISH, "add them to agent/cli/chinese/help_*.txt:\n" + "\n".join(
         f"{name}: {text}" for text, name in english.items()
     )
+
+
+@pytest.mark.usefixtures("chinese")
+def test_no_text_is_half_english() -> None:
+    """A template with little text of its own, such as "{} is missing", must not take a whole English sentence."""
+    mixed = {
+        (name, shown)
+        for name, command in commands()
+        for text in (*texts(command), " ".join((command.help or "").partition("\n\n")[0].split()))
+        if HAN.search(shown := translate(text)) and HALF.search(QUOTED.sub("", shown))
+    }
+    assert mixed == set(), "give the whole text in agent/cli/chinese/help_*.txt"
+
+
+@pytest.mark.usefixtures("chinese")
+def test_the_list_of_commands_of_a_group_is_chinese_though_click_cuts_the_english() -> None:
+    groups = [(name, command) for name, command in commands() if isinstance(command, click.Group)]
+    assert len(groups) > 4
+    for (name, command), width in product(groups, (60, 200)):
+        listed = help_of(name, command, width).rpartition("命令：\n")[2]
+        english = [line for line in listed.splitlines() if HALF.search(QUOTED.sub("", line))]
+        assert english == [] and "..." not in listed, (name, english)
 
 
 @pytest.mark.usefixtures("chinese")

@@ -88,6 +88,15 @@ adopt -c CFG --line rof --address 1 --yes | 2 | --line: | "rof" is not a line of
 read -c CFG --line rof --address 1 --registers 3:0+1 | 2 | --line: | "rof" is not a line of | Did you mean "roof"?
 read -c CFG P --line nowhere --address 1 | 2 | --line: | "nowhere" is not a line of | It has: roof. Or a url: serial:
 identify -c CFG --line rof --address 1 | 2 | --line: | "rof" is not a line of | Did you mean "roof"?
+identify --line tcp://127.0.0.1:FREE --address 300 | 2 | --address: | "300" is not a Modbus | 1 to 247. An address of
+identify --line tcp://127.0.0.1:FREE --address 21345678 | 2 | --address: | "21345678" is not | --protocol dlt645
+identify --line tcp://127.0.0.1:FREE --address abc | 2 | --address: | "abc" is not a Modbus | Allowed: 1 to 247
+identify --line tcp://127.0.0.1:FREE --address 1.5 | 2 | --address: | "1.5" is not a Modbus | Allowed: 1 to 247
+identify --line tcp://127.0.0.1:FREE --address 0 | 2 | --address: | "0" is not a Modbus | Allowed: 1 to 247
+identify --line tcp://127.0.0.1:FREE --address abc --protocol dlt645 | 2 | --address: | "abc" is not | digits
+adopt -c CFG --line tcp://127.0.0.1:FREE --address 21345678 --yes | 2 | --address: | "21345678" is | --protocol dlt645
+adopt -c CFG --line tcp://127.0.0.1:FREE --address -5 | 2 | --address: | "-5" is not a Modbus | Allowed: 1 to 247
+adopt -c CFG --line tcp://127.0.0.1:FREE --address 300 P | 2 | --address: | "300" is not a Modbus | Allowed: 1 to 247
 scan -c CFG --line rof | 2 | --line: | "rof" is not a line of | Did you mean "roof"?
 adopt -c CFG m A7 --profile test/bax | 3 | device.m.profile: | no profile "test/bax" | Did you mean "test/box"?
 adopt -c CFG m A7 --profile test/box --ct 400/0 | 2 | --ct: | 400/0 is not a ratio | A 400/5 A transformer is 80

@@ -63,3 +63,14 @@ def test_identify_reads_all_points_and_says_what_is_odd(mh, served, box, tmp_pat
     said = mh("identify", "--line", served.url, "--address", "1", "-c", config)
     assert said.code == 0 and "test/box" in said.out
     assert "hint: ac.power.active.l1 is 1500 W, but voltage x current gives 18.41 W: a factor of 81.5." in said.err
+
+
+def test_identify_says_that_another_profile_is_configured(mh, served, park) -> None:
+    """A profile that is not the device's reads zeros, and nothing said so."""
+    config = park(served.url)
+    assert "configured" not in mh("identify", "inv1", "-c", config).err
+    config.write_text(config.read_text().replace('"test/box"', '"pylontech/force-h"'))
+    said = mh("identify", "inv1", "-c", config)
+    assert "note: configured: pylontech/force-h; it fits test/box (" in said.err, said
+    assert "配置的设备模板：pylontech/force-h；" in mh("identify", "inv1", "-c", config, "--lang", "zh").err
+    assert mh("identify", "inv1", "-c", config, "--json").lines[0]["configured"] == "pylontech/force-h"

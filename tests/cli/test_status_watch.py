@@ -14,6 +14,7 @@ from agent.cli.common import show_age, show_quality
 from agent.cli.ring_follower import Follower, show_number
 from agent.cli.watch.frames import FrameJoiner, ShownFrame, frame_json, frame_text
 from agent.cli.watch.live_view import LiveView
+from agent.config import load_config
 from drivers.line.trace import FrameTrace
 from drivers.model import Quality, Reason
 from ext.ring import Ring
@@ -55,6 +56,42 @@ def test_status_says_what_is_not_well_and_exits_by_the_worst(mh, traces, tmp_pat
     said = mh("status", "--json", "--runtime-dir", run)
     assert said.code == 1
     assert json.loads(said.out)["faults"][0] == "store: disk full" and len(json.loads(said.out)["faults"]) == 3
+
+
+def test_status_names_a_key_that_others_may_read(mh, traces, tmp_path) -> None:
+    """chmod 644 was silent though the key was "looked at"; the next start would have failed."""
+    key = tmp_path / "signing.key"
+    key.write_text("secret")
+    key.chmod(0o600)
+    traces.write(key={"file": str(key), "trouble": None})
+    assert mh("status", "--runtime-dir", tmp_path / "run").code == 0
+    for mode in (0o644, 0o602):
+        key.chmod(mode)
+        said = mh("status", "--runtime-dir", tmp_path / "run")
+        assert said.code == 1 and f"others may read or change it (mode {mode:04o})" in said.err, said
+        assert f"chmod 600 {key}" in said.err
+    for odd in (7, "/dev/null", "a\0b", str(tmp_path)):
+        traces.write(key={"file": odd, "trouble": None})
+        assert mh("status", "--runtime-dir", tmp_path / "run").code == 0
+
+
+def test_status_and_doctor_say_that_files_were_edited_without_a_reload(mh, traces, park, tmp_path) -> None:
+    config = park()
+    traces.write(config={"hash": load_config(config).hash(), "complaints": []})
+    assert "configuration in effect" not in mh("status", "-c", config).out
+    assert "configuration in effect" not in mh("doctor", "--offline", "-c", config).out
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d/inv9.toml").write_text(
+        '[[device]]\nname = "inv9"\nline = "roof"\naddress = "9"\nprofile = "test/box"\n'
+    )
+    said = mh("status", "-c", config)
+    assert said.code == 0 and "differ from the configuration in effect" in said.out + said.err, said
+    assert "meterhouse reload" in said.out
+    assert "differ from the configuration in effect" in mh("doctor", "--offline", "-c", config).out
+    assert "与当前生效的配置不同" in mh("status", "-c", config, "--lang", "zh").out
+    assert "in effect" not in mh("status", "--runtime-dir", tmp_path / "run").out, "files of an unknown agent"
+    config.write_text("[")
+    assert "configuration in effect" not in mh("status", "-c", config).out, "said as invalid already"
 
 
 def test_status_in_chinese_keeps_its_json_english(mh, traces, tmp_path, monkeypatch) -> None:

@@ -51,6 +51,19 @@ def kinds(found: list[Hint]) -> list[str]:
     return [one.kind for one in found]
 
 
+def test_values_that_are_all_zero_ask_for_the_profile_and_the_unit() -> None:
+    """A profile of a battery at a register block of something else: every value was 0, and "well"."""
+    zeros = phases(0, 0, 0, 0)
+    spec = spec_of(*(Point(name, Kind.GAUGE) for name in zeros))
+    assert kinds(hints(spec, zeros)) == ["zero"]
+    assert (
+        "right profile" in hints(spec, zeros)[0].en and f"all {len(zeros)} values are zero" in hints(spec, zeros)[0].en
+    )
+    assert hints(spec, zeros | {"ac.voltage.l2": Reading("ac.voltage.l2", D("0.1"), "V")}) == []
+    few = dict(list(zeros.items())[:3])
+    assert hints(spec, few) == [], "three zeros say nothing"
+
+
 def test_a_meter_that_agrees_with_itself_is_not_spoken_of() -> None:
     assert hints(spec_of(), phases()) == []
     assert hints(spec_of(), phases(kw=-2.185)) == [], "feeding in"

@@ -189,7 +189,7 @@ def test_a_ratio_is_written_as_it_is_known(mh, site: Path, ct: str, is_: str) ->
         (("--limit", "timeout"), 2, "--limit: timeout is not NAME=VALUE"),
         (("--limit", "time_out=2 s"), 3, 'limits.time_out: unknown key. Did you mean "timeout"?'),
         (("--profile", "chint/dtsu66"), 3, 'Did you mean "chint/dtsu666"?'),
-        (("--address", "300"), 3, "address"),
+        (("--address", "300"), 2, '--address: "300" is not a Modbus address. Allowed: 1 to 247'),
         (("--line", "rof"), 2, '--line: "rof" is not a line of'),
         (("--serial", "9600,8,N,1"), 2, '--serial: "9600,8,N,1" is not a serial setting. Write "9600 8N1"'),
     ],
@@ -329,3 +329,16 @@ def test_what_does_not_fit_is_hinted_before_anything_is_written(mh, field: Park,
     said = mh("adopt", "m", "--line", line.url, "--serial", line.serial, "--address", "5", "--profile",
               "chint/dtsu666", "--role", "load", "--yes")  # fmt: skip
     assert said.code == 0 and "hint: ac.power.active" in said.err and "load" in said.err, said.err
+
+
+@pytest.mark.parametrize("yes", ["y", "YES", "j", "是"])
+def test_a_yes_to_the_offered_name_takes_it(
+    mh, field: Park, site: Path, monkeypatch: pytest.MonkeyPatch, yes: str
+) -> None:
+    """A device called "y" was written."""
+    line = field.pty(Bus([sampled("chint/dtsu666", 5)]))
+    monkeypatch.setattr("sys.stdin", Terminal("\n".join([yes, "chint/dtsu666", "", "", "", "y"]) + "\n"))
+    said = mh("adopt", "--line", line.url, "--serial", line.serial, "--address", "5")
+    assert said.code == 0, said.err
+    (device,) = load_config(site).devices
+    assert device.name.endswith("-5") and device.name.startswith("dtsu666")

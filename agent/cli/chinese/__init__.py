@@ -18,6 +18,7 @@ PART: Final = re.compile(r"(\. |; |(?<=[?!]) )")  # between the sentences of a t
 MARKS: Final = {". ": "。", "; ": "；", " ": ""}
 LETTERS: Final = re.compile("[A-Za-z]")
 ADDRESS: Final = re.compile(r"(.+?),? (unit|address) (\S+)")  # drivers/base.py: Device.where
+PROFILE_ON: Final = re.compile(r"(\S+) on (\S+)")  # drivers/plan/compiled.py: the profile of a device
 VALUE: Final = re.compile(r"\{(\d?)\}")
 MOST_SENTENCES: Final = 6  # of a template
 MOST_PLACES: Final = 6  # colons before the text itself
@@ -149,6 +150,8 @@ def _place(part: str) -> str:
         return f"{_place(name)}（{_place(inner)}）"
     if found := ADDRESS.fullmatch(part):
         return f"{_place(found[1])} {'从站' if found[2] == 'unit' else '地址'} {found[3]}"
+    if found := PROFILE_ON.fullmatch(part):
+        return f"{found[2]} 的 {found[1]}"
     return (find(part, 0) if " " in part else None) or part
 
 

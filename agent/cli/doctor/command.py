@@ -65,7 +65,7 @@ def doctor(options: ConfigOptions, offline: bool, bundle_file: Path | None, lang
         user = host.agent_user(config)
         results += [*host.check_disks(config, lang), *host.check_adapters(config, user, lang, pid)]
         results += host.check_permissions(config, user, lang)
-    results += _agent(snapshot, lang)
+    results += _agent(snapshot, config, lang)
     if config is not None and not offline:
         results += _destinations(config, is_alive(pid), lang)
     log = read_journal(SHOWN_LINES, "warning")
@@ -115,7 +115,8 @@ def _snapshot(options: ConfigOptions, config: Config | None) -> dict[str, Any] |
         return None
 
 
-def _agent(snapshot: dict[str, Any] | None, lang: str) -> Iterator[CheckResult]:
+def _agent(snapshot: dict[str, Any] | None, config: Config | None, lang: str) -> Iterator[CheckResult]:
+    from agent.cli.file_findings import edited
     from agent.cli.findings import find
 
     results = Results(lang, "agent")
@@ -125,7 +126,8 @@ def _agent(snapshot: dict[str, Any] | None, lang: str) -> Iterator[CheckResult]:
     alive = is_alive(snapshot.get("pid"))
     if alive:
         yield results.good("runs", pid=snapshot.get("pid"))
-    for found in find(snapshot, time.time(), alive):
+    files = edited(snapshot, config) if config is not None and alive else ()
+    for found in (*find(snapshot, time.time(), alive), *files):
         if found.code != "clock-not-synchronised":  # this machine's was looked at already
             state = host.FAULT if found.exit_code else host.NOTE
             yield CheckResult(text(lang, "agent"), state, found.text(lang), found.advice(lang), found.exit_code)

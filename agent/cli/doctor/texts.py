@@ -116,8 +116,8 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "runs": ("runs, process {pid}", "正在运行，进程 {pid}"),
     "not running": ("no agent runs here", "本机没有运行采集程序"),
     "not running!": (
-        "`systemctl status meterhouse`, `journalctl -u meterhouse`",
-        "`systemctl status meterhouse`、`journalctl -u meterhouse`",
+        "`systemctl status meterhouse`, `journalctl -u meterhouse` where systemd runs it",
+        "由 systemd 运行时：`systemctl status meterhouse`、`journalctl -u meterhouse`",
     ),
     "valid": ("{file}: valid, {lines} lines, {devices} devices", "{file}：有效，{lines}条线路，{devices}台设备"),
 }

@@ -207,7 +207,9 @@ def _compared(view: LiveView, device: str, shown: Shown | None, words: Mapping[s
 
     latest, remark = counter_of(view, device, shown.point if shown else ""), shown.remark if shown else ""
     if latest is None or not isinstance(latest.value, Decimal):
-        click.echo(as_complaint("warning", words["none"].format(device=device)), err=True)
+        click.echo(
+            as_complaint("warning", words["none" if latest is None else "unread"].format(device=device)), err=True
+        )
         return ComparedDevice(device=device, remark=remark)
     name = latest.point.name
     seen, value = [_seen(latest)], shown.value if shown else ""

@@ -1,0 +1,57 @@
+"""Findings about files that the running agent has read once: the rights of its key, and edits without a reload.
+
+They are not in the snapshot: what follows from that alone is in ``agent.cli.findings``. Reads only.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent.cli.findings import Finding
+from drivers.model import ConfigError, clean_text
+
+if TYPE_CHECKING:
+    from agent.cli.options import ConfigOptions
+    from agent.config import Config
+
+
+def find_in_files(snapshot: Mapping[str, Any], options: ConfigOptions, folder: Path) -> Iterator[Finding]:
+    """What is wrong with the files of the agent that writes into ``folder``; nothing about those that this user may
+    not read, or of another agent."""
+    yield from open_key(snapshot)
+    if options.runtime_dir is not None or not os.path.exists(options.config_file):
+        return
+    try:
+        config = options.load()
+    except ConfigError:  # ``find`` has it
+        return
+    if config.runtime_dir == folder:
+        yield from edited(snapshot, config)
+
+
+def open_key(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
+    """A key that others may read; the next start refuses it."""
+    key = snapshot.get("key")
+    file = key.get("file") if isinstance(key, Mapping) else None
+    try:
+        found = os.stat(file) if isinstance(file, str) else None
+    except (OSError, ValueError):
+        return
+    if found is None or not stat.S_ISREG(found.st_mode):
+        return
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & (0o037 if found.st_uid == 0 else 0o077):  # as agent/keys/secret.py: root may lend it to a group
+        yield Finding("key-open", "key", {"file": clean_text(str(file), 300), "mode": f"{mode:04o}"})
+
+
+def edited(snapshot: Mapping[str, Any], config: Config) -> Iterator[Finding]:
+    """Files that give another configuration than the one in effect, and no reload rejected them."""
+    running = snapshot.get("config")
+    if not isinstance(running, Mapping) or running.get("complaints"):
+        return
+    if isinstance(running.get("hash"), str) and running["hash"] != config.hash():
+        yield Finding("config-edited", "configuration", {"file": clean_text(str(config.path), 300)})
