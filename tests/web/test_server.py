@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import hashlib
 import http.client
 import os
@@ -14,8 +16,10 @@ import ssl
 import stat
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -24,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.cli.main import outcome
 from agent.web.live import Moment
-from agent.web.server import MOST_CONNECTIONS
+from agent.web.server import MOST_CONNECTIONS, BoundedListener, BoundedTls, PageLoop
 from agent.web.views import now_view
 from tests.kits.broker import free_port, until
 
@@ -194,6 +198,57 @@ def test_connections_without_a_handshake_lock_no_other_address_out(config, tmp_p
     ):
         again.sendall(b"GET /login HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert again.recv(15).startswith(b"HTTP/1.1 200"), "those that were closed are forgotten"
+
+
+def test_idle_connections_keep_no_memory_once_they_end(config, tmp_path, monkeypatch) -> None:
+    """Without the garbage collector: what ends by itself, by its deadline or by nonsense is freed at once."""
+    assert setup(config) == 0
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "secret/certificate.pem", tmp_path / "secret/key.pem")
+    live: weakref.WeakSet[BoundedTls] = weakref.WeakSet()
+    made = 0
+
+    class Counted(BoundedTls):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            nonlocal made
+            super().__init__(*args, **more)
+            assert len(self._ssl_buffer) <= 16 << 10
+            live.add(self)
+            made += 1
+
+    async def reached(state: Callable[[], bool]) -> bool:
+        for _ in range(600):
+            if state():
+                return True
+            await asyncio.sleep(0.1)
+        return False
+
+    async def bursts() -> None:
+        with BoundedListener(socket.AF_INET) as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(128)
+            address = listener.getsockname()
+            loop = asyncio.get_running_loop()
+            server = await loop.create_server(
+                asyncio.Protocol, sock=listener, ssl=context, ssl_handshake_timeout=0.5
+            )  # fmt: skip
+            for burst, data in enumerate((b"", b"GET / HTTP/1.1\r\n\r\n", None), 1):
+                with contextlib.ExitStack() as stack:
+                    for n in range(60):
+                        sock = stack.enter_context(socket.create_connection(address, 30, (f"127.0.1.{n % 6 + 1}", 0)))
+                        sock.sendall(data or b"")
+                    assert await reached(lambda burst=burst: made == burst * 60)
+                    assert data is not None or await reached(lambda: not live), "after their deadline"
+                assert await reached(lambda: not live), data
+            server.close()
+
+    monkeypatch.setattr("agent.web.server.BoundedTls", Counted)
+    gc.disable()
+    try:
+        with asyncio.Runner(loop_factory=PageLoop) as runner:
+            runner.run(bursts())
+    finally:
+        gc.enable()
 
 
 HOST = b"Host: 127.0.0.1\r\n"
