@@ -153,9 +153,14 @@ def test_over_tls_with_a_login(config, tmp_path, page, traces) -> None:
 
 def test_an_old_certificate_of_the_page_is_a_finding() -> None:
     moment = Moment(time=1e9)
-    for days, fault, text in ((-2, True, "expired 2 days ago"), (3, False, "expires in 3 days"), (31, None, "")):
-        found = now_view(moment, "en", {}, 1e9 + days * 86_400)["findings"]
-        assert [(one["fault"], text in one["text"]) for one in found] == ([] if fault is None else [(fault, True)])
+    for days, level, text, verdict in (
+        (-2, "error", "expired 2 days ago", "1 fault"),
+        (3, "warning", "expires in 3 days", "No faults, 1 warning"),
+        (31, None, "", "All is well"),
+    ):
+        view = now_view(moment, "en", {}, 1e9 + days * 86_400)
+        assert [(one["level"], text in one["text"]) for one in view["findings"]] == ([(level, True)] if level else [])
+        assert view["verdict"][1] == verdict
 
 
 def test_a_slow_client_is_closed_and_many_do_not_lock_others_out(config, page, traces) -> None:
