@@ -33,7 +33,7 @@ from agent.config import PageConfig, WebConfig, load_page_config
 from agent.config.web import listen_address
 from agent.web.day_view import day_links, day_of, device_day, site_day
 from agent.web.figures_view import PERIODS, figures, neighbours
-from agent.web.guard import Access, Guard, host_names, session_of
+from agent.web.guard import Access, Guard, cookie_of, host_names, session_of
 from agent.web.labels import LANGUAGES, label
 from agent.web.live import LiveData, Moment
 from agent.web.password import LoginLimiter, PasswordChecker, PasswordHash, Sessions, TryLater
@@ -318,7 +318,8 @@ class Page:
         try:
             body = await asyncio.wait_for(request.body(), BODY_S)
             form = parse_qs(body.decode("utf-8", "replace"), max_num_fields=8)
-            good = await self.checker.check(client, form.get("password", [""])[0])
+            token = cookie_of(request.headers, self.access.known_cookie)
+            good = await self.checker.check(client, form.get("password", [""])[0], token)
         except (TimeoutError, ValueError, ClientDisconnect):
             return Response(status_code=400)
         except TryLater as later:
@@ -331,6 +332,7 @@ class Page:
             return self.render(request, "login.html", 403, target=target, problem="login.wrong")
         response = RedirectResponse(target, 303)
         self.set_cookie(response, self.access.cookie, self.sessions.begin())
+        self.set_cookie(response, self.access.known_cookie, self.checker.known_browser(), COOKIE_AGE_S)
         return response
 
     async def logout(self, request: Request) -> Response:
