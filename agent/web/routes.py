@@ -412,7 +412,12 @@ def make_app(config: PageConfig, data: SiteData | None = None) -> ASGIApp:
     web = config.web
     checker = None
     if web.password is not None:
-        hashed = PasswordHash.parse(web.password.read(os.environ), str(web.password))
+        place = web.places.get("password", "[web]")
+        try:
+            line = web.password.read(os.environ)
+        except ConfigError as error:
+            raise ConfigError(f"{error.where} {error.what}", where=place, hint=error.hint) from error
+        hashed = PasswordHash.parse(line, f"{place}: {web.password}")
         checker = PasswordChecker(hashed, LoginLimiter())
     names, ends = certificate_facts(web)
     access = Access(web.certificate is not None, checker is not None, host_names(names))

@@ -212,12 +212,13 @@ def tls_context(web: WebConfig) -> ssl.SSLContext | None:
     except ssl.SSLError as error:
         what = f"is not a certificate with its key ({error.reason or 'not PEM'})"
         hint = f"The key is {key}; `meterhouse web --setup` makes both"
-        raise ConfigError(what, where=str(certificate), hint=hint) from error
+        where = web.places.get("certificate", "[web]")
+        raise ConfigError(f"{certificate} {what}", where=where, hint=hint) from error
     except OSError as error:
         hint = "The user that runs the page must be able to read certificate and key"
-        raise ConfigError(
-            f"cannot be read: {error.strerror}", where=f"{certificate} or {key.name}", hint=hint
-        ) from error
+        name, path = ("certificate", certificate) if not os.access(certificate, os.R_OK) else ("key", key)
+        where = web.places.get(name, "[web]")
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", where=where, hint=hint) from error
     return context
 
 

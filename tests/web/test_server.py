@@ -30,6 +30,7 @@ from agent.cli.main import outcome
 from agent.web.live import Moment
 from agent.web.server import MOST_CONNECTIONS, BoundedListener, BoundedTls, PageLoop
 from agent.web.views import now_view
+from tests.cli.test_certificates import certificate
 from tests.kits.broker import free_port, until
 
 SITE = '[site]\nid = "park7"\ngateway = "gw01"\ntimezone = "Asia/Shanghai"\n[paths]\nruntime_dir = "run"\n'
@@ -149,6 +150,23 @@ def test_over_tls_with_a_login(config, tmp_path, page, traces) -> None:
         line = http.client.HTTPConnection("localhost", port, timeout=60)
         line.request("GET", "/")
         line.getresponse()
+
+
+def test_check_warns_of_a_certificate_that_has_expired_and_names_the_line_of_a_file(config, tmp_path, capsys) -> None:
+    assert setup(config) == 0
+    table = tmp_path / "conf.d/web.toml"
+    (tmp_path / "secret/certificate.pem").write_bytes(certificate(-3))
+    capsys.readouterr()
+    assert outcome(["check", "-c", str(config)]) == 0
+    said = capsys.readouterr()
+    assert re.search(r"web\.toml:\d+: web\.certificate_file: \S+ expired 3 days ago", said.out + said.err)
+    assert setup(config) == 0
+    for key in ("certificate", "key", "password"):
+        text = table.read_text()
+        table.write_text(re.sub(rf"{key}_file = .*", f'{key}_file = "/nope"', text))
+        assert outcome(["web", "-c", str(config)]) == 3
+        assert re.search(rf"web\.toml:\d+: web\.{key}_file: /nope ", capsys.readouterr().err), key
+        table.write_text(text)
 
 
 def test_an_old_certificate_of_the_page_is_a_finding() -> None:
