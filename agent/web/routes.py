@@ -66,6 +66,8 @@ def settings_of(
         if runtime_dir is None or config_file.exists():
             raise
         found = PageConfig(WebConfig(), "UTC", runtime_dir)
+    if runtime_dir is not None:  # maybe of an agent with another configuration
+        found = replace(found, file=None)
     if listen is None:
         return found
     host, port = given("--listen", listen_address, listen)
@@ -109,7 +111,7 @@ class Page:
         self.config, self.access, self.checker = config, access, checker
         self.sessions = Sessions()
         self.certificate_ends: float | None = None
-        self.live = LiveData(config.runtime_dir)
+        self.live = LiveData(config.runtime_dir, config.file)
         self.data = data
         self.static = static_files()
         self.renderer = Renderer({name: one.tag for name, one in self.static.items()}, access.password)

@@ -192,6 +192,12 @@ def test_warnings_are_called_so_and_counted(viewer, traces, monkeypatch) -> None
     assert "1 个故障，1 个警告" in viewer().get("/?lang=zh").text
 
 
+def test_a_configuration_that_the_next_start_would_refuse_is_a_finding(viewer, traces, tmp_path) -> None:
+    (tmp_path / "agent.toml").write_text('[site]\nid = "park7"\ngateway = "gw01"\ntimezone = "Nowhere"\n')
+    page = viewer(file=tmp_path / "agent.toml").get("/").text
+    assert "1 fault" in page and "Nowhere" in page and "agent.toml:4" in page
+
+
 def test_a_killed_agent_is_a_finding(viewer, traces) -> None:
     traces.write(pid=2**22 + 1)
     page = viewer().get("/").text
