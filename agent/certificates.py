@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,19 @@ def expiries(uplinks: Iterable[UplinkConfig]) -> list[Expiry]:
         if file is not None
         for found in _read(uplink.name, file, what)
     ]
+
+
+def expiry_text(data: bytes) -> str:
+    """``expired 3 days ago`` or ``expires in 5 days`` of the first certificate; "" of a good one, or of none."""
+    from cryptography.x509 import load_pem_x509_certificate
+
+    try:
+        days = (load_pem_x509_certificate(data).not_valid_after_utc.timestamp() - time.time()) / 86_400
+    except ValueError:
+        return ""
+    if days > WARN_DAYS:
+        return ""
+    return f"expires in {days:.0f} days" if days > 0 else f"expired {-days:.0f} days ago"
 
 
 def _read(destination: str, path: Path, what: str) -> Iterable[Expiry]:

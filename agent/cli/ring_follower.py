@@ -36,6 +36,7 @@ class Latest:
     tick_ms: int = 0
     time_ns: int = 0  # UTC, of the newest record
     good_ns: int = 0  # UTC, of the last value; 0: none in the ring
+    period_ms: int = 0  # between its last two ticks; 0: not known yet
 
     def age_s(self, now_ns: int) -> float | None:
         """Seconds since the last value; None if the ring holds none."""  # field pain 70
@@ -174,6 +175,8 @@ class Follower:
         if name is None:  # a table younger than the snapshot that we know
             return
         latest = self.latest.setdefault((name.device, name.name), Latest(name))
+        if record.tick_ms > latest.tick_ms > 0:
+            latest.period_ms = record.tick_ms - latest.tick_ms
         latest.tick_ms, latest.time_ns, latest.quality = record.tick_ms, record.time_ns, quality
         if value is not None:
             latest.value, latest.good_ns = value, record.time_ns

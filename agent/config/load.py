@@ -106,6 +106,7 @@ class PageConfig:
     timezone: str
     runtime_dir: Path
     labels: Mapping[str, str] = field(default_factory=dict)  # of devices, by name
+    file: Path | None = None  # that it was read from
 
 
 def load_page_config(
@@ -127,7 +128,8 @@ def load_page_config(
     zone = _single(layers, {}, "site", ignored).take("timezone", v.timezone, "UTC")
     devices = _many(layers, "device", ignored)
     labels = {device.text("name"): device.take("label", p.label, "") for device in devices}
-    return PageConfig(web, zone, folders["runtime_dir"], {name: text for name, text in labels.items() if text})
+    named = {name: text for name, text in labels.items() if text}
+    return PageConfig(web, zone, folders["runtime_dir"], named, Path(path))
 
 
 def _read_files(path: Path, complaints: Complaints, drafts: Mapping[Path, str]) -> list[Layer]:

@@ -104,6 +104,7 @@ class WebConfig:
     certificate: Secret | None = None
     key: Secret | None = None
     password: Secret | None = None
+    places: Mapping[str, str] = field(default_factory=dict, compare=False)  # of these three, such as agent.toml:9: ...
 
     @property
     def is_loopback(self) -> bool:

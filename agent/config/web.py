@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from pathlib import Path
 
+from agent.certificates import expiry_text
+from agent.config.lines import place_of
 from agent.config.parsers import text_unseen
 from agent.config.tree import ConfigWarning, WebConfig
 from agent.config.uplinks import open_secret, read_secret
@@ -38,6 +41,17 @@ def listen_address(value: object) -> tuple[str, int]:
     return str(found), int(port)
 
 
+def _old_certificate(path: Path, place: str) -> list[ConfigWarning]:
+    """A note of a certificate that has expired or soon will."""
+    try:
+        data = path.read_bytes()
+    except OSError:  # the user of the page must read it, not ours
+        return []
+    if not (text := expiry_text(data)):
+        return []
+    return [ConfigWarning(place, f"{path} {text}", "`meterhouse web --setup` makes a new one")]
+
+
 def read_web(table: TomlTable, notes: list[ConfigWarning] | None = None) -> WebConfig:
     """The table; outside of loopback a certificate and a password are needed.
 
@@ -54,7 +68,11 @@ def read_web(table: TomlTable, notes: list[ConfigWarning] | None = None) -> WebC
         if notes is not None and secret is not None and secret.file is not None:
             note = open_secret(table, name, secret.file, remedy, None, _PAGE)
             notes += [] if note is None else [note]
-    web = WebConfig(host, port, certificate, key, password)
+    written = {name: f"{name}_{'file' if table.has(f'{name}_file') else 'credential'}" for name in names}
+    places = {name: place_of(table, key) for name, key in written.items() if table.has(key)}
+    web = WebConfig(host, port, certificate, key, password, places)
+    if notes is not None and certificate is not None and certificate.file is not None:
+        notes += _old_certificate(certificate.file, places["certificate"])
     if (certificate is None) != (key is None):
         missing = "certificate" if certificate is None else "key"
         table.complain(None, "", f"the {missing} is missing", "TLS needs a certificate and its key")

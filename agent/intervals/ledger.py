@@ -169,7 +169,8 @@ class Ledger:
             self.boot, self._fresh = span.boot, FIRST_PACKS
         if self._fresh and span.from_ms < span.to_ms:
             self._fresh -= 1
-            self.row_builder.wait_until(span.to_ms)
+            if not _is_absent(span):  # of a device that is not there no reading is on its way
+                self.row_builder.wait_until(span.to_ms)
         if not self.to_ms:
             self.row_builder.start(self._calendar.floor(span.from_ms))
         self.seq, self.to_ms = span.seq, span.to_ms
@@ -370,6 +371,14 @@ class Ledger:
             self._gaps.restore(state["gaps"])
         else:  # by a version that kept none: known from the first interval on that lies wholly after it
             self.gaps_from_ms = max(self.row_builder.next_ms, self._calendar.bounds(self.to_ms, self.to_ms)[-1])
+
+
+def _is_absent(span: PackSpan) -> bool:
+    """Was the whole device absent all the time?"""
+    return any(
+        gap.is_whole and gap.reason == "absent" and gap.from_ms <= span.from_ms and span.to_ms <= gap.to_ms
+        for gap in span.gaps
+    )
 
 
 def take_body(ledger: Ledger, body: Mapping[str, Any]) -> None:

@@ -68,6 +68,8 @@ def web(
 
         set_up(config_file, listen, names, folder, password_file, yes, lang)
         return
+    from agent.certificates import expiry_text
+    from agent.cli.common import as_complaint
     from agent.cli.logs import set_up_logging
     from agent.web.routes import make_app, settings_of
     from agent.web.server import open_socket, serve, tls_context
@@ -75,6 +77,10 @@ def web(
     settings = settings_of(config_file, runtime_dir, listen, os.environ)
     tls = tls_context(settings.web)
     app = make_app(settings)
+    certificate = settings.web.certificate
+    if certificate is not None and (text := expiry_text(certificate.path(os.environ).read_bytes())):
+        place, hint = settings.web.places.get("certificate", "[web]"), "`meterhouse web --setup` makes a new one"
+        click.echo(as_complaint("warning", f"{place}: the certificate {text}. {hint}"), err=True)
     set_up_logging(False)
     with open_socket(settings.web) as sock:
         scheme = "https" if tls is not None else "http"

@@ -47,6 +47,11 @@ class Access:
         """The session's cookie; with TLS only this host can set it."""
         return "__Host-meterhouse" if self.tls else "meterhouse"
 
+    @property
+    def known_cookie(self) -> str:
+        """The cookie of a browser that has logged in before."""
+        return f"{self.cookie}-known"
+
 
 def host_names(certificate_names: Iterable[str] = ()) -> frozenset[str]:
     """Names under which this machine is visited: its own and those of the certificate."""
@@ -69,11 +74,16 @@ def is_our_host(header: str, names: frozenset[str]) -> bool:
 
 def session_of(headers: Headers, access: Access) -> str:
     """The token in the session's cookie; "" if there is none."""
+    return cookie_of(headers, access.cookie)
+
+
+def cookie_of(headers: Headers, name: str) -> str:
+    """The value of a cookie; "" if there is none."""
     try:
         cookies = SimpleCookie(headers.get("cookie", ""))
     except CookieError:
         return ""
-    found = cookies.get(access.cookie)
+    found = cookies.get(name)
     return found.value if found is not None else ""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -13,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent.cli.common import is_alive, read_snapshot
 from agent.cli.findings import Finding, find
-from drivers.model import GatewayError
+from drivers.model import ConfigError, GatewayError
 
 if TYPE_CHECKING:
     from agent.cli.ring_follower import Follower, Latest
 
 FRESH_S: Final = 1.0  # what was read is used again for this long, however many look
+CONFIG_EVERY_S: Final = 60.0  # the configuration files are checked again after this long
 IDLE_EVERY_S: Final = 20.0  # while nobody looks, so that the next viewer need not wait for a long ring
 
 
@@ -41,8 +44,11 @@ class Moment:
 class LiveData:
     """Reads the runtime directory of an agent, at most once a second and only if somebody looks."""
 
-    def __init__(self, runtime_dir: Path) -> None:
+    def __init__(self, runtime_dir: Path, config_file: Path | None = None) -> None:
         self._folder = runtime_dir
+        self._config_file = config_file
+        self._complaints: tuple[str, ...] = ()
+        self._checked_at = -1e9
         self._follower: Follower | None = None
         self._boot: object = None
         self._lock = asyncio.Lock()
@@ -102,7 +108,7 @@ class LiveData:
         except GatewayError as error:  # stopped: its last values are not shown, its devices are
             self.close()
             return Moment(before.number + 1, now, before.snapshot, (), {}, error)
-        findings = tuple(find(snapshot, now, is_alive(snapshot.get("pid"))))
+        findings = tuple(find(snapshot, now, is_alive(snapshot.get("pid")), self._on_disk()))
         try:
             self._follow(snapshot)
         except GatewayError as error:
@@ -110,6 +116,22 @@ class LiveData:
             return Moment(before.number + 1, now, snapshot, findings, {}, error)
         self._caught_up = True
         return Moment(before.number + 1, now, snapshot, findings, self._points())
+
+    def _on_disk(self) -> tuple[str, ...]:
+        """What is wrong with the configuration files, as `status` says it; looked at once a minute."""
+        if self._config_file is not None and time.monotonic() - self._checked_at >= CONFIG_EVERY_S:
+            from agent.cli.options import ConfigOptions
+
+            self._checked_at = time.monotonic()
+            try:
+                ConfigOptions(self._config_file).load()
+                self._complaints = ()
+            except ConfigError as error:  # what this user may not read says nothing of the file
+                denied = os.strerror(errno.EACCES)
+                self._complaints = tuple(str(one) for one in error.complaints if denied not in one.what)
+            except GatewayError:
+                self._complaints = ()
+        return self._complaints
 
     def _follow(self, snapshot: Mapping[str, Any]) -> None:
         from agent.cli.ring_follower import Follower

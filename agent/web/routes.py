@@ -33,7 +33,7 @@ from agent.config import PageConfig, WebConfig, load_page_config
 from agent.config.web import listen_address
 from agent.web.day_view import day_links, day_of, device_day, site_day
 from agent.web.figures_view import PERIODS, figures, neighbours
-from agent.web.guard import Access, Guard, host_names, session_of
+from agent.web.guard import Access, Guard, cookie_of, host_names, session_of
 from agent.web.labels import LANGUAGES, label
 from agent.web.live import LiveData, Moment
 from agent.web.password import LoginLimiter, PasswordChecker, PasswordHash, Sessions, TryLater
@@ -66,6 +66,8 @@ def settings_of(
         if runtime_dir is None or config_file.exists():
             raise
         found = PageConfig(WebConfig(), "UTC", runtime_dir)
+    if runtime_dir is not None:  # maybe of an agent with another configuration
+        found = replace(found, file=None)
     if listen is None:
         return found
     host, port = given("--listen", listen_address, listen)
@@ -109,7 +111,7 @@ class Page:
         self.config, self.access, self.checker = config, access, checker
         self.sessions = Sessions()
         self.certificate_ends: float | None = None
-        self.live = LiveData(config.runtime_dir)
+        self.live = LiveData(config.runtime_dir, config.file)
         self.data = data
         self.static = static_files()
         self.renderer = Renderer({name: one.tag for name, one in self.static.items()}, access.password)
@@ -318,7 +320,8 @@ class Page:
         try:
             body = await asyncio.wait_for(request.body(), BODY_S)
             form = parse_qs(body.decode("utf-8", "replace"), max_num_fields=8)
-            good = await self.checker.check(client, form.get("password", [""])[0])
+            token = cookie_of(request.headers, self.access.known_cookie)
+            good = await self.checker.check(client, form.get("password", [""])[0], token)
         except (TimeoutError, ValueError, ClientDisconnect):
             return Response(status_code=400)
         except TryLater as later:
@@ -331,6 +334,7 @@ class Page:
             return self.render(request, "login.html", 403, target=target, problem="login.wrong")
         response = RedirectResponse(target, 303)
         self.set_cookie(response, self.access.cookie, self.sessions.begin())
+        self.set_cookie(response, self.access.known_cookie, self.checker.known_browser(), COOKIE_AGE_S)
         return response
 
     async def logout(self, request: Request) -> Response:
@@ -410,7 +414,12 @@ def make_app(config: PageConfig, data: SiteData | None = None) -> ASGIApp:
     web = config.web
     checker = None
     if web.password is not None:
-        hashed = PasswordHash.parse(web.password.read(os.environ), str(web.password))
+        place = web.places.get("password", "[web]")
+        try:
+            line = web.password.read(os.environ)
+        except ConfigError as error:
+            raise ConfigError(f"{error.where} {error.what}", where=place, hint=error.hint) from error
+        hashed = PasswordHash.parse(line, f"{place}: {web.password}")
         checker = PasswordChecker(hashed, LoginLimiter())
     names, ends = certificate_facts(web)
     access = Access(web.certificate is not None, checker is not None, host_names(names))

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import ssl
+from asyncio import sslproto
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
@@ -28,6 +29,7 @@ MOST_OF_ALL: Final = 400  # also those that bring nothing, not even a TLS handsh
 REQUEST_S: Final = 10.0  # for a whole request to come
 KEEP_ALIVE_S: Final = 15
 LARGEST_HEAD: Final = 16 << 10
+TLS_BUFFER: Final = 16 << 10  # of a connection: one record; asyncio takes 256 KiB before the first byte came
 
 
 class CountedSocket(socket.socket):
@@ -75,8 +77,47 @@ class BoundedListener(socket.socket):
             del self._of[client]
 
 
+class BoundedTls(sslproto.SSLProtocol):
+    """TLS of one connection, with a small buffer, that is freed as soon as the connection ends.
+
+    asyncio's own has 256 KiB, and after a handshake that failed it stays in a cycle of its exception and the frames
+    that saw it, until the garbage collector comes by: idle connections alone could fill the memory.
+    """
+
+    max_size = TLS_BUFFER
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Free what is large."""
+        super().connection_lost(exc)
+        self._sslobj = None
+        self._ssl_buffer = bytearray()
+        self._ssl_buffer_view = memoryview(self._ssl_buffer)
+
+    def _on_handshake_complete(self, handshake_exc: BaseException | type[BaseException] | None) -> None:
+        failed = handshake_exc() if isinstance(handshake_exc, type) else handshake_exc
+        super()._on_handshake_complete(failed)
+        if failed is not None:
+            failed.__traceback__ = None
+
+    def _wakeup_waiter(self, exc: BaseException | None = None) -> None:
+        """The server that accepted it has nothing to do after a failure: the connection is closed already."""
+        super()._wakeup_waiter()
+
+
 class PageLoop(asyncio.SelectorEventLoop):
-    """A loop whose servers give a TLS handshake as long as a request; uvicorn leaves it at a minute."""
+    """A loop whose servers bound the time (uvicorn: a minute) and the memory of a TLS handshake."""
+
+    def _make_ssl_transport(
+        self, rawsock: socket.socket, protocol: Any, sslcontext: ssl.SSLContext, waiter: Any = None, *,
+        extra: Any = None, server: Any = None, server_side: bool = False, server_hostname: str | None = None,
+        ssl_handshake_timeout: Any = None, ssl_shutdown_timeout: Any = None, **more: Any,
+    ) -> Any:  # fmt: skip
+        tls = BoundedTls(
+            self, protocol, sslcontext, waiter, server_side, server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout, ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )  # fmt: skip
+        self._make_socket_transport(rawsock, tls, extra=extra, server=server, **more)  # type: ignore[attr-defined]
+        return tls._app_transport
 
     async def create_server(self, *args: Any, **more: Any) -> asyncio.Server:
         """As the base class."""
@@ -171,12 +212,13 @@ def tls_context(web: WebConfig) -> ssl.SSLContext | None:
     except ssl.SSLError as error:
         what = f"is not a certificate with its key ({error.reason or 'not PEM'})"
         hint = f"The key is {key}; `meterhouse web --setup` makes both"
-        raise ConfigError(what, where=str(certificate), hint=hint) from error
+        where = web.places.get("certificate", "[web]")
+        raise ConfigError(f"{certificate} {what}", where=where, hint=hint) from error
     except OSError as error:
         hint = "The user that runs the page must be able to read certificate and key"
-        raise ConfigError(
-            f"cannot be read: {error.strerror}", where=f"{certificate} or {key.name}", hint=hint
-        ) from error
+        name, path = ("certificate", certificate) if not os.access(certificate, os.R_OK) else ("key", key)
+        where = web.places.get(name, "[web]")
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", where=where, hint=hint) from error
     return context
 
 

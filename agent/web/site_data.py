@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from agent.cli.answers import Count, Time, checked, loaded
+from agent.cli.common import NoAgent
 from agent.cli.control import AnswerBuffer, ask_running
 from agent.cli.report.answer import check_page
 from agent.service.control.protocol import Birth, Day, Days, Pack, PeriodReport, Request
@@ -163,7 +164,7 @@ class SiteData:
     """Answers of the agent of a runtime directory. Every method blocks, may be called from any thread, and raises
     NoAgent where no agent runs, GatewayError where it does not answer, UsageError for an unknown day or device.
 
-    What is closed stays available while no agent runs.
+    What was seen stays available while no agent runs.
 
     Args:
         ask: in place of the control socket.
@@ -281,6 +282,8 @@ class SiteData:
             done = self._ask(self._runtime_dir, request(known), buffer.take)
             found = _checked(key, done, buffer.whole)
         except GatewayError as error:
+            if kept is not None and isinstance(error, NoAgent):  # as it was seen last
+                return kept.data
             with self._lock:
                 self._failed = {k: one for k, one in self._failed.items() if asked_s < one.until_s}
                 self._failed[key] = _Failed(error, asked_s + ERROR_S)

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from agent.web.day_view import number
 from agent.web.labels import FACTS
 from agent.web.views import reason_text
 from drivers.model import clean_text
@@ -89,7 +88,7 @@ def pack_view(answer: Mapping[str, Any], timezone: str, language: str) -> dict[s
         offset = record.get("t", 0)
         seconds = base_time + offset if isinstance(offset, (int, float)) else None
         value = record.get("x", record.get("v", record.get("vs")))
-        shown = number(value) if isinstance(value, float) else _text(value)
+        shown = _text(value)  # every digit that was signed
         unit = record.get("u", record.get("du", ""))
         rows.append((at(seconds), _text(record.get("n", "")), shown, _text(unit), _text(record.get("q", ""))))
     gaps = [

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from agent.certificates import WARN_DAYS
-from agent.cli.common import learned_maps, show_age, show_quality
+from agent.cli.common import NoAgent, learned_maps, show_age, show_quality
 from agent.cli.finding_words import LANGUAGES, reason_words
 from agent.cli.findings import DOUBTFUL, show_size
 from agent.cli.reading_words import LINE_TROUBLE, QUALITIES
@@ -27,6 +28,8 @@ MOST_FRAMES: Final = 200
 MAIN_POINTS: Final = 2  # of a device, on the first page
 STATES: Final = ("alive", "dead", "asleep", "unknown", "swapped")
 GOOD: Final = 0.9  # of the due readings
+OLD_S: Final = 5.0  # a value is old beyond this and beyond so many ...
+OLD_PERIODS: Final = 3  # ... periods, as the ring shows them
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class ShownPoint:
     exact: str  # for scripts and for who hovers
     quality: str  # "" for good
     missing: bool
+    old: bool  # not due to be as old as it is: the agent or its line hangs
     age: str
     href: str
 
@@ -52,16 +56,16 @@ def now_view(
     devices = [
         _device_row(name, facts, moment, language, labels) for name, facts in snapshot.get("devices", {}).items()
     ]
+    own = _own_findings(certificate_ends, moment.time, language)
     return {
         "problem": in_language(moment.error, language) if moment.error is not None else "",
         "seen": show_age(now - float(snapshot["time"])) if moment.error is not None and "time" in snapshot else "",
         "catching_up": moment.catching_up,
         "findings": [
-            {"fault": one.exit_code > 0, "text": one.text(language), "advice": one.advice(language)}
-            for one in moment.findings
+            {"level": one.level, "text": one.text(language), "advice": one.advice(language)} for one in moment.findings
         ]
-        + _own_findings(certificate_ends, moment.time, language),
-        "verdict": _verdict(moment, language),
+        + own,
+        "verdict": _verdict(moment, language, [str(one["level"]) for one in own]),
         "head": [] if stopped else _head(snapshot, language, now),
         "devices": devices,
         "lines": [_line_row(name, facts, stopped, language) for name, facts in snapshot.get("lines", {}).items()],
@@ -77,17 +81,21 @@ def _own_findings(certificate_ends: float | None, now: float, language: str) -> 
         return []
     key = "certificate.ends" if days > 0 else "certificate.ended"
     advice = label("certificate.renew", language)
-    return [{"fault": days <= 0, "text": label(key, language, days=max(1, round(abs(days)))), "advice": advice}]
+    level = "error" if days <= 0 else "warning"
+    return [{"level": level, "text": label(key, language, days=max(1, round(abs(days)))), "advice": advice}]
 
 
-def _verdict(moment: Moment, language: str) -> tuple[str, str]:
-    """(class, text): in one sentence whether all is well."""
+def _verdict(moment: Moment, language: str, own: Sequence[str]) -> tuple[str, str]:
+    """(class, text): in one sentence whether all is well. ``own``: levels of the findings about the page itself."""
     if moment.error is not None:
-        return "bad", label("verdict.stopped", language)
-    faults = sum(one.exit_code > 0 for one in moment.findings)
+        return "bad", label("verdict.stopped" if isinstance(moment.error, NoAgent) else "verdict.unseen", language)
+    levels = Counter([*(one.level for one in moment.findings), *own])
+    faults, warnings = levels["error"], levels["warning"]
     if faults:
-        return "bad", label("verdict.faults" if faults > 1 else "verdict.fault", language, count=faults)
-    if warnings := sum(one.level == "warning" for one in moment.findings):
+        text = label("verdict.faults" if faults > 1 else "verdict.fault", language, count=faults)
+        more = label("verdict.more" if warnings > 1 else "verdict.one_more", language, count=warnings)
+        return "bad", text + (more if warnings else "")
+    if warnings:
         return "soft", label("verdict.warnings" if warnings > 1 else "verdict.warning", language, count=warnings)
     if any(one.code == "device-early" for one in moment.findings):
         return "soft", label("verdict.early", language)
@@ -178,6 +186,10 @@ def shown(latest: Latest, moment: Moment, language: str) -> ShownPoint:
     at = LANGUAGES.index(language)
     quality = reason_words(name)[at] if missing else QUALITIES.get(name, (name, name))[at]
     value = show_number(latest.value, latest.point.kind, latest.point.is_float)
+    limit_s = max(OLD_S, OLD_PERIODS * latest.period_ms / 1000)
+    is_old = not missing and latest.period_ms > 0 and moment.time - latest.time_ns / 1e9 > limit_s
+    if is_old:
+        quality = ", ".join(filter(None, (quality, label("old", language))))
     return ShownPoint(
         clean_text(latest.point.name, 120),
         clean_text(latest.point.unit, 20),
@@ -186,6 +198,7 @@ def shown(latest: Latest, moment: Moment, language: str) -> ShownPoint:
         clean_text(str(number(latest.value) if latest.value is not None else ""), 80),
         clean_text(quality, 60),
         missing,
+        is_old,
         show_age(latest.age_s(int(moment.time * 1e9))),
         f"{device_href(latest.point.device)}/{quote(latest.point.name, safe='')}",
     )

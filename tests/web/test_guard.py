@@ -155,6 +155,26 @@ def test_wrong_passwords_are_counted_by_address(viewer, traces, monkeypatch) -> 
     assert late.status_code == 429 and int(late.headers["retry-after"]) > 0
 
 
+def test_who_guesses_does_not_lock_out_a_browser_that_has_logged_in(viewer, traces, monkeypatch) -> None:
+    """Of the same address, such as behind one router; the token is worth five tries, not a login."""
+    monkeypatch.setattr("agent.web.password.TRY_EVERY_S", 1e9)
+    browser = viewer(password=True, client="192.0.2.9")
+    assert browser.post("/login", data={"password": PASSWORD}).status_code == 303
+    browser.post("/logout")
+    token = browser.cookies["meterhouse-known"]
+
+    def login(password: str, cookie: str) -> int:
+        browser.cookies.clear()
+        return browser.post("/login", data={"password": password}, headers={"cookie": cookie}).status_code
+
+    forged = f"meterhouse-known={token[:-1]}{'A' if token[-1] != 'A' else 'E'}"
+    assert [login("wrong", forged) for _ in range(TRIES + 2)] == [403] * TRIES + [429] * 2
+    known = f"meterhouse-known={token}"
+    assert browser.get("/", headers={"cookie": known}).status_code == 303, "it opens nothing"
+    assert [login(PASSWORD, known) for _ in range(20)] == [303] * 20
+    assert [login("wrong", known) for _ in range(TRIES + 1)] == [403] * TRIES + [429]
+
+
 def test_a_limiter_gives_one_more_try_after_a_while_and_stays_small() -> None:
     now = [0.0]
     limiter = LoginLimiter(lambda: now[0])

@@ -24,6 +24,7 @@ from agent.web.day_view import number
 from agent.web.figures_view import figures
 from agent.web.routes import make_app
 from agent.web.site_data import SiteData
+from agent.web.source_view import pack_view
 from tests.kits.metered_days import MINUTE, MeteredDays, packs
 from tests.web.test_live_pages import MARKUP, is_harmless
 
@@ -298,3 +299,12 @@ def test_numbers_have_sensible_digits() -> None:
         "0", "0.0000001", "123\u2009456\u2009789", "-1\u2009000"
     ]  # fmt: skip
     assert [duration(ms, "en") for ms in (500, 12_000, 900_000, 9_000_000)] == ["500 ms", "12 s", "15 min", "2.5 h"]
+
+
+def test_a_pack_shows_every_digit_that_was_signed() -> None:
+    records = [
+        {"n": "a", "bt": 1.8e9, "v": 12251.78, "u": "kWh"},
+        {"n": "b", "v": 0.1 + 0.2, "x": "0.30000000000000004"},
+    ]
+    view = pack_view({"hash": "h", "pack": {"e": records}}, "UTC", "en")
+    assert [row[2] for row in view["rows"]] == ["12251.78", "0.30000000000000004"]

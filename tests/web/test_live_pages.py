@@ -11,10 +11,12 @@ from html.parser import HTMLParser
 
 import pytest
 
+from agent.cli.finding_words import FINDINGS
+from agent.cli.findings import Finding
 from agent.web import live
 from agent.web.labels import FACTS, FLAGS, LABELS
 from drivers.line.trace import FrameTrace
-from drivers.model import Quality, Reason
+from drivers.model import GatewayError, Quality, Reason
 from tests.kits.mutations import mutations
 
 MARKUP = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'&{{7*7}}"
@@ -157,6 +159,43 @@ def test_an_agent_that_stops_leaves_its_devices_but_no_values(viewer, traces, mo
     assert "The agent is not running" in page and "inv1" in page and "1234.5" not in page
     traces.write()
     assert "1234.5" in browser.get("/").text
+
+
+def test_a_snapshot_that_may_not_be_read_is_not_an_agent_that_stopped(viewer, traces, monkeypatch) -> None:
+    def denied(_folder: object) -> None:
+        raise GatewayError("cannot be read: Permission denied", where="run/snapshot.json")
+
+    monkeypatch.setattr("agent.web.live.read_snapshot", denied)
+    page = viewer().get("/").text
+    assert "The agent cannot be seen from here" in page and "Permission denied" in page and "not running" not in page
+
+
+def test_values_older_than_three_periods_are_marked(viewer, traces) -> None:
+    """As of an agent that hangs: its last values stay in the ring."""
+    for ago_s in (9, 8):
+        traces.values(2, (0, 12345, -1, 0), ago_s=ago_s)
+    for ago_s in (28, 8):  # every 20 s
+        traces.values(2, (1, 7, 0, 0), ago_s=ago_s)
+    browser = viewer()
+    page = browser.get("/").text
+    assert page.count('class="old-mark"') == 1 and re.search(r'class="value old"[^>]*>1234\.5', page)
+    assert "已过时" in browser.get("/?lang=zh").text
+
+
+def test_warnings_are_called_so_and_counted(viewer, traces, monkeypatch) -> None:
+    warning = next(code for code, words in FINDINGS.items() if words.warns)
+    found = [Finding("agent-gone", "agent", {"pid": 1, "age": "1 s"}), Finding("x", "x")]
+    monkeypatch.setattr("agent.web.live.find", lambda *_: found)
+    monkeypatch.setitem(FINDINGS, "x", FINDINGS[warning]._replace(found=("w", "w"), advice=("", "")))
+    page = viewer().get("/").text
+    assert "1 fault, 1 warning" in page and 'class="finding warning"' in page and ">warning</b>" in page
+    assert "1 个故障，1 个警告" in viewer().get("/?lang=zh").text
+
+
+def test_a_configuration_that_the_next_start_would_refuse_is_a_finding(viewer, traces, tmp_path) -> None:
+    (tmp_path / "agent.toml").write_text('[site]\nid = "park7"\ngateway = "gw01"\ntimezone = "Nowhere"\n')
+    page = viewer(file=tmp_path / "agent.toml").get("/").text
+    assert "1 fault" in page and "Nowhere" in page and "agent.toml:4" in page
 
 
 def test_a_killed_agent_is_a_finding(viewer, traces) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import hashlib
 import http.client
 import os
@@ -14,8 +16,10 @@ import ssl
 import stat
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -24,8 +28,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.cli.main import outcome
 from agent.web.live import Moment
-from agent.web.server import MOST_CONNECTIONS
+from agent.web.server import MOST_CONNECTIONS, BoundedListener, BoundedTls, PageLoop
 from agent.web.views import now_view
+from tests.cli.test_certificates import certificate
 from tests.kits.broker import free_port, until
 
 SITE = '[site]\nid = "park7"\ngateway = "gw01"\ntimezone = "Asia/Shanghai"\n[paths]\nruntime_dir = "run"\n'
@@ -147,11 +152,33 @@ def test_over_tls_with_a_login(config, tmp_path, page, traces) -> None:
         line.getresponse()
 
 
+def test_check_warns_of_a_certificate_that_has_expired_and_names_the_line_of_a_file(config, tmp_path, capsys) -> None:
+    assert setup(config) == 0
+    table = tmp_path / "conf.d/web.toml"
+    (tmp_path / "secret/certificate.pem").write_bytes(certificate(-3))
+    capsys.readouterr()
+    assert outcome(["check", "-c", str(config)]) == 0
+    said = capsys.readouterr()
+    assert re.search(r"web\.toml:\d+: web\.certificate_file: \S+ expired 3 days ago", said.out + said.err)
+    assert setup(config) == 0
+    for key in ("certificate", "key", "password"):
+        text = table.read_text()
+        table.write_text(re.sub(rf"{key}_file = .*", f'{key}_file = "/nope"', text))
+        assert outcome(["web", "-c", str(config)]) == 3
+        assert re.search(rf"web\.toml:\d+: web\.{key}_file: /nope ", capsys.readouterr().err), key
+        table.write_text(text)
+
+
 def test_an_old_certificate_of_the_page_is_a_finding() -> None:
     moment = Moment(time=1e9)
-    for days, fault, text in ((-2, True, "expired 2 days ago"), (3, False, "expires in 3 days"), (31, None, "")):
-        found = now_view(moment, "en", {}, 1e9 + days * 86_400)["findings"]
-        assert [(one["fault"], text in one["text"]) for one in found] == ([] if fault is None else [(fault, True)])
+    for days, level, text, verdict in (
+        (-2, "error", "expired 2 days ago", "1 fault"),
+        (3, "warning", "expires in 3 days", "No faults, 1 warning"),
+        (31, None, "", "All is well"),
+    ):
+        view = now_view(moment, "en", {}, 1e9 + days * 86_400)
+        assert [(one["level"], text in one["text"]) for one in view["findings"]] == ([(level, True)] if level else [])
+        assert view["verdict"][1] == verdict
 
 
 def test_a_slow_client_is_closed_and_many_do_not_lock_others_out(config, page, traces) -> None:
@@ -194,6 +221,57 @@ def test_connections_without_a_handshake_lock_no_other_address_out(config, tmp_p
     ):
         again.sendall(b"GET /login HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert again.recv(15).startswith(b"HTTP/1.1 200"), "those that were closed are forgotten"
+
+
+def test_idle_connections_keep_no_memory_once_they_end(config, tmp_path, monkeypatch) -> None:
+    """Without the garbage collector: what ends by itself, by its deadline or by nonsense is freed at once."""
+    assert setup(config) == 0
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "secret/certificate.pem", tmp_path / "secret/key.pem")
+    live: weakref.WeakSet[BoundedTls] = weakref.WeakSet()
+    made = 0
+
+    class Counted(BoundedTls):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            nonlocal made
+            super().__init__(*args, **more)
+            assert len(self._ssl_buffer) <= 16 << 10
+            live.add(self)
+            made += 1
+
+    async def reached(state: Callable[[], bool]) -> bool:
+        for _ in range(600):
+            if state():
+                return True
+            await asyncio.sleep(0.1)
+        return False
+
+    async def bursts() -> None:
+        with BoundedListener(socket.AF_INET) as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(128)
+            address = listener.getsockname()
+            loop = asyncio.get_running_loop()
+            server = await loop.create_server(
+                asyncio.Protocol, sock=listener, ssl=context, ssl_handshake_timeout=0.5
+            )  # fmt: skip
+            for burst, data in enumerate((b"", b"GET / HTTP/1.1\r\n\r\n", None), 1):
+                with contextlib.ExitStack() as stack:
+                    for n in range(60):
+                        sock = stack.enter_context(socket.create_connection(address, 30, (f"127.0.1.{n % 6 + 1}", 0)))
+                        sock.sendall(data or b"")
+                    assert await reached(lambda burst=burst: made == burst * 60)
+                    assert data is not None or await reached(lambda: not live), "after their deadline"
+                assert await reached(lambda: not live), data
+            server.close()
+
+    monkeypatch.setattr("agent.web.server.BoundedTls", Counted)
+    gc.disable()
+    try:
+        with asyncio.Runner(loop_factory=PageLoop) as runner:
+            runner.run(bursts())
+    finally:
+        gc.enable()
 
 
 HOST = b"Host: 127.0.0.1\r\n"

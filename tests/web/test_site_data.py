@@ -142,14 +142,13 @@ def test_another_configuration_drops_everything(asked: Asked) -> None:
     assert asked.kinds() == ["Days", "Day"]
 
 
-def test_a_closed_day_stays_while_no_agent_runs(asked: Asked) -> None:
-    first = asked.data.day(TUESDAY)
-    asked.data.day()
+def test_days_that_were_seen_stay_while_no_agent_runs(asked: Asked) -> None:
+    first, today = asked.data.day(TUESDAY), asked.data.day()
     asked.error = NoAgent(Path("/run/none"))
     asked.now_s += 3600
-    assert asked.data.day(TUESDAY) == first
+    assert asked.data.day(TUESDAY) == first and asked.data.day() == today, "as they were seen last"
     with pytest.raises(NoAgent):
-        asked.data.day()
+        asked.data.day(TUESDAY, "m1")
     asked.error, asked.now_s = None, asked.now_s + ERROR_S
     assert asked.data.day()["day"] == "2026-11-25"
 
