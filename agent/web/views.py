@@ -15,6 +15,7 @@ from agent.certificates import WARN_DAYS
 from agent.cli.common import learned_maps, show_age, show_quality
 from agent.cli.finding_words import LANGUAGES, reason_words
 from agent.cli.findings import DOUBTFUL, show_size
+from agent.cli.main_points import main_values
 from agent.cli.reading_words import LINE_TROUBLE, QUALITIES
 from agent.cli.ring_follower import GAP_CODES, Latest, last_answer, number, show_number
 from agent.web.labels import label
@@ -24,7 +25,6 @@ from drivers.line.trace import read_trace
 from drivers.model import GatewayError, clean_text
 
 MOST_FRAMES: Final = 200
-MAIN_POINTS: Final = 2  # of a device, on the first page
 STATES: Final = ("alive", "dead", "asleep", "unknown", "swapped")
 GOOD: Final = 0.9  # of the due readings
 
@@ -157,18 +157,12 @@ def reason_text(reason: str, language: str) -> str:
 
 
 def _main_points(points: Iterable[Latest]) -> list[Latest]:
-    """What a person looks for first: the power, and the counter that goes with it."""
-    found = [one for one in points if one.point.kind in ("gauge", "counter")]
-
-    def rank(one: Latest) -> tuple[bool, bool, bool, int]:
-        name, kind = one.point.name, one.point.kind
-        wanted = ".power" in name if kind == "gauge" else "energy" in name or "volume" in name
-        return one.quality >= GAP_CODES, not wanted, name.startswith("dc."), name.count(".")
-
-    best = [
-        min((one for one in found if one.point.kind == kind), key=rank, default=None) for kind in ("gauge", "counter")
+    """What a person looks for first."""
+    by_name = {one.point.name: one for one in points}
+    return [
+        by_name[name]
+        for name in main_values((name, one.point.kind, one.quality >= GAP_CODES) for name, one in by_name.items())
     ]
-    return [one for one in best if one is not None][:MAIN_POINTS]
 
 
 def shown(latest: Latest, moment: Moment, language: str) -> ShownPoint:

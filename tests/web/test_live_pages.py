@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from agent.cli.main_points import main_values
 from agent.web import live
 from agent.web.labels import FACTS, FLAGS, LABELS
 from drivers.line.trace import FrameTrace
@@ -65,6 +66,44 @@ def test_the_page_of_a_device_has_all_points_with_quality_and_age(viewer, traces
     traces.text(2, 2, b"v1 <b>")
     page = viewer().get("/device/inv1").text
     assert "suspect" in page and "v1 &lt;b&gt;" in page and "60 s" in page and "device.firmware" in page
+
+
+def test_the_first_page_shows_what_a_device_does_now_with_its_name(viewer, traces) -> None:
+    """Never the rated power of a nameplate, which is the first gauge with power in its name."""
+    traces.facts["tables"]["2"]["points"] = [
+        {"n": "device.power.rated", "u": "W", "kind": "gauge"},
+        {"n": "ac.power.active", "u": "W", "kind": "gauge"},
+        {"n": "ac.energy.export", "u": "kWh", "kind": "counter"},
+    ]
+    traces.write()
+    traces.values(2, (0, 100000, 0, 0), (1, 2345, 0, 0), (2, 77, 0, 0))
+    browser = viewer()
+    page = browser.get("/").text
+    assert "100000" not in page and "2345" in page and "77" in page
+    assert '<span class="name">Active power</span>' in page
+    assert '<span class="name">有功功率</span>' in browser.get("/?lang=zh").text
+
+
+@pytest.mark.parametrize(
+    ("points", "shown"),
+    [
+        ("battery.voltage:gauge battery.power:gauge battery.soc:gauge battery.energy.charge:counter",
+         "battery.soc battery.power"),
+        ("device.power.max:gauge ac.power.reactive:gauge ac.power.active.l1:gauge ac.power.active:gauge "
+         "ac.energy.reactive.import:counter ac.energy.import:counter", "ac.power.active ac.energy.import"),
+        ("dc.power:gauge ac.power.generation!:gauge ac.energy.generation:counter", "dc.power ac.energy.generation"),
+        ("battery.limit.charge.power:gauge battery.voltage:gauge battery.power!:gauge",
+         "battery.power battery.voltage"),
+        ("water.volume:counter water.temperature:gauge", "water.volume water.temperature"),
+        ("device.model:text device.power.rated:gauge", ""),
+    ],
+)  # fmt: skip
+def test_the_points_that_tell_most(points: str, shown: str) -> None:
+    """With a "!": missing right now."""
+    found = [
+        (name.rstrip("!"), kind, name.endswith("!")) for name, _, kind in (x.partition(":") for x in points.split())
+    ]
+    assert main_values(found) == shown.split()
 
 
 def test_points_have_names_that_a_parks_staff_reads(viewer, traces) -> None:
