@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MAX_SNAPSHOT = 64 << 20
 # of readings, as `decode` shows them, too
-SHOWN_UNITS, show_unit, show_quality = explain.SHOWN_UNITS, explain.show_unit, explain.show_quality
+show_unit, show_quality = explain.show_unit, explain.show_quality
 LAST_ERROR: Final = "last-error"  # the agent writes it
 # controls, what turns the direction of writing or has no width, line separators, half characters
 UNSHOWN: Final = re.compile(

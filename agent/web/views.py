@@ -17,6 +17,7 @@ from agent.cli.finding_words import LANGUAGES, reason_words
 from agent.cli.findings import DOUBTFUL, show_size
 from agent.cli.main_points import main_values
 from agent.cli.reading_words import LINE_TROUBLE, QUALITIES
+from agent.cli.report.labels import own_text
 from agent.cli.ring_follower import GAP_CODES, Latest, last_answer, number, show_number
 from agent.web.labels import label
 from agent.web.live import Moment
@@ -125,7 +126,7 @@ def _device_row(
     stopped = moment.error is not None
     return {
         "name": name,
-        "label": clean_text(labels.get(name, ""), 80),
+        "label": clean_text(own_text(labels.get(name, ""), language), 80),
         "href": device_href(name),
         "state": "unknown" if stopped or state not in STATES else state,
         "state_text": "–"
