@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from agent.cli.finding_words import LANGUAGES, Texts
+from drivers.model import clean_text
 
 __all__ = ["LABELS", "LANGUAGES", "label"]
 
@@ -320,6 +321,31 @@ FLAGS: Final[Mapping[str, Texts]] = {
     "power": ("from power", "由功率积分"),
     "late": ("late", "迟到"),
 }
+
+
+VALUES: Final[Mapping[str, Texts]] = {  # that are words, by the last part of the member that they stand in
+    "True": ("yes", "是"),
+    "False": ("no", "否"),
+    "evidence derived": ("derived from documents", "由文档推导"),
+    "evidence dump": ("checked with recorded devices", "经设备录制数据核对"),
+    "evidence field": ("checked in the field", "经现场核对"),
+    "pace fast": ("fast", "快速"),
+    "pace normal": ("normal", "常规"),
+    "pace slow": ("slow", "慢速"),
+    "kind gauge": ("gauge", "瞬时量"),
+    "kind counter": ("counter", "累计量"),
+    "kind state": ("state", "状态"),
+    "kind text": ("text", "文本"),
+    "confirm platform": ("platform", "平台"),
+    "confirm subscriber": ("subscriber", "接收方"),
+    "confirm broker": ("broker", "消息服务器"),
+}
+
+
+def value_word(member: str, value: str, language: str) -> str:
+    """A value of a member, in words of the language where it is one of ours; else cleaned."""
+    key = value if value in VALUES else f"{member.rpartition('.')[2]} {value}"
+    return VALUES[key][LANGUAGES.index(language)] if key in VALUES else clean_text(value, 400)
 
 
 def label(key: str, language: str, **values: object) -> str:

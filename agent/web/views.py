@@ -19,7 +19,7 @@ from agent.cli.main_points import main_values
 from agent.cli.reading_words import LINE_TROUBLE, QUALITIES
 from agent.cli.report.labels import own_text
 from agent.cli.ring_follower import GAP_CODES, Latest, last_answer, number, show_number
-from agent.web.labels import label
+from agent.web.labels import label, value_word
 from agent.web.live import Moment
 from agent.web.render import in_language
 from drivers.line.trace import read_trace
@@ -55,7 +55,9 @@ def now_view(
     ]
     return {
         "problem": in_language(moment.error, language) if moment.error is not None else "",
-        "seen": show_age(now - float(snapshot["time"])) if moment.error is not None and "time" in snapshot else "",
+        "seen": show_age(now - float(snapshot["time"]), language)
+        if moment.error is not None and "time" in snapshot
+        else "",
         "catching_up": moment.catching_up,
         "findings": [
             {"fault": one.exit_code > 0, "text": one.text(language), "advice": one.advice(language)}
@@ -103,7 +105,7 @@ def _head(snapshot: Mapping[str, Any], language: str, now: float) -> list[tuple[
     synced = {True: "clock.synced", False: "clock.not"}.get(clock.get("synced"), "clock.unknown")
     rows = [("head.clock", label(synced, language, error=round(clock.get("error_ms") or 0)))]
     if (started := snapshot.get("started")) is not None:
-        rows.insert(0, ("head.running", show_age(now - float(started))))
+        rows.insert(0, ("head.running", show_age(now - float(started), language)))
     if store.get("size_bytes") is not None:
         size, limit, free = (
             show_size(store.get(name) or 0) for name in ("size_bytes", "limit_bytes", "disk_free_bytes")
@@ -139,7 +141,7 @@ def _device_row(
         "worst": reason_text(worst, language) if worst else "",
         "worst_count": missing.get(worst, ""),
         "doubtful": sum((recent.get("marked") or {}).get(quality, 0) for quality in DOUBTFUL) or "",
-        "last": show_age(moment.time - last) if last else "–",
+        "last": show_age(moment.time - last, language) if last else "–",
         "line": str(facts.get("line", "?")),
         "line_href": f"/frames/{quote(str(facts.get('line', '')), safe='')}",
         "profile": str(facts.get("profile", "")),
@@ -181,7 +183,7 @@ def shown(latest: Latest, moment: Moment, language: str) -> ShownPoint:
         clean_text(str(number(latest.value) if latest.value is not None else ""), 80),
         clean_text(quality, 60),
         missing,
-        show_age(latest.age_s(int(moment.time * 1e9))),
+        show_age(latest.age_s(int(moment.time * 1e9)), language),
         f"{device_href(latest.point.device)}/{quote(latest.point.name, safe='')}",
     )
 
@@ -214,7 +216,7 @@ def _uplink_row(name: str, facts: Mapping[str, Any], stopped: bool, language: st
         "state": "–" if stopped else state,
         "subscriber": label(f"subscriber.{subscriber}", language),
         **{key: facts.get(key, "–") for key in ("waiting", "confirmed", "refused")},
-        "confirm": clean_text(str(facts.get("confirm") or "–"), 20),
+        "confirm": value_word("confirm", str(facts.get("confirm") or "–"), language),
     }
 
 
@@ -223,7 +225,7 @@ def device_view(moment: Moment, language: str, name: str, labels: Mapping[str, s
     facts = moment.snapshot.get("devices", {}).get(name, {})
     row = _device_row(name, facts, moment, language, labels)
     identity = {
-        clean_text(str(key), 60): clean_text(str(value), 120)
+        clean_text(str(key), 60): value_word("", str(value), language)
         for key, value in (facts.get("identity") or {}).items()
         if value is not None
     }

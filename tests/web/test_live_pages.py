@@ -13,7 +13,7 @@ import pytest
 
 from agent.cli.main_points import main_values
 from agent.web import live
-from agent.web.labels import FACTS, FLAGS, LABELS
+from agent.web.labels import FACTS, FLAGS, LABELS, value_word
 from drivers.line.trace import FrameTrace
 from drivers.model import Quality, Reason
 from tests.kits.mutations import mutations
@@ -104,6 +104,22 @@ def test_the_points_that_tell_most(points: str, shown: str) -> None:
         (name.rstrip("!"), kind, name.endswith("!")) for name, _, kind in (x.partition(":") for x in points.split())
     ]
     assert main_values(found) == shown.split()
+
+
+def test_ages_and_values_are_words_of_the_language(viewer, traces) -> None:
+    traces.values(2, (0, 1, 0, 0), ago_s=360)
+    traces.write(uplinks={"platform": {"connected": True, "confirm": "subscriber"}})
+    page = viewer().get("/?lang=zh").text
+    assert "运行" in page and not re.search(r"\d (min|s|h|d)\b", page) and "subscriber" not in page
+    assert value_word("profile.evidence", "dump", "zh") == "经设备录制数据核对"
+    assert [value_word("x", one, "en") for one in ("True", "fast", "v1")] == ["yes", "fast", "v1"]
+
+
+def test_a_label_in_two_languages_is_shown_in_one(viewer, traces) -> None:
+    browser = viewer(labels={"inv1": "并网点 / grid connection", "inv2": "A / B"})
+    assert "并网点" not in browser.get("/").text and "grid connection" in browser.get("/").text
+    chinese = browser.get("/device/inv1?lang=zh").text
+    assert "并网点" in chinese and "grid connection" not in chinese and "A / B" in browser.get("/").text
 
 
 def test_points_have_names_that_a_parks_staff_reads(viewer, traces) -> None:
