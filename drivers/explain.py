@@ -18,7 +18,7 @@ Json = dict[str, Any]
 MAX_TEXT = 1000  # characters of a device's text, at most: a whole telegram of maker's data in hex
 COPY_WHOLE = "Copy it whole, from its first byte to its last"
 AS_SENT = "A byte differs from what was sent: read it again, or copy it again"
-SHOWN_UNITS: Mapping[str, str] = {"Cel": "°C"}
+SHOWN_UNITS: Mapping[str, str] = {"Cel": "°C", "deg": "°"}
 
 
 class BrokenInput(Exception):
@@ -60,7 +60,7 @@ def number(value: Decimal | int | str | None) -> int | float | str | None:
 
 def show_unit(unit: str) -> str:
     """A unit as people write it; packs and JSON speak SenML."""
-    return SHOWN_UNITS.get(unit, unit)
+    return SHOWN_UNITS.get(unit, unit).replace("m3", "m³").replace("m2", "m²").replace("CO2", "CO₂")
 
 
 def show_quality(code: int) -> str:

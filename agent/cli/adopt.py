@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agent.cli.common import SHOWN_UNITS, as_complaint, as_line, say
+from agent.cli.common import as_complaint, as_line, say, show_unit
 from agent.cli.config_files import check_absent, check_writable, make_folder, toml_text, write_new
 from agent.cli.main_points import first_points, known_as
 from agent.cli.options import (
@@ -606,7 +606,7 @@ def _first_values(config: Config, entry: DeviceConfig, words: Mapping[str, str],
     for name in first_points(points):
         value, quality = rows[name].value, show_quality(rows[name].quality)
         text = str(value) if isinstance(value, int) else show_number(value)
-        shown_unit = SHOWN_UNITS.get(rows[name].unit, rows[name].unit)
+        shown_unit = show_unit(rows[name].unit)
         table.add_row(cell(name), cell(text, 60), cell(shown_unit), f"[yellow]{quality}[/]" if quality else "")
         plain = value if isinstance(value, int) else number(value)
         shown.append({"point": name, "value": plain, "unit": rows[name].unit, "quality": quality or "good"})

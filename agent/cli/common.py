@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 MAX_SNAPSHOT = 64 << 20
 # of readings, as `decode` shows them, too
-SHOWN_UNITS, show_unit, show_quality = explain.SHOWN_UNITS, explain.show_unit, explain.show_quality
+show_unit, show_quality = explain.show_unit, explain.show_quality
+AGE_UNITS: Final = {"s": "秒", "min": "分钟", "h": "小时", "d": "天"}
 LAST_ERROR: Final = "last-error"  # the agent writes it
 # controls, what turns the direction of writing or has no width, line separators, half characters
 UNSHOWN: Final = re.compile(
@@ -183,15 +184,24 @@ def pad(text: str, width: int) -> str:
     return text + " " * (width - len(text) - sum(east_asian_width(c) in "WF" for c in text))
 
 
-def show_age(seconds: float | None) -> str:
+def show_age(seconds: float | None, language: str = "en") -> str:
     """An age for people: 3 s, 4 min, 2 h, 5 d; a dash if unknown."""
     if seconds is None:
         return "-"
     seconds = max(seconds, 0.0)
     for limit, size, unit in ((10, 1, "s"), (120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
         if seconds < limit:
-            return f"{seconds / size:.1f} {unit}" if limit == 10 else f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 86400:.0f} d"
+            text = f"{seconds / size:.1f} {unit}" if limit == 10 else f"{seconds / size:.0f} {unit}"
+            break
+    else:
+        text = f"{seconds / 86400:.0f} d"
+    return age_in_chinese(text) if language == "zh" else text
+
+
+def age_in_chinese(text: str) -> str:
+    """An age of ``show_age`` with its unit in Chinese."""
+    number, _, unit = text.partition(" ")
+    return f"{number} {AGE_UNITS[unit]}" if unit in AGE_UNITS else text
 
 
 def columns(text: str) -> int:

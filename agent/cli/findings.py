@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from agent.certificates import WARN_DAYS
-from agent.cli.common import show_age, singular
+from agent.cli.common import age_in_chinese, show_age, singular
 from agent.cli.finding_words import BECAUSE, FINDINGS, LANGUAGES, reason_words
 from drivers.model import clean_text
 
@@ -96,6 +96,8 @@ def _in_chinese(name: str, value: object) -> object:
     """A value that is a text of the agent, as far as its words are known."""
     from agent.cli.chinese import translate
 
+    if name in ("age", "span"):
+        return age_in_chinese(str(value))
     if name not in OWN_TEXTS or not isinstance(value, str):
         return value
     if name == "change":

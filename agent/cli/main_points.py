@@ -19,6 +19,10 @@ COUNTERS: Final[tuple[str, ...]] = (
     "battery.energy.discharge", "dc.energy",
 )  # fmt: skip
 
+MAIN_VALUES: Final = 2
+FIXED: Final = frozenset({"rated", "max", "min", "limit", "reactive", "apparent", "factor", "cell"})  # no power of now
+NOT_MEASURED: Final = ("device.", "control.")
+
 
 IDENTITY: Final = ("vendor", "maker", "product", "model", "serial", "number", "firmware")
 
@@ -34,6 +38,32 @@ def first_points(points: Iterable[Point]) -> list[str]:
     names = [point.name for point in points]
     found: list[str] = [name for name in SHOWN if name in names]
     return (found or names)[:MOST_SHOWN]
+
+
+def main_values(points: Iterable[tuple[str, str, bool]]) -> list[str]:
+    """The points that tell most of a device right now, of (name, kind, is missing): the charge of a battery, the power,
+    the counter that goes with it; another gauge only where there is none of these. Never what stands on a nameplate.
+    """
+
+    def family(name: str, kind: str) -> int:
+        words = name.split(".")
+        if kind == Kind.COUNTER:
+            return 2 if {"energy", "volume"} & set(words) and not {"reactive", "apparent"} & set(words) else 4
+        if name == "battery.soc":
+            return 0
+        return 1 if "power" in words else 3
+
+    ranked: dict[int, list[tuple[bool, bool, int, int]]] = {}
+    found = [
+        (name, kind, missing)
+        for name, kind, missing in points
+        if kind in (Kind.GAUGE, Kind.COUNTER) and not name.startswith(NOT_MEASURED) and not FIXED & set(name.split("."))
+    ]
+    for at, (name, kind, missing) in enumerate(found):
+        rank = (missing, name.startswith("dc."), name.count("."), at)
+        ranked.setdefault(family(name, kind), []).append(rank)
+    best = [found[min(ranked[one])[-1]][0] for one in sorted(ranked)]
+    return best[:MAIN_VALUES]
 
 
 def main_counter(points: Sequence[tuple[str, str]]) -> str:

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 from zoneinfo import ZoneInfo
 
 from agent.cli.common import show_unit
-from agent.cli.report.labels import duration, share
+from agent.cli.report.labels import duration, own_text, share
 from agent.indicators.quantities import title_of
 from agent.web.labels import FLAGS, label
 from agent.web.views import GOOD, device_href, reason_text
@@ -279,7 +279,7 @@ def _device_total(
     main = [energy for energy in one["energy"] if energy["role"]] or one["energy"][:1]
     return {
         "name": name,
-        "label": clean_text(one["label"] or labels.get(name, ""), 80),
+        "label": clean_text(own_text(one["label"], language) or labels.get(name, ""), 80),
         "href": f"/day?{urlencode({'date': answer['day'], 'device': name})}",
         "configured": one["configured"],
         "energy": [

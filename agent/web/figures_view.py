@@ -51,7 +51,8 @@ def figures(page: Mapping[str, Any], period: str, language: str) -> dict[str, An
             groups.append({"id": clean_text(one["id"], 60), "title": title, "source": source, "cards": cards})
     return {
         "label": clean_text(page["period"]["label"], 40),
-        "until": f"{datetime.fromtimestamp(page['period']['until'], zone):%Y-%m-%d %H:%M}",
+        "until": _until(page["period"], zone, language),
+        "over": page["period"]["until"] >= page["period"]["to"],
         "known": any(value_of(figure) for figure in page["figures"]),
         "groups": groups,
         "trace": _trace(page["trace"], "%H:%M" if period == "day" else "%m-%d %H:%M", language, zone),
@@ -64,6 +65,15 @@ def figures(page: Mapping[str, Any], period: str, language: str) -> dict[str, An
         "gaps": _gaps(page.get("devices", ()), period, page["period"], zone, language),
         "closed": bool(page.get("closed")),
     }
+
+
+def _until(period: Mapping[str, Any], zone: ZoneInfo, language: str) -> str:
+    """How far the period is known; it may not have begun."""
+    if period["until"] <= period["from"]:
+        begin = datetime.fromtimestamp(period["from"], zone)
+        return label("figures.future", language, begin=f"{begin:%Y-%m-%d %H:%M}")
+    until = datetime.fromtimestamp(period["until"], zone)
+    return label("figures.until", language, until=f"{until:%Y-%m-%d %H:%M}")
 
 
 def _card(figure: Mapping[str, Any], language: str) -> dict[str, Any]:
@@ -90,7 +100,7 @@ def _card(figure: Mapping[str, Any], language: str) -> dict[str, Any]:
         "low": completeness < GOOD,
         "estimated": share(figure["estimated"]) if figure["estimated"] != "0" else "",
         "drags": [
-            f"{clean_text(text_in(one['title'], language), 80)} {number(one['v'])} {clean_text(one['u'], 20)}"
+            f"{clean_text(text_in(one['title'], language), 80)} {number(one['v'])} {clean_text(unit(one), 20)}"
             for one in figure["drags"]
         ],
         "lacking": clean_text(lacking(figure, language), 500),
@@ -158,7 +168,7 @@ def _inputs(found: Sequence[Mapping[str, Any]], language: str) -> list[dict[str,
             {
                 "title": clean_text(text_in(one["title"], language), 120),
                 "basis": words[one["basis"]],
-                "amount": f"{number(one['v'], 6)} {clean_text(one['u'], 20)}" if one["basis"] != "absent" else "–",
+                "amount": f"{number(one['v'], 6)} {clean_text(unit(one), 20)}" if one["basis"] != "absent" else "–",
                 "known": share(one["completeness"]) if "completeness" in one else "",
                 "low": float(one.get("completeness", 1)) < GOOD,
                 "packs": [pack for place in one.get("from", ()) if (pack := _pack_range(place))],
@@ -195,7 +205,7 @@ def _gaps(
             rows.append(
                 {
                     "name": clean_text(one["device"], 80),
-                    "label": clean_text(one.get("label", ""), 80),
+                    "label": clean_text(own_text(one.get("label", ""), language), 80),
                     "href": f"/day?{urlencode({'date': day, 'device': one['device']})}" if period == "day" else "",
                     "missing": [(reason_text(why, language), duration(ms, language)) for why, (ms, _) in missing],
                 }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from agent.cli.finding_words import LANGUAGES, Texts
+from drivers.model import clean_text
 
 __all__ = ["LABELS", "LANGUAGES", "label"]
 
@@ -190,7 +191,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "chart.mean": ("mean", "均值"),
     "chart.doubtful": ("doubtful or estimated", "可疑或估算"),
     "chart.band": ("missing", "缺失"),
-    "chart.band.site": ("missing, of all devices", "缺失（全部设备）"),
+    "chart.band.site": ("missing, mean of all devices", "缺失（全部设备平均）"),
     "chart.help": (
         "Curve of {title}. The table below holds its values; with the arrow keys they are read out.",
         "{title} 的曲线。数值见下表；按方向键可逐点朗读。",
@@ -208,6 +209,9 @@ LABELS: Final[Mapping[str, Texts]] = {
     "packs": ("packs", "数据包"),
     "total": ("total", "合计"),
     "known.share": ("{share} known", "完整率 {share}"),
+    "known.time": ("{share} of the time known", "时间完整率 {share}"),
+    "known.so_far": ("{share} of the time so far known", "截至目前的时间完整率 {share}"),
+    "estimated.amount": ("{share} of the amount estimated", "估算量占比 {share}"),
     "where_from": ("where it comes from", "数据来源"),
     # --- figures
     "period.earlier": ("Earlier", "前一期"),
@@ -219,12 +223,12 @@ LABELS: Final[Mapping[str, Texts]] = {
     "period.year": ("year", "年"),
     "figures.nothing": ("Nothing is known of this period.", "该时段无数据。"),
     "figures.until": ("known until {until}", "数据截至 {until}"),
+    "figures.future": ("this period begins at {begin}", "该时段自 {begin} 开始"),
     "verdict.unjudged": ("not judged: only {share} known", "未判定：仅 {share} 数据已知"),
     "verdict.met": ("met", "达标"),
     "verdict.not met": ("not met", "未达标"),
     "verdict.no data": ("no data", "无数据"),
     "target": ("target", "目标"),
-    "estimated": ("estimated", "估算"),
     "drags": ("what weighs on it", "主要影响因素"),
     "trend": ("Trend", "趋势"),
     "inputs": ("What the figures are made of", "指标的输入量"),
@@ -322,6 +326,31 @@ FLAGS: Final[Mapping[str, Texts]] = {
     "power": ("from power", "由功率积分"),
     "late": ("late", "迟到"),
 }
+
+
+VALUES: Final[Mapping[str, Texts]] = {  # that are words, by the last part of the member that they stand in
+    "True": ("yes", "是"),
+    "False": ("no", "否"),
+    "evidence derived": ("derived from documents", "由文档推导"),
+    "evidence dump": ("checked with recorded devices", "经设备录制数据核对"),
+    "evidence field": ("checked in the field", "经现场核对"),
+    "pace fast": ("fast", "快速"),
+    "pace normal": ("normal", "常规"),
+    "pace slow": ("slow", "慢速"),
+    "kind gauge": ("gauge", "瞬时量"),
+    "kind counter": ("counter", "累计量"),
+    "kind state": ("state", "状态"),
+    "kind text": ("text", "文本"),
+    "confirm platform": ("platform", "平台"),
+    "confirm subscriber": ("subscriber", "接收方"),
+    "confirm broker": ("broker", "消息服务器"),
+}
+
+
+def value_word(member: str, value: str, language: str) -> str:
+    """A value of a member, in words of the language where it is one of ours; else cleaned."""
+    key = value if value in VALUES else f"{member.rpartition('.')[2]} {value}"
+    return VALUES[key][LANGUAGES.index(language)] if key in VALUES else clean_text(value, 400)
 
 
 def label(key: str, language: str, **values: object) -> str:

@@ -35,6 +35,12 @@ def point_title(point: str, language: str) -> str:
     return "" if entry is None else entry.zh if language == "zh" else entry.en
 
 
+def short_title(point: str, language: str) -> str:
+    """The same without what it adds about signs; a point that the vocabulary does not know has its own name."""
+    title = point_title(point, language)
+    return clean_text(title.partition("（")[0].partition(", ")[0], 80) or clean_text(point, 80)
+
+
 def in_language(error: GatewayError, language: str) -> str:
     """`WHERE: WHAT. WHAT TO DO`, without what could not be printed."""
     if language == "zh":
@@ -78,6 +84,7 @@ class Renderer:
         return self._templates.get_template(template).render(
             t=t,
             titled=lambda point: point_title(point, language),
+            short=lambda point: short_title(point, language),
             lang=language,
             other_language=next(one for one in LANGUAGES if one != language),
             other_url=str(url.include_query_params(lang=next(one for one in LANGUAGES if one != language)).replace(

@@ -29,6 +29,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from agent.cli.questions import given
+from agent.cli.report.labels import own_text
 from agent.config import PageConfig, WebConfig, load_page_config
 from agent.config.web import listen_address
 from agent.web.day_view import day_links, day_of, device_day, site_day
@@ -219,7 +220,7 @@ class Page:
         shown_day = day_of(answer["day"])
         if shown_day is None or (device and not answer["devices"]):
             raise HTTPException(404)
-        labels = self.config.labels
+        labels = {name: own_text(text, language) for name, text in self.config.labels.items()}
         if device:
             view = device_day(answer, language, [name[:200] for name in query.getlist("point")])
         else:

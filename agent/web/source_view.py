@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from agent.web.labels import FACTS
+from agent.web.labels import FACTS, value_word
 from agent.web.views import reason_text
 from drivers.model import clean_text
 
@@ -18,7 +18,10 @@ MOST_FACTS: Final = 60
 
 def _named(rows: list[tuple[str, str]], language: str) -> list[tuple[str, str]]:
     """The same with the members' names in words, where there are some."""
-    return [(FACTS[name][language == "zh"] if name in FACTS else name, text) for name, text in rows]
+    return [
+        (FACTS[name][language == "zh"] if name in FACTS else name, value_word(name, text, language))
+        for name, text in rows
+    ]
 
 
 def _text(value: object) -> str:

@@ -16,16 +16,17 @@ from agent.certificates import WARN_DAYS
 from agent.cli.common import NoAgent, learned_maps, show_age, show_quality
 from agent.cli.finding_words import LANGUAGES, reason_words
 from agent.cli.findings import DOUBTFUL, show_size
+from agent.cli.main_points import main_values
 from agent.cli.reading_words import LINE_TROUBLE, QUALITIES
+from agent.cli.report.labels import own_text
 from agent.cli.ring_follower import GAP_CODES, Latest, last_answer, number, show_number
-from agent.web.labels import label
+from agent.web.labels import label, value_word
 from agent.web.live import Moment
 from agent.web.render import in_language
 from drivers.line.trace import read_trace
 from drivers.model import GatewayError, clean_text
 
 MOST_FRAMES: Final = 200
-MAIN_POINTS: Final = 2  # of a device, on the first page
 STATES: Final = ("alive", "dead", "asleep", "unknown", "swapped")
 GOOD: Final = 0.9  # of the due readings
 OLD_S: Final = 5.0  # a value is old beyond this and beyond so many ...
@@ -59,7 +60,9 @@ def now_view(
     own = _own_findings(certificate_ends, moment.time, language)
     return {
         "problem": in_language(moment.error, language) if moment.error is not None else "",
-        "seen": show_age(now - float(snapshot["time"])) if moment.error is not None and "time" in snapshot else "",
+        "seen": show_age(now - float(snapshot["time"]), language)
+        if moment.error is not None and "time" in snapshot
+        else "",
         "catching_up": moment.catching_up,
         "findings": [
             {"level": one.level, "text": one.text(language), "advice": one.advice(language)} for one in moment.findings
@@ -110,7 +113,7 @@ def _head(snapshot: Mapping[str, Any], language: str, now: float) -> list[tuple[
     synced = {True: "clock.synced", False: "clock.not"}.get(clock.get("synced"), "clock.unknown")
     rows = [("head.clock", label(synced, language, error=round(clock.get("error_ms") or 0)))]
     if (started := snapshot.get("started")) is not None:
-        rows.insert(0, ("head.running", show_age(now - float(started))))
+        rows.insert(0, ("head.running", show_age(now - float(started), language)))
     if store.get("size_bytes") is not None:
         size, limit, free = (
             show_size(store.get(name) or 0) for name in ("size_bytes", "limit_bytes", "disk_free_bytes")
@@ -133,7 +136,7 @@ def _device_row(
     stopped = moment.error is not None
     return {
         "name": name,
-        "label": clean_text(labels.get(name, ""), 80),
+        "label": clean_text(own_text(labels.get(name, ""), language), 80),
         "href": device_href(name),
         "state": "unknown" if stopped or state not in STATES else state,
         "state_text": "–"
@@ -146,7 +149,7 @@ def _device_row(
         "worst": reason_text(worst, language) if worst else "",
         "worst_count": missing.get(worst, ""),
         "doubtful": sum((recent.get("marked") or {}).get(quality, 0) for quality in DOUBTFUL) or "",
-        "last": show_age(moment.time - last) if last else "–",
+        "last": show_age(moment.time - last, language) if last else "–",
         "line": str(facts.get("line", "?")),
         "line_href": f"/frames/{quote(str(facts.get('line', '')), safe='')}",
         "profile": str(facts.get("profile", "")),
@@ -165,18 +168,12 @@ def reason_text(reason: str, language: str) -> str:
 
 
 def _main_points(points: Iterable[Latest]) -> list[Latest]:
-    """What a person looks for first: the power, and the counter that goes with it."""
-    found = [one for one in points if one.point.kind in ("gauge", "counter")]
-
-    def rank(one: Latest) -> tuple[bool, bool, bool, int]:
-        name, kind = one.point.name, one.point.kind
-        wanted = ".power" in name if kind == "gauge" else "energy" in name or "volume" in name
-        return one.quality >= GAP_CODES, not wanted, name.startswith("dc."), name.count(".")
-
-    best = [
-        min((one for one in found if one.point.kind == kind), key=rank, default=None) for kind in ("gauge", "counter")
+    """What a person looks for first."""
+    by_name = {one.point.name: one for one in points}
+    return [
+        by_name[name]
+        for name in main_values((name, one.point.kind, one.quality >= GAP_CODES) for name, one in by_name.items())
     ]
-    return [one for one in best if one is not None][:MAIN_POINTS]
 
 
 def shown(latest: Latest, moment: Moment, language: str) -> ShownPoint:
@@ -199,7 +196,7 @@ def shown(latest: Latest, moment: Moment, language: str) -> ShownPoint:
         clean_text(quality, 60),
         missing,
         is_old,
-        show_age(latest.age_s(int(moment.time * 1e9))),
+        show_age(latest.age_s(int(moment.time * 1e9)), language),
         f"{device_href(latest.point.device)}/{quote(latest.point.name, safe='')}",
     )
 
@@ -232,7 +229,7 @@ def _uplink_row(name: str, facts: Mapping[str, Any], stopped: bool, language: st
         "state": "–" if stopped else state,
         "subscriber": label(f"subscriber.{subscriber}", language),
         **{key: facts.get(key, "–") for key in ("waiting", "confirmed", "refused")},
-        "confirm": clean_text(str(facts.get("confirm") or "–"), 20),
+        "confirm": value_word("confirm", str(facts.get("confirm") or "–"), language),
     }
 
 
@@ -241,7 +238,7 @@ def device_view(moment: Moment, language: str, name: str, labels: Mapping[str, s
     facts = moment.snapshot.get("devices", {}).get(name, {})
     row = _device_row(name, facts, moment, language, labels)
     identity = {
-        clean_text(str(key), 60): clean_text(str(value), 120)
+        clean_text(str(key), 60): value_word("", str(value), language)
         for key, value in (facts.get("identity") or {}).items()
         if value is not None
     }

@@ -131,6 +131,25 @@ def test_values_move_and_a_pause_holds_them(scene: Scene) -> None:
         assert page.inner_html("main") == held and not requests
 
 
+@pytest.mark.parametrize("path", ["/", "/device/m1", "/frames/roof"])
+def test_focus_and_scroll_stay_while_the_page_refreshes(scene: Scene, path: str) -> None:
+    """Also where a part of the page comes or goes before the link."""
+    with viewer(scene, "en", "phone", "light") as page:
+        page.goto(scene.url + path)
+        focused = "main a" if path != "/frames/roof" else "main [tabindex]"
+        page.locator(focused).last.focus()
+        page.evaluate("window.focused = document.activeElement")
+        at = page.evaluate("scrollY")
+        for change in ("0", "document.querySelector('main').prepend(document.createElement('p'))", "0"):
+            page.evaluate(change)
+            with page.expect_response(lambda answer: answer.request.headers.get("x-refresh") == "1"):
+                pass
+            page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done, 100)))")
+            assert page.evaluate("document.activeElement === window.focused && window.focused.isConnected"), change
+        assert page.evaluate("document.querySelector('main > p:first-child:empty')") is None
+        assert abs(page.evaluate("scrollY") - at) < 60
+
+
 def test_by_keyboard_alone(scene: Scene) -> None:
     with viewer(scene, "en", "desktop", "light") as page:
         page.goto(f"{scene.url}/day?date={scene.day}&device=m1")

@@ -182,7 +182,7 @@ def test_local_days_have_23_and_25_hours_where_clocks_change() -> None:
     [
         ('st = "32"', 'st = "x"', "two digits"),
         ('upload = "minutes"', 'upload = "weeks"', "realtime, minutes"),
-        ("interval = 60", "interval = 7", "divide an hour"),
+        ("interval = 60", "interval = 7", "divides an hour"),
         ("Asia/Shanghai", "Mars/Olympus", "timezone"),
         ('code = "w01018"', 'code = ""', "the bureau names"),
         ("least = 0.75", "", "below which"),

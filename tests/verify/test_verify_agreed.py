@@ -128,7 +128,7 @@ def test_a_list_may_differ_from_gateway_to_gateway() -> None:
     assert not AgreedStreams(["park7/gw01=inv1"]).has_list("park7/gw02")
     assert AgreedStreams().asked("a/b/c") and not AgreedStreams()
     for wrong in ("", "a/b", "park7=inv1", "park7/gw01=", "inv1,inv2", "inv[12]", "+", "#", "in v", "x" * 65, "=inv1"):
-        with pytest.raises(ValueError, match="expected such as"):
+        with pytest.raises(ValueError, match="expected a name or pattern"):
             AgreedStreams([wrong])
 
 
@@ -145,4 +145,4 @@ def test_the_command(tmp_path: Path) -> None:
     done = CliRunner().invoke(verify, [folder, "--trust", OLD.kid, "--streams", "inv1,gate-meter"])
     assert done.exit_code == 6 and f"{METER}: no pack is present" in done.output
     done = CliRunner().invoke(verify, [folder, "--trust", OLD.kid, "--streams", "park7=inv1"])
-    assert done.exit_code != 0 and "expected such as inv1" in str(done.exception)
+    assert done.exit_code != 0 and "expected a name or pattern such as inv1" in str(done.exception)

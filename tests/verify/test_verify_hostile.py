@@ -266,7 +266,7 @@ def test_other_lists_without_end_are_refused(work: Work, tmp_path: Path) -> None
     for name, said in (
         ("clock steps without end", "more than 100 clock steps"),
         ("periods without end", "more than 256 different periods"),
-        ("a page of heads", "more than 1000 on a page"),
+        ("a page of heads", "at most 1000 entries"),
     ):
         report = run(ATTACKS[f"by a known key {name}"](), tmp_path, work)
         assert report.failures == {"shape": 1} and said in report.faults[0].reason

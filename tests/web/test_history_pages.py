@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from agent.cli.common import show_unit
 from agent.cli.report.labels import duration, share
 from agent.cli.report.labels import number as plain
 from agent.config import PageConfig, WebConfig
@@ -180,6 +181,40 @@ def test_figures(viewer, period: str) -> None:
         assert "Devices with missing readings" in words
     assert viewer.get("/figures?period=week").status_code == 404
     assert viewer.get("/figures?date=nonsense").status_code == 404
+
+
+def test_a_share_says_of_what_it_is(viewer) -> None:
+    """Today is known of the time so far; the known share is of time, the estimated one of the amount."""
+    over, today = (text_of(viewer.get(f"/day{query}").text) for query in ("?date=2026-11-24", ""))
+    assert "so far" not in over and re.search(r"[\d.]+ % of the time so far known", today)
+    assert "missing, mean of all devices" in over, "the band under the curves of the site"
+    assert "Active energy imported 1 440 kWh" in over, "which counter of the device"
+    page = viewer.get("/figures?period=day&date=2026-11-24")
+    assert re.search(r"[\d.]+ % of the time known", text_of(page.text))
+    assert "of the time so far known" in text_of(viewer.get("/figures?period=day").text)
+    assert "的时间完整率" in viewer.get("/figures?period=day&lang=zh").text
+
+
+def test_the_trace_can_be_read_like_the_other_charts(viewer) -> None:
+    page = viewer.get("/figures?period=day&date=2026-11-24").text
+    (stacked,) = re.findall(r'<figure class="stacked"[^>]*>', page)
+    assert 'data-unit="kWh"' in stacked and 'tabindex="0"' in stacked and "aria-hidden" not in stacked
+    assert 'role="img"' in stacked and "arrow keys" in stacked and f'{stacked}</figure>\n<output class="reader"' in page
+
+
+def test_a_period_that_is_to_come_is_not_known_until_it_begins() -> None:
+    trace = {"consumption": "0", "incomplete": 0, "hours": [], "issued": []}
+    page = {
+        "timezone": "UTC", "sets": [], "figures": [], "trace": trace, "excluded": [],
+        "period": {"label": "2030", "from": 1_893_456_000, "to": 1_924_992_000, "until": 1_893_456_000},
+    }  # fmt: skip
+    assert figures(page, "year", "en")["until"] == "this period begins at 2030-01-01 00:00"
+
+
+def test_units_are_as_people_write_them() -> None:
+    assert [show_unit(one) for one in ("m3", "m3/tCO2", "Nm3/h", "W/m2", "deg", "Cel", "kWh", "")] == [
+        "m³", "m³/tCO₂", "Nm³/h", "W/m²", "°", "°C", "kWh", ""
+    ]  # fmt: skip
 
 
 def figure(known: str, verdict: str) -> dict[str, Any]:

@@ -13,8 +13,9 @@ import pytest
 
 from agent.cli.finding_words import FINDINGS
 from agent.cli.findings import Finding
+from agent.cli.main_points import main_values
 from agent.web import live
-from agent.web.labels import FACTS, FLAGS, LABELS
+from agent.web.labels import FACTS, FLAGS, LABELS, value_word
 from drivers.line.trace import FrameTrace
 from drivers.model import GatewayError, Quality, Reason
 from tests.kits.mutations import mutations
@@ -67,6 +68,60 @@ def test_the_page_of_a_device_has_all_points_with_quality_and_age(viewer, traces
     traces.text(2, 2, b"v1 <b>")
     page = viewer().get("/device/inv1").text
     assert "suspect" in page and "v1 &lt;b&gt;" in page and "60 s" in page and "device.firmware" in page
+
+
+def test_the_first_page_shows_what_a_device_does_now_with_its_name(viewer, traces) -> None:
+    """Never the rated power of a nameplate, which is the first gauge with power in its name."""
+    traces.facts["tables"]["2"]["points"] = [
+        {"n": "device.power.rated", "u": "W", "kind": "gauge"},
+        {"n": "ac.power.active", "u": "W", "kind": "gauge"},
+        {"n": "ac.energy.export", "u": "kWh", "kind": "counter"},
+    ]
+    traces.write()
+    traces.values(2, (0, 100000, 0, 0), (1, 2345, 0, 0), (2, 77, 0, 0))
+    browser = viewer()
+    page = browser.get("/").text
+    assert "100000" not in page and "2345" in page and "77" in page
+    assert '<span class="name">Active power</span>' in page
+    assert '<span class="name">有功功率</span>' in browser.get("/?lang=zh").text
+
+
+@pytest.mark.parametrize(
+    ("points", "shown"),
+    [
+        ("battery.voltage:gauge battery.power:gauge battery.soc:gauge battery.energy.charge:counter",
+         "battery.soc battery.power"),
+        ("device.power.max:gauge ac.power.reactive:gauge ac.power.active.l1:gauge ac.power.active:gauge "
+         "ac.energy.reactive.import:counter ac.energy.import:counter", "ac.power.active ac.energy.import"),
+        ("dc.power:gauge ac.power.generation!:gauge ac.energy.generation:counter", "dc.power ac.energy.generation"),
+        ("battery.limit.charge.power:gauge battery.voltage:gauge battery.power!:gauge",
+         "battery.power battery.voltage"),
+        ("water.volume:counter water.temperature:gauge", "water.volume water.temperature"),
+        ("device.model:text device.power.rated:gauge", ""),
+    ],
+)  # fmt: skip
+def test_the_points_that_tell_most(points: str, shown: str) -> None:
+    """With a "!": missing right now."""
+    found = [
+        (name.rstrip("!"), kind, name.endswith("!")) for name, _, kind in (x.partition(":") for x in points.split())
+    ]
+    assert main_values(found) == shown.split()
+
+
+def test_ages_and_values_are_words_of_the_language(viewer, traces) -> None:
+    traces.values(2, (0, 1, 0, 0), ago_s=360)
+    traces.write(uplinks={"platform": {"connected": True, "confirm": "subscriber"}})
+    page = viewer().get("/?lang=zh").text
+    assert "运行" in page and not re.search(r"\d (min|s|h|d)\b", page) and "subscriber" not in page
+    assert value_word("profile.evidence", "dump", "zh") == "经设备录制数据核对"
+    assert [value_word("x", one, "en") for one in ("True", "fast", "v1")] == ["yes", "fast", "v1"]
+
+
+def test_a_label_in_two_languages_is_shown_in_one(viewer, traces) -> None:
+    browser = viewer(labels={"inv1": "并网点 / grid connection", "inv2": "A / B"})
+    assert "并网点" not in browser.get("/").text and "grid connection" in browser.get("/").text
+    chinese = browser.get("/device/inv1?lang=zh").text
+    assert "并网点" in chinese and "grid connection" not in chinese and "A / B" in browser.get("/").text
 
 
 def test_points_have_names_that_a_parks_staff_reads(viewer, traces) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from agent.cli.report.labels import BALANCE_WORDS, WORDS, number, percent, share
+from agent.cli.report.labels import BALANCE_WORDS, WORDS, number, percent, share, unit
 
 ODD = Decimal("0.5")  # of all that came in
 JUDGED_WHOLE = ("within", "beyond", "unknown")
@@ -84,6 +84,6 @@ def derived_rows(derived: Sequence[Mapping[str, Any]], language: str) -> Iterato
     missing = WORDS[language]["missing"]
     for one in derived:
         if "v" in one:
-            yield one["id"], f"{number(one['v'], 6)} {one['u']}", share(one["completeness"])
+            yield one["id"], f"{number(one['v'], 6)} {unit(one)}", share(one["completeness"])
         else:
             yield one["id"], "–", f"{missing}: {', '.join(one['missing'])}"

@@ -202,7 +202,7 @@ def _show(page: Mapping[str, Any], language: str, first_interval_s: float) -> No
     )
 
     words, console = WORDS[language], open_console()
-    place = page["label"] or f"{page['site']}/{page['gateway']}"
+    place = own_text(page["label"], language) or f"{page['site']}/{page['gateway']}"
     console.print(f"[bold]{words['report']} {cell(page['period']['label'])}[/]  {cell(place)}{_until(page, words)}")
     if not any(figure.get("v") for figure in page["figures"]):
         console.print(words["nothing"])
@@ -223,7 +223,7 @@ def _show(page: Mapping[str, Any], language: str, first_interval_s: float) -> No
         heavy = "; ".join(f"{text_in(one['title'], language)} {percent(one['share'])}" for one in figure["drags"][:1])
         known = share(figure["completeness"]) if value_of(figure) else ""
         if known and figure["estimated"] != "0":
-            known += f", {percent(figure['estimated'])} {words['estimated']}"
+            known += ", " + words["amount estimated"].format(percent(figure["estimated"]))
         verdict = words[verdict_of(figure)]
         colour = colours.get(verdict_of(figure), "dim")
         table.add_row(
@@ -259,6 +259,9 @@ def _until(page: Mapping[str, Any], words: Mapping[str, str]) -> str:
     period = page["period"]
     if period["until"] >= period["to"]:
         return ""
+    if period["until"] <= period["from"]:
+        begin = datetime.fromtimestamp(period["from"], ZoneInfo(page["timezone"]))
+        return f", {words['future']} {begin:%Y-%m-%d %H:%M}"
     return f", {words['until']} {datetime.fromtimestamp(period['until'], ZoneInfo(page['timezone'])):%Y-%m-%d %H:%M}"
 
 

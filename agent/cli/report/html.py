@@ -68,11 +68,12 @@ def page(report: Mapping[str, Any], language: str) -> str:
     zone = ZoneInfo(report["timezone"])
     period = report["period"]
     title = f"{words['report']} {period['label']}"
-    place = escape(report["label"] or report["site"])
-    until = datetime.fromtimestamp(period["until"], zone).strftime("%Y-%m-%d %H:%M")
+    place = escape(own_text(report["label"], language) or report["site"])
+    has_begun = period["until"] > period["from"]
+    until = datetime.fromtimestamp(period["until" if has_begun else "from"], zone).strftime("%Y-%m-%d %H:%M")
     body = [
         f'<h1>{escape(title)}</h1><p class="soft">{place} · {escape(report["site"])}/{escape(report["gateway"])} · '
-        f"{escape(report['timezone'])} · {words['until']} {until}</p>"
+        f"{escape(report['timezone'])} · {words['until' if has_begun else 'future']} {until}</p>"
     ]
     if not any(figure.get("v") for figure in report["figures"]):
         body.append(f"<p>{words['nothing']}</p>")
@@ -113,7 +114,7 @@ def _card(figure: Mapping[str, Any], report: Mapping[str, Any], language: str) -
         f'<div class="small {kind}">{escape(" ".join(filter(None, (target(figure), words[verdict]))))}</div>',
     ]
     if value:
-        parts.append(_known(figure, language))
+        parts.append(_known(figure, language, report["period"]["until"] >= report["period"]["to"]))
         each = words[{"day": "each hour", "month": "each day"}.get(report["period"]["kind"], "each month")]
         parts.append(
             charts.bars(
@@ -142,13 +143,13 @@ def _card(figure: Mapping[str, Any], report: Mapping[str, Any], language: str) -
     return f'<div class="card">{"".join(parts)}</div>'
 
 
-def _known(figure: Mapping[str, Any], language: str) -> str:
+def _known(figure: Mapping[str, Any], language: str, is_over: bool) -> str:
     """The known share, as a bar and in words: as plain to see as the value itself."""
     words, width = WORDS[language], min(max(float(figure["completeness"]), 0.0), 1.0)
     low = "" if is_known_enough(figure) else " low"
-    text = f"{words['known']} {share(figure['completeness'])}"
+    text = words["time known" if is_over else "so far known"].format(share(figure["completeness"]))
     if figure["estimated"] != "0":
-        text += f" · {words['estimated']} {percent(figure['estimated'])}"
+        text += " · " + words["amount estimated"].format(percent(figure["estimated"]))
     return (
         f'<div class="share{low}"><i style="width:{width * 100:.1f}%"></i></div>'
         f'<div class="small {"warn" if low else "soft"}">{escape(text)}</div>'

@@ -44,6 +44,8 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "reasons unknown": "reason not recorded", "reasons since": "before {}: reason not recorded",
         "no role": "no role", "begin of day": "the whole period",
         "each hour": "by hour", "each day": "by day", "each month": "by month",
+        "time known": "{} of the time known", "so far known": "{} of the time so far known",
+        "amount estimated": "{} of the amount estimated", "future": "begins at",
         "colon": ": ", "semicolon": "; ", "comma": ", ",
     },
     "zh": {
@@ -78,6 +80,8 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "reasons unknown": "未记录原因", "reasons since": "{} 之前未记录原因",
         "no role": "无角色", "begin of day": "整个统计期",
         "each hour": "逐时", "each day": "逐日", "each month": "逐月",
+        "time known": "时间完整率 {}", "so far known": "截至目前的时间完整率 {}",
+        "amount estimated": "估算量占比 {}", "future": "开始时间",
         "colon": "：", "semicolon": "；", "comma": "，",
     },
 }  # fmt: skip
@@ -204,8 +208,7 @@ def target(figure: Mapping[str, Any]) -> str:
 
 def unit(one: Mapping[str, Any]) -> str:
     """Of a figure or an amount, as people write it."""
-    shown = show_unit(one["u"])
-    return shown.replace("m3", "m³").replace("m2", "m²").replace("CO2", "CO₂")
+    return show_unit(one["u"])
 
 
 BALANCE_WORDS: Final[Mapping[str, Mapping[str, str]]] = {

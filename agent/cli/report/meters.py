@@ -9,7 +9,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from agent.cli.finding_words import LANGUAGES, reason_words
-from agent.cli.report.labels import WORDS, duration, number, share, unit
+from agent.cli.report.labels import WORDS, duration, number, own_text, share, unit
 from agent.indicators.quantities import FLOW_TITLES
 from agent.roles import ROLES
 from drivers.model import clean_text
@@ -49,14 +49,14 @@ def rows(page: Mapping[str, Any], language: str) -> Iterator[tuple[str, ...]]:
                 words["reasons unknown"] if since is None else words["reasons since"].format(_at(since, page, zone))
             )
             why = words["semicolon"].join(filter(None, (why, unknown)))
-        yield _named(row[0], device), *row[1:], why
+        yield _named(row[0], device, language), *row[1:], why
     for name, device in (devices or {}).items():
         if name not in shown and (why := why_missing(device, language)):
-            yield _named(name, device), words["not counted"], "–", "–", "–", why
+            yield _named(name, device, language), words["not counted"], "–", "–", "–", why
 
 
-def _named(name: str, device: Mapping[str, Any]) -> str:
-    label = device.get("label", "")
+def _named(name: str, device: Mapping[str, Any], language: str) -> str:
+    label = own_text(device.get("label", ""), language)
     return f"{name} ({label})" if label and label != name else name
 
 

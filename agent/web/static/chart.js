@@ -2,6 +2,13 @@
 const NARROW = /[\u2009\u202f,]/g;
 const charts = [];
 
+const STEPS = [1, 5, 10, 15, 30, 60, 120, 180, 240, 360, 720, 1440].map((minutes) => minutes * 60); // no label twice
+
+// As many decimals as it takes to tell one tick from the next.
+function tickText(tick) {
+  return tick.toLocaleString("en-GB", { maximumFractionDigits: 6 }).replace(/,/g, "\u2009");
+}
+
 function css(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
@@ -105,8 +112,8 @@ function drawCurve(figure) {
       y: { range: (u, low, high) => room(low, high) },
     },
     axes: [
-      { ...axis, values: (u, ticks) => ticks.map((tick) => at(tick)), space: 56 },
-      { ...axis, size: 64, label: unit, labelSize: 20, values: (u, ticks) => ticks.map((tick) => tick.toLocaleString("en-GB").replace(/,/g, "\u2009")) },
+      { ...axis, values: (u, ticks) => ticks.map((tick) => at(tick)), space: 56, incrs: STEPS },
+      { ...axis, size: 64, label: unit, labelSize: 20, values: (u, ticks) => ticks.map(tickText) },
     ],
     series: [
       { value: (u, seconds) => (seconds === null ? "–" : at(seconds)), label: figure.dataset.lang === "zh" ? "时间" : "time" },
@@ -121,9 +128,9 @@ function drawCurve(figure) {
     hooks: { draw: [(u) => drawBand(u, rows, figure)] },
   };
   const plot = new window.uPlot(options, data, figure);
-  hideLegend(plot, hasBand ? [2, 3] : [2, 3]);
+  hideLegend(plot, [2, 3]);
   if (!rows.some((row) => row.doubtful)) hideLegend(plot, [4]);
-  readByKeys(figure, plot, rows);
+  readByKeys(figure, rows, (row) => plot.setCursor({ left: plot.valToPos((row.from + row.to) / 2, "x"), top: 20 }));
   return plot;
 }
 
@@ -140,7 +147,7 @@ function room(low, high, below = 0.1) {
 }
 
 // A screen reader hears the row that the arrow keys lead to.
-function readByKeys(figure, plot, rows) {
+function readByKeys(figure, rows, show) {
   const output = figure.nextElementSibling;
   let at = -1;
   figure.onkeydown = (event) => {
@@ -152,7 +159,7 @@ function readByKeys(figure, plot, rows) {
     event.preventDefault();
     const row = rows[at];
     if (!row) return;
-    plot.setCursor({ left: plot.valToPos((row.from + row.to) / 2, "x"), top: 20 });
+    show(row, at);
     output.textContent = row.text;
   };
 }
@@ -169,10 +176,10 @@ function bars(figure, labels, columns, colors, height) {
     scales: { x: { time: false, range: [-0.6, labels.length - 0.4] }, y: { range: (u, low, high) => room(low, high, low < 0 ? 0.1 : 0) } },
     axes: [
       { ...axis, space: 20 + 7 * Math.max(...labels.map((one) => one.length)), incrs: [1, 2, 3, 4, 6, 12, 24, 48, 96, 168, 336, 720], values: (u, ticks) => ticks.map((tick) => labels[tick] ?? "") },
-      { ...axis, size: 52, values: (u, ticks) => ticks.map((tick) => tick.toLocaleString("en-GB").replace(/,/g, "\u2009")) },
+      { ...axis, size: figure.dataset.unit ? 64 : 52, label: figure.dataset.unit || null, labelSize: 20, values: (u, ticks) => ticks.map(tickText) },
     ],
     series: [{}, ...tops.map((_, i) => ({ fill: colors[colors.length - 1 - i], stroke: "transparent", width: 0, paths: window.uPlot.paths.bars({ size: [0.8, 60] }), points: { show: false } }))],
-    legend: { show: false }, cursor: { show: false },
+    legend: { show: false }, cursor: { drag: { x: false, y: false }, y: false, points: { show: false } },
   }, [x, ...tops], figure);
 }
 
@@ -186,7 +193,12 @@ function drawStacked(figure) {
   const rows = rowsOf(figure), count = rows.length ? rows[0].cells.length - 1 : 0;
   const columns = [...Array(count).keys()].map((c) => rows.map((row) => Number(row.cells[c + 1].dataset.v)));
   const colors = columns.map((_, c) => css(`--s-${c}`));
-  return bars(figure, rows.map((row) => row.cells[0].textContent), columns, colors, 220);
+  const names = rows.length ? [...rows[0].closest("table").tHead.rows[0].cells].map((cell) => cell.textContent) : [];
+  const plot = bars(figure, rows.map((row) => row.cells[0].textContent), columns, colors, 220);
+  readByKeys(figure, rows.map((row) => ({
+    text: [...row.cells].map((cell, c) => (c ? `${names[c]} ${cell.textContent} ${figure.dataset.unit}` : cell.textContent)).join(", "),
+  })), (row, at) => plot.setCursor({ left: plot.valToPos(at, "x"), top: 20 }));
+  return plot;
 }
 
 function draw() {

@@ -26,14 +26,39 @@ export function patch(old, fresh) {
   patchChildren(old, fresh);
 }
 
+// Which part of the page a node is: the same part is changed in place.
+function partOf(node) {
+  if (node.nodeType !== Node.ELEMENT_NODE) return node.nodeName;
+  const names = [node.id, node.dataset.key, node.getAttribute("aria-labelledby"), node.getAttribute("href")];
+  return [node.nodeName, ...names].join(" ");
+}
+
+// What comes or goes is in one place, mostly: what is before and after it stays as it is.
 function patchChildren(old, fresh) {
   const before = [...old.childNodes], after = [...fresh.childNodes];
-  for (let i = 0; i < after.length; i++) {
-    if (i >= before.length) old.append(after[i]);
-    else if (sameKind(before[i], after[i])) patch(before[i], after[i]);
-    else before[i].replaceWith(after[i]);
+  const most = Math.min(before.length, after.length);
+  let head = 0, tail = 0;
+  while (head < most && partOf(before[head]) === partOf(after[head])) head++;
+  while (tail < most - head && partOf(before.at(-1 - tail)) === partOf(after.at(-1 - tail))) tail++;
+  const end = tail ? before[before.length - tail] : null;
+  for (let i = 0; i < head; i++) patch(before[i], after[i]);
+  for (let i = 1; i <= tail; i++) patch(before.at(-i), after.at(-i));
+  const leaving = before.slice(head, before.length - tail), coming = after.slice(head, after.length - tail);
+  for (const [i, node] of coming.entries()) {
+    if (i >= leaving.length) old.insertBefore(node, end);
+    else if (sameKind(leaving[i], node)) patch(leaving[i], node);
+    else leaving[i].replaceWith(node);
   }
-  for (const extra of before.slice(after.length)) extra.remove();
+  for (const extra of leaving.slice(coming.length)) extra.remove();
+}
+
+// Focus goes back to the link it was on, wherever that is now.
+function exchange(fresh) {
+  const focused = document.activeElement, part = main.contains(focused) ? partOf(focused) : "";
+  patchChildren(main, fresh);
+  if (!part || (focused.isConnected && partOf(focused) === part)) return;
+  const again = [...main.querySelectorAll(focused.nodeName)].find((one) => partOf(one) === part);
+  if (again) again.focus({ preventScroll: true });
 }
 
 let paused = false;
@@ -43,8 +68,9 @@ async function refresh() {
   try {
     const answer = await fetch(location.href, { headers: { "X-Refresh": "1" }, signal: AbortSignal.timeout(8000) });
     if (answer.status === 401) return location.reload();
-    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").body;
-    if (!paused && !String(getSelection())) patchChildren(main, fresh);
+    const fresh = document.createElement("template"); // keeps the blanks at the beginning, unlike a document
+    fresh.innerHTML = await answer.text();
+    if (!paused && !String(getSelection())) exchange(fresh.content);
     lost.textContent = "";
   } catch {
     if (lost.textContent === "") lost.textContent = lost.dataset.text;
