@@ -284,7 +284,8 @@ def test_the_example_of_the_page_is_a_step_of_a_vector() -> None:
     page = (VECTORS.parent / "intervals.md").read_text(encoding="utf-8")
     found = re.search(
         r"Example: counts of 0\.01 kWh, (\S+) at (\S+) and (\S+) at (\S+)\. Until\n(\S+) it is "
-        r"floor\(1000 \* (\d+) \* (\d+) / (\d+)\) = (\d+), which is (\S+) kWh; the next interval gets the remaining (\d+) ",
+        r"floor\(1000 \* (\d+) \* (\d+) / (\d+)\) = (\d+), which is (\S+) kWh; "
+        r"the next interval gets the remaining (\d+) ",
         page,
     )
     assert found
