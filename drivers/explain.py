@@ -60,7 +60,7 @@ def number(value: Decimal | int | str | None) -> int | float | str | None:
 
 def show_unit(unit: str) -> str:
     """A unit as people write it; packs and JSON speak SenML."""
-    return SHOWN_UNITS.get(unit, unit).replace("m3", "m³").replace("m2", "m²").replace("CO2", "CO₂")
+    return SHOWN_UNITS.get(unit, unit)
 
 
 def show_quality(code: int) -> str:

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from agent.config import ConfigWarning
 
 MAX_SNAPSHOT = 64 << 20
-# of readings, as `decode` shows them, too
-show_unit, show_quality = explain.show_unit, explain.show_quality
+show_quality = explain.show_quality  # of readings, as `decode` shows them, too
 AGE_UNITS: Final = {"s": "秒", "min": "分钟", "h": "小时", "d": "天"}
 LAST_ERROR: Final = "last-error"  # the agent writes it
 # controls, what turns the direction of writing or has no width, line separators, half characters
@@ -41,6 +40,11 @@ ONE_OF_MANY: Final = re.compile(
     r"|point|register|figure|file)s\b"
 )
 REQUESTED: Final[ContextVar[str | None]] = ContextVar("language of --lang", default=None)
+
+
+def show_unit(unit: str) -> str:
+    """A unit as people write it on screens, pages and in reports; packs and JSON speak SenML."""
+    return explain.show_unit(unit).replace("m3", "m³").replace("m2", "m²").replace("CO2", "CO₂")
 
 
 def language_of(given: str | None, environment: Mapping[str, str]) -> str:

@@ -440,7 +440,7 @@ def test_what_cannot_be_read_as_a_frame_is_no_answer(tmp_path: Path) -> None:
         "Expecting value": frame(FrameKind.DONE, b""),
         "answer: ": frame(FrameKind.DONE, b"[" * 9000),  # too deep, or cut off, as the version of Python sees it
         "not a JSON object": frame(FrameKind.DONE, b"[]"),
-        "ended the connection": header(FrameKind.PART, 100) + b"half",
+        "closed the connection": header(FrameKind.PART, 100) + b"half",
         "root# ": frame(FrameKind.FAILED, b'{"what":"\\u001b[2Jroot# ","where":7,"hint":null}'),
     }
     for says, data in answers.items():

@@ -152,7 +152,7 @@ unit = "V"
     assert 'extends "example/bace": no profile "example/bace"' in said[0]
     write(child.replace("example/base", "example/two"), "one")
     write(child.replace("example/base", "example/one"), "two")
-    with pytest.raises(ProfileError, match="circle"):
+    with pytest.raises(ProfileError, match="cycle"):
         load_profile(tmp_path / "example" / "one.toml", [tmp_path])
 
 
