@@ -132,6 +132,11 @@ def whole_fleet(dsns: Sequence[str], like: str | None = None, since: str = "1970
         DatabaseError: none of them can be used, or one is not what it should be.
     """
     states, away = each_shard(parse_shards(dsns), lambda connection: fleet_state(connection, like, since))
+    return joined(states, away)
+
+
+def joined(states: Sequence[FleetState], away: list[Away]) -> FleetState:
+    """What several databases say, as of one."""
     return FleetState(
         sorted((one for state in states for one in state.gateways), key=lambda one: one.name),
         [one for state in states for one in state.unknown],

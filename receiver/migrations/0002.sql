@@ -43,12 +43,26 @@ CREATE TABLE latest (
   published timestamptz NOT NULL DEFAULT now());
 CREATE INDEX ON findings (found);
 
--- What was due in packs that are not here, by UTC day: in holes, and since the newest pack of a device that went silent 15 minutes ago or earlier.
+-- All streams, and whether they were asked for: what was agreed with a gateway is, and its own stream; where nothing was agreed, all of them.
+CREATE VIEW agreed_streams AS
+SELECT s.id, s.gateway, s.name, split_part(s.name, '/', 3) AS last, (
+  NOT EXISTS (SELECT FROM agreed a WHERE a.gateway = s.gateway) OR split_part(s.name, '/', 3) = '_gateway'
+  OR EXISTS (SELECT FROM agreed a WHERE a.gateway = s.gateway
+    AND split_part(s.name, '/', 3) LIKE replace(replace(replace(a.stream, '_', '\_'), '*', '%'), '?', '_'))) AS asked
+FROM streams s;
+
+-- Agreed by name, and named by no pack and no checkpoint of a gateway that made one.
+CREATE VIEW unnamed_streams AS
+SELECT a.gateway, a.stream FROM agreed a WHERE a.stream !~ '[*?]'
+  AND EXISTS (SELECT FROM streams s JOIN checkpoint_heads c ON c.stream = s.id WHERE s.gateway = a.gateway)
+  AND NOT EXISTS (SELECT FROM streams s WHERE s.gateway = a.gateway AND split_part(s.name, '/', 3) = a.stream);
+
+-- What was due in packs that are not here and were asked for, by UTC day: in holes, and since the newest pack of a device that went silent 15 minutes ago or earlier.
 -- At the rate of the next pack with readings, at the end of the last one.
 CREATE VIEW missing_days AS
 WITH stretches AS (
   SELECT h.stream, l.to_ms AS low, r.from_ms AS high, coalesce(n.rate, l.rate, 0) AS rate
-  FROM holes h CROSS JOIN LATERAL unnest(h.missing + h.lost) AS part (seqs)
+  FROM holes h JOIN agreed_streams s ON s.id = h.stream CROSS JOIN LATERAL unnest(CASE WHEN s.asked THEN h.missing + h.lost ELSE h.lost END) AS part (seqs)
   CROSS JOIN LATERAL (SELECT p.to_ms, p.due::float8 / nullif(p.to_ms - p.from_ms, 0) AS rate FROM packs p
     WHERE p.stream = h.stream AND p.seq = lower(part.seqs) - 1 LIMIT 1) l
   CROSS JOIN LATERAL (SELECT p.from_ms FROM packs p WHERE p.stream = h.stream AND p.seq = upper(part.seqs) LIMIT 1) r
@@ -56,7 +70,7 @@ WITH stretches AS (
     WHERE p.stream = h.stream AND p.seq >= upper(part.seqs) AND p.due > 0 AND p.to_ms > p.from_ms ORDER BY p.seq LIMIT 1) n ON true
   UNION ALL
   SELECT b.stream, b.to_ms, (extract(epoch FROM now()) * 1000)::bigint, n.rate
-  FROM (SELECT DISTINCT ON (stream) stream, to_ms, upper(seqs) AS seq FROM boots ORDER BY stream, to_ms DESC) b
+  FROM (SELECT DISTINCT ON (stream) stream, to_ms, upper(seqs) AS seq FROM boots ORDER BY stream, to_ms DESC) b JOIN agreed_streams s ON s.id = b.stream AND s.asked
   CROSS JOIN LATERAL (SELECT p.due::float8 / (p.to_ms - p.from_ms) AS rate FROM packs p
     WHERE p.stream = b.stream AND p.seq < b.seq AND p.due > 0 AND p.to_ms > p.from_ms ORDER BY p.seq DESC LIMIT 1) n
   WHERE b.to_ms < extract(epoch FROM now() - interval '15 minutes') * 1000

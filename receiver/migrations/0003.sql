@@ -14,6 +14,10 @@ CREATE INDEX ON packs (stream, seq) WHERE is_birth;
 -- head, is a false number: a finding of its stream, and no part of any total. Ten million are three years of a pack in ten seconds.
 CREATE FUNCTION most_packs() RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT 10000000::bigint';
 
+-- What was due between two packs, by the rate of the second one; of 400 days at most, as a clock may have been wrong.
+CREATE FUNCTION due_between(end_ms bigint, from_ms bigint, to_ms bigint, due bigint) RETURNS float8 LANGUAGE sql IMMUTABLE AS
+  'SELECT least(34560000000, greatest(0, from_ms - end_ms)) * due::float8 / nullif(to_ms - from_ms, 0)';
+
 CREATE VIEW implausible AS
 SELECT h.stream, h.seq, h.boot FROM checkpoint_heads h
   WHERE h.seq - coalesce((SELECT max(upper(b.seqs)) - 1 FROM boots b WHERE b.stream = h.stream), 0) > most_packs()

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from agent.verify.signed import payload_hash
 from receiver.bodies import Bodies
 from receiver.database import Connection, connect, parse_shards, shard_of, statement, stream_id
-from receiver.fleet_state import FleetState, GatewayState, fleet_state
+from receiver.fleet_state import FleetState, GatewayState, fleet_state, joined
 from receiver.page.figures import MOST_PACKS, Figures, figures_of
 from receiver.shards import each_shard
 
@@ -140,11 +140,7 @@ class FleetData:
             return fleet_state(connection, None, str(days[0])), shares
 
         found, away = each_shard(self._dsns, look, timeout_s=CONNECT_S, read_only=True)
-        state = FleetState(
-            sorted((one for made, _ in found for one in made.gateways), key=lambda one: one.name),
-            [one for made, _ in found for one in made.unknown],
-            sum(made.lots_waiting for made, _ in found), sum(made.unsettled for made, _ in found), away,
-        )  # fmt: skip
+        state = joined([made for made, _ in found], away)
         shares: dict[str, Shares] = {}
         for _, rows in found:
             for gateway, day, readings, due, _ in rows:
@@ -252,16 +248,21 @@ def _gateway(connection: Connection, name: str) -> GatewayFacts | None:
         return None
     rows = connection.execute(_STREAMS, {"gateway": name, "since": days[0]}).fetchall()
     streams, names = [], {}
-    for full, number, newest, *counts, codes, reasons in rows:
+    unasked = []
+    for full, number, newest, *counts, codes, reasons, is_asked in rows:
         packs, readings, due, gaps, asleep, missing, lost, withheld = map(int, counts)
         one = GatewayState(
             full, newest, packs, readings, due, gaps, asleep, missing, lost, withheld, codes or {}, reasons or {}
         )
         streams.append(StreamState(full.rpartition("/")[2], one))
         names[number] = full
+        if not is_asked and newest is not None:
+            unasked.append(full.rpartition("/")[2])
     ids = list(names)
     shares = connection.execute(_DAYS, {"since": days[0], "streams": ids}).fetchall()
     state = _sum(name, [one for _, one in streams])
+    unnamed = connection.execute("SELECT stream FROM unnamed_streams WHERE gateway = %s ORDER BY 1", [name])
+    state.unasked, state.unnamed = unasked, [stream for (stream,) in unnamed]
     state.due_missing = round(sum(due - here for _, _, _, due, here in shares))
     findings = connection.execute(
         "SELECT stream, seq, boot, code, found FROM all_findings WHERE stream = ANY(%s) "

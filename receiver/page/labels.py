@@ -54,6 +54,8 @@ LABELS: Final[Mapping[str, Texts]] = {
     "packs_missing": ("packs missing: {count}", "缺少数据包 {count} 个"),
     "packs_lost": ("declared lost: {count}", "已申报丢失 {count} 个"),
     "packs_withheld": ("withheld: {count}", "未送达 {count} 个"),
+    "streams_unnamed": ("agreed and not named: {names}", "已约定但未出现：{names}"),
+    "streams_unasked": ("not asked for: {names}", "未约定却收到：{names}"),
     "readings_of": ("{why}: {count} readings", "{why}：{count} 个读数"),
     "refused_times": ("refused {count}", "被拒 {count}"),
     "totals": (

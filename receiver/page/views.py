@@ -179,6 +179,8 @@ def missing_of(one: GatewayState, language: str) -> dict[str, Any]:
     """What is not here, and why: packs, and readings in stated gaps by reason, the most frequent first."""
     counts = (("packs_missing", one.missing), ("packs_withheld", one.withheld), ("packs_lost", one.lost))
     packs = [label(key, language, count=_grouped(count)) for key, count in counts if count]
+    lists = (("streams_unnamed", one.unnamed), ("streams_unasked", one.unasked))
+    packs += [label(key, language, names=clean_text(", ".join(names), 200)) for key, names in lists if names]
     readings = [
         label("readings_of", language, why=reason_text(reason, language), count=_grouped(count))
         for reason, count in sorted(one.reasons.items(), key=lambda item: -item[1])

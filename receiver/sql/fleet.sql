@@ -1,8 +1,5 @@
--- asked: what was agreed with a gateway is asked for, and its own stream; where nothing was agreed, all of them
-WITH s AS (SELECT n.id, n.gateway, split_part(n.name, '/', 3) AS name, (NOT EXISTS (SELECT FROM agreed a WHERE a.gateway = n.gateway) OR split_part(n.name, '/', 3) = '_gateway'
-   OR EXISTS (SELECT FROM agreed a WHERE a.gateway = n.gateway
-     AND split_part(n.name, '/', 3) LIKE replace(replace(replace(a.stream, '_', '\_'), '*', '%%'), '?', '_'))) AS asked
-  FROM streams n WHERE %(like)s::text IS NULL OR n.gateway = %(like)s::text OR starts_with(n.gateway, %(like)s::text || '/')),
+WITH s AS (SELECT n.id, n.gateway, n.last AS name, n.asked
+  FROM agreed_streams n WHERE %(like)s::text IS NULL OR n.gateway = %(like)s::text OR starts_with(n.gateway, %(like)s::text || '/')),
  b AS (SELECT s.gateway, max(least(b.to_ms, (extract(epoch FROM b.changed) * 1000)::bigint)) AS newest FROM boots b JOIN s ON s.id = b.stream GROUP BY 1),
  d AS (SELECT s.gateway, sum(d.packs) AS packs, sum(d.readings) AS readings, sum(d.due) AS due, sum(d.gaps) AS gaps, sum(d.asleep) AS asleep
    FROM days d JOIN s ON s.id = d.stream WHERE d.day >= %(since)s::date GROUP BY 1),
@@ -10,7 +7,7 @@ WITH s AS (SELECT n.id, n.gateway, split_part(n.name, '/', 3) AS name, (NOT EXIS
  h AS (SELECT h.gateway, sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.missing) r WHERE h.asked AND upper(r) - lower(r) <= most_packs())) AS missing,
    sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.lost) r WHERE upper(r) - lower(r) <= most_packs())) AS lost FROM hs h GROUP BY 1),
  -- what was due in packs that are not here, by the rate of the pack after the hole
- m AS (SELECT h.gateway, sum(least(34560000000, greatest(0, r.from_ms - l.to_ms)) * r.due::float8 / nullif(r.to_ms - r.from_ms, 0)) AS due
+ m AS (SELECT h.gateway, sum(due_between(l.to_ms, r.from_ms, r.to_ms, r.due)) AS due
    FROM hs h CROSS JOIN LATERAL unnest(CASE WHEN h.asked THEN h.missing + h.lost ELSE h.lost END) AS part (seqs)
    CROSS JOIN LATERAL (SELECT p.to_ms FROM packs p WHERE p.stream = h.stream AND p.seq = lower(part.seqs) - 1 LIMIT 1) l
    CROSS JOIN LATERAL (SELECT p.from_ms, p.to_ms, p.due FROM packs p WHERE p.stream = h.stream AND p.seq = upper(part.seqs) AND p.faults IS NULL LIMIT 1) r
@@ -19,10 +16,7 @@ WITH s AS (SELECT n.id, n.gateway, split_part(n.name, '/', 3) AS name, (NOT EXIS
    CROSS JOIN LATERAL (SELECT coalesce(max(upper(b.seqs)) - 1, 0) AS seq FROM boots b WHERE b.stream = c.stream) m
     WHERE c.seq - m.seq <= most_packs() AND s.asked GROUP BY 1),
  x AS (SELECT s.gateway, array_agg(s.name ORDER BY s.name) AS names FROM s WHERE NOT s.asked AND EXISTS (SELECT FROM boots b WHERE b.stream = s.id) GROUP BY 1),
- -- agreed by name, and named by no pack and no checkpoint of a gateway that made one
- y AS (SELECT a.gateway, array_agg(a.stream ORDER BY a.stream) AS names FROM agreed a WHERE a.stream !~ '[*?]'
-   AND EXISTS (SELECT FROM s JOIN checkpoint_heads c ON c.stream = s.id WHERE s.gateway = a.gateway)
-   AND NOT EXISTS (SELECT FROM s WHERE s.gateway = a.gateway AND s.name = a.stream) GROUP BY 1),
+ y AS (SELECT gateway, array_agg(stream ORDER BY stream) AS names FROM unnamed_streams GROUP BY 1),
  f AS (SELECT s.gateway, jsonb_object_agg(code, n) AS codes FROM
    (SELECT s.gateway, f.code, count(*) AS n FROM all_findings f JOIN s ON s.id = f.stream GROUP BY 1, 2) s GROUP BY 1),
  g AS (SELECT s.gateway, jsonb_object_agg(reason, n) AS reasons FROM

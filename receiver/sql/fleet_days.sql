@@ -4,8 +4,8 @@ WITH here AS (
   SELECT s.gateway, d.day, sum(d.due - d.asleep) AS due, sum(d.readings) AS readings FROM days d JOIN streams s ON s.id = d.stream
   WHERE d.day >= %(since)s::date AND (%(streams)s::bigint[] IS NULL OR d.stream = ANY(%(streams)s)) GROUP BY 1, 2
 ), gone AS (
-  SELECT s.gateway, day_of(l.to_ms) AS day, sum(least(34560000000, greatest(0, r.from_ms - l.to_ms)) * r.due::float8 / nullif(r.to_ms - r.from_ms, 0)) AS due
-  FROM holes h JOIN streams s ON s.id = h.stream CROSS JOIN LATERAL unnest(h.missing + h.lost) AS part (seqs)
+  SELECT s.gateway, day_of(l.to_ms) AS day, sum(due_between(l.to_ms, r.from_ms, r.to_ms, r.due)) AS due
+  FROM holes h JOIN agreed_streams s ON s.id = h.stream CROSS JOIN LATERAL unnest(CASE WHEN s.asked THEN h.missing + h.lost ELSE h.lost END) AS part (seqs)
   CROSS JOIN LATERAL (SELECT p.to_ms FROM packs p WHERE p.stream = h.stream AND p.seq = lower(part.seqs) - 1 LIMIT 1) l
   CROSS JOIN LATERAL (SELECT p.from_ms, p.to_ms, p.due FROM packs p WHERE p.stream = h.stream AND p.seq = upper(part.seqs) AND p.faults IS NULL LIMIT 1) r
   WHERE day_of(l.to_ms) >= %(since)s::date AND upper(part.seqs) - lower(part.seqs) <= most_packs()

@@ -1,15 +1,14 @@
 -- The streams of one gateway, by their ids.
 SELECT s.name, s.id, b.newest, coalesce(d.packs, 0), coalesce(d.readings, 0), coalesce(d.due, 0), coalesce(d.gaps, 0), coalesce(d.asleep, 0),
-  coalesce(h.missing, 0), coalesce(h.lost, 0), coalesce(w.withheld, 0), f.codes, g.reasons
-FROM streams s
+  coalesce(h.missing, 0), coalesce(h.lost, 0), coalesce(w.withheld, 0), f.codes, g.reasons, s.asked
+FROM agreed_streams s
 LEFT JOIN LATERAL (SELECT max(least(b.to_ms, (extract(epoch FROM b.changed) * 1000)::bigint)) AS newest FROM boots b WHERE b.stream = s.id) b ON true
 LEFT JOIN LATERAL (SELECT sum(packs) AS packs, sum(readings) AS readings, sum(due) AS due, sum(gaps) AS gaps, sum(asleep) AS asleep
   FROM days d WHERE d.stream = s.id AND d.day >= %(since)s::date) d ON true
-LEFT JOIN LATERAL (SELECT sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.missing) r WHERE upper(r) - lower(r) <= most_packs())) AS missing,
+LEFT JOIN LATERAL (SELECT sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.missing) r WHERE s.asked AND upper(r) - lower(r) <= most_packs())) AS missing,
   sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.lost) r WHERE upper(r) - lower(r) <= most_packs())) AS lost FROM holes h WHERE h.stream = s.id) h ON true
 LEFT JOIN LATERAL (SELECT greatest(0, c.seq - coalesce((SELECT max(upper(b.seqs)) - 1 FROM boots b WHERE b.stream = s.id), 0)) AS withheld
-  FROM checkpoint_heads c WHERE c.stream = s.id AND NOT EXISTS (SELECT FROM implausible i WHERE i.stream = s.id AND i.seq = c.seq)
-    AND (NOT EXISTS (SELECT FROM agreed a WHERE a.gateway = s.gateway) OR EXISTS (SELECT FROM agreed a WHERE a.gateway = s.gateway AND s.name = a.gateway || '/' || a.stream))) w ON true
+  FROM checkpoint_heads c WHERE c.stream = s.id AND NOT EXISTS (SELECT FROM implausible i WHERE i.stream = s.id AND i.seq = c.seq) AND s.asked) w ON true
 LEFT JOIN LATERAL (SELECT jsonb_object_agg(code, n) AS codes FROM (SELECT code, count(*) AS n FROM all_findings f WHERE f.stream = s.id GROUP BY 1) f) f ON true
 LEFT JOIN LATERAL (SELECT jsonb_object_agg(reason, n) AS reasons FROM (SELECT reason, sum(readings) AS n FROM gap_days g
   WHERE g.stream = s.id AND g.day >= %(since)s::date GROUP BY 1) g) g ON true

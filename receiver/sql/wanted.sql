@@ -11,10 +11,7 @@ WITH behind AS (
   UNION ALL SELECT stream, seqs FROM behind WHERE NOT isempty(seqs)
 )
 SELECT DISTINCT ON (s.gateway) w.stream, s.name, s.gateway, lower(w.seqs), least(upper(w.seqs) - 1, lower(w.seqs) + %(most)s - 1)
-FROM wanted w JOIN streams s ON s.id = w.stream JOIN gateways g ON g.name = s.gateway
+FROM wanted w JOIN agreed_streams s ON s.id = w.stream JOIN gateways g ON g.name = s.gateway
 LEFT JOIN replays r ON r.stream = w.stream AND r.first = lower(w.seqs)
-WHERE (r.stream IS NULL OR r.asked < now() - interval '1 hour' * least(24, 2 ^ (r.times - 1)))
-  AND (NOT EXISTS (SELECT FROM agreed a WHERE a.gateway = s.gateway) OR split_part(s.name, '/', 3) = '_gateway'
-   OR EXISTS (SELECT FROM agreed a WHERE a.gateway = s.gateway
-     AND split_part(s.name, '/', 3) LIKE replace(replace(replace(a.stream, '_', '\_'), '*', '%%'), '?', '_')))
+WHERE (r.stream IS NULL OR r.asked < now() - interval '1 hour' * least(24, 2 ^ (r.times - 1))) AND s.asked
 ORDER BY s.gateway, lower(w.seqs) LIMIT %(limit)s

@@ -17,6 +17,7 @@ from receiver.database import connect
 from receiver.fleet_state import GatewayState, fleet_state
 from receiver.fleet_table import why
 from receiver.keeper import Keeper
+from receiver.page.data import FleetData
 from receiver.replays import _WANTED
 from receiver.sources import Message
 from receiver.store import Store
@@ -77,6 +78,10 @@ def test_the_state_of_a_gateway_follows_its_list(
     stored(dsn, files, *streams)
     one = state(dsn)
     said = [text for text in why(one).split(", ") if not text.startswith("stopped ")]  # gaps that the gateway states
+    page = FleetData([dsn]).gateway(GATEWAY)
+    assert page is not None
+    for part in ("verdict", "missing", "lost", "withheld", "due_missing", "unasked", "unnamed", "completeness"):
+        assert getattr(page.state, part) == getattr(one, part), part
     assert one.verdict == verdict and words in why(one) and bool(words) == bool(said), (said, one)
 
 
