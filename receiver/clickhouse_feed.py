@@ -17,7 +17,7 @@ import psycopg
 from drivers.backoff import Backoff
 from receiver.bodies import Bodies
 from receiver.clickhouse import Cell, ClickHouse, ClickHouseError
-from receiver.database import Connection, DatabaseError, boot_text, check_schema, connect, statement
+from receiver.database import Connection, DatabaseError, boot_text, open_database, statement
 
 log = logging.getLogger("meterhouse.platform")
 PACKS: Final = 2000  # of a batch, more where a lot has more
@@ -49,10 +49,17 @@ class ClickHouseFeed:
 
     Args:
         clock: monotonic seconds.
+        place: which of how many databases it is; None: unknown.
     """
 
-    def __init__(self, dsn: str, target: ClickHouse, clock: Callable[[], float] = time.monotonic) -> None:
-        self._dsn, self._target, self._clock = dsn, target, clock
+    def __init__(
+        self,
+        dsn: str,
+        target: ClickHouse,
+        clock: Callable[[], float] = time.monotonic,
+        place: tuple[int, int] | None = None,
+    ) -> None:
+        self._dsn, self._target, self._clock, self._place = dsn, target, clock, place
         self._connection: Connection | None = None
         self._retry, self._away_until = Backoff(1.0, 30.0), 0.0
         self._token = ""
@@ -85,8 +92,7 @@ class ClickHouseFeed:
     def _connect(self) -> Connection | None:
         """None: another keeper feeds this database."""
         if self._connection is None or self._connection.closed or self._connection.broken:
-            self._connection = connect(self._dsn)
-            check_schema(self._connection, self._dsn)
+            self._connection = open_database(self._dsn, self._place)
             self._token = ""
         if not self._token:
             if self._connection.execute("SELECT pg_try_advisory_lock(%s)", [LOCK]).fetchall() != [(True,)]:
@@ -133,7 +139,7 @@ class FeedThread:
     """Runs the feeds of all shards beside the keeper: a slow ClickHouse does not hold up an ack."""
 
     def __init__(self, dsns: Sequence[str], url: str) -> None:
-        self._feeds = [ClickHouseFeed(dsn, ClickHouse(url)) for dsn in dsns]
+        self._feeds = [ClickHouseFeed(dsn, ClickHouse(url), place=(place, len(dsns))) for place, dsn in enumerate(dsns)]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="clickhouse", daemon=True)
         self._thread.start()

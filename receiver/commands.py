@@ -19,7 +19,7 @@ import click
 from agent.cli.common import say
 from agent.cli.options import EXISTING_FILE, json_option, lang_option
 from drivers.model import UsageError, clean_text
-from receiver.database import check_place, connect, migrate, open_shards, parse_shards, shard_of, show_dsn
+from receiver.database import connect, migrate, open_database, open_shards, parse_shards, shard_of, show_dsn
 from receiver.enrol_command import enrol_command
 from receiver.options import db_option, start_log
 from receiver.page.command import page_command
@@ -53,8 +53,7 @@ def init_command(dsns: tuple[str, ...]) -> None:
     shards = parse_shards(dsns)
     for place, dsn in enumerate(shards):
         made = migrate(dsn)
-        with connect(dsn) as connection:
-            check_place(connection, dsn, place, len(shards))
+        open_database(dsn, (place, len(shards))).close()
         done = f"migrations {', '.join(map(str, made))} made" if made else "nothing to do"
         click.echo(f"{show_dsn(dsn)}: {done}")
 

@@ -118,13 +118,34 @@ def check_place(connection: Connection, dsn: str, place: int, shards: int, *, no
         raise DatabaseError(seen, where=show_dsn(dsn), hint=hint)
 
 
+def open_database(
+    dsn: str, place: tuple[int, int] | None = None, *, timeout_s: int = 10, note: bool = True
+) -> Connection:
+    """A connection to a database with our tables.
+
+    Args:
+        place: which of how many databases it is; None: unknown.
+        note: write that into a database that does not know it yet.
+
+    Raises:
+        DatabaseError: it does not answer, has no tables or those of another version, or is another one.
+    """
+    connection = connect(dsn, timeout_s=timeout_s)
+    try:
+        check_schema(connection, dsn)
+        if place is not None:
+            check_place(connection, dsn, *place, note=note)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def open_shards(dsns: Sequence[str]) -> list[str]:
     """The databases of ``--db``, each with our tables and in its place. Raises DatabaseError."""
     made = parse_shards(dsns)
     for place, dsn in enumerate(made):
-        with connect(dsn) as connection:
-            check_schema(connection, dsn)
-            check_place(connection, dsn, place, len(made))
+        open_database(dsn, (place, len(made))).close()
     return made
 
 

@@ -18,7 +18,7 @@ import psycopg
 from drivers.backoff import Backoff
 from receiver.acks import Acknowledger
 from receiver.chains import apply_revocations, check_lots
-from receiver.database import Connection, DatabaseError, check_place, check_schema, connect
+from receiver.database import Connection, DatabaseError, open_database
 from receiver.latest import LatestPublisher
 from receiver.publisher import Publisher
 from receiver.replays import ask_again
@@ -105,10 +105,7 @@ class Keeper:
 
     def _connect(self) -> Connection:
         if self._connection is None or self._connection.closed or self._connection.broken:
-            self._connection = connect(self.dsn)
-            check_schema(self._connection, self.dsn)
-            if self._place is not None:
-                check_place(self._connection, self.dsn, *self._place)
+            self._connection = open_database(self.dsn, self._place)
         return self._connection
 
     def _failed(self, error: Exception) -> None:

@@ -12,9 +12,7 @@ from receiver.database import (
     Connection,
     DatabaseAway,
     DatabaseError,
-    check_place,
-    check_schema,
-    connect,
+    open_database,
     parse_shards,
     show_dsn,
 )
@@ -47,9 +45,7 @@ def each_shard(
     last: DatabaseError | None = None
     for place, dsn in enumerate(dsns):
         try:
-            with connect(dsn, timeout_s=timeout_s) as connection:
-                check_schema(connection, dsn)
-                check_place(connection, dsn, place, len(dsns), note=not read_only)
+            with open_database(dsn, (place, len(dsns)), timeout_s=timeout_s, note=not read_only) as connection:
                 if read_only:
                     connection.execute("SET default_transaction_read_only = on")
                 found.append(look(connection))

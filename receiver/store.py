@@ -24,10 +24,8 @@ from receiver.checker import AnyMessage, KeysMessage, PackMessage, PageMessage, 
 from receiver.database import (
     Connection,
     boot_number,
-    check_place,
-    check_schema,
-    connect,
     month_of,
+    open_database,
     short_hash,
     stream_id,
 )
@@ -96,10 +94,7 @@ class Store:
         if self._connection is not None and not self._connection.closed and not self._connection.broken:
             return self._connection
         self._connection = None
-        made = connect(self.dsn)
-        check_schema(made, self.dsn)
-        if self._place is not None:
-            check_place(made, self.dsn, *self._place)
+        made = open_database(self.dsn, self._place)
         made.execute("CREATE TEMP TABLE batch (LIKE packs)")
         row = made.execute("SELECT id, bytes FROM dictionaries ORDER BY made DESC LIMIT 1").fetchone()
         if row is not None:
