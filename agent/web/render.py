@@ -6,24 +6,13 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from jinja2 import PackageLoader
 from starlette.datastructures import URL
 
-from agent.cli.common import show_age, show_unit
 from agent.web.labels import LANGUAGES, label
 from agent.web.live import Moment
+from agent.web.page_base import templates
 from drivers.model import GatewayError, clean_text
-
-
-def coded(text: str) -> Markup:
-    """Text with what stands between backticks as code."""
-    parts = text.split("`")
-    if len(parts) % 2 == 0:  # not in pairs
-        return escape(text)
-    return Markup("").join(
-        Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in enumerate(parts)
-    )
 
 
 @lru_cache(maxsize=4096)
@@ -60,17 +49,7 @@ class Renderer:
 
     def __init__(self, tags: Mapping[str, str], password: bool) -> None:
         self._password = password
-        self._templates = Environment(
-            loader=PackageLoader("agent.web"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._templates.globals["static"] = lambda name: f"/static/{name}?v={tags[name]}"
-        self._templates.filters.update(
-            age=show_age, unit=show_unit, coded=coded, cut=lambda text, most=80: clean_text(str(text), most)
-        )
+        self._templates = templates(PackageLoader("agent.web"), lambda name: f"/static/{name}?v={tags[name]}")
 
     def render(
         self, template: str, language: str, url: URL, fragment: bool, moment: Moment, facts: Mapping[str, Any]

@@ -5,23 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
-import hashlib
 import logging
-import mimetypes
 import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, quote, urlencode
 from zoneinfo import ZoneInfo
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
@@ -35,8 +31,9 @@ from agent.config.web import listen_address
 from agent.web.day_view import day_links, day_of, device_day, site_day
 from agent.web.figures_view import PERIODS, figures, neighbours
 from agent.web.guard import Access, Guard, cookie_of, host_names, session_of
-from agent.web.labels import LANGUAGES, label
+from agent.web.labels import label
 from agent.web.live import LiveData, Moment
+from agent.web.page_base import COOKIE_AGE_S, html, language_of, set_cookie, static_answer, static_files
 from agent.web.password import LoginLimiter, PasswordChecker, PasswordHash, Sessions, TryLater
 from agent.web.render import Renderer, in_language
 from agent.web.site_data import SiteData
@@ -50,7 +47,6 @@ ASKERS: Final = 6  # threads that wait for answers of the agent
 BODY_S: Final = 10.0  # for a login to come
 KEPT_PAGES: Final = 48  # of this moment, in both languages
 NEXT = re.compile(r"/(?![/\\])[A-Za-z0-9/_.~%?&=:+-]{0,500}\Z")
-COOKIE_AGE_S: Final = 365 * 86_400
 
 
 def settings_of(
@@ -83,28 +79,6 @@ def settings_of(
     return replace(found, web=web)
 
 
-@dataclass(frozen=True, slots=True)
-class StaticFile:
-    """A file of the package: found by its name, never by a path."""
-
-    data: bytes
-    kind: str
-    tag: str
-
-
-def static_files() -> dict[str, StaticFile]:
-    """All of them, by name such as ``vendor/uPlot.min.css``."""
-    root = files("agent.web") / "static"
-    found: dict[str, StaticFile] = {}
-    for folder, prefix in ((root, ""), (root / "vendor", "vendor/")):
-        for item in folder.iterdir():
-            kind, _ = mimetypes.guess_type(item.name)
-            if item.is_file() and kind in ("text/css", "text/javascript", "image/svg+xml"):
-                data = item.read_bytes()
-                found[prefix + item.name] = StaticFile(data, kind, hashlib.sha256(data).hexdigest()[:16])
-    return found
-
-
 class Page:
     """Handlers with what they share."""
 
@@ -128,7 +102,7 @@ class Page:
         fragment = bool(request.headers.get("x-refresh"))
         moment = Moment() if template == "login.html" else self.live.moment  # a stranger learns nothing
         text = self.renderer.render(template, language, request.url, fragment, moment, facts)
-        return self._respond(request, gzip.compress(text.encode(), 1, mtime=0), status, language)
+        return html(request, gzip.compress(text.encode(), 1, mtime=0), status, language, self.access.tls)
 
     async def live_page(
         self, request: Request, template: str, view: Callable[[Moment, str], dict[str, Any]]
@@ -145,25 +119,7 @@ class Page:
             self._kept[key] = body
             while len(self._kept) > KEPT_PAGES:
                 self._kept.popitem(last=False)
-        return self._respond(request, body, 200, language)
-
-    def _respond(self, request: Request, body: bytes, status: int, language: str) -> Response:
-        """``body`` is compressed; it is sent so to browsers that take it."""
-        headers = {"vary": "accept-encoding, accept-language, cookie, x-refresh", "content-language": language}
-        if "gzip" in request.headers.get("accept-encoding", ""):
-            headers["content-encoding"] = "gzip"
-        else:
-            body = gzip.decompress(body)
-        response = Response(body, status, headers, "text/html; charset=utf-8")
-        if request.query_params.get("lang") in LANGUAGES:
-            self.set_cookie(response, "language", language, COOKIE_AGE_S)
-        return response
-
-    def set_cookie(self, response: Response, name: str, value: str, max_age: int | None = None) -> None:
-        """A cookie that no script reads and no other site sends."""
-        response.set_cookie(
-            name, value, max_age=max_age, path="/", secure=self.access.tls, httponly=True, samesite="strict"
-        )
+        return html(request, body, 200, language, self.access.tls)
 
     # --- pages
 
@@ -334,8 +290,9 @@ class Page:
             log.warning("%s: a login with a wrong password", client)
             return self.render(request, "login.html", 403, target=target, problem="login.wrong")
         response = RedirectResponse(target, 303)
-        self.set_cookie(response, self.access.cookie, self.sessions.begin())
-        self.set_cookie(response, self.access.known_cookie, self.checker.known_browser(), COOKIE_AGE_S)
+        set_cookie(response, self.access.cookie, self.sessions.begin(), self.access.tls)
+        known = self.checker.known_browser()
+        set_cookie(response, self.access.known_cookie, known, self.access.tls, COOKIE_AGE_S)
         return response
 
     async def logout(self, request: Request) -> Response:
@@ -349,14 +306,7 @@ class Page:
 
     async def file(self, request: Request) -> Response:
         """A static file."""
-        found = self.static.get(request.path_params["name"])
-        if found is None:
-            raise HTTPException(404)
-        headers = {"etag": f'"{found.tag}"', "cache-control": "private, max-age=86400"}
-        if request.headers.get("if-none-match") == headers["etag"]:
-            return Response(status_code=304, headers=headers)
-        kind = found.kind if found.kind.startswith("image/") else f"{found.kind}; charset=utf-8"
-        return Response(found.data, headers=headers, media_type=kind)
+        return static_answer(self.static, request)
 
     async def http_error(self, request: Request, error: Exception) -> Response:
         """A page for what is not there."""
@@ -381,29 +331,6 @@ def _within(wanted: date | None, digits: int, days: Sequence[str], today: str) -
     """Refuse a day, month or year (10, 7 or 4 digits) outside of all intervals: somebody may try them all."""
     if wanted is not None and days and not days[0][:digits] <= str(wanted)[:digits] <= today[:digits]:
         raise HTTPException(404)
-
-
-def language_of(request: Request) -> str:
-    """As asked for, else as chosen before, else as the browser prefers."""
-    for given_language in (request.query_params.get("lang"), request.cookies.get("language")):
-        if given_language in LANGUAGES:
-            return given_language
-    return preferred(request.headers)
-
-
-def preferred(headers: Headers) -> str:
-    """The first language of Accept-Language that we speak."""
-    best, weight = "en", 0.0
-    for item in headers.get("accept-language", "")[:200].split(","):
-        name, _, more = item.strip().partition(";")
-        try:
-            q = float(more.strip().removeprefix("q=")) if more else 1.0
-        except ValueError:
-            continue
-        spoken = name.strip().lower().partition("-")[0]
-        if spoken in LANGUAGES and weight < q <= 1:
-            best, weight = spoken, q
-    return best
 
 
 def make_app(config: PageConfig, data: SiteData | None = None) -> ASGIApp:

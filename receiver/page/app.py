@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
-import hashlib
 import logging
-import mimetypes
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
-from importlib.resources import files
 from typing import Any, Final, TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
 import psycopg
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, PackageLoader
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -25,14 +22,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from agent.cli.common import show_age, show_unit
 from agent.verify.topics import GATEWAY, STREAM
 from agent.web.day_view import day_of
 from agent.web.guard import Access, Guard, host_names
 from agent.web.labels import LANGUAGES
+from agent.web.page_base import html, language_of, static_answer, static_files, templates
 from agent.web.password import Sessions
-from agent.web.render import coded, in_language, point_title
-from agent.web.routes import StaticFile, language_of, static_files
+from agent.web.render import in_language, point_title
 from drivers.model import GatewayError, clean_text
 from receiver.page.data import IDLE_S, FleetData, PackRow
 from receiver.page.figures import QUARTER_MS, Figures
@@ -67,18 +63,11 @@ class Page:
 
     def __init__(self, data: FleetData, root: str, zone: ZoneInfo, version: str) -> None:
         self.data, self.root, self.zone, self.version = data, root, zone, version
-        self.static = {**static_files(), **_own_files()}
+        self.static = static_files() | static_files("receiver.page")
         self.askers = ThreadPoolExecutor(ASKERS, "question")
-        self._templates = Environment(
-            loader=ChoiceLoader([PackageLoader("receiver.page"), PackageLoader("agent.web")]),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._templates.globals["static"] = lambda name: f"{root}/static/{name}?v={self.static[name].tag}"
-        self._templates.filters.update(
-            age=show_age, unit=show_unit, coded=coded, cut=lambda text, most=80: clean_text(str(text), most)
+        self._templates = templates(
+            ChoiceLoader([PackageLoader("receiver.page"), PackageLoader("agent.web")]),
+            lambda name: f"{root}/static/{name}?v={self.static[name].tag}",
         )
 
     async def _ask(self, question: Callable[..., T], *what: Any) -> T:
@@ -97,18 +86,8 @@ class Page:
                 zone=str(self.zone), program=self.version, refresh_ms=REFRESH_MS, **facts,
             )
         )  # fmt: skip
-        headers = {"vary": "accept-encoding, accept-language, cookie, x-refresh", "content-language": language}
-        body = text.encode()
-        if "gzip" in request.headers.get("accept-encoding", ""):
-            headers["content-encoding"] = "gzip"
-            body = await self._ask(lambda: gzip.compress(body, 3, mtime=0))
-        response = Response(body, status, headers, "text/html; charset=utf-8")
-        if request.query_params.get("lang") in LANGUAGES:
-            secure = request.headers.get("x-forwarded-proto", "") == "https"
-            response.set_cookie(
-                "language", language, COOKIE_AGE_S, path="/", secure=secure, httponly=True, samesite="strict"
-            )
-        return response
+        body = await self._ask(lambda: gzip.compress(text.encode(), 3, mtime=0))
+        return html(request, body, status, language, request.headers.get("x-forwarded-proto", "") == "https")
 
     async def follow(self) -> None:
         """Keep a state of the fleet, so that the first who looks need not wait for it."""
@@ -229,14 +208,7 @@ class Page:
 
     async def file(self, request: Request) -> Response:
         """A static file."""
-        found = self.static.get(request.path_params["name"])
-        if found is None:
-            raise HTTPException(404)
-        headers = {"etag": f'"{found.tag}"', "cache-control": "private, max-age=86400"}
-        if request.headers.get("if-none-match") == headers["etag"]:
-            return Response(status_code=304, headers=headers)
-        kind = found.kind if found.kind.startswith("image/") else f"{found.kind}; charset=utf-8"
-        return Response(found.data, headers=headers, media_type=kind)
+        return static_answer(self.static, request)
 
     async def http_error(self, request: Request, error: Exception) -> Response:
         """A page for what is not there."""
@@ -318,16 +290,6 @@ def make_app(
     app.router.redirect_slashes = False
     access = Access(tls=False, password=False, names=host_names(names))
     return UnderRoot(Guard(app, access, Sessions()), root)
-
-
-def _own_files() -> dict[str, StaticFile]:
-    found = {}
-    for item in (files("receiver.page") / "static").iterdir():
-        kind, _ = mimetypes.guess_type(item.name)
-        if item.is_file() and kind in ("text/css", "text/javascript"):
-            data = item.read_bytes()
-            found[item.name] = StaticFile(data, kind, hashlib.sha256(data).hexdigest()[:16])
-    return found
 
 
 def _stream_of(request: Request) -> str:

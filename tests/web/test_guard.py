@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.web.guard import is_our_host
+from agent.web.page_base import static_files
 from agent.web.password import (
     MOST_ADDRESSES,
     MOST_SESSIONS,
@@ -21,7 +22,6 @@ from agent.web.password import (
     Sessions,
     TryLater,
 )
-from agent.web.routes import static_files
 from drivers.model import ConfigError
 from tests.web.conftest import LINE, PASSWORD
 

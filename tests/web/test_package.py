@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.web.routes import static_files
+from agent.web.page_base import static_files
 
 ROOT = Path(__file__).resolve().parents[2]
 WEB = ROOT / "agent/web"

@@ -1,0 +1,125 @@
+"""What the gateway's page and the fleet's page have in common: static files, templates, languages, answers."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import mimetypes
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Final
+
+from jinja2 import BaseLoader, Environment, StrictUndefined
+from markupsafe import Markup, escape
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from agent.cli.common import show_age, show_unit
+from agent.web.labels import LANGUAGES
+from drivers.model import clean_text
+
+COOKIE_AGE_S: Final = 365 * 86_400
+_KINDS: Final = ("text/css", "text/javascript", "image/svg+xml")
+
+
+@dataclass(frozen=True, slots=True)
+class StaticFile:
+    """A file of the package: found by its name, never by a path."""
+
+    data: bytes
+    kind: str
+    tag: str
+
+
+def static_files(package: str = "agent.web") -> dict[str, StaticFile]:
+    """All of a package, by name such as ``vendor/uPlot.min.css``."""
+    root = files(package) / "static"
+    found: dict[str, StaticFile] = {}
+    for folder, prefix in ((root, ""), (root / "vendor", "vendor/")):
+        for item in folder.iterdir() if folder.is_dir() else ():
+            kind, _ = mimetypes.guess_type(item.name)
+            if item.is_file() and kind in _KINDS:
+                data = item.read_bytes()
+                found[prefix + item.name] = StaticFile(data, kind, hashlib.sha256(data).hexdigest()[:16])
+    return found
+
+
+def static_answer(found: Mapping[str, StaticFile], request: Request) -> Response:
+    """The file that an address names, or that it has not changed. Raises HTTPException."""
+    one = found.get(request.path_params["name"])
+    if one is None:
+        raise HTTPException(404)
+    headers = {"etag": f'"{one.tag}"', "cache-control": "private, max-age=86400"}
+    if request.headers.get("if-none-match") == headers["etag"]:
+        return Response(status_code=304, headers=headers)
+    kind = one.kind if one.kind.startswith("image/") else f"{one.kind}; charset=utf-8"
+    return Response(one.data, headers=headers, media_type=kind)
+
+
+def templates(loader: BaseLoader, address: Callable[[str], str]) -> Environment:
+    """Templates in which every inserted text is escaped.
+
+    Args:
+        address: of a static file, by its name.
+    """
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.globals["static"] = address
+    made.filters.update(
+        age=show_age, unit=show_unit, coded=coded, cut=lambda text, most=80: clean_text(str(text), most)
+    )
+    return made
+
+
+def coded(text: str) -> Markup:
+    """Text with what stands between backticks as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # not in pairs
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in enumerate(parts)
+    )
+
+
+def html(request: Request, compressed: bytes, status: int, language: str, secure: bool) -> Response:
+    """A page. It is sent compressed to browsers that take it, and notes a language that was asked for in a cookie."""
+    headers = {"vary": "accept-encoding, accept-language, cookie, x-refresh", "content-language": language}
+    body = compressed
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        headers["content-encoding"] = "gzip"
+    else:
+        body = gzip.decompress(compressed)
+    response = Response(body, status, headers, "text/html; charset=utf-8")
+    if request.query_params.get("lang") in LANGUAGES:
+        set_cookie(response, "language", language, secure, COOKIE_AGE_S)
+    return response
+
+
+def set_cookie(response: Response, name: str, value: str, secure: bool, max_age: int | None = None) -> None:
+    """A cookie that no script reads and no other site sends."""
+    response.set_cookie(name, value, max_age=max_age, path="/", secure=secure, httponly=True, samesite="strict")
+
+
+def language_of(request: Request) -> str:
+    """As asked for, else as chosen before, else as the browser prefers."""
+    for given_language in (request.query_params.get("lang"), request.cookies.get("language")):
+        if given_language in LANGUAGES:
+            return given_language
+    return preferred(request.headers)
+
+
+def preferred(headers: Headers) -> str:
+    """The first language of Accept-Language that we speak."""
+    best, weight = "en", 0.0
+    for item in headers.get("accept-language", "")[:200].split(","):
+        name, _, more = item.strip().partition(";")
+        try:
+            q = float(more.strip().removeprefix("q=")) if more else 1.0
+        except ValueError:
+            continue
+        spoken = name.strip().lower().partition("-")[0]
+        if spoken in LANGUAGES and weight < q <= 1:
+            best, weight = spoken, q
+    return best
