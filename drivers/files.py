@@ -1,10 +1,11 @@
-"""Atomic file replacement, and file locks."""
+"""Atomic file replacement, file locks, and who may use a secret."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+import stat
 from pathlib import Path
 
 
@@ -91,3 +92,8 @@ def is_locked(path: Path) -> bool:
         return not try_lock(fd, shared=True)
     finally:
         os.close(fd)
+
+
+def others_may_use(found: os.stat_result) -> bool:
+    """Whether more than one user may read a secret, or another change it. Root may lend its own to one group."""
+    return bool(stat.S_IMODE(found.st_mode) & (0o037 if found.st_uid == 0 else 0o077))

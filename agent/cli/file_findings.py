@@ -8,28 +8,24 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.cli.findings import Finding
-from drivers.model import ConfigError, clean_text
+from drivers.files import others_may_use
+from drivers.model import clean_text
 
 if TYPE_CHECKING:
-    from agent.cli.options import ConfigOptions
     from agent.config import Config
 
 
-def find_in_files(snapshot: Mapping[str, Any], options: ConfigOptions, folder: Path) -> Iterator[Finding]:
-    """What is wrong with the files of the agent that writes into ``folder``; nothing about those that this user may
-    not read, or of another agent."""
+def find_in_files(snapshot: Mapping[str, Any], config: Config | None) -> Iterator[Finding]:
+    """What is wrong with the files of the agent that wrote a snapshot; nothing about those that this user may not read.
+
+    Args:
+        config: of its files; None where it is not known or not valid.
+    """
     yield from open_key(snapshot)
-    if options.runtime_dir is not None or not os.path.exists(options.config_file):
-        return
-    try:
-        config = options.load()
-    except ConfigError:  # ``find`` has it
-        return
-    if config.runtime_dir == folder:
+    if config is not None:
         yield from edited(snapshot, config)
 
 
@@ -43,9 +39,9 @@ def open_key(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         return
     if found is None or not stat.S_ISREG(found.st_mode):
         return
-    mode = stat.S_IMODE(found.st_mode)
-    if mode & (0o037 if found.st_uid == 0 else 0o077):  # as agent/keys/secret.py: root may lend it to a group
-        yield Finding("key-open", "key", {"file": clean_text(str(file), 300), "mode": f"{mode:04o}"})
+    if others_may_use(found):
+        mode = f"{stat.S_IMODE(found.st_mode):04o}"
+        yield Finding("key-open", "key", {"file": clean_text(str(file), 300), "mode": mode})
 
 
 def edited(snapshot: Mapping[str, Any], config: Config) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
 import click
@@ -110,6 +110,14 @@ def profiles_option(function: F) -> F:
     return decorated
 
 
+class FoundAgent(NamedTuple):
+    """Where an agent is, and the configuration that names it; ``complaints``: why the next start would fail."""
+
+    folder: Path
+    complaints: tuple[ConfigError, ...] = ()
+    config: Config | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigOptions:
     """``-c``, ``--state-dir`` and ``--runtime-dir``."""
@@ -125,37 +133,43 @@ class ConfigOptions:
         return load_config(self.config_file, state_dir=self.state_dir, runtime_dir=self.runtime_dir)
 
     def find_runtime_dir(self, warn: bool = True, strict: bool = True) -> Path:
-        """As ``find_agent``, with its complaints as warnings."""
-        folder, complaints = self.find_agent(strict)
+        """The folder of ``find_agent``, with its complaints as warnings."""
+        found = self.find_agent(strict)
         if warn:
-            warn_of_next_start(complaints)
-        return folder
+            warn_of_next_start(found.complaints)
+        return found.folder
 
-    def find_agent(self, strict: bool = True) -> tuple[Path, tuple[ConfigError, ...]]:
-        """The runtime directory of the agent, and what is wrong with the configuration if one runs all the same.
+    def find_agent(self, strict: bool = True) -> FoundAgent:
+        """Where the agent is, also with a configuration that is not valid any more.
 
         A running agent keeps its configuration while the file is invalid, and can be asked.
         Raises ConfigError if none runs; not ``strict``: never.
         """
         if self.runtime_dir is not None:
-            return self.runtime_dir, ()
+            return FoundAgent(self.runtime_dir)
         usual = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/meterhouse")
         if not os.path.exists(self.config_file):  # unlike Path.exists, no error for names that cannot be
             if strict and str(self.config_file) != DEFAULT_CONFIG:
                 hint = "Name the file with -c FILE, or the folder of the running agent with --runtime-dir"
                 raise ConfigError("there is no such file", where=str(self.config_file), hint=hint)
-            return usual, ()
+            return FoundAgent(usual)
         try:
-            return ConfigOptions(self.config_file).load().runtime_dir, ()
+            config = ConfigOptions(self.config_file, self.state_dir).load()
+            return FoundAgent(config.runtime_dir, config=config)
         except ConfigError as error:
             folder = configured_folder(self.config_file, "runtime_dir") or usual
             if os.path.exists(folder / "snapshot.json"):
-                denied = os.strerror(errno.EACCES)  # says something of this user, not of the file
-                return folder, tuple(one for one in error.complaints if denied not in one.what)
+                return FoundAgent(folder, faults_of_files(error))
             if not strict:
-                return folder, ()
+                return FoundAgent(folder)
             hint = error.hint or "Or give the folder of the running agent with --runtime-dir"
             raise ConfigError(error.what, where=error.where, hint=hint, complaints=error.complaints) from error
+
+
+def faults_of_files(error: ConfigError) -> tuple[ConfigError, ...]:
+    """What is wrong with configuration files; that this user may not read one says nothing of it."""
+    denied = os.strerror(errno.EACCES)
+    return tuple(one for one in error.complaints if denied not in one.what)
 
 
 def warn_of_next_start(complaints: Sequence[ConfigError]) -> None:

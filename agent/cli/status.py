@@ -43,7 +43,7 @@ def status(options: ConfigOptions, points: bool, lang: str, as_json: bool) -> No
     less than 0.9 of its readings in ten minutes, 5 a destination has no connection or subscriber, or refuses.
     """
     try:
-        folder, complaints = options.find_agent()
+        folder, complaints, config = options.find_agent()
         snapshot = read_snapshot(folder)
     except GatewayError as error:
         if not as_json:
@@ -54,7 +54,7 @@ def status(options: ConfigOptions, points: bool, lang: str, as_json: bool) -> No
     findings = in_order(
         [
             *find(snapshot, now, is_alive(snapshot.get("pid")), [str(one) for one in complaints]),
-            *find_in_files(snapshot, options, folder),
+            *find_in_files(snapshot, config),
         ]
     )
     exit_code = exit_code_of(findings)

@@ -13,6 +13,7 @@ from agent.config.lines import is_first, place_of
 from agent.config.tree import ConfigWarning
 from agent.settings import Secret, UplinkConfig
 from agent.verify.agreed import is_asked
+from drivers.files import others_may_use
 from drivers.toml import TomlTable
 from drivers.toml import parsers as p
 
@@ -124,7 +125,7 @@ def open_secret(
     mode, what = stat.S_IMODE(found.st_mode), ""
     if not stat.S_ISREG(found.st_mode):
         return None
-    if mode & (0o037 if found.st_uid == 0 else 0o077):
+    if others_may_use(found):
         what = f"others may read or change {path} (mode {mode:04o})"
     elif agents is not None and mode & 0o040 and found.st_gid == agents.st_gid != 0:
         what = f"all members of the group with read-only access to this agent may read {path} (mode {mode:04o})"

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from agent.keys.signer import KeyFileError
+from drivers.files import others_may_use
 
 MAX_BYTES = 1 << 20  # systemd hands out no larger credential
 
@@ -49,8 +50,7 @@ def _check_access(path: Path, found: os.stat_result, what: str, any_owner: bool)
             where=str(path),
             hint=f"sudo chown {me} {path}",
         )
-    open_bits = 0o037 if found.st_uid == 0 and me != 0 else 0o077
-    if mode & open_bits:
+    if others_may_use(found) or (me == 0 and mode & 0o077):  # what root reads itself it need not lend
         raise KeyFileError(
             f"others may read or change the {what} (mode {mode:04o})",
             where=str(path),

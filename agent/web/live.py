@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import os
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -120,15 +118,14 @@ class LiveData:
     def _on_disk(self) -> tuple[str, ...]:
         """What is wrong with the configuration files, as `status` says it; looked at once a minute."""
         if self._config_file is not None and time.monotonic() - self._checked_at >= CONFIG_EVERY_S:
-            from agent.cli.options import ConfigOptions
+            from agent.cli.options import ConfigOptions, faults_of_files
 
             self._checked_at = time.monotonic()
             try:
                 ConfigOptions(self._config_file).load()
                 self._complaints = ()
-            except ConfigError as error:  # what this user may not read says nothing of the file
-                denied = os.strerror(errno.EACCES)
-                self._complaints = tuple(str(one) for one in error.complaints if denied not in one.what)
+            except ConfigError as error:
+                self._complaints = tuple(map(str, faults_of_files(error)))
             except GatewayError:
                 self._complaints = ()
         return self._complaints

@@ -60,7 +60,7 @@ def watch(
     \b
     Exit codes: 0 good, 1 no agent runs here or it ended, 2 unknown device or line, 3 bad configuration, 130 Ctrl-C.
     """
-    folder, complaints = options.find_agent()
+    folder, complaints, _ = options.find_agent()
     warn_of_next_start(complaints)
     end = time.monotonic() + seconds if seconds is not None else None
     if line is not None:
