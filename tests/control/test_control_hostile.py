@@ -154,7 +154,7 @@ def whole_page() -> dict[str, Any]:
 def shown(data: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """All that is made of a page, in all forms."""
     page = check_page(data)
-    _show(page, "en", 0.0)
+    _show(page, "en", 0.0, 900)
     _write_csv(tmp_path / "f.csv", FIGURE_HEADS, [_figure_row(figure, page, "en") for figure in page["figures"]])
     _write_csv(tmp_path / "t.csv", FIGURE_HEADS, [_trace_row(hour, page["timezone"]) for hour in _hours(page["trace"])])
     csvs = [(tmp_path / name).read_text() for name in ("f.csv", "t.csv")]

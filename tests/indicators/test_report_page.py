@@ -246,7 +246,7 @@ def test_numbers_for_people() -> None:
 
 @pytest.mark.parametrize(("started", "end"), [(0, 900), (1, 1800), (899.9, 1800), (900, 1800), (901, 2700)])
 def test_the_first_whole_interval_begins_after_the_start(started: float, end: float) -> None:
-    assert first_whole_interval_s(started) == end
+    assert first_whole_interval_s(started, 900) == end
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -257,9 +257,9 @@ def test_a_report_in_the_first_minutes_says_when_to_come_back(
     now = NOON / 1000 + 130
     period = {"from": NOON / 1000 - 43_200, "to": NOON / 1000 + 43_200, "until": now, "kind": "day", "label": "x"}
     page = made() | {"figures": [], "period": period}
-    _show(page, language, first_whole_interval_s(now - 60))
+    _show(page, language, first_whole_interval_s(now - 60, 900), 900)
     assert "2026-11-24 12:31" in capsys.readouterr().out
-    _show(page, language, NOON / 1000)
-    _show(page | {"period": period | {"until": period["to"]}}, language, first_whole_interval_s(now))
-    _show(page, language, 0.0)
+    _show(page, language, NOON / 1000, 900)
+    _show(page | {"period": period | {"until": period["to"]}}, language, first_whole_interval_s(now, 900), 900)
+    _show(page, language, 0.0, 900)
     assert "15" not in capsys.readouterr().out

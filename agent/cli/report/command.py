@@ -17,7 +17,6 @@ from agent.cli.options import FILE, ConfigOptions, config_options, json_option, 
 from agent.cli.output_files import CsvDraft, TextDraft, writing
 from drivers.model import GatewayError, UsageError, clean_text
 
-INTERVAL_S = 900
 SEALED_WITHIN_S = 60  # packs and intervals of its last readings
 Kind = Literal["day", "month", "year", "rolling"]
 _DATES: Mapping[Kind, str] = {"day": r"\d{4}-\d{2}-\d{2}", "month": r"\d{4}-\d{2}", "year": r"\d{4}"}
@@ -88,23 +87,24 @@ def report(
     if as_json:
         click.echo(as_line(page))
     elif html_file is None and csv_file is None and trace_file is None:
-        _show(page, lang, _first_interval_s(config.runtime_dir))
+        length_s = config.interval.length_ms / 1000
+        _show(page, lang, _first_interval_s(config.runtime_dir, length_s), length_s)
     if config.roleless:
         click.echo(as_complaint("warning", role_note(config.roleless)), err=True)
 
 
-def _first_interval_s(runtime_dir: Path) -> float:
+def _first_interval_s(runtime_dir: Path, length_s: float) -> float:
     """When the running agent will have had its first whole interval, as seconds since the epoch; 0 without an agent."""
     try:
         started = float(read_snapshot(runtime_dir).get("started") or 0)
     except GatewayError:
         return 0.0
-    return first_whole_interval_s(started) if started else 0.0
+    return first_whole_interval_s(started, length_s) if started else 0.0
 
 
-def first_whole_interval_s(started_s: float) -> float:
-    """The end of the first interval that begins after the start."""
-    return (math.ceil(started_s / INTERVAL_S) + 1) * INTERVAL_S
+def first_whole_interval_s(started_s: float, length_s: float) -> float:
+    """The end of the first interval of ``length_s`` that begins after the start."""
+    return (math.ceil(started_s / length_s) + 1) * length_s
 
 
 def parse_period(text: str) -> tuple[Kind, str]:
@@ -182,13 +182,14 @@ def _write_csv(path: Path, heads: tuple[str, ...], rows: list[list[Any]]) -> Non
         draft.keep()
 
 
-def _show(page: Mapping[str, Any], language: str, first_interval_s: float) -> None:
+def _show(page: Mapping[str, Any], language: str, first_interval_s: float, length_s: float) -> None:
     from datetime import datetime
     from zoneinfo import ZoneInfo
 
     from agent.cli.console_tables import open_console, plain_table
     from agent.cli.report.labels import (
         WORDS,
+        duration,
         lacking,
         number,
         own_text,
@@ -209,7 +210,7 @@ def _show(page: Mapping[str, Any], language: str, first_interval_s: float) -> No
         period = page["period"]
         if period["from"] <= period["until"] < min(first_interval_s, period["to"]):
             at = datetime.fromtimestamp(first_interval_s + SEALED_WITHIN_S, ZoneInfo(page["timezone"]))
-            console.print(words["first interval"].format(f"{at:%Y-%m-%d %H:%M}"))
+            console.print(words["first interval"].format(duration(length_s * 1000, language), f"{at:%Y-%m-%d %H:%M}"))
         return
     heads = [words[name] for name in ("figure", "value", "target", "verdict", "known", "trend", "drags")]
     table = plain_table("", *heads, right=(heads[1], heads[4]))
