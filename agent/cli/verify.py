@@ -123,11 +123,12 @@ def verify(
     \b
     Exit codes: 0 verified, 2 wrong usage, 5 broker, 6 failed, incomplete, origin unproven or nothing to verify.
     """
+    from agent.verify.keyring import is_pin
+
     if bool(paths) == bool(broker):
         raise UsageError("give either --broker or PATHs", where="verify", hint="`meterhouse verify --help`")
     for pin in trust:
-        owner, named, thumb = pin.rpartition("=")
-        if len(thumb) != 43 or (named and owner.count("/") != 1):
+        if not is_pin(pin):
             hint = "43 characters, as `meterhouse keys show` prints them, or park7/gw01= and those"
             raise UsageError(f"invalid thumbprint {clean_text(pin)!r}", where="--trust", hint=hint)
     if broker:

@@ -35,11 +35,15 @@ def split_pin(pin: str) -> tuple[str, str]:
     return gateway, thumb
 
 
+def is_pin(pin: str) -> bool:
+    """Is it a thumbprint, of any gateway or of the one in front of it (``park7/gw01=``)?"""
+    owner, thumb = split_pin(pin)
+    return _THUMBPRINT.fullmatch(thumb) is not None and ("=" not in pin or owner.count("/") == 1)
+
+
 def check_pin(pin: object) -> None:
     """Raise Refused for an invalid thumbprint."""
-    owner, thumb = split_pin(pin) if isinstance(pin, str) else ("", "")
-    named = isinstance(pin, str) and "=" in pin
-    if not _THUMBPRINT.fullmatch(thumb) or (named and owner.count("/") != 1):
+    if not isinstance(pin, str) or not is_pin(pin):
         hint = "43 characters, as `meterhouse keys show` prints them, or park7/gw01= and those"
         raise Refused("pin", f"invalid thumbprint {shown(pin)}: {hint}")
 
