@@ -8,6 +8,17 @@ from dataclasses import dataclass, field
 WINDOW_NS, MARKS = 600_000_000_000, 20
 
 
+def _ago(marks: deque[tuple[int, ...]], now_ns: int, begin_ns: int, *counts: int) -> tuple[int, ...]:
+    """(monotonic ns, counts) of ten minutes ago; ``begin_ns`` and zeros before that. Each call may keep a mark."""
+    if not marks:
+        marks.append((begin_ns, *(0 for _ in counts)))
+    if now_ns - marks[-1][0] >= WINDOW_NS // MARKS:
+        marks.append((now_ns, *counts))
+    while len(marks) > 1 and marks[1][0] <= now_ns - WINDOW_NS:
+        marks.popleft()
+    return marks[0]
+
+
 @dataclass(slots=True)
 class AnswerCounts:
     """Answers of one device since the line object was made, asked again or not."""
@@ -15,18 +26,11 @@ class AnswerCounts:
     sound: int = 0  # refusals too
     broken: int = 0  # a wrong CRC, cut short, or no frame at all
     mismatches: int = 0  # sound frames that answer something else
-    _marks: deque[tuple[int, int, int, int]] = field(default_factory=deque)  # of the last ten minutes, as for ``busy``
+    _marks: deque[tuple[int, ...]] = field(default_factory=deque)
 
     def recent(self, now_ns: int) -> tuple[int, int, int]:
         """(sound, broken, mismatches) of the last ten minutes. To be called every few seconds."""
-        marks = self._marks
-        if not marks:
-            marks.append((now_ns, 0, 0, 0))
-        if now_ns - marks[-1][0] >= WINDOW_NS // MARKS:
-            marks.append((now_ns, self.sound, self.broken, self.mismatches))
-        while len(marks) > 1 and marks[1][0] <= now_ns - WINDOW_NS:
-            marks.popleft()
-        _, sound, broken, mismatches = marks[0]
+        _, sound, broken, mismatches = _ago(self._marks, now_ns, now_ns, self.sound, self.broken, self.mismatches)
         return self.sound - sound, self.broken - broken, self.mismatches - mismatches
 
 
@@ -49,7 +53,7 @@ class LineStats:
     lost: int = 0  # connections that broke
     devices: dict[str, AnswerCounts] = field(default_factory=dict)  # by ``Request.where``
     notes: dict[str, str] = field(default_factory=dict)  # facts about the port, such as the result of the RS-485 ioctl
-    _marks: deque[tuple[int, int]] = field(default_factory=deque)  # (monotonic ns, busy_ns) of the last ten minutes
+    _marks: deque[tuple[int, ...]] = field(default_factory=deque)
 
     def of_device(self, where: str) -> AnswerCounts:
         """The counts of the device that requests name so."""
@@ -63,12 +67,5 @@ class LineStats:
 
         To be called every few seconds: each call may keep a mark for later ones.
         """
-        marks = self._marks
-        if not marks:
-            marks.append((self.since_ns, 0))
-        if now_ns - marks[-1][0] >= WINDOW_NS // MARKS:
-            marks.append((now_ns, self.busy_ns))
-        while len(marks) > 1 and marks[1][0] <= now_ns - WINDOW_NS:
-            marks.popleft()
-        since_ns, busy_ns = marks[0]
+        since_ns, busy_ns = _ago(self._marks, now_ns, self.since_ns, self.busy_ns)
         return (self.busy_ns - busy_ns) / max(now_ns - since_ns, 1)
