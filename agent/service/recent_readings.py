@@ -23,6 +23,15 @@ FEWEST_TICKS = 10  # of the shortest period: one lost tick is never less than 0.
 SETTLING_MS = 60_000  # at first all paces are due at once and identities are read: this says little about later
 # not missing through a fault: it is dark, a technician has the line, no agent ran, or the clock was set
 EXCUSED = frozenset((Reason.ASLEEP, Reason.LENT, Reason.STOPPED, Reason.CLOCK))
+LOOK_EVERY_MS: Final = 100_000
+STILL_MS: Final = 600_000
+FINE: Final = 1000  # steps from zero to the value: a grid moves its voltage and frequency by one of them at any time
+STEPS: Final = 5  # of a counter, that its power must have made meanwhile
+GRID: Final = re.compile(r"(.+\.)?ac\.(voltage|frequency)(\.|$)")
+VOLTAGE: Final = re.compile(r"(^|\.)voltage(\.|$)")
+POWER: Final = re.compile(r"(?P<domain>.+)\.power(\.active)?$")
+WATTS: Final[Mapping[str, float]] = {"W": 1, "kW": 1e3, "MW": 1e6}
+WATT_HOURS: Final[Mapping[str, float]] = {"Wh": 1, "kWh": 1e3, "MWh": 1e6}
 
 
 class _Bucket(NamedTuple):
@@ -99,17 +108,6 @@ class RecentReadings:
 
 def _window_ms(period_ms: int) -> int:
     return max(WINDOW_MS, (FEWEST_TICKS + 1) * period_ms)
-
-
-LOOK_EVERY_MS: Final = 100_000
-STILL_MS: Final = 600_000
-FINE: Final = 1000  # steps from zero to the value: a grid moves its voltage and frequency by one of them at any time
-STEPS: Final = 5  # of a counter, that its power must have made meanwhile
-GRID: Final = re.compile(r"(.+\.)?ac\.(voltage|frequency)(\.|$)")
-VOLTAGE: Final = re.compile(r"(^|\.)voltage(\.|$)")
-POWER: Final = re.compile(r"(?P<domain>.+)\.power(\.active)?$")
-WATTS: Final[Mapping[str, float]] = {"W": 1, "kW": 1e3, "MW": 1e6}
-WATT_HOURS: Final[Mapping[str, float]] = {"Wh": 1, "kWh": 1e3, "MWh": 1e6}
 
 
 class _Value(NamedTuple):

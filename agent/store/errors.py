@@ -16,6 +16,12 @@ from typing import Final
 
 from drivers.model import GatewayError
 
+CHECK_BYTES: Final = 256 << 20  # the largest file that is read and checked while everything else waits
+UNREADABLE_S: Final = 60.0  # a disk that recovers does so sooner; a bad sector stays
+PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # between the attempts of a start
+MAX_CLEARED: Final = 3  # then SQLite's report is accepted: an agent that fails again and again helps nobody
+_BLOCK: Final = 1 << 20
+
 
 class StoreError(GatewayError):
     """The call failed; nothing of it was done."""
@@ -102,13 +108,6 @@ def explain(error: sqlite3.Error, path: str) -> StoreError:
             hint="Does the directory exist, and does it belong to the user that runs the agent?",
         )
     return StoreError(f"SQLite reports: {error}", where=path)
-
-
-CHECK_BYTES: Final = 256 << 20  # the largest file that is read and checked while everything else waits
-UNREADABLE_S: Final = 60.0  # a disk that recovers does so sooner; a bad sector stays
-PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # between the attempts of a start
-MAX_CLEARED: Final = 3  # then SQLite's report is accepted: an agent that fails again and again helps nobody
-_BLOCK: Final = 1 << 20
 
 
 def suspicion_file(path: Path) -> Path:

@@ -20,6 +20,10 @@ from agent.store.streams import StreamRegistry
 
 GAPS_CHUNK = 1024  # rows that an iteration holds at a time
 LONGEST_INTERVAL_MS = 25 * 3_600_000
+CHUNK = 256  # pages that an iteration holds at a time
+LONGEST_PAGE_MS = 26 * 3_600_000  # a day of 25 hours
+KEEP_CHANGES = 100_000
+ANNOUNCED, BEGIN = "interval changes announced", "results begin"  # names in meta
 _COLUMNS = "start_ms, reason, ms, whole_ms, crc"
 
 
@@ -153,12 +157,6 @@ class GapTable:
 
 def _crc(*columns: object) -> int:
     return zlib.crc32(repr(columns).encode())
-
-
-CHUNK = 256  # pages that an iteration holds at a time
-LONGEST_PAGE_MS = 26 * 3_600_000  # a day of 25 hours
-KEEP_CHANGES = 100_000
-ANNOUNCED, BEGIN = "interval changes announced", "results begin"  # names in meta
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ BACKFILL: Final = "backfill"
 BIRTH: Final = "birth"
 CONTROL: Final = "control"  # status, keys, checkpoints, replies
 NO_LIMIT: Final = 1 << 62  # bytes of a packet, where the broker states no limit
+CONTENT_TYPE: Final = CONTENT_TYPES[-1]  # RFC 8878 registers the suffix
+LEVEL: Final = 3  # level 9 takes eight times as long and saves a tenth at most (python -m bench.compress)
 
 
 def client_id(config: UplinkConfig, site: str, gateway: str) -> str:
@@ -69,10 +71,6 @@ class UplinkState:
     subscriber: bool | None  # somebody receives all our packs; None: not known, as MQTT 3.1.1 never tells
     streams: list[str]  # names and patterns of those that it gets; none: all
     compress: str | None  # "zstd" if packs are compressed on this connection
-
-
-CONTENT_TYPE: Final = CONTENT_TYPES[-1]  # RFC 8878 registers the suffix
-LEVEL: Final = 3  # level 9 takes eight times as long and saves a tenth at most (python -m bench.compress)
 
 
 class PackCompressor:
