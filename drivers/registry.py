@@ -187,13 +187,18 @@ def _installed(path: tuple[str, ...]) -> list[EntryPoint]:
     return sorted(entry_points(group=GROUP), key=lambda point: point.name)
 
 
+def load_point(point: EntryPoint, where: str) -> object:
+    """What a third party's entry point names. Raises ConfigError, whatever its module does when it is imported."""
+    try:
+        return point.load()
+    except Exception as error:
+        raise _not_loaded(error, where) from error
+
+
 def _checked(point: EntryPoint) -> Protocol:
     """A third party's descriptor, if it is one and states what it sends."""
     where = f"driver {point.name} ({point.value})"
-    try:
-        found = point.load()
-    except Exception as error:  # whatever a stranger's module does when it is imported
-        raise _not_loaded(error, where) from error
+    found = load_point(point, where)
     if not isinstance(found, Protocol):
         hint = "The entry point names an object of drivers/protocol.py, Protocol"
         raise ConfigError("is not the descriptor of a protocol", where=where, hint=hint)

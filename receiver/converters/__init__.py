@@ -5,18 +5,21 @@ A package of its own names its ``CONVERTER`` in the entry point group ``meterhou
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Final, Protocol
 from zoneinfo import ZoneInfo
 
 from drivers.model import ConfigError, UsageError, clean_text
+from drivers.registry import load_point
 
+log = logging.getLogger("meterhouse.platform")
 GROUP: Final = "meterhouse.converters"
 OURS: Final = {"hj212-2017": "receiver.converters.hj212"}
 
@@ -93,27 +96,43 @@ class Converter:
 
 
 def converters() -> Mapping[str, Converter]:
-    """All that are installed. Raises ConfigError where a third party's is none."""
-    found = {name: _checked(name, import_module(module).CONVERTER, module) for name, module in OURS.items()}
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        if point.name in OURS:
-            continue
+    """All that are installed; a third party's that is none is left out with a warning."""
+    found = {name: _ours(name) for name in OURS}
+    for name, point in _foreign().items():
         try:
-            made = point.load()
-        except (ImportError, AttributeError) as error:
-            where = f"converter {point.name} ({point.value})"
-            raise ConfigError(f"cannot be loaded: {error}", where=where, hint="Is its package complete?") from error
-        found[point.name] = _checked(point.name, made, point.value)
+            found[name] = _loaded(point)
+        except ConfigError as error:
+            log.warning("%s; it is left out", clean_text(str(error), 300))
     return found
 
 
 def find_converter(name: str) -> Converter:
-    """Raises UsageError with the names that there are."""
-    found = converters()
-    if name not in found:
-        hint = f"There are {', '.join(sorted(found))}"
-        raise UsageError(f'unknown converter "{clean_text(name, 40)}"', where="convert", hint=hint)
-    return found[name]
+    """One of them.
+
+    Raises:
+        UsageError: there is none of this name; says which there are.
+        ConfigError: a third party's is none.
+    """
+    foreign = _foreign()
+    if name in OURS:
+        return _ours(name)
+    if name in foreign:
+        return _loaded(foreign[name])
+    hint = f"There are {', '.join(sorted({*OURS, *foreign}))}"
+    raise UsageError(f'unknown converter "{clean_text(name, 40)}"', where="convert", hint=hint)
+
+
+def _foreign() -> dict[str, EntryPoint]:
+    points = sorted(entry_points(group=GROUP), key=lambda point: point.name)
+    return {point.name: point for point in points if point.name not in OURS}
+
+
+def _ours(name: str) -> Converter:
+    return _checked(name, import_module(OURS[name]).CONVERTER, OURS[name])
+
+
+def _loaded(point: EntryPoint) -> Converter:
+    return _checked(point.name, load_point(point, f"converter {point.name} ({point.value})"), point.value)
 
 
 def _checked(name: str, made: object, value: str) -> Converter:

@@ -264,3 +264,4 @@ def test_a_third_partys_converter_that_is_none(
     third_party(monkeypatch, tmp_path, name)
     with pytest.raises(ConfigError, match=words):
         find_converter("lines")
+    assert find_converter("hj212-2017").name == "hj212-2017" and [*converters.converters()] == ["hj212-2017"]
