@@ -85,7 +85,7 @@ class DevicePoll:
         self.answer_s = 0.0  # the longest a request has taken of late, with its time on the wire
         self._tries = 0  # in a row, of the silent device
         self.tried_at = 0.0  # loop time of the last one
-        self.is_called = False  # one that fell silent with it has answered: it is tried whatever it cost so far
+        self.is_called = False  # a device that fell silent at the same time has answered: this one is tried at once
         self.line_silence = LineSilence()  # the poller's
         self.not_asked = NotAsked()
         self.last_error = ""

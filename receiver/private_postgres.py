@@ -57,7 +57,7 @@ class PrivatePostgres:
         return f"host={self.folder} dbname=postgres user={self._name()}"
 
     def start(self) -> None:
-        """Make the cluster if it is new, and run it. Raises NoPostgres with what it answer."""
+        """Make the cluster if it is new, and run it. Raises NoPostgres with its last words."""
         data = self.folder / "data"
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._user:

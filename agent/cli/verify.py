@@ -110,8 +110,8 @@ def verify(
     sign for another. With --recompute each signed figure whose packs are all present is computed again and must agree
     to the last digit; --plan names the park's plan if it is too long to be in the packs.
 
-    --streams is for a platform that was given some streams only: the others count as not asked for, and what was agreed
-    must be there, whatever gateway or files say.
+    --streams is for a platform that receives some streams only: the others are not expected, and those that were agreed
+    must be present, even if the gateway or the files say otherwise.
 
     \b
     Example:

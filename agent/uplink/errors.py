@@ -214,7 +214,7 @@ class FaultLog:
             log.info("%s: %s", self._name, text)
 
     def cleared(self) -> None:
-        """There is no fault now."""
+        """No fault remains."""
         now = self._monotonic()
         if self._logged and now - self._last_s >= CLEAR_S:
             count = f", {self._count} faults" if self._count > len(self._logged) else ""

@@ -14,7 +14,7 @@ from typing import Final
 from .strict import shown
 from .topics import GATEWAY, NAME
 
-ALWAYS: Final = "_gateway"  # the gateway's own events go with whatever was asked for
+ALWAYS: Final = "_gateway"  # the gateway's own events, which are always expected
 _NAME: Final = re.compile(NAME)
 PATTERN: Final = re.compile(r"[A-Za-z0-9_*?][A-Za-z0-9_.:*?-]{0,63}\Z")  # ``*``: any characters, ``?``: one
 
