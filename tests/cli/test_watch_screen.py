@@ -62,7 +62,7 @@ class Screen:
 async def screen(
     folder: Path, language: str = "en", size: tuple[int, int] = (80, 24), **more: Any
 ) -> AsyncIterator[Screen]:
-    app = WatchApp(folder, language=language, every_s=0.02, **more)
+    app = WatchApp(folder, language=language, every_s=0.1, **more)
     async with app.run_test(size=size) as pilot:
         yield Screen(app, pilot)
 
