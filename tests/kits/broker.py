@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.verify.strict import inflate
+from tests.kits.ports import free_port
 
 T = TypeVar("T")
 Name = tuple[str, str, int]  # of a pack: stream, boot, seq
@@ -40,15 +39,6 @@ def until(condition: Callable[[], T], seconds: float = 20.0, what: object = "con
             raise AssertionError(f"not within {waited:.0f} s: {what() if callable(what) else what}")
         threading.Event().wait(0.02)
     return found
-
-
-def free_port() -> int:
-    """A port that nobody listens on, outside of the range that the kernel gives to connections."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class Broker:

@@ -105,7 +105,7 @@ class Field:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(DEADLINE_S * patience())
 
     def tcp(self, *meters: Meter, port: int = 0, absent: int | None = None) -> TcpLine:
-        line = TcpLine(Bus([meter.sim for meter in meters], absent=absent), port=port)
+        line = TcpLine(Bus([meter.sim for meter in meters], absent=absent), port=port or free_port())
         return self._open(line)
 
     def serial(self, link: Path, *meters: Meter, baud: int = 38400) -> SerialLine:

@@ -23,6 +23,7 @@ from drivers.sim.image import Image
 from drivers.sim.rtu import SerialLine
 from drivers.sim.tcp import TcpLine
 from tests.conftest import MadeUpTime
+from tests.kits.ports import free_port
 from tests.kits.wires import SerialWire, Wire, clock
 
 PATIENCE_S = 30.0
@@ -97,6 +98,7 @@ class Ports:
 
     async def tcp(self, *devices: SimDevice, framing: str = "mbap", **more: object) -> TcpLine:
         absent = more.pop("absent", None)
+        more.setdefault("port", free_port())  # a line that is stopped finds its port again
         sim = TcpLine(Bus(devices, absent=absent), framing=framing, **more)  # type: ignore[arg-type]
         await sim.start()
         self._sims.append(sim)

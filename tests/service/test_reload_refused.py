@@ -219,7 +219,7 @@ async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 @asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[Park]:
-    lines = [TcpLine(Bus([Meter(n).sim for n in units])) for units in ((1, 2, 5), (3, 5), (4,))]
+    lines = [TcpLine(Bus([Meter(n).sim for n in units]), port=free_port()) for units in ((1, 2, 5), (3, 5), (4,))]
     for line in lines:
         await line.start()
     park = Park(folder, *lines)

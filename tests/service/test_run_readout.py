@@ -9,7 +9,7 @@ from typing import Any
 from drivers.iec62056.simulate import PROGRAMMING, Iec62056Meter
 from drivers.sim.meters import MixedBus
 from drivers.sim.tcp import TcpLine
-from tests.kits.house import House, come_home, until
+from tests.kits.house import House, come_home, free_port, until
 
 DEVICE = """
 [[device]]
@@ -38,7 +38,7 @@ def play_a_swap_under_one_head(folder: Path, house: House) -> dict[str, Any]:
     listener = house.listen(broker)
     meter = Iec62056Meter(maker="ABC", model="M1")
     show(meter, "001", "001234.500")
-    line = house.field._open(TcpLine(MixedBus([meter]), framing="rtu"))
+    line = house.field._open(TcpLine(MixedBus([meter]), port=free_port(), framing="rtu"))
     agent = house.agent(broker, {"head": line}, {}, line_more={"head": 'serial = "300 7E1"'})
     (agent.folder / "profiles/test/readout.toml").write_text(PROFILE)
     agent.config.write_text(agent.config.read_text() + DEVICE)
