@@ -14,14 +14,15 @@ from receiver.fleet_state import FleetState, GatewayState
 
 NAMED: Final = 3  # streams of a gateway
 MOST: Final = 50  # gateways without a fault that are listed
+CUT: Final = 60  # characters of the reason of what was refused
 _STYLES: Final = {"verified": "green", "incomplete": "yellow", "failed": "red", "silent": "dim"}
 
 
 def print_state(state: FleetState, *, only_bad: bool = False) -> None:
-    """Faulty gateways first; then the sums."""
+    """Faulty gateways first, of the others those that lost packs; then the sums."""
     console, now_s = open_console(), time.time()
     order = {"failed": 0, "incomplete": 1, "silent": 2, "verified": 3}
-    rows = sorted(state.gateways, key=lambda one: (order[one.verdict], one.name))
+    rows = sorted(state.gateways, key=lambda one: (order[one.verdict], not one.lost, one.name))
     if only_bad:
         rows = [one for one in rows if one.verdict != "verified"]
     good = [one for one in rows if one.verdict == "verified"]
@@ -63,7 +64,7 @@ def totals_in_words(s: dict[str, Any]) -> str:
     return say(
         f"{s['gateways']} gateways: {s['verified']} verified, {s['incomplete']} incomplete, {s['failed']} failed, "
         f"{s['silent']} silent, {s['late']} late; {s['packs']} packs, {s['readings']} readings "
-        f"of {s['due']} due ({s['gaps']} in stated gaps); "
+        f"of {s['due'] + s['due_missing']} due ({s['gaps']} in stated gaps); "
         f"{s['missing_packs']} packs missing, {s['lost_packs']} lost"
     )
 
@@ -79,7 +80,7 @@ def why(one: GatewayState) -> str:
 
     reasons = [f"{word(code)} {count}" for code, count in sorted(one.findings.items())]
     if one.refused:
-        last = f" ({one.refused_why[:60]})" if one.refused_why else ""
+        last = f" ({shortened(one.refused_why)})" if one.refused_why else ""
         reasons.append(f"{word('refused')} {one.refused}{last}")
     reasons += [f"{word('withheld')} {one.withheld}"] if one.withheld else []
     reasons += [say(f"agreed and not named: {' '.join(one.unnamed[:NAMED])}")] if one.unnamed else []
@@ -88,6 +89,10 @@ def why(one: GatewayState) -> str:
         f"{reason_words(reason)[1] if chinese else reason} {count}" for reason, count in sorted(one.reasons.items())
     ]
     return ", ".join(reasons)
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= CUT else text[: CUT - 4].rsplit(" ", 1)[0] + " ..."
 
 
 def _age(seconds: float) -> str:
