@@ -18,7 +18,7 @@ from agent.config import load_config
 from drivers.line.trace import FrameTrace
 from drivers.model import Quality, Reason
 from ext.ring import Ring
-from tests.kits.mutations import ESCAPES, mutations
+from tests.kits.mutations import ESCAPES, EVERY, mutations
 
 
 def test_status_of_a_healthy_agent(mh, traces, tmp_path) -> None:
@@ -383,7 +383,8 @@ def test_words_for_qualities_and_ages() -> None:
 # --- an agent that was taken over: its user writes snapshot, ring and frames
 
 
-def test_each_wrong_member_of_a_snapshot_is_a_sentence_or_harmless(mh, traces, tmp_path) -> None:
+@EVERY
+def test_each_wrong_member_of_a_snapshot_is_a_sentence_or_harmless(mh, traces, tmp_path, every: int) -> None:
     """Whatever it holds: no fault of ours, and nothing that a terminal would obey."""
     traces.values(2, (0, 15, -1, 0))
     traces.text(2, 2, ESCAPES.encode())
@@ -411,7 +412,7 @@ def test_each_wrong_member_of_a_snapshot_is_a_sentence_or_harmless(mh, traces, t
     traces.facts["tables"] = {"2": traces.facts["tables"]["2"]}
     traces.facts["devices"].pop("inv2")
     harm, refused = set("\x1b\x07\x9b\u202e"), 0
-    for n, (what, wrong) in enumerate(mutations(traces.facts | {"time": time.time()})):
+    for n, (what, wrong) in enumerate(mutations(traces.facts | {"time": time.time()}, every)):
         (tmp_path / "run/snapshot.json").write_text(json.dumps(wrong))
         words = [
             ("status", "--points"),
@@ -423,7 +424,7 @@ def test_each_wrong_member_of_a_snapshot_is_a_sentence_or_harmless(mh, traces, t
         assert "a fault of ours" not in said.err, (what, said.err)
         assert not harm & set(said.out + said.err), what
         refused += "not a snapshot of an agent" in said.err
-    assert refused > 300
+    assert refused > 300 // every
 
 
 @pytest.mark.parametrize("name", ["../other", "/dev/zero", "", "ring/../../x", "snapshot.json"])

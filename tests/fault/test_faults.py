@@ -122,6 +122,7 @@ def test_a_process_that_was_stopped_for_a_while(row: Row) -> None:
     assert set(row["gaps"]) <= BUSY and row["overloads"] >= 1
 
 
+@pytest.mark.slow  # its loops would take the cores from all other tests
 @pytest.mark.plays("busy_cores")
 def test_busy_cores_drop_nothing_silently(row: Row) -> None:
     """What others keep us from reading is stated; most of it is read all the same."""

@@ -203,14 +203,14 @@ def check_alike(folder: Path, seed: int, how: str, same_state: bool = True, **mo
 
 
 @pytest.mark.parametrize("how", CUTS)
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_ledger_that_was_cut_off_ends_like_one_that_was_not(tmp_path: Path, seed: int, how: str) -> None:
     check_alike(tmp_path, seed, how)
 
 
 @pytest.mark.parametrize("how", ["damaged state", "old state"])
 @pytest.mark.parametrize(
-    "seed", [6000, 6007, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (*range(6001, 6007), 6008, 6009))]
+    "seed", [6007, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (*range(6000, 6007), 6008, 6009))]
 )  # 6007: a counter is known on one side of midnight only, and the clock was wrong before
 def test_a_week_that_was_cut_off(tmp_path: Path, seed: int, how: str) -> None:
     """What is made again begins a day before where it matters: the packs of the whole week are not read at once."""
@@ -218,7 +218,7 @@ def test_a_week_that_was_cut_off(tmp_path: Path, seed: int, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", CUTS)
-@pytest.mark.parametrize("seed", range(20, 24))
+@pytest.mark.parametrize("seed", range(20, 22))
 def test_no_energy_is_lost_over_a_cut(tmp_path: Path, seed: int, how: str) -> None:
     """# field pains 31 to 35: all intervals come to what the counter grew, to one count."""
     check_energy(tmp_path, seed, how)
