@@ -117,6 +117,16 @@ class FoundAgent(NamedTuple):
     complaints: tuple[ConfigError, ...] = ()
     config: Config | None = None
 
+    @property
+    def timezone(self) -> str:
+        """Of the site; ``""`` where no valid configuration says it."""
+        return self.config.timezone if self.config else ""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Of the devices, by name."""
+        return {device.name: device.label for device in self.config.devices} if self.config else {}
+
 
 @dataclass(frozen=True, slots=True)
 class ConfigOptions:

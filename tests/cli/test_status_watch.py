@@ -322,6 +322,18 @@ def test_frames_are_shown_as_they_went_over_the_wire(mh, traces, tmp_path) -> No
     trace.close()
 
 
+def test_frames_have_the_time_of_the_site_where_a_configuration_says_it(mh, traces, tmp_path, park) -> None:
+    config = park()
+    trace = FrameTrace(tmp_path / "run/frames.roof", 50)
+    trace.put(0, b"\1\3", 1_764_001_800_123_000_000)  # 2025-11-24 16:30 UTC
+    trace.close()
+    said = mh("watch", "--frames", "roof", "--for", "1ms", "-c", config)
+    assert (said.code, said.err, said.out) == (0, "Times of Asia/Shanghai\n", "00:30:00.123 -> 01 03\n")
+    config.write_text("no = valid [configuration")
+    said = mh("watch", "--frames", "roof", "--for", "1ms", "-c", config, "--runtime-dir", tmp_path / "run")
+    assert said.code == 0 and said.err.startswith("Times of this machine\n"), said
+
+
 def test_pieces_of_one_answer_are_one_line() -> None:
     from drivers.line.trace import TracedFrame
 

@@ -124,6 +124,38 @@ async def test_search_narrows_with_each_letter_and_is_kept_for_its_page(traces: 
         assert "1/150" in seen.line("keys")
 
 
+async def test_labels_are_shown_and_searched_as_the_technician_wrote_them(traces: Traces) -> None:
+    park(traces, 3, 5)
+    labels = {"inv1": "roof, east / 屋顶东", "inv2": "inv2", "gone": "x", "inv3": "hall\x1b[2J / 车间"}
+    async with screen(traces.folder, labels=labels) as seen:
+        await seen.until(lambda: "3 of 3" in seen.line("head"))
+        assert [row.split("alive")[0].strip() for row in seen.rows[1:4]] == ["inv3 hall\ufffd[2J", "inv2", "inv1 roof, east"]
+        await seen.press("slash", *"east", "enter")
+        assert [row.split()[0] for row in seen.rows[1:] if row] == ["inv1"]
+        await seen.press("2", "slash", *"hall l1", "enter")
+        assert [row.split()[:2] for row in seen.rows[1:] if row] == [["inv3", "ac.power.active.l1"]]
+    async with screen(traces.folder, "zh", labels=labels) as seen:
+        await seen.press("slash", *"屋顶", "enter")
+        await seen.until(lambda: [row.split()[:2] for row in seen.rows[1:] if row] == [["inv1", "屋顶东"]])
+
+
+@pytest.mark.parametrize(
+    ("zone", "title", "clock"), [("Asia/Shanghai", "(Asia/Shanghai)", "00:30:00.123"), ("", "(time of this machine)", "")]
+)
+async def test_frames_have_the_time_of_the_site(traces: Traces, zone: str, title: str, clock: str) -> None:
+    from drivers.line.trace import FrameTrace
+
+    trace = FrameTrace(traces.folder / "frames.roof", 50)
+    trace.put(0, b"\1\3", 1_764_001_800_123_000_000)  # 2025-11-24 16:30 UTC
+    trace.close()
+    async with screen(traces.folder, timezone=zone) as seen:
+        await seen.press("3")
+        await seen.until(lambda: seen.rows[1].startswith("roof"))
+        await seen.press("enter")
+        await seen.until(lambda: seen.rows[0].endswith("-> 01 03"))
+        assert title in seen.line("pages") and seen.rows[0].startswith(clock)
+
+
 async def test_only_what_is_in_trouble(traces: Traces) -> None:
     park(traces, 30, 5)
     devices = traces.facts["devices"]

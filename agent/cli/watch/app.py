@@ -6,9 +6,10 @@ import asyncio
 import signal
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Final
+from zoneinfo import ZoneInfo
 
 from rich.cells import cell_len
 from rich.style import Style
@@ -45,6 +46,8 @@ class WatchApp(App[int]):
         patterns: show only values that one of these globs matches.
         seconds: end after this time.
         every_s: how often new values are looked for, and for an agent where none runs; the snapshot half as often.
+        labels: of devices, by name.
+        timezone: of the site, for times of frames; "": this machine's.
         on_disk: what is wrong with the configuration files, until the agent looks at them.
     """
 
@@ -81,14 +84,18 @@ class WatchApp(App[int]):
         seconds: float | None = None,
         every_s: float = EVERY_S,
         on_disk: Sequence[str] = (),
+        labels: Mapping[str, str] | None = None,
+        timezone: str = "",
     ) -> None:
         super().__init__(ansi_color=True)
         self._folder, self._wanted, self._language = folder, (devices, patterns), language
         self._seconds, self._every_s = seconds, every_s
         self.view: LiveView | None = None
-        self._trends, self._pages = Trends(), Pages(language)
+        self._trends, self._pages = Trends(), Pages(language, labels)
         self._searches: dict[str, str] = {}  # of each page
         self._findings: list[Finding] = []
+        self._zone = ZoneInfo(timezone) if timezone else None
+        self._timezone = timezone or self._word("machine time")
         self._on_disk = on_disk
         self._config: object = None  # what the snapshot says of it
         self._reads = 0
@@ -190,7 +197,7 @@ class WatchApp(App[int]):
         try:
             path = frames_path(self._folder, self._line, view.snapshot)
             pieces = read_frames(path, self._line, self._joiner.last)
-            self._frames += [frame_text(frame) for frame in self._joiner.join(pieces, time.time_ns())]
+            self._frames += [frame_text(frame, self._zone) for frame in self._joiner.join(pieces, time.time_ns())]
         except GatewayError as error:
             self._frames.clear()
             self._frames.append(clean_text(say_at(error.where, error.what), 200))
@@ -269,7 +276,7 @@ class WatchApp(App[int]):
         head.append("  ").append(shown, "bold red" if faults else "green")
         age = time.time() - float(snapshot.get("time", 0))
         is_stale = age > STALE_S
-        words = self._word("stale" if is_stale else "heard", age=show_age(age))
+        words = self._word("stale" if is_stale else "heard", age=show_age(age, self._language))
         return head.append("  ").append(words, "bold red" if is_stale else "dim")
 
     def _tabs(self) -> Text:
@@ -278,7 +285,7 @@ class WatchApp(App[int]):
             is_shown = name == self._shown or (name == "lines" and self._shown == "frames")
             title = self._word(name)
             if is_shown and self._shown == "frames":
-                title += f" › {clean_text(self._line, 30)}"
+                title += f" › {clean_text(self._line, 30)} ({self._timezone})"
             elif is_shown and name == "values" and self._device:
                 title += f" › {clean_text(self._device, 30)}"
             tabs.append(f" {n} {title} ", Style.parse("reverse bold") if is_shown else Style.parse("dim"))

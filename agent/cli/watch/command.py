@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.common import NoAgent, as_line, read_snapshot, say, show_age
-from agent.cli.options import ConfigOptions, Duration, config_options, json_option, lang_option, warn_of_next_start
+from agent.cli.options import (
+    ConfigOptions,
+    Duration,
+    FoundAgent,
+    config_options,
+    json_option,
+    lang_option,
+    warn_of_next_start,
+)
 
 if TYPE_CHECKING:
     from agent.cli.ring_follower import Latest
@@ -60,15 +68,16 @@ def watch(
     \b
     Exit codes: 0 good, 1 no agent runs here or it ended, 2 unknown device or line, 3 bad configuration, 130 Ctrl-C.
     """
-    folder, complaints, _ = options.find_agent()
+    found = options.find_agent()
+    folder, complaints = found.folder, found.complaints
     warn_of_next_start(complaints)
     end = time.monotonic() + seconds if seconds is not None else None
     if line is not None:
-        _frames(folder, line, end, as_json)
+        _frames(folder, line, end, as_json, found.timezone)
     elif as_json or plain or not fills_screen():
         _values(folder, device, patterns, end, as_json)
     else:
-        _screen(folder, device, patterns, seconds, lang, [str(one) for one in complaints])
+        _screen(found, device, patterns, seconds, lang)
 
 
 def fills_screen() -> bool:
@@ -80,19 +89,19 @@ def fills_screen() -> bool:
 
 
 def _screen(
-    folder: Path,
-    devices: Sequence[str],
-    patterns: Sequence[str],
-    seconds: float | None,
-    lang: str,
-    on_disk: Sequence[str],
+    found: FoundAgent, devices: Sequence[str], patterns: Sequence[str], seconds: float | None, lang: str
 ) -> None:
     from agent.cli.watch.app import WatchApp
     from agent.cli.watch.live_view import LiveView
 
     with contextlib.suppress(NoAgent):  # the screen waits for one
-        LiveView(folder, devices, patterns).close()  # what is wrong with the words is said before the screen opens
-    raise SystemExit(WatchApp(folder, devices, patterns, lang, seconds, on_disk=on_disk).run_in_terminal())
+        # what is wrong with the words is said before the screen opens
+        LiveView(found.folder, devices, patterns).close()
+    app = WatchApp(
+        found.folder, devices, patterns, lang, seconds,
+        on_disk=[str(one) for one in found.complaints], labels=found.labels, timezone=found.timezone,
+    )  # fmt: skip
+    raise SystemExit(app.run_in_terminal())
 
 
 def until(end: float | None, every_s: float = LOOK_EVERY_S) -> Iterator[None]:
@@ -159,11 +168,16 @@ def _live(watched: LiveView, end: float | None) -> None:
             live.update(page())
 
 
-def _frames(folder: Path, line: str, end: float | None, as_json: bool) -> None:
+def _frames(folder: Path, line: str, end: float | None, as_json: bool, timezone: str) -> None:
+    from zoneinfo import ZoneInfo
+
     from agent.cli.watch.frames import FrameJoiner, frame_json, frame_text, frames_path, read_frames
 
     path = frames_path(folder, line, read_snapshot(folder))
-    tell: Callable[[ShownFrame], str] = frame_json if as_json else frame_text
+    zone = ZoneInfo(timezone) if timezone else None
+    tell: Callable[[ShownFrame], str] = frame_json if as_json else lambda frame: frame_text(frame, zone)
+    if not as_json:
+        click.echo(say(f"Times of {timezone}" if timezone else "Times of this machine"), err=True)
     joiner = FrameJoiner()
     for _ in until(end):
         for frame in joiner.join(read_frames(path, line, joiner.last), time.time_ns()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -96,9 +96,9 @@ class FrameJoiner:
             yield held
 
 
-def frame_text(frame: ShownFrame) -> str:
-    """``12:00:00.123 -> 01 03 ...``; one that is not an answer ends in ``!! why``."""
-    at = datetime.fromtimestamp(frame.time_ns // 1_000_000_000, UTC).astimezone()
+def frame_text(frame: ShownFrame, zone: tzinfo | None = None) -> str:
+    """``12:00:00.123 -> 01 03 ...``; one that is not an answer ends in ``!! why``. ``zone``: of the site; else ours."""
+    at = datetime.fromtimestamp(frame.time_ns // 1_000_000_000, UTC).astimezone(zone)
     clock = f"{at:%H:%M:%S}.{frame.time_ns // 1_000_000 % 1000:03d}"
     why = f"{DIRECTIONS[BROKEN]} {say(frame.broken)}" if frame.broken else ""
     if frame.direction == BROKEN:

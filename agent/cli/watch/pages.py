@@ -14,6 +14,7 @@ from agent.cli.console_tables import point_title, quality_word
 from agent.cli.finding_words import LANGUAGES, reason_words
 from agent.cli.findings import Finding
 from agent.cli.reading_words import LINE_TROUBLE
+from agent.cli.report.labels import own_text
 from agent.cli.ring_follower import GAP_CODES, Latest, show_number
 from agent.cli.sparkline import sparkline
 from agent.cli.status_screen import StatusScreen
@@ -66,9 +67,11 @@ class Pages:
 
     Args:
         language: ``en`` or ``zh``.
+        labels: of devices, by name.
     """
 
-    def __init__(self, language: str) -> None:
+    def __init__(self, language: str, labels: Mapping[str, str] | None = None) -> None:
+        self._labels = {name: own_text(text, language) for name, text in (labels or {}).items()}
         self._language, self._at = language, LANGUAGES.index(language)
         self.search: tuple[str, ...] = ()
         self.trouble_only = False
@@ -94,7 +97,7 @@ class Pages:
         devices = view.snapshot.get("devices", {})
         names = [
             name for name, device in devices.items()
-            if matches(self.search, name, str(device.get("line", "")), str(device.get("profile", "")))
+            if matches(self.search, self._named(name), str(device.get("line", "")), str(device.get("profile", "")))
             and (not self.trouble_only or self._ails(device))
         ]  # fmt: skip
 
@@ -106,7 +109,7 @@ class Pages:
             worst = max(missing, key=missing.__getitem__, default="")
             last = view.last_answer(names[at])
             return (
-                Cell(clean_text(names[at], 60)),
+                Cell(clean_text(self._named(names[at]), 60)),
                 Cell(self._word(state) if state in STATES else clean_text(state, 20), STATES.get(state, "")),
                 Cell("-" if complete is None else f"{complete * 100:.3g} %", _shade(complete)),
                 Cell(f"{self._reason(worst)} ({missing[worst]})" if worst else ""),
@@ -116,11 +119,15 @@ class Pages:
 
         def detail(at: int) -> str:
             device = devices[names[at]]
-            parts = [names[at], str(device.get("profile") or ""), str(device.get("variant") or "")]
+            parts = [self._named(names[at]), str(device.get("profile") or ""), str(device.get("variant") or "")]
             parts.append(str(device.get("error") or ""))
             return clean_text("  ".join(filter(None, parts)), 300)
 
         return Page(columns, len(names), row, detail, names.__getitem__)
+
+    def _named(self, device: str) -> str:
+        label = self._labels.get(device, "")
+        return f"{device} {label}" if label and label != device else device
 
     @staticmethod
     def _ails(device: Mapping[str, Any]) -> bool:
@@ -184,7 +191,9 @@ class Pages:
         point = latest.point
         if self.trouble_only and not latest.quality:
             return False
-        return not self.search or matches(self.search, point.device, point.name, point_title(point.name))
+        return not self.search or matches(
+            self.search, point.device, self._labels.get(point.device, ""), point.name, point_title(point.name)
+        )
 
     # --- lines
 

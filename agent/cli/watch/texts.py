@@ -41,6 +41,7 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "ended": ("the agent has ended: waiting for the next one. What is shown is old",
               "采集程序已停止，等待重新启动；以下为旧数据"),
     "reading": ("reading the ring ...", "正在读取环形缓冲区…"),
+    "machine time": ("time of this machine", "本机时间"),
     # bottom
     "keys": ("q quit  ? keys  1-5 page  / search  Enter open", "q 退出  ? 帮助  1-5 翻页  / 搜索  Enter 打开"),
     "t trouble": ("t trouble only", "t 仅看异常"), "t all": ("t all", "t 全部"),
