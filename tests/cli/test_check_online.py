@@ -137,5 +137,8 @@ def test_one_serial_number_at_two_places_names_both(
     assert said.code == code, said.err
     assert f"{'error' if code else 'warning'}: device inv1: inv1 (roof 1), copy (again 1) report the same" in said.err
     assert "serial number SER123" in said.err
+    assert "serial SER123" in said.out
+    chinese = mh("check", "--online", "--lang", "zh", "-c", path).out
+    assert "序列号 SER123" in chinese and "serial" not in chinese
     (facts,) = mh("check", "--online", "--json", "-c", path).lines
     assert len(facts["online"]["same_serial"]) == 1 and facts["ok"] is (code == 0)
