@@ -139,6 +139,6 @@ def test_one_serial_number_at_two_places_names_both(
     assert "serial number SER123" in said.err
     assert "serial SER123" in said.out
     chinese = mh("check", "--online", "--lang", "zh", "-c", path).out
-    assert "序列号 SER123" in chinese and "serial" not in chinese
+    assert "序列号 SER123，固件版本" in chinese and "serial SER123" not in chinese
     (facts,) = mh("check", "--online", "--json", "-c", path).lines
     assert len(facts["online"]["same_serial"]) == 1 and facts["ok"] is (code == 0)

@@ -129,7 +129,8 @@ async def test_labels_are_shown_and_searched_as_the_technician_wrote_them(traces
     labels = {"inv1": "roof, east / 屋顶东", "inv2": "inv2", "gone": "x", "inv3": "hall\x1b[2J / 车间"}
     async with screen(traces.folder, labels=labels) as seen:
         await seen.until(lambda: "3 of 3" in seen.line("head"))
-        assert [row.split("alive")[0].strip() for row in seen.rows[1:4]] == ["inv3 hall\ufffd[2J", "inv2", "inv1 roof, east"]
+        shown = [row.split("alive")[0].strip() for row in seen.rows[1:4]]
+        assert shown == ["inv3 hall\ufffd[2J", "inv2", "inv1 roof, east"]
         await seen.press("slash", *"east", "enter")
         assert [row.split()[0] for row in seen.rows[1:] if row] == ["inv1"]
         await seen.press("2", "slash", *"hall l1", "enter")
@@ -140,7 +141,8 @@ async def test_labels_are_shown_and_searched_as_the_technician_wrote_them(traces
 
 
 @pytest.mark.parametrize(
-    ("zone", "title", "clock"), [("Asia/Shanghai", "(Asia/Shanghai)", "00:30:00.123"), ("", "(time of this machine)", "")]
+    ("zone", "title", "clock"),
+    [("Asia/Shanghai", "(Asia/Shanghai)", "00:30:00.123"), ("", "(time of this machine)", "")],
 )
 async def test_frames_have_the_time_of_the_site(traces: Traces, zone: str, title: str, clock: str) -> None:
     from drivers.line.trace import FrameTrace
