@@ -543,7 +543,7 @@ class LinePoller:
 
     def _nobody_answers(self) -> bool:
         """Are all its devices silent? Then no try takes time from another, and the first that is back tells of all."""
-        return len(self._devices) > 1 and not any(device.answers_now for device in self._devices)
+        return not any(device.answers_now for device in self._devices)
 
     def _rest_s(self, spent_s: float) -> float:
         """How long no silent device is tried after a try that took ``spent_s``."""
