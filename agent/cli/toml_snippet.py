@@ -7,6 +7,7 @@ import math
 import os
 import re
 import tempfile
+import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -67,14 +68,16 @@ def tables(
     lines = [_line(names[url], url, serials[url]) for url in names]
     devices = [_device(device, names[device.url], serials[device.url], taken, lang, dirs) for device in found]
     wanted = periods([*lines, *devices])
-    for device, text in zip(found, devices, strict=True):
-        every = wanted.get(names[device.url], "")
-        texts.append(text + (f"every = {every}  # {_say(lang, 'every')}\n" if every and device.fits else ""))
+    for text in devices:
+        (entry,) = tomllib.loads(text).get("device", [{}])  # none in comments
+        every = wanted.get(entry.get("name", ""), "")
+        texts.append(text + (f"every = {every}  # {_say(lang, 'every')}\n" if every else ""))
     return texts
 
 
 def periods(texts: Sequence[str]) -> dict[str, str]:
-    """What ``every`` of the devices must be, by line, where the default paces would overload it.
+    """What ``every`` must be, by device, where the default paces would overload its line: the paces that it has and
+    that are shorter than the line bears.
 
     ``texts``: sound tables of lines and devices. Lines whose load cannot be told are left out.
     """
@@ -89,19 +92,19 @@ def periods(texts: Sequence[str]) -> dict[str, str]:
             costs = plan_costs(config, load_profiles(config))
         except GatewayError:
             return {}
-    found = {}
+    slower: dict[str, list[str]] = {}
     for line, share in line_shares(costs).items():
         mine = [cost for cost in costs if cost.line == line and cost.pace != "once"]
         if share <= COMFORTABLE:
             continue
         for step_s in STEPS_S:
-            stretched = {cost.pace: max(cost.period_ms, step_s * 1000) for cost in mine}
             load = sum(cost.cost.line_time_s * 1000 / max(cost.period_ms, step_s * 1000) for cost in mine)
             if load <= COMFORTABLE or step_s == STEPS_S[-1]:
-                every = {pace: ms for pace, ms in stretched.items() if ms == step_s * 1000}
-                found[line] = "{ " + ", ".join(f'{pace} = "{ms // 1000} s"' for pace, ms in every.items()) + " }"
+                for cost in mine:
+                    if cost.period_ms < step_s * 1000:
+                        slower.setdefault(cost.device, []).append(f'{cost.pace} = "{step_s} s"')
                 break
-    return found
+    return {device: "{ " + ", ".join(paces) + " }" for device, paces in slower.items()}
 
 
 def _line(name: str, url: str, serial: str) -> str:

@@ -285,7 +285,9 @@ def test_a_bus_that_was_silent_is_read_again_at_once_but_for_its_dead_device(
     assert reasons <= {Reason.TIMEOUT, Reason.ABSENT}
 
 
-@pytest.mark.parametrize(("outage_s", "most_s"), [(6, 3), (15, 3), (30, 4), (34, 4), (120, 10), (600, 35), (86_400, 65)])
+@pytest.mark.parametrize(
+    ("outage_s", "most_s"), [(6, 3), (15, 3), (30, 4), (34, 4), (120, 10), (600, 35), (86_400, 65)]
+)
 def test_a_device_alone_on_its_line_is_read_again_soon_and_costs_little(
     made_up_time, ring, outage_s: int, most_s: int
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.cli.toml_snippet import stable, tables
+from agent.config import load_config, load_profiles
 from drivers.dlt645.simulate import Dlt645Meter
 from drivers.scan import COMMON_SETTINGS, FoundDevice, Scan, ScanOptions
 from drivers.scan.fit import Fit
@@ -95,6 +96,27 @@ def test_each_device_has_a_name_of_its_own_and_says_what_differs() -> None:
     assert "# params = { cells = 216, sensors = 108 }" in texts[3], "what the installer may say"
     assert "or eastron/sdm72v2" in texts[1]
     assert texts[-1].startswith("# [[device]]") and "none of the known profiles fits" in texts[-1]
+
+
+def test_on_a_full_line_each_device_is_read_less_often_at_the_paces_that_it_has(tmp_path: Path) -> None:
+    """A slow bus of four protocols; what was proposed for one pace was written for devices that do not have it."""
+    at = ("serial:/dev/ttyS9", "9600 8N1")
+    found = [
+        FoundDevice("modbus", "9", at[1], "answer", at[0], fits=[Fit("eastron/sdm630", "", "likely", 9, 9)], answer_s=0.15),
+        FoundDevice("dlt645", "000000000161", "2400 8E1", "answer", at[0],
+                    fits=[Fit("dlt645/2007", "", "likely", 9, 9)], answer_s=0.3),
+        FoundDevice("cjt188", "22223333444455", "2400 8E1", "answer", at[0],
+                    fits=[Fit("cjt188/heat", "", "likely", 9, 9)], answer_s=0.3),
+        FoundDevice("modbus", "7", at[1], "answer", at[0]),
+    ]  # fmt: skip
+    text = "\n".join(tables(found, {}))
+    devices = {one["address"]: one.get("every", {}) for one in tomllib.loads(text)["device"]}
+    assert devices["9"] == {"fast": "10 s", "normal": "10 s"} and "7" not in devices
+    assert not devices["000000000161"] and not devices["22223333444455"], "no fast pace, and slower than that anyway"
+    config = tmp_path / "agent.toml"
+    config.write_text('[site]\nid = "s"\ngateway = "g"\ntimezone = "UTC"\n' + text)
+    load_profiles(loaded := load_config(config))
+    assert not [note for note in loaded.notes if "pace" in note.what], loaded.notes
 
 
 def test_a_port_is_named_by_its_adapter(tmp_path: Path) -> None:  # field pain 17
