@@ -302,10 +302,8 @@ def test_a_device_alone_on_its_line_is_read_again_soon_and_costs_little(
         await asyncio.sleep(outage_s)
         assert len(driver.probes) <= 120 + outage_s / 60
         driver.silent = False
-        back = bench.clock.now_ms()
-        while not bench.devices[0].answers_now:
-            await asyncio.sleep(0.05)
-        assert bench.clock.now_ms() - back <= most_s * 1000
+        await asyncio.sleep(most_s)
+        assert bench.devices[0].answers_now
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

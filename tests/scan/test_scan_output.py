@@ -102,7 +102,8 @@ def test_on_a_full_line_each_device_is_read_less_often_at_the_paces_that_it_has(
     """A slow bus of four protocols; what was proposed for one pace was written for devices that do not have it."""
     at = ("serial:/dev/ttyS9", "9600 8N1")
     found = [
-        FoundDevice("modbus", "9", at[1], "answer", at[0], fits=[Fit("eastron/sdm630", "", "likely", 9, 9)], answer_s=0.15),
+        FoundDevice("modbus", "9", at[1], "answer", at[0],
+                    fits=[Fit("eastron/sdm630", "", "likely", 9, 9)], answer_s=0.15),
         FoundDevice("dlt645", "000000000161", "2400 8E1", "answer", at[0],
                     fits=[Fit("dlt645/2007", "", "likely", 9, 9)], answer_s=0.3),
         FoundDevice("cjt188", "22223333444455", "2400 8E1", "answer", at[0],
@@ -112,7 +113,8 @@ def test_on_a_full_line_each_device_is_read_less_often_at_the_paces_that_it_has(
     text = "\n".join(tables(found, {}))
     devices = {one["address"]: one.get("every", {}) for one in tomllib.loads(text)["device"]}
     assert devices["9"] == {"fast": "10 s", "normal": "10 s"} and "7" not in devices
-    assert not devices["000000000161"] and not devices["22223333444455"], "no fast pace, and slower than that anyway"
+    assert devices["000000000161"] == {"normal": "10 s"}, "it has no fast pace"
+    assert not devices["22223333444455"], "it is not read more often than that"
     config = tmp_path / "agent.toml"
     config.write_text('[site]\nid = "s"\ngateway = "g"\ntimezone = "UTC"\n' + text)
     load_profiles(loaded := load_config(config))
