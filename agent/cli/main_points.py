@@ -25,12 +25,28 @@ NOT_MEASURED: Final = ("device.", "control.")
 
 
 IDENTITY: Final = ("vendor", "maker", "product", "model", "serial", "number", "firmware")
+_CHINESE: Final = {"maker": "厂家", "product": "产品", "number": "编号", "medium": "介质", "version": "版本"}
 
 
-def known_as(identity: Mapping[str, str]) -> str:
+def known_as(identity: Mapping[str, str], language: str = "") -> str:
     """What a device says of itself, for people: its nameplate and firmware, not the words of its protocol."""
-    named = {name.removeprefix("device."): clean_text(text, 60) for name, text in identity.items()}
-    return ", ".join(f"{name} {named[name]}" for name in IDENTITY if name in named)
+    named = {name.removeprefix("device."): text for name, text in identity.items()}
+    return identity_words({name: named[name] for name in IDENTITY if name in named}, language)
+
+
+def identity_words(identity: Mapping[str, str], language: str = "") -> str:
+    """All that a device says of itself in one line: ``vendor Acme, serial 17``. ``language``: by default the run's."""
+    from agent.cli.common import speaks_chinese
+    from agent.cli.console_tables import point_title
+
+    chinese = language == "zh" if language else speaks_chinese()
+
+    parts = []
+    for name, text in identity.items():
+        short = name.removeprefix("device.")
+        title = point_title(f"device.{short}") or _CHINESE.get(short, "") if chinese else ""
+        parts.append(f"{title or short} {clean_text(text, 60)}")
+    return ("，" if chinese else ", ").join(parts)
 
 
 def first_points(points: Iterable[Point]) -> list[str]:

@@ -261,17 +261,9 @@ def _same_devices(config: Config, trials: Sequence[DeviceTrial], lang: str) -> l
     ]
 
 
-def _identity_words(identity: Mapping[str, str], lang: str) -> list[str]:
-    from agent.cli.console_tables import point_title
-
-    titles = {name: point_title(name) if lang == "zh" else "" for name in identity}
-    return [
-        f"{titles[name] or name.removeprefix('device.')} {value}" for name, value in identity.items() if value.strip()
-    ][:4]
-
-
 def _print(devices: Sequence[DeviceTrial], destinations: Sequence[TrialResult], running: bool, lang: str) -> None:
     from agent.cli.console_tables import cell, open_console, plain_table
+    from agent.cli.main_points import identity_words
 
     words, console = WORDS[lang], open_console()
     table = plain_table(words["devices"], *(words[key] for key in ("device", "line", "address", "answer")))
@@ -279,8 +271,10 @@ def _print(devices: Sequence[DeviceTrial], destinations: Sequence[TrialResult], 
         good = trial.count - len(trial.missing) - len(trial.doubtful)
         shown = words["points" if trial.count >= trial.all_count else "sample"]
         counted = shown.format(good=good, count=trial.count, all=trial.all_count)
-        comma = "，" if lang == "zh" else ", "
-        answer = comma.join([counted, *_identity_words(trial.identity, lang)]) if trial.count else words["failed"]
+        said = identity_words({name: text for name, text in trial.identity.items() if text.strip()}, lang)
+        answer = (
+            ("，" if lang == "zh" else ", ").join(filter(None, (counted, said))) if trial.count else words["failed"]
+        )
         table.add_row(cell(trial.device), cell(trial.line), cell(trial.address), cell(answer, 160))
     uplinks = plain_table(words["destinations"], *(words[key] for key in ("name", "url", "answer")))
     for one in destinations:

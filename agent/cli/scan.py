@@ -390,12 +390,13 @@ def _print(
     if not found:
         return
     from agent.cli.console_tables import cell, open_console, plain_table
+    from agent.cli.main_points import identity_words
 
     many = len({device.url for device in found}) > 1
     columns = (*(["line"] if many else []), "protocol", "address", "serial", "identity", "profile", "notes")
     table = plain_table("", *(say(lang, column) for column in columns))
     for device in found:
-        words = ", ".join(f"{name.removeprefix('device.')} {text}" for name, text in device.identity.items())
+        words = identity_words(device.identity, lang)
         table.add_row(
             *([cell(device.url, 60)] if many else []),
             cell(device.protocol),

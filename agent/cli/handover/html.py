@@ -59,7 +59,7 @@ def page(record: Mapping[str, Any], language: str) -> str:
         else f"<th>{words[name]}</th>"
         for name in names
     )
-    rows = "".join(_row(entry, words, zone) for entry in record["devices"])
+    rows = "".join(_row(entry, words, zone, language) for entry in record["devices"])
     summary = words["summary"].format(devices=len(record["devices"]), **record["counts"])
     hands = "".join(
         f"<div>{words[name]}<br><span class='soft'>{words['date']}</span></div>" for name in ("hands", "takes")
@@ -77,9 +77,9 @@ def page(record: Mapping[str, Any], language: str) -> str:
     )
 
 
-def _row(entry: Mapping[str, Any], words: Mapping[str, str], zone: ZoneInfo) -> str:
+def _row(entry: Mapping[str, Any], words: Mapping[str, str], zone: ZoneInfo, language: str) -> str:
     reading, result = entry.get("reading"), verdict(entry)
-    known = known_as(entry["identity"])
+    known = known_as(entry["identity"], language)
     state = words.get(entry["state"], entry["state"])
     shown = ""
     if reading:
