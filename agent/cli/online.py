@@ -271,9 +271,9 @@ def _print(devices: Sequence[DeviceTrial], destinations: Sequence[TrialResult], 
         good = trial.count - len(trial.missing) - len(trial.doubtful)
         shown = words["points" if trial.count >= trial.all_count else "sample"]
         counted = shown.format(good=good, count=trial.count, all=trial.all_count)
-        said = identity_words({name: text for name, text in trial.identity.items() if text.strip()}, lang)
+        named = identity_words({name: text for name, text in trial.identity.items() if text.strip()}, lang)
         answer = (
-            ("，" if lang == "zh" else ", ").join(filter(None, (counted, said))) if trial.count else words["failed"]
+            ("，" if lang == "zh" else ", ").join(filter(None, (counted, named))) if trial.count else words["failed"]
         )
         table.add_row(cell(trial.device), cell(trial.line), cell(trial.address), cell(answer, 160))
     uplinks = plain_table(words["destinations"], *(words[key] for key in ("name", "url", "answer")))
