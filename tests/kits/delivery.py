@@ -128,6 +128,7 @@ class StoreOutbox:
         self._confirmed: dict[str, list[int]] = {}
         self.uplinks: list[Uplink] = []
         self.fetches = 0
+        self.told: list[int] = []  # ids of packs that were confirmed, as often as that was said
         self._thread = threading.Thread(target=self._run, args=(path, destinations, asked))
         self._thread.start()
 
@@ -189,6 +190,7 @@ class StoreOutbox:
         """Nothing is recorded here."""
 
     def confirm(self, dest: str, ids: Sequence[int]) -> None:
+        self.told += ids
         self._jobs.put(lambda store: self._confirmed.setdefault(dest, []).extend(ids))
 
     def acknowledge(self, dest: str, acks: Sequence[Ack], callback: Callable[[int, str | None], None]) -> None:

@@ -136,6 +136,16 @@ def test_an_interrupted_salvage_is_repeated(
     assert Store.open(path, CAP, destinations=["platform"]).quarantine is None
 
 
+def test_a_salvage_that_was_interrupted_before_its_first_step_leaves_no_trace(tmp_path: Path) -> None:
+    """The name of the file was noted, and the file not yet set aside: the database is still the one in use."""
+    path = tmp_path / "store.db"
+    Store.open(path, CAP, destinations=["platform"]).close()
+    salvage_file(path).write_text("store.db.damaged-20261127T000000Z")
+    store = Store.open(path, CAP, destinations=["platform"])
+    assert store.quarantine is None and not salvage_file(path).exists()
+    store.close()
+
+
 def test_what_is_stated_is_stated_once(full: tuple[Path, list[Maker]], tmp_path: Path) -> None:
     """The losses go into the next pack of their stream, like those of the size cap."""
     path, makers = copy_of(full[0], tmp_path), full[1]

@@ -376,7 +376,8 @@ def test_a_pack_refused_while_the_backlog_is_read_for_a_probe_waits_for_the_next
 def test_only_the_page_of_the_last_request_counts() -> None:
     """After 30 s without an answer the store is asked again; both answers came, and packs between them were lost."""
     now, requests = [1000.0], list[int]()
-    inbound = InboundQueue(1000, lambda: now[0], lambda: None)
+    woken = list[float]()
+    inbound = InboundQueue(1000, lambda: now[0], lambda: woken.append(now[0]))
     cursor = OutboxCursor(lambda cursor, *_: requests.append(cursor.request_number), lambda: now[0])
     page = [OutboxItem(6, STREAMS[0], b"x", False, 0)]
     inbound.open(0.0)
@@ -388,7 +389,9 @@ def test_only_the_page_of_the_last_request_counts() -> None:
     assert inbound.take() is None, "it arrived just before the second request"
     inbound.put_page(cursor, requests[0], page)
     assert inbound.take() is None
+    woken.clear()
     inbound.put_page(cursor, requests[1], page)
+    assert woken, "the thread that sends hears of it"
     assert inbound.take() == (cursor, page, 0.0)
 
 
