@@ -45,6 +45,11 @@ SIDE_WINDOW: Final = 500  # the same, of each queue beside the main one
 HEARTBEAT_S: Final = 60  # a worker that waits for its database serves no heartbeat
 BLOCKED_S: Final = 5.0  # that an alarm of the broker may hold up what is set aside
 ASIDE_S: Final = 1.0  # of one call: meanwhile the other shards wait
+_TLS_HINTS: Final = {
+    "CERTIFICATE_VERIFY_FAILED": "its certificate does not verify: name the file of its authority with &ca=FILE, and "
+    "the broker as its certificate does",
+    "WRONG_VERSION_NUMBER": "does not speak TLS: amqps:// needs the broker's TLS port, usually 5671",
+}
 _FAILURES: Final = (AMQPError, OSError, AssertionError)
 
 
@@ -292,6 +297,12 @@ def _code(error: Exception) -> int:
 
 
 def _first(error: Exception) -> str:
-    """The broker's words, such as those of a 406; pika's first argument is the code."""
-    text = str(getattr(error, "reply_text", "") or error).strip()
+    """The broker's words, such as those of a 406 (pika's first argument is the code), or the system's."""
+    text = str(getattr(error, "reply_text", "") or "").strip()
+    while not text and isinstance(inner := getattr(error, "exception", next(iter(error.args), None)), Exception):
+        error = inner  # pika wraps what it met
+    for hint, kind in _TLS_HINTS.items():
+        if hint in str(error):
+            return kind
+    text = text or str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -19,20 +20,38 @@ from receiver.sources.amqp import AmqpSource
 from receiver.store import Store
 from receiver.trust import Enrolment, enrol
 from receiver.worker import Worker
+from tests.kits.authority import Authority
 from tests.kits.broker import until
 from tests.kits.fleet_faults import make, publish_all
+from tests.kits.ports import free_port
 
 NUMBERS = count(1)
+TLS_PORTS: list[int] = []  # of the node
 TOPIC = "meterhouse/v1/park7/gw01/m1/readings"
 
 
 @pytest.fixture(scope="module")
-def rabbit() -> Iterator[PrivateRabbit]:
-    """One node for all tests of this file; each takes a queue of its own."""
+def authority() -> Iterator[Authority]:
+    with tempfile.TemporaryDirectory(prefix="mh-amqps-") as folder:
+        Path(folder).chmod(0o755)
+        yield Authority(Path(folder), "ca")
+
+
+@pytest.fixture(scope="module")
+def rabbit(authority: Authority) -> Iterator[PrivateRabbit]:
+    """One node for all tests of this file, on TLS too; each test takes a queue of its own."""
+    certificate, key = authority.issue("server")
+    key.chmod(0o644)  # RabbitMQ has a user of its own
     try:
-        made = PrivateRabbit()
+        made = PrivateRabbit(
+            settings=[
+                f"listeners.ssl.1 = 127.0.0.1:{(port := free_port())}", f"ssl_options.cacertfile = {authority.file}",
+                f"ssl_options.certfile = {certificate}", f"ssl_options.keyfile = {key}",
+            ]
+        )  # fmt: skip
     except NoRabbit as error:
         pytest.skip(str(error))
+    TLS_PORTS.append(port)
     try:
         made.start()
         yield made
@@ -74,6 +93,34 @@ def _channel(rabbit: PrivateRabbit) -> Any:
     import pika
 
     return pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", rabbit.nodes[0].amqp_port)).channel()
+
+
+def test_over_tls_the_broker_is_who_its_certificate_says(
+    rabbit: PrivateRabbit, authority: Authority, queue: str, tmp_path: Path
+) -> None:
+    password = tmp_path / "password"
+    password.write_text("guest\n")
+    base = f"amqps://guest@127.0.0.1:{TLS_PORTS[0]}/%2F?queue={queue}&password_file={password}"
+    source = open_source(f"{base}&ca={authority.file}", "w1")
+    until(lambda: source.take(0, 0) == [] and not source.problem(), what=source.problem)
+    published(rabbit, (TOPIC, b"one"), (TOPIC, b"two"))
+    assert [message.body for message in taken(source, 2)] == [b"one", b"two"]
+    source.close()
+    for wrong, words in (
+        (base, "does not verify: name the file of its authority with &ca=FILE"),
+        (f"{base}&ca={Authority(tmp_path, 'other').file}", "does not verify"),
+        (f"{base}&ca={authority.file}".replace("127.0.0.1", "127.0.0.2"), "127.0.0.2:{port}: [Errno 111] Connection"),
+        (
+            f"amqps://guest@127.0.0.1:{rabbit.nodes[0].amqp_port}/%2F?queue={queue}&ca={authority.file}",
+            "does not speak TLS: amqps:// needs the broker's TLS port",
+        ),
+    ):
+        refused = open_source(wrong, "w1")
+        until(lambda refused=refused: refused.take(0, 0) == [] and "not connected yet" not in refused.problem())
+        assert words.format(port=TLS_PORTS[0]) in refused.problem(), (wrong, refused.problem())
+        refused.close()
+    with pytest.raises(UsageError, match="Is the file there"):
+        open_source(f"{base}&ca={tmp_path / 'none.pem'}", "w1")
 
 
 def test_workers_share_a_queue_and_store_all_of_it(rabbit: PrivateRabbit, queue: str, dsn: str) -> None:
