@@ -41,13 +41,16 @@ class PrivatePostgres:
     Args:
         folder: where its data lie, made if need be; None: a new temporary folder, removed by ``stop``.
         settings: such as ``fsync=off``.
+        standby_of: a server that runs and that this one follows, by streaming replication.
     """
 
-    def __init__(self, folder: Path | None = None, settings: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path | None = None, settings: Sequence[str] = (), standby_of: PrivatePostgres | None = None
+    ) -> None:
         self._programs = find_programs()
         self._own = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="meterhouse-platform-"))
-        self._settings = settings
+        self._settings, self._primary = settings, standby_of
         self._user = USER if os.geteuid() == 0 else ""
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -62,7 +65,10 @@ class PrivatePostgres:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._user:
             shutil.chown(self.folder, self._user)
-        if not data.exists():
+        if not data.exists() and self._primary is not None:
+            source = ("-h", str(self._primary.folder), "-U", self._name())
+            self._run("pg_basebackup", *source, "-D", str(data), "-R", "-c", "fast", "--no-sync")
+        elif not data.exists():
             self._run(
                 "initdb", "-D", str(data), "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-U", self._name()
             )
@@ -89,6 +95,10 @@ class PrivatePostgres:
         self._process = None
         if self._own and how == "fast":
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def promote(self) -> None:
+        """A standby takes writes from now on, as patroni makes it do when the other is gone. Raises NoPostgres."""
+        self._run("pg_ctl", "-D", str(self.folder / "data"), "-w", "promote")
 
     def _wait(self) -> None:
         import time
