@@ -85,7 +85,7 @@ def off_its_road(ear: Listener) -> int:
 
 @scenario(about_s=15, long=10, chunk=1)
 def brokers_of_all_kinds(folder: Path, house: House, rounds: int, seed: int) -> Row:
-    """One good destination and seven troubled ones beside it; then all of them get well."""
+    """One good destination and eight troubled ones beside it; then all of them get well."""
     rng = random.Random(seed)
     acl = folder / "acl"
     acl.write_text("topic read #\n")
