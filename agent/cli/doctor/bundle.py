@@ -40,6 +40,8 @@ _VALUE = re.compile(rf"(?i)({_NAME}{_PLACE}\s*[:=：＝]\s*)({_TEXT})")
 _COMMENT = re.compile(
     rf"(?im)(#[^\n]{{0,2000}}?(?:{_WORD}|curl[^\n]{{0,2000}}? -u))[^\n]*$"
 )  # a remark about a secret may hold it
+_STRING = r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\''
+_REMARK = re.compile(rf"({_STRING})|#[^\n]*")  # of a configuration: whatever a person noted there
 _FILE = re.compile(r"""(?m)^\s*(?:\w+_)?file\s*=\s*["']([^"'\n]+)["']""")
 _LOGIN_IN_URL = re.compile(r"(://)[^/\s@\"']{1,300}@")
 _PEM = re.compile(r"-----BEGIN [^-]*PRIVATE KEY-----.*?(?:-----END [^-]*PRIVATE KEY-----|\Z)", re.S)
@@ -86,13 +88,17 @@ class Redactor:
 
 
 def config_texts(file: Path, config: Config | None) -> Mapping[str, str]:
-    """The configuration files as they are, by their name in the archive; also those of a configuration with errors."""
+    """The configuration files by their name in the archive, also those of a configuration with errors.
+
+    Without comments: people note logins there, in words that no list of ours has.
+    """
     files = config.files if config else (file, *sorted((file.parent / "conf.d").glob("*.toml")))
     found = {}
     for path in files:
         name = f"config/conf.d/{path.name}" if path.parent.name == "conf.d" else f"config/{path.name}"
         try:
-            found[name] = read_plain(path, MAX_FILE).decode("utf-8")
+            text = read_plain(path, MAX_FILE).decode("utf-8")
+            found[name] = _REMARK.sub(lambda part: part[1] or "#", text)
         except UnicodeDecodeError:  # what it holds could not be searched for secrets
             found[name] = "# left out: it is not text in UTF-8\n"
         except ValueError:
