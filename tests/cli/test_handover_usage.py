@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.cli.handover import command
 from agent.cli.handover.awaited import wait_for_counters
 from agent.cli.handover.labels import WORDS
 from agent.cli.watch.live_view import LiveView
@@ -28,6 +29,9 @@ from drivers.model import Reason
         (["--display", "inv1=1234,567,890"], "'1234,567,890' is not a number. Digits and a decimal point"),
         (["--display", "inv1=1.234,5"], "is not a number"),
         (["--csv", "COMMA"], "comma.csv:1: 1,234 may be"),
+        (["--display", "inv1=1", "--display", "inv1=2"], "--display: 'inv1' is given twice"),
+        (["--display", "inv1=1", "--csv", "ONE"], "one.csv:1: 'inv1' is given twice"),
+        (["--csv", "TWICE"], "twice.csv:2: 'inv1' is given twice"),
         (["--display", "inv9=1"], 'error: --display: the running agent has no device "inv9"'),
         (["--display", "inv1/ac.energy.imp=1"], "inv1 has no point 'ac.energy.imp'"),
         (["--who", " "], "--who: is missing"),
@@ -40,7 +44,9 @@ def test_what_is_wrong_is_said_and_nothing_is_signed(
 ) -> None:
     (tmp_path / "shown.csv").write_text("inv1,1\ninv2\n")
     (tmp_path / "comma.csv").write_text('inv1,"1,234"\n')
-    files = {"CSV": "shown.csv", "COMMA": "comma.csv"}
+    (tmp_path / "twice.csv").write_text("inv1,1\ninv1,2\n")
+    files = {"CSV": "shown.csv", "COMMA": "comma.csv", "TWICE": "twice.csv", "ONE": "one.csv"}
+    (tmp_path / "one.csv").write_text("inv1,1\n")
     more = [str(tmp_path / files[text]) if text in files else text for text in more]
     said = mh("handover", "--who", "x", *more, "--yes", "-c", park())
     assert (said.code, said.out) == (2, "") and says in said.err, said.err
@@ -111,3 +117,26 @@ def test_nothing_is_waited_for_that_will_not_come(park, traces, capsys, why: str
     finally:
         view.close()
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_value_that_is_missing_since_is_no_reading_of_now(park, traces, capsys, language: str) -> None:
+    """It agreed with the display, was signed, and the meter had shown nothing for nine minutes."""
+    view = LiveView(traces.folder, [], ())
+    try:
+        words, display = WORDS[language], command.Shown("1234.5", "", "")
+        traces.values(2, (COUNTER, 12345, -1, 0), ago_s=540)
+        for ago_s in (20, 10, 0):
+            traces.values(2, (COUNTER, 0, 0, Reason.SENTINEL), ago_s=ago_s)
+        view.catch_up()
+        missing = command._compared(view, "inv1", display, words, False)
+        assert (missing.n, missing.display) == ("", "")
+        traces.values(2, (COUNTER, 12345, -1, 0), ago_s=2)
+        traces.values(2, (COUNTER, 0, 0, Reason.SENTINEL))
+        view.catch_up()
+        just_now = command._compared(view, "inv1", display, words, False)
+        assert (just_now.n, just_now.display) == ("ac.energy.import", "1234.5"), "missing for a moment"
+    finally:
+        view.close()
+    told = capsys.readouterr().err
+    assert ("9 min old" if language == "en" else "9分钟前") in told and "ac.energy.import" in told

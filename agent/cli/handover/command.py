@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from agent.cli.answers import HandedOver, checked
-from agent.cli.common import as_complaint, as_line, progress, read_snapshot
+from agent.cli.common import as_complaint, as_line, progress, read_snapshot, show_age, show_quality
 from agent.cli.handover.awaited import counter_of, wait_for_counters
 from agent.cli.options import EXISTING_FILE, FILE, ConfigOptions, config_options, json_option, lang_option
 from agent.cli.output_files import TextDraft, writing
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from agent.service.control.protocol import ComparedDevice
 
 MAX_TEXT: Final = 200
+OUTDATED_PERIODS, OUTDATED_S = 3, 10.0  # whichever is longer: a value that is missing since then is no reading of now
 MOST_DEVICES: Final = 300  # that fit into one request
 _NUMBER: Final = re.compile(r"-?[0-9]{1,25}(\.[0-9]{1,12})?")
 _ONE_COMMA: Final = re.compile(r"(-?[0-9]{1,25}),([0-9]{3})")  # before thousands, or for the point
@@ -84,8 +86,8 @@ def handover(
     from agent.service.control.protocol import Handover
 
     words, config = WORDS[lang], options.load()
-    shown = dict(_given(text, "--display") for text in displays)
-    given = shown | (_from_csv(csv_file) if csv_file else {})
+    shown = _from_options(displays)
+    given = shown | (_from_csv(csv_file, shown) if csv_file else {})
     snapshot = read_snapshot(config.runtime_dir)
     for place, named in (("handover", devices), ("--display", shown), (f"--csv {csv_file}", given)):
         check_devices(snapshot, named, place)
@@ -161,7 +163,22 @@ def _number(text: str, where: str) -> str:
     return plain
 
 
-def _from_csv(path: Path) -> dict[str, Shown]:
+def _from_options(displays: Iterable[str]) -> dict[str, Shown]:
+    found: dict[str, Shown] = {}
+    for text in displays:
+        device, display = _given(text, "--display")
+        _once(found, device, "--display")
+        found[device] = display
+    return found
+
+
+def _once(given: dict[str, Shown], device: str, where: str) -> None:
+    if device in given:
+        raise UsageError(f"{clean_text(device, 40)!r} is given twice", where=where, hint="Keep the value that is right")
+
+
+def _from_csv(path: Path, others: dict[str, Shown]) -> dict[str, Shown]:
+    """``others``: what was given elsewhere."""
     found: dict[str, Shown] = {}
     try:
         rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
@@ -176,6 +193,7 @@ def _from_csv(path: Path) -> dict[str, Shown]:
             raise UsageError(f"{len(row)} columns", where=where, hint="DEVICE,VALUE or DEVICE,VALUE,REMARK")
         device, _, point = row[0].strip().partition("/")
         remark = _text(row[2], where) if len(row) == 3 else ""
+        _once(others | found, device, where)
         found[device] = Shown(_number(row[1], where) if row[1].strip() else "", point, remark)
     return found
 
@@ -212,6 +230,10 @@ def _compared(view: LiveView, device: str, shown: Shown | None, words: Mapping[s
         )
         return ComparedDevice(device=device, remark=remark)
     name = latest.point.name
+    is_alive = view.snapshot.get("devices", {}).get(device, {}).get("life") == "alive"
+    if is_alive and (why := _outdated(latest, words)):
+        click.echo(as_complaint("warning", why.format(device=device, point=name)), err=True)
+        return ComparedDevice(device=device, remark=remark)
     seen, value = [_seen(latest)], shown.value if shown else ""
     if shown is None and asks:
         question = words["ask"].format(
@@ -223,6 +245,21 @@ def _compared(view: LiveView, device: str, shown: Shown | None, words: Mapping[s
             seen.append(_seen(latest))
     near = min(seen, key=lambda one: abs(Decimal(one["v"]) - Decimal(value))) if value else seen[-1]
     return ComparedDevice(device=device, n=name, display=value, remark=remark, **near)
+
+
+def _outdated(latest: Latest, words: Mapping[str, str]) -> str:
+    """A text if what the counter showed last is no reading of now: it is missing since, for some periods."""
+    from agent.cli.finding_words import reason_words
+    from agent.cli.handover.labels import WORDS
+    from agent.cli.ring_follower import GAP_CODES
+
+    age_s = latest.age_s(time.time_ns()) or 0.0
+    if latest.quality < GAP_CODES or age_s <= max(OUTDATED_PERIODS * latest.period_ms / 1000, OUTDATED_S):
+        return ""
+    chinese = words is WORDS["zh"]
+    why = reason_words(show_quality(latest.quality))[chinese]
+    age = show_age(age_s, "zh" if chinese else "en").replace(" ", "" if chinese else " ")
+    return words["old"].format(device="{device}", point="{point}", age=age, why=why)
 
 
 def _seen(latest: Latest) -> dict[str, Any]:
