@@ -13,6 +13,19 @@ from drivers.model import clean_text
 WARN_DAYS = 30
 
 
+def stamps(uplinks: Iterable[UplinkConfig]) -> list[tuple[str, str, int]]:
+    """Changes with the files that ``expiries`` reads and with the destinations: name, file and its time in ns."""
+    files = [(uplink.name, file) for uplink in uplinks for file in (uplink.cert_file, uplink.ca_file) if file]
+    return [(name, str(file), _changed_ns(file)) for name, file in files]
+
+
+def _changed_ns(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return -1
+
+
 @dataclass(frozen=True, slots=True)
 class Expiry:
     """One certificate. ``ends`` is UTC seconds; None if it cannot be read, with the reason in ``error``."""

@@ -512,6 +512,14 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         ),
         _CERTIFICATE,
     ),
+    "broker-certificate-expires": FindingWords(
+        1,
+        (
+            "destination {name}: the certificate of the broker expires in {days} days",
+            "上行目标 {name}：消息代理的证书将在 {days} 天后过期",
+        ),
+        ("Ask the broker's operator to renew it", "请让消息代理的运维方更换证书"),
+    ),
 }
 
 

@@ -411,6 +411,9 @@ def _uplinks(uplinks: Mapping[str, Facts], gateway: str, now: float) -> Iterator
         elif why or uplink.get("set_aside"):
             yield Finding("uplink-refusing", where, values | {"count": uplink.get("set_aside") or 0})
         yield from _certificates(name, uplink, now)
+        ends = uplink.get("broker_certificate_ends")
+        if ends is not None and (days := (ends - now) / 86_400) < WARN_DAYS:
+            yield Finding("broker-certificate-expires", f"destination {name}", {"name": name, "days": f"{days:.0f}"})
 
 
 def _certificates(name: str, uplink: Facts, now: float) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import agent
 import ext.clock
 import ext.memory
-from agent.certificates import Expiry, expiries
+from agent.certificates import Expiry, expiries, stamps
 from agent.clock import SteadyClock
 from agent.config import (
     Config,
@@ -64,7 +64,6 @@ SNAPSHOT_SHARE = 0.001  # of the loop's time: with 100 devices it is written eve
 # 1,600 devices took 3 s: each signature, hash and write waited for the loop, which was connecting the other devices.
 THREAD_SWITCH_S = 0.001
 PRUNE_EVERY_S = 60.0
-CERTIFICATES_EVERY_S = 3600.0
 
 
 class Service:
@@ -94,7 +93,7 @@ class Service:
         self.checkpoints: CheckpointMaker | None = None
         self._slices, self._sums = ReadThrottle(), ReadThrottle()
         self.newest_stored_ms = 0  # the end of the newest pack of earlier runs
-        self.certificates: list[Expiry] = []  # of destinations, as their files were an hour ago at most
+        self.certificates: list[Expiry] = []  # of destinations, as their files were a minute ago at most
         self._control = ControlServer(self._access, config.runtime_dir, lambda: self.config.control.group)
 
     @property
@@ -344,7 +343,7 @@ class Service:
 
     async def _housekeeping(self) -> None:
         """Keep the store within its limits; what had to be dropped is stated in the stream's next pack."""
-        certificates_due = 0.0
+        seen: object = None
         while True:
             trusted = ext.clock.state().synced is not False
             try:
@@ -352,9 +351,10 @@ class Service:
             except GatewayError as error:
                 self.sealing.set_trouble(str(error))
             await self.device_manager.save_quirks()
-            if time.monotonic() >= certificates_due:
-                certificates_due = time.monotonic() + CERTIFICATES_EVERY_S
+            now = await asyncio.to_thread(stamps, self.config.uplinks)
+            if now != seen:  # replaced, or another configuration
                 self.certificates = await asyncio.to_thread(expiries, self.config.uplinks)
+                seen = now
             await asyncio.sleep(PRUNE_EVERY_S)
 
     async def _snapshots(self, snapshot: StatusFile) -> None:

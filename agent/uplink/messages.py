@@ -71,6 +71,7 @@ class UplinkState:
     subscriber: bool | None  # somebody receives all our packs; None: not known, as MQTT 3.1.1 never tells
     streams: list[str]  # names and patterns of those that it gets; none: all
     compress: str | None  # "zstd" if packs are compressed on this connection
+    broker_certificate_ends: float | None  # when that of the newest connection ends; None: none was seen
 
 
 class PackCompressor:

@@ -34,6 +34,7 @@ from agent.verify.tls import tls_context
 from drivers.model import BrokerError
 
 CONNECT_S: Final = 10.0
+BROKER_CERTIFICATE: Final = "broker certificate"
 MAX_PACKET: Final = 64 << 10  # bytes of a packet that the broker may send
 _BYTES_ACKED: Final = 120  # where struct tcp_info (linux/tcp.h) has tcpi_bytes_acked
 V5, V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
@@ -183,7 +184,7 @@ class MqttConnection:
         found: dict[str, float] = {}
         sock = self._client.socket()
         if isinstance(sock, ssl.SSLSocket) and (peer := sock.getpeercert()):
-            found["broker certificate"] = ssl.cert_time_to_seconds(str(peer["notAfter"]))
+            found[BROKER_CERTIFICATE] = ssl.cert_time_to_seconds(str(peer["notAfter"]))
         if self._config.cert_file:
             from cryptography.x509 import load_pem_x509_certificate  # only where client certificates are used
 

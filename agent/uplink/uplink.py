@@ -19,7 +19,7 @@ from agent.uplink import errors
 from agent.uplink.errors import FaultLog
 from agent.uplink.flow import AckWatchdog, ReconnectBackoff
 from agent.uplink.messages import OutgoingMessage, PackCompressor, UplinkState, client_id, status_bytes
-from agent.uplink.mqtt import CONNECT_S, V5, V311, MqttConnection
+from agent.uplink.mqtt import BROKER_CERTIFICATE, CONNECT_S, V5, V311, MqttConnection
 from agent.uplink.queues import WakePipe
 from agent.uplink.replay import QUOTA_BYTES, ReplayServer
 from agent.uplink.scheduler import LIVE_BYTES, SendScheduler
@@ -87,6 +87,7 @@ class Uplink:
         self._ack_timeout_s = ack_timeout_s or max(20.0, float(config.keepalive_s))
         self._wake_pipe = WakePipe()
         self._compressor = PackCompressor(config.compress == "zstd")
+        self._broker_certificate_ends: float | None = None
         self._replay = ReplayServer(
             self.name,
             outbox,
@@ -200,6 +201,7 @@ class Uplink:
             subscriber=scheduler.subscriber if connected else None,
             streams=list(self.config.streams),
             compress=self.config.compress if connected and self._compressor.enabled else None,
+            broker_certificate_ends=self._broker_certificate_ends,
         )
 
     # --- the thread: connections
@@ -287,7 +289,9 @@ class Uplink:
         plain = ", not compressed" if self._compressor.wanted and not self._compressor.enabled else ""
         self._faults.connected(f"connected to {self.config.url}{after} (MQTT {version}, confirm = {mode}{plain})")
         self._fault, self._watchdog, self._acks_left = None, AckWatchdog(), threading.Semaphore(MAX_ACKS)
-        for what, end in connection.certificate_expiries().items():
+        ends = connection.certificate_expiries()
+        self._broker_certificate_ends = ends.get(BROKER_CERTIFICATE)
+        for what, end in ends.items():
             if (days := (end - time.time()) / 86_400) < WARN_DAYS:
                 log.warning("%s: %s expires in %.0f days; renew it, no restart is needed", self.name, what, days)
         self._scheduler.begin(mode, connection.receive_maximum, connection.max_packet)

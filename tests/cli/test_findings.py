@@ -129,6 +129,9 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
     ("a certificate of yesterday", "uplinks/platform", certificate(-1), 1, ["certificate-expired"]),
     ("a certificate that cannot be read", "uplinks/platform", certificate(None, "denied"), 1,
      ["certificate-unreadable"]),
+    ("a broker's certificate for 31 days", "uplinks/platform", {"broker_certificate_ends": NOW + 31 * 86_400}, 0, []),
+    ("a broker's certificate for 12 days", "uplinks/platform", {"broker_certificate_ends": NOW + 12 * 86_400}, 1,
+     ["broker-certificate-expires"]),
     ("a rejected reload", "config", {"complaints": ["a", "b"]}, 3, ["config-rejected", "config-rejected"]),
     ("devices that no figure counts", "config", {"roleless": ["m1"]}, 0, ["devices-without-role"]),
     # --- devices

@@ -34,6 +34,8 @@ def test_packs_go_over_tls(broker: Broker, outbox: Outboxes, uplink: Uplinks, tm
     at.commit(*(fresh(make) for _ in range(60)))
     until(lambda: at.pending() == 0)
     assert up.state().error is None
+    days = ((up.state().broker_certificate_ends or 0) - NOW.timestamp()) / 86_400
+    assert 299 < days < 301, "what the broker showed, whoever signed it"
 
 
 @pytest.mark.parametrize(
