@@ -37,6 +37,7 @@ BROKEN: Final = 0.01  # of a device's answers in ten minutes, ...
 FEWEST_BROKEN: Final = 3  # ... and so many at least: one may be a switch that was thrown
 FIRST_CONNECT_S: Final = 10.0  # that a destination may take
 FIRST_ANSWER_S: Final = 10.0  # that a device may take at a start
+VALUELESS_S: Final = 60.0
 NO_VALUE: Final = ("sentinel", "absent")  # of a device that answers: points that it does not have, or not now
 DOUBTFUL: Final = ("suspect", "range", "frozen")
 
@@ -338,6 +339,15 @@ def _device(name: str, device: Facts, is_line_open: bool, now: float) -> Iterato
             yield Finding("device-all-zero" if still["zero"] else "device-still", where, values)
 
 
+def _valueless_s(device: Facts, recent: Facts, now: float) -> float:
+    """For how long it has answered without any value, if that is long; else 0. Earlier values do not count then."""
+    since = recent.get("valueless_since")
+    if since is None:
+        return 0.0
+    gone_s = float(recent.get("to", now)) - float(since)
+    return gone_s if gone_s >= max(VALUELESS_S, float(device.get("dead_after") or 0)) else 0.0
+
+
 def _readings(name: str, where: str, device: Facts, now: float) -> Iterator[Finding]:
     """About what a device that answers has brought of late."""
     recent = _part(device, "recent")
@@ -362,8 +372,11 @@ def _readings(name: str, where: str, device: Facts, now: float) -> Iterator[Find
     if not recent.get("settled"):
         if expected and (good := (readings - doubtful) / expected) < COMPLETE:
             yield Finding("device-early", where, values | {"share": f"{good:.0%}"})
-    elif not readings and has_none and not missing:
+    elif has_none and not missing and not readings:
         yield Finding("device-without-values", where, values)
+    elif has_none and not missing and (gone_s := _valueless_s(device, recent, now)):
+        yield Finding("device-without-values", where, values | {"span": show_age(gone_s)})
+        return
     elif missing and expected and readings / expected < COMPLETE:
         worst = max(missing, key=missing.__getitem__)
         values |= {"share": f"{complete:.0%}", "worst": worst, "why": reason_words(worst)}

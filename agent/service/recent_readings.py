@@ -97,8 +97,19 @@ class RecentReadings:
             "readings": readings,
             "complete": round(readings / expected, 4) if expected else None,
             "missing": {r.name.lower(): n for r, n in sorted(missing.items(), key=lambda item: (-item[1], item[0]))},
+            "valueless_since": seconds(since) if (since := self._valueless_ms()) else None,
             "marked": {Quality(code).name.lower(): n for code, n in sorted(total.items()) if 0 < code < min(Reason)},
         }
+
+    def _valueless_ms(self) -> int:
+        """Since when nothing that was due had a value; 0: the newest did."""
+        since_ms = 0
+        for bucket in reversed(self._buckets):
+            if any(count and code < min(Reason) for code, count in bucket.tally.items()):
+                break
+            if bucket.tally.total():
+                since_ms = bucket.from_ms
+        return since_ms
 
     def _forget(self, before_ms: int) -> None:
         """All but the newest bucket that end before a time."""

@@ -60,6 +60,18 @@ def test_one_lost_poll_is_never_less_than_nine_tenths_once_it_counts(period_ms: 
     assert len(found._buckets) <= BUCKETS + 1
 
 
+def test_since_when_a_device_has_had_no_value() -> None:
+    """Each answer was FFFF, and ten good minutes before hid it for ten minutes more."""
+    found = fed(600, {0: 10})
+    assert facts(found, 600)["valueless_since"] is None
+    for at in range(600, 720, 10):
+        found.add(T0 + at * S, T0 + (at + 10) * S, {Reason.SENTINEL: 10} if at % 20 else {}, S)
+    gone = facts(found, 720)
+    assert T0 / 1000 + 600 <= gone["valueless_since"] <= T0 / 1000 + 640 and gone["complete"] > 0.9
+    found.add(T0 + 720 * S, T0 + 730 * S, {0: 1, Reason.SENTINEL: 9}, S)
+    assert facts(found, 730)["valueless_since"] is None
+
+
 def test_excused_are_nights_lent_lines_and_the_time_without_an_agent() -> None:
     found = fed(600, {0: 4, Reason.ASLEEP: 2, Reason.LENT: 2, Reason.STOPPED: 1, Reason.CLOCK: 1})
     assert facts(found, 600)["complete"] == 1.0 and facts(found, 600)["due"] == 10 * 54
