@@ -67,7 +67,7 @@ def test_since_when_a_device_has_had_no_value() -> None:
     for at in range(600, 720, 10):
         found.add(T0 + at * S, T0 + (at + 10) * S, {Reason.SENTINEL: 10} if at % 20 else {}, S)
     gone = facts(found, 720)
-    assert T0 / 1000 + 600 <= gone["valueless_since"] <= T0 / 1000 + 640 and gone["complete"] > 0.9
+    assert T0 / 1000 + 600 <= gone["valueless_since"] <= T0 / 1000 + 640 and gone["complete"] > 0.85
     found.add(T0 + 720 * S, T0 + 730 * S, {0: 1, Reason.SENTINEL: 9}, S)
     assert facts(found, 730)["valueless_since"] is None
 
