@@ -56,6 +56,7 @@ TEXTS: Final[Mapping[str, Mapping[str, str]]] = {
         "second": "A second source that did not copy from the first; where you found none, say that.",
         "limits": "What the device does not bear: longer reads, faster requests. Delete what does not apply.",
         "serial": "The factory setting of its RS-485 port.",
+        "ratio": 'If the meter sends values that its transformers have not been multiplied into: ratio = "apply"',
         "defaults": "For all points that do not say otherwise. function: 3 holding registers, 4 input registers.",
         "order": "order: words as they come, A the highest byte. ABCD: high word first, CDAB: low word first.",
         "points": "Points. Names are those of `meterhouse profiles names`; what has no name there begins with x.",
@@ -77,6 +78,7 @@ TEXTS: Final[Mapping[str, Mapping[str, str]]] = {
         "second": "与第一来源无关的第二来源；若没有，请注明。",
         "limits": "设备承受不了的：过长的读取、过快的请求。不适用的请删除。",
         "serial": "RS-485口的出厂设置。",
+        "ratio": '若电表送出的是二次侧值（未乘互感器变比），请写 ratio = "apply"',
         "defaults": "未另行说明的测点均适用。function：3为保持寄存器，4为输入寄存器。",
         "order": "order为报文中的字节顺序，A为最高字节。ABCD：高字在前；CDAB：低字在前。",
         "points": "测点。名称见`meterhouse profiles names`；其中没有的以x.开头。",
@@ -163,7 +165,8 @@ def document(kind: str, vendor: str, points: Sequence[Mapping[str, Any]], lang: 
         f"# {say['serial']}",
         '# serial = "9600 8N1"',
     ]
-    out += ["", f"# {say['defaults']}", f"# {say['order']}", "[defaults]", "function = 3", 'order = "ABCD"']
+    ratio = [f"# {say['ratio']}"] if kind == "meter" else []
+    out += ["", f"# {say['defaults']}", f"# {say['order']}", *ratio, "[defaults]", "function = 3", 'order = "ABCD"']
     out += ["", *(f"# {say[key]}" for key in ("points", "address", "scale", "paces", "labels"))]
     for given in points:
         point = {**given, "pace": given.get("pace", pace_of(str(given["name"])))}

@@ -151,7 +151,10 @@ def _ratio(table: TomlTable, resolved: Resolved, profile: Profile, notes: list[C
     if not table.has("ratio") or "apply" in ratios:
         return
     what = f"has no effect: profile {profile.id} says that the device multiplies by itself"
-    hint = "Leave it out; `meterhouse read` shows whether the values are right"
+    hint = (
+        "Leave it out if `meterhouse read` shows what the display shows; if the values come before the transformers, "
+        'write ratio = "apply" under [defaults] of the profile'
+    )
     if "done" in ratios:
         notes.append(ConfigWarning(place_of(table, "ratio"), what, hint))
     else:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from agent.service.control.protocol import ComparedDevice
 
 MAX_TEXT: Final = 200
-OUTDATED_PERIODS, OUTDATED_S = 3, 10.0  # whichever is longer: a value that is missing since then is no reading of now
+OUTDATED_PERIODS, OUTDATED_S = 3, 10.0  # whichever is longer: without a value since then, the last one is too old
 MOST_DEVICES: Final = 300  # that fit into one request
 _NUMBER: Final = re.compile(r"-?[0-9]{1,25}(\.[0-9]{1,12})?")
 _ONE_COMMA: Final = re.compile(r"(-?[0-9]{1,25}),([0-9]{3})")  # before thousands, or for the point
@@ -248,7 +248,7 @@ def _compared(view: LiveView, device: str, shown: Shown | None, words: Mapping[s
 
 
 def _outdated(latest: Latest, words: Mapping[str, str]) -> str:
-    """A text if what the counter showed last is no reading of now: it is missing since, for some periods."""
+    """A text if what the counter showed last is too old: it has had no value for some periods."""
     from agent.cli.finding_words import reason_words
     from agent.cli.handover.labels import WORDS
     from agent.cli.ring_follower import GAP_CODES
