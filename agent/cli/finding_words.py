@@ -58,6 +58,15 @@ _CLOCK = (
     "填写内网时间服务器，再执行 `systemctl restart systemd-timesyncd`",
 )
 
+STALLED: Final[Texts] = (
+    "the line has time left: the agent or this machine stood still for a while",
+    "线路并不繁忙：采集程序或本机曾停顿",
+)
+STALLED_ADVICE: Final[Texts] = (
+    "Was the machine suspended, out of memory or busy with something else? The agent's log says when"
+    " (`journalctl -u meterhouse` where systemd runs it)",
+    "本机是否曾被挂起、内存不足或被其他任务占满？时间见程序日志（由 systemd 运行时用 `journalctl -u meterhouse`）",
+)
 BECAUSE: Final[Mapping[str, Texts]] = {  # what to do about readings that are missing for a reason
     "timeout": (
         "Is the cable long or the termination missing, does it answer slowly (limits.timeout), or is there another"

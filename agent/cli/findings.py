@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 from agent.certificates import WARN_DAYS
 from agent.cli.common import age_in_chinese, show_age, singular
-from agent.cli.finding_words import BECAUSE, FINDINGS, LANGUAGES, reason_words
+from agent.cli.finding_words import BECAUSE, FINDINGS, LANGUAGES, STALLED, STALLED_ADVICE, reason_words
 from drivers.model import clean_text
 
 OURS, CONFIG, LINE, BROKER = 1, 3, 4, 5  # exit codes; the first of these that has a finding is the command's
@@ -221,6 +221,7 @@ def _field(devices: Mapping[str, Facts], lines: Mapping[str, Facts], now: float)
         for name, device in devices.items()
         for finding in _device(name, device, device.get("line") in opened, now)
     ]
+    found = [(name, _stalled(one, lines.get(str(devices[name].get("line")), {}))) for name, one in found]
     slowed: dict[str, list[str]] = {}  # line -> its devices that lose readings because it is too busy
     for name, finding in found:
         if finding.code == "device-incomplete" and finding.values["worst"] == "overload":
@@ -245,6 +246,14 @@ def _field(devices: Mapping[str, Facts], lines: Mapping[str, Facts], now: float)
             yield Finding(
                 "line-overloaded", f"line {name}", {"name": name, "busy": f"{busy:.0%}", "names": _names(late)}
             )
+
+
+def _stalled(finding: Finding, line: Facts) -> Finding:
+    """Readings that are late on a line that has time left: it was the agent, or the machine, that stood still."""
+    is_late = finding.code == "device-incomplete" and finding.values["worst"] == "overload"
+    if not is_late or (line.get("busy_share") or 0.0) > BUSY / 2:
+        return finding
+    return replace(finding, values={**finding.values, "why": STALLED, "advice": STALLED_ADVICE})
 
 
 class ReadIdentity(NamedTuple):

@@ -350,7 +350,7 @@ def _judge(point: Point, reading: Reading, proof: bool) -> int:
         return -1 if is_other_unit else 0
     if isinstance(value, str):
         return _judge_text(point, value, proof)
-    if value == 0:
+    if value == 0 or _is_all_ones(point, value):
         return 0
     if reading.quality not in (Quality.GOOD, Quality.SUSPECT):
         return -1
@@ -360,6 +360,12 @@ def _judge(point: Point, reading: Reading, proof: bool) -> int:
     tells = point.unit in TELLING and not _NO_GRID.search(point.name)
     low, high = (TELLING if tells else SANE).get(point.unit, (value, value))
     return -1 if not low <= value <= high else 2 if tells else 1
+
+
+def _is_all_ones(point: Point, value: Decimal | int) -> bool:
+    """FFFF in each register: what a server sends for a device that is not there, and one count below zero."""
+    raws = (-1, (1 << 16 * point.count) - 1)
+    return value in [(raw + point.offset) * point.scale for raw in raws]
 
 
 _NO_GRID = re.compile(r"cell|pump|fan|compressor|heater")

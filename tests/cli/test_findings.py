@@ -266,6 +266,15 @@ def test_what_a_lease_cost_is_said_apart_from_what_is_missing() -> None:
     assert list(column.cells) == ["timeout (7)", ""]
 
 
+def test_late_readings_of_a_line_that_has_time_left_are_not_blamed_on_the_line() -> None:
+    """The agent was stopped for 25 s, and the lines were 2 % busy."""
+    snapshot = changed("devices/m1", device(recent=recent({"overload": 300})))
+    snapshot["lines"][snapshot["devices"]["m1"]["line"]]["busy_share"] = 0.02
+    (incomplete,) = find(snapshot, NOW, True)
+    assert "stood still" in incomplete.text() and "suspended" in incomplete.advice()
+    assert "曾停顿" in incomplete.text("zh") and "every" not in incomplete.advice("zh")
+
+
 def test_an_overloaded_line_is_named_with_its_devices_and_what_to_do() -> None:
     snapshot = changed("devices/m1", device(recent=recent({"overload": 700})))
     assert seen(snapshot) == (4, ["device-incomplete"]), "late polls on a line with time left have another cause"

@@ -8,8 +8,10 @@ from drivers.line import LineConfig, open_line
 from drivers.profile import Profile, find_profile, load_profile, shipped_dir
 from drivers.scan.fit import THOROUGH, Effort, Identity, identify, profiles_of
 from drivers.sim.bus import Bus
+from drivers.sim.device import SimDevice
 from drivers.sim.display import ParkClock
 from drivers.sim.families import device_from_profile
+from drivers.sim.image import Image
 from tests.kits.simulated import writes
 from tests.kits.wires import Wire, clock
 
@@ -51,6 +53,20 @@ async def asked(wanted: Profile, zeros: bool = False, effort: Effort = THOROUGH)
     finally:
         await line.close()
         assert writes(device) == 0
+
+
+@pytest.mark.parametrize("effort", [THOROUGH, Effort(brief=True)], ids=["thorough", "brief"])
+async def test_a_device_that_sends_ffff_for_everything_is_not_recognised(effort: Effort) -> None:
+    """It was a heat pump (likely), with -0.1 °C everywhere; a server sends this for a device that is not there."""
+    device = SimDevice(1, Image(), turnaround_s=0.0)
+    for function in (3, 4):
+        device.image.put_words(0, [0xFFFF] * 0x10000, function=function)
+    line = open_line(LineConfig("scan", (sim := Wire(Bus([device]), 0)).url), clock, opener=sim.open_port)
+    try:
+        found = await identify(line, "1", ALL, effort=effort)
+    finally:
+        await line.close()
+    assert [fit for fit in found.fits if fit.how != "possible"] == []
 
 
 async def recognised(name: str, effort: Effort) -> None:
