@@ -320,3 +320,18 @@ def test_the_files_are_short_enough_to_read() -> None:
 )
 def test_the_words_of_a_progress_bar_are_chinese(english: str, chinese: str) -> None:
     assert translate(english) == chinese
+
+
+@pytest.mark.parametrize(
+    ("text", "chinese"),
+    [
+        (
+            "agent.toml:5: a list is not closed. Is a ] or a comma missing?",
+            "agent.toml:5：列表未闭合。是否漏写了 ] 或逗号？",
+        ),
+        ("agent.toml:7: a quote is not closed on this line", "agent.toml:7：本行引号未闭合"),
+    ],
+)
+def test_a_general_template_does_not_hide_one_for_the_words_behind_a_place(text: str, chinese: str) -> None:
+    """`reload` prints complaints of the running agent, each one text: "a list 不是closed"."""
+    assert translate(text) == chinese

@@ -117,7 +117,10 @@ def translate(text: str, depth: int = DEPTH) -> str:
             min(len(pieces), at + 2 * MOST_SENTENCES - 1), at, -2
         ):  # a template may have several sentences
             run = "".join(pieces[at:end])
-            found = _find_run(run, depth) or (_with_place(run, depth) if end == at + 1 else None)
+            found = _find_run(run, depth)
+            if end == at + 1 and (found is None or LETTERS.search(found)):  # a general template may hide the place
+                either = [one for one in (found, _with_place(run, depth)) if one is not None]
+                found = min(either, key=lambda text: len(LETTERS.findall(text)), default=None)
             if found is not None:
                 break
         out += run if found is None else found
