@@ -467,7 +467,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         0,
         (
             "device {name} has no value for {count} of {due} readings in {span} (sentinel, absent)",
-            "设备 {name} 在 {span} 内 {due} 个读数中有 {count} 个没有值（sentinel、absent）",
+            "设备 {name} 在 {span} 内 {due} 个读数中有 {count} 个没有值（设备无有效值或未询问）",
         ),
         (
             "Points that it does not have can be left out with `points` in its [[device]]",

@@ -12,7 +12,8 @@ from typing import Any, Final, NamedTuple
 
 from agent.certificates import WARN_DAYS
 from agent.cli.common import age_in_chinese, show_age, singular
-from agent.cli.finding_words import BECAUSE, FINDINGS, LANGUAGES, STALLED, STALLED_ADVICE, reason_words
+from agent.cli.finding_words import BECAUSE, FINDINGS, LANGUAGES, STALLED, STALLED_ADVICE, Texts, reason_words
+from agent.cli.reading_words import QUALITIES
 from drivers.model import clean_text
 
 OURS, CONFIG, LINE, BROKER = 1, 3, 4, 5  # exit codes; the first of these that has a finding is the command's
@@ -412,8 +413,12 @@ def _broken_answers(name: str, where: str, device: Facts) -> Iterator[Finding]:
     yield Finding("device-broken-answers", where, values | {"share": f"{share:.1%}", "words": words})
 
 
-def _qualities(marked: Mapping[str, int]) -> str:
-    return ", ".join(f"{marked[quality]} {quality}" for quality in DOUBTFUL if marked.get(quality))
+def _qualities(marked: Mapping[str, int]) -> Texts:
+    found = [(marked[quality], quality) for quality in DOUBTFUL if marked.get(quality)]
+    return (
+        ", ".join(f"{count} {quality}" for count, quality in found),
+        "，".join(f"{count} 个{QUALITIES.get(quality, (quality, quality))[1]}" for count, quality in found),
+    )
 
 
 # --- destinations
