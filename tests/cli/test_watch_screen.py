@@ -131,7 +131,9 @@ async def test_labels_are_shown_and_searched_as_the_technician_wrote_them(traces
         await seen.until(lambda: "3 of 3" in seen.line("head"))
         shown = [row.split("alive")[0].strip() for row in seen.rows[1:4]]
         assert shown == ["inv3 hall\ufffd[2J", "inv2", "inv1 roof, east"]
-        await seen.press("slash", *"east", "enter")
+        await seen.press("slash", *"屋顶东", "enter")
+        assert [row.split()[0] for row in seen.rows[1:] if row] == ["inv1"], "in either language"
+        await seen.press("escape", "slash", *"east", "enter")
         assert [row.split()[0] for row in seen.rows[1:] if row] == ["inv1"]
         await seen.press("2", "slash", *"hall l1", "enter")
         assert [row.split()[:2] for row in seen.rows[1:] if row] == [["inv3", "ac.power.active.l1"]]

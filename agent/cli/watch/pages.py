@@ -71,7 +71,8 @@ class Pages:
     """
 
     def __init__(self, language: str, labels: Mapping[str, str] | None = None) -> None:
-        self._labels = {name: own_text(text, language) for name, text in (labels or {}).items()}
+        self._full_labels = labels or {}  # in both languages: either is searched
+        self._labels = {name: own_text(text, language) for name, text in self._full_labels.items()}
         self._language, self._at = language, LANGUAGES.index(language)
         self.search: tuple[str, ...] = ()
         self.trouble_only = False
@@ -97,7 +98,7 @@ class Pages:
         devices = view.snapshot.get("devices", {})
         names = [
             name for name, device in devices.items()
-            if matches(self.search, self._named(name), str(device.get("line", "")), str(device.get("profile", "")))
+            if matches(self.search, name, self._full_labels.get(name, ""), str(device.get("line", "")), str(device.get("profile", "")))
             and (not self.trouble_only or self._ails(device))
         ]  # fmt: skip
 
@@ -192,7 +193,7 @@ class Pages:
         if self.trouble_only and not latest.quality:
             return False
         return not self.search or matches(
-            self.search, point.device, self._labels.get(point.device, ""), point.name, point_title(point.name)
+            self.search, point.device, self._full_labels.get(point.device, ""), point.name, point_title(point.name)
         )
 
     # --- lines
