@@ -16,6 +16,7 @@ from agent.indicators.figure import Figure, Period, decimal_text
 from agent.indicators.plan import IndicatorPlan
 from agent.indicators.quantities import title_of
 from agent.indicators.trace import Traced, TraceSlot, issue, trace
+from agent.intervals.amounts import mean_of_role
 from agent.intervals.calendar import Calendar
 from agent.intervals.rows import RoleSum
 
@@ -214,9 +215,10 @@ class PowerCurve:
             values, shares = [], []
             for start, end in slots:
                 amount, known_ms = sums.get(start, (Decimal(0), Decimal(0)))
-                value = amount * 3_600_000 / (end - start) if self._is_day else amount
-                values.append(_plain(value) if known_ms else "")
-                shares.append(_plain(min(known_ms / (end - start), Decimal(1))))
+                known = min(known_ms / (end - start), Decimal(1))
+                value = mean_of_role(amount, known, end - start) if self._is_day else amount if known else None
+                values.append("" if value is None else _plain(value))
+                shares.append(_plain(known))
             series.append({"n": name, "title": title_of(name), "v": values, "known": shares})
         return {
             "u": "kW" if self._is_day else "kWh",

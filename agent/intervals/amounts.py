@@ -7,12 +7,16 @@ from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 from operator import attrgetter
+from typing import Final
 
 from agent.intervals.flows import amount_unit, gauge_unit, power_amount
 from agent.intervals.page_format import Column, Group, end_reading, is_taken_back
 from agent.intervals.rows import Flag, IntervalRow
 
 PARTS = 3  # amounts are thousandths of a count
+HOUR_MS: Final = 3_600_000
+# Known share of a stretch, below which a sum of 0 says nothing: no counter had the time to step.
+ZERO_FROM: Final = Decimal("0.1")
 Convert = Callable[[int], Decimal]
 
 
@@ -20,6 +24,20 @@ def tidy(value: Decimal) -> Decimal:
     """Without zeros at the end and without an exponent, so that each number has one form."""
     short = value.normalize()
     return short.quantize(Decimal(1)) if int(short.as_tuple().exponent) > 0 else short
+
+
+def mean_of_role(amount: Decimal, known: Decimal, length_ms: int) -> Decimal | None:
+    """The mean power of a role in a stretch: the amount per hour, six decimals; None if it is not known.
+
+    What is known counts over the whole stretch and is never scaled up: the known share is a mean over devices, and says
+    nothing about the power of those that are missing.
+
+    Args:
+        known: share of the stretch, 0 to 1.
+    """
+    if not known or (not amount and known < ZERO_FROM):
+        return None
+    return tidy((amount * HOUR_MS / length_ms).quantize(Decimal("1e-6")))
 
 
 def _scaled(unit: str, factor: Decimal, exponent: int) -> tuple[str, Convert]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,47 @@ def test_the_site_is_the_sum_of_its_devices(site: MeteredDays) -> None:
     assert [row[4] for row in grid["rows"][8:12]] == [1] * 4, "all of it is estimated"
     (m1,) = page["devices"]
     assert [(one["n"], one["total"], one["known"]) for one in m1["energy"]] == [("ac.energy.import", 1440, 1)]
+
+
+def test_a_missing_device_does_not_scale_the_power_of_its_role_up(tmp_path: Path) -> None:
+    """Two thirds of a role are known: its mean power is what they counted, on the page as in the report."""
+    site = MeteredDays(tmp_path)
+    start = site.calendar.midnight(TUESDAY)
+    site.commit(packs(start, 24 * 60))
+    for name, gaps in (("m2", []), ("ghost", [(0, 24 * 60, "timeout", "*")])):
+        stream = STREAM.replace("m1", name)
+        site.builder.add_streams([stream])
+        site.commit(packs(start, 24 * 60, gaps, stream=stream))
+    page = day_of(site)
+    (grid,) = page["site"]
+    at, energy, mean, known, _, flags = grid["rows"][40]
+    assert (energy, mean, flags) == (30, 120, ["incomplete"]), "60 kW each"
+    assert known == 0.666666
+    curve = ask(site, PeriodReport(now_ms=noon(site), day="2026-11-24", period="day"))[1]["curve"]
+    assert [str(row[2]) for row in grid["rows"]] == curve["series"][0]["v"] and curve["slots"][40] == at
+    single = day_of(site, streams=["m2"], points=["ac.energy.import"])["devices"][0]["points"][0]
+    assert single["rows"][40][2:4] == [15, 60]
+    site.close()
+
+
+@pytest.mark.parametrize(("first", "mean"), [(14, None), (1, 0)], ids=["next to nothing is known", "most is known"])
+def test_the_last_minute_before_a_quarter_is_no_zero(tmp_path: Path, first: int, mean: float | None) -> None:
+    """A counter that had one minute to step says nothing about a quarter of an hour."""
+    site = MeteredDays(tmp_path)
+    midnight = site.calendar.midnight(TUESDAY)
+    made = packs(midnight, 30, [(0, first, "timeout", "*")])
+    for n, one in enumerate(made):
+        body = json.loads(one.data)
+        for reading in body.get("e", ()):
+            if reading["n"] == "ac.energy.import" and reading["v"] <= 1016:
+                reading["v"] = 1000
+        made[n] = replace(one, data=json.dumps(body, sort_keys=True, separators=(",", ":")).encode())
+    site.commit(made)
+    row = day_of(site)["site"][0]["rows"][0]
+    assert row[2] == mean and 0 < row[3] < 1 and row[5] == ["incomplete"]
+    curve = ask(site, PeriodReport(now_ms=noon(site), day="2026-11-24", period="day"))[1]["curve"]
+    assert curve["series"][0]["v"][0] == ("" if mean is None else "0")
+    site.close()
 
 
 def test_today_is_open_and_ends_where_it_is_known(site: MeteredDays) -> None:

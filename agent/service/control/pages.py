@@ -21,7 +21,7 @@ from agent.indicators.compute import period_of
 from agent.indicators.declared import from_dict
 from agent.indicators.report import Reporter
 from agent.indicators.site import BalanceReport
-from agent.intervals.amounts import tidy
+from agent.intervals.amounts import HOUR_MS, mean_of_role, tidy
 from agent.intervals.calendar import Calendar
 from agent.intervals.meters import MeterAmount, MeterSums
 from agent.intervals.page_format import Column, PageSchema
@@ -43,7 +43,6 @@ MOST_POINTS: Final = 24  # of a device, if none are named
 DAYS_AT_ONCE: Final = 32
 PART_BYTES: Final = 1 << 19
 NEWEST: Final = 1 << 53  # above every sequence
-HOUR_MS: Final = 3_600_000
 _PER_HOUR: Final[Mapping[str, str]] = {"kWh": "kW", "kvarh": "kvar", "kVAh": "kVA"}
 
 _encoder = msgspec.json.Encoder(decimal_format="number")
@@ -370,7 +369,7 @@ def share(covered_ms: int, length_ms: int) -> Decimal:
 
 
 def mean_of(amount: Decimal, covered_ms: int) -> Decimal:
-    """An amount per hour, over the time that it was counted in; six decimals."""
+    """A device's amount per hour, over the time that it was counted in; six decimals."""
     return tidy((amount * HOUR_MS / covered_ms).quantize(Decimal("1e-6")))
 
 
@@ -381,12 +380,12 @@ def per_hour(unit: str) -> str:
 
 def _site_row(one: RoleSum) -> list[Any]:
     """[from, amount, mean, known, estimated, flags] of one role in one interval."""
-    length, is_known = one.end_ms - one.start_ms, one.completeness > 0
+    is_known = one.completeness > 0
     flawed = tidy((one.estimated / one.amount).quantize(Decimal("1e-6"))) if is_known and one.amount else Decimal(0)
     return [
         one.start_ms // 1000,
         tidy(one.amount) if is_known else None,
-        mean_of(one.amount / one.completeness, length) if is_known else None,
+        mean_of_role(one.amount, one.completeness, one.end_ms - one.start_ms),
         one.completeness,
         min(max(flawed, Decimal(0)), Decimal(1)),
         [(flag.name or "").lower() for flag in Flag if flag in one.flags],
