@@ -147,13 +147,15 @@ class _MeterLine:
 
     def __init__(self, role: str) -> None:
         self.role = role
-        self._amounts: dict[tuple[str, str], Decimal] = {}
+        self._amounts: dict[tuple[str, str], Decimal | None] = {}  # None: nothing is known of it
         self._covered: dict[int, int] = {}  # of each stretch, by its start: the known time of the flow known least
 
     def add(self, one: MeterAmount, start_ms: int, end_ms: int) -> None:
         """A flow of it in one stretch."""
         key = one.key.flow or one.key.point, one.unit
-        self._amounts[key] = self._amounts.get(key, Decimal(0)) + (one.amount if one.covered_ms else 0)
+        before = self._amounts.setdefault(key, None)
+        if one.covered_ms:
+            self._amounts[key] = (before or Decimal(0)) + one.amount
         covered = min(one.covered_ms, end_ms - start_ms)
         self._covered[start_ms] = min(self._covered.get(start_ms, covered), covered)
 
@@ -173,7 +175,10 @@ class _MeterLine:
         return {
             "n": name,
             "role": self.role,
-            "flows": [{"n": flow, "v": exact_text(v), "u": unit} for (flow, unit), v in sorted(self._amounts.items())],
+            "flows": [
+                {"n": flow, "v": None if v is None else exact_text(v), "u": unit}
+                for (flow, unit), v in sorted(self._amounts.items(), key=lambda item: item[0])
+            ],
             "known": decimal_text(Fraction(known_ms, whole_ms)),
             "missing": [{"from": start, "to": end} for start, end in missing],
         }

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agent.cli.report.meters import rows
 from bench.timelapse import Silence, Timelapse
 from tests.kits.lived import mh
 
@@ -44,6 +45,7 @@ class Day:
         code, self.text, err = mh("report", f"{FIRST}", "-c", config, "--lang", "en")
         code, _, err = mh("report", f"{FIRST}", "-c", config, "--html", folder / "r.html", "--trace", folder / "t.csv")
         assert code == 0, err
+        self.html = (folder / "r.html").read_text(encoding="utf-8")
         self.trace_rows = (folder / "t.csv").read_text(encoding="utf-8-sig").splitlines()
 
     def of(self, kind: str, period: str, name: str = "") -> Results:
@@ -97,6 +99,27 @@ def test_a_report_names_what_is_missing(no_direct: Day) -> None:
     assert "v" not in figure and figure["missing"] == ["direct.import"] and figure["completeness"] == "0"
     assert no_direct.report["balance"]["missing"] == ["wind-line/ac"]
     assert "not judged, as readings are missing: wind-line/ac" in no_direct.text
+
+
+def test_a_meter_that_was_never_heard_counted_no_zero(no_direct: Day) -> None:
+    meters = {one["n"]: one for one in no_direct.report["meters"]}
+    silent = meters["wind-line/ac"]
+    assert silent["known"] == "0" and {flow["v"] for flow in silent["flows"]} == {None}
+    heard = meters["gate/ac"]
+    assert all(Decimal(flow["v"]) >= 0 for flow in heard["flows"])
+    (row,) = [line for line in no_direct.text.splitlines() if line.startswith("wind-line/ac")]
+    assert " – " in row and "imported" not in row
+    cells = no_direct.html.partition("<td>wind-line/ac")[2].partition("</tr>")[0].split("</td>")
+    assert cells[2] == "<td>–"
+
+
+def test_a_flow_of_which_nothing_is_known_has_no_number() -> None:
+    flows = [{"n": "import", "v": "5", "u": "kWh"}, {"n": "export", "v": None, "u": "kWh"}]
+    meter = {"n": "gate", "role": "grid", "flows": flows, "known": "0", "missing": []}
+    page = {"timezone": "UTC", "period": {"kind": "day"}, "meters": [meter]}
+    assert [next(rows(page, language))[2] for language in ("en", "zh")] == [
+        "imported 5 kWh; exported –", "正向 5 kWh；反向 –"
+    ]  # fmt: skip
 
 
 def test_what_is_missing_can_be_repeated(no_direct: Day, no_roof: Day) -> None:

@@ -194,7 +194,7 @@ class _Curve(TypedDict):
 
 class _Amount(TypedDict):
     n: str
-    v: Number
+    v: Number | None  # None: nothing is known of it
     u: str
 
 

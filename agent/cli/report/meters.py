@@ -31,11 +31,8 @@ def rows(page: Mapping[str, Any], language: str) -> Iterator[tuple[str, ...]]:
     shown = set()
     for one in page.get("meters", ()):
         role = ROLES[one["role"]][at] if one["role"] in ROLES else one["role"] or words["no role"]
-        counted = words["semicolon"].join(
-            f"{FLOW_TITLES[flow['n']][at] if flow['n'] in FLOW_TITLES else flow['n']} "
-            f"{number(flow['v'], 6)} {unit(flow)}"
-            for flow in one["flows"]
-        )
+        has_amount = any(flow["v"] is not None for flow in one["flows"])
+        counted = words["semicolon"].join(_flow(flow, at) for flow in one["flows"]) if has_amount else "–"
         row = one["n"], role, counted, share(one["known"]), _missing(one, page, language, zone)
         if devices is None:  # an older agent
             yield row
@@ -53,6 +50,12 @@ def rows(page: Mapping[str, Any], language: str) -> Iterator[tuple[str, ...]]:
     for name, device in (devices or {}).items():
         if name not in shown and (why := why_missing(device, language)):
             yield _named(name, device, language), words["not counted"], "–", "–", "–", why
+
+
+def _flow(flow: Mapping[str, Any], at: int) -> str:
+    """``imported 12 kWh``, ``imported –``."""
+    name = FLOW_TITLES[flow["n"]][at] if flow["n"] in FLOW_TITLES else flow["n"]
+    return f"{name} –" if flow["v"] is None else f"{name} {number(flow['v'], 6)} {unit(flow)}"
 
 
 def _named(name: str, device: Mapping[str, Any], language: str) -> str:
