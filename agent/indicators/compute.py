@@ -81,6 +81,11 @@ class PeriodTotals:
         whole = [replace(one, completeness=shares[key]) for key, one in self._sums.items()]
         return Supply(whole, entries, self._demands)
 
+    def traced_share(self, period: Period) -> Decimal:
+        """How well the trace of green power is known: as of a figure, the lowest share of all that it needs."""
+        known = (self._known_ms[key] for key, one in self._sums.items() if _slot_field(one))
+        return min((min(ms / period.elapsed_ms, Decimal(1)) for ms in known), default=ZERO)
+
     def figures(self, plan: IndicatorPlan, period: Period, entries: Sequence[Declaration]) -> tuple[Figure, ...]:
         """All figures of the plan for the period that was added up."""
         return evaluate(plan, period, self.supply(entries, period))

@@ -171,7 +171,9 @@ class Reporter:
         months = [(label, exported, held) for label, (exported, held) in sorted(self._months.items())]
         is_short = self._period.kind in ("day", "month")
         hours, missing = (traced.matches, _missing(traced)) if is_short else ((), {})
-        return {**_totals(traced), **missing, "hours": [_hour(match) for match in hours], "issued": [
+        share = _plain(self._whole.traced_share(self._period))
+        extent = {"known": share, "incomplete": traced.incomplete + self._empty()}
+        return {**_totals(traced), **extent, **missing, "hours": [_hour(match) for match in hours], "issued": [
             {
                 "label": one.label,
                 "traded": one.traded,
@@ -181,6 +183,15 @@ class Reporter:
             }
             for one in issue(months)
         ]}  # fmt: skip
+
+    def _empty(self) -> int:
+        """How many slots of the trace that are over, or have begun, have no interval at all."""
+        start, until = self._period.start_ms, self._period.until_ms
+        if until <= start:
+            return 0
+        is_hourly, seen = self._by == "hour", {slot.start_ms for slot in self._hours}
+        due = self._calendar.stretches("hour", start, until) if is_hourly else self._calendar.intervals(start, until)
+        return sum(begin not in seen for begin, _ in due)
 
 
 class PowerCurve:

@@ -118,6 +118,8 @@ def _trace(trace: Mapping[str, Any], form: str, language: str, zone: ZoneInfo) -
         return {}
     rows = [(words[name], f"{number(trace[name], 6)} kWh") for name in TRACE]
     rows += [(words[name], share(trace[name])) for name in ("at_the_time", "with_certificates")]
+    if "known" in trace:
+        rows.append((words["known"], share(trace["known"])))
     if trace["incomplete"]:
         rows.append((words["incomplete"], str(trace["incomplete"])))
     names = ("own", "direct", "storage", "grid")

@@ -20,6 +20,7 @@ from agent.indicators.plan import IndicatorPlan, load_plan
 from agent.indicators.report import Reporter
 from agent.intervals.calendar import Calendar
 from agent.intervals.rows import Flag, RoleSum, Source
+from agent.web.figures_view import figures
 from drivers.model import UsageError
 
 CUT = Calendar("Asia/Shanghai", 900_000)
@@ -178,6 +179,36 @@ def test_the_curve_of_the_day_has_axes_a_legend_and_marks_what_is_unknown() -> N
     assert '<rect class="unknown"' in text and "数据不完整" in text
     month = page | {"period": page["period"] | {"kind": "month"}}
     assert charts.curve(month, "zh", ZoneInfo(page["timezone"])) == ""
+
+
+@pytest.mark.parametrize(("language", "words"), [("en", "of the time known"), ("zh", "时间完整率")])
+def test_the_trace_says_how_little_of_the_day_it_knows(
+    language: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One hour of 24 was recorded: green to 100 % of what is known, which is next to nothing."""
+    period = period_of(CUT, "day", NOON, NOON + 86_400_000)
+    reporter = Reporter(plan(), CUT, period, [])
+    grid = ("grid", "import", "kWh")
+    hour = [one for one in day() if CUT.local(one.start_ms).hour == 12 and (one.role, one.flow, one.unit) != grid]
+    reporter.add(hour)
+    page = made() | reporter.page()
+    trace = page["trace"]
+    assert trace["at_the_time"] == "1" and trace["incomplete"] == 23
+    assert trace["known"].startswith("0.0416")
+    _show(page, language, 0, 900)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert words in shown and "4.17 %" in shown
+    rows = figures(page, "day", language)["trace"]["rows"]
+    assert rows[-2:] == [(WORDS[language]["known"], "4.17 %"), (WORDS[language]["incomplete"], "23")]
+    assert "".join(f"<tr><td>{name}</td><td>{text}</td></tr>" for name, text in rows[-2:]) in html(page, language)
+
+
+def test_hours_that_have_not_been_yet_are_not_missing() -> None:
+    period = period_of(CUT, "day", NOON, NOON)
+    for by, empty in (("hour", 11), ("interval", 47)):
+        reporter = Reporter(plan(), CUT, period, [], by)  # type: ignore[arg-type]
+        reporter.add([one for one in day() if one.start_ms == NOON - 900_000])
+        assert reporter.page()["trace"]["incomplete"] == empty
 
 
 def test_every_chart_has_an_axis_with_a_unit_and_a_legend() -> None:

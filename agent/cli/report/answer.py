@@ -135,6 +135,7 @@ class _Trace(TypedDict):
     with_certificates: NumberOrNone
     hours: list[_Hour]
     issued: list[_Issued]
+    known: NotRequired[Number]
     missing: NotRequired[list[_Unknown]]
 
 

@@ -242,8 +242,11 @@ def _show(page: Mapping[str, Any], language: str, first_interval_s: float, lengt
     trace = page["trace"]
     if trace["consumption"] != "0":
         green, certified = share(trace["at_the_time"]), share(trace["with_certificates"])
-        console.print(f"{words['trace']}: {words['at_the_time']} {green}, "
-                      f"{words['with_certificates']} {certified}")  # fmt: skip
+        parts = [f"{words['at_the_time']} {green}", f"{words['with_certificates']} {certified}"]
+        if trace.get("known", "1") != "1":
+            is_over = page["period"]["until"] >= page["period"]["to"]
+            parts.append(words["time known" if is_over else "so far known"].format(share(trace["known"])))
+        console.print(f"{words['trace']}: {', '.join(parts)}")
     _show_balance(page, language)
     _show_meters(page, language)
     for one in page["excluded"]:

@@ -163,6 +163,8 @@ def _trace(trace: Mapping[str, Any], period: Mapping[str, Any], language: str, z
     names = ("consumption", "own", "direct", "storage", "grid", "certified")
     rows: list[Sequence[str]] = [(words[name], f"{number(trace[name], 6)} kWh") for name in names]
     rows += [(words[name], share(trace[name])) for name in ("at_the_time", "with_certificates")]
+    if "known" in trace:
+        rows.append((words["known"], share(trace["known"])))
     if trace["incomplete"]:
         rows.append((words["incomplete"], str(trace["incomplete"])))
     parts = [f"<h2>{words['trace']}</h2>", charts.stack(trace, period, language, zone)]
