@@ -81,6 +81,11 @@ class PeriodTotals:
         whole = [replace(one, completeness=shares[key]) for key, one in self._sums.items()]
         return Supply(whole, entries, self._demands)
 
+    @property
+    def roles(self) -> frozenset[str]:
+        """Those that have a sum, known or not."""
+        return frozenset(role for role, _, _ in self._sums)
+
     def traced_share(self, period: Period) -> Decimal:
         """How well the trace of green power is known: as of a figure, the lowest share of all that it needs."""
         known = (self._known_ms[key] for key, one in self._sums.items() if _slot_field(one))

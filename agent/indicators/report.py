@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Literal
@@ -30,6 +30,7 @@ class Reporter:
     Args:
         period: day, month, year or rolling.
         by: how finely consumption is matched with green power.
+        roles: that devices have by the configuration, also devices of which nothing was sealed yet.
     """
 
     def __init__(
@@ -39,7 +40,9 @@ class Reporter:
         period: Period,
         entries: Sequence[Declaration],
         by: Literal["interval", "hour"] = "hour",
+        roles: Collection[str] = (),
     ) -> None:
+        self._roles = frozenset(roles)
         self._by: Literal["interval", "hour"] = by
         self._plan, self._calendar, self._period, self._entries = plan, calendar, period, entries
         self._whole = PeriodTotals()
@@ -122,13 +125,36 @@ class Reporter:
         bases = {amount["basis"] for amount in plain["inputs"]}
         roles = [amount for amount in plain["inputs"] if amount["n"] not in self._plan.inputs]
         if not bases & {"metered", "declared"} and any(amount["basis"] == "assumed" for amount in roles):
-            plain["unmetered"] = True  # a 0 that nobody measured and no plan states: no device has such a role
+            # a 0 that nobody measured and no plan states: no device has such a role, or its first amount is to come
+            if awaited := [amount["n"] for amount in roles if self._is_awaited(amount["n"])]:
+                return self._without(plain, awaited)
+            plain["unmetered"] = True
         # the worst of plain amounts is only the night, and of equal ones there is none
         if one.denominator is not None and len({f.value for _, f in valued}) > 1:
             pick = min if one.better == "higher" else max
             label, worst = pick(valued, key=lambda pair: pair[1].value or Fraction(0))
             plain["worst"] = {"label": label, "v": worst.shown}
         return plain
+
+    def _is_awaited(self, name: str) -> bool:
+        """Has a device the role of a quantity, but none has an amount yet, not even an unknown one?"""
+        role = name.rpartition(".")[0]
+        inner = role.removesuffix("*")  # of generation.*: all that are below it, beside itself
+        waiting = self._roles - self._whole.roles
+        return role.removesuffix(".*") in waiting or (inner != role and any(one.startswith(inner) for one in waiting))
+
+    def _without(self, plain: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """A figure as if these inputs were metered and silent."""
+        kept = {key: value for key, value in plain.items() if key not in ("v", "numerator", "denominator", "zero")}
+        return kept | {
+            "verdict": "no data",
+            "completeness": "0",
+            "missing": list(names),
+            "lacking": [{"n": name, "title": self._title(name)} for name in names],
+            "inputs": [amount for amount in plain["inputs"] if amount["n"] not in names],
+            "trend": [one | {"v": ""} for one in plain["trend"]],
+            "drags": [],
+        }
 
     def _title(self, name: str) -> Mapping[str, str]:
         if name in self._plan.inputs:

@@ -20,6 +20,7 @@ from agent.service.control import period as period_module
 from agent.service.control.protocol import Birth, Day, Days, Pack, PeriodReport
 from agent.store import NewGaps, Repair
 from drivers.model import GatewayError, UsageError
+from tests.kits import metered_days
 from tests.kits.ledger import STREAM
 from tests.kits.metered_days import MINUTE, MeteredDays, packs
 
@@ -252,6 +253,19 @@ def test_a_device_whose_intervals_are_late_keeps_the_day_open(tmp_path: Path) ->
     site = MeteredDays(tmp_path)
     site.commit(packs(site.calendar.midnight(TUESDAY), 23 * 60))
     assert not day_of(site)["closed"]
+    site.close()
+
+
+def test_a_report_knows_the_roles_of_devices_that_have_sealed_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = '[[device]]\nname = "m2"\nline = "roof"\naddress = "2"\nprofile = "test/tally"\n'
+    monkeypatch.setattr(metered_days, "CONFIG", metered_days.CONFIG + second + 'roles = {{ ac = "generation.pv" }}\n')
+    site = MeteredDays(tmp_path)
+    site.commit(packs(site.calendar.midnight(TUESDAY), 24 * 60))
+    figures = ask(site, PeriodReport(now_ms=noon(site), day="2026-11-24", period="day"))[1]["figures"]
+    (generation,) = [one for one in figures if one["id"] == "plain/generation"]
+    assert generation["missing"] == ["generation.*.energy"] and not {"v", "unmetered"} & generation.keys()
     site.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from decimal import Decimal
 from html.parser import HTMLParser
@@ -11,9 +12,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from agent.cli.report import charts
+from agent.cli.report.answer import check_page
 from agent.cli.report.command import _show, first_whole_interval_s, parse_period, spark
 from agent.cli.report.html import page as html
-from agent.cli.report.labels import WORDS, cited, number, own_text, percent, value_of, verdict_of
+from agent.cli.report.labels import WORDS, cited, lacking, number, own_text, percent, value_of, verdict_of
 from agent.indicators.compute import PeriodTotals, demands, merge, period_of
 from agent.indicators.declared import Declaration
 from agent.indicators.plan import IndicatorPlan, load_plan
@@ -164,6 +166,25 @@ def test_what_no_device_has_a_role_for_is_not_a_known_nothing() -> None:
     roleless = {"n": "inv1", "role": "", "flows": [], "known": "1", "missing": []}
     text = html(page | {"meters": [roleless]}, "zh")
     assert "（agent.toml 中未设角色）：inv1" in text
+
+
+@pytest.mark.parametrize("role", ["generation.pv", "generation.wind", "storage"])
+def test_a_role_whose_first_amount_is_to_come_is_missing_and_not_nobodys(role: str) -> None:
+    """Just after a start, other devices have amounts already."""
+    period = period_of(CUT, "month", NOON, NOON + 86_400_000)
+    reporter = Reporter(plan(), CUT, period, [], roles=["grid", role])
+    reporter.add([one for one in day() if one.role == "grid"])
+    page = made() | reporter.page()
+    found = {one["id"]: one for one in page["figures"]}
+    figure = found["plain/storage_efficiency" if role == "storage" else "plain/generation"]
+    wanted = "Storage, charged (storage.charge)" if role == "storage" else "Generation, energy (generation.*.energy)"
+    assert "v" not in figure and "unmetered" not in figure and figure["verdict"] == "no data"
+    assert wanted in lacking(figure, "en") and lacking(figure, "zh").startswith("缺少：")
+    assert not any(one["v"] for one in figure["trend"])
+    other = found["plain/generation" if role == "storage" else "plain/storage_efficiency"]
+    assert other["unmetered"] and lacking(other, "en") == "no device has a role that this needs"
+    check_page(json.dumps(page | {"excluded": []}).encode())
+    assert "missing: " in html(page, "en")
 
 
 def test_the_curve_of_the_day_has_axes_a_legend_and_marks_what_is_unknown() -> None:

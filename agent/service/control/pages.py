@@ -405,7 +405,8 @@ async def report(access: Access, request: PeriodReport, reply: Reply) -> dict[st
         return {"unchanged": True, **valid.as_dict()}
     plan = await asyncio.to_thread(read, config)
     entries = [from_dict(plain) for plain in await access.call(lambda store: store.documents.declarations())]
-    reporter = Reporter(plan, calendar, period, entries, request.by)
+    roles = {role for device in config.devices for role in device.roles.values()}
+    reporter = Reporter(plan, calendar, period, entries, request.by, roles)
     balancer = BalanceReport(calendar, period, config.base, [derived_row(one) for one in config.derived])
     unwritten, missing = unwritten_of(config), _Missing(config)
     streams = await access.call(lambda store: [name for name in store.packs.heads() if not is_ours(name)])
