@@ -98,7 +98,10 @@ class Pages:
         devices = view.snapshot.get("devices", {})
         names = [
             name for name, device in devices.items()
-            if matches(self.search, name, self._full_labels.get(name, ""), str(device.get("line", "")), str(device.get("profile", "")))
+            if matches(
+                self.search, name, self._full_labels.get(name, ""),
+                str(device.get("line", "")), str(device.get("profile", "")),
+            )
             and (not self.trouble_only or self._ails(device))
         ]  # fmt: skip
 
