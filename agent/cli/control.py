@@ -85,11 +85,16 @@ def ask(
 
 
 def ask_running(
-    runtime_dir: Path, request: Request, take: Take = discard, progress: ProgressCallback = no_progress
+    runtime_dir: Path,
+    request: Request,
+    take: Take = discard,
+    progress: ProgressCallback = no_progress,
+    pick_up_s: float = PICK_UP_S,
+    silence_s: float = SILENCE_S,
 ) -> dict[str, Any]:
     """The same of a running agent only. Raises NoAgent where none runs, and as ``ask``."""
     with ControlClient.connect(runtime_dir) as client:
-        return client.ask(request, take, progress)
+        return client.ask(request, take, progress, pick_up_s, silence_s)
 
 
 class ControlClient:

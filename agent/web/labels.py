@@ -29,6 +29,10 @@ LABELS: Final[Mapping[str, Texts]] = {
         "The agent is not running. This is what was kept while it did.",
         "采集程序未运行，以下为其运行期间保留的内容。",
     ),
+    "silent": (
+        "The agent does not answer. This is what it said last; it may be old.",
+        "采集程序没有应答，以下为其上次应答的内容，可能已过时。",
+    ),
     "readonly": (
         "Read-only. Values come from the running agent of this gateway.",
         "只读页面，数据来自本网关正在运行的采集程序。",

@@ -52,9 +52,10 @@ class Renderer:
         self._templates = templates(PackageLoader("agent.web"), lambda name: f"/static/{name}?v={tags[name]}")
 
     def render(
-        self, template: str, language: str, url: URL, fragment: bool, moment: Moment, facts: Mapping[str, Any]
-    ) -> str:
-        """The whole page, or with ``fragment`` what is in its <main>."""
+        self, template: str, language: str, url: URL, fragment: bool, moment: Moment, facts: Mapping[str, Any],
+        silent: bool = False,
+    ) -> str:  # fmt: skip
+        """The whole page, or with ``fragment`` what is in its <main>. ``silent``: the agent did not answer for it."""
 
         def t(key: str, **values: object) -> str:
             return label(key, language, **values)
@@ -74,5 +75,6 @@ class Renderer:
             version=snapshot.get("version", ""),
             password=self._password,
             stopped=moment.error is not None,
+            silent=silent,
             **facts,
         )  # fmt: skip

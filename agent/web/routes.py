@@ -24,6 +24,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from agent.cli.control import no_answer
 from agent.cli.questions import given
 from agent.cli.report.labels import own_text
 from agent.config import PageConfig, WebConfig, load_page_config
@@ -44,7 +45,9 @@ from drivers.model import ConfigError, GatewayError, UsageError
 log = logging.getLogger("meterhouse.web")
 T = TypeVar("T")
 ASKERS: Final = 6  # threads that wait for answers of the agent
+LONGEST_S: Final = 30.0  # a viewer waits for an answer that the agent is working on; it is kept when it comes
 BODY_S: Final = 10.0  # for a login to come
+OF_THE_AGENT: Final = ("day.html", "figures.html", "source.html", "pack.html")  # what it was asked for
 KEPT_PAGES: Final = 48  # of this moment, in both languages
 NEXT = re.compile(r"/(?![/\\])[A-Za-z0-9/_.~%?&=:+-]{0,500}\Z")
 
@@ -91,6 +94,7 @@ class Page:
         self.static = static_files()
         self.renderer = Renderer({name: one.tag for name, one in self.static.items()}, access.password)
         self.askers = ThreadPoolExecutor(ASKERS, "question")
+        self._asked: dict[tuple[Any, ...], asyncio.Future[Any]] = {}  # questions under way
         self._frames: dict[str, tuple[tuple[int, str, str], dict[str, Any]]] = {}  # by line
         self._kept: OrderedDict[tuple[str, str, bool, int], bytes] = OrderedDict()
 
@@ -101,7 +105,8 @@ class Page:
         language = language_of(request)
         fragment = bool(request.headers.get("x-refresh"))
         moment = Moment() if template == "login.html" else self.live.moment  # a stranger learns nothing
-        text = self.renderer.render(template, language, request.url, fragment, moment, facts)
+        silent = self.data.silence is not None and template in OF_THE_AGENT
+        text = self.renderer.render(template, language, request.url, fragment, moment, facts, silent)
         return html(request, gzip.compress(text.encode(), 1, mtime=0), status, language, self.access.tls)
 
     async def live_page(
@@ -196,8 +201,22 @@ class Page:
         )
 
     async def _ask(self, question: Callable[..., T], *what: Any) -> T:
-        """An answer of the agent, in a thread that live pages do not need."""
-        return await asyncio.get_running_loop().run_in_executor(self.askers, question, *what)
+        """An answer of the agent, in a thread that live pages do not need: one, however many wait for it."""
+        key = (question.__name__, *what)
+        asked: asyncio.Future[T] | None = self._asked.get(key)
+        if asked is None:
+            asked = self._asked[key] = asyncio.get_running_loop().run_in_executor(self.askers, question, *what)
+            asked.add_done_callback(lambda one: self._answered(key, one))
+        done, _ = await asyncio.wait({asked}, timeout=LONGEST_S)
+        if not done:
+            raise no_answer(self.config.runtime_dir, "It is starting, busy, or it hangs: `meterhouse status`")
+        return asked.result()
+
+    def _answered(self, key: tuple[Any, ...], asked: asyncio.Future[Any]) -> None:
+        """Whoever asks from now on asks again; an error of which nobody waits any more is none."""
+        del self._asked[key]
+        if not asked.cancelled():
+            asked.exception()
 
     async def _days(self) -> tuple[list[str], str]:
         """The days with intervals, and today; without an agent no days, and those that were kept can still be seen."""

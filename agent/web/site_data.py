@@ -3,6 +3,9 @@
 A closed day, month or year is asked once and kept; the agent names the days that were corrected later, and those are
 asked again. What is open is asked at most once a minute, a longer period once a quarter of an hour, and the agent
 answers in a few milliseconds if nothing changed. Live values are not here: they come from ring and snapshot.
+
+An agent that hangs costs one question a few seconds; until it answers again, all others get at once what was kept, or
+the error.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from msgspec import Meta
 
 from agent.cli.answers import Count, Time, checked, loaded
 from agent.cli.common import NoAgent
-from agent.cli.control import AnswerBuffer, ask_running
+from agent.cli.control import AnswerBuffer, NoAnswer, ask_running
 from agent.cli.report.answer import check_page
 from agent.service.control.protocol import Birth, Day, Days, Pack, PeriodReport, Request
 from drivers.model import GatewayError
@@ -32,6 +35,7 @@ Ask = Callable[..., dict[str, Any]]
 OPEN_S: Final = 60.0  # how old an answer about today may be
 LONG_S: Final = 900.0  # about an open month or year: an interval is written this often
 ERROR_S: Final = 5.0  # how long an error is told to others who ask the same
+PATIENCE_S: Final = 5.0  # without a sign of the agent, which gives one every second while it works
 MOST_BYTES: Final = 16 << 20  # of answers that are kept, as JSON
 LARGEST_BYTES: Final = 1 << 20  # of one that is kept
 AT_ONCE: Final = 2  # questions: the agent takes four connections of one user
@@ -148,6 +152,11 @@ class _Kept:
     last: str
 
 
+def ask_agent(runtime_dir: Path, request: Request, take: Callable[[bytes], object]) -> dict[str, Any]:
+    """The answer of the running agent. Raises NoAnswer for one that hangs, after PATIENCE_S."""
+    return ask_running(runtime_dir, request, take, pick_up_s=PATIENCE_S, silence_s=PATIENCE_S)
+
+
 @dataclass(slots=True)
 class _Failed:
     """An error, and until when it is told."""
@@ -164,23 +173,31 @@ class SiteData:
     """Answers of the agent of a runtime directory. Every method blocks, may be called from any thread, and raises
     NoAgent where no agent runs, GatewayError where it does not answer, UsageError for an unknown day or device.
 
-    What was seen stays available while no agent runs.
+    What was seen stays available while no agent runs, or while it does not answer.
 
     Args:
         ask: in place of the control socket.
         clock: seconds.
     """
 
-    def __init__(self, runtime_dir: Path, ask: Ask = ask_running, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, runtime_dir: Path, ask: Ask = ask_agent, clock: Callable[[], float] = time.monotonic) -> None:
         self._runtime_dir, self._ask, self._clock = runtime_dir, ask, clock
         self._kept: OrderedDict[Key, _Kept] = OrderedDict()
         self._failed: dict[Key, _Failed] = {}
+        self._silent: _Failed | None = None  # the agent did not answer
+        self._trying = False  # one question finds out whether it does again
         self._size = 0
         self._epoch, self._today = "", ""
         self._change: int | None = None
         self._lock = threading.Lock()  # of all of the above; never held while a question is asked
         self._under_way: dict[Key, threading.Lock] = {}
         self._gate = threading.BoundedSemaphore(AT_ONCE)
+
+    @property
+    def silence(self) -> GatewayError | None:
+        """Why there was no answer of the agent to the last question; None: there was one, or no agent runs."""
+        with self._lock:
+            return self._silent.error if self._silent is not None else None
 
     def days(self) -> DayList:
         """The days that have intervals, and today."""
@@ -240,14 +257,16 @@ class SiteData:
     def _answer(self, key: Key, request: Callable[[Mapping[str, Any]], Request], open_s: float) -> Any:
         with self._lock:
             mine = self._under_way.setdefault(key, threading.Lock())
-        with mine:  # one asks, the others of the same question wait for its answer
-            kept = self._usable(key, open_s)
-            if kept is None:
-                with self._gate:
-                    kept = self._fetch(key, request)
-        with self._lock:
-            if not mine.locked():
-                self._under_way.pop(key, None)
+        try:
+            with mine:  # one asks, the others of the same question wait for its answer
+                kept = self._usable(key, open_s)
+                if kept is None:
+                    with self._gate:
+                        kept = self._while_silent(key) or self._fetch(key, request)
+        finally:
+            with self._lock:
+                if not mine.locked():
+                    self._under_way.pop(key, None)
         return msgspec.json.decode(kept)
 
     def _usable(self, key: Key, open_s: float) -> bytes | None:
@@ -255,6 +274,7 @@ class SiteData:
         now = self._clock()
         with self._lock:
             kept = self._kept.get(key)
+            open_s = 0.0 if self._silent is not None and key[0] == "days" else open_s  # does it answer again?
             if kept is not None and (kept.closed or now - kept.asked_s < open_s):
                 self._kept.move_to_end(key)
                 return kept.data
@@ -263,6 +283,22 @@ class SiteData:
                 return None
             self._failed[key] = failed
             raise failed.error
+
+    def _while_silent(self, key: Key) -> bytes | None:
+        """The kept answer, however old, while the agent does not answer; None: ask it.
+
+        After a moment one question at a time finds out whether it does again. Raises the error of the last one.
+        """
+        with self._lock:
+            if self._silent is None:
+                return None
+            if not self._trying and self._clock() >= self._silent.until_s:
+                self._trying = True
+                return None
+            kept = self._kept.get(key)
+            if kept is None:
+                raise self._silent.error
+            return kept.data
 
     def _fetch(self, key: Key, request: Callable[[Mapping[str, Any]], Request]) -> bytes:
         while True:
@@ -282,13 +318,20 @@ class SiteData:
             done = self._ask(self._runtime_dir, request(known), buffer.take)
             found = _checked(key, done, buffer.whole)
         except GatewayError as error:
-            if kept is not None and isinstance(error, NoAgent):  # as it was seen last
-                return kept.data
+            now = self._clock()
             with self._lock:
-                self._failed = {k: one for k, one in self._failed.items() if asked_s < one.until_s}
-                self._failed[key] = _Failed(error, asked_s + ERROR_S)
+                self._silent = _Failed(error, now + ERROR_S) if isinstance(error, NoAnswer) else None
+                if kept is not None and isinstance(error, (NoAgent, NoAnswer)):  # as it was seen last
+                    return kept.data
+                if self._silent is None:
+                    self._failed = {k: one for k, one in self._failed.items() if now < one.until_s}
+                    self._failed[key] = _Failed(error, now + ERROR_S)
             raise
+        finally:
+            with self._lock:
+                self._trying = False
         with self._lock:
+            self._silent = None
             if key[0] not in SIGNED:
                 self._learn(found, key)
             if not found.get("unchanged"):

@@ -18,13 +18,14 @@ import pytest
 from starlette.testclient import TestClient
 
 from agent.cli.common import show_unit
+from agent.cli.control import no_answer
 from agent.cli.report.labels import duration, share
 from agent.cli.report.labels import number as plain
 from agent.config import PageConfig, WebConfig
 from agent.web.day_view import number
 from agent.web.figures_view import figures
 from agent.web.routes import make_app
-from agent.web.site_data import SiteData
+from agent.web.site_data import ERROR_S, SiteData
 from agent.web.source_view import pack_view
 from tests.kits.metered_days import MINUTE, MeteredDays, packs
 from tests.web.test_live_pages import MARKUP, is_harmless
@@ -45,6 +46,7 @@ class Park:
         self._loop.call_soon_threadsafe(self._loop.set_default_executor, self._pool)
         self.asked: list[str] = []
         self.now_s = 0.0  # of the page's clock
+        self.hangs: Callable[[], dict[str, Any]] | None = None
         self.spoil: Callable[[Any], Any] = lambda document: document
         self._do(self._make(folder))
 
@@ -63,6 +65,8 @@ class Park:
 
         assert self._made is not None
         self.asked.append(type(request).__name__)
+        if self.hangs is not None:
+            return self.hangs()
         if hasattr(request, "now_ms"):
             request = msgspec.structs.replace(request, now_ms=self.noon_ms)
         done, document = self._do(self._made.ask(request))
@@ -152,6 +156,79 @@ def test_closed_days_are_asked_once_and_today_seldom(viewer, park) -> None:
     park.now_s += 60
     assert viewer.get("/day?date=2026-11-24").status_code == viewer.get("/day").status_code == 200
     assert park.asked.count("Day") == 3, "a closed day never again"
+
+
+def test_an_agent_that_hangs_leaves_the_days_that_were_seen_marked_as_old(viewer, park, monkeypatch) -> None:
+    seen = ("/day?date=2026-11-24", "/day", "/figures?period=day&date=2026-11-24")
+    for path in seen:
+        assert "does not answer" not in viewer.get(path).text
+
+    def silent(*_: object) -> dict[str, Any]:
+        raise no_answer(Path("run"), "It hangs")
+
+    monkeypatch.setattr(park, "hangs", silent)
+    park.now_s += 100
+    for path in seen:
+        page = viewer.get(path)
+        assert page.status_code == 200 and "The agent does not answer. This is what it said last" in page.text, path
+    assert "采集程序没有应答" in viewer.get("/day?lang=zh").text
+    for path in (
+        "/day?date=2026-11-24&device=m1",
+        "/figures?period=year&date=2026-11-24",
+        "/device/m1/x",
+        "/pack/m1/1",
+    ):
+        page = viewer.get(path, params={"lang": "en"} if "?" not in path else None)
+        assert page.status_code == 503, path
+    assert "does not answer" not in viewer.get("/").text, "this page asks nothing"
+    monkeypatch.setattr(park, "hangs", None)
+    park.now_s += ERROR_S
+    for path in seen:
+        assert "没有应答" not in viewer.get(path).text and viewer.get(path).status_code == 200
+
+
+def test_many_viewers_of_a_question_wait_in_one_thread(tmp_path: Path, traces) -> None:
+    go_on, asked = threading.Event(), []
+
+    def hanging(*_: object) -> dict[str, Any]:
+        asked.append(threading.current_thread().name)
+        assert go_on.wait(60)
+        raise no_answer(Path("run"), "It hangs")
+
+    data = SiteData(tmp_path / "run", hanging)
+    app = make_app(PageConfig(WebConfig(), "Asia/Shanghai", tmp_path / "run"), data)
+
+    async def status(path: str) -> int:
+        found = []
+
+        async def send(message: Any) -> None:
+            found.append(message)
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        scope = {
+            "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"",
+            "root_path": "", "scheme": "http", "headers": [(b"host", b"127.0.0.1:8080")], "server": ("127.0.0.1", 8080),
+        }  # fmt: skip
+        await app(scope, receive, send)
+        return int(found[0]["status"])
+
+    async def look() -> list[int]:
+        events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        begun: asyncio.Queue[Any] = asyncio.Queue()
+        life = asyncio.create_task(app({"type": "lifespan", "state": {}}, events.get, begun.put))
+        events.put_nowait({"type": "lifespan.startup"})
+        assert (await begun.get())["type"] == "lifespan.startup.complete"
+        viewers = [asyncio.create_task(status("/device/inv1/ac.power.active")) for _ in range(50)]
+        assert await status("/") == 200, "live pages do not wait for it"
+        go_on.set()
+        found = await asyncio.gather(*viewers)
+        events.put_nowait({"type": "lifespan.shutdown"})
+        await life
+        return found
+
+    assert asyncio.run(look()) == [503] * 50 and len(asked) == 1
 
 
 @pytest.mark.parametrize(

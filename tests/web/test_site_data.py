@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from agent.cli.common import NoAgent
+from agent.cli.control import NoAnswer, ask_running, no_answer
 from agent.config import load_config
 from agent.intervals.calendar import Calendar
 from agent.service.control.protocol import Request
@@ -169,6 +171,70 @@ def test_an_error_is_not_asked_for_again_at_once(asked: Asked) -> None:
     assert asked.data.day(TUESDAY, "m1")["devices"][0]["device"] == "m1", "of one question only"
 
 
+def test_an_agent_that_hangs_costs_one_question_and_what_was_seen_stays(asked: Asked) -> None:
+    """The others of that time get what is kept, or the error, at once; later one question finds out if it is back."""
+    first, today = asked.data.day(TUESDAY), asked.data.day()
+    asked.kinds()
+    asked.error = no_answer(Path("/run/none"), "It hangs")
+    asked.now_s += OPEN_S
+    for _ in range(20):
+        assert asked.data.day(TUESDAY) == first and asked.data.day() == today and asked.data.day(TODAY) == today
+        with pytest.raises(NoAnswer):
+            asked.data.day(TUESDAY, "m1")
+        with pytest.raises(NoAnswer):
+            asked.data.report("month")
+    assert asked.kinds() == ["Days"] and asked.data.silence is asked.error
+    asked.now_s += ERROR_S
+    for _ in range(20):
+        assert asked.data.day() == today
+    assert len(asked.kinds()) == 1
+    asked.error, asked.now_s = None, asked.now_s + ERROR_S
+    assert asked.data.day(TUESDAY) == first and asked.data.silence is None, "also a page that need not ask finds out"
+    assert asked.data.day(TUESDAY, "m1")["devices"]
+
+
+def test_one_question_at_a_time_goes_to_an_agent_that_did_not_answer(asked: Asked) -> None:
+    asked.error = no_answer(Path("/run/none"), "It hangs")
+    with pytest.raises(NoAnswer):
+        asked.data.days()
+    asked.now_s += ERROR_S
+    began, go_on = threading.Event(), threading.Event()
+
+    def hanging(*_: object) -> dict[str, Any]:
+        began.set()
+        assert go_on.wait(60)
+        raise no_answer(Path("/run/none"), "It hangs")
+
+    asked.data._ask = hanging
+
+    def ask() -> None:
+        with pytest.raises(NoAnswer):
+            asked.data.birth("m1")
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert began.wait(60)
+    for device in ("m2", "m3"):
+        with pytest.raises(NoAnswer):  # at once, while the first waits
+            asked.data.birth(device)
+    go_on.set()
+    thread.join(60)
+    assert asked.data._under_way == {} and not asked.data._trying
+
+
+def test_a_socket_that_nobody_answers_at_is_an_agent_that_hangs(tmp_path: Path, monkeypatch) -> None:
+    """As of an agent that was stopped with SIGSTOP: the kernel takes the connection, and nothing comes."""
+    monkeypatch.setattr(site_data, "PATIENCE_S", 0.1)
+    monkeypatch.chdir(tmp_path)  # the path of a socket has 107 bytes at most
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind("control")
+        silent.listen(5)
+        data = SiteData(tmp_path)
+        with pytest.raises(NoAnswer, match="does not answer"):
+            data.day(TUESDAY)
+        assert data.silence is not None
+
+
 def test_many_who_ask_at_once_are_one_question(asked: Asked) -> None:
     """The others wait for the answer of the first."""
     began, go_on = threading.Event(), threading.Event()
@@ -268,7 +334,7 @@ def test_a_running_agent_and_its_birth(tmp_path: Path) -> None:
         store.close()
         agent.start()
         until(lambda: len(listener.numbers("m1")) > 1, what=lambda: agent.said)
-        data = SiteData(agent.runtime)
+        data = SiteData(agent.runtime, ask_running)  # however busy this machine is
         until(lambda: answer_now(data, second)["closed"], what=lambda: agent.said)
         page = data.day(first, "m1")
         (m1,) = page["devices"]
@@ -306,4 +372,4 @@ def snippet(runtime: Path, day: date) -> str:
 
 def answer_now(data: SiteData, day: date) -> Any:
     """A day as the agent knows it now, whatever was kept."""
-    return SiteData(data._runtime_dir).day(day, "m1")
+    return SiteData(data._runtime_dir, ask_running).day(day, "m1")
