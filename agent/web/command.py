@@ -26,7 +26,12 @@ from agent.cli.options import DEFAULT_CONFIG, EXISTING_FILE, FOLDER, lang_option
 @click.option("--runtime-dir", type=FOLDER, help="The runtime directory of the agent to show.")
 @click.option("--listen", metavar="ADDRESS:PORT", help="Listen there; default: [web] listen, else 127.0.0.1:8080.")
 @click.option("--setup", is_flag=True, help="Make a certificate and a password for other machines, and [web].")
-@click.option("--name", "names", multiple=True, help="With --setup: a name or address in the certificate.")
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    help="With --setup: one more name or address in the certificate; earlier ones stay.",
+)
 @click.option(
     "--folder",
     type=FOLDER,

@@ -9,7 +9,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ import click
 from agent.cli.common import say
 from agent.cli.options import first_line
 from agent.cli.questions import asked, confirmed, given, is_terminal
+from agent.config import WebConfig
 from agent.config.web import listen_address
 from agent.web.password import LONGEST, SHORTEST, PasswordHash
 from drivers.files import write_atomic
@@ -136,12 +137,21 @@ def set_up(
     yes: bool,
     language: str,
 ) -> None:
-    """Make all three and write ``conf.d/web.toml``. Raises GatewayError."""
-    host, port = given("--listen", listen_address, listen or LISTEN)
+    """Make all three and write ``conf.d/web.toml``. Raises GatewayError.
+
+    The address and the names of an earlier one stay unless the command line has another address.
+    """
     target = config_file.parent / "conf.d" / "web.toml"
+    if listen is not None:
+        given("--listen", listen_address, listen)
     _refuse_double(config_file, target)
     places = [(folder or CREDENTIALS) / name for name in (FILE_NAMES if folder else CREDENTIAL_NAMES)]
+    earlier = _earlier(target)
+    host, port = given("--listen", listen_address, listen or earlier.get("listen", LISTEN))
     found_names = own_names(host, names)
+    kept_names = [name for name in _earlier_names(earlier, target.parent, places[0]) if name not in found_names]
+    found_names += kept_names
+    _show_earlier(earlier.get("listen", ""), _address(host, port), kept_names)
     for path in (*places, target):
         click.echo(say(f"writes {path}") + (say(", which replaces the one there") if path.exists() else ""), err=True)
     confirmed(yes, "web --setup", language)
@@ -181,9 +191,66 @@ def _refuse_double(config_file: Path, target: Path) -> None:
         raise GatewayError("is not valid TOML", where=str(config_file), hint="`meterhouse check` says where") from error
 
 
+def _earlier(target: Path) -> dict[str, str]:
+    """What an earlier --setup wrote, or somebody after it; nothing where there is no such file. Raises GatewayError."""
+    import tomllib
+
+    hint = "Correct it, or remove it to begin anew"
+    try:
+        table = tomllib.loads(target.read_text("utf-8-sig")).get("web", {})
+        found = {key: value for key, value in table.items() if isinstance(value, str)}
+        if "listen" in found:
+            listen_address(found["listen"])
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise GatewayError(f"cannot be read: {error.strerror}", where=str(target), hint=hint) from error
+    except InvalidValue as error:
+        raise GatewayError(error.what, where=str(target), hint=hint) from error
+    except (ValueError, AttributeError) as error:
+        raise GatewayError("is not valid TOML", where=str(target), hint=hint) from error
+    return found if "listen" in found else {**found, "listen": WebConfig().address} if found else {}
+
+
+def _earlier_names(earlier: Mapping[str, str], folder: Path, place: Path) -> list[str]:
+    """Names and addresses of the certificate that was made before; none where there is none that can be read.
+
+    Args:
+        folder: of the configuration file that names it.
+        place: where a certificate may be that no configuration names.
+    """
+    from cryptography import x509
+
+    if "certificate_file" in earlier:
+        place = folder / earlier["certificate_file"]
+    elif "certificate_credential" in earlier:
+        place = CREDENTIALS / earlier["certificate_credential"]
+    try:
+        certificate = x509.load_pem_x509_certificate(place.read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (OSError, ValueError, x509.ExtensionNotFound):
+        return []
+    return [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
+
+
+def _show_earlier(before: str, listen: str, names: Sequence[str]) -> None:
+    """What becomes of the earlier settings, before anybody is asked."""
+    if before and listen_address(before) == listen_address(listen):
+        click.echo(say(f"keeps the address {listen}"), err=True)
+    elif before:
+        click.echo(say(f"changes the address from {before} to {listen}"), err=True)
+    else:
+        click.echo(say(f"listens at {listen}"), err=True)
+    if names:
+        click.echo(say(f"keeps these names of the earlier certificate: {', '.join(names)}"), err=True)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _table(host: str, port: int, folder: Path | None, places: Sequence[Path]) -> str:
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    lines = ["# made by `meterhouse web --setup`", "[web]", f'listen = "{address}"']
+    lines = ["# made by `meterhouse web --setup`", "[web]", f'listen = "{_address(host, port)}"']
     for key, path in zip(KEYS, places, strict=True):
         if folder is None:
             lines.append(f'{key}_credential = "{path.name}"')

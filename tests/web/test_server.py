@@ -101,6 +101,58 @@ def test_setup_makes_a_certificate_and_a_hash_that_only_the_user_reads(config, t
     assert setup(config) == 0 and (secret / "certificate.pem").read_bytes() != before, "again is another one"
 
 
+def again(config: Path, *more: str) -> int:
+    folder = config.parent / "secret"
+    first = str(config.parent / "first")
+    command = ["web", "--setup", "-c", str(config), "--folder", str(folder), "--password-file", first, "--yes"]
+    return outcome([*command, *more])
+
+
+def certificate_names(config: Path) -> set[str]:
+    found = x509.load_pem_x509_certificate((config.parent / "secret/certificate.pem").read_bytes())
+    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return {*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))}
+
+
+def test_setup_again_keeps_address_and_names_and_says_so(config, tmp_path, capsys) -> None:
+    """Else a new password would open a page of this machine alone to the network."""
+    table = tmp_path / "conf.d/web.toml"
+    assert setup(config, "--name", "192.0.2.77") == 0
+    assert "listens at 127.0.0.1:8443" in capsys.readouterr().err
+    assert again(config) == 0
+    said = capsys.readouterr().err
+    assert 'listen = "127.0.0.1:8443"' in table.read_text() and "keeps the address 127.0.0.1:8443" in said
+    assert "keeps these names of the earlier certificate: gw01.park7.example, 192.0.2.77" in said
+    assert {"gw01.park7.example", "192.0.2.77", "localhost"} <= certificate_names(config)
+    assert again(config, "--listen", "[::]:8444", "--name", "gw02.park7.example") == 0
+    assert "changes the address from 127.0.0.1:8443 to [::]:8444" in capsys.readouterr().err
+    assert 'listen = "[::]:8444"' in table.read_text()
+    assert {"gw01.park7.example", "gw02.park7.example", "192.0.2.77"} <= certificate_names(config)
+    table.write_text(table.read_text().replace('listen = "[::]:8444"\n', ""))
+    assert again(config, "--lang", "zh") == 0 and "保留监听地址 127.0.0.1:8080" in capsys.readouterr().err
+    assert "gw01.park7.example" in certificate_names(config)
+
+
+def test_setup_again_says_what_it_keeps_before_it_asks(config, tmp_path, capsys) -> None:
+    assert setup(config) == 0
+    before = (tmp_path / "conf.d/web.toml").read_bytes()
+    capsys.readouterr()
+    first = str(tmp_path / "first")
+    command = ["web", "--setup", "-c", str(config), "--folder", str(tmp_path / "secret"), "--password-file", first]
+    assert outcome(command) == 2, "nobody is here to answer"
+    said = capsys.readouterr().err
+    assert said.index("keeps the address") < said.index("writes ") < said.index("error: ")
+    assert (tmp_path / "conf.d/web.toml").read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["[web", "web = 3\n", '[web]\nlisten = "gw01"\n'])
+def test_setup_again_does_not_guess_what_an_earlier_table_meant(config, tmp_path, capsys, text: str) -> None:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d/web.toml").write_text(text)
+    assert again(config) == 1 and "Correct it, or remove it" in capsys.readouterr().err
+    assert (tmp_path / "conf.d/web.toml").read_text() == text
+
+
 def test_setup_refuses_what_would_not_work(config, tmp_path, capsys) -> None:
     (tmp_path / "first").write_text("short\n")
     assert setup(config) == 2 and "too short" in capsys.readouterr().err
