@@ -34,8 +34,8 @@ LABELS: Final[Mapping[str, Texts]] = {
         "采集程序没有应答，以下为其上次应答的内容，可能已过时。",
     ),
     "readonly": (
-        "Read-only. Values come from the running agent of this gateway.",
-        "只读页面，数据来自本网关正在运行的采集程序。",
+        "Read-only. Shown is what the agent of this gateway reads and keeps.",
+        "只读页面，显示本网关采集程序读取和保存的数据。",
     ),
     "gateway": ("gateway", "网关"),
     # --- login

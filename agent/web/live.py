@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from agent.cli.common import is_alive, read_snapshot
+from agent.cli.common import NoAgent, is_alive, read_snapshot
 from agent.cli.findings import Finding, find
 from drivers.model import ConfigError, GatewayError
 
@@ -37,6 +37,19 @@ class Moment:
     points: Mapping[str, tuple[Latest, ...]] = field(default_factory=dict)  # by device
     error: GatewayError | None = None
     catching_up: bool = False  # older values of the ring are still being read
+    gone: bool = False  # the agent was killed: its snapshot is there, its process is not
+
+    @property
+    def stopped(self) -> bool:
+        """Nobody reads devices, as far as can be seen: no state holds, and no value is of now."""
+        return self.gone or self.error is not None
+
+    @property
+    def notice(self) -> str:
+        """The label that every page begins with; "" for none."""
+        if self.gone or isinstance(self.error, NoAgent):
+            return "kept"
+        return "verdict.unseen" if self.error is not None else ""
 
 
 class LiveData:
@@ -106,7 +119,11 @@ class LiveData:
         except GatewayError as error:  # stopped: its last values are not shown, its devices are
             self.close()
             return Moment(before.number + 1, now, before.snapshot, (), {}, error)
-        findings = tuple(find(snapshot, now, is_alive(snapshot.get("pid")), self._on_disk()))
+        alive = is_alive(snapshot.get("pid"))
+        findings = tuple(find(snapshot, now, alive, self._on_disk()))
+        if not alive:  # its ring waits for the next start; its last values are not shown
+            self.close()
+            return Moment(before.number + 1, now, snapshot, findings, gone=True)
         try:
             self._follow(snapshot)
         except GatewayError as error:

@@ -74,7 +74,6 @@ class Renderer:
             place=f"{snapshot.get('site', '')}/{snapshot.get('gateway', '')}" if snapshot else "meterhouse",
             version=snapshot.get("version", ""),
             password=self._password,
-            stopped=moment.error is not None,
-            silent=silent,
+            notice=moment.notice or ("silent" if silent else ""),
             **facts,
         )  # fmt: skip

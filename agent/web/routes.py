@@ -235,6 +235,7 @@ class Page:
             raise HTTPException(404)
         days, today = await self._days()
         _within(wanted, {"day": 10, "month": 7}.get(period, 4), days, today)
+        await self.live.now()  # whether the agent is there
         page = await self._ask(self.data.report, period, wanted)
         view = figures(page, period, language)
         links = neighbours(page, period, days[0] if days else today, today)
@@ -268,6 +269,7 @@ class Page:
         device, seq = request.path_params["device"], request.path_params["seq"]
         if not 0 < seq < 1 << 53:
             raise HTTPException(404)
+        await self.live.now()
         answer = await self._ask(self.data.pack, device, seq)
         view = await asyncio.to_thread(pack_view, answer, self.config.timezone, language_of(request))
         front = f"/pack/{quote(device, safe='')}"
@@ -330,6 +332,7 @@ class Page:
     async def http_error(self, request: Request, error: Exception) -> Response:
         """A page for what is not there."""
         status = error.status_code if isinstance(error, HTTPException) else 500
+        await self.live.now()
         key = "error.404" if status == 404 else "error.other"
         text = label(key, language_of(request), status=status)
         return self.render(request, "error.html", status, text=text)
@@ -337,6 +340,7 @@ class Page:
     async def gateway_error(self, request: Request, error: Exception) -> Response:
         """A page for an agent that does not answer, or a question that it refuses."""
         assert isinstance(error, GatewayError)
+        await self.live.now()
         text = in_language(error, language_of(request))
         return self.render(request, "error.html", 400 if isinstance(error, UsageError) else 503, text=text)
 

@@ -53,7 +53,7 @@ def now_view(
     moment: Moment, language: str, labels: Mapping[str, str], certificate_ends: float | None = None
 ) -> dict[str, Any]:
     """The first page. ``certificate_ends``: of the page itself, in UTC seconds."""
-    snapshot, now, stopped = moment.snapshot, moment.time, moment.error is not None
+    snapshot, now, stopped = moment.snapshot, moment.time, moment.stopped
     devices = [
         _device_row(name, facts, moment, language, labels) for name, facts in snapshot.get("devices", {}).items()
     ]
@@ -130,10 +130,10 @@ def _device_row(
 ) -> dict[str, Any]:
     recent = facts.get("recent") or {}
     state = "swapped" if facts.get("swapped") else str(facts.get("life", "unknown"))
-    complete, missing = recent.get("complete"), recent.get("missing") or {}
+    stopped = moment.stopped
+    complete, missing = (None, {}) if stopped else (recent.get("complete"), recent.get("missing") or {})
     worst = max(missing, key=missing.__getitem__, default="")
     last = last_answer(facts, moment.points.get(name, ()))
-    stopped = moment.error is not None
     return {
         "name": name,
         "label": clean_text(own_text(labels.get(name, ""), language), 80),
@@ -148,7 +148,7 @@ def _device_row(
         "low": complete is not None and complete < GOOD,
         "worst": reason_text(worst, language) if worst else "",
         "worst_count": missing.get(worst, ""),
-        "doubtful": sum((recent.get("marked") or {}).get(quality, 0) for quality in DOUBTFUL) or "",
+        "doubtful": "" if stopped else sum((recent.get("marked") or {}).get(quality, 0) for quality in DOUBTFUL) or "",
         "last": show_age(moment.time - last, language) if last else "–",
         "line": str(facts.get("line", "?")),
         "line_href": f"/frames/{quote(str(facts.get('line', '')), safe='')}",
@@ -251,6 +251,7 @@ def device_view(moment: Moment, language: str, name: str, labels: Mapping[str, s
         "missing": [
             (reason_text(reason, language), count)
             for reason, count in ((facts.get("recent") or {}).get("missing") or {}).items()
+            if not moment.stopped
         ],
         "points": [shown(one, moment, language) for one in moment.points.get(name, ())],
         "catching_up": moment.catching_up,

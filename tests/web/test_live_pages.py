@@ -260,6 +260,32 @@ def test_a_killed_agent_is_a_finding(viewer, traces) -> None:
     assert "1 fault" in page and "the agent is gone" in page and "<code>systemctl start meterhouse</code>" in page
 
 
+def test_once_the_agent_was_killed_every_page_says_so_and_no_device_answers(viewer, traces, monkeypatch) -> None:
+    """Its snapshot and its ring stay: nothing of them may look like now, not even for the seconds until it is old."""
+    monkeypatch.setattr("agent.web.live.FRESH_S", 0.0)
+    recent = {"from": 1.0, "to": 2.0, "settled": True, "complete": 1.0, "missing": {}, "marked": {"suspect": 3}}
+    inv1 = {"line": "roof", "life": "alive", "last_answer": time.time(), "recent": recent}
+    traces.write(devices={"inv1": inv1})
+    traces.values(2, (0, 12345, -1, 0))
+    browser = viewer()
+    paths = ("/", "/device/inv1", "/frames/roof", "/day", "/figures", "/pack/inv1/1", "/nothing")
+    for path in ("/", "/device/inv1"):
+        page = browser.get(path).text
+        assert "1234.5" in page and '<span class="state alive">answers' in page and "100 %" in page
+    traces.write(pid=2**22 + 1)
+    for path in paths:
+        for headers in ({}, {"x-refresh": "1"}):
+            page = browser.get(path, headers=headers).text
+            assert page.count("The agent is not running. This is what was kept while it did.") == 1, path
+            assert "1234.5" not in page and "state alive" not in page and ">good<" not in page, path
+            assert "100 %" not in page and "running agent of" not in page, path
+    assert "采集程序未运行" in browser.get("/frames/roof?lang=zh").text
+    traces.write(pid=os.getpid())
+    for path in paths:
+        assert "采集程序未运行，以下为" not in browser.get(path).text, path
+    assert "1234.5" in browser.get("/").text, "the ring is followed again"
+
+
 @EVERY
 def test_whatever_is_in_the_snapshot_the_page_is_one(viewer, traces, monkeypatch, every: int) -> None:
     """The agent's user may be compromised: no request ends with an internal error."""
