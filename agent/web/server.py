@@ -10,8 +10,8 @@ import signal
 import socket
 import ssl
 from asyncio import sslproto
-from collections import Counter
-from collections.abc import Generator
+from collections import OrderedDict
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,8 +23,8 @@ from agent.config import WebConfig
 from agent.web.password import network_of
 from drivers.model import ConfigError, GatewayError
 
-MOST_CONNECTIONS: Final = 160  # a browser opens up to six, and keeps one
-MOST_OF_ONE_ADDRESS: Final = 80  # an office may have one for all
+MOST_OF_ONE_ADDRESS: Final = 80  # an office may have one for all; a browser opens up to six, and keeps one
+MOST_ENDING: Final = 16  # at once
 MOST_OF_ALL: Final = 400  # also those that bring nothing, not even a TLS handshake; below the limit of open files
 REQUEST_S: Final = 10.0  # for a whole request to come
 KEEP_ALIVE_S: Final = 15
@@ -37,44 +37,83 @@ class CountedSocket(socket.socket):
 
     listener: BoundedListener | None = None
     client = ""
+    served: Callable[[], bool] | None = None  # is a request of it served right now? None: none can be
+    ending = False  # it was told to end
 
     def close(self) -> None:
         """Forget it."""
         listener, self.listener = self.listener, None
         if listener is not None:
-            listener.forget(self.client)
+            listener.forget(self)
         super().close()
 
 
 class BoundedListener(socket.socket):
-    """A listening socket that closes one connection too many of an address, or of all, at once.
+    """A listening socket with bounds: of the connections of an address, and of all.
 
-    Behind an address of this machine there may be the end of a tunnel with many people behind it.
+    At a bound the connection that has been idle for longest makes room: behind one address there may be many people,
+    at the end of a tunnel or of a router, and whoever holds it with idle connections must not lock the others out.
+    Where none is idle, the new one is closed.
     """
 
     def __init__(self, family: socket.AddressFamily) -> None:
         super().__init__(family, socket.SOCK_STREAM)
-        self._of: Counter[str] = Counter()
+        self._of: dict[str, OrderedDict[CountedSocket, None]] = {}  # by client, the one used last at the end
+        self._count = 0
+        self._ending = 0  # that made room, and are not closed yet
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Raises ConnectionAbortedError for one too many: who waits for connections then waits for the next one."""
+        if self._ending >= MOST_ENDING:
+            raise BlockingIOError  # the loop closes those first, then comes back
         fd, address = self._accept()  # type: ignore[attr-defined]
-        host = str(address[0])
-        most = MOST_CONNECTIONS if host in ("127.0.0.1", "::1") else MOST_OF_ONE_ADDRESS
-        client = network_of(host)
-        if self._of[client] >= most or self._of.total() >= MOST_OF_ALL:
+        client = network_of(str(address[0]))
+        if not self._has_room(client):
             os.close(fd)
             raise ConnectionAbortedError
-        self._of[client] += 1
         made = CountedSocket(self.family, self.type, self.proto, fileno=fd)
         made.listener, made.client = self, client
+        self._of.setdefault(client, OrderedDict())[made] = None
+        self._count += 1
         return made, address
 
-    def forget(self, client: str) -> None:
-        """One of its connections is closed."""
-        self._of[client] -= 1
-        if self._of[client] <= 0:
-            del self._of[client]
+    def used(self, one: CountedSocket) -> None:
+        """A request of it is served: it is the last to make room."""
+        if one in self._of.get(one.client, ()):
+            self._of[one.client].move_to_end(one)
+
+    def forget(self, one: CountedSocket) -> None:
+        """It is closed."""
+        if one.ending:
+            self._ending -= 1
+        else:
+            self._remove(one)
+
+    def _has_room(self, client: str) -> bool:
+        """Room for one more, after ending an idle one where that is needed."""
+        if len(self._of.get(client, ())) >= MOST_OF_ONE_ADDRESS:
+            return self._end_idle(client)
+        if self._count < MOST_OF_ALL:
+            return True
+        return self._end_idle(max(self._of, key=lambda other: len(self._of[other])))
+
+    def _end_idle(self, client: str) -> bool:
+        for one in self._of[client]:
+            if one.served is None or not one.served():
+                self._remove(one)
+                one.ending = True
+                self._ending += 1
+                with contextlib.suppress(OSError):  # its other side has closed it already
+                    one.shutdown(socket.SHUT_RDWR)  # its transport sees the end, in TLS and out of it, and closes it
+                return True
+        return False
+
+    def _remove(self, one: CountedSocket) -> None:
+        mine = self._of[one.client]
+        del mine[one]
+        self._count -= 1
+        if not mine:
+            del self._of[one.client]
 
 
 class BoundedTls(sslproto.SSLProtocol):
@@ -130,15 +169,21 @@ class BoundedConnection(H11Protocol):
     """A connection that must bring a whole request in time; uvicorn itself waits for ever for the first one."""
 
     _waits: asyncio.TimerHandle | None = None
+    _socket: object = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first request is awaited."""
         super().connection_made(transport)
+        self._socket = getattr(transport.get_extra_info("socket"), "_sock", None)
+        if isinstance(self._socket, CountedSocket):
+            self._socket.served = self._is_served
         self._expect()
 
     def data_received(self, data: bytes) -> None:
         """Count the time of a request from its first byte."""
         super().data_received(data)
+        if self._is_served() and isinstance(self._socket, CountedSocket) and self._socket.listener is not None:
+            self._socket.listener.used(self._socket)
         if self._waits is None and not self._is_served():
             self._expect()
 
@@ -146,6 +191,8 @@ class BoundedConnection(H11Protocol):
         """Forget it."""
         if self._waits is not None:
             self._waits.cancel()
+        if isinstance(self._socket, CountedSocket):
+            self._socket.served = None
         super().connection_lost(exc)
 
     def _is_served(self) -> bool:
@@ -259,7 +306,6 @@ def serve(app: ASGIApp, sock: socket.socket, tls: ssl.SSLContext | None) -> None
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=3,
         h11_max_incomplete_event_size=LARGEST_HEAD,

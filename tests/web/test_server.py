@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.cli.main import outcome
 from agent.web.live import Moment
-from agent.web.server import MOST_CONNECTIONS, BoundedListener, BoundedTls, PageLoop
+from agent.web.server import MOST_ENDING, MOST_OF_ONE_ADDRESS, BoundedListener, BoundedTls, PageLoop
 from agent.web.views import now_view
 from tests.cli.test_certificates import certificate
 from tests.kits.broker import free_port, until
@@ -255,10 +255,7 @@ def test_connections_without_a_handshake_lock_no_other_address_out(config, tmp_p
     trust = ssl.create_default_context(cafile=str(tmp_path / "secret/certificate.pem"))
     resource.prlimit(pid_of(port), resource.RLIMIT_NOFILE, (256, 256))
     with contextlib.ExitStack() as stack:
-        idle = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
-            for _ in range(MOST_CONNECTIONS + 140)
-        ]
+        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60)) for _ in range(300)]
         raw = socket.create_connection(("127.0.0.1", port), timeout=60, source_address=("127.0.0.2", 0))
         with raw, trust.wrap_socket(raw, server_hostname="localhost") as other:
             other.sendall(b"GET /login HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -273,6 +270,86 @@ def test_connections_without_a_handshake_lock_no_other_address_out(config, tmp_p
     ):
         again.sendall(b"GET /login HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert again.recv(15).startswith(b"HTTP/1.1 200"), "those that were closed are forgotten"
+
+
+def request(sock: socket.socket) -> bytes:
+    """One request on a connection that stays open; b"" where it was closed."""
+    with contextlib.suppress(OSError):  # of TLS as well
+        sock.sendall(b"GET /static/icon.svg HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = http.client.HTTPResponse(sock)
+        answer.begin()
+        answer.read()
+        return str(answer.status).encode()
+    return b""
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_an_address_that_holds_its_limit_locks_nobody_out(config, tmp_path, page, traces, tls: bool) -> None:
+    """Also not its own: on loopback one address is everybody. Who has been idle for longest makes room."""
+    if tls:
+        assert setup(config) == 0
+    port = page()
+    trust = ssl.create_default_context(cafile=str(tmp_path / "secret/certificate.pem")) if tls else None
+    with contextlib.ExitStack() as stack:
+
+        def connect(address: str) -> socket.socket:
+            sock = stack.enter_context(
+                socket.create_connection(("127.0.0.1", port), timeout=60, source_address=(address, 0))
+            )
+            if trust is not None:
+                sock = stack.enter_context(trust.wrap_socket(sock, server_hostname="localhost"))
+            return sock
+
+        viewer = connect("127.0.0.1")  # came first, and goes on looking
+        assert request(viewer) == b"200"
+        held = []
+        for _ in range(2 * MOST_OF_ONE_ADDRESS):
+            held.append(connect("127.0.0.1"))
+            assert request(held[-1]) == b"200" and request(viewer) == b"200"
+        for address in ("127.0.0.5", "127.0.0.6"):
+            assert request(connect(address)) == b"200"
+        assert request(held[0]) == b"" and request(connect("127.0.0.1")) == b"200"
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_connections_that_are_served_do_not_make_room(monkeypatch) -> None:
+    with contextlib.ExitStack() as stack, BoundedListener(socket.AF_INET) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        address = listener.getsockname()
+
+        def connect(source: str) -> tuple[socket.socket, Any]:
+            other = stack.enter_context(socket.create_connection(address, 60, (source, 0)))
+            made = stack.enter_context(listener.accept()[0])
+            return other, made
+
+        first, *more = [connect("127.0.0.1") for _ in range(MOST_OF_ONE_ADDRESS)]
+        for _, made in (first, *more):
+            made.served = lambda: True
+        with pytest.raises(ConnectionAbortedError):
+            connect("127.0.0.1")
+        connect("127.0.0.5")
+        more[3][1].served = more[7][1].served = None
+        listener.used(more[3][1])
+        connect("127.0.0.1")
+        assert more[7][0].recv(1) == b"", "the other one is used"
+        more[7][1].close()
+        connect("127.0.0.1")
+        assert more[3][0].recv(1) == b"", "told to end"
+        more[3][1].close()
+        for _, made in (first, *more):
+            made.served = None
+        for _ in range(MOST_ENDING):
+            connect("127.0.0.1")
+        with pytest.raises(BlockingIOError):  # until the loop has closed those that make room
+            listener.accept()
+        for _, made in (first, *more):
+            made.close()
+        monkeypatch.setattr("agent.web.server.MOST_OF_ALL", listener._count + 20)
+        crowd = [connect("127.0.1.1") for _ in range(20)]
+        connect("127.0.1.2")
+        assert crowd[0][0].recv(1) == b"", "of the address that holds most"
+    assert listener._count == 0 and not listener._of
 
 
 def test_idle_connections_keep_no_memory_once_they_end(config, tmp_path, monkeypatch) -> None:
