@@ -67,6 +67,31 @@ def figures(page: Mapping[str, Any], period: str, language: str) -> dict[str, An
     }
 
 
+def no_figures(wanted: date, period: str, first: str, today: str) -> dict[str, Any]:
+    """The page of a period outside of all intervals, which nobody needs to ask the agent about."""
+    digits = {"day": 10, "month": 7}.get(period, 4)
+
+    def to(day: str) -> str:
+        return f"/figures?{urlencode({'period': period, 'date': day})}"
+
+    is_before = str(wanted) < first
+    links = {"earlier": "" if is_before else to(today), "later": to(first) if is_before else "", "day": str(wanted)}
+    return {
+        "label": str(wanted)[:digits],
+        "until": "",
+        "over": True,
+        "known": False,
+        "groups": [],
+        "trace": {},
+        "balance": {},
+        "inputs": [],
+        "excluded": [],
+        "gaps": [],
+        "closed": False,
+        "links": links,
+    }
+
+
 def _until(period: Mapping[str, Any], zone: ZoneInfo, language: str) -> str:
     """How far the period is known; it may not have begun."""
     if period["until"] <= period["from"]:

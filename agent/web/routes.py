@@ -30,7 +30,7 @@ from agent.cli.report.labels import own_text
 from agent.config import PageConfig, WebConfig, load_page_config
 from agent.config.web import listen_address
 from agent.web.day_view import day_links, day_of, device_day, site_day
-from agent.web.figures_view import PERIODS, figures, neighbours
+from agent.web.figures_view import PERIODS, figures, neighbours, no_figures
 from agent.web.guard import Access, Guard, cookie_of, host_names, session_of
 from agent.web.labels import label
 from agent.web.live import LiveData, Moment
@@ -173,7 +173,8 @@ class Page:
         if text and wanted is None:
             raise HTTPException(404)
         days = await self._days()
-        _within(wanted, 10, *days)
+        if wanted is not None and not _is_within(wanted, 10, *days):
+            raise HTTPException(404)
         try:
             answer = await self._ask(self.data.day, wanted, device)
         except UsageError:
@@ -234,8 +235,10 @@ class Page:
         if period is None or (text and wanted is None):
             raise HTTPException(404)
         days, today = await self._days()
-        _within(wanted, {"day": 10, "month": 7}.get(period, 4), days, today)
         await self.live.now()  # whether the agent is there
+        if wanted is not None and not _is_within(wanted, {"day": 10, "month": 7}.get(period, 4), days, today):
+            nothing = no_figures(wanted, period, days[0], today)
+            return self.render(request, "figures.html", **nothing, period=period, periods=PERIODS)
         page = await self._ask(self.data.report, period, wanted)
         view = figures(page, period, language)
         links = neighbours(page, period, days[0] if days else today, today)
@@ -350,10 +353,10 @@ class Page:
         return Response("internal error; the log of meterhouse-web has it\n", 500, media_type="text/plain")
 
 
-def _within(wanted: date | None, digits: int, days: Sequence[str], today: str) -> None:
-    """Refuse a day, month or year (10, 7 or 4 digits) outside of all intervals: somebody may try them all."""
-    if wanted is not None and days and not days[0][:digits] <= str(wanted)[:digits] <= today[:digits]:
-        raise HTTPException(404)
+def _is_within(wanted: date, digits: int, days: Sequence[str], today: str) -> bool:
+    """May there be intervals in a day, month or year (10, 7 or 4 digits)? The agent is asked only then: somebody may
+    try them all."""
+    return not days or days[0][:digits] <= str(wanted)[:digits] <= today[:digits]
 
 
 def make_app(config: PageConfig, data: SiteData | None = None) -> ASGIApp:

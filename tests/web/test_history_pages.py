@@ -239,12 +239,29 @@ def test_days_that_are_none(viewer, query: str) -> None:
 
 
 def test_nobody_makes_the_agent_add_up_what_cannot_be_there(viewer, park) -> None:
-    for query in ("day?date=1990-01-01", "day?date=2190-01-01&device=m1", "figures?period=year&date=2025-06-01",
-                  "figures?period=month&date=2026-10-31", "figures?period=day&date=2026-11-23"):  # fmt: skip
+    for query in ("day?date=1990-01-01", "day?date=2190-01-01&device=m1"):
         assert viewer.get(f"/{query}").status_code == 404
+    for query in ("period=year&date=2025-06-01", "period=month&date=2026-10-31", "period=day&date=2026-11-23",
+                  "period=month&date=2099-01-01"):  # fmt: skip
+        assert viewer.get(f"/figures?{query}").status_code == 200
     assert set(park.asked) <= {"Days"}
     page = viewer.get("/figures?period=month&date=2026-11-01").text
     assert 'rel="prev"' not in page and 'rel="next"' not in page
+
+
+@pytest.mark.parametrize(
+    ("period", "day", "title", "way", "to"),
+    [("day", "2026-11-23", "Figures of 2026-11-23", "next", "2026-11-24"),
+     ("month", "2030-02-01", "Figures of 2030-02", "prev", "2026-11-25"),
+     ("year", "2025-02-01", "Figures of 2025", "next", "2026-11-24")],
+)  # fmt: skip
+def test_a_period_without_data_is_said_to_be_unknown(viewer, period, day, title, way, to) -> None:
+    """As in the report; a page that is not there is something else."""
+    query, link = f"period={period}&date={day}", f'rel="{way}" href="/figures?period={period}&amp;date={to}"'
+    page = viewer.get(f"/figures?{query}")
+    assert page.status_code == 200 and "Nothing is known of this period." in page.text and title in page.text
+    assert link in page.text and "no such page" not in page.text
+    assert "该时段无数据。" in viewer.get(f"/figures?{query}&lang=zh").text
 
 
 @pytest.mark.parametrize("period", ["day", "month", "year"])
