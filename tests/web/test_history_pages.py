@@ -187,6 +187,26 @@ def test_an_agent_that_hangs_leaves_the_days_that_were_seen_marked_as_old(viewer
         assert "没有应答" not in viewer.get(path).text and viewer.get(path).status_code == 200
 
 
+def test_a_viewer_does_not_wait_for_ever_for_an_agent_that_is_working(viewer, park, monkeypatch) -> None:
+    """It reports that it works, so the question goes on; its answer is there for who looks again."""
+    monkeypatch.setattr("agent.web.routes.LONGEST_S", 0.1)
+    go_on, ended = threading.Event(), threading.Event()
+
+    def working() -> dict[str, Any]:
+        assert go_on.wait(60)
+        ended.set()
+        raise no_answer(Path("run"), "It hangs")
+
+    park.hangs = working
+    try:
+        page = viewer.get("/pack/m1/1")
+        assert page.status_code == 503 and "does not answer" in page.text and not ended.is_set()
+    finally:
+        go_on.set()
+        assert ended.wait(60)
+        park.hangs = None
+
+
 def test_many_viewers_of_a_question_wait_in_one_thread(tmp_path: Path, traces) -> None:
     go_on, asked = threading.Event(), []
 
