@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -70,6 +71,16 @@ def children() -> set[int]:
 
 def pytest_sessionfinish() -> None:
     SERVER.stop()
+
+
+@pytest.fixture(autouse=True)
+def no_log_handler_left() -> Iterator[None]:
+    """A command that ran in this process may log to a stream that is closed by now: the next test would see that."""
+    loggers = [logging.getLogger(), logging.getLogger("meterhouse")]
+    before = [logger.handlers[:] for logger in loggers]
+    yield
+    for logger, handlers in zip(loggers, before, strict=True):
+        logger.handlers[:] = [one for one in logger.handlers if one in handlers]
 
 
 @pytest.fixture(autouse=True)
