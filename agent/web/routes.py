@@ -214,7 +214,7 @@ class Page:
         return asked.result()
 
     def _answered(self, key: tuple[Any, ...], asked: asyncio.Future[Any]) -> None:
-        """Whoever asks from now on asks again; an error of which nobody waits any more is none."""
+        """A viewer who asks from now on asks anew; an error that nobody waits for is dropped."""
         del self._asked[key]
         if not asked.cancelled():
             asked.exception()

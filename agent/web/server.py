@@ -52,7 +52,7 @@ class BoundedListener(socket.socket):
     """A listening socket with bounds: of the connections of an address, and of all.
 
     At a bound the connection that has been idle for longest makes room: behind one address there may be many people,
-    at the end of a tunnel or of a router, and whoever holds it with idle connections must not lock the others out.
+    at the end of a tunnel or of a router, and somebody who holds it with idle connections must not lock the others out.
     Where none is idle, the new one is closed.
     """
 

@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import tarfile
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.cli.main import outcome
-from tests.kits.house import ROOT, Agent, House, Listener, Meter, devices_on, until
-from tests.kits.older import KERNEL_NAMES
+from tests.kits.house import Agent, House, Listener, Meter, devices_on, until
+from tests.kits.older import older
 
 BEFORE = "23c9fce11d9a756d82b472fcd14040a189a540de"  # the last commit whose interval states could not be read back
 MORE = """[interval]
 length = "1 min"
 """
 ROLES = {"m1": "grid", "m2": "generation.pv"}
-OLDER = KERNEL_NAMES + "import sys; sys.path.insert(0, {folder!r}); from agent.cli.main import main; main()"
-
-
-def older(folder: Path) -> Path:
-    made = subprocess.run(
-        ["git", "-C", str(ROOT), "archive", BEFORE, "agent", "drivers", "firmware_profiles"],
-        check=False, capture_output=True, timeout=30,
-    )  # fmt: skip
-    if made.returncode:
-        pytest.skip("no git history here (git fetch --unshallow)")
-    with tarfile.open(fileobj=BytesIO(made.stdout)) as tar:
-        tar.extractall(folder, filter="data")
-    return folder
+OLDER = "import sys; sys.path.insert(0, {folder!r}); from agent.cli.main import main; main()"
 
 
 def results(listener: Listener) -> list[dict[str, Any]]:
@@ -54,7 +39,7 @@ def more(listener: Listener, agent: Agent, count: int) -> None:
 
 @pytest.mark.slow
 def test_what_is_signed_after_an_upgrade_recomputes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    program = ("-c", OLDER.format(folder=str(older(tmp_path / "older"))))
+    program = ("-c", OLDER.format(folder=str(older(BEFORE, tmp_path / "older"))))
     with House(tmp_path / "house") as house:
         house.folder.mkdir()
         meters = [Meter(1, firmware="3"), Meter(2, firmware="3")]
