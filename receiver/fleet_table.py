@@ -14,7 +14,7 @@ from receiver.fleet_state import FleetState, GatewayState
 
 NAMED: Final = 3  # streams of a gateway
 MOST: Final = 50  # gateways without a fault that are listed
-CUT: Final = 60  # characters of the reason of what was refused
+CUT: Final = 100  # characters of the reason of what was refused
 _STYLES: Final = {"verified": "green", "incomplete": "yellow", "failed": "red", "silent": "dim"}
 
 
@@ -37,7 +37,7 @@ def print_state(state: FleetState, *, only_bad: bool = False) -> None:
         table.add_row(
             cell(one.name), Text(say(one.verdict), style=_STYLES[one.verdict]), str(one.packs), str(one.readings),
             complete,
-            str(one.missing + one.withheld), str(one.lost), age, cell(why(one)),
+            str(one.missing + one.withheld), str(one.lost), age, cell(why(one), 300),
         )  # fmt: skip
     console.print(table)
     if len(good) > MOST:

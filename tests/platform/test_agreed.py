@@ -166,11 +166,17 @@ def test_the_table_shows_who_lost_packs_and_counts_what_was_due_in_missing_ones(
     well = [GatewayState(f"site/gw{n:03}", 1000, 10, 1000, 1000, 0, 0, 0, 0, 0) for n in range(MOST + 5)]
     poorer = GatewayState("site/gw999", 1000, 8, 800, 900, 100, 0, 0, 2, 0)
     short = GatewayState("site/short", 1000, 9, 900, 900, 0, 0, 1, 0, 0, due_missing=100, refused=1)
-    short.refused_why = "the signature does not fit the bytes of this pack (key ChVi6Y6WoIxmX_aCRg)"
+    short.refused_why = (
+        "the signature does not fit the bytes of this pack, which came by a bridge that wrote it anew "
+        "(key ChVi6Y6WoIxmX_aCRg)"
+    )
     print_state(FleetState([*well, poorer, short], [], 0, 0))
     shown = capsys.readouterr().out
     assert "site/gw999" in shown and "and 6 more that are verified" in shown
-    assert "refused 1 (the signature does not fit the bytes of this pack (key ...)" in shown
+    assert (
+        "refused 1 (the signature does not fit the bytes of this pack, which came by a bridge that wrote it anew ...)"
+        in shown
+    )
     assert (
         f"{MOST * 1000 + 6700} readings of {MOST * 1000 + 6900} due (100 in stated gaps); 1 pack missing, 2 lost"
         in shown
