@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
 # most tests wait for something most of the time, so more than there are cores do no harm
-WORKERS ?= 6
+WORKERS ?= 4
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 KERNELS = $(wildcard ext/*.pyx ext/*.pxd ext/*.h)
 export PYTHON
