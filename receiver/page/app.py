@@ -83,7 +83,7 @@ class Page:
                 t=lambda key, **values: label(key, language, **values),
                 titled=lambda point: point_title(point, language),
                 lang=language, other_url=f"{self.root}{url.path}?{url.query}", layout=base, root=self.root,
-                zone=str(self.zone), program=self.version, refresh_ms=REFRESH_MS, **facts,
+                zone=str(self.zone), program=self.version, refresh_ms=REFRESH_MS, notice="", **facts,
             )
         )  # fmt: skip
         body = await self._ask(lambda: gzip.compress(text.encode(), 3, mtime=0))

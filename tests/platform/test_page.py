@@ -123,6 +123,15 @@ def test_every_page_in_both_languages_and_markup_is_text(scene: Scene, browse: B
     assert page.get("/").text.count('<html lang="en">') == english.count('<html lang="en">') == 1, "a cookie keeps it"
 
 
+@pytest.mark.parametrize("path", PAGES)
+def test_a_refresh_is_what_the_page_itself_has_in_it(scene: Scene, browse: Browse, path: str) -> None:
+    """It comes without head and foot; a template of the gateway's page asked for what this page does not have."""
+    browser = browse(scene.dsn)
+    whole, part = browser.get(path), browser.get(path, headers={"x-refresh": "1"})
+    assert part.status_code == whole.status_code and "<html" not in part.text and "<html" in whole.text
+    assert "</" in part.text
+
+
 def test_a_figure_down_to_the_packs_and_their_bytes(scene: Scene, browse: Browse) -> None:
     """Mean, readings and packs of a quarter of an hour, against what was published."""
     page, stream = browse(scene.dsn), "site00/gw00000/long"
