@@ -10,12 +10,15 @@ import socket
 import tempfile
 from collections.abc import Iterator
 
-_FIRST, _SHARES, _SHARE = 20_000, 60, 200  # below the range of outgoing connections, 32768 and above
+_FIRST, _SHARES, _SHARE = 20_000, 20, 600  # below the range of outgoing connections, 32768 and above
 _shares: dict[int, Iterator[int]] = {}  # by process id: a forked process has a share of its own
 
 
 def free_port() -> int:
-    """A port that nobody listens on, and that nobody else will choose while this process lives."""
+    """A port that nobody listens on, and that nobody else will choose while this process lives.
+
+    A share is larger than what a whole run takes: a line that was stopped for a while must find its port free.
+    """
     ports = _shares.get(os.getpid()) or _shares.setdefault(os.getpid(), itertools.cycle(_share()))
     while True:
         port = next(ports)

@@ -24,8 +24,8 @@ async def test_exceptions_of_a_gateway_leave_nothing_behind(field: Field) -> Non
 
     await rounds(WARM)
     field.bus(0).trace.clear()
+    gc.collect()  # sockets of tests before this one too
     files = open_files()
-    gc.collect()
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
