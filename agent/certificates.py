@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,7 @@ WARN_DAYS = 30
 
 def stamps(uplinks: Iterable[UplinkConfig]) -> list[tuple[str, str, int]]:
     """Changes with the files that ``expiries`` reads and with the destinations: name, file and its time in ns."""
-    files = [(uplink.name, file) for uplink in uplinks for file in (uplink.cert_file, uplink.ca_file) if file]
-    return [(name, str(file), _changed_ns(file)) for name, file in files]
+    return [(name, str(file), _changed_ns(file)) for name, file, _ in _files(uplinks)]
 
 
 def _changed_ns(file: Path) -> int:
@@ -43,13 +42,15 @@ class Expiry:
 
 def expiries(uplinks: Iterable[UplinkConfig]) -> list[Expiry]:
     """All certificates that these destinations name."""
-    return [
-        found
-        for uplink in uplinks
-        for file, what in ((uplink.cert_file, "our certificate"), (uplink.ca_file, "the authority"))
-        if file is not None
-        for found in _read(uplink.name, file, what)
-    ]
+    return [found for name, file, what in _files(uplinks) for found in _read(name, file, what)]
+
+
+def _files(uplinks: Iterable[UplinkConfig]) -> Iterator[tuple[str, Path, str]]:
+    """(destination, file, whose it is)."""
+    for uplink in uplinks:
+        for file, what in ((uplink.cert_file, "our certificate"), (uplink.ca_file, "the authority")):
+            if file is not None:
+                yield uplink.name, file, what
 
 
 def expiry_text(data: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from textwrap import shorten
 from typing import Any, Final
 
 from rich.text import Text
@@ -80,7 +81,7 @@ def why(one: GatewayState) -> str:
 
     reasons = [f"{word(code)} {count}" for code, count in sorted(one.findings.items())]
     if one.refused:
-        last = f" ({shortened(one.refused_why)})" if one.refused_why else ""
+        last = f" ({shorten(one.refused_why, CUT, placeholder=' ...')})" if one.refused_why else ""
         reasons.append(f"{word('refused')} {one.refused}{last}")
     reasons += [f"{word('withheld')} {one.withheld}"] if one.withheld else []
     reasons += [say(f"agreed and not named: {' '.join(one.unnamed[:NAMED])}")] if one.unnamed else []
@@ -89,10 +90,6 @@ def why(one: GatewayState) -> str:
         f"{reason_words(reason)[1] if chinese else reason} {count}" for reason, count in sorted(one.reasons.items())
     ]
     return ", ".join(reasons)
-
-
-def shortened(text: str) -> str:
-    return text if len(text) <= CUT else text[: CUT - 4].rsplit(" ", 1)[0] + " ..."
 
 
 def _age(seconds: float) -> str:

@@ -51,6 +51,7 @@ _CERTIFICATE = (
     "Get a new one from the broker's operator and replace the file; no restart is needed",
     "请向消息代理的运维方索取新证书并替换该文件，无需重启",
 )
+_BROKER_CERTIFICATE = ("Ask the broker's operator to renew it", "请让消息代理的运维方更换证书")
 _CLOCK = (
     "Readings are taken and marked. Is there a way to a time server? `timedatectl`. Without internet name one in this"
     " network: NTP= in /etc/systemd/timesyncd.conf, then `systemctl restart systemd-timesyncd`",
@@ -527,7 +528,15 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "destination {name}: the certificate of the broker expires in {days} days",
             "上行目标 {name}：消息代理的证书将在 {days} 天后过期",
         ),
-        ("Ask the broker's operator to renew it", "请让消息代理的运维方更换证书"),
+        _BROKER_CERTIFICATE,
+    ),
+    "broker-certificate-expired": FindingWords(
+        1,
+        (
+            "destination {name}: the certificate of the broker expired {days} days ago",
+            "上行目标 {name}：消息代理的证书已过期 {days} 天",
+        ),
+        _BROKER_CERTIFICATE,
     ),
 }
 

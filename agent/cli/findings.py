@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from agent.certificates import WARN_DAYS
@@ -216,13 +216,11 @@ def _names(names: Sequence[object], most: int = 5) -> str:
 
 
 def _field(devices: Mapping[str, Facts], lines: Mapping[str, Facts], now: float) -> Iterator[Finding]:
-    opened = {name for name, line in lines.items() if line.get("open")}
     found = [
         (name, finding)
         for name, device in devices.items()
-        for finding in _device(name, device, device.get("line") in opened, now)
+        for finding in _device(name, device, lines.get(str(device.get("line")), {}), now)
     ]
-    found = [(name, _stalled(one, lines.get(str(devices[name].get("line")), {}))) for name, one in found]
     slowed: dict[str, list[str]] = {}  # line -> its devices that lose readings because it is too busy
     for name, finding in found:
         if finding.code == "device-incomplete" and finding.values["worst"] == "overload":
@@ -247,14 +245,6 @@ def _field(devices: Mapping[str, Facts], lines: Mapping[str, Facts], now: float)
             yield Finding(
                 "line-overloaded", f"line {name}", {"name": name, "busy": f"{busy:.0%}", "names": _names(late)}
             )
-
-
-def _stalled(finding: Finding, line: Facts) -> Finding:
-    """Readings that are late on a line that has time left: it was the agent, or the machine, that stood still."""
-    is_late = finding.code == "device-incomplete" and finding.values["worst"] == "overload"
-    if not is_late or (line.get("busy_share") or 0.0) > BUSY / 2:
-        return finding
-    return replace(finding, values={**finding.values, "why": STALLED, "advice": STALLED_ADVICE})
 
 
 class ReadIdentity(NamedTuple):
@@ -322,7 +312,7 @@ def _overloads(device: Facts) -> bool:
     return bool(_part(device, "recent").get("settled") and _missing(device).get("overload"))
 
 
-def _device(name: str, device: Facts, is_line_open: bool, now: float) -> Iterator[Finding]:
+def _device(name: str, device: Facts, line: Facts, now: float) -> Iterator[Finding]:
     where, life = f"device {name}", device.get("life")
     if (swapped := _part(device, "swapped")) and life != "asleep":
         values = {
@@ -340,9 +330,9 @@ def _device(name: str, device: Facts, is_line_open: bool, now: float) -> Iterato
         kind = "device-dead-behind-gateway" if device.get("gateway_answers") else kind
         yield Finding("device-dead-or-asleep" if device.get("may_sleep") else kind, where, values)
     elif life in ("dead", "unknown") and why and silent_s >= (device.get("dead_after") or 0):  # its line is or was down
-        yield Finding("device-not-asked" if is_line_open else "device-unreachable", where, values)
+        yield Finding("device-not-asked" if line.get("open") else "device-unreachable", where, values)
     elif life == "alive":
-        yield from _readings(name, where, device, now)
+        yield from _readings(name, where, device, line, now)
         yield from _broken_answers(name, where, device)
         if still := _part(device, "still"):
             values = {"name": name, "count": still["values"], "age": show_age(now - float(still["since"]))}
@@ -358,7 +348,7 @@ def _valueless_s(device: Facts, recent: Facts, now: float) -> float:
     return gone_s if gone_s >= max(VALUELESS_S, float(device.get("dead_after") or 0)) else 0.0
 
 
-def _readings(name: str, where: str, device: Facts, now: float) -> Iterator[Finding]:
+def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> Iterator[Finding]:
     """About what a device that answers has brought of late."""
     recent = _part(device, "recent")
     complete, due = recent.get("complete"), recent.get("due") or 0
@@ -389,8 +379,8 @@ def _readings(name: str, where: str, device: Facts, now: float) -> Iterator[Find
         return
     elif missing and expected and readings / expected < COMPLETE:
         worst = max(missing, key=missing.__getitem__)
-        values |= {"share": f"{complete:.0%}", "worst": worst, "why": reason_words(worst)}
-        values |= {"count": missing[worst], "advice": BECAUSE.get(worst, ("", ""))}
+        why, advice = _because(worst, line)
+        values |= {"share": f"{complete:.0%}", "worst": worst, "why": why, "count": missing[worst], "advice": advice}
         yield Finding("readings-lost" if worst in BY_GATEWAY else "device-incomplete", where, values)
     elif expected and (readings - doubtful) / expected < COMPLETE:
         yield Finding("device-doubtful", where, values | {"count": doubtful, "words": _qualities(marked)})
@@ -398,6 +388,13 @@ def _readings(name: str, where: str, device: Facts, now: float) -> Iterator[Find
         yield Finding("device-some-doubtful", where, values | {"count": doubtful, "words": _qualities(marked)})
     if has_none and readings:
         yield Finding("device-lacks-values", where, values | {"count": has_none})
+
+
+def _because(reason: str, line: Facts) -> tuple[Texts, Texts]:
+    """(why readings are missing, what to do). What is late on a line that has time left was held up elsewhere."""
+    if reason == "overload" and (line.get("busy_share") or 0.0) <= BUSY / 2:
+        return STALLED, STALLED_ADVICE
+    return reason_words(reason), BECAUSE.get(reason, ("", ""))
 
 
 def _broken_answers(name: str, where: str, device: Facts) -> Iterator[Finding]:
@@ -438,9 +435,6 @@ def _uplinks(uplinks: Mapping[str, Facts], gateway: str, now: float) -> Iterator
         elif why or uplink.get("set_aside"):
             yield Finding("uplink-refusing", where, values | {"count": uplink.get("set_aside") or 0})
         yield from _certificates(name, uplink, now)
-        ends = uplink.get("broker_certificate_ends")
-        if ends is not None and (days := (ends - now) / 86_400) < WARN_DAYS:
-            yield Finding("broker-certificate-expires", f"destination {name}", {"name": name, "days": f"{days:.0f}"})
 
 
 def _certificates(name: str, uplink: Facts, now: float) -> Iterator[Finding]:
@@ -449,10 +443,18 @@ def _certificates(name: str, uplink: Facts, now: float) -> Iterator[Finding]:
         values = {"name": name, "what": _cut(one.get("what"), 60), "file": _cut(one.get("file"))}
         if (ends := one.get("ends")) is None:
             yield Finding("certificate-unreadable", where, values | {"why": _cut(one.get("error"))})
-        elif (days := (ends - now) / 86_400) <= 0:
-            yield Finding("certificate-expired", where, values | {"days": f"{-days:.0f}"})
-        elif days < WARN_DAYS:
-            yield Finding("certificate-expires", where, values | {"days": f"{days:.0f}"})
+        else:
+            yield from _ending("certificate", where, values, ends - now)
+    if (ends := uplink.get("broker_certificate_ends")) is not None:
+        yield from _ending("broker-certificate", f"destination {name}", {"name": name}, ends - now)
+
+
+def _ending(kind: str, where: str, values: Mapping[str, object], left_s: float) -> Iterator[Finding]:
+    """A certificate that ends soon, or has ended."""
+    days = left_s / 86_400
+    if days < WARN_DAYS:
+        code = f"{kind}-expires" if days > 0 else f"{kind}-expired"
+        yield Finding(code, where, {**values, "days": f"{abs(days):.0f}"})
 
 
 def show_size(size: float) -> str:

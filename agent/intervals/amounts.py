@@ -9,12 +9,12 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Final
 
+from agent.intervals.calendar import HOUR_MS
 from agent.intervals.flows import amount_unit, gauge_unit, power_amount
 from agent.intervals.page_format import Column, Group, end_reading, is_taken_back
 from agent.intervals.rows import Flag, IntervalRow
 
 PARTS = 3  # amounts are thousandths of a count
-HOUR_MS: Final = 3_600_000
 # Known share of a stretch, below which a sum of 0 says nothing: no counter had the time to step.
 ZERO_FROM: Final = Decimal("0.1")
 Convert = Callable[[int], Decimal]
@@ -37,6 +37,11 @@ def mean_of_role(amount: Decimal, known: Decimal, length_ms: int) -> Decimal | N
     """
     if not known or (not amount and known < ZERO_FROM):
         return None
+    return mean_of(amount, length_ms)
+
+
+def mean_of(amount: Decimal, length_ms: int) -> Decimal:
+    """An amount per hour, over the time that it was counted in; six decimals."""
     return tidy((amount * HOUR_MS / length_ms).quantize(Decimal("1e-6")))
 
 

@@ -41,7 +41,7 @@ class Moment:
 
     @property
     def stopped(self) -> bool:
-        """Nobody reads devices, as far as can be seen: no state holds, and no value is of now."""
+        """No agent reads devices, as far as the page can see: states and values are outdated."""
         return self.gone or self.error is not None
 
     @property

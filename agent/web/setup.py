@@ -142,12 +142,11 @@ def set_up(
     The address and the names of an earlier one stay unless the command line has another address.
     """
     target = config_file.parent / "conf.d" / "web.toml"
-    if listen is not None:
-        given("--listen", listen_address, listen)
+    wanted = given("--listen", listen_address, listen) if listen is not None else None
     _refuse_double(config_file, target)
     places = [(folder or CREDENTIALS) / name for name in (FILE_NAMES if folder else CREDENTIAL_NAMES)]
     earlier = _earlier(target)
-    host, port = given("--listen", listen_address, listen or earlier.get("listen", LISTEN))
+    host, port = wanted or listen_address(earlier.get("listen", LISTEN))
     found_names = own_names(host, names)
     kept_names = [name for name in _earlier_names(earlier, target.parent, places[0]) if name not in found_names]
     found_names += kept_names
@@ -192,7 +191,7 @@ def _refuse_double(config_file: Path, target: Path) -> None:
 
 
 def _earlier(target: Path) -> dict[str, str]:
-    """What an earlier --setup wrote, or somebody after it; nothing where there is no such file. Raises GatewayError."""
+    """The texts of the file that an earlier --setup wrote, as they are now; empty without it. Raises GatewayError."""
     import tomllib
 
     hint = "Correct it, or remove it to begin anew"

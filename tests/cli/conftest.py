@@ -22,7 +22,7 @@ from drivers.sim.faults import parse_fault
 from drivers.sim.image import Image
 from drivers.sim.tcp import TcpLine
 from ext.ring import Ring
-from tests.kits.ports import free_port as chosen_port
+from tests.kits.ports import free_port
 
 HERE = Path(__file__).parent
 WORDS = {0: [0, 15000], 2: [2301], 3: [5001], 4: [0, 4242], 6: [0, 4343], 10: [512], 20: [0x3220, 0x2020]}
@@ -63,7 +63,7 @@ class Served:
         for address, words in WORDS.items():
             self.image.put_words(address, words)
         self.device = SimDevice(1, self.image)
-        self.line = TcpLine(Bus([self.device]), port=chosen_port(), framing=framing)  # type: ignore[arg-type]
+        self.line = TcpLine(Bus([self.device]), port=free_port(), framing=framing)  # type: ignore[arg-type]
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="sim device")
         self._up = threading.Event()
@@ -199,9 +199,3 @@ def traces(tmp_path: Path) -> Iterator[Traces]:
     traces = Traces(tmp_path / "run")
     yield traces
     traces.ring.close()
-
-
-@pytest.fixture
-def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    return chosen_port()

@@ -132,6 +132,8 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
     ("a broker's certificate for 31 days", "uplinks/platform", {"broker_certificate_ends": NOW + 31 * 86_400}, 0, []),
     ("a broker's certificate for 12 days", "uplinks/platform", {"broker_certificate_ends": NOW + 12 * 86_400}, 1,
      ["broker-certificate-expires"]),
+    ("a broker's certificate of yesterday", "uplinks/platform", {"broker_certificate_ends": NOW - 86_400}, 1,
+     ["broker-certificate-expired"]),
     ("a rejected reload", "config", {"complaints": ["a", "b"]}, 3, ["config-rejected", "config-rejected"]),
     ("devices that no figure counts", "config", {"roleless": ["m1"]}, 0, ["devices-without-role"]),
     # --- devices

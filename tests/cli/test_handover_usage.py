@@ -124,17 +124,17 @@ def test_a_value_that_is_missing_since_is_no_reading_of_now(park, traces, capsys
     """It agreed with the display, was signed, and the meter had shown nothing for nine minutes."""
     view = LiveView(traces.folder, [], ())
     try:
-        words, display = WORDS[language], command.Shown("1234.5", "", "")
+        display = command.Shown("1234.5", "", "")
         traces.values(2, (COUNTER, 12345, -1, 0), ago_s=540)
         for ago_s in (20, 10, 0):
             traces.values(2, (COUNTER, 0, 0, Reason.SENTINEL), ago_s=ago_s)
         view.catch_up()
-        missing = command._compared(view, "inv1", display, words, False)
+        missing = command._compared(view, "inv1", display, language, False)
         assert (missing.n, missing.display) == ("", "")
         traces.values(2, (COUNTER, 12345, -1, 0), ago_s=2)
         traces.values(2, (COUNTER, 0, 0, Reason.SENTINEL))
         view.catch_up()
-        just_now = command._compared(view, "inv1", display, words, False)
+        just_now = command._compared(view, "inv1", display, language, False)
         assert (just_now.n, just_now.display) == ("ac.energy.import", "1234.5"), "missing for a moment"
     finally:
         view.close()

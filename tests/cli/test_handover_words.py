@@ -50,6 +50,6 @@ def test_a_device_without_any_counter_is_not_told_to_wait_for_one(
     lang: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     view = SimpleNamespace(follower=SimpleNamespace(latest={}))
-    assert _compared(view, "x173", None, WORDS[lang], False).device == "x173"  # type: ignore[arg-type]
+    assert _compared(view, "x173", None, lang, False).device == "x173"  # type: ignore[arg-type]
     said = capsys.readouterr().err
     assert ("its profile has no counter" if lang == "en" else "设备模板没有计数器") in said and "yet" not in said

@@ -11,6 +11,7 @@ import pytest
 from agent.cli.read_output import label
 from agent.cli.target import local_timezone
 from drivers.model import Kind, Point, Reading
+from tests.kits.ports import free_port
 from tests.kits.simulated import punch, writes
 
 
@@ -87,8 +88,8 @@ def test_a_port_that_does_not_exist_is_said(mh, box) -> None:
     assert said.err.startswith("error: serial:/dev/ttyUSB77: cannot open: No such file or directory. ")
 
 
-def test_a_refused_connection_is_said_once(mh, box, free_port) -> None:
-    said = mh("read", "--profile", box, "--line", f"modbus-tcp://127.0.0.1:{free_port}", "--address", "1")
+def test_a_refused_connection_is_said_once(mh, box) -> None:
+    said = mh("read", "--profile", box, "--line", f"modbus-tcp://127.0.0.1:{free_port()}", "--address", "1")
     assert said.code == 4
     assert said.err.count("Connection refused") == 1 and said.err.count("\n") == 1
 

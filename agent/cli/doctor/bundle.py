@@ -35,13 +35,13 @@ _WORD = (
 # `password = "..."` in TOML or JSON, `password=...` on a command line; *_file and *_credential only name a place
 _NAME = rf"{_WORD}[\w.-]*"
 _PLACE = r"(?<!_file)(?<!_credential)[\"']?"
-_TEXT = r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|\[[^\]]*\]|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|[^\s,;&}\]]+'
+_STRING = r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\''
+_TEXT = _STRING + r"|\[[^\]]*\]|[^\s,;&}\]]+"
 _VALUE = re.compile(rf"(?i)({_NAME}{_PLACE}\s*[:=：＝]\s*)({_TEXT})")
 _COMMENT = re.compile(
     rf"(?im)(#[^\n]{{0,2000}}?(?:{_WORD}|curl[^\n]{{0,2000}}? -u))[^\n]*$"
 )  # a remark about a secret may hold it
-_STRING = r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\''
-_REMARK = re.compile(rf"({_STRING})|#[^\n]*")  # of a configuration: whatever a person noted there
+_REMARK = re.compile(rf"({_STRING})|#[^\n]*")  # of a configuration: what people noted there
 _FILE = re.compile(r"""(?m)^\s*(?:\w+_)?file\s*=\s*["']([^"'\n]+)["']""")
 _LOGIN_IN_URL = re.compile(r"(://)[^/\s@\"']{1,300}@")
 _PEM = re.compile(r"-----BEGIN [^-]*PRIVATE KEY-----.*?(?:-----END [^-]*PRIVATE KEY-----|\Z)", re.S)

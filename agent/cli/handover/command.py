@@ -87,7 +87,7 @@ def handover(
 
     words, config = WORDS[lang], options.load()
     shown = _from_options(displays)
-    given = shown | (_from_csv(csv_file, shown) if csv_file else {})
+    given = _from_csv(csv_file, shown) if csv_file else shown
     snapshot = read_snapshot(config.runtime_dir)
     for place, named in (("handover", devices), ("--display", shown), (f"--csv {csv_file}", given)):
         check_devices(snapshot, named, place)
@@ -108,7 +108,7 @@ def handover(
         points = {name: given[name].point if name in given else "" for name in names}
         _check_points(view, points)
         wait_for_counters(view, config, points, words)
-        compared = [_compared(view, name, given.get(name), words, asks) for name in names]
+        compared = [_compared(view, name, given.get(name), lang, asks) for name in names]
         if not yes:
             _preview(compared, view, config, words)
     finally:
@@ -172,14 +172,14 @@ def _from_options(displays: Iterable[str]) -> dict[str, Shown]:
     return found
 
 
-def _once(given: dict[str, Shown], device: str, where: str) -> None:
+def _once(given: Mapping[str, Shown], device: str, where: str) -> None:
     if device in given:
         raise UsageError(f"{clean_text(device, 40)!r} is given twice", where=where, hint="Keep the value that is right")
 
 
-def _from_csv(path: Path, others: dict[str, Shown]) -> dict[str, Shown]:
-    """``others``: what was given elsewhere."""
-    found: dict[str, Shown] = {}
+def _from_csv(path: Path, given: Mapping[str, Shown]) -> dict[str, Shown]:
+    """``given`` and what the file adds."""
+    found = dict(given)
     try:
         rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -193,7 +193,7 @@ def _from_csv(path: Path, others: dict[str, Shown]) -> dict[str, Shown]:
             raise UsageError(f"{len(row)} columns", where=where, hint="DEVICE,VALUE or DEVICE,VALUE,REMARK")
         device, _, point = row[0].strip().partition("/")
         remark = _text(row[2], where) if len(row) == 3 else ""
-        _once(others | found, device, where)
+        _once(found, device, where)
         found[device] = Shown(_number(row[1], where) if row[1].strip() else "", point, remark)
     return found
 
@@ -218,11 +218,13 @@ def _check_points(view: LiveView, points: Mapping[str, str]) -> None:
                              hint=did_you_mean(point, rows, "It has"))  # fmt: skip
 
 
-def _compared(view: LiveView, device: str, shown: Shown | None, words: Mapping[str, str], asks: bool) -> ComparedDevice:
+def _compared(view: LiveView, device: str, shown: Shown | None, lang: str, asks: bool) -> ComparedDevice:
     """The request's entry for a device; asks for its display where nothing gives it."""
+    from agent.cli.handover.labels import WORDS
     from agent.cli.ring_follower import show_number
     from agent.service.control.protocol import ComparedDevice
 
+    words = WORDS[lang]
     latest, remark = counter_of(view, device, shown.point if shown else ""), shown.remark if shown else ""
     if latest is None or not isinstance(latest.value, Decimal):
         click.echo(
@@ -231,8 +233,8 @@ def _compared(view: LiveView, device: str, shown: Shown | None, words: Mapping[s
         return ComparedDevice(device=device, remark=remark)
     name = latest.point.name
     is_alive = view.snapshot.get("devices", {}).get(device, {}).get("life") == "alive"
-    if is_alive and (why := _outdated(latest, words)):
-        click.echo(as_complaint("warning", why.format(device=device, point=name)), err=True)
+    if is_alive and (why := _outdated(latest, lang)):
+        click.echo(as_complaint("warning", why), err=True)
         return ComparedDevice(device=device, remark=remark)
     seen, value = [_seen(latest)], shown.value if shown else ""
     if shown is None and asks:
@@ -247,7 +249,7 @@ def _compared(view: LiveView, device: str, shown: Shown | None, words: Mapping[s
     return ComparedDevice(device=device, n=name, display=value, remark=remark, **near)
 
 
-def _outdated(latest: Latest, words: Mapping[str, str]) -> str:
+def _outdated(latest: Latest, lang: str) -> str:
     """A text if what the counter showed last is too old: it has had no value for some periods."""
     from agent.cli.finding_words import reason_words
     from agent.cli.handover.labels import WORDS
@@ -256,10 +258,9 @@ def _outdated(latest: Latest, words: Mapping[str, str]) -> str:
     age_s = latest.age_s(time.time_ns()) or 0.0
     if latest.quality < GAP_CODES or age_s <= max(OUTDATED_PERIODS * latest.period_ms / 1000, OUTDATED_S):
         return ""
-    chinese = words is WORDS["zh"]
-    why = reason_words(show_quality(latest.quality))[chinese]
-    age = show_age(age_s, "zh" if chinese else "en").replace(" ", "" if chinese else " ")
-    return words["old"].format(device="{device}", point="{point}", age=age, why=why)
+    point, why = latest.point, reason_words(show_quality(latest.quality))[lang == "zh"]
+    age = show_age(age_s, lang).replace(" ", "" if lang == "zh" else " ")
+    return WORDS[lang]["old"].format(device=point.device, point=point.name, age=age, why=why)
 
 
 def _seen(latest: Latest) -> dict[str, Any]:

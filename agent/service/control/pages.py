@@ -21,7 +21,7 @@ from agent.indicators.compute import period_of
 from agent.indicators.declared import from_dict
 from agent.indicators.report import Reporter
 from agent.indicators.site import BalanceReport
-from agent.intervals.amounts import HOUR_MS, mean_of_role, tidy
+from agent.intervals.amounts import mean_of, mean_of_role, tidy
 from agent.intervals.calendar import Calendar
 from agent.intervals.meters import MeterAmount, MeterSums
 from agent.intervals.page_format import Column, PageSchema
@@ -366,11 +366,6 @@ def _order(column: Column) -> tuple[bool, int, str]:
 def share(covered_ms: int, length_ms: int) -> Decimal:
     """0 to 1, six decimals."""
     return tidy(Decimal(min(covered_ms, length_ms) * 1_000_000 // length_ms) / 1_000_000)
-
-
-def mean_of(amount: Decimal, covered_ms: int) -> Decimal:
-    """A device's amount per hour, over the time that it was counted in; six decimals."""
-    return tidy((amount * HOUR_MS / covered_ms).quantize(Decimal("1e-6")))
 
 
 def per_hour(unit: str) -> str:
