@@ -56,6 +56,7 @@ TABLES = (
 )
 LISTS = frozenset({"uplink", "line", "device", "derived"})
 DAY_MS = 86_400_000
+MAX_PACK_BYTES = 8 << 20  # receivers accept no larger one (docs/pack-format.md)
 MAX_SLIPS = 60  # positions of a demand window
 _GROUP = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,31}")
 
@@ -265,7 +266,7 @@ def _build(
         profiles_dir=profiles_dir,
         files=tuple(Path(layer.source.name) for layer in layers),
         store=_store(single("store")),
-        pack=_pack(single("pack")),
+        pack=_pack(single("pack"), notes),
         ring=_ring(kept["ring"]),
         interval=_interval(kept["interval"]),
         indicators=_indicators(single("indicators")),
@@ -347,14 +348,16 @@ def _seconds(table: TomlTable, key: str, default: int) -> int:
     return table.take(key, p.duration_ms(0, 36500 * DAY_MS, "30 d"), default * 1000) // 1000
 
 
-def _pack(table: TomlTable) -> PackConfig:
+def _pack(table: TomlTable, notes: list[ConfigWarning]) -> PackConfig:
     default = PackConfig()
-    out = PackConfig(
-        every_ms=table.take("every", p.duration_ms(1000, 900_000, "10 s"), default.every_ms),
-        max_size_bytes=table.take("max_size", v.size_bytes(4 << 10, 16 << 20, "64 KiB"), default.max_size_bytes),
-    )
+    every_ms = table.take("every", p.duration_ms(1000, 900_000, "10 s"), default.every_ms)
+    written = table.take("max_size", v.size_bytes(4 << 10, 16 << 20, "64 KiB"), default.max_size_bytes)
     table.done()
-    return out
+    if written > MAX_PACK_BYTES:
+        most = v.show_bytes(MAX_PACK_BYTES)
+        what = f"receivers accept packs of at most {most}; packs are split at {most}"
+        notes.append(ConfigWarning(place_of(table, "max_size"), what, f'Write max_size = "{most}" or less'))
+    return PackConfig(every_ms, min(written, MAX_PACK_BYTES))
 
 
 def _ring(table: TomlTable) -> RingConfig:

@@ -13,6 +13,7 @@ import rfc8785
 
 from agent.cli.options import configured_folder
 from agent.config import RingConfig, Secret, device_spec, line_config, load_config, load_profiles, site_profiles
+from agent.verify.strict import MAX_PACK_BYTES
 from drivers.line.config import LineConfig
 from drivers.model import ConfigError, Limits, ProfileError
 from drivers.night import Night
@@ -263,6 +264,17 @@ def test_secrets_that_those_who_may_look_could_read_are_noted(
     found = [note for note in notes if says and says in note]
     assert len(found) == (3 if says else 0), notes
     assert says or not [note for note in notes if any(str(path) in note for path in files)], notes
+
+
+@pytest.mark.parametrize(("written", "bytes_", "noted"), [("8 MiB", 8 << 20, False), ("16 MiB", 8 << 20, True)])
+def test_no_pack_is_larger_than_receivers_accept(site, good, written: str, bytes_: int, noted: bool) -> None:
+    site.write(good.replace('max_size = "64 KiB"', f'max_size = "{written}"'))
+    config = site.load()
+    assert config.pack.max_size_bytes == bytes_ <= MAX_PACK_BYTES
+    assert [str(note) for note in config.notes if "max_size" in str(note)] == noted * [
+        "agent.toml:18: pack.max_size: receivers accept packs of at most 8 MiB; packs are split at 8 MiB. "
+        'Write max_size = "8 MiB" or less'
+    ]
 
 
 def test_the_hash_is_of_what_shapes_readings(site, good) -> None:
