@@ -27,34 +27,19 @@ class Mount:
         """Does it take no writes?"""
         return "ro" in self.options
 
-    def weaknesses(self) -> Iterator[tuple[str, str]]:
-        """Why a commit may not survive a power cut there, in English and in Chinese; usually nothing."""
+    def weaknesses(self) -> Iterator[str]:
+        """Why a commit may not survive a power cut there; usually nothing."""
         point, kind = self.point, self.kind
         if bad := ", ".join(sorted(self.options & _NOT_SYNCED)):
-            yield (
-                f"{point} is mounted with {bad}: a power cut can damage the database",
-                f"{point} 的挂载选项为 {bad}：断电可能损坏数据库",
-            )
+            yield f"{point} is mounted with {bad}: a power cut can damage the database"
         if kind in IN_MEMORY:
-            yield (
-                f"{point} is a {kind}: everything is lost at a power cut",
-                f"{point} 位于内存（{kind}）：断电后数据全部丢失",
-            )
+            yield f"{point} is a {kind}: everything is lost at a power cut"
         if kind in _REMOTE:
-            yield (
-                f"{point} is a network file system ({kind}): locks and syncs are not reliable",
-                f"{point} 是网络文件系统（{kind}）：加锁和落盘不可靠",
-            )
+            yield f"{point} is a network file system ({kind}): locks and syncs are not reliable"
         if kind in _OVERLAY:
-            yield (
-                f"{point} is an overlay ({kind}): files there may be lost at the next boot of the machine",
-                f"{point} 是叠加文件系统（{kind}）：重启后文件可能丢失",
-            )
+            yield f"{point} is an overlay ({kind}): files there may be lost at the next boot of the machine"
         if kind in _NO_JOURNAL:
-            yield (
-                f"{point} is {kind}, which has no journal: a power cut can damage the database",
-                f"{point} 为 {kind}，没有日志：断电可能损坏数据库",
-            )
+            yield f"{point} is {kind}, which has no journal: a power cut can damage the database"
 
 
 def mount_of(directory: Path, mountinfo: str | None = None) -> Mount:

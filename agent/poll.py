@@ -20,7 +20,18 @@ from agent.line_silence import DEAD_AFTER_FAILURES, LineSilence, NotAsked
 from drivers.backoff import Backoff
 from drivers.freshness import Freshness
 from drivers.line import wake
-from drivers.model import PACES, FreshnessRule, GatewayTimeout, LineDown, LineError, LineLent, LineTimeout, Reason
+from drivers.model import (
+    PACES,
+    FrameError,
+    FreshnessRule,
+    GatewayTimeout,
+    LineDown,
+    LineError,
+    LineLent,
+    LineTimeout,
+    MismatchError,
+    Reason,
+)
 from ext.ring import Ring
 
 if TYPE_CHECKING:
@@ -76,6 +87,7 @@ class DevicePoll:
         self.begin_at: Callable[[int], bool] = lambda tick_ms: False  # nothing is due before; False: it is too late
         self.availability = Availability.UNKNOWN
         self.failures = 0
+        self._garbled = 0  # of them: bytes came, and no sound answer
         self.probe_at = 0.0  # loop time before which a device that is not alive is not polled
         self._backoff = Backoff(FIRST_BACKOFF_S, MAX_BACKOFF_S)
         self.last_answer_ms = 0
@@ -181,7 +193,7 @@ class DevicePoll:
                 self.next[pace] = self._first_tick(wanted, cut_ms)
         self._max_urgency_ms = MAX_WAIT_ROUNDS * min((p for p in self.periods if p), default=1000)
         self._points = {}
-        self.availability, self.failures, self.probe_at = Availability.UNKNOWN, 0, 0.0
+        self.availability, self.failures, self._garbled, self.probe_at = Availability.UNKNOWN, 0, 0, 0.0
         self.is_silent, self.answer_s, self._tries = False, 0.0, 0
         self.is_called = False
         self._backoff.reset()
@@ -361,6 +373,11 @@ class DevicePoll:
         """Has it been silent for long enough to be dead?"""
         return now_ms - max(self.last_answer_ms, self.added_ms) >= self.dead_after_ms
 
+    @property
+    def is_garbled(self) -> bool:
+        """Since its last answer it was not silent, as a rule: bytes came, and no sound answer."""
+        return 2 * self._garbled > self.failures
+
     def _has_died(self, now_ms: int) -> bool:
         return self.failures >= DEAD_AFTER_FAILURES and self.is_overdue(now_ms)
 
@@ -395,6 +412,7 @@ class DevicePoll:
             self.availability = Availability.UNKNOWN
             return
         self.failures += 1
+        self._garbled += isinstance(error, FrameError | MismatchError)
         self.is_silent = self.is_silent or isinstance(error, LineTimeout)
         if self.availability is not Availability.ALIVE or self._has_died(tick_ms):
             self.availability = Availability.DEAD
@@ -419,7 +437,7 @@ class DevicePoll:
         ):
             self.answering_since_ms = now_ms
         self.availability = Availability.ALIVE
-        self.failures = 0
+        self.failures = self._garbled = 0
         self.is_silent, self._tries, self.probe_at = False, 0, 0.0
         self.is_called = False
         self._backoff.reset()

@@ -38,6 +38,7 @@ _HIGHEST: dict[str, Decimal] = {
     "h": Decimal(2) / 3600,
     "d": Decimal(2) / 86_400,
 }
+LEAP = 1000  # times its largest step so far: a counter may take it, but another device is likelier
 SLACK_S = 2.0  # a device may have refreshed the register some time before it answers
 _COARSE = frozenset(("MWh", "GWh", "Mvarh", "MVAh", "GJ", "t", "kAh", "min", "h", "d"))  # may show whole ones only
 STEPS = 2  # of the register's last digit, that a counter may take at once besides
@@ -89,6 +90,7 @@ class _Level:
 
     value: Decimal
     at_s: float
+    step: Decimal = Decimal(0)  # the largest up, between two readings
     claim: Decimal | None = None
     claimed_s: float = 0.0  # when the claim was last heard
     since_s: float = 0.0  # and first
@@ -102,7 +104,7 @@ class CounterGuard:
         self.counters = frozenset(n for n, point in enumerate(spec.points) if point.kind is Kind.COUNTER)
         self._rules = {n: CounterRule.of(spec.points[n], ratio_of(spec.points[n], spec)) for n in self.counters}
         self._levels: dict[int, _Level] = {}
-        self.jumps = 0  # how often a counter went where it cannot have gone
+        self.jumps = 0  # how often a counter went where it cannot have gone, or hardly: up by a leap
 
     def is_suspect(self, values: Iterable[tuple[int, Decimal]], now_s: float) -> bool:
         """Take note of counters (point, value) read together at ``now_s`` (monotonic). True: some are impossible."""
@@ -117,7 +119,11 @@ class CounterGuard:
             self._levels[number] = _Level(value, now_s)
             return False
         rule = self._rules[number]
-        if not rule.fits(level.value, value, now_s - level.at_s):
+        if rule.fits(level.value, value, now_s - level.at_s):
+            if (step := value - level.value) > level.step:
+                self.jumps += 0 < LEAP * level.step < step
+                level.step = step
+        else:
             if level.claim is None or not rule.fits(level.claim, value, now_s - level.claimed_s):
                 level.since_s, level.times = now_s, 0
                 self.jumps += 1

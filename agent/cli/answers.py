@@ -250,6 +250,7 @@ class _Device(TypedDict, total=False):
     may_sleep: bool
     line_down: bool
     gateway_answers: bool
+    garbled: bool
     error: str | None
     answers: _Answers
     still: _Still | None

@@ -47,6 +47,12 @@ _CABLE = (
     "Check its power, cable, address and serial setting. `meterhouse watch --frames {line}` shows what is asked",
     "请检查设备供电、接线、地址和串口参数；`meterhouse watch --frames {line}` 显示收发的报文",
 )
+_GARBLED = (
+    "Check baud rate, parity and stop bits, on the serial server too. Do two devices share its address, is there"
+    " another master, a long wire without termination? `meterhouse watch --frames {line}` shows the bytes",
+    "请核对设备和串口服务器的波特率、校验位和停止位；是否有设备地址相同、有其他主站，或长线未接终端电阻？"
+    "`meterhouse watch --frames {line}` 显示收到的字节",
+)
 _CERTIFICATE = (
     "Get a new one from the broker's operator and replace the file; no restart is needed",
     "请向消息代理的运维方索取新证书并替换该文件，无需重启",
@@ -144,7 +150,10 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "disk-nearly-full": FindingWords(
         1,
         ("the disk with {path} is nearly full: {free} left", "{path} 所在磁盘将满：剩余 {free}"),
-        ("Delete what else lies on it, or use a larger disk", "请删除该磁盘上的其他文件，或换用更大的磁盘"),
+        (
+            "Delete what else lies on it (`du -xh / | sort -h | tail` shows what), or use a larger disk",
+            "请删除该磁盘上的其他文件（`du -xh / | sort -h | tail` 可查找占用者），或换用更大的磁盘",
+        ),
     ),
     "store-nearly-full": FindingWords(
         1,
@@ -168,7 +177,14 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "数据流中已注明该丢失。请恢复连接，或调大 [store] max_size",
         ),
     ),
-    "store-warning": FindingWords(0, ("{what}", "{what}")),
+    "store-warning": FindingWords(
+        1,
+        ("{what}", "{what}"),
+        (
+            "Put [paths] state_dir on a local disk with room, and with ext4 or another file system with a journal",
+            "请把 [paths] state_dir 放到空间足够的本地磁盘，使用 ext4 等带日志的文件系统",
+        ),
+    ),
     "clock-not-synchronised": FindingWords(
         1, ("the clock of this gateway is not synchronised", "本网关的时钟未同步"), _CLOCK
     ),
@@ -290,6 +306,14 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "device-never-answered": FindingWords(
         4, ("device {name} has never answered, for {age} now{why}", "设备 {name} 启动后从未应答，已 {age}{why}"), _CABLE
     ),
+    "device-garbled": FindingWords(
+        4,
+        (
+            "device {name} answers, but no frame is sound, for {age} now; in ten minutes {words}{why}",
+            "设备 {name} 有应答，但没有一帧正确，已 {age}；十分钟内 {words}{why}",
+        ),
+        _GARBLED,
+    ),
     "device-unreachable": FindingWords(
         4,
         ("device {name} cannot be reached{why}", "无法连接设备 {name}{why}"),
@@ -386,6 +410,14 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "适配器附近的线是否断开或松动，A、B 是否接反，设备是否全部断电？"
             "`meterhouse watch --frames {line}` 显示收发的报文",
         ),
+    ),
+    "line-garbled": FindingWords(
+        4,
+        (
+            "devices on line {line} answer, but no frame is sound: {names}{why}",
+            "线路 {line} 上的设备有应答，但没有一帧正确：{names}{why}",
+        ),
+        _GARBLED,
     ),
     "line-overloaded": FindingWords(
         4,

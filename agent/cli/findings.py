@@ -30,6 +30,7 @@ WHOLE_LINE: Final[Mapping[str, str]] = {  # findings about devices that may be o
     "device-dead": "line-silent",
     "device-never-answered": "line-silent",
     "device-dead-behind-gateway": "line-silent",
+    "device-garbled": "line-garbled",
 }
 EXCUSED: Final = ("asleep", "lent", "stopped", "clock")  # reasons that do not count as missing
 TOLD: Final = EXCUSED[1:]  # of those what a state does not show already
@@ -161,9 +162,9 @@ def _agent(snapshot: Facts, now: float, agent_lives: bool) -> Iterator[Finding]:
 def _store(store: Facts, now: float) -> Iterator[Finding]:
     if trouble := store.get("trouble"):
         yield Finding("store-trouble", "store", {"what": _cut(trouble)})
-    limit, free, path = store.get("limit_bytes") or 0, store.get("disk_free_bytes"), _cut(store.get("path", "?"))
-    if free is not None and free < min(DISK_FREE, limit // 10 or DISK_FREE):
-        yield Finding("disk-nearly-full", "disk", {"free": show_size(free), "path": path})
+    limit, free = store.get("limit_bytes") or 0, store.get("disk_free_bytes")
+    if free is not None:
+        yield from find_in_disk(free, limit, store.get("path", "?"))
     packs, pending = store.get("packs") or 0, _part(store, "pending")
     name = max(pending, key=pending.__getitem__, default="")
     if packs and limit and name:
@@ -174,8 +175,19 @@ def _store(store: Facts, now: float) -> Iterator[Finding]:
     lost_at = store.get("lost_at")
     if store.get("lost_packs") and lost_at is not None and now - lost_at < LOSS_SHOWN_S:
         yield Finding("packs-lost", "store", {"count": store["lost_packs"], "age": show_age(now - lost_at)})
-    for text in store.get("warnings") or ():
-        yield Finding("store-warning", "store", {"what": _cut(text, 300)})
+    yield from not_durable(store.get("warnings") or ())
+
+
+def find_in_disk(free: int, limit: int, path: object) -> Iterator[Finding]:
+    """What is wrong with the space on the disk of the database: ``free`` bytes, for one of at most ``limit`` bytes."""
+    if free < min(DISK_FREE, limit // 10 or DISK_FREE):
+        yield Finding("disk-nearly-full", "disk", {"free": show_size(free), "path": _cut(path)})
+
+
+def not_durable(reasons: Iterable[object]) -> Iterator[Finding]:
+    """Why commits may not be durable, as ``Mount.weaknesses`` and the store say it."""
+    for reason in reasons:
+        yield Finding("store-warning", "store", {"what": _cut(reason, 300)})
 
 
 def _clock(clock: Facts, now: float) -> Iterator[Finding]:
@@ -297,7 +309,7 @@ def _whole_lines(found: Sequence[tuple[str, Finding]], devices: Mapping[str, Fac
                 shown.add((line, "line-down"))
                 values = {**down[line].values, "names": _names(awake, most=20), "count": len(awake)}
                 yield Finding("line-down", f"line {line}", values)
-        elif kind is None or len(affected) < 2 or (kind == "line-silent" and len(affected) < len(awake)):
+        elif kind is None or len(affected) < 2 or (kind != "line-down" and len(affected) < len(awake)):
             yield finding
         elif (line, kind) not in shown:
             shown.add((line, kind))
@@ -315,7 +327,7 @@ def _overloads(device: Facts) -> bool:
 def _device(name: str, device: Facts, line: Facts, now: float) -> Iterator[Finding]:
     where, life = f"device {name}", device.get("life")
     if (swapped := _part(device, "swapped")) and life != "asleep":
-        values = {
+        values: dict[str, object] = {
             "name": name,
             "age": show_age(now - float(swapped.get("t") or now)),
             "change": _cut(swapped.get("what")),
@@ -328,7 +340,11 @@ def _device(name: str, device: Facts, line: Facts, now: float) -> Iterator[Findi
     if life == "dead" and not is_line_down:
         kind = "device-dead" if device.get("last_answer") else "device-never-answered"
         kind = "device-dead-behind-gateway" if device.get("gateway_answers") else kind
-        yield Finding("device-dead-or-asleep" if device.get("may_sleep") else kind, where, values)
+        kind = "device-dead-or-asleep" if device.get("may_sleep") else kind
+        count, words = _unusable(device)
+        if device.get("garbled") and count:  # none: its frames were sound, what they said was not
+            kind, values = "device-garbled", values | {"words": words}
+        yield Finding(kind, where, values)
     elif life in ("dead", "unknown") and why and silent_s >= (device.get("dead_after") or 0):  # its line is or was down
         yield Finding("device-not-asked" if line.get("open") else "device-unreachable", where, values)
     elif life == "alive":
@@ -400,14 +416,20 @@ def _because(reason: str, line: Facts) -> tuple[Texts, Texts]:
 def _broken_answers(name: str, where: str, device: Facts) -> Iterator[Finding]:
     """About answers that had to be asked for again: the wire, before it costs readings."""
     answers = _part(device, "answers")
-    kinds = {reason: answers.get(key) or 0 for reason, key in (("crc", "broken"), ("mismatch", "mismatches"))}
-    count, share = sum(kinds.values()), answers.get("broken_share") or 0.0
+    (count, words), share = _unusable(device), answers.get("broken_share") or 0.0
     if count < FEWEST_BROKEN or share < BROKEN:
         return
-    at = {reason: number for reason, number in kinds.items() if number}
-    words = tuple(", ".join(f"{number} {reason_words(reason)[n]}" for reason, number in at.items()) for n in (0, 1))
     values = {"name": name, "line": device.get("line"), "count": count, "due": count + (answers.get("sound") or 0)}
     yield Finding("device-broken-answers", where, values | {"share": f"{share:.1%}", "words": words})
+
+
+def _unusable(device: Facts) -> tuple[int, Texts]:
+    """Answers of the last ten minutes that could not be used: how many, and in words."""
+    answers = _part(device, "answers")
+    kinds = {reason: answers.get(key) or 0 for reason, key in (("crc", "broken"), ("mismatch", "mismatches"))}
+    at = {reason: number for reason, number in kinds.items() if number}
+    en, zh = (", ".join(f"{number} {reason_words(reason)[n]}" for reason, number in at.items()) for n in (0, 1))
+    return sum(kinds.values()), (en, zh)
 
 
 def _qualities(marked: Mapping[str, int]) -> Texts:

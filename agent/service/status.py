@@ -190,6 +190,7 @@ def _device_facts(device: RunningDevice, now_ms: int) -> dict[str, Any]:
         "error": poll.last_error or None,
         "line_down": life == "dead" and poll.line_down,
         "gateway_answers": life == "dead" and poll.gateway_answers,
+        "garbled": life == "dead" and poll.is_garbled,
         "answers": _answer_facts(device),
         "still": _still_facts(device, now_ms),
         "recent": stream.recent_facts(poll.settled_ms, now_ms, silent, poll.not_asked.count),

@@ -293,7 +293,7 @@ class Store:
     def warnings(self) -> list[str]:
         """Reasons why commits may not be durable here; usually none."""
         directory = self.db.path.parent
-        found = [*(english for english, _ in mount_of(directory).weaknesses()), *build_warnings()]
+        found = [*mount_of(directory).weaknesses(), *build_warnings()]
         if not self.retention.reserve.held_bytes:
             found.append(f"{directory}: no room for the reserve file that the agent needs to recover from a full disk")
         return found

@@ -16,9 +16,11 @@ from agent.poll import DEAD_SHARE, MAX_BACKOFF_S, Availability, DevicePoll, Line
 from drivers.model import (
     PACES,
     DeviceSpec,
+    FrameError,
     FreshnessRule,
     Kind,
     LineDown,
+    LineError,
     LineLent,
     LineTimeout,
     Point,
@@ -50,7 +52,7 @@ class FakeDriver:
         self.spec, self.table = spec, table
         self.cost_s, self.timeout_s = cost_s, timeout_s
         self.silent = False
-        self.down = self.lent = False
+        self.down = self.lent = self.garbled = False
         self.lose = 0  # so many of the next requests are not answered
         self.polls: list[tuple[int, int]] = []
         self.probes: list[float] = []
@@ -60,7 +62,7 @@ class FakeDriver:
         self.polls.append((tick_ms, paces))
         try:
             await self.ask(self.timeout_s)
-        except (LineTimeout, LineLent, LineDown) as error:
+        except LineError as error:
             return PollResult([], 1, 0, error)
         return PollResult([tick_ms], 1, 1)
 
@@ -74,11 +76,13 @@ class FakeDriver:
         await self.ask(min(timeout_s, self.timeout_s))
 
     async def ask(self, timeout_s: float) -> None:
-        """One request. Raises LineTimeout, LineDown or LineLent."""
+        """One request. Raises LineError."""
         if self.down:
             raise LineDown("no port", where="fake")
         if self.lent:
             raise LineLent("lent to scan by li", where="fake")
+        if self.garbled:
+            raise FrameError("wrong CRC", where="fake")
         lost = self.silent or self.lose > 0
         self.lose -= self.lose > 0
         await asyncio.sleep(timeout_s if lost else self.cost_s)
@@ -497,6 +501,25 @@ def test_a_hint_at_another_device_makes_the_agent_ask_who_it_is(made_up_time, ri
         opened += 1
         bench.run(1)
     assert len(driver.probes) <= 10
+
+
+def test_bytes_without_a_sound_frame_are_not_silence(made_up_time, ring) -> None:
+    driver = FakeDriver(spec("a"), 1)
+    bench = Bench(made_up_time, ring, driver)
+    (device,) = bench.devices
+    bench.run(5)
+    driver.garbled = True
+    bench.run(20)
+    assert device.life(bench.clock.now_ms()) == "dead" and device.is_garbled
+    driver.garbled, driver.silent = False, True
+    bench.run(3600)
+    assert device.life(bench.clock.now_ms()) == "dead" and not device.is_garbled, "it was pulled since"
+    driver.silent = False
+    bench.run(90)
+    assert device.life(bench.clock.now_ms()) == "alive"
+    driver.silent, driver.lose = True, 0
+    bench.run(20)
+    assert not device.is_garbled, "what was garbled before its last answer does not count"
 
 
 def test_a_poll_that_has_not_begun_by_its_next_tick_is_overload(made_up_time, ring) -> None:

@@ -9,6 +9,7 @@ import pty
 import signal
 import string
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import ext.clock
 from agent.cli.doctor import host
 from agent.cli.doctor.bundle import Redactor
 from agent.cli.doctor.texts import TEXTS
+from agent.cli.findings import find
 from agent.config import load_config
 from agent.keys import create_key
 from agent.mounts import mount_of
@@ -87,6 +89,39 @@ def test_a_disk_that_cannot_hold_the_database(config: Any, kind: str, options: s
     assert words in fault.text and str(config.state_dir) in fault.text and fault.code == 1 and fault.hint
     (note,) = [result for result in found if result.state == "note"]
     assert "the ring is on a disk" in note.text
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+@pytest.mark.parametrize(
+    ("kind", "free_bytes", "codes"),
+    [
+        ("tmpfs", 20 << 30, ["store-warning"]),
+        ("ext4", 20 << 30, []),
+        ("ext4", 4 << 30, []),  # of a large disk a small share, and enough
+        ("ext4", 99_000_000, ["disk-nearly-full"]),
+        ("overlay", 99_000_000, ["disk-nearly-full", "store-warning"]),
+    ],
+)
+def test_doctor_and_status_rate_a_disk_alike(
+    config: Any, monkeypatch: Any, lang: str, kind: str, free_bytes: int, codes: list[str]
+) -> None:
+    """The ring lies in memory, as it should."""
+    listed = MOUNTS.format(state=config.state_dir, kind=kind, options="rw")
+    listed += f"24 21 0:21 / {config.runtime_dir} rw - tmpfs tmpfs rw\n"
+    size = os.statvfs_result((4096, 4096, 100 << 18, free_bytes >> 12, free_bytes >> 12, 99, 99, 99, 0, 255))
+    monkeypatch.setattr(host.os, "statvfs", lambda folder: size)
+    store = {
+        "path": str(config.state_dir),
+        "limit_bytes": config.store.max_size_bytes,
+        "disk_free_bytes": free_bytes >> 12 << 12,
+        "warnings": list(mount_of(config.state_dir, listed).weaknesses()),
+    }
+    now = time.time()
+    status = find({"time": now, "pid": 1, "store": store}, now, True)
+    assert [one.code for one in status] == codes
+    doctor = [one for one in host.check_disks(config, lang, listed) if one.state != "good"]
+    ours = sorted((one.text, one.hint, one.code) for one in doctor)
+    assert ours == sorted((one.text(lang), one.advice(lang), one.exit_code) for one in status)
 
 
 def test_a_good_disk_and_the_last_mount_of_a_point_counts(config: Any) -> None:

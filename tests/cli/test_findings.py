@@ -119,6 +119,8 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
     ("packs lost the day before yesterday", "store", {"lost_packs": 5, "lost_at": NOW - 200_000}, 0, []),
     ("before the first look at the store", "store",
      {name: None for name in ("size_bytes", "limit_bytes", "disk_free_bytes", "packs")}, 0, []),
+    ("a store in memory", "store", {"warnings": ["/var/lib is a tmpfs: everything is lost at a power cut"]}, 1,
+     ["store-warning"]),
     ("no NTP", "clock", {"synced": False}, 1, ["clock-not-synchronised"]),
     ("a kernel that does not say", "clock", {"synced": None, "error_ms": None}, 0, []),
     ("a year back", "clock", {"synced": False, "behind_store": 3e7}, 1, ["clock-not-synchronised", "clock-behind"]),
@@ -159,6 +161,13 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
     ("nothing but zeros", "devices/m1", device(still={"since": NOW - 660, "values": 9, "zero": True}), 0,
      ["device-all-zero"]),
     ("a dead one's noise", "devices/m1", device(life="dead", answers=answers(0, broken=30)), 4, ["device-dead"]),
+    ("a wrong CRC each time", "devices/m1",
+     device(life="dead", garbled=True, last_answer=None, answers=answers(0, broken=30, mismatches=2)), 4,
+     ["device-garbled"]),
+    ("garbled, at an unknown place", "devices/m1",
+     device(life="dead", garbled=True, may_sleep=True, answers=answers(9, broken=30)), 4, ["device-garbled"]),
+    ("sound frames that contradict each other", "devices/m1",
+     device(life="dead", garbled=True, answers=answers(9)), 4, ["device-dead"]),
     ("pulled from a serial server", "devices/m1", device(life="dead", gateway_answers=True), 4,
      ["device-dead-behind-gateway"]),
     ("sensors without a value", "devices/m1", device(recent=recent({"sentinel": 300, "absent": 100})), 0,
@@ -304,6 +313,23 @@ def test_a_line_on_which_nobody_answers_is_one_finding() -> None:
     assert seen(snapshot) == (4, ["device-dead", "device-never-answered"]), "somebody answers: it is not the cable"
     snapshot["devices"] = {"m1": dead | {"line": "other"}, "m2": dead}
     assert seen(snapshot) == (4, ["device-dead", "device-dead"]), "each alone on its line"
+
+
+def test_a_device_that_answers_garbage_is_not_called_silent() -> None:
+    garbled = device(life="dead", garbled=True, error="wrong CRC", last_answer=NOW - 70, answers=answers(0, 40, 2))
+    snapshot = changed("devices", {"m1": garbled, "m2": device()})
+    (finding,) = find(snapshot, NOW, True)
+    how_many = "in ten minutes 40 broken answers, 2 answers to something else"
+    assert finding.text() == f"device m1 answers, but no frame is sound, for 70 s now; {how_many}: wrong CRC"
+    assert "有应答" in finding.text("zh") and "40 应答校验错误" in finding.text("zh")
+    for word in ("baud", "parity", "share its address", "termination", "--frames bus"):
+        assert word in finding.advice()
+    snapshot["devices"]["m2"] = garbled
+    (finding,) = find(snapshot, NOW, True)
+    text = "devices on line bus answer, but no frame is sound: m1, m2: wrong CRC"
+    assert (finding.code, finding.where, finding.exit_code, finding.text()) == ("line-garbled", "line bus", 4, text)
+    snapshot["devices"]["m2"] = device(life="dead", error="no answer within 1 s")
+    assert seen(snapshot) == (4, ["device-garbled", "device-dead"])
 
 
 def test_a_line_that_is_down_is_one_finding_for_its_devices() -> None:

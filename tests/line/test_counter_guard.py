@@ -67,6 +67,33 @@ def test_a_reset_is_believed_once_it_counts_on() -> None:
     assert judged(guard(), *falling) == [False, True, True, True], "it must not go on falling"
 
 
+@pytest.mark.parametrize(
+    ("value", "is_doubted"),
+    [
+        ("999", True),  # back: another meter, or a reset
+        ("90000", True),  # up by more than a gigawatt
+        ("1600.45", False),  # up by more than a thousand of its steps: as good a reading as any, but a hint
+    ],
+)
+def test_a_jump_hints_at_another_device(value: str, is_doubted: bool) -> None:
+    """Once, whichever way it goes: a meter put in place of another one counts on from anywhere. field pain 18"""
+    one = guard()
+    assert judged(one, (0, "1000"), (60, "1000.2"), (120, "1000.5")) == [False] * 3 and one.jumps == 0
+    assert judged(one, (180, value)) == [is_doubted] and one.jumps == 1
+    after = Decimal(value) + Decimal("0.2")
+    assert judged(one, (240, str(after)), (300, str(after + 1))) == [is_doubted, False] and one.jumps == 1
+
+
+def test_a_load_that_is_switched_on_is_no_hint() -> None:
+    """Nor the first step of a counter that stood still, nor a line that was lent for a quarter of an hour."""
+    one = guard()
+    assert not any(judged(one, (0, "5"), (10, "5"), (20, "60"), (30, "60"), (40, "3000")))
+    assert not any(judged(one, (50, "3000.01"), (60, "3000.02"), (70, "3030")))
+    again = guard()
+    assert not any(judged(again, (0, "5"), (1, "5.01"), (2, "5.02"), (900, "14.02")))
+    assert one.jumps == again.jumps == 0
+
+
 def test_other_counters_have_other_speeds() -> None:
     hours = Point("device.runtime", Kind.COUNTER, "h", type="u32", scale=Decimal(1))
     assert judged(guard(hours), (0, 100), (1, 101), (2, 102), (3, 110)) == [False, False, False, True]

@@ -226,6 +226,28 @@ def test_a_device_is_pulled(played: dict[str, Any]) -> None:
         assert one["recent"]["not_asked"] == one["recent"]["missing"].get("absent", 0)
 
 
+# --- devices that answer, but not in sound frames
+
+
+def play_garbled_devices(folder: Path, house: House) -> dict[str, Any]:
+    meters = [Meter(unit) for unit in range(1, 5)]
+    line = house.field.serial(folder / "tty", *meters)
+    agent = house.agent(None, {"bus": line}, devices_on("bus", meters), every=SECONDLY)
+    for meter, fault in zip(meters, ("crc", "unit=9", "cut"), strict=False):
+        meter.fault(fault)
+    agent.start()
+    until(lambda: [agent.life(f"m{n}") for n in range(1, 5)] == ["dead"] * 3 + ["alive"], 60, lambda: agent.said)
+    status = told(agent)
+    return {"snapshot": agent.snapshot(), "status": status, "code": agent.stop()}
+
+
+def test_garbled_devices(played: dict[str, Any]) -> None:
+    """Wrong CRC, the address of another device, cut short: none of it is silence."""
+    found = {one.where: one for one in findings(played["snapshot"])}
+    assert [found[f"device m{n}"].code for n in (1, 2, 3)] == ["device-garbled"] * 3
+    assert "device m2 answers, but no frame is sound" in played["status"][1] and played["code"] == 0
+
+
 # --- devices behind a serial server, which answers in their place
 
 

@@ -65,7 +65,8 @@ def doctor(options: ConfigOptions, offline: bool, bundle_file: Path | None, lang
         user = host.agent_user(config)
         results += [*host.check_disks(config, lang), *host.check_adapters(config, user, lang, pid)]
         results += host.check_permissions(config, user, lang)
-    results += _agent(snapshot, config, lang)
+    seen = {result.text for result in results}
+    results += (one for one in _agent(snapshot, config, lang) if one.text not in seen)
     if config is not None and not offline:
         results += _destinations(config, is_alive(pid), lang)
     log = read_journal(SHOWN_LINES, "warning")
@@ -127,10 +128,9 @@ def _agent(snapshot: dict[str, Any] | None, config: Config | None, lang: str) ->
     if alive:
         yield results.good("runs", pid=snapshot.get("pid"))
     files = edited(snapshot, config) if config is not None and alive else ()
-    for found in (*find(snapshot, time.time(), alive), *files):
-        if found.code != "clock-not-synchronised":  # this machine's was looked at already
-            state = host.FAULT if found.exit_code else host.NOTE
-            yield CheckResult(text(lang, "agent"), state, found.text(lang), found.advice(lang), found.exit_code)
+    looked_at = {"clock-not-synchronised"} | ({"disk-nearly-full"} if config is not None else set())
+    findings = (*find(snapshot, time.time(), alive), *files)
+    yield from results.found(one for one in findings if one.code not in looked_at)
 
 
 def _destinations(config: Config, running: bool, lang: str) -> Iterator[CheckResult]:

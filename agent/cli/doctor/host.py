@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import ext.clock
 from agent.cli.doctor.texts import TEXTS, text
+from agent.cli.findings import Finding, find_in_disk, not_durable
 from agent.config.parsers import show_bytes
 from agent.mounts import IN_MEMORY, mount_of
 from drivers.model import clean_text
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 GOOD, NOTE, FAULT = "good", "note", "fault"
 OURS, LINE = 1, 4  # exit codes
-LOW_SHARE: Final = 0.05  # of a disk or its inodes
+LOW_SHARE: Final = 0.05  # of the inodes of a disk
 TIME_SERVICES: Final = {"systemd-timesyn": "systemd-timesyncd", "chronyd": "chrony", "ntpd": "ntpd"}
 PORT_TRIERS: Final = ("ModemManager", "brltty")  # programs that talk to every new serial port
 
@@ -58,6 +59,12 @@ class Results:
         """A fault, with what to do: the text ``hint``, or the one that belongs to ``name``."""
         todo = text(self._lang, hint or f"{name}!", **facts)
         return CheckResult(self._subject, FAULT, text(self._lang, name, **facts), todo, code)
+
+    def found(self, findings: Iterable[Finding]) -> Iterator[CheckResult]:
+        """Findings as `status` has them: one rule and one wording for both commands."""
+        for one in findings:
+            state = FAULT if one.exit_code else NOTE
+            yield CheckResult(self._subject, state, one.text(self._lang), one.advice(self._lang), one.exit_code)
 
 
 def check_clock(
@@ -105,8 +112,7 @@ def check_disks(config: Config, lang: str, mountinfo: str | None = None) -> Iter
     mount = mount_of(folder, mountinfo)
     if mount.read_only:
         yield results.fault("read-only", folder=folder, kind=mount.kind)
-    for weakness in mount.weaknesses():
-        yield CheckResult(text(lang, "disk"), FAULT, weakness[lang == "zh"], text(lang, "weak!"), OURS)
+    yield from results.found(not_durable(mount.weaknesses()))
     try:
         disk = os.statvfs(folder)
     except OSError as error:
@@ -114,7 +120,8 @@ def check_disks(config: Config, lang: str, mountinfo: str | None = None) -> Iter
         return
     free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
     facts: dict[str, Any] = {"folder": folder, "kind": mount.kind, "free": show_bytes(free), "size": show_bytes(size)}
-    yield results.fault("space", **facts) if free < LOW_SHARE * size else results.good("space", **facts)
+    full = [*results.found(find_in_disk(free, config.store.max_size_bytes, folder))]
+    yield from full or [results.good("space", **facts)]
     if disk.f_files and disk.f_favail < LOW_SHARE * disk.f_files:
         yield results.fault("inodes", **facts)
     runtime_dir = _existing(config.runtime_dir)

@@ -55,15 +55,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "The kernel does that after disk errors. Look into `dmesg`; the disk or card may be worn out",
         "磁盘出错后内核会这样做。请查看 `dmesg`；磁盘或存储卡可能已损坏",
     ),
-    "weak!": (
-        "Put [paths] state_dir on a local disk with ext4 or another file system with a journal",
-        "请把 [paths] state_dir 放到本地磁盘，使用 ext4 等带日志的文件系统",
-    ),
     "space": ("{folder} ({kind}): {free} of {size} free", "{folder}（{kind}）：共{size}，可用{free}"),
-    "space!": (
-        "Less than 5 % is left. What fills it? `du -xh / | sort -h | tail`",
-        "剩余不足5%。用 `du -xh / | sort -h | tail` 查找占用者",
-    ),
     "inodes": ("{folder} ({kind}): less than 5 % of the inodes left", "{folder}（{kind}）：索引节点剩余不足5%"),
     "inodes!": ("Remove folders with many small files", "请清理含大量小文件的目录"),
     "unreadable": ("{folder}: {why}", "{folder}：{why}"),
