@@ -355,6 +355,15 @@ def _device(name: str, device: Facts, line: Facts, now: float) -> Iterator[Findi
             yield Finding("device-all-zero" if still["zero"] else "device-still", where, values)
 
 
+def never_answering(snapshot: Facts, before_s: float) -> dict[str, float]:
+    """Devices without any answer since the agent asks them, and since when that is, if before ``before_s`` (UTC s)."""
+    return {
+        name: float(facts["added"])
+        for name, facts in _part(snapshot, "devices").items()
+        if facts.get("added") and not facts.get("last_answer") and facts["added"] < before_s
+    }
+
+
 def _valueless_s(device: Facts, recent: Facts, now: float) -> float:
     """For how long it has answered without any value, if that is long; else 0. Earlier values do not count then."""
     since = recent.get("valueless_since")

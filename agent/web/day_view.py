@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 from zoneinfo import ZoneInfo
 
 from agent.cli.common import show_unit
-from agent.cli.report.labels import duration, own_text, share
+from agent.cli.report.labels import duration, never_answered, own_text, share
 from agent.indicators.quantities import title_of
 from agent.web.labels import FLAGS, label
 from agent.web.views import GOOD, device_href, reason_text
@@ -19,6 +19,7 @@ from drivers.model import clean_text
 
 MAIN_SERIES: Final = 3  # of a device with many points; the others are one click away
 MOST_SERIES: Final = 6  # that an address may name
+MOST_LACKING: Final = 3  # devices that are named under a curve
 DIGITS: Final = 5
 
 
@@ -59,6 +60,8 @@ class Series:
     has_energy: bool = True
     has_packs: bool = False
     reasons: Sequence[tuple[str, str, str]] = field(default_factory=tuple)  # code, words, how long
+    lacking: Sequence[tuple[str, str, str]] = ()  # devices of a role: name, address, what they lack
+    more_lacking: int = 0
 
 
 def number(value: float | None) -> str:
@@ -90,22 +93,36 @@ def day_links(shown: date, days: Sequence[str], today: str, query: Mapping[str, 
     }
 
 
-def site_day(answer: Mapping[str, Any], language: str, labels: Mapping[str, str]) -> dict[str, Any]:
-    """The whole site: its roles as charts, its devices as a table."""
+def site_day(
+    answer: Mapping[str, Any], language: str, labels: Mapping[str, str], never: Mapping[str, float]
+) -> dict[str, Any]:
+    """The whole site: its roles as charts, its devices as a table.
+
+    Args:
+        never: devices that never answered, since when, as ``agent.cli.findings.never_answering`` gives them.
+    """
     zone = ZoneInfo(answer["timezone"])
     roles = sorted(answer["site"], key=lambda one: (one["role"].startswith("x."), one["role"], one["flow"]))
     shown = [one for one in roles if one["rows"] and one["role"] != "check" and one["total"] != 0]
-    gaps = _site_gaps(answer)
-    series = [_site_series(n, one, answer, gaps, zone, language) for n, one in enumerate(shown)]
+    series = [_site_series(n, one, answer, zone, language, never) for n, one in enumerate(shown)]
     return {
         "series": series,
-        "devices": [_device_total(one, answer, language, labels) for one in answer["devices"]],
+        "devices": [_device_total(one, answer, language, labels, never) for one in _listed(answer["devices"], never)],
         **_frame(answer, language),
     }
 
 
-def device_day(answer: Mapping[str, Any], language: str, wanted: Sequence[str]) -> dict[str, Any]:
-    """One device: its main points, or those that the address names."""
+def _listed(devices: Sequence[Mapping[str, Any]], never: Mapping[str, float]) -> list[Mapping[str, Any]]:
+    """Those of the answer, and those that have sealed nothing yet."""
+    nothing = {"label": "", "configured": True, "energy": (), "missing": {}}
+    names = {one["device"] for one in devices}
+    return [*devices, *({"device": name, **nothing} for name in never if name not in names)]
+
+
+def device_day(
+    answer: Mapping[str, Any], language: str, wanted: Sequence[str], never: Mapping[str, float]
+) -> dict[str, Any]:
+    """One device: its main points, or those that the address names. ``never`` as of ``site_day``."""
     zone = ZoneInfo(answer["timezone"])
     device: Mapping[str, Any] = answer["devices"][0]
     points = device.get("points", [])
@@ -130,6 +147,7 @@ def device_day(answer: Mapping[str, Any], language: str, wanted: Sequence[str]) 
             (clean_text(name, 120), f"/day?{urlencode({**query, 'point': name})}") for name in others if name in by_name
         ],
         "reasons": reasons,
+        "never": _never(device["device"], never, answer["timezone"], language),
         "gaps_unknown": since is None or since > answer["from"],
         **_frame(answer, language),
     }
@@ -174,36 +192,29 @@ def _flags(flags: Iterable[str], language: str) -> tuple[str, bool]:
     return words, bool({"suspect", "estimated", "spread", "glitch", "swap", "reset", "clock"} & set(found))
 
 
-SiteGaps = Mapping[int, Sequence[tuple[str, int, int, int]]]  # by start: reason, devices, ms, ms of whole devices
-
-
-def _site_gaps(answer: Mapping[str, Any]) -> SiteGaps:
-    """What all devices together lack, as a mean of them: an interval that nobody answered in is missing whole."""
-    count = max(1, len(answer["devices"]))
-    found: dict[int, list[tuple[str, int, int, int]]] = {}
-    for start, reason, devices, ms, whole in answer.get("gaps", ()):
-        found.setdefault(int(start), []).append((reason, int(devices), int(ms) // count, int(whole) // count))
-    return found
-
-
 def _site_series(
-    n: int, one: Mapping[str, Any], answer: Mapping[str, Any], gaps: SiteGaps, zone: ZoneInfo, language: str
+    n: int,
+    one: Mapping[str, Any],
+    answer: Mapping[str, Any],
+    zone: ZoneInfo,
+    language: str,
+    never: Mapping[str, float],
 ) -> Series:
-    rows, seen = [], dict.fromkeys(reason for here in gaps.values() for reason, *_ in here)
+    """A role; its gaps are those of the device that lacks most of an interval: a mean would hide which one it is."""
+    rows, gaps = [], {int(start): gap for start, *gap in one.get("gaps", ())}
     for start, energy, mean, known, estimated, flags in one["rows"]:
         words, doubtful = _flags(flags, language)
-        end, here = int(start) + int(answer["length"]), gaps.get(int(start), ())
+        end, (device, devices, reasons) = int(start) + int(answer["length"]), gaps.get(int(start), ("", 0, ()))
         rows.append(
             Row(
                 int(start), end, _span(int(start), end, zone), number(energy), number(mean), "", "", float(known),
                 share(known), words, doubtful or estimated > 0.1,
-                " ".join(f"{_word(reason)}:{ms}:{whole}" for reason, _, ms, whole in here),
-                "; ".join(
-                    label("missing.devices", language, why=reason_text(reason, language), count=devices)
-                    for reason, devices, _, _ in here
-                ),
+                " ".join(f"{_word(reason)}:{ms}:{whole}" for reason, ms, whole in reasons),
+                _who_lacks(device, devices, reasons, language) if devices else "",
             )
         )  # fmt: skip
+    seen = dict.fromkeys(reason for _, _, reasons in gaps.values() for reason, _, _ in reasons)
+    lacking = _lacking(one, answer, language, never)
     return Series(
         f"site{n}",
         clean_text(title_of(f"{one['role']}.{one['flow']}")[language], 80),
@@ -214,7 +225,35 @@ def _site_series(
         one["known"] < GOOD,
         rows,
         reasons=[(_word(reason), reason_text(reason, language), "") for reason in seen],
+        lacking=lacking[:MOST_LACKING],
+        more_lacking=len(lacking[MOST_LACKING:]),
     )
+
+
+def _who_lacks(device: str, devices: int, reasons: Sequence[tuple[str, int, int]], language: str) -> str:
+    """``inv2: no answer in time 15 min; and 3 more``."""
+    why = "; ".join(f"{reason_text(reason, language)} {duration(ms, language)}" for reason, ms, _ in reasons)
+    more = label("lacking.more", language, count=devices - 1) if devices > 1 else ""
+    return f"{clean_text(device, 80)}{label('colon', language)}{why}{more}"
+
+
+def _lacking(
+    one: Mapping[str, Any], answer: Mapping[str, Any], language: str, never: Mapping[str, float]
+) -> list[tuple[str, str, str]]:
+    """The devices of a role that lack something of the day, what lacks most first: name, address, what."""
+    found = []
+    for device in answer["devices"]:
+        name, missing = device["device"], device["missing"]
+        counts = any((energy["role"], energy["flow"]) == (one["role"], one["flow"]) for energy in device["energy"])
+        if not counts or not (missing or name in never):
+            continue
+        why = [_never(name, never, answer["timezone"], language)] if name in never else []
+        for reason, (ms, _) in sorted(missing.items(), key=lambda item: -item[1][0]):
+            why.append(f"{reason_text(reason, language)} {duration(ms, language)}")
+        whole_ms, ms = (sum(both[n] for both in missing.values()) for n in (1, 0))
+        href = f"/day?{urlencode({'date': answer['day'], 'device': name})}"
+        found.append((name not in never, -whole_ms, -ms, name, href, "; ".join(why)))
+    return [(clean_text(name, 80), href, why) for *_, name, href, why in sorted(found)]
 
 
 def _device_series(
@@ -272,8 +311,16 @@ def _packs(device: str, first: int | None, last: int | None) -> tuple[tuple[int,
     return tuple((seq, f"/pack/{quote(device, safe='')}/{seq}") for seq in numbers)
 
 
+def _never(name: str, never: Mapping[str, float], timezone: str, language: str) -> str:
+    return never_answered(never[name], timezone, language) if name in never else ""
+
+
 def _device_total(
-    one: Mapping[str, Any], answer: Mapping[str, Any], language: str, labels: Mapping[str, str]
+    one: Mapping[str, Any],
+    answer: Mapping[str, Any],
+    language: str,
+    labels: Mapping[str, str],
+    never: Mapping[str, float],
 ) -> dict[str, Any]:
     name = one["device"]
     main = [energy for energy in one["energy"] if energy["role"]] or one["energy"][:1]
@@ -282,6 +329,7 @@ def _device_total(
         "label": clean_text(own_text(one["label"], language) or labels.get(name, ""), 80),
         "href": f"/day?{urlencode({'date': answer['day'], 'device': name})}",
         "configured": one["configured"],
+        "never": _never(name, never, answer["timezone"], language),
         "energy": [
             {
                 "point": clean_text(energy["n"], 120),

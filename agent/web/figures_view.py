@@ -16,6 +16,7 @@ from agent.cli.report.labels import (
     cited,
     duration,
     lacking,
+    never_answered,
     number,
     own_text,
     share,
@@ -35,8 +36,12 @@ PERIODS: Final[Mapping[str, PeriodName]] = {"day": "day", "month": "month", "yea
 TRACE: Final = ("consumption", "own", "direct", "storage", "grid", "certified")
 
 
-def figures(page: Mapping[str, Any], period: str, language: str) -> dict[str, Any]:
-    """All that the page shows of a report."""
+def figures(page: Mapping[str, Any], period: str, language: str, never: Mapping[str, float]) -> dict[str, Any]:
+    """All that the page shows of a report.
+
+    Args:
+        never: devices that never answered, since when, as ``agent.cli.findings.never_answering`` gives them.
+    """
     zone = ZoneInfo(page["timezone"])
     groups = []
     own = {"id": "site", "title": {"en": WORDS["en"]["own_figures"], "zh": WORDS["zh"]["own_figures"]}, "source": ""}
@@ -62,7 +67,7 @@ def figures(page: Mapping[str, Any], period: str, language: str) -> dict[str, An
             (clean_text(text_in(one["title"], language), 120), clean_text(own_text(one["why"], language), 300))
             for one in page["excluded"]
         ],
-        "gaps": _gaps(page.get("devices", ()), period, page["period"], zone, language),
+        "gaps": _gaps(page, period, language, never),
         "closed": bool(page.get("closed")),
     }
 
@@ -221,19 +226,19 @@ def _pack_range(place: object) -> dict[str, str] | None:
     }
 
 
-def _gaps(
-    devices: Sequence[Mapping[str, Any]], period: str, bounds: Mapping[str, Any], zone: ZoneInfo, language: str
-) -> list[dict[str, Any]]:
-    day = f"{datetime.fromtimestamp(bounds['from'], zone):%Y-%m-%d}"
+def _gaps(page: Mapping[str, Any], period: str, language: str, never: Mapping[str, float]) -> list[dict[str, Any]]:
+    timezone = page["timezone"]
+    day = f"{datetime.fromtimestamp(page['period']['from'], ZoneInfo(timezone)):%Y-%m-%d}"
     rows = []
-    for one in devices:
-        missing = sorted(one.get("missing", {}).items(), key=lambda item: -item[1][0])
-        if missing:
+    for one in page.get("devices", ()):
+        name, missing = one["device"], sorted(one.get("missing", {}).items(), key=lambda item: -item[1][0])
+        if missing or name in never:
             rows.append(
                 {
-                    "name": clean_text(one["device"], 80),
+                    "name": clean_text(name, 80),
                     "label": clean_text(own_text(one.get("label", ""), language), 80),
-                    "href": f"/day?{urlencode({'date': day, 'device': one['device']})}" if period == "day" else "",
+                    "href": f"/day?{urlencode({'date': day, 'device': name})}" if period == "day" else "",
+                    "never": never_answered(never[name], timezone, language) if name in never else "",
                     "missing": [(reason_text(why, language), duration(ms, language)) for why, (ms, _) in missing],
                 }
             )

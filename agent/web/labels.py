@@ -195,7 +195,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "chart.mean": ("mean", "均值"),
     "chart.doubtful": ("doubtful or estimated", "可疑或估算"),
     "chart.band": ("missing", "缺失"),
-    "chart.band.site": ("missing, mean of all devices", "缺失（全部设备平均）"),
+    "chart.band.site": ("missing, the device that lacks most", "缺失（各间隔内缺失最多的设备）"),
     "chart.help": (
         "Curve of {title}. The table below holds its values; with the arrow keys they are read out.",
         "{title} 的曲线。数值见下表；按方向键可逐点朗读。",
@@ -209,7 +209,8 @@ LABELS: Final[Mapping[str, Texts]] = {
     "known": ("known", "完整率"),
     "remarks": ("remarks", "备注"),
     "missing.column": ("missing", "缺失"),
-    "missing.devices": ("{why} (devices: {count})", "{why}（{count} 台设备）"),
+    "lacking": ("who lacks readings", "缺数设备"),
+    "lacking.more": ("; and {count} more", "；另有 {count} 台"),
     "packs": ("packs", "数据包"),
     "total": ("total", "合计"),
     "known.share": ("{share} known", "完整率 {share}"),

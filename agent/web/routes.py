@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import logging
+import math
 import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -25,8 +26,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from agent.cli.control import no_answer
+from agent.cli.findings import never_answering
 from agent.cli.questions import given
-from agent.cli.report.labels import own_text
+from agent.cli.report.labels import never_answered, own_text
 from agent.config import PageConfig, WebConfig, load_page_config
 from agent.config.web import listen_address
 from agent.web.day_view import day_links, day_of, device_day, site_day
@@ -40,7 +42,7 @@ from agent.web.render import Renderer, in_language
 from agent.web.site_data import SiteData
 from agent.web.source_view import pack_view, source
 from agent.web.views import device_href, device_view, frames_view, now_view, shown
-from drivers.model import ConfigError, GatewayError, UsageError
+from drivers.model import ConfigError, GatewayError, UsageError, clean_text
 
 log = logging.getLogger("meterhouse.web")
 T = TypeVar("T")
@@ -178,15 +180,20 @@ class Page:
         try:
             answer = await self._ask(self.data.day, wanted, device)
         except UsageError:
-            raise HTTPException(404) from None
+            if (since := _never(moment, math.inf).get(device)) is None:
+                raise HTTPException(404) from None
+            text = f"{clean_text(device, 80)}{label('colon', language)}"  # it has sealed nothing yet
+            text += never_answered(since, self.config.timezone, language)
+            return self.render(request, "error.html", 404, text=text)
         shown_day = day_of(answer["day"])
         if shown_day is None or (device and not answer["devices"]):
             raise HTTPException(404)
         labels = {name: own_text(text, language) for name, text in self.config.labels.items()}
+        never = _never(moment, answer["to"])
         if device:
-            view = device_day(answer, language, [name[:200] for name in query.getlist("point")])
+            view = device_day(answer, language, [name[:200] for name in query.getlist("point")], never)
         else:
-            view = site_day(answer, language, labels)
+            view = site_day(answer, language, labels, never)
         names = [*moment.snapshot.get("devices", {})]
         return self.render(
             request,
@@ -235,12 +242,12 @@ class Page:
         if period is None or (text and wanted is None):
             raise HTTPException(404)
         days, today = await self._days()
-        await self.live.now()  # whether the agent is there
+        moment = await self.live.now()  # whether the agent is there
         if wanted is not None and not _is_within(wanted, {"day": 10, "month": 7}.get(period, 4), days, today):
             nothing = no_figures(wanted, period, days[0], today)
             return self.render(request, "figures.html", **nothing, period=period, periods=PERIODS)
         page = await self._ask(self.data.report, period, wanted)
-        view = figures(page, period, language)
+        view = figures(page, period, language, _never(moment, page["period"]["to"]))
         links = neighbours(page, period, days[0] if days else today, today)
         return self.render(request, "figures.html", **view, period=period, periods=PERIODS, links=links)
 
@@ -351,6 +358,11 @@ class Page:
         """A fault of ours: the log has it, the viewer a sentence."""
         log.error("%s: internal error", request.url.path, exc_info=error)
         return Response("internal error; the log of meterhouse-web has it\n", 500, media_type="text/plain")
+
+
+def _never(moment: Moment, before_s: float) -> Mapping[str, float]:
+    """See ``agent.cli.findings.never_answering``; nothing is known of the devices of an agent that does not run."""
+    return {} if moment.stopped else never_answering(moment.snapshot, before_s)
 
 
 def _is_within(wanted: date, digits: int, days: Sequence[str], today: str) -> bool:

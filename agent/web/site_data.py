@@ -67,7 +67,10 @@ class DayList(Validity):
 
 
 class RoleSeries(TypedDict):
-    """A role's amount by interval: [from, amount, mean, known, estimated, flags]."""
+    """A role's amount by interval: [from, amount, mean, known, estimated, flags].
+
+    ``gaps``: by interval [from, the device that lacks most of it, how many lack something, [reason, ms, whole_ms]].
+    """
 
     role: str
     flow: str
@@ -76,6 +79,7 @@ class RoleSeries(TypedDict):
     total: float | None
     known: Share
     rows: list[tuple[Time, float | None, float | None, Share, Share, Words]]
+    gaps: NotRequired[list[tuple[Time, str, Count, list[tuple[str, Count, Count]]]]]  # of an older agent: not there
 
 
 class Total(TypedDict):

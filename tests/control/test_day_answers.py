@@ -88,6 +88,9 @@ def test_what_is_missing_and_why(site: MeteredDays) -> None:
     page = day_of(site)
     (same,) = page["devices"]
     assert page["gaps"] == [[start, reason, 1, ms, whole] for start, reason, ms, whole in m1["gaps"]]
+    (grid,) = page["site"]
+    both = [["exception", 5 * MINUTE, 0], ["timeout", 10 * MINUTE, 10 * MINUTE]]
+    assert grid["gaps"][-2:] == [[begin + 10_800, "m1", 1, both], [begin + 11_700, "m1", 1, [rest[2][1:]]]]
     assert same["missing"] == m1["missing"] and "gaps" not in same and "points" not in same
     report = ask(site, PeriodReport(now_ms=noon(site), day="2026-11-24", period="month"))[1]
     (in_month,) = report["devices"]
@@ -119,6 +122,7 @@ def test_a_missing_device_does_not_scale_the_power_of_its_role_up(tmp_path: Path
     at, energy, mean, known, _, flags = grid["rows"][40]
     assert (energy, mean, flags) == (30, 120, ["incomplete"]), "60 kW each"
     assert known == 0.666666
+    assert grid["gaps"][40] == [at, "ghost", 1, [["timeout", QUARTER, QUARTER]]] and len(grid["gaps"]) >= 95
     curve = ask(site, PeriodReport(now_ms=noon(site), day="2026-11-24", period="day"))[1]["curve"]
     assert [str(row[2]) for row in grid["rows"]] == curve["series"][0]["v"] and curve["slots"][40] == at
     single = day_of(site, streams=["m2"], points=["ac.energy.import"])["devices"][0]["points"][0]

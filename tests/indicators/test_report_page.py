@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from decimal import Decimal
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -24,6 +28,8 @@ from agent.intervals.calendar import Calendar
 from agent.intervals.rows import Flag, RoleSum, Source
 from agent.web.figures_view import figures
 from drivers.model import UsageError
+from tests.kits.lived import mh
+from tests.kits.metered_days import MeteredDays, packs
 
 CUT = Calendar("Asia/Shanghai", 900_000)
 NOON = 1_795_492_800_000  # 2026-11-24 12:00 in Shanghai
@@ -219,7 +225,7 @@ def test_the_trace_says_how_little_of_the_day_it_knows(
     _show(page, language, 0, 900)
     shown = " ".join(capsys.readouterr().out.split())
     assert words in shown and "4.17 %" in shown
-    rows = figures(page, "day", language)["trace"]["rows"]
+    rows = figures(page, "day", language, {})["trace"]["rows"]
     assert rows[-2:] == [(WORDS[language]["known"], "4.17 %"), (WORDS[language]["incomplete"], "23")]
     assert "".join(f"<tr><td>{name}</td><td>{text}</td></tr>" for name, text in rows[-2:]) in html(page, language)
 
@@ -294,6 +300,32 @@ def test_numbers_for_people() -> None:
     ]  # fmt: skip
     assert percent("0.89864") == "89.9 %" and percent("") == "–"
     assert spark(["1", "", "3"]) == "▃·█" and spark(["1"]) == ""
+
+
+@pytest.mark.parametrize(("language", "words"), [("en", "never answered since"), ("zh", "起从未应答")])
+def test_a_report_says_of_a_device_that_it_never_answered(tmp_path: Path, language: str, words: str) -> None:
+    """From the snapshot of the running agent: its gaps are stated a quarter of an hour later."""
+    site = MeteredDays(tmp_path)
+    now_s = time.time()
+    site.commit(packs(site.calendar.midnight(site.calendar.day(int(now_s * 1000))) - 86_400_000, 60))
+    site.close()
+    (tmp_path / "run").mkdir()
+    facts = {"pid": os.getpid(), "time": now_s, "ring": "ring.x"}
+    never = {"line": "roof", "life": "dead", "added": now_s - 7200, "last_answer": None}
+
+    def report(pid: int, *more: object) -> tuple[str, dict[str, Any]]:
+        (tmp_path / "run/snapshot.json").write_text(json.dumps(facts | {"pid": pid, "devices": {"m1": never}}))
+        args = ("report", *more, "-c", tmp_path / "agent.toml", "--lang", language)
+        (code, shown, err), (_, plain, _) = mh(*args), mh(*args, "--json")
+        assert code == 0, err
+        return shown, json.loads(plain)
+
+    shown, plain = report(os.getpid())
+    assert words in shown and plain["devices"][0]["never_answered"] == pytest.approx(now_s - 7200)
+    assert mh("report", "--html", tmp_path / "r.html", "-c", tmp_path / "agent.toml", "--lang", language)[0] == 0
+    assert words in (tmp_path / "r.html").read_text()
+    assert words not in report(os.getpid(), f"{CUT.day(int(now_s * 1000)) - timedelta(days=2)}")[0], "asked later"
+    assert words not in report(1 << 30)[0], "that agent is gone"
 
 
 @pytest.mark.parametrize(("started", "end"), [(0, 900), (1, 1800), (899.9, 1800), (900, 1800), (901, 2700)])

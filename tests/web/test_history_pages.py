@@ -22,11 +22,13 @@ from agent.cli.control import no_answer
 from agent.cli.report.labels import duration, share
 from agent.cli.report.labels import number as plain
 from agent.config import PageConfig, WebConfig
-from agent.web.day_view import number
+from agent.service.control.protocol import Day
+from agent.web.day_view import number, site_day
 from agent.web.figures_view import figures
 from agent.web.routes import make_app
 from agent.web.site_data import ERROR_S, SiteData
 from agent.web.source_view import pack_view
+from tests.kits.ledger import STREAM
 from tests.kits.metered_days import MINUTE, MeteredDays, packs
 from tests.web.test_live_pages import MARKUP, is_harmless
 
@@ -114,8 +116,9 @@ def test_a_day_of_the_site(viewer) -> None:
     assert "Grid, imported" in page and "1 440 kWh" in text_of(page) and page.count("<tr data-t=") == 96
     assert 'href="/day?date=2026-11-24&amp;device=m1"' in page and "Roof &lt;east&gt;" in page
     assert 'href="/day?date=2026-11-25"' in page, "the day after"
-    assert 'data-g="timeout:900000:900000"' in page and "no answer in time (devices: 1)" in page, "what the site lacks"
+    assert 'data-g="timeout:900000:900000"' in page and "m1: no answer in time 15 min" in page, "what the role lacks"
     words = text_of(page)
+    assert "who lacks readings: m1 no answer in time 1.17 h; the device refuses 10 min" in words, "under the curve"
     assert "no answer in time 1.17 h" in words and "the device refuses 10 min" in words
     assert "网购电量" in viewer.get("/day?date=2026-11-24&lang=zh").text
 
@@ -139,6 +142,51 @@ def test_a_day_of_a_device_has_gaps_by_reason_and_the_packs_of_each_value(viewer
     assert "spread over time" in page and 'data-d="1"' in page
     assert re.search(r'<a href="/pack/m1/\d+">\d+</a>', counter[0][3])
     assert 'class="swatch r-timeout"' in page and "ac.energy.import.l1" in page
+
+
+def test_one_of_many_devices_of_a_role_is_named_where_it_is_missing(tmp_path: Path) -> None:
+    """A mean of four would show a quarter of a gap, of nobody."""
+    site = MeteredDays(tmp_path)
+    start = site.calendar.midnight(TUESDAY)
+    hour = {"m1": [], "m2": [(60, 120, "timeout", "*")], "m3": [(90, 120, "crc", "*"), (200, 201, "crc", "*")],
+            "m4": [(0, 1, "crc", "*")], "m5": [(0, 1, "crc", "*")]}  # fmt: skip
+    for name, gaps in hour.items():
+        stream = STREAM.replace("m1", name)
+        site.builder.add_streams([stream])
+        site.commit(packs(start, 24 * 60, gaps, stream=stream))
+    (_, answer) = asyncio.run(site.ask(Day(now_ms=start + 40 * 60 * MINUTE, day="2026-11-24")))
+    site.close()
+    (grid,) = site_day(answer, "en", {}, {"m1": start / 1000})["series"]
+    gaps = {row.at: (row.gaps, row.missing) for row in grid.rows if row.gaps}
+    assert gaps["01:00–01:15"] == ("timeout:900000:900000", "m2: no answer in time 15 min")
+    assert gaps["01:30–01:45"] == ("timeout:900000:900000", "m2: no answer in time 15 min; and 1 more")
+    assert gaps["03:15–03:30"] == ("crc:60000:60000", "m3: broken answers 1 min")
+    assert set(gaps) == {"00:00–00:15", "01:00–01:15", "01:15–01:30", "01:30–01:45", "01:45–02:00", "03:15–03:30"}
+    names = [(name, why) for name, _, why in grid.lacking]
+    assert names == [("m1", "never answered since 2026-11-24 00:00"), ("m2", "no answer in time 1 h"),
+                     ("m3", "broken answers 31 min")] and grid.more_lacking == 2  # fmt: skip
+    older = site_day(answer | {"site": [{k: v for k, v in answer["site"][0].items() if k != "gaps"}]}, "en", {}, {})
+    assert not any(row.gaps for row in older["series"][0].rows), "an agent of before an upgrade"
+
+
+@pytest.mark.parametrize(("language", "words"), [("en", "never answered since "), ("zh", "从未应答")])
+def test_a_device_that_never_answered_says_so_and_since_when(
+    viewer, park, traces, monkeypatch, language: str, words: str
+) -> None:
+    """m1 has gaps without a reason yet, m2 has sealed nothing: on Days (under the curve, too), and in Figures."""
+    monkeypatch.setattr("agent.web.live.FRESH_S", 0.0)
+    silent = {"line": "roof", "life": "dead", "added": park.noon_ms / 1000 - 5400, "last_answer": None}
+    traces.write(devices={"m1": silent, "m2": silent})
+    for path, count in (("/day", 3), ("/day?device=m1", 1), ("/day?device=m2", 1), ("/figures?period=day", 1),
+                        ("/figures?period=month", 1)):  # fmt: skip
+        page = text_of(viewer.get(path, params={"lang": language} | dict(re.findall(r"(\w+)=(\w+)", path))).text)
+        assert page.count(words) == count and "2026-11-25 10:30" in page, path
+    for path in ("/day?date=2026-11-24", "/figures?period=day&date=2026-11-24"):
+        assert words not in viewer.get(f"{path}&lang={language}").text, "the day before it was asked"
+    traces.write(devices={"m1": silent | {"last_answer": park.noon_ms / 1000}})
+    for path in ("/day", "/day?device=m1", "/figures?period=day"):
+        assert words not in viewer.get(path).text, "it answered"
+    assert viewer.get("/day?device=m2").status_code == 404
 
 
 def test_a_chosen_point_is_shown_alone(viewer) -> None:
@@ -301,7 +349,7 @@ def test_a_share_says_of_what_it_is(viewer) -> None:
     """Today is known of the time so far; the known share is of time, the estimated one of the amount."""
     over, today = (text_of(viewer.get(f"/day{query}").text) for query in ("?date=2026-11-24", ""))
     assert "so far" not in over and re.search(r"[\d.]+ % of the time so far known", today)
-    assert "missing, mean of all devices" in over, "the band under the curves of the site"
+    assert "missing, the device that lacks most" in over, "the band under the curves of the site"
     assert "Active energy imported 1 440 kWh" in over, "which counter of the device"
     page = viewer.get("/figures?period=day&date=2026-11-24")
     assert re.search(r"[\d.]+ % of the time known", text_of(page.text))
@@ -322,7 +370,7 @@ def test_a_period_that_is_to_come_is_not_known_until_it_begins() -> None:
         "timezone": "UTC", "sets": [], "figures": [], "trace": trace, "excluded": [],
         "period": {"label": "2030", "from": 1_893_456_000, "to": 1_924_992_000, "until": 1_893_456_000},
     }  # fmt: skip
-    assert figures(page, "year", "en")["until"] == "this period begins at 2030-01-01 00:00"
+    assert figures(page, "year", "en", {})["until"] == "this period begins at 2030-01-01 00:00"
 
 
 def test_units_are_as_people_write_them() -> None:
@@ -352,7 +400,7 @@ def test_no_verdict_stands_on_a_part_of_the_data(known: str, verdict: str, kind:
         "figures": [figure(known, verdict)],
         "trace": trace, "excluded": [], "period": {"label": "2026", "from": 0, "to": 86_400, "until": 86_400},
     }  # fmt: skip
-    (group,) = figures(page, "day", "en")["groups"]
+    (group,) = figures(page, "day", "en", {})["groups"]
     card = group["cards"][0]
     assert card["kind"] == kind and text in card["verdict"]
 
@@ -369,7 +417,7 @@ def test_a_residual_that_no_park_has_gets_a_word() -> None:
         "period": {"label": "2026", "from": 0, "to": 86_400, "until": 86_400},
     }  # fmt: skip
     for language in ("en", "zh"):
-        found = figures(page, "day", language)["balance"]
+        found = figures(page, "day", language, {})["balance"]
         assert found["odd"] and "%" not in found["text"]
 
 

@@ -214,6 +214,7 @@ class _Device(TypedDict):
     missing: dict[str, tuple[Count, Count]]
     gaps_from: Time | None
     label: NotRequired[str]
+    never_answered: NotRequired[Time]  # added from the snapshot
 
 
 class _Page(TypedDict):

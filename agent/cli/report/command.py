@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import click
 
-from agent.cli.common import as_complaint, as_line, progress, read_snapshot
+from agent.cli.common import as_complaint, as_line, is_alive, progress, read_snapshot
 from agent.cli.control import AnswerBuffer, ask
 from agent.cli.options import FILE, ConfigOptions, config_options, json_option, lang_option
 from agent.cli.output_files import CsvDraft, TextDraft, writing
@@ -60,6 +60,7 @@ def report(
     \b
     Exit codes: 0 shown, 1 no database or no answer, 2 wrong usage, 3 bad configuration or plan.
     """
+    from agent.cli.findings import never_answering
     from agent.cli.report.answer import check_page
     from agent.cli.report.labels import WORDS
     from agent.config import role_note
@@ -72,6 +73,11 @@ def report(
     with progress("days") as update:
         ask(config, request, kept.take, update)
     page = check_page(kept.whole)
+    snapshot = _snapshot(config.runtime_dir)
+    since = never_answering(snapshot, page["period"]["to"])
+    for one in page.get("devices", ()):
+        if one["device"] in since:
+            one["never_answered"] = since[one["device"]]
     if html_file is not None:
         from agent.cli.report.html import page as html
 
@@ -88,17 +94,23 @@ def report(
         click.echo(as_line(page))
     elif html_file is None and csv_file is None and trace_file is None:
         length_s = config.interval.length_ms / 1000
-        _show(page, lang, _first_interval_s(config.runtime_dir, length_s), length_s)
+        _show(page, lang, _first_interval_s(snapshot, length_s), length_s)
     if config.roleless:
         click.echo(as_complaint("warning", role_note(config.roleless)), err=True)
 
 
-def _first_interval_s(runtime_dir: Path, length_s: float) -> float:
-    """When the running agent will have had its first whole interval, as seconds since the epoch; 0 without an agent."""
+def _snapshot(runtime_dir: Path) -> Mapping[str, Any]:
+    """What the running agent says of itself; empty without one."""
     try:
-        started = float(read_snapshot(runtime_dir).get("started") or 0)
+        snapshot = read_snapshot(runtime_dir)
     except GatewayError:
-        return 0.0
+        return {}
+    return snapshot if is_alive(snapshot.get("pid")) else {}
+
+
+def _first_interval_s(snapshot: Mapping[str, Any], length_s: float) -> float:
+    """When the running agent will have had its first whole interval, as seconds since the epoch; 0 without an agent."""
+    started = float(snapshot.get("started") or 0)
     return first_whole_interval_s(started, length_s) if started else 0.0
 
 
@@ -191,6 +203,7 @@ def _show(page: Mapping[str, Any], language: str, first_interval_s: float, lengt
         WORDS,
         duration,
         lacking,
+        never_answered,
         number,
         own_text,
         percent,
@@ -211,6 +224,9 @@ def _show(page: Mapping[str, Any], language: str, first_interval_s: float, lengt
         if period["from"] <= period["until"] < min(first_interval_s, period["to"]):
             at = datetime.fromtimestamp(first_interval_s + SEALED_WITHIN_S, ZoneInfo(page["timezone"]))
             console.print(words["first interval"].format(duration(length_s * 1000, language), f"{at:%Y-%m-%d %H:%M}"))
+        for one in page.get("devices", ()):
+            if (since := one.get("never_answered")) is not None:
+                console.print(cell(f"{one['device']}: {never_answered(since, page['timezone'], language)}"))
         return
     heads = [words[name] for name in ("figure", "value", "target", "verdict", "known", "trend", "drags")]
     table = plain_table("", *heads, right=(heads[1], heads[4]))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from agent.cli.common import show_unit
 
@@ -41,6 +43,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "device": "meter", "role": "role",
         "counted": "counted", "gaps": "amount not known", "none": "none", "and more": "and {} more",
         "reasons": "why readings are missing", "some points": "{} (some points)", "not counted": "in no figure",
+        "never answered": "never answered since {}",
         "reasons unknown": "reason not recorded", "reasons since": "before {}: reason not recorded",
         "no role": "no role", "begin of day": "the whole period",
         "each hour": "by hour", "each day": "by day", "each month": "by month",
@@ -77,7 +80,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "device": "计量点", "role": "角色",
         "counted": "计量值", "gaps": "计量不全时段", "none": "无", "and more": "另有 {} 段",
         "reasons": "缺数原因", "some points": "{}（部分测点）", "not counted": "未计入指标",
-        "reasons unknown": "未记录原因", "reasons since": "{} 之前未记录原因",
+        "never answered": "自 {} 起从未应答", "reasons unknown": "未记录原因", "reasons since": "{} 之前未记录原因",
         "no role": "无角色", "begin of day": "整个统计期",
         "each hour": "逐时", "each day": "逐日", "each month": "逐月",
         "time known": "时间完整率 {}", "so far known": "截至目前的时间完整率 {}",
@@ -175,6 +178,12 @@ def duration(ms: float, language: str) -> str:
         if ms >= unit_ms * least:
             return f"{number(str(Decimal(ms) / unit_ms), 3)} {chinese if language == 'zh' else english}"
     return f"{ms:.0f} ms"
+
+
+def never_answered(since_s: float, timezone: str, language: str) -> str:
+    """``never answered since 2026-11-24 10:05``."""
+    since = datetime.fromtimestamp(since_s, ZoneInfo(timezone))
+    return WORDS[language]["never answered"].format(f"{since:%Y-%m-%d %H:%M}")
 
 
 def share(value: str | float) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, Final
 
 import msgspec
@@ -183,6 +183,8 @@ class _DayWork:
         self._config, self._calendar = config, calendar
         self._start_ms, self.until_ms = start_ms, until_ms
         self._gaps_of_all: dict[tuple[int, str], list[int]] = {}  # by beginning and reason: devices, ms, whole_ms
+        self._roles_of: dict[str, set[tuple[str, str]]] = {}  # by stream: the roles and flows that it counts in
+        self._worst: dict[tuple[str, str], dict[int, _Lacking]] = {}  # by role and flow, and beginning of the interval
         self._configured = {f"{config.base}/{device.name}": device for device in config.devices}
 
     # --- all devices
@@ -192,13 +194,16 @@ class _DayWork:
         pages = await fetch_pages(access, self._start_ms, self.until_ms, known)
         late = await access.call(partial(unwritten_of(self._config).before, at_ms=self.until_ms))
         parts, meters = await access.compute(partial(self._sums, pages, late))
+        for one in parts:
+            for stream, _ in one.meters:
+                self._roles_of.setdefault(stream, set()).add((one.role, one.flow))
         found: dict[str, dict[str, Any]] = {}
         for at in range(0, len(known), STREAMS_AT_ONCE):
             found |= await access.call(partial(self._heads, known[at : at + STREAMS_AT_ONCE]))
-        for one in meters:
-            if one.key.stream in found:
-                found[one.key.stream]["energy"].append(self._total(one))
-        seen = {one.key.stream for one in meters} | self._configured.keys()
+        for meter in meters:
+            if meter.key.stream in found:
+                found[meter.key.stream]["energy"].append(self._total(meter))
+        seen = {meter.key.stream for meter in meters} | self._configured.keys()
         shown = [found[name] for name in known if name in seen or found[name]["missing"]]
         return await access.compute(partial(self._site, parts)), shown
 
@@ -225,11 +230,16 @@ class _DayWork:
                 "missing": {},
                 "energy": [],
             }
-        for stream, row in store.intervals.gaps.rows(self._start_ms, self.until_ms, streams):
-            add_missing(out[stream]["missing"], row.reason, row.ms, row.whole_ms)
-            of_all = self._gaps_of_all.setdefault((row.start_ms // 1000, row.reason), [0, 0, 0])
-            for at, more in enumerate((1, row.ms, row.whole_ms)):
-                of_all[at] += more
+        rows = store.intervals.gaps.rows(self._start_ms, self.until_ms, streams)
+        for (stream, start_ms), group in groupby(rows, key=lambda one: (one[0], one[1].start_ms)):
+            reasons = [(row.reason, row.ms, row.whole_ms) for _, row in group]
+            for reason, ms, whole_ms in reasons:
+                add_missing(out[stream]["missing"], reason, ms, whole_ms)
+                of_all = self._gaps_of_all.setdefault((start_ms // 1000, reason), [0, 0, 0])
+                for at, more in enumerate((1, ms, whole_ms)):
+                    of_all[at] += more
+            for role in self._roles_of.get(stream, ()):
+                self._worst.setdefault(role, {}).setdefault(start_ms // 1000, _Lacking()).add(stream, reasons)
         return out
 
     def site_gaps(self) -> list[list[Any]]:
@@ -260,9 +270,11 @@ class _DayWork:
             known_ms = sum((one.completeness * (one.end_ms - one.start_ms) for one in mine), Decimal(0))
             rows = [_site_row(one) for one in mine]
             total = sum((one.amount for one in mine), Decimal(0))
+            worst = sorted(self._worst.get((role, flow), {}).items())
             out.append({
                 "role": role, "flow": flow, "u": unit, "mean_u": per_hour(unit),
                 "total": tidy(total) if known_ms else None, "known": self._share(int(known_ms)), "rows": rows,
+                "gaps": [[start, one.stream.rpartition("/")[2], one.devices, one.reasons] for start, one in worst],
             })  # fmt: skip
         return out
 
@@ -306,6 +318,21 @@ class _DayWork:
     def share_of_day(self, covered_ms: int) -> Decimal:
         """Known share of the stretch."""
         return self._share(covered_ms)
+
+
+class _Lacking:
+    """The device of a role that lacks most of an interval, and how many lack something."""
+
+    def __init__(self) -> None:
+        self.stream, self.devices, self._lack = "", 0, (0, 0)
+        self.reasons: Sequence[tuple[str, int, int]] = ()
+
+    def add(self, stream: str, reasons: Sequence[tuple[str, int, int]]) -> None:
+        """One device: reason, ms, and of these ms of the whole device."""
+        self.devices += 1
+        lack = sum(whole_ms for _, _, whole_ms in reasons), sum(ms for _, ms, _ in reasons)
+        if not self.stream or lack > self._lack:
+            self.stream, self.reasons, self._lack = stream, reasons, lack
 
 
 class _Series:
