@@ -43,6 +43,7 @@ class ModbusSearch(DeviceSearch):
         self._one_unit = False  # one device answers for all of them
         self._doubtful: list[Probe] = []  # questions whose answers were broken
         self._judged: set[tuple[str, int, float]] = set()  # (setting, exception, patience) that were tried elsewhere
+        self._no_server: set[tuple[str, float]] = set()  # (setting, patience): a unit that is hardly there was silent
         self._absent: set[tuple[str, int]] = set()  # (setting, exception) of a server, for units that are not there
         self._refused_late: list[tuple[int, str, int]] = []  # (unit, setting, exception)
         self._says_no_more: set[tuple[str, int, int]] = set()  # (setting, unit, exception)
@@ -123,7 +124,8 @@ class ModbusSearch(DeviceSearch):
         If they do, only those are there that do not say it to everything.
         """
         serial, wait_s = probe.serial, probe.timeout_s
-        if (serial, code) not in self._absent and (serial, code, wait_s) not in self._judged:
+        is_judged = (serial, code, wait_s) in self._judged or (serial, wait_s) in self._no_server
+        if (serial, code) not in self._absent and not is_judged:
             self._judged.add((serial, code, wait_s))
             await self._ask_unlikely(serial, code, wait_s)
         return (serial, code) not in self._absent or await self._says_more(probe, code)
@@ -131,6 +133,8 @@ class ModbusSearch(DeviceSearch):
     async def _ask_unlikely(self, serial: str, code: int, wait_s: float) -> None:
         for unit in UNLIKELY_UNITS:
             result = await self.scan.put(unit_probe(unit, serial, wait_s))
+            if isinstance(result, LineTimeout):
+                self._no_server.add((serial, wait_s))  # whatever the exception
             if not isinstance(result, DeviceException) or result.code != code:
                 return
         if await self._says_more(unit_probe(UNLIKELY_UNITS[0], serial, wait_s), code):

@@ -13,6 +13,7 @@ import pytest
 
 from agent.cli.toml_snippet import tables
 from drivers.dlt645.simulate import Dlt645Meter
+from drivers.modbus.search import UNLIKELY_UNITS
 from drivers.profile import find_profile, load_profile
 from drivers.scan import FoundDevice
 from drivers.scan.fit import Fit
@@ -235,6 +236,31 @@ def test_the_common_address_is_no_device(mh, field: Park) -> None:
     line = field.pty(MixedBus([Parrot(address="000021345678", values=values, speaks=(0x11,))]))
     said = mh("scan", "--line", line.url, *how[3:], "--quick", "--json", *MINE, *FAST)
     assert said.lines == [] and "does not tell its address" in said.err
+
+
+class Noted(Bus):
+    """Notes the units that it was asked for."""
+
+    def __init__(self, devices: list[SimDevice]) -> None:
+        super().__init__(devices)
+        self.asked: list[int] = []
+
+    def answer(self, request: SimRequest, framing: Framing) -> SimAnswer | None:
+        self.asked.append(request.unit)
+        return super().answer(request, framing)
+
+
+def test_whether_a_server_answers_is_asked_once_a_patience(mh, field: Park) -> None:
+    """A unit that is hardly there and silent is silent whatever the exception of the devices that are."""
+    refusing = [plain(unit) for unit in (3, 5, 7)]
+    for device, code in zip(refusing, (1, 2, 4), strict=True):
+        device.faults.set(f"exception={code:02X}*1")
+    bus = Noted(refusing)
+    line = field.pty(bus)
+    said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "modbus", "--addresses", "1-20",
+              "--no-identify", "--json", *MINE, *FAST)  # fmt: skip
+    assert [d["address"] for d in said.lines] == ["3", "5", "7"]
+    assert 1 <= bus.asked.count(UNLIKELY_UNITS[0]) <= 2, "quickly, and with patience"
 
 
 class LateAbsent(Bus):
