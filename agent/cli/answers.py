@@ -7,6 +7,7 @@ Unknown members pass through. All functions raise GatewayError for a malformed a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, NotRequired, TypedDict
 
@@ -361,6 +362,21 @@ class _Snapshot(TypedDict, total=False):
 
 
 def check_snapshot(data: bytes) -> dict[str, Any]:
-    """The snapshot of an agent."""
-    found: dict[str, Any] = checked(loaded(data, "snapshot of an agent"), _Snapshot, "snapshot of an agent")
-    return found
+    """The snapshot of an agent; it says whose it is, of when, and where its readings are."""
+
+    def not_one(why: str) -> GatewayError:
+        return GatewayError("not a snapshot of an agent", where="snapshot.json", hint=why)
+
+    try:
+        found = loaded(data, "snapshot of an agent")
+    except GatewayError:
+        raise not_one("it is not JSON") from None
+    try:
+        msgspec.convert(found, _Snapshot)
+    except (msgspec.ValidationError, RecursionError) as error:
+        place = re.search(r"`\$\.?([^`]+)`", str(error))
+        raise not_one(f"its member {place[1]} is not valid" if place else "it is not an object") from None
+    if lacking := [name for name in ("pid", "time", "ring") if not found.get(name)]:
+        raise not_one(f"it lacks {', '.join(lacking)}")
+    whole: dict[str, Any] = clean(found)
+    return whole

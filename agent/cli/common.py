@@ -132,8 +132,8 @@ def read_snapshot(runtime_dir: Path) -> dict[str, Any]:
         hint = "Members of the group meterhouse may read it"
         raise GatewayError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
     except (ValueError, GatewayError) as error:
-        why = f"{error.hint}. " if isinstance(error, GatewayError) else ""
-        hint = f"{why}Check which program wrote it"
+        why = error.hint if isinstance(error, GatewayError) else str(error)
+        hint = f"{why}. Are agent and tool of one version? Restart the agent, or check which program wrote the file"
         raise GatewayError("not a snapshot of an agent", where=str(path), hint=hint) from error
 
 

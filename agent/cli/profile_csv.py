@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,16 +9,14 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final
 
-from drivers.model import UsageError, clean_text
+from agent.cli.csv_files import read_rows
+from drivers.model import UsageError
 from drivers.profile import vocabulary
 from drivers.profile.complaints import ProfileComplaints
 from drivers.profile.points import build_point
 from drivers.profile.register_layout import FUNCTION_WORDS, REGISTERS, TYPE_WORDS, Defaults
 from drivers.toml import KeyPath, TomlSource, show
 
-MAX_BYTES: Final = 4 << 20
-MAX_ROWS: Final = 10_000
-MAX_CELL: Final = 300  # characters
 HEADERS: Final[Mapping[str, tuple[str, ...]]] = {  # key of a point -> what lists call it, without blanks and signs
     "name": ("name", "point", "pointname", "tag", "variable", "名称", "点名", "测点", "测点名称"),
     "address": ("address", "addr", "register", "registeraddress", "reg", "地址", "寄存器", "寄存器地址"),
@@ -73,7 +69,7 @@ class ListOptions:
 
 def read_list(path: Path, options: ListOptions) -> list[dict[str, Any]]:
     """The points of a list, as tables of a profile. Raises UsageError or ProfileError with every line that is wrong."""
-    table = _table(path)
+    table = read_rows(path, hint="Keep the points that you need; a device has hundreds")
     header = next((n for n, (_, cells) in enumerate(table) if len(_columns(cells)) >= 2), None)
     if header is None:
         hint = f"The first line names the columns: {', '.join(NEEDED)}; it may have unit, factor, function, order"
@@ -106,48 +102,6 @@ def read_list(path: Path, options: ListOptions) -> list[dict[str, Any]]:
         raise UsageError("there are no points below the header", where=str(path))
     complaints.check()
     return points
-
-
-def _table(path: Path) -> list[tuple[int, list[str]]]:
-    """(line, cells) of a file with commas, semicolons or tabs, in UTF-8, UTF-16 or GBK. Raises UsageError."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    if len(raw) > MAX_BYTES:
-        raise UsageError("is larger than 4 MiB", where=str(path), hint="Is this the right file?")
-    if raw.startswith(b"PK\x03\x04") or raw.startswith(b"\xd0\xcf\x11\xe0"):
-        hint = "Save it as CSV: in Excel, File, Save as, CSV UTF-8"
-        raise UsageError("a workbook, not a CSV file", where=str(path), hint=hint)
-    if b"\0" in raw and not raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UsageError("not a CSV file", where=str(path), hint="Save it as CSV UTF-8")
-    text = ""
-    for encoding in ("utf-16",) if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else ("utf-8-sig", "gb18030"):
-        try:
-            text = raw.decode(encoding)
-            break
-        except UnicodeDecodeError:
-            continue
-    else:
-        raise UsageError("not text in UTF-8, UTF-16 or GBK", where=str(path), hint="Save it as CSV UTF-8")
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = max("\t;,，|", key=first.count)
-    reader = csv.reader(
-        io.StringIO(text.replace("，", ",") if delimiter == "，" else text), delimiter=delimiter.replace("，", ",")
-    )
-    rows: list[tuple[int, list[str]]] = []
-    line = 1  # a quoted cell may have several
-    try:
-        for cells in reader:
-            if len(rows) >= MAX_ROWS:
-                hint = "Keep the points that you need; a device has hundreds"
-                raise UsageError(f"more than {MAX_ROWS} lines", where=str(path), hint=hint)
-            rows.append((line, [clean_text(" ".join(cell.split()), MAX_CELL) for cell in cells]))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise UsageError(f"line {reader.line_num}: {error}", where=str(path), hint="Save it as CSV UTF-8") from error
-    return rows
 
 
 def _columns(cells: list[str]) -> dict[int, str]:

@@ -115,7 +115,7 @@ class LiveData:
     def _look(self) -> Moment:
         before, now = self.moment, time.time()
         try:
-            snapshot = _whole(read_snapshot(self._folder), self._folder)
+            snapshot = read_snapshot(self._folder)
         except GatewayError as error:  # stopped: its last values are not shown, its devices are
             self.close()
             return Moment(before.number + 1, now, before.snapshot, (), {}, error)
@@ -173,11 +173,3 @@ class LiveData:
         for latest in self._follower.latest.values() if self._follower is not None else ():
             found.setdefault(latest.point.device, []).append(replace(latest))
         return {device: tuple(points) for device, points in found.items()}
-
-
-def _whole(snapshot: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A snapshot that says whose it is and of when. Raises GatewayError."""
-    if not all(snapshot.get(name) for name in ("pid", "time", "ring")):
-        where, hint = str(folder / "snapshot.json"), "Check which program wrote it"
-        raise GatewayError("not a snapshot of an agent", where=where, hint=hint)
-    return snapshot

@@ -18,7 +18,7 @@ import pytest
 
 import ext.clock
 from agent.cli.doctor import host
-from agent.cli.doctor.bundle import Redactor
+from agent.cli.doctor.bundle import Redactor, config_texts
 from agent.cli.doctor.texts import TEXTS
 from agent.cli.findings import find
 from agent.config import load_config
@@ -276,8 +276,8 @@ password_file = "password"
 @pytest.mark.parametrize(
     "text",
     [
-        '# password hunter3', "# 密码：hunter3", "# curl -u admin:hunter3 https://broker", 'pw = "hunter3"',
-        '"口令" = "hunter3"', 'secret = ["a", "hunter3"]', "mqtt://u:hunter3@b", "passwort=hunter3 -x", "# PIN hunter3",
+        "password: hunter3", "密码：hunter3", 'pw = "hunter3"', 'label = "PIN: hunter3"',
+        '"口令" = "hunter3"', 'secret = ["a", "hunter3"]', "mqtt://u:hunter3@b", "passwort=hunter3 -x",
         '{"pwd": "hunter3"}', 'old hunter2\\"x y, aHVudGVyMiJ4, hunter2%22x',
     ],
 )  # fmt: skip
@@ -292,6 +292,17 @@ def test_a_password_file_of_any_encoding_is_known(tmp_path: Path, encoding: str)
     (tmp_path / "pw").write_bytes("暗号cat\n".encode(encoding))
     redactor = Redactor(None, tmp_path, ['password_file = "pw"'])
     assert "暗号cat" not in redactor.clean("the log said 暗号cat today")
+
+
+@pytest.mark.parametrize("broken", ["", 'name = "roof', "x = 'it\"s", 'tail = """open'])
+def test_no_comment_of_a_configuration_goes_into_the_archive(tmp_path: Path, broken: str) -> None:
+    """Whatever words it has; a label does go, as far as it does not look like a secret."""
+    file = tmp_path / "agent.toml"
+    remarks = ("# password hunter3", "# curl -u admin:hunter3 https://broker", '# it\'s the 4711 of "Li", hunter3')
+    lines = [*remarks, 'label = "hall #2"  # hunter3', "key = 'a # b' # hunter3", broken, "# hunter3"]
+    file.write_text("\n".join(lines))
+    text = config_texts(file, None)["config/agent.toml"]
+    assert "hunter3" not in text and 'label = "hall #2"  #' in text and "'a # b'" in text
 
 
 def test_a_short_password_is_hidden_as_a_word(tmp_path: Path) -> None:

@@ -36,6 +36,9 @@ from drivers.model import Reason
         (["--display", "inv1/ac.energy.imp=1"], "inv1 has no point 'ac.energy.imp'"),
         (["--who", " "], "--who: is missing"),
         (["--remarks", "a\nb"], "--remarks: not a text of at most 2000 characters on one line"),
+        (["--csv", "GBK"], "gbk.csv:2: 'ten' is not a number"),
+        (["--csv", "BROKEN"], "broken.csv:2: not text in UTF-8, UTF-16 or GBK. Save it as CSV UTF-8"),
+        (["--csv", "WORKBOOK"], "a workbook, not a CSV file"),
         (["--csv", "CSV"], "shown.csv:2: 1 columns. DEVICE,VALUE or DEVICE,VALUE,REMARK"),
     ],
 )
@@ -45,7 +48,18 @@ def test_what_is_wrong_is_said_and_nothing_is_signed(
     (tmp_path / "shown.csv").write_text("inv1,1\ninv2\n")
     (tmp_path / "comma.csv").write_text('inv1,"1,234"\n')
     (tmp_path / "twice.csv").write_text("inv1,1\ninv1,2\n")
-    files = {"CSV": "shown.csv", "COMMA": "comma.csv", "TWICE": "twice.csv", "ONE": "one.csv"}
+    (tmp_path / "gbk.csv").write_bytes("inv1,1,柜门内\ninv2,ten\n".encode("gbk"))
+    (tmp_path / "broken.csv").write_bytes(b"inv1,1\ninv2,2,\xff\n")
+    (tmp_path / "displays.xlsx").write_bytes(b"PK\x03\x04")
+    files = {
+        "GBK": "gbk.csv",
+        "BROKEN": "broken.csv",
+        "WORKBOOK": "displays.xlsx",
+        "CSV": "shown.csv",
+        "COMMA": "comma.csv",
+        "TWICE": "twice.csv",
+        "ONE": "one.csv",
+    }
     (tmp_path / "one.csv").write_text("inv1,1\n")
     more = [str(tmp_path / files[text]) if text in files else text for text in more]
     said = mh("handover", "--who", "x", *more, "--yes", "-c", park())

@@ -109,6 +109,30 @@ def test_a_list_that_is_wrong_names_the_line(mh, tmp_path: Path, text: str, code
     assert (said.code, said.out) == (code, "") and says in said.err
 
 
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        ("名称,地址,类型\nx.a,1,u16\n".encode("gbk") + b"x.b,2,\xff\n", ":3: not text in UTF-8, UTF-16 or GBK"),
+        ("\ufeff名称,地址,类型\r\n".encode() + "x.a,1,电压".encode("gbk"), ":2: not text in UTF-8"),
+        (b"\xff\xfen\0a\0\n\0\0\xd8", ":2: not text in UTF-8"),
+        (b'name,address,type\nx.a,1,"u16' + b"x" * 140_000, ":2: a cell of more than 131072 characters. Is a quote"),
+    ],
+)
+def test_a_list_that_cannot_be_read_names_the_line(mh, tmp_path: Path, raw: bytes, says: str) -> None:
+    """In our words, not in those of a library."""
+    (listed := tmp_path / "list.csv").write_bytes(raw)
+    said = mh("profiles", "new", "--from", listed)
+    assert said.code == 2 and said.err.startswith(f"error: {listed}{says}"), said.err
+    chinese = mh("profiles", "new", "--from", listed, "--lang", "zh")
+    assert "文本" in chinese.err or "单元格" in chinese.err, chinese.err
+
+
+def test_a_list_of_an_old_mac(mh, tmp_path: Path) -> None:
+    (listed := tmp_path / "list.csv").write_text("name,address,type,fc\rx.a,1,u16,3\rx.b,zwei,u16,3\r", newline="")
+    said = mh("profiles", "new", "--from", listed)
+    assert said.code == 3 and f'{listed}:3: address: "zwei" is not a number' in said.err
+
+
 def test_a_list_cannot_forge_a_line_of_its_own(mh, tmp_path: Path) -> None:
     """A quoted cell may hold a line break, which is none in a message or a profile."""
     forged = "\nerror: agent.toml: forged\u2028\x1b[2K"

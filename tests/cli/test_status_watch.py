@@ -171,12 +171,32 @@ def test_without_an_agent_it_is_said_where_was_looked(mh, tmp_path, command) -> 
     assert said.err.startswith(f"error: {tmp_path}: no agent is running here. Is it started?")
 
 
-@pytest.mark.parametrize("blob", [b"", b"[]", b"\xff\xfe", b'{"time":'])
-def test_a_broken_snapshot_is_a_sentence(mh, tmp_path, blob) -> None:
+@pytest.mark.parametrize(
+    ("blob", "why", "chinese"),
+    [
+        (b"", "it is not JSON", "不是 JSON"),
+        (b"\xff\xfe", "it is not JSON", "不是 JSON"),
+        (b'{"time":', "it is not JSON", "不是 JSON"),
+        (b"[]", "it is not an object", "不是对象"),
+        (b"{}", "it lacks pid, time, ring", "缺少 pid, time, ring"),
+        (b'{"pid": 7, "time": 1.0, "site": "park7"}', "it lacks ring", "缺少 ring"),
+        (b'{"pid": "7", "time": 1.0, "ring": "ring.a"}', "its member pid is not valid", "其成员 pid 无效"),
+        (b'{"pid": 7, "time": 1.0, "ring": "../a"}', "its member ring is not valid", "其成员 ring 无效"),
+        (b'{"pid": 7, "time": 1.0, "ring": "ring.a", "devices": {"a": {"life": 2}}}',
+         "its member devices[...].life is not valid", "其成员 devices[...].life 无效"),
+        (b'{"pid": 7, "time": 1.0, "ring": "ring.a", "tables": {"x": {"stream": "a", "points": []}}}',
+         "its member tables is not valid", "其成员 tables 无效"),
+    ],
+)  # fmt: skip
+def test_what_is_no_snapshot_is_a_sentence(mh, tmp_path, blob, why, chinese) -> None:
+    """Of another program, cut short, or of another version of the agent; in no library's words."""
     (tmp_path / "snapshot.json").write_bytes(blob)
     for command in ("status", "watch"):
         said = mh(command, "--runtime-dir", tmp_path)
-        assert (said.code, "not a snapshot of an agent" in said.err) == (1, True)
+        text = f"error: {tmp_path}/snapshot.json: not a snapshot of an agent. {why}. Are agent and tool of one version?"
+        assert (said.code, said.out) == (1, "") and said.err.startswith(text), said.err
+        said = mh(command, "--runtime-dir", tmp_path, "--lang", "zh")
+        assert f"不是采集程序的快照。{chinese}。" in said.err, said.err
 
 
 def test_every_configured_point_has_an_age(mh, traces, tmp_path) -> None:  # field pain 70

@@ -176,9 +176,12 @@ def test_work_with_a_borrowed_line_is_work(lending: Lending) -> None:
         assert owner.run(work()) == "done" and lending.line.lent
 
 
+KILLED = {"pid": 1 << 30, "time": 1.0, "ring": "ring.0", "lines": {"roof": {"url": "tcp://h:1"}}}
+
+
 def test_where_no_agent_runs_there_is_nobody_to_ask(tmp_path: Path) -> None:
     """No folder, no snapshot of this line, or the snapshot of one that was killed."""
-    (tmp_path / "snapshot.json").write_text(json.dumps({"lines": {"roof": {"url": "tcp://h:1"}}}))
+    (tmp_path / "snapshot.json").write_text(json.dumps(KILLED))
     for folder, url in ((tmp_path / "none", "tcp://h:1"), (tmp_path, "tcp://other:1"), (tmp_path, "tcp://h:1")):
         with borrow_line(folder, url, "read", 60) as owner:
             assert owner.run(asyncio.sleep(0, "free")) == "free"

@@ -12,8 +12,6 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-NOW = datetime.now(UTC)
-
 
 class Authority:
     """A certificate authority. Python 3.13 is strict: key usage and key identifiers must be there."""
@@ -24,7 +22,7 @@ class Authority:
         self.file = folder / f"{name}.pem"
         usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
         cert = (
-            self._builder(self._name, self._key, 365)
+            self._builder(self._name, self._key, 3650)
             .add_extension(x509.BasicConstraints(True, None), critical=True)
             .add_extension(usage, critical=True)
             .sign(self._key, SHA256())
@@ -32,7 +30,7 @@ class Authority:
         self.file.write_bytes(cert.public_bytes(Encoding.PEM))
 
     def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: float) -> x509.CertificateBuilder:
-        begin = NOW - timedelta(days=400)
+        now = datetime.now(UTC)
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         return (
             x509.CertificateBuilder()
@@ -40,8 +38,8 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(begin)
-            .not_valid_after(NOW + timedelta(days=days))
+            .not_valid_before(now - timedelta(days=400))
+            .not_valid_after(now + timedelta(days=days, hours=1))  # so that a test may take a while
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(authority, critical=False)
         )
@@ -49,6 +47,7 @@ class Authority:
     def issue(
         self, name: str, days: float = 300, address: str = "127.0.0.1", *, dns: str = "localhost"
     ) -> tuple[Path, Path]:
+        """(certificate, key); the key is for its owner only."""
         key = ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address(address))]
         names += [x509.DNSName(dns)] if dns else []
@@ -59,6 +58,7 @@ class Authority:
             .sign(self._key, SHA256())
         )
         files = self.folder / f"{name}.crt", self.folder / f"{name}.key"
+        files[1].touch(0o600)
         files[0].write_bytes(cert.public_bytes(Encoding.PEM))
         files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return files

@@ -15,9 +15,9 @@ import pytest
 
 import ext.clock
 from agent.cli.findings import Finding, exit_code_of, find
+from tests.kits.authority import Authority
 from tests.kits.faketime import LIBRARIES, Clock
 from tests.kits.house import SECONDLY, Agent, House, Listener, Meter, devices_on, free_port, one_meter, until
-from tests.system.certs import Authority
 
 YEAR_S = 365 * 86_400
 
@@ -353,13 +353,9 @@ def test_a_swap_with_a_reconnect(played: dict[str, Any]) -> None:
 
 
 def play_a_missing_key_and_an_old_certificate(folder: Path, house: House) -> dict[str, Any]:
-    authority = Authority()
-    (folder / "ca.pem").write_text(authority.pem)
-    for name, text in zip(("our.pem", "our.key"), authority.issue("gw01", 10), strict=True):
-        (folder / name).write_text(text)
-    (folder / "our.key").chmod(0o600)
+    Authority(folder, "ca").issue("gw01", 10)
     uplink = f'[[uplink]]\nname = "platform"\nurl = "mqtts://127.0.0.1:{free_port()}"\nca_file = "ca.pem"\n'
-    more = f'{uplink}cert_file = "our.pem"\nkey_file = "our.key"\n'
+    more = f'{uplink}cert_file = "gw01.crt"\nkey_file = "gw01.key"\n'
     agent = house.agent(None, {"roof": house.field.tcp(Meter(1))}, {"m1": ("roof", 1)}, every=SECONDLY, more=more)
     agent.start()
     until(lambda: agent.snapshot()["uplinks"]["platform"]["certificates"], 15, agent.snapshot)
@@ -381,7 +377,7 @@ def test_a_missing_key_and_an_old_certificate(played: dict[str, Any]) -> None:
     """Both are said while the agent still runs well; the authority, good for ten years, is not."""
     assert played["code"] == 0
     ours = [one for one in played["before"] if one.code.startswith("certificate")]
-    assert [one.code for one in ours] == ["certificate-expires"] and "our.pem expires in 10 days" in ours[0].text()
+    assert [one.code for one in ours] == ["certificate-expires"] and "gw01.crt expires in 10 days" in ours[0].text()
     (key,) = [one for one in played["without"] if one.code == "key-trouble"]
     assert key.exit_code == 1 and "signing.key: the key file is missing" in key.text()
     assert "others" in played["readable"] and "0644" in played["readable"], played["readable"]

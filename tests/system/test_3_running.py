@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
-from tests.system.certs import Authority
+from tests.kits.authority import Authority
 from tests.system.gateway import BROKER, M1, M2, RUN, Gateway
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
@@ -132,13 +133,13 @@ def test_reload_of_a_bad_configuration(gw: Gateway) -> None:
 # --- certificates
 
 
-def test_a_certificate_that_ends_is_warned_about_and_renewed_without_a_restart(gw: Gateway) -> None:
+def test_a_certificate_that_ends_is_warned_about_and_renewed_without_a_restart(gw: Gateway, tmp_path: Path) -> None:
     """The timer's service and the agent warn; a new file is used from the next connection on."""
     # field pain 72
-    m, authority, pid = gw.machine, Authority(), gw.pid
-    broker = dict(zip(("crt", "key"), authority.issue("127.0.0.1", 400), strict=True))
-    for name, text in {"ca.pem": authority.pem, "broker.pem": broker["crt"], "broker.key": broker["key"]}.items():
-        m.write(f"/etc/mosquitto/certs/{name}", text)
+    m, authority, pid = gw.machine, Authority(tmp_path, "platform authority"), gw.pid
+    certificate, key = authority.issue("127.0.0.1", 400)
+    for name, file in {"ca.pem": authority.file, "broker.pem": certificate, "broker.key": key}.items():
+        m.write(f"/etc/mosquitto/certs/{name}", file.read_text())
     tls = "\n".join(
         ("listener 8883 127.0.0.1", "cafile /etc/mosquitto/certs/ca.pem", "certfile /etc/mosquitto/certs/broker.pem",
          "keyfile /etc/mosquitto/certs/broker.key", "require_certificate true", "use_identity_as_username true",
@@ -149,12 +150,12 @@ def test_a_certificate_that_ends_is_warned_about_and_renewed_without_a_restart(g
 
     def give(name: str, days: float) -> None:
         certificate, key = authority.issue(name, days)
-        m.write("/etc/meterhouse/gw.key", key, "640")
-        m.write("/etc/meterhouse/gw.pem", certificate)
+        m.write("/etc/meterhouse/gw.key", key.read_text(), "640")
+        m.write("/etc/meterhouse/gw.pem", certificate.read_text())
         m.sh("chgrp meterhouse /etc/meterhouse/gw.key")
 
     give("gw01-old", 20)
-    m.write("/etc/meterhouse/platform-ca.pem", authority.pem)
+    m.write("/etc/meterhouse/platform-ca.pem", authority.file.read_text())
     folder, since = "/etc/meterhouse", gw.now()
     files = f'ca_file = "{folder}/platform-ca.pem"\ncert_file = "{folder}/gw.pem"\nkey_file = "{folder}/gw.key"'
     gw.configure(gw.config(uplink=f'url = "mqtts://127.0.0.1:8883"\n{files}'))

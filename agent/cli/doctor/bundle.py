@@ -38,9 +38,6 @@ _PLACE = r"(?<!_file)(?<!_credential)[\"']?"
 _STRING = r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\''
 _TEXT = _STRING + r"|\[[^\]]*\]|[^\s,;&}\]]+"
 _VALUE = re.compile(rf"(?i)({_NAME}{_PLACE}\s*[:=：＝]\s*)({_TEXT})")
-_COMMENT = re.compile(
-    rf"(?im)(#[^\n]{{0,2000}}?(?:{_WORD}|curl[^\n]{{0,2000}}? -u))[^\n]*$"
-)  # a remark about a secret may hold it
 _REMARK = re.compile(rf"({_STRING})|#[^\n]*")  # of a configuration: what people noted there
 _FILE = re.compile(r"""(?m)^\s*(?:\w+_)?file\s*=\s*["']([^"'\n]+)["']""")
 _LOGIN_IN_URL = re.compile(r"(://)[^/\s@\"']{1,300}@")
@@ -53,6 +50,8 @@ def _word(text: str) -> re.Pattern[str]:
 
 class Redactor:
     """Hides the content of the configuration's secret files wherever it appears, and what looks like a secret.
+
+    A label stays: it is what people call a device, and its stream publishes it anyway.
 
     Args:
         config: None where it has errors; then the files that ``texts``, its files, seem to name are secret.
@@ -82,7 +81,6 @@ class Redactor:
         text = _PEM.sub(HIDDEN, text)
         for known in self._known:
             text = text.replace(known, HIDDEN) if len(known) >= LEAST_SECRET else _word(known).sub(HIDDEN, text)
-        text = _COMMENT.sub(rf"\g<1> {HIDDEN}", text)
         text = _LOGIN_IN_URL.sub(rf"\g<1>{HIDDEN}@", text)
         return _VALUE.sub(lambda found: f'{found[1]}"{HIDDEN}"', text)
 

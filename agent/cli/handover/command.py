@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ import click
 
 from agent.cli.answers import HandedOver, checked
 from agent.cli.common import as_complaint, as_line, progress, read_snapshot, show_age, show_quality
+from agent.cli.csv_files import read_rows
 from agent.cli.handover.awaited import counter_of, wait_for_counters
 from agent.cli.options import EXISTING_FILE, FILE, ConfigOptions, config_options, json_option, lang_option
 from agent.cli.output_files import TextDraft, writing
@@ -180,12 +180,7 @@ def _once(given: Mapping[str, Shown], device: str, where: str) -> None:
 def _from_csv(path: Path, given: Mapping[str, Shown]) -> dict[str, Shown]:
     """``given`` and what the file adds."""
     found = dict(given)
-    try:
-        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        hint = "Save it as CSV in UTF-8"
-        raise UsageError(f"cannot be read: {clean_text(str(error), 100)}", where=str(path), hint=hint) from error
-    for line, row in enumerate(rows, 1):
+    for line, row in read_rows(path, ","):
         if not row or not "".join(row).strip() or (line == 1 and len(row) > 1 and not re.search(r"\d", row[1])):
             continue  # an empty line, or the names of the columns
         where = f"{path}:{line}"
