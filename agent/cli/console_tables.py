@@ -67,13 +67,13 @@ def point_title(point: str, language: str = "zh") -> str:
 def point_table(latest: Iterable[Latest], now_ns: int) -> Table:
     """One point a row: value, unit, quality or reason, and how old the last value is; in Chinese its name as well."""
     from agent.cli.common import speaks_chinese
-    from agent.cli.ring_follower import GAP_CODES, show_number
+    from agent.cli.ring_follower import GAP_CODES, show_short
 
     names = ["name"] if speaks_chinese() else []
     table = plain_table("points", "device", "point", *names, "value", "unit", "quality", "age", right=("value", "age"))
     for point in latest:
         missing = point.quality >= GAP_CODES
-        shown = cell(show_number(point.value, point.point.kind, point.point.is_float), 40)
+        shown = cell(show_short(point.value, point.point.kind, point.point.is_float), 40)
         quality = quality_word(point.quality, "zh" if names else "en")
         table.add_row(
             cell(point.point.device),

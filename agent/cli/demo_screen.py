@@ -175,7 +175,7 @@ class DemoScreen:
     def _values(self, mine: Mapping[str, Latest]) -> list[str]:
         from agent.cli.common import show_quality, show_unit
         from agent.cli.finding_words import reason_words
-        from agent.cli.ring_follower import GAP_CODES, show_number
+        from agent.cli.ring_follower import GAP_CODES, show_short
 
         parts = []
         for point in SHOWN:
@@ -187,7 +187,7 @@ class DemoScreen:
                 words = reason_words(reason)[1] if self.language == "zh" else reason
                 parts.append(f"{self._name(point)} [{words}]")
             elif latest.value is not None:
-                value = show_number(latest.value, latest.point.kind, latest.point.is_float)
+                value = show_short(latest.value, latest.point.kind, latest.point.is_float)
                 parts.append(f"{self._name(point)} {value} {show_unit(latest.point.unit)}".rstrip())
         return parts
 

@@ -12,6 +12,7 @@ from drivers.model import GatewayError, Quality
 from ext.ring import ANSWER, EVENT, GAP, Record, Ring
 
 GAP_CODES = 128
+LONGEST, SHORT_DIGITS = 21, 15  # characters of a number in a table, a counter of 64 bits; digits of one that is longer
 FLOAT_DIGITS: Mapping[str, int] = {"gauge": 5, "counter": 8}  # the others are noise of its bits
 
 
@@ -71,6 +72,16 @@ def show_number(value: Decimal | str | None, kind: str = "", is_float: bool = Fa
     if isinstance(value, Decimal):
         return format(_rounded(value, FLOAT_DIGITS.get(kind, 5)) if is_float and value else value, "f")
     return "-" if value is None else value
+
+
+def show_short(value: Decimal | str | None, kind: str = "", is_float: bool = False) -> str:
+    """The same for a table: a number longer than a counter of 64 bits has 15 digits, or is ``3.4028e+38``."""
+    text = show_number(value, kind, is_float)
+    if not isinstance(value, Decimal) or len(text) <= LONGEST:
+        return text
+    if -5 < value.adjusted() < SHORT_DIGITS:
+        return format(_rounded(value, SHORT_DIGITS), "f")
+    return f"{value:.4e}"
 
 
 def _rounded(value: Decimal, digits: int) -> Decimal:

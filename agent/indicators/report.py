@@ -31,6 +31,7 @@ class Reporter:
         period: day, month, year or rolling.
         by: how finely consumption is matched with green power.
         roles: that devices have by the configuration, also devices of which nothing was sealed yet.
+        late: of these, roles of devices of which nothing is sealed of the period so far.
     """
 
     def __init__(
@@ -41,8 +42,9 @@ class Reporter:
         entries: Sequence[Declaration],
         by: Literal["interval", "hour"] = "hour",
         roles: Collection[str] = (),
+        late: Collection[str] = (),
     ) -> None:
-        self._roles = frozenset(roles)
+        self._roles, self._late = frozenset(roles), frozenset(late)
         self._by: Literal["interval", "hour"] = by
         self._plan, self._calendar, self._period, self._entries = plan, calendar, period, entries
         self._whole = PeriodTotals()
@@ -124,10 +126,12 @@ class Reporter:
             amount["title"] = self._title(amount["n"])
         bases = {amount["basis"] for amount in plain["inputs"]}
         roles = [amount for amount in plain["inputs"] if amount["n"] not in self._plan.inputs]
-        if not bases & {"metered", "declared"} and any(amount["basis"] == "assumed" for amount in roles):
-            # a 0 that nobody measured and no plan states: no device has such a role, or its first amount is to come
-            if awaited := [amount["n"] for amount in roles if self._is_awaited(amount["n"])]:
-                return self._without(plain, awaited)
+        assumed = [amount["n"] for amount in roles if amount["basis"] == "assumed"]
+        is_measured = bool(bases & {"metered", "declared"})
+        # a 0 that nobody measured and no plan states: no device has such a role, or its first amount is to come
+        if awaited := [name for name in assumed if self._is_awaited(name, self._late if is_measured else self._roles)]:
+            return self._without(plain, awaited)
+        if assumed and not is_measured:
             plain["unmetered"] = True
         # the worst of plain amounts is only the night, and of equal ones there is none
         if one.denominator is not None and len({f.value for _, f in valued}) > 1:
@@ -136,11 +140,11 @@ class Reporter:
             plain["worst"] = {"label": label, "v": worst.shown}
         return plain
 
-    def _is_awaited(self, name: str) -> bool:
-        """Has a device the role of a quantity, but none has an amount yet, not even an unknown one?"""
+    def _is_awaited(self, name: str, roles: frozenset[str]) -> bool:
+        """Is it of one of these roles, which has no amount yet, not even an unknown one?"""
         role = name.rpartition(".")[0]
         inner = role.removesuffix("*")  # of generation.*: all that are below it, beside itself
-        waiting = self._roles - self._whole.roles
+        waiting = roles - self._whole.roles
         return role.removesuffix(".*") in waiting or (inner != role and any(one.startswith(inner) for one in waiting))
 
     def _without(self, plain: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -128,6 +128,11 @@ class Packer:
         return self._at.from_ms
 
     @property
+    def is_new(self) -> bool:
+        """The stream has no pack yet."""
+        return not self._at.seq
+
+    @property
     def quiet(self) -> bool:
         """The last pack held no reading: a silent device may wait for the long interval."""
         return self._at.quiet

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from agent.cli.finding_words import LANGUAGES, Texts
+from agent.roles import ROLES
 from drivers.model import clean_text
 
 __all__ = ["LABELS", "LANGUAGES", "label"]
@@ -67,6 +68,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "verdict.unseen": ("The agent cannot be seen from here", "无法查看采集程序的状态"),
     "old": ("old", "已过时"),
     "seen": ("What is shown was last seen {age} ago.", "所示内容为 {age} 前的状态。"),
+    "as_of": ("states as of {age} ago", "{age} 前的状态"),
     "catching_up": ("Older values are still being read.", "正在读取较早的数值。"),
     "certificate.ends": ("the certificate of this page expires in {days} days", "本网页的证书将在 {days} 天后过期"),
     "certificate.ended": ("the certificate of this page expired {days} days ago", "本网页的证书已过期 {days} 天"),
@@ -282,6 +284,35 @@ FACTS: Final[Mapping[str, Texts]] = {  # members of packs and birth tables
     "range": ("possible values", "可能的取值范围"),
     "scale": ("scale", "倍率"),
     "ratio": ("transformer ratio", "互感器变比"),
+    "ratio.ct": ("ratio of the current transformer", "电流互感器变比"),
+    "ratio.pt": ("ratio of the voltage transformer", "电压互感器变比"),
+    "du": ("unit", "单位"),
+    "bits": ("width of the counter in bits", "计数器位宽（位）"),
+    "digits": ("digits of the counter", "计数器位数"),
+    "bit_labels": ("meaning of the bits", "各位含义"),
+    "states": ("state that a number means", "数值对应的状态"),
+    "source": ("source", "数据来源"),
+    "source.key": ("identifier in the protocol", "协议数据标识"),
+    "source.bit": ("bit", "位"),
+    "source.mask": ("mask", "掩码"),
+    "source.offset": ("offset", "偏移量"),
+    "source.clock": ("clock of the device", "设备时钟"),
+    "source.parts": ("registers that are added up", "相加的寄存器"),
+    "identity": ("identity", "身份信息"),
+    "roles": ("role", "角色"),
+    "parent": ("counted below", "上级计量点"),
+    "class": ("accuracy class", "准确度等级"),
+    "reversed": ("counted the other way round", "反向计量"),
+    "derived": ("derived points", "导出量"),
+    "caching": ("repeats stored values", "转发缓存值"),
+    "fresh": ("sign that its source is alive", "数据源在线标志"),
+    "fresh.point": ("point that shows that its source is alive", "指示数据源在线的测点"),
+    "fresh.equals": ("value while its source is alive", "数据源在线时的值"),
+    "fresh.changes_within": ("changes within, in seconds", "变化时限（秒）"),
+    "sleeps": ("asleep in the dark", "夜间休眠"),
+    "sleeps.latitude": ("latitude", "纬度"),
+    "sleeps.longitude": ("longitude", "经度"),
+    "sleeps.sun_below": ("asleep while the sun is below, in degrees", "休眠太阳高度角（度）"),
     "labels": ("meaning of the numbers", "数值含义"),
     "source.function": ("function code", "功能码"),
     "source.address": ("register, from 0", "寄存器地址（从 0 起）"),
@@ -346,14 +377,29 @@ VALUES: Final[Mapping[str, Texts]] = {  # that are words, by the last part of th
     "kind counter": ("counter", "累计量"),
     "kind state": ("state", "状态"),
     "kind text": ("text", "文本"),
+    "ratio apply": ("applied by the agent", "由采集程序折算"),
+    "ratio done": ("applied by the device", "设备已折算"),
+    "clock local": ("local time", "当地时间"),
+    "clock utc": ("UTC", "协调世界时"),
     "confirm platform": ("platform", "平台"),
     "confirm subscriber": ("subscriber", "接收方"),
     "confirm broker": ("broker", "消息服务器"),
 }
 
 
+def fact_name(member: str, language: str) -> str:
+    """The name of a member: ``roles.ac`` is the role of ``ac``. One that we do not know keeps its own."""
+    at = LANGUAGES.index(language)
+    if member in FACTS:
+        return FACTS[member][at]
+    front, _, inner = member.partition(".")
+    return f"{FACTS[front][at]} {FACTS.get(inner, (inner, inner))[at]}" if front in FACTS and inner else member
+
+
 def value_word(member: str, value: str, language: str) -> str:
     """A value of a member, in words of the language where it is one of ours; else cleaned."""
+    if member.partition(".")[0] == "roles" and value in ROLES:
+        return f"{ROLES[value][LANGUAGES.index(language)]} ({value})"
     key = value if value in VALUES else f"{member.rpartition('.')[2]} {value}"
     return VALUES[key][LANGUAGES.index(language)] if key in VALUES else clean_text(value, 400)
 

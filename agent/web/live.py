@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.cli.common import NoAgent, is_alive, read_snapshot
-from agent.cli.findings import Finding, find
+from agent.cli.findings import STALE_S, Finding, find
 from drivers.model import ConfigError, GatewayError
 
 if TYPE_CHECKING:
@@ -43,6 +43,16 @@ class Moment:
     def stopped(self) -> bool:
         """No agent reads devices, as far as the page can see: states and values are outdated."""
         return self.gone or self.error is not None
+
+    @property
+    def age_s(self) -> float:
+        """How old the snapshot is; an agent that hangs writes no other one."""
+        return self.time - float(self.snapshot.get("time") or self.time)
+
+    @property
+    def outdated(self) -> bool:
+        """States of the snapshot are not those of now: the agent is stopped, or found to hang."""
+        return self.stopped or self.age_s > STALE_S
 
     @property
     def notice(self) -> str:

@@ -97,6 +97,12 @@ def html(request: Request, compressed: bytes, status: int, language: str, secure
     return response
 
 
+def missing(request: Request, error: Exception, label: Callable[..., str]) -> tuple[int, str]:
+    """The status and a sentence for what is not there, or was not understood. ``label``: of the page's words."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return status, label("error.404" if status == 404 else "error.other", language_of(request), status=status)
+
+
 def set_cookie(response: Response, name: str, value: str, secure: bool, max_age: int | None = None) -> None:
     """A cookie that no script reads and no other site sends."""
     response.set_cookie(name, value, max_age=max_age, path="/", secure=secure, httponly=True, samesite="strict")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from jinja2 import PackageLoader
 from starlette.datastructures import URL
@@ -13,6 +13,8 @@ from agent.web.labels import LANGUAGES, label
 from agent.web.live import Moment
 from agent.web.page_base import templates
 from drivers.model import GatewayError, clean_text
+
+REFRESH_MS: Final = 2000
 
 
 @lru_cache(maxsize=4096)
@@ -70,6 +72,7 @@ class Renderer:
             other_url=str(url.include_query_params(lang=next(one for one in LANGUAGES if one != language)).replace(
                 scheme="", netloc="")),
             layout="fragment.html" if fragment else "base.html",
+            refresh_ms=REFRESH_MS,
             path=url.path,
             place=f"{snapshot.get('site', '')}/{snapshot.get('gateway', '')}" if snapshot else "meterhouse",
             version=snapshot.get("version", ""),

@@ -36,7 +36,7 @@ from agent.web.figures_view import PERIODS, figures, neighbours, no_figures
 from agent.web.guard import Access, Guard, cookie_of, host_names, session_of
 from agent.web.labels import label
 from agent.web.live import LiveData, Moment
-from agent.web.page_base import COOKIE_AGE_S, html, language_of, set_cookie, static_answer, static_files
+from agent.web.page_base import COOKIE_AGE_S, html, language_of, missing, set_cookie, static_answer, static_files
 from agent.web.password import LoginLimiter, PasswordChecker, PasswordHash, Sessions, TryLater
 from agent.web.render import Renderer, in_language
 from agent.web.site_data import SiteData
@@ -178,7 +178,7 @@ class Page:
         if wanted is not None and not _is_within(wanted, 10, *days):
             raise HTTPException(404)
         try:
-            answer = await self._ask(self.data.day, wanted, device)
+            answer = await self._ask(self.data.day, _unless_today(wanted, *days), device)
         except UsageError:
             if (since := _never(moment, math.inf).get(device)) is None:
                 raise HTTPException(404) from None
@@ -246,7 +246,7 @@ class Page:
         if wanted is not None and not _is_within(wanted, {"day": 10, "month": 7}.get(period, 4), days, today):
             nothing = no_figures(wanted, period, days[0], today)
             return self.render(request, "figures.html", **nothing, period=period, periods=PERIODS)
-        page = await self._ask(self.data.report, period, wanted)
+        page = await self._ask(self.data.report, period, _unless_today(wanted, days, today))
         view = figures(page, period, language, _never(moment, page["period"]["to"]))
         links = neighbours(page, period, days[0] if days else today, today)
         return self.render(request, "figures.html", **view, period=period, periods=PERIODS, links=links)
@@ -341,10 +341,8 @@ class Page:
 
     async def http_error(self, request: Request, error: Exception) -> Response:
         """A page for what is not there."""
-        status = error.status_code if isinstance(error, HTTPException) else 500
         await self.live.now()
-        key = "error.404" if status == 404 else "error.other"
-        text = label(key, language_of(request), status=status)
+        status, text = missing(request, error, label)
         return self.render(request, "error.html", status, text=text)
 
     async def gateway_error(self, request: Request, error: Exception) -> Response:
@@ -363,6 +361,11 @@ class Page:
 def _never(moment: Moment, before_s: float) -> Mapping[str, float]:
     """See ``agent.cli.findings.never_answering``; nothing is known of the devices of an agent that does not run."""
     return {} if moment.stopped else never_answering(moment.snapshot, before_s)
+
+
+def _unless_today(wanted: date | None, days: Sequence[str], today: str) -> date | None:
+    """Today is one question, however it is named. ``days`` is empty where only our own clock says what today is."""
+    return None if days and str(wanted) == today else wanted
 
 
 def _is_within(wanted: date, digits: int, days: Sequence[str], today: str) -> bool:

@@ -177,7 +177,8 @@ class SiteData:
     """Answers of the agent of a runtime directory. Every method blocks, may be called from any thread, and raises
     NoAgent where no agent runs, GatewayError where it does not answer, UsageError for an unknown day or device.
 
-    What was seen stays available while no agent runs, or while it does not answer.
+    What was seen stays available while no agent runs, or while it does not answer. Who has many viewers asks for them
+    once (``agent.web.routes.Page``): two questions at a time go to the agent, also if they are the same.
 
     Args:
         ask: in place of the control socket.
@@ -194,7 +195,6 @@ class SiteData:
         self._epoch, self._today = "", ""
         self._change: int | None = None
         self._lock = threading.Lock()  # of all of the above; never held while a question is asked
-        self._under_way: dict[Key, threading.Lock] = {}
         self._gate = threading.BoundedSemaphore(AT_ONCE)
 
     @property
@@ -259,18 +259,10 @@ class SiteData:
     # --- asking
 
     def _answer(self, key: Key, request: Callable[[Mapping[str, Any]], Request], open_s: float) -> Any:
-        with self._lock:
-            mine = self._under_way.setdefault(key, threading.Lock())
-        try:
-            with mine:  # one asks, the others of the same question wait for its answer
-                kept = self._usable(key, open_s)
-                if kept is None:
-                    with self._gate:
-                        kept = self._while_silent(key) or self._fetch(key, request)
-        finally:
-            with self._lock:
-                if not mine.locked():
-                    self._under_way.pop(key, None)
+        kept = self._usable(key, open_s)
+        if kept is None:
+            with self._gate:  # meanwhile another one may have asked the same
+                kept = self._usable(key, open_s) or self._while_silent(key) or self._fetch(key, request)
         return msgspec.json.decode(kept)
 
     def _usable(self, key: Key, open_s: float) -> bytes | None:

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from agent.web.labels import FACTS, value_word
+from agent.web.labels import fact_name, value_word
+from agent.web.render import point_title
 from agent.web.views import reason_text
 from drivers.model import clean_text
 
@@ -19,9 +20,15 @@ MOST_FACTS: Final = 60
 def _named(rows: list[tuple[str, str]], language: str) -> list[tuple[str, str]]:
     """The same with the members' names in words, where there are some."""
     return [
-        (FACTS[name][language == "zh"] if name in FACTS else name, value_word(name, text, language))
+        (_identity(name, language) or fact_name(name, language), value_word(name, text, language))
         for name, text in rows
     ]
+
+
+def _identity(name: str, language: str) -> str:
+    """``identity.hardware`` is the point ``device.hardware`` of the device; "" for all else."""
+    front, _, inner = name.partition(".")
+    return point_title(f"device.{inner}", language) if front == "identity" and inner else ""
 
 
 def _text(value: object) -> str:

@@ -19,7 +19,7 @@ from agent.cli.findings import DOUBTFUL, show_size
 from agent.cli.main_points import main_values
 from agent.cli.reading_words import LINE_TROUBLE, QUALITIES
 from agent.cli.report.labels import own_text
-from agent.cli.ring_follower import GAP_CODES, Latest, last_answer, number, show_number
+from agent.cli.ring_follower import GAP_CODES, Latest, last_answer, show_number, show_short
 from agent.web.labels import label, value_word
 from agent.web.live import Moment
 from agent.web.render import in_language
@@ -41,7 +41,7 @@ class ShownPoint:
     unit: str
     kind: str
     value: str
-    exact: str  # for scripts and for who hovers
+    exact: str  # all its digits, for who hovers
     quality: str  # "" for good
     missing: bool
     old: bool  # not due to be as old as it is: the agent or its line hangs
@@ -53,7 +53,7 @@ def now_view(
     moment: Moment, language: str, labels: Mapping[str, str], certificate_ends: float | None = None
 ) -> dict[str, Any]:
     """The first page. ``certificate_ends``: of the page itself, in UTC seconds."""
-    snapshot, now, stopped = moment.snapshot, moment.time, moment.stopped
+    snapshot, now, outdated = moment.snapshot, moment.time, moment.outdated
     devices = [
         _device_row(name, facts, moment, language, labels) for name, facts in snapshot.get("devices", {}).items()
     ]
@@ -69,10 +69,13 @@ def now_view(
         ]
         + own,
         "verdict": _verdict(moment, language, [str(one["level"]) for one in own]),
-        "head": [] if stopped else _head(snapshot, language, now),
+        "age": "" if moment.stopped or not snapshot else show_age(moment.age_s, language),
+        "head": [] if moment.stopped else _head(snapshot, language, now),
         "devices": devices,
-        "lines": [_line_row(name, facts, stopped, language) for name, facts in snapshot.get("lines", {}).items()],
-        "uplinks": [_uplink_row(name, facts, stopped, language) for name, facts in snapshot.get("uplinks", {}).items()],
+        "lines": [_line_row(name, facts, outdated, language) for name, facts in snapshot.get("lines", {}).items()],
+        "uplinks": [
+            _uplink_row(name, facts, outdated, language) for name, facts in snapshot.get("uplinks", {}).items()
+        ],
         "learned": learned_maps(snapshot),
         "refreshes": True,
     }
@@ -130,17 +133,17 @@ def _device_row(
 ) -> dict[str, Any]:
     recent = facts.get("recent") or {}
     state = "swapped" if facts.get("swapped") else str(facts.get("life", "unknown"))
-    stopped = moment.stopped
-    complete, missing = (None, {}) if stopped else (recent.get("complete"), recent.get("missing") or {})
+    outdated = moment.outdated
+    complete, missing = (None, {}) if outdated else (recent.get("complete"), recent.get("missing") or {})
     worst = max(missing, key=missing.__getitem__, default="")
     last = last_answer(facts, moment.points.get(name, ()))
     return {
         "name": name,
         "label": clean_text(own_text(labels.get(name, ""), language), 80),
         "href": device_href(name),
-        "state": "unknown" if stopped or state not in STATES else state,
+        "state": "unknown" if outdated or state not in STATES else state,
         "state_text": "–"
-        if stopped
+        if outdated
         else label(f"state.{state}", language)
         if state in STATES
         else clean_text(state, 20),
@@ -148,7 +151,7 @@ def _device_row(
         "low": complete is not None and complete < GOOD,
         "worst": reason_text(worst, language) if worst else "",
         "worst_count": missing.get(worst, ""),
-        "doubtful": "" if stopped else sum((recent.get("marked") or {}).get(quality, 0) for quality in DOUBTFUL) or "",
+        "doubtful": "" if outdated else sum((recent.get("marked") or {}).get(quality, 0) for quality in DOUBTFUL) or "",
         "last": show_age(moment.time - last, language) if last else "–",
         "line": str(facts.get("line", "?")),
         "line_href": f"/frames/{quote(str(facts.get('line', '')), safe='')}",
@@ -182,7 +185,7 @@ def shown(latest: Latest, moment: Moment, language: str) -> ShownPoint:
     name = show_quality(latest.quality)
     at = LANGUAGES.index(language)
     quality = reason_words(name)[at] if missing else QUALITIES.get(name, (name, name))[at]
-    value = show_number(latest.value, latest.point.kind, latest.point.is_float)
+    value = show_short(latest.value, latest.point.kind, latest.point.is_float)
     limit_s = max(OLD_S, OLD_PERIODS * latest.period_ms / 1000)
     is_old = not missing and latest.period_ms > 0 and moment.time - latest.time_ns / 1e9 > limit_s
     if is_old:
@@ -192,7 +195,7 @@ def shown(latest: Latest, moment: Moment, language: str) -> ShownPoint:
         clean_text(latest.point.unit, 20),
         latest.point.kind,
         clean_text("–" if value == "-" else value, 80),
-        clean_text(str(number(latest.value) if latest.value is not None else ""), 80),
+        clean_text("" if latest.value is None else show_number(latest.value), 80),
         clean_text(quality, 60),
         missing,
         is_old,
@@ -201,14 +204,14 @@ def shown(latest: Latest, moment: Moment, language: str) -> ShownPoint:
     )
 
 
-def _line_row(name: str, facts: Mapping[str, Any], stopped: bool, language: str) -> dict[str, Any]:
+def _line_row(name: str, facts: Mapping[str, Any], outdated: bool, language: str) -> dict[str, Any]:
     at, busy, lent = LANGUAGES.index(language), facts.get("busy_share"), facts.get("lent")
     state = label("line.lent", language, who=clean_text(str(lent), 60)) if lent else ""
     return {
         "name": name,
         "href": f"/frames/{quote(name, safe='')}",
-        "kind": "unknown" if stopped else "alive" if facts.get("open") else "dead",
-        "state": "–" if stopped else state or label("line.open" if facts.get("open") else "line.closed", language),
+        "kind": "unknown" if outdated else "alive" if facts.get("open") else "dead",
+        "state": "–" if outdated else state or label("line.open" if facts.get("open") else "line.closed", language),
         "busy": f"{busy * 100:.0f} %" if busy is not None else "–",
         "asked": sum((facts.get("sent") or {}).values()),
         "answers": facts.get("answers", "–"),
@@ -217,7 +220,7 @@ def _line_row(name: str, facts: Mapping[str, Any], stopped: bool, language: str)
     }
 
 
-def _uplink_row(name: str, facts: Mapping[str, Any], stopped: bool, language: str) -> dict[str, Any]:
+def _uplink_row(name: str, facts: Mapping[str, Any], outdated: bool, language: str) -> dict[str, Any]:
     connected = bool(facts.get("connected", True))
     state = label("uplink.connected" if connected else "uplink.not", language)
     if facts.get("backfilling"):
@@ -225,8 +228,8 @@ def _uplink_row(name: str, facts: Mapping[str, Any], stopped: bool, language: st
     subscriber = {True: "yes", False: "no"}.get(facts.get("subscriber"), "unknown")  # type: ignore[arg-type]
     return {
         "name": name,
-        "kind": "unknown" if stopped else "alive" if connected else "dead",
-        "state": "–" if stopped else state,
+        "kind": "unknown" if outdated else "alive" if connected else "dead",
+        "state": "–" if outdated else state,
         "subscriber": label(f"subscriber.{subscriber}", language),
         **{key: facts.get(key, "–") for key in ("waiting", "confirmed", "refused")},
         "confirm": value_word("confirm", str(facts.get("confirm") or "–"), language),
@@ -251,7 +254,7 @@ def device_view(moment: Moment, language: str, name: str, labels: Mapping[str, s
         "missing": [
             (reason_text(reason, language), count)
             for reason, count in ((facts.get("recent") or {}).get("missing") or {}).items()
-            if not moment.stopped
+            if not moment.outdated
         ],
         "points": [shown(one, moment, language) for one in moment.points.get(name, ())],
         "catching_up": moment.catching_up,

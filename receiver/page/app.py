@@ -26,7 +26,7 @@ from agent.verify.topics import GATEWAY, STREAM
 from agent.web.day_view import day_of
 from agent.web.guard import Access, Guard, host_names
 from agent.web.labels import LANGUAGES
-from agent.web.page_base import html, language_of, static_answer, static_files, templates
+from agent.web.page_base import html, language_of, missing, static_answer, static_files, templates
 from agent.web.password import Sessions
 from agent.web.render import in_language, point_title
 from drivers.model import GatewayError, clean_text
@@ -50,7 +50,6 @@ ASKERS: Final = 6  # threads that wait for a database
 MOST_LISTED: Final = 1000  # packs of one page
 MOST_SPAN_MS: Final = 86_400_000
 REFRESH_MS: Final = 10_000
-COOKIE_AGE_S: Final = 365 * 86_400
 
 
 class Page:
@@ -212,10 +211,8 @@ class Page:
 
     async def http_error(self, request: Request, error: Exception) -> Response:
         """A page for what is not there."""
-        status = error.status_code if isinstance(error, HTTPException) else 500
-        key = "error.404" if status == 404 else "error.other"
-        text = label(key, language_of(request), status=status)
-        return await self._render(request, "problem.html", {"text": text}, status)
+        status, text = missing(request, error, label)
+        return await self._render(request, "error.html", {"text": text}, status)
 
     async def database_error(self, request: Request, error: Exception) -> Response:
         """A page for a database that does not answer."""
@@ -227,7 +224,7 @@ class Page:
                 f"{label('error.database', language)}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
             )
         log.warning("%s: %s", request.url.path, clean_text(text, 300))
-        return await self._render(request, "problem.html", {"text": clean_text(text, 500)}, 503)
+        return await self._render(request, "error.html", {"text": clean_text(text, 500)}, 503)
 
     async def bug(self, request: Request, error: Exception) -> Response:
         """A fault of ours: the log has it, the viewer a sentence."""

@@ -11,7 +11,7 @@ from decimal import Decimal
 import pytest
 
 from agent.cli.common import show_age, show_quality
-from agent.cli.ring_follower import Follower, show_number
+from agent.cli.ring_follower import Follower, show_number, show_short
 from agent.cli.watch.frames import FrameJoiner, ShownFrame, frame_json, frame_text
 from agent.cli.watch.live_view import LiveView
 from agent.config import load_config
@@ -251,6 +251,21 @@ def test_watch_shows_a_float_with_the_digits_it_is_good_for(mh, traces, tmp_path
 def test_digits_of_floats(value: str, kind: str, shown: str) -> None:
     assert show_number(Decimal(value), kind, is_float=True) == shown
     assert show_number(Decimal("229.50418"), kind) == "229.50418", "a register with a scale has the digits it has"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("3.4028234663852886E+38", "3.4028e+38"), ("-3.4028234663852886E+38", "-3.4028e+38"), ("1E-30", "1.0000e-30"),
+        ("123456789012.345678901", "123456789012.346"), ("0.00012345678901234567", "0.000123456789012346"),
+        ("0.0000123456789012345678", "1.2346e-5"), ("1234567890123456.789012", "1.2346e+15"),
+        ("18446744073709551.615", "18446744073709551.615"), ("22752.254", "22752.254"), ("0", "0"),
+    ],
+)  # fmt: skip
+def test_a_long_number_is_short_in_a_table(value: str, shown: str) -> None:
+    """Broken words of a float have 39 digits, and a table showed them or cut them, as if the number were smaller."""
+    assert show_short(Decimal(value)) == shown and len(shown) <= 21
+    assert show_short(None) == "-" and show_short("x" * 30) == "x" * 30
 
 
 def test_watch_json_tells_every_reading(mh, traces, tmp_path) -> None:

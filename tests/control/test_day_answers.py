@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from agent.cli.stopped_agent import StoppedAccess
+from agent.config import load_config
 from agent.intervals import page_format
 from agent.intervals.gap_sums import GapRow
 from agent.service.control import period as period_module
@@ -353,3 +354,28 @@ def test_a_birth_byte_for_byte(site: MeteredDays) -> None:
     site.store.db.execute("DELETE FROM packs WHERE seq = 1")
     with pytest.raises(GatewayError, match="no birth of this time is kept"):
         ask(site, Birth(stream="m1", seq=5))
+
+
+@pytest.mark.parametrize("first_minute", [None, 0, -15], ids=["nothing", "after the newest interval", "in it"])
+def test_a_report_counts_no_device_as_nothing_that_was_added_a_moment_ago(
+    site: MeteredDays, tmp_path: Path, first_minute: int | None
+) -> None:
+    """Its role is missing until it has sealed something, not 0; a day that was over before it came stays as it is."""
+    with (tmp_path / "agent.toml").open("a") as file:
+        file.write('[[device]]\nname = "m2"\nline = "roof"\naddress = "2"\nprofile = "test/tally"\n')
+        file.write('roles = { "ac" = "generation.pv" }\n[indicators]\nplan = "plan.toml"\n')
+    (tmp_path / "plan.toml").write_text('schema = 1\nsets = ["plain"]\n')
+    site.config = load_config(tmp_path / "agent.toml")
+    if first_minute is not None:
+        sun = json.loads(json.dumps(metered_days.DOCUMENT).replace("energy.import", "energy.generation"))
+        sun["device"]["roles"] = {"ac": "generation.pv"}
+        stream = STREAM.replace("m1", "m2")
+        site.store.packs.commit(packs(noon(site) + first_minute * MINUTE, 0, stream=stream, table=sun))
+
+    def consumption(day: str) -> dict[str, Any]:
+        report = ask(site, PeriodReport(now_ms=noon(site), day=day, period="day"))[1]
+        return next(one for one in report["figures"] if one["id"] == "plain/consumption")
+
+    assert consumption("2026-11-24")["v"] == "1440"
+    today = consumption("2026-11-25")
+    assert "v" not in today and today["missing"] == ["generation.*.energy"] and today["completeness"] == "0"

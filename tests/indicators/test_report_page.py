@@ -187,6 +187,12 @@ def test_a_role_whose_first_amount_is_to_come_is_missing_and_not_nobodys(role: s
     assert "v" not in figure and "unmetered" not in figure and figure["verdict"] == "no data"
     assert wanted in lacking(figure, "en") and lacking(figure, "zh").startswith("缺少：")
     assert not any(one["v"] for one in figure["trend"])
+    mixed = Reporter(plan(), CUT, period, [], roles=["grid", role], late=[role])
+    mixed.add([one for one in day() if one.role == "grid"])
+    both = next(one for one in mixed.page()["figures"] if one["id"] == "plain/consumption")
+    assert found["plain/consumption"]["v"] == "840", "of no device that was just added: its role counts as nothing"
+    if role != "storage":
+        assert "v" not in both and both["missing"] == ["generation.*.energy"], "a sum without it is none"
     other = found["plain/generation" if role == "storage" else "plain/storage_efficiency"]
     assert other["unmetered"] and lacking(other, "en") == "no device has a role that this needs"
     check_page(json.dumps(page | {"excluded": []}).encode())

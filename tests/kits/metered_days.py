@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from agent.service.control.protocol import Request
 from agent.service.control.server import handler
 from agent.service.results.interval_builder import IntervalBuilder
 from agent.store import Store
-from tests.kits.ledger import STREAM, point, table
+from tests.kits.ledger import STREAM, point
+from tests.kits.ledger import table as made_table
 from tests.kits.made_parks import Pack
 
 MINUTE = 60_000
@@ -42,7 +43,7 @@ address = "1"
 profile = "test/tally"
 label = "Roof <east>"
 """
-DOCUMENT = table(
+DOCUMENT = made_table(
     point("ac.energy.import", source={"scale": "0.01"}),
     point("ac.energy.import.l1", source={"scale": "0.01"}),
     point("ac.power.active", "gauge", "kW", source={"scale": "0.1"}),
@@ -50,15 +51,22 @@ DOCUMENT = table(
 
 
 def packs(
-    from_ms: int, minutes: int, gaps: Sequence[tuple[int, int, str, str]] = (), seq: int = 0, stream: str = STREAM
+    from_ms: int,
+    minutes: int,
+    gaps: Sequence[tuple[int, int, str, str]] = (),
+    seq: int = 0,
+    stream: str = STREAM,
+    table: Mapping[str, Any] = DOCUMENT,
 ) -> list[Pack]:
     """A pack of five minutes each; the meter counts 1 kWh a minute, and 6 kWh in 100 minutes on its first phase.
 
     Args:
         gaps: (first minute, minute after the last, reason, points): nothing is read then if points is ``*``.
         seq: of the last pack before.
+        table: of three points: a counter, one of its phases, a power.
     """
     out: list[Pack] = []
+    counter, phase, power = (one["n"] for one in table["points"])
 
     def add(start: int, end: int, **more: Any) -> None:
         number = seq + len(out) + 1
@@ -67,16 +75,16 @@ def packs(
         data = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
         out.append(Pack(stream, "a" * 16, number, start, end, "table" in more, data))
 
-    add(from_ms, from_ms, table=DOCUMENT)
+    add(from_ms, from_ms, table=table)
     for first in range(0, minutes, 5):
         e: list[dict[str, Any]] = []
         for minute in range(first, first + 5):
             if any(a <= minute < b and names == "*" for a, b, _, names in gaps):
                 continue
             at = (from_ms + minute * MINUTE) / 1000
-            e.append({"bt": at, "n": "ac.energy.import", "v": 1000 + minute})
-            e.append({"bt": at, "n": "ac.energy.import.l1", "v": round(10 + 0.06 * minute, 2)})
-            e.append({"bt": at, "n": "ac.power.active", "v": 60})
+            e.append({"bt": at, "n": counter, "v": 1000 + minute})
+            e.append({"bt": at, "n": phase, "v": round(10 + 0.06 * minute, 2)})
+            e.append({"bt": at, "n": power, "v": 60})
         stated = [
             {
                 "from": (from_ms + max(a, first) * MINUTE) / 1000,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +12,12 @@ from typing import Any
 import pytest
 
 from agent.config import load_config
-from agent.service.results.publisher import ResultPublisher
+from agent.pack import BirthTable, Packer
+from agent.service.births import results_table
+from agent.service.results.publisher import ResultPublisher, make_producers
 from agent.store import Store
+from ext.ring import Ring
+from tests.kits.metered_days import DOCUMENT, MeteredDays, packs
 
 HOUR = 3_600_000
 NOON = 1_795_780_800_000
@@ -71,3 +77,64 @@ async def test_results_that_are_wanted_later_begin_then(tmp_path: Path) -> None:
     assert await start(tmp_path, NOON, producers=False) == NOON
     assert await start(tmp_path, NOON + HOUR) == NOON + HOUR
     assert await start(tmp_path, NOON + 2 * HOUR) == NOON + HOUR
+
+
+class Signed(Desk):
+    """With what the publisher seals."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.sealed = asyncio.Event()
+
+    def commit_packs(self, store: Store, packs: list[Any], lost: object) -> None:
+        store.packs.commit(packs)
+        self.sealed.set()
+
+    def losses_of(self, stream: str) -> tuple[()]:
+        return ()
+
+
+@pytest.mark.parametrize(
+    ("first_s", "begin_s"), [(-20, 0), (5, 900), (29, 900), (40, 0)], ids=["before", "at once", "late", "another time"]
+)
+async def test_no_figure_counts_a_device_as_nothing_that_was_first_reached_after_its_interval(
+    tmp_path: Path, first_s: int, begin_s: int
+) -> None:
+    """An agent starts just before a quarter: the meter of the park's only generator is reached just after it.
+
+    That quarter had stated a generation of 0, known to 100 %. A device that is reached much later was added later.
+    """
+    site = MeteredDays(tmp_path)
+    with (tmp_path / "agent.toml").open("a") as config:
+        config.write('[[device]]\nname = "m2"\nline = "roof"\naddress = "2"\nprofile = "test/tally"\n')
+        config.write('[indicators]\nplan = "plan.toml"\n')
+    (tmp_path / "plan.toml").write_text('schema = 1\nsets = ["plain"]\n')
+    site.store.packs.commit(packs(NOON, 60))
+    sun = json.loads(json.dumps(DOCUMENT).replace("energy.import", "energy.generation"))
+    sun["device"]["roles"] = {"ac": "generation.pv"}
+    made = packs(NOON + 900_000 + first_s * 1000, 60, stream="park7/gw01/m2", table=sun)
+    site.store.packs.commit(made)
+    config = load_config(tmp_path / "agent.toml")
+    desk, now_ms = Signed(site.store), NOON + HOUR
+    clock, sealing = SimpleNamespace(now_ms=lambda: now_ms), SimpleNamespace(streams={})
+
+    def packer(stream: str, from_ms: int) -> Packer:
+        return Packer(stream, "00000000000000aa", None, lambda body: "x..y", NOON, 1 << 20)
+
+    publisher = ResultPublisher(config, desk, sealing, clock, packer)  # type: ignore[arg-type]
+    publisher.producers = make_producers(config)
+    ring = Ring.create(str(tmp_path / "ring"), 1 << 18, 7, 0xAA, bytes(32))
+    await publisher.open(ring, BirthTable("park7/gw01/_indicators", results_table(config, "1")))
+    running = asyncio.create_task(publisher.run())
+    async with asyncio.timeout(60):
+        await desk.sealed.wait()
+    running.cancel()
+    ring.close()
+    stored = site.store.packs.after("park7/gw01/_indicators", 0, 100)
+    results = [result for pack in stored for result in json.loads(pack.data).get("results", ())]
+    figures = [one for one in results if one.get("id") == "plain/generation"]
+    assert stored[0].from_ms == NOON + begin_s * 1000
+    assert figures[0]["period"]["from"] == (NOON // 1000) + begin_s
+    if begin_s:
+        assert all(one["inputs"][0]["basis"] == "metered" for one in figures)
+    site.close()

@@ -25,13 +25,15 @@ from agent.config import PageConfig, WebConfig
 from agent.service.control.protocol import Day
 from agent.web.day_view import number, site_day
 from agent.web.figures_view import figures
+from agent.web.labels import fact_name
 from agent.web.routes import make_app
 from agent.web.site_data import ERROR_S, SiteData
-from agent.web.source_view import pack_view
+from agent.web.source_view import pack_view, source
 from tests.kits.ledger import STREAM
 from tests.kits.metered_days import MINUTE, MeteredDays, packs
 from tests.web.test_live_pages import MARKUP, is_harmless
 
+HAN = re.compile("[\u4e00-\u9fff]")
 TUESDAY = date(2026, 11, 24)
 
 
@@ -255,11 +257,23 @@ def test_a_viewer_does_not_wait_for_ever_for_an_agent_that_is_working(viewer, pa
         park.hangs = None
 
 
-def test_many_viewers_of_a_question_wait_in_one_thread(tmp_path: Path, traces) -> None:
+@pytest.mark.parametrize(
+    ("paths", "kind"),
+    [(("/device/inv1/ac.power.active",), "Birth"), (("/day", "/day?date=2026-11-25"), "Day"),
+     (("/figures", "/figures?period=day&date=2026-11-25"), "PeriodReport")],
+    ids=["source", "day", "figures"],
+)  # fmt: skip
+def test_many_viewers_of_a_question_wait_in_one_thread(tmp_path: Path, traces, paths: tuple[str, ...], kind) -> None:
+    """Today is one question, whether or not the address names it."""
     go_on, asked = threading.Event(), []
+    days = {"first": "2026-11-24", "last": "2026-11-24", "days": ["2026-11-24"], "today": "2026-11-25",
+            "timezone": "Asia/Shanghai", "closed": False, "stamp": "s", "epoch": "e", "change": 0,
+            "changed": []}  # fmt: skip
 
-    def hanging(*_: object) -> dict[str, Any]:
-        asked.append(threading.current_thread().name)
+    def hanging(_folder: Path, request: object, *_: object) -> dict[str, Any]:
+        if type(request).__name__ == "Days":
+            return days
+        asked.append(type(request).__name__)
         assert go_on.wait(60)
         raise no_answer(Path("run"), "It hangs")
 
@@ -275,8 +289,9 @@ def test_many_viewers_of_a_question_wait_in_one_thread(tmp_path: Path, traces) -
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": b"", "more_body": False}
 
+        path, _, query = path.partition("?")
         scope = {
-            "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"",
+            "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": query.encode(),
             "root_path": "", "scheme": "http", "headers": [(b"host", b"127.0.0.1:8080")], "server": ("127.0.0.1", 8080),
         }  # fmt: skip
         await app(scope, receive, send)
@@ -288,7 +303,7 @@ def test_many_viewers_of_a_question_wait_in_one_thread(tmp_path: Path, traces) -
         life = asyncio.create_task(app({"type": "lifespan", "state": {}}, events.get, begun.put))
         events.put_nowait({"type": "lifespan.startup"})
         assert (await begun.get())["type"] == "lifespan.startup.complete"
-        viewers = [asyncio.create_task(status("/device/inv1/ac.power.active")) for _ in range(50)]
+        viewers = [asyncio.create_task(status(path)) for _ in range(25) for path in paths]
         assert await status("/") == 200, "live pages do not wait for it"
         go_on.set()
         found = await asyncio.gather(*viewers)
@@ -296,7 +311,7 @@ def test_many_viewers_of_a_question_wait_in_one_thread(tmp_path: Path, traces) -
         await life
         return found
 
-    assert asyncio.run(look()) == [503] * 50 and len(asked) == 1
+    assert asyncio.run(look()) == [503] * 25 * len(paths) and asked == [kind]
 
 
 @pytest.mark.parametrize(
@@ -432,6 +447,36 @@ def test_a_value_leads_to_register_profile_and_pack(viewer, traces) -> None:
     assert gone.status_code == 503 and "pack 900000 is not kept" in gone.text
     assert viewer.get("/pack/m1/0").status_code == viewer.get("/pack/m1/x").status_code == 404
     assert viewer.get(f"/pack/m1/{1 << 60}").status_code == 404
+
+
+def test_where_a_value_comes_from_has_names_in_both_languages() -> None:
+    """All members of a birth table, as its schema lists them."""
+    schema = json.loads((Path(__file__).parents[2] / "docs/pack.schema.json").read_text())["$defs"]
+
+    def members(name: str, front: str = "") -> Iterator[str]:
+        for key, one in schema[name]["properties"].items():
+            yield front + key
+            if (inner := one.get("properties")) is not None:
+                yield from (f"{front}{key}.{more}" for more in inner)
+
+    names = [*members("point"), *members("source", "source."), *members("device")]
+    assert len(names) > 40
+    for name in names:
+        assert HAN.search(fact_name(name, "zh")) and not HAN.search(fact_name(name, "en")), name
+        assert not re.search(r"[._]", fact_name(name, "en")), name
+    table = {
+        "points": [{"n": "x", "kind": "gauge", "period": 1, "ratio": "apply", "labels": {"0": "aus"},
+                    "source": {"key": "0.1", "clock": "local"}}],
+        "device": {"identity": {"hardware": "B", "unheard": "C"}, "roles": {"ac": "generation.pv"},
+                   "ratio": {"ct": "1", "pt": "2"}, "new": {"member": 1}},
+    }  # fmt: skip
+    view = source({"pack": {"table": table, "seq": 1}, "hash": "h"}, "x", "zh")
+    shown = dict([*view["register"], *view["device"]])
+    assert shown["角色 ac"] == "光伏 (generation.pv)" and shown["数值含义 0"] == "aus"
+    assert (
+        shown["电流互感器变比"] == "1" and shown["设备时钟"] == "当地时间" and shown["互感器变比"] == "由采集程序折算"
+    )
+    assert shown["new.member"] == "1" and shown["身份信息 unheard"] == "C", "what we do not know keeps its name"
 
 
 def test_hostile_answers_are_text(viewer, park) -> None:

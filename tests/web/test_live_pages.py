@@ -70,6 +70,15 @@ def test_the_page_of_a_device_has_all_points_with_quality_and_age(viewer, traces
     assert "suspect" in page and "v1 &lt;b&gt;" in page and "60 s" in page and "device.firmware" in page
 
 
+def test_a_value_of_39_digits_is_short_with_all_of_them_on_demand(viewer, traces) -> None:
+    traces.values(2, (0, 34028234663852886, 22, 0))
+    full, browser = "34028234663852886" + "0" * 22, viewer()
+    for path in ("/", "/device/inv1"):
+        page = browser.get(path).text
+        assert re.findall(r">[^<>]*?([\d.]+e\+38)", page) == ["3.4028e+38"], path
+        assert re.search(rf'title="[^"]*{full}"', page) and full not in re.sub(r'title="[^"]*"', "", page), path
+
+
 def test_the_first_page_shows_what_a_device_does_now_with_its_name(viewer, traces) -> None:
     """Never the rated power of a nameplate, which is the first gauge with power in its name."""
     traces.facts["tables"]["2"]["points"] = [
@@ -236,6 +245,21 @@ def test_values_older_than_three_periods_are_marked(viewer, traces) -> None:
     assert page.count('class="old-mark"') == 1
     assert re.search(r'class="value old"[^>]*><span class="name">[^<]*</span> 1234\.5', page)
     assert "已过时" in browser.get("/?lang=zh").text
+
+
+def test_states_say_how_old_they_are_and_are_not_those_of_now_once_the_agent_hangs(viewer, traces, monkeypatch) -> None:
+    """A snapshot of 12 s ago is usual with hundreds of devices, one of 20 s ago is the last of an agent that hangs."""
+    monkeypatch.setattr("agent.web.live.FRESH_S", 0.0)
+    browser, lines = viewer(), {"roof": {"url": "x", "open": True}}
+    for ago_s, states in ((12, 2), (3000, 0)):
+        traces.write(lines=lines)
+        traces.write(time=time.time() - ago_s)
+        page = browser.get("/").text
+        assert page.count('class="state alive">answers') == states, ago_s
+        assert ('class="state alive">open' in page) == ("hangs" not in page) == bool(states)
+        assert ("states as of 50 min ago" in page) == (not states) and ("states as of 1" in page) == bool(states)
+        assert ('class="state alive"' in browser.get("/device/inv1").text) == bool(states)
+    assert "50 分钟 前的状态" in browser.get("/?lang=zh").text
 
 
 def test_warnings_are_called_so_and_counted(viewer, traces, monkeypatch) -> None:

@@ -15,7 +15,7 @@ from agent.cli.finding_words import LANGUAGES, reason_words
 from agent.cli.findings import Finding
 from agent.cli.reading_words import LINE_TROUBLE
 from agent.cli.report.labels import own_text
-from agent.cli.ring_follower import GAP_CODES, Latest, show_number
+from agent.cli.ring_follower import GAP_CODES, Latest, show_short
 from agent.cli.sparkline import sparkline
 from agent.cli.status_screen import StatusScreen
 from agent.cli.watch.live_view import LiveView
@@ -165,7 +165,7 @@ class Pages:
         def row(at: int) -> Sequence[Cell]:
             latest = rows[at]
             point, missing = latest.point, latest.quality >= GAP_CODES
-            shown = clean_text(show_number(latest.value, point.kind, point.is_float), 40)
+            shown = clean_text(show_short(latest.value, point.kind, point.is_float), 40)
             title = point_title(point.name).partition("（")[0] if self._at else ""
             cells = [
                 Cell(clean_text(title or point.name, 80)),

@@ -19,6 +19,7 @@ import msgspec
 from agent.config import Config
 from agent.indicators.compute import period_of
 from agent.indicators.declared import from_dict
+from agent.indicators.figure import Period
 from agent.indicators.report import Reporter
 from agent.indicators.site import BalanceReport
 from agent.intervals.amounts import mean_of, mean_of_role, tidy
@@ -428,7 +429,8 @@ async def report(access: Access, request: PeriodReport, reply: Reply) -> dict[st
     plan = await asyncio.to_thread(read, config)
     entries = [from_dict(plain) for plain in await access.call(lambda store: store.documents.declarations())]
     roles = {role for device in config.devices for role in device.roles.values()}
-    reporter = Reporter(plan, calendar, period, entries, request.by, roles)
+    late_roles = await access.call(partial(_late_roles, config, period))
+    reporter = Reporter(plan, calendar, period, entries, request.by, roles, late_roles)
     balancer = BalanceReport(calendar, period, config.base, [derived_row(one) for one in config.derived])
     unwritten, missing = unwritten_of(config), _Missing(config)
     streams = await access.call(lambda store: [name for name in store.packs.heads() if not is_ours(name)])
@@ -445,6 +447,20 @@ async def report(access: Access, request: PeriodReport, reply: Reply) -> dict[st
     page = await access.compute(partial(_page, config, reporter, balancer))
     page |= valid.as_dict() | {"devices": await access.call(missing.devices)}
     return await send(access, reply, page)
+
+
+def _late_roles(config: Config, period: Period, store: Store) -> set[str]:
+    """Roles of devices that have sealed nothing of a period that is not over: they were added a moment ago."""
+    if period.until_ms >= period.end_ms:
+        return set()
+    heads = store.packs.heads()
+    return {
+        role
+        for device in config.devices
+        if (stream := f"{config.base}/{device.name}") not in heads
+        or store.packs.first_pack(stream)[1] >= period.until_ms
+        for role in device.roles.values()
+    }
 
 
 def _page(config: Config, reporter: Reporter, balancer: BalanceReport) -> dict[str, Any]:

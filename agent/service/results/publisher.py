@@ -4,7 +4,8 @@ An interval of the site is closed when all devices have written theirs, or 20 mi
 dead device must not hold back the site's figures. After a start that time begins when all packs were read, since the
 first readings complete what lies before. Results are sealed as packs of the stream ``_indicators``, whose ``from`` and
 ``to`` are boundaries of intervals: the head of the stream, written in the same transaction as the pack, records the
-published intervals, so each is published exactly once over all restarts.
+published intervals, so each is published exactly once over all restarts. The first results of all begin with an
+interval after whose end no device was first reached.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from agent.config import Config
 from agent.intervals.calendar import Calendar
 from agent.intervals.tracked_points import Rule
 from agent.pack import BirthTable, Packer, seconds
+from agent.poll import FIRST_CONTACT_MS
 from agent.service.db_thread import DatabaseThread
 from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.seal_jobs import loss_event
@@ -208,6 +210,10 @@ class ResultPublisher:
                 break
             if end > now_ms:  # the clock was set back: these intervals are published already
                 break
+            if packer.is_new and not made and _begins_later(store, streams, end):  # results begin with the next one
+                packer.begin_at(end)
+                start = end
+                continue
             try:
                 made.append((end, [result for producer in self.producers for result in producer(store, start, end)]))
             except GatewayError:
@@ -228,6 +234,13 @@ class ResultPublisher:
             raise
         self.closed_ms = self.builder.published_ms = start
         store.intervals.announce_changes(last)  # after the pack: a kill in between announces them twice
+
+
+def _begins_later(store: Store, streams: Sequence[str], end_ms: int) -> bool:
+    """Was a device asked before this interval ended, and first reached after it? Its role would count as 0 there."""
+    heads = store.packs.heads()
+    firsts = (store.packs.first_pack(stream)[1] for stream in streams if stream in heads)
+    return any(end_ms <= first_ms < end_ms + FIRST_CONTACT_MS for first_ms in firsts)
 
 
 def corrected_figures(store: Store, calendar: Calendar, published_ms: int) -> tuple[list[dict[str, Any]], int]:
