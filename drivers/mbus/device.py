@@ -137,7 +137,7 @@ class MbusDevice(MeterDevice):
         while True:
             answer = await self._next(first=not frames)
             if frames and answer.payload == frames[-1]:
-                break  # it does not apply_options the frame count bit: all it has has been said
+                break  # it ignores the frame count bit: it has sent all it has
             frames.append(answer.payload)
             suspect |= answer.suspect
             self._fcb = not self._fcb
