@@ -139,6 +139,18 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "请执行 `systemctl restart meterhouse`，已采集的数据会保留",
         ),
     ),
+    "runtime-directory-full": FindingWords(
+        1,
+        (
+            "the runtime directory is full: the agent cannot say how it is, and what is shown is {age} old",
+            "运行目录已满：采集程序无法更新状态，所示数据为 {age} 前",
+        ),
+        (
+            "Free space there ([paths] runtime_dir). Readings go on; if the store is on the same disk, they wait in"
+            " the ring",
+            "请清理该目录（[paths] runtime_dir）。采集仍在继续；若存储在同一磁盘上，数据暂存于环形缓冲区",
+        ),
+    ),
     "store-trouble": FindingWords(
         1,
         ("store: {what}", "存储：{what}"),

@@ -20,6 +20,7 @@ OURS, CONFIG, LINE, BROKER = 1, 3, 4, 5  # exit codes; the first of these that h
 ORDER: Final = (OURS, CONFIG, LINE, BROKER)
 COMPLETE: Final = 0.9  # of the due readings, below it is a fault
 BUSY: Final = 0.9  # of a line's time
+SNAPSHOT_ROOM: Final = 1 << 20  # bytes; with a hundred devices a snapshot has a tenth of it
 STALE_S: Final = 15.0  # the agent writes its snapshot every few seconds
 LOSS_SHOWN_S: Final = 86_400.0
 DISK_FREE: Final = 100_000_000  # bytes; on a small store a tenth of its limit
@@ -108,16 +109,19 @@ def _in_chinese(name: str, value: object) -> object:
     return "：" + translate(value[2:]) if value.startswith(": ") else translate(value)
 
 
-def find(snapshot: Facts, now: float, agent_lives: bool, on_disk: Sequence[str] = ()) -> list[Finding]:
+def find(
+    snapshot: Facts, now: float, agent_lives: bool, on_disk: Sequence[str] = (), runtime_free: int | None = None
+) -> list[Finding]:
     """All findings about the agent that wrote a snapshot, the worst kind first.
 
     Args:
         now: seconds since the epoch.
         agent_lives: whether its process exists.
         on_disk: what is wrong with the configuration files, which the agent may not have looked at yet.
+        runtime_free: bytes free in the runtime directory, into which the agent writes its snapshot.
     """
     found = [
-        *_agent(snapshot, now, agent_lives),
+        *_agent(snapshot, now, agent_lives, runtime_free),
         *_store(_part(snapshot, "store"), now),
         *_clock(_part(snapshot, "clock"), now),
         *_key(_part(snapshot, "key")),
@@ -151,12 +155,13 @@ def _cut(text: object, limit: int = 200) -> str:
 # --- the gateway itself
 
 
-def _agent(snapshot: Facts, now: float, agent_lives: bool) -> Iterator[Finding]:
+def _agent(snapshot: Facts, now: float, agent_lives: bool, runtime_free: int | None) -> Iterator[Finding]:
     age = now - float(snapshot.get("time", 0))
     if not agent_lives:
         yield Finding("agent-gone", "agent", {"pid": snapshot.get("pid"), "age": show_age(age)})
     elif age > STALE_S:
-        yield Finding("agent-hangs", "agent", {"age": show_age(age)})
+        is_full = runtime_free is not None and runtime_free < SNAPSHOT_ROOM
+        yield Finding("runtime-directory-full" if is_full else "agent-hangs", "agent", {"age": show_age(age)})
 
 
 def _store(store: Facts, now: float) -> Iterator[Finding]:

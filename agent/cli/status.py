@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -53,7 +54,13 @@ def status(options: ConfigOptions, points: bool, lang: str, as_json: bool) -> No
     now = time.time()
     findings = in_order(
         [
-            *find(snapshot, now, is_alive(snapshot.get("pid")), [str(one) for one in complaints]),
+            *find(
+                snapshot,
+                now,
+                is_alive(snapshot.get("pid")),
+                [str(one) for one in complaints],
+                shutil.disk_usage(folder).free,
+            ),
             *find_in_files(snapshot, config),
         ]
     )

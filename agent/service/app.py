@@ -52,6 +52,7 @@ from agent.store import Store
 from drivers.line import Line
 from drivers.model import GatewayError
 from drivers.profile import vocabulary
+from drivers.rate_limit import RateLimitedLog
 
 if TYPE_CHECKING:
     from agent.uplink import Uplink
@@ -90,6 +91,7 @@ class Service:
         self.rings = RingFiles(config.runtime_dir, self.boot)
         self.ring_plan: RingPlan
         self._snapshot: StatusFile | None = None
+        self._status_log = RateLimitedLog()
         self.checkpoints: CheckpointMaker | None = None
         self._slices, self._sums = ReadThrottle(), ReadThrottle()
         self.newest_stored_ms = 0  # the end of the newest pack of earlier runs
@@ -247,13 +249,13 @@ class Service:
         self.device_manager.start_pollers()
         self.sealing.on_turn = self._turn
         self._snapshot = StatusFile(self.config, self.boot)
-        self._snapshot.write(self)
+        self.write_status()
         self._ready()
         log.info("serving %d devices on %d lines, boot %s", len(self.devices), len(self.lines), self.boot)
         works: list[Coroutine[Any, Any, None]] = [
             self.sealing.run(),
             self._watch_clock(),
-            self._snapshots(self._snapshot),
+            self._snapshots(),
             self.device_manager.watch(),
             self._housekeeping(),
             self._reloads.run(),
@@ -319,8 +321,9 @@ class Service:
         if self._snapshot is not None:
             try:
                 self._snapshot.write(self)
-            except OSError as error:
-                log.warning("%s: %s", error.filename, error.strerror)
+            except OSError as error:  # a full runtime directory is no reason to stop reading
+                text = "%s: the status cannot be written: %s"
+                self._status_log.log(log.warning, text, self.config.snapshot_path, error.strerror)
 
     def summary(self) -> str:
         """One line for ``systemctl status``."""
@@ -357,13 +360,13 @@ class Service:
                 seen = now
             await asyncio.sleep(PRUNE_EVERY_S)
 
-    async def _snapshots(self, snapshot: StatusFile) -> None:
+    async def _snapshots(self) -> None:
         due_s = 0.0
         while True:
             await asyncio.sleep(SNAPSHOT_EVERY_S)
             if (now_s := time.monotonic()) >= due_s:
                 began = time.thread_time()
-                snapshot.write(self)
+                self.write_status()
                 cost_s = time.thread_time() - began
                 due_s = now_s + min(cost_s / SNAPSHOT_SHARE, SNAPSHOT_MOST_S) - SNAPSHOT_EVERY_S / 2
             self._release_memory()

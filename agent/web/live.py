@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import disk_usage
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.cli.common import NoAgent, is_alive, read_snapshot
@@ -130,7 +131,7 @@ class LiveData:
             self.close()
             return Moment(before.number + 1, now, before.snapshot, (), {}, error)
         alive = is_alive(snapshot.get("pid"))
-        findings = tuple(find(snapshot, now, alive, self._on_disk()))
+        findings = tuple(find(snapshot, now, alive, self._on_disk(), disk_usage(self._folder).free))
         if not alive:  # its ring waits for the next start; its last values are not shown
             self.close()
             return Moment(before.number + 1, now, snapshot, findings, gone=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.cli.findings import find
+from agent.cli.findings import STALE_S, find
 from tests.kits.books import BUSY, busy_only, gaps, reasons, settle
 from tests.kits.faults.books import came
 from tests.kits.faults.rest import in_rings
@@ -33,16 +33,21 @@ def fill(disk: Path) -> Path:
     return hog
 
 
+def mounted(disk: Path, house: House) -> Path:
+    """A small file system of its own, until the end."""
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("no file system can be mounted here (in a container: --privileged)")
+    house.at_end(lambda: subprocess.run(["umount", str(disk)], check=True))
+    return disk
+
+
 def with_a_disk(folder: Path, house: House) -> tuple[Path, Listener, Meter, Agent]:
     """A small disk with the state directory on it, and the agent running there."""
     broker = house.broker()
     listener = house.listen(broker)
     meter = Meter(1)
-    disk = folder / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)], check=False).returncode:
-        pytest.skip("no file system can be mounted here (in a container: --privileged)")
-    house.at_end(lambda: subprocess.run(["umount", str(disk)], check=True))
+    disk = mounted(folder / "disk", house)
     agent = house.agent(
         broker,
         {"roof": house.field.tcp(meter)},
@@ -53,6 +58,37 @@ def with_a_disk(folder: Path, house: House) -> tuple[Path, Listener, Meter, Agen
     agent.start()
     until(lambda: len(listener.packs("m1")) >= 2, 10, lambda: agent.said)
     return disk, listener, meter, agent
+
+
+def play_a_full_runtime_directory(folder: Path, house: House) -> dict[str, Any]:
+    """The store is elsewhere and has room."""
+    broker, meter = house.broker(), Meter(1)
+    listener = house.listen(broker)
+    mounted(folder / "run", house)
+    agent = house.agent(broker, {"roof": house.field.tcp(meter)}, {"m1": ("roof", 1)})
+    agent.start()
+    until(lambda: len(listener.packs("m1")) >= 2, 10, lambda: agent.said)
+    hog = fill(agent.runtime)
+    until(lambda: "the status cannot be written" in agent.said, 30, lambda: agent.said)
+    old, count = agent.snapshot(), meter.count
+    until(lambda: came(listener, count + 3), 30, "it reads, seals and delivers")
+    (full,) = (one for one in find(old, old["time"] + STALE_S + 1, True, (), 0) if one.where == "agent")
+    (hangs,) = (one for one in find(old, old["time"] + STALE_S + 1, True, (), 1 << 30) if one.where == "agent")
+    hog.unlink()
+    until(lambda: agent.snapshot()["time"] > old["time"], 30, lambda: agent.said)
+    said, code = agent.said, come_home(agent, listener)
+    return {"said": said, "code": code, "found": [full, hangs],
+            "report": settle(listener.heard, agent.kid, {"m1": meter})}  # fmt: skip
+
+
+def test_a_full_runtime_directory(played: dict[str, Any]) -> None:
+    """It costs the local tools their status, and no reading. It had ended the agent."""
+    # field pain 46
+    assert played["code"] == 0 and busy_only(played["report"], "m1")
+    assert played["said"].count("the status cannot be written: No space left on device") == 1, "once a minute"
+    full, hangs = played["found"]
+    assert (full.code, full.exit_code, hangs.code) == ("runtime-directory-full", 1, "agent-hangs")
+    assert "runtime directory is full" in full.text() and "运行目录已满" in full.text("zh")
 
 
 def trouble(agent: Agent) -> str:
