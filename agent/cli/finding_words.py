@@ -487,6 +487,10 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         ),
         warns=True,
     ),
+    "device-not-heard": FindingWords(
+        0,
+        ("device {name} has not answered yet, {age} after its start{why}", "设备 {name} 启动 {age} 后尚未应答{why}"),
+    ),
     "device-early": FindingWords(
         0,
         (

@@ -33,6 +33,7 @@ WHOLE_LINE: Final[Mapping[str, str]] = {  # findings about devices that may be o
     "device-dead-behind-gateway": "line-silent",
     "device-garbled": "line-garbled",
 }
+EARLY: Final = frozenset({"device-early", "device-not-heard"})  # notes of what is not known yet: not "all is well"
 EXCUSED: Final = ("asleep", "lent", "stopped", "clock")  # reasons that do not count as missing
 TOLD: Final = EXCUSED[1:]  # of those what a state does not show already
 OWN_TEXTS: Final = ("why", "hint", "what", "change")  # values that are English sentences of the agent
@@ -352,6 +353,8 @@ def _device(name: str, device: Facts, line: Facts, now: float) -> Iterator[Findi
         yield Finding(kind, where, values)
     elif life in ("dead", "unknown") and why and silent_s >= (device.get("dead_after") or 0):  # its line is or was down
         yield Finding("device-not-asked" if line.get("open") else "device-unreachable", where, values)
+    elif life == "unknown" and not device.get("last_answer"):
+        yield Finding("device-not-heard", where, values)
     elif life == "alive":
         yield from _readings(name, where, device, line, now)
         yield from _broken_answers(name, where, device)

@@ -11,7 +11,7 @@ from rich.markup import escape
 from agent.cli.common import learned_maps, show_age, singular
 from agent.cli.console_tables import cell, open_console, plain_table, point_table
 from agent.cli.finding_words import LANGUAGES, Texts, reason_words
-from agent.cli.findings import DOUBTFUL, EXCUSED, Finding, show_size
+from agent.cli.findings import DOUBTFUL, EARLY, EXCUSED, Finding, show_size
 from agent.cli.reading_words import LINE_TROUBLE
 
 if TYPE_CHECKING:
@@ -215,5 +215,5 @@ class StatusScreen:
         elif count := sum(one.level == "warning" for one in findings):
             text = self._word("warnings", count=count)
         else:
-            text = self._word("early" if any(one.code == "device-early" for one in findings) else "well")
+            text = self._word("early" if any(one.code in EARLY for one in findings) else "well")
         return f"{text}{'' if text.endswith('。') else ' '}{looked}"

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from agent.certificates import WARN_DAYS
 from agent.cli.common import NoAgent, learned_maps, show_age, show_quality
 from agent.cli.finding_words import LANGUAGES, reason_words
-from agent.cli.findings import DOUBTFUL, show_size
+from agent.cli.findings import DOUBTFUL, EARLY, show_size
 from agent.cli.main_points import main_values
 from agent.cli.reading_words import LINE_TROUBLE, QUALITIES
 from agent.cli.report.labels import own_text
@@ -103,7 +103,7 @@ def _verdict(moment: Moment, language: str, own: Sequence[str]) -> tuple[str, st
         return "bad", text + (more if warnings else "")
     if warnings:
         return "soft", label("verdict.warnings" if warnings > 1 else "verdict.warning", language, count=warnings)
-    if any(one.code == "device-early" for one in moment.findings):
+    if any(one.code in EARLY for one in moment.findings):
         return "soft", label("verdict.early", language)
     return "good", label("verdict.well", language)
 

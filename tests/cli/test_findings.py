@@ -201,7 +201,7 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
     ("a line that is down", "devices/m1",
      device(line="other", life="unknown", error="no port", last_answer=NOW - 11), 4, ["device-unreachable"]),
     ("added by a reload, not asked yet", "devices/m1",
-     device(life="unknown", last_answer=None, added=NOW - 1, recent=None), 0, []),
+     device(life="unknown", last_answer=None, added=NOW - 1, recent=None), 0, ["device-not-heard"]),
     ("swapped", "devices/m1", device(swapped={"t": NOW - 60, "what": "serial B instead of A"}), 4, ["device-swapped"]),
     # --- destinations
     ("no connection", "uplinks/platform", {"connected": False, "error": "refused", "subscriber": None}, 5,
@@ -447,6 +447,10 @@ def test_the_last_line_says_over_which_time_it_was_looked() -> None:
     assert "over the time since the start 4 min ago" in last(young)
     early = changed("devices/m1", device(recent=recent({"overload": 700}, settled=False, minutes=0.5)))
     assert last(early).startswith("Nothing is wrong, but it is too early to say that all is well.")
+    mute = changed("devices/m1", device(life="unknown", added=NOW - 75, last_answer=None, dead_after=2700.0))
+    (finding,) = find(mute, NOW, True)
+    assert finding.text() == "device m1 has not answered yet, 75 s after its start"
+    assert last(mute).startswith("Nothing is wrong, but it is too early to say that all is well.")
     assert last(changed("key", {"trouble": "x"})).startswith("1 fault; exit code 1. Looked at")
 
 
