@@ -363,13 +363,23 @@ def _device(name: str, device: Facts, line: Facts, now: float) -> Iterator[Findi
             yield Finding("device-all-zero" if still["zero"] else "device-still", where, values)
 
 
-def never_answering(snapshot: Facts, before_s: float) -> dict[str, float]:
-    """Devices without any answer since the agent asks them, and since when that is, if before ``before_s`` (UTC s)."""
-    return {
-        name: float(facts["added"])
-        for name, facts in _part(snapshot, "devices").items()
-        if facts.get("added") and not facts.get("last_answer") and facts["added"] < before_s
-    }
+class Silence(NamedTuple):
+    """Since when a device is silent (UTC s): its last answer, or, if this agent had none, when it began to ask."""
+
+    since_s: float
+    answered: bool
+
+
+def silent_devices(snapshot: Facts, before_s: float) -> dict[str, Silence]:
+    """Devices silent since before ``before_s`` (UTC s); what they lack is sealed only when they answer again."""
+    found = {}
+    for name, facts in _part(snapshot, "devices").items():
+        last, added = facts.get("last_answer"), facts.get("added")
+        if last and facts.get("life") == "dead":
+            found[name] = Silence(float(last), True)
+        elif added and not last:
+            found[name] = Silence(float(added), False)
+    return {name: one for name, one in found.items() if one.since_s < before_s}
 
 
 def _valueless_s(device: Facts, recent: Facts, now: float) -> float:

@@ -134,7 +134,7 @@ def run(options: ConfigOptions, create_key: bool, verbose: bool) -> None:
                 raise group.exceptions[0] from group
     except GatewayError as error:
         ended = _with_a_full_disk(error)
-        note_end(config.runtime_dir, ended)
+        note_end(config.runtime_dir, ended, config.timezone)
         raise ended from error
 
 

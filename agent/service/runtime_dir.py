@@ -7,8 +7,9 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from drivers.files import is_locked, try_lock, write_atomic
 from drivers.model import GatewayError
@@ -61,12 +62,15 @@ def make_folder(folder: Path, mode: int) -> None:
         raise GatewayError(f"cannot be created: {error.strerror}", where=str(folder), hint=PATHS) from error
 
 
-def note_end(runtime_dir: Path, error: GatewayError) -> None:
-    """Leave for `status` why the agent ended, or could not start. Not beside the snapshot of another that runs."""
+def note_end(runtime_dir: Path, error: GatewayError, timezone: str) -> None:
+    """Leave for `status` why the agent ended, or could not start, and when, in the site's time.
+
+    Not beside the snapshot of another that runs.
+    """
     with contextlib.suppress(OSError):
         if not (runtime_dir / "snapshot.json").exists():
-            moment = datetime.now(UTC).isoformat(" ", "seconds")
-            write_atomic(runtime_dir / LAST_ERROR, f"{moment}: {error}".encode(), 0o640)
+            moment = datetime.now(ZoneInfo(timezone))
+            write_atomic(runtime_dir / LAST_ERROR, f"{moment:%Y-%m-%d %H:%M:%S}: {error}".encode(), 0o640)
 
 
 def _remove_permissions(folder: Path, bits: int) -> None:

@@ -11,7 +11,8 @@ from urllib.parse import quote, urlencode
 from zoneinfo import ZoneInfo
 
 from agent.cli.common import show_unit
-from agent.cli.report.labels import duration, never_answered, own_text, share
+from agent.cli.findings import Silence
+from agent.cli.report.labels import duration, own_text, share, silent_since
 from agent.indicators.quantities import title_of
 from agent.web.labels import FLAGS, label
 from agent.web.views import GOOD, device_href, reason_text
@@ -94,35 +95,36 @@ def day_links(shown: date, days: Sequence[str], today: str, query: Mapping[str, 
 
 
 def site_day(
-    answer: Mapping[str, Any], language: str, labels: Mapping[str, str], never: Mapping[str, float]
+    answer: Mapping[str, Any], language: str, labels: Mapping[str, str], silent: Mapping[str, Silence]
 ) -> dict[str, Any]:
     """The whole site: its roles as charts, its devices as a table.
 
     Args:
-        never: devices that never answered, since when, as ``agent.cli.findings.never_answering`` gives them.
+        silent: devices that do not answer, as ``agent.cli.findings.silent_devices`` gives them.
     """
     zone = ZoneInfo(answer["timezone"])
     roles = sorted(answer["site"], key=lambda one: (one["role"].startswith("x."), one["role"], one["flow"]))
-    shown = [one for one in roles if one["rows"] and one["role"] != "check" and one["total"] != 0]
-    series = [_site_series(n, one, answer, zone, language, never) for n, one in enumerate(shown)]
+    known = [one for one in roles if one["rows"] and one["role"] != "check"]
+    shown = [one for one in known if one["total"] != 0] or known  # at night a park of PV alone has nothing but zeros
+    series = [_site_series(n, one, answer, zone, language, silent) for n, one in enumerate(shown)]
     return {
         "series": series,
-        "devices": [_device_total(one, answer, language, labels, never) for one in _listed(answer["devices"], never)],
+        "devices": [_device_total(one, answer, language, labels, silent) for one in _listed(answer["devices"], silent)],
         **_frame(answer, language),
     }
 
 
-def _listed(devices: Sequence[Mapping[str, Any]], never: Mapping[str, float]) -> list[Mapping[str, Any]]:
+def _listed(devices: Sequence[Mapping[str, Any]], silent: Mapping[str, Silence]) -> list[Mapping[str, Any]]:
     """Those of the answer, and those that have sealed nothing yet."""
     nothing = {"label": "", "configured": True, "energy": (), "missing": {}}
     names = {one["device"] for one in devices}
-    return [*devices, *({"device": name, **nothing} for name in never if name not in names)]
+    return [*devices, *({"device": name, **nothing} for name in silent if name not in names)]
 
 
 def device_day(
-    answer: Mapping[str, Any], language: str, wanted: Sequence[str], never: Mapping[str, float]
+    answer: Mapping[str, Any], language: str, wanted: Sequence[str], silent: Mapping[str, Silence]
 ) -> dict[str, Any]:
-    """One device: its main points, or those that the address names. ``never`` as of ``site_day``."""
+    """One device: its main points, or those that the address names. ``silent`` as of ``site_day``."""
     zone = ZoneInfo(answer["timezone"])
     device: Mapping[str, Any] = answer["devices"][0]
     points = device.get("points", [])
@@ -147,7 +149,7 @@ def device_day(
             (clean_text(name, 120), f"/day?{urlencode({**query, 'point': name})}") for name in others if name in by_name
         ],
         "reasons": reasons,
-        "never": _never(device["device"], never, answer["timezone"], language),
+        "silent": _silent(device["device"], silent, answer["timezone"], language),
         "gaps_unknown": since is None or since > answer["from"],
         **_frame(answer, language),
     }
@@ -198,7 +200,7 @@ def _site_series(
     answer: Mapping[str, Any],
     zone: ZoneInfo,
     language: str,
-    never: Mapping[str, float],
+    silent: Mapping[str, Silence],
 ) -> Series:
     """A role; its gaps are those of the device that lacks most of an interval: a mean would hide which one it is."""
     rows, gaps = [], {int(start): gap for start, *gap in one.get("gaps", ())}
@@ -214,7 +216,7 @@ def _site_series(
             )
         )  # fmt: skip
     seen = dict.fromkeys(reason for _, _, reasons in gaps.values() for reason, _, _ in reasons)
-    lacking = _lacking(one, answer, language, never)
+    lacking = _lacking(one, answer, language, silent)
     return Series(
         f"site{n}",
         clean_text(title_of(f"{one['role']}.{one['flow']}")[language], 80),
@@ -238,21 +240,21 @@ def _who_lacks(device: str, devices: int, reasons: Sequence[tuple[str, int, int]
 
 
 def _lacking(
-    one: Mapping[str, Any], answer: Mapping[str, Any], language: str, never: Mapping[str, float]
+    one: Mapping[str, Any], answer: Mapping[str, Any], language: str, silent: Mapping[str, Silence]
 ) -> list[tuple[str, str, str]]:
     """The devices of a role that lack something of the day, what lacks most first: name, address, what."""
     found = []
     for device in answer["devices"]:
         name, missing = device["device"], device["missing"]
         counts = any((energy["role"], energy["flow"]) == (one["role"], one["flow"]) for energy in device["energy"])
-        if not counts or not (missing or name in never):
+        if not counts or not (missing or name in silent):
             continue
-        why = [_never(name, never, answer["timezone"], language)] if name in never else []
+        why = [_silent(name, silent, answer["timezone"], language)] if name in silent else []
         for reason, (ms, _) in sorted(missing.items(), key=lambda item: -item[1][0]):
             why.append(f"{reason_text(reason, language)} {duration(ms, language)}")
         whole_ms, ms = (sum(both[n] for both in missing.values()) for n in (1, 0))
         href = f"/day?{urlencode({'date': answer['day'], 'device': name})}"
-        found.append((name not in never, -whole_ms, -ms, name, href, "; ".join(why)))
+        found.append((name not in silent, -whole_ms, -ms, name, href, "; ".join(why)))
     return [(clean_text(name, 80), href, why) for *_, name, href, why in sorted(found)]
 
 
@@ -311,8 +313,8 @@ def _packs(device: str, first: int | None, last: int | None) -> tuple[tuple[int,
     return tuple((seq, f"/pack/{quote(device, safe='')}/{seq}") for seq in numbers)
 
 
-def _never(name: str, never: Mapping[str, float], timezone: str, language: str) -> str:
-    return never_answered(never[name], timezone, language) if name in never else ""
+def _silent(name: str, silent: Mapping[str, Silence], timezone: str, language: str) -> str:
+    return silent_since(silent[name], timezone, language) if name in silent else ""
 
 
 def _device_total(
@@ -320,7 +322,7 @@ def _device_total(
     answer: Mapping[str, Any],
     language: str,
     labels: Mapping[str, str],
-    never: Mapping[str, float],
+    silent: Mapping[str, Silence],
 ) -> dict[str, Any]:
     name = one["device"]
     main = [energy for energy in one["energy"] if energy["role"]] or one["energy"][:1]
@@ -329,7 +331,7 @@ def _device_total(
         "label": clean_text(own_text(one["label"], language) or labels.get(name, ""), 80),
         "href": f"/day?{urlencode({'date': answer['day'], 'device': name})}",
         "configured": one["configured"],
-        "never": _never(name, never, answer["timezone"], language),
+        "silent": _silent(name, silent, answer["timezone"], language),
         "energy": [
             {
                 "point": clean_text(energy["n"], 120),

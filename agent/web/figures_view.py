@@ -9,6 +9,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 from zoneinfo import ZoneInfo
 
+from agent.cli.findings import Silence
 from agent.cli.report import balance as balance_rows
 from agent.cli.report.labels import (
     BALANCE_WORDS,
@@ -16,10 +17,10 @@ from agent.cli.report.labels import (
     cited,
     duration,
     lacking,
-    never_answered,
     number,
     own_text,
     share,
+    silent_since,
     target,
     text_in,
     unit,
@@ -36,11 +37,11 @@ PERIODS: Final[Mapping[str, PeriodName]] = {"day": "day", "month": "month", "yea
 TRACE: Final = ("consumption", "own", "direct", "storage", "grid", "certified")
 
 
-def figures(page: Mapping[str, Any], period: str, language: str, never: Mapping[str, float]) -> dict[str, Any]:
+def figures(page: Mapping[str, Any], period: str, language: str, silent: Mapping[str, Silence]) -> dict[str, Any]:
     """All that the page shows of a report.
 
     Args:
-        never: devices that never answered, since when, as ``agent.cli.findings.never_answering`` gives them.
+        silent: devices that do not answer, as ``agent.cli.findings.silent_devices`` gives them.
     """
     zone = ZoneInfo(page["timezone"])
     groups = []
@@ -67,7 +68,7 @@ def figures(page: Mapping[str, Any], period: str, language: str, never: Mapping[
             (clean_text(text_in(one["title"], language), 120), clean_text(own_text(one["why"], language), 300))
             for one in page["excluded"]
         ],
-        "gaps": _gaps(page, period, language, never),
+        "gaps": _gaps(page, period, language, silent),
         "closed": bool(page.get("closed")),
     }
 
@@ -226,19 +227,19 @@ def _pack_range(place: object) -> dict[str, str] | None:
     }
 
 
-def _gaps(page: Mapping[str, Any], period: str, language: str, never: Mapping[str, float]) -> list[dict[str, Any]]:
+def _gaps(page: Mapping[str, Any], period: str, language: str, silent: Mapping[str, Silence]) -> list[dict[str, Any]]:
     timezone = page["timezone"]
     day = f"{datetime.fromtimestamp(page['period']['from'], ZoneInfo(timezone)):%Y-%m-%d}"
     rows = []
     for one in page.get("devices", ()):
         name, missing = one["device"], sorted(one.get("missing", {}).items(), key=lambda item: -item[1][0])
-        if missing or name in never:
+        if missing or name in silent:
             rows.append(
                 {
                     "name": clean_text(name, 80),
                     "label": clean_text(own_text(one.get("label", ""), language), 80),
                     "href": f"/day?{urlencode({'date': day, 'device': name})}" if period == "day" else "",
-                    "never": never_answered(never[name], timezone, language) if name in never else "",
+                    "silent": silent_since(silent[name], timezone, language) if name in silent else "",
                     "missing": [(reason_text(why, language), duration(ms, language)) for why, (ms, _) in missing],
                 }
             )

@@ -88,7 +88,7 @@ class LoginLimiter:
 
     def take(self, client: str) -> None:
         """Count a try. Raises TryLater."""
-        key, now = network_of(client), self._clock()
+        key, now = _guesser(client), self._clock()
         tokens, since = self._buckets.pop(key, (float(TRIES), now))
         tokens = min(float(TRIES), tokens + (now - since) / TRY_EVERY_S)
         allowed = tokens >= 1
@@ -100,7 +100,7 @@ class LoginLimiter:
 
     def forget(self, client: str) -> None:
         """After the right password."""
-        self._buckets.pop(network_of(client), None)
+        self._buckets.pop(_guesser(client), None)
 
 
 def network_of(client: str) -> str:
@@ -110,6 +110,14 @@ def network_of(client: str) -> str:
     except ValueError:
         return client
     return f"{int(found) >> 64:x}::/64" if found.version == 6 else client
+
+
+def _guesser(client: str) -> str:
+    """What shares its tries: a network, or this machine, where any account may use every address of 127.0.0.0/8."""
+    try:
+        return "loopback" if ip_address(client).is_loopback else network_of(client)
+    except ValueError:
+        return network_of(client)
 
 
 class PasswordChecker:

@@ -26,9 +26,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from agent.cli.control import no_answer
-from agent.cli.findings import never_answering
+from agent.cli.findings import Silence, silent_devices
 from agent.cli.questions import given
-from agent.cli.report.labels import never_answered, own_text
+from agent.cli.report.labels import own_text, silent_since
 from agent.config import PageConfig, WebConfig, load_page_config
 from agent.config.web import listen_address
 from agent.web.day_view import day_links, day_of, device_day, site_day
@@ -175,38 +175,44 @@ class Page:
         if text and wanted is None:
             raise HTTPException(404)
         days = await self._days()
+        names = [*moment.snapshot.get("devices", {})]
+        labels = {name: own_text(text, language) for name, text in self.config.labels.items()}
+
+        def page(view: Mapping[str, Any], shown_day: date) -> Response:
+            return self.render(
+                request,
+                "day.html",
+                day=view,
+                date=str(shown_day),
+                device=device,
+                device_label=labels.get(device, ""),
+                choices=[
+                    (name, labels.get(name, "")) for name in (*names, *([device] if device not in ("", *names) else ()))
+                ],
+                links=day_links(shown_day, *days, {"device": device} if device else {}),
+            )
+
         if wanted is not None and not _is_within(wanted, 10, *days):
-            raise HTTPException(404)
+            if device and device not in names:
+                raise HTTPException(404)
+            return page({"series": [], "length": ""}, wanted)
         try:
             answer = await self._ask(self.data.day, _unless_today(wanted, *days), device)
         except UsageError:
-            if (since := _never(moment, math.inf).get(device)) is None:
+            if (silence := _silent(moment, math.inf).get(device)) is None:
                 raise HTTPException(404) from None
             text = f"{clean_text(device, 80)}{label('colon', language)}"  # it has sealed nothing yet
-            text += never_answered(since, self.config.timezone, language)
+            text += silent_since(silence, self.config.timezone, language)
             return self.render(request, "error.html", 404, text=text)
         shown_day = day_of(answer["day"])
         if shown_day is None or (device and not answer["devices"]):
             raise HTTPException(404)
-        labels = {name: own_text(text, language) for name, text in self.config.labels.items()}
-        never = _never(moment, answer["to"])
+        silent = _silent(moment, answer["to"])
         if device:
-            view = device_day(answer, language, [name[:200] for name in query.getlist("point")], never)
+            view = device_day(answer, language, [name[:200] for name in query.getlist("point")], silent)
         else:
-            view = site_day(answer, language, labels, never)
-        names = [*moment.snapshot.get("devices", {})]
-        return self.render(
-            request,
-            "day.html",
-            day=view,
-            date=str(shown_day),
-            device=device,
-            device_label=labels.get(device, ""),
-            choices=[
-                (name, labels.get(name, "")) for name in (*names, *([device] if device not in ("", *names) else ()))
-            ],
-            links=day_links(shown_day, *days, {"device": device} if device else {}),
-        )
+            view = site_day(answer, language, labels, silent)
+        return page(view, shown_day)
 
     async def _ask(self, question: Callable[..., T], *what: Any) -> T:
         """An answer of the agent, in a thread that live pages do not need: one, however many wait for it."""
@@ -247,7 +253,7 @@ class Page:
             nothing = no_figures(wanted, period, days[0], today)
             return self.render(request, "figures.html", **nothing, period=period, periods=PERIODS)
         page = await self._ask(self.data.report, period, _unless_today(wanted, days, today))
-        view = figures(page, period, language, _never(moment, page["period"]["to"]))
+        view = figures(page, period, language, _silent(moment, page["period"]["to"]))
         links = neighbours(page, period, days[0] if days else today, today)
         return self.render(request, "figures.html", **view, period=period, periods=PERIODS, links=links)
 
@@ -358,9 +364,9 @@ class Page:
         return Response("internal error; the log of meterhouse-web has it\n", 500, media_type="text/plain")
 
 
-def _never(moment: Moment, before_s: float) -> Mapping[str, float]:
-    """See ``agent.cli.findings.never_answering``; nothing is known of the devices of an agent that does not run."""
-    return {} if moment.stopped else never_answering(moment.snapshot, before_s)
+def _silent(moment: Moment, before_s: float) -> Mapping[str, Silence]:
+    """See ``agent.cli.findings.silent_devices``; nothing is known of the devices of an agent that does not run."""
+    return {} if moment.stopped else silent_devices(moment.snapshot, before_s)
 
 
 def _unless_today(wanted: date | None, days: Sequence[str], today: str) -> date | None:

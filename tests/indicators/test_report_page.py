@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -308,8 +309,13 @@ def test_numbers_for_people() -> None:
     assert spark(["1", "", "3"]) == "▃·█" and spark(["1"]) == ""
 
 
-@pytest.mark.parametrize(("language", "words"), [("en", "never answered since"), ("zh", "起从未应答")])
-def test_a_report_says_of_a_device_that_it_never_answered(tmp_path: Path, language: str, words: str) -> None:
+@pytest.mark.parametrize(("answered", "language", "words"), [
+    (False, "en", "no usable answer since the agent's start"), (False, "zh", "启动或重载起无有效应答"),
+    (True, "en", "no usable answer since 20"), (True, "zh", "自 20"),
+])  # fmt: skip
+def test_a_report_says_of_a_device_that_it_does_not_answer(
+    tmp_path: Path, answered: bool, language: str, words: str
+) -> None:
     """From the snapshot of the running agent: its gaps are stated a quarter of an hour later."""
     site = MeteredDays(tmp_path)
     now_s = time.time()
@@ -317,19 +323,22 @@ def test_a_report_says_of_a_device_that_it_never_answered(tmp_path: Path, langua
     site.close()
     (tmp_path / "run").mkdir()
     facts = {"pid": os.getpid(), "time": now_s, "ring": "ring.x"}
-    never = {"line": "roof", "life": "dead", "added": now_s - 7200, "last_answer": None}
+    silent = {"line": "roof", "life": "dead", "added": now_s - 7200, "last_answer": None}
+    if answered:
+        silent |= {"added": now_s - 9000, "last_answer": now_s - 7200}
 
     def report(pid: int, *more: object) -> tuple[str, dict[str, Any]]:
-        (tmp_path / "run/snapshot.json").write_text(json.dumps(facts | {"pid": pid, "devices": {"m1": never}}))
+        (tmp_path / "run/snapshot.json").write_text(json.dumps(facts | {"pid": pid, "devices": {"m1": silent}}))
         args = ("report", *more, "-c", tmp_path / "agent.toml", "--lang", language)
         (code, shown, err), (_, plain, _) = mh(*args), mh(*args, "--json")
         assert code == 0, err
         return shown, json.loads(plain)
 
     shown, plain = report(os.getpid())
-    assert words in shown and plain["devices"][0]["never_answered"] == pytest.approx(now_s - 7200)
+    silence = plain["devices"][0]["silent"]
+    assert words in shown and silence == {"since_s": pytest.approx(now_s - 7200), "answered": answered}
     assert mh("report", "--html", tmp_path / "r.html", "-c", tmp_path / "agent.toml", "--lang", language)[0] == 0
-    assert words in (tmp_path / "r.html").read_text()
+    assert words in unescape((tmp_path / "r.html").read_text())
     assert words not in report(os.getpid(), f"{CUT.day(int(now_s * 1000)) - timedelta(days=2)}")[0], "asked later"
     assert words not in report(1 << 30)[0], "that agent is gone"
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -393,10 +397,11 @@ def test_an_unusable_state_directory_is_a_plain_error_that_status_repeats(
     (tmp_path / "run").mkdir()
     config = tmp_path / "agent.toml"
     config.write_text(
-        '[site]\nid = "park7"\ngateway = "gw01"\ntimezone = "UTC"\n'
+        '[site]\nid = "park7"\ngateway = "gw01"\ntimezone = "Pacific/Kiritimati"\n'
         '[paths]\nstate_dir = "/dev/null/x"\nruntime_dir = "run"\n'
     )
     words = [sys.executable, "-m", "agent.cli.main"]
+    before = int(time.time())
     run = subprocess.run([*words, "run", "-c", config, *more], check=False, capture_output=True, text=True, timeout=240)
     assert run.returncode == 1
     why = "/dev/null/x: cannot be created: Not a directory. Set another directory under [paths] in agent.toml"
@@ -404,6 +409,9 @@ def test_an_unusable_state_directory_is_a_plain_error_that_status_repeats(
     status = subprocess.run([*words, "status", "-c", config], check=False, capture_output=True, text=True, timeout=240)
     assert status.returncode == 1 and "no agent is running here. The last one ended at 20" in status.stderr
     assert why in status.stderr
+    (ended,) = re.findall(r"The last one ended at ([-0-9]+ [:0-9]+): ", status.stderr)
+    moment = datetime.fromisoformat(ended).replace(tzinfo=ZoneInfo("Pacific/Kiritimati"))
+    assert before <= moment.timestamp() <= time.time(), "the site's time, as everywhere"
 
 
 # --- D15: a clock that is a year back

@@ -191,6 +191,11 @@ def test_a_limiter_gives_one_more_try_after_a_while_and_stays_small() -> None:
         limiter.take(f"2001:db8:0:1::{n + 1}")
     with pytest.raises(TryLater):
         limiter.take("2001:db8:0:1:ffff::7")
+    for n in range(TRIES):  # any account of this machine may use these
+        limiter.take(f"127.0.{n}.{n + 1}")
+    for address in ("127.255.0.1", "::1"):
+        with pytest.raises(TryLater):
+            limiter.take(address)
     for n in range(MOST_ADDRESSES + 10):
         limiter.take(f"10.0.{n >> 8}.{n & 255}")
     assert len(limiter._buckets) == MOST_ADDRESSES

@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 
 from agent.cli.common import show_unit
 from agent.cli.control import no_answer
+from agent.cli.findings import Silence
 from agent.cli.report.labels import duration, share
 from agent.cli.report.labels import number as plain
 from agent.config import PageConfig, WebConfig
@@ -158,34 +159,48 @@ def test_one_of_many_devices_of_a_role_is_named_where_it_is_missing(tmp_path: Pa
         site.commit(packs(start, 24 * 60, gaps, stream=stream))
     (_, answer) = asyncio.run(site.ask(Day(now_ms=start + 40 * 60 * MINUTE, day="2026-11-24")))
     site.close()
-    (grid,) = site_day(answer, "en", {}, {"m1": start / 1000})["series"]
+    (grid,) = site_day(answer, "en", {}, {"m1": Silence(start / 1000, False)})["series"]
     gaps = {row.at: (row.gaps, row.missing) for row in grid.rows if row.gaps}
     assert gaps["01:00–01:15"] == ("timeout:900000:900000", "m2: no answer in time 15 min")
     assert gaps["01:30–01:45"] == ("timeout:900000:900000", "m2: no answer in time 15 min; and 1 more")
     assert gaps["03:15–03:30"] == ("crc:60000:60000", "m3: broken answers 1 min")
     assert set(gaps) == {"00:00–00:15", "01:00–01:15", "01:15–01:30", "01:30–01:45", "01:45–02:00", "03:15–03:30"}
     names = [(name, why) for name, _, why in grid.lacking]
-    assert names == [("m1", "never answered since 2026-11-24 00:00"), ("m2", "no answer in time 1 h"),
+    since = "no usable answer since the agent's start or reload at 2026-11-24 00:00:00"
+    assert names == [("m1", since), ("m2", "no answer in time 1 h"),
                      ("m3", "broken answers 31 min")] and grid.more_lacking == 2  # fmt: skip
+    zeros = [role | {"role": name, "total": 0.0} for role in answer["site"] for name in ("generation.pv", "grid")]
+    park = site_day(answer | {"site": zeros}, "en", {}, {})
+    assert len(park["series"]) == 2 and park["series"][0].rows, "a day of zeros is known"
+    park = site_day(answer | {"site": [*answer["site"], *zeros]}, "en", {}, {})
+    assert [one.total for one in park["series"]] == [grid.total], "beside others they are left out"
     older = site_day(answer | {"site": [{k: v for k, v in answer["site"][0].items() if k != "gaps"}]}, "en", {}, {})
     assert not any(row.gaps for row in older["series"][0].rows), "an agent of before an upgrade"
 
 
-@pytest.mark.parametrize(("language", "words"), [("en", "never answered since "), ("zh", "从未应答")])
-def test_a_device_that_never_answered_says_so_and_since_when(
-    viewer, park, traces, monkeypatch, language: str, words: str
+@pytest.mark.parametrize(("answered", "language", "words"), [
+    (False, "en", "no usable answer since the agent's start or reload at 2026-11-25 10:30:00"),
+    (False, "zh", "自采集程序 2026-11-25 10:30:00 启动或重载起无有效应答"),
+    (True, "en", "no usable answer since 2026-11-25 10:30:00"),
+    (True, "zh", "自 2026-11-25 10:30:00 起无有效应答"),
+])  # fmt: skip
+def test_a_device_that_does_not_answer_says_so_and_since_when(
+    viewer, park, traces, monkeypatch, answered: bool, language: str, words: str
 ) -> None:
     """m1 has gaps without a reason yet, m2 has sealed nothing: on Days (under the curve, too), and in Figures."""
     monkeypatch.setattr("agent.web.live.FRESH_S", 0.0)
-    silent = {"line": "roof", "life": "dead", "added": park.noon_ms / 1000 - 5400, "last_answer": None}
+    since = park.noon_ms / 1000 - 5400
+    silent = {"line": "roof", "life": "dead", "added": since, "last_answer": None}
+    if answered:
+        silent |= {"added": since - 86_400, "last_answer": since}
     traces.write(devices={"m1": silent, "m2": silent})
     for path, count in (("/day", 3), ("/day?device=m1", 1), ("/day?device=m2", 1), ("/figures?period=day", 1),
                         ("/figures?period=month", 1)):  # fmt: skip
         page = text_of(viewer.get(path, params={"lang": language} | dict(re.findall(r"(\w+)=(\w+)", path))).text)
-        assert page.count(words) == count and "2026-11-25 10:30" in page, path
+        assert page.count(words) == count, path
     for path in ("/day?date=2026-11-24", "/figures?period=day&date=2026-11-24"):
-        assert words not in viewer.get(f"{path}&lang={language}").text, "the day before it was asked"
-    traces.write(devices={"m1": silent | {"last_answer": park.noon_ms / 1000}})
+        assert words not in viewer.get(f"{path}&lang={language}").text, "the day before"
+    traces.write(devices={"m1": silent | {"life": "alive", "last_answer": park.noon_ms / 1000}})
     for path in ("/day", "/day?device=m1", "/figures?period=day"):
         assert words not in viewer.get(path).text, "it answered"
     assert viewer.get("/day?device=m2").status_code == 404
@@ -323,7 +338,11 @@ def test_days_that_are_none(viewer, query: str) -> None:
 
 def test_nobody_makes_the_agent_add_up_what_cannot_be_there(viewer, park) -> None:
     for query in ("day?date=1990-01-01", "day?date=2190-01-01&device=m1"):
-        assert viewer.get(f"/{query}").status_code == 404
+        page = viewer.get(f"/{query}")
+        assert page.status_code == 200 and "Nothing is known of this day." in page.text
+        assert "date=2026-11-2" in page.text, "the way to a day that is known"
+    assert "该日无数据" in viewer.get("/day?date=1990-01-01&lang=zh").text
+    assert viewer.get("/day?date=1990-01-01&device=none").status_code == 404
     for query in ("period=year&date=2025-06-01", "period=month&date=2026-10-31", "period=day&date=2026-11-23",
                   "period=month&date=2099-01-01"):  # fmt: skip
         assert viewer.get(f"/figures?{query}").status_code == 200

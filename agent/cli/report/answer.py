@@ -207,6 +207,13 @@ class _Meter(TypedDict):
     missing: list[_Unknown]
 
 
+class _Silence(TypedDict):
+    """As ``agent.cli.findings.Silence``."""
+
+    since_s: Time
+    answered: bool
+
+
 class _Device(TypedDict):
     """``missing``: by reason [ms, of these ms of the whole device]."""
 
@@ -214,7 +221,7 @@ class _Device(TypedDict):
     missing: dict[str, tuple[Count, Count]]
     gaps_from: Time | None
     label: NotRequired[str]
-    never_answered: NotRequired[Time]  # added from the snapshot
+    silent: NotRequired[_Silence]  # added from the snapshot
 
 
 class _Page(TypedDict):

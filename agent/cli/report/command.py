@@ -60,7 +60,7 @@ def report(
     \b
     Exit codes: 0 shown, 1 no database or no answer, 2 wrong usage, 3 bad configuration or plan.
     """
-    from agent.cli.findings import never_answering
+    from agent.cli.findings import silent_devices
     from agent.cli.report.answer import check_page
     from agent.cli.report.labels import WORDS
     from agent.config import role_note
@@ -74,10 +74,10 @@ def report(
         ask(config, request, kept.take, update)
     page = check_page(kept.whole)
     snapshot = _snapshot(config.runtime_dir)
-    since = never_answering(snapshot, page["period"]["to"])
+    silent = silent_devices(snapshot, page["period"]["to"])
     for one in page.get("devices", ()):
-        if one["device"] in since:
-            one["never_answered"] = since[one["device"]]
+        if one["device"] in silent:
+            one["silent"] = silent[one["device"]]._asdict()
     if html_file is not None:
         from agent.cli.report.html import page as html
 
@@ -199,15 +199,16 @@ def _show(page: Mapping[str, Any], language: str, first_interval_s: float, lengt
     from zoneinfo import ZoneInfo
 
     from agent.cli.console_tables import open_console, plain_table
+    from agent.cli.findings import Silence
     from agent.cli.report.labels import (
         WORDS,
         duration,
         lacking,
-        never_answered,
         number,
         own_text,
         percent,
         share,
+        silent_since,
         target,
         text_in,
         unit,
@@ -225,8 +226,9 @@ def _show(page: Mapping[str, Any], language: str, first_interval_s: float, lengt
             at = datetime.fromtimestamp(first_interval_s + SEALED_WITHIN_S, ZoneInfo(page["timezone"]))
             console.print(words["first interval"].format(duration(length_s * 1000, language), f"{at:%Y-%m-%d %H:%M}"))
         for one in page.get("devices", ()):
-            if (since := one.get("never_answered")) is not None:
-                console.print(cell(f"{one['device']}: {never_answered(since, page['timezone'], language)}"))
+            if (silence := one.get("silent")) is not None:
+                text = silent_since(Silence(**silence), page["timezone"], language)
+                console.print(cell(f"{one['device']}: {text}", 200))
         return
     heads = [words[name] for name in ("figure", "value", "target", "verdict", "known", "trend", "drags")]
     table = plain_table("", *heads, right=(heads[1], heads[4]))

@@ -6,10 +6,13 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
 from agent.cli.common import show_unit
+
+if TYPE_CHECKING:
+    from agent.cli.findings import Silence
 
 WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {
@@ -43,7 +46,8 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "device": "meter", "role": "role",
         "counted": "counted", "gaps": "amount not known", "none": "none", "and more": "and {} more",
         "reasons": "why readings are missing", "some points": "{} (some points)", "not counted": "in no figure",
-        "never answered": "never answered since {}",
+        "silent since": "no usable answer since {}",
+        "silent since start": "no usable answer since the agent's start or reload at {}",
         "reasons unknown": "reason not recorded", "reasons since": "before {}: reason not recorded",
         "no role": "no role", "begin of day": "the whole period",
         "each hour": "by hour", "each day": "by day", "each month": "by month",
@@ -80,7 +84,8 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "device": "计量点", "role": "角色",
         "counted": "计量值", "gaps": "计量不全时段", "none": "无", "and more": "另有 {} 段",
         "reasons": "缺数原因", "some points": "{}（部分测点）", "not counted": "未计入指标",
-        "never answered": "自 {} 起从未应答", "reasons unknown": "未记录原因", "reasons since": "{} 之前未记录原因",
+        "silent since": "自 {} 起无有效应答", "silent since start": "自采集程序 {} 启动或重载起无有效应答",
+        "reasons unknown": "未记录原因", "reasons since": "{} 之前未记录原因",
         "no role": "无角色", "begin of day": "整个统计期",
         "each hour": "逐时", "each day": "逐日", "each month": "逐月",
         "time known": "时间完整率 {}", "so far known": "截至目前的时间完整率 {}",
@@ -180,10 +185,11 @@ def duration(ms: float, language: str) -> str:
     return f"{ms:.0f} ms"
 
 
-def never_answered(since_s: float, timezone: str, language: str) -> str:
-    """``never answered since 2026-11-24 10:05``."""
-    since = datetime.fromtimestamp(since_s, ZoneInfo(timezone))
-    return WORDS[language]["never answered"].format(f"{since:%Y-%m-%d %H:%M}")
+def silent_since(silence: Silence, timezone: str, language: str) -> str:
+    """``no usable answer since 2026-11-24 10:05:12``; nothing is said of the time before the agent's start."""
+    since = datetime.fromtimestamp(silence.since_s, ZoneInfo(timezone))
+    text = WORDS[language]["silent since" if silence.answered else "silent since start"]
+    return text.format(f"{since:%Y-%m-%d %H:%M:%S}")
 
 
 def share(value: str | float) -> str:

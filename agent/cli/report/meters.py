@@ -9,7 +9,8 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from agent.cli.finding_words import LANGUAGES, reason_words
-from agent.cli.report.labels import WORDS, duration, never_answered, number, own_text, share, unit
+from agent.cli.findings import Silence
+from agent.cli.report.labels import WORDS, duration, number, own_text, share, silent_since, unit
 from agent.indicators.quantities import FLOW_TITLES
 from agent.roles import ROLES
 from drivers.model import clean_text
@@ -41,7 +42,7 @@ def rows(page: Mapping[str, Any], language: str) -> Iterator[tuple[str, ...]]:
         shown.add(device.get("device"))
         why = why_missing(device, page, language)
         since, first = device.get("gaps_from"), page["period"]["from"]
-        is_known = since is None and "never_answered" in device
+        is_known = since is None and "silent" in device
         if one["missing"] and not is_known and (since is None or since > max(first, one["missing"][0]["from"])):
             unknown = (
                 words["reasons unknown"] if since is None else words["reasons since"].format(_at(since, page, zone))
@@ -73,8 +74,8 @@ def why_missing(device: Mapping[str, Any], page: Mapping[str, Any], language: st
     """``no answer in time 1.2 h; ...``, the longest first; where only some points were missing, that is said."""
     words, at = WORDS[language], LANGUAGES.index(language)
     texts = []
-    if (since := device.get("never_answered")) is not None:
-        texts.append(never_answered(since, page["timezone"], language))
+    if (silence := device.get("silent")) is not None:
+        texts.append(silent_since(Silence(**silence), page["timezone"], language))
     for reason, (ms, whole_ms) in sorted(device.get("missing", {}).items(), key=lambda item: -item[1][0]):
         text = f"{clean_text(reason_words(reason)[at], 60)} {duration(ms, language)}"
         texts.append(text if whole_ms else words["some points"].format(text))
