@@ -51,5 +51,5 @@ class LineSilence:
         return now_ms - self._from_ms if self.visits >= DEAD_AFTER_FAILURES else 0
 
     def reason_for(self, tick_ms: int, next_ms: int) -> Reason:
-        """Why a tick was not asked before the next one: the line waited for an answer, or it had too much to do."""
+        """Why a tick was not asked before the next one: the line waited for an answer, was busy, or we stood still."""
         return self._reason if self._from_ms <= next_ms and tick_ms < self._to_ms else Reason.OVERLOAD

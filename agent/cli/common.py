@@ -150,10 +150,15 @@ def read_plain(path: Path, limit: int) -> bytes:
         return stream.read(limit)
 
 
-def learned_maps(snapshot: Mapping[str, Any]) -> dict[str, str]:
+def learned_maps(snapshot: Mapping[str, Any], language: str = "en") -> dict[str, str]:
     """The agent's learned facts about register maps, by device: cuts, missing registers, shorter reads."""
     learned = {name: device.get("learned") for name, device in snapshot.get("devices", {}).items()}
-    return {str(name): clean_text(str(text), 300) for name, text in learned.items() if text}
+    found = {str(name): clean_text(str(text), 300) for name, text in learned.items() if text}
+    if language != "zh" or not found:
+        return found
+    from agent.cli.chinese import translate
+
+    return {name: translate(text) for name, text in found.items()}
 
 
 def docs_folder() -> Path | None:

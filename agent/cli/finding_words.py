@@ -26,7 +26,7 @@ REASONS: Final[Mapping[str, Texts]] = {  # why a due reading does not exist
     "absent": ("not there, or not asked", "无数据或未询问"),
     "sentinel": ("the device has no value", "设备无有效值"),
     "asleep": ("asleep in the dark", "夜间休眠"),
-    "overload": ("the line is too busy", "线路过忙"),
+    "overload": ("not asked in time: line busy, or the agent stood still", "未及时询问：线路忙或程序停顿"),
     "lent": ("the line was lent to a tool", "线路已借给工具"),
     "stale_source": ("the source behind the device is stale", "上游数据未更新"),
     "ring": ("overwritten before it was stored", "存盘前被覆盖"),
@@ -66,8 +66,8 @@ _CLOCK = (
 )
 
 STALLED: Final[Texts] = (
-    "the line has time left: the agent or this machine stood still for a while",
-    "线路并不繁忙：采集程序或本机曾停顿",
+    "not asked in time: the line has time left, so the agent or this machine stood still",
+    "未及时询问：线路并不繁忙，是采集程序或本机曾停顿",
 )
 STALLED_ADVICE: Final[Texts] = (
     "Was the machine suspended, out of memory or busy with something else? The agent's log says when"
@@ -299,9 +299,9 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         4,
         ("device {name} has not answered for {age}{why}", "设备 {name} 已 {age} 无应答{why}"),
         (
-            "Its serial server or gateway answers in its place. Check its power, its address, the wire between the"
-            " serial server and it, and the serial setting there. `meterhouse watch --frames {line}`",
-            "应答来自串口服务器或网关，而不是设备本身。请检查设备供电、地址、串口服务器与设备之间的接线，"
+            "Its serial server or gateway answers in its place, or it fails itself. Check its power, its address, the"
+            " wire between the serial server and it, and the serial setting there. `meterhouse watch --frames {line}`",
+            "应答来自串口服务器或网关，或设备自身故障。请检查设备供电、地址、串口服务器与设备之间的接线，"
             "以及串口服务器上的串口参数；`meterhouse watch --frames {line}`",
         ),
     ),
@@ -374,8 +374,8 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "device-incomplete": FindingWords(
         4,
         (
-            "device {name} brought {share} of its readings in {span}; {count} of {due} are missing by {worst} ({why})",
-            "设备 {name} 在 {span} 内数据完整率 {share}；应有 {due} 个，其中 {count} 个因 {worst}（{why}）缺失",
+            "device {name} brought {share} of its readings in {span}; {count} of {due} are missing ({why})",
+            "设备 {name} 在 {span} 内数据完整率 {share}；应有 {due} 个，其中 {count} 个缺失（{why}）",
         ),
         ("{advice}", "{advice}"),
     ),

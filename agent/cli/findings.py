@@ -348,7 +348,8 @@ def _device(name: str, device: Facts, line: Facts, now: float) -> Iterator[Findi
         kind = "device-dead-behind-gateway" if device.get("gateway_answers") else kind
         kind = "device-dead-or-asleep" if device.get("may_sleep") else kind
         count, words = _unusable(device)
-        if device.get("garbled") and count:  # none: its frames were sound, what they said was not
+        # no count: its frames were sound, what they said was not; so is the newest one where a gateway answers
+        if device.get("garbled") and count and not device.get("gateway_answers"):
             kind, values = "device-garbled", values | {"words": words}
         yield Finding(kind, where, values)
     elif life in ("dead", "unknown") and why and silent_s >= (device.get("dead_after") or 0):  # its line is or was down

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from agent.cli.finding_words import Texts
+from agent.cli.finding_words import LANGUAGES, Texts
 
 LINE_TROUBLE: Final[Mapping[str, Texts]] = {  # counters of a line in the snapshot
     "timeouts": ("timeouts", "超时"), "broken": ("broken", "坏帧"), "mismatches": ("mismatches", "不匹配"),
@@ -17,3 +17,15 @@ QUALITIES: Final[Mapping[str, Texts]] = {  # of a value that is there
     "frozen": ("frozen", "数值不变"), "clock": ("device's clock is wrong", "时标不准"),
     "estimated": ("estimated", "估算"), "substituted": ("substituted", "替代"),
 }  # fmt: skip
+KIND_WORDS: Final[Mapping[str, Texts]] = {  # of points
+    "gauge": ("gauge", "瞬时量"), "counter": ("counter", "累计量"),
+    "state": ("state", "状态"), "text": ("text", "文本"),
+}  # fmt: skip
+CONFIRM_WORDS: Final[Mapping[str, Texts]] = {  # who confirms packs at a destination
+    "platform": ("platform", "平台"), "subscriber": ("subscriber", "接收方"), "broker": ("broker", "消息服务器"),
+}  # fmt: skip
+
+
+def word_in(words: Mapping[str, Texts], key: str, language: str) -> str:
+    """A word of a table; one that is not there stays as it is."""
+    return words.get(key, (key, key))[LANGUAGES.index(language)]

@@ -12,7 +12,7 @@ from agent.cli.common import learned_maps, show_age, singular
 from agent.cli.console_tables import cell, open_console, plain_table, point_table
 from agent.cli.finding_words import LANGUAGES, Texts, reason_words
 from agent.cli.findings import DOUBTFUL, EARLY, EXCUSED, Finding, show_size
-from agent.cli.reading_words import LINE_TROUBLE
+from agent.cli.reading_words import CONFIRM_WORDS, LINE_TROUBLE, word_in
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,7 +98,7 @@ class StatusScreen:
                 console.print()
                 console.print(table)
         console.print()
-        for name, learned in learned_maps(snapshot).items():
+        for name, learned in learned_maps(snapshot, self._language).items():
             console.print(cell(self._word("learned", name=name, what=learned), 400))
         for text in notes:
             console.print(cell(text, 400))
@@ -128,7 +128,7 @@ class StatusScreen:
             complete = recent.get("complete")
             missing = {r: count for r, count in (recent.get("missing") or {}).items() if r not in EXCUSED}
             worst = max(missing, key=missing.__getitem__, default="")
-            words = f"{worst} {reason_words(worst)[self._at]}" if worst and self._at else worst
+            words = reason_words(worst)[self._at] if worst and self._at else worst
             last = device.get("last_answer")
             table.add_row(
                 cell(name),
@@ -173,8 +173,9 @@ class StatusScreen:
             if uplink.get("backfilling"):
                 state += f", {self._word('catching up')}"
             subscribed = {True: "yes", False: "no"}.get(uplink.get("subscriber"), "not known")
+            confirm = word_in(CONFIRM_WORDS, str(uplink.get("confirm") or "-"), self._language)
             counts = [cell(uplink.get(key, "-")) for key in ("waiting", "confirmed", "refused")]
-            table.add_row(cell(name), state, self._word(subscribed), *counts, cell(uplink.get("confirm") or "-"))
+            table.add_row(cell(name), state, self._word(subscribed), *counts, cell(confirm))
         return table
 
     # --- the verdict

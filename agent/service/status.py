@@ -388,7 +388,11 @@ def _uplinks(uplinks: Mapping[str, Mapping[str, Any]], pending: Mapping[str, int
     for name, key, words in (
         ("uplink_in_flight_packs", "in_flight", "Packs sent and not acknowledged."),
         ("uplink_confirmed_packs_total", "confirmed", "Packs that the broker has accepted since the start."),
-        ("uplink_refused_packs_total", "refused", "Packs that the broker refused."),
+        (
+            "uplink_refused_packs_total",
+            "refused",
+            "Packs that the broker refused, without those that nobody subscribes to.",
+        ),
         ("uplink_connects_total", "connects", "Connections made."),
         ("uplink_sent_bytes_total", "sent_bytes", "Bytes of packs sent."),
     ):

@@ -372,9 +372,10 @@ class SendScheduler:
         if code < FAILURE and (code != NO_SUBSCRIBERS or self.mode == "broker"):
             self._on_accepted(message)
             return None
-        self.refused += 1
-        if code == NO_SUBSCRIBERS:
+        if code == NO_SUBSCRIBERS:  # accepted, and nobody there: no refusal
             self._unsubscribed.add((message.stream, message.kind))
+        else:
+            self.refused += 1
         if code in {NO_SUBSCRIBERS, NOT_AUTHORIZED, TOPIC_INVALID}:
             most_s = NO_READER_MOST_S if code == NO_SUBSCRIBERS else PROBE_MOST_S
             self.blocked.block((message.stream, message.kind), message.id, now, message.probe, most_s)

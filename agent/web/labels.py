@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from agent.cli.finding_words import LANGUAGES, Texts
+from agent.cli.reading_words import CONFIRM_WORDS, KIND_WORDS
 from agent.roles import ROLES
 from drivers.model import clean_text
 
@@ -373,17 +374,12 @@ VALUES: Final[Mapping[str, Texts]] = {  # that are words, by the last part of th
     "pace fast": ("fast", "快速"),
     "pace normal": ("normal", "常规"),
     "pace slow": ("slow", "慢速"),
-    "kind gauge": ("gauge", "瞬时量"),
-    "kind counter": ("counter", "累计量"),
-    "kind state": ("state", "状态"),
-    "kind text": ("text", "文本"),
+    **{f"kind {kind}": words for kind, words in KIND_WORDS.items()},
     "ratio apply": ("applied by the agent", "由采集程序折算"),
     "ratio done": ("applied by the device", "设备已折算"),
     "clock local": ("local time", "当地时间"),
     "clock utc": ("UTC", "协调世界时"),
-    "confirm platform": ("platform", "平台"),
-    "confirm subscriber": ("subscriber", "接收方"),
-    "confirm broker": ("broker", "消息服务器"),
+    **{f"confirm {who}": words for who, words in CONFIRM_WORDS.items()},
 }
 
 

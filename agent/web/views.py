@@ -76,7 +76,7 @@ def now_view(
         "uplinks": [
             _uplink_row(name, facts, outdated, language) for name, facts in snapshot.get("uplinks", {}).items()
         ],
-        "learned": learned_maps(snapshot),
+        "learned": learned_maps(snapshot, language),
         "refreshes": True,
     }
 

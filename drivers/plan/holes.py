@@ -93,7 +93,7 @@ class KnownHoles:
         if self.cuts:
             parts.append(f"{len(self.cuts)} cuts at {', '.join(str(a) for _, a in sorted(self.cuts)[:8])}")
         if self.absent:
-            parts.append(f"missing {', '.join(str(a) for _, a, _ in sorted(self.absent)[:8])}")
+            parts.append(f"no registers {', '.join(str(a) for _, a, _ in sorted(self.absent)[:8])}")
         if self.max_words:
             parts.append(f"at most {self.max_words} registers a read")
         return "; ".join(parts)

@@ -22,6 +22,7 @@ from drivers.toml.parsers import InvalidValue, did_you_mean, show
 T = TypeVar("T")
 MAX_FILE_BYTES = 4 << 20
 _AT_LINE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)\Z")
+_DUPLICATE = "Cannot overwrite a value"
 # tomllib's words in a technician's
 _SYNTAX = {
     "Invalid value": (
@@ -30,7 +31,7 @@ _SYNTAX = {
     ),
     "Expected '=' after a key in a key/value pair": ("a key without a value", 'Write key = "value"'),
     "Invalid statement": ("this line is not understood", 'Write key = "value", or a [table] header'),
-    "Cannot overwrite a value": ("duplicate key in this table", "Keep one of the two"),
+    _DUPLICATE: ("duplicate key in this table", "Keep one of the two"),
     "Unclosed array": ("a list is not closed", "Is a ] or a comma missing?"),
     "Unclosed inline table": ("a table in { } is not closed", "Is a } or a comma missing?"),
     "Unterminated string": ("a quote is not closed", 'Is a " missing?'),
@@ -39,6 +40,7 @@ _SYNTAX = {
     "Unescaped '\\' in a string": ("a backslash in a quoted text", "Write it twice, or use single quotes: 'C:\\path'"),
 }
 
+_KEY = re.compile(r"\s*([A-Za-z0-9_.-]{1,60})\s*=")
 _QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|#.*")
 # slips of the keyboard, looked for outside of texts in the line that tomllib does not understand
 _SLIPS = tuple(
@@ -382,6 +384,12 @@ def parse_source(source: TomlSource, blob: bytes, complaints: Complaints) -> dic
     return {}
 
 
+def _key_on(line: str) -> str:
+    """The key that a line begins with; "" where a text of several lines ends in it, which may be a secret."""
+    found = None if '"""' in line or "'''" in line else _KEY.match(line)
+    return found[1] if found else ""
+
+
 def _syntax(source: TomlSource, message: str) -> Complaint:
     """tomllib's message as a complaint with its line, never with the line's text: that may hold a secret."""
     found = _AT_LINE.search(message)
@@ -400,6 +408,7 @@ def _syntax(source: TomlSource, message: str) -> Complaint:
         return Complaint(f"duplicate table [{clean_text(table)}]", file=source.name, line=line, key="", hint=hint)
     for known, (text, hint) in _SYNTAX.items():
         if what.startswith(known):
-            return Complaint(text, file=source.name, line=line, key="", hint=hint)
+            key = _key_on(lines[line - 1]) if known == _DUPLICATE and line <= len(lines) else ""
+            return Complaint(text, file=source.name, line=line, key=key, hint=hint)
     what = clean_text(what[:1].lower() + what[1:], 120)
     return Complaint(what, file=source.name, line=line, key="", hint="This is not valid TOML")

@@ -6,15 +6,18 @@ import re
 import string
 from collections.abc import Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.cli.common import singular
-from agent.cli.finding_words import BECAUSE, FINDINGS, REASONS
+from agent.cli.common import learned_maps, singular
+from agent.cli.finding_words import BECAUSE, FINDINGS, REASONS, reason_words
 from agent.cli.findings import BY_GATEWAY, Finding, exit_code_of, find
 from agent.cli.status_screen import StatusScreen
 from agent.service.recent_readings import EXCUSED
+from agent.web.live import Moment
+from agent.web.views import now_view
 from drivers.model import Reason
 
 NOW = 1_795_500_000.0
@@ -168,6 +171,9 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
      device(life="dead", garbled=True, may_sleep=True, answers=answers(9, broken=30)), 4, ["device-garbled"]),
     ("sound frames that contradict each other", "devices/m1",
      device(life="dead", garbled=True, answers=answers(9)), 4, ["device-dead"]),
+    ("a serial server that answers 04h, after broken answers", "devices/m1",
+     device(life="dead", garbled=True, gateway_answers=True, answers=answers(9, broken=30)), 4,
+     ["device-dead-behind-gateway"]),
     ("pulled from a serial server", "devices/m1", device(life="dead", gateway_answers=True), 4,
      ["device-dead-behind-gateway"]),
     ("sensors without a value", "devices/m1", device(recent=recent({"sentinel": 300, "absent": 100})), 0,
@@ -235,7 +241,7 @@ def test_points_that_a_device_lacks_are_told_from_its_silence() -> None:
     """It was advised to leave out 310 of 1000 readings, all of them good points in a silence of the bus."""
     snapshot = changed("devices/m1", device(recent=recent({"absent": 310}) | {"not_asked": 290}))
     incomplete, lacking = find(snapshot, NOW, True)
-    assert "290 of 1000 are missing by absent" in incomplete.text() and "silent" in incomplete.advice()
+    assert "290 of 1000 are missing (not there, or not asked)" in incomplete.text() and "silent" in incomplete.advice()
     assert "no value for 20 of 1000" in lacking.text() and "`points`" in lacking.advice()
 
 
@@ -286,13 +292,45 @@ def test_late_readings_of_a_line_that_has_time_left_are_not_blamed_on_the_line()
     assert "曾停顿" in incomplete.text("zh") and "every" not in incomplete.advice("zh")
 
 
+def test_the_words_of_late_readings_blame_neither_the_line_nor_the_agent() -> None:
+    """What the record keeps is told on days and in reports for years, and nobody knows then which of the two it was."""
+    assert reason_words("overload") == (
+        "not asked in time: line busy, or the agent stood still",
+        "未及时询问：线路忙或程序停顿",
+    )
+    text = (Path(__file__).parents[2] / "docs" / "pack-format.md").read_text(encoding="utf-8")
+    (row,) = (line for line in text.splitlines() if line.startswith("| `overload` |"))
+    assert "stood still" in row
+
+
+def test_who_confirms_and_what_was_learned_are_told_in_chinese() -> None:
+    snapshot = changed("uplinks/platform", {"confirm": "subscriber"})
+    (column,) = (one for one in StatusScreen(snapshot, "zh", NOW).uplink_table().columns if one.header == "确认方式")
+    assert list(column.cells) == ["接收方"]
+    learned = "2 cuts at 37001, 37003; no registers 37000; at most 20 registers a read"
+    snapshot = changed("devices/m1", {"learned": learned})
+    chinese = "读取在 2 处分开：37001, 37003；没有寄存器 37000；一次最多读 20 个寄存器"
+    assert (learned_maps(snapshot), learned_maps(snapshot, "zh")) == ({"m1": learned}, {"m1": chinese})
+    assert now_view(Moment(time=NOW, snapshot=snapshot), "zh", {})["learned"] == {"m1": chinese}
+
+
+def test_a_reason_is_told_in_words_in_both_languages() -> None:
+    """`其中 291 个因 overload（...）缺失`: the code stood in the sentence, and in the column of the table."""
+    snapshot = changed("devices/m1", device(recent=recent({"timeout": 300})))
+    (incomplete,) = find(snapshot, NOW, True)
+    assert "are missing (no answer in time)" in incomplete.text()
+    assert "其中 300 个缺失（应答超时）" in incomplete.text("zh")
+    (column,) = (one for one in StatusScreen(snapshot, "zh", NOW).device_table().columns if one.header == "缺失原因")
+    assert next(iter(column.cells)) == "应答超时 (300)"
+
+
 def test_an_overloaded_line_is_named_with_its_devices_and_what_to_do() -> None:
     snapshot = changed("devices/m1", device(recent=recent({"overload": 700})))
     assert seen(snapshot) == (4, ["device-incomplete"]), "late polls on a line with time left have another cause"
     snapshot["lines"]["bus"]["busy_share"] = 0.98
     (incomplete, line) = find(snapshot, NOW, True)
     assert (incomplete.code, line.code) == ("device-incomplete", "line-overloaded")
-    assert "brought 30%" in incomplete.text() and "overload (the line is too busy)" in incomplete.text()
+    assert "brought 30%" in incomplete.text() and "not asked in time: line busy" in incomplete.text()
     assert line.text() == "line bus is 98% busy: readings of m1 come too late or not at all"
     assert "`every`" in line.advice() and "baud" in line.advice() and "波特率" in line.advice("zh")
     snapshot["devices"]["m1"]["recent"] = recent({"overload": 50})

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HAN = re.compile("[\u4e00-\u9fff]")
 VALUE = re.compile(r"\{\w*[^{}]*\}")
 NAMES = re.compile(
-    "(BALANCE_)?WORDS|TEXTS|KEYS|LABELS|FACTS|FLAGS|QUALITIES|LINE_TROUBLE|REASONS|BECAUSE|FINDINGS|HEADS|ROLES"
+    "((BALANCE|KIND|CONFIRM|CSV)_)?WORDS|TEXTS|KEYS|LABELS|FACTS|FLAGS|QUALITIES|LINE_TROUBLE|REASONS|BECAUSE|FINDINGS|HEADS|ROLES"
 )
 ENGLISH_ALONE = {"{s}", "{what}"}  # values that Chinese does without: a plural, an article with its noun
 MUST = {  # what a person reads of these is in a table; errors and help are in the catalogue (test_chinese, test_help)

@@ -194,6 +194,7 @@ async def test_chinese_names_take_two_columns_and_the_rows_stay_straight(traces:
         at = {cell_len(row[: row.index(" W ")]) for row in seen.rows[1:6] + seen.rows[11:13]}
         assert len(at) == 1, "the units stand below one another"
         assert "应答校验错误" in seen.rows[11]
+        assert "瞬时量" in seen.line("detail") and "gauge" not in seen.line("detail")
         await seen.press("slash", *"有功 inv1")
         await seen.until(lambda: "1/3" in seen.text or len([row for row in seen.rows[1:] if row]) == 3)
         assert all("inv1" in row for row in seen.rows[1:4])
@@ -223,6 +224,15 @@ async def test_lines_and_destinations_with_their_load_errors_and_drain(traces: T
         assert seen.rows[1].split()[:7] == ["platform", "connected", "yes", "300", "█▅", "20", "s"]
         write(now, 5, 900)
         await seen.until(lambda: "growing" in seen.rows[1])
+
+
+async def test_who_confirms_is_told_in_chinese(traces: Traces) -> None:
+    uplink = {"connected": True, "subscriber": True, "waiting": 0, "confirmed": 7, "confirm": "subscriber"}
+    traces.write(uplinks={"platform": uplink})
+    async with screen(traces.folder, "zh", size=(140, 30)) as seen:
+        await seen.press("4")
+        await seen.until(lambda: seen.rows[1].startswith("platform"))
+        assert seen.rows[1].split()[-1] == "接收方"
 
 
 async def test_it_waits_for_an_agent_and_says_so(traces: Traces) -> None:

@@ -30,6 +30,19 @@ def test_all_complaints_come_at_once_in_the_order_of_the_file(site, good) -> Non
     assert [line.split(":")[1] for line in found] == ["12", "24", "40", "62"]
 
 
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        ('"park8"', "agent.toml:4: id: "),
+        ("[\n1,\n2]", "agent.toml:6: "),  # its last line names no key
+        ('"""\nword = 7"""', "agent.toml:5: "),  # what looks like a key belongs to a text that may be a secret
+    ],
+)
+def test_a_key_that_stands_twice_is_named(site, good, value: str, where: str) -> None:
+    site.write(good.replace('id = "park7"', f'id = "park7"\nid = {value}', 1))
+    assert site.complaints() == [f"{where}duplicate key in this table. Keep one of the two"]
+
+
 def test_a_name_in_two_files_names_both(site, good) -> None:
     more = {
         "10-a.toml": '[store]\nmax_size = "1 GiB"\n\n[[line]]\nname = "roof"\nurl = "tcp://192.0.2.9:1"\n',

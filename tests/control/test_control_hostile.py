@@ -159,7 +159,9 @@ def shown(data: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> st
     page = check_page(data)
     _show(page, "en", 0.0, 900)
     _write_csv(tmp_path / "f.csv", FIGURE_HEADS, [_figure_row(figure, page, "en") for figure in page["figures"]])
-    _write_csv(tmp_path / "t.csv", FIGURE_HEADS, [_trace_row(hour, page["timezone"]) for hour in _hours(page["trace"])])
+    _write_csv(
+        tmp_path / "t.csv", FIGURE_HEADS, [_trace_row(hour, page["timezone"], "en") for hour in _hours(page["trace"])]
+    )
     csvs = [(tmp_path / name).read_text() for name in ("f.csv", "t.csv")]
     assert len(csvs[0].splitlines()) == len(page["figures"]) + 1
     return "".join((html(page, "en"), *csvs, capsys.readouterr().out))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
+import tomllib
 from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
@@ -18,7 +20,18 @@ import pytest
 
 from agent.cli.report import charts
 from agent.cli.report.answer import check_page
-from agent.cli.report.command import _show, first_whole_interval_s, parse_period, spark
+from agent.cli.report.command import (
+    FIGURE_HEADS,
+    TRACE_HEADS,
+    _figure_row,
+    _hours,
+    _show,
+    _trace_row,
+    csv_heads,
+    first_whole_interval_s,
+    parse_period,
+    spark,
+)
 from agent.cli.report.html import page as html
 from agent.cli.report.labels import WORDS, cited, lacking, number, own_text, percent, value_of, verdict_of
 from agent.indicators.compute import PeriodTotals, demands, merge, period_of
@@ -271,6 +284,36 @@ def test_a_text_of_the_site_in_both_languages_is_shown_in_that_of_the_page() -> 
         cited("发改环资〔2025〕910号 annex 3; accounting by annex 4", "zh")
         == "发改环资〔2025〕910号 附件3；核算按附件4"
     )
+
+
+def test_each_source_of_a_factor_is_cited_in_chinese() -> None:
+    """The names of publications and sites stay; nothing else of them is English."""
+    names = ("GB/T", "daydaynews.cc")
+    folder = Path(__file__).parents[2] / "agent" / "indicators" / "tables"
+    tables = [tomllib.loads(path.read_text("utf-8")) for path in folder.glob("*.toml")]
+    sources = {entry["source"] for table in tables for one in table["factor"] for entry in one["entry"]}
+    assert len(sources) > 10
+    for source in sources:
+        found = cited(source, "zh")
+        for name in names:
+            found = found.replace(name, "")
+        assert not re.search("[A-Za-z]{2}", found), source
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_csv_is_in_one_language(language: str) -> None:
+    page = made()
+    rows = [dict(zip(FIGURE_HEADS, _figure_row(one, page, language), strict=True)) for one in page["figures"]]
+    trace = [_trace_row(hour, page["timezone"], language) for hour in _hours(page["trace"])]
+    heads = [*csv_heads(FIGURE_HEADS, language), *csv_heads(TRACE_HEADS, language)]
+    verdicts = {row["verdict"] for row in rows}
+    if language == "en":
+        assert heads == [*FIGURE_HEADS, *TRACE_HEADS] and "no threshold" in verdicts
+        assert trace[0][-1] in ("true", "false")
+    else:
+        assert not [head for head in heads if re.search("[A-Za-z]", head.replace("kWh", ""))]
+        assert not [one for one in verdicts if re.search("[A-Za-z]", one)]
+        assert {row["official"] for row in rows} | {row[-1] for row in trace} <= {"是", "否"}
 
 
 def test_both_languages_have_all_words() -> None:

@@ -256,7 +256,7 @@ def test_what_was_learned_survives_a_restart_and_expires() -> None:
     said = json.loads(json.dumps(holes.to_json()))
     again = KnownHoles.from_json(said, key, now_s=2000)
     assert (again.cuts, again.absent) == (holes.cuts, holes.absent) != (set(), set())
-    assert "missing 2" in again.summary()
+    assert "no registers 2" in again.summary()
     other = holes_key("hash", {"device.serial": "A1"}, "V2")
     assert not KnownHoles.from_json(said, other, now_s=2000).absent, "new firmware, new chance"  # field pain 39
     assert not KnownHoles.from_json(said, key, now_s=1000 + 8 * 86400).absent

@@ -324,6 +324,7 @@ def test_whether_somebody_subscribes_is_known_from_the_answers() -> None:
     rig.send()
     rig.answer(0x10)
     assert rig.scheduler.subscriber is False
+    assert rig.scheduler.refused == 0, "nobody was there; the broker refused nothing"
     rig.settle()
     rig.tick(61)
     rig.commit(1, stream=1)

@@ -85,9 +85,11 @@ def report(
             draft.write(html(page, lang))
             draft.keep()
     if csv_file is not None:
-        _write_csv(csv_file, FIGURE_HEADS, [_figure_row(figure, page, lang) for figure in page["figures"]])
+        rows = [_figure_row(figure, page, lang) for figure in page["figures"]]
+        _write_csv(csv_file, csv_heads(FIGURE_HEADS, lang), rows)
     if trace_file is not None:
-        _write_csv(trace_file, TRACE_HEADS, [_trace_row(hour, page["timezone"]) for hour in _hours(page["trace"])])
+        rows = [_trace_row(hour, page["timezone"], lang) for hour in _hours(page["trace"])]
+        _write_csv(trace_file, csv_heads(TRACE_HEADS, lang), rows)
     for path in filter(None, (html_file, csv_file, trace_file)):
         click.echo(f"{WORDS[lang]['wrote']} {clean_text(str(path), 400)}", err=as_json)
     if as_json:
@@ -148,9 +150,17 @@ TRACE_HEADS = (
 )
 
 
-def _figure_row(figure: Mapping[str, Any], page: Mapping[str, Any], language: str) -> list[Any]:
-    from agent.cli.report.labels import target, text_in, verdict_of
+def csv_heads(names: tuple[str, ...], language: str) -> tuple[str, ...]:
+    """The heads of a file for people, in their language."""
+    from agent.cli.report.labels import CSV_WORDS
 
+    return tuple(CSV_WORDS[language][name] for name in names)
+
+
+def _figure_row(figure: Mapping[str, Any], page: Mapping[str, Any], language: str) -> list[Any]:
+    from agent.cli.report.labels import CSV_WORDS, WORDS, target, text_in, verdict_of
+
+    verdict = verdict_of(figure)
     sides = [figure.get(side, {}) for side in ("numerator", "denominator")]
     return [
         figure["id"],
@@ -159,8 +169,8 @@ def _figure_row(figure: Mapping[str, Any], page: Mapping[str, Any], language: st
         figure.get("v", ""),
         figure["u"],
         target(figure),
-        verdict_of(figure),
-        str(figure["official"]).lower(),
+        verdict if language == "en" else WORDS[language][verdict],
+        CSV_WORDS[language][str(bool(figure["official"])).lower()],
         figure["completeness"],
         figure["estimated"],
         *(f"{side['v']} {side['u']}".strip() if side else "" for side in sides),
@@ -174,14 +184,17 @@ def _hours(trace: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return sorted([*trace["hours"], *trace.get("missing", ())], key=lambda hour: hour["from"])
 
 
-def _trace_row(hour: Mapping[str, Any], timezone: str) -> list[Any]:
+def _trace_row(hour: Mapping[str, Any], timezone: str, language: str) -> list[Any]:
     from datetime import datetime
     from zoneinfo import ZoneInfo
+
+    from agent.cli.report.labels import CSV_WORDS
 
     zone = ZoneInfo(timezone)
     times = [datetime.fromtimestamp(hour[key], zone).isoformat(timespec="seconds") for key in ("from", "to")]
     names = ("consumption", "own", "direct", "storage", "grid", "exported")
-    return [*times, *(hour.get(name, "") for name in names), str(hour.get("complete", False)).lower()]
+    complete = CSV_WORDS[language][str(bool(hour.get("complete", False))).lower()]
+    return [*times, *(hour.get(name, "") for name in names), complete]
 
 
 def _write_csv(path: Path, heads: tuple[str, ...], rows: list[list[Any]]) -> None:

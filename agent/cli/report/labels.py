@@ -93,6 +93,24 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "colon": "：", "semicolon": "；", "comma": "，",
     },
 }  # fmt: skip
+CSV_WORDS: Final[Mapping[str, Mapping[str, str]]] = {  # in English they are for programs too
+    "en": {
+        "id": "id", "title": "title", "period": "period", "value": "value", "unit": "unit", "target": "target",
+        "verdict": "verdict", "official": "official", "completeness": "completeness", "estimated": "estimated",
+        "numerator": "numerator", "denominator": "denominator", "formula_hash": "formula_hash", "factors": "factors",
+        "from": "from", "to": "to", "consumption_kWh": "consumption_kWh", "own_kWh": "own_kWh",
+        "direct_kWh": "direct_kWh", "storage_kWh": "storage_kWh", "grid_kWh": "grid_kWh",
+        "exported_kWh": "exported_kWh", "complete": "complete", "true": "true", "false": "false",
+    },
+    "zh": {
+        "id": "编号", "title": "指标", "period": "统计期", "value": "数值", "unit": "单位", "target": "目标",
+        "verdict": "判定", "official": "正式指标", "completeness": "数据完整率", "estimated": "估算占比",
+        "numerator": "分子", "denominator": "分母", "formula_hash": "公式哈希", "factors": "因子",
+        "from": "起", "to": "止", "consumption_kWh": "用电量（kWh）", "own_kWh": "自发自用（kWh）",
+        "direct_kWh": "绿电直连（kWh）", "storage_kWh": "储能放电（kWh）", "grid_kWh": "网购电（kWh）",
+        "exported_kWh": "上网电量（kWh）", "complete": "数据完整", "true": "是", "false": "否",
+    },
+}  # fmt: skip
 _SPANS: Final = (
     (86_400_000, 3, "days", "天"), (3_600_000, 1, "h", "小时"), (60_000, 1, "min", "分钟"), (1000, 1, "s", "秒"),
 )  # fmt: skip
@@ -107,6 +125,8 @@ _CITED: Final[Mapping[str, str]] = {  # of the sources of sets and factors, whic
     "annexes 3 and 4 (trial)": "附件3、附件4（试行）", "annex 3; accounting by annex 4": "附件3；核算按附件4",
     "annex 4 (the 2022 national fossil power factor)": "附件4（2022年全国火电排放因子）", "annex 4": "附件4",
     "notes on ": "据 ", "; clause not known": "，条款待查", "molar masses": "摩尔质量",
+    "7.5.6 and 7.5.7": "7.5.6、7.5.7",
+    "(1.1 to 1.33 by gas; a supplier's own value goes into the plan)": "（因气质为1.1至1.33；供气方的数值写入方案）",
     "(market intelligence): names and thresholds; formulas as noted": "（市场资料）：名称与阈值；公式见说明",
     "the last official national net coal rate; the value for 2025 and later is not confirmed":
         "最近一次官方全国供电煤耗；2025年及以后的数值未确认",

@@ -13,7 +13,7 @@ from agent.cli.common import say, show_age, show_unit
 from agent.cli.console_tables import point_title, quality_word
 from agent.cli.finding_words import LANGUAGES, reason_words
 from agent.cli.findings import Finding
-from agent.cli.reading_words import LINE_TROUBLE
+from agent.cli.reading_words import CONFIRM_WORDS, KIND_WORDS, LINE_TROUBLE, word_in
 from agent.cli.report.labels import own_text
 from agent.cli.ring_follower import GAP_CODES, Latest, show_short
 from agent.cli.sparkline import sparkline
@@ -157,7 +157,7 @@ class Pages:
         columns = self._columns(
             *([] if device else [Column("device", shrinks=True, most=24)]),
             Column("point", shrinks=True, most=48), Column("value", right=True, most=24), Column("unit"),
-            Column("trend", drop=2), Column("quality"), Column("age", right=True, drop=1),
+            Column("trend", drop=2), Column("quality", shrinks=True), Column("age", right=True, drop=1),
             *([Column("name", shrinks=True, drop=3)] if self._at else []),
         )  # fmt: skip
         history = view.history or {}
@@ -184,7 +184,8 @@ class Pages:
             point = latest.point
             what = "-" if latest.value is None else format(latest.value) if latest.value else str(latest.value)
             title = point_title(point.name) if self._at else point_title(point.name, "en")
-            parts = [f"{point.device}/{point.name}", title, f"{what} {show_unit(point.unit)}", point.kind]
+            parts = [f"{point.device}/{point.name}", title, f"{what} {show_unit(point.unit)}"]
+            parts.append(word_in(KIND_WORDS, point.kind, self._language))
             if not latest.time_ns:
                 parts.append(self._word("not heard"))
             return clean_text("  ".join(filter(None, parts)), 300)
@@ -281,7 +282,7 @@ class Pages:
                 Cell(self._word("growing") if growing else show_age(left), "yellow" if growing else ""),
                 Cell(str(uplink.get("confirmed", "-"))),
                 Cell(str(uplink.get("refused") or 0), "red" if uplink.get("refused") else ""),
-                Cell(clean_text(str(uplink.get("confirm") or "-"), 20)),
+                Cell(clean_text(word_in(CONFIRM_WORDS, str(uplink.get("confirm") or "-"), self._language), 20)),
             )
 
         def detail(at: int) -> str:
