@@ -129,6 +129,10 @@ def complaint_json(error: GatewayError) -> dict[str, Any]:
 def _try_key(config: Config) -> None:
     """The agent does not start with a key file that is none. A token is not asked: that is the agent's to do."""
     file = config.key.file
+    if lost_key(config):
+        from agent.keys import LOST, RESTORE
+
+        raise ConfigError(LOST, where=f"key.file: {file}", hint=RESTORE)
     if file is None or not os.path.isfile(file) or not os.access(file, os.R_OK):
         return
     from agent.keys import KeyFileError, load_key
@@ -140,6 +144,14 @@ def _try_key(config: Config) -> None:
         load_key(file, any_owner=True)
     except KeyFileError as error:
         raise ConfigError(error.what, where=f"key.file: {file}", hint=error.hint) from None
+
+
+def lost_key(config: Config) -> bool:
+    """Is the key file gone from a gateway that is not new? The next start fails without it."""
+    from agent.keys import is_lost
+
+    file = config.key.file
+    return file is not None and not _is_hidden(file.parent) and is_lost(file, config.store_path)
 
 
 def find_notes(config: Config) -> list[ConfigWarning]:
@@ -166,7 +178,8 @@ def find_notes(config: Config) -> list[ConfigWarning]:
         notes.append(ConfigWarning("agent.toml", "no [[uplink]]: readings stay on this gateway"))
     if not config.devices:
         notes.append(ConfigWarning("agent.toml", "no [[device]]: nothing will be read"))
-    if (file := config.key.file) is not None and not _is_hidden(file.parent) and not os.path.exists(file):
+    file = config.key.file
+    if file is not None and not _is_hidden(file.parent) and not os.path.exists(file) and not lost_key(config):
         hint = "The service makes it at its first start; by hand: `meterhouse keys create`"
         notes.append(ConfigWarning("key", f"{file} is not there", hint))
     if config.control != ControlConfig() and gid_of(config.control.group) is None:
@@ -176,8 +189,8 @@ def find_notes(config: Config) -> list[ConfigWarning]:
 
 
 def _is_hidden(folder: Path) -> bool:
-    """Does the file exist, but this user cannot read it?"""
-    return os.path.isdir(folder) and not os.access(folder, os.X_OK)
+    """May this user not see what is in the folder?"""
+    return any(os.path.isdir(one) and not os.access(one, os.X_OK) for one in (folder, *folder.parents))
 
 
 def _port_notes(where: str, port: Path) -> Iterable[ConfigWarning]:

@@ -40,7 +40,7 @@ def check_absent(path: Path) -> None:
 
 def check_writable(folder: Path) -> None:
     """Raises UsageError if this user could not make a file in the folder: before many questions, not after them."""
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     if not os.access(nearest, os.W_OK):
         raise UsageError("this user may not write here", where=str(nearest), hint="Use sudo, or another folder")
 

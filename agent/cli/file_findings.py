@@ -30,11 +30,18 @@ def find_in_files(snapshot: Mapping[str, Any], config: Config | None) -> Iterato
 
 
 def open_key(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
-    """A key that others may read; the next start refuses it."""
+    """A key that others may read, or that is gone; the next start fails.
+
+    The agent itself sees that one is gone within seconds, and its snapshot is some seconds old as well.
+    """
     key = snapshot.get("key")
     file = key.get("file") if isinstance(key, Mapping) else None
     try:
         found = os.stat(file) if isinstance(file, str) else None
+    except FileNotFoundError:
+        if isinstance(key, Mapping) and not key.get("trouble") and os.path.isdir(os.path.dirname(str(file))):
+            yield Finding("key-trouble", "key", {"what": f"{clean_text(str(file), 250)}: the key file is missing"})
+        return
     except (OSError, ValueError):
         return
     if found is None or not stat.S_ISREG(found.st_mode):

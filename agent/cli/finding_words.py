@@ -459,6 +459,19 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         ),
         warns=True,
     ),
+    "device-refuses": FindingWords(
+        0,
+        (
+            "device {name} refuses {count} of {due} readings in {span}{points}",
+            "设备 {name} 在 {span} 内 {due} 个读数中拒绝了 {count} 个{points}",
+        ),
+        (
+            "`meterhouse read {name}` names the points that it refuses, and why. Leave them out with `points`, or"
+            " choose another profile",
+            "`meterhouse read {name}` 列出被拒绝的测点及原因：请在 points 中去掉，或换用其他设备模板",
+        ),
+        warns=True,
+    ),
     "device-still": FindingWords(
         0,
         (

@@ -39,6 +39,7 @@ TOLD: Final = EXCUSED[1:]  # of those what a state does not show already
 OWN_TEXTS: Final = ("why", "hint", "what", "change")  # values that are English sentences of the agent
 BROKEN: Final = 0.01  # of a device's answers in ten minutes, ...
 FEWEST_BROKEN: Final = 3  # ... and so many at least: one may be a switch that was thrown
+FEWEST_REFUSED: Final = 3  # readings, where it is not known which points are refused: one may have been busy
 FIRST_CONNECT_S: Final = 10.0  # that a destination may take
 FIRST_ANSWER_S: Final = 10.0  # that a device may take at a start
 VALUELESS_S: Final = 60.0
@@ -432,6 +433,17 @@ def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> 
         yield Finding("device-some-doubtful", where, values | {"count": doubtful, "words": _qualities(marked)})
     if has_none and readings:
         yield Finding("device-lacks-values", where, values | {"count": has_none})
+    if recent.get("settled") and expected and readings / expected >= COMPLETE:
+        yield from _refused(where, device, values | {"count": missing.get("exception", 0)})
+
+
+def _refused(where: str, device: Facts, values: Mapping[str, object]) -> Iterator[Finding]:
+    """About points that it refuses: few among many may be the counters that all is about."""
+    names, count = device.get("refused"), values["count"]
+    names = names if isinstance(names, list) else []
+    if isinstance(count, int) and count >= (1 if names else FEWEST_REFUSED):
+        points = f": {_names(names)}" if names else ""
+        yield Finding("device-refuses", where, {**values, "points": points})
 
 
 def _because(reason: str, line: Facts) -> tuple[Texts, Texts]:

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from agent.cli.common import as_complaint, language_of
-from drivers.model import ConfigError, UsageError, clean_text
+from drivers.model import ConfigError, GatewayError, UsageError, clean_text
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -158,7 +158,7 @@ class ConfigOptions:
         if self.runtime_dir is not None:
             return FoundAgent(self.runtime_dir)
         usual = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/meterhouse")
-        if not os.path.exists(self.config_file):  # unlike Path.exists, no error for names that cannot be
+        if not may_be_there(self.config_file):
             if strict and str(self.config_file) != DEFAULT_CONFIG:
                 hint = "Name the file with -c FILE, or the folder of the running agent with --runtime-dir"
                 raise ConfigError("there is no such file", where=str(self.config_file), hint=hint)
@@ -176,10 +176,25 @@ class ConfigOptions:
             raise ConfigError(error.what, where=error.where, hint=hint, complaints=error.complaints) from error
 
 
+def may_be_there(file: Path) -> bool:
+    """Is there such a file, or one that this user may not see? No error for names that cannot be."""
+    try:
+        os.stat(file)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def is_denied(error: GatewayError) -> bool:
+    """Is it that this user may not read a file?"""
+    return os.strerror(errno.EACCES) in error.what
+
+
 def faults_of_files(error: ConfigError) -> tuple[ConfigError, ...]:
     """What is wrong with configuration files; that this user may not read one says nothing of it."""
-    denied = os.strerror(errno.EACCES)
-    return tuple(one for one in error.complaints if denied not in one.what)
+    return tuple(one for one in error.complaints if not is_denied(one))
 
 
 def warn_of_next_start(complaints: Sequence[ConfigError]) -> None:

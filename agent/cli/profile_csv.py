@@ -15,7 +15,7 @@ from drivers.profile import vocabulary
 from drivers.profile.complaints import ProfileComplaints
 from drivers.profile.points import build_point
 from drivers.profile.register_layout import FUNCTION_WORDS, REGISTERS, TYPE_WORDS, Defaults
-from drivers.toml import KeyPath, TomlSource, show
+from drivers.toml import KeyPath, TomlSource, nearest, show
 
 HEADERS: Final[Mapping[str, tuple[str, ...]]] = {  # key of a point -> what lists call it, without blanks and signs
     "name": ("name", "point", "pointname", "tag", "variable", "名称", "点名", "测点", "测点名称"),
@@ -44,7 +44,14 @@ UNITS: Final[Mapping[str, str]] = {
     "m³": "m3",
     "m³/h": "m3/h",
     "Ω": "Ohm",
-}
+    "毫伏": "mV", "伏": "V", "伏特": "V", "千伏": "kV", "毫安": "mA", "安": "A", "安培": "A", "千安": "kA",
+    "瓦": "W", "瓦特": "W", "千瓦": "kW", "兆瓦": "MW", "乏": "var", "千乏": "kvar", "兆乏": "Mvar",
+    "伏安": "VA", "千伏安": "kVA", "兆伏安": "MVA", "瓦时": "Wh", "千瓦时": "kWh", "兆瓦时": "MWh",
+    "乏时": "varh", "千乏时": "kvarh", "赫": "Hz", "赫兹": "Hz", "摄氏度": "Cel", "百分比": "%",
+    "欧": "Ohm", "欧姆": "Ohm", "千欧": "kOhm", "兆欧": "MOhm", "帕": "Pa", "千帕": "kPa", "兆帕": "MPa", "巴": "bar",
+    "立方米": "m3", "立方米/小时": "m3/h", "升": "l", "千焦": "kJ", "兆焦": "MJ", "吉焦": "GJ", "千克": "kg", "吨": "t",
+    "毫秒": "ms", "秒": "s", "分钟": "min", "小时": "h", "天": "d",
+}  # fmt: skip
 NEEDED: Final = ("name", "address", "type")
 REFERENCE: Final[Mapping[int, int]] = {4: 3, 3: 4, 1: 2, 0: 1}  # leading digit of 4x notation -> function
 
@@ -127,9 +134,8 @@ class _Row:
         given = self.given
         function, address = self._place()
         point: dict[str, Any] = {"name": _name(given.get("name", "")), "function": function, "address": address}
-        type_ = given.get("type", "").strip().lower()
         if function > 2:
-            point["type"] = type_ if type_ in REGISTERS else TYPE_WORDS.get(type_, type_) or "u16"
+            point["type"] = self._type(given.get("type", "").strip().lower())
         for key in ("order", "pace", "kind", "en", "zh", "ratio"):
             if key in given:
                 point[key] = given[key].upper() if key == "order" else given[key]
@@ -146,12 +152,26 @@ class _Row:
             point.setdefault("order", self.options.order)
         return point
 
+    def _type(self, text: str) -> str:
+        """A type of ours; also by the words that lists have for one."""
+        if not text or text in REGISTERS or text in TYPE_WORDS:
+            return TYPE_WORDS.get(text, text) or "u16"
+        if nearest(text, REGISTERS):
+            return text  # what is meant is said where it is refused
+        hint = f"Allowed: {', '.join(REGISTERS)}, and words such as float, int32, 浮点"
+        self._wrong(f"type: unknown value {show(self.given['type'])}", hint)
+        return "u16"
+
     def _place(self) -> tuple[int, int]:
         """Function and address on the wire."""
         given = self.given
         function = _function(given.get("function", ""), self.options)
         address = self._number("address")
-        if isinstance(address, int) and self.options.is_4x:
+        if isinstance(address, int) and address < 0:
+            self._wrong(
+                f"address: {show(given['address'])} is below 0", "The first register is 0, in 4x notation 40001"
+            )
+        elif isinstance(address, int) and self.options.is_4x:
             function, address = _reference(address, function)
             if address < 0:
                 self._wrong(f"address: {show(given['address'])} is not in 4x notation", "40001 is the first register")

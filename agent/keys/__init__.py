@@ -1,6 +1,6 @@
 """The key that signs packs: creation, storage, checks, rotation, and its public half as a chain of signed records."""
 
-from agent.keys.files import create_key, load_key, rotate_key
+from agent.keys.files import LOST, RESTORE, create_key, is_lost, load_key, load_own_key, rotate_key
 from agent.keys.key_records import (
     KeyChain,
     Revocation,
@@ -15,6 +15,8 @@ from agent.keys.signer import KeyFileError, SecretKey, Signer, SoftEd25519, Soft
 from agent.verify.jws import TYP_CHECKPOINT, TYP_KEYS, TYP_PACK, thumbprint
 
 __all__ = [
+    "LOST",
+    "RESTORE",
     "TYP_CHECKPOINT",
     "TYP_KEYS",
     "TYP_PACK",
@@ -28,9 +30,11 @@ __all__ = [
     "check_key_records",
     "create_key",
     "current_records",
+    "is_lost",
     "is_sound",
     "key_records",
     "load_key",
+    "load_own_key",
     "new_root",
     "rotate_key",
     "signed_by",

@@ -29,6 +29,12 @@ from drivers.files import remove, try_lock, write_draft
 ED25519, ES256 = "Ed25519", "ES256"
 _SINCE, _RECORDS, _TOKEN = b"not_before: ", b"records: ", b"pkcs11:"
 
+LOST = "the signing key is gone, and this gateway has signed with it"
+RESTORE = (
+    "Restore the file, mode 0600, owned by the user of the agent: the agent does not start without it. If it is lost:"
+    " `meterhouse keys create --lost OLD_THUMBPRINT`; a new key is a new thumbprint, which every verifier must pin"
+)
+
 
 # --- making and replacing
 
@@ -252,6 +258,18 @@ def load_key(path: Path, any_owner: bool = False) -> Signer:
         KeyFileError: missing, readable by others, or not an Ed25519 or P-256 key without a passphrase.
     """
     return _signer(*read_secret(path, any_owner=any_owner), path)
+
+
+def is_lost(path: Path, store: Path) -> bool:
+    """Is the key file gone from a gateway that has a database: one that has signed with it?"""
+    return not os.path.exists(path) and os.path.exists(store)
+
+
+def load_own_key(path: Path, store: Path) -> Signer:
+    """The key of the gateway whose database is ``store``. Raises KeyFileError."""
+    if is_lost(path, store):
+        raise KeyFileError(LOST, where=str(path), hint=RESTORE)
+    return load_key(path)
 
 
 def _signer(text: bytes, owner: int, path: Path) -> Signer:

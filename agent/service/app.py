@@ -28,7 +28,7 @@ from agent.config import (
     reading_rate,
     ring_notes,
 )
-from agent.keys import load_key
+from agent.keys import load_own_key
 from agent.pack import Head, Packer, base64url
 from agent.service.births import DeviceCatalog, RunningDevice, known_devices
 from agent.service.checkpoints import CheckpointMaker
@@ -115,7 +115,7 @@ class Service:
         sys.setswitchinterval(THREAD_SWITCH_S)
         with instance_lock(self.config.state_dir, self.config.runtime_dir), self._control:
             key_path = self.config.key.path(os.environ)
-            self.active_key = ActiveKey(load_key(key_path), self.config.base)
+            self.active_key = ActiveKey(load_own_key(key_path, self.config.store_path), self.config.base)
             self.db_thread = DatabaseThread(self._open_store, pack_clock)
             self.sealing = SealScheduler(self.db_thread, self.clock, self.config.pack.every_ms)
             self.db_thread.on_trouble = self.sealing.set_trouble

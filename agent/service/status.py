@@ -199,11 +199,21 @@ def _device_facts(device: RunningDevice, now_ms: int) -> dict[str, Any]:
         "identity": device.identity,
         "epoch": stream.table_version.table.facts.epoch,
         "learned": quirks_summary(poll.driver) or None,
+        "refused": _refused_points(device) or None,
         "readings": stream.readings,
         "gap_readings": stream.gap_readings,
         "packs": stream.packs,
         "sealed_to": seconds(stream.sealed_ms),
     }
+
+
+def _refused_points(device: RunningDevice) -> list[str]:
+    """Those that it was found to refuse every time, by name; not those that are optional."""
+    points = device.poll.driver.spec.points
+    lacking = getattr(device.poll.driver, "lacking", None)  # drivers of third parties may lack it
+    if lacking is None:
+        return []
+    return [points[n].name for those, why in lacking(range(len(points))) if why is Reason.EXCEPTION for n in those]
 
 
 def _answer_facts(device: RunningDevice) -> dict[str, Any]:

@@ -40,7 +40,22 @@ TYPE_WORDS: Mapping[str, str] = {  # what manuals and other tools call a type
     **dict.fromkeys(("uint64", "qword", "lword", "ulint"), "u64"),
     **dict.fromkeys(("string", "ascii", "char", "text", "utf8"), "str"),
     **dict.fromkeys(("bcd",), "bcd16"),
-    **dict.fromkeys(("bool", "boolean", "bit", "coil"), "bits"),
+    **dict.fromkeys(("bool", "boolean", "bit", "coil", "布尔", "布尔型", "位"), "bits"),
+    **dict.fromkeys(
+        ("浮点", "浮点数", "浮点型", "单精度", "单精度浮点", "单精度浮点数", "32位浮点", "32位浮点数"), "f32"
+    ),
+    **dict.fromkeys(("双精度", "双精度浮点", "双精度浮点数", "64位浮点", "64位浮点数"), "f64"),
+    **dict.fromkeys(
+        ("整数", "整型", "短整型", "有符号", "有符号整数", "有符号整型", "16位有符号", "16位有符号整数"), "i16"
+    ),
+    **dict.fromkeys(
+        ("无符号", "无符号整数", "无符号整型", "无符号短整型", "16位无符号", "16位无符号整数", "字"), "u16"
+    ),
+    **dict.fromkeys(("长整型", "长整数", "有符号长整型", "32位有符号", "32位有符号整数"), "i32"),
+    **dict.fromkeys(("无符号长整型", "无符号长整数", "32位无符号", "32位无符号整数", "双字"), "u32"),
+    **dict.fromkeys(("64位有符号", "64位有符号整数"), "i64"),
+    **dict.fromkeys(("64位无符号", "64位无符号整数"), "u64"),
+    **dict.fromkeys(("字符串", "字符", "文本"), "str"),
 }
 ORDER_WORDS: Mapping[str, str] = {
     **dict.fromkeys(("big", "be", "msb", "big-endian", "big_endian", "bigendian", "1234", "no", "none"), "ABCD"),

@@ -344,7 +344,8 @@ def read_source(
         with path.open("rb") as stream:
             blob = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        complaints.add(source, (), "", f"cannot be read: {error.strerror or error}", hint)
+        todo = "Use sudo, or a user who may read it" if isinstance(error, PermissionError) else hint
+        complaints.add(source, (), "", f"cannot be read: {error.strerror or error}", todo)
         return source, {}
     except ValueError as error:  # a NUL in the name
         complaints.add(source, (), "", f"cannot be read: {error}")

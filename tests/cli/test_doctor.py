@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import pty
+import shutil
 import signal
 import string
 import tarfile
@@ -25,6 +26,7 @@ from agent.config import load_config
 from agent.keys import create_key
 from agent.mounts import mount_of
 from tests.kits.broker import free_port
+from tests.kits.users import STRANGER, Town, why_no_users
 
 MOUNTS = """21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 22 21 0:20 / /run rw,nosuid shared:2 - tmpfs tmpfs rw
@@ -194,6 +196,56 @@ def test_files_that_the_agent_may_not_read_or_everybody_may(park: Callable[..., 
     assert not [r for r in host.check_permissions(config, user, "en") if "password" in r.text]
     tmp_path.chmod(0o700)  # the folder above is closed to others
     assert any("user nobody may not read" in r.text for r in host.check_permissions(config, "nobody", "en"))
+
+
+def test_a_key_that_is_gone_is_a_fault_and_no_first_start(park: Callable[..., Path], mh: Callable[..., Any]) -> None:
+    """Permissions were good, and a note promised that the service makes the key."""
+    path = park()
+    config = load_config(path)
+    config.state_dir.mkdir()
+    assert "makes it at its first start" in mh("check", "-c", path).err
+    config.store_path.write_bytes(b"")
+    (lost,) = host.check_permissions(config, getpass.getuser(), "en")
+    assert (lost.state, lost.code) == ("fault", 1) and f"{config.state_dir}/signing.key is gone" in lost.text
+    said = mh("doctor", "--offline", "-c", path)
+    assert said.code == 1 and "Restore the file" in said.out and "first start" not in said.out
+    assert "请恢复该文件" in mh("doctor", "--offline", "-c", path, "--lang", "zh").out
+    said = mh("check", "-c", path)
+    assert said.code == 3 and "the signing key is gone" in said.err and "new thumbprint" in said.err
+    assert "签名密钥已不存在" in mh("check", "-c", path, "--lang", "zh").err
+
+
+def test_a_user_without_rights_is_told_so(park: Callable[..., Path], tmp_path: Path) -> None:
+    """An internal error, "there is no such file" and "no agent runs here": all wrong."""
+    if why := why_no_users():
+        pytest.skip(why)
+    town = Town()
+    try:
+        town.begin()
+        site, out = town.folder / "site", town.folder / "out"
+        site.mkdir(mode=0o750)
+        config = shutil.copy(park(), site)
+        out.mkdir(mode=0o755)
+        town.give(out, STRANGER)
+        for command in ("status", "watch", "reload", "check"):
+            done = town.mh(STRANGER, command, "-c", config)
+            assert done.returncode == 3 and "no such file" not in done.stderr
+            assert "agent.toml: cannot be read: Permission denied. Use sudo" in done.stderr
+        done = town.mh(STRANGER, "init", site / "no", "--site=p", "--gateway=g", "--timezone=UTC", "--yes")
+        assert done.returncode == 2 and "this user may not write here. Use sudo" in done.stderr
+        done = town.mh(STRANGER, "doctor", "--offline", "-c", config, "--bundle", out / "x.tar.gz")
+        assert done.returncode in (1, 3) and "internal error" not in done.stderr and (out / "x.tar.gz").exists()
+        assert "not known whether an agent runs" in done.stdout and "no agent runs here" not in done.stdout
+        assert f"user {STRANGER.name}, who runs this, may not read the configuration" in done.stdout
+        done = town.mh(STRANGER, "doctor", "--offline", "-c", config, "--lang", "zh")
+        assert "无权读取配置" in done.stdout and "请用 sudo" in done.stdout and "无法得知" in done.stdout
+        site.chmod(0o755)
+        (site / "run").mkdir(mode=0o700)
+        done = town.mh(STRANGER, "doctor", "--offline", "-c", config)
+        assert done.returncode == 1 and "snapshot.json: cannot be read: Permission denied" in done.stdout
+        assert "no agent runs here" not in done.stdout
+    finally:
+        town.close()
 
 
 # --- the command

@@ -156,6 +156,13 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
     ("a lent line", "devices/m1", device(recent=recent({"lent": 700, "timeout": 10})), 0, ["readings-excused"]),
     ("a clock step and a restart", "devices/m1", device(recent=recent({"clock": 300, "stopped": 400})), 0,
      ["readings-excused", "readings-excused"]),
+    ("a counter that is refused every time", "devices/m1",
+     device(recent=recent({"exception": 60}), refused=["ac.energy.import"]), 0, ["device-refuses"]),
+    ("refused every time, by an exception that says nothing of the point", "devices/m1",
+     device(recent=recent({"exception": 60})), 0, ["device-refuses"]),
+    ("busy once", "devices/m1", device(recent=recent({"exception": 2})), 0, []),
+    ("most is refused", "devices/m1", device(recent=recent({"exception": 600}), refused=["ac.energy.import"]), 4,
+     ["device-incomplete"]),
     ("2 % broken answers", "devices/m1", device(answers=answers(588, broken=12)), 0, ["device-broken-answers"]),
     ("two of ten", "devices/m1", device(answers=answers(8, broken=2)), 0, []),
     ("3 in 600", "devices/m1", device(answers=answers(600, broken=2, mismatches=1)), 0, []),
@@ -243,6 +250,16 @@ def test_points_that_a_device_lacks_are_told_from_its_silence() -> None:
     incomplete, lacking = find(snapshot, NOW, True)
     assert "290 of 1000 are missing (not there, or not asked)" in incomplete.text() and "silent" in incomplete.advice()
     assert "no value for 20 of 1000" in lacking.text() and "`points`" in lacking.advice()
+
+
+def test_a_refused_counter_is_named_and_all_is_not_well() -> None:
+    """94 % complete was "All is well", with an energy counter that was never read."""
+    snapshot = changed("devices/m1", device(recent=recent({"exception": 60}), refused=["ac.energy.import"]))
+    (one,) = find(snapshot, NOW, True)
+    assert (one.level, one.exit_code) == ("warning", 0) and "meterhouse read m1" in one.advice()
+    assert one.text() == "device m1 refuses 60 of 1000 readings in 10 min: ac.energy.import"
+    assert one.text("zh") == "设备 m1 在 10 分钟 内 1000 个读数中拒绝了 60 个: ac.energy.import"
+    assert "All is well" not in StatusScreen(snapshot, "en", NOW).verdict([one], 0)
 
 
 def test_broken_answers_warn_and_name_the_device_and_the_wire() -> None:

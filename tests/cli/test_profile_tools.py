@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,36 @@ def test_a_list_from_a_spreadsheet_becomes_a_profile(mh, tmp_path: Path, encodin
     assert points["x.relay"].type == "u16"
 
 
+def test_an_address_below_0_is_no_register_0(mh, tmp_path: Path) -> None:
+    """It was: a wrong register, read without a word; in 4x notation -5 was register 9994."""
+    listed = tmp_path / "list.csv"
+    for address, options in itertools.product(("-1", "-5", "-40001"), ((), ("--4x",))):
+        listed.write_text(f"name,address,type,fc\nx.a,{address},u16,3\n")
+        said = mh("profiles", "new", "--from", listed, *options)
+        assert (said.code, said.out) == (3, "") and f'address: "{address}" is below 0' in said.err
+        assert "小于 0" in mh("profiles", "new", "--from", listed, *options, "--lang", "zh").err
+
+
+def test_types_and_units_in_chinese(mh, tmp_path: Path) -> None:
+    """Their headers were known, the values below them were not."""
+    listed, file = tmp_path / "list.csv", tmp_path / "acme/x1.toml"
+    rows = ("ac.voltage.l1,0,浮点,伏", "ac.power.active,2,长整型,千瓦", "ac.frequency,4,无符号整数,赫兹",
+            "ac.energy.import,5,32位无符号整数,千瓦时", "x.temperature,7,双精度浮点,摄氏度")  # fmt: skip
+    listed.write_text("名称,地址,类型,单位,功能码\n" + "".join(f"{row},3\n" for row in rows))
+    said = mh("profiles", "new", file, "--from", listed, "--order", "ABCD")
+    assert said.code == 0, said.err
+    found = {p.name: (p.type, p.unit) for p in load_profile(file).points}
+    assert found == {
+        "ac.voltage.l1": ("f32", "V"),
+        "ac.power.active": ("i32", "kW"),
+        "ac.frequency": ("u16", "Hz"),
+        "ac.energy.import": ("u32", "kWh"),
+        "x.temperature": ("f64", "Cel"),
+    }
+    listed.write_text("名称,地址,类型,功能码\nx.a,1,某某,3\n")
+    assert "也可写 float、int32、浮点" in mh("profiles", "new", "--from", listed, "--lang", "zh").err
+
+
 def test_4x_numbers_gains_and_defaults(mh, tmp_path: Path) -> None:
     listed, file = tmp_path / "list.csv", tmp_path / "acme/x1.toml"
     listed.write_text("name,addr,type,unit,gain\nac.voltage.l1,40257,u16,V,10\nac.frequency,30001,u16,Hz,100\n"
@@ -97,6 +128,9 @@ def test_4x_numbers_gains_and_defaults(mh, tmp_path: Path) -> None:
         ("name,address,type,unit,fc\nac.voltage.l1,1,f32,V,3\n", 3, "list.csv:2: ac.voltage.l1: f32 needs order"),
         ("name,address,type,fc\nx.a,1,u16,3\nx.a,2,u16,3\n", 3, 'list.csv:3: "x.a" is already in line 2'),
         ("name,address,type,fc\nx.a,1,u17,3\n", 3, 'type: unknown value "u17". Did you mean "u16"?'),
+        ("name,address,type,fc\nx.a,-1,u16,3\n", 3, 'list.csv:2: address: "-1" is below 0. The first register is 0'),
+        ("name,address,type,fc\nx.a,-0x1,u16,3\n", 3, 'list.csv:2: address: "-0x1" is not a number'),
+        ("name,address,type,fc\nx.a,1,zzz,3\n", 3, "i64, f64, mod10k, str, bits, and words such as float, int32"),
         ("PK\x03\x04", 2, "a workbook, not a CSV file. Save it as CSV"),
         ("name,address\0", 2, "not a CSV file"),
         ("name,address,type\n" + "x.a,1,u16\n" * 10_001, 2, "more than 10000 lines. Keep the points that you need"),

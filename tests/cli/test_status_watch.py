@@ -75,6 +75,35 @@ def test_status_names_a_key_that_others_may_read(mh, traces, tmp_path) -> None:
         assert mh("status", "--runtime-dir", tmp_path / "run").code == 0
 
 
+def test_status_names_a_key_that_is_gone_before_the_agent_does(mh, traces, tmp_path) -> None:
+    """It was exit code 0 for as long as the snapshot was older; said once when the agent says it, too."""
+    key = tmp_path / "signing.key"
+    traces.write(key={"file": str(key), "trouble": None})
+    said = mh("status", "--runtime-dir", tmp_path / "run")
+    assert said.code == 1 and f"signing key: {key}: the key file is missing" in said.err
+    assert "Restore the file, mode 0600" in said.err
+    assert "密钥文件不存在" in mh("status", "--runtime-dir", tmp_path / "run", "--lang", "zh").err
+    traces.write(key={"file": str(key), "trouble": f"{key}: the key file is missing"})
+    assert mh("status", "--runtime-dir", tmp_path / "run").err.count("is missing") == 1
+    traces.write(key={"file": "/run/not/seen/from/here", "trouble": None})
+    assert mh("status", "--runtime-dir", tmp_path / "run").code == 0
+
+
+def test_doctor_does_not_call_a_hung_agent_good(mh, traces, park, tmp_path) -> None:
+    """Its process was there, so it "runs" stood above the fault."""
+    config = park()
+    traces.write(time=time.time() - 60)
+    said = mh("doctor", "--offline", "-c", config)
+    assert said.code == 1 and "no snapshot for" in said.out and "runs, process" not in said.out
+    traces.write(time=time.time())
+    said = mh("doctor", "--offline", "-c", config)
+    assert "runs, process" in said.out and "no snapshot for" not in said.out
+    said = mh("doctor", "--offline", "-c", config, "--lang", "zh")
+    traces.write(time=time.time() - 60)
+    hung = mh("doctor", "--offline", "-c", config, "--lang", "zh")
+    assert "正在运行" in said.out and "正在运行" not in hung.out
+
+
 def test_status_and_doctor_say_that_files_were_edited_without_a_reload(mh, traces, park, tmp_path) -> None:
     config = park()
     traces.write(config={"hash": load_config(config).hash(), "complaints": []})

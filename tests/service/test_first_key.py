@@ -9,7 +9,7 @@ import pytest
 
 from agent.cli.run import make_key
 from agent.config import Config, load_config
-from agent.keys import load_key
+from agent.keys import KeyFileError, load_key, load_own_key
 
 TEXT = '[site]\nid = "park7"\ngateway = "gw01"\ntimezone = "UTC"\n[key]\nfile = "state/signing.key"\n'
 
@@ -36,4 +36,7 @@ def test_a_gateway_with_a_database_gets_no_other_key(config: Config) -> None:
     config.state_dir.mkdir(mode=0o700)
     config.store_path.write_bytes(b"")
     make_key(config)
-    assert not (config.state_dir / "signing.key").exists()
+    path = config.state_dir / "signing.key"
+    assert not path.exists()
+    with pytest.raises(KeyFileError, match=r"this gateway has signed with it.*Restore the file.*new thumbprint"):
+        load_own_key(path, config.store_path)

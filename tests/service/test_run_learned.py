@@ -38,7 +38,8 @@ def play_a_hole(folder: Path, house: House) -> dict[str, Any]:
     asked = hollow(meter)
     agent.start()
     until(lambda: len(listener.numbers("m1")) >= 3, 20, lambda: agent.said)
-    until(lambda: agent.snapshot()["devices"]["m1"]["learned"], 10, lambda: agent.said)
+    until(lambda: "missing" in (agent.snapshot()["devices"]["m1"]["learned"] or ""), 10, lambda: agent.said)
+    refused = agent.snapshot()["devices"]["m1"]["refused"]
     shown = [
         CliRunner().invoke(cli, [*words, "-c", str(agent.config)], catch_exceptions=False).output
         for words in (["status"], ["check", "--plan"], ["check", "--json"])
@@ -58,7 +59,7 @@ def play_a_hole(folder: Path, house: House) -> dict[str, Any]:
     third = over_the_hole(asked)
     codes.append(agent.stop())
     return {"codes": codes, "shown": shown, "asked": (first, second, third), "said": said,
-            "packs": listener.packs("m1")}  # fmt: skip
+            "packs": listener.packs("m1"), "refused": refused}  # fmt: skip
 
 
 def test_a_hole(played: dict[str, Any]) -> None:
@@ -69,5 +70,6 @@ def test_a_hole(played: dict[str, Any]) -> None:
     status, plan, as_json = played["shown"]
     assert "a register map that the agent had to learn: " in status and "that the running agent had to learn" in plan
     assert json.loads(as_json)["learned"]["m1"]
+    assert played["refused"] == ["ac.power.active"]
     gaps = [g for p in played["packs"] for g in p.get("gaps", ()) if "ac.power.active" in g["points"]]
     assert {"exception"} <= {g["reason"] for g in gaps} <= {"exception"} | BUSY

@@ -90,7 +90,7 @@ def config_texts(file: Path, config: Config | None) -> Mapping[str, str]:
 
     Without comments: people note logins there, in words that no list of ours has.
     """
-    files = config.files if config else (file, *sorted((file.parent / "conf.d").glob("*.toml")))
+    files = config.files if config else (file, *_more_files(file.parent / "conf.d"))
     found = {}
     for path in files:
         name = f"config/conf.d/{path.name}" if path.parent.name == "conf.d" else f"config/{path.name}"
@@ -104,6 +104,13 @@ def config_texts(file: Path, config: Config | None) -> Mapping[str, str]:
         except OSError as error:  # a link too
             found[name] = f"# left out: {error.strerror}\n"
     return found
+
+
+def _more_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.glob("*.toml"))
+    except OSError:  # this user may not look into it
+        return []
 
 
 def write_bundle(path: Path, texts: Mapping[str, str] | Iterable[tuple[str, str]], redactor: Redactor) -> int:

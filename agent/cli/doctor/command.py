@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -12,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agent.cli.common import REQUESTED, as_line, clean, is_alive, read_snapshot, say, say_at
+from agent.cli.common import REQUESTED, NoAgent, as_line, clean, is_alive, read_snapshot, say, say_at
 from agent.cli.doctor import host
 from agent.cli.doctor.host import CheckResult, Results
 from agent.cli.doctor.texts import text
-from agent.cli.options import FILE, ConfigOptions, config_options, json_option, lang_option
+from agent.cli.options import FILE, ConfigOptions, config_options, is_denied, json_option, lang_option, may_be_there
 from drivers.model import ConfigError, GatewayError, ProfileError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def doctor(options: ConfigOptions, offline: bool, bundle_file: Path | None, lang
         lang = "en"  # for scripts
         REQUESTED.set(lang)
     config, results = _load(options, lang)
-    snapshot = _snapshot(options, config)
+    snapshot, why = _snapshot(options, config)
     pid = snapshot.get("pid") if snapshot else None
     results = [*host.check_clock(lang), *results]
     if config is not None:
@@ -66,7 +67,9 @@ def doctor(options: ConfigOptions, offline: bool, bundle_file: Path | None, lang
         results += [*host.check_disks(config, lang), *host.check_adapters(config, user, lang, pid)]
         results += host.check_permissions(config, user, lang)
     seen = {result.text for result in results}
-    results += (one for one in _agent(snapshot, config, lang) if one.text not in seen)
+    hidden = config is None and options.runtime_dir is None and may_be_there(options.config_file)
+    hidden = hidden and not os.access(options.config_file, os.R_OK)
+    results += (one for one in _agent(snapshot, why, config, hidden, lang) if one.text not in seen)
     if config is not None and not offline:
         results += _destinations(config, is_alive(pid), lang)
     log = read_journal(SHOWN_LINES, "warning")
@@ -97,39 +100,50 @@ def _load(options: ConfigOptions, lang: str) -> tuple[Config | None, list[CheckR
         config = options.load()
         load_profiles(config)
     except (ConfigError, ProfileError) as error:
-        return None, [
+        found = [
             CheckResult(
                 subject, host.FAULT, say_at(one.where, one.what) if one.where else say(one.what), say(one.hint), 3
             )
             for one in error.complaints
         ]
+        denied = any(map(is_denied, error.complaints))
+        return None, [*found, *([host.denied(lang)] if denied else [])]
     good = results.good("valid", file=config.path, lines=len(config.lines), devices=len(config.devices))
     notes = [*config.notes, *find_notes(config)]
     return config, [good, *(CheckResult(subject, host.NOTE, say_at(n.where, n.what), say(n.hint)) for n in notes)]
 
 
-def _snapshot(options: ConfigOptions, config: Config | None) -> dict[str, Any] | None:
+def _snapshot(options: ConfigOptions, config: Config | None) -> tuple[dict[str, Any] | None, GatewayError | None]:
+    """The snapshot, or why there is none."""
     folder = config.runtime_dir if config else options.find_runtime_dir(warn=False, strict=False)
     try:
-        return read_snapshot(folder)
-    except GatewayError:
-        return None
+        return read_snapshot(folder), None
+    except GatewayError as error:
+        return None, error
 
 
-def _agent(snapshot: dict[str, Any] | None, config: Config | None, lang: str) -> Iterator[CheckResult]:
+def _agent(
+    snapshot: dict[str, Any] | None, why: GatewayError | None, config: Config | None, hidden: bool, lang: str
+) -> Iterator[CheckResult]:
+    """``hidden``: the configuration, which names the folder of the agent."""
     from agent.cli.file_findings import edited
     from agent.cli.findings import find
 
     results = Results(lang, "agent")
     if snapshot is None:
-        yield results.fault("not running")
+        if why is not None and not isinstance(why, NoAgent):  # one may run
+            yield CheckResult(text(lang, "agent"), host.FAULT, say_at(why.where, why.what), say(why.hint), 1)
+        elif hidden:
+            yield results.note("not found")
+        else:
+            yield results.fault("not running")
         return
     alive = is_alive(snapshot.get("pid"))
-    if alive:
-        yield results.good("runs", pid=snapshot.get("pid"))
     files = edited(snapshot, config) if config is not None and alive else ()
     looked_at = {"clock-not-synchronised"} | ({"disk-nearly-full"} if config is not None else set())
     findings = (*find(snapshot, time.time(), alive), *files)
+    if alive and not any(one.code == "agent-hangs" for one in findings):
+        yield results.good("runs", pid=snapshot.get("pid"))
     yield from results.found(one for one in findings if one.code not in looked_at)
 
 

@@ -197,13 +197,24 @@ def agent_user(config: Config) -> str | None:
         return None
 
 
+def denied(lang: str) -> CheckResult:
+    """The user of this command may not read the configuration."""
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        user = str(os.geteuid())
+    return Results(lang, "permissions").fault("denied", 3, user=user)
+
+
 def check_permissions(config: Config, user: str | None, lang: str) -> Iterator[CheckResult]:
     """May the agent's user read its files, and are its secrets closed to others? Missing files are for `check`."""
     results = Results(lang, "permissions")
     if user is None:
         yield results.note("never ran", folder=config.state_dir)
         return
-    faults = []
+    from agent.cli.check import lost_key
+
+    faults = [results.fault("key lost", file=config.key.file)] if lost_key(config) else []
     for file, secret in _files(config):
         if not os.path.exists(file):
             continue

@@ -93,6 +93,11 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "{folder} does not exist yet: the agent has not run here",
         "{folder} 尚不存在：本机还没有运行过采集程序",
     ),
+    "denied": (
+        "user {user}, who runs this, may not read the configuration: most cannot be examined",
+        "执行本命令的用户 {user} 无权读取配置：大部分内容无法检查",
+    ),
+    "denied!": ("Run it with sudo, or as the user of the agent", "请用 sudo 或以运行采集程序的用户执行"),
     "may not read": ("user {user} may not read {file}", "用户 {user} 无权读取 {file}"),
     "may not read!": (
         "`chgrp {user} {file} && chmod g+r {file}`; every folder above needs x for it",
@@ -100,6 +105,17 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "open secret": ("everybody may read the secret {file}", "任何人都可读取机密文件 {file}"),
     "open secret!": ("`chmod o= {file}`", "执行 `chmod o= {file}`"),
+    "key lost": (
+        "the signing key {file} is gone, and this gateway has signed with it",
+        "签名密钥 {file} 已不存在，而本网关曾用它签名",
+    ),
+    "key lost!": (
+        "Restore the file, mode 0600, owned by the user of the agent: the agent does not start without it. If it is"
+        " lost: `meterhouse keys create --lost OLD_THUMBPRINT`; a new key is a new thumbprint, which every"
+        " verifier must pin",
+        "请恢复该文件，权限 0600，属主为运行程序的用户：缺少它程序无法启动。若已丢失，执行"
+        " `meterhouse keys create --lost 原指纹`；新密钥即新指纹，所有验签端须改为信任它",
+    ),
     "permitted": (
         "user {user} reads its files; its secrets are closed to others",
         "用户 {user} 可读取所需文件，机密文件不对他人开放",
@@ -107,6 +123,11 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     # the agent, configuration and destinations
     "runs": ("runs, process {pid}", "正在运行，进程 {pid}"),
     "not running": ("no agent runs here", "本机没有运行采集程序"),
+    "not found": (
+        "it is not known whether an agent runs: the configuration names its folder",
+        "无法得知是否有采集程序在运行：其目录由配置指定",
+    ),
+    "not found!": ("`meterhouse doctor --runtime-dir DIR`", "`meterhouse doctor --runtime-dir 目录`"),
     "not running!": (
         "`systemctl status meterhouse`, `journalctl -u meterhouse` where systemd runs it",
         "由 systemd 运行时：`systemctl status meterhouse`、`journalctl -u meterhouse`",
