@@ -321,7 +321,7 @@ class Service:
         if self._snapshot is not None:
             try:
                 self._snapshot.write(self)
-            except OSError as error:  # a full runtime directory is no reason to stop reading
+            except OSError as error:  # a full runtime directory does not stop the readings
                 text = "%s: the status cannot be written: %s"
                 self._status_log.log(log.warning, text, self.config.snapshot_path, error.strerror)
 
