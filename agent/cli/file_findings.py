@@ -39,7 +39,7 @@ def open_key(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
     try:
         found = os.stat(file) if isinstance(file, str) else None
     except FileNotFoundError:
-        if isinstance(key, Mapping) and not key.get("trouble") and os.path.isdir(os.path.dirname(str(file))):
+        if isinstance(key, Mapping) and not key.get("trouble") and _seen(str(file)):
             yield Finding("key-trouble", "key", {"what": f"{clean_text(str(file), 250)}: the key file is missing"})
         return
     except (OSError, ValueError):
@@ -49,6 +49,11 @@ def open_key(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
     if others_may_use(found):
         mode = f"{stat.S_IMODE(found.st_mode):04o}"
         yield Finding("key-open", "key", {"file": clean_text(str(file), 300), "mode": mode})
+
+
+def _seen(file: str) -> bool:
+    """Is the folder of the file one that can be seen from here?"""
+    return os.path.isabs(file) and os.path.isdir(os.path.dirname(file))
 
 
 def edited(snapshot: Mapping[str, Any], config: Config) -> Iterator[Finding]:

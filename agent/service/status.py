@@ -98,7 +98,8 @@ def status(service: Service) -> dict[str, Any]:
 
 def _key_facts(service: Service) -> dict[str, Any]:
     signer, watcher = service.active_key.signer, service.key_watcher
-    return {"alg": signer.alg, "thumbprint": signer.kid, "file": str(watcher.path), "trouble": watcher.trouble or None}
+    file = str(watcher.path.absolute())  # who reads it may be in another folder
+    return {"alg": signer.alg, "thumbprint": signer.kid, "file": file, "trouble": watcher.trouble or None}
 
 
 def _uplink_facts(service: Service, uplink: Uplink) -> dict[str, Any]:
