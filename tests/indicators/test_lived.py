@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from agent.cli.report.command import FIGURE_HEADS
 from agent.indicators.compute import intervals_of
 from agent.intervals.calendar import Calendar
 from agent.intervals.gap_sums import added
@@ -287,7 +288,8 @@ def test_the_report_of_a_store_at_rest(lived: Lived, tmp_path: Path, language: s
     assert [line.rpartition("/")[2] for line in out.splitlines()] == ["year.html", "year.csv"]
     page = (tmp_path / "year.html").read_text(encoding="utf-8")
     assert words[0] in page and "power.fossil.cn@2023" in page
-    rows = list(csv.DictReader((tmp_path / "year.csv").open(encoding="utf-8-sig")))
+    heads, *rows = csv.DictReader((tmp_path / "year.csv").open(encoding="utf-8-sig"), FIGURE_HEADS)
+    assert (tuple(heads.values()) == FIGURE_HEADS) == (language == "en")
     core = next(row for row in rows if row["id"] == "national-2025/co2_per_energy")
     assert core["period"] == "2025" and D(core["value"]) > 0 and core["unit"] == "tCO2/tce"
 
