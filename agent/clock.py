@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 STEP_MS = 500  # a wall clock further than this from the monotonic one was set
+MAX_SLOWING_NS = 50_000_000  # by so much at a comparison, once a second
 
 
 class SteadyClock:
@@ -18,24 +19,27 @@ class SteadyClock:
     ) -> None:
         self._utc, self._mono = utc_ns, mono_ns
         self._offset_ns = utc_ns() - mono_ns()
+        self._floor_ns = 0  # where it stands still until the wall clock, set back a little, has caught up
 
     def now_ms(self) -> int:
-        """UTC in ms, as the monotonic clock has carried it since the last comparison."""
-        return (self._mono() + self._offset_ns) // 1_000_000
+        """UTC in ms, as the monotonic clock has carried it since the last comparison. Never goes back but by a step."""
+        return max(self._mono() + self._offset_ns, self._floor_ns) // 1_000_000
 
     def check_step(self) -> tuple[int, int] | None:
         """Compare with the wall clock. Drift is followed; a step is returned as (old ms, new ms) and not taken yet."""
         wall, mono = self._utc(), self._mono()
         off = wall - mono - self._offset_ns
         if abs(off) > STEP_MS * 1_000_000:
-            return (mono + self._offset_ns) // 1_000_000, wall // 1_000_000
-        # forward drift at once; backward only by slowing down, so that now_ms never goes back
-        self._offset_ns += off if off > 0 else max(off, -50_000_000)
+            return max(mono + self._offset_ns, self._floor_ns) // 1_000_000, wall // 1_000_000
+        # Forward drift at once. Backward, it stands still for as long: what was read at a tick must stay in the past,
+        # or an agent that is stopped at this moment would not seal it.
+        self._floor_ns = max(mono + self._offset_ns, self._floor_ns)
+        self._offset_ns += max(off, -MAX_SLOWING_NS)
         return None
 
     def take_step(self) -> None:
         """Continue from the wall clock."""
-        self._offset_ns = self._utc() - self._mono()
+        self._offset_ns, self._floor_ns = self._utc() - self._mono(), 0
 
 
 @cache
