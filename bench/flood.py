@@ -22,6 +22,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from bench.rig import cost_of, pid_of
 from receiver.database import connect, migrate
 from receiver.demo import _spawn, _start_mosquitto, _wait_for_subscribers
 from receiver.fleet import MadeGateway, make_fleet
@@ -56,19 +57,6 @@ def garbage(count: int, victim: str, gateway: str) -> Iterator[tuple[str, bytes]
             yield f"meterhouse/v1/{gateway}/status", b'{"state":"online","version":"%d"}' % number
 
 
-def worker_facts(name: str) -> tuple[float, int]:
-    """CPU seconds and MiB of the worker of that name."""
-    for process in Path("/proc").iterdir():
-        try:
-            if process.name.isdigit() and b"\0" + name.encode() in (process / "cmdline").read_bytes():
-                fields = (process / "stat").read_text().rpartition(") ")[2].split()
-                pages = int((process / "statm").read_text().split()[1])
-                return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK"), pages * 4 // 1024
-        except OSError:
-            continue
-    return 0.0, 0
-
-
 def measure(messages: int) -> dict[str, Any]:
     """Send them all, wait until the honest packs are stored and nothing moves any more."""
     with ExitStack() as stack:
@@ -89,11 +77,11 @@ def measure(messages: int) -> dict[str, Any]:
         _publish(port, folder, fleet, honest, messages)
         sent_s = time.monotonic() - begin
         state = _settled(server.dsn, len(honest))
-        cpu_s, resident = worker_facts(name)
+        cost = cost_of(pid_of(name))
     packs, kept, refused, unknown, findings, size = state
     return {
         "messages": messages, "sent_s": round(sent_s), "settled_s": round(time.monotonic() - begin),
-        "worker_us": round(cpu_s / messages * 1e6), "worker_mib": resident, "honest_packs": len(honest),
+        "worker_us": round(cost.cpu_s / messages * 1e6), "worker_mib": round(cost.rss_mb), "honest_packs": len(honest),
         "stored_packs": packs, "refused": int(refused), "refused_kept": kept, "unknown_kept": unknown,
         "findings": findings, "database_mb": round(size / 1e6),
     }  # fmt: skip

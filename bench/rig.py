@@ -113,6 +113,15 @@ def cost_of(pid: int) -> Cost:
     return Cost((int(fields[11]) + int(fields[12])) / TICKS, kib("VmRSS"), kib("VmHWM"))
 
 
+def pid_of(argument: str) -> int:
+    """The process that has this among its arguments. Raises LookupError."""
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and argument.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+                return int(entry.name)
+    raise LookupError(argument)
+
+
 @contextlib.contextmanager
 def runtime_folder() -> Iterator[Path]:
     """A runtime directory in memory, as /run is, where the machine has such a file system."""

@@ -297,18 +297,17 @@ def families(facts: Mapping[str, Any]) -> Iterable[MetricFamily]:
         "config_loaded_time_seconds", "When the configuration in effect was read.", [(one, config["loaded"])]
     )
     complaints = [(one, len(config["complaints"]))]
-    yield MetricFamily(
-        "config_complaints", "What is wrong with a configuration that was not taken; 0 is good.", complaints
-    )
+    words = "Errors in a configuration that was rejected at the last reload; 0 if none was."
+    yield MetricFamily("config_complaints", words, complaints)
     yield MetricFamily(
         "store_trouble",
         "1 while the store cannot commit and readings wait in the ring.",
         [(one, bool(store["trouble"]))],
     )
     for key, words in (
-        ("size_bytes", "What database, WAL and reserve take on the disk."),
-        ("limit_bytes", "What they may take at most."),
-        ("disk_free_bytes", "What is free on that disk."),
+        ("size_bytes", "Disk space used by the database, its WAL and the reserve file."),
+        ("limit_bytes", "Limit of that disk space."),
+        ("disk_free_bytes", "Free space on that disk."),
     ):
         yield MetricFamily(f"store_{key}", words, [(one, store.get(key))])
     yield MetricFamily(
@@ -317,11 +316,11 @@ def families(facts: Mapping[str, Any]) -> Iterable[MetricFamily]:
         [(one, store.get("lost_packs"))],
     )
     yield MetricFamily(
-        "clock_synchronized", "1 if the kernel says that its clock is synchronised.", [(one, clock["synced"])]
+        "clock_synchronized", "1 if the kernel reports its clock as synchronised.", [(one, clock["synced"])]
     )
     error_ms = clock["error_ms"]
     error_s = None if error_ms is None else error_ms / 1000
-    yield MetricFamily("clock_error_seconds", "How wrong the clock may be, by the kernel.", [(one, error_s)])
+    yield MetricFamily("clock_error_seconds", "Maximum error of the clock by the kernel's estimate.", [(one, error_s)])
     trouble = bool(facts.get("key", {}).get("trouble"))
     yield MetricFamily("key_trouble", "1 if the next start could not use the key file.", [(one, trouble)])
     yield from _devices(facts["devices"])
@@ -333,14 +332,15 @@ def _devices(devices: Mapping[str, Mapping[str, Any]]) -> Iterable[MetricFamily]
     rows = [({"device": name, "line": device["line"]}, device) for name, device in devices.items()]
     yield MetricFamily("device_up", "1 if the device answers.", [(labels, d["life"] == "alive") for labels, d in rows])
     asleep = [(labels, d["life"] == "asleep") for labels, d in rows]
-    yield MetricFamily("device_asleep", "1 if it is silent in the dark, as its profile says of it.", asleep)
+    yield MetricFamily("device_asleep", "1 if it is silent at night, as its profile expects.", asleep)
     swapped = [(labels, bool(d["swapped"])) for labels, d in rows]
-    yield MetricFamily("device_swapped", "1 if another device answers than before, until a reload.", swapped)
+    yield MetricFamily("device_swapped", "1 if a different device answers at this address, until a reload.", swapped)
     recent = [(labels, d.get("recent") or {}) for labels, d in rows]
     complete = [(labels, facts.get("complete")) for labels, facts in recent]
-    yield MetricFamily("device_complete_ratio", "Readings of the last ten minutes against those due.", complete)
+    words = "Share of the readings due in the last ten minutes that were made."
+    yield MetricFamily("device_complete_ratio", words, complete)
     broken = [(labels, (d.get("answers") or {}).get("broken_share")) for labels, d in rows]
-    words = "Answers of the last ten minutes that were broken or to something else, asked again or not."
+    words = "Answers of the last ten minutes that were damaged or did not match the request."
     yield MetricFamily("device_broken_answers_ratio", words, broken)
     for key, label, words in (
         ("missing", "reason", "Readings due in the last ten minutes that are missing, by reason."),
@@ -351,12 +351,16 @@ def _devices(devices: Mapping[str, Mapping[str, Any]]) -> Iterable[MetricFamily]
         ]
         yield MetricFamily(f"device_recent_{key}", words, counts)
     for name, key, words in (
-        ("device_last_answer_timestamp_seconds", "last_answer", "When it answered last."),
-        ("device_sealed_timestamp_seconds", "sealed_to", "Up to when its readings are sealed and stored."),
+        ("device_last_answer_timestamp_seconds", "last_answer", "When it last answered, in seconds since the epoch."),
+        (
+            "device_sealed_timestamp_seconds",
+            "sealed_to",
+            "End of what is sealed and stored, in seconds since the epoch.",
+        ),
         ("device_readings_total", "readings", "Readings sealed since the start."),
-        ("device_gap_readings_total", "gap_readings", "Readings that were due and are stated as missing."),
+        ("device_gap_readings_total", "gap_readings", "Readings recorded as missing since the start."),
         ("device_packs_total", "packs", "Packs sealed since the start."),
-        ("device_overloads_total", "overloads", "Ticks that were not begun before the next was due."),
+        ("device_overloads_total", "overloads", "Ticks skipped because the next one was due before they began."),
     ):
         yield MetricFamily(name, words, [(labels, device[key]) for labels, device in rows])
 
@@ -367,17 +371,15 @@ def _lines(lines: Mapping[str, Mapping[str, Any]]) -> Iterable[MetricFamily]:
         "line_open", "1 if the port or connection is open.", [(labels, line["open"]) for labels, line in rows]
     )
     yield MetricFamily(
-        "line_lent", "1 while a tool has it on lease.", [(labels, bool(line["lent"])) for labels, line in rows]
+        "line_lent", "1 while a tool has borrowed the line.", [(labels, bool(line["lent"])) for labels, line in rows]
     )
     busy = [(labels, line["busy_share"]) for labels, line in rows]
     yield MetricFamily("line_busy_ratio", "Share of the last ten minutes in which the line was in use.", busy)
     sent = [({**labels, "function": f}, count) for labels, line in rows for f, count in line["sent"].items()]
     yield MetricFamily("line_requests_total", "Requests sent, by function or control code.", sent)
-    yield MetricFamily(
-        "line_answers_total", "Answers that were good.", [(labels, line["answers"]) for labels, line in rows]
-    )
+    yield MetricFamily("line_answers_total", "Valid answers.", [(labels, line["answers"]) for labels, line in rows])
     wrong = [({**labels, "kind": kind}, line[kind]) for labels, line in rows for kind in LINE_ERRORS]
-    yield MetricFamily("line_errors_total", "What went wrong on the line, by kind.", wrong)
+    yield MetricFamily("line_errors_total", "Errors on the line, by kind.", wrong)
 
 
 def _uplinks(uplinks: Mapping[str, Mapping[str, Any]], pending: Mapping[str, int]) -> Iterable[MetricFamily]:
@@ -387,7 +389,7 @@ def _uplinks(uplinks: Mapping[str, Mapping[str, Any]], pending: Mapping[str, int
         "uplink_connected", "1 if the broker is connected.", [(labels, u["connected"]) for labels, u in rows]
     )
     subscribed = [(labels, u.get("subscriber")) for labels, u in rows]
-    yield MetricFamily("uplink_subscriber", "1 if somebody receives its packs, 0 if nobody does.", subscribed)
+    yield MetricFamily("uplink_subscriber", "1 if a client subscribes to its packs, 0 if none does.", subscribed)
     ends = [
         ({**labels, "file": one["file"], "what": one["what"]}, one["ends"])
         for labels, u in rows
@@ -395,14 +397,14 @@ def _uplinks(uplinks: Mapping[str, Mapping[str, Any]], pending: Mapping[str, int
     ]
     words = "When a configured certificate ends, in seconds since the epoch."
     yield MetricFamily("uplink_certificate_expiry_timestamp_seconds", words, ends)
-    yield MetricFamily("uplink_backlog_packs", "Packs in the store that it has not confirmed.", waiting)
+    yield MetricFamily("uplink_backlog_packs", "Packs in the store that the destination has not confirmed.", waiting)
     for name, key, words in (
         ("uplink_in_flight_packs", "in_flight", "Packs sent and not acknowledged."),
         ("uplink_confirmed_packs_total", "confirmed", "Packs that the broker has accepted since the start."),
         (
             "uplink_refused_packs_total",
             "refused",
-            "Packs that the broker refused, without those that nobody subscribes to.",
+            "Packs rejected by the broker, other than for lack of a subscriber.",
         ),
         ("uplink_connects_total", "connects", "Connections made."),
         ("uplink_sent_bytes_total", "sent_bytes", "Bytes of packs sent."),

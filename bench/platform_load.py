@@ -1,0 +1,142 @@
+"""The platform's side behind a real broker: packs a second through one worker, and CPU seconds of all that take part.
+
+    python -m bench.platform_load [--broker mosquitto] [--gateways 200] [--rounds 31] [--json]
+
+Packs of 100 readings with random digits from a made-up fleet are published while the worker is stopped, so that the
+publisher takes no time from what is measured; then the worker goes on, with a PostgreSQL and a keeper of our own.
+``--broker rabbitmq``: through a quorum queue of one node.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from bench.platform import START_MS, postgres_s
+from bench.rig import broker, cost_of, pid_of, process
+from receiver.database import Connection, connect, migrate
+from receiver.demo import _wait_for_subscribers
+from receiver.fleet import MadeGateway, make_fleet
+from receiver.private_postgres import PrivatePostgres
+from receiver.private_rabbitmq import PrivateRabbit
+from receiver.trust import Enrolment, enrol
+
+READINGS = 100  # of a pack
+IN_FLIGHT = 5000
+STUCK_S = 120.0
+
+
+def measure(kind: str, gateways: int, rounds: int) -> dict[str, Any]:
+    """Publish everything, let one worker store it and one keeper check it."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meterhouse-load-")))
+        server = PrivatePostgres()
+        server.start()
+        stack.callback(server.stop)
+        migrate(server.dsn)
+        fleet = make_fleet(gateways, 2, START_MS, faults=False)
+        connection = stack.enter_context(connect(server.dsn))
+        enrol(connection, [Enrolment(one.name, [one.signer.kid]) for one in fleet])
+        if kind == "rabbitmq":
+            rabbit = PrivateRabbit()
+            stack.callback(rabbit.stop)
+            rabbit.start()
+            port, source, broker_pid = rabbit.nodes[0].mqtt_port, rabbit.amqp_url(), rabbit.nodes[0].pid
+        else:
+            port = stack.enter_context(broker(folder))
+            source, broker_pid = f"mqtt://127.0.0.1:{port}", pid_of(str(folder / "mosquitto.conf"))
+        command = [sys.executable, "-m", "agent.cli.main", "platform"]
+        named = f"load{os.getpid()}"
+        worker = stack.enter_context(
+            process([*command, "work", "--from", source, "--db", server.dsn, "--name", named], folder / "work.log")
+        )
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+        client.max_inflight_messages_set(IN_FLIGHT)
+        client.connect("127.0.0.1", port)
+        client.loop_start()
+        stack.callback(client.loop_stop)
+        _wait_for_subscribers(client, folder)
+        keeper = stack.enter_context(process([*command, "keep", "--db", server.dsn], folder / "keep.log"))
+        pids = {"worker": worker.pid, "keeper": keeper.pid, "broker": broker_pid}
+        _wait(connection, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'meterhouse'", 3)
+        worker.send_signal(signal.SIGSTOP)
+        before = _costs(pids, server.folder)
+        packs = _publish(client, fleet, rounds)
+        begin = time.monotonic()
+        worker.send_signal(signal.SIGCONT)
+        _wait(connection, "SELECT coalesce(sum(packs), 0) FROM lots", packs)
+        seconds = time.monotonic() - begin
+        _wait(connection, "SELECT coalesce(sum(packs), 0) FROM lots WHERE checked IS NOT NULL", packs)
+        used = {name: cost - before[name] for name, cost in _costs(pids, server.folder).items()}
+    millions = packs * READINGS / 1e6
+    return {
+        "broker": kind, "packs": packs, "packs_a_second": round(packs / seconds),
+        **{f"{name}_s": round(cost / millions, 2) for name, cost in used.items()},
+        "all_s": round(sum(used.values()) / millions, 2),
+    }  # fmt: skip
+
+
+def _costs(pids: Mapping[str, int], database: Path) -> dict[str, float]:
+    return {name: cost_of(pid).cpu_s for name, pid in pids.items()} | {"postgres": postgres_s(database)}
+
+
+def _publish(client: mqtt.Client, fleet: list[MadeGateway], rounds: int) -> int:
+    """All that the fleet has, each confirmed by the broker. Returns the number of packs."""
+    confirmed = [0]
+
+    def on_publish(*_: Any) -> None:
+        confirmed[0] += 1
+
+    client.on_publish = on_publish
+    for one in fleet:
+        client.publish(f"meterhouse/v1/{one.name}/keys", one.keys(), qos=1, retain=True)
+    sent = len(fleet)
+    for number in range(rounds):
+        for one in fleet:
+            for topic, body in one.round(number):
+                client.publish(topic, body, qos=1)
+                sent += 1
+                while sent - confirmed[0] >= IN_FLIGHT:
+                    time.sleep(0.005)
+    while confirmed[0] < sent:
+        time.sleep(0.005)
+    return sent - len(fleet)
+
+
+def _wait(connection: Connection, query: str, wanted: int) -> None:
+    """Until a query counts that many; raises TimeoutError where nothing moves any more."""
+    seen, moved = -1, time.monotonic()
+    while (now := int(connection.execute(query.encode()).fetchall()[0][0])) < wanted:
+        if now != seen:
+            seen, moved = now, time.monotonic()
+        elif time.monotonic() - moved > STUCK_S:
+            raise TimeoutError(f"{now} of {wanted}: {query}")
+        time.sleep(0.05)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--broker", choices=["mosquitto", "rabbitmq"], default="mosquitto")
+    parser.add_argument("--gateways", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    made = measure(options.broker, options.gateways, options.rounds)
+    print(json.dumps(made) if options.json else "\n".join(f"{name:16} {value}" for name, value in made.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
