@@ -4,7 +4,8 @@
 
 Packs of 100 readings with random digits from a made-up fleet are published while the worker is stopped, so that the
 publisher takes no time from what is measured; then the worker goes on, with a PostgreSQL and a keeper of our own.
-``--broker rabbitmq``: through a quorum queue of one node.
+``--broker rabbitmq``: through a quorum queue of one node. ``signature_us`` is a bare check of a signature in the same
+minute; the last two lines are a pack's wall and CPU time in that unit, which does not depend on the core.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as mqtt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paho.mqtt.enums import CallbackAPIVersion
 
 from bench.platform import START_MS, postgres_s
@@ -80,12 +82,25 @@ def measure(kind: str, gateways: int, rounds: int) -> dict[str, Any]:
         seconds = time.monotonic() - begin
         _wait(connection, "SELECT coalesce(sum(packs), 0) FROM lots WHERE checked IS NOT NULL", packs)
         used = {name: cost - before[name] for name, cost in _costs(pids, server.folder).items()}
-    millions = packs * READINGS / 1e6
+    millions, unit_s = packs * READINGS / 1e6, _signature_s()
     return {
         "broker": kind, "packs": packs, "packs_a_second": round(packs / seconds),
         **{f"{name}_s": round(cost / millions, 2) for name, cost in used.items()},
         "all_s": round(sum(used.values()) / millions, 2),
+        "signature_us": round(unit_s * 1e6, 1),
+        "wall_signatures": round(seconds / packs / unit_s, 2),
+        "cpu_signatures": round(sum(used.values()) / packs / unit_s, 2),
     }  # fmt: skip
+
+
+def _signature_s() -> float:
+    """CPU seconds of a bare check of one signature over 5.4 kB: the unit that machines have in common."""
+    key, message = Ed25519PrivateKey.generate(), bytes(5400)
+    signature, public, rounds = key.sign(message), key.public_key(), 3000
+    begin = time.process_time()
+    for _ in range(rounds):
+        public.verify(signature, message)
+    return (time.process_time() - begin) / rounds
 
 
 def _costs(pids: Mapping[str, int], database: Path) -> dict[str, float]:
