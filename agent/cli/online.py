@@ -207,7 +207,11 @@ def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: 
     problems = [trial.problem for trial in devices if trial.problem is not None]
     twins = _same_devices(config, devices, lang)
     problems += [error for error, is_fault in twins if is_fault]
-    problems += [problem for trial in destinations for problem in destination_problems(trial, lang)]
+    problems += [
+        type(one)(one.what, where=f"destination {trial.name}: {one.where}", hint=one.hint)  # two may have one url
+        for trial in destinations
+        for one in destination_problems(trial, lang)
+    ]
     if not as_json:
         _print(devices, destinations, running, lang)
         for text in dict.fromkeys(as_complaint("error", problem) for problem in problems):

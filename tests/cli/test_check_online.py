@@ -114,6 +114,19 @@ def test_nobody_subscribes_and_a_broker_that_is_not_there(
     assert destination["mqtt"] is None and "nothing listens" in destination["errors"][0]["what"]
 
 
+def test_two_destinations_of_one_broker_can_be_told_apart(
+    served: Served, park: Callable[..., Path], mh: Callable[..., Any]
+) -> None:
+    gone = f"mqtt://127.0.0.1:{free_port()}"
+    both = UPLINK.format(url=gone) + UPLINK.format(url=gone).replace("platform", "office")
+    said = mh("check", "--online", "-c", park(served.url, both))
+    assert said.code == 5
+    for name in ("platform", "office"):
+        assert f"error: destination {name}: {gone}: " in said.err
+    chinese = mh("check", "--online", "--lang", "zh", "-c", park(served.url, both))
+    assert f"错误：上行目标 office：{gone}：" in chinese.err
+
+
 def test_a_line_that_cannot_be_opened_is_one_fault(park: Callable[..., Path], mh: Callable[..., Any]) -> None:
     said = mh("check", "--online", "-c", park(f"modbus-tcp://127.0.0.1:{free_port()}", SECOND))
     assert said.code == 4 and said.err.count("nothing listens on this port") == 1
