@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -399,6 +399,7 @@ def _ask(draft: Draft, config: Config, words: Mapping[str, str], named: bool, ch
         if device["profile"] != offered:
             draft.comments.pop("profile", None)
             device.pop("params", None)
+            device.pop("every", None)
     profile = source(device["profile"])
     if not choices.get("label") and (label := asked(words["label"], p.label, "")):
         device["label"] = label
@@ -536,14 +537,18 @@ def _unused(name: str, taken: set[str]) -> str:
 
 def _add(draft: Draft, config: Config, words: Mapping[str, str], lang: str, yes: bool, no_read: bool) -> dict[str, Any]:
     """Check, read, show, ask, write. Raises GatewayError, or Abort for a no; then nothing was written."""
-    from agent.config import load_config, role_note
+    from agent.cli.toml_snippet import say_why_every
+    from agent.config import role_note
 
     name, folder = draft.device["name"], _folder(config)
     files = draft.files(folder, words)
     for file in files:
         check_absent(file)
-    whole = load_config(config.path, state_dir=config.state_dir, runtime_dir=config.runtime_dir, drafts=files)
-    entry = next(device for device in whole.devices if device.name == name)
+    whole, entry = _loaded(config, files, name)
+    if "every" not in draft.device and (every := _slower_paces(whole, entry)):
+        draft.device["every"], draft.comments["every"] = every, say_why_every(lang)
+        files = draft.files(folder, words)
+        whole, entry = _loaded(config, files, name)
     if any(word in draft.comments.get("profile", "") for word in ("nameplate", "铭牌")):
         click.echo(
             f"{words['note']}{words['alike'].format(profile=entry.profile, comment=draft.comments['profile'])}",
@@ -571,6 +576,25 @@ def _add(draft: Draft, config: Config, words: Mapping[str, str], lang: str, yes:
     _write(files)
     return {"file": str(folder / f"{name}.toml"), "files": [str(file) for file in files], "device": name,
             "line": entry.line, "address": entry.address, "profile": entry.profile, "values": values}  # fmt: skip
+
+
+def _loaded(config: Config, files: Mapping[Path, str], name: str) -> tuple[Config, DeviceConfig]:
+    """The configuration with these files, and its new device. Raises GatewayError."""
+    from agent.config import load_config
+
+    whole = load_config(config.path, state_dir=config.state_dir, runtime_dir=config.runtime_dir, drafts=files)
+    return whole, next(device for device in whole.devices if device.name == name)
+
+
+def _slower_paces(config: Config, entry: DeviceConfig) -> dict[str, str]:
+    """What ``every`` must be for a device whose line could not keep the default paces; {}: it can, or who knows."""
+    from agent.cli.toml_snippet import slower_paces
+
+    try:
+        every = slower_paces(replace(config, devices=(entry,))).get(entry.name, "{}")
+    except (GatewayError, OSError):  # such as a full disk, which the file itself will meet
+        return {}
+    return tomllib.loads(f"every = {every}")["every"]
 
 
 def _write(files: Mapping[Path, str]) -> None:

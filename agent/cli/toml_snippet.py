@@ -19,6 +19,7 @@ from drivers.model import GatewayError, ProfileError
 from drivers.registry import find_scheme
 
 if TYPE_CHECKING:
+    from agent.config import Config
     from drivers.profile import Profile
     from drivers.scan import FoundDevice
 
@@ -67,7 +68,7 @@ def tables(
         texts.append(_line(names[url], url, serials[url]))
     lines = [_line(names[url], url, serials[url]) for url in names]
     devices = [_device(device, names[device.url], serials[device.url], taken, lang, dirs) for device in found]
-    wanted = periods([*lines, *devices])
+    wanted = periods([*lines, *devices], dirs)
     for text in devices:
         (entry,) = tomllib.loads(text).get("device", [{}])  # none in comments
         every = wanted.get(entry.get("name", ""), "")
@@ -75,23 +76,33 @@ def tables(
     return texts
 
 
-def periods(texts: Sequence[str]) -> dict[str, str]:
-    """What ``every`` must be, by device, where the default paces would overload its line: the paces that it has and
-    that are shorter than the line bears.
+def periods(texts: Sequence[str], dirs: Sequence[Path] | None = None) -> dict[str, str]:
+    """What ``every`` must be, by device, where the default paces would overload its line.
 
     ``texts``: sound tables of lines and devices. Lines whose load cannot be told are left out.
     """
-    from agent.cli.line_load import line_shares, plan_costs
-    from agent.config import load_config, load_profiles
+    from agent.config import load_config
 
+    paths = f"[paths]\nprofiles_dir = {_text(str(dirs[0]))}\n" if dirs else ""  # the site's own
+    head = f'[site]\nid = "s"\ngateway = "g"\ntimezone = "UTC"\n{paths}'
     with tempfile.TemporaryDirectory(prefix="meterhouse-scan-") as folder:
         path = Path(folder) / "agent.toml"
-        path.write_text('[site]\nid = "s"\ngateway = "g"\ntimezone = "UTC"\n' + "\n".join(texts), encoding="utf-8")
+        path.write_text(head + "\n".join(texts), encoding="utf-8")
         try:
-            config = load_config(path)
-            costs = plan_costs(config, load_profiles(config))
+            return slower_paces(load_config(path))
         except GatewayError:
             return {}
+
+
+def slower_paces(config: Config) -> dict[str, str]:
+    """What ``every`` must be, by device: the paces that it has and that are shorter than its line bears.
+
+    Raises GatewayError where the load of a line cannot be told.
+    """
+    from agent.cli.line_load import line_shares, plan_costs
+    from agent.config import load_profiles
+
+    costs = plan_costs(config, load_profiles(config))
     slower: dict[str, list[str]] = {}
     for line, share in line_shares(costs).items():
         mine = [cost for cost in costs if cost.line == line and cost.pace != "once"]
@@ -110,6 +121,11 @@ def periods(texts: Sequence[str]) -> dict[str, str]:
 def _line(name: str, url: str, serial: str) -> str:
     text = f"[[line]]\nname = {_text(name)}\nurl = {_text(stable(url))}\n"
     return text + (f"serial = {_text(serial)}\n" if serial else "")
+
+
+def say_why_every(lang: str) -> str:
+    """The comment of ``every``."""
+    return _say(lang, "every")
 
 
 def _say(lang: str, key: str, **names: str) -> str:

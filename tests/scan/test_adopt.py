@@ -103,6 +103,30 @@ def test_a_new_line_has_the_factory_setting_of_the_profile(mh, site: Path) -> No
     assert "serial" not in (site.parent / "conf.d" / "line-192-0-2-1.toml").read_text()
 
 
+def test_a_profile_of_the_site_gets_periods_that_its_line_can_keep(mh, site: Path) -> None:
+    """A meter that none of ours fits, with 60 values that each need a request of their own."""
+    own = site.parent / "profiles" / "acme" / "x1.toml"
+    own.parent.mkdir(parents=True)
+    points = "".join(f'[[point]]\nname = "x.acme.n{n}"\naddress = {20 * n}\ntype = "u16"\n' for n in range(60))
+    own.write_text(f"""schema = 1
+vendor = "Acme"
+models = ["X1"]
+kind = "meter"
+protocol = "modbus"
+source = "made for a test"
+evidence = "derived"
+serial = "9600 8N1"
+defaults = {{ function = 3, pace = "fast" }}
+{points}""")
+    args = ("--line", "serial:/dev/ttyS9", "--address", "2", "--profile", "acme/x1", "--no-read", "--yes")
+    said = mh("adopt", "a", *args)
+    assert said.code == 0, said.err
+    assert 'every = { fast = "5 s" }  # a shorter time' in (site.parent / "conf.d" / "a.toml").read_text()
+    assert load_config(site).devices[0].periods_ms[0] == 5000
+    checked = mh("check", "--json").lines[0]
+    assert checked["ok"] and 0.1 < checked["line_shares"]["ttys9"] <= 0.7
+
+
 def test_a_line_outlives_the_device_it_came_with(mh, field: Park, site: Path) -> None:
     """Three devices of one new line; the file of the first is taken away again."""
     line = field.pty(Bus([sampled("abb/b23", 3), sampled("chint/dtsu666", 5), plain(7)]))
@@ -245,8 +269,9 @@ def test_a_full_disk_leaves_nothing_behind(mh, site: Path, room: int, file: str)
     """A limit on the size of files refuses the write as a full disk does."""
     (site.parent / "conf.d").mkdir()
     command = (sys.executable, "-m", "agent.cli.main", "adopt", "m", *TOLD, "--label", "柜" * 60)
+    env = {**os.environ, "MH_CONFIG": str(site), "PYTHONDONTWRITEBYTECODE": "1"}  # what it caches would be cut off
     said = subprocess.run(
-        command, env={**os.environ, "MH_CONFIG": str(site)}, capture_output=True, text=True, check=False, timeout=60,
+        command, env=env, capture_output=True, text=True, check=False, timeout=60,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
     )  # fmt: skip
     assert said.returncode == 2 and f"conf.d/{file}.toml: cannot be written: File too large" in said.stderr, said.stderr
