@@ -275,7 +275,7 @@ def _identified(
     """A draft from what the device says. Raises GatewayError where it is silent or no profile fits."""
     import logging
 
-    from agent.cli.identify import SILENT
+    from agent.cli.identify import SILENT, registers_command
     from agent.cli.lease import borrow_line, line_factory
     from agent.cli.toml_snippet import tables
     from agent.config import parsers as v
@@ -315,6 +315,8 @@ def _identified(
         raise LineError(what, where=f"{url}, {protocol} {address}", hint=hint)
     if not found.fits:
         hint = "Give the profile of its nameplate: --profile VENDOR/FAMILY; `meterhouse profiles list`"
+        if found.block:
+            hint = sentences(hint, f"Its registers: `{registers_command(found, options.config_file)}`")
         raise LineError("answers, but no known profile fits", where=f"{url}, {protocol} {address}", hint=hint)
     return _drafted(tables([found], {url: entry.name} if entry else {}, lang, dirs), config, found)
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from agent.cli.common import as_line
-from agent.cli.options import ConfigOptions, config_options, json_option, lang_option, line_help, profile_dirs
+from agent.cli.options import (
+    DEFAULT_CONFIG,
+    ConfigOptions,
+    config_options,
+    json_option,
+    lang_option,
+    line_help,
+    profile_dirs,
+)
 from drivers.model import GatewayError, LineTimeout, UsageError
 from drivers.registry import DEFAULT, named_on_lines, protocol_of
 
@@ -36,10 +46,12 @@ SILENT: Final[Mapping[str, tuple[tuple[str, str], tuple[str, str]]]] = {  # how 
 }
 
 NONE_FITS: Final = (
-    "See its registers: `meterhouse read --line {line} --address {address} --registers 3:0+40`; "
-    "a profile of your own begins with `meterhouse profiles new`",
-    "查看寄存器：`meterhouse read --line {line} --address {address} --registers 3:0+40`；"
-    "用 `meterhouse profiles new` 新建设备模板",
+    "See its registers: `{command}`; a profile of your own begins with `meterhouse profiles new`",
+    "查看寄存器：`{command}`；用 `meterhouse profiles new` 新建设备模板",
+)
+NO_BLOCK: Final = (
+    "None of the usual register blocks was answered. Take a start from its manual: `{command}`",
+    "常用的寄存器区段均无应答。请按说明书给出起始地址：`{command}`",
 )
 
 
@@ -138,7 +150,7 @@ def identify(
     if as_json:
         click.echo(as_line(facts_of(found) | ({"configured": configured} if configured else {})))
     else:
-        _print(found, line, lang, configured)
+        _print(found, lang, configured, registers_hint(found, lang, options.config_file, device))
         if known is not None and rounds:
             show_hints(*known, rounds, lang)
     raise SystemExit(0 if found.fits else 4)
@@ -152,7 +164,28 @@ def is_contradicted(configured: str, found: FoundDevice) -> bool:
     return found.fits[0].how != "possible" and how.get(configured) != found.fits[0].how
 
 
-def _print(found: FoundDevice, line: str, lang: str, configured: str | None) -> None:
+def registers_hint(found: FoundDevice, lang: str, config_file: Path, name: str | None = None) -> str:
+    """How to see the registers of a device that no profile fits; "" where one does, or it has none.
+
+    ``name``: in the configuration.
+    """
+    if found.fits or not found.tried or not protocol_of(found.protocol).has_registers:
+        return ""
+    text = (NONE_FITS if found.block else NO_BLOCK)[lang == "zh"]
+    return text.format(command=registers_command(found, config_file, name))
+
+
+def registers_command(found: FoundDevice, config_file: Path, name: str | None = None) -> str:
+    """Shows a block that the device answered; where there is none, with a start that the manual tells."""
+    where = name or f"--line {shlex.quote(found.url)} --address {found.address}"
+    if not name and found.serial and found.serial != protocol_of(found.protocol).serial_settings[0]:
+        where += f' --serial "{found.serial}"'
+    if str(config_file) != DEFAULT_CONFIG and config_file.is_file():
+        where += f" -c {shlex.quote(str(config_file))}"
+    return f"meterhouse read {where} --registers {found.block or '3:START+10'}"
+
+
+def _print(found: FoundDevice, lang: str, configured: str | None, hint: str) -> None:
     from rich.cells import cell_len
 
     from agent.cli.scan import fit_words, say
@@ -161,8 +194,8 @@ def _print(found: FoundDevice, line: str, lang: str, configured: str | None) -> 
         click.echo(f"{name:<24}{text}")
     label = say(lang, "profile")
     click.echo(f"{label}{' ' * (24 - cell_len(label))}{fit_words(found, lang, 5)}")
-    if not found.fits and protocol_of(found.protocol).has_registers:
-        click.echo(NONE_FITS[lang == "zh"].format(line=line, address=found.address), err=True)
+    if hint:
+        click.echo(hint, err=True)
     if configured is not None and is_contradicted(configured, found):
         text = CONFIGURED[lang == "zh"].format(configured=configured, fits=fit_words(found, lang, 1))
         click.echo(f"{say(lang, 'note')}: {text}", err=True)

@@ -210,7 +210,7 @@ def scan(
                 break
     found = [device for one in scans for device in one.found]
     known = _known_lines(options, [each.url for each in wanted])
-    _print(found, as_json, known, dirs, lang)
+    _print(found, as_json, known, dirs, lang, options.config_file)
     for one in scans:
         for note in one.notes:
             click.echo(f"{say(lang, 'note')}: {note.text(lang)}", err=True)
@@ -378,8 +378,14 @@ def _known_lines(options: ConfigOptions, urls: Sequence[str]) -> dict[str, str]:
 
 
 def _print(
-    found: Sequence[FoundDevice], as_json: bool, known: Mapping[str, str], dirs: Sequence[Path], lang: str
+    found: Sequence[FoundDevice],
+    as_json: bool,
+    known: Mapping[str, str],
+    dirs: Sequence[Path],
+    lang: str,
+    config_file: Path,
 ) -> None:
+    from agent.cli.identify import registers_hint
     from agent.cli.toml_snippet import tables
 
     texts = tables(found, known, "en" if as_json else lang, dirs)
@@ -410,6 +416,9 @@ def _print(
     if any(device.fits for device in found):
         click.echo(f"\n{say(lang, 'paste')}\n")
         click.echo("\n".join(texts), nl=False)
+    for device in found:
+        if hint := registers_hint(device, lang, config_file):
+            click.echo(f"{say(lang, 'note')}: {device.protocol} {device.address}: {hint}", err=True)
 
 
 def fit_words(device: FoundDevice, lang: str = "en", most: int = 3) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import fnmatch
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 
-from drivers.line import Line
+from drivers.line import Line, Request
 from drivers.model import (
     DEFAULT_PERIODS_MS,
     PACES,
@@ -28,8 +28,10 @@ from drivers.model import (
     Reason,
 )
 from drivers.profile import Profile, default_dirs, list_profiles, load_profile
+from drivers.raw_registers import RegisterRange
 from drivers.registry import driver_class, protocol_of
 from drivers.scan.caching_line import CachingLine
+from drivers.scan.register_block import find_block
 from ext.ring import Ring
 
 CHECKS = (
@@ -83,6 +85,7 @@ class Identity:
     has_answered: bool = False  # anything at all, a refusal too
     is_garbled: bool = False  # bytes came that were no sound frame
     answer_s: float = 0.0  # its usual time from request to answer
+    block: RegisterRange | None = None  # registers that it answers, where no profile fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +142,12 @@ async def identify(
     serial: str = "",
     facts: Mapping[str, str] | None = None,
     effort: Effort = THOROUGH,
+    make_request: Callable[[int, int, int, int, str], Request] | None = None,
 ) -> Identity:
     """Try ``profiles`` on one device, best first. Raises LineDown or LineLent; else a silent device fits nothing.
 
-    ``profiles`` are tried in their order, which matters only if ``effort`` is brief.
+    ``profiles`` are tried in their order, which matters only if ``effort`` is brief. ``make_request``: for registers,
+    which are looked for where none fits.
     """
     identity = Identity(dict(facts or {}))
     try_s = effort.most_s / (1 + TO_COMPARE)
@@ -155,6 +160,8 @@ async def identify(
             identity.cut_short = memory.is_exhausted and not (effort.brief and _settled(ranked))
             memory.allow(effort.most_s - try_s)
             await trial.larger_sister_first(ranked, {one.id: one for one in profiles})
+            if not ranked and memory.has_answered and make_request is not None:
+                identity.block = await find_block(memory, make_request, int(address), serial)
         finally:
             ring.close()
     identity.fits = [fit for _, fit, _ in ranked]

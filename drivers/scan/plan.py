@@ -61,6 +61,7 @@ class FoundDevice:
     cut_short: bool = False  # but not all of them
     is_slow: bool = False  # it did not answer in the first pass
     answer_s: float = 0.0  # its usual time from request to answer; 0: not measured
+    block: str = ""  # where no profile fits: registers that it answers, such as 3:0+40
 
 
 def effort(options: ScanOptions, is_slow: bool) -> Effort:

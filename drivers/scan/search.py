@@ -207,7 +207,10 @@ class Scan:
         profiles = self._likeliest_first(device.protocol)
         if search is not None:
             profiles = [profile for profile in profiles if search.may_fit(profile, device.identity)]
-        known = await identify(self.line, device.address, profiles, device.serial, device.identity, how)
+        protocol = protocol_of(device.protocol)
+        make_request = protocol.make_register_request() if protocol.has_registers else None
+        known = await identify(self.line, device.address, profiles, device.serial, device.identity, how, make_request)
+        device.block = str(known.block or "")
         device.identity, device.fits, device.tried, device.cut_short = known.facts, known.fits, True, known.cut_short
         device.answer_s = known.answer_s
         if known.cut_short:

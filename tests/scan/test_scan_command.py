@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import signal
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from drivers.modbus.requests import read_request
 from drivers.sim.bus import Bus
 from drivers.sim.device import SimAnswer, SimDevice
 from drivers.sim.framing import Framing, SimRequest
-from drivers.sim.image import load_dump
+from drivers.sim.image import Image, load_dump
 from drivers.sim.meters import MixedBus
 from tests.kits.scans import Park, plain, sampled
 from tests.kits.simulated import writes
@@ -221,3 +223,41 @@ def test_another_master_heard_on_a_port_asked_in_frames_proves_the_serial_server
     wire.says, wire.says_every_s = lambda: read_request(9, 3, 0, 1, "").frame, 0.5
     said = mh("scan", "--line", field.also(wire, "modbus-tcp"), "--addresses", "1-3", *FAST)
     assert said.code == 4 and f"Scan it as --line {wire.url}" in said.err, said.err
+
+
+@pytest.mark.parametrize(
+    ("function", "address", "count"), [(3, 0x300, 60), (4, 1000, 4), (4, 0x100, 12), (3, 40000, 4), (3, 0, 1)]
+)
+@pytest.mark.parametrize("command", ["identify", "scan", "adopt"])
+def test_an_unknown_device_is_shown_a_block_that_it_answers(
+    mh, field: Park, tmp_path: Path, command: str, function: int, address: int, count: int
+) -> None:
+    """`identify` said 3:0+40 of every device, and `read --registers` refused it."""
+    image = Image()
+    image.put_words(address, [7] * count, function=function)
+    line = field.pty(Bus([device := SimDevice(7, image)]), baud=9600)
+    config = tmp_path / "agent.toml"
+    config.write_text('[site]\nid = "s"\ngateway = "g"\ntimezone = "UTC"\n[paths]\nruntime_dir = "run"\n')
+    args = {"scan": ("--addresses", "7", "--protocol", "modbus", *MINE, *FAST)}.get(command, ("--address", "7"))
+    said = mh(command, "--line", line.url, *args, "-c", config, *(["--yes"] if command == "adopt" else []))
+    found = re.search(r"`meterhouse (read .*? --registers (\d):(\d+)\+(\d+))`", said.err)
+    assert found, said.err
+    start, length = int(found[3]), int(found[4])
+    assert int(found[2]) == function and address <= start < address + count and length >= min(count, 10)
+    assert mh(*shlex.split(found[1])).code == 0
+    assert writes(device) == 0
+
+
+def test_an_unknown_device_without_a_usual_block_is_said_so(mh, field: Park) -> None:
+    image = Image()
+    image.put_words(0xFE00, [4000], function=3)
+    line = field.pty(Bus([device := SimDevice(7, image)]), baud=9600)
+    said = mh("identify", "--line", line.url, "--address", "7")
+    assert said.code == 4 and "None of the usual register blocks was answered" in said.err
+    assert f"`meterhouse read --line {line.url} --address 7 --registers 3:START+10`" in said.err
+    tried = device.requests.total()
+    image.put_words(1000, [0] * 40)
+    image.put_words(0x3000, [7] * 40)
+    said = mh("identify", "--line", line.url, "--address", "7", "--lang", "zh")
+    assert "查看寄存器" in said.err and "--registers 3:12288+40`" in said.err, "zeros say less"
+    assert device.requests.total() - tried <= tried + 4

@@ -1,0 +1,77 @@
+"""Registers of a device that no profile knows: a first block to look at, which it did answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from drivers.line import Request
+from drivers.model import Limits, LineDown, LineError, LineLent
+from drivers.raw_registers import RegisterRange
+from drivers.scan.caching_line import CachingLine
+
+STARTS: Final = (0, 1, 100, 0x100, 0x300, 1000, 0x1000, 2000, 0x2000, 3000, 0x3000, 0x5000, 30000, 40000)
+FUNCTIONS: Final = (3, 4)
+SHORT: Final = 2  # registers: some devices refuse half a value
+LENGTHS: Final = (40, 20, 10, 4)  # the longest that is answered, once the short question was
+MOST_KNOWN: Final = 3  # places that were answered while profiles were tried
+FILLERS: Final = {0, 0xFFFF}
+_NAMES: Final = {"holding": 3, "input": 4}
+
+
+async def find_block(
+    memory: CachingLine, make_request: Callable[[int, int, int, int, str], Request], unit: int, serial: str
+) -> RegisterRange | None:
+    """A block that the device answers, of more than zeros if there is one; None: none of those that were asked.
+
+    First where it answered the profiles that were tried, then usual starts. Asks while ``memory`` may.
+
+    Raises LineDown or LineLent.
+    """
+    options = memory.request_options(Limits(), serial)
+    empty: RegisterRange | None = None
+
+    async def words(block: RegisterRange) -> set[int]:
+        """What the registers hold; nothing where the device refuses them together."""
+        request = make_request(unit, block.function, block.address, block.count, f"unit {unit}")
+        try:
+            payload = (await memory.exchange(request, options)).payload
+        except (LineDown, LineLent):
+            raise
+        except LineError:
+            return set()
+        return {int.from_bytes(payload[at : at + 2]) for at in range(0, len(payload), 2)}
+
+    usual = [RegisterRange(code, at, SHORT) for at in STARTS for code in FUNCTIONS]
+    single = [RegisterRange(code, 0, 1) for code in FUNCTIONS]  # what the search asks for
+    for start in (*_answered(memory), *usual, *single):
+        best, found = start, await words(start)
+        if not found:
+            continue
+        for length in LENGTHS:
+            longer = RegisterRange(start.function, start.address, length)
+            if length > start.count and start.address + length <= 0x10000 and (more := await words(longer)):
+                best, found = longer, more
+                break
+        if found - FILLERS:
+            return best
+        empty = empty or best
+    return empty
+
+
+def _answered(memory: CachingLine) -> Iterator[RegisterRange]:
+    """Neighbours that were answered and are not all zero, the longest first."""
+    runs: list[RegisterRange] = []
+    for name, words in memory.dump().items():
+        if (function := _NAMES.get(name)) is None:
+            continue
+        first = last = -1
+        for address in (*map(int, words), -1):
+            if first >= 0 and address != last + 1:
+                if {words[str(at)] for at in range(first, last + 1)} - FILLERS:
+                    runs.append(RegisterRange(function, first, last + 1 - first))
+                first = address
+            elif first < 0:
+                first = address
+            last = address
+    yield from sorted(runs, key=lambda run: -run.count)[:MOST_KNOWN]
