@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from drivers.scan import FoundDevice
 
 LEASE_S: Final = 300.0
+SERIAL: Final = "device.serial"
+TWINS_S: Final = 10.0  # to ask the configured devices for their serial numbers; one that is silent is let end
 AGREED: Final = YES | {"j", "ja"}
 PARTS: Final = ("ac", "battery", "heat", "water", "gas", "meter", "dc")  # that a role is given to, in this order
 LIKELY_ROLES: Final = {"inverter": "generation.pv", "hybrid": "generation.pv", "bms": "storage", "storage": "storage",
@@ -176,7 +180,7 @@ def adopt(
     _refine(draft, config, choices)
     if is_terminal() and not yes:
         _ask(draft, config, words, name is not None, choices)
-    facts = _add(draft, config, words, lang, yes, no_read)
+    facts = _add(draft, config, words, lang, yes, no_read, {})
     if as_json:
         click.echo(as_line(facts))
     else:
@@ -198,6 +202,7 @@ def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, l
     from agent.cli.toml_snippet import tables
 
     words, added, config, dirs = WORDS[lang], 0, options.load(), profile_dirs(options.config_file)
+    numbers: dict[str, str] = {}
     together = tables(found, {}, lang, dirs)[-len(found) :] if found else []  # periods that all can keep on their lines
     for device, text in zip(found, together, strict=True):
         title = {"protocol": device.protocol, "address": device.address}
@@ -216,7 +221,7 @@ def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, l
         try:
             if not yes:
                 _ask(draft, config, words, False, {})
-            facts = _add(draft, config, words, lang, yes, False)
+            facts = _add(draft, config, words, lang, yes, False, numbers)
         except click.Abort:
             click.echo(f"{words['note']}{words['skipped'].format(name=draft.device['name'])}", err=True)
             continue
@@ -537,8 +542,19 @@ def _unused(name: str, taken: set[str]) -> str:
 # --- writing
 
 
-def _add(draft: Draft, config: Config, words: Mapping[str, str], lang: str, yes: bool, no_read: bool) -> dict[str, Any]:
-    """Check, read, show, ask, write. Raises GatewayError, or Abort for a no; then nothing was written."""
+def _add(
+    draft: Draft,
+    config: Config,
+    words: Mapping[str, str],
+    lang: str,
+    yes: bool,
+    no_read: bool,
+    numbers: dict[str, str],
+) -> dict[str, Any]:
+    """Check, read, show, ask, write. Raises GatewayError, or Abort for a no; then nothing was written.
+
+    ``numbers``: serial numbers of configured devices that are known, by name; what is read is added.
+    """
     from agent.cli.toml_snippet import say_why_every
     from agent.config import role_note
 
@@ -564,7 +580,8 @@ def _add(draft: Draft, config: Config, words: Mapping[str, str], lang: str, yes:
     values: list[dict[str, Any]] = []
     if not no_read:
         try:
-            values = _first_values(whole, entry, words, lang)
+            values, number = _first_values(whole, entry, words, lang)
+            _warn_of_twins(whole, entry, number or draft.identity.get(SERIAL, ""), numbers, lang)
         except LineError as error:
             if yes:
                 hint = f"{error.hint}. " if error.hint else ""
@@ -612,8 +629,13 @@ def _write(files: Mapping[Path, str]) -> None:
         raise
 
 
-def _first_values(config: Config, entry: DeviceConfig, words: Mapping[str, str], lang: str) -> list[dict[str, Any]]:
-    """Read the device as the agent will, and show what a person can compare with its display."""
+def _first_values(
+    config: Config, entry: DeviceConfig, words: Mapping[str, str], lang: str
+) -> tuple[list[dict[str, Any]], str]:
+    """Read the device as the agent will, and show what a person can compare with its display.
+
+    Returns that, and its serial number; "" if it reports none.
+    """
     from rich.console import Console
 
     from agent.cli.common import show_quality
@@ -642,4 +664,48 @@ def _first_values(config: Config, entry: DeviceConfig, words: Mapping[str, str],
     if missing * 4 > len(points):
         click.echo(f"{words['note']}{words['missing'].format(missing=missing, all=len(points))}", err=True)
     show_hints(config, entry, profile, rounds, lang)
-    return shown
+    number = rows[SERIAL].value if SERIAL in rows else None
+    return shown, "" if number is None else str(number)
+
+
+def _warn_of_twins(config: Config, entry: DeviceConfig, number: str, known: dict[str, str], lang: str) -> None:
+    """Warn where a configured device reports the same serial number: one meter with two ports, or two addresses."""
+    from agent.cli.findings import ReadIdentity, same_serials
+
+    if not number.strip():
+        return
+    for name, text in _serial_numbers(config, entry, known).items():
+        known.setdefault(name, text)
+    known[entry.name] = number
+    ours = [entry, *(device for device in config.devices if device.name != entry.name and device.name in known)]
+    read = [ReadIdentity(one.name, one.line, one.address, one.profile, known[one.name]) for one in ours]
+    for found in same_serials(one for one in read if one.serial.strip().lower() == number.strip().lower()):
+        click.echo(
+            as_complaint("warning", LineError(found.text(lang), where=found.where, hint=found.advice(lang))), err=True
+        )
+
+
+def _serial_numbers(config: Config, entry: DeviceConfig, known: Mapping[str, str]) -> dict[str, str]:
+    """Of the devices that a running agent knows; else of those with the same profile, which are asked now."""
+    from agent.cli.common import agent_runs, read_snapshot
+    from agent.cli.lease import borrow_line
+    from agent.cli.read import read_once
+    from agent.config import site_profiles
+
+    if agent_runs(config.runtime_dir):
+        devices = read_snapshot(config.runtime_dir).get("devices", {})
+        return {name: str((facts.get("identity") or {}).get(SERIAL) or "") for name, facts in devices.items()}
+    found: dict[str, str] = {}
+    begin_s = time.monotonic()
+    for other in config.devices:
+        if other.profile != entry.profile or other.name in (entry.name, *known):
+            continue
+        if time.monotonic() - begin_s > TWINS_S:
+            break
+        with suppress(GatewayError):  # silent, or without this point: there is nothing to compare
+            found[other.name] = ""
+            with borrow_line(config.runtime_dir, config.line(other.line).url, "read", LEASE_S) as owner:
+                profile = site_profiles(config.profiles_dir)(other.profile)
+                _, readings = owner.run(read_once(config, other, profile, (SERIAL,)))
+            found[other.name] = "" if readings[0].value is None else str(readings[0].value)
+    return found

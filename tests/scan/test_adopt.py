@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import resource
 import stat
 import subprocess
@@ -101,6 +102,27 @@ def test_a_new_line_has_the_factory_setting_of_the_profile(mh, site: Path) -> No
     assert {line.name: line.serial for line in load_config(site).lines[1:]} == {
         "ttys8": "19200 8N1", "ttys9": "9600 8E1"}  # fmt: skip
     assert "serial" not in (site.parent / "conf.d" / "line-192-0-2-1.toml").read_text()
+
+
+def test_one_meter_at_two_places_is_said_before_it_is_written(mh, field: Park, site: Path) -> None:
+    """A meter with two ports, or that is reached through a gateway too: one serial number."""
+    meters = [sampled("abb/b23", unit) for unit in (3, 8, 9)]
+    for meter, number in zip(meters, (815, 815, 4711), strict=True):
+        meter.image.put_words(0x8900, [1, number])
+    first = field.pty(Bus(meters[:1]))
+    second, third = field.tcp(Bus([meters[1]])), field.tcp(Bus([meters[2]]))
+    assert mh("adopt", "main", "--line", first.url, "--address", "3", "--serial", first.serial, "--yes").code == 0
+    args = ("--line", second.url, "--address", "8", "--yes")
+    said = mh("adopt", "again", *args, "--lang", "zh")
+    assert said.code == 0 and "报告相同的序列号" in said.err and "again (" in said.err and "main (" in said.err
+    (site.parent / "conf.d" / "again.toml").unlink()
+    said = mh("scan", *args[:2], "--addresses", "8", "--add", "--yes", *MINE)
+    assert said.code == 0 and re.search(
+        r"warning: device b23-8: b23-8 \(127-0-0-1\S* 8\), main \(\S+ 3\) report the same serial number \d+: one",
+        said.err,
+    ), said.err
+    said = mh("adopt", "third", "--line", third.url, "--address", "9", "--yes")
+    assert said.code == 0 and "same serial number" not in said.err, said.err
 
 
 def test_a_profile_of_the_site_gets_periods_that_its_line_can_keep(mh, site: Path) -> None:
