@@ -236,6 +236,13 @@ class _Still(TypedDict):
     zero: bool
 
 
+class _IdleCounter(TypedDict):
+    since: Time
+    counter: str
+    power: str
+    least_w: float
+
+
 class _Device(TypedDict, total=False):
     line: str
     address: str
@@ -255,6 +262,7 @@ class _Device(TypedDict, total=False):
     error: str | None
     answers: _Answers
     still: _Still | None
+    idle_counter: _IdleCounter | None
     recent: _RecentWhole | None
     swapped: _Swapped | None
 

@@ -486,6 +486,22 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         ),
         warns=True,
     ),
+    "device-counter-still": FindingWords(
+        0,
+        (
+            "device {name}: {counter} has not moved for {age}, while {power} was {least} or more",
+            "设备 {name}：{counter} 在 {age} 内没有变化，而 {power} 一直不低于 {least}",
+        ),
+        (
+            "Compare the counter with its display. If it moves there, the profile reads another register: try another"
+            " profile or address. If it does not, the meter does not count: current transformers, test mode, or a"
+            " gateway in between that repeats it. `meterhouse read {name} --repeat 5` shows both",
+            "请与设备显示屏上的电能核对。若屏上在走字，则模板读的是别的寄存器：请换用其他模板或地址。若屏上也不走字，"
+            "则电能表没有计量：请检查电流互感器、是否处于测试模式，或中间的网关是否在重复旧值。"
+            "`meterhouse read {name} --repeat 5` 可同时查看两者",
+        ),
+        warns=True,
+    ),
     "device-all-zero": FindingWords(
         0,
         (

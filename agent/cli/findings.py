@@ -363,6 +363,12 @@ def _device(name: str, device: Facts, line: Facts, now: float) -> Iterator[Findi
         if still := _part(device, "still"):
             values = {"name": name, "count": still["values"], "age": show_age(now - float(still["since"]))}
             yield Finding("device-all-zero" if still["zero"] else "device-still", where, values)
+        elif idle := _part(device, "idle_counter"):
+            watts = float(idle["least_w"])
+            values = {"name": name, "counter": _cut(idle["counter"], 60), "power": _cut(idle["power"], 60),
+                      "age": show_age(now - float(idle["since"])),
+                      "least": f"{watts / 1000:.4g} kW" if watts >= 1000 else f"{watts:.4g} W"}  # fmt: skip
+            yield Finding("device-counter-still", where, values)
 
 
 class Silence(NamedTuple):

@@ -30,6 +30,13 @@ STEPS: Final = 5  # of a counter, that its power must have made meanwhile
 GRID: Final = re.compile(r"(.+\.)?ac\.(voltage|frequency)(\.|$)")
 VOLTAGE: Final = re.compile(r"(^|\.)voltage(\.|$)")
 POWER: Final = re.compile(r"(?P<domain>.+)\.power(\.active)?$")
+# power -> the counters beside it that a positive and a negative one advance; those of others may move seldom
+GROWS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    "power.active": (("energy.import", "energy.total"), ("energy.export", "energy.total")),
+    "power.generation": (("energy.generation",), ()),
+}
+AC_POWER: Final = re.compile(r"(?P<part>(.+\.)?ac\.)(?P<power>power\.(active|generation))")
+FLOAT_STEP: Final = {"f16": 2.0**-10, "f32": 2.0**-23}  # of a value
 WATTS: Final[Mapping[str, float]] = {"W": 1, "kW": 1e3, "MW": 1e6}
 WATT_HOURS: Final[Mapping[str, float]] = {"Wh": 1, "kWh": 1e3, "MWh": 1e6}
 
@@ -127,13 +134,29 @@ class _Value(NamedTuple):
 
 
 @dataclass(slots=True)
+class _IdleCounters:
+    """The counters beside a power that have not changed, and the least of that power meanwhile."""
+
+    grows: tuple[int, ...]  # points, of those that it must advance
+    values: dict[int, _Value]
+    since_ms: int
+    to_ms: int
+    least_w: float
+
+    def holds(self, grows: tuple[int, ...], found: Mapping[int, tuple[int, _Value]]) -> bool:
+        """Whether all that was read is as before, and the power flows in the same direction."""
+        return grows == self.grows and all(value == self.values.get(n, value) for n, (_, value) in found.items())
+
+
+@dataclass(slots=True)
 class Stillness:
-    """The last values of one device, and since when none of them has changed."""
+    """The last values of one device, and since when none of them has changed; counters also by themselves."""
 
     since_ms: int = 0
     _look_ms: int = 0
     _table: int = -1
     _values: dict[int, _Value] = field(default_factory=dict)  # by point
+    _idle: dict[int, _IdleCounters] = field(default_factory=dict)  # by the point of the power
 
     def look(self, spec: DeviceSpec, ring: Ring, table: int, visits: Iterable[Sequence[int]], now_ms: int) -> None:
         """Compare the values of the newest visits with those before; does nothing for most of its calls."""
@@ -142,6 +165,7 @@ class Stillness:
             return
         if table != self._table or not 0 <= since_look_ms < 2 * LOOK_EVERY_MS:  # other points, or the clock was set
             self._values.clear()
+            self._idle.clear()
         self._look_ms, self._table = now_ms, table
         newest: dict[int, tuple[int, _Value]] = {}  # point -> its tick
         for position in (position for visit in visits for position in visit):
@@ -155,6 +179,45 @@ class Stillness:
         if not self._values or any(value != self._values.get(n, value) for n, value in found.items()):
             self.since_ms = now_ms
         self._values |= found
+        self._look_at_counters(spec, newest)
+
+    def _look_at_counters(self, spec: DeviceSpec, newest: Mapping[int, tuple[int, _Value]]) -> None:
+        numbers = {spec.points[n].name: n for n in newest}
+        for name, power in numbers.items():
+            named, (_, value) = AC_POWER.fullmatch(name), newest[power]
+            if named is None or (unit := WATTS.get(spec.points[power].unit)) is None:
+                continue
+            part, both = named["part"], GROWS[named["power"]]
+            grows = tuple(numbers[one] for end in both[value.mantissa < 0] if (one := f"{part}{end}") in numbers)
+            if not grows or not value.mantissa:
+                self._idle.pop(power, None)
+                continue
+            found = {
+                n: newest[n]
+                for other, n in numbers.items()
+                if other.startswith(f"{part}energy.") and spec.points[n].kind is Kind.COUNTER
+            }
+            watts = abs(value.mantissa) * 10.0**value.exponent * unit
+            first_ms = min(newest[n][0] for n in grows)
+            before = self._idle.get(power)
+            if before is None or not before.holds(grows, found):
+                values = {n: value for n, (_, value) in found.items()}
+                self._idle[power] = _IdleCounters(grows, values, first_ms, first_ms, watts)
+            else:
+                before.to_ms, before.least_w = first_ms, min(before.least_w, watts)
+                before.values |= {n: value for n, (_, value) in found.items()}
+
+    def idle_counter(self, spec: DeviceSpec) -> dict[str, Any] | None:
+        """For the snapshot: a counter that stood still for ten minutes beside a power that must have moved it."""
+        for power, idle in self._idle.items():
+            span_ms = idle.to_ms - idle.since_ms
+            moved_wh = idle.least_w * span_ms / 3_600_000
+            step_wh = max(_step_wh(spec, spec.points[n], idle.values[n]) for n in idle.grows)
+            if span_ms >= STILL_MS and moved_wh >= STEPS * step_wh:
+                counter = spec.points[idle.grows[0]].name
+                return {"since": idle.since_ms / 1000, "counter": counter, "power": spec.points[power].name,
+                        "least_w": round(idle.least_w, 3)}  # fmt: skip
+        return None
 
     def facts(self, spec: DeviceSpec, now_ms: int, may_rest: bool) -> dict[str, Any] | None:
         """For the snapshot: None while it moves, or while nothing of it has to.
@@ -181,6 +244,16 @@ def _steps(spec: DeviceSpec, point: Point, value: _Value) -> float:
     """How many of the device's own steps a value is away from zero."""
     ratio = spec.ratio_pt if point.ratio == "apply" and VOLTAGE.search(point.name) else 1
     return abs(value.mantissa) / max(float(ratio), 1.0)
+
+
+def _step_wh(spec: DeviceSpec, point: Point, value: _Value) -> float:
+    """How much a counter must grow to be seen: zeros at the end may be digits that the device does not have."""
+    mantissa, exponent = value
+    while mantissa and not mantissa % 10:
+        mantissa, exponent = mantissa // 10, exponent + 1
+    ratio = float(spec.ratio_ct * spec.ratio_pt) if point.ratio == "apply" else 1.0
+    size = abs(mantissa) * 10.0**exponent
+    return max(10.0**exponent * ratio, size * FLOAT_STEP.get(point.type, 0.0)) * WATT_HOURS.get(point.unit, 1e9)
 
 
 def _is_on_grid(spec: DeviceSpec, points: Sequence[tuple[Point, _Value]]) -> bool:

@@ -194,6 +194,7 @@ def _device_facts(device: RunningDevice, now_ms: int) -> dict[str, Any]:
         "garbled": life == "dead" and poll.is_garbled,
         "answers": _answer_facts(device),
         "still": _still_facts(device, now_ms),
+        "idle_counter": device.stillness.idle_counter(poll.driver.spec),
         "recent": stream.recent_facts(poll.settled_ms, now_ms, silent, poll.not_asked.count),
         "swapped": device.swapped,
         "overloads": poll.overloads,

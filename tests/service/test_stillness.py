@@ -26,8 +26,10 @@ POINTS = (
     Point("ac.voltage.l2", Kind.GAUGE, "V", ratio="apply"),
     Point("dc.power", Kind.GAUGE, "kW"),
     Point("dc.energy.generation", Kind.COUNTER, "kWh"),
+    Point("ac.energy.import", Kind.COUNTER, "kWh"),
+    Point("ac.energy.export", Kind.COUNTER, "kWh", type="f32"),
 )
-V, HZ, P, E, HEAT, STATE, CLOCK, HIGH, DC_P, DC_E = range(len(POINTS))
+V, HZ, P, E, HEAT, STATE, CLOCK, HIGH, DC_P, DC_E, IMPORT, EXPORT = range(len(POINTS))
 METER = {V: (2301, -1), HZ: (5001, -2), P: (1500, 0), E: (123456, 1)}
 
 
@@ -108,3 +110,51 @@ def test_a_clock_that_was_set_begins_anew(ring: Ring) -> None:
     assert watched.run(4, METER)
     watched.now_ms += 60 * MINUTE
     assert watched.run(2, METER) is None, "and forward"
+
+
+@pytest.mark.parametrize(
+    ("power_w", "counters", "is_found"),
+    [
+        (1500, {IMPORT: (12345_67, -2)}, True),  # 250 Wh in ten minutes, a step is 10 Wh
+        (1500, {IMPORT: (0, -2)}, True),  # it never counted
+        (1500, {IMPORT: (12345, 0)}, False),  # a step is 1 kWh
+        (1500, {IMPORT: (12345_000, -3)}, False),  # the last digits may be none
+        (200, {IMPORT: (12345_67, -2)}, False),  # 33 Wh
+        (-1500, {IMPORT: (12345_67, -2)}, False),  # it feeds in, and nothing has to count
+        (-1500, {EXPORT: (12345_67, -2)}, True),
+        (-1500, {EXPORT: (12345678_9, -1)}, False),  # a float of 12 GWh has steps of 1 kWh
+        (0, {IMPORT: (12345_67, -2)}, False),
+    ],
+)
+def test_a_counter_that_stands_still_beside_its_power_is_found(
+    ring: Ring, power_w: int, counters: dict[int, tuple[int, int]], is_found: bool
+) -> None:
+    """All else moves, so that the device does not stand still."""
+    watched = Watched(ring)
+    for n in range(26):
+        assert watched.still.idle_counter(watched.spec) is None or n > 20, "too early"
+        sign = -1 if power_w < 0 else 1
+        assert watched.run(0.5, {V: (2301 + n, -1), P: (power_w + sign * n * bool(power_w), 0)} | counters) is None
+    found = watched.still.idle_counter(watched.spec)
+    assert (found is not None) is is_found
+    if found is not None:
+        (counter,) = counters
+        assert (found["counter"], found["power"]) == (POINTS[counter].name, "ac.power.active")
+        assert abs(power_w) <= found["least_w"] <= abs(power_w) + 4
+        moved = {n: (mantissa + 1, exponent) for n, (mantissa, exponent) in counters.items()}
+        watched.run(2, {V: (2301, -1), P: (power_w, 0)} | moved)
+        assert watched.still.idle_counter(watched.spec) is None
+
+
+def test_a_counter_that_moves_or_is_read_seldom_is_no_finding(ring: Ring) -> None:
+    watched = Watched(ring)
+    for n in range(40):  # another direction counts: the sign is wrong, not the counter
+        watched.run(0.5, {P: (1500 + n, 0), IMPORT: (500, -2), EXPORT: (500 + n, -2)})
+    assert watched.still.idle_counter(watched.spec) is None
+    old = ring.append_values(1, watched.now_ms, watched.now_ms * 10**6, 1, [(IMPORT, 700, -2, Quality.GOOD)])
+    for n in range(40):  # its pace is a quarter of an hour
+        watched.now_ms += MINUTE // 2
+        rows = [(P, 1500 + n, 0, Quality.GOOD)]
+        position = ring.append_values(1, watched.now_ms, watched.now_ms * 10**6, 1, rows)
+        watched.still.look(watched.spec, ring, 1, [[old], [position]], watched.now_ms)
+    assert watched.still.idle_counter(watched.spec) is None
