@@ -73,12 +73,14 @@ def web(
 
         set_up(config_file, listen, names, folder, password_file, yes, lang)
         return
+    import ext.memory
     from agent.certificates import expiry_text
     from agent.cli.common import as_complaint
     from agent.cli.logs import set_up_logging
     from agent.web.routes import make_app, settings_of
     from agent.web.server import open_socket, serve, tls_context
 
+    ext.memory.stay_small()  # else the 16 MB of a login stay, twice
     settings = settings_of(config_file, runtime_dir, listen, os.environ)
     tls = tls_context(settings.web)
     app = make_app(settings)
