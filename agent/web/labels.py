@@ -69,6 +69,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "verdict.unseen": ("The agent cannot be seen from here", "无法查看采集程序的状态"),
     "old": ("old", "已过时"),
     "seen": ("What is shown was last seen {age} ago.", "所示内容为 {age} 前的状态。"),
+    "as_of.time": ("As of {time}, {age} ago.", "截至 {time}（{age} 前）。"),
     "as_of": ("states as of {age} ago", "{age} 前的状态"),
     "catching_up": ("Older values are still being read.", "正在读取较早的数值。"),
     "certificate.ends": ("the certificate of this page expires in {days} days", "本网页的证书将在 {days} 天后过期"),

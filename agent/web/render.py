@@ -55,9 +55,14 @@ class Renderer:
 
     def render(
         self, template: str, language: str, url: URL, fragment: bool, moment: Moment, facts: Mapping[str, Any],
-        silent: bool = False,
+        silent: bool = False, as_of: str = "",
     ) -> str:  # fmt: skip
-        """The whole page, or with ``fragment`` what is in its <main>. ``silent``: the agent did not answer for it."""
+        """The whole page, or with ``fragment`` what is in its <main>.
+
+        Args:
+            silent: the agent did not answer for it.
+            as_of: a sentence of how old it is.
+        """
 
         def t(key: str, **values: object) -> str:
             return label(key, language, **values)
@@ -78,5 +83,6 @@ class Renderer:
             version=snapshot.get("version", ""),
             password=self._password,
             notice=moment.notice or ("silent" if silent else ""),
+            as_of=as_of,
             **facts,
         )  # fmt: skip

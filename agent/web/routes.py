@@ -8,6 +8,7 @@ import gzip
 import logging
 import math
 import re
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from agent.cli.common import show_age
 from agent.cli.control import no_answer
 from agent.cli.findings import Silence, silent_devices
 from agent.cli.questions import given
@@ -102,14 +104,25 @@ class Page:
 
     # --- what all pages need
 
-    def render(self, request: Request, template: str, status: int = 200, **facts: Any) -> Response:
-        """A page in the viewer's language; a refresh gets its content alone."""
+    def render(
+        self, request: Request, template: str, status: int = 200, answer: Mapping[str, Any] | None = None, **facts: Any
+    ) -> Response:
+        """A page in the viewer's language; a refresh gets its content alone. ``answer``: of the agent, shown on it."""
         language = language_of(request)
         fragment = bool(request.headers.get("x-refresh"))
         moment = Moment() if template == "login.html" else self.live.moment  # a stranger learns nothing
         silent = self.data.silence is not None and template in OF_THE_AGENT
-        text = self.renderer.render(template, language, request.url, fragment, moment, facts, silent)
+        as_of = "" if answer is None else self._as_of(answer, moment, silent, language)
+        text = self.renderer.render(template, language, request.url, fragment, moment, facts, silent, as_of)
         return html(request, gzip.compress(text.encode(), 1, mtime=0), status, language, self.access.tls)
+
+    def _as_of(self, answer: Mapping[str, Any], moment: Moment, silent: bool, language: str) -> str:
+        """How old an answer is; "" for one that does not change any more, from an agent that could say so."""
+        if answer.get("closed", True) and not (silent or moment.stopped):
+            return ""
+        age_s = self.data.age_s(answer)
+        at = datetime.fromtimestamp(time.time() - age_s, ZoneInfo(self.config.timezone))
+        return label("as_of.time", language, time=f"{at:%Y-%m-%d %H:%M:%S}", age=show_age(age_s, language))
 
     async def live_page(
         self, request: Request, template: str, view: Callable[[Moment, str], dict[str, Any]]
@@ -178,10 +191,11 @@ class Page:
         names = [*moment.snapshot.get("devices", {})]
         labels = {name: own_text(text, language) for name, text in self.config.labels.items()}
 
-        def page(view: Mapping[str, Any], shown_day: date) -> Response:
+        def page(view: Mapping[str, Any], shown_day: date, answer: Mapping[str, Any] | None = None) -> Response:
             return self.render(
                 request,
                 "day.html",
+                answer=answer,
                 day=view,
                 date=str(shown_day),
                 device=device,
@@ -212,7 +226,7 @@ class Page:
             view = device_day(answer, language, [name[:200] for name in query.getlist("point")], silent)
         else:
             view = site_day(answer, language, labels, silent)
-        return page(view, shown_day)
+        return page(view, shown_day, answer)
 
     async def _ask(self, question: Callable[..., T], *what: Any) -> T:
         """An answer of the agent, in a thread that live pages do not need: one, however many wait for it."""
@@ -255,7 +269,7 @@ class Page:
         page = await self._ask(self.data.report, period, _unless_today(wanted, days, today))
         view = figures(page, period, language, _silent(moment, page["period"]["to"]))
         links = neighbours(page, period, days[0] if days else today, today)
-        return self.render(request, "figures.html", **view, period=period, periods=PERIODS, links=links)
+        return self.render(request, "figures.html", answer=page, **view, period=period, periods=PERIODS, links=links)
 
     async def source(self, request: Request) -> Response:
         """Where a point's values come from."""
@@ -269,6 +283,7 @@ class Page:
         return self.render(
             request,
             "source.html",
+            answer=answer,
             device=device,
             point=point,
             shown=shown(found[0], moment, language) if found else None,
@@ -292,6 +307,7 @@ class Page:
         return self.render(
             request,
             "pack.html",
+            answer=answer,
             device=device,
             seq=seq,
             **view,

@@ -27,7 +27,7 @@ from agent.cli.common import NoAgent
 from agent.cli.control import AnswerBuffer, NoAnswer, ask_running
 from agent.cli.report.answer import check_page
 from agent.service.control.protocol import Birth, Day, Days, Pack, PeriodReport, Request
-from drivers.model import GatewayError
+from drivers.model import GatewayError, UsageError
 
 PeriodName = Literal["day", "month", "year", "rolling"]
 Ask = Callable[..., dict[str, Any]]
@@ -54,6 +54,7 @@ class Validity(TypedDict):
     change: Count
     changed: Annotated[list[str], Meta(max_length=400)] | None
     unchanged: NotRequired[bool]
+    asked_s: NotRequired[float]  # by the clock of ``SiteData``, which adds it
 
 
 class DayList(Validity):
@@ -142,11 +143,15 @@ class SignedPack(TypedDict):
 
     hash: str
     pack: dict[str, Any]
+    asked_s: NotRequired[float]  # as of ``Validity``
 
 
 @dataclass(slots=True)
 class _Kept:
-    """An answer: its JSON, when it was asked, and the days that it depends on."""
+    """An answer: its JSON, when it was asked, and the days that it depends on.
+
+    ``stale``: it has to be asked again; it is shown only if there is no answer.
+    """
 
     data: bytes
     asked_s: float
@@ -154,6 +159,7 @@ class _Kept:
     stamp: str
     first: str  # ISO dates
     last: str
+    stale: bool = False
 
 
 def ask_agent(runtime_dir: Path, request: Request, take: Callable[[bytes], object]) -> dict[str, Any]:
@@ -256,6 +262,10 @@ class SiteData:
         except GatewayError:
             return
 
+    def age_s(self, answer: Mapping[str, Any]) -> float:
+        """How long ago the agent said this, or that it is still so."""
+        return max(0.0, self._clock() - float(answer["asked_s"]))
+
     # --- asking
 
     def _answer(self, key: Key, request: Callable[[Mapping[str, Any]], Request], open_s: float) -> Any:
@@ -263,24 +273,34 @@ class SiteData:
         if kept is None:
             with self._gate:  # meanwhile another one may have asked the same
                 kept = self._usable(key, open_s) or self._while_silent(key) or self._fetch(key, request)
-        return msgspec.json.decode(kept)
+        return {**msgspec.json.decode(kept.data), "asked_s": kept.asked_s}
 
-    def _usable(self, key: Key, open_s: float) -> bytes | None:
+    def _usable(self, key: Key, open_s: float) -> _Kept | None:
         """The kept answer if it need not be asked again. Raises the error of a moment ago."""
         now = self._clock()
         with self._lock:
             kept = self._kept.get(key)
             open_s = 0.0 if self._silent is not None and key[0] == "days" else open_s  # does it answer again?
-            if kept is not None and (kept.closed or now - kept.asked_s < open_s):
+            if kept is not None and not kept.stale and (kept.closed or now - kept.asked_s < open_s):
                 self._kept.move_to_end(key)
-                return kept.data
+                return kept
             failed = self._failed.pop(key, None)
             if failed is None or now >= failed.until_s:
                 return None
             self._failed[key] = failed
+            if (seen := self._seen(key)) is not None and not isinstance(failed.error, UsageError):
+                return seen
             raise failed.error
 
-    def _while_silent(self, key: Key) -> bytes | None:
+    def _seen(self, key: Key) -> _Kept | None:
+        """The kept answer, however old; of a day also the one that was given while it was today."""
+        kept = self._kept.get(key)
+        if kept is None and key[0] not in SIGNED and key[1:]:
+            today = self._kept.get((key[0], "", key[2]))
+            kept = today if today is not None and today.first <= key[1] <= today.last else None
+        return kept
+
+    def _while_silent(self, key: Key) -> _Kept | None:
         """The kept answer, however old, while the agent does not answer; None: ask it.
 
         After a moment one question at a time finds out whether it does again. Raises the error of the last one.
@@ -291,24 +311,25 @@ class SiteData:
             if not self._trying and self._clock() >= self._silent.until_s:
                 self._trying = True
                 return None
-            kept = self._kept.get(key)
+            kept = self._seen(key)
             if kept is None:
                 raise self._silent.error
-            return kept.data
+            return kept
 
-    def _fetch(self, key: Key, request: Callable[[Mapping[str, Any]], Request]) -> bytes:
+    def _fetch(self, key: Key, request: Callable[[Mapping[str, Any]], Request]) -> _Kept:
         while True:
             with self._lock:
                 kept = self._kept.get(key)
-                known = {"unless": kept.stamp if kept is not None else "", "after_change": self._change}
-            data = self._ask_once(key, request, kept, known)
-            if data is not None:
-                return data
+                stamp = "" if kept is None or kept.stale else kept.stamp
+                known = {"unless": stamp, "after_change": self._change}
+            found = self._ask_once(key, request, kept, known)
+            if found is not None:
+                return found
 
     def _ask_once(
         self, key: Key, request: Callable[[Mapping[str, Any]], Request], kept: _Kept | None, known: Mapping[str, Any]
-    ) -> bytes | None:
-        """None: the answer is that ``kept`` is still valid, but another answer made us drop it meanwhile."""
+    ) -> _Kept | None:
+        """None: the answer is that ``kept`` is still valid, but another answer said meanwhile that it is not."""
         buffer, asked_s = AnswerBuffer(), self._clock()
         try:
             done = self._ask(self._runtime_dir, request(known), buffer.take)
@@ -317,11 +338,12 @@ class SiteData:
             now = self._clock()
             with self._lock:
                 self._silent = _Failed(error, now + ERROR_S) if isinstance(error, NoAnswer) else None
-                if kept is not None and isinstance(error, (NoAgent, NoAnswer)):  # as it was seen last
-                    return kept.data
-                if self._silent is None:
+                seen = None if isinstance(error, UsageError) else self._seen(key)
+                if self._silent is None and not (seen is not None and isinstance(error, NoAgent)):
                     self._failed = {k: one for k, one in self._failed.items() if now < one.until_s}
                     self._failed[key] = _Failed(error, now + ERROR_S)
+                if seen is not None:
+                    return seen
             raise
         finally:
             with self._lock:
@@ -332,48 +354,56 @@ class SiteData:
                 self._learn(found, key)
             if not found.get("unchanged"):
                 return self._keep(key, found, asked_s)
-            if kept is None or self._kept.get(key) is not kept:
+            if kept is None or kept.stale or self._kept.get(key) is not kept:
                 return None
             kept.asked_s, kept.closed = asked_s, found["closed"] and key[0] != "days"
-            return kept.data
+            return kept
 
     def _learn(self, found: Mapping[str, Any], key: Key) -> None:
-        """Drop what the agent says is not valid any more."""
+        """Mark what the agent says is not valid any more, such as after its restart."""
         changed: Collection[str] | None = found["changed"]
         if found["epoch"] != self._epoch or changed is None:
-            for other in [other for other in self._kept if other != key]:
-                self._drop(other)
-        elif changed:
+            stale = [one for other, one in self._kept.items() if other != key]
+        else:
             stale = [
-                other
+                one
                 for other, one in self._kept.items()
                 if other != key and any(one.first <= day <= one.last for day in changed)
             ]
-            for other in stale:
-                self._drop(other)
+        for one in stale:
+            one.stale = True
         self._epoch, self._change = found["epoch"], found["change"]
         if key[0] == "days" and "today" in found:
             self._today = found["today"]
 
-    def _keep(self, key: Key, found: Mapping[str, Any], asked_s: float) -> bytes:
+    def _keep(self, key: Key, found: Mapping[str, Any], asked_s: float) -> _Kept:
         first, last = _range(key, found)
         closed = bool(found.get("closed")) and key[0] != "days"
         if key[0] in SIGNED:
             closed = key[2] != "0"
         data = msgspec.json.encode({name: one for name, one in found.items() if name not in ("change", "changed")})
+        kept = _Kept(data, asked_s, closed, found.get("stamp", ""), first, last)
+        before = self._drop(key)
+        if before is not None and key[:2] == ("day", "") and before.first != first:  # it was today
+            before.stale = True
+            if (past := ("day", before.first, key[2])) not in self._kept:
+                self._put(past, before)
+        if len(data) <= LARGEST_BYTES:  # it would drop too many others
+            self._put(key, kept)
+        return kept
+
+    def _put(self, key: Key, kept: _Kept) -> None:
         self._drop(key)
-        if len(data) > LARGEST_BYTES:  # it would drop too many others
-            return data
-        self._kept[key] = _Kept(data, asked_s, closed, found.get("stamp", ""), first, last)
-        self._size += len(data)
+        self._kept[key] = kept
+        self._size += len(kept.data)
         while self._size > MOST_BYTES and len(self._kept) > 1:
             self._drop(next(iter(self._kept)))
-        return data
 
-    def _drop(self, key: Key) -> None:
+    def _drop(self, key: Key) -> _Kept | None:
         kept = self._kept.pop(key, None)
         if kept is not None:
             self._size -= len(kept.data)
+        return kept
 
 
 def _now_ms() -> int:

@@ -42,6 +42,7 @@ class Asked:
         self.requests: list[Request] = []
         self.unchanged = 0
         self.error: GatewayError | None = None
+        self.epoch = ""
         monkeypatch.setattr(site_data, "_now_ms", lambda: self.wall_ms)
         self.data = SiteData(Path("/run/none"), self._ask, lambda: self.now_s)
 
@@ -53,6 +54,10 @@ class Asked:
 
         done, document = asyncio.run(self.site.ask(request))
         self.unchanged += "unchanged" in done
+        if self.epoch and "epoch" in done:
+            done["epoch"] = self.epoch
+        if self.epoch and document is not None:
+            document["epoch"] = self.epoch
         if document is not None:
             take(json.dumps(document).encode())
         return done
@@ -153,6 +158,34 @@ def test_days_that_were_seen_stay_while_no_agent_runs(asked: Asked) -> None:
         asked.data.day(TUESDAY, "m1")
     asked.error, asked.now_s = None, asked.now_s + ERROR_S
     assert asked.data.day()["day"] == "2026-11-25"
+
+
+@pytest.mark.parametrize("error", [NoAgent(Path("/run/none")), GatewayError("permission denied", where="run")])
+def test_days_that_were_seen_stay_after_a_restart_that_is_followed_by_a_stop(asked: Asked, error: GatewayError) -> None:
+    """A restart makes another epoch: what was kept is asked again, and shown until there is an answer."""
+    first, today = asked.data.day(TUESDAY), asked.data.day()
+    asked.epoch, asked.now_s = "of another start", asked.now_s + OPEN_S
+    asked.data.days()
+    asked.kinds()
+    asked.error = error
+    for _ in range(20):
+        assert asked.data.day(TUESDAY) == first and asked.data.day() == today
+        assert asked.data.age_s(today) == OPEN_S
+    asked.error, asked.now_s = None, asked.now_s + ERROR_S
+    asked.kinds()
+    assert asked.data.age_s(asked.data.day(TUESDAY)) == asked.data.age_s(asked.data.day()) == 0
+    assert asked.kinds() == ["Day", "Day"]
+
+
+def test_a_day_that_was_seen_while_it_was_today_can_be_seen_later(asked: Asked) -> None:
+    today, figures = asked.data.day(), asked.data.report("day")
+    asked.error = NoAgent(Path("/run/none"))
+    asked.data._today = "2026-11-26"
+    assert asked.data.day(TODAY) == today and asked.data.report("day", TODAY) == figures
+    asked.error, asked.wall_ms, asked.now_s = None, asked.wall_ms + 24 * 60 * MINUTE, asked.now_s + OPEN_S
+    assert asked.data.day()["day"] == "2026-11-26"
+    asked.error = NoAgent(Path("/run/none"))
+    assert asked.data.day(TODAY) == today
 
 
 def test_an_error_is_not_asked_for_again_at_once(asked: Asked) -> None:
