@@ -112,16 +112,20 @@ class Page:
         fragment = bool(request.headers.get("x-refresh"))
         moment = Moment() if template == "login.html" else self.live.moment  # a stranger learns nothing
         silent = self.data.silence is not None and template in OF_THE_AGENT
-        as_of = "" if answer is None else self._as_of(answer, moment, silent, language)
+        as_of = "" if answer is None else self._answer_as_of(answer, moment, silent, language)
         text = self.renderer.render(template, language, request.url, fragment, moment, facts, silent, as_of)
         return html(request, gzip.compress(text.encode(), 1, mtime=0), status, language, self.access.tls)
 
-    def _as_of(self, answer: Mapping[str, Any], moment: Moment, silent: bool, language: str) -> str:
+    def _answer_as_of(self, answer: Mapping[str, Any], moment: Moment, silent: bool, language: str) -> str:
         """How old an answer is; "" for one that does not change any more, from an agent that could say so."""
         if answer.get("closed", True) and not (silent or moment.stopped):
             return ""
-        age_s = self.data.age_s(answer)
-        at = datetime.fromtimestamp(time.time() - age_s, ZoneInfo(self.config.timezone))
+        return self._as_of(time.time(), self.data.age_s(answer), language)
+
+    def _as_of(self, now: float, age_s: float, language: str) -> str:
+        """Still true of a page that stays open, or is paused."""
+        age_s = min(max(age_s, 0.0), now)
+        at = datetime.fromtimestamp(now - age_s, ZoneInfo(self.config.timezone))
         return label("as_of.time", language, time=f"{at:%Y-%m-%d %H:%M:%S}", age=show_age(age_s, language))
 
     async def live_page(
@@ -134,7 +138,8 @@ class Page:
         body = self._kept.get(key)
         if body is None:
             facts, url = view(moment, language), request.url.replace(query="")  # what one viewer added is not others'
-            text = self.renderer.render(template, language, url, fragment, moment, facts)
+            as_of = self._as_of(moment.time, moment.age_s, language) if "time" in moment.snapshot else ""
+            text = self.renderer.render(template, language, url, fragment, moment, facts, as_of=as_of)
             body = gzip.compress(text.encode(), 5, mtime=0)
             self._kept[key] = body
             while len(self._kept) > KEPT_PAGES:

@@ -60,9 +60,6 @@ def now_view(
     own = _own_findings(certificate_ends, moment.time, language)
     return {
         "problem": in_language(moment.error, language) if moment.error is not None else "",
-        "seen": show_age(now - float(snapshot["time"]), language)
-        if moment.error is not None and "time" in snapshot
-        else "",
         "catching_up": moment.catching_up,
         "findings": [
             {"level": one.level, "text": one.text(language), "advice": one.advice(language)} for one in moment.findings

@@ -251,14 +251,16 @@ def test_states_say_how_old_they_are_and_are_not_those_of_now_once_the_agent_han
     """A snapshot of 12 s ago is usual with hundreds of devices, one of 20 s ago is the last of an agent that hangs."""
     monkeypatch.setattr("agent.web.live.FRESH_S", 0.0)
     browser, lines = viewer(), {"roof": {"url": "x", "open": True}}
-    for ago_s, states in ((12, 2), (3000, 0)):
+    for ago_s, states, age in ((4, 2, r"[4-9]\.\d s"), (12, 2, r"1\d s"), (3000, 0, "50 min")):
         traces.write(lines=lines)
         traces.write(time=time.time() - ago_s)
         page = browser.get("/").text
         assert page.count('class="state alive">answers') == states, ago_s
         assert ('class="state alive">open' in page) == ("hangs" not in page) == bool(states)
-        assert ("states as of 50 min ago" in page) == (not states) and ("states as of 1" in page) == bool(states)
-        assert ('class="state alive"' in browser.get("/device/inv1").text) == bool(states)
+        assert ("states as of 50 min ago" in page) == (not states) and ("states as of 1" in page) == (ago_s == 12)
+        device = browser.get("/device/inv1").text
+        assert ('class="state alive"' in device) == bool(states)
+        assert all(re.search(rf"As of [\d-]+ [\d:]+, {age} before", one) for one in (page, device))
     assert "50 分钟 前的状态" in browser.get("/?lang=zh").text
 
 
