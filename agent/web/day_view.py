@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -140,6 +140,8 @@ def device_day(
     series = [
         _device_series(n, one, device["device"], answer, gaps, reasons, zone, language) for n, one in enumerate(chosen)
     ]
+    if gaps and not series:  # it has sealed no reading of this day
+        series = [_gap_series(device["device"], answer, gaps, reasons, zone, language)]
     others = [name for name in (*by_name, *device.get("left_out", ())) if name not in {one["n"] for one in chosen}]
     query = {"device": device["device"], "date": answer["day"]}
     since = device.get("gaps_from")
@@ -204,13 +206,15 @@ def _site_series(
 ) -> Series:
     """A role; its gaps are those of the device that lacks most of an interval: a mean would hide which one it is."""
     rows, gaps = [], {int(start): gap for start, *gap in one.get("gaps", ())}
-    for start, energy, mean, known, estimated, flags in one["rows"]:
+    sealed = {int(row[0]): row for row in one["rows"]}
+    for start in sorted({*sealed, *gaps}):
+        _, energy, mean, known, estimated, flags = sealed.get(start, (start, None, None, 0.0, 0.0, ()))
         words, doubtful = _flags(flags, language)
         end, (device, devices, reasons) = int(start) + int(answer["length"]), gaps.get(int(start), ("", 0, ()))
         rows.append(
             Row(
                 int(start), end, _span(int(start), end, zone), number(energy), number(mean), "", "", float(known),
-                share(known), words, doubtful or estimated > 0.1,
+                share(known) if start in sealed else "–", words, doubtful or estimated > 0.1,
                 " ".join(f"{_word(reason)}:{ms}:{whole}" for reason, ms, whole in reasons),
                 _who_lacks(device, devices, reasons, language) if devices else "",
             )
@@ -300,6 +304,20 @@ def _device_series(
         has_packs=True,
         reasons=reasons,
     )
+
+
+def _gap_series(
+    device: str,
+    answer: Mapping[str, Any],
+    gaps: Mapping[int, Sequence[tuple[str, int, int]]],
+    reasons: Sequence[tuple[str, str, str]],
+    zone: ZoneInfo,
+    language: str,
+) -> Series:
+    """A day of which nothing was read: what is missing."""
+    nothing = {"n": "", "kind": "gauge", "u": "", "mean_u": "", "total": None, "known": 0.0, "rows": ()}
+    found = _device_series(0, nothing, device, answer, gaps, reasons, zone, language)
+    return replace(found, title=label("day.gaps", language), source="")
 
 
 def _word(reason: str) -> str:

@@ -43,6 +43,7 @@ from agent.web.password import LoginLimiter, PasswordChecker, PasswordHash, Sess
 from agent.web.render import Renderer, in_language
 from agent.web.site_data import SiteData
 from agent.web.source_view import pack_view, source
+from agent.web.unsealed import with_unsealed
 from agent.web.views import device_href, device_view, frames_view, now_view, shown
 from drivers.model import ConfigError, GatewayError, UsageError, clean_text
 
@@ -227,6 +228,7 @@ class Page:
         if shown_day is None or (device and not answer["devices"]):
             raise HTTPException(404)
         silent = _silent(moment, answer["to"])
+        answer = with_unsealed(answer, silent, moment.snapshot)
         if device:
             view = device_day(answer, language, [name[:200] for name in query.getlist("point")], silent)
         else:

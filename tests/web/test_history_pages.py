@@ -206,6 +206,44 @@ def test_a_device_that_does_not_answer_says_so_and_since_when(
     assert viewer.get("/day?device=m2").status_code == 404
 
 
+def test_what_a_silent_device_has_not_sealed_yet_is_missing_up_to_now(viewer, park, traces, monkeypatch) -> None:
+    monkeypatch.setattr("agent.web.live.FRESH_S", 0.0)
+    noon = park.noon_ms // 1000
+    silent = {"line": "roof", "life": "dead", "added": noon - 86_400, "last_answer": noon - 2}
+    traces.write(devices={"m1": silent}, time=noon + 40 * 60)
+    wanted = [(noon, "timeout:900000:900000"), (noon + 900, "timeout:900000:900000"),
+              (noon + 1800, "timeout:600000:600000")]  # fmt: skip
+    for path, charts, words in (("/day", 1, "m1: no answer in time 10 min"), ("/day?device=m1", 2, "10 min")):
+        page = viewer.get(path).text
+        rows = re.findall(r'<tr data-t="(\d+)" data-e="\d+" data-g="([^"]+)">(.*?)</tr>', page)
+        found = [(int(start), gaps) for start, gaps, _ in rows if int(start) >= noon]
+        assert found == wanted * charts and words in text_of(rows[-1][2]), path
+        assert 'class="swatch r-timeout"' in page
+    assert "no answer in time 40 min" in text_of(viewer.get("/day?device=m1").text)
+    recent = {"from": 1.0, "to": 2.0, "settled": True, "complete": 0.1, "missing": {"absent": 7, "timeout": 2}}
+    recent["marked"] = {}
+    traces.write(devices={"m1": silent | {"last_answer": noon + 600, "recent": recent}}, time=noon + 900)
+    for path in ("/day", "/day?device=m1"):
+        assert f'data-t="{noon}" data-e="{noon + 900}" data-g="absent:300000:300000"' in viewer.get(path).text, path
+    traces.write(devices={"m1": silent | {"life": "alive"}}, time=noon + 900)
+    assert f'data-t="{noon}"' not in viewer.get("/day").text
+
+
+def test_a_day_on_which_a_device_was_never_read_has_its_gaps(viewer, park, traces, monkeypatch) -> None:
+    monkeypatch.setattr("agent.web.live.FRESH_S", 0.0)
+    noon = park.noon_ms // 1000
+
+    def unread(document: Any) -> Any:
+        for one in document.get("devices", ()):
+            one |= {"points": [], "left_out": [], "gaps": [[noon - 900, "timeout", 900_000, 900_000]]}
+        return document
+
+    park.spoil = unread
+    page = viewer.get("/day?device=m1").text
+    assert page.count("<figure") == 1 and "Missing readings by reason" in page and "Nothing is known" not in page
+    assert f'data-t="{noon - 900}" data-e="{noon}" data-g="timeout:900000:900000"' in page
+
+
 def test_a_chosen_point_is_shown_alone(viewer) -> None:
     page = viewer.get("/day?date=2026-11-24&device=m1&point=ac.power.active").text
     assert page.count("<figure") == 1 and "highest" in page and page.count("<tr data-t=") >= 90

@@ -86,7 +86,8 @@ function drawBand(u, rows, figure) {
 
 // The whole day; of a day that has just begun to be recorded only what there is, as nobody would see it else.
 function extent(figure, rows) {
-  const from = Number(figure.dataset.from), to = Number(figure.dataset.to), until = Number(figure.dataset.until);
+  const from = Number(figure.dataset.from), to = Number(figure.dataset.to);
+  const until = Math.max(Number(figure.dataset.until), rows.length ? rows.at(-1).to : 0); // of a silent device up to now
   const first = rows.length ? rows[0].from : from, span = until - first;
   if (until >= to || !rows.length || span > (to - from) / 6) return [from, to];
   return [Math.max(from, first - span * 0.1 - 60), Math.min(to, until + span * 0.1 + 60)];
