@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 
 import click
@@ -91,6 +93,10 @@ def web(
     set_up_logging(False)
     with open_socket(settings.web) as sock:
         scheme = "https" if tls is not None else "http"
-        click.echo(say(f"The page is at {scheme}://{settings.web.address}/. Stop it with Ctrl-C"), err=True)
+        address = settings.web.address
+        if ip_address(settings.web.host).is_unspecified:  # no browser opens that one
+            address = f"{socket.gethostname()}:{settings.web.port}"
+            click.echo(say(f"Listens on every address of this machine, port {settings.web.port}"), err=True)
+        click.echo(say(f"The page is at {scheme}://{address}/. Stop it with Ctrl-C"), err=True)
         sys.stderr.flush()
         serve(app, sock, tls)

@@ -101,6 +101,20 @@ def test_setup_makes_a_certificate_and_a_hash_that_only_the_user_reads(config, t
     assert setup(config) == 0 and (secret / "certificate.pem").read_bytes() != before, "again is another one"
 
 
+@pytest.mark.parametrize(("listen", "lines"), [
+    ("0.0.0.0:{}", "Listens on every address of this machine, port {}\nThe page is at https://gw01:{}/. Stop it"),
+    ("[::1]:{}", "The page is at https://[::1]:{}/. Stop it"),
+])  # fmt: skip
+def test_it_says_an_address_that_a_browser_opens(config, tmp_path, capsys, monkeypatch, listen, lines) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "gw01")
+    monkeypatch.setattr("agent.web.server.serve", lambda *_: None)
+    port = free_port()
+    assert again(config, "--listen", listen.format(port)) == 0
+    capsys.readouterr()
+    assert outcome(["web", "-c", str(config)]) == 0
+    assert capsys.readouterr().err.startswith(lines.replace("{}", str(port)))
+
+
 def again(config: Path, *more: str) -> int:
     folder = config.parent / "secret"
     first = str(config.parent / "first")
