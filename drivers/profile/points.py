@@ -55,6 +55,10 @@ RATIO_DIMENSIONS = frozenset(
 )
 
 
+MEASURED = frozenset({"voltage", "current", "power", "power-reactive", "power-apparent"})
+SIGNED = frozenset({"i16", "i32", "i64"})
+
+
 def build_point(table: TomlTable, defaults: Defaults, vocabulary: Vocabulary) -> Point | None:
     """The Point that a table describes, or None after complaints that leave nothing to work with."""
     name = table.text("name", required=True)
@@ -81,6 +85,20 @@ def reach(
     return low, high
 
 
+def _below_full(
+    layout: RegisterLayout, scale: Decimal, offset: Decimal, low: Decimal | None, high: Decimal | None
+) -> tuple[Decimal | None, Decimal | None]:
+    """The range without 7FFF and 7FFFFFFF, which many devices send in place of a value that they do not have.
+
+    8000 and FFFF are sentinels already, where the profile names no others; these are left in the readings and marked.
+    """
+    raw = raw_range(layout.type, layout.count)
+    if raw is None or layout.type not in SIGNED or not layout.function or layout.parts:
+        return low, high
+    ends = (raw[0] + offset) * scale, (raw[1] - 1 + offset) * scale
+    return max(min(ends), min(ends) if low is None else low), min(max(ends), max(ends) if high is None else high)
+
+
 class _Reader:
     def __init__(self, table: TomlTable, defaults: Defaults, vocabulary: Vocabulary, name: str) -> None:
         self.table, self.defaults, self.vocabulary, self.name = table, defaults, vocabulary, name
@@ -100,6 +118,9 @@ class _Reader:
         low, high = self._range(entry, unit)
         if kind in {Kind.GAUGE, Kind.COUNTER}:
             low, high = self._bounded(low, high, unit if entry else "", reach(layout, scale, offset, mask))
+        sentinels = self._sentinels(type_, bit, mask)
+        if kind is Kind.GAUGE and entry and entry.dimension in MEASURED and sentinels is None and mask is None:
+            low, high = _below_full(layout, scale, offset, low, high)
         bits, digits = self._width(kind, type_, bool(layout.parts))
         ratio = self._ratio(entry, unit)
         pace = self.defaults.values.get("pace", "once" if kind is Kind.TEXT else "normal")
@@ -124,7 +145,7 @@ class _Reader:
             mask=mask,
             scale=scale,
             offset=offset,
-            sentinels=self._sentinels(type_, bit, mask),
+            sentinels=sentinels,
             low=low,
             high=high,
             bits=bits,

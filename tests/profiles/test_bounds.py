@@ -81,6 +81,62 @@ def test_the_birth_says_the_range_with_the_sign_of_its_readings(profile: Profile
     assert point_row(profile.points[1], turned, vocabulary().senml)["range"] == ["-10000000", "50"]
 
 
+FILLERS = """
+[defaults]
+function = 3
+order = "ABCD"
+[[point]]
+name = "ac.power.active"
+address = 0
+type = "i32"
+unit = "W"
+[[point]]
+name = "ac.current.l1"
+address = 2
+type = "i16"
+scale = -0.1
+unit = "A"
+[[point]]
+name = "ac.voltage.l1"
+address = 3
+type = "i16"
+scale = 0.1
+unit = "V"
+sentinel = false
+[[point]]
+name = "ac.energy.net"
+address = 4
+type = "i32"
+unit = "Wh"
+[[point]]
+name = "ac.power.reactive"
+address = 6
+type = "i32"
+unit = "var"
+range = [-5e4, 3e9]
+"""
+
+
+def test_the_largest_signed_number_is_no_measured_value_unless_the_profile_says_so(write: Write) -> None:
+    """Devices send it for a value that they do not have: 2147483647 W was good."""
+    profile = load_profile(write(HEAD + FILLERS))
+    spec = image_spec(profile, profile.points)
+
+    def qualities(*words: int) -> list[int]:
+        return [reading.quality for reading in read_image({3: dict(enumerate(words))}, profile.points, spec)[0]]
+
+    full = (0x7FFF, 0xFFFF)
+    good, out = Quality.GOOD, Quality.RANGE
+    assert qualities(*full, 0x7FFF, 0x7FFF, *full, *full) == [out, out, good, good, out], "a counter may be full"
+    less = (0x7FFF, 0xFFFE)
+    assert qualities(*less, 0x7FFE, 0x7FFE, *less, *less) == [good] * 5
+    assert qualities(0x8000, 1, 0x8001, 0x8001, 0x8000, 1, 0xFFFF, 0x3CB0)[:4] == [good] * 4
+    by_name = {p.name: (p.low, p.high) for p in profile.points}
+    assert by_name["ac.power.active"] == (-(2**31), 2**31 - 2)
+    assert by_name["ac.current.l1"] == (D("-3276.6"), D("3276.8")) and by_name["ac.voltage.l1"] == (None, None)
+    assert by_name["ac.power.reactive"] == (-50000, 2**31 - 2)
+
+
 def test_bounds_hold_in_every_unit_of_a_dimension() -> None:
     words = vocabulary()
     assert words.bounds("MW") == (-10_000, 10_000) and words.bounds("h") == (-2_400_000, 2_400_000)
