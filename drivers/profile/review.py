@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 
 from drivers.model import FLOATS, Point
 from drivers.profile.find import shipped_dir
 from drivers.profile.types import Profile
 from drivers.registry import maps_registers
+from drivers.units import unit_factor
 
 _TEXTS: Mapping[str, tuple[str, str]] = {
     "template": (
@@ -28,9 +31,25 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
         "address = {meant} is meant ({count} points have such addresses)",
         "{name}的地址为{at}（功能码{function}）：若手册从{first}起计，则应为address = {meant}（共{count}个测点）",
     ),
+    "coarse": (
+        "{name}: one count is {scale}{unit}, and {usual} are usual: is scale or unit wrong?",
+        "{name}的一个计数为{scale}{unit}，通常为{usual_zh}：scale 或 unit 是否有误？",
+    ),
+    "sample": (
+        'sample "{sample}": {name} is {value}{unit}, which cannot be: is scale, unit, type or order wrong?',
+        "样本“{sample}”中{name}为{value}{unit}，不可能：scale、unit、type 或 order 是否有误？",
+    ),
 }  # fmt: skip
 TEMPLATE_SOURCE = "TITLE, REVISION (DATE)"  # of `profiles new`
 _FIRST = {3: 40001, 4: 30001}  # what 4x notation calls the first holding and input register
+_GRID = re.compile(r"(?:.+\.)?ac\.(voltage|frequency|power\.factor)(?:\.l[123]{1,2})?")
+_COARSE: Mapping[tuple[str, str], tuple[Decimal, Decimal, str, str]] = {  # in a unit: of whole numbers, of floats
+    ("voltage", "V"): (Decimal(10), Decimal(10), "0.01 to 1 V", "0.01 至 1 V"),
+    ("voltage", "kV"): (Decimal("0.1"), Decimal(10), "0.001 to 0.01 kV", "0.001 至 0.01 kV"),
+    ("frequency", "Hz"): (Decimal(1), Decimal(10), "0.001 to 0.1 Hz", "0.001 至 0.1 Hz"),
+    ("power.factor", ""): (Decimal("0.05"), Decimal(10), "0.0001 to 0.01", "0.0001 至 0.01"),
+}
+_MOST_V = 40_000  # of a grid that a park is connected to
 _MEASURED = ("dump", "field")  # evidence that the addresses were right
 
 
@@ -41,7 +60,7 @@ def remarks(profile: Profile) -> list[tuple[str, str]]:
         return template
     points = [p for p in profile.points if not p.is_object and p.function >= 3]
     points.sort(key=lambda p: (p.function, p.address, -p.count))
-    return [*template, *_overlaps(points), *_notation(profile, points)]
+    return [*template, *_overlaps(points), *_notation(profile, points), *_coarse(points), *_samples(profile)]
 
 
 def _overlaps(points: Sequence[Point]) -> Iterator[tuple[str, str]]:
@@ -74,6 +93,37 @@ def _notation(profile: Profile, points: Sequence[Point]) -> Iterator[tuple[str, 
             one = found[0]
             facts = {"name": one.name, "at": one.address, "function": function, "first": first}
             yield _remark("notation", **facts, meant=one.address - first, count=len(found))
+
+
+def _coarse(points: Sequence[Point]) -> Iterator[tuple[str, str]]:
+    """A step so large that the scale must be wrong: 100 V, 1 Hz, 0.05 of a power factor."""
+    for point in points:
+        grid = _GRID.fullmatch(point.name)
+        if grid is None or (limits := _COARSE.get((grid[1], point.unit))) is None or point.parts:
+            continue
+        most, most_float, usual, usual_zh = limits
+        if abs(point.scale) >= (most_float if point.type in FLOATS else most):
+            yield _remark("coarse", name=point.name, scale=f"{point.scale:f}", unit=_unit(point), usual=usual,
+                          usual_zh=usual_zh)  # fmt: skip
+
+
+def _samples(profile: Profile) -> Iterator[tuple[str, str]]:
+    """Expected values outside the range of their point, and voltages of a transmission line."""
+    for sample in profile.samples:
+        for point in profile.resolve(sample.params, sample.firmware, sample.identity).points:
+            value = sample.expect.get(point.name)
+            if not isinstance(value, (Decimal, int)):
+                continue
+            is_out = any((point.low is not None and value < point.low, point.high is not None and value > point.high))
+            grid, factor = _GRID.fullmatch(point.name), unit_factor(point.unit, "V")
+            is_out |= bool(grid and factor is not None and abs(value) * factor > _MOST_V)
+            if is_out:
+                shown = f"{value:f}" if isinstance(value, Decimal) else value
+                yield _remark("sample", sample=sample.name, name=point.name, value=shown, unit=_unit(point))
+
+
+def _unit(point: Point) -> str:
+    return f" {point.unit}" if point.unit else ""
 
 
 def _remark(text: str, **facts: object) -> tuple[str, str]:

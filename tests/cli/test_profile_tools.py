@@ -253,6 +253,47 @@ def test_a_range_that_no_register_can_hold_is_an_error(mh, write: Write) -> None
     assert mh("profiles", "check", write(f"{HEAD}{point}range = [45, 5500]\n")).code == 0
 
 
+GRID = 'name = "{}"\naddress = {}\ntype = "{}"\nunit = "{}"\nscale = {}'
+PF = 'name = "ac.power.factor.l1"\naddress = 9\ntype = "{}"\nscale = {}{}'
+ABCD = '\norder = "ABCD"'
+
+
+@pytest.mark.parametrize(
+    ("point", "says"),
+    [
+        (GRID.format("ac.voltage.l1", 1, "u16", "V", "100"), "ac.voltage.l1: one count is 100 V, and 0.01 to 1 V are"),
+        (GRID.format("ac.voltage.l1", 1, "u16", "kV", "0.1"), "ac.voltage.l1: one count is 0.1 kV"),
+        (GRID.format("meter.ac.voltage.l12", 1, "f32", "V", "1000") + ABCD, "meter.ac.voltage.l12: one count is 1000"),
+        (GRID.format("ac.frequency", 1, "u16", "Hz", "1"), "ac.frequency: one count is 1 Hz, and 0.001 to 0.1 Hz are"),
+        (GRID.format("ac.frequency", 1, "f32", "Hz", "100") + ABCD, "ac.frequency: one count is 100 Hz"),
+        (PF.format("i16", "0.05", ""), "ac.power.factor.l1: one count is 0.05, and"),
+        (PF.format("f32", "50", ABCD), "ac.power.factor.l1: one count is 50, and"),
+        (GRID.format("ac.voltage.l1", 1, "u16", "kV", "0.01"), ""),  # of a medium voltage
+        (GRID.format("ac.voltage.l1", 1, "f32", "kV", "1") + ABCD, ""),
+        (GRID.format("dc.voltage", 1, "u16", "V", "10"), ""),
+    ],
+)
+def test_a_scale_that_cannot_be_is_named(write: Write, point: str, says: str) -> None:
+    found = described(write, point)
+    assert [one.startswith(says) for one in found] == [True] * bool(says), found
+
+
+def test_a_sample_whose_values_cannot_be_is_named(write: Write) -> None:
+    points = [
+        GRID.format("ac.voltage.l1", 1, "u32", "V", "1") + ABCD,
+        GRID.format("ac.frequency", 3, "u16", "Hz", "0.5"),
+    ]
+    sample = """
+[[sample]]
+name = "noon"
+holding = { 1 = [3, 33392], 3 = 10000 }
+expect = { "ac.voltage.l1" = 230000, "ac.frequency" = 5000 }
+"""
+    found = described(write, points[0], points[1] + sample)
+    assert 'sample "noon": ac.voltage.l1 is 230000 V, which cannot be' in found[-2], found
+    assert 'sample "noon": ac.frequency is 5000 Hz, which cannot be' in found[-1], found
+
+
 def test_warnings_do_not_make_a_profile_wrong(mh, write: Write) -> None:
     file = write(f'{HEAD}[[point]]\nname = "x.a"\nfunction = 3\naddress = 40001\ntype = "u16"\n')
     said = mh("profiles", "check", file)
