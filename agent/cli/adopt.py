@@ -613,7 +613,7 @@ def _slower_paces(config: Config, entry: DeviceConfig) -> dict[str, str]:
         every = slower_paces(replace(config, devices=(entry,))).get(entry.name, "{}")
     except (GatewayError, OSError):  # such as a full disk, which the file itself will meet
         return {}
-    return tomllib.loads(f"every = {every}")["every"]
+    return dict(tomllib.loads(f"every = {every}")["every"])
 
 
 def _write(files: Mapping[Path, str]) -> None:
@@ -664,8 +664,8 @@ def _first_values(
     if missing * 4 > len(points):
         click.echo(f"{words['note']}{words['missing'].format(missing=missing, all=len(points))}", err=True)
     show_hints(config, entry, profile, rounds, lang)
-    number = rows[SERIAL].value if SERIAL in rows else None
-    return shown, "" if number is None else str(number)
+    serial = rows[SERIAL].value if SERIAL in rows else None
+    return shown, "" if serial is None else str(serial)
 
 
 def _warn_of_twins(config: Config, entry: DeviceConfig, number: str, known: dict[str, str], lang: str) -> None:

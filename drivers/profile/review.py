@@ -116,7 +116,7 @@ def _samples(profile: Profile) -> Iterator[tuple[str, str]]:
                 continue
             is_out = any((point.low is not None and value < point.low, point.high is not None and value > point.high))
             grid, factor = _GRID.fullmatch(point.name), unit_factor(point.unit, "V")
-            is_out |= bool(grid and factor is not None and abs(value) * factor > _MOST_V)
+            is_out |= bool(grid and factor is not None and abs(Decimal(value)) * factor > _MOST_V)
             if is_out:
                 shown = f"{value:f}" if isinstance(value, Decimal) else value
                 yield _remark("sample", sample=sample.name, name=point.name, value=shown, unit=_unit(point))
