@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from agent.cli.common import show_age, show_quality, show_unit
 from agent.cli.reading_words import QUALITIES
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from agent.cli.ring_follower import Latest
 
 PIPE_WIDTH = 260
+INDENT: Final = 2
 
 
 def plain_table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
@@ -31,6 +34,42 @@ def plain_table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
         number = column in right
         table.add_column(say(column), justify="right" if number else "left", no_wrap=number, overflow="fold")
     return table
+
+
+def print_table(
+    console: Console, title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()
+) -> None:
+    """Rows of markup as a table; on a terminal that is too narrow for it, each row as a few lines."""
+    from agent.cli.common import say
+
+    rows, table = list(rows), plain_table(title, *heads, right=tuple(right))
+    for row in rows:
+        table.add_row(*row)
+    if not rows:
+        return
+    if console.measure(table, options=console.options.update_width(10_000)).maximum <= console.width:
+        console.print(table)
+        return
+    if title:
+        console.print(f"[bold]{say(title)}[/]")
+    for first, *others in rows:
+        console.print(first)
+        print_parts(
+            console, [f"[dim]{say(head)}[/] {text}" for head, text in zip(heads[1:], others, strict=True) if text]
+        )
+
+
+def print_parts(console: Console, parts: Iterable[str]) -> None:
+    """Pieces of markup below a line, as many on each line as it has room for."""
+    line = ""
+    for part in parts:
+        longer = f"{line}   {part}" if line else part
+        if line and Text.from_markup(longer).cell_len > console.width - INDENT:
+            console.print(Padding(line, (0, 0, 0, INDENT)))
+            longer = part
+        line = longer
+    if line:
+        console.print(Padding(line, (0, 0, 0, INDENT)))
 
 
 def open_console(stderr: bool = False) -> Console:

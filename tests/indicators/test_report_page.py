@@ -17,8 +17,9 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from rich.cells import cell_len
 
-from agent.cli.report import charts
+from agent.cli.report import charts, labels
 from agent.cli.report.answer import check_page
 from agent.cli.report.command import (
     FIGURE_HEADS,
@@ -350,6 +351,25 @@ def test_numbers_for_people() -> None:
     ]  # fmt: skip
     assert percent("0.89864") == "89.9 %" and percent("") == "–"
     assert spark(["1", "", "3"]) == "▃·█" and spark(["1"]) == ""
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_on_80_columns_no_word_and_no_amount_is_broken(
+    language: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = made()
+    _show(page, language, 0, 900)
+    wide = capsys.readouterr().out
+    monkeypatch.setattr("agent.cli.console_tables.PIPE_WIDTH", 80)
+    _show(page, language, 0, 900)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert max(cell_len(line) for line in lines) <= 80
+    for figure in page["figures"]:
+        value = f"{number(value_of(figure))} {labels.unit(figure)}".replace("\u2009", " ")
+        assert sum(value in line for line in lines), value
+    if language == "en":
+        words = {word for word in wide.split() if word.isalpha()} - {"figure"}
+        assert words <= {word for line in lines for word in line.split()}
 
 
 @pytest.mark.parametrize(("answered", "language", "words"), [

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import click
 
-from agent.cli.common import as_complaint, as_line, is_alive, progress, read_snapshot
+from agent.cli.common import as_complaint, as_line, columns, is_alive, progress, read_snapshot
 from agent.cli.control import AnswerBuffer, ask
 from agent.cli.options import FILE, ConfigOptions, config_options, json_option, lang_option
 from agent.cli.output_files import CsvDraft, TextDraft, writing
@@ -211,7 +211,7 @@ def _show(page: Mapping[str, Any], language: str, first_interval_s: float, lengt
     from datetime import datetime
     from zoneinfo import ZoneInfo
 
-    from agent.cli.console_tables import open_console, plain_table
+    from agent.cli.console_tables import open_console, print_table
     from agent.cli.findings import Silence
     from agent.cli.report.labels import (
         WORDS,
@@ -244,40 +244,33 @@ def _show(page: Mapping[str, Any], language: str, first_interval_s: float, lengt
                 console.print(cell(f"{one['device']}: {text}", 200))
         return
     heads = [words[name] for name in ("figure", "value", "target", "verdict", "known", "trend", "drags")]
-    table = plain_table("", *heads, right=(heads[1], heads[4]))
+    rows: list[tuple[str, ...]] = []
     colours = {"met": "green", "not met": "red"}
     of_set = ""
     titles = {one["id"]: text_in(one["title"], language) for one in page["sets"]} | {"site": words["own_figures"]}
     for figure in page["figures"]:
         if (now := figure["id"].partition("/")[0]) != of_set:
             of_set = now
-            table.add_row(f"[dim]{cell(titles.get(now, now))}[/]", *[""] * (len(heads) - 1))
+            rows.append((f"[dim]{cell(titles.get(now, now))}[/]", *[""] * (len(heads) - 1)))
         heavy = "; ".join(f"{text_in(one['title'], language)} {percent(one['share'])}" for one in figure["drags"][:1])
         known = share(figure["completeness"]) if value_of(figure) else ""
         if known and figure["estimated"] != "0":
             known += ", " + words["amount estimated"].format(percent(figure["estimated"]))
         verdict = words[verdict_of(figure)]
         colour = colours.get(verdict_of(figure), "dim")
-        table.add_row(
+        rows.append((
             cell(text_in(figure["title"], language)),
             cell(f"{number(value_of(figure))} {unit(figure)}"),
             cell(target(figure)),
-            f"[{colour}]{cell(verdict)}[/]",
+            f"[{colour}]{cell(verdict)}[/]" if verdict else "",
             known,
             spark([one["v"] for one in figure["trend"]]),
             cell(lacking(figure, language) or heavy, 160),
-        )
-    console.print(table)
+        ))  # fmt: skip
+    print_table(console, "", heads, rows, right=(heads[1], heads[4]))
     if any(figure["monitoring"] and figure.get("v") for figure in page["figures"]):
         console.print(f"[dim]{words['monitoring']}[/]")
-    trace = page["trace"]
-    if trace["consumption"] != "0":
-        green, certified = share(trace["at_the_time"]), share(trace["with_certificates"])
-        parts = [f"{words['at_the_time']} {green}", f"{words['with_certificates']} {certified}"]
-        if trace.get("known", "1") != "1":
-            is_over = page["period"]["until"] >= page["period"]["to"]
-            parts.append(words["time known" if is_over else "so far known"].format(share(trace["known"])))
-        console.print(f"{words['trace']}: {', '.join(parts)}")
+    _show_trace(page, language)
     _show_balance(page, language)
     _show_meters(page, language)
     for one in page["excluded"]:
@@ -307,8 +300,28 @@ def cell(text: str, limit: int = 80) -> str:
     return console_tables.cell(text.replace("\u2009", " "), limit)
 
 
+def _show_trace(page: Mapping[str, Any], language: str) -> None:
+    from agent.cli.console_tables import open_console, print_parts
+    from agent.cli.report.labels import WORDS, share
+
+    words, console, trace = WORDS[language], open_console(), page["trace"]
+    if trace["consumption"] == "0":
+        return
+    green, certified = share(trace["at_the_time"]), share(trace["with_certificates"])
+    parts = [f"{words['at_the_time']} {green}", f"{words['with_certificates']} {certified}"]
+    if trace.get("known", "1") != "1":
+        is_over = page["period"]["until"] >= page["period"]["to"]
+        parts.append(words["time known" if is_over else "so far known"].format(share(trace["known"])))
+    line = f"{words['trace']}: {', '.join(parts)}"
+    if columns(line) <= console.width:
+        console.print(line)
+    else:
+        console.print(f"{words['trace']}:")
+        print_parts(console, parts)
+
+
 def _show_balance(page: Mapping[str, Any], language: str) -> None:
-    from agent.cli.console_tables import open_console, plain_table
+    from agent.cli.console_tables import open_console, print_table
     from agent.cli.report import balance as rows
     from agent.cli.report.labels import BALANCE_WORDS
 
@@ -321,11 +334,8 @@ def _show_balance(page: Mapping[str, Any], language: str) -> None:
             trend = spark([one["v"] for one in balance["trend"]])
             console.print(f"  {words['stretches']}: {rows.counts_row(balance, language)}  {trend}")
         heads = rows.node_heads(language)
-        table = plain_table("", *heads, right=heads[2:6])
-        for row in rows.node_rows(balance, language):
-            table.add_row(*(cell(text, 80) for text in row))
-        if table.row_count:
-            console.print(table)
+        nodes = [tuple(cell(text, 80) for text in row) for row in rows.node_rows(balance, language)]
+        print_table(console, "", heads, nodes, right=heads[2:6])
         if text := rows.unknown_row(balance, language):
             console.print(cell(text, 400))
     for name, value, known in rows.derived_rows(page.get("derived", ()), language):
@@ -333,17 +343,14 @@ def _show_balance(page: Mapping[str, Any], language: str) -> None:
 
 
 def _show_meters(page: Mapping[str, Any], language: str) -> None:
-    from agent.cli.console_tables import open_console, plain_table
+    from agent.cli.console_tables import open_console, print_table
     from agent.cli.report import meters
     from agent.cli.report.labels import WORDS
 
     console = open_console()
     heads = meters.heads(page, language)
-    table = plain_table(WORDS[language]["devices"], *heads, right=heads[3:4])
-    for row in meters.rows(page, language):
-        table.add_row(*(cell(text, 200) for text in row))
-    if table.row_count:
-        console.print(table)
+    rows = [tuple(cell(text, 200) for text in row) for row in meters.rows(page, language)]
+    print_table(console, WORDS[language]["devices"], heads, rows, right=heads[3:4])
     if text := meters.roleless(page, language):
         console.print(f"[yellow]{cell(text, 400)}[/]")
 
