@@ -114,6 +114,18 @@ def site_day(
     }
 
 
+def before_start(answer: Mapping[str, Any], first_day: str, device: str, language: str) -> str:
+    """On the first day that is known: why there is nothing before its first interval; else "". ``device``: "" for all.
+
+    Where only reasons began to be recorded, after an upgrade, earlier days are known.
+    """
+    starts = [one["gaps_from"] for one in answer["devices"] if one["gaps_from"] is not None]
+    if answer["day"] != first_day or not starts or not answer["from"] < min(starts) < answer["to"]:
+        return ""
+    time = _clock(min(starts), ZoneInfo(answer["timezone"]))
+    return label("day.before_start.device" if device else "day.before_start", language, time=time)
+
+
 def _listed(devices: Sequence[Mapping[str, Any]], silent: Mapping[str, Silence]) -> list[Mapping[str, Any]]:
     """Those of the answer, and those that have sealed nothing yet."""
     nothing = {"label": "", "configured": True, "energy": (), "missing": {}}

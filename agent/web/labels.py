@@ -191,6 +191,14 @@ LABELS: Final[Mapping[str, Texts]] = {
         "For a part of this day the reasons of gaps were not recorded; the known share tells what is missing.",
         "当日部分时段未记录缺失原因；缺失情况见完整率。",
     ),
+    "day.before_start": (
+        "Until {time}: before the first start of this gateway.",
+        "{time} 之前：本网关尚未首次启动。",
+    ),
+    "day.before_start.device": (
+        "Until {time}: before the first reading of this device by this gateway.",
+        "{time} 之前：本网关尚未首次读取该设备。",
+    ),
     "day.gaps": ("Missing readings by reason", "按原因统计的缺失读数"),
     "day.no_gaps": ("Nothing is missing.", "无缺失。"),
     "day.totals": ("Devices of the day", "当日各设备"),

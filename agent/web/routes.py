@@ -33,7 +33,7 @@ from agent.cli.questions import given
 from agent.cli.report.labels import own_text, silent_since
 from agent.config import PageConfig, WebConfig, load_page_config
 from agent.config.web import listen_address
-from agent.web.day_view import day_links, day_of, device_day, site_day
+from agent.web.day_view import before_start, day_links, day_of, device_day, site_day
 from agent.web.figures_view import PERIODS, figures, neighbours, no_figures
 from agent.web.guard import Access, Guard, cookie_of, host_names, session_of
 from agent.web.labels import label
@@ -203,6 +203,7 @@ class Page:
                 "day.html",
                 answer=answer,
                 day=view,
+                before_start=before_start(answer, days[0][0] if days[0] else "", device, language) if answer else "",
                 date=str(shown_day),
                 device=device,
                 device_label=labels.get(device, ""),

@@ -116,6 +116,7 @@ def text_of(page: str) -> str:
 
 def test_a_day_of_the_site(viewer) -> None:
     page = viewer.get("/day?date=2026-11-24").text
+    assert "first start" not in page, "it began at midnight"
     assert "Grid, imported" in page and "1 440 kWh" in text_of(page) and page.count("<tr data-t=") == 96
     assert 'href="/day?date=2026-11-24&amp;device=m1"' in page and "Roof &lt;east&gt;" in page
     assert 'href="/day?date=2026-11-25"' in page, "the day after"
@@ -242,6 +243,23 @@ def test_a_day_on_which_a_device_was_never_read_has_its_gaps(viewer, park, trace
     page = viewer.get("/day?device=m1").text
     assert page.count("<figure") == 1 and "Missing readings by reason" in page and "Nothing is known" not in page
     assert f'data-t="{noon - 900}" data-e="{noon}" data-g="timeout:900000:900000"' in page
+
+
+def test_the_first_day_says_that_there_was_no_gateway_before(viewer, park) -> None:
+    def began_late(document: Any) -> Any:
+        for one in document.get("devices", ()):
+            one["gaps_from"] = document["from"] + 9 * 3600 + 900
+        return document
+
+    park.spoil = began_late
+    site, zh, device = (
+        viewer.get(f"/day?date=2026-11-24{more}").text for more in ("", "&lang=zh", "&device=m1&lang=en")
+    )
+    assert "Until 09:15: before the first start of this gateway." in site
+    assert "09:15 之前：本网关尚未首次启动。" in zh
+    assert "before the first reading of this device" in device and "reasons of gaps were not recorded" not in device
+    later = viewer.get("/day?device=m1").text
+    assert "Until" not in later and "reasons of gaps were not recorded" in later, "an upgrade, on the second day"
 
 
 def test_a_chosen_point_is_shown_alone(viewer) -> None:
