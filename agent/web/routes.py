@@ -218,7 +218,7 @@ class Page:
                 raise HTTPException(404)
             return page({"series": [], "length": ""}, wanted)
         try:
-            answer = await self._ask(self.data.day, _unless_today(wanted, *days), device)
+            answer: Mapping[str, Any] = await self._ask(self.data.day, _unless_today(wanted, *days), device)
         except UsageError:
             if (silence := _silent(moment, math.inf).get(device)) is None:
                 raise HTTPException(404) from None
