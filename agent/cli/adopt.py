@@ -1,4 +1,4 @@
-"""`meterhouse adopt`, and `scan --add`: a device found on a line becomes a file in conf.d, and so does a new line."""
+"""`meterhouse adopt`, and `scan --add`: write a device found on a line, and a new line, as files in conf.d."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 LEASE_S: Final = 300.0
 SERIAL: Final = "device.serial"
-TWINS_S: Final = 10.0  # to ask the configured devices for their serial numbers; one that is silent is let end
+TWINS_S: Final = 10.0  # for asking configured devices for their serial numbers; the question under way is finished
 AGREED: Final = YES | {"j", "ja"}
-PARTS: Final = ("ac", "battery", "heat", "water", "gas", "meter", "dc")  # that a role is given to, in this order
+PARTS: Final = ("ac", "battery", "heat", "water", "gas", "meter", "dc")  # parts that may have a role, likely ones first
 LIKELY_ROLES: Final = {"inverter": "generation.pv", "hybrid": "generation.pv", "bms": "storage", "storage": "storage",
                        "pcs": "storage"}  # fmt: skip
 _FRACTION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*/\s*([0-9]+(?:\.[0-9]+)?)")
@@ -50,20 +50,21 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {
         "name": "Name", "profile": "Profile", "label": "Label (empty: none)",
         "role": "Role of {part} (grid, load, generation.pv, storage, ...; empty: none)",
-        "ct": "Ratio of the current transformers (80, or 400/5; 1: direct, or set in the meter)",
+        "ct": "Ratio of the current transformers (80, or 400/5; 1: none, or set in the meter)",
         "will_write": "{file} will be:", "reads": "It reads:", "point": "point", "value": "value", "unit": "unit",
-        "quality": "quality", "silent": "it does not answer: {error}",
+        "quality": "quality", "silent": "the device does not answer: {error}",
         "missing": "{missing} of {all} points have no value. Is it the right profile?",
         "wrote": "wrote {file}", "next": "Next: `meterhouse check --plan{c}`, then {then}.",
         "reload": "`meterhouse reload{c}` (the agent runs)", "start": "start the agent",
-        "there": "{protocol} {address} is already there as {name}", "none": "{protocol} {address}: no profile fits. "
-        "`meterhouse adopt --profile ID` takes it with one of yours",
-        "skipped": "{name} was left out", "note": "note: ",
+        "there": "{protocol} {address} is already configured as {name}", "none": "{protocol} {address}: no profile "
+        "fits. `meterhouse adopt --profile ID` adds it with a profile that you choose",
+        "skipped": "{name} was not added", "note": "note: ",
         "alike": "profile {profile} is {comment}",
         "head": "Added by `meterhouse adopt` on {when}{identity}.",
-        "head2": "Yours to edit. Without this file the device is out. `meterhouse reload` brings a change into effect.",
-        "line2": "Yours to edit. The devices that name this line need this file. "
-        "`meterhouse reload` brings a change into effect.",
+        "head2": "You may edit this file, or delete it to remove the device. `meterhouse reload` puts changes into "
+        "effect.",
+        "line2": "You may edit this file. All devices on this line need it. `meterhouse reload` puts changes into "
+        "effect.",
         "confirm": "Write it?",
     },
     "zh": {
@@ -76,7 +77,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "wrote": "已写入 {file}", "next": "下一步：`meterhouse check --plan{c}`，然后{then}。",
         "reload": " `meterhouse reload{c}`（网关程序正在运行）", "start": "启动网关程序",
         "there": "{protocol} {address} 已在配置中，名称为 {name}", "none": "{protocol} {address}：没有匹配的设备模板。"
-        "可用 `meterhouse adopt --profile ID` 指定",
+        "可用 `meterhouse adopt --profile ID` 指定模板后添加",
         "skipped": "未添加 {name}", "note": "提示：",
         "alike": "设备模板 {profile}：{comment}",
         "head": "由 `meterhouse adopt` 添加，{when}{identity}。",
@@ -89,9 +90,9 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 
 @dataclass(slots=True)
 class Draft:
-    """The tables of a new device, as agent.toml has them. ``line``: of its line, where that is new.
+    """The configuration tables of a new device, and of its ``line`` if that is new.
 
-    The line gets a file of its own: to remove a device later must not take the line from the others.
+    The line gets its own file, so that deleting the device's file later does not remove the line for other devices.
     """
 
     device: dict[str, Any]
@@ -100,7 +101,7 @@ class Draft:
     comments: dict[str, str] = field(default_factory=dict)  # by key of the device
 
     def files(self, folder: Path, words: Mapping[str, str]) -> dict[Path, str]:
-        """The new files and their content: that of the line first, where it is new; that of the device last."""
+        """The new files and their content: first that of a new line, last that of the device."""
         known = known_as(self.identity)
         when = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}"
         found: dict[Path, str] = {}
@@ -127,14 +128,14 @@ class Draft:
 @click.option("--address", required=True, metavar="TEXT", help="Its address on the line, such as 1.")
 @click.option("--profile", metavar="ID", help="Its profile.  [default: the best that fits, by asking the device]")
 @click.option("--protocol", type=click.Choice(named_on_lines()), default=DEFAULT,
-              show_default=True, help="Where the profile does not say.")  # fmt: skip
+              show_default=True, help="Its protocol, if no profile is given.")  # fmt: skip
 @click.option("--serial", metavar="TEXT", help='Serial setting, such as "9600 8N1".')
-@click.option("--label", metavar="TEXT", help="Free text, such as where it hangs.")
+@click.option("--label", metavar="TEXT", help="Free text, such as where it is installed.")
 @click.option(
     "--role", "roles", multiple=True, metavar="[PART=]ROLE", help="Such as grid, or meter.ac=grid. May be repeated."
 )
-@click.option("--ct", metavar="RATIO", help="Of the current transformers: 80, or 400/5.")
-@click.option("--pt", metavar="RATIO", help="Of the voltage transformers: 100, or 10000/100.")
+@click.option("--ct", metavar="RATIO", help="Ratio of the current transformers: 80, or 400/5.")
+@click.option("--pt", metavar="RATIO", help="Ratio of the voltage transformers: 100, or 10000/100.")
 @click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help='Such as timeout="2 s". May be repeated.')
 @param_option
 @click.option("--no-read", is_flag=True, help="Do not contact the device; needs --profile.")
@@ -148,9 +149,9 @@ def adopt(
 ) -> None:  # fmt: skip
     """Add one device to the configuration: writes conf.d/NAME.toml, and conf.d/line-LINE.toml if its line is new.
 
-    Asks the device what it is, shows the file and the first values, and writes nothing before you say yes and the
-    whole configuration is valid with it. Files that are there are never changed. `scan --add` does the same for all
-    devices that a scan finds.
+    Identifies the device, and shows the file and the first values. Writes only after you confirm, and only if the
+    whole configuration is valid with it. Never changes existing files. `scan --add` does the same for all devices
+    that a scan finds.
 
     \b
     Examples:
@@ -159,7 +160,7 @@ def adopt(
 
     \b
     Exit codes: 0 added, 2 wrong usage, a name or address that is taken, or a folder that cannot be written,
-    3 the configuration would be invalid, 4 the device does not answer or no profile fits, 130 no.
+    3 the configuration would be invalid, 4 the device does not answer or no profile fits, 130 not confirmed.
     """
     config, words = options.load(), WORDS[lang]
     _demand_address(config, line, address, choices)
@@ -190,7 +191,7 @@ def adopt(
 
 
 def ready(options: ConfigOptions, yes: bool, where: str) -> None:
-    """Raises GatewayError before a scan of minutes, where its result could not be written in the end."""
+    """Raises GatewayError if the result of a scan could not be written. Called before the scan, which takes minutes."""
     config = options.load()
     if not yes and not is_terminal():
         raise UsageError("confirmation needed, but stdin is not a terminal", where=where, hint="Use --yes")
@@ -198,12 +199,12 @@ def ready(options: ConfigOptions, yes: bool, where: str) -> None:
 
 
 def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, lang: str) -> int:
-    """Add what a scan found, one after the other; returns how many."""
+    """Add the devices that a scan found, one after the other; returns how many were added."""
     from agent.cli.toml_snippet import tables
 
     words, added, config, dirs = WORDS[lang], 0, options.load(), profile_dirs(options.config_file)
     numbers: dict[str, str] = {}
-    together = tables(found, {}, lang, dirs)[-len(found) :] if found else []  # periods that all can keep on their lines
+    together = tables(found, {}, lang, dirs)[-len(found) :] if found else []  # with periods that the lines can keep
     for device, text in zip(found, together, strict=True):
         title = {"protocol": device.protocol, "address": device.address}
         if not device.fits:
@@ -225,7 +226,7 @@ def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, l
         except click.Abort:
             click.echo(f"{words['note']}{words['skipped'].format(name=draft.device['name'])}", err=True)
             continue
-        except GatewayError as error:  # the others may do
+        except GatewayError as error:  # the other devices may still be added
             click.echo(as_complaint("error", error), err=True)
             click.echo(f"{words['note']}{words['skipped'].format(name=draft.device['name'])}", err=True)
             continue
@@ -277,7 +278,7 @@ def _from_options(config: Config, line: str, address: str, profile: str, serial:
 def _identified(
     config: Config, options: ConfigOptions, line: str, address: str, choices: Mapping[str, Any], lang: str
 ) -> Draft:
-    """A draft from what the device says. Raises GatewayError where it is silent or no profile fits."""
+    """A draft from what the device reports. Raises GatewayError if it does not answer or no profile fits."""
     import logging
 
     from agent.cli.identify import SILENT, registers_command
@@ -290,7 +291,7 @@ def _identified(
     entry = _configured(config, line)
     url = entry.url if entry else given("--line", v.line_url, line)
     protocol, own = choices["protocol"], entry.serial if entry and entry.carries_bytes else ""
-    usual = protocol_of(protocol).serial_settings[0]  # of a meter that shares the line with devices of another setting
+    usual = protocol_of(protocol).serial_settings[0]  # a meter may share the line with devices of another setting
     settings = [choices["serial"]] if choices["serial"] else [own, usual] if own not in ("", usual) else [usual]
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
     dirs, garbled = profile_dirs(options.config_file), False
@@ -304,22 +305,24 @@ def _identified(
             break
         garbled = garbled or found.seen == "garbled"
     else:
-        what, hint = SILENT["garbled" if garbled else "silent"][0][0], "`meterhouse scan` finds what does"
+        what, hint = SILENT["garbled" if garbled else "silent"][0][0], "`meterhouse scan` finds devices that answer"
         if garbled:
             hint = SILENT["garbled"][1][0]
         if url.partition(":")[0] in BYTE_SCHEMES:
-            hint = sentences(hint, f"Asked at {', '.join(settings)}; another setting: --serial")
+            hint = sentences(hint, f"Tried {', '.join(settings)}; use --serial to try another setting")
         for more in _framing_hints(url):
             hint = sentences(hint, more)
         raise LineTimeout(what, where=f"{url}, {protocol} {address}", hint=hint)
     if not found.fits and any(one.key == "garbled" for one in found.notes):
         what, hint = (
-            "answers in part only: other frames are broken (CRC or length), and no profile fits",
+            "only some answers are valid, others are broken (CRC or length); no profile fits",
             SILENT["garbled"][1][0],
         )
         raise LineError(what, where=f"{url}, {protocol} {address}", hint=hint)
     if not found.fits:
-        hint = "Give the profile of its nameplate: --profile VENDOR/FAMILY; `meterhouse profiles list`"
+        hint = (
+            "Give the profile for the model on its nameplate, --profile VENDOR/FAMILY; see `meterhouse profiles list`"
+        )
         if found.block:
             hint = sentences(hint, f"Its registers: `{registers_command(found, options.config_file)}`")
         raise LineError("answers, but no known profile fits", where=f"{url}, {protocol} {address}", hint=hint)
@@ -327,7 +330,7 @@ def _identified(
 
 
 def _framing_hints(url: str) -> list[str]:
-    """That a port in the network may speak another scheme."""
+    """Hints that a port in the network may use another framing."""
     scheme = url.partition(":")[0]
     if (framed := find_scheme(scheme)) is not None:
         return [framed.other_hint]
@@ -335,7 +338,7 @@ def _framing_hints(url: str) -> list[str]:
 
 
 def _drafted(texts: Sequence[str], config: Config, device: FoundDevice) -> Draft:
-    """A draft from the tables that a scan prints: whatever it found out is in them."""
+    """A draft from the tables that a scan prints; they contain everything that it found."""
     draft = Draft({}, identity=device.identity)
     for text in texts:
         read = tomllib.loads(text, parse_float=Decimal)
@@ -351,7 +354,7 @@ def _drafted(texts: Sequence[str], config: Config, device: FoundDevice) -> Draft
 
 
 def _refine(draft: Draft, config: Config, choices: Mapping[str, Any]) -> None:
-    """What the options say beside. Raises UsageError naming the option."""
+    """Apply the remaining options to the draft. Raises UsageError naming the option."""
     from agent.config import parsers as v
     from agent.config import site_profiles
     from agent.config.devices import role
@@ -376,7 +379,7 @@ def _refine(draft: Draft, config: Config, choices: Mapping[str, Any]) -> None:
 
 
 def _ask(draft: Draft, config: Config, words: Mapping[str, str], named: bool, choices: Mapping[str, Any]) -> None:
-    """What only the person at the cabinet knows."""
+    """Ask for facts that only the person at the cabinet knows."""
     from agent.config import parsers as v
     from agent.config import site_profiles
     from agent.config.devices import role
@@ -388,7 +391,7 @@ def _ask(draft: Draft, config: Config, words: Mapping[str, str], named: bool, ch
     )
 
     def free(text: str) -> str:
-        name = device["name"] if text.lower() in AGREED else v.device_name(text)  # a yes to the name that is offered
+        name = device["name"] if text.lower() in AGREED else v.device_name(text)  # "yes" accepts the offered name
         _check_name(config, name)
         return name
 
@@ -449,7 +452,7 @@ def _is_number(text: str) -> bool:
 def _points(profile: Profile, params: Mapping[str, Any]) -> Sequence[Point]:
     try:
         return profile.resolve(params).points
-    except GatewayError:  # the loader will say so
+    except GatewayError:  # the loader reports it
         return ()
 
 
@@ -471,7 +474,7 @@ def _folder(config: Config) -> Path:
 
 
 def _configured(config: Config, line: str) -> LineEntry | None:
-    """The configured line of this name or port; None: it is new."""
+    """The configured line with this name or port; None if it is new."""
     from agent.cli.lease import is_same
     from agent.cli.target import line_by_name
     from agent.config import parsers as v
@@ -480,7 +483,7 @@ def _configured(config: Config, line: str) -> LineEntry | None:
     if (named := line_by_name(config, line)) is not None:
         return named
     try:
-        url = v.line_url(line)  # with the port that it leaves out
+        url = v.line_url(line)  # with the default port, if it was omitted
     except InvalidValue:
         url = line
     return next((one for one in config.lines if is_same(one.url, url)), None)
@@ -493,7 +496,7 @@ def _same_address(config: Config, draft: Draft) -> DeviceConfig | None:
 
 
 def _demand_address(config: Config, line: str, address: str, choices: Mapping[str, Any]) -> None:
-    """Raises UsageError for a line or an address that cannot be, before anything is asked. A profile is read later."""
+    """Raises UsageError for an invalid line or address, before any question. Errors in a profile are reported later."""
     from agent.cli.target import demand_address
     from agent.config import parsers as v
     from agent.config import site_profiles
@@ -513,7 +516,7 @@ def _check_address(config: Config, draft: Draft) -> None:
     if there := _same_address(config, draft):
         where = config.at(f"device.{there.name}")
         what = f"address {there.address} of line {there.line} is already device {there.name}"
-        raise UsageError(what, where=where, hint="Edit it there, or take its file away first")
+        raise UsageError(what, where=where, hint="Edit that device, or remove its file first")
 
 
 def _check_name(config: Config, name: str) -> None:
@@ -551,9 +554,9 @@ def _add(
     no_read: bool,
     numbers: dict[str, str],
 ) -> dict[str, Any]:
-    """Check, read, show, ask, write. Raises GatewayError, or Abort for a no; then nothing was written.
+    """Check, read, show, ask, write. Raises GatewayError, or Abort if not confirmed; then nothing was written.
 
-    ``numbers``: serial numbers of configured devices that are known, by name; what is read is added.
+    ``numbers``: known serial numbers of configured devices, by name; those that are read are added.
     """
     from agent.cli.toml_snippet import say_why_every
     from agent.config import role_note
@@ -585,7 +588,8 @@ def _add(
         except LineError as error:
             if yes:
                 hint = f"{error.hint}. " if error.hint else ""
-                raise type(error)(error.what, where=error.where, hint=f"{hint}--no-read adds it unread") from error
+                hint = f"{hint}--no-read adds it without reading"
+                raise type(error)(error.what, where=error.where, hint=hint) from error
             click.echo(as_complaint("warning", words["silent"].format(error=say(str(error)))), err=True)
     if not yes:
         for file, text in files.items():
@@ -606,7 +610,7 @@ def _loaded(config: Config, files: Mapping[Path, str], name: str) -> tuple[Confi
 
 
 def _slower_paces(config: Config, entry: DeviceConfig) -> dict[str, str]:
-    """What ``every`` must be for a device whose line could not keep the default paces; {}: it can, or who knows."""
+    """The value of ``every`` for a device whose line is too slow for the default paces; {} if it is not, or unknown."""
     from agent.cli.toml_snippet import slower_paces
 
     try:
@@ -617,7 +621,7 @@ def _slower_paces(config: Config, entry: DeviceConfig) -> dict[str, str]:
 
 
 def _write(files: Mapping[Path, str]) -> None:
-    """All of them, or none. Raises GatewayError."""
+    """Write all of the files, or none. Raises GatewayError."""
     written: list[Path] = []
     try:
         for file, text in files.items():
@@ -632,9 +636,9 @@ def _write(files: Mapping[Path, str]) -> None:
 def _first_values(
     config: Config, entry: DeviceConfig, words: Mapping[str, str], lang: str
 ) -> tuple[list[dict[str, Any]], str]:
-    """Read the device as the agent will, and show what a person can compare with its display.
+    """Read the device as the agent will, and show the values that a person can compare with its display.
 
-    Returns that, and its serial number; "" if it reports none.
+    Returns these values, and its serial number; "" if it reports none.
     """
     from rich.console import Console
 

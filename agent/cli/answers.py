@@ -22,7 +22,7 @@ Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
 def checked(found: Any, kind: Any, what: str) -> Any:
-    """``found`` with its texts cleaned, if it is of this kind; ``what`` names that in the error."""
+    """``found`` with its texts cleaned, if it is of this kind. ``what``: name of the kind, for the error."""
     try:
         msgspec.convert(found, kind)
         return clean(found)
@@ -32,12 +32,12 @@ def checked(found: Any, kind: Any, what: str) -> Any:
 
 def unlike(what: str, why: str) -> GatewayError:
     """The answer does not match the request."""
-    hint = f"{clean_text(why, 300)}. Are agent and tool of one version? `meterhouse status` shows the agent's"
+    hint = f"{clean_text(why, 300)}. Do agent and tool have the same version? `meterhouse status` shows the agent's"
     return GatewayError(f"the answer is not a valid {what}", where="answer", hint=hint)
 
 
 def loaded(data: bytes, what: str) -> Any:
-    """JSON, without numbers that are none."""
+    """Parsed JSON; NaN and infinities are refused."""
 
     def refuse(text: str) -> None:
         raise ValueError(f"{text} is not a number")
@@ -66,14 +66,14 @@ class Rows(TypedDict):
 
 
 def check_row(line: bytes, columns: int) -> list[Any]:
-    """One row of intervals: as many cells, each text, a whole number or None; an older agent has no last one."""
+    """One row of intervals: ``columns`` cells, each a text, a whole number or None. Older agents omit the last one."""
     kind = Annotated[list[str | int | None], Meta(min_length=columns - 1, max_length=columns)]
     row: list[Any] = checked(loaded(line, "row of intervals"), kind, "row of intervals")
     return row + [None] * (columns - len(row))
 
 
 class Published(TypedDict):
-    """The newest key that was published."""
+    """The newest published key."""
 
     kid: Annotated[str, Meta(max_length=64)] | None
 
@@ -178,7 +178,7 @@ class _HandoverEvent(TypedDict):
 
 
 class HandedOver(TypedDict):
-    """A signed record of commissioning, and where it is."""
+    """A signed record of commissioning, and the packs that contain it."""
 
     events: Annotated[list[_HandoverEvent], Meta(min_length=1)]
     packs: list[_PackPlace]
@@ -370,7 +370,7 @@ class _Snapshot(TypedDict, total=False):
 
 
 def check_snapshot(data: bytes) -> dict[str, Any]:
-    """The snapshot of an agent; it says whose it is, of when, and where its readings are."""
+    """The snapshot of an agent, checked; it has at least ``pid``, ``time`` and ``ring``."""
 
     def not_one(why: str) -> GatewayError:
         return GatewayError("not a snapshot of an agent", where="snapshot.json", hint=why)

@@ -1,4 +1,4 @@
-"""`meterhouse check --certificates`: which of the configured certificates end soon?"""
+"""`meterhouse check --certificates`: which configured certificates expire soon?"""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _complaint(expiry: Expiry, now_s: float) -> str:
 
 
 def report(config: Config, as_json: bool) -> int:
-    """Print all, complain of those that end soon; the exit code: 0 good, 5 a destination will be lost."""
+    """Print all certificates, and warn of those that expire soon. Returns the exit code: 0 good, 5 a warning."""
     import click
 
     from agent.cli.common import as_complaint, as_line, say

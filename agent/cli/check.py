@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.command()
 @config_options
 @click.option("--plan", is_flag=True, help="Requests, registers and line time of each device and pace.")
-@click.option("--online", "try_online", is_flag=True, help="Also try every device and destination, before the start.")
+@click.option("--online", "try_online", is_flag=True, help="Also contact every device and destination.")
 @click.option("--certificates", is_flag=True, help="Only list certificates that expire within 30 days.")
 @lang_option
 @json_option
@@ -84,7 +84,7 @@ def check(options: ConfigOptions, plan: bool, try_online: bool, certificates: bo
         raise SystemExit(code)
     _print(config, profiles, costs, ring, plan)
     for name, text in learned.items() if plan else ():
-        click.echo(say(f"device {name} has a register map that the running agent had to learn: {text}"))
+        click.echo(say(f"device {name}: its register map differs from the profile; the agent has learned: {text}"))
     for note in notes:
         click.echo(as_complaint("warning", note), err=True)
     if try_online:
@@ -104,14 +104,14 @@ def _sources(profiles: Mapping[str, Profile]) -> dict[str, Any]:
 
 
 def _evidence(profile: Profile) -> str:
-    """What a profile was checked against, and on how many independent sources it stands if it says so."""
+    """What a profile was checked against, and its number of independent sources if the profile states it."""
     if profile.second_source is None:
         return profile.evidence
     return f"{profile.evidence}, {say('2 sources' if profile.second_source.source else '1 source')}"
 
 
 def _learned(config: Config) -> dict[str, str]:
-    """The learned register map of each device, if an agent runs here: its plan then differs from the profile's."""
+    """The learned register map of each device if an agent runs here; its plan then differs from the profile's."""
     from agent.cli.common import learned_maps, read_snapshot
 
     try:
@@ -121,13 +121,13 @@ def _learned(config: Config) -> dict[str, str]:
 
 
 def complaint_json(error: GatewayError) -> dict[str, Any]:
-    """A complaint with its place taken apart."""
+    """A complaint, with file, line and key as separate members."""
     places = {key: getattr(error, key, None) for key in ("file", "line", "key")}
     return {**places, "where": error.where, "what": error.what, "hint": error.hint}
 
 
 def _try_key(config: Config) -> None:
-    """The agent does not start with a key file that is none. A token is not asked: that is the agent's to do."""
+    """Raises ConfigError for a key file that would keep the agent from starting. Does not contact a PKCS #11 token."""
     file = config.key.file
     if lost_key(config):
         from agent.keys import LOST, RESTORE
@@ -147,7 +147,7 @@ def _try_key(config: Config) -> None:
 
 
 def lost_key(config: Config) -> bool:
-    """Is the key file gone from a gateway that is not new? The next start fails without it."""
+    """Is the key file missing on a gateway that has signed before? The next start would fail."""
     from agent.keys import is_lost
 
     file = config.key.file
@@ -155,7 +155,7 @@ def lost_key(config: Config) -> bool:
 
 
 def find_notes(config: Config) -> list[ConfigWarning]:
-    """Files, groups and ports of the configuration that are missing here. Only the key is needed to start."""
+    """Warnings about missing files, groups and ports of the configuration. Only the key is needed to start."""
     from agent.config import ConfigWarning, ControlConfig
     from agent.service.control.peer import gid_of
 
@@ -169,10 +169,10 @@ def find_notes(config: Config) -> list[ConfigWarning]:
         for key in ("ca_file", "cert_file", "key_file"):
             path = getattr(uplink, key)
             if path is not None and not os.path.isfile(path):
-                notes.append(ConfigWarning(f"destination {uplink.name}", f"{key} {path} is not there"))
+                notes.append(ConfigWarning(f"destination {uplink.name}", f"{key} {path} does not exist"))
         if uplink.password is not None and uplink.password.file and not os.path.isfile(uplink.password.file):
             notes.append(
-                ConfigWarning(f"destination {uplink.name}", f"password_file {uplink.password.file} is not there")
+                ConfigWarning(f"destination {uplink.name}", f"password_file {uplink.password.file} does not exist")
             )
     if not config.uplinks:
         notes.append(ConfigWarning("agent.toml", "no [[uplink]]: readings stay on this gateway"))
@@ -180,8 +180,8 @@ def find_notes(config: Config) -> list[ConfigWarning]:
         notes.append(ConfigWarning("agent.toml", "no [[device]]: nothing will be read"))
     file = config.key.file
     if file is not None and not _is_hidden(file.parent) and not os.path.exists(file) and not lost_key(config):
-        hint = "The service makes it at its first start; by hand: `meterhouse keys create`"
-        notes.append(ConfigWarning("key", f"{file} is not there", hint))
+        hint = "The service creates it at its first start; by hand: `meterhouse keys create`"
+        notes.append(ConfigWarning("key", f"{file} does not exist", hint))
     if config.control != ControlConfig() and gid_of(config.control.group) is None:
         hint = "Until it exists, only root and the agent's user may declare, replace keys, borrow lines and reload"
         notes.append(ConfigWarning("control", f"group {config.control.group} does not exist on this machine", hint))
@@ -189,7 +189,7 @@ def find_notes(config: Config) -> list[ConfigWarning]:
 
 
 def _is_hidden(folder: Path) -> bool:
-    """May this user not see what is in the folder?"""
+    """Is this user not allowed to see what is in the folder?"""
     return any(os.path.isdir(one) and not os.access(one, os.X_OK) for one in (folder, *folder.parents))
 
 
@@ -199,7 +199,7 @@ def _port_notes(where: str, port: Path) -> Iterable[ConfigWarning]:
     if not os.path.exists(port):
         folder = Path("/dev/serial/by-id")
         there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-        hint = f"Here are: {', '.join(there[:4])}" if there else "No USB adapter is connected; the agent waits for it"
+        hint = f"Found: {', '.join(there[:4])}" if there else "No USB adapter is connected; the agent waits for it"
         return [ConfigWarning(where, f"the port {port} does not exist", hint)]
     if not stat.S_ISCHR(port.stat().st_mode):
         return [ConfigWarning(where, f"{port} is not a serial port")]
@@ -237,7 +237,7 @@ def _disk_notes(config: Config) -> Iterable[ConfigWarning]:
 def to_json(
     config: Config, costs: Iterable[PaceCost], ring: RingPlan, notes: Iterable[ConfigWarning]
 ) -> dict[str, Any]:
-    """Print what takes effect, its load, and the warnings."""
+    """What takes effect, its load, and the warnings."""
     from agent.cli.line_load import line_shares
     from agent.config import memory_bytes
 
@@ -302,7 +302,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
         "configuration": f"{config.path}{more}, hash {config.hash()}",
         "gateway": f"{config.base}, {config.timezone}",
         "key": str(config.key),
-        "store": f"{config.store_path}, on disk before it is sent, at most {size}",
+        "store": f"{config.store_path}, packs are stored before they are sent, at most {size}",
         "kept": f"delivered packs {kept}, intervals {intervals}",
         "ring": f"{config.runtime_dir}, {show_bytes(ring.size_bytes)}{_ring_time(ring)}",
         "packs": f"every {show_ms(config.pack.every_ms)}, at most {show_bytes(config.pack.max_size_bytes)}",
@@ -318,7 +318,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
             cell(uplink.name),
             cell(uplink.url),
             cell(uplink.username or "-"),
-            uplink.confirm or say("as the broker can"),
+            uplink.confirm or say("what the broker supports"),
             *(cell(extra[key], 200) for key in chosen),
         )
     lines = plain_table("lines", "name", "url", "serial", "devices", right=("devices",))

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 MAX_SNAPSHOT = 64 << 20
 show_quality = explain.show_quality  # of readings, as `decode` shows them, too
 AGE_UNITS: Final = {"s": "秒", "min": "分钟", "h": "小时", "d": "天"}
-LAST_ERROR: Final = "last-error"  # the agent writes it
-# controls, what turns the direction of writing or has no width, line separators, half characters
+LAST_ERROR: Final = "last-error"  # file in the runtime directory, written by the agent
+# control characters, characters that turn the writing direction or have no width, line separators, surrogates
 UNSHOWN: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
@@ -43,7 +43,7 @@ REQUESTED: Final[ContextVar[str | None]] = ContextVar("language of --lang", defa
 
 
 def show_unit(unit: str) -> str:
-    """A unit as people write it on screens, pages and in reports; packs and JSON speak SenML."""
+    """A unit as people write it on screens, pages and in reports; packs and JSON use SenML units."""
     return explain.show_unit(unit).replace("m3", "m³").replace("m2", "m²").replace("CO2", "CO₂")
 
 
@@ -54,17 +54,17 @@ def language_of(given: str | None, environment: Mapping[str, str]) -> str:
 
 
 def speaks_chinese() -> bool:
-    """Is this command to speak Chinese: by --lang, else by the terminal's language?"""
+    """Does this command print Chinese: by --lang, else by the terminal's language?"""
     return language_of(REQUESTED.get(), os.environ) == "zh"
 
 
 def singular(text: str) -> str:
-    """An English text in which 1 devices is 1 device."""
+    """An English text with "1 devices" corrected to "1 device"."""
     return ONE_OF_MANY.sub(r"1 \1", text)
 
 
 def say(text: str) -> str:
-    """A text in the language of the command; English where the catalogue does not have it."""
+    """A text in the language of the command; English if it is not in the catalogue."""
     if not speaks_chinese():
         return singular(text)
     from agent.cli.chinese import translate
@@ -82,7 +82,7 @@ def say_at(where: str, what: str) -> str:
 
 
 def as_complaint(kind: Literal["error", "warning"], one: GatewayError | ConfigWarning | str) -> str:
-    """`error: WHERE: WHAT. WHAT TO DO` in the language of the command, without what a terminal would obey."""
+    """`error: WHERE: WHAT. WHAT TO DO` in the language of the command, without control characters."""
     text = f"{kind}: {one}"
     if speaks_chinese():
         from agent.cli.chinese import describe, translate
@@ -104,10 +104,10 @@ def complain(error: GatewayError) -> None:
 
 
 class NoAgent(GatewayError):
-    """No agent runs, or none listens, in a runtime directory."""
+    """No agent runs in a runtime directory, or none listens there."""
 
     def __init__(self, runtime_dir: Path) -> None:
-        hint = "Is it started? `systemctl status meterhouse`; another folder: --runtime-dir"
+        hint = "Is it started? See `systemctl status meterhouse`; if it uses another folder, give --runtime-dir"
         what = "no agent is running here"
         with contextlib.suppress(OSError, ValueError):
             ended = read_plain(runtime_dir / LAST_ERROR, 1 << 16).decode("utf-8", "replace")
@@ -129,11 +129,13 @@ def read_snapshot(runtime_dir: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise NoAgent(runtime_dir) from None
     except OSError as error:
-        hint = "Members of the group meterhouse may read it"
+        hint = "Only root and members of the group meterhouse may read it"
         raise GatewayError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
     except (ValueError, GatewayError) as error:
         why = error.hint if isinstance(error, GatewayError) else str(error)
-        hint = f"{why}. Are agent and tool of one version? Restart the agent, or check which program wrote the file"
+        hint = (
+            f"{why}. Do agent and tool have the same version? Restart the agent, or check which program wrote the file"
+        )
         raise GatewayError("not a snapshot of an agent", where=str(path), hint=hint) from error
 
 
@@ -162,7 +164,7 @@ def learned_maps(snapshot: Mapping[str, Any], language: str = "en") -> dict[str,
 
 
 def docs_folder() -> Path | None:
-    """Where the documents are: of the Debian package, of the bundle, or of the source tree."""
+    """The folder of the documents: of the Debian package, the bundle or the source tree; None if there is none."""
     places = (Path("/usr/share/doc/meterhouse"), Path("/opt/meterhouse/doc"), Path(__file__).parents[2] / "docs")
     return next((place for place in places if os.path.isfile(place / "field-guide.md")), None)
 
@@ -189,7 +191,7 @@ def is_alive(pid: object) -> bool:
 
 
 def pad(text: str, width: int) -> str:
-    """Text padded to a width on a terminal, where a Chinese character takes two places."""
+    """Text padded to a width on a terminal, where a Chinese character takes two columns."""
     return text + " " * (width - len(text) - sum(east_asian_width(c) in "WF" for c in text))
 
 
@@ -219,7 +221,7 @@ def columns(text: str) -> int:
 
 
 def as_line(facts: Mapping[str, Any]) -> str:
-    """One JSON object on one line; what a terminal would obey is written as an escape."""
+    """One JSON object on one line; control characters are escaped."""
     text = json.dumps(facts, ensure_ascii=False, separators=(",", ":"), default=str)
     return UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
@@ -245,7 +247,7 @@ def unwound() -> Iterator[None]:
 
 
 def clean(value: Any) -> Any:
-    """The same with nothing in its texts that a terminal would obey, or that a line of text cannot hold."""
+    """The same value; in its texts, control characters and line breaks are replaced."""
     if isinstance(value, str):
         return UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", value) if UNSHOWN.search(value) else value
     if isinstance(value, dict):

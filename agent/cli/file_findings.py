@@ -1,6 +1,6 @@
-"""Findings about files that the running agent has read once: the rights of its key, and edits without a reload.
+"""Findings about files of the running agent: permissions of its key, and edits without a reload.
 
-They are not in the snapshot: what follows from that alone is in ``agent.cli.findings``. Reads only.
+The snapshot does not show these; findings from the snapshot are in ``agent.cli.findings``. Only reads.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def find_in_files(snapshot: Mapping[str, Any], config: Config | None) -> Iterator[Finding]:
-    """What is wrong with the files of the agent that wrote a snapshot; nothing about those that this user may not read.
+    """Problems of the files of the agent that wrote a snapshot. Leaves out files that this user may not read.
 
     Args:
-        config: of its files; None where it is not known or not valid.
+        config: the configuration on disk; None if it is unknown or invalid.
     """
     yield from open_key(snapshot)
     if config is not None:
@@ -30,9 +30,9 @@ def find_in_files(snapshot: Mapping[str, Any], config: Config | None) -> Iterato
 
 
 def open_key(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
-    """A key that others may read, or that is gone; the next start fails.
+    """A key file that others may read, or that is missing: the next start would fail.
 
-    The agent itself sees that one is gone within seconds, and its snapshot is some seconds old as well.
+    The agent reports a missing key by itself, but its snapshot is some seconds old.
     """
     key = snapshot.get("key")
     file = key.get("file") if isinstance(key, Mapping) else None
@@ -52,12 +52,12 @@ def open_key(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _seen(file: str) -> bool:
-    """Is the folder of the file one that can be seen from here?"""
+    """Is the folder of the file visible to this user?"""
     return os.path.isabs(file) and os.path.isdir(os.path.dirname(file))
 
 
 def edited(snapshot: Mapping[str, Any], config: Config) -> Iterator[Finding]:
-    """Files that give another configuration than the one in effect, and no reload rejected them."""
+    """Files that differ from the configuration in effect, and that no reload has rejected."""
     running = snapshot.get("config")
     if not isinstance(running, Mapping) or running.get("complaints"):
         return

@@ -10,7 +10,7 @@ Texts = tuple[str, str]  # by language
 
 
 class FindingWords(NamedTuple):
-    """A kind of finding. ``exit_code`` 0: worth knowing, and no fault; ``warns``: it may become one."""
+    """A kind of finding. ``exit_code`` 0: a note, not a fault; ``warns``: it may become a fault."""
 
     exit_code: int
     found: Texts
@@ -22,11 +22,11 @@ REASONS: Final[Mapping[str, Texts]] = {  # why a due reading does not exist
     "timeout": ("no answer in time", "应答超时"),
     "exception": ("the device refuses", "设备拒绝"),
     "crc": ("broken answers", "应答校验错误"),
-    "mismatch": ("answers to something else", "应答不匹配"),
-    "absent": ("not there, or not asked", "无数据或未询问"),
+    "mismatch": ("answers that do not match the request", "应答不匹配"),
+    "absent": ("no such value, or not asked", "无数据或未询问"),
     "sentinel": ("the device has no value", "设备无有效值"),
     "asleep": ("asleep in the dark", "夜间休眠"),
-    "overload": ("not asked in time: line busy, or the agent stood still", "未及时询问：线路忙或程序停顿"),
+    "overload": ("not asked in time: line busy, or the agent was paused", "未及时询问：线路忙或程序停顿"),
     "lent": ("the line was lent to a tool", "线路已借给工具"),
     "stale_source": ("the source behind the device is stale", "上游数据未更新"),
     "ring": ("overwritten before it was stored", "存盘前被覆盖"),
@@ -44,7 +44,7 @@ _CORRECT = (
     "请改正后执行 `meterhouse check` 和 `meterhouse reload`",
 )
 _CABLE = (
-    "Check its power, cable, address and serial setting. `meterhouse watch --frames {line}` shows what is asked",
+    "Check its power, cable, address and serial setting. `meterhouse watch --frames {line}` shows the frames",
     "请检查设备供电、接线、地址和串口参数；`meterhouse watch --frames {line}` 显示收发的报文",
 )
 _GARBLED = (
@@ -59,14 +59,14 @@ _CERTIFICATE = (
 )
 _BROKER_CERTIFICATE = ("Ask the broker's operator to renew it", "请让消息代理的运维方更换证书")
 _CLOCK = (
-    "Readings are taken and marked. Is there a way to a time server? `timedatectl`. Without internet name one in this"
-    " network: NTP= in /etc/systemd/timesyncd.conf, then `systemctl restart systemd-timesyncd`",
+    "Readings go on and are marked. Can this gateway reach a time server? See `timedatectl`. Without internet access,"
+    " set one in this network: NTP= in /etc/systemd/timesyncd.conf, then `systemctl restart systemd-timesyncd`",
     "读数照常采集并带标记。能否连到时间服务器？请看 `timedatectl`；无外网时在 /etc/systemd/timesyncd.conf 的 NTP= 中"
     "填写内网时间服务器，再执行 `systemctl restart systemd-timesyncd`",
 )
 
 STALLED: Final[Texts] = (
-    "not asked in time: the line has time left, so the agent or this machine stood still",
+    "not asked in time: the line was not busy, so the agent or this machine was paused",
     "未及时询问：线路并不繁忙，是采集程序或本机曾停顿",
 )
 STALLED_ADVICE: Final[Texts] = (
@@ -76,14 +76,13 @@ STALLED_ADVICE: Final[Texts] = (
 )
 BECAUSE: Final[Mapping[str, Texts]] = {  # what to do about readings that are missing for a reason
     "timeout": (
-        "Is the cable long or the termination missing, does it answer slowly (limits.timeout), or is there another"
-        " master? `meterhouse watch --frames {line}`",
+        "Is the cable too long, the termination missing, the device slow (limits.timeout), or is there another master?"
+        " `meterhouse watch --frames {line}` shows the frames",
         "线路是否过长、缺终端电阻，设备应答是否较慢（limits.timeout），是否有其他主站？"
-        "`meterhouse watch --frames {line}`",
+        "`meterhouse watch --frames {line}` 显示收发的报文",
     ),
     "exception": (
-        "`meterhouse read {name}` names the points that it refuses: leave them out with `points`, or choose another"
-        " profile",
+        "`meterhouse read {name}` lists the refused points: leave them out with `points`, or choose another profile",
         "`meterhouse read {name}` 列出被拒绝的测点：请在 points 中去掉，或换用其他设备模板",
     ),
     "crc": (
@@ -95,8 +94,8 @@ BECAUSE: Final[Mapping[str, Texts]] = {  # what to do about readings that are mi
         "是否有两台设备地址相同，或有其他主站？`meterhouse watch --frames {line}`",
     ),
     "absent": (
-        "It was silent for a part of this time. The agent's log says when (`journalctl -u meterhouse` where systemd"
-        " runs it)",
+        "The device did not answer for part of this time. The agent's log says when (`journalctl -u meterhouse` where"
+        " systemd runs it)",
         "该时段内设备曾无应答，时间见采集程序的日志（由 systemd 运行时：`journalctl -u meterhouse`）",
     ),
     "sentinel": (
@@ -104,7 +103,7 @@ BECAUSE: Final[Mapping[str, Texts]] = {  # what to do about readings that are mi
         "`meterhouse read {name}` 显示哪些测点没有值",
     ),
     "overload": (
-        "Ask it less often (a longer `every`): `meterhouse check --plan` shows what takes the time of line {line}",
+        "Read it less often (a longer `every`); `meterhouse check --plan` shows what uses the time of line {line}",
         "请加大采集周期（every）：`meterhouse check --plan` 显示线路 {line} 的时间花在哪里",
     ),
     "stale_source": (
@@ -120,7 +119,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "agent-gone": FindingWords(
         1,
         (
-            "the agent is gone (process {pid}); what is shown is {age} old",
+            "the agent is not running any more (process {pid}); what is shown is {age} old",
             "采集程序已退出（进程 {pid}）；所示数据为 {age} 前",
         ),
         (
@@ -135,19 +134,19 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "采集程序已有 {age} 未更新状态：程序卡住，或时钟被调整",
         ),
         (
-            "`systemctl restart meterhouse`; what it has read is kept",
+            "`systemctl restart meterhouse`; the readings so far are kept",
             "请执行 `systemctl restart meterhouse`，已采集的数据会保留",
         ),
     ),
     "runtime-directory-full": FindingWords(
         1,
         (
-            "the runtime directory is full: the agent cannot say how it is, and what is shown is {age} old",
+            "the runtime directory is full: the agent cannot write its status, and what is shown is {age} old",
             "运行目录已满：采集程序无法更新状态，所示数据为 {age} 前",
         ),
         (
-            "Free space there ([paths] runtime_dir). Readings go on; if the store is on the same disk, they wait in"
-            " the ring",
+            "Free space there ([paths] runtime_dir). Readings go on; if the store is on the same disk, they stay in the"
+            " ring meanwhile",
             "请清理该目录（[paths] runtime_dir）。采集仍在继续；若存储在同一磁盘上，数据暂存于环形缓冲区",
         ),
     ),
@@ -155,7 +154,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         1,
         ("store: {what}", "存储：{what}"),
         (
-            "Readings wait in memory meanwhile. Make room on the disk, or see the log",
+            "Readings stay in memory meanwhile. Free space on the disk, or see the log",
             "读数暂存在内存中。请清理磁盘空间，或查看日志",
         ),
     ),
@@ -163,14 +162,14 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         1,
         ("the disk with {path} is nearly full: {free} left", "{path} 所在磁盘将满：剩余 {free}"),
         (
-            "Delete what else lies on it (`du -xh / | sort -h | tail` shows what), or use a larger disk",
+            "Delete other files on it (`du -xh / | sort -h | tail` shows the largest), or use a larger disk",
             "请删除该磁盘上的其他文件（`du -xh / | sort -h | tail` 可查找占用者），或换用更大的磁盘",
         ),
     ),
     "store-nearly-full": FindingWords(
         1,
         (
-            "the store is {share} full: {count} packs that {name} has not confirmed",
+            "the store is {share} full: {name} has not confirmed {count} packs",
             "存储已用 {share}：{name} 尚有 {count} 个数据包未确认",
         ),
         (
@@ -181,11 +180,11 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "packs-lost": FindingWords(
         1,
         (
-            "lost before they were delivered: {count} packs, the last {age} ago",
+            "{count} packs were lost before they were delivered, the last {age} ago",
             "有 {count} 个数据包未送达即丢失，最近一次在 {age} 前",
         ),
         (
-            "The streams state this loss. Restore the connection, or raise [store] max_size",
+            "The loss is recorded in the streams. Restore the connection, or raise [store] max_size",
             "数据流中已注明该丢失。请恢复连接，或调大 [store] max_size",
         ),
     ),
@@ -193,7 +192,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         1,
         ("{what}", "{what}"),
         (
-            "Put [paths] state_dir on a local disk with room, and with ext4 or another file system with a journal",
+            "Put [paths] state_dir on a local disk with enough space and a journaling file system such as ext4",
             "请把 [paths] state_dir 放到空间足够的本地磁盘，使用 ext4 等带日志的文件系统",
         ),
     ),
@@ -207,8 +206,8 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "时钟比存储中最新的数据包晚 {age}：两者必有一个不对",
         ),
         (
-            "Compare `date -u` with your watch. If it is right, the packs were sealed with a wrong clock, and this ends"
-            " once the clock is synchronised",
+            "Compare `date -u` with your watch. If the clock is right, those packs were sealed with a wrong one, and"
+            " this message disappears once the clock is synchronised",
             "请核对 `date -u`。若时间正确，说明那些数据包是在时钟错误时封存的，时钟同步后此提示消失",
         ),
     ),
@@ -216,8 +215,8 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         1,
         ("signing key: {what}", "签名密钥：{what}"),
         (
-            "The agent signs with the key in memory; its next start would fail. Restore the file, mode 0600, owned by"
-            " the user of the agent",
+            "The agent still signs with the key in memory, but its next start will fail. Restore the file, mode 0600,"
+            " owned by the agent's user",
             "程序仍用内存中的密钥签名，但下次启动会失败。请恢复该文件，权限 0600，属主为运行程序的用户",
         ),
     ),
@@ -236,13 +235,13 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "intervals-delayed": FindingWords(
         1,
         ("intervals are delayed: {what}", "时段电量延迟：{what}"),
-        ("They come later by themselves", "稍后会自动补上"),
+        ("They are completed later without action", "稍后会自动补上"),
     ),
     "intervals-stopped": FindingWords(
         1,
         ("intervals of {names} stopped by an error in the agent", "{names} 的时段电量因程序内部错误停止"),
         (
-            "A restart rebuilds them from packs: `systemctl restart meterhouse`",
+            "A restart rebuilds them from the packs: `systemctl restart meterhouse`",
             "重启后由数据包重建：`systemctl restart meterhouse`",
         ),
     ),
@@ -281,12 +280,12 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "devices-without-role": FindingWords(
         0,
         (
-            "without a role, the amounts of {names} count in no figure",
+            "{names}: no role, so not counted in any figure",
             "{names} 没有角色，其计量不计入任何指标",
         ),
         (
-            'Write roles.ac = "grid" (load, generation.pv, storage, ...) into its [[device]], or a role "x.NAME" of'
-            " your own if that is meant; then `meterhouse reload`",
+            'Write roles.ac = "grid" (or load, generation.pv, storage, ...) into each [[device]]. If they are not to'
+            ' count, give them a role "x.NAME" of your own. Then `meterhouse reload`',
             '请在 [[device]] 中写 roles.ac = "grid"（load、generation.pv、storage等）；若确不计入，可写自定义角色'
             ' "x.NAME"；然后执行 `meterhouse reload`',
         ),
@@ -299,8 +298,9 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         4,
         ("device {name} has not answered for {age}{why}", "设备 {name} 已 {age} 无应答{why}"),
         (
-            "Its serial server or gateway answers in its place, or it fails itself. Check its power, its address, the"
-            " wire between the serial server and it, and the serial setting there. `meterhouse watch --frames {line}`",
+            "The errors come from its serial server or gateway, or from a fault of the device itself. Check its power,"
+            " its address, the cable to the serial server, and the serial setting there."
+            " `meterhouse watch --frames {line}`",
             "应答来自串口服务器或网关，或设备自身故障。请检查设备供电、地址、串口服务器与设备之间的接线，"
             "以及串口服务器上的串口参数；`meterhouse watch --frames {line}`",
         ),
@@ -309,19 +309,21 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         4,
         ("device {name} has not answered for {age}{why}", "设备 {name} 已 {age} 无应答{why}"),
         (
-            "If it is dark, it may sleep: set latitude and longitude in [site], and this is no longer a fault."
-            " By day check its power, cable and address",
+            "At night it may be asleep: set latitude and longitude in [site], then that is not a fault."
+            " By day, check its power, cable and address",
             "若是夜间，设备可能休眠：在 [site] 中填写 latitude 和 longitude 后不再算故障；"
             "若是白天，请检查供电、接线和地址",
         ),
     ),
     "device-never-answered": FindingWords(
-        4, ("device {name} has never answered, for {age} now{why}", "设备 {name} 启动后从未应答，已 {age}{why}"), _CABLE
+        4,
+        ("device {name} has not answered since the start, {age} ago{why}", "设备 {name} 启动 {age} 以来从未应答{why}"),
+        _CABLE,
     ),
     "device-garbled": FindingWords(
         4,
         (
-            "device {name} answers, but no frame is sound, for {age} now; in ten minutes {words}{why}",
+            "device {name} answers, but no frame has been valid for {age}; in ten minutes {words}{why}",
             "设备 {name} 有应答，但没有一帧正确，已 {age}；十分钟内 {words}{why}",
         ),
         _GARBLED,
@@ -337,25 +339,25 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "device-not-asked": FindingWords(
         0,
         (
-            "line {line} of device {name} is open again; the device is asked at its next turn",
-            "设备 {name} 的线路 {line} 已恢复；轮到该设备时将再次询问",
+            "line {line} of device {name} is open again; the device is read when it is next due",
+            "设备 {name} 的线路 {line} 已恢复；将在下一采集时刻再次读取",
         ),
     ),
     "device-read-twice": FindingWords(
         4,
         (
-            "{names} report the same serial number {serial}: one device, read as several",
+            "{names} report the same serial number {serial}: one device that is read as several",
             "{names} 报告相同的序列号 {serial}：同一台设备被当作多台读取",
         ),
         (
-            "What it measures counts several times. Compare nameplates, and take the others out of the configuration",
+            "Its energy counts several times. Compare the nameplates, and remove the extra ones from the configuration",
             "其计量被重复计算。请核对铭牌，并从配置中去掉多余的设备",
         ),
     ),
     "devices-same-serial": FindingWords(
         0,
         (
-            "{names} report the same serial number {serial}, by different profiles",
+            "{names} report the same serial number {serial}, with different profiles",
             "{names} 报告相同的序列号 {serial}，但设备模板不同",
         ),
         (
@@ -365,16 +367,16 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     ),
     "device-swapped": FindingWords(
         4,
-        ("another device answers as {name} since {age} ago: {change}", "{age} 前起，{name} 的地址上换了设备：{change}"),
+        ("another device has answered as {name} for {age}: {change}", "{age} 前起，{name} 的地址上换了设备：{change}"),
         (
-            "Its counters begin anew. If that was intended, check ratio and role, then `meterhouse reload`",
+            "Its counters start over. If the swap was intended, check ratio and role, then `meterhouse reload`",
             "其计数重新开始。若确为更换，请核对变比和用途，再执行 `meterhouse reload` 确认",
         ),
     ),
     "device-incomplete": FindingWords(
         4,
         (
-            "device {name} brought {share} of its readings in {span}; {count} of {due} are missing ({why})",
+            "device {name} delivered {share} of its readings in {span}; {count} of {due} are missing ({why})",
             "设备 {name} 在 {span} 内数据完整率 {share}；应有 {due} 个，其中 {count} 个缺失（{why}）",
         ),
         ("{advice}", "{advice}"),
@@ -382,11 +384,11 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "device-without-values": FindingWords(
         4,
         (
-            "device {name} answers, but had no value for anything in {span}",
+            "device {name} answers, but gave no value for any point in {span}",
             "设备 {name} 有应答，但 {span} 内没有任何有效值",
         ),
         (
-            "Is what it measures switched on? `meterhouse read {name}`",
+            "Is the measured circuit switched on? See `meterhouse read {name}`",
             "被测对象是否已投运？请看 `meterhouse read {name}`",
         ),
     ),
@@ -408,8 +410,8 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "线路 {line} 打不开：{count} 台设备未采集（{names}）{why}",
         ),
         (
-            "Is the adapter plugged in, is the serial server or gateway on, is its network cable in? The agent opens"
-            " the line again by itself",
+            "Is the adapter plugged in, the serial server or gateway switched on, its network cable connected? The"
+            " agent reopens the line by itself",
             "适配器是否插好，串口服务器或网关是否通电，网线是否接好？采集程序会自动重新打开线路",
         ),
     ),
@@ -417,8 +419,8 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         4,
         ("no device on line {line} answers: {names}{why}", "线路 {line} 上没有设备应答：{names}{why}"),
         (
-            "Is the cable cut or loose near the adapter, are A and B swapped, is the power of all of them off?"
-            " `meterhouse watch --frames {line}` shows what is asked",
+            "Is the cable cut or loose near the adapter, are A and B swapped, are all the devices without power?"
+            " `meterhouse watch --frames {line}` shows the frames",
             "适配器附近的线是否断开或松动，A、B 是否接反，设备是否全部断电？"
             "`meterhouse watch --frames {line}` 显示收发的报文",
         ),
@@ -426,7 +428,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "line-garbled": FindingWords(
         4,
         (
-            "devices on line {line} answer, but no frame is sound: {names}{why}",
+            "devices on line {line} answer, but no frame is valid: {names}{why}",
             "线路 {line} 上的设备有应答，但没有一帧正确：{names}{why}",
         ),
         _GARBLED,
@@ -434,25 +436,24 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "line-overloaded": FindingWords(
         4,
         (
-            "line {name} is {busy} busy: readings of {names} come too late or not at all",
+            "line {name} is {busy} busy: readings of {names} are late or missing",
             "线路 {name} 占用 {busy}：{names} 的读数延迟或缺失",
         ),
         (
-            "Ask less often (a longer `every`), use a higher baud rate, or move devices to another line."
-            " `meterhouse check --plan` shows what takes the time",
+            "Read less often (a longer `every`), use a higher baud rate, or move devices to another line."
+            " `meterhouse check --plan` shows what uses the time",
             "请加大采集周期（every）、提高波特率，或把部分设备移到其他线路；`meterhouse check --plan` 显示时间花在哪里",
         ),
     ),
     "device-broken-answers": FindingWords(
         0,
         (
-            "device {name}: {count} of its last {due} answers could not be used ({share}: {words}), and were asked"
-            " again",
+            "device {name}: {count} of its last {due} answers were unusable and requested again ({share}: {words})",
             "设备 {name}：最近 {due} 个应答中有 {count} 个损坏（{share}：{words}），已重新询问",
         ),
         (
-            "Readings get lost when this grows. Check termination, shield, polarity, length of the wire and baud rate;"
-            " do two devices share its address, is there another master? `meterhouse watch --frames {line}` marks such"
+            "If this gets worse, readings are lost. Check termination, shield, polarity, cable length and baud rate."
+            " Do two devices share its address, is there another master? `meterhouse watch --frames {line}` marks such"
             " answers with !!",
             "若继续增多，读数会缺失。请检查终端电阻、屏蔽、极性、线路长度和波特率；是否有设备地址相同，或有其他主站？"
             "`meterhouse watch --frames {line}` 用 !! 标出这些应答",
@@ -466,8 +467,8 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "设备 {name} 在 {span} 内 {due} 个读数中拒绝了 {count} 个{points}",
         ),
         (
-            "`meterhouse read {name}` names the points that it refuses, and why. Leave them out with `points`, or"
-            " choose another profile",
+            "`meterhouse read {name}` lists the refused points and why. Leave them out with `points`, or choose another"
+            " profile",
             "`meterhouse read {name}` 列出被拒绝的测点及原因：请在 points 中去掉，或换用其他设备模板",
         ),
         warns=True,
@@ -475,12 +476,12 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "device-still": FindingWords(
         0,
         (
-            "device {name}: the values do not change: {count} are the same to the last digit for {age}",
+            "device {name}: the values do not change: {count} have been the same to the last digit for {age}",
             "设备 {name}：数值没有变化，{count} 个值在 {age} 内完全相同",
         ),
         (
             "Compare with its display. A gateway, logger or converter may repeat old answers: check the device behind"
-            " it and restart what is in between. `fresh` in the profile or device finds this within seconds",
+            " it and restart the box in between. `fresh` in the profile or device detects this within seconds",
             "请与设备显示屏核对。网关、采集器或转换器可能在重复旧应答：请检查其后面的设备，并重启中间的装置；"
             "在设备模板中设置 fresh 可在数秒内发现",
         ),
@@ -505,14 +506,14 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "device-all-zero": FindingWords(
         0,
         (
-            "device {name}: all {count} values are 0 for {age}, its voltages too",
+            "device {name}: all {count} values have been 0 for {age}, voltages included",
             "设备 {name}：全部 {count} 个值在 {age} 内均为 0，包括电压",
         ),
         (
-            "Is its measuring voltage connected (fuses, terminals)? Does a gateway answer for a device that it does not"
-            " read? Is it the right profile? `meterhouse read {name}` and its display",
+            "Is its measuring voltage connected (fuses, terminals)? Does a gateway answer for a device that it cannot"
+            " read? Is it the right profile? Compare `meterhouse read {name}` with its display",
             "测量电压是否接入（熔断器、端子）？网关是否在代替读不到的设备应答？设备模板是否正确？"
-            "请看 `meterhouse read {name}` 和设备显示屏",
+            "请将 `meterhouse read {name}` 与设备显示屏核对",
         ),
         warns=True,
     ),
@@ -548,7 +549,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "设备 {name} 在 {span} 内 {due} 个读数中有 {count} 个没有值（设备无有效值或未询问）",
         ),
         (
-            "Points that it does not have can be left out with `points` in its [[device]]",
+            "Leave out points that it does not have, with `points` in its [[device]]",
             "设备没有的测点，可在 [[device]] 的 points 中去掉",
         ),
     ),
@@ -559,7 +560,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "uplink-no-subscriber": FindingWords(
         5,
         (
-            "nobody subscribes to packs at destination {name}: {waiting} wait",
+            "no subscriber for packs at destination {name}: {waiting} packs are waiting",
             "上行目标 {name} 没有接收方订阅，{waiting} 个数据包在等待",
         ),
         (
@@ -570,7 +571,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "uplink-refusing": FindingWords(
         5,
         (
-            "destination {name} refuses packs{why}; {waiting} wait, {count} are set aside",
+            "destination {name} refuses packs{why}; {waiting} are waiting, {count} are set aside",
             "上行目标 {name} 拒收数据包{why}；等待 {waiting} 个，搁置 {count} 个",
         ),
         ("{hint}", "{hint}"),

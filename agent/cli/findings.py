@@ -18,32 +18,32 @@ from drivers.model import clean_text
 
 OURS, CONFIG, LINE, BROKER = 1, 3, 4, 5  # exit codes; the first of these that has a finding is the command's
 ORDER: Final = (OURS, CONFIG, LINE, BROKER)
-COMPLETE: Final = 0.9  # of the due readings, below it is a fault
-BUSY: Final = 0.9  # of a line's time
-SNAPSHOT_ROOM: Final = 1 << 20  # bytes; with a hundred devices a snapshot has a tenth of it
+COMPLETE: Final = 0.9  # share of the due readings; less is a fault
+BUSY: Final = 0.9  # share of a line's time
+SNAPSHOT_ROOM: Final = 1 << 20  # bytes, ten times the snapshot of a hundred devices
 STALE_S: Final = 15.0  # the agent writes its snapshot every few seconds
 LOSS_SHOWN_S: Final = 86_400.0
-DISK_FREE: Final = 100_000_000  # bytes; on a small store a tenth of its limit
-STORE_FULL: Final = 0.8  # of the limit, in packs that are not confirmed
-BY_GATEWAY: Final = ("ring", "disk")  # gaps that no device can help
-WHOLE_LINE: Final[Mapping[str, str]] = {  # findings about devices that may be one about their line
+DISK_FREE: Final = 100_000_000  # bytes; with a small store, a tenth of its limit
+STORE_FULL: Final = 0.8  # share of the limit that is taken by unconfirmed packs
+BY_GATEWAY: Final = ("ring", "disk")  # gap reasons for which no device is to blame
+WHOLE_LINE: Final[Mapping[str, str]] = {  # findings that become one about the line if all its devices have them
     "device-unreachable": "line-down",
     "device-dead": "line-silent",
     "device-never-answered": "line-silent",
     "device-dead-behind-gateway": "line-silent",
     "device-garbled": "line-garbled",
 }
-EARLY: Final = frozenset({"device-early", "device-not-heard"})  # notes of what is not known yet: not "all is well"
+EARLY: Final = frozenset({"device-early", "device-not-heard"})  # state not known yet: `status` must not say "all well"
 EXCUSED: Final = ("asleep", "lent", "stopped", "clock")  # reasons that do not count as missing
-TOLD: Final = EXCUSED[1:]  # of those what a state does not show already
+TOLD: Final = EXCUSED[1:]  # those that the state of the device does not show already
 OWN_TEXTS: Final = ("why", "hint", "what", "change")  # values that are English sentences of the agent
-BROKEN: Final = 0.01  # of a device's answers in ten minutes, ...
-FEWEST_BROKEN: Final = 3  # ... and so many at least: one may be a switch that was thrown
-FEWEST_REFUSED: Final = 3  # readings, where it is not known which points are refused: one may have been busy
-FIRST_CONNECT_S: Final = 10.0  # that a destination may take
-FIRST_ANSWER_S: Final = 10.0  # that a device may take at a start
+BROKEN: Final = 0.01  # share of a device's answers in ten minutes, ...
+FEWEST_BROKEN: Final = 3  # ... and at least this many: one may be interference from a switch
+FEWEST_REFUSED: Final = 3  # readings, if the refused points are not known: the device may just have been busy
+FIRST_CONNECT_S: Final = 10.0  # time that a destination has to connect
+FIRST_ANSWER_S: Final = 10.0  # time that a device has to answer after a start
 VALUELESS_S: Final = 60.0
-NO_VALUE: Final = ("sentinel", "absent")  # of a device that answers: points that it does not have, or not now
+NO_VALUE: Final = ("sentinel", "absent")  # reasons for a point that an answering device lacks, or has no value for now
 DOUBTFUL: Final = ("suspect", "range", "frozen")
 
 MIN_SERIAL: Final = 4  # characters
@@ -53,7 +53,7 @@ Facts = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One finding: ``code`` is stable, ``where`` such as ``device inv1``. ``exit_code`` 0: worth knowing, no fault."""
+    """One finding. ``code`` is stable; ``where`` is such as ``device inv1``; ``exit_code`` 0: a note, not a fault."""
 
     code: str
     where: str
@@ -61,7 +61,7 @@ class Finding:
 
     @property
     def exit_code(self) -> int:
-        """What a command returns for it."""
+        """Exit code of a command that has this finding."""
         return FINDINGS[self.code].exit_code
 
     @property
@@ -99,7 +99,7 @@ class Finding:
 
 
 def _in_chinese(name: str, value: object) -> object:
-    """A value that is a text of the agent, as far as its words are known."""
+    """A value in Chinese if it is a text of the agent; what the catalogue lacks stays English."""
     from agent.cli.chinese import translate
 
     if name in ("age", "span"):
@@ -119,7 +119,7 @@ def find(
     Args:
         now: seconds since the epoch.
         agent_lives: whether its process exists.
-        on_disk: what is wrong with the configuration files, which the agent may not have looked at yet.
+        on_disk: errors in the configuration files as they are now; the agent may not have read them yet.
         runtime_free: bytes free in the runtime directory, into which the agent writes its snapshot.
     """
     found = [
@@ -141,7 +141,7 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def exit_code_of(findings: Iterable[Finding]) -> int:
-    """The exit code that follows from findings: 0 good, else the first of 1, 3, 4 and 5 that holds."""
+    """The exit code that follows from findings: 0 if good, else the first of 1, 3, 4 and 5 that a finding has."""
     return min((one.exit_code for one in findings if one.exit_code), key=ORDER.index, default=0)
 
 
@@ -186,13 +186,13 @@ def _store(store: Facts, now: float) -> Iterator[Finding]:
 
 
 def find_in_disk(free: int, limit: int, path: object) -> Iterator[Finding]:
-    """What is wrong with the space on the disk of the database: ``free`` bytes, for one of at most ``limit`` bytes."""
+    """A finding if the disk of the database has too little space. ``limit``: largest size of the database, in bytes."""
     if free < min(DISK_FREE, limit // 10 or DISK_FREE):
         yield Finding("disk-nearly-full", "disk", {"free": show_size(free), "path": _cut(path)})
 
 
 def not_durable(reasons: Iterable[object]) -> Iterator[Finding]:
-    """Why commits may not be durable, as ``Mount.weaknesses`` and the store say it."""
+    """A finding for each reason, of ``Mount.weaknesses`` or the store, why commits may not be durable."""
     for reason in reasons:
         yield Finding("store-warning", "store", {"what": _cut(reason, 300)})
 
@@ -267,7 +267,7 @@ def _field(devices: Mapping[str, Facts], lines: Mapping[str, Facts], now: float)
 
 
 class ReadIdentity(NamedTuple):
-    """Where a device is read, by which profile, and the serial number that it reports; "" where it has none."""
+    """Where a device is read, with which profile, and the serial number that it reports ("" if it has none)."""
 
     name: str
     line: str
@@ -277,9 +277,9 @@ class ReadIdentity(NamedTuple):
 
 
 def same_serials(read: Iterable[ReadIdentity]) -> Iterator[Finding]:
-    """Devices that report one serial number; a fault where one profile reads it at several places.
+    """Devices that report the same serial number; a fault if one profile reads it at several addresses.
 
-    Two profiles at one address describe one device, and are meant.
+    Two profiles at one address are intended: together they describe one device.
     """
     groups: dict[str, list[ReadIdentity]] = {}
     for one in read:
@@ -301,9 +301,9 @@ def _serial(device: Facts) -> str:
 
 
 def _whole_lines(found: Sequence[tuple[str, Finding]], devices: Mapping[str, Facts]) -> Iterator[Finding]:
-    """The findings, with one for a line that is down, or on which nobody answers, in place of one a device.
+    """The findings; a line that is down, or on which no device answers, is one finding instead of one per device.
 
-    On a line that is down no device is read: one whose time is not up yet, as it is polled rarely, is named as well.
+    No device is read on a line that is down, so all are named, even those polled so rarely that they are not due yet.
     """
     shown: set[tuple[str, str]] = set()
     down = {str(devices[name].get("line")): one for name, one in found if one.code == "device-unreachable"}
@@ -349,7 +349,7 @@ def _device(name: str, device: Facts, line: Facts, now: float) -> Iterator[Findi
         kind = "device-dead-behind-gateway" if device.get("gateway_answers") else kind
         kind = "device-dead-or-asleep" if device.get("may_sleep") else kind
         count, words = _unusable(device)
-        # no count: its frames were sound, what they said was not; so is the newest one where a gateway answers
+        # without a count the frames were sound and only their content was wrong; a gateway's own answer is sound too
         if device.get("garbled") and count and not device.get("gateway_answers"):
             kind, values = "device-garbled", values | {"words": words}
         yield Finding(kind, where, values)
@@ -372,14 +372,14 @@ def _device(name: str, device: Facts, line: Facts, now: float) -> Iterator[Findi
 
 
 class Silence(NamedTuple):
-    """Since when a device is silent (UTC s): its last answer, or, if this agent had none, when it began to ask."""
+    """Since when a device is silent (UTC s): its last answer, or the first request if it never answered this agent."""
 
     since_s: float
     answered: bool
 
 
 def silent_devices(snapshot: Facts, before_s: float) -> dict[str, Silence]:
-    """Devices silent since before ``before_s`` (UTC s); what they lack is sealed only when they answer again."""
+    """Devices silent since before ``before_s`` (UTC s). Their gaps are sealed only when they answer again."""
     found = {}
     for name, facts in _part(snapshot, "devices").items():
         last, added = facts.get("last_answer"), facts.get("added")
@@ -391,7 +391,7 @@ def silent_devices(snapshot: Facts, before_s: float) -> dict[str, Silence]:
 
 
 def _valueless_s(device: Facts, recent: Facts, now: float) -> float:
-    """For how long it has answered without any value, if that is long; else 0. Earlier values do not count then."""
+    """How long a device has answered without any value; 0 if not for long. Values from before do not count then."""
     since = recent.get("valueless_since")
     if since is None:
         return 0.0
@@ -400,7 +400,7 @@ def _valueless_s(device: Facts, recent: Facts, now: float) -> float:
 
 
 def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> Iterator[Finding]:
-    """About what a device that answers has brought of late."""
+    """About the recent readings of a device that answers."""
     recent = _part(device, "recent")
     complete, due = recent.get("complete"), recent.get("due") or 0
     if complete is None or not due:
@@ -411,8 +411,8 @@ def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> 
     values: dict[str, object] = {"name": name, "span": span, "due": due, "line": device.get("line")}
     has_none = 0
     if float(device.get("answering_since") or 0) <= float(recent.get("from", 0)) + FIRST_ANSWER_S:
-        # it answered all the time: these are values that it does not have, not a fault, if there are others
-        # ... but for what it was not asked, as it was silent, which is `absent` too
+        # it answered all the time, so these are points that it does not have: not a fault if others have values.
+        # `absent` also counts requests that were skipped while it was silent; those stay missing
         not_asked = min(recent.get("not_asked") or 0, missing.get("absent", 0))
         has_none = sum(missing.pop(reason, 0) for reason in NO_VALUE) - not_asked
         if not_asked:
@@ -444,7 +444,7 @@ def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> 
 
 
 def _refused(where: str, device: Facts, values: Mapping[str, object]) -> Iterator[Finding]:
-    """About points that it refuses: few among many may be the counters that all is about."""
+    """About points that a device refuses: even a few may be the energy counters, which matter most."""
     names, count = device.get("refused"), values["count"]
     names = names if isinstance(names, list) else []
     if isinstance(count, int) and count >= (1 if names else FEWEST_REFUSED):
@@ -453,14 +453,14 @@ def _refused(where: str, device: Facts, values: Mapping[str, object]) -> Iterato
 
 
 def _because(reason: str, line: Facts) -> tuple[Texts, Texts]:
-    """(why readings are missing, what to do). What is late on a line that has time left was held up elsewhere."""
+    """(why readings are missing, what to do). If a line with time to spare is late, something else held it up."""
     if reason == "overload" and (line.get("busy_share") or 0.0) <= BUSY / 2:
         return STALLED, STALLED_ADVICE
     return reason_words(reason), BECAUSE.get(reason, ("", ""))
 
 
 def _broken_answers(name: str, where: str, device: Facts) -> Iterator[Finding]:
-    """About answers that had to be asked for again: the wire, before it costs readings."""
+    """About broken answers that were requested again: shows bad wiring before readings are lost."""
     answers = _part(device, "answers")
     (count, words), share = _unusable(device), answers.get("broken_share") or 0.0
     if count < FEWEST_BROKEN or share < BROKEN:
@@ -470,7 +470,7 @@ def _broken_answers(name: str, where: str, device: Facts) -> Iterator[Finding]:
 
 
 def _unusable(device: Facts) -> tuple[int, Texts]:
-    """Answers of the last ten minutes that could not be used: how many, and in words."""
+    """Unusable answers of the last ten minutes: how many, and the same in words by kind."""
     answers = _part(device, "answers")
     kinds = {reason: answers.get(key) or 0 for reason, key in (("crc", "broken"), ("mismatch", "mismatches"))}
     at = {reason: number for reason, number in kinds.items() if number}

@@ -28,16 +28,17 @@ if TYPE_CHECKING:
     from agent.config import LineEntry
     from drivers.scan import FoundDevice
 
-SILENT: Final[Mapping[str, tuple[tuple[str, str], tuple[str, str]]]] = {  # how it was seen -> what, what to do
+SILENT: Final[Mapping[str, tuple[tuple[str, str], tuple[str, str]]]] = {  # kind of silence -> what, what to do
     "silent": (
         ("does not answer", "无应答"),
         (
-            "Check its address, the serial setting, A and B and its power; `meterhouse scan` finds what answers",
+            "Check its address, the serial setting, A and B, and its power; `meterhouse scan` finds the devices that"
+            " answer",
             "请检查地址、串口参数、A/B线和供电；`meterhouse scan`可找出有应答的设备",
         ),
     ),
     "garbled": (
-        ("answers, but no frame is sound (CRC or length)", "有应答，但没有一帧正确（CRC或长度不对）"),
+        ("answers, but no frame is valid (CRC or length)", "有应答，但没有一帧正确（CRC或长度不对）"),
         (
             "Two devices with one address, another serial setting, or a long cable without termination?",
             "是否两台设备地址相同、串口参数不同，或长线未接终端电阻？",
@@ -46,16 +47,19 @@ SILENT: Final[Mapping[str, tuple[tuple[str, str], tuple[str, str]]]] = {  # how 
 }
 
 NONE_FITS: Final = (
-    "See its registers: `{command}`; a profile of your own begins with `meterhouse profiles new`",
+    "Look at its registers: `{command}`; start a profile of your own with `meterhouse profiles new`",
     "查看寄存器：`{command}`；用 `meterhouse profiles new` 新建设备模板",
 )
 NO_BLOCK: Final = (
-    "None of the usual register blocks was answered. Take a start from its manual: `{command}`",
-    "常用的寄存器区段均无应答。请按说明书给出起始地址：`{command}`",
+    "The device answered none of the usual register blocks. Take a start address from its manual: `{command}`",
+    "设备对常用的寄存器区段均无应答。请按说明书给出起始地址：`{command}`",
 )
 
 
-CONFIGURED: Final = ("configured: {configured}; it fits {fits}", "配置的设备模板：{configured}；实际匹配：{fits}")
+CONFIGURED: Final = (
+    "configured profile: {configured}; the device fits {fits}",
+    "配置的设备模板：{configured}；实际匹配：{fits}",
+)
 
 
 @click.command()
@@ -72,7 +76,7 @@ CONFIGURED: Final = ("configured: {configured}; it fits {fits}", "配置的设�
 @click.option(
     "--serial", metavar="TEXT", help='Without configuration: the port\'s setting.  [default: the usual one, "9600 8N1"]'
 )
-@click.option("--deep", is_flag=True, help="Also ask for what only some devices tell, such as function 43/14.")
+@click.option("--deep", is_flag=True, help="Also send requests that only some devices support, such as function 43/14.")
 @json_option
 @lang_option
 def identify(
@@ -88,9 +92,9 @@ def identify(
 ) -> None:
     """Identify one device and list the profiles that fit.
 
-    A profile is certain if the device reports a model of it, likely if its values are plausible at several points,
-    possible if nothing contradicts it. If one is certain or likely, all its points are read, and hints tell what is
-    odd about their values. Nothing is written to the device.
+    A profile is "certain" if the device reports one of its models, "likely" if several points have plausible values,
+    "possible" if nothing contradicts it. If a profile is certain or likely, all its points are read, and hints name
+    values that look wrong. Nothing is written to the device.
 
     \b
     Examples:
@@ -111,7 +115,11 @@ def identify(
     owned: LineEntry | None = None
     if device is not None:
         if line or address or protocol or serial:
-            raise UsageError("a name and --line or --address", where="identify", hint="Give one or the other")
+            raise UsageError(
+                "both a device name and --line or --address",
+                where="identify",
+                hint="Give either the name or the options, not both",
+            )
         known = config, entry, profile = configured_target(options.load(), device)
         owned, folder = config.line(entry.line), config.runtime_dir
         line, address, serial = owned.url, entry.address, entry.serial or owned.serial
@@ -137,7 +145,7 @@ def identify(
         owner.run(scan.identify_one())
         (found,) = scan.found
         if found.fits and found.fits[0].how != "possible" and not as_json:
-            with suppress(GatewayError):  # it was identified; what its values are worth is an addition
+            with suppress(GatewayError):  # it is identified; the hints about its values are an extra
                 best = found.fits[0].profile
                 if known is None or known[2].id != best:
                     known = adhoc_target(
@@ -157,7 +165,7 @@ def identify(
 
 
 def is_contradicted(configured: str, found: FoundDevice) -> bool:
-    """Whether a device fits another profile than its configured one, and better."""
+    """Whether a device fits another profile better than its configured one."""
     if not found.fits:
         return False
     how = {fit.profile: fit.how for fit in reversed(found.fits)}  # the best of each

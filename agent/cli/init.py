@@ -49,22 +49,22 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "ca_file": "CA file of the broker (empty: those of this system)",
         "will_write": "{file} will be:",
         "files": "configuration", "key": "key", "thumbprint": "thumbprint", "trust": "trust as",
-        "hand_over": "Hand the thumbprint to everyone who verifies, by another channel than the broker. "
-        "The code holds the line \"trust as\".",
+        "hand_over": "Give the thumbprint to everyone who verifies, by a channel other than the broker. "
+        "The code contains the line \"trust as\".",
         "next": "Next: `meterhouse scan --line URL --add{c}` finds devices and adds them; "
         "then `meterhouse check --plan{c}` and {start}.",
         "top": "meterhouse: what this gateway is, what it reads, where it sends. All keys: {docs}",
-        "top2": "`meterhouse check` reads it as the agent does; `meterhouse reload` brings a change into effect.",
-        "c_site": "site and gateway begin every topic and stream: meterhouse/v1/{base}/...",
+        "top2": "`meterhouse check` checks this file; `meterhouse reload` puts changes into effect.",
+        "c_site": "every topic and stream name begins with site and gateway: meterhouse/v1/{base}/...",
         "c_zone": "intervals are cut on local time",
         "c_label": "free text",
         "c_key": "The key that signs readings is {key}; `meterhouse keys show` prints its thumbprint.",
-        "c_paths": "of this folder; an installed gateway uses /var/lib/meterhouse and /run/meterhouse",
-        "c_uplink": "No destination yet: readings are kept here until there is one.",
+        "c_paths": "in this folder; an installed gateway uses /var/lib/meterhouse and /run/meterhouse",
+        "c_uplink": "No destination yet: readings are stored here until there is one.",
         "c_password": "the first line of the file",
-        "c_devices": "Lines and devices are in conf.d/, one file for each device that `meterhouse scan --add` or "
-        "`meterhouse adopt`",
-        "c_devices2": "adds. By hand, here or there:",
+        "c_devices": "Lines and devices are in conf.d/; `meterhouse scan --add` and `meterhouse adopt` write a file "
+        "for each device.",
+        "c_devices2": "You can also write them by hand, here or there:",
     },
     "zh": {
         "site": "站点（园区编号，如 park7）",
@@ -98,7 +98,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 
 @dataclass(slots=True)
 class Answers:
-    """What the configuration is made of; "" where it was left out."""
+    """The values for the configuration; "" for one that was left out."""
 
     site: str
     gateway: str
@@ -107,7 +107,7 @@ class Answers:
     location: str = ""
     broker: str = ""
     username: str = ""
-    password: str = ""  # typed; a file of its own takes it
+    password: str = ""  # typed; it is written into its own file
     password_file: str = ""
     ca_file: str = ""
     ca_text: str = ""  # to be written into it
@@ -117,16 +117,18 @@ class Answers:
 @click.argument("folder", metavar="[DIR]", required=False, type=FOLDER)
 @click.option(
     "-c", "--config", "config_file", type=click.Path(path_type=Path), envvar="MH_CONFIG",
-    help=f"The file to make, in place of DIR/agent.toml.  [default: {DEFAULT_CONFIG}]",
+    help=f"The file to create, instead of DIR/agent.toml.  [default: {DEFAULT_CONFIG}]",
 )  # fmt: skip
 @click.option("--site", help="Name of the site, such as park7.")
 @click.option("--gateway", help="Name of this box, such as gw01.")
 @click.option("--timezone", help="Such as Asia/Shanghai.")
 @click.option("--label", help="Free text, such as the name of the park.")
-@click.option("--location", metavar="LAT,LON", help="Degrees, such as 31.23,121.47: when inverters may sleep.")
+@click.option(
+    "--location", metavar="LAT,LON", help="Degrees, such as 31.23,121.47; tells when it is night and inverters sleep."
+)
 @click.option("--broker", metavar="URL", help="mqtts://HOST:8883. Without it nothing is sent yet.")
 @click.option("--username", help="User name at the broker.")
-@click.option("--password-file", metavar="FILE", help="The password is its first line.")
+@click.option("--password-file", metavar="FILE", help="File with the password in its first line.")
 @click.option("--ca-file", metavar="FILE", help="The CA that signed the broker's certificate.")
 @click.option("--yes", is_flag=True, help="Do not ask anything.")
 @lang_option
@@ -134,10 +136,10 @@ class Answers:
 def init(
     folder: Path | None, config_file: Path | None, yes: bool, lang: str, as_json: bool, **flags: str | None
 ) -> None:
-    """Make agent.toml, conf.d and the signing key of a new gateway, and show the key's thumbprint.
+    """Create agent.toml, conf.d and the signing key of a new gateway, and show the key's thumbprint.
 
-    Asks what the options do not say. In /etc/meterhouse it is the configuration of the installed service; any other
-    folder is complete in itself, with its own database and key. Nothing is ever overwritten.
+    Asks for everything that the options do not give. In /etc/meterhouse this is the configuration of the installed
+    service; any other folder is self-contained, with its own database and key. Nothing is ever overwritten.
 
     \b
     Examples:
@@ -147,7 +149,8 @@ def init(
           --username park7/gw01 --password-file pw --ca-file ca.pem --yes
 
     \b
-    Exit codes: 0 made, 2 wrong usage, the file exists or cannot be written, 3 the result would be invalid, 130 no.
+    Exit codes: 0 created, 2 wrong usage, the file exists or cannot be written, 3 the result would be invalid,
+    130 not confirmed.
     """
     from agent.config import load_config
 
@@ -162,7 +165,7 @@ def init(
     for path in (*([secret] if answers.password else ()), *([Path(answers.ca_file)] if answers.ca_text else ())):
         check_absent(path)
     text = _text(answers, words, installed)
-    config = load_config(file, drafts={file: text})  # nothing is written that the agent would not take
+    config = load_config(file, drafts={file: text})  # so that only a valid configuration is written
     if not yes:
         click.echo(f"{words['will_write'].format(file=clean_text(str(file), 400))}\n\n{text}", err=True)
         confirmed(yes, "init", lang)
@@ -193,14 +196,14 @@ def init(
 def _target(folder: Path | None, config_file: Path | None) -> Path:
     source = click.get_current_context().get_parameter_source("config_file")
     if folder is not None and config_file is not None and source is click.core.ParameterSource.COMMANDLINE:
-        raise UsageError("a folder and -c", where="init", hint="Give one of the two")
+        raise UsageError("both a folder and -c", where="init", hint="Give one of the two")
     if folder is not None:
         return folder / "agent.toml"
     return config_file or Path(DEFAULT_CONFIG)
 
 
 def _answers(flags: Mapping[str, str | None], words: Mapping[str, str], yes: bool) -> Answers:
-    """From the options, the others asked for. Raises UsageError where nobody can answer."""
+    """From the options and from questions. Raises UsageError if questions are needed and not possible."""
     from agent.cli.target import local_timezone
     from agent.config import parsers as v
     from drivers.toml import parsers as p
@@ -254,12 +257,12 @@ def _location(value: object) -> str:
 
 
 def _existing(value: object) -> str:
-    """An absolute path, as the file is named from another folder later."""
+    """The absolute path: the configuration file that names it may be in another folder."""
     from drivers.toml.parsers import InvalidValue, show
 
     path = Path(str(value)).absolute()
     if not path.is_file():
-        raise InvalidValue(f"there is no file {show(str(value))}", "Copy it there first")
+        raise InvalidValue(f"file {show(str(value))} does not exist", "Copy it there first")
     return str(path)
 
 
@@ -268,12 +271,12 @@ def _password(value: object) -> str:
 
     text = str(value)
     if len(text) > MAX_PASSWORD or not text.isprintable():
-        raise InvalidValue("not a password on one line", "Type it again")
+        raise InvalidValue("a password must be one line of printable characters", "Type it again")
     return text
 
 
 def _fitting(answers: Answers) -> Answers:
-    """Raises UsageError for what has no effect without another answer."""
+    """Raises UsageError for an answer that has no effect without another one."""
     for option, value, needs, there in (
         ("--username", answers.username, "--broker", answers.broker),
         ("--password-file", answers.password_file, "--username", answers.username),
@@ -285,7 +288,7 @@ def _fitting(answers: Answers) -> Answers:
 
 
 def _take_in(answers: Answers) -> None:
-    """The service can read neither homes nor what belongs to root alone: it gets copies where it can."""
+    """Copy password and CA file for the service, which cannot read home folders or files that only root may read."""
     from agent.cli.options import first_line
 
     if answers.password_file:
@@ -363,7 +366,7 @@ def _uplink(answers: Answers, words: Mapping[str, str], installed: bool) -> list
 
 
 def _key(config: Config, installed: bool) -> KeyFacts:
-    """The key that is there, else a new one, in a folder of the agent's user."""
+    """The existing key, else a new one, in a folder of the agent's user."""
     from agent.cli.keys.worker import CreateKey, ReadKey, work_on_key
 
     path = config.key.path(os.environ)
@@ -379,7 +382,7 @@ def _key(config: Config, installed: bool) -> KeyFacts:
 
 
 def _make_state(folder: Path) -> None:
-    """The folder that systemd makes at the service's first start, as that makes it."""
+    """Create the state folder as systemd would at the first start of the service."""
     import pwd
 
     if folder.exists():
@@ -388,7 +391,8 @@ def _make_state(folder: Path) -> None:
         agent = pwd.getpwnam(AGENT)
     except KeyError:
         what = f"this system has no user {AGENT}"
-        raise UsageError(what, where="init", hint="Install the package first, or give a folder: init DIR") from None
+        hint = "Install the package first, or give a folder: `meterhouse init DIR`"
+        raise UsageError(what, where="init", hint=hint) from None
     folder.mkdir(0o700)
     os.chown(folder, agent.pw_uid, agent.pw_gid)
 

@@ -35,7 +35,7 @@ def borrow_line(folder: Path, url: str, purpose: Purpose, seconds: float) -> Bor
 
 
 def line_factory() -> LineFactory:
-    """How the command that runs opens lines: ``drivers.line.open_line``, or what ``outcome`` was given."""
+    """The function that opens lines for this command: ``drivers.line.open_line``, or the one given to ``outcome``."""
     import click
 
     from drivers.line import open_line
@@ -54,7 +54,7 @@ def is_same(first: object, second: str) -> bool:
 
 
 class BorrowedLine:
-    """A context in which a line's port is ours; without a folder there is no agent to borrow it from."""
+    """A context in which this process may use a line's port. Without a folder there is no agent to borrow it from."""
 
     def __init__(
         self, folder: Path | None = None, line: str = "", purpose: Purpose = "read", seconds: float = 0
@@ -70,10 +70,10 @@ class BorrowedLine:
             return self
         try:
             client = ControlClient.connect(self._folder)
-        except NoAgent:  # its snapshot is left from a killed agent
+        except NoAgent:  # the snapshot was left behind by a killed agent
             return self
         except GatewayError as error:
-            what = f"cannot request it from the running agent: {error.what}"
+            what = f"cannot borrow the line from the running agent: {error.what}"
             raise LineDown(what, where=f"line {self._line}", hint=error.hint) from error
         try:
             client.send(Lease(line=self._line, purpose=self._purpose, seconds=self._seconds))
@@ -93,14 +93,14 @@ class BorrowedLine:
         self._client = None
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """``asyncio.run``, given up with LineLent when the agent takes the line back."""
+        """``asyncio.run``; raises LineLent if the agent takes the line back."""
         return asyncio.run(work if self._client is None else self._guarded(work, self._client))
 
     async def _guarded(self, work: Coroutine[Any, Any, T], client: ControlClient) -> T:
         sock = client.sock
         sock.setblocking(False)
         task = asyncio.ensure_future(work)
-        over = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(sock, 1))  # any word is the last one
+        over = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(sock, 1))  # any byte ends the lease
         try:
             await asyncio.wait({task, over}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():

@@ -25,7 +25,7 @@ from drivers.profile import Profile
 from drivers.toml.parsers import show_ms
 
 FULL = 1.0
-TIGHT = 0.8  # from here on a lost answer or two make it late
+TIGHT = 0.8  # above this, a lost answer or two make the line late
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,9 @@ def show_time(seconds: float) -> str:
 
 
 def plan_costs(config: Config, profiles: Mapping[str, Profile]) -> list[PaceCost]:
-    """The cost of every pace that a device has points for, in the order of the configuration.
+    """The cost of each device at each pace of its points, in the order of the configuration.
 
-    Raises ConfigError with one complaint for each device that its driver cannot serve.
+    Raises ConfigError with one complaint for each device whose driver rejects it.
     """
     from drivers.line import open_line
     from ext.ring import Ring
@@ -92,7 +92,7 @@ def plan_costs(config: Config, profiles: Mapping[str, Profile]) -> list[PaceCost
 
 
 def line_shares(costs: Sequence[PaceCost]) -> dict[str, float]:
-    """How much of each line's time its polls need, if every answer comes at once."""
+    """The share of each line's time that its polls need, if every answer comes without delay."""
     shares: dict[str, float] = {}
     for cost in costs:
         shares[cost.line] = shares.get(cost.line, 0.0) + cost.share
@@ -106,15 +106,15 @@ def ring_of(config: Config, costs: Sequence[PaceCost]) -> RingPlan:
 
 
 def plan_notes(costs: Sequence[PaceCost]) -> list[ConfigWarning]:
-    """Lines that cannot keep their paces, and single visits that are longer than their period."""
+    """Warnings about lines that cannot keep their paces, and about long visits that make other devices miss ticks."""
     notes: list[ConfigWarning] = []
     for line, share in line_shares(costs).items():
         heaviest = max((cost for cost in costs if cost.line == line), key=lambda cost: cost.share)
-        hint = f"Most of it is {heaviest.device} at the pace {heaviest.pace}, every {show_ms(heaviest.period_ms)}"
+        hint = f"Most of it is for {heaviest.device} at pace {heaviest.pace}, every {show_ms(heaviest.period_ms)}"
         if share > FULL:
-            what = f"cannot keep its paces: they need {share:.0%} of its time; some ticks will be gaps (overload)"
+            what = f"cannot keep its paces: they need {share:.0%} of its time; some readings will be missing (overload)"
             notes.append(
-                ConfigWarning(f"line {line}", what, f"{hint}. Read less often, fewer points, or at a higher baud rate")
+                ConfigWarning(f"line {line}", what, f"{hint}. Read less often or fewer points, or raise the baud rate")
             )
         elif share > TIGHT:
             notes.append(
@@ -130,7 +130,7 @@ def plan_notes(costs: Sequence[PaceCost]) -> list[ConfigWarning]:
 
 
 def _long_visit(costs: Sequence[PaceCost]) -> tuple[str, str] | None:
-    """Of one line: a visit is not interrupted, and a device that is due twice meanwhile has missed a tick."""
+    """A warning (what, hint) if one visit on this line makes another device miss a tick."""
     visits: dict[str, float] = {}
     for cost in costs:
         if cost.pace != "once":
@@ -139,9 +139,7 @@ def _long_visit(costs: Sequence[PaceCost]) -> tuple[str, str] | None:
         others = [(seconds, device) for device, seconds in visits.items() if device != cost.device]
         seconds, device = max(others, default=(0.0, ""))
         if seconds * 1000 > 2 * cost.period_ms:
-            what = (
-                f"one visit to {device} for all its paces takes {show_time(seconds)}; in that time {cost.device}, due"
-            )
+            what = f"reading {device} at all its paces takes {show_time(seconds)}; meanwhile {cost.device}, due"
             hint = f"Read fewer points of {device}, or {cost.device} less often"
-            return f"{what} every {show_ms(cost.period_ms)}, has gaps (overload)", hint
+            return f"{what} every {show_ms(cost.period_ms)}, misses readings (overload)", hint
     return None

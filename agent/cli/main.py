@@ -26,13 +26,13 @@ class CommandEntry(NamedTuple):
 
     module: str
     help: str
-    name: str = ""  # of the command in its module, where it differs from the command line's
+    name: str = ""  # of the command in its module, if that differs from the command line
 
 
 COMMANDS: Mapping[str, CommandEntry] = {
     "run": CommandEntry("agent.cli.run", "Read, seal, store and deliver until stopped."),
     "demo": CommandEntry("agent.cli.demo", "A simulated park from meter to verifier, live in this terminal."),
-    "init": CommandEntry("agent.cli.init", "Make the configuration and the key of a new gateway."),
+    "init": CommandEntry("agent.cli.init", "Create the configuration and the key of a new gateway."),
     "check": CommandEntry("agent.cli.check", "Check the configuration, the requests and the load of each line."),
     "scan": CommandEntry("agent.cli.scan", "Find the devices on a line and the profiles that fit them."),
     "adopt": CommandEntry("agent.cli.adopt", "Add one device to the configuration, in a file of its own."),
@@ -43,7 +43,7 @@ COMMANDS: Mapping[str, CommandEntry] = {
     ),
     "web": CommandEntry("agent.web.command", "The gateway's page in a browser: live values, gaps, figures, frames."),
     "status": CommandEntry("agent.cli.status", "State of the running agent, its lines and devices."),
-    "doctor": CommandEntry("agent.cli.doctor.command", "Examine this machine and the agent; an archive for support."),
+    "doctor": CommandEntry("agent.cli.doctor.command", "Examine this machine and the agent; archive for support."),
     "reload": CommandEntry("agent.cli.reload", "Reload the configuration of the running agent."),
     "profiles": CommandEntry("agent.cli.profiles", "List, show and check profiles of device families."),
     "decode": CommandEntry("agent.cli.decode", "Explain bytes and registers without hardware."),
@@ -54,11 +54,11 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "handover": CommandEntry(
         "agent.cli.handover.command", "Record the commissioning: readings against displays, signed."
     ),
-    "declare": CommandEntry("agent.cli.declare", "Enter what no meter measures: areas, certificates, tickets."),
+    "declare": CommandEntry("agent.cli.declare", "Enter inputs that no meter measures: areas, certificates, tickets."),
     "replay": CommandEntry("agent.cli.replay", "Ask a gateway for packs again, as its platform."),
-    "platform": CommandEntry("receiver.commands", "The platform's side: receive, verify, keep a fleet's packs."),
-    "simulate": CommandEntry("agent.cli.simulate", "Play the device side of a profile or a recorded dump."),
-    "bench": CommandEntry("agent.cli.bench", "Measure what this machine can carry."),
+    "platform": CommandEntry("receiver.commands", "Platform side: receive, verify and store the packs of a fleet."),
+    "simulate": CommandEntry("agent.cli.simulate", "Simulate devices from profiles or a recorded dump."),
+    "bench": CommandEntry("agent.cli.bench", "Measure how many devices this machine can read."),
 }
 
 EXTRAS: Mapping[str, str] = {"psycopg": "platform", "pika": "platform"}  # package -> extra of our wheel
@@ -66,7 +66,7 @@ click.Context.formatter_class = TranslatedFormatter  # of every command: their h
 
 
 class Commands(click.Group):
-    """A group whose commands are imported when they are called. Modules that are not there are left out."""
+    """A group whose commands are imported when they are called. Commands without a module are left out."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for name, entry in COMMANDS.items() if _exists(entry.module)]
@@ -142,7 +142,7 @@ def cli() -> None:
       meterhouse scan --line serial:/dev/ttyUSB0        what is on this bus?
       meterhouse init                                   the configuration and the key of a new gateway
       meterhouse scan --line ... --add                  add what the scan finds to it
-      meterhouse check --plan                           is it right, and is each line fast enough?
+      meterhouse check --plan                           is it valid, and is each line fast enough?
       meterhouse watch                                  live values of the running agent
 
     \b
@@ -152,7 +152,7 @@ def cli() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and end the process with the exit code of what happened.
+    """Run a command and end the process with its exit code.
 
     A GatewayError becomes one line on stderr; with MH_DEBUG=1 it keeps its traceback.
     """
@@ -190,7 +190,7 @@ def outcome(args: Sequence[str] | None = None, line_factory: Callable[..., Line]
 
 
 def _language(args: Sequence[str]) -> str | None:
-    """What ``--lang`` says, found before the command is parsed: wrong usage is told in this language, too."""
+    """The value of ``--lang``, found before the command is parsed, so that usage errors are in this language, too."""
     given = [after if one == "--lang" else one.removeprefix("--lang=") for one, after in pairwise([*args, ""])
              if one == "--lang" or one.startswith("--lang=")]  # fmt: skip
     return given[-1] if given and given[-1] in ("en", "zh") else None
@@ -220,9 +220,9 @@ def _print_error(error: Exception) -> int:
 
 
 def _pipe_closed(stdout: TextIO) -> int:
-    """The reader of our output is gone (`| head`): not an error, and nothing to flush at the end.
+    """The reader of our output has exited (`| head`): not an error, and the remaining output is dropped.
 
-    SIGPIPE itself stays ignored: it would end the agent when a broker closes a connection.
+    SIGPIPE stays ignored: it would end the agent when a broker closes a connection.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
     return 0

@@ -1,4 +1,4 @@
-"""The points of a device that a person looks at first, and the counter that is on its display."""
+"""The points of a device that a person wants to see first, and the counter that its display shows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COUNTERS: Final[tuple[str, ...]] = (
 )  # fmt: skip
 
 MAIN_VALUES: Final = 2
-FIXED: Final = frozenset({"rated", "max", "min", "limit", "reactive", "apparent", "factor", "cell"})  # no power of now
+FIXED: Final = frozenset({"rated", "max", "min", "limit", "reactive", "apparent", "factor", "cell"})  # not active power
 NOT_MEASURED: Final = ("device.", "control.")
 
 
@@ -29,13 +29,13 @@ _CHINESE: Final = {"maker": "厂家", "product": "产品", "number": "编号", "
 
 
 def known_as(identity: Mapping[str, str], language: str = "") -> str:
-    """What a device says of itself, for people: its nameplate and firmware, not the words of its protocol."""
+    """The identity that a device reports, for people: nameplate and firmware, without protocol details."""
     named = {name.removeprefix("device."): text for name, text in identity.items()}
     return identity_words({name: named[name] for name in IDENTITY if name in named}, language)
 
 
 def identity_words(identity: Mapping[str, str], language: str = "") -> str:
-    """All that a device says of itself in one line: ``vendor Acme, serial 17``. ``language``: by default the run's."""
+    """The whole identity of a device in one line: ``vendor Acme, serial 17``. ``language``: "" for the command's."""
     from agent.cli.common import speaks_chinese
     from agent.cli.console_tables import point_title
 
@@ -50,15 +50,15 @@ def identity_words(identity: Mapping[str, str], language: str = "") -> str:
 
 
 def first_points(points: Iterable[Point]) -> list[str]:
-    """Names of the points to show of a device that is looked at for the first time."""
+    """Names of the points to show when a device is read for the first time."""
     names = [point.name for point in points]
     found: list[str] = [name for name in SHOWN if name in names]
     return (found or names)[:MOST_SHOWN]
 
 
 def main_values(points: Iterable[tuple[str, str, bool]]) -> list[str]:
-    """The points that tell most of a device right now, of (name, kind, is missing): the charge of a battery, the power,
-    the counter that goes with it; another gauge only where there is none of these. Never what stands on a nameplate.
+    """The points that best describe a device right now, from (name, kind, is missing): a battery's state of charge, the
+    power, its energy counter; another gauge only if there is none of these. Never nameplate values.
     """
 
     def family(name: str, kind: str) -> int:
@@ -83,6 +83,6 @@ def main_values(points: Iterable[tuple[str, str, bool]]) -> list[str]:
 
 
 def main_counter(points: Sequence[tuple[str, str]]) -> str:
-    """The counter that a display shows first, of (name, kind) pairs; "" where there is none."""
+    """The counter that a display shows first, from (name, kind) pairs; "" if there is none."""
     counters = [name for name, kind in points if kind == Kind.COUNTER]
     return next((name for name in COUNTERS if name in counters), counters[0] if counters else "")

@@ -1,4 +1,4 @@
-"""`meterhouse check --online`: the lines, devices and destinations of a configuration, tried before the start."""
+"""`meterhouse check --online`: tries the lines, devices and destinations of a configuration."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "destinations": "destinations, tried now", "name": "name", "url": "url",
         "connected": "connected, MQTT {mqtt}", "may publish": "may publish its status",
         "subscriber": "has a subscriber",
-        "unproven": "{name}: not proven: the right to publish {topics}. A trial there would be taken for data; once "
-        "the agent runs, `meterhouse status` names what the broker refuses",
+        "unproven": "{name}: not tested: the right to publish {topics}. A test message there would be taken for data; "
+        "once the agent runs, `meterhouse status` shows what the broker refuses",
         "note": "note",
-        "plain": "packs go uncompressed: MQTT 3.1.1 cannot state a content type",
-        "no report": "this broker cannot report subscribers", "nobody": "nobody subscribes",
-        "running": "the agent runs here: rights and subscriber are in `meterhouse status`",
+        "plain": "packs are sent uncompressed: MQTT 3.1.1 has no content type",
+        "no report": "this broker does not report subscribers", "nobody": "no subscriber",
+        "running": "the agent runs here: see `meterhouse status` for rights and subscriber",
         "good": "Everything answers.", "failed": "failed", "missing": "no value: {names}",
         "doubtful": "values out of range: {names}",
-        "doubtful hint": "Wrong word order, type or address? `meterhouse read {name}` shows them with a hint",
+        "doubtful hint": "Wrong word order, type or address? `meterhouse read {name}` shows the values with hints",
         "missing hint": "Is it the right profile? `meterhouse read {name}` shows each point",
         "expires": "{what} expires in {days:.0f} days", "expires hint": "Renew it; no restart is needed",
     },
@@ -75,7 +75,7 @@ class DeviceTrial:
     all_count: int = 0  # points that it has
     missing: list[str] = field(default_factory=list)
     doubtful: list[str] = field(default_factory=list)  # values out of range
-    hints: list[Hint] = field(default_factory=list)  # what is odd, but no fault
+    hints: list[Hint] = field(default_factory=list)  # odd, but not a fault
     problem: GatewayError | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _try_device(config: Config, device: DeviceConfig, profile: Profile, lang: st
 
 
 def _chosen_points(config: Config, device: DeviceConfig, profile: Profile) -> tuple[list[str], int]:
-    """Its identity, and points of its fastest pace; and how many points it has."""
+    """Names of the points to try (identity first, then the fastest pace), and how many points the device has."""
     from agent.config import device_spec
 
     points = device_spec(config, device, profile).points
@@ -166,7 +166,7 @@ def try_destinations(config: Config, running: bool) -> Iterator[TrialResult]:
 
 
 def destination_problems(trial: TrialResult, lang: str, now: float | None = None) -> list[GatewayError]:
-    """What is wrong with a destination, certificates that end soon included."""
+    """Problems of a destination, including certificates that expire soon."""
     now = time.time() if now is None else now
     words = WORDS[lang]
     soon = [(what, (ends - now) / 86_400) for what, ends in trial.certificates.items()]
@@ -215,7 +215,7 @@ def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: 
     if not as_json:
         _print(devices, destinations, running, lang)
         for text in dict.fromkeys(as_complaint("error", problem) for problem in problems):
-            click.echo(text, err=True)  # once: a line that is down is the fault of all its devices
+            click.echo(text, err=True)  # once: all devices of a line that is down have the same problem
         for one in destinations:
             if one.unproven:
                 base = f"meterhouse/v1/{config.base}/"

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the values that they stand for."""
+"""Options that several commands share, and the values made from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     _DurationBase = click.ParamType[float]
 else:
-    _DurationBase = click.ParamType  # click before 8.3 has no types of values
+    _DurationBase = click.ParamType  # not generic in click before 8.3
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE: Final = click.Path(dir_okay=False, path_type=Path)
@@ -49,7 +49,7 @@ def line_help() -> str:
 
 
 def configured_folder(config_file: Path, key: str) -> Path | None:
-    """A folder of ``[paths]``, such as ``runtime_dir``, also of a configuration that is not valid; None: none named."""
+    """A folder of ``[paths]``, such as ``runtime_dir``, even of an invalid configuration; None if it is not set."""
     try:
         more = sorted((config_file.parent / "conf.d").glob("[!.]*.toml"))
         files = [one for one in (config_file, *more) if one.is_file()]  # a pipe would never end
@@ -62,7 +62,7 @@ def configured_folder(config_file: Path, key: str) -> Path | None:
 
 
 def _paths_table(file: Path) -> dict[str, Any]:
-    """``[paths]`` of a file; where the file is not TOML, what stands under that header. `check` says what is wrong."""
+    """``[paths]`` of a file; if the file is not valid TOML, the lines under that header. `check` reports the errors."""
     import tomllib
 
     with suppress(OSError, ValueError, RecursionError):
@@ -77,7 +77,7 @@ def _paths_table(file: Path) -> dict[str, Any]:
 
 
 def profile_dirs(config_file: Path, folder: Path | None = None) -> tuple[Path, ...]:
-    """Where profiles are looked for, first match first: ``--profiles``, the configuration's, the site's, ours."""
+    """Folders searched for profiles, in this order: ``--profiles``, the configuration's, the site's, ours."""
     from drivers.profile import default_dirs
 
     own = (folder, configured_folder(config_file, "profiles_dir"))
@@ -111,7 +111,7 @@ def profiles_option(function: F) -> F:
 
 
 class FoundAgent(NamedTuple):
-    """Where an agent is, and the configuration that names it; ``complaints``: why the next start would fail."""
+    """Runtime directory of an agent, and its configuration; ``complaints``: why the next start would fail."""
 
     folder: Path
     complaints: tuple[ConfigError, ...] = ()
@@ -119,12 +119,12 @@ class FoundAgent(NamedTuple):
 
     @property
     def timezone(self) -> str:
-        """Of the site; ``""`` where no valid configuration says it."""
+        """Time zone of the site; ``""`` without a valid configuration."""
         return self.config.timezone if self.config else ""
 
     @property
     def labels(self) -> dict[str, str]:
-        """Of the devices, by name."""
+        """Labels of the devices, by name."""
         return {device.name: device.label for device in self.config.devices} if self.config else {}
 
 
@@ -137,7 +137,7 @@ class ConfigOptions:
     runtime_dir: Path | None = None
 
     def load(self) -> Config:
-        """The checked configuration with what the command line sets. Raises ConfigError."""
+        """The checked configuration, with the folders that the command line sets. Raises ConfigError."""
         from agent.config import load_config
 
         return load_config(self.config_file, state_dir=self.state_dir, runtime_dir=self.runtime_dir)
@@ -150,10 +150,10 @@ class ConfigOptions:
         return found.folder
 
     def find_agent(self, strict: bool = True) -> FoundAgent:
-        """Where the agent is, also with a configuration that is not valid any more.
+        """The agent's runtime directory, even if its configuration has become invalid.
 
-        A running agent keeps its configuration while the file is invalid, and can be asked.
-        Raises ConfigError if none runs; not ``strict``: never.
+        A running agent keeps its previous configuration while the file is invalid, and still answers.
+        If no agent runs and the configuration is invalid, raises ConfigError (only if ``strict``).
         """
         if self.runtime_dir is not None:
             return FoundAgent(self.runtime_dir)
@@ -177,7 +177,7 @@ class ConfigOptions:
 
 
 def may_be_there(file: Path) -> bool:
-    """Is there such a file, or one that this user may not see? No error for names that cannot be."""
+    """Does the file exist, or may this user not see whether it does? False for an impossible name."""
     try:
         os.stat(file)
     except PermissionError:
@@ -188,17 +188,17 @@ def may_be_there(file: Path) -> bool:
 
 
 def is_denied(error: GatewayError) -> bool:
-    """Is it that this user may not read a file?"""
+    """Is the reason that this user may not read a file?"""
     return os.strerror(errno.EACCES) in error.what
 
 
 def faults_of_files(error: ConfigError) -> tuple[ConfigError, ...]:
-    """What is wrong with configuration files; that this user may not read one says nothing of it."""
+    """Errors in configuration files; leaves out files that this user may not read, as they may be good."""
     return tuple(one for one in error.complaints if not is_denied(one))
 
 
 def warn_of_next_start(complaints: Sequence[ConfigError]) -> None:
-    """What is wrong with the files while an agent runs on what they were."""
+    """Print the errors in files that a running agent has not reloaded."""
     for one in complaints:
         click.echo(as_complaint("warning", f"the next start would fail: {one}"), err=True)
 
@@ -211,9 +211,9 @@ def config_options(function: F) -> F:
         return function(options=ConfigOptions(config_file, state_dir, runtime_dir), **more)
 
     config = _config_option("The configuration; conf.d/*.toml beside it is read as well. Also MH_CONFIG.")
-    state = click.option("--state-dir", type=FOLDER, help="Folder of the database, in place of the configured one.")
+    state = click.option("--state-dir", type=FOLDER, help="Folder of the database, instead of the configured one.")
     runtime = click.option(
-        "--runtime-dir", type=FOLDER, help="Folder of ring and snapshot, in place of the configured one."
+        "--runtime-dir", type=FOLDER, help="Folder of ring and snapshot, instead of the configured one."
     )
     decorated: F = config(state(runtime(command)))
     return decorated
@@ -283,7 +283,7 @@ lang_option = click.option(
 
 
 class Duration(_DurationBase):
-    """``500ms``, ``20s``, ``2 min``, as the configuration has durations; a bare number is seconds. Gives seconds."""
+    """Parses ``500ms``, ``20s``, ``2 min`` as in the configuration, a bare number as seconds. Gives seconds."""
 
     name = "duration"
 

@@ -47,9 +47,9 @@ def given(option: str, parse: Callable[[object], T], text: object) -> T:
 
 
 def confirmed(yes: bool, where: str, language: str, question: str = "", refused: str = "") -> None:
-    """Ask before something is written; after a no, ``refused`` says what did not happen.
+    """Ask before something is written. After a no, prints ``refused``, or that nothing was changed.
 
-    Raises UsageError where nobody can answer; Abort for a no.
+    Raises UsageError if stdin is not a terminal; Abort after a no.
     """
     if yes:
         return

@@ -56,13 +56,13 @@ PAUSE_S = 2.0
 HINT = {"en": "hint", "zh": "提示"}
 REFUSED_HINT = (
     "Wrong profile, function or address? `meterhouse identify` tries the known profiles, and "
-    "`meterhouse read --line URL --address N --registers 3:0+10` shows what is there"
+    "`meterhouse read --line URL --address N --registers 3:0+10` shows the registers"
 )
 
 
 @dataclass(slots=True)
 class Round:
-    """One reading of all points, and the registers that it asked for."""
+    """One reading of all points, with the registers that were read for it."""
 
     points: list[Point]
     readings: list[Reading]
@@ -104,13 +104,15 @@ class Round:
 @click.option(
     "--repeat", type=click.IntRange(1, 1000), default=1, metavar="N", help="Read N times and show the differences."
 )
-@click.option("--pause", "pause_s", type=Duration(), metavar="DURATION", help="Between repetitions.  [default: 2 s]")
+@click.option(
+    "--pause", "pause_s", type=Duration(), metavar="DURATION", help="Time between repetitions.  [default: 2 s]"
+)
 @click.option("--wide", is_flag=True, help="With --registers: all types and orders, wider than 80 columns.")
 @click.option(
     "--lang",
     type=LANGUAGE,
     is_eager=True,
-    help="Show what each point means, in English or Chinese; a Chinese terminal shows it without.",
+    help="Show what each point means, in English or Chinese. In a Chinese terminal this is the default.",
 )
 @click.option("--raw", is_flag=True, help="Also show the raw bytes.")
 @click.option(
@@ -123,7 +125,8 @@ class Round:
     "--sample",
     "sample_file",
     type=FILE,
-    help="A dump with the values that it means: beside a profile, as FAMILY.NAME.json, `profiles check` replays it.",
+    help="Record the registers with their decoded values; `profiles check` replays a file FAMILY.NAME.json "
+    "that lies beside the profile.",
 )
 @json_option
 def read(
@@ -143,9 +146,9 @@ def read(
 ) -> None:
     """Read one device once and print its values.
 
-    Either a device of the configuration by name, or any device by --profile, --line and --address. With --registers
-    no profile is needed: words are shown in every type and order, and what looks like 230 V or 50 Hz is marked.
-    If the running agent owns the line, it lends it meanwhile (gap reason `lent`). Nothing is stored
+    Give the name of a configured device, or --profile, --line and --address for any device. --registers needs no
+    profile: it shows registers in every type and byte order, and marks values that look like 230 V or 50 Hz.
+    If the running agent owns the line, it lends the line meanwhile (gap reason `lent`). Nothing is stored
     or sent; nothing is ever written to the device.
 
     \b
@@ -204,7 +207,7 @@ def _show(
     raw: bool,
     as_json: bool,
 ) -> None:
-    """Print the last round, and what changed since the first. Raises LineError where there is no value at all."""
+    """Print the last round, and what changed since the first. Raises LineError if there is no value at all."""
     last = rounds[-1]
     rows = list(zip(last.points, last.readings, strict=True))
     nothing = all(reading.value is None for reading in last.readings)
@@ -226,7 +229,7 @@ def _refuse(useless: Mapping[str, object]) -> None:
 
 
 def _target(device: str | None, options: ConfigOptions, adhoc: Mapping[str, Any]) -> Target:
-    """The device by name, or by what the options say. Raises UsageError, ConfigError or ProfileError."""
+    """The device by name, or as the options describe it. Raises UsageError, ConfigError or ProfileError."""
     from agent.cli.target import adhoc_target, configured_target
 
     if device is not None:
@@ -241,10 +244,10 @@ def _target(device: str | None, options: ConfigOptions, adhoc: Mapping[str, Any]
 
 
 def _check_recorded(profile: Profile, files: Mapping[str, Path | None]) -> None:
-    """Raises UsageError where there are no registers to record."""
+    """Raises UsageError if there are no registers to record."""
     for option, file in files.items():
         if file is not None and not has_registers(profile.protocol):
-            hint = "Frames of meters are seen with `watch --frames`"
+            hint = "`watch --frames` shows the frames of such a meter"
             raise UsageError(f"{profile.protocol} has no registers to record", where=option, hint=hint)
 
 
@@ -278,7 +281,7 @@ async def read_rounds(
     repeat: int = 1,
     pause_s: float = 0.0,
 ) -> list[Round]:
-    """Read all points, or those of ``patterns``, so often. ``recorded``: the rounds have the registers, too."""
+    """Read all points, or those of ``patterns``, ``repeat`` times. ``recorded``: keep the registers of each round."""
     rounds: list[Round] = []
     for n in range(repeat):
         if n:
@@ -290,7 +293,7 @@ async def read_rounds(
 
 
 def show_hints(config: Config, entry: DeviceConfig, profile: Profile, rounds: Sequence[Round], language: str) -> None:
-    """Print what is odd about the values on stderr: of the last round, and of counters since the first."""
+    """Print hints about odd values on stderr: values of the last round, and growth of counters since the first."""
     from agent.config import device_spec
     from drivers.plausibility import growth_hints, hints, sentences
 
@@ -317,7 +320,7 @@ def _write_sample(path: Path, config: Config, entry: DeviceConfig, profile: Prof
 
 
 def write_dump(path: Path, address: str, words: Mapping[str, Mapping[str, int]]) -> None:
-    """A dump with the registers of ``words``. Raises UsageError where it cannot be written, or there are none."""
+    """Write a dump of the registers in ``words``. Raises UsageError if it cannot be written, or there are none."""
     import json
 
     if not words:
@@ -338,7 +341,7 @@ def silence_hint(config: Config, device: DeviceConfig) -> str:
 def hint_of_silence(url: str, address: str, setting: str) -> str:
     """The same for an address on a line. ``setting``: of a serial port."""
     if url.startswith("serial:"):
-        swapped = f"that its port is set to {setting}, that A and B are not swapped, and that it is powered"
+        swapped = f"that its port is set to {setting}, that A and B are not swapped, and that the device is powered"
         return f"Check the address {address}, {swapped}"
     if (framed := find_scheme(url.partition(":")[0])) is not None:
         hints = [f"Check the unit number {address}, and whether another master uses the device", framed.other_hint]
@@ -357,9 +360,9 @@ async def read_once(
 ) -> tuple[list[Point], list[Reading]]:
     """All points of a device, in the variant that its firmware selects, with their readings.
 
-    ``words``, where given, gets the registers that were answered, as a dump has them.
+    ``words``, if given, is filled with the registers that were read, in the form of a dump.
 
-    Raises LineError if the device is silent, ProfileError or UsageError if no request can be made.
+    Raises LineError if the device does not answer, ProfileError or UsageError if no request can be made.
     """
     from agent.config import device_spec, line_config
     from drivers.once import read_variant

@@ -23,7 +23,7 @@ NOT_MISSING: Final = {Reason.SENTINEL, Reason.ASLEEP}  # the device reported no 
 
 
 def is_missing(point: Point, reading: Reading) -> bool:
-    """Is a value missing? A point that the device reports as not available is not."""
+    """Is a value missing? Not if the device reports the point as not available."""
     if reading.value is not None or reading.quality in NOT_MISSING:
         return False
     return not point.optional
@@ -53,7 +53,7 @@ def label(point: Point, reading: Reading) -> str:
 
 
 def _growth(reading: Reading, first: Reading | None) -> Decimal | None:
-    """The difference to an earlier reading; None where one of them is not a number."""
+    """The difference to an earlier reading; None if one of them is not a number."""
     ends = (reading.value, first.value if first else None)
     if any(not isinstance(end, (Decimal, int)) for end in ends):
         return None
@@ -92,7 +92,7 @@ def print_json(
 
 
 def shown_value(point: Point, value: Decimal | int | str | None) -> str:
-    """A value as a person reads it: of a float no more digits than it is good for."""
+    """A value for people: a float with no more digits than are significant."""
     from agent.cli.ring_follower import show_number
 
     return str(value) if isinstance(value, int) else show_number(value, point.kind.value, point.type in FLOATS)
@@ -101,7 +101,7 @@ def shown_value(point: Point, value: Decimal | int | str | None) -> str:
 def print_table(
     rows: Iterable[tuple[Point, Reading]], lang: str | None, raw: bool, before: Mapping[str, Reading], language: str
 ) -> None:
-    """One row a point; the arguments are those of ``print_json``. ``language``: of the headers."""
+    """One row per point; the arguments are those of ``print_json``. ``language``: of the headers."""
     from agent.cli.common import show_unit
     from agent.cli.console_tables import cell, open_console, plain_table, quality_word
 

@@ -1,4 +1,4 @@
-"""`meterhouse read --registers`: words of a device that has no profile yet, and what they may be."""
+"""`meterhouse read --registers`: registers of a device that has no profile yet, and what they may mean."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LEASE_S: Final = 300.0
 MOST_REPEAT_S: Final = 240.0  # less than the lease
 TABLE_WIDTH: Final = 80  # where stdout is not a terminal
 MOST_CHANGES: Final = 60
-COLUMNS: Final = (  # type, order, width; as many as the terminal is wide, first come first
+COLUMNS: Final = (  # type, order, width; from the left, as many as fit the terminal
     ("u16", "AB", 5), ("i16", "AB", 6), ("f32", "ABCD", 10), ("f32", "CDAB", 10), ("u32", "ABCD", 10),
     ("u32", "CDAB", 10), ("i32", "ABCD", 11), ("i32", "CDAB", 11), ("f32", "BADC", 10), ("f32", "DCBA", 10),
     ("u32", "BADC", 10), ("u32", "DCBA", 10), ("u64", "ABCDEFGH", 20), ("u64", "GHEFCDAB", 20),
@@ -49,7 +49,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "favourite": 'Most of these are {type} {order}: in a profile type = "{type}", order = "{order}".',
         "registers": "registers",
         "exception": "exception {code:02X}h, {what}",
-        "other": "{wanted} may be 4x notation, which counts from 40001 or 30001: on the wire that is {meant}.",
+        "other": "{wanted} may be 4x notation, which counts from 40001 or 30001; on the wire that would be {meant}.",
         "more": "... and {n} more",
     },
     "zh": {
@@ -68,8 +68,8 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 }  # fmt: skip
 EXCEPTIONS_ZH: Final = {1: "功能码不支持", 2: "地址不存在", 3: "数量或数值非法", 4: "设备故障", 6: "设备忙"}
 OTHER_TABLE: Final = {3: 4, 4: 3, 1: 2, 2: 1}
-ELSEWHERE: Final = "Take a start from its manual, or let `meterhouse identify` try the known maps"
-NO_REGISTERS = "Meters without registers are read with --profile; `meterhouse profiles list` shows theirs"
+ELSEWHERE: Final = "Take an address from its manual, or let `meterhouse identify` try the known profiles"
+NO_REGISTERS = "Read a meter without registers with --profile; `meterhouse profiles list` shows the profiles"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +152,10 @@ async def _read(
 
 
 def check_repeat(repeat: int, pause_s: float) -> None:
-    """Raises UsageError where the repetitions would take longer than a line may be lent."""
+    """Raises UsageError if the repetitions would take longer than a line may be lent."""
     if (repeat - 1) * pause_s > MOST_REPEAT_S:
         what = f"{repeat} readings {pause_s:g} s apart take more than {MOST_REPEAT_S:g} s"
-        raise UsageError(what, where="--repeat", hint="The agent would lose readings during this time. Take fewer")
+        raise UsageError(what, where="--repeat", hint="The agent would lose readings for that long. Use a lower number")
 
 
 def _configured(options: ConfigOptions, name: str) -> RawTarget:
@@ -192,14 +192,14 @@ def _adhoc(options: ConfigOptions, adhoc: Mapping[str, Any]) -> RawTarget:
 
 
 def _all_refused(target: RawTarget, ranges: Sequence[RegisterRange], found: RawRegisters) -> LineError:
-    """Nothing came: what the device said, and what to try. The other table of a refused one is asked here and now."""
+    """The error if no register could be read. If the device refused, tries the other table (3 or 4) for the hint."""
     error = found.refusals[0].error
     if not isinstance(error, DeviceException):
         return type(error)(f"nothing could be read: {error.what}", where=target.where, hint=error.hint)
     what, hint = f"nothing could be read: {error.what}", ""
     functions = {one.function for one in ranges}
     if meant := next((one for one in ranges if one.other_notation), None):
-        hint = f"In 4x notation, which counts from 40001 or 30001, this is {meant.other_notation}"
+        hint = f"If this is 4x notation, which counts from 40001 or 30001, use {meant.other_notation}"
     elif error.code in (1, 2, 3) and len(functions) == 1:
         (asked,) = functions
         others = [replace(one, function=OTHER_TABLE[asked]) for one in ranges]
@@ -211,15 +211,15 @@ def _all_refused(target: RawTarget, ranges: Sequence[RegisterRange], found: RawR
             )
             hint = ELSEWHERE
         elif isinstance(answer, LineError):
-            what += f". Function {others[0].function} gives no answer"
+            what += f". Function {others[0].function} gets no answer"
             hint = ELSEWHERE
         else:
-            hint = f"Function {others[0].function} has registers there: --registers {','.join(map(str, others))}"
+            hint = f"Function {others[0].function} works at this address: --registers {','.join(map(str, others))}"
     return DeviceException(what, where=target.where, hint=hint, code=error.code)
 
 
 def _ask_other_table(target: RawTarget, ranges: Sequence[RegisterRange]) -> LineError | None:
-    """Why the same registers of the other table cannot be read; None: some can."""
+    """Why the same registers of the other table cannot be read; None if some can."""
     try:
         with borrow_line(target.folder, target.line.url, "read", LEASE_S) as owner:
             (found,) = owner.run(_read(target, ranges, 1, 0.0, lambda n: None))
@@ -233,7 +233,7 @@ def _meaning(error: DeviceException) -> str:
 
 
 def _print_json(rounds: Sequence[RawRegisters]) -> None:
-    """One object a register, then one a part that was refused."""
+    """One object per register, then one per refused part."""
     from agent.cli.ring_follower import number
     from drivers.model import Reason
     from drivers.profile.register_layout import REGISTERS
@@ -362,7 +362,7 @@ def _place(function: int, address: int, is_hex: bool) -> str:
 def _print_words(
     registers: Mapping[int, int], looks: Mapping[int, Look], words: Mapping[str, str], room: int, is_hex: bool
 ) -> None:
-    """A table of as many ways to read as there is room; what looks like something has a star."""
+    """A table with as many types and orders as fit; a value that looks like a known quantity has a star."""
     from agent.cli.common import pad
     from drivers.register_values import text_of_word, value_at
 
@@ -390,7 +390,7 @@ def _print_words(
 
 
 def _print_bits(registers: Mapping[int, int], words: Mapping[str, str], is_hex: bool) -> None:
-    """Sixteen coils a row, and which of them are set."""
+    """Sixteen coils per row, and which of them are set."""
     from itertools import groupby
 
     ordered = sorted(registers)
@@ -404,9 +404,9 @@ def _print_bits(registers: Mapping[int, int], words: Mapping[str, str], is_hex: 
 
 
 def _print_changes(rounds: Sequence[RawRegisters], best: Look | None, words: Mapping[str, str], is_hex: bool) -> None:
-    """What is another value than before, in turn, and the difference of first and last.
+    """The values that changed between readings, and the difference between first and last.
 
-    ``best``: the way in which most values are read; without one, words are compared.
+    ``best``: type and order that most values seem to have; if None, 16-bit registers are compared.
     """
     from drivers.register_values import value_at
 
@@ -438,7 +438,7 @@ def _bit(registers: Mapping[int, int], address: int) -> Decimal | None:
 
 
 def show_float(value: Decimal, digits: int = 7) -> str:
-    """A float as a person reads it: ``digits`` significant ones, short where it is huge or tiny."""
+    """A float for people: ``digits`` significant digits, with an exponent if it is huge or tiny."""
     size = abs(value)
     if value == value.to_integral_value() and size < 10**8:
         return str(int(value))

@@ -1,4 +1,4 @@
-"""Words for what becomes of readings and requests, in English and Chinese: one table for terminal and page."""
+"""Words for the results of readings and requests, in English and Chinese: one table for terminal and page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LINE_TROUBLE: Final[Mapping[str, Texts]] = {  # counters of a line in the snapsh
     "exceptions": ("exceptions", "拒绝"), "stale": ("late", "迟到"), "foreign": ("foreign", "外来帧"),
     "open_failures": ("not opened", "打不开"), "lost": ("lost", "断开"),
 }  # fmt: skip
-QUALITIES: Final[Mapping[str, Texts]] = {  # of a value that is there
+QUALITIES: Final[Mapping[str, Texts]] = {  # of a value that exists
     "": ("", ""), "suspect": ("suspect", "可疑"), "range": ("out of range", "超量程"),
     "frozen": ("frozen", "数值不变"), "clock": ("device's clock is wrong", "时标不准"),
     "estimated": ("estimated", "估算"), "substituted": ("substituted", "替代"),
@@ -27,5 +27,5 @@ CONFIRM_WORDS: Final[Mapping[str, Texts]] = {  # who confirms packs at a destina
 
 
 def word_in(words: Mapping[str, Texts], key: str, language: str) -> str:
-    """A word of a table; one that is not there stays as it is."""
+    """A word of a table; an unknown ``key`` is returned as it is."""
     return words.get(key, (key, key))[LANGUAGES.index(language)]

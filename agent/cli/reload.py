@@ -35,15 +35,15 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 def reload(lang: str, options: ConfigOptions, as_json: bool) -> None:
     """Reload the configuration of the running agent, and show what changed.
 
-    The agent reads the files that it was started with, applies the changes and loses no reading. A configuration with
-    any error changes nothing: the previous one stays in effect. For root and members of `[control] group`.
+    The agent reads the files that it was started with, and applies the changes without losing a reading. If there is
+    any error, nothing changes: the previous configuration stays in effect. For root and members of `[control] group`.
 
     \b
     Example:
       meterhouse reload
 
     \b
-    Exit codes: 0 in effect, 1 no agent, no answer or an internal fault, 3 rejected.
+    Exit codes: 0 in effect, 1 no agent, no answer or an internal error, 3 rejected.
     """
     from agent.cli.control import ask_running
     from agent.service.control.protocol import Reload

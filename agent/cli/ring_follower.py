@@ -12,8 +12,8 @@ from drivers.model import GatewayError, Quality
 from ext.ring import ANSWER, EVENT, GAP, Record, Ring
 
 GAP_CODES = 128
-LONGEST, SHORT_DIGITS = 21, 15  # characters of a number in a table, a counter of 64 bits; digits of one that is longer
-FLOAT_DIGITS: Mapping[str, int] = {"gauge": 5, "counter": 8}  # the others are noise of its bits
+LONGEST, SHORT_DIGITS = 21, 15  # most characters of a number in a table (a 64-bit counter); digits of a longer number
+FLOAT_DIGITS: Mapping[str, int] = {"gauge": 5, "counter": 8}  # significant digits; further ones are rounding noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class PointName:
 
 @dataclass(slots=True)
 class Latest:
-    """One point's newest word from the device. From 128 on ``quality`` is a reason and ``value`` the last good one."""
+    """The newest record of a point. From 128 on, ``quality`` is a gap reason, and ``value`` is the last good one."""
 
     point: PointName
     value: Decimal | str | None = None
@@ -61,14 +61,14 @@ class Latest:
 
 
 def number(value: Decimal | str | None) -> int | float | str | None:
-    """A value as JSON holds it: whole numbers stay whole."""
+    """A value for JSON: whole numbers stay whole."""
     if not isinstance(value, Decimal):
         return value
     return int(value) if value == value.to_integral_value() and abs(value) < 2**53 else float(value)
 
 
 def show_number(value: Decimal | str | None, kind: str = "", is_float: bool = False) -> str:
-    """A value as a person reads it: plain digits, never 1E+3; of a float no more digits than it is good for."""
+    """A value for people: plain digits, never 1E+3; a float with significant digits only."""
     if isinstance(value, Decimal):
         return format(_rounded(value, FLOAT_DIGITS.get(kind, 5)) if is_float and value else value, "f")
     return "-" if value is None else value
@@ -85,7 +85,7 @@ def show_short(value: Decimal | str | None, kind: str = "", is_float: bool = Fal
 
 
 def _rounded(value: Decimal, digits: int) -> Decimal:
-    """A number with that many significant digits; those in front of the point are never rounded off."""
+    """A number with this many significant digits; digits before the decimal point are never rounded."""
     leading = value.adjusted()
     if leading < -8:
         return value
@@ -94,8 +94,8 @@ def _rounded(value: Decimal, digits: int) -> Decimal:
 
 
 def last_answer(facts: Mapping[str, Any], points: Iterable[Latest]) -> float | None:
-    """When a device answered last, UTC seconds: from its facts in the snapshot or the values in the ring, which are
-    newer: with many devices a snapshot is written every ten seconds."""
+    """When a device answered last, UTC seconds, from the snapshot or the ring. The ring is newer: with many devices, a
+    snapshot is written only every ten seconds."""
     newest = max((one.good_ns for one in points), default=0) / 1e9
     return max(newest, float(facts.get("last_answer") or 0)) or None
 
@@ -131,7 +131,7 @@ class Follower:
         try:
             ring = Ring.open(str(path))
         except OSError as error:
-            hint = "Members of the group meterhouse may read it"
+            hint = "Only root and members of the group meterhouse may read it"
             raise GatewayError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
         except ValueError as error:
             raise GatewayError(str(error), where=str(path)) from error
@@ -140,7 +140,7 @@ class Follower:
         return follower
 
     def learn(self, snapshot: Mapping[str, Any]) -> None:
-        """Take the tables of a snapshot; every point of the newest table of a stream is shown, heard or not."""
+        """Take the tables of a snapshot. All points of a stream's newest table are shown, even those never read."""
         for number, device, points in tables_of(snapshot):
             for index, point in enumerate(points):
                 name = PointName(device, point["n"], point["u"], point["kind"], point.get("float", False))
@@ -148,7 +148,7 @@ class Follower:
                 self.latest.setdefault((device, name.name), Latest(name)).point = name
 
     def follow(self) -> Iterator[Latest]:
-        """Points with news since the last call, in the order of the ring."""
+        """Points with new records since the last call, in the order of the ring."""
         end = self.ring.head
         if self.position < self.ring.tail:
             self.lost += 1
@@ -159,7 +159,7 @@ class Follower:
                 for record in self.ring.scan(self.position, end):
                     self.position = record.next
                     yield from self._take(record)
-            except (ValueError, ArithmeticError) as error:  # of no sound record, or a number beyond all bounds
+            except (ValueError, ArithmeticError) as error:  # an invalid record, or an absurd number
                 raise GatewayError(f"cannot be read: {error}", where="ring", hint="Is the agent restarting?") from error
             if self.position == before:  # overtaken in the middle: continue at a safe position
                 self.lost += 1

@@ -31,15 +31,15 @@ SPARE = 48  # loop, database, ring, snapshot, log; connections of tools; what li
 
 
 def files_needed(config: Config) -> int:
-    """Open files at the worst moment."""
+    """The largest number of files that may be open at once."""
     return SPARE + EACH_LINE * len(config.lines) + EACH_UPLINK * len(config.uplinks)
 
 
 def allow_files(config: Config) -> Config:
-    """The configuration itself. Raises our limit where that is ours to do.
+    """The configuration, unchanged. Raises this process's limit of open files if that is too low.
 
     Raises:
-        ConfigError: the system allows too few for so many lines.
+        ConfigError: the system allows too few open files for this many lines.
     """
     needed, (soft, hard) = files_needed(config), resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
@@ -54,7 +54,7 @@ def allow_files(config: Config) -> Config:
 
 
 def make_key(config: Config) -> None:
-    """A gateway makes its own key when it is first started: an image for many of them must hold none.
+    """A gateway creates its own key at its first start: an image for many gateways must not contain one.
 
     Raises:
         GatewayError: it, or the state directory, cannot be created.
@@ -62,7 +62,7 @@ def make_key(config: Config) -> None:
     file = config.key.file
     if file is None or file.exists():  # a credential is created by systemd
         return
-    if config.store_path.exists():  # this gateway is not new: its key was lost, and another one would not be believed
+    if config.store_path.exists():  # not a new gateway: its key was lost, and verifiers would not trust another one
         return
     from agent.keys import create_key
 
@@ -139,16 +139,16 @@ def run(options: ConfigOptions, create_key: bool, verbose: bool) -> None:
 
 
 def _with_a_full_disk(error: GatewayError) -> GatewayError:
-    """The same error; of a full disk with what to do, as a process that has ended does not resume by itself."""
+    """The same error, with a hint if the disk is full."""
     cause = error.__cause__
     if not isinstance(error, StoreFull) and not (isinstance(cause, OSError) and cause.errno == errno.ENOSPC):
         return error
-    hint = "Free space there, then start the agent again; systemd does so by itself"
+    hint = "Free space there, then start the agent again; systemd restarts it by itself"
     return GatewayError(error.what, where=error.where, hint=hint)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """uvloop where it installs: it halves what a request costs."""
+    """uvloop if it is installed: it halves the CPU time of a request."""
     try:
         from uvloop import new_event_loop
     except ImportError:

@@ -24,28 +24,28 @@ if TYPE_CHECKING:
 
 LEASE_S = 900.0
 MOST_HOSTS = 256
-TIMEOUT_S, QUICK_TIMEOUT_S = 0.2, 0.1  # what comes later is still told by its address, and asked for again
+TIMEOUT_S, QUICK_TIMEOUT_S = 0.2, 0.1  # a later answer is still recognised by its address, and requested again
 WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "estimate": (
-        "at most about {time}, plus up to {each} for each device found",
+        "takes at most about {time}, plus up to {each} for each device found",
         "最多约{time}，每发现一台设备最多再加{each}",
     ),
     "estimate slow": (" ({slow} if it answers slowly)", "（应答慢的设备最多{slow}）"),
-    "estimate only": ("at most about {time}", "最多约{time}"),
+    "estimate only": ("takes at most about {time}", "最多约{time}"),
     "found": (
-        "found {count}; what they are: at most about {time} more",
+        "found {count}; identifying them takes at most about {time} more",
         "发现{count}台；识别型号最多还需约{time}",
     ),
     "crowd": (
-        "several meters answer at once; the search among them: about {time} more",
-        "多台表同时应答；逐位搜索约需{time}",
+        "several meters answer at once; searching digit by digit takes about {time} more",
+        "多台表同时应答；逐位搜索还需约{time}",
     ),
     "try raw": (
-        "nothing answered; whether the port passes raw bytes instead: at most about {time} more",
+        "nothing answered; trying whether the port passes raw bytes takes at most about {time} more",
         "无任何应答；改按透传原始字节尝试，最多还需约{time}",
     ),
     "try framed": (
-        "nothing answered; whether the port has frames of its own instead: at most about {time} more",
+        "nothing answered; trying whether the port uses its own framing takes at most about {time} more",
         "无任何应答；改按带报文头的协议尝试，最多还需约{time}",
     ),
     "note": ("note", "提示"),
@@ -56,15 +56,15 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
         "没有任何应答。请检查 A 和 B 是否接反、设备是否通电以及串口参数",
     ),
     "nothing over TCP": (
-        "nothing answered over the network. Check that the devices behind it are powered, that their A and B are not "
-        "swapped, and the serial setting of the gateway or serial server",
+        "nothing answered over the network. Check that the devices are powered, that their A and B are not swapped, "
+        "and the serial setting of the gateway or serial server",
         "经网络没有任何应答。请检查其后的设备是否通电、A 和 B 是否接反，以及网关或串口服务器的串口参数",
     ),
     "line": ("line", "线路"),
     "protocol": ("protocol", "协议"),
     "address": ("address", "地址"),
     "serial": ("serial", "串口参数"),
-    "identity": ("says it is", "设备自报"),
+    "identity": ("identity", "设备自报"),
     "profile": ("profile", "设备模板"),
     "notes": ("notes", "说明"),
     "paste": ("for agent.toml:", "可粘贴到agent.toml："),
@@ -81,7 +81,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _search_options(command: F) -> F:
-    """The options that only one protocol has."""
+    """Adds the search options of single protocols."""
     for option in reversed([option for protocol in searchable() for option in protocol.search_options]):
         command = click.option(f"--{option.name}", type=click.Choice(option.choices), help=option.help)(command)
     return command
@@ -103,7 +103,7 @@ def _search_options(command: F) -> F:
     "protocols",
     multiple=True,
     type=click.Choice([*(protocol.name for protocol in searchable()), "all"]),
-    help=f"May be repeated.  [default: those of {', '.join(_DEFAULTS)} that go over the line]",
+    help=f"May be repeated.  [default: those of {', '.join(_DEFAULTS)} that the line can carry]",
 )
 @click.option(
     "--serial",
@@ -130,7 +130,7 @@ def _search_options(command: F) -> F:
     help="How long to wait for an answer in the slow pass.",
 )
 @click.option(
-    "--quick", is_flag=True, help="No slow pass: devices that answer slowly or only to other registers may be missed."
+    "--quick", is_flag=True, help="No slow pass: may miss devices that are slow or answer only to other registers."
 )
 @click.option(
     "--listen",
@@ -138,13 +138,13 @@ def _search_options(command: F) -> F:
     type=Duration(0, 600),
     default="10 s",
     show_default=True,
-    help="How long to listen for another master first; 0 only with --bus-is-mine.",
+    help="How long to listen for another master first; 0 is allowed only with --bus-is-mine.",
 )
-@click.option("--bus-is-mine", is_flag=True, help="Scan even if another master is heard or may be present.")
-@click.option("--deep", is_flag=True, help="Also ask for what only some devices tell, such as function 43/14.")
+@click.option("--bus-is-mine", is_flag=True, help="Scan even if another master is active or may be present.")
+@click.option("--deep", is_flag=True, help="Also send requests that only some devices support, such as function 43/14.")
 @click.option("--no-identify", is_flag=True, help="Only find devices; do not try profiles.")
 @click.option("--echo", is_flag=True, help="The adapter echoes what is sent.")
-@click.option("--add", is_flag=True, help="Add what is found to the configuration, one by one: as `adopt` does.")
+@click.option("--add", is_flag=True, help="Add each device found to the configuration, as `adopt` does.")
 @click.option("--yes", is_flag=True, help="With --add: do not ask anything.")
 @lang_option
 @json_option
@@ -159,9 +159,9 @@ def scan(
 ) -> None:
     """Find the devices on a line and the profiles that fit them.
 
-    Only reads are sent, after listening for ten seconds: if another master is heard, the scan refuses. A quick
-    pass asks every address once, a slow pass asks those that did not answer again with longer timeouts. If the
-    running agent owns the line, it lends it meanwhile, for at most 15 minutes.
+    Sends read requests only, and first listens for ten seconds: if another master is active, it does not scan. A quick
+    pass tries every address once; a slow pass tries those that did not answer again, with longer timeouts. If the
+    running agent owns the line, it lends the line for at most 15 minutes.
 
     \b
     Examples:
@@ -172,7 +172,8 @@ def scan(
       meterhouse scan --line modbus-tcp://192.0.2.10-40 --addresses 1
 
     \b
-    Exit codes: 0 something was found, 2 wrong usage, 4 nothing found, another master or no line, 130 interrupted.
+    Exit codes: 0 something found, 2 wrong usage, 4 nothing found, another master, or line not available,
+    130 interrupted.
     """
     from agent.cli.lease import borrow_line, line_factory
     from agent.cli.target import named_line
@@ -233,7 +234,7 @@ def say(lang: str, key: str, **names: object) -> str:
 
 
 def _estimate(scans: Sequence[Scan], lang: str) -> str:
-    """What is said before a scan: its longest time without devices, and what each device adds."""
+    """The text before a scan: the longest time it takes without devices, and how much each device adds."""
     time = show_age(sum(scan.estimate_s() for scan in scans))
     each_s, slow_s = map(max, zip(*(scan.device_s() for scan in scans), strict=True))
     if not scans[0].options.identify:
@@ -331,7 +332,7 @@ def _scan_options(url: str, **asked: Any) -> ScanOptions:
 
 
 def _of_line(asked: ScanOptions, line: LineEntry) -> ScanOptions:
-    """The scan of a configured line: where it has another serial setting than is usual, that is tried first."""
+    """The scan of a configured line; if its serial setting is not a usual one, that is tried first."""
     usual = dict.fromkeys(setting for name in asked.protocols for setting in protocol_of(name).serial_settings)
     settings = asked.settings
     if line.scheme == "serial" and not settings and line.serial not in usual:
@@ -340,7 +341,7 @@ def _of_line(asked: ScanOptions, line: LineEntry) -> ScanOptions:
 
 
 def facts_of(device: FoundDevice) -> dict[str, Any]:
-    """One device as JSON has it."""
+    """One device for JSON."""
     return {
         "line": device.url,
         "protocol": device.protocol,
@@ -365,7 +366,7 @@ def facts_of(device: FoundDevice) -> dict[str, Any]:
 
 
 def _known_lines(options: ConfigOptions, urls: Sequence[str]) -> dict[str, str]:
-    """The lines of the configuration, where there is a sound one, that are among these."""
+    """The configured lines that are among ``urls``: url -> name. Empty if there is no valid configuration."""
     from agent.cli.lease import is_same
 
     if not os.path.exists(options.config_file):

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 @lang_option
 @json_option
 def status(options: ConfigOptions, points: bool, lang: str, as_json: bool) -> None:
-    """Is the running agent well, and what is to be done if not?
+    """Is the running agent well, and if not, what to do?
 
-    Shows devices, lines, destinations, store, clock and key, and each fault with what to do. Reads files only; the
-    agent is not disturbed.
+    Shows devices, lines, destinations, store, clock and key, and each fault with what to do. Only reads files; does
+    not disturb the agent.
 
     \b
     Examples:
@@ -39,9 +39,9 @@ def status(options: ConfigOptions, points: bool, lang: str, as_json: bool) -> No
       meterhouse status --json | jq .devices.inv1.recent
 
     \b
-    Exit codes: 0 all is well, else the first that holds: 1 agent, store, disk, clock, key or certificate,
-    3 bad configuration, also one that a reload rejected, 4 a device is silent, swapped, doubtful, or brought
-    less than 0.9 of its readings in ten minutes, 5 a destination has no connection or subscriber, or refuses.
+    Exit codes: 0 all is well, else the first that applies: 1 agent, store, disk, clock, key or certificate,
+    3 bad configuration, also one that a reload rejected, 4 a device is silent, swapped, doubtful, or delivered
+    less than 0.9 of its readings in ten minutes, 5 a destination has no connection or subscriber, or refuses packs.
     """
     try:
         folder, complaints, config = options.find_agent()
@@ -74,7 +74,7 @@ def status(options: ConfigOptions, points: bool, lang: str, as_json: bool) -> No
 
 
 def no_status(error: GatewayError) -> dict[str, Any]:
-    """``ok``, ``faults`` and ``findings`` as ``to_json`` has them, where there is no agent to show."""
+    """``ok``, ``faults`` and ``findings`` as in ``to_json``, if there is no agent to show."""
     code = "config-invalid" if isinstance(error, (ConfigError, ProfileError)) else "no-agent"
     found = [
         {
@@ -101,7 +101,7 @@ def interval_notes(facts: Mapping[str, Any]) -> list[str]:
         )
         notes.append(
             f"intervals: comparing those of {repair['streams']} devices with their packs, newest first;"
-            f" done back to {done} UTC, packs reach back to {packs} UTC. Figures of days wait for it"
+            f" done back to {done} UTC, packs reach back to {packs} UTC. Daily figures wait for this"
         )
     return notes
 
@@ -121,7 +121,7 @@ def _latest(folder: Path, snapshot: Mapping[str, Any]) -> list[Latest]:
 def to_json(
     snapshot: Mapping[str, Any], findings: Sequence[Finding], latest: Iterable[Latest], now: float
 ) -> dict[str, Any]:
-    """The snapshot with ``ok``, ``findings``, those of them that are faults as sentences, and ages in seconds."""
+    """The snapshot with ``ok``, ``findings``, ``faults`` (the sentences of the faults) and ages in seconds."""
     facts = {key: value for key, value in snapshot.items() if key != "tables"}
     facts["faults"] = [one.text() for one in findings if one.exit_code]
     facts["ok"] = not facts["faults"]

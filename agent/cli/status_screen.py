@@ -43,19 +43,19 @@ WORDS: Final[Mapping[str, Texts]] = {
     "store": ("store {size} of {limit}, disk {free} free", "存储 {size}／{limit}，磁盘剩余 {free}"),
     "key": ("key {kid}", "密钥 {kid}"),
     "learned": (
-        "device {name} has a register map that the agent had to learn: {what}",
-        "设备 {name} 的寄存器表由程序自行学得：{what}",
+        "device {name}: its register map differs from the profile; the agent has learned: {what}",
+        "设备 {name} 的寄存器表与模板不同，程序已学到：{what}",
     ),
     "error": ("error", "故障"), "warning": ("warning", "警告"), "note": ("note", "提示"), "do": ("what to do", "处理"),
     "well": ("All is well.", "一切正常。"),
     "looked": (
-        "Looked at: the readings of {count} devices over {span}; lines, destinations, store, clock, key, certificates.",
+        "Checked: the readings of {count} devices over {span}; lines, destinations, store, clock, key, certificates.",
         "检查范围：{count} 台设备 {span}的读数；线路、上行目标、存储、时钟、密钥、证书。",
     ),
     "since start": ("the time since the start {age} ago", "自 {age} 前启动以来"),
     "window": ("the last {age}", "最近 {age}"),
     "early": (
-        "Nothing is wrong, but it is too early to say that all is well.",
+        "No fault so far, but it is too early to say that all is well.",
         "暂无故障，但现在判断是否正常还为时过早。",
     ),
     "warnings": ("No faults, {count} warnings.", "无故障，有 {count} 个警告。"),
@@ -104,7 +104,7 @@ class StatusScreen:
             console.print(cell(text, 400))
 
     def head(self) -> list[str]:
-        """Who it is, and the state of the gateway itself."""
+        """Name and state of the gateway itself."""
         facts, store, clock = self._snapshot, self._snapshot.get("store", {}), self._snapshot.get("clock", {})
         started = facts.get("started")
         since = f", {self._word('running', age=show_age(self._now - started))}" if started is not None else ""
@@ -201,7 +201,7 @@ class StatusScreen:
         return found
 
     def verdict(self, findings: Sequence[Finding], exit_code: int) -> str:
-        """The last line: what follows from all of them, and what was looked at."""
+        """The last line: the overall result, and what was checked."""
         devices = self._snapshot.get("devices", {})
         begins = [recent["from"] for device in devices.values() if "from" in (recent := device.get("recent") or {})]
         started = self._snapshot.get("started") or self._now

@@ -31,27 +31,27 @@ def configured_target(config: Config, name: str) -> Target:
     """A device of the configuration. Raises UsageError with the nearest name."""
     found = {device.name: device for device in config.devices}
     if name not in found:
-        hint = p.did_you_mean(name, found, "It has") if found else "It has none yet"
+        hint = p.did_you_mean(name, found, "It has") if found else "It has no device yet"
         raise UsageError(f"unknown device {p.show(name)}", where=str(config.path), hint=hint)
     device = found[name]
     return config, device, site_profiles(config.profiles_dir)(device.profile)
 
 
 def named_line(options: ConfigOptions, line: str) -> LineEntry | None:
-    """As ``line_by_name``, where there is a configuration. Raises UsageError or ConfigError."""
+    """``line_by_name`` if there is a configuration, else None. Raises UsageError or ConfigError."""
     if not v.NAME.match(line) or not os.path.exists(options.config_file):
         return None
     return line_by_name(options.load(), line)
 
 
 def line_by_name(config: Config, line: str) -> LineEntry | None:
-    """The configured line of this name; None where ``line`` is a url. Raises UsageError for a name that no line has."""
+    """The configured line of this name; None if ``line`` is a url. Raises UsageError for an unknown name."""
     if not v.NAME.match(line):
         return None
     found = {one.name: one for one in config.lines}
     if line not in found:
         what = f"{p.show(line)} is not a line of {config.path}"
-        near = p.did_you_mean(line, found, "It has") if found else "It has none yet"
+        near = p.did_you_mean(line, found, "It has") if found else "It has no line yet"
         raise UsageError(what, where="--line", hint=sentences(near, f"Or a url: {line_urls()}"))
     return found[line]
 
@@ -103,7 +103,7 @@ def adhoc_target(
     config = Config(
         site="local",
         gateway="read",
-        timezone=local_timezone(),  # meters keep local time, and a technician's clock is set to it
+        timezone=local_timezone(),  # meters keep local time, as does a technician's computer
         key=Secret(file=nowhere),
         state_dir=nowhere,
         runtime_dir=nowhere,
@@ -116,15 +116,15 @@ def adhoc_target(
 
 
 def local_timezone(link: Path = Path("/etc/localtime")) -> str:
-    """The name of this machine's time zone; UTC where it cannot be told."""
+    """The name of this machine's time zone; UTC if it is not known."""
     name = os.environ.get("TZ", "").lstrip(":") or os.path.realpath(link).partition("zoneinfo/")[2]
     return name if name in available_timezones() else "UTC"
 
 
 def demand_address(protocol: str, address: str, scheme: str, *, is_chosen: bool = True) -> None:
-    """Raises UsageError for an address that the protocol does not have, before the line is asked.
+    """Raises UsageError for an address that is not valid in the protocol, before anything is sent.
 
-    ``is_chosen``: ``--protocol`` says the protocol, so that the hint may name those that have such an address.
+    ``is_chosen``: the protocol comes from ``--protocol``, so the hint may name protocols with such addresses.
     """
     given_address = _value("--address", parse_address, address)
     wrong = check_address(protocol, given_address, scheme)
@@ -144,7 +144,9 @@ def load_profile_of(profile: str, dirs: tuple[Path, ...] = (), option: str = "--
         path = Path(profile)
         if not path.is_file():
             raise UsageError(
-                f"file {p.show(profile)} does not exist", where=option, hint="Or give an id: eastron/sdm630"
+                f"file {p.show(profile)} does not exist",
+                where=option,
+                hint="Give another path, or an id such as eastron/sdm630",
             )
         return load_profile(path, (*path.resolve().parents[1:2], *dirs))
     try:
@@ -152,7 +154,7 @@ def load_profile_of(profile: str, dirs: tuple[Path, ...] = (), option: str = "--
     except ProfileError as error:
         if error.where != "profile":
             raise
-        more = "A profile of yours: give the path of its file, or its folder with --profiles DIR"
+        more = "For a profile of your own, give the path of its file, or its folder with --profiles DIR"
         raise ProfileError(error.what, where=error.where, hint=sentences(error.hint, more)) from None
 
 
@@ -170,7 +172,7 @@ def _ratios(texts: tuple[str, ...], profile: Profile) -> tuple[Decimal, Decimal]
             number = value
         found[name] = _value("--ratio", v.factor, number)
     if texts and all(point.ratio != "apply" for point in profile.points):
-        what = f"has no effect: {profile.id} says that the device multiplies by itself, or measures directly"
+        what = f"has no effect: by profile {profile.id} the device applies the ratio itself, or measures directly"
         raise UsageError(what, where="--ratio", hint="Leave it out, and check that the values are right")
     return found["ct"], found["pt"]
 

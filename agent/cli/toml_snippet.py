@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 BY_ID = Path("/dev/serial/by-id")
 MOST_OTHERS = 4
-SLOW_S = 0.1  # from here on an answer time is worth stating
-STEPS_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300)  # of times and periods that people write
-COMFORTABLE = 0.7  # share of a line's time that its devices may need: a silent one must not delay the others
+SLOW_S = 0.1  # an answer time above this is written into the file
+STEPS_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300)  # round times and periods, as people write them
+COMFORTABLE = 0.7  # share of a line's time for its devices; the rest keeps a silent one from delaying the others
 WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "none": ("none of the known profiles fits", "已知设备模板均不匹配"),
     "cut short": (
-        "none fits of those that were tried; `meterhouse identify` tries all",
+        "none of the profiles tried fits; `meterhouse identify` tries all",
         "已试的设备模板均不匹配；`meterhouse identify`可试全部",
     ),
-    "not tried": ("not tried yet: `meterhouse identify` finds it", "尚未识别：请用`meterhouse identify`"),
+    "not tried": ("not identified yet: use `meterhouse identify`", "尚未识别：请用`meterhouse identify`"),
     "or": ("; or {others}", "；或{others}"),
     "nameplate": (": the nameplate decides", "：以铭牌为准"),
     "installed": ("as installed", "按实际安装填写"),
-    "answers in": ("as it answered", "按实测应答时间"),
-    "every": ("a shorter time would fill the line", "周期再短则线路占满"),
+    "answers in": ("from the measured answer times", "按实测应答时间"),
+    "every": ("a shorter period would overload the line", "周期再短则线路占满"),
 }
 
 
@@ -48,8 +48,8 @@ def tables(
 ) -> list[str]:
     """``[[line]]`` and ``[[device]]`` tables, one text each: first the lines that are not in ``known`` (url -> name).
 
-    A device without a known profile is commented out, so that the pasted text is valid. Slow answers are stated as
-    limits, and where a line could not keep the default paces its devices are read less often.
+    A device without a known profile is commented out, so that the pasted text is valid. Slow devices get limits, and
+    if a line could not keep the default paces, its devices are read less often.
 
     Args:
         dirs: where the profiles are; by default the shipped and the site's.
@@ -77,9 +77,10 @@ def tables(
 
 
 def periods(texts: Sequence[str], dirs: Sequence[Path] | None = None) -> dict[str, str]:
-    """What ``every`` must be, by device, where the default paces would overload its line.
+    """The value of ``every``, by device, if the default paces would overload its line.
 
-    ``texts``: sound tables of lines and devices. Lines whose load cannot be told are left out.
+
+    ``texts``: valid tables of lines and devices. Empty if the load cannot be computed.
     """
     from agent.config import load_config
 
@@ -95,9 +96,9 @@ def periods(texts: Sequence[str], dirs: Sequence[Path] | None = None) -> dict[st
 
 
 def slower_paces(config: Config) -> dict[str, str]:
-    """What ``every`` must be, by device: the paces that it has and that are shorter than its line bears.
+    """The value of ``every``, by device: those of its paces that are too short for its line.
 
-    Raises GatewayError where the load of a line cannot be told.
+    Raises GatewayError if the load of a line cannot be computed.
     """
     from agent.cli.line_load import line_shares, plan_costs
     from agent.config import load_profiles
@@ -133,7 +134,7 @@ def _say(lang: str, key: str, **names: str) -> str:
 
 
 def stable(url: str, by_id: Path = BY_ID) -> str:
-    """A serial port under the name that stays when adapters are replugged, where it has one (field pain 17)."""
+    """A serial port by the name that stays when adapters are replugged, if it has one (field pain 17)."""
     if not url.startswith("serial:"):
         return url
     port = os.path.realpath(url.removeprefix("serial:"))
@@ -172,7 +173,7 @@ def _device(
 ) -> str:
     fits = device.fits
     vendor, _, family = fits[0].profile.rpartition("/") if fits else ("", "", device.protocol)
-    family = vendor if family.isdigit() else family  # a year says nothing
+    family = vendor if family.isdigit() else family  # a year would be a useless name
     name = _unused(_name(f"{family}-{device.address.lstrip('0') or '0'}"), taken)
     rows = ["[[device]]", f"name = {_text(name)}", f"line = {_text(line)}", f"address = {_text(device.address)}"]
     if not fits:
@@ -204,9 +205,9 @@ def _profile(profile_id: str, dirs: Sequence[Path] | None) -> Profile | None:
 
 
 def limits_of(device: FoundDevice, profile: Profile) -> dict[str, str]:
-    """For a device that answers more slowly than its profile says: its answer time, and a time-out of twice that.
+    """Limits for a device that answers more slowly than its profile states: answer time, and twice that as time-out.
 
-    Without the first, `check --plan` foretells too little load.
+    Without the answer time, `check --plan` would predict too little load.
     """
     limits = profile.limits.on_line(urlsplit(device.url).scheme)
     answer_s, usual_s = device.answer_s, limits.turnaround_s or 0.0

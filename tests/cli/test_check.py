@@ -29,7 +29,7 @@ def test_shows_what_is_in_force(mh, park) -> None:  # field pain 54
     path = park(more=UPLINK)
     said = mh("check", "-c", path)
     assert said.code == 0
-    assert f"{path.parent}/state/store.db, on disk before it is sent, at most 8 GiB" in said.out
+    assert f"{path.parent}/state/store.db, packs are stored before they are sent, at most 8 GiB" in said.out
     assert "delivered packs 30 d, intervals 400 d" in said.out and "every 1 s, at most 64 KiB" in said.out
     assert "mqtts://broker.example:8883" in said.out and "The configuration is good." in said.out
     rows = [line.split() for line in said.out.splitlines()]
@@ -43,8 +43,8 @@ def test_what_is_not_there_is_a_warning_and_no_fault(mh, park) -> None:  # field
     warnings = said.err.splitlines()
     assert all(line.startswith("warning: ") for line in warnings)
     assert any("line cabinet: the port /dev/serial/by-id/usb-none-port0 does not exist. " in line for line in warnings)
-    assert f"warning: destination platform: ca_file {path.parent}/gone.pem is not there" in warnings
-    key = f"warning: key: {path.parent}/state/signing.key is not there. The service makes it at its first start"
+    assert f"warning: destination platform: ca_file {path.parent}/gone.pem does not exist" in warnings
+    key = f"warning: key: {path.parent}/state/signing.key does not exist. The service creates it at its first start"
     assert any(line.startswith(key) for line in warnings)
     assert any(line.startswith("warning: line cabinet: cannot keep its paces: they need ") for line in warnings)
 
@@ -132,7 +132,7 @@ def test_an_overloaded_line_is_told_with_its_heaviest_device(share: float, says:
     assert line_shares([small, heavy, once]) == {"cabinet": share}
     notes = [str(note) for note in plan_notes([small, heavy, once])]
     assert len(notes) == bool(says)
-    assert all(says in note and "Most of it is bms at the pace fast, every 1 s" in note for note in notes)
+    assert all(says in note and "Most of it is for bms at pace fast, every 1 s" in note for note in notes)
 
 
 def test_a_visit_that_outlasts_its_neighbours_ticks_is_told() -> None:
@@ -147,7 +147,7 @@ def test_a_visit_that_outlasts_its_neighbours_ticks_is_told() -> None:
         ]
 
     (note,) = map(str, plan_notes(costs(1000)))
-    assert "one visit to tower for all its paces takes 7.00 s; in that time m1, due every 1 s, has gaps" in note
+    assert "reading tower at all its paces takes 7.00 s; meanwhile m1, due every 1 s, misses readings" in note
     assert plan_notes(costs(5000)) == []
 
 

@@ -42,7 +42,7 @@ def test_all_answers(served: Served, park: Callable[..., Path], broker: Broker, 
     assert said.code == 0, said.err
     assert "connected, MQTT 5, may publish its status, has a subscriber" in said.out
     assert "Everything answers." in said.out
-    assert "note: platform: not proven: the right to publish meterhouse/v1/park7/gw01/{keys, checkpoint/+, " in said.err
+    assert "note: platform: not tested: the right to publish meterhouse/v1/park7/gw01/{keys, checkpoint/+, " in said.err
     assert "+/readings" in said.err
     assert "inv1" in said.out.partition("devices, tried now")[2]
     chinese = mh("check", "--online", "--lang", "zh", "-c", path)

@@ -51,7 +51,7 @@ def test_a_synchronised_clock_names_its_service() -> None:
 
 @pytest.mark.parametrize(
     ("programs", "words"),
-    [({"systemd-timesyn"}, "systemd-timesyncd runs, but has reached no server"), (set(), "no time")],
+    [({"systemd-timesyn"}, "systemd-timesyncd runs, but has not reached a server"), (set(), "no time")],
 )
 def test_a_clock_that_is_not_synchronised(programs: set[str], words: str) -> None:
     """Field pain 16: readings of 1970 look like readings."""
@@ -203,10 +203,10 @@ def test_a_key_that_is_gone_is_a_fault_and_no_first_start(park: Callable[..., Pa
     path = park()
     config = load_config(path)
     config.state_dir.mkdir()
-    assert "makes it at its first start" in mh("check", "-c", path).err
+    assert "creates it at its first start" in mh("check", "-c", path).err
     config.store_path.write_bytes(b"")
     (lost,) = host.check_permissions(config, getpass.getuser(), "en")
-    assert (lost.state, lost.code) == ("fault", 1) and f"{config.state_dir}/signing.key is gone" in lost.text
+    assert (lost.state, lost.code) == ("fault", 1) and f"{config.state_dir}/signing.key is missing" in lost.text
     said = mh("doctor", "--offline", "-c", path)
     assert said.code == 1 and "Restore the file" in said.out and "first start" not in said.out
     assert "请恢复该文件" in mh("doctor", "--offline", "-c", path, "--lang", "zh").out
@@ -235,8 +235,8 @@ def test_a_user_without_rights_is_told_so(park: Callable[..., Path], tmp_path: P
         assert done.returncode == 2 and "this user may not write here. Use sudo" in done.stderr
         done = town.mh(STRANGER, "doctor", "--offline", "-c", config, "--bundle", out / "x.tar.gz")
         assert done.returncode in (1, 3) and "internal error" not in done.stderr and (out / "x.tar.gz").exists()
-        assert "not known whether an agent runs" in done.stdout and "no agent runs here" not in done.stdout
-        assert f"user {STRANGER.name}, who runs this, may not read the configuration" in done.stdout
+        assert "cannot tell whether an agent runs" in done.stdout and "no agent runs here" not in done.stdout
+        assert f"user {STRANGER.name}, who runs this command, may not read the configuration" in done.stdout
         done = town.mh(STRANGER, "doctor", "--offline", "-c", config, "--lang", "zh")
         assert "无权读取配置" in done.stdout and "请用 sudo" in done.stdout and "无法得知" in done.stdout
         site.chmod(0o755)

@@ -251,7 +251,10 @@ def test_points_that_a_device_lacks_are_told_from_its_silence() -> None:
     """It was advised to leave out 310 of 1000 readings, all of them good points in a silence of the bus."""
     snapshot = changed("devices/m1", device(recent=recent({"absent": 310}) | {"not_asked": 290}))
     incomplete, lacking = find(snapshot, NOW, True)
-    assert "290 of 1000 are missing (not there, or not asked)" in incomplete.text() and "silent" in incomplete.advice()
+    assert (
+        "290 of 1000 are missing (no such value, or not asked)" in incomplete.text()
+        and "did not answer" in incomplete.advice()
+    )
     assert "no value for 20 of 1000" in lacking.text() and "`points`" in lacking.advice()
 
 
@@ -269,14 +272,14 @@ def test_broken_answers_warn_and_name_the_device_and_the_wire() -> None:
     snapshot = changed("devices/m1", device(answers=answers(577, broken=20, mismatches=3)))
     (one,) = find(snapshot, NOW, True)
     assert (one.level, one.exit_code) == ("warning", 0)
-    what, kinds = "device m1: 23 of its last 600 answers", "20 broken answers, 3 answers to something else"
-    assert one.text() == f"{what} could not be used (3.8%: {kinds}), and were asked again"
+    what, kinds = "device m1: 23 of its last 600 answers", "20 broken answers, 3 answers that do not match the request"
+    assert one.text() == f"{what} were unusable and requested again (3.8%: {kinds})"
     for word in ("termination", "shield", "polarity", "length", "another master", "watch --frames bus"):
         assert word in one.advice()
     assert "20 应答校验错误" in one.text("zh") and "终端电阻" in one.advice("zh")
     screen = StatusScreen(snapshot, "en", NOW)
     assert screen.lines_of([one])[0].startswith("warning: device m1")
-    assert screen.verdict([one], 0).startswith("No faults, 1 warning. Looked at")
+    assert screen.verdict([one], 0).startswith("No faults, 1 warning. Checked")
     assert StatusScreen(snapshot, "zh", NOW).verdict([one], 0).startswith("无故障，有 1 个警告。检查范围")
 
 
@@ -308,14 +311,14 @@ def test_late_readings_of_a_line_that_has_time_left_are_not_blamed_on_the_line()
     snapshot = changed("devices/m1", device(recent=recent({"overload": 300})))
     snapshot["lines"][snapshot["devices"]["m1"]["line"]]["busy_share"] = 0.02
     (incomplete,) = find(snapshot, NOW, True)
-    assert "stood still" in incomplete.text() and "suspended" in incomplete.advice()
+    assert "paused" in incomplete.text() and "suspended" in incomplete.advice()
     assert "曾停顿" in incomplete.text("zh") and "every" not in incomplete.advice("zh")
 
 
 def test_the_words_of_late_readings_blame_neither_the_line_nor_the_agent() -> None:
     """What the record keeps is told on days and in reports for years, and nobody knows then which of the two it was."""
     assert reason_words("overload") == (
-        "not asked in time: line busy, or the agent stood still",
+        "not asked in time: line busy, or the agent was paused",
         "未及时询问：线路忙或程序停顿",
     )
     text = (Path(__file__).parents[2] / "docs" / "pack-format.md").read_text(encoding="utf-8")
@@ -350,8 +353,8 @@ def test_an_overloaded_line_is_named_with_its_devices_and_what_to_do() -> None:
     snapshot["lines"]["bus"]["busy_share"] = 0.98
     (incomplete, line) = find(snapshot, NOW, True)
     assert (incomplete.code, line.code) == ("device-incomplete", "line-overloaded")
-    assert "brought 30%" in incomplete.text() and "not asked in time: line busy" in incomplete.text()
-    assert line.text() == "line bus is 98% busy: readings of m1 come too late or not at all"
+    assert "delivered 30%" in incomplete.text() and "not asked in time: line busy" in incomplete.text()
+    assert line.text() == "line bus is 98% busy: readings of m1 are late or missing"
     assert "`every`" in line.advice() and "baud" in line.advice() and "波特率" in line.advice("zh")
     snapshot["devices"]["m1"]["recent"] = recent({"overload": 50})
     assert seen(snapshot) == (4, ["line-overloaded"]), "before a device falls below 0.9"
@@ -377,14 +380,14 @@ def test_a_device_that_answers_garbage_is_not_called_silent() -> None:
     garbled = device(life="dead", garbled=True, error="wrong CRC", last_answer=NOW - 70, answers=answers(0, 40, 2))
     snapshot = changed("devices", {"m1": garbled, "m2": device()})
     (finding,) = find(snapshot, NOW, True)
-    how_many = "in ten minutes 40 broken answers, 2 answers to something else"
-    assert finding.text() == f"device m1 answers, but no frame is sound, for 70 s now; {how_many}: wrong CRC"
+    how_many = "in ten minutes 40 broken answers, 2 answers that do not match the request"
+    assert finding.text() == f"device m1 answers, but no frame has been valid for 70 s; {how_many}: wrong CRC"
     assert "有应答" in finding.text("zh") and "40 应答校验错误" in finding.text("zh")
     for word in ("baud", "parity", "share its address", "termination", "--frames bus"):
         assert word in finding.advice()
     snapshot["devices"]["m2"] = garbled
     (finding,) = find(snapshot, NOW, True)
-    text = "devices on line bus answer, but no frame is sound: m1, m2: wrong CRC"
+    text = "devices on line bus answer, but no frame is valid: m1, m2: wrong CRC"
     assert (finding.code, finding.where, finding.exit_code, finding.text()) == ("line-garbled", "line bus", 4, text)
     snapshot["devices"]["m2"] = device(life="dead", error="no answer within 1 s")
     assert seen(snapshot) == (4, ["device-garbled", "device-dead"])
@@ -497,19 +500,19 @@ def test_the_last_line_says_over_which_time_it_was_looked() -> None:
         found = find(snapshot, NOW, True)
         return StatusScreen(snapshot, language, NOW).verdict(found, exit_code_of(found))
 
-    assert last(HEALTHY).startswith("All is well. Looked at: the readings of 2 devices over the last 10 min;")
+    assert last(HEALTHY).startswith("All is well. Checked: the readings of 2 devices over the last 10 min;")
     assert last(HEALTHY, "zh").startswith("一切正常。检查范围：2 台设备 最近 10 min的读数")
     young = changed("started", NOW - 240)
     for one in young["devices"].values():
         one["recent"] = recent(minutes=3)
     assert "over the time since the start 4 min ago" in last(young)
     early = changed("devices/m1", device(recent=recent({"overload": 700}, settled=False, minutes=0.5)))
-    assert last(early).startswith("Nothing is wrong, but it is too early to say that all is well.")
+    assert last(early).startswith("No fault so far, but it is too early to say that all is well.")
     mute = changed("devices/m1", device(life="unknown", added=NOW - 75, last_answer=None, dead_after=2700.0))
     (finding,) = find(mute, NOW, True)
     assert finding.text() == "device m1 has not answered yet, 75 s after its start"
-    assert last(mute).startswith("Nothing is wrong, but it is too early to say that all is well.")
-    assert last(changed("key", {"trouble": "x"})).startswith("1 fault; exit code 1. Looked at")
+    assert last(mute).startswith("No fault so far, but it is too early to say that all is well.")
+    assert last(changed("key", {"trouble": "x"})).startswith("1 fault; exit code 1. Checked")
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

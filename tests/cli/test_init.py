@@ -72,8 +72,12 @@ def test_the_code_and_what_comes_next_are_shown(mh, tmp_path: Path) -> None:
         ((*FLAGS, "--yes", "--broker", "http://x"), 2, "--broker: unknown scheme"),
         ((*FLAGS, "--yes", "--username", "u"), 2, "--username: has no effect without --broker"),
         ((*FLAGS, "--yes", "--broker", "mqtt://b", "--ca-file", __file__), 2, "--ca-file: has no effect without"),
-        ((*FLAGS, "--yes", "--broker", "mqtts://b", "--ca-file", "/no/ca"), 2, "--ca-file: there is no file"),
-        ((*FLAGS, "--yes", "-c", "x.toml"), 2, "init: a folder and -c. Give one of the two"),
+        (
+            (*FLAGS, "--yes", "--broker", "mqtts://b", "--ca-file", "/no/ca"),
+            2,
+            '--ca-file: file "/no/ca" does not exist',
+        ),
+        ((*FLAGS, "--yes", "-c", "x.toml"), 2, "init: both a folder and -c. Give one of the two"),
     ],
 )
 def test_wrong_usage_leaves_nothing(

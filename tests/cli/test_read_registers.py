@@ -138,14 +138,14 @@ def test_malformed_arguments_say_what_is_right(raw, served, args: list[str], say
 def test_addresses_of_other_meters_are_told_what_to_use(mh, address: str) -> None:
     said = mh("read", "--line", "serial:/dev/null", "--address", address, "--registers", "3:0")
     assert said.code == 2
-    assert "Meters without registers are read with --profile" in said.err
+    assert "Read a meter without registers with --profile" in said.err
 
 
 def test_a_device_that_refuses_all_is_told_with_what_to_try(raw, served) -> None:
     punch(served.image, 0, 65536)
     said = raw("3:0+4")
     refused, unknown = "exception 02h (illegal data address)", "exception 01h (illegal function)"
-    assert f"nothing could be read: function 3 answers {refused}, function 4 {unknown}. Take a start" in said.err
+    assert f"nothing could be read: function 3 answers {refused}, function 4 {unknown}. Take an address" in said.err
     assert said.code == 4 and "4:0" not in said.err, "it was asked: to try it would lead in a circle"
     assert set(served.device.requests) == {3, 4}
     chinese = raw("3:0+4", "--lang", "zh").err
@@ -153,8 +153,8 @@ def test_a_device_that_refuses_all_is_told_with_what_to_try(raw, served) -> None
     assert f"function 4 answers {unknown}, function 3 {refused}" in raw("4:0+4").err
     served.image.put_words(2, [7], function=4)
     said = raw("3:0+4")
-    assert "Function 4 has registers there: --registers 4:0+4" in said.err and raw("4:0+4").code == 4
-    assert "In 4x notation, which counts from 40001 or 30001, this is 3:256+2" in raw("3:40257+2").err
+    assert "Function 4 works at this address: --registers 4:0+4" in said.err and raw("4:0+4").code == 4
+    assert "If this is 4x notation, which counts from 40001 or 30001, use 3:256+2" in raw("3:40257+2").err
     served.fault("silence")
     said = raw("3:0+4")
     assert (said.code, said.out) == (4, "") and "no answer within" in said.err
@@ -165,7 +165,7 @@ def test_a_configured_meter_without_registers_is_told_what_to_use(mh, park, tmp_
     config = park("tcp://127.0.0.1:1")
     config.write_text(config.read_text().replace('"test/box"', '"dlt645/2007"'))
     said = mh("read", "inv1", "-c", config, "--registers", "3:0")
-    assert said.code == 2 and "inv1 is a dlt645 device. Meters without registers are read with" in said.err
+    assert said.code == 2 and "inv1 is a dlt645 device. Read a meter without registers with" in said.err
 
 
 def test_a_device_of_the_configuration_and_its_dump(mh, served, park, tmp_path: Path) -> None:

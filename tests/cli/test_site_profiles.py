@@ -71,6 +71,6 @@ def test_identify_says_that_another_profile_is_configured(mh, served, park) -> N
     assert "configured" not in mh("identify", "inv1", "-c", config).err
     config.write_text(config.read_text().replace('"test/box"', '"pylontech/force-h"'))
     said = mh("identify", "inv1", "-c", config)
-    assert "note: configured: pylontech/force-h; it fits test/box (" in said.err, said
+    assert "note: configured profile: pylontech/force-h; the device fits test/box (" in said.err, said
     assert "配置的设备模板：pylontech/force-h；" in mh("identify", "inv1", "-c", config, "--lang", "zh").err
     assert mh("identify", "inv1", "-c", config, "--json").lines[0]["configured"] == "pylontech/force-h"

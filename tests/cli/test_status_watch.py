@@ -38,7 +38,7 @@ def test_status_says_what_is_not_well_and_exits_by_the_worst(mh, traces, tmp_pat
     said = mh("status", "--runtime-dir", run)
     first, last = said.err.splitlines()
     assert (said.code, first) == (5, "error: destination platform cannot be reached: not authorised")
-    assert last.startswith("1 fault; exit code 5. Looked at: the readings of 2 devices over the time since the start")
+    assert last.startswith("1 fault; exit code 5. Checked: the readings of 2 devices over the time since the start")
     assert "All is well" not in said.out
     dead = {
         "line": "roof",
@@ -51,7 +51,7 @@ def test_status_says_what_is_not_well_and_exits_by_the_worst(mh, traces, tmp_pat
     traces.write(devices=devices)
     said = mh("status", "--runtime-dir", run)
     assert said.code == 4
-    assert "device inv1 has never answered, for 1" in said.err and ": no answer�[2J\n" in said.err
+    assert "device inv1 has not answered since the start, 1" in said.err and ": no answer�[2J\n" in said.err
     traces.write(store={"trouble": "disk full"})
     said = mh("status", "--json", "--runtime-dir", run)
     assert said.code == 1
@@ -153,7 +153,7 @@ def test_status_tells_a_line_that_is_down_and_lets_inverters_sleep(mh, traces, t
 def test_status_knows_a_dead_and_a_hanging_agent(mh, traces, tmp_path) -> None:
     traces.write(pid=2**22 + 1)
     said = mh("status", "--runtime-dir", tmp_path / "run")
-    assert said.code == 1 and "the agent is gone (process 4194305)" in said.err
+    assert said.code == 1 and "the agent is not running any more (process 4194305)" in said.err
     traces.facts["pid"] = 1
     traces.write()
     old = json.loads((tmp_path / "run/snapshot.json").read_text()) | {"time": time.time() - 100}
@@ -224,7 +224,7 @@ def test_what_is_no_snapshot_is_a_sentence(mh, tmp_path, blob, why, chinese) -> 
     (tmp_path / "snapshot.json").write_bytes(blob)
     for command in ("status", "watch"):
         said = mh(command, "--runtime-dir", tmp_path)
-        text = f"error: {tmp_path}/snapshot.json: not a snapshot of an agent. {why}. Are agent and tool of one version?"
+        text = f"error: {tmp_path}/snapshot.json: not a snapshot of an agent. {why}. Do agent and tool have the same"
         assert (said.code, said.out) == (1, "") and said.err.startswith(text), said.err
         said = mh(command, "--runtime-dir", tmp_path, "--lang", "zh")
         assert f"不是采集程序的快照。{chinese}。" in said.err, said.err

@@ -147,7 +147,7 @@ def place(park: Park, user: User, name: str) -> Path:
 def test_check_complains_of_nothing_that_it_cannot_see(running: Park) -> None:
     """A member of the group: the state directory is not his to look into."""
     done = running.mh(ANNA, "check")
-    assert done.returncode == 0 and "is not there" not in done.stderr and "max_size" not in done.stderr, done.stderr
+    assert done.returncode == 0 and "does not exist" not in done.stderr and "max_size" not in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("user", [ROOT, AGENT, ANNA, LI], ids=lambda user: user.name)

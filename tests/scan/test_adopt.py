@@ -82,7 +82,7 @@ def test_a_scan_adds_all_that_it_finds_and_then_nothing_more(mh, field: Park, si
     assert len(config.lines) == 1 and mh("check").code == 0
     before = files(site)
     again = mh(*scan, "--add", "--yes")
-    assert "modbus 3 is already there as b23-3" in again.err and files(site) == before
+    assert "modbus 3 is already configured as b23-3" in again.err and files(site) == before
 
 
 def test_two_devices_of_one_family_get_two_names(mh, field: Park, site: Path) -> None:
@@ -304,9 +304,9 @@ def test_a_full_disk_leaves_nothing_behind(mh, site: Path, room: int, file: str)
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        ("crc", "answers, but no frame is sound (CRC or length). Two devices with one address"),
-        ("cut", "answers, but no frame is sound (CRC or length)"),
-        ("crc+2", "answers in part only: other frames are broken (CRC or length), and no profile fits"),
+        ("crc", "answers, but no frame is valid (CRC or length). Two devices with one address"),
+        ("cut", "answers, but no frame is valid (CRC or length)"),
+        ("crc+2", "only some answers are valid, others are broken (CRC or length); no profile fits"),
     ],
 )
 def test_a_device_whose_answers_are_broken_is_not_said_to_be_unknown(mh, field: Park, site: Path, fault, says) -> None:
@@ -322,7 +322,7 @@ def test_a_silent_device_is_added_only_unread(mh, field: Park, site: Path) -> No
     args = ("adopt", "m", "--line", line.url, "--serial", line.serial, "--address", "3", "--yes")
     assert mh(*args).code == 4
     said = mh(*args, "--profile", "chint/dtsu666")
-    assert said.code == 4 and "--no-read adds it unread" in said.err and not (site.parent / "conf.d").exists()
+    assert said.code == 4 and "--no-read adds it without reading" in said.err and not (site.parent / "conf.d").exists()
     assert mh(*args, "--profile", "chint/dtsu666", "--no-read").code == 0
 
 

@@ -215,7 +215,7 @@ def test_a_silent_port_is_not_said_to_be_a_swapped_bus_of_this_machine(mh, field
     field.also(wire, "modbus-tcp")
     said = mh("scan", "--line", f"{scheme}://{wire.url.partition('://')[2]}", "--addresses", "1-3", *FAST)
     assert said.code == 4
-    assert "Check that the devices behind it are powered, that their A and B" in said.err and "--line" not in said.err
+    assert "Check that the devices are powered, that their A and B" in said.err and "--line" not in said.err
 
 
 def test_another_master_heard_on_a_port_asked_in_frames_proves_the_serial_server(mh, field: Park) -> None:

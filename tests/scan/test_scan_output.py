@@ -144,7 +144,7 @@ def test_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:
     finally:
         line.close()
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode("utf-8", "replace"))
-    assert re.match(r"at most about \d+(\.\d)? s\s", text)
+    assert re.match(r"takes at most about \d+(\.\d)? s\s", text)
     assert "modbus unit 5 at 115200 8N1" in text
     shares = [int(n) for n in re.findall(r"(\d+)%", text)]
     assert shares == sorted(shares) and shares[-1] > 50

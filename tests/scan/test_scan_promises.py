@@ -72,8 +72,10 @@ def test_seven_devices_are_found_and_known_in_75_seconds_and_no_later_than_annou
     said = mh("scan", "--line", line.url, "--quick", "--json")
     took_s = field.now_s - begin
     assert took_s <= 75
-    first, each = re.match(r"at most about (\S+ \S+), plus up to (\S+ \S+) for each device found", said.err).groups()
-    (count, more) = re.search(r"found (\d); what they are: at most about (\S+ \S+) more", said.err).groups()
+    first, each = re.match(
+        r"takes at most about (\S+ \S+), plus up to (\S+ \S+) for each device found", said.err
+    ).groups()
+    (count, more) = re.search(r"found (\d); identifying them takes at most about (\S+ \S+) more", said.err).groups()
     assert count == "7" and took_s <= seconds(first) + seconds(more) <= seconds(first) + 7 * seconds(each) + 1
     best = {
         d["address"]: f"{d['profiles'][0]['profile']} {d['profiles'][0]['fit']}" for d in said.lines if d["profiles"]
@@ -211,7 +213,7 @@ def test_one_whose_frames_are_all_broken_is_no_dead_one(mh, field: Park) -> None
     device.faults.set("crc")
     line = field.pty(Bus([device]))
     said = mh("identify", "--line", line.url, "--serial", line.serial, "--address", "5")
-    assert said.code == 4 and "no frame is sound" in said.err
+    assert said.code == 4 and "no frame is valid" in said.err
 
 
 class Parrot(Dlt645Meter):

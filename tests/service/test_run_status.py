@@ -166,7 +166,7 @@ def test_nobody_subscribes(played: dict[str, Any]) -> None:
     assert uplink["connected"] and uplink["subscriber"] is False and uplink["confirmed"] == 0
     (finding,) = findings(played["alone"])
     assert (finding.code, finding.exit_code) == ("uplink-no-subscriber", 5)
-    assert f"{uplink['waiting']} wait" in finding.text(), "those in the store, too"
+    assert f"{uplink['waiting']} packs are waiting" in finding.text(), "those in the store, too"
     code, text = played["status"]
     facts = json.loads(text)
     assert code in (1, 5) and not facts["ok"] and finding.to_json()["text"].split(":")[0] in text
@@ -249,7 +249,7 @@ def test_garbled_devices(played: dict[str, Any]) -> None:
     """Wrong CRC, the address of another device, cut short: none of it is silence."""
     found = {one.where: one for one in findings(played["snapshot"])}
     assert [found[f"device m{n}"].code for n in (1, 2, 3)] == ["device-garbled"] * 3
-    assert "device m2 answers, but no frame is sound" in played["status"][1] and played["code"] == 0
+    assert "device m2 answers, but no frame has been valid for" in played["status"][1] and played["code"] == 0
 
 
 # --- devices behind a serial server, which answers in their place
@@ -285,7 +285,7 @@ def test_devices_behind_a_gateway(played: dict[str, Any]) -> None:
     for n in (1, 2, 3):
         one = found[f"device m{n}"]
         assert (one.code, one.exit_code) == ("device-dead-behind-gateway", 4)
-        assert "between the serial server and it" in one.advice() and "profile" not in one.advice()
+        assert "the cable to the serial server" in one.advice() and "profile" not in one.advice()
     assert found["device m4"].code == "device-incomplete" and "another profile" in found["device m4"].advice()
     assert "device m5" not in found
 

@@ -283,7 +283,11 @@ def test_a_configuration_that_the_next_start_would_refuse_is_a_finding(viewer, t
 def test_a_killed_agent_is_a_finding(viewer, traces) -> None:
     traces.write(pid=2**22 + 1)
     page = viewer().get("/").text
-    assert "1 fault" in page and "the agent is gone" in page and "<code>systemctl start meterhouse</code>" in page
+    assert (
+        "1 fault" in page
+        and "the agent is not running any more" in page
+        and "<code>systemctl start meterhouse</code>" in page
+    )
 
 
 def test_once_the_agent_was_killed_every_page_says_so_and_no_device_answers(viewer, traces, monkeypatch) -> None:

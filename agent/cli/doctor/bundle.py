@@ -1,4 +1,4 @@
-"""The archive of `doctor --bundle`: what somebody far away needs to help, without passwords and keys."""
+"""The archive of `doctor --bundle`: what remote support needs, without passwords and keys."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from agent.config import Config
 
 MAX_FILE: Final = 4 << 20  # bytes of one text
-LEAST_SECRET: Final = 4  # characters: a shorter one is hidden as a word of its own only
+LEAST_SECRET: Final = 4  # characters: a shorter secret is hidden only if it is a whole word
 ENCODINGS: Final = ("utf-8", "utf-16", "gb18030")  # that a password file may have
 HIDDEN: Final = "[hidden]"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -38,7 +38,7 @@ _PLACE = r"(?<!_file)(?<!_credential)[\"']?"
 _STRING = r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\''
 _TEXT = _STRING + r"|\[[^\]]*\]|[^\s,;&}\]]+"
 _VALUE = re.compile(rf"(?i)({_NAME}{_PLACE}\s*[:=：＝]\s*)({_TEXT})")
-_REMARK = re.compile(rf"({_STRING})|#[^\n]*")  # of a configuration: what people noted there
+_REMARK = re.compile(rf"({_STRING})|#[^\n]*")  # a comment in a configuration file
 _FILE = re.compile(r"""(?m)^\s*(?:\w+_)?file\s*=\s*["']([^"'\n]+)["']""")
 _LOGIN_IN_URL = re.compile(r"(://)[^/\s@\"']{1,300}@")
 _PEM = re.compile(r"-----BEGIN [^-]*PRIVATE KEY-----.*?(?:-----END [^-]*PRIVATE KEY-----|\Z)", re.S)
@@ -49,12 +49,12 @@ def _word(text: str) -> re.Pattern[str]:
 
 
 class Redactor:
-    """Hides the content of the configuration's secret files wherever it appears, and what looks like a secret.
+    """Hides the content of the configuration's secret files wherever it appears, and anything that looks like a secret.
 
-    A label stays: it is what people call a device, and its stream publishes it anyway.
+    Labels stay: they are names of devices, and their streams publish them anyway.
 
     Args:
-        config: None where it has errors; then the files that ``texts``, its files, seem to name are secret.
+        config: None if it has errors; then every file that ``texts``, the configuration files, seem to name is secret.
     """
 
     def __init__(self, config: Config | None, folder: Path, texts: Iterable[str] = ()) -> None:
@@ -88,7 +88,7 @@ class Redactor:
 def config_texts(file: Path, config: Config | None) -> Mapping[str, str]:
     """The configuration files by their name in the archive, also those of a configuration with errors.
 
-    Without comments: people note logins there, in words that no list of ours has.
+    Comments are removed: people note logins in them, in words that no list can cover.
     """
     files = config.files if config else (file, *_more_files(file.parent / "conf.d"))
     found = {}
@@ -97,7 +97,7 @@ def config_texts(file: Path, config: Config | None) -> Mapping[str, str]:
         try:
             text = read_plain(path, MAX_FILE).decode("utf-8")
             found[name] = _REMARK.sub(lambda part: part[1] or "#", text)
-        except UnicodeDecodeError:  # what it holds could not be searched for secrets
+        except UnicodeDecodeError:  # it could not be searched for secrets
             found[name] = "# left out: it is not text in UTF-8\n"
         except ValueError:
             found[name] = "# left out: not a regular file, or too large\n"
@@ -114,7 +114,10 @@ def _more_files(folder: Path) -> list[Path]:
 
 
 def write_bundle(path: Path, texts: Mapping[str, str] | Iterable[tuple[str, str]], redactor: Redactor) -> int:
-    """Write a .tar.gz with one folder; returns its size in bytes. Raises UsageError if the file exists or cannot be."""
+    """Write a .tar.gz with one folder; returns its size in bytes.
+
+    Raises UsageError if the file exists or cannot be written.
+    """
     folder = path.name.removesuffix(".gz").removesuffix(".tgz").removesuffix(".tar")
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     if os.path.lexists(path):

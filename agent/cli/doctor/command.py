@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 JOURNAL_S: Final = 10.0
 SHOWN_LINES: Final = 20
 BUNDLE_LINES: Final = 2000
-CODES: Final = (1, 3, 4, 5)  # in the order of their weight
+CODES: Final = (1, 3, 4, 5)  # the first of these that a fault has is the command's
 
 
 @click.command()
@@ -38,12 +38,12 @@ CODES: Final = (1, 3, 4, 5)  # in the order of their weight
 def doctor(options: ConfigOptions, offline: bool, bundle_file: Path | None, lang: str, as_json: bool) -> None:
     """Examine this machine, the configuration and the running agent, and say what to do.
 
-    Looks at versions, clock, disks, serial adapters, permissions, the configuration, the agent's own
-    findings, and the last errors of its journal; connects once to each destination, as `check --online` does.
-    Reads only. It opens no line: `check --online` does.
+    Checks versions, clock, disks, serial adapters, permissions, the configuration, the findings of `status`,
+    and the last errors in the agent's journal; connects once to each destination, as `check --online` does.
+    Changes nothing and opens no line; `check --online` does open them.
 
-    The archive of --bundle holds all of this, the configuration and the status. Passwords and keys are
-    removed; look through it before you send it.
+    The archive of --bundle contains all of this, the configuration and the status. Passwords and keys are
+    removed; check it before you send it.
 
     \b
     Examples:
@@ -53,7 +53,7 @@ def doctor(options: ConfigOptions, offline: bool, bundle_file: Path | None, lang
 
     \b
     Exit codes: 0 no fault found, 1 the agent, store, disk, clock, key or certificate, 2 wrong usage,
-    3 bad configuration, 4 a device, line or adapter, 5 a destination; the first that holds.
+    3 bad configuration, 4 a device, line or adapter, 5 a destination; the first that applies.
     """
     if as_json:
         lang = "en"  # for scripts
@@ -125,7 +125,7 @@ def _snapshot(options: ConfigOptions, config: Config | None) -> tuple[dict[str, 
 def _agent(
     snapshot: dict[str, Any] | None, why: GatewayError | None, config: Config | None, hidden: bool, lang: str
 ) -> Iterator[CheckResult]:
-    """``hidden``: the configuration, which names the folder of the agent."""
+    """``hidden``: this user may not read the configuration, which names the agent's folder."""
     from agent.cli.file_findings import edited
     from agent.cli.findings import find
 
@@ -162,7 +162,7 @@ def _destinations(config: Config, running: bool, lang: str) -> Iterator[CheckRes
 
 
 def read_journal(lines: int, priority: str) -> list[str]:
-    """The newest lines of the service in the journal, oldest first; none where there is no journal."""
+    """The newest lines of the service in the journal, oldest first; none if there is no journal."""
     if not shutil.which("journalctl"):
         return []
     command = [

@@ -1,4 +1,4 @@
-"""What `doctor` looks at on this machine: clock, disks, serial adapters, permissions. Reads only, changes nothing."""
+"""What `doctor` checks on this machine: clock, disks, serial adapters, permissions. Changes nothing."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 GOOD, NOTE, FAULT = "good", "note", "fault"
 OURS, LINE = 1, 4  # exit codes
-LOW_SHARE: Final = 0.05  # of the inodes of a disk
+LOW_SHARE: Final = 0.05  # share of a disk's inodes
 TIME_SERVICES: Final = {"systemd-timesyn": "systemd-timesyncd", "chronyd": "chrony", "ntpd": "ntpd"}
 PORT_TRIERS: Final = ("ModemManager", "brltty")  # programs that talk to every new serial port
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One thing that was looked at: a subject and a text, of a fault with what to do and the exit code."""
+    """One thing that was checked. A fault has ``hint`` (what to do) and ``code`` (the exit code)."""
 
     subject: str
     state: str  # GOOD, NOTE or FAULT
@@ -41,7 +41,7 @@ class CheckResult:
 
 
 class Results:
-    """Makes results of one subject in one language."""
+    """Creates results for one subject in one language."""
 
     def __init__(self, lang: str, subject: str) -> None:
         self._lang, self._subject = lang, text(lang, subject)
@@ -61,7 +61,7 @@ class Results:
         return CheckResult(self._subject, FAULT, text(self._lang, name, **facts), todo, code)
 
     def found(self, findings: Iterable[Finding]) -> Iterator[CheckResult]:
-        """Findings as `status` has them: one rule and one wording for both commands."""
+        """Findings as `status` shows them: same rules and wording in both commands."""
         for one in findings:
             state = FAULT if one.exit_code else NOTE
             yield CheckResult(self._subject, state, one.text(self._lang), one.advice(self._lang), one.exit_code)
@@ -70,7 +70,7 @@ class Results:
 def check_clock(
     lang: str, now_s: float | None = None, state: ext.clock.ClockState | None = None, programs: set[str] | None = None
 ) -> Iterator[CheckResult]:
-    """Can the date be right, is the clock synchronised, and does a service do that?"""
+    """Is the date plausible, is the clock synchronised, and does a time service run?"""
     results, state = Results(lang, "clock"), state or ext.clock.state()
     now_s = time.time() if now_s is None else now_s
     if now_s < os.path.getmtime(__file__) - 86_400:
@@ -102,7 +102,7 @@ def running_programs() -> set[str]:
 
 
 def check_disks(config: Config, lang: str, mountinfo: str | None = None) -> Iterator[CheckResult]:
-    """Where the database and the ring lie: kind of file system, read-only, space, inodes.
+    """The disks of the database and the ring: file system, read-only, space, inodes.
 
     Args:
         mountinfo: contents of /proc/self/mountinfo; for tests.
@@ -140,7 +140,7 @@ def _existing(folder: Path) -> Path:
 
 
 def check_adapters(config: Config, user: str | None, lang: str, agent_pid: object = None) -> Iterator[CheckResult]:
-    """The serial ports of the configuration: are they here, may the agent open them, who else has them open?
+    """The serial ports of the configuration: do they exist, may the agent open them, has another process opened them?
 
     Args:
         agent_pid: the process of the agent that runs here.
@@ -163,7 +163,7 @@ def check_adapters(config: Config, user: str | None, lang: str, agent_pid: objec
 
 
 def serial_ports(folder: Path = Path("/dev/serial/by-id")) -> list[str]:
-    """The lasting names of the serial adapters that are connected."""
+    """The connected serial adapters, by the names that stay when they are replugged."""
     return sorted(map(str, folder.iterdir())) if folder.is_dir() else []
 
 
@@ -207,7 +207,7 @@ def denied(lang: str) -> CheckResult:
 
 
 def check_permissions(config: Config, user: str | None, lang: str) -> Iterator[CheckResult]:
-    """May the agent's user read its files, and are its secrets closed to others? Missing files are for `check`."""
+    """May the agent's user read its files, and nobody else its secrets? `check` reports missing files."""
     results = Results(lang, "permissions")
     if user is None:
         yield results.note("never ran", folder=config.state_dir)
@@ -245,7 +245,7 @@ def secret_files(config: Config) -> Iterable[Path]:
 
 
 def may_open(path: Path, user: str, write: bool = False) -> bool:
-    """Do the permission bits of a file and of all folders above let a user open it? Access lists are not looked at."""
+    """Do the permission bits of a file and of all folders above let a user open it? Ignores access control lists."""
     entry = pwd.getpwnam(user)
     if entry.pw_uid == 0:
         return True
@@ -265,7 +265,7 @@ def may_open(path: Path, user: str, write: bool = False) -> bool:
 
 
 def versions() -> Mapping[str, str]:
-    """Versions of what matters here, by name."""
+    """Versions of the software that matters here, by name."""
     import platform
     import sqlite3
     import ssl

@@ -1,4 +1,4 @@
-"""Counters that the agent has not read yet: a slow one is due each minute or more, and a record waits for it."""
+"""Waits for counters that the agent has not read yet: a slow one is read once a minute or less often."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from agent.config import Config
 
 LOOK_S: Final = 0.25
-VISIT_S: Final = 30.0  # a due reading waits for the visits to other devices of its line
-USUAL_S: Final = 60.0  # where the profile does not say the period
+VISIT_S: Final = 30.0  # a due reading may have to wait for other devices on its line
+USUAL_S: Final = 60.0  # if the period is not known
 LASTING: Final = frozenset({Reason.EXCEPTION, Reason.SENTINEL, Reason.ASLEEP, Reason.STALE_SOURCE})
 
 
@@ -29,20 +29,20 @@ LASTING: Final = frozenset({Reason.EXCEPTION, Reason.SENTINEL, Reason.ASLEEP, Re
 class _Awaited:
     device: str
     latest: Latest
-    heard_ns: int  # when its last word came, before we waited
+    heard_ns: int  # time of its last record before we waited
     most_s: float
 
 
 def counter_of(view: LiveView, device: str, point: str = "") -> Latest | None:
-    """The main counter of a device, or one of its points; None where it has none."""
+    """The main counter of a device, or the given point; None if it does not exist."""
     rows = {key[1]: latest for key, latest in view.follower.latest.items() if key[0] == device}
     return rows.get(point or main_counter([(name, latest.point.kind) for name, latest in rows.items()]))
 
 
 def wait_for_counters(view: LiveView, config: Config, wanted: Mapping[str, str], words: Mapping[str, str]) -> None:
-    """Wait until each counter that was not read yet had its turn; says which, and how long at most.
+    """Wait until each counter without a reading has been read or failed; prints which, and for how long at most.
 
-    Devices that do not answer are not waited for.
+    Does not wait for devices that do not answer.
 
     Args:
         wanted: the point by device; "": its main counter.
@@ -73,7 +73,7 @@ def _may_answer(view: LiveView, device: str) -> bool:
 
 
 def _until_next_s(config: Config, name: str, point: str) -> float:
-    """Until the next tick of a point's pace, on the UTC grid."""
+    """Seconds until a point is due next, on the UTC grid."""
     from agent.config import site_profiles
 
     entry = next((device for device in config.devices if device.name == name), None)

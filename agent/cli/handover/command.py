@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from agent.service.control.protocol import ComparedDevice
 
 MAX_TEXT: Final = 200
-OUTDATED_PERIODS, OUTDATED_S = 3, 10.0  # whichever is longer: without a value since then, the last one is too old
-MOST_DEVICES: Final = 300  # that fit into one request
+OUTDATED_PERIODS, OUTDATED_S = 3, 10.0  # a last value older than both is too old
+MOST_DEVICES: Final = 300  # in one request
 _NUMBER: Final = re.compile(r"-?[0-9]{1,25}(\.[0-9]{1,12})?")
-_ONE_COMMA: Final = re.compile(r"(-?[0-9]{1,25}),([0-9]{3})")  # before thousands, or for the point
+_ONE_COMMA: Final = re.compile(r"(-?[0-9]{1,25}),([0-9]{3})")  # between thousands, or a decimal comma
 _THOUSANDS: Final = re.compile(r"-?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a display showed. ``point`` "": the main counter."""
+    """The value on a display. ``point`` "": the main counter."""
 
     value: str
     point: str = ""
@@ -49,13 +49,13 @@ class Shown:
 @click.command()
 @click.argument("devices", nargs=-1, metavar="[DEVICE]...")
 @click.option("--display", "displays", multiple=True, metavar="DEVICE[/POINT]=VALUE",
-              help="What a display shows, such as inv1=12345.6. May be repeated.")  # fmt: skip
+              help="The value on a display, such as inv1=12345.6. May be repeated.")  # fmt: skip
 @click.option(
-    "--csv", "csv_file", type=EXISTING_FILE, help="The same from a file: DEVICE[/POINT],VALUE[,REMARK] in each line."
+    "--csv", "csv_file", type=EXISTING_FILE, help="The same from a file: DEVICE[/POINT],VALUE[,REMARK] on each line."
 )
-@click.option("--who", help="Who records it.")
+@click.option("--who", help="Name of the person who records it.")
 @click.option("--remarks", default="", help="Anything that the other side should know.")
-@click.option("--html", "html_file", type=FILE, help="Write a page for A4, with the key's thumbprint.")
+@click.option("--html", "html_file", type=FILE, help="Write the record as an A4 page, with the key's thumbprint.")
 @click.option("--yes", is_flag=True, help="Do not ask anything.")
 @lang_option
 @config_options
@@ -64,11 +64,11 @@ def handover(
     devices: tuple[str, ...], displays: tuple[str, ...], csv_file: Path | None, who: str | None, remarks: str,
     html_file: Path | None, yes: bool, lang: str, options: ConfigOptions, as_json: bool,
 ) -> None:  # fmt: skip
-    """Record what each device reads and what its display shows, and have the running gateway sign it.
+    """Record the reading of each device and the value on its display, and have the running gateway sign them.
 
-    Asks for the display of each device's main counter, where no option gives it. Identity, line, address and reading
-    come from the agent, which signs them as the event `handover` of its stream _gateway; `verify` lists it. Needs no
-    network.
+    Asks for the displayed value of each device's main counter if no option gives it. Identity, line, address and
+    reading come from the agent, which signs them as the event `handover` in its stream _gateway; `verify` lists it.
+    Needs no network.
 
     \b
     Examples:
@@ -77,8 +77,8 @@ def handover(
       meterhouse handover --who "Li Wei" --csv displays.csv --yes --json
 
     \b
-    Exit codes: 0 signed, 1 no agent runs or it cannot sign now, 2 wrong usage, 3 bad configuration, 4 signed, and a
-    display differs, or a device has no reading or does not answer, 130 no.
+    Exit codes: 0 signed, 1 no agent runs or it cannot sign now, 2 wrong usage, 3 bad configuration, 4 signed, but a
+    display differs, or a device has no reading or does not answer, 130 not confirmed.
     """
     from agent.cli.control import ask_running
     from agent.cli.handover.labels import WORDS, verdict
@@ -101,9 +101,9 @@ def handover(
         view.catch_up()
         names = list(dict.fromkeys(devices)) or list(view.snapshot.get("devices", {}))
         if len(names) > MOST_DEVICES:
-            hint = "Name the devices and make several records"
+            hint = "Make several records: give the names of the devices for each"
             raise UsageError(
-                f"{len(names)} devices selected; a record holds at most {MOST_DEVICES}", where="handover", hint=hint
+                f"{len(names)} devices selected; a record can have at most {MOST_DEVICES}", where="handover", hint=hint
             )
         points = {name: given[name].point if name in given else "" for name in names}
         _check_points(view, points)
@@ -147,13 +147,13 @@ def _given(text: str, where: str) -> tuple[str, Shown]:
 def _number(text: str, where: str) -> str:
     """Digits as a display shows them; spaces and commas between thousands are left out.
 
-    Raises UsageError, also for 1,234, which is a thousand or a decimal comma.
+    Raises UsageError, also for 1,234, which may mean 1234 or 1.234.
     """
     plain = re.sub(r"(?<=\d)[ \u2009\u00a0](?=\d{3}(\D|$))", "", text.strip())
     if found := _ONE_COMMA.fullmatch(plain):
         small, large = ".".join(found.groups()), "".join(found.groups())
         hint = f"Type {small} or {large}, without a comma"
-        raise UsageError(f"{plain} may be {small} or {large}", where=where, hint=hint)
+        raise UsageError(f"{plain} is ambiguous: {small} or {large}?", where=where, hint=hint)
     if _THOUSANDS.fullmatch(plain):
         plain = plain.replace(",", "")
     if not _NUMBER.fullmatch(plain):
@@ -174,7 +174,7 @@ def _from_options(displays: Iterable[str]) -> dict[str, Shown]:
 
 def _once(given: Mapping[str, Shown], device: str, where: str) -> None:
     if device in given:
-        raise UsageError(f"{clean_text(device, 40)!r} is given twice", where=where, hint="Keep the value that is right")
+        raise UsageError(f"{clean_text(device, 40)!r} is given twice", where=where, hint="Keep only the right value")
 
 
 def _from_csv(path: Path, given: Mapping[str, Shown]) -> dict[str, Shown]:
@@ -198,12 +198,12 @@ def _text(text: str, where: str, most: int = MAX_TEXT, needed: bool = False) -> 
     if needed and not text:
         raise UsageError("is missing", where=where, hint='Such as --who "Li Wei"')
     if len(text) > most or not text.isprintable():
-        raise UsageError(f"not a text of at most {most} characters on one line", where=where, hint="Shorten it")
+        raise UsageError(f"must be one line of at most {most} characters", where=where, hint="Shorten it")
     return text
 
 
 def _check_points(view: LiveView, points: Mapping[str, str]) -> None:
-    """Raises UsageError for a named point that its device has not."""
+    """Raises UsageError for a point that the device does not have."""
     for device, point in points.items():
         if point and counter_of(view, device, point) is None:
             from drivers.toml.parsers import did_you_mean
@@ -214,7 +214,7 @@ def _check_points(view: LiveView, points: Mapping[str, str]) -> None:
 
 
 def _compared(view: LiveView, device: str, shown: Shown | None, lang: str, asks: bool) -> ComparedDevice:
-    """The request's entry for a device; asks for its display where nothing gives it."""
+    """The request's entry for a device; asks for the displayed value if no option gives it."""
     from agent.cli.handover.labels import WORDS
     from agent.cli.ring_follower import show_number
     from agent.service.control.protocol import ComparedDevice
@@ -237,7 +237,7 @@ def _compared(view: LiveView, device: str, shown: Shown | None, lang: str, asks:
             device=device, point=name, value=show_number(latest.value), unit=latest.point.unit
         )
         value = asked(question, lambda text: _number(text, device) if text else "", "")
-        view.catch_up()  # it counts on while a person walks to the display and types
+        view.catch_up()  # the counter goes on while the person walks to the display and types
         if isinstance(latest.value, Decimal):
             seen.append(_seen(latest))
     near = min(seen, key=lambda one: abs(Decimal(one["v"]) - Decimal(value))) if value else seen[-1]
@@ -245,7 +245,7 @@ def _compared(view: LiveView, device: str, shown: Shown | None, lang: str, asks:
 
 
 def _outdated(latest: Latest, lang: str) -> str:
-    """A text if what the counter showed last is too old: it has had no value for some periods."""
+    """A warning if the counter's last value is too old, else ""."""
     from agent.cli.finding_words import reason_words
     from agent.cli.handover.labels import WORDS
     from agent.cli.ring_follower import GAP_CODES
@@ -345,7 +345,7 @@ def _show(record: Mapping[str, Any], words: Mapping[str, str]) -> None:
 
 
 def _secondary(entry: Mapping[str, Any], words: Mapping[str, str]) -> str:
-    """A text if a display differs by just the ratio of the device's transformers, else ""."""
+    """A text if reading and display differ exactly by the ratio of the device's transformers, else ""."""
     from agent.service.control.attest import compare
 
     ratio = Decimal(1)

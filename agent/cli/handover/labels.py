@@ -16,21 +16,21 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "agrees": "agrees", "differs": "DIFFERS", "not compared": "not compared", "no reading": "no reading",
         "alive": "answers", "dead": "DOES NOT ANSWER", "unknown": "no answer yet", "asleep": "asleep",
         "silent": "DOES NOT ANSWER NOW", "ratio": "ratio", "roles": "role",
-        "secondary": "{device}: the reading is {ratio} times the display, as its transformers: the display shows the "
-        "secondary side",
-        "rule": "A display agrees if it is within one unit of the last digit that both have.",
+        "secondary": "{device}: the reading is {ratio} times the display, which is the transformer ratio: the display "
+        "shows the secondary side",
+        "rule": "A display agrees if it differs by at most one unit of the last digit that both values have.",
         "summary": "{devices} devices: {agree} agree with their displays, {differ} differ, {open} not compared, "
         "{silent} do not answer.",
-        "signed": "The gateway has signed this record. It is the event handover {id} in these packs:",
+        "signed": "The gateway has signed this record as event handover {id} in these packs:",
         "pack": "stream {stream}, boot {boot}, sequence {seq}, SHA-256 (base64url) {hash}",
-        "check": "To check it: meterhouse verify --trust {trust} on an export or at the broker; it lists this record "
-        "with its sequence and hash.",
-        "code": "The code holds {trust}",
+        "check": "To check it, run meterhouse verify --trust {trust} on an export or against the broker; it lists this "
+        "record with its sequence and hash.",
+        "code": "Content of the code: {trust}",
         "hands": "Handed over by", "takes": "Taken over by", "date": "Place, date, signature",
         "ask": "{device}: {point} = {value} {unit}. The display shows (empty: not compared)",
-        "none": "{device}: its profile has no counter: it is recorded without one",
-        "unread": "{device} has no counter with a reading yet: it is recorded without one",
-        "old": "{device}: the last value of {point} is {age} old ({why}): it is recorded without a reading",
+        "none": "{device}: its profile has no counter; recorded without a reading",
+        "unread": "{device}: no counter has been read yet; recorded without a reading",
+        "old": "{device}: the last value of {point} is {age} old ({why}); recorded without a reading",
         "not yet": "{device}: {point} not read yet, next reading in {seconds} s; waiting for it",
         "unsigned": "not signed: nothing was sent",
         "who": "Who records it", "confirm": "Sign this record?", "wrote": "wrote {file}",

@@ -37,7 +37,7 @@ LOOK_EVERY_S = 0.2
 @click.option(
     "--point", "patterns", multiple=True, metavar="GLOB", help='Only matching points, such as "ac.*". May be repeated.'
 )
-@click.option("--frames", "line", metavar="LINE", help="Show the frames of a line instead, as sent over the wire.")
+@click.option("--frames", "line", metavar="LINE", help="Show the raw frames of a line instead.")
 @click.option("--plain", is_flag=True, help="One table instead of the full screen: for small machines.")
 @click.option("--for", "seconds", type=Duration(), metavar="TIME", help="Stop after this time, such as 20s.")
 @lang_option
@@ -52,11 +52,11 @@ def watch(
     lang: str,
     as_json: bool,
 ) -> None:
-    """Show what the running agent sees: values, devices, lines and destinations, or only the given devices.
+    """Show live values, devices, lines and destinations of the running agent, or only the given devices.
 
-    In a terminal it fills the screen, and waits where no agent runs: 1 to 5 change the page, / searches, ? shows all
-    keys, q ends it. Into a file it prints the last values once. Reads shared memory only: neither the agent nor the
-    devices are disturbed.
+    In a terminal it fills the screen, and waits if no agent runs: 1 to 5 change the page, / searches, ? shows all
+    keys, q quits. If stdout is not a terminal, it prints the last values once. Only reads shared memory: neither the
+    agent nor the devices are disturbed.
 
     \b
     Examples:
@@ -95,7 +95,7 @@ def _screen(
     from agent.cli.watch.live_view import LiveView
 
     with contextlib.suppress(NoAgent):  # the screen waits for one
-        # what is wrong with the words is said before the screen opens
+        # reports unknown names before the screen opens
         LiveView(found.folder, devices, patterns).close()
     app = WatchApp(
         found.folder, devices, patterns, lang, seconds,
@@ -105,7 +105,7 @@ def _screen(
 
 
 def until(end: float | None, every_s: float = LOOK_EVERY_S) -> Iterator[None]:
-    """Turn after turn until the monotonic time ``end``; at least one."""
+    """Yields every ``every_s`` until the monotonic time ``end``; at least once."""
     while True:
         yield
         left = None if end is None else end - time.monotonic()
@@ -120,7 +120,7 @@ def _values(folder: Path, devices: Sequence[str], patterns: Sequence[str], end: 
     watched = LiveView(folder, devices, patterns)
     try:
         if as_json:
-            watched.catch_up()  # existing messages: only the newest of each is shown, then all of them
+            watched.catch_up()  # of the records in the ring, print only the newest of each point; later ones all
             _tell(watched.shown())
             for _ in until(end):
                 _tell(watched.news())
@@ -152,12 +152,12 @@ def _live(watched: LiveView, end: float | None) -> None:
         room = max(console.height - 4, 5) if console.is_terminal else len(rows)
         more = f", {len(rows) - room} more below: choose with DEVICE or --point" if len(rows) > room else ""
         age = show_age(time.time() - float(watched.snapshot.get("time", 0)))
-        since = say(f"agent heard {age} ago{more}")
+        since = say(f"agent's status {age} old{more}")
         head = f"{watched.snapshot.get('site')}/{watched.snapshot.get('gateway')}  {since}"
         return Group(Text(head), point_table(rows[:room], time.time_ns()))
 
     watched.catch_up()
-    if not console.is_terminal:  # a file gets the last state once, not a film
+    if not console.is_terminal:  # print the last state once
         for _ in until(end if end is not None else 0.0):
             watched.catch_up()
         console.print(page())

@@ -1,4 +1,4 @@
-"""The frames of a line, as the agent traced them, in whole answers."""
+"""The frames of a line, from the agent's trace, with the pieces of an answer joined."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from drivers.line.trace import TracedFrame
 
 JOIN_NS: Final = 50_000_000
-JUDGED_NS: Final = 300_000_000  # an answer of the right length is judged by then; a short one at its time-out
-SENT, RECEIVED, NOISE, BROKEN = range(4)  # as drivers.line.trace has them, which takes long to import
+JUDGED_NS: Final = 300_000_000  # a complete answer is checked by then; a short one at its time-out
+SENT, RECEIVED, NOISE, BROKEN = range(4)  # those of drivers.line.trace, which takes long to import
 DIRECTIONS: Final = ("->", "<-", "??", "!!")
 DIRECTION_WORDS: Final = ("sent", "received", "noise", "broken")
 
 
 def frames_path(folder: Path, line: str, snapshot: Mapping[str, Any]) -> Path:
-    """The file with a line's last frames. Raises UsageError naming the lines there are."""
+    """The file with a line's last frames. Raises UsageError naming the existing lines."""
     lines = snapshot.get("lines", {})
     if line not in lines:
         from drivers.toml.parsers import did_you_mean
 
-        hint = did_you_mean(line, lines, "It has") if lines else "It has none"
+        hint = did_you_mean(line, lines, "It has") if lines else "It has no line"
         raise UsageError(f'the running agent has no line "{line[:40]}"', where="watch", hint=hint)
     return folder / f"frames.{line}"
 
@@ -45,9 +45,9 @@ def read_frames(path: Path, line: str, after: int) -> list[TracedFrame]:
 
 
 class ShownFrame(NamedTuple):
-    """A whole frame; ``broken``: why it is not an answer, "" where it is sound, or not judged yet.
+    """A whole frame; ``broken``: why it is not a valid answer, "" if it is valid or not checked yet.
 
-    Where the reason comes late, it is a row of its own: direction BROKEN, and no bytes.
+    A reason that comes late is a separate row: direction BROKEN, and no bytes.
     """
 
     number: int
@@ -66,7 +66,7 @@ class FrameJoiner:
         self._end_ns = 0
 
     def join(self, frames: Iterable[TracedFrame], now_ns: int) -> Iterator[ShownFrame]:
-        """The whole frames among the pieces; the last is held back while more of it, or its reason, may come."""
+        """The whole frames among the pieces; the last is held back while more of it, or a reason, may follow."""
         for frame in frames:
             self.last = frame.number
             held = self._held
@@ -97,7 +97,7 @@ class FrameJoiner:
 
 
 def frame_text(frame: ShownFrame, zone: tzinfo | None = None) -> str:
-    """``12:00:00.123 -> 01 03 ...``; one that is not an answer ends in ``!! why``. ``zone``: of the site; else ours."""
+    """``12:00:00.123 -> 01 03 ...``; a broken one ends in ``!! why``. ``zone``: default is that of this machine."""
     at = datetime.fromtimestamp(frame.time_ns // 1_000_000_000, UTC).astimezone(zone)
     clock = f"{at:%H:%M:%S}.{frame.time_ns // 1_000_000 % 1000:03d}"
     why = f"{DIRECTIONS[BROKEN]} {say(frame.broken)}" if frame.broken else ""
@@ -107,7 +107,7 @@ def frame_text(frame: ShownFrame, zone: tzinfo | None = None) -> str:
 
 
 def frame_json(frame: ShownFrame) -> str:
-    """One object, for scripts; ``broken`` only where it is not an answer."""
+    """One object, for scripts; ``broken`` only if it is not a valid answer."""
     facts: dict[str, Any] = {
         "number": frame.number,
         "time": frame.time_ns / 1e9,

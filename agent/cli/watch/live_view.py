@@ -19,13 +19,13 @@ SAMPLES = 32  # of a point, for its sparkline
 
 
 def check_devices(snapshot: Mapping[str, Any], names: Iterable[str], where: str) -> None:
-    """Raises UsageError for the first name that the agent does not have; ``where`` gave the names."""
+    """Raises UsageError for the first name that the agent does not have. ``where``: where the names come from."""
     known = snapshot.get("devices", {})
     for name in names:
         if name not in known:
             from drivers.toml.parsers import did_you_mean
 
-            hint = did_you_mean(name, known, "It has") if known else "It has none"
+            hint = did_you_mean(name, known, "It has") if known else "It has no device"
             raise UsageError(f'the running agent has no device "{name[:40]}"', where=where, hint=hint)
 
 
@@ -36,7 +36,7 @@ class LiveView:
         devices: only these; empty: all.
         patterns: only points that one of these globs matches; empty: all.
         keeps_history: collect the last numbers of each point in ``history``.
-        snapshot_every_s: how often devices, lines and destinations are looked at; values are at each call.
+        snapshot_every_s: how often devices, lines and destinations are read; values are read at each call.
 
     Raises:
         GatewayError: no agent runs in ``folder``, or its files cannot be read.
@@ -71,7 +71,7 @@ class LiveView:
         return Follower.open(self.folder, self.snapshot)
 
     def news(self) -> Iterator[Latest]:
-        """Every word heard since the last call. Raises GatewayError when the agent is gone."""
+        """Every record since the last call. Raises GatewayError when the agent is gone."""
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + self._snapshot_every_s
             self._look(read_snapshot(self.folder))
@@ -88,7 +88,7 @@ class LiveView:
             old = self.follower
             self.follower = self._open()
             old.ring.close()
-            if self.snapshot.get("boot") == before.get("boot"):  # a reload: what was heard is still the newest word
+            if self.snapshot.get("boot") == before.get("boot"):  # a reload: the old records are still the newest
                 for key, fresh in self.follower.latest.items():
                     if (known := old.latest.get(key)) is not None and known.time_ns:
                         known.point = fresh.point
@@ -111,11 +111,11 @@ class LiveView:
             del kept[0]
         try:
             kept.append(float(latest.value))
-        except OverflowError:  # beyond what four bytes hold: no picture of it
+        except OverflowError:  # too large for four bytes: it cannot be drawn
             kept.append(float("inf"))
 
     def _arrange(self) -> None:
-        """All points that are asked for, in the order of the configuration file and of the profile."""
+        """Sort the selected points in the order of the configuration file and of the profile."""
         newest = {device: points for _, device, points in tables_of(self.snapshot)}
         latest = self.follower.latest
         keys = [
@@ -128,12 +128,12 @@ class LiveView:
             self._of_device.setdefault(one.point.device, []).append(one)
 
     def catch_up(self) -> None:
-        """Take all news; ``shown`` has them."""
+        """Read all new records; ``shown`` has them."""
         for _ in self.news():
             pass
 
     def wanted(self, latest: Latest) -> bool:
-        """Is it one of the points that are asked for?"""
+        """Is it one of the selected points?"""
         point = latest.point
         if self._devices and point.device not in self._devices:
             return False
@@ -144,7 +144,7 @@ class LiveView:
         return last_answer(self.snapshot.get("devices", {}).get(device, {}), self._of_device.get(device, ()))
 
     def shown(self) -> Sequence[Latest]:
-        """All points that are asked for, heard or not."""
+        """All selected points, even those never read."""
         return self._shown
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What the snapshots of the last minute say together: errors and load of lines, and when an outbox is empty."""
+"""Trends over the snapshots of the last minute: errors and load of lines, and when an outbox will be empty."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 WINDOW_S: Final = 60.0
-SHORTEST_S: Final = 8.0  # below it a difference says little
+SHORTEST_S: Final = 8.0  # over a shorter time a difference means little
 ERRORS: Final = ("timeouts", "broken", "mismatches", "exceptions", "stale", "foreign", "open_failures", "lost")
-FEW: Final = 0.05  # packs a second: less is the coming and going of live packs
+FEW: Final = 0.05  # packs per second; less is the normal variation of live packs
 
 
 class _Sample(NamedTuple):
@@ -27,7 +27,7 @@ class Trends:
         self._samples: deque[_Sample] = deque()
 
     def add(self, snapshot: Mapping[str, Any]) -> None:
-        """The next snapshot; another boot begins anew."""
+        """Add the next snapshot; another boot starts over."""
         at = float(snapshot.get("time", 0))
         if snapshot.get("boot") != self._boot or (self._samples and at < self._samples[-1].at):
             self._boot = snapshot.get("boot")
@@ -43,22 +43,22 @@ class Trends:
             self._samples.popleft()
 
     def errors(self, line: str) -> int:
-        """Of the last minute, all kinds together."""
+        """Errors of the last minute, all kinds together."""
         if not self._samples:
             return 0
         first, last = (self._samples[at].lines.get(line, {}) for at in (0, -1))
         return sum(max(0, last.get(kind, 0) - first.get(kind, 0)) for kind in ERRORS) if first else 0
 
     def busy(self, line: str) -> list[float | None]:
-        """Shares of the line's time, one a snapshot."""
+        """Share of the line's time, for each snapshot."""
         return [sample.busy.get(line) for sample in self._samples]
 
     def waiting(self, destination: str) -> list[float | None]:
-        """Packs in the outbox, one number a snapshot."""
+        """Packs in the outbox, for each snapshot."""
         return [sample.waiting.get(destination) for sample in self._samples]
 
     def drain_s(self, destination: str) -> float | None:
-        """Seconds until the outbox is empty at the pace of the last minute; infinite while it grows; None: neither."""
+        """Seconds until the outbox is empty at the rate of the last minute; infinite if it grows; None if unclear."""
         known = [s for s in self._samples if destination in s.waiting]
         if len(known) < 2 or known[-1].at - known[0].at < SHORTEST_S:
             return None
