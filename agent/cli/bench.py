@@ -30,11 +30,11 @@ def least_time(
     repeat: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """The shortest time of a call in seconds of ``clock``: the cost of the work if nothing disturbs it.
+    """The shortest time of a call, in seconds of ``clock``: the cost of the work if nothing disturbs it.
 
     Args:
         seconds: how long to repeat the call.
-        repeat: how often, if given.
+        repeat: number of calls; if given, instead of ``seconds``.
     """
     best, done, end = float("inf"), 0, time.perf_counter() + seconds
     while done < repeat if repeat else time.perf_counter() < end:
@@ -46,7 +46,7 @@ def least_time(
 
 
 def float_plan(points: int = POINTS) -> Plan:
-    """Decodes a block of that many float32, big-endian."""
+    """A plan that decodes a block of ``points`` float32 values, big-endian."""
     from ext.decode import Plan
 
     plan = Plan(4 * points)
@@ -56,7 +56,7 @@ def float_plan(points: int = POINTS) -> Plan:
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Microseconds a reading of each stage, and what one core can do."""
+    """Microseconds per reading for each stage, and readings per second of one core."""
     import zstandard
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -137,13 +137,13 @@ def measure(folder: Path) -> dict[str, Any]:
 
 @click.command()
 @click.option("--dir", "folder", type=FOLDER, help="A folder on the disk of the store; default: the temporary folder.")
-@click.option("--stages", is_flag=True, help="Only the stages, in four seconds; the agent is not run.")
+@click.option("--stages", is_flag=True, help="Measure only the stages (four seconds), without running the agent.")
 @json_option
 def bench(folder: Path | None, stages: bool, as_json: bool) -> None:
-    """Measure what this machine can carry, and how fast it decodes, seals, compresses and commits.
+    """Measure how many devices this machine can read, and how fast it decodes, seals, compresses and commits.
 
-    Takes under a minute and removes its files. For half a minute the agent itself reads 20 simulated devices on
-    loopback; its last sentence says how many devices the machine carries. How much time lines need is not included:
+    Takes less than a minute and removes its files. For half a minute the agent reads 20 simulated devices on loopback;
+    the last line says how many devices the machine can read. The time on the lines is not included:
     `meterhouse check --plan` calculates that.
 
     \b

@@ -1,4 +1,4 @@
-"""How many devices this machine carries: the agent reads a few simulated ones for half a minute, and is watched."""
+"""How many devices this machine can read: measured while the agent reads a few simulated ones for half a minute."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from drivers.registry import DEFAULT, protocol_of
 DEVICES, POINTS = 20, 100
 PACK_MS = 10_000
 SETTLE_S, WINDOW_S, START_S = 12.0, 20.0, 60.0
-CORE = 0.5  # the share of a core that is offered to the agent
-DELIVERY = 1.15  # CPU with a broker, which this measurement has not: bench/RESULTS.md
-REQUESTS = 2  # of a visit: 200 registers
+CORE = 0.5  # share of a core that the agent may use
+DELIVERY = 1.15  # factor for the CPU time of delivery, which is not measured here: bench/RESULTS.md
+REQUESTS = 2  # per poll: 200 registers
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How many devices of 100 points at 1 Hz a machine carries, with packs of 10 s."""
+    """How many devices of 100 points at 1 Hz a machine can read, with packs of 10 s."""
 
     core_per_device: float  # measured, without delivery
-    by_processor: int  # at half a core
-    by_memory: int  # in the share of the memory that the unit allows
+    by_processor: int  # with half a core
+    by_memory: int  # with the share of memory that the systemd unit allows
 
     @property
     def devices(self) -> int:
@@ -48,8 +48,8 @@ class Capacity:
     def __str__(self) -> str:
         limit = "the processor" if self.by_processor <= self.by_memory else "its memory"
         return (
-            f"this machine carries about {self.devices:,} devices of {POINTS} points at 1 Hz with packs of 10 s, "
-            f"at half a core; {limit} is the limit"
+            f"this machine can read about {self.devices:,} devices of {POINTS} points at 1 Hz with packs of 10 s, "
+            f"using half a core; {limit} is the limit"
         )
 
 
@@ -111,7 +111,7 @@ def measure_capacity(folder: Path) -> Capacity:
 
 
 def capacity_of(core_per_device: float, machine_bytes: int, runtime_bytes: int | None = None) -> Capacity:
-    """The number of devices, from what one costs.
+    """The number of devices, from the cost of one.
 
     Args:
         runtime_bytes: of the file system of the runtime directory; None: that of /run here.

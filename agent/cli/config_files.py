@@ -1,4 +1,4 @@
-"""New files of the configuration: checked together with the others, written whole, never over another file."""
+"""New files of the configuration: written whole or not at all, never over an existing file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from drivers.model import GatewayError, UsageError
 
-MODE: Final = 0o640  # as the package's folders: root writes, the agent's group reads
+MODE: Final = 0o640  # like the folders of the package: root writes, the agent's group reads
 FOLDER_MODE: Final = 0o750
 SECRET_MODE: Final = 0o600
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -33,20 +33,20 @@ def _key(name: str) -> str:
 
 
 def check_absent(path: Path) -> None:
-    """Raises UsageError if something is there already: a file that a person may have written is never changed."""
+    """Raises UsageError if the path exists: a file that a person may have written is never changed."""
     if os.path.lexists(path):
-        raise UsageError("already exists, and is never overwritten", where=str(path), hint="Edit it, or move it away")
+        raise UsageError("already exists and is not overwritten", where=str(path), hint="Edit it, or move it away")
 
 
 def check_writable(folder: Path) -> None:
-    """Raises UsageError if this user could not make a file in the folder: before many questions, not after them."""
+    """Raises UsageError if this user cannot create a file in the folder. Called before the questions, not after."""
     nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     if not os.access(nearest, os.W_OK):
         raise UsageError("this user may not write here", where=str(nearest), hint="Use sudo, or another folder")
 
 
 def make_folder(folder: Path, mode: int = FOLDER_MODE) -> None:
-    """A folder and those above it, where they are missing; in root's case with the group of the one above."""
+    """Create a folder and its missing parents. If root creates them, they get the group of the folder above."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -61,7 +61,7 @@ def make_folder(folder: Path, mode: int = FOLDER_MODE) -> None:
 
 
 def write_new(path: Path, text: str, mode: int = MODE) -> None:
-    """Write a file that appears whole or not at all, and is on the disk then.
+    """Write a file durably; it appears whole or not at all.
 
     Raises:
         UsageError: it exists already.
@@ -79,7 +79,7 @@ def write_new(path: Path, text: str, mode: int = MODE) -> None:
                     _hand_over(draft, path.parent)
                 os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
-            os.link(draft, path)  # unlike rename, fails where something is
+            os.link(draft, path)  # unlike rename, fails if the path exists
         except FileExistsError:
             check_absent(path)
         finally:
@@ -94,7 +94,7 @@ def write_new(path: Path, text: str, mode: int = MODE) -> None:
 
 
 def _hand_over(path: Path, folder: Path) -> None:
-    """What root makes belongs to the group of its folder, which may be the agent's."""
+    """A file that root creates gets the group of its folder, which may be the agent's."""
     if os.geteuid() == 0:
         os.chown(path, -1, folder.stat().st_gid, follow_symlinks=False)
 

@@ -24,7 +24,7 @@ INDENT: Final = 2
 
 
 def plain_table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
-    """A table without frames; the columns named in ``right`` hold numbers."""
+    """A table without frames; the columns in ``right`` contain numbers."""
     from agent.cli.common import say
 
     table = Table(
@@ -73,18 +73,18 @@ def print_parts(console: Console, parts: Iterable[str]) -> None:
 
 
 def open_console(stderr: bool = False) -> Console:
-    """Where tables go: as wide as the terminal; into a pipe or file nothing is folded."""
+    """The console for tables: as wide as the terminal; in a pipe or file no line is folded."""
     console = Console(highlight=False, stderr=stderr)
     return console if console.is_terminal else Console(highlight=False, stderr=stderr, width=PIPE_WIDTH)
 
 
 def cell(text: object, limit: int = 80) -> str:
-    """Any text, harmless to terminal and markup."""
+    """Any text, made safe for terminal and markup."""
     return escape(clean_text(str(text), limit))
 
 
 def quality_word(code: int, language: str) -> str:
-    """As ``show_quality``, in a language: why a value is missing, or how good it is."""
+    """``show_quality`` in a language: why a value is missing, or its quality."""
     from agent.cli.finding_words import reason_words
     from drivers.model import Reason
 
@@ -96,7 +96,7 @@ def quality_word(code: int, language: str) -> str:
 
 @lru_cache(maxsize=4096)
 def point_title(point: str, language: str = "zh") -> str:
-    """The name of a point in a language, from the vocabulary; "" if it is not there."""
+    """The name of a point in a language, from the vocabulary; "" if it is not in there."""
     from drivers.profile import vocabulary
 
     entry = vocabulary().find(point)
@@ -104,7 +104,7 @@ def point_title(point: str, language: str = "zh") -> str:
 
 
 def point_table(latest: Iterable[Latest], now_ns: int) -> Table:
-    """One point a row: value, unit, quality or reason, and how old the last value is; in Chinese its name as well."""
+    """One point per row: value, unit, quality or reason, and age of the last value; in Chinese also its name."""
     from agent.cli.common import speaks_chinese
     from agent.cli.ring_follower import GAP_CODES, show_short
 

@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from agent.config import Config
     from agent.service.control.protocol import Request
 
-PICK_UP_S: Final = 15.0  # an agent that starts seals first what the one before left in the ring
+PICK_UP_S: Final = 15.0  # a starting agent first seals what the previous run left in the ring
 SILENCE_S: Final = 30.0  # it reports every second or two that it is working
-ANSWER_S: Final = 3600.0  # to the end of an answer, however often it reports that it is working
-EXPORT_S: Final = 24 * 3600.0  # of many packs, onto a slow stick
+ANSWER_S: Final = 3600.0  # for a whole answer, even if the agent keeps reporting that it is working
+EXPORT_S: Final = 24 * 3600.0  # for many packs onto a slow USB stick
 CONNECT_S: Final = 5.0
 SEND_S: Final = 10.0
-MAX_TOTAL: Final = 64 << 20  # of an answer that is kept in memory
+MAX_TOTAL: Final = 64 << 20  # bytes of an answer that is kept in memory
 
 Take = Callable[[bytes], object]
 
@@ -78,7 +78,7 @@ def ask(
             pass
         try:
             return ask_database(config, request, take, progress)
-        except AgentRunning as error:  # it starts and does not listen yet, or ends and does not listen any more
+        except AgentRunning as error:  # it is starting and not listening yet, or stopping and not listening any more
             if time.monotonic() > give_up:
                 raise no_answer(config.runtime_dir, "It is starting or stopping, or it hangs") from error
             time.sleep(0.1)
@@ -92,13 +92,13 @@ def ask_running(
     pick_up_s: float = PICK_UP_S,
     silence_s: float = SILENCE_S,
 ) -> dict[str, Any]:
-    """The same of a running agent only. Raises NoAgent where none runs, and as ``ask``."""
+    """As ``ask``, but only for a running agent. Raises NoAgent if none runs."""
     with ControlClient.connect(runtime_dir) as client:
         return client.ask(request, take, progress, pick_up_s, silence_s)
 
 
 class ControlClient:
-    """One request over a connected socket; ``close`` ends it, whatever became of it."""
+    """One request over a connected socket; ``close`` ends it at any time."""
 
     def __init__(self, sock: socket.socket, where: Path) -> None:
         self._sock, self._where, self._give_up = sock, where, math.inf
@@ -163,7 +163,7 @@ class ControlClient:
         pick_up_s: float = PICK_UP_S,
         silence_s: float = SILENCE_S,
     ) -> dict[str, Any]:
-        """Send the request and take the whole answer. Raises GatewayError, also where it does not come to its end."""
+        """Send the request and take the whole answer. Raises GatewayError, also for an incomplete answer."""
         from agent.service.control.protocol import RangeRequest
 
         self.give_up_after(EXPORT_S if isinstance(request, RangeRequest) else ANSWER_S)
@@ -190,16 +190,16 @@ class ControlClient:
         try:
             self._sock.sendall(encode_request(request))
         except TimeoutError:
-            raise no_answer(self._where.parent, "It hangs: `meterhouse status`") from None
+            raise no_answer(self._where.parent, "It hangs. See `meterhouse status`") from None
         except OSError:  # refused: the reason is in its answer
             return
 
     def give_up_after(self, seconds: float) -> None:
-        """From now on; whatever comes by then."""
+        """Set the deadline of the whole answer, counted from now."""
         self._give_up = time.monotonic() + seconds
 
     def receive(self, limit_s: float) -> tuple[FrameKind, bytes]:
-        """The next whole frame of the answer. Raises GatewayError where none comes in time."""
+        """The next whole frame of the answer. Raises GatewayError if none arrives in time."""
         give_up = min(time.monotonic() + limit_s, self._give_up)
         kinds = frozenset(FrameKind) - {FrameKind.REQUEST}
         kind, size = parse_header(self._exactly(HEADER.size, give_up), kinds, MAX_ANSWER)
@@ -245,7 +245,7 @@ class AnswerBuffer:
 
 
 def _connect(sock: socket.socket, path: str) -> None:
-    """Connect, also where others are waiting to be taken. Raises OSError."""
+    """Connect; retries while the queue of waiting clients is full. Raises OSError."""
     give_up = time.monotonic() + CONNECT_S
     sock.settimeout(CONNECT_S)
     while True:

@@ -1,4 +1,4 @@
-"""Rows of a CSV file as a spreadsheet program saves it: in UTF-8, UTF-16 or GBK, with one of several delimiters."""
+"""Rows of a CSV file as spreadsheet programs save it: in UTF-8, UTF-16 or GBK, with one of several delimiters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_ROWS: Final = 10_000
 MAX_CELL: Final = 300  # characters
 SAVE: Final = "Save it as CSV UTF-8"
 _UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_WORKBOOK: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # of Excel, now and formerly
+_WORKBOOK: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # first bytes of .xlsx and .xls
 
 
 def read_rows(path: Path, delimiters: str = "\t;,，|", hint: str = "") -> list[tuple[int, list[str]]]:
@@ -30,7 +30,7 @@ def read_rows(path: Path, delimiters: str = "\t;,，|", hint: str = "") -> list[
     delimiter = max(delimiters, key=first.count)
     if delimiter == "，":
         text, delimiter = text.replace("，", ","), ","
-    # all ends of lines are left to the reader: an older Excel on a Mac writes \r alone
+    # the csv reader handles all line ends: an older Excel on a Mac writes \r alone
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     rows: list[tuple[int, list[str]]] = []
     line = 1  # a quoted cell may have several

@@ -24,7 +24,7 @@ from drivers.model import UsageError
 )
 @click.option("--to", "to_text", metavar="DATE", help="Day after the last day, for amounts.")
 @click.option("--who", help="Who attests it.")
-@click.option("--document", default="", help="Its source: a certificate's number, a ticket.")
+@click.option("--document", default="", help="Its source, such as the number of a certificate or a ticket.")
 @click.option("--replaces", default="", metavar="ID", help="The entry to replace; without a value: withdraw it.")
 @config_options
 @json_option
@@ -43,7 +43,7 @@ def declare(
     """Attest an input of the indicators: NAME VALUE UNIT, for the days from --from to --to. Without NAME: list all.
 
     An entry is never changed. It is signed into the stream _indicators with name and time; a later entry may replace
-    it. Amounts belong to a period; states (an area, a rated power) hold from a day on.
+    it. Amounts belong to a period; states (an area, a rated power) apply from a day on.
 
     \b
     Examples:
@@ -69,9 +69,9 @@ def declare(
     if value is not None and unit is None:
         raise UsageError("the unit is missing", where="declare", hint=f"meterhouse declare {name} {value} MWh ...")
     if value is None and not replaces:
-        raise UsageError("a value is missing", where="declare", hint="`meterhouse declare --help`")
+        raise UsageError("the value is missing", where="declare", hint="See `meterhouse declare --help`")
     if who is None:
-        raise UsageError("--who is missing", where="declare", hint="--who NAME")
+        raise UsageError("--who is missing", where="declare", hint="Add --who NAME")
     full = name if name.startswith("declared.") else f"declared.{name}"
     if from_text is None and value is not None:
         raise UsageError("--from is missing", where="declare", hint="Give the first day: --from 2026-11-01")
@@ -97,7 +97,7 @@ def declare(
 
 
 def _by(entry: dict[str, Any]) -> str:
-    """The user who entered it, by the kernel; "" in older entries."""
+    """The user who entered it, as the kernel reported; "" in older entries."""
     by = entry.get("by", {})
     return str(by.get("login") or (f"uid {by['uid']}" if by else ""))
 

@@ -1,4 +1,4 @@
-"""`meterhouse decode`: bytes explained without hardware."""
+"""`meterhouse decode`: explain bytes without hardware."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from drivers.profile.register_layout import REGISTERS
 from drivers.registry import DEFAULT, has_registers
 from ext.decode import ORDERS, TYPES, Plan
 
-MAX_POWER = 100  # of ten, in a scale
+MAX_POWER = 100  # largest power of ten in a scale
 _HALVES = {"u8h": "u8l", "u8l": "u8h", "i8h": "i8l", "i8l": "i8h"}
 
 
@@ -160,12 +160,12 @@ def _number(type_: str, order: str, factor: Decimal, bit: int | None, piece: byt
     except ValueError as error:
         raise UsageError(str(error).partition(": ")[2] or str(error), where=f"--type {type_}") from error
     ((_, mantissa, exponent, quality),) = plan.values(piece)
-    # scaled here, not by the kernel, whose numbers end at 64 bits: 0.5 times the largest u64 is still a number
+    # scaled here, not in the kernel, which has 64 bits: 0.5 times the largest u64 must work, too
     return None if quality >= min(Reason) else factor * plain(mantissa, exponent)
 
 
 def _in_text_order(raw: bytes, order: str) -> bytes:
-    """Bytes of a text or of flags in their natural order: BA swaps inside registers, a word swap turns all round."""
+    """Bytes of a text or of flags in natural order: BA swaps within registers, a word swap reverses all registers."""
     if order in {"BA", "BADC", "DCBA", "BADCFEHG", "HGFEDCBA"}:
         return bytes(raw[i ^ 1] for i in range(len(raw)))
     if order in {"CDAB", "GHEFCDAB", "CDABGHEF"}:
@@ -194,7 +194,7 @@ def _plain(number: int, value: Decimal | int | str | bool | None, raw: bytes) ->
 @click.argument("profile_id", metavar="ID")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @profiles_option
-@click.option("--firmware", help="In place of the one in the dump.")
+@click.option("--firmware", help="Firmware version, instead of the one in the dump.")
 @param_option
 @click.option("--reversed", "reversed_", multiple=True, metavar="PREFIX", help="Points behind a reversed CT.")
 @json_option
@@ -219,7 +219,7 @@ def profile(
     from drivers.registry import find_protocol
 
     found = load_profile_of(profile_id, dirs, "ID")
-    # parts that a device may have (a meter, a battery) are looked for in the dump whether or not they are the default
+    # optional parts (a meter, a battery) are searched for in the dump even if they are not the default
     chosen: dict[str, int | str] = {p.name: 1 for p in found.params.values() if p.high == 1 and not p.choices}
     chosen |= parse_params(params)
 
@@ -256,7 +256,7 @@ def profile(
 
 
 def _models(found: Profile, points: tuple[Point, ...], image: Mapping[int, Mapping[int, int]], address: object) -> Json:
-    """A device whose registers say themselves where its points are: the driver finds them there."""
+    """A device that describes its own register map; the driver finds the points in it."""
     from drivers.samples import read_sample
 
     try:
@@ -268,7 +268,7 @@ def _models(found: Profile, points: tuple[Point, ...], image: Mapping[int, Mappi
     frame: Json = {"profile": found.id, "variant": None, "protocol": found.protocol}
     shown = [_profile_json(reading, by_name[name]) for name, reading in readings.items()]
     for reading in shown:
-        del reading["address"]  # the device itself has the addresses of its points
+        del reading["address"]  # only the device knows the addresses of its points
     return {
         "frame": frame | {"address": address, "identity": identity},
         "readings": shown,

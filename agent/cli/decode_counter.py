@@ -29,7 +29,7 @@ _NO_READING = frozenset(
 )
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
 _ALMOST = re.compile(r"0x[\da-f]+|[+-]?[\d.,'_ ]*\d[\d.,'_ ]*([kMG]?(Wh|varh|VAh|J)|m3|m³|l|t)?", re.IGNORECASE)
-_FINEST = 6  # decimal places that are taken for counts; more are what a float makes of a number
+_FINEST = 6  # decimal places that count as resolution; further ones are rounding noise of a float
 _KEYS = ("unit", "bits", "digits", "resolution", "scale", "points")
 
 
@@ -102,7 +102,7 @@ def _resolution(content: dict[str, Any], values: list[Decimal]) -> Decimal:
             least = min((v for v in values if v), default=found)
             if found < Decimal("1e-9") and least / found >= MOST_COUNTS:
                 most = f"{least} would be {least / found:.2E} counts, and no counter has more than {MOST_COUNTS:.2E}"
-                raise BrokenInput(f"{key} must be what one count is worth, got {found}: {most}")
+                raise BrokenInput(f"{key} must be the value of one count, got {found}: {most}")
             return found
     places = [-int(v.normalize().as_tuple().exponent) for v in values]
     return Decimal(1).scaleb(-min(_FINEST, max([0, *places])))
@@ -134,7 +134,7 @@ def _moment(time: Any) -> datetime | None:
 
 
 def _seconds(times: list[Any]) -> list[float] | None:
-    """Seconds since some epoch, where all times are ISO 8601 or numbers; else None, and steps count alike."""
+    """Seconds since some epoch if all times are ISO 8601 or numbers; else None, and all steps count alike."""
     found = [_moment(t) for t in times]
     try:
         return [(t - found[0]).total_seconds() for t in found]  # type: ignore[operator]
@@ -155,13 +155,13 @@ def _order(times: list[Any], values: list[Decimal | None]) -> tuple[list[int], l
     where = f"points[{back[0]}] at {clean_text(str(times[back[0]]), 40)} is earlier than the one before it"
     if any((values[n] or 0) < (values[n - 1] or 0) for n in back):
         places.sort(key=seconds.__getitem__)
-        return places, sorted(seconds), [f"{where}, and lower: all are judged in the order of their times"]
-    return places, None, [f"{where}, and not lower: taken as a clock that was set back, all stay in their order"]
+        return places, sorted(seconds), [f"{where}, and its value is lower: the readings were sorted by time"]
+    return places, None, [f"{where}, but its value is not lower: clock set back, the readings stay in their order"]
 
 
 def _typos(content: dict[str, Any]) -> list[str]:
     near = {key: difflib.get_close_matches(key, _KEYS, 1, 0.8) for key in content if key not in _KEYS}
-    return [f"nothing is known of {clean_text(key, 40)!r}: is {n[0]!r} meant?" for key, n in near.items() if n]
+    return [f"unknown entry {clean_text(key, 40)!r}: did you mean {n[0]!r}?" for key, n in near.items() if n]
 
 
 def _shown(step: Step, points: list[tuple[Any, Any]], words: set[int]) -> Json:
@@ -178,7 +178,7 @@ def _shown(step: Step, points: list[tuple[Any, Any]], words: set[int]) -> Json:
 def decode(content: Any) -> Json:
     """The classified steps of one counter series."""
     if not isinstance(content, dict):
-        raise BrokenInput(f"want {WANT}")
+        raise BrokenInput(f"expected {WANT}")
     points, warnings = _points(content.get("points")), _typos(content)
     given = [_value(value, place) for place, (_, value) in enumerate(points)]
     known = [v for v in given if isinstance(v, Decimal)]
@@ -186,7 +186,7 @@ def decode(content: Any) -> Json:
     modulus = _modulus(content, resolution)
     if modulus is not None and not _width_fits(modulus, resolution, known):
         warnings.append(
-            f"most readings are beyond the counter's end, {modulus}: are bits, digits and resolution right?"
+            f"most readings are above the counter's range, {modulus}: are bits, digits and resolution right?"
         )
         modulus = None
     places, seconds, seen = _order([time for time, _ in points], _levels(given, modulus)[0])

@@ -1,4 +1,4 @@
-"""How ``meterhouse decode`` takes bytes in and shows what they mean: one JSON object or a table."""
+"""Input and output of ``meterhouse decode``: bytes in any notation; the meaning as one JSON object or a table."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SUFFIX = re.compile(r"([0-9A-Fa-f]{2})[hH]")
 def hex_bytes(words: Sequence[str]) -> bytes:
     """Bytes from hex in any usual notation: spaces, colons, commas, 0x, 68h, a literal of C or Python.
 
-    If all are separated, a single digit is a byte as well, as some tools print 3 for 03. ``-`` alone reads standard
+    If all bytes are separated, a single digit is a byte, too: some tools print 3 for 03. ``-`` alone reads standard
     input. Raises BrokenInput.
     """
     if list(words) == ["-"]:
@@ -41,7 +41,7 @@ def hex_bytes(words: Sequence[str]) -> bytes:
         what = f"Character {wrong.start() + 1}, {clean_text(wrong[0])!r}, is not a hex digit"
         raise BrokenInput(f"not hex: {clean_text(digits, 40)!r}", hint=f"{what}. {HEX_HINT}")
     if len(digits) % 2:
-        what = f"A byte has two digits, but there are {len(digits)} in all: one is missing or extra"
+        what = f"A byte has two digits, but the total is {len(digits)}: one is missing or extra"
         raise BrokenInput(f"not hex: {clean_text(digits, 40)!r}", hint=what)
     return bytes.fromhex(digits)
 
@@ -56,13 +56,13 @@ def read_json(path: Path, parse_float: Any = float) -> Any:
     except UnicodeDecodeError as error:
         raise BrokenInput(f"{path} is not JSON: invalid UTF-8 at byte {error.start}") from error
     except RecursionError as error:
-        raise BrokenInput(f"{path} is not JSON that can be read: nested too deeply") from error
+        raise BrokenInput(f"{path}: the JSON is nested too deeply") from error
     except ValueError as error:
         raise BrokenInput(f"{path} is not JSON: {clean_text(str(error), 120)}", hint=_hex_hint(raw)) from error
 
 
 def _hex_hint(raw: bytes) -> str:
-    """Advice where a file that should be JSON holds hex; "" where it does not."""
+    """A hint if a file that should be JSON contains hex, else ""."""
     if not re.fullmatch(rb"[0-9A-Fa-f\s:,xX-]{8,}", raw[:MAX_TEXT]):
         return ""
     return "It holds hex: give it to the command of its protocol, as `meterhouse decode PROTOCOL - < FILE`"

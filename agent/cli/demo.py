@@ -1,4 +1,4 @@
-"""`meterhouse demo`: from simulated meters to a verifier, on this machine alone."""
+"""`meterhouse demo`: from simulated meters to a verifier, all on this machine."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ max_inflight_count = 100
 dynamic_filters = true
 """
 PACK_S = 2
-GRACE_S = 26.0  # from the end of an interval to its figures: twice the slowest counter's period, packs, a look
+GRACE_S = 26.0  # from the end of an interval to its figures: twice the slowest counter's period, and packs
 START_S = 30.0
 
 
@@ -94,8 +94,8 @@ def demo(
     """Read, seal, store, publish and verify a simulated park, live in this terminal.
 
     Starts a broker on loopback, simulated devices of five protocols, the agent, and behind the broker a verifier that
-    knows only the thumbprint of the gateway's key. Nothing outside this machine is touched, and everything ends with
-    the demo. The first figures of the park appear after one to three minutes (intervals of a minute).
+    knows only the thumbprint of the gateway's key. Does not touch anything outside this machine; everything stops with
+    the demo. The first figures of the park appear after one to three minutes (intervals of one minute).
 
     \b
     Examples:
@@ -112,7 +112,7 @@ def demo(
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meterhouse-demo-")))
         elif (folder / "agent.toml").exists():
-            raise UsageError("agent.toml exists already", where=str(folder), hint="Give an empty folder")
+            raise UsageError("agent.toml already exists", where=str(folder), hint="Give an empty folder")
         folder.mkdir(parents=True, exist_ok=True)
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
@@ -139,7 +139,7 @@ def demo(
         "seconds": round(took, 1),
         "figures": run.figures.total,
     }
-    # a silent device may keep its last pack from being sealed in time; it waits in the outbox for the next start
+    # with a silent device, the last pack may be sealed too late; it stays in the outbox until the next start
     due = sealed - waiting if faults else sealed
     good = report.ok and report.verified == report.packs == due and crashed == 0
     if as_json:
@@ -159,7 +159,7 @@ def demo(
 def _start_demo(
     stack: contextlib.ExitStack, folder: Path, seed: int, speed: float, faults: tuple[str, ...]
 ) -> RunningDemo:
-    """Broker, devices, key, verifier, agent: in this order, each one ready before the next is started.
+    """Start broker, devices, key, verifier and agent in this order, each when the previous one is ready.
 
     The verifier subscribes before the first pack is sent: this broker acknowledges messages without subscribers.
     """
@@ -207,7 +207,7 @@ def _start_demo(
 
 @contextlib.contextmanager
 def _broker(folder: Path) -> Iterator[int]:
-    """A broker on a free port of loopback; it dies with us, whatever becomes of us."""
+    """A broker on a free loopback port. It runs in this process and ends with it."""
     try:
         from iotcore import Broker
     except ImportError:
@@ -229,14 +229,14 @@ def _broker(folder: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _child(folder: Path, name: str, words: list[str], stdout: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """One of our own commands as a process; its log is NAME.log."""
+    """One of our own commands as a child process; its log is NAME.log."""
     with (folder / f"{name}.log").open("wb") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "agent.cli.main", *words],
             stdin=subprocess.DEVNULL,
             stdout=log if stdout is None else stdout,
             stderr=log,
-            start_new_session=True,  # Ctrl-C is for us: we end them in order
+            start_new_session=True,  # so that Ctrl-C reaches only us, and we stop the children in order
         )
         try:
             yield child
@@ -273,7 +273,7 @@ def _final_report(live: Live) -> Report:
 
 
 def _count_sealed(path: Path) -> tuple[int, int]:
-    """(packs in the database, of these still in the outbox); the agent is stopped, so a tool may open it."""
+    """(packs in the database, those still in the outbox). The agent has stopped, so we may open its database."""
     from agent.store import Store
 
     store = Store.open(path, destinations=["platform"])
@@ -285,7 +285,7 @@ def _count_sealed(path: Path) -> tuple[int, int]:
 
 
 def _show(run: RunningDemo, screen: DemoScreen, stop: threading.Event, seconds: float | None, as_json: bool) -> None:
-    """Until Ctrl-C, or ``seconds`` from the first pack on: a live table in a terminal, elsewhere a line every 2 s."""
+    """Show progress until Ctrl-C, or until ``seconds`` after the first pack: a live table, or a line every 2 s."""
     end: float | None = None
     first_by = time.monotonic() + START_S
 

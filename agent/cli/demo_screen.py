@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from agent.cli.ring_follower import Follower, Latest
     from agent.verify import Report
 
-SHOWN = (  # points of a device's row: the first of these that it has
+SHOWN = (  # points of a device's row: the first ones of these that it has
     "ac.power.generation", "battery.soc", "battery.power", "heat.power", "ac.power.active", "ac.energy.generation",
     "ac.energy.import", "heat.temperature.supply", "battery.voltage", "heat.energy", "ac.voltage.l1", "device.state",
 )  # fmt: skip
 MOST_SHOWN = 3
-AROUND = 6  # lines of the screen that are neither device nor figure
-WIDE = 100  # columns from which on the line is shown, too
+AROUND = 6  # lines of the screen that show neither devices nor figures
+WIDE = 100  # columns; a wider screen also shows the line of each device
 RESULTS = "/_indicators/"
 WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {
-        "title": "A simulated park, read live. Its clock runs {speed:g} times as fast as ours.",
+        "title": "A simulated park, read live. Its clock runs {speed:g} times faster than real time.",
         "device": "device", "profile": "profile", "line": "line", "values": "values", "age": "age",
-        "not yet": "not asked yet", "figures": "figures, {start} to {end}", "value": "value", "known": "known",
-        "no figures": "figures", "wait": "once an interval of 1 min is over and its last readings are in: about {at}",
-        "verifier": "verifier, through the broker: {packs} packs, {readings:,} readings, {failed} failed, "
+        "not yet": "not read yet", "figures": "figures, {start} to {end}", "value": "value", "known": "known",
+        "no figures": "figures", "wait": "available after the end of an interval (1 min), at about {at}",
+        "verifier": "verifier behind the broker: {packs} packs, {readings:,} readings, {failed} failed, "
         "{gaps} missing",
-        "key": "pinned key {key}   Ctrl-C ends it", "files": "files in {folder}",
+        "key": "pinned key {key}   Ctrl-C quits", "files": "files in {folder}",
         "end": "{readings:,} readings of {devices} devices in {packs} signed packs, {verified} verified, "
         "{failed} failed, {gaps} missing and accounted for",
     },
@@ -53,14 +53,14 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class ShownFigure:
-    """A figure of the last interval: its name in both languages, and the result of the pack."""
+    """A figure of the last interval: its title in both languages, and the result in the pack."""
 
     title: Mapping[str, str]
     result: Mapping[str, Any]
 
 
 class LatestFigures:
-    """The newest figures, out of verified packs of results. ``on_verified`` is called in the verifier's thread."""
+    """The newest figures from verified result packs. ``on_verified`` is called in the verifier's thread."""
 
     def __init__(self, plan_file: Path, timezone: str) -> None:
         from agent.indicators.definitions import read_plan
@@ -94,7 +94,7 @@ class LatestFigures:
         return f"{begin:%H:%M}", f"{end:%H:%M}"
 
     def next_at(self, grace_s: float) -> str:
-        """When the first figures that are still to come will be there, on the clock of this machine."""
+        """When the next figures will be available, by the clock of this machine."""
         end = max(self._began, time.time() - grace_s) // 60 * 60 + 60
         return f"{datetime.fromtimestamp(end + grace_s):%H:%M:%S}"
 
@@ -132,7 +132,7 @@ class DemoScreen:
     language: str
 
     def picture(self, follower: Follower, report: Report, console: Console) -> Group:
-        """As high and wide as the terminal allows."""
+        """The screen, as high and wide as the terminal allows."""
         from rich.console import Group
         from rich.text import Text
 

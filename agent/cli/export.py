@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 END_MS = 1 << 52
 CSV_HEAD = ("time", "device", "point", "value", "unit", "quality")
-MOST_DIGITS = 40  # written out; what has more is written with an exponent
-# all files of an export; an answer with any other name is refused
+MOST_DIGITS = 40  # a number with more digits is written with an exponent
+# names of all files of an export; an answer with any other name is refused
 _FILE = re.compile(
     r"keys[0-9]{0,4}\.json|births\.jsonl|checkpoints\.jsonl|streams\.txt|packs/[a-z0-9_][a-z0-9_-]{0,99}\.packs\.jsonl"
 )
@@ -63,8 +63,8 @@ def export(
 ) -> None:
     """Write packs, keys and checkpoints of a time range into FOLDER, which must not exist yet.
 
-    `meterhouse verify FOLDER --trust THUMBPRINT` checks it like the messages of a broker. All packs that overlap the
-    range are written. Times without Z or an offset are local times of the site. The packs come from the running agent,
+    `meterhouse verify FOLDER --trust THUMBPRINT` checks the files like messages from a broker. Writes all packs that
+    overlap the range. Times without Z or an offset are local times of the site. The packs come from the running agent,
     which continues to work, or from the database of a stopped agent.
 
     \b
@@ -80,13 +80,13 @@ def export(
 
     if not any((folder, csv_file, interval_file, flat_file)):
         what = "give a FOLDER, --csv, --intervals or --intervals-flat"
-        raise UsageError(what, where="export", hint="`meterhouse export --help`")
+        raise UsageError(what, where="export", hint="See `meterhouse export --help`")
     config = options.load()
     from_ms = parse_time(from_text, "--from", config.timezone) if from_text else 0
     to_ms = parse_time(to_text, "--to", config.timezone) if to_text else END_MS
     if from_ms >= to_ms:
         what = f"--from {clean_text(from_text or '')} is not before --to {clean_text(to_text or '')}"
-        raise UsageError(what, where="export", hint="Exchange them")
+        raise UsageError(what, where="export", hint="Swap them")
     stretch: dict[str, Any] = {"from_ms": from_ms, "to_ms": to_ms, "streams": list(streams)}
     result: dict[str, object] = {}
     with unwound():
@@ -269,7 +269,7 @@ class IntervalsCsv(CsvDraft):
         self._columns = len(COLUMNS)
         self._places = None if flat else [COLUMNS.index(column) for _, column in PEOPLE]
         head = COLUMNS if flat else [heading for heading, _ in PEOPLE]
-        # the byte order mark tells spreadsheets that it is UTF-8; programs may not expect it
+        # spreadsheets need the byte order mark to recognise UTF-8; programs may not expect it
         super().__init__(path, head, "utf-8" if flat else "utf-8-sig", "\n")
 
     def add(self, part: bytes) -> None:

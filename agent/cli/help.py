@@ -1,4 +1,4 @@
-"""The help of commands in the language of the terminal: click writes it piece by piece, and each is looked up here."""
+"""The help of commands in the language of the terminal: each piece that click writes is translated here."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import click
 
 from agent.cli.common import columns, say, speaks_chinese
 
-EXTRA: Final = re.compile(r"  \[([^\[\]]*)\]$")  # what click puts behind the text of an option
+EXTRA: Final = re.compile(r"  \[([^\[\]]*)\]$")  # added by click to the text of an option
 EXTRAS: Final = (("default: ", "默认："), ("env var: ", "环境变量："), ("required", "必填"))
 USAGE: Final = (("[OPTIONS]", "[选项]"), ("COMMAND [ARGS]...", "命令 [参数]..."))
 VERBATIM: Final = "\b"  # click leaves a paragraph that begins with it as it is
 
 
 class TranslatedFormatter(click.HelpFormatter):
-    """click's formatter; in Chinese it looks up each text, and counts two columns a character."""
+    """click's formatter; in Chinese it translates each text, and counts two columns per character."""
 
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
         """The first line."""
@@ -28,7 +28,7 @@ class TranslatedFormatter(click.HelpFormatter):
         super().write_usage(prog, args, prefix)
 
     def write_heading(self, heading: str) -> None:
-        """Over a list."""
+        """The heading of a list."""
         if speaks_chinese():
             self.write(f"{'':>{self.current_indent}}{say(heading)}：\n")
         else:
@@ -78,7 +78,7 @@ SEVERAL: Final = re.compile(r"\.? \(Did you mean one of: (.*)\?\)")
 
 
 def usage_message(error: click.UsageError) -> str:
-    """What is wrong with a command line, in English: click's text in the words of our own messages."""
+    """click's error text for a command line, in the style of our own messages, in English."""
     text = error.format_message()
     for theirs, ours in PLAIN:
         text = text.replace(theirs, ours)
@@ -87,7 +87,7 @@ def usage_message(error: click.UsageError) -> str:
 
 
 def _option(text: str) -> str:
-    """The text of an option, with what click has put behind it."""
+    """The translated text of an option, with click's additions."""
     found = EXTRA.search(text)
     if found is None:
         return say(_uncut(text))
@@ -101,7 +101,7 @@ def _option(text: str) -> str:
 
 
 def _uncut(text: str) -> str:
-    """The first sentence of a command, which click cuts to the width that it takes in English."""
+    """The whole first sentence of a command, which click has cut to the width of the English text."""
     from agent.cli.chinese import plain_texts
 
     if not text.endswith("..."):
@@ -111,7 +111,7 @@ def _uncut(text: str) -> str:
 
 
 def _in_lines(lines: Sequence[str], width: int) -> list[str]:
-    """A paragraph that keeps its lines: examples stay but for the words behind them, exit codes are one text."""
+    """A paragraph that keeps its lines: of examples only the remarks are translated, exit codes are one text."""
     from agent.cli.chinese import plain_texts
 
     whole = " ".join(" ".join(lines).split())
@@ -124,7 +124,7 @@ def _in_lines(lines: Sequence[str], width: int) -> list[str]:
     return shown
 
 
-PIECE: Final = re.compile(  # what stays together: a word or a Chinese character, with the marks before and behind it
+PIECE: Final = re.compile(  # what stays together: a word or a Chinese character, with adjacent punctuation
     r"\s+|[（“《〔]*(?:[^\s\u2e80-\u9fff\u3000-\u303f\uff00-\uffef“”…]+|[\u2e80-\u2fff\u3040-\u9fff…])?[，。；：、）”》〕？！]*"
 )
 

@@ -14,12 +14,12 @@ from drivers.rate_limit import TokenBucket
 
 JOURNAL_LEVELS: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 ONE_BURST, ONE_EVERY_S = 10, 600.0  # lines of one kind about one thing
-ALL_BURST, ALL_EVERY_S = 1000, 2.0  # lines at all: 1,000 at once, then 43,200 a day
+ALL_BURST, ALL_EVERY_S = 1000, 2.0  # all lines together: 1,000 at once, then 43,200 a day
 MOST_KINDS: Final = 4096
 
 
 class JournalFormat(logging.Formatter):
-    """One line a message, of what can be printed; under systemd with the priority that journalctl filters by."""
+    """One line per message, printable characters only; under systemd with the priority that journalctl filters by."""
 
     def __init__(self, journal: bool) -> None:
         super().__init__("%(name)s: %(message)s" if journal else "%(asctime)s %(levelname)-7s %(name)s: %(message)s")
@@ -48,7 +48,7 @@ class _CountingBucket(TokenBucket):
 
 
 class LogCap(logging.Filter):
-    """Bounds the volume: what repeats without end is counted, and the next line of its kind says how often.
+    """Limits the volume: repeated lines are counted, and the next line of the kind reports the count.
 
     A kind is a message without its values, about one thing: its first value, as a line's or a device's name is.
     """
@@ -80,7 +80,7 @@ class LogCap(logging.Filter):
 
 
 def set_up_logging(verbose: bool) -> None:
-    """All logs go to standard error; libraries speak only when something is wrong."""
+    """Send all logs to standard error; libraries log only warnings and errors."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JournalFormat("JOURNAL_STREAM" in os.environ))
     if not verbose:

@@ -1,4 +1,4 @@
-"""Files that a command writes: they appear complete or not at all. CSV cells never hold a spreadsheet formula."""
+"""Files that a command writes: they appear complete or not at all. CSV cells never contain a spreadsheet formula."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Errors of the disk name the file. Raises GatewayError."""
+    """Turns an OSError into a GatewayError that names the file."""
     try:
         yield
     except OSError as error:
@@ -88,7 +88,7 @@ class FolderDraft:
         self._held.close()
 
     def add(self, file: str, lines: Iterable[bytes]) -> None:
-        """Append lines to a file; all pieces of one file come in a row. Raises OSError, GatewayError."""
+        """Append lines to a file; all pieces of a file must come in a row. Raises OSError, GatewayError."""
         check_room(self._folder, self.path)
         if file not in self._open:
             self._files += 1
@@ -121,7 +121,7 @@ class FolderDraft:
         self.size_bytes += os.fstat(raw.fileno()).st_size
 
     def keep(self) -> None:
-        """Everything is written: move it to ``path``, with the permissions of the umask."""
+        """Finish: move the folder to ``path``, with the permissions of the umask."""
         self._stack.close()
         mask = os.umask(0o077)
         os.umask(mask)
@@ -166,7 +166,7 @@ class TextDraft:
         check_room(self._file.fileno(), self.path)
 
     def keep(self) -> None:
-        """Everything is written: move it to ``path``, replacing an older file."""
+        """Finish: move the file to ``path``, replacing an older one."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._draft.replace(self.path)
@@ -188,7 +188,7 @@ class CsvDraft(TextDraft):
 
 
 def safe_cell(value: object) -> object:
-    """``value`` with an apostrophe in front of text that a spreadsheet would take for a formula; numbers stay numbers.
+    """``value``, with an apostrophe before text that a spreadsheet would take for a formula; numbers stay numbers.
 
     Control characters and line breaks are removed from text.
     """

@@ -22,7 +22,7 @@ from drivers.model import GatewayError
 
 END_S: Final = 10.0  # for the child to close its files
 MAX_LINKS: Final = 40  # as the kernel follows
-# nothing from the user who runs the tool; SOFTHSM2_CONF locates the tokens of SoftHSM2
+# no other variable of the user who runs the tool; SOFTHSM2_CONF locates the tokens of SoftHSM2
 _ENVIRONMENT: Final = ("PATH", "LANG", "CREDENTIALS_DIRECTORY", "SOFTHSM2_CONF")
 _CHILD: Final = (
     "import sys; sys.path.insert(0, sys.argv[2]); from importlib import import_module; "
@@ -52,7 +52,7 @@ def path_owner(path: Path) -> os.stat_result | None:
                 return found
             if stat.S_ISLNK(found.st_mode):
                 links += 1
-                if links > MAX_LINKS:  # who opens it hears so
+                if links > MAX_LINKS:  # opening the path fails with this error
                     break
                 left += reversed(Path(os.readlink(name, dir_fd=folder)).parts)
             elif stat.S_ISDIR(found.st_mode):

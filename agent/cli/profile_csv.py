@@ -17,7 +17,7 @@ from drivers.profile.points import build_point
 from drivers.profile.register_layout import FUNCTION_WORDS, REGISTERS, TYPE_WORDS, Defaults
 from drivers.toml import KeyPath, TomlSource, nearest, show
 
-HEADERS: Final[Mapping[str, tuple[str, ...]]] = {  # key of a point -> what lists call it, without blanks and signs
+HEADERS: Final[Mapping[str, tuple[str, ...]]] = {  # key of a point -> its names in lists, without blanks and signs
     "name": ("name", "point", "pointname", "tag", "variable", "名称", "点名", "测点", "测点名称"),
     "address": ("address", "addr", "register", "registeraddress", "reg", "地址", "寄存器", "寄存器地址"),
     "type": ("type", "datatype", "format", "dtype", "类型", "数据类型", "格式"),
@@ -67,7 +67,7 @@ class _Lines(TomlSource):
 
 @dataclass(frozen=True, slots=True)
 class ListOptions:
-    """What a list may leave out. ``is_4x``: its addresses count from 40001, 30001, 10001 and 1."""
+    """Defaults for columns that a list lacks. ``is_4x``: its addresses count from 40001, 30001, 10001 and 1."""
 
     function: int | None = None
     order: str = ""
@@ -86,7 +86,7 @@ def read_list(path: Path, options: ListOptions) -> list[dict[str, Any]]:
     if missing:
         seen = ", ".join(cell for cell in table[header][1] if cell)[:120]
         hint = f"Seen: {seen}. Known names: {', '.join(HEADERS[missing[0]])}"
-        raise UsageError(f"there is no column for {', '.join(missing)}", where=f"{path}:{table[header][0]}", hint=hint)
+        raise UsageError(f"no column for {', '.join(missing)}", where=f"{path}:{table[header][0]}", hint=hint)
     complaints = ProfileComplaints()
     source = _Lines(str(path), path.parent)
     complaints.source = source
@@ -102,11 +102,11 @@ def read_list(path: Path, options: ListOptions) -> list[dict[str, Any]]:
         build_point(reader, defaults, vocabulary())
         if (first := names.setdefault(str(point.get("name")), line)) != line:
             complaints.at(
-                ("point", n), f"{show(point.get('name'))} is already in line {first}", "A name stands for one point"
+                ("point", n), f"{show(point.get('name'))} is already in line {first}", "A name may occur only once"
             )
         points.append(point)
     if not points:
-        raise UsageError("there are no points below the header", where=str(path))
+        raise UsageError("no points below the header", where=str(path))
     complaints.check()
     return points
 
@@ -123,7 +123,7 @@ def _columns(cells: list[str]) -> dict[int, str]:
 
 
 class _Row:
-    """One row as the table of a point; what cannot be a value of its key is a complaint."""
+    """One row as the table of a point; an invalid value is a complaint."""
 
     def __init__(
         self, given: Mapping[str, str], options: ListOptions, complaints: ProfileComplaints, path: KeyPath
@@ -153,11 +153,11 @@ class _Row:
         return point
 
     def _type(self, text: str) -> str:
-        """A type of ours; also by the words that lists have for one."""
+        """One of our types; understands the words that lists use for it."""
         if not text or text in REGISTERS or text in TYPE_WORDS:
             return TYPE_WORDS.get(text, text) or "u16"
         if nearest(text, REGISTERS):
-            return text  # what is meant is said where it is refused
+            return text  # it is refused later, with the allowed values
         hint = f"Allowed: {', '.join(REGISTERS)}, and words such as float, int32, 浮点"
         self._wrong(f"type: unknown value {show(self.given['type'])}", hint)
         return "u16"
@@ -228,7 +228,7 @@ def _reference(address: int, function: int | None) -> tuple[int | None, int]:
 
 
 def _name(text: str) -> str:
-    """A name of the vocabulary, also where the list has its meaning in English or Chinese."""
+    """A name of the vocabulary; also found by its English or Chinese meaning."""
     if re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", text):
         return text
     return _meanings().get(re.sub(r"\s+", " ", text.strip().lower()), text)

@@ -20,7 +20,7 @@ SPACES: Mapping[str, int] = {"coils": 1, "discrete": 2, "holding": 3, "input": 4
 
 
 def replay(profile: Profile, more: tuple[Sample, ...] = ()) -> list[str]:
-    """Mismatches of the samples of a profile, and of more, one text each."""
+    """Mismatches in the samples of a profile and in ``more``, one text each."""
     wrong: list[str] = []
     for sample in (*profile.samples, *more) if profile.protocol in protocols() else ():  # else its driver is missing
         points = profile.resolve(sample.params, sample.firmware, sample.identity).points
@@ -54,9 +54,9 @@ def make_sample(
     dump: Mapping[str, Mapping[str, int]],
     identity: Mapping[str, str],
 ) -> dict[str, Any]:
-    """A sample file's content: the registers of ``dump``, and what this profile makes of them now.
+    """A sample file's content: the registers of ``dump``, and the values that this profile decodes from them now.
 
-    Values are those before transformer ratios and reversed CTs, which belong to the site and not to the family.
+    The values are those before transformer ratios and reversed CTs, which belong to the site, not to the family.
     """
     words = {SPACES[space]: {int(at): word for at, word in found.items()} for space, found in dump.items()}
     firmware = identity.get("device.firmware")
@@ -74,18 +74,18 @@ def make_sample(
 
 
 def _json(value: Decimal | int | str | None) -> Any:
-    """A number as text keeps its digits; a text stays one under its own mark."""
+    """A value for JSON: a number as text, which keeps its digits; a text in an object, to tell it from a number."""
     return {"text": value} if isinstance(value, str) else str(value)
 
 
 def write_sample(path: Path, facts: Mapping[str, Any]) -> None:
-    """Write a sample file. Raises UsageError where it exists already, or cannot be written."""
+    """Write a sample file. Raises UsageError if it exists or cannot be written."""
     try:
         with path.open("x", encoding="utf-8") as stream:
             stream.write(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     except FileExistsError:
         hint = "A sample is a record: write a new one, such as NAME.evening.json"
-        raise UsageError("exists already", where=str(path), hint=hint) from None
+        raise UsageError("already exists", where=str(path), hint=hint) from None
     except OSError as error:
         raise UsageError(f"cannot be written: {error.strerror}", where=str(path), hint="Name another file") from error
 

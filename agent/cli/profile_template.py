@@ -1,4 +1,4 @@
-"""`meterhouse profiles new`: the text of a profile to fill in, with the comments that lead through it."""
+"""`meterhouse profiles new`: the text of a profile to fill in, with comments as a guide."""
 
 from __future__ import annotations
 
@@ -46,37 +46,37 @@ REGISTERS: Final[Mapping[str, int]] = {"f32": 2, "u32": 2, "i32": 2, "str": 8}
 SLOW: Final = ("energy", "volume", "temperature", "soh", "state", "level", "soc")
 TEXTS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {
-        "head": "A profile of your own. Go through it from top to bottom; `meterhouse profiles check FILE` names what "
-        "is missing.",
-        "registers": "No manual at hand, or in doubt about the order? `meterhouse read --line URL --address N "
+        "head": "A profile of your own. Complete it from top to bottom; `meterhouse profiles check FILE` lists what is "
+        "missing.",
+        "registers": "No manual, or not sure about the byte order? `meterhouse read --line URL --address N "
         "--registers 3:0+40` shows the registers.",
         "models": "Patterns of model names as the device reports them; they identify it in a scan.",
-        "source": "The document that you read: title, revision, date. A number without a source is a rumour.",
+        "source": "The document that you used: title, revision, date. Do not use a number without a source.",
         "evidence": "derived: from a document. dump: checked with recorded registers. field: checked at a device.",
-        "second": "A second source that did not copy from the first; where you found none, say that.",
-        "limits": "What the device does not bear: longer reads, faster requests. Delete what does not apply.",
+        "second": "A second source that was not copied from the first; if you found none, write that.",
+        "limits": "Limits of the device: longest read, pause between requests, ... Delete what does not apply.",
         "serial": "The factory setting of its RS-485 port.",
-        "ratio": 'If the meter sends values that its transformers have not been multiplied into: ratio = "apply"',
-        "defaults": "For all points that do not say otherwise. function: 3 holding registers, 4 input registers.",
-        "order": "order: words as they come, A the highest byte. ABCD: high word first, CDAB: low word first.",
-        "points": "Points. Names are those of `meterhouse profiles names`; what has no name there begins with x.",
+        "ratio": 'If the meter sends secondary values, without the transformer ratios: ratio = "apply"',
+        "defaults": "Defaults for all points. function: 3 holding registers, 4 input registers.",
+        "order": "order: of the bytes on the wire, A is the highest. ABCD: high word first, CDAB: low word first.",
+        "points": "Points. Use the names of `meterhouse profiles names`; a name that is not there begins with x.",
         "address": "Addresses count from 0 as on the wire: 40001 in a manual is function 3, address 0.",
-        "paces": "pace: fast 1 s, normal 5 s, slow 60 s, cells 5 min, once a day (agent.toml may say otherwise).",
+        "paces": "pace: fast 1 s, normal 5 s, slow 60 s, cells 5 min, once a day (agent.toml may override this).",
         "scale": "value = (raw + offset) x scale",
-        "labels": "labels and states give the numbers of a state their words.",
+        "labels": "labels and states give words for the numbers of a state.",
         "sample": "A sample: registers and the values that the display showed. `meterhouse read --sample` writes one "
         "beside this file, as FAMILY.NAME.json.",
-        "list": "Made from {file}.",
+        "list": "Created from {file}.",
     },
     "zh": {
         "head": "自编设备模板。请从上到下逐项填写；`meterhouse profiles check FILE`会指出缺少什么。",
         "registers": "没有点表或不确定字节序时，可直接查看寄存器："
         "`meterhouse read --line URL --address N --registers 3:0+40`",
         "models": "设备上报的型号（可用通配符），扫描时据此识别。",
-        "source": "所依据的文件：名称、版本、日期。没有出处的数字不可信。",
+        "source": "所依据的文件：名称、版本、日期。没有出处的数字请勿使用。",
         "evidence": "derived：依据文件；dump：用录得的寄存器核对过；field：在现场设备上核对过。",
         "second": "与第一来源无关的第二来源；若没有，请注明。",
-        "limits": "设备承受不了的：过长的读取、过快的请求。不适用的请删除。",
+        "limits": "设备的限制：单次读取的最大长度、请求间隔等。不适用的请删除。",
         "serial": "RS-485口的出厂设置。",
         "ratio": '若电表送出的是二次侧值（未乘互感器变比），请写 ratio = "apply"',
         "defaults": "未另行说明的测点均适用。function：3为保持寄存器，4为输入寄存器。",
@@ -94,7 +94,7 @@ _ID = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
 def check_place(path: Path) -> str:
-    """The id of a profile in this file, VENDOR/FAMILY. Raises UsageError where it has none."""
+    """The id VENDOR/FAMILY of a profile in this file. Raises UsageError if the path does not give one."""
     vendor, family = path.absolute().parent.name, path.stem
     if path.suffix != ".toml" or not _ID.fullmatch(vendor) or not _ID.fullmatch(family):
         shown = clean_text(f"{vendor}/{path.name}", 60)
@@ -104,14 +104,14 @@ def check_place(path: Path) -> str:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Write a profile where there is none yet. Raises UsageError."""
+    """Write a new profile. Raises UsageError if the file exists or cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as stream:
             stream.write(text)
     except FileExistsError:
         hint = "It was not changed. Name another file, or remove it first"
-        raise UsageError("exists already", where=str(path), hint=hint) from None
+        raise UsageError("already exists", where=str(path), hint=hint) from None
     except OSError as error:
         raise UsageError(f"cannot be written: {error.strerror}", where=str(path), hint="Name another file") from error
 

@@ -1,4 +1,4 @@
-"""`meterhouse profiles`: which device families are known, and what their points mean."""
+"""`meterhouse profiles`: the known device families, and the meaning of their points."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LABELS = {
     "zh": ("测点", "单位", "节拍", "寄存器", "含义"),
 }
 _SECOND_SOURCE = {
-    "en": ("second source", "none", "the profile does not say whether a second source agrees"),
+    "en": ("second source", "none", "the profile does not state whether a second source agrees"),
     "zh": ("第二来源", "无", "设备模板未说明是否有第二来源佐证"),
 }
 
@@ -49,7 +49,7 @@ _BROKEN = {"en": "broken, see below", "zh": "有误，见下"}
 _SITE = {"en": "site", "zh": "本站"}
 _NAME_HEADS = {"en": ("Name", "Kind", "Units", "Meaning"), "zh": ("名称", "种类", "单位", "含义")}
 _WRITTEN = {
-    "en": "{file} written. `meterhouse profiles check {file}` says what is missing",
+    "en": "wrote {file}. `meterhouse profiles check {file}` lists what is missing",
     "zh": "已写入{file}。`meterhouse profiles check {file}`会指出缺少什么",
 }
 _COPIED = {"en": "Copied from {id}, hash {hash}.", "zh": "复制自{id}，哈希{hash}。"}
@@ -57,7 +57,7 @@ _COPIED = {"en": "Copied from {id}, hash {hash}.", "zh": "复制自{id}，哈希
 
 @click.group()
 def profiles() -> None:
-    """List, show and copy profiles of device families; begin and check one of your own.
+    """List, show and copy profiles of device families; create and check your own.
 
     Site profiles in /etc/meterhouse/profiles override the shipped ones and survive upgrades.
 
@@ -100,7 +100,7 @@ def list_(lang: str, dirs: tuple[Path, ...], as_json: bool) -> None:
 
 
 def _print_list(rows: Sequence[Json], lang: str) -> None:
-    """A family a row, and what the words of evidence mean."""
+    """One family per row, and an explanation of the words for evidence."""
     heads, evidence = _LIST_HEADS[lang], _EVIDENCE[lang]
     widths = (max((len(row["id"]) for row in rows), default=8) + 2, 10, 10, 8, 10, 0)
     click.echo(_row(heads, widths))
@@ -172,7 +172,7 @@ def show(
 
 
 def _second_source(second: SecondSource | None, lang: str) -> str:
-    """What a second, independent source says of the points, in one line."""
+    """Whether a second, independent source agrees with the points, in one line."""
     label, none, silent = _SECOND_SOURCE[lang]
     if lang == "zh":
         return f"{label}：{second.source or none}。{second.zh}" if second else f"{label}：{silent}。"
@@ -258,19 +258,21 @@ def names(pattern: str, lang: str, as_json: bool) -> None:
 @profiles.command()
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--kind", type=click.Choice(list(KINDS)), default="meter", show_default=True, help="What it measures.")
-@click.option("--from", "listed", type=EXISTING_FILE, help="A CSV list of points, with a line that names its columns.")
-@click.option("--function", type=click.IntRange(1, 4), help="With --from: of points whose line has none.")
-@click.option("--order", default="", help="With --from: of 32 and 64 bit values whose line has none, such as CDAB.")
+@click.option("--from", "listed", type=EXISTING_FILE, help="A CSV list of points, with a line of column names.")
+@click.option("--function", type=click.IntRange(1, 4), help="With --from: function for lines that have none.")
+@click.option(
+    "--order", default="", help="With --from: byte order, such as CDAB, for 32 and 64 bit values without one."
+)
 @click.option("--4x", "is_4x", is_flag=True, help="With --from: addresses count from 40001 or 30001.")
 @lang_option
 def new(
     file: Path | None, kind: str, listed: Path | None, function: int | None, order: str, is_4x: bool, lang: str
 ) -> None:
-    """Begin a profile: a template by kind of device, or the points of a list.
+    """Create a profile: from a template for a kind of device, or from a list of points.
 
-    FILE is VENDOR/FAMILY.toml and must not exist yet; without it the text is printed. A list has a column each for
-    name, address and type, and may have unit, factor (or gain), function, order, count, offset, pace, en, zh; the usual
-    other names of these are known, English or Chinese. Names are those of `profiles names`, or their meaning.
+    FILE is VENDOR/FAMILY.toml and must not exist yet; without it the text is printed. A list needs the columns name,
+    address and type, and may have unit, factor (or gain), function, order, count, offset, pace, en, zh; other common
+    names of these are understood, English or Chinese. Names are those of `profiles names`, or their meaning.
 
     \b
     Examples:
@@ -284,7 +286,7 @@ def new(
     if listed is None:
         for option, given in {"--function": function, "--order": order, "--4x": is_4x}.items():
             if given:
-                raise UsageError("applies with --from only", where=option)
+                raise UsageError("has no effect without --from", where=option)
         text = template(kind, vendor, lang)
     else:
         points = read_list(listed, ListOptions(function, order.upper(), is_4x))
@@ -302,10 +304,10 @@ def new(
 @lang_option
 @profiles_option
 def copy(id: str, file: Path | None, lang: str, dirs: tuple[Path, ...]) -> None:
-    """Copy a profile to a file of the site, comments and all, to change it there.
+    """Copy a profile, with its comments, to a file of the site, to change it there.
 
-    Without FILE it goes to VENDOR/FAMILY.toml in the configured folder of profiles, where it takes the place of the
-    shipped one; under another name it is a family of its own.
+    Without FILE it is written to VENDOR/FAMILY.toml in the configured folder of profiles, where it replaces the shipped
+    one. Under another name it is a separate family.
     """
     source = find_profile(id, dirs)
     target = file if file is not None else next(one for one in dirs if one != shipped_dir()) / f"{id}.toml"

@@ -1,16 +1,16 @@
-"""QR codes: of half blocks for a terminal, as SVG for a page."""
+"""QR codes: as half-block characters for a terminal, as SVG for a page."""
 
 from __future__ import annotations
 
 import sys
 from typing import Final
 
-BORDER: Final = 2  # light modules around it; readers of terminals do with fewer than the norm's four
+BORDER: Final = 2  # light modules around it; on a terminal, fewer than the standard's four are enough
 _HALVES: Final = {(0, 0): " ", (1, 0): "▀", (0, 1): "▄", (1, 1): "█"}
 
 
 def terminal_qr(text: str, coloured: bool) -> str:
-    """Two rows of modules a line. ``coloured``: black on white, whatever the terminal's colours are."""
+    """Two rows of modules per line. ``coloured``: black on white, independent of the terminal's colours."""
     import segno
 
     rows = [list(row) for row in segno.make(text, error="m", micro=False).matrix_iter(border=BORDER)]
@@ -25,7 +25,7 @@ def terminal_qr(text: str, coloured: bool) -> str:
 
 
 def can_show() -> bool:
-    """Has stdout's encoding the blocks that a code is made of?"""
+    """Can stdout's encoding represent the block characters of a code?"""
     try:
         "▀▄█".encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):

@@ -1,4 +1,4 @@
-"""`meterhouse replay`: the platform's side of a replay: ask a gateway for packs again and take what comes."""
+"""`meterhouse replay`: the platform side of a replay: request packs from a gateway again, and receive them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MAX_PACKS: Final = 2_000_000  # whose hashes are kept, to recognise duplicates
 @click.option("--first", type=click.IntRange(1, LAST), default=1, show_default=True, help="First sequence.")
 @click.option("--last", type=click.IntRange(1, LAST), default=LAST, help="Last sequence; default: up to the newest.")
 @click.option("--boot", help="Only packs of this boot (16 hex digits).")
-@click.option("--out", type=FILE, help="Append the packs here, one a line.")
+@click.option("--out", type=FILE, help="Append the packs to this file, one per line.")
 @login_options
 @click.option(
     "--for",
@@ -114,8 +114,8 @@ class ReplayClient(Subscriber):
                 f"the broker refuses the request: {reason}", "Its access rules must allow publishing to replay/request"
             )
         elif reason.value == NO_SUBSCRIBERS:
-            hint = "Check the name, and in its topic status that the gateway is online"
-            self._refuse("no gateway of this name listens there", hint)
+            hint = "Check the name, and check in the gateway's topic `status` that it is online"
+            self._refuse("no gateway with this name is subscribed", hint)
 
     def _violated(self, fault: str) -> None:
         self._refuse(fault, "No pack is that large: ask the broker's operator")

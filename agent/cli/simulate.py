@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--profile", metavar="ID|FILE", help="A device of this family, such as eastron/sdm630; its values move.")
+@click.option(
+    "--profile", metavar="ID|FILE", help="A device of this family, such as eastron/sdm630; its values change."
+)
 @click.option(
     "--dump", type=click.Path(path_type=Path), metavar="FILE", help="A recorded dump (JSON); its values do not change."
 )
@@ -38,8 +40,10 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="The demo park; writes DIR/agent.toml and the plan of its figures.",
 )
-@click.option("--listen", metavar="HOST:PORT", help="TCP here; port 0 takes a free one (127.0.0.1:0 by default).")
-@click.option("--rtu", is_flag=True, help="With --listen: RTU bytes over raw TCP, as a serial server passes them.")
+@click.option(
+    "--listen", metavar="HOST:PORT", help="Listen on this TCP port; 0 takes a free one.  [default: 127.0.0.1:0]"
+)
+@click.option("--rtu", is_flag=True, help="With --listen: RTU bytes over raw TCP, like a serial server.")
 @click.option(
     "--pty", type=click.Path(path_type=Path), metavar="LINK", help="A serial line: a pseudo-terminal with this name."
 )
@@ -69,9 +73,9 @@ if TYPE_CHECKING:
     "--fault", "faults", multiple=True, metavar="[DEVICE ]FAULT", help="A fault from the start, such as late=0.5*3."
 )
 @click.option(
-    "--control", type=click.Path(path_type=Path), metavar="FILE", help="A named pipe that takes commands while it runs."
+    "--control", type=click.Path(path_type=Path), metavar="FILE", help="A named pipe for commands while it runs."
 )
-@click.option("--stdin", "from_stdin", is_flag=True, help="Commands from standard input too; `help` lists them.")
+@click.option("--stdin", "from_stdin", is_flag=True, help="Also take commands from standard input; `help` lists them.")
 @click.option("--seed", default=1, show_default=True, help="Random seed of the simulated day.")
 @click.option(
     "--speed",
@@ -84,9 +88,9 @@ if TYPE_CHECKING:
 @click.option("--for", "seconds", metavar="DURATION", type=Duration(), help="Stop after this time, such as 20s.")
 @json_option
 def simulate(**options: Any) -> None:
-    """Play the device side: a profile, a recorded dump, or the whole demo park.
+    """Simulate devices: from a profile, from a recorded dump, or the whole demo park.
 
-    Prints what it serves and where, then runs until stopped.
+    Prints the devices and their addresses, then runs until stopped.
 
     \b
     Examples:
@@ -111,7 +115,7 @@ def simulate(**options: Any) -> None:
     if options["listen"] and options["pty"]:
         raise click.UsageError("--listen and --pty cannot be combined")
     if options["park"] and (options["listen"] or options["pty"] or options["units"] or options["addresses"]):
-        raise click.UsageError("the park has lines of its own; leave out --listen, --pty, --unit and --address")
+        raise click.UsageError("the park has its own lines; leave out --listen, --pty, --unit and --address")
     asyncio.run(_serve(options))
 
 
@@ -132,7 +136,7 @@ async def _serve(options: dict[str, Any]) -> None:
             stack.push_async_callback(control.close)
             for fault in options["faults"]:
                 await control.run(fault if " " in fault.strip() else f"* {fault}")
-            _listen_to(options, control, stack)  # before it is announced: a reader of that may write at once
+            _listen_to(options, control, stack)  # before the output below, after which a script may write at once
             _announce(options, lines, devices)
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), options["seconds"])
@@ -220,7 +224,7 @@ def _role(options: dict[str, Any]) -> str:
 
 
 def _meters(options: dict[str, Any], profile: Profile) -> tuple[Bus, Mapping[str, Simulated]]:
-    """Meters with frames of their own, on a bus of their own."""
+    """Meters that have their own frames, on their own bus."""
     from drivers.sim.display import ParkClock
     from drivers.sim.families import meter_from_profile
     from drivers.sim.meters import MixedBus
@@ -270,7 +274,7 @@ def _from_profile(options: dict[str, Any], profile: Profile) -> list[SimDevice]:
 
 
 def _announce(options: dict[str, Any], lines: dict[str, SimLine], devices: Mapping[str, Simulated]) -> None:
-    """Print the devices and their addresses, unbuffered, for scripts that wait for it."""
+    """Print the devices and their addresses, unbuffered, as scripts wait for this."""
     park: Park | None = options.get("made")
     if park is not None:
         for slot in park.slots:
@@ -280,7 +284,7 @@ def _announce(options: dict[str, Any], lines: dict[str, SimLine], devices: Mappi
         if options["as_json"]:
             click.echo(as_line({"config": str(path)}))
         else:
-            click.echo(f"{path} reads it: meterhouse run -c {path}")
+            click.echo(f"to read the park: meterhouse run -c {path}")
     else:
         profile = options["profile"] or str(options["dump"])
         (line,) = lines.values()
@@ -327,7 +331,7 @@ def _listen_to(options: dict[str, Any], control: Control, stack: AsyncExitStack)
 
 
 class _Commands:
-    """Lines from a file descriptor, carried out one after the other."""
+    """Reads commands from a file descriptor and runs them one after the other."""
 
     def __init__(self, fd: int, control: Control, stack: AsyncExitStack) -> None:
         self._fd, self._control = fd, control

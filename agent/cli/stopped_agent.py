@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from agent.store import Store
 
 T = TypeVar("T")
-SEND_S: Final = 600.0  # for the tool to take a part: it may be writing to a slow stick
+SEND_S: Final = 600.0  # for the tool to take a part: it may be writing to a slow USB stick
 _RUNS: Final = "an agent runs with this runtime directory"
 
 
 class AgentRunning(GatewayError):
-    """It is starting or stopping: it holds its lock and does not listen."""
+    """The agent is starting or stopping: it holds its lock, but does not listen."""
 
 
 def ask_database(
@@ -63,7 +63,8 @@ def ask_database(
             return client.ask(request, take, progress, pick_up_s=SEND_S, silence_s=SEND_S)
         except NoAnswer as error:
             hint = "Run it with MH_DEBUG=1 to see why, as the owner of the database"
-            raise GatewayError("the process that opens it ended", where=str(config.store_path), hint=hint) from error
+            what = "the process that opens the database ended"
+            raise GatewayError(what, where=str(config.store_path), hint=hint) from error
         except GatewayError as error:
             if error.what == _RUNS:
                 raise AgentRunning(error.what, where=error.where, hint=error.hint) from None
@@ -71,7 +72,7 @@ def ask_database(
 
 
 def _owner(state_dir: Path) -> os.stat_result:
-    """Whom a child has to become. Raises GatewayError where this user cannot be it."""
+    """The user that the child process must become. Raises GatewayError if this user may not do that."""
     try:
         owner = state_dir.stat()
         if not owner.st_uid:  # a folder of root's is not theirs

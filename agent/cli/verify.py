@@ -56,14 +56,14 @@ def parse_streams(_context: click.Context, _parameter: click.Parameter, values: 
     "--trust",
     multiple=True,
     metavar="[SITE/GATEWAY=]THUMBPRINT",
-    help="A key obtained out of band; with its gateway if there are several. May be repeated.",
+    help="A thumbprint obtained out of band; with its gateway if there are several. May be repeated.",
 )
 @click.option(
     "--streams",
     multiple=True,
     metavar="[SITE/GATEWAY=]NAME,...",
     callback=parse_streams,
-    help="What was agreed: names and patterns (inv1,meter-*) of the streams that must be there. May be repeated.",
+    help="Names and patterns (inv1,meter-*) of the streams that were agreed and must be present. May be repeated.",
 )
 @click.option(
     "--for",
@@ -84,7 +84,7 @@ def parse_streams(_context: click.Context, _parameter: click.Parameter, values: 
 @click.option("--recompute", is_flag=True, help="Recompute the figures from the packs.")
 @click.option("--plan", "plan_file", type=FILE, help="The park's plan.")
 @click.option(
-    "--expect-complete", is_flag=True, help="Gaps, reported losses and streams without packs are failures as well."
+    "--expect-complete", is_flag=True, help="Treat gaps, reported losses and streams without packs as failures, too."
 )
 @json_option
 def verify(
@@ -104,14 +104,14 @@ def verify(
 ) -> None:
     """Check packs: signatures, order, and that every due reading is present or accounted for.
 
-    PATHs are exported files or folders (.json, .jsonl, also with .zst appended); - reads packs from stdin, one a line.
-    Only what the pinned key signed is trusted: get the thumbprint with `meterhouse keys show` at the gateway, not over
-    the network. With several gateways, each thumbprint needs its SITE/GATEWAY= in front, because the owner of one could
-    sign for another. With --recompute each signed figure whose packs are all present is computed again and must agree
-    to the last digit; --plan names the park's plan if it is too long to be in the packs.
+    PATHs are exported files or folders (.json, .jsonl, also with .zst appended); - reads packs from stdin, one per
+    line. Only packs signed by the pinned key are trusted: get the thumbprint with `meterhouse keys show` at the
+    gateway, not over the network. With several gateways, put SITE/GATEWAY= before each thumbprint, because otherwise
+    the owner of one could sign for another. With --recompute, each signed figure whose packs are all present is
+    computed again and must agree to the last digit; give the park's plan with --plan if it is too long for the packs.
 
-    --streams is for a platform that receives some streams only: the others are not expected, and those that were agreed
-    must be present, even if the gateway or the files say otherwise.
+    --streams is for a platform that receives only some streams: others are not expected, and the agreed ones must be
+    present, even if the gateway or the files say otherwise.
 
     \b
     Example:
@@ -126,7 +126,7 @@ def verify(
     from agent.verify.keyring import is_pin
 
     if bool(paths) == bool(broker):
-        raise UsageError("give either --broker or PATHs", where="verify", hint="`meterhouse verify --help`")
+        raise UsageError("give either --broker or PATHs", where="verify", hint="See `meterhouse verify --help`")
     for pin in trust:
         if not is_pin(pin):
             hint = "43 characters, as `meterhouse keys show` prints them, or park7/gw01= and those"
@@ -136,7 +136,7 @@ def verify(
     else:
         report = _files(paths, trust, streams)
     short = report.shortfalls() if expect_complete else []
-    # a refused object may hold anything: nothing is computed from files with one
+    # a refused object may contain anything, so nothing is recomputed from files with one
     repeated = _repeat(paths, plan_file, streams) if recompute and not report.failures else None
     if as_json:
         facts = report.as_dict()
@@ -179,23 +179,21 @@ def _say(report: Report, short: list[str], is_live: bool) -> None:
 
 
 _WAIT = (
-    "listen again in a minute, and longer, such as --for 2min. Right after a start, streams have only begun: their"
-    " first packs may still be on the way, a silent device is sealed every 15 minutes, and what waits at the gateway"
-    " comes later (`meterhouse status` there). If it stays so, packs are lost between the gateway and here"
+    "listen again in a minute, and longer, such as --for 2min. Right after a start, the first packs of a stream may"
+    " still be on the way, a silent device is sealed only every 15 minutes, and packs waiting at the gateway arrive"
+    " later (see `meterhouse status` there). If the result stays the same, packs get lost between the gateway and here"
 )
 _EXPORT = (
-    "give all files of the export. If they are all here, export again: what was sealed meanwhile is not in them. If it"
-    " stays so, packs were lost"
+    "give all files of the export. If they are all here, export again: packs sealed after the export are not in them."
+    " If the result stays the same, packs were lost"
 )
-_BEFORE = "listen again: births and key records are kept by the broker and come first"
+_BEFORE = "listen again: the broker retains births and key records and sends them first"
 _PIN = "pin the key: --trust and the thumbprint that `meterhouse keys show` prints at the gateway"
 _OTHER_KEY = (
     "compare the thumbprint after --trust with the one that `meterhouse keys show` prints at the gateway: the packs are"
     " signed by another key. If they are the same, the packs are not from this gateway"
 )
-_FAULTY = (
-    "keep what was refused, with `--json`, and ask who had it in hands: these packs are not as the gateway made them"
-)
+_FAULTY = "save the refused packs with `--json`, and find out who handled them: they are not as the gateway made them"
 
 
 _CHINESE = {
@@ -219,13 +217,13 @@ def _advice(report: Report, is_live: bool) -> str:
 
 
 def _is_other_key(report: Report) -> bool:
-    """Whether all that is wrong is that no key is pinned: most often a wrong thumbprint, rarely a forger."""
+    """Is a foreign key the only fault? The cause is mostly a wrong thumbprint, rarely a forger."""
     foreign = (fault.code == "kid" or fault.reason.startswith("foreign key chain") for fault in report.faults)
     return bool(report.faults) and set(report.failures) <= {"key-chain", "kid"} and all(foreign)
 
 
 def _verdict(report: Report, short: int, differ: int) -> str:
-    """The last line: verdict and numbers, and what else made the exit code 6."""
+    """The last line: verdict and numbers, and other reasons for exit code 6."""
     from agent.verify.report_text import verdict_line
 
     more = [f"not complete, see {short} above"] * bool(short) + [f"{differ} figures differ"] * bool(differ)
@@ -245,7 +243,7 @@ def _say_repeated(repeated: Recomputed | None) -> None:
     text = f"figures: {repeated.agree} agree, {counts['differ']} differ, {counts['unknown']} could not be recomputed"
     click.echo(say(text))
     if repeated.not_asked:
-        click.echo(say(f"{repeated.not_asked} of these need streams that were not asked for"))
+        click.echo(say(f"{repeated.not_asked} of these need streams that are not in --streams"))
 
 
 def _files(paths: tuple[Path, ...], trust: tuple[str, ...], streams: list[str]) -> Report:
@@ -282,7 +280,7 @@ def _live(
     try:
         live = Live(broker, trust, streams=streams, site=site, gateway=gateway, **asdict(login))
         live.start()
-    except (LiveError, OSError) as error:  # OSError: a CA file that is none
+    except (LiveError, OSError) as error:  # OSError: an invalid CA file
         raise BrokerError(str(error), where="verify", hint=getattr(error, "hint", "")) from error
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -300,8 +298,8 @@ def _live(
         for number, handler in before.items():
             signal.signal(number, handler)
         report = live.stop()
-    if none_came and not report.failures and not report.held:  # else the report says why none counted
-        click.echo(f"note: no pack came within {wait_s:g} s. {_NO_PACK}", err=True)
+    if none_came and not report.failures and not report.held:  # else the report says why no pack counted
+        click.echo(f"note: no pack arrived within {wait_s:g} s. {_NO_PACK}", err=True)
     return report
 
 

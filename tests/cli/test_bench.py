@@ -29,7 +29,7 @@ def test_the_scarcer_of_processor_and_memory_decides(
     found = capacity_of(core_per_device, machine_bytes, runtime_bytes=machine_bytes // 2)
     assert found.devices == devices
     assert found.by_processor == int(0.5 / core_per_device / DELIVERY)
-    assert str(found).endswith(f"at half a core; {limit} is the limit")
+    assert str(found).endswith(f"using half a core; {limit} is the limit")
 
 
 @pytest.mark.slow

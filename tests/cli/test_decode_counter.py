@@ -106,9 +106,7 @@ def test_local_times_of_the_end_of_summer_time_stay_in_their_order(tmp_path: Pat
     outcome = found(tmp_path, {"points": points})
     assert outcome["total"] == len(shown) - 1
     assert {s["kind"] for s in outcome["steps"]} == {"normal"}
-    assert ("a clock that was set back" in str(outcome.get("warnings"))) is (minutes < 60), (
-        "hourly, 02:00 is there twice"
-    )
+    assert ("clock set back" in str(outcome.get("warnings"))) is (minutes < 60), "hourly, 02:00 is there twice"
 
 
 def test_the_same_time_twice(tmp_path: Path) -> None:
@@ -128,11 +126,11 @@ def test_a_silence_with_a_rollover_in_it(tmp_path: Path) -> None:
 def test_a_width_that_most_readings_are_beyond_is_left_out(tmp_path: Path) -> None:
     outcome = found(tmp_path, {"points": [["a", 53700.1], ["b", 53700.2], ["c", 53700.3]], "bits": 16})
     assert outcome["total"] == 0.2
-    assert "beyond the counter's end, 6553.6" in outcome["warnings"][0]
+    assert "above the counter's range, 6553.6" in outcome["warnings"][0]
 
 
 def test_a_key_that_is_nearly_one_is_told(tmp_path: Path) -> None:
-    assert "is 'bits' meant?" in found(tmp_path, {"points": [], "bit": 32, "companion": {}})["warnings"][0]
+    assert "did you mean 'bits'?" in found(tmp_path, {"points": [], "bit": 32, "companion": {}})["warnings"][0]
 
 
 def test_control_characters_do_not_reach_the_terminal(tmp_path: Path) -> None:

@@ -114,8 +114,8 @@ def test_the_screen_shows_every_device_and_the_verdict(tmp_path: Path) -> None:
     screen = text[text.rindex("A simulated park, read live") :].splitlines()
     for slot in DEMO:
         assert any(line.startswith(f"{slot.name} ") for line in screen), slot.name
-    assert any(line.startswith("verifier, through the broker") for line in screen)
-    assert "not asked yet" in text or "ac.power.generation" in text
+    assert any(line.startswith("verifier behind the broker") for line in screen)
+    assert "not read yet" in text or "ac.power.generation" in text
     assert screen.pop().endswith("missing and accounted for")
     assert len(screen) < 24 and max(len(line) for line in screen) <= 80
 

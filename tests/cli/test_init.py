@@ -51,7 +51,7 @@ def test_nothing_is_overwritten_and_a_key_that_is_there_stays(mh, tmp_path: Path
     first = mh("init", tmp_path, *FLAGS, "--yes", "--json").lines[0]
     text = (tmp_path / "agent.toml").read_bytes()
     again = mh("init", tmp_path, *FLAGS, "--yes")
-    assert again.code == 2 and "already exists, and is never overwritten" in again.err
+    assert again.code == 2 and "already exists and is not overwritten" in again.err
     assert (tmp_path / "agent.toml").read_bytes() == text
     (tmp_path / "agent.toml").unlink()
     assert mh("init", tmp_path, *FLAGS, "--yes", "--json").lines[0]["thumbprint"] == first["thumbprint"]

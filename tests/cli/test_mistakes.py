@@ -74,7 +74,7 @@ read SDM --registers 3:0+1 --repeat x | 2 | --repeat | 'x' is not a whole number
 read SDM --registers 3:0+1 --repeat 0 | 2 | --repeat | 0 is out of range | Allowed: 1 to 1000
 verify --trust nonsense HERE | 2 | --trust: | 'nonsense' | `meterhouse keys show` prints
 export -c CFG --from yesterday HERE/out | 2 | --from: | 'yesterday' | Write 2026-11-25
-export -c CFG --from 2026-11-02 --to 2026-11-01 HERE/o | 2 | export: | is not before --to 2026-11-01 | Exchange them
+export -c CFG --from 2026-11-02 --to 2026-11-01 HERE/o | 2 | export: | is not before --to 2026-11-01 | Swap them
 keys show -c CFG | 3 | signing.key: | there is no signing key | meterhouse keys create
 keys create HERE/no/folder | 3 | HERE/no/folder: | cannot be written here | Make the folder
 simulate --profile eastron/sdm630 --listen 127.0.0.1:99999 | 2 | --listen: | '127.0.0.1:99999' | Such as 127.0.0.1:5020

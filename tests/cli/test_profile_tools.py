@@ -50,7 +50,7 @@ def test_every_template_is_valid_and_leads_through_itself(mh, tmp_path: Path, ki
     assert (profile.id, profile.kind, profile.vendor) == ("acme/x1", kind, "Acme")
     assert file.read_text().count("\n# ") > 10
     again = mh("profiles", "new", file)
-    assert again.code == 2 and "exists already. It was not changed" in again.err
+    assert again.code == 2 and "already exists. It was not changed" in again.err
     assert mh("profiles", "new", "--kind", kind, "--lang", lang).out.splitlines()[3:] == file.read_text().replace(
         '"Acme"', '"Vendor"').splitlines()[3:]  # fmt: skip
 
@@ -118,8 +118,8 @@ def test_4x_numbers_gains_and_defaults(mh, tmp_path: Path) -> None:
     ("text", "code", "says"),
     [
         ("a,b\n1,2\n", 2, "no line names the columns. The first line names the columns: name, address, type"),
-        ("name,type\nac.frequency,u16\n", 2, "list.csv:1: there is no column for address. Seen: name, type."),
-        ("name,address,type\n", 2, "there are no points below the header"),
+        ("name,type\nac.frequency,u16\n", 2, "list.csv:1: no column for address. Seen: name, type."),
+        ("name,address,type\n", 2, "no points below the header"),
         ("name,address,type,fc\nac.frequency,zwei,u16,3\n", 3, 'list.csv:2: address: "zwei" is not a number'),
         ("name,address,type,fc\nac.frequency,1.5,u16,3\n", 3, 'address: "1.5" is not a whole number'),
         ("name,address,type,fc\nac.frequency,1,u16,9\n", 3, 'function: "9" is not a function. 3 or holding'),
@@ -204,7 +204,7 @@ def test_a_copy_keeps_comments_and_takes_the_place_of_the_shipped_one(mh, tmp_pa
     listed = mh("profiles", "list", "-c", config, "--json").lines[0]["profiles"]
     assert [row["shipped"] for row in listed if row["id"] == "generic/heat-recovery-plc"] == [False]
     again = mh("profiles", "copy", "generic/heat-recovery-plc", "-c", config)
-    assert again.code == 2 and "exists already" in again.err
+    assert again.code == 2 and "already exists" in again.err
     bad = mh("profiles", "copy", "generic/heat-recovery-plc", tmp_path / "My Profiles/PLC.toml")
     assert bad.code == 2 and "A profile is VENDOR/FAMILY.toml, in small letters" in bad.err
 

@@ -190,7 +190,7 @@ def test_a_sample_serves_profiles_simulate_and_decode(mh, served, box, tmp_path:
     assert decoded.code == 0
     assert {r["name"]: r["value"] for r in decoded.lines[0]["readings"]}["ac.voltage.l1"] == 230.1
     again = mh("read", *where, "--sample", sample)
-    assert again.code == 2 and "exists already. A sample is a record" in again.err
+    assert again.code == 2 and "already exists. A sample is a record" in again.err
     profile.write_text(box.read_text().replace("scale = 0.1", "scale = 0.01", 1))
     bad = mh("profiles", "check", profile)
     assert bad.code == 3 and "box.noon.json" in bad.err and "expected" in bad.err

@@ -135,7 +135,7 @@ def test_days_without_any_reading_are_not_known(lived: Lived) -> None:
     assert abs(Fraction(water["completeness"]) - Fraction(1, 31)) < Fraction(1, 10**6)
     before = json.loads(lived.report("2024-12", "--json"))["figures"]
     assert {one["verdict"] for one in before} == {"no data"} and not any("v" in one for one in before)
-    assert "Nothing is known of this period." in lived.report("2024-12", "--lang", "en")
+    assert "There is no data for this period." in lived.report("2024-12", "--lang", "en")
 
 
 def test_what_was_declared_is_sealed_and_told_apart(lived: Lived) -> None:

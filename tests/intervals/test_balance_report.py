@@ -54,8 +54,8 @@ def test_the_whole_and_its_intervals(made: dict[str, Any]) -> None:
 def test_what_the_terminal_says(made: dict[str, Any]) -> None:
     balance = made["balance"]
     assert rows.site_row(balance, "en") == (
-        "in 430 kWh, residual 30 kWh (6.98 %), meters may be off by 5.39 kWh: "
-        "not judged, as the class of a meter is not known"
+        "in 430 kWh, residual 30 kWh (6.98 %), allowed error 5.39 kWh: "
+        "not judged, as the accuracy class of a meter is not known"
     )
     assert rows.counts_row(balance, "en") == "within 3, class not known 1"
     assert rows.counts_row(balance, "zh") == "允差内 3，等级未知 1"

@@ -68,9 +68,9 @@ def test_any_bytes_come_back(raw: bytes, between: str, upper: bool) -> None:
         ("01 03 0G", "Character 6, 'G', is not a hex digit. Write bytes as 68 61"),
         ("hello", "Character 1, 'h', is not a hex digit"),
         ("01 03 0", None),  # all stand apart: a 0 is 00
-        ("01030", "A byte has two digits, but there are 5 in all: one is missing or extra"),
-        ("0103 0", "A byte has two digits, but there are 5 in all"),
-        ("6", "A byte has two digits, but there are 1 in all"),
+        ("01030", "A byte has two digits, but the total is 5: one is missing or extra"),
+        ("0103 0", "A byte has two digits, but the total is 5"),
+        ("6", "A byte has two digits, but the total is 1"),
         ("电表", "Character 1, '电', is not a hex digit"),
         ("٣٣", "is not a hex digit"),  # digits of another script
         ("01.03", "Character 3, '.'"),

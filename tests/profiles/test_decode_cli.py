@@ -299,7 +299,7 @@ SECOND = '[second_source]\nsource = "a paper"\nen = "15 points agree."\nzh = "15
             "second source: none. 15 points agree.",
             "第二来源：无。15 个测点一致。",
         ),
-        ("", "second source: the profile does not say", "第二来源：设备模板未说明"),
+        ("", "second source: the profile does not state", "第二来源：设备模板未说明"),
     ],
 )
 def test_check_shows_the_second_source(head: str, en: str, zh: str, tmp_path: Path) -> None:

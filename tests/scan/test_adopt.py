@@ -260,7 +260,7 @@ def test_names_and_addresses_that_are_taken_name_their_place(mh, site: Path) -> 
     assert files(site) == before
     (site.parent / "conf.d" / "free.toml").write_text("# by hand\n")
     said = mh("adopt", "free", *TOLD, "--address", "2")
-    assert said.code == 2 and "never overwritten" in said.err
+    assert said.code == 2 and "not overwritten" in said.err
     assert (site.parent / "conf.d" / "free.toml").read_text() == "# by hand\n"
 
 

@@ -41,7 +41,7 @@ def test_the_platform_gets_the_packs_that_it_requests(
     assert outcome(["replay", STREAM, "--broker", url, "--first", "99"]) == 6
     assert "nothing was sealed beyond 40" in capsys.readouterr().out
     assert outcome(["replay", "park7/gw02/inv1", "--broker", url]) == 5
-    assert "no gateway of this name listens there" in capsys.readouterr().err
+    assert "no gateway with this name is subscribed" in capsys.readouterr().err
     assert outcome(["replay", STREAM, "--broker", url, "--out", str(tmp_path / "no" / "file")]) == 2
     assert outcome(["replay", "inv1", "--broker", url]) == 2
 

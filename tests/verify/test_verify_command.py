@@ -247,7 +247,7 @@ def test_live(broker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_ends_by_itself_when_its_time_is_over(broker: Any) -> None:
     result = run("--broker", broker.url, "--trust", PIN, "--for", "0.2s", "--wait", "0.2s", "--json")
     assert result.exit_code == 6 and json.loads(result.stdout)["verdict"] == "nothing to verify"
-    assert "no pack came within 0.2 s" in result.stderr
+    assert "no pack arrived within 0.2 s" in result.stderr
 
 
 @pytest.mark.broker
@@ -257,7 +257,7 @@ def test_with_a_wrong_pin_only_that_is_said(broker: Any) -> None:
         publisher.send("meterhouse/v1/park7/gw01/keys", keys(Key()), retain=True)
     result = run("--broker", broker.url, "--trust", Key(9).kid, "--for", "0.2s", "--wait", "1s")
     assert result.exit_code == 6 and f"first key is {PIN}" in result.output
-    assert "no pack came" not in result.output + result.stderr
+    assert "no pack arrived" not in result.output + result.stderr
 
 
 @pytest.mark.broker

@@ -1,7 +1,7 @@
-"""Chinese for the texts that people meet: errors, warnings, hints, tables of `check` and `watch`.
+"""Chinese for the texts that people see: errors, warnings, hints, tables of `check` and `watch`.
 
 The code writes English. The files beside this one, and ``chinese.txt`` of each protocol, pair an English text with a
-Chinese one on the indented line below; `{}` stands for an inserted value, `{1}` for the second where Chinese wants
+Chinese one on the indented line below. `{}` stands for an inserted value, `{1}` for the second one if Chinese needs
 another order. Values stay as they are, unless they are texts of the catalogue themselves.
 """
 
@@ -21,8 +21,8 @@ ADDRESS: Final = re.compile(r"(.+?),? (unit|address) (\S+)")  # drivers/base.py:
 PROFILE_ON: Final = re.compile(r"(\S+) on (\S+)")  # drivers/plan/compiled.py: the profile of a device
 VALUE: Final = re.compile(r"\{(\d?)\}")
 MOST_SENTENCES: Final = 6  # of a template
-MOST_PLACES: Final = 6  # colons before the text itself
-DEPTH: Final = 2  # a value of a value may be a text
+MOST_PLACES: Final = 6  # most colons before the text itself
+DEPTH: Final = 2  # values are translated, and values within values
 
 
 class Pair(NamedTuple):
@@ -48,7 +48,7 @@ def read_pairs() -> Iterator[Pair]:
 
 
 class _Template:
-    """One pair, taken apart."""
+    """One pair, split at its values."""
 
     def __init__(self, pair: Pair) -> None:
         self.chinese = pair.chinese
@@ -57,7 +57,7 @@ class _Template:
         self.sentences = len(PART.findall(pair.english))
 
     def values(self, text: str) -> list[str] | None:
-        """The inserted values, each as short as can be; None if the text is another."""
+        """The inserted values, each as short as possible; None if the text does not match."""
         if len(self.literals) == 1:
             return [] if text == self.literals[0] else None
         first, *inner, last = self.literals
@@ -75,7 +75,7 @@ class _Template:
 
 @lru_cache(maxsize=1)
 def _catalogue() -> tuple[_Template, ...]:
-    """The most specific first: those with the most text of their own."""
+    """All templates, the most specific first: those with the most literal text."""
     return tuple(sorted(map(_Template, read_pairs()), key=lambda template: -template.size))
 
 
@@ -86,9 +86,9 @@ def plain_texts() -> Mapping[str, str]:
 
 
 def find(text: str, depth: int = DEPTH, anything: bool = False) -> str | None:
-    """The Chinese of a text that one template covers; None if none does.
+    """The Chinese of a text that one template matches; None if none does.
 
-    ``anything``: a value may hold the end of a sentence.
+    ``anything``: a value may contain the end of a sentence.
     """
     sentences = len(PART.findall(text))
     for template in _catalogue():
@@ -110,7 +110,7 @@ def translate(text: str, depth: int = DEPTH) -> str:
     """A text in Chinese; sentences that the catalogue does not have stay English."""
     if (plain := plain_texts().get(text)) is not None:
         return plain
-    pieces = PART.split(text)  # sentence, what is between, sentence, ...
+    pieces = PART.split(text)  # sentence, separator, sentence, ...
     out, at, missing = "", 0, False
     while at < len(pieces):
         for end in range(
@@ -118,7 +118,7 @@ def translate(text: str, depth: int = DEPTH) -> str:
         ):  # a template may have several sentences
             run = "".join(pieces[at:end])
             found = _find_run(run, depth)
-            if end == at + 1 and (found is None or LETTERS.search(found)):  # a general template may hide the place
+            if end == at + 1 and (found is None or LETTERS.search(found)):  # a general template may match WHERE as well
                 either = [one for one in (found, _with_place(run, depth)) if one is not None]
                 found = min(either, key=lambda text: len(LETTERS.findall(text)), default=None)
             if found is not None:
@@ -143,7 +143,7 @@ def _find_run(text: str, depth: int) -> str | None:
 
 
 def translate_place(where: str) -> str:
-    """Where something is wrong: the words before names, as in "line roof"; a single word is a name, a key or a path."""
+    """The place of an error, such as "line roof". A single word is a name, a key or a path, and stays."""
     return "：".join(map(_place, where.split(": ")))
 
 

@@ -36,7 +36,7 @@ class _Input(TypedDict):
     v: Number
     u: str
     title: Title
-    completeness: NotRequired[Number]  # there where it is metered
+    completeness: NotRequired[Number]  # if it is metered
     estimated: NotRequired[Number]
     note: NotRequired[str]
 
@@ -161,10 +161,10 @@ class _Balance(TypedDict):
     given: Number
     trend: list[_Labelled]
     counts: dict[BalanceVerdict, Count]
-    verdict: NotRequired[BalanceVerdict]  # there where one of the next two is
+    verdict: NotRequired[BalanceVerdict]  # if one of the next two is present
     missing: NotRequired[list[str]]
     residual: NotRequired[Number]
-    allowed: NotRequired[Number]  # there where a residual is
+    allowed: NotRequired[Number]  # if there is a residual
     inputs: NotRequired[list[_Flow]]
     outputs: NotRequired[list[_Flow]]
     nodes: NotRequired[list[_Node]]
@@ -174,9 +174,9 @@ class _Balance(TypedDict):
 class _Derived(TypedDict):
     id: str
     v: NotRequired[Number]
-    u: NotRequired[str]  # there where a value is, and so is the next
+    u: NotRequired[str]  # if there is a value, and so is the next
     completeness: NotRequired[Number]
-    missing: NotRequired[list[str]]  # there where no value is
+    missing: NotRequired[list[str]]  # if there is no value
 
 
 class _Series(TypedDict):
@@ -195,7 +195,7 @@ class _Curve(TypedDict):
 
 class _Amount(TypedDict):
     n: str
-    v: Number | None  # None: nothing is known of it
+    v: Number | None  # None: unknown
     u: str
 
 
@@ -215,7 +215,7 @@ class _Silence(TypedDict):
 
 
 class _Device(TypedDict):
-    """``missing``: by reason [ms, of these ms of the whole device]."""
+    """``missing``: by reason [ms, ms of these in which the whole device was missing]."""
 
     device: str
     missing: dict[str, tuple[Count, Count]]
@@ -242,7 +242,7 @@ class _Page(TypedDict):
 
 
 def check_page(data: bytes) -> dict[str, Any]:
-    """The page of a report."""
+    """The data of a report, checked."""
     page: dict[str, Any] = checked(loaded(data, "report"), _Page, "report")
     try:
         ZoneInfo(page["timezone"])

@@ -8,13 +8,13 @@ from typing import Any
 
 from agent.cli.report.labels import BALANCE_WORDS, WORDS, number, percent, share, unit
 
-ODD = Decimal("0.5")  # of all that came in
+ODD = Decimal("0.5")  # share of the total input
 JUDGED_WHOLE = ("within", "beyond", "unknown")
 JUDGED = ("within", "beyond", "unknown", "spread", "incomplete")
 
 
 def site_row(balance: Mapping[str, Any], language: str) -> str:
-    """One sentence; "" where the site has no balance of its own."""
+    """One sentence; "" if the site has no balance."""
     words, unit = BALANCE_WORDS[language], balance["u"]
     if balance.get("missing"):
         return f"{words[balance['verdict']]}{WORDS[language]['colon']}{', '.join(balance['missing'])}"
@@ -27,7 +27,7 @@ def site_row(balance: Mapping[str, Any], language: str) -> str:
 
 
 def _share(balance: Mapping[str, Any]) -> str:
-    """The residual against what came in; "" where that says nothing: readings are missing, or it is more than all."""
+    """The residual as a share of the input; "" if that means nothing: readings are missing, or it exceeds 100 %."""
     given = Decimal(balance["given"])
     if balance["verdict"] not in JUDGED_WHOLE or given <= 0 or is_odd(balance):
         return ""
@@ -35,14 +35,14 @@ def _share(balance: Mapping[str, Any]) -> str:
 
 
 def is_odd(balance: Mapping[str, Any]) -> bool:
-    """Is the residual so large, of readings that are there, that it tells of a wrong meter rather than of losses?"""
+    """Is the residual, with all readings present, too large for losses? Then probably a meter is wrong."""
     if balance.get("missing") or "residual" not in balance or balance["verdict"] not in JUDGED_WHOLE:
         return False
     return abs(Decimal(balance["residual"])) > ODD * max(Decimal(balance["given"]), Decimal(0))
 
 
 def counts_row(balance: Mapping[str, Any], language: str) -> str:
-    """How the finer stretches were judged: ``within 94, beyond 2``."""
+    """Verdicts of the finer stretches: ``within 94, beyond 2``."""
     words, counts = BALANCE_WORDS[language], balance["counts"]
     return WORDS[language]["comma"].join(
         f"{words['short_' + name]} {counts[name]}" for name in JUDGED if counts.get(name)
@@ -56,7 +56,7 @@ def unknown_row(balance: Mapping[str, Any], language: str) -> str:
 
 
 def node_heads(language: str) -> tuple[str, ...]:
-    """Over ``node_rows``."""
+    """Column heads of ``node_rows``."""
     words = BALANCE_WORDS[language]
     return tuple(words[name] for name in ("meter", "against", "own", "others", "residual", "allowed", "verdict"))
 
@@ -80,7 +80,7 @@ def flow_rows(balance: Mapping[str, Any], language: str, title: Any) -> Iterator
 
 
 def derived_rows(derived: Sequence[Mapping[str, Any]], language: str) -> Iterator[tuple[str, str, str]]:
-    """(name, value, how well it is known)."""
+    """(name, value, how much of it is known)."""
     missing = WORDS[language]["missing"]
     for one in derived:
         if "v" in one:

@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 from agent.cli.report.labels import WORDS, number, text_in
 
 LEFT, RIGHT, TOP, BELOW = 46.0, 6.0, 6.0, 18.0  # around the drawing, for the numbers of the axes
-FONT: Final = 10.0  # px of the numbers; a chart is drawn as wide as it is shown
-LEAVES: Final = ("export", "charge", "feed")  # flows that are drawn below zero
+FONT: Final = 10.0  # px, of the numbers; a chart is drawn at the width at which it is shown
+LEAVES: Final = ("export", "charge", "feed")  # outgoing flows, drawn below zero
 COLOURS: Final[Mapping[str, str]] = {
     "grid.import": "#8f9aa3", "grid.export": "#5b6770", "generation.pv.generation": "#d9a21b",
     "generation.wind.generation": "#3f8fb5", "generation.hydro.generation": "#2b6f94", "direct.import": "#7cc27f",
@@ -35,11 +35,11 @@ class Frame(NamedTuple):
     top: float
 
     def y(self, value: float) -> float:
-        """The place of a value."""
+        """The y coordinate of a value."""
         return TOP + (self.top - value) / (self.top - self.bottom) * self.high
 
     def x(self, share: float) -> float:
-        """The place of a share of the width, 0 to 1."""
+        """The x coordinate of a share of the width, 0 to 1."""
         return LEFT + share * (self.wide - LEFT - RIGHT)
 
 
@@ -82,7 +82,7 @@ def _labels(frame: Frame, labels: Sequence[tuple[float, str]]) -> Iterable[str]:
 
 
 def legend(entries: Iterable[tuple[str, str]], unit: str) -> str:
-    """Samples with their names, and the unit of the values. An entry's first part is a class or a colour."""
+    """A legend: colour samples with names, and the unit. The first part of an entry is a CSS class or a colour."""
     keys = "".join(f"<span><i {_style(look)}></i>{escape(text)}</span>" for look, text in entries)
     return f'<p class="small key"><span class="u">{escape(unit)}</span>{keys}</p>'
 
@@ -137,7 +137,7 @@ def bars(
 
 
 def curve(page: Mapping[str, Any], language: str, zone: ZoneInfo) -> str:
-    """Mean power of the intervals of a day, one line a role and flow; what leaves is drawn below zero."""
+    """Mean power of the intervals of a day, one line per role and flow; outgoing flows are below zero."""
     found = page.get("curve")
     if not found or len(found["slots"]) < 2 or not found["series"] or page["period"]["kind"] != "day":
         return ""
@@ -182,7 +182,7 @@ def _signed(name: str, value: str) -> float | None:
 def _unknown_spans(
     found: Mapping[str, Any], series: Sequence[Mapping[str, Any]], begin: float, until: float
 ) -> list[tuple[float, float]]:
-    """Stretches up to ``until`` in which some series is not known whole, or no interval is; neighbours as one."""
+    """Stretches up to ``until`` in which a series is incomplete or no interval exists; adjacent ones are joined."""
     spans: list[tuple[float, float]] = []
     at = begin
     for n, (start, end) in enumerate([*zip(found["slots"], found["ends"], strict=True), (until, until)]):
@@ -197,7 +197,7 @@ def _unknown_spans(
 
 
 def _steps(values: Sequence[float | None], found: Mapping[str, Any], frame: Frame, x: Any, colour: str) -> str:
-    """A line of steps, open where nothing is known."""
+    """A step line, interrupted where nothing is known."""
     path, is_open = [], False
     for start, end, value in zip(found["slots"], found["ends"], values, strict=True):
         if value is None:
@@ -209,7 +209,7 @@ def _steps(values: Sequence[float | None], found: Mapping[str, Any], frame: Fram
 
 
 def stack(trace: Mapping[str, Any], period: Mapping[str, Any], language: str, zone: ZoneInfo) -> str:
-    """Sources of each hour's consumption, one bar an hour; an hour of which nothing is known has none."""
+    """Sources of each hour's consumption, one bar per hour; no bar for an hour without data."""
     if not trace["hours"]:
         return ""
     words = WORDS[language]
@@ -243,7 +243,7 @@ def stack(trace: Mapping[str, Any], period: Mapping[str, Any], language: str, zo
 
 
 def _times(begin: float, end: float, zone: ZoneInfo, is_day: bool) -> list[tuple[float, str]]:
-    """Eight parts of a stretch with their local times; a day ends at 24:00."""
+    """Labels of a time axis: local times at eighths of the stretch; a day ends at 24:00."""
     form = "%H:%M" if is_day else "%m-%d"
     found = [(n / 8, datetime.fromtimestamp(begin + (end - begin) * n / 8, zone).strftime(form)) for n in range(9)]
     return [*found[:-1], (1.0, "24:00")] if is_day else found

@@ -17,7 +17,7 @@ from agent.cli.options import FILE, ConfigOptions, config_options, json_option, 
 from agent.cli.output_files import CsvDraft, TextDraft, writing
 from drivers.model import GatewayError, UsageError, clean_text
 
-SEALED_WITHIN_S = 60  # packs and intervals of its last readings
+SEALED_WITHIN_S = 60  # until packs and intervals of the last readings exist
 Kind = Literal["day", "month", "year", "rolling"]
 _DATES: Mapping[Kind, str] = {"day": r"\d{4}-\d{2}-\d{2}", "month": r"\d{4}-\d{2}", "year": r"\d{4}"}
 
@@ -102,7 +102,7 @@ def report(
 
 
 def _snapshot(runtime_dir: Path) -> Mapping[str, Any]:
-    """What the running agent says of itself; empty without one."""
+    """The snapshot of the running agent; empty if none runs."""
     try:
         snapshot = read_snapshot(runtime_dir)
     except GatewayError:
@@ -111,7 +111,7 @@ def _snapshot(runtime_dir: Path) -> Mapping[str, Any]:
 
 
 def _first_interval_s(snapshot: Mapping[str, Any], length_s: float) -> float:
-    """When the running agent will have had its first whole interval, as seconds since the epoch; 0 without an agent."""
+    """When the first whole interval of the running agent ends, as seconds since the epoch; 0 if none runs."""
     started = float(snapshot.get("started") or 0)
     return first_whole_interval_s(started, length_s) if started else 0.0
 
@@ -122,7 +122,7 @@ def first_whole_interval_s(started_s: float, length_s: float) -> float:
 
 
 def parse_period(text: str) -> tuple[Kind, str]:
-    """("month", "2026-11-01") of "2026-11". Raises UsageError."""
+    """("month", "2026-11-01") from "2026-11". Raises UsageError."""
     if text in ("", "today"):
         return "day", ""
     if text == "365d":
@@ -151,7 +151,7 @@ TRACE_HEADS = (
 
 
 def csv_heads(names: tuple[str, ...], language: str) -> tuple[str, ...]:
-    """The heads of a file for people, in their language."""
+    """The column heads of a file for people, in their language."""
     from agent.cli.report.labels import CSV_WORDS
 
     return tuple(CSV_WORDS[language][name] for name in names)
@@ -280,7 +280,7 @@ def _show(page: Mapping[str, Any], language: str, first_interval_s: float, lengt
 
 
 def _until(page: Mapping[str, Any], words: Mapping[str, str]) -> str:
-    """How far a period that is not over is known."""
+    """Up to when a current period is known."""
     from datetime import datetime
     from zoneinfo import ZoneInfo
 
@@ -294,7 +294,7 @@ def _until(page: Mapping[str, Any], words: Mapping[str, str]) -> str:
 
 
 def cell(text: str, limit: int = 80) -> str:
-    """For the terminal: thousands apart by plain spaces, as thin ones are not shown everywhere."""
+    """For the terminal: plain spaces between thousands, as not all terminals show thin ones."""
     from agent.cli import console_tables
 
     return console_tables.cell(text.replace("\u2009", " "), limit)

@@ -144,7 +144,7 @@ def _card(figure: Mapping[str, Any], report: Mapping[str, Any], language: str) -
 
 
 def _known(figure: Mapping[str, Any], language: str, is_over: bool) -> str:
-    """The known share, as a bar and in words: as plain to see as the value itself."""
+    """The known share, as a bar and in words, as prominent as the value itself."""
     words, width = WORDS[language], min(max(float(figure["completeness"]), 0.0), 1.0)
     low = "" if is_known_enough(figure) else " low"
     text = words["time known" if is_over else "so far known"].format(share(figure["completeness"]))

@@ -19,30 +19,30 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "report": "Energy and carbon report", "wrote": "wrote",
         "day": "day", "month": "month", "year": "year", "rolling": "365 days",
         "until": "known until", "figure": "figure", "value": "value", "target": "target", "verdict": "verdict",
-        "trend": "trend", "drags": "what weighs on it", "known": "known", "estimated": "estimated", "worst": "worst",
+        "trend": "trend", "drags": "main factors", "known": "known", "estimated": "estimated", "worst": "worst",
         "met": "met", "not met": "not met", "no threshold": "", "no data": "no data", "missing": "missing",
-        "monitoring": "monitoring value: official figures are of a calendar year",
+        "monitoring": "monitoring value: official figures are for a calendar year",
         "core": "core", "guiding": "guiding", "source": "Source", "excluded": "Left out by the plan",
         "inputs": "Inputs", "input": "input", "basis": "basis", "amount": "amount", "factors": "Factors",
         "metered": "metered", "declared": "declared", "assumed": "assumed", "absent": "not in the park",
         "trace": "Green power, hour by hour", "consumption": "consumption", "own": "on-site generation",
         "direct": "direct line", "storage": "from storage", "grid": "from the grid",
         "certified": "covered by certificates", "at_the_time": "green when it was used",
-        "with_certificates": "green with certificates", "incomplete": "hours that are not known whole",
+        "with_certificates": "green with certificates", "incomplete": "hours with incomplete data",
         "issued": "Certificates that on-site generation earns (1 = 1,000 kWh)", "traded": "for power sold",
         "held": "for power used on site, not tradable", "rest": "kWh carried over", "label": "month", "note": "note",
         "own_figures": "The park's own figures", "shared": "{} by its share of time",
         "zero": "nothing to divide by: {}",
-        "nothing": "Nothing is known of this period.",
-        "first interval": "Figures come from whole intervals of {}: the first is there at {}.",
+        "nothing": "There is no data for this period.",
+        "first interval": "Figures are computed from whole intervals of {}: the first one is available at {}.",
         "status": "status", "formula": "formula",
         "quoted": "quoted, check against the publication", "official": "official",
         "factor_assumed": "assumed, no official value found",
         "not enough": "too little data for a verdict",
         "unmetered": "no device has a role that this needs",
-        "not in the park": "Counted as nothing",
-        "roleless": "Counted, but in no figure, for want of a role in agent.toml: {}", "curve": "Power over the day",
-        "unknown time": "not known whole", "target line": "target", "devices": "Meters and what is missing of them",
+        "not in the park": "Counted as zero",
+        "roleless": "Metered, but in no figure, because agent.toml gives no role: {}", "curve": "Power over the day",
+        "unknown time": "incomplete data", "target line": "target", "devices": "Meters and their missing data",
         "device": "meter", "role": "role",
         "counted": "counted", "gaps": "amount not known", "none": "none", "and more": "and {} more",
         "reasons": "why readings are missing", "some points": "{} (some points)", "not counted": "in no figure",
@@ -52,7 +52,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "no role": "no role", "begin of day": "the whole period",
         "each hour": "by hour", "each day": "by day", "each month": "by month",
         "time known": "{} of the time known", "so far known": "{} of the time so far known",
-        "amount estimated": "{} of the amount estimated", "future": "begins at",
+        "amount estimated": "{} of the amount estimated", "future": "starts at",
         "colon": ": ", "semicolon": "; ", "comma": ", ",
     },
     "zh": {
@@ -146,7 +146,7 @@ def text_in(texts: Mapping[str, str], language: str) -> str:
 
 
 def own_text(text: str, language: str) -> str:
-    """A text of the site. It may be written in both languages, as "no gas / 无燃气": then that of the page."""
+    """A text of the site. If it is in two languages, such as "no gas / 无燃气", the part in the page's language."""
     if language == "zh":
         text = _NOTES.get(text, text)
     one, slash, other = text.partition(" / ")
@@ -169,7 +169,7 @@ def is_known_enough(figure: Mapping[str, Any]) -> bool:
 
 
 def verdict_of(figure: Mapping[str, Any]) -> str:
-    """The verdict that people read: ``met`` and ``not met`` only of what is known enough."""
+    """The verdict for people: ``met`` and ``not met`` only if enough of the period is known."""
     verdict: str = figure["verdict"]
     if figure.get("unmetered"):
         return "no data"
@@ -177,12 +177,12 @@ def verdict_of(figure: Mapping[str, Any]) -> str:
 
 
 def value_of(figure: Mapping[str, Any]) -> str:
-    """The value to show; "" where it is none, also where no device has a role that it needs."""
+    """The value to show; "" if there is none, or if no device has a role that it needs."""
     return "" if figure.get("unmetered") else figure.get("v", "")
 
 
 def number(text: str, digits: int = 4) -> str:
-    """At most so many significant digits, never fewer than the whole part has; thousands apart by thin spaces."""
+    """A number with at most ``digits`` significant digits, but its whole integer part; thin spaces group thousands."""
     if not text:
         return "–"
     value = Decimal(text)
@@ -249,10 +249,10 @@ def unit(one: Mapping[str, Any]) -> str:
 BALANCE_WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {
         "balance": "Balance of electricity", "derived": "Derived points", "given": "in", "residual": "residual",
-        "allowed": "meters may be off by", "meter": "meter", "against": "against", "own": "it says",
-        "others": "they say", "verdict": "verdict", "children": "sum of the meters below it",
-        "within": "within what the meters allow", "beyond": "more than the meters allow",
-        "unknown": "not judged, as the class of a meter is not known",
+        "allowed": "allowed error", "meter": "meter", "against": "compared with", "own": "this meter",
+        "others": "the others", "verdict": "verdict", "children": "sum of the meters below it",
+        "within": "within the allowed error", "beyond": "beyond the allowed error",
+        "unknown": "not judged, as the accuracy class of a meter is not known",
         "spread": "not judged, as amounts were spread over time", "incomplete": "not judged, as readings are missing",
         "short_within": "within", "short_beyond": "beyond", "short_unknown": "class not known",
         "short_spread": "spread", "short_incomplete": "incomplete",

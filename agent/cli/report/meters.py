@@ -1,4 +1,4 @@
-"""Rows of the meters: what each counted, how much of the period is known, when it is not, and why."""
+"""Rows of the meters: the amount of each, how much of the period is known, and when and why readings are missing."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MOST_SHOWN: Final = 4  # stretches of a row
 
 
 def heads(page: Mapping[str, Any], language: str) -> tuple[str, ...]:
-    """Over ``rows``."""
+    """Column heads of ``rows``."""
     names = ("device", "role", "counted", "known", "gaps", *(["reasons"] if "devices" in page else []))
     return tuple(WORDS[language][name] for name in names)
 
 
 def rows(page: Mapping[str, Any], language: str) -> Iterator[tuple[str, ...]]:
-    """One meter each, with the stretches in which readings are missing and why; then other devices that lack some."""
+    """A row per meter, with the times and reasons of missing readings; then other devices with missing readings."""
     words, zone = WORDS[language], ZoneInfo(page["timezone"])
     at = 0 if language == "en" else 1
     devices = {one["device"]: one for one in page["devices"]} if "devices" in page else None
@@ -71,7 +71,7 @@ def _at(seconds: float, page: Mapping[str, Any], zone: ZoneInfo) -> str:
 
 
 def why_missing(device: Mapping[str, Any], page: Mapping[str, Any], language: str) -> str:
-    """``no answer in time 1.2 h; ...``, the longest first; where only some points were missing, that is said."""
+    """``no answer in time 1.2 h; ...``, the longest first; notes if only some points were missing."""
     words, at = WORDS[language], LANGUAGES.index(language)
     texts = []
     if (silence := device.get("silent")) is not None:

@@ -30,8 +30,8 @@ from agent.cli.watch.trends import Trends
 from drivers.model import GatewayError, clean_text
 
 EVERY_S: Final = 1.0
-SLICE_S: Final = 0.02  # reading a full ring is done in pieces, so that keys are answered
-REST_S: Final = 0.005  # between two pieces: a key passes through several turns of the loop
+SLICE_S: Final = 0.02  # a full ring is read in slices, so that keys are answered meanwhile
+REST_S: Final = 0.005  # between two slices: a key needs several turns of the event loop
 PAGES: Final = ("devices", "values", "lines", "destinations", "findings")
 LETTER_KEYS: Final = frozenset({"page", "search", "trouble", "keys"})  # actions of keys that a search may hold
 MOST_FRAMES: Final = 2000
@@ -45,10 +45,10 @@ class WatchApp(App[int]):
         devices: show only the values of these; empty: all.
         patterns: show only values that one of these globs matches.
         seconds: end after this time.
-        every_s: how often new values are looked for, and for an agent where none runs; the snapshot half as often.
+        every_s: how often to look for new values, or for an agent if none runs; the snapshot half as often.
         labels: of devices, by name.
         timezone: of the site, for times of frames; "": this machine's.
-        on_disk: what is wrong with the configuration files, until the agent looks at them.
+        on_disk: errors in the configuration files, shown until the agent reloads.
     """
 
     CSS = """
@@ -97,22 +97,22 @@ class WatchApp(App[int]):
         self._zone = ZoneInfo(timezone) if timezone else None
         self._timezone = timezone or self._word("machine time")
         self._on_disk = on_disk
-        self._config: object = None  # what the snapshot says of it
+        self._config: object = None  # the configuration's part of the snapshot
         self._reads = 0
-        self._is_here = False  # an agent is running; else what is shown is old
+        self._is_here = False  # an agent is running; else the values shown are old
         self._trouble = ""  # why there is no agent
         self._is_catching_up = False
         self._shown = "values" if devices or patterns else "devices"
-        self._device = devices[0] if len(devices) == 1 else ""  # whose values are shown; "": all
-        self._line = ""  # whose frames are shown
+        self._device = devices[0] if len(devices) == 1 else ""  # page of values: only this device; "": all
+        self._line = ""  # page of frames: this line
         self.fault: BaseException | None = None
-        self._texts: dict[str, Text] = {}  # what the lines around the list show
+        self._texts: dict[str, Text] = {}  # texts of the lines around the list
         self._joiner, self._frames = FrameJoiner(), deque[str](maxlen=MOST_FRAMES)
 
     # --- the screen
 
     def compose(self) -> ComposeResult:
-        """Head, names of the pages, rows, what is under the cursor, keys."""
+        """Head, names of the pages, rows, detail of the selected row, keys."""
         yield Static(id="head", markup=False)
         yield Static(id="pages", markup=False)
         yield RowList()
@@ -130,7 +130,7 @@ class WatchApp(App[int]):
         self.run_worker(self._follow(), exit_on_error=True)
 
     def run_in_terminal(self) -> int:
-        """Run until it is left; returns the exit code. The terminal is restored however it ends."""
+        """Run until the user quits; returns the exit code. The terminal is restored in every case."""
         code = self.run(mouse=False)  # without: the terminal's own selecting and copying works
         if self.fault is not None:
             raise self.fault
@@ -146,7 +146,7 @@ class WatchApp(App[int]):
     # --- the agent
 
     async def _follow(self) -> None:
-        """Follow the agent, through its end and its next start, as long as the screen lives."""
+        """Follow the agent while the screen is open, also through restarts of the agent."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP):
             try:
@@ -166,7 +166,7 @@ class WatchApp(App[int]):
                 self.view.close()
 
     async def _read(self) -> None:
-        """All news of the ring, in slices."""
+        """All new records of the ring, in slices."""
         if self.view is None or not self._is_here:
             fresh = LiveView(self._folder, *self._wanted, keeps_history=True, snapshot_every_s=2 * self._every_s)
             if self.view is not None:
@@ -203,7 +203,7 @@ class WatchApp(App[int]):
             self._frames.append(clean_text(say_at(error.where, error.what), 200))
 
     def _lose(self, error: GatewayError) -> None:
-        """The agent is gone, or its files cannot be read. What was seen stays on the screen, marked as old."""
+        """The agent is gone, or its files cannot be read. The last values stay on the screen, marked as old."""
         if isinstance(error, NoAgent):
             self._trouble = self._word("ended" if self.view else "no agent", folder=clean_text(str(self._folder), 200))
         else:
@@ -211,7 +211,7 @@ class WatchApp(App[int]):
         self._is_here = self._is_catching_up = False
 
     def _handle_exception(self, error: Exception) -> None:
-        """A fault of ours: leave the screen, then tell it as every command does, instead of Textual's pages of it."""
+        """An internal error: leave the screen, then report it as every command does, without Textual's traceback."""
         self.fault = self.fault or (error.error if isinstance(error, WorkerFailed) else error)
         self.exit(1)
 
@@ -234,7 +234,7 @@ class WatchApp(App[int]):
         self._paint_bottom()
 
     def _put(self, name: str, text: Text) -> None:
-        """Change a line where it is another."""
+        """Change a line if its text has changed."""
         if self._texts.get(name) != text:
             self._texts[name] = text
             self.query_one(f"#{name}", Static).update(text, layout=False)
@@ -316,18 +316,18 @@ class WatchApp(App[int]):
         self._paint_bottom()
 
     def on_resize(self) -> None:
-        """Texts of findings are wrapped anew."""
+        """Wrap the texts of findings again for the new width."""
         self.call_after_refresh(self._paint)
 
     # --- keys
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """While somebody types a search, letters and digits are letters and digits."""
+        """During the input of a search, letters and digits are text, not keys."""
         is_typing = isinstance(self.focused, Input)
         return not (is_typing and (action in LETTER_KEYS or (action, parameters) == ("leave", (0,))))
 
     def action_page(self, name: str) -> None:
-        """Show a page; that of the values shows all devices again."""
+        """Show a page; the page of values shows all devices again."""
         if name == "values" and self._shown == "values":
             self._device = ""
         self._show(name)
@@ -344,7 +344,7 @@ class WatchApp(App[int]):
         self._paint()
 
     def on_row_list_opened(self, message: RowList.Opened) -> None:
-        """Enter: from a device to its values, from a line to its frames."""
+        """Enter: go from a device to its values, from a line to its frames."""
         if self.view is None:
             return
         if self._shown in ("devices", "values"):
@@ -358,7 +358,7 @@ class WatchApp(App[int]):
             self._show("frames")
 
     def action_step_back(self) -> None:
-        """One step back: the keys, the search, the choice, the page."""
+        """One step back: close the keys, the search, the selection, or the page."""
         if self.query_one("#help").display:
             self._close_keys()
         elif self.query_one("#search").display or self._pages.search:
@@ -373,12 +373,12 @@ class WatchApp(App[int]):
         self._paint()
 
     def action_trouble(self) -> None:
-        """Only what is in trouble, or all."""
+        """Show only rows with trouble, or all."""
         self._pages.trouble_only = not self._pages.trouble_only
         self._paint()
 
     def action_search(self) -> None:
-        """Open the line to type into."""
+        """Open the input line of the search."""
         if self._shown == "frames":
             return
         box = self.query_one("#search", Input)
@@ -404,7 +404,7 @@ class WatchApp(App[int]):
         self._paint()
 
     def on_input_submitted(self) -> None:
-        """Keep the search, and let keys move again."""
+        """Keep the search; keys work again."""
         self._close_search()
         self._paint()
 

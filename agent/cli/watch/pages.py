@@ -36,7 +36,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``drop``: the higher, the sooner it is left out of a narrow screen; 0: never. ``shrinks``: may be cut."""
+    """``drop``: a narrow screen leaves out columns with the highest number first; 0: never. ``shrinks``: may be cut."""
 
     title: str
     right: bool = False
@@ -47,7 +47,7 @@ class Column:
 
 @dataclass(slots=True)
 class Page:
-    """What is shown of one page. ``row`` and ``detail`` take the index of a row."""
+    """The content of one page. ``row`` and ``detail`` take the index of a row."""
 
     columns: Sequence[Column]
     count: int
@@ -63,7 +63,7 @@ def matches(words: Sequence[str], *texts: str) -> bool:
 
 
 class Pages:
-    """Makes pages of the newest snapshot and ring.
+    """Creates pages from the newest snapshot and ring.
 
     Args:
         language: ``en`` or ``zh``.
@@ -89,7 +89,7 @@ class Pages:
     # --- devices
 
     def devices(self, view: LiveView, now: float) -> Page:
-        """One device a row, in the order of the configuration file."""
+        """One device per row, in the order of the configuration file."""
         columns = self._columns(
             Column("device", shrinks=True, most=30), Column("state"), Column("complete", right=True),
             Column("missing", shrinks=True, drop=1), Column("answered", right=True),
@@ -148,7 +148,7 @@ class Pages:
     # --- values
 
     def values(self, view: LiveView, now_ns: int, device: str = "") -> Page:
-        """One point a row; of one ``device``, if it is named."""
+        """One point per row; only those of ``device``, if it is given."""
         rows = view.shown()
         if device:
             rows = [one for one in rows if one.point.device == device]
@@ -203,7 +203,7 @@ class Pages:
     # --- lines
 
     def lines(self, view: LiveView, trends: Trends) -> Page:
-        """One line a row: load now and over the last minute, errors since the start and of the last minute."""
+        """One line per row: load now and over the last minute, errors since the start and in the last minute."""
         columns = self._columns(
             Column("line", shrinks=True, most=24), Column("state"), Column("load", right=True), Column("trend", drop=1),
             Column("asked", right=True, drop=2), Column("errors", right=True), Column("minute", right=True),
@@ -252,7 +252,7 @@ class Pages:
     # --- destinations
 
     def destinations(self, view: LiveView, trends: Trends) -> Page:
-        """One destination a row, with its outbox."""
+        """One destination per row, with its outbox."""
         columns = self._columns(
             Column("destination", shrinks=True, most=24), Column("state", shrinks=True), Column("subscriber", drop=2),
             Column("waiting", right=True), Column("trend", drop=1), Column("drain", right=True),
@@ -323,7 +323,7 @@ def _shade(complete: float | None) -> str:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """A text in lines of at most ``width`` columns of a terminal, cut between words where it has any."""
+    """A text in lines of at most ``width`` columns of a terminal, broken between words if possible."""
     from rich.console import Console
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""A list of rows under a fixed heading that scrolls; only the rows on the screen are made."""
+"""A scrolling list of rows under a fixed heading; only the visible rows are created."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ GAP: Final = 2  # columns between two cells
 HEADING: Final = Style.parse("bold")
 CURSOR: Final = Style.parse("reverse")
 NARROWEST: Final = 6  # of a cell that is cut
-EXTRA: Final = 3  # a column that is left out from this ``drop`` on before any other is cut
+EXTRA: Final = 3  # columns with at least this ``drop`` are left out before any other is cut
 
 
 class RowList(ScrollView, can_focus=True):
-    """Shows a ``Page``; the row under the cursor is shown in reverse."""
+    """Shows a ``Page``; the selected row is shown in reverse."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", show=False),
@@ -38,7 +38,7 @@ class RowList(ScrollView, can_focus=True):
     DEFAULT_CSS = "RowList { height: 1fr; scrollbar-size: 0 0; background: ansi_default; color: ansi_default; }"
 
     class Moved(Message):
-        """Another row is under the cursor."""
+        """Another row is selected."""
 
     class Opened(Message):
         """Enter was pressed on a row."""
@@ -63,7 +63,7 @@ class RowList(ScrollView, can_focus=True):
         return self._page
 
     def show(self, kind: str, page: Page, empty: str, is_tail: bool = False) -> None:
-        """Show a page; of the same ``kind`` as before it keeps cursor and widths. ``is_tail``: stay at the end."""
+        """Show a page. Keeps cursor and widths if the ``kind`` is the same as before. ``is_tail``: stay at the end."""
         at_end = self.cursor >= self._page.count - 1
         if kind != self._kind:
             self._kind, self._widest, self.cursor = kind, {}, 0
@@ -80,7 +80,7 @@ class RowList(ScrollView, can_focus=True):
 
     @property
     def _heads(self) -> int:
-        """Lines of the heading: one, or none where no column has a title."""
+        """Lines of the heading: one, or none if no column has a title."""
         return int(any(column.title for column in self._page.columns))
 
     @property
@@ -89,7 +89,7 @@ class RowList(ScrollView, can_focus=True):
         return max(self.size.height - self._heads, 1)
 
     def _measure(self) -> None:
-        """Widths of all columns for what is on the screen."""
+        """Widths of all columns for the visible rows."""
         page, top = self._page, int(self.scroll_offset.y)
         rows = [page.row(at) for at in range(top, min(top + self._room, page.count))]
         for n, column in enumerate(page.columns):
@@ -98,7 +98,7 @@ class RowList(ScrollView, can_focus=True):
         self._widths = fitted(page.columns, [self._widest[n] for n in range(len(page.columns))], self.size.width)
 
     def _redraw(self) -> None:
-        """Draw the lines that are no longer as they were: a terminal may be at the end of a thin line."""
+        """Draw only lines that have changed: the terminal may be behind a slow connection."""
         before, self._drawn = self._drawn, [self._line(y) for y in range(self.size.height)]
         for y, strip in enumerate(self._drawn):
             if y >= len(before) or before[y] != strip:
@@ -132,12 +132,12 @@ class RowList(ScrollView, can_focus=True):
         return Strip(segments[:-1])
 
     def watch_has_focus(self, value: bool) -> None:
-        """The cursor is shown where keys go to."""
+        """The cursor is shown only while the list has the focus."""
         super().watch_has_focus(value)
         self._redraw()
 
     def on_resize(self) -> None:
-        """Another width, other columns."""
+        """Choose the columns for the new width."""
         self._widest = {}
         self._measure()
         self._follow_cursor()
@@ -150,7 +150,7 @@ class RowList(ScrollView, can_focus=True):
             self.scroll_to(y=wanted, animate=False, immediate=True)
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        """Rows of another width may have come into view."""
+        """Rows of another width may have become visible."""
         super().watch_scroll_y(old_value, new_value)
         self._measure()
         self._redraw()
@@ -174,20 +174,20 @@ class RowList(ScrollView, can_focus=True):
         self._go(0 if end < 0 else self._page.count - 1)
 
     def action_open(self) -> None:
-        """Say what is under the cursor."""
+        """Report the selected row."""
         if self._page.count:
             self.post_message(self.Opened(self._page.name(self.cursor)))
 
 
 def cut(text: str, width: int) -> str:
-    """A text of at most ``width`` columns of the terminal; a Chinese character takes two and is never halved."""
+    """A text cut to at most ``width`` columns; a Chinese character takes two and is never halved."""
     if cell_len(text) <= width:
         return text
     return set_cell_size(text, width - 1).rstrip() + "…" if width > 1 else set_cell_size(text, width)
 
 
 def fitted(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
-    """Widths that fit into ``room``: what may be left out is, then what may be cut; 0: not shown."""
+    """Widths that fit into ``room``: columns are left out first, then cut, as they allow; 0: not shown."""
     out = list(widths)
 
     def needs() -> int:
