@@ -27,7 +27,7 @@ def site_row(balance: Mapping[str, Any], language: str) -> str:
 
 
 def _share(balance: Mapping[str, Any]) -> str:
-    """The residual as a share of the input; "" if that means nothing: readings are missing, or it exceeds 100 %."""
+    """The residual as a share of the input; "" if readings are missing, or it exceeds 100 %."""
     given = Decimal(balance["given"])
     if balance["verdict"] not in JUDGED_WHOLE or given <= 0 or is_odd(balance):
         return ""
