@@ -17,7 +17,7 @@ def read_frame(frame: bytes, cap: int, reader: zstandard.ZstdDecompressor | None
     try:
         stated = zstandard.frame_content_size(frame)  # -1: not stated, then the library keeps to the cap
         if stated > cap:
-            raise ValueError(f"a frame of {stated} bytes, at most {cap} are read")
+            raise ValueError(f"frame too large: {stated} bytes, at most {cap} allowed")
         return (reader or zstandard.ZstdDecompressor()).decompress(frame, max_output_size=cap)
     except (zstandard.ZstdError, MemoryError) as error:
         raise ValueError(f"a damaged frame: {error}") from error

@@ -280,7 +280,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "devices-without-role": FindingWords(
         0,
         (
-            "{names}: no role, so not counted in any figure",
+            "devices without a role are not included in any figure: {names}",
             "{names} 没有角色，其计量不计入任何指标",
         ),
         (

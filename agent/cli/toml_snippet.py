@@ -79,7 +79,6 @@ def tables(
 def periods(texts: Sequence[str], dirs: Sequence[Path] | None = None) -> dict[str, str]:
     """The value of ``every``, by device, if the default paces would overload its line.
 
-
     ``texts``: valid tables of lines and devices. Empty if the load cannot be computed.
     """
     from agent.config import load_config

@@ -106,7 +106,7 @@ def _meaningless(table: TomlTable, scheme: str) -> None:
     """An option that could have no effect is refused, so that it cannot mislead."""
     reasons: dict[str, tuple[str, str]] = {}
     if scheme not in BYTE_SCHEMES:
-        hint = "The TCP gateway sets the speed of its bus; bus_baud = 9600 tells it to the plan"
+        hint = "The TCP gateway sets the speed of its bus; state that speed with bus_baud = 9600"
         reasons["serial"] = (f"has no effect on {scheme}", hint)
         reasons["echo"] = (f"has no effect on {scheme}", "Only raw bytes can come back as an echo")
     if scheme == "serial":

@@ -373,7 +373,7 @@ def _ring(table: TomlTable) -> RingConfig:
         size_bytes=table.take("size", size, default.size_bytes),
         max_bytes=table.take("max", v.size_bytes(MIN_RING_BYTES, MAX_RING_BYTES, "256 MiB"), default.max_bytes),
     )
-    table.done({"max_size": 'Write max = "256 MiB"', "min": "A written size is the smallest that it can have"})
+    table.done({"max_size": 'Write max = "256 MiB"', "min": "An explicit size is already the minimum"})
     return out
 
 

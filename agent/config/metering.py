@@ -76,7 +76,7 @@ def check_tree(devices: Sequence[DeviceRead], notes: list[ConfigWarning]) -> Non
             )
         elif _is_load(place, entries) and (above := next((one for one in seen[1:] if _is_load(one, entries)), "")):
             what = f"is a load below the load {above}: figures count both"
-            hint = f'Give it a role of its own, such as "x.{place.partition("/")[0]}", or take the role from {above}'
+            hint = f'Give it its own role, such as "x.{place.partition("/")[0]}", or take the role from {above}'
             notes.append(ConfigWarning(place_of(device.table, key), what, hint))
 
 

@@ -79,9 +79,9 @@ def sleeps(device: DeviceConfig, profile: Profile) -> bool:
 
 def _note_sleepers(names: Sequence[str], notes: list[ConfigWarning]) -> None:
     """One note for all devices whose silence at night will look like a fault."""
-    what = f"the location is unknown: silence of {', '.join(names[:3])}"
+    what = f"site location unknown: no answer from {', '.join(names[:3])}"
     what += f" and {len(names) - 3} more" if len(names) > 3 else ""
-    hint = "Add latitude and longitude to [site], in degrees; then it counts as asleep"
+    hint = "Add latitude and longitude to [site], in degrees; then this counts as asleep"
     notes.append(ConfigWarning("site", f"{what} at night counts as timeout", hint))
 
 
@@ -106,9 +106,10 @@ def role_note(names: Sequence[str]) -> ConfigWarning:
     """What follows for devices without a role."""
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     hint = (
-        'Write roles = { ac = "grid" }, load, generation.pv, storage, ...; a role "x.NAME" of your own if that is meant'
+        'Write roles = { ac = "grid" }, load, generation.pv, storage, ...; '
+        'to leave it out on purpose, a custom role "x.NAME"'
     )
-    return ConfigWarning("roles", f"without a role, the amounts of {shown} count in no figure", hint)
+    return ConfigWarning("roles", f"devices without a role are not included in any figure: {shown}", hint)
 
 
 def _find(table: TomlTable, name: str, profiles: ProfileSource) -> Profile | None:
@@ -150,7 +151,7 @@ def _ratio(table: TomlTable, resolved: Resolved, profile: Profile, notes: list[C
     ratios = {point.ratio for point in resolved.points}
     if not table.has("ratio") or "apply" in ratios:
         return
-    what = f"has no effect: profile {profile.id} says that the device multiplies by itself"
+    what = f"has no effect: profile {profile.id} states that the device applies the ratio itself"
     hint = (
         "Leave it out if `meterhouse read` shows what the display shows; if the values come before the transformers, "
         'write ratio = "apply" under [defaults] of the profile'

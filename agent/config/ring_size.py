@@ -171,11 +171,11 @@ def ring_notes(config: Config, plan: RingPlan) -> list[ConfigWarning]:
     if plan.size_bytes < plan.need_bytes:
         limit = f"a quarter of the file system of {config.runtime_dir}" if plan.by_file_system else "ring.max"
         what = (
-            f"the devices need {show_bytes(plan.need_bytes)}, but {limit} allows {show_bytes(plan.limit_bytes)}; it is "
-            f"full {plan.full_s:.1f} s after the store stalls, then readings become gaps (ring)"
+            f"the devices need {show_bytes(plan.need_bytes)}, but {limit} allows {show_bytes(plan.limit_bytes)}; the "
+            f"ring is full {plan.full_s:.1f} s after the store stalls, then readings become gaps (ring)"
         )
         if plan.early_s is not None:
-            what += f"; packs are sealed after {plan.early_s:.1f} s already, when it is half full"
+            what += f"; packs are sealed after {plan.early_s:.1f} s already, when the ring is half full"
         remedy = "Enlarge that file system" if plan.by_file_system else f'Raise it to "{show_bytes(plan.need_bytes)}"'
         notes.append(ConfigWarning("ring", what, f"{remedy}, seal more often ([pack] every), or read less often"))
     return notes

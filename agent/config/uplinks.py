@@ -95,7 +95,7 @@ def _unsent_streams(uplinks: Sequence[UplinkConfig], devices: Sequence[str]) -> 
         return []
     names = ", ".join(unsent[:5]) + (f" and {len(unsent) - 5} more" if len(unsent) > 5 else "")
     hint = "They are kept for [store] keep_delivered, then deleted. Add them to streams of an [[uplink]]"
-    return [ConfigWarning("uplink", f"no destination asks for {names}", hint)]
+    return [ConfigWarning("uplink", f"not sent to any destination: {names}", hint)]
 
 
 def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result | None) -> list[ConfigWarning]:

@@ -29,7 +29,7 @@ from drivers.files import remove, try_lock, write_draft
 ED25519, ES256 = "Ed25519", "ES256"
 _SINCE, _RECORDS, _TOKEN = b"not_before: ", b"records: ", b"pkcs11:"
 
-LOST = "the signing key is gone, and this gateway has signed with it"
+LOST = "the signing key is missing, although this gateway has signed with it"
 RESTORE = (
     "Restore the file, mode 0600, owned by the user of the agent: the agent does not start without it. If it is lost:"
     " `meterhouse keys create --lost OLD_THUMBPRINT`; a new key is a new thumbprint, which every verifier must pin"
@@ -107,7 +107,7 @@ def rotate_key(
         if old.in_token and not (token or alg):
             hint = "Another key in the token: --pkcs11 URI. A key in the file: --alg ed25519"
             raise KeyFileError(
-                "the key is in a token, so the kind of its successor must be given", where=str(path), hint=hint
+                "the current key is in a token: give --pkcs11 or --alg for the new key", where=str(path), hint=hint
             )
         before = current_records(old, gateway)
         key, body = _new(alg or old.alg, token)

@@ -154,7 +154,7 @@ def _own(signer: Signer, gateway: str) -> KeyChain:
     own = check_key_records(signer.records, gateway)
     if own.newest != signer.kid:
         raise KeyFileError(
-            f"the records in the key's file end with {own.newest}, the key is {signer.kid}",
+            f"the records in the key file end with {own.newest}, but the key is {signer.kid}",
             where=gateway,
             hint="Was the file edited? Restore the one that `meterhouse keys rotate` wrote",
         )
@@ -171,7 +171,7 @@ def _check_follows(own: KeyChain, before: KeyChain, gateway: str) -> None:
             ring.update(data, parse_object(data))
     except Refused as error:
         raise KeyFileError(
-            f"the records in the key's file do not continue those already published: {error}", where=gateway
+            f"the records in the key file do not continue those already published: {error}", where=gateway
         ) from error
 
 

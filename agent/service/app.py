@@ -383,7 +383,8 @@ def _warn_of_the_future(newest_ms: int) -> None:
     now_ms = time.time_ns() // 1_000_000
     if newest_ms > now_ms + FUTURE_MS:
         newest, now = (datetime.fromtimestamp(ms / 1000, UTC).isoformat(" ", "minutes") for ms in (newest_ms, now_ms))
-        log.warning("the clock says %s, but the store has packs up to %s: which of the two is wrong?", now, newest)
+        text = "the clock shows %s, but the store has packs up to %s: one of the two is wrong, check the clock"
+        log.warning(text, now, newest)
 
 
 def _start_event(recovered: Recovered, gone: LostTransactions | None) -> dict[str, Any]:

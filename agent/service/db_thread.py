@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 COMMIT_BYTES = 1 << 19  # of packs in one transaction: few fsyncs, and little memory while they wait
 FLUSH_S = 1.0  # confirmations wait for the next commit of packs, at most this long
+_REMOVED = "this destination is no longer configured"
 
 
 class DatabaseThread:
@@ -162,7 +163,7 @@ class DatabaseThread:
             for ack in acks:
                 try:
                     known = dest in store.packs.destinations
-                    ids, wrong = store.packs.acknowledged(dest, ack) if known else ([], "comes too late")
+                    ids, wrong = store.packs.acknowledged(dest, ack) if known else ([], _REMOVED)
                 except GatewayError as error:
                     ids, wrong = [], str(error)
                 confirmed += ids

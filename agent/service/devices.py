@@ -387,7 +387,7 @@ def _prepare_lines(manager: DeviceManager, change: DeviceChanges, wrong: list[Ga
         except ConfigError as error:
             wrong.append(error)
         except OSError as error:
-            what = f"its trace cannot be created in the runtime directory: {error.strerror}"
+            what = f"frame trace cannot be created in the runtime directory: {error.strerror}"
             wrong.append(ConfigError(what, where=change.config.at(f"line.{entry.name}")))
         else:
             change.lines[entry.name] = line
@@ -484,7 +484,7 @@ async def _close(line: Line) -> None:
     try:
         await line.close()
     except OSError as error:  # an adapter that was pulled out; the port is closed in any case
-        log.warning("%s: closing: %s", line.where, error.strerror)
+        log.warning("%s: error on close: %s", line.where, error.strerror)
 
 
 def _publish_traces(manager: DeviceManager, change: DeviceChanges) -> None:

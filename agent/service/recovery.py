@@ -82,7 +82,7 @@ def resume_after_loss(store: Store, runtime_dir: Path) -> LostTransactions | Non
             again += behind.sent_ms < behind.head.to_ms
     exact = all(behind.exact for behind in store.behind.values())
     streams, packs = store.resume_streams(resumes)
-    more = "" if exact else "; after this power cut more may be missing, and a receiver that has it sees a rollback"
+    more = "" if exact else "; more may be missing after this power cut, and a receiver that has it will see a rollback"
     log.error(
         "the database lost its newest transactions: %d packs of %d streams are gone and will be stated as lost; "
         "the readings of %d streams are sealed again%s", packs, streams, again, more
@@ -142,7 +142,7 @@ def recover(
                 ring.close()
         for path in rings:
             if what := damage.get(path):
-                log.warning("%s: %s; what follows in it is set aside", path, what)
+                log.warning("%s: %s; the rest is set aside", path, what)
                 _set_ring_aside(path, done)
             else:
                 path.unlink()
@@ -187,7 +187,7 @@ def _gather(
         for record in ring.scan(ring.tail, ring.head):
             table = known.get(record.table)
             if table is None:
-                return f"its table {record.table} is not in the store"
+                return f"table {record.table} not found in the store"
             head = heads.get(table.stream)
             at_ms = record.time_ns // 1_000_000 if record.kind == EVENT else record.tick_ms
             if head is not None and (

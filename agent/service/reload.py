@@ -337,7 +337,7 @@ class Reloader:
             except GatewayError as error:
                 wrong.append(error)
             except (OSError, RuntimeError) as error:  # no more descriptors or threads
-                wrong.append(ConfigError(f"cannot be served: {error}", where=config.at(f"uplink.{entry.name}")))
+                wrong.append(ConfigError(f"cannot be started: {error}", where=config.at(f"uplink.{entry.name}")))
 
     async def _commit(self, prepared: Prepared) -> None:
         """Commit all that must be durable before it takes effect, in one transaction. Raises StoreError."""

@@ -333,12 +333,12 @@ def _devices(devices: Mapping[str, Mapping[str, Any]]) -> Iterable[MetricFamily]
     rows = [({"device": name, "line": device["line"]}, device) for name, device in devices.items()]
     yield MetricFamily("device_up", "1 if the device answers.", [(labels, d["life"] == "alive") for labels, d in rows])
     asleep = [(labels, d["life"] == "asleep") for labels, d in rows]
-    yield MetricFamily("device_asleep", "1 if it is silent at night, as its profile expects.", asleep)
+    yield MetricFamily("device_asleep", "1 if the device does not answer at night, as its profile expects.", asleep)
     swapped = [(labels, bool(d["swapped"])) for labels, d in rows]
     yield MetricFamily("device_swapped", "1 if a different device answers at this address, until a reload.", swapped)
     recent = [(labels, d.get("recent") or {}) for labels, d in rows]
     complete = [(labels, facts.get("complete")) for labels, facts in recent]
-    words = "Share of the readings due in the last ten minutes that were made."
+    words = "Share of the readings due in the last ten minutes that were taken."
     yield MetricFamily("device_complete_ratio", words, complete)
     broken = [(labels, (d.get("answers") or {}).get("broken_share")) for labels, d in rows]
     words = "Answers of the last ten minutes that were damaged or did not match the request."
@@ -396,7 +396,7 @@ def _uplinks(uplinks: Mapping[str, Mapping[str, Any]], pending: Mapping[str, int
         for labels, u in rows
         for one in u.get("certificates") or ()
     ]
-    words = "When a configured certificate ends, in seconds since the epoch."
+    words = "When a configured certificate expires, in seconds since the epoch."
     yield MetricFamily("uplink_certificate_expiry_timestamp_seconds", words, ends)
     yield MetricFamily("uplink_backlog_packs", "Packs in the store that the destination has not confirmed.", waiting)
     for name, key, words in (

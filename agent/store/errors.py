@@ -196,7 +196,7 @@ class DamageVerifier:
                 self._unreadable_since = None
                 if self.in_use and self._cleared < MAX_CLEARED and self._is_sound():
                     self._cleared += 1
-                    return self._busy(f"the disk failed for a moment ({error}, but the database is sound)")
+                    return self._busy(f"temporary disk error ({error}; the database is intact)")
         add_suspicion(self._path)
         return damaged
 

@@ -465,7 +465,7 @@ def set_stale_wal_aside(path: Path, record: HeadRecord, rescue: bool = True) -> 
     if _reaches(path, "mode=ro", record) is not False or not _reaches(path, "mode=ro&immutable=1", record, sound=True):
         return False
     if not rescue:
-        raise unchanged_damage(path, f"{wal.name} is older than it")
+        raise unchanged_damage(path, f"{wal.name} is older than the database")
     aside = quarantine_name(wal)
     wal.rename(aside)
     sync_directory(path.parent)

@@ -523,10 +523,10 @@ class PackTable:
             *(stream, ack.last, boot),
         )
         if not last:
-            return [], "pack `last` is not here"
+            return [], "pack `last` is not in the store"
         data = self._decode(*last[0])
         if data is None or payload_hash(data) != ack.hash:
-            return [], "the hash is not that of pack `last`"
+            return [], "the hash does not match pack `last`"
         rows = self._db.query(
             "SELECT o.pack FROM packs p JOIN outbox o ON o.pack = p.id AND o.destination = ?"
             " WHERE p.stream = ? AND p.seq BETWEEN ? AND ? AND p.boot = ? ORDER BY o.pack",

@@ -106,7 +106,7 @@ def read_rows(
             with closing(conn.execute(sql, (*values, at))) as cursor:
                 for row in cursor:
                     if not isinstance(row[0], int) or row[0] <= at:
-                        raise sqlite3.DatabaseError("keys that do not ascend")
+                        raise sqlite3.DatabaseError("keys not in ascending order")
                     if hole >= 0 and row[0] > hole:
                         yield Hole(hole, row[0] - 1)
                     hole, tried, at = -1, 0, row[0]

@@ -203,7 +203,7 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
     elif version < schema.VERSION:
         schema.upgrade(conn)
     if missing := schema.missing_columns(conn):
-        raise damage_error(f"the tables lack {missing}")
+        raise damage_error(f"missing in the tables: {missing}")
     for pragma, wanted in (
         ("journal_mode", "wal"),
         ("synchronous", 2),

@@ -140,7 +140,7 @@ class ReplayServer:
         if wire.first > wire.last:
             self._send_reply(wire.id, wire.stream, "refused", reason="first is greater than last")
         elif not self._wants(wire.stream):
-            reason = "this stream is not among the streams that this destination gets ([[uplink]] streams)"
+            reason = "this stream is not sent to this destination ([[uplink]] streams)"
             self._send_reply(wire.id, wire.stream, "refused", reason=reason)
         elif self._quota.is_spent:
             self._send_reply(wire.id, wire.stream, "refused", reason=self._quota_text())

@@ -125,7 +125,7 @@ def _try_rights(
         result.has_subscriber = code != errors.NO_SUBSCRIBERS
         if not result.has_subscriber:
             hint = "Is the platform running and subscribed? The agent keeps its packs until it is"
-            result.problems.append(BrokerError(f"nobody subscribes to {status.topic}", where=config.url, hint=hint))
+            result.problems.append(BrokerError(f"no client subscribes to {status.topic}", where=config.url, hint=hint))
 
 
 def _wait(connection: MqttConnection, done: Callable[[], bool], seconds: float) -> None:

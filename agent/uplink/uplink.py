@@ -369,7 +369,8 @@ class Uplink:
         for topic, payload in connection.messages:
             self._on_message(topic, payload)
         for topic in connection.ignored:
-            text = "%s: retained message on %s ignored: an ack or a request counts once. Ask the operator to delete it"
+            text = "%s: retained message on %s ignored: acks and requests must not be retained. "
+            text += "Ask the operator to delete it"
             self._rejected_log.log(log.warning, text, self.name, clean_text(topic, 200))
         connection.pubacks.clear()
         connection.subacks.clear()
@@ -433,7 +434,7 @@ class Uplink:
             if self._acks_left.acquire(blocking=False):
                 self._outbox.acknowledge(self.name, acks, partial(self._on_ack_checked, self._acks_left))
             else:
-                self._log_rejected_ack("too many at once; packs without an ack are sent again after a minute")
+                self._log_rejected_ack("too many acks at once; unconfirmed packs are sent again after a minute")
 
     def _on_ack_checked(self, left: threading.Semaphore, valid: int, rejected: str | None) -> None:
         """From the database thread: how many acks of a message hold, and why the first of the others does not."""

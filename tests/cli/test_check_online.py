@@ -104,7 +104,7 @@ def test_nobody_subscribes_and_a_broker_that_is_not_there(
     served: Served, park: Callable[..., Path], broker: Broker, mh: Callable[..., Any]
 ) -> None:
     said = mh("check", "--online", "-c", park(served.url, UPLINK.format(url=broker.url)))
-    assert said.code == 5 and "nobody subscribes to meterhouse/v1/park7/gw01/status" in said.err
+    assert said.code == 5 and "no client subscribes to meterhouse/v1/park7/gw01/status" in said.err
     gone = f"mqtt://127.0.0.1:{free_port()}"
     said = mh("check", "--online", "--json", "-c", park(served.url, UPLINK.format(url=gone)))
     facts = json.loads(said.out)

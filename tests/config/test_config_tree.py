@@ -164,12 +164,13 @@ def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
         "Correct only if it was changed at the device",
         "agent.toml:73: device.second.every: no point has the pace normal",
         "agent.toml:84: uplink.plain.url: is sent unencrypted. mqtts:// protects password and readings",
-        "roles: without a role, the amounts of second, third count in no figure. " + ROLE_HINT,
+        "roles: devices without a role are not included in any figure: second, third. " + ROLE_HINT,
     ]
 
 
 ROLE_HINT = (
-    'Write roles = { ac = "grid" }, load, generation.pv, storage, ...; a role "x.NAME" of your own if that is meant'
+    'Write roles = { ac = "grid" }, load, generation.pv, storage, ...; '
+    'to leave it out on purpose, a custom role "x.NAME"'
 )
 
 
@@ -194,7 +195,7 @@ def test_a_device_that_no_figure_counts_is_noted(site, more: str, wants: bool, l
     config = site.load()
     assert (config.wants_figures, config.roleless) == (wants, lacking)
     notes = [note.what for note in config.notes if note.where == "roles"]
-    expected = [f"without a role, the amounts of {', '.join(lacking)} count in no figure"]
+    expected = [f"devices without a role are not included in any figure: {', '.join(lacking)}"]
     assert notes == (expected if wants and lacking else [])
     assert "roleless" not in config.effective(), "the hash of a configuration does not change"
 
@@ -407,7 +408,7 @@ def test_who_sleeps_in_the_dark(tmp_path: Path, role: str) -> None:
         found[place] = spec.night, [note.what for note in config.notes if note.where == "site"]
     without, with_place = found.values()
     if role == "generation.pv":
-        assert without == (None, ["the location is unknown: silence of inv1 at night counts as timeout"])
+        assert without == (None, ["site location unknown: no answer from inv1 at night counts as timeout"])
         assert with_place == (Night(Decimal("31.23"), Decimal("121.47")), [])
     else:
         assert without == with_place == (None, [])
@@ -454,6 +455,6 @@ def test_streams_of_a_destination(site, good) -> None:
     assert [note.partition("uplink")[2] for note in notes] == [
         '.platform.streams: "meter-*" matches no stream here. Streams: _gateway, _indicators, main, second',
         '.platform.streams: "secnd" matches no stream here. Did you mean "second"?',
-        ": no destination asks for second. They are kept for [store] keep_delivered, then deleted. "
+        ": not sent to any destination: second. They are kept for [store] keep_delivered, then deleted. "
         "Add them to streams of an [[uplink]]",
     ], notes

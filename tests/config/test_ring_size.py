@@ -142,18 +142,18 @@ def of(ring: RingConfig) -> Config:
         (
             AUTO, 320_000, 60, 8 * GIB,
             [
-                "ring: the devices need 1 GiB, but ring.max allows 256 MiB; it is full 52.4 s after the store stalls, "
-                "then readings become gaps (ring); packs are sealed after 26.2 s already, when it is half full. "
-                'Raise it to "1 GiB", seal more often ([pack] every), or read less often'
+                "ring: the devices need 1 GiB, but ring.max allows 256 MiB; the ring is full 52.4 s after the store "
+                "stalls, then readings become gaps (ring); packs are sealed after 26.2 s already, when the ring is "
+                'half full. Raise it to "1 GiB", seal more often ([pack] every), or read less often'
             ],
         ),
         (
             AUTO, 320_000, 10, 400 * MIB,
             [
-                "ring: the devices need 128 MiB, but a quarter of the file system of /run/x allows 64 MiB; it is full "
-                "13.1 s after the store stalls, then readings become gaps (ring); packs are sealed after 6.6 s "
-                "already, when it is half full. Enlarge that file system, seal more often ([pack] every), or read "
-                "less often"
+                "ring: the devices need 128 MiB, but a quarter of the file system of /run/x allows 64 MiB; the ring "
+                "is full 13.1 s after the store stalls, then readings become gaps (ring); packs are sealed after 6.6 s "
+                "already, when the ring is half full. Enlarge that file system, seal more often ([pack] every), or "
+                "read less often"
             ],
         ),
         (RingConfig(64 * KIB, 64 * KIB), 100, 1, 8 * GIB, []),

@@ -206,7 +206,7 @@ def test_a_file_whose_records_are_of_another_key_is_refused(path: Path, tmp_path
     rotate_key(other, GATEWAY, 2)
     records = next(line for line in other.read_text().splitlines() if line.startswith("records: "))
     path.write_text(records + "\n" + path.read_text())
-    with pytest.raises(KeyFileError, match=r"records in the key's file end with .* the key is"):
+    with pytest.raises(KeyFileError, match=r"records in the key file end with .* but the key is"):
         current_records(load_key(path), GATEWAY)
 
 

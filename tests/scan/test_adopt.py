@@ -63,7 +63,8 @@ def test_a_device_that_says_what_it_is(mh, field: Park, site: Path) -> None:
     assert stat.S_IMODE((site.parent / "conf.d" / "main.toml").stat().st_mode) == 0o640
     assert "a role" not in said.err
     second = mh("adopt", "second", "--line", found.name, "--address", "5", "--yes")
-    assert "check --plan" in second.err and "without a role, the amounts of second count in no figure" in second.err
+    assert "check --plan" in second.err
+    assert "devices without a role are not included in any figure: second" in second.err
     assert [device.line for device in load_config(site).devices] == [found.name, found.name]  # its line is known now
     assert site.read_text() == MAIN and mh("check").code == 0
 

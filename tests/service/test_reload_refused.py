@@ -340,10 +340,10 @@ async def test_what_cannot_be_made_on_this_machine_changes_nothing(tmp_path: Pat
         draft.mkdir()
         outcome = await park.reload(park.large())
         draft.rmdir()
-        assert re.search(r"agent\.toml:\d+: line\.hall: its trace cannot be created", "\n".join(outcome.complaints))
+        assert re.search(r"agent\.toml:\d+: line\.hall: frame trace cannot be created", "\n".join(outcome.complaints))
         assert different(before, await park.picture()) == {}
         for kind, method, error, says in (
-            (threading.Thread, "start", RuntimeError("can't start new thread"), r"uplink\.platform: cannot be served"),
+            (threading.Thread, "start", RuntimeError("can't start new thread"), r"uplink\.platform: cannot be started"),
             (Documents, "register_tables", StoreFull("the disk is full", where="state"), "the disk is full"),
             (PackTable, "set_destinations", StoreFull("the disk is full", where="state"), "the disk is full"),
         ):
@@ -419,7 +419,7 @@ async def test_a_fault_of_ours_while_it_is_prepared_changes_nothing(tmp_path: Pa
                     outcome = await park.reload(text)
                 assert count() == 1, where
                 assert not outcome.accepted and different(before, await park.picture()) == {}, where
-                if not outcome.complaints[0].startswith("agent.toml") and "cannot be served" not in str(outcome):
+                if not outcome.complaints[0].startswith("agent.toml") and "cannot be started" not in str(outcome):
                     assert outcome.fault and f"internal error: {type(error).__name__}: injected" in str(outcome), where
         outcome = await park.reload(text)
         assert outcome.accepted, outcome

@@ -144,7 +144,7 @@ def test_stopped_while_the_disk_is_full(played: dict[str, Any]) -> None:
     """What cannot be sealed at the end stays in the ring, and the next start seals it."""
     assert played["code"] == 0 and len(played["left"]) == 1
     assert "sealing paused" in played["said"] and "Free space there" in played["said"]
-    assert played["said"].count("readings stay unsealed in the ring (") == 1, played["said"]
+    assert played["said"].count("readings remain unsealed in the ring (") == 1, played["said"]
     assert played["again"] == 0 and played["held"] and not played["lost"]
     assert set(reasons(played["report"], "m1")) <= {"disk"} | BUSY, played["gaps"]
 

@@ -434,7 +434,7 @@ def test_a_clock_a_year_back(played: dict[str, Any]) -> None:
     """The start warns, and `status` goes on saying it until the clock is synchronised."""
     assert played["codes"] == [0, 0]
     (line,) = [line for line in played["said"].splitlines() if "the store has packs up to" in line]
-    assert "WARNING" in line and "which of the two is wrong?" in line
+    assert "WARNING" in line and "one of the two is wrong" in line
     snapshot = played["snapshot"]
     assert YEAR_S - 3600 < snapshot["clock"]["behind_store"] <= YEAR_S + 3600
     snapshot["clock"]["synced"] = False

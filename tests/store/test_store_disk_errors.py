@@ -122,7 +122,7 @@ def test_a_disk_that_fails_once_is_not_damage(path: Path, shim: Shim, agent: Age
     assert agent.ask("open") == "open"
     shim.set("read fails", times=1)
     said = agent.ask("read")
-    assert said.startswith("StoreBusy") and "failed for a moment" in said
+    assert said.startswith("StoreBusy") and "temporary disk error" in said
     assert agent.ask("read") == "ok" and not suspicion_file(path).exists()
 
 

@@ -55,7 +55,7 @@ def test_what_was_not_tried_is_all_that_the_agent_will_publish(broker: Brokers, 
 def test_nobody_subscribes(broker: Brokers) -> None:
     result = attempt(destination(broker().port))
     assert result.may_publish and result.has_subscriber is False
-    assert f"nobody subscribes to {BASE}/status" in problems(result)
+    assert f"no client subscribes to {BASE}/status" in problems(result)
 
 
 def test_a_broker_that_speaks_only_3_1_1_cannot_report_subscribers(fake: Callable[..., FakeBroker]) -> None:

@@ -541,7 +541,7 @@ def test_a_value_leads_to_register_profile_and_pack(viewer, traces) -> None:
     pack = viewer.get("/pack/m1/5").text
     assert "Pack 5 of m1" in pack and "ac.energy.import" in pack and 'href="/pack/m1/4"' in pack
     gone = viewer.get("/pack/m1/900000")
-    assert gone.status_code == 503 and "pack 900000 is not kept" in gone.text
+    assert gone.status_code == 503 and "pack 900000 is not in the store" in gone.text
     assert viewer.get("/pack/m1/0").status_code == viewer.get("/pack/m1/x").status_code == 404
     assert viewer.get(f"/pack/m1/{1 << 60}").status_code == 404
 

@@ -67,8 +67,9 @@ async def handover(access: Access, request: Handover, reply: Reply) -> dict[str,
             event["part"] = [part, len(pieces)]
         service.sealing.gateway_event(event)
         if not await service.sealing.seal(service.clock.now_ms() + 1, [gateway]):
-            what = f"the record is noted but not signed yet ({service.sealing.trouble or 'the store could not commit'})"
-            hint = "It is sealed as soon as that is possible; `meterhouse status` says what to do"
+            why = service.sealing.trouble or "the store could not commit"
+            what = f"the record was accepted but is not signed yet ({why})"
+            hint = "It will be signed as soon as possible; `meterhouse status` shows what to do"
             raise GatewayError(what, where="handover", hint=hint)
     found = await access.call(lambda store: _sealed(store, gateway.name, before, number))
     if len(found) != len(pieces):
@@ -105,7 +106,8 @@ async def _entry(access: Access, device: RunningDevice, one: ComparedDevice) -> 
         entry["reading"] = await _reading(access, device, one)
     if one.display:
         if not one.n:
-            raise UsageError(f"a display without a reading of {config.name}", where="handover", hint="Leave it out")
+            what = f"a display value is given, but no reading of {config.name} to compare it with"
+            raise UsageError(what, where="handover", hint="Leave it out")
         entry["display"] = one.display
         entry["difference"], entry["agrees"] = compare(one.v, one.display)
     return entry
@@ -224,7 +226,7 @@ def check_against(made: Declaration, entries: list[Declaration], access: Access)
     plan = read(access.config)
     wanted = plan.inputs.get(made.name)
     if wanted is None:
-        known = ", ".join(sorted(plan.inputs)) or "none: the plan names no set that takes any"
+        known = ", ".join(sorted(plan.inputs)) or "none: no set in the plan takes inputs"
         raise UsageError(f"the plan has no input {made.name}", where="declare", hint=f"Known: {known}")
     if made.replaces and made.replaces not in {entry.id for entry in in_force(entries) if entry.name == made.name}:
         raise UsageError(

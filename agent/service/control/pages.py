@@ -126,7 +126,9 @@ async def signed(access: Access, request: Birth | Pack, reply: Reply) -> dict[st
 
     data = await access.call(read)
     if data is None:
-        what = "no birth of this time is kept" if is_birth else f"pack {seq} is not kept, or not made yet"
+        what = "no birth of this time in the store"
+        if not is_birth:
+            what = f"pack {seq} is not in the store: deleted, or not sealed yet"
         hint = "Packs are deleted after keep_delivered; the newest birth stays" if is_birth else (
             "Packs are deleted after keep_delivered; the platform has them"
         )  # fmt: skip

@@ -49,7 +49,7 @@ class RangeRequest(RequestBase, frozen=True):
 
     def __post_init__(self) -> None:
         if self.from_ms >= self.to_ms:
-            raise ValueError("from_ms is not before to_ms")
+            raise ValueError("from_ms must be before to_ms")
 
 
 class Export(RangeRequest, frozen=True, tag="export"):

@@ -42,7 +42,7 @@ async def lease(access: Access, request: Lease, reply: Reply) -> dict[str, Any]:
             granted = await line.lend(f"{request.purpose} by {access.caller}")
     except TimeoutError:
         raise LineLent(
-            f"the request under way did not end within {GRANT_S:g} s", where=line.where, hint="Try again"
+            f"the current request did not finish within {GRANT_S:g} s", where=line.where, hint="Try again"
         ) from None
     try:
         reply.rest()  # before the client turns to its line: it does not read the socket meanwhile

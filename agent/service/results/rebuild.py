@@ -285,7 +285,7 @@ class IntervalRepair:
                 self._day = None
                 raise
             except Exception:  # a bug in a sum must never stop the sealing of readings
-                log.exception("internal error: older intervals of %s stay as written", repair.stream)
+                log.exception("internal error: older intervals of %s remain unchanged", repair.stream)
                 self._keep(store, repair, [], [], 0)
         return bool(self.left)
 
