@@ -95,6 +95,16 @@ def test_the_first_pack_is_a_birth_that_covers_nothing_and_carries_the_table(sig
     assert report.ok and report.failed == 0 and report.readings >= 3 and report.gaps == 0
 
 
+def test_only_the_birth_of_an_identified_device_states_its_identity(signer, ring) -> None:
+    """The birth of a device that has not answered yet must not erase what the store knows of it."""
+    known = {"identity": {"serial": "A-1"}, "profile": "sun2000"}
+    for device, stated in ((known, True), ({**known, "profile": None}, False), ({"profile": "sun2000"}, False)):
+        one = Packer(STREAM, BOOT, None, signer.signer("mh-pack"), T0, 1 << 16)
+        one.use(BirthTable(STREAM, {**TABLE, "device": device}))
+        packs = one.seal(ring, array("Q", [record(ring, T0, (0, 5), (1, 7), (2, 9), (3, 1))]), T0 + 1000, CLOCK)
+        assert [pack.facts is not None for pack in packs] == [stated, False]
+
+
 def test_a_later_boot_continues_the_chain_and_names_the_boot_before(signer, ring) -> None:
     one = packer(signer)
     packs = one.seal(ring, array("Q"), T0 + 10_000, CLOCK)

@@ -80,6 +80,19 @@ def test_what_one_destination_owes_does_not_go_with_what_the_other_has(path: Pat
     store.close()
 
 
+def test_what_a_smaller_cap_costs_is_counted(path: Path) -> None:
+    store, make = Store.open(path, 2 * CAP, destinations=["platform"]), Maker()
+    store.packs.commit([make(birth=True)])
+    while store.usage().disk_bytes < 3 * CAP // 2:
+        store.packs.commit([noise(make, 60_000) for _ in range(4)])
+    assert store.lost_packs == 0
+    store.change_limits(CAP, 0, ["platform"], START_MS)
+    losses = store.prune(START_MS)
+    assert store.lost_packs == sum(note.last - note.first + 1 for note in losses) > 0
+    assert store.usage().pending == {"platform": len(make.made) - store.lost_packs}
+    store.close()
+
+
 def test_a_destination_that_is_gone_holds_up_nothing(path: Path) -> None:
     """Its packs count as confirmed once they are old or space is needed; until then it may come back."""
     store, make = Store.open(path, CAP, 86_400, ["platform", "gone"]), Maker(step_ms=3_600_000)

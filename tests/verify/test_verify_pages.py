@@ -124,6 +124,15 @@ def test_a_page_held_back_for_long_shows_while_the_next_checkpoint_arrives() -> 
     assert torn(verifier.report(MADE_MS + 9_000)) == [(8, [2])]
 
 
+def test_an_older_page_that_comes_after_a_newer_one_tells_of_its_checkpoint() -> None:
+    """Retained pages come in any order: the third one is missing since checkpoint 8, whichever page is read first."""
+    heads = [head(stream) for stream in many(3)]
+    eight = pages(heads, 8)
+    nine = pages(heads, 9, eight)
+    for retained in itertools.permutations([nine[0], eight[1]]):
+        assert torn(fed(list(retained)).report(MADE_MS + 9_000)) == [(8, [3])]
+
+
 def test_the_packs_own_time_tells_as_well_that_a_page_is_late() -> None:
     """No clock of ours is needed: the gateway has gone on for minutes after it made the first page."""
     stream, other = Stream(), Stream("inv2")

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.verify.point_table import DAY_MS, Gap, PointTable, by_day, ms_of, ticks
+from agent.verify.readings import PackRecords
 from agent.verify.report import Fault, Faults
 from agent.verify.strict import Refused
 
@@ -118,6 +119,11 @@ def test_no_seconds(value: object) -> None:
 def test_tables_that_are_none(table: object, text: str) -> None:
     with pytest.raises(Refused, match=text):
         PointTable(table)
+
+
+def test_a_unit_that_changes_within_a_pack_is_kept_until_the_birth_arrives() -> None:
+    records = PackRecords(["a", "b", "a", "a", "b"], ["W", "V", "W", "kW", "V"])
+    assert records.distinct() == [("a", "W"), ("b", "V"), ("a", "kW")]
 
 
 def test_a_point_without_period_is_never_due() -> None:
