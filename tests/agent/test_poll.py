@@ -144,6 +144,25 @@ def test_ticks_fall_on_the_utc_grid_and_paces_due_together_are_asked_together(ma
     assert [p for _, p in driver.polls] == [fast | slow if t % 5 == 0 else fast for t in range(0, 11)]
 
 
+def test_a_driver_with_other_points_is_asked_at_their_periods(made_up_time, ring) -> None:
+    """Identified as another model while it runs: its slow points are new, and the fast ones have another period."""
+    bench = Bench(made_up_time, ring, FakeDriver(spec("a", 1000), 1))
+    bench.run(3.5)
+    bench.devices[0].driver = driver = FakeDriver(spec("a", 2000, 5000), 1)
+    bench.devices[0].driver_changed()
+    begun_ms = bench.clock.now_ms()
+    bench.run(20)
+    fast, slow = 1 << PACES.index("fast"), 1 << PACES.index("slow")
+    asked = {(t - EPOCH_MS) // 1000: p for t, p in driver.polls if t > begun_ms}
+    first = min(asked)
+    assert asked == {
+        t: (fast if t % 2 == 0 else 0) | (slow if t % 5 == 0 else 0)
+        for t in range(first, max(asked) + 1)
+        if t % 2 == 0 or t % 5 == 0
+    }
+    assert len(asked) >= 11
+
+
 def test_a_phase_moves_a_device_off_its_neighbours(made_up_time, ring) -> None:
     driver = FakeDriver(spec("a", 1000, phase_ms=250), 1)
     Bench(made_up_time, ring, driver).run(3)

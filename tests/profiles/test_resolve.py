@@ -51,6 +51,10 @@ together = "rack{r}"
     assert len(profile.resolve({"racks": 3, "cells": 20}).points) == 63
     with pytest.raises(ProfileError, match=r'unknown parameter "rack"\. Did you mean "racks"\?'):
         profile.resolve({"rack": 3})
+    with pytest.raises(ProfileError, match=r'unknown parameter "phase"\. Known: racks, cells'):
+        profile.resolve({"phase": 3})
+    with pytest.raises(ProfileError, match=r'unknown parameter "phase"\. Known: none'):
+        load_profile(write(HEAD + POINT)).resolve({"phase": 3})
     with pytest.raises(
         ProfileError, match=r"invalid value 401 of parameter cells\. Write a whole number from 1 to 400"
     ):
