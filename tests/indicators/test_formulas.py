@@ -70,6 +70,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         ("1 [parsec]", "unknown unit 'parsec'"),
         ("(" * 40 + "a" + ")" * 40, "nested deeper than 32"),
         ("-" * 40 + "a", "nested deeper than 32"),
+        ("-a+" * 40 + "(" * 40 + "a" + ")" * 40, "nested deeper than 32"),
         ("a" + "+a" * 300, "more than 200 operations"),
         ("a" * 5000, "at most 4096"),
         ("positive(a, a)", "positive takes one value"),

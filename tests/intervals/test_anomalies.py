@@ -10,13 +10,13 @@ ENERGY = "ac.energy.import"
 ONES = (1 << 32) - 1
 
 
-def lived(*values: int | None, bits: int = 32, digits: int = 0) -> Book:
+def lived(*values: int | None, bits: int = 32, digits: int = 0, scale: int = 1) -> Book:
     """One reading a minute; None: silence. Then another hour, so that everything is judged."""
     width = {"digits": digits} if digits else {"bits": bits}
-    packs, book = Packs(table(point(ENERGY, source={"scale": "1"}, **width))), Book()
+    packs, book = Packs(table(point(ENERGY, source={"scale": str(scale)}, **width))), Book()
     last = next(v for v in reversed(values) if v is not None)
     for value in (*values, *(last + n for n in range(1, 61))):
-        packs.pack([] if value is None else [(packs.to_ms, ENERGY, value, "")])
+        packs.pack([] if value is None else [(packs.to_ms, ENERGY, value * scale, "")])
     book.read(packs.bodies)
     return book
 
@@ -65,3 +65,11 @@ def test_two_that_are_none_follow_each_other() -> None:
         book = lived(*GROWN, *odd, *range(5020 + len(odd), 5040))
         assert set(kinds(book)) == {"glitch"}
         assert amount(book) == 60, odd
+
+
+def test_a_device_that_counts_in_tens_is_judged_like_one_that_counts_in_units() -> None:
+    """How far a counter must have moved before a finding is certain is a number of its counts."""
+    values = (5000, 5001, 5002, *[1] * 7, 0, 1, 0, 1, 1, 5, 2, 7, 8)
+    units, tens = lived(*values), lived(*values, scale=10)
+    assert kinds(units) == kinds(tens) == ["reset", "glitch"]
+    assert amount(tens) == 10 * amount(units)

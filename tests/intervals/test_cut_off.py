@@ -20,6 +20,7 @@ from agent.intervals.gap_sums import GapRow
 from agent.intervals.ledger import Ledger
 from agent.intervals.query import query
 from agent.intervals.rows import Flag, IntervalRow, RoleSum
+from agent.intervals.state import StateError, pack_state, unpack_state
 from agent.intervals.sums import sums
 from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.results.rebuild import new_pages
@@ -258,3 +259,9 @@ def value_at(readings: list[tuple[int, Decimal]], at_ms: int) -> Fraction:
         if t0 <= at_ms < t1:
             return Fraction(v0) + (Fraction(v1) - Fraction(v0)) * (at_ms - t0) / (t1 - t0)
     return Fraction(readings[-1][1])
+
+
+def test_a_state_with_the_right_checksum_that_says_nothing_is_refused() -> None:
+    for document in ({}, {"slots": [[]]}, {"slots": [["many"]]}):
+        with pytest.raises(StateError, match="it cannot be decoded"):
+            unpack_state(pack_state(document, []))
