@@ -1,4 +1,4 @@
-"""When the certificates end that a destination is configured with; nothing is asked over the network."""
+"""When the configured certificates of a destination expire; no network access."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Expiry:
     error: str = ""
 
     def days(self, now_s: float) -> float | None:
-        """How long it is good for."""
+        """Days until it expires."""
         return None if self.ends is None else (self.ends - now_s) / 86_400
 
 

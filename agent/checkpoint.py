@@ -50,13 +50,13 @@ def checkpoint(
 
     Args:
         gateway: ``park7/gw01``.
-        before: (page, counter, object) of the newest of each page; page 0: later ones were made, and are lost.
+        before: (page, counter, object) of the newest of each page; page 0: newer ones existed, and are lost.
         retired: is a stream at its end, because its device is no longer configured?
     """
     rows = [_head(head, retired(head.stream)) for head in sorted(heads, key=lambda head: head.stream)]
     counts = [kept for _, kept, _ in before]
     if not before or any(page == 0 for page, _, _ in before):
-        counts.append(max(0, time_ms // 1000 - 1))  # counts on above what those that were lost may have reached
+        counts.append(max(0, time_ms // 1000 - 1))  # continue above any counter that the lost pages may have had
     counter = max(counts) + 1
     known = {page: data for page, kept, data in before if kept == counter - 1}
     pages = max(1, -(-len(rows) // page_heads))

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 STEP_MS = 500  # a wall clock further than this from the monotonic one was set
-MAX_SLOWING_NS = 50_000_000  # by so much at a comparison, once a second
+MAX_SLOWING_NS = 50_000_000  # at most this much at each comparison, once a second
 
 
 class SteadyClock:
@@ -22,7 +22,7 @@ class SteadyClock:
         self._floor_ns = 0  # where it stands still until the wall clock, set back a little, has caught up
 
     def now_ms(self) -> int:
-        """UTC in ms, as the monotonic clock has carried it since the last comparison. Never goes back but by a step."""
+        """UTC in ms, as the monotonic clock has carried it since the last comparison. Goes back only by a step."""
         return max(self._mono() + self._offset_ns, self._floor_ns) // 1_000_000
 
     def check_step(self) -> tuple[int, int] | None:

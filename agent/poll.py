@@ -40,21 +40,21 @@ if TYPE_CHECKING:
 log = logging.getLogger("meterhouse.poll")
 ONCE = PACES.index("once")
 DEAD_AFTER_MS = 10_000  # of silence, or ...
-DEAD_AFTER_PERIODS = 3  # ... so many of its periods, if that is longer
+DEAD_AFTER_PERIODS = 3  # ... this many of its periods, if that is longer
 FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 60.0
 DEAD_SHARE = 0.1  # of a line's time, for all its dead devices together
 SILENCE_SHARE = 0.05  # of the time that a whole line has been silent, between two tries of its devices
-SHORT_TRY_S = 0.3  # to the start of an answer, the least that a silent device is given when it is tried again
-ANSWER_TIMES = 2  # and so many of its usual answer times
-FULL_TRY_EVERY = 4  # tries: then its whole time-out, for one that has become slow
+SHORT_TRY_S = 0.3  # the shortest wait for the start of an answer when a silent device is tried again
+ANSWER_TIMES = 2  # and this many times its usual answer time
+FULL_TRY_EVERY = 4  # one try in this many uses the full timeout, for a device that has become slow
 MAX_WAIT_ROUNDS = 4
 AWAY_MS = 10_000  # after this long without an answer, the meter may have been exchanged
 IDENTIFY_EVERY_MS = 86_400_000  # also for a device that always answers; or when ``once`` is due
-# or at once where something hints at another device; a line that flaps, or an odd counter, must not cost its readings
+# or at once on a hint of another device; a flapping line or an odd counter must not cost readings
 DOUBT_FIRST_S, DOUBT_MOST_S = 60.0, 3600.0
 HEARTBEAT_RETRY_MS = 200  # while waiting for a heartbeat to change for the first time
-CATCH_UP_MS = 60_000  # after a lease, what is late is so because of it; this long at most
+CATCH_UP_MS = 60_000  # after a lease, late ticks are attributed to it, at most this long
 FIRST_CONTACT_MS = 30_000  # the first visit of a device waits at most this long for its turn on the line
 
 
@@ -87,14 +87,14 @@ class DevicePoll:
         self.begin_at: Callable[[int], bool] = lambda tick_ms: False  # nothing is due before; False: it is too late
         self.availability = Availability.UNKNOWN
         self.failures = 0
-        self._garbled = 0  # of them: bytes came, and no sound answer
+        self._garbled = 0  # of these failures: bytes arrived, but no valid answer
         self.probe_at = 0.0  # loop time before which a device that is not alive is not polled
         self._backoff = Backoff(FIRST_BACKOFF_S, MAX_BACKOFF_S)
         self.last_answer_ms = 0
         self.answering_since_ms = 0  # the first answer after the last silence that was long; 0: none yet
         self.added_ms = start_ms
         self.is_silent = False  # its last request was not answered: it is tried again with one short request
-        self.answer_s = 0.0  # the longest a request has taken of late, with its time on the wire
+        self.answer_s = 0.0  # the longest duration of a recent request, including its time on the wire
         self._tries = 0  # in a row, of the silent device
         self.tried_at = 0.0  # loop time of the last one
         self.is_called = False  # a device that fell silent at the same time has answered: this one is tried at once
@@ -102,17 +102,17 @@ class DevicePoll:
         self.not_asked = NotAsked()
         self.last_error = ""
         self.line_down = False  # it could not be asked when it was due: its line cannot be opened, or broke
-        self.gateway_answers = False  # in place of the device, which does not
+        self.gateway_answers = False  # the gateway answers, the device behind it does not
         self._logged_dead = False  # the log says that it does not respond
         self.overloads = 0
         self.working: int = 0  # tick of the poll under way, 0: none
         self.turn = 0  # the poller's count of polls when it was last served
-        self.paused = False  # no new tick is taken up
+        self.paused = False  # no new tick is started
         self._settled: asyncio.Future[None] | None = None
         self.driver = driver
         self.opened: Callable[[], int] = lambda: 0  # how often its line was opened so far
         self.answers: Callable[[], int] = lambda: 0  # on its line so far: during a visit, they are its own
-        self._visit = (0, 0)  # where the visit under way has come to: when that was seen first, answers by then
+        self._visit = (0, 0)  # progress of the current visit: when it was first seen, and the answers by then
         self._hints = (0, 0)  # at another device, when it was last identified: openings of the line, driver's doubts
         self._doubt_backoff = Backoff(DOUBT_FIRST_S, DOUBT_MOST_S)
         self._doubt_ms = 0  # the earliest tick at which a hint counts
@@ -159,7 +159,7 @@ class DevicePoll:
         self.asked_ms = max(self.asked_ms, tick)
 
     def awaits_first_record(self, now_ms: int) -> bool:
-        """Its first tick came, and nothing became of it yet."""
+        """Its first tick is past, and nothing has been recorded for it yet."""
         return not self.has_recorded and 0 < self.first_ms <= now_ms < self.first_ms + FIRST_CONTACT_MS
 
     def _wanted_periods(self) -> list[int]:
@@ -312,7 +312,7 @@ class DevicePoll:
         await probe_within(max(SHORT_TRY_S, ANSWER_TIMES * usual_s) if is_short else math.inf)
 
     def answered_in(self, seconds: float, requests: int) -> None:
-        """So long a visit took whose requests were all answered."""
+        """Record the duration of a visit in which all requests were answered."""
         self.answer_s = max(seconds / requests, 0.9 * self.answer_s)
 
     def record(self, positions: list[int], answered: bool) -> None:
@@ -353,7 +353,7 @@ class DevicePoll:
 
     @property
     def is_backing_off(self) -> bool:
-        """It was tried again in vain: it shares the time of the line's dead devices."""
+        """Another try failed: it shares the time for the line's dead devices."""
         return self.availability is Availability.DEAD or self._tries > 0
 
     def is_asleep(self, utc_ms: int) -> bool:
@@ -375,7 +375,7 @@ class DevicePoll:
 
     @property
     def is_garbled(self) -> bool:
-        """Since its last answer it was not silent, as a rule: bytes came, and no sound answer."""
+        """Most failures since its last answer were not silence: bytes arrived, but no valid answer."""
         return 2 * self._garbled > self.failures
 
     def _has_died(self, now_ms: int) -> bool:
@@ -392,11 +392,11 @@ class DevicePoll:
         return "dead" if was_tried and self.is_overdue(now_ms) else "unknown"
 
     def _is_in_silence(self, now_ms: int) -> bool:
-        """Has its line brought nothing for long? It may not have had its own turn, while the others are waited for."""
+        """Has its line had no answer for long? It may not have been polled itself while others were waited for."""
         return self.is_overdue(now_ms) and self.line_silence.lasts_ms(now_ms) >= self.dead_after_ms
 
     def _hangs(self, now_ms: int) -> bool:
-        """Has a visit brought nothing for long? Behind a dongle the first request alone may take half a minute."""
+        """Has the visit had no answer for long? Behind a dongle the first request alone may take half a minute."""
         if not self.working:
             self._visit = (0, 0)
         elif not self._visit[0] or self._visit[1] != self.answers():
@@ -507,7 +507,7 @@ class LinePoller:
                 if at and (chosen is None or at < best or (at == best and device.turn < chosen.turn)):
                     chosen, best, tick, paces = device, at, t, p
             if chosen is None:
-                if not self._after_lease.intersection(devices):  # each had its turn, and told which one it is
+                if not self._after_lease.intersection(devices):  # each was visited and identified
                     self._lent_ms = 0
                 wait_ms = self._wake_ms - now_ms if self._wake_ms else 1000
                 await self._sleep(max(wait_ms, 1) / 1000)
@@ -533,7 +533,7 @@ class LinePoller:
             self._sleeping = None
 
     def _answered(self, device: DevicePoll) -> None:
-        """A visit had an answer. Where the device has come back by itself, so may have those that left with it."""
+        """A visit had an answer. If the device has recovered, those that fell silent with it may have too."""
         if device.is_backing_off and not device.is_called:
             for other in self._devices:
                 apart_ms = abs(other.last_answer_ms - device.last_answer_ms)
@@ -547,7 +547,7 @@ class LinePoller:
         device.mark_alive(self._clock.now_ms())
 
     def _may_try(self, device: DevicePoll, now: float) -> bool:
-        """Is it its turn among the silent devices of the line? The one that was tried longest ago is first."""
+        """Is this the next silent device of the line to try? The one that was tried longest ago is first."""
         if device.is_called or not (device.is_backing_off or now < device.probe_at):
             return True
         nobody_answers = self._nobody_answers()
@@ -560,7 +560,7 @@ class LinePoller:
         )
 
     def _nobody_answers(self) -> bool:
-        """Are all its devices silent? Then no try takes time from another, and the first that is back tells of all."""
+        """Are all devices silent? Then no try takes time from another, and the first answer is a hint about all."""
         return not any(device.answers_now for device in self._devices)
 
     def _rest_s(self, spent_s: float) -> float:

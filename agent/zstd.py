@@ -9,10 +9,10 @@ import zstandard
 
 
 def read_frame(frame: bytes, cap: int, reader: zstandard.ZstdDecompressor | None = None) -> bytes:
-    """The content of ``frame``, at most ``cap`` bytes. Raises ValueError where it is damaged or holds more.
+    """The content of ``frame``, at most ``cap`` bytes. Raises ValueError if it is damaged or larger.
 
-    ``max_output_size`` alone bounds nothing: the library ignores it where the frame states a size, and makes room for
-    whatever is stated. A frame that states less than comes of it is an error to the library itself.
+    ``max_output_size`` alone bounds nothing: the library ignores it if the frame states a size, and allocates whatever
+    is stated. The library itself rejects a frame whose content is larger than stated.
     """
     try:
         stated = zstandard.frame_content_size(frame)  # -1: not stated, then the library keeps to the cap
@@ -20,4 +20,4 @@ def read_frame(frame: bytes, cap: int, reader: zstandard.ZstdDecompressor | None
             raise ValueError(f"frame too large: {stated} bytes, at most {cap} allowed")
         return (reader or zstandard.ZstdDecompressor()).decompress(frame, max_output_size=cap)
     except (zstandard.ZstdError, MemoryError) as error:
-        raise ValueError(f"a damaged frame: {error}") from error
+        raise ValueError(f"damaged frame: {error}") from error

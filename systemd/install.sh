@@ -39,16 +39,16 @@ if [ "${1:-}" = --remove ]; then
     exit 0
 fi
 
-# --- everything is looked at before anything is changed
+# --- check everything before changing anything
 wanted=$(cat "$here/PYTHON")
-command -v "$python" >/dev/null 2>&1 || fail "there is no $python. This bundle needs Python $wanted; if it has another name: PYTHON=/usr/bin/python3.13 ./install"
+command -v "$python" >/dev/null 2>&1 || fail "$python not found. This bundle needs Python $wanted; if it is installed under another name: PYTHON=/usr/bin/python3.13 ./install"
 found=$("$python" -c 'import sys, platform; print("%d.%d" % sys.version_info[:2], platform.machine())')
-[ "$found" = "$wanted" ] || fail "this bundle is for Python $wanted, but $python is Python $found. Take the bundle of that name, or say PYTHON=/usr/bin/python3.13 ./install"
+[ "$found" = "$wanted" ] || fail "this bundle is for Python $wanted, but $python is Python $found. Use the bundle for that Python, or set PYTHON=/usr/bin/python3.13 ./install"
 systemd=$(systemctl --version 2>/dev/null | sed -n '1s/[^0-9]*\([0-9]*\).*/\1/p')
-[ "${systemd:-0}" -ge 254 ] || fail "systemd 254 or newer is needed, here is ${systemd:-none}"
-(cd "$here" && sha256sum --quiet -c SHA256SUMS) || fail "the bundle is not whole, copy it again"
+[ "${systemd:-0}" -ge 254 ] || fail "systemd 254 or newer is needed, found ${systemd:-none}"
+(cd "$here" && sha256sum --quiet -c SHA256SUMS) || fail "the bundle is incomplete or damaged; copy it again"
 
-# --- the new environment is complete before the old one goes: a failure half way leaves what is running alone
+# --- build the new environment completely before removing the old one: a failure half way leaves the running one alone
 new=$home.new
 rm -rf "$new"
 "$python" -m venv --without-pip --prompt meterhouse "$new"

@@ -349,7 +349,7 @@ def test_a_birth_byte_for_byte(site: MeteredDays) -> None:
     done, pack = ask(site, Pack(stream="m1", seq=7))
     assert pack["seq"] == 7 and pack["e"] and len(done["hash"]) == 43
     assert ask(site, Pack(stream="m1", seq=head + 1))[1]["table"], "a birth is a pack"
-    with pytest.raises(GatewayError, match="not made yet"):
+    with pytest.raises(GatewayError, match="not sealed yet"):
         ask(site, Pack(stream="m1", seq=10**6))
     site.store.db.execute("DELETE FROM packs WHERE seq = 1")
     with pytest.raises(GatewayError, match="no birth of this time in the store"):

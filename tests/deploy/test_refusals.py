@@ -42,12 +42,12 @@ def bundle(tmp_path: Path) -> Path:
     ("wanted", "python", "what"),
     [
         ("3.9 x86_64", sys.executable, "this bundle is for Python 3.9 x86_64"),
-        (HERE, "python9", "there is no python9"),
-        (HERE, sys.executable, "the bundle is not whole, copy it again"),
+        (HERE, "python9", "python9 not found"),
+        (HERE, sys.executable, "the bundle is incomplete or damaged; copy it again"),
     ],
 )
 def test_a_bundle_looks_before_it_changes_anything(bundle: Path, wanted: str, python: str, what: str) -> None:
-    if "whole" in what and not shutil.which("systemctl"):
+    if "damaged" in what and not shutil.which("systemctl"):
         pytest.skip("no systemd here (apt: systemd)")
     (bundle / "PYTHON").write_text(f"{wanted}\n")
     env = {**os.environ, "PYTHON": python}
