@@ -137,7 +137,7 @@ class LineEntry:
 
     @property
     def carries_bytes(self) -> bool:
-        """Any bytes, without frames of its own: then its serial setting is ours to say."""
+        """Raw bytes without framing: then the configuration sets its serial parameters."""
         return self.scheme in BYTE_SCHEMES
 
 

@@ -167,7 +167,7 @@ def _text(signer: Signer, body: bytes) -> bytes:
 def _draft(path: Path, folder: int, text: bytes, like: os.stat_result | None) -> str:
     """The whole text in a hidden file beside ``path``, on the disk; owner and mode as ``like``. Gives its name.
 
-    Without one, root gives it to whom the folder belongs: the state directory is the agent's.
+    Without ``like``, root gives it to the owner of the folder: the state directory belongs to the agent.
     """
     if len(text) > MAX_BYTES:
         what = f"the key file would have {len(text)} bytes, at most {MAX_BYTES} are allowed"

@@ -295,7 +295,7 @@ class Service:
         await self.remove_sealed_rings()
 
     async def remove_sealed_rings(self) -> None:
-        """Seal what is left in rings that a reload replaced, and remove those that nothing is written to any more."""
+        """Seal the rest of rings that a reload replaced, and remove those that are no longer written to."""
         if not self.rings.changing:
             return
         ring = self.rings.current.ring

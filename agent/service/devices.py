@@ -32,7 +32,7 @@ from ext.ring import Ring
 
 log = logging.getLogger("meterhouse")
 LAST_VISIT_S = 2.0  # for polls under way when the agent stops
-# lines are opened so many at once: if it were all of them, the first reading would come after the last connection
+# this many lines are opened at once: with all of them, the first reading would wait for the last connection
 LINES_AT_ONCE, LINES_PAUSE_S = 50, 0.005
 
 PlannedDevice = tuple[DeviceConfig, DeviceSpec, BirthTable]
@@ -352,7 +352,7 @@ class DeviceChanges:
 
 
 async def prepare(manager: DeviceManager, config: Config, catalog: DeviceCatalog | None = None) -> DeviceChanges:
-    """Make what a new configuration needs; nothing that is in use changes.
+    """Create what a new configuration needs, without changing anything that is in use.
 
     Args:
         catalog: of that configuration, if it was made already.

@@ -308,7 +308,7 @@ class MapQuirks:
     def load(
         self, device: RunningDevice, driver: object, profile_hash: str, identity: Mapping[str, str | None]
     ) -> None:
-        """Give a driver what its device taught us before; another identity, firmware or profile starts afresh."""
+        """Give a driver the register map learned earlier; another identity, firmware or profile starts from scratch."""
         if not isinstance(driver, HasKnownHoles):
             return
         known = {name: text for name, text in identity.items() if text is not None}

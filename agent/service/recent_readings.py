@@ -1,8 +1,8 @@
 """What `status` knows of a device's newest readings: how many are there of the last ten minutes, and whether they move.
 
-The first is counted from the tallies of sealed packs. The second is looked at from time to time in what the newest
-visits left in the ring, and finds devices behind a gateway that repeats old answers, or without their measuring
-voltage. Nothing is done for each reading.
+The number is counted from the tallies of sealed packs. Whether they move is checked from time to time in the newest
+records of the ring; this finds devices behind a gateway that repeats old answers, and devices without measuring
+voltage. No work is done for a single reading.
 """
 
 from __future__ import annotations

@@ -312,7 +312,7 @@ class Reloader:
         return RingChange(file, moves, gateway)
 
     async def _change_ring(self, change: RingChange) -> None:
-        """All that is recorded from now on goes into another ring; what the previous one holds is sealed."""
+        """Record into another ring from now on, and seal the contents of the previous one."""
         service, ring = self._service, change.file.ring
         service.rings.use(change.file)
         number, table = change.gateway

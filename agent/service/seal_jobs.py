@@ -182,7 +182,7 @@ class Stream:
         reason: Reason,
         not_asked: Callable[[int, int], int] = lambda from_ms, to_ms: 0,
     ) -> dict[str, Any] | None:
-        """What became of the readings that were due in the last minutes, for the snapshot.
+        """Outcome of the readings that were due in the last minutes, for the snapshot.
 
         Args:
             settled_ms: every due tick before this is answered or a gap.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 METRICS_EVERY_S = 10.0
-FUTURE_MS = 60_000  # packs that end so much later than now were sealed by another clock
+FUTURE_MS = 60_000  # packs that end this much later than now were sealed under another clock
 
 
 class StatusFile:
@@ -103,7 +103,7 @@ def _key_facts(service: Service) -> dict[str, Any]:
 
 
 def _uplink_facts(service: Service, uplink: Uplink) -> dict[str, Any]:
-    """``waiting``: in the store too, as far as the uplink does not know them all."""
+    """``waiting`` takes the store's pending packs into account unless the uplink knows all of them."""
     state = uplink.state()
     usage = service.watchdog.usage
     knows_all = state.connected and not (state.backfilling or state.silent_topics or state.set_aside or state.error)
@@ -228,7 +228,7 @@ def _answer_facts(device: RunningDevice) -> dict[str, Any]:
 
 
 def _still_facts(device: RunningDevice, now_ms: int) -> dict[str, Any] | None:
-    """Where its values stand still and should not: since when, how many, and whether all are zero."""
+    """Values that are frozen and should not be: since when, how many, and whether all are zero."""
     spec, version, stillness = device.poll.driver.spec, device.stream.table_version, device.stillness
     stillness.look(spec, version.ring, version.number, device.stream.newest_visits.values(), now_ms)
     may_rest = spec.night.is_dark(now_ms) if spec.night is not None else sleeps(device.config, device.profile)

@@ -19,7 +19,7 @@ from drivers.model import GatewayError
 CHECK_BYTES: Final = 256 << 20  # the largest file that is read and checked while everything else waits
 UNREADABLE_S: Final = 60.0  # a disk that recovers does so sooner; a bad sector stays
 PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # between the attempts of a start
-MAX_CLEARED: Final = 3  # then SQLite's report is accepted: an agent that fails again and again helps nobody
+MAX_CLEARED: Final = 3  # then SQLite's report is accepted: an agent that keeps failing is of no use
 _BLOCK: Final = 1 << 20
 
 

@@ -138,7 +138,7 @@ class GapTable:
         return list(self._damaged.values())
 
     def drop_damaged(self) -> None:
-        """Delete them. No index is used: what is damaged may not be where it belongs."""
+        """Delete damaged rows, without an index: they may not be in their place in it."""
         self._db.executemany(
             "DELETE FROM interval_gaps WHERE +stream IS ? AND +start_ms IS ? AND +reason IS ?", list(self._damaged)
         )

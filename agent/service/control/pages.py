@@ -180,7 +180,7 @@ async def day(access: Access, request: Day, reply: Reply) -> dict[str, Any]:
 
 
 class _DayWork:
-    """The stretch of a day that is over, and what is asked of it."""
+    """The past part of a day, and the request for it."""
 
     def __init__(self, config: Config, calendar: Calendar, start_ms: int, until_ms: int) -> None:
         self._config, self._calendar = config, calendar
@@ -385,7 +385,7 @@ def add_missing(into: dict[str, list[int]], reason: str, ms: int, whole_ms: int)
 
 
 def is_main(column: Column) -> bool:
-    """Does it stand for its device: an amount of its role, or a counter of the whole where no role was given?"""
+    """Does it represent its device: an amount of its role, or a counter of the whole device if it has no role?"""
     return bool(column.flow) or (not column.role and column.kind == "counter" and column.point.count(".") <= 2)
 
 

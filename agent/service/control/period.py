@@ -1,4 +1,4 @@
-"""What an answer about a period needs: its intervals, and how long it is valid.
+"""Basis of an answer about a period: the intervals in it, and how long the answer is valid.
 
 Intervals are fetched in slices and added up in another thread: sealing never waits for sums.
 

@@ -328,7 +328,7 @@ class ControlConnection:
             self._broken = False
 
     def fail(self, error: GatewayError) -> None:
-        """Send why there is no answer, unless a frame was sent in part."""
+        """Send the error instead of an answer, unless part of a frame was already sent."""
         if not self._broken:
             _send_failed(self._sock, error)
 
