@@ -1,4 +1,4 @@
-"""Tells each gateway what its platform has stored: by stream and boot, the contiguous ranges that are here."""
+"""Tells each gateway what its platform has stored: by stream and boot, the contiguous ranges that are stored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NEWS: Final = statement("acks")
 
 
 class Acknowledger:
-    """Sends what is new. Killed between publishing and noting it, it sends once more, which changes nothing."""
+    """Sends what is new. Killed between publishing and noting it, it sends the same again, which changes nothing."""
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
@@ -61,7 +61,7 @@ def _ack(row: tuple[Any, ...], bodies: Bodies) -> bytes:
 def _messages(
     acks: list[tuple[bytes, tuple[int, int, int, int]]], lists: bool
 ) -> Iterator[tuple[bytes, list[tuple[int, int, int, int]]]]:
-    """One message an ack, or as many acks in a message as fit, for gateways that know lists."""
+    """One ack per message, or as many as fit for gateways that understand lists."""
     if not lists:
         yield from ((ack, [key]) for ack, key in acks)
         return

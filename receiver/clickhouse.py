@@ -1,4 +1,4 @@
-"""ClickHouse by its HTTP interface: our tables, inserts that may be repeated, deletes."""
+"""ClickHouse by its HTTP interface: our tables, repeatable inserts, deletes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from drivers.model import GatewayError, UsageError, clean_text
 
 TIMEOUT_S: Final = 120.0
 DATABASE: Final = "meterhouse"
-# synchronous, whole or not at all, the same block again is dropped; a faulty clock makes many months
+# synchronous, all or nothing; a repeated block is dropped; a faulty clock can produce many months
 _INSERT: Final = (
     "async_insert = 0, insert_deduplicate = 1, deduplicate_blocks_in_dependent_materialized_views = 1, "
     "max_partitions_per_insert_block = 0, max_insert_threads = 1, insert_deduplication_token = "
@@ -27,13 +27,13 @@ Cell = str | int | float | bool | Sequence[str] | dict[str, int] | None
 
 
 class ClickHouseError(GatewayError):
-    """It is away, or refuses a statement. What was not confirmed is sent again."""
+    """ClickHouse is unreachable or refuses a statement. What was not confirmed is sent again."""
 
     exit_code = 3
 
 
 class ClickHouse:
-    """One server. Each statement is a request of its own; nothing is open in between.
+    """One server. Each statement is a separate request; no connection stays open in between.
 
     Args:
         url: ``http://user@host:8123/database?password_file=FILE``, or ``https://`` with ``ca=FILE``.
@@ -48,7 +48,7 @@ class ClickHouse:
         except ValueError:
             is_right = False
         if not is_right:
-            raise UsageError(f'"{clean_text(url, 80)}" is not a ClickHouse', where="--clickhouse", hint=hint)
+            raise UsageError(f'"{clean_text(url, 80)}" is not a ClickHouse URL', where="--clickhouse", hint=hint)
         options = dict(parse_qsl(parts.query))
         if unknown := options.keys() - {"password_file", "ca"}:
             raise UsageError(f'unknown option "{clean_text(min(unknown), 40)}"', where="--clickhouse", hint=hint)
@@ -74,7 +74,7 @@ class ClickHouse:
         return f"ClickHouse at {self._host}:{self._port}"
 
     def make_tables(self) -> None:
-        """Make what is missing; what is there stays as it is."""
+        """Create the tables that are missing; existing ones stay as they are."""
         text = (files(__package__) / "sql" / "clickhouse_tables.sql").read_text()
         for statement in re.sub(r"^--.*\n", "", text, flags=re.MULTILINE).split(";\n"):
             if statement.strip():
@@ -85,13 +85,13 @@ class ClickHouse:
         return self._post(statement, b"")
 
     def insert(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]], token: str) -> int:
-        """Insert rows in one piece. The same token again inserts nothing: a lost answer does no harm.
+        """Insert rows in one piece. Repeating a token inserts nothing, so a lost answer does no harm.
 
-        Returns the number of rows. Raises ClickHouseError where it was not confirmed.
+        Returns the number of rows. Raises ClickHouseError if it was not confirmed.
         """
         left = iter(rows)
         if (first := next(left, None)) is None:
-            return 0  # an insert without a row is an error to ClickHouse
+            return 0  # ClickHouse treats an insert without rows as an error
         count = 0
 
         def lines() -> Iterator[bytes]:

@@ -36,7 +36,7 @@ def platform() -> None:
       meterhouse platform demo
       meterhouse platform init --db DSN                 the tables
       meterhouse platform enrol fleet.csv --db DSN      which gateways are trusted
-      meterhouse platform work --from mqtt://HOST --db DSN    as many as you like
+      meterhouse platform work --from mqtt://HOST --db DSN    run as many as needed
       meterhouse platform keep --broker mqtt://HOST --db DSN
       meterhouse platform page --db DSN                 the fleet in a browser
     """
@@ -45,7 +45,7 @@ def platform() -> None:
 @platform.command("init")
 @db_option
 def init_command(dsns: tuple[str, ...]) -> None:
-    """Make the tables, or bring them to this version.
+    """Create the tables, or migrate them to this version.
 
     \b
     Exit codes: 0 done, 3 a database cannot be used.
@@ -70,15 +70,15 @@ platform.add_command(page_command)
     metavar="URL",
     help="mqtt://HOST:1883, mqtts://, amqp://HOST:5672,HOST2:5672/%2F?queue=NAME, amqps://.",
 )
-@click.option("--name", default=None, help="Of this worker, the same after a restart; default: the host's name.")
-@click.option("--readings", is_flag=True, help="Keep readings for queries as well (the view `readings`).")
+@click.option("--name", default=None, help="Name of this worker, the same after a restart; default: the host's name.")
+@click.option("--readings", is_flag=True, help="Also store readings for queries (the view `readings`).")
 @db_option
 @json_option
 def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str, ...], as_json: bool) -> None:
     """Take packs from a broker, check each alone, store them. Runs until it is stopped.
 
-    A pack is acknowledged when it is committed, never before. Workers may be killed and added at any time.
-    The name is that of a session which the broker keeps: give each worker one of its own and keep it.
+    A pack is acknowledged after it is committed, never before. Workers may be killed and added at any time.
+    The broker keeps a session under the worker's name: give each worker a different name, and do not change it.
 
     \b
     Exit codes: 0 stopped, 2 wrong usage, 3 a database cannot be used.
@@ -116,13 +116,17 @@ def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str,
 @click.option(
     "--broker",
     metavar="URL",
-    help="mqtt://HOST[,HOST2]: acknowledge, and ask for what is missing. Without it: only check.",
+    help="mqtt://HOST[,HOST2]: acknowledge packs and request missing ones through this broker. Without it: only check.",
 )
-@click.option("--metrics", metavar="ADDRESS", help="Prometheus metrics here, such as 127.0.0.1:9108.")
-@click.option("--keep-days", type=click.IntRange(1), help="Drop packs that are older, by whole months. Default: never.")
-@click.option("--name", default=None, help="Of this keeper at the broker; default: the host's name.")
+@click.option("--metrics", metavar="ADDRESS", help="Serve Prometheus metrics at this address, such as 127.0.0.1:9108.")
 @click.option(
-    "--clickhouse", metavar="URL", help="Send readings and figures there too: http://user@host:8123/DATABASE."
+    "--keep-days", type=click.IntRange(1), help="Drop packs older than this many days, by whole months. Default: never."
+)
+@click.option("--name", default=None, help="Name of this keeper at the broker; default: the host's name.")
+@click.option(
+    "--clickhouse",
+    metavar="URL",
+    help="Also send readings and figures to this ClickHouse: http://user@host:8123/DATABASE.",
 )
 @click.option("--latest", is_flag=True, help="Publish the newest values of each device, retained. Needs --broker.")
 @db_option
@@ -135,7 +139,7 @@ def keep_command(
     latest: bool,
     dsns: tuple[str, ...],
 ) -> None:
-    """Check the seams between packs, settle completeness, acknowledge, ask for what is missing.
+    """Check the seams between packs, settle completeness, acknowledge packs, request missing ones.
 
     Runs until it is stopped.
 
@@ -148,7 +152,7 @@ def keep_command(
     from receiver.publisher import Publisher
 
     if latest and not broker:
-        raise UsageError("there is no broker to publish to", where="--latest", hint="Add --broker mqtt://HOST")
+        raise UsageError("no broker given to publish to", where="--latest", hint="Add --broker mqtt://HOST")
     shards, away = open_some(dsns)
     start_log()
     stop = _on_stop()
@@ -182,10 +186,10 @@ def keep_command(
 @lang_option
 @json_option
 def status_command(like: str | None, since: str | None, dsns: tuple[str, ...], lang: str, as_json: bool) -> None:
-    """The fleet: what is verified, what is missing and why, who is late.
+    """Show the fleet: what is verified, what is missing and why, which gateways are late.
 
     \b
-    Exit codes: 0 all is verified, 2 no such gateway, 6 something is false or missing, 3 a database cannot be used.
+    Exit codes: 0 all verified, 2 no such gateway, 6 something is invalid or missing, 3 a database cannot be used.
     """
     from receiver.fleet_state import as_json as state_as_json
     from receiver.fleet_state import whole_fleet
@@ -200,7 +204,7 @@ def status_command(like: str | None, since: str | None, dsns: tuple[str, ...], l
         ) from None
     whole = whole_fleet(dsns, like, day)
     if like and not whole.gateways and not whole.away:
-        hint = "`meterhouse platform status` lists all that are; `platform enrol FILE.csv` enrols"
+        hint = "`meterhouse platform status` lists enrolled gateways; `platform enrol FILE.csv` enrols more"
         raise UsageError(f'no gateway of "{clean_text(like, 130)}" is enrolled', where="status", hint=hint)
     if as_json:
         click.echo(json.dumps(state_as_json(whole), sort_keys=True))
@@ -253,7 +257,9 @@ def audit_command(
 
 @platform.command("convert")
 @click.argument("name", required=False)
-@click.option("--map", "mapping", type=EXISTING_FILE, help="Which point becomes what: a file of yours.")
+@click.option(
+    "--map", "mapping", type=EXISTING_FILE, help="Your mapping file: which point becomes which value of the format."
+)
 @click.option("--from", "from_text", metavar="TIME", help="UTC, 2026-11-01 or 2026-11-01T08:00.")
 @click.option("--to", "to_text", metavar="TIME", help="End, not included; default: now.")
 @click.option("--into", type=click.Path(dir_okay=False, path_type=Path), help="Write here; default: stdout.")
@@ -266,9 +272,9 @@ def convert_command(
     into: Path | None,
     dsns: tuple[str, ...],
 ) -> None:
-    """Write verified values in another format, interval by interval. Without a NAME: which formats there are.
+    """Write verified values in another format, interval by interval. Without NAME, lists the formats.
 
-    What is missing is flagged as the format has it, never a zero. A package of its own may bring more formats.
+    Missing values are flagged as the format provides, never written as zero. Other packages may add formats.
 
     \b
     Examples:
@@ -294,7 +300,7 @@ def convert_command(
     gateways = {one.stream.rpartition("/")[0] for one in conversion.series}
     places = {shard_of(gateway, len(shards)) for gateway in gateways}
     if len(places) > 1:
-        hint = "Give each of them a mapping of its own"
+        hint = "Give each database its own mapping"
         raise UsageError("its gateways lie in several databases", where=str(mapping), hint=hint)
     with connect(shards[places.pop()]) as connection:
         until_ms = round(time.time() * 1000) if to_ms is None else to_ms
@@ -311,7 +317,7 @@ def convert_command(
 @lang_option
 @json_option
 def demo_command(gateways: int, lang: str, as_json: bool) -> None:
-    """The whole platform on this machine: PostgreSQL, mosquitto, two workers, a keeper and a made-up fleet with faults.
+    """Run the platform on this machine: PostgreSQL, mosquitto, two workers, a keeper and a simulated fleet with faults.
 
     \b
     Exit codes: 0 it came to its end, 3 no PostgreSQL here, 5 no broker or not all arrived.
@@ -340,9 +346,9 @@ def _log_start(who: str, shards: Sequence[str], away: Sequence[Away]) -> None:
     log = logging.getLogger("meterhouse.platform")
     log.info("%s; %s; %d gateways trusted", who, "; ".join(map(show_dsn, shards)), sum(counts))
     for one in away:
-        log.warning("database %d is away: %s. The others go on; it is tried again", one.place, one.why)
+        log.warning("database %d is unreachable: %s. The others continue; retrying", one.place, one.why)
     if not sum(counts) and not away:
-        log.warning("no gateway is trusted: nothing will be stored. meterhouse platform enrol FILE.csv --db ...")
+        log.warning("no gateway is trusted, so nothing will be stored. Run meterhouse platform enrol FILE.csv --db ...")
 
 
 def show_url(url: str) -> str:
@@ -352,7 +358,7 @@ def show_url(url: str) -> str:
 
 
 def _on_stop() -> list[int]:
-    """A list that is not empty once somebody asked us to stop."""
+    """A list that becomes non-empty when a signal asks us to stop."""
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signum, frame: asked.append(signum))
@@ -365,7 +371,7 @@ def _log_totals(report: dict[str, Any]) -> None:
 
 def _in_words(report: dict[str, Any]) -> str:
     refused = sum(report["refused"].values())
-    aside = f", {report['aside']} set aside for a database that was away" if report["aside"] else ""
+    aside = f", {report['aside']} set aside for an unreachable database" if report["aside"] else ""
     return (
         f"{report['packs']} packs stored, {report['readings']} readings; {report['again']} delivered again, "
         f"{refused} refused, "

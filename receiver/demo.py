@@ -1,4 +1,4 @@
-"""`meterhouse platform demo`: the whole platform on this machine, fed by a made-up fleet, for as long as it takes."""
+"""`meterhouse platform demo`: the whole platform on this machine, fed by a simulated fleet until all is checked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from receiver.trust import Enrolment, enrol
 
 ROUNDS: Final = 12  # packs of each stream
 DEVICES: Final = 2
-STUCK_S: Final = 120.0  # without any progress
+STUCK_S: Final = 120.0  # allowed without any progress
 MOSQUITTO: Final = """listener 0 {socket}
 allow_anonymous true
 persistence false
@@ -38,7 +38,7 @@ max_queued_messages 0
 
 
 class DemoError(GatewayError):
-    """The demo cannot run here, or did not come to its end."""
+    """The demo cannot run here, or did not finish."""
 
     exit_code = 5
 
@@ -57,7 +57,7 @@ def run_demo(gateways: int, say: Callable[[str], None]) -> FleetState:
         postgres.start()
         stack.callback(postgres.stop)
         migrate(postgres.dsn)
-        say(f"PostgreSQL of our own, with our tables, after {time.monotonic() - began:.1f} s")
+        say(f"private PostgreSQL with our tables, ready after {time.monotonic() - began:.1f} s")
         port = _start_mosquitto(stack, folder)
         say(f"mosquitto on 127.0.0.1:{port}")
         start_ms = round(time.time() - ROUNDS * 10) * 1000
@@ -78,7 +78,7 @@ def run_demo(gateways: int, say: Callable[[str], None]) -> FleetState:
 def _start_mosquitto(stack: ExitStack, folder: Path) -> int:
     program = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin")
     if program is None:
-        raise DemoError("there is no mosquitto", where="demo", hint="apt-get install mosquitto")
+        raise DemoError("mosquitto is not installed", where="demo", hint="apt-get install mosquitto")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -159,7 +159,7 @@ def _publish(fleet: list[MadeGateway], port: int, folder: Path) -> int:
 
 
 def _wait_for_subscribers(client: mqtt.Client, folder: Path) -> None:
-    """A broker without sessions drops what nobody subscribed to: it says so in its PUBACK."""
+    """A broker without sessions drops messages without a subscriber, and reports that in its PUBACK."""
     until = time.monotonic() + 60
     taken: list[int] = []
 
@@ -168,7 +168,7 @@ def _wait_for_subscribers(client: mqtt.Client, folder: Path) -> None:
 
     client.on_publish = on_publish
     answered = 0
-    while answered < 2:  # both workers: the plain subscription to keys is each worker's own
+    while answered < 2:  # wait for both workers: each has its own plain subscription to keys
         client.publish("meterhouse/v1/demo/probe/status", b'{"state":"online"}', qos=1)
         time.sleep(0.2)
         answered = answered + 1 if taken and taken[-1] == 0 else 0
@@ -196,7 +196,7 @@ def _settled(dsn: str, want: int, folder: Path) -> FleetState:
 
 
 def _expected(gateways: int, start_ms: int) -> int:
-    """Packs that must be stored, counted by making the fleet once more: the last gateway is not enrolled."""
+    """Number of packs that must be stored, counted by generating the fleet again; the last gateway is not enrolled."""
     fleet = make_fleet(gateways, DEVICES, start_ms)[:-1]
     sent = {
         (topic.rpartition("/")[0], body)
@@ -208,8 +208,8 @@ def _expected(gateways: int, start_ms: int) -> int:
 
 
 def _last_words(folder: Path) -> str:
-    """What workers and keeper said last."""
+    """The last log lines of workers and keeper."""
     lines = [
         line for file in sorted(folder.glob("*.log")) for line in file.read_text(errors="replace").splitlines()[-1:]
     ]
-    return " / ".join(lines) or "The workers said nothing"
+    return " / ".join(lines) or "The workers logged nothing"

@@ -19,14 +19,14 @@ from receiver.trust import Enrolment, enrol, exported, forget, read_csv, remove,
 
 @dataclass(slots=True)
 class _Done:
-    """What came of it, over all databases."""
+    """The result over all databases."""
 
     enrolled: int = 0
     known_now: list[str] = field(default_factory=list)
     removed: int = 0
     forgotten: int = 0
     unknown: list[list[str]] = field(default_factory=list)
-    one_key: dict[str, list[str]] = field(default_factory=dict)  # thumbprint -> gateways that have it
+    one_key: dict[str, list[str]] = field(default_factory=dict)  # thumbprint -> gateways that use it
     trusted: list[tuple[str, str, str]] = field(default_factory=list)
 
     def as_json(self) -> str:
@@ -37,12 +37,19 @@ class _Done:
 @click.command("enrol")
 @click.argument("file", type=EXISTING_FILE, required=False)
 @click.option(
-    "--export", "export_to", type=click.Path(dir_okay=False, path_type=Path), help="Write what is trusted to this CSV."
+    "--export",
+    "export_to",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the trusted gateways to this CSV file.",
 )
-@click.option("--remove", "removed", multiple=True, metavar="SITE/GATEWAY", help="Trust this gateway no longer.")
-@click.option("--unknown", is_flag=True, help="List gateways that publish and are not enrolled.")
+@click.option("--remove", "removed", multiple=True, metavar="SITE/GATEWAY", help="Stop trusting this gateway.")
+@click.option("--unknown", is_flag=True, help="List gateways that publish but are not enrolled.")
 @click.option(
-    "--forget", "forgotten", multiple=True, metavar="SITE/GATEWAY", help='Take it out of that list; "all": empty it.'
+    "--forget",
+    "forgotten",
+    multiple=True,
+    metavar="SITE/GATEWAY",
+    help='Remove this gateway from that list; "all": empty the list.',
 )
 @db_option
 @lang_option
@@ -59,7 +66,7 @@ def enrol_command(
 ) -> None:
     """Enrol the gateways that are trusted: lines of gateway,thumbprint[,streams].
 
-    The thumbprint comes from the gateway by a channel of its own (`meterhouse keys show`), never from the broker.
+    The thumbprint comes from the gateway by a separate channel (`meterhouse keys show`), never from the broker.
 
     \b
     Exit codes: 0 done, 2 wrong usage, 3 a faulty file or database.
@@ -73,7 +80,7 @@ def enrol_command(
         click.echo(as_complaint("warning", what), err=True)
     if removed and not done.removed:
         raise UsageError(
-            f'"{clean_text(removed[0])}" is not enrolled', where="--remove", hint="--export lists all that are"
+            f'"{clean_text(removed[0])}" is not enrolled', where="--remove", hint="--export lists all enrolled gateways"
         )
     if export_to:
         lines = ["gateway,thumbprint,streams", *(",".join(row) for row in sorted(done.trusted))]
@@ -84,14 +91,14 @@ def enrol_command(
     results = [
         (rows, f"{len(rows)} gateways are trusted; {len(done.known_now)} of them had published before"),
         (removed, f"{done.removed} gateways are no longer trusted; what they sent is kept"),
-        (forgotten, f"{done.forgotten} gateways are out of the queue"),
+        (forgotten, f"{done.forgotten} gateways removed from the list of unknown ones"),
         (export_to, f"{export_to}: {len(done.trusted)} thumbprints"),
     ]
     for wanted, text in results:
         if wanted:
             click.echo(say(text))
     if unknown or not (rows or removed or export_to or forgotten):
-        click.echo(say(f"{len(done.unknown)} gateways publish and are not enrolled"))
+        click.echo(say(f"{len(done.unknown)} gateways publish but are not enrolled"))
         for gateway, thumbprint, seen in done.unknown:
             click.echo(f"  {clean_text(gateway)}  {thumbprint}  {seen[:19]}")
 

@@ -18,7 +18,7 @@ class FindingText(NamedTuple):
 FINDINGS: Final[Mapping[str, FindingText]] = {
     "due": FindingText(
         ("unaccounted", "未说明"),
-        ("A reading was due and is neither there nor in a stated gap", "应有的读数既不存在，也不在已说明的缺口中"),
+        ("A reading was due, but is neither present nor in a stated gap", "应有的读数既不存在，也不在已说明的缺口中"),
     ),
     "fork": FindingText(
         ("fork", "分叉"),
@@ -47,46 +47,49 @@ FINDINGS: Final[Mapping[str, FindingText]] = {
         ("implausible", "数值不可信"),
         (
             "A signed sequence that would mean millions of missing packs, or a pack of a hundred billion readings; "
-            "no total counts it",
+            "it is left out of all totals",
             "按已签名的序号推算将缺少上千万个数据包，或一个数据包声称含上千亿个读数；不计入任何合计",
         ),
     ),
     "refused": FindingText(
         ("refused", "被拒"),
         (
-            "Messages on this gateway's topics of which nothing can be trusted; they prove nothing against it",
+            "Messages on this gateway's topics that cannot be trusted; they prove nothing against it",
             "该网关主题上的消息完全不可信；这并不能说明网关有问题",
         ),
     ),
     "withheld": FindingText(
         ("withheld", "未送达"),
-        ("A checkpoint names packs that never came", "检查点列出了从未到达的数据包"),
+        ("A checkpoint names packs that were never received", "检查点列出了从未到达的数据包"),
     ),
     "missing": FindingText(
         ("missing", "缺少"),
-        ("Packs between others that are here never came", "已到达的数据包之间缺少数据包"),
+        ("Packs between received ones were never received", "已到达的数据包之间缺少数据包"),
     ),
     "signature": FindingText(
         ("signature", "签名错误"),
-        ("The signature does not match: altered on its way, or another key", "签名不符：传输中被改动，或为其他密钥"),
+        (
+            "The signature does not match: altered in transit, or made with another key",
+            "签名不符：传输中被改动，或为其他密钥",
+        ),
     ),
     "topic": FindingText(
         ("topic", "主题不符"), ("Published on the topic of another stream", "发布在其他数据流的主题上")
     ),
     "internal": FindingText(
         ("internal", "内部错误"),
-        ("A worker could not handle it; its log says why", "工作进程无法处理；原因见其日志"),
+        ("A worker failed to process it; its log has the reason", "工作进程无法处理；原因见其日志"),
     ),
 }
 
 
 def finding_word(code: str, language: str) -> str:
-    """For a table; a code that is not known stays as it is."""
+    """For a table; an unknown code is shown as it is."""
     found = FINDINGS.get(code)
     return found.word[LANGUAGES.index(language)] if found else code
 
 
 def finding_meaning(code: str, language: str) -> str:
-    """A sentence; "" for a code that is not known."""
+    """A sentence; "" for an unknown code."""
     found = FINDINGS.get(code)
     return found.meaning[LANGUAGES.index(language)] if found else ""

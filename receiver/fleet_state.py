@@ -17,7 +17,7 @@ _GATEWAYS: Final = statement("fleet")
 
 @dataclass(slots=True)
 class GatewayState:
-    """One gateway. Counts of packs are of all time, those of readings since the day that was asked for."""
+    """One gateway. Packs are counted over all time, readings since the requested day."""
 
     name: str
     newest_ms: int | None
@@ -27,25 +27,25 @@ class GatewayState:
     gaps: int
     asleep: int
     missing: int  # packs
-    lost: int  # packs that the gateway itself declares gone
-    withheld: int  # packs behind the head of its newest checkpoint
+    lost: int  # packs that the gateway itself declares lost
+    withheld: int  # packs after the newest one here, up to the head of the newest checkpoint
     findings: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     refused: int = 0
     online: bool | None = None
     version: str | None = None
-    due_missing: int = 0  # readings that were due in packs that are not here, by the rate of the pack after each hole
+    due_missing: int = 0  # readings due in missing packs, by the rate of the pack after each hole
     refused_codes: dict[str, int] = field(default_factory=dict)
     refused_why: str = ""  # of the last one
     refused_at: datetime | None = None
-    unasked: list[str] = field(default_factory=list)  # streams of which packs came, and that were not agreed
+    unasked: list[str] = field(default_factory=list)  # streams with packs that were not agreed
     unnamed: list[str] = field(default_factory=list)  # agreed streams that neither a pack nor a checkpoint names
 
     @property
     def verdict(self) -> str:
-        """``failed`` where something signed is false, ``incomplete`` where packs are missing, ``silent`` without any.
+        """``failed`` if a signed object is invalid, ``incomplete`` if packs are missing, ``silent`` without any pack.
 
-        What was refused proves nothing, as anybody who may publish can send it: it is a warning beside the verdict.
+        A refused message proves nothing, as anyone who may publish can send it: it is a warning beside the verdict.
         """
         if self.findings:
             return "failed"
@@ -55,7 +55,7 @@ class GatewayState:
 
     @property
     def completeness(self) -> float | None:
-        """Readings that are here, of all that were due and not asleep, also in packs that did not come."""
+        """Share of readings received, of all that were due while awake, missing packs included."""
         due = self.due - self.asleep + self.due_missing
         return self.readings / due if due > 0 else None
 
@@ -66,16 +66,16 @@ class GatewayState:
 
 @dataclass(slots=True)
 class FleetState:
-    """All gateways, and what is not of any of them."""
+    """All gateways, and what belongs to none of them."""
 
     gateways: list[GatewayState]
-    unknown: list[tuple[str, str]]  # gateway and newest thumbprint of those that nobody enrolled
+    unknown: list[tuple[str, str]]  # gateways that are not enrolled, with their newest thumbprint
     lots_waiting: int
     unsettled: int
-    away: list[Away] = field(default_factory=list)  # databases whose gateways are not among these
+    away: list[Away] = field(default_factory=list)  # unreachable databases, whose gateways are left out
 
     def summary(self, now_s: float | None = None) -> dict[str, Any]:
-        """Numbers for a last line, and for metrics."""
+        """Totals for the last line of a table and for metrics."""
         now_s = time.time() if now_s is None else now_s
         verdicts = [one.verdict for one in self.gateways]
         return {
@@ -126,17 +126,17 @@ def _state(row: tuple[Any, ...]) -> GatewayState:
 
 
 def whole_fleet(dsns: Sequence[str], like: str | None = None, since: str = "1970-01-01") -> FleetState:
-    """Look at all databases; one that is away is named in ``away``.
+    """Look at all databases; an unreachable one is listed in ``away``.
 
     Raises:
-        DatabaseError: none of them can be used, or one is not what it should be.
+        DatabaseError: none can be used, or one has the wrong schema or place.
     """
     states, away = each_shard(parse_shards(dsns), lambda connection: fleet_state(connection, like, since))
     return joined(states, away)
 
 
 def joined(states: Sequence[FleetState], away: list[Away]) -> FleetState:
-    """What several databases say, as of one."""
+    """The states of several databases, merged into one."""
     return FleetState(
         sorted((one for state in states for one in state.gateways), key=lambda one: one.name),
         [one for state in states for one in state.unknown],

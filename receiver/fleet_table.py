@@ -15,12 +15,12 @@ from receiver.fleet_state import FleetState, GatewayState
 
 NAMED: Final = 3  # streams of a gateway
 MOST: Final = 50  # gateways without a fault that are listed
-CUT: Final = 100  # characters of the reason of what was refused
+CUT: Final = 100  # characters of the reason of a refusal
 _STYLES: Final = {"verified": "green", "incomplete": "yellow", "failed": "red", "silent": "dim"}
 
 
 def print_state(state: FleetState, *, only_bad: bool = False) -> None:
-    """Faulty gateways first, of the others those that lost packs; then the sums."""
+    """Faulty gateways first, then those that lost packs, then the totals."""
     console, now_s = open_console(), time.time()
     order = {"failed": 0, "incomplete": 1, "silent": 2, "verified": 3}
     rows = sorted(state.gateways, key=lambda one: (order[one.verdict], not one.lost, one.name))
@@ -48,15 +48,13 @@ def print_state(state: FleetState, *, only_bad: bool = False) -> None:
     if len(state.unknown) > 20:
         console.print(say(f"and {len(state.unknown) - 20} more that are not enrolled"))
     for away in state.away:
-        text = f"database {away.place} is away: {cell(away.why, 200)}. Its gateways are not in this table"
+        text = f"database {away.place} is unreachable: {cell(away.why, 200)}. Its gateways are not in this table"
         console.print(Text.from_markup(say(text), style="red"))
     console.print(totals_in_words(state.summary(now_s)))
     s = state.summary(now_s)
     if s["lots_waiting"] or s["unsettled"]:
         console.print(
-            say(
-                f"{s['lots_waiting']} batches are not checked yet, {s['unsettled']} packs not settled: does `keep` run?"
-            )
+            say(f"{s['lots_waiting']} batches are not checked, {s['unsettled']} packs not settled: is `keep` running?")
         )
 
 
@@ -71,7 +69,7 @@ def totals_in_words(s: dict[str, Any]) -> str:
 
 
 def why(one: GatewayState) -> str:
-    """What is wrong, in codes of the verifier, and the reasons of gaps."""
+    """Findings by the verifier's codes, and the reasons of gaps."""
     from agent.cli.finding_words import reason_words
 
     chinese = speaks_chinese()
@@ -84,7 +82,7 @@ def why(one: GatewayState) -> str:
         last = f" ({shorten(one.refused_why, CUT, placeholder=' ...')})" if one.refused_why else ""
         reasons.append(f"{word('refused')} {one.refused}{last}")
     reasons += [f"{word('withheld')} {one.withheld}"] if one.withheld else []
-    reasons += [say(f"agreed and not named: {' '.join(one.unnamed[:NAMED])}")] if one.unnamed else []
+    reasons += [say(f"agreed, but never seen: {' '.join(one.unnamed[:NAMED])}")] if one.unnamed else []
     reasons += [say(f"not asked for: {' '.join(one.unasked[:NAMED])}")] if one.unasked else []
     reasons += [
         f"{reason_words(reason)[1] if chinese else reason} {count}" for reason, count in sorted(one.reasons.items())

@@ -1,7 +1,7 @@
-"""What needs more than one pack, and what the platform says to gateways: one keeper a database, or several.
+"""Does what needs more than one pack, and publishes to gateways: one or more keepers per database.
 
 Checks chains, settles late packs, applies revocations, makes the next month's partition, drops what is too old; with a
-broker it also acknowledges, and asks again for what is missing.
+broker it also acknowledges packs and requests missing ones.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class _Job:
 
 
 class Keeper:
-    """Looks after one database. ``step`` does what is due.
+    """Maintains one database. ``step`` runs the jobs that are due.
 
     Args:
         publisher: None: acknowledge nothing, ask for nothing.
         keep_days: packs that begin earlier are dropped, by whole months; None: never.
-        place: which of how many databases it is; None: unknown.
+        place: (index, count) of this database; None: unknown.
         latest: also publish the newest values of each device.
         clock: monotonic seconds.
     """
@@ -86,7 +86,7 @@ class Keeper:
             self._jobs.append(_Job(REPLAY_S, lambda connection: ask_again(connection, publisher), clock() + REPLAY_S))
 
     def step(self) -> int:
-        """Check what is there, do the jobs that are due. Returns the number of packs that were checked."""
+        """Check new lots, run the jobs that are due. Returns the number of packs checked."""
         if self._clock() < self._away_until:
             return 0
         try:
@@ -115,10 +115,10 @@ class Keeper:
             self._connection.close()
             self._connection = None
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        log.warning("%s. Tried again in %.1f s", text, delay_s)
+        log.warning("%s. Retrying in %.1f s", text, delay_s)
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -132,7 +132,7 @@ def prepare_months(connection: Connection) -> None:
 
 
 def forget_strangers(connection: Connection) -> None:
-    """Empty the queue of those not heard of for long, and the counts of what was refused long ago."""
+    """Delete unknown gateways that have been silent for long, and old counts of refusals."""
     days = {"unknown": UNKNOWN_DAYS, "refusals": REFUSALS_DAYS}
     connection.execute("DELETE FROM unknown_gateways WHERE seen < now() - make_interval(days => %(unknown)s)", days)
     connection.execute("DELETE FROM refusals WHERE at < now() - make_interval(days => %(refusals)s)", days)
@@ -140,7 +140,7 @@ def forget_strangers(connection: Connection) -> None:
 
 
 def drop_months(connection: Connection, keep_days: int) -> list[str]:
-    """Drop the partitions of which every pack is too old. Sums by day, findings and figures stay."""
+    """Drop the partitions in which every pack is too old. Sums by day, findings and figures stay."""
     oldest = datetime.now(UTC).date() - timedelta(days=keep_days)
     tables = connection.execute(
         "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid "
@@ -153,13 +153,13 @@ def drop_months(connection: Connection, keep_days: int) -> list[str]:
             first = date(int(month[:4]), int(month[5:7]), 1)
             if (first + timedelta(days=31)).replace(day=1) <= oldest:
                 if waiting := connection.execute(_NOT_SENT.format(name).encode()).fetchall()[0][0]:
-                    log.warning("%s stays: ClickHouse does not have %d of its packs yet", name, waiting)
+                    log.warning("%s not dropped: ClickHouse still lacks %d of its packs", name, waiting)
                     continue
                 next_month = (first + timedelta(days=31)).replace(day=1)
                 before_ms = round(datetime(next_month.year, next_month.month, 1, tzinfo=UTC).timestamp() * 1000)
                 with connection.transaction():
                     connection.execute("INSERT INTO dropped VALUES (%s)", [before_ms])
                     connection.execute(f"DROP TABLE {name}, reading_blocks_{month}".encode())
-                log.info("dropped %s: all of it is older than %d days", name, keep_days)
+                log.info("dropped %s: everything in it is older than %d days", name, keep_days)
                 dropped.append(name)
     return dropped

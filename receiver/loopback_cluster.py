@@ -1,6 +1,6 @@
-"""``make platform-cluster``: three RabbitMQ nodes and two databases on loopback, to try docs/platform.md on.
+"""``make platform-cluster``: three RabbitMQ nodes and two databases on loopback, for trying out
 
-Runs until Ctrl-C and removes all of it then.
+docs/platform.md. Runs until Ctrl-C, then removes everything.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ SHARDS = 2
 
 
 def url_of(server: PrivatePostgres) -> str:
-    """How to connect, without a space: METERHOUSE_DB holds several, parted by spaces."""
+    """How to connect, without a space: METERHOUSE_DB contains several, separated by spaces."""
     user = f"{USER}@" if os.geteuid() == 0 else ""
     return f"postgresql://{user}/postgres?host={quote(str(server.folder), safe='')}"
 
 
 def main() -> int:
-    """Start, say how to reach it, wait. Exit codes: 0 ended, 3 an engine is missing."""
+    """Start it, print how to reach it, wait. Exit codes: 0 ended, 3 an engine is missing."""
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
@@ -45,7 +45,7 @@ def main() -> int:
         print(f"export MQTT='{rabbit.mqtt_url()}'")
         for node in rabbit.nodes:
             print(f"# {node.name}: process {node.pid}, AMQP {node.amqp_port}, MQTT {node.mqtt_port}")
-        print("# Ctrl-C ends all of it", flush=True)
+        print("# Ctrl-C stops and removes everything", flush=True)
         ended.wait()
     return 0
 

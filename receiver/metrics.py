@@ -13,24 +13,24 @@ from drivers.model import UsageError
 log = logging.getLogger("meterhouse.platform")
 
 _HELP = {
-    "gateways": "Gateways that are enrolled.",
-    "verified": "Gateways with nothing missing and nothing false.",
-    "incomplete": "Gateways of which packs are missing.",
-    "failed": "Gateways with a finding: a pack that is false, or does not fit the others.",
+    "gateways": "Enrolled gateways.",
+    "verified": "Gateways without missing or invalid packs.",
+    "incomplete": "Gateways with missing packs.",
+    "failed": "Gateways with a finding: a pack that is invalid or contradicts others.",
     "silent": "Enrolled gateways that never sent a pack.",
     "late": "Gateways whose newest pack ended more than five minutes ago.",
-    "unknown": "Gateways that publish and are not enrolled.",
-    "packs": "Packs that are stored and sound.",
-    "readings": "Readings in them.",
+    "unknown": "Gateways that publish but are not enrolled.",
+    "packs": "Stored packs without a finding.",
+    "readings": "Readings in stored packs without a finding.",
     "due": "Readings that were due.",
-    "due_missing": "Readings that were due in packs that are not here.",
-    "gaps": "Due readings that lie in stated gaps.",
-    "missing_packs": "Packs that should be here and are not.",
-    "lost_packs": "Packs that gateways declare gone.",
-    "refused": "Messages of which nothing can be trusted, on topics of gateways that are enrolled; 400 days.",
-    "away": "Databases that do not answer: their gateways are not in the other numbers.",
-    "lots_waiting": "Batches whose seams are not checked yet.",
-    "unsettled": "Packs whose completeness is open: their birth or another part has not come.",
+    "due_missing": "Readings that were due in missing packs.",
+    "gaps": "Due readings in stated gaps.",
+    "missing_packs": "Missing packs.",
+    "lost_packs": "Packs that gateways declare lost.",
+    "refused": "Untrusted messages on topics of enrolled gateways, last 400 days.",
+    "away": "Databases that do not answer; the other metrics leave out their gateways.",
+    "lots_waiting": "Batches whose seams have not been checked.",
+    "unsettled": "Packs whose completeness is unknown: their birth or another part is missing.",
 }
 
 
@@ -44,7 +44,7 @@ def prometheus_text(summary: dict[str, Any]) -> str:
 
 
 class MetricsServer:
-    """Answers ``GET /metrics`` in a thread of its own.
+    """Answers ``GET /metrics`` in its own thread.
 
     Args:
         address: ``127.0.0.1:9108``.
@@ -83,6 +83,6 @@ class MetricsServer:
         self._thread.start()
 
     def close(self) -> None:
-        """End it."""
+        """Stop the server."""
         self._server.shutdown()
         self._server.server_close()

@@ -1,4 +1,4 @@
-"""A PostgreSQL of our own for the demo and for tests: a folder with a socket, no network, no cluster of the machine."""
+"""A private PostgreSQL for the demo and for tests: a folder with a socket, no network, no cluster of the machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ USER: Final = "postgres"  # of Debian's package; the server refuses to run as ro
 
 
 class NoPostgres(GatewayError):
-    """There is no PostgreSQL on this machine."""
+    """PostgreSQL is not installed on this machine."""
 
     exit_code = 3
 
@@ -36,12 +36,12 @@ def find_programs() -> Path:
 
 
 class PrivatePostgres:
-    """Starts in about a second; gone with ``stop``.
+    """Starts in about a second; ``stop`` removes it.
 
     Args:
-        folder: where its data lie, made if need be; None: a new temporary folder, removed by ``stop``.
+        folder: where its data are stored, created if missing; None: a new temporary folder, removed by ``stop``.
         settings: such as ``fsync=off``.
-        standby_of: a server that runs and that this one follows, by streaming replication.
+        standby_of: a running server that this one follows by streaming replication.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class PrivatePostgres:
         return f"host={self.folder} dbname=postgres user={self._name()}"
 
     def start(self) -> None:
-        """Make the cluster if it is new, and run it. Raises NoPostgres with its last words."""
+        """Create the cluster if it is new, and start it. Raises NoPostgres with the end of its log."""
         data = self.folder / "data"
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._user:
@@ -88,7 +88,7 @@ class PrivatePostgres:
         self._wait()
 
     def stop(self, how: str = "fast") -> None:
-        """End it (``fast``, or ``immediate`` as a power cut would), and remove a temporary folder."""
+        """Stop it (``fast``, or ``immediate`` like a power cut), and remove a temporary folder."""
         if self._process is not None and self._process.poll() is None:
             self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", how, "-w", "stop", check=False)
             self._process.wait(60)
@@ -97,7 +97,7 @@ class PrivatePostgres:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def promote(self) -> None:
-        """A standby takes writes from now on, as patroni makes it do when the other is gone. Raises NoPostgres."""
+        """Promote a standby, so that it accepts writes, as patroni does when the primary is gone. Raises NoPostgres."""
         self._run("pg_ctl", "-D", str(self.folder / "data"), "-w", "promote")
 
     def _wait(self) -> None:
@@ -114,7 +114,7 @@ class PrivatePostgres:
                 if self._process is None or self._process.poll() is not None or time.monotonic() > until:
                     last = (self.folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
                     raise NoPostgres(
-                        " ".join(last) or str(error), where=str(self.folder), hint="See its file log"
+                        " ".join(last) or str(error), where=str(self.folder), hint="See the file log in its folder"
                     ) from None
                 time.sleep(0.05)
 
@@ -129,5 +129,7 @@ class PrivatePostgres:
         if check and done.returncode:
             answer = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()[-1:]
             raise NoPostgres(
-                f"{program}: {' '.join(answer)}", where=str(self.folder), hint="Is there room, and may we write?"
+                f"{program}: {' '.join(answer)}",
+                where=str(self.folder),
+                hint="Is the disk full, or the folder read-only?",
             )

@@ -1,4 +1,4 @@
-"""The platform's words to gateways: acks and requests, at QoS 1, by a thread of paho's own."""
+"""Publishes to gateways: acks and requests, at QoS 1, from paho's own thread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_QUEUED: Final = 10_000
 
 
 class Publisher:
-    """A connection that comes back by itself. ``publish`` refuses while it is away: the caller tries again later.
+    """A connection that reconnects by itself. While it is down, ``publish`` refuses and the caller tries again later.
 
     Args:
         url: ``mqtt://`` or ``mqtts://``, also of a RabbitMQ with its MQTT plugin; several hosts are tried in turn.
@@ -29,7 +29,7 @@ class Publisher:
         parts = urlsplit(url)
         if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
             raise UsageError(
-                f"{url!r} is not a broker", where="--broker", hint="Expected a URL such as mqtt://127.0.0.1:1883"
+                f"{url!r} is not a broker URL", where="--broker", hint="Expected a URL such as mqtt://127.0.0.1:1883"
             )
         client = self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=f"meterhouse-keeper-{name}-{os.getpid()}", protocol=mqtt.MQTTv5
@@ -46,17 +46,17 @@ class Publisher:
 
     @property
     def is_connected(self) -> bool:
-        """Would ``publish`` be taken now?"""
+        """Is the broker connected, so that ``publish`` would accept a message?"""
         return self._client.is_connected()
 
     def publish(self, topic: str, body: bytes, *, retain: bool = False) -> bool:
-        """Returns whether the broker's connection took it."""
+        """Returns whether the message was accepted for sending."""
         if not self.is_connected:
             return False
         return self._client.publish(topic, body, qos=1, retain=retain).rc == mqtt.MQTT_ERR_SUCCESS
 
     def close(self) -> None:
-        """Send what is queued, and leave."""
+        """Send what is queued, and disconnect."""
         self._closing = True
         self._client.disconnect()
         self._client.loop_stop()

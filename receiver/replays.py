@@ -1,4 +1,4 @@
-"""Asks gateways for packs that should be here and are not."""
+"""Requests missing packs from gateways."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uuid import uuid4
 from receiver.database import Connection, statement
 from receiver.publisher import Publisher
 
-SETTLED_MIN: Final = 10  # minutes that a hole may fill by itself: backfill comes out of order
+SETTLED_MIN: Final = 10  # minutes in which a hole may still fill by itself: backfill arrives out of order
 AT_ONCE: Final = 200  # requests of one round, one for each gateway
 MOST_PACKS: Final = 10_000  # of one request
 _WANTED: Final = statement("wanted")

@@ -30,7 +30,7 @@ WHERE EXISTS (SELECT FROM lots l WHERE l.lot = p.lot AND l.checked IS NOT NULL)"
 
 
 def settle_late(connection: Connection) -> int:
-    """Settle some of what waits. Returns how many packs were settled."""
+    """Settle some of the waiting packs. Returns how many were settled."""
     settler = _Settler(connection)
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SETTLE_LOCK])
@@ -45,7 +45,7 @@ def settle_late(connection: Connection) -> int:
 
 
 class _Settler:
-    """Judges stored bodies once more, now that their table is known."""
+    """Judges stored bodies again, now that their point table is known."""
 
     def __init__(self, connection: Connection) -> None:
         self.done: list[tuple[int, int, int, int]] = []
@@ -53,7 +53,7 @@ class _Settler:
         self._rings: dict[str, KeyRing] = {}
 
     def settle(self, rows: list[tuple[Any, ...]], cursor: psycopg.Cursor[Any]) -> None:
-        """One pack, or all parts of a tick: their sum stands at the first of them."""
+        """One pack, or all parts of a tick: their sum is stored with the first part."""
         table = PointTable(rows[0][6])
         packs = [check(self._bodies.read(bytes(row[4])), None, self._ring(row[5]), lambda birth: table) for row in rows]
         sound = [pack for pack in packs if isinstance(pack, CheckedPack)]
@@ -90,7 +90,7 @@ class _Settler:
 
 
 def _count(cursor: psycopg.Cursor[Any], settled: list[tuple[int, int, int, int]]) -> None:
-    """Add them to the sums by day, unless the check of their lot is still to come and does it."""
+    """Add them to the sums by day, unless their lot is still unchecked: its check adds them."""
     cursor.execute("CREATE TEMP TABLE settled (stream bigint, seq bigint, boot bigint, from_ms bigint) ON COMMIT DROP")
     cursor.executemany("INSERT INTO settled VALUES (%s, %s, %s, %s)", settled)
     cursor.execute(_AGAIN)

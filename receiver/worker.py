@@ -1,6 +1,6 @@
 """Takes messages, judges each alone, commits a batch, and only then acknowledges it.
 
-A worker keeps nothing that matters: killed at any point, what it had not acknowledged comes again and is stored once.
+A worker keeps no state that matters: killed at any point, its unacknowledged messages come again and are stored once.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from receiver.store import RefusedMessage, Store, TrustChanged
 
 log = logging.getLogger("meterhouse.platform")
 BATCH: Final = 500  # messages of one transaction
-WAIT_S: Final = 0.25  # for a batch to fill
+WAIT_S: Final = 0.25  # waited for a batch to fill
 PATIENCE_S: Final = 30.0  # that a message waits for its key or birth
-MAX_WAITS: Final = 100  # of one gateway: it does not hold up the others
+MAX_WAITS: Final = 100  # of one gateway, so that it does not delay the others
 MAX_TYPES: Final = 20  # content types that are counted by name
-OUTAGES: Final = (  # of a database, not of a message: a full disk, a standby, a right that is missing
+OUTAGES: Final = (  # the fault lies with the database, not with a message: a full disk, a standby, a missing privilege
     psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError, psycopg.errors.InsufficientPrivilege,
     psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedFunction, DatabaseError,
 )  # fmt: skip
-MAX_WAITING: Final = 1000  # messages that wait; beyond it the oldest are decided at once
+MAX_WAITING: Final = 1000  # waiting messages; beyond this the oldest are decided at once
 
 
 @dataclass(slots=True)
@@ -43,13 +43,13 @@ class Totals:
     messages: int = 0
     packs: int = 0  # stored now
     readings: int = 0
-    again: int = 0  # stored before
+    again: int = 0  # stored earlier
     refused: Counter[str] = field(default_factory=Counter)  # by code
-    unknown: int = 0  # messages of gateways that nobody enrolled
-    foreign: int = 0  # topics without a meaning here
-    content_types: Counter[str] = field(default_factory=Counter)  # that are not ours; the messages were judged
+    unknown: int = 0  # messages of gateways that are not enrolled
+    foreign: int = 0  # topics that are not ours
+    content_types: Counter[str] = field(default_factory=Counter)  # unexpected ones; the messages were judged
     failures: int = 0  # of databases
-    aside: int = 0  # messages that went to the queue of a database that was away
+    aside: int = 0  # messages moved to the queue of an unreachable database
 
 
 @dataclass(slots=True)
@@ -107,7 +107,7 @@ class Worker:
         return settled
 
     def _note_type(self, message: Message) -> None:
-        """It is not signed, and bridges set it as they like: it is stated and counted, and the bytes are judged."""
+        """The content type is not signed, and bridges set it as they like: log and count it, and judge the bytes."""
         types, kind = self.totals.content_types, clean_text(message.content_type, 60)
         if kind not in types and len(types) >= MAX_TYPES:
             kind = "others"
@@ -149,7 +149,7 @@ class Worker:
         except TrustChanged:
             self._waiting += items
             return []
-        except Exception as error:  # noqa: BLE001 of one message: it must not come again for ever and stop all others
+        except Exception as error:  # noqa: BLE001 one bad message must not be redelivered forever and block the others
             return self._isolate(shard, items, error)
         self._returned(shard)
         self._waiting += batch.waiting
@@ -157,13 +157,17 @@ class Worker:
         return batch.done
 
     def _isolate(self, shard: int, items: list[_Waiting], error: Exception) -> list[Message]:
-        """Halve a batch that cannot be stored until the message stands alone whose fault that is; refuse it."""
+        """Halve a batch that cannot be stored until the faulty message is alone, and refuse that one."""
         self._checkers[shard].forget_all()
         if len(items) > 1:
             middle = len(items) // 2
             return self._put(shard, items[:middle]) + self._put(shard, items[middle:])
         message = items[0].message
-        log.error("storing a message of %s: %s", clean_text(message.topic, 200), clean_text(_first(error), 200))
+        log.error(
+            "refused, cannot be stored: message of %s: %s",
+            clean_text(message.topic, 200),
+            clean_text(_first(error), 200),
+        )
         refusal = RefusedMessage(message.topic, "internal", repr(error), message.body)
         try:
             self._stores[shard].put([], [refusal], [])
@@ -196,8 +200,8 @@ class Worker:
             batch.of_unknown += 1
         except (psycopg.Error, DatabaseError):
             raise
-        except Exception as error:  # a fault of ours: this message must not come again for ever and stop all others
-            log.exception("checking a message of %s", clean_text(message.topic, 200))
+        except Exception as error:  # a bug: the message must not be redelivered forever and block the others
+            log.exception("internal error while checking a message of %s", clean_text(message.topic, 200))
             batch.refused.append(RefusedMessage(message.topic, "internal", repr(error), message.body))
         else:
             if checked is None:
@@ -207,7 +211,7 @@ class Worker:
         batch.done.append(message)
 
     def _set_aside(self, shard: int) -> int:
-        """What waits for a database that is away must not fill the window: the other databases get nothing then."""
+        """Messages for an unreachable database must not fill the window: the other databases would get nothing."""
         keep = MAX_WAITING // len(self._stores)
         items = [item.message for item in self._waiting if self._shard(item.message.topic) == shard]
         if self._queues is None or len(items) <= keep:
@@ -223,7 +227,7 @@ class Worker:
         self._retry[shard].reset()
         if shard in self._away:
             self._away.discard(shard)
-            log.warning("database %d: back", shard + 1)
+            log.warning("database %d: reachable again", shard + 1)
             if self._queues is not None:
                 self._queues.deliver_shard(shard, True)
 
@@ -236,9 +240,7 @@ class Worker:
             self._queues.deliver_shard(shard, False)
         self._stores[shard].drop_connection()
         self._checkers[shard].forget_all()
-        log.warning(
-            "database %d: %s. Nothing is acknowledged; tried again in %.1f s", shard + 1, _first(error), delay_s
-        )
+        log.warning("database %d: %s. Nothing is acknowledged; retrying in %.1f s", shard + 1, _first(error), delay_s)
 
     def _count(self, batch: _Batch, new: int) -> None:
         totals = self.totals

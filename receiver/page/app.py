@@ -89,7 +89,7 @@ class Page:
         return html(request, body, status, language, request.headers.get("x-forwarded-proto", "") == "https")
 
     async def follow(self) -> None:
-        """Keep a state of the fleet, so that the first who looks need not wait for it."""
+        """Keep a state of the fleet, so that the next viewer need not wait for it."""
         while True:
             try:
                 await self._ask(self.data.fleet)
@@ -210,12 +210,12 @@ class Page:
         return static_answer(self.static, request)
 
     async def http_error(self, request: Request, error: Exception) -> Response:
-        """A page for what is not there."""
+        """The page for an address that does not exist."""
         status, text = missing(request, error, label)
         return await self._render(request, "error.html", {"text": text}, status)
 
     async def database_error(self, request: Request, error: Exception) -> Response:
-        """A page for a database that does not answer."""
+        """The page for a database that does not answer."""
         language = language_of(request)
         if isinstance(error, GatewayError):
             text = in_language(error, language)
@@ -227,7 +227,7 @@ class Page:
         return await self._render(request, "error.html", {"text": clean_text(text, 500)}, 503)
 
     async def bug(self, request: Request, error: Exception) -> Response:
-        """A fault of ours: the log has it, the viewer a sentence."""
+        """An internal error: details go to the log, the viewer gets one sentence."""
         log.error("%s: internal error", request.url.path, exc_info=error)
         return Response("internal error; the log of the page has it\n", 500, media_type="text/plain")
 
@@ -253,7 +253,7 @@ def make_app(
 
     Args:
         root: path under which a reverse proxy shows it.
-        names: host names under which it is visited, besides addresses and this machine's own.
+        names: host names under which viewers reach it, besides addresses and this machine's own names.
     """
     from agent import __version__
 

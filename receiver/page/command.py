@@ -24,14 +24,14 @@ ROOT = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
     "--listen", default="127.0.0.1:8090", show_default=True, metavar="ADDRESS:PORT", help="Listen here, for a proxy."
 )
 @click.option("--root-path", default="", metavar="PATH", help="The proxy shows it under this path, such as /fleet.")
-@click.option("--name", "names", multiple=True, help="A host name by which it is visited, such as fleet.example.")
-@click.option("--timezone", default="UTC", show_default=True, help="Of times of streams and packs: Asia/Shanghai.")
+@click.option("--name", "names", multiple=True, help="A host name under which viewers reach it, such as fleet.example.")
+@click.option("--timezone", default="UTC", show_default=True, help="Time zone of all times shown: Asia/Shanghai.")
 @db_option
 @lang_option
 def page_command(
     listen: str, root_path: str, names: tuple[str, ...], timezone: str, dsns: tuple[str, ...], lang: str
 ) -> None:
-    """Serve the fleet's page: all gateways, and each figure down to the packs that it comes from.
+    """Serve the fleet's page: all gateways, and for each figure the packs that it comes from.
 
     Read-only, for a reverse proxy that does TLS and login; by default only this machine can connect.
 
@@ -65,7 +65,7 @@ def page_command(
     web = WebConfig(host, port)
     with open_socket(web) as sock:
         for one in away:
-            what = f"database {one.place} is away: {one.why}. The others are shown"
+            what = f"database {one.place} is unreachable: {one.why}. The other databases are shown"
             click.echo(as_complaint("warning", what), err=True)
         if not web.is_loopback:
             what = "anyone who can reach this address sees the fleet: put a proxy with TLS and a login in front of it"

@@ -1,4 +1,4 @@
-"""What the page asks the databases. Every connection is read-only, and every question ends in time."""
+"""What the page asks the databases. Every connection is read-only, and every query has a time limit."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from receiver.shards import each_shard
 T = TypeVar("T")
 DAYS: Final = 14  # of the strip of each gateway, today included
 FRESH_S: Final = 5.0  # that the state of the fleet is shown without asking again
-SHARE: Final = 5  # of the time, one part of which a database works for the state of the fleet
-PATIENCE_S: Final = 0.2  # that somebody waits for a newer state, where there is one of the last minutes
-OLDEST_S: Final = 180.0  # that a state is shown
-IDLE_S: Final = 60.0  # between two states while nobody looks, so that the first who does need not wait
+SHARE: Final = 5  # share of the time that a database may spend on the state of the fleet: one part in this many
+PATIENCE_S: Final = 0.2  # that a viewer waits for a newer state, if there is one from the last minutes
+OLDEST_S: Final = 180.0  # that a state may be shown
+IDLE_S: Final = 60.0  # between two states while nobody looks, so that the next viewer need not wait
 STATEMENT_MS: Final = 20_000
 CONNECT_S: Final = 3
 MOST_ROWS: Final = 500  # of findings, holes
@@ -33,7 +33,7 @@ KEPT_FIGURES: Final = 64
 _DAYS: Final = statement("fleet_days")
 _STREAMS: Final = statement("streams")
 
-Shares = dict[date, float | None]  # by day: readings that are here of those that were due
+Shares = dict[date, float | None]  # by day: readings received of those that were due
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class FleetView:
 
 
 class StreamState(NamedTuple):
-    """One stream since the first of the days that are shown; packs that are missing are of all time."""
+    """One stream since the first day shown; missing packs are counted over all time."""
 
     name: str
     state: GatewayState
@@ -81,11 +81,11 @@ class GatewayFacts:
     days: list[date]
     streams: list[StreamState]
     findings: list[tuple[str, int, int, str, datetime | None]]  # stream, seq, boot, code
-    holes: list[tuple[str, int, int, bool]]  # stream, first, last, whether the gateway declares them gone
+    holes: list[tuple[str, int, int, bool]]  # stream, first, last, whether the gateway declares them lost
     refusals: list[tuple[str, int, str, datetime]]  # code, times, why, last
     thumbprints: list[tuple[str, datetime]]
     keys: tuple[int, datetime] | None  # counter, since when
-    asked: list[str] = field(default_factory=list)  # streams that it was asked for; none: all
+    asked: list[str] = field(default_factory=list)  # streams that were requested of it; none: all
 
 
 class FleetData:
@@ -95,16 +95,16 @@ class FleetData:
         self._dsns, self._clock = parse_shards(dsns), clock
         self._lock = threading.Lock()
         self._fleet: FleetView | None = None
-        self._asked_s = self._cost_s = 0.0  # when the state was asked for, and how long that took
+        self._asked_s = self._cost_s = 0.0  # when the state was queried, and how long that took
         self._asking: Future[FleetView] | None = None
         self._asker = ThreadPoolExecutor(1, "fleet")
         self._figures: OrderedDict[tuple[str, str, date, str], Figures] = OrderedDict()
 
     def fleet(self) -> FleetView:
-        """The whole fleet, made once for all who look; the state before, if a newer one takes its time.
+        """The whole fleet, queried once for all viewers; the previous state, if a newer one takes long.
 
         Raises:
-            DatabaseError: none of the last minutes is here, and no database answers.
+            DatabaseError: there is no state from the last minutes, and no database answers.
         """
         with self._lock:
             age_s, before = self._clock() - self._asked_s, self._fleet
@@ -128,7 +128,7 @@ class FleetData:
         return made
 
     def close(self) -> None:
-        """Ask no more."""
+        """Close the connections and ask no more."""
         self._asker.shutdown(wait=False, cancel_futures=True)
 
     def _ask_fleet(self) -> FleetView:

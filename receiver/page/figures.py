@@ -1,4 +1,4 @@
-"""15-minute figures of one point, made from the bodies of verified packs: amounts, means, and what is missing why."""
+"""15-minute figures of one point, from the bodies of verified packs: amounts, means, what is missing and why."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Figure:
     from_ms: int
     to_ms: int
     packs: int = 0
-    faulty: int = 0  # packs with a finding of their own, of which nothing is counted
+    faulty: int = 0  # packs with a finding; nothing in them is counted
     readings: int = 0
     doubtful: int = 0
     total: float = 0.0
@@ -62,7 +62,7 @@ class Figure:
 
     @property
     def mean(self) -> float | None:
-        """Of the readings that are here."""
+        """Mean of the readings received."""
         return self.total / self.readings if self.readings else None
 
     @property
@@ -81,7 +81,7 @@ class Figures:
     unit: str
     rows: list[Figure]
     stamp: str
-    all_packs: bool  # else there were more than are read
+    all_packs: bool  # False: there were more packs than are read
     birth: int | None = None
 
 
@@ -115,7 +115,7 @@ def figures_of(
         if sound and reached:
             try:
                 pack = _DECODER.decode(body)
-            except msgspec.DecodeError:  # a value of a type that no point has
+            except msgspec.DecodeError:  # a value of a type that points do not have
                 continue
             _add_readings(rows, pack.e, point, start)
             _add_gaps(reached, pack.gaps, point)
@@ -160,7 +160,7 @@ def _add_gaps(rows: list[Figure], gaps: list[_Gap], point: str) -> None:
 
 
 def _add_amounts(rows: list[Figure]) -> None:
-    """What a counter rose by: from the last reading before each interval, where the one before it has one."""
+    """How much a counter rose: from the last reading before each interval, if the interval before has one."""
     before: float | None = None
     for row in rows:
         base = row.first if before is None else before

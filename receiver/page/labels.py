@@ -12,7 +12,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "fleet": ("Fleet", "全部网关"),
     "platform": ("platform", "平台"),
     "readonly": (
-        "Read-only. Every number comes from packs that gateways signed; the database keeps each of them to the byte.",
+        "Read-only. Every number comes from packs that gateways signed; the database keeps each of them byte for byte.",
         "只读页面。所有数字均来自网关签名的数据包；数据库逐字节保存每个数据包。",
     ),
     "as_of": ("as of {time}", "截至 {time}"),
@@ -28,9 +28,9 @@ LABELS: Final[Mapping[str, Texts]] = {
         "每个数据包均已签名、衔接且读数全部有交代",
     ),
     "incomplete.help": ("packs are missing", "缺少数据包"),
-    "failed.help": ("something signed is false", "已签名的内容有错误"),
-    "silent.help": ("enrolled, and nothing ever came", "已登记，但从未收到数据"),
-    "late.help": ("no news for five minutes", "五分钟没有新数据"),
+    "failed.help": ("a signed object is invalid", "已签名的内容有错误"),
+    "silent.help": ("enrolled, but nothing was ever received", "已登记，但从未收到数据"),
+    "late.help": ("nothing received for five minutes", "五分钟没有新数据"),
     "not_checked": ("not checked yet", "尚未检查"),
     "open": ("completeness open", "完整性待定"),
     # --- the table
@@ -39,8 +39,8 @@ LABELS: Final[Mapping[str, Texts]] = {
     "gateway": ("Gateway", "网关"),
     "complete": ("Complete", "完整率"),
     "complete.help": (
-        "Readings that are here, of all that were due and not asleep in the last {days} UTC days, also in packs that "
-        "did not come",
+        "Share of readings received, of all that were due in the last {days} UTC days, missing packs included; "
+        "sleeping devices do not count",
         "最近 {days} 个 UTC 日内应有且未休眠的读数中已到达的比例，也计入未到达的数据包",
     ),
     "by_day": ("By day", "逐日"),
@@ -54,8 +54,8 @@ LABELS: Final[Mapping[str, Texts]] = {
     "packs_missing": ("packs missing: {count}", "缺少数据包 {count} 个"),
     "packs_lost": ("declared lost: {count}", "已申报丢失 {count} 个"),
     "packs_withheld": ("withheld: {count}", "未送达 {count} 个"),
-    "streams_unnamed": ("agreed and not named: {names}", "已约定但未出现：{names}"),
-    "streams_unasked": ("not asked for: {names}", "未约定却收到：{names}"),
+    "streams_unnamed": ("agreed, but never seen: {names}", "已约定但未出现：{names}"),
+    "streams_unasked": ("not requested, but received: {names}", "未约定却收到：{names}"),
     "readings_of": ("{why}: {count} readings", "{why}：{count} 个读数"),
     "refused_times": ("refused {count}", "被拒 {count}"),
     "totals": (
@@ -66,7 +66,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     ),
     "no_gateways": ("No gateway matches.", "没有符合条件的网关。"),
     "nobody": (
-        "No gateway is enrolled. `meterhouse platform enrol FILE.csv` says which are trusted.",
+        "No gateway is enrolled. Enrol the trusted ones with `meterhouse platform enrol FILE.csv`.",
         "尚未登记网关。用 `meterhouse platform enrol FILE.csv` 登记受信任的网关。",
     ),
     "ago": ("{age} ago", "{age} 前"),
@@ -82,25 +82,25 @@ LABELS: Final[Mapping[str, Texts]] = {
     "page.later": ("Next", "下一页"),
     # --- what concerns all
     "away": (
-        "Database {place} is away: {why}. Its gateways are not in this table.",
+        "Database {place} is unreachable: {why}. Its gateways are not in this table.",
         "数据库 {place} 无法访问：{why}。其网关不在此表中。",
     ),
     "lots_waiting": (
-        "{count} batches wait for their check. Does `meterhouse platform keep` run?",
+        "{count} batches have not been checked. Is `meterhouse platform keep` running?",
         "{count} 批等待检查。`meterhouse platform keep` 在运行吗？",
     ),
     "unsettled": (
         "{count} packs wait for their birth or another part; until then their completeness is open.",
         "{count} 个数据包在等待其出生包或其他分包；在此之前其完整性待定。",
     ),
-    "unknown.title": ("Publish and are not enrolled", "正在发布但未登记"),
+    "unknown.title": ("Publishing but not enrolled", "正在发布但未登记"),
     "unknown.lead": (
-        "Nothing of them is stored. Compare the thumbprint with what `meterhouse keys show` prints on the gateway, "
+        "Their packs are not stored. Compare the thumbprint with what `meterhouse keys show` prints on the gateway, "
         "then `meterhouse platform enrol`.",
         "其内容均不保存。请与网关上 `meterhouse keys show` 显示的指纹核对，然后执行 `meterhouse platform enrol`。",
     ),
     "unknown.more": ("and {count} more", "另有 {count} 台"),
-    "thumbprint": ("Thumbprint it claims", "自称的指纹"),
+    "thumbprint": ("Claimed thumbprint", "自称的指纹"),
     # --- a gateway
     "gateway.title": ("Gateway {name}", "网关 {name}"),
     "streams": ("Streams", "数据流"),
@@ -110,7 +110,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "keys.counter": ("number {counter}, since {time}", "第 {counter} 版，自 {time}"),
     "keys.none": ("not received yet", "尚未收到"),
     "version": ("Version", "版本"),
-    "asked": ("Asked for", "约定的数据流"),
+    "asked": ("Requested streams", "约定的数据流"),
     "packs": ("Packs", "数据包"),
     "readings": ("Readings", "读数"),
     "days.title": ("Completeness by day", "逐日完整率"),
@@ -119,12 +119,12 @@ LABELS: Final[Mapping[str, Texts]] = {
     "meaning": ("Meaning", "含义"),
     "found": ("Found", "发现时间"),
     "while_missing": ("holds while packs are missing", "缺包期间有效"),
-    "holes.title": ("Packs that are not here", "缺少的数据包"),
+    "holes.title": ("Missing packs", "缺少的数据包"),
     "holes.lost": ("declared lost by the gateway", "网关已申报丢失"),
-    "holes.missing": ("asked for again by the keeper", "由 keep 再次索取"),
+    "holes.missing": ("requested again by the keeper", "由 keep 再次索取"),
     "refusals.title": ("Refused messages, last {days} days", "最近 {days} 天被拒的消息"),
     "refusals.lead": (
-        "Anybody who may publish can send them: they prove nothing against the gateway and do not change its verdict.",
+        "Anyone who may publish can send them: they prove nothing against the gateway and do not change its verdict.",
         "任何有发布权限者都能发送此类消息：它们不能证明网关有问题，也不影响结论。",
     ),
     "times": ("Times", "次数"),
@@ -137,11 +137,11 @@ LABELS: Final[Mapping[str, Texts]] = {
     "stream.none": ("No readings of this stream on this day.", "该数据流当日没有读数。"),
     "stream.lead": (
         "Mean of each quarter of an hour, made by this page from the readings of verified packs. Each row of the table "
-        "leads to the packs that it comes from.",
+        "links to the packs that it comes from.",
         "各 15 分钟平均值，由本页面根据已验证数据包中的读数计算。表中每一行均可查看其来源数据包。",
     ),
     "stream.counter": (
-        "Of a counter: what it rose by, from its last reading before each quarter of an hour to the last one in it. "
+        "For a counter: its increase, from its last reading before each quarter of an hour to the last one in it. "
         "Figures that the gateway itself signed are in its stream _indicators.",
         "计数器：每 15 分钟的增量，即该时段末次读数减去时段前末次读数。网关自行签名的指标见其数据流 _indicators。",
     ),
@@ -154,13 +154,13 @@ LABELS: Final[Mapping[str, Texts]] = {
     # --- packs
     "packs.title": ("Packs of {from_time} to {to_time}", "{from_time} 至 {to_time} 的数据包"),
     "packs.lead": (
-        "These {count} signed packs are all that the figure is made of. The hash is SHA-256 of what was signed; the "
-        "next pack names it as its predecessor.",
+        "The figure is made of these {count} signed packs and nothing else. The hash is SHA-256 of what was signed; "
+        "the next pack names it as its predecessor.",
         "该数值仅由这 {count} 个已签名数据包得出。哈希为签名内容的 SHA-256，下一个数据包以其作为前驱。",
     ),
     "packs.figure": ("Figure", "数值"),
     "packs.more": ("Only the first {count} are listed.", "仅列出前 {count} 个。"),
-    "packs.none": ("No pack of this stream reaches into this time.", "该时段没有此数据流的数据包。"),
+    "packs.none": ("No pack of this stream covers this time.", "该时段没有此数据流的数据包。"),
     "boot": ("Boot", "启动标识"),
     "hash": ("Hash", "哈希"),
     "covers": ("Covers", "覆盖时段"),
@@ -168,18 +168,18 @@ LABELS: Final[Mapping[str, Texts]] = {
     "verdict": ("Verdict", "结论"),
     "pack.title": ("Pack {seq} of {stream}", "{stream} 的数据包 {seq}"),
     "pack.several": (
-        "{count} packs have this sequence: one of each start of the agent, or twins of one identity.",
+        "{count} packs have this sequence: one for each start of the agent, or twins with the same identity.",
         "有 {count} 个数据包使用此序号：采集程序每次启动各一个，或为同一标识的重复包。",
     ),
-    "pack.twin": ("twin: kept as evidence, counted nowhere", "重复包：留作证据，不计入任何统计"),
+    "pack.twin": ("twin: kept as evidence, not counted", "重复包：留作证据，不计入任何统计"),
     "pack.check": ("Check it without trusting this page", "不依赖本页面自行验证"),
     "pack.check.lead": (
-        "The database holds what was published to the byte. Write it out and let the verifier judge it:",
+        "The database keeps what was published byte for byte. Export it and run the verifier on it:",
         "数据库逐字节保存已发布的内容。导出后由验证程序判断：",
     ),
     "pack.download": ("Download as published", "下载原始数据"),
     "zone": ("Times are in {zone}; completeness is by UTC day.", "时间为 {zone}；完整率按 UTC 日统计。"),
-    "error.404": ("There is no such page, gateway, stream or pack.", "没有这个页面、网关、数据流或数据包。"),
+    "error.404": ("This page, gateway, stream or pack does not exist.", "没有这个页面、网关、数据流或数据包。"),
     "error.database": ("The database does not answer", "数据库无应答"),
 }
 

@@ -29,12 +29,12 @@ FILTERS: Final = ("failed", "incomplete", "late", "silent", "verified")
 COLUMNS: Final = ("state", "gateway", "complete", "findings", "missing", "seen")
 PAGE_ROWS: Final = 100
 DAY_MS: Final = 86_400_000
-NO_PACK: Final = "no_pack"  # as a reason beside those of gaps
+NO_PACK: Final = "no_pack"  # shown as a reason, beside those of gaps
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the viewer asked the table for."""
+    """What the viewer selected in the table."""
 
     text: str = ""
     state: str = ""
@@ -44,7 +44,7 @@ class Choice:
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Choice:
-        """From an address; what is not understood is left out."""
+        """From a URL; unknown parts are ignored."""
         sort, state, page = query.get("sort", ""), query.get("state", ""), query.get("page", "1")
         return cls(
             query.get("q", "")[:130].strip(),
@@ -55,7 +55,7 @@ class Choice:
         )
 
     def href(self, root: str, **changes: Any) -> str:
-        """The address of the table with something else chosen."""
+        """The URL of the table with another selection."""
         facts = {"q": self.text, "state": self.state, "sort": self.sort, "order": "desc" if self.descending else ""}
         made = {
             name: value for name, value in {**facts, **changes}.items() if value and (name, value) != ("sort", "state")
@@ -129,7 +129,7 @@ def _order(one: GatewayState, column: str) -> Any:
         return -(sum(one.findings.values()) * (1 << 40) + one.refused)
     if column == "missing":
         return -(one.missing + one.withheld) * (1 << 40) - one.lost
-    return one.newest_ms or 0  # who was not heard of for the longest time first
+    return one.newest_ms or 0  # longest silent first
 
 
 def _column(name: str, choice: Choice, root: str) -> dict[str, str]:
@@ -176,7 +176,7 @@ def findings_of(one: GatewayState, language: str) -> list[tuple[str, str, int]]:
 
 
 def missing_of(one: GatewayState, language: str) -> dict[str, Any]:
-    """What is not here, and why: packs, and readings in stated gaps by reason, the most frequent first."""
+    """What is missing, and why: packs, and readings in stated gaps by reason, the most frequent first."""
     counts = (("packs_missing", one.missing), ("packs_withheld", one.withheld), ("packs_lost", one.lost))
     packs = [label(key, language, count=_grouped(count)) for key, count in counts if count]
     lists = (("streams_unnamed", one.unnamed), ("streams_unasked", one.unasked))
@@ -193,7 +193,7 @@ def _grouped(count: int) -> str:
 
 
 def strip(shares: Shares, days: Sequence[date], language: str) -> dict[str, Any]:
-    """Completeness of each day as a class of colour, and all of it as a sentence."""
+    """Completeness of each day as a colour class, and of all days as a sentence."""
     cells = []
     for day in days:
         known = shares.get(day)
@@ -225,7 +225,7 @@ def _notes(fleet: FleetView, language: str) -> list[tuple[bool, str]]:
 
 
 def gateway_view(facts: GatewayFacts, root: str, language: str) -> dict[str, Any]:
-    """One gateway: its streams, what was found, what is not here."""
+    """One gateway: its streams, findings, and what is missing."""
     now_s, state = time.time(), facts.state
     by_day = []
     for day in facts.days:

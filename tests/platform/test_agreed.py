@@ -66,7 +66,7 @@ def state(dsn: str) -> GatewayState:
         (FEW, ("inv*", "_indicators-*"), "verified", ""),
         (FEW, ("gate_meter", "gate?meter"), "incomplete", "withheld 19"),
         (WHOLE, ("inv1",), "verified", "not asked for: gate-meter"),
-        (WHOLE, ("inv1", "gate-*", "inv2"), "incomplete", "agreed and not named: inv2"),
+        (WHOLE, ("inv1", "gate-*", "inv2"), "incomplete", "agreed, but never seen: inv2"),
         ({**WHOLE, packs_of("_gateway"): []}, ("inv1", "gate-meter"), "incomplete", "withheld 19"),
         ({**WHOLE, packs_of("inv1"): WHOLE[packs_of("inv1")][:-2]}, ("inv1", "gate-meter"), "incomplete", "withheld 2"),
         ({**WHOLE, packs_of("inv1"): WHOLE[packs_of("inv1")][:-2]}, ("gate-meter",), "verified", "not asked for: inv1"),

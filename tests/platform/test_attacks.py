@@ -60,7 +60,7 @@ def test_one_database_away_is_named_and_the_others_are_shown(
 ) -> None:
     first, here = two_shards(postgres, dsn)
     arguments = ["platform", "status", "--db", first, "--db", AWAY]
-    for language, word in (("en", "database 2 is away"), ("zh", "数据库 2 无法访问")):
+    for language, word in (("en", "database 2 is unreachable"), ("zh", "数据库 2 无法访问")):
         assert outcome([*arguments, "--lang", language]) == 3, "the exit code says that something is not known"
         said = capsys.readouterr().out
         assert here.gateway.name in said and word in said
@@ -117,7 +117,7 @@ def test_the_queue_of_strangers_is_bounded_and_who_still_publishes_stays(
         forget_strangers(connection)
         assert connection.execute("SELECT gateway FROM unknown_gateways").fetchall() == [(real.gateway.name,)]
     result = CliRunner().invoke(platform, ["enrol", "--forget", "all", "--db", dsn])
-    assert result.output == "1 gateways are out of the queue\n"
+    assert result.output == "1 gateways removed from the list of unknown ones\n"
 
 
 def test_a_false_sequence_is_a_finding_and_in_no_total(dsn: str) -> None:
@@ -247,7 +247,7 @@ def test_work_and_keep_start_while_one_database_is_away(
         with caplog.at_level(logging.INFO, "meterhouse.platform"):
             result = CliRunner().invoke(platform, [*arguments, "--db", first, "--db", AWAY])
         assert result.exit_code == 0, result.exception
-        assert any("database 2 is away" in text for text in caplog.messages)
+        assert any("database 2 is unreachable" in text for text in caplog.messages)
     wrong = Store(first, place=(1, 2))
     with pytest.raises(Exception, match="database 2 of 2"):
         wrong.connection()

@@ -225,7 +225,7 @@ def test_a_database_that_is_away_is_said_and_an_old_state_is_shown_meanwhile(dsn
     with connect(dsn) as connection:
         connection.execute("INSERT INTO shard VALUES (0, 2)")
     text = browse(dsn, AWAY).get("/").text
-    assert "Database 2 is away" in text and "enrolled" in text
+    assert "Database 2 is unreachable" in text and "enrolled" in text
     answer = browse(AWAY).get("/")
     assert (
         answer.status_code == 503 and "Check that it is running there" in answer.text and "Traceback" not in answer.text
