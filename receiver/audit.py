@@ -1,4 +1,4 @@
-"""Evidence out of the database: the folder that ``meterhouse verify`` judges the same as any other export."""
+"""Evidence from the database: a folder that ``meterhouse verify`` checks like any other export."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GROUP BY gateway ORDER BY gateway"""
 
 @dataclass(slots=True)
 class Written:
-    """What a folder holds. ``agreed``: what was agreed with its gateways, as `meterhouse verify --streams` takes it."""
+    """The contents of a folder. ``agreed``: what its gateways agreed, as `meterhouse verify --streams` takes it."""
 
     gateways: int = 0
     streams: int = 0
@@ -36,7 +36,7 @@ def write_export(
         like: ``park7``, ``park7/gw01`` or ``park7/gw01/inv1``.
 
     Raises:
-        UsageError: nothing of that name is here, or the folder exists.
+        UsageError: the database has nothing of that name, or the folder exists.
     """
     rows = connection.execute(
         "SELECT id, name, gateway FROM streams WHERE name = %s OR gateway = %s OR starts_with(gateway, %s) "
@@ -50,7 +50,7 @@ def write_export(
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        raise UsageError("it exists already", where=str(folder), hint="Name a folder that does not") from None
+        raise UsageError("it exists already", where=str(folder), hint="Give a folder that does not exist") from None
     made, bodies = Written(streams=len(rows)), Bodies(connection)
     gateways = sorted({gateway for _, _, gateway in rows})
     made.agreed = [entry for (entry,) in connection.execute(_AGREED, [gateways])]
@@ -95,7 +95,7 @@ def _write_stream(
         "SELECT body FROM packs WHERE stream = %s AND is_birth AND from_ms < %s ORDER BY seq DESC LIMIT 1",
         [stream, low],
     ).fetchone()
-    if birth is not None:  # in effect where the range begins: beside the packs, so that its table is known
+    if birth is not None:  # the birth in effect at the start of the range, so that the packs' table is known
         (place / "births.jsonl").write_bytes(bodies.read(bytes(birth[0])) + b"\n")
     query = (
         "SELECT body FROM packs WHERE stream = %s AND to_ms >= %s AND from_ms < %s "
@@ -108,7 +108,7 @@ def _write_stream(
             raw = bodies.read(bytes(body))
             made.packs += 1
             made.bytes += len(raw)
-            if b"\n" in raw:  # written anew on its way: an object of several lines has a file of its own
+            if b"\n" in raw:  # re-serialised in transit: an object of several lines gets its own file
                 (place / f"pack{made.packs}.json").write_bytes(raw)
             else:
                 file.write(raw + b"\n")

@@ -1,4 +1,4 @@
-"""The readings of a pack as arrays, so that a database holds a row a pack and not a row a reading."""
+"""The readings of a pack as arrays, so that a database has one row per pack, not per reading."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ class ReadingBlock:
 
 
 def _clean(more: dict[str, Any]) -> dict[str, Any]:
-    """PostgreSQL's jsonb has no zero character."""
+    """PostgreSQL's jsonb cannot store a NUL character."""
     return {name: value.replace("\0", "") if isinstance(value, str) else value for name, value in more.items()}

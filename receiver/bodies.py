@@ -31,5 +31,5 @@ class Bodies:
             return zstandard.ZstdDecompressor()
         row = self._connection.execute("SELECT bytes FROM dictionaries WHERE id = %s", [number]).fetchone()
         if row is None:
-            raise ValueError(f"a body needs dictionary {number}, which is not here")
+            raise ValueError(f"a body needs dictionary {number}, which is missing")
         return zstandard.ZstdDecompressor(dict_data=zstandard.ZstdCompressionDict(bytes(row[0])))

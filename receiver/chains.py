@@ -10,7 +10,7 @@ import psycopg
 from receiver.database import Connection, statement
 
 LOTS: Final = 200  # of one transaction
-SETTLE_LOCK: Final = 7_235_702  # advisory: what is settled late is counted either there or here
+SETTLE_LOCK: Final = 7_235_702  # advisory: a pack that is settled late is counted either there or here, not twice
 
 _NEW: Final = statement("new_packs")
 _FORK_FINDINGS: Final = statement("fork_findings")
@@ -29,7 +29,7 @@ def check_lots(connection: Connection, most: int = LOTS) -> int:
             return 0
         cursor.execute(_NEW, [lots])
         packs = cursor.rowcount
-        # two checkers with packs of one stream: one after the other, in the same order
+        # checkers with packs of the same streams wait for each other, in the same order
         cursor.execute("SELECT id FROM streams WHERE id IN (SELECT stream FROM new) ORDER BY id FOR NO KEY UPDATE")
         cursor.execute(statement("forked"))
         cursor.execute(_FORK_FINDINGS)
@@ -52,7 +52,7 @@ def assign_lines(cursor: psycopg.Cursor[Any], stream: int) -> None:
     if not changed:
         return
     cursor.executemany("UPDATE boots SET line = %s WHERE stream = %s AND boot = %s", changed)
-    # what was in conflict as one history may be none as two
+    # a conflict within one history may be none between two
     cursor.execute("DELETE FROM findings WHERE stream = %s AND code = 'conflict'", [stream])
     cursor.execute(statement("conflicts_of_stream"), {"stream": stream})
 
@@ -75,7 +75,7 @@ def lines_of(boots: Iterable[tuple[int, int | None, bool, int]]) -> dict[int, in
                 break
             at = prev
         line = lines.get(at, at if at in roots else None)
-        if line is None:  # its beginning is missing: it belongs to the last beginning before it
+        if line is None:  # its beginning is missing: it belongs to the last history that began before it
             before = [(since, root) for root, since in roots.items() if since <= facts[boot][2]]
             line = max(before)[1] if before else -1
         for step in (*path, boot):
@@ -84,7 +84,7 @@ def lines_of(boots: Iterable[tuple[int, int | None, bool, int]]) -> dict[int, in
 
 
 def apply_revocations(connection: Connection) -> int:
-    """Mark what was stored before its key was revoked. Returns the number of gateways that had news."""
+    """Mark packs stored before their key was revoked. Returns the number of gateways with new revocations."""
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SETTLE_LOCK])
         cursor.execute("UPDATE gateways SET cut = true WHERE NOT cut RETURNING name")

@@ -1,4 +1,4 @@
-"""One message, judged alone: what it proves by itself, and what can only be told beside its neighbours.
+"""One message, judged alone: what it proves by itself, and what needs its neighbours to be judged.
 
 The verdict is that of ``agent.verify.check``; this module adds where keys and point tables come from. Any worker may
 judge any message, in any order.
@@ -32,15 +32,19 @@ from agent.verify.strict import MAX_OBJECT_BYTES, inflate, parse_object
 from agent.verify.topics import GATEWAY, PREFIX
 from drivers.model import clean_text
 
-MAX_RINGS, MAX_TABLES, MAX_BIRTHS = 20_000, 20_000, 200_000  # kept in memory by one worker; others are asked for again
-ASK_AGAIN_S: Final = 5.0  # a gateway is looked up in vain at most this often
+MAX_RINGS, MAX_TABLES, MAX_BIRTHS = (
+    20_000,
+    20_000,
+    200_000,
+)  # keys and tables that one worker keeps in memory; others are queried again
+ASK_AGAIN_S: Final = 5.0  # minimum time between two lookups of an unknown gateway
 MAX_STATUS: Final = 4096
 MAX_DUE: Final = 10**11  # readings of one pack, in stated gaps too: a thousand points each second for three years
 T = TypeVar("T")
 
 
 class NotYet(Exception):
-    """This message needs a key or a birth that may still be on its way."""
+    """This message needs a key or a birth that may still arrive."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.text)
@@ -48,7 +52,7 @@ class NotYet(Exception):
 
 
 class UnknownGateway(Exception):
-    """Nobody enrolled this gateway."""
+    """This gateway is not enrolled."""
 
     def __init__(self, gateway: str) -> None:
         super().__init__(gateway)
@@ -56,7 +60,7 @@ class UnknownGateway(Exception):
 
 
 class Directory(Protocol):
-    """What a worker asks the database of a gateway. Raises psycopg.Error while that is away."""
+    """A worker's queries to the database of a gateway. Raises psycopg.Error while it is unreachable."""
 
     def pins(self, gateway: str) -> list[str]:
         """Trusted thumbprints; none: not enrolled."""
@@ -75,7 +79,7 @@ class PackMessage:
     checked: CheckedPack
     body: bytes
     balance: Balance | None
-    codes: list[str] = field(default_factory=list)  # of rules that it breaks by itself
+    codes: list[str] = field(default_factory=list)  # rules that the pack itself breaks
 
     @property
     def points(self) -> dict[str, Any] | None:
@@ -86,7 +90,7 @@ class PackMessage:
 
 @dataclass(slots=True)
 class KeysMessage:
-    """A keys object that its ring has taken. ``revoked``: the last trusted sequence by signer and stream."""
+    """A keys object that its ring has accepted. ``revoked``: the last trusted sequence by signer and stream."""
 
     gateway: str
     body: bytes
@@ -130,18 +134,18 @@ class Checker:
         self._asked: OrderedDict[str, float] = OrderedDict()  # gateway -> when its keys or pins were last looked up
         self._tables: OrderedDict[bytes, PointTable] = OrderedDict()  # births of equal points share one
         self._births: OrderedDict[str, PointTable] = OrderedDict()
-        self._audited: OrderedDict[str, None] = OrderedDict()  # births of which a pack was checked in full
+        self._audited: OrderedDict[str, None] = OrderedDict()  # births with at least one pack checked in full
 
     def check(self, topic: str, raw: bytes, *, patient: bool = True) -> AnyMessage | None:
-        """None: not a message of ours.
+        """Judge one message. None: not a message of ours.
 
         Args:
-            patient: raise NotYet where the birth is not known, in place of a pack whose completeness is open.
+            patient: if the birth is unknown, raise NotYet instead of returning a pack with unknown completeness.
 
         Raises:
-            Refused: nothing of it can be trusted.
-            UnknownGateway: its keys are not trusted by anybody.
-            NotYet: a key, or a birth, may still be on its way.
+            Refused: the message cannot be trusted.
+            UnknownGateway: none of its keys is trusted.
+            NotYet: a key or a birth may still arrive.
         """
         place = split_topic(topic)
         if place is None:
@@ -150,7 +154,7 @@ class Checker:
             gateway = "/".join(parts[:2])
             return _status(gateway, raw) if is_status and GATEWAY.fullmatch(gateway) else None
         if not GATEWAY.fullmatch(place.gateway):
-            return None  # no name that a gateway may have
+            return None  # not a valid gateway name
         if place.kind == "keys":
             return self._keys(place, raw)
         ring = self._ring(place.gateway)
@@ -162,7 +166,7 @@ class Checker:
         return self._pack(raw, topic, ring, patient)
 
     def forget_all(self) -> None:
-        """What was learned from messages may not be in the database: ask again."""
+        """Forget what was learned from messages, as it may not be in the database."""
         for kept in (self._rings, self._asked, self._births, self._audited):
             kept.clear()
 
@@ -192,7 +196,7 @@ class Checker:
         return raw is not None and ring.update(raw, parse_object(raw), unordered=True)
 
     def _with_new_keys(self, ring: KeyRing, judge: Callable[[], T | Refusal]) -> T:
-        """Checker; where a key is not known, look whether the database has it by now."""
+        """The checker; if a key is unknown, look for it in the database again."""
         result = judge()
         if isinstance(result, Refusal) and result.wait and self._may_ask(ring.gateway) and self._take_keys(ring):
             result = judge()
@@ -207,7 +211,9 @@ class Checker:
         plain = inflate(raw, MAX_OBJECT_BYTES)
         value = parse_object(plain, MAX_OBJECT_BYTES)
         try:
-            ring.update(plain, value, unordered=True)  # an older one through another worker is nothing wrong
+            ring.update(
+                plain, value, unordered=True
+            )  # an older object that arrives after another worker's newer one is not a fault
         except Unpinned:
             raise UnknownGateway(place.gateway) from None
         return keys_message(ring, plain, value)
@@ -250,7 +256,7 @@ def keys_message(ring: KeyRing, raw: bytes, value: Mapping[str, Any]) -> KeysMes
 
 
 def implausible(balance: Balance | None) -> list[str]:
-    """``implausible`` where a pack accounts for so many readings that it would spoil every total it is part of."""
+    """``implausible`` if a pack accounts for so many readings that it would falsify every total."""
     return ["implausible"] if balance is not None and balance.due > MAX_DUE else []
 
 

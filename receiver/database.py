@@ -27,7 +27,7 @@ class DatabaseError(ConfigError):
 
 
 class DatabaseAway(DatabaseError):
-    """It does not answer now; the others of a platform go on."""
+    """The database does not answer now; the others of a platform continue."""
 
 
 def connect(dsn: str, *, timeout_s: int = 10) -> Connection:
@@ -95,7 +95,7 @@ def check_schema(connection: Connection, dsn: str) -> None:
     except psycopg.errors.UndefinedTable:
         row = None
     if row is None or row[0] != newest:
-        seen = "no tables of ours" if row is None or row[0] is None else f"its schema has version {row[0]}"
+        seen = "it has no meterhouse tables" if row is None or row[0] is None else f"its schema has version {row[0]}"
         hint = f"Expected version {newest}: run meterhouse platform init --db ..."
         raise DatabaseError(seen, where=show_dsn(dsn), hint=hint)
 
@@ -106,15 +106,15 @@ def statement(name: str) -> bytes:
 
 
 def check_place(connection: Connection, dsn: str, place: int, shards: int, *, note: bool = True) -> None:
-    """Note which of the databases this is, the first time; later raise DatabaseError where it is another one."""
+    """Record the place of this database the first time; later raise DatabaseError if it differs."""
     row = connection.execute("SELECT place, shards FROM shard").fetchone()
     if row is None:
         if not note:
             return
         connection.execute("INSERT INTO shard (place, shards) VALUES (%s, %s)", [place, shards])
     elif row != (place, shards):
-        seen = f"it is given as database {place + 1} of {shards}, and was made as {row[0] + 1} of {row[1]}"
-        hint = "Give every --db, always in the same order: a gateway lies in one of them, by its name"
+        seen = f"it is given as database {place + 1} of {shards}, but was created as {row[0] + 1} of {row[1]}"
+        hint = "Give all --db options, always in the same order: the name of a gateway decides which database it is in"
         raise DatabaseError(seen, where=show_dsn(dsn), hint=hint)
 
 
@@ -128,7 +128,7 @@ def open_database(
         note: write that into a database that does not know it yet.
 
     Raises:
-        DatabaseError: it does not answer, has no tables or those of another version, or is another one.
+        DatabaseError: it does not answer, has no tables or those of another version, or is another shard.
     """
     connection = connect(dsn, timeout_s=timeout_s)
     try:
@@ -159,7 +159,7 @@ def shard_of(gateway: str, shards: int) -> int:
 
 
 def stream_id(name: str) -> int:
-    """The id of a stream: every worker makes the same one without asking."""
+    """The id of a stream: every worker derives the same one without a query."""
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
 
 
@@ -179,7 +179,7 @@ def short_hash(digest: bytes) -> UUID:
 
 
 def month_of(ms: int) -> date | None:
-    """First day of the month of a time, if a clock that is right could show it: from 2020 to ten days ahead."""
+    """First day of the month of a time, if it is plausible: from 2020 to ten days ahead."""
     now = datetime.now(UTC).timestamp() * 1000
     if not 1_577_836_800_000 <= ms < now + 10 * 86_400_000:
         return None
@@ -187,14 +187,14 @@ def month_of(ms: int) -> date | None:
 
 
 def parse_shards(dsns: Sequence[str]) -> list[str]:
-    """The databases of ``--db``; the order is part of the meaning: it says which gateway lies where."""
+    """The databases of ``--db``; their order decides which gateway is in which database."""
     made = [dsn.strip() for dsn in dsns if dsn.strip()]
     if not made:
         raise DatabaseError(
             "no database given", where="--db", hint="Expected --db with a URL such as postgresql://user@host:5432/name"
         )
     if len({re.sub(r"\s+", " ", dsn) for dsn in made}) < len(made):
-        raise DatabaseError("the same database twice", where="--db", hint="Each shard is a database of its own")
+        raise DatabaseError("the same database twice", where="--db", hint="Each shard needs its own database")
     return made
 
 

@@ -1,4 +1,4 @@
-"""A made-up fleet with real keys and real signatures, and some of it broken: for the demo and for measurements."""
+"""A simulated fleet with real keys and real signatures, partly faulty: for the demo and for measurements."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FAULTS: Final = ("", "hole", "short", "tampered", "fork", "clone", "late", "lost
 
 @dataclass(slots=True)
 class MadeStream:
-    """One device of a made-up gateway."""
+    """One device of a simulated gateway."""
 
     name: str  # <site>/<gateway>/<device>
     signer: Signer
@@ -54,7 +54,7 @@ class MadeStream:
         return self.seal({**value, **members})
 
     def seal(self, value: Mapping[str, Any]) -> bytes:
-        """Sign a pack and go on from it."""
+        """Sign a pack and advance the chain to it."""
         payload = dumps(
             {name: member for name, member in value.items() if member is not None or name in ("prev", "prev_boot")}
         )
@@ -87,7 +87,7 @@ class MadeStream:
 
 @dataclass(slots=True)
 class MadeGateway:
-    """A gateway with a key of its own."""
+    """A gateway with its own key."""
 
     name: str  # <site>/<gateway>
     signer: Signer
@@ -134,7 +134,7 @@ class MadeGateway:
         )
 
     def round(self, number: int) -> Iterator[tuple[str, bytes]]:
-        """Topic and bytes of one pack of each stream; what is wrong with this gateway shows in rounds 5 to 7."""
+        """Topic and bytes of one pack of each stream; the faults of this gateway appear in rounds 5 to 7."""
         for place, stream in enumerate(self.streams):
             topic = f"meterhouse/v1/{stream.name}/readings"
             broken = self.fault if place == 0 else ""
@@ -168,7 +168,7 @@ class MadeGateway:
     def _twist(
         self, stream: MadeStream, how: str, before: tuple[int, str | None, int], topic: str
     ) -> Iterator[tuple[str, bytes]]:
-        """What a copy of this gateway's disk would send beside it."""
+        """What a copy of this gateway's disk would send at the same time."""
         now = (stream.seq, stream.prev, stream.at_ms, stream.boot)
         if how == "short":
             records = stream._records(10)[:-3]
@@ -186,7 +186,7 @@ class MadeGateway:
 
 
 def make_fleet(gateways: int, devices: int, start_ms: int, seed: int = 0, faults: bool = True) -> list[MadeGateway]:
-    """Gateways with keys that anybody can make again from the seed: for demos only.
+    """Gateways with keys that anyone can derive from the seed: for demos only.
 
     Args:
         start_ms: when their first packs begin, UTC.

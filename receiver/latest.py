@@ -14,7 +14,7 @@ from receiver.publisher import Publisher
 
 PREFIX: Final = "meterhouse/latest/v1/"  # not below meterhouse/v1/: no gateway may publish here
 AT_ONCE: Final = 200  # messages of one round
-EVERY_S: Final = 10.0  # between two messages of one device
+EVERY_S: Final = 10.0  # minimum between two messages of one device
 PACKS: Final = 100  # of one device that are looked at in one round
 LOCK: Final = 7_235_704  # advisory: one keeper of a database publishes
 
@@ -24,7 +24,7 @@ _GONE: Final = statement("latest_gone")
 
 
 class LatestPublisher:
-    """Publishes what is new; goes on after a restart, because the database has what was published."""
+    """Publishes new values; continues after a restart, because the database records what was published."""
 
     def __init__(self, publisher: Publisher, every_s: float = EVERY_S) -> None:
         self._publisher, self._every_s = publisher, every_s
@@ -41,7 +41,7 @@ class LatestPublisher:
             if connection.execute("SELECT pg_try_advisory_xact_lock(%s)", [LOCK]).fetchall() != [(True,)]:
                 return 0
             for (name,) in connection.execute(_GONE, limits).fetchall():
-                self._publisher.publish(PREFIX + name, b"", retain=True)  # an empty one takes the retained one away
+                self._publisher.publish(PREFIX + name, b"", retain=True)  # an empty message removes the retained one
             rows = connection.execute(_NEWS, limits).fetchall()
             bodies = Bodies(connection)
             for stream, name, boot, after, seq, points in rows:
@@ -52,7 +52,7 @@ class LatestPublisher:
                     break
                 _note(connection, stream, boot, seq, merged)
                 sent += bool(found)
-        self._is_first = len(rows) == AT_ONCE  # after a long absence all that is new, however old
+        self._is_first = len(rows) == AT_ONCE  # after a long absence everything new, however old
         self.sent += sent
         return sent
 
@@ -66,7 +66,7 @@ def _newest(connection: Connection, bodies: Bodies, stream: int, boot: int, afte
         try:
             records = json.loads(bodies.read(bytes(body)))["e"]
         except ValueError:
-            continue  # a damaged row: `platform audit` says so
+            continue  # a damaged row: `platform audit` reports it
         base = 0.0
         for record in records:
             base = record.get("bt", base)

@@ -1,4 +1,4 @@
-"""What several commands of `meterhouse platform` have."""
+"""Options shared by commands of `meterhouse platform`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import sys
 
 import click
 
-DSN_HELP = (
-    "PostgreSQL, such as postgresql://user@host:5432/name; several times for several shards, always in one order."
-)
+DSN_HELP = "PostgreSQL, such as postgresql://user@host:5432/name; repeat it for each shard, always in the same order."
 db_option = click.option(
     "--db", "dsns", multiple=True, required=True, envvar="METERHOUSE_DB", metavar="DSN", help=DSN_HELP
 )

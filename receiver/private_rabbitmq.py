@@ -1,4 +1,4 @@
-"""RabbitMQ nodes of our own on loopback, for tests and for trying a cluster: no service of the machine is touched."""
+"""Private RabbitMQ nodes on loopback, for tests and for trying out a cluster; no service of the machine is touched."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ log.console = false
 
 
 class NoRabbit(GatewayError):
-    """There is no RabbitMQ on this machine, or it does not run."""
+    """RabbitMQ is not installed on this machine, or does not start."""
 
     exit_code = 3
 
@@ -49,7 +49,7 @@ def find_programs() -> Path:
 
 
 class RabbitNode:
-    """One node. Its ports stay the same over its lives."""
+    """One node. Its ports stay the same when it restarts."""
 
     def __init__(self, cluster: PrivateRabbit, number: int) -> None:
         self.number, self.name = number, f"r{number}@localhost"
@@ -59,16 +59,16 @@ class RabbitNode:
 
     @property
     def pid(self) -> int:
-        """Of its process; 0 while it does not run."""
+        """PID of its process; 0 while it does not run."""
         return self._process.pid if self._process is not None else 0
 
     @property
     def is_running(self) -> bool:
-        """Has it been started, and is its process there?"""
+        """Was it started, and is its process alive?"""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start it; ``wait`` says when it serves."""
+        """Start it; ``wait`` returns when it serves."""
         folder = self._cluster.folder
         peers = "".join(
             f"cluster_formation.classic_config.nodes.{node.number} = {node.name}\n" for node in self._cluster.nodes
@@ -96,7 +96,7 @@ class RabbitNode:
             )  # fmt: skip
 
     def wait(self) -> None:
-        """Until both of its ports answer. Raises NoRabbit with its last words."""
+        """Wait until both of its ports answer. Raises NoRabbit with the end of its log."""
         until = time.monotonic() + START_S
         for port in (self.amqp_port, self.mqtt_port):
             while True:
@@ -112,11 +112,11 @@ class RabbitNode:
                 time.sleep(0.1)
 
     def kill(self) -> None:
-        """As ``kill -9`` does."""
+        """Kill it as ``kill -9`` does."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """In order."""
+        """Shut it down cleanly."""
         self._end(signal.SIGTERM)
 
     def _end(self, number: int) -> None:
@@ -135,7 +135,7 @@ class RabbitNode:
 
 
 class PrivateRabbit:
-    """One node, or a cluster of several, each with AMQP and MQTT on a port of its own; gone with ``stop``.
+    """One node, or a cluster of several, each with its own ports for AMQP and MQTT; ``stop`` removes it.
 
     Args:
         nodes: 1 or 3.
@@ -164,7 +164,7 @@ class PrivateRabbit:
         return {
             "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin:/bin",
             "LANG": "C.UTF-8",
-            "HOME": str(self.folder),  # of the cookie that nodes know each other by
+            "HOME": str(self.folder),  # length of the cookie with which nodes authenticate each other
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
@@ -193,7 +193,7 @@ class PrivateRabbit:
             node.wait()
 
     def stop(self) -> None:
-        """End all nodes and remove their folder."""
+        """Stop all nodes and remove their folder."""
         for node in self.nodes:
             node.kill()
         if self._epmd is not None:
@@ -211,7 +211,7 @@ class PrivateRabbit:
         return "mqtt://" + ",".join(f"127.0.0.1:{node.mqtt_port}" for node in self.nodes)
 
     def control(self, *arguments: str) -> str:
-        """What ``rabbitmqctl`` prints, asked of a node that runs. Raises NoRabbit with what it says."""
+        """What ``rabbitmqctl`` prints, run against a node that is up. Raises NoRabbit with its output."""
         node = next(node for node in self.nodes if node.is_running)
         done = subprocess.run(
             [str(self.programs / "rabbitmqctl"), "-q", "-n", node.name, *arguments], capture_output=True, text=True,

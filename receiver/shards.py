@@ -1,4 +1,4 @@
-"""Several databases as one platform: one that is away is named, and the others are looked at."""
+"""Several databases as one platform: an unreachable one is reported, the others are queried."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def each_shard(
     """What ``look`` finds in each database that answers, in their order, and those that do not.
 
     Args:
-        read_only: the server refuses to change anything.
+        read_only: the server refuses changes.
 
     Raises:
-        DatabaseError: none answers, or one is not what it should be (no tables, another version, another place).
+        DatabaseError: none answers, or one is wrong (no tables, another version, another place).
     """
     found: list[T] = []
     away: list[Away] = []
@@ -51,7 +51,7 @@ def each_shard(
                 found.append(look(connection))
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            last = DatabaseAway(first, where=show_dsn(dsn), hint="Does it run?")
+            last = DatabaseAway(first, where=show_dsn(dsn), hint="Check that it is running")
             away.append(Away(place + 1, show_dsn(dsn), first))
         except DatabaseAway as error:
             last = error
@@ -62,6 +62,6 @@ def each_shard(
 
 
 def open_some(dsns: Sequence[str]) -> tuple[list[str], list[Away]]:
-    """The databases of ``--db``, each in its place, and those that are away for now. Raises DatabaseError."""
+    """The databases of ``--db``, each in its place, and those that are unreachable now. Raises DatabaseError."""
     made = parse_shards(dsns)
     return made, each_shard(made, lambda connection: None)[1]

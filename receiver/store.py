@@ -1,4 +1,4 @@
-"""What a batch of judged messages becomes in one database: one transaction, and doing it twice changes nothing."""
+"""Stores a batch of judged messages in one database: one transaction, and repeating it changes nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ REFUSED_BYTES: Final = 64 << 10  # of a refused message that are kept
 
 
 class TrustChanged(Exception):
-    """Somebody enrolled or removed a gateway while a batch was judged: judge it again."""
+    """A gateway was enrolled or removed while a batch was judged: judge it again."""
 
 
 class RefusedMessage(NamedTuple):
@@ -69,7 +69,7 @@ class RefusedMessage(NamedTuple):
 class Store:
     """One database as a worker sees it; implements ``checker.Directory``. Connects when it is first used.
 
-    Every method raises psycopg.Error while the database is away; the next call connects again.
+    Every method raises psycopg.Error while the database is unreachable; the next call reconnects.
 
     Args:
         readings: also write a block of readings for each pack, which the view ``readings`` unrolls.
@@ -79,18 +79,18 @@ class Store:
     def __init__(self, dsn: str, *, readings: bool = False, place: tuple[int, int] | None = None) -> None:
         self.dsn, self._with_readings, self._place = dsn, readings, place
         self._layouts: set[UUID] = set()
-        self._trust = -1  # the number of trust_changes by which the batch at hand was judged
+        self._trust = -1  # the number of trust_changes with which the present batch was judged
         self._dropped_ms: int | None = None  # packs that begin earlier are no longer kept
         self._connection: Connection | None = None
         self._streams: set[str] = set()  # known to be there
         self._months: set[date] = set()
         self._births: set[UUID] = set()
-        self._forks: set[UUID] = set()  # packs of the batch at hand whose identity another pack has
+        self._forks: set[UUID] = set()  # packs of the present batch whose identity another pack has
         self._compressor = zstandard.ZstdCompressor(level=LEVEL)
         self._samples: list[bytes | bytearray | memoryview] | None = []  # None: there is a dictionary
 
     def connection(self) -> Connection:
-        """The connection, made anew if it was lost."""
+        """The connection, reopened if it was lost."""
         if self._connection is not None and not self._connection.closed and not self._connection.broken:
             return self._connection
         self._connection = None
@@ -103,7 +103,7 @@ class Store:
         return made
 
     def drop_connection(self) -> None:
-        """Something failed: what was believed to be there may not be."""
+        """After a failure: forget what was believed to be stored."""
         try:
             self.close()
         except psycopg.Error:
@@ -125,7 +125,7 @@ class Store:
         return [thumbprint for (thumbprint,) in rows]
 
     def trust_changes(self) -> int:
-        """Grows whenever somebody enrols or removes a gateway."""
+        """Grows whenever a gateway is enrolled or removed."""
         query = "SELECT number, (SELECT max(before_ms) FROM dropped) FROM trust_changes"
         row = self.connection().execute(query).fetchone()
         self._dropped_ms = row[1] if row and row[1] is not None else None
@@ -152,10 +152,10 @@ class Store:
             unknown: gateways that nobody enrolled, each with its keys object or b"".
 
         Raises:
-            TrustChanged: keys of a gateway that may be enrolled by now would be left in the queue of the unknown.
+            TrustChanged: keys of a gateway that may be enrolled by now would stay in the queue of unknown gateways.
         """
         packs = [one for one in messages if isinstance(one, PackMessage)]
-        if self._dropped_ms is not None:  # counted already, and dropped since
+        if self._dropped_ms is not None:  # counted earlier, and dropped since
             packs = [one for one in packs if one.checked.link.from_ms >= self._dropped_ms]
         connection = self.connection()
         self._prepare_months(connection, packs)
@@ -166,7 +166,7 @@ class Store:
                 row = cursor.execute("SELECT number FROM trust_changes FOR SHARE").fetchone()
                 if row is not None and row[0] != self._trust:
                     raise TrustChanged
-            # by name, so that two workers with the same objects wait for each other and never for good
+            # by name, so that two workers with the same objects wait for each other without a deadlock
             for keys in sorted((one for one in messages if isinstance(one, KeysMessage)), key=lambda one: one.gateway):
                 put_keys(cursor, keys)
             pages = [one for one in messages if isinstance(one, PageMessage)]
@@ -242,7 +242,7 @@ class Store:
             copy.set_types(TYPES)
             for one in packs:
                 copy.write_row(self._row(one, lot))
-        # in order of the key, so that two workers with the same packs wait for each other and never for good
+        # in order of the key, so that two workers with the same packs wait for each other without a deadlock
         cursor.execute(
             f"INSERT INTO packs ({', '.join(COLUMNS)}) SELECT {', '.join(COLUMNS)} FROM batch "
             "ORDER BY stream, seq, boot "
@@ -257,7 +257,7 @@ class Store:
             self._forks = {row[3] for row in cursor.execute(others)}
             if self._forks:
                 cursor.execute(f"INSERT INTO forks {others} ON CONFLICT DO NOTHING")
-            # sent again although it was acknowledged: that ack was lost on its way, and the keeper sends another one
+            # sent again although acknowledged: the ack was lost, and the keeper sends another
             cursor.execute(
                 "DELETE FROM acked a USING batch b JOIN packs p USING (stream, seq, boot, from_ms) "
                 "WHERE p.hash = b.hash AND a.stream = b.stream AND a.boot = b.boot "
@@ -306,7 +306,7 @@ class Store:
 
 
 def put_keys(cursor: psycopg.Cursor[Any], one: KeysMessage) -> None:
-    """The newest keys of a gateway; older ones change nothing."""
+    """Store the newest keys of a gateway; older ones change nothing."""
     revoked = Jsonb({str(signer): last for signer, last in one.revoked.items()}) if one.revoked else None
     cursor.execute(
         "INSERT INTO gateways (name, keys, counter, revoked, cut) VALUES (%s, %s, %s, %s, %s) "
@@ -402,7 +402,7 @@ def _text(value: object) -> str | None:
 
 
 def _put_refused(cursor: psycopg.Cursor[Any], refused: Sequence[RefusedMessage]) -> None:
-    """Count all of them; keep the newest few of each gateway, so that nobody pushes out what others sent."""
+    """Count all; keep the newest few of each gateway, so that no sender displaces the messages of others."""
     if not refused:
         return
     counts: dict[tuple[str, str], tuple[int, str]] = {}
@@ -445,7 +445,7 @@ def _put_refused(cursor: psycopg.Cursor[Any], refused: Sequence[RefusedMessage])
 
 
 def _put_unknown(cursor: psycopg.Cursor[Any], unknown: Iterable[tuple[str, bytes]]) -> None:
-    """The gateways that sent nothing for the longest time make room for others."""
+    """Gateways that have been silent longest make room for others."""
     found = dict(unknown)
     rows = sorted(
         (gateway, _newest_thumbprint(keys), keys) for gateway, keys in found.items() if 0 < len(keys) <= UNKNOWN_BYTES
@@ -472,7 +472,7 @@ def _put_unknown(cursor: psycopg.Cursor[Any], unknown: Iterable[tuple[str, bytes
 
 
 def _newest_thumbprint(keys: bytes) -> str:
-    """As an object of a stranger claims; "" where it claims nothing of the right form."""
+    """The thumbprint that an untrusted object claims; "" if it has none of the right form."""
     try:
         kid = parse_object(inflate(keys, MAX_OBJECT_BYTES), MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS)["records"][-1]["kid"]
     except (Refused, LookupError, TypeError):

@@ -1,4 +1,4 @@
-"""Which keys are trusted: by the operator's hand, never by what arrived."""
+"""Which keys are trusted: the operator decides, never a received message."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 @dataclass(slots=True)
 class Enrolment:
-    """A gateway that is trusted. ``streams``: names and patterns of what it was asked for; empty: as before, or all."""
+    """A gateway that is trusted. ``streams``: names and patterns of the requested streams; empty: unchanged, or all."""
 
     gateway: str
     thumbprints: list[str] = field(default_factory=list)
@@ -85,14 +85,14 @@ def read_csv(path: Path) -> list[Enrolment]:
             complaints[0].what, where=complaints[0].where, hint=complaints[0].hint, complaints=tuple(complaints)
         )
     if not found:
-        raise ConfigError("no gateway in it", where=str(path), hint="Expected lines such as park7/gw01,<thumbprint>")
+        raise ConfigError("contains no gateway", where=str(path), hint="Expected lines such as park7/gw01,<thumbprint>")
     return list(found.values())
 
 
 def enrol(connection: Connection, rows: Sequence[Enrolment]) -> list[str]:
-    """Trust these gateways in addition to what is trusted. Returns those that waited in the queue and are known now.
+    """Trust these gateways in addition to the present ones. Returns those that waited in the queue and are now known.
 
-    A gateway that has streams here was asked for these from now on, and for no others.
+    If a gateway has streams here, only these are requested of it from now on.
     """
     with connection.transaction(), connection.cursor() as cursor:
         # first: a worker that is putting keys of these gateways into the queue ends before, or looks once more
@@ -114,14 +114,14 @@ def enrol(connection: Connection, rows: Sequence[Enrolment]) -> list[str]:
                 value = parse_object(bytes(keys))
                 ring.update(bytes(keys), value)
             except Refused:
-                continue  # other keys than those that were enrolled: it stays in the queue
+                continue  # its keys are not the enrolled ones: it stays in the queue
             put_keys(cursor, keys_message(ring, bytes(keys), value))
             known.append(gateway)
     return known
 
 
 def remove(connection: Connection, gateways: Iterable[str]) -> int:
-    """Trust these no longer. What was stored stays. Returns how many were trusted."""
+    """Stop trusting these gateways. Stored packs stay. Returns how many were trusted."""
     names = list(gateways)
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute("DELETE FROM agreed WHERE gateway = ANY(%s)", [names])
@@ -131,7 +131,7 @@ def remove(connection: Connection, gateways: Iterable[str]) -> int:
 
 
 def forget(connection: Connection, gateways: Iterable[str] | None) -> int:
-    """Take these out of the queue of those that nobody enrolled; None: all. Who still publishes comes back."""
+    """Remove these from the queue of unknown gateways; None: all. Those that still publish reappear."""
     names = None if gateways is None else list(gateways)
     query = "DELETE FROM unknown_gateways WHERE %s::text[] IS NULL OR gateway = ANY(%s)"
     return connection.execute(query, [names, names]).rowcount
@@ -144,7 +144,7 @@ def trusted_count(connection: Connection) -> int:
 
 
 def shared_thumbprints(pins: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Keys that several gateways have, as copies of one disk do: thumbprint and gateways."""
+    """Keys shared by several gateways, as after a disk was copied: thumbprint and gateways."""
     found: dict[str, set[str]] = {}
     for gateway, thumbprint in pins:
         found.setdefault(thumbprint, set()).add(gateway)

@@ -1,6 +1,6 @@
-"""The seam for other formats: a converter turns verified values of a period into somebody else's bytes.
+"""The seam for other formats: a converter turns verified values of a period into another format. A
 
-A package of its own names its ``CONVERTER`` in the entry point group ``meterhouse.converters``.
+third-party package registers its ``CONVERTER`` in the entry point group ``meterhouse.converters``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OURS: Final = {"hj212-2017": "receiver.converters.hj212"}
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What a converter asks for: the readings of a point, or a figure that a gateway signed. One of both is empty."""
+    """What a converter asks for: the readings of a point, or a figure that a gateway signed. One of them is empty."""
 
     stream: str  # <site>/<gateway>/<device>; of a figure <site>/<gateway>/_indicators
     point: str = ""
@@ -56,7 +56,7 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """``amounts`` in the order of the series; a series of which nothing is here is in it as well."""
+    """``amounts`` in the order of the series; a series without any data is included."""
 
     start: datetime  # in the conversion's time zone
     end: datetime
@@ -68,15 +68,15 @@ class Conversion(Protocol):
 
     @property
     def series(self) -> Sequence[Series]:
-        """What it needs."""
+        """The series that it needs."""
 
     @property
     def zone(self) -> ZoneInfo:
-        """Intervals are cut by this clock."""
+        """The time zone by which intervals are cut."""
 
     @property
     def length_s(self) -> int:
-        """Of an interval: a divisor of a day; 86,400: local days."""
+        """Length of an interval: a divisor of a day; 86,400: local days."""
 
     def write(self, intervals: Iterable[Interval]) -> Iterator[bytes]:
         """Messages in order."""
@@ -96,7 +96,7 @@ class Converter:
 
 
 def converters() -> Mapping[str, Converter]:
-    """All that are installed; a third party's that is none is left out with a warning."""
+    """All that are installed; an invalid one of a third party is left out with a warning."""
     found = {name: _ours(name) for name in OURS}
     for name, point in _foreign().items():
         try:
@@ -110,15 +110,15 @@ def find_converter(name: str) -> Converter:
     """One of them.
 
     Raises:
-        UsageError: there is none of this name; says which there are.
-        ConfigError: a third party's is none.
+        UsageError: unknown name; the message lists the known ones.
+        ConfigError: a third party's converter is invalid.
     """
     foreign = _foreign()
     if name in OURS:
         return _ours(name)
     if name in foreign:
         return _loaded(foreign[name])
-    hint = f"There are {', '.join(sorted({*OURS, *foreign}))}"
+    hint = f"Known: {', '.join(sorted({*OURS, *foreign}))}"
     raise UsageError(f'unknown converter "{clean_text(name, 40)}"', where="convert", hint=hint)
 
 
@@ -139,7 +139,7 @@ def _checked(name: str, made: object, value: str) -> Converter:
     where = f"converter {name} ({value})"
     if not isinstance(made, Converter):
         hint = "The entry point names an object of receiver/converters: Converter"
-        raise ConfigError("is not the descriptor of a converter", where=where, hint=hint)
+        raise ConfigError("is not a converter descriptor", where=where, hint=hint)
     if made.name != name:
         raise ConfigError(f"is called {made.name!r}, not {name!r}", where=where)
     return made

@@ -1,8 +1,8 @@
 """HJ 212-2017, the upload of environment bureaus: an example of a converter.
 
-HJ 212-2025 has replaced it since 2026-01-01; its text is not known here, so nothing of it is built. Which factor code
-a point has, and every number of the frame that the bureau hands out, stand in a file of the user: nothing is guessed.
-The format has no signature: what it carries is a copy, never evidence.
+HJ 212-2025 has replaced it since 2026-01-01; we do not have its text, so none of it is implemented. The factor code of
+each point, and every number that the bureau assigns, come from the user's file: nothing is guessed.
+The format has no signature: its values are a copy, never evidence.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _CODE: Final = re.compile(r"[A-Za-z0-9]{1,12}")
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """One line of the mapping. ``least``: share of the expected readings below which there is no value."""
+    """One line of the mapping. ``least``: share of the expected readings below which no value is sent."""
 
     code: str
     unit: str
@@ -52,7 +52,7 @@ class Factor:
 
 
 def crc(data: bytes) -> int:
-    """Of a data segment, annex A. Not the usual CRC-16: the byte meets the shifted register."""
+    """Of a data segment, annex A. Not the usual CRC-16: each byte is XORed with the shifted register."""
     register = 0xFFFF
     for byte in data:
         register = (register >> 8) ^ byte
@@ -72,17 +72,17 @@ def frame(segment: str) -> bytes:
 def unframe(raw: bytes) -> str:
     """The data segment of a frame. Raises ValueError with what is wrong."""
     if raw[:2] != b"##" or raw[-2:] != b"\r\n" or not raw[2:6].isdigit():
-        raise ValueError("no frame: expected ##, four digits, data, four digits and a line end")
+        raise ValueError("not a frame: expected ##, four digits, data, four digits and a line end")
     data, check = raw[6:-6], raw[-6:-2]
     if int(raw[2:6]) != len(data):
-        raise ValueError(f"length {int(raw[2:6])} stated, {len(data)} bytes are there")
+        raise ValueError(f"length {int(raw[2:6])} stated, but {len(data)} bytes found")
     if check != b"%04X" % crc(data):
         raise ValueError(f"CRC {check.decode(errors='replace')} stated, {crc(data):04X} is right")
     return data.decode("ascii")
 
 
 class Hj212:
-    """Writes uploads of one monitored place (``MN``).
+    """Writes uploads of one monitoring site (``MN``).
 
     Args:
         now: for ``QN``, the number of an exchange: local time, a millisecond more for each message.
@@ -97,7 +97,7 @@ class Hj212:
         self._now = now
 
     def write(self, intervals: Iterable[Interval]) -> Iterator[bytes]:
-        """One message an interval, or several packets where it does not fit into one."""
+        """One message per interval, or several packets if it does not fit into one."""
         now = self._now or datetime.now(self.zone)
         for interval in intervals:
             groups = [
@@ -193,10 +193,10 @@ def read_map(path: Path, now: datetime | None = None) -> Hj212:
         raise ConfigError("wrong flags", where=str(path), hint=hint)
     factors = value.get("factor")
     if not isinstance(factors, list) or not factors:
-        raise ConfigError("no [[factor]]", where=str(path), hint="Expected one for each factor code that is uploaded")
+        raise ConfigError("no [[factor]]", where=str(path), hint="Add one [[factor]] for each factor code to upload")
     made = [_factor(path, number, one, upload) for number, one in enumerate(factors, 1)]
     if len({factor.code for factor, _ in made}) < len(made):
-        raise ConfigError("a code twice", where=str(path), hint="Each factor code stands for one series")
+        raise ConfigError("duplicate factor code", where=str(path), hint="Use each factor code for one series only")
     series = [series for _, series in made]
     return Hj212(series, [one for one, _ in made], head, UPLOADS[upload], length_s, zone, flags, digits, now)
 
@@ -206,7 +206,7 @@ def _factor(path: Path, number: int, value: Any, upload: str) -> tuple[Factor, S
     if not isinstance(value, dict):
         raise ConfigError("not a table", where=str(where), hint="Expected [[factor]]")
     _known(where, value, _FACTOR_KEYS, "")
-    code = _text(where, value, "code", _CODE.pattern, "the code that the bureau names, such as w01018")
+    code = _text(where, value, "code", _CODE.pattern, "the code assigned by the bureau, such as w01018")
     stream = _text(where, value, "stream", r"[^/]+/[^/]+/[^/]+", "<site>/<gateway>/<device>")
     point, figure = value.get("point", ""), value.get("figure", "")
     if not isinstance(point, str) or not isinstance(figure, str) or bool(point) == bool(figure):

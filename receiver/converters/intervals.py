@@ -24,7 +24,7 @@ AND "from" >= to_timestamp(%s / 1000.0) AND "to" <= to_timestamp(%s / 1000.0)"""
 
 
 def edges(from_ms: int, to_ms: int, length_s: int, zone: ZoneInfo) -> list[int]:
-    """Beginnings of the whole local intervals in a range, and the end of the last one; fewer than two: there is none.
+    """Beginnings of the whole local intervals in a range, and the end of the last; fewer than two: no interval.
 
     Raises:
         ConfigError: the length does not divide a day.
@@ -48,15 +48,15 @@ def edges(from_ms: int, to_ms: int, length_s: int, zone: ZoneInfo) -> list[int]:
 
 
 def read_intervals(connection: Connection, conversion: Conversion, from_ms: int, to_ms: int) -> Iterator[Interval]:
-    """All intervals of the range, also those of which nothing is here.
+    """All intervals of the range, including those without data.
 
     Raises:
-        UsageError: a stream is not here, or its packs of that time are no longer kept.
+        UsageError: a stream is unknown, or its packs of that time are no longer kept.
     """
     cuts = edges(from_ms, to_ms, conversion.length_s, conversion.zone)
     if len(cuts) < 2:
         hint = f"Whole intervals of {conversion.length_s} s, by the clock of {conversion.zone}, are converted"
-        raise UsageError("no whole interval lies in it", where="--from, --to", hint=hint)
+        raise UsageError("no whole interval in this range", where="--from, --to", hint=hint)
     dropped = connection.execute("SELECT max(before_ms) FROM dropped").fetchall()[0][0]
     if dropped is not None and cuts[0] < dropped:
         day = datetime.fromtimestamp(dropped / 1000, conversion.zone).isoformat()

@@ -1,4 +1,4 @@
-"""Where messages come from. A source hands out messages and forgets one only after ``acknowledge``.
+"""Where messages come from. A source delivers messages and gives one up only after ``acknowledge``.
 
 Another one (Kafka, NATS) is a class with the four methods of ``Source``.
 """
@@ -23,41 +23,41 @@ class Message:
     topic: str  # as MQTT writes it
     body: bytes
     token: Any
-    content_type: str = ""  # as the publisher says; "" for none
+    content_type: str = ""  # as stated by the publisher; "" for none
 
 
 class Source(Protocol):
-    """A connection that comes back by itself; what was not acknowledged is delivered again, to any worker."""
+    """A connection that reconnects by itself; unacknowledged messages are delivered again, to any worker."""
 
     def take(self, most: int, wait_s: float) -> list[Message]:
         """Up to ``most`` messages; waits for the first one, at most ``wait_s``."""
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
-        """These are committed, or will never be. Does nothing for deliveries of a connection that is gone."""
+        """These are committed, or will never be. Ignores deliveries of a connection that was lost."""
 
     def problem(self) -> str:
-        """Why nothing arrives, in a sentence; empty while connected."""
+        """The reason why nothing arrives, in a sentence; empty while connected."""
 
     def close(self) -> None:
-        """End the connection; what was not acknowledged stays with the broker."""
+        """Close the connection; unacknowledged messages stay with the broker."""
 
 
 @runtime_checkable
 class ShardQueues(Protocol):
-    """A source whose broker also has a queue for each shard, for messages that wait for their database."""
+    """A source whose broker also has a queue per shard, for messages whose database is unreachable."""
 
     def set_aside(self, shard: int, messages: Sequence[Message]) -> list[Message]:
-        """Move messages to the queue of their shard. Returns those that are safe there: to be acknowledged."""
+        """Move messages to the queue of their shard. Returns those confirmed there, which may be acknowledged."""
 
     def deliver_shard(self, shard: int, wanted: bool) -> None:
-        """Deliver what was set aside for a shard, or stop that, from now on and after each reconnect."""
+        """Start or stop the delivery of messages set aside for a shard; stays so after a reconnect."""
 
 
 def open_source(url: str, name: str) -> Source:
     """The source behind ``mqtt://``, ``mqtts://``, ``amqp://`` or ``amqps://``.
 
     Args:
-        name: of the worker; its session at the broker lives on under this name.
+        name: of the worker; the broker keeps its session under this name.
 
     Raises:
         UsageError: another scheme, or no host.
@@ -96,7 +96,7 @@ def hosts_of(url: SplitResult, default_port: int) -> list[tuple[str, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who we are, and the further options of a URL."""
+    """Options of a URL that name us, and the other options."""
 
     user: str
     password: str

@@ -5,7 +5,7 @@ other workers. RabbitMQ turns ``/`` of a topic into ``.``; names of sites and ga
 
 The broker must drop nothing by itself:
 
-- A quorum queue drops a message that came back twenty times, as good ones do where workers die often. Ours moves it,
+- A quorum queue drops a message that was returned twenty times, as good ones are if workers die often. Ours moves it,
   after three times, to the queue ``NAME.again``, which has no such limit and is read as well. The limit is needed: a
   topic of more than 255 bytes, which MQTT allows, ends each AMQP channel that it is delivered to. There it is a header.
 - A queue with a limit of length drops its oldest message. Ours refuse the newest, and the gateway keeps it.
@@ -32,7 +32,9 @@ from drivers.model import UsageError, clean_text
 from receiver.sources import Message, hosts_of, login_of
 
 log = logging.getLogger("meterhouse.platform")
-logging.getLogger("pika").setLevel(logging.CRITICAL)  # it logs a traceback for each end; ``problem`` says why in a line
+logging.getLogger("pika").setLevel(
+    logging.CRITICAL
+)  # it logs a traceback for each lost connection; ``problem`` has the reason in one line
 EXCHANGE: Final = "amq.topic"  # where RabbitMQ's MQTT plugin publishes
 BINDINGS: Final = (
     "meterhouse.v1.*.*.*.readings", "meterhouse.v1.*.*.*.backfill", "meterhouse.v1.*.*.checkpoint.*",
@@ -43,11 +45,11 @@ RETURNS: Final = 3  # of a message, before it goes to NAME.again
 WINDOW: Final = 2000  # unacknowledged messages that the broker may send
 SIDE_WINDOW: Final = 500  # the same, of each queue beside the main one
 HEARTBEAT_S: Final = 60  # a worker that waits for its database serves no heartbeat
-BLOCKED_S: Final = 5.0  # that an alarm of the broker may hold up what is set aside
-ASIDE_S: Final = 1.0  # of one call: meanwhile the other shards wait
+BLOCKED_S: Final = 5.0  # that a broker alarm may delay setting messages aside
+ASIDE_S: Final = 1.0  # time limit of one call: the other shards wait meanwhile
 _TLS_HINTS: Final = {
-    "CERTIFICATE_VERIFY_FAILED": "its certificate does not verify: name the file of its authority with &ca=FILE, and "
-    "the broker as its certificate does",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate does not verify: give the file of its CA with &ca=FILE, and use "
+    "the host name in the certificate",
     "WRONG_VERSION_NUMBER": "does not speak TLS: amqps:// needs the broker's TLS port, usually 5671",
 }
 _FAILURES: Final = (AMQPError, OSError, AssertionError)
@@ -61,7 +63,7 @@ class AmqpSource:
         name: of the worker; also says with which host it begins, so that workers spread over a cluster.
 
     Raises:
-        UsageError: the URL is not right, or a file of it cannot be read.
+        UsageError: the URL is invalid, or a file that it names cannot be read.
     """
 
     def __init__(self, url: SplitResult, name: str) -> None:
@@ -131,14 +133,14 @@ class AmqpSource:
         return self._problem
 
     def close(self) -> None:
-        """Leave; what was not acknowledged goes back to the queue."""
+        """Disconnect; unacknowledged messages go back to the queue."""
         for connection in (self._connection, self._aside):
             if connection is not None:
                 with suppress(*_FAILURES):
                     connection.close()
 
     def set_aside(self, shard: int, messages: Sequence[Message]) -> list[Message]:
-        """Move messages to the queue of their shard, for about a second. Returns those that a majority has there."""
+        """Move messages to the queue of their shard, for about a second. Returns those that a majority confirmed."""
         done: list[Message] = []
         until = time.monotonic() + ASIDE_S
         try:
@@ -161,7 +163,7 @@ class AmqpSource:
         return done
 
     def deliver_shard(self, shard: int, wanted: bool) -> None:
-        """Deliver what was set aside for a shard, or stop that."""
+        """Start or stop the delivery of messages set aside for a shard."""
         tag = self._shards.get(shard)
         if not wanted and tag is not None:
             del self._shards[shard]
@@ -182,7 +184,7 @@ class AmqpSource:
         try:
             self._connection.process_data_events(wait_s)
             if self._cancelled:
-                raise AMQPError("the broker ended the delivery: the queue was deleted, or its nodes are away")
+                raise AMQPError("the broker cancelled the consumer: the queue was deleted, or its nodes are down")
             if self._channel is not None and not self._channel.is_open:
                 raise AMQPError("the broker closed the channel, as it does after its consumer_timeout")
         except _FAILURES as error:
@@ -215,7 +217,7 @@ class AmqpSource:
                 with suppress(*_FAILURES):
                     connection.close()
             self._lost(error)
-            hint = ". Delete that queue, or name another one with ?queue=" if _code(error) == 406 else ""
+            hint = ". Delete that queue, or choose another with ?queue=" if _code(error) == 406 else ""
             self._problem = f"{parameters.host}:{parameters.port}: {self._problem}{hint}"
             return
         self._connection, self._channel, self._problem = connection, channel, ""
@@ -297,7 +299,7 @@ def _code(error: Exception) -> int:
 
 
 def _first(error: Exception) -> str:
-    """The broker's words, such as those of a 406 (pika's first argument is the code), or the system's."""
+    """The broker's error text, such as that of a 406 (pika's first argument is the code), or the system's."""
     text = str(getattr(error, "reply_text", "") or "").strip()
     while not text and isinstance(inner := getattr(error, "exception", next(iter(error.args), None)), Exception):
         error = inner  # pika wraps what it met

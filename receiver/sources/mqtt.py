@@ -1,7 +1,7 @@
 """MQTT 5: a shared subscription for packs and checkpoints, a plain one for keys and status.
 
 Brokers give no retained message to a shared subscription, and every worker needs all keys: so keys come plainly, to
-each. The session is the worker's own and outlives it: brokers do not hand on what was in flight in a session that
+each. The session is the worker's own and outlives it: brokers do not pass on what was in flight in a session that
 ended.
 """
 
@@ -28,7 +28,7 @@ log = logging.getLogger("meterhouse.platform")
 GROUP: Final = "meterhouse"
 SHARED: Final = ("+/+/+/readings", "+/+/+/backfill", "+/+/checkpoint/+")
 PLAIN: Final = ("+/+/keys", "+/+/status")
-SESSION_S: Final = 86_400  # that the broker keeps for a worker that is away
+SESSION_S: Final = 86_400  # that the broker keeps the session of a disconnected worker
 WINDOW: Final = 2000  # unacknowledged messages that the broker may send
 HEAD_BYTES: Final = 64 << 10  # of a PUBLISH, at most
 CONNACK_S: Final = 15.0  # that the broker has for its answer
@@ -79,7 +79,7 @@ class MqttSource:
         return self._problem
 
     def close(self) -> None:
-        """Leave; the session stays."""
+        """Disconnect; the session stays."""
         self._client.disconnect()
         self._client.loop(0.1)
 
@@ -90,14 +90,14 @@ class MqttSource:
             time.sleep(wait_s)
             return
         if self._client.loop(wait_s) != mqtt.MQTT_ERR_SUCCESS and self._connected:
-            self._lost("the connection broke")
+            self._lost("connection lost")
 
     def _connect(self) -> None:
         self._retry_at = time.monotonic() + max(CONNACK_S, self._retry.next_s())
         settings = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         settings.SessionExpiryInterval = SESSION_S
         settings.ReceiveMaximum = WINDOW
-        settings.MaximumPacketSize = MAX_PACK_BYTES + HEAD_BYTES  # else 2000 messages could be any size
+        settings.MaximumPacketSize = MAX_PACK_BYTES + HEAD_BYTES  # without it, 2000 messages could have any size
         host, port = self._hosts[self._next % len(self._hosts)]
         self._next += 1
         try:
@@ -113,7 +113,7 @@ class MqttSource:
 
     def _on_connect(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
-            self._lost(f"the broker refused: {reason}")
+            self._lost(f"the broker refused the connection: {reason}")
             return
         self._connected, self._problem = True, ""
         self._retry.reset()
@@ -121,8 +121,8 @@ class MqttSource:
         client.subscribe(shared + [(f"meterhouse/v1/{topic}", 1) for topic in PLAIN])
 
     def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
-        hint = ". Another worker has this name: give each one of its own (--name)" if reason.value == 0x8E else ""
-        self._lost(f"the broker ended the connection: {reason}{hint}")
+        hint = ". Another worker uses this name: give each worker its own (--name)" if reason.value == 0x8E else ""
+        self._lost(f"the broker closed the connection: {reason}{hint}")
 
     def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
         kind = str(getattr(message.properties, "ContentType", "")) if message.properties else ""

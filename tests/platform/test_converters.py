@@ -60,8 +60,8 @@ def test_the_standards_own_example() -> None:
     for wrong, words in (
         (EXAMPLE.replace(b"32", b"31"), "1C80 stated"),
         (EXAMPLE.replace(b"0101", b"0100"), "length 100 stated, 101"),
-        (EXAMPLE[:-1], "no frame"),
-        (b"", "no frame"),
+        (EXAMPLE[:-1], "not a frame"),
+        (b"", "not a frame"),
     ):
         with pytest.raises(ValueError, match=words):
             unframe(wrong)
