@@ -1,7 +1,7 @@
-"""Which streams were asked for: names and patterns of the last parts of their names, such as ``inv1`` and ``meter-*``.
+"""Which streams were requested: names and patterns of the last parts of their names, such as ``inv1`` and ``meter-*``.
 
-A gateway's configuration has such a list for each destination, a platform or a verifier has its own. Only the own list
-counts: nothing that a gateway sends can shorten it.
+A gateway's configuration has such a list for each destination, a platform or a verifier has its own. Only the
+verifier's own list counts: nothing that a gateway sends can shorten it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PATTERN: Final = re.compile(r"[A-Za-z0-9_*?][A-Za-z0-9_.:*?-]{0,63}\Z")  # ``*``
 
 
 def is_asked(name: str, patterns: Collection[str]) -> bool:
-    """Was a stream asked for? ``name``: the last part of its name. Without patterns all were."""
+    """Was a stream requested? ``name``: the last part of its name. Without patterns all were."""
     return not patterns or name == ALWAYS or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -28,8 +28,8 @@ class AgreedStreams:
     """The streams that were agreed with gateways.
 
     Args:
-        entries: names and patterns; ``park7/gw01=inv1`` for that gateway alone, ``inv1`` for each gateway. A gateway
-            without any was asked for all of its streams.
+        entries: names and patterns; ``park7/gw01=inv1`` for that gateway alone, ``inv1`` for each gateway. All streams
+            are requested of a gateway without entries.
 
     Raises:
         ValueError: an entry that is neither.
@@ -56,7 +56,7 @@ class AgreedStreams:
         return sorted({*own, *self._everywhere})
 
     def has_list(self, gateway: str) -> bool:
-        """Was this gateway asked for some streams only?"""
+        """Were only some streams of this gateway requested?"""
         return bool(self._everywhere or gateway in self._of_gateway)
 
     @property
@@ -70,17 +70,17 @@ class AgreedStreams:
         return any(fnmatchcase(name, own) for own in (*self._everywhere, *self._of_gateway.get(gateway, ())))
 
     def asked(self, stream: str) -> bool:
-        """Was this stream asked for?"""
+        """Was this stream requested?"""
         gateway, _, name = stream.rpartition("/")
         return not self.has_list(gateway) or name == ALWAYS or self.names(stream)
 
     def unheard(self, known: Collection[str], gateways: Collection[str], every: bool) -> list[str]:
-        """Agreed names of which there is no trace, in order. What a pattern stands for is not known, so none is here.
+        """Agreed names that nothing mentions, in order. Patterns are left out: which streams they mean is unknown.
 
         Args:
-            known: streams of which there is a trace, if only that a checkpoint names it.
+            known: streams that are known, if only because a checkpoint names them.
             gateways: those to look at.
-            every: whether these are all that there are. A name that was agreed with each gateway may be at any of them.
+            every: whether these are all gateways. A name that was agreed with each gateway may belong to any of them.
         """
         missing = {
             f"{gateway}/{name}"

@@ -14,7 +14,7 @@ def canonical(value: Any) -> bytes:
 
     Raises:
         ValueError: NaN, an infinity, an integer that no double holds, a lone surrogate.
-        TypeError: a value that JSON has not.
+        TypeError: a value that JSON cannot represent.
     """
     out: list[str] = []
     _write(value, out)

@@ -25,7 +25,7 @@ MAX_PAGES: Final = 1000
 MAX_HEADS: Final = 1000  # on a page; gateways put 200 on one
 MAX_FILED: Final = 10_000  # pages of files that are known again
 MAX_PARTIAL: Final = 10_000  # checkpoints in files with missing pages
-ARRIVING_MS: Final = 300_000  # a gateway publishes page after page, over a thin link one in half a minute
+ARRIVING_MS: Final = 300_000  # a gateway publishes page after page, one in half a minute over a slow link
 
 
 class _Page(NamedTuple):
@@ -88,7 +88,7 @@ class CheckpointPages:
         )  # one bit for each page that is present
 
     def new_file(self) -> None:
-        """The next objects have an order of their own: files have none among each other."""
+        """The next objects are from another file: there is no order between files."""
         self._file = {}
 
     def take(

@@ -1,4 +1,4 @@
-"""Exported packs: folders, ``.jsonl`` with an object a line, ``.json`` with one, each also compressed; or a stream."""
+"""Exported packs: folders, ``.jsonl`` (an object per line), ``.json`` (one), each also compressed; or a stream."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .verifier import Outcome, Verifier
 
 SUFFIXES: Final = (".jsonl", ".json", ".jsonl.zst", ".json.zst")
 BIRTHS: Final = tuple("births" + suffix for suffix in SUFFIXES)  # copies, as retained beside the packs
-ONLY: Final = "streams.txt"  # of an export of some devices: their names, a line each
+ONLY: Final = "streams.txt"  # of an export of some devices: their names, one per line
 MAX_ONLY_BYTES, MAX_NAME = 1 << 16, 64
 MAX_WINDOW: Final = 1 << 27
-MAX_REJECTED: Final = 60_000  # brackets and commas of refused objects, and empty lines, without a good object between
+MAX_REJECTED: Final = 60_000  # brackets and commas of refused objects, and empty lines, before the next good object
 SKIPPED: Final = 1024  # bytes of a line too long to be read that count as one of these
-FREE_BYTES, RATIO = 64 << 20, 1000  # more than the first comes of a file only up to so many times its own bytes
+FREE_BYTES, RATIO = 64 << 20, 1000  # beyond the first bytes, a file is decompressed only up to this many times its size
 
 
 class RejectionBudget:
@@ -30,13 +30,13 @@ class RejectionBudget:
         self._left = MAX_REJECTED
 
     def add(self, cost: int) -> None:
-        """So many brackets and commas, or empty lines. Raises Refused when it is enough."""
+        """Count brackets and commas, or empty lines. Raises Refused beyond the limit."""
         self._left -= cost
         if self._left < 0:
-            raise Refused("size", "too much of this file proves nothing; its rest is not read")
+            raise Refused("size", "too many invalid objects in this file; the rest is not read")
 
     def reset(self) -> None:
-        """Here was a good object."""
+        """Note a good object: the count starts again."""
         self._left = MAX_REJECTED
 
 
@@ -127,7 +127,7 @@ class _Decompressed(io.RawIOBase):
             self._held = memoryview(self._frames.feed(step))
             self._taken, self._given = self._taken + len(step), self._given + len(self._held)
             if self._given > FREE_BYTES + RATIO * self._taken:
-                raise Refused("size", f"decompresses to more than {RATIO} times its size; its rest is not read")
+                raise Refused("size", f"decompresses to more than {RATIO} times its size; the rest is not read")
         count = min(len(into), len(self._held))
         into[:count], self._held = self._held[:count], self._held[count:]
         return count

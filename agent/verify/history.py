@@ -12,7 +12,7 @@ from typing import Final
 from .seam import ChainLink, check_seam
 
 RECENT: Final = 1024  # packs of a stream whose hash is kept, to distinguish a duplicate from a fork
-MAX_SPARSE: Final = 1024  # hashes kept of older packs, ever further apart
+MAX_SPARSE: Final = 1024  # hashes kept of older packs, increasingly far apart
 MAX_RUNS: Final = 4096  # per stream
 
 
@@ -44,7 +44,7 @@ class Boot:
     highest: int = 0
 
     def index(self, seq: int) -> int:
-        """Of the run that begins at or before ``seq``; -1 if none does."""
+        """Index of the run that begins at or before ``seq``; -1 if none does."""
         return bisect_right(self.runs, seq, key=_begins) - 1
 
 
@@ -69,7 +69,7 @@ class History:
         self._boot_numbers = 0
 
     def place(self, link: ChainLink, digest: bytes) -> tuple[Arrival, list[tuple[ChainLink, str]]]:
-        """Put a pack in. Returns where it belongs, and faults with the pack they are of."""
+        """Add a pack. Returns where it belongs, and faults, each with its pack."""
         boot = self.boots.get(link.boot)
         if link.seq <= self._forgotten_seq and (boot is None or boot.index(link.seq) < 0):
             return self._uncompared(link), []

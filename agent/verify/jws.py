@@ -28,7 +28,7 @@ _OKP_MEMBERS: Final = ("crv", "kty", "x")
 _EC_MEMBERS: Final = ("crv", "kty", "x", "y")
 COORDINATE: Final = 32  # bytes of each, in both kinds of keys
 _PRIME: Final = 2**255 - 19
-# y of the eight points of small order, with either sign of x: under such a key one signature fits many messages, and
+# y of the eight points of small order, for both signs of x: under such a key one signature fits many messages, and
 # anyone can make it
 _SMALL_ORDER: Final = frozenset(
     (
@@ -123,7 +123,7 @@ def _coordinate(jwk: Mapping[str, Any], name: str) -> bytes:
 
 
 def _check_order(raw: bytes) -> None:
-    """Raises Refused for a point of small order, and for one that is not in its only form (RFC 8032, 5.1.3)."""
+    """Raises Refused for a point of small order, and for one that is not in canonical form (RFC 8032, 5.1.3)."""
     y = int.from_bytes(raw, "little") & (1 << 255) - 1
     if y >= _PRIME:
         raise Refused("key", "x of the key is not in the form of RFC 8032")

@@ -36,7 +36,7 @@ def split_pin(pin: str) -> tuple[str, str]:
 
 
 def is_pin(pin: str) -> bool:
-    """Is it a thumbprint, of any gateway or of the one in front of it (``park7/gw01=``)?"""
+    """Is it a thumbprint, with or without a gateway in front (``park7/gw01=``)?"""
     owner, thumb = split_pin(pin)
     return _THUMBPRINT.fullmatch(thumb) is not None and ("=" not in pin or owner.count("/") == 1)
 
@@ -44,12 +44,12 @@ def is_pin(pin: str) -> bool:
 def check_pin(pin: object) -> None:
     """Raise Refused for an invalid thumbprint."""
     if not isinstance(pin, str) or not is_pin(pin):
-        hint = "43 characters, as `meterhouse keys show` prints them, or park7/gw01= and those"
+        hint = "expected the 43 characters that `meterhouse keys show` prints, or park7/gw01= followed by them"
         raise Refused("pin", f"invalid thumbprint {shown(pin)}: {hint}")
 
 
 class Unpinned(Refused):
-    """A chain that holds, but nothing pinned is in it: foreign, or from before the pinned key was."""
+    """A valid chain without a pinned key: foreign, or older than the pinned key."""
 
 
 class KeyRing:
@@ -165,7 +165,7 @@ class KeyRing:
         return self._strict and old.counter < known.counter and old.records == known.records[: len(old.records)]
 
     def _begins_anew(self, new: _Chain) -> bool:
-        """Another first key: refused, unless it is pinned in addition to those of the known chains."""
+        """A chain with another first key: refused, unless it is pinned in addition to those of the known chains."""
         return (
             bool(self._pins & new.keys.keys())
             and not new.keys.keys() & self.keys.keys()
@@ -178,7 +178,7 @@ class KeyRing:
         return self._revoked
 
     def is_revoked(self, kid: str) -> bool:
-        """A later key has cut it off."""
+        """Was this key revoked by a later one?"""
         return kid in self._revoked
 
     def is_cut(self, kid: str, stream: str, seq: int) -> bool:

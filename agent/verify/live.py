@@ -1,4 +1,4 @@
-"""A broker's messages, verified as they come."""
+"""A broker's messages, verified as they arrive."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class MessageQueue:
         self._closed = False
 
     def put(self, payload: bytes, topic: str) -> None:
-        """Waits for room. After ``close`` it keeps nothing."""
+        """Add a message; waits for room. After ``close`` the message is dropped."""
         with self._change:
             self._change.wait_for(self._has_room)
             if not self._closed:
@@ -73,7 +73,7 @@ class MessageQueue:
         return self._closed or not self._waiting or (len(self._waiting) < WAITING and self._bytes < WAITING_BYTES)
 
     def take(self, timeout_s: float | None = None) -> tuple[bytes, str] | None:
-        """Waits for the next one. None: closed, and all of it was taken; or nothing came in time."""
+        """Waits for the next one. None: closed and empty, or nothing arrived in time."""
         with self._change:
             self._change.wait_for(lambda: self._waiting or self._closed, timeout_s)
             if not self._waiting:
@@ -138,7 +138,7 @@ class Subscriber:
             raise self.refusal
 
     def close(self) -> None:
-        """Leave nothing running."""
+        """Disconnect and stop all threads."""
         self.queue.close()  # release the waiting producer
         self._hang_up()
 

@@ -58,7 +58,7 @@ def find_missing(
 
 
 def lineages(history: History) -> list[list[PackRun]]:
-    """Stretches in order of sequence, apart where a boot began without knowing any head before it."""
+    """Stretches in order of sequence, separated where a boot began without knowing any earlier head."""
     roots = {
         name: boot.runs[0]
         for name, boot in history.boots.items()
@@ -157,12 +157,14 @@ def _compare_heads(
     Args:
         heads: in order of their checkpoints.
     """
-    behind: dict[int, CheckpointHead] = {}  # by line, the furthest
+    behind: dict[int, CheckpointHead] = {}  # by line, the furthest head
     gone = [*made.missing, *made.lost]
     line_of = {s.first.boot: n for n, line in enumerate(lines) for s in line}
     taken_over = _taken_over(lines)
     reached = [max((s.last for s in line), key=lambda link: link.seq) for line in lines]
-    later: int | None = None  # the lowest sequence that a checkpoint after names: one above it is of a history before
+    later: int | None = (
+        None  # the lowest sequence that a later checkpoint names: one above it belongs to an earlier history
+    )
     before: CheckpointHead | None = None
     for head in reversed(heads):
         boot, seq, _, _ = head

@@ -1,8 +1,8 @@
 """An MQTT client that limits what a broker may send. paho has no limit: it accepts messages of 256 MiB.
 
 MQTT 5 has Maximum Packet Size; 3.1.1 has nothing, and a broker may ignore it. So the header of each packet is checked
-as soon as it has arrived: a packet that is too large closes the connection before it is stored. So does QoS 2, which
-is never subscribed to: paho would keep such messages without limit until they are released. ``fault`` is the reason.
+as soon as it has arrived: a packet that is too large closes the connection before it is stored. QoS 2, which is never
+subscribed to, closes it too: paho would keep such messages without limit until they are released. ``fault`` says why.
 """
 
 from __future__ import annotations

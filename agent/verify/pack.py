@@ -25,7 +25,7 @@ MAX_PARTS: Final = 4096
 MAX_STEPS: Final = 100  # clock steps and losses that one pack states
 MAX_HANDOVERS: Final = 20  # of a pack, and devices of one that are named
 MAX_KERNEL: Final = 64  # characters of a kernel's boot
-EARLY_MS: Final = 1000  # a read time this far before the pack is worth a doubt
+EARLY_MS: Final = 1000  # a read time this far before the pack is doubtful
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ def _check_epoch(name: str, event: Mapping[str, Any]) -> None:
 
 
 def _handover(event: Mapping[str, Any], link: ChainLink) -> list[Handover]:
-    """What is shown of a handover; nothing of one in another form, as it has no weight in the verdict."""
+    """The part of a handover that is shown; None for one in another form, as it has no weight in the verdict."""
     devices, who = event.get("devices"), event.get("who")
     if not isinstance(who, str) or not isinstance(devices, list):
         return []
@@ -253,7 +253,7 @@ def _loss(event: Mapping[str, Any]) -> Loss:
         raise Refused("shape", "a loss event without boot, first and last")
     reason = event.get("reason")
     if not isinstance(reason, str) or not _WORD.fullmatch(reason):
-        reason = "?"  # it is shown and weighs nothing
+        reason = "?"  # it is shown but does not affect the verdict
     return Loss(boot, first, last, low, high, _hash(event.get("hash"), "hash of a loss") or "", reason)
 
 

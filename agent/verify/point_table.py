@@ -96,7 +96,7 @@ class PointTable:
         self.grids = tuple((period, phase, tuple(names)) for (period, phase), names in grids.items())
         self._last: tuple[Mapping[str, int], list[int], Completeness] | None = None  # the last balance without gaps
         self._grid_of = {name: (period, phase) for period, phase, names in self.grids for name in names}
-        # a pack mostly has the names and units of the one before: the last ones without a fault, and their counts
+        # a pack mostly has the names and units of the previous one: the last faultless ones, and their counts
         self._counted: tuple[list[str], list[Unit], Mapping[str, int]] | None = None
 
     def count(self, names: list[str], units: list[Unit]) -> tuple[Mapping[str, int], list[str]]:
@@ -237,7 +237,7 @@ def _unbalanced(name: str, due: int, got: int, gap: int) -> str:
 
 
 def day_name(number: int) -> str:
-    """A day since 1970 as people write it; "?" before the year 1 and long after ours, where only a broken clock is."""
+    """A day since 1970 in the usual form; "?" outside of the calendar, which only a broken clock reaches."""
     return date.fromordinal(EPOCH + number).isoformat() if -EPOCH < number < 10**6 else "?"
 
 

@@ -12,7 +12,7 @@ from .strict import MAX_SHOWN, Columns, Refused, shown
 _VALUES: Final = ("v", "vs", "vb")
 _FOREIGN: Final = frozenset(("bs", "bu", "bv", "bver", "vd"))  # SenML has them, packs do not: readings would differ
 _NUMBERS: Final = frozenset((int, float))
-_USUAL: Final = (frozenset(("n", "v")), frozenset(("n", "u", "v")))  # members of a record of nothing but a number
+_USUAL: Final = (frozenset(("n", "v")), frozenset(("n", "u", "v")))  # members of a record with only a number
 
 
 @dataclass(slots=True)

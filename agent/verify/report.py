@@ -142,10 +142,10 @@ class StreamReport:
     boots: int = 0
     asked: bool = True  # False: it was agreed that its packs need not come
     retired: bool = False  # by the newest checkpoint, its device is no longer read
-    head_seq: int = 0  # how far it had come by the newest checkpoint; 0 without any
+    head_seq: int = 0  # its head in the newest checkpoint; 0 without any
     head_ms: int = 0
     oldest_head_seq: int = 0  # by the oldest one in files
-    is_unheard: bool = False  # it went on from one checkpoint to the next, and no pack came
+    is_unheard: bool = False  # its head advanced from one checkpoint to the next, but no pack arrived
     first_seq: int = 0
     last_seq: int = 0
     from_ms: int = 0
@@ -165,7 +165,7 @@ class StreamReport:
     faults: Faults = field(default_factory=Faults)
 
     def waive(self) -> None:
-        """It was not asked for: packs that did not come are not missing. What did come is judged like any other."""
+        """It was not requested: absent packs are not missing. Packs that arrived are judged like any others."""
         self.asked, self.is_unheard, self.missing = False, False, []
         for day in self.days.values():
             day.due, day.missing = day.due - day.missing, 0
@@ -188,7 +188,7 @@ class StreamReport:
 
 
 def latest(streams: Mapping[str, StreamReport]) -> dict[str, int]:
-    """By gateway where the last of its packs ends, in ms."""
+    """By gateway, the end of its last pack in ms."""
     ends: dict[str, int] = {}
     for name, stream in streams.items():
         if stream.packs:
@@ -202,7 +202,7 @@ def held_back(streams: Mapping[str, StreamReport], wanted: Collection[str], agre
 
     In files: a checkpoint has a head of the stream after the beginning of the other streams. On a broker: the head
     advanced from one checkpoint to the next. Retired streams, and those that were not requested, may be absent.
-    Where streams were agreed with a gateway, only that counts: neither what the files say was requested, nor that the
+    If streams were agreed with a gateway, only the agreement counts: not what the files say was requested, nor that the
     gateway calls a stream retired after it had packs.
     """
     begun: dict[str, int] = {}
@@ -253,7 +253,7 @@ class Report:
     withheld: list[str] = field(default_factory=list)  # streams without packs that should have some
     agreed: list[str] = field(default_factory=list)  # names and patterns that the verifier was given; none: all
     unknown: list[str] = field(default_factory=list)  # agreed ones that neither a pack nor a checkpoint names
-    content_types: dict[str, int] = field(default_factory=dict)  # messages of a broker, of types that are not ours
+    content_types: dict[str, int] = field(default_factory=dict)  # messages of a broker with foreign content types
     torn_checkpoints: list[IncompleteCheckpoint] = field(default_factory=list)
     held: int = 0  # packs that wait for keys
     first_bad: Fault | None = None

@@ -11,7 +11,7 @@ from .strict import clean
 COLUMNS = ("stream", "packs", "readings", "gaps", "redelivered", "missing", "failed", "complete")
 MAX_NOTES = 20
 MAX_HANDOVERS = 5  # the last ones of a gateway
-MAX_NAMES = 10  # of streams that were not asked for
+MAX_NAMES = 10  # of streams that were not requested
 MAX_LINE = 2000
 
 
@@ -30,7 +30,7 @@ def verdict_line(report: Report) -> str:
 
 
 def remarks(report: Report) -> list[str]:
-    """What is to be said about keys and streams, and last the reasons of a verdict other than verified."""
+    """Remarks about keys and streams, then the reasons of a verdict other than verified."""
     lines = []
     for gateway, first in report.trust.items():
         newest = report.checkpointed.get(gateway)
@@ -69,7 +69,7 @@ def remarks(report: Report) -> list[str]:
 
 
 def _unasked(report: Report) -> Iterator[str]:
-    """Streams that were not agreed, and of these the ones that came all the same."""
+    """Streams that were not agreed, and those of them that arrived anyway."""
     silent: dict[str, list[str]] = {}
     for name, stream in report.streams.items():
         gateway, _, last = name.rpartition("/")
@@ -90,7 +90,7 @@ def _time(time_ms: int) -> str:
 
 
 def table_rows(report: Report) -> list[Sequence[str]]:
-    """One stream a row, below the titles of the columns."""
+    """One row per stream, below the column titles."""
     rows: list[Sequence[str]] = [COLUMNS]
     for name, s in report.streams.items():
         if not s.asked and not s.packs:
@@ -120,7 +120,7 @@ def aligned(rows: Sequence[Sequence[str]], width_of: Callable[[str], int] = len)
 
 
 def completeness(stream: StreamReport) -> str:
-    """Readings got of those due while the device was not asleep; never rounded up to 100 %."""
+    """Share of readings received, of those due while the device was awake; never rounded up to 100 %."""
     return _share(stream.days.values())
 
 
@@ -174,7 +174,7 @@ def _span(numbers: Collection[int]) -> str:
 
 
 def _doubts(streams: Collection[StreamReport]) -> Iterator[str]:
-    """Remarks that are not faults, one a kind: they often hold for all streams alike."""
+    """Remarks that are not faults, one line per kind, because they often apply to all streams."""
     begun = {s.stream: s.first_seq for s in streams if s.first_seq > 1 and not s.is_cut}
     if begun:
         where = next(iter(begun)) if len(begun) == 1 else f"{len(begun)} streams"

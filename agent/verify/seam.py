@@ -1,4 +1,4 @@
-"""The seam between two packs: whether one follows the other. All that it needs of each is in ``ChainLink``."""
+"""The seam between two packs: whether one follows the other. ``ChainLink`` has everything needed of each."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def payload_of(value: Mapping[str, Any]) -> bytes:
 
 
 def is_canonical(signed: Signed) -> bool:
-    """Are the signed bytes in canonical form? Anybody else could not tell the hash from the content.
+    """Are the signed bytes in canonical form? Otherwise nobody else could compute the hash from the content.
 
     The standard library's encoder is tried first. It writes the same, except where ``_OTHER_NUMBERS`` finds something
     or a name is not ASCII; then, and where the bytes differ, the slow one decides.

@@ -1,4 +1,4 @@
-"""The stateless check of one object: all that its bytes alone say, in any order, on any machine.
+"""The stateless check of one object: everything that its bytes alone prove, in any order, on any machine.
 
     keys = KeyRing("park7/gw01", trust)
     check_keys(raw, topic, keys)                       # a keys object into the ring
@@ -48,7 +48,7 @@ class Refusal:
 
     code: str  # one stable word, see docs/verify.md
     text: str  # one line, cleaned and at most 400 characters: what was seen and what was expected
-    wait: bool = False  # may hold later: a key is not known here yet, or a package is missing here
+    wait: bool = False  # may be valid later: a key is not known yet, or a package is not installed
     stream: str = ""
     boot: str = ""
     seq: int = 0
@@ -82,7 +82,7 @@ class CheckedPack:
 
     @property
     def ok(self) -> bool:
-        """No fault so far. What is ``unjudged`` may still bring one."""
+        """No fault so far; checking what is ``unjudged`` may still find one."""
         return not self.faults
 
     @property
@@ -96,7 +96,7 @@ class CheckedPack:
 def check(
     raw: bytes, topic: str | None, keys: KeyRing, table: Tables, *, audited: Collection[str] = ()
 ) -> CheckedPack | Refusal:
-    """What one pack says, judged without any other pack. Never raises for the content of ``raw``.
+    """The result for one pack, judged without any other pack. Never raises for the content of ``raw``.
 
     The result depends on the arguments alone. Cost is bounded for any bytes: docs/verify.md, "Upper limits of cost".
 
@@ -105,8 +105,8 @@ def check(
         topic: where it was published: ``.../readings``, ``backfill`` or ``birth``. None: from a file, then nothing
             binds it to a topic.
         keys: of the gateway of that topic.
-        table: the point table of a birth by its hash, or None where it is not known yet: then completeness and units
-            stay open, and checking the same bytes later closes them. ``{}.get`` is one. A birth is judged by its own.
+        table: the point table of a birth by its hash, or None if it is not known yet: completeness and units then stay
+            open until the same bytes are checked again. ``{}.get`` is one. A birth is judged by its own.
         audited: births of which a pack was checked already: their other packs are spared the canonical form, which
             costs a third of the whole or more and is wrong in all packs of a birth or in none. Births are never spared.
     """
@@ -128,7 +128,7 @@ def check(
 
 
 def check_keys(raw: bytes, topic: str | None, keys: KeyRing) -> bool | Refusal:
-    """Add a ``keys`` object of this gateway to its ring, which stays as it is where the object is refused.
+    """Add a ``keys`` object of this gateway to its ring, which is unchanged if the object is refused.
 
     Returns True if something in it was new, so that what waited for a key is worth another look. Never raises for the
     content of ``raw``; the rest of the arguments as in ``check``.
@@ -275,7 +275,7 @@ def _check_place(stream: str, place: Topic | None, keys: KeyRing) -> None:
 
 
 def shown_name(stream: str) -> str:
-    """A name as it is if it is one, else shortened for a message."""
+    """A valid name unchanged, anything else shortened for a message."""
     return stream if STREAM.fullmatch(stream) else shown(stream)
 
 

@@ -58,7 +58,7 @@ class StreamState:
         self._heads: dict[tuple[str, int], NamedHead] = {}  # heads of packs that are not known yet
         self._newest: NamedHead | None = None
         self._oldest: NamedHead | None = None  # in files
-        self._second: NamedHead | None = None  # made while one listened: the first one may have been retained
+        self._second: NamedHead | None = None  # made while listening: the first one may have been retained
         self._denied: list[NamedHead] = []  # heads that contradict the packs
         self._signed: dict[str, int] = {}  # by key the highest sequence
 
@@ -89,7 +89,7 @@ class StreamState:
             if len(self.audited) > MAX_TABLES:
                 self.audited.popitem(last=False)
         for fault in pack.faults:
-            if fault.code != "due":  # after what the packs before and after say
+            if fault.code != "due":  # after the faults found by the packs before and after
                 self._add_fault(link, fault.code, fault.text, where)
         for other, text in seams:
             self._add_fault(other, "chain", text, where if other is link else "")
@@ -136,7 +136,7 @@ class StreamState:
             self._denied.append(named)
 
     def _thin_out(self) -> None:
-        """Keep every second of the older ones: a rewritten history contradicts any later head."""
+        """Drop every second of the older heads: a rewritten history contradicts any later head."""
         heads = sorted(self._heads.values(), key=lambda named: named.counter)
         half = MAX_HEADS // 2
         self._heads = {named.head[:2]: named for named in [*heads[:half:2], *heads[half:]]}
@@ -292,7 +292,7 @@ class StreamState:
 
 
 def _is_at_an_end(group: _Unbalanced, made: StreamReport, ended: bool) -> bool:
-    """Are the other parts older than the first pack here, or still to arrive?"""
+    """Are the other parts older than the first pack received, or still to arrive?"""
     low, high = (choose(group.packs, key=lambda link: link.seq) for choose in (min, max))
     part, parts = low.part or (1, 1)
     if low.seq == made.first_seq and part > 1 and len(group.packs) == parts - part + 1:

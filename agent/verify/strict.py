@@ -18,8 +18,11 @@ MAX_OBJECT_BYTES: Final = 1 << 20  # keys objects and checkpoint pages
 MAX_COMPRESSED_BYTES: Final = 1 << 20
 MAX_ITEMS: Final = 1 << 18  # brackets and commas, the cost of a parsed object: births of 18,000 points
 MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS = 1 << 20, 1 << 16  # for bytes that no known key has signed
-MAX_RATIO, FREE_BYTES = 1000, 64 << 10  # what an object may decompress to: its size times that, and so much in any case
-ZSTD_STEP: Final = 256  # compressed bytes a step: at most 8 MiB of a bomb
+MAX_RATIO, FREE_BYTES = (
+    1000,
+    64 << 10,
+)  # limit of decompression: this many times the size, but always at least this many bytes
+ZSTD_STEP: Final = 256  # compressed bytes per step: at most 8 MiB of a bomb
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 MAX_SHOWN: Final = 80
 MAX_REASON: Final = 400  # characters that are kept of a fault
@@ -232,7 +235,7 @@ def _columns(rows: Any) -> Columns | None:
         for size, run in groupby(rows, len):
             (usual if size == width else odd).extend(run)
         columns = {label: list(map(itemgetter(label), usual)) for label in dict.keys(usual[0])}
-    except (KeyError, TypeError):  # other members; not an object
+    except (KeyError, TypeError):  # other members, or not an object
         return None
     for column in columns.values():
         kinds = {*map(type, column)}

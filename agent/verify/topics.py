@@ -26,7 +26,7 @@ class Topic:
 
 
 def is_known_type(kind: str) -> bool:
-    """Is this a content type that a gateway sends, or one that says no more? Parameters do not count."""
+    """Is this a content type that a gateway sends, or a generic one? Parameters are ignored."""
     return kind.partition(";")[0].strip().lower() in CONTENT_TYPES
 
 

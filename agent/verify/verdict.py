@@ -88,12 +88,12 @@ def _without_packs(total: Report) -> list[str]:
         found.append(f"{more} more streams without any pack")
     found += [f"{name}: agreed, but neither a pack nor a checkpoint names it" for name in total.unknown[:LISTED]]
     if more := max(0, len(total.unknown) - LISTED):
-        found.append(f"{more} more agreed streams that nothing names")
+        found.append(f"{more} more agreed streams that nothing mentions")
     return found
 
 
 def shared_pins(gateways: Sequence[str]) -> list[str]:
-    """Why pins that name no gateway are not enough for several: the owner of one could sign for the others."""
+    """Why pins without a gateway name are not enough for several: the owner of one could sign for the others."""
     more = len(gateways) - LISTED
     names = ", ".join(gateways[:LISTED]) + (f" and {more} more" if more > 0 else "")
     what = f"a pinned thumbprint names no gateway, but there are {len(gateways)} gateways ({names})"

@@ -36,7 +36,7 @@ MAX_HELD_BYTES: Final = 16 << 20
 MAX_EARLY: Final = 20
 MAX_GATEWAYS: Final = 1000
 MAX_STREAMS: Final = 10_000  # about 30 KB each
-MAX_RECENT, MAX_RECENT_BYTES = 64, 4 << 20  # objects that were good and are known again by their bytes
+MAX_RECENT, MAX_RECENT_BYTES = 64, 4 << 20  # good objects that are recognised by their bytes
 MAX_WHERE: Final = 300  # characters that are kept of a file's name or a topic
 MAX_TYPES, MAX_TYPE = 20, 60  # content types that are counted, and characters of one
 REFUSAL: Final = 100  # cost of a refused object in addition to its brackets and commas
@@ -78,7 +78,7 @@ class Verifier:
 
     Args:
         trust: thumbprints got out of band, one key of each chain; ``park7/gw01=<thumbprint>`` for that gateway alone.
-            Without any nothing proves the origin; where there are several gateways, a bare one proves nothing either.
+            Without any, nothing proves the origin; with several gateways, nor does one without a gateway name.
         streams: names and patterns of the streams that were agreed, such as ``inv1`` or ``park7/gw01=meter-*``; without
             any, all streams must be there. Nothing that a gateway or a file says changes this list.
         max_gateways: those beyond it are refused (code ``size``).
@@ -245,7 +245,7 @@ class Verifier:
         return total
 
     def _unknown(self, total: Report, ended: bool) -> list[str]:
-        """Agreed streams without a trace. On a broker, the first checkpoint is waited for: it names them all."""
+        """Agreed streams that nothing mentions. On a broker, only after the first checkpoint, which names them all."""
         known = {name for name, stream in total.streams.items() if stream.packs or stream.head_seq}
         here, named = self._rings.keys(), self._agreed.gateways
         if ended:
@@ -273,7 +273,7 @@ class Verifier:
         if self._read is not None:
             self._read.add(gateway)
         if not self._trust:
-            # anyone can create one, at our cost; a few for each gateway are enough
+            # anyone can create one at our cost, so a few for each gateway must do
             self.rejected_cost += REFUSAL * (len(value["records"]) if gateway in self._rings else 1)
         if news:
             if gateway not in self._rings and len(self._rings) >= self._max_gateways:
@@ -308,7 +308,7 @@ class Verifier:
             return self._hold(got, gateway)
         for named in self._checkpoints.take(raw, value, ring, got.found, filed=got.topic is None):
             self._state(named.stream).head(named, ring)
-        self._forget()  # an older one that comes once more goes back
+        self._forget()  # an older page that arrives again must be judged again
         return Outcome.TAKEN
 
     def _take_pack(self, got: _Received) -> Outcome:
@@ -415,7 +415,7 @@ _SIGNATURE_CODES: Final = frozenset(("signature", "header", "typ", "alg", "kid",
 
 
 def _may_be_keys(raw: bytes, place: Topic | None) -> bool:
-    """A keys object brings its own keys."""
+    """A keys object contains its own keys."""
     return place.kind == "keys" if place else b'"records":' in raw
 
 
