@@ -1,4 +1,4 @@
-"""`meterhouse web`: serves the gateway's page, or makes what it needs to be seen from other machines."""
+"""`meterhouse web`: serves the gateway's page, or sets up access from other machines."""
 
 from __future__ import annotations
 

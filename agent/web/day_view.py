@@ -127,7 +127,7 @@ def before_start(answer: Mapping[str, Any], first_day: str, device: str, languag
 
 
 def _listed(devices: Sequence[Mapping[str, Any]], silent: Mapping[str, Silence]) -> list[Mapping[str, Any]]:
-    """Those of the answer, and those that have sealed nothing yet."""
+    """The devices of the answer, and those that have not sealed anything yet."""
     nothing = {"label": "", "configured": True, "energy": (), "missing": {}}
     names = {one["device"] for one in devices}
     return [*devices, *({"device": name, **nothing} for name in silent if name not in names)]
@@ -216,7 +216,7 @@ def _site_series(
     language: str,
     silent: Mapping[str, Silence],
 ) -> Series:
-    """A role; its gaps are those of the device that lacks most of an interval: a mean would hide which one it is."""
+    """A role; its gaps are those of the device with the most missing in an interval: a mean would hide it."""
     rows, gaps = [], {int(start): gap for start, *gap in one.get("gaps", ())}
     sealed = {int(row[0]): row for row in one["rows"]}
     for start in sorted({*sealed, *gaps}):
@@ -258,7 +258,7 @@ def _who_lacks(device: str, devices: int, reasons: Sequence[tuple[str, int, int]
 def _lacking(
     one: Mapping[str, Any], answer: Mapping[str, Any], language: str, silent: Mapping[str, Silence]
 ) -> list[tuple[str, str, str]]:
-    """The devices of a role that lack something of the day, what lacks most first: name, address, what."""
+    """The devices of a role with missing data on the day, the worst first: name, address, what is missing."""
     found = []
     for device in answer["devices"]:
         name, missing = device["device"], device["missing"]
@@ -380,7 +380,7 @@ def _device_total(
 
 
 def day_of(text: str) -> date | None:
-    """A date of an address; None where it is none."""
+    """The date in a URL; None if it is invalid."""
     try:
         found = date.fromisoformat(text[:10])
     except ValueError:

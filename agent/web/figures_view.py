@@ -1,4 +1,4 @@
-"""The park's figures of a day, month or year for the page: no verdict stands on a part of the data."""
+"""The park's figures of a day, month or year for the page: no verdict is based on partial data."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def figures(page: Mapping[str, Any], period: str, language: str, silent: Mapping
 
 
 def no_figures(wanted: date, period: str, first: str, today: str) -> dict[str, Any]:
-    """The page of a period outside of all intervals, which nobody needs to ask the agent about."""
+    """The page of a period outside of all intervals, made without asking the agent."""
     digits = {"day": 10, "month": 7}.get(period, 4)
 
     def to(day: str) -> str:
@@ -190,7 +190,7 @@ def _balance(balance: Mapping[str, Any] | None, language: str) -> dict[str, Any]
 
 
 def _inputs(found: Sequence[Mapping[str, Any]], language: str) -> list[dict[str, Any]]:
-    """Each input once, with the packs that it was made of."""
+    """Each input once, with the packs that it comes from."""
     words, seen, rows = WORDS[language], set(), []
     for one in (one for figure in found for one in figure["inputs"]):
         key = (one["n"], one["basis"], one["v"])

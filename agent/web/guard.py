@@ -1,4 +1,4 @@
-"""What every request passes first: host name, method, size, origin, login; and the headers of every answer."""
+"""Checks that every request passes first: host name, method, size, origin, login; and the headers of every answer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HEADERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may see the page. ``names``: host names it is known by, besides addresses; ``password``: must log in."""
+    """Who may see the page. ``names``: host names besides addresses; ``password``: must log in."""
 
     tls: bool
     password: bool
@@ -54,13 +54,13 @@ class Access:
 
 
 def host_names(certificate_names: Iterable[str] = ()) -> frozenset[str]:
-    """Names under which this machine is visited: its own and those of the certificate."""
+    """Names under which this machine is reached: its own and those of the certificate."""
     own = socket.gethostname().lower()
     return frozenset({"localhost", own, own.partition(".")[0], *(name.lower() for name in certificate_names)})
 
 
 def is_our_host(header: str, names: frozenset[str]) -> bool:
-    """An address, or a name of ours: a name that an attacker pointed at this machine (DNS rebinding) is neither."""
+    """Is it an address or one of our names? A name that an attacker pointed here (DNS rebinding) is neither."""
     match = _HOST.fullmatch(header)
     if match is None:
         return False
@@ -88,7 +88,7 @@ def cookie_of(headers: Headers, name: str) -> str:
 
 
 class Guard:
-    """ASGI middleware: refuses what does not belong here before any page is made."""
+    """ASGI middleware: refuses invalid requests before any page is made."""
 
     def __init__(self, app: ASGIApp, access: Access, sessions: Sessions) -> None:
         self._app, self._access, self._sessions = app, access, sessions
@@ -131,7 +131,7 @@ class Guard:
         return RedirectResponse(f"/login?next={quote(target, safe='/')}" if target != "/" else "/login", 303)
 
     def _malformed(self, scope: Scope, headers: Headers) -> tuple[int, str]:
-        """(status, sentence) of a request that is answered to nobody; (0, "")."""
+        """(status, sentence) for a request that is refused for everyone; otherwise (0, "")."""
         method, path, hosts = scope["method"], scope["path"], headers.getlist("host")
         length = headers.get("content-length", "0")
         checks = (
@@ -168,7 +168,7 @@ class Guard:
 
 
 def _bounded(receive: Receive) -> Receive:
-    """The same, without more of a body than is allowed, also where its headers state less."""
+    """Limits the body to the allowed size, even if the headers state less."""
     left = LARGEST_BODY
 
     async def bounded() -> Message:

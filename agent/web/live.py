@@ -1,4 +1,4 @@
-"""What the page knows of this moment: the snapshot and the newest value of every point, shared by all viewers."""
+"""The present state for the page: the snapshot and the newest value of every point, shared by all viewers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from drivers.model import ConfigError, GatewayError
 if TYPE_CHECKING:
     from agent.cli.ring_follower import Follower, Latest
 
-FRESH_S: Final = 1.0  # what was read is used again for this long, however many look
+FRESH_S: Final = 1.0  # a state is reused for this long, whatever the number of viewers
 CONFIG_EVERY_S: Final = 60.0  # the configuration files are checked again after this long
 IDLE_EVERY_S: Final = 20.0  # while nobody looks, so that the next viewer need not wait for a long ring
 
@@ -28,17 +28,17 @@ IDLE_EVERY_S: Final = 20.0  # while nobody looks, so that the next viewer need n
 class Moment:
     """What is known at one moment; replaced as a whole.
 
-    ``error``: why there is no agent to show; the rest is then what was last seen of it, if anything.
+    ``error``: why no agent can be shown; the other members are then its last known state, if any.
     """
 
-    number: int = 0  # counts up; another number is another content
+    number: int = 0  # counts up; a new number means new content
     time: float = 0.0
     snapshot: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     points: Mapping[str, tuple[Latest, ...]] = field(default_factory=dict)  # by device
     error: GatewayError | None = None
     catching_up: bool = False  # older values of the ring are still being read
-    gone: bool = False  # the agent was killed: its snapshot is there, its process is not
+    gone: bool = False  # the agent was killed: its snapshot exists, its process does not
 
     @property
     def stopped(self) -> bool:
@@ -47,7 +47,7 @@ class Moment:
 
     @property
     def age_s(self) -> float:
-        """How old the snapshot is; an agent that hangs writes no other one."""
+        """Age of the snapshot; an agent that hangs does not write a new one."""
         return self.time - float(self.snapshot.get("time") or self.time)
 
     @property
@@ -57,7 +57,7 @@ class Moment:
 
     @property
     def notice(self) -> str:
-        """The label that every page begins with; "" for none."""
+        """The label at the top of every page; "" for none."""
         if self.gone or isinstance(self.error, NoAgent):
             return "kept"
         return "verdict.unseen" if self.error is not None else ""
@@ -74,7 +74,7 @@ class LiveData:
         self._follower: Follower | None = None
         self._boot: object = None
         self._lock = asyncio.Lock()
-        self._reading = threading.RLock()  # a ring is not unmapped under its reader
+        self._reading = threading.RLock()  # a ring must not be unmapped while it is read
         self._read_at = -1e9
         self._caught_up = False
         self.moment = Moment()
@@ -85,7 +85,7 @@ class LiveData:
         return self._folder
 
     async def now(self) -> Moment:
-        """The moment, at most a second old; while a long ring is read for the first time: what is known so far."""
+        """The present state, at most a second old; while a long ring is first read: what is known so far."""
         if self._lock.locked() and self.moment.number and not self._caught_up:
             return self.moment
         async with self._lock:
@@ -96,7 +96,7 @@ class LiveData:
 
     @contextlib.asynccontextmanager
     async def following(self) -> AsyncIterator[None]:
-        """Follow the ring slowly while the context is open, also when nobody looks."""
+        """Follow the ring slowly while the context is open, even without viewers."""
 
         async def follow() -> None:
             while True:
@@ -144,7 +144,7 @@ class LiveData:
         return Moment(before.number + 1, now, snapshot, findings, self._points())
 
     def _on_disk(self) -> tuple[str, ...]:
-        """What is wrong with the configuration files, as `status` says it; looked at once a minute."""
+        """Errors in the configuration files, as `status` reports them; checked once a minute."""
         if self._config_file is not None and time.monotonic() - self._checked_at >= CONFIG_EVERY_S:
             from agent.cli.options import ConfigOptions, faults_of_files
 

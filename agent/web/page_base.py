@@ -48,7 +48,7 @@ def static_files(package: str = "agent.web") -> dict[str, StaticFile]:
 
 
 def static_answer(found: Mapping[str, StaticFile], request: Request) -> Response:
-    """The file that an address names, or that it has not changed. Raises HTTPException."""
+    """The file that a URL names, or the answer that it has not changed. Raises HTTPException."""
     one = found.get(request.path_params["name"])
     if one is None:
         raise HTTPException(404)
@@ -74,7 +74,7 @@ def templates(loader: BaseLoader, address: Callable[[str], str]) -> Environment:
 
 
 def coded(text: str) -> Markup:
-    """Text with what stands between backticks as code."""
+    """Text in which parts between backticks become code."""
     parts = text.split("`")
     if len(parts) % 2 == 0:  # not in pairs
         return escape(text)
@@ -84,7 +84,7 @@ def coded(text: str) -> Markup:
 
 
 def html(request: Request, compressed: bytes, status: int, language: str, secure: bool) -> Response:
-    """A page. It is sent compressed to browsers that take it, and notes a language that was asked for in a cookie."""
+    """A page. It is compressed for browsers that accept that, and stores a requested language in a cookie."""
     headers = {"vary": "accept-encoding, accept-language, cookie, x-refresh", "content-language": language}
     body = compressed
     if "gzip" in request.headers.get("accept-encoding", ""):
@@ -98,18 +98,18 @@ def html(request: Request, compressed: bytes, status: int, language: str, secure
 
 
 def missing(request: Request, error: Exception, label: Callable[..., str]) -> tuple[int, str]:
-    """The status and a sentence for what is not there, or was not understood. ``label``: of the page's words."""
+    """The status and a sentence for a missing page or an invalid request. ``label``: of the page's words."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     return status, label("error.404" if status == 404 else "error.other", language_of(request), status=status)
 
 
 def set_cookie(response: Response, name: str, value: str, secure: bool, max_age: int | None = None) -> None:
-    """A cookie that no script reads and no other site sends."""
+    """A cookie that scripts cannot read and other sites cannot send."""
     response.set_cookie(name, value, max_age=max_age, path="/", secure=secure, httponly=True, samesite="strict")
 
 
 def language_of(request: Request) -> str:
-    """As asked for, else as chosen before, else as the browser prefers."""
+    """The requested language, else the one chosen before, else the browser's preferred one."""
     for given_language in (request.query_params.get("lang"), request.cookies.get("language")):
         if given_language in LANGUAGES:
             return given_language

@@ -1,4 +1,4 @@
-"""The page's password: kept as a scrypt hash of 16 MB, checked one at a time, and not too often."""
+"""The page's password: kept as a scrypt hash of 16 MB, checked one at a time, with a limited rate."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SALT_BYTES: Final = 16
 SHORTEST: Final = 10
 LONGEST: Final = 200
 TRIES: Final = 5  # at once, from one address
-TRY_EVERY_S: Final = 30.0  # then one more
+TRY_EVERY_S: Final = 30.0  # then one more each
 MOST_ADDRESSES: Final = 1000
-MOST_WAITING: Final = 4  # for the one check
+MOST_WAITING: Final = 4  # waited for the check in progress
 _LINE = re.compile(r"scrypt\$([A-Za-z0-9_-]{22})\$([A-Za-z0-9_-]{43})")
 
 
@@ -49,13 +49,13 @@ class PasswordHash:
 
     @classmethod
     def of(cls, password: str) -> PasswordHash:
-        """Of a new password, with a salt of its own."""
+        """The hash of a new password, with a new salt."""
         salt = secrets.token_bytes(SALT_BYTES)
         return cls(salt, _hash(password, salt))
 
     @classmethod
     def parse(cls, data: bytes, where: str) -> PasswordHash:
-        """The line in a file. Raises ConfigError, which never shows it: it may be the password itself."""
+        """Parse the line of a file. Raises ConfigError, which never shows the line: it may be the password itself."""
         match = _LINE.fullmatch(data.decode("ascii", "replace").strip())
         if match is None:
             hint = "`meterhouse web --setup` makes it; the password itself does not belong there"
@@ -80,7 +80,7 @@ class TryLater(Exception):
 
 
 class LoginLimiter:
-    """A token bucket for each address that tried; an IPv6 network of 64 bits counts as one."""
+    """A token bucket for each address that tried to log in; a /64 IPv6 network counts as one."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -99,7 +99,7 @@ class LoginLimiter:
             raise TryLater((1 - tokens) * TRY_EVERY_S)
 
     def forget(self, client: str) -> None:
-        """After the right password."""
+        """Clear the tries after the right password."""
         self._buckets.pop(_guesser(client), None)
 
 
@@ -113,7 +113,7 @@ def network_of(client: str) -> str:
 
 
 def _guesser(client: str) -> str:
-    """What shares its tries: a network, or this machine, where any account may use every address of 127.0.0.0/8."""
+    """Whose tries count together: a network, or this machine, where any account may use any address of 127.0.0.0/8."""
     try:
         return "loopback" if ip_address(client).is_loopback else network_of(client)
     except ValueError:
@@ -128,9 +128,9 @@ class PasswordChecker:
         self._lock, self._waiting = asyncio.Lock(), 0
 
     def known_browser(self) -> str:
-        """A token for a browser that has logged in: its tries are then counted apart from those of its address.
+        """A token for a browser that has logged in: its tries are then counted separately from those of its
 
-        Good until the password changes, also after a restart.
+        address. Valid until the password changes, even after a restart.
         """
         name = secrets.token_urlsafe(16)
         return f"{name}.{self._signed(name)}"
@@ -180,7 +180,7 @@ class Sessions:
         return token
 
     def valid(self, token: str) -> bool:
-        """Is it one of ours, and not too old?"""
+        """Is the token valid and not too old?"""
         ends = self._ends.get(self._key(token))
         if ends is None:
             return False

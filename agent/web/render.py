@@ -1,4 +1,4 @@
-"""Templates to HTML. Every inserted text is escaped: names of devices, lines and errors may hold anything."""
+"""Templates to HTML. Every inserted text is escaped: names of devices, lines and errors may contain anything."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def point_title(point: str, language: str) -> str:
 
 
 def short_title(point: str, language: str) -> str:
-    """The same without what it adds about signs; a point that the vocabulary does not know has its own name."""
+    """The same without the remark about signs; a point missing from the vocabulary keeps its own name."""
     title = point_title(point, language)
     return clean_text(title.partition("（")[0].partition(", ")[0], 80) or clean_text(point, 80)
 

@@ -50,8 +50,8 @@ from drivers.model import ConfigError, GatewayError, UsageError, clean_text
 log = logging.getLogger("meterhouse.web")
 T = TypeVar("T")
 ASKERS: Final = 6  # threads that wait for answers of the agent
-LONGEST_S: Final = 30.0  # a viewer waits for an answer that the agent is working on; it is kept when it comes
-BODY_S: Final = 10.0  # for a login to come
+LONGEST_S: Final = 30.0  # how long a viewer waits for the agent's answer; it is kept when it arrives
+BODY_S: Final = 10.0  # for a login to arrive
 OF_THE_AGENT: Final = ("day.html", "figures.html", "source.html", "pack.html")  # what it was asked for
 KEPT_PAGES: Final = 48  # of this moment, in both languages
 NEXT = re.compile(r"/(?![/\\])[A-Za-z0-9/_.~%?&=:+-]{0,500}\Z")
@@ -60,9 +60,9 @@ NEXT = re.compile(r"/(?![/\\])[A-Za-z0-9/_.~%?&=:+-]{0,500}\Z")
 def settings_of(
     config_file: Path, runtime_dir: Path | None, listen: str | None, environ: Mapping[str, str]
 ) -> PageConfig:
-    """The configuration with what the command line sets.
+    """The configuration with the options of the command
 
-    Without a configuration at the default place the page still shows a runtime directory that is named.
+    line. Without a configuration at the default path the page still shows a given runtime directory.
     Raises ConfigError, UsageError.
     """
     try:
@@ -111,7 +111,7 @@ class Page:
         """A page in the viewer's language; a refresh gets its content alone. ``answer``: of the agent, shown on it."""
         language = language_of(request)
         fragment = bool(request.headers.get("x-refresh"))
-        moment = Moment() if template == "login.html" else self.live.moment  # a stranger learns nothing
+        moment = Moment() if template == "login.html" else self.live.moment  # a viewer without a login learns nothing
         silent = self.data.silence is not None and template in OF_THE_AGENT
         as_of = "" if answer is None else self._answer_as_of(answer, moment, silent, language)
         text = self.renderer.render(template, language, request.url, fragment, moment, facts, silent, as_of)
@@ -132,7 +132,7 @@ class Page:
     async def live_page(
         self, request: Request, template: str, view: Callable[[Moment, str], dict[str, Any]]
     ) -> Response:
-        """A page of this moment: made once, however many look."""
+        """A page of live values, rendered once for all viewers."""
         moment, language = await self.live.now(), language_of(request)
         fragment = bool(request.headers.get("x-refresh"))
         key = (str(request.url.path), language, fragment, moment.number)
@@ -184,7 +184,7 @@ class Page:
             kept = self._frames[name] = (key, view)
         return self.render(request, "frames.html", **kept[1])
 
-    # --- days, figures, and where values come from: asked of the agent, seldom
+    # --- days, figures, and where values come from: queried from the agent, rarely
 
     async def day(self, request: Request) -> Response:
         """The site's day, or a device's."""
@@ -237,7 +237,7 @@ class Page:
         return page(view, shown_day, answer)
 
     async def _ask(self, question: Callable[..., T], *what: Any) -> T:
-        """An answer of the agent, in a thread that live pages do not need: one, however many wait for it."""
+        """An answer of the agent, in a thread that live pages do not need: one query for all who wait."""
         key = (question.__name__, *what)
         asked: asyncio.Future[T] | None = self._asked.get(key)
         if asked is None:
@@ -249,7 +249,7 @@ class Page:
         return asked.result()
 
     def _answered(self, key: tuple[Any, ...], asked: asyncio.Future[Any]) -> None:
-        """A viewer who asks from now on asks anew; an error that nobody waits for is dropped."""
+        """Viewers from now on start a new query; an error that nobody waits for is dropped."""
         del self._asked[key]
         if not asked.cancelled():
             asked.exception()
@@ -327,7 +327,7 @@ class Page:
     # --- login
 
     async def login(self, request: Request) -> Response:
-        """The form, and what comes of it."""
+        """The login form and its result."""
         target = request.query_params.get("next", "/")
         target = target if NEXT.match(target) else "/"
         if self.checker is None:
@@ -370,20 +370,20 @@ class Page:
         return static_answer(self.static, request)
 
     async def http_error(self, request: Request, error: Exception) -> Response:
-        """A page for what is not there."""
+        """The page for an address that does not exist."""
         await self.live.now()
         status, text = missing(request, error, label)
         return self.render(request, "error.html", status, text=text)
 
     async def gateway_error(self, request: Request, error: Exception) -> Response:
-        """A page for an agent that does not answer, or a question that it refuses."""
+        """The page for an agent that does not answer, or that refuses a query."""
         assert isinstance(error, GatewayError)
         await self.live.now()
         text = in_language(error, language_of(request))
         return self.render(request, "error.html", 400 if isinstance(error, UsageError) else 503, text=text)
 
     async def bug(self, request: Request, error: Exception) -> Response:
-        """A fault of ours: the log has it, the viewer a sentence."""
+        """An internal error: details go to the log, the viewer gets one sentence."""
         log.error("%s: internal error", request.url.path, exc_info=error)
         return Response("internal error; the log of meterhouse-web has it\n", 500, media_type="text/plain")
 
@@ -394,18 +394,18 @@ def _silent(moment: Moment, before_s: float) -> Mapping[str, Silence]:
 
 
 def _unless_today(wanted: date | None, days: Sequence[str], today: str) -> date | None:
-    """Today is one question, however it is named. ``days`` is empty where only our own clock says what today is."""
+    """Today is one query, whatever it is called. ``days`` is empty if only our own clock says what today is."""
     return None if days and str(wanted) == today else wanted
 
 
 def _is_within(wanted: date, digits: int, days: Sequence[str], today: str) -> bool:
-    """May there be intervals in a day, month or year (10, 7 or 4 digits)? The agent is asked only then: somebody may
+    """May there be intervals in a day, month or year (10, 7 or 4 digits)? Only then is the agent asked: a client might
     try them all."""
     return not days or days[0][:digits] <= str(wanted)[:digits] <= today[:digits]
 
 
 def make_app(config: PageConfig, data: SiteData | None = None) -> ASGIApp:
-    """The page as an ASGI application. Raises ConfigError for a password file that is none."""
+    """The page as an ASGI application. Raises ConfigError for an invalid password file."""
     import os
 
     from agent.web.server import certificate_facts

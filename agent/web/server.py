@@ -1,4 +1,4 @@
-"""Serves the page: one socket, TLS where it is configured, and bounds for clients that are slow or many."""
+"""Serves the page: one socket, TLS where it is configured, and limits on slow or numerous clients."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from drivers.model import ConfigError, GatewayError
 
 MOST_OF_ONE_ADDRESS: Final = 80  # an office may have one for all; a browser opens up to six, and keeps one
 MOST_ENDING: Final = 16  # at once
-MOST_OF_ALL: Final = 400  # also those that bring nothing, not even a TLS handshake; below the limit of open files
-REQUEST_S: Final = 10.0  # for a whole request to come
+MOST_OF_ALL: Final = 400  # including those that send nothing, not even a TLS handshake; below the limit of open files
+REQUEST_S: Final = 10.0  # for a whole request to arrive
 KEEP_ALIVE_S: Final = 15
 LARGEST_HEAD: Final = 16 << 10
-TLS_BUFFER: Final = 16 << 10  # of a connection: one record; asyncio takes 256 KiB before the first byte came
+TLS_BUFFER: Final = 16 << 10  # of a connection: one record; asyncio allocates 256 KiB before the first byte arrives
 
 
 class CountedSocket(socket.socket):
@@ -37,8 +37,8 @@ class CountedSocket(socket.socket):
 
     listener: BoundedListener | None = None
     client = ""
-    served: Callable[[], bool] | None = None  # is a request of it served right now? None: none can be
-    ending = False  # it was told to end
+    served: Callable[[], bool] | None = None  # is a request being served right now? None: none can be
+    ending = False  # it was asked to close
 
     def close(self) -> None:
         """Forget it."""
@@ -63,7 +63,7 @@ class BoundedListener(socket.socket):
         self._ending = 0  # that made room, and are not closed yet
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Raises ConnectionAbortedError for one too many: who waits for connections then waits for the next one."""
+        """Raises ConnectionAbortedError for one too many: the accept loop then waits for the next one."""
         if self._ending >= MOST_ENDING:
             raise BlockingIOError  # the loop closes those first, then comes back
         fd, address = self._accept()  # type: ignore[attr-defined]
@@ -78,7 +78,7 @@ class BoundedListener(socket.socket):
         return made, address
 
     def used(self, one: CountedSocket) -> None:
-        """A request of it is served: it is the last to make room."""
+        """Note that a request is being served: the connection is the last to make room."""
         if one in self._of.get(one.client, ()):
             self._of[one.client].move_to_end(one)
 
@@ -90,7 +90,7 @@ class BoundedListener(socket.socket):
             self._remove(one)
 
     def _has_room(self, client: str) -> bool:
-        """Room for one more, after ending an idle one where that is needed."""
+        """Room for one more, after closing an idle one if necessary."""
         if len(self._of.get(client, ())) >= MOST_OF_ONE_ADDRESS:
             return self._end_idle(client)
         if self._count < MOST_OF_ALL:
@@ -120,7 +120,7 @@ class BoundedTls(sslproto.SSLProtocol):
     """TLS of one connection, with a small buffer, that is freed as soon as the connection ends.
 
     asyncio's own has 256 KiB, and after a handshake that failed it stays in a cycle of its exception and the frames
-    that saw it, until the garbage collector comes by: idle connections alone could fill the memory.
+    that saw it, until the garbage collector runs: idle connections alone could fill the memory.
     """
 
     max_size = TLS_BUFFER
@@ -166,7 +166,7 @@ class PageLoop(asyncio.SelectorEventLoop):
 
 
 class BoundedConnection(H11Protocol):
-    """A connection that must bring a whole request in time; uvicorn itself waits for ever for the first one."""
+    """A connection that must send a whole request in time; uvicorn itself waits forever for the first one."""
 
     _waits: asyncio.TimerHandle | None = None
     _socket: object = None
@@ -292,7 +292,7 @@ def certificate_facts(web: WebConfig) -> tuple[list[str], float | None]:
 
 def serve(app: ASGIApp, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
     """Serve until SIGTERM or SIGINT."""
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a stranger's broken requests are not our faults
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # invalid requests from clients are not our errors
     extra: dict[str, Any] = {}
     if tls is not None:
         context = tls

@@ -1,4 +1,4 @@
-"""`meterhouse web --setup`: a certificate of its own, a password's hash, and the table [web] that names them."""
+"""`meterhouse web --setup`: creates a certificate, a password hash, and the table [web] that refers to them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CREDENTIAL_NAMES: Final = ("meterhouse-web.certificate", "meterhouse-web.key", "
 FILE_NAMES: Final = ("certificate.pem", "key.pem", "password")
 KEYS: Final = ("certificate", "key", "password")
 LISTEN: Final = "0.0.0.0:8443"
-DAYS: Final = 820  # browsers of phones refuse certificates that are good for longer than 825
+DAYS: Final = 820  # phone browsers refuse certificates valid for longer than 825
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def _general_name(name: str) -> GeneralName:
 
 
 def own_names(host: str, more: Sequence[str]) -> list[str]:
-    """This machine's names and addresses, as far as it knows them, and those that were given."""
+    """This machine's names and addresses, as far as known, and those that were given."""
     name = socket.gethostname()
     found = [name, f"{name}.local", "localhost", "127.0.0.1", "::1"]
     with contextlib.suppress(OSError):  # a machine that cannot resolve its own name
@@ -137,9 +137,9 @@ def set_up(
     yes: bool,
     language: str,
 ) -> None:
-    """Make all three and write ``conf.d/web.toml``. Raises GatewayError.
+    """Create all three and write ``conf.d/web.toml``. Raises GatewayError.
 
-    The address and the names of an earlier one stay unless the command line has another address.
+    An earlier address and earlier names stay unless the command line gives another address.
     """
     target = config_file.parent / "conf.d" / "web.toml"
     wanted = given("--listen", listen_address, listen) if listen is not None else None
@@ -212,11 +212,11 @@ def _earlier(target: Path) -> dict[str, str]:
 
 
 def _earlier_names(earlier: Mapping[str, str], folder: Path, place: Path) -> list[str]:
-    """Names and addresses of the certificate that was made before; none where there is none that can be read.
+    """Names and addresses of the certificate that was made before; none if no certificate can be read.
 
     Args:
         folder: of the configuration file that names it.
-        place: where a certificate may be that no configuration names.
+        place: where a certificate may be if no configuration names one.
     """
     from cryptography import x509
 
@@ -233,7 +233,7 @@ def _earlier_names(earlier: Mapping[str, str], folder: Path, place: Path) -> lis
 
 
 def _show_earlier(before: str, listen: str, names: Sequence[str]) -> None:
-    """What becomes of the earlier settings, before anybody is asked."""
+    """What happens to the earlier settings, shown before the confirmation."""
     if before and listen_address(before) == listen_address(listen):
         click.echo(say(f"keeps the address {listen}"), err=True)
     elif before:

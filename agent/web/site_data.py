@@ -1,11 +1,11 @@
-"""Days, figures and births of the running agent for the page, asked as rarely as the data allow, however many look.
+"""Days, figures and births of the running agent for the page, queried rarely, whatever the number of viewers.
 
-A closed day, month or year is asked once and kept; the agent names the days that were corrected later, and those are
-asked again. What is open is asked at most once a minute, a longer period once a quarter of an hour, and the agent
+A closed day, month or year is queried once and kept; the agent reports days that were corrected later, and those are
+queried again. What is open is asked at most once a minute, a longer period once a quarter of an hour, and the agent
 answers in a few milliseconds if nothing changed. Live values are not here: they come from ring and snapshot.
 
-An agent that hangs costs one question a few seconds; until it answers again, all others get at once what was kept, or
-the error.
+If the agent hangs, one query waits a few seconds; until it answers again, all others get the kept answer, or the error,
+at once.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ PeriodName = Literal["day", "month", "year", "rolling"]
 Ask = Callable[..., dict[str, Any]]
 
 OPEN_S: Final = 60.0  # how old an answer about today may be
-LONG_S: Final = 900.0  # about an open month or year: an interval is written this often
-ERROR_S: Final = 5.0  # how long an error is told to others who ask the same
-PATIENCE_S: Final = 5.0  # without a sign of the agent, which gives one every second while it works
+LONG_S: Final = 900.0  # about an open month or year: intervals are written this often
+ERROR_S: Final = 5.0  # how long an error is returned to others with the same query
+PATIENCE_S: Final = 5.0  # without a sign of life from the agent, which gives one every second while it works
 MOST_BYTES: Final = 16 << 20  # of answers that are kept, as JSON
 LARGEST_BYTES: Final = 1 << 20  # of one that is kept
-AT_ONCE: Final = 2  # questions: the agent takes four connections of one user
+AT_ONCE: Final = 2  # concurrent queries: the agent accepts four connections per user
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Missing = dict[str, tuple[Count, Count]]  # by reason: ms, and of these those of the whole device
@@ -46,7 +46,7 @@ Words = Annotated[list[str], Meta(max_length=32)]
 
 
 class Validity(TypedDict):
-    """How long an answer is valid; ``unchanged``: the one that the client has still is."""
+    """How long an answer is valid; ``unchanged``: the client's copy is still valid."""
 
     closed: bool
     stamp: Annotated[str, Meta(max_length=64)]
@@ -84,7 +84,7 @@ class RoleSeries(TypedDict):
 
 
 class Total(TypedDict):
-    """What a point of a device came to."""
+    """The day's totals of a point of a device."""
 
     n: str
     role: str
@@ -163,13 +163,13 @@ class _Kept:
 
 
 def ask_agent(runtime_dir: Path, request: Request, take: Callable[[bytes], object]) -> dict[str, Any]:
-    """The answer of the running agent. Raises NoAnswer for one that hangs, after PATIENCE_S."""
+    """The answer of the running agent. Raises NoAnswer after PATIENCE_S if it hangs."""
     return ask_running(runtime_dir, request, take, pick_up_s=PATIENCE_S, silence_s=PATIENCE_S)
 
 
 @dataclass(slots=True)
 class _Failed:
-    """An error, and until when it is told."""
+    """An error, and until when it is returned."""
 
     error: GatewayError
     until_s: float
@@ -183,8 +183,8 @@ class SiteData:
     """Answers of the agent of a runtime directory. Every method blocks, may be called from any thread, and raises
     NoAgent where no agent runs, GatewayError where it does not answer, UsageError for an unknown day or device.
 
-    What was seen stays available while no agent runs, or while it does not answer. Who has many viewers asks for them
-    once (``agent.web.routes.Page``): two questions at a time go to the agent, also if they are the same.
+    Earlier answers stay available while no agent runs or answers. A page with many viewers should ask once for
+    all (``agent.web.routes.Page``): two questions at a time go to the agent, also if they are the same.
 
     Args:
         ask: in place of the control socket.
@@ -196,7 +196,7 @@ class SiteData:
         self._kept: OrderedDict[Key, _Kept] = OrderedDict()
         self._failed: dict[Key, _Failed] = {}
         self._silent: _Failed | None = None  # the agent did not answer
-        self._trying = False  # one question finds out whether it does again
+        self._trying = False  # one query finds out whether it answers again
         self._size = 0
         self._epoch, self._today = "", ""
         self._change: int | None = None
@@ -248,7 +248,7 @@ class SiteData:
         return found
 
     def _text(self, day: date | None) -> str:
-        """A day as it is asked for: "" for today, so that it is one question however it is named."""
+        """The day to query: "" for today, so that both names of today make one query."""
         if day is None:
             return ""
         self._refresh()
@@ -303,7 +303,7 @@ class SiteData:
     def _while_silent(self, key: Key) -> _Kept | None:
         """The kept answer, however old, while the agent does not answer; None: ask it.
 
-        After a moment one question at a time finds out whether it does again. Raises the error of the last one.
+        agent. After a moment, one query at a time finds out whether it answers again. Raises the error of the last one.
         """
         with self._lock:
             if self._silent is None:
@@ -432,9 +432,9 @@ def _range(key: Key, found: Mapping[str, Any]) -> tuple[str, str]:
         return found["day"], found["day"]
     if key[0] != "report":
         return "", ""
-    label = str(found["period"]["label"])  # 2026-11-24, 2026-11, 2026 or two days with a stroke between them
+    label = str(found["period"]["label"])  # 2026-11-24, 2026-11, 2026 or two days with a slash between them
     first, _, last = label.partition("/")
-    return first, last or f"{first}~"  # ~ is after all digits and strokes: 2026-11-24 lies in 2026-11 and in 2026
+    return first, last or f"{first}~"  # ~ sorts after all digits and separators: 2026-11-24 lies in 2026-11 and in 2026
 
 
 __all__ = ["DayList", "SignedPack", "SiteData", "SiteDay"]

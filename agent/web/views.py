@@ -29,7 +29,7 @@ from drivers.model import GatewayError, clean_text
 MOST_FRAMES: Final = 200
 STATES: Final = ("alive", "dead", "asleep", "unknown", "swapped")
 GOOD: Final = 0.9  # of the due readings
-OLD_S: Final = 5.0  # a value is old beyond this and beyond so many ...
+OLD_S: Final = 5.0  # a value is old beyond this age and beyond this many ...
 OLD_PERIODS: Final = 3  # ... periods, as the ring shows them
 
 
@@ -41,10 +41,10 @@ class ShownPoint:
     unit: str
     kind: str
     value: str
-    exact: str  # all its digits, for who hovers
+    exact: str  # all its digits, shown on hover
     quality: str  # "" for good
     missing: bool
-    old: bool  # not due to be as old as it is: the agent or its line hangs
+    old: bool  # older than it should be: the agent or its line hangs
     age: str
     href: str
 
@@ -79,7 +79,7 @@ def now_view(
 
 
 def _own_findings(certificate_ends: float | None, now: float, language: str) -> list[dict[str, Any]]:
-    """What is to be done about the page itself."""
+    """Findings about the page itself."""
     if certificate_ends is None or (days := (certificate_ends - now) / 86_400) > WARN_DAYS:
         return []
     key = "certificate.ends" if days > 0 else "certificate.ended"
@@ -89,7 +89,7 @@ def _own_findings(certificate_ends: float | None, now: float, language: str) -> 
 
 
 def _verdict(moment: Moment, language: str, own: Sequence[str]) -> tuple[str, str]:
-    """(class, text): in one sentence whether all is well. ``own``: levels of the findings about the page itself."""
+    """(class, text): one sentence on whether all is well. ``own``: levels of the findings about the page itself."""
     if moment.error is not None:
         return "bad", label("verdict.stopped" if isinstance(moment.error, NoAgent) else "verdict.unseen", language)
     levels = Counter([*(one.level for one in moment.findings), *own])
@@ -168,7 +168,7 @@ def reason_text(reason: str, language: str) -> str:
 
 
 def _main_points(points: Iterable[Latest]) -> list[Latest]:
-    """What a person looks for first."""
+    """The points to show first."""
     by_name = {one.point.name: one for one in points}
     return [
         by_name[name]
