@@ -1,4 +1,4 @@
-"""All that talks to devices. From Python: ``drivers.read_once`` reads one device, see docs/api.md.
+"""Everything that talks to devices. From Python, ``drivers.read_once`` reads one device; see docs/api.md.
 
 The names below are imported when they are first used: the agent needs only parts of this package.
 """

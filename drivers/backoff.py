@@ -9,7 +9,7 @@ class Backoff:
     """Delays that double with each failure, from ``first_s`` to ``most_s``.
 
     Args:
-        jitter: the share of each delay that is left to chance, so that many clients do not return in step.
+        jitter: the share of each delay that is random, so that many clients do not reconnect in step.
     """
 
     __slots__ = ("_first_s", "_jitter", "_most_s", "delay_s")
@@ -19,13 +19,13 @@ class Backoff:
         self.delay_s = first_s  # the next delay, before jitter
 
     def next_s(self, most_s: float | None = None) -> float:
-        """The delay after this failure, in seconds; the next one is twice as long. ``most_s`` bounds this one only."""
+        """The delay after this failure, in seconds; the next is twice as long. Only the returned delay is capped."""
         delay = self.delay_s if most_s is None else min(self.delay_s, most_s)
         self.delay_s = min(self.delay_s * 2, self._most_s)
         return delay * random.uniform(1 - self._jitter, 1) if self._jitter else delay
 
     def reset(self) -> None:
-        """It worked: the next delay is the first one again."""
+        """Reset after a success: the next delay is ``first_s`` again."""
         self.delay_s = self._first_s
 
     @property

@@ -1,8 +1,8 @@
-"""What drivers have in common: the visit of the poller, some points read now, gaps for what did not come.
+"""The common part of all drivers: polling, reading some points now, and gaps for missing values.
 
-A driver says which queries bring which points (``plan``), asks them (``ask``), and puts what an answer holds into the
-ring (``take``) or into readings for a person (``readings``). There is one poll loop, here: when to ask, what not to ask
-for a while, and which gap is written for what did not come.
+A driver decides which queries return which points (``plan``), sends them (``ask``), and puts the answers into the
+ring (``take``) or into readings for a person (``readings``). The only poll loop is here: when to ask, what to skip
+for a while, and which gap is written for a missing value.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ from drivers.registry import demand_address
 from drivers.toml import show, suggestion
 from ext.ring import Ring
 
-WHO = ("device.firmware", "device.serial", "device.model", "device.vendor")  # texts that say which device this is
-_ROUNDS = 40  # halving a read until the missing register stands alone takes few; never endless
+WHO = ("device.firmware", "device.serial", "device.model", "device.vendor")  # texts that identify the device
+_ROUNDS = 40  # isolating a missing register by halving takes few attempts; the bound prevents an endless loop
 
 
 class Query(Protocol):
-    """What is asked at once, and the numbers of the points that its answer brings."""
+    """One query, and the numbers of the points in its answer."""
 
     @property
     def points(self) -> Sequence[int]: ...
 
     @property
     def query_id(self) -> Hashable:
-        """The same for the same question, whichever points are wanted of its answer."""
+        """Equal for equal queries, whichever points of the answer are wanted."""
 
 
 Q = TypeVar("Q", bound=Query)
@@ -66,12 +66,12 @@ class Decoded(NamedTuple):
     value: tuple[int, int] | str | None  # mantissa and exponent of a number in the point's unit; None: there is none
     quality: int  # or, without a value, the reason
     raw: bytes = b""
-    time: str = ""  # the device's own, as in ``Reading``
+    time: str = ""  # the device's own time, as in ``Reading``
 
 
 @dataclass(slots=True)
 class VisitPlan(Generic[Q]):
-    """What is asked at a visit for a set of paces, in this order, and the points that no query brings."""
+    """The queries of one visit for a set of paces, in order, and the points that no query returns."""
 
     queries: list[Q]
     lacking: list[tuple[list[int], Reason]]
@@ -79,12 +79,12 @@ class VisitPlan(Generic[Q]):
 
 @dataclass(slots=True)
 class Failures:
-    """How a query has fared since it was last answered."""
+    """The failures of a query since it was last answered."""
 
     count: int = 0
     backoff: Backoff | None = None
-    rest_until: float = 0.0  # monotonic seconds before which it is not asked
-    reason: Reason = Reason.TIMEOUT  # of its points meanwhile
+    rest_until: float = 0.0  # monotonic seconds; it is not sent before
+    reason: Reason = Reason.TIMEOUT  # gap reason of its points meanwhile
 
 
 class Device(ABC, Generic[Q, A]):
@@ -96,13 +96,13 @@ class Device(ABC, Generic[Q, A]):
         ring: readings and gaps go there, under ``table``.
 
     Raises:
-        ConfigError: an address or serial setting that cannot be.
+        ConfigError: an invalid address or serial setting.
     """
 
     protocol: ClassVar[str]
-    ADDRESS: ClassVar[str] = "address"  # the protocol's word for it, in messages
-    TRIES: ClassVar[int] = 1  # how often ``read_points`` asks what is refused
-    UNPLANNED: ClassVar[Reason] = Reason.EXCEPTION  # why a point is missing that no query brings
+    ADDRESS: ClassVar[str] = "address"  # the protocol's word for an address, in messages
+    TRIES: ClassVar[int] = 1  # how often ``read_points`` repeats a refused query
+    UNPLANNED: ClassVar[Reason] = Reason.EXCEPTION  # gap reason of points that no query returns
 
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
         self.spec, self.table = spec, table
@@ -120,22 +120,22 @@ class Device(ABC, Generic[Q, A]):
             self._used |= 1 << PACES.index(point.pace)
         self._plans: dict[int, VisitPlan[Q]] = {}  # by mask of paces
         self._failures: dict[Hashable, Failures] = {}  # by ``query_id``
-        self._resting = False  # some query may be
-        self._texts: dict[int, bytes] = {}  # that say which device this is, by point
+        self._resting = False  # whether any query may be resting
+        self._texts: dict[int, bytes] = {}  # texts that identify the device, by point
         self._other_texts = 0
 
-    # --- what a driver fills in
+    # --- implemented by a driver
 
     @abstractmethod
     def plan(self, numbers: Sequence[int]) -> list[Q]:
-        """The queries that bring these points; what the device is known to lack is left out.
+        """The queries that return these points, without those that the device is known to lack.
 
-        Made once for a set of paces; a driver that would now plan otherwise calls ``replan``.
+        Called once for a set of paces; a driver whose plan has changed calls ``replan``.
         """
 
     @abstractmethod
     def ask(self, queries: Sequence[Q]) -> Awaitable[Sequence[A | LineError]]:
-        """Ask the first queries, one at least; an answer or error for each that was asked."""
+        """Send the first queries, at least one; returns an answer or error for each query sent."""
 
     @abstractmethod
     def take(self, query: Q, answer: A, tick_ms: int, positions: list[int]) -> None:
@@ -143,22 +143,22 @@ class Device(ABC, Generic[Q, A]):
 
     @abstractmethod
     def decoded(self, query: Q, answer: A) -> Iterable[Decoded]:
-        """What an answer holds, for a person."""
+        """The readings in an answer, for a person."""
 
     @property
     def is_prepared(self) -> bool:
-        """Whether enough is known of the device to plan a visit."""
+        """Whether enough is known about the device to plan a visit."""
         return True
 
     async def prepare(self, result: PollResult) -> None:
-        """Ask what must be known before anything can be planned, counted in ``result``. Raises LineError."""
+        """Ask for everything that planning depends on; requests are counted in ``result``. Raises LineError."""
 
     def lacking(self, numbers: Sequence[int]) -> list[tuple[list[int], Reason]]:
-        """Those of these points that the device was found not to have, with the reason of their gaps."""
+        """The points that the device was found to lack, with their gap reasons."""
         return []
 
     def proves_life(self, error: LineError) -> bool:
-        """Whether an error is an answer of the device itself."""
+        """Whether an error came from the device itself."""
         return isinstance(error, DeviceException)
 
     def on_silent(self, plan: VisitPlan[Q], silent: list[Q], is_alive: bool) -> None:
@@ -168,11 +168,11 @@ class Device(ABC, Generic[Q, A]):
         """Draw conclusions from a query that failed. True: ``plan`` now asks for its points in another way."""
         return False
 
-    # --- what pollers and commands call
+    # --- called by pollers and commands
 
     @property
     def doubts(self) -> int:
-        """How often something hinted at another device: a counter that cannot be, another serial or firmware word."""
+        """How often something suggested a different device: an impossible counter, another serial or firmware."""
         return self._guard.jumps + self._other_texts
 
     def use_ring(self, ring: Ring, table: int) -> None:
@@ -180,7 +180,7 @@ class Device(ABC, Generic[Q, A]):
         self._ring, self.table = ring, table
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
-        """Ask what is due at a tick, except what rests. A failed query becomes a gap with its reason, never a zero."""
+        """Send the queries due at a tick, except resting ones. A failed query becomes a gap, never a zero."""
         result = PollResult()
         try:
             if not self.is_prepared:
@@ -203,7 +203,7 @@ class Device(ABC, Generic[Q, A]):
         """One cheap request. Raises LineError if the device is silent; a refusal is an answer."""
 
     async def probe_within(self, timeout_s: float) -> None:
-        """As ``probe``, but asked once and for ``timeout_s`` at most: has a silent device come back?"""
+        """As ``probe``, without retries and within ``timeout_s``, to check whether a silent device is back."""
         options = self._options
         self._options = replace(options, timeout_s=min(timeout_s, options.timeout_s), retries=0)
         try:
@@ -212,7 +212,7 @@ class Device(ABC, Generic[Q, A]):
             self._options = options
 
     def readings(self, query: Q, answer: A) -> dict[int, Reading]:
-        """What an answer holds, by point number, for a person."""
+        """The readings in an answer by point number, for a person."""
         found: dict[int, Reading] = {}
         for number, given, quality, raw, time in self.decoded(query, answer):
             point = self.spec.points[number]
@@ -223,10 +223,10 @@ class Device(ABC, Generic[Q, A]):
         return found
 
     async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
-        """Ask for some points now, for a person or an identity check. What one query spoils, the others do not miss.
+        """Read some points now, for a person or an identity check. A failed query does not affect the others.
 
-        What the device refuses or does not know is a Reading without value whose quality is the reason.
-        Raises UsageError for a name that it has not, LineError if the device is silent.
+        A point that the device refuses or does not have becomes a Reading without value; its quality is the reason.
+        Raises UsageError for an unknown name, LineError if the device is silent.
         """
         numbers = self.numbers_of(names)
         found: dict[int, Reading] = {}
@@ -257,12 +257,12 @@ class Device(ABC, Generic[Q, A]):
 
     @abstractmethod
     def read_sample(self, words: Mapping[int, Mapping[int, int]], frames: Mapping[str, str]) -> dict[str, Reading]:
-        """What recorded answers hold, by point, without asking anything: see ``drivers.samples.read_sample``."""
+        """The readings in recorded answers, by point; sends nothing. See ``drivers.samples.read_sample``."""
 
     # --- parts of a driver
 
     def visit_plan(self, paces: int) -> VisitPlan[Q]:
-        """What one visit for these paces asks; made once, until ``replan``."""
+        """The plan of a visit for these paces, cached until ``replan``."""
         used = paces & self._used
         if (plan := self._plans.get(used)) is None:
             due = self.due(used)
@@ -271,7 +271,7 @@ class Device(ABC, Generic[Q, A]):
         return plan
 
     def replan(self) -> None:
-        """Forget what was planned: the device, or what is known of it, has changed."""
+        """Drop cached plans: the device, or what is known about it, has changed."""
         self._plans.clear()
 
     def on_answered(self, query: Q) -> None:
@@ -280,18 +280,18 @@ class Device(ABC, Generic[Q, A]):
             self._failures.pop(query.query_id, None)
 
     def failures(self, query: Q) -> Failures:
-        """Of a query, one more than before."""
+        """Count one more failure of a query."""
         found = self._failures.setdefault(query.query_id, Failures())
         found.count += 1
         return found
 
     def rest(self, failures: Failures, seconds: float, reason: Reason) -> None:
-        """Do not ask a query for a while; its points are gaps."""
+        """Do not send a query for a while; its points become gaps."""
         failures.rest_until, failures.reason = self.mono_s() + seconds, reason
         self._resting = True
 
     def _awake(self, queries: list[Q], tick_ms: int, result: PollResult) -> list[Q]:
-        """The queries that do not rest; the points of the others are gaps."""
+        """The queries that are not resting; the points of the others become gaps."""
         now, awake = self.mono_s(), list[Q]()
         for query in queries:
             failures = self._failures.get(query.query_id)
@@ -303,12 +303,12 @@ class Device(ABC, Generic[Q, A]):
         return awake
 
     def refused(self, points: Iterable[int], reason: Reason, tick_ms: int, result: PollResult) -> None:
-        """Gaps of points that are not asked for: those that are optional and were refused are absent."""
+        """Gaps of points that are not requested: optional points that were refused are absent."""
         for why, those in self.by_reason(points, reason):
             result.positions.append(self.gap(tick_ms, why, those))
 
     def by_reason(self, points: Iterable[int], reason: Reason) -> list[tuple[Reason, list[int]]]:
-        """Points by the reason of their gaps: what is optional and was refused is absent, which is not a fault."""
+        """Points by gap reason: an optional point that was refused is absent, which is not a fault."""
         absent = [n for n in points if reason is Reason.EXCEPTION and self.spec.points[n].optional]
         others = [n for n in points if reason is not Reason.EXCEPTION or not self.spec.points[n].optional]
         return [(why, those) for why, those in ((reason, others), (Reason.ABSENT, absent)) if those]
@@ -319,7 +319,7 @@ class Device(ABC, Generic[Q, A]):
         If the first query times out, the others are not sent: a dead device costs one timeout a visit.
 
         Args:
-            queries: changed in place, where a failed query is replaced by others.
+            queries: changed in place when a failed query is replaced by others.
 
         Returns:
             The queries that were not answered in time.
@@ -342,7 +342,7 @@ class Device(ABC, Generic[Q, A]):
                 if isinstance(answer, LineTimeout):
                     streak += 1
                     silent.append(query)
-                else:  # a line that is down or lent answers nothing; a broken frame tells nothing about the next
+                else:  # a line that is down or lent answers nothing; a broken frame says nothing about the next query
                     streak = 2 if isinstance(answer, LineDown | LineLent) else 0
             if streak > 1 or (streak and not result.answered):
                 break
@@ -352,7 +352,7 @@ class Device(ABC, Generic[Q, A]):
         return silent
 
     def failed(self, query: Q, error: LineError, tick_ms: int, result: PollResult) -> Sequence[Q]:
-        """Note a query that failed; returns what to ask instead in the same visit."""
+        """Record a failed query; returns the queries to send instead in the same visit."""
         result.error = error
         result.answered += self.proves_life(error)
         if self.learn(query, error):
@@ -361,7 +361,7 @@ class Device(ABC, Generic[Q, A]):
         return ()
 
     def miss(self, points: Iterable[int], error: LineError, tick_ms: int, result: PollResult) -> None:
-        """A gap of ``points``; a device that says nothing at night sleeps."""
+        """Write a gap for ``points``; a device that is silent at night is asleep."""
         reason = error.reason if result.answered else self.spec.silence(error.reason, tick_ms)
         result.positions.append(self.gap(tick_ms, reason, points))
 
@@ -370,7 +370,7 @@ class Device(ABC, Generic[Q, A]):
         return self._ring.append_gap(self.table, reason, tick_ms, *self._line.clock(), memoryview(array("H", points)))
 
     def write(self, values: Iterable[Decoded], stamp: tuple[int, int, int], positions: list[int]) -> None:
-        """Put values of an answer into the ring, and gaps where it has none; ``stamp`` as of ``append_text``."""
+        """Put the values of an answer into the ring, and gaps for missing ones; ``stamp`` as in ``append_text``."""
         numbers: list[tuple[int, int, int, int, int | None]] = []
         for number, value, quality, _, time in values:
             if isinstance(value, str):
@@ -420,7 +420,7 @@ def decimal_of(mantissa: int, exponent: int) -> Decimal:
 
 
 def _timing(line: Line, spec: DeviceSpec, limits: Limits) -> LineTiming:
-    """What requests to a device cost on its line."""
+    """The cost of requests to a device on its line."""
     if line.target.scheme == "serial":
         return LineTiming.serial(spec.serial or line.config.serial, limits)
     return LineTiming.tcp(line.config.bus_baud, limits)

@@ -1,6 +1,6 @@
-"""The clock of a device compared with ours: times of demands and freezes, and the offset of the clock.
+"""Device clocks: times of demands and freezes as UTC, and the offset from the host's clock.
 
-Meters give local time without a zone, so the site's is taken; in the hour that a summer time repeats, the first.
+Meters give local time without a zone, so the site's zone is used; in an hour repeated by DST, the first one counts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import lru_cache
 _TEXT = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})(?:[T ](\d{1,2}):(\d{1,2})(?::(\d{1,2}))?)?")
 _START = datetime(1970, 1, 1)
 LONGEST_S = 100 * 366 * 86_400  # a clock is not off by more than a century
-CLOCKS = ("local", "utc")  # what a profile's ``clock`` may say
+CLOCKS = ("local", "utc")  # allowed values of a profile's ``clock``
 
 
 def time_ms(text: str, zone: str, utc: bool = False) -> int | None:
@@ -32,11 +32,11 @@ def time_ms(text: str, zone: str, utc: bool = False) -> int | None:
 
 
 def offset_s(device_time: str | int, clock: str, zone: str, time_ns: int) -> Decimal | None:
-    """Lead of a device's clock over the host's in seconds, at ``time_ns``, when it answered. None if it has no time.
+    """Offset of a device's clock from the host's at ``time_ns``, in seconds (ahead: positive). None without a time.
 
     Args:
         device_time: ISO 8601 without zone, or seconds since 1970.
-        clock: ``utc``, or ``local`` where it runs on the wall time of ``zone``.
+        clock: ``utc``, or ``local`` if the clock shows the local time of ``zone``.
     """
     if isinstance(device_time, str) and device_time.isdecimal():
         device_time = int(device_time)

@@ -1,8 +1,8 @@
-"""Checks whether a counter can have the value in an answer, before the reading is kept as good.
+"""Checks whether a counter value is possible before the reading is accepted as good.
 
-A wrong answer that looks valid is revealed by the counters in it: a late one, one that is shifted by a register,
-a register that was blank, zero or underflowed while the device woke up (field pains 10 to 14, 31 to 35). Such a reading
-is kept as ``suspect``; a device that was really reset is accepted once it has counted on from there for a while.
+Counters reveal an answer that is wrong but looks valid: a late answer, an answer shifted by one register,
+a register that was blank, zero or underflowed during start-up (field pains 10 to 14, 31 to 35). Such a reading
+is marked ``suspect``; a real reset is accepted once the counter has counted on from the new value for a while.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from decimal import Decimal
 from drivers.model import DeviceSpec, Kind, Point
 from drivers.plan import ratio_of
 
-BELIEVED_S, BELIEVED_READINGS = 60.0, 3  # a new level is accepted after this long and this many consistent readings
+BELIEVED_S, BELIEVED_READINGS = 60.0, 3  # a new level is accepted after this time and this many consistent readings
 HIGHEST_W = Decimal(1_000_000_000)  # no device of a park moves more
-# unit -> its highest growth a second; other units may count at any speed
+# unit -> highest growth per second; counters in other units may grow at any rate
 _HIGHEST: dict[str, Decimal] = {
     **{unit: HIGHEST_W / 3600 for unit in ("Wh", "varh", "VAh")},
     **{f"k{unit}": HIGHEST_W / 3_600_000 for unit in ("Wh", "varh", "VAh")},
@@ -33,27 +33,27 @@ _HIGHEST: dict[str, Decimal] = {
     "t": Decimal(1000),
     "Ah": Decimal(1000),
     "kAh": Decimal(1),
-    "s": Decimal(2),  # operating time goes no faster than time, but for the steps it is shown in
+    "s": Decimal(2),  # operating time grows no faster than real time, apart from its display resolution
     "min": Decimal(2) / 60,
     "h": Decimal(2) / 3600,
     "d": Decimal(2) / 86_400,
 }
-LEAP = 1000  # times its largest step so far: a counter may take it, but another device is likelier
+LEAP = 1000  # times the largest step so far: possible for a counter, but a different device is likelier
 SLACK_S = 2.0  # a device may have refreshed the register some time before it answers
 _COARSE = frozenset(("MWh", "GWh", "Mvarh", "MVAh", "GJ", "t", "kAh", "min", "h", "d"))  # may show whole ones only
-STEPS = 2  # of the register's last digit, that a counter may take at once besides
-_ROUNDING = Decimal(1) / (1 << 20)  # of a value in 24 bits: it may seem to fall by that
+STEPS = 2  # steps of the last digit that a counter may take at once in addition
+_ROUNDING = Decimal(1) / (1 << 20)  # of a 24-bit mantissa: rounding may make a value seem to fall by this much
 
 
 @dataclass(frozen=True, slots=True)
 class CounterRule:
-    """How one counter may move."""
+    """The limits of one counter's changes."""
 
     highest: Decimal | None  # a second, in its unit
-    steps: Decimal = Decimal(0)  # that it may take at once besides, in its unit
+    steps: Decimal = Decimal(0)  # step that it may take at once in addition, in its unit
     falls: bool = False  # a net counter counts both ways
-    around: Decimal | None = None  # it starts again at 0 there
-    decimal: bool = False  # or at some power of ten: digits of a display, whose decimals the meter knows
+    around: Decimal | None = None  # rolls over to 0 at this value
+    decimal: bool = False  # or at some power of ten: display digits whose number of decimals only the meter knows
     ratio: Decimal = Decimal(1)
 
     @classmethod
@@ -69,7 +69,7 @@ class CounterRule:
         )
 
     def fits(self, before: Decimal, after: Decimal, seconds: float) -> bool:
-        """Whether it can have gone from ``before`` to ``after`` in that time, rollover included."""
+        """Whether a change from ``before`` to ``after`` is possible in that time, rollover included."""
         step = after - before
         room = None if self.highest is None else self.highest * Decimal(seconds + SLACK_S) + self.steps
         if step < 0 and -step <= abs(before) * _ROUNDING:
@@ -86,14 +86,14 @@ class CounterRule:
 
 @dataclass(slots=True)
 class _Level:
-    """The last accepted value of a counter, and the value it claims since."""
+    """The last accepted value of a counter, and the deviating value it has reported since."""
 
     value: Decimal
     at_s: float
-    step: Decimal = Decimal(0)  # the largest up, between two readings
+    step: Decimal = Decimal(0)  # the largest increase between two readings
     claim: Decimal | None = None
-    claimed_s: float = 0.0  # when the claim was last heard
-    since_s: float = 0.0  # and first
+    claimed_s: float = 0.0  # when the deviating value was last reported
+    since_s: float = 0.0  # and when first
     times: int = 0
 
 
@@ -104,10 +104,10 @@ class CounterGuard:
         self.counters = frozenset(n for n, point in enumerate(spec.points) if point.kind is Kind.COUNTER)
         self._rules = {n: CounterRule.of(spec.points[n], ratio_of(spec.points[n], spec)) for n in self.counters}
         self._levels: dict[int, _Level] = {}
-        self.jumps = 0  # how often a counter went where it cannot have gone, or hardly: up by a leap
+        self.jumps = 0  # how often a counter changed impossibly, or implausibly: by a large jump
 
     def is_suspect(self, values: Iterable[tuple[int, Decimal]], now_s: float) -> bool:
-        """Take note of counters (point, value) read together at ``now_s`` (monotonic). True: some are impossible."""
+        """Check counters (point, value) read together at ``now_s`` (monotonic). True: some are impossible."""
         doubtful = False
         for number, value in values:
             doubtful |= self._is_suspect(number, value, now_s)

@@ -1,4 +1,4 @@
-"""What `decode` shows of bytes: the shape of an explanation, and the parts that all protocols share.
+"""What `decode` shows: the structure of an explanation, and the parts common to all protocols.
 
 An explanation is a JSON object with ``frame`` (facts of the first frame), ``frames`` where there are several, and
 ``readings``. A protocol's ``explain.py`` makes them; agent/cli prints them.
@@ -16,13 +16,13 @@ from drivers.model import Quality, Reading, Reason, clean_text
 
 Json = dict[str, Any]
 MAX_TEXT = 1000  # characters of a device's text, at most: a whole telegram of maker's data in hex
-COPY_WHOLE = "Copy it whole, from its first byte to its last"
+COPY_WHOLE = "Copy the complete frame, from its first byte to its last"
 AS_SENT = "A byte differs from what was sent: read it again, or copy it again"
 SHOWN_UNITS: Mapping[str, str] = {"Cel": "°C", "deg": "°"}
 
 
 class BrokenInput(Exception):
-    """The bytes cannot be decoded; ``partly`` is what could be made out of them, ``hint`` what to do."""
+    """The bytes cannot be decoded; ``partly`` is the part that could be decoded, ``hint`` says what to do."""
 
     def __init__(self, error: str, partly: Mapping[str, Any] | None = None, hint: str = "") -> None:
         super().__init__(error)
@@ -35,11 +35,11 @@ class Explainer:
 
     Args:
         name: of the subcommand, such as "snail".
-        title: of what it explains, such as "Snail".
-        help: of the subcommand, as click wants it.
+        title: name of the protocol explained, such as "Snail".
+        help: of the subcommand, as click expects it.
         explain: bytes (or, ``takes_json``, the content of a JSON file) -> an explanation. Raises BrokenInput.
-        is_sound: whether bytes hold a sound frame beyond doubt; bytes that another subcommand cannot explain are
-            then said to be for this one.
+        is_sound: whether bytes are beyond doubt a valid frame; if another subcommand cannot explain bytes,
+            its error then points to this one.
         takes_json: its argument is a JSON file, else hex.
     """
 
@@ -97,7 +97,7 @@ def reading_json(reading: Reading) -> Json:
 
 
 def several(frames: Sequence[tuple[Json, Sequence[Reading]]]) -> Json:
-    """One result out of all frames of an input: the first that carries readings leads."""
+    """One result for all frames of an input; the first frame with readings provides the main part."""
     described = [{**frame, "readings": [reading_json(r) for r in readings]} for frame, readings in frames]
     lead = next((f for f in described if f["readings"]), described[0])
     result: Json = {"frame": {k: v for k, v in lead.items() if k != "readings"}}
@@ -117,7 +117,7 @@ def wake_bytes(stream: bytes, offset: int) -> int:
 
 
 def by_address(dump: Mapping[str, Any]) -> Any:
-    """``registers`` by address, also where they are a list from ``base_address`` on. Raises BrokenInput."""
+    """``registers`` by address; a list starts at ``base_address``. Raises BrokenInput."""
     registers, base = dump["registers"], dump.get("base_address", 40000)
     if not isinstance(registers, list):
         return registers
@@ -127,7 +127,7 @@ def by_address(dump: Mapping[str, Any]) -> Any:
 
 
 def register_words(registers: Any, key: str) -> dict[int, int | None]:
-    """Words by address, which is decimal or 0x; None for a register that could not be read. Raises BrokenInput."""
+    """Words by address (decimal or 0x); None for a register that could not be read. Raises BrokenInput."""
     if not isinstance(registers, dict):
         raise BrokenInput(f"{key} is not an object of addresses and words", hint='Give {"35000": 1, "35001": 10000}')
     found: dict[int, int | None] = {}
@@ -136,9 +136,9 @@ def register_words(registers: Any, key: str) -> dict[int, int | None]:
         is_address = re.fullmatch("0x[0-9a-f]{1,4}|[0-9]{1,5}", text)
         address = int(text, 16 if text.startswith("0x") else 10) if is_address else -1
         if not 0 <= address <= 0xFFFF:
-            raise BrokenInput(f"{key} has the address {clean_text(name, 40)!r}, want 0 to 65535")
+            raise BrokenInput(f"{key} has the address {clean_text(name, 40)!r}; allowed: 0 to 65535")
         if word is not None and (type(word) is not int or not 0 <= word <= 0xFFFF):
-            raise BrokenInput(f"{key} at {name} is {clean_text(repr(word), 40)}, want 0 to 65535")
+            raise BrokenInput(f"{key} at {name} is {clean_text(repr(word), 40)}; allowed: 0 to 65535")
         found[address] = word
     return found
 
@@ -157,12 +157,12 @@ def frame_hint(error: str, stream: bytes, tried: str, form: str) -> str:
 
 
 def placed(error: str, offset: int) -> str:
-    """The error with the byte at which the broken frame begins, where that is not the first."""
+    """The error, with the position of the broken frame if it does not begin at the first byte."""
     return f"frame at byte {offset + 1}: {error}" if offset else error
 
 
 def other_protocol(stream: bytes, tried: str) -> str:
-    """Names the command that finds a sound frame in ``stream``, as advice; "" if none does."""
+    """A hint naming the command that finds a valid frame in ``stream``; "" if none does."""
     from drivers.registry import all_protocols
 
     for protocol in all_protocols():
@@ -180,10 +180,10 @@ def checksum_frame_error(
     form: str,
     stream: bytes,
 ) -> BrokenInput:
-    """The error for bytes without a sound ``framing.ChecksumFrame``, with its valid prefix; no values.
+    """The error for bytes without a valid ``framing.ChecksumFrame``, with the valid prefix but no values.
 
     Args:
-        broken: of the best attempt its bytes, their offset, and what is wrong, as ``framing.best_attempt`` gives them.
+        broken: (bytes of the best attempt, offset, error), as ``framing.best_attempt`` returns them.
         describe: bytes of a frame and their offset as JSON.
         length_at: where the length is in a frame; the data follows, then checksum and end.
         form: describes a valid frame.

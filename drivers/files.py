@@ -14,7 +14,7 @@ def write_atomic(path: Path, data: bytes, mode: int, *, durable: bool = False) -
 
     Args:
         mode: rights of the new file, less the umask.
-        durable: it survives a power cut from here on.
+        durable: on return, the file survives a power cut.
     """
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     draft = f"{path.name}.new"
@@ -38,7 +38,7 @@ def write_draft(
     """A new file ``name`` in the open ``folder``, to be renamed or linked when it is complete. Raises OSError.
 
     Args:
-        like: the file gets the owner and group of this one, if they are not ours, and exactly ``mode``.
+        like: the new file gets the owner and group of this file, if they differ from ours, and exactly ``mode``.
     """
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, mode if like is None else 0o600, dir_fd=folder)
@@ -74,7 +74,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def try_lock(fd: int, *, shared: bool = False) -> bool:
-    """Lock an open file (flock) without waiting; closing it releases the lock. False where another holds it."""
+    """Lock an open file (flock) without waiting; closing it releases the lock. False if another process holds it."""
     try:
         fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -83,7 +83,7 @@ def try_lock(fd: int, *, shared: bool = False) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Does a process hold the lock of this file? False where it does not exist. Raises OSError."""
+    """Whether a process holds the lock of this file; False if the file does not exist. Raises OSError."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -95,5 +95,5 @@ def is_locked(path: Path) -> bool:
 
 
 def others_may_use(found: os.stat_result) -> bool:
-    """Whether more than one user may read a secret, or another change it. Root may lend its own to one group."""
+    """Whether others can read or change a secret. A file owned by root may be readable by one group."""
     return bool(stat.S_IMODE(found.st_mode) & (0o037 if found.st_uid == 0 else 0o077))

@@ -1,8 +1,8 @@
 """A push parser: bytes in, valid frames out, noise skipped.
 
-Whatever the bytes, the outcome is the same as if they had come one by one: the frame that is complete
-first wins, and of two that end together the one that began first. So a stray start byte never holds
-back a good frame behind it, and the result does not depend on how the bytes were cut into pieces.
+The result is always the same as if the bytes had arrived one by one: the frame that is complete
+first wins, and of two that end at the same byte the one that began first. So a stray start byte never holds
+back a valid frame after it, and the result does not depend on how the bytes were split.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class FrameScanner(ABC, Generic[F]):
     def frame_end(self, buffer: bytearray, start: int, size: int) -> int:
         """Where the frame that begins at ``start`` ends (exclusive), or ``REJECT``.
 
-        A number above ``size`` means: perhaps, that many bytes will tell more.
+        A number above ``size`` means undecided until the buffer holds that many bytes.
         """
 
     @abstractmethod
@@ -45,12 +45,12 @@ class FrameScanner(ABC, Generic[F]):
         """Build a frame from its checked bytes; ``offset`` counts from the first byte ever fed."""
 
     def feed(self, piece: bytes) -> list[F]:
-        """The frames that ``piece`` completes, in the order of their ends. Never raises for what the bytes are."""
+        """The frames that ``piece`` completes, in the order of their ends. Never raises, whatever the bytes."""
         buffer = self._buffer
         buffer += piece
         size = len(buffer)
         if size < self._wanted and self.starts.search(piece) is None:
-            return []  # bytes of a frame that comes slowly
+            return []  # bytes of a frame that arrives slowly
         frames: list[F] = []
         position = 0
         while True:
@@ -123,7 +123,7 @@ class ChecksumFrame:
 
 
 def frame_end(buffer: bytearray, start: int, size: int, length_at: int) -> int:
-    """Where the frame from ``start`` ends whose byte ``length_at`` is L: as ``FrameScanner.frame_end``."""
+    """The end of the frame at ``start`` whose byte ``length_at`` is L, as ``FrameScanner.frame_end`` returns it."""
     if start + length_at >= size:
         return start + length_at + 1
     end = start + length_at + 3 + buffer[start + length_at]
@@ -135,7 +135,7 @@ def frame_end(buffer: bytearray, start: int, size: int, length_at: int) -> int:
 
 
 def diagnose(rest: bytes, length_at: int) -> tuple[int, bytes, str]:
-    """Why ``rest`` does not begin with a frame: (the higher, the closer it came, its bytes, words)."""
+    """Why ``rest`` does not begin with a frame: (score, higher is closer to a frame; its bytes; error text)."""
     if len(rest) <= length_at:
         return 1, rest, "cut short inside the header"
     length = rest[length_at]
@@ -168,7 +168,7 @@ def build_request(head: bytes, control: int, data: bytes, wake: int) -> bytes:
 
 
 def address_bytes(address: str, digits: int, where: str) -> bytes:
-    """As sent, low byte first, of up to so many digits. Raises UsageError."""
+    """An address of up to ``digits`` digits as sent, low byte first. Raises UsageError."""
     if not re.fullmatch(f"[0-9A]{{1,{digits}}}", address.upper()):
         hint = f"Up to {digits} digits; A stands for any digit"
         raise UsageError(f"{address!r} is not a meter address", where=where, hint=hint)
@@ -201,5 +201,5 @@ def crc16(frame: bytes) -> int:
 
 
 def crc_ok(frame: bytes) -> bool:
-    """Are the last two bytes the CRC of the others? False for what is too short for a frame (unit, function, CRC)."""
+    """Whether the last two bytes are the CRC of the others. False if too short for a frame (unit, function, CRC)."""
     return len(frame) >= 4 and crc16(frame) == 0  # a message followed by its own CRC has remainder zero

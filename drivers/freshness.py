@@ -1,4 +1,4 @@
-"""Whether a caching master still hears the device behind it: loggers and PLCs keep answering for a dead device."""
+"""Detects a caching master that lost its device: loggers and PLCs keep answering for a dead device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from drivers.model import FreshnessRule, Quality, Reading
 
 
 class Freshness:
-    """Judges one device's sign of life. Not proven is not fresh: a point that cannot be read, or never moved yet."""
+    """Evaluates one device's sign of life. A point that cannot be read or has not changed yet is not fresh."""
 
     def __init__(self, rule: FreshnessRule) -> None:
         self.rule = rule
@@ -15,7 +15,7 @@ class Freshness:
         self.stale_s: float | None = None  # since when the source has been stale; None: it is fresh
 
     def judge(self, reading: Reading | None, now_s: float) -> bool:
-        """Take note of what the point says at ``now_s`` (monotonic). True: the readings of this visit count."""
+        """Process the point's value at ``now_s`` (monotonic). True: the readings of this visit are valid."""
         value = reading.value if reading is not None and reading.quality in (Quality.GOOD, Quality.SUSPECT) else None
         if self.rule.equals is not None:
             fresh = value is not None and value == self.rule.equals
@@ -39,9 +39,9 @@ class Freshness:
         """The error, for a technician."""
         value = None if reading is None else reading.value
         if value is None:
-            return f"{self.rule.point} cannot be read, nothing proves that the source lives"
+            return f"{self.rule.point} cannot be read, so nothing proves that the source is alive"
         if self.rule.equals is not None:
-            return f"{self.rule.point} is {value}, {self.rule.equals} would say that the source lives"
+            return f"{self.rule.point} is {value}, {self.rule.equals} would prove that the source is alive"
         if self._moved_s is None:
-            return f"{self.rule.point} was not yet seen to move from {value}"
-        return f"{self.rule.point} has stood at {value} for more than {self._within_s:g} s"
+            return f"{self.rule.point} has not yet changed from {value}"
+        return f"{self.rule.point} has not changed from {value} for more than {self._within_s:g} s"

@@ -1,7 +1,7 @@
-"""What drivers of meters have in common: a question with its push parser, and how a value gets into the ring.
+"""The common part of meter drivers: a query with its push parser, and the path of a value into the ring.
 
-A protocol's driver says which questions bring which points and how a point is found among the readings of an answer;
-asking, gaps, units, ratios and signs are here.
+A protocol's driver decides which queries return which points and how a point is found in the readings of an answer;
+sending, gaps, units, ratios and signs are here.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from ext.ring import Ring
 
 _log = logging.getLogger("meterhouse.meters")
 F = TypeVar("F")
-REFUSALS, REST_S = 2, 3600.0  # after so many refusals in a row a question rests for this long
+REFUSALS, REST_S = 2, 3600.0  # after this many consecutive refusals a query rests for this long
 
 
 class MeterRequest(Generic[F]):
     """One question to a meter for the line's owner.
 
     Args:
-        judge: the bytes of a sound frame that answers, a LineError if it refuses, None if it is not for us
-            (another meter's, our own echo); a MismatchError is kept in mind while the right one may still come.
-        broken: (bytes of the best attempt, its offset, what is wrong) of bytes that do not contain a frame.
+        judge: returns the bytes of a valid answer, a LineError for a refusal, None if the frame is not for us
+            (another meter's, our own echo); a MismatchError is kept while the right answer may still arrive.
+        broken: returns (bytes of the best attempt, offset, error) for bytes that contain no frame.
     """
 
     __slots__ = ("_broken", "_judge", "_parser", "expect", "frame", "function", "unit", "where")
-    registers = None  # it reads none
+    registers = None  # it reads no registers
 
     def __init__(
         self,
@@ -81,12 +81,12 @@ class MeterRequest(Generic[F]):
             return None
         if seen is None and not frames:
             return FrameError(self._broken(response)[2], where=self.where)
-        return seen  # only an echo or other meters' words: this one was silent
+        return seen  # only an echo or frames of other meters: this meter was silent
 
 
 @dataclass(frozen=True, slots=True)
 class MeterQuery:
-    """One question and the points that its answer brings; ``query_id`` is the protocol's own."""
+    """One query and the points in its answer; ``query_id`` is specific to the protocol."""
 
     query_id: str
     points: tuple[int, ...]
@@ -94,7 +94,7 @@ class MeterQuery:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What one question brought, stamped when its last byte came in."""
+    """The answer to one query, stamped when its last byte arrived."""
 
     readings: Sequence[Reading]
     time_ns: int
@@ -108,7 +108,7 @@ def field_of(name: str, words: str) -> bool:
 
 
 class MeterDevice(Device[MeterQuery, Response]):
-    """A meter on a line; a protocol fills in ``plan``, ``fetch``, ``pick`` and, where it can ask in another way,
+    """A meter on a line; a protocol implements ``plan``, ``fetch``, ``pick`` and, if it has alternative queries,
     ``learn``.
     """
 
@@ -120,7 +120,7 @@ class MeterDevice(Device[MeterQuery, Response]):
             self.check(point)
         self._decimals = [None if p.is_text else decimal_plan(n, p, spec) for n, p in enumerate(spec.points)]
 
-    # --- what a protocol fills in
+    # --- implemented by a protocol
 
     @abstractmethod
     def check(self, point: Point) -> None:
@@ -132,24 +132,24 @@ class MeterDevice(Device[MeterQuery, Response]):
 
     @abstractmethod
     def explain(self, query_id: str, frames: Sequence[bytes]) -> Sequence[Reading]:
-        """The readings of the frames that answer ``query_id``. Raises LineError where they cannot be used."""
+        """The readings of the frames that answer ``query_id``. Raises LineError if they are unusable."""
 
     @abstractmethod
     def brings(self, point: Point, query_id: str) -> bool:
-        """Whether an answer to ``query_id`` holds a point."""
+        """Whether an answer to ``query_id`` contains a point."""
 
     @abstractmethod
     def pick(self, point: Point, query_id: str, response: Response) -> Reading | None:
-        """The reading of a point among those of an answer; None where it is not there."""
+        """The reading of a point among those of an answer; None if it is missing."""
 
     @abstractmethod
     def cost(self, query_id: str) -> tuple[int, int]:
-        """Approximate (requests, bytes of both directions) of a question."""
+        """Approximate (requests, bytes in both directions) of a query."""
 
-    # --- what pollers and commands call
+    # --- called by pollers and commands
 
     async def probe(self) -> None:
-        """One question. Raises LineError if the device is silent; a refusal is an answer."""
+        """Send one query. Raises LineError if the device is silent; a refusal is an answer."""
         wanted = [n for n, point in enumerate(self.spec.points) if point.name == self.spec.probe] or [0]
         try:
             await self.fetch(self.plan(wanted[:1])[0].query_id)
@@ -163,7 +163,7 @@ class MeterDevice(Device[MeterQuery, Response]):
             return [error]
 
     def read_frames(self, frames: Mapping[str, Sequence[bytes]]) -> dict[str, Reading]:
-        """What recorded answers hold, by point: question -> its frames. Asks nothing. Raises LineError."""
+        """The readings in recorded answers (question -> its frames), by point. Sends nothing. Raises LineError."""
         found: dict[int, Reading] = {}
         for query_id, raw in frames.items():
             numbers = [n for n, point in enumerate(self.spec.points) if self.brings(point, query_id)]
@@ -242,12 +242,12 @@ class MeterDevice(Device[MeterQuery, Response]):
 
     async def visit(self, queries: list[MeterQuery], tick_ms: int, result: PollResult) -> list[MeterQuery]:
         self._asked = 0
-        silent = await super().visit(list(queries), tick_ms, result)  # what is asked instead is of this visit only
+        silent = await super().visit(list(queries), tick_ms, result)  # the replacement applies to this visit only
         result.asked = self._asked
         return silent
 
     def failed(self, query: MeterQuery, error: LineError, tick_ms: int, result: PollResult) -> Sequence[MeterQuery]:
-        """Ask in another way now; what cannot be asked in another way is a gap, and rests when it was refused twice."""
+        """Use an alternative query; without one the points are gaps, and the query rests after two refusals."""
         if not isinstance(error, DeviceException):
             return super().failed(query, error, tick_ms, result)
         result.answered += 1
@@ -258,6 +258,6 @@ class MeterDevice(Device[MeterQuery, Response]):
         failures = self.failures(query)
         if failures.count >= REFUSALS:
             self.rest(failures, REST_S, Reason.EXCEPTION)
-            _log.info("%s: refuses %s; it is asked again in an hour", self.where, query.query_id)
+            _log.info("%s: the device refuses %s; it is requested again in an hour", self.where, query.query_id)
         self.refused(query.points, Reason.EXCEPTION, tick_ms, result)
         return ()

@@ -16,7 +16,7 @@ from drivers.night import Night
 
 
 def sentences(first: str, second: str) -> str:
-    """Two texts as one: a full stop between them, none after a question, nothing where one of them is empty."""
+    """Two texts joined by a full stop; by a space after a question mark; by nothing if one is empty."""
     if not first or not second:
         return first or second
     return f"{first}{' ' if first.endswith('?') else '. '}{second}"
@@ -43,7 +43,7 @@ class UsageError(GatewayError):
 
 
 class ConfigError(GatewayError):
-    """agent.toml or a file it names is wrong. ``complaints`` holds all of them, in file order."""
+    """agent.toml or a file it names is wrong. ``complaints`` contains all errors, in file order."""
 
     exit_code = 3
 
@@ -53,7 +53,7 @@ class ConfigError(GatewayError):
 
 
 class ProfileError(GatewayError):
-    """A profile is wrong or missing. ``complaints`` holds all of them, in file order."""
+    """A profile is wrong or missing. ``complaints`` contains all errors, in file order."""
 
     exit_code = 3
 
@@ -127,7 +127,7 @@ class LineTimeout(LineError):
 
 
 class GatewayTimeout(LineTimeout):
-    """The gateway or serial server in front of the device answered, and said that the device does not."""
+    """The gateway or serial server in front of the device answered that the device does not respond."""
 
 
 class LineDown(LineError):
@@ -143,7 +143,7 @@ class FrameError(LineError):
 
 
 class MismatchError(LineError):
-    """A sound frame that answers another question: other address, function or length."""
+    """A valid frame that answers another request: different address, function or length."""
 
     reason = Reason.MISMATCH
 
@@ -192,7 +192,7 @@ FLOATS = frozenset({"f16", "f32", "f64"})  # types of points whose raw value is 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One named quantity of a device, and where and how its bytes lie.
+    """One named quantity of a device, with the location and format of its bytes.
 
     ``address`` counts registers from 0 as on the wire. ``value = (raw + offset) * scale``.
     Protocols without registers keep their identifier in ``key``.
@@ -206,12 +206,12 @@ class Point:
     address: int = 0
     count: int = 1  # registers
     type: str = "u16"
-    order: str = ""  # "" where one register makes it meaningless
+    order: str = ""  # "" if the point has only one register
     bit: int | None = None
     mask: int | None = None  # applied to the raw integer before a shift to its lowest bit
     scale: Decimal = Decimal(1)
-    scale_at: int | None = None  # register with a power of ten for it, in the same read
-    share: bool = False  # of 1, whatever the unit says: beyond 1 the device gives it in percent
+    scale_at: int | None = None  # register with its power of ten, in the same read
+    share: bool = False  # a share of 1, whatever the unit: a value above 1 is in percent
     offset: Decimal = Decimal(0)  # added to the raw integer before scale
     sentinels: tuple[int, ...] | None = None  # raw values that mean "no reading"; None: the type's default
     low: Decimal | None = None
@@ -223,15 +223,15 @@ class Point:
     states: Mapping[int, str] = field(default_factory=dict)  # raw device.state -> off, standby, ... unknown
     parts: tuple[RegisterPart, ...] = ()
     together: str = ""  # points of one group never straddle two requests
-    barrier: bool = False  # no request may cover the register before this one together with it
-    ratio: str = ""  # "apply": multiply by the device's ct/pt ratio; "done": the device did it; "": not concerned
+    barrier: bool = False  # no request may cover both this register and the one before it
+    ratio: str = ""  # "apply": multiply by the device's ct/pt ratio; "done": the device does so itself; "": neither
     sleeps: bool = False
-    optional: bool = False  # illegal address means: this firmware has it not; stop asking, quietly
+    optional: bool = False  # illegal address means that this firmware lacks it: stop asking, without a warning
     key: str = ""
-    flips: bool = False  # the sign turns with a reversed CT
+    flips: bool = False  # the sign changes with a reversed CT
     clock: str = ""  # "local" or "utc": the point is the device's clock, the reading is its lead over the gateway's
     text: str = ""  # how the registers of a text point become text, such as "{0}.{1:02x}"; "": characters
-    en: str = ""  # its meaning, if the vocabulary has none (or too short a one)
+    en: str = ""  # its meaning, if the vocabulary has none or not enough
     zh: str = ""
 
     @property
@@ -247,12 +247,12 @@ class Point:
 
     @property
     def is_object(self) -> bool:
-        """Not in registers: an object of device identification, its number in ``address``."""
+        """An object of device identification instead of registers; its number is in ``address``."""
         return self.function == IDENTIFICATION
 
     @property
     def is_text(self) -> bool:
-        """Its bytes are sliced out of an answer and read as a text, beside the compiled plan."""
+        """Its bytes are cut from an answer and read as text, outside the compiled plan."""
         return self.kind is Kind.TEXT or bool(self.clock)
 
 
@@ -263,25 +263,25 @@ MOST_SERIAL_TIMEOUT_S = 2.0  # to the start of an answer; slow meters take one s
 class Limits:
     """Limits of a device or line. Device beats line beats profile; None means "not given here"."""
 
-    max_words: int | None = None  # registers a read, at most
-    max_gap: int | None = None  # registers read and thrown away rather than asking twice
-    holes: bool | None = None  # may a read cover registers that no point wants?
+    max_words: int | None = None  # at most, per read
+    max_gap: int | None = None  # unneeded registers to read over rather than send a second request
+    holes: bool | None = None  # may a read cover registers that no point uses?
     quiet_s: float | None = None  # silence between an answer and the next request
     timeout_s: float | None = None
     connect_delay_s: float | None = None
     min_every_s: float | None = None
-    turnaround_s: float | None = None  # a typical time from request to answer, for the plan
+    turnaround_s: float | None = None  # typical time from request to answer, for the plan
     late_s: float | None = None  # raw TCP: how long a late answer may still come
     retries: int | None = None
-    connections: int | None = None  # to one host at a time, of all lines that lead there
+    connections: int | None = None  # at a time to one host, over all lines to it
     serial_timeout_s: float | None = None  # of a profile: instead of ``timeout_s`` on lines that carry bytes
     serial_retries: int | None = None  # and of ``retries``
 
     def on_line(self, scheme: str) -> Limits:
         """A profile's limits on a line of this scheme.
 
-        ``timeout_s`` may be the number of a dongle or logger with frames of its own. A device on a bus answers sooner,
-        and while it is silent the others wait: without a number of its own it is given 2 s there at most.
+        ``timeout_s`` may be meant for a dongle or logger that has its own framing. A device on a bus answers sooner,
+        and the others wait while it is silent: without a separate bus timeout it is limited to 2 s there.
         """
         if scheme not in BYTE_SCHEMES:
             return replace(self, serial_timeout_s=None, serial_retries=None)
@@ -301,7 +301,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class FreshnessRule:
-    """How to see that a caching master still reaches the device behind it: its point changes, or has one value."""
+    """The proof that a caching master still reaches its device: a point that changes, or has a certain value."""
 
     point: str
     changes_within_s: float | None = None
@@ -310,7 +310,7 @@ class FreshnessRule:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSpec:
-    """All that a driver needs to know about one configured device. The point's index here is its number in the ring."""
+    """Everything a driver needs to know about one configured device. A point's index here is its number in the ring."""
 
     name: str
     stream: str  # "park7/gw01/inv1"
@@ -322,35 +322,35 @@ class DeviceSpec:
     limits: Limits = Limits()
     label: str = ""
     phase_ms: int = 0
-    reversed: frozenset[str] = frozenset()  # prefixes of points whose CT is the wrong way round; "" means all
+    reversed: frozenset[str] = frozenset()  # prefixes of points with a reversed CT; "" means all
     ratio_ct: Decimal = Decimal(1)
     ratio_pt: Decimal = Decimal(1)
-    probe: str = ""  # point that is asked to see whether the device lives
+    probe: str = ""  # point to read when probing whether the device is alive
     variant: str = ""
     serial: str = ""  # the device's own setting on a serial line, such as "2400 8E1"; "": the line's
     zone: str = ""  # IANA name of the time that the device's clock shows; "": that of this machine
-    caching: bool = False  # answers come from a master's memory and prove nothing about the device behind it
-    fresh: FreshnessRule | None = None  # but this does
-    night: Night | None = None  # of its place, where the device sleeps in the dark
+    caching: bool = False  # answers come from a master's cache and prove nothing about the device behind it
+    fresh: FreshnessRule | None = None  # this proves it
+    night: Night | None = None  # nights at its site, for a device that sleeps in the dark
 
     def silence(self, reason: Reason, utc_ms: int) -> Reason:
-        """Why the device was silent at a time: for ``reason``, or because it sleeps."""
+        """The reason why the device was silent at a time: ``reason``, or asleep."""
         if self.night is None or reason not in (Reason.TIMEOUT, Reason.ABSENT) or not self.night.is_dark(utc_ms):
             return reason
         return Reason.ASLEEP
 
     def lack(self, utc_ms: int) -> Reason:
-        """Why an answer holds no value: some inverters answer all night with values that mean "not available"."""
+        """The reason for an answer without a value: some inverters answer "not available" all night."""
         return Reason.SENTINEL if self.night is None or not self.night.is_dark(utc_ms) else Reason.ASLEEP
 
 
 @dataclass(slots=True)
 class PollResult:
-    """The result of one visit to a device. The ring holds the readings and gaps; here are their positions."""
+    """The result of one visit to a device: positions in the ring, which contains the readings and gaps."""
 
     positions: list[int] = field(default_factory=list)  # ring positions written, in order
     asked: int = 0  # requests sent
-    answered: int = 0  # of those, answered by the device itself (an exception counts; 0A and 0B do not)
+    answered: int = 0  # requests answered by the device itself (exceptions count; 0A and 0B do not)
     error: LineError | None = None  # the last failure
 
 
@@ -362,7 +362,7 @@ def clean_text(text: str, limit: int = 80) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One value read for a person or an identity check; the hot path never makes these."""
+    """One value read for a person or an identity check; the hot path never creates these."""
 
     name: str
     value: Decimal | int | str | None  # None: not available; ``quality`` says why
@@ -374,7 +374,7 @@ class Reading:
     subunit: int = 0  # the part of the device
     function: str = ""  # instantaneous, maximum, minimum, error
     time: str = ""  # the device's own time of the value (demand, freeze), ISO 8601 without zone
-    label: str = ""  # what the standard or the device calls it
+    label: str = ""  # the name used by the standard or the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,7 +391,7 @@ class ProgressCallback(Protocol):
     """Reports progress."""
 
     def __call__(self, done: float, total: float | None = None, text: str = "") -> None:
-        """``total`` None: not known. ``text`` says what is done now, in place of the count."""
+        """``total`` None: unknown. ``text`` describes the current step, instead of the count."""
 
 
 def no_progress(done: float, total: float | None = None, text: str = "") -> None:

@@ -1,7 +1,7 @@
-"""Whether it is dark where a site is: then a photovoltaic inverter that says nothing sleeps, and is not broken.
+"""Whether it is dark at a site: then a silent photovoltaic inverter is asleep, not broken.
 
 Source of the formulas: NOAA Global Monitoring Laboratory, "General Solar Position Calculations"; good to half a degree,
-which is two minutes of a dawn.
+which is two minutes at dawn.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from decimal import Decimal
 
-# Inverters start and stop a while after sunrise and before sunset, more so on dull days. That margin is short (about
+# Inverters start some time after sunrise and stop before sunset, even more so on dull days. That margin is short (about
 # 25 minutes at 30 degrees of latitude), and silence outside it is never taken for sleep.
 DARK_BELOW_DEG = 5.0
 _DAY_MS = 86_400_000
@@ -27,7 +27,7 @@ class Night:
         """Elevation of the sun above the horizon, in degrees; refraction left out."""
         days, rest_ms = divmod(utc_ms, _DAY_MS)
         hour = rest_ms / 3_600_000
-        # 1970 began a year; four years of 1461 days hold for 1901 to 2099, and a quarter of a day does not matter here
+        # from the start of 1970; four years have 1461 days (1901 to 2099), and a quarter of a day does not matter here
         day_of_year = (days % 1461) % 365.25
         angle = 2 * math.pi / 365.25 * (day_of_year + (hour - 12) / 24)
         time_min = 229.18 * (

@@ -1,4 +1,4 @@
-"""Read a device once, from Python: without configuration, agent or anything that is kept."""
+"""Read a device once, from Python: without configuration, agent or stored data."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from ext.ring import Ring
 
 FIRMWARE = "device.firmware"
 LONGEST_TIMEOUT_S = 600.0
-_RING_BYTES = 1 << 16  # the smallest: drivers want one, nothing is read from it
-logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # what goes wrong is raised; the caller may log it
+_RING_BYTES = 1 << 16  # the smallest; drivers require one, but nothing is read from it
+logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are raised; the caller may log them
 
 Number = int | float | str | Decimal
 
 
 def read_once(url: str, profile: str | Path, address: str | int, **options: Any) -> dict[str, Reading]:
-    """Read the points of one device now. Arguments, result and errors as of ``read_once_async``.
+    """Read the points of one device now. Arguments, result and errors as for ``read_once_async``.
 
     Raises:
-        RuntimeError: called where an event loop runs; ``await read_once_async(...)`` there.
+        RuntimeError: an event loop is running; use ``await read_once_async(...)`` there.
     """
     try:
         asyncio.get_running_loop()
@@ -64,33 +64,33 @@ async def read_once_async(
     zone: str = "",
     dirs: Iterable[Path] = (),
 ) -> dict[str, Reading]:
-    """Read the points of one device now, in the variant that its own data select. Nothing is written to it or kept.
+    """Read the points of one device now, in the variant selected by its own data. Nothing is written or stored.
 
     Args:
         url: the line as in agent.toml: ``serial:/dev/ttyUSB0``, ``tcp://HOST:PORT``, ``udp://HOST:PORT`` or with a
-            scheme of the protocol's own. It is opened and closed again; nobody else may use it meanwhile. A running
+            protocol-specific scheme. It is opened and closed again; no other program may use it meanwhile. A running
             agent keeps its serial ports locked.
         profile: an id (``eastron/sdm630``), or the path of a file that ends in ``.toml``.
-        address: of the device on its line: the number of a unit, the digits of a meter. As a text it keeps its zeros.
+        address: of the device on its line: a unit number, or a meter's digits. As text it keeps leading zeros.
         points: names or patterns (``ac.power.*``); none: all of the profile.
         serial: the port's setting, such as ``9600 8N1``; "": the profile's, else 9600 8N1. Behind ``tcp://`` and
             ``udp://`` its speed is that of the bus.
         params: parameters of the profile.
-        ct, pt: transformer ratios, for profiles whose points are multiplied by us.
+        ct, pt: transformer ratios, for profiles whose points need them applied.
         timeout_s: to the start of an answer; None: as the profile says.
         zone: IANA name of the time that a meter's clock shows; "": that of this machine.
         dirs: folders of profiles that are searched before the usual ones.
 
     Returns:
-        By point, in the profile's order. ``Reading.value`` is exact: a Decimal, an int or a str. It is None where there
-        is no value; ``quality`` then has the Reason. A value that is to be doubted has a Quality other than GOOD.
+        By point, in the profile's order. ``Reading.value`` is exact: a Decimal, an int or a str. It is None if there
+        is no value; ``quality`` is then the Reason. A doubtful value has a Quality other than GOOD.
 
     Raises:
-        UsageError: an argument is of a wrong kind, or cannot be.
+        UsageError: an argument has the wrong type or an impossible value.
         ConfigError: a url, an address, a serial setting or a ratio is wrong.
         ProfileError: the profile is unknown or wrong, or it has no such point or parameter.
         LineError: the line cannot be opened, or the device is silent (``LineTimeout``).
-        All of them are GatewayError: ``where``, ``what`` was seen, ``hint`` what to do; ``str`` is all three.
+        All of them are GatewayError with ``where``, ``what`` and ``hint``; ``str`` combines all three.
     """
     _check_arguments(url, timeout_s, zone, dirs)
     found = _profile(profile, dirs)
@@ -102,8 +102,8 @@ async def read_once_async(
     place = str(address)
     ratios = _ratio(ct, "ct"), _ratio(pt, "pt")
     if any(ratio != 1 for ratio in ratios) and all(point.ratio != "apply" for point in found.points):
-        what = f"has no effect: {found.id} says that the device multiplies by itself, or measures directly"
-        raise ConfigError(what, where="ct, pt", hint="Leave it out, and check that the values are right")
+        what = f"has no effect: {found.id} says that the device applies the ratio itself or measures directly"
+        raise ConfigError(what, where="ct, pt", hint="Remove it, and check that the values are correct")
     patterns = [points] if isinstance(points, str) else list(points)
 
     def spec(firmware: str | None = None, identity: Mapping[str, str] | None = None) -> DeviceSpec:
@@ -125,7 +125,7 @@ async def read_once_async(
             caching=found.caching or found.fresh is not None,
         )
 
-    select(spec().points, patterns)  # a wrong name is told before anything is asked; a variant may have more
+    select(spec().points, patterns)  # a wrong name is reported before anything is sent; a variant may have more points
     line = open_line(config)
     try:
         readings = await read_variant(found, spec, line, lambda made: select(made.points, patterns))
@@ -140,11 +140,11 @@ async def read_variant(
     line: Line,
     choose: Callable[[DeviceSpec], Iterable[Point]],
 ) -> list[Reading]:
-    """Read a device once on an open line, in the variant that its own data select.
+    """Read a device once on an open line, in the variant selected by its own data.
 
     Args:
-        make_spec: the device for a firmware and identity, None while they are not known.
-        choose: the points that are wanted, in the order of the result.
+        make_spec: returns the device for a firmware and identity, None while unknown.
+        choose: returns the wanted points, in the order of the result.
 
     Raises LineError, ProfileError, ConfigError and what ``choose`` raises.
     """
@@ -181,7 +181,7 @@ def _profile(profile: str | Path, dirs: Iterable[Path]) -> Profile:
 
 
 def _check_arguments(url: object, timeout_s: object, zone: object, dirs: object) -> None:
-    """Raise UsageError for what no command line would let through, before the device is asked."""
+    """Raise UsageError for arguments that a command line would reject, before anything is sent."""
     if not isinstance(url, str):
         raise UsageError(f"{url!r} is not the url of a line", where="url", hint=f"Write {line_urls()}")
     if timeout_s is not None:

@@ -1,4 +1,4 @@
-"""Do the values of a device fit each other? Hints for a person: what is odd, and what to do about it. Pure.
+"""Checks whether a device's values are consistent. Hints for a person: what is odd, and what to do. Pure.
 
 None of this marks or changes a reading: a hint may be wrong, and a signed value must not depend on a guess.
 """
@@ -19,10 +19,10 @@ from drivers.units import unit_factor
 from ext.decode import Plan
 
 PHASES = ("l1", "l2", "l3")
-LEAST_VA, LEAST_W = 50.0, 200.0  # below these a load is too small to tell anything
-LEAST_ZEROS = 4  # values: fewer may well be zero together, as in a new water meter
-TINY = Decimal("1e-6")  # in the base unit: what a float in the wrong order often is
-_SENSIBLE: Mapping[str, tuple[str, str]] = {  # base unit -> where a reading is believed once its order was turned
+LEAST_VA, LEAST_W = 50.0, 200.0  # below these limits a load is too small for a conclusion
+LEAST_ZEROS = 4  # number of values: fewer may well all be zero, as in a new water meter
+TINY = Decimal("1e-6")  # in the base unit: typical of a float read in the wrong order
+_SENSIBLE: Mapping[str, tuple[str, str]] = {  # base unit -> range in which a value is believed after changing the order
     "Hz": ("45", "65"), "V": ("20", "40000"), "A": ("0.01", "20000"), "W": ("1", "1e9"), "VA": ("1", "1e9"),
     "var": ("1", "1e9"), "Cel": ("-50", "1500"), "%": ("0.1", "120"), "Wh": ("1", "1e13"), "varh": ("1", "1e13"),
 }  # fmt: skip
@@ -30,7 +30,7 @@ _ORDER_OF_TRIAL = ("CDAB", "ABCD", "BADC", "DCBA", "GHEFCDAB", "ABCDEFGH", "BADC
 
 _TEXTS: Mapping[str, tuple[str, str]] = {  # by hint: in English and in Chinese
     "order": (
-        '{name} is {now}; with order "{order}" in place of "{old}" this would be {value}{more}. Correct order in the '
+        '{name} is {now}; with order "{order}" instead of "{old}" this would be {value}{more}. Correct order in the '
         "profile",
         "{name}为{now}；若字节序为“{order}”而不是“{old}”，则为{value}{more_zh}。请在模板中更正order",
     ),
@@ -46,24 +46,24 @@ _TEXTS: Mapping[str, tuple[str, str]] = {  # by hint: in English and in Chinese
         "或寄存器、比例是否有误",
     ),
     "ratio": (
-        "{name} is {now}, but {product} gives {expected} W: a factor of {times}. If that is the ratio of the "
-        "current transformers, one is before and the other after them: set ratio = {{ ct = ... }} of the device, or "
-        "look at the ratio set in the meter. Else a scale, unit or type is wrong",
+        "{name} is {now}, but {product} gives {expected} W: a factor of {times}. If that is the "
+        "current transformer ratio, only one of the two values includes it: set ratio = {{ ct = ... }} for the "
+        "device, or check the ratio set in the meter. Otherwise a scale, unit or type is wrong",
         "{name}为{now}，而{product_zh}为{expected} W，相差{times}倍。若与电流互感器"
         "变比相符，则一个为二次值、一个为一次值：请设置设备的ratio = {{ ct = … }}，"
         "或检查表内设置的变比；否则是比例、单位或类型有误",
     ),
     "zero": (
-        "all {count} values are zero, such as {name}. Is it the right profile and the right unit or address? Is its "
-        "measuring voltage connected? `meterhouse identify` says which profiles fit",
+        "all {count} values are zero, such as {name}. Are the profile and the unit or address correct? Is the "
+        "measuring voltage connected? `meterhouse identify` shows which profiles fit",
         "{count}个值全部为零，如{name}。设备模板和从站（地址）是否正确？测量电压是否接入？"
         "`meterhouse identify` 可列出匹配的模板",
     ),
     "product": ("voltage x current", "电压×电流"),
     "product.factor": ("voltage x current x power factor", "电压×电流×功率因数"),
     "sign.phase": (
-        "{name} is {now}, of another sign than {others}. The current transformer of this phase is reversed (swap k and "
-        "l), unless something feeds in on this phase alone",
+        "{name} is {now}, opposite in sign to {others}. The current transformer of this phase is reversed (swap k and "
+        "l), unless only this phase feeds in",
         "{name}为{now}，与其他两相符号相反。该相电流互感器接反（请对调k、l），除非该相确有单相反送电",
     ),
     "sum": (
@@ -77,19 +77,19 @@ _TEXTS: Mapping[str, tuple[str, str]] = {  # by hint: in English and in Chinese
         "寄存器、类型或字节序有误，或变比只作用于其中一方",
     ),
     "sign.role": (
-        "{name} is {now}: the wrong direction for the role {role}. Are the current transformers reversed? Then set "
-        "reversed = true of the device, or swap k and l. Else the role is wrong",
+        "{name} is {now}: the wrong direction for the role {role}. Are the current transformers reversed? If so, set "
+        "reversed = true for the device, or swap k and l. Otherwise the role is wrong",
         "{name}为{now}，与角色{role}的功率方向相反。电流互感器是否接反？若是，请设置设备的reversed = true，"
         "或对调k、l；否则角色有误",
     ),
     "counter.other": (
-        "{other} counts, and not {name}, against the sign of {power} ({now}). Is a current transformer reversed, or "
-        "are the two registers exchanged in the profile?",
+        "{other} counts instead of {name}, contrary to the sign of {power} ({now}). Is a current transformer "
+        "reversed, or are the two registers swapped in the profile?",
         "计数的是{other}而不是{name}，与{power}（{now}）的方向不符。"
         "请检查电流互感器是否接反，或模板中两个寄存器是否颠倒",
     ),
     "counter": (
-        "{name} grew by {grown} Wh, but {power} ({now}) makes {expected} Wh in that time. A scale, unit or "
+        "{name} grew by {grown} Wh, but {power} ({now}) amounts to {expected} Wh in that time. A scale, unit or "
         "ratio of one of the two is wrong",
         "{name}增加了{grown} Wh，而按{power}（{now}）应增加{expected} Wh。"
         "其中一方的比例、单位或变比有误",
@@ -99,7 +99,7 @@ _TEXTS: Mapping[str, tuple[str, str]] = {  # by hint: in English and in Chinese
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """One thing that is odd. ``kind``: zero, order, scale, ratio, phases, sum, sign, counter."""
+    """One odd finding. ``kind``: zero, order, scale, ratio, phases, sum, sign, counter."""
 
     kind: str
     points: tuple[str, ...]
@@ -112,11 +112,11 @@ class Hint:
 
 
 def hints(spec: DeviceSpec, readings: Mapping[str, Reading], roles: Mapping[str, str] | None = None) -> list[Hint]:
-    """What is odd about readings of one moment.
+    """Hints about readings of one moment.
 
     Args:
-        readings: by point name; ``raw`` is what orders are tried on.
-        roles: role by part of the device, as the configuration gives them: the sign of power must fit.
+        readings: by point name; other orders are tried on ``raw``.
+        roles: role by part of the device, as configured; the sign of power must fit the role.
     """
     values = _Values(readings)
     found = [*all_zero(spec.points, readings), *_orders(spec, readings), *_scales(spec, readings)]
@@ -127,7 +127,7 @@ def hints(spec: DeviceSpec, readings: Mapping[str, Reading], roles: Mapping[str,
 
 
 def all_zero(points: Iterable[Point], readings: Mapping[str, Reading]) -> Iterator[Hint]:
-    """Nothing that the device measures or counts is other than zero: registers that exist, but are not those of the
+    """Every measured or counted value is zero: the registers exist, but are not those of the
     profile, or a gateway that answers for an absent device."""
     found: list[str] = []
     for point in points:
@@ -146,7 +146,7 @@ def all_zero(points: Iterable[Point], readings: Mapping[str, Reading]) -> Iterat
 def growth_hints(
     spec: DeviceSpec, first: Mapping[str, Reading], last: Mapping[str, Reading], seconds: float
 ) -> list[Hint]:
-    """Whether counters grew as the power between two readings says. Nothing where the time was too short to tell."""
+    """Hints if counters did not grow as the power between two readings implies; none if the time was too short."""
     before, after = _Values(first), _Values(last)
     points = {point.name: point for point in spec.points}
     found: list[Hint] = []
@@ -184,21 +184,21 @@ class _Values:
 
 
 def _base(unit: str) -> str:
-    """The unit without its power of ten: kW is W."""
+    """The unit without its power of ten: kW becomes W."""
     return next((base for base in _SENSIBLE if unit_factor(unit, base) is not None), unit) if unit else ""
 
 
 def _prefixes(readings: Iterable[str]) -> list[str]:
-    """What stands before power, voltage and current of each alternating-current part: "ac.", "meter.ac."."""
+    """The prefixes of power, voltage and current of each alternating-current part: "ac.", "meter.ac."."""
     found = (name[: name.index("ac.") + 3] for name in readings if name.startswith("ac.") or ".ac." in name)
     return list(dict.fromkeys(found))
 
 
-# --- one value by itself
+# --- one value alone
 
 
 def _orders(spec: DeviceSpec, readings: Mapping[str, Reading]) -> Iterator[Hint]:
-    """Another byte order would give a sensible value, where this one gives none."""
+    """Another byte order gives a plausible value, and the present one does not."""
     found: dict[str, list[tuple[Point, Reading, Decimal]]] = {}
     for point in spec.points:
         reading = readings.get(point.name)
@@ -230,7 +230,7 @@ def _number(value: Decimal | int | str | float | None, unit: str) -> str:
 
 
 def _plain(value: float, digits: int = 4) -> str:
-    """So many digits, without an exponent where people would write none."""
+    """The number with this many digits, without an exponent where people would not write one."""
     if 10**digits <= abs(value) < 1e9:
         return f"{value:.0f}"
     return f"{float(f'{value:.{digits}g}'):.9g}"
@@ -289,7 +289,7 @@ def _scales(spec: DeviceSpec, readings: Mapping[str, Reading]) -> Iterator[Hint]
 
 
 def _products(values: _Values, ac: str) -> Iterator[Hint]:
-    """Power against voltage x current x power factor, a phase at a time; the total where there are no phases."""
+    """Power compared with voltage x current x power factor, per phase; the total if there are no phases."""
     odd: list[tuple[str, float, float, bool]] = []
     kinds = ("power.active", "power.generation")
     for phase in PHASES:
@@ -332,7 +332,7 @@ def _apparent(values: _Values, ac: str) -> float | None:
 def _compare(
     values: _Values, name: str, apparent: float, factor: float | None
 ) -> Iterator[tuple[str, float, float, bool]]:
-    """(point, how many times too large, what it should be, whether a power factor says so) where it does not fit."""
+    """(point, factor by which it is too large, expected value, whether a power factor was used) if it does not fit."""
     power = abs(values.of(name) or 0.0)
     has_factor = factor is not None and 0.02 < abs(factor) <= 1
     expected = apparent * abs(factor) if has_factor and factor is not None else apparent
@@ -345,7 +345,7 @@ def _compare(
 
 
 def _phase_sum(values: _Values, ac: str) -> Iterator[Hint]:
-    """The total against the phases, and a phase with another sign than the other two."""
+    """The total compared with the phases, and a phase whose sign differs from the other two."""
     kind = "power.active" if values.of(f"{ac}power.active.l1") is not None else "power.generation"
     total = values.of(f"{ac}{kind}")
     names = [f"{ac}{kind}.{phase}" for phase in PHASES]

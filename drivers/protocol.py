@@ -1,7 +1,7 @@
-"""The descriptor of a protocol: all that the rest of the house asks about one, in one place.
+"""The descriptor of a protocol: everything the rest of the code needs to know about it, in one place.
 
-Each protocol's folder has a ``PROTOCOL``, and ``drivers/registry.py`` knows where. A descriptor is light: what costs
-an import is named as ``"package.module:name"`` and is imported when it is first used.
+Each protocol's folder has a ``PROTOCOL``, listed in ``drivers/registry.py``. A descriptor is light: an expensive
+import is given as ``"package.module:name"`` and is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class Driver(Interface):
     """What a driver can do; ours derive from ``drivers.base.Device``, which implements most of it.
 
-    It may have ``probe_within(timeout_s)`` as well: ``probe``, asked once and for this long at most. Without it a
-    silent device costs its line a whole time-out whenever it is tried again.
+    It may also have ``probe_within(timeout_s)``: ``probe`` without retries, within this time. Without it a
+    silent device costs its line a whole timeout at every new attempt.
     """
 
     protocol: ClassVar[str]
@@ -55,7 +55,7 @@ class Driver(Interface):
         """Values for a person. Raises LineError if the device is silent."""
 
     def read_sample(self, words: Mapping[int, Mapping[int, int]], frames: Mapping[str, str]) -> dict[str, Reading]:
-        """What recorded answers hold, without asking anything: see ``drivers.samples.read_sample``."""
+        """The readings in recorded answers; sends nothing. See ``drivers.samples.read_sample``."""
 
     def plan_summary(self, paces: int) -> PlanSummary:
         """The cost of one visit."""
@@ -66,7 +66,7 @@ DRIVER_METHODS = ("poll", "probe", "read_points", "read_sample", "plan_summary",
 
 @dataclass(frozen=True, slots=True)
 class InvalidAddress:
-    """Why a device cannot be asked. ``key`` is what has to change: its address, or the line that it is on."""
+    """Why a device cannot be read. ``key`` is the setting to change: its address, or its line."""
 
     key: str
     what: str
@@ -89,17 +89,17 @@ class SearchOption:
 
 @dataclass(frozen=True, slots=True)
 class LineScheme:
-    """The scheme of urls of lines with frames of their own: what is behind them passes on no other bytes.
+    """The url scheme of lines with their own framing; the device behind such a line passes on no other bytes.
 
     Args:
         name: of the scheme.
         title: of the frames, in sentences.
-        port: of TCP where the url has none.
+        port: TCP port if the url has none.
         link: the class of its ``drivers.line.owner.Link``.
-        recognizes: bytes -> whether they are one of its frames, received on a line of bytes.
+        recognizes: whether bytes received on a line of bytes are one of its frames.
         hint: for a line of bytes that should have this scheme.
         other_hint: for a line of this scheme that should carry bytes.
-        aliases: wrong names that mean it.
+        aliases: wrong names that people use for it.
     """
 
     name: str
@@ -112,41 +112,41 @@ class LineScheme:
     aliases: tuple[str, ...] = ()
 
     def link_class(self) -> Callable[..., Link]:
-        """Makes a link of a port."""
+        """Creates a link over a port."""
         return cast("Callable[..., Link]", _imported(self.link))
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """One protocol. What has a default may be left out; what is then not possible is said in its place.
+    """One protocol. Fields with a default may be left out; the text of each says what is then not possible.
 
     Args:
         name: in profiles, births and `--protocol`, such as "snail".
         title: in sentences, such as "Snail".
         device: the driver's class, see ``Driver``.
-        frames: every kind of frame that driver and scan may send -> what it does. All of them read.
+        frames: every kind of frame that driver and scan may send -> what it does. All of them only read.
         check_address: address and the scheme of the line ("" where no line is known) -> what is wrong, or None.
-        serial_settings: where it is usually met, likeliest first, such as "2400 8E1".
-        schemes: of the urls of the lines that it goes over.
-        line_schemes: those that are its own.
-        maps_registers: points of its profiles say function, address and type; else a ``key``, in the protocol's words.
+        serial_settings: the usual ones, likeliest first, such as "2400 8E1".
+        schemes: of the urls of lines that it can use.
+        line_schemes: schemes defined by this protocol.
+        maps_registers: points of its profiles have function, address and type; else a protocol-specific ``key``.
         has_registers: devices hold registers: they can be dumped, and samples of profiles are registers.
         register_request: (unit, function, address, count, where) -> a ``drivers.line.Request`` that reads registers.
-        any_address: asks the only device of a line, whichever it is; samples that are frames are read by it.
-        resolution: of counters that a profile gives no scale, in the point's unit.
-        one_answer: all points come in one answer, so asking for some saves nothing.
-        tells_its_model: a device that answers proves that the profile is right, of any manufacturer.
-        parser: its ``FrameScanner``, where it has frames of its own on lines of bytes.
-        request_parser: the ``FrameScanner`` of what its devices are sent, where that looks different; for simulators.
+        any_address: addresses the only device on a line, whichever it is; samples that are frames are read with it.
+        resolution: of counters without a scale in the profile, in the point's unit.
+        one_answer: all points come in one answer, so reading only some saves nothing.
+        tells_its_model: any answer proves that the profile is right, whatever the manufacturer.
+        parser: its ``FrameScanner``, if it has its own frames on lines of bytes.
+        request_parser: the ``FrameScanner`` of requests, if they look different; for simulators.
         search: its ``DeviceSearch``; without one, `scan` does not find its devices, `identify` and `adopt` do.
-        wire: the protocol that its devices speak, where that is another, whose search finds them.
+        wire: the protocol on the wire if it is a different one, whose search finds the devices.
         searched_by_default: `scan` looks for it on lines of bytes unless told otherwise.
         search_options: options of `scan` that only it has.
         explainers: a tuple of ``Explainer``: what `decode` shows.
-        example_address: of a simulated device, where none is given.
+        example_address: of a simulated device if none is given.
         simulate: a ``Simulate`` function: a device of a profile for `simulate`.
         demo: a ``drivers.sim.slots.ParkSlot``: its device on the line "meters" of the demo park.
-        libraries: packages that do its work, whose versions a report names.
+        libraries: packages it uses; a report contains their versions.
         profiles: a folder VENDOR/FAMILY.toml of profiles that come with it; ours lie in firmware_profiles.
         chinese: the file with the Chinese of its texts, as agent/cli/chinese describes it.
     """
@@ -190,7 +190,7 @@ class Protocol:
         return cast("type[Driver]", _imported(self.device))
 
     def new_parser(self) -> FrameScanner[Any] | None:
-        """A parser of its frames; None where it has no frames of its own."""
+        """A parser of its frames; None if it has no frames of its own."""
         return cast("FrameScanner[Any]", _imported(self.parser)()) if self.parser else None
 
     def new_request_parser(self) -> FrameScanner[Any] | None:
@@ -202,11 +202,11 @@ class Protocol:
         return cast("Callable[[int, int, int, int, str], Request]", _imported(self.register_request))
 
     def search_class(self) -> type[DeviceSearch] | None:
-        """How its devices are found on a line; None where they cannot be searched for."""
+        """How its devices are found on a line; None if they cannot be searched for."""
         return cast("type[DeviceSearch]", _imported(self.search)) if self.search else None
 
     def all_explainers(self) -> tuple[Explainer, ...]:
-        """What `decode` can explain of it."""
+        """The explainers of `decode` for this protocol."""
         return cast("tuple[Explainer, ...]", _imported(self.explainers)) if self.explainers else ()
 
     def simulation(self) -> Simulate | None:
@@ -224,7 +224,7 @@ def _imported(path: str) -> Any:
 
 
 def plate_digits(most: int, name: str, hint: str) -> Callable[[str, str], InvalidAddress | None]:
-    """The address rule of meters that are asked by the digits on their plate; A stands for any digit."""
+    """The address rule of meters addressed by the digits on their nameplate; A stands for any digit."""
 
     def check(address: str, scheme: str) -> InvalidAddress | None:
         return None if re.fullmatch(f"[0-9Aa]{{1,{most}}}", address) else invalid_address(address, name, hint)

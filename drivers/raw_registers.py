@@ -1,4 +1,4 @@
-"""Registers read without a profile: what a technician asks for before one exists."""
+"""Registers read without a profile, for a technician before one exists."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from drivers.model import DeviceException, LineDown, LineError, LineLent, LineTi
 from drivers.profile.register_layout import MAX_COILS, MAX_WORDS
 
 SPACES: Mapping[int, str] = {1: "coils", 2: "discrete inputs", 3: "holding registers", 4: "input registers"}
-MOST_SPLITS = 64  # of one range: a map with more holes than that is not what was asked for
-SILENT_PIECES = 2  # without any answer: the device is not there
-_SPLIT_CODES = frozenset({2, 3, 4})  # illegal address, illegal count, and what some firmware says in their place
+MOST_SPLITS = 64  # of one range: with more holes than that, the range is not the right one
+SILENT_PIECES = 2  # requests without any answer: the device is missing
+_SPLIT_CODES = frozenset({2, 3, 4})  # illegal address, illegal count, and the codes that some firmware uses instead
 _RANGE = re.compile(r"\s*(?P<function>[^:]*):\s*(?P<start>[^+]*?)\s*(?:\+\s*(?P<count>.*?)\s*)?\Z")
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,8}|[0-9]{1,9}")
 _4X = re.compile(r"([134])([0-9]{4,5})((?:\+[0-9]+)?)", re.ASCII)
@@ -41,7 +41,7 @@ class RegisterRange:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A part of a range that did not come, and why."""
+    """A part of a range that could not be read, and why."""
 
     range: RegisterRange
     error: LineError
@@ -49,7 +49,7 @@ class Refusal:
 
 @dataclass(slots=True)
 class RawRegisters:
-    """What came, by function and address, and what did not."""
+    """The words read, by function and address, and the parts that could not be read."""
 
     words: dict[int, dict[int, int]] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
@@ -65,14 +65,14 @@ def _range(text: str) -> RegisterRange:
     found = _RANGE.match(text)
     if not found:
         what, hint = f"{shown} has no function" if text.strip() else "an empty range", EXAMPLE
-        if (written := _4X.fullmatch(text.strip())) and int(written[2]):  # as manuals have it
+        if (written := _4X.fullmatch(text.strip())) and int(written[2]):  # notation of manuals
             function = {"4": 3, "3": 4, "1": 2}[written[1]]
             meant = f"{function}:{int(written[2]) - 1}{written[3]}"
             hint = f"In 4x notation, which counts from 40001 or 30001, this is {meant}. {EXAMPLE}"
         raise UsageError(what, where="--registers", hint=hint)
     function = _number(found["function"], "function", shown)
     if function not in SPACES:
-        hint = "Only 1 to 4 read: 1 coils, 2 inputs, 3 holding registers, 4 input registers"
+        hint = "Only functions 1 to 4 read registers: 1 coils, 2 inputs, 3 holding registers, 4 input registers"
         raise UsageError(f"{shown}: {function} is not a function that reads registers", where="--registers", hint=hint)
     start = _number(found["start"], "start", shown)
     count = 1 if found["count"] is None else _number(found["count"], "count", shown)
@@ -84,7 +84,7 @@ def _range(text: str) -> RegisterRange:
     if not count:
         raise UsageError(f"{shown}: a count of 0 reads nothing", where="--registers", hint=EXAMPLE)
     if start + count > 0x10000:
-        hint = f"From {start} on there are {0x10000 - start}"
+        hint = f"From {start} on there are only {0x10000 - start}"
         raise UsageError(f"{shown} goes beyond address 65535", where="--registers", hint=hint)
     return RegisterRange(function, start, count)
 
@@ -104,11 +104,11 @@ async def read_raw(
     where: str,
     make_request: Callable[[int, int, int, int, str], Request],
 ) -> RawRegisters:
-    """Read ranges once. A part that the device refuses is halved until what is readable was read.
+    """Read ranges once. A part that the device refuses is halved until everything readable has been read.
 
     ``make_request``: of the device's protocol, ``Protocol.register_request``.
 
-    Raises LineTimeout if the device says nothing at all, LineDown or LineLent.
+    Raises LineTimeout if the device does not answer at all, LineDown or LineLent.
     """
     found = RawRegisters()
     answered, silent = False, 0
@@ -142,7 +142,7 @@ async def read_raw(
 
 
 def _pieces(wanted: RegisterRange) -> list[RegisterRange]:
-    """What one request can carry, last first."""
+    """The parts that fit in one request each, last first."""
     most = MAX_WORDS if wanted.function >= 3 else MAX_COILS
     end = wanted.address + wanted.count
     starts = range(wanted.address, end, most)
@@ -150,7 +150,7 @@ def _pieces(wanted: RegisterRange) -> list[RegisterRange]:
 
 
 def _halves(piece: RegisterRange) -> tuple[RegisterRange, RegisterRange]:
-    """Two parts; an even first one, as some firmware refuses half a value."""
+    """Two parts, the first with an even count, as some firmware refuses half a value."""
     first = max(piece.count // 4 * 2, 1)
     return (
         RegisterRange(piece.function, piece.address, first),
@@ -165,7 +165,7 @@ def _words(piece: RegisterRange, payload: bytes) -> dict[int, int]:
 
 
 def _joined(refusals: Sequence[Refusal]) -> list[Refusal]:
-    """Neighbours that failed for one reason, as one."""
+    """Merge neighbours that failed for the same reason."""
     out: list[Refusal] = []
     for one in refusals:
         last = out[-1] if out else None

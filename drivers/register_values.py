@@ -1,4 +1,4 @@
-"""What registers may hold: every type and order, and which of them look like a voltage, a frequency or a counter. Pure.
+"""Guesses at register contents: tries every type and order for a voltage, a frequency or a counter. Pure.
 
 A guess for a person in front of an unknown map, never for data: a profile says what a register is.
 """
@@ -26,9 +26,9 @@ ORDERS: Mapping[int, tuple[str, ...]] = {
 }
 TYPES = ("u16", "i16", "u32", "i32", "f32", "u64", "i64", "f64")
 FLOATS = ("f32", "f64")
-MOST_ACCIDENTS = 3  # so many values read in one way are more than an accident
-TEXT_RUN = 8  # printable characters in a row that are more than an accident
-GUESSED = ("f64", "f32", "u32", "u16", "i16")  # in this order: a wide value explains its registers
+MOST_ACCIDENTS = 3  # this many values read in one way are not a coincidence
+TEXT_RUN = 8  # this many printable characters in a row are not a coincidence
+GUESSED = ("f64", "f32", "u32", "u16", "i16")  # tried in this order: a wide value explains its registers
 _TENTH, _THOUSANDTH = Decimal("0.1"), Decimal("0.001")
 _LOOKS: tuple[tuple[str, str, str], ...] = (  # quantity, lowest, highest
     ("phase voltage", "200", "250"),
@@ -49,11 +49,11 @@ class Look:
     scale: Decimal
     value: Decimal | str
     quantity: str
-    growth: Decimal = Decimal(0)  # of a counter, since the first reading
+    growth: Decimal = Decimal(0)  # growth of a counter since the first reading
 
     @property
     def registers(self) -> int:
-        """How many it takes."""
+        """The number of registers."""
         return len(str(self.value)) + 1 >> 1 if self.type == "str" else REGISTERS[self.type]
 
 
@@ -65,7 +65,7 @@ def _plan(type_: str, order: str) -> Plan:
 
 
 def value_at(words: Words, address: int, type_: str, order: str) -> Decimal | None:
-    """A number as a profile would read it, unscaled; None where a register is missing, or it is not a number."""
+    """A number as a profile would read it, unscaled; None if a register is missing or it is not a number."""
     found = [words.get(address + n) for n in range(REGISTERS[type_])]
     if any(word is None for word in found):
         return None
@@ -75,14 +75,14 @@ def value_at(words: Words, address: int, type_: str, order: str) -> Decimal | No
 
 
 def text_of_word(word: int) -> str:
-    """The two characters of a register, a dot for what is not printable."""
+    """The two characters of a register, with a dot for an unprintable one."""
     return "".join(chr(byte) if 32 <= byte < 127 else "." for byte in word.to_bytes(2))
 
 
 def looks(words: Words, history: Sequence[Words] = ()) -> list[Look]:
-    """What looks like something, by address. ``history``: earlier readings of the same registers, oldest first."""
+    """Guesses by address. ``history``: earlier readings of the same registers, oldest first."""
     guesses = [g for type_ in GUESSED for address in sorted(words) if (g := _guess(words, address, type_))]
-    # neighbours are mostly of one type, order and alignment: a single other one among them is an accident
+    # neighbours mostly share type, order and alignment: a single different one among them is a coincidence
     alike = Counter(map(_habit, guesses))
     guesses = [one for one in guesses if _is_telling(one) or alike[_habit(one)] > 1]
     guesses.sort(key=lambda one: (GUESSED.index(one.type), -alike[_habit(one)], one.address))
@@ -97,7 +97,7 @@ def looks(words: Words, history: Sequence[Words] = ()) -> list[Look]:
 
 
 def _without_accidents(guesses: Sequence[Look], alike: Counter[Habit]) -> list[Look]:
-    """Between values of one wide type, order and alignment all others are taken for parts of such values."""
+    """Between values of one wide type, order and alignment, other matches count as parts of such values."""
     wide = [one for one in guesses if REGISTERS[one.type] > 1]
     best = max(map(_habit, wide), key=lambda habit: alike[habit], default=None)
     if best is None or alike[best] < MOST_ACCIDENTS:
@@ -107,7 +107,7 @@ def _without_accidents(guesses: Sequence[Look], alike: Counter[Habit]) -> list[L
 
 
 def _free(guesses: Sequence[Look], taken: set[int]) -> list[Look]:
-    """Those that share no register with one before; ``taken`` gets theirs."""
+    """The guesses that share no register with an earlier one; their registers are added to ``taken``."""
     out = []
     for one in guesses:
         mine = range(one.address, one.address + one.registers)
@@ -118,7 +118,7 @@ def _free(guesses: Sequence[Look], taken: set[int]) -> list[Look]:
 
 
 def _is_telling(one: Look) -> bool:
-    """Whether it needs no neighbour of its kind: of whole numbers many are a voltage at some scale."""
+    """Whether it counts without a similar neighbour: many whole numbers are a voltage at some scale."""
     return one.type in FLOATS or one.scale == _TENTH or not one.quantity.endswith("voltage")
 
 
@@ -129,7 +129,7 @@ def _habit(one: Look) -> Habit:
 
 
 def favourite(found: Sequence[Look]) -> Look | None:
-    """One of the values that are read in the way which explains most; None where nothing stands out."""
+    """A value read in the way that explains most values; None if no way stands out."""
     wide = [one for one in found if REGISTERS.get(one.type, 0) > 1]
     alike = Counter(map(_habit, wide))
     best = max(wide, key=lambda one: alike[_habit(one)], default=None)
@@ -148,7 +148,7 @@ def _guess(words: Words, address: int, type_: str) -> Look | None:
 
 
 def _is_padded(words: Words, address: int, type_: str) -> bool:
-    """Whether a whole number has an outer register of 0 or all ones: then the narrower type says the same."""
+    """Whether a whole number has an outer register of 0 or all ones: then a narrower type gives the same value."""
     wide = REGISTERS[type_]
     return wide > 1 and type_ not in FLOATS and bool({words[address], words[address + wide - 1]} & {0, 0xFFFF})
 
@@ -185,10 +185,10 @@ def _text(run: str, begin: int) -> list[Look]:
 
 
 def _counters(rounds: Sequence[Words]) -> list[Look]:
-    """Values that only grow, and little for their size, best guess first.
+    """Values that only grow, and grow little for their size; best guess first.
 
-    The best has the least growth: read in another order, or from a register too far in front, the same counter jumps.
-    A float that explains the change of all its registers goes before: no whole number looks like one by accident.
+    The best one grows least: read in another order, or from too early a register, the same counter jumps.
+    A float that explains the changes of all its registers comes first: whole numbers do not resemble one by chance.
     """
     last = rounds[-1]
     changed = {at for at in last if any(one.get(at) != last[at] for one in rounds)}

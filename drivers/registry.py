@@ -1,4 +1,4 @@
-"""The protocols by name; third-party ones by entry point. A driver is imported when its protocol is first used."""
+"""The protocols by name; third-party protocols by entry point. A driver is imported when its protocol is first used."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PACKAGES: Mapping[str, str] = {  # protocol -> package with its PROTOCOL
     "mbus": "drivers.mbus",
     "iec62056": "drivers.iec62056",
 }
-DEFAULT = "modbus"  # where a protocol is not given
+DEFAULT = "modbus"  # used if no protocol is given
 _log = logging.getLogger("meterhouse.drivers")
 
 
@@ -53,12 +53,12 @@ def protocol_of(name: str) -> Protocol:
 
 
 def all_protocols() -> Iterator[Protocol]:
-    """All descriptors, our own first; third parties' that are broken are left out (using one says what is wrong)."""
+    """All descriptors, our own first, without broken third-party ones (using one reports what is wrong)."""
     for name in protocols():
         try:
             yield protocol_of(name)
         except ConfigError as error:
-            _warn_once(f"{error.where}: {error.what}; it is left out")
+            _warn_once(f"{error.where}: {error.what}; ignored")
 
 
 @lru_cache(maxsize=256)
@@ -73,7 +73,7 @@ def own_schemes() -> list[LineScheme]:
 
 
 def find_scheme(name: str) -> LineScheme | None:
-    """The scheme of lines with frames of their own; None for one that carries bytes, or that nobody knows."""
+    """The scheme of lines with their own framing; None for one that carries bytes, or is unknown."""
     if name in BYTE_SCHEMES:
         return None
     if (own := next((one for one in own_schemes() if one.name == name), None)) is not None:
@@ -82,13 +82,13 @@ def find_scheme(name: str) -> LineScheme | None:
 
 
 def line_urls() -> str:
-    """The urls that a line may have, for a person who writes one."""
+    """The forms of a line's url, as a hint for a person writing one."""
     framed = "".join(f"{one.name}://HOST:{one.port}, " for one in own_schemes())
     return f"serial:/dev/serial/by-id/..., {framed}tcp://HOST:PORT or udp://HOST:PORT"
 
 
 def line_url_help() -> str:
-    """The same for the help of commands."""
+    """The forms of a line's url, for the help of commands."""
     framed = "".join(f"{one.name}://HOST, " for one in own_schemes())
     return f"serial:/dev/..., {framed}tcp:// or udp://HOST:PORT"
 
@@ -99,7 +99,7 @@ def searchable(scheme: str = "") -> list[Protocol]:
 
 
 def named_on_lines() -> list[str]:
-    """The protocols that a device can be asked in: those that are spoken in another are not among them."""
+    """The protocols that a device can be read with, without those that run inside another."""
     return [one.name for one in all_protocols() if not one.wire]
 
 
@@ -110,7 +110,7 @@ def has_registers(name: str) -> bool:
 
 
 def maps_registers(name: str) -> bool:
-    """Whether points of its profiles say their registers, else a key; an unknown protocol has keys."""
+    """Whether points of its profiles have registers instead of a key; an unknown protocol has keys."""
     found = _found(name)
     return found is not None and found.maps_registers
 
@@ -118,12 +118,12 @@ def maps_registers(name: str) -> bool:
 def _found(name: str) -> Protocol | None:
     try:
         return find_protocol(name)
-    except ConfigError:  # using it says what is wrong
+    except ConfigError:  # using it reports what is wrong
         return None
 
 
 def driver_class(name: str) -> type[Driver]:
-    """The driver of a protocol. Raises ConfigError as ``protocol_of``, and for a driver that lacks something."""
+    """The driver of a protocol. Raises ConfigError as ``protocol_of`` does, and for an incomplete driver."""
     protocol = protocol_of(name)
     if name in PACKAGES:
         return protocol.driver()
@@ -134,16 +134,16 @@ def driver_class(name: str) -> type[Driver]:
         raise _not_loaded(error, where) from error
     lacking = [method for method in DRIVER_METHODS if not hasattr(found, method)]
     if lacking:
-        hint = "Add what is missing: drivers/protocol.py, Driver, describes it"
+        hint = "Add what is missing: see Driver in drivers/protocol.py"
         raise ConfigError(f"has no {', '.join(lacking)}", where=where, hint=hint)
     return found
 
 
 def check_address(name: str, address: str, scheme: str = "") -> InvalidAddress | None:
-    """The error in the address of a device, or in its line; None without an error, or of an unknown protocol.
+    """The error in a device's address or line; None if there is none, or for an unknown protocol.
 
     Args:
-        scheme: of the line's url; "" where the line is not known.
+        scheme: of the line's url; "" if the line is unknown.
     """
     try:
         protocol = find_protocol(name)
@@ -156,11 +156,11 @@ def check_address(name: str, address: str, scheme: str = "") -> InvalidAddress |
     if not scheme or scheme in protocol.schemes:
         return None
     hint = "Use a line with tcp://HOST:PORT (raw bytes) or a serial port"
-    return InvalidAddress("line", f"{protocol.title} does not go over {scheme}", hint)
+    return InvalidAddress("line", f"{protocol.title} does not run over {scheme}", hint)
 
 
 def demand_address(name: str, address: str, scheme: str, where: str) -> None:
-    """For a driver that is made: raises ConfigError where ``check_address`` finds something wrong."""
+    """For the constructor of a driver: raises ConfigError if ``check_address`` finds an error."""
     if (wrong := check_address(name, address, scheme)) is not None:
         raise ConfigError(wrong.what, where=where, hint=wrong.hint)
 
@@ -171,7 +171,7 @@ def foreign_profiles() -> list[Path]:
 
 
 def entry_points(group: str) -> Iterable[EntryPoint]:
-    """Importing the metadata of packages takes a megabyte, so it is done for third-party drivers only."""
+    """Importing package metadata takes a megabyte, so it is done only for third-party drivers."""
     from importlib.metadata import entry_points as found
 
     return found(group=group)
@@ -183,12 +183,12 @@ def _foreign() -> list[EntryPoint]:
 
 @lru_cache(maxsize=1)
 def _installed(path: tuple[str, ...]) -> list[EntryPoint]:
-    """Looking for them takes 10 ms: done once for a search path."""
+    """Searching takes 10 ms, so it is done once per search path."""
     return sorted(entry_points(group=GROUP), key=lambda point: point.name)
 
 
 def load_point(point: EntryPoint, where: str) -> object:
-    """What a third party's entry point names. Raises ConfigError, whatever its module does when it is imported."""
+    """The object named by a third party's entry point. Raises ConfigError, whatever its module does on import."""
     try:
         return point.load()
     except Exception as error:
@@ -196,7 +196,7 @@ def load_point(point: EntryPoint, where: str) -> object:
 
 
 def _checked(point: EntryPoint) -> Protocol:
-    """A third party's descriptor, if it is one and states what it sends."""
+    """A third party's descriptor, checked: it must be one and list the frames it sends."""
     where = f"driver {point.name} ({point.value})"
     found = load_point(point, where)
     if not isinstance(found, Protocol):
@@ -206,13 +206,13 @@ def _checked(point: EntryPoint) -> Protocol:
         hint = "frames = {frame: what it does}"
         raise ConfigError("does not state the frames it sends", where=where, hint=hint)
     if found.name != point.name:
-        raise ConfigError(f"speaks {found.name!r}, not {point.name!r}", where=where)
+        raise ConfigError(f"describes the protocol {found.name!r}, not {point.name!r}", where=where)
     _follow(found, where)
     return found
 
 
 def _follow(found: Protocol, where: str) -> None:
-    """Import what others use of a third party's protocol, before they do. Raises ConfigError."""
+    """Import the parts of a third party's protocol before they are used. Raises ConfigError."""
     followed: tuple[tuple[str, Callable[[], Any]], ...] = (
         ("explainers", found.all_explainers),
         ("parser", found.new_parser),
@@ -227,7 +227,7 @@ def _follow(found: Protocol, where: str) -> None:
             if name == "explainers" and not all(hasattr(one, "name") and callable(one.explain) for one in result):
                 raise TypeError("not a tuple of Explainer")
             if name.endswith("parser") and result is not None and result.feed(b""):
-                raise TypeError("finds frames in no bytes")
+                raise TypeError("finds frames in an empty input")
         except Exception as error:
             raise _not_loaded(error, f"{where}: {name}") from error
 

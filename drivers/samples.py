@@ -1,4 +1,4 @@
-"""Recorded answers of devices, read as their driver reads them: for samples of profiles and for dumps."""
+"""Reads recorded answers as the driver would: for samples of profiles and for dumps."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def read_sample(
     words: Mapping[int, Mapping[int, int]] | None = None,
     frames: Mapping[str, str] | None = None,
 ) -> dict[str, Reading]:
-    """Point name -> reading; points whose registers or frames are not there are left out.
+    """Point name -> reading; points without their registers or frames are left out.
 
     Args:
-        words: of a protocol with registers: function -> address -> word.
-        frames: of others: question -> hex of its answer, several frames in a row where there are.
+        words: for a protocol with registers: function -> address -> word.
+        frames: for other protocols: query -> hex of its answer, which may consist of several frames.
 
-    Raises ValueError where there is no hex or no sound frame, LineError where the answer is a refusal, ConfigError
-    where the driver reads no samples.
+    Raises ValueError for invalid hex or no valid frame, LineError if the answer is a refusal, ConfigError
+    if the driver cannot read samples.
     """
     address = protocol_of(profile.protocol).any_address
     spec = DeviceSpec("sample", "", address, profile.protocol, profile.id, points, (0, 0, 0, 0, 0))
-    line = open_line(LineConfig("sample", "serial:/dev/null"))  # never opened: nothing is asked
+    line = open_line(LineConfig("sample", "serial:/dev/null"))  # never opened: nothing is sent
     device = driver_class(profile.protocol)(spec, line, cast(Ring, None), 0)
     return device.read_sample(words or {}, frames or {})

@@ -1,4 +1,4 @@
-"""From a device's unit to the one that a profile says: powers of ten only, and whole numbers of seconds."""
+"""Factors from a device's unit to the profile's: powers of ten only, and whole numbers of seconds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SECONDS: Mapping[str, int] = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 
 
 def unit_factor(have: str, want: str) -> Decimal | None:
-    """The factor from ``have`` to ``want``; None where no exact factor exists, or none at all.
+    """The factor from ``have`` to ``want``; None if there is no factor, or no exact one.
 
     A reading keeps the device's unit up to powers of ten: kWh never becomes GJ here.
     """

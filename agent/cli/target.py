@@ -173,7 +173,7 @@ def _ratios(texts: tuple[str, ...], profile: Profile) -> tuple[Decimal, Decimal]
         found[name] = _value("--ratio", v.factor, number)
     if texts and all(point.ratio != "apply" for point in profile.points):
         what = f"has no effect: {profile.id} states that the device applies the ratio itself, or measures directly"
-        raise UsageError(what, where="--ratio", hint="Leave it out, and check that the values are right")
+        raise UsageError(what, where="--ratio", hint="Remove it, and check that the values are correct")
     return found["ct"], found["pt"]
 
 

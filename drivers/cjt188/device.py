@@ -4,7 +4,7 @@ A point's ``key`` is ``FIELD`` or ``DI:FIELD``: the field as ``drivers.cjt188.va
 (``volume``, ``energy``, ``temperature.supply``, or a whole name such as ``device.time``), out of the answer to the
 identifier DI (four hex digits; 901F, the current data, where none is given). ``FIELD@N`` is the N-th last settlement.
 A point's ``type`` is the meter type in hex that is asked for (``10`` cold water, ``20`` heat, ``AA`` any).
-The order of the identifier's bytes is found at the meter: each silence turns it, until the meter has answered.
+The byte order of the identifier is found by trial: it is swapped after each timeout until the meter answers.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _ANSWER = 13 + 3 + 48  # bytes of a frame with the longest current data, 2018 he
 
 
 class Cjt188Device(MeterDevice):
-    """Speaks to the address in ``spec.address``, up to 14 digits; all A addresses the only meter of a line.
+    """Reads the meter with the address ``spec.address``, up to 14 digits; all A addresses the only meter on a line.
 
     Raises:
-        ConfigError: an address, key or meter type that cannot be, or a line of Modbus TCP.
+        ConfigError: an invalid address, key or meter type, or a Modbus TCP line.
     """
 
     protocol = "cjt188"
@@ -76,7 +76,7 @@ class Cjt188Device(MeterDevice):
         try:
             answer = await self.exchange(self._request(query_id))
         except (LineTimeout, DeviceException):
-            if not self._proven:  # some meters know the identifier in one order only, and say nothing to the other
+            if not self._proven:  # some meters accept the identifier in one order only and do not answer the other
                 self._low_first = not self._low_first
             raise
         self._proven = True
@@ -116,7 +116,7 @@ class Cjt188Device(MeterDevice):
                 what = f"the meter refuses {identifier:04X}, status {status.hex().upper()}"
                 return DeviceException(what, where=self.where, code=status[0] if status else 0)
             elif found.identifier != identifier:
-                wrong = f"answer has {found.identifier or 0:04X}, expected {identifier:04X}"
+                wrong = f"answer has identifier {found.identifier or 0:04X}, expected {identifier:04X}"
             return MismatchError(wrong, where=self.where) if wrong else found.raw
 
         frame = build_read(meter_type, self._address, identifier, serial=serial, low_first=self._low_first)

@@ -72,7 +72,7 @@ EXPLAINERS = (
 
     \b
     Exit codes: 0 decoded (an error answer of the meter too), 2 wrong usage,
-      4 no sound frame.
+      4 no valid frame.
     """,
         explain=explain,
         is_sound=lambda stream: bool(Parser().feed(stream)),

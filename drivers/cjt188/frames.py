@@ -13,7 +13,7 @@ from drivers.model import UsageError
 
 START, ANY = 0x68, 0xAA
 READ, READ_ADDRESS = 0x01, 0x03
-ALLOWED_CONTROLS = frozenset({READ, READ_ADDRESS})  # all that we ever send
+ALLOWED_CONTROLS = frozenset({READ, READ_ADDRESS})  # the only codes that we send
 CURRENT, CURRENT_BOTH, ADDRESS = 0x901F, 0x911F, 0x810A
 
 FUNCTIONS = {
@@ -116,8 +116,8 @@ def broken(stream: bytes) -> tuple[bytes, int, str]:
 
 
 def build_frame(meter_type: int, address: str, control: int, data: bytes, wake: int) -> bytes:
-    """A request. Raises UsageError for a control code that does not only read, or an address that is none."""
-    if control not in ALLOWED_CONTROLS:  # the promise to be read-only, held where the bytes are made
+    """A request. Raises UsageError for a control code that may write, or an invalid address."""
+    if control not in ALLOWED_CONTROLS:  # read-only is enforced here, where the frames are built
         raise UsageError(f"control code {control:02X}h may write", where="CJ/T 188")
     return build_request(bytes((START, meter_type)) + address_bytes(address, 14, "CJ/T 188"), control, data, wake)
 
@@ -125,12 +125,12 @@ def build_frame(meter_type: int, address: str, control: int, data: bytes, wake: 
 def build_read(
     meter_type: int, address: str, identifier: int = CURRENT, *, serial: int = 0, low_first: bool = False, wake: int = 3
 ) -> bytes:
-    """A read request. ``low_first`` sends 1F 90 for 901F: remember per meter which order it answers to."""
+    """A read request. ``low_first`` sends 1F 90 for 901F: remember for each meter which order it answers."""
     code = identifier.to_bytes(2, "little" if low_first else "big")
     return build_frame(meter_type, address, READ, code + bytes((serial & 0xFF,)), wake)
 
 
 def build_read_address(*, serial: int = 0, low_first: bool = False, wake: int = 3) -> bytes:
-    """Ask the only meter on the line for its type and address."""
+    """A request to the only meter on the line for its type and address."""
     code = ADDRESS.to_bytes(2, "little" if low_first else "big")
     return build_frame(ANY, "A" * 14, READ_ADDRESS, code + bytes((serial & 0xFF,)), wake)

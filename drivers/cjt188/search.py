@@ -1,4 +1,4 @@
-"""How a scan finds CJ/T 188 meters: the only one of a line answers a read of any address."""
+"""How a scan finds CJ/T 188 meters: the only meter on a line answers a read to the wildcard address."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Cjt188Search(DeviceSearch):
         return Parser().feed(payload)[0].address
 
     async def is_there(self, probe: Probe, payload: bytes) -> bool:
-        """The same to the sender of an answer, its own order first."""
+        """The same read to the meter that answered, in its own byte order first."""
         found = Parser().feed(payload)[0]
         for order in (found.low_first, not found.low_first):
             named = self._read(found.meter_type, found.address, order, probe.serial, f"address {found.address}")

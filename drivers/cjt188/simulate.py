@@ -1,4 +1,4 @@
-"""A CJ/T 188 meter from the device's side, and one of a profile that shows its part of a park."""
+"""A CJ/T 188 meter from the device's side, and a simulated meter of a profile that shows its part of a park."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _NO_TIME_AND_GOOD = b"\xff" * 7 + b"\x00\x00"
 
 @dataclass(slots=True)
 class Cjt188Meter(SimMeter):
-    """``values``: identifier -> payload after SER. ``low_first``: the only order of identifiers that it knows."""
+    """``values``: identifier -> payload after SER. ``low_first``: the only identifier byte order that it accepts."""
 
     meter_type: int = 0x20
     address: str = "00000000000001"

@@ -16,7 +16,7 @@ from drivers.model import Quality, Reading, Reason
 
 
 def _units() -> dict[int, tuple[str, Decimal]]:
-    """Unit code -> (unit, factor). Codes run ×1, ×10, ×100 from each first one (2004 table 5)."""
+    """Unit code -> (unit, factor). From each first code on, codes run ×1, ×10, ×100 (2004 table 5)."""
     firsts = {
         0x02: "Wh", 0x05: "kWh", 0x08: "MWh", 0x0B: "kJ", 0x0E: "MJ", 0x11: "GJ", 0x14: "W", 0x17: "kW", 0x1A: "MW",
         0x29: "l", 0x2C: "m3", 0x32: "l/h", 0x35: "m3/h", 0x40: "J/h", 0x43: "kJ/h", 0x46: "MJ/h", 0x49: "GJ/h",
@@ -134,7 +134,7 @@ def _layout(identifier: int, meter_type: int, size: int) -> tuple[tuple[_Field, 
     """(fields, storage number) of a payload of ``size`` bytes; no fields: unknown."""
     is_heat, high, low = meter_type >> 4 == 2, identifier >> 8, identifier & 0xFF
     if identifier == CURRENT:
-        if is_heat and size == _size(_WATER):  # it counts volume only
+        if is_heat and size == _size(_WATER):  # the meter counts volume only
             return _WATER, 0
         return ((_HEAT_2018 if size == _size(_HEAT_2018) else _HEAT_2004) if is_heat else _WATER), 0
     if identifier == CURRENT_BOTH or identifier in _PLAIN:
@@ -159,9 +159,9 @@ def _scope(meter_type: int) -> str:
 
 
 def unit_first(pieces: Sequence[tuple[bytes, str]]) -> bool:
-    """Do these quantities (bytes, class of unit) hold the unit code before the value? Some makers do so, same length.
+    """Whether the unit code precedes the value in these quantities (bytes, class of unit), as some makers send it.
 
-    Decided over all of them together: one legal code may be chance, since a value's low byte can look like one.
+    Decided over all of them together: a single match may be chance, since a value's low byte can look like a unit code.
     """
     last = [(raw[-1], kind) for raw, kind in pieces]
     first = [(raw[0], kind) for raw, kind in pieces]
@@ -207,12 +207,12 @@ def _value(field: _Field, raw: bytes, unit_leads: bool) -> tuple[Decimal | int |
     value, quality = _bcd(digits, field.decimals)
     unit, factor = UNITS.get(code, ("", Decimal(1)))
     if value is not None and code not in _CLASSES[field.kind]:
-        quality = Quality.SUSPECT  # a number in no unit that anybody knows, or an energy in m3
+        quality = Quality.SUSPECT  # a number in an unknown unit, or an energy in m3
     return (None if value is None else value * factor), unit, quality
 
 
 def _pieces(layout: tuple[_Field, ...], payload: bytes) -> list[tuple[_Field, bytes]]:
-    """The fields that are whole in ``payload``, with their bytes."""
+    """The fields that are complete in ``payload``, with their bytes."""
     pieces: list[tuple[_Field, bytes]] = []
     at = 0
     for field in layout:
@@ -224,7 +224,7 @@ def _pieces(layout: tuple[_Field, ...], payload: bytes) -> list[tuple[_Field, by
 
 
 def undecoded(frame: Frame) -> bytes:
-    """The bytes of an answer behind the known fields: a truncated field, or the maker's own."""
+    """The bytes of an answer after the known fields: a truncated field, or manufacturer data."""
     if not frame.is_reply or frame.function != READ or frame.identifier is None:
         return b""
     layout, _ = _layout(frame.identifier, frame.meter_type, len(frame.payload))
@@ -243,7 +243,7 @@ def decode(identifier: int, meter_type: int, payload: bytes) -> tuple[Reading, .
         value, unit, quality = _value(field, raw, leads)
         name = field.name.replace("@", scope)
         if name == "gas.volume.settlement":
-            name = f"x.{name}"  # the vocabulary has settlement days of water and heat only
+            name = f"x.{name}"  # the vocabulary has settlement days for water and heat only
         if scope == "x.meter" and unit.endswith("Wh"):
             name = name.replace("x.meter.volume", "ac.energy.import")
         readings.append(Reading(name, value, unit, quality, raw, storage=storage, label=field.label))
@@ -262,6 +262,6 @@ def decode_frame(frame: Frame) -> tuple[Reading, ...]:
 
 
 def status_words(raw: bytes) -> dict[str, object]:
-    """The bits of the status word that the standard fixes: valve and battery. The rest is the maker's."""
+    """The bits of the status word that the standard defines: valve and battery. The others are the maker's."""
     valve = {0: "open", 1: "closed", 3: "fault"}.get(raw[0] & 3, "unknown")
     return {"valve": valve, "battery_low": bool(raw[0] & 4)}

@@ -1,11 +1,11 @@
-"""One DL/T 645 meter on a line, 2007 or 1997 as the identifiers in its profile say. Reads only.
+"""One DL/T 645 meter on a line; the identifiers in its profile select 2007 or 1997. Reads only.
 
 A point's ``key`` is ``DI``, ``DI#N``, ``DI@time`` or ``DATE+TIME``: the data identifier as the standard prints it (8
-hex digits speak 2007, 4 speak 1997), the N-th value from 0 of a block that is asked as such, the device's own time of
+hex digits for 2007, 4 for 1997), the N-th value (from 0) of a block requested as a whole, the device's own time of
 the value, or the two identifiers whose values together are the meter's clock. Frozen values (05..) are read together
 with the time of the freeze.
-Points whose identifiers differ in phase or tariff alone are asked as one block; a meter that refuses the block is
-asked singly from then on.
+Points whose identifiers differ only in phase or tariff are read as one block; a meter that refuses the block is
+read point by point from then on.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ _ENVELOPE = 4 + 12  # wake-up bytes and frame around the data
 
 
 class Dlt645Device(MeterDevice):
-    """Speaks to the address in ``spec.address``, up to 12 digits; all A addresses the only meter of a line.
+    """Reads the meter with the address ``spec.address``, up to 12 digits; all A addresses the only meter on a line.
 
     Raises:
-        ConfigError: an address or a key that cannot be, or a line of Modbus TCP.
+        ConfigError: an invalid address or key, or a Modbus TCP line.
     """
 
     protocol = "dlt645"
@@ -110,10 +110,10 @@ class Dlt645Device(MeterDevice):
         try:
             before = _text(await self._one(moment))
         except DeviceException:
-            return await self._one(query_id)  # it does not say when
+            return await self._one(query_id)  # the meter does not report the time of the freeze
         response = await self._one(query_id)
         if _text(await self._one(moment)) != before:
-            raise MismatchError(f"froze anew while {query_id} was read", where=self.where)
+            raise MismatchError(f"the meter stored a new freeze while {query_id} was being read", where=self.where)
         return replace(response, readings=[replace(reading, time=before) for reading in response.readings])
 
     async def _clock(self, date_di: str, time_di: str) -> Response:
@@ -122,7 +122,7 @@ class Dlt645Device(MeterDevice):
         response = await self._one(time_di)
         clock = _text(response)
         if clock.startswith("00:0"):
-            before = _text(await self._one(date_di))  # asked at 23:59 and answered past midnight, perhaps
+            before = _text(await self._one(date_di))  # midnight may have passed between the two answers
         time_text = f"{before}T{clock}" if before and clock else None
         quality = Quality.GOOD if time_text else Reason.SENTINEL
         return replace(
@@ -139,7 +139,7 @@ class Dlt645Device(MeterDevice):
         while frames[-1].more:
             number = len(frames)
             if number == _MOST_FRAMES:
-                raise MismatchError(f"more than {_MOST_FRAMES} frames of {query_id}", where=self.where)
+                raise MismatchError(f"more than {_MOST_FRAMES} frames for {query_id}", where=self.where)
             request = self._request(
                 build_read_next(self._address, query_id, number), READ_NEXT_97 if is_97 else READ_NEXT, query_id, number
             )
@@ -157,7 +157,7 @@ class Dlt645Device(MeterDevice):
     def brings(self, point: Point, query_id: str) -> bool:
         di = _parts(point)[0]
         if "+" in di:
-            return False  # there is no arrival time to hold it against
+            return False  # no arrival time to compare the clock with
         return query_id in (di, (block_of(di) or ("",))[0])
 
     def pick(self, point: Point, query_id: str, response: Response) -> Reading | None:
@@ -191,7 +191,7 @@ class Dlt645Device(MeterDevice):
                 code = found.error_code or 0
                 return DeviceException(f"the meter answers {di}: {error_text(code)}", where=self.where, code=code)
             if found.identifier != di:
-                return MismatchError(f"answer has {found.identifier}, expected {di}", where=self.where)
+                return MismatchError(f"answer has identifier {found.identifier}, expected {di}", where=self.where)
             if sequence and found.sequence not in (None, sequence):
                 return MismatchError(f"answer is frame {found.sequence}, expected {sequence}", where=self.where)
             return found.raw
@@ -201,7 +201,7 @@ class Dlt645Device(MeterDevice):
 
 
 def _text(response: Response) -> str:
-    """The text of an answer with one value, "" where the meter has none."""
+    """The text of a single-value answer; "" if the meter has no value."""
     value = response.readings[0].value if response.readings else None
     return value if isinstance(value, str) else ""
 
@@ -214,7 +214,7 @@ def _parts(point: Point) -> tuple[str, int, bool]:
 
 
 def block_of(di: str) -> tuple[str, int] | None:
-    """The block that holds an identifier's value, and its place in it; None where there is none.
+    """The block that contains an identifier's value, and the value's position in it; None if there is none.
 
     Source: DL/T 645-2007 annex A (DI1 FF: all tariffs or phases), DL/T 645-1997 annex A (low digit F).
     """
@@ -247,7 +247,7 @@ def _block_97(di: str, code: int) -> tuple[str, int] | None:
 
 
 def _data_bytes(di: str) -> int:
-    """Bytes of an identifier's data, about: for the deadline."""
+    """Approximate size of an identifier's data in bytes, for the deadline."""
     code = int(di, 16)
     field: Field | None = FIXED_97.get(code) if len(di) == 4 else FIXED.get(code)
     if field is not None:

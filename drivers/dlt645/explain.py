@@ -68,7 +68,7 @@ def explain(stream: bytes) -> Json:
 
 
 def _answers(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """The replies, those together that are one answer in several frames."""
+    """The replies, grouped: the frames of one multi-frame answer form one group."""
     parts: list[list[Frame]] = []
     for frame in frames:
         if not frame.is_reply or frame.is_error:
@@ -100,10 +100,10 @@ def _lacks(part: Sequence[Frame]) -> Iterator[str]:
     """A warning for missing frames of an answer."""
     if part[0].is_follow_on:
         number = "" if part[0].sequence is None else f" {part[0].sequence}"
-        what = f"it is unknown which values of {part[0].identifier} it holds"
-        yield f"follow-on frame{number} without those before it: {what}"
+        what = f"it is unknown which values of {part[0].identifier} it contains"
+        yield f"follow-on frame{number} without the preceding frames: {what}"
     if part[-1].more:
-        yield f"the meter has more of {part[-1].identifier or 'this'}: the following frames are missing"
+        yield f"the meter has more data for {part[-1].identifier or 'this'}: the follow-on frames are missing"
 
 
 EXPLAINERS = (
@@ -118,7 +118,7 @@ EXPLAINERS = (
 
     \b
     Exit codes: 0 decoded (an error answer of the meter too), 2 wrong usage,
-      4 no sound frame.
+      4 no valid frame.
     """,
         explain=explain,
         is_sound=lambda stream: bool(Parser().feed(stream)),

@@ -13,20 +13,20 @@ from drivers.model import Quality, Reading, Reason
 Value = Decimal | int | str | None
 
 
-_WORDS = re.compile(  # those of the names built here that the vocabulary has; the others are ``x.`` names
+_WORDS = re.compile(  # the names built here that the vocabulary contains; others become ``x.`` names
     r"ac\.energy\.(import|export|total)(\.tariff\.\d+|\.l[123])?|ac\.energy\.reactive\.quadrant\.[1-4]"
     r"|ac\.energy\.(reactive\.import|reactive\.export|apparent)(\.l[123])?|ac\.demand\.(import|export|apparent)\.max"
 )
 
 
 def word(name: str) -> str:
-    """A name below ``ac.energy`` or ``ac.demand``, with ``x.`` in front where the vocabulary has no such word."""
+    """A name below ``ac.energy`` or ``ac.demand``, prefixed with ``x.`` if the vocabulary does not contain it."""
     return name if _WORDS.fullmatch(name) else f"x.{name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field as the standard's tables give it. ``kind`` names a reader below; ``decimals`` counts for BCD."""
+    """One field as defined in the standard's tables. ``kind`` names a reader below; ``decimals`` counts for BCD."""
 
     name: str
     label: str

@@ -16,7 +16,7 @@ MORE = 0x20  # a bit of the control code
 
 READ, READ_NEXT, READ_ADDRESS = 0x11, 0x12, 0x13  # 2007
 READ_97, READ_NEXT_97, REREAD_97 = 0x01, 0x02, 0x03  # 1997
-ALLOWED_CONTROLS = frozenset({READ, READ_NEXT, READ_ADDRESS, READ_97, READ_NEXT_97, REREAD_97})  # all that we ever send
+ALLOWED_CONTROLS = frozenset({READ, READ_NEXT, READ_ADDRESS, READ_97, READ_NEXT_97, REREAD_97})  # all that we send
 
 FUNCTIONS = {  # the low five bits of the control code: up to 10h 1997, from 11h on 2007; 08h both
     0x01: "read",
@@ -58,7 +58,7 @@ _PLUS_33 = bytes((i + 0x33) & 0xFF for i in range(256))
 
 
 def error_text(code: int) -> str:
-    """What an error byte says; bits may be set together."""
+    """The meaning of an error byte; several bits may be set."""
     words = [text for bit, text in enumerate(ERROR_BITS) if code >> bit & 1]
     return ", ".join(words) or f"error {code:02X}h"
 
@@ -83,12 +83,12 @@ class Frame(ChecksumFrame):
 
     @property
     def more(self) -> bool:
-        """The meter has more of this data: ask with ``read next``."""
+        """The meter has more of this data: request it with ``read next``."""
         return self.raw[8] & MORE != 0
 
     @property
     def is_follow_on(self) -> bool:
-        """A reply that goes on with a block whose beginning came in the frames before."""
+        """A reply that continues a block begun in earlier frames."""
         return self.is_reply and not self.is_error and self.function in (READ_NEXT, READ_NEXT_97)
 
     @property
@@ -98,7 +98,7 @@ class Frame(ChecksumFrame):
 
     @property
     def version(self) -> str:
-        """The edition of the standard; what both have (08h, a time broadcast) counts as 2007."""
+        """The edition of the standard; a code common to both (08h, time broadcast) counts as 2007."""
         return "2007" if self.function >= READ or self.function == 0x08 or self._is_security else "1997"
 
     @property
@@ -107,7 +107,7 @@ class Frame(ChecksumFrame):
 
     @property
     def identifier(self) -> str:
-        """The data identifier as the standard prints it (``00010000`` or ``9010``), "" where there is none."""
+        """The data identifier as the standard prints it (``00010000`` or ``9010``); "" if there is none."""
         size = _IDENTIFIER_SIZES.get(self.function, 0)
         if self._is_security:
             size = 4
@@ -163,8 +163,8 @@ def broken(stream: bytes) -> tuple[bytes, int, str]:
 
 
 def build_frame(address: str, control: int, data: bytes, wake: int) -> bytes:
-    """A request. Raises UsageError for a control code that does not only read, or an address that is none."""
-    if control not in ALLOWED_CONTROLS:  # the promise to be read-only, held where the bytes are made
+    """A request. Raises UsageError for a control code that may write, or an invalid address."""
+    if control not in ALLOWED_CONTROLS:  # read-only is enforced here, where the frames are built
         raise UsageError(f"control code {control:02X}h may write", where="DL/T 645")
     head = bytes((START, *address_bytes(address, 12, "DL/T 645"), START))
     return build_request(head, control, data.translate(_PLUS_33), wake)
@@ -179,13 +179,13 @@ def _identifier_bytes(identifier: str) -> bytes:
 
 
 def build_read(address: str, identifier: str, *, wake: int = 4) -> bytes:
-    """A read request; 8 hex digits of identifier speak 2007, 4 speak 1997."""
+    """A read request; an identifier of 8 hex digits means 2007, of 4 means 1997."""
     code = _identifier_bytes(identifier)
     return build_frame(address, READ if len(code) == 4 else READ_97, code, wake)
 
 
 def build_read_next(address: str, identifier: str, sequence: int = 1, *, wake: int = 4) -> bytes:
-    """Ask for what a reply with ``more`` left out; ``sequence`` counts from 1 and exists in 2007 only."""
+    """A request for the data after a reply with ``more``; ``sequence`` counts from 1 and exists in 2007 only."""
     code = _identifier_bytes(identifier)
     if len(code) == 2:
         return build_frame(address, READ_NEXT_97, code, wake)
@@ -193,7 +193,7 @@ def build_read_next(address: str, identifier: str, sequence: int = 1, *, wake: i
 
 
 def build_read_address(*, wake: int = 4) -> bytes:
-    """Ask the only meter on the line for its address (2007)."""
+    """A request to the only meter on the line for its address (2007)."""
     return build_frame("AAAAAAAAAAAA", READ_ADDRESS, b"", wake)
 
 
@@ -206,7 +206,7 @@ def join(frames: Sequence[Frame]) -> bytes:
     first = frames[0]
     for number, frame in enumerate(frames[1:], 1):
         if frame.identifier != first.identifier or frame.address != first.address:
-            raise FrameError("follow-on frame of another reading", where=f"DL/T 645 {first.address}")
+            raise FrameError("the follow-on frame belongs to another reading", where=f"DL/T 645 {first.address}")
         if frame.sequence is not None and frame.sequence != number:
             raise FrameError(f"follow-on frame {frame.sequence}, expected {number}", where=f"DL/T 645 {first.address}")
     return b"".join(frame.payload for frame in frames)

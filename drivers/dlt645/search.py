@@ -1,6 +1,6 @@
 """How a scan finds DL/T 645 meters: all at once by any address, then by the last digits of their addresses.
 
-Where several answer at once (their bytes collide), each part of them is asked. Source: DL/T 645-2007 7.1
+Where several answer at once (their bytes collide), the group is split further. Source: DL/T 645-2007 7.1
 (abbreviated addresses).
 """
 
@@ -22,7 +22,7 @@ _ANYBODY = "A" * 12
 
 class Dlt645Search(DeviceSearch):
     def probes(self, serial: str) -> list[Probe]:
-        """Requests that the only meter of a line answers: 13h (2007), then a read to AA..AA (2007, 1997)."""
+        """Requests that the only meter on a line answers: 13h (2007), then a read to AA..AA (2007, 1997)."""
         asked = (
             (build_read_address(), READ_ADDRESS),
             (build_read(_ANYBODY, "00010000"), READ),
@@ -38,7 +38,7 @@ class Dlt645Search(DeviceSearch):
         return await answers_to_its_name(self.scan.put, sender_of(payload), probe.serial, timeout_s, function)
 
     async def in_groups(self, progress: ProgressCallback, slow: bool = False) -> None:
-        """By the last digits: where several answered at once, and in the slow pass everywhere."""
+        """Search by the last digits: where several meters answered at once, and in the slow pass everywhere."""
         wanted = {probe.serial: probe.request.function for probe in self.crowded}
         if slow and self.is_wanted:
             wanted = {serial: READ for serial in self.scan.plan.settings(self.name)} | wanted
@@ -65,7 +65,7 @@ class Dlt645Search(DeviceSearch):
 
 
 def _probe(frame: bytes, function: int, serial: str, timeout_s: float, what: str) -> Probe:
-    def judge(found: Frame) -> bytes | None:  # the question is whether any meter answers, and which
+    def judge(found: Frame) -> bytes | None:  # only whether any meter answers, and which, matters here
         return found.raw if found.is_reply else None
 
     request = MeterRequest(frame, function, _ANYBODY, "DL/T 645", 24, Parser, judge, broken)
@@ -79,7 +79,7 @@ def probe_ending(digits: str, serial: str, timeout_s: float, function: int = REA
 
 
 def sender_of(frame: bytes) -> str:
-    """The meter's own address in an answer; "" where it only repeats the wildcards of the question."""
+    """The meter's own address in an answer; "" if the answer only repeats the wildcards of the request."""
     answer = Frame(frame)
     address = answer.reported_address or answer.address
     return "" if "A" in address else address
@@ -88,14 +88,14 @@ def sender_of(frame: bytes) -> str:
 async def by_digits(
     ask: Asker, serial: str, function: int, timeout_s: float, remark: Remark, ending: str = ""
 ) -> AsyncIterator[bytes]:
-    """The answers of all meters whose address ends in ``ending``, found by two more digits at a time."""
+    """The answers of all meters whose address ends in ``ending``, extended by two digits at a time."""
     for number in range(100):
         digits = f"{number:02d}{ending}"
         reply = await ask(probe_ending(digits, serial, timeout_s, function))
         sender = sender_of(reply.payload) if isinstance(reply, Answer) else ""
         if isinstance(reply, Answer) and not sender:
             if Frame(reply.payload).is_error:
-                return  # it refuses every address that is not its own: a search finds no digits
+                return  # it refuses every address except its own: a search by digits finds nothing
             continue
         if isinstance(reply, Answer) and await answers_to_its_name(ask, sender, serial, timeout_s, function):
             yield reply.payload
@@ -108,7 +108,7 @@ async def by_digits(
 
 
 async def answers_to_its_name(ask: Asker, address: str, serial: str, timeout_s: float, function: int) -> bool:
-    """Whether the meter of an address is there: two that speak at once can sound like a third."""
+    """Whether a meter with this address exists: two simultaneous answers can look like one from a third meter."""
     for asked in dict.fromkeys((READ_97 if function == READ_97 else READ, READ_97)):
         reply = await ask(probe_ending(address, serial, timeout_s, asked))
         if isinstance(reply, Answer):

@@ -1,4 +1,4 @@
-"""A DL/T 645 meter from the device's side, and one of a profile that shows its part of a park."""
+"""A DL/T 645 meter from the device's side, and a simulated meter of a profile that shows its part of a park."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ DEMO = ParkSlot(
 class Dlt645Meter(SimMeter):
     """``values``: identifier (8 or 4 hex digits) -> its data as on the wire, low byte first.
 
-    Data longer than ``most`` bytes goes out in several frames. Whatever is not there answers "no such data".
+    Data longer than ``most`` bytes is sent in several frames. Missing identifiers answer "no such data".
     """
 
     address: str = "000000000001"
     values: dict[str, bytes] = field(default_factory=dict)
     most: int = 200
-    speaks: tuple[int, ...] = (0x01, 0x02, 0x11, 0x12, 0x13)  # to other control codes it says nothing
+    speaks: tuple[int, ...] = (0x01, 0x02, 0x11, 0x12, 0x13)  # other control codes get no answer
 
     def hear(self, frame: bytes) -> bytes | None:
         found = Parser().feed(frame)

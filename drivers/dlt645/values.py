@@ -29,7 +29,7 @@ BLOCK_END = 0xAA  # 1997, and some makers in 2007, close a list of values with i
 
 
 def decode_frame(frame: Frame) -> Readings:
-    """The readings of one reply; nothing for requests, error answers and what carries no value."""
+    """The readings of one reply; none for requests, error answers and replies without values."""
     if not frame.is_reply or frame.is_error:
         return ()
     if frame.reported_address:
@@ -37,13 +37,13 @@ def decode_frame(frame: Frame) -> Readings:
     if not frame.identifier or frame.function not in (READ, READ_NEXT, READ_97, READ_NEXT_97, REREAD_97):
         return ()
     found = decode(frame.identifier, frame.payload)
-    if frame.is_follow_on:  # it continues somewhere within the block, and only the previous frames show where
+    if frame.is_follow_on:  # it continues within the block; only the previous frames show where
         return tuple(r if r.value is None else replace(r, quality=Quality.SUSPECT) for r in found)
     return found
 
 
 def decode(identifier: str, payload: bytes) -> Readings:
-    """The readings that ``payload`` holds under ``identifier``: 8 hex digits mean 2007, 4 mean 1997.
+    """The readings in ``payload`` for ``identifier``: 8 hex digits mean 2007, 4 mean 1997.
 
     A field of the wrong length is a reading without value, quality ``mismatch``; all FF is ``sentinel``.
     """
@@ -72,7 +72,7 @@ def _unknown(identifier: str, payload: bytes) -> Readings:
 
 
 def _pieces(payload: bytes, size: int) -> list[bytes]:
-    """A block cut into its values; a closing AA is not a value. An incomplete rest stays as one short piece."""
+    """A block split into its values; a closing AA is not a value. An incomplete remainder becomes one short piece."""
     if len(payload) % size == 1 and payload[-1] == BLOCK_END:
         payload = payload[:-1]
     return [payload[i : i + size] for i in range(0, len(payload), size)]
@@ -261,7 +261,7 @@ def _momentary_97(part: int, item: int, payload: bytes) -> Readings:
         names, pieces = (names[item - first],), (payload,)
     else:
         return _limits_97(part, item, payload)
-    # 1997 has no sign bit in its formats, but meters of that time set it for reversed power
+    # the 1997 formats have no sign bit, but 1997 meters set it for reversed power
     kind = "signed" if part in (3, 4) else "bcd"
     return tuple(
         reading(Field(f"{name}.{s}" if s else name, _phase_label(s) + label, size, sizes[size], unit, kind), raw)

@@ -1,7 +1,7 @@
-"""Codes of data sets: OBIS and EDIS, as meters of many makers shorten them, and what the usual ones mean.
+"""Codes of data sets: OBIS and EDIS, with the abbreviations used by many makers, and the usual meanings.
 
-``1-0:1.8.0*255``, ``1-1:1.8.0``, ``1.8.0`` and ``1.8`` are one quantity. ``A-B:`` is medium and channel, ``C.D.E``
-the quantity, ``*F`` the billing period: a number that counts up at each reset, or 255 and nothing for the present.
+``1-0:1.8.0*255``, ``1-1:1.8.0``, ``1.8.0`` and ``1.8`` are the same quantity. ``A-B:`` is medium and channel, ``C.D.E``
+the quantity, ``*F`` the billing period: a number that counts up at each reset; 255 or nothing means the present.
 Source: IEC 62056-61 table 1 to 12 and VDEW specification 2.1.2, as public sources give them; DSMR P1 for its own codes.
 """
 
@@ -20,9 +20,9 @@ PRESENT = 255
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A code taken apart. ``quantity`` is C.D.E without zeros in front; ``period`` None: not given."""
+    """A parsed code. ``quantity`` is C.D.E without leading zeros; ``period`` None: not given."""
 
-    medium: str  # "" where the code does not say it
+    medium: str  # "" if the code does not contain it
     channel: str
     quantity: str
     period: int | None = None
@@ -39,7 +39,7 @@ class Code:
 
 @lru_cache(maxsize=4096)
 def parse_code(text: str) -> Code | None:
-    """A code of a data set or of a profile's key; None for a maker's own name that is none."""
+    """The code of a data set or of a profile's key; None for a manufacturer's own name, which is not a code."""
     found = _CODE.fullmatch(text.strip())
     if found is None:
         return None
@@ -98,7 +98,7 @@ _MEDIA = {  # medium -> quantity -> name
 
 
 def name_of(code: Code) -> str:
-    """The vocabulary's name of a quantity, else a name of our own that begins with x."""
+    """The vocabulary's name for a quantity, else our own name, which begins with x."""
     quantity = code.quantity
     known = _MEDIA.get(code.medium, {}).get(quantity)
     if known is None and code.medium in ("", "0", "1"):
@@ -118,7 +118,7 @@ def tariff_of(code: Code) -> int:
     return int(tariff) if is_summed and tariff.isdecimal() else 0
 
 
-UNITS = {  # as meters write them, in capitals -> ours; whose first letter decides a factor are below
+UNITS = {  # as meters write them, in capitals -> ours; units whose first letter sets the factor are below
     "WH": "Wh", "KWH": "kWh", "GWH": "GWh", "VARH": "varh", "KVARH": "kvarh", "VAH": "VAh", "KVAH": "kVAh",
     "W": "W", "KW": "kW", "GW": "GW", "VAR": "var", "KVAR": "kvar", "VA": "VA", "KVA": "kVA",
     "V": "V", "KV": "kV", "A": "A", "KA": "kA", "HZ": "Hz", "J": "J", "KJ": "kJ", "GJ": "GJ",
@@ -130,6 +130,6 @@ _EXACT = {"MWh": "MWh", "MW": "MW", "Mvar": "Mvar", "Mvarh": "Mvarh", "MVA": "MV
 
 
 def unit_of(text: str) -> str:
-    """A meter's unit in our spelling; one that we do not know stays as it is, as far as it can be shown."""
+    """A meter's unit in our spelling; an unknown unit is kept, without unprintable characters."""
     text = "".join(c for c in text.strip() if c.isprintable())[:16]
     return _EXACT.get(text) or UNITS.get(text.upper(), text)

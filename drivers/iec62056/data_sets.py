@@ -1,7 +1,7 @@
 """The data sets of a readout, and readings out of them.
 
 A data set is ``CODE(VALUE*UNIT)``; more brackets may follow, also on the next line: a time stamp, the same value
-again (Pafal), a list. A past period's value often has no unit: it has that of the present value of its quantity.
+again (Pafal), a list. A past period's value often has no unit; it then has the unit of the quantity's present value.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from drivers.iec62056.codes import Code, name_of, parse_code, tariff_of, unit_of
 from drivers.iec62056.frames import Identification, Readout
 from drivers.model import Quality, Reading, Reason
 
-_PIECE = re.compile(r"([^()\r\n]*)([()\r\n]|\Z)")  # matches wherever it is tried: no text is gone through twice
+_PIECE = re.compile(r"([^()\r\n]*)([()\r\n]|\Z)")  # matches at every position, so no text is scanned twice
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 _STAMP = re.compile(r"[0-9]{10}|[0-9]{12}(?:[0-9]{2})?|([0-9])[0-9]{12}|[0-9]{10}(?:[0-9]{2})?[SWsw]")
 _WRITTEN = re.compile(r"([0-9]{2})-([0-9]{2})-([0-9]{2})[ ,T]([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?")
@@ -27,16 +27,16 @@ MOST_VALUES = 4096  # a readout has some hundred
 
 @dataclass(slots=True)
 class DataSet:
-    """``address`` as sent, "" of brackets before any; ``values``: (text, unit) of each bracket."""
+    """``address`` as sent, "" for brackets before any address; ``values``: (text, unit) of each bracket."""
 
     address: str
     values: list[tuple[str, str]] = field(default_factory=list)
 
 
 def data_sets(block: bytes) -> tuple[DataSet, ...]:
-    """All data sets of a block, in order; what is not in brackets, and has none behind it, is left out."""
+    """All data sets of a block, in order; text neither in brackets nor followed by any is left out."""
     found: list[DataSet] = []
-    address: str | None = None  # in front of the bracket that is open; None: none is
+    address: str | None = None  # text before the open bracket; None: no bracket is open
     count = 0
     for match in _PIECE.finditer(block.decode("latin-1")):
         text, end = match.groups()
@@ -56,13 +56,13 @@ def data_sets(block: bytes) -> tuple[DataSet, ...]:
 
 
 def number_of(text: str) -> Decimal | None:
-    """A decimal number, as precise as it is written."""
+    """A decimal number with all its digits."""
     text = text.strip()
     return Decimal(text) if len(text) <= _DIGITS and _NUMBER.fullmatch(text) else None
 
 
 def time_of(text: str) -> str:
-    """ISO 8601, without zone, of a time stamp; "" where it is none: ``YYMMDDhhmm``, with ``ss``, with a digit for the
+    """ISO 8601, without zone, of a time stamp; "" if invalid: ``YYMMDDhhmm``, with ``ss``, with a digit for the
     season in front or S or W behind, or ``YY-MM-DD hh:mm``."""
     text = text.strip()
     written = _WRITTEN.fullmatch(text)
@@ -87,7 +87,7 @@ def time_of(text: str) -> str:
 
 
 def date_of(text: str) -> str:
-    """ISO 8601 of a date, "" where it is none: ``YYMMDD``, ``YY-MM-DD``, also behind a digit for the season."""
+    """ISO 8601 of a date, "" if invalid: ``YYMMDD``, ``YY-MM-DD``, also behind a digit for the season."""
     digits = text.strip().replace("-", "").replace(".", "")
     if not digits.isdecimal() or not digits.isascii() or len(digits) not in (6, 7):
         return ""
@@ -96,7 +96,7 @@ def date_of(text: str) -> str:
 
 
 def time_of_day(text: str) -> str:
-    """``hh:mm:ss``, "" where it is none: of ``hhmmss``, ``hh:mm:ss``, ``hhmm``, ``hh:mm``, as in ``date_of``."""
+    """``hh:mm:ss``, "" if invalid: from ``hhmmss``, ``hh:mm:ss``, ``hhmm``, ``hh:mm``, as in ``date_of``."""
     digits = text.strip().replace(":", "").rstrip("SWsw")
     if not digits.isdecimal() or not digits.isascii() or not 4 <= len(digits) <= 7:
         return ""
@@ -106,7 +106,7 @@ def time_of_day(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """A text as people can see it, without spaces around it and no longer than the standard allows."""
+    """A text made printable, without surrounding spaces and no longer than the standard allows."""
     return "".join(c for c in text.strip() if c.isprintable())[:_LONGEST]
 
 
@@ -175,7 +175,7 @@ def decode_block(block: bytes) -> tuple[Reading, ...]:
 
 
 def identification_readings(found: Identification) -> tuple[Reading, ...]:
-    """Who says it is: maker and model."""
+    """The identity in the sign-on answer: maker and model."""
     return (
         Reading("device.vendor", found.maker, raw=found.raw[1:4], label="maker"),
         Reading("device.model", found.model, raw=found.raw[5:].rstrip(b"\r\n"), label="identification"),
@@ -183,18 +183,18 @@ def identification_readings(found: Identification) -> tuple[Reading, ...]:
 
 
 def decode_readout(readout: Readout) -> tuple[Reading, ...]:
-    """All that a readout holds: identification, then its data sets."""
+    """All readings of a readout: identification, then its data sets."""
     return (*identification_readings(readout.identification), *decode_block(readout.block))
 
 
 def clock_text(date: str, time: str) -> str:
-    """The meter's clock as ISO 8601 of its date and its time of day; "" where one of them is none."""
+    """The meter's clock as ISO 8601, from its date and its time of day; "" if one of them is invalid."""
     day, hour = date_of(date), time_of_day(time)
     return f"{day}T{hour}" if day and hour else ""
 
 
 def matching(readings: Sequence[Reading], wanted: Code) -> list[Reading]:
-    """The readings of a quantity, those of the present first unless ``wanted`` names a period."""
+    """The readings of a quantity; present values first, unless ``wanted`` names a period."""
     found: list[tuple[int, Reading]] = []
     for reading in readings:
         code = parse_code(reading.label)

@@ -44,22 +44,22 @@ from drivers.model import (
 from drivers.units import unit_factor
 from ext.ring import Ring
 
-READOUT = "readout"  # the only question
+READOUT = "readout"  # the only query
 FAILURES, SLOW_S = 2, 3600.0  # after two failures at the speed of the meter, an hour at the other
-HELD_S = 5.0  # the age at which a readout of a probe is too old to be taken for another question's
+HELD_S = 5.0  # above this age, a probe's readout is not reused for another query
 _KEY = re.compile(r"(maker|model)|([^+#@]+)\+([^+#@]+)|([^+#@]+?)(?:#([0-9]{1,2})|(@time))?")
 _HEX = re.compile(r"[0-9A-Fa-f]{1,16}")
 _BYTES_A_SET = 24
 _OWN_NUMBER = re.compile(r"0\.0\.[0-9]|C\.1\.0|96\.1\.0")
-_LEAST_SERIAL = 4  # digits of a number that is likely one of a kind
+_LEAST_SERIAL = 4  # digits of a number that is likely unique
 _log = logging.getLogger("meterhouse.meters")
 
 
 class Iec62056Device(MeterDevice):
-    """Speaks to the device address in ``spec.address``; ``*`` asks the only meter of a line.
+    """Reads the meter with the device address ``spec.address``; ``*`` addresses the only meter on a line.
 
     Raises:
-        ConfigError: an address or a key that cannot be, or a line of Modbus TCP.
+        ConfigError: an invalid address or key, or a Modbus TCP line.
     """
 
     protocol = "iec62056"
@@ -72,7 +72,7 @@ class Iec62056Device(MeterDevice):
         self._fast_failures = 0
         self._slow_until_s = 0.0
         self._last: Response | None = None  # a readout that no poll has used
-        self._is_probed = False  # it was a probe's, and nobody has used it
+        self._is_probed = False  # it came from a probe and has not been used
         self._seen_bytes = 0
 
     # --- what MeterDevice asks
@@ -89,9 +89,9 @@ class Iec62056Device(MeterDevice):
             )
         if point.type not in ("", "hex") and unit_factor(point.type, point.unit) is None:
             raise ConfigError(
-                f"type {point.type!r} is not a unit that gives {point.unit!r}",
+                f"type {point.type!r} cannot be converted to unit {point.unit!r}",
                 where=where,
-                hint='The unit of values that the meter sends without one, such as "kWh"; or "hex" of a state',
+                hint='The unit for values that the meter sends without one, such as "kWh"; or "hex" for a state',
             )
 
     def plan(self, numbers: Sequence[int]) -> list[MeterQuery]:
@@ -113,14 +113,14 @@ class Iec62056Device(MeterDevice):
         is_proven = says_address(readings, self.spec.address)
         if is_proven is False:
             named = ", ".join(f"{reading.label} {_text(reading)}" for reading in numbers_said(readings))
-            what = f"the meter that answered says {named}, not {self.spec.address}"
-            raise MismatchError(what, where=self.where, hint="Is the address right? Two meters may have the same one")
+            what = f"the answering meter identifies itself as {named}, not {self.spec.address}"
+            raise MismatchError(what, where=self.where, hint="Is the address correct? Two meters may share it")
         suspect = answer.suspect and not is_proven
         self._last = Response(readings, answer.time_ns, answer.mono_ns, suspect)
         return self._last
 
     def _failed_at(self, request: SignOn) -> None:
-        """Note that the data did not come, though the meter had said who it is."""
+        """Note that no data came although the meter had identified itself."""
         if request.speed.switch_to is None or request.identification is None:
             return
         self._fast_failures += 1
@@ -153,7 +153,7 @@ class Iec62056Device(MeterDevice):
 
     def take(self, query: MeterQuery, answer: Response, tick_ms: int, positions: list[int]) -> None:
         super().take(query, answer, tick_ms, positions)
-        for number in self._who:  # each readout says who it is from, also between the days on which that is due
+        for number in self._who:  # every readout contains the identity, also when no identity check is due
             text = self.readings(MeterQuery(READOUT, (number,)), answer)[number].value
             if isinstance(text, str):
                 encoded = text.encode("utf-8", "replace")
@@ -163,7 +163,7 @@ class Iec62056Device(MeterDevice):
     def cost(self, query_id: str) -> tuple[int, int]:
         return 1, self._seen_bytes or 64 + _BYTES_A_SET * len(self.spec.points)
 
-    # --- what pollers and commands call
+    # --- called by pollers and commands
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
         if self._last is not None and self._last.time_ns < tick_ms * 1_000_000:
@@ -174,7 +174,7 @@ class Iec62056Device(MeterDevice):
             self._last, self._is_probed = None, False
 
     async def probe(self) -> None:
-        """A readout: a meter that is left after its sign-on would send its data all the same, and slowly."""
+        """Read a whole readout: a meter abandoned after its sign-on would send its data anyway, and slowly."""
         await self.fetch(READOUT)
         self._is_probed = True
 
@@ -185,14 +185,14 @@ class Iec62056Device(MeterDevice):
         return await super().read_points(names)
 
     async def ask(self, queries: Sequence[MeterQuery]) -> Sequence[Response | LineError]:
-        """A readout that came a moment ago, for a probe or an identity check, is not asked for again."""
+        """A readout that a probe or identity check has just received is reused."""
         held = self._last
         if held is not None and self.mono_s() - held.mono_ns / 1e9 <= HELD_S:
             return [held]
         return await super().ask(queries)
 
     def plan_summary(self, paces: int) -> PlanSummary:
-        """The estimated cost of one visit. Where the speed is the meter's choice, 9600 baud is assumed."""
+        """The estimated cost of one visit. If the meter chooses the speed, 9600 baud is assumed."""
         due = self.due(paces)
         if not due:
             return PlanSummary(0, 0, 0, 0.0)
@@ -205,7 +205,7 @@ class Iec62056Device(MeterDevice):
 
 
 def numbers_said(readings: Sequence[Reading]) -> list[Reading]:
-    """The numbers that a meter gives itself: its address (0.0.0), other ones (0.0.1 to 0.0.9), its serial number."""
+    """The numbers in a readout that identify its meter: address (0.0.0), others (0.0.1 to 0.0.9), serial number."""
     found = []
     for reading in readings:
         code = parse_code(reading.label)
@@ -216,9 +216,9 @@ def numbers_said(readings: Sequence[Reading]) -> list[Reading]:
 
 
 def says_address(readings: Sequence[Reading], address: str) -> bool | None:
-    """Whether a readout names the address that was asked: True, False if it names others only, None if it does not say.
+    """Whether a readout contains the requested address: True, False if it has only others, None if it has none.
 
-    Zeros in front do not count, and a number may be the end of a longer one (a serial number with its maker in front).
+    Leading zeros do not count, and a number may be the end of a longer one (a serial number after the maker's code).
     An address of up to three digits is one of a bus: only 0.0.0 contradicts it, a serial number does not.
     """
     if address == ANY:
@@ -241,7 +241,7 @@ def _plain(number: str) -> str:
 
 
 def _first(response: Response, code: str, bracket: int | None = None) -> Reading | None:
-    """The reading of a code; ``bracket`` None: its value, whichever bracket that is in."""
+    """The reading of a code; ``bracket`` None: the bracket with the value."""
     wanted = parse_code(code)
     assert wanted is not None  # checked when the device was made
     found = matching(response.readings, wanted)
@@ -262,7 +262,7 @@ def _text(reading: Reading) -> str:
 
 
 def _as_kind(point: Point, reading: Reading) -> Reading:
-    """The value as its point wants it: texts keep their zeros, clocks are times, states may be hexadecimal."""
+    """The value in the form of its point: texts keep their zeros, clocks are times, states may be hexadecimal."""
     text = _text(reading)
     if is_blank(text):
         return reading

@@ -109,7 +109,7 @@ EXPLAINERS = (
       meterhouse decode iec62056 '2F414243354D450D0A 02 312E382E3028303031322E352A6B5768290D0A210D0A 03 7C'
 
     \b
-    Exit codes: 0 decoded, 2 wrong usage, 4 no sound readout.
+    Exit codes: 0 decoded, 2 wrong usage, 4 no valid readout.
     """,
         explain=explain,
         is_sound=is_sound,

@@ -14,22 +14,22 @@ from drivers.framing import REJECT, FrameScanner
 from drivers.model import UsageError
 
 STX, ETX, ACK, SOH = 0x02, 0x03, 0x06, 0x01
-BAUDS = (300, 600, 1200, 2400, 4800, 9600, 19200)  # of 0 to 6 in mode C; of A to F in mode B from 600 on
-MOST_BYTES = 32_768  # of a readout: the largest known, with fifteen months of many registers, have 10,000
-SHORT_REACTION_S, REACTION_S = 0.02, 0.2  # the least time between messages; the maker's last letter is small: short
-ANY = "*"  # the address of the only meter, in our words: it is left out on the wire
+BAUDS = (300, 600, 1200, 2400, 4800, 9600, 19200)  # characters 0 to 6 in mode C; A to F, from 600 baud on, in mode B
+MOST_BYTES = 32_768  # of a readout: the largest known (fifteen months of many registers) has 10,000
+SHORT_REACTION_S, REACTION_S = 0.02, 0.2  # least time between messages; short if the maker's last letter is small
+ANY = "*"  # our notation for the only meter's address; nothing is sent for it
 
 SIGN_ON = re.compile(rb"/\?([0-9A-Za-z ]{0,32})!\r?\n")
 SELECT = re.compile(rb"\x06[0-9]([0-9])([0-9])\r?\n")
 _ADDRESS = re.compile(r"[0-9A-Za-z]{1,32}")
 _IDENTIFICATION = re.compile(rb"/([A-Za-z]{3})([^\r\n/!\x00-\x1f\x7f-\xff])([^\r\n/!\x00\x7f-\xff]{0,40})\r?\n")
 _LONGEST_LINE = 64  # of an identification
-_BETWEEN = 64  # bytes between identification and data that are none of either: our echo, padding
+_BETWEEN = 64  # bytes between identification and data that belong to neither: our echo, padding
 
 
 @dataclass(frozen=True, slots=True)
 class Identification:
-    """Who answers, ``raw`` from ``/`` to LF."""
+    """The identification of a meter, ``raw`` from ``/`` to LF."""
 
     raw: bytes
 
@@ -45,7 +45,7 @@ class Identification:
 
     @property
     def text(self) -> str:
-        """The maker's own text, mostly the model; what starts with ``\\`` in it are modes."""
+        """The maker's own text, mostly the model; parts that start with ``\\`` are modes."""
         return self.raw[5:].decode("latin-1").rstrip("\r\n")
 
     @property
@@ -55,12 +55,12 @@ class Identification:
 
     @property
     def mode(self) -> str:
-        """A: data follow at 300 baud, B: they follow at the speed of Z, C: we ask for them."""
+        """A: data follow at 300 baud; B: data follow at the speed of Z; C: we request them."""
         return "C" if self.speed in "0123456789" else "B" if "A" <= self.speed <= "I" else "A"
 
     @property
     def baud(self) -> int | None:
-        """The speed that it offers; None for reserved characters."""
+        """The speed offered by the meter; None for reserved characters."""
         if self.mode == "A":
             return BAUDS[0]
         at = ord(self.speed) - ord("0") if self.mode == "C" else ord(self.speed) - ord("A") + 1
@@ -98,7 +98,7 @@ class Readout:
 
 
 def block_check(checked: bytes | bytearray) -> int:
-    """BCC: the exclusive or of all bytes behind STX, ETX included."""
+    """BCC: exclusive or of all bytes after STX, including ETX."""
     found = 0
     for byte in checked:
         found ^= byte
@@ -106,7 +106,7 @@ def block_check(checked: bytes | bytearray) -> int:
 
 
 def find_identification(received: bytes) -> Identification | None:
-    """The last whole identification; our own sign-on is none."""
+    """The last complete identification; our own sign-on does not count."""
     found = None
     for match in _IDENTIFICATION.finditer(received):
         found = Identification(match[0])
@@ -114,7 +114,7 @@ def find_identification(received: bytes) -> Identification | None:
 
 
 def find_block(received: bytes, begin: int = 0) -> bytes | None:
-    """The first sound data message, from STX to BCC; None: not yet, or broken."""
+    """The first valid data message, from STX to BCC; None: incomplete or broken."""
     end = received.find(ETX, begin)
     while 0 <= end < len(received) - 1:
         check, found = received[end + 1], -1
@@ -149,7 +149,7 @@ class Parser(FrameScanner[Readout]):
         return self._data_end(buffer, begin, size)
 
     def _data_end(self, buffer: bytearray, begin: int, size: int) -> int:
-        """Where the data message ends whose STX is at ``begin``."""
+        """The end of the data message whose STX is at ``begin``."""
         end = buffer.find(ETX, begin + 1, begin + self.longest)
         if end < 0:
             return size + 1 if size - begin < self.longest else REJECT
@@ -162,12 +162,12 @@ class Parser(FrameScanner[Readout]):
 
 
 def _may_begin(piece: bytes | bytearray) -> bool:
-    """An identification has three letters first."""
+    """Whether an identification begins with three letters."""
     return all(byte < 0x80 and chr(byte).isalpha() for byte in piece[1:4])
 
 
 def broken(stream: bytes) -> tuple[bytes, int, str]:
-    """Why no sound readout was found: (bytes of the best attempt, its offset, what is wrong)."""
+    """Why no valid readout was found: (bytes of the best attempt, its offset, what is wrong)."""
     if high := sum(byte > 0x7F for byte in stream):
         is_even = all(byte.bit_count() % 2 == 0 for byte in stream)
         why = "the line is set to 8N1, not to 7E1" if is_even else "wrong speed, or not 7E1"
@@ -176,23 +176,23 @@ def broken(stream: bytes) -> tuple[bytes, int, str]:
     offset = stream.rindex(found.raw) if found is not None else -1
     begin = stream.find(STX, offset + len(found.raw) if found is not None else 0)
     if begin < 0:
-        what = "no frame: / and STX not found" if found is None else "no frame: no data behind the identification"
+        what = "no frame: / and STX not found" if found is None else "no frame: no data after the identification"
         return stream[max(offset, 0) :], max(offset, 0), what
     offset = offset if found is not None else begin
     end = stream.find(ETX, begin + 1)
     if found is None and end < 0:
         return stream, 0, "no frame: no identification, and no whole data message"
     if end < 0:
-        return stream[offset:], offset, f"cut short: no ETX behind {len(stream) - begin - 1} bytes of data"
+        return stream[offset:], offset, f"cut short: no ETX after {len(stream) - begin - 1} bytes of data"
     if end + 1 >= len(stream):
-        return stream[offset:], offset, "cut short: no check character behind ETX"
+        return stream[offset:], offset, "cut short: no check character after ETX"
     seen, computed = stream[end + 1], block_check(stream[begin + 1 : end + 1])
     what = f"check character is {seen:02X}h, the bytes give {computed:02X}h"
     return stream[offset : end + 2], offset, "no frame: data without an identification" if seen == computed else what
 
 
 def build_sign_on(address: str = ANY) -> bytes:
-    """The question who is there. Raises UsageError for an address that is none."""
+    """The sign-on request. Raises UsageError for an invalid address."""
     if address != ANY and not _ADDRESS.fullmatch(address):
         hint = f'Up to 32 digits or letters; "{ANY}" for the only meter'
         raise UsageError(f"{address!r} is not a device address", where="IEC 62056-21", hint=hint)
@@ -200,12 +200,12 @@ def build_sign_on(address: str = ANY) -> bytes:
 
 
 def build_select(speed: str) -> bytes:
-    """ACK: a readout, please, at the speed of ``speed``. No other mode can be expressed here: it only reads."""
+    """ACK: select a readout at the speed ``speed``. No other mode can be expressed here, so it only reads."""
     if len(speed) != 1 or speed not in "0123456789":
         raise UsageError(f"{speed!r} is not a speed of mode C", where="IEC 62056-21")
     return bytes((ACK,)) + f"0{speed}0\r\n".encode("ascii")
 
 
 def is_address(address: str) -> bool:
-    """Whether a configured address can be asked for."""
+    """Whether a configured address is valid."""
     return address == ANY or _ADDRESS.fullmatch(address) is not None

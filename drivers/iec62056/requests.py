@@ -1,4 +1,4 @@
-"""A readout as the steps of one question: sign-on, option select, data."""
+"""A readout as the steps of one query: sign-on, option select, data."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ GAP_S = 1.5  # the longest silence between two characters of a message
 _MARGIN_S = 0.2  # of adapters and serial servers
 LEAST_S = REACTION_S + _MARGIN_S
 STANDARD = SerialSetting(300, 7, "E", 1)
-SIGN_ON_FUNCTION, SELECT_FUNCTION = 0x2F, 0x30  # as they are counted on a line, where 06h would be a write of Modbus
+SIGN_ON_FUNCTION, SELECT_FUNCTION = 0x2F, 0x30  # names for the line's counters, where 06h would be a Modbus write
 _NAK = 0x15
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """What to say to an identification: the character Z to choose, and the speed to switch to, None: stay."""
+    """The reply to an identification: the character Z to select, and the speed to switch to (None: no switch)."""
 
     choice: str
     switch_to: SerialSetting | None = None
@@ -40,12 +40,12 @@ SpeedRule = Callable[[Identification], Speed]
 
 
 def speed_rule(setting: SerialSetting | None, server: str = "") -> SpeedRule:
-    """How to get to the speed of the data.
+    """How to reach the speed of the data.
 
     Args:
-        setting: of the device on a serial line. 300 baud is the standard's begin, from which the line switches as the
+        setting: of the device on a serial line. At 300 baud, the standard's sign-on speed, the line switches as the
             meter offers; a meter at any other speed has a fixed one. None: a line that cannot switch.
-        server: the setting of that line, as configured. One of 8 bits cannot be true: 300 baud is assumed.
+        server: the setting of that line, as configured. One with 8 bits cannot be correct: 300 baud is assumed.
     """
     if setting is None:
         given = SerialSetting.parse(server, "") if server else STANDARD
@@ -108,12 +108,12 @@ class SignOn(StepRequest):
         return Data(found, self.unit, self.where, self.speed)
 
     def _data_follow(self, found: Identification) -> bool:
-        """Whether the data come by themselves, at the speed of the sign-on."""
+        """Whether the data follow without a request, at the speed of the sign-on."""
         return found.mode == "A" or (found.mode == "B" and self._rule(found).switch_to is None)
 
 
 class Data(StepRequest):
-    """The second step: the choice of the readout in mode C, nothing in mode B, and the data message."""
+    """The second step: select the readout in mode C, send nothing in mode B, and receive the data message."""
 
     def __init__(self, identification: Identification, unit: str, where: str, speed: Speed) -> None:
         in_mode_c = identification.mode == "C"
@@ -137,11 +137,11 @@ class Data(StepRequest):
         if rest == bytes((_NAK,)):
             return DeviceException("the meter refuses a readout", where=self.where, code=_NAK)
         if rest[:1] == bytes((SOH,)) and len(rest) > 2 and final:
-            what = "the meter asks for a password, and gives no readout"
-            return MismatchError(what, where=self.where, hint="Nothing but a readout is ever asked of a meter")
+            what = "the meter asks for a password instead of sending a readout"
+            return MismatchError(what, where=self.where, hint="Only readouts are requested, a password is never sent")
         return FrameError(broken(self._identification.raw + rest)[2], where=self.where) if final and rest else None
 
 
 def _without(received: bytes, echo: bytes) -> bytes:
-    """Without our own words, which an optical head hands back, and padding."""
+    """The bytes without padding and without our own message, which an optical head echoes."""
     return received.replace(echo, b"", 1).strip(b"\x00\x7f\xff") if echo else received.strip(b"\x00\x7f\xff")

@@ -1,4 +1,4 @@
-"""How a scan finds meters of IEC 62056-21: the only one of a line answers a sign-on without an address."""
+"""How a scan finds IEC 62056-21 meters: the only meter on a line answers a sign-on without an address."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from drivers.scan.probes import Probe
 
 class Iec62056Search(DeviceSearch):
     def probes(self, serial: str) -> list[Probe]:
-        """A readout of any meter. Without one it would send its data all the same, at the speed of the sign-on."""
+        """Request a whole readout: after a sign-on alone, the meter would still send its data, at the sign-on speed."""
         return [self._sign_on(serial)]
 
     def sender(self, probe: Probe, payload: bytes) -> str:
-        """A readout does not tell the address that its meter is asked by; the only one of a line needs none."""
+        """A readout does not contain the meter's device address; the only meter on a line needs none."""
         return ANY
 
     async def in_groups(self, progress: ProgressCallback, slow: bool = False) -> None:

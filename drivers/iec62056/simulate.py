@@ -1,4 +1,4 @@
-"""A meter of IEC 62056-21 from the device's side, and one of a profile that shows its part of a park."""
+"""A meter of IEC 62056-21 from the device's side, and a simulated meter of a profile that shows its part of a park."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from drivers.sim.meters import SimMeter
 from drivers.sim.simulation import SimulationRequest
 
 READOUT, SIGNED_ON, SELECTED = "0", 0x2F, 0x30
-PROGRAMMING = 0x01  # counted under this: nobody may ask for it
+PROGRAMMING = 0x01  # name for the counter; it must not be requested
 _MODEL = re.compile(r"[^0-9A-Za-z .-]")
 _LONGEST = 40  # bytes of a request
 _FORMATS = {  # unit of a point -> digits before the point, and decimals
@@ -55,7 +55,7 @@ class RequestParser(FrameScanner[Request]):
 class Iec62056Meter(SimMeter):
     """``lines``: the data sets as sent, such as ``1.8.0(000123.456*kWh)``.
 
-    ``speed`` is the character that it offers; in mode C it answers a select of that speed or of 300 baud.
+    ``speed`` is the character that it offers; in mode C it accepts a select of that speed or of 300 baud.
     """
 
     character: str = "7E1"
@@ -135,7 +135,7 @@ def _lines(point: Point, display: MeterDisplay, now: datetime) -> list[str]:
 
 
 def _number(point: Point, display: MeterDisplay) -> str:
-    """A value with its unit; "" where the park knows nothing of it."""
+    """A value with its unit; "" if the park has no such quantity."""
     if point.unit not in _FORMATS or point.kind is Kind.TEXT:
         return ""
     digits, decimals = _FORMATS[point.unit]

@@ -1,6 +1,6 @@
 """Lines that carry bytes: serial, raw TCP to a serial server, UDP. One request at a time, silence before each.
 
-A question may have steps (``drivers.line.steps``): they follow one another at once, each at its own speed.
+A query may have steps (``drivers.line.steps``), which follow one another at once, each at its own speed.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from drivers.model import FrameError, LineDown, LineError, LineTimeout
 from drivers.registry import own_schemes
 from drivers.serial_setting import SerialSetting
 
-LONGEST_NOISE_S = 0.5  # a bus that is never silent for this long has another master
-LONGEST_PAUSES_S = 60.0  # all silences within an answer of any length together
+LONGEST_NOISE_S = 0.5  # if a bus is not silent within this time, there is another master
+LONGEST_PAUSES_S = 60.0  # limit for the sum of all pauses within an answer of any length
 LATE_STEPS_S, AFTER_LATE_S, LONGEST_LATE_S = 2.0, 2.5, 30.0  # see ``_steps_silence``
 _MOST_BUFFERED = 4096
-_SLOWEST_CHAR_S = 11 / 300  # of a bus behind a serial server whose speed is not known
-_SETTLED_S = 0.1  # an answer with a pause of this length has ended
-_ONE_FRAME_NS = 20_000_000  # pieces of a frame come closer together than this
+_SLOWEST_CHAR_S = 11 / 300  # assumed for a bus of unknown speed behind a serial server
+_SETTLED_S = 0.1  # a pause of this length ends an answer
+_ONE_FRAME_NS = 20_000_000  # pieces of one frame arrive closer together than this
 
 
 class ByteLink:
-    """An open port of bytes. ``run`` asks; the owner makes sure that only one ``run`` is under way."""
+    """An open port that carries bytes. ``run`` sends requests; the owner allows only one ``run`` at a time."""
 
     def __init__(
         self,
@@ -42,31 +42,31 @@ class ByteLink:
         echo: bool = False,
     ) -> None:
         self.port = port
-        self.silent = 0  # timeouts in a row without a single byte: is anybody there?
+        self.silent = 0  # consecutive timeouts without a single received byte
         self._clock, self._stats, self._trace, self._lost = clock, stats, trace, lost
         self._char_s, self._echo = char_s, echo
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
         self._echo_due = b""
         self._untraced, self._untraced_ns = b"", 0  # of an answer of many pieces
-        self._request: Request | None = None  # the one that is out
+        self._request: Request | None = None  # the outstanding request
         self._done: asyncio.Future[Answer | LineError] | None = None
         self._unasked_ns = 0
         self._give_up_ns = 0
-        self._answer_char_s = 0.0  # of an answer of any length: each byte that comes grants its time
-        self._silent_step_ns = 0  # when the last question of several steps was given up without an answer
-        self._steps_late = False  # and its answer came after that
+        self._answer_char_s = 0.0  # for an answer of any length: each received byte extends it by its own time
+        self._silent_step_ns = 0  # when the last multi-step query was given up without an answer
+        self._steps_late = False  # whether its answer arrived after that
         self._timer: asyncio.TimerHandle | None = None
         self._settling: asyncio.TimerHandle | None = None
         self._active_ns = clock()[1]  # when the line was last not silent
-        self._late_until: dict[str | int, int] = {}  # unit -> monotonic ns up to which its old answer may come
-        self._suspects: set[str | int] = set()  # units whose next answer might be an old one
+        self._late_until: dict[str | int, int] = {}  # unit -> monotonic ns until which a late answer may arrive
+        self._suspects: set[str | int] = set()  # units whose next answer may be a late one
         self._loop.add_reader(port.fd, self._received)
 
     async def run(
         self, requests: Sequence[Request], results: list[Answer | LineError], options: RequestOptions
     ) -> LineError | None:
-        """Ask ``requests`` from number ``len(results)`` on and append their answers; the first error ends it."""
+        """Send ``requests`` from index ``len(results)`` on and append the answers; stop at the first error."""
         while len(results) < len(requests):
             request = requests[len(results)]
             if isinstance(request, StepRequest) and (trouble := await self._steps_silence(request)) is not None:
@@ -85,7 +85,7 @@ class ByteLink:
         return None
 
     def abandon(self) -> None:
-        """The caller is gone; an answer that is under way is dropped."""
+        """The caller was cancelled; an answer still to come is dropped."""
         if self._request is not None:
             self._suspects.add(self._request.unit)
             self._request = None
@@ -104,7 +104,7 @@ class ByteLink:
         if step is not None and step.quiet_s is not None:
             quiet_s = step.quiet_s
         if new is not None and old is not None:
-            if new != old:  # both sides of the switch must have been silent, at the slower speed
+            if new != old:  # silence is required before and after the switch, counted at the slower speed
                 quiet_s = max(quiet_s, old.quiet_s)
             char_s = new.char_s
         trouble = await self._silence(request, quiet_s)
@@ -184,7 +184,7 @@ class ByteLink:
         return None
 
     async def _silence(self, request: Request, quiet_s: float) -> LineError | None:
-        """Wait until the line has been silent for ``quiet_s`` and no old answer of this unit can come any more."""
+        """Wait until the line has been silent for ``quiet_s`` and a late answer of this unit can no longer arrive."""
         late_ns = self._late_until.pop(request.unit, 0)
         quiet_ns = int(quiet_s * 1e9)
         begin = now = self._clock()[1]
@@ -207,10 +207,10 @@ class ByteLink:
             now = self._clock()[1]
 
     async def _steps_silence(self, request: Request) -> LineError | None:
-        """Before a question of several steps: wait until no late answer to the one before can be taken for its own.
+        """Before a multi-step query: wait until a late answer to the previous one cannot be mistaken for its own.
 
-        Who answers a sign-on does not say which address it was asked by, so this is for whichever device comes next.
-        A late answer is dropped; its sender waits for our choice, then may begin its data: hence the longer silence.
+        The answer to a sign-on does not contain the address, so this applies whichever device is next.
+        A late answer is dropped; its sender waits for our select, then may send its data: hence the longer silence.
         """
         given_up_ns = self._silent_step_ns
         if not given_up_ns:
@@ -225,7 +225,7 @@ class ByteLink:
                 return None
             if now - given_up_ns > LONGEST_LATE_S * 1e9:
                 self._silent_step_ns = now
-                what = f"a late answer to the question before has not ended within {LONGEST_LATE_S:g} s"
+                what = f"a late answer to the previous request did not end within {LONGEST_LATE_S:g} s"
                 return FrameError(what, where=request.where, hint="Is there another master on the bus?")
             await asyncio.sleep((free_ns - now) / 1e9)
 
@@ -272,7 +272,7 @@ class ByteLink:
         self._finish(Answer(verdict, utc_ns, mono_ns, suspect))
 
     def _trace_piece(self, data: bytes, utc_ns: int) -> None:
-        """Thousands of bytes that come one by one are a few frames of the trace."""
+        """Thousands of bytes received one by one become a few frames in the trace."""
         if not self._untraced:
             self._untraced_ns = utc_ns
         self._untraced += data
@@ -286,7 +286,7 @@ class ByteLink:
         self._untraced = b""
 
     def _without_echo(self, data: bytes) -> bytes:
-        """Remove our own echo, by count; bytes that differ from it are a collision, and are judged."""
+        """Remove our own echo by its length; bytes that differ from it are a collision and count as received."""
         due = self._echo_due
         size = min(len(due), len(data))
         if data[:size] != due[:size]:
@@ -297,7 +297,7 @@ class ByteLink:
         return data[size:]
 
     def _unasked(self, data: bytes, utc_ns: int, mono_ns: int) -> None:
-        """A late answer, or traffic of another master; its pieces are counted as one."""
+        """A late answer, or traffic of another master; its pieces count as one."""
         if mono_ns - self._unasked_ns > _ONE_FRAME_NS:
             if self._suspects:
                 self._stats.stale += 1
@@ -308,7 +308,7 @@ class ByteLink:
             self._trace.put(NOISE, data, utc_ns)
 
     def _settle(self, done: asyncio.Future[Answer | LineError], request: Request) -> None:
-        """As many bytes as an answer has were received, and no more: it was broken, and waiting is useless."""
+        """Give up early: a full answer's bytes were received and nothing followed, so the answer is broken."""
         self._settling = None
         if done is not self._done or done.done():
             return
@@ -321,15 +321,15 @@ class ByteLink:
         if isinstance(verdict, bytes):
             done.set_result(Answer(verdict, *self._clock(), True))
         else:
-            done.set_result(verdict or FrameError("bytes received, but no answer", where=request.where))
+            done.set_result(verdict or FrameError("received bytes that are not an answer", where=request.where))
 
     def _judged(self, request: Request) -> bytes | LineError | None:
-        """What the bytes are, now that no more will come."""
+        """The verdict on the received bytes when no more are expected."""
         verdict = request.find(self._buffer, True)
         if not isinstance(verdict, bytes):
             for scheme in own_schemes():
                 if scheme.recognizes(self._buffer):
-                    return FrameError(f"received a frame of {scheme.title}", where=request.where, hint=scheme.hint)
+                    return FrameError(f"received a {scheme.title} frame", where=request.where, hint=scheme.hint)
         return verdict
 
     def _expire(self, done: asyncio.Future[Answer | LineError], request: Request, options: RequestOptions) -> None:
@@ -343,10 +343,10 @@ class ByteLink:
         if is_sending and now_ns < self._give_up_ns + int(needed_s * 1e9):
             wait_ns = max(self._active_ns + gap_ns - now_ns, _ONE_FRAME_NS)
             self._timer = self._loop.call_later(wait_ns / 1e9, self._expire, done, request, options)
-            return  # it is in the middle of its answer
+            return  # the device is in the middle of its answer
         self._request = None
         verdict = self._judged(request)
-        if isinstance(verdict, bytes):  # an answer behind bytes that looked like the start of one
+        if isinstance(verdict, bytes):  # an answer after bytes that looked like the start of one
             done.set_result(Answer(verdict, *self._clock(), True))
             return
         if not self._buffer:
@@ -356,8 +356,9 @@ class ByteLink:
         else:
             self._silent_step_ns = now_ns
             if is_sending:
-                what = f"still sending after a minute of pauses: {len(self._buffer)} bytes, which need {needed_s:.1f} s"
-                verdict = FrameError(what, where=request.where, hint="Is there a disturbance, or another master?")
+                size = f"{len(self._buffer)} bytes, which should take {needed_s:.1f} s"
+                what = f"still sending after a minute with pauses: {size}"
+                verdict = FrameError(what, where=request.where, hint="Is there interference, or another master?")
         self._active_ns = max(self._active_ns, now_ns - 1)
         if options.late_s:
             self._late_until[request.unit] = now_ns + int(options.late_s * 1e9)

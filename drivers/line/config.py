@@ -1,4 +1,4 @@
-"""The configuration of a line: where it is, its serial setting, and the request options of a device on it."""
+"""The configuration of a line: its address, its serial setting, and the request options of a device on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class LineConfig:
-    """One line. ``name`` "": it is in no configuration.
+    """One line. ``name`` "": the line is not in a configuration.
 
     ``serial`` is used by serial lines only, ``bus_baud`` by the bus behind a TCP gateway.
     """
@@ -24,12 +24,12 @@ class LineConfig:
     serial: str = DEFAULT_SERIAL
     bus_baud: int | None = None
     limits: Limits = NO_LIMITS
-    echo: bool = False  # the adapter hands back what we send
-    rs485: bool = False  # ask the kernel driver to switch the transmitter
+    echo: bool = False  # the adapter echoes what we send
+    rs485: bool = False  # let the kernel driver switch the transmitter
 
     @property
     def where(self) -> str:
-        """The line in messages: by its name or, of a line that is not configured, its url."""
+        """The line as shown in messages: its name or, for a line that is not configured, its url."""
         return f"line {self.name}" if self.name else self.url
 
 
@@ -48,7 +48,7 @@ class Target:
 
 
 def target(config: LineConfig) -> Target:
-    """The target of a line. Raises ConfigError that names the line and the right form."""
+    """The target of a line. Raises a ConfigError with the line and the correct form."""
     where = config.where
     hint = f"Write {line_urls()}"
     if config.url.startswith("serial:"):
@@ -74,21 +74,21 @@ def target(config: LineConfig) -> Target:
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """How one device on a line is asked."""
+    """The request options of one device on a line."""
 
     timeout_s: float = 1.0  # from the end of the request to the start of the answer
     quiet_s: float = 0.0  # silence before each request
     late_s: float = 0.0  # how long after a timeout its answer may still come
-    retries: int = 0  # after a timeout; a broken frame is asked for once more in any case
+    retries: int = 0  # after a timeout; after a broken frame the request is always repeated once
     setting: SerialSetting | None = None  # serial lines: this device's own
-    connect_delay_s: float = 0.0  # of the whole connection: silence after it was opened
+    connect_delay_s: float = 0.0  # for the whole connection: silence after it is opened
     connections: int | None = None  # how many the host allows
 
 
 def request_options(config: LineConfig, limits: Limits = NO_LIMITS, serial: str = "") -> RequestOptions:
     """The options for a device with ``limits`` (device beats line) and its own ``serial`` setting, if any.
 
-    Raises ConfigError if it has a setting of its own on a line that cannot switch.
+    Raises ConfigError if it has its own setting on a line that cannot switch.
     """
     where = target(config)
     both = limits.over(config.limits)
@@ -101,7 +101,7 @@ def request_options(config: LineConfig, limits: Limits = NO_LIMITS, serial: str 
         raise ConfigError(
             f"serial setting {serial!r} cannot be switched over {where.scheme}",
             where=config.where,
-            hint="Set the serial server to one speed, and give devices with another speed a line of their own",
+            hint="Set the serial server to one speed, and connect devices with another speed to a separate line",
         )
     elif where.carries_bytes and config.bus_baud:
         quiet_s = silence_ns(config.bus_baud) / 1e9

@@ -1,7 +1,7 @@
 """Limits the connections to one host: some dongles and gateways accept a single client only (field pain 43).
 
-All lines to one host share a limiter. Where it is full, a line that has finished its turn closes its connection for
-the line that waits longest; lines to other hosts are not affected.
+All lines to one host share a limiter. If it is full, a line that has finished its turn closes its connection for
+the line that has waited longest; lines to other hosts are not affected.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 
 class ConnectionHolder(Protocol):
-    """A line that holds a connection or waits for one: a protocol, because ``owner`` imports this module."""
+    """A line that has a connection or waits for one; a Protocol, because ``owner`` imports this module."""
 
     def release_if_idle(self) -> None:
         """Close the connection now if it is idle; else it is closed at the end of the turn."""
 
 
 class ConnectionLimiter:
-    """The limiter of one host: at most the lowest number that any of its lines allows.
+    """The connection limiter of one host; the limit is the lowest that any of its lines allows.
 
-    It knows only lines that are connected or wait, each with the number of connections that it allows; a line that is
+    It knows only lines that are connected or waiting, each with the number of connections it allows; a line that is
     closed or removed takes its number with it.
     """
 
@@ -48,7 +48,7 @@ class ConnectionLimiter:
             self._hold(connection, connections)
 
     async def acquire(self, connection: ConnectionHolder, connections: int | None = None) -> None:
-        """Wait for a place, first come, first served. The caller bounds the wait."""
+        """Wait for a free connection, first come, first served. The caller bounds the wait."""
         if connection in self._holders:
             return
         if not self._waiting and self._has_place(connections):
@@ -66,11 +66,11 @@ class ConnectionLimiter:
         except asyncio.CancelledError:
             if place in self._waiting:
                 self._waiting.remove(place)
-            self.release(connection)  # the place may have been given in this very moment; and the next may fit
+            self.release(connection)  # a connection may have been granted just now; the next line may fit too
             raise
 
     def release(self, connection: ConnectionHolder) -> None:
-        """Give up a place, if the connection has one; it goes to the line that waits longest, before any new one."""
+        """Release a connection, if the line has one; the line that has waited longest gets it, before any new one."""
         self._holders.discard(connection)
         self._limits.pop(connection, None)
         while self._waiting:

@@ -29,39 +29,39 @@ _log = logging.getLogger("meterhouse.line")
 
 
 class LineLease:
-    """A line that another program uses, until ``end`` or until the line is closed: then ``over`` is set."""
+    """A line lent to another program, until ``end`` is called or the line is closed; then ``over`` is set."""
 
     def __init__(self, holder: str, at_end: Callable[[], None]) -> None:
         self.holder, self._at_end = holder, at_end
         self.over = asyncio.Event()
 
     def end(self) -> None:
-        """The line is ours again. Calling it twice does no harm."""
+        """Take the line back. Calling it twice does no harm."""
         if not self.over.is_set():
             self.over.set()
             self._at_end()
 
 
 class Link(Protocol):
-    """An open port, and the way to ask over it. One ``run`` at a time is under way."""
+    """An open port and the means to send requests over it. Only one ``run`` at a time."""
 
     port: Port
-    silent: int  # timeouts in a row without a single byte: is anybody there?
+    silent: int  # consecutive timeouts without a single received byte
 
     def run(
         self, requests: Sequence[Request], results: list[Answer | LineError], options: RequestOptions
     ) -> Awaitable[LineError | None]:
-        """Ask ``requests`` from number ``len(results)`` on and append their answers; the first error ends it."""
+        """Send ``requests`` from index ``len(results)`` on and append the answers; stop at the first error."""
 
     def abandon(self) -> None:
-        """The caller is gone; an answer that is under way is dropped."""
+        """The caller was cancelled; an answer still to come is dropped."""
 
     def close(self) -> None:
         """Close the port. A waiting caller gets a LineDown."""
 
 
 class Line:
-    """One serial port or one connection, and the order of its users.
+    """One serial port or one connection, and the queue of its users.
 
     Nothing is opened before the first request. Turns are given first come, first served.
     """
@@ -77,7 +77,7 @@ class Line:
         self.target = target(config)
         self.carries_bytes = self.target.carries_bytes
         self.where = config.where
-        # requests of one burst: a TCP device answers all in one go; slower lines hand on each answer as it comes
+        # requests per burst: a TCP device answers all at once; slower lines pass on each answer as it arrives
         self.burst_size = 1 if self.carries_bytes else 16
         self.stats = LineStats(since_ns=clock()[1])
         self.clock, self._trace, self._opener = clock, trace, opener
@@ -88,7 +88,7 @@ class Line:
         self._connect_delay_s = config.limits.connect_delay_s or 0.0
         self._connections = config.limits.connections
         self._link: Link | None = None
-        self._proven = False  # this connection has brought an answer
+        self._proven = False  # whether this connection has delivered an answer
         self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         self._retry_at = 0.0
         self._why_down: LineError | None = None
@@ -97,12 +97,12 @@ class Line:
 
     @property
     def lent(self) -> str:
-        """Who holds the line through a lease; "" if it is ours."""
+        """The holder of the current lease; "" if the line is ours."""
         return self._lease.holder if self._lease is not None else ""
 
     @property
     def can_switch(self) -> bool:
-        """Whether its speed can be changed from here. That of a bus behind a serial server or gateway cannot."""
+        """Whether we can change its speed. The speed of a bus behind a serial server or gateway cannot be changed."""
         return self._setting is not None
 
     @property
@@ -115,10 +115,10 @@ class Line:
         return request_options(self.config, limits, serial)
 
     def apply_options(self, options: RequestOptions) -> None:
-        """Apply what concerns the connection itself, for as long as the line exists.
+        """Apply the options of the connection itself, for as long as the line exists.
 
-        That is the longest delay after connecting that any device asks for, and the fewest connections that its host
-        allows. To be called for each device before the line is opened; asking a device does it as well.
+        These are the longest delay after connecting that any device needs, and the fewest connections that its host
+        allows. Call it for each device before the line is opened; sending a request does it as well.
         """
         self._applied = options
         self._connect_delay_s = max(self._connect_delay_s, options.connect_delay_s)
@@ -130,12 +130,12 @@ class Line:
     async def lend(self, holder: str) -> LineLease:
         """Finish the request under way, close the port and leave it to ``holder``.
 
-        Until the lease ends everything that is asked here fails with LineLent. Raises LineLent where another
-        holds it, LineDown where it was closed meanwhile.
+        Until the lease ends every request fails with LineLent. Raises LineLent if another program already
+        holds the line, LineDown if it was closed meanwhile.
         """
         if self._lease is not None:
             raise LineLent(f"lent to {self._lease.holder}", where=self.where)
-        lease = self._lease = LineLease(holder, self._take_back)  # from now on nothing new is asked
+        lease = self._lease = LineLease(holder, self._take_back)  # from now on no new request is sent
         try:
             async with self._turn:
                 self._drop()
@@ -153,17 +153,17 @@ class Line:
         _log.info("%s: lease ended", self.where)
 
     async def exchange(self, request: Request, options: RequestOptions | None = None) -> Answer:
-        """Ask once. Raises LineError: LineTimeout, DeviceException, FrameError, MismatchError, LineDown, LineLent."""
+        """Send one request. Raises any LineError, LineDown and LineLent included."""
         (answer,) = await self.burst((request,), options or self._options)
         if isinstance(answer, LineError):
             raise answer
         return answer
 
     async def burst(self, requests: Sequence[Request], options: RequestOptions) -> list[Answer | LineError]:
-        """Ask one after the other and return what came, in the same order; a refusal or broken answer takes its place.
+        """Send the requests one by one; return answers in the same order, with errors for refusals and broken answers.
 
-        The list is shorter than ``requests`` if it ends with a LineTimeout, LineDown or LineLent: then the
-        rest was not asked. Never raises LineError.
+        The list is shorter than ``requests`` if it ends with a LineTimeout, LineDown or LineLent: the
+        rest was not sent. Never raises LineError.
         """
         results: list[Answer | LineError] = []
         await self._turn.acquire()
@@ -227,7 +227,7 @@ class Line:
         results: list[Answer | LineError],
         options: RequestOptions,
     ) -> None:
-        """Handle an error: wait while busy, ask again after a broken answer, note or give up the rest."""
+        """Handle an error: wait while busy, retry after a broken answer, record the error or give up the rest."""
         at, tries = -1, 0
         reopened = False
         while True:
@@ -247,7 +247,7 @@ class Line:
                 self._suspect_silence()
                 again = tries <= options.retries
             elif isinstance(trouble, LineDown) and self._proven and not reopened:
-                # a connection that was idle may have been closed in the very moment of our request
+                # an idle connection may have been closed just as we sent our request
                 again = reopened = True
                 self._proven = False
             if not again:
@@ -279,12 +279,12 @@ class Line:
             self._trace.put(BROKEN, trouble.what.encode(), self.clock()[0])
 
     def _suspect_silence(self) -> None:
-        """Over TCP, silence of all devices may mean that the other end was restarted."""
+        """Over TCP, silence from all devices may mean that the other end was restarted."""
         if self._link is not None and self._link.silent >= SILENT_BEFORE_REOPEN and self.target.scheme != "serial":
             self._drop()
 
     async def _ready(self) -> Link:
-        """The open link. Raises LineLent or LineDown, at once while a pause runs."""
+        """The open link. Raises LineLent or LineDown; during a pause it raises at once."""
         if self._lease is not None:
             raise LineLent(f"lent to {self._lease.holder}", where=self.where)
         if self._link is not None:
@@ -313,12 +313,12 @@ class Line:
         return self._link
 
     async def _open(self) -> Port:
-        """A port, and with it a place at its host. Raises LineDown."""
+        """Open the port, once the host's connection limit allows it. Raises LineDown."""
         what = f"no connection within {OPEN_TIMEOUT_S:g} s"
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
                 if self._limiter is not None:
-                    waiting, what = what, f"other lines hold all connections allowed by {self._limiter.name} takes"
+                    waiting, what = what, f"other lines use all connections that {self._limiter.name} allows"
                     await self._limiter.acquire(self, self._connections)
                     what = waiting
                 return await self._opener(self.config, self.target, self._setting)
@@ -337,12 +337,12 @@ class Line:
             self._drop()
 
     def _end_of_turn(self) -> None:
-        """Where another line to this host waits, it is its turn; ours is opened again for our next one."""
+        """Close our connection if another line to this host waits; it is reopened for our next turn."""
         if self._limiter is not None and self._limiter.is_contended and self._link is not None:
             self._drop()
 
     def _tell_foreign(self) -> None:
-        """Warn once about unsolicited frames, and again when there are ten times as many."""
+        """Warn once about unsolicited frames, and again whenever their number has grown tenfold."""
         self._foreign_told = self.stats.foreign * 10
         _log.warning(
             "%s: %d unsolicited frames. Is there a second master, or noise?",
@@ -357,7 +357,7 @@ class Line:
         return error
 
     def _doubt_scheme(self, results: list[Answer | LineError]) -> None:
-        """Nothing was ever answered, and the connection was closed on a request: is another scheme meant?"""
+        """The connection was closed on a request before any answer: the url may need another scheme."""
         last = results[-1]
         if isinstance(last, LineDown):
             hints = [scheme.hint for scheme in own_schemes()]
@@ -372,7 +372,7 @@ class Line:
         if self._proven:  # many devices close idle connections: reopen at once, and log only a failure
             self._backoff.reset()
             self._retry_at, self._why_down = 0.0, None
-        else:  # it opened, and broke before it was of any use: as good as not opened
+        else:  # it broke before any use: treat it as a failure to open
             self._rest(error)
 
     def _rest(self, error: LineError) -> None:
@@ -407,8 +407,8 @@ def open_line(
 
     Args:
         clock: gives (UTC ns, monotonic ns); None: the kernel's.
-        trace: where its frames are shown; closed with the line.
-        opener: opens its port; a simulation on made-up time brings its own.
+        trace: receives its frames; closed with the line.
+        opener: opens its port; a simulation with simulated time passes its own.
 
     Raises:
         ConfigError: an invalid address or setting.

@@ -32,7 +32,7 @@ _HINTS = {
 
 
 def down(where: str, error: OSError | None, what: str = "") -> LineDown:
-    """The LineDown for an error of the system, with a useful hint."""
+    """The LineDown for a system error, with a useful hint."""
     code = (error.errno or 0) if error else 0
     if isinstance(error, socket.gaierror):
         missing = code in (socket.EAI_NONAME, socket.EAI_NODATA)
@@ -42,7 +42,7 @@ def down(where: str, error: OSError | None, what: str = "") -> LineDown:
             hint="Check the spelling, or write the address in numbers",
         )
     text = os.strerror(code) if code else str(error or "")
-    if "Inappropriate ioctl" in text:  # pyserial has it in its own words
+    if "Inappropriate ioctl" in text:  # pyserial raises its own error text here
         return LineDown(f"{what}: not a serial port", where=where, hint="Its name is under /dev/serial/by-id/")
     return LineDown(": ".join(filter(None, (what, text))), where=where, hint=_HINTS.get(code, ""))
 
@@ -62,11 +62,11 @@ class Port:
         """Switch a serial port to another setting. Raises OSError."""
 
     def unsent(self) -> int:
-        """Bytes that were written and have not left the port, as far as the system can tell. Raises OSError."""
+        """Bytes written that have not yet left the port, as reported by the system. Raises OSError."""
         return 0
 
     def close(self) -> None:
-        """Close the descriptor. While it stays open, a replugged USB adapter gets another name."""
+        """Close the descriptor. As long as it is open, a replugged USB adapter gets a different name."""
         raise NotImplementedError
 
 
@@ -84,10 +84,10 @@ class _SocketPort(Port):
 
 
 class _SerialPort(Port):
-    """pyserial opens and configures; the bytes go by the descriptor."""
+    """pyserial opens and configures the port; bytes are read and written on the descriptor."""
 
     def __init__(self, where: str, path: str, setting: SerialSetting, rs485: bool) -> None:
-        import serial  # costs a megabyte that lines over TCP do not need
+        import serial  # imported here: it takes a megabyte that TCP lines do not need
 
         plain = SerialSetting(setting.baud, 8, "N", setting.stop)
         # inter_byte_timeout 0 sets VMIN 1: "nothing there" is then EAGAIN, and an empty read only a hang-up
@@ -98,13 +98,13 @@ class _SerialPort(Port):
         super().__init__(where, fd, self._read, self._write)
         try:
             os.set_blocking(fd, False)
-            if not self._is_pty():  # there it would outlive us, as long as the other side is open; the lock is enough
+            if not self._is_pty():  # there it would outlive us while the other side is open; the lock is enough
                 fcntl.ioctl(fd, termios.TIOCEXCL)
             try:  # FTDI adapters collect bytes for 16 ms otherwise
                 self._serial.set_low_latency_mode(True)
                 self.notes["latency"] = "low"
             except (ValueError, OSError):
-                pass  # most other ports know no such mode and do not need it
+                pass  # most other ports have no such mode and do not need it
             if rs485:
                 self._switch_transmitter()
             self.apply(setting)
@@ -135,7 +135,7 @@ class _SerialPort(Port):
         self.setting = setting
 
     def _only_frame_differs(self, setting: SerialSetting) -> bool:
-        """Whether the port took speed and stop bits, and is not a real UART."""
+        """Whether the port accepted speed and stop bits and is not a real UART."""
         _, _, flags, _, _, speed, _ = termios.tcgetattr(self.fd)
         stop = 2 if flags & termios.CSTOPB else 1
         return self._is_pty() and stop == setting.stop and speed == getattr(termios, f"B{setting.baud}", speed)
@@ -152,7 +152,7 @@ class _SerialPort(Port):
                 self._serial.rs485_mode = RS485Settings(rts_level_for_tx=level, rts_level_for_rx=not level)
             except (ValueError, OSError) as error:
                 self.notes["rs485"] = f"refused: {error}"
-                self._serial._rs485_mode = None  # else each later change of speed would try again and fail
+                self._serial._rs485_mode = None  # otherwise every later change of speed would retry it and fail
             else:
                 self.notes["rs485"] = f"on, RTS {'high' if level else 'low'} while sending"
                 return
@@ -183,7 +183,7 @@ async def open_port(config: LineConfig, target: Target, setting: SerialSetting |
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
         await loop.sock_connect(sock, address)
-    except BaseException:  # a cancelled connect too must not leave its socket behind
+    except BaseException:  # a cancelled connect must not leave its socket open either
         sock.close()
         raise
     return _SocketPort(where, sock)

@@ -1,4 +1,4 @@
-"""What a line is asked for, and what it gives back."""
+"""A request to a line, and its answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from drivers.model import LineError
 
 
 class Answer(NamedTuple):
-    """The payload of one answer, stamped when its last byte came in."""
+    """The payload of one answer, stamped when its last byte arrived."""
 
     payload: bytes
     time_ns: int  # UTC
@@ -17,7 +17,7 @@ class Answer(NamedTuple):
 
 
 class Request(Protocol):
-    """One request, and how to tell its answer from everything else on a line."""
+    """One request, and how to tell its answer from other bytes on the line."""
 
     @property
     def frame(self) -> bytes:
@@ -29,7 +29,7 @@ class Request(Protocol):
 
     @property
     def unit(self) -> str | int:
-        """The unit that answers: late answers are matched by it."""
+        """The unit that answers; late answers are matched by it."""
 
     @property
     def where(self) -> str:
@@ -37,11 +37,11 @@ class Request(Protocol):
 
     @property
     def registers(self) -> tuple[int, int, int] | None:
-        """(function, address, count) of the registers that it reads, None if it reads none."""
+        """(function, address, count) of the registers it reads; None if it reads none."""
 
     @property
     def expect(self) -> int:
         """Bytes of a full answer, for the deadline."""
 
     def find(self, received: bytes, final: bool) -> bytes | LineError | None:
-        """The answer's payload, the error, or None: not yet, or (``final``) nothing was heard at all."""
+        """The answer's payload, an error, or None: not complete, or (``final``) nothing was received at all."""

@@ -9,7 +9,7 @@ WINDOW_NS, MARKS = 600_000_000_000, 20
 
 
 def _ago(marks: deque[tuple[int, ...]], now_ns: int, begin_ns: int, *counts: int) -> tuple[int, ...]:
-    """(monotonic ns, counts) of ten minutes ago; ``begin_ns`` and zeros before that. Each call may keep a mark."""
+    """(monotonic ns, counts) of ten minutes ago, or ``begin_ns`` and zeros. Each call may store a new mark."""
     if not marks:
         marks.append((begin_ns, *(0 for _ in counts)))
     if now_ns - marks[-1][0] >= WINDOW_NS // MARKS:
@@ -21,11 +21,11 @@ def _ago(marks: deque[tuple[int, ...]], now_ns: int, begin_ns: int, *counts: int
 
 @dataclass(slots=True)
 class AnswerCounts:
-    """Answers of one device since the line object was made, asked again or not."""
+    """Answers of one device since the line object was created, including answers to retries."""
 
-    sound: int = 0  # refusals too
+    sound: int = 0  # including refusals
     broken: int = 0  # a wrong CRC, cut short, or no frame at all
-    mismatches: int = 0  # sound frames that answer something else
+    mismatches: int = 0  # valid frames that answer something else
     _marks: deque[tuple[int, ...]] = field(default_factory=deque)
 
     def recent(self, now_ns: int) -> tuple[int, int, int]:
@@ -39,7 +39,7 @@ class LineStats:
     """Counters since the line object was made."""
 
     since_ns: int = 0  # monotonic
-    busy_ns: int = 0  # time in which a request was out
+    busy_ns: int = 0  # time with a request outstanding
     sent: dict[int, int] = field(default_factory=dict)  # requests by function code
     answers: int = 0
     timeouts: int = 0
@@ -56,16 +56,16 @@ class LineStats:
     _marks: deque[tuple[int, ...]] = field(default_factory=deque)
 
     def of_device(self, where: str) -> AnswerCounts:
-        """The counts of the device that requests name so."""
+        """The counts of the device with this ``Request.where``."""
         counts = self.devices.get(where)
         if counts is None:
             counts = self.devices[where] = AnswerCounts()
         return counts
 
     def busy_share(self, now_ns: int) -> float:
-        """Share of the last ten minutes in which the line was in use; of the time since ``since_ns`` if that is less.
+        """Share of the last ten minutes in which the line was in use, or of the time since ``since_ns`` if shorter.
 
-        To be called every few seconds: each call may keep a mark for later ones.
+        Call it every few seconds: each call may store a mark for later ones.
         """
         since_ns, busy_ns = _ago(self._marks, now_ns, self.since_ns, self.busy_ns)
         return (self.busy_ns - busy_ns) / max(now_ns - since_ns, 1)

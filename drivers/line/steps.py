@@ -1,7 +1,7 @@
-"""Questions of several steps, such as a sign-on, its identification, and a readout at another speed.
+"""Multi-step queries, such as a sign-on, its identification, and a readout at another speed.
 
-The steps of a question are one turn of the line: nothing else is asked between them, and an error in any of them is
-the answer to the whole question. The next question begins at the device's own setting again.
+The steps of a query are one turn on the line: nothing else is sent between them, and an error in any of them is
+the result of the whole query. The next query begins at the device's own setting again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from drivers.serial_setting import SerialSetting
 
 
 class StepRequest(ABC):
-    """A ``Request`` that is one step of a question. Its answer may have any length: it ends where ``find`` says so.
+    """A ``Request`` that is one step of a query. Its answer may have any length; ``find`` determines its end.
 
     Args:
         frame: what is sent; b"" only listens.
@@ -21,14 +21,14 @@ class StepRequest(ABC):
         unit: who answers.
         where: for messages.
         quiet_s: silence before the frame; None: as for other requests.
-        answer_setting: the speed of the answer, where it is not that of the frame; the line switches once the frame
-            is out. Only for lines that can: ``Line.can_switch``.
-        least_s: the time that the protocol grants to the start of an answer; shorter time-outs do not apply.
+        answer_setting: the speed of the answer if it differs from that of the frame; the line switches once the frame
+            has left. Only for lines that can switch: ``Line.can_switch``.
+        least_s: the time that the protocol allows until the answer starts; shorter timeouts do not apply.
         gap_s: a silence of this length within an answer ends it.
         most_bytes: no answer is longer.
     """
 
-    registers = None  # it reads none
+    registers = None  # it reads no registers
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SENT, RECEIVED, NOISE = 0, 1, 2
-BROKEN = 3  # no frame: why what was received since the request is not an answer, in UTF-8
+BROKEN = 3  # not a frame: UTF-8 text saying why the bytes received since the request are not an answer
 SLOT = 288
 FRAMES = 2000
 HEADER = 4096
@@ -47,14 +47,14 @@ class FrameTrace:
     def __init__(self, path: Path, frames: int = FRAMES, mode: int = 0o640, *, hidden: bool = False) -> None:
         """A new, empty file at ``path`` (replaces an old one). Raises OSError.
 
-        ``hidden``: it takes that name with ``show``; until then an old one stays where it is.
+        ``hidden``: it takes that name only with ``show``; until then an old file stays in place.
         """
         size = HEADER + frames * SLOT
         self._path, self._draft = path, path.with_name(path.name + ".new")
         self._draft.unlink(missing_ok=True)
         fd = os.open(self._draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
         try:
-            os.posix_fallocate(fd, 0, size)  # a hole in a full tmpfs would end the agent when it is written to
+            os.posix_fallocate(fd, 0, size)  # writing to a hole in a full tmpfs would kill the agent
             self._map = mmap.mmap(fd, size)
         finally:
             os.close(fd)

@@ -1,4 +1,4 @@
-"""One M-Bus meter on a line, by primary or secondary address. Sends SND_NKE, REQ_UD2 and selection only.
+"""One M-Bus meter on a line, by primary or secondary address. Sends only SND_NKE, REQ_UD2 and selection.
 
 A point's ``key`` is ``QUANTITY[@STORAGE[/TARIFF[/SUBUNIT[/FUNCTION]]]][#N]``: the quantity as ``drivers.mbus.names``
 gives it without its first word (``energy``, ``volume``, ``temperature.supply``; or a whole name such as
@@ -60,7 +60,7 @@ class MbusDevice(MeterDevice):
     """``spec.address``: "0" to "250" primary, 8 digits (F: any) or 16 hex digits secondary, 254 the only one of a line.
 
     Raises:
-        ConfigError: an address or key that cannot be, or a line of Modbus TCP.
+        ConfigError: an invalid address or key, or a Modbus TCP line.
     """
 
     protocol = "mbus"
@@ -85,7 +85,7 @@ class MbusDevice(MeterDevice):
         found = _KEY.fullmatch(point.key)
         if not found or (found[1].startswith("header.") and found[1].partition(".")[2] not in _HEADER):
             raise ConfigError(
-                f"key {point.key!r} selects no record",
+                f"key {point.key!r} does not select a record",
                 where=f"{self.spec.profile}: {point.name}",
                 hint='Such as "energy", "energy@1", "volume@0/0/1", "power@0/0/0/max", "header.serial"',
             )
@@ -114,7 +114,7 @@ class MbusDevice(MeterDevice):
                 continue
             if _is_named(reading.name, found[1]) and (reading.function or FUNCTIONS[0]) == function:
                 fitting.append(reading)
-        if point.kind not in (Kind.TEXT, Kind.STATE):  # some meters count in kWh and in MJ beside it
+        if point.kind not in (Kind.TEXT, Kind.STATE):  # some meters count in kWh and also in MJ
             fitting = [r for r in fitting if unit_factor(r.unit, point.unit) is not None] or fitting
         if len(fitting) < place:
             return None
@@ -137,7 +137,7 @@ class MbusDevice(MeterDevice):
         while True:
             answer = await self._next(first=not frames)
             if frames and answer.payload == frames[-1]:
-                break  # it ignores the frame count bit: it has sent all it has
+                break  # it ignores the frame count bit: it has sent all its telegrams
             frames.append(answer.payload)
             suspect |= answer.suspect
             self._fcb = not self._fcb
@@ -162,7 +162,7 @@ class MbusDevice(MeterDevice):
         return True
 
     async def _next(self, first: bool) -> Answer:
-        """The next telegram. Selection and first question go out in one turn: no other selection comes between."""
+        """The next telegram. Selection and first request go out in one turn: no other selection comes between."""
         if self._select is None or not first:
             return await self.exchange(self._question())
         self._fcb = True
@@ -176,12 +176,12 @@ class MbusDevice(MeterDevice):
         return answers[-1]
 
     def _judge(self, telegram: Telegram) -> None:
-        """Raise what speaks against a telegram."""
+        """Raise an error if a telegram is not usable."""
         if telegram.error:
             raise DeviceException(f"the meter answers: {telegram.error}", where=self.where, code=0x70)
         if telegram.encrypted:
             raise DeviceException(
-                "the telegram is encrypted", where=self.where, hint="Switch it off at the meter", code=0
+                "the telegram is encrypted", where=self.where, hint="Disable encryption in the meter", code=0
             )
         wanted = self._select[0] if self._select else ""
         if (
@@ -189,12 +189,12 @@ class MbusDevice(MeterDevice):
             and telegram.identity
             and not all(w in ("F", d) for w, d in zip(wanted, telegram.identity, strict=False))
         ):
-            raise MismatchError(f"meter {telegram.identity} answers, {wanted} was selected", where=self.where)
+            raise MismatchError(f"meter {telegram.identity} answered, but {wanted} was selected", where=self.where)
 
     def _question(self) -> MeterRequest[Frame]:
         def judge(found: Frame) -> bytes | LineError | None:
             if not found.from_device or found.kind != "long":
-                return None  # our own echo, or an acknowledgement of another meter
+                return None  # our own echo, or another meter's acknowledgement
             if self._primary not in (found.address, SELECTED, 254):
                 return MismatchError(f"answer is from {found.address}, expected {self._primary}", where=self.where)
             return found.raw
@@ -216,14 +216,14 @@ def _is_named(name: str, words: str) -> bool:
 
 
 def _dates(reading: Reading, storage: int, function: str) -> bool:
-    """Whether a record says when the values of this storage number and function were taken (EN 13757-3, annex)."""
+    """Whether a record is the time stamp of this storage number and function (EN 13757-3, annex)."""
     if reading.name not in ("x.mbus.datetime", "x.mbus.date") or not isinstance(reading.value, str):
         return False
     return (reading.storage, reading.function or FUNCTIONS[0]) == (storage, function)
 
 
 def _header(telegram: Telegram) -> list[Reading]:
-    """The head of a telegram as readings."""
+    """The header of a telegram as readings."""
     texts: dict[str, str | int | None] = {
         "serial": telegram.identity or None,
         "vendor": telegram.manufacturer or None,

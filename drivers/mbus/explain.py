@@ -125,7 +125,7 @@ def explain(stream: bytes) -> Json:
 
 
 def _is_sound(stream: bytes) -> bool:
-    """One byte E5 proves nothing, a short frame little."""
+    """Whether a frame is convincing: a single byte E5 proves nothing, a short frame little."""
     return any(frame.kind == "long" for frame in Parser().feed(stream))
 
 
@@ -142,8 +142,8 @@ EXPLAINERS = (
       meterhouse decode mbus '10 5B 01 5C 16'
 
     \b
-    Exit codes: 0 decoded, 2 wrong usage, 4 no sound frame, or records that
-      break off (what came before is printed).
+    Exit codes: 0 decoded, 2 wrong usage, 4 no valid frame, or records that
+      are truncated (the records before are printed).
     """,
         explain=explain,
         is_sound=_is_sound,

@@ -78,14 +78,14 @@ class Frame:
 
 
 class Parser(FrameScanner[Frame]):
-    """Push parser: ``feed(bytes) -> frames``. E5 counts where no other frame can be running, broken ones included."""
+    """Push parser: ``feed(bytes) -> frames``. E5 counts only outside other frames, broken ones included."""
 
     starts = re.compile(rb"[\x68\x10\xe5]")
     longest = 261
 
     def __init__(self) -> None:
         super().__init__()
-        self._shadow = 0  # stream offset up to which an E5 may be the inside of another frame
+        self._shadow = 0  # stream offset up to which an E5 may lie inside another frame
         self._doubt = -1  # stream offset of a 68h or 10h that may yet turn out to begin one
 
     def frame_end(self, buffer: bytearray, start: int, size: int) -> int:
@@ -131,7 +131,7 @@ class Parser(FrameScanner[Frame]):
     def _first(self, buffer: bytearray, position: int, size: int) -> tuple[int, int, int]:
         self._doubt = -1
         found = super()._first(buffer, position, size)
-        if found[1] > 0:  # what ends here was a frame: nothing before its end casts a shadow any more
+        if found[1] > 0:  # a frame ends here: candidates that began before its end no longer count
             self._shadow = self._base + found[1]
         return found
 
@@ -152,7 +152,7 @@ def broken(stream: bytes) -> tuple[bytes, int, str]:
 
 
 def _what_is_wrong(rest: bytes) -> tuple[int, int, str] | None:
-    """(how near to a frame, its length, the fault) of an attempt that begins at the first byte."""
+    """(score, length, error) of an attempt that begins at the first byte; higher scores are closer to a frame."""
     if rest[0] == SHORT:
         if len(rest) < 5 or rest[1] not in _SHORT_CONTROLS or rest[4] != STOP:
             return None
@@ -181,8 +181,8 @@ def _what_is_wrong(rest: bytes) -> tuple[int, int, str] | None:
 
 
 def build_short(control: int, address: int) -> bytes:
-    """A frame of five bytes. Raises UsageError for a control field that may write, or an address that is none."""
-    if control not in ALLOWED_CONTROLS or control == SND_UD:  # read-only, held where the bytes are made
+    """A five-byte frame. Raises UsageError for a control field that may write, or an invalid address."""
+    if control not in ALLOWED_CONTROLS or control == SND_UD:  # read-only is enforced here, where the frames are built
         raise UsageError(f"control field {control:02X}h may write", where="M-Bus")
     if not 0 <= address <= 0xFF:
         raise UsageError(f"{address} is not a primary address", where="M-Bus", hint="0 to 250, 253 selected, 254 all")

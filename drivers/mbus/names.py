@@ -1,4 +1,4 @@
-"""Names of the uniform vocabulary for what M-Bus calls energy, volume and so on; the medium gives the first word."""
+"""Vocabulary names for M-Bus quantities such as energy and volume; the medium determines the first word."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _BY_SCOPE: dict[str, dict[str, str]] = {  # quantity -> what follows the scope
 }
 _FOREIGN = frozenset(
     ("cal", "degF", "ft3", "gal", "gal/min", "gal/h", "ml", "ml/h")
-)  # units that the vocabulary has not
+)  # units that the vocabulary does not have
 _OF_ITS_OWN = {
     "voltage": "ac.voltage",
     "current": "ac.current",

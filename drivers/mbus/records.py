@@ -25,12 +25,12 @@ class RecordArea:
 
     readings: list[Reading] = field(default_factory=list)
     more: bool = False  # 1F: further telegrams follow
-    maker: bytes = b""  # what the maker put behind 0F or 1F
+    maker: bytes = b""  # manufacturer data after 0F or 1F
     fault: str = ""
 
 
 class _Cursor:
-    """Bytes read from the front; a read beyond the end is the record's fault."""
+    """Reads bytes from the front; a read beyond the end is a fault of the record."""
 
     def __init__(self, data: bytes, high_first: bool) -> None:
         self.data, self.at, self.high_first = data, 0, high_first
@@ -52,7 +52,7 @@ class _Cursor:
         return piece[::-1] if self.high_first else piece
 
     def extensions(self, first: int, what: str) -> list[int]:
-        """The bytes that follow while the top bit says so."""
+        """The extension bytes: they continue while the top bit is set."""
         found: list[int] = []
         last = first
         while last & 0x80:
@@ -92,7 +92,7 @@ def _maker_reading(found: RecordArea) -> Reading:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """All that a record says before its data: the same bytes in every readout of a meter."""
+    """The header of a record, before its data: the same bytes in every readout of a meter."""
 
     name: str
     storage: int
@@ -162,7 +162,7 @@ def _value_information(cursor: _Cursor) -> tuple[Meaning, list[int], str | None]
     if first in (0xFD, 0xFB) and following:
         table = vif.FD if first == 0xFD else vif.FB
         code, rest = following[0] & 0x7F, following[1:]
-        if code == 0x7D and rest:  # a second level of the table, hardly used: skipped, not misread
+        if code == 0x7D and rest:  # a second level of the table, rarely used: skipped rather than misread
             return _UNKNOWN, rest[1:], None
         return table.get(code, Meaning("reserved", f"Reserved {first:02X}h {code:02X}h")), rest, None
     if first == 0xEF:
@@ -181,14 +181,14 @@ class _Effect:
     words: tuple[str, ...] = ()
     suffix: str = ""
     backwards: bool = False
-    other: str = ""  # no longer the quantity itself: a limit, a rate, a forecast
-    no_data: int | None = None  # the reason, where the device says that it has no value
-    foreign: bool = False  # in a unit of gallons, Fahrenheit and so on, scaled in another way
+    other: str = ""  # not the quantity itself: a limit, a rate, a forecast
+    no_data: int | None = None  # the reason, if the device reports that it has no value
+    foreign: bool = False  # in gallons, Fahrenheit and so on, with a different scale
 
 
 _LIMIT_TIMES = frozenset((0x42, 0x43, 0x46, 0x47, 0x4A, 0x4B, 0x4E, 0x4F, 0x6A, 0x6B, 0x6E, 0x6F, 0x39))
 _DURATIONS = ("s", "min", "h", "d")
-_SAME_QUANTITY = frozenset((0x1D, 0x3A, 0x3B, 0x3E, 0x3F))  # VIFE after which a volume is still that volume
+_SAME_QUANTITY = frozenset((0x1D, 0x3A, 0x3B, 0x3E, 0x3F))  # VIFE that leave a volume a volume
 
 
 def _effect_of(modifiers: list[int], is_text: bool, meaning: Meaning) -> _Effect:
@@ -200,7 +200,7 @@ def _effect_of(modifiers: list[int], is_text: bool, meaning: Meaning) -> _Effect
             _second_table(effect, next(remaining, 0) & 0x7F)
         elif code == 0x7F:
             effect.words += ("manufacturer specific",)
-            break  # what follows is the maker's own
+            break  # the rest is manufacturer-specific
         else:
             _modify(effect, code)
     return effect
@@ -255,7 +255,7 @@ def _retyped(effect: _Effect, kind: str, label: str, unit: str = "", factor: int
 
 
 def _foreign(effect: _Effect) -> None:
-    """A non-metric unit: not the one of the VIF. Which it is depends on the edition, so the number has no unit."""
+    """A non-metric unit instead of the VIF's. Which one depends on the edition, so the number has no unit."""
     effect.foreign, effect.other = True, "non-metric"
     effect.meaning = replace(effect.meaning, unit="")
 
@@ -274,7 +274,7 @@ def _second_table(effect: _Effect, code: int) -> None:
 
 
 def _data(cursor: _Cursor, code: int, meaning: Meaning) -> tuple[Coded, bytes]:
-    """The data field, coded as DIF and meaning say. Also its bytes, for evidence."""
+    """The data field, decoded by DIF and meaning, and its bytes as evidence."""
     if code in (0x0, 0x8):  # no data; selection for readout
         return (None, Reason.ABSENT), b""
     if code == 0xD:

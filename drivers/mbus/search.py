@@ -1,6 +1,6 @@
-"""How a scan finds M-Bus meters: by primary address, and by selection, which also separates those that answer at once.
+"""How a scan finds M-Bus meters: by primary address, and by selection, which also separates simultaneous answers.
 
-A selection addresses all meters, and where several answer at once (their bytes collide) each part of them.
+A selection addresses all meters; where several answer at once (their bytes collide), the group is split.
 Source: EN 13757-3 clause 11 (secondary addresses, wildcards).
 """
 
@@ -35,14 +35,14 @@ from drivers.scan.plan import FoundDevice, baud_of
 from drivers.scan.probes import Probe
 from drivers.scan.search import Scan
 
-SELECTION_S = 30.0  # to tell one meter from the others by its digits
+SELECTION_S = 30.0  # to distinguish one meter from the others by its digits
 PROFILE_MEDIA: Mapping[str, frozenset[int]] = {  # EN 13757-3: kind of a profile -> media of its meters
     "heat": frozenset((0x04, 0x0A, 0x0B, 0x0C, 0x0D)),
     "water": frozenset((0x06, 0x07, 0x15, 0x16, 0x17)),
     "gas": frozenset((0x03,)),
     "meter": frozenset((0x02,)),
 }
-# Makers whose meters are met on M-Bus; tried where two meters differ in nothing else that can be asked for.
+# Makers common on M-Bus; tried if two meters differ in nothing else that can be selected.
 MAKERS = (
     "KAM SEN ZRI LUG LGB LGZ ABB SLB ACW ITW ITR ELS HYD SON TCH QDS EMH DME EFE AMT REL PAD ELV NZR EMU GAV SVM SPX "
     "APA BMT ENG ISK EST EAS MIN MOL NOR RAY SAP SIE TEC VES WZG ZAG BHG DIL AXI ACE CAL EDM EMS GWF ISI LEC MET PIK "
@@ -73,7 +73,7 @@ class MbusSearch(DeviceSearch):
         return [reset_probe(address, serial, max(self.options.timeout_s * 2, 0.5)) for address in silent]
 
     async def on_answer(self, probe: Probe, payload: bytes) -> None:
-        """An acknowledgement has no address, the data have (late answers, field pain 22)."""
+        """An acknowledgement contains no address, the data do (late answers, field pain 22)."""
         for address in (int(probe.address), int(probe.address) - 1):
             if address < 0 or self.scan.is_known(self.name, str(address), probe.serial):
                 continue
@@ -95,7 +95,7 @@ class MbusSearch(DeviceSearch):
             await self._select(progress, slow=True)
 
     async def _select(self, progress: ProgressCallback, slow: bool = False) -> None:
-        """By secondary address: all that can be selected, whatever their primary address is."""
+        """Search by secondary address: all meters that can be selected, whatever their primary address."""
         for serial in self.scan.plan.settings(self.name) if self._by_selection else ():
             timeout_s = max(self.options.timeout_s, acknowledge_s(serial)) * (1.5 if slow else 1.0)
             found: list[FoundDevice] = []
@@ -104,7 +104,7 @@ class MbusSearch(DeviceSearch):
                 if (who := (baud_of(serial), identity_of(frame))) not in self._seen:
                     self._seen.add(who)
                     found.append(self._add(_secondary(frame), serial, frame))
-            for device in found:  # a number that two makers gave: all sixteen digits tell them apart
+            for device in found:  # a number used by two makers: all sixteen digits distinguish them
                 if sum(other.address[:8] == device.address[:8] for other in self.scan.found) == 1:
                     device.address = device.address[:8]
 
@@ -128,13 +128,13 @@ class MbusSearch(DeviceSearch):
         ]
 
     def may_fit(self, profile: Profile, facts: Mapping[str, str]) -> bool:
-        """Whether the medium that a telegram named is that of the profile."""
+        """Whether a telegram's medium is that of the profile."""
         named = facts.get("medium", "")
         return not named.isdecimal() or profile.kind not in PROFILE_MEDIA or int(named) in PROFILE_MEDIA[profile.kind]
 
 
 def _secondary(frame: bytes) -> str:
-    """The address for agent.toml of the sender of a telegram: sixteen digits, or the eight of its number alone."""
+    """The address, for agent.toml, of a telegram's sender: sixteen digits, or only the eight of its number."""
     who = identity_of(frame)
     return (who[3::-1] + who[4:]).hex().upper()
 
@@ -179,7 +179,7 @@ def read_probe(address: int, who: str, serial: str, timeout_s: float) -> Probe:
 
 
 def acknowledge_s(serial: str) -> float:
-    """How long a meter may take to begin its answer: 330 bit times and 50 ms, and a margin."""
+    """The time until a meter must start its answer: 330 bit times plus 50 ms, plus a margin."""
     baud = int(serial.split(maxsplit=1)[0]) if serial else 2400
     return 0.06 + 330 / baud
 
@@ -194,7 +194,7 @@ def maker_code(letters: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SelectionMask:
-    """The meters that a selection addresses: F and all ones stand for anything."""
+    """The group of meters that a selection addresses: F and all ones match anything."""
 
     digits: str = "FFFFFFFF"
     maker: int = 0xFFFF
@@ -206,9 +206,9 @@ class SelectionMask:
         return self.digits if rest == "FFFFFFFF" else self.digits + rest
 
     def ways(self) -> list[list[SelectionMask]]:
-        """Ways to cut it, to be tried until two parts have answered.
+        """Ways to split the group, to be tried until two parts have answered.
 
-        Digits go from the last on: meters of one delivery differ there.
+        The last digit comes first: meters of one delivery differ there.
         """
         at = self.digits.rfind("F")
         if at >= 0:
@@ -216,7 +216,7 @@ class SelectionMask:
         return self._by_kind() + ([[replace(self, version=n) for n in range(0xFF)]] if self.version == 0xFF else [])
 
     def all_ways(self) -> list[list[SelectionMask]]:
-        """Whatever two meters differ in (but for their version), one of these cuts lies between them."""
+        """All splits: for any difference between two meters (except version), one of them separates the two."""
         return [self._by_digit(at) for at in range(7, -1, -1) if self.digits[at] == "F"] + self._by_kind()
 
     def _by_digit(self, at: int) -> list[SelectionMask]:
@@ -234,10 +234,10 @@ class SelectionMask:
 async def by_selection(
     ask: Asker, serial: str, timeout_s: float, remark: Remark, thorough: bool = False
 ) -> AsyncIterator[bytes]:
-    """The telegrams of all meters that can be selected, each once.
+    """The telegrams of all meters that can be selected, one each.
 
-    Two meters that speak at once can sound like one of them. ``thorough`` does not accept that one is alone before
-    meters that differ from it in each digit were asked for, in medium and in maker.
+    Two simultaneous answers can look like one of the two. ``thorough`` accepts a meter as alone only after
+    trying selections that differ from it in each digit, in medium and in maker.
     """
     seen: set[bytes] = set()
     search = _Selection(ask, serial, timeout_s, remark)

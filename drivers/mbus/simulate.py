@@ -1,4 +1,4 @@
-"""An M-Bus meter from the device's side, and one of a profile that shows its part of a park."""
+"""An M-Bus meter from the device's side, and a simulated meter of a profile that shows its part of a park."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class MbusMeter(SimMeter):
 
     address: int = 1
     secondary: bytes = bytes(8)
-    number: str = ""  # by which agent.toml names it, where that is not its address
+    number: str = ""  # its address in agent.toml, if that is not the primary address
     telegrams: tuple[bytes, ...] = ()
     selected: bool = False
     at: int = -1
@@ -78,7 +78,7 @@ class MbusMeter(SimMeter):
             return b"\xe5"
         if asked.control & 0x5F != 0x5B or not self.telegrams:
             return None
-        if asked.control & 0x20 != self.last_fcb:  # a toggled FCB asks for the next, the same one for the last again
+        if asked.control & 0x20 != self.last_fcb:  # a toggled FCB requests the next, the same FCB the last again
             self.at = (self.at + 1) % len(self.telegrams)
         self.last_fcb = asked.control & 0x20
         body = bytes((0x08, self.address)) + self.telegrams[self.at]

@@ -1,4 +1,4 @@
-"""The application layer: CI field, header, and what the records say, for wired and wireless telegrams.
+"""The application layer: CI field, header and records of wired and wireless telegrams.
 
 Source: EN 13757-3 clauses 5 and 6 and annexes (headers, fixed structure of EN 1434-3, application errors),
 EN 13757-4 (wireless link layer, extended link layer), OMS volume 2 (encryption modes).
@@ -60,11 +60,11 @@ class Telegram:
     medium: int | None = None
     access: int | None = None
     status: int | None = None
-    configuration: int | None = None  # in wired meters of old: the signature, without meaning
+    configuration: int | None = None  # in old wired meters: the signature, without meaning
     readings: tuple[Reading, ...] = ()
     more: bool = False  # ask again for the next telegram
     maker: bytes = b""
-    error: str = ""  # the device's own complaint (CI 70h)
+    error: str = ""  # the application error reported by the device (CI 70h)
     encrypted: bool = False
     undecoded: bytes = b""  # a payload that needs a key or a format we do not have
     fault: str = ""  # why reading stopped before the end
@@ -128,7 +128,7 @@ def _short_header(telegram: Telegram, body: bytes) -> None:
 
 
 def _payload(telegram: Telegram, payload: bytes, *, wired: bool, high_first: bool = False) -> None:
-    """Records, or the plain rest of an encrypted payload."""
+    """Records, or the unencrypted rest of an encrypted payload."""
     mode = telegram.encryption_mode
     if mode == 7 and payload[1:3] == b"\x2f\x2f":
         payload = payload[1:]  # the configuration field has a third byte in this mode
@@ -148,7 +148,7 @@ def _locked_bytes(telegram: Telegram, payload: bytes, wired: bool) -> int:
     if not mode or payload[:2] == b"\x2f\x2f" or telegram.configuration is None:
         return 0
     blocks = 16 * (telegram.configuration >> 4 & 0xF)
-    if wired:  # old meters fill the field with anything: believe it only where it fits exactly
+    if wired:  # old meters fill the field with arbitrary data: trust it only if it fits exactly
         return blocks if mode == 5 and 0 < blocks <= len(payload) else 0
     if mode == 5 and 0 < blocks <= len(payload):
         return blocks
@@ -227,7 +227,7 @@ _WIRELESS_CONTROLS = frozenset({0x44, 0x46, 0x48, 0x08, 0x00, 0x06, 0x40, 0x47, 
 
 
 def looks_wireless(data: bytes) -> bool:
-    """Could this be a wireless frame, from its length byte on? It has no start byte, so the fields must make sense."""
+    """Whether this may be a wireless frame, from its length byte on. It has no start byte: the fields must fit."""
     if len(data) < 11 or data[1] not in _WIRELESS_CONTROLS:
         return False
     letters = manufacturer(int.from_bytes(data[2:4], "little"))
@@ -276,5 +276,5 @@ def _extension(telegram: Telegram, rest: bytes) -> int:
 
 
 def _plain(rest: bytes) -> bool:
-    """Payload after its checksum: does the checksum fit, that is, has it been decrypted?"""
+    """Whether the checksum before this payload fits, that is, whether it has been decrypted."""
     return len(rest) > 2 and crc(rest[2:]) in (int.from_bytes(rest[:2], "little"), int.from_bytes(rest[:2], "big"))

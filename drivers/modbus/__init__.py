@@ -1,4 +1,4 @@
-"""Modbus over TCP and RTU: reads only, planned by wire time, decoded straight into the ring."""
+"""Modbus over TCP and RTU: reads only, planned by wire time, decoded directly into the ring."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ FRAMES = {
 
 
 def check_unit(address: str, scheme: str) -> InvalidAddress | None:
-    """A unit. On a serial bus 0 is a broadcast, which has no answer."""
+    """Check a unit number. On a serial bus, 0 is a broadcast, which has no answer."""
     low, high = (0, 255) if scheme in ("", TCP) else (1, 247)
     if address.isascii() and address.isdigit() and low <= int(address[:9]) <= high:
         return None

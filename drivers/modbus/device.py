@@ -1,4 +1,4 @@
-"""One Modbus device on one line: polled without a Python object a reading, asked slowly for tools and identity."""
+"""One Modbus device on one line: polled without a Python object per reading; tools use a slower path."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from drivers.plan import KnownHoles, read_image
 from drivers.plan.holes import ILLEGAL_ADDRESS, STRIKES
 from ext.ring import Ring
 
-SILENT_VISITS = 8  # a read that is silent so often in a row, while others answer, is cut or given a rest
+SILENT_VISITS = 8  # a read with this many consecutive timeouts, while others answer, is split or rests
 FIRST_REST_S, LONGEST_REST_S = 60.0, 3600.0
-_EXPIRE_EVERY = 1024  # visits between looks at the age of what was learned
+_EXPIRE_EVERY = 1024  # visits between checks of the age of learned facts
 _log = logging.getLogger("meterhouse.modbus")
 
 
 class ModbusDevice(RegisterDevice):
-    """``holes``: what is known of this identity and firmware; None: nothing yet.
+    """``holes``: facts known about this identity and firmware; None: nothing yet.
 
     Raises:
-        ConfigError: an address or serial setting that cannot be.
+        ConfigError: an invalid address or serial setting.
         ProfileError: points that cannot be planned or compiled.
     """
 
@@ -52,11 +52,11 @@ class ModbusDevice(RegisterDevice):
         self._version = self.holes.version
         self._polls = 0
         self._objects = tuple(n for n, point in enumerate(spec.points) if point.is_object)
-        self.visit_plan(self._used)  # complain now, not at the first tick
+        self.visit_plan(self._used)  # raise now, not at the first tick
 
     @property
     def holes(self) -> KnownHoles:
-        """What this device taught us about its map."""
+        """Facts learned about this device's register map."""
         return self._holes
 
     @holes.setter
@@ -65,7 +65,7 @@ class ModbusDevice(RegisterDevice):
         self.replan()
 
     def plan(self, numbers: Sequence[int]) -> list[Read]:
-        """Those that cover the points, except those that the device lacks. Raises ProfileError."""
+        """The reads that cover the points, without points that the device lacks. Raises ProfileError."""
         return self.reads(numbers, self._limits, self.holes)
 
     def lacking(self, numbers: Sequence[int]) -> list[tuple[list[int], Reason]]:
@@ -97,10 +97,10 @@ class ModbusDevice(RegisterDevice):
         return learned
 
     def on_silent(self, plan: VisitPlan[Read], silent: list[Read], is_alive: bool) -> None:
-        """Ask it last, so that the next visit finds out whether it alone does not answer.
+        """Move it to the end, so that the next visit shows whether only this read gets no answer.
 
-        A read that is silent while others are answered is cut where it can be, and in the end asked ever less. Some
-        firmware is silent about registers it has not, or about reads it finds too long (field pains 27, 41).
+        A read without an answer, while others get one, is split if possible, and finally sent less and less often. Some
+        firmware does not answer for registers it does not have, or for reads that are too long (field pains 27, 41).
         """
         for read in silent:
             plan.queries.remove(read)
@@ -112,13 +112,13 @@ class ModbusDevice(RegisterDevice):
                 continue
             for _ in range(STRIKES if len(read.block.points) > 1 else 0):
                 if self.holes.refused(read.block, self.spec.points, ILLEGAL_ADDRESS, self._now_s()):
-                    _log.info("%s: split a read that is not answered: %s", self.where, self.holes.summary())
+                    _log.info("%s: split a read that gets no answer: %s", self.where, self.holes.summary())
                     return
             failures.backoff = failures.backoff or Backoff(FIRST_REST_S, LONGEST_REST_S)
             self.rest(failures, failures.backoff.next_s(), Reason.TIMEOUT)
 
     def probe_request(self) -> ModbusRequest:
-        """The profile's point for it, else the shortest."""
+        """The point that the profile chose for probing, else the shortest."""
         points = self.spec.points
         point = next(
             (p for p in points if p.name == self.spec.probe), min(points, key=lambda p: (p.is_object, p.count))
@@ -135,7 +135,7 @@ class ModbusDevice(RegisterDevice):
         return {name: found[name] for name in names}
 
     async def _read_objects(self, objects: Mapping[str, Point], alone: bool) -> dict[str, Reading]:
-        """Texts of function 43/14 by point. Raises LineDown, LineLent; LineTimeout where nothing else was asked."""
+        """Texts of function 43/14 by point. Raises LineDown, LineLent; LineTimeout if nothing else was read."""
         try:
             identification = await self.read_identification()
         except LineError as error:
@@ -153,7 +153,7 @@ class ModbusDevice(RegisterDevice):
         return {reading.name: reading for reading in read_image(words, self.spec.points, self.spec)[0]}
 
     async def _ask_objects(self, paces: int, tick_ms: int, result: PollResult) -> None:
-        """Objects of device identification, after the registers; a device that said nothing to those is not asked."""
+        """Objects of device identification, read after the registers; skipped if the device did not answer those."""
         due = [n for n in self._objects if paces >> PACES.index(self.spec.points[n].pace) & 1]
         if not due:
             return

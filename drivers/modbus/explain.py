@@ -54,7 +54,7 @@ IDENTITY: Mapping[int, str] = {
     6: "application",
 }
 _SIZED = frozenset((1, 2, 3, 4, 5, 6, 15, 16))  # functions whose frames contain their length
-_AA55 = b"\xaa\x55"  # some inverters put it before an RTU answer sent by UDP
+_AA55 = b"\xaa\x55"  # some inverters put this before an RTU answer sent over UDP
 
 
 def decode_rtu(frame: bytes) -> Json:
@@ -73,11 +73,11 @@ def decode_rtu(frame: bytes) -> Json:
 
 
 def _split_rtu(body: bytes) -> list[bytes] | None:
-    """The sound frames that make up the bytes, none left over; None if they do not.
+    """The valid frames that the bytes consist of, with none left over; None if there are other bytes.
 
-    By the sizes that a function has, not by the CRC alone: that of a sound frame with zeros behind it fits too.
+    Found by the sizes of each function, not by the CRC alone, which also matches a valid frame followed by zeros.
     """
-    came: dict[int, tuple[int, int]] = {}  # where a frame may begin -> begin and end of the one before
+    came: dict[int, tuple[int, int]] = {}  # possible start of a frame -> start and end of the previous frame
     ways = [0]
     while ways:
         at = ways.pop()
@@ -129,7 +129,7 @@ def _broken_rtu(body: bytes) -> BrokenInput:
     partly = _unproven({"protocol": "modbus-rtu", "unit": body[0], "crc_ok": False}, body[1:-2])
     right = crc16(body[:-2]).to_bytes(2, "little").hex()
     expected = next(iter(_rtu_sizes(body)), 0)
-    if crc_ok(body) and (inside := _sound_inside(body)) is not None:  # zeros behind a frame leave its CRC in order
+    if crc_ok(body) and (inside := _sound_inside(body)) is not None:  # zeros after a frame do not change its CRC check
         what = f"bytes {inside[0] + 1} to {inside[1]} are a valid frame, but there are {len(body)} bytes"
         return BrokenInput(what, {"frame": partly}, "Leave the others out")
     what, hint = "", AS_SENT
@@ -143,11 +143,11 @@ def _broken_rtu(body: bytes) -> BrokenInput:
         hint = f"Bytes {first + 1} to {last} of the {len(body)} are a valid frame: leave out the others"
     else:
         hint = other_protocol(body, "modbus-rtu") or hint
-    return BrokenInput(f"CRC is {body[-2:].hex()}, of these bytes it would be {right}{what}", {"frame": partly}, hint)
+    return BrokenInput(f"CRC is {body[-2:].hex()}, of these bytes it should be {right}{what}", {"frame": partly}, hint)
 
 
 def _sound_inside(body: bytes) -> tuple[int, int] | None:
-    """(begin, end) of the longest frame of a common function that has noise around it."""
+    """(begin, end) of the longest frame of a common function within noise."""
     found: list[tuple[int, int]] = []
     for begin in range(min(len(body) - 4, 512)):
         rest = body[begin:]
@@ -238,7 +238,7 @@ def _body(frame: Json, function: int, pdu: bytes) -> tuple[Json, list[Json]]:
 
 
 def _seldom(frame: Json, function: int, pdu: bytes) -> Json:
-    """Functions that meters hardly use: direction and content, if the length shows them."""
+    """Functions rarely used by meters: direction and content, if the length reveals them."""
     size = len(pdu)
     result: Json = {"kind": "not explained further"}
     if function in {7, 11, 12, 17} and size == 1:
@@ -344,7 +344,7 @@ def _coils(first: int, payload: bytes, count: int) -> list[Json]:
     return [{"name": str(first + i), "value": value, "unit": ""} for i, value in enumerate(bits[:count])]
 
 
-_COMMON = frozenset((1, 2, 3, 4, 5, 6, 15, 16, 23, 43))  # functions that bytes of another kind are not taken for
+_COMMON = frozenset((1, 2, 3, 4, 5, 6, 15, 16, 23, 43))  # accepted when guessing whether bytes are Modbus
 
 
 def _is_rtu(stream: bytes) -> bool:
@@ -367,7 +367,7 @@ EXPLAINERS = (
       meterhouse decode modbus-tcp "00 01 00 00 00 07 01 03 04 53 75 6E 53"
 
     \b
-    Exit codes: 0 decoded (an exception response too), 2 wrong usage, 4 no sound frame.
+    Exit codes: 0 decoded (an exception response too), 2 wrong usage, 4 no valid frame.
     """,
         explain=decode_tcp,
         is_sound=_is_tcp,
@@ -384,7 +384,7 @@ EXPLAINERS = (
       meterhouse decode modbus-rtu "01 03 04 53 75 6E 53 96 F0"
 
     \b
-    Exit codes: 0 decoded (an exception response too), 2 wrong usage, 4 no sound frame.
+    Exit codes: 0 decoded (an exception response too), 2 wrong usage, 4 no valid frame.
     """,
         explain=decode_rtu,
         is_sound=_is_rtu,

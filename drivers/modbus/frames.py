@@ -1,4 +1,4 @@
-"""Modbus frames: requests, and how an answer is found among bytes. Pure, no I/O.
+"""Modbus frames: requests, and how an answer is found in a byte stream. Pure, no I/O.
 
 Only reads can be expressed: the functions 1, 2, 3, 4 and 43/14 (read device identification). The silence between frames
 (t3.5, ``drivers.serial_setting``): MODBUS over serial line 1.02, 2.5.1.1.
@@ -34,11 +34,11 @@ class ModbusRequest:
     Args:
         unit: 0 to 255 (over a bus 1 to 247; direct TCP devices also use 0 and 255).
         pdu: function code and its parameters, as pymodbus encodes them.
-        payload_bytes: of the wanted answer, without its byte count; 0 where it varies (function 43).
+        payload_bytes: of the expected answer, without its byte count; 0 if it varies (function 43).
         where: for messages, such as "cabinet-2 unit 7".
 
     Raises:
-        ValueError: any function that is not a read. Frames of this protocol are made here only.
+        ValueError: any function that is not a read. Frames of this protocol are built only here.
     """
 
     __slots__ = ("_head", "_sized", "expect", "frame", "function", "head", "pdu_bytes", "tail", "unit", "where")
@@ -47,7 +47,7 @@ class ModbusRequest:
         if pdu[0] not in READ_FUNCTIONS or (pdu[0] == 43 and pdu[1:2] != b"\x0e"):
             raise ValueError(f"{where}: function {pdu[0]} is not a read; only {sorted(READ_FUNCTIONS)} may be sent")
         if not 0 <= unit <= 255 or not 0 <= payload_bytes <= 250:
-            raise ValueError(f"{where}: unit {unit} or answer of {payload_bytes} bytes cannot be")
+            raise ValueError(f"{where}: unit {unit} or answer of {payload_bytes} bytes is impossible")
         self.unit, self.function, self.where = unit, pdu[0], where
         body = bytes((unit,)) + pdu
         self.frame = body + crc16(body).to_bytes(2, "little")
@@ -64,21 +64,21 @@ class ModbusRequest:
         return (pdu[0], pdu[1] << 8 | pdu[2], pdu[3] << 8 | pdu[4]) if self._sized else None
 
     def judge(self, pdu: bytes) -> bytes | LineError:
-        """Payload of a PDU that came for this request over MBAP, or the error in it."""
+        """Payload of a PDU received for this request over MBAP, or the error in it."""
         function = pdu[0] if pdu else 0
         if function == self.function | 0x80 and len(pdu) >= 2:
             return self.refusal(pdu[1])
         if function != self.function:
             return self._mismatch(f"answer has function {function}, expected {self.function}")
         if not self._sized:
-            return pdu[1:] if self._identity_bytes(pdu, 0) == len(pdu) else self._mismatch("its objects are cut off")
+            return pdu[1:] if self._identity_bytes(pdu, 0) == len(pdu) else self._mismatch("its objects are truncated")
         if pdu[:2] != self.head or len(pdu) != self.pdu_bytes:
             count = pdu[1] if len(pdu) > 1 else 0
-            return self._mismatch(f"answer has {count} bytes ({len(pdu) - 2} came), expected {self.pdu_bytes - 2}")
+            return self._mismatch(f"answer has {count} bytes ({len(pdu) - 2} received), expected {self.pdu_bytes - 2}")
         return pdu[2:]
 
     def refusal(self, code: int) -> LineError:
-        """The error of an exception answer. "No response" of a gateway counts as silence of the device."""
+        """The error for an exception answer. "No response" from a gateway counts as silence of the device."""
         what = EXCEPTIONS.get(code, "unknown exception")
         if code in (10, 11):
             return GatewayTimeout(f"the gateway answers {code:02X}h, {what}", where=self.where)
@@ -94,9 +94,9 @@ class ModbusRequest:
         return self.judge(pdu)
 
     def find(self, received: bytes, final: bool) -> bytes | LineError | None:
-        """The answer among bytes of an RTU line; noise before and after it and frames of others are skipped.
+        """The answer in the bytes of an RTU line; noise around it and frames of other devices are skipped.
 
-        While bytes may still come, a place that looks like the wanted answer but is not complete is waited for.
+        While more bytes may arrive, an incomplete candidate for the answer is waited for.
         """
         size, at, unit, function = len(received), 0, self.unit, self.function
         seen: LineError | None = None
@@ -119,7 +119,7 @@ class ModbusRequest:
                 return self.refusal(frame[2])
             elif self._is_wanted(received, at):
                 return frame[3:-2] if self._sized else frame[2:-2]
-            else:  # sound, but the answer to another question: late, or another master's
+            else:  # valid, but the answer to another request: late, or another master's
                 seen = self._mismatch(f"answer has {frame[2]} bytes, expected {self.pdu_bytes - 2}")
                 at += need
         if not final or not received:
@@ -140,7 +140,7 @@ class ModbusRequest:
 
     @staticmethod
     def _past_foreign(received: bytes, at: int) -> int:
-        """Behind a complete sound answer of another unit that begins at ``at``, else one byte on."""
+        """The position after a valid answer of another unit that begins at ``at``, else the next byte."""
         if received[at] <= 247 and received[at + 1] in (1, 2, 3, 4) and at + 2 < len(received):
             end = at + 5 + received[at + 2]
             if end <= len(received) and crc_ok(received[at:end]):

@@ -1,7 +1,7 @@
-"""Modbus TCP: a burst of requests on one connection, one out at a time, with the fewest steps in Python.
+"""Modbus TCP: a burst of requests on one connection, one outstanding at a time, with little work in Python.
 
 pymodbus's framer takes the answers apart. Without errors no task wakes between the first request
-and the last answer: the next request leaves from within the call that brought the answer before.
+and the last answer: the next request is sent from within the call that delivered the previous answer.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from drivers.modbus.frames import MAX_ADU, ModbusRequest
 from drivers.model import FrameError, LineDown, LineError, LineTimeout
 
 _decode = cast(Callable[[bytes], tuple[int, int, int, bytes]], FramerSocket(DecodePDU(False)).decode)
-logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)  # what it would log, we raise
-_REMEMBERED = 64  # transaction ids given up that may still be answered
+logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)  # we raise what it would log
+_REMEMBERED = 64  # abandoned transaction ids that may still be answered
 
 
 class MbapLink:
-    """An open Modbus TCP connection. ``run`` asks; the owner makes sure that only one ``run`` is under way."""
+    """An open Modbus TCP connection. ``run`` sends requests; the owner allows only one ``run`` at a time."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class MbapLink:
         lost: Callable[[MbapLink, LineError], None],
     ) -> None:
         self.port = port
-        self.silent = 0  # timeouts in a row without a single byte: is anybody there?
+        self.silent = 0  # consecutive timeouts without a single received byte
         self._clock, self._stats, self._lost = clock, stats, lost
         self._trace = trace.put if trace else None
         self._loop = asyncio.get_running_loop()
@@ -48,7 +48,7 @@ class MbapLink:
         self._rest = b""
         self._tid = 0
         self._given_up: dict[int, None] = {}
-        self._request: ModbusRequest | None = None  # the one that is out
+        self._request: ModbusRequest | None = None  # the outstanding request
         self._requests: Sequence[ModbusRequest] = ()
         self._results: list[Answer | LineError] = []
         self._done: asyncio.Future[LineError | None] | None = None
@@ -62,9 +62,9 @@ class MbapLink:
     def run(
         self, requests: Sequence[Request], results: list[Answer | LineError], options: RequestOptions
     ) -> asyncio.Future[LineError | None]:
-        """Ask ``requests`` from number ``len(results)`` on and append their answers.
+        """Send ``requests`` from index ``len(results)`` on and append the answers.
 
-        The future's result is None after the last one, or the first error; then nothing more was asked.
+        The future's result is None after the last answer, or the first error; nothing is sent after an error.
         """
         self._requests = cast(Sequence[ModbusRequest], requests)
         self._results = results
@@ -77,7 +77,7 @@ class MbapLink:
         return done
 
     def abandon(self) -> None:
-        """The caller is gone; an answer that is under way will be stale."""
+        """The caller was cancelled; an answer still to come will be stale."""
         if self._request is not None:
             self._give_up()
         self._done = None
@@ -137,7 +137,7 @@ class MbapLink:
             self._break(down(self.port.where, error, "connection lost"))
             return
         if not data:
-            self._break(down(self.port.where, None, "the other side closed the connection"))
+            self._break(down(self.port.where, None, "the connection was closed by the other side"))
             return
         self.silent = 0
         self._take(self._rest + data if self._rest else data, utc_ns, mono_ns)
@@ -193,7 +193,7 @@ class MbapLink:
         return FrameError("received bytes that are not Modbus TCP", where=self.port.where, hint=hint)
 
     def _unasked(self, tid: int) -> None:
-        """A late answer is dropped; one to a question never asked here means another master on this link."""
+        """A late answer is dropped; an answer to a request never sent here means another master on this link."""
         if tid in self._given_up:
             del self._given_up[tid]
             self._stats.stale += 1
@@ -215,7 +215,7 @@ class MbapLink:
             self._timer = self._loop.call_at(self._deadline, self._expire)
             return
         self.silent += 1
-        if len(self._rest) >= 4 and crc_ok(self._rest):  # a refusal is too short to be seen at its begin
+        if len(self._rest) >= 4 and crc_ok(self._rest):  # a refusal is too short to be recognised early
             self._break(self._no_mbap())
             return
         self._give_up()

@@ -1,4 +1,4 @@
-"""What devices with registers have in common, Modbus maps and SunSpec models: reads in bursts, decoded by plan."""
+"""The common part of register devices (Modbus maps, SunSpec models): reads in bursts, decoded by plan."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Read:
     block: Block
     request: ModbusRequest
     plan: Plan | None  # None: texts only
-    counters: Plan | None  # of its counters alone; None: it has none
+    counters: Plan | None  # of its counters only; None: it has no counters
     texts: tuple[TextSlot, ...]
     points: memoryview  # uint16 numbers, for gaps
 
@@ -77,10 +77,10 @@ class RegisterDevice(Device[Read, Answer]):
 
     @abstractmethod
     def probe_request(self) -> ModbusRequest:
-        """One cheap read."""
+        """One cheap read, for probes."""
 
     def proves_life(self, error: LineError) -> bool:
-        """Over Modbus TCP, many serial servers answer exception 04h for a device that is not there."""
+        """Over Modbus TCP, many serial servers answer exception 04h for a missing device."""
         is_doubtful = isinstance(error, DeviceException) and error.code == DEVICE_FAILURE
         return isinstance(error, DeviceException) and (self._line.target.carries_bytes or not is_doubtful)
 
@@ -93,7 +93,7 @@ class RegisterDevice(Device[Read, Answer]):
     async def probe(self) -> None:
         """One cheap request. Raises LineError if the device is silent; a refusal is an answer.
 
-        A failure that may be a serial server's word is asked about once more, of other registers each time: some
+        A failure that may come from a serial server is checked with reads of other registers, because some
         devices fail on registers that they do not have.
         """
         try:
@@ -130,14 +130,14 @@ class RegisterDevice(Device[Read, Answer]):
         return found
 
     def _decoder(self, block: Block, numbers: list[int]) -> Plan | None:
-        """The plan of some points of a block; None where there are none."""
+        """The plan of some points of a block; None if there are none."""
         return compile_block(replace(block, points=tuple(numbers)), self.points, self.spec) if numbers else None
 
     def take(self, query: Read, answer: Answer, tick_ms: int, positions: list[int]) -> None:
         payload, time_ns, mono_ns, suspect = answer
         quality = Quality.SUSPECT if suspect else Quality.GOOD
         if query.counters is not None and self._is_suspect(query.counters, payload, mono_ns):
-            quality = Quality.SUSPECT  # all of it: an answer that is not what was asked for shows at its counters
+            quality = Quality.SUSPECT  # all counters: they reveal an answer to a different request
         why, stamp = self.spec.lack(tick_ms), (tick_ms, time_ns, mono_ns)
         if query.plan is not None:
             positions.append(query.plan.decode_into(self._ring, payload, self.table, *stamp, quality, why))
@@ -152,7 +152,7 @@ class RegisterDevice(Device[Read, Answer]):
             yield Decoded(number, value, judged or quality, self._raw_of(query, number, answer.payload))
 
     def _texts_of(self, query: Read, answer: Answer, quality: int, lack: Reason) -> Iterator[Decoded]:
-        """What the kernel does not decode: texts and clocks."""
+        """The points that the kernel does not decode: texts and clocks."""
         for number, offset, size in query.texts:
             point, raw = self.points[number], answer.payload[offset : offset + size]
             text = text_of(point, raw)
@@ -163,7 +163,7 @@ class RegisterDevice(Device[Read, Answer]):
             yield Decoded(number, value, lack if value is None else quality, raw)
 
     def _raw_of(self, query: Read, number: int, payload: bytes) -> bytes:
-        """The bytes that a point's value was made of; of coils, all bytes that they touch."""
+        """The bytes that a point's value was decoded from; for coils, all bytes they touch."""
         point, first = self.points[number], self.points[number].address - query.block.address
         if query.block.function >= 3:
             return payload[2 * first : 2 * (first + point.count)]

@@ -17,13 +17,13 @@ _READS: dict[int, type[ModbusPDU]] = {
     3: ReadHoldingRegistersRequest,
     4: ReadInputRegistersRequest,
 }
-_MOST_OBJECTS = 16  # parts of an identification; a device that always says "more" is not followed for ever
+_MOST_OBJECTS = 16  # parts of an identification; stops at a device that always says "more follows"
 
 
 def read_request(unit: int, function: int, address: int, count: int, where: str) -> ModbusRequest:
     """A read of ``count`` registers (coils for functions 1 and 2) from ``address``, from 0 as on the wire.
 
-    Raises ValueError for any other function, or an address or count that the protocol cannot say.
+    Raises ValueError for any other function, or an address or count that the protocol cannot express.
     """
     if function not in _READS or address + count > 0x10000:
         raise ValueError(f"{where}: cannot read {count} from {address} with function {function}")
@@ -39,7 +39,7 @@ def identification_request(unit: int, object_id: int, where: str) -> ModbusReque
 
 
 async def read_identification(line: Line, unit: int, options: RequestOptions, where: str) -> dict[int, str]:
-    """Object number -> text: 0 vendor, 1 product code, 2 revision. Raises LineError, also where it is not supported."""
+    """Object number -> text: 0 vendor, 1 product code, 2 revision. Raises LineError, also if unsupported."""
     found: dict[int, str] = {}
     object_id = 0
     for _ in range(_MOST_OBJECTS):
@@ -52,6 +52,6 @@ async def read_identification(line: Line, unit: int, options: RequestOptions, wh
         if more != 0xFF:
             return found
         if following <= object_id:
-            raise MismatchError(f"identification goes from object {object_id} to {following}", where=where)
+            raise MismatchError(f"identification jumps from object {object_id} to {following}", where=where)
         object_id = following
     return found

@@ -1,7 +1,7 @@
-"""How a scan finds Modbus devices: each unit is asked for one register, and late answers count by their unit.
+"""How a scan finds Modbus devices: one register is read from each unit, and late answers count for their own unit.
 
-Over Modbus TCP it is also seen whether one device answers for all units; on a bus, frames that nobody asked for show
-another master. Serial servers may answer an exception in place of units that are not there.
+Over Modbus TCP a scan also detects one device that answers for all units; on a bus, unsolicited frames reveal
+another master. Serial servers may answer an exception for missing units.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from drivers.scan.probes import Probe
 from drivers.scan.search import Scan
 from drivers.scan.traffic import TrafficTrace
 
-MOST_UNITS = 16  # up to so many are asked before it is seen whether they are one device
+MOST_UNITS = 16  # up to this many units are asked before checking whether they are one device
 UNLIKELY_UNITS = (247, 201, 139)  # a device that answers to all of these is not a bus behind a gateway
-AGAIN_S = 0.5  # for the units around one whose answer was broken: it may have been late, or two at once
-GATEWAY_CODES: Final = (10, 11)  # path unavailable, target failed to respond: never of a device
-MOST_SILENCES = 3  # to questions about registers: who is silent so often does not answer all alike
+AGAIN_S = 0.5  # for units near a broken answer, which may have been late, or two answers at once
+GATEWAY_CODES: Final = (10, 11)  # path unavailable, target failed to respond: never from a device
+MOST_SILENCES = 3  # timeouts of register reads: a unit silent this often does not answer everything alike
 MOST_WAITS = 20  # for silence after late answers
 SUNSPEC: Final = ((3, 40000, 2), (3, 0, 2), (3, 50000, 2))
 
@@ -40,15 +40,15 @@ class ModbusSearch(DeviceSearch):
     def __init__(self, protocol: Protocol, scan: Scan) -> None:
         super().__init__(protocol, scan)
         self._asked: set[int] = set()
-        self._one_unit = False  # one device answers for all of them
-        self._doubtful: list[Probe] = []  # questions whose answers were broken
+        self._one_unit = False  # one device answers for all units
+        self._doubtful: list[Probe] = []  # probes whose answers were broken
         self._judged: set[tuple[str, int, float]] = set()  # (setting, exception, patience) that were tried elsewhere
-        self._no_server: set[tuple[str, float]] = set()  # (setting, patience): a unit that is hardly there was silent
-        self._absent: set[tuple[str, int]] = set()  # (setting, exception) of a server, for units that are not there
+        self._no_server: set[tuple[str, float]] = set()  # (setting, patience): an improbable unit was silent
+        self._absent: set[tuple[str, int]] = set()  # (setting, exception) that a server answers for missing units
         self._refused_late: list[tuple[int, str, int]] = []  # (unit, setting, exception)
         self._says_no_more: set[tuple[str, int, int]] = set()  # (setting, unit, exception)
         self._telling: list[Registers] = []
-        self._from_gateway = 0  # answers of a gateway that reaches nobody
+        self._from_gateway = 0  # answers of a gateway that reaches no device
 
     def _units(self) -> list[int]:
         is_bus = self.scan.carries_bytes
@@ -81,7 +81,7 @@ class ModbusSearch(DeviceSearch):
             await self._is_it_one()
 
     async def ask_again(self) -> None:
-        """The units whose answers were broken once more, and those before them, which may have answered late."""
+        """Ask again the units with broken answers, and those before them, which may have answered late."""
         doubtful, self._doubtful = self._doubtful, []
         for probe in doubtful:
             for unit in (int(probe.address) - 1, int(probe.address)):
@@ -111,17 +111,17 @@ class ModbusSearch(DeviceSearch):
             objects = await read_identification(line, int(device.address), options, f"unit {device.address}")
         except (LineDown, LineLent):
             raise
-        except (LineError, IndexError):  # most devices have it not; some answer it with too few bytes
+        except (LineError, IndexError):  # most devices do not have it; some answer with too few bytes
             return
         names = {0: "vendor", 1: "product", 2: "revision"}
         device.identity.update({names[n]: text for n, text in objects.items() if n in names and text})
 
-    # --- refusals: of a device, or of a server in place of one that is not there
+    # --- refusals: from a device, or from a server on behalf of a missing one
 
     async def is_own(self, probe: Probe, code: int) -> bool:
-        """Units that are hardly there are asked once an exception: do they say it, too?
+        """Ask improbable units once per exception, to see whether they answer it too.
 
-        If they do, only those are there that do not say it to everything.
+        If they do, only units that do not answer it to everything exist.
         """
         serial, wait_s = probe.serial, probe.timeout_s
         is_judged = (serial, code, wait_s) in self._judged or (serial, wait_s) in self._no_server
@@ -164,10 +164,10 @@ class ModbusSearch(DeviceSearch):
         return False
 
     async def settle(self) -> None:
-        """Refusals that came when another unit was asked: a server's, or a slow device's."""
+        """Refusals received while another unit was asked: from a server, or from a slow device."""
         while self._refused_late:
             unit, serial, code = self._refused_late.pop()
-            if (serial, code) in self._absent:  # whatever is slow and there, the slow pass finds
+            if (serial, code) in self._absent:  # slow devices are found by the slow pass
                 continue
             probe = unit_probe(unit, serial, self.options.slow_s)
             await self._wait_for_silence(probe)
@@ -176,7 +176,7 @@ class ModbusSearch(DeviceSearch):
                 self._add_late(unit, serial)
 
     async def _wait_for_silence(self, probe: Probe) -> None:
-        """Until nothing more comes for what was asked before."""
+        """Wait until no more answers to earlier requests arrive."""
         for _ in range(MOST_WAITS):
             before = self.scan.traffic.total
             await self.scan.line.listen(self.options.slow_s)
@@ -199,7 +199,7 @@ class ModbusSearch(DeviceSearch):
         return words
 
     def overhear(self, probe: Probe | None) -> bool:
-        """Attribute what came by its unit (late answers, field pains 15, 19)."""
+        """Attribute received frames by their unit (late answers, field pains 15, 19)."""
         late, is_bus = False, self.scan.carries_bytes
         current = int(probe.address) if probe is not None and probe.protocol == self.name else -1
         for frame in take_frames(self.scan.traffic, is_bus):
@@ -223,13 +223,13 @@ class ModbusSearch(DeviceSearch):
 
 
 def unit_probe(unit: int, serial: str, timeout_s: float, function: int = 3) -> Probe:
-    """One register of one unit. A refusal is as good an answer as a value."""
+    """A read of one register of one unit. A refusal counts as an answer too."""
     request = read_request(unit, function, 0, 1, f"unit {unit}")
     return Probe("modbus", str(unit), serial, request, timeout_s, f"unit {unit}")
 
 
 def telling_reads(profiles: Iterable[Profile]) -> list[Registers]:
-    """Few reads, of which a device of each profile, or of SunSpec, answers at least one; the commonest first."""
+    """A few reads; a device of any profile, or of SunSpec, answers at least one. The most common comes first."""
     left = [
         {(point.function, point.address, point.count) for point in profile.points if not point.optional}
         for profile in profiles
@@ -252,7 +252,7 @@ class BusFrame(NamedTuple):
 
 
 def take_frames(traffic: TrafficTrace, is_bus: bool) -> list[BusFrame]:
-    """The valid frames since the last call that we did not send; a possible beginning of one is kept."""
+    """Valid frames since the last call that we did not send; a possible beginning of a frame is kept."""
     if not is_bus:
         found, traffic.received = list(_mbap(traffic.received)), b""
         return found

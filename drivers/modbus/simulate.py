@@ -1,4 +1,4 @@
-"""A Modbus device of a profile that shows its part of a park."""
+"""A simulated Modbus device of a profile that shows its part of a park."""
 
 from __future__ import annotations
 

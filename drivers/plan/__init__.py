@@ -1,4 +1,4 @@
-"""Points become requests: the fewest by wire time, cut where the device requires it, decoded by compiled plans."""
+"""Turns points into the requests with the least wire time, split as the device requires, decoded by compiled plans."""
 
 from drivers.plan.blocks import plan_blocks, plan_summary
 from drivers.plan.compiled import (

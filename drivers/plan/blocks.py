@@ -1,4 +1,4 @@
-"""Points become the fewest requests by wire time."""
+"""Turns points into the requests that take the least time on the wire."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_TIMING = LineTiming.serial(DEFAULT_SERIAL)
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A stretch [start, end) that one request must hold: a point, or points that belong together."""
+    """A range [start, end) that must fit in one request: a point, or points that belong together."""
 
     start: int
     end: int
@@ -62,7 +62,7 @@ def plan_blocks(
     return _PLANNED[key][0]
 
 
-# A hundred devices of one family have one plan. Points are known by identity, so the plan holds on to them.
+# A hundred devices of one family share a plan. It is keyed by the identity of points, so it keeps references to them.
 _PLANNED: dict[object, tuple[tuple[Block, ...], tuple[Point, ...]]] = {}
 _PLANNED_AT_MOST = 256
 
@@ -104,7 +104,7 @@ def _longest(function: int, limits: Limits, learned: int | None) -> int:
 
 
 def _pieces(points: Sequence[Point], numbers: list[int], function: int, longest: int) -> list[_Piece]:
-    """The pieces that must be read whole, by address; a piece inside another goes with it."""
+    """The pieces that must not be split, by address; a piece inside another is read with it."""
     groups: dict[str, list[int]] = {}
     for n in numbers:
         groups.setdefault(points[n].together or f"#{n}", []).append(n)
@@ -115,7 +115,7 @@ def _pieces(points: Sequence[Point], numbers: list[int], function: int, longest:
             what = points[members[0]].name if name.startswith("#") else f"the group {name!r}"
             unit = "registers" if function >= 3 else "coils"
             raise ProfileError(
-                f"{what} takes {end - start} {unit}, one read takes {longest}",
+                f"{what} takes {end - start} {unit}, one read takes at most {longest}",
                 where=f"function {function} address {start}",
                 hint="Raise max_words, or exclude the point",
             )
@@ -123,7 +123,7 @@ def _pieces(points: Sequence[Point], numbers: list[int], function: int, longest:
     pieces.sort(key=lambda p: (p.start, -p.end))
     kept: list[_Piece] = []
     for piece in pieces:
-        if kept and piece.end <= kept[-1].end:  # inside the one before: rides along
+        if kept and piece.end <= kept[-1].end:  # inside the previous piece: read with it
             kept[-1] = _Piece(kept[-1].start, kept[-1].end, kept[-1].points + piece.points)
         else:
             kept.append(piece)
@@ -131,7 +131,7 @@ def _pieces(points: Sequence[Point], numbers: list[int], function: int, longest:
 
 
 class _Bridge:
-    """Which stretches between two pieces may be read over."""
+    """Which gaps between two pieces may be read over."""
 
     def __init__(self, points: Sequence[Point], function: int, limits: Limits, cuts: list[int]) -> None:
         self._cuts = cuts
@@ -180,7 +180,7 @@ def _cheapest(function: int, pieces: list[_Piece], longest: int, timing: LineTim
             if end - pieces[j].start > longest or (j < i - 1 and not goes_on[j]):
                 break
             if j < i - 1 and bridge.cut(pieces[j].start, end):
-                break  # a cut inside a single piece is not obeyed: the value would be torn
+                break  # a cut inside a single piece is ignored: the value would be torn
             count = end - pieces[j].start
             if count not in costs:
                 costs[count] = timing.cost_ns(_payload(function, count))

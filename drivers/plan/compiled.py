@@ -47,13 +47,13 @@ def compile_block(block: Block, points: Sequence[Point], spec: DeviceSpec) -> Pl
     return _COMPILED[key][0]
 
 
-# A plan has no state, so a hundred devices of one family share it. Points are known by identity: hold on to them.
+# A plan has no state, so a hundred devices of one family share it. Keyed by identity: keep references to the points.
 _COMPILED: dict[object, tuple[Plan, tuple[Point, ...]]] = {}
 _COMPILED_AT_MOST = 512
 
 
 def build_plan(block: Block, points: Sequence[Point] | Mapping[int, Point], spec: DeviceSpec) -> Plan:
-    """``compile_block`` without the memory."""
+    """``compile_block`` without the cache."""
     plan = Plan(block.payload)
     for number in block.points:
         point = points[number]
@@ -81,8 +81,8 @@ BYTE_OF_REGISTER = {"high": 0, "low": 1}  # values of ``Point.text``: where a re
 def text_of(point: Point, raw: bytes) -> str | None:
     """The text in a text point's bytes: up to the first NUL, blanks and control characters off; None if it is empty.
 
-    All FF or all 00 means that the device has nothing there. Integers become their digits, ``point.text`` a format
-    over the registers, or "low" or "high": one character a register, in that byte of it.
+    All FF or all 00 means that there is no text. Integers become their digits, ``point.text`` a format
+    over the registers, or "low" or "high": one character per register, in that byte of it.
     """
     if not raw or raw.count(0xFF) == len(raw):
         return None
@@ -104,7 +104,7 @@ def characters(raw: bytes) -> str | None:
 
 
 def decoded(raw: bytes) -> str:
-    """Characters of a device: UTF-8, else GBK (Chinese firmware), else the old PC code page, which takes every byte."""
+    """Decodes a device's text: UTF-8, else GBK (Chinese firmware), else the old PC code page, which has every byte."""
     for encoding in ("utf-8", "gb18030"):
         try:
             return raw.decode(encoding)
@@ -132,7 +132,7 @@ def range_of(point: Point, spec: DeviceSpec) -> tuple[Decimal | None, Decimal | 
 def exact(value: Decimal) -> tuple[int, int]:
     """(mantissa, exponent) without trailing zeros: the kernel multiplies integers."""
     sign, digits, exponent = value.as_tuple()
-    assert isinstance(exponent, int)  # the loader lets no NaN in
+    assert isinstance(exponent, int)  # the loader rejects NaN
     mantissa = int("".join(map(str, digits)))
     while mantissa and mantissa % 10 == 0:
         mantissa, exponent = mantissa // 10, exponent + 1
@@ -144,7 +144,7 @@ _UNSIGNED, _MISSING = 1, 128
 
 
 def pack_decimal(value: Decimal | int) -> bytes:
-    """A number that a device sent in digits, for ``decimal_plan``. What 64 bits cannot hold is packed as missing."""
+    """A number that a device sent as digits, for ``decimal_plan``. A number beyond 64 bits is packed as missing."""
     sign, digits, exponent = Decimal(value).as_tuple()
     if isinstance(exponent, int) and len(digits) < 40:
         mantissa = int("".join(map(str, digits))) * (-1 if sign else 1)
@@ -156,7 +156,7 @@ def pack_decimal(value: Decimal | int) -> bytes:
 
 
 def decimal_plan(number: int, point: Point, spec: DeviceSpec) -> Plan:
-    """The kernel plan of a point whose value the device sends in digits. Raises ProfileError."""
+    """The kernel plan of a point whose value the device sends as digits. Raises ProfileError."""
     words = _DECIMAL.size // 2
     digits = replace(point, function=3, address=0, count=words, type="decimal", order="", parts=())
     return build_plan(Block(3, 0, words, (number,)), {number: digits}, spec)

@@ -15,7 +15,7 @@ from drivers.plan.timing import Block
 
 ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE = 1, 2, 3
 STRIKES = 2  # one refusal may be a device that is starting
-EXPIRES_S = 7 * 86_400  # then everything is asked again: an update may have brought the register
+EXPIRES_S = 7 * 86_400  # then everything is requested again: a firmware update may have added the register
 
 Place = tuple[int, int]  # function, address
 
@@ -28,24 +28,24 @@ class KnownHoles:
 
     def __init__(self, key: str = "", expires_s: int = EXPIRES_S) -> None:
         self.key, self.expires_s, self.version = key, expires_s, 0
-        self.cuts: set[Place] = set()  # no block may hold the register before this one together with it
-        self.absent: set[tuple[int, int, int]] = set()  # function, address, count that this device has not
+        self.cuts: set[Place] = set()  # no block may contain both this register and the one before it
+        self.absent: set[tuple[int, int, int]] = set()  # function, address, count that this device lacks
         self.max_words: int | None = None  # learned: longer reads are refused (field pain 27)
         self._since: int | None = None
         self._strikes: dict[tuple[int, int, int, int], tuple[int, int]] = {}  # count, answers at the first
         self._answers = 0  # of any block
 
     def good(self, block: Block) -> None:
-        """A block was answered: the device is sane, and earlier refusals of this block were temporary."""
+        """Note an answered block: the device works normally, and earlier refusals of this block were temporary."""
         self._answers += 1
         if self._strikes:
             for code in (ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE):
                 self._strikes.pop((block.function, block.address, block.count, code), None)
 
     def refused(self, block: Block, points: Sequence[Point], code: int, now_s: int) -> bool:
-        """Note the exception that a read got. True: something was learned, plan again.
+        """Note the exception that a read received. True: something was learned, plan again.
 
-        A register is called absent only if the device has answered something else since it refused this one first, so
+        A register counts as absent only if the device has answered another read since it first refused this one, so
         that a device which refuses everything for a while does not lose its points.
         """
         if code not in {ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE}:
@@ -72,7 +72,7 @@ class KnownHoles:
         return True
 
     def expire(self, now_s: int) -> bool:
-        """Drop facts learned too long ago (or in the future: the clock was wrong). True: plan again."""
+        """Drop facts that are too old (or from the future: the clock was wrong). True: plan again."""
         if self._since is None or 0 <= now_s - self._since < self.expires_s:
             return False
         self.cuts.clear()
@@ -93,9 +93,9 @@ class KnownHoles:
         if self.cuts:
             parts.append(f"{len(self.cuts)} cuts at {', '.join(str(a) for _, a in sorted(self.cuts)[:8])}")
         if self.absent:
-            parts.append(f"no registers {', '.join(str(a) for _, a, _ in sorted(self.absent)[:8])}")
+            parts.append(f"missing registers {', '.join(str(a) for _, a, _ in sorted(self.absent)[:8])}")
         if self.max_words:
-            parts.append(f"at most {self.max_words} registers a read")
+            parts.append(f"at most {self.max_words} registers per read")
         return "; ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
@@ -126,13 +126,13 @@ class KnownHoles:
 
 
 def holes_key(profile_hash: str, identity: Mapping[str, str] | None, firmware: str | None) -> str:
-    """The key under which holes are kept: another device, firmware or profile starts afresh."""
+    """The key for storing holes; another device, firmware or profile starts from scratch."""
     texts = ",".join(f"{k}={v}" for k, v in sorted((identity or {}).items()))
     return f"{profile_hash}|{texts}|{firmware or ''}"
 
 
 def _pieces(block: Block, points: Sequence[Point]) -> list[tuple[int, int]]:
-    """Stretches [start, end) of a block that cannot be cut: points that overlap or belong together."""
+    """Ranges [start, end) of a block that cannot be cut: points that overlap or belong together."""
     spans: dict[str, tuple[int, int]] = {}
     for number in block.points:
         point = points[number]
@@ -149,7 +149,7 @@ def _pieces(block: Block, points: Sequence[Point]) -> list[tuple[int, int]]:
 
 
 def _cuts(block: Block, pieces: list[tuple[int, int]]) -> list[int]:
-    """Where to cut: after every stretch without points, else in the middle."""
+    """Where to cut: after every range without points, else in the middle."""
     holes = [start for (_, end), (start, _) in pairwise(pieces) if start > end]
     if holes:
         return holes

@@ -32,7 +32,7 @@ def image_bytes(point: Point, image: Image) -> bytes | None:
     """The bytes that a device with this image would send for a point; None where a word is missing."""
     words = image.get(point.function, {})
     found = [words.get(a) for a in range(point.address, point.address + point.count)]
-    if point.type == "str" and not point.text:  # what lies behind the end of a text does not matter
+    if point.type == "str" and not point.text:  # registers after the end of a text do not matter
         end = next((i for i, w in enumerate(found) if w is None or not w & 0xFF), len(found))
         if end < len(found) and found[end] is not None:
             found[end + 1 :] = [0] * (len(found) - end - 1)

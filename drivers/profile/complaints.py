@@ -10,9 +10,9 @@ from drivers.toml import Complaints, KeyPath, Layer, TomlSource, TomlTable
 
 
 class ProfileComplaints(Complaints):
-    """Everything that is wrong with one profile file."""
+    """All complaints about one profile file."""
 
-    source: TomlSource  # the file, once it was read
+    source: TomlSource  # the file, once it has been read
 
     def at(self, path: KeyPath, what: str, hint: str = "") -> None:
         """Note that ``what`` is wrong at ``path``."""
@@ -25,7 +25,7 @@ class ProfileComplaints(Complaints):
     def check(self) -> None:
         """Raise one ProfileError that carries all complaints in file order, if there are any.
 
-        The same complaint twice (of a repeat) counts once.
+        A complaint that occurs twice (in a repeat) counts once.
         """
         if not self.items:
             return

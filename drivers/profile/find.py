@@ -1,4 +1,4 @@
-"""Where profiles live: the shipped folder, the site's own, which wins and survives upgrades, and those of drivers."""
+"""The folders of profiles: the shipped one, the site's own, which wins and survives upgrades, and those of drivers."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def _protocol(table: TomlTable, base: ProfileHead | None) -> str:
     if not protocol or protocol in PACKAGES or protocol in (known := protocols()):
         return protocol or DEFAULT
     near = suggestion(protocol, known)
-    if near or not re.fullmatch(r"[a-z][a-z0-9-]*", protocol):  # else its driver may be installed elsewhere
+    if near or not re.fullmatch(r"[a-z][a-z0-9-]*", protocol):  # otherwise its driver may be installed elsewhere
         table.add("protocol", f"unknown protocol {show(protocol)}", near)
     return DEFAULT if near else protocol
 
@@ -187,7 +187,7 @@ def _params(table: TomlTable) -> dict[str, Param]:
     for name, given in table.mapping("params").items():
         param = table.inner(f"parameter {name}", ("params", name), given if isinstance(given, dict) else {})
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-            param.add("", f"invalid parameter name {show(name)}", "Small letters, digits and _")
+            param.add("", f"invalid parameter name {show(name)}", "Lowercase letters, digits and _")
         if isinstance(given, (int, str)) and not isinstance(given, bool):
             result[name] = Param(name, given, choices=(given,) if isinstance(given, str) else ())
         elif isinstance(given, dict):

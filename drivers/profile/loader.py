@@ -1,4 +1,4 @@
-"""One TOML file a family becomes a Profile, or one error with all that is wrong with it."""
+"""Turns the TOML file of a family into a Profile, or into one error with all its faults."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def load_profile(path: Path, search_dirs: Sequence[Path] | None = None) -> Profi
         profile = _assemble(path, layers)
         for layer in layers:
             layer.complaints.check()
-    except RecursionError:  # in tomllib, or in what walks through a document that it just bore
+    except RecursionError:  # in tomllib, or in code that walks a document which tomllib just managed to parse
         raise ProfileError("brackets are nested too deep", where=_short(path)) from None
     return profile
 
@@ -96,14 +96,14 @@ def _layers(path: Path, dirs: Sequence[Path] | None, seen: tuple[Path, ...]) -> 
         else:
             try:
                 found = find_profile(base, dirs if dirs is not None else None)
-                if found.resolve() == path.resolve():  # a site profile that refines the shipped one of its own name
+                if found.resolve() == path.resolve():  # a site profile that extends the shipped one of the same name
                     found = find_profile(base, [d for d in _dirs(dirs) if d.resolve() != path.resolve().parents[1]])
                 layers = _layers(found, dirs, (*seen, path))
                 for layer in layers:
                     layer.complaints.check()
             except ProfileError as error:
                 complaints.at(("extends",), f"extends {show(base)}: {error.what}", error.hint)
-        complaints.check()  # without its base a profile lacks everything: one complaint is enough
+        complaints.check()  # without its base everything is missing: one complaint is enough
     head = read_head(document, complaints, layers[-1].head if layers else None)
     limits = head.limits
     inherited = layers[-1].defaults if layers else Defaults()
@@ -117,7 +117,7 @@ def _dirs(dirs: Sequence[Path] | None) -> Sequence[Path]:
 
 
 def _short(path: Path) -> str:
-    """VENDOR/FAMILY.toml with the folder above it, as people know it."""
+    """VENDOR/FAMILY.toml with the folder above it, as shown to people."""
     return str(Path(*path.parts[-3:]))
 
 
@@ -157,7 +157,7 @@ def _defaults(
 
 
 def _default_order(given: TomlTable) -> str:
-    """The order of the defaults; a wrong one is a complaint, and not one more at every point."""
+    """The order in the defaults; an invalid one is one complaint, not one per point."""
     order = given.text("order")
     allowed = dict.fromkeys(one for orders in ORDERS.values() for one in orders)
     if order and order not in allowed:
@@ -197,13 +197,13 @@ def _assemble(path: Path, layers: list[_Layer]) -> Profile:
     params = {n: _trial(p) for n, p in head.params.items()}
     points, limits = expand(params, frozenset())
     names = {p.name for p in points}
-    for number in range(len(variants)):  # every variant is checked, whether or not a device has been seen
+    for number in range(len(variants)):  # every variant is checked, even if no such device has been seen
         more, _ = expand(params, frozenset({number}))
         names.update(p.name for p in more)
         _check_groups(variants[number][0], more, limits)
     _check_groups(last, points, limits)
     _check_names(last, points, names)
-    for chosen in _sample_params(last.document, head.params):  # a sample may show what only a larger cabinet has
+    for chosen in _sample_params(last.document, head.params):  # a sample may be of a larger cabinet
         names.update(p.name for p in expand({**params, **chosen}, frozenset())[0])
     samples: tuple[Sample, ...] = read_samples(last.complaints.table(last.document), names, head.protocol)
     wanted = [n for _, _, v in variants for n in v.identity]
@@ -293,7 +293,9 @@ def _check_groups(layer: _Layer, points: Sequence[Point], limits: Limits) -> Non
         if len({p.function for p in members}) > 1:
             layer.complaints.at((), f"together {show(name)} mixes functions", "One request reads one function")
         elif span > longest and members[0].type != "bits":
-            layer.complaints.at((), f"together {show(name)} spans {span} registers, but one read takes {longest}")
+            layer.complaints.at(
+                (), f"together {show(name)} spans {span} registers, but one read takes at most {longest}"
+            )
 
 
 def _check_names(layer: _Layer, points: Sequence[Point], names: set[str]) -> None:

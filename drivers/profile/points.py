@@ -1,4 +1,4 @@
-"""A [[point]] table becomes a Point: types, addresses, units and names are judged here."""
+"""Turns a [[point]] table into a Point: checks types, addresses, units and names."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ COMMON_KEYS = [
     "en",
     "zh",
 ]
-ONE_EACH = 'Or "low" or "high": one character a register, in that byte'
+ONE_EACH = 'Or "low" or "high": one character per register, in that byte'
 REGISTER_KEYS = (*COMMON_KEYS, "function", "address", "count", "type", "order", "parts", "together", "barrier", "text")
 OTHER_KEYS = (*COMMON_KEYS, "key", "type", "count")
 RATIO_DIMENSIONS = frozenset(
@@ -60,7 +60,7 @@ SIGNED = frozenset({"i16", "i32", "i64"})
 
 
 def build_point(table: TomlTable, defaults: Defaults, vocabulary: Vocabulary) -> Point | None:
-    """The Point that a table describes, or None after complaints that leave nothing to work with."""
+    """The Point described by a table, or None if complaints make it unusable."""
     name = table.text("name", required=True)
     if not name:
         return None
@@ -79,7 +79,7 @@ def reach(
         ends = [sorted((raw[0] * factor, raw[1] * factor)) for raw, factor in found if raw is not None]
         return sum((low for low, _ in ends), Decimal(0)), sum((high for _, high in ends), Decimal(0))
     raw = (0, mask) if mask is not None else raw_range(layout.type, layout.count)
-    if raw is None or not layout.function:  # other protocols have a type that says nothing of its digits
+    if raw is None or not layout.function:  # types of other protocols do not determine the number of digits
         return None
     low, high = sorted(((raw[0] + offset) * scale, (raw[1] + offset) * scale))
     return low, high
@@ -124,7 +124,7 @@ class _Reader:
         bits, digits = self._width(kind, type_, bool(layout.parts))
         ratio = self._ratio(entry, unit)
         pace = self.defaults.values.get("pace", "once" if kind is Kind.TEXT else "normal")
-        if "clock" in self.given:  # it drifts by seconds a day
+        if "clock" in self.given:  # a clock drifts by seconds per day
             pace = "once"
         clock = table.choice("clock", CLOCKS)
         if clock and (kind is not Kind.GAUGE or unit != "s"):
@@ -169,10 +169,12 @@ class _Reader:
 
     def _entry(self) -> VocabularyEntry | None:
         if unfilled := re.search(r"\{[^}]*\}", self.name):
-            self.table.add("name", f"no repeat around it fills {unfilled[0]}")
+            self.table.add("name", f"{unfilled[0]} is not the variable of an enclosing repeat")
             return None
         if not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", self.name):
-            self.table.add("name", f"invalid point name {show(self.name)}", "Small letters, digits and _ between dots")
+            self.table.add(
+                "name", f"invalid point name {show(self.name)}", "Lowercase letters, digits and _ between dots"
+            )
             return None
         if self.name.startswith("x."):
             return None
@@ -239,10 +241,10 @@ class _Reader:
     def _bounded(
         self, low: Decimal | None, high: Decimal | None, unit: str, reach: tuple[Decimal, Decimal] | None
     ) -> tuple[Decimal | None, Decimal | None]:
-        """The range within the bounds of the unit. What the registers cannot hold anyway is not bounded."""
+        """The range within the bounds of the unit. A bound beyond what the registers can hold is omitted."""
         own = low is not None and high is not None and "range" in self.given
         if own and reach is not None and (low > reach[1] or high < reach[0]):  # type: ignore[operator]
-            what = f"no value can be in the range: the registers hold {reach[0]:f} to {reach[1]:f}"
+            what = f"no value can lie in the range: the registers hold {reach[0]:f} to {reach[1]:f}"
             self.table.add("range", what, "Is scale, offset or type wrong?")
         bounds = self.vocabulary.bounds(unit)
         if bounds is None:
@@ -345,7 +347,7 @@ class _Reader:
         if form in ("low", "high"):
             if type_ != "u16":
                 hint = "Leave text out for two characters a register: type str"
-                self.table.add("text", f'text "{form}" is one character in each register of type u16', hint)
+                self.table.add("text", f'text "{form}" needs registers of type u16, with one character in each', hint)
             return form
         wrong = self._form_fault(form, 2 * count if type_ == "u8h" else count)
         if wrong:
@@ -354,7 +356,7 @@ class _Reader:
 
     @staticmethod
     def _form_fault(form: str, count: int) -> str:
-        """What is wrong with a form over so many numbers; "" if nothing is."""
+        """The error in a form filled with this many numbers; "" if there is none."""
         try:
             fields = [f for _, f, _, _ in string.Formatter().parse(form) if f is not None]
             form.format(*range(count))

@@ -1,4 +1,4 @@
-"""Where a point lies and how: type, order, registers, function, address, parts."""
+"""The layout of a point: type, order, registers, function, address, parts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REGISTERS: Mapping[str, int] = {
     **dict.fromkeys(("u64", "i64", "f64"), 4),
     **dict.fromkeys(("mod10k", "str", "bits"), 0),
 }
-ORDERS: Mapping[int, tuple[str, ...]] = {  # registers -> orders that mean something
+ORDERS: Mapping[int, tuple[str, ...]] = {  # registers -> meaningful orders
     1: ("AB", "BA"),
     2: ("ABCD", "CDAB", "BADC", "DCBA"),
     4: ("ABCDEFGH", "GHEFCDAB", "BADCFEHG", "HGFEDCBA", "CDABGHEF", "ABCD", "CDAB", "BADC", "DCBA"),
@@ -75,7 +75,7 @@ FUNCTION_WORDS: Mapping[str, int] = {
     **dict.fromkeys(("discrete", "discrete input", "inputs", "di", "1x", "fc2", "fc02", "02", "2", "0x02"), 2),
 }
 PART_KEYS = ("address", "type", "order", "scale", "function")
-MAX_WORDS = 125  # registers a read, at most
+MAX_WORDS = 125  # at most, per read
 MAX_COILS = 2000
 
 
@@ -87,12 +87,12 @@ class Defaults:
     sentinels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     sleeps: bool = False
     max_words: int = MAX_WORDS
-    maps_registers: bool = True  # points say where they are; else they have a key
-    unsure: bool = False  # the type is wrong: what follows from it is not complained about
+    maps_registers: bool = True  # points have register addresses; else they have a key
+    unsure: bool = False  # the type is wrong: no complaints about consequences
 
 
 def read_type(table: TomlTable, default: str = "") -> tuple[str, bool]:
-    """The type of a table, and whether it is sure; a wrong one is a complaint with the right word."""
+    """The type in a table, and whether it is valid; an invalid one is a complaint with the right word."""
     raw = table.raw.get("type")
     if not isinstance(raw, str) or raw in REGISTERS:
         return table.choice("type", REGISTERS, default), raw is None or isinstance(raw, str)
@@ -106,7 +106,7 @@ def read_type(table: TomlTable, default: str = "") -> tuple[str, bool]:
 
 
 def order_hint(order: str, allowed: Iterable[str]) -> str:
-    """What a wrong order should have been."""
+    """A hint at the intended order."""
     meant = ORDER_WORDS.get(order.strip().lower(), "")
     if meant == "CDAB" and order.strip().lower().startswith("l"):
         return LITTLE_HINT
@@ -191,7 +191,7 @@ class _LayoutReader:
         """Type, order and registers (coils for functions 1 and 2)."""
         table, values = self.table, self.defaults.values
         function = self.given.get("function", values.get("function"))
-        coils = function in (1, 2)  # no set: it may be anything that TOML allows
+        coils = function in (1, 2)  # not a set lookup: it may be any TOML value
         given = self.given.get("type", None if coils else values.get("type"))
         if coils and given not in (None, "bits"):
             table.add("type", f"type is {show(given)}, but function {function} reads single bits", "Leave type out")
@@ -202,7 +202,7 @@ class _LayoutReader:
             table.add("type", 'type "bits" belongs to functions 1 and 2', "Registers of flags are u16 with bit_labels")
         if not coils and given is None and "parts" not in self.given and not self.defaults.unsure:
             table.add("type", 'the key "type" is missing')
-        if self.unsure:  # how many registers, and in which order, follows from the type
+        if self.unsure:  # the type determines the number and order of registers
             return type_, "", table.integer("count", 1, MAX_WORDS, 1) or 1
         count = self._count(type_)
         return type_, self._order(type_, count), count
@@ -254,7 +254,7 @@ class _LayoutReader:
             function = 3
         if "parts" in self.given:
             if "address" in self.given:
-                table.add("address", "address and parts exclude each other", "The parts have the addresses")
+                table.add("address", "address and parts exclude each other", "Each part has its own address")
             return function, 0
         address = table.integer("address", 0, 0xFFFF)
         if address is None:

@@ -10,7 +10,7 @@ from drivers.profile.complaints import ProfileComplaints
 from drivers.toml import KeyPath, TomlTable, show
 
 REPEAT_KEYS = ("over", "count", "values", "first", "stride", "point", "repeat")
-MAX_POINTS = 20_000  # far beyond any cabinet; a slip in a parameter must not eat the memory
+MAX_POINTS = 20_000  # far beyond any cabinet; a typo in a parameter must not exhaust memory
 
 Described = tuple[Mapping[str, Any], KeyPath]  # a point's table and its place
 
@@ -18,7 +18,7 @@ Described = tuple[Mapping[str, Any], KeyPath]  # a point's table and its place
 def described_points(
     document: Mapping[str, Any], path: KeyPath, params: Mapping[str, int | str], complaints: ProfileComplaints
 ) -> list[Described]:
-    """All point tables below ``document``, repeats written out, in file order (plain points first)."""
+    """All point tables below ``document``, repeats expanded, in file order (plain points first)."""
     result: list[Described] = []
     for item in _expanded(document, path, params, complaints, {}, 0):
         result.append(item)
@@ -76,7 +76,7 @@ def _words(reader: TomlTable, params: Mapping[str, int | str]) -> list[str]:
         if "count" not in reader.raw:
             reader.add("count", "count or values is missing")
         return []
-    if int(count) > MAX_POINTS:  # before the words are written out
+    if int(count) > MAX_POINTS:  # before the values are expanded
         reader.add("count", f"count is {count}, at most {MAX_POINTS} are allowed", "Is a parameter too large?")
         return []
     first = reader.integer("first", 0, 0xFFFF, 1)

@@ -1,4 +1,4 @@
-"""What is odd about a valid profile: for `profiles check`, in English and Chinese. Nothing here refuses a profile."""
+"""Warnings about a valid profile for `profiles check`, in English and Chinese. None of them rejects a profile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drivers.units import unit_factor
 
 _TEXTS: Mapping[str, tuple[str, str]] = {
     "template": (
-        "models or source is still that of the template: name the models, and the document that you read",
+        "models or source still has the text of the template: enter the models and the document you used",
         "models 或 source 仍是模板原文：请填写型号和所依据的文档",
     ),
     "overlap": (
@@ -23,12 +23,12 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
         "{a}（{a_at}）与{b}（{b_at}）重叠于寄存器{shared}，且互不包含：其中一个的地址、类型或数量有误",
     ),
     "inside": (
-        "{b} ({b_at}) lies inside the float {a} ({a_at}): half of a float is not a value of its own",
+        "{b} ({b_at}) lies inside the float {a} ({a_at}): half of a float is not a separate value",
         "{b}（{b_at}）位于浮点数{a}（{a_at}）之内：浮点数的一半不是独立的值",
     ),
     "notation": (
         "{name} has address {at} with function {function}: if the manual counts its registers from {first}, "
-        "address = {meant} is meant ({count} points have such addresses)",
+        "write address = {meant} ({count} points have such addresses)",
         "{name}的地址为{at}（功能码{function}）：若手册从{first}起计，则应为address = {meant}（共{count}个测点）",
     ),
     "coarse": (
@@ -64,14 +64,14 @@ def remarks(profile: Profile) -> list[tuple[str, str]]:
 
 
 def _overlaps(points: Sequence[Point]) -> Iterator[tuple[str, str]]:
-    """Registers that two points share. A point may be part of another: a word or a bit of it."""
+    """Points that share registers. A point may be part of another: a word or a bit of it."""
     for n, a in enumerate(points):
         for b in points[n + 1 :]:
             if b.function != a.function or b.address >= a.address + a.count:
                 break
             ends = a.address + a.count, b.address + b.count
             places = {"a": a.name, "a_at": _place(a), "b": b.name, "b_at": _place(b), "shared": b.address}
-            if a.parts or b.parts:  # what lies between them is another point's
+            if a.parts or b.parts:  # the registers between them belong to another point
                 continue
             if b.address > a.address and ends[1] > ends[0]:
                 yield _remark("overlap", **places)
@@ -84,7 +84,7 @@ def _place(point: Point) -> str:
 
 
 def _notation(profile: Profile, points: Sequence[Point]) -> Iterator[tuple[str, str]]:
-    """Addresses that look like 4x notation. Many devices really have registers there, so this is said once."""
+    """Addresses that look like 4x notation. Many devices really have registers there, so this is reported once."""
     if profile.evidence in _MEASURED or profile.path.is_relative_to(shipped_dir()):
         return
     for function, first in _FIRST.items():

@@ -53,7 +53,7 @@ def read_samples(table: TomlTable, names: set[str], protocol: str) -> tuple[Samp
 
 
 def _words(sample: TomlTable, key: str) -> dict[int, int]:
-    """Address -> word. A value is one word, a list of words from there on, or their hex text."""
+    """Address -> word. A value is one word, a list of words from that address on, or their hex text."""
     highest = 1 if key in {"coils", "inputs"} else 0xFFFF
     result: dict[int, int] = {}
     for address, value in sample.keyed(key).items():

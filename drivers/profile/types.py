@@ -16,7 +16,7 @@ from drivers.toml import show, suggestion
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """Something the installer must or may say about one device, such as how many racks it has."""
+    """A setting that the installer must or may give for one device, such as its number of racks."""
 
     name: str
     default: int | str | None  # None: it is required
@@ -51,9 +51,9 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class SecondSource:
-    """An independent source that the points were compared with, and the result in English and Chinese."""
+    """An independent source with which the points were compared, and the result in English and Chinese."""
 
-    source: str  # "": there is none, and the result says why or what follows
+    source: str  # "": no source; the result says why, or what follows
     en: str
     zh: str
 
@@ -79,14 +79,14 @@ class ProfileHead:
     second_source: SecondSource | None  # None: the profile does not say
     evidence: str
     limits: Limits
-    probe: str  # the point to ask when only a sign of life is wanted; "" lets the driver choose
+    probe: str  # the point to read as a sign of life; "" lets the driver choose
     params: Mapping[str, Param]
-    accuracy: str  # class of all models of the family, as "0.5S"; "": they differ, or are not known
+    accuracy: str  # class of all models of the family, such as "0.5S"; "": differs, or unknown
     sleeps: bool  # the device goes silent in the dark
-    caching: bool  # answers come from a master's memory and prove nothing about the device
+    caching: bool  # answers come from a master's cache and prove nothing about the device
     fresh: FreshnessRule | None
     serial: str  # the factory setting of its port, as "9600 8N1"; "" where unknown
-    identity: tuple[str, ...]  # points that say which unit this is, beside the usual ones
+    identity: tuple[str, ...]  # points that identify the unit, in addition to the usual ones
     notes: Mapping[str, str]  # {"en": ..., "zh": ...} for the installer
 
 
@@ -98,7 +98,7 @@ class Profile(ProfileHead):
     path: Path
     variants: tuple[Variant, ...]
     samples: tuple[Sample, ...]
-    identity_points: tuple[str, ...]  # points that say which unit this is, to be read before its data count
+    identity_points: tuple[str, ...]  # points that identify the unit; read before its data count
     hash: str  # SHA-256 of the canonical content, base64url without padding
     _expand: Callable[[Mapping[str, int | str], frozenset[int]], tuple[tuple[Point, ...], Limits]]
     _matches: Callable[[str | None, Mapping[str, str]], frozenset[int]]
@@ -119,14 +119,14 @@ class Profile(ProfileHead):
         """The points of one device.
 
         Args:
-            params: what the installer said; the profile's defaults fill the rest.
+            params: set by the installer; the profile's defaults fill the rest.
             firmware: the device's firmware text; None while unknown: no variant with a firmware condition applies.
             identity: texts of identity points by name (``device.model`` and so on).
-            reversed: prefixes of points behind a CT that is the wrong way round ("" means all): their import and export
+            reversed: prefixes of points behind a reversed CT ("" means all): their import and export
                 counters change names. The sign of power is turned by the plan (drivers/plan/).
 
         Raises:
-            ProfileError: a parameter is unknown, missing or out of its limits.
+            ProfileError: a parameter is unknown, missing or outside its limits.
         """
         chosen = self._matches(firmware, identity or {})
         points, limits = self._expand(self._filled(params or {}), chosen)
@@ -163,7 +163,7 @@ def select(points: Sequence[Point], globs: Sequence[str]) -> tuple[Point, ...]:
     """The points whose names match any of ``globs`` (``ac.*``), in their own order; all without globs.
 
     Raises:
-        ProfileError: a glob that matches nothing, which is nearly always a slip.
+        ProfileError: a glob that matches nothing, which is nearly always a typo.
     """
     if not globs:
         return tuple(points)
@@ -182,7 +182,7 @@ def concerned(name: str, prefixes: frozenset[str]) -> bool:
 
 
 def swap_reversed(points: tuple[Point, ...], prefixes: frozenset[str]) -> tuple[Point, ...]:
-    """A meter with a reversed CT counts import as export: the names change places, whether or not both exist."""
+    """A meter with a reversed CT counts import as export: swap the names, whether or not both exist."""
     if not prefixes:
         return points
     return tuple(replace(p, name=_swapped(p.name)) if concerned(p.name, prefixes) else p for p in points)

@@ -65,7 +65,7 @@ def _chunks(version: str) -> list[tuple[int, int, str]]:
 
 
 def identity_holds(wanted: Mapping[str, str], identity: Mapping[str, str]) -> bool:
-    """Whether every named identity text is known and matches its pattern (case matters not)."""
+    """Whether every named identity text is known and matches its pattern (case does not matter)."""
     return all(name in identity and _alike(identity[name], pattern) for name, pattern in wanted.items())
 
 

@@ -1,4 +1,4 @@
-"""The vocabulary of point names: what a name means, in which units it may come, how it behaves over time."""
+"""The vocabulary of point names: meaning, allowed units, behaviour over time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import firmware_profiles
 from drivers.model import Kind
 from drivers.units import unit_factor
 
-# a variable of a pattern -> the words it stands for; None: a number from 1 on
+# a variable of a pattern -> the words allowed for it; None: a number from 1
 VARIABLES: Mapping[str, tuple[str, ...] | None] = {
     "{l}": ("l1", "l2", "l3"),
     "{ll}": ("l12", "l23", "l31"),
@@ -90,7 +90,7 @@ class Vocabulary:
         )
 
     def bounds(self, unit: str) -> tuple[Decimal, Decimal] | None:
-        """What no sound device reports beyond, in this unit; None where nothing is known of it."""
+        """The range that a healthy device never exceeds, in this unit; None if unknown."""
         for known, (low, high) in self._bounds.items() if unit else ():
             factor = unit_factor(unit, known)
             if factor is not None:
@@ -129,13 +129,13 @@ class Vocabulary:
         return None
 
     def nearest(self, name: str) -> str:
-        """The known name most like ``name``, with the caller's numbers in it; "" if nothing is like it."""
+        """The known name closest to ``name``, with the caller's numbers in it; "" if none is close."""
         shape = ".".join(_shape(word) for word in name.split("."))
         found = self._longer(shape) or difflib.get_close_matches(shape, _shapes(self), n=8, cutoff=0.6)
         if not found:
             return ""
         front = shape.partition(".")[0]
-        found.sort(key=lambda one: one.partition(".")[0] != front)  # the domain is the last thing that one mistypes
+        found.sort(key=lambda one: one.partition(".")[0] != front)  # the domain is the part least likely to be mistyped
         seen: dict[str, list[str]] = {}
         for word in name.split("."):
             if (key := _shape(word)) != word:
@@ -143,7 +143,7 @@ class Vocabulary:
         return ".".join(seen[w].pop(0) if seen.get(w) else _example(w) for w in found[0].split("."))
 
     def _longer(self, shape: str) -> list[str]:
-        """The first name that only says more: ac.power is ac.power.active, and so is power.active; else nothing."""
+        """The first name that completes this one: ac.power means ac.power.active, as does power.active; else none."""
         shapes = _shapes(self)
         found = [one for one in shapes if one.startswith(f"{shape}.")]
         return (found or [one for one in shapes if one.endswith(f".{shape}")])[:1]

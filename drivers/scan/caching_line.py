@@ -1,4 +1,4 @@
-"""A line that remembers its answers: trying many profiles asks each register once, and a dump is the set of answers."""
+"""A line that caches answers: trying many profiles reads each register once, and a dump is the set of answers."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any, cast
 from drivers.line import Answer, Line, Request, RequestOptions, StepRequest
 from drivers.model import DeviceException, FrameError, LineDown, LineError, LineLent, LineTimeout
 
-HASTY_S = 0.2  # of patience, at least, with a device whose answers were quick so far
-HASTY_TIMES = 3  # and so many of its longest answer time
-ILLEGAL_FUNCTION = 1  # the exception of a function that a device does not have
-NO_FUNCTION = 3  # refusals with it, and no other answer, until a function counts as missing
+HASTY_S = 0.2  # minimum timeout for a device whose answers were quick so far
+HASTY_TIMES = 3  # and this multiple of its longest answer time
+ILLEGAL_FUNCTION = 1  # the exception for an unsupported function
+NO_FUNCTION = 3  # this many refusals with it, and no other answer: the function counts as unsupported
 _SPACES = {1: "coils", 2: "discrete", 3: "holding", 4: "input"}
 
 
 class CachingLine:
-    """Stands in for a ``Line``. A question that was answered or refused is not asked again; others go to the line.
+    """Replaces a ``Line``. A request that was answered or refused is not repeated; others go to the line.
 
     Args:
-        timeout_s: the longest wait for one answer; None: as the caller wants it.
-        most_silences: after so many questions without an answer everything new counts as silent; None: no bound.
-        most_s: the same after so many seconds of asking.
-        hasty: who answered quickly is soon taken for silent.
+        timeout_s: the longest wait for one answer; None: as the caller specifies.
+        most_silences: after this many timeouts every new request counts as timed out; None: no bound.
+        most_s: the same after this many seconds in total.
+        hasty: use short timeouts for a device that has answered quickly.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class CachingLine:
         self._answered: set[tuple[int, int]] = set()  # (function, address) of registers
         self._known: dict[bytes, Answer | LineError] = {}
         self._asked: list[tuple[tuple[int, int, int], bytes]] = []  # function, address, count
-        self._no_function = Counter[int]()  # function -> refusals as one that it has not
+        self._no_function = Counter[int]()  # function -> refusals as unsupported
         self.silences = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._line, name)
 
     def as_line(self) -> Line:
-        """For drivers, which want a Line."""
+        """Itself as a Line, for drivers."""
         return cast(Line, self)
 
     async def exchange(self, request: Request, options: RequestOptions | None = None) -> Answer:
@@ -71,7 +71,7 @@ class CachingLine:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether nothing new is asked."""
+        """Whether no new request is sent any more."""
         silent = self._most is not None and self.silences >= self._most
         return silent or (self._most_s is not None and self._spent_s >= self._most_s)
 
@@ -82,7 +82,7 @@ class CachingLine:
 
     @property
     def is_garbled(self) -> bool:
-        """Whether bytes came that were no sound frame."""
+        """Whether bytes were received that are not a valid frame."""
         return any(isinstance(known, FrameError) for known in self._known.values())
 
     @property
@@ -95,7 +95,7 @@ class CachingLine:
         return registers <= self._answered
 
     def allow(self, more_s: float) -> None:
-        """Ask for so much longer, whatever was silent until now."""
+        """Extend the time by this much, whatever was silent until now."""
         self.silences, self._most_s = 0, self._spent_s + more_s
 
     def dump(self) -> dict[str, dict[str, int]]:
@@ -129,7 +129,7 @@ class CachingLine:
         (answer,) = await self._line.burst((request,), options)
         took_s = (self._line.clock()[1] - begin_ns) / 1e9
         self._spent_s += took_s
-        if isinstance(answer, Answer) and not isinstance(request, StepRequest):  # nobody knows the time of its steps
+        if isinstance(answer, Answer) and not isinstance(request, StepRequest):  # the time of its steps is unknown
             char_s = options.setting.char_s if options.setting is not None else 0.0
             size = len(request.frame) + request.expect
             self._answer_s.append(max(took_s - size * char_s - options.quiet_s, 0.0))

@@ -1,4 +1,4 @@
-"""What a protocol gives to a scan: the questions that find its devices, and what their answers mean."""
+"""A protocol's part in a scan: the probes that find its devices, and the meaning of their answers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Remark = Callable[[Note], None]
 
 
 class DeviceSearch:
-    """How the devices of one protocol are found; one object a scan, for each protocol. Only reads may be sent.
+    """Finds the devices of one protocol; one object per scan and protocol. Only reads may be sent.
 
-    A scan asks ``probes`` at each serial setting, in turn with the other protocols, then the silent ones again
-    (``slow_probes``). An answer ends in ``scan.add``. Protocols in which several devices answer one question also
+    A scan sends ``probes`` at each serial setting, in turn with other protocols, then retries the silent ones
+    (``slow_probes``). A valid answer leads to ``scan.add``. Protocols in which several devices answer one probe also
     search for them in groups.
     """
 
@@ -32,42 +32,42 @@ class DeviceSearch:
         self.protocol, self.scan, self.options = protocol, scan, scan.options
         self.name = protocol.name
         self.is_wanted = protocol.name in scan.options.protocols  # else it only listens, and identifies
-        self.crowded: list[Probe] = []  # questions whose answers were broken: several devices at once?
-        self.nameless: list[Probe] = []  # answered by a device that did not say its own address
+        self.crowded: list[Probe] = []  # probes whose answers were broken: several devices at once?
+        self.nameless: list[Probe] = []  # answered by a device that did not report its address
 
     # --- questions
 
     def probes(self, serial: str) -> list[Probe]:
-        """Everything once, quickly, at a serial setting ("" on lines that have none)."""
+        """The quick probes at a serial setting ("" on lines that have none)."""
         raise NotImplementedError
 
     def slow_probes(self, serial: str) -> list[Probe]:
-        """Again what was silent, with more patience."""
+        """Probes for the silent addresses again, with longer timeouts."""
         return []
 
     def signs_of_life(self, device: FoundDevice) -> list[Probe]:
-        """For `identify`: short questions that most devices answer or refuse; none where profiles ask the same."""
+        """For `identify`: short probes that most devices answer or refuse; none if profiles send the same requests."""
         return []
 
     def on_sent(self, probe: Probe) -> None:
-        """One of ours is about to be sent."""
+        """Called before one of our probes is sent."""
 
     # --- answers
 
     def sender(self, probe: Probe, payload: bytes) -> str:
-        """The address of the device that answered; "" if the answer does not tell."""
+        """The address of the device that answered; "" if the answer does not contain it."""
         return probe.address
 
     async def is_there(self, probe: Probe, payload: bytes) -> bool:
-        """Whether the sender of an answer answers to its own address: two at once can sound like a third."""
+        """Whether the sender answers at its own address: two simultaneous answers can look like a third device."""
         return True
 
     async def is_own(self, probe: Probe, code: int) -> bool:
-        """Whether a refusal, with its exception code, is the asked device's own: not a server's in its place."""
+        """Whether a refusal, with its exception code, comes from the device, not from a server in front of it."""
         return True
 
     async def on_answer(self, probe: Probe, payload: bytes) -> None:
-        """A sound answer to a probe."""
+        """Called for a valid answer to a probe."""
         if not (address := self.sender(probe, payload)):
             self.nameless.append(probe)
         elif not await self.is_there(probe, payload):
@@ -76,7 +76,7 @@ class DeviceSearch:
             self.scan.add(self.name, address, probe.serial, "answer")
 
     def on_broken(self, probe: Probe, error: LineError, is_last: bool = False) -> None:
-        """Bytes, but no sound answer. ``is_last``: it was asked again already."""
+        """Called for bytes that are not a valid answer. ``is_last``: the probe was already repeated."""
         self.crowded.append(probe)
         self.scan.remark(note("crowd", protocol=self.name, what=probe.what))
 
@@ -86,7 +86,7 @@ class DeviceSearch:
         """Before the first pass."""
 
     async def ask_again(self) -> None:
-        """After a pass: once more what was broken."""
+        """After a pass: repeat the probes with broken answers."""
 
     async def in_groups(self, progress: ProgressCallback, slow: bool = False) -> None:
         """After a pass: search among devices that answer at once; ``slow``: everywhere."""
@@ -95,26 +95,26 @@ class DeviceSearch:
         """With --deep: more about a device, into ``device.identity``. Raises LineDown or LineLent only."""
 
     def groups_s(self) -> float:
-        """Seconds of the slow pass's searches in groups, where none is found."""
+        """Seconds that the slow pass's group searches take if nothing is found."""
         return 0.0
 
     def device_s(self) -> float:
-        """Seconds in addition that one found device may take."""
+        """Extra seconds that one found device may take."""
         return 0.0
 
-    # --- what else is heard
+    # --- other traffic
 
     def describe(self, received: bytes) -> list[str]:
-        """The frames of this protocol in bytes that we did not ask for, in words: another master's."""
+        """A description of this protocol's frames in unsolicited bytes, which come from another master."""
         return []
 
     def overhear(self, probe: Probe | None) -> bool:
-        """Look at what came beside the answer of ``probe``. Whether an answer to an earlier question was late."""
+        """Check other bytes received with the answer to ``probe``. Whether one was a late answer to another."""
         return False
 
     async def settle(self) -> None:
-        """After a question: ask more about what was overheard."""
+        """After a probe: send more probes about overheard frames."""
 
     def may_fit(self, profile: Profile, facts: Mapping[str, str]) -> bool:
-        """Whether a profile is worth trying on a device of which the search has learned ``facts``."""
+        """Whether a profile is worth trying on a device with the ``facts`` found by the search."""
         return True

@@ -41,11 +41,11 @@ CHECKS = (
 MOST_POINTS, FEW_POINTS = 8, 4
 # A profile of a protocol, not of a family: the device's model proves nothing. Older files have "any maker".
 ANY_MANUFACTURER = frozenset({"any manufacturer", "any maker"})
-TELLS = 2  # what ``_judge`` says of a value that only the right map gives
-MANY_TELLING = 3  # so many of those, and no other family need be tried where time is short
+TELLS = 2  # result of ``_judge`` for a value that only the right map gives
+MANY_TELLING = 3  # with this many of those, no other family need be tried if time is short
 MANY_WEAK = 4  # this many plausible values are as good as one that only the right map gives
-MOST_SILENCES = 12  # questions without an answer before the others are not asked
-TO_COMPARE = 0.25  # of the time to try profiles: so much more to compare those that are alike
+MOST_SILENCES = 12  # timeouts after which the other requests are not sent
+TO_COMPARE = 0.25  # this share of the trial time is added to compare similar profiles
 MOST_ALIKE = 4  # likely profiles that are compared with each other
 TIMEOUT_S = 0.5
 SANE: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> where a true value will nearly always lie
@@ -69,7 +69,7 @@ class Fit:
     how: str
     agreeing: int
     asked: int
-    is_telling: bool = False  # several values came that only the right map gives
+    is_telling: bool = False  # several values were read that only the right map gives
 
 
 _Ranked = tuple[tuple[int, int], Fit, dict[str, str]]
@@ -81,16 +81,16 @@ class Identity:
 
     facts: dict[str, str] = field(default_factory=dict)
     fits: list[Fit] = field(default_factory=list)
-    cut_short: bool = False  # it was silent too often: not all profiles were tried
+    cut_short: bool = False  # too many timeouts: not all profiles were tried
     has_answered: bool = False  # anything at all, a refusal too
-    is_garbled: bool = False  # bytes came that were no sound frame
+    is_garbled: bool = False  # bytes were received that are not a valid frame
     answer_s: float = 0.0  # its usual time from request to answer
     block: RegisterRange | None = None  # registers that it answers, where no profile fits
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long one device is asked. ``brief``: no more profiles once one fits, but those that are like it.
+    """Limits for trying one device. ``brief``: once a profile fits, only similar ones are tried.
 
     ``timeout_s`` is for one answer, ``most_s`` for all of them, but for one question and what follows a broken answer.
     """
@@ -118,7 +118,7 @@ def profiles_of(protocols: Iterable[str], only: str = "", dirs: tuple[Path, ...]
 
 @lru_cache(maxsize=256)
 def _loaded(path: Path, dirs: tuple[Path, ...], state: tuple[int, ...]) -> Profile | None:
-    """A profile, None if it is broken; a scan tries all of them with each device that it finds.
+    """A cached profile, None if broken; a scan tries all profiles with each device that it finds.
 
     ``state``: of all files, as a profile may extend others.
     """
@@ -131,7 +131,7 @@ def _loaded(path: Path, dirs: tuple[Path, ...], state: tuple[int, ...]) -> Profi
 def _changed_ns(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
-    except OSError:  # a link that leads nowhere; loading it will tell
+    except OSError:  # a dangling link; loading it reports the error
         return 0
 
 
@@ -153,7 +153,7 @@ async def identify(
     try_s = effort.most_s / (1 + TO_COMPARE)
     memory = CachingLine(line, effort.timeout_s, effort.silences, try_s, hasty=effort.brief)
     with tempfile.TemporaryDirectory(prefix="meterhouse-scan-") as folder:
-        ring = Ring.create(f"{folder}/ring", 1 << 16, 0, 0, bytes(32))  # drivers want one; nothing is kept
+        ring = Ring.create(f"{folder}/ring", 1 << 16, 0, 0, bytes(32))  # drivers require one; nothing is kept
         trial = _Trial(address, serial, memory, ring, identity.facts)
         try:
             ranked = await trial.run(profiles, effort.brief)
@@ -173,7 +173,7 @@ async def identify(
 
 
 def _settled(ranked: Sequence[_Ranked]) -> str:
-    """How well the best profile fits, if no other need be tried; else ""."""
+    """How well the best profile fits if no others need be tried; else ""."""
     hows = {fit.how for _, fit, _ in ranked if fit.is_telling or fit.how == "certain"}
     return next((how for how in ("certain", "likely") if how in hows), "")
 
@@ -186,7 +186,7 @@ class _Trial:
         self._silent: set[str] = set()  # protocols that tell their model, and did not
 
     async def run(self, profiles: Sequence[Profile], brief: bool) -> list[_Ranked]:
-        """Those that agree, best first. Brief: each is asked one question, two only where none fits by then."""
+        """The profiles that fit, best first. Brief: one request per profile, a second only if none fits yet."""
         ranked: list[_Ranked] = []
         lacking = await self._round(profiles, ranked, 1 if brief else 2, brief)
         if brief and not _settled(ranked):
@@ -219,7 +219,7 @@ class _Trial:
         return lacking
 
     def _may_fit_better(self, profile: Profile, ranked: Sequence[_Ranked]) -> bool:
-        """Beside a certain one: what names the same model. Beside a likely one: its maker's, or the same registers."""
+        """With a certain fit: those with the same model. With a likely one: same maker or same registers."""
         how = _settled(ranked)
         if how == "certain":
             return _names_itself(profile, [text for _, fit, texts in ranked for text in texts.values()])
@@ -247,7 +247,7 @@ class _Trial:
         readings = await self._read(profile, points)
         texts = {n: str(r.value) for n, r in readings.items() if n.startswith("device.") and r.value is not None}
         proof = _names_itself(profile, [texts.get("device.model", ""), *self._facts.values()])
-        if protocol.tells_its_model:  # of any vendor: it says itself which models it has
+        if protocol.tells_its_model:  # of any vendor: the device itself reports its models
             proof = any(point.name == profile.probe and readings[point.name].value is not None for point in points)
         judged = [_judge(point, readings[point.name], proof or profile.vendor in ANY_MANUFACTURER) for point in points]
         plus, minus = sum(j for j in judged if j > 0), sum(1 for j in judged if j < 0)
@@ -329,9 +329,9 @@ def _maps_registers(profile: Profile) -> bool:
 
 
 def _lacking(profile: Profile, points: Sequence[Point], readings: Mapping[str, Reading]) -> int:
-    """How many points the device should have and lacks. A point that is "not available" is there.
+    """How many points the device should have but lacks. A point that is "not available" exists.
 
-    The texts of a protocol's profile do not count: each maker has his own of them, and his own lengths.
+    Texts in a protocol's profile do not count: each maker has different ones, with different lengths.
     """
     wanted = [
         p for p in points if not p.optional and (p.kind is not Kind.TEXT or profile.vendor not in ANY_MANUFACTURER)
@@ -353,7 +353,7 @@ def _judge(point: Point, reading: Reading, proof: bool) -> int:
     """2: a value that only the right map gives, 1: agrees, 0: no evidence, -1: contradicts the profile."""
     value = reading.value
     if value is None:  # missing points are counted apart: many devices lack some points of their family
-        is_other_unit = reading.quality == Reason.MISMATCH and point.kind is not Kind.TEXT  # kWh where GJ is wanted
+        is_other_unit = reading.quality == Reason.MISMATCH and point.kind is not Kind.TEXT  # kWh instead of GJ
         return -1 if is_other_unit else 0
     if isinstance(value, str):
         return _judge_text(point, value, proof)
@@ -370,7 +370,7 @@ def _judge(point: Point, reading: Reading, proof: bool) -> int:
 
 
 def _is_all_ones(point: Point, value: Decimal | int) -> bool:
-    """FFFF in each register: what a server sends for a device that is not there, and one count below zero."""
+    """FFFF in each register: sent by a server for a missing device, and by a counter one below zero."""
     raws = (-1, (1 << 16 * point.count) - 1)
     return value in [(raw + point.offset) * point.scale for raw in raws]
 

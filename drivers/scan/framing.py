@@ -1,4 +1,4 @@
-"""What a port in the network speaks, where nothing answers: frames of its own, or raw bytes of a serial server."""
+"""Finds out what a silent network port carries: protocol frames, or the raw bytes of a serial server."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ WAIT_S: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class OtherFraming:
-    """A scheme that a port may speak in place of the one that was asked for."""
+    """A scheme that a port may use instead of the given one."""
 
     options: ScanOptions  # a short scan that finds it out
     title: str  # of the frames that one of both has
-    is_raw: bool  # the port passes raw bytes, and was asked in frames
+    is_raw: bool  # the port passes raw bytes, but was asked in frames
 
     def is_spoken(self, found: Sequence[object], received: int) -> bool:
         """Whether an answer of the short scan proves it. ``received``: bytes, which are frames if they are not raw."""

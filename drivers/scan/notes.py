@@ -1,4 +1,4 @@
-"""What a scan remarks about devices and lines, in English and Chinese."""
+"""The notes of a scan about devices and lines, in English and Chinese."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 NOTES: Final[Mapping[str, tuple[str, str]]] = {
     "slow": ("answers slowly", "应答较慢"),
     "cut short": (
-        "was too slow or silent to try all profiles",
+        "too slow or too often silent: not all profiles were tried",
         "应答过慢或多次无应答，未能试完全部设备模板",
     ),
     "garbled": (
@@ -26,43 +26,44 @@ NOTES: Final[Mapping[str, tuple[str, str]]] = {
         "{protocol} {address}、{others}：序列号相同（{number}）",
     ),
     "absent": (
-        "exception {code}h is answered for units that are not there: those that answer nothing else are not listed",
+        "exception {code}h is also the answer of unit numbers that do not exist: units that answer "
+        "nothing else are not listed",
         "不存在的从站地址也会得到异常应答{code}h：只应答此异常的地址不列出",
     ),
     "every unit": (
-        "answers to every unit number: one device, reported as the first",
+        "answers on every unit number: a single device, listed under the first",
         "对任何从站地址都应答：是同一台设备，按第一个列出",
     ),
     "no data": ("acknowledges but sends no data", "有确认但不发送数据"),
     "broken": (
-        "{protocol} {what}: bytes, but no sound frame ({why}). "
-        "Two devices with one address, or another serial setting?",
+        "{protocol} {what}: bytes received, but no valid frame ({why}). "
+        "Do two devices share an address, or is the serial setting different?",
         "{protocol} {what}：收到字节但无正确帧（{why}）。是否两台设备地址相同，或串口参数不同？",
     ),
     "crowd": (
-        "{protocol} {what}: several meters answer at once, or at another setting",
+        "{protocol} {what}: several meters answer at once, or one answers at a different serial setting",
         "{protocol} {what}：多台表同时应答，或串口参数不同",
     ),
     "no search": (
-        "{protocol}: several meters answer at once, and this protocol has no search: read their addresses from the "
+        "{protocol}: several meters answer at once, and this protocol cannot search: read the addresses from the "
         "meters",
         "{protocol}：多台表同时应答，此协议不支持搜索：请从表上抄取地址",
     ),
     "nameless": (
-        "{protocol} at {serial}: a meter answers but does not tell its address: read it from the meter's plate and ask "
+        "{protocol} at {serial}: a meter answers but does not report its address: read it from the nameplate and run "
         "`meterhouse identify`",
         "{protocol}（{serial}）：有表应答但未报告地址：请从铭牌抄取地址，再用`meterhouse identify`查询",
     ),
     "same secondary": (
-        "{protocol} {mask}: two meters have the same secondary address; one of them needs another",
+        "{protocol} {mask}: two meters have the same secondary address; change one of them",
         "{protocol} {mask}：两台表二级地址相同，须更改其中一台",
     ),
     "not alone": (
-        "{protocol} {mask}: several meters answer at once, {found} could be selected alone",
+        "{protocol} {mask}: several meters answer at once; only {found} could be selected individually",
         "{protocol} {mask}：多台表同时应答，其中可单独选中的有{found}台",
     ),
     "same address": (
-        "{protocol} {who}: two meters have the same address; one of them needs another",
+        "{protocol} {who}: two meters have the same address; change one of them",
         "{protocol} {who}：两台表地址相同，须更改其中一台",
     ),
     "raw": (
@@ -82,7 +83,7 @@ NOTES: Final[Mapping[str, tuple[str, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One remark: a key of ``NOTES`` and what its text names."""
+    """One note: a key of ``NOTES`` and the values for its text."""
 
     key: str
     names: tuple[tuple[str, str], ...] = ()
@@ -96,5 +97,5 @@ class Note:
 
 
 def note(key: str, **names: object) -> Note:
-    """A remark; ``names`` are what its text has in braces."""
+    """A note; ``names`` are the values for the braces in its text."""
     return Note(key, tuple((name, str(value)) for name, value in names.items()))

@@ -1,4 +1,4 @@
-"""What a scan looks for, how long its questions take without an answer, and what was found."""
+"""What a scan looks for, the time its probes take without an answer, and the devices found."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from drivers.scan.probes import Probe
 LISTEN_S = 10.0
 QUICK_S, QUICK_PATIENT_S = 10.0, 8.0  # to find the profile of one device; of a slow one, in a quick scan
 THOROUGH_S, PATIENT_S = 18.0, 60.0  # the same in a whole scan
-QUESTION_S = 3.0  # the last question may be asked again after a broken answer, as may the one that found the device
+QUESTION_S = 3.0  # the last request may be repeated after a broken answer, as may the probe that found the device
 OVERHEAD_S = 0.001  # of the host, a question
 
 
@@ -37,12 +37,12 @@ class ScanOptions:
     slow: bool = True
     listen_s: float = LISTEN_S
     bus_is_mine: bool = False
-    deep: bool = False  # also what only some devices tell
+    deep: bool = False  # also read identity that only some devices have
     choices: Mapping[str, str] = field(default_factory=dict)  # of ``Protocol.search_options``, by name
     identify: bool = True
     echo: bool = False
     profile_dirs: tuple[Path, ...] = ()  # where profiles are looked for; (): the shipped and the site's
-    tries_framing: bool = False  # where nothing answers on TCP: whether the port speaks another scheme
+    tries_framing: bool = False  # if nothing answers on TCP: check whether the port uses another scheme
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class FoundDevice:
 
 
 def effort(options: ScanOptions, is_slow: bool) -> Effort:
-    """How long one device is asked to find its profile."""
+    """The time limits for finding the profile of one device."""
     patience_s = max(TIMEOUT_S, options.slow_s)
     if not options.slow:
         return Effort(patience_s, QUICK_PATIENT_S, True) if is_slow else Effort(TIMEOUT_S, QUICK_S, True)
@@ -82,7 +82,7 @@ class ScanPlan:
 
     @property
     def listen_s(self) -> float:
-        """On lines with frames of their own nothing else can be heard."""
+        """Whether other traffic can be received: not on lines with their own framing."""
         return self.options.listen_s if self.carries_bytes else 0.0
 
     def settings(self, protocol: str) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ class ScanPlan:
         return self.options.settings or protocol_of(protocol).serial_settings
 
     def identify_s(self, is_slow: bool = False) -> float:
-        """The longest that it takes to find the profile of one device."""
+        """The longest time to find the profile of one device."""
         most_s = effort(self.options, is_slow).most_s if self.options.identify else 0.0
         return most_s + QUESTION_S
 

@@ -29,12 +29,12 @@ from drivers.scan.plan import FoundDevice, ScanOptions, ScanPlan, baud_of, effor
 from drivers.scan.probes import Probe
 from drivers.scan.traffic import AnotherMaster, TrafficTrace
 
-FOREIGN_FRAMES = 2  # unsolicited, before the scan stops: one may be noise
+FOREIGN_FRAMES = 2  # unsolicited frames before the scan stops: one may be noise
 MIN_SERIAL = 4  # characters: a shorter serial number, or one of equal characters, was never set
-NOISE_BYTES = 3  # fewer bytes than this without a sound frame may be a spike on the wire
+NOISE_BYTES = 3  # fewer bytes than this without a valid frame may be a spike on the wire
 MOST_SAID = 8  # frames of another master, in a message
 DEAF_S, DEAF_MOST_S = 0.2, 1.6  # for one question and all, to a named device that answered none yet
-SLOW_S = 0.4  # who takes longer for one register is given more time for all
+SLOW_S = 0.4  # a device slower than this for one register gets more time for all
 _LATE_S = 0.5
 
 
@@ -49,7 +49,7 @@ class Scan:
     """One scan of one line. ``found`` and ``notes`` hold the results so far, also when ``run`` was interrupted.
 
     Raises:
-        UsageError: protocols or addresses that cannot be on this line, or --listen 0 on a bus that is not ours.
+        UsageError: protocols or addresses impossible on this line, or --listen 0 without --bus-is-mine.
         ConfigError: an invalid address of a line or serial setting.
     """
 
@@ -63,15 +63,15 @@ class Scan:
         self.plan = ScanPlan(options, self.is_serial, self.carries_bytes)
         for name in options.protocols:
             if scheme not in (protocol := protocol_of(name)).schemes:
-                what = f"{protocol.title} does not go over {scheme}"
-                raise UsageError(what, where=options.url, hint="Serial servers have tcp:// lines")
+                what = f"{protocol.title} does not run over {scheme}"
+                raise UsageError(what, where=options.url, hint="Use a tcp:// line for a serial server")
         if options.listen_s <= 0 and not options.bus_is_mine and self.carries_bytes:
-            raise UsageError("without listening, another master would be disturbed", where="--listen 0",
+            raise UsageError("without listening first, a scan may disturb another master", where="--listen 0",
                              hint="Add --bus-is-mine if no other master is on this bus")  # fmt: skip
         self.found: list[FoundDevice] = []
         self.notes: list[Note] = []
         self.traffic = TrafficTrace()
-        self.foreign: list[bytes] = []  # frames that nobody here asked for
+        self.foreign: list[bytes] = []  # unsolicited frames
         self.announce: Announce = unannounced
         self.other_url = ""  # of the same port, where it speaks another scheme than that of ``options.url``
         self._others = tuple(other_framings(options)) if options.tries_framing else ()
@@ -108,7 +108,7 @@ class Scan:
     # --- the run
 
     def device_s(self) -> tuple[float, float]:
-        """The longest that each found device takes in addition: one that answers at once, and a slow one."""
+        """The longest extra time for each found device: for one that answers at once, and for a slow one."""
         return self._device_s(), self._device_s(is_slow=True)
 
     def _device_s(self, is_slow: bool = False) -> float:
@@ -150,7 +150,7 @@ class Scan:
             await self._pass(self.first_pass(), progress)
             for search in self._wanted():
                 await search.in_groups(progress)
-        except LineDown:  # some close a connection on which they understand nothing
+        except LineDown:  # some devices close a connection after bytes they do not understand
             if not self._others or not self.line.stats.opened or not await self._speaks_another(progress):
                 raise
             return False
@@ -167,7 +167,7 @@ class Scan:
 
     async def _speaks_another(self, progress: ProgressCallback) -> bool:
         """Whether the port speaks another scheme, which then is ``other_url``: nothing answered in ours."""
-        await self.line.close()  # many servers take one connection
+        await self.line.close()  # many servers accept only one connection
         for other in self._others:
             short = Scan(other.options, self._line_factory)
             self.announce(f"try {'raw' if other.is_raw else 'framed'}", 0, short.estimate_s())
@@ -297,7 +297,7 @@ class Scan:
         progress(self._done_s, max(self._total_s, self._done_s), f"{probe.protocol} {probe.what}{serial}")
 
     def _tell_nameless(self) -> None:
-        """Meters that repeat the common address and do not tell theirs."""
+        """Report meters that repeat the wildcard address instead of their own."""
         for probe in (probe for search in self._wanted() for probe in search.nameless):
             if not any((d.protocol, d.serial) == (probe.protocol, probe.serial) for d in self.found):
                 self.remark(note("nameless", protocol=probe.protocol, serial=probe.serial or self.options.url))
@@ -325,7 +325,7 @@ class Scan:
         request = probe.request
         self._searches[probe.protocol].on_sent(probe)
         char_s = SerialSetting.parse(probe.serial, self.options.url).char_s if probe.serial else 0.0
-        # the link adds the time of a whole answer; ours is counted to its begin, and the link lets it end
+        # the link adds the time of a whole answer; ours counts to its start, and the link lets it finish
         timeout_s = max(probe.timeout_s - request.expect * char_s, probe.timeout_s / 2)
         options = self.line.request_options(Limits(timeout_s=timeout_s, late_s=0.0), probe.serial)
         (result,) = await self.line.burst((request,), options)
@@ -336,7 +336,7 @@ class Scan:
     async def ask(self, probe: Probe, quiet: bool = False, is_last: bool = False) -> bool:
         """One question; whether its own device answered. Raises LineDown, LineLent, AnotherMaster.
 
-        ``is_last``: what is broken is noted now, and not asked for again later.
+        ``is_last``: a broken answer is noted now and the probe is not repeated later.
         """
         search = self._searches[probe.protocol]
         result = await self.put(probe)
@@ -365,7 +365,7 @@ class Scan:
         return any(late)
 
     def describe(self, received: bytes) -> str:
-        """A guess at the origin of bytes that nobody here asked for, for a person; "" if they may be a spike."""
+        """A guess at the origin of unsolicited bytes, for a person; "" if they may be a spike."""
         words = [text for search in self._searches.values() for text in search.describe(received)]
         if words:
             texts = list(dict.fromkeys(words))
@@ -392,7 +392,7 @@ class Scan:
         )
 
 
-_MINE = "Stop it, or lend the line; use --bus-is-mine only if its traffic may suffer"
+_MINE = "Stop it, or lend the line; use --bus-is-mine only if its traffic may be disturbed"
 
 
 def one_device(

@@ -1,4 +1,4 @@
-"""What is heard on a line during a scan."""
+"""The traffic received on a line during a scan."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _KEPT = 8192
 
 
 class AnotherMaster(MismatchError):
-    """Another master is active on this line; a scan would disturb it, and take its answers for ours."""
+    """Another master is active on this line; a scan would disturb it and mistake its answers for ours."""
 
 
 class TrafficTrace(FrameTrace):

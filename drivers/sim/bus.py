@@ -1,4 +1,4 @@
-"""The common parts of all simulated lines: devices by unit id, silence for the rest, counts and a frame trace."""
+"""The common parts of all simulated lines: devices by unit id, silence for other units, counts and a frame trace."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ BITS_A_CHARACTER = 11
 
 
 def quiet_s(baud: int) -> float:
-    """t3.5 in seconds: 3.5 characters, fixed above 19200 baud. As ``drivers.serial_setting`` has it."""
+    """t3.5 in seconds: 3.5 characters, fixed above 19200 baud. As in ``drivers.serial_setting``."""
     return 0.00175 if baud > 19200 else 3.5 * BITS_A_CHARACTER / baud
 
 
 class SimExchange(NamedTuple):
-    """One frame as the bus saw it; ``mono_ns`` when it was complete (request) or began (answer)."""
+    """One frame on the bus; ``mono_ns``: when it was complete (request) or began (answer)."""
 
     mono_ns: int
     sent: bool  # by a device
@@ -62,7 +62,7 @@ class Bus:
         return RtuFraming()
 
     def listens_at(self, baud: int, line_baud: int) -> bool:
-        """Whether anybody here understands this speed. Called before the bytes that came at it are taken in."""
+        """Whether any device here understands this speed. Called before bytes received at it are processed."""
         return baud == line_baud
 
     def answer(self, request: SimRequest, framing: Framing) -> SimAnswer | None:
@@ -88,10 +88,10 @@ class SimLine(Protocol):
 
     @property
     def url(self) -> str:
-        """As the agent's configuration wants it."""
+        """As written in the agent's configuration."""
 
     async def start(self) -> None:
-        """Open; returns when it can be used."""
+        """Open the line; returns when it is usable."""
 
     async def stop(self) -> None:
         """Close everything; nothing is left running."""

@@ -1,4 +1,4 @@
-"""Faults while it runs: one command a line, from a terminal, a pipe or a file."""
+"""Commands at run time, mostly faults: one per line, from a terminal, a pipe or a file."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ T = TypeVar("T")
 HELP = """\
 DEVICE FAULT          switch a fault on, as `inv1 late=0.5*3`; FAULT is KIND[=VALUE][*TIMES][/EVERY][+SKIP]
 DEVICE clear [KIND]   switch one kind off, or all
-LINE unplug [SECONDS] the port disappears, for a while or until `LINE plug`
-LINE plug             it is back under the same name
-LINE say HEX          bytes on the line that nobody asked for
-status                what is on, and what was asked
-help                  this text
+LINE unplug [SECONDS] remove the port, for SECONDS or until `LINE plug`
+LINE plug             bring it back under the same name
+LINE say HEX          send unsolicited bytes on the line
+status                active faults, and counts of requests
+help                  show this text
 `*` instead of DEVICE or LINE means all of them. Faults:
 """ + "\n".join(f"  {kind:<10} {what}" for kind, what in KINDS.items())
 
@@ -32,7 +32,7 @@ class Control:
         self._returns: set[asyncio.Task[None]] = set()
 
     async def run(self, command: str) -> str:
-        """Do one command; what it has to say. Raises UsageError that names the mistake."""
+        """Execute one command and return its output. Raises UsageError for a mistake."""
         words = command.split("#", 1)[0].split()
         if not words:
             return ""
@@ -40,7 +40,7 @@ class Control:
             return HELP if words[0] == "help" else self.status()
         target, rest = words[0], words[1:]
         if not rest:
-            raise UsageError("names a target but no command", where=f"command {command!r}", hint="Try `help`")
+            raise UsageError("has a target but no command", where=f"command {command!r}", hint="Try `help`")
         if rest[0] in ("unplug", "plug"):
             return await self._line(target, rest, command)
         if rest[0] == "say":
@@ -71,7 +71,7 @@ class Control:
             raise UsageError(f"{' '.join(rest[1:])!r} is not hex", where=f"command {command!r}") from None
         for line in self._named(target, self._lines, "line"):
             line.say(frame)
-        return f"{target}: said {len(frame)} bytes"
+        return f"{target}: sent {len(frame)} bytes"
 
     async def _line(self, target: str, rest: list[str], command: str) -> str:
         try:
@@ -79,7 +79,7 @@ class Control:
         except ValueError:
             raise UsageError(f"{rest[1]!r} is not a number of seconds", where=f"command {command!r}") from None
         if len(rest) > 2 or (rest[0] == "plug" and seconds is not None):
-            raise UsageError("has too many words", where=f"command {command!r}", hint="Try `help`")
+            raise UsageError("has too many arguments", where=f"command {command!r}", hint="Try `help`")
         for line in self._named(target, self._lines, "line"):
             if rest[0] == "plug":
                 await line.plug()
@@ -96,7 +96,7 @@ class Control:
         await line.plug()
 
     def status(self) -> str:
-        """A line a device: requests, answers, faults."""
+        """One line per device: requests, answers, faults."""
         rows = []
         for name, device in self._devices.items():
             active = ", ".join(str(fault) for fault in device.faults.active) or "no faults"
@@ -107,7 +107,7 @@ class Control:
         return "\n".join(rows)
 
     async def close(self) -> None:
-        """Give up on lines that were to come back."""
+        """Cancel the pending replugs."""
         for task in list(self._returns):
             task.cancel()
         await asyncio.gather(*self._returns, return_exceptions=True)

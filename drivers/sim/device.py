@@ -22,7 +22,7 @@ class SimAnswer:
     echo: bytes = b""  # at once, before the delay
     bytewise_s: float | None = None  # pause between bytes; None: in one piece
     end: str = ""  # "reset" or "close": the connection ends instead
-    baud: int = 0  # its own speed, where that is not the one it was asked at; comes byte by byte
+    baud: int = 0  # its own speed, if it differs from the request's; then sent byte by byte
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class SimDevice:
     image: Image
     name: str = ""
     turnaround_s: float = 0.0
-    max_words: int = 125  # more in one read answers exception 2 or what ``over_code`` says
+    max_words: int = 125  # a longer read answers exception 2, or ``over_code``
     over_code: int = ILLEGAL_ADDRESS
     objects: Mapping[int, bytes] = field(default_factory=dict)
     before: Callable[[int, int, int], None] | None = None
@@ -61,7 +61,7 @@ class SimDevice:
             self.restart()
 
     def pdu(self, request: bytes, *, frozen: bool = False) -> bytes:
-        """The honest answer to a request PDU; ``frozen`` leaves the registers as they are."""
+        """The correct answer to a request PDU; ``frozen`` leaves the registers unchanged."""
         function = request[0]
         if function in (1, 2, 3, 4):
             if len(request) != 5:
@@ -137,7 +137,7 @@ class SimDevice:
 
 
 def garbled(frame: bytes) -> bytes:
-    """What is heard of a frame at another speed than its own: as many wrong bytes, give or take."""
+    """A frame as received at a different speed: wrong bytes, about as many."""
     return bytes(byte ^ 0x55 | 0x80 for byte in frame)
 
 
@@ -154,7 +154,7 @@ def sent_with_faults(
 
 
 def _wrong_pdu(asked: bytes, honest: bytes, hit: dict[str, InjectedFault]) -> bytes:
-    """The PDU after the faults that change what it says."""
+    """The PDU after the faults that change its content."""
     for kind in ("exception", "gateway", "busy"):
         if kind in hit:
             return bytes((asked[0] | 0x80, hit[kind].number))

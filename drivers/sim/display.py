@@ -1,4 +1,4 @@
-"""A device whose registers show its part of the park, written when they are asked for."""
+"""A device whose registers show its part of the park, written when they are read."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class ParkClock:
     ) -> None:
         self.physics = Physics(seed, start_s=start_s, step_s=tick_s * (speed or 1.0))
         self.speed, self.tick_s = speed, tick_s
-        self._lock = threading.RLock()  # a serial line asks from its own thread
+        self._lock = threading.RLock()  # a serial line reads from its own thread
         self._held = 0
         self._monotonic = monotonic
         self._began = monotonic()
 
     @contextmanager
     def hold(self) -> Iterator[Physics]:
-        """One instant of the park: it does not move until this is left."""
+        """One instant of the park, which does not move inside this context."""
         with self._lock:
             physics = self._catch_up()
             self._held += 1
@@ -172,7 +172,7 @@ class Display:
         return value if point.high is None else min(value, float(point.high))
 
     def _made_up(self, point: Point) -> Value:
-        """A value for what the park knows nothing of; a profile's own gauges move, so that one sees them live."""
+        """A value for a quantity that the park does not have; a profile's own gauges change, so that they look live."""
         physics = self._book.physics
         if point.kind is Kind.STATE:
             return default_number(point, self.role.startswith("pv") and physics.sun() <= 0.0)
@@ -182,7 +182,7 @@ class Display:
         return max(0.0, low)
 
     def values(self) -> dict[str, Decimal | int | str]:
-        """The values that a reader must find now, by point: numbers as the registers round them, raw states, texts."""
+        """The values that a reader must get now, by point: numbers as rounded by the registers, raw states, texts."""
         result: dict[str, Decimal | int | str] = dict(self._texts)
         with self.clock.hold():
             for point in self.points:

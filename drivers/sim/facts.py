@@ -49,7 +49,7 @@ def in_unit(base: float, unit: str) -> float:
 
 
 def _line(p: Physics, power_w: float, imported_wh: float, exported_wh: float) -> dict[str, float]:
-    """Everything a three-phase meter says of one active power (import positive) and its two counters."""
+    """Everything that a three-phase meter reports for one active power (import positive) and its two counters."""
     factor = 0.97 if power_w >= 0 else 0.99
     reactive = abs(power_w) * math.tan(math.acos(factor))
     kvarh = math.tan(math.acos(0.97))
@@ -311,7 +311,7 @@ class FactLookup:
         self._midnight: dict[str, tuple[int, float]] = {}  # counter -> day, value then
 
     def get(self, name: str) -> float | None:
-        """The fact in base units, or None where the park knows nothing of it."""
+        """The fact in base units; None if the park does not have it."""
         if self.physics.steps != self._step:
             self._facts, self._step = {}, self.physics.steps
         for period in (".today", ".month", ".year"):

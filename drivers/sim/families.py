@@ -19,8 +19,8 @@ from drivers.sim.simulation import Simulate, SimulationRequest
 
 def _simulation(profile: Profile) -> Simulate:
     if (found := protocol_of(profile.protocol).simulation()) is None:
-        what = f"{profile.id}: the simulator does not speak {profile.protocol}"
-        raise UsageError(what, where="simulated device", hint="Use a profile of another protocol")
+        what = f"{profile.id}: the simulator does not support {profile.protocol}"
+        raise UsageError(what, where="simulated device", hint="Use a profile with another protocol")
     return found
 
 
@@ -39,7 +39,7 @@ def device_from_profile(profile: Profile, *, unit: int = 1, **options: Any) -> t
 def meter_from_profile(profile: Profile, *, address: str, **options: Any) -> tuple[SimMeter, MeterDisplay]:
     """A meter with frames of its own; options as in ``SimulationRequest``. Raises UsageError for a wrong address."""
     if protocol_of(profile.protocol).has_registers:
-        raise UsageError(f"{profile.id} speaks {profile.protocol}", where="simulated meter", hint="Give it a unit")
+        raise UsageError(f"{profile.id} uses {profile.protocol}", where="simulated meter", hint="Give a unit number")
     meter, display = _simulation(profile)(SimulationRequest(profile, address, **options))
     assert isinstance(meter, SimMeter) and isinstance(display, MeterDisplay)
     return meter, display

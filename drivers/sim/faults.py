@@ -17,12 +17,12 @@ KINDS: dict[str, str] = {  # kind -> what it does, with its value
     "gateway": "exception 0A or 0B of a gateway (default 0B)",
     "echo": "the request comes back before the answer",
     "bytewise": "one byte at a time, VALUE seconds apart (default 0.005)",
-    "short": "fewer registers than asked for, VALUE of them (default 1); sound otherwise",
+    "short": "VALUE registers fewer than requested (default 1); the frame is valid",
     "cut": "only the first VALUE bytes of the frame (default 3)",
     "unit": "the answer carries unit VALUE (default: the next one)",
     "tag": "MBAP transaction id off by VALUE (default 1)",
     "stray": "bytes VALUE in hex before the answer (default 00)",
-    "stale": "the answer before once more",
+    "stale": "the previous answer again",
     "blank": "all registers FFFF",
     "zero": "all registers 0",
     "freeze": "registers stand still, as behind a caching master",
@@ -98,7 +98,7 @@ def parse_fault(text: str) -> InjectedFault:
 
 
 class ActiveFaults:
-    """The faults that are on at one device. Several may be on at once, one of each kind."""
+    """The active faults of one device. Several may be active at once, one of each kind."""
 
     __slots__ = ("_active", "_seen", "hits", "on_reboot")
 

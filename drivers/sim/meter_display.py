@@ -1,4 +1,4 @@
-"""What a meter with frames of its own shows of a park: values as its wire rounds them, when it is asked."""
+"""The park as shown by a meter with its own framing: values rounded as on the wire, updated when it is read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ZONE = "Asia/Shanghai"  # of the clocks of simulated meters, and of the park's c
 
 
 def bcd(value: Decimal, decimals: int, size: int, *, signed: bool = False) -> bytes:
-    """So many bytes of digits, low byte first; a minus is the highest bit."""
+    """BCD in this many bytes, low byte first; a minus sets the highest bit."""
     digits = int(abs(value).scaleb(decimals)) % 10 ** (2 * size)
     raw = bytearray(bytes.fromhex(f"{digits:0{2 * size}d}")[::-1])
     if signed and value < 0:
@@ -28,7 +28,7 @@ def bcd(value: Decimal, decimals: int, size: int, *, signed: bool = False) -> by
 
 
 def check_digits(address: str, most: int, protocol: str, more: str = "") -> None:
-    """Raises UsageError for an address that is not up to so many digits; ``more``: what else is allowed."""
+    """Raises UsageError unless the address has at most ``most`` digits; ``more``: other allowed forms."""
     if not (address.isascii() and address.isdecimal() and len(address) <= most):
         what = f"{address!r} is not an address of a {protocol} meter"
         raise UsageError(what, where="simulated meter", hint=f"Up to {most} digits{more}")

@@ -1,6 +1,6 @@
 """Meters with frames of their own from the device's side, and a bus that they share with devices of registers.
 
-A meter hears every sound frame on its bus at its own speed and answers frames for it; simultaneous answers of several
+A meter receives every valid frame on its bus at its own speed and answers those for it; simultaneous answers of several
 meters are overlaid. Faults are those of ``drivers.sim.faults`` that make sense for bytes: silence, late, crc, cut,
 stray, echo, bytewise, stale.
 """
@@ -46,7 +46,7 @@ class SimMeter(ABC):
 
     @abstractmethod
     def hear(self, frame: bytes) -> bytes | None:
-        """The honest answer to a frame, None where it is not for this meter."""
+        """The correct answer to a frame; None if it is not for this meter."""
 
 
 Simulated = SimDevice | SimMeter  # what faults can be set on

@@ -1,4 +1,4 @@
-"""What a protocol gives to the simulator: a device of a profile that shows its part of a park."""
+"""A protocol's part in the simulator: a device of a profile that shows its part of a park."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SimulationRequest:
-    """The device that is wanted. A protocol uses what it has a use for."""
+    """The requested device. A protocol uses the fields that it needs."""
 
     profile: Profile
     address: str
@@ -37,7 +37,7 @@ class SimulationRequest:
 
 
 class Simulate(Protocol):
-    """The device that is wanted, and what it shows.
+    """Creates the requested device and its display.
 
     A protocol with registers makes a ``SimDevice`` with a ``Display``; others a ``SimMeter``, which answers frames,
     with a ``MeterDisplay``. Raises UsageError for an address or profile that it cannot be.

@@ -124,7 +124,7 @@ class TcpLine:
 
     @property
     def url(self) -> str:
-        """As the agent's configuration wants it; the port is known once started."""
+        """As written in the agent's configuration; the port is known once started."""
         return f"{SCHEMES[self.framing]}://{self.host}:{self.port}"
 
     def reserve(self, delay_s: float, asked: int, answered: int) -> float:

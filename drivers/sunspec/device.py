@@ -44,7 +44,7 @@ class SunSpecDevice(RegisterDevice):
     firmware update may have moved them.
 
     Raises:
-        ConfigError: an address or key that cannot be.
+        ConfigError: an invalid address or key.
     """
 
     protocol: ClassVar[str] = "sunspec"
@@ -57,7 +57,7 @@ class SunSpecDevice(RegisterDevice):
         self._most = min(self._limits.max_words or MAX_READ, MAX_READ)
         self._bases = list(BASES)
         self.device: ModelChain | None = None  # as last walked
-        # what lies between two points is of the chain of models, which a device must answer throughout
+        # registers between two points belong to the chain of models, which a device must answer throughout
         self._reading = Limits(max_words=self._most, holes=True)
         self._known: dict[int, Point] = {}  # the points that it has, where it has them
 
@@ -112,7 +112,7 @@ class SunSpecDevice(RegisterDevice):
                 registers = None
                 codes.add(refused.code)
             except LineTimeout:
-                if asked[0] == self._bases[0]:  # some are silent where they have nothing: begin elsewhere next time
+                if asked[0] == self._bases[0]:  # some do not answer for missing registers: try another base next
                     self._bases.append(self._bases.pop(0))
                 raise
             try:
@@ -147,7 +147,7 @@ class SunSpecDevice(RegisterDevice):
         self._known = find_points(device, self.spec, self._most, self.where)
         self.points = [self._known.get(n, point) for n, point in enumerate(self.spec.points)]
         self.replan()
-        for model in device.models:  # only where they lie is needed from now on
+        for model in device.models:  # only their positions are needed from now on
             model.points, model.places = {}, {}
         self.device = device
 

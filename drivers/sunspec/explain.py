@@ -17,7 +17,7 @@ def _image(content: Any) -> tuple[int, list[int | None]]:
     None means a register that was not read: its points have no value.
     """
     if not isinstance(content, dict):
-        raise BrokenInput('want {"base_address": 40000, "registers": [...]}')
+        raise BrokenInput('expected {"base_address": 40000, "registers": [...]}')
     if content.get("registers") is None and isinstance(content.get("holding"), dict):
         words = register_words(content["holding"], "holding")
     elif isinstance(content.get("registers"), list):

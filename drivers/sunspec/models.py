@@ -47,7 +47,7 @@ class GroupDef:
 
 
 class PointValue(NamedTuple):
-    """``raw`` is what the wire says, None where the point is not implemented; ``value`` is ``raw`` times its scale."""
+    """``raw`` is the value on the wire, None if the point is not implemented; ``value`` is ``raw`` times its scale."""
 
     raw: Value
     value: Value

@@ -1,4 +1,4 @@
-"""Which names of the uniform vocabulary the points of SunSpec models carry. A device needs no profile for it.
+"""The vocabulary names of points in SunSpec models. They do not depend on a profile.
 
 Signs: 10x and 701 are generators; 2xx meters import with positive W, and 802 charges with positive A, unless the
 device's ``reversed`` says otherwise: the models leave both open, so check against the energy counters.
@@ -218,7 +218,7 @@ def _of_model(model: Model, prefix: str) -> Iterator[Reading]:
 
 
 def _shown(name: str, found: PointValue) -> tuple[Decimal | int | str | None, str]:
-    """Value and unit in the vocabulary's units. Power factors come as shares of 1 and as percent, whatever is said."""
+    """Value and unit in the vocabulary's units. Power factors are shares of 1 or percent, whatever is defined."""
     unit = UNITS.get(found.unit, found.unit)
     value = found.value
     if ".power.factor" in name:

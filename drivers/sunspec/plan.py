@@ -35,7 +35,7 @@ def alternatives(key: str, where: str) -> list[Alternative]:
         words = match[1].split(",") if match else []
         if match is None or not all(w.isdigit() or w in _ALIASES for w in words):
             raise ConfigError(
-                f"key {key!r} names no point of a SunSpec model",
+                f"key {key!r} is not a point of a SunSpec model",
                 where=where,
                 hint='Such as "103.W", "inverter.WH|701.TotWhInj", "203:2.W" or "160.module[0].DCW"',
             )
@@ -45,7 +45,7 @@ def alternatives(key: str, where: str) -> list[Alternative]:
 
 
 def find_points(device: ModelChain, spec: DeviceSpec, most: int, where: str) -> dict[int, Point]:
-    """The points that this device has, by number, as the map of another device would say them."""
+    """The points that this device has, by number, as register points."""
     by_id: dict[int, list[Model]] = {}
     for model in device.models:
         by_id.setdefault(model.id, []).append(model)
@@ -65,7 +65,7 @@ def find_points(device: ModelChain, spec: DeviceSpec, most: int, where: str) -> 
 
 
 def _candidates(point: Point, by_id: Mapping[int, list[Model]], where: str) -> Iterable[tuple[Model, str]]:
-    """Models that may give a point: those that implement it (when they were found) before those that do not now."""
+    """Models that may have a point: those that implemented it when found come before those that did not."""
     later: list[tuple[Model, str]] = []
     for models, nth, name in alternatives(point.key, where):
         for id in models:
@@ -93,7 +93,7 @@ def _fits(point: Point, place: ModelOffset, where: str) -> bool:
 
 
 def _placed(point: Point, place: ModelOffset, address: int) -> Point:
-    """A point in a model at an address. Devices send power factors as shares and as percents, whatever is said."""
+    """A point in a model at an address. Devices send power factors as shares or as percent, despite the model."""
     definition = place.point
     share = ".power.factor" in f".{point.name}" and point.kind is Kind.GAUGE
     plain = point.kind in (Kind.STATE, Kind.TEXT) or share

@@ -46,7 +46,7 @@ LARGE_W = 30_000.0  # above it, 16 bits hold no power in W
 def _display(
     profile: Profile, found: Resolved, role: str, clock: ParkClock, seed: int, texts: Mapping[str, str]
 ) -> Display:
-    """A display whose image is the device's chain of models. What the park knows nothing of is not implemented."""
+    """A display whose image is the device's chain of models. Quantities absent from the park are not implemented."""
     book = FactLookup(role, clock.physics)
     wanted = _wanted(profile, lambda name: book.get(name) is not None)
     words, at = list(MARKER), BASE + len(MARKER)
@@ -76,7 +76,9 @@ simulate = partial(register_device, make_display=_display)
 
 def _models(profile: Profile) -> tuple[int, ...]:
     if profile.kind not in MODELS:
-        raise UsageError(f"no SunSpec models of a {profile.kind}", where=profile.id, hint=f"One of {', '.join(MODELS)}")
+        raise UsageError(
+            f"no SunSpec models for a {profile.kind}", where=profile.id, hint=f"One of {', '.join(MODELS)}"
+        )
     return MODELS[profile.kind]
 
 

@@ -88,7 +88,7 @@ def _read_model(at: int, head: Sequence[int], most: int) -> Generator[Ask, Answe
             break
         registers += answer
         whole = whole_registers(registers)
-        if whole > begin:  # else a point is longer than a read, and it cannot be helped
+        if whole > begin:  # otherwise a point is longer than one read, so it has to be split
             del registers[whole:]
     return registers
 

@@ -25,7 +25,7 @@ class InvalidValue(Exception):
 
 
 def show(value: object) -> str:
-    """A value of the file as a person would recognise it: short, and safe on a terminal."""
+    """A value from the file in a recognisable form: short, and safe on a terminal."""
     if isinstance(value, str):
         return f'"{clean_text(value, 60)}"'
     if isinstance(value, bool):
@@ -40,20 +40,20 @@ def show(value: object) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that was probably meant; "" where none is close."""
+    """The known name that was probably meant; "" if none is close."""
     choices = {k.lower(): k for k in known}
     found = get_close_matches(name.lower()[:80], list(choices), n=1, cutoff=0.6)
     return choices[found[0]] if found else ""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """A hint with the nearest name; "" where none is close."""
+    """A hint with the nearest name; "" if none is close."""
     near = nearest(name, known)
     return f'Did you mean "{near}"?' if near else ""
 
 
 def did_you_mean(name: str, known: Iterable[str], what: str = "Known") -> str:
-    """A hint with the nearest name, or all of them where none is close."""
+    """A hint with the nearest name, or with all names if none is close."""
     known = sorted(known)
     return suggestion(name, known) or f"{what}: {', '.join(known)}"
 

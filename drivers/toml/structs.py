@@ -1,4 +1,4 @@
-"""Tables as msgspec structs: their fields say which keys there are and what each may hold."""
+"""Tables as msgspec structs, whose fields define the keys and their types."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _parser(kind: Any) -> Callable[[object], Any]:
 
 
 def _text(value: object) -> str:
-    """A decimal without quotes is taken as it was written: plans have always been read so."""
+    """A decimal without quotes is taken as written: plans have always been read this way."""
     return str(value) if isinstance(value, Decimal) else parsers.text(value)
 
 
@@ -79,7 +79,7 @@ def _one_of(allowed: tuple[Any, ...]) -> Callable[[object], Any]:
 
 
 def _number_as_written(value: object) -> str:
-    """With all its digits; quotes do not matter."""
+    """A number with all its digits, with or without quotes."""
     if isinstance(value, bool) or not isinstance(value, (str, int, Decimal)):
         raise InvalidValue(f"{show(value)} is not a number", 'Such as 0.25 or "0.25"')
     return str(value)

@@ -1,4 +1,4 @@
-"""TOML files as tables that know the line of each key, and collect everything that is wrong with them.
+"""TOML files as tables that know the line of each key and collect all complaints.
 
 One reader for agent.toml, profiles and plans of indicators.
 """
@@ -23,11 +23,11 @@ T = TypeVar("T")
 MAX_FILE_BYTES = 4 << 20
 _AT_LINE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)\Z")
 _DUPLICATE = "Cannot overwrite a value"
-# tomllib's words in a technician's
+# tomllib's messages in a technician's words
 _SYNTAX = {
     "Invalid value": (
         "this value is not understood",
-        'Text needs quotes, such as name = "inv1"; true and false have none',
+        'Text needs quotes, such as name = "inv1"; true and false have no quotes',
     ),
     "Expected '=' after a key in a key/value pair": ("a key without a value", 'Write key = "value"'),
     "Invalid statement": ("this line is not understood", 'Write key = "value", or a [table] header'),
@@ -42,7 +42,7 @@ _SYNTAX = {
 
 _KEY = re.compile(r"\s*([A-Za-z0-9_.-]{1,60})\s*=")
 _QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|#.*")
-# slips of the keyboard, looked for outside of texts in the line that tomllib does not understand
+# typing errors, searched outside quotes in the line that tomllib does not understand
 _SLIPS = tuple(
     (re.compile(pattern), slip, hint)
     for pattern, slip, hint in (
@@ -60,7 +60,7 @@ _SLIPS = tuple(
 
 
 class Complaint(ConfigError):
-    """One wrong place in a file: file, line (None where the file has no such place), key."""
+    """A position in a file: file, line (None if the file has no such position), key."""
 
     def __init__(self, what: str, *, file: str, line: int | None, key: str, hint: str = "") -> None:
         place = file if line is None else f"{file}:{line}"
@@ -69,13 +69,13 @@ class Complaint(ConfigError):
 
 
 class Complaints:
-    """Everything that is wrong, collected over one or several files."""
+    """All complaints about one or several files."""
 
     def __init__(self) -> None:
         self.items: list[Complaint] = []
 
     def add(self, source: TomlSource, path: KeyPath, key: str, what: str, hint: str = "") -> None:
-        """Note that ``what`` is wrong at ``path``; ``key`` is the path as people know it."""
+        """Note that ``what`` is wrong at ``path``; ``key`` is the path as shown to people."""
         self.items.append(Complaint(what, file=source.name, line=source.line(path), key=key, hint=hint))
 
 
@@ -90,13 +90,13 @@ class TomlSource:
     _places: dict[KeyPath, int] | None = None
 
     def line(self, path: KeyPath) -> int | None:
-        """The line of a key, or of the nearest thing around it."""
+        """The line of a key, or of the nearest table around it."""
         if self.text is None or not path:
             return None
         if self._places is None:
             try:
                 self._places = key_lines(self.text)
-            except RecursionError:  # nested nearly too deep for tomllib, too
+            except RecursionError:  # nesting that is nearly too deep for tomllib, too
                 self._places = {}
         for end in range(len(path), 0, -1):
             for place in (path[:end], (*path[:end], 0)):  # of [[tables]] only the items have a line
@@ -116,9 +116,9 @@ class Layer:
 
 @dataclass(slots=True)
 class TomlTable:
-    """A table under reading, made of the same table of several files; later layers may not repeat a key.
+    """A table being read, merged from the same table in several files; later layers may not repeat a key.
 
-    ``over`` holds what the command line sets; it wins without complaint.
+    ``over`` contains the command line's settings; they win without complaint.
     """
 
     name: str  # as people know it: "store", "device.inv1"
@@ -166,11 +166,11 @@ class TomlTable:
         return self.joiner.join(part for part in (self.name, key) if part)
 
     def has(self, key: str) -> bool:
-        """Is the key there at all, right or wrong?"""
+        """Whether the key is present, valid or not."""
         return self.find(key) is not None
 
     def take(self, key: str, parse: Callable[[object], T], default: T) -> T:
-        """The value of ``key``; the default where it is absent or wrong (then with a complaint)."""
+        """The value of ``key``; the default if it is absent or invalid (then with a complaint)."""
         found = self.find(key)
         if found is None:
             return default
@@ -181,13 +181,13 @@ class TomlTable:
             return default
 
     def need(self, key: str, parse: Callable[[object], T], default: T, hint: str = "") -> T:
-        """As ``take``, and an absent key is a complaint with ``hint``."""
+        """As ``take``, but an absent key is a complaint with ``hint``."""
         if not self.has(key):
             self.complain(None, "", f'the key "{key}" is missing', hint)
         return self.take(key, parse, default)
 
     def table(self, key: str) -> TomlTable | None:
-        """An inner table, or None where it is absent (or no table: a complaint)."""
+        """An inner table; None if it is absent (or not a table: a complaint)."""
         found = self.find(key)
         if found is None:
             return None
@@ -235,7 +235,7 @@ class TomlTable:
         return out
 
     def items(self, key: str, parse: Callable[[object], T]) -> tuple[T, ...] | None:
-        """A list, item by item; None where it is absent or no list."""
+        """A list, item by item; None if it is absent or not a list."""
         found = self.find(key)
         if found is None:
             return None
@@ -261,7 +261,7 @@ class TomlTable:
         return value
 
     def choice(self, key: str, allowed: Iterable[str], default: str = "", *, required: bool = False) -> str:
-        """One of the words; an empty text stands for none of them."""
+        """One of the words; an empty text means none of them."""
         value = self.text(key, default, required=required)
         try:
             return parsers.choice(*allowed)(value) if value else ""
@@ -357,7 +357,7 @@ _HUGE = re.compile(r"0[xob][0-9a-fA-F_]{1000}")
 
 
 def parse_source(source: TomlSource, blob: bytes, complaints: Complaints) -> dict[str, Any]:
-    """The bytes of a file, whose text ``source`` then has. An invalid text is a complaint, and an empty table."""
+    """Parse the bytes of a file; ``source`` gets its text. An invalid text is a complaint, and an empty table."""
     if len(blob) > MAX_FILE_BYTES:
         complaints.add(source, (), "", "is larger than 4 MiB", "Is this the right file?")
         return {}
@@ -370,7 +370,7 @@ def parse_source(source: TomlSource, blob: bytes, complaints: Complaints) -> dic
         complaints.items.append(Complaint(what, file=source.name, line=line, key="", hint=hint))
         return {}
     source.text = text.replace("\r\n", "\n")
-    if found := _HUGE.search(text):  # Python would read it, and then could not print it
+    if found := _HUGE.search(text):  # Python could read it, but then not print it
         line = text[: found.start()].count("\n") + 1
         complaints.items.append(
             Complaint("a number of thousands of digits", file=source.name, line=line, key="", hint="Shorten it")
@@ -386,7 +386,7 @@ def parse_source(source: TomlSource, blob: bytes, complaints: Complaints) -> dic
 
 
 def _key_on(line: str) -> str:
-    """The key that a line begins with; "" where a text of several lines ends in it, which may be a secret."""
+    """The key at the start of a line; "" if a multi-line text ends in it, since that may be a secret."""
     found = None if '"""' in line or "'''" in line else _KEY.match(line)
     return found[1] if found else ""
 

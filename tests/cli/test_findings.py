@@ -330,7 +330,7 @@ def test_who_confirms_and_what_was_learned_are_told_in_chinese() -> None:
     snapshot = changed("uplinks/platform", {"confirm": "subscriber"})
     (column,) = (one for one in StatusScreen(snapshot, "zh", NOW).uplink_table().columns if one.header == "确认方式")
     assert list(column.cells) == ["接收方"]
-    learned = "2 cuts at 37001, 37003; no registers 37000; at most 20 registers a read"
+    learned = "2 cuts at 37001, 37003; missing registers 37000; at most 20 registers per read"
     snapshot = changed("devices/m1", {"learned": learned})
     chinese = "读取在 2 处分开：37001, 37003；没有寄存器 37000；一次最多读 20 个寄存器"
     assert (learned_maps(snapshot), learned_maps(snapshot, "zh")) == ({"m1": learned}, {"m1": chinese})

@@ -38,12 +38,12 @@ read SDM --profile eastron/sdm630 --serial "9600 8N3" | 2 | --serial: | "9600 8N
 read SDM --profile eastron/sdm630 --param racks | 2 | --param: | "racks" is not NAME=VALUE | --param racks=2
 read SDM --profile eastron/sdm630 --param ct=60 | 2 | --param: | no parameter "ct" | --ratio ct=60
 read SDM --profile eastron/sdm630 --ratio ct=x | 2 | --ratio: | "x" is not a number | A 400/5 A transformer has ct = 80
-read SDM --registers 5:0+1 | 2 | --registers: | 5 is not a function that reads | Only 1 to 4 read
+read SDM --registers 5:0+1 | 2 | --registers: | 5 is not a function that reads | Only functions 1 to 4 read
 read SDM --registers 3:0+0 | 2 | --registers: | a count of 0 reads nothing | FUNCTION:START+COUNT
-read SDM --registers 3:65530+20 | 2 | --registers: | goes beyond address 65535 | From 65530 on there are 6
+read SDM --registers 3:65530+20 | 2 | --registers: | goes beyond address 65535 | From 65530 on there are only 6
 read SDM --registers 40001 | 2 | --registers: | "40001" has no function | this is 3:0. Write FUNCTION:START
 read SDM --registers 30013+2 | 2 | --registers: | "30013+2" has no function | this is 4:12+2. Write FUNCTION:START
-read --profile dlt645/2007 --line modbus-tcp://127.0.0.1 --address 1 | 3 | address 1: | does not go over modbus-tcp | tcp://HOST:PORT
+read --profile dlt645/2007 --line modbus-tcp://127.0.0.1 --address 1 | 3 | address 1: | does not run over modbus-tcp | tcp://HOST:PORT
 check -c HERE/nothing.toml | 3 | nothing.toml: | No such file | `meterhouse init` makes one
 check -c HERE | 3 | HERE: | Is a directory | Name the file with -c
 check -c CFG --plann | 2 | --plann | No such option | --plan
@@ -60,8 +60,8 @@ profiles show eastron/sdm63 | 3 | profile: | no profile "eastron/sdm63" | Did yo
 profiles check HERE/nothing.toml | 2 | nothing.toml | does not exist | profiles check --help
 decode registers --type u16 zz | 4 | cannot decode: | Character 1, 'z', is not a hex digit | Write bytes as
 decode registers --type uint16 0001 | 2 | --type | 'uint16' is not one of | 'u16'
-decode modbus-rtu 0103020007 | 4 | cannot decode: | CRC is 0007 | Copy it whole
-decode dlt645 68AA | 4 | cannot decode: | cut short inside the header | Copy it whole
+decode modbus-rtu 0103020007 | 4 | cannot decode: | CRC is 0007 | Copy the complete
+decode dlt645 68AA | 4 | cannot decode: | cut short inside the header | Copy the complete
 verify | 2 | verify: | give either --broker or PATHs | verify --help
 verify HERE/nothing | 2 | nothing: | no such file or folder | `meterhouse export` wrote
 verify --broker http://x --trust a=b | 2 | --broker: | 'http://x' | Write mqtt://host:1883

@@ -45,7 +45,7 @@ def test_every_template_is_valid_and_leads_through_itself(mh, tmp_path: Path, ki
     assert mh("profiles", "new", file, "--kind", kind, "--lang", lang).code == 0
     said = mh("profiles", "check", file)
     assert said.code == 0 and "good" in said.out
-    assert said.err.count("\n") == 1 and "models or source is still that of the template" in said.err
+    assert said.err.count("\n") == 1 and "models or source still has the text of the template" in said.err
     profile = load_profile(file)
     assert (profile.id, profile.kind, profile.vendor) == ("acme/x1", kind, "Acme")
     assert file.read_text().count("\n# ") > 10
@@ -240,7 +240,7 @@ def test_4x_notation_is_named_once_with_what_is_meant(write: Write) -> None:
     points = [f'name = "x.p{n}"\naddress = {40257 + n}\ntype = "u16"' for n in range(3)]
     (said,) = described(write, *points)
     assert said == (
-        "x.p0 has address 40257 with function 3: if the manual counts its registers from 40001, address = 256 is meant "
+        "x.p0 has address 40257 with function 3: if the manual counts its registers from 40001, write address = 256 "
         "(3 points have such addresses)"
     )
     assert described(write, *points, head=HEAD.replace('"derived"', '"dump"')) == [], "it was tried at a device"
@@ -249,7 +249,7 @@ def test_4x_notation_is_named_once_with_what_is_meant(write: Write) -> None:
 def test_a_range_that_no_register_can_hold_is_an_error(mh, write: Write) -> None:
     point = '[[point]]\nname = "ac.frequency"\nfunction = 3\naddress = 1\ntype = "u16"\nscale = 0.01\nunit = "Hz"\n'
     said = mh("profiles", "check", write(f"{HEAD}{point}range = [45000, 55000]\n"))
-    assert said.code == 3 and "no value can be in the range: the registers hold 0.00 to 655.35" in said.err
+    assert said.code == 3 and "no value can lie in the range: the registers hold 0.00 to 655.35" in said.err
     assert mh("profiles", "check", write(f"{HEAD}{point}range = [45, 5500]\n")).code == 0
 
 

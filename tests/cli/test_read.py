@@ -228,7 +228,7 @@ def test_a_value_beyond_all_bounds_brings_the_order_that_was_meant(mh, served, f
     said = mh(*args, "--json")
     assert {line["point"]: line["quality"] for line in said.lines}["ac.voltage.l1"] == "range"
     assert "hint: ac.voltage.l1 is " in said.err
-    assert 'with order "CDAB" in place of "ABCD" this would be 231.45 V' in said.err
+    assert 'with order "CDAB" instead of "ABCD" this would be 231.45 V' in said.err
     monkeypatch.setenv("LANG", "zh_CN.UTF-8")
     assert "提示: ac.voltage.l1为" in mh(*args).err
 

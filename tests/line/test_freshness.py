@@ -22,7 +22,7 @@ def said(value: int | None, quality: int = Quality.GOOD) -> Reading:
 def test_a_heartbeat_must_be_seen_to_move() -> None:
     judge = Freshness(BEAT)
     assert not judge.judge(said(5), 0), "nobody knows yet how long it has stood there"
-    assert not judge.judge(said(5), 1) and "not yet seen" in judge.why(said(5))
+    assert not judge.judge(said(5), 1) and "not yet changed" in judge.why(said(5))
     assert judge.judge(said(6), 2) and judge.stale_s is None
     assert judge.judge(said(6), 62)
     assert not judge.judge(said(6), 62.1) and "more than 60 s" in judge.why(said(6))

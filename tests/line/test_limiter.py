@@ -75,7 +75,7 @@ async def test_a_host_that_stays_full_is_a_line_that_is_down(field: Field) -> No
     slow = asyncio.ensure_future(a.exchange(ask(0, 1)))
     await asyncio.sleep(0.05)
     began = mono_ns()
-    with pytest.raises(LineDown, match="other lines hold all connections allowed by 127"):
+    with pytest.raises(LineDown, match="other lines use all connections that 127"):
         await b.exchange(ask(0, 1))
     assert mono_ns() - began == pytest.approx(5e9)
     assert (await slow).payload == words(0)

@@ -103,7 +103,7 @@ def test_a_third_partys_driver_is_taken_if_it_states_its_frames(
     ("name", "says"),
     [
         ("SILENT", "does not state"),
-        ("OTHER", "speaks 'slug'"),
+        ("OTHER", "describes the protocol 'slug'"),
         ("HALF", "has no poll"),
         ("OLDER", "has no use_ring"),
         ("MISSING", "cannot be loaded"),

@@ -188,5 +188,5 @@ async def test_what_cannot_be_is_refused(cabinet: Cabinet) -> None:
         with pytest.raises(ConfigError, match="is not an M-Bus address"):
             cabinet.device(line, "mbus", address, POINTS)
     for key in ("energy@", "energy@0/0/0/then", "header.colour"):
-        with pytest.raises(ConfigError, match="selects no record"):
+        with pytest.raises(ConfigError, match="does not select a record"):
             cabinet.device(line, "mbus", "5", [replace(POINTS[0], key=key)])

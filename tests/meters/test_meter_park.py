@@ -95,5 +95,5 @@ async def test_every_sunspec_family_has_a_device_side(cabinet: Cabinet, profile_
 
 async def test_a_sunspec_device_of_a_kind_that_nobody_models_is_refused() -> None:
     profile = replace(load_profile(find_profile("sunspec/meter", [shipped_dir()]), [shipped_dir()]), kind="pump")
-    with pytest.raises(UsageError, match="no SunSpec models of a pump"):
+    with pytest.raises(UsageError, match="no SunSpec models for a pump"):
         device_from_profile(profile)

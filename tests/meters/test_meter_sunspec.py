@@ -158,7 +158,7 @@ async def test_no_sunspec_and_no_answer(cabinet: Cabinet) -> None:
 async def test_keys_that_mean_nothing(cabinet: Cabinet, key: str) -> None:
     (point,) = points_of("sunspec/inverter", ["ac.power.generation"])
     line = await cabinet.tcp(Bus(), "mbap")
-    with pytest.raises(ConfigError, match="names no point of a SunSpec model"):
+    with pytest.raises(ConfigError, match="is not a point of a SunSpec model"):
         cabinet.device(line, "sunspec", "1", [replace(point, key=key)])
 
 

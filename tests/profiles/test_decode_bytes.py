@@ -107,11 +107,11 @@ def test_what_is_no_hex_is_told_with_its_place(text: str, hint: str | None) -> N
         ("dlt645", "00", "Expected 68h, six address bytes, 68h"),
         ("cjt188", "00", "Expected 68h, the meter type"),
         ("mbus", "00", "Expected 68h, the length twice"),
-        ("dlt645", ELECTRIC[:-4], "Copy it whole"),
-        ("cjt188", WATER[:-4], "Copy it whole"),
-        ("mbus", MBUS[:-4], "Copy it whole"),
-        ("modbus-rtu", ANSWER[:-4], "Copy it whole"),
-        ("modbus-tcp", TCP[:-2], "Copy it whole"),
+        ("dlt645", ELECTRIC[:-4], "Copy the complete"),
+        ("cjt188", WATER[:-4], "Copy the complete"),
+        ("mbus", MBUS[:-4], "Copy the complete"),
+        ("modbus-rtu", ANSWER[:-4], "Copy the complete"),
+        ("modbus-tcp", TCP[:-2], "Copy the complete"),
         ("dlt645", ELECTRIC[:-4] + "0016", "A byte differs from what was sent"),
         ("modbus-rtu", ANSWER[:-2] + "00", "A byte differs from what was sent"),
     ],
@@ -266,9 +266,9 @@ def test_a_dump_may_list_its_registers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ('{"registers": [1, "x"]}', "registers at 40001 is 'x', want 0 to 65535"),
+        ('{"registers": [1, "x"]}', "registers at 40001 is 'x'; allowed: 0 to 65535"),
         ('{"registers": [1], "base_address": -1}', "base_address must be 0 to 65535, got -1"),
-        ('{"registers": [1, 2], "base_address": 65535}', "registers has the address '65536', want 0 to 65535"),
+        ('{"registers": [1, 2], "base_address": 65535}', "registers has the address '65536'; allowed: 0 to 65535"),
         ('{"registers": "0001"}', "registers is not an object of addresses and words"),
     ],
 )

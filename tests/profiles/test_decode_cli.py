@@ -146,7 +146,7 @@ def test_requests_exceptions_and_identification() -> None:
 
 def test_a_wrong_crc_says_which_it_would_be() -> None:
     found = as_json("modbus-rtu", "01 03 04 53 75 6E 53 96 F1", code=4)
-    assert found["error"] == "CRC is 96f1, of these bytes it would be 96f0"
+    assert found["error"] == "CRC is 96f1, of these bytes it should be 96f0"
     frame = {"unit": 1, "function": 3, "exception": None, "crc_ok": False, "pdu_hex": "030453756e53"}
     assert found["frame"] == {"protocol": "modbus-rtu", **frame}
     assert "its two bytes are swapped" in as_json("modbus-rtu", "01 03 04 53 75 6E 53 F0 96", code=4)["error"]
@@ -241,9 +241,9 @@ def test_any_profile_takes_any_dump_or_says_why_not(id: str) -> None:
         ("{", "is not JSON"),
         ("[]", "holds no object"),
         ("{}", "the dump has no registers"),
-        ('{"holding": {"x": 1}}', "holding has the address 'x', want 0 to 65535"),
-        ('{"holding": {"70000": 1}}', "want 0 to 65535"),
-        ('{"holding": {"1": 65536}}', "holding at 1 is 65536, want 0 to 65535"),
+        ('{"holding": {"x": 1}}', "holding has the address 'x'; allowed: 0 to 65535"),
+        ('{"holding": {"70000": 1}}', "allowed: 0 to 65535"),
+        ('{"holding": {"1": 65536}}', "holding at 1 is 65536; allowed: 0 to 65535"),
         ('{"holding": {"1": "a"}}', "holding at 1 is 'a'"),
         ('{"holding": [1]}', "holding is not an object"),
         ('{"holding": {"1": 1}}', "none of the registers of eastron/sdm630 is in the dump"),

@@ -56,9 +56,7 @@ def test_values_that_are_all_zero_ask_for_the_profile_and_the_unit() -> None:
     zeros = phases(0, 0, 0, 0)
     spec = spec_of(*(Point(name, Kind.GAUGE) for name in zeros))
     assert kinds(hints(spec, zeros)) == ["zero"]
-    assert (
-        "right profile" in hints(spec, zeros)[0].en and f"all {len(zeros)} values are zero" in hints(spec, zeros)[0].en
-    )
+    assert "the profile" in hints(spec, zeros)[0].en and f"all {len(zeros)} values are zero" in hints(spec, zeros)[0].en
     assert hints(spec, zeros | {"ac.voltage.l2": Reading("ac.voltage.l2", D("0.1"), "V")}) == []
     few = dict(list(zeros.items())[:3])
     assert hints(spec, few) == [], "three zeros say nothing"
@@ -137,7 +135,7 @@ def test_an_order_that_gives_sense_is_named_once_with_its_value() -> None:
         readings[point.name] = Reading(point.name, value, "V", quality, raw)
     assert [one.quality for one in readings.values()] == [Quality.GOOD, Quality.GOOD, Quality.GOOD], "tiny, not huge"
     (hint,) = hints(spec_of(*points), readings)
-    assert 'with order "CDAB" in place of "ABCD" this would be 232.1 V' in hint.en and "字节序" in hint.zh
+    assert 'with order "CDAB" instead of "ABCD" this would be 232.1 V' in hint.en and "字节序" in hint.zh
     assert kinds([hint]) == ["order"]
     sound = {name: replace(one, value=D(230), quality=Quality.GOOD) for name, one in readings.items()}
     assert hints(spec_of(*points), sound) == []
@@ -162,7 +160,7 @@ def test_counters_are_held_against_power() -> None:
     assert after(0.01, 0.36, 0) == [] and after(0.01, 0, 0.36, kw=-36) == []
     assert after(0.0001, 0, 0) == [], "the counter's step is too coarse to tell yet"
     assert kinds(after(0.01, 0, 0)) == ["counter"] and "grew by 0 Wh" in after(0.01, 0, 0)[0].en
-    assert "ac.energy.export counts, and not ac.energy.import" in after(0.01, 0, 0.36)[0].en
+    assert "ac.energy.export counts instead of ac.energy.import" in after(0.01, 0, 0.36)[0].en
     assert "360 Wh" in after(0.01, 360, 0)[0].en, "MWh taken for kWh"
     assert after(0.01, 0.36, 0, kw=0) == []
 

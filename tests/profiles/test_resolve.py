@@ -62,7 +62,7 @@ together = "rack{r}"
     (said,) = complaints(write, (HEAD + text).replace('count = "cells"', 'count = "cell"'))
     assert 'count "cell" is not a numeric parameter. Known parameters: racks, cells' in said
     said = complaints(write, (HEAD + text).replace("cell.{c}", "cell.{x}"))
-    assert "battery.rack.1.cell.{x}.voltage: no repeat around it fills {x}" in said[0]
+    assert "battery.rack.1.cell.{x}.voltage: {x} is not the variable of an enclosing repeat" in said[0]
 
 
 def test_variants_by_firmware_and_identity(write: Write) -> None:

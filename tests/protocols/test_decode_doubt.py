@@ -91,17 +91,17 @@ def test_a_follow_on_frame_alone_is_not_taken_for_the_beginning_of_its_block() -
     _, found = decode("dlt645", THIRD.hex())
     assert [r["quality"] for r in found["readings"]] == ["suspect"]
     assert found["warnings"] == [
-        "follow-on frame 2 without those before it: it is unknown which values of 0001FF00 it holds"
+        "follow-on frame 2 without the preceding frames: it is unknown which values of 0001FF00 it contains"
     ]
 
 
 def test_a_block_with_a_frame_missing_is_not_put_together() -> None:
     _, found = decode("dlt645", (FIRST + THIRD).hex())
     assert [r.get("quality") for r in found["readings"]] == [None, None, "mismatch", "suspect"]
-    assert found["warnings"][0] == "the meter has more of 0001FF00: the following frames are missing"
+    assert found["warnings"][0] == "the meter has more data for 0001FF00: the follow-on frames are missing"
     assert len(found["warnings"]) == 2
     _, found = decode("dlt645", FIRST.hex())
-    assert found["warnings"] == ["the meter has more of 0001FF00: the following frames are missing"]
+    assert found["warnings"] == ["the meter has more data for 0001FF00: the follow-on frames are missing"]
 
 
 def test_two_readings_in_a_row_stay_two() -> None:
@@ -212,10 +212,10 @@ def test_half_a_value_before_a_hole_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("holding", "words"),
     [
-        ({"x": 1}, "holding has the address 'x', want 0 to 65535"),
-        ({"-5": 1}, "holding has the address '-5', want 0 to 65535"),
-        ({"5": "1"}, "holding at 5 is '1', want 0 to 65535"),
-        ({"5": 70000}, "holding at 5 is 70000, want 0 to 65535"),
+        ({"x": 1}, "holding has the address 'x'; allowed: 0 to 65535"),
+        ({"-5": 1}, "holding has the address '-5'; allowed: 0 to 65535"),
+        ({"5": "1"}, "holding at 5 is '1'; allowed: 0 to 65535"),
+        ({"5": 70000}, "holding at 5 is 70000; allowed: 0 to 65535"),
         ({}, "SunSpec: no SunSpec marker"),
     ],
 )

@@ -206,7 +206,7 @@ def test_a_step_waits_the_time_of_the_meters_maker() -> None:
 @pytest.mark.parametrize(
     ("raw", "what"),
     [
-        (b"", "no frame"), (b"hello", "no frame"), (b"/ABC5X\r\n", "no data behind the identification"),
+        (b"", "no frame"), (b"hello", "no frame"), (b"/ABC5X\r\n", "no data after the identification"),
         (E350[:-30], "no ETX"), (E350[:-1], "no check character"), (E350[:-1] + b"\x55", "check character is 55h"),
         (bytes(b | (b.bit_count() % 2) << 7 for b in E350), "8N1, not to 7E1"), (b"\xff\xfe\x81", "wrong speed"),
         (E350[E350.index(2):], "without an identification"),

@@ -99,12 +99,12 @@ def test_a_missing_end_a_short_and_a_cut_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("[]", 'want {"base_address"'),
+        ("[]", 'expected {"base_address"'),
         ("{", "Expecting property name"),
         ('{"registers": [1, 2]}', "no SunSpec marker at 40000"),
         ('{"registers": []}', "no SunSpec marker"),
-        ('{"registers": [70000]}', "registers at 40000 is 70000, want 0 to 65535"),
-        ('{"registers": ["1"]}', "registers at 40000 is '1', want 0 to 65535"),
+        ('{"registers": [70000]}', "registers at 40000 is 70000; allowed: 0 to 65535"),
+        ('{"registers": ["1"]}', "registers at 40000 is '1'; allowed: 0 to 65535"),
         ('{"registers": 5}', "registers must be a list"),
         ('{"base_address": -1, "registers": []}', "base_address must be"),
     ],

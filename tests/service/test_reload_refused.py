@@ -261,7 +261,7 @@ def refused_edits(park: Park) -> dict[str, tuple[str, str]]:
             edited(label, more=METER.format("server", "999", "mbus/heat")), '"999" is not an M-Bus address',
         ),
         "a meter on modbus-tcp": (
-            edited(label, more=METER.format("roof", "161", "dlt645/2007")), "does not go over modbus-tcp",
+            edited(label, more=METER.format("roof", "161", "dlt645/2007")), "does not run over modbus-tcp",
         ),
         "a device that its driver cannot serve": (
             big + METER.format("server", "1", "test/odd").replace('"new"', '"odd"'),

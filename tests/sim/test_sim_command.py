@@ -136,7 +136,7 @@ def test_commands_from_standard_input_and_their_complaints(dump: Path) -> None:
         ("status", "device: asked nothing; answered 0; no faults"),
         ("* late=0.5 # a comment", "device: late=0.5"),
         ("device clear", "device: no faults"),
-        ("line say 00 FF", "line: said 2 bytes"),
+        ("line say 00 FF", "line: sent 2 bytes"),
         ("line unplug", "line: unplugged"),
         ("line plug", "line: plugged"),
     ):
