@@ -264,3 +264,14 @@ def test_what_was_learned_survives_a_restart_and_expires() -> None:
     assert not KnownHoles.from_json({"key": key, "since": 1, "cuts": "x"}, key, now_s=2).cuts
     assert again.expire(1000 + 8 * 86400)
     assert not again.expire(1000 + 8 * 86400)
+
+
+def test_plans_are_shared_and_those_of_long_ago_are_not_kept() -> None:
+    """A hundred devices of one family have one plan; families and learned holes come and go for years."""
+    points = points_at((0, 2), (6, 2))
+    first = plan_blocks(points, Limits(), RTU)
+    assert plan_blocks(points, Limits(), RTU) is first
+    for gap in range(1000):
+        plan_blocks(points, Limits(holes=True, max_gap=gap), RTU)
+    again = plan_blocks(points, Limits(), RTU)
+    assert again == first and again is not first

@@ -150,6 +150,8 @@ TABLE = [  # identifier, payload low byte first, [(name, value)]
     ("04000409", "006400", [("x.constant.active", 6400)]),
     ("05060001", "0000241126", [("x.freeze.time", "2026-11-24T00:00")]),
     ("05060101", "0100000002000000", [("ac.energy.import", 0.01), ("ac.energy.import.tariff.1", 0.02)]),
+    ("05060901", "5634123022241126", [("ac.demand.import.max", 12.3456)]),
+    ("05060A01", "5634123022241126", [("ac.demand.export.max", 12.3456)]),
     ("04AB0001", "1234", [("x.dlt645.04ab0001", "3412")]),
     ("9011", "01000000", [("ac.energy.import.tariff.1", 0.01)]),
     ("9410", "01000000", [("ac.energy.import", 0.01)]),
