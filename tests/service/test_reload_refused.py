@@ -336,12 +336,14 @@ async def test_what_cannot_be_made_on_this_machine_changes_nothing(tmp_path: Pat
     """No room for the frames of a line, no more threads, a store that is full: found before anything is exchanged."""
     async with running(tmp_path) as park:
         before = await park.picture()
-        draft = tmp_path / "run/frames.hall.new"
-        draft.mkdir()
-        outcome = await park.reload(park.large())
-        draft.rmdir()
-        assert re.search(r"agent\.toml:\d+: line\.hall: frame trace cannot be created", "\n".join(outcome.complaints))
-        assert different(before, await park.picture()) == {}
+        for line in ("hall", "yard"):  # one whose settings change, and a new one with a new device
+            draft = tmp_path / f"run/frames.{line}.new"
+            draft.mkdir()
+            outcome = await park.reload(park.large())
+            draft.rmdir()
+            (told,) = outcome.complaints
+            assert re.search(rf"agent\.toml:\d+: line\.{line}: frame trace cannot be created", told)
+            assert not outcome.fault and different(before, await park.picture()) == {}
         for kind, method, error, says in (
             (threading.Thread, "start", RuntimeError("can't start new thread"), r"uplink\.platform: cannot be started"),
             (Documents, "register_tables", StoreFull("the disk is full", where="state"), "the disk is full"),
