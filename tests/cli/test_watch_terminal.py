@@ -59,7 +59,7 @@ def test_nothing_is_left_on_the_screen(
 
 def test_a_small_window_that_is_pulled_about(traces: Traces, terminal: Open) -> None:
     one = terminal("watch", "inv1", "--runtime-dir", traces.folder, columns=20, rows=7, LC_ALL="zh_CN.UTF-8")
-    one.until(lambda: "inv1/ac.power" in one.text and "q 退出" in one.text)
+    one.until(lambda: "测点" in one.text)
     for columns, rows in ((1, 1), (10, 3), (200, 50), (80, 24)):
         one.resize(columns, rows)
     one.until(lambda: "2 台设备，2 台应答" in one.text and "q 退出" in one.text)
