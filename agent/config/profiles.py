@@ -159,7 +159,7 @@ def _ratio(table: TomlTable, resolved: Resolved, profile: Profile, notes: list[C
     if "done" in ratios:
         notes.append(ConfigWarning(place_of(table, "ratio"), what, hint))
     else:
-        table.complain(None, "ratio", f"{what} or measures directly", hint)
+        table.complain(None, "ratio", f"{what}, or measures directly", hint)
 
 
 def _patterns(entry: DeviceConfig) -> tuple[str, ...]:

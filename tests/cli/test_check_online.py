@@ -90,7 +90,7 @@ def test_zeros_only_are_doubted_and_a_sample_is_called_one(
         served.image.put_words(address, [0])
     said = mh("check", "--online", "-c", path)
     assert re.search(r"20 of the first 20 of \d\d points", said.out), said.out
-    assert "device inv1: all 1" in said.err and "values are zero" in said.err and "right profile" in said.err
+    assert "device inv1: all 1" in said.err and "values are zero" in said.err and "Are the profile" in said.err
     assert "Everything answers" not in said.out and said.code == 0
     (device,) = json.loads(mh("check", "--online", "--json", "-c", path).out)["online"]["devices"]
     assert device["points"] == 20 < device["all_points"] and "are zero" in device["hints"][0]

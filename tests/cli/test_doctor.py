@@ -211,7 +211,7 @@ def test_a_key_that_is_gone_is_a_fault_and_no_first_start(park: Callable[..., Pa
     assert said.code == 1 and "Restore the file" in said.out and "first start" not in said.out
     assert "请恢复该文件" in mh("doctor", "--offline", "-c", path, "--lang", "zh").out
     said = mh("check", "-c", path)
-    assert said.code == 3 and "the signing key is gone" in said.err and "new thumbprint" in said.err
+    assert said.code == 3 and "the signing key is missing" in said.err and "new thumbprint" in said.err
     assert "签名密钥已不存在" in mh("check", "-c", path, "--lang", "zh").err
 
 

@@ -114,10 +114,10 @@ def test_repetition_finds_the_counter_and_shows_what_changed(raw, served, monkey
     ("args", "says"),
     [
         (["0x100+20"], '"0x100+20" has no function. Write FUNCTION:START+COUNT, such as 3:0x100+20'),
-        (["6:0+1"], "6 is not a function that reads registers. Only 1 to 4 read"),
+        (["6:0+1"], "6 is not a function that reads registers. Only functions 1 to 4 read"),
         (["3:0x10000"], "65536 is not an address. Addresses go from 0 to 65535"),
         (["3:400257+2"], "In six-digit 4x notation this is 3:256"),
-        (["3:65530+10"], "goes beyond address 65535. From 65530 on there are 6"),
+        (["3:65530+10"], "goes beyond address 65535. From 65530 on there are only 6"),
         (["3:0+0"], "a count of 0 reads nothing"),
         (["3:+5"], "start: it is missing"),
         (["3:0x1G"], 'start: "0x1G" is not a number'),

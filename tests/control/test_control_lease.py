@@ -136,7 +136,7 @@ def test_a_line_that_does_not_come_free_is_not_lent(made_up_time: Any) -> None:
                 await asyncio.gather(asking, return_exceptions=True)
                 await line.close()
 
-        with pytest.raises(LineLent, match="did not end within 30 s"):
+        with pytest.raises(LineLent, match="did not finish within 30 s"):
             made_up_time.run_until_complete(run())
         assert line.lent == ""
 

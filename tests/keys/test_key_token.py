@@ -72,7 +72,7 @@ def test_what_follows_a_key_in_a_token_must_be_said(token: Token, tmp_path: Path
     path = tmp_path / "signing.key"
     create_key(path, 1, token=token.uri("c"))
     before = path.read_bytes()
-    with pytest.raises(KeyFileError, match=r"kind of its successor must be given.*--pkcs11"):
+    with pytest.raises(KeyFileError, match=r"give --pkcs11 or --alg for the new key"):
         rotate_key(path, GATEWAY, 2)
     with pytest.raises(KeyFileError, match="already the signing key"):
         rotate_key(path, GATEWAY, 2, token=token.uri("c"))

@@ -363,7 +363,7 @@ async def test_raw_tcp_refuses_a_speed_of_its_own(field: Field) -> None:
     line = field.line("tcp://127.0.0.1:4196")
     with pytest.raises(ConfigError, match="cannot be switched") as caught:
         line.request_options(serial="2400 8E1")
-    assert "a line of their own" in caught.value.hint
+    assert "a separate line" in caught.value.hint
 
 
 async def test_raw_tcp_waits_out_a_late_answer_before_it_asks_that_device_again(field: Field) -> None:

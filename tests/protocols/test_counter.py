@@ -99,7 +99,7 @@ def test_a_long_silence_is_no_swap() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ([], "want {"),
+        ([], "expected {"),
         ({"points": 5}, "points must be a list"),
         ({"points": [5]}, "points[0] must be [time, value]"),
         ({"points": [["t", True]]}, "must be a number"),

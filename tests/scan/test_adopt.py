@@ -144,7 +144,7 @@ defaults = {{ function = 3, pace = "fast" }}
     args = ("--line", "serial:/dev/ttyS9", "--address", "2", "--profile", "acme/x1", "--no-read", "--yes")
     said = mh("adopt", "a", *args)
     assert said.code == 0, said.err
-    assert 'every = { fast = "5 s" }  # a shorter time' in (site.parent / "conf.d" / "a.toml").read_text()
+    assert 'every = { fast = "5 s" }  # a shorter period' in (site.parent / "conf.d" / "a.toml").read_text()
     assert load_config(site).devices[0].periods_ms[0] == 5000
     checked = mh("check", "--json").lines[0]
     assert checked["ok"] and 0.1 < checked["line_shares"]["ttys9"] <= 0.7

@@ -237,7 +237,7 @@ def test_the_common_address_is_no_device(mh, field: Park) -> None:
     assert [d["address"] for d in said.lines] == ["000021345678"], "read address (13h) tells it"
     line = field.pty(MixedBus([Parrot(address="000021345678", values=values, speaks=(0x11,))]))
     said = mh("scan", "--line", line.url, *how[3:], "--quick", "--json", *MINE, *FAST)
-    assert said.lines == [] and "does not tell its address" in said.err
+    assert said.lines == [] and "does not report its address" in said.err
 
 
 class Noted(Bus):
@@ -296,7 +296,7 @@ def test_units_that_only_a_server_answers_for_are_not_listed(mh, field: Park, co
     )
     said = mh(*how, *MINE, *FAST)
     assert sorted(int(d["address"]) for d in said.lines) == [3, 7, 9, 12], said.err
-    assert said.err.count(f"exception {code:02X}h is answered for units that are not there") == 1
+    assert said.err.count(f"exception {code:02X}h is also the answer of unit numbers that do not exist") == 1
     quick = mh(*how, "--quick", *MINE, *FAST)
     assert {int(d["address"]) for d in quick.lines} <= {3, 7, 9, 12}, quick.err
 
@@ -304,7 +304,7 @@ def test_units_that_only_a_server_answers_for_are_not_listed(mh, field: Park, co
 def test_a_few_units_are_judged_as_well(mh, field: Park) -> None:
     line = field.tcp(Bus([], absent=4), framing="rtu")
     said = mh("scan", "--line", line.url, "--protocol", "modbus", "--addresses", "5", "--no-identify", *MINE, *FAST)
-    assert said.code == 4 and "not there" in said.err
+    assert said.code == 4 and "that do not exist" in said.err
 
 
 def test_devices_of_one_kind_that_refuse_alike_are_all_there(mh, field: Park) -> None:
@@ -312,4 +312,4 @@ def test_devices_of_one_kind_that_refuse_alike_are_all_there(mh, field: Park) ->
     line = field.pty(Bus([made("huawei/sun2000", unit, seed=unit) for unit in range(1, 21)]))
     said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "modbus", "--no-identify", "--json",
               "--quick", *MINE, *FAST)  # fmt: skip
-    assert len(said.lines) == 20 and "not there" not in said.err
+    assert len(said.lines) == 20 and "that do not exist" not in said.err

@@ -241,4 +241,4 @@ def test_cjt188_meters_that_speak_at_once_are_told_of(mh, field: Park, tmp_path:
 
     meters = [Cjt188Meter(address=a, values={0x901F: bytes(43)}) for a in ("22223333444455", "22223333444466")]
     said = scanned(mh, field.pty(MixedBus(meters)), "cjt188", "--quick")
-    assert "no search" in said.err
+    assert "cannot search" in said.err
