@@ -107,7 +107,7 @@ def test_over_tls_the_broker_is_who_its_certificate_says(
     assert [message.body for message in taken(source, 2)] == [b"one", b"two"]
     source.close()
     for wrong, words in (
-        (base, "does not verify: name the file of its authority with &ca=FILE"),
+        (base, "does not verify: give the file of its CA with &ca=FILE"),
         (f"{base}&ca={Authority(tmp_path, 'other').file}", "does not verify"),
         (f"{base}&ca={authority.file}".replace("127.0.0.1", "127.0.0.2"), "127.0.0.2:{port}: [Errno 111] Connection"),
         (

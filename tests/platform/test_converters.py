@@ -59,7 +59,7 @@ def test_the_standards_own_example() -> None:
     assert frame(segment) == EXAMPLE
     for wrong, words in (
         (EXAMPLE.replace(b"32", b"31"), "1C80 stated"),
-        (EXAMPLE.replace(b"0101", b"0100"), "length 100 stated, 101"),
+        (EXAMPLE.replace(b"0101", b"0100"), "length 100 stated, but 101"),
         (EXAMPLE[:-1], "not a frame"),
         (b"", "not a frame"),
     ):
@@ -184,7 +184,7 @@ def test_local_days_have_23_and_25_hours_where_clocks_change() -> None:
         ('upload = "minutes"', 'upload = "weeks"', "realtime, minutes"),
         ("interval = 60", "interval = 7", "divides an hour"),
         ("Asia/Shanghai", "Mars/Olympus", "timezone"),
-        ('code = "w01018"', 'code = ""', "the bureau names"),
+        ('code = "w01018"', 'code = ""', "the bureau, such as"),
         ("least = 0.75", "", "below which"),
         ('fields = ["Min", "Avg", "Max"]', 'fields = ["Cou"]', "Min, Avg, Max"),
         ('unit = "kW"', "", "unit"),
@@ -257,7 +257,7 @@ def test_a_third_partys_converter(dsn: str, tmp_path: Path, monkeypatch: pytest.
     assert "hj212-2017" in CliRunner().invoke(platform, ["convert", "--db", dsn]).output
 
 
-@pytest.mark.parametrize(("name", "words"), [("WRONG", "is not the descriptor"), ("NOTHING", "cannot be loaded")])
+@pytest.mark.parametrize(("name", "words"), [("WRONG", "is not a converter descriptor"), ("NOTHING", "cannot be loaded")])
 def test_a_third_partys_converter_that_is_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, words: str
 ) -> None:

@@ -264,7 +264,7 @@ def test_databases_in_another_order_are_refused(postgres: PrivatePostgres, dsn: 
     other = postgres.dsn
     migrate(other)
     result = runner.invoke(platform, ["status", "--db", dsn, "--db", other])
-    assert "made as 1 of 1" in str(result.exception)
+    assert "created as 1 of 1" in str(result.exception)
 
 
 def test_a_row_of_ten_thousand_refusals_is_all_that_is_kept(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
