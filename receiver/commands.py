@@ -211,7 +211,7 @@ def status_command(like: str | None, since: str | None, dsns: tuple[str, ...], l
     else:
         print_state(whole)
     summary = whole.summary()
-    sys.exit(3 if whole.away else 6 if summary["failed"] or summary["incomplete"] else 0)
+    sys.exit(3 if whole.away else 6 if summary["failed"] or summary["incomplete"] or summary["silent"] else 0)
 
 
 @platform.command("audit")

@@ -40,6 +40,7 @@ class GatewayState:
     refused_at: datetime | None = None
     unasked: list[str] = field(default_factory=list)  # streams with packs that were not agreed
     unnamed: list[str] = field(default_factory=list)  # agreed streams that neither a pack nor a checkpoint names
+    unsettled: int = 0  # packs whose birth or other parts have not come for a minute: nobody knows what was due in them
 
     @property
     def verdict(self) -> str:
@@ -51,13 +52,18 @@ class GatewayState:
             return "failed"
         if self.newest_ms is None:
             return "silent"
-        return "incomplete" if self.missing or self.withheld or self.unnamed else "verified"
+        return "incomplete" if self.missing or self.withheld or self.unnamed or self.unsettled else "verified"
+
+    @property
+    def received(self) -> int:
+        """Readings that were due and are here. ``readings`` also count states and texts, which are never due."""
+        return self.due - self.gaps
 
     @property
     def completeness(self) -> float | None:
         """Share of readings received, of all that were due while awake, missing packs included."""
         due = self.due - self.asleep + self.due_missing
-        return self.readings / due if due > 0 else None
+        return self.received / due if due > 0 else None
 
     def late_s(self, now_s: float) -> float:
         """Seconds since the end of its newest pack."""
@@ -85,6 +91,7 @@ class FleetState:
             "unknown": len(self.unknown),
             "packs": sum(one.packs for one in self.gateways),
             "readings": sum(one.readings for one in self.gateways),
+            "received": sum(one.received for one in self.gateways),
             "due": sum(one.due for one in self.gateways),
             "gaps": sum(one.gaps for one in self.gateways),
             "due_missing": sum(one.due_missing for one in self.gateways),
@@ -121,7 +128,7 @@ def _state(row: tuple[Any, ...]) -> GatewayState:
     packs, readings, due, gaps, asleep, missing, lost, withheld = (int(number) for number in row[2:10])
     return GatewayState(
         row[0], row[1], packs, readings, due, gaps, asleep, missing, lost, withheld, row[10] or {}, row[11] or {},
-        int(row[12]), row[13], row[14], int(row[15]), row[16] or {}, row[17] or "", row[18], row[19], row[20],
+        int(row[12]), row[13], row[14], int(row[15]), row[16] or {}, row[17] or "", row[18], row[19], row[20], row[21],
     )  # fmt: skip
 
 

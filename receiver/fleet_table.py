@@ -62,7 +62,7 @@ def totals_in_words(s: dict[str, Any]) -> str:
     """The last line, from ``FleetState.summary``."""
     return say(
         f"{s['gateways']} gateways: {s['verified']} verified, {s['incomplete']} incomplete, {s['failed']} failed, "
-        f"{s['silent']} silent, {s['late']} late; {s['packs']} packs, {s['readings']} readings "
+        f"{s['silent']} silent, {s['late']} late; {s['packs']} packs, {s['received']} readings "
         f"of {s['due'] + s['due_missing']} due ({s['gaps']} in stated gaps); "
         f"{s['missing_packs']} packs missing, {s['lost_packs']} lost"
     )
@@ -82,6 +82,7 @@ def why(one: GatewayState) -> str:
         last = f" ({shorten(one.refused_why, CUT, placeholder=' ...')})" if one.refused_why else ""
         reasons.append(f"{word('refused')} {one.refused}{last}")
     reasons += [f"{word('withheld')} {one.withheld}"] if one.withheld else []
+    reasons += [say(f"birth or parts missing {one.unsettled}")] if one.unsettled else []
     reasons += [say(f"agreed, but never seen: {' '.join(one.unnamed[:NAMED])}")] if one.unnamed else []
     reasons += [say(f"not asked for: {' '.join(one.unasked[:NAMED])}")] if one.unasked else []
     reasons += [

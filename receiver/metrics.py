@@ -22,6 +22,7 @@ _HELP = {
     "unknown": "Gateways that publish but are not enrolled.",
     "packs": "Stored packs without a finding.",
     "readings": "Readings in stored packs without a finding.",
+    "received": "Due readings in stored packs without a finding; states and texts are never due.",
     "due": "Readings that were due.",
     "due_missing": "Readings that were due in missing packs.",
     "gaps": "Due readings in stated gaps.",

@@ -130,7 +130,7 @@ class Worker:
     def _put(self, shard: int, items: list[_Waiting]) -> list[Message]:
         """Store what belongs to one database. Returns what may be acknowledged."""
         if self._clock() < self._away_until[shard]:
-            self._waiting += items
+            self._wait_anew(items)
             return []
         batch = _Batch()
         try:
@@ -144,7 +144,7 @@ class Worker:
                 new = self._stores[shard].put(batch.messages, batch.refused, batch.unknown.items())
         except OUTAGES as error:
             self._failed(shard, error)
-            self._waiting += items
+            self._wait_anew(items)
             return []
         except TrustChanged:
             self._waiting += items
@@ -155,6 +155,12 @@ class Worker:
         self._waiting += batch.waiting
         self._count(batch, new)
         return batch.done
+
+    def _wait_anew(self, items: list[_Waiting]) -> None:
+        """Keep messages for an unreachable database, whose keys and births could not be stored in that time either."""
+        for item in items:
+            item.since_s = self._clock()
+        self._waiting += items
 
     def _isolate(self, shard: int, items: list[_Waiting], error: Exception) -> list[Message]:
         """Halve a batch that cannot be stored until the faulty message is alone, and refuse that one."""
@@ -173,7 +179,7 @@ class Worker:
             self._stores[shard].put([], [refusal], [])
         except OUTAGES as outage:
             self._failed(shard, outage)
-            self._waiting += items
+            self._wait_anew(items)
             return []
         self.totals.refused["internal"] += 1
         return [message]

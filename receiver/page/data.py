@@ -250,10 +250,11 @@ def _gateway(connection: Connection, name: str) -> GatewayFacts | None:
     streams, names = [], {}
     unasked = []
     for full, number, newest, *counts, codes, reasons, is_asked in rows:
-        packs, readings, due, gaps, asleep, missing, lost, withheld = map(int, counts)
+        packs, readings, due, gaps, asleep, missing, lost, withheld, unsettled = map(int, counts)
         one = GatewayState(
-            full, newest, packs, readings, due, gaps, asleep, missing, lost, withheld, codes or {}, reasons or {}
-        )
+            full, newest, packs, readings, due, gaps, asleep, missing, lost, withheld, codes or {}, reasons or {},
+            unsettled=unsettled,
+        )  # fmt: skip
         streams.append(StreamState(full.rpartition("/")[2], one))
         names[number] = full
         if not is_asked and newest is not None:
@@ -309,13 +310,14 @@ def _sum(name: str, streams: Sequence[GatewayState]) -> GatewayState:
         reasons.update(one.reasons)
     counts = (
         sum(getattr(one, part) for one in streams)
-        for part in ("packs", "readings", "due", "gaps", "asleep", "missing", "lost", "withheld")
+        for part in ("packs", "readings", "due", "gaps", "asleep", "missing", "lost", "withheld", "unsettled")
     )
     newest = max((one.newest_ms for one in streams if one.newest_ms is not None), default=None)
-    packs, readings, due, gaps, asleep, missing, lost, withheld = counts
+    packs, readings, due, gaps, asleep, missing, lost, withheld, unsettled = counts
     return GatewayState(
-        name, newest, packs, readings, due, gaps, asleep, missing, lost, withheld, dict(findings), dict(reasons)
-    )
+        name, newest, packs, readings, due, gaps, asleep, missing, lost, withheld, dict(findings), dict(reasons),
+        unsettled=unsettled,
+    )  # fmt: skip
 
 
 def _packs(connection: Connection, stream: str, where: str, values: list[Any]) -> list[PackRow]:

@@ -100,7 +100,7 @@ def fleet_view(fleet: FleetView, choice: Choice, root: str, language: str) -> di
         "days": DAYS,
         "sums": {
             "packs": _grouped(summary["packs"]),
-            "readings": _grouped(summary["readings"]),
+            "readings": _grouped(summary["received"]),
             "due": _grouped(summary["due"] + summary["due_missing"]),
             "missing": _grouped(summary["missing_packs"]),
             "lost": _grouped(summary["lost_packs"]),

@@ -15,6 +15,8 @@ WITH s AS (SELECT n.id, n.gateway, n.last AS name, n.asked
  w AS (SELECT s.gateway, sum(greatest(0, c.seq - m.seq)) AS withheld FROM checkpoint_heads c JOIN s ON s.id = c.stream
    CROSS JOIN LATERAL (SELECT coalesce(max(upper(b.seqs)) - 1, 0) AS seq FROM boots b WHERE b.stream = c.stream) m
     WHERE c.seq - m.seq <= most_packs() AND s.asked GROUP BY 1),
+ o AS (SELECT s.gateway, count(*) AS packs FROM packs p JOIN s ON s.id = p.stream JOIN lots l ON l.lot = p.lot
+   WHERE p.due IS NULL AND p.faults IS NULL AND l.stored < now() - interval '1 minute' GROUP BY 1),
  x AS (SELECT s.gateway, array_agg(s.name ORDER BY s.name) AS names FROM s WHERE NOT s.asked AND EXISTS (SELECT FROM boots b WHERE b.stream = s.id) GROUP BY 1),
  y AS (SELECT gateway, array_agg(stream ORDER BY stream) AS names FROM unnamed_streams GROUP BY 1),
  f AS (SELECT s.gateway, jsonb_object_agg(code, n) AS codes FROM
@@ -25,9 +27,9 @@ WITH s AS (SELECT n.id, n.gateway, n.last AS name, n.asked
    (SELECT gateway, code, sum(times) AS times, (array_agg(why ORDER BY at DESC))[1] AS why, max(at) AS at FROM refusals WHERE day >= %(since)s::date GROUP BY 1, 2) u GROUP BY 1)
 SELECT p.name, b.newest, coalesce(d.packs, 0), coalesce(d.readings, 0), coalesce(d.due, 0), coalesce(d.gaps, 0), coalesce(d.asleep, 0),
   coalesce(h.missing, 0), coalesce(h.lost, 0), coalesce(w.withheld, 0), f.codes, g.reasons, coalesce(u.times, 0), k.online, k.version, coalesce(round(m.due), 0),
-  u.codes, u.why, u.at, coalesce(x.names, '{}'), coalesce(y.names, '{}')
+  u.codes, u.why, u.at, coalesce(x.names, '{}'), coalesce(y.names, '{}'), coalesce(o.packs, 0)
 FROM (SELECT DISTINCT gateway AS name FROM pins WHERE %(like)s::text IS NULL OR gateway = %(like)s::text OR starts_with(gateway, %(like)s::text || '/')) p
 LEFT JOIN statuses k ON k.gateway = p.name LEFT JOIN b ON b.gateway = p.name LEFT JOIN d ON d.gateway = p.name LEFT JOIN h ON h.gateway = p.name
 LEFT JOIN w ON w.gateway = p.name LEFT JOIN m ON m.gateway = p.name LEFT JOIN f ON f.gateway = p.name LEFT JOIN g ON g.gateway = p.name LEFT JOIN u ON u.gateway = p.name
-LEFT JOIN x ON x.gateway = p.name LEFT JOIN y ON y.gateway = p.name
+LEFT JOIN x ON x.gateway = p.name LEFT JOIN y ON y.gateway = p.name LEFT JOIN o ON o.gateway = p.name
 ORDER BY p.name

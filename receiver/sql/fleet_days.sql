@@ -1,7 +1,7 @@
 -- By gateway and UTC day: what was due and not asleep, and what of it is here; also what was due in packs that did not come.
 -- streams: ids; NULL: all.
 WITH here AS (
-  SELECT s.gateway, d.day, sum(d.due - d.asleep) AS due, sum(d.readings) AS readings FROM days d JOIN streams s ON s.id = d.stream
+  SELECT s.gateway, d.day, sum(d.due - d.asleep) AS due, sum(d.due - d.gaps) AS readings FROM days d JOIN streams s ON s.id = d.stream
   WHERE d.day >= %(since)s::date AND (%(streams)s::bigint[] IS NULL OR d.stream = ANY(%(streams)s)) GROUP BY 1, 2
 ), gone AS (
   SELECT s.gateway, day_of(l.to_ms) AS day, sum(due_between(l.to_ms, r.from_ms, r.to_ms, r.due)) AS due

@@ -1,6 +1,6 @@
 -- The streams of one gateway, by their ids.
 SELECT s.name, s.id, b.newest, coalesce(d.packs, 0), coalesce(d.readings, 0), coalesce(d.due, 0), coalesce(d.gaps, 0), coalesce(d.asleep, 0),
-  coalesce(h.missing, 0), coalesce(h.lost, 0), coalesce(w.withheld, 0), f.codes, g.reasons, s.asked
+  coalesce(h.missing, 0), coalesce(h.lost, 0), coalesce(w.withheld, 0), coalesce(o.packs, 0), f.codes, g.reasons, s.asked
 FROM agreed_streams s
 LEFT JOIN LATERAL (SELECT max(least(b.to_ms, (extract(epoch FROM b.changed) * 1000)::bigint)) AS newest FROM boots b WHERE b.stream = s.id) b ON true
 LEFT JOIN LATERAL (SELECT sum(packs) AS packs, sum(readings) AS readings, sum(due) AS due, sum(gaps) AS gaps, sum(asleep) AS asleep
@@ -12,4 +12,6 @@ LEFT JOIN LATERAL (SELECT greatest(0, c.seq - coalesce((SELECT max(upper(b.seqs)
 LEFT JOIN LATERAL (SELECT jsonb_object_agg(code, n) AS codes FROM (SELECT code, count(*) AS n FROM all_findings f WHERE f.stream = s.id GROUP BY 1) f) f ON true
 LEFT JOIN LATERAL (SELECT jsonb_object_agg(reason, n) AS reasons FROM (SELECT reason, sum(readings) AS n FROM gap_days g
   WHERE g.stream = s.id AND g.day >= %(since)s::date GROUP BY 1) g) g ON true
+LEFT JOIN LATERAL (SELECT count(*) AS packs FROM packs p JOIN lots l ON l.lot = p.lot
+  WHERE p.stream = s.id AND p.due IS NULL AND p.faults IS NULL AND l.stored < now() - interval '1 minute') o ON true
 WHERE s.gateway = %(gateway)s ORDER BY s.name

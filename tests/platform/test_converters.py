@@ -257,7 +257,9 @@ def test_a_third_partys_converter(dsn: str, tmp_path: Path, monkeypatch: pytest.
     assert "hj212-2017" in CliRunner().invoke(platform, ["convert", "--db", dsn]).output
 
 
-@pytest.mark.parametrize(("name", "words"), [("WRONG", "is not a converter descriptor"), ("NOTHING", "cannot be loaded")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("WRONG", "is not a converter descriptor"), ("NOTHING", "cannot be loaded")]
+)
 def test_a_third_partys_converter_that_is_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, words: str
 ) -> None:

@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
-from receiver.database import connect, migrate
+from receiver.database import connect, migrate, statement
+from receiver.fleet_state import fleet_state
+from receiver.fleet_table import why
 from receiver.keeper import Keeper
 from receiver.private_postgres import PrivatePostgres
 from receiver.sources import Message
@@ -102,6 +105,62 @@ def test_a_gateway_that_nobody_enrolled_waits_in_the_queue_and_is_known_once_it_
     feed.left = Feed(b.sent).left
     worker.step(0)
     assert worker.totals.unknown == 13 + 12
+
+
+def test_the_time_of_an_outage_does_not_count_as_waiting_for_a_key(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packs that came before their key and before an outage were refused when the database was back, for good."""
+    b = make("whole", 1)
+    enrolled(dsn, b.gateway.pin)
+    feed, clock, store = Feed(b.sent), Clock(), Store(dsn)
+    worker = Worker(feed, [store], clock)
+    worker.step(0)
+    with monkeypatch.context() as away:
+        away.setattr(store, "trust_changes", lambda: (_ for _ in ()).throw(psycopg.OperationalError("gone")))
+        for _ in range(5):
+            clock.now += 20.0  # it tries again after 15 s at most
+            worker.step(0)
+    clock.now += 20.0
+    worker.step(0)
+    assert not worker.totals.refused and worker.waiting == 12
+    feed.left = Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0])]).left
+    for _ in range(2):
+        worker.step(0)
+    assert count(dsn, "SELECT count(*) FROM packs") == 12 and not worker.totals.refused
+
+
+def test_a_gateway_whose_birth_never_comes_is_incomplete(dsn: str) -> None:
+    """Nobody knows what was due in its packs, as `meterhouse verify` says."""
+    b = make("whole", 1)
+    enrolled(dsn, b.gateway.pin)
+    feed, clock = Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent[1:]]), Clock()
+    worker, keeper = Worker(feed, [Store(dsn)], clock), Keeper(dsn)
+    for _ in range(3):
+        worker.step(0)
+        clock.now += 100.0
+    while keeper.step():
+        pass
+    with connect(dsn) as connection:
+        connection.execute("UPDATE lots SET stored = now() - interval '2 minutes'")
+        (state,) = fleet_state(connection, b.gateway.name).gateways
+        assert (state.verdict, state.unsettled, state.completeness) == ("incomplete", 11, None)
+        assert "birth or parts missing 11" in why(state)
+
+
+def test_states_and_texts_do_not_fill_what_is_missing(dsn: str) -> None:
+    """They are readings, and never due: 360 readings of 200 due, 40 of those in gaps, are 80 %."""
+    b = make("whole", 1)
+    enrolled(dsn, b.gateway.pin)
+    worker = Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)], Clock())
+    worker.step(0)
+    keeper = Keeper(dsn)
+    while keeper.step():
+        pass
+    with connect(dsn) as connection:
+        connection.execute("UPDATE days SET readings = 360, due = 200, gaps = 40")
+        state = fleet_state(connection, b.gateway.name)
+        assert state.gateways[0].completeness == 0.8 and state.summary()["received"] == 160
+        rows = connection.execute(statement("fleet_days"), {"since": "1970-01-01", "streams": None}).fetchall()
+        assert [(readings, due) for _, _, readings, due, _ in rows] == [(160.0, 200.0)]
 
 
 def test_another_key_than_the_enrolled_one_stays_unknown(dsn: str) -> None:
