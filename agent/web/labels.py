@@ -134,10 +134,7 @@ LABELS: Final[Mapping[str, Texts]] = {
         "{name} 的寄存器表由程序自行学得：{what}",
     ),
     "none": ("none", "无"),
-    "not_seen": (
-        "not known: the agent has not run since this page was started",
-        "未知：自网页服务启动以来，采集程序尚未运行",
-    ),
+    "not_seen": ("not known", "未知"),
     # --- one device
     "device.title": ("Device {name}", "设备 {name}"),
     "profile": ("profile", "设备模板"),
