@@ -403,6 +403,21 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "`meterhouse read {name}` 显示是哪些。设备模板和字节序是否正确？",
         ),
     ),
+    "device-suspect": FindingWords(
+        4,
+        (
+            "device {name}: {count} of {due} values in {span} are suspect: a counter fell or leapt,"
+            " or answers came late",
+            "设备 {name}：{span} 内 {due} 个值中有 {count} 个可疑：电能等累计值倒退或突增，或应答迟到",
+        ),
+        (
+            "Was the meter reset or exchanged? Its values are kept and marked for about a minute, until the counter"
+            " has counted on from its new value. If this lasts, compare `meterhouse read {name}` with the display"
+            " twice: two devices may answer at this address, or the word order may be wrong",
+            "电表是否被清零或更换？其读数会保留，并标记约一分钟，直到累计值从新值继续累加。若持续出现，请将"
+            " `meterhouse read {name}` 与显示屏核对两次：可能有两台设备使用同一地址，或字节序有误",
+        ),
+    ),
     "line-down": FindingWords(
         4,
         (

@@ -434,7 +434,8 @@ def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> 
         values |= {"share": f"{complete:.0%}", "worst": worst, "why": why, "count": missing[worst], "advice": advice}
         yield Finding("readings-lost" if worst in BY_GATEWAY else "device-incomplete", where, values)
     elif expected and (readings - doubtful) / expected < COMPLETE:
-        yield Finding("device-doubtful", where, values | {"count": doubtful, "words": _qualities(marked)})
+        code = "device-suspect" if 2 * marked.get("suspect", 0) > doubtful else "device-doubtful"
+        yield Finding(code, where, values | {"count": doubtful, "words": _qualities(marked)})
     elif doubtful:
         yield Finding("device-some-doubtful", where, values | {"count": doubtful, "words": _qualities(marked)})
     if has_none and readings:

@@ -16,14 +16,14 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {
         "in effect": "configuration {config} is in effect", "nothing": "nothing changed",
         "rejected": "rejected: the previous configuration {config} stays in effect",
-        "added": "added", "removed": "removed", "changed": "changed", "line": "line", "device": "device",
-        "uplink": "uplink", "derived": "derived point",
+        "added": "added", "removed": "removed", "changed": "changed", "accepted": "accepted", "line": "line",
+        "device": "device", "uplink": "uplink", "derived": "derived point",
     },
     "zh": {
         "in effect": "配置 {config} 已生效", "nothing": "没有变化",
         "rejected": "未接受：原配置 {config} 继续有效",
-        "added": "已添加", "removed": "已移除", "changed": "已修改", "line": "线路", "device": "设备",
-        "uplink": "上行目标", "derived": "导出量",
+        "added": "已添加", "removed": "已移除", "changed": "已修改", "accepted": "更换已确认", "line": "线路",
+        "device": "设备", "uplink": "上行目标", "derived": "导出量",
     },
 }  # fmt: skip
 

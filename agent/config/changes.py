@@ -10,6 +10,7 @@ from agent.config import Config
 from drivers.model import PACES
 
 ADDED, REMOVED, CHANGED = "added", "removed", "changed"
+ACCEPTED = "accepted"  # a device that was found exchanged
 LISTS: Final = ("line", "device", "uplink", "derived")
 TABLES: Final = ("store", "pack", "ring", "interval", "indicators", "control", "web")
 # a field of the configuration's objects -> its key in agent.toml, where a unit at its end is not all that differs

@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import agent
+from agent.certificates import expiries
 from agent.config import Config, RingPlan, file_system_bytes, gathered, plan_ring, reading_rate
-from agent.config.changes import ConfigChange, config_changes
+from agent.config.changes import ACCEPTED, ConfigChange, config_changes
 from agent.pack import BirthTable
 from agent.service.births import DeviceCatalog
 from agent.service.devices import DeviceChanges, RingMove, apply, move_to_ring, prepare
@@ -180,8 +181,9 @@ class Reloader:
             if self._load is None:
                 raise ConfigError("this agent has no configuration files to reload", where="reload")
             changed, changes = await self._reload(await asyncio.to_thread(self._load))
-            for device in self._service.devices:
-                device.swapped = None  # who reloads has seen it
+            changes += self._accept_swapped()
+            certificates = await asyncio.to_thread(expiries, self._service.config.uplinks)
+            self._service.certificates = certificates  # findings must not name files of the previous configuration
         except GatewayError as error:
             return self._rejected(*(str(one) for one in getattr(error, "complaints", (error,))))
         except OSError as error:
@@ -191,6 +193,15 @@ class Reloader:
             return self._rejected(f"internal error: {type(error).__name__}: {error}", fault=True)
         warnings = tuple(str(note) for note in self._service.notes())
         return ReloadOutcome(self._service.config.hash(), changed, changes=changes, warnings=warnings)
+
+    def _accept_swapped(self) -> tuple[ConfigChange, ...]:
+        """Whoever reloads confirms the devices that were found exchanged, and is told which."""
+        found = []
+        for device in self._service.devices:
+            if device.swapped is not None:
+                found.append(ConfigChange("device", device.config.name, ACCEPTED, (device.swapped["what"],)))
+                device.swapped = None
+        return tuple(found)
 
     def _rejected(self, *complaints: str, fault: bool = False) -> ReloadOutcome:
         return ReloadOutcome(self._service.config.hash(), complaints=complaints, fault=fault)

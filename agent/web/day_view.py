@@ -120,6 +120,9 @@ def before_start(answer: Mapping[str, Any], first_day: str, device: str, languag
     Where only reasons began to be recorded, after an upgrade, earlier days are known.
     """
     starts = [one["gaps_from"] for one in answer["devices"] if one["gaps_from"] is not None]
+    if 0 in starts:  # recorded from the first interval on
+        intervals = [*(answer["site"] or ()), *(point for one in answer["devices"] for point in one.get("points", ()))]
+        starts = [start for start in starts if start] + [int(row[0]) for one in intervals for row in one["rows"]]
     if answer["day"] != first_day or not starts or not answer["from"] < min(starts) < answer["to"]:
         return ""
     time = _clock(min(starts), ZoneInfo(answer["timezone"]))

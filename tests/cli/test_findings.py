@@ -201,7 +201,7 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
      device(recent=recent({"absent": 310}) | {"not_asked": 10}), 0, ["device-lacks-values"]),
     ("nothing but silence", "devices/m1", device(recent=recent({"absent": 1000}) | {"not_asked": 1000}), 4,
      ["device-incomplete"]),
-    ("all values suspect", "devices/m1", device(recent=recent(marked={"suspect": 1000})), 4, ["device-doubtful"]),
+    ("all values suspect", "devices/m1", device(recent=recent(marked={"suspect": 1000})), 4, ["device-suspect"]),
     ("zeros out of range", "devices/m1", device(recent=recent(marked={"range": 60, "frozen": 60})), 4,
      ["device-doubtful"]),
     ("one doubtful value", "devices/m1", device(recent=recent(marked={"suspect": 1})), 0, ["device-some-doubtful"]),

@@ -135,7 +135,7 @@ def play_a_device_that_answers_zeros(folder: Path, house: House) -> dict[str, An
 def test_a_device_that_answers_zeros(played: dict[str, Any]) -> None:
     assert played["code"] == 0 and played["good"] == []
     found = findings(played["snapshot"], settled=True)
-    assert codes(found) == {("device-doubtful", "device m1")} and exit_code_of(found) == 4
+    assert codes(found) == {("device-suspect", "device m1")} and exit_code_of(found) == 4
     assert "suspect" in found[0].text() and "read m1" in found[0].advice()
 
 
@@ -326,6 +326,7 @@ def play_a_swap_behind_a_steady_line(folder: Path, house: House) -> dict[str, An
         "events": identities(listener),
         "after": agent.snapshot(),
         "code": agent.stop(),
+        "log": agent.said,
     }
 
 
@@ -338,6 +339,7 @@ def test_a_swap_behind_a_steady_line(played: dict[str, Any]) -> None:
     (finding,) = [one for one in findings(played["snapshot"]) if one.code == "device-swapped"]
     assert finding.exit_code == 4 and "serial B-2 instead of A-1" in finding.text() and "reload" in finding.advice()
     assert "device-swapped" not in {one.code for one in findings(played["after"])}
+    assert "reload: device m1 accepted: serial B-2 instead of A-1" in played["log"], "whoever confirms it is told"
 
 
 def play_a_swap_with_a_reconnect(folder: Path, house: House) -> dict[str, Any]:

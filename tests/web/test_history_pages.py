@@ -262,6 +262,22 @@ def test_the_first_day_says_that_there_was_no_gateway_before(viewer, park) -> No
     assert "Until" not in later and "reasons of gaps were not recorded" in later, "an upgrade, on the second day"
 
 
+@pytest.mark.parametrize("more", ["", "&device=m1&point=ac.power.active"], ids=["site", "device"])
+def test_a_gateway_that_is_new_says_so_too(viewer, park, more: str) -> None:
+    """Its reasons are recorded from the first interval on."""
+
+    def began_late(document: Any) -> Any:
+        devices = document.get("devices", ())
+        for device in devices:
+            device["gaps_from"] = 0
+        for one in [*(document.get("site") or ()), *(p for device in devices for p in device.get("points", ()))]:
+            one["rows"] = [row for row in one["rows"] if row[0] >= document["from"] + 10 * 3600]
+        return document
+
+    park.spoil = began_late
+    assert "Until 10:00: before the first" in viewer.get(f"/day?date=2026-11-24{more}").text
+
+
 def test_a_chosen_point_is_shown_alone(viewer) -> None:
     page = viewer.get("/day?date=2026-11-24&device=m1&point=ac.power.active").text
     assert page.count("<figure") == 1 and "highest" in page and page.count("<tr data-t=") >= 90
