@@ -1,4 +1,4 @@
-"""Figures of a period, and the slots of the green-power trace, out of the interval store."""
+"""Figures of a period, and the slots of the green-power trace, from the interval store."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class PeriodTotals:
         self._demands: dict[str, Demand] = {}
 
     def add(self, parts: Iterable[RoleSum]) -> None:
-        """Take in the intervals of a day, or of any stretch."""
+        """Add the intervals of a day, or of any other time."""
         parts = list(parts)
         for role, found in demands(parts).items():
             if role not in self._demands or found[0] > self._demands[role][0]:
@@ -83,16 +83,16 @@ class PeriodTotals:
 
     @property
     def roles(self) -> frozenset[str]:
-        """Those that have a sum, known or not."""
+        """The roles that have a sum, known or not."""
         return frozenset(role for role, _, _ in self._sums)
 
     def traced_share(self, period: Period) -> Decimal:
-        """How well the trace of green power is known: as of a figure, the lowest share of all that it needs."""
+        """The known share of the green-power trace: as for a figure, the lowest share of its inputs."""
         known = (self._known_ms[key] for key, one in self._sums.items() if _slot_field(one))
         return min((min(ms / period.elapsed_ms, Decimal(1)) for ms in known), default=ZERO)
 
     def figures(self, plan: IndicatorPlan, period: Period, entries: Sequence[Declaration]) -> tuple[Figure, ...]:
-        """All figures of the plan for the period that was added up."""
+        """All figures of the plan for the period, from the intervals added so far."""
         return evaluate(plan, period, self.supply(entries, period))
 
 

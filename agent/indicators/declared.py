@@ -82,7 +82,7 @@ def from_dict(plain: Mapping[str, Any]) -> Declaration:
 
 
 def check(made: Declaration) -> None:
-    """Raises UsageError for an invalid entry; whether its name and unit fit is up to the plan."""
+    """Raises UsageError for an invalid entry. The plan checks its name and unit."""
     if not _ID.fullmatch(made.id) or (made.replaces and not _ID.fullmatch(made.replaces)):
         raise UsageError("an id is 16 hex digits", where="declare")
     if not _NAME.fullmatch(made.name):
@@ -124,7 +124,7 @@ def _ms(plain: Mapping[str, Any], key: str) -> int:
 
 
 def in_force(entries: Iterable[Declaration]) -> list[Declaration]:
-    """Those that nothing replaced, in the order of entry."""
+    """The entries that no other replaced, in the order of entry."""
     entries = list(entries)
     replaced = {entry.replaces for entry in entries if entry.replaces}
     return [entry for entry in entries if entry.id not in replaced and entry.value]
@@ -133,8 +133,8 @@ def in_force(entries: Iterable[Declaration]) -> list[Declaration]:
 def amount(entries: Iterable[Declaration], name: str, unit: Unit, kind: str, period: Period) -> Amount | None:
     """The value of the entries for one input over a period; None without an entry.
 
-    Amounts are added; one that reaches over an end of the period counts by its share of time, as ``estimated`` tells.
-    Of states the last one that holds before the end counts.
+    Amounts are added; one that extends beyond the period counts by its share of time, and is then ``estimated``.
+    Of states, the last one before the end of the period counts.
     """
     mine = [entry for entry in in_force(entries) if entry.name == name]
     if kind == "state":

@@ -25,9 +25,9 @@ Text = str | int  # a decimal number as it was written: read as text, quoted or 
 
 
 class InputText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A value that a person attests: an amount belongs to a stretch of time, a state holds until the next one.
+    """A value that a person attests: an amount belongs to a stretch of time, a state applies until the next one.
 
-    ``assume`` is taken where nothing was declared, and the figure says so; without it the figure is missing.
+    ``assume`` is used if nothing was declared, and the figure states that; without it there is no figure.
     """
 
     name: str
@@ -64,7 +64,7 @@ class ThresholdText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     where: WhereText | None = None
 
     def bound(self) -> tuple[str, str]:
-        """("at_most", "0.2"). Raises ValueError unless exactly one is there."""
+        """("at_most", "0.2"). Raises ValueError unless there is exactly one."""
         found = [(name, str(text)) for name in BOUNDS if (text := getattr(self, name)) is not None]
         if len(found) != 1:
             raise ValueError(f"needs exactly one of {', '.join(BOUNDS)}")
@@ -122,7 +122,7 @@ class PlanText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 def read_plan(path: Path | None) -> PlanText:
-    """The park's plan; the plain set where there is no file. Raises ConfigError with every complaint."""
+    """The park's plan; the plain set if there is no file. Raises ConfigError with every complaint."""
     if path is None:
         return PlanText(schema=1)
     complaints = Complaints()
@@ -158,7 +158,7 @@ def _struct(kind: type[S], source: TomlSource, raw: dict[str, Any], complaints: 
 
 
 def all_of(complaints: Sequence[ConfigError], where: str) -> ConfigError:
-    """One error for everything that is wrong with a plan; the only one itself, where there is one."""
+    """One error for all faults of a plan; a single fault is returned as it is."""
     if len(complaints) == 1:
         return complaints[0]
     return ConfigError(f"{len(complaints)} errors in the plan", where=where, complaints=tuple(complaints))

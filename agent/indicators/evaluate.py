@@ -1,4 +1,4 @@
-"""Figures of one period, out of a plan and a supply of amounts."""
+"""Figures of one period, from a plan and a supply of amounts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Missing(Exception):
 def evaluate(
     plan: IndicatorPlan, period: Period, supply: Supply, indicators: Sequence[Indicator] | None = None
 ) -> tuple[Figure, ...]:
-    """Figures of one period, in the plan's order: of all indicators for its kind, or of those that are given."""
+    """Figures of one period, in the plan's order: all indicators for this kind of period, or the given ones."""
     cache: dict[str, Amount | None] = {}
     wanted = plan.of_period(period.kind) if indicators is None else indicators
     return tuple(_Figuring(plan, one, period, supply, cache).figure() for one in wanted)
@@ -94,7 +94,7 @@ class _Figuring:
         return found, missing
 
     def _known(self, name: str) -> Amount | None:
-        """None also for a meter without any known interval in the period: that is not a zero."""
+        """The known amount. None also for a meter without any known interval in the period, which is not a zero."""
         if name not in self._cache:
             self._cache[name] = self._amount(name)
         amount = self._cache[name]
@@ -135,7 +135,7 @@ class _Figuring:
         return amount.value
 
     def _threshold(self, missing: bool) -> Threshold | None:
-        """The first whose condition holds; conditions per year are compared with the period scaled to a year."""
+        """The first threshold whose condition holds; for conditions per year, the period is scaled to a year."""
         for one in self._one.thresholds:
             if one.where is None:
                 return one

@@ -27,7 +27,7 @@ _TOKEN = re.compile(
 
 
 class FormulaError(ValueError):
-    """A formula that cannot be read, or whose units do not fit; says at which character."""
+    """A formula that cannot be parsed, or whose units do not match; the text names the character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ def names(tree: Node) -> Iterator[str]:
 
 
 def dimension(tree: Node, of_name: Callable[[str], Dimension]) -> Dimension | None:
-    """The dimension of the result; None where it is the bare 0. Raises FormulaError where units do not fit."""
+    """The dimension of the result; None for the bare 0. Raises FormulaError if units do not match."""
     if isinstance(tree, Number):
         return tree.dimension
     if isinstance(tree, Name):
@@ -202,7 +202,7 @@ def dimension(tree: Node, of_name: Callable[[str], Dimension]) -> Dimension | No
 
 
 def count(tree: Node, of_name: Callable[[str], int]) -> int:
-    """How many quantities and numbers a formula joins; ``of_name``: how many a name stands for."""
+    """The number of quantities and numbers in a formula. ``of_name`` gives the number behind a name."""
     if isinstance(tree, Number):
         return 1
     return of_name(tree.name) if isinstance(tree, Name) else sum(count(part, of_name) for part in tree.parts)
@@ -218,7 +218,7 @@ def value(tree: Node, of_name: Callable[[str], Fraction]) -> Fraction:
 
 
 def show(tree: Node) -> str:
-    """The formula in one fixed spelling, which its hash is made of: two spellings of one tree are one formula."""
+    """The formula in its canonical spelling, which is hashed: two spellings of one tree are the same formula."""
     if isinstance(tree, Number):
         unit = "" if tree.dimension is None or tree.dimension == NUMBER else f"[{tree.dimension}]"
         return f"{tree.value}{unit}"

@@ -64,7 +64,7 @@ class FactorEntry:
 
     @property
     def name(self) -> str:
-        """``power.fossil.cn@2022``: what a figure says it was made with."""
+        """``power.fossil.cn@2022``, as a figure names the factors that it used."""
         return f"{self.id}@{self.year}"
 
 
@@ -78,7 +78,7 @@ class Factor:
     entries: tuple[FactorEntry, ...]
 
     def of_year(self, year: int, pinned: int | None = None) -> FactorEntry:
-        """The pinned entry; else the newest whose data year is not after ``year``, else the oldest there is."""
+        """The pinned entry; else the newest whose data year is not after ``year``; else the oldest."""
         if pinned is not None:
             return next(entry for entry in self.entries if entry.year == pinned)
         fitting = [entry for entry in self.entries if entry.year <= year]

@@ -1,4 +1,4 @@
-"""A figure with all that it came from, exactly computed; and its form in a pack.
+"""A figure with all its inputs, computed exactly, and its form in a pack.
 
 Arithmetic is on fractions. Where a figure is written down it is rounded once, half to even, to twelve significant
 digits, so that two computers that start from the same readings write the same text.
@@ -80,7 +80,7 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One indicator over one period. ``value`` is None where an input is missing or the denominator is 0."""
+    """One indicator over one period. ``value`` is None if an input is missing or the denominator is 0."""
 
     indicator: Indicator
     period: Period

@@ -66,7 +66,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """A bound in the indicator's unit; ``where`` names a term and how much of it a year there must be (base units)."""
+    """A bound in the indicator's unit; ``where`` names a term and its minimum per year (base units)."""
 
     kind: str
     text: str
@@ -100,7 +100,7 @@ class Indicator:
 
 @dataclass(frozen=True, slots=True)
 class IndicatorPlan:
-    """All that a park's figures are made by."""
+    """Everything that determines a park's figures."""
 
     indicators: tuple[Indicator, ...]
     inputs: Mapping[str, Input]
@@ -110,11 +110,11 @@ class IndicatorPlan:
     sets: Mapping[str, SetText] = field(default_factory=dict)
 
     def of_period(self, kind: PeriodKind) -> tuple[Indicator, ...]:
-        """The figures that are made for this kind of period and not excluded."""
+        """The indicators for this kind of period that are not excluded."""
         return tuple(one for one in self.indicators if kind in one.periods and not one.excluded)
 
     def names(self) -> set[str]:
-        """Every metered quantity that some figure asks for; patterns with ``*`` as they are."""
+        """Every metered quantity that a figure needs; patterns with ``*`` are not expanded."""
         found: set[str] = set()
         for one in self.indicators:
             found |= {name for name in leaves(one) if not name.startswith(("declared.", "factor.", "period."))}
@@ -283,7 +283,7 @@ class _Maker:
         return Formula(" ".join(text.split()), tree, joined)
 
     def _is_in(self, found: Dimension | None, unit: Unit, place: str, path: KeyPath) -> bool:
-        """Does a formula of this dimension give the unit? None: of the bare 0, which fits every unit."""
+        """Can a formula of this dimension have the unit? ``None``: of the bare 0, which fits every unit."""
         if found is None or found == unit.dimension:
             return True
         shown = show_dimension(found), show_dimension(unit.dimension)
@@ -345,7 +345,7 @@ class _Maker:
         return self._shown_unit(numerator.tree), self._shown_unit(denominator.tree)
 
     def _shown_unit(self, tree: expression.Node) -> Unit:
-        """Of a term or an input its own unit, else the usual one of the dimension."""
+        """The unit of a term or an input; otherwise the usual one of the dimension."""
         if isinstance(tree, expression.Name) and (found := self._terms.get(tree.name) or self._inputs.get(tree.name)):
             return found.unit
         return _usual(expression.dimension(tree, self._dimension) or NUMBER)

@@ -42,7 +42,7 @@ def dimension_of(name: str, others: Iterable[str] = ()) -> Dimension:
     """The dimension of a metered quantity. Raises Unknown.
 
     Args:
-        others: what else the name could have been meant for: terms, inputs.
+        others: other names that could have been meant: terms, inputs.
     """
     role, _, flow = name.rpartition(".")
     if not _ROLE.fullmatch(role) or role.partition(".")[0] in ("declared", "factor", "period"):

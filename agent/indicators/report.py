@@ -29,7 +29,7 @@ class Reporter:
 
     Args:
         period: day, month, year or rolling.
-        by: how finely consumption is matched with green power.
+        by: the length of the slots in which consumption is matched with green power.
         roles: that devices have by the configuration, also devices of which nothing was sealed yet.
         late: of these, roles of devices of which nothing is sealed of the period so far.
     """
@@ -73,7 +73,7 @@ class Reporter:
         self._hours += slots
 
     def page(self) -> dict[str, Any]:
-        """All of it; strings, whole numbers, booleans, lists and objects."""
+        """The page: strings, whole numbers, booleans, lists and objects."""
         wanted = [one for one in self._plan.indicators if self._period.kind in one.periods]
         kept = [one for one in wanted if not one.excluded]
         figures = evaluate(self._plan, self._period, self._whole.supply(self._entries, self._period), kept)
@@ -141,14 +141,14 @@ class Reporter:
         return plain
 
     def _is_awaited(self, name: str, roles: frozenset[str]) -> bool:
-        """Is it of one of these roles, which has no amount yet, not even an unknown one?"""
+        """Does it belong to one of these roles, which have no amount yet, not even an unknown one?"""
         role = name.rpartition(".")[0]
         inner = role.removesuffix("*")  # of generation.*: all that are below it, beside itself
         waiting = roles - self._whole.roles
         return role.removesuffix(".*") in waiting or (inner != role and any(one.startswith(inner) for one in waiting))
 
     def _without(self, plain: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-        """A figure as if these inputs were metered and silent."""
+        """The figure that results if these inputs are metered but silent."""
         kept = {key: value for key, value in plain.items() if key not in ("v", "numerator", "denominator", "zero")}
         return kept | {
             "verdict": "no data",
@@ -168,7 +168,7 @@ class Reporter:
         return title_of(name)
 
     def _drags(self, figure: Figure) -> list[dict[str, Any]]:
-        """The largest parts that keep the figure from being better, with their share of the whole they are in."""
+        """The largest parts that make the figure worse, with their share of the total that they belong to."""
         one = figure.indicator
         if not one.weighs and (one.better == "higher" or len(figure.parts) < 2):
             return []
@@ -215,7 +215,7 @@ class Reporter:
         ]}  # fmt: skip
 
     def _empty(self) -> int:
-        """How many slots of the trace that are over, or have begun, have no interval at all."""
+        """The number of past or begun slots of the trace that have no interval at all."""
         start, until = self._period.start_ms, self._period.until_ms
         if until <= start:
             return 0
@@ -249,7 +249,7 @@ class PowerCurve:
             )
 
     def page(self) -> dict[str, Any]:
-        """``slots``: begin of each, s; of each series a value a slot ("": unknown) and its known share."""
+        """``slots``: the start of each, in s. Series have a value ("" if unknown) and a known share for each slot."""
         slots = sorted(self._slots.items())
         series = []
         for name, sums in sorted(self._sums.items()):

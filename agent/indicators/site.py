@@ -1,6 +1,6 @@
 """Results beside the figures: the balance of the site and its nodes, and derived points, of an interval or a day.
 
-The same from the agent's store and from intervals that a verifier made of packs.
+Computed in the same way from the agent's store and from intervals that a verifier made from packs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SiteResults:
         return MeterSums(wants, stretches), MeterSums(self._derived.wants, stretches)
 
     def made(self, takers: tuple[MeterSums, MeterSums], period: Period, at: int = 0) -> list[Mapping[str, Any]]:
-        """Result objects of one stretch that is over: at most one balance, then the derived points."""
+        """The results of a finished period: at most one balance, then the derived points."""
         electric, terms = takers
         common = {"period": period.as_dict(), "config": self._config}
         length_ms = period.end_ms - period.start_ms
@@ -51,7 +51,7 @@ class SiteResults:
         return made + [one | common for one in self._derived.results(terms.found(at), length_ms)]
 
     def of(self, book: PageSource, period: Period, unwritten: Iterable[Unwritten] = ()) -> list[Mapping[str, Any]]:
-        """``made`` of a period that is over, from the pages of ``book``."""
+        """``made`` for a finished period, from the pages of ``book``."""
         takers, ends = self.takers(), (period.start_ms, period.end_ms)
         sums(book, self._calendar, *ends, "all", roles=(), meters=takers, unwritten=unwritten)
         return self.made(takers, period)
@@ -79,7 +79,7 @@ class BalanceReport:
         return MeterSums(wants, count), MeterSums(self._derived.wants), MeterSums(_counts_for_nobody, count)
 
     def add(self, takers: tuple[MeterSums, MeterSums, MeterSums], start_ms: int, end_ms: int) -> None:
-        """The day that they were filled with."""
+        """Add the day with which the takers were filled."""
         until_ms = min(end_ms, takers[0].until_ms)
         self._list_meters(takers, start_ms, min(end_ms, self._period.until_ms))
         if until_ms <= start_ms:
@@ -97,7 +97,7 @@ class BalanceReport:
         self._keep(1, takers[1].found())
 
     def _list_meters(self, takers: Sequence[MeterSums], start_ms: int, end_ms: int) -> None:
-        """Note of each meter what it counted, and in which stretches it is known whole."""
+        """Note the amounts of each meter, and the times in which they are wholly known."""
         if end_ms <= start_ms:
             return
         stretches = list(self._calendar.intervals(start_ms, end_ms)) if self._is_day else [(start_ms, end_ms)]
@@ -116,7 +116,7 @@ class BalanceReport:
             known[one.key] = added(known[one.key], one) if one.key in known else one
 
     def page(self) -> dict[str, Any]:
-        """``balance`` (None: nothing to hold against anything) and ``derived`` of a report, as plain values."""
+        """``balance`` (None if there is nothing to compare) and ``derived`` of a report, as plain values."""
         electric, terms = ([*known.values()] for known in self._known)
         length_ms = max(self._length_ms, 1)
         whole, result = balance(electric, length_ms, is_interval=False), None
@@ -138,12 +138,12 @@ class BalanceReport:
 
 
 def _counts_for_nobody(stream: str, column: Column) -> bool:
-    """A main counter without a role: no figure knows of it."""
+    """Is this a main counter without a role, which no figure includes?"""
     return column.kind == "counter" and not column.role and column.point.endswith(MAIN_COUNTERS)
 
 
 class _MeterLine:
-    """One meter over a period: what it counted, and where it is not known whole."""
+    """One meter over a period: its amounts, and the times in which they are not wholly known."""
 
     def __init__(self, role: str) -> None:
         self.role = role
@@ -151,7 +151,7 @@ class _MeterLine:
         self._covered: dict[int, int] = {}  # of each stretch, by its start: the known time of the flow known least
 
     def add(self, one: MeterAmount, start_ms: int, end_ms: int) -> None:
-        """A flow of it in one stretch."""
+        """Add one flow of the meter in one stretch."""
         key = one.key.flow or one.key.point, one.unit
         before = self._amounts.setdefault(key, None)
         if one.covered_ms:
@@ -160,7 +160,7 @@ class _MeterLine:
         self._covered[start_ms] = min(self._covered.get(start_ms, covered), covered)
 
     def page(self, name: str, stretches: Sequence[tuple[int, int]]) -> dict[str, Any]:
-        """``known``: its share of the time; ``missing``: stretches that are not known whole, neighbours as one."""
+        """``known``: the known share of the time. ``missing``: times not wholly known, adjacent ones merged."""
         whole_ms = sum(end - start for start, end in stretches) or 1
         known_ms, missing = 0, list[list[int]]()
         for start, end in stretches:

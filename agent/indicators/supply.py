@@ -36,7 +36,7 @@ class Supply:
         self._sums, self._entries, self._demands = list(sums), entries, demands or {}
 
     def metered(self, name: str, period: Period) -> Amount | None:
-        """ROLE.FLOW summed over all counters that fit; None where none does.
+        """ROLE.FLOW summed over all matching counters; None if none matches.
 
         Completeness 0, where nothing is known of one of the roles that fit: the others alone are not a sum.
         """
@@ -72,7 +72,7 @@ class Supply:
         return declared.amount(self._entries, name, unit, kind, period)
 
     def _demand(self, name: str, role: str) -> Amount | None:
-        """Of a role whose windows are all broken nothing is known: that is not a peak of 0."""
+        """The demand of a role. If all its windows are incomplete it is unknown, not 0."""
         shares = [Fraction(one.completeness) for one in self._sums if one.role == role and one.unit == "kWh"]
         if not shares:
             return None

@@ -86,7 +86,7 @@ class Traced:
 
 @dataclass(frozen=True, slots=True)
 class CertificateIssue:
-    """Certificates that a month's generation earns. Those of power used on site are issued and cannot be traded."""
+    """Certificates earned by a month's generation. Those for power used on site are issued but cannot be traded."""
 
     label: str
     traded: int  # units for power that left the site
@@ -96,7 +96,7 @@ class CertificateIssue:
 
 
 def match(slot: TraceSlot) -> ConsumptionMatch:
-    """Cover one slot's consumption. Nothing becomes negative where meters disagree a little."""
+    """Cover one slot's consumption. No part becomes negative if meters disagree slightly."""
     sources = slot.generation + slot.direct + slot.grid_import + slot.discharge
     consumption = max(sources - slot.grid_export - slot.charge, ZERO)
     exported = min(slot.grid_export, slot.generation)
@@ -110,7 +110,7 @@ def match(slot: TraceSlot) -> ConsumptionMatch:
 
 
 def trace(slots: Iterable[TraceSlot], certificates_kwh: Decimal = ZERO) -> Traced:
-    """All slots of a stretch, and what its certificates cover."""
+    """The trace of all slots, and the grid power that the certificates cover."""
     slots = tuple(slots)
     matches = tuple(match(slot) for slot in slots if not slot.missing)
     missing = tuple(slot for slot in slots if slot.missing)
@@ -140,7 +140,7 @@ def issue(
 
     Args:
         months: (label, kWh that left the site, kWh used on site), in order; storage discharge is in neither.
-        rests: kWh carried from before, (traded, held).
+        rests: kWh carried over from the previous months, (traded, held).
     """
     found = []
     traded_rest, held_rest = rests

@@ -1,4 +1,4 @@
-"""Units of the figures: exact factors and dimensions, so that kWh and GJ add up and kWh and m3 do not.
+"""Units of figures: exact factors and dimensions, so that kWh and GJ can be added, but kWh and m3 cannot.
 
 Coal equivalent (``ce``), carbon dioxide (``CO2``) and carbon (``C``) are dimensions of their own: one becomes the other
 by a factor with an id, never by a unit. So is a cubic metre at standard conditions: ``Nm3`` is not ``m3``.

@@ -1,4 +1,4 @@
-"""From cells of pages to rows for people: units, decimals, marks."""
+"""Converts cells of pages to rows for people: units, decimals, flags."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Convert = Callable[[int], Decimal]
 
 
 def tidy(value: Decimal) -> Decimal:
-    """Without zeros at the end and without an exponent, so that each number has one form."""
+    """The number without trailing zeros or an exponent, so that equal numbers have one form."""
     short = value.normalize()
     return short.quantize(Decimal(1)) if int(short.as_tuple().exponent) > 0 else short
 
 
 def mean_of_role(amount: Decimal, known: Decimal, length_ms: int) -> Decimal | None:
-    """The mean power of a role in a stretch: the amount per hour, six decimals; None if it is not known.
+    """The mean power of a role over a period: the amount per hour, six decimals; None if unknown.
 
     What is known counts over the whole stretch and is never scaled up: the known share is a mean over devices, and says
     nothing about the power of those that are missing.
@@ -41,7 +41,7 @@ def mean_of_role(amount: Decimal, known: Decimal, length_ms: int) -> Decimal | N
 
 
 def mean_of(amount: Decimal, length_ms: int) -> Decimal:
-    """An amount per hour, over the time that it was counted in; six decimals."""
+    """The amount per hour, over the covered time; six decimals."""
     return tidy((amount * HOUR_MS / length_ms).quantize(Decimal("1e-6")))
 
 
@@ -51,7 +51,7 @@ def _scaled(unit: str, factor: Decimal, exponent: int) -> tuple[str, Convert]:
 
 @lru_cache(maxsize=4096)  # columns change with the configuration only, and every page of a day asks
 def amounts_of(column: Column) -> tuple[tuple[str, str, str, Convert], ...]:
-    """(flow, field, unit, conversion) of the amounts that a column holds: a power has two, above and below zero."""
+    """(flow, field, unit, conversion) of the amounts in a column; a power has two, above and below zero."""
     if column.kind == "counter":
         unit, convert = _scaled(*amount_unit(column.point, column.unit), column.exponent - PARTS)
         return ((column.flow, "amount", unit, convert),)
@@ -150,7 +150,7 @@ class _Shared:
             self.mean = tidy(mean * factor)
 
     def _demands(self, known: Group, column: Column) -> None:
-        """The highest mean power of a window: what it came to, over its length, which another role may have changed."""
+        """The highest mean power of a window: its amount divided by its length."""
         for name in ("demand", "fixed"):
             found = [(n - 1, p.shape.period_ms) for p, r, c in known if (n := p.get(c, name)[r]) and p.shape.period_ms]
             if not found:

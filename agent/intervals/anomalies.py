@@ -47,7 +47,7 @@ class PendingReading:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The verdict on a reading, for an event. Values in the slot's whole numbers."""
+    """The verdict on a reading, for an event. Values are in the slot's integer units."""
 
     kind: str
     time_ms: int
@@ -62,8 +62,8 @@ class AnomalyDetector:
     """One counter of a tally.
 
     Args:
-        resolution: what a count of the device is worth, in the slot's whole numbers.
-        modulus: where it starts again; 0: not known.
+        resolution: the value of one count of the device, in the slot's integer units.
+        modulus: the value at which the counter rolls over to 0; 0 if unknown.
     """
 
     def __init__(self, tally: CounterKernel, number: int, resolution: int, modulus: int) -> None:
@@ -73,7 +73,7 @@ class AnomalyDetector:
         self._last_glitch: tuple[int, tuple[int, int, int] | None] | None = None  # value and level of the last glitch
 
     def take(self, reading: PendingReading) -> list[Finding]:
-        """A reading that the kernel gave back. Returns the verdicts that are certain now."""
+        """Take a reading that the kernel did not accept. Returns the verdicts that are now certain."""
         level = self._tally.level(self._number)
         is_rise = level is not None and level[2] <= reading.value <= _MOST_VALUE  # did not fall: all may be good
         alike = len(self.waiting) >= ALIKE and self.waiting[-1].value == self.waiting[-2].value == reading.value
@@ -84,19 +84,19 @@ class AnomalyDetector:
         return [finding for finding in _joined(self._settle()) if self._is_news(finding)]
 
     def _is_news(self, finding: Finding) -> bool:
-        """A night of all ones is one event: the same glitch again, from the same level, is not news."""
+        """Is this a new event? The same glitch again, from the same level, is not: a night of all ones is one event."""
         glitch = (finding.value, finding.before) if finding.kind == GLITCH else None
         again = glitch is not None and glitch == self._last_glitch
         self._last_glitch = glitch
         return not again
 
     def give_up(self) -> list[Finding]:
-        """Nothing more will come: findings from what there is."""
+        """Judge the pending readings, because no more will arrive."""
         return list(_joined(self._settle(at_once=True)))
 
     @property
     def is_fresh(self) -> bool:
-        """It has no state to keep."""
+        """Is there no state to save?"""
         return not self.waiting and self._last_glitch is None
 
     def state(self) -> tuple[list[list[int]], list[Any] | None]:
@@ -136,13 +136,13 @@ class AnomalyDetector:
         self._tally.hold(self._number, bool(self.waiting))
 
     def _is_plain(self, reading: PendingReading) -> bool:
-        """Does the kernel take it in by itself, now that what came before is judged?"""
+        """Would the kernel accept the reading, now that the previous ones are judged?"""
         self._tally.hold(self._number, False)
         one = array("H", [self._number]), array("q", [reading.time_ms]), array("q", [reading.value])
         return not self._tally.feed(*one, array("I", [reading.pack]), array("I", [reading.flags]))
 
     def _first(self, at_once: bool) -> bool:
-        """The first reading of all. False: it waits."""
+        """Take the first reading of the counter. False if it must wait."""
         reading = self.waiting[0]
         if reading.known is None or reading.value < 0:
             del self.waiting[0]
@@ -160,7 +160,7 @@ class AnomalyDetector:
         return True
 
     def _series(self, level: tuple[int, int, int]) -> tuple[Step, int]:
-        """The step to the first pending reading, and how many other rises there are to judge it by."""
+        """The step to the first pending reading, and the number of other rises to compare it with."""
         past = [(t, v) for t, v in self._tally.past(self._number) if t < level[1]] + [(level[1], level[2])]
         times = [t for t, _ in past] + [w.time_ms for w in self.waiting]
         values = [Decimal(v) for _, v in past]
@@ -201,7 +201,7 @@ class AnomalyDetector:
 
     @staticmethod
     def _grows_so(reading: PendingReading, since_ms: int, later: list[PendingReading]) -> bool:
-        """Did it rise from zero about as fast as later, and without a silence in between?"""
+        """Did the counter rise from zero about as fast as later, without a silence in between?"""
         pairs = [(a, b) for a, b in pairwise([reading, *later]) if b.time_ms > a.time_ms and b.value > a.value]
         paces = sorted(Fraction(b.value - a.value, b.time_ms - a.time_ms) for a, b in pairs)
         usual = paces[len(paces) // 2] if paces else Fraction(0)
@@ -216,7 +216,7 @@ class AnomalyDetector:
         return gone or len(later) >= 2 * ALIKE or is_all_ones(Decimal(value) / self._resolution)
 
     def _certain(self, kind: str, level: int, value: int, later: list[PendingReading], rises: int) -> bool:
-        """Would the next reading leave the finding as it is?"""
+        """Is it certain that no later reading can change the finding?"""
         if kind == ROLLOVER:  # zeros near the end may be no readings: what comes back from them tells
             return len(later) >= 1 and (value != 0 or later[-1].value > 0)
         if value >= level:  # it stayed at the new level, and the usual growth is known
@@ -226,7 +226,7 @@ class AnomalyDetector:
 
 
 def _joined(findings: Iterator[Finding]) -> Iterator[Finding]:
-    """Glitches in a row as one."""
+    """Merge consecutive glitches into one."""
     run: Finding | None = None
     for finding in findings:
         if run is not None and run.kind == finding.kind == GLITCH:

@@ -120,14 +120,14 @@ class EnergyBalance:
 
 
 def _counted_once(meters: Iterable[MeterAmount]) -> list[MeterAmount]:
-    """The meters that count at a node. One with both directions and their total has the same energy twice."""
+    """The meters that count at a node. A meter with both directions and their total would count its energy twice."""
     known = [one for one in meters if one.key.flow in _TAKEN]
     both = {one.place for one in known if one.key.flow == "import"}
     return [one for one in known if one.key.flow != "total" or one.place not in both]
 
 
 def wants(stream: str, column: Column) -> bool:
-    """Does a column take part in balances? Any may be a node: others say so."""
+    """Is a column part of balances? Any column may be a node if others name it as their parent."""
     return bool(column.flow and column.role)
 
 
@@ -200,7 +200,7 @@ def _trails(meters: Iterable[MeterAmount]) -> tuple[tuple[str, int, int], ...]:
 
 
 class MeterTree:
-    """Meters by their place in the tree."""
+    """The metering tree."""
 
     def __init__(self, meters: Sequence[MeterAmount]) -> None:
         self._at: dict[str, list[MeterAmount]] = defaultdict(list)  # by place, and by device where it has one part only
@@ -219,7 +219,7 @@ class MeterTree:
                 self._below[self._at[one.column.parent][0].place].append(one)
 
     def _above(self, one: MeterAmount) -> Iterator[MeterAmount]:
-        """The meters above one, upwards; each once, so that a circle ends."""
+        """The meters above one, from the nearest up; each once, so that a cycle ends."""
         seen = {one.place}
         while (up := self._at.get(one.column.parent)) and up[0].place not in seen:
             one = up[0]
@@ -227,11 +227,11 @@ class MeterTree:
             yield one
 
     def is_inside(self, one: MeterAmount) -> bool:
-        """Is it below a meter that is counted itself?"""
+        """Is it below a meter that is itself counted?"""
         return any(up.column.role.partition(".")[0] in _COUNTED for up in self._above(one))
 
     def nodes(self, length_ms: int, is_interval: bool) -> Iterator[BalanceNode]:
-        """Each node against the meters below it and against its check meters, by place."""
+        """Each node compared with the meters below it and with its check meters, by place in the tree."""
         for place in sorted(self._below):
             own = self._at[place]
             children = [one for one in self._below[place] if one.column.role != CHECK]

@@ -83,7 +83,7 @@ class Calendar:
         return bounds
 
     def _past_change(self, at: int, following: int, now: int) -> int:
-        """The first boundary after ``at`` where the offset changes before ``following``: the new clock says where."""
+        """The first boundary after ``at`` if the UTC offset changes before ``following``, by the new local time."""
         low, high = at, following
         old = self.offset_ms(at)
         while high - low > 1:
@@ -107,7 +107,7 @@ class Calendar:
         return found[first : last + 1]
 
     def intervals(self, from_ms: int, to_ms: int) -> Iterator[tuple[int, int]]:
-        """The intervals that touch ``[from_ms, to_ms)``."""
+        """The intervals that overlap ``[from_ms, to_ms)``."""
         found = self.bounds(from_ms, to_ms)
         for n in range(len(found) - 1):
             if found[n] < to_ms:
@@ -142,7 +142,7 @@ class Calendar:
         return self.midnight(first), self.midnight(after)
 
     def stretches(self, period: str, from_ms: int, to_ms: int) -> Iterator[tuple[int, int]]:
-        """The stretches of one period that touch ``[from_ms, to_ms)``, in order."""
+        """The periods of one kind that overlap ``[from_ms, to_ms)``, in order."""
         if period == "interval":
             yield from self.intervals(from_ms, to_ms)
             return
@@ -155,5 +155,5 @@ class Calendar:
 
 @lru_cache(maxsize=4)
 def _hours_of(timezone: str) -> Calendar:
-    """Whole hours: kept, since the cut of a day serves all instants of that day."""
+    """Boundaries of a day; cached, because they serve every instant of that day."""
     return Calendar(timezone, HOUR_MS)

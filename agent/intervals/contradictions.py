@@ -1,4 +1,4 @@
-"""Compares stored intervals with the same intervals made again from packs.
+"""Compares stored intervals with the same intervals recomputed from packs.
 
 Where they differ, the rows from the packs are appended with a higher revision, and what only the stored ones know is
 taken back by a row that covers nothing. Stored rows are never edited.
@@ -37,16 +37,16 @@ class _Known:
 
     @property
     def rank(self) -> tuple[bool, int]:
-        """An unknown cell never replaces a known one; else the highest revision counts."""
+        """For ``max``: a known cell wins over an unknown one, then the higher revision."""
         return bool(self.cell), self.row.revision
 
     @property
     def lack(self) -> int:
-        """Of the interval, not covered; ms."""
+        """Time of the interval that is not covered, in ms."""
         return self.cell.get("lack", 0) if self.cell else self.row.end_ms - self.row.start_ms
 
     def facts(self) -> tuple[object, ...]:
-        """All that is compared: a number that was known later is as good as one that was known at once."""
+        """The compared values; whether they were known at once or later does not matter."""
         if not self.cell:
             return self.row.end_ms, self.shape.columns[self.number]
         flags = (self.cell["flags"] - 1) & ~Flag.LATE
@@ -170,7 +170,7 @@ def _in_order(old: _Interval, new: _Interval) -> list[tuple[int | None, int | No
 def _corrected(
     old: _Interval, new: _Interval, turns: Iterable[tuple[int | None, int | None, int]], packs: tuple[int, int]
 ) -> Iterator[tuple[PageSchema, Row]]:
-    """Of one interval."""
+    """The corrections of one interval."""
     for was, made, turn in turns:
         there = old.get(was, {}) if was is not None else {}
         true = new.get(made, {}) if made is not None else {}

@@ -45,11 +45,11 @@ class Derived:
         self._wanted = {(term.stream, term.point) for terms in self._terms.values() for term in terms}
 
     def wants(self, stream: str, column: Column) -> bool:
-        """Is a column a term of any?"""
+        """Is a column a term of a derived point?"""
         return (stream, column.point) in self._wanted
 
     def results(self, meters: Iterable[MeterAmount], length_ms: int) -> list[dict[str, Any]]:
-        """One result each, without its period. With an unknown term there is no value, and ``missing`` names it."""
+        """One result for each point, without its period. With an unknown term it has no value; ``missing`` lists it."""
         known = {(one.key.stream, one.key.point): one for one in meters if one.covered_ms}
         return [self._result(name, known, length_ms) for name in self._terms]
 

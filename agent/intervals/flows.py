@@ -86,7 +86,7 @@ def part_of(point: str, parts: Iterable[str]) -> str | None:
 
 
 def of_part(point: str, values: Mapping[str, str]) -> str:
-    """What ``values`` has for the part of a point; "" if nothing."""
+    """The entry of ``values`` for the part of a point; "" if there is none."""
     part = part_of(point, values)
     return "" if part is None else values[part]
 
@@ -131,12 +131,12 @@ def flows_of(role: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 
 def power_flows(role: str) -> tuple[str, str]:
-    """The flows of a power above and below zero, where no counter has them."""
+    """The flows of a power above and below zero, for parts without counters."""
     return _POWER_FLOWS.get(role.partition(".")[0], ("import", "export"))
 
 
 def main_power(members: Sequence[str], part: str) -> str | None:
-    """The power of a part, to be integrated where no counter exists, and for its demand."""
+    """The power of a part: integrated if the part has no counter, and used for its demand."""
     for name in _POWERS:
         mine = sorted((p for p in members if _rest(p, part) == name), key=len)
         if mine:

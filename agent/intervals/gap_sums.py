@@ -105,7 +105,7 @@ class GapSums:
 
 
 def _joined(gaps: Iterable[Gap]) -> list[list[int]]:
-    """What the gaps of one reason cover together, in order; they come by their beginning."""
+    """The union of the gaps of one reason, in order. ``gaps`` are sorted by their start."""
     out: list[list[int]] = []
     for gap in gaps:
         if out and gap.from_ms <= out[-1][1]:

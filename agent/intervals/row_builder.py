@@ -1,4 +1,4 @@
-"""When an interval is over: cells of all columns become rows, once each, and what comes later becomes corrections."""
+"""Turns the cells of finished intervals into rows, once each; later changes become corrections."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ class RowBuilder:
         self.next_ms, self._end_ms = boundary_ms, 0
 
     def wait_until(self, to_ms: int) -> None:
-        """A new start of the agent, sealed up to here: its first readings may complete much of what lies before."""
+        """The agent was restarted, with packs sealed up to here: its first readings may complete earlier intervals."""
         self.hold_ms = to_ms + self.grace_ms
 
     def begin_shape(self, shape: PageSchema, grace_ms: int) -> None:
-        """Cells come in this shape from now on."""
+        """Expect cells of this shape from now on."""
         self.shape, self.grace_ms = shape, min(grace_ms, MAX_GRACE_MS)
 
     def end_shape(self) -> None:
-        """Write all cells that came in the shape until now."""
+        """Write all cells of the previous shape."""
         rows = [self._row(key, cells) for key, cells in sorted(self._cells.items())]
         self._cells = {}
         if rows and self.shape is not None:
@@ -72,11 +72,11 @@ class RowBuilder:
         return self._end_ms
 
     def ready(self, to_ms: int) -> bool:
-        """Is an interval over, and the time to write it?"""
+        """Is an interval finished and due to be written?"""
         return to_ms >= self.hold_ms and to_ms >= self.end_ms() + self.grace_ms
 
     def take_late(self) -> list[tuple[PageSchema, list[Row]]]:
-        """Corrections and what a former shape left, if any."""
+        """Corrections, and rows left over from a previous shape, if any."""
         late = {key: cells for key, cells in self._cells.items() if key[0] < self.next_ms}
         if late:
             self._cells = {key: cells for key, cells in self._cells.items() if key not in late}
@@ -86,7 +86,7 @@ class RowBuilder:
         return done
 
     def take(self, to_ms: int, open_cells: Sequence[Done]) -> list[tuple[PageSchema, list[Row]]]:
-        """Intervals that are over, in order, each a row even if nothing is known; corrections before them."""
+        """Corrections, then the finished intervals in order; each has a row even if nothing is known."""
         out = self.take_late()
         if self.shape is None:
             return out
@@ -109,12 +109,12 @@ class RowBuilder:
         return out
 
     def state(self) -> list[object]:
-        """Its position, and cells that are complete before their interval is written."""
+        """The position, and cells that are complete but not yet written."""
         cells = [[*key, [[n, cell] for n, cell in row.items()]] for key, row in self._cells.items()]
         return [self.next_ms, self.turn, self.hold_ms, cells]
 
     def restore(self, state: list[Any], column_of: Mapping[int, int]) -> None:
-        """The reverse; ``column_of``: the column now of one then."""
+        """Restore ``state``. ``column_of`` maps a column of that time to the present one."""
         self.next_ms, self.turn, self.hold_ms, cells = state
         self._end_ms = 0
         self._cells = {
@@ -137,7 +137,7 @@ class RowBuilder:
 
 
 def _cell(done: Done, late: bool, shape: PageSchema) -> Cell:
-    """A cell of the kernel as a page keeps it; ``first_back`` and ``last_back`` are still packs."""
+    """A cell of the kernel in the form of a page; ``first_back`` and ``last_back`` are still pack numbers."""
     (
         number,
         start,
@@ -178,5 +178,5 @@ def _cell(done: Done, late: bool, shape: PageSchema) -> Cell:
 
 
 def _window(growth: int, is_counter: bool) -> int:
-    """A window's growth as kept: thousandths of a count, or value * ms of a gauge."""
+    """A window's growth as stored: thousandths of a count, or value * ms of a gauge."""
     return growth if is_counter else (growth + 1000) // 2000

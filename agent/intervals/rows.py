@@ -16,7 +16,7 @@ from agent.intervals.gap_sums import Gap
 
 
 class Flag(IntFlag):
-    """Remarks on an amount. 0: measured, complete and good."""
+    """Flags of an amount. 0: measured, complete and good."""
 
     SPREAD = 1  # a long stretch without readings touches the interval: the total is known, its place in time is linear
     ESTIMATED = 2  # a reading with quality estimated or substituted took part
@@ -136,7 +136,7 @@ RANGE = 2
 
 @dataclass(frozen=True, slots=True)
 class PackSpan:
-    """The part of a pack that intervals need."""
+    """The facts of a pack that intervals need."""
 
     seq: int
     boot: str
@@ -162,7 +162,7 @@ class CounterEvent:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """The same happening again has the same key."""
+        """Equal for repetitions of the same event."""
         return self.point, self.kind, self.time_ms
 
 

@@ -23,7 +23,7 @@ _NEXT = 3  # readings within which an excursion has to end where nothing else te
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The way to one reading from the last good one before it."""
+    """The step from the last good reading to this one."""
 
     index: int  # of the reading that the step ends at
     increment: Decimal
@@ -55,7 +55,7 @@ class Series:
 
     @property
     def rises(self) -> int:
-        """How many steps upward there are that tell a pace."""
+        """The number of upward steps that show a rate."""
         return len(self._rates.of)
 
     def steps(self) -> list[Step]:
@@ -114,7 +114,7 @@ class Series:
         return is_all_ones(raw) or (is_nearly_full(raw) and not self._lives_at(index, value))
 
     def _lives_at(self, index: int, value: Decimal) -> bool:
-        """Does it keep counting from there? A value that is not a reading stays or goes away."""
+        """Does the counter keep counting from there? An invalid value stays, or disappears."""
         highest, readings = value, 0
         for later in self.values[index + 1 : index + 2 * _NEXT]:
             if later is not None:
@@ -124,7 +124,7 @@ class Series:
         return readings >= _NEXT and highest > value
 
     def _is_unheard_of(self, last: int, index: int, level: Decimal, value: Decimal) -> bool:
-        """Faster than anything else in the series by far: no growth. Without anything else, out of proportion."""
+        """Is this rise far faster than all others in the series, or, without others, out of proportion?"""
         rise = value - level
         if rise <= HUGE * self.resolution:
             return False
@@ -163,7 +163,7 @@ class Series:
         return False
 
     def _came_back(self, last: int, index: int, level: Decimal, later: Decimal) -> bool:
-        """Was a rise too large, and taken back as good as whole, before it counted on from there?"""
+        """Was a rise too large, and almost wholly reversed before the counter continued from there?"""
         value = self.values[index] or level
         rise, usual = value - level, self._rates.usual(last, index)
         if usual is not None and rise <= FEW * usual:
@@ -172,7 +172,7 @@ class Series:
         return back and not self._lives_at(index, value)
 
     def _is_blip(self, last: int, index: int, value: Decimal) -> bool:
-        """Was a counter at zero elsewhere for one reading, out of proportion or out of its rest?"""
+        """Did a counter at zero show another value for one reading only?"""
         around = [self.values[n] for n in (index - 2, index - 1, index + 1, index + 2) if 0 <= n < len(self.values)]
         if len(around) < 3 or around[-2] != 0:
             return False
@@ -197,7 +197,7 @@ class Series:
         return kind, _NONE
 
     def _returns(self, last: int, index: int, level: Decimal, value: Decimal) -> Decimal | None:
-        """The later reading that jumps back to about ``level``. Growth that gets there by itself is not a return."""
+        """The later reading that jumps back to about ``level``. Reaching it by normal growth is not a return."""
         if self._last_return is not None and self._last_return[:3] == (last, index - 1, value):
             answer = self._last_return[3]  # a night of zeros is looked through once
         else:
@@ -226,7 +226,7 @@ class Series:
         return None
 
     def _rollover(self, last: int, index: int, level: Decimal, value: Decimal) -> Decimal | None:
-        """The increment, if the counter may have passed its end: it was near it, and went on a little."""
+        """The increment, if the counter may have rolled over: it was near its end and is now a little above zero."""
         usual = self._rates.expected(last, index)
         if self.modulus is None:
             end = natural_end(level, value, self.resolution)
@@ -249,7 +249,7 @@ class Series:
         return is_all_ones(value / self.resolution)
 
     def bad_start(self, value: Decimal, index: int = 0) -> bool:
-        """Is the first reading none? Negative, or all ones that the next reading does not agree with."""
+        """Is the first reading invalid: negative, or all ones with which the next reading does not agree?"""
         if value < 0:
             return True
         if not self.is_sentinel(value):
@@ -264,7 +264,7 @@ class Series:
         return later < value * 9 / 10 and not self._went_on(index, place, value, later)
 
     def _next_other(self, index: int, value: Decimal) -> int | None:
-        """Where the next reading is that is another one; a zero only if nothing but zeros comes."""
+        """The index of the next different reading; a zero counts only if nothing but zeros follow."""
         zero = None
         for place in range(index + 1, len(self.values)):
             later = self.values[place]
@@ -275,7 +275,7 @@ class Series:
         return zero
 
     def _went_on(self, index: int, place: int, value: Decimal, later: Decimal) -> bool:
-        """Was a first reading of all ones or nines the last count before the end?"""
+        """Was a first reading of all ones or nines the counter's last value before it rolled over?"""
         nines, end = is_all_nines(value / self.resolution), value + self.resolution
         if self.modulus != end and not (nines and self.modulus is None):
             return False
@@ -288,7 +288,7 @@ class Series:
 
 
 def _next_lower(values: Sequence[Decimal | None]) -> list[int | None]:
-    """For each reading where the next one is that is lower and not negative."""
+    """For each reading, the index of the next one that is lower and not negative."""
     found: list[int | None] = [None] * len(values)
     waiting: list[int] = []  # places whose next lower one is still sought; their values never fall
     for place, value in enumerate(values):

@@ -27,7 +27,7 @@ _SIZE = struct.Struct("<I")
 
 
 class StateError(ValueError):
-    """A state that cannot be gone on from. ``is_other``: it is whole, but of another version or other settings."""
+    """A saved state that cannot be used. ``is_other``: it is intact, but of another version or other settings."""
 
     def __init__(self, what: str, is_other: bool = False) -> None:
         super().__init__(what)

@@ -32,7 +32,7 @@ _FLAW, _POWER = int(FLAW), int(Flag.POWER)
 
 @dataclass(frozen=True, slots=True)
 class Unwritten:
-    """A configured stream, from when on its intervals are not written, and the columns that they will have.
+    """A configured stream: the time from which its intervals are not yet written, and the columns that they will have.
 
     A silent device is sealed rarely, so its intervals are written late. Figures that are made meanwhile must know that
     it exists: its amounts are missing, not absent.
@@ -45,7 +45,7 @@ class Unwritten:
 
 @dataclass(frozen=True, slots=True)
 class _Whole:
-    """Whole numbers that are worth the same, by stretch."""
+    """Integers of the same unit, by period."""
 
     convert: Convert | None  # None: of integrated powers, whose amounts count as each interval says
     sums: Sums
@@ -144,7 +144,7 @@ def _expect(
     found: dict[Place, _Sum] | None,
     takers: Sequence[MeterSums],
 ) -> None:
-    """A counter is due in these stretches, and nothing is known of it there so far."""
+    """Note that a counter is due in these periods, where nothing is known of it so far."""
     for span in spans:
         if found is not None:
             for flow, _, unit, _ in amounts_of(column):
@@ -156,7 +156,7 @@ def _expect(
 def _latest(
     t: DecodedPage, number: int, column: Column, rows: SelectedRows, latest: Mapping[Key, tuple[DecodedPage, int, int]]
 ) -> tuple[SelectedRows, Iterable[tuple[int, int]]]:
-    """Those that no correction took the place of, and the stretches of those that were taken back and are due."""
+    """The rows that no correction replaced, and the periods of rows that were withdrawn and are due."""
     keys = ((n, at, (column.point, column.epoch, t.turn[n], t.start[n])) for n, at in zip(*rows, strict=True))
     mine = [(n, at) for n, at, key in keys if latest.get(key) == (t, n, number)]
     left = [(n, at) for n, at in mine if not is_taken_back(t, n, number)]
@@ -200,7 +200,7 @@ def _add_column(
 
 
 def _trail(into: _Sum, t: DecodedPage, number: int, column: Column, at: int, rows: array[int]) -> None:
-    """Where it came from, widened."""
+    """Extend the source of a sum."""
     start, end = rows[0], rows[-1]
     low, high = t.packs(rows)
     first, last = (t, number, start), (t, number, end)

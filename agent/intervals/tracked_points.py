@@ -27,7 +27,7 @@ HEAT_POWER = "power.derived"  # last part of the name of a heat flow that we com
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How intervals are made; from ``[interval]``."""
+    """The settings of ``[interval]``."""
 
     max_gap_ms: int = 300_000
     period_ms: int = 900_000  # of demand windows
@@ -144,7 +144,7 @@ def _gauges(
     base: int,
     heat_flows: Collection[str],
 ) -> list[TrackedPoint]:
-    """``heat_flows``: flows that the configuration makes a heat of itself."""
+    """``heat_flows``: flows from which the configuration derives heat."""
     found: list[TrackedPoint] = []
 
     def add(name: str, flow: str = "", demand: bool = False) -> int:
@@ -246,7 +246,7 @@ def _decimal(text: Any, default: Decimal) -> Decimal:
 
 
 def _resolution(point: Mapping[str, Any], ratio: Decimal, protocol: str | None) -> Decimal:
-    """The value of one count, in the point's unit; 0.001 if not given."""
+    """The value of one count, in the point's unit; 0.001 if unknown."""
     source = point.get("source") or {}
     scales = [_decimal(part.get("scale"), Decimal(1)) for part in source.get("parts") or ()]
     if scales:
@@ -273,7 +273,7 @@ def _exponent(point: Mapping[str, Any], resolution: Decimal, places: int) -> int
 
 
 def _modulus(point: Mapping[str, Any], count: int) -> int:
-    """Where a counter starts again, in values as kept; 0: not known."""
+    """The stored value at which a counter rolls over to 0; 0 if unknown."""
     if point.get("bits"):
         found = (1 << int(point["bits"])) * count
     elif point.get("digits"):
