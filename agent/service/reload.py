@@ -195,7 +195,7 @@ class Reloader:
         return ReloadOutcome(self._service.config.hash(), changed, changes=changes, warnings=warnings)
 
     def _accept_swapped(self) -> tuple[ConfigChange, ...]:
-        """Whoever reloads confirms the devices that were found exchanged, and is told which."""
+        """A reload confirms the devices that were found exchanged; its answer names them."""
         found = []
         for device in self._service.devices:
             if device.swapped is not None:
