@@ -164,7 +164,7 @@ class Walk:
         said = ""
         for line in child.stdout:
             said += line
-            if " reads it: " in line or ": serving " in line:
+            if line.startswith("to read the park: ") or ": serving " in line:
                 return said
         raise AssertionError(f"{command} ended: {said}")
 
