@@ -19,19 +19,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion
-
+from bench.publisher import connected, publish
 from bench.rig import cost_of, pid_of
 from receiver.database import connect, migrate
-from receiver.demo import _spawn, _start_mosquitto, _wait_for_subscribers
+from receiver.demo import _spawn, _start_mosquitto
 from receiver.fleet import MadeGateway, make_fleet
 from receiver.private_postgres import PrivatePostgres
 from receiver.store import MAX_REFUSED_OF_ONE, MAX_UNKNOWN
 from receiver.trust import Enrolment, enrol
 
 ROUNDS = 12
-IN_FLIGHT = 20_000
+IN_FLIGHT, WINDOW = 20_000, 2000
 STUCK_S = 120.0
 STATE = (
     "SELECT (SELECT count(*) FROM packs), (SELECT count(*) FROM refused), "
@@ -74,7 +72,8 @@ def measure(messages: int) -> dict[str, Any]:
         _spawn(stack, folder, "work", "--from", broker, "--db", server.dsn, "--name", name)
         _spawn(stack, folder, "keep", "--broker", broker, "--db", server.dsn)
         begin = time.monotonic()
-        _publish(port, folder, fleet, honest, messages)
+        with connected(port, folder, WINDOW) as client:
+            publish(client, _mixed(fleet, honest, messages), IN_FLIGHT)
         sent_s = time.monotonic() - begin
         state = _settled(server.dsn, len(honest))
         cost = cost_of(pid_of(name))
@@ -87,36 +86,19 @@ def measure(messages: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _publish(port: int, folder: Path, fleet: list[MadeGateway], honest: list[tuple[str, bytes]], messages: int) -> None:
-    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
-    client.max_inflight_messages_set(2000)
-    client.connect("127.0.0.1", port)
-    client.loop_start()
-    _wait_for_subscribers(client, folder)
-    confirmed = [0]
-
-    def on_publish(*_: Any) -> None:
-        confirmed[0] += 1
-
-    client.on_publish = on_publish
+def _mixed(
+    fleet: list[MadeGateway], honest: list[tuple[str, bytes]], messages: int
+) -> Iterator[tuple[str, bytes, bool]]:
+    """(topic, body, retained): the keys of the fleet, then its packs, spread evenly among the garbage."""
     for one in fleet:
-        client.publish(f"meterhouse/v1/{one.name}/keys", one.keys(), qos=1, retain=True)
-    waiting, sent, each = iter(honest), 0, max(1, messages // len(honest))
-    for topic, body in garbage(messages, fleet[0].streams[0].name, fleet[1].name):
-        client.publish(topic, body, qos=1)
-        sent += 1
-        if sent % each == 0 and (pack := next(waiting, None)):
-            client.publish(*pack, qos=1)
-            sent += 1
-        while sent - confirmed[0] > IN_FLIGHT:
-            time.sleep(0.02)
-    for pack in waiting:
-        client.publish(*pack, qos=1)
-        sent += 1
-    while confirmed[0] < sent:
-        time.sleep(0.02)
-    client.disconnect()
-    client.loop_stop()
+        yield f"meterhouse/v1/{one.name}/keys", one.keys(), True
+    waiting, each = iter(honest), max(1, messages // len(honest))
+    for number, (topic, body) in enumerate(garbage(messages, fleet[0].streams[0].name, fleet[1].name)):
+        yield topic, body, False
+        if number % each == 0 and (pack := next(waiting, None)):
+            yield *pack, False
+    for topic, body in waiting:
+        yield topic, body, False
 
 
 def _settled(dsn: str, honest: int) -> tuple[Any, ...]:

@@ -17,19 +17,17 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import paho.mqtt.client as mqtt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from paho.mqtt.enums import CallbackAPIVersion
 
 from bench.platform import START_MS, postgres_s
+from bench.publisher import connected, publish
 from bench.rig import broker, cost_of, pid_of, process
 from receiver.database import Connection, connect, migrate
-from receiver.demo import _wait_for_subscribers
 from receiver.fleet import MadeGateway, make_fleet
 from receiver.private_postgres import PrivatePostgres
 from receiver.private_rabbitmq import PrivateRabbit
@@ -64,18 +62,13 @@ def measure(kind: str, gateways: int, rounds: int) -> dict[str, Any]:
         worker = stack.enter_context(
             process([*command, "work", "--from", source, "--db", server.dsn, "--name", named], folder / "work.log")
         )
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
-        client.max_inflight_messages_set(IN_FLIGHT)
-        client.connect("127.0.0.1", port)
-        client.loop_start()
-        stack.callback(client.loop_stop)
-        _wait_for_subscribers(client, folder)
+        client = stack.enter_context(connected(port, folder, IN_FLIGHT))
         keeper = stack.enter_context(process([*command, "keep", "--db", server.dsn], folder / "keep.log"))
         pids = {"worker": worker.pid, "keeper": keeper.pid, "broker": broker_pid}
         _wait(connection, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'meterhouse'", 3)
         worker.send_signal(signal.SIGSTOP)
         before = _costs(pids, server.folder)
-        packs = _publish(client, fleet, rounds)
+        packs = publish(client, _sent(fleet, rounds), IN_FLIGHT) - len(fleet)
         begin = time.monotonic()
         worker.send_signal(signal.SIGCONT)
         _wait(connection, "SELECT coalesce(sum(packs), 0) FROM lots", packs)
@@ -107,27 +100,14 @@ def _costs(pids: Mapping[str, int], database: Path) -> dict[str, float]:
     return {name: cost_of(pid).cpu_s for name, pid in pids.items()} | {"postgres": postgres_s(database)}
 
 
-def _publish(client: mqtt.Client, fleet: list[MadeGateway], rounds: int) -> int:
-    """All that the fleet has, each confirmed by the broker. Returns the number of packs."""
-    confirmed = [0]
-
-    def on_publish(*_: Any) -> None:
-        confirmed[0] += 1
-
-    client.on_publish = on_publish
+def _sent(fleet: list[MadeGateway], rounds: int) -> Iterator[tuple[str, bytes, bool]]:
+    """(topic, body, retained) of all that the fleet has."""
     for one in fleet:
-        client.publish(f"meterhouse/v1/{one.name}/keys", one.keys(), qos=1, retain=True)
-    sent = len(fleet)
+        yield f"meterhouse/v1/{one.name}/keys", one.keys(), True
     for number in range(rounds):
         for one in fleet:
             for topic, body in one.round(number):
-                client.publish(topic, body, qos=1)
-                sent += 1
-                while sent - confirmed[0] >= IN_FLIGHT:
-                    time.sleep(0.005)
-    while confirmed[0] < sent:
-        time.sleep(0.005)
-    return sent - len(fleet)
+                yield topic, body, False
 
 
 def _wait(connection: Connection, query: str, wanted: int) -> None:

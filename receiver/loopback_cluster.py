@@ -1,6 +1,6 @@
-"""``make platform-cluster``: three RabbitMQ nodes and two databases on loopback, for trying out
+"""``make platform-cluster``: three RabbitMQ nodes and two databases on loopback, to try out docs/platform.md.
 
-docs/platform.md. Runs until Ctrl-C, then removes everything.
+Runs until Ctrl-C, then removes everything.
 """
 
 from __future__ import annotations

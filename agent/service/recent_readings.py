@@ -185,7 +185,7 @@ class Stillness:
         numbers = {spec.points[n].name: n for n in newest}
         for name, power in numbers.items():
             named, (_, value) = AC_POWER.fullmatch(name), newest[power]
-            if named is None or (unit := WATTS.get(spec.points[power].unit)) is None:
+            if named is None or spec.points[power].unit not in WATTS:
                 continue
             part, both = named["part"], GROWS[named["power"]]
             grows = tuple(numbers[one] for end in both[value.mantissa < 0] if (one := f"{part}{end}") in numbers)
@@ -197,7 +197,7 @@ class Stillness:
                 for other, n in numbers.items()
                 if other.startswith(f"{part}energy.") and spec.points[n].kind is Kind.COUNTER
             }
-            watts = abs(value.mantissa) * 10.0**value.exponent * unit
+            watts = _watts(spec.points[power], value)
             first_ms = min(newest[n][0] for n in grows)
             before = self._idle.get(power)
             if before is None or not before.holds(grows, found):
@@ -240,6 +240,11 @@ def _is_measured(point: Point) -> bool:
     return point.kind in (Kind.GAUGE, Kind.COUNTER) and not point.name.startswith("device.") and not point.clock
 
 
+def _watts(point: Point, value: _Value) -> float:
+    """The amount of a power, whichever way it flows; ``point`` has a unit of ``WATTS``."""
+    return abs(value.mantissa) * 10.0**value.exponent * WATTS[point.unit]
+
+
 def _steps(spec: DeviceSpec, point: Point, value: _Value) -> float:
     """How many of the device's own steps a value is away from zero."""
     ratio = spec.ratio_pt if point.ratio == "apply" and VOLTAGE.search(point.name) else 1
@@ -268,7 +273,7 @@ def _counts(spec: DeviceSpec, points: Sequence[tuple[Point, _Value]]) -> bool:
         named = POWER.fullmatch(point.name)
         if named is None or point.unit not in WATTS or not value.mantissa:
             continue
-        moved_wh = abs(value.mantissa) * 10.0**value.exponent * WATTS[point.unit] * STILL_MS / 3_600_000
+        moved_wh = _watts(point, value) * STILL_MS / 3_600_000
         for counter, count in points:
             if counter.kind is Kind.COUNTER and counter.name.startswith(f"{named['domain']}.energy"):
                 step_wh = 10.0**count.exponent * WATT_HOURS.get(counter.unit, 1e9)

@@ -207,9 +207,11 @@ class SealScheduler:
         done = await self._flush_removed() and await self.seal(now_ms, streams, ended=True)
         if not done:
             why = self.trouble or "the store could not commit"
-            text = "readings remain unsealed in the ring (%s): the next start will seal them, "
-            text += "a reboot before that loses them"
-            log.error(text, why)
+            log.error(
+                "readings remain unsealed in the ring (%s): the next start will seal them, a reboot before that loses "
+                "them",
+                why,
+            )
         return done
 
     async def _seal_first_round(self) -> None:

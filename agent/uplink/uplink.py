@@ -369,8 +369,10 @@ class Uplink:
         for topic, payload in connection.messages:
             self._on_message(topic, payload)
         for topic in connection.ignored:
-            text = "%s: retained message on %s ignored: acks and requests must not be retained. "
-            text += "Ask the operator to delete it"
+            text = (
+                "%s: retained message on %s ignored: acks and requests must not be retained. Ask the operator to "
+                "delete it"
+            )
             self._rejected_log.log(log.warning, text, self.name, clean_text(topic, 200))
         connection.pubacks.clear()
         connection.subacks.clear()

@@ -156,7 +156,9 @@ def device_day(
         _device_series(n, one, device["device"], answer, gaps, reasons, zone, language) for n, one in enumerate(chosen)
     ]
     if gaps and not series:  # it has sealed no reading of this day
-        series = [_gap_series(device["device"], answer, gaps, reasons, zone, language)]
+        nothing = {"n": "", "kind": "gauge", "u": "", "mean_u": "", "total": None, "known": 0.0, "rows": ()}
+        found = _device_series(0, nothing, device["device"], answer, gaps, reasons, zone, language)
+        series = [replace(found, title=label("day.gaps", language), source="")]
     others = [name for name in (*by_name, *device.get("left_out", ())) if name not in {one["n"] for one in chosen}]
     query = {"device": device["device"], "date": answer["day"]}
     since = device.get("gaps_from")
@@ -319,20 +321,6 @@ def _device_series(
         has_packs=True,
         reasons=reasons,
     )
-
-
-def _gap_series(
-    device: str,
-    answer: Mapping[str, Any],
-    gaps: Mapping[int, Sequence[tuple[str, int, int]]],
-    reasons: Sequence[tuple[str, str, str]],
-    zone: ZoneInfo,
-    language: str,
-) -> Series:
-    """A day of which nothing was read: what is missing."""
-    nothing = {"n": "", "kind": "gauge", "u": "", "mean_u": "", "total": None, "known": 0.0, "rows": ()}
-    found = _device_series(0, nothing, device, answer, gaps, reasons, zone, language)
-    return replace(found, title=label("day.gaps", language), source="")
 
 
 def _word(reason: str) -> str:

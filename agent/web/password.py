@@ -128,9 +128,9 @@ class PasswordChecker:
         self._lock, self._waiting = asyncio.Lock(), 0
 
     def known_browser(self) -> str:
-        """A token for a browser that has logged in: its tries are then counted separately from those of its
+        """A token for a browser that has logged in: its tries are counted apart from its address's.
 
-        address. Valid until the password changes, even after a restart.
+        Valid until the password changes, even after a restart.
         """
         name = secrets.token_urlsafe(16)
         return f"{name}.{self._signed(name)}"

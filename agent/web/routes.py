@@ -60,9 +60,9 @@ NEXT = re.compile(r"/(?![/\\])[A-Za-z0-9/_.~%?&=:+-]{0,500}\Z")
 def settings_of(
     config_file: Path, runtime_dir: Path | None, listen: str | None, environ: Mapping[str, str]
 ) -> PageConfig:
-    """The configuration with the options of the command
+    """The configuration with the options of the command line.
 
-    line. Without a configuration at the default path the page still shows a given runtime directory.
+    Without a configuration at the default path the page still shows a given runtime directory.
     Raises ConfigError, UsageError.
     """
     try:

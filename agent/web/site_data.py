@@ -303,7 +303,7 @@ class SiteData:
     def _while_silent(self, key: Key) -> _Kept | None:
         """The kept answer, however old, while the agent does not answer; None: ask it.
 
-        agent. After a moment, one query at a time finds out whether it answers again. Raises the error of the last one.
+        After a moment, one query at a time finds out whether it answers again. Raises the error of the last one.
         """
         with self._lock:
             if self._silent is None:

@@ -15,7 +15,7 @@ HASTY_S = 0.2  # minimum timeout for a device whose answers were quick so far
 HASTY_TIMES = 3  # and this multiple of its longest answer time
 ILLEGAL_FUNCTION = 1  # the exception for an unsupported function
 NO_FUNCTION = 3  # this many refusals with it, and no other answer: the function counts as unsupported
-_SPACES = {1: "coils", 2: "discrete", 3: "holding", 4: "input"}
+SPACES = {1: "coils", 2: "discrete", 3: "holding", 4: "input"}
 
 
 class CachingLine:
@@ -103,7 +103,7 @@ class CachingLine:
         found: dict[str, dict[int, int]] = {}
         for registers, payload in self._asked:
             function, address, count = registers
-            words = found.setdefault(_SPACES[function], {})
+            words = found.setdefault(SPACES[function], {})
             for n in range(count):
                 if function >= 3:
                     words[address + n] = int.from_bytes(payload[2 * n : 2 * n + 2], "big")

@@ -8,7 +8,7 @@ from typing import Final
 from drivers.line import Request
 from drivers.model import Limits, LineDown, LineError, LineLent
 from drivers.raw_registers import RegisterRange
-from drivers.scan.caching_line import CachingLine
+from drivers.scan.caching_line import SPACES, CachingLine
 
 STARTS: Final = (0, 1, 100, 0x100, 0x300, 1000, 0x1000, 2000, 0x2000, 3000, 0x3000, 0x5000, 30000, 40000)
 FUNCTIONS: Final = (3, 4)
@@ -16,7 +16,6 @@ SHORT: Final = 2  # registers: some devices refuse half a value
 LENGTHS: Final = (40, 20, 10, 4)  # the longest that is answered, once the short question was
 MOST_KNOWN: Final = 3  # places that were answered while profiles were tried
 FILLERS: Final = {0, 0xFFFF}
-_NAMES: Final = {"holding": 3, "input": 4}
 
 
 async def find_block(
@@ -62,9 +61,9 @@ async def find_block(
 def _answered(memory: CachingLine) -> Iterator[RegisterRange]:
     """Neighbours that were answered and are not all zero, the longest first."""
     runs: list[RegisterRange] = []
-    for name, words in memory.dump().items():
-        if (function := _NAMES.get(name)) is None:
-            continue
+    dump = memory.dump()
+    for function in FUNCTIONS:
+        words = dump.get(SPACES[function], {})
         first = last = -1
         for address in (*map(int, words), -1):
             if first >= 0 and address != last + 1:

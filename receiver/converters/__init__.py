@@ -1,6 +1,6 @@
-"""The seam for other formats: a converter turns verified values of a period into another format. A
+"""The seam for other formats: a converter turns verified values of a period into another format.
 
-third-party package registers its ``CONVERTER`` in the entry point group ``meterhouse.converters``.
+A third-party package registers its ``CONVERTER`` in the entry point group ``meterhouse.converters``.
 """
 
 from __future__ import annotations

@@ -308,16 +308,10 @@ def _sum(name: str, streams: Sequence[GatewayState]) -> GatewayState:
     for one in streams:
         findings.update(one.findings)
         reasons.update(one.reasons)
-    counts = (
-        sum(getattr(one, part) for one in streams)
-        for part in ("packs", "readings", "due", "gaps", "asleep", "missing", "lost", "withheld", "unsettled")
-    )
+    parts = ("packs", "readings", "due", "gaps", "asleep", "missing", "lost", "withheld", "unsettled")
+    counts = {part: sum(getattr(one, part) for one in streams) for part in parts}
     newest = max((one.newest_ms for one in streams if one.newest_ms is not None), default=None)
-    packs, readings, due, gaps, asleep, missing, lost, withheld, unsettled = counts
-    return GatewayState(
-        name, newest, packs, readings, due, gaps, asleep, missing, lost, withheld, dict(findings), dict(reasons),
-        unsettled=unsettled,
-    )  # fmt: skip
+    return GatewayState(name, newest, **counts, findings=dict(findings), reasons=dict(reasons))
 
 
 def _packs(connection: Connection, stream: str, where: str, values: list[Any]) -> list[PackRow]:

@@ -1,0 +1,52 @@
+"""A client that publishes what gateways would, as fast as the broker confirms it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from receiver.demo import _wait_for_subscribers
+
+
+@contextlib.contextmanager
+def connected(port: int, folder: Path, window: int) -> Iterator[mqtt.Client]:
+    """A client of the broker on loopback, once a worker subscribes there.
+
+    Args:
+        folder: with the logs of the processes, for the error if none does.
+        window: messages in flight.
+    """
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    client.max_inflight_messages_set(window)
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    try:
+        _wait_for_subscribers(client, folder)
+        yield client
+        client.disconnect()
+    finally:
+        client.loop_stop()
+
+
+def publish(client: mqtt.Client, messages: Iterable[tuple[str, bytes, bool]], most: int) -> int:
+    """Publish (topic, body, retained) at QoS 1, at most ``most`` unconfirmed. Returns how many the broker confirmed."""
+    sent, confirmed = 0, [0]
+
+    def on_publish(*_: Any) -> None:
+        confirmed[0] += 1
+
+    client.on_publish = on_publish
+    for topic, body, retained in messages:
+        client.publish(topic, body, qos=1, retain=retained)
+        sent += 1
+        while sent - confirmed[0] > most:
+            time.sleep(0.005)
+    while confirmed[0] < sent:
+        time.sleep(0.005)
+    return sent
