@@ -134,7 +134,6 @@ class Checker:
         self._asked: OrderedDict[str, float] = OrderedDict()  # gateway -> when its keys or pins were last looked up
         self._tables: OrderedDict[bytes, PointTable] = OrderedDict()  # births of equal points share one
         self._births: OrderedDict[str, PointTable] = OrderedDict()
-        self._audited: OrderedDict[str, None] = OrderedDict()  # births with at least one pack checked in full
 
     def check(self, topic: str, raw: bytes, *, patient: bool = True) -> AnyMessage | None:
         """Judge one message. None: not a message of ours.
@@ -167,7 +166,7 @@ class Checker:
 
     def forget_all(self) -> None:
         """Forget what was learned from messages, as it may not be in the database."""
-        for kept in (self._rings, self._asked, self._births, self._audited):
+        for kept in (self._rings, self._asked, self._births):
             kept.clear()
 
     def _ring(self, gateway: str) -> KeyRing:
@@ -220,7 +219,7 @@ class Checker:
 
     def _pack(self, raw: bytes, topic: str, ring: KeyRing, patient: bool) -> PackMessage:
         raw = inflate(raw)
-        pack = self._with_new_keys(ring, lambda: check(raw, topic, ring, self._table, audited=self._audited))
+        pack = self._with_new_keys(ring, lambda: check(raw, topic, ring, self._table))
         birth = pack.link.birth
         codes = [*dict.fromkeys(fault.code for fault in pack.faults), *implausible(pack.balance)]
         made = PackMessage(pack, raw, pack.balance, codes)
@@ -228,8 +227,6 @@ class Checker:
             _keep(self._births, birth, self._share(made.points), MAX_BIRTHS)
         elif pack.unjudged == "birth" and patient:
             raise NotYet(Refusal("birth", f"its birth {birth} is not known"))
-        else:
-            _keep(self._audited, birth, None, MAX_BIRTHS)
         return made
 
     def _table(self, birth: str) -> PointTable | None:

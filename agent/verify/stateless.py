@@ -30,6 +30,9 @@ from .strict import MAX_OBJECT_BYTES, MAX_REASON, Columns, MissingPackage, Refus
 from .topics import GATEWAY, PACK_KINDS, STREAM, Topic, split_topic
 
 MAX_STREAM: Final = 200
+# The canonical form costs as much as the rest, and a signer that writes another one does so in all packs. It is
+# compared in births, in the second pack of a boot and every so many later: by number, so all verifiers agree.
+FORM_EVERY: Final = 64
 # content of bytes that were not parsed: only for messages, and to know whose keys to wait for
 _CLAIMED_STREAM: Final = re.compile(rb'"stream":"([A-Za-z0-9_.:/-]{1,200})"')
 _CLAIMED_BOOT: Final = re.compile(rb'"boot":"([0-9a-f]{16})"')
@@ -93,9 +96,7 @@ class CheckedPack:
         return "parts" if self.link.part else "birth"
 
 
-def check(
-    raw: bytes, topic: str | None, keys: KeyRing, table: Tables, *, audited: Collection[str] = ()
-) -> CheckedPack | Refusal:
+def check(raw: bytes, topic: str | None, keys: KeyRing, table: Tables) -> CheckedPack | Refusal:
     """The result for one pack, judged without any other pack. Never raises for the content of ``raw``.
 
     The result depends on the arguments alone. Cost is bounded for any bytes: docs/verify.md, "Upper limits of cost".
@@ -107,8 +108,6 @@ def check(
         keys: of the gateway of that topic.
         table: the point table of a birth by its hash, or None if it is not known yet: completeness and units then stay
             open until the same bytes are checked again. ``{}.get`` is one. A birth is judged by its own.
-        audited: births of which a pack was checked already: their other packs are spared the canonical form, which
-            costs a third of the whole or more and is wrong in all packs of a birth or in none. Births are never spared.
     """
     claims: Mapping[str, object] = {}
     try:
@@ -122,7 +121,7 @@ def check(
             raise Refused("kid", f"signed by {shown(found.kid)}, which is in no key record of {keys.gateway}")
         value, columns = parse_found(raw, found)
         claims = value
-        return check_parsed(raw, value, columns, found, place, keys, table, audited)
+        return check_parsed(raw, value, columns, found, place, keys, table)
     except Refused as error:
         return _refusal(error, claims)
 
@@ -192,7 +191,6 @@ def check_parsed(
     place: Topic | None,
     keys: KeyRing,
     table: Tables,
-    audited: Collection[str] = (),
 ) -> CheckedPack:
     """The second half of ``check``, for bytes that ``parse_found`` has read. Raises Refused."""
     stream = stream_of(value)
@@ -205,12 +203,10 @@ def check_parsed(
     retained = place is not None and place.kind == "birth"
     if retained and pack.table is None:
         raise Refused("shape", "the retained birth is not a birth")
-    return _judge(pack, signed, retained, pack.table or table(pack.link.birth), audited)
+    return _judge(pack, signed, retained, pack.table or table(pack.link.birth))
 
 
-def _judge(
-    pack: Pack, signed: Signed, retained: bool, table: PointTable | None, audited: Collection[str]
-) -> CheckedPack:
+def _judge(pack: Pack, signed: Signed, retained: bool, table: PointTable | None) -> CheckedPack:
     link, records = pack.link, pack.records
     texts = list(pack.faults)
     if table is None:
@@ -219,7 +215,7 @@ def _judge(
         points, wrong = table.count(records.names, records.units)
         texts += wrong
         counts = PackCounts(link, points, len(records.names), pack.gaps)
-    if (link.is_birth or link.birth not in audited) and not is_canonical(signed):
+    if (link.is_birth or link.seq % FORM_EVERY == 2) and not is_canonical(signed):
         texts.append("signed over bytes that are not in canonical form")
     faults = tuple(PackFault("rule", clean(text, MAX_REASON)) for text in texts)
     judged = balance((counts,), table) if table and not link.part and not faults else None

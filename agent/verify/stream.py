@@ -51,7 +51,6 @@ class StreamState:
         self._sum = StreamReport(stream)
         self._waiting: dict[str, list[_Unbalanced]] = {}  # by the hash of a birth that was not seen yet
         self._groups: OrderedDict[tuple[str, int], _Unbalanced] = OrderedDict()
-        self.audited: OrderedDict[str, None] = OrderedDict()  # births of which a pack's form was looked at
         self._faulty: set[tuple[str, int]] = set()
         self._bad = 0  # packs with a fault
         self._monotonic: tuple[str, str, int, int] = ("", "", 0, 0)  # boot, kernel boot, seq, ms
@@ -84,10 +83,6 @@ class StreamState:
         self._check_clock(pack)
         if pack.table:
             self.add_table(link.hash, pack.table)
-        elif link.birth not in self.audited:
-            self.audited[link.birth] = None
-            if len(self.audited) > MAX_TABLES:
-                self.audited.popitem(last=False)
         for fault in pack.faults:
             if fault.code != "due":  # after the faults found by the packs before and after
                 self._add_fault(link, fault.code, fault.text, where)

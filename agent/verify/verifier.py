@@ -319,9 +319,7 @@ class Verifier:
             return self._hold_pack(got, gateway)
         known = self._streams.get(stream) or _UNKNOWN
         try:
-            checked = check_parsed(
-                got.raw, got.value, got.columns, got.found, got.place, ring, known.tables.get, known.audited
-            )
+            checked = check_parsed(got.raw, got.value, got.columns, got.found, got.place, ring, known.tables.get)
         except Refused as error:
             if error.code == "kid":  # a new key may be on its way
                 return self._hold_pack(got, gateway)

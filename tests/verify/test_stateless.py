@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import rfc8785
 import zstandard
 
 from agent.verify import (
@@ -218,14 +219,32 @@ def test_what_may_hold_later_says_so(good: tuple[Stream, list[bytes], KeyRing]) 
     assert check_keys(keys(stream.key), KEYS_TOPIC, ring) is False, "known already"
 
 
-def test_the_form_of_a_birth_is_looked_at_each_time_of_others_on_demand() -> None:
+def in_other_form(raw: bytes, key: Key) -> bytes:
+    """The same pack, signed over 1.20 where the canonical form has 1.2."""
+    fields = json.loads(raw)
+    del fields["sig"]
+    payload = rfc8785.dumps(fields).replace(b'"error_ms":1.2', b'"error_ms":1.20')
+    return payload.replace(b',"stream"', b',"sig":"' + key.jws(payload).encode() + b'","stream"')
+
+
+def test_which_packs_are_compared_with_the_canonical_form_follows_from_their_number() -> None:
+    """Whatever came before, so that a verifier, a worker and an audit of the same packs agree."""
     case = CASES["not_canonical_number"]()
     ring = KeyRing("park7/gw01", case.trust)
     (_, announced), (topic, raw) = case.objects
     check_keys(announced, KEYS_TOPIC, ring)
-    for audited in ((), [payload_hash(raw)]):
-        pack = check(raw, topic, ring, {}.get, audited=audited)
-        assert isinstance(pack, CheckedPack) and [fault.code for fault in pack.faults] == ["rule"]
+    pack = check(raw, topic, ring, {}.get)
+    assert isinstance(pack, CheckedPack) and [fault.code for fault in pack.faults] == ["rule"], "a birth"
+
+    stream = Stream()
+    packs = [in_other_form(raw, stream.key) for raw in stream.run(70)[1:]]
+    seen = []
+    for raw in random.Random(17).sample(packs, len(packs)):
+        pack = check(raw, stream.topic(), ring, {}.get)
+        assert isinstance(pack, CheckedPack)
+        if pack.faults:
+            seen.append(pack.link.seq)
+    assert sorted(seen) == [2, 66]
 
 
 def fits_a_database(value: Any) -> bool:
