@@ -20,8 +20,8 @@ class ReadingBlock:
     """
 
     def __init__(self, records: list[dict[str, Any]], from_ms: int) -> None:
-        self.points = [record["n"] for record in records]
-        self.units = [record.get("u", record.get("du", "")) for record in records]
+        self.points = [_plain(record["n"]) for record in records]
+        self.units = [_plain(record.get("u", record.get("du", ""))) for record in records]
         names = "\0".join((*self.points, "", *self.units))
         self.layout: UUID = short_hash(sha256(names.encode()).digest())
         self.after_ms: list[int] = []
@@ -36,9 +36,9 @@ class ReadingBlock:
             self.values.append(float(value) if value is not None else None)
             more: dict[str, Any] = {name: record[name] for name in _OTHER if name in record}
             if more:
-                self.other[str(place)] = _clean(more)
+                self.other[str(place)] = more
 
 
-def _clean(more: dict[str, Any]) -> dict[str, Any]:
-    """PostgreSQL's jsonb cannot store a NUL character."""
-    return {name: value.replace("\0", "") if isinstance(value, str) else value for name, value in more.items()}
+def _plain(value: object) -> str:
+    """PostgreSQL cannot store a NUL character; a unit is checked only where the birth declares the point."""
+    return str(value).replace("\0", "")

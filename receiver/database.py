@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
@@ -176,6 +177,20 @@ def boot_text(number: int) -> str:
 def short_hash(digest: bytes) -> UUID:
     """The part of a SHA-256 that the tables hold."""
     return UUID(bytes=digest[:16])
+
+
+def json_text(value: object) -> str:
+    """JSON for a column of type jsonb, which cannot store a NUL character: they are left out."""
+    text = json.dumps(value)
+    return json.dumps(_without_nul(value)) if "\\u0000" in text else text
+
+
+def _without_nul(value: object) -> object:
+    if isinstance(value, dict):
+        return {_without_nul(name): _without_nul(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nul(inner) for inner in value]
+    return value.replace("\0", "") if isinstance(value, str) else value
 
 
 def month_of(ms: int) -> date | None:

@@ -28,6 +28,7 @@ from receiver.trust import Enrolment, enrol
 
 ROUNDS: Final = 12  # packs of each stream
 DEVICES: Final = 2
+SILENT_MS: Final = 600_000
 STUCK_S: Final = 120.0  # allowed without any progress
 MOSQUITTO: Final = """listener 0 {socket}
 allow_anonymous true
@@ -61,7 +62,7 @@ def run_demo(gateways: int, say: Callable[[str], None]) -> FleetState:
         port = _start_mosquitto(stack, folder)
         say(f"mosquitto on 127.0.0.1:{port}")
         start_ms = round(time.time() - ROUNDS * 10) * 1000
-        fleet = make_fleet(gateways, DEVICES, start_ms)
+        fleet = _fleet(gateways, start_ms)
         want = _expected(gateways, start_ms)
         with connect(postgres.dsn) as connection:
             enrol(connection, [Enrolment(one.name, [one.signer.kid]) for one in fleet[:-1]])
@@ -73,6 +74,15 @@ def run_demo(gateways: int, say: Callable[[str], None]) -> FleetState:
         sent = _publish(fleet, port, folder)
         say(f"{sent} messages published, each confirmed by the broker; two workers and a keeper at work")
         return _settled(postgres.dsn, want, folder)
+
+
+def _fleet(gateways: int, start_ms: int) -> list[MadeGateway]:
+    """Every fiftieth gateway has been silent for ten minutes."""
+    fleet = make_fleet(gateways, DEVICES, start_ms)
+    for gateway in fleet[5::50]:
+        for stream in gateway.streams:
+            stream.at_ms -= SILENT_MS
+    return fleet
 
 
 def _start_mosquitto(stack: ExitStack, folder: Path) -> int:
@@ -197,7 +207,7 @@ def _settled(dsn: str, want: int, folder: Path) -> FleetState:
 
 def _expected(gateways: int, start_ms: int) -> int:
     """Number of packs that must be stored, counted by generating the fleet again; the last gateway is not enrolled."""
-    fleet = make_fleet(gateways, DEVICES, start_ms)[:-1]
+    fleet = _fleet(gateways, start_ms)[:-1]
     sent = {
         (topic.rpartition("/")[0], body)
         for one in fleet

@@ -69,6 +69,10 @@ class GatewayState:
         """Seconds since the end of its newest pack."""
         return max(0.0, now_s - (self.newest_ms or 0) / 1000)
 
+    def is_late(self, now_s: float) -> bool:
+        """Packs have come, but none for five minutes."""
+        return self.newest_ms is not None and self.late_s(now_s) > LATE_S
+
 
 @dataclass(slots=True)
 class FleetState:
@@ -87,7 +91,7 @@ class FleetState:
         return {
             "gateways": len(self.gateways),
             **{word: verdicts.count(word) for word in ("verified", "incomplete", "failed", "silent")},
-            "late": sum(one.newest_ms is not None and one.late_s(now_s) > LATE_S for one in self.gateways),
+            "late": sum(one.is_late(now_s) for one in self.gateways),
             "unknown": len(self.unknown),
             "packs": sum(one.packs for one in self.gateways),
             "readings": sum(one.readings for one in self.gateways),
@@ -114,7 +118,9 @@ def fleet_state(connection: Connection, like: str | None = None, since: str = "1
     rows = connection.execute(_GATEWAYS, {"like": like, "since": since}).fetchall()
     gateways = [_state(row) for row in rows]
     unknown = connection.execute(
-        "SELECT gateway, thumbprint FROM unknown_gateways ORDER BY seen DESC LIMIT 1000"
+        "SELECT gateway, thumbprint FROM unknown_gateways WHERE %(like)s::text IS NULL OR gateway = %(like)s::text "
+        "OR starts_with(gateway, %(like)s::text || '/') ORDER BY seen DESC LIMIT 1000",
+        {"like": like},
     ).fetchall()
     waiting = connection.execute(
         "SELECT count(*) FROM lots WHERE checked IS NULL AND stored < now() - interval '1 minute'"

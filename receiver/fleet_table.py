@@ -20,12 +20,12 @@ _STYLES: Final = {"verified": "green", "incomplete": "yellow", "failed": "red", 
 
 
 def print_state(state: FleetState, *, only_bad: bool = False) -> None:
-    """Faulty gateways first, then those that lost packs, then the totals."""
+    """Faulty gateways first, then late ones and those that lost packs, then the totals."""
     console, now_s = open_console(), time.time()
     order = {"failed": 0, "incomplete": 1, "silent": 2, "verified": 3}
-    rows = sorted(state.gateways, key=lambda one: (order[one.verdict], not one.lost, one.name))
+    rows = sorted(state.gateways, key=lambda one: (order[one.verdict], not one.is_late(now_s), not one.lost, one.name))
     if only_bad:
-        rows = [one for one in rows if one.verdict != "verified"]
+        rows = [one for one in rows if one.verdict != "verified" or one.is_late(now_s)]
     good = [one for one in rows if one.verdict == "verified"]
     shown = [one for one in rows if one.verdict != "verified"] + good[:MOST]
     table = plain_table(
@@ -35,10 +35,11 @@ def print_state(state: FleetState, *, only_bad: bool = False) -> None:
     for one in shown:
         complete = "" if one.completeness is None else f"{100 * one.completeness:.2f} %"
         age = "" if one.newest_ms is None else _age(one.late_s(now_s))
+        reasons = ", ".join(filter(None, [say("late") if one.is_late(now_s) else "", why(one)]))
         table.add_row(
             cell(one.name), Text(say(one.verdict), style=_STYLES[one.verdict]), str(one.packs), str(one.readings),
             complete,
-            str(one.missing + one.withheld), str(one.lost), age, cell(why(one), 300),
+            str(one.missing + one.withheld), str(one.lost), age, cell(reasons, 300),
         )  # fmt: skip
     console.print(table)
     if len(good) > MOST:

@@ -18,7 +18,7 @@ import psycopg
 from drivers.backoff import Backoff
 from receiver.acks import Acknowledger
 from receiver.chains import apply_revocations, check_lots
-from receiver.database import Connection, DatabaseError, open_database
+from receiver.database import Connection, DatabaseError, open_database, show_dsn
 from receiver.latest import LatestPublisher
 from receiver.publisher import Publisher
 from receiver.replays import ask_again
@@ -70,7 +70,7 @@ class Keeper:
         self.dsn, self._place, self._clock = dsn, place, clock
         self._connection: Connection | None = None
         self._retry = Backoff(0.5, 15.0)
-        self._away_until = 0.0
+        self._away_until, self._is_away = 0.0, False
         self.checked = self.failures = 0
         self._jobs = [
             _Job(SETTLE_S, settle_late), _Job(SETTLE_S, apply_revocations), _Job(DAILY_S, prepare_months),
@@ -99,6 +99,9 @@ class Keeper:
         except (psycopg.Error, DatabaseError) as error:
             self._failed(error)
             return 0
+        if self._is_away:
+            self._is_away = False
+            log.warning("%s: reachable again", show_dsn(self.dsn))
         self._retry.reset()
         self.checked += checked
         return checked
@@ -111,6 +114,7 @@ class Keeper:
     def _failed(self, error: Exception) -> None:
         delay_s = self._retry.next_s()
         self._away_until, self.failures = self._clock() + delay_s, self.failures + 1
+        self._is_away = True
         if self._connection is not None:
             self._connection.close()
             self._connection = None

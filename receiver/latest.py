@@ -9,7 +9,7 @@ import json
 from typing import Any, Final
 
 from receiver.bodies import Bodies
-from receiver.database import Connection, boot_text, statement
+from receiver.database import Connection, boot_text, json_text, statement
 from receiver.publisher import Publisher
 
 PREFIX: Final = "meterhouse/latest/v1/"  # not below meterhouse/v1/: no gateway may publish here
@@ -85,5 +85,5 @@ def _note(connection: Connection, stream: int, boot: int, seq: int, points: dict
     connection.execute(
         "INSERT INTO latest (stream, boot, seq, points) VALUES (%s, %s, %s, %s) ON CONFLICT (stream) DO UPDATE SET "
         "boot = excluded.boot, seq = excluded.seq, points = excluded.points, published = clock_timestamp()",
-        [stream, boot, seq, json.dumps(points).replace("\\u0000", "")],
+        [stream, boot, seq, json_text(points)],
     )

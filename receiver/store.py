@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -24,6 +23,7 @@ from receiver.checker import AnyMessage, KeysMessage, PackMessage, PageMessage, 
 from receiver.database import (
     Connection,
     boot_number,
+    json_text,
     month_of,
     open_database,
     short_hash,
@@ -229,7 +229,7 @@ class Store:
                 continue
             points = short_hash(points_hash(table))
             cursor.execute(
-                "INSERT INTO point_tables VALUES (%s, %s) ON CONFLICT DO NOTHING", [points, json.dumps(table)]
+                "INSERT INTO point_tables VALUES (%s, %s) ON CONFLICT DO NOTHING", [points, json_text(table)]
             )
             cursor.execute(
                 "INSERT INTO births VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
@@ -279,7 +279,7 @@ class Store:
             link = one.checked.link
             rows.append((
                 stream_id(one.checked.stream), link.seq, boot_number(link.boot), link.from_ms, block.layout,
-                block.after_ms, block.values, Jsonb(block.other) if block.other else None,
+                block.after_ms, block.values, json_text(block.other) if block.other else None,
             ))  # fmt: skip
         cursor.executemany(
             "INSERT INTO reading_blocks VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING", rows
@@ -389,7 +389,7 @@ def _figures(one: PackMessage) -> Iterable[tuple[object, ...]]:
             _text(period.get("kind")) or "", _text(period.get("label")) or "", round(low * 1000), round(high * 1000),
             _decimal(result.get("v")), _text(result.get("u")), _decimal(result.get("completeness")),
             _text(result.get("verdict")), official if isinstance(official, bool) else None,
-            json.dumps(result).replace("\\u0000", ""),
+            json_text(result),
         )  # fmt: skip
 
 

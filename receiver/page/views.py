@@ -19,7 +19,7 @@ from agent.web.views import GOOD, reason_text
 from drivers.model import clean_text
 from receiver.database import boot_text
 from receiver.finding_texts import finding_meaning, finding_word
-from receiver.fleet_state import LATE_S, GatewayState
+from receiver.fleet_state import GatewayState
 from receiver.page.data import DAYS, FleetView, GatewayFacts, PackRow, Shares
 from receiver.page.figures import MOST_PACKS, Figure, Figures
 from receiver.page.labels import label
@@ -111,11 +111,7 @@ def fleet_view(fleet: FleetView, choice: Choice, root: str, language: str) -> di
 
 
 def _matches(one: GatewayState, state: str, now_s: float) -> bool:
-    return _is_late(one, now_s) if state == "late" else one.verdict == state
-
-
-def _is_late(one: GatewayState, now_s: float) -> bool:
-    return one.newest_ms is not None and one.late_s(now_s) > LATE_S
+    return one.is_late(now_s) if state == "late" else one.verdict == state
 
 
 def _order(one: GatewayState, column: str) -> Any:
@@ -145,7 +141,7 @@ def _column(name: str, choice: Choice, root: str) -> dict[str, str]:
 def _fleet_row(
     one: GatewayState, shares: Shares, days: Sequence[date], root: str, language: str, now_s: float
 ) -> dict[str, Any]:
-    late = _is_late(one, now_s)
+    late = one.is_late(now_s)
     return {
         "name": one.name,
         "href": gateway_href(root, one.name),

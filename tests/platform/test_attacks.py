@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,32 @@ def test_one_database_away_is_named_and_the_others_are_shown(
     assert "meterhouse_platform_away 1" in text and "meterhouse_platform_gateways 1" in text
     assert outcome(["platform", "status", "--db", "host=/nowhere dbname=y", "--db", AWAY]) == 3
     assert "Check that it is running there" in capsys.readouterr().err, "all of them away: nothing to show"
+
+
+def test_the_strangers_of_one_site_and_who_is_late(dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    late, good = make("whole", 1), make("whole", 2, round(time.time() - 120) * 1000)
+    put(dsn, [late, good])
+    store = Store(dsn)
+    store.trust_changes()
+    store.put([], [], [("site00/new", b"{}"), ("site001/new", b"{}"), ("other/new", b"{}")])
+    assert outcome(["platform", "status", "site00", "--db", dsn]) == 0
+    said = capsys.readouterr().out
+    assert "not enrolled: site00/new" in said and "other/new" not in said and "site001/new" not in said
+    lines = said.splitlines()
+    names = [next(n for n, line in enumerate(lines) if b.gateway.name in line) for b in (late, good)]
+    assert names[0] < names[1], "who is late comes first"
+    assert lines[names[0]].split()[-1] == "late" and "late" not in lines[names[1]]
+
+
+def test_a_keeper_says_that_its_database_is_back(dsn: str, caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    keeper = Keeper(AWAY, clock=lambda: now[0])
+    keeper.step()
+    keeper.dsn, now[0] = dsn, 60.0
+    for _ in range(2):
+        keeper.step()
+    keeper.close()
+    assert [message.rpartition(": ")[2] for message in caplog.messages if "again" in message] == ["reachable again"]
 
 
 def test_the_garbage_of_one_gateway_pushes_out_nobody_elses(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:

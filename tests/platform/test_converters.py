@@ -217,6 +217,7 @@ def test_wrong_usage_of_convert(dsn: str, tmp_path: Path) -> None:
     ):
         result = CliRunner().invoke(platform, ["convert", *arguments, "--db", dsn])
         assert isinstance(result.exception, GatewayError) and words in str(result.exception), (words, result.exception)
+        assert result.output == "", "half a file would pass for a whole one"
 
 
 class Lines:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from agent.verify import KeyRing, Refusal, check, check_keys
 from receiver.database import connect, migrate, statement
 from receiver.fleet_state import fleet_state
 from receiver.fleet_table import why
@@ -23,6 +26,8 @@ from receiver.trust import Enrolment, enrol, read_csv, remove
 from receiver.worker import Worker
 from tests.kits.broker import Broker, until
 from tests.kits.fleet_faults import START_MS, Feed, has_subscriber, make, publish_all
+from tests.kits.mutations import places
+from tests.kits.signed import POINTS, Key, Stream, keys, sign, table
 
 
 class Clock:
@@ -262,6 +267,49 @@ def test_what_strangers_and_enrolled_gateways_may_write_stops_nobody(dsn: str) -
     assert worker.totals.refused["internal"] == 0 and worker.totals.failures == 0
     assert not worker.totals.refused
     assert count(dsn, "SELECT count(*) FROM figures") >= 1
+
+
+def zeros(value: Any) -> Iterator[Any]:
+    """The same object with a NUL in one text after the other, and in the names of its members."""
+    for way in places(value):
+        made = copy.deepcopy(value)
+        inner = made
+        for name in way[:-1]:
+            inner = inner[name]
+        if isinstance(inner[way[-1]], str):
+            inner[way[-1]] = f"\0{inner[way[-1]]}\\u0000\0"
+            yield made
+        elif isinstance(inner[way[-1]], dict):
+            inner[way[-1]]["\0"] = "\\"
+            yield made
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_zero_in_any_text_of_a_signed_pack_is_judged_as_verify_judges_it(dsn: str, declared: bool) -> None:
+    """PostgreSQL stores none; what a gateway signs may hold one."""
+    key = Key()
+    stream = Stream(gateway="zero/gw1", key=key, points=POINTS if declared else ())
+    enrolled(dsn, ("zero/gw1", key.kid))
+    birth = stream.fields(0, table=table(stream.points), birth=None, e=None)
+    sent = [[sign(fields, key)] for fields in zeros(birth)]
+    born = stream.seal(birth)
+    stream.points = POINTS
+    pack = stream.fields(gaps=[{"from": stream.at, "points": "*", "reason": "crc", "to": stream.at}])
+    pack["e"][0] |= {"q": "old", "x": "7"}
+    pack["e"].append({"n": "text", "vs": "a", "u": "b"})
+    sent += [[born, sign(fields, key)] for fields in zeros(pack)]
+    ring = KeyRing("zero/gw1", [key.kid])
+    announced = ("meterhouse/v1/zero/gw1/keys", keys(key, gateway="zero/gw1"))
+    assert check_keys(announced[1], announced[0], ring) is True
+    for packs in sent:
+        with connect(dsn) as connection:
+            connection.execute("TRUNCATE packs, births, point_tables, forks, layouts, reading_blocks")
+        worker = Worker(Feed([announced, *((stream.topic(), raw) for raw in packs)]), [Store(dsn)], Clock())
+        worker.step(0)
+        judged = check(packs[-1], stream.topic(), ring, {}.get)
+        refused = {judged.code: 1} if isinstance(judged, Refusal) else {}
+        assert (dict(worker.totals.refused), worker.waiting) == (refused, 0), packs[-1]
+        assert count(dsn, "SELECT count(*) FROM packs") == len(packs) - len(refused)
 
 
 def test_a_gateway_without_its_birth_does_not_hold_up_the_others(dsn: str) -> None:
