@@ -78,13 +78,13 @@ class PointTable:
             name = intern(name)
             if name in self.units:
                 raise Refused("shape", f"the birth's table has {shown(name)} twice")
-            unit = unit_of(_text(point.get("u")), _text(point.get("du")))
-            if "\0" in name or any("\0" in part for part in unit):  # a tuple's parts, or a text's characters
+            u, du = _text(point.get("u")), _text(point.get("du"))
+            if "\0" in name + u + du:
                 raise Refused("shape", f"a NUL character in the name or unit of {shown(name)}")
             kind = point.get("kind")
             if not isinstance(kind, str) or kind not in KINDS:
                 raise Refused("shape", f"{name[:MAX_SHOWN]} is of kind {shown(kind)}")
-            self.units[name] = unit
+            self.units[name] = unit_of(u, du)
             period = point.get("period")
             if period is None or kind not in ("gauge", "counter"):
                 continue
