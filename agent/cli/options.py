@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -141,6 +141,12 @@ class ConfigOptions:
         from agent.config import load_config
 
         return load_config(self.config_file, state_dir=self.state_dir, runtime_dir=self.runtime_dir)
+
+    def read_labels(self) -> Mapping[str, str]:
+        """Labels of the devices, by name. Raises ConfigError."""
+        from agent.config import load_labels
+
+        return load_labels(self.config_file)
 
     def find_runtime_dir(self, warn: bool = True, strict: bool = True) -> Path:
         """The folder of ``find_agent``, with its complaints as warnings."""

@@ -1,6 +1,6 @@
 """The configuration: agent.toml and conf.d as one frozen object, with all complaints at once."""
 
-from agent.config.load import PageConfig, load_config, load_page_config
+from agent.config.load import PageConfig, load_config, load_labels, load_page_config
 from agent.config.profiles import (
     device_spec,
     line_config,
@@ -53,6 +53,7 @@ __all__ = [
     "gathered",
     "line_config",
     "load_config",
+    "load_labels",
     "load_page_config",
     "load_profiles",
     "make_driver",

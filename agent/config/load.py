@@ -133,6 +133,11 @@ def load_page_config(
     return PageConfig(web, zone, folders["runtime_dir"], named, Path(path))
 
 
+def load_labels(path: Path | str) -> Mapping[str, str]:
+    """The labels of the devices by name, as the files are now. Raises ConfigError."""
+    return load_page_config(path, environ={}).labels
+
+
 def _read_files(path: Path, complaints: Complaints, drafts: Mapping[Path, str]) -> list[Layer]:
     def read(file: Path, order: int, hint: str = "") -> Layer:
         if file in drafts:

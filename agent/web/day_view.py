@@ -129,6 +129,17 @@ def before_start(answer: Mapping[str, Any], first_day: str, device: str, languag
     return label("day.before_start.device" if device else "day.before_start", language, time=time)
 
 
+def why_nothing(shown: date | None, days: Sequence[str], today: str, language: str) -> str:
+    """Why a day or a period may have nothing; "" where only the agent could say it. ``days``: that have intervals."""
+    if not days:
+        return label("day.empty", language)
+    if str(shown) > today:
+        return label("day.future", language)
+    if str(shown) < days[0]:
+        return label("day.before", language, day=days[0])
+    return label("day.early", language) if str(shown) == today and today not in days else ""
+
+
 def _listed(devices: Sequence[Mapping[str, Any]], silent: Mapping[str, Silence]) -> list[Mapping[str, Any]]:
     """The devices of the answer, and those that have not sealed anything yet."""
     nothing = {"label": "", "configured": True, "energy": (), "missing": {}}
@@ -297,10 +308,12 @@ def _device_series(
         _, end, energy, mean, low, high, known, flags, first, last = row
         words, doubtful = _flags(flags, language)
         here = gaps.get(start, ())
+        sealed = start in by_start or sum(whole for *_, whole in here) >= length * 1000  # else only its gaps are known
         rows.append(
             Row(
                 start, int(end), _span(start, int(end), zone), number(energy), number(mean),
-                "" if low is None else number(low), "" if high is None else number(high), float(known), share(known),
+                "" if low is None else number(low), "" if high is None else number(high), float(known),
+                share(known) if sealed else "–",
                 words, doubtful, " ".join(f"{_word(reason)}:{ms}:{whole}" for reason, ms, whole in here),
                 "; ".join(f"{reason_text(reason, language)} {duration(ms, language)}" for reason, ms, _ in here),
                 _packs(device, first, last),

@@ -35,6 +35,11 @@ LABELS: Final[Mapping[str, Texts]] = {
         "The agent does not answer. This is what it said last; it may be old.",
         "采集程序没有应答，以下为其上次应答的内容，可能已过时。",
     ),
+    "hangs": (
+        "The agent has stopped reporting: it hangs, or this machine is overloaded. This is its last state; "
+        "`meterhouse status` says more.",
+        "采集程序已停止上报：可能卡住，或本机过载。以下为其最后的状态；详情见 `meterhouse status`。",
+    ),
     "readonly": (
         "Read-only. Shown is what the agent of this gateway reads and keeps.",
         "只读页面，显示本网关采集程序读取和保存的数据。",
@@ -182,6 +187,16 @@ LABELS: Final[Mapping[str, Texts]] = {
     ),
     "day.whole": ("Intervals of {length}, times of {zone}", "间隔 {length}，时区 {zone}"),
     "day.nothing": ("Nothing is known of this day.", "该日无数据。"),
+    "day.no_date": (
+        "{text} is not a date. Expected a day such as 2026-11-28.",
+        "{text} 不是日期。应为 2026-11-28 这样的日期。",
+    ),
+    "day.future": ("This day has not begun.", "该日尚未开始。"),
+    "day.before": ("The first day with intervals is {day}.", "最早有数据的一天是 {day}。"),
+    "day.early": (
+        "The first interval of today is not over yet; it is written when it is.",
+        "今日首个间隔尚未结束，结束后才会写入。",
+    ),
     "day.empty": (
         "No intervals are stored yet: the first is written when it is over.",
         "尚无数据：首个间隔结束后才会写入。",

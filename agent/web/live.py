@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent.cli.common import NoAgent, is_alive, read_snapshot
 from agent.cli.findings import STALE_S, Finding, find
+from agent.config import load_labels
 from drivers.model import ConfigError, GatewayError
 
 if TYPE_CHECKING:
@@ -60,14 +61,20 @@ class Moment:
         """The label at the top of every page; "" for none."""
         if self.gone or isinstance(self.error, NoAgent):
             return "kept"
-        return "verdict.unseen" if self.error is not None else ""
+        if self.error is not None:
+            return "verdict.unseen"
+        return "hangs" if self.outdated else ""
 
 
 class LiveData:
     """Reads the runtime directory of an agent, at most once a second and only if somebody looks."""
 
-    def __init__(self, runtime_dir: Path, config_file: Path | None = None) -> None:
+    def __init__(
+        self, runtime_dir: Path, config_file: Path | None = None, labels: Mapping[str, str] | None = None
+    ) -> None:
         self._folder = runtime_dir
+        self.labels: Mapping[str, str] = labels or {}  # of devices, by name
+        self._loaded: object = None  # when the agent read the configuration that the labels are from
         self._config_file = config_file
         self._complaints: tuple[str, ...] = ()
         self._checked_at = -1e9
@@ -130,6 +137,7 @@ class LiveData:
         except GatewayError as error:  # stopped: its last values are not shown, its devices are
             self.close()
             return Moment(before.number + 1, now, before.snapshot, (), {}, error)
+        self._follow_labels(snapshot)
         alive = is_alive(snapshot.get("pid"))
         findings = tuple(find(snapshot, now, alive, self._on_disk(), disk_usage(self._folder).free))
         if not alive:  # its ring waits for the next start; its last values are not shown
@@ -142,6 +150,15 @@ class LiveData:
             return Moment(before.number + 1, now, snapshot, findings, {}, error)
         self._caught_up = True
         return Moment(before.number + 1, now, snapshot, findings, self._points())
+
+    def _follow_labels(self, snapshot: Mapping[str, Any]) -> None:
+        """Read the labels again after a reload or a restart; those of files that are wrong now stay as they were."""
+        loaded = (snapshot.get("config") or {}).get("loaded")
+        if self._config_file is None or loaded == self._loaded:
+            return
+        self._loaded = loaded
+        with contextlib.suppress(GatewayError):
+            self.labels = load_labels(self._config_file)
 
     def _on_disk(self) -> tuple[str, ...]:
         """Errors in the configuration files, as `status` reports them; checked once a minute."""

@@ -67,7 +67,9 @@ class Renderer:
         def t(key: str, **values: object) -> str:
             return label(key, language, **values)
 
-        snapshot = moment.snapshot
+        snapshot, notice = moment.snapshot, moment.notice
+        if notice in ("", "hangs"):  # the page of now has its own finding about an agent that hangs
+            notice = "silent" if silent else "" if template == "now.html" else notice
         return self._templates.get_template(template).render(
             t=t,
             titled=lambda point: point_title(point, language),
@@ -82,7 +84,7 @@ class Renderer:
             place=f"{snapshot.get('site', '')}/{snapshot.get('gateway', '')}" if snapshot else "meterhouse",
             version=snapshot.get("version", ""),
             password=self._password,
-            notice=moment.notice or ("silent" if silent else ""),
+            notice=notice,
             as_of=as_of,
             **facts,
         )  # fmt: skip

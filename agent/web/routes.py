@@ -33,7 +33,7 @@ from agent.cli.questions import given
 from agent.cli.report.labels import own_text, silent_since
 from agent.config import PageConfig, WebConfig, load_page_config
 from agent.config.web import listen_address
-from agent.web.day_view import before_start, day_links, day_of, device_day, site_day
+from agent.web.day_view import before_start, day_links, day_of, device_day, site_day, why_nothing
 from agent.web.figures_view import PERIODS, figures, neighbours, no_figures
 from agent.web.guard import Access, Guard, cookie_of, host_names, session_of
 from agent.web.labels import label
@@ -94,7 +94,7 @@ class Page:
         self.config, self.access, self.checker = config, access, checker
         self.sessions = Sessions()
         self.certificate_ends: float | None = None
-        self.live = LiveData(config.runtime_dir, config.file)
+        self.live = LiveData(config.runtime_dir, config.file, config.labels)
         self.data = data
         self.static = static_files()
         self.renderer = Renderer({name: one.tag for name, one in self.static.items()}, access.password)
@@ -114,6 +114,8 @@ class Page:
         moment = Moment() if template == "login.html" else self.live.moment  # a viewer without a login learns nothing
         silent = self.data.silence is not None and template in OF_THE_AGENT
         as_of = "" if answer is None else self._answer_as_of(answer, moment, silent, language)
+        if template == "frames.html" and moment.outdated:
+            as_of = self._as_of(moment.time, moment.age_s, language)
         text = self.renderer.render(template, language, request.url, fragment, moment, facts, silent, as_of)
         return html(request, gzip.compress(text.encode(), 1, mtime=0), status, language, self.access.tls)
 
@@ -152,7 +154,7 @@ class Page:
     async def now(self, request: Request) -> Response:
         """Findings, devices, lines, destinations."""
         return await self.live_page(
-            request, "now.html", lambda moment, lang: now_view(moment, lang, self.config.labels, self.certificate_ends)
+            request, "now.html", lambda moment, lang: now_view(moment, lang, self.live.labels, self.certificate_ends)
         )
 
     async def device(self, request: Request) -> Response:
@@ -160,10 +162,20 @@ class Page:
         name = request.path_params["device"]
         moment = await self.live.now()
         if name not in moment.snapshot.get("devices", {}):
-            raise HTTPException(404)
+            return self._unknown(request, moment)
         return await self.live_page(
-            request, "device.html", lambda moment, lang: device_view(moment, lang, name, self.config.labels)
+            request, "device.html", lambda moment, lang: device_view(moment, lang, name, self.live.labels)
         )
+
+    def _unknown(self, request: Request, moment: Moment) -> Response:
+        """A device or line that the agent does not have, or nobody knows: no agent has been seen since the start."""
+        if moment.snapshot or moment.error is None:
+            raise HTTPException(404)
+        return self.render(request, "error.html", 503, text=in_language(moment.error, language_of(request)))
+
+    def _no_date(self, request: Request, text: str) -> Response:
+        language = language_of(request)
+        return self.render(request, "error.html", 404, text=label("day.no_date", language, text=clean_text(text, 40)))
 
     async def first_line(self, request: Request) -> Response:
         """To the frames of the first line."""
@@ -176,7 +188,7 @@ class Page:
         """The last frames of a line."""
         moment, name = await self.live.now(), request.path_params["line"]
         if name not in moment.snapshot.get("lines", {}):
-            raise HTTPException(404)
+            return self._unknown(request, moment)
         language = language_of(request)
         key, kept = (moment.number, name, language), self._frames.get(name)
         if kept is None or kept[0] != key:
@@ -192,10 +204,10 @@ class Page:
         device, text = query.get("device", "")[:80], query.get("date", "")
         wanted = day_of(text) if text else None
         if text and wanted is None:
-            raise HTTPException(404)
+            return self._no_date(request, text)
         days = await self._days()
         names = [*moment.snapshot.get("devices", {})]
-        labels = {name: own_text(text, language) for name, text in self.config.labels.items()}
+        labels = {name: own_text(text, language) for name, text in self.live.labels.items()}
 
         def page(view: Mapping[str, Any], shown_day: date, answer: Mapping[str, Any] | None = None) -> Response:
             return self.render(
@@ -211,6 +223,7 @@ class Page:
                     (name, labels.get(name, "")) for name in (*names, *([device] if device not in ("", *names) else ()))
                 ],
                 links=day_links(shown_day, *days, {"device": device} if device else {}),
+                nothing=self._why_nothing(moment, shown_day, *days, language),
             )
 
         if wanted is not None and not _is_within(wanted, 10, *days):
@@ -262,22 +275,33 @@ class Page:
             return [], str(datetime.now(ZoneInfo(self.config.timezone)).date())
         return found["days"], found["today"]
 
+    def _why_nothing(self, moment: Moment, shown_day: date | None, days: list[str], today: str, language: str) -> str:
+        """Only a working agent knows which days there are."""
+        unknown = moment.stopped or self.data.silence is not None
+        return "" if unknown else why_nothing(shown_day, days, today, language)
+
     async def figures(self, request: Request) -> Response:
         """The park's figures of a period."""
         query, language = request.query_params, language_of(request)
         period, text = PERIODS.get(query.get("period", "day")), query.get("date", "")
         wanted = day_of(text) if text else None
-        if period is None or (text and wanted is None):
+        if period is None:
             raise HTTPException(404)
+        if text and wanted is None:
+            return self._no_date(request, text)
         days, today = await self._days()
         moment = await self.live.now()  # whether the agent is there
         if wanted is not None and not _is_within(wanted, {"day": 10, "month": 7}.get(period, 4), days, today):
             nothing = no_figures(wanted, period, days[0], today)
-            return self.render(request, "figures.html", **nothing, period=period, periods=PERIODS)
+            why = self._why_nothing(moment, wanted, days, today, language)
+            return self.render(request, "figures.html", **nothing, nothing=why, period=period, periods=PERIODS)
         page = await self._ask(self.data.report, period, _unless_today(wanted, days, today))
         view = figures(page, period, language, _silent(moment, page["period"]["to"]))
         links = neighbours(page, period, days[0] if days else today, today)
-        return self.render(request, "figures.html", answer=page, **view, period=period, periods=PERIODS, links=links)
+        why = self._why_nothing(moment, wanted or day_of(today), days, today, language)
+        return self.render(
+            request, "figures.html", answer=page, **view, nothing=why, period=period, periods=PERIODS, links=links
+        )
 
     async def source(self, request: Request) -> Response:
         """Where a point's values come from."""

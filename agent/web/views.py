@@ -245,7 +245,7 @@ def device_view(moment: Moment, language: str, name: str, labels: Mapping[str, s
     return {
         "device": row,
         "problem": in_language(moment.error, language) if moment.error is not None else "",
-        "error": clean_text(str(facts.get("error") or ""), 300),
+        "error": _say(str(facts.get("error") or ""), language),
         "variant": clean_text(str(facts.get("variant") or ""), 120),
         "identity": identity,
         "missing": [
@@ -259,9 +259,17 @@ def device_view(moment: Moment, language: str, name: str, labels: Mapping[str, s
     }
 
 
+def _say(text: str, language: str) -> str:
+    """A text of the agent in the language, where the catalogue has it."""
+    if text and language == "zh":
+        from agent.cli.chinese import translate
+
+        text = translate(text)
+    return clean_text(text, 300)
+
+
 def frames_view(folder: Path, moment: Moment, name: str, timezone: str, language: str) -> dict[str, Any]:
     """The last frames of a line, newest first. Raises GatewayError where they cannot be read."""
-    from agent.cli.chinese import translate
     from agent.cli.watch.frames import FrameJoiner, ShownFrame, frames_path
 
     path = frames_path(folder, name, moment.snapshot)
@@ -280,7 +288,7 @@ def frames_view(folder: Path, moment: Moment, name: str, timezone: str, language
             "ms": f"{one.time_ns // 1_000_000 % 1000:03d}",
             "direction": one.direction % 4,
             "hex": one.data.hex(" ").upper(),
-            "broken": translate(one.broken) if one.broken and language == "zh" else one.broken,
+            "broken": _say(one.broken, language),
         }
         for one in reversed(frames[-MOST_FRAMES:])
     ]

@@ -200,7 +200,10 @@ async def test_chinese_names_take_two_columns_and_the_rows_stay_straight(traces:
         assert all("inv1" in row for row in seen.rows[1:4])
 
 
-async def test_lines_and_destinations_with_their_load_errors_and_drain(traces: Traces) -> None:
+async def test_lines_and_destinations_with_their_load_errors_and_drain(
+    traces: Traces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.cli.watch.app.STALE_S", 1e9)
     now = time.time()
     line = traces.facts["lines"]["roof"] | {"sent": {"3": 100}, "answers": 90}
     uplink = {"connected": True, "subscriber": True, "refused": 0, "confirm": "qos1"}
@@ -224,6 +227,32 @@ async def test_lines_and_destinations_with_their_load_errors_and_drain(traces: T
         assert seen.rows[1].split()[:7] == ["platform", "connected", "yes", "300", "█▅", "20", "s"]
         write(now, 5, 900)
         await seen.until(lambda: "growing" in seen.rows[1])
+
+
+async def test_an_agent_that_hangs_has_no_states_of_now(traces: Traces) -> None:
+    """Its last ones say nothing of what its devices do."""
+    recent = {"from": 1.0, "to": 2.0, "settled": True, "complete": 1.0, "missing": {}, "marked": {}}
+    devices = {"inv1": {"line": "roof", "life": "alive", "last_answer": time.time(), "recent": recent}}
+    traces.write(devices=devices, uplinks={"platform": {"connected": True, "waiting": 4}})
+    async with screen(traces.folder) as seen:
+        await seen.until(lambda: "100 %" in seen.rows[1])
+        traces.write(time=time.time() - 3000)
+        await seen.until(lambda: seen.rows[1].split()[:3] == ["inv1", "unknown", "-"])
+        assert "no status from the agent" in seen.line("head")
+        await seen.press("3")
+        await seen.until(lambda: seen.rows[1].split()[:3] == ["roof", "unknown", "-"])
+        await seen.press("4")
+        await seen.until(lambda: seen.rows[1].split()[:4] == ["platform", "unknown", "?", "4"])
+
+
+async def test_labels_are_read_again_after_a_reload(traces: Traces) -> None:
+    labels = {"inv1": "old roof"}
+    traces.write(config={"loaded": 1.0})
+    async with screen(traces.folder, labels=dict(labels), read_labels=lambda: dict(labels)) as seen:
+        await seen.until(lambda: "inv1 old roof" in seen.rows[1])
+        labels["inv1"] = "new roof"
+        traces.write(config={"loaded": 2.0})
+        await seen.until(lambda: "inv1 new roof" in seen.rows[1])
 
 
 async def test_who_confirms_is_told_in_chinese(traces: Traces) -> None:

@@ -24,7 +24,7 @@ from agent.cli.report.labels import duration, share
 from agent.cli.report.labels import number as plain
 from agent.config import PageConfig, WebConfig
 from agent.service.control.protocol import Day
-from agent.web.day_view import number, site_day
+from agent.web.day_view import number, site_day, why_nothing
 from agent.web.figures_view import figures
 from agent.web.labels import fact_name
 from agent.web.routes import make_app
@@ -219,6 +219,8 @@ def test_what_a_silent_device_has_not_sealed_yet_is_missing_up_to_now(viewer, pa
         rows = re.findall(r'<tr data-t="(\d+)" data-e="\d+" data-g="([^"]+)">(.*?)</tr>', page)
         found = [(int(start), gaps) for start, gaps, _ in rows if int(start) >= noon]
         assert found == wanted * charts and words in text_of(rows[-1][2]), path
+        if "device" in path:  # nobody knows yet what of the interval that goes on was read before it fell silent
+            assert "0 %" in text_of(rows[-2][2]) and "0 %" not in text_of(rows[-1][2])
         assert 'class="swatch r-timeout"' in page
     assert "no answer in time 40 min" in text_of(viewer.get("/day?device=m1").text)
     recent = {"from": 1.0, "to": 2.0, "settled": True, "complete": 0.1, "missing": {"absent": 7, "timeout": 2}}
@@ -427,7 +429,28 @@ def test_many_viewers_of_a_question_wait_in_one_thread(tmp_path: Path, traces, p
     "query", ["date=2026-02-30", "date=x", "date=9999-01-01", "device=none", "date=0001-01-01", "date=2026-11-24x"]
 )
 def test_days_that_are_none(viewer, query: str) -> None:
-    assert viewer.get(f"/day?{query}").status_code == 404
+    page = viewer.get(f"/day?{query}")
+    assert page.status_code == 404
+    if query != "device=none":
+        text = query.removeprefix("date=")
+        assert f"{text} is not a date. Expected a day such as" in page.text
+        figures_page = viewer.get(f"/figures?{query}&lang=zh")
+        assert figures_page.status_code == 404 and f"{text} 不是日期" in figures_page.text
+
+
+def test_a_day_without_data_says_why(viewer, park, monkeypatch) -> None:
+    for path, why, warum in (
+        ("/day?date=1990-01-01", "The first day with intervals is 2026-11-2", "最早有数据的一天是 2026-11-2"),
+        ("/day?date=2190-01-01", "This day has not begun.", "该日尚未开始"),
+        ("/figures?date=1990-01-01", "The first day with intervals is 2026-11-2", "最早有数据的一天是"),
+    ):
+        assert f"is known of this {'day' if 'day?' in path else 'period'}. {why}" in text_of(
+            viewer.get(f"{path}&lang=en").text
+        )
+        assert warum in viewer.get(f"{path}&lang=zh").text
+    assert why_nothing(date(2026, 11, 25), ["2026-11-24"], "2026-11-25", "en").startswith("The first interval of today")
+    assert why_nothing(date(2026, 11, 25), [], "2026-11-25", "en").startswith("No intervals are stored yet")
+    assert why_nothing(date(2026, 11, 24), ["2026-11-23"], "2026-11-25", "en") == ""
 
 
 def test_nobody_makes_the_agent_add_up_what_cannot_be_there(viewer, park) -> None:

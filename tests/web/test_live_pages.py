@@ -281,6 +281,53 @@ def test_a_configuration_that_the_next_start_would_refuse_is_a_finding(viewer, t
     assert "1 fault" in page and "Nowhere" in page and "agent.toml:4" in page
 
 
+def test_labels_are_those_of_the_configuration_in_effect(viewer, traces, tmp_path, monkeypatch) -> None:
+    """A reload may rename a device; files that are wrong change nothing."""
+    monkeypatch.setattr("agent.web.live.FRESH_S", 0.0)
+    file = tmp_path / "agent.toml"
+    traces.write(config={"loaded": 1.0, "complaints": []})
+    browser = viewer(file=file, labels={"inv1": "old roof"})
+    for loaded, text, shown in (
+        (1.0, '[[device]]\nname = "inv1"\nlabel = "old roof"\n', "old roof"),
+        (2.0, '[[device]]\nname = "inv1"\nlabel = "new roof"\n', "new roof"),
+        (3.0, "[[device", "new roof"),
+    ):
+        file.write_text(text)
+        traces.write(config={"loaded": loaded, "complaints": []})
+        for path in ("/", "/device/inv1"):
+            assert shown in browser.get(path).text, (loaded, path)
+
+
+def test_what_is_not_known_yet_is_no_wrong_address(viewer, traces) -> None:
+    """The page was started before the agent."""
+    (traces.folder / "snapshot.json").unlink()
+    browser = viewer()
+    for path in ("/device/inv1", "/frames/roof"):
+        page = browser.get(path)
+        assert page.status_code == 503 and "no agent is running here" in page.text, path
+
+
+def test_the_last_error_of_a_device_is_in_the_language(viewer, traces) -> None:
+    text = "no answer within 0.5 s"
+    traces.write(devices={"inv1": {"line": "roof", "life": "dead", "error": text}})
+    assert text in viewer().get("/device/inv1").text
+    page = viewer().get("/device/inv1?lang=zh").text
+    assert text not in page and "0.5 秒内无应答" in page
+
+
+def test_frames_of_an_agent_that_hangs_are_old(viewer, traces) -> None:
+    trace = FrameTrace(traces.folder / "frames.roof")
+    trace.put(0, b"\x01", time.time_ns())
+    trace.close()
+    assert "As of" not in viewer().get("/frames/roof").text
+    traces.write()
+    traces.write(time=time.time() - 3000)
+    for path in ("/frames/roof", "/device/inv1"):
+        page = viewer().get(path).text
+        assert "As of" in page and "The agent has stopped reporting" in page, path
+    assert "The agent has stopped reporting" not in viewer().get("/").text, "its own finding says so"
+
+
 def test_a_killed_agent_is_a_finding(viewer, traces) -> None:
     traces.write(pid=2**22 + 1)
     page = viewer().get("/").text

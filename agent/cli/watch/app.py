@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Final
 from zoneinfo import ZoneInfo
@@ -47,6 +48,7 @@ class WatchApp(App[int]):
         seconds: end after this time.
         every_s: how often to look for new values, or for an agent if none runs; the snapshot half as often.
         labels: of devices, by name.
+        read_labels: gives them anew after a reload; raises GatewayError for files that are wrong.
         timezone: of the site, for times of frames; "": this machine's.
         on_disk: errors in the configuration files, shown until the agent reloads.
     """
@@ -85,6 +87,7 @@ class WatchApp(App[int]):
         every_s: float = EVERY_S,
         on_disk: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
+        read_labels: Callable[[], Mapping[str, str]] | None = None,
         timezone: str = "",
     ) -> None:
         super().__init__(ansi_color=True)
@@ -96,7 +99,7 @@ class WatchApp(App[int]):
         self._findings: list[Finding] = []
         self._zone = ZoneInfo(timezone) if timezone else None
         self._timezone = timezone or self._word("machine time")
-        self._on_disk = on_disk
+        self._on_disk, self._read_labels = on_disk, read_labels
         self._config: object = None  # the configuration's part of the snapshot
         self._reads = 0
         self._is_here = False  # an agent is running; else the values shown are old
@@ -189,6 +192,9 @@ class WatchApp(App[int]):
             before, self._config = self._config, snapshot.get("config")
             if before not in (None, self._config):  # reloaded, or rejected: its own words are newer
                 self._on_disk = ()
+                if self._read_labels is not None:
+                    with contextlib.suppress(GatewayError):
+                        self._pages.name_devices(self._read_labels())
             self._findings = find(snapshot, time.time(), is_alive(snapshot.get("pid")), self._on_disk)
         if self._shown == "frames":
             self._read_frames(self.view)
@@ -241,6 +247,7 @@ class WatchApp(App[int]):
 
     def _page(self, view: LiveView) -> Page:
         pages, now = self._pages, time.time()
+        pages.outdated = self._is_outdated(view, now)
         if self._shown == "devices":
             return pages.devices(view, now)
         if self._shown == "values":
@@ -252,6 +259,10 @@ class WatchApp(App[int]):
         if self._shown == "findings":
             return pages.findings(view, self._findings, now, self._list.size.width)
         return pages.frames(self._frames)
+
+    def _is_outdated(self, view: LiveView, now: float) -> bool:
+        gone = not self._is_here or any(one.code == "agent-gone" for one in self._findings)
+        return gone or now - float(view.snapshot.get("time", 0)) > STALE_S
 
     def _head(self) -> Text:
         head = Text(no_wrap=True, overflow="ellipsis")

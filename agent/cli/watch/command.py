@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +77,7 @@ def watch(
     elif as_json or plain or not fills_screen():
         _values(folder, device, patterns, end, as_json)
     else:
-        _screen(found, device, patterns, seconds, lang)
+        _screen(found, device, patterns, seconds, lang, options.read_labels if found.config else None)
 
 
 def fills_screen() -> bool:
@@ -89,7 +89,12 @@ def fills_screen() -> bool:
 
 
 def _screen(
-    found: FoundAgent, devices: Sequence[str], patterns: Sequence[str], seconds: float | None, lang: str
+    found: FoundAgent,
+    devices: Sequence[str],
+    patterns: Sequence[str],
+    seconds: float | None,
+    lang: str,
+    read_labels: Callable[[], Mapping[str, str]] | None,
 ) -> None:
     from agent.cli.watch.app import WatchApp
     from agent.cli.watch.live_view import LiveView
@@ -99,7 +104,8 @@ def _screen(
         LiveView(found.folder, devices, patterns).close()
     app = WatchApp(
         found.folder, devices, patterns, lang, seconds,
-        on_disk=[str(one) for one in found.complaints], labels=found.labels, timezone=found.timezone,
+        on_disk=[str(one) for one in found.complaints], labels=found.labels, read_labels=read_labels,
+        timezone=found.timezone,
     )  # fmt: skip
     raise SystemExit(app.run_in_terminal())
 

@@ -71,11 +71,16 @@ class Pages:
     """
 
     def __init__(self, language: str, labels: Mapping[str, str] | None = None) -> None:
-        self._full_labels = labels or {}  # in both languages: either is searched
-        self._labels = {name: own_text(text, language) for name, text in self._full_labels.items()}
         self._language, self._at = language, LANGUAGES.index(language)
+        self.name_devices(labels or {})
+        self.outdated = False  # states of the snapshot are not those of now: the agent hangs or has ended
         self.search: tuple[str, ...] = ()
         self.trouble_only = False
+
+    def name_devices(self, labels: Mapping[str, str]) -> None:
+        """Labels by name, in one language or both; either is searched."""
+        self._full_labels = labels
+        self._labels = {name: own_text(text, self._language) for name, text in labels.items()}
 
     def _word(self, key: str, **values: object) -> str:
         return word(key, self._language, **values)
@@ -108,7 +113,7 @@ class Pages:
         def row(at: int) -> Sequence[Cell]:
             device = devices[names[at]]
             state = "swapped" if device.get("swapped") else str(device.get("life", "unknown"))
-            recent = device.get("recent") or {}
+            state, recent = ("unknown", {}) if self.outdated else (state, device.get("recent") or {})
             complete, missing = recent.get("complete"), recent.get("missing") or {}
             worst = max(missing, key=missing.__getitem__, default="")
             last = view.last_answer(names[at])
@@ -124,7 +129,7 @@ class Pages:
         def detail(at: int) -> str:
             device = devices[names[at]]
             parts = [self._named(names[at]), str(device.get("profile") or ""), str(device.get("variant") or "")]
-            parts.append(str(device.get("error") or ""))
+            parts.append(say(str(device.get("error") or "")))
             return clean_text("  ".join(filter(None, parts)), 300)
 
         return Page(columns, len(names), row, detail, names.__getitem__)
@@ -220,6 +225,8 @@ class Pages:
             name, line = names[at], lines[names[at]]
             state = "lent" if line.get("lent") else "open" if line.get("open") else "closed"
             busy, minute = line.get("busy_share"), trends.errors(name)
+            if self.outdated:
+                state, busy, minute = "unknown", None, 0
             errors = sum(line.get(kind) or 0 for kind in ERRORS)
             trouble = ", ".join(
                 f"{line[kind]} {words[self._at]}" for kind, words in LINE_TROUBLE.items() if line.get(kind)
@@ -272,11 +279,13 @@ class Pages:
                 state = self._word("catching up")
             subscriber = {True: self._word("yes"), False: self._word("no")}.get(uplink.get("subscriber"), "?")
             left = trends.drain_s(name)
+            if self.outdated:
+                state, subscriber, left = self._word("unknown"), "?", None
             growing = left == float("inf")
             return (
                 Cell(clean_text(name, 60)),
-                Cell(state, "green" if connected else "red"),
-                Cell(subscriber, "" if uplink.get("subscriber") else "yellow"),
+                Cell(state, "" if self.outdated else "green" if connected else "red"),
+                Cell(subscriber, "" if uplink.get("subscriber") or self.outdated else "yellow"),
                 Cell(str(uplink.get("waiting", "-"))),
                 Cell(sparkline(trends.waiting(name), TREND_WIDTH, 0.0), "cyan"),
                 Cell(self._word("growing") if growing else show_age(left), "yellow" if growing else ""),
