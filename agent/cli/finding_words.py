@@ -376,8 +376,8 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "device-incomplete": FindingWords(
         4,
         (
-            "device {name} delivered {share} of its readings in {span}; {count} of {due} are missing ({why})",
-            "设备 {name} 在 {span} 内数据完整率 {share}；应有 {due} 个，其中 {count} 个缺失（{why}）",
+            "device {name} delivered {share} of its readings in {span}; {count} of {due} are missing ({why}){again}",
+            "设备 {name} 在 {span} 内数据完整率 {share}；应有 {due} 个，其中 {count} 个缺失（{why}）{again}",
         ),
         ("{advice}", "{advice}"),
     ),

@@ -431,7 +431,8 @@ def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> 
     elif missing and expected and readings / expected < COMPLETE:
         worst = max(missing, key=missing.__getitem__)
         why, advice = _because(worst, line)
-        values |= {"share": f"{complete:.0%}", "worst": worst, "why": why, "count": missing[worst], "advice": advice}
+        values |= {"share": f"{complete:.0%}", "worst": worst, "why": why, "count": missing[worst], "advice": advice,
+                   "again": _again(device, recent, now)}  # fmt: skip
         yield Finding("readings-lost" if worst in BY_GATEWAY else "device-incomplete", where, values)
     elif expected and (readings - doubtful) / expected < COMPLETE:
         code = "device-suspect" if 2 * marked.get("suspect", 0) > doubtful else "device-doubtful"
@@ -442,6 +443,15 @@ def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> 
         yield Finding("device-lacks-values", where, values | {"count": has_none})
     if recent.get("settled") and expected and readings / expected >= COMPLETE:
         yield from _refused(where, device, values | {"count": missing.get("exception", 0)})
+
+
+def _again(device: Facts, recent: Facts, now: float) -> Texts:
+    """That a device which was silent within the span of ``recent`` answers by now; else nothing."""
+    since = float(device.get("answering_since") or 0)
+    if since <= float(recent.get("from", 0)) + FIRST_ANSWER_S:
+        return ("", "")
+    en, zh = (show_age(max(0.0, now - since), language) for language in ("en", "zh"))
+    return (f"; it has answered again for {en}", f"；{zh}前已恢复应答")
 
 
 def _refused(where: str, device: Facts, values: Mapping[str, object]) -> Iterator[Finding]:

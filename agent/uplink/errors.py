@@ -143,7 +143,10 @@ def unreachable(error: OSError, url: str, port: int) -> BrokerError:
         return BrokerError("connection timed out", where=url, hint=hint)
     reset = ("connection reset during connect", "A firewall, or TLS on one side only: mqtt:// or mqtts://?")
     known = {
-        errno.ECONNREFUSED: ("connection refused: nothing listens on this port", f"Is {port} the right port?"),
+        errno.ECONNREFUSED: (
+            "connection refused: nothing listens on this port",
+            f"Is the broker running there, and is {port} its port?",
+        ),
         errno.ENETUNREACH: ("network unreachable", "Is this box connected? Check its address and gateway"),
         errno.EHOSTUNREACH: ("host unreachable", "Is it switched on, and is the address right?"),
         errno.ECONNRESET: reset,

@@ -347,6 +347,16 @@ def test_a_reason_is_told_in_words_in_both_languages() -> None:
     assert next(iter(column.cells)) == "应答超时 (300)"
 
 
+def test_a_device_that_was_repaired_is_said_to_answer_again() -> None:
+    """Its last ten minutes are still bad; who has just plugged it in wants to know that it worked."""
+    for since, en, zh in ((NOW - 90, "; it has answered again for 90 s", "；90 秒前已恢复应答"), (NOW - 9000, "", "")):
+        lacking = device(recent=recent({"timeout": 340}), answering_since=since)
+        (one,) = find(changed("devices/m1", lacking), NOW, True)
+        assert (
+            one.code == "device-incomplete" and one.text("en").endswith(f"){en}") and one.text("zh").endswith(f"）{zh}")
+        )
+
+
 def test_an_overloaded_line_is_named_with_its_devices_and_what_to_do() -> None:
     snapshot = changed("devices/m1", device(recent=recent({"overload": 700})))
     assert seen(snapshot) == (4, ["device-incomplete"]), "late polls on a line with time left have another cause"

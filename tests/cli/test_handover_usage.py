@@ -28,6 +28,11 @@ from drivers.model import Reason
         (["--display", "inv1=1 234,567"], "1234,567 is ambiguous"),
         (["--display", "inv1=1234,567,890"], "'1234,567,890' is not a number. Digits and a decimal point"),
         (["--display", "inv1=1.234,5"], "is not a number"),
+        (
+            ["--display", "inv1=12 m3"],
+            "--display inv1: the display's m3 is not the unit of this counter. Give it in kWh",
+        ),
+        (["--display", "inv1=12 kvarh"], "the display's kvarh is not the unit of this counter"),
         (["--csv", "COMMA"], "comma.csv:1: 1,234 is ambiguous"),
         (["--display", "inv1=1", "--display", "inv1=2"], "--display: 'inv1' is given twice"),
         (["--display", "inv1=1", "--csv", "ONE"], "one.csv:1: 'inv1' is given twice"),

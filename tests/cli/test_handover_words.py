@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from agent.cli.handover.command import _compared
-from agent.cli.handover.command import _secondary as secondary
-from agent.cli.handover.labels import WORDS, verdict
+from agent.cli.handover.labels import WORDS, verdict, why_different
 
-READ: dict[str, Any] = {"device": "m1", "reading": {"v": "6123456.8"}, "state": "alive"}
+READ: dict[str, Any] = {"device": "m1", "reading": {"v": "6123456.8", "u": "kWh"}, "state": "alive"}
 
 
 @pytest.mark.parametrize(
@@ -41,8 +40,25 @@ def test_a_device_that_does_not_answer_agrees_with_nothing(entry: dict[str, Any]
 )
 def test_a_display_of_the_secondary_side_is_recognised(display: str, ratio: dict[str, str], told: bool) -> None:
     entry = {**READ, "display": display, "agrees": False, "ratio": ratio}
-    assert bool(secondary(entry, WORDS["en"])) is told
-    assert not secondary({**entry, "agrees": True}, WORDS["zh"])
+    assert bool(why_different(entry, WORDS["en"])) is told
+    assert not why_different({**entry, "agrees": True}, WORDS["zh"])
+
+
+@pytest.mark.parametrize(
+    ("display", "factor"),
+    [
+        ("6123456800", "1000"),
+        ("6123.457", "0.001"),
+        ("612345.7", "0.1"),
+        ("61234.6", "0.01"),
+        ("6120000", ""),
+        ("0", ""),
+    ],
+)
+def test_a_display_in_another_unit_is_recognised(display: str, factor: str) -> None:
+    for language in ("en", "zh"):
+        text = why_different({**READ, "display": display, "agrees": False}, WORDS[language])
+        assert bool(text) == bool(factor) and (not factor or (f" {factor} " in text and "kWh" in text))
 
 
 @pytest.mark.parametrize("lang", ["en", "zh"])

@@ -54,13 +54,15 @@ def test_a_record_is_signed_and_found_by_a_stranger(tmp_path: Path, house: House
     agent.start()
     until(lambda: all(agent.life(name) == "alive" for name in ("m1", "m3")), what=lambda: agent.said)
     until(lambda: counters_seen(mh, agent) == 2)
-    (tmp_path / "shown.csv").write_text("device,display,remark\nm1,12 345,\nm3,699.5,behind glass\n", "utf-8-sig")
+    (tmp_path / "shown.csv").write_text(
+        "device,display,remark\nm1,12 345 000 Wh,\nm3,699.5,behind glass\n", "utf-8-sig"
+    )
     args = ["handover", "--who", "李伟", "--remarks", REMARKS, "--csv", tmp_path / "shown.csv", "-c", agent.config]
     code, out, err = mh(*args, "--yes", "--json", "--html", tmp_path / "h.html")
     assert code == 4, err  # a device without a reading
     record = json.loads(out)
     found = {entry["device"]: entry for entry in record["devices"]}
-    assert (found["m1"]["display"], found["m1"]["difference"], found["m1"]["agrees"]) == ("12345", "0", True)
+    assert (found["m1"]["display"], found["m1"]["difference"], found["m1"]["agrees"]) == ("12345.000", "0", True)
     assert (found["m3"]["difference"], found["m3"]["agrees"], found["m3"]["remark"]) == ("0.5", True, "behind glass")
     assert "reading" not in found["m2"] and found["m2"]["state"] != "alive"
     assert found["m1"]["identity"] == {"firmware": "2"} and found["m1"]["address"] == "1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from agent.cli.answers import HandedOver, checked
-from agent.cli.common import as_complaint, as_line, progress, read_snapshot, show_age, show_quality
+from agent.cli.common import as_complaint, as_line, progress, read_snapshot, show_age, show_quality, show_unit
 from agent.cli.csv_files import read_rows
 from agent.cli.handover.awaited import counter_of, wait_for_counters
 from agent.cli.options import EXISTING_FILE, FILE, ConfigOptions, config_options, json_option, lang_option
@@ -34,16 +34,21 @@ OUTDATED_PERIODS, OUTDATED_S = 3, 10.0  # a last value older than both is too ol
 MOST_DEVICES: Final = 300  # in one request
 _NUMBER: Final = re.compile(r"-?[0-9]{1,25}(\.[0-9]{1,12})?")
 _ONE_COMMA: Final = re.compile(r"(-?[0-9]{1,25}),([0-9]{3})")  # between thousands, or a decimal comma
+_WITH_UNIT: Final = re.compile(r"(.*?)(?:(?<=\d)\s*([A-Za-z][A-Za-z0-9³]{0,7}))?", re.DOTALL)
+_PREFIX: Final = re.compile(r"([kMG]?)(Wh|varh|VAh|J)")
+_POWERS: Final = {"": 0, "k": 3, "M": 6, "G": 9}
 _THOUSANDS: Final = re.compile(r"-?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The value on a display. ``point`` "": the main counter."""
+    """The value on a display. ``point`` "": the main counter; ``unit`` "": that of the point."""
 
     value: str
     point: str = ""
     remark: str = ""
+    unit: str = ""
+    where: str = ""  # it was given, for messages
 
 
 @click.command()
@@ -107,6 +112,7 @@ def handover(
             )
         points = {name: given[name].point if name in given else "" for name in names}
         _check_points(view, points)
+        given = {name: _converted(view, name, one) for name, one in given.items()}
         wait_for_counters(view, config, points, words)
         compared = [_compared(view, name, given.get(name), lang, asks) for name in names]
         if not yes:
@@ -141,15 +147,18 @@ def _given(text: str, where: str) -> tuple[str, Shown]:
     if not equals or not device:
         hint = "Such as --display inv1=12345.6"
         raise UsageError(f"{clean_text(text, 60)!r} is not DEVICE=VALUE", where=where, hint=hint)
-    return device, Shown(_number(value, f"{where} {clean_text(device, 40)}"), point)
+    where = f"{where} {clean_text(device, 40)}"
+    number, unit = _number(value, where)
+    return device, Shown(number, point, unit=unit, where=where)
 
 
-def _number(text: str, where: str) -> str:
-    """Digits as a display shows them; spaces and commas between thousands are left out.
+def _number(text: str, where: str) -> tuple[str, str]:
+    """Digits as a display shows them, and the unit after them or ""; spaces and commas between thousands are left out.
 
     Raises UsageError, also for 1,234, which may mean 1234 or 1.234.
     """
-    plain = re.sub(r"(?<=\d)[ \u2009\u00a0](?=\d{3}(\D|$))", "", text.strip())
+    digits, unit = _WITH_UNIT.fullmatch(text.strip()).groups()  # type: ignore[union-attr]
+    plain = re.sub(r"(?<=\d)[ \u2009\u00a0](?=\d{3}(\D|$))", "", digits)
     if found := _ONE_COMMA.fullmatch(plain):
         small, large = ".".join(found.groups()), "".join(found.groups())
         hint = f"Type {small} or {large}, without a comma"
@@ -160,7 +169,28 @@ def _number(text: str, where: str) -> str:
         raise UsageError(
             f"{clean_text(text, 40)!r} is not a number", where=where, hint="Digits and a decimal point: 12345.6"
         )
-    return plain
+    return plain, unit or ""
+
+
+def _converted(view: LiveView, device: str, shown: Shown) -> Shown:
+    """The value in the unit of its point. Raises UsageError."""
+    latest = counter_of(view, device, shown.point)
+    if latest is None:
+        return shown
+    return replace(shown, value=_in_unit(shown.value, shown.unit, latest.point.unit, shown.where), unit="")
+
+
+def _in_unit(value: str, unit: str, wanted: str, where: str) -> str:
+    """The displayed value in the point's unit, with all its digits. Raises UsageError for another quantity."""
+    if not unit or show_unit(wanted).casefold() == show_unit(unit).casefold():
+        return value
+    prefix, others = (_PREFIX.fullmatch(one) for one in (unit, wanted))
+    if prefix is None or others is None or prefix[2] != others[2]:
+        hint = f"Give it in {show_unit(wanted)}" if wanted else "Give the number alone"
+        raise UsageError(
+            f"the display's {clean_text(unit, 20)} is not the unit of this counter", where=where, hint=hint
+        )
+    return format(Decimal(value).scaleb(_POWERS[prefix[1]] - _POWERS[others[1]]), "f")
 
 
 def _from_options(displays: Iterable[str]) -> dict[str, Shown]:
@@ -189,7 +219,8 @@ def _from_csv(path: Path, given: Mapping[str, Shown]) -> dict[str, Shown]:
         device, _, point = row[0].strip().partition("/")
         remark = _text(row[2], where) if len(row) == 3 else ""
         _once(found, device, where)
-        found[device] = Shown(_number(row[1], where) if row[1].strip() else "", point, remark)
+        value, unit = _number(row[1], where) if row[1].strip() else ("", "")
+        found[device] = Shown(value, point, remark, unit, where)
     return found
 
 
@@ -231,12 +262,11 @@ def _compared(view: LiveView, device: str, shown: Shown | None, lang: str, asks:
     if is_alive and (why := _outdated(latest, lang)):
         click.echo(as_complaint("warning", why), err=True)
         return ComparedDevice(device=device, remark=remark)
+    unit = latest.point.unit
     seen, value = [_seen(latest)], shown.value if shown else ""
     if shown is None and asks:
-        question = words["ask"].format(
-            device=device, point=name, value=show_number(latest.value), unit=latest.point.unit
-        )
-        value = asked(question, lambda text: _number(text, device) if text else "", "")
+        question = words["ask"].format(device=device, point=name, value=show_number(latest.value), unit=unit)
+        value = asked(question, lambda text: _in_unit(*_number(text, device), unit, device) if text else "", "")
         view.catch_up()  # the counter goes on while the person walks to the display and types
         if isinstance(latest.value, Decimal):
             seen.append(_seen(latest))
@@ -284,6 +314,7 @@ def _record(answer: Mapping[str, Any], config: Config, snapshot: Mapping[str, An
 def _preview(compared: Sequence[ComparedDevice], view: LiveView, config: Config, words: Mapping[str, str]) -> None:
     """What is about to be signed, for the person who typed the displays."""
     from agent.cli.console_tables import open_console
+    from agent.cli.handover.labels import why_different
     from agent.service.control.attest import compare
 
     states = view.snapshot.get("devices", {})
@@ -302,7 +333,7 @@ def _preview(compared: Sequence[ComparedDevice], view: LiveView, config: Config,
     click.echo(err=True)
     open_console(stderr=True).print(_table(entries, words))
     for entry in entries:
-        if text := _secondary(entry, words):
+        if text := why_different(entry, words):
             click.echo(text, err=True)
 
 
@@ -334,24 +365,12 @@ def _table(entries: Iterable[Mapping[str, Any]], words: Mapping[str, str]) -> Ta
 
 def _show(record: Mapping[str, Any], words: Mapping[str, str]) -> None:
     from agent.cli.console_tables import open_console
+    from agent.cli.handover.labels import why_different
 
     open_console().print(_table(record["devices"], words))
     for entry in record["devices"]:
-        if text := _secondary(entry, words):
+        if text := why_different(entry, words):
             click.echo(text, err=True)
     click.echo(words["summary"].format(devices=len(record["devices"]), **record["counts"]))
     for pack in record["packs"]:
         click.echo(words["done"].format(id=record["id"], **pack))
-
-
-def _secondary(entry: Mapping[str, Any], words: Mapping[str, str]) -> str:
-    """A text if reading and display differ exactly by the ratio of the device's transformers, else ""."""
-    from agent.service.control.attest import compare
-
-    ratio = Decimal(1)
-    for factor in entry.get("ratio", {}).values():
-        ratio *= Decimal(factor)
-    if entry.get("agrees", True) or ratio == 1:
-        return ""
-    _, agrees = compare(format(Decimal(entry["reading"]["v"]) / ratio, ".6f"), entry["display"])
-    return words["secondary"].format(device=entry["device"], ratio=format(ratio.normalize(), "f")) if agrees else ""

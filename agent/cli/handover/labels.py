@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from decimal import Decimal
+from typing import Any, Final
+
+from agent.cli.common import show_unit
+
+POWERS: Final = (3, -3, 1, -1, 2, -2, 6, -6)  # of ten: Wh and kWh, a decimal point
 
 WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {
@@ -18,6 +23,8 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "silent": "DOES NOT ANSWER NOW", "ratio": "ratio", "roles": "role",
         "secondary": "{device}: the reading is {ratio} times the display, which is the transformer ratio: the display "
         "shows the secondary side",
+        "scaled": "{device}: the display is {factor} times the reading: is it in another unit than {unit}, or is a "
+        "decimal point or a scale of the profile wrong?",
         "rule": "A display agrees if it differs by at most one unit of the last digit that both values have.",
         "summary": "{devices} devices: {agree} agree with their displays, {differ} differ, {open} not compared, "
         "{silent} do not answer.",
@@ -46,6 +53,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "alive": "应答", "dead": "无应答", "unknown": "尚无应答", "asleep": "休眠",
         "silent": "当前无应答", "ratio": "变比", "roles": "角色",
         "secondary": "{device}：读数为表计显示的{ratio}倍，与互感器变比相同：表计显示的是二次侧数值",
+        "scaled": "{device}：表计显示为读数的 {factor} 倍：显示的单位是否不是 {unit}，或小数点、设备模板的倍率有误？",
         "rule": "差值不超过两者共有末位的一个单位即为一致。",
         "summary": "共{devices}台设备：{agree}台与表计显示一致，{differ}台不一致，{open}台未比对，"
         "{silent}台当前无应答。",
@@ -73,3 +81,23 @@ def verdict(entry: Mapping[str, object]) -> str:
     if "agrees" in entry:
         return "agrees" if entry["agrees"] else "differs"
     return "not compared" if "reading" in entry else "no reading"
+
+
+def why_different(entry: Mapping[str, Any], words: Mapping[str, str]) -> str:
+    """A text if reading and display differ by the ratio of the device's transformers or a power of ten, else ""."""
+    from agent.service.control.attest import compare
+
+    if entry.get("agrees", True) or not Decimal(entry["display"]):
+        return ""
+    ratio, read = Decimal(1), Decimal(entry["reading"]["v"])
+    for factor in entry.get("ratio", {}).values():
+        ratio *= Decimal(factor)
+    if ratio != 1 and compare(format(read / ratio, ".6f"), entry["display"])[1]:
+        return words["secondary"].format(device=entry["device"], ratio=format(ratio.normalize(), "f"))
+    if len(Decimal(entry["display"]).normalize().as_tuple().digits) < 3:  # it could be chance
+        return ""
+    for power in POWERS:
+        if compare(format(read.scaleb(power), "f"), entry["display"])[1]:
+            factor = format(Decimal(1).scaleb(power), "f")
+            return words["scaled"].format(device=entry["device"], factor=factor, unit=show_unit(entry["reading"]["u"]))
+    return ""
