@@ -509,3 +509,25 @@ async def test_reloads_that_come_together_have_one_outcome(tmp_path: Path) -> No
 async def test_an_agent_without_files_says_so(tmp_path: Path) -> None:
     async with running(tmp_path) as park:
         assert "no configuration files" in (await Service(park.service.config)._reloads.reload()).complaints[0]
+
+
+async def test_a_device_identified_while_a_reload_is_under_way_is_identified_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table that the reload prepared is that of the device as it was before."""
+    async with running(tmp_path) as park:
+        known = (await park.picture())["devices"]["w"]
+        device = next(one for one in park.service.devices if one.config.name == "w")
+        identity, pause = dict(device.identity or {}), DevicePoll.pause
+
+        async def other_answers(poll: DevicePoll) -> None:
+            if poll is device.poll:
+                device.identity = {**identity, "serial": "another"}
+            await pause(poll)
+
+        monkeypatch.setattr(DevicePoll, "pause", other_answers)
+        outcome = await park.reload(park.edited(('label = "first"', 'label = "second"')))
+        assert outcome.accepted and device.config.label == "second"
+        await until(lambda: device.identity is not None)
+        assert device.identity == identity, "read from the device again"
+        assert (await park.picture())["devices"]["w"][0] == known[0], "and it is the same device, still read"
