@@ -169,7 +169,9 @@ def device_day(
     if gaps and not series:  # it has sealed no reading of this day
         nothing = {"n": "", "kind": "gauge", "u": "", "mean_u": "", "total": None, "known": 0.0, "rows": ()}
         found = _device_series(0, nothing, device["device"], answer, gaps, reasons, zone, language)
-        series = [replace(found, title=label("day.gaps", language), source="")]
+        # of an interval that goes on nobody knows yet what was read before the device fell silent
+        known = found.known if sum(whole for *_, whole in gaps[min(gaps)]) >= answer["length"] * 1000 else ""
+        series = [replace(found, title=label("day.gaps", language), source="", known=known)]
     others = [name for name in (*by_name, *device.get("left_out", ())) if name not in {one["n"] for one in chosen}]
     query = {"device": device["device"], "date": answer["day"]}
     since = device.get("gaps_from")

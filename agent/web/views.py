@@ -22,7 +22,7 @@ from agent.cli.report.labels import own_text
 from agent.cli.ring_follower import GAP_CODES, Latest, last_answer, show_number, show_short
 from agent.web.labels import label, value_word
 from agent.web.live import Moment
-from agent.web.render import in_language
+from agent.web.render import in_language, short_title
 from drivers.line.trace import read_trace
 from drivers.model import GatewayError, clean_text
 
@@ -238,7 +238,7 @@ def device_view(moment: Moment, language: str, name: str, labels: Mapping[str, s
     facts = moment.snapshot.get("devices", {}).get(name, {})
     row = _device_row(name, facts, moment, language, labels)
     identity = {
-        clean_text(str(key), 60): value_word("", str(value), language)
+        short_title(str(key), language)[:60]: value_word("", str(value), language)
         for key, value in (facts.get("identity") or {}).items()
         if value is not None
     }

@@ -116,10 +116,11 @@ class Page:
     async def stream(self, request: Request) -> Response:
         """A day of one point of a stream."""
         stream, language, query = _stream_of(request), language_of(request), request.query_params
-        days, points = await self._ask(self.data.stream_days, stream)
+        days, points, newest_ms = await self._ask(self.data.stream_days, stream)
         if not days:
             raise HTTPException(404)
-        wanted = day_of(query.get("date", "")) if query.get("date") else days[-1]
+        newest = days[-1] if newest_ms is None else datetime.fromtimestamp((newest_ms - 1) / 1000, self.zone).date()
+        wanted = day_of(query.get("date", "")) if query.get("date") else newest
         if wanted is None:
             raise HTTPException(404)
         point = query.get("point", "")[:200]
@@ -132,7 +133,7 @@ class Page:
         facts = {
             **shown, "stream": stream, "name": stream.rpartition("/")[2], "gateway": gateway,
             "gateway_href": gateway_href(self.root, gateway), "points": points, "point": point, "date": str(wanted),
-            "first_day": str(days[0]), "last_day": str(max(days[-1], datetime.now(self.zone).date())),
+            "first_day": str(days[0]), "last_day": str(max(newest, datetime.now(self.zone).date())),
             "earlier": stream_href(self.root, stream, date=str(wanted - timedelta(days=1)), **near)
             if wanted > days[0] else "",
             "later": stream_href(self.root, stream, date=str(wanted + timedelta(days=1)), **near)

@@ -159,21 +159,22 @@ class FleetData:
         """One gateway; None if nobody enrolled it."""
         return self._ask(name, lambda connection: _gateway(connection, name))
 
-    def stream_days(self, stream: str) -> tuple[list[date], list[str]]:
-        """The days that a stream has packs of, newest last, and the points of its newest birth."""
+    def stream_days(self, stream: str) -> tuple[list[date], list[str], int | None]:
+        """The UTC days that a stream has packs of, newest last; the points of its newest birth; the end of its newest
+        pack, UTC ms, or None if it was dropped."""
 
-        def look(connection: Connection) -> tuple[list[date], list[str]]:
+        def look(connection: Connection) -> tuple[list[date], list[str], int | None]:
             number = stream_id(stream)
             days = connection.execute("SELECT day FROM days WHERE stream = %s ORDER BY day", [number]).fetchall()
             row = connection.execute(
-                "SELECT t.value FROM packs p JOIN births b ON b.hash = p.birth "
+                "SELECT t.value, p.to_ms FROM packs p JOIN births b ON b.hash = p.birth "
                 "JOIN point_tables t ON t.hash = b.points "
                 "WHERE p.stream = %s ORDER BY p.seq DESC LIMIT 1",
                 [number],
             ).fetchone()
             points = row[0].get("points", []) if row else []
             names = [one["n"] for one in points if isinstance(one, dict) and isinstance(one.get("n"), str)]
-            return [day for (day,) in days], names
+            return [day for (day,) in days], names, row[1] if row else None
 
         return self._ask(stream.rpartition("/")[0], look)
 

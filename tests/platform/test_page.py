@@ -6,8 +6,10 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from html.parser import HTMLParser
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
@@ -158,6 +160,20 @@ def test_a_figure_down_to_the_packs_and_their_bytes(scene: Scene, browse: Browse
         assert len(values) == int(readings)
         assert float(mean) == pytest.approx(sum(values) / len(values), rel=1e-4)
     assert page.get(f"/raw/{stream}/2?hash=00").status_code == 404
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Asia/Shanghai", "Pacific/Pago_Pago"])
+def test_a_stream_opens_on_the_local_day_of_its_newest_pack(scene: Scene, browse: Browse, zone: str) -> None:
+    """Its days are kept in UTC; in China the new day begins at 16:00 UTC."""
+    page = browse(scene.dsn, zone=ZoneInfo(zone)).get(LONG).text
+    with connect(scene.dsn) as connection:
+        name = LONG.removeprefix("/stream/")
+        (ends,) = connection.execute(
+            "SELECT max(to_ms) FROM packs JOIN streams s ON s.id = stream WHERE name = %s", [name]
+        ).fetchall()[0]
+    day = re.search(r'name="date" value="([^"]+)"', page)
+    assert day and day[1] == str(datetime.fromtimestamp(ends / 1000 - 1, ZoneInfo(zone)).date())
+    assert "No readings of this stream" not in page
 
 
 def test_nothing_can_be_changed(scene: Scene, browse: Browse) -> None:

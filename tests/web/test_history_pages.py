@@ -232,19 +232,22 @@ def test_what_a_silent_device_has_not_sealed_yet_is_missing_up_to_now(viewer, pa
     assert f'data-t="{noon}"' not in viewer.get("/day").text
 
 
-def test_a_day_on_which_a_device_was_never_read_has_its_gaps(viewer, park, traces, monkeypatch) -> None:
+@pytest.mark.parametrize("ms", [900_000, 600_000])
+def test_a_day_on_which_a_device_was_never_read_has_its_gaps(viewer, park, traces, monkeypatch, ms: int) -> None:
     monkeypatch.setattr("agent.web.live.FRESH_S", 0.0)
     noon = park.noon_ms // 1000
 
     def unread(document: Any) -> Any:
         for one in document.get("devices", ()):
-            one |= {"points": [], "left_out": [], "gaps": [[noon - 900, "timeout", 900_000, 900_000]]}
+            one |= {"points": [], "left_out": [], "gaps": [[noon - 900, "timeout", ms, ms]]}
         return document
 
     park.spoil = unread
     page = viewer.get("/day?device=m1").text
     assert page.count("<figure") == 1 and "Missing readings by reason" in page and "Nothing is known" not in page
-    assert f'data-t="{noon - 900}" data-e="{noon}" data-g="timeout:900000:900000"' in page
+    assert f'data-t="{noon - 900}" data-e="{noon}" data-g="timeout:{ms}:{ms}"' in page
+    # of an interval that goes on nobody knows yet what was read before the device fell silent
+    assert ("0 % of the time so far known" in page) == (ms == 900_000)
 
 
 def test_the_first_day_says_that_there_was_no_gateway_before(viewer, park) -> None:
