@@ -60,8 +60,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("meterhouse")
 CLOCK_CHECK_S = 1.0  # comparison with the wall clock
 SNAPSHOT_EVERY_S, SNAPSHOT_MOST_S = 2.0, 10.0
-SNAPSHOT_SHARE = 0.001  # of the loop's time: with 100 devices it is written every 5 s, with 200 every 10 s
-# A thread that returns from a system call waits this long for one that computes. With Python's 5 ms, the first packs of
+SNAPSHOT_SHARE = 0.001  # share of the loop's time: every 5 s with 100 devices, every 10 s with 200
+# How long a thread back from a system call waits for one that computes. With Python's 5 ms, the first packs of
 # 1,600 devices took 3 s: each signature, hash and write waited for the loop, which was connecting the other devices.
 THREAD_SWITCH_S = 0.001
 PRUNE_EVERY_S = 60.0
@@ -95,7 +95,7 @@ class Service:
         self.checkpoints: CheckpointMaker | None = None
         self._slices, self._sums = ReadThrottle(), ReadThrottle()
         self.newest_stored_ms = 0  # the end of the newest pack of earlier runs
-        self.certificates: list[Expiry] = []  # of destinations, as their files were a minute ago at most
+        self.certificates: list[Expiry] = []  # of destinations; read from their files at most a minute ago
         self._control = ControlServer(self._access, config.runtime_dir, lambda: self.config.control.group)
 
     @property
@@ -145,7 +145,7 @@ class Service:
 
     async def _start(self, key_path: Path) -> None:
         config = self.config
-        await self.db_thread.call(self.active_key.activate)  # before anything is sealed: a wrong key signs nothing
+        await self.db_thread.call(self.active_key.activate)  # before anything is sealed: a wrong key must sign nothing
         note, publish = self.sealing.gateway_event, self._publish_keys
         self.key_watcher = KeyFileWatcher(
             self.active_key, key_path, self.db_thread, publish, note, self._make_checkpoint
@@ -232,7 +232,7 @@ class Service:
         return RunningAccess(self, caller, self._slices if right is Right.LOOK else None, self._sums)
 
     def _publish_keys(self, keys: bytes) -> None:
-        """From the database thread, before anything that needs these keys to be verified."""
+        """Called in the database thread, before anything is published that needs these keys for verification."""
         for uplink in self.uplinks:
             uplink.retain("keys", keys)
 
@@ -272,7 +272,7 @@ class Service:
                 task.cancel()
 
     async def _stop(self) -> None:
-        """In the order of the data: stop polling, seal the rest, commit, try to send for a bounded time."""
+        """Stop in the order in which data flow: end polling, seal the rest, commit, send for a bounded time."""
         await self.device_manager.close()
         for uplink in self.uplinks:
             uplink.expect_stop()
@@ -295,7 +295,7 @@ class Service:
         await self.remove_sealed_rings()
 
     async def remove_sealed_rings(self) -> None:
-        """Seal the rest of rings that a reload replaced, and remove those that are no longer written to."""
+        """Seal what is left in rings that a reload replaced, and remove those that are no longer written to."""
         if not self.rings.changing:
             return
         ring = self.rings.current.ring
@@ -309,11 +309,11 @@ class Service:
     # --- another configuration
 
     def reload(self) -> asyncio.Future[ReloadOutcome]:
-        """Apply the configuration files as they are now, without losing a reading; an error changes nothing."""
+        """Apply the current configuration files without losing a reading; on an error nothing changes."""
         return self._reloads.request()
 
     def notes(self) -> list[ConfigWarning]:
-        """What deserves attention in the configuration in effect."""
+        """Warnings about the configuration in effect."""
         return [*self.config.notes, *ring_notes(self.config, self.ring_plan)]
 
     def write_status(self) -> None:
@@ -345,7 +345,7 @@ class Service:
                     self.device_manager.start_pollers()
 
     async def _housekeeping(self) -> None:
-        """Keep the store within its limits; what had to be dropped is stated in the stream's next pack."""
+        """Keep the store within its limits; the next pack of a stream states what was dropped."""
         seen: object = None
         while True:
             trusted = ext.clock.state().synced is not False
@@ -400,6 +400,6 @@ def _start_event(recovered: Recovered, gone: LostTransactions | None) -> dict[st
 
 
 def _store_line(store: Store) -> list[str]:
-    """The settings that are really in effect, at every start (field pain 54)."""
+    """The store's settings that are in effect, logged at every start (field pain 54)."""
     usage = store.usage()
     return [f"store {usage.path}: {usage.settings}; at most {usage.max_bytes >> 20} MiB, now {usage.disk_bytes >> 20}"]

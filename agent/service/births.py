@@ -1,4 +1,4 @@
-"""Devices, their specs, and their point tables as births carry them: the source of each reading, signed."""
+"""Devices, their specs, and their point tables as in births, which state the source of each reading, signed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from drivers.night import DARK_BELOW_DEG
 from drivers.plan import range_of
 from drivers.profile import Profile, vocabulary
 
-MAX_PLAN_BYTES = 48 << 10  # of a plan whose text is in the birth
-Kind = tuple[object, ...]  # what makes two devices the same but for their address
+MAX_PLAN_BYTES = 48 << 10  # a larger plan is in the birth by hash only
+Kind = tuple[object, ...]  # equal for two devices that differ only in their address
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class RunningDevice:
     poll: DevicePoll
     identity: dict[str, str | None] | None = None  # None: not identified yet
     stillness: Stillness = field(default_factory=Stillness)
-    swapped: dict[str, Any] | None = None  # when another device was found here, and how it differs; until a reload
+    swapped: dict[str, Any] | None = None  # since when another device answers, and how it differs; until a reload
 
     @property
     def profile(self) -> Profile:
@@ -53,8 +53,8 @@ class DeviceCatalog:
     Raises ProfileError if a profile was removed since the configuration was checked.
 
     Args:
-        known: by stream, the known facts about devices; kept up to date here, and passed on to the next catalog.
-        start_ms: the counter epoch of an unknown device begins here.
+        known: known facts about devices, by stream; updated here and passed on to the next catalog.
+        start_ms: where the counter epoch of an unknown device begins.
     """
 
     def __init__(self, config: Config, known: dict[str, Facts] | None = None, start_ms: int = 0) -> None:
@@ -65,7 +65,7 @@ class DeviceCatalog:
         self._profiles = {device.profile: find(device.profile) for device in config.devices}
         self._points: dict[Kind, tuple[Point, ...]] = {}
         self._tables: dict[Kind, BirthPoints] = {}
-        # of devices without a known identity: most are planned, and met a second later
+        # of devices without a known identity: most are planned a second before they are identified
         self._plain_specs: dict[str, DeviceSpec] = {}
         self._plain_tables: dict[str, BirthTable] = {}
 
@@ -74,7 +74,7 @@ class DeviceCatalog:
         return self._profiles[device.profile]
 
     def spec(self, device: DeviceConfig, identity: Mapping[str, str | None] | None = None) -> DeviceSpec:
-        """The driver's configuration, for the identity known so far."""
+        """The driver's configuration for the identity that is known so far."""
         known = {name: text for name, text in (identity or {}).items() if text is not None}
         if not known and device.name in self._plain_specs:
             return self._plain_specs[device.name]
@@ -94,7 +94,7 @@ class DeviceCatalog:
         identity: Mapping[str, str | None] | None = None,
         epoch: int | None = None,
     ) -> BirthTable:
-        """The table for a birth of this device; ``epoch`` None: the known one."""
+        """The table for a birth of this device; ``epoch`` None: its known epoch."""
         if epoch is None:
             epoch = self.known[spec.stream].epoch if spec.stream in self.known else self._first_epoch
         is_plain = not any(text is not None for text in (identity or {}).values())
@@ -108,7 +108,7 @@ class DeviceCatalog:
         table = BirthTable(spec.stream, front, self._tables[kind])
         before = self.known.get(spec.stream)
         if before is not None and before.epoch == epoch and changes(before, table.facts):
-            table.met = False  # a change without its event yet, which a restart must find again
+            table.met = False  # the event of this change is not stored yet: a restart must detect the change again
         if is_plain:
             self._plain_tables[device.name] = table
         return table
@@ -153,7 +153,7 @@ def gateway_table(config: Config, version: str) -> dict[str, Any]:
 def results_table(config: Config, version: str) -> dict[str, Any]:
     """The table of the ``_indicators`` stream, with the interval settings and the text of the site's plan.
 
-    With these, the shipped sets and the packs, figures can be recomputed. A plan above 48 KiB is named by hash only.
+    Figures can be recomputed from these, the shipped sets and the packs. A plan above 48 KiB is named by hash only.
     """
     entry = config.interval
     cut = {
@@ -175,7 +175,7 @@ def results_table(config: Config, version: str) -> dict[str, Any]:
 
 
 def derived_row(one: DerivedConfig) -> dict[str, Any]:
-    """A derived point as births describe it: that of its device if it is a heat, and that of the results."""
+    """A derived point as births describe it: a heat in the birth of its device, and each in that of the results."""
     if one.terms:
         return {
             "n": one.name,
@@ -195,7 +195,7 @@ def device_front(
     """The table of one device, without its points.
 
     Args:
-        identity: what the device reports (``device.serial`` and so on), None before it was identified.
+        identity: what the device reports (``device.serial`` and so on); None: not identified yet.
     """
     reported = {name.removeprefix("device."): text for name, text in (identity or {}).items()}
     firmware = reported.pop("firmware", None)
@@ -229,7 +229,7 @@ def device_front(
 
 
 def _fresh(rule: FreshnessRule | None) -> dict[str, Any] | None:
-    """How a caching master proves that its source is alive; null: not at all (it may repeat old values)."""
+    """How a caching master proves that its source is alive; null: no proof, it may repeat old values."""
     if rule is None:
         return None
     how = {"equals": rule.equals, "changes_within": rule.changes_within_s}
@@ -265,7 +265,7 @@ def point_row(point: Point, spec: DeviceSpec, senml_units: frozenset[str]) -> di
 
 
 def _source(point: Point) -> dict[str, Any]:
-    """Where the bytes of a value are and how they are decoded."""
+    """Where the bytes of a value are, and how to decode them."""
     source: dict[str, Any] = {"type": point.type} if point.type else {}
     if point.key:
         source["key"] = point.key

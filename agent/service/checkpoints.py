@@ -24,7 +24,7 @@ HOUR_MS, LATE_MS = 3_600_000, 15_000  # after the hour: by then the packs up to 
 
 
 class CheckpointMaker:
-    """Makes, stores and publishes checkpoints. The key is used only in the database thread, as for packs."""
+    """Makes, stores and publishes checkpoints. As for packs, only the database thread uses the key."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class CheckpointMaker:
         self._newest: list[CheckpointPage] = []
 
     async def run(self) -> None:
-        """One soon after the start and one an hour until cancelled; the first of a UTC day is kept long."""
+        """Make one soon after the start and one an hour, until cancelled; the first of a UTC day is kept for long."""
         await asyncio.sleep(FIRST_S)
         done = None
         while True:
@@ -50,7 +50,7 @@ class CheckpointMaker:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def make(self) -> bool:
-        """Sign the durable heads, store the pages, publish them. False if the store could not."""
+        """Sign the durable heads, store the pages, publish them. False if they could not be stored."""
         devices = frozenset(self._devices())
         try:
             pages = await self._db_thread.call(lambda store: self._keep(store, devices))
@@ -64,7 +64,7 @@ class CheckpointMaker:
         return True
 
     def again(self, uplinks: Iterable[Uplink]) -> None:
-        """Give the newest pages to destinations that were added later."""
+        """Publish the newest pages to destinations that were added later."""
         for uplink in uplinks:
             for page in self._newest:
                 uplink.retain(f"checkpoint/{page.page}", page.data)

@@ -1,7 +1,7 @@
-"""Serves what persons attest: handovers, which the gateway signs with its own readings, and declarations.
+"""Serves what people attest: handovers, which the gateway signs with its own readings, and declarations.
 
-Identity, line, address and reading of a handover are the agent's own: a reading is taken only if the agent has recorded
-it itself.
+Identity, line, address and reading of a handover come from the agent: it accepts only a reading that it has recorded
+itself.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from drivers.encoding import exact_text
 from drivers.model import GatewayError, Quality, UsageError, clean_text
 from ext.ring import ANSWER
 
-AT_ONCE: Final = 50  # devices in one event: a pack with it stays below what brokers take
-VISIT_S: Final = 30.0  # tools see a reading at once, the agent counts it when the visit to its device has ended
+AT_ONCE: Final = 50  # devices in one event: its pack stays below what brokers accept
+VISIT_S: Final = 30.0  # a tool sees a reading at once, the agent counts it only at the end of the visit
 AGAIN_S: Final = 0.25
-AROUND: Final = 3  # packs about the time of a reading that are searched for it
+AROUND: Final = 3  # packs around the time of a reading that are searched for it
 
 
 async def answer(access: Access, request: Handover | Declarations | Declare, reply: Reply) -> dict[str, Any]:
-    """Gives what ``handover`` or ``declarations`` gives."""
+    """Returns the result of ``handover`` or ``declarations``."""
     return await (handover(access, request, reply) if isinstance(request, Handover) else declarations(access, request))
 
 
 async def handover(access: Access, request: Handover, reply: Reply) -> dict[str, Any]:
-    """Gives {"events", "packs", "thumbprint"}: the signed events, and where they are."""
+    """Returns {"events", "packs", "thumbprint"}: the signed events, and the packs that hold them."""
     service = access.service
     if service is None:
         hint = "Start it: the record holds what it reads"
@@ -114,7 +114,7 @@ async def _entry(access: Access, device: RunningDevice, one: ComparedDevice) -> 
 
 
 def compare(reading: str, display: str) -> tuple[str, bool]:
-    """Reading less display, and whether they agree: within one unit of the coarser one's last digit."""
+    """Reading minus display, and whether they agree within one unit of the last digit of the coarser one."""
     read, shown = Decimal(reading), Decimal(display)
     difference = read - shown
     resolution = max(Decimal(1).scaleb(_exponent(number)) for number in (read, shown))
@@ -127,7 +127,7 @@ def _exponent(number: Decimal) -> int:
 
 
 async def _reading(access: Access, device: RunningDevice, one: ComparedDevice) -> dict[str, Any]:
-    """The reading as its pack has it. Raises UsageError if the agent has recorded none like it."""
+    """The reading as in its pack. Raises UsageError if the agent has not recorded such a reading."""
     stream, wanted, give_up = device.stream, Decimal(one.v), time.monotonic() + VISIT_S
     while True:
         idle = device.poll.idle
@@ -147,7 +147,7 @@ async def _reading(access: Access, device: RunningDevice, one: ComparedDevice) -
 
 
 def _in_ring(device: RunningDevice, name: str, t_ms: int, wanted: Decimal) -> str | None:
-    """The quality of a reading that is not sealed yet, "" for good; None: it is not there."""
+    """The quality of a reading that is not sealed yet, "" for good; None: no such reading."""
     for version in device.stream.table_versions:
         names = [point for point, _, _ in version.table.points.names]
         for position in version.positions:
@@ -198,7 +198,7 @@ def _sealed(store: Store, stream: str, before: int, number: str) -> Sequence[tup
 
 
 async def declarations(access: Access, request: Declarations | Declare) -> dict[str, Any]:
-    """Gives {"entries"} or {"entry"}."""
+    """Returns {"entries"} or {"entry"}."""
     entries = [from_dict(plain) for plain in await access.call(lambda store: store.documents.declarations())]
     if isinstance(request, Declarations):
         holding = {entry.id for entry in in_force(entries)}
@@ -213,7 +213,7 @@ async def declarations(access: Access, request: Declarations | Declare) -> dict[
 
 
 def _keep(store: Store, made: Declaration, results: str) -> Declaration:
-    """Store it, but not into an interval whose figures are published: nothing would sign it. In the database thread."""
+    """Store it, moved past intervals whose figures are published: nothing signs it there. In the database thread."""
     head = store.packs.heads().get(results)
     if head is not None and head.to_ms > made.at_ms:
         made = replace(made, at_ms=head.to_ms)

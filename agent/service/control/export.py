@@ -1,6 +1,6 @@
 """Serves exports: signed objects as the pieces of an archive, and intervals as rows.
 
-Signed objects: each part is a line of JSON, ``{"file", "packs"}``, and then the lines for the end of that file.
+Signed objects: each part is a line of JSON, ``{"file", "packs"}``, and then the lines to append to that file.
 Intervals: each part is rows as JSON lists in the order of ``COLUMNS``, one per line, by stream and day.
 """
 
@@ -24,8 +24,8 @@ from agent.store import Store
 from drivers.encoding import exact_text
 from drivers.model import GatewayError, UsageError, clean_text
 
-CHUNK, CHUNK_BYTES = 256, 256 << 10  # packs of a piece, and their bytes: limits time in the store's thread and memory
-AT_ONCE = 400  # rows made in one slice of the database thread: some 20 ms
+CHUNK, CHUNK_BYTES = 256, 256 << 10  # packs in a piece, and their bytes: bounds memory and the time in the database thread
+AT_ONCE = 400  # rows made in one slice of the database thread: about 20 ms
 Cell = str | int | None
 
 # Stable: a column is never renamed, moved or given another unit; new ones come at the end. docs/intervals.md has types.
@@ -38,14 +38,14 @@ COLUMNS: Final = (
 
 
 async def answer(access: Access, request: Export | Intervals, reply: Reply) -> dict[str, Any]:
-    """Gives what ``export_packs`` or ``export_intervals`` gives."""
+    """Returns the result of ``export_packs`` or ``export_intervals``."""
     if isinstance(request, Export):
         return await export_packs(access, request, reply)
     return await export_intervals(access, request, reply)
 
 
 async def export_packs(access: Access, request: Export, reply: Reply) -> dict[str, Any]:
-    """Gives packs, full names of streams, warnings."""
+    """Returns the number of packs, full names of streams, warnings."""
     streams = request.streams
     archive = await access.call(lambda store: Archive(store, request.from_ms, request.to_ms, streams))
     check_archive(archive, streams)
@@ -59,7 +59,7 @@ async def export_packs(access: Access, request: Export, reply: Reply) -> dict[st
 
 
 def check_archive(archive: Archive, streams: list[str]) -> None:
-    """Raises UsageError for an unknown stream, GatewayError if the archive is empty."""
+    """Raise UsageError for an unknown stream, GatewayError if the archive is empty."""
     for name in streams:
         if name not in archive.known:
             hint = f"Known: {', '.join(archive.known)}" if archive.known else "It is empty"
@@ -75,7 +75,7 @@ def as_part(piece: ArchivePiece) -> bytes:
 
 
 def _look_at_key_file(store: Store, access: Access, archive: Archive) -> None:
-    """Key records that were made while no agent ran are only in the key file: a revocation must not be missing.
+    """Add key records made while no agent ran, which are only in the key file: a revocation must not be missing.
 
     A running agent stores them within seconds, unless it is an early version without destinations.
     """
@@ -101,16 +101,16 @@ class ArchivePiece:
 
     file: str  # births.jsonl, packs/inv1.packs.jsonl, ...
     lines: tuple[bytes, ...]
-    packs: int  # how many of them count as packs
+    packs: int  # how many of the lines count as packs
 
 
 class Archive:
-    """The content of the store in ``[from_ms, to_ms)``, piece by piece. Belongs to the store's thread.
+    """The content of the store in ``[from_ms, to_ms)``, piece by piece. Belongs to the database thread.
 
-    For each stream all packs that overlap the range, without holes that the store does not have, and in a file of its
-    own the birth that is valid before them: a birth without its neighbours would look like a loss. Also the checkpoints
-    made in the range, except those that name packs after it. Packs that are sealed after the archive was made are not
-    in it, and packs that retention deletes meanwhile are missing at the beginning; no cursor is open between pieces.
+    For each stream: all packs that overlap the range, without a hole unless the store has it, and in a separate file
+    the birth in effect before them, since a birth without its neighbours would look like a loss. Also the checkpoints
+    made in the range, except those that name packs after it. Packs sealed after the archive was made are not in it;
+    packs that retention deletes meanwhile are missing at the beginning. No cursor is open between pieces.
 
     Args:
         streams: last parts of names, such as ``inv1``; empty: all.
@@ -137,11 +137,11 @@ class Archive:
 
     @property
     def total(self) -> int:
-        """About how many packs there are, with those that the size cap dropped in between."""
+        """Approximate number of packs, including those that the size cap has dropped in between."""
         return sum(last - first + 1 for first, last in self._spans.values())
 
     def pieces(self) -> Iterator[ArchivePiece]:
-        """Keys, births, checkpoints, then the packs, stream by stream; first the streams if not all were wanted."""
+        """Keys, births, checkpoints, then packs stream by stream; the list of streams first if only some were asked for."""
         if self._wanted:
             yield ArchivePiece("streams.txt", tuple(name.encode() for name in self._wanted), 0)
         for n, chain in enumerate(self._key_chains()):
@@ -151,7 +151,7 @@ class Archive:
                 yield ArchivePiece("births.jsonl", (birth,), 0)
         for _, keys in groupby(self._store.documents.checkpoint_keys(self._from, self._to), lambda key: key[1]):
             pages = [body for key in keys if (body := self._store.documents.checkpoint(*key))]
-            if all(map(self._is_within, pages)):  # a page without the others would look withheld
+            if all(map(self._is_within, pages)):  # if a page were left out, it would look withheld
                 yield ArchivePiece("checkpoints.jsonl", tuple(pages), 0)
         for stream, (first, last) in self._spans.items():
             file = f"packs/{stream.rpartition('/')[2]}.packs.jsonl"
@@ -175,7 +175,7 @@ class Archive:
 
 
 async def export_intervals(access: Access, request: Intervals, reply: Reply) -> dict[str, Any]:
-    """Gives the columns, and how many rows and streams there were."""
+    """Returns the columns and the numbers of rows and streams."""
     config = access.config
     calendar = Calendar(config.timezone, config.interval.length_ms)
     first_ms, last_ms = await access.call(lambda store: store.intervals.span())
@@ -200,12 +200,12 @@ async def export_intervals(access: Access, request: Intervals, reply: Reply) -> 
 
 
 def is_ours(stream: str) -> bool:
-    """Is it a stream of the gateway itself?"""
+    """True for a stream of the gateway itself."""
     return stream.rpartition("/")[2].startswith("_")
 
 
 def chosen(known: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Full names of devices, of their last parts; none: all. Raises UsageError for an unknown one."""
+    """Full names for these last parts of device names; none given: all. Raises UsageError for an unknown one."""
     ends = {stream.rpartition("/")[2]: stream for stream in known}
     for name in names:
         if name not in ends:
@@ -215,7 +215,7 @@ def chosen(known: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 class _rows:
-    """The rows of a stream's day, made as they are asked for."""
+    """The rows of one day of a stream, made on demand."""
 
     def __init__(self, access: Access, calendar: Calendar, stream: str, start_ms: int, end_ms: int) -> None:
         self._config, self._calendar, self._stream, self._range = access.config, calendar, stream, (start_ms, end_ms)
@@ -235,7 +235,7 @@ class _rows:
 
 
 def cells_of(row: IntervalRow, calendar: Calendar, site: str, gateway: str) -> list[Cell]:
-    """In the order of ``COLUMNS``, without the last: a row does not know its gaps.
+    """Cells in the order of ``COLUMNS``, without the last one: a row does not know its gaps.
 
     Decimals are text, so that no digit is lost; None: empty.
     """
@@ -258,13 +258,13 @@ def flag_names(flags: Flag) -> str:
 
 
 def utc(at_ms: int) -> str:
-    """``2026-11-24T00:15:00Z``, with milliseconds where there are some."""
+    """``2026-11-24T00:15:00Z``, with milliseconds unless they are zero."""
     found = datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{found}.{at_ms % 1000:03d}Z" if at_ms % 1000 else f"{found}Z"
 
 
 def local(calendar: Calendar, at_ms: int) -> str:
-    """With its UTC offset, which distinguishes the hour that comes twice in autumn."""
+    """Local time with its UTC offset, which distinguishes the repeated hour in autumn."""
     return calendar.local(at_ms).isoformat(timespec="seconds")
 
 

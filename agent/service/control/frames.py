@@ -1,4 +1,4 @@
-"""Frames on the control socket. Requests are decoded elsewhere: an agent without requests loads no more than this.
+"""Frames on the control socket. Requests are decoded elsewhere: an agent that gets none loads only this module.
 
 A frame is one byte (``FrameKind``), the length of its payload (32 bits, big endian), and the payload. A connection
 carries one request of the client; everything after it comes from the agent:
@@ -7,7 +7,7 @@ carries one request of the client; everything after it comes from the agent:
     PART      bytes of the answer, in order
     PROGRESS  JSON object {"done", "total"}; sent at least every second or two while the agent works
     DONE      JSON object: the end of the answer
-    FAILED    JSON object {"type", "what", "where", "hint"}: why there is none
+    FAILED    JSON object {"type", "what", "where", "hint"}: why there is no answer
 
 Closing the connection ends the request. A client ignores members of an answer that it does not know.
 """
@@ -25,7 +25,7 @@ from drivers.model import ConfigError, GatewayError, LineDown, LineLent, UsageEr
 SOCKET: Final = "control"  # its name in the runtime directory
 HEADER: Final = struct.Struct(">BI")
 MAX_REQUEST: Final = 64 << 10
-MAX_ANSWER: Final = 17 << 20  # of one frame: a pack may have 16 MiB
+MAX_ANSWER: Final = 17 << 20  # of one frame: a pack may be 16 MiB
 VERSIONS: Final = "Do agent and tool have the same version? `meterhouse status` shows the agent's"
 
 
@@ -59,7 +59,7 @@ def frame(kind: FrameKind, payload: bytes) -> bytes:
 
 
 def parse_header(data: bytes, kinds: frozenset[FrameKind], limit: int) -> tuple[FrameKind, int]:
-    """Kind and length of what follows. Raises ProtocolError for another kind, or more than ``limit`` bytes."""
+    """Kind and length of the payload. Raises ProtocolError for another kind, or more than ``limit`` bytes."""
     number, size = HEADER.unpack(data)
     if number not in kinds:
         raise ProtocolError(f"unexpected frame kind {number}", where="control", hint=VERSIONS)
@@ -74,7 +74,7 @@ def encode_facts(facts: Mapping[str, Any]) -> bytes:
 
 
 def decode_facts(payload: bytes) -> dict[str, Any]:
-    """The reverse. Raises ProtocolError."""
+    """The reverse of ``encode_facts``. Raises ProtocolError."""
     try:
         found = json.loads(payload)
     except (ValueError, RecursionError) as error:
@@ -92,7 +92,7 @@ def encode_error(error: GatewayError) -> bytes:
 
 
 def decode_error(payload: bytes) -> GatewayError:
-    """The error in a FAILED, safe to show. Raises ProtocolError."""
+    """The error in a FAILED payload, safe to show. Raises ProtocolError."""
     facts = decode_facts(payload)
     what, where, hint = (clean_text(str(facts.get(name, "")), 1000) for name in ("what", "where", "hint"))
     return _ERRORS.get(str(facts.get("type")), GatewayError)(what, where=where, hint=hint)

@@ -1,7 +1,7 @@
 """Serves the replacement of a signing key: the last pack of each stream that a key signed.
 
-With ``hold`` the running agent pauses sealing from that answer on until the new key is active, so the answer stays
-true; readings wait in the ring. A tool that dies meanwhile costs these few seconds.
+With ``hold`` the running agent pauses sealing from the answer until the new key is active, so that the answer stays
+true; readings wait in the ring. If the tool dies meanwhile, sealing resumes after these few seconds.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from agent.service.control.protocol import Access, Keys, PublishedKey, Reply
 from agent.store import Store
 from drivers.model import GatewayError, UsageError, clean_text
 
-HOLD_S: Final = 10.0  # a tool has two seconds less to make its key
+HOLD_S: Final = 10.0  # the tool has two seconds less than this to make its key
 LOOK_S: Final = 0.05
-PAUSE_S: Final = 60.0  # after a tool that paused sealing and made no key
+PAUSE_S: Final = 60.0  # no further hold for this long after a tool paused sealing and made no key
 
 
 async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> dict[str, Any]:
-    """One part: last sequence by stream. Gives the kid of the active key, or the newest one that was published.
+    """One part: last sequence by stream. Returns the kid of the active key, or the newest published one.
 
     Raises:
         NotAllowed: only root and the agent's user may pause sealing.
@@ -45,12 +45,12 @@ async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> 
         raise NotAllowed(what, where="control", hint=hint)
     watch = service.key_watcher
     async with service.sealing.paused():
-        if time.monotonic() - watch.last_unused_hold_s < PAUSE_S:  # repeated requests must not stop sealing
+        if time.monotonic() - watch.last_unused_hold_s < PAUSE_S:  # repeated requests must not keep sealing paused
             hint = f"Try again in {PAUSE_S:.0f} s, or stop the agent first"
             raise GatewayError("sealing was paused just now and no new key was made", where="agent", hint=hint)
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
         old, give_up = watch.kid, time.monotonic() + HOLD_S
-        watch.last_unused_hold_s = time.monotonic()  # also if the tool leaves now
+        watch.last_unused_hold_s = time.monotonic()  # even if the tool disconnects now
         while watch.kid == old:
             await watch.check()
             if time.monotonic() > give_up:
@@ -62,10 +62,10 @@ async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> 
 
 
 async def last_signed(access: Access, kid: str, until_ms: int | None, before: Collection[str] = ()) -> dict[str, int]:
-    """The last sequence that a key, or one before it, signed in each stream; up to a time, if there is one.
+    """The last sequence in each stream that a key or a predecessor signed, up to ``until_ms`` if given.
 
     Args:
-        before: its predecessors in the key file, which may be ahead of the published records.
+        before: its predecessors in the key file, which may be newer than the published records.
 
     Raises:
         UsageError: the published records do not name this key.
@@ -73,7 +73,7 @@ async def last_signed(access: Access, kid: str, until_ms: int | None, before: Co
     kept = await access.call(lambda store: store.keys.newest())
     kids = [] if kept is None else [record["kid"] for record in json.loads(kept[1])["records"]]
     if kid not in kids and kids and kids[-1] in before:
-        return {}  # made after the last run of the agent: it has signed nothing
+        return {}  # made after the agent's last run: it has signed nothing
     if kid not in kids:
         hint = f"Known keys: {', '.join(kids)}" if kids else "The agent has not published any key yet"
         raise UsageError(f"unknown key {clean_text(kid, 60)}", where="keys", hint=hint)
@@ -106,7 +106,7 @@ def _last(store: Store, stream: str, later: frozenset[str]) -> int:
 
 
 def _until(store: Store, stream: str, until_ms: int) -> int:
-    """The last sequence whose pack ends at or before a time."""
+    """The sequence of the last pack that ends at or before a time."""
     span = store.packs.spans(0, until_ms).get(stream)
     if span is None:
         return 0
