@@ -1,1 +1,1 @@
-"""The running agent: the only place where the parts meet. Tools import some of its modules, each of which stands alone."""
+"""The running agent: the only place where the parts meet. Tools import single modules of it, which are independent."""

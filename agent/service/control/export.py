@@ -24,7 +24,7 @@ from agent.store import Store
 from drivers.encoding import exact_text
 from drivers.model import GatewayError, UsageError, clean_text
 
-CHUNK, CHUNK_BYTES = 256, 256 << 10  # packs in a piece, and their bytes: bounds memory and the time in the database thread
+CHUNK, CHUNK_BYTES = 256, 256 << 10  # packs in a piece, and their bytes: bounds memory and time in the database thread
 AT_ONCE = 400  # rows made in one slice of the database thread: about 20 ms
 Cell = str | int | None
 
@@ -141,7 +141,7 @@ class Archive:
         return sum(last - first + 1 for first, last in self._spans.values())
 
     def pieces(self) -> Iterator[ArchivePiece]:
-        """Keys, births, checkpoints, then packs stream by stream; the list of streams first if only some were asked for."""
+        """Keys, births, checkpoints, then packs by stream; the list of streams first if only some were requested."""
         if self._wanted:
             yield ArchivePiece("streams.txt", tuple(name.encode() for name in self._wanted), 0)
         for n, chain in enumerate(self._key_chains()):

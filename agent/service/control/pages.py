@@ -1,7 +1,7 @@
 """Serves what the gateway's page and the report show: a day by intervals, the days that exist, births, packs, a period.
 
-An answer is one JSON document in parts; numbers have all their digits. It is bounded: a device comes with its main
-points or those that were named, and all devices together with totals only. The store is asked in slices.
+An answer is one JSON document in parts; numbers keep all their digits. Its size is bounded: one device comes with its
+main points or the named ones, all devices together with totals only. The store is read in slices.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from drivers.encoding import base64url
 from drivers.model import GatewayError, UsageError, clean_text
 
 FIRST_YEAR, LAST_YEAR = 1970, 2199
-MOST_POINTS: Final = 24  # of a device, if none are named
+MOST_POINTS: Final = 24  # of a device, unless the request names points
 DAYS_AT_ONCE: Final = 32
 PART_BYTES: Final = 1 << 19
 NEWEST: Final = 1 << 53  # above every sequence
@@ -50,7 +50,7 @@ _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
 async def answer(access: Access, request: Day | Days | Birth | Pack | PeriodReport, reply: Reply) -> dict[str, Any]:
-    """Gives what the kind's own function gives."""
+    """Returns the result of the function for this kind."""
     if isinstance(request, Days):
         return await days(access, request)
     if isinstance(request, Birth | Pack):
@@ -75,12 +75,12 @@ def day_of(text: str, where: str = "report") -> date | None:
 
 
 def now_of(access: Access, now_ms: int) -> int:
-    """A running agent uses its own clock, by which its intervals were cut."""
+    """The time of the answer: a running agent uses its own clock, by which it cut the intervals."""
     return now_ms if access.service is None else int(access.service.clock.now_ms())
 
 
 async def send(access: Access, reply: Reply, document: Mapping[str, Any]) -> dict[str, Any]:
-    """Send a document in parts. Gives its length."""
+    """Send a document in parts. Returns its length."""
     text = await access.compute(lambda: _encoder.encode(document))
     for at in range(0, len(text), PART_BYTES):
         await reply.part(text[at : at + PART_BYTES])
@@ -88,7 +88,7 @@ async def send(access: Access, reply: Reply, document: Mapping[str, Any]) -> dic
 
 
 async def days(access: Access, request: Days) -> dict[str, Any]:
-    """Gives the local days that have intervals, and today; or that nothing changed since the client's ``stamp``."""
+    """Returns the local days that have intervals, and today; or that nothing changed since the client's ``stamp``."""
     calendar = Calendar(access.config.timezone, access.config.interval.length_ms)
     now_ms = now_of(access, request.now_ms)
     valid = await access.call(partial(validity, access, calendar, 0, 0, now_ms, request.after_change))
@@ -114,7 +114,7 @@ async def days(access: Access, request: Days) -> dict[str, Any]:
 
 
 async def signed(access: Access, request: Birth | Pack, reply: Reply) -> dict[str, Any]:
-    """A birth or another pack as parts, byte for byte. Gives its hash."""
+    """A birth or another pack in parts, byte for byte. Returns its hash."""
     known = await access.call(lambda store: sorted(store.packs.heads()))
     (stream,) = chosen(known, [request.stream])
     is_birth, seq = isinstance(request, Birth), request.seq
@@ -139,7 +139,7 @@ async def signed(access: Access, request: Birth | Pack, reply: Reply) -> dict[st
 
 
 async def day(access: Access, request: Day, reply: Reply) -> dict[str, Any]:
-    """Gives the length of the document; or only that it is unchanged since the client's ``stamp``."""
+    """Returns the length of the document; or only that it is unchanged since the client's ``stamp``."""
     config = access.config
     calendar = Calendar(config.timezone, config.interval.length_ms)
     now_ms = now_of(access, request.now_ms)
@@ -148,7 +148,7 @@ async def day(access: Access, request: Day, reply: Reply) -> dict[str, Any]:
     look = partial(validity, access, calendar, start, end, now_ms, request.after_change)
     valid = await access.call(
         look
-    )  # before the work: what is written meanwhile makes another stamp, or is a correction
+    )  # taken before the work: anything written meanwhile changes the stamp or is a correction
     if request.unless == valid.stamp:
         return {"unchanged": True, **valid.as_dict()}
     until = end if end <= now_ms else max(start, await access.call(partial(known_until, now_ms)))
@@ -185,9 +185,9 @@ class _DayWork:
     def __init__(self, config: Config, calendar: Calendar, start_ms: int, until_ms: int) -> None:
         self._config, self._calendar = config, calendar
         self._start_ms, self.until_ms = start_ms, until_ms
-        self._gaps_of_all: dict[tuple[int, str], list[int]] = {}  # by beginning and reason: devices, ms, whole_ms
-        self._roles_of: dict[str, set[tuple[str, str]]] = {}  # by stream: the roles and flows that it counts in
-        self._worst: dict[tuple[str, str], dict[int, _Lacking]] = {}  # by role and flow, and beginning of the interval
+        self._gaps_of_all: dict[tuple[int, str], list[int]] = {}  # by start and reason: devices, ms, whole_ms
+        self._roles_of: dict[str, set[tuple[str, str]]] = {}  # by stream: the roles and flows that it counts towards
+        self._worst: dict[tuple[str, str], dict[int, _Lacking]] = {}  # by role and flow, and start of the interval
         self._configured = {f"{config.base}/{device.name}": device for device in config.devices}
 
     # --- all devices
@@ -219,7 +219,7 @@ class _DayWork:
         return parts, taker.found()
 
     def _heads(self, streams: Sequence[str], store: Store) -> dict[str, dict[str, Any]]:
-        """What each device is, and what it lacks of the day."""
+        """What each device is, and what is missing of its day."""
         starts = store.intervals.gaps.starts()
         out: dict[str, dict[str, Any]] = {}
         for stream in streams:
@@ -246,7 +246,7 @@ class _DayWork:
         return out
 
     def site_gaps(self) -> list[list[Any]]:
-        """[from, reason, devices, ms, whole_ms] of all devices that were asked for, added up."""
+        """[from, reason, devices, ms, whole_ms], added up over all requested devices."""
         return [[start, reason, *sums_of] for (start, reason), sums_of in sorted(self._gaps_of_all.items())]
 
     def _total(self, one: MeterAmount) -> dict[str, Any]:
@@ -264,7 +264,7 @@ class _DayWork:
         return share(covered_ms, length) if length > 0 else Decimal(0)
 
     def _site(self, parts: Sequence[RoleSum]) -> list[dict[str, Any]]:
-        """One entry for each role and flow, largest unit of meaning first: as they come, by role."""
+        """One entry for each role and flow, in order of role."""
         found: dict[tuple[str, str, str], list[RoleSum]] = {}
         for one in parts:
             found.setdefault((one.role, one.flow, one.unit), []).append(one)
@@ -319,19 +319,19 @@ class _DayWork:
         return [[row.start_ms // 1000, row.reason, row.ms, row.whole_ms] for _, row in rows]
 
     def share_of_day(self, covered_ms: int) -> Decimal:
-        """Known share of the stretch."""
+        """``covered_ms`` as a share of the part of the day that is over."""
         return self._share(covered_ms)
 
 
 class _Lacking:
-    """The device of a role that lacks most of an interval, and how many lack something."""
+    """The device of a role with the most missing in an interval, and how many have something missing."""
 
     def __init__(self) -> None:
         self.stream, self.devices, self._lack = "", 0, (0, 0)
         self.reasons: Sequence[tuple[str, int, int]] = ()
 
     def add(self, stream: str, reasons: Sequence[tuple[str, int, int]]) -> None:
-        """One device: reason, ms, and of these ms of the whole device."""
+        """Add one device: reason, ms, and how many of these ms concern the whole device."""
         self.devices += 1
         lack = sum(whole_ms for _, _, whole_ms in reasons), sum(ms for _, ms, _ in reasons)
         if not self.stream or lack > self._lack:
@@ -349,7 +349,7 @@ class _Series:
             self.unit = ""  # a gauge other than a power
 
     def add(self, row: IntervalRow) -> None:
-        """One more."""
+        """Add a row."""
         is_known = row.covered_ms > 0
         mean = row.mean
         if self._kind == "counter":
@@ -366,7 +366,7 @@ class _Series:
         ])  # fmt: skip
 
     def total(self, work: _DayWork) -> dict[str, Any]:
-        """What it is, and its sum."""
+        """Its description and its sum."""
         first = self._first
         mean_u = per_hour(self.unit) if self._kind == "counter" else first.gauge_unit
         return {
@@ -378,14 +378,14 @@ class _Series:
 
 
 def add_missing(into: dict[str, list[int]], reason: str, ms: int, whole_ms: int) -> None:
-    """Add to [ms, whole_ms] of a reason."""
+    """Add to the [ms, whole_ms] of a reason."""
     sums_of = into.setdefault(reason, [0, 0])
     sums_of[0] += ms
     sums_of[1] += whole_ms
 
 
 def is_main(column: Column) -> bool:
-    """Does it represent its device: an amount of its role, or a counter of the whole device if it has no role?"""
+    """True if it represents its device: an amount of its role, or a counter of the whole device if it has no role."""
     return bool(column.flow) or (not column.role and column.kind == "counter" and column.point.count(".") <= 2)
 
 
@@ -394,12 +394,12 @@ def _order(column: Column) -> tuple[bool, int, str]:
 
 
 def share(covered_ms: int, length_ms: int) -> Decimal:
-    """0 to 1, six decimals."""
+    """A share from 0 to 1, with six decimals."""
     return tidy(Decimal(min(covered_ms, length_ms) * 1_000_000 // length_ms) / 1_000_000)
 
 
 def per_hour(unit: str) -> str:
-    """``kW`` of ``kWh``, ``m3/h`` of ``m3``."""
+    """``kW`` for ``kWh``, ``m3/h`` for ``m3``."""
     return _PER_HOUR.get(unit, f"{unit}/h") if unit else ""
 
 
@@ -418,7 +418,7 @@ def _site_row(one: RoleSum) -> list[Any]:
 
 
 async def report(access: Access, request: PeriodReport, reply: Reply) -> dict[str, Any]:
-    """Gives the length of the page; or only that it is unchanged since the client's ``stamp``."""
+    """Returns the length of the page; or only that it is unchanged since the client's ``stamp``."""
     config, day, now_ms = access.config, day_of(request.day), now_of(access, request.now_ms)
     calendar = Calendar(config.timezone, config.interval.length_ms)
     at_ms = calendar.midnight(day) if day is not None else now_ms
@@ -441,7 +441,7 @@ async def report(access: Access, request: PeriodReport, reply: Reply) -> dict[st
         until = min(end, period.until_ms)
         pages = await fetch_pages(access, start, until, streams)
         late = await access.call(partial(unwritten.before, at_ms=until))
-        # in a thread: the loop has lines to serve, and the database thread readings to seal
+        # in a thread of its own: the loop serves lines, and the database thread seals readings
         await access.compute(partial(_add, reporter, balancer, calendar, start, end, until, pages, late))
         for at in range(0, len(streams), STREAMS_AT_ONCE):
             await access.call(partial(missing.add, streams[at : at + STREAMS_AT_ONCE], start, until))
@@ -452,7 +452,7 @@ async def report(access: Access, request: PeriodReport, reply: Reply) -> dict[st
 
 
 def _late_roles(config: Config, period: Period, store: Store) -> set[str]:
-    """Roles of devices that have sealed nothing of a period that is not over: they were added a moment ago."""
+    """Roles of devices that have sealed nothing in a period that is not over: they were added a moment ago."""
     if period.until_ms >= period.end_ms:
         return set()
     heads = store.packs.heads()
@@ -472,19 +472,19 @@ def _page(config: Config, reporter: Reporter, balancer: BalanceReport) -> dict[s
 
 
 class _Missing:
-    """What each device lacks of a period, by reason. Used in the database thread."""
+    """What is missing of a period for each device, by reason. Used in the database thread."""
 
     def __init__(self, config: Config) -> None:
         self._labels = {f"{config.base}/{device.name}": device.label for device in config.devices}
         self._found: dict[str, dict[str, list[int]]] = {}
 
     def add(self, streams: Sequence[str], start_ms: int, end_ms: int, store: Store) -> None:
-        """One day of some streams."""
+        """Add one day of some streams."""
         for stream, row in store.intervals.gaps.rows(start_ms, end_ms, streams):
             add_missing(self._found.setdefault(stream, {}), row.reason, row.ms, row.whole_ms)
 
     def devices(self, store: Store) -> list[dict[str, Any]]:
-        """All that are configured, and others that lack something."""
+        """All configured devices, and others for which something is missing."""
         starts = store.intervals.gaps.starts()
         return [
             {
@@ -507,7 +507,7 @@ def _add(
     pages: FetchedPages,
     late: Sequence[Unwritten],
 ) -> None:
-    """One day, known up to ``until``."""
+    """Add one day, known up to ``until``."""
     takers = balancer.takers(start, end)
     reporter.add(sums(pages, calendar, start, until, trail="whole", meters=takers, unwritten=late))
     balancer.add(takers, start, end)

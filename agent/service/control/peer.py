@@ -31,11 +31,11 @@ class Right(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A process at the time of its connect: ids as this process's user namespace shows them."""
+    """A process when it connected, with ids as this process's user namespace shows them."""
 
     pid: int
     uid: int
-    groups: frozenset[int]  # the primary one and the supplementary ones
+    groups: frozenset[int]  # primary and supplementary
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Caller:
         return "a user unknown in the sandbox" if self.uid == unmapped_uid() else f"uid {self.uid}"
 
     def as_dict(self) -> dict[str, Any]:
-        """As in declarations."""
+        """The form used in declarations."""
         return {"login": self.login, "uid": self.uid} if self.login else {"uid": self.uid}
 
 
@@ -67,8 +67,8 @@ def peer_of(sock: socket.socket) -> Peer:
 
 
 def _many_groups(sock: socket.socket) -> bytes:
-    """Groups of a process in more groups than Python reads, as in large domains; none on failure."""
-    import ctypes  # imported only for this: it costs memory
+    """Groups of a process that is in more groups than Python reads, as in large domains; empty on failure."""
+    import ctypes  # imported only when needed: it costs memory
 
     groups, size = (ctypes.c_uint32 * _MOST_GROUPS)(), ctypes.c_uint32(_MOST_GROUPS * 4)
     libc = ctypes.CDLL(None)
@@ -89,7 +89,7 @@ def unmapped_uid() -> int:
 def login_of(uid: int) -> str:
     """The name of a user, "" if there is none. May wait for a directory service."""
     if uid == unmapped_uid():
-        return ""  # any unmapped user, not `nobody`
+        return ""  # this uid stands for every unmapped user, not for `nobody`
     try:
         return clean_text(pwd.getpwuid(uid).pw_name, 64)
     except (KeyError, OSError):
@@ -121,7 +121,7 @@ class AccessRules:
         self._socket_gid, self._unmapped = socket_gid, unmapped_uid()
 
     def check(self, peer: Peer, caller: Caller, right: Right, group: str, group_gid: int | None) -> None:
-        """Raises NotAllowed with a hint how to get the right.
+        """Raise NotAllowed, with a hint on how to get the right.
 
         Args:
             group, group_gid: the group whose members may change; gid None: it does not exist.

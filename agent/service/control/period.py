@@ -3,8 +3,8 @@
 Intervals are fetched in slices and added up in another thread: sealing never waits for sums.
 
 A period is closed when it is over, all configured devices have written its intervals, and none of them is being
-compared with packs or rebuilt. What may still change it is a correction, and each correction has a number. So a client
-keeps a closed answer until a later answer names its day among the corrected ones, or another ``epoch``.
+compared with packs or rebuilt. After that only a correction can change it, and each correction has a number. So a
+client keeps a closed answer until a later answer lists its day as corrected or has another ``epoch``.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from agent.service.control.protocol import Access
 from agent.service.results.site import UnwrittenStreams
 from agent.store import Store
 
-STREAMS_AT_ONCE: Final = 25  # in one slice of the database thread: some milliseconds
-MOST_CHANGES: Final = 20_000  # corrections that are looked at; after more of them all days count as corrected
+STREAMS_AT_ONCE: Final = 25  # in one slice of the database thread: a few milliseconds
+MOST_CHANGES: Final = 20_000  # corrections that are examined; if there are more, all days count as corrected
 MOST_DAYS: Final = 400
-SETTLED_MS: Final = 2 * 3_600_000  # intervals that are not written by then were not read
+SETTLED_MS: Final = 2 * 3_600_000  # an interval not written by then had no readings
 
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """See above.
+    """How long an answer is valid; see the module's docstring.
 
     ``stamp`` changes with anything that an answer could depend on; ``change``: the newest correction. ``changed``: the
-    local days that were corrected after the number that the client named; None: it must ask for all of them again.
+    local days corrected after the number that the client sent; None: it must request all days again.
     """
 
     closed: bool
@@ -54,7 +54,7 @@ class Validity:
 def validity(
     access: Access, calendar: Calendar, from_ms: int, to_ms: int, now_ms: int, after_change: int | None, store: Store
 ) -> Validity:
-    """Of an answer about ``[from_ms, to_ms)``. In the database thread."""
+    """The validity of an answer about ``[from_ms, to_ms)``. In the database thread."""
     config, service = access.config, access.service
     page, change = store.intervals.marks()
     repairs = store.intervals.repairs()
@@ -75,7 +75,7 @@ _unwritten: list[tuple[Config, UnwrittenStreams]] = []  # of the newest configur
 
 
 def unwritten_of(config: Config) -> UnwrittenStreams:
-    """Kept from question to question: it has read the births of streams whose intervals come late."""
+    """Kept between requests: it has read the births of streams whose intervals are late."""
     if not _unwritten or _unwritten[0][0] is not config:
         _unwritten[:] = [(config, UnwrittenStreams(config))]
     return _unwritten[0][1]
@@ -86,14 +86,14 @@ def _digest(*parts: object) -> str:
 
 
 def _corrected(calendar: Calendar, after: int | None, change: int, store: Store) -> Sequence[date] | None:
-    """The days of corrections above ``after``; None: the client has nothing yet."""
+    """The days of corrections numbered above ``after``, None if they are unknown; ``after`` None: a first request."""
     if after is None or after == change:
         return ()
-    if not 0 < change - after <= MOST_CHANGES:  # or another database
+    if not 0 < change - after <= MOST_CHANGES:  # a difference outside this range also means another database
         return None
     found = store.intervals.interval_changes(after)
     if not found or found[0][0] != after + 1:
-        return None  # some of them are not kept any more
+        return None  # some of these corrections are no longer kept
     days = sorted({calendar.day(start) for _, start, _ in found})
     return days if len(days) <= MOST_DAYS else None
 
@@ -111,14 +111,14 @@ class FetchedPages:
         self._pages = pages
 
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterator[StoredPage]:
-        """See there."""
+        """See ``PageSource``."""
         for page in self._pages:
             if page.from_ms < to_ms and page.to_ms > from_ms and (not streams or page.stream in streams):
                 yield page
 
 
 async def fetch_pages(access: Access, from_ms: int, to_ms: int, streams: Sequence[str]) -> FetchedPages:
-    """Those of these streams."""
+    """Fetch the pages of these streams."""
 
     def read(some: Sequence[str], store: Store) -> list[StoredPage]:
         return list(store.intervals.interval_pages(from_ms, to_ms, some))

@@ -37,7 +37,7 @@ class RequestBase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     version: Literal[1] = 1
 
     right: ClassVar[Right] = Right.LOOK
-    module: ClassVar[str] = ""  # its ``answer`` serves the request; imported at the first one
+    module: ClassVar[str] = ""  # its ``answer`` serves the request; imported with the first one
 
 
 class RangeRequest(RequestBase, frozen=True):
@@ -65,9 +65,9 @@ class Intervals(RangeRequest, frozen=True, tag="intervals"):
 
 
 class KnownAnswer(RequestBase, frozen=True, kw_only=True):
-    """A question whose answer may be kept. Members that are not given are not sent: an older agent answers, too.
+    """A request whose answer the client may keep. Members not given are not sent, so that an older agent answers too.
 
-    ``now_ms`` counts where no agent runs. ``unless``: the ``stamp`` of the answer that the client has;
+    ``now_ms`` is used only if no agent runs. ``unless``: the ``stamp`` of the answer that the client has;
     ``after_change``: its ``change`` (see ``agent.service.control.period``).
     """
 
@@ -77,7 +77,7 @@ class KnownAnswer(RequestBase, frozen=True, kw_only=True):
 
 
 class PeriodReport(KnownAnswer, frozen=True, kw_only=True, omit_defaults=True, tag="report"):
-    """The page of a period. ``day`` is any date inside, "" today."""
+    """The page of a period. ``day`` is any date in it, "" today."""
 
     module: ClassVar[str] = "agent.service.control.pages"
 
@@ -89,7 +89,7 @@ class PeriodReport(KnownAnswer, frozen=True, kw_only=True, omit_defaults=True, t
 class Day(KnownAnswer, frozen=True, kw_only=True, omit_defaults=True, tag="day"):
     """A day by intervals: the site and each device, or some devices (last parts of names) with their points and gaps.
 
-    ``day`` is a date, "" today. ``points``: of these devices only these; none: the main ones.
+    ``day`` is a date, "" today. ``points``: only these points of the devices; none: the main ones.
     """
 
     module: ClassVar[str] = "agent.service.control.pages"
@@ -146,7 +146,7 @@ class Declare(RequestBase, frozen=True, tag="declare"):
 
 
 class ComparedDevice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One device of a handover. ``n``, ``t_ms``, ``v``: a reading of it, as recorded; ``display``: what it showed."""
+    """One device of a handover. ``n``, ``t_ms``, ``v``: its recorded reading; ``display``: what its display showed."""
 
     device: Text
     n: Annotated[str, Meta(max_length=200)] = ""
@@ -174,7 +174,7 @@ class PublishedKey(RequestBase, frozen=True, tag="key"):
 
 
 class Keys(RequestBase, frozen=True, tag="keys"):
-    """The last sequences that a key, or one of those before it, signed, up to a time if there is one.
+    """The last sequences that a key or a predecessor signed, up to a time if one is given.
 
     With ``hold`` (root and the agent's user only) sealing is paused from the answer on until another key is active.
     """
@@ -189,7 +189,7 @@ class Keys(RequestBase, frozen=True, tag="keys"):
 
 
 class Lease(RequestBase, frozen=True, tag="lease"):
-    """A line, while the connection is open, for at most this many seconds."""
+    """Lease a line while the connection is open, for at most this many seconds."""
 
     right: ClassVar[Right] = Right.CHANGE
     module: ClassVar[str] = "agent.service.control.running"
@@ -200,7 +200,7 @@ class Lease(RequestBase, frozen=True, tag="lease"):
 
 
 class Reload(RequestBase, frozen=True, tag="reload"):
-    """Apply the configuration as the files are now."""
+    """Apply the current configuration files."""
 
     right: ClassVar[Right] = Right.CHANGE
     module: ClassVar[str] = "agent.service.control.running"
@@ -237,18 +237,18 @@ def encode_request(request: Request) -> bytes:
 
 
 def decode_request(payload: bytes) -> Request:
-    """The request of a payload. Raises ProtocolError for anything else."""
+    """The request in a payload. Raises ProtocolError for anything else."""
     try:
         return _decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # malformed, or nested too deep
         raise ProtocolError(clean_text(str(error), 200), where="request", hint=VERSIONS) from None
 
 
-# --- what serves a request
+# --- serving a request
 
 
 class Access(Protocol):
-    """The services that a request may use: in the running agent through its threads, else the database itself."""
+    """What a request may use: in a running agent through its threads, otherwise the database directly."""
 
     @property
     def config(self) -> Config: ...
@@ -258,23 +258,23 @@ class Access(Protocol):
     def service(self) -> Any: ...  # agent.service.app.Service; None where no agent runs
 
     async def call(self, function: Callable[[Store], T]) -> T:
-        """Run in the database thread, only for a short time: sealing waits meanwhile. Large work is done in slices."""
+        """Run briefly in the database thread: sealing waits meanwhile. Long work must be cut into slices."""
 
     async def compute(self, function: Callable[[], T]) -> T:
-        """Run what needs no store in another thread: of all requests one at a time, and at most half of the time."""
+        """Run work without the store in another thread: one request at a time, at most half of the time."""
 
 
 class Reply(Protocol):
-    """Where an answer goes, piece by piece; what ``answer`` returns is its end."""
+    """Takes an answer piece by piece; the return value of ``answer`` ends it."""
 
     async def part(self, data: bytes) -> None:
-        """Bytes for the client, in order; waits while the client is behind. Up to about a megabyte."""
+        """Send bytes to the client, in order, up to about a megabyte; waits while the client is behind."""
 
     def progress(self, done: int, total: int) -> None:
-        """For a progress bar."""
+        """Report progress, for a progress bar."""
 
     def rest(self) -> None:
-        """No more PROGRESS until the end: the client does not read meanwhile."""
+        """Send no more PROGRESS until the end: the client does not read meanwhile."""
 
 
 Handler = Callable[[Access, Any, Reply], Awaitable[Mapping[str, Any]]]

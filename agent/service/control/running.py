@@ -12,23 +12,23 @@ from drivers.line import Line
 from drivers.model import LineLent, UsageError, clean_text
 
 MAX_COMPLAINTS: Final = 200  # in the answer to a reload
-GRANT_S: Final = 30.0  # for the request under way on the line to end
+GRANT_S: Final = 30.0  # for the current request on the line to end
 
 
 async def answer(access: Access, request: Reload | Lease, reply: Reply) -> dict[str, Any]:
-    """Gives what ``reload`` or ``lease`` gives."""
+    """Returns the result of ``reload`` or ``lease``."""
     return await (reload(access) if isinstance(request, Reload) else lease(access, request, reply))
 
 
 async def reload(access: Access) -> dict[str, Any]:
-    """Gives the hash of the configuration in effect, what changed, and the complaints if the files were rejected."""
+    """Returns the hash of the configuration in effect, what changed, and the complaints if the files were rejected."""
     outcome: ReloadOutcome = await access.service.reload()
     complaints = [clean_text(text, 1000) for text in outcome.complaints[:MAX_COMPLAINTS]]
     return outcome.as_json() | {"complaints": complaints, "left_out": len(outcome.complaints) - len(complaints)}
 
 
 async def lease(access: Access, request: Lease, reply: Reply) -> dict[str, Any]:
-    """One part, {"line", "url"}, when the client may open the port; the result when the port is the agent's again.
+    """One part, {"line", "url"}, when the client may open the port; the result when the agent has the port back.
 
     Cancelled when the client closes the connection.
     """
@@ -45,7 +45,7 @@ async def lease(access: Access, request: Lease, reply: Reply) -> dict[str, Any]:
             f"the current request did not finish within {GRANT_S:g} s", where=line.where, hint="Try again"
         ) from None
     try:
-        reply.rest()  # before the client turns to its line: it does not read the socket meanwhile
+        reply.rest()  # before the client uses the line: it does not read the socket meanwhile
         await reply.part(json.dumps({"line": line.name, "url": line.config.url}).encode())
         async with asyncio.timeout(request.seconds):
             await granted.over.wait()

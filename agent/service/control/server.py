@@ -1,7 +1,7 @@
 """The control server: the kernel identifies the client, frames are bounded, every wait has a deadline.
 
-The socket is in the runtime directory with mode 0660, and only while the agent holds that directory. Answers go out
-piece by piece as fast as the client reads them, so that neither a large answer nor a slow client costs memory.
+The socket is in the runtime directory with mode 0660, only while the agent holds the lock of that directory. Answers
+are sent piece by piece as fast as the client reads them: neither a large answer nor a slow client costs memory.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _REQUESTS: Final = frozenset({FrameKind.REQUEST})
 
 
 class ClientGone(Exception):
-    """The client closed the connection, or is considered dead."""
+    """The client closed the connection or is considered dead."""
 
 
 class ConnectionLimits:
@@ -65,11 +65,11 @@ class ConnectionLimits:
 
     @property
     def connections(self) -> int:
-        """How many are open."""
+        """The number of open connections."""
         return self._own + self._of_user.total()
 
     def refusal(self, uid: int, privileged: bool) -> str:
-        """Why one more is refused; "" if it is not."""
+        """Why another connection is refused; "" if it is accepted."""
         others = self._of_user.total()
         if self.connections >= MAX_CONNECTIONS:
             return f"{MAX_CONNECTIONS} connections are open"
@@ -80,14 +80,14 @@ class ConnectionLimits:
         return f"{others} user connections are open" if others >= MAX_CONNECTIONS - KEPT else ""
 
     def enter(self, uid: int, privileged: bool) -> None:
-        """One more."""
+        """Count a new connection."""
         if privileged:
             self._own += 1
         else:
             self._of_user[uid] += 1
 
     def leave(self, uid: int, privileged: bool) -> None:
-        """One less."""
+        """Count a closed connection."""
         if privileged:
             self._own -= 1
         else:
@@ -97,12 +97,12 @@ class ConnectionLimits:
 
 
 class ControlServer:
-    """Accepts connections and has their requests served. Only the loop touches it.
+    """Accepts connections and serves their requests. Only the loop touches it.
 
     Args:
-        access: gives what a request of this caller may use.
+        access: returns what a request of this caller may use.
         folder: the runtime directory, which this process has locked.
-        group: its members may change something; asked at each request, as a reload may change it.
+        group: returns the group whose members may make changes; called for each request, as a reload may change it.
     """
 
     def __init__(self, access: Callable[[Caller, Right], Access], folder: Path, group: Callable[[], str]) -> None:
@@ -116,11 +116,11 @@ class ControlServer:
 
     @property
     def connections(self) -> int:
-        """How many clients are connected."""
+        """The number of connected clients."""
         return self._limits.connections
 
     def open(self) -> None:
-        """Listen from now on; connections wait until ``run``. The agent also works without a socket."""
+        """Start to listen; connections wait until ``run``. The agent also works without a socket."""
         try:
             self._folder_fd = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             self._listener = _listen(self._folder_fd)
@@ -158,7 +158,7 @@ class ControlServer:
                 while True:
                     try:
                         sock, _ = await loop.sock_accept(self._listener)
-                    except OSError as error:  # no descriptor is left, or the client is already gone
+                    except OSError as error:  # no descriptors left, or the client is already gone
                         self._complain(f"cannot accept a connection: {error.strerror}")
                         await asyncio.sleep(1)
                         continue
@@ -209,7 +209,7 @@ class ControlServer:
             self._limits.leave(peer.uid, privileged)
 
     async def _answer(self, connection: ControlConnection, peer: Peer) -> None:
-        # the first one imports the protocol
+        # the first request imports the protocol
         request, kind = await asyncio.to_thread(_decoded, await connection.request())
         login, gid = await self._look_up(peer.uid)
         caller = Caller(peer.uid, login)
@@ -219,11 +219,11 @@ class ControlServer:
             log.warning("control: %s", f"{kind} refused to {caller}")
             raise
         log.info("control: %s", f"{kind} for {caller}")
-        answer = await asyncio.to_thread(handler, request)  # the first one of a kind imports much
+        answer = await asyncio.to_thread(handler, request)  # the first request of a kind imports much
         await connection.deliver(answer(self._access(caller, request.right), request, connection))
 
     async def _look_up(self, uid: int) -> tuple[str, int | None]:
-        """The caller's login and the gid of the group that may change; unknown if the lookup is too slow.
+        """The caller's login and the gid of the group that may make changes; both unknown if the lookup is too slow.
 
         One lookup at a time: a directory service that hangs blocks one thread only.
         """
@@ -248,7 +248,7 @@ class ControlConnection:
     def __init__(self, sock: socket.socket) -> None:
         self._sock, self._loop = sock, asyncio.get_running_loop()
         self._sending = asyncio.Lock()
-        self._broken = False  # a frame went out in part
+        self._broken = False  # only part of a frame was sent
         self._silent = False
         self._progress = (0, 0)
 
@@ -271,7 +271,7 @@ class ControlConnection:
             if not more:
                 raise ClientGone
             data += more
-            await asyncio.sleep(0)  # it may come byte by byte, and the loop has others to serve
+            await asyncio.sleep(0)  # it may come byte by byte, and the loop serves others meanwhile
         return bytes(data)
 
     async def deliver(self, answer: Awaitable[Mapping[str, Any]]) -> None:
@@ -314,7 +314,7 @@ class ControlConnection:
         self._silent = True
 
     async def _send(self, kind: FrameKind, payload: bytes) -> None:
-        """A frame, as fast as the client takes it. Raises ClientGone."""
+        """Send a frame as fast as the client reads it. Raises ClientGone."""
         async with self._sending:
             self._broken = True
             try:
@@ -334,16 +334,17 @@ class ControlConnection:
 
 
 class ReadThrottle:
-    """The share of the database thread that all read-only requests have together; another one, of the processor.
+    """Limits the share of the database thread for all read-only requests together; a second one limits the processor's.
 
-    One slice at a time, then a pause as long as it took: however many requests there are, sealing waits for one slice.
+    One slice at a time, then a pause as long as it took: sealing waits for at most one slice, whatever the number of
+    requests.
     """
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run when it is our turn."""
+        """Run ``work`` when it is its turn."""
         async with self._lock:
             began = time.monotonic()
             result = await work()
@@ -356,8 +357,8 @@ class RunningAccess:
 
     Args:
         service: an ``agent.service.app.Service``.
-        slices: None: calls are short, and run first come, first served.
-        sums: for work in other threads, which compete with the loop for the interpreter.
+        slices: throttles calls; None: calls are short and run first come, first served.
+        sums: throttles work in other threads, which compete with the loop for the interpreter.
     """
 
     def __init__(self, service: Any, caller: Caller, slices: ReadThrottle | None, sums: ReadThrottle) -> None:
@@ -380,7 +381,7 @@ class RunningAccess:
             running = asyncio.ensure_future(asyncio.to_thread(function))
             try:
                 return await asyncio.shield(running)
-            except asyncio.CancelledError:  # the client left, but the thread works on: the turn lasts until its end
+            except asyncio.CancelledError:  # the client left, but the thread continues: the turn lasts until it ends
                 await asyncio.wait({running})
                 raise
 
@@ -402,13 +403,13 @@ def _decoded(payload: bytes) -> tuple[Request, str]:
 
 
 def _send_failed(sock: socket.socket, error: GatewayError) -> None:
-    """Send FAILED if the socket accepts it at once: the client is dropped in any case."""
+    """Send FAILED if the socket accepts it at once; the client is dropped in any case."""
     with contextlib.suppress(OSError):
         sock.send(frame(FrameKind.FAILED, encode_error(error)), socket.MSG_DONTWAIT)
 
 
 def _listen(folder_fd: int) -> socket.socket:
-    """A listening socket in a directory that we have locked; an old one is removed. Raises OSError."""
+    """A listening socket in a directory that we have locked; an old socket is removed. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISDIR(os.lstat(SOCKET, dir_fd=folder_fd).st_mode):
             raise IsADirectoryError(21, "is a directory; remove it")
@@ -416,9 +417,9 @@ def _listen(folder_fd: int) -> socket.socket:
     door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         door.setblocking(False)
-        os.fchmod(door.fileno(), MODE)  # so it is created with no more than this
-        door.bind(f"/proc/self/fd/{folder_fd}/{SOCKET}")  # short, however long the folder's own path is
-        os.chmod(SOCKET, MODE, dir_fd=folder_fd)  # and with no less, whatever the umask
+        os.fchmod(door.fileno(), MODE)  # so that the socket never has more rights than this
+        door.bind(f"/proc/self/fd/{folder_fd}/{SOCKET}")  # a short path, however long the folder's own is
+        os.chmod(SOCKET, MODE, dir_fd=folder_fd)  # nor less, whatever the umask
         door.listen(BACKLOG)
     except BaseException:
         door.close()
