@@ -1,6 +1,6 @@
 """The database thread: the only one that seals packs, uses the database and offers durable packs to the uplinks.
 
-Work reaches it through a queue; results go back to the loop by ``call_soon_threadsafe``.
+Work arrives through a queue; results go back to the loop with ``call_soon_threadsafe``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 COMMIT_BYTES = 1 << 19  # of packs in one transaction: few fsyncs, and little memory while they wait
-FLUSH_S = 1.0  # confirmations wait for the next commit of packs, at most this long
+FLUSH_S = 1.0  # confirmations wait at most this long for the next commit of packs
 _REMOVED = "this destination is no longer configured"
 
 
@@ -35,9 +35,9 @@ class DatabaseThread:
         open_store: called in the thread; its error is raised by ``start``.
         clock: the ``clock`` object of a pack, at the moment of the call.
 
-    ``on_trouble`` is called in the loop: with a text when the store cannot commit or the key cannot sign (then with the
-    reason of the gaps that follow, too), with None when both succeeded. ``on_committed`` is called in the thread, once
-    packs are durable and offered.
+    ``on_trouble`` is called in the loop: with a text, and the reason for the gaps that follow, when the store cannot
+    commit or the key cannot sign; with None when both work. ``on_committed`` is called in the thread as soon as packs
+    are durable and offered.
     """
 
     def __init__(self, open_store: Callable[[], Store], clock: Callable[[], Mapping[str, Any]]) -> None:
@@ -75,7 +75,7 @@ class DatabaseThread:
         def run(store: Store) -> None:
             try:
                 result = self._do(store, function)
-            except Exception as error:  # noqa: BLE001 - it is raised where the call was made
+            except Exception as error:  # noqa: BLE001 - raised in the caller
                 self._post_to_loop(_fail, future, error)
             else:
                 self._post_to_loop(_settle, future, result)
@@ -84,7 +84,7 @@ class DatabaseThread:
         return await future
 
     async def seal(self, jobs: Sequence[SealJob], whole: bool = False) -> int:
-        """Seal and commit jobs, half a megabyte in a transaction. Returns how many of them, in order, are committed.
+        """Seal and commit jobs, half a megabyte per transaction. Returns how many of the first jobs are committed.
 
         ``whole``: all in one transaction or none; for small jobs.
         """
@@ -100,7 +100,7 @@ class DatabaseThread:
         return await self.call(run)
 
     async def reconfigure(self, change: Callable[[Store], None]) -> None:
-        """Give the store other limits or destinations, after writing the confirmations received until now."""
+        """Change the store's limits or destinations, after writing the confirmations received so far."""
 
         def run(store: Store) -> None:
             self._flush(store, 0)
@@ -138,11 +138,11 @@ class DatabaseThread:
         self._queue.put(lambda store: callback(store.packs.births(after, limit, max_bytes)))
 
     def before_send(self) -> None:
-        """Packs committed by now may leave the gateway."""
+        """Allow packs committed so far to leave the gateway."""
         self._leaving()
 
     def confirm(self, dest: str, ids: Sequence[int]) -> None:
-        """These packs have left the outbox of ``dest``. Durable with the next commit, within a second."""
+        """Remove these packs from the outbox of ``dest``. Durable with the next commit, within a second."""
 
         def run(store: Store) -> None:
             if dest not in store.packs.destinations:  # a late confirmation of a destination that was just removed
@@ -155,7 +155,7 @@ class DatabaseThread:
         self._queue.put(run)
 
     def acknowledge(self, dest: str, acks: Sequence[Ack], callback: Callable[[int, str | None], None]) -> None:
-        """A platform's acknowledgement of ranges of packs; ``callback`` runs in the database thread."""
+        """Apply a platform's acknowledgement of ranges of packs; ``callback`` runs in the database thread."""
 
         def run(store: Store) -> None:
             confirmed: list[int] = []
@@ -185,7 +185,7 @@ class DatabaseThread:
         max_bytes: int,
         callback: Callable[[ReplayPage], None],
     ) -> None:
-        """Packs that a platform asks for again; ``callback`` runs in the database thread."""
+        """Read packs that a platform requests again; ``callback`` runs in the database thread."""
 
         def run(store: Store) -> None:
             try:
@@ -207,7 +207,7 @@ class DatabaseThread:
             store = self._open_store()
             self._losses = store.call(lambda store: store.packs.losses())
             self._leaving = store.mark_sent
-        except Exception as error:  # noqa: BLE001 - it is raised by ``start``
+        except Exception as error:  # noqa: BLE001 - raised by ``start``
             self._post_to_loop(_fail, self._ready, error)
             self._post_to_loop(_settle, self._stopped, None)
             return
@@ -216,7 +216,7 @@ class DatabaseThread:
             while (job := self._next()) is not None:
                 try:
                     self._do(store, job)
-                except GatewayError as error:  # a failed request of an uplink: it will repeat it
+                except GatewayError as error:  # the failed request of an uplink, which will repeat it
                     self._post_to_loop(self.on_trouble, str(error))
                 self._flush(store, FLUSH_S)
             self._flush(store, 0)
@@ -225,7 +225,7 @@ class DatabaseThread:
             self._post_to_loop(_settle, self._stopped, None)
 
     def _do(self, store: Store, function: Callable[[Store], T]) -> T:
-        """Run with errors of SQLite translated into the store's. After damage, the next sealing ends the service."""
+        """Run a function; errors of SQLite become the store's. After damage the next sealing ends the service."""
         try:
             return store.call(function)
         except StoreDamaged as error:
@@ -242,7 +242,7 @@ class DatabaseThread:
         if self._confirmed and time.monotonic() - self._confirmed_at >= age_s:
             try:
                 store.packs.commit((), self._confirmed)
-            except GatewayError as error:  # they stay for a later commit: at worst a pack is sent twice
+            except GatewayError as error:  # confirmations wait for a later commit: at worst a pack is sent twice
                 self._confirmed_at = time.monotonic()
                 self._post_to_loop(self.on_trouble, str(error))
                 return
@@ -258,7 +258,7 @@ class DatabaseThread:
             batch.append(job)
             try:
                 job.seal(clock, self.losses_of(job.stream.name))
-            except KeyFileError as error:  # a token that cannot sign now: the readings wait in the ring
+            except KeyFileError as error:  # a token cannot sign now: the readings wait in the ring
                 _undo(batch)
                 self._post_to_loop(self.on_trouble, str(error), Reason.STOPPED)
                 break
@@ -272,7 +272,7 @@ class DatabaseThread:
         return done
 
     def reload_losses(self, store: Store) -> None:
-        """Read from the store which losses must be stated; in the thread."""
+        """Read from the store which losses packs must state; in the thread."""
         self._losses = store.packs.losses()
 
     def losses_of(self, stream: str) -> list[LossNote]:
@@ -289,7 +289,7 @@ class DatabaseThread:
         self._offer(ids, packs)
 
     def _commit(self, store: Store, batch: Sequence[SealJob]) -> bool:
-        """Make jobs durable in one transaction and offer their packs; if the store cannot, the packs never existed."""
+        """Make jobs durable in one transaction and offer their packs; if that fails, the packs have never existed."""
         packs = [pack for job in batch for pack in job.packs]
         stated = [note.id for job in batch for note in job.losses]
         facts = {pack.stream: pack.facts for pack in packs if pack.facts is not None}  # of the newest birth
@@ -318,10 +318,10 @@ class DatabaseThread:
             uplink.offer(items)
 
     def _post_to_loop(self, function: Callable[..., None], *args: object) -> None:
-        """Run in the loop, if it is not closed yet."""
+        """Run in the loop unless it is closed."""
         try:
             self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:  # the loop is closed: a second signal ended the agent at once
+        except RuntimeError:  # loop closed: a second signal ended the agent at once
             return
 
 
@@ -341,4 +341,4 @@ def _undo(batch: Sequence[SealJob]) -> None:
 
 
 def _noop(*args: object) -> None:
-    """The default of callbacks."""
+    """The default callback."""

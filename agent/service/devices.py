@@ -1,8 +1,8 @@
 """Lines and devices of the running agent, one poller a line, and how a reload changes them.
 
-A reload first makes all that can fail and changes nothing (``prepare``), then applies it (``apply``): each device that
-changes starts no new tick until pending points are polled, is swapped, and continues: a change costs no reading. A
-line that changes is reopened in such a pause.
+A reload first makes everything that can fail, without changing anything (``prepare``), then applies it (``apply``).
+A device that changes starts no new tick until its pending points are polled, is swapped, and continues: no reading is
+lost. A line that changes is reopened in such a pause.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ext.ring import Ring
 
 log = logging.getLogger("meterhouse")
 LAST_VISIT_S = 2.0  # for polls under way when the agent stops
-# this many lines are opened at once: with all of them, the first reading would wait for the last connection
+# lines opened at once: with all of them, the first reading would wait for the last connection
 LINES_AT_ONCE, LINES_PAUSE_S = 50, 0.005
 
 PlannedDevice = tuple[DeviceConfig, DeviceSpec, BirthTable]
@@ -40,7 +40,7 @@ PlannedDevice = tuple[DeviceConfig, DeviceSpec, BirthTable]
 
 @dataclass(frozen=True, slots=True)
 class PreparedDevice:
-    """A device that is ready to be polled. ``number``: of its table in the ring."""
+    """A device ready to be polled. ``number``: of its table in the ring."""
 
     entry: DeviceConfig
     spec: DeviceSpec
@@ -53,9 +53,9 @@ class DeviceManager:
     """All lines and devices. Only the loop touches it.
 
     Args:
-        make_stream: the stream of a name, continuing where the store left it, else from a time in ms.
+        make_stream: returns the stream of a name, which continues from the store or else begins at a time in ms.
 
-    ``lock``: paused while pollers are stopped or changed, so that a clock step and a reload do not mix.
+    ``lock``: held while pollers are stopped or changed, so that a clock step and a reload do not mix.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class DeviceManager:
         self._identity_checker: IdentityChecker
 
     def plan(self, catalog: DeviceCatalog) -> list[PlannedDevice]:
-        """Specs and tables of the configured devices, before any was identified. Makes the lines; opens no port."""
+        """Specs and tables of the configured devices, none identified yet. Makes the lines; opens no port."""
         self.catalog = catalog
         for line in self.config.lines:
             self.lines[line.name], _ = self.make_line(line, self.config)
@@ -93,7 +93,7 @@ class DeviceManager:
     ) -> list[tuple[int, BirthTable]]:
         """Make the devices; returns their tables, which must be durable before the first poll.
 
-        Raises ConfigError with one complaint for each device that its driver cannot serve.
+        Raises ConfigError with one complaint for each device that the driver cannot serve.
         """
         self.ring, self.map_quirks = ring, map_quirks
         self._identity_checker = IdentityChecker(
@@ -115,7 +115,7 @@ class DeviceManager:
     def make(
         self, config: Config, entry: DeviceConfig, spec: DeviceSpec, table: BirthTable, line: Line
     ) -> PreparedDevice:
-        """A device with its driver. Raises ConfigError with its place in the file; then nothing has changed."""
+        """A device with its driver. On ConfigError, which names the place in the file, nothing has changed."""
         number = self.number()
         return PreparedDevice(entry, spec, table, number, make_driver(config, spec, line, self.ring, number))
 
@@ -134,13 +134,13 @@ class DeviceManager:
         return self._next_table - 1
 
     async def register(self, ring: Ring, tables: Iterable[tuple[int, BirthTable]]) -> None:
-        """Make tables of a ring durable before the first record that names them."""
+        """Make tables of a ring durable, before the first record that refers to them."""
         ring_id = ring.ring_id
         rows = [(number, table.stream, table.encoded) for number, table in tables]
         await self._db_thread.call(lambda store: store.documents.register_tables(ring_id, rows))
 
     def add(self, made: PreparedDevice, start_ms: int) -> None:
-        """Add a device, polled from ``start_ms`` on as soon as its line has a poller."""
+        """Add a device; it is due from ``start_ms`` on and polled as soon as its line has a poller."""
         line = self.lines[made.entry.line]
         line.apply_options(line.request_options(made.spec.limits, made.spec.serial))
         stream = self._make_stream(made.spec.stream, start_ms)
@@ -155,13 +155,13 @@ class DeviceManager:
         self.devices.append(device)
 
     def remove(self, device: RunningDevice) -> None:
-        """Remove a paused device: its stream is sealed up to now."""
+        """Remove a paused device; its stream will be sealed up to now."""
         end_ms = self.cut_ms(device)
         self.sealing.remove(device.stream, end_ms)
         self.devices.remove(device)
 
     def cut_ms(self, device: RunningDevice) -> int:
-        """The time at which a paused device can be swapped: earlier due points are answered or a gap in the ring."""
+        """When a paused device can be swapped: all points due earlier are answered or a gap in the ring."""
         now_ms, next_ms = self.clock.now_ms(), device.poll.next_ms
         at = next_ms if 0 < next_ms <= now_ms else now_ms + 1
         return max(at, device.stream.sealed_ms, device.stream.table_version.start_ms)
@@ -169,7 +169,7 @@ class DeviceManager:
     # --- asking
 
     def start_pollers(self) -> None:
-        """Start a task for each line that has devices; a running poller gets its current devices."""
+        """Start a task for each line that has devices; give each running poller its current devices."""
         by_line: dict[str, list[DevicePoll]] = {}
         for device in self.devices:
             by_line.setdefault(device.config.line, []).append(device.poll)
@@ -194,7 +194,7 @@ class DeviceManager:
         self._tasks.pop(line).cancel()
 
     async def stop_pollers(self) -> None:
-        """Let polls under way end if they end soon; the others are cancelled and stay due."""
+        """Wait briefly for current polls to end; the others are cancelled and stay due."""
         if self._starter is not None:
             self._starter.cancel()
         tasks = list(self._tasks.values())
@@ -212,7 +212,7 @@ class DeviceManager:
         self._tasks.clear()
 
     async def watch(self) -> None:
-        """Raise what ended a poller. Only a bug ends one; the service must not continue silently without its line."""
+        """Raise the error that ended a poller: always a bug. The service must not silently continue without a line."""
         while True:
             for task in list(self._tasks.values()):
                 if task.done() and not task.cancelled() and (error := task.exception()):
@@ -227,12 +227,12 @@ class DeviceManager:
             await line.close()
 
     async def save_quirks(self) -> None:
-        """Store what devices taught their drivers."""
+        """Store the quirks that drivers have learned."""
         if self.map_quirks is not None:
             await self.map_quirks.save(self.devices)
 
     def trim(self) -> None:
-        """Release memory of the traces, which are files anyway."""
+        """Release the memory of traces, which are in files anyway."""
         for line in self.lines.values():
             line.trim()
 
@@ -243,7 +243,7 @@ async def _run_in_turn(poller: LinePoller, turn: asyncio.Event) -> None:
 
 
 async def _give_turns(turns: Sequence[asyncio.Event]) -> None:
-    """One after the other; a pause lasts as long as the loop needs for the lines before. None waits for an answer."""
+    """One after the other, with a pause as long as the loop needs for the previous ones. None waits for an answer."""
     for turn in turns:
         turn.set()
         await asyncio.sleep(LINES_PAUSE_S)
@@ -262,9 +262,9 @@ class RingMove:
 
 
 async def move_to_ring(manager: DeviceManager, ring: Ring, moves: Sequence[RingMove]) -> None:
-    """Continue in another ring, each device between two ticks. Their tables are durable there already.
+    """Continue in another ring, each device between two ticks. The tables are already durable there.
 
-    A device whose table changed meanwhile, and cannot be registered now, keeps the previous ring, which then stays too.
+    A device whose table changed meanwhile and cannot be registered now keeps the previous ring, which then stays.
     """
     manager.ring = ring
     await _all(*(_move(manager, ring, move) for move in moves))
@@ -294,7 +294,7 @@ async def _move(manager: DeviceManager, ring: Ring, move: RingMove) -> None:
 
 @dataclass(slots=True)
 class DeviceSwap:
-    """A device that stays and changes. ``driver`` None: only its table changes."""
+    """A device that stays, with changes. ``driver`` None: only its table changes."""
 
     device: RunningDevice
     entry: DeviceConfig
@@ -302,7 +302,7 @@ class DeviceSwap:
     table: BirthTable
     number: int
     driver: Driver | None
-    identity: Mapping[str, str | None] | None  # that the table was made for
+    identity: Mapping[str, str | None] | None  # the one that the table was made for
     same_address: bool
 
 
@@ -312,7 +312,7 @@ class DeviceChanges:
 
     config: Config
     catalog: DeviceCatalog
-    lines: dict[str, Line] = field(default_factory=dict)  # new lines, and replacements of lines of the same name
+    lines: dict[str, Line] = field(default_factory=dict)  # new lines, and replacements for lines of the same name
     traces: list[FrameTrace] = field(default_factory=list)  # of these lines, hidden until they are in use
     gone_lines: set[str] = field(default_factory=set)  # to be closed: removed or replaced
     gone: list[RunningDevice] = field(default_factory=list)
@@ -321,7 +321,7 @@ class DeviceChanges:
     specs: list[tuple[DeviceConfig, DeviceSpec]] = field(default_factory=list)  # of all devices
 
     def use_ring(self, ring: Ring) -> None:
-        """The prepared drivers write into this ring."""
+        """Make the prepared drivers write into this ring."""
         for made in self.added:
             made.driver.use_ring(ring, made.number)
         for swap in self.changed:
@@ -330,7 +330,7 @@ class DeviceChanges:
 
     @property
     def tables(self) -> list[tuple[int, BirthTable]]:
-        """Every table that these changes need, with its number."""
+        """All tables that these changes need, with their numbers."""
         return [(e.number, e.table) for e in self.changed] + [(made.number, made.table) for made in self.added]
 
     def __str__(self) -> str:
@@ -344,7 +344,7 @@ class DeviceChanges:
         return f"devices: {text or 'none changed'}"
 
     async def discard(self) -> None:
-        """Release the prepared objects: they are not applied."""
+        """Release the prepared objects without applying them."""
         for line in self.lines.values():
             await _close(line)
         for trace in self.traces:
@@ -355,11 +355,11 @@ async def prepare(manager: DeviceManager, config: Config, catalog: DeviceCatalog
     """Create what a new configuration needs, without changing anything that is in use.
 
     Args:
-        catalog: of that configuration, if it was made already.
+        catalog: that of the new configuration, if already made.
 
     Raises:
-        ConfigError: with all that is wrong.
-        ProfileError: a profile is gone since the configuration was read.
+        ConfigError: with all errors.
+        ProfileError: a profile was removed after the configuration was read.
     """
     if catalog is None:
         catalog = await asyncio.to_thread(DeviceCatalog, config, manager.catalog.known, manager.clock.now_ms())
@@ -402,7 +402,7 @@ def _prepare_devices(manager: DeviceManager, change: DeviceChanges, wrong: list[
     for entry in change.config.devices:
         device = devices.pop(entry.name, None)
         line = change.lines.get(entry.line) or manager.lines.get(entry.line)
-        if line is None:  # it could not be made, which is reported already
+        if line is None:  # could not be made: already reported
             continue
         try:
             if device is None:
@@ -436,7 +436,7 @@ def _prepare_swap(
 
 
 async def apply(manager: DeviceManager, change: DeviceChanges) -> None:
-    """Apply changes. Waits for polls under way, never for a device that is not being polled."""
+    """Apply changes. Waits for current polls, never for a device that is not being polled."""
     manager.catalog, manager.config = change.catalog, change.config
     gone_lines = change.gone_lines
     in_place = [e for e in change.changed if e.entry.line == e.device.config.line and e.entry.line not in gone_lines]
@@ -474,7 +474,7 @@ async def apply(manager: DeviceManager, change: DeviceChanges) -> None:
 
 
 async def _all(*steps: Coroutine[Any, Any, None]) -> None:
-    """Run concurrently, each to its end even if one fails: nothing may still run when the failure is repaired."""
+    """Run all to the end, even if one fails: none may still be running when the failure is repaired."""
     for error in await asyncio.gather(*steps, return_exceptions=True):
         if error is not None:
             raise error
@@ -483,12 +483,12 @@ async def _all(*steps: Coroutine[Any, Any, None]) -> None:
 async def _close(line: Line) -> None:
     try:
         await line.close()
-    except OSError as error:  # an adapter that was pulled out; the port is closed in any case
+    except OSError as error:  # an unplugged adapter; the port is closed in any case
         log.warning("%s: error on close: %s", line.where, error.strerror)
 
 
 def _publish_traces(manager: DeviceManager, change: DeviceChanges) -> None:
-    """Traces of new lines get their names, those of removed lines are deleted. Only ``watch --frames`` needs them."""
+    """Name the traces of new lines, delete those of removed lines. Only ``watch --frames`` needs traces."""
     try:
         for trace in change.traces:
             trace.show()
@@ -499,7 +499,7 @@ def _publish_traces(manager: DeviceManager, change: DeviceChanges) -> None:
 
 
 async def _swap_in_place(manager: DeviceManager, swap: DeviceSwap) -> None:
-    """Swap one device of a line that itself does not change; the line's other devices are not disturbed."""
+    """Swap one device of a line that does not change; the other devices of the line are not disturbed."""
     try:
         await swap.device.poll.pause()
         _swap(manager, swap)
@@ -518,7 +518,7 @@ async def _remove_in_place(manager: DeviceManager, device: RunningDevice) -> Non
 
 
 def _swap(manager: DeviceManager, swap: DeviceSwap) -> None:
-    """Continue with the new configuration of a device from the first tick that was not due yet."""
+    """Continue with a device's new configuration from the first tick that was not due yet."""
     device, cut_ms = swap.device, manager.cut_ms(swap.device)
     device.config, device.catalog = swap.entry, manager.catalog
     device.line = manager.lines[swap.entry.line]
@@ -532,7 +532,7 @@ def _swap(manager: DeviceManager, swap: DeviceSwap) -> None:
         device.poll.exchange(swap.driver, cut_ms)
         device.poll.use_ring(manager.ring, swap.number)
     elif identified_meanwhile:
-        # it is identified once more, and gets the table of the new configuration then
+        # it is identified once more, and then gets the table of the new configuration
         device.poll.availability = Availability.UNKNOWN
     else:
         device.stream.switch_table(swap.number, swap.table, cut_ms, manager.ring)

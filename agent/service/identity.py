@@ -1,11 +1,11 @@
-"""Identity checks: which device answers, before its data counts. A meter that was swapped begins a new counter epoch.
+"""Identity checks: make sure which device answers before its data count. A swapped meter begins a new counter epoch.
 
-Identity is read at the first contact, after each absence and once a day. A difference from the known facts, also from
-an earlier run, is an event with the last counter readings of the old device and the first of the new one. It comes in
-the stream before the birth that carries the new epoch.
+Identity is read at the first contact, after each absence and once a day. A difference from the known facts, also those
+of an earlier run, is an event with the last counter readings of the old device and the first of the new one. In the
+stream, the event precedes the birth with the new epoch.
 
-The driver's learned facts about a register map are stored too, for one profile, identity and firmware: learning
-costs requests that fail, twice each, so it is not repeated at every start (field pains 24, 30, 40).
+What drivers learn about a register map is stored too, for one profile, identity and firmware: learning costs requests
+that fail twice each, so it is not repeated at every start (field pains 24, 30, 40).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from drivers.registry import driver_class
 from ext.ring import ANSWER, Ring
 
 log = logging.getLogger("meterhouse")
-LOOK_BACK = 512  # packs in which the last readings of all counters are looked for
+LOOK_BACK = 512  # packs that are searched for the last readings of all counters
 
 Identity = dict[str, str | None]
 Register = Callable[[Ring, Sequence[tuple[int, BirthTable]]], Awaitable[None]]
@@ -40,18 +40,18 @@ Counts = dict[str, dict[str, Any]]  # point -> {"t": read time, "v": exact decim
 
 
 class IdentityNotStored(LineDown):
-    """The identity could not be made durable. It says nothing about the device, which is checked at its next tick."""
+    """The identity could not be made durable. The device is not at fault; it is checked again at its next tick."""
 
     reason = Reason.DISK
 
 
 class IdentityChecker:
-    """Reads which devices answer and acts on changes. Used by the pollers, each for its own devices.
+    """Reads identities and acts on changes. Used by the pollers, each for its own devices.
 
     Args:
         register: makes new point tables of a ring durable.
-        number: gives the next table number in the ring.
-        map_quirks: what devices taught their drivers in earlier runs.
+        number: returns the next table number in the ring.
+        map_quirks: what drivers learned in earlier runs.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class IdentityChecker:
         self._sealing, self._db_thread = sealing, db_thread
         self._register, self._number = register, number
         self._map_quirks = map_quirks
-        self._facts: dict[str, bytes] = {}  # by stream, that are not stored yet
+        self._facts: dict[str, bytes] = {}  # by stream, not stored yet
         self._storing = asyncio.Lock()
 
     async def verify(self, device: RunningDevice, tick_ms: int) -> None:
@@ -125,11 +125,11 @@ class IdentityChecker:
         await self._register(poll.ring, [(number, table)])
         driver = poll.driver
         if found or spec.points != driver.spec.points or spec.limits != driver.spec.limits:
-            # a new driver also for the same points: what it learned, and its counters, were about another device
+            # a new driver even for the same points: quirks and counters of the old one belong to another device
             driver = driver_class(spec.protocol)(spec, device.line, poll.ring, number)
             device.line.apply_options(device.line.request_options(spec.limits, spec.serial))
         if found:
-            # raises if the device stopped answering: then nothing has changed yet, and it is checked again
+            # raises if the device stopped answering: nothing has changed yet, and the check is repeated
             await self._add_events(device, found, table, await _first_counts(driver, spec))
         device.identity, catalog.known[table.stream] = identity, table.facts
         device.stream.switch_table(number, table, tick_ms)
@@ -142,16 +142,16 @@ class IdentityChecker:
                 self._map_quirks.load(device, driver, device.profile.hash, identity)
 
     async def _keep_facts(self, stream: str, text: bytes) -> None:
-        """Store facts, with those of other devices that wait: thousands are met at a start. Raises StoreError."""
+        """Store facts together with those of other waiting devices: a start identifies thousands. Raises StoreError."""
         self._facts[stream] = text
         async with self._storing:
             facts, self._facts = self._facts, {}
-            if stream not in facts:  # stored with another's
+            if stream not in facts:  # stored by another call
                 self._facts = facts
                 return
             try:
                 await self._db_thread.call(lambda store: store.documents.keep_facts(facts))
-            except BaseException:  # each of the others tries its own
+            except BaseException:  # each of the other calls retries its own
                 self._facts = facts | self._facts
                 del self._facts[stream]
                 raise
@@ -178,7 +178,7 @@ class IdentityChecker:
                 device.swapped = {"t": seconds(time.time_ns() // 1_000_000), "what": what}
 
     async def _last_counts(self, stream: Stream, table: BirthTable) -> Counts:
-        """The last good reading of each counter of the stream: from this run, else from earlier runs."""
+        """The last good reading of each counter of the stream, from this run or else an earlier one."""
         found = _unsealed(stream)
         wanted = set(table.facts.counters)
         for version in stream.table_versions:
@@ -197,7 +197,7 @@ def change_sentence(event: str, old: Mapping[str, Any], new: Mapping[str, Any]) 
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What differs, such as ``serial B-2 instead of A-1, firmware 3 instead of 2``; at most six items."""
+    """The differences, such as ``serial B-2 instead of A-1, firmware 3 instead of 2``; at most six items."""
     differ = [name for name in dict.fromkeys((*new, *old)) if old.get(name) != new.get(name)]
     differ.sort(key=lambda name: (not name.startswith("serial"), not name.startswith("model"), name))
     parts = [f"{name} {_shown(new.get(name))} instead of {_shown(old.get(name))}" for name in differ[:6]]
@@ -229,7 +229,7 @@ def last_counts(packs: Iterable[bytes], names: Iterable[str]) -> Counts:
 
 
 def _unsealed(stream: Stream) -> Counts:
-    """The same for records of the ring that are not sealed yet."""
+    """The last good readings in records of the ring that are not sealed yet."""
     found: Counts = {}
     for version in stream.table_versions:
         names = [name if kind == Kind.COUNTER else "" for name, _, kind in version.table.points.names]
@@ -245,7 +245,7 @@ def _unsealed(stream: Stream) -> Counts:
 
 
 async def _first_counts(driver: Any, spec: DeviceSpec) -> Counts:
-    """The counters' present readings: the new epoch has none that is older."""
+    """The current readings of the counters, which are the oldest of the new epoch."""
     names = [point.name for point in spec.points if point.kind is Kind.COUNTER]
     if not names:
         return {}
@@ -273,7 +273,7 @@ def _known(device: RunningDevice, catalog: DeviceCatalog) -> Identity:
 
 
 def _merged(known: Identity, read: Identity) -> Identity:
-    """The known facts now. Items that the same device omits this time stay known; another device starts afresh."""
+    """The identity known now. Items that the same device omits this time stay known; another device starts afresh."""
     versions = {"device.firmware", "device.protocol"}
     other = {name: text for name, text in read.items() if name not in versions}
     if contradicts(known, other):
@@ -281,12 +281,12 @@ def _merged(known: Identity, read: Identity) -> Identity:
     return {name: read[name] if read[name] is not None else known.get(name) for name in read}
 
 
-# --- register maps that were learned
+# --- learned register maps
 
 
 @runtime_checkable
 class HasKnownHoles(Protocol):
-    """A driver that learns which registers its device does not have."""
+    """A driver that learns which registers the device does not have."""
 
     holes: KnownHoles
 
@@ -308,7 +308,7 @@ class MapQuirks:
     def load(
         self, device: RunningDevice, driver: object, profile_hash: str, identity: Mapping[str, str | None]
     ) -> None:
-        """Give a driver the register map learned earlier; another identity, firmware or profile starts from scratch."""
+        """Give a driver the register map learned earlier; another identity, firmware or profile starts empty."""
         if not isinstance(driver, HasKnownHoles):
             return
         known = {name: text for name, text in identity.items() if text is not None}
@@ -320,13 +320,13 @@ class MapQuirks:
         holes = KnownHoles.from_json(self._stored.get(stream, {}), key, _now_s())
         if summary := holes.summary():
             log.info("%s: register map learned earlier: %s", device.config.name, summary)
-        elif not driver.holes.key:  # what the driver learned during the identity check is about this same device
+        elif not driver.holes.key:  # the driver learned this from the same device, during the identity check
             driver.holes.key = key
             return
         driver.holes = holes
 
     async def save(self, devices: Iterable[RunningDevice]) -> None:
-        """Store the facts learned or dropped since the last call."""
+        """Store what was learned or dropped since the last call."""
         for device in devices:
             driver = device.poll.driver
             if isinstance(driver, HasKnownHoles) and driver.holes.key:

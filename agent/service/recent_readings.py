@@ -1,8 +1,8 @@
-"""What `status` knows of a device's newest readings: how many are there of the last ten minutes, and whether they move.
+"""What `status` knows about a device's newest readings: how many of the last ten minutes exist, and whether they move.
 
-The number is counted from the tallies of sealed packs. Whether they move is checked from time to time in the newest
-records of the ring; this finds devices behind a gateway that repeats old answers, and devices without measuring
-voltage. No work is done for a single reading.
+The number comes from the tallies of sealed packs. Whether values move is checked now and then in the newest records of
+the ring: this finds devices behind a gateway that repeats old answers, and devices without measuring voltage. No work
+is done per reading.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from ext.ring import ANSWER, Ring
 
 WINDOW_MS = 600_000
 BUCKETS = 20
-FEWEST_TICKS = 10  # of the shortest period: one lost tick is never less than 0.9
-SETTLING_MS = 60_000  # at first all paces are due at once and identities are read: this says little about later
-# not missing through a fault: it is dark, a technician has the line, no agent ran, or the clock was set
+FEWEST_TICKS = 10  # of the shortest period: with one tick lost, completeness is still 0.9
+SETTLING_MS = 60_000  # at first all paces are due at once and identities are read, which is not typical
+# not faults: it is dark, a technician has the line, no agent ran, or the clock was set
 EXCUSED = frozenset((Reason.ASLEEP, Reason.LENT, Reason.STOPPED, Reason.CLOCK))
 LOOK_EVERY_MS: Final = 100_000
 STILL_MS: Final = 600_000
-FINE: Final = 1000  # steps from zero to the value: a grid moves its voltage and frequency by one of them at any time
-STEPS: Final = 5  # of a counter, that its power must have made meanwhile
+FINE: Final = 1000  # steps from zero to the value: voltage and frequency of a grid move by one such step at any time
+STEPS: Final = 5  # by which the power must have moved a counter meanwhile
 GRID: Final = re.compile(r"(.+\.)?ac\.(voltage|frequency)(\.|$)")
 VOLTAGE: Final = re.compile(r"(^|\.)voltage(\.|$)")
 POWER: Final = re.compile(r"(?P<domain>.+)\.power(\.active)?$")
-# power -> the counters beside it that a positive and a negative one advance; those of others may move seldom
+# power -> counters beside it that it advances when positive, and when negative; other counters may move rarely
 GROWS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "power.active": (("energy.import", "energy.total"), ("energy.export", "energy.total")),
     "power.generation": (("energy.generation",), ()),
 }
 AC_POWER: Final = re.compile(r"(?P<part>(.+\.)?ac\.)(?P<power>power\.(active|generation))")
-FLOAT_STEP: Final = {"f16": 2.0**-10, "f32": 2.0**-23}  # of a value
+FLOAT_STEP: Final = {"f16": 2.0**-10, "f32": 2.0**-23}  # relative to the value
 WATTS: Final[Mapping[str, float]] = {"W": 1, "kW": 1e3, "MW": 1e6}
 WATT_HOURS: Final[Mapping[str, float]] = {"Wh": 1, "kWh": 1e3, "MWh": 1e6}
 
@@ -48,10 +48,10 @@ class _Bucket(NamedTuple):
 
 
 class RecentReadings:
-    """Of one stream: due readings by quality (0 good) or, from 128 on, by gap reason. Its cost does not grow.
+    """Due readings of one stream, by quality (0 good) or, from 128 on, by gap reason. Its cost does not grow.
 
-    The window is ten minutes, or a little more than ten of the shortest period if that is longer; of packs that are
-    longer still, the newest. The first minute counts only until something later is known.
+    The window is ten minutes, or eleven of the shortest periods if that is longer. If packs are longer still, it is the
+    newest pack. The first minute counts only until something later is known.
     """
 
     def __init__(self, start_ms: int) -> None:
@@ -61,7 +61,7 @@ class RecentReadings:
         self._total: Counter[int] = Counter()
 
     def add(self, from_ms: int, to_ms: int, tally: Mapping[int, int], period_ms: int) -> None:
-        """Count a pack. ``period_ms``: the shortest of the stream."""
+        """Count a pack. ``period_ms``: the stream's shortest period."""
         if self._buckets and to_ms < self._buckets[-1].to_ms:  # the clock was set back
             self._buckets.clear()
             self._total.clear()
@@ -83,7 +83,7 @@ class RecentReadings:
         """For the snapshot; None: nothing was due yet.
 
         Args:
-            silent: a tally of what was due since ``sealed_ms`` and not answered: a silent stream is sealed rarely.
+            silent: a tally of readings due since ``sealed_ms`` and not answered: a silent stream is sealed rarely.
         """
         begin_ms = now_ms - _window_ms(period_ms)
         self._forget(begin_ms)
@@ -109,7 +109,7 @@ class RecentReadings:
         }
 
     def _valueless_ms(self) -> int:
-        """Since when nothing that was due had a value; 0: the newest did."""
+        """Since when no due reading had a value; 0: the newest had one."""
         since_ms = 0
         for bucket in reversed(self._buckets):
             if any(count and code < min(Reason) for code, count in bucket.tally.items()):
@@ -119,7 +119,7 @@ class RecentReadings:
         return since_ms
 
     def _forget(self, before_ms: int) -> None:
-        """All but the newest bucket that end before a time."""
+        """Forget buckets that end before a time, except the newest one."""
         while len(self._buckets) > 1 and self._buckets[0].to_ms <= before_ms:
             self._total -= self._buckets.popleft().tally
 
@@ -135,22 +135,22 @@ class _Value(NamedTuple):
 
 @dataclass(slots=True)
 class _IdleCounters:
-    """The counters beside a power that have not changed, and the least of that power meanwhile."""
+    """Counters beside a power that have not changed, and the lowest value of that power meanwhile."""
 
-    grows: tuple[int, ...]  # points, of those that it must advance
+    grows: tuple[int, ...]  # points of the counters that the power must advance
     values: dict[int, _Value]
     since_ms: int
     to_ms: int
     least_w: float
 
     def holds(self, grows: tuple[int, ...], found: Mapping[int, tuple[int, _Value]]) -> bool:
-        """Whether all that was read is as before, and the power flows in the same direction."""
+        """True if all counters that were read are unchanged, and the power flows in the same direction."""
         return grows == self.grows and all(value == self.values.get(n, value) for n, (_, value) in found.items())
 
 
 @dataclass(slots=True)
 class Stillness:
-    """The last values of one device, and since when none of them has changed; counters also by themselves."""
+    """The last values of one device, and since when none has changed; for counters also on their own."""
 
     since_ms: int = 0
     _look_ms: int = 0
@@ -159,7 +159,7 @@ class Stillness:
     _idle: dict[int, _IdleCounters] = field(default_factory=dict)  # by the point of the power
 
     def look(self, spec: DeviceSpec, ring: Ring, table: int, visits: Iterable[Sequence[int]], now_ms: int) -> None:
-        """Compare the values of the newest visits with those before; does nothing for most of its calls."""
+        """Compare the values of the newest visits with the previous ones; most calls do nothing."""
         since_look_ms = now_ms - self._look_ms
         if 0 <= since_look_ms < LOOK_EVERY_MS:
             return
@@ -220,10 +220,10 @@ class Stillness:
         return None
 
     def facts(self, spec: DeviceSpec, now_ms: int, may_rest: bool) -> dict[str, Any] | None:
-        """For the snapshot: None while it moves, or while nothing of it has to.
+        """For the snapshot; None while values move, or while none of them has to.
 
         Args:
-            may_rest: it is dark, or may be, for a device that then shows zeros.
+            may_rest: it is or may be dark, and the device shows zeros then.
         """
         if not self._values or now_ms - self.since_ms < STILL_MS:
             return None
@@ -241,18 +241,18 @@ def _is_measured(point: Point) -> bool:
 
 
 def _watts(point: Point, value: _Value) -> float:
-    """The amount of a power, whichever way it flows; ``point`` has a unit of ``WATTS``."""
+    """The magnitude of a power in W; ``point`` has a unit of ``WATTS``."""
     return abs(value.mantissa) * 10.0**value.exponent * WATTS[point.unit]
 
 
 def _steps(spec: DeviceSpec, point: Point, value: _Value) -> float:
-    """How many of the device's own steps a value is away from zero."""
+    """The distance of a value from zero, in steps of the device's own resolution."""
     ratio = spec.ratio_pt if point.ratio == "apply" and VOLTAGE.search(point.name) else 1
     return abs(value.mantissa) / max(float(ratio), 1.0)
 
 
 def _step_wh(spec: DeviceSpec, point: Point, value: _Value) -> float:
-    """How much a counter must grow to be seen: zeros at the end may be digits that the device does not have."""
+    """The smallest visible growth of a counter in Wh: trailing zeros may be digits that the device does not have."""
     mantissa, exponent = value
     while mantissa and not mantissa % 10:
         mantissa, exponent = mantissa // 10, exponent + 1
@@ -262,12 +262,12 @@ def _step_wh(spec: DeviceSpec, point: Point, value: _Value) -> float:
 
 
 def _is_on_grid(spec: DeviceSpec, points: Sequence[tuple[Point, _Value]]) -> bool:
-    """Does it show a voltage or frequency of a grid, finely enough?"""
+    """True if it shows a grid's voltage or frequency with sufficient resolution."""
     return any(GRID.match(point.name) and _steps(spec, point, value) >= FINE for point, value in points)
 
 
 def _counts(spec: DeviceSpec, points: Sequence[tuple[Point, _Value]]) -> bool:
-    """Does it show a power that must have moved a counter beside it?"""
+    """True if it shows a power that must have moved a counter beside it."""
     ratio = float(spec.ratio_ct * spec.ratio_pt)
     for point, value in points:
         named = POWER.fullmatch(point.name)

@@ -1,4 +1,4 @@
-"""Recovery: what an earlier run left in its rings is sealed now, exactly once, with its own times and tables."""
+"""Recovery: seals what an earlier run left in its rings, exactly once, with its own times and tables."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ log = logging.getLogger("meterhouse.recover")
 RING_GLOB = "ring.*"
 RESULTS = "_indicators"
 NEVER = 1 << 62
-_DRAFT = re.compile("new[0-9]+")  # of a ring that is being created
+_DRAFT = re.compile("new[0-9]+")  # name of a ring that is being created
 
 
 @dataclass(slots=True)
 class UnsealedSegment:
-    """Records of one stream in one ring and under one table that are not sealed."""
+    """Unsealed records of one stream in one ring and under one table."""
 
     ring: Ring
     table: BirthTable
@@ -37,7 +37,7 @@ class UnsealedSegment:
 
 @dataclass(slots=True)
 class Unsealed:
-    """Records of one stream that are not sealed, table by table in the order of recording."""
+    """Unsealed records of one stream, table by table in the order of recording."""
 
     segments: list[UnsealedSegment] = field(default_factory=list)
     events: list[Mapping[str, Any]] = field(default_factory=list)
@@ -46,12 +46,12 @@ class Unsealed:
 
 @dataclass(frozen=True, slots=True)
 class LostTransactions:
-    """Newest transactions that the database lost, for the ``start`` event and the log."""
+    """The newest transactions, which the database lost, for the ``start`` event and the log."""
 
     streams: int
-    packs: int  # that are stated as lost
+    packs: int  # stated as lost
     again: int  # streams whose readings of that time are still in the ring and are sealed again
-    exact: bool  # else more may be lost than is known: the power was cut
+    exact: bool  # False: a power cut, more may be lost than is known
 
 
 @dataclass(slots=True)
@@ -67,8 +67,8 @@ class Recovered:
 def resume_after_loss(store: Store, runtime_dir: Path) -> LostTransactions | None:
     """Continue after packs that the database lost silently, and record the loss. None if nothing was lost.
 
-    A stream continues with the sequence after the highest that was ever committed. Packs that had left the gateway may
-    have arrived, so they are not sealed a second time; others are sealed again if the ring still has all their records.
+    A stream continues after the highest sequence that was ever committed. Packs that left the gateway may have arrived
+    and are not sealed a second time; others are sealed again if the ring still has all their records.
     """
     if not store.behind:
         return None
@@ -120,11 +120,11 @@ def recover(
 ) -> Recovered:
     """Seal and commit what older rings in ``runtime_dir`` hold beyond the stored heads, then remove them.
 
-    The rings of one boot are sealed together: a reload that needed a larger ring left two, and each stream goes on from
-    the one to the other. A ring whose tables are not in the store (another store, or a damaged one) is set aside.
+    The rings of one boot are sealed together: a reload that needed a larger ring left two, and each stream continues
+    from one into the other. A ring whose tables are not in the store (another or a damaged store) is set aside.
 
     Args:
-        packer_of: the packer of a stream; a stream that was never sealed begins at the given time.
+        packer_of: returns the packer of a stream; one that was never sealed begins at the given time.
     """
     done = Recovered()
     for paths in _left_rings(runtime_dir):
@@ -150,9 +150,9 @@ def recover(
 
 
 def _left_rings(runtime_dir: Path) -> list[list[Path]]:
-    """Ring files of earlier runs, those of one boot together, the oldest first: ``ring.BOOT``, ``ring.BOOT.2``.
+    """Ring files of earlier runs, grouped by boot, oldest first: ``ring.BOOT``, ``ring.BOOT.2``.
 
-    A ring that was killed before it came into use is deleted.
+    A ring that was not yet in use when the agent was killed is deleted.
     """
     boots: dict[str, list[Path]] = {}
     for path in runtime_dir.glob(RING_GLOB):
@@ -182,7 +182,7 @@ def _set_ring_aside(path: Path, done: Recovered) -> None:
 def _gather(
     ring: Ring, known: Mapping[int, BirthTable], heads: Mapping[str, StreamHead], left: dict[str, Unsealed]
 ) -> str:
-    """Add records that are in no pack yet, by stream. Returns why the ring cannot be read to its end, "" if it can."""
+    """Add records that no pack holds yet, by stream. Returns why the ring cannot be read to its end, "" if it can."""
     try:
         for record in ring.scan(ring.tail, ring.head):
             table = known.get(record.table)
@@ -217,7 +217,7 @@ def _recover_rings(
     now_ms: int,
     done: Recovered,
 ) -> dict[Path, str]:
-    """Seal what the rings of one boot hold, in one transaction. Returns what is wrong with those that have damage."""
+    """Seal what the rings of one boot hold, in one transaction. Returns the errors of damaged rings."""
     heads, losses = store.packs.heads(), store.packs.losses()
     left: dict[str, Unsealed] = {}
     damage = {path: what for path, ring in rings.items() if (what := _gather(ring, _tables(store, ring), heads, left))}
@@ -230,7 +230,7 @@ def _recover_rings(
         events: list[Mapping[str, Any]] = [loss_event(note) for note in lost]
         oldest = mine.segments[0]
         if head is not None and head.ring_id == oldest.ring.ring_id and head.ring_pos < oldest.ring.tail:
-            # records between the last pack and the oldest one left were overwritten before they were sealed
+            # records between the last pack and the oldest remaining record were overwritten before they were sealed
             first = oldest.ring.record(oldest.positions[0]) if oldest.positions else None
             if first is not None and first.tick_ms > packer.from_ms:
                 packer.use(oldest.table)
@@ -260,7 +260,7 @@ def _seal_left(
     for n, segment in enumerate(mine.segments):
         if packer.table is None or not segment.table.same_as(packer.table):
             packer.use(segment.table)
-        after = next((s for s in mine.segments[n + 1 :] if s.positions), None)  # a table may have an event only
+        after = next((s for s in mine.segments[n + 1 :] if s.positions), None)  # a table may have nothing but an event
         last = segment.last_ms
         if after is not None:
             first_of_next = after.ring.record(after.positions[0])

@@ -1,10 +1,10 @@
 """Reload: a new configuration takes effect as a whole while the agent runs, or nothing changes.
 
     read the files        errors: rejected
-    prepare               make lines, drivers, key, plan, destinations, a larger ring, unused so far. Errors: rejected
+    prepare               make lines, drivers, key, plan, destinations, a larger ring, all unused. Errors: rejected
     one transaction       tables, limits, destinations, key records. The store cannot commit: rejected
     another ring          if a larger one is needed: each device continues there; the previous one is sealed and removed
-    apply                 put the prepared objects into use; an error here, a bug of ours, is rolled back the same way
+    apply                 put the prepared objects into use; an error here is a bug and is rolled back the same way
 
 A rejection lists all errors at once, and the previous configuration stays in effect.
 """
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 log = logging.getLogger("meterhouse")
-LAST_PACKS_S = 6.0  # for the last packs to leave by a destination that is removed
+LAST_PACKS_S = 6.0  # for a removed destination to send its last packs
 MAX_LOGGED = 20  # complaints in the log; all are in the snapshot
 
-# written into files, packs or memory at the start; cannot change in the same boot
+# written into files, packs or memory at the start; fixed for the boot
 RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {
     "site.id": lambda config: config.site,
     "site.gateway": lambda config: config.gateway,
@@ -57,18 +57,18 @@ RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {
 
 @dataclass(frozen=True, slots=True)
 class ReloadOutcome:
-    """The outcome of a reload. ``complaints``: why it was rejected; none: it is in effect."""
+    """The outcome of a reload. ``complaints``: why the files were rejected; none: they are in effect."""
 
     config: str  # hash of the configuration that is in effect now
     changed: str = ""  # for the log
     complaints: tuple[str, ...] = ()
-    fault: bool = False  # an internal error: the files may be right
+    fault: bool = False  # an internal error: the files may be correct
     changes: tuple[ConfigChange, ...] = ()
-    warnings: tuple[str, ...] = ()  # what works and deserves attention
+    warnings: tuple[str, ...] = ()  # about settings that work
 
     @property
     def accepted(self) -> bool:
-        """Is the configuration of the files in effect?"""
+        """True if the configuration in the files is in effect."""
         return not self.complaints
 
     def as_json(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def restart_only_changes(old: Config, new: Config) -> list[ConfigError]:
 
 @dataclass(frozen=True, slots=True)
 class RingChange:
-    """A larger ring and who continues there: the devices that stay, and the gateway's own stream."""
+    """A larger ring and what continues there: the devices that stay, and the gateway's own stream."""
 
     file: RingFile
     moves: Sequence[RingMove]
@@ -107,13 +107,13 @@ class RingChange:
 
     @property
     def tables(self) -> list[tuple[int, BirthTable]]:
-        """Their tables, with the numbers that they get there."""
+        """The tables of these, with their numbers in the new ring."""
         return [*((move.number, move.table) for move in self.moves), self.gateway]
 
 
 @dataclass(slots=True)
 class Prepared:
-    """Everything that a configuration needs, made and not in use yet."""
+    """Everything that a configuration needs, made but not in use yet."""
 
     config: Config
     change: DeviceChanges
@@ -122,7 +122,7 @@ class Prepared:
     results: BirthTable
     producers: Sequence[ResultProducer]
     builder: IntervalBuilder | None
-    uplinks: dict[str, Uplink]  # those that are new or changed
+    uplinks: dict[str, Uplink]  # new or changed
     ring_plan: RingPlan
     ring: RingChange | None = None  # a larger ring, if one is needed
 
@@ -136,10 +136,10 @@ class Prepared:
 
 
 class Reloader:
-    """Reloads configurations, one after the other. Only the loop touches it.
+    """Reloads the configuration, one reload at a time. Only the loop touches it.
 
     Args:
-        load: reads the files; None: there are none.
+        load: reads the files; None: there are no files.
     """
 
     def __init__(self, service: Service, load: Callable[[], Config] | None) -> None:
@@ -148,7 +148,7 @@ class Reloader:
         self._waiting: list[asyncio.Future[ReloadOutcome]] = []
 
     def request(self) -> asyncio.Future[ReloadOutcome]:
-        """Request a reload. The future gives its outcome."""
+        """Request a reload; the future yields its outcome."""
         future: asyncio.Future[ReloadOutcome] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         self._wanted.set()
@@ -183,7 +183,7 @@ class Reloader:
             changed, changes = await self._reload(await asyncio.to_thread(self._load))
             changes += self._accept_swapped()
             certificates = await asyncio.to_thread(expiries, self._service.config.uplinks)
-            self._service.certificates = certificates  # findings must not name files of the previous configuration
+            self._service.certificates = certificates  # findings must not refer to files of the previous configuration
         except GatewayError as error:
             return self._rejected(*(str(one) for one in getattr(error, "complaints", (error,))))
         except OSError as error:
@@ -195,7 +195,7 @@ class Reloader:
         return ReloadOutcome(self._service.config.hash(), changed, changes=changes, warnings=warnings)
 
     def _accept_swapped(self) -> tuple[ConfigChange, ...]:
-        """A reload confirms the devices that were found exchanged; its answer names them."""
+        """Accept devices that were found swapped; returns them for the answer."""
         found = []
         for device in self._service.devices:
             if device.swapped is not None:
@@ -207,7 +207,7 @@ class Reloader:
         return ReloadOutcome(self._service.config.hash(), complaints=complaints, fault=fault)
 
     def _log(self, outcome: ReloadOutcome) -> None:
-        """Called when local tools can see the outcome, too."""
+        """Log the outcome, once local tools can see it too."""
         if outcome.accepted:
             log.info("reloaded, configuration %s: %s", outcome.config, outcome.changed)
             for change in outcome.changes[:MAX_LOGGED]:
@@ -223,7 +223,7 @@ class Reloader:
     # --- all or nothing
 
     async def _reload(self, config: Config) -> tuple[str, tuple[ConfigChange, ...]]:
-        """Apply a configuration; returns what changed. Raises if that failed; then nothing has changed."""
+        """Apply a configuration; returns what changed. If it raises, nothing has changed."""
         service = self._service
         async with service.key_watcher.locked(), service.device_manager.lock:
             prepared = await self._prepare(config)
@@ -247,7 +247,7 @@ class Reloader:
             try:
                 self._announce(prepared)
                 await service.key_watcher.announce(kid)
-            except Exception as error:  # a bug of ours, but the new configuration is in effect
+            except Exception as error:  # a bug, but the new configuration is in effect
                 log.error("reload: in effect, but not announced everywhere", exc_info=error)
         return result, changes
 
@@ -301,14 +301,14 @@ class Reloader:
             raise
 
     def _plan_ring(self, config: Config, change: DeviceChanges) -> RingPlan:
-        """The size of the ring for a configuration; one that is larger than needed stays as it is."""
+        """The size of the ring for a configuration; a ring larger than needed stays."""
         manager = self._service.device_manager
         rate = reading_rate(config, change.specs, {**manager.lines, **change.lines}, manager.ring)
         plan = plan_ring(config.ring, rate, config.pack.every_ms, file_system_bytes(config.runtime_dir))
         return replace(plan, size_bytes=max(plan.size_bytes, self._service.rings.current.size_bytes))
 
     def _prepare_ring(self, plan: RingPlan, change: DeviceChanges) -> RingChange | None:
-        """A larger ring, if the plan asks for one. Raises GatewayError."""
+        """A larger ring, if the plan needs one. Raises GatewayError."""
         service, manager = self._service, self._service.device_manager
         if plan.size_bytes == service.rings.current.size_bytes:
             return None
@@ -323,7 +323,7 @@ class Reloader:
         return RingChange(file, moves, gateway)
 
     async def _change_ring(self, change: RingChange) -> None:
-        """Record into another ring from now on, and seal the contents of the previous one."""
+        """Switch recording to another ring, and seal the contents of the previous one."""
         service, ring = self._service, change.file.ring
         service.rings.use(change.file)
         number, table = change.gateway
@@ -332,12 +332,12 @@ class Reloader:
         service.publisher.ring = ring
         await move_to_ring(service.device_manager, ring, change.moves)
         begin_ms = max(stream.table_version.start_ms for stream in service.sealing.streams.values())
-        wait_ms = begin_ms - service.clock.now_ms()  # a device that is idle continues there in the next millisecond
+        wait_ms = begin_ms - service.clock.now_ms()  # an idle device continues there in the next millisecond
         await asyncio.sleep(max(0, min(wait_ms, 1000)) / 1000)
-        await service.remove_sealed_rings()  # if the store cannot commit now, each turn of sealing tries again
+        await service.remove_sealed_rings()  # if the store cannot commit now, each sealing turn tries again
 
     def _make_uplinks(self, config: Config, uplinks: dict[str, Uplink], wrong: list[GatewayError]) -> None:
-        """Make destinations that are new or changed; each has its thread and does not connect yet."""
+        """Make new and changed destinations; each has a thread and does not connect yet."""
         same = {uplink.name: uplink.config for uplink in self._service.uplinks}
         for entry in config.uplinks:
             if same.get(entry.name) == entry:
@@ -375,7 +375,7 @@ class Reloader:
         )
 
     async def _apply(self, prepared: Prepared) -> str:
-        """Put the prepared objects into use. Returns what changed, in words."""
+        """Put the prepared objects into use. Returns a text about what changed."""
         service, config = self._service, prepared.config
         await apply(service.device_manager, prepared.change)
         service.config, service.loaded_ms = config, time.time_ns() // 1_000_000
@@ -418,9 +418,9 @@ class Reloader:
     async def _roll_back(
         self, failed: Prepared, config: Config, catalog: DeviceCatalog, made: Sequence[ResultProducer]
     ) -> None:
-        """After an internal error: the previous configuration takes effect again, the same way as any other.
+        """After an internal error, put the previous configuration into effect again, like any other.
 
-        Raises what goes wrong here: an agent must not continue with half of each configuration.
+        An error here is raised: the agent must not continue with half of each configuration.
         """
         service = self._service
         log.error("reload: internal error while applying it; restoring the previous configuration")
@@ -446,6 +446,6 @@ class Reloader:
 
         await self._reconfigure(config, also)
         await self._apply(back)
-        for uplink in failed.uplinks.values():  # those that never connected
+        for uplink in failed.uplinks.values():  # these never connected
             if uplink not in service.uplinks:
                 await asyncio.to_thread(uplink.stop, 0.0)

@@ -1,8 +1,8 @@
 """The ring files of this boot: the one in use, and older ones until everything in them is sealed.
 
-A ring cannot grow. Where a reload needs a larger one, a second file is made beside it (``ring.BOOT.2``); each device
-continues there between two ticks, and the first one is removed once its records are sealed. A kill leaves both, and the
-next start seals them in this order.
+A ring cannot grow. If a reload needs a larger one, a second file is made beside it (``ring.BOOT.2``); each device
+continues there between two ticks, and the first file is removed once its records are sealed. A kill leaves both, and
+the next start seals them in this order.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class RingFile:
 
     @property
     def size_bytes(self) -> int:
-        """Without its header."""
+        """Size without the header."""
         return self.ring.slots * SLOT_BYTES
 
 
@@ -49,24 +49,24 @@ class RingFiles:
 
     @property
     def changing(self) -> bool:
-        """Is there an older ring that is not sealed yet?"""
+        """True while an older ring is not sealed yet."""
         return len(self._files) > 1
 
     def create(self, size_bytes: int, table_hash: bytes) -> RingFile:
         """A new ring, not in use yet.
 
         Raises:
-            GatewayError: not enough space is left.
+            GatewayError: not enough space.
         """
         self._count += 1
         name = f"ring.{self._boot}" if self._count == 1 else f"ring.{self._boot}.{self._count}"
         return self._create(name, size_bytes, table_hash)
 
     def scratch(self) -> Ring:
-        """The smallest ring, without a file. Drivers want one before it is known how large theirs must be.
+        """The smallest ring, without a file, for drivers that are made before the size of the real one is known.
 
         Raises:
-            GatewayError: not enough space is left.
+            GatewayError: not enough space.
         """
         file = self._create("plan", MIN_RING_BYTES, bytes(32))
         file.path.unlink()
@@ -84,11 +84,11 @@ class RingFiles:
         return RingFile(ring, path)
 
     def use(self, file: RingFile) -> None:
-        """It is in use from now on; those before stay until they are sealed."""
+        """Put a ring into use; older ones stay until they are sealed."""
         self._files.append(file)
 
     def remove_sealed(self, in_use: Collection[Ring]) -> bool:
-        """Remove older rings that nothing refers to any more. Was there one?"""
+        """Remove older rings that nothing refers to any more. True if there was one."""
         gone = [file for file in self._files[:-1] if file.ring not in in_use]
         for file in gone:
             discard(file)
@@ -105,7 +105,7 @@ class RingFiles:
             file.ring.trim()
 
     def close(self, sealed: bool) -> None:
-        """Close all rings. ``sealed``: everything in them is sealed, so the files go too."""
+        """Close all rings. ``sealed``: everything in them is sealed, so the files are removed too."""
         for file in self._files:
             file.ring.close()
             if sealed:
@@ -113,7 +113,7 @@ class RingFiles:
 
 
 def discard(file: RingFile) -> None:
-    """Close and remove a ring that holds nothing."""
+    """Close and remove an empty ring."""
     file.ring.close()
     file.path.unlink(missing_ok=True)
 
@@ -121,6 +121,6 @@ def discard(file: RingFile) -> None:
 def tables_hash(tables: Iterable[BirthTable]) -> bytes:
     """SHA-256 of the tables that a ring begins with."""
     digest = hashlib.sha256()
-    for table in tables:  # one at a time: those of 3,000 devices are 50 MB
+    for table in tables:  # one at a time: the tables of 3,000 devices take 50 MB
         digest.update(table.encoded)
     return digest.digest()

@@ -17,15 +17,15 @@ from drivers.model import GatewayError
 LOCK = "agent.lock"
 LAST_ERROR = "last-error"  # why the agent ended; for `status`
 PATHS = "Set another directory under [paths] in agent.toml"
-LOCK_WAIT_S = 0.5  # a tool that checks whether an agent runs holds the lock for an instant
+LOCK_WAIT_S = 0.5  # a tool that checks for a running agent holds the lock briefly
 
 
 @contextlib.contextmanager
 def instance_lock(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
-    """Lock the runtime directory: a second agent would take the ring of the first for one that a dead agent left.
+    """Lock the runtime directory: a second agent would mistake the live ring for one left by a dead agent.
 
-    Only their owner may open the state directory and the lock: a lock that others can open could keep the agent from
-    starting.
+    Only the owner may open the state directory and the lock: with a lock that others can open, they could keep the
+    agent from starting.
 
     Raises:
         GatewayError: a directory cannot be created, or another agent runs there.
@@ -51,7 +51,7 @@ def instance_lock(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
             )
         yield
     finally:
-        os.close(fd)  # the lock goes with it
+        os.close(fd)  # releases the lock
 
 
 def make_folder(folder: Path, mode: int) -> None:
@@ -63,9 +63,9 @@ def make_folder(folder: Path, mode: int) -> None:
 
 
 def note_end(runtime_dir: Path, error: GatewayError, timezone: str) -> None:
-    """Leave for `status` why the agent ended, or could not start, and when, in the site's time.
+    """Record for `status` why the agent ended or could not start, and when, in the site's time.
 
-    Not beside the snapshot of another that runs.
+    Does nothing beside the snapshot of another running agent.
     """
     with contextlib.suppress(OSError):
         if not (runtime_dir / "snapshot.json").exists():
@@ -74,7 +74,7 @@ def note_end(runtime_dir: Path, error: GatewayError, timezone: str) -> None:
 
 
 def _remove_permissions(folder: Path, bits: int) -> None:
-    """Remove these permissions from a directory of the agent's user."""
+    """Remove permissions from a directory of the agent's user."""
     found = folder.stat()
     if found.st_uid == os.geteuid() and found.st_mode & bits:
         folder.chmod(stat.S_IMODE(found.st_mode) & ~bits)
@@ -91,7 +91,7 @@ def _locked(fd: int) -> bool:
 
 
 def is_agent_running(runtime_dir: Path) -> bool:
-    """Does an agent run with this runtime directory, or is one starting or stopping? For the agent's user and root.
+    """True if an agent runs, starts or stops with this runtime directory. Callable by the agent's user and root.
 
     Raises:
         GatewayError: the lock cannot be read.

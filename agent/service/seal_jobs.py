@@ -17,16 +17,16 @@ from drivers.model import Reason
 from ext.ring import Ring
 
 SILENT_MS = 900_000  # a stream without readings is sealed at least this often
-LONG_MS = 3_600_000  # nothing for longer than this is stated at once instead of searched tick by tick
+LONG_MS = 3_600_000  # a longer stretch without records is stated at once instead of searched tick by tick
 OUT_OF_TURN_MS = 600_000
 
 
 @dataclass(slots=True)
 class TableVersion:
-    """One version of a stream's point table, in use from ``start_ms`` on, and the ring that its records are in."""
+    """One version of a stream's point table, in use from ``start_ms`` on, and the ring of its records."""
 
     ring: Ring
-    number: int  # in the ring; no other ring of this boot has it
+    number: int  # in the ring; unique among all rings of this boot
     table: BirthTable
     start_ms: int
     positions: array[int] = field(default_factory=lambda: array("Q"))
@@ -34,7 +34,7 @@ class TableVersion:
 
 @dataclass(slots=True)
 class SealSegment:
-    """What to seal under one version of the table; ``taken``: how many of the positions sealing used up."""
+    """What to seal under one version of the table; ``taken``: how many of the positions sealing consumed."""
 
     ring: Ring
     number: int
@@ -46,7 +46,7 @@ class SealSegment:
 
 @dataclass(frozen=True, slots=True)
 class SealedSegment:
-    """The packs of one segment, and the ring records that are in them."""
+    """The packs of one segment, and the ring records in them."""
 
     stream: str
     ring: Ring
@@ -64,17 +64,17 @@ class SealJob:
     segments: list[SealSegment]
     events: list[tuple[int, Mapping[str, Any]]]
     unknown: Reason = Reason.STOPPED
-    start_ms: int | None = None  # the first job of a boot: nothing is known up to here
+    start_ms: int | None = None  # for the first job of a boot: nothing is known up to here
     step_ms: int | None = None  # the clock was set: after sealing, the stream continues from here
     # results:
     packs: list[SealedPack] = field(default_factory=list)
     sealed: list[SealedSegment] = field(default_factory=list)
-    losses: Sequence[LossNote] = ()  # that the first pack states
+    losses: Sequence[LossNote] = ()  # stated by the first pack
     quiet: bool = False
     _mark: Savepoint | None = None
 
     def seal(self, clock: Mapping[str, Any], losses: Sequence[LossNote] = ()) -> None:
-        """Make the packs, table by table, the downtime first if there was one. In the database thread."""
+        """Make the packs, table by table, any downtime first. In the database thread."""
         packer = self.stream.packer
         self._mark, self.losses = packer.savepoint(), losses
         events = [*(loss_event(note) for note in losses), *(event for _, event in self.events)]
@@ -87,7 +87,7 @@ class SealJob:
                 if packer.from_ms > self.start_ms:  # the clock was set back while the agent was stopped
                     events.insert(0, packer.step(self.start_ms))
                 elif packer.from_ms < self.start_ms:
-                    # whatever keeps this boot from sealing now: before it, no agent ran
+                    # no agent ran before this boot, whatever prevents sealing now
                     packs += packer.absent(ring, self.start_ms, Reason.STOPPED, clock, events)
                     events = []
                 self.start_ms = None
@@ -128,7 +128,7 @@ class Stream:
         self.sealing = False  # a job is in the database thread
         self.quiet = False  # the last pack held no reading ...
         self.news = False  # ... and something was read that is not sealed yet
-        self.newest_visits: dict[int, Sequence[int]] = {}  # positions, by how many: a visit for more paces has more
+        self.newest_visits: dict[int, Sequence[int]] = {}  # positions, by their number: a visit for more paces has more
         self._newest_answer = (0, -1)  # table number and position of what was read last
         self.readings = 0  # sealed since the start
         self.gap_readings = 0
@@ -137,7 +137,7 @@ class Stream:
 
     @property
     def table_version(self) -> TableVersion:
-        """The version that is being recorded in now."""
+        """The version in which readings are recorded now."""
         return self.table_versions[-1]
 
     def switch_table(self, number: int, table: BirthTable, start_ms: int, ring: Ring | None = None) -> None:
@@ -145,13 +145,13 @@ class Stream:
         versions = self.table_versions
         ring = ring or self.table_version.ring
         if versions and self.start_ms is not None and not self.sealing and not any(v.positions for v in versions):
-            # nothing was recorded yet and no birth is out: the better known table serves from the start
+            # nothing is recorded and no birth is out yet: the newer table applies from the start
             versions.clear()
             start_ms = self.start_ms
         versions.append(TableVersion(ring, number, table, start_ms))
 
     def begin_at(self, start_ms: int) -> bool:
-        """Nothing is due before this time: the agent was still starting. False: something is recorded or sealed."""
+        """Begin at this time: before it the agent was starting. False: something is already recorded or sealed."""
         if self.start_ms is None or self.sealing or any(version.positions for version in self.table_versions):
             return False
         self.packer.begin_at(start_ms)
@@ -170,7 +170,7 @@ class Stream:
                 return
 
     def drop_overwritten(self) -> None:
-        """Forget positions that the ring has overwritten: this must not grow, however long sealing pauses."""
+        """Forget positions that the ring has overwritten: their number must not grow, however long sealing pauses."""
         if not self.sealing:
             for version in self.table_versions:
                 del version.positions[: bisect_left(version.positions, version.ring.tail)]
@@ -182,13 +182,13 @@ class Stream:
         reason: Reason,
         not_asked: Callable[[int, int], int] = lambda from_ms, to_ms: 0,
     ) -> dict[str, Any] | None:
-        """Outcome of the readings that were due in the last minutes, for the snapshot.
+        """Outcome of readings due in the last minutes, for the snapshot.
 
         Args:
             settled_ms: every due tick before this is answered or a gap.
             reason: why nothing is answered now, if the stream is silent.
-            not_asked: how many of those between two times are ``absent`` because of a silence; the others, because the
-                device does not have them.
+            not_asked: how many readings between two times are ``absent`` because of a silence; the others are absent
+                because the device does not have them.
         """
         points, silent, begin_ms = self.table_version.table.points, dict[int, int](), 0
         if self.quiet and not self.news:
@@ -197,20 +197,20 @@ class Stream:
                 silent = {int(reason): due}
         facts = self.recent.facts(now_ms, points.shortest_ms, silent, self.sealed_ms)
         if facts is not None:
-            told_ms = begin_ms if silent else now_ms  # what was due later is all in ``silent``
+            told_ms = begin_ms if silent else now_ms  # ``silent`` has everything due later
             unasked = silent.get(Reason.ABSENT, 0) + not_asked(int(facts["from"] * 1000), told_ms)
             facts["not_asked"] = min(unasked, facts["missing"].get("absent", 0))
         return facts
 
     def oldest(self, ring: Ring) -> int | None:
-        """Position of the oldest record in a ring that is not sealed."""
+        """Position of the oldest unsealed record in a ring."""
         for version in self.table_versions:
             if version.ring is ring and version.positions:
                 return version.positions[0]
         return None
 
     def due(self, to_ms: int) -> bool:
-        """Is there reason to seal up to ``to_ms``? A silent stream waits for the long interval."""
+        """True if the stream should be sealed up to ``to_ms``. A silent stream waits for the long interval."""
         if self.start_ms is not None or self.events or not self.quiet:
             return True
         return self.news or to_ms - self.sealed_ms >= SILENT_MS
@@ -234,7 +234,7 @@ class Stream:
         self.sealing = False
         self.sealed_ms = job.step_ms if job.step_ms is not None else job.to_ms
         for pack in job.packs:
-            if pack.tally and (self.start_ms is None or pack.to_ms > self.start_ms):  # not the time before this start
+            if pack.tally and (self.start_ms is None or pack.to_ms > self.start_ms):  # skip the time before this start
                 self.recent.add(pack.from_ms, pack.to_ms, pack.tally, self.table_version.table.points.shortest_ms)
         self.start_ms = None
         self.quiet = job.quiet
@@ -247,7 +247,7 @@ class Stream:
             del version.positions[: segment.taken]
         while len(self.table_versions) > 1 and self.table_versions[1].start_ms <= job.to_ms:
             self.table_versions.popleft()
-        # the answer at the boundary itself came before the pack was sealed, and is not in it
+        # the answer at the boundary itself came before the pack was sealed but is not in it
         number, position = self._newest_answer
         self.news = any(
             version.number == number and version.positions and version.positions[-1] >= position
@@ -256,7 +256,7 @@ class Stream:
 
 
 def loss_event(note: LossNote) -> dict[str, Any]:
-    """The event by which a stream states that packs of its own had to be dropped."""
+    """The event by which a stream states that some of its packs were dropped."""
     return {
         "boot": note.boot,
         "event": "loss",
@@ -271,7 +271,7 @@ def loss_event(note: LossNote) -> dict[str, Any]:
 
 
 def _empty_until(ring: Ring, positions: Sequence[int], to_ms: int) -> int:
-    """A time before which the ring holds none of these records, with room for ticks answered out of turn."""
+    """A time before which the ring holds none of these records, with a margin for ticks answered out of turn."""
     at = bisect_left(positions, ring.tail)
     if at == len(positions):
         return to_ms

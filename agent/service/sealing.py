@@ -19,18 +19,18 @@ from drivers.model import Reason
 from ext.ring import Ring
 
 log = logging.getLogger("meterhouse")
-FIRST_STREAMS = 100  # whose first packs are made at once: devices that are met meanwhile wait for the database thread
+FIRST_STREAMS = 100  # first packs made at once: devices identified meanwhile wait for the database thread
 FIRST_SEAL_S = 1.5  # the first pack of a stream waits at most this long for its first tick
 TURN_MS = 5_000  # at least one turn of the loop in this time, even if packs are sealed every 15 minutes
-BURST_MS = 250  # sealing waits at most this long for the answers to the polls of the boundary's own tick
-LOOK_MS = 10  # how often that is checked; by the first check the polls have begun
+BURST_MS = 250  # sealing waits at most this long for answers of the boundary's own tick
+LOOK_MS = 10  # interval of that check; by the first one the polls have begun
 ALL_SETTLED = 1 << 62
-AHEAD_S = 0.25  # how often it is checked whether a ring is half full
+AHEAD_S = 0.25  # interval of the check for a half-full ring
 RETRY_S = 5.0  # while the store cannot commit, sealing ahead waits this long between tries
 
 
 def pack_clock() -> dict[str, Any]:
-    """The ``clock`` object of a pack, now."""
+    """The ``clock`` object for a pack made now."""
     state = ext.clock.state()
     return {
         "error_ms": None if state.error_us is None else state.error_us / 1000,
@@ -45,7 +45,7 @@ class SealScheduler:
 
     def __init__(self, db_thread: DatabaseThread, clock: SteadyClock, every_ms: int) -> None:
         self._db_thread, self._clock = db_thread, clock
-        self.every_ms = every_ms  # may change; then from the next boundary on
+        self.every_ms = every_ms  # may change; takes effect at the next boundary
         self._lock = asyncio.Lock()
         self._gateway: Stream | None = None
         self._polls: dict[str, DevicePoll] = {}
@@ -54,29 +54,29 @@ class SealScheduler:
         self.removed: list[tuple[Stream, int]] = []  # to be sealed a last time, up to this time
         self.on_turn: Callable[[], Awaitable[None]] = _noop  # awaited at each turn of ``run``
         self.trouble: str | None = None  # why nothing can be sealed now
-        self._gap_reason = Reason.STOPPED  # for readings that are overwritten meanwhile
+        self._gap_reason = Reason.STOPPED  # for readings overwritten meanwhile
         self._unsealed: tuple[Ring, int] | None = None  # every record before this position of the ring is sealed
-        self._ahead_s = 0.0  # loop time before which sealing ahead is not tried
+        self._ahead_s = 0.0  # loop time of the next attempt at sealing ahead
 
     def open(self, gateway: Stream) -> None:
-        """Begin; ``gateway`` takes the events of the gateway itself."""
+        """Begin; ``gateway`` receives the events of the gateway itself."""
         self._gateway = gateway
         self.streams[gateway.name] = gateway
 
     def add(self, stream: Stream, poll: DevicePoll) -> None:
-        """Seal this stream too, up to where ``poll`` has settled its ticks."""
+        """Seal this stream too, as far as ``poll`` has settled its ticks."""
         self.streams[stream.name] = stream
         self._polls[stream.name] = poll
         self._unsealed_first[stream.name] = None
 
     def remove(self, stream: Stream, end_ms: int) -> None:
-        """No more records for this stream: seal it up to ``end_ms`` with the next packs, then forget it."""
+        """End a stream: it is sealed up to ``end_ms`` with the next packs, then forgotten."""
         del self.streams[stream.name], self._polls[stream.name]
         self._unsealed_first.pop(stream.name, None)
         self.removed.append((stream, end_ms))
 
     def rings(self) -> set[Ring]:
-        """Rings with records that are not sealed, or that a stream still writes."""
+        """Rings with unsealed records, or to which a stream still writes."""
         streams = [*self.streams.values(), *(stream for stream, _ in self.removed)]
         return {version.ring for stream in streams for version in stream.table_versions}
 
@@ -93,13 +93,13 @@ class SealScheduler:
             self.add_event(self._gateway, event)
 
     def loss_pending(self, names: Collection[str]) -> None:
-        """These streams must state a loss: their next pack may not wait."""
+        """Note streams that must state a loss, so that their next pack does not wait."""
         for name in names:
             if name in self.streams:
                 self.streams[name].news = True
 
     def set_trouble(self, text: str | None, gap_reason: Reason = Reason.DISK) -> None:
-        """Why sealing is impossible: the store cannot commit or the key cannot sign. None: it is possible again."""
+        """Set why sealing is impossible: the store cannot commit or the key cannot sign. None: possible again."""
         if text and not self.trouble:
             log.error("sealing paused: %s", text)
         elif self.trouble and not text:
@@ -134,11 +134,11 @@ class SealScheduler:
                 await self._wait(min(0.25, every / 4000))
                 continue
             done_ms = boundary
-            wait_ms = done_ms + every + LOOK_MS - self._clock.now_ms()  # far too long if the clock was just set back
+            wait_ms = done_ms + every + LOOK_MS - self._clock.now_ms()  # far too long just after the clock was set back
             await self._wait(max(10, min(wait_ms, every, TURN_MS)) / 1000)
 
     async def _wait(self, seconds: float) -> None:
-        """Until the next turn; meanwhile first packs are sealed, and what fills the ring."""
+        """Wait for the next turn; meanwhile seal first packs, and streams that fill the ring."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while (left := end - loop.time()) > 0:
@@ -147,7 +147,7 @@ class SealScheduler:
             await self.seal_ahead()
 
     async def _seal_first(self) -> None:
-        """First packs of devices that have answered since the last look."""
+        """Seal the first packs of devices that have answered since the last check."""
         for _ in range(0, len(self._unsealed_first), FIRST_STREAMS):
             ready = self._ready_first()
             if not ready or self.trouble or not await self.seal(self._clock.now_ms(), ready):
@@ -156,8 +156,8 @@ class SealScheduler:
     async def seal_ahead(self) -> None:
         """Seal streams whose oldest record lies half a ring back, without waiting for the pack boundary.
 
-        So a store that stalled catches up before the ring is full, a ring that is small for its interval loses nothing,
-        and a silent stream keeps the reasons of its gaps.
+        This lets a stalled store catch up before the ring is full, prevents losses if the ring is small for the
+        interval, and keeps the gap reasons of a silent stream.
         """
         loop = asyncio.get_running_loop()
         if self.trouble and loop.time() < self._ahead_s:
@@ -183,10 +183,10 @@ class SealScheduler:
         return self._lock
 
     async def cut(self, old_ms: int, new_ms: int) -> bool:
-        """The clock was set: seal everything up to the old time; the next packs begin at the new one.
+        """After a clock step, seal everything up to the old time; the next packs begin at the new one.
 
         False if the store could not commit: then no stream takes the step, and all continue at the old time. A stream
-        that took it alone would be sealed up to the old time a second time.
+        that took it alone would be sealed up to the old time twice.
         """
         await self._flush_removed()
         async with self._lock:
@@ -199,7 +199,7 @@ class SealScheduler:
             return await self._carry_out(jobs, whole=True)
 
     async def close(self) -> bool:
-        """Seal everything at the end of the run. True if nothing unsealed is left."""
+        """Seal everything at the end of the run. True if nothing is left unsealed."""
         if self._gateway is None:
             return False
         self.add_event(self._gateway, {"event": "stop"})
@@ -232,7 +232,7 @@ class SealScheduler:
         """Streams without a pack of this run whose first readings are there, or not due yet.
 
         Args:
-            patient: readings that are not due yet are waited for as well.
+            patient: also wait for readings that are not due yet.
         """
         now_ms, ready = self._clock.now_ms(), []
         leaving = {stream.name for stream, _ in self.removed}
@@ -247,7 +247,7 @@ class SealScheduler:
         return ready[:FIRST_STREAMS]
 
     async def wait_for_burst(self, longest_s: float) -> None:
-        """Let polls under way finish first: sealing at the same time would delay both."""
+        """Let current polls finish first: sealing at the same time would delay both."""
         loop = asyncio.get_running_loop()
         end = loop.time() + longest_s
         busy = [poll for poll in self._polls.values() if not poll.idle]
@@ -265,10 +265,10 @@ class SealScheduler:
         return max(poll.settled_ms, poll.asked_ms + 1) if poll and not stream.events else ALL_SETTLED
 
     async def seal(self, to_ms: int, streams: Sequence[Stream], ended: bool = False) -> bool:
-        """Seal and commit these streams, each up to where it is settled. False if the store could not commit.
+        """Seal and commit these streams, each as far as it is settled. False if the store could not commit.
 
-        ``ended``: polling has stopped, and nothing may be left. On an overloaded line, ticks older than the last answer
-        may still be pending; they become gaps.
+        ``ended``: polling has stopped, and nothing may be left over. On an overloaded line, ticks older than the last
+        answer may still be pending; they become gaps.
         """
         async with self._lock:
             to_ms = min(to_ms, self._clock.now_ms() + 1)  # the clock may have been set back meanwhile
@@ -277,7 +277,7 @@ class SealScheduler:
             for stream in streams:
                 poll = None if ended or stream.start_ms is None else self._polls.get(stream.name)
                 if poll is not None and poll.awaits_first_record(now_ms):
-                    continue  # where its first pack begins is not certain yet
+                    continue  # the start of its first pack is not certain yet
                 end = min(to_ms, self._asked_ms(stream) if ended else self._settled_ms(stream))
                 if end >= stream.sealed_ms or stream.start_ms is not None:
                     jobs.append(stream.job(end, unknown))
@@ -293,7 +293,7 @@ class SealScheduler:
         return True
 
     async def _carry_out(self, jobs: Sequence[SealJob], whole: bool = False) -> bool:
-        """Have jobs sealed and book the outcome, even if cancelled: the database thread continues anyway."""
+        """Run jobs and book the outcome, even if cancelled: the database thread continues anyway."""
         work = asyncio.ensure_future(self._db_thread.seal(jobs, whole))
         cancelled = await _to_its_end(work)
         done = work.result()

@@ -1,7 +1,7 @@
 """The active signing key, and the watcher of its file: a successor key is activated without a restart.
 
-The switch happens in the database thread between two rounds of sealing, so every stream changes between two packs of
-the same rounds. The records of the new key are committed and published before its first pack.
+The switch happens in the database thread between two rounds of sealing, so that all streams change keys at the same
+round. The records of the new key are committed and published before its first pack.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class ActiveKey:
     def __init__(self, signer: Signer, gateway: str) -> None:
         self.signer, self._gateway = signer, gateway
         self._sign = signer.signer(TYP_PACK)
-        self.records = b""  # the ``keys`` object that ends with this key
+        self.records = b""  # the ``keys`` object whose last record is this key
 
     def sign(self, payload: bytes) -> str:
-        """The signature of a pack."""
+        """Sign a pack."""
         return self._sign(payload)
 
     def activate(self, store: Store, signer: Signer | None = None) -> bytes:
         """Record a key and sign with it from now on; by default the key that was given at the start.
 
         Returns:
-            The ``keys`` object to publish; identical bytes as long as the key is the same.
+            The ``keys`` object to publish; the bytes change only with the key.
 
         Raises:
             KeyFileError: the key is not a successor of the previous one; then nothing has changed.
@@ -53,14 +53,14 @@ class ActiveKey:
         return data
 
     def records_of(self, store: Store, signer: Signer) -> bytes:
-        """The ``keys`` object that ends with this key. Raises KeyFileError if it does not follow the previous key."""
+        """The ``keys`` object that ends with this key. Raises KeyFileError unless it succeeds the previous key."""
         while (kept := store.keys.newest()) is not None and not is_sound(kept[1]):
             log.error("the key records with counter %d in the store do not match their signature; dropped", kept[0])
             store.keys.delete(kept[0])
         return current_records(signer, self._gateway, kept[1] if kept else None)
 
     def switch(self, signer: Signer, records: bytes) -> None:
-        """Sign with this key from now on; its records are durable already."""
+        """Sign with this key from now on; its records are already durable."""
         self.signer, self._sign, self.records = signer, signer.signer(TYP_PACK), records
 
 
@@ -103,7 +103,7 @@ class KeyFileWatcher:
         self._stamp = _stamp(path)
         self._lock = asyncio.Lock()
         self._trouble, self._missing = "", False
-        self.last_unused_hold_s = -math.inf  # monotonic; when a tool last paused sealing without making a new key
+        self.last_unused_hold_s = -math.inf  # monotonic time when a tool last paused sealing without making a new key
 
     @property
     def kid(self) -> str:
@@ -122,7 +122,7 @@ class KeyFileWatcher:
             await asyncio.sleep(LOOK_S)
 
     def locked(self) -> asyncio.Lock:
-        """``async with``: only ``activate`` changes the key meanwhile."""
+        """``async with``: meanwhile only ``activate`` changes the key."""
         return self._lock
 
     async def prepare(self, path: Path) -> PreparedKey:
@@ -146,7 +146,7 @@ class KeyFileWatcher:
         self.path, self._stamp, self._trouble = key.path, key.stamp, ""
 
     async def check(self) -> None:
-        """Activate the key in the file if it has changed. On an error the active key continues to sign."""
+        """Activate the key in the file if it changed. On an error the active key stays in use."""
         async with self._lock:
             stamp = _stamp(self.path)
             if stamp is None:
@@ -178,7 +178,7 @@ class KeyFileWatcher:
         await self.announce(before)
 
     async def announce(self, before: str) -> None:
-        """Log and record that the key changed from the one with this thumbprint; nothing if it is the same."""
+        """Log and record a change from the key with this thumbprint; does nothing if it is the same."""
         if self.kid == before:
             return
         counter = json.loads(self._active_key.records)["counter"]
@@ -188,7 +188,7 @@ class KeyFileWatcher:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Changes with the file; None if there is none."""
+    """A value that changes with the file; None if there is no file."""
     try:
         found = os.stat(path)
     except OSError:

@@ -1,7 +1,7 @@
 """The status of the agent for local tools: ``snapshot.json``, and the same numbers as Prometheus metrics.
 
 Metrics are in the text format of node_exporter's textfile collector; no socket is opened. Their names follow the
-conventions of Prometheus: base units, ``_total`` for what only grows, labels for many of a kind.
+conventions of Prometheus: base units, ``_total`` for counters, labels for several of a kind.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 METRICS_EVERY_S = 10.0
-FUTURE_MS = 60_000  # packs that end this much later than now were sealed under another clock
+FUTURE_MS = 60_000  # packs that end this far in the future were sealed under another clock
 
 
 class StatusFile:
@@ -52,7 +52,7 @@ class StatusFile:
         }
 
     def write(self, service: Service) -> None:
-        """Replace the file. The runtime directory is in memory: this does not wear out a flash card."""
+        """Replace the file. The runtime directory is in memory, so this does not wear out a flash card."""
         versions = [(stream.name, s) for stream in service.sealing.streams.values() for s in stream.table_versions]
         if (numbers := tuple(version.number for _, version in versions)) != self._named:
             self._named, self._tables = numbers, point_tables(versions)
@@ -98,12 +98,12 @@ def status(service: Service) -> dict[str, Any]:
 
 def _key_facts(service: Service) -> dict[str, Any]:
     signer, watcher = service.active_key.signer, service.key_watcher
-    file = str(watcher.path.absolute())  # who reads it may be in another folder
+    file = str(watcher.path.absolute())  # absolute, as the reader may be in another folder
     return {"alg": signer.alg, "thumbprint": signer.kid, "file": file, "trouble": watcher.trouble or None}
 
 
 def _uplink_facts(service: Service, uplink: Uplink) -> dict[str, Any]:
-    """``waiting`` takes the store's pending packs into account unless the uplink knows all of them."""
+    """``waiting`` includes the store's pending packs unless the uplink knows all of them."""
     state = uplink.state()
     usage = service.watchdog.usage
     knows_all = state.connected and not (state.backfilling or state.silent_topics or state.set_aside or state.error)
@@ -119,7 +119,7 @@ def _uplink_facts(service: Service, uplink: Uplink) -> dict[str, Any]:
 
 
 def _store_facts(service: Service) -> dict[str, Any]:
-    """Sizes and backlog are as old as the last feed of the watchdog, a few seconds."""
+    """Sizes and backlog date from the last feed of the watchdog, a few seconds ago."""
     facts: dict[str, Any] = {"trouble": service.sealing.trouble, "path": str(service.config.store_path)}
     if (usage := service.watchdog.usage) is not None:
         facts |= {
@@ -154,7 +154,7 @@ def summary(service: Service) -> str:
 
 
 def point_tables(versions: Sequence[tuple[str, TableVersion]]) -> str:
-    """The point tables of the ring's records, as JSON; points of an earlier table are the number of the first such."""
+    """The point tables of the ring's records, as JSON; points already stated are the number of the first such table."""
     first: dict[int, int] = {}  # the table that states the points
     rows = []
     for stream, version in versions:
@@ -210,7 +210,7 @@ def _device_facts(device: RunningDevice, now_ms: int) -> dict[str, Any]:
 
 
 def _refused_points(device: RunningDevice) -> list[str]:
-    """Those that it was found to refuse every time, by name; not those that are optional."""
+    """Names of points that the device refuses every time, without optional ones."""
     points = device.poll.driver.spec.points
     lacking = getattr(device.poll.driver, "lacking", None)  # drivers of third parties may lack it
     if lacking is None:
@@ -219,7 +219,7 @@ def _refused_points(device: RunningDevice) -> list[str]:
 
 
 def _answer_facts(device: RunningDevice) -> dict[str, Any]:
-    """Of the last ten minutes; those that were asked again and then came sound left no gap, but count here."""
+    """Answers of the last ten minutes. Bad ones count even if a retry succeeded and left no gap."""
     where = getattr(device.poll.driver, "where", "")  # drivers of third parties may lack it
     sound, broken, mismatches = device.line.stats.of_device(where).recent(time.monotonic_ns())
     count = sound + broken + mismatches
@@ -228,7 +228,7 @@ def _answer_facts(device: RunningDevice) -> dict[str, Any]:
 
 
 def _still_facts(device: RunningDevice, now_ms: int) -> dict[str, Any] | None:
-    """Values that are frozen and should not be: since when, how many, and whether all are zero."""
+    """Values that are frozen but should not be: since when, how many, and whether all are zero."""
     spec, version, stillness = device.poll.driver.spec, device.stream.table_version, device.stillness
     stillness.look(spec, version.ring, version.number, device.stream.newest_visits.values(), now_ms)
     may_rest = spec.night.is_dark(now_ms) if spec.night is not None else sleeps(device.config, device.profile)

@@ -1,7 +1,7 @@
 """The store scrubber: checks the whole store once a day, in slices, and reports to log, status and events.
 
 The store drops packs that no longer match their signature, and states the loss if a destination waits for them. If
-SQLite itself is damaged the agent ends: its next start sets the file aside and salvages what can be read.
+the SQLite file itself is damaged, the agent ends; the next start sets the file aside and salvages what it can read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from drivers.model import GatewayError
 log = logging.getLogger("meterhouse")
 FIRST_S = 300.0  # after the start, which is busy enough
 EVERY_MS = 86_400_000
-SHARE = 10  # of the thread's time: a tenth
+SHARE = 10  # scrubbing gets one tenth of the thread's time
 AGAIN_S = 600.0  # retry after a disk error
 
 
@@ -67,7 +67,7 @@ class StoreScrubber:
             self._note(aside)
         await asyncio.sleep(self._first_s)
         while True:
-            # a clock that was set back must not postpone it for more than a day
+            # a clock set back must not postpone it for more than a day
             wait_ms = min(max(self.last_ms + EVERY_MS - self._wall_ms(), 0), EVERY_MS) if self.last_ms else 0
             await asyncio.sleep(wait_ms / 1000)
             try:
@@ -75,7 +75,7 @@ class StoreScrubber:
             except StoreDamaged as error:
                 self._note({"event": "store_check", "found": error.what, "ok": False})
                 raise
-            except GatewayError as error:  # a disk error: sealing reports it as well
+            except GatewayError as error:  # a disk error: sealing reports it too
                 log.warning("store check postponed: %s", error)
                 await asyncio.sleep(AGAIN_S)
 
@@ -101,7 +101,7 @@ class StoreScrubber:
 
 
 def _aside(store: Store) -> dict[str, Any] | None:
-    """The event of a database that was found damaged at this start."""
+    """The event for a database that was found damaged at this start."""
     if store.quarantine is None:
         return None
     return {
@@ -114,7 +114,7 @@ def _aside(store: Store) -> dict[str, Any] | None:
 
 
 def _checker(store: Store) -> Callable[[bytes], bool]:
-    """Does a pack have a valid signature of one of our keys? Packs of keys that are no longer known pass."""
+    """A test for a valid signature by one of our keys; packs of keys that are no longer known pass."""
     from agent.verify.jws import TYP_PACK, check_signature, public_key
     from agent.verify.signed import cut_signature, signature_of
     from agent.verify.strict import Refused

@@ -19,11 +19,11 @@ from agent.store import Usage
 
 log = logging.getLogger("meterhouse")
 FEED_S = 10.0
-STUCK_S = 300.0  # every answer and every timeout counts as progress, and none of them takes this long
+STUCK_S = 300.0  # every answer and timeout counts as progress, and none takes this long
 
 
 def notify(message: str) -> None:
-    """Send one message such as ``READY=1``. Silent where no service manager listens."""
+    """Send one message such as ``READY=1``. Does nothing without a service manager."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path:
         return
@@ -32,7 +32,7 @@ def notify(message: str) -> None:
         try:
             door.sendto(message.encode(), address)
         except OSError:
-            return  # the service manager is gone: the agent runs on
+            return  # the service manager is gone: the agent continues
 
 
 class Watchdog:
@@ -61,10 +61,10 @@ class Watchdog:
         self._logged: set[str] = set()
         self.usage: Usage | None = None  # of the store, when last fed
         self.lost_packs = 0
-        self.lost_s: float | None = None  # when packs were last found to be lost, in seconds since the epoch
+        self.lost_s: float | None = None  # when a loss of packs was last found, in seconds since the epoch
 
     async def feed(self) -> None:
-        """Called at each turn of the sealing loop. Waits for the database thread."""
+        """Feed the watchdog; called at each turn of the sealing loop. Waits for the database thread."""
         if self._clock() < self._next_s:
             return
         self.usage, lost = await self._db_thread.call(lambda store: (store.usage(), store.lost_packs))
@@ -76,7 +76,7 @@ class Watchdog:
             self._send(f"WATCHDOG=1\nSTATUS={self._status_line()}")
 
     def _stuck(self, now_s: float) -> bool:
-        """Does a poll on some line neither progress nor end?"""
+        """True if a poll on some line neither progresses nor ends."""
         stuck = set()
         for name, poller in self._device_manager.pollers.items():
             stats = self._device_manager.lines[name].stats

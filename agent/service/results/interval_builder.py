@@ -1,9 +1,9 @@
-"""The interval builder: intervals from records that were just committed, and from packs after a start.
+"""The interval builder: makes intervals from records that were just committed and, after a start, from packs.
 
-Runs in the database thread after the commit: sealing never waits for it, and what it has not written yet can be read
+Runs in the database thread after the commit: sealing never waits for it, and intervals not written yet can be made
 from the packs again. A stream that is behind (after a start, a kill, packs recovered from a ring) is skipped until its
-packs are read up to the newest one, in slices; from then on readings come straight from the ring, at a few nanoseconds
-each. If the stored state of a stream cannot be used, its intervals of the newest day are rebuilt from its packs.
+packs are read to the end, in slices; from then on readings come directly from the ring, at a few nanoseconds each. If
+the stored state of a stream is not usable, its intervals of the newest day are rebuilt from its packs.
 """
 
 from __future__ import annotations
@@ -41,36 +41,36 @@ from agent.store import NewGaps, NewPage, Repair, Store
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse.intervals")
-SLICE_S = 0.03  # of the database thread for catching up
-FOLD_AFTER_MS = 3 * 3_600_000  # after the end of a day: by then corrections of the night are written
+SLICE_S = 0.03  # time in the database thread for catching up
+FOLD_AFTER_MS = 3 * 3_600_000  # after the end of a day: by then the night's corrections are written
 
 Event = tuple[str, dict[str, Any]]  # stream, event
 
 
 @dataclass(slots=True)
 class _StreamState:
-    """The ledger of a stream, and where its packs are read."""
+    """The ledger of a stream, and up to where its packs are read."""
 
     ledger: Ledger
     replay: PackReplay
-    table: BirthTable | None = None  # in effect, if it came with committed segments
+    table: BirthTable | None = None  # the one in effect, once known from committed segments
     rebuild: _Rebuild | None = None
-    rebuilt_ms: int = 0  # intervals were written up to here before the ledger was rebuilt
+    rebuilt_ms: int = 0  # end of the intervals written before the ledger was rebuilt
 
 
 @dataclass(slots=True)
 class _Rebuild:
-    """A ledger that is rebuilt from packs while its intervals are written already."""
+    """A ledger that is being rebuilt from packs, with intervals that are already written."""
 
-    written_ms: int  # up to here they are written
-    repair: Repair | None  # how to continue with the intervals before the rebuilt ones
-    made: RebuiltRows = field(default_factory=list)  # rows of intervals that are written, to be compared with them
-    gaps: list[GapRow] = field(default_factory=list)  # of all intervals: written when the last one is there
+    written_ms: int  # the intervals are written up to here
+    repair: Repair | None  # how to go on with the intervals before the rebuilt ones
+    made: RebuiltRows = field(default_factory=list)  # rows of written intervals, to be compared with those
+    gaps: list[GapRow] = field(default_factory=list)  # of all intervals: written when the last is made
 
 
 @dataclass(slots=True)
 class _Unsaved:
-    """What the next transaction stores."""
+    """What the next transaction will store."""
 
     pages: list[NewPage] = field(default_factory=list)
     states: dict[str, tuple[int, bytes]] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class _Unsaved:
         store.intervals.add(self.pages, self.states, self.repairs, self.gaps)
 
     def forget(self, stream: str) -> None:
-        """A stream is read again from its stored state."""
+        """Forget a stream: it is read again from its stored state."""
         self.pages = [page for page in self.pages if page.stream != stream]
         self.gaps = [gaps for gaps in self.gaps if gaps.stream != stream]
         self.states.pop(stream, None)
@@ -92,7 +92,7 @@ class IntervalBuilder:
 
     Args:
         keep_ms: how long intervals are kept.
-        note: takes an event of a stream; called in the database thread.
+        note: receives the events of streams; called in the database thread.
     """
 
     def __init__(
@@ -104,13 +104,13 @@ class IntervalBuilder:
         self._unsaved = _Unsaved()
         self._broken: set[str] = set()
         self.repair = IntervalRepair(calendar, rule)
-        self.written_ms = 0  # end of the newest interval that was written
-        self.published_ms = 0  # results were published up to here
+        self.written_ms = 0  # end of the newest written interval
+        self.published_ms = 0  # results are published up to here
 
     # --- from the ring
 
     def committed(self, store: Store, segments: Iterable[SealedSegment]) -> None:
-        """Add the records of segments that were just committed."""
+        """Add the records of newly committed segments."""
         touched: dict[str, _StreamState] = {}
         for segment in segments:
             if segment.stream in self._broken or segment.stream in self._behind or not segment.packs:
@@ -127,7 +127,7 @@ class IntervalBuilder:
                     PackSpan(p.seq, p.boot, p.from_ms, p.to_ms, p.part, gaps_of_pack(p.gaps)) for p in segment.packs
                 ]
                 if not state.ledger.take_ring(segment.ring, segment.positions, spans):
-                    # the ring was overwritten meanwhile: restart from the stored state and the packs since
+                    # the ring was overwritten meanwhile: restart from the stored state and later packs
                     del self._states[segment.stream]
                     self._behind[segment.stream] = None
                     continue
@@ -138,20 +138,20 @@ class IntervalBuilder:
 
     @property
     def reading(self) -> int:
-        """How many streams are behind; from any thread."""
+        """The number of streams that are behind; callable from any thread."""
         return len(self._behind)
 
     @property
     def stopped(self) -> list[str]:
-        """Streams that have no intervals until the next start; from any thread."""
+        """Streams that get no intervals until the next start; callable from any thread."""
         return sorted(self._broken)
 
     def add_streams(self, streams: Iterable[str]) -> None:
-        """Follow these streams, which have packs to catch up with."""
+        """Follow these streams, whose packs are still to be read."""
         self._behind |= dict.fromkeys(stream for stream in streams if not stream.rpartition("/")[2].startswith("_"))
 
     def catch_up(self, store: Store) -> bool:
-        """Read packs for one slice of time, also for pages that were found damaged. True: there is more to read."""
+        """Read packs for one slice of time, also to replace damaged pages. True: more to read."""
         self.rebuild_damaged(store)
         end = time.monotonic() + SLICE_S
         while self._behind and time.monotonic() < end:
@@ -164,14 +164,14 @@ class IntervalBuilder:
         return bool(self._behind)
 
     def _read(self, store: Store, stream: str, end: float) -> bool:
-        """Read packs of a stream until the slice is over. True: it is up to date."""
+        """Read packs of a stream until the slice is over. True: the stream is up to date."""
         state = self._states.get(stream)
         if state is None:
             state = self._states[stream] = self._begin(store, stream)
         ledger = state.ledger
         try:
             is_done = state.replay.read(store, store.packs.head(stream).seq, end)
-        finally:  # also if the disk fails in between: reading continues from there
+        finally:  # even if the disk fails in between: reading continues from there
             ledger.counter_events = [h for h in ledger.counter_events if h.key not in state.replay.events]
         self._write(store, {stream: state})
         if is_done and state.rebuild is not None:
@@ -179,7 +179,7 @@ class IntervalBuilder:
         return is_done
 
     def _begin(self, store: Store, stream: str) -> _StreamState:
-        """The ledger from its stored state; if that is not usable, one that is rebuilt from the packs in the store."""
+        """The ledger from its stored state or, if that is not usable, one to be rebuilt from the packs in the store."""
         self._unsaved.forget(stream)
         kept = store.intervals.state(stream)
         if kept is None:
@@ -200,16 +200,16 @@ class IntervalBuilder:
         return _StreamState(ledger, PackReplay(stream, ledger, 0, False))
 
     def _rebuilt(self, store: Store, stream: str, other: int | None) -> _StreamState:
-        """Begin where the newest day begins, or where the written intervals end, if that is earlier.
+        """Begin at the start of the newest day, or at the end of the written intervals if that is earlier.
 
         Args:
-            other: sequence of a complete state of another version or other settings: then earlier days are compared
-                with their packs as well.
+            other: sequence of a complete state from another version or other settings: then earlier days are compared
+                with their packs too.
         """
         written_ms, head = store.intervals.end_ms(stream), store.packs.head(stream)
         from_ms = min(written_ms, self.calendar.stretch("day", head.to_ms)[0])
         replay = begin_replay(store, stream, self.calendar, self.rule, from_ms)
-        if replay.trusted_ms:  # else every time the clock was set back is found again
+        if replay.trusted_ms:  # else the replay finds again each time the clock was set back
             replay.ledger.row_builder.turn = _turn_at(store, stream, written_ms)
         repair = None
         if other is not None:
@@ -217,7 +217,7 @@ class IntervalBuilder:
         return _StreamState(replay.ledger, replay, rebuild=_Rebuild(written_ms, repair))
 
     def _finish(self, store: Store, stream: str, state: _StreamState, rebuild: _Rebuild) -> None:
-        """All packs are read again: correct the written intervals, store the state, continue as usual."""
+        """After all packs are read again: correct the written intervals, store the state, continue as usual."""
         ledger = state.ledger
         unsaved = self._unsaved
         next_ms, written_ms = ledger.row_builder.next_ms, rebuild.written_ms
@@ -245,7 +245,7 @@ class IntervalBuilder:
                 for counter_event in state.ledger.counter_events:
                     self._note(stream, event_of(counter_event))
                 state.ledger.counter_events = []
-                if state.rebuild is not None:  # without a state: after a kill this starts again
+                if state.rebuild is not None:  # no state is stored: after a kill the rebuild starts again
                     written, made = split_rows(made, state.rebuild.written_ms)
                     state.rebuild.made += written
                     state.rebuild.gaps += gaps
@@ -270,7 +270,7 @@ class IntervalBuilder:
         self.written_ms = max(self.written_ms, *(page.to_ms for page in pages), 0)
 
     def save(self, store: Store) -> None:
-        """Store the state of every stream, so that the next start reads nothing again."""
+        """Store the state of every stream, so that the next start reads no packs again."""
         for stream, state in self._states.items():
             is_whole = state.rebuild is None and state.ledger.tracked is not None and state.ledger.to_ms
             if stream not in self._behind and is_whole:
@@ -281,13 +281,13 @@ class IntervalBuilder:
         self._unsaved = _Unsaved()
 
     def _note_gap_start(self, stream: str, ledger: Ledger) -> None:
-        """With the first state that has gaps, from when on they are known."""
+        """Record from when on gaps are known, with the first state that has them."""
         if ledger.gaps_from_ms is not None:
             self._unsaved.gaps.append(NewGaps(stream, (), from_ms=ledger.gaps_from_ms))
             ledger.gaps_from_ms = None
 
     def closed_ms(self, streams: Iterable[str]) -> int:
-        """Up to where all of these streams have written their intervals; 0 while one of them has not begun."""
+        """Up to when all these streams have written their intervals; 0 while one of them has not begun."""
         ends = []
         for stream in streams:
             if stream in self._broken:
@@ -314,7 +314,7 @@ class IntervalBuilder:
             followed = stream in self._states or stream in self._behind
             start_ms, end_ms = self.calendar.stretch("day", head.to_ms)
             repairs.append(Repair(stream, head.seq, start_ms if followed else end_ms))
-            if followed:  # the newest day is rebuilt by its ledger, which starts without a state
+            if followed:  # its ledger, started without a state, rebuilds the newest day
                 self._states.pop(stream, None)
                 self._behind[stream] = None
         store.intervals.drop_damaged_pages(repairs)
@@ -322,14 +322,14 @@ class IntervalBuilder:
             self.repair.add(store, repair)
 
     def tidy(self, store: Store, now_ms: int) -> None:
-        """Fold past days, a few at a time; drop those that are too old. ``now_ms`` 0: the clock is not reliable."""
+        """Fold past days, a few at a time, and drop old ones. ``now_ms`` 0: the clock is not reliable."""
         if now_ms:
             store.intervals.merge_days(self.calendar.stretch("day", now_ms - FOLD_AFTER_MS)[0], self.calendar.day, fold)
             store.intervals.prune(now_ms - self._keep_ms)
 
     @contextmanager
     def _isolated(self, stream: str) -> Iterator[None]:
-        """After a bug this stream has no intervals until the next start. It must never stop the sealing of readings."""
+        """A bug costs this stream its intervals until the next start; it must never stop the sealing of readings."""
         try:
             yield
         except GatewayError:
@@ -358,7 +358,7 @@ def event_of(counter_event: CounterEvent) -> dict[str, Any]:
 
 
 def _turn_at(store: Store, stream: str, end_ms: int) -> int:
-    """How often the clock was set back up to the last written intervals, as they count it."""
+    """How often the clock was set back up to the last written intervals, as counted by them."""
     pages = store.intervals.interval_pages(end_ms - 1, end_ms, [stream]) if end_ms else ()
     return max((turn for page in pages for turn in PageReader(page.body).row("turn")), default=0)
 

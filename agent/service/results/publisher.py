@@ -1,11 +1,11 @@
 """The result publisher, in the loop: has intervals built after commits, closes them, and publishes their results.
 
 An interval of the site is closed when all devices have written theirs, or 20 minutes and four packs after its end: a
-dead device must not hold back the site's figures. After a start that time begins when all packs were read, since the
-first readings complete what lies before. Results are sealed as packs of the stream ``_indicators``, whose ``from`` and
-``to`` are boundaries of intervals: the head of the stream, written in the same transaction as the pack, records the
-published intervals, so each is published exactly once over all restarts. The first results of all begin with an
-interval after whose end no device was first reached.
+dead device must not hold back the site's figures. After a start that time begins when all packs are read, since the
+first readings complete earlier intervals. Results are sealed as packs of the stream ``_indicators``, whose ``from`` and
+``to`` are interval boundaries. The head of the stream, written in the same transaction as the pack, records what is
+published, so that each interval is published exactly once across restarts. The very first results begin with an
+interval after whose end no device is reached for the first time.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from drivers.model import GatewayError
 from ext.ring import Ring
 
 log = logging.getLogger("meterhouse.intervals")
-LATE_MS = 1_200_000  # a stream without readings is sealed every 15 minutes at least
-LATE_PACKS = 4  # a start waits for the third pack of each stream, which may concern the time before it
-WAITED_MS = 86_400_000  # longer than the first results ever wait
+LATE_MS = 1_200_000  # a stream without readings is sealed at least every 15 minutes
+LATE_PACKS = 4  # a start waits for the third pack of each stream, which may still concern the time before it
+WAITED_MS = 86_400_000  # the first results never wait this long
 LOOK_S = 2.0
 SLICES_S = 0.05  # between slices of catching up: sealing goes first
 TIDY_EVERY_S = 60.0
@@ -47,20 +47,20 @@ Results = Sequence[Mapping[str, Any]]
 
 
 class ResultProducer(Protocol):
-    """Makes the results of a closed interval. Called once for each interval, in order, in the database thread."""
+    """Makes the results of closed intervals. Called once per interval, in order, in the database thread."""
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> Results:
-        """Result objects as docs/pack-format.md describes them. After a GatewayError it is called again later."""
+        """Result objects as in docs/pack-format.md. After a GatewayError it is called again later."""
 
     def prepare(self, store: Store, start_ms: int) -> bool:
-        """Prepare for the interval that begins here, one slice of time per call. True: there is more to do."""
+        """Prepare for the interval that begins here, one slice of time per call. True: more to do."""
 
 
 class ResultPublisher:
     """Owned by the service; ``producers`` are set before ``open``.
 
     Args:
-        packer_of: the packer of a stream, continuing where the store left it, else from a time in ms.
+        packer_of: returns the packer of a stream, which continues from the store or else begins at a time in ms.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class ResultPublisher:
         self.producers: list[ResultProducer] = []
         self.builder = self._make(config)
         self.packer: Packer | None = None
-        self.ring: Ring | None = None  # that the packs of results name, although they hold no record of it
-        self.closed_ms = 0  # end of the newest interval that is published
+        self.ring: Ring | None = None  # named in the packs of results, although they hold no record of it
+        self.closed_ms = 0  # end of the newest published interval
         self._failed = ""
         self._followed_s: float | None = None  # since when all streams are followed
 
@@ -89,7 +89,7 @@ class ResultPublisher:
         return IntervalBuilder(calendar, rule, config.store.keep_intervals_s * 1000, self._post_event)
 
     def _post_event(self, stream: str, event: dict[str, Any]) -> None:
-        """From the database thread."""
+        """Post an event from the database thread."""
         self._loop.call_soon_threadsafe(self._add_event, stream, event)
 
     def _add_event(self, stream: str, event: dict[str, Any]) -> None:
@@ -99,12 +99,12 @@ class ResultPublisher:
     # --- life
 
     async def open(self, ring: Ring, table: BirthTable) -> None:
-        """Follow commits from now on; ``table`` is the table of the stream of results."""
+        """Start to follow commits; ``table`` is the table of the results' stream."""
         self.ring = ring
         from_ms = self.builder.calendar.floor(self._clock.now_ms())
         if self.producers:
             begin_ms = await self._db_thread.call(lambda store: store.intervals.results_begin(from_ms))
-            if 0 < from_ms - begin_ms < WAITED_MS:  # nothing was signed yet: the first results still waited for a meter
+            if 0 < from_ms - begin_ms < WAITED_MS:  # nothing is signed yet: the first results still wait for a meter
                 from_ms = begin_ms
         self.packer = self._packer_of(table.stream, from_ms)
         self.packer.use(table)
@@ -119,11 +119,11 @@ class ResultPublisher:
         store.intervals.announced_change()
 
     def prepare(self, config: Config) -> IntervalBuilder | None:
-        """A new builder if the retention time changes; None if the ledgers continue as they are."""
+        """A new builder if the retention time changes; None if the ledgers continue unchanged."""
         return None if self._config.store == config.store else self._make(config)
 
     async def reload(self, config: Config, table: BirthTable, builder: IntervalBuilder | None) -> None:
-        """Apply a new configuration: its devices, its table of results, and what ``prepare`` made."""
+        """Apply a new configuration: its devices, its table of results, and the builder from ``prepare``."""
         self._config = config
         await self._db_thread.call(lambda store: self._take(store, table, builder))
 
@@ -135,7 +135,7 @@ class ResultPublisher:
             try:
                 before.save(store)
                 self._follow_streams(store)
-            except GatewayError as error:  # intervals that are not stored are read from the packs again
+            except GatewayError as error:  # intervals not stored are made from the packs again
                 log.warning("intervals: %s", error)
         if self.packer is not None and not table.same_as(self.packer.table):
             self.packer.use(table)
@@ -156,7 +156,7 @@ class ResultPublisher:
                     tidy_s = time.monotonic()
                     await self._db_thread.call(self._tidy)
                 self._failed = ""
-            except GatewayError as error:  # a full disk: sealing reports it as well, and nothing is lost
+            except GatewayError as error:  # a full disk: sealing reports it too, and nothing is lost
                 if str(error) != self._failed:
                     log.warning("intervals postponed: %s", error)
                 self._failed, busy = str(error), False
@@ -164,7 +164,7 @@ class ResultPublisher:
 
     def _prepare(self, store: Store) -> bool:
         if self.builder.repair.left:
-            return False  # sums made now would have to be made again
+            return False  # sums computed now would have to be computed again
         return self.packer is not None and any(
             producer.prepare(store, self.packer.from_ms) for producer in self.producers
         )
@@ -179,8 +179,8 @@ class ResultPublisher:
             await self._db_thread.call(self.builder.save)
 
     def facts(self) -> dict[str, Any]:
-        """For status: streams whose packs are being read, how far written intervals are compared with packs, streams
-        stopped by an internal error, and what blocks all of them.
+        """For status: streams whose packs are being read, progress of comparing written intervals with packs, streams
+        stopped by an internal error, and what blocks all streams.
         """
         found: dict[str, Any] = {"reading": self.builder.reading, "repair": self.builder.repair.facts()}
         found["stopped"] = [stream.rpartition("/")[2] for stream in self.builder.stopped]
@@ -190,7 +190,7 @@ class ResultPublisher:
     # --- results
 
     async def _publish(self) -> None:
-        """Seal the results of intervals that are closed."""
+        """Seal the results of closed intervals."""
         streams = [f"{self._config.base}/{device.name}" for device in self._config.devices]
         now_ms = self._clock.now_ms()
         await self._db_thread.call(lambda store: self._close(store, streams, now_ms))
@@ -208,7 +208,7 @@ class ResultPublisher:
             end = calendar.stretch("interval", start)[1]
             if end > settled_ms and (now_ms < end + late_ms or waited_ms < late_ms):
                 break
-            if end > now_ms:  # the clock was set back: these intervals are published already
+            if end > now_ms:  # the clock was set back: these intervals are already published
                 break
             if packer.is_new and not made and _begins_later(store, streams, end):  # results begin with the next one
                 packer.begin_at(end)
@@ -237,14 +237,14 @@ class ResultPublisher:
 
 
 def _begins_later(store: Store, streams: Sequence[str], end_ms: int) -> bool:
-    """Was a device asked before this interval ended, and first reached after it? Its role would count as 0 there."""
+    """True if a device was polled before this interval ended but first reached after it: its role would count as 0."""
     heads = store.packs.heads()
     firsts = (store.packs.first_pack(stream)[1] for stream in streams if stream in heads)
     return any(end_ms <= first_ms < end_ms + FIRST_CONTACT_MS for first_ms in firsts)
 
 
 def corrected_figures(store: Store, calendar: Calendar, published_ms: int) -> tuple[list[dict[str, Any]], int]:
-    """Events for corrected intervals of days whose figures are signed, one per run of days; and the last change."""
+    """Events for corrected intervals of days with signed figures, one per run of days; and the last change."""
     last = store.intervals.announced_change()
     days: dict[date, tuple[int, int]] = {}
     today_ms = calendar.stretch("day", published_ms)[0]
@@ -277,9 +277,9 @@ def make_producers(config: Config) -> list[ResultProducer]:
 
 
 class LazyProducer:
-    """A producer that is imported when the first interval closes; until then it costs no memory.
+    """A producer imported when the first interval closes; until then it costs no memory.
 
-    A bug in it ends only its own results, until the next start: it must never stop the sealing of readings.
+    A bug in it stops only its own results, until the next start: it must never stop the sealing of readings.
 
     Args:
         what: its results, for the log.
@@ -310,6 +310,6 @@ class LazyProducer:
         return self._guarded(lambda: self.load()(store, start_ms, end_ms), ())
 
     def prepare(self, store: Store, start_ms: int) -> bool:
-        """There is nothing to prepare before there is a producer."""
+        """Prepare the producer, if it is loaded."""
         prepare = getattr(self._loaded, "prepare", None)
         return prepare is not None and self._guarded(lambda: bool(prepare(store, start_ms)), False)

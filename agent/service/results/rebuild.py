@@ -1,11 +1,11 @@
 """Rebuild intervals from packs: a stream's packs are read again into a new ledger, in slices.
 
-The growth of a counter is known from its last good reading on, and a step of it may wait a day for later readings to
-confirm it. So reading begins that long before the first interval that matters, and earlier if a counter had no reading
-then: the written intervals name its last reading.
+The growth of a counter is known from its last good reading on, and a step may wait a day for later readings to confirm
+it. So reading begins one day before the first interval that matters, or earlier if a counter had no reading then: the
+written intervals name its last reading.
 
-``IntervalRepair`` compares written intervals with their packs in the background, newest day first. If a database was
-written by a version that lost energy at restarts, or with other interval settings, its packs are right: one day of a
+``IntervalRepair`` compares written intervals with their packs in the background, newest day first. If a version that
+lost energy at restarts wrote the database, or the interval settings were different, the packs are right: one day of one
 stream at a time is rebuilt, and differences are appended as corrections. The progress of each stream is stored in the
 same transaction as the corrections.
 """
@@ -32,7 +32,7 @@ from agent.store import NewGaps, NewPage, Repair, Store
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse.intervals")
-SLICE_S = 0.02  # of the database thread, for comparing
+SLICE_S = 0.02  # time in the database thread for comparing
 PACKS = 32  # per query
 
 RebuiltRows = list[tuple[PageSchema, list[Row]]]
@@ -42,22 +42,22 @@ RebuiltRows = list[tuple[PageSchema, list[Row]]]
 class PackReplay:
     """A stream whose packs are being read again.
 
-    ``trusted_ms``: intervals that begin from here on are the same as if all packs had been read from the first one.
+    ``trusted_ms``: intervals from here on are the same as if all packs had been read from the first one.
     """
 
     stream: str
     ledger: Ledger
     trusted_ms: int
-    is_from_the_first: bool  # there is no earlier pack
-    events: set[tuple[str, str, int]] = field(default_factory=set)  # counter events that the packs contain
+    is_from_the_first: bool  # no earlier packs exist
+    events: set[tuple[str, str, int]] = field(default_factory=set)  # counter events in the packs
 
     def read(self, store: Store, last: int, deadline_s: float) -> bool:
-        """Read packs up to ``last`` until ``time.monotonic()`` passes the deadline. True: all are read."""
+        """Read packs up to ``last`` until ``time.monotonic()`` passes the deadline. True: all read."""
         ledger = self.ledger
         while ledger.seq < last and time.monotonic() < deadline_s:
             page = store.packs.after(self.stream, ledger.seq, last, PACKS)
             if not page:
-                ledger.seq = last  # the rest was dropped by the size limit
+                ledger.seq = last  # the size limit has dropped the rest
                 break
             for pack in page:
                 body: Mapping[str, Any] = json.loads(pack.data, parse_float=str)
@@ -68,7 +68,7 @@ class PackReplay:
 
 
 def begin_replay(store: Store, stream: str, calendar: Calendar, rule: Rule, from_ms: int) -> PackReplay:
-    """A replay whose intervals can be trusted from ``from_ms`` on, or earlier; later if older packs are missing."""
+    """A replay whose intervals are right from ``from_ms`` on or earlier; later if older packs are missing."""
     first, first_ms = store.packs.first_pack(stream)
     trusted_ms = calendar.floor(min(from_ms, _oldest_last_reading(store, stream, calendar, rule, from_ms, first_ms)))
     seq = store.packs.seq_at(stream, trusted_ms - PATIENCE_MS)
@@ -83,9 +83,9 @@ def begin_replay(store: Store, stream: str, calendar: Calendar, rule: Rule, from
 
 
 def _oldest_last_reading(store: Store, stream: str, calendar: Calendar, rule: Rule, at_ms: int, first_ms: int) -> int:
-    """The oldest last reading of any point before an instant; the instant itself if no point was read before.
+    """The oldest of all points' last readings before an instant; the instant itself if no point was read before.
 
-    Later readings can change intervals from there on. Points without any reading are searched up to the first pack.
+    Later readings can change intervals from there on. Points without a reading are searched for back to the first pack.
     """
     birth = store.packs.birth_before(stream, store.packs.seq_at(stream, at_ms) + 1)
     columns = track(json.loads(birth)["table"], rule).shape.columns if birth is not None else ()
@@ -103,7 +103,7 @@ def _oldest_last_reading(store: Store, stream: str, calendar: Calendar, rule: Ru
 def _last_readings(
     store: Store, stream: str, start_ms: int, end_ms: int, wanted: Iterable[tuple[str, str]]
 ) -> dict[tuple[str, str], int]:
-    """When each counter, by point and epoch, was read last within the intervals of a time range."""
+    """The time of the last reading of each counter, by point and epoch, in the intervals of a time range."""
     found: dict[tuple[str, str], int] = {}
     for t in map(DecodedPage, store.intervals.interval_pages(start_ms, end_ms, [stream])):
         for number, column in enumerate(t.shape.columns):
@@ -134,10 +134,10 @@ def corrected_pages(
     next_ms: int = FOREVER,
     open_ms: int = FOREVER,
 ) -> list[NewPage]:
-    """Pages to append so that the written intervals before ``to_ms`` equal those of a replay, where it can be trusted.
+    """Pages to append so that the written intervals before ``to_ms`` equal a replay's, where it can be trusted.
 
     Args:
-        next_ms: from here on the replay's ledger will write the intervals itself.
+        next_ms: from here on the replay's ledger writes the intervals itself.
         open_ms: see ``agent.intervals.contradictions``.
     """
     stream = replay.stream
@@ -162,10 +162,10 @@ def corrected_pages(
 
 
 def above_written(store: Store, stream: str, made: RebuiltRows, until_ms: int) -> RebuiltRows:
-    """The rows, corrections with a revision above the written ones of the same intervals.
+    """The rows; corrections get a revision above the written rows of the same intervals.
 
     Args:
-        until_ms: rows that begin before may be corrections as well: intervals were written up to here, and rebuilt.
+        until_ms: rows that begin earlier may be corrections too: intervals were written up to here, and rebuilt.
     """
     late = [row for _, rows in made for row in rows if row.revision or row.start_ms < until_ms]
     if not late:
@@ -188,10 +188,10 @@ def above_written(store: Store, stream: str, made: RebuiltRows, until_ms: int) -
 def new_pages(
     stream: str, made: Sequence[tuple[PageSchema, Sequence[Row]]], calendar: Calendar, published_ms: int = 0
 ) -> list[NewPage]:
-    """Rows as pages for the store, at most one day per page: queries search no further back than that for a page.
+    """Rows as pages for the store, at most one day per page: queries look no further back for a page.
 
     Args:
-        published_ms: rows that begin before this change published results, as corrections do.
+        published_ms: rows that begin before this change published results, like corrections.
     """
     out = []
     for shape, rows in made:
@@ -206,7 +206,7 @@ def new_pages(
 
 
 def replaced_gaps(replay: PackReplay, rows: Sequence[GapRow], to_ms: int) -> list[NewGaps]:
-    """The gaps of a replay, in place of those stored, from where it can be trusted up to ``to_ms``."""
+    """The gaps of a replay that replace the stored ones, from where it can be trusted up to ``to_ms``."""
     from_ms = replay.trusted_ms
     if from_ms >= to_ms:
         return []
@@ -216,7 +216,7 @@ def replaced_gaps(replay: PackReplay, rows: Sequence[GapRow], to_ms: int) -> lis
 
 @dataclass(slots=True)
 class _Day:
-    """One stream, from a midnight to where its repair has come."""
+    """One stream, from a midnight to the progress of its repair."""
 
     repair: Repair
     replay: PackReplay
@@ -225,7 +225,7 @@ class _Day:
     gaps: list[GapRow] = field(default_factory=list)
 
     def is_over(self) -> bool:
-        """Is every interval of the day written, and every counter read after it or silent for a day?"""
+        """True if every interval of the day is written, and every counter was read after it or silent for a day."""
         ledger, end_ms = self.replay.ledger, self.repair.before_ms
         if ledger.seq >= self.head or ledger.to_ms > end_ms + PATIENCE_MS:
             return True
@@ -238,15 +238,15 @@ class IntervalRepair:
     def __init__(self, calendar: Calendar, rule: Rule) -> None:
         self._calendar, self._rule = calendar, rule
         self._day: _Day | None = None
-        self.left: dict[str, Repair] = {}  # not finished
-        self.oldest_ms = 0  # how far the packs of these go back
+        self.left: dict[str, Repair] = {}  # unfinished
+        self.oldest_ms = 0  # how far back their packs go
         self.corrected = 0  # intervals, since the start
 
     def open(self, store: Store, followed: Collection[str]) -> None:
-        """Continue repairs that were begun; begin those of devices that are no longer configured.
+        """Continue unfinished repairs; begin those of devices that are no longer configured.
 
         Args:
-            followed: streams with a ledger: their repair begins when they are caught up with, by ``add``.
+            followed: streams with a ledger: ``add`` begins their repair when their packs are read.
         """
         begun = store.intervals.repairs()
         for stream, (seq, front) in store.intervals.state_prefixes(len(MAGIC)).items():
@@ -257,7 +257,7 @@ class IntervalRepair:
         self._look_back(store)
 
     def add(self, store: Store, repair: Repair) -> None:
-        """Add a stream whose newest day was rebuilt and stored with this note."""
+        """Add a stream whose newest day is rebuilt and stored with this repair."""
         if repair.before_ms:
             self.left[repair.stream] = repair
             self._look_back(store)
@@ -266,14 +266,14 @@ class IntervalRepair:
         self.oldest_ms = min((store.packs.first_pack(stream)[1] for stream in self.left), default=0)
 
     def facts(self) -> dict[str, Any]:
-        """For status: nothing, or how many streams are left, from when on all agree, and how old the first pack is."""
+        """For status: empty, or how many streams are left, from when on all agree, and how old the first pack is."""
         if not (left := list(self.left.values())):  # called in the loop while the database thread works
             return {}
         before_ms = max(repair.before_ms for repair in left)
         return {"streams": len(left), "compared_from": seconds(before_ms), "packs_from": seconds(self.oldest_ms)}
 
     def step(self, store: Store) -> bool:
-        """Read packs of the newest day that is left for one slice of time. True: there is more to do."""
+        """Read packs of the newest unfinished day for one slice of time. True: more to do."""
         end_s = time.monotonic() + SLICE_S
         while self.left and time.monotonic() < end_s:
             repair = max(self.left.values(), key=lambda one: (one.before_ms, one.stream))
@@ -281,7 +281,7 @@ class IntervalRepair:
                 if self._day is None or self._day.repair != repair:
                     self._day = self._begin(store, repair)
                 self._read(store, self._day, end_s)
-            except GatewayError:  # a disk error: later again, from the beginning of the day
+            except GatewayError:  # a disk error: retry later, from the beginning of the day
                 self._day = None
                 raise
             except Exception:  # a bug in a sum must never stop the sealing of readings

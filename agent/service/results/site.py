@@ -1,8 +1,8 @@
 """The site's results: its balance and figures, for each interval when it closes and for longer periods at their end.
 
-Called in the database thread. ``KnownPacks`` states up to which packs intervals were written then, for verifiers that
-repeat the results. The sums of month and year are built day by day, in slices between other work, so that no
-commit ever waits for a whole year to be read.
+Called in the database thread. ``KnownPacks`` states up to which pack intervals were written at that time, for verifiers
+that repeat the results. The sums of month and year are built day by day, in slices between other work, so that no
+commit waits while a whole year is read.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from agent.service.births import derived_row
 from agent.store import Store
 from drivers.model import GatewayError
 
-SLICE_S = 0.03  # of the database thread for adding up days
+SLICE_S = 0.03  # time in the database thread for adding up days
 LONGER: tuple[PeriodKind, ...] = ("month", "year")
 
 
 class UnwrittenStreams:
-    """Configured streams whose intervals are not written yet. Used in the database thread only.
+    """Configured streams whose intervals are not written yet. Used only in the database thread.
 
-    A verifier derives the same from the packs and from the result ``known`` that is sealed with the others.
+    A verifier derives the same from the packs and the result ``known``, which is sealed with the others.
     """
 
     def __init__(self, config: Config) -> None:
@@ -43,10 +43,10 @@ class UnwrittenStreams:
         self._streams: Sequence[str] = sorted(f"{config.base}/{device.name}" for device in config.devices)
         self._calendar = Calendar(config.timezone, entry.length_ms)
         self._rule = Rule(entry.max_gap_ms, entry.demand_period_ms, entry.demand_slip_ms)
-        self._columns: dict[str, tuple[int, tuple[Column, ...]]] = {}  # with the sequence of their birth
+        self._columns: dict[str, tuple[int, tuple[Column, ...]]] = {}  # and the sequence of their birth
 
     def before(self, store: Store, at_ms: int) -> list[Unwritten]:
-        """Streams whose intervals are not written up to an instant, without streams that have no pack."""
+        """Streams with packs whose intervals are not written up to an instant."""
         heads, seqs = store.packs.heads(), store.intervals.seqs()
         out = []
         for stream in self._streams:
@@ -70,7 +70,7 @@ class UnwrittenStreams:
 class KnownPacks:
     """A result producer: up to which pack of each configured stream intervals are written when results are made.
 
-    ``last`` is 0 where none of a stream was written. ``configured``: no stream is left out.
+    ``last`` is 0 for a stream without written intervals. ``configured``: no stream is left out.
     """
 
     def __init__(self, config: Config) -> None:
@@ -95,7 +95,7 @@ class BalanceResults:
         self._unwritten = UnwrittenStreams(config)
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
-        """Results of the interval that ends here; then of the day, if it ends too."""
+        """Results of the interval that ends here, then of the day if it ends too."""
         periods = [period_of(self._calendar, "interval", start_ms, end_ms)]
         day_start, day_end = self._calendar.stretch("day", start_ms)
         if end_ms == day_end:
@@ -105,13 +105,13 @@ class BalanceResults:
 
 
 class NotYet(GatewayError):
-    """Earlier days are still being read; called again soon."""
+    """Earlier days are still being read; the caller tries again soon."""
 
     retry = True
 
 
 def read(config: Config) -> IndicatorPlan:
-    """The site's plan. Raises ConfigError, but not for a configuration that was loaded and checked."""
+    """The site's plan. Raises ConfigError, but never for a configuration that was loaded and checked."""
     return make_plan(read_plan(config.indicators.plan), str(config.indicators.plan or "plan"))
 
 
@@ -129,10 +129,10 @@ class IndicatorResults:
         self._change = 0
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
-        """Results of the interval that ends here: declarations first, then figures, then the day's if it ends too."""
+        """Results of the interval that ends here: declarations, then figures, then those of the day if it ends too."""
         entries = [
             entry for entry in _entries(store) if entry.at_ms < end_ms
-        ]  # later ones are signed with a later interval
+        ]  # later ones are signed with later intervals
         made: list[Mapping[str, Any]] = [
             {"kind": "declaration", **entry.as_dict()} for entry in entries if start_ms <= entry.at_ms
         ]
@@ -147,12 +147,12 @@ class IndicatorResults:
         return made
 
     def prepare(self, store: Store, end_ms: int) -> bool:
-        """Add days to month and year, up to the day that ``end_ms`` lies in. True: there are more."""
+        """Add days to month and year, up to the day that contains ``end_ms``. True: more days are left."""
         today, _ = self._calendar.stretch("day", end_ms)
         changed = store.intervals.interval_changes(self._change)
         self._change = changed[-1][0] if changed else self._change
         if any(start < self._added_ms for _, start, _ in changed):
-            self._starts = {}  # late readings changed days that were added up: start again
+            self._starts = {}  # late readings changed days already added up: start again
         for kind in LONGER:
             start, _ = self._calendar.stretch(kind, today)
             if self._starts.get(kind) != start:
@@ -175,7 +175,7 @@ class IndicatorResults:
         return self._added_ms < today
 
     def _parts(self, store: Store, start_ms: int, end_ms: int) -> list[RoleSum]:
-        """Sums of single intervals, with all meters that are configured."""
+        """Sums of single intervals, with all configured meters."""
         return intervals_of(store.intervals, self._calendar, start_ms, end_ms, self._unwritten.before(store, end_ms))
 
     def _day(self, store: Store, start: int, end: int, entries: Sequence[Declaration]) -> list[Mapping[str, Any]]:
@@ -189,7 +189,7 @@ class IndicatorResults:
         made: list[Mapping[str, Any]] = []
         tallies: dict[PeriodKind, PeriodTotals] = {"day": day}
         for kind in LONGER:
-            if self._added_ms < end:  # else these results were made earlier and could not be committed
+            if self._added_ms < end:  # else these results were made before but could not be committed
                 self._tallies[kind].add(parts)
             tallies[kind] = self._tallies[kind]
         self._added_ms = end
