@@ -1,9 +1,9 @@
-"""A check of the whole store, on a schedule, in slices of some milliseconds between other work of its thread.
+"""A scheduled check of the whole store, in slices of a few milliseconds between other work of its thread.
 
-``PRAGMA quick_check`` would block the thread, and so sealing, until it has read the whole file; on a connection of its
-own it would keep the WAL from being reset. So a file of more than a few megabytes is walked: every row of every table
-is read, which visits every page of every table, and every pack is decoded and verified. That finds more than SQLite
-can: SQLite does not notice a bit that flipped inside a value.
+``PRAGMA quick_check`` would block the thread, and with it sealing, until it has read the whole file; on a separate
+connection it would keep the WAL from being reset. So a larger file is walked instead: every row of every table is read,
+which visits every page of every table, and every pack is decoded and verified. This finds more than SQLite can: SQLite
+does not notice a flipped bit inside a value.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 from agent.store.errors import damage_error
 from agent.store.sqlite import PAGE_BYTES, Database
 
-WHOLE_BYTES = 16 << 20  # up to this size SQLite's own check takes some milliseconds
+WHOLE_BYTES = 16 << 20  # up to this size SQLite's own check takes a few milliseconds
 SLICE_S = 0.02
 CHUNK = 16  # rows read at once
 
 
 class StoreCheck:
-    """One walk over the store, made by ``Store.start_check``. Belongs to the store's thread.
+    """One walk over the store, made by ``Store.start_check``. Belongs to the database thread.
 
     Args:
-        drop_if_bad: verifies a pack, given its id and (dictionary, body, birth's hash); True if it was bad and dropped.
+        drop_if_bad: verifies a pack from its id and (dictionary, body, birth's hash); True if it was bad and dropped.
     """
 
     def __init__(self, db: Database, drop_if_bad: Callable[[int, list[Any]], bool]) -> None:
@@ -33,13 +33,13 @@ class StoreCheck:
         self._walk = self._all()
         self.rows = 0
         self.packs = 0
-        self.bad_packs = 0  # differ from the sealed ones: dropped, and stated as lost if a destination waits for them
+        self.bad_packs = 0  # differ from what was sealed: dropped, and stated as lost if a destination waits for them
 
     def step(self, seconds: float = SLICE_S) -> bool:
-        """Continue for a while. False at the end.
+        """Continue for about ``seconds``. False at the end.
 
         Raises:
-            StoreDamaged: SQLite reports it, or an index does not match its table.
+            StoreDamaged: SQLite reports damage, or an index does not match its table.
         """
         end = time.perf_counter() + seconds
         with self._db.translated_errors():
@@ -59,7 +59,7 @@ class StoreCheck:
         for name, table, sql in self._db.execute(
             "SELECT name, tbl_name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
         ).fetchall():
-            if name != "packs_seq":  # this one is checked with every pack
+            if name != "packs_seq":  # that one is checked with every pack
                 part = sql.partition(" WHERE ")[2]
                 where = f"WHERE {part}" if part else ""
                 self._db.execute(f'SELECT total(rowid) FROM "{table}" INDEXED BY "{name}" {where}').fetchone()

@@ -3,10 +3,10 @@
 Three values in a pack are random: the signature and the hashes ``prev`` and ``birth``. They would worsen the
 compression of the rest, because base64 letters and the digits of readings would share one Huffman table. So they are
 removed; the first two are stored as raw bytes, the third once for all packs of a birth. The rest is compressed with
-zstd, with a dictionary made of packs of this database if there is one: names and units of a stream's points repeat in
+zstd, using a dictionary made of this database's packs if there is one: names and units of a stream's points repeat in
 every pack.
 
-A body is one byte that gives its form, then
+A body begins with one byte for its form, then
     0: 32 bytes SHA-256 of the payload, zstd of the pack
     1: 64 bytes signature, 32 bytes ``prev``, zstd of the pack without these two
     2: as 1, and without ``birth``
@@ -26,7 +26,7 @@ from agent.zstd import read_frame
 
 MAX_PACK_BYTES = 64 * 1024 * 1024  # limit of a decompressed pack, whatever a damaged frame claims
 DICTIONARY_BYTES = 32 * 1024
-SAMPLE_BYTES = 12 * 1024  # of one pack in a dictionary: usually all points once
+SAMPLE_BYTES = 12 * 1024  # taken from one pack for a dictionary: usually all points once
 _PLAIN_LEVEL = 3  # until there is a dictionary
 _BIRTH, _PREV, _SIG, _DOTS = b'{"birth":"', b'"prev":"', b',"sig":"', b".."
 _PREV_LEN, _SIG_LEN = 43, 86  # base64url characters of 32 and 64 bytes
@@ -47,7 +47,7 @@ class _Split:
 
 
 def _split(data: bytes, birth: bytes | None) -> _Split | None:
-    """None if joining would not give the identical pack. ``birth``: the hash to leave out; None: keep it."""
+    """Split a pack; None if joining would not restore it exactly. ``birth``: the hash to leave out; None: keep it."""
     prev = data.rfind(_PREV) + len(_PREV)
     dots = data.rfind(_DOTS) + len(_DOTS)
     if not len(_PREV) <= prev < dots - _PREV_LEN:
@@ -88,7 +88,7 @@ def compressible(data: bytes) -> bytes:
 
 
 def _birth_of(data: bytes) -> bytes | None:
-    """The hash ``birth`` that a pack begins with; None if there is none."""
+    """The hash ``birth`` at the beginning of a pack; None if there is none."""
     if not data.startswith(_BIRTH):
         return None
     try:
@@ -147,18 +147,18 @@ class Codec:
 
     @property
     def newest_dictionary(self) -> int:
-        """The highest known number; 0: none."""
+        """The highest known dictionary number; 0: none."""
         return max(self._readers, default=0)
 
     def is_better(self, raw: bytes, samples: Sequence[bytes]) -> bool:
-        """Whether this dictionary saves 10 % more than the active one, or 5 % if it would be the first."""
+        """True if this dictionary saves 10 % more than the active one, or 5 % if it would be the first."""
         trial = Codec()
         trial.activate(1, raw)
         now, then = (sum(len(c.pack(data, b"", _birth_of(data))[2]) for data in samples) for c in (self, trial))
         return then < now * (0.9 if self.dictionary else 0.95)
 
     def remove_dictionaries(self, numbers: Sequence[int]) -> None:
-        """These dictionaries were deleted."""
+        """Forget deleted dictionaries."""
         for number in numbers:
             self._readers.pop(number, None)
 
@@ -167,7 +167,7 @@ class Codec:
 
         Args:
             digest: SHA-256 of the payload.
-            birth: the hash that ``unpack`` will be given.
+            birth: the hash that ``unpack`` will get.
         """
         split = None
         if birth is not None and birth == _birth_of(data):
@@ -196,9 +196,10 @@ class Codec:
 
 
 def make_dictionary(packs: Sequence[bytes]) -> bytes:
-    """Raw content of a dictionary, from sample packs; the most typical one last, because zstd prefers the end.
+    """Raw content of a dictionary from sample packs, the most typical one last, because zstd prefers the end.
 
-    Streams with the same points give nearly the same bytes: a sample that the chosen ones compress well is left out.
+    Streams with the same points yield nearly the same bytes: a sample that those chosen before compress well is
+    skipped.
     """
     chosen: list[bytes] = []
     size = 0

@@ -15,13 +15,13 @@ from agent.store.sqlite import Database
 from agent.store.streams import signed
 from agent.zstd import read_frame
 
-KEEP_CHECKPOINTS, KEEP_DAYS = 750, 400  # the newest, and the first of each day: a month of hours, a year of days
+KEEP_CHECKPOINTS, KEEP_DAYS = 750, 400  # the newest ones, and the first of each day: a month of hours, a year of days
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTable:
-    """The point table that the records of a ring with one table number were written with."""
+    """The point table under which the records of a ring with one table number were written."""
 
     stream: str
     document: dict[str, object]
@@ -34,7 +34,7 @@ class Documents:
         self._db = db
 
     def declare(self, number: str, at_ms: int, body: Mapping[str, Any]) -> None:
-        """Store what a person attests. Raises ValueError if there is an entry with this id."""
+        """Store what a person attests. Raises ValueError if the id exists."""
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
         with self._db.transaction():
             added = self._db.execute(
@@ -44,16 +44,16 @@ class Documents:
             raise ValueError(f"{number} is already declared")
 
     def declarations(self) -> list[dict[str, Any]]:
-        """All that was ever attested, in the order of entry."""
+        """Everything ever attested, in order of entry."""
         return [json.loads(text) for (text,) in self._db.execute("SELECT body FROM declared ORDER BY number")]
 
     def register_tables(self, ring_id: int, entries: Iterable[tuple[int, str, Mapping[str, Any] | bytes]]) -> None:
-        """Store what table numbers of a ring mean: rows (number, stream, document). Call it before the first record.
+        """Store the tables of a ring by number: rows (number, stream, document). Call before the first record.
 
-        A document may be its JSON text: a hundred tables as objects take more memory than all the rest.
+        A document may be JSON text: a hundred tables as objects take more memory than everything else.
 
         Raises:
-            ValueError: a number already has another meaning; nothing was stored.
+            ValueError: a number already stands for another table; nothing was stored.
         """
         compress = zstandard.ZstdCompressor(level=3).compress
         with self._db.transaction():
@@ -93,14 +93,14 @@ class Documents:
         return found
 
     def forget_rings(self, keep: Collection[int]) -> None:
-        """Delete the tables of all other rings, once all of their records are sealed."""
+        """Delete the tables of all other rings, once all their records are sealed."""
         marks = ",".join("?" * len(keep))
         with self._db.transaction():
             self._db.execute(f"DELETE FROM tables WHERE ring_id NOT IN ({marks})", [signed(r) for r in keep])
             self._db.execute("DELETE FROM documents WHERE hash NOT IN (SELECT document FROM tables)")
 
     def keep_facts(self, facts: Mapping[str, bytes]) -> None:
-        """Store the identities that devices reported, by stream, if no birth contains them."""
+        """Store the identities that devices reported, by stream, for those that no birth contains."""
         with self._db.transaction():
             self._db.executemany(
                 "INSERT INTO devices (stream, facts) VALUES (?, ?) ON CONFLICT DO UPDATE SET facts = excluded.facts",
@@ -108,7 +108,7 @@ class Documents:
             )
 
     def keep_learned(self, stream: str, text: bytes | None) -> None:
-        """Store what the driver learned about a device; None: nothing any more."""
+        """Store what the driver learned about a device; None: delete it."""
         with self._db.transaction():
             self._db.execute(
                 "INSERT INTO devices (stream, learned) VALUES (?, ?)"
@@ -124,16 +124,16 @@ class Documents:
     def chain_checkpoint(
         self, make: Callable[[list[tuple[int, int, bytes]]], Iterable[tuple[int, int, int, bytes]]]
     ) -> None:
-        """Store all pages of the next checkpoint in one transaction; of old ones the first of each UTC day is kept.
+        """Store all pages of the next checkpoint in one transaction; of old checkpoints keep the first of each UTC day.
 
         Args:
             make: from the newest (page, counter, object) of each page to rows (page, counter, time_ms, object); page 0
-                stands for lost pages, whose counter was at least that.
+                stands for lost pages, whose counter was at least this one.
         """
         with self._db.transaction():
             before = self.newest_checkpoints()
             if self._db.execute("DELETE FROM meta WHERE name = 'checkpoints_lost' RETURNING value").fetchone():
-                before = [(0, counter, b"") for _, counter, _ in before]  # the pages after them are lost
+                before = [(0, counter, b"") for _, counter, _ in before]  # later pages are lost
             for row in make(before):
                 self._db.execute("INSERT INTO checkpoints (page, counter, time_ms, body) VALUES (?, ?, ?, ?)", row)
             self._db.execute(
@@ -145,7 +145,7 @@ class Documents:
             )
 
     def checkpoint_keys(self, from_ms: int, to_ms: int) -> list[tuple[int, int]]:
-        """(page, counter) of those made in ``[from_ms, to_ms)``, oldest first."""
+        """(page, counter) of the checkpoint pages made in ``[from_ms, to_ms)``, oldest first."""
         return self._db.execute(
             "SELECT page, counter FROM checkpoints WHERE time_ms >= ? AND time_ms < ? ORDER BY time_ms, page, counter",
             (from_ms, to_ms),
@@ -184,12 +184,12 @@ class KeyTable:
         return row
 
     def delete(self, counter: int) -> None:
-        """Delete an object whose signature does not hold."""
+        """Delete an object with an invalid signature."""
         with self._db.transaction():
             self._db.execute("DELETE FROM key_records WHERE counter = ?", (counter,))
 
     def chains(self) -> list[bytes]:
-        """The newest object of each chain of keys, oldest first; a key that replaces a lost one begins a new one."""
+        """The newest object of each chain of keys, oldest first; a key that replaces a lost one begins a new chain."""
         chains: dict[str, bytes] = {}
         for (body,) in self._db.execute("SELECT body FROM key_records ORDER BY counter").fetchall():
             chains[json.loads(body)["records"][0]["kid"]] = body

@@ -1,6 +1,6 @@
-"""Errors of the store: what SQLite and the disk report, with a hint for the technician; and damage, which is verified.
+"""Errors of the store: reports of SQLite and the disk with a hint for the technician, and the verification of damage.
 
-SQLite reports "malformed" for a damaged database and for a disk that fails. Setting a database aside costs a part of
+SQLite reports "malformed" both for a damaged database and for a failing disk. Setting a database aside costs part of
 its history, so that report alone is not enough: all bytes are read without SQLite, and the file is checked. If only the
 disk failed, the error is temporary; readings stay in the ring meanwhile.
 """
@@ -17,24 +17,24 @@ from typing import Final
 from drivers.model import GatewayError
 
 CHECK_BYTES: Final = 256 << 20  # the largest file that is read and checked while everything else waits
-UNREADABLE_S: Final = 60.0  # a disk that recovers does so sooner; a bad sector stays
-PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # between the attempts of a start
+UNREADABLE_S: Final = 60.0  # a disk that recovers does so within this time; a bad sector stays
+PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # between the attempts at a start
 MAX_CLEARED: Final = 3  # then SQLite's report is accepted: an agent that keeps failing is of no use
 _BLOCK: Final = 1 << 20
 
 
 class StoreError(GatewayError):
-    """The call failed; nothing of it was done."""
+    """The call failed and changed nothing."""
 
 
 class StoreBusy(StoreError):
-    """Another process has the database open, or the disk failed for a moment. The call may succeed later."""
+    """Another process has the database open, or the disk failed briefly. The call may succeed later."""
 
     retry = True
 
 
 class StoreFull(StoreError):
-    """The disk is full. Raised before SQLite itself runs out of space, so that cleaning up still works."""
+    """The disk is full. Raised before SQLite itself runs out of space, so that a clean-up still works."""
 
     retry = True
 
@@ -54,15 +54,15 @@ _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether SQLite reports that the file itself is damaged. It reports the same for some failed reads."""
+    """True if SQLite reports that the file itself is damaged, as it also does for some failed reads."""
     code = getattr(error, "sqlite_errorcode", 0)
     return (code & 0xFF) in _DAMAGE or code == sqlite3.SQLITE_IOERR_CORRUPTFS
 
 
 def lock_holders(path: Path) -> list[int]:
-    """Ids of other processes that hold a lock on a file, where the kernel lists them.
+    """Ids of other processes that hold a lock on a file, if the kernel lists them.
 
-    An earlier version let the group read the database: a process that had it open at the upgrade can still lock it.
+    An earlier version let the group read the database: a process that had it open during the upgrade can still lock it.
     """
     try:
         found, lines = path.stat(), Path("/proc/locks").read_text().splitlines()
@@ -74,7 +74,7 @@ def lock_holders(path: Path) -> list[int]:
 
 
 def damage_error(what: str) -> sqlite3.DatabaseError:
-    """The error that SQLite would raise for damage that it does not notice itself."""
+    """An error like SQLite's own, for damage that SQLite does not notice."""
     error = sqlite3.DatabaseError(what)
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     return error
@@ -111,12 +111,12 @@ def explain(error: sqlite3.Error, path: str) -> StoreError:
 
 
 def suspicion_file(path: Path) -> Path:
-    """Exists beside a database that was reported damaged while it was in use; one byte for each report."""
+    """A file beside a database that was reported damaged while in use; it has one byte per report."""
     return path.with_name(path.name + ".suspect")
 
 
 def suspicion_count(path: Path) -> int:
-    """How often the database was reported damaged since it was last found sound."""
+    """How often the database was reported damaged since the last check that found it sound."""
     try:
         return max(1, suspicion_file(path).stat().st_size)
     except OSError:
@@ -130,13 +130,13 @@ def add_suspicion(path: Path) -> None:
 
 
 def clear_suspicion(path: Path) -> None:
-    """The whole database was checked and is sound."""
+    """Remove the note: the whole database was checked and is sound."""
     with contextlib.suppress(OSError):
         suspicion_file(path).unlink(missing_ok=True)
 
 
 def is_small(path: Path) -> bool:
-    """Whether the whole file may be checked while the agent waits."""
+    """True if the whole file may be checked while the agent waits."""
     return path.stat().st_size <= CHECK_BYTES if path.exists() else True
 
 
@@ -159,13 +159,13 @@ def read_error(path: Path) -> str:
 
 
 class RetryPolicy:
-    """For a start that meets damage: it is accepted once it persists after the disk returned all bytes of the file."""
+    """For a start that finds damage: accept it if it persists after the disk has returned all bytes of the file."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._pauses, self._was_readable = path, list(PAUSES_S), False
 
     def should_retry(self) -> bool:
-        """Whether to open again. Waits before it returns True if the disk fails or the file is too large to read."""
+        """True if opening should be retried. Waits first if the disk fails or the file is too large to read."""
         if self._was_readable or not self._pauses:
             return False
         self._was_readable = is_small(self._path) and not read_error(self._path)

@@ -1,16 +1,15 @@
 """The head of every stream after the last commit, recorded beside the database: ``store.db.heads``.
 
-SQLite drops the last transactions of a WAL that is damaged or cut short, without an error: heads go back, and the next
-pack would get a sequence that was used before. So each commit is recorded here too, after it is durable and before its
+SQLite silently drops the last transactions of a WAL that is damaged or cut short: heads go back, and the next pack
+would get a sequence that was used before. So each commit is also recorded here, after it is durable and before its
 packs may be published. The file may therefore lag behind the database, and is never ahead of it.
 
 There is no fsync except at the start and at the end: written data is in the kernel at once and survives a killed
-process. As long as the same kernel runs, and after an orderly end, the file is *exact*: nothing was
-published after it. After a power cut it is what the kernel had written by itself, at most half a minute old: heads had
-come at least that far.
+process. As long as the same kernel runs, and after an orderly end, the file is *exact*: nothing was published after
+it. After a power cut it is the kernel's last write-back, at most half a minute old: the heads are at least that far.
 
-Layout: slots of 512 bytes, each with its own checksum, so that a torn sector costs one stream. The first holds the
-kernel's boot id and whether the end was orderly; each other one a stream. Pages of 4 KiB are written whole.
+Layout: slots of 512 bytes, each with its own checksum, so that a torn sector costs one stream. The first slot holds the
+kernel's boot id and whether the end was orderly, each other slot one stream. Pages of 4 KiB are written whole.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ log = logging.getLogger("meterhouse.store")
 SLOT: Final = 512
 PAGE: Final = 4096
 MAGIC: Final = b"mhheads1"
-MAX_BYTES: Final = 4 << 20  # eight thousand streams; a larger file is not such a record
+MAX_BYTES: Final = 4 << 20  # eight thousand streams; a larger file is something else
 _HEADER = struct.Struct("<8s16sB")
-_ENTRY = struct.Struct("<Qq32sqQQqqqqQqqB")  # a ``RecordedHead`` except its name, whose length comes last
+_ENTRY = struct.Struct("<Qq32sqQQqqqqQqqB")  # a ``RecordedHead`` without its name, whose length comes last
 _LOST = struct.Struct("<qq")  # at the end of a slot, before the sum; zeros in the file of an older version
 _SUM = struct.Struct("<I")
 
@@ -60,18 +59,18 @@ class RecordedHead:
     to_ms: int
     ring_id: int
     ring_pos: int  # every record before it in that ring is sealed
-    ring_seq: int  # packs above it were sealed from that ring
+    ring_seq: int  # later packs were sealed from that ring
     pack_id: int  # 0: not known
     sent_seq: int
     sent_ms: int  # its ``to``
-    sent_pos: int  # as ``ring_pos``; 0 where it was sealed from another ring
-    owed_seq: int  # the first pack that a destination waited for, at most a minute ago
+    sent_pos: int  # like ``ring_pos``; 0 if it was sealed from another ring
+    owed_seq: int  # the first pack that a destination waits for, as of at most a minute ago
     owed_ms: int  # where that pack begins
-    lost_seq: int = 0  # the first of the newest packs that were lost by damage; 0: none were
+    lost_seq: int = 0  # the first of the newest packs that were lost to damage; 0: none
     lost_ms: int = 0  # where that pack began
 
     def advance(self, pack: SealedPack, number: int) -> None:
-        """A pack was committed with this id."""
+        """Record that a pack was committed with this id."""
         if pack.ring_id != self.ring_id:
             self.ring_id, self.ring_seq, self.sent_pos = pack.ring_id, self.seq, 0
         self.boot, self.seq, self.hash, self.to_ms = pack.boot, pack.seq, pack.hash, pack.to_ms
@@ -109,7 +108,7 @@ def _decode(slot: bytes) -> RecordedHead | None:
 
 
 def record_file(path: Path) -> Path:
-    """The record of a database."""
+    """The path of a database's head record."""
     return path.with_name(path.name + ".heads")
 
 
@@ -127,7 +126,7 @@ def boot_bytes() -> bytes:
 class HeadRecord:
     """The file. ``found`` is what an earlier run wrote; after ``begin`` the file follows the commits of this run.
 
-    ``mark_sent`` may be called in any thread, the rest only in the one that owns the database.
+    ``mark_sent`` may be called in any thread, everything else only in the database thread.
     """
 
     def __init__(self, path: Path, boot: bytes | None = None) -> None:
@@ -141,7 +140,7 @@ class HeadRecord:
         self._unsent: set[str] = set()  # streams whose newest pack was not published
         self._lock = threading.Lock()
         self._fd = -1
-        self.begun = False  # the file follows the commits
+        self.begun = False  # since then the file follows the commits
         self._failing = False
         self._read()
 
@@ -178,8 +177,8 @@ class HeadRecord:
         """Record the heads of the database, and follow its commits from now on.
 
         Args:
-            ids: of the newest pack of a stream, if it is stored.
-            lost: by stream the first of the newest packs that were lost by damage, and where it began.
+            ids: of the newest pack of each stream, if stored.
+            lost: by stream, the first of the newest packs that were lost to damage, and where it began.
         """
         lost = lost or {}
         self._heads = {
@@ -207,7 +206,7 @@ class HeadRecord:
                 os.fsync(self._fd)
 
     def advance(self, packs: Sequence[SealedPack], ids: Sequence[int]) -> None:
-        """These packs are committed. Must be called before they are published."""
+        """Record committed packs. Must be called before they are published."""
         if not self.begun:
             return
         with self._lock:
@@ -226,7 +225,7 @@ class HeadRecord:
             self._flush()
 
     def mark_sent(self) -> None:
-        """All that is committed may be published from now on. Must be called before its first byte is."""
+        """Record that everything committed may be published. Must be called before the first byte is."""
         if not self._unsent:
             return
         with self._lock:
@@ -242,7 +241,7 @@ class HeadRecord:
         self._unsent.clear()
 
     def set_owed(self, owed: Mapping[str, tuple[int, int]]) -> None:
-        """By stream the lowest sequence that a destination waits for, and where that pack begins."""
+        """Set by stream the lowest sequence that a destination waits for, and where that pack begins."""
         if not self.begun:
             return
         with self._lock:
@@ -258,7 +257,7 @@ class HeadRecord:
         return self._heads
 
     def close(self) -> None:
-        """The database was closed in order: the record is exact, also after a reboot."""
+        """Record that the database was closed in order: the record is exact, even after a reboot."""
         if not self.begun:
             return
         with self._lock:
@@ -270,7 +269,7 @@ class HeadRecord:
             self.abandon()
 
     def abandon(self) -> None:
-        """Close the file as it is."""
+        """Close the file without an update."""
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self.begun = -1, False
@@ -297,7 +296,7 @@ class HeadRecord:
             self._failing = False
 
     def _write(self) -> None:
-        """The page with the header comes last: until then the previous record is valid."""
+        """Write pages, the one with the header last: until then the previous record is valid."""
         if self._fd < 0:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             self._fd = os.open(self._path, flags, 0o600)
@@ -308,12 +307,12 @@ class HeadRecord:
                 os.pwrite(self._fd, memoryview(self._image)[page * PAGE : (page + 1) * PAGE], page * PAGE)
             except OSError as error:
                 if error.errno == errno.ENOSPC and page * PAGE >= size:
-                    continue  # no room for new streams: the next commit tries again
+                    continue  # no space for new streams: the next commit tries again
                 raise
             self._dirty.discard(page)
 
     def _failed(self, error: OSError) -> None:
-        """An outdated file must not be taken for a current one: remove it; the next commit writes a new one."""
+        """Remove the file, as an outdated one must not be taken for current; the next commit writes a new one."""
         if not self._failing:
             log.warning("%s cannot be written: %s", self._path, error.strerror)
         self._failing = True
@@ -335,7 +334,7 @@ class HeadTracker:
         """Find the streams that are behind the record. False: the rest of the database is inconsistent.
 
         Args:
-            is_salvaged: the database is new, with data salvaged from a damaged one: it is consistent.
+            is_salvaged: the database is new and therefore consistent, with data salvaged from a damaged one.
         """
         heads, last = self._streams.heads(), self._streams.last_pack_id()
         row = self._db.execute("SELECT from_ms + span_ms FROM packs ORDER BY id DESC LIMIT 1").fetchone()
@@ -344,13 +343,13 @@ class HeadTracker:
         for name, kept in self.record.found.items():
             head = heads.get(name)
             if head is None:
-                if self.record.exact:  # otherwise the stream restarts: its position is unknown
+                if self.record.exact:  # else the stream restarts: its position is unknown
                     self.behind[name] = _behind(kept, None, self.record.exact)
             elif head.seq < kept.seq and head.to_ms <= kept.to_ms:
                 self.behind[name] = _behind(kept, head, self.record.exact)
                 is_consistent &= not kept.pack_id or kept.pack_id > last
             elif head.hash == kept.hash and kept.pack_id > last and newest_ms <= kept.to_ms:
-                is_consistent = False  # the head is there, its pack is missing
+                is_consistent = False  # the head exists, its pack is missing
         if is_salvaged:
             return True
         if is_consistent and any(name in heads for name in self.behind):
@@ -358,7 +357,7 @@ class HeadTracker:
         return is_consistent
 
     def _tables_match(self) -> bool:
-        """Whether tables and indexes match, and no pack comes after the head of its stream."""
+        """True if tables and indexes match, and no pack comes after the head of its stream."""
         strays = self._db.execute(
             "SELECT EXISTS(SELECT 1 FROM streams s WHERE s.boot NOT IN (SELECT id FROM boots))"
             " OR EXISTS(SELECT 1 FROM streams s WHERE EXISTS"
@@ -366,7 +365,7 @@ class HeadTracker:
         ).fetchone()[0]
         if strays:
             return False
-        if not is_small(self._db.path):  # the first check of the whole store, minutes from now, will find out
+        if not is_small(self._db.path):  # left to the first check of the whole store, in a few minutes
             add_suspicion(self._db.path)
             return True
         return bool(self._db.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok")
@@ -418,7 +417,7 @@ class HeadTracker:
             self.record.set_owed(self._owed())
 
     def _owed(self) -> dict[str, tuple[int, int]]:
-        """By stream the first sequence that a destination waits for, and where it begins; if it is found quickly."""
+        """By stream, the first sequence that a destination waits for and where it begins, if found quickly."""
         firsts = [
             self._db.execute("SELECT min(pack) FROM outbox WHERE destination = ?", (number,)).fetchone()[0]
             for number in self._retention.active
@@ -439,11 +438,11 @@ class HeadTracker:
 
 
 def _behind(kept: RecordedHead, head: StreamHead | None, exact: bool) -> LaggingStream:
-    """The missing part of a stream after ``head``; None: all of it."""
+    """The missing part of a stream after ``head``; None: the whole stream is missing."""
     seq, to_ms, pos = kept.sent_seq, kept.sent_ms, kept.sent_pos
     first, first_ms = max(1, kept.owed_seq), kept.owed_ms
     if kept.lost_seq and (head is None or head.seq < kept.lost_seq) and kept.lost_seq < first:
-        first, first_ms = kept.lost_seq, kept.lost_ms  # the packs that stated this loss are missing too
+        first, first_ms = kept.lost_seq, kept.lost_ms  # the packs that state this loss are missing too
     if head is not None:
         if head.seq >= seq:
             seq, to_ms, pos = head.seq, head.to_ms, head.ring_pos if head.ring_id == kept.ring_id else 0
@@ -455,13 +454,13 @@ def _behind(kept: RecordedHead, head: StreamHead | None, exact: bool) -> Lagging
 def set_stale_wal_aside(path: Path, record: HeadRecord, rescue: bool = True) -> bool:
     """Set a WAL aside if the database without it has more than with it. True if it was set aside.
 
-    A checkpoint may have copied the whole WAL into the database just before the end. If the WAL is then damaged, SQLite
-    reads older pages from the rest of it over the newer ones of the file. Must be called before the database is opened.
+    A checkpoint may have copied the whole WAL into the database just before the end. If the WAL is damaged afterwards,
+    older pages in its intact part hide newer ones in the file. Must be called before the database is opened.
     """
     wal = path.with_name(path.name + "-wal")
     if not record.found or not file_bytes(path) or not file_bytes(wal) or not is_small(path):
         return False
-    # if it cannot be read both ways, nothing is known: opening it then reports the error
+    # unless it can be read both ways, nothing is known, and opening it reports the error
     if _reaches(path, "mode=ro", record) is not False or not _reaches(path, "mode=ro&immutable=1", record, sound=True):
         return False
     if not rescue:
@@ -474,7 +473,7 @@ def set_stale_wal_aside(path: Path, record: HeadRecord, rescue: bool = True) -> 
 
 
 def _reaches(path: Path, how: str, record: HeadRecord, sound: bool = False) -> bool | None:
-    """Whether the database, read this way, has all recorded heads and packs (and is ``sound``). None: not readable."""
+    """True if the database, read this way, has all recorded heads and packs (and is ``sound``). None: not readable."""
     try:
         conn = sqlite3.connect(f"file:{path}?{how}", timeout=0, uri=True, isolation_level=None)
         try:

@@ -1,7 +1,7 @@
-"""Intervals in the database, and what is missing in them by reason: written, merged and dropped together.
+"""Intervals in the database, with what is missing in them by reason; both are written, merged and dropped together.
 
-Pages of intervals are only added, merged into days without loss, and deleted when old. A page or a row whose bytes
-changed is skipped and noted: it is made again from packs.
+Pages of intervals are only added, merged into days without loss, and deleted when old. A page or row whose bytes
+changed is skipped and noted; it is made again from packs.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from agent.intervals.page_format import PageReader, PageSchema, StoredPage
 from agent.store.sqlite import Database
 from agent.store.streams import StreamRegistry
 
-GAPS_CHUNK = 1024  # rows that an iteration holds at a time
+GAPS_CHUNK = 1024  # rows held at a time by an iteration
 LONGEST_INTERVAL_MS = 25 * 3_600_000
-CHUNK = 256  # pages that an iteration holds at a time
+CHUNK = 256  # pages held at a time by an iteration
 LONGEST_PAGE_MS = 26 * 3_600_000  # a day of 25 hours
 KEEP_CHANGES = 100_000
 ANNOUNCED, BEGIN = "interval changes announced", "results begin"  # names in meta
@@ -29,11 +29,11 @@ _COLUMNS = "start_ms, reason, ms, whole_ms, crc"
 
 @dataclass(frozen=True, slots=True)
 class NewGaps:
-    """What is missing in intervals of a stream, to be added to what is stored.
+    """Gaps in intervals of a stream, to be added to the stored ones.
 
     Args:
-        replaced: (from_ms, to_ms) whose stored rows are dropped first; from then on the gaps from there on are known.
-        from_ms: the gaps of intervals that begin before this are not known; None: as stored.
+        replaced: (from_ms, to_ms) whose stored rows are dropped first; gaps are then known from ``from_ms`` on.
+        from_ms: gaps of intervals that begin earlier are not known; None: as stored.
     """
 
     stream: str
@@ -44,7 +44,7 @@ class NewGaps:
 
 @dataclass(frozen=True, slots=True)
 class DamagedGap:
-    """A row that cannot be trusted, as it is stored, and the time it seems to be of."""
+    """A damaged row as it is stored, and the time to which it seems to belong."""
 
     stream: str
     key: tuple[object, object, object]  # stream, start_ms, reason
@@ -88,7 +88,7 @@ class GapTable:
             )
 
     def _stored(self, name: str, stream: int, row: GapRow) -> tuple[int, int]:
-        """(ms, whole_ms) that are stored: from the same time before the clock was set back."""
+        """The stored (ms, whole_ms), from the same clock time before the clock was set back."""
         found = self._db.execute(
             f"SELECT {_COLUMNS} FROM interval_gaps WHERE stream = ? AND start_ms = ? AND reason = ?",
             (stream, row.start_ms, row.reason),
@@ -127,24 +127,24 @@ class GapTable:
                 after = found[-1][0], found[-1][1]
 
     def starts(self) -> dict[str, int]:
-        """By stream from when on the gaps of its intervals are known. A stream that is not in it has none yet."""
+        """By stream, from when on the gaps of its intervals are known. A stream not in it has no gaps yet."""
         return dict(
             self._db.query("SELECT s.name, g.from_ms FROM interval_gap_starts g JOIN streams s ON s.id = g.stream")
         )
 
     @property
     def damaged(self) -> Sequence[DamagedGap]:
-        """The damaged rows that were found so far."""
+        """The damaged rows found so far."""
         return list(self._damaged.values())
 
     def drop_damaged(self) -> None:
-        """Delete damaged rows, without an index: they may not be in their place in it."""
+        """Delete damaged rows without using an index, in which they may be misplaced."""
         self._db.executemany(
             "DELETE FROM interval_gaps WHERE +stream IS ? AND +start_ms IS ? AND +reason IS ?", list(self._damaged)
         )
 
     def forget_damaged(self) -> None:
-        """They are deleted, and that is committed."""
+        """Forget the damaged rows: their deletion is committed."""
         self._damaged.clear()
 
     def prune(self, before_ms: int) -> None:
@@ -161,9 +161,9 @@ def _crc(*columns: object) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """How far the intervals of a stream were compared with its packs: from ``before_ms`` on; 0: all of them.
+    """How far the intervals of a stream are compared with its packs: from ``before_ms`` on; 0: all of them.
 
-    ``seq``: of the stored state that is the reason.
+    ``seq``: sequence of the stored state that caused the repair.
     """
 
     stream: str
@@ -173,7 +173,7 @@ class Repair:
 
 @dataclass(frozen=True, slots=True)
 class NewPage:
-    """Rows of a stream in one shape, to be stored. ``changed``: (start, end) of those that correct earlier ones."""
+    """Rows of a stream with one schema, to be stored. ``changed``: (start, end) of corrections to earlier rows."""
 
     stream: str
     from_ms: int
@@ -194,13 +194,13 @@ class DamagedPage:
 
 
 class IntervalTable:
-    """Interval pages, the states to continue from, and the repairs under way, by stream; ``gaps``: what is missing."""
+    """Interval pages, states to continue from and unfinished repairs, by stream; ``gaps``: what is missing."""
 
     def __init__(self, db: Database, streams: StreamRegistry) -> None:
         self._db, self._streams = db, streams
         self._damaged: dict[int, DamagedPage] = {}  # by id
         self.gaps = GapTable(db, streams)
-        self.writes = 0  # how often something was stored, since the database was opened
+        self.writes = 0  # number of writes since the database was opened
 
     def add(
         self,
@@ -209,14 +209,14 @@ class IntervalTable:
         repairs: Iterable[Repair] = (),
         gaps: Iterable[NewGaps] = (),
     ) -> None:
-        """Store pages, and by stream (sequence, state): the last pack they contain, and how to continue.
+        """Store pages, and by stream (sequence, state): the last pack in them, and how to continue.
 
         Args:
             repairs: how far streams are repaired with these pages.
             gaps: what is missing in the intervals of these pages.
 
         Raises:
-            StoreError: nothing was done.
+            StoreError: nothing was stored.
         """
         with self._db.transaction():
             for page in pages:
@@ -269,7 +269,7 @@ class IntervalTable:
         return rows[0] if rows else None
 
     def state_prefixes(self, size: int) -> dict[str, tuple[int, bytes]]:
-        """By stream the sequence and the first ``size`` bytes of its state."""
+        """By stream, the sequence and the first ``size`` bytes of its state."""
         rows = self._db.query(
             "SELECT s.name, i.seq, substr(CAST(i.body AS BLOB), 1, ?)"
             " FROM interval_states i JOIN streams s ON s.id = i.stream",
@@ -278,33 +278,33 @@ class IntervalTable:
         return {name: (seq, prefix) for name, seq, prefix in rows}
 
     def repairs(self) -> dict[str, Repair]:
-        """All repairs that were begun, by stream."""
+        """All repairs that have begun, by stream."""
         rows = self._db.query(
             "SELECT s.name, r.seq, r.before_ms FROM interval_repairs r JOIN streams s ON s.id = r.stream"
         )
         return {name: Repair(name, seq, before_ms) for name, seq, before_ms in rows}
 
     def end_ms(self, stream: str) -> int:
-        """The end of the last stored interval of a stream; 0: there is none."""
+        """The end of the last stored interval of a stream; 0: none."""
         rows = self._db.query(
             "SELECT to_ms FROM interval_pages WHERE stream = ? ORDER BY from_ms DESC LIMIT 1", self._stream_id(stream)
         )
         return rows[0][0] if rows else 0
 
     def seqs(self) -> dict[str, int]:
-        """By stream the last pack whose intervals are stored."""
+        """By stream, the last pack whose intervals are stored."""
         return dict(self._db.query("SELECT s.name, i.seq FROM interval_states i JOIN streams s ON s.id = i.stream"))
 
     def span(self) -> tuple[int, int]:
-        """Start of the first stored interval and end of the last one; (0, 0): there are none."""
+        """Start of the first stored interval and end of the last one; (0, 0): none."""
         ((start, end),) = self._db.query("SELECT min(from_ms), max(to_ms) FROM interval_pages")
         return start or 0, end or 0
 
     def days(self, bounds_of: Callable[[int], tuple[int, int]]) -> Iterator[int]:
-        """The beginnings of the days that have pages, in order; found by an index alone.
+        """The starts of the days that have pages, in order; needs only an index.
 
         Args:
-            bounds_of: begin and end of the day of an instant. No page lies in two days.
+            bounds_of: returns start and end of an instant's day. No page spans two days.
         """
         numbers = [place.id for place in self._streams.cached.values()]
         after, inside = 0, "SELECT min(from_ms) FROM interval_pages WHERE stream = ? AND from_ms >= ?"
@@ -315,7 +315,7 @@ class IntervalTable:
                 if found is not None and (first is None or found < first):
                     first = found
                     if after and found < bounds_of(after)[1]:
-                        numbers.insert(0, numbers.pop(at))  # most likely it has the next day as well
+                        numbers.insert(0, numbers.pop(at))  # most likely it has the next day too
                         break
             if first is None:
                 return
@@ -323,7 +323,7 @@ class IntervalTable:
             yield start
 
     def marks(self) -> tuple[int, int]:
-        """(number of the newest page, of the newest correction): they grow with each write."""
+        """(number of the newest page, number of the newest correction); they grow with each write."""
         ((page, change),) = self._db.query(
             "SELECT (SELECT max(id) FROM interval_pages), (SELECT max(id) FROM interval_changes)"
         )
@@ -353,12 +353,12 @@ class IntervalTable:
 
     @property
     def damaged_pages(self) -> Sequence[DamagedPage]:
-        """The damaged pages and gaps that were found so far."""
+        """The damaged pages and gaps found so far."""
         gaps = [DamagedPage(0, one.stream, one.from_ms, one.from_ms) for one in self.gaps.damaged]
         return [*self._damaged.values(), *gaps]
 
     def drop_damaged_pages(self, repairs: Iterable[Repair]) -> None:
-        """Delete them and the states of their streams, and store the repairs that replace them, in one transaction."""
+        """Delete damaged pages and the states of their streams, and store the repairs that replace them, atomically."""
         with self._db.transaction():
             self._db.executemany("DELETE FROM interval_pages WHERE id = ?", [(number,) for number in self._damaged])
             for stream in {page.stream for page in self.damaged_pages}:
@@ -377,13 +377,13 @@ class IntervalTable:
             )
 
     def interval_changes(self, after: int) -> Sequence[tuple[int, int, int]]:
-        """(number, start_ms, end_ms) of intervals corrected after they were first written, above ``after``."""
+        """(number, start_ms, end_ms) of corrections to written intervals, for numbers above ``after``."""
         return self._db.query(
             "SELECT id, start_ms, end_ms FROM interval_changes WHERE id > ? ORDER BY id LIMIT ?", after, KEEP_CHANGES
         )
 
     def announced_change(self) -> int:
-        """The last correction that results announced; the first call counts all earlier ones as announced."""
+        """The last correction announced by results; the first call counts all earlier ones as announced."""
         with self._db.transaction():
             self._db.execute(
                 "INSERT INTO meta (name, value) SELECT ?, coalesce(max(id), 0) FROM interval_changes WHERE true"
@@ -393,13 +393,13 @@ class IntervalTable:
         return int(self._db.query("SELECT value FROM meta WHERE name = ?", ANNOUNCED)[0][0])
 
     def results_begin(self, at_ms: int) -> int:
-        """When results begin: ``at_ms`` of the first call ever."""
+        """When results begin: ``at_ms`` of the very first call."""
         with self._db.transaction():
             self._db.execute("INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING", (BEGIN, at_ms))
         return int(self._db.query("SELECT value FROM meta WHERE name = ?", BEGIN)[0][0])
 
     def announce_changes(self, number: int) -> None:
-        """Results announced the corrections up to this one."""
+        """Record that results announced the corrections up to this one."""
         with self._db.transaction():
             self._db.execute("UPDATE meta SET value = ? WHERE name = ?", (number, ANNOUNCED))
 
@@ -410,14 +410,14 @@ class IntervalTable:
         fold: Callable[[Sequence[bytes], bytes], bytes],
         limit: int = 8,
     ) -> int:
-        """Merge the pages of a day of a stream into one, for at most ``limit`` days that end before ``before_ms``.
+        """Merge each stream's pages of a day into one, for at most ``limit`` days that end before ``before_ms``.
 
         Args:
-            day_of: from the start of a page to a value that is equal for pages of one day.
-            fold: from bodies and their shape to one body with the same content.
+            day_of: maps the start of a page to a value that is the same for all pages of a day.
+            fold: merges bodies of a given shape into one body with the same content.
 
         Returns:
-            How many days were merged; 0: nothing is left to do.
+            How many days were merged; 0: nothing left to do.
         """
         days = 0
         while days < limit:
@@ -443,7 +443,7 @@ class IntervalTable:
             if bad:
                 names = {place.id: name for name, place in self._streams.cached.items()}
                 self._damaged.update((row[0], DamagedPage(row[0], names[stream], row[1], row[2])) for row in bad)
-                break  # they must be deleted first
+                break  # damaged pages must be deleted first
             body = fold([row[3] for row in mine], columns)
             with self._db.transaction():
                 self._db.executemany("DELETE FROM interval_pages WHERE id = ?", [(row[0],) for row in mine])
@@ -456,7 +456,7 @@ class IntervalTable:
         return days
 
     def prune(self, before_ms: int) -> int:
-        """Delete pages that ended before ``before_ms``. Returns how many."""
+        """Delete pages that end before ``before_ms``. Returns how many."""
         with self._db.transaction():
             dropped = self._db.execute("DELETE FROM interval_pages WHERE to_ms < ?", (before_ms,)).rowcount
             if dropped > 0:
@@ -472,7 +472,7 @@ class IntervalTable:
 
 
 def is_sound(shape: bytes | None, digest: bytes | None, body: bytes, crc: int | None) -> bool:
-    """Whether these are the bytes that were written. A page of an older version has no checksum: whether it decodes."""
+    """True if these bytes are what was written; for a page of an older version, without checksum: if it decodes."""
     if shape is None or digest is None or not _is_shape(shape, digest):
         return False
     if crc is not None:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from agent.pack import SealedPack
 
 ROW_BYTES = 128  # size of a pack besides its body: row, index, outbox
-TRAIN_AFTER = 64  # packs before the first dictionary is made of them
+TRAIN_AFTER = 64  # packs before the first dictionary is made from them
 RETRAIN_AFTER = 10_000
-SAMPLES = 64  # streams that a dictionary is made of
-CHUNK = 32  # packs that an iteration holds at a time
+SAMPLES = 64  # streams used for a dictionary
+CHUNK = 32  # packs held at a time by an iteration
 _ALL: Mapping[str, Sequence[str]] = {}
 
 
@@ -43,7 +43,7 @@ class _Row:
 
 
 class PackTable:
-    """Packs, heads and outboxes. A damaged pack is dropped and noted as a loss; it never stops the others."""
+    """Packs, heads and outboxes. A damaged pack is dropped and noted as a loss; it never blocks the others."""
 
     def __init__(
         self,
@@ -57,17 +57,17 @@ class PackTable:
         self._db, self._codec, self._streams, self._retention = db, codec, streams, retention
         self._tracker, self._documents = tracker, documents
         self._destinations: dict[str, int] = {}  # destinations.id
-        self._asked: dict[str, tuple[str, ...]] = {}  # by destination, patterns of the streams that it gets; none: all
+        self._asked: dict[str, tuple[str, ...]] = {}  # by destination, patterns of its streams; none: all
         self.pending_counts: dict[str, int] = {}  # unconfirmed packs by destination
         self._next_id = 1
         self._untrained = 0  # packs since the last dictionary
         self._train_after = TRAIN_AFTER
 
     def load(self, destinations: Sequence[str], now_ms: int, asked: Mapping[str, Sequence[str]] = _ALL) -> None:
-        """Read the part that is kept in memory. Runs in the caller's transaction."""
+        """Load the part that is kept in memory. Runs in the caller's transaction."""
         self.set_destinations(destinations, now_ms, asked)
         self.refresh()
-        self._retention.losses()  # every start asks for them: damage there must show here
+        self._retention.losses()  # every start reads them: damage there must show here
         newest: tuple[int, bytes] | None = None
         for newest in self._db.execute("SELECT id, body FROM dictionaries ORDER BY id").fetchall():
             self._codec.add_dictionary(*newest)
@@ -76,7 +76,7 @@ class PackTable:
             self._train_after = RETRAIN_AFTER
 
     def refresh(self) -> None:
-        """Read heads and the next id again, after they were changed."""
+        """Reload heads and the next id after a change."""
         self._streams.refresh()
         self._next_id = self._streams.last_pack_id() + 1
 
@@ -84,17 +84,17 @@ class PackTable:
 
     @property
     def destinations(self) -> Collection[str]:
-        """Names of those that must confirm."""
+        """Names of destinations that must confirm."""
         return self._destinations.keys()
 
     def set_destinations(
         self, destinations: Sequence[str], now_ms: int, asked: Mapping[str, Sequence[str]] = _ALL
     ) -> None:
-        """Who must confirm from now on. Runs in the caller's transaction.
+        """Set which destinations must confirm. Runs in the caller's transaction.
 
         Args:
             asked: by destination, patterns of the streams that it gets; without any it gets all. Packs of other
-                streams leave its outbox, those of a stream that is new to it are not added.
+                streams leave its outbox; existing packs of streams that are new to it are not added.
         """
         for name in destinations:
             self._db.execute(
@@ -110,7 +110,7 @@ class PackTable:
         self.count_pending()
 
     def _drop_unasked(self) -> None:
-        """At each start too: an earlier version, or another configuration, may have run in between."""
+        """Remove packs of other streams; at each start too, as another version or configuration may have run before."""
         streams = self._db.execute("SELECT id, name FROM streams").fetchall()
         for name, patterns in self._asked.items():
             unasked = [number for number, stream in streams if not _is_asked(stream, patterns)]
@@ -128,7 +128,7 @@ class PackTable:
 
     @contextlib.contextmanager
     def restored_destinations(self) -> Iterator[None]:
-        """On an error the destinations are what they were before."""
+        """Restore the destinations on an error."""
         before = self._destinations, self._asked, self._retention.active, self.pending_counts
         try:
             yield
@@ -137,7 +137,7 @@ class PackTable:
             raise
 
     def count_pending(self) -> None:
-        """Count ``pending_counts`` in the database."""
+        """Set ``pending_counts`` from the database."""
         self.pending_counts = {
             name: self._db.execute("SELECT count(*) FROM outbox WHERE destination = ?", (number,)).fetchone()[0]
             for name, number in self._destinations.items()
@@ -155,17 +155,17 @@ class PackTable:
         """Store packs, heads, ring positions and outbox rows, and delete confirmed outbox rows, in one transaction.
 
         Args:
-            packs: those of a stream in the order of ``seq``.
+            packs: for each stream in the order of ``seq``.
             confirmed: ids by destination.
-            stated: ids of the LossNotes that the first of ``packs`` of their stream contains.
-            facts: by stream, the device facts that the births among ``packs`` contain.
+            stated: ids of the LossNotes contained in the first of ``packs`` of their stream.
+            facts: by stream, the device facts in the births among ``packs``.
 
         Returns:
-            The ids of ``packs``, in order. They are on the disk when this returns.
+            The ids of ``packs``, in order. The packs are on disk when this returns.
 
         Raises:
             StoreFull: the disk is full; nothing was done.
-            StoreBusy: the disk failed for the moment; nothing was done.
+            StoreBusy: the disk failed temporarily; nothing was done.
             StoreDamaged: nothing was done, and nothing will be until the store is opened again.
         """
         if packs and not self._tracker.record.begun:
@@ -207,7 +207,7 @@ class PackTable:
     def _check_disk(self, need: int) -> None:
         directory = self._db.path.parent
         free = free_bytes(directory)
-        # once for the WAL, once for the database, where unused pages inside the file count
+        # once for the WAL, once for the database, where unused pages in the file count as free
         if free >= SPARE_BYTES + 2 * need:
             return
         if free < SPARE_BYTES // 2 + need + max(0, need - self._db.free_pages * PAGE_BYTES):
@@ -226,7 +226,7 @@ class PackTable:
         return max(removed, 0)
 
     def _encode(self, packs: Sequence[SealedPack], ids: Sequence[int]) -> list[_Row]:
-        """Compress the packs, and check that each one follows the one before."""
+        """Compress packs, and check that each follows its predecessor."""
         rows = []
         latest: dict[str, tuple[int, int, bytes | None]] = {}  # stream -> seq, birth's id, birth's hash
         for number, pack in zip(ids, packs, strict=True):
@@ -242,7 +242,7 @@ class PackTable:
         return rows
 
     def _insert(self, rows: Sequence[_Row]) -> dict[str, int]:
-        """Returns how many of them each destination gets."""
+        """Insert packs. Returns how many each destination gets."""
         births = {row.pack.stream: (row.id, row.pack.hash) for row in rows if row.pack.is_birth}
         self._streams.advance({row.pack.stream: row.pack for row in rows}.values(), births)
         self._db.executemany(
@@ -276,13 +276,13 @@ class PackTable:
         for loss in stated:
             found = self._db.execute("SELECT stream FROM losses WHERE id = ?", (loss,)).fetchone()
             if found is None:
-                continue  # it was merged into a longer one meanwhile, which is not stated yet
+                continue  # meanwhile merged into a longer loss, which is not stated yet
             if found[0] not in first:
                 raise ValueError(f"loss {loss} is stated, but no pack of its stream is committed")
             self._db.execute("UPDATE losses SET stated_in = ? WHERE id = ?", (first[found[0]], loss))
 
     def _train_dictionary(self) -> None:
-        """Make a dictionary of recent packs if it saves enough. The packs are committed, whatever fails here."""
+        """Make a dictionary from recent packs if it saves enough. A failure here does not affect the commit."""
         self._untrained, self._train_after = 0, RETRAIN_AFTER
         with contextlib.suppress(StoreError, ValueError, KeyError, sqlite3.Error):
             rows = self._db.execute(
@@ -306,7 +306,7 @@ class PackTable:
     # --- damage
 
     def _decode(self, number: int, dictionary: int, body: bytes, birth: bytes | None) -> bytes | None:
-        """The bytes of a pack; None if it is damaged: then it is dropped and noted as a loss of reason ``damaged``."""
+        """The bytes of a pack. A damaged one is dropped and noted as a loss with reason ``damaged``; then None."""
         try:
             return self._codec.unpack(dictionary, body, birth)
         except ValueError:
@@ -318,7 +318,7 @@ class PackTable:
             self._retention.lost_packs += self._retention.evict([number], DAMAGED)
 
     def drop_if_bad(self, number: int, body: Sequence[Any], is_sealed: Callable[[bytes], bool]) -> bool:
-        """Drop a pack that differs from the sealed one. It is a loss if a destination still waits for it."""
+        """Drop a pack that differs from what was sealed; it is a loss if a destination still waits for it."""
         with contextlib.suppress(ValueError):
             if is_sealed(self._codec.unpack(*body)):
                 return False
@@ -333,25 +333,25 @@ class PackTable:
         return True
 
     def losses(self) -> list[LossNote]:
-        """Losses that no pack states yet. A start must ask for them: they survive a kill."""
+        """Losses that no pack states yet. They survive a kill, so a start must read them."""
         return self._retention.losses()
 
     # --- reading
 
     def heads(self) -> dict[str, StreamHead]:
-        """All streams that ever sealed a pack here, by name."""
+        """Heads of all streams that ever sealed a pack here, by name."""
         return self._streams.heads()
 
     def head(self, stream: str) -> StreamHead:
-        """One of them. Raises KeyError if the stream never sealed a pack here."""
+        """The head of one stream. Raises KeyError if it never sealed a pack here."""
         return self._streams.head(stream)
 
     def _read(self, max_bytes: int, sql: str, *values: object) -> tuple[list[tuple[Any, ...]], tuple[Any, ...]]:
-        """Rows of ``sql``, whose last columns are id, dictionary, body and the birth's hash, each with the pack's bytes
-        in place of the last three; and the last row that was read, () if there is none. Damaged packs are dropped.
+        """Rows of ``sql``, whose last columns are id, dictionary, body and the birth's hash, with the pack's bytes in
+        place of the last three; and the last row read, () if there is none. Damaged packs are dropped.
 
         Args:
-            max_bytes: of all packs together; the first one may be larger.
+            max_bytes: of all packs together; the first may be larger.
         """
         found: list[tuple[Any, ...]] = []
         bad: list[int] = []
@@ -377,7 +377,7 @@ class PackTable:
     def pending(
         self, destination: str, after_id: int = 0, limit: int = 100, max_bytes: int = 1 << 20
     ) -> list[OutboxItem]:
-        """Packs that ``destination`` has not confirmed, oldest first, above ``after_id``; empty: there are no more."""
+        """Packs above ``after_id`` that ``destination`` has not confirmed, oldest first; empty: no more."""
         found, last = self._read(
             max_bytes,
             "SELECT s.name, p.is_birth, p.from_ms + p.span_ms, p.id, p.dictionary, p.body, b.hash FROM outbox o"
@@ -392,7 +392,7 @@ class PackTable:
         ]
 
     def births(self, after: str = "", limit: int = 100, max_bytes: int = 1 << 20) -> list[OutboxItem]:
-        """The newest birth of each stream whose name is above ``after``, by name; empty: there are no more."""
+        """The newest births of streams with names above ``after``, by name; empty: no more."""
         found, last = self._read(
             max_bytes,
             "SELECT s.name, p.from_ms + p.span_ms, p.id, p.dictionary, p.body, b.hash FROM streams s"
@@ -405,7 +405,7 @@ class PackTable:
         return [OutboxItem(number, stream, data, True, to_ms) for stream, to_ms, number, data in found]
 
     def after(self, stream: str, seq: int, last: int, limit: int = CHUNK, max_bytes: int = 1 << 30) -> list[StoredPack]:
-        """Packs above ``seq`` up to ``last``, of any boot, in order; empty: there are no more."""
+        """Packs above ``seq`` up to ``last``, of any boot, in order; empty: no more."""
         found, read = self._read(
             max_bytes,
             "SELECT t.boot, p.seq, p.from_ms, p.span_ms, p.is_birth, p.id, p.dictionary, p.body, b.hash"
@@ -440,7 +440,7 @@ class PackTable:
             seq, limit = rows[-1][0], limit - len(rows)
 
     def birth_before(self, stream: str, seq: int) -> bytes | None:
-        """The birth that is valid before pack ``seq``, as published; None if it is not here."""
+        """The birth in effect before pack ``seq``, as published; None if it is not here."""
         rows = self._db.query(
             "SELECT p.id, p.dictionary, p.body, b.hash FROM packs p LEFT JOIN births b ON b.pack = p.birth"
             " WHERE p.stream = ? AND p.is_birth AND p.seq < ? ORDER BY p.seq DESC LIMIT 1",
@@ -459,7 +459,7 @@ class PackTable:
     def spans(self, from_ms: int, to_ms: int) -> dict[str, tuple[int, int]]:
         """(first, last) sequence of the packs that overlap ``[from_ms, to_ms)``, by stream.
 
-        A birth that outlived its packs, at the beginning of the rest of a stream, is not among them.
+        A birth that outlived its packs, at the beginning of what is left of a stream, does not count.
         """
         rows = self._db.query(
             "SELECT s.name, s.id, min(p.seq), max(p.seq) FROM packs p JOIN streams s ON s.id = p.stream"
@@ -481,7 +481,7 @@ class PackTable:
         return first
 
     def first_pack(self, stream: str) -> tuple[int, int]:
-        """(sequence, ``from`` in ms) of the first pack of a stream that is here with those after it, or (0, 0)."""
+        """(sequence, ``from`` in ms) of the first pack of a stream that is stored with all later ones, or (0, 0)."""
         number = self._streams.cached[stream].id
         ((first, last),) = self._db.query("SELECT min(seq), max(seq) FROM packs WHERE stream = ?", number)
         if first is None:
@@ -491,9 +491,9 @@ class PackTable:
         return first, from_ms
 
     def seq_at(self, stream: str, at_ms: int) -> int:
-        """The last pack of a stream that begins at or before an instant; if there is none, the first one that is here.
+        """The last pack of a stream that begins at or before an instant, otherwise the first stored one.
 
-        Found by bisection: if the clock was set back, it is one of several packs at which the instant was passed.
+        Found by bisection: after the clock was set back, the result is one of several packs that pass the instant.
         """
         head, (low, from_ms) = self._streams.cached[stream], self.first_pack(stream)
         high = head.seq if from_ms <= at_ms else low
@@ -512,7 +512,7 @@ class PackTable:
     # --- acks and replay
 
     def acknowledged(self, destination: str, ack: Ack) -> tuple[list[int], str | None]:
-        """Ids in the outbox of ``destination`` that an ack confirms, and why it is refused."""
+        """Ids in the outbox of ``destination`` that an ack confirms, and why the ack is refused."""
         boot = self._streams.find_boot(ack.boot)
         if ack.stream not in self._streams.cached or boot is None:
             return [], "no such stream or boot"
@@ -584,7 +584,7 @@ class PackTable:
         return found if first > last else [*found, MissingRange(first, last, None)]
 
     def count_replayed(self, destination: str, day: int, size: int) -> int:
-        """Add ``size`` bytes to the bytes replayed to ``destination`` on a UTC day; returns that day's sum."""
+        """Add ``size`` to the bytes replayed to ``destination`` on a UTC day; returns the day's sum."""
         name = f"replayed {destination}"
         kept, _, spent = str(self._db.meta(name) or "").partition(" ")
         total = size + (int(spent) if kept == str(day) else 0)

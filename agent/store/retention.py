@@ -1,4 +1,4 @@
-"""Retention: which packs are deleted when, the size limits, and the losses that streams must report."""
+"""Retention: when packs are deleted, the size limits, and the losses that streams must state."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from agent.store.sqlite import PAGE_BYTES, WAL_LIMIT_BYTES, Database, DiskReserv
 from agent.store.streams import DAMAGED, SIZE_CAP, LossNote, boot_hex
 from agent.verify.signed import payload_hash
 
-SPARE_BYTES = 1024 * 1024  # disk space that a commit leaves free, for other programs and log lines
+SPARE_BYTES = 1024 * 1024  # disk space that a commit leaves free for other programs and log lines
 STEP = 1024  # ids examined in one statement
-EVICT = 64  # packs evicted at once under the cap
+EVICT = 64  # packs evicted at once to stay under the cap
 VACUUM_PAGES = 512
-# valid births and the newest id stay: an id must never be assigned twice
+# births in effect and the newest id stay: an id must never be assigned twice
 _STAYS = "(SELECT birth_pack FROM streams WHERE birth_pack IS NOT NULL UNION SELECT max(id) FROM packs)"
 
 
@@ -25,7 +25,7 @@ def ballast_bytes(max_size_bytes: int) -> int:
 
 
 def page_limit(max_size_bytes: int) -> int:
-    """The most pages of the database file, so that WAL and reserve fit under the cap as well."""
+    """Largest number of pages of the database file, so that WAL and reserve also fit under the cap."""
     return (max_size_bytes - WAL_LIMIT_BYTES - ballast_bytes(max_size_bytes)) // PAGE_BYTES
 
 
@@ -37,10 +37,10 @@ class Retention:
         self.max_size_bytes, self.keep_delivered_ms = max_size_bytes, int(keep_delivered_s * 1000)
         self.page_limit = page_limit(max_size_bytes)
         self.reserve = self._make_reserve()
-        # how far the searches for old and for all confirmed packs have come: up to here there are no more of them
+        # progress of the searches for old and for all confirmed packs: none are left up to here
         self._old_up_to = self._confirmed_up_to = 0
         self.active: tuple[int, ...] = ()  # destinations.id of those that must confirm
-        self.lost_packs = 0  # evicted before they were confirmed, or damaged; since the store was opened
+        self.lost_packs = 0  # evicted before being confirmed, or damaged, since the store was opened
 
     def _make_reserve(self) -> DiskReserve:
         path = self._db.path
@@ -48,12 +48,12 @@ class Retention:
 
     def apply_limits(self) -> None:
         """Set the hard limit of the file and reserve the disk space."""
-        # the last safeguard should the estimates be wrong: SQLite refuses to grow past the cap
+        # last safeguard if the estimates are wrong: SQLite refuses to grow past the cap
         self._db.execute(f"PRAGMA max_page_count = {self.page_limit + (2 << 20) // PAGE_BYTES}")
         self.reserve.take(SPARE_BYTES)
 
     def change_limits(self, max_size_bytes: int, keep_delivered_s: float) -> None:
-        """Other limits from now on; excess packs are deleted by the next clean-up."""
+        """Change the limits; the next clean-up deletes excess packs."""
         self.keep_delivered_ms = int(keep_delivered_s * 1000)
         if max_size_bytes != self.max_size_bytes:
             self.max_size_bytes, self.page_limit = max_size_bytes, page_limit(max_size_bytes)
@@ -63,11 +63,11 @@ class Retention:
                 self.apply_limits()
 
     def on_confirmed(self, pack: int) -> None:
-        """A pack was confirmed: search from there again."""
+        """Note a confirmed pack: the searches start again from there."""
         self._old_up_to, self._confirmed_up_to = min(self._old_up_to, pack - 1), min(self._confirmed_up_to, pack - 1)
 
     def has_spare_pages(self) -> bool:
-        """Whether the file has unused pages for new packs."""
+        """True if the file has unused pages for new packs."""
         with contextlib.suppress(sqlite3.Error):
             return self._db.free_pages * PAGE_BYTES >= SPARE_BYTES
         return False
@@ -77,7 +77,7 @@ class Retention:
         return self._db.pages - self._db.free_pages
 
     def delete_delivered(self, cutoff_ms: int, steps: int = 256) -> int:
-        """Delete packs that all destinations confirmed and that ended before ``cutoff_ms``. Returns how many."""
+        """Delete packs that ended before ``cutoff_ms`` and that all destinations confirmed. Returns how many."""
         deleted = 0
         for _ in range(steps):
             start = self._db.execute("SELECT min(id) FROM packs WHERE id > ?", (self._old_up_to,)).fetchone()[0]
@@ -105,12 +105,12 @@ class Retention:
                 continue
             ids = self._oldest_packs(EVICT)
             if not ids:
-                break  # only valid births are left
+                break  # only births in effect are left
             lost += self.evict(ids, SIZE_CAP)
         return lost
 
     def free_confirmed(self, pages: int) -> int:
-        """Delete confirmed packs of any age until ``pages`` more are unused or no pack is left. Returns how many."""
+        """Delete confirmed packs of any age until ``pages`` more are unused or none is left. Returns how many."""
         deleted, target = 0, self.used_pages() - pages
         while self.used_pages() > target and (batch := self._delete_confirmed_batch()):
             deleted += batch
@@ -135,14 +135,14 @@ class Retention:
             f" (SELECT pack FROM outbox WHERE destination IN ({marks}) AND pack BETWEEN ? AND ?)"
         )
         values = (start, end, *self.active, start, end)
-        # the losses that such a pack states were delivered; the other destinations are no longer configured
+        # losses stated by such a pack are delivered; other destinations are no longer configured
         self._db.execute(f"DELETE FROM losses WHERE stated_in IN (SELECT id FROM packs WHERE {where})", values)
         ids = [row[0] for row in self._db.execute(f"DELETE FROM packs WHERE {where} RETURNING id", values)]
         self._delete_from_outbox(ids)
         return len(ids)
 
     def _delete_old_births(self, cutoff_ms: int) -> int:
-        """Delete births without a pack left: the next pack of the stream is a birth again. Returns how many."""
+        """Delete births with no packs left: the next pack of the stream is a birth again. Returns how many."""
         marks = ",".join("?" * len(self.active))
         ids = [
             row[0]
@@ -173,7 +173,7 @@ class Retention:
                 "SELECT stream, boot, seq, from_ms, span_ms FROM packs WHERE id = ?", (number,)
             ).fetchone()
             runs.setdefault((stream, boot), []).append((seq, number, from_ms, from_ms + span_ms))
-            # the losses that it states must be stated again
+            # losses stated in it must be stated again
             self._db.execute("UPDATE losses SET stated_in = NULL WHERE stated_in = ?", (number,))
         for (stream, boot), packs in runs.items():
             packs.sort()
@@ -209,7 +209,7 @@ class Retention:
     def note_loss(
         self, stream: int, boot: int, first: int, last: int, from_ms: int, to_ms: int, digest: bytes, reason: str
     ) -> None:
-        """Add a loss, merged with its neighbours, stated or not: a stream then has few of them, not thousands."""
+        """Add a loss, merged with its neighbours, stated or not, so that a stream has a few losses, not thousands."""
         before = self._db.execute(
             "DELETE FROM losses WHERE stream = ? AND boot = ? AND last = ? AND reason = ?"
             " RETURNING first, from_ms, to_ms",
@@ -236,7 +236,7 @@ class Retention:
         )
 
     def delete_old_hashes(self) -> None:
-        """Delete the hashes of births that were deleted with all their packs."""
+        """Delete the hashes of births that are gone together with all their packs."""
         self._db.execute(
             "DELETE FROM births WHERE pack < (SELECT min(id) FROM packs) AND pack NOT IN"
             " (SELECT birth_pack FROM streams WHERE birth_pack IS NOT NULL)"
@@ -244,7 +244,7 @@ class Retention:
         )
 
     def delete_old_dictionaries(self) -> list[int]:
-        """Delete dictionaries that no pack uses; returns their numbers."""
+        """Delete unused dictionaries; returns their numbers."""
         return [
             row[0]
             for row in self._db.execute(
@@ -254,7 +254,7 @@ class Retention:
         ]
 
     def losses(self) -> list[LossNote]:
-        """Losses that no pack states yet, oldest first. They survive a kill: a start must ask for them."""
+        """Losses that no pack states yet, oldest first. They survive a kill, so a start must read them."""
         rows = self._db.execute(
             "SELECT l.id, s.name, b.boot, l.first, l.last, l.from_ms, l.to_ms, l.hash, l.reason FROM losses l"
             " JOIN streams s ON s.id = l.stream JOIN boots b ON b.id = l.boot WHERE l.stated_in IS NULL ORDER BY l.id"
@@ -262,9 +262,9 @@ class Retention:
         return [LossNote(n, name, boot_hex(boot), *rest) for n, name, boot, *rest in rows]
 
     def shrink(self) -> None:
-        """Return unused pages to the disk if they are more than a quarter of the file, and many for the cap.
+        """Return unused pages to the disk if they exceed a quarter of the file and an eighth of the cap or 16 MiB.
 
-        Few at a time: pages that will soon be used again are not worth the wear.
+        Only a few at a time: freeing pages that will soon be used again is not worth the wear.
         """
         spare_pages = min(16 << 20, self.max_size_bytes // 8) // PAGE_BYTES
         if self._db.free_pages > max(spare_pages, self._db.pages // 4):

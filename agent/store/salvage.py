@@ -1,8 +1,8 @@
-"""Salvage: copies what can be read of a damaged database into the new one; a bad page costs only its own rows.
+"""Salvage: copies what is readable in a damaged database into the new one; a bad page costs only its own rows.
 
-Copied are the packs that a destination still waits for, and the tables of rings that are not sealed yet. Packs that
-cannot be read are noted as losses of reason ``damaged``, so that each stream states them; the rest of the history
-stays in the file that was set aside.
+It copies packs that a destination still waits for, and tables of rings that are not sealed yet. Unreadable packs are
+noted as losses with reason ``damaged``, so that each stream states them; the rest of the history stays in the file that
+was set aside.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from agent.zstd import read_frame
 from drivers.encoding import base64url_decode
 
 log = logging.getLogger("meterhouse.store")
-MAX_PACKS = 100_000  # further packs stay in the old file and are stated as lost
-ONE_BY_ONE = 2_000  # keys after a bad page that are tried one by one; then in growing steps
+MAX_PACKS = 100_000  # more packs than this stay in the old file and are stated as lost
+ONE_BY_ONE = 2_000  # keys tried one by one after a bad page; then in growing steps
 NEWEST = (("id", "packs"), ("id", "packs INDEXED BY packs_seq"), ("pack", "outbox"))  # where the last id can be found
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class Hole:
-    """Keys ``first`` to ``last`` cannot be read, if there were any."""
+    """Keys ``first`` to ``last``, if they existed, cannot be read."""
 
     first: int
     last: int
@@ -42,16 +42,16 @@ class Hole:
 
 @dataclass(slots=True)
 class PackEdges:
-    """A readable pack's own time and its predecessor."""
+    """Time range and predecessor of a readable pack."""
 
-    prev: bytes | None  # hash and boot of the one before
+    prev: bytes | None  # hash and boot of the predecessor
     prev_boot: str
     from_ms: int
     to_ms: int
 
 
 def edges_of(pack: Mapping[str, Any]) -> PackEdges:
-    """Raises KeyError, TypeError or ValueError if it is not a pack."""
+    """The edges of a pack. Raises KeyError, TypeError or ValueError if it is not a pack."""
     prev = base64url_decode(pack["prev"]) if pack["prev"] else None
     boot = pack.get("prev_boot") or pack["boot"]
     return PackEdges(prev, boot, round(pack["from"] * 1000), round(pack["to"] * 1000))
@@ -62,9 +62,9 @@ class RecordedState:
     """The content of the record beside the old database.
 
     Args:
-        heads: by stream; the damaged file may have less of it, or nothing.
+        heads: by stream; the damaged file may have less of a stream, or nothing.
         torn: the confirmations of destinations in the old file are not reliable.
-        first_id: for the packs that are copied.
+        first_id: the first id for copied packs.
     """
 
     heads: Mapping[str, RecordedHead]
@@ -95,7 +95,7 @@ def open_damaged(path: Path) -> sqlite3.Connection:
 def read_rows(
     conn: sqlite3.Connection, sql: str, values: Sequence[object], last: int
 ) -> Iterator[tuple[Any, ...] | Hole]:
-    """Rows of ``sql`` by ascending key, which is the first column; its last ``?`` is the key after which it reads.
+    """Rows of ``sql`` by ascending key, the first column; the last ``?`` in ``sql`` is the key to read after.
 
     Args:
         last: the highest possible key; a hole ends there at the latest.
@@ -133,7 +133,7 @@ class Salvage:
 
     Args:
         db, codec, streams: of the new database.
-        destinations: who must confirm from now on; used if the old file's list cannot be read.
+        destinations: those that must confirm from now on; used if the old file's list cannot be read.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Salvage:
         self.lost = 0
 
     def run(self) -> None:
-        """Copy what can be read. Damage in the old file raises nothing."""
+        """Copy what is readable. Damage in the old file raises nothing."""
         try:
             with closing(open_damaged(self._aside)) as old:
                 old.execute("PRAGMA query_only = ON")
@@ -165,7 +165,7 @@ class Salvage:
     # --- tables of rings
 
     def _tables(self, old: sqlite3.Connection) -> None:
-        """Point tables, for the records of rings that are not sealed yet; changed documents are left out."""
+        """Copy point tables for records of rings that are not sealed yet, without documents whose bytes changed."""
         with suppress(sqlite3.DatabaseError):
             for ring, key, stream, digest in old.execute("SELECT ring_id, number, stream, document FROM tables"):
                 body = old.execute("SELECT body FROM documents WHERE hash = ?", (digest,)).fetchone()
@@ -198,7 +198,7 @@ class Salvage:
                 log.info("%s: packs up to %d salvaged from the damaged database", stream.name, top)
 
     def _streams(self, old: sqlite3.Connection) -> dict[int, SalvagedStream]:
-        """The streams whose heads were copied, by their old number."""
+        """Streams whose heads were copied, by old number."""
         mine = {
             name: (key, seq, digest, boot_hex(boot), to_ms)
             for key, name, seq, digest, boot, to_ms in self._db.execute(
@@ -214,7 +214,7 @@ class Salvage:
     def _owed(self, old: sqlite3.Connection) -> tuple[dict[int, set[int]], bool]:
         """Ids of packs with the destinations (of the new database) that wait for them, and whether this is incomplete.
 
-        If it is, all packs that may have been in the list count as owed: sending the same bytes again does no harm.
+        If so, all packs that may have been in the list count as owed: sending the same bytes again does no harm.
         """
         owed: dict[int, set[int]] = {}
         torn = lost_names = self._recorded.torn
@@ -236,7 +236,7 @@ class Salvage:
                     ids = range(row[0], row[0] + 1)
                 for pack in ids:
                     owed.setdefault(pack, set()).add(mine)
-        if lost_names:  # each configured one may have been among them, and may wait for any pack
+        if lost_names:  # any configured destination may be among the lost names, and may wait for any pack
             ours = set(map(self._destination, self._destinations))
             for pack in range(max(1, last - MAX_PACKS), last + 1):
                 owed[pack] = owed.get(pack, set()) | ours
@@ -248,7 +248,7 @@ class Salvage:
         return int(self._db.execute("SELECT id FROM destinations WHERE name = ?", (name,)).fetchone()[0])
 
     def _read(self, old: sqlite3.Connection, key: int) -> tuple[int, bytes] | None:
-        """(old number of the stream, bytes) of a pack; None if it cannot be read."""
+        """(old number of its stream, bytes) of a pack; None if it cannot be read."""
         try:
             row = old.execute("SELECT stream, birth, dictionary, body FROM packs WHERE id = ?", (key,)).fetchone()
             if row is None:
@@ -260,7 +260,7 @@ class Salvage:
             return None
 
     def _by_name(self, name: str, old_id: int, streams: dict[int, SalvagedStream]) -> SalvagedStream:
-        """A stream whose row cannot be read, by the name in its pack. Raises KeyError if it is not recorded."""
+        """A stream whose row is not readable, by the name in a pack. Raises KeyError if the stream is not recorded."""
         head = head_of(self._recorded.heads[name])
         stream = SalvagedStream(
             name, old_id, self._new_streams.put_head(head), head.seq, head.hash, head.boot, head.to_ms
@@ -304,7 +304,7 @@ class Salvage:
     def _missing(
         self, old: sqlite3.Connection, stream: SalvagedStream, bad: set[int], torn: bool, first_owed: int
     ) -> dict[int, int]:
-        """Sequences that were, or may have been, owed and were not copied, with their old ids (0: not known)."""
+        """Sequences that were or may have been owed but were not copied, with their old ids (0: not known)."""
         missing: dict[int, int] = {}
         if not bad and not torn:
             return missing
@@ -318,14 +318,14 @@ class Salvage:
         return missing
 
     def _dropped(self, old: sqlite3.Connection, stream: SalvagedStream) -> int:
-        """The first pack that the record names and the old file does not have; 0: there is none."""
+        """The first recorded pack that is not in the old file; 0: none."""
         top = read_number(old, f"SELECT max(seq) FROM packs INDEXED BY packs_seq WHERE stream = {stream.old_id}")
         kept = self._recorded.heads.get(stream.name)
         first = max(top, stream.old_seq, *stream.saved, kept.owed_seq - 1 if kept else 0) + 1
         return first if first <= stream.seq else 0
 
     def _note_losses(self, old: sqlite3.Connection, stream: SalvagedStream, missing: Mapping[int, int]) -> None:
-        """Note missing packs, run by run. A run ends before a readable pack, whose ``prev`` is its hash."""
+        """Note runs of missing packs. A run ends before a readable pack, whose ``prev`` is the run's hash."""
         at = 0
         for first in sorted(missing):
             if first <= at:
@@ -347,7 +347,7 @@ class Salvage:
             at = last
 
     def _neighbour(self, old: sqlite3.Connection, stream: SalvagedStream, seq: int) -> PackEdges | None:
-        """A pack beside a run, usually delivered long ago; None if it cannot be read."""
+        """A pack next to a run, usually delivered long ago; None if it cannot be read."""
         if seq in stream.saved:
             return stream.saved[seq]
         with suppress(sqlite3.DatabaseError, ValueError, KeyError, TypeError):
@@ -360,7 +360,7 @@ class Salvage:
 
 
 def read_heads(aside: Path) -> Iterator[StreamHead]:
-    """Heads that can still be read, row by row: one bad page must not lose the others."""
+    """Heads that are still readable, row by row: one bad page must not cost the others."""
     columns = "s.name, b.boot, s.seq, s.hash, s.to_ms, s.ring_id, s.ring_pos"
     with suppress(sqlite3.Error), closing(open_damaged(aside)) as old:
         rows = old.execute(f"SELECT {columns} FROM streams s JOIN boots b ON b.id = s.boot")

@@ -1,7 +1,7 @@
 """The tables, as migrations that only add. sqlite-utils, which applies them, is imported only when needed.
 
-It takes 160 ms and 20 MB to import, which a gateway would pay at every start. So a current database is opened without
-it, and a new one is created by executing the same steps directly, with the same records.
+Its import takes 160 ms and 20 MB, which a gateway would pay at every start. So a current database is opened without it,
+and a new one is created by executing the same steps directly, with the same records.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ STEPS: Steps = (
     ("0007_interval_gaps", _GAPS),
 )
 # Within a major number steps only add, so that an older version can open the database of a newer one. A step that an
-# older version could not handle raises MAJOR: then the older one refuses. PRAGMA user_version holds both.
+# older version could not handle raises MAJOR; the older version then refuses. PRAGMA user_version holds both.
 MAJOR = 0
 MAJOR_STEP = 1000
 VERSION = MAJOR * MAJOR_STEP + len(STEPS)  # of a current database
@@ -204,7 +204,7 @@ def create(conn: sqlite3.Connection, steps: Steps = STEPS) -> None:
 def missing_columns(conn: sqlite3.Connection) -> str:
     """The missing columns of a current database, as ``table.column``; "" if there are none.
 
-    A bit that flipped in the text of a table leaves a valid table, with a column that is never used.
+    A flipped bit in the definition of a table leaves a valid table, with a column that is never used.
     """
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
         create(fresh)

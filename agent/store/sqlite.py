@@ -1,4 +1,4 @@
-"""The SQLite file: its one connection, settings checked when it opens, quarantine of a damaged file, disk reserve."""
+"""The SQLite file: its only connection, settings checked on opening, quarantine of a damaged file, disk reserve."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from agent.store.errors import (
 from drivers.files import sync_directory
 
 log = logging.getLogger("meterhouse.store")
-PAGE_BYTES = 4096  # small: a gateway commits a few kilobytes at a time, and flash wears by pages
-CHECKPOINT_PAGES = 64  # small: the WAL counts against the disk space of a reading
+PAGE_BYTES = 4096  # small: a gateway commits a few kilobytes at a time, and flash wears per page written
+CHECKPOINT_PAGES = 64  # small: the WAL counts towards the disk space per reading
 WAL_LIMIT_BYTES = 4 * 1024 * 1024  # the WAL file is truncated to this size after a large transaction
 BUSY_MS = 2_000
 MODE = 0o600  # other users must not open the file: a reader can lock it
-OLDEST_SQLITE = (3, 40, 1)  # of the oldest system that the tests run on
+OLDEST_SQLITE = (3, 40, 1)  # on the oldest system that runs the tests
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Quarantine:
 
 
 class Database:
-    """The one connection to the database. Belongs to the thread that opened it.
+    """The only connection to the database. Belongs to the thread that opened it.
 
     ``execute`` and ``executemany`` raise SQLite's own errors; ``transaction``, ``query`` and ``translated_errors``
     raise a StoreError instead.
@@ -65,7 +65,7 @@ class Database:
 
     @contextlib.contextmanager
     def translated_errors(self) -> Iterator[None]:
-        """Raise a StoreError for an error of SQLite."""
+        """Translate an error of SQLite into a StoreError."""
         try:
             yield
         except sqlite3.Error as error:
@@ -73,7 +73,7 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing. Inside another transaction this is a part of that one. Raises StoreError."""
+        """All or nothing. Inside another transaction it is part of that one. Raises StoreError."""
         if self._in_transaction:
             yield
             return
@@ -98,12 +98,12 @@ class Database:
             return self._conn.execute(sql, values).fetchall()
 
     def meta(self, name: str) -> Any:
-        """A value of the table ``meta``; None if it is not there."""
+        """A value from the table ``meta``; None if missing."""
         row = self._conn.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return row[0] if row else None
 
     def set_meta(self, name: str, value: object) -> None:
-        """Store a value in the table ``meta``; inside the transaction of the caller."""
+        """Store a value in the table ``meta``, in the caller's transaction."""
         self._conn.execute(
             "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
             (name, value),
@@ -111,7 +111,7 @@ class Database:
 
     @property
     def pages(self) -> int:
-        """Size of the database in pages, with those in the WAL."""
+        """Size of the database in pages, including those in the WAL."""
         return int(self._conn.execute("PRAGMA page_count").fetchone()[0])
 
     @property
@@ -121,7 +121,7 @@ class Database:
 
     def vacuum(self, pages: int) -> None:
         """Return up to ``pages`` unused pages to the disk."""
-        # the pragma frees one page a step and has no columns; execute() would make only one step
+        # the pragma frees one page per step and has no columns; execute() would run only one step
         self._conn.executescript(f"PRAGMA incremental_vacuum({pages})")
 
     def flush_wal(self) -> None:
@@ -143,7 +143,7 @@ def check_regular_files(path: Path) -> None:
     """Check that the database and the files beside it are regular files: opening a pipe would never return.
 
     Raises:
-        StoreError: one of them is something else.
+        StoreError: one of them is not a regular file.
     """
     for end in ("", "-wal", "-journal", ".salvage", ".suspect"):
         file = path.with_name(path.name + end)
@@ -155,9 +155,9 @@ def check_regular_files(path: Path) -> None:
 def connect(path: Path) -> sqlite3.Connection:
     """Open or create the database and check every setting. Raises sqlite3.Error or a StoreError."""
     fresh = not path.exists() or path.stat().st_size == 0
-    if fresh:  # created here: its mode must not depend on the umask
+    if fresh:  # new: its mode must not depend on the umask
         with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + "-wal").unlink()  # belongs to a file that was removed
+            path.with_name(path.name + "-wal").unlink()  # belongs to a removed file
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, MODE))
     elif (found := path.stat()).st_mode & 0o077 and found.st_uid == os.geteuid():  # made by an earlier version
         for name in (path, path.with_name(path.name + "-wal")):
@@ -174,7 +174,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def _configure(conn: sqlite3.Connection, path: Path) -> None:
     conn.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
-    # one process only. Before the first read: SQLite then needs no shared-memory file, which needs room on the disk
+    # one process only; set before the first read, so that SQLite needs no shared-memory file, which takes disk space
     conn.execute("PRAGMA locking_mode = EXCLUSIVE")
     version = int(conn.execute("PRAGMA user_version").fetchone()[0])
     major = version // schema.MAJOR_STEP
@@ -229,14 +229,14 @@ def open_or_quarantine(
 ) -> tuple[sqlite3.Connection, Quarantine | None]:
     """Open the database. A damaged one is set aside under a dated name, and a new one is created.
 
-    If only the disk may have failed, opening is retried for some seconds first.
+    If the disk alone may have failed, opening is first retried for some seconds.
 
     Args:
-        damage: the damage already known.
+        damage: damage that is already known.
         rescue: False: a damaged database stays where it is.
 
     Raises:
-        StoreDamaged: it is damaged and ``rescue`` is False.
+        StoreDamaged: the database is damaged and ``rescue`` is False.
         StoreError: it cannot be opened for another reason.
     """
     if not rescue and salvage_file(path).exists():
@@ -244,7 +244,7 @@ def open_or_quarantine(
     if aside := _interrupted_salvage(path):
         return connect(path), Quarantine(str(aside), "found at an earlier start")
     retries = RetryPolicy(path)
-    if suspicion_count(path) > 1 and not is_small(path):  # after the first report ``StoreCheck`` checks all of it
+    if suspicion_count(path) > 1 and not is_small(path):  # after the first report ``StoreCheck`` checks the whole file
         damage = damage or "reported damaged while in use for the second time, and too large to be checked at a start"
     while not damage:
         try:
@@ -264,7 +264,7 @@ def open_or_quarantine(
 
 
 def unchanged_damage(path: Path, why: str) -> StoreDamaged:
-    """For tools that only read: the agent sets a database aside, and states the losses in its streams."""
+    """The error for tools that only read: only the agent sets a database aside and states losses in its streams."""
     hint = "Nothing was changed. Start the agent: it sets the file aside and salvages what can be read"
     return StoreDamaged(f"the database is damaged ({why})", where=str(path), hint=hint)
 
@@ -280,7 +280,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def salvage_file(path: Path) -> Path:
-    """Contains the name of the file that was set aside, until the salvage is committed."""
+    """A file with the name of the database that was set aside, until the salvage is committed."""
     return path.with_name(path.name + ".salvage")
 
 
@@ -290,7 +290,7 @@ def _interrupted_salvage(path: Path) -> Path | None:
     if not marker.exists():
         return None
     aside = path.with_name(marker.read_text().strip() or "none")
-    if not aside.exists():  # it was not renamed yet
+    if not aside.exists():  # not renamed yet
         marker.unlink()
         return None
     for name in (path, path.with_name(path.name + "-wal")):
@@ -299,13 +299,13 @@ def _interrupted_salvage(path: Path) -> Path | None:
 
 
 def finish_salvage(path: Path) -> None:
-    """The salvage is committed."""
+    """Note that the salvage is committed."""
     salvage_file(path).unlink(missing_ok=True)
     sync_directory(path.parent)
 
 
 def _probe(conn: sqlite3.Connection, path: Path) -> None:
-    """Read what every start needs, so that damage there shows now. All of a suspected database is checked.
+    """Read what every start needs, so that damage there shows now. A suspected database is checked as a whole.
 
     Raises sqlite3.DatabaseError on damage.
     """
@@ -320,7 +320,7 @@ def _probe(conn: sqlite3.Connection, path: Path) -> None:
 
 
 def quarantine_name(path: Path) -> Path:
-    """A free name for a damaged file, with the time."""
+    """An unused name for a damaged file, with the time."""
     aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
     free, n = aside, 1
     while free.exists():
@@ -338,7 +338,7 @@ def _set_aside(path: Path) -> Path:
     sync_directory(path.parent)
     path.rename(aside)
     clear_suspicion(path)
-    for suffix in ("-wal", "-shm"):  # the WAL belongs to it: it may hold the newest commits
+    for suffix in ("-wal", "-shm"):  # the WAL goes with the database: it may hold the newest commits
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
     sync_directory(path.parent)
@@ -346,7 +346,7 @@ def _set_aside(path: Path) -> Path:
 
 
 class DiskReserve:
-    """A file that reserves disk space. It is removed when the disk is full: even DELETE needs room in the WAL."""
+    """A file that reserves disk space. It is removed when the disk is full: even DELETE needs space in the WAL."""
 
     def __init__(self, path: Path, size_bytes: int) -> None:
         self._path, self._size = path, size_bytes
@@ -360,7 +360,7 @@ class DiskReserve:
             return 0
 
     def take(self, spare_bytes: int) -> bool:
-        """Reserve the space if ``spare_bytes`` stay free beside it. Returns whether it is reserved."""
+        """Reserve the space if ``spare_bytes`` stay free. True if it is reserved."""
         if self.held_bytes == self._size:
             return True
         if free_bytes(self._path.parent) < self._size + spare_bytes:
@@ -384,7 +384,7 @@ class DiskReserve:
 
 
 def free_bytes(directory: Path) -> int:
-    """How much an unprivileged process can still write there."""
+    """Bytes that an unprivileged process can still write there."""
     stat = os.statvfs(directory)
     return stat.f_bavail * stat.f_frsize
 

@@ -44,23 +44,23 @@ class Usage:
     database_bytes: int
     wal_bytes: int
     ballast_bytes: int
-    unused_bytes: int  # inside the database, for new packs
+    unused_bytes: int  # free for new packs inside the database
     max_bytes: int
     free_disk_bytes: int
-    packs: int  # ids in the database; after a prune in the middle slightly more than there are
+    packs: int  # range of ids; after a prune in the middle slightly more than the number of packs
     pending: dict[str, int]  # packs by destination
     settings: str  # "WAL, synchronous FULL, ..."
 
     @property
     def disk_bytes(self) -> int:
-        """All that counts towards the cap."""
+        """Everything that counts towards the cap."""
         return self.database_bytes + self.wal_bytes + self.ballast_bytes
 
 
 class Store:
     """The database of one gateway. Open with ``Store.open``; every method belongs to the opening thread.
 
-    ``packs``, ``documents``, ``intervals`` and ``keys`` are its parts; ``db`` is their one connection.
+    ``packs``, ``documents``, ``intervals`` and ``keys`` are its parts; they share the connection ``db``.
     """
 
     def __init__(
@@ -91,17 +91,17 @@ class Store:
         rescue: bool = True,
         asked: Mapping[str, Sequence[str]] | None = None,
     ) -> Store:
-        """The database at ``path``, created if it is missing. A damaged one is set aside: see ``quarantine``.
+        """Open the database at ``path``, creating it if missing. A damaged one is set aside: see ``quarantine``.
 
         Args:
             max_size_bytes: cap for database, WAL and disk reserve together.
             keep_delivered_s: how long packs are kept after every destination confirmed them.
-            destinations: who must confirm from now on. The outbox of a removed name is kept in case it comes back.
+            destinations: those that must confirm. The outbox of a removed name is kept in case it returns.
             rescue: False, for tools that only read: a damaged database stays where it is.
             asked: by destination, patterns of the streams that it gets; without any it gets all.
 
         Raises:
-            StoreBusy: another process has it open.
+            StoreBusy: another process has the database open.
             StoreDamaged: it is damaged and ``rescue`` is False.
             StoreNewer: a newer version wrote it.
             StoreError: it cannot be opened, or commits would not be durable here.
@@ -113,7 +113,7 @@ class Store:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_regular_files(path)
             if free_bytes(path.parent) < 2 * SPARE_BYTES:
-                # opening writes, and so does a start before it first reads: the reserve makes room for it
+                # opening writes, and a start writes before it first reads: free the reserve for that
                 DiskReserve(path.with_name(path.name + ".ballast"), 0).drop()
             return cls._open(path, max_size_bytes, keep_delivered_s, destinations, now_ms, rescue, asked or {})
         except OSError as error:
@@ -182,7 +182,7 @@ class Store:
         self.retention.lost_packs = salvage.lost
 
     def call(self, function: Callable[[Store], T]) -> T:
-        """The result of ``function``; an error of SQLite is raised as a StoreError, wherever it comes from."""
+        """Call ``function``; any error of SQLite is raised as a StoreError."""
         with self.db.translated_errors():
             return function(self)
 
@@ -204,7 +204,7 @@ class Store:
         return done
 
     def mark_sent(self) -> None:
-        """All that is committed may be published from now on. Call it before the first byte is. For any thread."""
+        """Record that everything committed may be published. Call before the first byte is; from any thread."""
         self._tracker.record.mark_sent()
 
     # --- limits
@@ -218,14 +218,14 @@ class Store:
         also: Callable[[], None] = lambda: None,
         asked: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """Other limits and destinations from now on; the next ``prune`` deletes what exceeds a smaller cap.
+        """Change limits and destinations; the next ``prune`` deletes what exceeds a smaller cap.
 
         Args:
-            also: further writes of the same transaction.
+            also: further writes in the same transaction.
             asked: as for ``open``.
 
         Raises:
-            StoreFull, StoreBusy: nothing was changed.
+            StoreFull, StoreBusy: nothing has changed.
         """
         with self.packs.restored_destinations(), self.db.transaction():
             also()
@@ -233,19 +233,19 @@ class Store:
         self.retention.change_limits(max_size_bytes, keep_delivered_s)
 
     def prune(self, now_ms: int) -> list[LossNote]:
-        """Delete packs delivered ``keep_delivered_s`` ago, keep the caps, return space. To be called each minute.
+        """Delete packs delivered ``keep_delivered_s`` ago, keep the caps, return space. Call it every minute.
 
-        Also after StoreFull: then packs that every destination confirmed are deleted early, to make room for new ones.
+        Call it after StoreFull too: packs that every destination confirmed are then deleted early, to make room.
 
         Args:
-            now_ms: only if the clock can be trusted; with 0 nothing is deleted for its age.
+            now_ms: 0 if the clock cannot be trusted: then nothing is deleted for its age.
 
         Returns:
-            All losses that no pack states yet: they belong into the next pack of their stream.
+            All losses that no pack states yet: they belong in the next pack of their stream.
         """
         retention = self.retention
         tight = free_bytes(self.db.path.parent) < 2 * SPARE_BYTES
-        if tight:  # even DELETE writes to the WAL, so room must come first
+        if tight:  # even DELETE writes to the WAL, so free space first
             retention.reserve.drop()
         try:
             with self.db.transaction():
@@ -275,16 +275,16 @@ class Store:
     # --- check and facts
 
     def start_check(self, is_sealed: Callable[[bytes], bool]) -> StoreCheck:
-        """Begin to check all that is stored. ``is_sealed``: whether a pack, given its bytes, has a valid signature."""
+        """Begin a check of everything stored. ``is_sealed``: tests if a pack, given as bytes, has a valid signature."""
         self.db.release_memory()
         return StoreCheck(self.db, lambda number, body: self.packs.drop_if_bad(number, body, is_sealed))
 
     def checked_ms(self) -> int:
-        """When the last check ended, UTC ms; 0: never, or one is due now."""
+        """When the last check ended, UTC ms; 0: never, or a check is due now."""
         return 0 if suspicion_count(self.db.path) else int(self.db.meta("inspected") or 0)
 
     def mark_checked(self, at_ms: int) -> int:
-        """A check ended at ``at_ms``, and the store is sound. Returns ``at_ms``."""
+        """Record that a check ended at ``at_ms`` and the store is sound. Returns ``at_ms``."""
         clear_suspicion(self.db.path)
         with self.db.transaction():
             self.db.set_meta("inspected", at_ms)
@@ -300,11 +300,11 @@ class Store:
 
     @property
     def lost_packs(self) -> int:
-        """Packs evicted before they were confirmed, or damaged, since the store was opened."""
+        """Packs evicted before being confirmed, or damaged, since the store was opened."""
         return self.retention.lost_packs
 
     def usage(self) -> Usage:
-        """Size and settings of the store. Cheap enough for every status."""
+        """Size and settings of the store. Cheap enough for each status."""
         span = self.db.execute("SELECT coalesce(max(id) - min(id) + 1, 0) FROM packs").fetchone()[0]
         path = self.db.path
         return Usage(

@@ -1,4 +1,4 @@
-"""Streams in the database: their heads, the numbers of streams and boots, and what the store reports about streams."""
+"""Streams in the database: heads, numbers of streams and boots, and the store's reports about streams."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StreamHead:
     seq: int
     hash: bytes
     to_ms: int
-    birth: bytes | None  # hash of the valid birth; None after a salvage
+    birth: bytes | None  # hash of the birth in effect; None after a salvage
     ring_id: int
     ring_pos: int
 
@@ -42,15 +42,15 @@ class CachedHead:
 
 @dataclass(frozen=True, slots=True)
 class LaggingStream:
-    """A stream whose newest packs were committed, but are missing from the database."""
+    """A stream whose newest packs were committed but are missing from the database."""
 
     stream: str
-    head: StreamHead  # as last committed: the next pack follows it
+    head: StreamHead  # as last committed; the next pack follows it
     sent_ms: int  # missing packs that end after this were never published ...
     sent_pos: int  # ... and hold no record before this position of the head's ring ...
     resealable: bool  # ... if they were sealed from that ring
-    exact: bool  # nothing was published after the head; False, after a power cut: there may have been more
-    lost_first: int  # the first missing pack that a destination may wait for; after the head if there is none
+    exact: bool  # nothing was published after the head; False after a power cut: more may have been
+    lost_first: int  # the first missing pack that a destination may wait for; the one after the head if there is none
     lost_ms: int  # where that pack begins
 
 
@@ -80,8 +80,7 @@ class StoredPack:
 class LossNote:
     """Packs ``first`` to ``last`` of a boot that were dropped before every destination had them.
 
-    Goes into the next pack of the stream as an event of kind loss; ``PackTable.commit(stated=...)`` then takes its
-    ``id``.
+    It becomes a loss event in the next pack of the stream, whose ``PackTable.commit(stated=...)`` gets its ``id``.
     """
 
     id: int
@@ -108,7 +107,7 @@ def _stream_head(
 
 
 class StreamRegistry:
-    """The rows of ``streams`` and ``boots``; what a commit needs of them is cached."""
+    """The rows of ``streams`` and ``boots``; the part that a commit needs is cached."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -116,22 +115,22 @@ class StreamRegistry:
         self._boots: dict[str, int] = {}
 
     def refresh(self) -> None:
-        """Read the cache from the database."""
+        """Reload the cache from the database."""
         rows = self._db.execute("SELECT name, id, seq, birth_pack, birth FROM streams").fetchall()
         self.cached = {name: CachedHead(number, seq, pack or 0, birth) for name, number, seq, pack, birth in rows}
         self._boots = {boot_hex(boot): number for number, boot in self._db.execute("SELECT id, boot FROM boots")}
 
     def roll_back(self) -> None:
-        """Read the cache again after a transaction that failed. Raises nothing."""
+        """Reload the cache after a failed transaction. Raises nothing."""
         with contextlib.suppress(sqlite3.Error):
             self.refresh()
 
     def heads(self) -> dict[str, StreamHead]:
-        """All streams that ever sealed a pack here, by name."""
+        """Heads of all streams that ever sealed a pack here, by name."""
         return {row[0]: _stream_head(*row) for row in self._db.query(f"{_HEADS} ORDER BY s.name")}
 
     def head(self, name: str) -> StreamHead:
-        """One of them. Raises KeyError if it never sealed a pack here."""
+        """The head of one stream. Raises KeyError if it never sealed a pack here."""
         for row in self._db.query(f"{_HEADS} WHERE s.name = ?", name):
             return _stream_head(*row)
         raise KeyError(name)
@@ -157,7 +156,7 @@ class StreamRegistry:
         return self._boots[boot]
 
     def put_head(self, head: StreamHead) -> int:
-        """Set the head of a stream whose packs are not here. Returns streams.id."""
+        """Set the head of a stream without packs here. Returns streams.id."""
         values = (
             self.boot_id(head.boot), head.seq, head.hash, head.to_ms, signed(head.ring_id), signed(head.ring_pos),
         )  # fmt: skip
@@ -171,7 +170,7 @@ class StreamRegistry:
         return int(row[0])
 
     def advance(self, newest: Iterable[SealedPack], births: Mapping[str, tuple[int, bytes]]) -> None:
-        """Make each pack the head of its stream. ``births``: (id, hash) of the newest birth that comes with it."""
+        """Make each pack the head of its stream. ``births``: (id, hash) of the newest birth committed with it."""
         known: list[tuple[object, ...]] = []
         for pack in newest:
             head = self.cached.get(pack.stream)

@@ -13,7 +13,7 @@ from typing import Final
 from drivers.model import BrokerError, clean_text
 
 log = logging.getLogger("meterhouse.uplink")
-CLEAR_S: Final = 10.0  # without a fault, before all are considered cleared
+CLEAR_S: Final = 10.0  # without a fault; then all faults count as cleared
 MOST_KINDS: Final = 20
 LOG_AGAIN_S: Final = 3600.0  # a fault that lasts is logged again
 # reason codes of MQTT 5, section 2.4
@@ -37,7 +37,7 @@ _CONNACK: Final = {
     UNSUPPORTED_VERSION: ("broker supports neither MQTT 5 nor 3.1.1", "It is too old for this agent"),
     0x85: ("broker rejected the client id", "Set client_id to the value that the broker's operator requires"),
     0x86: ("wrong user name or password", "Compare username and password file with what the operator gave you"),
-    NOT_AUTHORIZED: (  # mosquitto's answer to a wrong password as well
+    NOT_AUTHORIZED: (  # also mosquitto's answer to a wrong password
         "broker rejected the connection: not authorized",
         "Check user name and password. If they are right, ask the operator to allow this user or certificate",
     ),
@@ -78,20 +78,20 @@ _DISCONNECT: Final = {
 
 
 def connect_refused(code: int, url: str) -> BrokerError:
-    """A CONNACK that is not success; ``code`` as in MQTT 5."""
+    """The error for a CONNACK other than success; ``code`` as in MQTT 5."""
     what, hint = _CONNACK.get(code, (f"broker rejected the connection (reason code 0x{code:02X})", _SUPPORT))
     return BrokerError(what, where=url, hint=hint)
 
 
 def publish_refused(code: int, topic: str, url: str) -> BrokerError:
-    """A PUBACK that is not success."""
+    """The error for a PUBACK other than success."""
     what, hint = _PUBACK.get(code, (f"broker rejected a pack (reason code 0x{code:02X})", "Packs are kept"))
     return BrokerError(what, where=url, hint=hint.format(topic))
 
 
 def subscribe_refused(code: int, topic: str, url: str) -> BrokerError:
-    """A SUBACK that is not success."""
-    if code in (NOT_AUTHORIZED, FAILURE):  # 0x80 is all that 3.1.1 can report
+    """The error for a SUBACK other than success."""
+    if code in (NOT_AUTHORIZED, FAILURE):  # 0x80: the only failure code of MQTT 3.1.1
         return BrokerError(
             f"subscribe to {topic} not authorized",
             where=url,
@@ -103,7 +103,7 @@ def subscribe_refused(code: int, topic: str, url: str) -> BrokerError:
 
 
 def disconnected(code: int, url: str) -> BrokerError:
-    """A connection that ended; ``code`` 0 where the broker gave no reason."""
+    """The error for a connection that ended; ``code`` 0 if the broker gave no reason."""
     what, hint = _DISCONNECT.get(code, ("connection lost", _RETRY))
     if code and code not in _DISCONNECT:
         what = f"broker disconnected (reason code 0x{code:02X})"
@@ -111,18 +111,18 @@ def disconnected(code: int, url: str) -> BrokerError:
 
 
 def limit_exceeded(fault: str, url: str) -> BrokerError:
-    """A connection that we closed because the broker sent what it must not; ``fault`` says what."""
+    """The error for a connection that we closed because the broker violated a limit, described by ``fault``."""
     hint = "Is a large message retained on ack or replay/request? The operator can delete it and limit packet sizes"
     return BrokerError(f"broker sent {fault}; connection closed", where=url, hint=hint)
 
 
 def closed_before_connack(code: int, url: str, tls: bool, has_certificate: bool) -> BrokerError:
-    """A connection that ended before CONNACK; ``code`` as in MQTT 5, 0 where the broker gave no reason."""
+    """The error for a connection that ended before CONNACK; ``code`` as in MQTT 5, 0 if the broker gave no reason."""
     if code:
         return disconnected(code, url)
     if not tls:
         hint = "Does this port require TLS (mqtts://)?"
-    elif has_certificate:  # in TLS 1.3 a client learns only now that its certificate is missing or rejected
+    elif has_certificate:  # with TLS 1.3 a client learns only now that its certificate is missing or rejected
         hint = "Does it accept our certificate?"
     else:
         hint = "Does it require a client certificate (cert_file)?"
@@ -130,7 +130,7 @@ def closed_before_connack(code: int, url: str, tls: bool, has_certificate: bool)
 
 
 def unreachable(error: OSError, url: str, port: int) -> BrokerError:
-    """An attempt that failed before MQTT began."""
+    """The error for an attempt that failed before MQTT began."""
     if isinstance(error, ssl.SSLError):
         return _tls_failed(error, url)
     if isinstance(error, socket.gaierror):
@@ -184,9 +184,9 @@ def _tls_failed(error: ssl.SSLError, url: str) -> BrokerError:
 
 
 class FaultLog:
-    """Logs each fault of a destination once, the connection once, and once that all faults are cleared.
+    """Logs each fault of a destination once, each connection once, and once when all faults are cleared.
 
-    Faults that come and go are one episode. It ends after ``CLEAR_S`` without any.
+    Faults that come and go form one episode, which ends after ``CLEAR_S`` without a fault.
     """
 
     def __init__(self, name: str, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -197,7 +197,7 @@ class FaultLog:
         self._connected = False
 
     def fault(self, error: BrokerError) -> None:
-        """A fault occurred."""
+        """Report a fault."""
         now = self._last_s = self._monotonic()
         if not self._logged:
             self._began_s, self._connected = now, False
@@ -211,13 +211,13 @@ class FaultLog:
         log.warning("%s: %s%s", self._name, error, more)
 
     def connected(self, text: str) -> None:
-        """A connection was made."""
+        """Report a new connection."""
         if not self._connected:
             self._connected = True
             log.info("%s: %s", self._name, text)
 
     def cleared(self) -> None:
-        """No fault remains."""
+        """Report that no fault remains."""
         now = self._monotonic()
         if self._logged and now - self._last_s >= CLEAR_S:
             count = f", {self._count} faults" if self._count > len(self._logged) else ""

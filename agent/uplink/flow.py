@@ -1,4 +1,4 @@
-"""Flow control: how much is sent, which packs the broker refuses, when to give up a connection and to reconnect."""
+"""Flow control: how much to send, which packs the broker refuses, when to drop a connection and when to reconnect."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from agent.uplink.messages import OutgoingMessage
 from drivers.backoff import Backoff
 
 RETRY_MOST_S: Final = 60.0
-SHORT_MOST_S, SHORT_FOR_S = 10.0, 600.0  # after a short outage the agent is back within 10 s
-TAKEN_OVER_S, TAKEN_OVER_MOST_S = 60.0, 900.0  # another client uses our id: do not take the session back at once
-STABLE_S: Final = 30.0  # a connection of this length was a good one
-JITTER: Final = 0.5  # so that gateways do not reconnect in step
+SHORT_MOST_S, SHORT_FOR_S = 10.0, 600.0  # after a short outage the agent reconnects within 10 s
+TAKEN_OVER_S, TAKEN_OVER_MOST_S = 60.0, 900.0  # another client uses our id: do not take over the session at once
+STABLE_S: Final = 30.0  # a connection that lasted this long was stable
+JITTER: Final = 0.5  # so that gateways do not reconnect all at once
 MOST_BYTES, LEAST_BYTES, FIRST_BYTES = 4 << 20, 16 << 10, 256 << 10  # in flight
 FAST_ACK_S: Final = 1.0  # from sending to PUBACK: the window grows
 SLOW_ACK_S: Final = 5.0  # the window shrinks
 PROBE_FIRST_S: Final = 1.0
 PROBE_MOST_S: Final = 60.0
 NO_READER_MOST_S: Final = 10.0  # a subscriber may come at any time, and one pack in ten seconds costs little
-STRIKES: Final = 3  # disconnects with a single message in flight that make it a poison message
+STRIKES: Final = 3  # a message is poison after this many disconnects with only it in flight
 SKIPS: Final = 2_000  # packs of blocked topics that the backlog may skip between two probes
 
 TopicKey = tuple[str, str]  # stream, kind
 
 
 class InflightWindow:
-    """Bytes that may be in flight. Shrinks on a slow link, so that a live pack does not wait behind older ones."""
+    """Bytes allowed in flight. Shrinks on a slow link, so that a live pack does not wait behind older ones."""
 
     def __init__(self) -> None:
         self.limit_bytes = FIRST_BYTES
@@ -44,7 +44,7 @@ class InflightWindow:
 
 
 class Admission(Enum):
-    """May a pack be sent?"""
+    """Whether a pack may be sent."""
 
     OPEN = "open"
     PROBE = "probe"  # yes, to test whether its blocked topic is accepted again
@@ -52,13 +52,13 @@ class Admission(Enum):
 
 
 class BlockedTopics:
-    """Topics without a subscriber, or to which we may not write: a circuit breaker.
+    """Circuit breaker for topics without a subscriber or without write permission.
 
-    One probe at a time, with exponential backoff, for all of them: when it is accepted, no topic is blocked any more.
+    One probe at a time for all topics, with exponential backoff: once it is accepted, no topic is blocked any more.
     """
 
     def __init__(self, first_s: float = PROBE_FIRST_S) -> None:
-        self._lowest: dict[TopicKey, int] = {}  # the first id that waits
+        self._lowest: dict[TopicKey, int] = {}  # the lowest waiting id
         self._backoff = Backoff(first_s, PROBE_MOST_S)
         self._most_s = PROBE_MOST_S
         self._probe_at_s = 0.0
@@ -73,11 +73,11 @@ class BlockedTopics:
 
     @property
     def lowest(self) -> int:
-        """The lowest id that waits."""
+        """The lowest waiting id."""
         return min(self._lowest.values())
 
     def block(self, key: TopicKey, number: int, now: float, was_probe: bool, most_s: float = PROBE_MOST_S) -> None:
-        """The broker refused pack ``number`` on this topic; a probe follows after at most ``most_s``."""
+        """Block a topic on which the broker refused pack ``number``; a probe follows after at most ``most_s``."""
         if not self._lowest:
             self._backoff.reset()
         self._most_s = most_s
@@ -86,12 +86,12 @@ class BlockedTopics:
         self._lowest[key] = min(number, self._lowest.get(key, number))
 
     def postpone_probe(self, now: float) -> None:
-        """The next probe is due after the backoff."""
+        """Postpone the next probe by the backoff."""
         self._probe_at_s = now + self._backoff.next_s(self._most_s)
         self._skips = SKIPS
 
     def allow(self, key: TopicKey, number: int, now: float) -> Admission:
-        """May pack ``number`` be sent on this topic now?"""
+        """Whether pack ``number`` may be sent on this topic now."""
         if key not in self._lowest:
             return Admission.OPEN
         if self.probe_due(now):
@@ -101,23 +101,23 @@ class BlockedTopics:
         return Admission.BLOCKED
 
     def probe_due(self, now: float) -> bool:
-        """Is it time for a probe?"""
+        """True if a probe is due."""
         return bool(self._lowest) and not self.half_open and now >= self._probe_at_s
 
     def may_skip(self) -> bool:
-        """May the backlog skip one more pack? Otherwise it waits for the next probe."""
+        """True if the backlog may skip one more pack; otherwise it waits for the next probe."""
         self._skips -= 1
         return self._skips >= 0
 
     def reset(self) -> int:
-        """No topic is blocked any more. Returns the lowest id that waited."""
+        """Unblock all topics. Returns the lowest waiting id."""
         lowest = self.lowest if self._lowest else 1
         self._lowest.clear()
         self.half_open = False
         return lowest
 
     def on_connect(self, now: float) -> None:
-        """A new connection: the next probe is due at once."""
+        """On a new connection, the next probe is due at once."""
         self._backoff.reset()
         self._probe_at_s, self.half_open, self._skips = now, False, SKIPS
 
@@ -127,7 +127,7 @@ class BlockedTopics:
 
 
 class RejectedRetained:
-    """Retained messages that the broker rejected. When it accepts one of them, all are published again."""
+    """Retained messages that the broker rejected. When it accepts one, all are published again."""
 
     def __init__(self) -> None:
         self._topics: set[str] = set()
@@ -137,7 +137,7 @@ class RejectedRetained:
         return bool(self._topics)
 
     def on_puback(self, topic: str, accepted: bool) -> None:
-        """The broker answered a retained message."""
+        """Process the broker's answer to a retained message."""
         if not accepted:
             self._topics.add(topic)
         elif topic in self._topics:
@@ -145,24 +145,24 @@ class RejectedRetained:
             self._retry = True
 
     def mark_retry(self) -> None:
-        """The broker accepts something else that it had refused."""
+        """Note that the broker accepts something else that it had refused."""
         self._retry = True
 
     def take_retry(self) -> bool:
-        """Must all retained messages be published again? True once."""
+        """True, once, if all retained messages must be published again."""
         retry, self._retry = self._retry and bool(self._topics), False
         if retry:
             self._topics.clear()
         return retry
 
     def clear(self) -> None:
-        """A new connection publishes all retained messages anyway."""
+        """Forget all: a new connection publishes all retained messages anyway."""
         self._topics.clear()
         self._retry = False
 
 
 class PoisonDetector:
-    """Finds the message that makes the broker disconnect, among those in flight when it does."""
+    """Finds, among the messages in flight at each disconnect, the one that makes the broker disconnect."""
 
     def __init__(self) -> None:
         self._strikes: dict[int, int] = {}  # by ref
@@ -171,42 +171,42 @@ class PoisonDetector:
         return bool(self._strikes)
 
     def on_disconnect(self, refs: Sequence[int], alone: bool) -> int:
-        """The broker disconnected while these were in flight. Returns the poison message, 0 if none is known yet."""
+        """Note a disconnect by the broker with these in flight. Returns the poison message; 0: not known yet."""
         for ref in refs:
             self._strikes[ref] = self._strikes.get(ref, 0) + alone
         return next((ref for ref in refs if self._strikes[ref] >= STRIKES), 0)
 
     def clear(self, ref: int) -> None:
-        """It was acknowledged, or quarantined."""
+        """Forget a message that was acknowledged or quarantined."""
         self._strikes.pop(ref, None)
 
     def keep_only(self, refs: Collection[int]) -> None:
-        """All others were confirmed by an ack, or dropped at the store's size limit."""
+        """Forget all others: they were confirmed by an ack, or dropped at the store's size limit."""
         self._strikes = {ref: strikes for ref, strikes in self._strikes.items() if ref in refs}
 
 
 class ReconnectBackoff:
     """Delays between attempts to connect.
 
-    At most 10 s in the first ten minutes in which the broker cannot be reached, or in which connections break after
-    packs were accepted (an unstable modem); up to a minute otherwise. A longer backoff of its own applies after
-    another client took over the session.
+    At most 10 s during the first ten minutes in which the broker cannot be reached, or connections break after packs
+    were accepted (an unstable modem); otherwise up to a minute. A separate, longer backoff applies after another
+    client took over the session.
     """
 
     def __init__(self, first_s: float, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._backoff = Backoff(first_s, RETRY_MOST_S, JITTER)
         self._taken_over = Backoff(TAKEN_OVER_S, TAKEN_OVER_MOST_S, JITTER)
-        self._healthy_s = monotonic()  # the last time that the connection worked
+        self._healthy_s = monotonic()  # when the connection last worked
 
     def next(self, *, lived_s: float, answered: bool, taken_over: bool, served: bool = False) -> float:
         """Seconds to wait before the next attempt.
 
         Args:
             lived_s: duration of the last attempt and its connection.
-            answered: it got a CONNACK.
+            answered: it received a CONNACK.
             taken_over: another client with our id ended it.
-            served: the broker accepted packs in it.
+            served: the broker accepted packs on it.
         """
         now = self._monotonic()
         if served:
@@ -223,22 +223,22 @@ class ReconnectBackoff:
 
 
 class AckWatchdog:
-    """How long the broker has not acknowledged the oldest message although it has received all of it.
+    """Measures how long the broker has had the whole oldest message without acknowledging it.
 
-    A slow link may need minutes to deliver a message. While bytes still arrive there, the broker is not at fault.
+    A slow link may need minutes to deliver a message. While its bytes still arrive, the broker is not at fault.
     """
 
     def __init__(self) -> None:
-        self._received, self._progress_s = 0, 0.0  # bytes that the broker has received, and when that last grew
-        self._complete: OutgoingMessage | None = None  # a message that the broker has received entirely
+        self._received, self._progress_s = 0, 0.0  # bytes received by the broker, and when the number last grew
+        self._complete: OutgoingMessage | None = None  # a message that the broker has fully received
         self._complete_s = 0.0
 
     def overdue_s(self, oldest: OutgoingMessage | None, now: float, received: int) -> float:
         """Seconds without progress.
 
         Args:
-            oldest: the oldest message without a PUBACK; None: there is none.
-            received: bytes of this connection that the broker's TCP has acknowledged; 0 where that is not known.
+            oldest: the oldest message without a PUBACK; None: none.
+            received: bytes of this connection that the broker's TCP has acknowledged; 0: not known.
         """
         if received > self._received:
             self._received, self._progress_s = received, now

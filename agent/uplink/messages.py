@@ -1,4 +1,4 @@
-"""The messages that an uplink publishes, packs as zstd frames among them, and the state that it reports."""
+"""The messages that an uplink publishes, including packs as zstd frames, and the state that it reports."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ LIVE: Final = "readings"
 BACKFILL: Final = "backfill"
 BIRTH: Final = "birth"
 CONTROL: Final = "control"  # status, keys, checkpoints, replies
-NO_LIMIT: Final = 1 << 62  # bytes of a packet, where the broker states no limit
-CONTENT_TYPE: Final = CONTENT_TYPES[-1]  # RFC 8878 registers the suffix
+NO_LIMIT: Final = 1 << 62  # bytes of a packet if the broker states no limit
+CONTENT_TYPE: Final = CONTENT_TYPES[-1]  # the suffix is registered by RFC 8878
 LEVEL: Final = 3  # level 9 takes eight times as long and saves a tenth at most (python -m bench.compress)
 
 
 def client_id(config: UplinkConfig, site: str, gateway: str) -> str:
-    """The id of the session of a destination."""
+    """The client id for a destination."""
     return config.client_id or f"meterhouse-{site}-{gateway}-{config.name}"
 
 
@@ -34,19 +34,19 @@ def status_bytes(gateway: str, state: str, version: str, **more: object) -> byte
 
 @dataclass(slots=True)
 class OutgoingMessage:
-    """A message to publish at QoS 1. ``id`` is 0 where it is not a pack that must be confirmed."""
+    """A message to publish at QoS 1. ``id`` is 0 unless it is a pack that must be confirmed."""
 
     topic: str
     data: bytes
-    kind: str = CONTROL  # LIVE, BACKFILL, BIRTH or CONTROL; of a pack also the last part of its topic
+    kind: str = CONTROL  # LIVE, BACKFILL, BIRTH or CONTROL; for a pack also the last part of its topic
     retain: bool = True
     id: int = 0
     ref: int = 0  # the id of a pack, or minus the id of a retained birth
     stream: str = ""
     probe: bool = False  # tests whether a blocked topic is accepted again
     sent_s: float = 0.0
-    content_type: str = ""  # "": the message has none
-    end_offset: int = 0  # bytes of the connection that the broker must have received to have all of this message
+    content_type: str = ""  # "": none
+    end_offset: int = 0  # the broker has the whole message once it has received this many bytes of the connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,29 +55,29 @@ class UplinkState:
 
     connected: bool
     since: float | None  # connected or disconnected since
-    waiting: int  # unconfirmed packs that the uplink knows of, including those in flight; the store counts all
+    waiting: int  # unconfirmed packs known to the uplink, including those in flight; the store counts all
     in_flight: int
-    confirmed: int  # accepted by the broker, since the start, like the next three; the name is the status page's
+    confirmed: int  # accepted by the broker since the start, as are the next three; named as on the status page
     refused: int
     connects: int
     sent_bytes: int
     backfilling: bool  # older packs are being sent
-    silent_topics: int  # topics without a subscriber, or to which we may not write
-    set_aside: int  # packs that this broker cannot accept
+    silent_topics: int  # topics without a subscriber or without write permission
+    set_aside: int  # packs that this broker does not accept
     error: str | None  # the last fault, until it is cleared
     hint: str | None
     mqtt: str | None  # "5" or "3.1.1"
     confirm: str | None  # what counts as delivered on this connection: platform, subscriber or broker
-    subscriber: bool | None  # somebody receives all our packs; None: not known, as MQTT 3.1.1 never tells
-    streams: list[str]  # names and patterns of those that it gets; none: all
+    subscriber: bool | None  # all our packs have a subscriber; None: not known, as always with MQTT 3.1.1
+    streams: list[str]  # names and patterns of those it gets; none: all
     compress: str | None  # "zstd" if packs are compressed on this connection
-    broker_certificate_ends: float | None  # when that of the newest connection ends; None: none was seen
+    broker_certificate_ends: float | None  # when the certificate of the newest connection ends; None: none was seen
 
 
 class PackCompressor:
-    """Compresses in the uplink's thread, each pack when it is sent. Keeps the last one, whose size was looked at first.
+    """Compresses each pack when it is sent, in the uplink's thread. Keeps the last one, as its size is checked first.
 
-    ``enabled`` is False where the connection cannot state a content type (MQTT 3.1.1): packs then go as they are.
+    ``enabled`` is False if the connection cannot state a content type (MQTT 3.1.1): packs are then sent uncompressed.
     """
 
     def __init__(self, wanted: bool) -> None:
@@ -86,7 +86,7 @@ class PackCompressor:
         self.wanted, self.enabled = wanted, False
 
     def payload(self, item: OutboxItem) -> tuple[bytes, str]:
-        """What is published, and its content type; "" for the pack itself, also where a frame would be no shorter."""
+        """The payload and its content type; "" for the pack itself, which is also used if a frame is not shorter."""
         if self._frames is None or not self.enabled:
             return item.data, ""
         if self._last[0] is not item.data:

@@ -1,9 +1,9 @@
 """One MQTT connection. The only module of the uplink that uses paho.
 
-paho's own thread and queue are not used: its queue resends messages that the store resends as well, and it does not
-read Receive Maximum. Each connection gets a new client, so that no state of the previous one remains. Our thread drives
-it through paho's interface for external event loops. The size of what a broker may send is limited
-(``agent.verify.mqtt``): CONNECT states the limit, and a broker that exceeds it is disconnected.
+paho's own thread and queue are not used: its queue resends messages that the store resends too, and it does not read
+Receive Maximum. Each connection gets a new client, so that no state of the previous one remains. Our thread drives it
+through paho's interface for external event loops. The size of a broker's packets is limited (``agent.verify.mqtt``):
+CONNECT states the limit, and a broker that exceeds it is disconnected.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from drivers.model import BrokerError
 CONNECT_S: Final = 10.0
 BROKER_CERTIFICATE: Final = "broker certificate"
 MAX_PACKET: Final = 64 << 10  # bytes of a packet that the broker may send
-_BYTES_ACKED: Final = 120  # where struct tcp_info (linux/tcp.h) has tcpi_bytes_acked
+_BYTES_ACKED: Final = 120  # offset of tcpi_bytes_acked in struct tcp_info (linux/tcp.h)
 V5, V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 
 
@@ -44,8 +44,8 @@ class MqttConnection:
     """One connection to a broker.
 
     Args:
-        wake_fd: readable when another thread wakes this one; ``on_wake`` is called then and drains it.
-        connect_s: timeout for the connection, and again for CONNACK.
+        wake_fd: becomes readable when another thread wakes this one; ``on_wake`` is then called and drains it.
+        connect_s: timeout for connecting, and again for CONNACK.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class MqttConnection:
             raise BrokerError(what, where=str(secret), hint=hint) from None
 
     def _tls(self) -> ssl.SSLContext:
-        """Made for each connection: it uses renewed certificates."""
+        """A new TLS context for each connection, so that renewed certificates are used."""
         config = self._config
         try:
             context = tls_context(config.ca_file)
@@ -150,16 +150,16 @@ class MqttConnection:
 
     @property
     def limit_exceeded(self) -> bool:
-        """Did we close the connection because the broker sent what it must not?"""
+        """True if we closed the connection because the broker violated a limit."""
         return bool(self._client.fault)
 
     @property
     def alive(self) -> bool:
-        """Is the socket open?"""
+        """True while the socket is open."""
         return not self._closed and self._client.socket() is not None
 
     def bytes_received(self) -> int:
-        """Bytes of this connection that the broker's TCP has acknowledged; 0 where the system does not report it."""
+        """Bytes of this connection that the broker's TCP has acknowledged; 0 if the system does not report it."""
         sock = self._client.socket()
         if not isinstance(sock, socket.socket) or not hasattr(socket, "TCP_INFO"):
             return 0
@@ -170,7 +170,7 @@ class MqttConnection:
         return int(struct.unpack_from("Q", info, _BYTES_ACKED)[0]) if len(info) >= _BYTES_ACKED + 8 else 0
 
     def bytes_sent(self) -> int:
-        """Bytes that the broker has received, or that are in the kernel's send queue; 0 as for ``bytes_received``."""
+        """Bytes that the broker has received or that are in the kernel's send queue; 0 as for ``bytes_received``."""
         sock = self._client.socket()
         if sock is None or not (received := self.bytes_received()):
             return 0
@@ -180,13 +180,13 @@ class MqttConnection:
             return 0
 
     def certificate_expiries(self) -> dict[str, float]:
-        """When our certificate and the broker's expire, in seconds since the epoch, by description."""
+        """Expiry of our certificate and the broker's, in seconds since the epoch, by description."""
         found: dict[str, float] = {}
         sock = self._client.socket()
         if isinstance(sock, ssl.SSLSocket) and (peer := sock.getpeercert()):
             found[BROKER_CERTIFICATE] = ssl.cert_time_to_seconds(str(peer["notAfter"]))
         if self._config.cert_file:
-            from cryptography.x509 import load_pem_x509_certificate  # only where client certificates are used
+            from cryptography.x509 import load_pem_x509_certificate  # needed only with client certificates
 
             with contextlib.suppress(OSError, ValueError):
                 ours = load_pem_x509_certificate(self._config.cert_file.read_bytes())
@@ -219,13 +219,13 @@ class MqttConnection:
         if now - self._misc_s >= 1:
             self._misc_s = now
             client.loop_misc()
-        if client.socket() is None:  # its number may be reused for another file
+        if client.socket() is None:  # its descriptor may be reused for another file
             self._unregister(fd)
 
     def _read(self) -> None:
         try:
             self._client.loop_read()
-        except (MQTTException, ValueError, LookupError, struct.error) as error:  # our callbacks raise none
+        except (MQTTException, ValueError, LookupError, struct.error) as error:  # never raised by our callbacks
             self.drop()
             what = f"broker sent malformed MQTT ({type(error).__name__})"
             raise BrokerError(what, where=self._config.url, hint="Is it the right port?") from error
@@ -263,7 +263,7 @@ class MqttConnection:
         """Close the socket without DISCONNECT; the broker publishes our will."""
         sock = self._client.socket()
         self._closed = True
-        if sock is not None and sock.fileno() >= 0:  # otherwise it is closed already
+        if sock is not None and sock.fileno() >= 0:  # else it is already closed
             self._unregister(sock.fileno())
             with contextlib.suppress(OSError):
                 sock.close()
@@ -299,7 +299,7 @@ class MqttConnection:
         self.subacks += [(packet, reason.value) for reason in reasons]
 
     def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
-        if message.retain:  # an ack or a request counts once, and an earlier connection may have got this one
+        if message.retain:  # an ack or request counts once, and an earlier connection may have received this one
             self.ignored.append(message.topic)
         else:
             self.messages.append((message.topic, bytes(message.payload)))

@@ -1,4 +1,4 @@
-"""Where packs come from: new ones from the database thread, older ones page by page from the store's outbox."""
+"""Sources of packs: new ones come from the database thread, older ones page by page from the store's outbox."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from agent.outbox import OutboxItem
 
 PAGE_PACKS: Final = 128
 PAGE_BYTES: Final = 1 << 20
-STORE_TIMEOUT_S: Final = 30.0  # a store that failed never answers: the page is requested again
-LOW_WATER: Final = 32  # packs in memory; below that the next page is requested
+STORE_TIMEOUT_S: Final = 30.0  # a failed store never answers: the page is then requested again
+LOW_WATER: Final = 32  # with fewer packs in memory the next page is requested
 
 
 class OutboxCursor:
-    """Reads an outbox in the order of ids, one page ahead.
+    """Reads an outbox in order of ids, one page ahead.
 
     Args:
-        fetch: requests the page after an id; ``on_page`` gets it later.
+        fetch: requests the page after an id; ``on_page`` receives it later.
     """
 
     def __init__(self, fetch: Callable[[OutboxCursor, int, int, int], None], monotonic: Callable[[], float]) -> None:
         self._fetch, self._monotonic = fetch, monotonic
         self.queue: deque[OutboxItem] = deque()
         self.position = 0  # the last id read
-        self.after_stream = ""  # the last stream read: births are read in the order of stream names
+        self.after_stream = ""  # the last stream read: births are read in order of stream names
         self.requested_up_to = 0  # the newest id offered when the last page was requested
-        self.request_number = 0  # of the last request: the page of an earlier one is dropped
-        self.exhausted = True  # a page was empty: there are no more packs
+        self.request_number = 0  # of the last request: pages of earlier ones are dropped
+        self.exhausted = True  # a page was empty: no more packs
         self._loading = False
         self._requested_s = 0.0
         self._invalidated = False  # rewound while a page was being loaded
@@ -57,7 +57,7 @@ class OutboxCursor:
             self._invalidated = self._loading
 
     def on_page(self, page: Sequence[OutboxItem], wanted: Sequence[OutboxItem] | None = None) -> None:
-        """The requested page; ``wanted`` if only some of its packs are to be sent."""
+        """Take the requested page; ``wanted``: the packs to send, if not all."""
         self._loading = False
         if self._invalidated:  # its packs are read again
             self._invalidated = False
@@ -70,7 +70,7 @@ class OutboxCursor:
 
     @property
     def ready(self) -> bool:
-        """Is a pack in memory? Requests the next page when few are left."""
+        """True if a pack is in memory. Requests the next page when few are left."""
         if len(self.queue) < LOW_WATER and not self.exhausted and self._may_request():
             self._loading, self._invalidated, self._requested_s = True, False, self._monotonic()
             self.request_number += 1
@@ -90,10 +90,10 @@ class OutboxCursor:
 
 
 class InboundQueue:
-    """Committed packs and requested pages, in the order in which the database thread put them. Thread-safe.
+    """Committed packs and requested pages, in the order in which the database thread put them in. Thread-safe.
 
-    While disconnected, and beyond ``max_bytes``, packs are not kept: they are in the store. After such an overflow all
-    packs are read from the store (``overflowed``) until the reader has caught up. ``held_bytes``: packs in memory.
+    While disconnected, and beyond ``max_bytes``, packs are not kept here: the store has them. After such an overflow
+    all packs are read from the store (``overflowed``) until the reader has caught up. ``held_bytes``: packs in memory.
     """
 
     def __init__(self, max_bytes: int, monotonic: Callable[[], float], wake: Callable[[], None]) -> None:
@@ -111,7 +111,7 @@ class InboundQueue:
         return bool(self._entries)
 
     def offer(self, items: Sequence[OutboxItem]) -> None:
-        """Committed packs, in the order of their ids."""
+        """Add committed packs, in order of their ids."""
         if not items:
             return
         now = self._monotonic()
@@ -133,7 +133,7 @@ class InboundQueue:
         self._wake()
 
     def put_page(self, cursor: OutboxCursor, number: int, page: Sequence[OutboxItem]) -> None:
-        """The page that ``cursor`` requested with this number."""
+        """Add the page that ``cursor`` requested under this number."""
         with self._lock:
             if self._open and cursor.request_number == number:
                 self._entries.append((cursor, number, page, 0.0))
@@ -149,19 +149,19 @@ class InboundQueue:
             return None
 
     def release(self, size: int) -> None:
-        """An offered pack of this size is no longer in memory."""
+        """Note that an offered pack of this size is no longer in memory."""
         with self._lock:
             self.held_bytes -= size
 
     def caught_up(self, position: int) -> bool:
-        """Have all offered packs been read, up to ``position``? Then new packs are kept in memory again."""
+        """True if all offered packs up to ``position`` are read. New packs are then kept in memory again."""
         with self._lock:
             if self.last_offered <= position:
                 self.overflowed = False
             return not self.overflowed
 
     def open(self, late_s: float) -> int | None:
-        """Keep packs from now on. Returns the first id that was offered within the last ``late_s`` seconds."""
+        """Begin to keep packs. Returns the first id that was offered within the last ``late_s`` seconds."""
         now = self._monotonic()
         with self._lock:
             self._open, self.held_bytes = True, 0
@@ -178,7 +178,7 @@ class InboundQueue:
 
 
 class WakePipe:
-    """A self-pipe that wakes the uplink thread out of ``poll``. ``wake`` is for any thread, the rest for that one."""
+    """A self-pipe that wakes the uplink thread from ``poll``. ``wake`` is for any thread, the rest for that one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

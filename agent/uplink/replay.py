@@ -1,7 +1,7 @@
 """Packs that a platform requests again: one job at a time, at the backlog's rate and within a daily quota.
 
-Knows no socket. A job survives a reconnect: it resumes where all earlier packs have certainly arrived. It ends with the
-agent.
+Uses no socket. A job survives a reconnect, but not a restart of the agent: it resumes where all earlier packs have
+certainly arrived.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("meterhouse.uplink")
 MAX_JOBS: Final = 8  # waiting
 MAX_IDS: Final = 16  # requests that one job answers
-REQUEST_RATE, REQUEST_BURST = 1.0, 20.0  # requests that are read: a second, and at once
+REQUEST_RATE, REQUEST_BURST = 1.0, 20.0  # requests read: per second, and at once
 RESUMES: Final = 10  # reconnects after which a job is refused
-QUOTA_BYTES: Final = 256 << 20  # a UTC day and destination
+QUOTA_BYTES: Final = 256 << 20  # per UTC day and destination
 PAGE_PACKS, PAGE_BYTES = 32, 1 << 20
 STORE_TIMEOUT_S: Final = 60.0
-DISCONNECT_S: Final = 3.0  # a disconnect this soon after the subscription counts as its refusal
-STRIKES, DISABLED_S = 3, 3600.0  # after this many of them, no subscription for this long
+DISCONNECT_S: Final = 3.0  # a disconnect this soon after subscribing counts as a refusal
+STRIKES, DISABLED_S = 3, 3600.0  # after this many refusals, no subscription for this long
 DAY_S: Final = 86_400
-RESERVE_BYTES: Final = 4 << 20  # recorded in the store at once: a restart of the agent costs at most this part of a day
+RESERVE_BYTES: Final = 4 << 20  # recorded in the store at a time: the most of a day's quota that a restart wastes
 
 
 @dataclass(slots=True, eq=False)
@@ -45,8 +45,8 @@ class _Job:
     ids: list[str]
     begun: bool = False
     position: int = 0  # the next sequence to request from the store
-    requested_s: float = 0.0  # when a page was requested; 0: none is outstanding
-    page_number: int = 0  # of the last page requested: an earlier one belongs to another position
+    requested_s: float = 0.0  # when a page was requested; 0: none outstanding
+    page_number: int = 0  # of the last requested page: earlier ones belong to another position
     exhausted: bool = False  # the store has no more pages
     sent: int = 0
     items: deque[OutboxItem] = field(default_factory=deque)
@@ -54,8 +54,8 @@ class _Job:
     resumed: int = 0
 
     def rewind(self, in_flight: int) -> None:
-        """Go back to where all earlier packs have certainly arrived."""
-        sent = -len(self.items)  # packs of the pages counted so far
+        """Go back to the position where all earlier packs have certainly arrived."""
+        sent = -len(self.items)  # packs in the pages counted so far
         while self.pages and sent < in_flight:
             self.position, count = self.pages.pop()
             sent += count
@@ -72,8 +72,8 @@ class ReplayServer:
         reply: publishes an object on ``replay/reply``.
         wake: called from the database thread when the store has answered.
         in_flight: packs that may be lost when a connection ends.
-        wants: which streams this destination gets; requests for others are refused.
-        size: bytes of a pack as it is sent.
+        wants: tests if this destination gets a stream; requests for others are refused.
+        size: bytes of a pack as sent.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class ReplayServer:
         self._connected_s, self._strikes = 0.0, 0
 
     def begin(self) -> bool:
-        """Connected. May we subscribe to requests?"""
+        """Begin a connection. True if we may subscribe to requests."""
         now = self._monotonic()
         if self._strikes >= STRIKES and now - self._connected_s < DISABLED_S:
             return False
@@ -112,7 +112,7 @@ class ReplayServer:
         return True
 
     def end(self, by_broker: bool) -> None:
-        """Disconnected. Some brokers disconnect a client for a subscription that they do not allow."""
+        """End a connection. Some brokers disconnect a client for a subscription that they do not allow."""
         if by_broker and self._monotonic() - self._connected_s < DISCONNECT_S:
             self._strikes += 1
         elif self._strikes < STRIKES:
@@ -126,7 +126,7 @@ class ReplayServer:
     # --- requests
 
     def on_request(self, payload: bytes) -> None:
-        """A message on ``replay/request``, valid or not."""
+        """Process a message on ``replay/request``, valid or not."""
         if not self._requests.take(self._monotonic()):
             self._log_rejected("too many requests")
             return
@@ -154,13 +154,13 @@ class ReplayServer:
         for job in self._jobs:
             wanted = (wire.stream, wire.boot, wire.first, wire.last)
             if wire.id in job.ids and (job.stream, job.boot, job.first, job.last) == wanted:
-                return True  # requested again, perhaps after a reconnect, and not finished
+                return True  # requested again, perhaps after a reconnect, and unfinished
             if (job.stream, job.boot) != (wire.stream, wire.boot) or len(job.ids) >= MAX_IDS:
                 continue
             if not job.begun and wire.first <= job.last + 1 and wire.last >= job.first - 1:
                 job.first, job.last = min(job.first, wire.first), max(job.last, wire.last)
             elif not (job.begun and job.position == job.first and job.first <= wire.first and wire.last <= job.last):
-                continue  # another range, or part of it has been sent already
+                continue  # another range, or one that is partly sent
             job.ids.append(wire.id)
             return True
         if len(self._jobs) > MAX_JOBS:
@@ -174,7 +174,7 @@ class ReplayServer:
     # --- packs
 
     def next(self, max_bytes: int) -> OutboxItem | None:
-        """The next pack to publish on ``backfill``, None if there is none now. ``max_bytes``: the broker's limit."""
+        """The next pack to publish on ``backfill``; None: none now. ``max_bytes``: the broker's limit."""
         now = self._monotonic()
         while self._pages:
             job, number, page = self._pages.popleft()
@@ -248,8 +248,8 @@ class ReplayServer:
 class DailyQuota:
     """Bytes that one destination may get by replay in a UTC day.
 
-    They are recorded in the store, ``RESERVE_BYTES`` at a time, before they are used: a restart of the agent does not
-    renew the quota.
+    They are recorded in the store, ``RESERVE_BYTES`` at a time, before they are used, so that a restart of the agent
+    does not renew the quota.
 
     Args:
         wake: called from the database thread when the store has answered.
@@ -269,23 +269,23 @@ class DailyQuota:
         self._answers: deque[tuple[int, int, int]] = deque()  # day, its recorded bytes, our reservation
         self._day = -1
         self._recorded: int | None = None  # bytes of today in the store; None: not known yet
-        self._reserved = 0  # recorded and not used
+        self._reserved = 0  # recorded but not used
         self._requested_s: float | None = None
 
     def refresh(self) -> None:
-        """Ask the store for today's bytes, if they are not known."""
+        """Ask the store for today's bytes if they are not known."""
         self._update()
         if self._recorded is None:
             self._request(0)
 
     @property
     def is_spent(self) -> bool:
-        """Is it known that the quota of today is used up?"""
+        """True if today's quota is known to be used up."""
         self._update()
         return self._reserved <= 0 and self._recorded is not None and self._recorded >= self.quota_bytes
 
     def reserve(self, size: int) -> bool | None:
-        """Use ``size`` bytes of the quota. False: not today. None: not yet, the store is asked."""
+        """Take ``size`` bytes from the quota. False: not today. None: not yet, waiting for the store."""
         self._update()
         if size <= self._reserved:
             self._reserved -= size
@@ -300,7 +300,7 @@ class DailyQuota:
         return None
 
     def _update(self) -> None:
-        """Process the store's answers, and the beginning of a day."""
+        """Process the store's answers and the start of a day."""
         if (day := int(self._wall() // DAY_S)) != self._day:
             self._day, self._recorded, self._reserved, self._requested_s = day, None, 0, None
         while self._answers:

@@ -1,8 +1,8 @@
-"""What to send to one destination next, and how to handle each PUBACK. Knows no socket, so that tests can drive it.
+"""What to send next to one destination, and how to handle each PUBACK. Uses no socket, so that tests can drive it.
 
-Live packs are sent in the order of their ids, from memory while they fit, else from the store. ``_backlog_end`` is the
-last id that left the live queue. Each pack up to it that is neither in flight nor confirmed is backlog, which is read
-from the store, oldest first. So a live pack that is refused, unacknowledged or late only has to be dropped from memory.
+Live packs are sent in order of their ids, from memory if they fit, otherwise from the store. ``_backlog_end`` is the
+last id that left the live queue. Packs up to it that are neither in flight nor confirmed are backlog, which is read
+from the store, oldest first. So a live pack that is refused, unacknowledged or late just has to be dropped from memory.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from agent.uplink.queues import InboundQueue, OutboxCursor
 from drivers.backoff import Backoff
 from drivers.rate_limit import TokenBucket
 
-LIVE_BYTES: Final = 8 << 20  # of live packs in memory; beyond that they are read back from the store
+LIVE_BYTES: Final = 8 << 20  # of live packs in memory; more are read back from the store
 LATE_INTERVALS: Final = 3
-RECENT: Final = 20_000  # confirmed ids that the store may not have recorded yet
+RECENT: Final = 20_000  # confirmed ids, which the store may not have recorded yet
 MAX_QUARANTINED: Final = 1_000
 REJECT_MOST_S: Final = 60.0
-RESEND_S, RESEND_MOST_S = 60.0, 3600.0  # to a platform that does not acknowledge
-REFRESH_S: Final = 1.0  # the longest wait for the next look at all conditions
-OVERHEAD_BYTES: Final = 100  # of a PUBLISH packet, beside its payload and the base of its topic
-TYPE_BYTES: Final = 30  # and of its content type, where it has one
+RESEND_S, RESEND_MOST_S = 60.0, 3600.0  # if a platform does not acknowledge
+REFRESH_S: Final = 1.0  # longest wait until all conditions are checked again
+OVERHEAD_BYTES: Final = 100  # of a PUBLISH packet, besides its payload and the base of its topic
+TYPE_BYTES: Final = 30  # and of its content type, if any
 NEVER: Final = 1 << 62
 
 
@@ -56,13 +56,13 @@ class SendScheduler:
     Args:
         base: ``meterhouse/v1/park7/gw01``.
         window: messages that may be in flight.
-        rate: packs of backlog a second.
+        rate: packs of backlog per second.
         every_s: the pack interval.
-        replay: the next pack that the platform requested again; gets the largest size that the broker accepts.
+        replay: returns the next pack that the platform requested again; its argument is the broker's size limit.
         monotonic, wall_ms: clocks.
         wake: called from other threads when ``inbound`` has a new entry.
         backoff_s: the first pause after a refusal; it doubles up to a minute.
-        wants: which streams this destination gets; the store's outbox has no others.
+        wants: tests if this destination gets a stream; the store's outbox has no others.
         compressor: makes the payload of a pack.
     """
 
@@ -98,11 +98,11 @@ class SendScheduler:
         self._inflight_window = InflightWindow()
         self._active: set[int] = set()  # ids in the live queue or in flight
         self._recent = RecentIds(RECENT)
-        self.quarantined: set[int] = set()  # refs of messages that are not sent again before the next start
+        self.quarantined: set[int] = set()  # refs of messages not sent again before the next start
         self.blocked = BlockedTopics(backoff_s)
-        self._unsubscribed: set[TopicKey] = set()  # those of them without a subscriber
+        self._unsubscribed: set[TopicKey] = set()  # blocked topics without a subscriber
         self._accepts = False  # a pack was accepted on this connection
-        self._looking_for_probe = False  # the backlog was rewound for a probe that is due
+        self._looking_for_probe = False  # the backlog was rewound for a due probe
         self._poison = PoisonDetector()
         self._backlog_end = NEVER  # all packs are backlog until one is offered
         self._bucket = TokenBucket(rate, max(1.0, rate / 2), monotonic())
@@ -112,8 +112,8 @@ class SendScheduler:
         self._resend_at_s, self._resend_mark = float(NEVER), 0
         self._replay = replay
         self.mode, self.draining = "subscriber", False
-        self.window, self.max_payload = window, NO_LIMIT  # as the broker allows, bytes
-        self.too_large: str | None = None  # topic of a pack that was quarantined for its size, until it is reported
+        self.window, self.max_payload = window, NO_LIMIT  # limits of the broker; bytes
+        self.too_large: str | None = None  # topic of a pack quarantined for its size, until reported
         self._rejected = RejectedRetained()
         self.delivered: list[int] = []  # ids to confirm to the store
         self.accepted = self.refused = self.sent_bytes = 0
@@ -132,7 +132,7 @@ class SendScheduler:
     # --- connect and disconnect
 
     def begin(self, mode: str, receive_maximum: int, max_packet: int) -> None:
-        """Connected: all unconfirmed packs in the store are to be sent."""
+        """Begin a connection: all unconfirmed packs in the store are to be sent."""
         now = self._monotonic()
         overhead = OVERHEAD_BYTES + (TYPE_BYTES if self._compressor.enabled else 0)
         self.mode, self.max_payload = mode, max_packet - len(self._base) - overhead
@@ -155,10 +155,10 @@ class SendScheduler:
             self._resend_at_s = now + self._resend_backoff.delay_s
 
     def end(self, by_broker: bool) -> None:
-        """Disconnected: packs in flight are backlog again.
+        """End a connection: packs in flight become backlog again.
 
         Args:
-            by_broker: the broker closed the connection; a poison message may be the reason.
+            by_broker: the broker closed the connection, perhaps because of a poison message.
         """
         self.inbound.close()
         if by_broker:
@@ -176,11 +176,11 @@ class SendScheduler:
     # --- sending
 
     def publish(self, topic: str, data: bytes, retain: bool = True) -> None:
-        """Send a message that is not a pack, before all packs."""
+        """Send a message other than a pack, ahead of all packs."""
         self._control.append(OutgoingMessage(topic, data, retain=retain))
 
     def collect(self) -> None:
-        """Process what other threads have put into ``inbound``."""
+        """Process what other threads put into ``inbound``."""
         while (entry := self.inbound.take()) is not None:
             cursor, items, at = entry
             if cursor is None:
@@ -221,7 +221,7 @@ class SendScheduler:
         return len(self._in_flight) >= window or self._in_flight_bytes >= self._inflight_window.limit_bytes
 
     def next(self) -> OutgoingMessage | None:
-        """The message to send now, None if there is none; ``sent`` must follow."""
+        """The message to send now; None: none. ``sent`` must follow."""
         if self._window_full:
             return None
         if self._control:
@@ -243,7 +243,7 @@ class SendScheduler:
                     return None
                 item, at = found, now
             self._backlog_end = max(self._backlog_end, item.id)
-            if item.is_birth:  # retained at once, also where the pack itself is late and becomes backlog
+            if item.is_birth:  # retained at once, even if the pack itself is late and becomes backlog
                 self._births.queue.append(item)
             if item.id in self.quarantined or item.id in self._recent:
                 self._active.discard(item.id)
@@ -252,7 +252,7 @@ class SendScheduler:
             if (late and not self.draining) or self._too_large(item, item.id):
                 self._to_backlog(item.id)
                 continue
-            kind = BACKFILL if late else LIVE  # while draining, the backlog would keep it until the next start
+            kind = BACKFILL if late else LIVE  # while draining, a pack in the backlog would wait until the next start
             if (admission := self._allow(item, kind, now)) is Admission.BLOCKED:
                 self._active.discard(item.id)
                 continue
@@ -272,7 +272,7 @@ class SendScheduler:
         if now >= self._resend_at_s:
             self._resend(now)
         if self._backlog.exhausted and not self._backlog.queue and self.blocked.probe_due(now):
-            if self._looking_for_probe:  # read to the end without one: those packs may be gone from the store
+            if self._looking_for_probe:  # read to the end without finding one: those packs may be gone from the store
                 self.blocked.postpone_probe(now)
             else:
                 self._backlog.rewind(self.blocked.lowest)
@@ -298,7 +298,7 @@ class SendScheduler:
         return number in self._active or number in self._recent or number in self.quarantined
 
     def _next_replayed(self, now: float) -> OutgoingMessage | None:
-        """Replay comes after the backlog, at the same rate."""
+        """The next replayed pack: after the backlog, at the same rate."""
         if self._backlog.queue or not self._bucket.available(now):
             return None
         if (item := self._replay(self.max_payload)) is None:
@@ -326,7 +326,7 @@ class SendScheduler:
         return True
 
     def _quarantine(self, ref: int) -> None:
-        """Do not send it to this broker again before the next start. A pack stays in the outbox."""
+        """Do not send a message to this broker again before the next start. A pack stays in the outbox."""
         if len(self.quarantined) < MAX_QUARANTINED:
             self.quarantined.add(ref)
         self._poison.clear(ref)
@@ -337,7 +337,7 @@ class SendScheduler:
         self._backlog.rewind(number)
 
     def _resend(self, now: float) -> None:
-        """Make packs backlog that the broker accepted long ago and the platform has not acknowledged."""
+        """Turn packs into backlog that the broker accepted long ago and the platform has not acknowledged."""
         if self._recent.forget_up_to(self._resend_mark):
             self._backlog.rewind(1)
             self._resend_backoff.next_s()
@@ -345,7 +345,7 @@ class SendScheduler:
         self._resend_at_s = now + self._resend_backoff.delay_s
 
     def sent(self, packet: int, message: OutgoingMessage) -> None:
-        """``message`` was sent with this packet id."""
+        """Note that ``message`` was sent with this packet id."""
         message.sent_s = self._monotonic()
         self._in_flight[packet] = message
         self._in_flight_bytes += len(message.data)
@@ -356,7 +356,7 @@ class SendScheduler:
     # --- answers
 
     def on_puback(self, packet: int, code: int) -> OutgoingMessage | None:
-        """Returns the message if the broker refused it, to be reported."""
+        """Process a PUBACK. Returns the message if the broker refused it, to be reported."""
         message = self._in_flight.pop(packet, None)
         if message is None:
             return None
@@ -372,7 +372,7 @@ class SendScheduler:
         if code < FAILURE and (code != NO_SUBSCRIBERS or self.mode == "broker"):
             self._on_accepted(message)
             return None
-        if code == NO_SUBSCRIBERS:  # accepted, and nobody there: no refusal
+        if code == NO_SUBSCRIBERS:  # accepted without a subscriber: not a refusal
             self._unsubscribed.add((message.stream, message.kind))
         else:
             self.refused += 1
@@ -382,7 +382,7 @@ class SendScheduler:
         elif code in {TOO_LARGE, BAD_FORMAT}:
             self._quarantine(message.id)
         else:
-            if code != ID_IN_USE and now >= self._paused_until_s:  # once for all that were in flight
+            if code != ID_IN_USE and now >= self._paused_until_s:  # once for all messages in flight
                 self._paused_until_s = now + self._reject_backoff.next_s()
             self._to_backlog(message.id)
         return message
@@ -403,30 +403,30 @@ class SendScheduler:
         if self.mode != "platform":
             self.delivered.append(message.id)
         if message.probe:
-            self._backlog.rewind(self.blocked.reset())  # all packs that waited
+            self._backlog.rewind(self.blocked.reset())  # to all waiting packs
             self._unsubscribed.clear()
             self._rejected.mark_retry()
 
     def take_retained_retry(self) -> bool:
-        """Must retained messages be published again, because the broker accepts what it had refused? Births are."""
+        """True if retained messages must be published again, since the broker accepts them now (births: done here)."""
         if not self._rejected.take_retry():
             return False
         self._births.restart(0)
         return True
 
     def on_platform_ack(self) -> None:
-        """A valid ack: the platform acknowledges."""
+        """Note a valid ack: the platform acknowledges."""
         self._resend_backoff.reset()
 
     # --- state
 
     @property
     def oldest(self) -> OutgoingMessage | None:
-        """The message that has been without a PUBACK for the longest time."""
+        """The message that has waited longest for a PUBACK."""
         return next(iter(self._in_flight.values()), None)
 
     def wait_s(self) -> float:
-        """Seconds until ``next`` may return a message without a PUBACK or a new entry of ``inbound``."""
+        """Seconds until ``next`` may return a message even without a PUBACK or a new entry in ``inbound``."""
         if self.inbound or (self._control and not self._window_full):
             return 0.0
         now = self._monotonic()
@@ -437,12 +437,12 @@ class SendScheduler:
 
     @property
     def in_flight(self) -> int:
-        """Messages without a PUBACK."""
+        """Number of messages without a PUBACK."""
         return len(self._in_flight)
 
     @property
     def idle(self) -> bool:
-        """Has everything but the backlog been sent and acknowledged?"""
+        """True if everything except the backlog is sent and acknowledged."""
         return not (
             self._in_flight
             or self._control
@@ -454,29 +454,29 @@ class SendScheduler:
 
     @property
     def waiting(self) -> int:
-        """Unconfirmed packs that are known here."""
+        """Number of unconfirmed packs known here."""
         return len(self._live) + len(self._overflow.queue) + len(self._backlog.queue) + len(self._in_flight)
 
     @property
     def has_fault(self) -> bool:
-        """Does the broker refuse anything now?"""
+        """True while the broker refuses anything."""
         return bool(self.blocked or self.quarantined or not self._reject_backoff.is_reset or self._rejected)
 
     @property
     def subscriber(self) -> bool | None:
-        """Does somebody receive all our packs? None: not known."""
+        """True if all our packs have a subscriber; None: not known."""
         if self._unsubscribed:
             return False
         return True if self._accepts and self.mode != "broker" else None
 
     @property
     def backfilling(self) -> bool:
-        """Is backlog being sent?"""
+        """True while backlog is being sent."""
         return bool(self._backlog.queue) or not self._backlog.exhausted
 
 
 class RecentIds:
-    """The last ``size`` ids that were added."""
+    """The last ``size`` added ids."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -485,7 +485,7 @@ class RecentIds:
         self.newest = 0
 
     def add(self, number: int) -> None:
-        """Add an id; the oldest is dropped if there are too many."""
+        """Add an id; drop the oldest if there are too many."""
         if number in self._ids:
             return
         self._ids.add(number)

@@ -1,7 +1,7 @@
-"""One trial of a destination from this machine: name, TLS, login, rights, and whether anybody subscribes.
+"""One trial of a destination from this machine: name, TLS, login, rights, and whether there is a subscriber.
 
-For `check --online` and `doctor`. Nothing signed is sent: where no agent runs here, the trial publishes the status
-"offline", which is true, and does not ask the broker to retain it.
+For `check --online` and `doctor`. Nothing signed is sent: if no agent runs here, the trial publishes the status
+"offline", which is true, without asking the broker to retain it.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from agent.uplink.uplink import PREFIX
 from drivers.model import BrokerError, GatewayError
 
 ANSWER_S: Final = 10.0
-# A broker judges a message when it passes it on, also an empty one and one of QoS 2 without release (some deliver at
+# A broker checks rights when it passes a message on, even if it is empty or QoS 2 without release (some deliver at
 # once): anything published here reaches a platform as data, and a verifier as a forged pack.
 UNTRIED: Final = ("keys", "checkpoint/+", "+/birth", "+/readings", "+/backfill", "replay/reply")
 
 
 @dataclass(slots=True)
 class TrialResult:
-    """What one destination answered. None: not tried, or this broker cannot report it."""
+    """The answers of one destination. None: not tried, or this broker cannot report it."""
 
     name: str
     url: str
     mqtt: str | None = None  # "5" or "3.1.1", once connected
-    may_publish: bool | None = None  # on the topic of its status
+    may_publish: bool | None = None  # on the gateway's status topic
     has_subscriber: bool | None = None
     certificates: dict[str, float] = field(default_factory=dict)  # when each expires, UTC seconds, by description
-    unproven: tuple[str, ...] = ()  # topics that the agent will publish on, and on which nothing was tried
-    plain: bool = False  # compression is configured, and MQTT 3.1.1 cannot state it
+    unproven: tuple[str, ...] = ()  # topics that the agent will publish on but that were not tried
+    plain: bool = False  # compression is configured, but MQTT 3.1.1 cannot state it
     problems: list[GatewayError] = field(default_factory=list)
 
 
@@ -50,10 +50,10 @@ def try_destination(
     environ: Mapping[str, str] = os.environ,
     answer_s: float = ANSWER_S,
 ) -> TrialResult:
-    """Connect once as the agent would, with ``-check`` behind the client id, so that a running agent keeps its session.
+    """Connect once as the agent would, with ``-check`` after the client id, so that a running agent keeps its session.
 
     Args:
-        publish: try the right to publish, and to subscribe; False while an agent runs here, which knows both.
+        publish: try the rights to publish and to subscribe; False while an agent runs here, which knows both.
     """
     result = TrialResult(config.name, config.url)
     base = f"{PREFIX}/{site}/{gateway}"
@@ -114,7 +114,7 @@ def _try_rights(
         what = f"no acknowledgement from the broker for {answer_s:.0f} s"
         raise BrokerError(what, where=config.url, hint="Is it overloaded?")
     others = tuple(f"{base}/{topic}" for topic in UNTRIED)
-    if connection.protocol == V311:  # its acknowledgement is the same for a message that the broker dropped
+    if connection.protocol == V311:  # its acknowledgement does not distinguish a dropped message
         result.unproven = (status.topic, *others)
         return
     result.may_publish = code < errors.FAILURE

@@ -29,31 +29,31 @@ from drivers.rate_limit import RateLimitedLog
 log = logging.getLogger("meterhouse.uplink")
 PREFIX: Final = "meterhouse/v1"
 RETRY_S: Final = 1.0
-MAX_ACKS: Final = 256  # of a platform, that wait for the store
-BACKFILL_RATE: Final = 200.0  # packs a second, if none is configured
-BACKFILL_FACTOR: Final = 25.0  # and at least so many times the rate of live packs
+MAX_ACKS: Final = 256  # of a platform, waiting for the store
+BACKFILL_RATE: Final = 200.0  # packs per second, unless configured
+BACKFILL_FACTOR: Final = 25.0  # and at least this many times the rate of live packs
 TRY_V5_AGAIN_S: Final = 3600.0
 STATUS_S: Final = 300.0
-CONFIRM_S, CONFIRM_COUNT = 0.2, 100  # confirmed ids are collected this long, or up to this number, for the store
+CONFIRM_S, CONFIRM_COUNT = 0.2, 100  # confirmed ids are collected for this long, or up to this number, for the store
 DISCONNECT_S: Final = 1.0  # reserved at a stop for the status "offline"
 
 
 def backlog_rate(configured: int, live_rate: float) -> float:
-    """Packs of backlog a second: as configured, otherwise enough to work it off while live packs continue."""
+    """Packs of backlog per second: as configured, otherwise enough to catch up while live packs continue."""
     return configured or max(BACKFILL_RATE, BACKFILL_FACTOR * live_rate)
 
 
 class Uplink:
-    """Delivers to one destination from ``start`` to ``stop``. Does not raise in other threads once it runs.
+    """Delivers to one destination from ``start`` to ``stop``. Raises nothing in other threads once it runs.
 
     Args:
         site, gateway: as in topics.
-        outbox: the store, by way of the database thread.
+        outbox: the store, through the database thread.
         keys: the ``keys`` object, published at each connection.
         pack_every_ms: the pack interval; a pack older than three of them is backlog.
-        live_rate: packs a second that will be offered, approximately.
+        live_rate: approximate number of packs offered per second.
         on_event: called from the uplink thread with an event for the gateway's stream.
-        environ: where systemd names the folder of credentials.
+        environ: in which systemd names the folder of credentials.
     """
 
     def __init__(
@@ -114,15 +114,15 @@ class Uplink:
             compressor=self._compressor,
         )
         self._retained: dict[str, bytes] = {"keys": keys}  # by topic, keys first; written by other threads
-        self._changed: deque[str] = deque()  # topics in it that are to be published
+        self._changed: deque[str] = deque()  # topics of these to be published
         self._thread = threading.Thread(target=self._run, name=f"uplink {self.name}", daemon=True)
         self._begin = threading.Event()
         self._stop_at_s: float | None = None
         self._protocol = V5
         self._v311_since_s = 0.0
         self._answered = False  # the last attempt got a CONNACK
-        self._accepted_before = 0  # packs, when it began
-        self._taken_over = 0  # times that another client took over the session
+        self._accepted_before = 0  # packs accepted before that attempt
+        self._taken_over = 0  # how often another client took over the session
         self._connected = False
         self._connects = 0
         self._since = time.time()
@@ -131,7 +131,7 @@ class Uplink:
         self._subscribed: dict[int, str] = {}  # topics by packet id, of this connection
         self._status_s = 0.0  # when "online" was published last
         self._newest_ms = 0
-        self._delivered_s = 0.0  # time of the oldest confirmation that the store does not know yet
+        self._delivered_s = 0.0  # time of the oldest confirmation not yet passed to the store
 
     # --- from other threads
 
@@ -146,9 +146,9 @@ class Uplink:
         self._begin.set()
 
     def offer(self, items: Sequence[OutboxItem]) -> None:
-        """Packs that were just committed, in the order of their ids. For the database thread; never blocks.
+        """Offer newly committed packs, in order of their ids. For the database thread; never blocks.
 
-        Those of streams that this destination does not get are left out.
+        Packs of streams that this destination does not get are left out.
         """
         if self.config.streams:
             items = [item for item in items if self.config.wants(item.stream)]
@@ -157,14 +157,14 @@ class Uplink:
             self._scheduler.inbound.offer(items)
 
     def retain(self, topic: str, data: bytes) -> None:
-        """Publish retained below our base topic, now and at each connection. For any thread; never blocks."""
+        """Publish a retained message below our base topic, now and on each connection. For any thread; never blocks."""
         self._retained[topic] = data
-        if self._connected:  # otherwise the next connection publishes all of them
+        if self._connected:  # else the next connection publishes all of them
             self._changed.append(topic)
         self._wake_pipe.wake()
 
     def expect_stop(self) -> None:
-        """The last packs are about to be sealed: they are sent, however old their readings are, and no backlog."""
+        """Note that the last packs are about to be sealed: they are sent, whatever their age, and no backlog."""
         self._scheduler.draining = True
 
     def stop(self, deadline_s: float) -> None:
@@ -238,7 +238,7 @@ class Uplink:
             self._wake_pipe.wait(left)
 
     def _connect_and_serve(self) -> None:
-        """One connection. Raises BrokerError when it ends, unless ``stop`` ends it."""
+        """Serve one connection. Raises BrokerError when it ends, unless ``stop`` ends it."""
         if self._protocol == V311 and time.monotonic() - self._v311_since_s > TRY_V5_AGAIN_S:
             self._protocol = V5
         connection, self._answered, self._accepted_before = self._connection(), False, self._scheduler.accepted
@@ -279,7 +279,7 @@ class Uplink:
     def _on_connected(self, connection: MqttConnection) -> None:
         mode = self.config.confirm or "subscriber"
         if connection.protocol == V311 and mode == "subscriber":
-            mode = "broker"  # a PUBACK of 3.1.1 does not report whether there is a subscriber
+            mode = "broker"  # with 3.1.1 a PUBACK does not report if there is a subscriber
         down_s = time.monotonic() - self._since_mono
         self._connects += 1
         self._connected, self._since, self._since_mono = True, time.time(), time.monotonic()
@@ -306,7 +306,7 @@ class Uplink:
         self._subscribed[connection.subscribe(topic)] = topic
 
     def _on_failure(self, error: BrokerError) -> None:
-        """A connection ended, or could not be made."""
+        """Handle a connection that ended or could not be made."""
         if self._stopping:
             return
         if self._connected or self._fault is None:
@@ -380,7 +380,7 @@ class Uplink:
         connection.ignored.clear()
 
     def _publish_all_retained(self) -> None:
-        """Status, keys and checkpoints; the scheduler publishes the births."""
+        """Publish status, keys and checkpoints; the scheduler publishes births."""
         self._scheduler.publish(f"{self._base}/status", self._status("online"))
         self._changed.clear()
         self._changed.extend(self._retained)
@@ -394,7 +394,7 @@ class Uplink:
                 self._scheduler.publish(f"{self._base}/{topic}", data)
 
     def _disconnect(self, connection: MqttConnection) -> None:
-        """Publish "offline" ourselves and disconnect, so that the broker discards our will."""
+        """Publish "offline" and disconnect in order, so that the broker discards our will."""
         until = time.monotonic() + DISCONNECT_S
         message = OutgoingMessage(f"{self._base}/status", self._status("offline"))
         if packet := connection.publish(message):
@@ -439,7 +439,7 @@ class Uplink:
                 self._log_rejected_ack("too many acks at once; unconfirmed packs are sent again after a minute")
 
     def _on_ack_checked(self, left: threading.Semaphore, valid: int, rejected: str | None) -> None:
-        """From the database thread: how many acks of a message hold, and why the first of the others does not."""
+        """Called in the database thread: how many acks of a message are valid, and why the first invalid one is not."""
         left.release()
         if valid:
             self._scheduler.on_platform_ack()

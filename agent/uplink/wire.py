@@ -1,6 +1,6 @@
-"""The messages that a platform may send: ``ack`` and ``replay/request``, checked before the store is asked.
+"""The messages that a platform may send, ``ack`` and ``replay/request``, checked before they reach the store.
 
-Imported with the first such message: msgspec takes 2.7 MB, and many gateways never get one.
+Imported with the first such message: msgspec takes 2.7 MB, and many gateways never receive one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_BYTES: Final = 4096
 MAX_LIST_BYTES: Final = 32 << 10  # of {"acks": [...]}
 
 _Sequence = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
-_Boot = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]  # "$" would accept a trailing line feed
+_Boot = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]  # "$" would also accept a trailing line feed
 
 
 class AckWire(msgspec.Struct, frozen=True):
@@ -59,7 +59,7 @@ def parse_acks(payload: bytes, gateway: str) -> list[Ack]:
         gateway: ``park7/gw01``; the streams must belong to it.
 
     Raises:
-        ValueError: with the reason, at most 120 characters; then none of them counts.
+        ValueError: with the reason, at most 120 characters; then none of the acks counts.
     """
     if not _IS_LIST.match(payload[:100]):
         return [_ack(_decode(_ack_decoder, payload, gateway))]
@@ -81,7 +81,7 @@ def _ack(wire: AckWire) -> Ack:
 
 
 def parse_replay_request(payload: bytes, gateway: str) -> ReplayWire:
-    """Check a message on ``replay/request``; otherwise as ``parse_acks``. ``first`` may be greater than ``last``."""
+    """Check a message on ``replay/request``, like ``parse_acks``. ``first`` may be greater than ``last``."""
     return _decode(_replay_decoder, payload, gateway)
 
 
