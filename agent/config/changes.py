@@ -1,4 +1,4 @@
-"""What differs between two configurations, in the words of agent.toml: for the person who reloads, and for the log."""
+"""Differences between two configurations in the words of agent.toml, for the person who reloads and for the log."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from agent.config import Config
 from drivers.model import PACES
 
 ADDED, REMOVED, CHANGED = "added", "removed", "changed"
-ACCEPTED = "accepted"  # a device that was found exchanged
+ACCEPTED = "accepted"  # a device that was found swapped
 LISTS: Final = ("line", "device", "uplink", "derived")
 TABLES: Final = ("store", "pack", "ring", "interval", "indicators", "control", "web")
-# a field of the configuration's objects -> its key in agent.toml, where a unit at its end is not all that differs
+# a field of the configuration's objects -> its key in agent.toml, if more than a unit at the end differs
 _KEYS: Final[Mapping[str, str]] = {
     "ratio_ct": "ratio", "ratio_pt": "ratio", "accuracy": "class", "password": "password", "plan_hash": "plan",
     "demand_period_ms": "demand", "demand_slip_ms": "demand", "length_ms": "length", "max_gap_ms": "max_gap",
@@ -24,7 +24,7 @@ _UNITS: Final = ("_bytes", "_ms", "_s")
 
 @dataclass(frozen=True, slots=True)
 class ConfigChange:
-    """One thing that is new, gone or different. ``kind``: line, device, uplink, derived or a table; ``keys``: what."""
+    """One thing added, removed or changed. ``kind``: line, device, uplink, derived or a table; ``keys``: in what."""
 
     kind: str
     name: str
@@ -44,8 +44,8 @@ def config_changes(old: Config, new: Config, renewed: Iterable[str] = ()) -> tup
     """All differences, lists first, in the order of the files.
 
     Args:
-        renewed: devices that get another driver or point table. One of which the files say nothing new has another
-            profile file.
+        renewed: devices that get another driver or point table. If agent.toml is unchanged for one, its profile file
+            is different.
     """
     found: list[ConfigChange] = []
     for kind in LISTS:
@@ -91,7 +91,7 @@ def _of_list(kind: str, old: Sequence[Any], new: Sequence[Any]) -> Iterable[Conf
 
 
 def differing(old: Any, new: Any) -> tuple[str, ...]:
-    """The keys of agent.toml in which two objects of one kind differ; of limits and paces each by itself."""
+    """The keys of agent.toml in which two objects of one kind differ, with a separate entry for each limit and pace."""
     found: list[str] = []
     for field in fields(new):
         before, after = getattr(old, field.name), getattr(new, field.name)

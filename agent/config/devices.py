@@ -33,7 +33,7 @@ _ELSEWHERE = {
 
 @dataclass(frozen=True, slots=True)
 class DeviceRead:
-    """A device, the table it came from, and which periods were written there."""
+    """A device, the table it came from, and which periods that table sets."""
 
     entry: DeviceConfig
     table: TomlTable
@@ -84,7 +84,7 @@ def param_name(value: object) -> str:
 def read_devices(
     tables: list[TomlTable], lines: Mapping[str, LineRead], notes: list[ConfigWarning]
 ) -> list[DeviceRead]:
-    """All devices with a unique name, in the order of files."""
+    """All devices with a unique name, in file order."""
     out: list[DeviceRead] = []
     names: dict[str, TomlTable] = {}
     addresses: dict[tuple[str, str], TomlTable] = {}
@@ -151,7 +151,7 @@ def _device(table: TomlTable, lines: Mapping[str, LineRead]) -> DeviceRead:
 
 
 def _periods(table: TomlTable) -> tuple[tuple[int, ...], frozenset[str]]:
-    """Milliseconds by pace number, and which of them were written. One duration alone is the normal pace's."""
+    """Milliseconds by pace number, and which of them the file sets. A single duration is for the normal pace."""
     periods = dict(DEFAULT_PERIODS_MS)
     found = table.find("every")
     if found is None:
@@ -168,7 +168,7 @@ def _periods(table: TomlTable) -> tuple[tuple[int, ...], frozenset[str]]:
 
 
 def _reversed(table: TomlTable) -> frozenset[str]:
-    """``reversed = true`` is the whole device; a list names parts of it."""
+    """``reversed = true`` means the whole device; a list names parts of it."""
     found = table.find("reversed")
     if found is None:
         return frozenset()

@@ -1,4 +1,4 @@
-"""``[[line]]``: one port or connection each, and its settings."""
+"""``[[line]]``: each a port or connection with its settings."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read_limits(table: TomlTable) -> Limits:
 
 
 def is_first(seen: dict[str, TomlTable], table: TomlTable, name: str, key: str = "name") -> bool:
-    """Is the name unique so far? If not: a complaint with both places."""
+    """True if the name is unique so far; otherwise adds a complaint with both places."""
     if not name:
         return False
     first = seen.setdefault(name, table)
@@ -63,7 +63,7 @@ def is_first(seen: dict[str, TomlTable], table: TomlTable, name: str, key: str =
 
 
 def read_lines(tables: list[TomlTable], notes: list[ConfigWarning]) -> dict[str, LineRead]:
-    """All lines by name, in the order of files. Complaints are added to their tables."""
+    """All lines by name, in file order. Complaints are added to their tables."""
     lines: dict[str, LineRead] = {}
     names: dict[str, TomlTable] = {}
     ports: dict[str, TomlTable] = {}
@@ -103,7 +103,7 @@ def place_of(table: TomlTable, key: str) -> str:
 
 
 def _meaningless(table: TomlTable, scheme: str) -> None:
-    """An option that could have no effect is refused, so that it cannot mislead."""
+    """Refuse options that would have no effect, so that they cannot mislead."""
     reasons: dict[str, tuple[str, str]] = {}
     if scheme not in BYTE_SCHEMES:
         hint = "The TCP gateway sets the speed of its bus; state that speed with bus_baud = 9600"
@@ -119,7 +119,7 @@ def _meaningless(table: TomlTable, scheme: str) -> None:
 
 
 def _check_port(ports: dict[str, TomlTable], table: TomlTable, url: str, notes: list[ConfigWarning]) -> None:
-    """Two lines on one port would interleave their requests; two connections to one gateway may be wanted."""
+    """Refuse two lines on one port, whose requests would interleave; two connections to one gateway may be intended."""
     if not url:
         return
     first = ports.setdefault(url, table)

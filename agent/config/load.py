@@ -56,7 +56,7 @@ TABLES = (
 )
 LISTS = frozenset({"uplink", "line", "device", "derived"})
 DAY_MS = 86_400_000
-MAX_PACK_BYTES = 8 << 20  # receivers accept no larger one (docs/pack-format.md)
+MAX_PACK_BYTES = 8 << 20  # the largest that receivers accept (docs/pack-format.md)
 MAX_SLIPS = 60  # positions of a demand window
 _GROUP = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,31}")
 
@@ -74,21 +74,21 @@ def load_config(
     """The checked configuration.
 
     Args:
-        path: agent.toml; ``conf.d/*.toml`` beside it is added, in the order of names.
+        path: agent.toml; ``conf.d/*.toml`` beside it are added in order of names.
         overrides: set on the command line, by key: ``{"paths.state_dir": "/tmp/x", "pack.every": "1 s"}``.
-            Relative paths count from the working directory. These win over the files.
+            Relative paths are relative to the working directory. Overrides take precedence over the files.
         state_dir, runtime_dir: the same for ``paths.state_dir`` and ``paths.runtime_dir``.
         profiles: finds a profile by id (raises ProfileError); by default the shipped and the site's ones.
         environ: its RUNTIME_DIRECTORY and STATE_DIRECTORY (systemd sets them) are the default folders; by
             default the process's own.
-        drafts: texts of files that are about to be written, by path: checked as if they were there.
+        drafts: texts of files that are about to be written, by path; checked as if they existed.
 
     Raises:
-        ConfigError: with ``complaints``, one for each wrong place, in the order of files and lines.
+        ConfigError: with ``complaints``, one for each error, in order of files and lines.
     """
     complaints = Complaints()
     layers = _read_files(Path(path), complaints, drafts or {})
-    if complaints.items:  # half a configuration would bring complaints that are not true
+    if complaints.items:  # half a configuration would cause false complaints
         raise _verdict(complaints, layers)
     folders = {"paths.state_dir": state_dir, "paths.runtime_dir": runtime_dir}
     given = {**(overrides or {}), **{key: path for key, path in folders.items() if path is not None}}
@@ -101,19 +101,19 @@ def load_config(
 
 @dataclass(frozen=True, slots=True)
 class PageConfig:
-    """What the gateway's page needs to know of the configuration."""
+    """The part of the configuration that the gateway's page needs."""
 
     web: WebConfig
     timezone: str
     runtime_dir: Path
     labels: Mapping[str, str] = field(default_factory=dict)  # of devices, by name
-    file: Path | None = None  # that it was read from
+    file: Path | None = None  # the file it was read from
 
 
 def load_page_config(
     path: Path | str, *, runtime_dir: Path | None = None, environ: Mapping[str, str] | None = None
 ) -> PageConfig:
-    """The tables [web], [site] and [paths] alone: a mistake elsewhere does not keep the page from starting.
+    """Read only the tables [web], [site] and [paths]: an error elsewhere does not keep the page from starting.
 
     Raises:
         ConfigError: as ``load_config``, for these tables.
@@ -183,7 +183,7 @@ def _verdict(complaints: Complaints, layers: list[Layer]) -> ConfigError:
 
 
 def _single(layers: list[Layer], over: dict[str, Layer], name: str, complaints: Complaints) -> TomlTable:
-    """``[name]``, made of all files."""
+    """``[name]``, merged from all files."""
     table = TomlTable(name, [], complaints, over.get(name))
     for layer in layers:
         raw = layer.raw.get(name)
@@ -196,7 +196,7 @@ def _single(layers: list[Layer], over: dict[str, Layer], name: str, complaints: 
 
 
 def _many(layers: list[Layer], name: str, complaints: Complaints) -> list[TomlTable]:
-    """``[[name]]`` of all files, each under its own name."""
+    """The ``[[name]]`` tables of all files, each under its own name."""
     return [table for layer in layers for table in TomlTable("", [layer], complaints).tables(name)]
 
 
@@ -290,7 +290,7 @@ def _build(
 
 
 def _folders(paths: TomlTable, environ: Mapping[str, str]) -> dict[str, Path]:
-    """[paths], by key; what a file names relatively counts from its folder."""
+    """[paths], by key; a relative path in a file is relative to the file's folder."""
 
     def folder(key: str, variable: str, default: Path) -> Path:
         base = next(
@@ -316,7 +316,7 @@ def _found(path: Path) -> os.stat_result | None:
 def _places(
     lists: Mapping[str, list[TomlTable]], singles: Mapping[str, TomlTable]
 ) -> dict[str, tuple[str, int | None]]:
-    """File and line of each table of a list and of each key of the others, for complaints that are found later."""
+    """File and line of each table in a list and of each key in other tables, for complaints found later."""
     found: dict[str, tuple[str, int | None]] = {}
     for table in (table for tables in lists.values() for table in tables):
         layer = table.layers[0]
@@ -329,7 +329,7 @@ def _places(
 
 
 def _place(site: TomlTable) -> Night | None:
-    """The location of the site, if it is given."""
+    """The location of the site, if given."""
     none: Decimal | None = None
     latitude, longitude = site.take("latitude", v.degrees(90), none), site.take("longitude", v.degrees(180), none)
     for key, other in (("latitude", "longitude"), ("longitude", "latitude")):
@@ -383,7 +383,7 @@ def _ring(table: TomlTable) -> RingConfig:
 
 
 def _indicators(table: TomlTable) -> IndicatorsConfig:
-    """The park's plan is read completely, so that its complaints come with all others."""
+    """The table with the park's plan, which is fully read so that its complaints come with all others."""
     found = table.find("plan")
     plan: Path | None = None
     if found is not None:
@@ -436,7 +436,7 @@ def _interval(table: TomlTable) -> IntervalConfig:
 
 
 def _demand(table: TomlTable, default: IntervalConfig) -> tuple[int, int]:
-    """Period and slip of the windows of demand, in ms."""
+    """Period and slip of the demand windows, in ms."""
     demand = table.table("demand")
     if demand is None:
         return default.demand_period_ms, default.demand_slip_ms

@@ -1,4 +1,4 @@
-"""The metering tree, accuracy classes, and derived points: settings of meters apart from how they are read."""
+"""The metering tree, accuracy classes and derived points: settings of meters other than how to read them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ node = p.matching(NODE, "a place in the metering tree", 'Such as "main-meter", "
 
 
 def accuracy(value: object) -> str:
-    """A class as it is written on the meter."""
+    """An accuracy class as printed on the meter."""
     out = p.text(value)
     if accuracy_limit(out) is None:
         raise p.InvalidValue(f"{p.show(value)} is not an accuracy class", f"Such as {ACCURACY_EXAMPLES}")
@@ -36,7 +36,7 @@ def accuracy(value: object) -> str:
 
 
 def read_classes(table: TomlTable, prefix: Callable[[object], str]) -> dict[str, str]:
-    """``class = "0.5S"`` is the whole device; a table names parts of it."""
+    """``class = "0.5S"`` is for the whole device; a table names parts of it."""
     found = table.find("class")
     if found is None:
         return {}
@@ -50,7 +50,7 @@ def read_classes(table: TomlTable, prefix: Callable[[object], str]) -> dict[str,
 
 
 def check_tree(devices: Sequence[DeviceRead], notes: list[ConfigWarning]) -> None:
-    """Complain about circles, and note what would be counted twice or is probably a mistake."""
+    """Complain about cycles; note what would be counted twice or is probably a mistake."""
     entries = {device.entry.name: device for device in devices}
     up: dict[str, tuple[str, DeviceRead, str]] = {}
     for device in devices:
@@ -102,7 +102,7 @@ def _is_load(place: str, entries: Mapping[str, DeviceRead]) -> bool:
 def read_derived(
     tables: Sequence[TomlTable], devices: Sequence[DeviceConfig], profiles: ProfileSource
 ) -> tuple[DerivedConfig, ...]:
-    """All ``[[derived]]``: a sum, or a heat."""
+    """All ``[[derived]]``, each a sum or a heat."""
     known = {device.name: device for device in devices}
     names: dict[str, TomlTable] = {}
     out = []
@@ -185,12 +185,12 @@ class _Points:
         entry = self._devices[device]
         try:
             resolved = self._profiles(entry.profile).resolve(entry.params)
-        except ProfileError:  # complained about at the device
+        except ProfileError:  # already a complaint about the device
             return {}
         return {point.name: (point.kind.value, point.unit) for point in resolved.points}
 
     def need(self, device: str, point: str, kind: str) -> None:
-        """Raises InvalidValue for an unknown point."""
+        """Raise InvalidValue for an unknown point."""
         if device not in self._devices:
             raise p.InvalidValue(f"there is no device {p.show(device)}", p.did_you_mean(device, self._devices))
         found = self._of(device)
@@ -203,7 +203,7 @@ class _Points:
             raise p.InvalidValue(f"{point} is a {found[point][0]}, not a {kind}", _HOW)
 
     def unit(self, device: str, point: str) -> str:
-        """The unit of its amounts."""
+        """The unit of a point's amounts."""
         from agent.intervals.flows import amount_unit
 
         return amount_unit(point, self._of(device).get(point, ("", ""))[1])[0]

@@ -33,7 +33,7 @@ RESERVED_NAMES = frozenset({"status", "keys", "checkpoint", "ack", "replay"})  #
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _BYTES_NEAR = {"k": "KiB", "m": "MiB", "g": "GiB", "t": "TiB", "b": "B", "": "MiB"}
 UPLINK_SCHEMES = {"mqtt": 1883, "mqtts": 8883}
-SHANGHAI = "Asia/Shanghai"  # the one time of China
+SHANGHAI = "Asia/Shanghai"  # China's only time zone
 _SHANGHAI = frozenset((
     "cst", "china", "prc", "beijing", "peking", "guangzhou", "shenzhen", "tianjin", "chengdu", "hangzhou", "nanjing",
     "wuhan", "xian", "北京", "中国", "上海",
@@ -60,7 +60,7 @@ def device_name(value: object) -> str:
 
 
 def credential(value: object) -> str:
-    """The NAME of a systemd credential. The value is not shown: it may be the secret itself."""
+    """The NAME of a systemd credential. An invalid value is not shown: it may be the secret itself."""
     out = text_unseen(value)
     if not CREDENTIAL.match(out):
         raise InvalidValue(
@@ -76,7 +76,7 @@ def text_unseen(value: object) -> str:
 
 
 def factor(value: object) -> Decimal:
-    """A ratio of a transformer: a positive number, kept decimal."""
+    """A transformer ratio: a positive number, kept decimal."""
     if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
         raise InvalidValue(f"{show(value)} is not a number", "A 400/5 A transformer has ct = 80")
     out = Decimal(value)
@@ -118,7 +118,7 @@ def size_bytes(low: int, high: int, example: str = "8 GiB") -> Callable[[object]
 
 
 def show_bytes(size: int) -> str:
-    """A size as agent.toml writes it."""
+    """A size as written in agent.toml."""
     for unit in ("TiB", "GiB", "MiB", "KiB"):
         if size >= _BYTES[unit]:
             return f"{size / _BYTES[unit]:.4g} {unit}"
@@ -126,7 +126,7 @@ def show_bytes(size: int) -> str:
 
 
 def serial(value: object) -> str:
-    """``"9600 8N1"``: baud rate, data bits, parity, stop bits; written back in exactly that form."""
+    """``"9600 8N1"``: baud rate, data bits, parity, stop bits; returned in exactly this form."""
     shown = " ".join(text(value).split())
     near = nearest_setting(shown)
     if not near or near != shown:
@@ -148,7 +148,7 @@ def _known_baud(rate: int) -> int:
 
 
 def split_url(value: object, example: str) -> SplitResult:
-    """A url without user, password and query, and with a valid port. A url with a password is never shown."""
+    """A url with a valid port and without user, password and query. A url with a password is never shown."""
     out = text(value)
     try:
         parts = urlsplit(out)
@@ -169,7 +169,7 @@ def split_url(value: object, example: str) -> SplitResult:
 
 
 def line_url(value: object) -> str:
-    """The url of a line, written back in full (a scheme with a usual port gets it)."""
+    """The url of a line in full form, with the usual port of its scheme if none is given."""
     out = text(value)
     if out.startswith("/dev/"):
         raise InvalidValue(f"{show(out)} is not a url", f'Write "serial:{clean_text(out, 80)}"')
@@ -200,7 +200,7 @@ def line_url(value: object) -> str:
 
 
 def uplink_url(value: object) -> str:
-    """The url of a broker, written back in full with its port."""
+    """The url of a broker in full form, with its port."""
     parts = split_url(value, "mqtts://broker.example:8883")
     if "://" not in text(value):
         raise InvalidValue(f"{show(value)} is not a url", "Write mqtts://HOST:8883 or mqtt://HOST:1883")
@@ -217,7 +217,7 @@ def uplink_url(value: object) -> str:
 
 
 def path_in(folder: Path) -> Callable[[object], Path]:
-    """A path; a relative one counts from the folder of the file that names it."""
+    """A parser of paths; a relative path is relative to the folder of the file that names it."""
 
     def parse(value: object) -> Path:
         out = text(value)
@@ -244,7 +244,7 @@ def timezone(value: object) -> str:
 
 
 def zone_trap(zone: str) -> str:
-    """What a name such as Etc/GMT+8 means, as its sign is the opposite of UTC's; "" for any other name."""
+    """An explanation of names such as Etc/GMT+8, whose sign is the opposite of UTC's; "" for any other name."""
     match = _ETC_ZONE.fullmatch(zone)
     return "" if match is None else f'"{zone}" means UTC{"-" if match[1] == "+" else "+"}{match[2]}: {_TRAP}'
 

@@ -1,4 +1,4 @@
-"""Checks configured devices against their profiles, and makes of both what drivers need."""
+"""Checks configured devices against their profiles, and combines both into what drivers need."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def site_profiles(site_dir: Path) -> ProfileSource:
 
 
 def line_config(entry: LineEntry) -> LineConfig:
-    """The driver's own object of a line. Behind a raw serial server the configured serial speed is the bus's."""
+    """The driver's object for a line. Behind a raw serial server the configured serial speed is that of the bus."""
     from drivers.line import LineConfig
 
     bus_baud = entry.bus_baud
@@ -57,7 +57,7 @@ def check_profiles(
     notes: list[ConfigWarning],
     place: Night | None,
 ) -> tuple[DeviceConfig, ...]:
-    """Every device with its profile's own periods filled in; what does not fit becomes a complaint."""
+    """All devices, completed with the periods of their profiles; each mismatch becomes a complaint."""
     found: dict[str, Profile | None] = {}
     out: list[DeviceConfig] = []
     for device in devices:
@@ -73,12 +73,12 @@ def check_profiles(
 
 
 def sleeps(device: DeviceConfig, profile: Profile) -> bool:
-    """Whether its silence in the dark is sleep: its profile has ``sleeps``, and its role is photovoltaic."""
+    """True if silence in the dark is sleep: its profile has ``sleeps``, and its role is photovoltaic."""
     return profile.sleeps and "generation.pv" in device.roles.values()
 
 
 def _note_sleepers(names: Sequence[str], notes: list[ConfigWarning]) -> None:
-    """One note for all devices whose silence at night will look like a fault."""
+    """Add one note about all devices whose silence at night will look like a fault."""
     what = f"site location unknown: no answer from {', '.join(names[:3])}"
     what += f" and {len(names) - 3} more" if len(names) > 3 else ""
     hint = "Add latitude and longitude to [site], in degrees; then this counts as asleep"
@@ -88,7 +88,7 @@ def _note_sleepers(names: Sequence[str], notes: list[ConfigWarning]) -> None:
 def roleless(
     devices: Sequence[DeviceConfig], derived: Sequence[DerivedConfig], profiles: ProfileSource
 ) -> tuple[str, ...]:
-    """Devices whose kind measures energy or amounts, but which no figure can count: without role or derived point."""
+    """Devices of a kind that measures energy or amounts but that no figure can count: no role and no derived point."""
     used = {device for one in derived for device in (one.device, *(term[1] for term in one.terms))}
     out: list[str] = []
     for entry in devices:
@@ -97,13 +97,13 @@ def roleless(
         try:
             if profiles(entry.profile).kind in METERED_KINDS:
                 out.append(entry.name)
-        except ProfileError:  # a complaint already
+        except ProfileError:  # already a complaint
             continue
     return tuple(out)
 
 
 def role_note(names: Sequence[str]) -> ConfigWarning:
-    """What follows for devices without a role."""
+    """A note on the consequence for devices without a role."""
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     hint = (
         'Write roles = { ac = "grid" }, load, generation.pv, storage, ...; '
@@ -147,7 +147,7 @@ def _check(device: DeviceRead, line: LineEntry | None, profile: Profile, notes: 
 
 
 def _ratio(table: TomlTable, resolved: Resolved, profile: Profile, notes: list[ConfigWarning]) -> None:
-    """A ratio that nothing is multiplied by: an error, unless the profile says that the device applied its own."""
+    """Check for a ratio that is applied to nothing: an error, unless the profile states that the device applies it."""
     ratios = {point.ratio for point in resolved.points}
     if not table.has("ratio") or "apply" in ratios:
         return
@@ -167,7 +167,7 @@ def _patterns(entry: DeviceConfig) -> tuple[str, ...]:
 
 
 def _max_words(table: TomlTable, entry: DeviceConfig, profile: Profile, points: Sequence[Point]) -> None:
-    """A value never straddles two reads, so one read must hold the longest."""
+    """Check that one read can hold the longest value: a value is never split over two reads."""
     most = entry.limits.max_words
     longest = max(points, key=lambda point: point.count, default=None)
     if most and longest and has_registers(profile.protocol) and longest.count > most:
@@ -176,7 +176,7 @@ def _max_words(table: TomlTable, entry: DeviceConfig, profile: Profile, points: 
 
 
 def _prefixes(table: TomlTable, entry: DeviceConfig, resolved: Resolved) -> None:
-    """Parts of the device that the configuration names must exist."""
+    """Check that the parts of the device named in the configuration exist."""
     names = [point.name for point in resolved.points]
     fronts = {name.rpartition(".")[0] for name in names} | {name.partition(".")[0] for name in names}
     spoken: list[tuple[str, str]] = [("reversed", part) for part in sorted(entry.reversed)]
@@ -192,7 +192,7 @@ def _prefixes(table: TomlTable, entry: DeviceConfig, resolved: Resolved) -> None
 def _periods(
     device: DeviceRead, limits: Limits, points: Sequence[Point], profile: Profile, notes: list[ConfigWarning]
 ) -> tuple[int, ...]:
-    """A written period may not be faster than the profile allows; a default is raised to it."""
+    """Periods of a device: a configured one must not be faster than the profile allows; a default is raised to that."""
     periods = list(device.entry.periods_ms)
     floor_ms = round((limits.min_every_s or 0) * 1000)
     used = {point.pace for point in points}
@@ -239,17 +239,17 @@ def device_spec(
     firmware: str | None = None,
     identity: Mapping[str, str] | None = None,
 ) -> DeviceSpec:
-    """One device joined with its profile, for a firmware and identity that may be partly unknown.
+    """One device combined with its profile, for a firmware and identity that may be partly unknown.
 
-    Limits: device beats line beats profile.
+    Limits: the device's take precedence over the line's, and those over the profile's.
     """
     resolved = profile.resolve(device.params, firmware, identity, device.reversed)
     try:
         points = select(resolved.points, _patterns(device))
-    except ProfileError:  # a variant may lack what a pattern of the base names
+    except ProfileError:  # a variant may lack points that a pattern of the base profile matches
         patterns = [glob for glob in _patterns(device) if _matches(resolved.points, glob)]
         points = select(resolved.points, patterns) if patterns else ()
-    if profile.fresh and all(point.name != profile.fresh.point for point in points):  # without it nothing counts
+    if profile.fresh and all(point.name != profile.fresh.point for point in points):  # required by all others
         points = (*points, *(point for point in resolved.points if point.name == profile.fresh.point))
     line = config.line(device.line)
     return DeviceSpec(
@@ -277,7 +277,7 @@ def device_spec(
 
 
 def make_driver(config: Config, spec: DeviceSpec, line: Line, ring: Ring, number: int) -> Driver:
-    """The driver of a device. Raises ConfigError that names the device's place in the configuration."""
+    """The driver of a device. Raises ConfigError with the device's place in the configuration."""
     try:
         return driver_class(spec.protocol)(spec, line, ring, number)
     except (ConfigError, ProfileError) as error:
@@ -287,7 +287,7 @@ def make_driver(config: Config, spec: DeviceSpec, line: Line, ring: Ring, number
 
 
 def visit_costs(driver: Driver) -> list[tuple[str, int, PlanSummary]]:
-    """(pace, period in ms, cost of a visit) of each pace that the device has points for."""
+    """(pace, period in ms, cost of a visit) for each pace for which the device has points."""
     spec = driver.spec
     used = {point.pace for point in spec.points}
     return [

@@ -1,4 +1,4 @@
-"""The size of the ring: what the devices bring until it is sealed, also while the store stalls."""
+"""The size of the ring: it holds all readings until they are sealed, even while the store stalls."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from ext.ring import Ring
 
 MIN_RING_BYTES = 64 << 10
-MAX_RING_BYTES = 4 << 30  # of a written size
-AUTO_BYTES = 16 << 20  # the least that "auto" gives: then a full disk costs a small site nothing for minutes or hours
-SLOT_BYTES = 16  # a value is one slot,
-HEAD_SLOTS = 2  # the head of an answer two
+MAX_RING_BYTES = 4 << 30  # for a configured size
+AUTO_BYTES = 16 << 20  # minimum for "auto": with it a full disk costs a small site nothing for minutes or hours
+SLOT_BYTES = 16  # a value takes one slot,
+HEAD_SLOTS = 2  # the head of an answer takes two
 AGENT_BYTES = 64 << 20  # memory of an agent without devices, ...
 DEVICE_BYTES = 96 << 10  # ... and of each device of 100 points: bench/RESULTS.md
-MEMORY_SHARE = 0.6  # of the machine's memory that the unit allows (MemoryHigh=)
-STALL_MS = 10_000  # for this long the store may stall
+MEMORY_SHARE = 0.6  # share of the machine's memory that the unit allows (MemoryHigh=)
+STALL_MS = 10_000  # the store may stall for this long
 MARGIN = 1.25
-SHARE = 4  # a computed size is at most this part of the file system of the runtime directory
+SHARE = 4  # a computed size is at most this fraction of the runtime directory's file system
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +45,19 @@ class RingPlan:
 
     size_bytes: int
     need_bytes: int  # for one interval and a stalled store
-    limit_bytes: int  # of a computed size
-    by_file_system: bool  # ``limit_bytes`` is a part of the file system, else ``[ring] max``
+    limit_bytes: int  # for a computed size
+    by_file_system: bool  # ``limit_bytes`` is a fraction of the file system, else ``[ring] max``
     rate: ReadingRate
     every_ms: int  # the pack interval
 
     @property
     def full_s(self) -> float:
-        """How long it holds readings; infinite if there are none."""
+        """How long it can hold readings; infinite if there are none."""
         return self.size_bytes / SLOT_BYTES / self.rate.slots if self.rate.slots else float("inf")
 
     @property
     def early_s(self) -> float | None:
-        """It is half full after this time and sealing begins early; None: the pack interval is shorter."""
+        """When it is half full, so that sealing begins early; None: the pack interval is shorter."""
         return self.full_s / 2 if self.full_s / 2 < self.every_ms / 1000 else None
 
     def __str__(self) -> str:
@@ -81,12 +81,12 @@ def rate_of(visits: Iterable[tuple[PlanSummary, int]]) -> ReadingRate:
 def reading_rate(
     config: Config, devices: Iterable[tuple[DeviceConfig, DeviceSpec]], lines: Mapping[str, Line], ring: Ring
 ) -> ReadingRate:
-    """The rate of these devices. A device that its driver cannot serve brings nothing.
+    """The rate of these devices. A device that its driver cannot serve counts as zero.
 
-    Devices that differ in name and address only are planned once, if they share their points.
+    Devices that share their points and differ only in name and address are planned once.
 
     Args:
-        ring: drivers want one; nothing is written into it.
+        ring: drivers need one; nothing is written into it.
     """
     visits: list[tuple[PlanSummary, int]] = []
     known: dict[tuple[object, ...], list[tuple[PlanSummary, int]]] = {}
@@ -105,12 +105,12 @@ def reading_rate(
 def _visits(config: Config, spec: DeviceSpec, line: Line, ring: Ring) -> list[tuple[PlanSummary, int]]:
     try:
         return [(cost, period_ms) for _, period_ms, cost in visit_costs(make_driver(config, spec, line, ring, 0))]
-    except (ConfigError, ProfileError):  # reported where the device is made
+    except (ConfigError, ProfileError):  # reported when the device is made
         return []
 
 
 def file_system_bytes(folder: Path) -> int:
-    """The size of the file system that a directory lies on, or will."""
+    """The size of the file system of a directory, which may not exist yet."""
     while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     found = os.statvfs(folder)
@@ -120,11 +120,11 @@ def file_system_bytes(folder: Path) -> int:
 def plan_ring(config: RingConfig, rate: ReadingRate, every_ms: int, file_system: int) -> RingPlan:
     """The size of the ring for a rate of readings.
 
-    It holds one pack interval and a stall of the store, with a margin; or two intervals, if they are longer: then half
-    of it holds an interval, and sealing begins early only if the store stalls.
+    It holds one pack interval and a stall of the store, with a margin, or two intervals if that is longer. In that case
+    half of it holds an interval, and sealing begins early only if the store stalls.
 
     Args:
-        file_system: size in bytes of the one that the runtime directory lies on.
+        file_system: size in bytes of the runtime directory's file system.
     """
     hold_ms = max(every_ms + STALL_MS, 2 * every_ms)
     need = _at_least(rate.slots * SLOT_BYTES * hold_ms / 1000 * MARGIN)
@@ -138,22 +138,22 @@ def plan_ring(config: RingConfig, rate: ReadingRate, every_ms: int, file_system:
 
 
 def memory_bytes(devices: int, plan: RingPlan) -> int:
-    """About the memory that the agent takes, the ring in its runtime directory included."""
+    """Approximate memory of the agent, including the ring in its runtime directory."""
     return AGENT_BYTES + DEVICE_BYTES * devices + plan.size_bytes
 
 
 def _at_least(size: float) -> int:
-    """The smallest size of a ring that is not smaller."""
+    """The smallest valid ring size that is at least this."""
     return max(MIN_RING_BYTES, 1 << max(0, int(-(-size // 1)) - 1).bit_length())
 
 
 def _at_most(size: int) -> int:
-    """The largest size of a ring that is not larger."""
+    """The largest valid ring size that is at most this."""
     return max(MIN_RING_BYTES, 1 << max(0, size.bit_length() - 1))
 
 
 def ring_notes(config: Config, plan: RingPlan) -> list[ConfigWarning]:
-    """What deserves attention: a size that is not the written one, and one that is less than needed."""
+    """Notes on a size that differs from the configured one or is less than needed."""
     notes: list[ConfigWarning] = []
     written = config.ring.size_bytes
     if written is not None and written < min(plan.need_bytes, plan.size_bytes):
@@ -182,7 +182,7 @@ def ring_notes(config: Config, plan: RingPlan) -> list[ConfigWarning]:
 
 
 def memory_notes(config: Config, plan: RingPlan, machine: int) -> list[ConfigWarning]:
-    """A machine whose memory is not enough. ``machine``: its memory in bytes."""
+    """A note if the machine's memory is not enough. ``machine``: its memory in bytes."""
     need, share = memory_bytes(len(config.devices), plan), int(machine * MEMORY_SHARE)
     if need <= share:
         return []

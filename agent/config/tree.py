@@ -1,4 +1,4 @@
-"""The configuration as frozen objects. Everything in it is checked; it holds no secrets, only where they are."""
+"""The configuration as frozen objects. Everything in it is checked; it holds no secrets, only their locations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from drivers.serial_setting import DEFAULT_SERIAL
 
 
 def gathered(errors: Sequence[GatewayError], where: str) -> ConfigError:
-    """One error that carries all of these; a single one as it is."""
+    """One error that contains all of these; a single one unchanged."""
     found = [
         one if isinstance(one, ConfigError) else ConfigError(one.what, where=one.where, hint=one.hint)
         for error in errors
@@ -53,7 +53,7 @@ class StoreConfig:
 
 @dataclass(frozen=True, slots=True)
 class PackConfig:
-    """How often packs are sealed, and how large one may be."""
+    """How often packs are sealed, and their maximum size."""
 
     every_ms: int = 10_000
     max_size_bytes: int = 64 << 10
@@ -64,7 +64,7 @@ class RingConfig:
     """The ring in shared memory; ``agent/config/ring_size.py`` has the rule for its size."""
 
     size_bytes: int | None = None  # None: auto
-    max_bytes: int = 256 << 20  # of a size that is computed; a written one may be larger
+    max_bytes: int = 256 << 20  # for a computed size; a configured one may be larger
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +72,14 @@ class IntervalConfig:
     """Intervals of energy; the length divides a day. A demand window is a whole number of slips."""
 
     length_ms: int = 900_000
-    max_gap_ms: int = 300_000  # between readings; what lies further apart is known in total only
+    max_gap_ms: int = 300_000  # between readings; the amount over a longer gap is known only as a total
     demand_period_ms: int = 900_000
     demand_slip_ms: int = 60_000
 
 
 @dataclass(frozen=True, slots=True)
 class IndicatorsConfig:
-    """The park's plan: None is the plain set. ``plan_hash`` is the SHA-256 of the file, hex; "" without one."""
+    """The park's plan; None: the default set. ``plan_hash``: SHA-256 of the file, hex; "" without a file."""
 
     plan: Path | None = None
     plan_hash: str = ""
@@ -87,16 +87,16 @@ class IndicatorsConfig:
 
 @dataclass(frozen=True, slots=True)
 class ControlConfig:
-    """Who may change something through the control socket, besides root and the agent's own user."""
+    """Who may make changes through the control socket, besides root and the agent's user."""
 
     group: str = "meterhouse-control"
 
 
 @dataclass(frozen=True, slots=True)
 class WebConfig:
-    """Where `meterhouse web` listens, and its secrets; the agent itself does not use it.
+    """Where `meterhouse web` listens, and its secrets; not used by the agent itself.
 
-    ``password``: a line that `meterhouse web --setup` makes, not the password itself.
+    ``password``: a line made by `meterhouse web --setup`, not the password itself.
     """
 
     host: str = "127.0.0.1"  # an address
@@ -104,11 +104,11 @@ class WebConfig:
     certificate: Secret | None = None
     key: Secret | None = None
     password: Secret | None = None
-    places: Mapping[str, str] = field(default_factory=dict, compare=False)  # of these three, such as agent.toml:9: ...
+    places: Mapping[str, str] = field(default_factory=dict, compare=False)  # of the secrets, such as agent.toml:9: ...
 
     @property
     def is_loopback(self) -> bool:
-        """Can only this machine connect?"""
+        """True if only this machine can connect."""
         return ip_address(self.host).is_loopback
 
     @property
@@ -137,13 +137,13 @@ class LineEntry:
 
     @property
     def carries_bytes(self) -> bool:
-        """Raw bytes without framing: then the configuration sets its serial parameters."""
+        """True for raw bytes without framing: the configuration then sets the serial parameters."""
         return self.scheme in BYTE_SCHEMES
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceConfig:
-    """One device as configured; ``device_spec`` joins it with its profile."""
+    """One device as configured; ``device_spec`` combines it with its profile."""
 
     name: str
     line: str
@@ -152,21 +152,21 @@ class DeviceConfig:
     label: str = ""
     params: Mapping[str, int | str | bool] = field(default_factory=dict)
     periods_ms: tuple[int, ...] = tuple(DEFAULT_PERIODS_MS[pace] for pace in PACES)  # by pace number
-    phase_ms: int = 0  # the line's where the device says none
+    phase_ms: int = 0  # the line's if the device has none
     points: tuple[str, ...] = ("*",)
     roles: Mapping[str, str] = field(default_factory=dict)
     parent: Mapping[str, str] = field(default_factory=dict)
     ratio_ct: Decimal = Decimal(1)
     ratio_pt: Decimal = Decimal(1)
     reversed: frozenset[str] = frozenset()
-    serial: str = ""  # empty: as the line
+    serial: str = ""  # empty: as for the line
     limits: Limits = field(default_factory=Limits)
-    accuracy: Mapping[str, str] = field(default_factory=dict)  # classes by part, "" is the whole device
+    accuracy: Mapping[str, str] = field(default_factory=dict)  # classes by part; "" is the whole device
 
 
 @dataclass(frozen=True, slots=True)
 class DerivedConfig:
-    """A value that is computed from points, by interval: a sum of counters, or heat from flow and temperatures.
+    """A value computed from points per interval: a sum of counters, or heat from flow and temperatures.
 
     ``terms`` of a sum: (sign, device, point); a heat has ``device`` and three of its points.
     """
@@ -177,12 +177,12 @@ class DerivedConfig:
     flow: str = ""
     supply: str = ""
     back: str = ""
-    role: str = ""  # of a heat: then it counts in figures
+    role: str = ""  # for a heat: with a role it counts in figures
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The whole configuration. ``files`` were read, in this order; ``notes`` are not errors."""
+    """The whole configuration. ``files``: in the order of reading; ``notes`` are not errors."""
 
     site: str
     gateway: str
@@ -205,12 +205,12 @@ class Config:
     lines: tuple[LineEntry, ...] = ()
     devices: tuple[DeviceConfig, ...] = ()
     derived: tuple[DerivedConfig, ...] = ()
-    roleless: tuple[str, ...] = ()  # devices that measure energy or amounts, and count in no figure
+    roleless: tuple[str, ...] = ()  # devices that measure energy or amounts but count in no figure
     notes: tuple[ConfigWarning, ...] = ()
     places: Mapping[str, tuple[str, int | None]] = field(default_factory=dict, compare=False)  # see ``at``
     digest: str = field(
         default="", compare=False
-    )  # of a loaded configuration, so that 400 births need not compute it again
+    )  # set for a loaded configuration, so that 400 births need not compute it again
     line_index: dict[str, LineEntry] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -219,7 +219,7 @@ class Config:
         return f"{self.site}/{self.gateway}"
 
     def at(self, key: str) -> str:
-        """A key or a table as a complaint names it, with its file and line: ``device.inv1``."""
+        """A key or table such as ``device.inv1`` in the form used in complaints, with its file and line."""
         file, line = self.places.get(key, ("", None))
         place = f"{file}:{line}" if line else file
         return f"{place}: {key}" if place else key
@@ -241,7 +241,7 @@ class Config:
 
     @property
     def wants_figures(self) -> bool:
-        """Has the park a plan, or any part with a role?"""
+        """True if the park has a plan or any part with a role."""
         return self.indicators.plan is not None or any(device.roles for device in self.devices)
 
     def line(self, name: str) -> LineEntry:
@@ -251,15 +251,15 @@ class Config:
         return self.line_index[name]
 
     def effective(self) -> dict[str, Any]:
-        """All that shapes readings and their delivery, as plain JSON values; no secret, nor where one is."""
+        """Everything that affects readings and delivery, as plain JSON values, without secrets or their locations."""
         plain: dict[str, Any] = _plain(self)
         return plain
 
     def hash(self) -> str:
         """SHA-256 of ``effective`` in canonical JSON, base64url without padding.
 
-        Only strings, whole numbers, booleans and null are in it, with ASCII keys, so that sorted keys
-        and tight separators are the canonical form of RFC 8785.
+        It contains only strings, whole numbers, booleans and null, with ASCII keys, so that sorted keys and compact
+        separators give the canonical form of RFC 8785.
         """
         if self.digest:
             return self.digest
@@ -268,7 +268,7 @@ class Config:
         return base64url(digest)
 
 
-# Folders, file names, the page and access to the control socket do not change a reading; a moved key is the same key.
+# Folders, file names, the page and access to the control socket do not affect readings; a moved key is the same key.
 _LEFT_OUT = {
     "control",
     "web",
@@ -289,7 +289,7 @@ _LEFT_OUT = {
 }
 
 
-# Keys that came later: without them a configuration keeps the hash that it had.
+# Keys added later: without them a configuration keeps its hash.
 _ADDED = {"streams": (), "compress": ""}
 
 

@@ -1,4 +1,4 @@
-"""[[uplink]] and [key]: destinations of packs, and places of secrets."""
+"""[[uplink]] and [key]: destinations of packs, and locations of secrets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NO_SECRETS = {
 
 
 def read_secret(table: TomlTable, credential_key: str, file_key: str) -> Secret | None:
-    """Where a secret is; None if it is not given. Both keys at once are a complaint."""
+    """The location of a secret; None if not given. Giving both keys is a complaint."""
     none: Path | None = None
     credential = table.take(credential_key, v.credential, "")
     file = table.take(file_key, v.path_in(folder_of(table, file_key)), none)
@@ -42,7 +42,7 @@ def read_secret(table: TomlTable, credential_key: str, file_key: str) -> Secret 
 
 
 def folder_of(table: TomlTable, key: str) -> Path:
-    """The folder that a relative path in ``key`` counts from."""
+    """The folder to which a relative path in ``key`` is relative."""
     found = table.find(key)
     return found[0].source.folder if found else Path()
 
@@ -50,10 +50,10 @@ def folder_of(table: TomlTable, key: str) -> Path:
 def read_uplinks(
     tables: list[TomlTable], notes: list[ConfigWarning], agents: os.stat_result | None, devices: Sequence[str]
 ) -> tuple[UplinkConfig, ...]:
-    """All destinations, in the order of files.
+    """All destinations, in file order.
 
     Args:
-        agents: as ``open_secret`` takes it.
+        agents: as for ``open_secret``.
         devices: names of all devices, for notes on ``streams``.
     """
     out: list[UplinkConfig] = []
@@ -77,7 +77,7 @@ def read_uplinks(
 
 
 def _unmatched_streams(table: TomlTable, uplink: UplinkConfig, devices: Sequence[str]) -> list[ConfigWarning]:
-    """No error: packs of a device that was removed may still be on their way."""
+    """Notes on patterns without a device. Not errors: packs of a removed device may still be pending."""
     known = (*devices, "_gateway", "_indicators")
     return [
         ConfigWarning(
@@ -89,7 +89,7 @@ def _unmatched_streams(table: TomlTable, uplink: UplinkConfig, devices: Sequence
 
 
 def _unsent_streams(uplinks: Sequence[UplinkConfig], devices: Sequence[str]) -> list[ConfigWarning]:
-    """Devices whose packs go nowhere, although there are destinations."""
+    """Notes on devices whose packs go nowhere although there are destinations."""
     unsent = [name for name in devices if not any(is_asked(name, uplink.streams) for uplink in uplinks)]
     if not uplinks or not unsent:
         return []
@@ -99,7 +99,7 @@ def _unsent_streams(uplinks: Sequence[UplinkConfig], devices: Sequence[str]) -> 
 
 
 def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result | None) -> list[ConfigWarning]:
-    """Files that others may read. No error: a destination that worked is not cut off by an upgrade."""
+    """Notes on files that others may read. Not errors: an upgrade must not cut off a working destination."""
     password = uplink.password.file if uplink.password else None
     files = (("password_file", password, "set another password"), ("key_file", uplink.key_file, "make a new key"))
     notes = (open_secret(table, key, path, remedy, agents) for key, path, remedy in files if path is not None)
@@ -109,14 +109,14 @@ def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result
 def open_secret(
     table: TomlTable, key: str, path: Path, remedy: str, agents: os.stat_result | None, reader: str = _AGENT
 ) -> ConfigWarning | None:
-    """A note if others may read or change a secret; None if all is well, or it does not exist.
+    """A note if others may read or change a secret; None if not, or if it does not exist.
 
-    A file of root that one group may read is accepted: packages install secrets so. It must not be the agent's own
-    group, whose members may only look at this agent.
+    A file of root that one group may read is accepted: packages install secrets like this. The group must not be the
+    agent's, whose members may only query this agent.
 
     Args:
-        agents: the state directory, which belongs to the agent's user and group; None where it is not known.
-        reader: who must be able to read it.
+        agents: the state directory, which belongs to the agent's user and group; None: not known.
+        reader: who must be able to read the secret.
     """
     try:
         found = path.stat()

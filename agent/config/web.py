@@ -42,10 +42,10 @@ def listen_address(value: object) -> tuple[str, int]:
 
 
 def _old_certificate(path: Path, place: str) -> list[ConfigWarning]:
-    """A note of a certificate that has expired or soon will."""
+    """A note on a certificate that has expired or soon will."""
     try:
         data = path.read_bytes()
-    except OSError:  # the user of the page must read it, not ours
+    except OSError:  # the page's user must be able to read it, not ours
         return []
     if not (text := expiry_text(data)):
         return []
@@ -53,10 +53,10 @@ def _old_certificate(path: Path, place: str) -> list[ConfigWarning]:
 
 
 def read_web(table: TomlTable, notes: list[ConfigWarning] | None = None) -> WebConfig:
-    """The table; outside of loopback a certificate and a password are needed.
+    """The table [web]; a listener outside loopback needs a certificate and a password.
 
     Args:
-        notes: gets a warning of each secret that others may read.
+        notes: receives a warning for each secret that others may read.
     """
     default = WebConfig()
     host, port = table.take("listen", listen_address, (default.host, default.port))

@@ -1,8 +1,8 @@
 """Key files: a PEM (PKCS 8) or the URI of a key in a token, readable by its owner only.
 
-The text before the key says since when it exists and, once there was a rotation, holds the signed records of all keys
-before. So a systemd credential carries that along, a rotation is one file that appears whole, and nothing else on
-the disk has to fit it.
+The text before the key states since when the key exists and, after a rotation, holds the signed records of all
+previous keys. So a systemd credential includes them, a rotation replaces one file atomically, and nothing else on the
+disk has to match it.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def create_key(
     gateway: str = "",
     revokes: Sequence[Revocation] = (),
 ) -> Signer:
-    """A new key in a file of mode 0600. Appears whole or not at all, and never over another.
+    """A new key in a file of mode 0600, written atomically and never over an existing file.
 
     Args:
-        token: the URI of a key in a token (RFC 7512), which the file then names; it is made there if it is missing.
-        lost: thumbprint of the lost key that it replaces; needs ``gateway``.
+        token: the URI of a key in a token (RFC 7512), which the file then names; the key is made there if missing.
+        lost: thumbprint of the lost key that this one replaces; needs ``gateway``.
 
     Raises:
         KeyFileError: the file already exists, or cannot be written.
@@ -66,7 +66,7 @@ def create_key(
     with _opened_folder(path) as folder:
         draft = _draft(path, folder, _text(signer, body), None)
         try:
-            os.link(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)  # unlike rename, fails where something is
+            os.link(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)  # unlike rename, fails if the name exists
         except FileExistsError as error:
             raise _exists(path) from error
         except OSError as error:
@@ -86,20 +86,20 @@ def rotate_key(
     revokes: Sequence[Revocation] = (),
     give_up_s: float = math.inf,
 ) -> tuple[Signer, Signer]:
-    """Replace the key at ``path``; the old one signs the record of the new one. Returns the old and the new one.
+    """Replace the key at ``path``; the old key signs the record of the new one. Returns the old and the new key.
 
-    The file changes in one step and keeps owner and mode; after it the old secret is gone but for what the disk
-    has not overwritten. Before it, nothing has changed.
+    The file is replaced in one step and keeps owner and mode; before that step nothing has changed. Afterwards the old
+    secret is gone, except for what the disk has not overwritten yet.
 
     Args:
         gateway: ``park7/gw01``.
-        alg: of the new key; by default that of the old one.
+        alg: of the new key; by default that of the old key.
         token: the URI of the new key in a token.
-        revokes: keys that are cut off with this rotation, the old one among them if it was stolen.
-        give_up_s: on the monotonic clock: after that, ``revokes`` is out of date.
+        revokes: keys that this rotation revokes, including the old key if it was stolen.
+        give_up_s: monotonic time after which ``revokes`` is out of date.
 
     Raises:
-        KeyFileError: the old key cannot be read, or the place cannot be written.
+        KeyFileError: the old key cannot be read, or the file cannot be written.
     """
     path = Path(os.path.realpath(path))
     with _opened_folder(path) as folder, _locked(path, folder) as file:
@@ -115,7 +115,7 @@ def rotate_key(
         if new.kid == old.kid:
             raise KeyFileError("this key is already the signing key", where=token, hint="Name another object")
         new.records = key_records(new, gateway, before, old, revokes=revokes)
-        check_key_records(new.records, gateway)  # what verifiers would refuse is never put in place
+        check_key_records(new.records, gateway)  # never install records that verifiers would refuse
         draft = _draft(path, folder, _text(new, body), os.fstat(file))
         try:
             if time.monotonic() > give_up_s:
@@ -140,7 +140,7 @@ def _new(alg: str, token: str) -> tuple[SecretKey, bytes]:
         return key, key.uri.encode() + b"\n"
     while True:
         soft, body = _new_soft(alg)
-        if not thumbprint(soft.jwk).startswith("-"):  # people hand it to commands, which would take it for an option
+        if not thumbprint(soft.jwk).startswith("-"):  # commands would take it for an option
             return soft, body
 
 
@@ -165,9 +165,9 @@ def _text(signer: Signer, body: bytes) -> bytes:
 
 
 def _draft(path: Path, folder: int, text: bytes, like: os.stat_result | None) -> str:
-    """The whole text in a hidden file beside ``path``, on the disk; owner and mode as ``like``. Gives its name.
+    """Write the text durably to a hidden file beside ``path``, with owner and mode of ``like``. Returns its name.
 
-    Without ``like``, root gives it to the owner of the folder: the state directory belongs to the agent.
+    Without ``like``, root makes the folder's owner the file's owner: the state directory belongs to the agent.
     """
     if len(text) > MAX_BYTES:
         what = f"the key file would have {len(text)} bytes, at most {MAX_BYTES} are allowed"
@@ -184,7 +184,7 @@ def _draft(path: Path, folder: int, text: bytes, like: os.stat_result | None) ->
 
 @contextlib.contextmanager
 def _opened_folder(path: Path) -> Iterator[int]:
-    """The folder of ``path``, held open: all steps happen in this one, even if its name leads elsewhere meanwhile."""
+    """The folder of ``path``, held open: all steps use this folder, even if its name meanwhile leads elsewhere."""
     try:
         fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -199,7 +199,7 @@ def _opened_folder(path: Path) -> Iterator[int]:
 def _locked(path: Path, folder: int) -> Iterator[int]:
     """The key's file, open and locked against replacement. Drafts left by a killed process are removed.
 
-    The lock is on the file itself, which only its owner can open; others may be able to open its folder.
+    The lock is on the file itself, which only its owner can open; others might open its folder.
     """
     while True:
         fd = _open_itself(path, folder)
@@ -208,7 +208,7 @@ def _locked(path: Path, folder: int) -> Iterator[int]:
                 hint = "Check the result with `meterhouse keys show`"
                 raise KeyFileError("another process is replacing this key", where=str(path), hint=hint)
             if not _is_still(path, folder, fd):
-                continue  # it was replaced between the two steps: the next one is another file
+                continue  # replaced between the two steps: try again with the new file
             for left in os.listdir(folder):
                 if left.startswith(f".{path.name}.") and left.endswith(".new"):
                     remove(left, folder)
@@ -252,7 +252,7 @@ def load_key(path: Path, any_owner: bool = False) -> Signer:
     """The key in a PEM file or systemd credential, or in the token that it names.
 
     Args:
-        any_owner: root may read the key of the user that runs the agent. For tools: the agent signs with its own.
+        any_owner: let root read the key of the user that runs the agent. For tools only: the agent needs its own key.
 
     Raises:
         KeyFileError: missing, readable by others, or not an Ed25519 or P-256 key without a passphrase.
@@ -261,7 +261,7 @@ def load_key(path: Path, any_owner: bool = False) -> Signer:
 
 
 def is_lost(path: Path, store: Path) -> bool:
-    """Is the key file gone from a gateway that has a database: one that has signed with it?"""
+    """True if the key file is missing but a database exists, so that the gateway has signed with it."""
     return not os.path.exists(path) and os.path.exists(store)
 
 
@@ -276,7 +276,7 @@ def _signer(text: bytes, owner: int, path: Path) -> Signer:
     head, begin, _ = text.partition(b"-----BEGIN")
     lines = head.splitlines()
     if not begin and (uri := next((line for line in lines if line.startswith(_TOKEN)), b"")):
-        if os.geteuid() == 0 and owner != 0:  # it names a library, which runs with our rights
+        if os.geteuid() == 0 and owner != 0:  # the file names a library, which runs with our rights
             raise KeyFileError(
                 f"the key file belongs to user {owner} and names a PKCS#11 library: root does not load a library"
                 " that another user chose",
@@ -306,7 +306,7 @@ def _soft_key(text: bytes, path: Path) -> SecretKey:
         ) from error
     if isinstance(key, Ed25519PrivateKey):
         return SoftEd25519(key)
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey  # rarely wanted
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey  # rarely needed
 
     if isinstance(key, EllipticCurvePrivateKey) and key.curve.name == "secp256r1":
         return SoftES256(key)

@@ -1,7 +1,7 @@
-"""Key records: which key signs since when, each signed by its predecessor. The public half of a rotation.
+"""Key records: which key signs since when, each record signed by the previous key. The public half of a rotation.
 
-A first key needs no record in its file: it signs itself. A later key carries the whole chain in its file, so that file,
-database or broker can be lost and the chain continues from the others.
+A first key needs no record in its file: it signs itself. The file of a later key holds the whole chain, so that if the
+file, the database or the broker is lost, the chain continues from the others.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class KeyChain:
     first: str  # the thumbprint to pin
     newest: str
     data: bytes
-    kids: tuple[str, ...] = ()  # all, from the first on
-    instead_of: str = ""  # the lost key that this chain was begun for
+    kids: tuple[str, ...] = ()  # all, beginning with the first
+    instead_of: str = ""  # the lost key that this chain replaces
 
 
 def signed_by(data: bytes) -> str:
-    """The thumbprint of the key that signed one of the gateway's objects, unchecked."""
+    """The thumbprint of the key that signed an object of the gateway, unchecked."""
     header = json.loads(data)["sig"].partition(".")[0]
     kid: str = json.loads(base64url_decode(header))["kid"]
     return kid
@@ -57,9 +57,9 @@ def key_records(
     Args:
         gateway: ``park7/gw01``.
         before: the object to continue; None for the first key.
-        old: signs the new record; needed where ``before`` ends with another key.
-        not_before: since when the new key signs, UTC seconds; its own time by default.
-        revokes: earlier keys of ``before`` that the new record cuts off.
+        old: signs the new record; needed if ``before`` ends with another key.
+        not_before: since when the new key signs, UTC seconds; by default the time in its file.
+        revokes: earlier keys of ``before`` that the new record revokes.
 
     Raises:
         KeyFileError: the key neither ends ``before`` nor may follow it.
@@ -77,16 +77,16 @@ def key_records(
                 hint = f"Known: {', '.join(known.kids)}"
                 raise KeyFileError(f"there is no key {gone.kid} to revoke", where=gateway, hint=hint)
         records, counter, prev = list(json.loads(before)["records"]), known.counter, known.newest
-        earliest = records[-1]["not_before"]  # never goes back, whatever the clock says
+        earliest = records[-1]["not_before"]  # never goes back, whatever the clock shows
     since = max(earliest, signer.not_before if not_before is None else not_before)
     record = _record(signer, prev, since, revokes, old or signer)
     return _whole(signer, gateway, counter + 1, [*records, record])
 
 
 def new_root(signer: Signer, gateway: str, lost: str, revokes: Sequence[Revocation] = ()) -> bytes:
-    """The ``keys`` object of a key that stands for a lost one: no key could sign its record, so it is a new root.
+    """The ``keys`` object of a key that replaces a lost one: no key could sign its record, so it is a new root.
 
-    Its counter begins at the time of the key, so that it lies above what the lost chain had reached.
+    Its counter begins at the time of the key, which is above any counter of the lost chain.
     """
     record = _record(signer, None, signer.not_before, revokes, signer, lost)
     return _whole(signer, gateway, max(1, signer.not_before), [record])
@@ -126,13 +126,13 @@ def current_records(signer: Signer, gateway: str, known: bytes | None = None) ->
     """The ``keys`` object to publish with this key.
 
     Args:
-        known: the object that was published before, None if it is no longer known.
+        known: the object published before; None if no longer known.
 
     Returns:
-        ``known`` itself where it ends with this key, so that the same bytes are published again.
+        ``known`` itself if it ends with this key, so that the same bytes are published again.
 
     Raises:
-        KeyFileError: the key does not follow the one that signed before, or its records are not of this gateway.
+        KeyFileError: the key does not follow the previous signing key, or its records belong to another gateway.
     """
     own = None if signer.records is None else _own(signer, gateway)
     if known is None:
@@ -176,7 +176,7 @@ def _check_follows(own: KeyChain, before: KeyChain, gateway: str) -> None:
 
 
 def is_sound(data: bytes) -> bool:
-    """Is a stored ``keys`` object valid by itself, for any gateway? Else it was damaged on the disk."""
+    """True if a stored ``keys`` object is valid in itself, for any gateway; otherwise the disk has damaged it."""
     try:
         check_key_records(data, str(json.loads(data)["gateway"]))
     except (KeyFileError, ValueError, KeyError, TypeError):
@@ -185,7 +185,7 @@ def is_sound(data: bytes) -> bool:
 
 
 def check_key_records(data: bytes, gateway: str, trust: str = "") -> KeyChain:
-    """A ``keys`` object as any verifier checks it. ``trust``: thumbprint that one of its keys must have.
+    """Check a ``keys`` object as any verifier does. ``trust``: thumbprint that one of its keys must have.
 
     Raises:
         KeyFileError: an invalid record.

@@ -1,4 +1,4 @@
-"""Reads files that only their owner may read."""
+"""Reads secret files, which only their owner may read."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from agent.keys.signer import KeyFileError
 from drivers.files import others_may_use
 
-MAX_BYTES = 1 << 20  # systemd hands out no larger credential
+MAX_BYTES = 1 << 20  # systemd's limit for a credential
 
 
 def read_secret(path: Path, what: str = "signing key", hint: str = "", any_owner: bool = False) -> tuple[bytes, int]:
-    """The content of a file that only its owner may read, and that owner. Raises KeyFileError."""
+    """Content and owner of a file that only its owner may read. Raises KeyFileError."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
@@ -32,7 +32,7 @@ def read_secret(path: Path, what: str = "signing key", hint: str = "", any_owner
 
 
 def read_open_secret(fd: int, path: Path, what: str = "signing key", any_owner: bool = False) -> tuple[bytes, int]:
-    """The same of a file that is open already; ``path`` is for messages."""
+    """The same for an open file; ``path`` is for messages."""
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode):
         raise KeyFileError("this is not a file", where=str(path), hint=f"Name the file of the {what} itself")
@@ -41,8 +41,8 @@ def read_open_secret(fd: int, path: Path, what: str = "signing key", any_owner: 
 
 
 def _check_access(path: Path, found: os.stat_result, what: str, any_owner: bool) -> None:
-    """Only the owner may read, and the owner is us. A file of root that one group may read is good as well."""
-    # so systemd hands out credentials (the group bits are then the mask of an ACL), and so packages install secrets
+    """Check that only the owner may read, and that it is us. A file of root that one group may read passes too."""
+    # systemd provides credentials like this (the group bits are the mask of an ACL), and packages install secrets so
     me, mode = os.geteuid(), stat.S_IMODE(found.st_mode)
     if found.st_uid not in {me, 0} and not (any_owner and me == 0):
         raise KeyFileError(
@@ -50,7 +50,7 @@ def _check_access(path: Path, found: os.stat_result, what: str, any_owner: bool)
             where=str(path),
             hint=f"sudo chown {me} {path}",
         )
-    if others_may_use(found) or (me == 0 and mode & 0o077):  # what root reads itself it need not lend
+    if others_may_use(found) or (me == 0 and mode & 0o077):  # root needs no group to read its own secrets
         raise KeyFileError(
             f"others may read or change the {what} (mode {mode:04o})",
             where=str(path),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class KeyFileError(GatewayError):
-    """The signing key cannot be used. Never shows anything of the key."""
+    """The signing key cannot be used. The message never shows any part of the key."""
 
     exit_code = 3
 
@@ -29,13 +29,13 @@ def p256_jwk(x: int, y: int) -> dict[str, str]:
 
 
 class SecretKey(Protocol):
-    """A key of any kind, also one that never leaves its token: all it does is sign."""
+    """A key of any kind, even one that never leaves its token: it can only sign."""
 
     alg: str  # Ed25519 (RFC 9864) or ES256
     jwk: Mapping[str, str]  # the public half
 
     def sign(self, message: bytes) -> bytes:
-        """64 bytes: the signature as JOSE wants it. Raises KeyFileError if a token cannot sign now."""
+        """The signature in JOSE's form, 64 bytes. Raises KeyFileError if a token cannot sign now."""
 
 
 class SoftEd25519:
@@ -46,7 +46,7 @@ class SoftEd25519:
     def __init__(self, key: Ed25519PrivateKey) -> None:
         public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         self.jwk: Mapping[str, str] = {"crv": "Ed25519", "kty": "OKP", "x": base64url(public)}
-        self.sign = key.sign  # the bound method itself: one call less on the hot path
+        self.sign = key.sign  # the bound method itself saves a call on the hot path
 
 
 class SoftES256:
@@ -74,7 +74,7 @@ class Signer:
 
     Args:
         not_before: since when the key exists, UTC seconds; 0 if unknown.
-        records: the ``keys`` object stored with the key, which ends with it; None for a first key.
+        records: the ``keys`` object stored with the key, ending with it; None for a first key.
     """
 
     def __init__(self, key: SecretKey, not_before: int = 0, records: bytes | None = None) -> None:
@@ -88,7 +88,7 @@ class Signer:
         self._signers: dict[str, Callable[[bytes], str]] = {}
 
     def signer(self, typ: str) -> Callable[[bytes], str]:
-        """A function from payload to detached JWS of one type; its header is encoded once."""
+        """A function from payload to detached JWS of one type, whose header is encoded once."""
         if typ not in self._signers:
             header = {"alg": self.alg, "b64": False, "crit": ["b64"], "kid": self.kid, "typ": typ}
             encoded = base64url(dumps(header))
@@ -105,5 +105,5 @@ class Signer:
         return self.signer(typ)(payload)
 
     def sign_object(self, typ: str, value: Mapping[str, Any]) -> bytes:
-        """``value`` in canonical form with its ``sig`` inside, ready to be published."""
+        """``value`` in canonical form including its ``sig``, ready to publish."""
         return dumps({**value, "sig": self.sign(typ, dumps(dict(value)))})

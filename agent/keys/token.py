@@ -1,8 +1,8 @@
-"""A key that never leaves its token (a TPM, a smart card, an HSM), reached by PKCS#11.
+"""A key that never leaves its token (a TPM, a smart card, an HSM), used through PKCS#11.
 
-The key file names it by a URI (RFC 7512): ``pkcs11:token=T;object=O?module-path=/usr/lib/L.so&pin-source=S``
-with ``S`` a file that only its owner may read, or ``credential:NAME`` of systemd. P-256 and Ed25519 keys are
-taken, as the token has them. Needs the package python-pkcs11, which is only imported here.
+The key file names it by a URI (RFC 7512), ``pkcs11:token=T;object=O?module-path=/usr/lib/L.so&pin-source=S``, where
+``S`` is a file that only its owner may read, or ``credential:NAME`` of systemd. P-256 and Ed25519 keys are supported,
+whichever the token has. Needs the package python-pkcs11, which is imported only here.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ _HINT = (
 
 
 class TokenError(KeyFileError):
-    """The token cannot sign now; it may be able to later (pulled out, locked, restarted)."""
+    """The token cannot sign now (unplugged, locked, restarted), but may be able to later."""
 
     retry: ClassVar[bool] = True
     exit_code: ClassVar[int] = 4  # like a device that does not answer
 
 
 class TokenKey:
-    """One key of one token, with a session that is reopened when it was lost.
+    """One key of one token, with a session that is reopened if lost.
 
     Args:
         uri: where the key is.
-        make: make it (P-256) if the token has none of this name; the private half cannot be read out.
+        make: create it (P-256) if the token has none with this name; its private half cannot be read out.
         where: the file that names it, for messages.
 
     Raises:
         KeyFileError: the URI is wrong, the PIN cannot be read, or python-pkcs11 is not installed.
-        TokenError: the token or the key is not there, or the PIN is wrong.
+        TokenError: the token or the key is missing, or the PIN is wrong.
     """
 
     def __init__(self, uri: str, make: bool = False, where: str = "") -> None:
@@ -65,7 +65,7 @@ class TokenKey:
         self._open(make)
 
     def sign(self, message: bytes) -> bytes:
-        """64 bytes. One retry with a new session: tokens lose theirs when they are reset."""
+        """The signature, 64 bytes. One retry with a new session: a token loses its session when it is reset."""
         if self._private is not None:
             try:
                 return self._sign(message)
@@ -80,19 +80,19 @@ class TokenKey:
     def _sign(self, message: bytes) -> bytes:
         mechanism = self._pkcs11.Mechanism
         if self.alg == "ES256":
-            # many tokens only sign hashes; what they give is r and s of 32 bytes each, as JOSE wants it
+            # many tokens sign only hashes; the result is r and s, 32 bytes each, as JOSE requires
             found = self._private.sign(hashlib.sha256(message).digest(), mechanism=mechanism.ECDSA)
         else:
             found = self._private.sign(message, mechanism=mechanism.EDDSA)
         return bytes(found)
 
     def close(self) -> None:
-        """Close the session; the next signature opens another."""
+        """Close the session; the next signature opens a new one."""
         if self._session is not None:
             try:
                 self._session.close()
             except self._pkcs11.exceptions.PKCS11Error:
-                return  # it was lost already
+                return  # already lost
             finally:
                 self._session = self._private = None
 
@@ -104,7 +104,7 @@ class TokenKey:
             token = self._token()
             try:
                 self._session = token.open(user_pin=pin, rw=make)
-            except errors.UserAlreadyLoggedIn:  # this process is, by another key of the token
+            except errors.UserAlreadyLoggedIn:  # this process logged in, with another key of the token
                 self._session = token.open(rw=make)
             alg, jwk = self._find(make)
         except (errors.PinIncorrect, errors.PinInvalid, errors.PinLenRange, errors.PinLocked) as error:
@@ -132,7 +132,7 @@ class TokenKey:
             raise self._error("token not found", None, f"Available tokens: {there}") from error
 
     def _find(self, make: bool) -> tuple[str, dict[str, str]]:
-        """Algorithm and public half of the key, which is ready to sign then."""
+        """Algorithm and public half of the key, which is then ready to sign."""
         pkcs11 = self._pkcs11
         named = {"label": self._parts.get("object"), "id": unquote_to_bytes(self._parts.get("id", "")) or None}
         wanted = {name: value for name, value in named.items() if value}
@@ -150,7 +150,7 @@ class TokenKey:
             raise self._error("several keys of the token have this name", None, "Add ;id=%.. to the URI") from error
         public = self._session.get_key(object_class=pkcs11.ObjectClass.PUBLIC_KEY, **wanted)
         point = bytes(public[pkcs11.Attribute.EC_POINT])
-        if point[:1] == b"\x04" and len(point) in {34, 67}:  # a DER octet string, as the standard says
+        if point[:1] == b"\x04" and len(point) in {34, 67}:  # a DER octet string, as in the standard
             point = point[2:]
         if public.key_type == pkcs11.KeyType.EC and len(point) == 65:
             return "ES256", p256_jwk(int.from_bytes(point[1:33], "big"), int.from_bytes(point[33:], "big"))
@@ -181,7 +181,7 @@ class TokenKey:
 
 
 def _parts(uri: str, where: str) -> dict[str, str]:
-    """The attributes of a PKCS#11 URI. ``id`` stays percent-encoded: it is bytes."""
+    """The attributes of a PKCS#11 URI. ``id`` is binary and stays percent-encoded."""
     scheme, _, rest = uri.partition(":")
     path, _, query = rest.partition("?")
     found: dict[str, str] = {}

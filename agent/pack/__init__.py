@@ -1,7 +1,7 @@
-"""Sealing: what the ring holds of one stream becomes signed packs, without a hole and without an overlap.
+"""Sealing: turns one stream's records in the ring into signed packs, without a hole and without an overlap.
 
-The canonical bytes are written directly: the readings by ``ext.canon``, the few header fields here. Keys and clock
-come in as arguments; nothing here touches a file, a socket or the database.
+The canonical bytes are written directly: readings by ``ext.canon``, the few header fields here. Keys and clock are
+arguments; nothing here touches a file, a socket or the database.
 """
 
 from agent.pack.facts import Facts, changes, contradicts

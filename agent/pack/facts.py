@@ -1,7 +1,7 @@
-"""The facts of a birth about the device of its stream: its identity, how it is read, and the resulting counter epoch.
+"""A birth's facts about the device of its stream: identity, how it is read, and the resulting counter epoch.
 
 Two births are compared to find a swapped meter, new firmware, another ratio or another map. Each of these begins a new
-counter epoch: no difference of counter readings may span it.
+counter epoch, and no difference of counter readings may span two epochs.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from ext.canon import dumps
 
-FIRMWARE = frozenset({"firmware", "protocol"})  # versions; whatever else of an identity changes is another device
-RATIO = "ratio."  # what the device itself says of its transformers
+FIRMWARE = frozenset({"firmware", "protocol"})  # versions; any other change of identity means another device
+RATIO = "ratio."  # what the device itself reports about its transformers
 
 Change = tuple[str, Mapping[str, Any], Mapping[str, Any]]  # event's name, old, new
 
@@ -25,14 +25,14 @@ class Facts:
     """Facts that must not change within a counter epoch. Texts as in a birth; ``counters``: name -> how it is read."""
 
     epoch: int
-    identity: Mapping[str, str]  # without "device.", firmware included; only known ones
+    identity: Mapping[str, str]  # without "device.", with firmware; only known items
     ratio: Mapping[str, Any]  # ct, pt, reversed
     map: Mapping[str, Any]  # profile, variant
     counters: Mapping[str, str]
 
     @classmethod
     def of(cls, device: Mapping[str, Any], epoch: int, counters: Mapping[str, str]) -> Facts:
-        """From the ``device`` of a birth's table."""
+        """The facts in the ``device`` of a birth's table."""
         texts = {**(device.get("identity") or {}), "firmware": device.get("firmware")}
         return cls(
             epoch,
@@ -43,7 +43,7 @@ class Facts:
         )
 
     def encode(self) -> bytes:
-        """For the store."""
+        """The facts as stored."""
         return dumps(
             {
                 "counters": dict(self.counters),
@@ -56,7 +56,7 @@ class Facts:
 
     @classmethod
     def decode(cls, text: bytes | str) -> Facts | None:
-        """The reverse of ``encode``; None where it is damaged: then nothing is known."""
+        """The reverse of ``encode``; None if the text is damaged: then nothing is known."""
         try:
             parsed = json.loads(text)
             return cls(int(parsed["epoch"]), parsed["identity"], parsed["ratio"], parsed["map"], parsed["counters"])
@@ -65,7 +65,7 @@ class Facts:
 
 
 def changes(old: Facts, new: Facts) -> list[Change]:
-    """The differences, as events; empty if the counters continue. Texts that only one side knows prove nothing."""
+    """The differences, as events; empty if the counters continue. Items known to only one side prove nothing."""
     both = old.identity.keys() & new.identity.keys()
     differ = {name for name in both if old.identity[name] != new.identity[name]}
     ratios = {name for name in differ if name.startswith(RATIO)}
@@ -85,12 +85,12 @@ def changes(old: Facts, new: Facts) -> list[Change]:
 
 
 def contradicts(known: Mapping[str, str | None], read: Mapping[str, str | None]) -> bool:
-    """Whether a device contradicts its known facts. Facts that only one side knows do not count."""
+    """True if a device contradicts its known facts. Items known to only one side do not count."""
     return any(known.get(name) not in (None, text) for name, text in read.items() if text is not None)
 
 
 def counters_of(points: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Name -> digest of how it is read (source, unit, ratio), for each counter of a birth's ``points``."""
+    """Name -> digest of how it is read (source, unit, ratio), for each counter in a birth's ``points``."""
     read = ("bits", "digits", "du", "ratio", "source", "u")
     return {
         str(point["n"]): hashlib.sha256(dumps({k: point[k] for k in read if k in point})).hexdigest()[:12]

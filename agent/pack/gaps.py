@@ -17,8 +17,8 @@ def gaps_of(
     """The fewest gaps that cover a slice: whole-device stretches as ``*``, the rest by point.
 
     Args:
-        unknown: the reason of ticks without any record.
-        points: the part of the table that the slice was limited to; then nothing is ``*``.
+        unknown: the reason for ticks without any record.
+        points: the part of the table to which the slice is limited; then nothing is ``*``.
     """
     to_ms, grid = piece.reached_ms, piece.grid
     rows: list[tuple[str, range, bytes]] = []
@@ -38,7 +38,7 @@ def gaps_of(
     starts = [w[0] for w in whole]
     for name, due, row in rows:
         period = due.step
-        run: tuple[int, int] | None = None  # (first tick, reason) of the gap under way
+        run: tuple[int, int] | None = None  # (first tick, reason) of the current gap
         for tick, cell in zip(due, row, strict=True):
             reason = 0 if cell == 1 else cell or unknown
             if reason and starts and (at := bisect_right(starts, tick)) and tick < whole[at - 1][1]:
@@ -62,8 +62,8 @@ def gaps_of(
 def _whole_stretches(
     rows: Sequence[tuple[str, range, bytes]], to_ms: int, unknown: Reason
 ) -> list[tuple[int, int, int]]:
-    """Stretches in which every due reading of every point is missing for one and the same reason."""
-    at_tick: dict[int, int] = {}  # tick -> the one reason, or 0 where a reading exists or reasons differ
+    """Stretches in which every due reading of every point is missing for the same reason."""
+    at_tick: dict[int, int] = {}  # tick -> its only reason, or 0 if a reading exists or reasons differ
     for _, due, row in rows:
         for tick, cell in zip(due, row, strict=True):
             reason = 0 if cell == 1 else cell or int(unknown)

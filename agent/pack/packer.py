@@ -1,4 +1,4 @@
-"""One stream's packer: sequence, chain, births, splitting; and rollback when a commit fails."""
+"""One stream's packer: sequence, chain, births, splitting, and rollback when a commit fails."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from drivers.model import Reason
 from ext.canon import Slice, dumps, seal
 from ext.ring import Ring
 
-HEADER_BYTES = 1024  # room that a pack's own fields take beside its readings
+HEADER_BYTES = 1024  # space for a pack's own fields besides its readings
 HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The position of a stream: what the next pack follows. Times in UTC ms, hash of the last payload."""
+    """The position of a stream, which the next pack follows. Times in UTC ms, hash of the last payload."""
 
     boot: str
     seq: int
@@ -31,7 +31,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class SealedPack:
-    """A pack as it will be stored and published. ``data`` is the published object, signature included."""
+    """A pack as stored and published. ``data`` is the published object, including the signature."""
 
     stream: str
     boot: str
@@ -42,11 +42,11 @@ class SealedPack:
     is_birth: bool
     data: bytes
     ring_id: int
-    ring_pos: int  # every record of the stream before this position of the ring is sealed
+    ring_pos: int  # all records of the stream before this ring position are sealed
     records: int
     gap_readings: int
-    part: tuple[int, int] | None = None  # of a tick that did not fit one pack: k of n
-    facts: bytes | None = None  # of a birth of a device that was met: kept beside the head
+    part: tuple[int, int] | None = None  # of a tick that did not fit into one pack: k of n
+    facts: bytes | None = None  # from the birth of an identified device: stored beside the head
     tally: Mapping[int, int] = field(default_factory=dict)  # due readings by quality (0 good), or by gap reason
     gaps: Sequence[Mapping[str, Any]] = ()  # as in the pack
 
@@ -64,26 +64,26 @@ class _State:
     hour: int
     quiet: bool
     ring_id: int = 0
-    ring_pos: int = 0  # in that ring; never goes back, also where a pack seals nothing
+    ring_pos: int = 0  # in that ring; never goes back, even if a pack seals nothing
 
 
 Savepoint = tuple[_State, "BirthTable | None"]  # what Packer.restore needs
 
 
 def _blame(piece: Slice, unknown: Reason) -> Reason:
-    """Why nothing is known of a tick: overwritten in the ring, unless something worse kept us from sealing."""
+    """Why nothing is known about a tick: overwritten in the ring, unless something worse prevented sealing."""
     return Reason.RING if piece.lost and unknown is Reason.STOPPED else unknown
 
 
 def _known(tally: dict[int, int], unknown: Reason) -> dict[int, int]:
-    """A tally in which what is not known has its reason."""
+    """A tally in which unknown readings have their reason."""
     if missing := tally.pop(-1, 0):
         tally[unknown] = tally.get(unknown, 0) + missing
     return tally
 
 
 def _pieces(texts: Sequence[bytes], room: int) -> list[list[bytes]]:
-    """In order, each piece of at most ``room`` bytes or a single text."""
+    """Texts in pieces, in order, each of at most ``room`` bytes or a single text."""
     pieces: list[list[bytes]] = [[]]
     size = 0
     for text in texts:
@@ -100,9 +100,9 @@ class Packer:
 
     Args:
         head: position of the stream at the last commit, None if unknown.
-        sign: payload to detached JWS of type ``mh-pack``.
+        sign: makes a detached JWS of type ``mh-pack`` from a payload.
         from_ms: where this boot begins if there is no head.
-        max_bytes: a pack's size at most, births and single points excepted.
+        max_bytes: maximum size of a pack, except for births and single points.
     """
 
     def __init__(
@@ -129,12 +129,12 @@ class Packer:
 
     @property
     def is_new(self) -> bool:
-        """The stream has no pack yet."""
+        """True if the stream has no pack yet."""
         return not self._at.seq
 
     @property
     def quiet(self) -> bool:
-        """The last pack held no reading: a silent device may wait for the long interval."""
+        """True if the last pack held no reading: a silent device may wait for the long interval."""
         return self._at.quiet
 
     @property
@@ -143,7 +143,7 @@ class Packer:
         return self._table
 
     def begin_at(self, start_ms: int) -> None:
-        """A stream that has no pack yet begins at this time."""
+        """Begin a stream without packs at this time."""
         if not self._at.seq:
             self._at.from_ms = start_ms
 
@@ -152,11 +152,11 @@ class Packer:
         self._max = max(max_bytes, 4 * HEADER_BYTES)
 
     def savepoint(self) -> Savepoint:
-        """The state for ``restore``, if packs sealed from here on are not committed."""
+        """The state for ``restore``, in case packs sealed from here on are not committed."""
         return replace(self._at), self._table
 
     def restore(self, savepoint: Savepoint) -> None:
-        """Back to ``savepoint``: the packs sealed since were never published and do not exist."""
+        """Return to ``savepoint``: packs sealed since then were never published and do not exist."""
         self._at, self._table = savepoint
         if self._table:
             self._table.canon.reset()
@@ -168,7 +168,7 @@ class Packer:
         table.canon.reset()
 
     def step(self, new_ms: int) -> dict[str, Any]:
-        """The clock jumped: the next pack begins at ``new_ms``. Returns the event for that pack."""
+        """After a clock step, begin the next pack at ``new_ms``. Returns the event for that pack."""
         event = {"event": "clock_step", "new": seconds(new_ms), "old": seconds(self._at.from_ms), "t": seconds(new_ms)}
         self._at.from_ms = new_ms
         return event
@@ -182,19 +182,19 @@ class Packer:
         events: Sequence[Mapping[str, Any]] = (),
         unknown: Reason = Reason.STOPPED,
     ) -> list[SealedPack]:
-        """Packs that cover ``[from_ms, to_ms)``, a birth first where one is due.
+        """Packs that cover ``[from_ms, to_ms)``, preceded by a birth if one is due.
 
         Args:
-            positions: ring positions of this table's records, in time order; those sealed are removed.
+            positions: ring positions of this table's records, in time order; sealed ones are removed.
             clock: the pack's ``clock`` object.
             events: go into the first pack.
-            unknown: reason of due ticks without any record.
+            unknown: reason for due ticks without any record.
         """
         table, at = self._table, self._at
         if table is None:
             raise ValueError(f"{self.stream} has no point table yet")
         out: list[SealedPack] = []
-        end = positions[0] if positions else 0  # a birth seals none of them
+        end = positions[0] if positions else 0  # a birth seals no record
         if at.birth is None:
             out.append(self._pack(ring, end, at.from_ms, clock, table=table, events=events))
             events = ()
@@ -214,7 +214,7 @@ class Packer:
     def absent(
         self, ring: Ring, to_ms: int, reason: Reason, clock: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = ()
     ) -> list[SealedPack]:
-        """One pack that states: nothing up to ``to_ms``, for this reason. Its size does not depend on the length."""
+        """One pack that states a gap up to ``to_ms`` and its reason. Its size does not depend on the length."""
         table, at = self._table, self._at
         if table is None:
             raise ValueError(f"{self.stream} has no point table yet")
@@ -242,13 +242,12 @@ class Packer:
         made: Sequence[tuple[int, Sequence[Mapping[str, Any]]]],
         events: Sequence[Mapping[str, Any]] = (),
     ) -> list[SealedPack]:
-        """Packs of results: of each stretch its end in UTC ms and its results, in order; a birth first where due.
+        """Packs of results, given for each stretch its end in UTC ms and its results, in order; a birth first if due.
 
-        A stretch begins where the one before it ended, and is never cut unless it is too large by itself: then it
-        comes in parts.
+        A stretch begins where the previous one ended. It is split into parts only if it is too large for one pack.
 
         Args:
-            events: go into the first pack, which then comes also where nothing was found.
+            events: go into the first pack, which is then made even without results.
         """
         table, at, room = self._table, self._at, self._max - HEADER_BYTES
         if table is None:
@@ -301,7 +300,7 @@ class Packer:
         to_ms: int,
         unknown: Reason,
     ) -> list[SealedPack]:
-        """One tick that is too large for a pack, split by points into parts of equal ``[from, to)``."""
+        """One tick that is too large for a pack, split by points into parts with the same ``[from, to)``."""
         from_ms = self._at.from_ms
         total = len(table.points.names)
         end_ms = min(table.next_tick(from_ms) or to_ms, to_ms)
@@ -375,7 +374,7 @@ class Packer:
         gap_readings: int = 0,
         tally: Mapping[int, int] | None = None,
     ) -> SealedPack:
-        """Write, hash and sign one pack; the state moves on."""
+        """Write, hash and sign one pack, and advance the state."""
         at = self._at
         at.seq += 1
         front: list[bytes] = []

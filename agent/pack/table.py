@@ -12,12 +12,12 @@ from ext.canon import PointLayout, Table, dumps
 
 
 def seconds(ms: int) -> int | float:
-    """UTC ms as the seconds that packs carry: a whole number where it is one, else at most three decimals."""
+    """UTC ms as seconds in the form used in packs: a whole number if possible, otherwise at most three decimals."""
     return ms // 1000 if ms % 1000 == 0 else ms / 1000
 
 
 class BirthPoints:
-    """The ``points`` of a birth, and what sealing needs of them. Immutable: devices of one kind share one."""
+    """The ``points`` of a birth, and derived data for sealing. Immutable: devices of one kind share it."""
 
     def __init__(self, points: Sequence[Mapping[str, Any]]) -> None:
         periods = [0] * len(PACES)
@@ -42,14 +42,14 @@ class BirthPoints:
             for p in points
         ]
         self.layout = PointLayout(rendered, self.periods_ms, self.phase_ms)
-        # the points that the grid of a Slice has rows for, in order: number, name, period
+        # points with rows in the grid of a Slice, in order: number, name, period
         self.due = tuple(
             (number, p["n"], periods[PACES.index(p["pace"])])
             for number, p in enumerate(points)
             if Kind(p["kind"]) in (Kind.GAUGE, Kind.COUNTER)
         )
         self.due_by_period = Counter(period for _, _, period in self.due if period)
-        self.shortest_ms = min(self.due_by_period, default=0)  # of what is due; 0: nothing is
+        self.shortest_ms = min(self.due_by_period, default=0)  # of due points; 0: none is ever due
 
 
 class BirthTable:
@@ -57,7 +57,7 @@ class BirthTable:
 
     Args:
         document: the birth's ``table`` object.
-        points: its ``points``, where a table of the same points exists already.
+        points: its ``points``, if a table with the same points exists already.
     """
 
     def __init__(self, stream: str, document: Mapping[str, Any], points: BirthPoints | None = None) -> None:
@@ -69,7 +69,7 @@ class BirthTable:
         self._front = dumps(front)[:-1]
         device = document.get("device") or {}
         self.facts = Facts.of(device, document.get("epoch") or 0, self.points.counters)
-        # only an identified device states its identity: an earlier birth must not erase known facts
+        # only an identified device states its identity: a birth before that must not erase known facts
         self.met = bool(self.facts.identity) and device.get("profile") is not None
         self.canon = Table(stream + "/", self.points.layout)
 
@@ -79,7 +79,7 @@ class BirthTable:
         return self._front + (b"," if len(self._front) > 1 else b"") + b'"points":' + self.points.encoded + b"}"
 
     def same_as(self, other: BirthTable | None) -> bool:
-        """Would a birth say the same?"""
+        """True if births of both tables are the same."""
         return other is self or (
             other is not None and self._front == other._front and self.points.encoded == other.points.encoded
         )
@@ -90,7 +90,7 @@ class BirthTable:
         return min(((after_ms - phase) // p * p + p + phase for p in self.points.due_by_period), default=None)
 
     def due_readings(self, from_ms: int, to_ms: int) -> int:
-        """How many readings are due in ``[from_ms, to_ms)``."""
+        """The number of readings due in ``[from_ms, to_ms)``."""
         phase = self.points.phase_ms
         due = self.points.due_by_period
         return sum(count * len(ticks(from_ms, to_ms, period, phase)) for period, count in due.items())
