@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # distutils: language = c++
-"""Ring slices to canonical SenML JSON, with an account of what was due. Slow path: any JSON value, canonically."""
+"""Ring slices to canonical SenML JSON, with an account of due readings. Slow path: any JSON value, canonically."""
 from typing import NamedTuple
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -22,7 +22,7 @@ cdef int MAX_DEPTH = 64
 
 
 class RawJson(bytes):
-    """Canonical JSON that is written already; ``dumps`` takes it as it is."""
+    """Canonical JSON that is already written; ``dumps`` inserts it unchanged."""
 
 
 class Slice(NamedTuple):
@@ -128,7 +128,7 @@ cdef class Table:
 
 
 cdef Place *_places(Ring ring, const uint64_t[::1] positions) except NULL:
-    """A copy, so that the caller may append to his while the GIL is free."""
+    """A copy, so that the caller may append to its own while the GIL is released."""
     cdef Py_ssize_t i, n = positions.shape[0]
     cdef uint64_t head = ring.head
     cdef Place *places = <Place *>calloc(n + 1, sizeof(Place))
@@ -143,7 +143,7 @@ cdef Place *_places(Ring ring, const uint64_t[::1] positions) except NULL:
 
 
 cdef int _prepare(Job *job, Points *table, Place *places, Py_ssize_t n) except -1:
-    """The grid, and memory for what is to come."""
+    """Allocate the grid and memory for the walk."""
     cdef int k
     cdef int32_t i
     cdef Py_ssize_t p
@@ -177,9 +177,9 @@ cdef int _prepare(Job *job, Points *table, Place *places, Py_ssize_t n) except -
 
 
 cdef object _account(Job *job, const Points *table, Place *places, Py_ssize_t n):
-    """The Slice of a walk that is done."""
+    """The Slice of a finished walk."""
     cdef int64_t count[MAX_PACES]
-    cdef int64_t cell[256]  # how many cells of the grid hold which byte
+    cdef int64_t cell[256]  # by byte value: number of grid cells that hold it
     cdef int64_t due = 0, got = 0, j
     cdef int32_t i
     cdef Py_ssize_t used = 0, lost = 0
@@ -250,7 +250,7 @@ def seal(
     try:
         look(&ring.map, &job, places, n)
         _prepare(&job, &table.points, places, n)
-        if n > 4:  # below that, to ask for the GIL again costs more than to keep it
+        if n > 4:  # with fewer, taking the GIL again costs more than keeping it
             with nogil:
                 walk(&ring.map, &job, &table.points, places, n)
         else:
@@ -355,7 +355,7 @@ cdef int _dump(Out *out, value, int depth) except -1:
 
 
 cdef list _sorted(dict value):
-    """Keys by UTF-16 code units: differs from code points only beyond the BMP."""
+    """Keys in order of UTF-16 code units, which differs from that of code points only beyond the BMP."""
     for key in value:
         if not isinstance(key, str):
             raise ValueError(f"a key must be a str, got {key!r}")

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""What the kernel says about its clock. Read only: modes 0 sets nothing."""
+"""What the kernel reports about its clock. Read only: modes 0 sets nothing."""
 from typing import NamedTuple
 
 from libc.stdint cimport int64_t
@@ -43,7 +43,7 @@ class ClockState(NamedTuple):
 def state():
     cdef long error_us = 0
     cdef int synced = mh_clock(&error_us)
-    # refused by a seccomp filter, or no such call here: then nothing is known
+    # refused by a seccomp filter, or no such call on this system: nothing is known
     return ClockState(None, None) if synced < 0 else ClockState(synced == 1, error_us)
 
 

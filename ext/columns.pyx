@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Pages of intervals: runs of whole numbers taken apart, and added by stretch. Checks at the door, plain C inside."""
+"""Pages of intervals: decodes runs of whole numbers and adds them by stretch. ``def`` functions check arguments."""
 from array import array
 
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -16,21 +16,21 @@ cdef extern from *:
     bint sub_overflows "__builtin_sub_overflow" (int64_t a, int64_t b, int64_t *difference) noexcept nogil
 
 cdef enum:
-    WIDEST = 4  # code of a run of 8 bytes a number
+    WIDEST = 4  # code of a run with 8 bytes per number
     MAX_ROWS = 65_535
 
-cdef int64_t FAR_COUNTS = <int64_t>1 << 48  # a jump to another level lets one expect no amount
+cdef int64_t FAR_COUNTS = <int64_t>1 << 48  # a jump to another level: no amount can be predicted
 cdef object ZERO = array("q", [0])
 
 FAR = FAR_COUNTS
 
 
 cdef inline int64_t _plus(int64_t a, int64_t b) noexcept nogil:
-    return <int64_t>(<uint64_t>a + <uint64_t>b)  # what was a number of 64 bits is one again
+    return <int64_t>(<uint64_t>a + <uint64_t>b)  # wraps: a value that fitted 64 bits does so again
 
 
 cdef void _read(const uint8_t *p, Py_ssize_t n, int code, bint differences, int64_t *to) noexcept nogil:
-    """A run as it lies in a page: its lowest bytes, then the next higher ones."""
+    """Read a run as stored in a page: all lowest bytes, then the next higher ones."""
     cdef Py_ssize_t i, k
     cdef uint64_t bits
     for i in range(n):
@@ -149,7 +149,7 @@ cdef struct Stretch:
 
 
 cdef object _wide(i128 value):
-    """A 128-bit integer as Python's own."""
+    """A 128-bit integer as a Python int."""
     cdef u128 bits = <u128>value
     cdef int64_t low = <int64_t>value
     if <i128>low == value:

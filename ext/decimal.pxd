@@ -13,7 +13,7 @@ cdef extern from *:
     #error "exact decimals need 128-bit integers: build for a 64-bit processor"
     #endif
 
-    /* Digits and exponent of the shortest decimal that identifies v >= 0, finite. No trailing zero among the digits. */
+    /* Digits and exponent of the shortest decimal that identifies v, finite and >= 0; no trailing zero in digits. */
     template <class F> static inline std::uint64_t mh_shortest(F v, int *exponent) noexcept {
         char text[40];
         const char *p = text;
@@ -31,7 +31,7 @@ cdef extern from *:
     }
     typedef __int128 mh_i128;
     typedef unsigned __int128 mh_u128;
-    /* The same of any v, with its sign. False: infinite or no number. */
+    /* The same for any v, with its sign. False: infinite or not a number. */
     template <class F> static inline bool mh_float(F v, mh_i128 *m, int *exponent) noexcept {
         if (!__builtin_isfinite(v))
             return false;
@@ -39,7 +39,7 @@ cdef extern from *:
         *m = __builtin_signbit(v) ? -digits : digits;
         return true;
     }
-    /* The double nearest to a decimal text; +inf where it is too large, 0 where too small. */
+    /* The double nearest to a decimal text; +inf if it is too large, 0 if too small. */
     static inline double mh_nearest(const char *text, const char *end) noexcept {
         double v = 0;
         auto r = std::from_chars(text, end, v);
@@ -51,7 +51,7 @@ cdef extern from *:
         return r.ec == std::errc() ? v : __builtin_nan("");
     }
     """
-    ctypedef long long i128 "mh_i128"  # Cython must only know that it is an integer wider than it looks
+    ctypedef long long i128 "mh_i128"  # a 128-bit integer; Cython needs only some integer type
     ctypedef unsigned long long u128 "mh_u128"
     bint from_f32 "mh_float<float>" (float v, i128 *m, int *exponent) noexcept nogil
     bint from_f64 "mh_float<double>" (double v, i128 *m, int *exponent) noexcept nogil
@@ -64,7 +64,7 @@ cdef extern from *:
 cdef struct Decimal:
     i128 m
     int e
-    bint exact  # last digits may go only where they came from a float
+    bint exact  # False: from a float, whose last digits may be dropped
     bint missing
 
 cdef inline u128 magnitude(i128 v) noexcept nogil:
@@ -88,7 +88,7 @@ cdef inline int digits(uint64_t m) noexcept nogil:
     return n
 
 cdef inline void shorten(Decimal *v) noexcept nogil:
-    """Fewest digits for the same value; of a float at most what 64 bits hold."""
+    """Reduce to the fewest digits for the same value; for a float at most what 64 bits hold."""
     cdef bint minus = v.m < 0
     cdef u128 rest, unit = 1, m = magnitude(v.m)
     cdef u128 limit = <u128>1 << 63 if minus else <u128>UINT64_MAX
@@ -113,7 +113,7 @@ cdef inline void add(Decimal *to, i128 m, int e) noexcept nogil:
             to.m = m
             to.e = e
         return
-    if e > to.e:  # bring the one with the larger exponent down
+    if e > to.e:  # lower the larger exponent
         if e - to.e <= 38 and not multiply_overflows(m, <i128>power10(e - to.e), &aligned):
             if not add_overflows(to.m, aligned, &total):
                 to.m = total
@@ -125,7 +125,7 @@ cdef inline void add(Decimal *to, i128 m, int e) noexcept nogil:
             return
     if to.exact:
         to.missing = True
-    elif e > to.e:  # both have 64 bits at most here, so the other is beyond the last digit
+    elif e > to.e:  # both have at most 64 bits here, so the other is beyond the last digit
         to.m = m
         to.e = e
 
@@ -139,7 +139,7 @@ cdef inline void multiply(Decimal *v, int64_t m) noexcept nogil:
     v.m = product
 
 cdef inline int compare(i128 a, int a_e, int64_t b, int b_e) noexcept nogil:
-    """a * 10**a_e against b * 10**b_e: negative, 0, positive. Both have 64 bits at most."""
+    """Compare a * 10**a_e with b * 10**b_e: negative, 0, positive. Both have at most 64 bits."""
     cdef int way = -1 if a < 0 else 1
     cdef int apart = a_e - b_e
     cdef u128 x = magnitude(a), y = magnitude(b)

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # distutils: language = c++
-"""A compiled plan: the bytes of one answer become ring values in one call. Checks at the door, integers inside."""
+"""A compiled plan: decodes the bytes of one answer into ring values in one call, with integer arithmetic."""
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport (
     INT64_MAX, INT64_MIN, UINT64_MAX, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
@@ -23,11 +23,11 @@ cdef enum:
     F_PART = 2
     F_LOW = 4
     F_HIGH = 8
-    F_PLAIN = 16  # scale is a bare power of ten and nothing is added
-    F_SHARE = 32  # of 1; beyond 1 it was given in percent
+    F_PLAIN = 16  # scale is just a power of ten, and nothing is added
+    F_SHARE = 32  # a share of 1; a value above 1 is in percent
     QUALITY_RANGE = 2
     REASON_SENTINEL = 133
-    DECIMAL_MISSING = 128  # beside FLAG_UNSIGNED in the eleventh byte of a decimal
+    DECIMAL_MISSING = 128  # with FLAG_UNSIGNED, in the eleventh byte of a decimal
 
 cdef struct PlanField:
     uint32_t offset
@@ -46,7 +46,7 @@ cdef struct PlanField:
     int16_t high_e
     uint32_t sentinel  # index of the first
     uint32_t sentinels  # how many
-    uint64_t mask  # after the shift; all ones where the whole integer is the value
+    uint64_t mask  # after the shift; all ones if the whole integer is the value
     int64_t scale_m
     int64_t add_m
     int64_t low_m
@@ -80,12 +80,12 @@ _TYPES["decimal"] = T_DECIMAL, 12, 64, None
 
 
 cdef bint _fit(Decimal *v, Slot *slot) noexcept nogil:
-    """Into 64 bits of mantissa, if they can hold it."""
+    """Reduce to a 64-bit mantissa if possible."""
     if v.m > <i128>INT64_MAX or v.m < <i128>INT64_MIN:
         shorten(v)
         if v.m > <i128>UINT64_MAX or v.m < <i128>INT64_MIN:
             return False
-    # the last value that a double holds is 1.797e308; SenML has no more
+    # the largest double is 1.797e308, which is also SenML's limit
     if v.e > 288 and v.m != 0 and digits(<uint64_t>magnitude(v.m)) + v.e > 308:
         return False
     slot.mantissa = <int64_t><uint64_t>v.m
@@ -95,7 +95,7 @@ cdef bint _fit(Decimal *v, Slot *slot) noexcept nogil:
 
 
 cdef bint _load_decimal(const uint8_t *p, Decimal *v, uint64_t *raw, bint *is_whole) noexcept nogil:
-    """What a device sent as digits; ``raw`` where they are a whole number of 64 bits. False: no reading."""
+    """Load a value sent as digits; sets ``raw`` if it is a whole number of 64 bits. False: no reading."""
     cdef int64_t m
     cdef int16_t e
     cdef i128 integer = 0
@@ -116,7 +116,7 @@ cdef bint _load_decimal(const uint8_t *p, Decimal *v, uint64_t *raw, bint *is_wh
 
 
 cdef void _value(const PlanField *f, const uint64_t *sentinels, const uint8_t *payload, Decimal *v) noexcept nogil:
-    """What one field says, scaled."""
+    """The scaled value of one field."""
     cdef const uint8_t *p = payload + f.offset
     cdef uint64_t raw = 0, number = 0
     cdef uint32_t i
@@ -181,7 +181,7 @@ cdef void _value(const PlanField *f, const uint64_t *sentinels, const uint8_t *p
     v.e += f.scale_e
     if f.scale_offset >= 0:
         factor = <int16_t>load16(payload + f.scale_offset, O_ABCD)
-        if factor < -10 or factor > 10:  # 8000h, and what no sunssf may be: then the value means nothing
+        if factor < -10 or factor > 10:  # 8000h, or outside what a sunssf may be: the value is invalid
             v.missing = True
         v.e += factor
     if f.flags & F_SHARE and compare(<i128>magnitude(v.m), v.e, 1, 0) > 0:
@@ -194,7 +194,7 @@ cdef int _run(
     const PlanField *fields, int count, const uint64_t *sentinels, const uint8_t *payload,
     Slot *base, uint64_t mask, uint64_t start, uint8_t quality, uint8_t absent,
 ) noexcept nogil:  # fmt: skip
-    """Every field's value into the slots from ``start`` on; gives how many."""
+    """Decode all fields into the slots from ``start`` on; returns the number of slots."""
     cdef Decimal v
     cdef Decimal total = Decimal(0, 0, True, False)
     cdef bint open = False
@@ -238,7 +238,7 @@ cdef class Plan:
     cdef int emitted
     cdef uint64_t *sentinels
     cdef uint32_t sentinel_count
-    cdef bint open  # the last field is a part
+    cdef bint open  # the last field is a part of a sum
     cdef readonly Py_ssize_t length
 
     def __cinit__(self):
@@ -342,12 +342,12 @@ cdef class Plan:
         if absent < FIRST_REASON:
             raise ValueError(f"a reason is {FIRST_REASON} or more, got {absent}")
         ring.check_room(self.emitted)
-        # no typed view: it would cost more than the decoding of ten registers
+        # no typed view: it would cost more than decoding ten registers
         PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
         try:
             self._check(view.len)
-            # With the GIL: a few microseconds, less than it would cost to get it back from a busy thread,
-            # and so all appends of this process are in a row.
+            # Keep the GIL: this takes a few microseconds, less than getting it back from a busy thread,
+            # and so appends of this process never overlap.
             position = begin(&ring.map, HEAD_SLOTS + self.emitted)
             put(&ring.map, position, &head, sizeof(RecordHeader))
             _run(
@@ -399,14 +399,14 @@ def _check_order(where, type, order, size):
         return O_ABCD
     if order not in _LAYOUTS:
         raise ValueError(f"{where}: unknown order {order!r}; known are {' '.join(ORDERS)}")
-    # ABCD and its like also name the same habit of 6 and 8 bytes
+    # ABCD and similar names also apply to the same order of 6 and 8 bytes
     if size == ORDERS[order] or (size in (6, 8) and ORDERS[order] == 4):
         return _LAYOUTS[order]
     raise ValueError(f"{where}: order {order} is for {ORDERS[order]} bytes, {type} has {size} here")
 
 
 def _check_mask(where, type, kind, width, bit, mask):
-    """Shift and mask after it."""
+    """Shift, and the mask to apply after it."""
     if bit == -1 and not mask:
         return 0, UINT64_MAX
     if kind not in (T_UNSIGNED, T_SIGNED, T_BITS, T_DECIMAL):
@@ -425,7 +425,7 @@ def _check_mask(where, type, kind, width, bit, mask):
 
 def _check_decimal(where, name, pair):
     m, e = pair
-    while m and m % 10 == 0:  # fewest digits: most steps stay within 64 bits
+    while m and m % 10 == 0:  # fewest digits, so that most steps stay within 64 bits
         m, e = m // 10, e + 1
     if m == 0:
         e = 0

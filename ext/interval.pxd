@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# One counter or gauge on its way through intervals. All amounts are whole numbers of a thousandth of a count.
+# One counter or gauge over intervals. All amounts are whole numbers of thousandths of a count.
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memmove, memset
 
@@ -14,7 +14,7 @@ cdef extern from *:
     typedef __int128 mh_wide;
     typedef unsigned __int128 mh_uwide;
     """
-    ctypedef long long i128 "mh_wide"  # Cython must only know that it is an integer wider than it looks
+    ctypedef long long i128 "mh_wide"  # a 128-bit integer; Cython needs only some integer type
     ctypedef unsigned long long u128 "mh_uwide"
 
 cdef enum:
@@ -27,8 +27,8 @@ cdef enum:
     BACK_STEP = 256
     CLOCK = 1024
     PARTS = 1000  # of a count
-    FEW = 10  # so many times the usual growth, or counts, is still usual
-    PAST = 8  # growths that are remembered for judging the next
+    FEW = 10  # up to this many times the usual growth, or this many counts, is still usual
+    PAST = 8  # remembered growths, for judging the next one
     MAX_WINDOW = 61  # positions of a sliding window
     CHUNK = 64
 
@@ -46,7 +46,7 @@ cdef struct Cell:  # what is known of one interval
     int64_t high
     i128 pos  # of a gauge: area above and below zero, in 1/2000 value * ms
     i128 neg
-    i128 demand  # highest growth of a window that slid, and of one that stood; in the unit of amount or pos
+    i128 demand  # highest growth in a sliding window, and in a fixed one; in the unit of amount or pos
     i128 fixed
     Mark first
     Mark last
@@ -60,29 +60,29 @@ cdef struct Past:
     int64_t value[PAST]
 
 cdef struct TrackedSlot:
-    Past *past  # of counters only, and positions of a window only where one slides: a gateway has thousands of plain gauges
+    Past *past  # for counters only, and positions only for a sliding window: a gateway has thousands of plain gauges
     i128 *position
     int64_t resolution
     int64_t modulus
     int64_t max_gap
     int64_t period  # of the demand window; 0: none
     int64_t slip
-    # where it stands: the last good reading, and the interval that this lies in
+    # the current state: the last good reading, and the interval that contains it
     int64_t time
     int64_t level
     int64_t start
     int64_t end
     int32_t at
     uint32_t seq
-    uint32_t carry  # flags for what comes next
+    uint32_t carry  # flags for the next step
     uint8_t kind
     uint8_t has
-    uint8_t held  # somebody else judges its readings first
+    uint8_t held  # its readings are judged elsewhere first
     uint8_t known  # of past
-    double pace  # counts a millisecond where it grew; decides what is plain and what is looked at, never an amount
+    double pace  # counts per millisecond of growth; decides which readings are plain or examined, never an amount
     Cell cell
     i128 total  # since the window's first position
-    int32_t run  # positions without a break
+    int32_t run  # positions without interruption
 
 cdef struct Done:
     int32_t slot
@@ -93,10 +93,10 @@ cdef struct Done:
 cdef struct Times:
     int64_t *bounds
     int32_t count
-    int64_t offset  # local time minus UTC: where windows that stand begin
+    int64_t offset  # local time minus UTC: determines where fixed windows begin
 
 cdef inline int32_t find(const Times *t, int64_t at_ms) noexcept nogil:
-    """The interval of an instant that lies inside the boundaries."""
+    """The interval of an instant within the boundaries."""
     cdef int32_t low = 0, high = t.count - 1, middle
     while high - low > 1:
         middle = (low + high) >> 1
@@ -107,7 +107,7 @@ cdef inline int32_t find(const Times *t, int64_t at_ms) noexcept nogil:
     return low
 
 cdef inline bint is_plain(const TrackedSlot *s, int64_t time_ms, int64_t value, int64_t most) noexcept nogil:
-    """Growth as usual, or a wobble of a few counts: nothing that somebody has to look at."""
+    """True for usual growth, or a wobble of a few counts, which needs no examination."""
     cdef int64_t rise
     if not -most <= value <= most:
         return False
@@ -123,7 +123,7 @@ cdef inline bint is_plain(const TrackedSlot *s, int64_t time_ms, int64_t value, 
     return s.known > 3 and <double>rise <= FEW * s.pace * <double>(time_ms - s.time)
 
 cdef inline void remember(TrackedSlot *s, int64_t time_ms, int64_t value, bint anew) noexcept nogil:
-    """A level that was reached, for judging the next; ``anew`` forgets those of another level."""
+    """Remember a level, for judging the next one; ``anew`` forgets the previous ones."""
     cdef int i
     if s.past == NULL:
         return
@@ -137,7 +137,7 @@ cdef inline void remember(TrackedSlot *s, int64_t time_ms, int64_t value, bint a
     s.known += 1
 
 cdef inline void touch(TrackedSlot *s, int64_t time_ms, int64_t value, uint32_t seq) noexcept nogil:
-    """A good reading within the open cell."""
+    """Record a good reading within the open cell."""
     cdef Cell *c = &s.cell
     c.readings += 1
     c.last.time, c.last.value, c.last.seq = time_ms, value, seq
@@ -153,7 +153,7 @@ cdef inline void touch(TrackedSlot *s, int64_t time_ms, int64_t value, uint32_t 
 cdef inline void begin(
     TrackedSlot *s, const Times *t, int64_t time_ms, int64_t value, uint32_t seq, uint32_t flags
 ) noexcept nogil:
-    """The first reading of all."""
+    """Begin with the very first reading."""
     s.at = find(t, time_ms)
     s.start, s.end = t.bounds[s.at], t.bounds[s.at + 1]
     memset(&s.cell, 0, sizeof(Cell))
@@ -166,9 +166,9 @@ cdef inline void begin(
     touch(s, time_ms, value, seq)
 
 cdef inline i128 part(const TrackedSlot *s, int64_t value, int64_t growth, int64_t dt, int64_t into) noexcept nogil:
-    """What has come together ``into`` ms after the last reading, of a step of ``dt`` ms; the whole at its end.
+    """The amount reached ``into`` ms after the last reading, in a step of ``dt`` ms; the whole step at its end.
 
-    Each is rounded down by itself, and amounts are differences of them: so the parts of a step add up to it exactly.
+    Each value is rounded down, and amounts are differences of these, so the parts of a step add up to it exactly.
     """
     cdef i128 wide = growth
     if s.kind == COUNTER:
@@ -184,7 +184,7 @@ cdef inline int64_t over(int64_t a, int64_t step) noexcept nogil:
 cdef inline void slide(
     TrackedSlot *s, int64_t offset, int64_t value, int64_t growth, int64_t dt, int64_t low, int64_t high
 ) noexcept nogil:
-    """Window positions in ``(low, high]``, which lie in the open cell or at its end."""
+    """Process window positions in ``(low, high]``, which lie in the open cell or at its end."""
     cdef int32_t n = <int32_t>(s.period / s.slip) + 1
     cdef int64_t b = over(low, s.slip)
     cdef i128 window
@@ -203,7 +203,7 @@ cdef inline void slide(
         b += s.slip
 
 cdef inline void close(TrackedSlot *s, int32_t number, Done *done, int32_t *dones) noexcept nogil:
-    """The open cell is complete, or as complete as it gets."""
+    """Close the open cell, which is as complete as it can be."""
     cdef Done *d = &done[dones[0]]
     d.slot, d.start, d.end, d.cell = number, s.start, s.end, s.cell
     dones[0] += 1
@@ -220,7 +220,7 @@ cdef inline void move(
     TrackedSlot *s, const Times *t, int32_t number, int64_t to_ms, int64_t value, int64_t growth, uint32_t flags,
     bint covered, const Mark *now, Done *done, int32_t *dones,
 ) noexcept nogil:  # fmt: skip
-    """From where the slot stands to ``to_ms``, cell by cell. ``now``: the reading that the step ends at."""
+    """Move the slot to ``to_ms``, cell by cell. ``now``: the reading at the end of the step."""
     cdef int64_t dt = to_ms - s.time, low = s.time, high
     cdef i128 whole = part(s, value, growth, dt, dt) if dt > 0 and covered else 0
     cdef i128 before = 0, so_far
@@ -228,7 +228,7 @@ cdef inline void move(
     cdef Mark was = s.cell.last
     if dt <= 0:
         if s.kind == COUNTER and covered:
-            s.cell.amount += growth * PARTS  # time stood still: all of it belongs here
+            s.cell.amount += growth * PARTS  # no time has passed: all growth belongs here
         s.cell.flags |= flags
         return
     if long_step and covered:
@@ -265,14 +265,14 @@ cdef inline void advance(
     TrackedSlot *s, const Times *t, int32_t number, int64_t time_ms, int64_t value, int64_t growth, uint32_t seq,
     uint32_t flags, bint covered, Done *done, int32_t *dones,
 ) noexcept nogil:  # fmt: skip
-    """Take in the next good reading.
+    """Process the next good reading.
 
     Args:
-        growth: of a counter; below 0 it is a wobble, and the level stays until it is passed.
-        covered: False where nothing is known of what happened between the two readings.
+        growth: of a counter; below 0: a wobble, the level stays until it is exceeded.
+        covered: False if nothing is known about the time between the two readings.
     """
     cdef int64_t dt = time_ms - s.time, zero
-    cdef uint32_t own = flags & (SUSPECT | ESTIMATED)  # a doubtful reading touches the steps on both its sides
+    cdef uint32_t own = flags & (SUSPECT | ESTIMATED)  # a doubtful reading affects the steps on both sides
     cdef Mark now
     now.time, now.value, now.seq = time_ms, value, seq
     flags |= s.carry
@@ -280,7 +280,7 @@ cdef inline void advance(
     if s.kind == GAUGE:
         covered = covered and dt <= s.max_gap
         if covered and dt > 0 and ((s.level < 0 < value) or (value < 0 < s.level)):
-            # through zero: what is above and what is below are two amounts
+            # through zero: the areas above and below are separate amounts
             zero = s.time + <int64_t>(<i128>dt * s.level / (<i128>s.level - value))
             if s.time < zero < time_ms:
                 move(s, t, number, zero, 0, 0, flags, covered, &now, done, dones)
@@ -311,7 +311,7 @@ cdef inline void advance(
 cdef inline void step_clock(
     TrackedSlot *s, const Times *t, int32_t number, int64_t by_ms, Done *done, int32_t *dones
 ) noexcept nogil:
-    """The clock was set by so much: the last reading is as old as before, on the new clock."""
+    """Apply a clock step: the age of the last reading stays the same on the new clock."""
     cdef Mark was
     cdef int i
     if not s.has:
@@ -322,7 +322,7 @@ cdef inline void step_clock(
         s.past.time[i] += by_ms
     s.cell.flags |= CLOCK
     if by_ms >= 0 and s.start <= s.time < s.end:
-        return  # set back, the same time comes again: what it brings must not be mixed with what was there
+        return  # set back: the same time comes again, and its readings must not be mixed with the earlier ones
     was = s.cell.last
     close(s, number, done, dones)
     s.at = find(t, s.time)
@@ -332,20 +332,20 @@ cdef inline void step_clock(
     s.cell.first = s.cell.last = was
 
 cdef inline void cut_off(TrackedSlot *s, int32_t number, Done *done, int32_t *dones) noexcept nogil:
-    """This counter ends here; what comes next is another."""
+    """End this counter; the next reading belongs to another one."""
     if s.has:
         close(s, number, done, dones)
     s.has = s.held = s.known = 0
     s.carry, s.pace = 0, 0
 
-cdef struct Found:  # a value out of the ring
+cdef struct Found:  # a value read from the ring
     int64_t time
     int64_t value
     uint16_t slot
     uint8_t quality
 
 cdef inline int64_t scaled(const Value *v, int exponent) noexcept nogil:
-    """The value in units of ``10**exponent``, half to even; INT64_MAX where it does not fit."""
+    """The value in units of ``10**exponent``, half to even; INT64_MAX if it does not fit."""
     cdef i128 wide = <i128><uint64_t>v.mantissa if v.flags & FLAG_UNSIGNED else <i128>v.mantissa
     cdef i128 power = 1, half
     cdef int by = v.exponent - exponent

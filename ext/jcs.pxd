@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# RFC 8785 text in a growing buffer: strings and numbers. Part of canon, which alone cimports it.
+# RFC 8785 text in a growing buffer: strings and numbers. Part of canon: nothing else cimports it.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memset
@@ -15,7 +15,7 @@ cdef extern from *:
     const char *PAIRS "mh_pairs"
 
 cdef enum:
-    NUMBER_ROOM = 64  # bytes that one number or time takes at most, over-copying included
+    NUMBER_ROOM = 64  # most bytes that one number or time takes, including over-copying
 
 cdef struct Out:
     char *text
@@ -24,7 +24,7 @@ cdef struct Out:
     bint failed  # no memory
 
 cdef inline bint reserve(Out *out, size_t more) noexcept nogil:
-    """Room for ``more`` bytes behind the text; False: no memory, and ``failed`` says so."""
+    """Reserve ``more`` bytes after the text; False: no memory, ``failed`` is set."""
     cdef size_t room
     cdef void *grown
     if out.size + more <= out.room:
@@ -44,7 +44,7 @@ cdef inline void put(Out *out, const char *text, size_t n) noexcept nogil:
         out.size += n
 
 cdef inline int write_digits(char *out, uint64_t m) noexcept nogil:
-    """The digits of m > 0; gives how many. Writes 20 bytes at most."""
+    """Write the digits of m > 0, at most 20 bytes; returns how many."""
     cdef char text[20]
     cdef int at = 20
     cdef uint32_t pair, low
@@ -69,7 +69,7 @@ cdef inline int write_digits(char *out, uint64_t m) noexcept nogil:
     return 20 - at
 
 cdef inline int write_layout(char *out, bint minus, const char *digits, int k, int n) noexcept nogil:
-    """0.DIGITS * 10**n as ECMAScript's Number::toString lays it out; k digits, no zero at either end. Gives the length.
+    """Write 0.DIGITS * 10**n like ECMAScript's Number::toString; k digits, no zero at either end. Returns the length.
 
     ``digits`` has 48 readable bytes, ``out`` NUMBER_ROOM writable ones: a fixed copy is faster than an exact one.
     """
@@ -104,7 +104,7 @@ cdef inline int write_layout(char *out, bint minus, const char *digits, int k, i
     return <int>(p - out)
 
 cdef inline int write_decimal(char *out, bint minus, uint64_t m, int e) noexcept nogil:
-    """Exactly m * 10**e. Gives the length."""
+    """Write exactly m * 10**e. Returns the length."""
     cdef char digits[48]
     cdef int k, all_digits
     if m == 0:
@@ -125,7 +125,7 @@ cdef inline int write_double(char *out, double v) noexcept nogil:
     return write_decimal(out, v < 0, m, e)
 
 cdef inline int write_number(char *out, bint minus, uint64_t m, int e, bint *rounded) noexcept nogil:
-    """The double nearest to m * 10**e. ``rounded``: not the same decimal. Gives the length; 0: too large."""
+    """Write the double nearest to m * 10**e. ``rounded``: not the same decimal. Returns the length; 0: too large."""
     cdef char digits[48]
     cdef char *end
     cdef int k, n, all_digits, near_e = 0
@@ -139,7 +139,7 @@ cdef inline int write_number(char *out, bint minus, uint64_t m, int e, bint *rou
     while digits[k - 1] == c"0":
         k -= 1
     n = all_digits + e
-    # up to 15 digits a decimal survives the way through a double, away from both ends of its range
+    # a decimal of up to 15 digits survives conversion to a double, except at both ends of its range
     if k <= 15 and -290 < n < 290:
         return write_layout(out, minus, digits, k, n)
     # DIGITS e EXPONENT, for the nearest double
@@ -170,7 +170,7 @@ cdef inline int write_seconds(char *out, int64_t ms) noexcept nogil:
     return write_decimal(out, ms < 0, <uint64_t>(-ms if ms < 0 else ms), -3)
 
 cdef inline int utf8_length(const uint8_t *p, size_t left) noexcept nogil:
-    """Bytes of the character at p; 0 if no UTF-8 character begins there."""
+    """Number of bytes of the character at p; 0 if no UTF-8 character begins there."""
     cdef uint8_t low = 0x80, high = 0xBF  # of the second byte
     cdef int n, i
     if p[0] < 0x80:
@@ -194,7 +194,7 @@ cdef inline int utf8_length(const uint8_t *p, size_t left) noexcept nogil:
     return n
 
 cdef inline void put_string(Out *out, const uint8_t *text, size_t n) noexcept nogil:
-    """A JSON string. What is no UTF-8 becomes U+FFFD."""
+    """Write a JSON string. Invalid UTF-8 becomes U+FFFD."""
     cdef size_t i = 0
     cdef char *p
     cdef uint8_t c

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Keeps the C allocator small: one arena for all threads, and what is free given back."""
+"""Keeps the C allocator small: one arena for all threads, and free memory is returned to the kernel."""
 
 cdef extern from *:
     """

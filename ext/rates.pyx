@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Counters and gauges over time, and their way into intervals. Arguments are checked at the door, plain C inside."""
+"""Counters and gauges over time, divided into intervals. ``def`` functions check arguments; below them is plain C."""
 from array import array
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -17,11 +17,11 @@ from ext.ring cimport Slot as Value
 MAX_SLOTS = 65_535
 STATE_VERSION = 2
 SLOT_BYTES = sizeof(TrackedSlot) + sizeof(Past)
-cdef int64_t MAX_VALUE = 9_000_000_000_000_000  # so that no product leaves 128 bits
+cdef int64_t MAX_VALUE = 9_000_000_000_000_000  # so that no product exceeds 128 bits
 
 
 cdef object _wide(i128 value):
-    """A 128-bit integer as Python's own."""
+    """A 128-bit integer as a Python int."""
     cdef u128 bits = <u128>value
     return (<object><int64_t>(<uint64_t>(bits >> 64)) << 64) | <object><uint64_t>bits
 
@@ -31,7 +31,7 @@ cdef object _mark(const Mark *m):
 
 
 cdef object _shown(int slot, int64_t start, int64_t end, const Cell *c):
-    """A cell as ``CounterKernel.take`` gives it."""
+    """A cell in the form that ``CounterKernel.take`` returns."""
     return (
         slot, start, end, c.flags, c.amount, c.covered, c.spread, c.readings, _mark(&c.first), _mark(&c.last),
         c.low if c.seen else None, c.high if c.seen else None, _wide(c.pos), _wide(c.neg),
@@ -73,7 +73,7 @@ cdef class CounterKernel:
         return self.times.count > 1 and self.times.bounds[0] <= time_ms < self.times.bounds[self.times.count - 1]
 
     cdef int reserve(self, const TrackedSlot *s, int64_t to_ms) except -1:
-        """Room for all cells that a step of a slot to ``to_ms`` may close."""
+        """Reserve space for all cells that a step of a slot to ``to_ms`` may close."""
         cdef Done *more
         cdef int32_t need = self.dones + 2
         if s.has and to_ms >= s.end:
@@ -244,7 +244,7 @@ cdef class CounterKernel:
         if state.shape[0] != <Py_ssize_t>sizeof(TrackedSlot) + past_size + was.run * <Py_ssize_t>sizeof(i128):
             raise ValueError(f"a state of {state.shape[0]} bytes is not whole")
         if was.slip != s.slip or was.period != s.period:
-            was.run, was.slip, was.period = 0, s.slip, s.period  # another window, or none: it begins anew
+            was.run, was.slip, was.period = 0, s.slip, s.period  # a different window, or none: start again
             was.cell.windows, was.cell.fixed_windows, was.cell.demand, was.cell.fixed = 0, 0, 0, 0
         elif was.run > (s.period // s.slip + 1 if s.slip else 0):
             raise ValueError(f"the state has {was.run} positions of a window")
@@ -309,7 +309,7 @@ def gather(
                     continue
                 last[number] = head.tick_ms
                 if wanted[number, 1] and (head.tick_ms - wanted[number, 2]) % wanted[number, 1]:
-                    continue  # not due: packs leave it out as well
+                    continue  # not due: packs leave it out too
                 found[n].time, found[n].slot, found[n].quality = head.time_ns // 1_000_000, number, v.quality
                 found[n].value = scaled(&v, <int>wanted[number, 0])
                 n += 1

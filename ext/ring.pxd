@@ -1,12 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# What decode and canon need of the ring: its layout, and the two ends of an append.
+# The part of the ring that decode and canon need: its layout, and the functions for appending and reading.
 from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef extern from *:
     """
     #include <stdint.h>
-    /* Stores and loads that another process orders itself by. */
+    /* Stores and loads by which another process orders its own. */
     static inline uint64_t mh_load_acquire(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
     static inline uint64_t mh_load_relaxed(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
     static inline void mh_store_release(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
@@ -28,11 +28,11 @@ cdef enum:
     KIND_EVENT = 4
     HEAD_SLOTS = 2
     FLAG_UNSIGNED = 1
-    FLAG_TIMED = 2  # a value whose next slot is the device's own time of it ...
-    FLAG_TIME = 4  # ... which is this: UTC ms in the place of the mantissa, and the value's point
-    FIRST_REASON = 128  # qualities are below, gap reasons from here on
+    FLAG_TIMED = 2  # a value whose next slot has the device's own time for it
+    FLAG_TIME = 4  # such a time: UTC ms in place of the mantissa, and the value's point
+    FIRST_REASON = 128  # gap reasons begin here; qualities are below
 
-cdef struct RingHeader:  # the first page; each word that moves has a cache line of its own
+cdef struct RingHeader:  # the first page; each changing word has its own cache line
     char magic[8]
     uint32_t version
     uint32_t slot_size
@@ -67,7 +67,7 @@ cdef struct Slot:
     uint8_t flags
     uint16_t zero
 
-cdef struct Map:  # where a mapped file lies
+cdef struct Map:  # the location of a mapped file
     RingHeader *h
     Slot *slot
     uint64_t mask  # slots - 1
@@ -78,7 +78,7 @@ cdef class Ring:
     cdef int fd  # held by the writer for its lock; -1 for readers
     cdef bint writable
     cdef bint closed
-    cdef int pins  # calls in progress that hold no GIL; the mapping stays until the last one ends
+    cdef int pins  # calls in progress without the GIL; the mapping stays until the last one ends
     cdef object path
     cdef object _damage(self, str what)
     cdef int check_open(self) except -1
@@ -88,13 +88,13 @@ cdef class Ring:
     cdef void unmap(self) noexcept
 
 cdef inline uint64_t body_slots(const RecordHeader *head) noexcept nogil:
-    """Slots of a record behind its head. Text and event count bytes."""
+    """Slots of a record after its head. For text and event the count is in bytes."""
     if head.kind >= KIND_TEXT:
         return (<uint64_t>head.count + 15) >> 4
     return head.count
 
 cdef inline bint plausible(const Map *ring, uint64_t position, const RecordHeader *head) noexcept nogil:
-    """Can this be the head of a committed record at ``position``?"""
+    """True if this can be the head of a committed record at ``position``."""
     cdef uint64_t slots = HEAD_SLOTS + body_slots(head)
     if not KIND_ANSWER <= head.kind <= KIND_EVENT or slots > (ring.mask + 1) >> 2:
         return False
@@ -103,7 +103,7 @@ cdef inline bint plausible(const Map *ring, uint64_t position, const RecordHeade
 # -- writing: begin, put, commit
 
 cdef inline uint64_t begin(Map *ring, uint64_t slots) noexcept nogil:
-    """Announce that ``slots`` slots will be written; gives the position of the first."""
+    """Announce that ``slots`` slots will be written; returns the position of the first."""
     cdef RingHeader *h = ring.h
     cdef uint64_t head = h.head
     cdef uint64_t end = head + slots
@@ -112,21 +112,21 @@ cdef inline uint64_t begin(Map *ring, uint64_t slots) noexcept nogil:
     cdef const RecordHeader *oldest
     if end - tail > ring.mask + 1:
         while tail < head and end - tail > ring.mask + 1:
-            # count and kind lie in the first of a head's two slots, so its wrap does not matter
+            # count and kind are in the first of a head's two slots, so wrapping does not matter
             oldest = <const RecordHeader *>&ring.slot[tail & ring.mask]
-            # a damaged one does not say where the next begins: then only what is to come is sure to be readable
+            # a damaged head does not show where the next record begins: only future records are certain to be readable
             tail = tail + HEAD_SLOTS + body_slots(oldest) if plausible(ring, tail, oldest) else head
             lost += 1
-        # tail first: killed after this line, the file only has fewer old records than it could have
+        # tail first: if killed after this line, the file just has fewer old records than it could
         mh_store_relaxed(&h.overwritten, h.overwritten + lost)
         mh_store_release(&h.tail, tail)
-    if end > h.reserve:  # it may lie ahead: of a writer that was killed in the middle of a larger record
+    if end > h.reserve:  # it may be ahead, after a writer was killed in the middle of a larger record
         mh_store_relaxed(&h.reserve, end)
-    mh_fence_release()  # no slot changes before others can know
+    mh_fence_release()  # no slot changes before others can see it
     return head
 
 cdef inline void put(Map *ring, uint64_t position, const void *source, size_t size) noexcept nogil:
-    """Copy bytes to a position; the ring's end may lie in between."""
+    """Copy bytes to a position; the copy may wrap at the ring's end."""
     cdef size_t offset = (position & ring.mask) * sizeof(Slot)
     cdef size_t room = (ring.mask + 1) * sizeof(Slot) - offset
     cdef char *base = <char *>ring.slot
@@ -139,7 +139,7 @@ cdef inline void put(Map *ring, uint64_t position, const void *source, size_t si
 cdef inline void commit(Map *ring, uint64_t end) noexcept nogil:
     mh_store_release(&ring.h.head, end)
 
-# -- reading: get, then ask whether it was intact
+# -- reading: get, then check intact
 
 cdef inline void get(const Map *ring, uint64_t position, void *target, size_t size) noexcept nogil:
     cdef size_t offset = (position & ring.mask) * sizeof(Slot)
@@ -152,6 +152,6 @@ cdef inline void get(const Map *ring, uint64_t position, void *target, size_t si
         memcpy(<char *>target + room, base, size - room)
 
 cdef inline bint intact(const Map *ring, uint64_t position) noexcept nogil:
-    """Was all that was copied since from ``position`` on still there? Ask after copying."""
+    """True if nothing copied from ``position`` on was overwritten meanwhile. Call it after copying."""
     mh_fence_acquire()
     return mh_load_relaxed(&ring.h.reserve) - position <= ring.mask + 1 and position >= mh_load_relaxed(&ring.h.tail)

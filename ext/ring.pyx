@@ -15,7 +15,7 @@ cdef uint32_t VERSION = 1
 cdef size_t PAGE = 4096
 cdef uint64_t MIN_SIZE = 64 * 1024
 cdef uint64_t MAX_SIZE = <uint64_t>1 << 40
-cdef int64_t MOST_MS = <int64_t>1 << 47  # of a device's own time: some four thousand years
+cdef int64_t MOST_MS = <int64_t>1 << 47  # of a device's own time: about four thousand years
 
 ANSWER, GAP, TEXT, EVENT = KIND_ANSWER, KIND_GAP, KIND_TEXT, KIND_EVENT
 
@@ -67,8 +67,8 @@ cdef class Ring:
         draft = f"{path}.new{os.getpid()}"
         fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
         try:
-            os.fchmod(fd, mode)  # whatever the umask says: tools of the group read it
-            # every page now: a full tmpfs must be an error here, not a SIGBUS at some later store
+            os.fchmod(fd, mode)  # regardless of the umask: tools of the group read it
+            # allocate every page now: a full tmpfs must be an error here, not a SIGBUS at a later store
             os.posix_fallocate(fd, 0, PAGE + slots * sizeof(Slot))
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             ring = Ring.__new__(Ring)
@@ -110,7 +110,7 @@ cdef class Ring:
             if h.slots == 0 or h.slots & (h.slots - 1) or PAGE + h.slots * sizeof(Slot) != size:
                 raise ring._damage(f"says {h.slots} slots, but has {size} bytes")
             ring.map.mask = h.slots - 1
-            # read in an order that a busy writer cannot make look wrong
+            # read in an order in which a busy writer cannot cause a false error
             tail, head, reserve = mh_load_acquire(&h.tail), mh_load_acquire(&h.head), mh_load_acquire(&h.reserve)
             if not tail <= head <= reserve:
                 raise ring._damage(f"has tail {tail}, head {head}, reserve {reserve}: out of order")
@@ -126,7 +126,7 @@ cdef class Ring:
         return ring
 
     def close(self):
-        """Unmap. Calls that run without the GIL in another thread finish first."""
+        """Unmap. Calls running without the GIL in other threads finish first."""
         self.closed = True
         if self.pins == 0:
             self.unmap()
@@ -161,11 +161,11 @@ cdef class Ring:
         return self.map.h
 
     cdef int check_room(self, uint64_t slots) except -1:
-        """May a record with this body be appended?"""
+        """Check that a record with this body may be appended."""
         self.check_open()
         if not self.writable:
             raise ValueError(f"{self.path}: the ring was opened for reading only")
-        # a quarter at most, so that a reader always has time for the record it is at
+        # a quarter at most, so that a reader always has time for its current record
         if slots + HEAD_SLOTS > (self.map.mask + 1) >> 2:
             raise ValueError(f"{self.path}: a body of {slots} slots is too large for a ring of {self.map.mask + 1}")
         return 0
@@ -198,7 +198,7 @@ cdef class Ring:
             raise ValueError(f"a gap reason is {FIRST_REASON} or more, got {reason}")
         if points is not None and not body:
             raise ValueError("a gap without points is none; all points of the table are None")
-        body += b"\xff" * (-len(body) % sizeof(Slot))  # 0xFFFF is no point
+        body += b"\xff" * (-len(body) % sizeof(Slot))  # 0xFFFF: not a point
         return _bytes(self, RecordHeader(len(body) >> 4, table, KIND_GAP, reason, tick_ms, time_ns, mono_ns), body)
 
     def append_text(
@@ -207,7 +207,7 @@ cdef class Ring:
     ):  # fmt: skip
         if quality >= FIRST_REASON:
             raise ValueError(f"a quality is below {FIRST_REASON}, got {quality}; a missing text is a gap")
-        text.decode()  # what is in the ring can be sent
+        text.decode()  # raises here, so that everything in the ring can be sent
         text = point.to_bytes(2, "little") + text
         return _bytes(self, RecordHeader(len(text), table, KIND_TEXT, quality, tick_ms, time_ns, mono_ns), text)
 
@@ -227,7 +227,7 @@ cdef class Ring:
         try:
             for value in values:
                 at += _fill(&slots[at], value)
-            head.count = <uint32_t>at  # a value that is missing has no time
+            head.count = <uint32_t>at  # a missing value has no time
             n = at
             position = begin(&self.map, HEAD_SLOTS + n)
             put(&self.map, position, &head, sizeof(RecordHeader))
@@ -237,7 +237,7 @@ cdef class Ring:
             free(slots)
         return position
 
-    # -- what the header says
+    # -- header fields
 
     @property
     def ring_id(self):
@@ -288,17 +288,17 @@ cdef int _map(Ring ring, int fd, size_t size, bint writable) except -1:
 
 
 cdef int _take_over(Ring ring, int fd, boot) except -1:
-    """Become the one writer, after whoever wrote before."""
+    """Become the only writer, after the previous one."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        # ours from before, not closed yet: that is no other writer
+        # our own earlier mapping, not closed yet: not another writer
         if ring.map.h.writer_pid != os.getpid():
             raise BlockingIOError(f"{ring.path}: process {ring.map.h.writer_pid} writes this ring") from None
     ring.map.h.writer_pid = os.getpid()
     if boot is not None:
         ring.map.h.boot = boot
-    # A killed writer left reserve ahead of head: it stays there, since what it half wrote has destroyed
+    # A killed writer left reserve ahead of head. It stays there, since the half-written record has destroyed
     # the oldest slots. The tail was moved first, so it is right.
     if ring.map.h.reserve - ring.map.h.tail > ring.map.mask + 1:
         raise ring._damage(f"has tail {ring.map.h.tail} too far behind reserve {ring.map.h.reserve}")
@@ -306,7 +306,7 @@ cdef int _take_over(Ring ring, int fd, boot) except -1:
 
 
 cdef int _fill(Slot *slot, value) except -1:
-    """Slots filled: one, or two with a time."""
+    """Fill slots; returns how many: one, or two with a time."""
     cdef int64_t mt
     point, mantissa, exponent, quality = value[:4]
     memset(slot, 0, sizeof(Slot))

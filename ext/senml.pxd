@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# The walk of a slice: ring records to SenML in a buffer, and marks in the grid of what was due.
-# Part of canon, which alone cimports it.
+# The walk of a slice: ring records to SenML in a buffer, and marks in the grid of due readings.
+# Part of canon: nothing else cimports it.
 from libc.stdint cimport INT64_MIN, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
@@ -20,13 +20,13 @@ cdef extern from *:
     const uint8_t *QUALITY_SIZE "mh_quality_sizes"
 
 cdef enum:
-    COUNTER = 1  # kinds up to here are due on a grid, those above are sent where they changed
+    COUNTER = 1  # kinds up to here are due on a grid, those above are sent on change
     LAST_KIND = 3
     LAST_QUALITY = 6
     REASON_SENTINEL = 133
     MAX_PACES = 16
 
-cdef struct Sent:  # what the platform knows of a state or text
+cdef struct Sent:  # what the platform knows about a state or text
     bint known
     uint8_t quality
     uint8_t flags
@@ -35,29 +35,29 @@ cdef struct Sent:  # what the platform knows of a state or text
     uint8_t *text  # NULL: a number
     size_t size
 
-cdef struct State:  # of a state or text of one stream
+cdef struct State:  # for a state or text of one stream
     Sent sent  # up to the last boundary
     Sent now
 
 cdef struct OutputRow:
     uint32_t text  # in Points.texts: ["du":..,]"n":"..."  then  ,"u":"..","v":  then  ,"u":"..","vs":
-    uint32_t unit_size  # of the first part: "mt" comes between "du" and "n"
+    uint32_t unit_size  # of the first part: "mt" goes between "du" and "n"
     uint32_t name_size  # both
     uint32_t value_size
     uint32_t string_size
     uint8_t kind
     uint8_t pace
     bint touched
-    size_t grid  # where its row of the grid begins, this time
-    int64_t last_tick  # that gave a record, this time; for what has no row
+    size_t grid  # start of its row in the grid, for this call
+    int64_t last_tick  # the last tick with a record in this call; for points without a row
     int32_t state  # in Points.states; -1: a gauge or counter
 
-cdef struct Points:  # a point table, and what was sent of its states and texts
-    OutputRow *rows  # streams with the same points share all but base and states: one of them is sealed at a time
+cdef struct Points:  # a point table, and what was sent for its states and texts
+    OutputRow *rows  # streams with the same points share everything except base and states: one is sealed at a time
     State *states
     int32_t state_count
     int32_t count
-    int32_t *touched  # rows with news since the last boundary
+    int32_t *touched  # rows changed since the last boundary
     int32_t touched_count
     int64_t periods[MAX_PACES]
     int paces
@@ -70,11 +70,11 @@ cdef struct Pace:
     int64_t period
     int64_t first  # number of the first due tick
     int64_t count  # due ticks
-    int64_t index  # of the tick at hand; -1: not due on it
+    int64_t index  # of the current tick; -1: not due on it
 
 cdef struct Job:  # one call of seal
     Out out
-    Slot *body  # a copy of the record at hand
+    Slot *body  # a copy of the current record
     size_t max_bytes
     int64_t reached
     int64_t from_ms
@@ -85,13 +85,13 @@ cdef struct Job:  # one call of seal
     size_t grid_size
     int64_t records
     int64_t bt_ms
-    bint based  # the first record is out
+    bint based  # the first record is written
     Pace pace[MAX_PACES]
 
 cdef struct Place:  # one position
     RecordHeader head
     uint64_t position
-    int64_t least  # smallest tick from here on, within [from, to); to if there is none
+    int64_t least  # smallest tick from here on within [from, to), or ``to``
     uint64_t slots
     bint lost
 
@@ -100,7 +100,7 @@ cdef inline void forget(Sent *sent) noexcept nogil:
     memset(sent, 0, sizeof(Sent))
 
 cdef inline bint copy(Sent *to, const Sent *source) noexcept nogil:
-    """False: no memory."""
+    """Copy a value. False: no memory."""
     cdef uint8_t *text = NULL
     if source.text != NULL:
         text = <uint8_t *>malloc(source.size + 1)
@@ -113,7 +113,7 @@ cdef inline bint copy(Sent *to, const Sent *source) noexcept nogil:
     return True
 
 cdef inline bint news(Points *table, int32_t point, const Sent *seen) noexcept nogil:
-    """Does ``seen`` differ from what was sent last? It then is what was sent last, up to the next boundary."""
+    """True if ``seen`` differs from what was last sent, which it then replaces until the next boundary."""
     cdef OutputRow *row = &table.rows[point]
     cdef Sent *now
     if row.state < 0:
@@ -131,7 +131,7 @@ cdef inline bint news(Points *table, int32_t point, const Sent *seen) noexcept n
     return True
 
 cdef inline void settle(Points *table, bint keep) noexcept nogil:
-    """A boundary: what was sent since the last one is sent for good, or not at all."""
+    """At a boundary, keep or discard what was sent since the last one."""
     cdef State *state
     cdef int32_t i
     for i in range(table.touched_count):
@@ -144,11 +144,11 @@ cdef inline void settle(Points *table, bint keep) noexcept nogil:
     table.touched_count = 0
 
 cdef inline uint8_t read_cell(uint8_t quality) noexcept nogil:
-    """What a cell of the grid holds for a reading: 1 more than its quality, as it is published."""
+    """The grid cell of a reading: 1 more than its quality as published."""
     return 1 + (quality if quality <= LAST_QUALITY else 1)
 
 cdef inline int64_t above(int64_t a, int64_t b) noexcept nogil:
-    """a / b, b > 0, up to the next whole number."""
+    """a / b, b > 0, rounded up."""
     return a // b + (1 if a % b > 0 else 0)
 
 cdef inline int64_t milliseconds(int64_t ns) noexcept nogil:
@@ -157,9 +157,9 @@ cdef inline int64_t milliseconds(int64_t ns) noexcept nogil:
 cdef inline bint start(
     Job *job, const Points *table, const OutputRow *row, int64_t ms, uint8_t quality, bint string, const Slot *time
 ) noexcept nogil:  # fmt: skip
-    """A record up to its value; the base name in the first, the base time where it is another. False: no memory.
+    """Write a record up to its value, with the base name in the first and the base time if changed. False: no memory.
 
-    ``time``: the device's own, NULL where it says none.
+    ``time``: the device's own, NULL if it gives none.
     """
     cdef Out *out = &job.out
     cdef const char *text = table.texts + row.text
@@ -213,7 +213,7 @@ cdef inline bint start(
 cdef inline bint write(
     Job *job, const Points *table, const OutputRow *row, const Slot *slot, int64_t ms, const Slot *time
 ) noexcept nogil:  # fmt: skip
-    """One record. False: its value is beyond every double (then nothing was written), or no memory."""
+    """Write one record. False: its value is too large for a double (nothing is written), or no memory."""
     cdef Out *out = &job.out
     cdef char number[NUMBER_ROOM]
     cdef bint rounded = False
@@ -249,7 +249,7 @@ cdef inline void answer(Job *job, Points *table, const RecordHeader *head, const
         slot = &body[i]
         time = NULL
         if slot.flags > FLAG_UNSIGNED:
-            if slot.flags & FLAG_TIME:  # went out with its value
+            if slot.flags & FLAG_TIME:  # written with its value
                 continue
             if i + 1 < head.count and body[i + 1].flags & FLAG_TIME:
                 time = &body[i + 1]
@@ -258,7 +258,7 @@ cdef inline void answer(Job *job, Points *table, const RecordHeader *head, const
         row = &table.rows[slot.point]
         pace = &job.pace[row.pace]
         if row.kind <= COUNTER and pace.period:
-            if pace.index < 0:  # not due: a record would be one too many for whoever counts
+            if pace.index < 0:  # not due: a record here would be one more than verifiers count
                 continue
             cell = job.grid + row.grid + pace.index
             if slot.quality >= FIRST_REASON:
@@ -311,7 +311,7 @@ cdef inline void text(Job *job, Points *table, const RecordHeader *head, uint8_t
         put(&job.out, b"}", 1)
 
 cdef inline void look(const Map *ring, Job *job, Place *places, Py_ssize_t n) noexcept nogil:
-    """Heads of all positions, and from each on the smallest tick to come."""
+    """Read the heads of all positions, and from each on the smallest tick still to come."""
     cdef Py_ssize_t i
     cdef int64_t least = job.to_ms
     cdef Place *place
@@ -343,12 +343,12 @@ cdef inline void record(Job *job, Points *table, const RecordHeader *head) noexc
         text(job, table, head, <uint8_t *>job.body)
 
 cdef inline void walk(const Map *ring, Job *job, Points *table, Place *places, Py_ssize_t n) noexcept nogil:
-    """All records, in order, up to the last boundary that fits: where all ticks before are smaller than all after."""
+    """Process records in order, up to the last boundary that fits: all ticks before it are smaller than those after."""
     cdef Py_ssize_t i
     cdef Place *place
     cdef Out *out = &job.out
     cdef int64_t most = INT64_MIN
-    cdef size_t kept = 1  # bytes, records and end of the slice at the last boundary
+    cdef size_t kept = 1  # bytes, records and slice end at the last boundary
     cdef int64_t kept_records = 0
     cdef int64_t kept_reached = job.to_ms
     put(out, b"[", 1)

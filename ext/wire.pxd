@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# Registers as they lie on the wire, to integers. Part of decode, which alone cimports it.
+# Registers in wire order to integers. Part of decode: nothing else cimports it.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -22,7 +22,7 @@ cdef extern from *:
     uint64_t swap64 "__builtin_bswap64" (uint64_t v) noexcept nogil
 
 cdef enum:
-    # how the bytes lie: natural, words reversed, bytes of each word swapped, all reversed, words of each half swapped
+    # byte order: natural, words reversed, bytes of each word swapped, all reversed, words of each half swapped
     O_ABCD, O_CDAB, O_BADC, O_DCBA, O_CDABGHEF
 
 cdef inline uint64_t load16(const uint8_t *p, int order) noexcept nogil:
@@ -44,14 +44,14 @@ cdef inline uint64_t load64(const uint8_t *p, int order) noexcept nogil:
     memcpy(&v, p, 8)
     if order != O_DCBA and order != O_BADC:
         v = swap64(v)
-    if order == O_CDAB or order == O_BADC:  # words from back to front
+    if order == O_CDAB or order == O_BADC:  # words in reverse
         v = v << 32 | v >> 32
     if order == O_CDAB or order == O_BADC or order == O_CDABGHEF:
         v = (v & even) << 16 | (v >> 16 & even)
     return v
 
 cdef inline int place(int i, int size, int order) noexcept nogil:
-    """Where on the wire the i-th most significant byte lies, for the sizes that have no load of their own."""
+    """Position on the wire of the i-th most significant byte, for sizes without a load function."""
     if order == O_CDAB:
         return (size - 2 - (i & ~1)) + (i & 1)
     if order == O_BADC:
