@@ -40,7 +40,7 @@ Counts = dict[str, dict[str, Any]]  # point -> {"t": read time, "v": exact decim
 
 
 class IdentityNotStored(LineDown):
-    """The identity could not be made durable. The device is not at fault; it is checked again at its next tick."""
+    """The identity could not be made durable. The device is checked again at its next tick."""
 
     reason = Reason.DISK
 
