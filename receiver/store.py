@@ -152,7 +152,7 @@ class Store:
             unknown: gateways that nobody enrolled, each with its keys object or b"".
 
         Raises:
-            TrustChanged: keys of a gateway that may be enrolled by now would stay in the queue of unknown gateways.
+            TrustChanged: gateways were enrolled meanwhile, and one of ``unknown`` may be among them.
         """
         packs = [one for one in messages if isinstance(one, PackMessage)]
         if self._dropped_ms is not None:  # counted earlier, and dropped since

@@ -132,7 +132,7 @@ class Ledger:
         return whole
 
     def _slots_in(self, k: int, n: int) -> array[int]:
-        """``_slot_of`` for the points of one part of a tick, as the packer cuts them."""
+        """As ``_slot_of``, for the points in one part of a tick that the packer has cut."""
         low, high = self._points * (k - 1) // n, self._points * k // n
         return array("i", [slot if low <= point < high else -1 for point, slot in enumerate(self._slot_of)])
 

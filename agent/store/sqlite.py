@@ -280,7 +280,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def salvage_file(path: Path) -> Path:
-    """A file with the name of the database that was set aside, until the salvage is committed."""
+    """The file that names the database set aside; it exists until the salvage is committed."""
     return path.with_name(path.name + ".salvage")
 
 

@@ -78,7 +78,7 @@ class BoundedListener(socket.socket):
         return made, address
 
     def used(self, one: CountedSocket) -> None:
-        """Note that a request is being served: the connection is the last to make room."""
+        """Note that a request is being served: this connection is closed last when room is needed."""
         if one in self._of.get(one.client, ()):
             self._of[one.client].move_to_end(one)
 
@@ -274,7 +274,7 @@ def _no_passphrase() -> str:
 
 
 def certificate_facts(web: WebConfig) -> tuple[list[str], float | None]:
-    """(DNS names in the certificate, its end in UTC seconds); none without one, or of one that is not understood."""
+    """(DNS names in the certificate, its end in UTC seconds); nothing if there is none or it cannot be parsed."""
     if web.certificate is None:
         return [], None
     from cryptography import x509
