@@ -101,6 +101,7 @@ class DevicePoll:
         self.line_silence = LineSilence()  # the poller's
         self.not_asked = NotAsked()
         self.last_error = ""
+        self._may_sleep = True  # its last failure was silence, not a bad answer or a port that cannot be opened
         self.line_down = False  # it could not be asked when it was due: its line cannot be opened, or broke
         self.gateway_answers = False  # the gateway answers, the device behind it does not
         self._logged_dead = False  # the log says that it does not respond
@@ -323,7 +324,8 @@ class DevicePoll:
     def gap(self, tick_ms: int, paces: int, reason: Reason) -> int:
         """Write that ``paces`` have no reading at a tick. Returns the ring position."""
         points = self._due(paces)
-        reason = self.driver.spec.silence(reason, tick_ms)
+        if self._may_sleep:
+            reason = self.driver.spec.silence(reason, tick_ms)
         self.note_not_asked(tick_ms, paces, reason)
         return self.ring.append_gap(
             self.driver.table, reason, tick_ms, time.time_ns(), time.monotonic_ns(), memoryview(points)
@@ -361,7 +363,7 @@ class DevicePoll:
         silent = self.availability is Availability.DEAD or (
             self.availability is Availability.UNKNOWN and bool(self.last_error)
         )
-        silent = silent or self._has_died(utc_ms)
+        silent = self._may_sleep and (silent or self._has_died(utc_ms))
         return silent and self.driver.spec.silence(Reason.TIMEOUT, utc_ms) is Reason.ASLEEP
 
     @property
@@ -408,6 +410,7 @@ class DevicePoll:
         self.last_error = str(error) if error else "no answer"
         self.gateway_answers = isinstance(error, GatewayTimeout)
         self.line_down = isinstance(error, LineDown)
+        self._may_sleep = self.driver.spec.may_sleep_by(error)
         if self.line_down:  # the line failed: cheap to check again, and says nothing about the device
             self.availability = Availability.UNKNOWN
             return
@@ -439,7 +442,7 @@ class DevicePoll:
         self.availability = Availability.ALIVE
         self.failures = self._garbled = 0
         self.is_silent, self._tries, self.probe_at = False, 0, 0.0
-        self.is_called = False
+        self.is_called, self._may_sleep = False, True
         self._backoff.reset()
         self.last_answer_ms = now_ms
         self.last_error, self.line_down = "", False
@@ -599,7 +602,7 @@ class LinePoller:
             if result.answered == result.asked:
                 device.answered_in(clock() - began, result.asked)
         elif result.error is not None:
-            device.note_not_asked(tick, paces, device.driver.spec.silence(result.error.reason, tick))
+            device.note_not_asked(tick, paces, device.driver.spec.reason_of(result.error, tick))
             self._failed(device, clock(), result.error, tick)
 
     async def _reach(
@@ -618,9 +621,9 @@ class LinePoller:
                 await device.identify(tick)
         except LineError as error:
             now = clock()
+            self._failed(device, now, error, tick)
             device.record([device.gap(tick, paces, error.reason)], False)
             self._silence.waited(began_ms, self._clock.now_ms(), error)
-            self._failed(device, now, error, tick)
             device.is_called = False
             if not isinstance(error, LineLent):
                 self._dead_until = now + self._rest_s(now - began)
@@ -651,9 +654,9 @@ class LinePoller:
                 await asyncio.sleep(HEARTBEAT_RETRY_MS / 1000)
                 reading = (await device.driver.read_points([rule.point]))[rule.point]
         except LineError as error:
+            self._failed(device, clock(), error, tick)
             device.record([device.gap(tick, paces, error.reason)], False)
             self._silence.waited(began_ms, self._clock.now_ms(), error)
-            self._failed(device, clock(), error, tick)
             return False
         self._answered(device)
         if is_fresh:

@@ -362,7 +362,7 @@ class Device(ABC, Generic[Q, A]):
 
     def miss(self, points: Iterable[int], error: LineError, tick_ms: int, result: PollResult) -> None:
         """Write a gap for ``points``; a device that is silent at night is asleep."""
-        reason = error.reason if result.answered else self.spec.silence(error.reason, tick_ms)
+        reason = error.reason if result.answered else self.spec.reason_of(error, tick_ms)
         result.positions.append(self.gap(tick_ms, reason, points))
 
     def gap(self, tick_ms: int, reason: Reason, points: Iterable[int]) -> int:

@@ -323,6 +323,7 @@ class DeviceSpec:
     label: str = ""
     phase_ms: int = 0
     reversed: frozenset[str] = frozenset()  # prefixes of points with a reversed CT; "" means all
+    own_port: bool = False  # its line is a serial port of this machine
     ratio_ct: Decimal = Decimal(1)
     ratio_pt: Decimal = Decimal(1)
     probe: str = ""  # point to read when probing whether the device is alive
@@ -338,6 +339,17 @@ class DeviceSpec:
         if self.night is None or reason not in (Reason.TIMEOUT, Reason.ABSENT) or not self.night.is_dark(utc_ms):
             return reason
         return Reason.ASLEEP
+
+    def reason_of(self, error: LineError, utc_ms: int) -> Reason:
+        """Why a failed request has no reading: asleep, if it is dark and the failure may come from sleep."""
+        return self.silence(error.reason, utc_ms) if self.may_sleep_by(error) else error.reason
+
+    def may_sleep_by(self, error: LineError | None) -> bool:
+        """May the device, or the dongle that it powers, fail like this because it sleeps? An answer is not sleep, and a
+        serial port of this machine that cannot be opened has nothing to do with the device."""
+        if isinstance(error, LineDown):
+            return not self.own_port
+        return error is None or isinstance(error, LineTimeout)
 
     def lack(self, utc_ms: int) -> Reason:
         """The reason for an answer without a value: some inverters answer "not available" all night."""

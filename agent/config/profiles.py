@@ -264,6 +264,7 @@ def device_spec(
         label=device.label,
         phase_ms=device.phase_ms,
         reversed=device.reversed,
+        own_port=line.scheme == "serial",
         ratio_ct=device.ratio_ct,
         ratio_pt=device.ratio_pt,
         probe=profile.probe,

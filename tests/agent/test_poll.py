@@ -573,6 +573,24 @@ def test_a_line_that_is_down_costs_nothing_and_blames_nobody(made_up_time, ring)
     assert device.is_asleep(EPOCH_MS), "a dongle that its inverter feeds goes out with it"
 
 
+@pytest.mark.parametrize("how", ["a port of this machine is gone", "answers that are not sound"])
+def test_what_is_not_silence_is_no_sleep(made_up_time, ring, how: str) -> None:
+    """An unplugged adapter was `asleep` all night, and so was an inverter whose answers contradict each other."""
+    night = Night(Decimal(90), Decimal(0))  # at the pole, in winter
+    driver = FakeDriver(replace(spec("a"), night=night, own_port=True), 1)
+    bench = Bench(made_up_time, ring, driver)
+    driver.down, driver.garbled = how.startswith("a port"), how.startswith("answers")
+    bench.run(60)
+    device = bench.devices[0]
+    assert device.life(bench.clock.now_ms()) == "dead" and not device.is_asleep(EPOCH_MS + 60_000)
+    assert Reason.ASLEEP not in {reason for _, reason in bench.gaps(1)}
+    driver.down = driver.garbled = False
+    driver.silent = True
+    bench.run(120)
+    assert device.is_asleep(bench.clock.now_ms()), "then it falls silent"
+    assert bench.gaps(1)[-1][1] == Reason.ASLEEP
+
+
 def test_a_sleeping_inverter_is_asleep_until_it_answers_or_day_breaks(made_up_time, ring) -> None:
     """Silent through dusk, a night and a dawn that are put into two minutes: counted apart only while it is dark."""
     dusk_s, dawn_s = 30, 90
