@@ -130,9 +130,15 @@ def find(
         *_intervals(_part(snapshot, "intervals")),
         *_config(_part(snapshot, "config"), on_disk),
         *_field(_part(snapshot, "devices"), _part(snapshot, "lines"), now),
-        *_uplinks(_part(snapshot, "uplinks"), f"{snapshot.get('site', '+')}/{snapshot.get('gateway', '+')}", now),
+        *destination_findings(snapshot, now),
     ]
     return in_order(found)
+
+
+def destination_findings(snapshot: Facts, now: float) -> list[Finding]:
+    """Those about destinations alone."""
+    gateway = f"{snapshot.get('site', '+')}/{snapshot.get('gateway', '+')}"
+    return in_order(_uplinks(_part(snapshot, "uplinks"), gateway, now))
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:

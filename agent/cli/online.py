@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from agent.certificates import WARN_DAYS
-from agent.cli.common import agent_runs, as_complaint, progress
+from agent.cli.common import agent_runs, as_complaint, progress, read_snapshot
 from agent.cli.lease import borrow_line
 from drivers.model import PACES, BrokerError, GatewayError, LineError, LineTimeout, Quality, clean_text
 
 if TYPE_CHECKING:
+    from agent.cli.findings import Finding
     from agent.config import Config, DeviceConfig
     from agent.uplink.trial import TrialResult
     from drivers.plausibility import Hint
@@ -177,6 +178,22 @@ def destination_problems(trial: TrialResult, lang: str, now: float | None = None
     ]
 
 
+def agent_finds(config: Config) -> dict[str, list[Finding]]:
+    """What the running agent finds wrong with each destination: it alone sees refused packs and missing subscribers."""
+    from agent.cli.findings import destination_findings
+
+    try:
+        found = destination_findings(read_snapshot(config.runtime_dir), time.time())
+    except GatewayError:
+        return {}
+    names = {f"destination {uplink.name}": uplink.name for uplink in config.uplinks}
+    by_name: dict[str, list[Finding]] = {}
+    for one in found:
+        if one.exit_code == BrokerError.exit_code and one.where in names:
+            by_name.setdefault(names[one.where], []).append(one)
+    return by_name
+
+
 def destination_words(trial: TrialResult, running: bool, lang: str) -> str:
     """One destination in a few words."""
     words = WORDS[lang]
@@ -212,6 +229,9 @@ def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: 
         for trial in destinations
         for one in destination_problems(trial, lang)
     ]
+    for name, findings in agent_finds(config).items() if running else ():
+        if not any(trial.name == name and trial.problems for trial in destinations):  # it would say the same
+            problems += [BrokerError(one.text(lang), where="", hint=one.advice(lang)) for one in findings]
     if not as_json:
         _print(devices, destinations, running, lang)
         for text in dict.fromkeys(as_complaint("error", problem) for problem in problems):

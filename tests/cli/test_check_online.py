@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Served
+from tests.cli.conftest import Served, Traces
 from tests.kits.broker import Broker, Listener, free_port
 
 UPLINK = """
@@ -112,6 +112,31 @@ def test_nobody_subscribes_and_a_broker_that_is_not_there(
     assert facts["online"]["devices"][0]["ok"] and facts["online"]["devices"][0]["points"] > 0
     (destination,) = facts["online"]["destinations"]
     assert destination["mqtt"] is None and "nothing listens" in destination["errors"][0]["what"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({"connected": True, "subscriber": False, "waiting": 78}, "no subscriber for packs at destination platform"),
+        ({"connected": True, "error": "publish not authorized", "set_aside": 3}, "platform refuses packs"),
+        ({"connected": True, "subscriber": True}, ""),
+    ],
+)  # fmt: skip
+def test_what_only_the_running_agent_sees_of_a_destination(
+    traces: Traces, park: Callable[..., Path], broker: Broker, mh: Callable[..., Any], facts: dict[str, Any], says: str
+) -> None:
+    """`Everything answers.` over a destination that refused every pack."""
+    traces.write(uplinks={"platform": facts})
+    file = park("", UPLINK.format(url=broker.url))
+    text = file.read_text()
+    file.write_text(text[: text.index("[[line]]")] + text[text.index("[[uplink]]") :])
+    said = mh("check", "--online", "-c", file)
+    assert (said.code, says in said.err) == (5, True) if says else (0, True), said
+    assert ("Everything answers." in said.out) == (not says)
+    doctor = mh("doctor", "-c", file, "--json")
+    checks = json.loads(doctor.out)["checks"]
+    assert any(one["subject"] == "destination" and one["state"] == "good" for one in checks) == (not says), checks
+    assert any(says in one["text"] and one["code"] == 5 for one in checks) == bool(says)
 
 
 def test_two_destinations_of_one_broker_can_be_told_apart(

@@ -148,16 +148,17 @@ def _agent(
 
 
 def _destinations(config: Config, running: bool, lang: str) -> Iterator[CheckResult]:
-    from agent.cli.online import destination_problems, destination_words, try_destinations
+    from agent.cli.online import agent_finds, destination_problems, destination_words, try_destinations
 
     subject = text(lang, "destination")
+    found = agent_finds(config) if running else {}  # shown among what the agent finds
     for trial in try_destinations(config, running):
         problems = destination_problems(trial, lang)
         for problem in problems:
             yield CheckResult(
                 subject, host.FAULT, f"{trial.name}: {problem.where}: {problem.what}", problem.hint, problem.exit_code
             )
-        if not problems:
+        if not problems and trial.name not in found:
             yield CheckResult(subject, host.GOOD, f"{trial.name}: {destination_words(trial, running, lang)}")
 
 
