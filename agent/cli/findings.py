@@ -436,9 +436,9 @@ def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> 
         return
     elif missing and expected and readings / expected < COMPLETE:
         worst = max(missing, key=missing.__getitem__)
-        why, advice = _because(worst, line)
-        values |= {"share": f"{complete:.0%}", "worst": worst, "why": why, "count": missing[worst], "advice": advice,
-                   "again": _again(device, recent, now)}  # fmt: skip
+        why, advice = _because(worst, missing, line)
+        values |= {"share": f"{complete:.0%}", "worst": worst, "why": why, "count": sum(missing.values()),
+                   "advice": advice, "again": _again(device, recent, now)}  # fmt: skip
         yield Finding("readings-lost" if worst in BY_GATEWAY else "device-incomplete", where, values)
     elif expected and (readings - doubtful) / expected < COMPLETE:
         code = "device-suspect" if 2 * marked.get("suspect", 0) > doubtful else "device-doubtful"
@@ -449,6 +449,13 @@ def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> 
         yield Finding("device-lacks-values", where, values | {"count": has_none})
     if recent.get("settled") and expected and readings / expected >= COMPLETE:
         yield from _refused(where, device, values | {"count": missing.get("exception", 0)})
+
+
+def _each_reason(missing: Mapping[str, int], why: Texts, worst: str) -> Texts:
+    """All reasons with their counts, the worst first; ``why`` are the words for that one."""
+    rest = sorted((reason for reason in missing if reason != worst), key=missing.__getitem__, reverse=True)
+    words = [(why, missing[worst]), *((reason_words(reason), missing[reason]) for reason in rest)]
+    return "; ".join(f"{one[0]}: {n}" for one, n in words), "；".join(f"{one[1]} {n}" for one, n in words)
 
 
 def _again(device: Facts, recent: Facts, now: float) -> Texts:
@@ -469,11 +476,13 @@ def _refused(where: str, device: Facts, values: Mapping[str, object]) -> Iterato
         yield Finding("device-refuses", where, {**values, "points": points})
 
 
-def _because(reason: str, line: Facts) -> tuple[Texts, Texts]:
-    """(why readings are missing, what to do). If a line with time to spare is late, something else held it up."""
-    if reason == "overload" and (line.get("busy_share") or 0.0) <= BUSY / 2:
-        return STALLED, STALLED_ADVICE
-    return reason_words(reason), BECAUSE.get(reason, ("", ""))
+def _because(worst: str, missing: Mapping[str, int], line: Facts) -> tuple[Texts, Texts]:
+    """(why readings are missing, what to do about the worst reason). If a line with time to spare is late, something
+    else held it up."""
+    why, advice = reason_words(worst), BECAUSE.get(worst, ("", ""))
+    if worst == "overload" and (line.get("busy_share") or 0.0) <= BUSY / 2:
+        why, advice = STALLED, STALLED_ADVICE
+    return _each_reason(missing, why, worst) if len(missing) > 1 else why, advice
 
 
 def _broken_answers(name: str, where: str, device: Facts) -> Iterator[Finding]:

@@ -347,6 +347,13 @@ def test_a_reason_is_told_in_words_in_both_languages() -> None:
     assert next(iter(column.cells)) == "应答超时 (300)"
 
 
+def test_all_that_is_missing_is_counted_with_each_reason() -> None:
+    """`86 of 700 are missing` of a device that lacked 123."""
+    (one,) = find(changed("devices/m1", device(recent=recent({"timeout": 300, "crc": 37}))), NOW, True)
+    assert "337 of 1000 are missing (no answer in time: 300; " in one.text() and one.text().endswith(": 37)")
+    assert "其中 337 个缺失（应答超时 300；" in one.text("zh")
+
+
 def test_a_device_that_was_repaired_is_said_to_answer_again() -> None:
     """Its last ten minutes are still bad; who has just plugged it in wants to know that it worked."""
     for since, en, zh in ((NOW - 90, "; it has answered again for 90 s", "；90 秒前已恢复应答"), (NOW - 9000, "", "")):
