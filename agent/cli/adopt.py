@@ -28,7 +28,16 @@ from agent.cli.options import (
     profile_dirs,
 )
 from agent.cli.questions import YES, asked, confirmed, given, is_terminal
-from drivers.model import BYTE_SCHEMES, GatewayError, LineError, ProfileError, UsageError, clean_text
+from drivers.model import (
+    BYTE_SCHEMES,
+    GatewayError,
+    LineError,
+    LineTimeout,
+    ProfileError,
+    Quality,
+    UsageError,
+    clean_text,
+)
 from drivers.registry import DEFAULT, find_scheme, line_url_help, named_on_lines, own_schemes, protocol_of
 
 if TYPE_CHECKING:
@@ -160,7 +169,8 @@ def adopt(
 
     \b
     Exit codes: 0 added, 2 wrong usage, a name or address that is taken, or a folder that cannot be written,
-    3 the configuration would be invalid, 4 the device does not answer or no profile fits, 130 not confirmed.
+    3 the configuration would be invalid, 4 the device does not answer, has no sound value or no profile fits, 130 not
+    confirmed.
     """
     config, words = options.load(), WORDS[lang]
     _demand_address(config, line, address, choices)
@@ -590,7 +600,9 @@ def _add(
                 hint = f"{error.hint}. " if error.hint else ""
                 hint = f"{hint}--no-read adds it without reading"
                 raise type(error)(error.what, where=error.where, hint=hint) from error
-            click.echo(as_complaint("warning", words["silent"].format(error=say(str(error)))), err=True)
+            is_silent = isinstance(error, LineTimeout)
+            text = words["silent"].format(error=say(str(error))) if is_silent else say(str(error))
+            click.echo(as_complaint("warning", text), err=True)
     if not yes:
         for file, text in files.items():
             click.echo(f"\n{words['will_write'].format(file=clean_text(str(file), 400))}\n\n{text}", err=True)
@@ -668,6 +680,13 @@ def _first_values(
     if missing * 4 > len(points):
         click.echo(f"{words['note']}{words['missing'].format(missing=missing, all=len(points))}", err=True)
     show_hints(config, entry, profile, rounds, lang)
+    if points and not any(
+        rows[point.name].quality == Quality.GOOD for point in points if not is_missing(point, rows[point.name])
+    ):
+        raise LineError(
+            f"none of its {len(points)} points has a sound value", where=f"device {entry.name}",
+            hint="Is it the right profile and address? `meterhouse identify` tries all profiles",
+        )  # fmt: skip
     serial = rows[SERIAL].value if SERIAL in rows else None
     return shown, "" if serial is None else str(serial)
 

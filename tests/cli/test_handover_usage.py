@@ -71,7 +71,7 @@ def test_what_is_wrong_is_said_and_nothing_is_signed(
     assert (said.code, said.out) == (2, "") and says in said.err, said.err
 
 
-@pytest.mark.parametrize("text", ["1,234,567.8", "1,234.5", "1 234 567.8", "1234.567", "-1,234,567"])
+@pytest.mark.parametrize("text", ["１２３４．７", "1,234,567.8", "1,234.5", "1 234 567.8", "1234.567", "-1,234,567"])
 def test_thousands_that_can_only_be_thousands_are_left_out(mh, park, traces, text: str) -> None:
     """The next thing that is wrong is the device, so the value was taken."""
     said = mh("handover", "--who", "x", "--display", f"inv9={text}", "--yes", "-c", park())

@@ -15,6 +15,7 @@ import pytest
 
 from agent.config import load_config
 from drivers.sim.bus import Bus
+from drivers.sim.faults import parse_fault
 from tests.kits.scans import Park, plain, sampled
 
 MINE = ("--listen", "0", "--bus-is-mine", "--timeout", "0.05", "--slow-timeout", "0.3")
@@ -325,6 +326,19 @@ def test_a_silent_device_is_added_only_unread(mh, field: Park, site: Path) -> No
     said = mh(*args, "--profile", "chint/dtsu666")
     assert said.code == 4 and "--no-read adds it without reading" in said.err and not (site.parent / "conf.d").exists()
     assert mh(*args, "--profile", "chint/dtsu666", "--no-read").code == 0
+
+
+def test_a_device_without_a_sound_value_is_added_only_unread(mh, field: Park, site: Path) -> None:
+    """All of its answers were exceptions, and the script that added it went on as if it had worked."""
+    refusing = sampled("chint/dtsu666", 5)
+    refusing.faults.set(parse_fault("exception=02"))
+    line = field.pty(Bus([refusing]))
+    args = ("adopt", "m", "--line", line.url, "--serial", line.serial, "--address", "5", "--profile", "chint/dtsu666")
+    said = mh(*args, "--yes")
+    assert said.code == 4 and not (site.parent / "conf.d").exists()
+    assert "points has a sound value. Is it the right profile and address?" in said.err, said.err
+    assert "--no-read adds it without reading" in said.err and "均无可信数值" in mh(*args, "--yes", "--lang", "zh").err
+    assert mh(*args, "--yes", "--no-read").code == 0
 
 
 @pytest.mark.parametrize("framing", ["rtu", "mbap"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -157,7 +158,8 @@ def _number(text: str, where: str) -> tuple[str, str]:
 
     Raises UsageError, also for 1,234, which may mean 1234 or 1.234.
     """
-    digits, unit = _WITH_UNIT.fullmatch(text.strip()).groups()  # type: ignore[union-attr]
+    plain = unicodedata.normalize("NFKC", text).strip()  # an input method may give full-width digits
+    digits, unit = _WITH_UNIT.fullmatch(plain).groups()  # type: ignore[union-attr]
     plain = re.sub(r"(?<=\d)[ \u2009\u00a0](?=\d{3}(\D|$))", "", digits)
     if found := _ONE_COMMA.fullmatch(plain):
         small, large = ".".join(found.groups()), "".join(found.groups())
