@@ -17,7 +17,7 @@ from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from drivers.backoff import Backoff
 from drivers.clocks import time_ms
-from drivers.counter_guard import CounterGuard
+from drivers.counter_guard import CounterGuard, CounterJump
 from drivers.line import Line
 from drivers.model import (
     PACES,
@@ -174,6 +174,11 @@ class Device(ABC, Generic[Q, A]):
     def doubts(self) -> int:
         """How often something suggested a different device: an impossible counter, another serial or firmware."""
         return self._guard.jumps + self._other_texts
+
+    @property
+    def counter_jump(self) -> CounterJump | None:
+        """The newest change of a counter's level that cannot be growth, and that it has kept since."""
+        return self._guard.jump
 
     def use_ring(self, ring: Ring, table: int) -> None:
         """Write into another ring from now on, under this table. Not while a poll is under way."""

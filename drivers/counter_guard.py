@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
 from drivers.model import DeviceSpec, Kind, Point
 from drivers.plan import ratio_of
@@ -97,6 +98,15 @@ class _Level:
     times: int = 0
 
 
+class CounterJump(NamedTuple):
+    """A counter that went on from another level: its point, the values before and after, and when (monotonic)."""
+
+    number: int
+    before: Decimal
+    after: Decimal
+    at_s: float
+
+
 class CounterGuard:
     """Judges the counters of one device. State per counter: its last accepted value."""
 
@@ -104,6 +114,7 @@ class CounterGuard:
         self.counters = frozenset(n for n, point in enumerate(spec.points) if point.kind is Kind.COUNTER)
         self._rules = {n: CounterRule.of(spec.points[n], ratio_of(spec.points[n], spec)) for n in self.counters}
         self._levels: dict[int, _Level] = {}
+        self.jump: CounterJump | None = None  # the newest one that was accepted as a new level
         self.jumps = 0  # how often a counter changed impossibly, or implausibly: by a large jump
 
     def is_suspect(self, values: Iterable[tuple[int, Decimal]], now_s: float) -> bool:
@@ -130,5 +141,6 @@ class CounterGuard:
             level.claim, level.claimed_s, level.times = value, now_s, level.times + 1
             if level.times < BELIEVED_READINGS or now_s - level.since_s < BELIEVED_S:
                 return True
+            self.jump = CounterJump(number, level.value, value, level.since_s)
         level.value, level.at_s, level.claim = value, now_s, None
         return False

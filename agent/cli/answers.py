@@ -243,6 +243,9 @@ class _IdleCounter(TypedDict):
     least_w: float
 
 
+_Jump = TypedDict("_Jump", {"counter": str, "u": str, "from": str, "to": str, "t": Time})
+
+
 class _Device(TypedDict, total=False):
     line: str
     address: str
@@ -263,6 +266,7 @@ class _Device(TypedDict, total=False):
     answers: _Answers
     still: _Still | None
     idle_counter: _IdleCounter | None
+    counter_jump: _Jump | None
     recent: _RecentWhole | None
     swapped: _Swapped | None
 

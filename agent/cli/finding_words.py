@@ -502,6 +502,19 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         ),
         warns=True,
     ),
+    "device-counter-jumped": FindingWords(
+        0,
+        (
+            "device {name}: {age} ago {counter} went from {from} to {to} {u} at once, and has counted on from there",
+            "设备 {name}：{age} 前 {counter} 由 {from} 突变为 {to} {u}，此后由该值继续计数",
+        ),
+        (
+            "Was the meter exchanged or reset? It reports no other serial number. Check its ratio and role; then"
+            " `meterhouse reload` confirms it",
+            "是否更换了表计或清零？其序列号没有变化。请核对变比和用途，再执行 `meterhouse reload` 确认",
+        ),
+        warns=True,
+    ),
     "device-counter-still": FindingWords(
         0,
         (

@@ -366,6 +366,10 @@ def _device(name: str, device: Facts, line: Facts, now: float) -> Iterator[Findi
     elif life == "alive":
         yield from _readings(name, where, device, line, now)
         yield from _broken_answers(name, where, device)
+        if (jump := _part(device, "counter_jump")) and not swapped:
+            values = {"name": name, "age": show_age(now - float(jump.get("t") or now)),
+                      **{key: _cut(jump.get(key), 60) for key in ("counter", "u", "from", "to")}}  # fmt: skip
+            yield Finding("device-counter-jumped", where, values)
         if still := _part(device, "still"):
             values = {"name": name, "count": still["values"], "age": show_age(now - float(still["since"]))}
             yield Finding("device-all-zero" if still["zero"] else "device-still", where, values)

@@ -22,6 +22,7 @@ from agent.service.births import RunningDevice
 from agent.service.identity import quirks_summary
 from agent.service.runtime_dir import LAST_ERROR
 from agent.service.seal_jobs import TableVersion
+from drivers.encoding import exact_text
 from drivers.files import write_atomic
 from drivers.line import Line
 from drivers.model import Reason
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 METRICS_EVERY_S = 10.0
+JUMP_SHOWN_MS = 86_400_000
 FUTURE_MS = 60_000  # packs that end this far in the future were sealed under another clock
 
 
@@ -83,7 +85,7 @@ def status(service: Service) -> dict[str, Any]:
             "complaints": service.complaints,
             "roleless": list(service.config.roleless) if service.config.wants_figures else [],
         },
-        "devices": {device.config.name: _device_facts(device, now_ms) for device in service.devices},
+        "devices": {device.config.name: _device_facts(device, now_ms, service.loaded_ms) for device in service.devices},
         "lines": {name: _line_facts(line) for name, line in service.lines.items()},
         "uplinks": {uplink.name: _uplink_facts(service, uplink) for uplink in service.uplinks},
         "store": _store_facts(service),
@@ -173,7 +175,7 @@ def point_tables(versions: Sequence[tuple[str, TableVersion]]) -> str:
     return "{" + ",".join(rows) + "}"
 
 
-def _device_facts(device: RunningDevice, now_ms: int) -> dict[str, Any]:
+def _device_facts(device: RunningDevice, now_ms: int, loaded_ms: int) -> dict[str, Any]:
     poll, stream = device.poll, device.stream
     life = poll.life(now_ms)
     silent = Reason.ASLEEP if life == "asleep" else Reason.LENT if device.line.lent else Reason.ABSENT
@@ -197,6 +199,7 @@ def _device_facts(device: RunningDevice, now_ms: int) -> dict[str, Any]:
         "idle_counter": device.stillness.idle_counter(poll.driver.spec),
         "recent": stream.recent_facts(poll.settled_ms, now_ms, silent, poll.not_asked.count),
         "swapped": device.swapped,
+        "counter_jump": _jump_facts(device, now_ms, loaded_ms),
         "overloads": poll.overloads,
         "identity": device.identity,
         "epoch": stream.table_version.table.facts.epoch,
@@ -207,6 +210,19 @@ def _device_facts(device: RunningDevice, now_ms: int) -> dict[str, Any]:
         "packs": stream.packs,
         "sealed_to": seconds(stream.sealed_ms),
     }
+
+
+def _jump_facts(device: RunningDevice, now_ms: int, loaded_ms: int) -> dict[str, Any] | None:
+    """A counter that goes on from another level: shown for a day, or until the next reload."""
+    jump = getattr(device.poll.driver, "counter_jump", None)  # drivers of third parties may lack it
+    if jump is None:
+        return None
+    t_ms = now_ms - round((time.monotonic() - jump.at_s) * 1000)
+    if t_ms <= max(loaded_ms, now_ms - JUMP_SHOWN_MS):
+        return None
+    point = device.poll.driver.spec.points[jump.number]
+    return {"counter": point.name, "u": point.unit, "from": exact_text(jump.before), "to": exact_text(jump.after),
+            "t": seconds(t_ms)}  # fmt: skip
 
 
 def _refused_points(device: RunningDevice) -> list[str]:

@@ -65,6 +65,7 @@ def certificate(days: float | None, error: str | None = None) -> dict[str, Any]:
     return {"certificates": [{"file": "/etc/ca.pem", "what": "the authority", "ends": ends, "error": error}]}
 
 
+JUMP = {"t": NOW - 90, "counter": "ac.energy.import", "u": "kWh", "from": "8197.79", "to": "3397.85"}
 HEALTHY: dict[str, Any] = {
     "time": NOW - 1, "started": NOW - 9000, "pid": 7, "site": "park7", "gateway": "gw01", "version": "0.1", "boot": "b",
     "devices": {"m1": device(), "m2": device()},
@@ -173,6 +174,12 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
     ("a counter that stands still beside its power", "devices/m1",
      device(idle_counter={"since": NOW - 660, "counter": "ac.energy.import", "power": "ac.power.active",
                           "least_w": 1500.0}), 0, ["device-counter-still"]),
+    ("a counter that went on from another level", "devices/m1",
+     device(counter_jump=JUMP),
+     0, ["device-counter-jumped"]),
+    ("the same of a device that was exchanged", "devices/m1",
+     device(counter_jump=JUMP,
+            swapped={"t": NOW - 90, "what": "x"}), 4, ["device-swapped"]),
     ("a dead one's noise", "devices/m1", device(life="dead", answers=answers(0, broken=30)), 4, ["device-dead"]),
     ("a wrong CRC each time", "devices/m1",
      device(life="dead", garbled=True, last_answer=None, answers=answers(0, broken=30, mismatches=2)), 4,

@@ -63,6 +63,7 @@ def test_a_reset_is_believed_once_it_counts_on() -> None:
     doubted = judged(one, *readings)
     assert doubted == [False, *[True] * 6, False, False, False]
     assert readings[7][0] - readings[1][0] == BELIEVED_S
+    assert one.jump is not None and one.jump[1:] == (Decimal(1000), Decimal(7), 10.0), "before, after, since when"
     falling: list[tuple[float, str | int]] = [(0, 1000), (10, 5), (80, 3), (150, 1)]
     assert judged(guard(), *falling) == [False, True, True, True], "it must not go on falling"
 
