@@ -9,8 +9,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from agent.verify.jws import base64url
-from agent.verify.signed import payload_hash
-from receiver.bodies import Bodies
+from receiver.bodies import Bodies, digest_of
 from receiver.database import Connection, boot_text, statement
 from receiver.publisher import Publisher
 
@@ -53,7 +52,7 @@ class Acknowledger:
 
 
 def _ack(row: tuple[Any, ...], bodies: Bodies) -> bytes:
-    digest = payload_hash(bodies.read(bytes(row[7])))
+    digest = digest_of(bodies.read(bytes(row[7])), row[8])
     facts = {"boot": boot_text(row[4]), "first": row[5], "hash": base64url(digest), "last": row[6], "stream": row[1]}
     return json.dumps(facts, separators=(",", ":")).encode()
 

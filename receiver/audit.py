@@ -97,6 +97,15 @@ def _write_stream(
     ).fetchone()
     if birth is not None:  # the birth in effect at the start of the range, so that the packs' table is known
         (place / "births.jsonl").write_bytes(bodies.read(bytes(birth[0])) + b"\n")
+    copies = connection.execute(
+        "SELECT body FROM birth_copies c WHERE stream = %s "
+        "AND NOT EXISTS (SELECT FROM packs p WHERE p.stream = c.stream AND p.is_birth AND p.hash = c.hash)",
+        [stream],
+    )
+    for copy, (body,) in enumerate(copies.fetchall(), 1):
+        own = place / f"copy{copy}"  # each on its own: a bridge may have written it in several lines
+        own.mkdir()
+        (own / "births.json").write_bytes(bytes(body) + b"\n")
     query = (
         "SELECT body FROM packs WHERE stream = %s AND to_ms >= %s AND from_ms < %s "
         "UNION ALL SELECT body FROM forks WHERE stream = %s AND from_ms >= %s AND from_ms < %s"

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+from uuid import UUID
+
 import zstandard
 
-from agent.verify.strict import MAX_PACK_BYTES
-from receiver.database import Connection
+from agent.verify.signed import payload_hash, payload_of
+from agent.verify.strict import MAX_PACK_BYTES, parse_object
+from receiver.database import Connection, short_hash
+
+
+def digest_of(raw: bytes, short: UUID) -> bytes:
+    """The whole hash of a stored pack, whose beginning is ``short``: that of its bytes, or of its canonical form if a
+    bridge has written it anew."""
+    try:
+        if short_hash(digest := payload_hash(raw)) == short:
+            return digest
+    except ValueError:
+        pass
+    return sha256(payload_of(parse_object(raw))).digest()
 
 
 class Bodies:

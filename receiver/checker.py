@@ -84,8 +84,7 @@ class PackMessage:
     @property
     def points(self) -> dict[str, Any] | None:
         """Of a birth: what the packs that name it are settled by."""
-        table = self.checked.value.get("table") if self.checked.link.is_birth else None
-        return {"epoch": table.get("epoch"), "points": table["points"]} if table is not None else None
+        return points_of(self.checked) if self.checked.link.is_birth else None
 
 
 @dataclass(slots=True)
@@ -255,6 +254,12 @@ def keys_message(ring: KeyRing, raw: bytes, value: Mapping[str, Any]) -> KeysMes
 def implausible(balance: Balance | None) -> list[str]:
     """``implausible`` if a pack accounts for so many readings that it would falsify every total."""
     return ["implausible"] if balance is not None and balance.due > MAX_DUE else []
+
+
+def points_of(birth: CheckedPack) -> dict[str, Any]:
+    """The part of a birth's table that the database keeps."""
+    table = birth.value["table"]
+    return {"epoch": table.get("epoch"), "points": table["points"]}
 
 
 def points_hash(value: Mapping[str, Any]) -> bytes:

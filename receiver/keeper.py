@@ -17,6 +17,7 @@ import psycopg
 
 from drivers.backoff import Backoff
 from receiver.acks import Acknowledger
+from receiver.births import BirthFetcher
 from receiver.chains import apply_revocations, check_lots
 from receiver.database import Connection, DatabaseError, open_database, show_dsn
 from receiver.latest import LatestPublisher
@@ -80,6 +81,7 @@ class Keeper:
             self._jobs.append(_Job(DAILY_S, lambda connection: drop_months(connection, keep_days)))
         if publisher is not None:
             acknowledger = Acknowledger(publisher)
+            self._jobs.insert(0, _Job(SETTLE_S, BirthFetcher(publisher, clock).step))
             self._jobs.append(_Job(ACKS_S, acknowledger.step))
             if latest:
                 self._jobs.append(_Job(LATEST_S, LatestPublisher(publisher).step))
@@ -94,7 +96,7 @@ class Keeper:
             checked = check_lots(connection)
             for job in self._jobs:
                 if self._clock() >= job.due_s:
-                    job.run(connection)
+                    self._run(job, connection)
                     job.due_s = self._clock() + job.every_s
         except (psycopg.Error, DatabaseError) as error:
             self._failed(error)
@@ -105,6 +107,15 @@ class Keeper:
         self._retry.reset()
         self.checked += checked
         return checked
+
+    def _run(self, job: _Job, connection: Connection) -> None:
+        """What one gateway signed must not keep the others from their acks: a bug is logged, and the rest goes on."""
+        try:
+            job.run(connection)
+        except (psycopg.Error, DatabaseError):
+            raise
+        except Exception:
+            log.exception("internal error in a job of the keeper; the others continue")
 
     def _connect(self) -> Connection:
         if self._connection is None or self._connection.closed or self._connection.broken:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from receiver.sources.mqtt import apply_login
 
 log = logging.getLogger("meterhouse.platform")
 MAX_QUEUED: Final = 10_000
+TOPICS_AT_ONCE: Final = 50  # of one SUBSCRIBE
 
 
 class Publisher:
@@ -54,6 +56,27 @@ class Publisher:
         if not self.is_connected:
             return False
         return self._client.publish(topic, body, qos=1, retain=retain).rc == mqtt.MQTT_ERR_SUCCESS
+
+    def retained(self, topics: list[str], wait_s: float) -> dict[str, bytes]:
+        """The retained messages of these topics, as far as the broker has any and sends them within this time."""
+        found: dict[str, bytes] = {}
+        complete = threading.Event()
+
+        def take(client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:
+            if message.topic in topics:
+                found[message.topic] = bytes(message.payload)
+            if len(found) == len(topics):
+                complete.set()
+
+        self._client.on_message = take
+        try:
+            for at in range(0, len(topics), TOPICS_AT_ONCE):
+                self._client.subscribe([(topic, 1) for topic in topics[at : at + TOPICS_AT_ONCE]])
+            complete.wait(wait_s)
+            self._client.unsubscribe(topics)
+        finally:
+            self._client.on_message = None
+        return dict(found)
 
     def close(self) -> None:
         """Send what is queued, and disconnect."""

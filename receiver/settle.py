@@ -79,14 +79,18 @@ class _Settler:
     def _ring(self, gateway: str) -> KeyRing:
         ring = self._rings.get(gateway)
         if ring is None:
-            pins = [
-                pin for (pin,) in self._connection.execute("SELECT thumbprint FROM pins WHERE gateway = %s", [gateway])
-            ]
-            ring = self._rings[gateway] = KeyRing(gateway, pins)
-            row = self._connection.execute("SELECT keys FROM gateways WHERE name = %s", [gateway]).fetchone()
-            if row is not None:
-                ring.update(bytes(row[0]), parse_object(bytes(row[0])))
+            ring = self._rings[gateway] = ring_of(self._connection, gateway)
         return ring
+
+
+def ring_of(connection: Connection, gateway: str) -> KeyRing:
+    """The trusted keys of a gateway, as they are stored."""
+    pins = [pin for (pin,) in connection.execute("SELECT thumbprint FROM pins WHERE gateway = %s", [gateway])]
+    ring = KeyRing(gateway, pins)
+    row = connection.execute("SELECT keys FROM gateways WHERE name = %s", [gateway]).fetchone()
+    if row is not None:
+        ring.update(bytes(row[0]), parse_object(bytes(row[0])))
+    return ring
 
 
 def _count(cursor: psycopg.Cursor[Any], settled: list[tuple[int, int, int, int]]) -> None:

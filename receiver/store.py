@@ -15,11 +15,11 @@ import psycopg
 import zstandard
 from psycopg.types.json import Jsonb
 
-from agent.verify import Balance, Refused
+from agent.verify import Balance, CheckedPack, Refused
 from agent.verify.jws import unbase64url
 from agent.verify.strict import MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS, MAX_OBJECT_BYTES, inflate, parse_object
 from receiver.blocks import ReadingBlock
-from receiver.checker import AnyMessage, KeysMessage, PackMessage, PageMessage, StatusMessage, points_hash
+from receiver.checker import AnyMessage, KeysMessage, PackMessage, PageMessage, StatusMessage, points_hash, points_of
 from receiver.database import (
     Connection,
     boot_number,
@@ -224,17 +224,8 @@ class Store:
 
     def _put_births(self, cursor: psycopg.Cursor[Any], packs: Sequence[PackMessage]) -> None:
         for one in packs:
-            birth = short_hash(one.checked.digest)
-            if (table := one.points) is None or birth in self._births:
-                continue
-            points = short_hash(points_hash(table))
-            cursor.execute(
-                "INSERT INTO point_tables VALUES (%s, %s) ON CONFLICT DO NOTHING", [points, json_text(table)]
-            )
-            cursor.execute(
-                "INSERT INTO births VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-                [birth, stream_id(one.checked.stream), points],
-            )
+            if one.checked.link.is_birth and short_hash(one.checked.digest) not in self._births:
+                put_birth(cursor, one.checked)
 
     def _put_packs(self, cursor: psycopg.Cursor[Any], packs: Sequence[PackMessage]) -> int:
         lot = cursor.execute("INSERT INTO lots (packs) VALUES (%s) RETURNING lot", [len(packs)]).fetchall()[0][0]
@@ -303,6 +294,17 @@ class Store:
             [ms for step in link.steps for ms in step] or None,
             one.codes or None, self._compressor.compress(one.body),
         )  # fmt: skip
+
+
+def put_birth(cursor: psycopg.Cursor[Any], birth: CheckedPack) -> None:
+    """Store the points of a birth, or of its retained copy: what the packs that name it are settled by."""
+    table = points_of(birth)
+    points = short_hash(points_hash(table))
+    cursor.execute("INSERT INTO point_tables VALUES (%s, %s) ON CONFLICT DO NOTHING", [points, json_text(table)])
+    cursor.execute(
+        "INSERT INTO births VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+        [short_hash(birth.digest), stream_id(birth.stream), points],
+    )
 
 
 def put_keys(cursor: psycopg.Cursor[Any], one: KeysMessage) -> None:

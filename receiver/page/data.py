@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, NamedTuple, TypeVar
 
-from agent.verify.signed import payload_hash
-from receiver.bodies import Bodies
+from receiver.bodies import Bodies, digest_of
 from receiver.database import Connection, connect, parse_shards, shard_of, statement, stream_id
 from receiver.fleet_state import FleetState, GatewayState, fleet_state, joined
 from receiver.page.figures import MOST_PACKS, Figures, figures_of
@@ -319,7 +318,7 @@ def _packs(connection: Connection, stream: str, where: str, values: list[Any]) -
     """Packs with what was found of each, and their twins."""
     rows = connection.execute(
         f"SELECT p.seq, p.boot, p.from_ms, p.to_ms, p.readings, p.due, p.gaps, l.stored, l.checked IS NOT NULL, "
-        f"p.faults, p.body FROM packs p LEFT JOIN lots l ON l.lot = p.lot WHERE {where}".encode(),
+        f"p.faults, p.body, p.hash FROM packs p LEFT JOIN lots l ON l.lot = p.lot WHERE {where}".encode(),
         values,
     ).fetchall()
     if not rows:
@@ -333,23 +332,37 @@ def _packs(connection: Connection, stream: str, where: str, values: list[Any]) -
         codes.setdefault((seq, boot), []).append(code)
     bodies = Bodies(connection)
     made = []
-    for seq, boot, from_ms, to_ms, readings, due, gaps, stored, checked, faults, body in rows:
+    for seq, boot, from_ms, to_ms, readings, due, gaps, stored, checked, faults, body, short in rows:
         own = tuple(sorted({*(faults or ()), *codes.get((seq, boot), ())}))
         raw = bodies.read(bytes(body))
         made.append(
             PackRow(
-                stream, seq, boot, from_ms, to_ms, readings, due, gaps, stored, checked, own, raw, payload_hash(raw)
+                stream, seq, boot, from_ms, to_ms, readings, due, gaps, stored, checked, own, raw, digest_of(raw, short)
             )
         )
     twins = connection.execute(
-        "SELECT seq, boot, from_ms, body FROM forks WHERE stream = %s AND seq BETWEEN %s AND %s ORDER BY seq LIMIT %s",
+        "SELECT seq, boot, from_ms, body, hash FROM forks WHERE stream = %s AND seq BETWEEN %s AND %s "
+        "ORDER BY seq LIMIT %s",
         [number, low, high, MOST_ROWS],
     )
-    for seq, boot, from_ms, body in twins:
+    for seq, boot, from_ms, body, short in twins:
         raw = bodies.read(bytes(body))
         made.append(
             PackRow(
-                stream, seq, boot, from_ms, from_ms, 0, None, None, None, True, ("fork",), raw, payload_hash(raw), True
+                stream,
+                seq,
+                boot,
+                from_ms,
+                from_ms,
+                0,
+                None,
+                None,
+                None,
+                True,
+                ("fork",),
+                raw,
+                digest_of(raw, short),
+                True,
             )
         )
     return made

@@ -1,7 +1,7 @@
-SELECT b.stream, s.name, s.gateway, coalesce(g.ack_lists, false), b.boot, lower(part.seqs), upper(part.seqs) - 1, p.body
+SELECT b.stream, s.name, s.gateway, coalesce(g.ack_lists, false), b.boot, lower(part.seqs), upper(part.seqs) - 1, p.body, p.hash
 FROM boots b CROSS JOIN LATERAL unnest(b.seqs) AS part (seqs) JOIN streams s ON s.id = b.stream
 LEFT JOIN statuses g ON g.gateway = s.gateway
 LEFT JOIN acked a ON a.stream = b.stream AND a.boot = b.boot AND a.first = lower(part.seqs)
-JOIN LATERAL (SELECT body FROM packs p WHERE p.stream = b.stream AND p.seq = upper(part.seqs) - 1 AND p.boot = b.boot LIMIT 1) p ON true
+JOIN LATERAL (SELECT body, hash FROM packs p WHERE p.stream = b.stream AND p.seq = upper(part.seqs) - 1 AND p.boot = b.boot LIMIT 1) p ON true
 WHERE b.changed > now() - interval '2 days' AND a.last IS DISTINCT FROM upper(part.seqs) - 1
 ORDER BY s.gateway, b.stream LIMIT %s

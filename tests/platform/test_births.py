@@ -1,0 +1,162 @@
+"""What came before the platform, or was written anew on its way: births of gateways that were there first, bridges."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from agent.cli.main import cli
+from receiver.acks import Acknowledger
+from receiver.births import BirthFetcher
+from receiver.commands import platform
+from receiver.database import connect
+from receiver.fleet_state import fleet_state
+from receiver.keeper import Keeper
+from receiver.publisher import Publisher
+from receiver.store import Store
+from receiver.trust import Enrolment, enrol
+from receiver.worker import Worker
+from tests.kits.broker import Broker, until
+from tests.kits.fleet_faults import Broken, Feed, make
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Kept:
+    """A broker that keeps these messages, and takes acks."""
+
+    is_connected = True
+
+    def __init__(self, **messages: bytes) -> None:
+        self.messages: dict[str, bytes] = dict(messages)
+        self.asked: list[str] = []
+        self.sent: list[tuple[str, dict[str, Any]]] = []
+
+    def retained(self, topics: list[str], wait_s: float) -> dict[str, bytes]:
+        self.asked += topics
+        return {topic: self.messages[topic] for topic in topics if topic in self.messages}
+
+    def publish(self, topic: str, body: bytes, *, retain: bool = False) -> bool:
+        self.sent.append((topic, json.loads(body)))
+        return True
+
+
+def without_birth(dsn: str, b: Broken) -> None:
+    """All packs of a gateway but its birth, as a platform gets them that is added later."""
+    with connect(dsn) as connection:
+        enrol(connection, [Enrolment(b.gateway.name, [b.gateway.signer.kid])])
+    clock = Clock()
+    worker = Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent[1:]]), [Store(dsn)], clock)
+    for _ in range(3):
+        worker.step(0)
+        clock.now += 40.0
+    assert not worker.waiting and not worker.totals.refused
+
+
+def verdict(dsn: str, b: Broken) -> str:
+    with connect(dsn) as connection:
+        (one,) = [one for one in fleet_state(connection).gateways if one.name == b.gateway.name]
+    return one.verdict
+
+
+@pytest.mark.broker
+def test_a_platform_that_came_later_gets_the_births_that_the_broker_keeps(dsn: str, tmp_path: Path) -> None:
+    """It waited for them for ever: a birth is published again only at the next start of the agent."""
+    b, broker = make("whole", 1), Broker(tmp_path)
+    broker.start()
+    gateway = Publisher(broker.url, "gateway")
+    publisher = Publisher(broker.url, "keeper")
+    try:
+        until(lambda: publisher.is_connected and gateway.is_connected, what="connected")
+        assert gateway.publish(f"meterhouse/v1/{b.stream.name}/birth", b.sent[0][1], retain=True)
+        without_birth(dsn, b)
+        keeper = Keeper(dsn, publisher)
+        until(lambda: [keeper.step(), verdict(dsn, b)][1] == "verified", what="verified")
+        keeper.close()
+    finally:
+        publisher.close()
+        gateway.close()
+        broker.stop()
+    folder = tmp_path / "evidence"
+    done = CliRunner().invoke(platform, ["audit", str(folder), "--of", b.gateway.name, "--db", dsn])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(cli, ["verify", str(folder), "--trust", b.gateway.signer.kid, "--json"])
+    report = json.loads(done.output)
+    (stream,) = report["streams"].values()
+    assert (report["verdict"], stream["readings"], stream["unchecked"]) == ("verified", 1100, 0), done.output
+
+
+def test_a_birth_that_is_not_the_gateways_is_not_taken_and_not_asked_for_all_the_time(
+    dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    b, other, clock = make("whole", 1), make("whole", 2), Clock()
+    without_birth(dsn, b)
+    topic = f"meterhouse/v1/{b.stream.name}/birth"
+    for raw in (other.sent[0][1], b.sent[0][1].replace(b'"kWh"', b'"MWh"'), b.sent[1][1], b"{", b""):
+        broker = Kept()
+        broker.messages[topic] = raw
+        fetcher = BirthFetcher(broker, clock)
+        with connect(dsn) as connection:
+            assert [fetcher.step(connection), fetcher.step(connection)] == [0, 0] and broker.asked == [topic]
+            clock.now += 61.0
+            assert fetcher.step(connection) == 0 and broker.asked == [topic] * 2
+            assert connection.execute("SELECT count(*) FROM births").fetchall() == [(0,)]
+    assert all(topic in message for message in caplog.messages if "retained birth" in message)
+    good = Kept()
+    good.messages[topic] = b.sent[0][1]
+    with connect(dsn) as connection:
+        assert BirthFetcher(good, clock).step(connection) == 1
+        assert BirthFetcher(good, clock).step(connection) == 0, "nothing is missing any more"
+
+
+def test_a_pack_that_a_bridge_has_written_anew_is_acknowledged_by_what_was_signed(dsn: str) -> None:
+    """One such pack ended the keeper of the whole fleet, at each of its starts."""
+    made = [make("whole", number) for number in (1, 2)]
+    topic, raw = made[0].sent[-1]
+    turned = dict(reversed(json.loads(raw).items()))
+    for again in (json.dumps(turned, separators=(",", ":")).encode(), json.dumps(json.loads(raw), indent=1).encode()):
+        with connect(dsn) as connection:
+            connection.execute("TRUNCATE packs, boots, acked, lots, births, point_tables")
+            enrol(connection, [Enrolment(b.gateway.name, [b.gateway.signer.kid]) for b in made])
+        keys = [(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]) for b in made]
+        worker = Worker(Feed([*keys, *made[0].sent[:-1], (topic, again), *made[1].sent]), [Store(dsn)], Clock())
+        worker.step(0)
+        broker = Kept()
+        keeper = Keeper(dsn, broker)  # type: ignore[arg-type]
+        while keeper.step():
+            pass
+        keeper.close()
+        acks = {topic.removeprefix("meterhouse/v1/"): body for topic, body in broker.sent if topic.endswith("/ack")}
+        assert {f"{b.gateway.name}/ack" for b in made} == acks.keys()
+        for b in made:
+            assert acks[f"{b.gateway.name}/ack"]["hash"] == b.stream.prev, "of what the gateway signed"
+
+
+def test_a_job_that_fails_does_not_keep_the_others_from_running(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    b, broker = make("whole", 1), Kept()
+    with connect(dsn) as connection:
+        enrol(connection, [Enrolment(b.gateway.name, [b.gateway.signer.kid])])
+    Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)], Clock()).step(0)
+
+    def broken(*_: object) -> int:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(BirthFetcher, "step", broken)
+    keeper = Keeper(dsn, broker)  # type: ignore[arg-type]
+    keeper.step()
+    keeper.step()
+    keeper.close()
+    assert [topic for topic, _ in broker.sent if topic.endswith("/ack")] == [f"meterhouse/v1/{b.gateway.name}/ack"]
+    assert "internal error in a job" in caplog.text
+    assert Acknowledger(broker).sent == 0  # type: ignore[arg-type]
