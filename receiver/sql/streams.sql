@@ -7,8 +7,11 @@ LEFT JOIN LATERAL (SELECT sum(packs) AS packs, sum(readings) AS readings, sum(du
   FROM days d WHERE d.stream = s.id AND d.day >= %(since)s::date) d ON true
 LEFT JOIN LATERAL (SELECT sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.missing) r WHERE s.asked AND upper(r) - lower(r) <= most_packs())) AS missing,
   sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.lost) r WHERE upper(r) - lower(r) <= most_packs())) AS lost FROM holes h WHERE h.stream = s.id) h ON true
-LEFT JOIN LATERAL (SELECT greatest(0, c.seq - coalesce((SELECT max(upper(b.seqs)) - 1 FROM boots b WHERE b.stream = s.id), 0)) AS withheld
-  FROM checkpoint_heads c WHERE c.stream = s.id AND NOT EXISTS (SELECT FROM implausible i WHERE i.stream = s.id AND i.seq = c.seq) AND s.asked) w ON true
+LEFT JOIN LATERAL (SELECT greatest(0, c.seq - m.seq) AS withheld FROM checkpoint_heads c
+  CROSS JOIN LATERAL (SELECT coalesce(max(upper(b.seqs)) - 1, 0) AS seq FROM boots b WHERE b.stream = s.id) m
+  WHERE c.stream = s.id AND NOT EXISTS (SELECT FROM implausible i WHERE i.stream = s.id AND i.seq = c.seq) AND s.asked
+    AND (m.seq > 0 OR (NOT c.retired OR EXISTS (SELECT FROM agreed a WHERE a.gateway = s.gateway)) -- as in fleet.sql
+      AND c.to_ms > coalesce((SELECT min(b.from_ms) FROM boots b JOIN streams o ON o.id = b.stream WHERE o.gateway = s.gateway), 0))) w ON true
 LEFT JOIN LATERAL (SELECT jsonb_object_agg(code, n) AS codes FROM (SELECT code, count(*) AS n FROM all_findings f WHERE f.stream = s.id GROUP BY 1) f) f ON true
 LEFT JOIN LATERAL (SELECT jsonb_object_agg(reason, n) AS reasons FROM (SELECT reason, sum(readings) AS n FROM gap_days g
   WHERE g.stream = s.id AND g.day >= %(since)s::date GROUP BY 1) g) g ON true

@@ -16,12 +16,14 @@ from receiver.commands import platform
 from receiver.database import connect
 from receiver.fleet_state import fleet_state
 from receiver.keeper import Keeper
+from receiver.page.data import FleetData
 from receiver.publisher import Publisher
 from receiver.store import Store
 from receiver.trust import Enrolment, enrol
 from receiver.worker import Worker
 from tests.kits.broker import Broker, until
 from tests.kits.fleet_faults import Broken, Feed, make
+from tests.kits.signed import START, Key, Stream, b64, checkpoint, keys
 
 
 class Clock:
@@ -160,3 +162,47 @@ def test_a_job_that_fails_does_not_keep_the_others_from_running(
     assert [topic for topic, _ in broker.sent if topic.endswith("/ack")] == [f"meterhouse/v1/{b.gateway.name}/ack"]
     assert "internal error in a job" in caplog.text
     assert Acknowledger(broker).sent == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("more", "agreed", "verdict"),
+    [
+        ({}, (), "incomplete"),
+        ({"retired": True}, (), "verified"),
+        ({"to": START - 60}, (), "verified"),
+        ({"retired": True}, ("inv1", "old"), "incomplete"),
+        ({"retired": True}, ("inv1",), "verified"),
+        ({"to": START - 60}, ("inv1", "old"), "verified"),
+    ],
+)
+def test_a_stream_that_ended_before_the_platform_came_is_not_withheld(
+    dsn: str, tmp_path: Path, more: dict[str, Any], agreed: tuple[str, ...], verdict: str
+) -> None:
+    """A device that was taken out of the configuration made its gateway `incomplete` for ever."""
+    key = Key()
+    stream = Stream(key=key)
+    packs = stream.run(4)
+    name = "park7/gw01/old"
+    heads = [
+        {"boot": stream.boot, "hash": stream.prev, "seq": stream.seq, "stream": stream.stream, "to": stream.at},
+        {"boot": "00ff00ff00ff00ff", "hash": b64(b"x" * 32), "seq": 23, "stream": name, "to": stream.at, **more},
+    ]
+    with connect(dsn) as connection:
+        enrol(connection, [Enrolment("park7/gw01", [key.kid], list(agreed))])
+    sent = [("meterhouse/v1/park7/gw01/keys", keys(key)), *((stream.topic(), raw) for raw in packs)]
+    sent.append(("meterhouse/v1/park7/gw01/checkpoint/1", checkpoint(heads, key)))
+    Worker(Feed(sent), [Store(dsn)], Clock()).step(0)
+    keeper = Keeper(dsn)
+    while keeper.step():
+        pass
+    keeper.close()
+    with connect(dsn) as connection:
+        (one,) = fleet_state(connection).gateways
+    page = FleetData([dsn]).gateway("park7/gw01")
+    assert page is not None and (one.verdict, page.state.verdict) == (verdict, verdict), one
+    folder = tmp_path / "evidence"
+    done = CliRunner().invoke(platform, ["audit", str(folder), "--of", "park7", "--db", dsn])
+    assert done.exit_code == 0, done.output
+    lists = ["--streams", f"park7/gw01={','.join(agreed)}"] if agreed else []
+    done = CliRunner().invoke(cli, ["verify", str(folder), "--trust", key.kid, "--json", *lists])
+    assert json.loads(done.output)["verdict"] == verdict, done.output
