@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.verify.canonical import canonical
+from agent.verify.strict import parse_object
 from drivers.model import UsageError
 from receiver.bodies import Bodies
 from receiver.database import Connection
@@ -75,6 +77,10 @@ def _write_gateway(connection: Connection, folder: Path, gateway: str, made: Wri
     pages = connection.execute("SELECT page, body FROM checkpoints WHERE gateway = %s ORDER BY page", [gateway])
     for page, body in pages:
         (folder / f"checkpoint{page:04d}.json").write_bytes(bytes(body) + b"\n")
+    rows = connection.execute("SELECT body FROM checkpoint_twins WHERE gateway = %s", [gateway]).fetchall()
+    if rows:  # in order and in one file, so that a verifier sees what contradicts what
+        twins = sorted((parse_object(bytes(body)) for (body,) in rows), key=lambda twin: int(twin["counter"]))
+        (folder / "checkpoint_twins.jsonl").write_bytes(b"".join(canonical(twin) + b"\n" for twin in twins))
 
 
 def _write_stream(

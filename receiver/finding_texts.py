@@ -43,6 +43,13 @@ FINDINGS: Final[Mapping[str, FindingText]] = {
         ("revoked key", "密钥已吊销"),
         ("Signed by a key that was revoked before", "由先前已吊销的密钥签名"),
     ),
+    "checkpoint": FindingText(
+        ("checkpoint", "检查点矛盾"),
+        (
+            "Two signed checkpoints contradict each other: of one number, or one does not follow the other",
+            "两个已签名的检查点相互矛盾：编号相同，或后者未接续前者",
+        ),
+    ),
     "implausible": FindingText(
         ("implausible", "数值不可信"),
         (

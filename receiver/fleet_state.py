@@ -40,6 +40,8 @@ class GatewayState:
     refused_at: datetime | None = None
     unasked: list[str] = field(default_factory=list)  # streams with packs that were not agreed
     unnamed: list[str] = field(default_factory=list)  # agreed streams that neither a pack nor a checkpoint names
+    restarts: int = 0  # histories of its streams that begin anew
+    torn: int = 0  # pages of its newest checkpoint that never came
     unsettled: int = 0  # packs whose birth or other parts have not come for a minute: nobody knows what was due in them
 
     @property
@@ -52,7 +54,8 @@ class GatewayState:
             return "failed"
         if self.newest_ms is None:
             return "silent"
-        return "incomplete" if self.missing or self.withheld or self.unnamed or self.unsettled else "verified"
+        absent = self.missing or self.withheld or self.unnamed or self.unsettled or self.restarts or self.torn
+        return "incomplete" if absent else "verified"
 
     @property
     def received(self) -> int:
@@ -134,7 +137,8 @@ def _state(row: tuple[Any, ...]) -> GatewayState:
     packs, readings, due, gaps, asleep, missing, lost, withheld = (int(number) for number in row[2:10])
     return GatewayState(
         row[0], row[1], packs, readings, due, gaps, asleep, missing, lost, withheld, row[10] or {}, row[11] or {},
-        int(row[12]), row[13], row[14], int(row[15]), row[16] or {}, row[17] or "", row[18], row[19], row[20], row[21],
+        int(row[12]), row[13], row[14], int(row[15]), row[16] or {}, row[17] or "", row[18], row[19], row[20],
+        restarts=int(row[22]), torn=int(row[23]), unsettled=row[21],
     )  # fmt: skip
 
 

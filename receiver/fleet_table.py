@@ -84,6 +84,8 @@ def why(one: GatewayState) -> str:
         reasons.append(f"{word('refused')} {one.refused}{last}")
     reasons += [f"{word('withheld')} {one.withheld}"] if one.withheld else []
     reasons += [say(f"birth or parts missing {one.unsettled}")] if one.unsettled else []
+    reasons += [say(f"history begins anew {one.restarts}")] if one.restarts else []
+    reasons += [say(f"pages of its checkpoint missing {one.torn}")] if one.torn else []
     reasons += [say(f"agreed, but never seen: {' '.join(one.unnamed[:NAMED])}")] if one.unnamed else []
     reasons += [say(f"not asked for: {' '.join(one.unasked[:NAMED])}")] if one.unasked else []
     reasons += [

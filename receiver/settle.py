@@ -60,8 +60,10 @@ class _Settler:
         if len(sound) < len(packs):  # its key was revoked, or the row is damaged
             made, codes = Balance(), ["revoked"]
         else:
-            made = balance([pack.counts for pack in sound], table)
-            codes = list(dict.fromkeys(fault.code for pack in sound for fault in (*pack.faults, *made.faults)))
+            faults = [fault for pack in sound for fault in pack.faults]
+            # nothing is concluded from a pack that breaks a rule, as where its birth came first
+            made = Balance() if faults else balance([pack.counts for pack in sound], table)
+            codes = list(dict.fromkeys(fault.code for fault in (*faults, *made.faults)))
             codes += implausible(made)
         for place, row in enumerate(rows):
             own = made if place == 0 and not codes else Balance()

@@ -333,6 +333,7 @@ def _put_status(cursor: psycopg.Cursor[Any], one: StatusMessage) -> None:
 
 def _put_page(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
     page = one.page
+    _compare_page(cursor, one)
     cursor.execute(
         "INSERT INTO checkpoints VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (gateway, page) DO UPDATE SET "
         "counter = excluded.counter, pages = excluded.pages, hash = excluded.hash, time_ms = excluded.time_ms, "
@@ -340,20 +341,58 @@ def _put_page(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
         "WHERE (excluded.signer, excluded.counter) > (checkpoints.signer, checkpoints.counter)",
         [page.gateway, page.page, page.counter, page.pages, _hash(page.hash), page.time_ms, one.signer, one.body],
     )
-    if not cursor.rowcount:
-        return
     names = [(stream_id(head.stream), head.stream, page.gateway) for head in page.heads]
     cursor.executemany("INSERT INTO streams VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", names)
     cursor.executemany(
-        "INSERT INTO checkpoint_heads VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (stream) DO UPDATE SET "
-        "boot = excluded.boot, seq = excluded.seq, hash = excluded.hash, to_ms = excluded.to_ms, "
-        "counter = excluded.counter, retired = excluded.retired WHERE excluded.counter > checkpoint_heads.counter",
+        # a head that was signed once cannot be withdrawn by a later one that is before it
+        "INSERT INTO checkpoint_heads AS h VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (stream) DO UPDATE SET "
+        "(boot, seq, hash, to_ms) = (SELECT * FROM (VALUES (excluded.boot, excluded.seq, excluded.hash, "
+        "excluded.to_ms), (h.boot, h.seq, h.hash, h.to_ms)) v (boot, seq, hash, to_ms) ORDER BY seq DESC LIMIT 1), "
+        "retired = CASE WHEN excluded.counter > h.counter THEN excluded.retired ELSE h.retired END, "
+        "counter = greatest(excluded.counter, h.counter) WHERE excluded.counter > h.counter OR excluded.seq > h.seq",
         [
             (stream_id(head.stream), boot_number(head.head[0]), head.head[1], _hash(head.head[2]), head.head[3],
              page.counter, head.retired)
             for head in page.heads
         ],
     )  # fmt: skip
+
+
+def _compare_page(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
+    """Note a page that contradicts the one that is kept: two signed checkpoints of one number, or a broken chain. Which
+    of them came first does not matter."""
+    page = one.page
+    for number, counter, pages, short, signer, body in cursor.execute(
+        "SELECT page, counter, pages, hash, signer, body FROM checkpoints WHERE gateway = %s "
+        "AND (page = %s OR counter = %s) FOR UPDATE",
+        [page.gateway, page.page, page.counter],
+    ).fetchall():
+        if signer != one.signer:
+            continue
+        same = number == page.page
+        if counter == page.counter:
+            differs = (same and short != _hash(page.hash)) or pages != page.pages
+        elif same and abs(counter - page.counter) == 1:
+            later, before = (page.prev, short) if page.counter > counter else (prev_of(bytes(body)), _hash(page.hash))
+            differs = later is None or _hash(later) != before
+        else:
+            differs = False
+        if differs:
+            twins = [(page.gateway, short, bytes(body)), (page.gateway, _hash(page.hash), one.body)]
+            cursor.executemany("INSERT INTO checkpoint_twins VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", twins)
+            stream = f"{page.gateway}/_gateway"
+            row = (stream_id(stream), stream, page.gateway)
+            cursor.execute("INSERT INTO streams VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", row)
+            cursor.execute(
+                "INSERT INTO findings (stream, seq, boot, code) VALUES (%s, 0, 0, 'checkpoint') ON CONFLICT DO NOTHING",
+                row[:1],
+            )
+
+
+def prev_of(body: bytes) -> str | None:
+    """What a stored page names as its predecessor."""
+    prev = parse_object(body, MAX_OBJECT_BYTES).get("prev")
+    return prev if isinstance(prev, str) else None
 
 
 def _put_extras(cursor: psycopg.Cursor[Any], packs: Sequence[PackMessage]) -> None:

@@ -250,10 +250,10 @@ def _gateway(connection: Connection, name: str) -> GatewayFacts | None:
     streams, names = [], {}
     unasked = []
     for full, number, newest, *counts, codes, reasons, is_asked in rows:
-        packs, readings, due, gaps, asleep, missing, lost, withheld, unsettled = map(int, counts)
+        packs, readings, due, gaps, asleep, missing, lost, withheld, unsettled, restarts = map(int, counts)
         one = GatewayState(
             full, newest, packs, readings, due, gaps, asleep, missing, lost, withheld, codes or {}, reasons or {},
-            unsettled=unsettled,
+            unsettled=unsettled, restarts=restarts,
         )  # fmt: skip
         streams.append(StreamState(full.rpartition("/")[2], one))
         names[number] = full
@@ -264,6 +264,11 @@ def _gateway(connection: Connection, name: str) -> GatewayFacts | None:
     state = _sum(name, [one for _, one in streams])
     unnamed = connection.execute("SELECT stream FROM unnamed_streams WHERE gateway = %s ORDER BY 1", [name])
     state.unasked, state.unnamed = unasked, [stream for (stream,) in unnamed]
+    torn = connection.execute(
+        "SELECT greatest(0, torn) FROM torn_checkpoints WHERE gateway = %s AND time_ms + 300000 <= %s",
+        [name, state.newest_ms],
+    ).fetchone()
+    state.torn = int(torn[0]) if torn else 0
     state.due_missing = round(sum(due - here for _, _, _, due, here in shares))
     findings = connection.execute(
         "SELECT stream, seq, boot, code, found FROM all_findings WHERE stream = ANY(%s) "
@@ -308,7 +313,7 @@ def _sum(name: str, streams: Sequence[GatewayState]) -> GatewayState:
     for one in streams:
         findings.update(one.findings)
         reasons.update(one.reasons)
-    parts = ("packs", "readings", "due", "gaps", "asleep", "missing", "lost", "withheld", "unsettled")
+    parts = ("packs", "readings", "due", "gaps", "asleep", "missing", "lost", "withheld", "unsettled", "restarts")
     counts = {part: sum(getattr(one, part) for one in streams) for part in parts}
     newest = max((one.newest_ms for one in streams if one.newest_ms is not None), default=None)
     return GatewayState(name, newest, **counts, findings=dict(findings), reasons=dict(reasons))

@@ -18,6 +18,10 @@ WITH s AS (SELECT n.id, n.gateway, n.last AS name, n.asked
    CROSS JOIN LATERAL (SELECT coalesce(max(upper(b.seqs)) - 1, 0) AS seq FROM boots b WHERE b.stream = c.stream) m
     WHERE c.seq - m.seq <= most_packs() AND s.asked AND (m.seq > 0 OR c.to_ms > coalesce(n.begun, 0)
       AND (NOT c.retired OR EXISTS (SELECT FROM agreed a WHERE a.gateway = s.gateway))) GROUP BY 1),
+ rs AS (SELECT q.gateway, sum(q.n - 1) AS restarts FROM (SELECT s.gateway, b.stream, count(DISTINCT b.line) AS n FROM boots b JOIN s ON s.id = b.stream
+   WHERE b.line <> -1 AND s.asked GROUP BY 1, 2) q GROUP BY 1),
+ -- pages of the newest checkpoint that are not here, five minutes and more of packs after it was made
+ tn AS (SELECT t.gateway, t.torn FROM torn_checkpoints t JOIN b ON b.gateway = t.gateway WHERE t.time_ms + 300000 <= b.newest),
  o AS (SELECT s.gateway, count(*) AS packs FROM packs p JOIN s ON s.id = p.stream JOIN lots l ON l.lot = p.lot
    WHERE p.due IS NULL AND p.faults IS NULL AND l.stored < now() - interval '1 minute' GROUP BY 1),
  x AS (SELECT s.gateway, array_agg(s.name ORDER BY s.name) AS names FROM s WHERE NOT s.asked AND EXISTS (SELECT FROM boots b WHERE b.stream = s.id) GROUP BY 1),
@@ -30,9 +34,11 @@ WITH s AS (SELECT n.id, n.gateway, n.last AS name, n.asked
    (SELECT gateway, code, sum(times) AS times, (array_agg(why ORDER BY at DESC))[1] AS why, max(at) AS at FROM refusals WHERE day >= %(since)s::date GROUP BY 1, 2) u GROUP BY 1)
 SELECT p.name, b.newest, coalesce(d.packs, 0), coalesce(d.readings, 0), coalesce(d.due, 0), coalesce(d.gaps, 0), coalesce(d.asleep, 0),
   coalesce(h.missing, 0), coalesce(h.lost, 0), coalesce(w.withheld, 0), f.codes, g.reasons, coalesce(u.times, 0), k.online, k.version, coalesce(round(m.due), 0),
-  u.codes, u.why, u.at, coalesce(x.names, '{}'), coalesce(y.names, '{}'), coalesce(o.packs, 0)
+  u.codes, u.why, u.at, coalesce(x.names, '{}'), coalesce(y.names, '{}'), coalesce(o.packs, 0),
+  coalesce(rs.restarts, 0), greatest(0, coalesce(tn.torn, 0))
 FROM (SELECT DISTINCT gateway AS name FROM pins WHERE %(like)s::text IS NULL OR gateway = %(like)s::text OR starts_with(gateway, %(like)s::text || '/')) p
 LEFT JOIN statuses k ON k.gateway = p.name LEFT JOIN b ON b.gateway = p.name LEFT JOIN d ON d.gateway = p.name LEFT JOIN h ON h.gateway = p.name
 LEFT JOIN w ON w.gateway = p.name LEFT JOIN m ON m.gateway = p.name LEFT JOIN f ON f.gateway = p.name LEFT JOIN g ON g.gateway = p.name LEFT JOIN u ON u.gateway = p.name
 LEFT JOIN x ON x.gateway = p.name LEFT JOIN y ON y.gateway = p.name LEFT JOIN o ON o.gateway = p.name
+LEFT JOIN rs ON rs.gateway = p.name LEFT JOIN tn ON tn.gateway = p.name
 ORDER BY p.name

@@ -6,9 +6,13 @@ WITH r AS (
   UNION
   SELECT p.stream, p.seq, p.boot, p.prev_boot, p.from_ms, p.to_ms, p.prev, p.birth, p.signer, p.part, p.parts, p.is_birth, p.first, p.steps
   FROM new n JOIN packs p ON p.stream = n.stream AND p.seq = n.seq + 1
+  UNION -- the pack after a hole may name the one before it
+  SELECT p.stream, p.seq, p.boot, p.prev_boot, p.from_ms, p.to_ms, p.prev, p.birth, p.signer, p.part, p.parts, p.is_birth, p.first, p.steps
+  FROM new n CROSS JOIN LATERAL (SELECT * FROM packs p WHERE p.stream = n.stream AND p.seq > n.seq ORDER BY p.seq LIMIT 1) p WHERE p.prev = n.hash
 ), judged AS (
   SELECT r.stream, r.seq, r.boot, CASE
-    WHEN l.stream IS NULL THEN NULL -- nothing before it here: a hole, or a beginning
+    WHEN l.stream IS NULL THEN CASE WHEN r.prev = -- nothing before it here: a beginning, or a hole; a pack that names the one before the hole skipped it
+      (SELECT h.hash FROM packs h WHERE h.stream = r.stream AND h.seq < r.seq ORDER BY h.seq DESC LIMIT 1) THEN 'chain' END
     WHEN r.prev IS DISTINCT FROM l.hash AND r.boot = l.boot THEN CASE WHEN NOT EXISTS
       (SELECT FROM forks f WHERE f.stream = r.stream AND f.seq = r.seq - 1 AND f.boot = r.boot AND f.hash = r.prev) THEN 'chain' END
     WHEN r.prev IS DISTINCT FROM l.hash THEN CASE WHEN

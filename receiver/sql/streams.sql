@@ -1,6 +1,6 @@
 -- The streams of one gateway, by their ids.
 SELECT s.name, s.id, b.newest, coalesce(d.packs, 0), coalesce(d.readings, 0), coalesce(d.due, 0), coalesce(d.gaps, 0), coalesce(d.asleep, 0),
-  coalesce(h.missing, 0), coalesce(h.lost, 0), coalesce(w.withheld, 0), coalesce(o.packs, 0), f.codes, g.reasons, s.asked
+  coalesce(h.missing, 0), coalesce(h.lost, 0), coalesce(w.withheld, 0), coalesce(o.packs, 0), coalesce(rs.restarts, 0), f.codes, g.reasons, s.asked
 FROM agreed_streams s
 LEFT JOIN LATERAL (SELECT max(least(b.to_ms, (extract(epoch FROM b.changed) * 1000)::bigint)) AS newest FROM boots b WHERE b.stream = s.id) b ON true
 LEFT JOIN LATERAL (SELECT sum(packs) AS packs, sum(readings) AS readings, sum(due) AS due, sum(gaps) AS gaps, sum(asleep) AS asleep
@@ -12,6 +12,7 @@ LEFT JOIN LATERAL (SELECT greatest(0, c.seq - m.seq) AS withheld FROM checkpoint
   WHERE c.stream = s.id AND NOT EXISTS (SELECT FROM implausible i WHERE i.stream = s.id AND i.seq = c.seq) AND s.asked
     AND (m.seq > 0 OR (NOT c.retired OR EXISTS (SELECT FROM agreed a WHERE a.gateway = s.gateway)) -- as in fleet.sql
       AND c.to_ms > coalesce((SELECT min(b.from_ms) FROM boots b JOIN streams o ON o.id = b.stream WHERE o.gateway = s.gateway), 0))) w ON true
+LEFT JOIN LATERAL (SELECT greatest(0, count(DISTINCT b.line) - 1) AS restarts FROM boots b WHERE b.stream = s.id AND b.line <> -1 AND s.asked) rs ON true
 LEFT JOIN LATERAL (SELECT jsonb_object_agg(code, n) AS codes FROM (SELECT code, count(*) AS n FROM all_findings f WHERE f.stream = s.id GROUP BY 1) f) f ON true
 LEFT JOIN LATERAL (SELECT jsonb_object_agg(reason, n) AS reasons FROM (SELECT reason, sum(readings) AS n FROM gap_days g
   WHERE g.stream = s.id AND g.day >= %(since)s::date GROUP BY 1) g) g ON true

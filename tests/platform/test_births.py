@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from agent.cli.main import cli
+from agent.verify import Verifier
 from receiver.acks import Acknowledger
 from receiver.births import BirthFetcher
 from receiver.commands import platform
@@ -23,7 +25,7 @@ from receiver.trust import Enrolment, enrol
 from receiver.worker import Worker
 from tests.kits.broker import Broker, until
 from tests.kits.fleet_faults import Broken, Feed, make
-from tests.kits.signed import START, Key, Stream, b64, checkpoint, keys
+from tests.kits.signed import START, Key, Stream, b64, checkpoint, keys, payload_hash
 
 
 class Clock:
@@ -206,3 +208,120 @@ def test_a_stream_that_ended_before_the_platform_came_is_not_withheld(
     lists = ["--streams", f"park7/gw01={','.join(agreed)}"] if agreed else []
     done = CliRunner().invoke(cli, ["verify", str(folder), "--trust", key.kid, "--json", *lists])
     assert json.loads(done.output)["verdict"] == verdict, done.output
+
+
+def judged(dsn: str, folder: Path, key: Key, sent: list[tuple[str, bytes]]) -> tuple[str, str, str, str]:
+    """Verdicts of the fleet's table, of the gateway's page, of the evidence, and of what was published."""
+    with connect(dsn) as connection:
+        enrol(connection, [Enrolment("park7/gw01", [key.kid])])
+    clock = Clock()
+    worker = Worker(Feed([("meterhouse/v1/park7/gw01/keys", keys(key)), *sent]), [Store(dsn)], clock)
+    for _ in range(3):
+        worker.step(0)
+        clock.now += 40.0
+    keeper = Keeper(dsn)
+    while keeper.step():
+        pass
+    keeper.close()
+    with connect(dsn) as connection:
+        (one,) = fleet_state(connection).gateways
+    page = FleetData([dsn]).gateway("park7/gw01")
+    assert page is not None and not worker.waiting
+    done = CliRunner().invoke(platform, ["audit", str(folder), "--of", "park7", "--db", dsn])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(cli, ["verify", str(folder), "--trust", key.kid, "--json"])
+    verifier = Verifier([key.kid])
+    verifier.feed(keys(key), "meterhouse/v1/park7/gw01/keys")
+    for topic, raw in sent:
+        verifier.feed(raw, topic)
+    return one.verdict, page.state.verdict, json.loads(done.output)["verdict"], verifier.finish().verdict.value
+
+
+def head(stream: Stream, **more: Any) -> dict[str, Any]:
+    return {
+        "boot": stream.boot,
+        "hash": stream.prev,
+        "seq": stream.seq,
+        "stream": stream.stream,
+        "to": stream.at,
+        **more,
+    }
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("kind", ["skipped", "restart", "torn", "two of one number", "broken chain", "good"])
+def test_what_only_several_objects_show_is_judged_as_verify_judges_it(
+    dsn: str, tmp_path: Path, kind: str, shuffled: bool
+) -> None:
+    """Each of these was `verified`, or without a finding, in the table, and not so for a verifier of its evidence."""
+    key = Key()
+    stream = Stream(key=key)
+    sent = [(stream.topic(), raw) for raw in stream.run(4)]
+    page = "meterhouse/v1/park7/gw01/checkpoint/1"
+    first = checkpoint([head(stream)], key, 1, time=stream.at)
+    pages: list[tuple[str, bytes]] = []
+    want = "failed"
+    if kind == "skipped":
+        stream.seq += 1
+    elif kind == "restart":
+        stream.restart("00ff00ff00ff00ff")
+        stream.seq, stream.prev, stream.prev_boot, want = 0, None, None, "incomplete"
+        sent.append((stream.topic(), stream.make_birth()))
+    elif kind == "torn":
+        pages, want = [(page, checkpoint([head(stream)], key, 1, pages=2, time=stream.at))], "incomplete"
+    elif kind == "two of one number":
+        pages = [(page, first), (page, checkpoint([head(stream, seq=2)], key, 1, time=stream.at))]
+    elif kind == "broken chain":
+        pages = [(page, first), (page, checkpoint([head(stream)], key, 2, prev=b64(b"x" * 32), time=stream.at + 1))]
+    else:
+        pages, want = [(page, first), (page, checkpoint([head(stream)], key, 2, prev=payload_hash(first)))], "verified"
+    sent += [(stream.topic(), stream.pack(400)) for _ in range(2)]
+    whole = sent + pages
+    if shuffled:
+        random.Random(kind).shuffle(whole)
+    *tables, published = judged(dsn, tmp_path / "evidence", key, whole)
+    assert tables == [want] * 3, (kind, tables)
+    assert shuffled or published == want
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_a_stream_that_a_later_checkpoint_leaves_out_stays_known(dsn: str, tmp_path: Path, shuffled: bool) -> None:
+    """Whichever of the two checkpoints comes first."""
+    key = Key()
+    stream = Stream(key=key)
+    sent = [(stream.topic(), raw) for raw in stream.run(4)]
+    page, gone = "meterhouse/v1/park7/gw01/checkpoint/1", head(stream) | {"stream": "park7/gw01/gone", "seq": 7}
+    first = checkpoint([gone, head(stream)], key, 1, time=stream.at)
+    pages = [(page, first), (page, checkpoint([head(stream)], key, 2, prev=payload_hash(first), time=stream.at + 1))]
+    pages = pages[::-1] if shuffled else pages
+    *tables, _ = judged(dsn, tmp_path / "evidence", key, sent + pages)
+    assert tables[:2] == ["incomplete"] * 2
+
+
+def test_a_pack_that_breaks_a_rule_is_found_the_same_whenever_its_birth_comes(dsn: str) -> None:
+    key = Key()
+    stream = Stream(key=key)
+    birth = stream.make_birth()
+    records = stream.fields()["e"][:-1]  # one reading less than was due, and one in another unit
+    wrong = stream.pack(e=[records[0], {**records[1], "u": "furlong"}, *records[2:]])
+    with connect(dsn) as connection:
+        enrol(connection, [Enrolment("park7/gw01", [key.kid])])
+    found = []
+    for packs in ([birth, wrong], [wrong, birth]):
+        with connect(dsn) as connection:
+            connection.execute("TRUNCATE packs, boots, findings, lots, births, point_tables")
+        clock = Clock()
+        feed = Feed([("meterhouse/v1/park7/gw01/keys", keys(key)), *((stream.topic(), raw) for raw in packs[:1])])
+        worker = Worker(feed, [Store(dsn)], clock)
+        for more in ([], packs[1:]):
+            feed.left += Feed([(stream.topic(), raw) for raw in more]).left
+            for _ in range(3):
+                worker.step(0)
+                clock.now += 40.0
+        keeper = Keeper(dsn)
+        while keeper.step():
+            pass
+        keeper.close()
+        with connect(dsn) as connection:
+            found.append(connection.execute("SELECT seq, code FROM all_findings ORDER BY 1, 2").fetchall())
+    assert found[0] == found[1] == [(2, "rule")]
