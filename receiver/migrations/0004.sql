@@ -8,3 +8,12 @@ CREATE TABLE checkpoint_twins (gateway text NOT NULL, hash uuid NOT NULL, body b
 CREATE VIEW torn_checkpoints AS
 SELECT c.gateway, c.time_ms, c.pages - (SELECT count(*) FROM checkpoints o WHERE o.gateway = c.gateway AND o.signer = c.signer AND o.counter = c.counter) AS torn
 FROM (SELECT DISTINCT ON (gateway) * FROM checkpoints ORDER BY gateway, signer DESC, counter DESC) c;
+
+-- Verified readings, as before, and none of a pack with a finding: one that does not follow, a fork, a clone.
+CREATE OR REPLACE VIEW readings AS
+SELECT s.gateway, s.name AS stream, r.point, to_timestamp((b.from_ms + r.after_ms) / 1000.0) AS at, r.v AS value, l.units[r.place] AS unit,
+  b.other -> r.place::text ->> 'q' AS quality, b.other -> r.place::text ->> 'x' AS exact, b.other -> r.place::text ->> 'vs' AS text, b.seq
+FROM reading_blocks b JOIN streams s ON s.id = b.stream JOIN layouts l ON l.hash = b.layout
+CROSS JOIN LATERAL unnest(l.points, b.after_ms, b.v) WITH ORDINALITY AS r (point, after_ms, v, place)
+WHERE EXISTS (SELECT FROM packs p WHERE p.stream = b.stream AND p.seq = b.seq AND p.boot = b.boot AND p.from_ms = b.from_ms AND p.faults IS NULL)
+  AND NOT EXISTS (SELECT FROM findings f WHERE f.stream = b.stream AND f.seq = b.seq AND f.boot = b.boot);

@@ -138,13 +138,23 @@ def test_a_second_init_changes_nothing_and_a_later_schema_is_refused(dsn: str) -
     assert "version 99" in str(result.exception)
 
 
-def test_of_two_packs_with_one_identity_the_view_has_the_readings_of_the_one_that_stays(dsn: str) -> None:
-    """Both came in one batch: the row was of one of them and the readings were of the other."""
+def test_readings_are_of_packs_without_a_finding_and_blocks_of_the_pack_that_stays(dsn: str) -> None:
+    """Of two packs in one batch with one identity the row was of one and the readings were of the other; and a pack that
+    does not follow, which a verifier refuses, was among the verified readings."""
     stored(dsn, *(make(kind, number) for number, kind in enumerate(sorted(KINDS))))
     with connect(dsn) as connection:
         bodies = Bodies(connection)
-        rows = connection.execute("SELECT body FROM packs WHERE faults IS NULL").fetchall()
-        kept = [json.loads(bodies.read(bytes(body))) for (body,) in rows]
+        rows = connection.execute(
+            "SELECT p.body, b.v, EXISTS "
+            "(SELECT FROM findings f WHERE (f.stream, f.seq, f.boot) = (p.stream, p.seq, p.boot)) "
+            "FROM packs p LEFT JOIN reading_blocks b USING (stream, seq, boot, from_ms) WHERE p.faults IS NULL"
+        ).fetchall()
+        kept = []
+        for body, values, is_found in rows:
+            pack = json.loads(bodies.read(bytes(body)))
+            assert [record["v"] for record in pack.get("e", [])] == (values or [])
+            kept += [] if is_found else [pack]
+        assert len(rows) > len(kept) + 3, "of forks, clones and broken chains"
         seen = connection.execute("SELECT stream, seq, point, value FROM readings").fetchall()
     expected = sorted((p["stream"], p["seq"], r["n"], r["v"]) for p in kept for r in p.get("e", []))
     assert sorted(seen) == expected
