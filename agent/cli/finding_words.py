@@ -227,8 +227,8 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "签名密钥 {file}：他人可以读取或修改（权限 {mode}）",
         ),
         (
-            "`chmod 600 {file}`; with this mode the next start fails. If a stranger may have read it, replace it:"
-            " `meterhouse keys revoke`",
+            "`chmod 600 {file}`: with the present mode the next start fails. If a stranger may have read the key,"
+            " replace it: `meterhouse keys revoke`",
             "执行 `chmod 600 {file}`；权限不改则下次启动会失败。若可能已被他人读取，请更换：`meterhouse keys revoke`",
         ),
     ),

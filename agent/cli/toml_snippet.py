@@ -95,7 +95,7 @@ def periods(texts: Sequence[str], dirs: Sequence[Path] | None = None) -> dict[st
 
 
 def slower_paces(config: Config) -> dict[str, str]:
-    """The value of ``every``, by device: those of its paces that are too short for its line.
+    """By device: a value of ``every`` that lengthens those paces which are too short for the device's line.
 
     Raises GatewayError if the load of a line cannot be computed.
     """

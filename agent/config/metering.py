@@ -63,7 +63,9 @@ def check_tree(devices: Sequence[DeviceRead], notes: list[ConfigWarning]) -> Non
                 device.table.complain(None, key, f"{name} has several parts with a role", f"Name one of {choices}")
             elif inner and (other is None or inner not in other.entry.roles):
                 what = f"{name} gives no role to {p.show(inner)}" if other else f"there is no device {p.show(name)}"
-                device.table.complain(None, key, what, "A meter in the tree is a device, or DEVICE/PART with a role")
+                device.table.complain(
+                    None, key, what, "Name a meter in the tree as DEVICE, or as DEVICE/PART if that part has a role"
+                )
             up[_place(device.entry, part)] = (_resolved(parent, entries), device, key)
     for place, (_, device, key) in up.items():
         seen, at = [place], place

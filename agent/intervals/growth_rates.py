@@ -58,7 +58,7 @@ class GrowthRates:
         return found
 
     def span(self, before: int, index: int) -> Decimal:
-        """Seconds between two readings, or steps where times are not known."""
+        """The distance between two readings: in seconds, or in steps if their times are not known."""
         if self._seconds is None:
             return Decimal(index - before)
         return max(Decimal(self._seconds[index] - self._seconds[before]), Decimal("0.001"))

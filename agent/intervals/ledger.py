@@ -268,9 +268,9 @@ class Ledger:
     # --- rows
 
     def rows(self) -> list[tuple[PageSchema, list[Row]]]:
-        """The rows to write: intervals that are over and settled, corrections of earlier ones. Each comes once.
+        """The rows to write: intervals that are over and settled, and corrections of earlier ones. Each comes once.
 
-        Which rows there are follows from the packs one by one, however many are taken in before this is asked.
+        The rows depend only on the sequence of packs, not on how many packs are taken in between two calls.
         """
         made, self._made = self._made, []
         return made

@@ -242,11 +242,11 @@ class Packer:
         made: Sequence[tuple[int, Sequence[Mapping[str, Any]]]],
         events: Sequence[Mapping[str, Any]] = (),
     ) -> list[SealedPack]:
-        """Packs of results, given for each stretch its end in UTC ms and its results, in order; a birth first if due.
-
-        A stretch begins where the previous one ended. It is split into parts only if it is too large for one pack.
+        """Packs of results; a birth comes first if it is due.
 
         Args:
+            made: for each stretch, in order: its end in UTC ms, and its results. A stretch begins where the previous
+                one ended, and is split into parts only if it is too large for one pack.
             events: go into the first pack, which is then made even without results.
         """
         table, at, room = self._table, self._at, self._max - HEADER_BYTES

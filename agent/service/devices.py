@@ -264,7 +264,8 @@ class RingMove:
 async def move_to_ring(manager: DeviceManager, ring: Ring, moves: Sequence[RingMove]) -> None:
     """Continue in another ring, each device between two ticks. The tables are already durable there.
 
-    A device whose table changed meanwhile and cannot be registered now keeps the previous ring, which then stays.
+    If a device's table has changed meanwhile and the new one cannot be registered now, the device stays in the
+    previous ring, which is then kept.
     """
     manager.ring = ring
     await _all(*(_move(manager, ring, move) for move in moves))

@@ -85,7 +85,7 @@ def read_pack(signed: Signed, signer: int = 0, columns: Columns | None = None) -
         raise Refused("shape", f"prev_boot {shown(prev_boot)}, expected 16 hex digits or null")
     from_ms, to_ms = ms_of(get("from"), "from"), ms_of(get("to"), "to")
     if from_ms > to_ms:
-        raise Refused("shape", f"from {shown(get('from'))} is later than to {shown(get('to'))}")
+        raise Refused("shape", f"`from` ({shown(get('from'))}) is later than `to` ({shown(get('to'))})")
     table = PointTable(value["table"]) if "table" in value else None
     digest_text = signed.hash
     link = ChainLink(

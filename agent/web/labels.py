@@ -194,7 +194,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "day.future": ("This day has not begun.", "该日尚未开始。"),
     "day.before": ("The first day with intervals is {day}.", "最早有数据的一天是 {day}。"),
     "day.early": (
-        "The first interval of today is not over yet; it is written when it is.",
+        "Today's first interval is not over yet; it will be written once it is over.",
         "今日首个间隔尚未结束，结束后才会写入。",
     ),
     "day.empty": (

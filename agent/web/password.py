@@ -128,7 +128,7 @@ class PasswordChecker:
         self._lock, self._waiting = asyncio.Lock(), 0
 
     def known_browser(self) -> str:
-        """A token for a browser that has logged in: its tries are counted apart from its address's.
+        """A token for a browser that has logged in: its login attempts are counted apart from those of its address.
 
         Valid until the password changes, even after a restart.
         """

@@ -76,7 +76,7 @@ def test_nothing_hangs_on_itself(site: Any, good: str) -> None:
 def test_a_part_that_is_none(site: Any, good: str) -> None:
     assert told(site, good, device("third", 3, 'parent = { "ac" = "main/dc" }')) == [
         'device.third.parent.ac: main gives no role to "dc". '
-        "A meter in the tree is a device, or DEVICE/PART with a role"
+        "Name a meter in the tree as DEVICE, or as DEVICE/PART if that part has a role"
     ]
 
 

@@ -139,8 +139,8 @@ def test_a_second_init_changes_nothing_and_a_later_schema_is_refused(dsn: str) -
 
 
 def test_readings_are_of_packs_without_a_finding_and_blocks_of_the_pack_that_stays(dsn: str) -> None:
-    """Of two packs in one batch with one identity the row was of one and the readings were of the other; and a pack that
-    does not follow, which a verifier refuses, was among the verified readings."""
+    """Of two packs with one identity the row was of one and the readings were of the other; and what does not follow,
+    which a verifier refuses, was among the verified readings."""
     stored(dsn, *(make(kind, number) for number, kind in enumerate(sorted(KINDS))))
     with connect(dsn) as connection:
         bodies = Bodies(connection)

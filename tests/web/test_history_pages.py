@@ -451,7 +451,7 @@ def test_a_day_without_data_says_why(viewer, park, monkeypatch) -> None:
             viewer.get(f"{path}&lang=en").text
         )
         assert warum in viewer.get(f"{path}&lang=zh").text
-    assert why_nothing(date(2026, 11, 25), ["2026-11-24"], "2026-11-25", "en").startswith("The first interval of today")
+    assert why_nothing(date(2026, 11, 25), ["2026-11-24"], "2026-11-25", "en").startswith("Today's first interval")
     assert why_nothing(date(2026, 11, 25), [], "2026-11-25", "en").startswith("No intervals are stored yet")
     assert why_nothing(date(2026, 11, 24), ["2026-11-23"], "2026-11-25", "en") == ""
 
