@@ -65,6 +65,8 @@ _CLOCK = (
     "填写内网时间服务器，再执行 `systemctl restart systemd-timesyncd`",
 )
 
+SILENT: Final[Texts] = ("not asked while it is silent", "无应答期间未询问")
+LINE_DOWN: Final[Texts] = ("its line is not open", "线路未打开")
 STALLED: Final[Texts] = (
     "not asked in time: the line was not busy, so the agent or this machine was paused",
     "未及时询问：线路并不繁忙，是采集程序或本机曾停顿",
@@ -645,6 +647,13 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         _BROKER_CERTIFICATE,
     ),
 }
+
+
+def device_reason(reason: str, device: Mapping[str, object]) -> Texts:
+    """The same for a device as a snapshot has it: why a silent one was not asked is known."""
+    if reason == "absent" and device.get("line_down"):
+        return LINE_DOWN
+    return SILENT if reason == "absent" and device.get("life") == "dead" else reason_words(reason)
 
 
 def reason_words(reason: str) -> Texts:

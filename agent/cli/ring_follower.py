@@ -25,6 +25,7 @@ class PointName:
     unit: str
     kind: str
     is_float: bool = False  # its raw value is IEEE 754
+    is_daily: bool = False  # it is read once a day, and after an absence or a reload
 
 
 @dataclass(slots=True)
@@ -143,7 +144,8 @@ class Follower:
         """Take the tables of a snapshot. All points of a stream's newest table are shown, even those never read."""
         for number, device, points in tables_of(snapshot):
             for index, point in enumerate(points):
-                name = PointName(device, point["n"], point["u"], point["kind"], point.get("float", False))
+                is_float, is_daily = point.get("float", False), point.get("daily", False)
+                name = PointName(device, point["n"], point["u"], point["kind"], is_float, is_daily)
                 self.names[number, index] = name
                 self.latest.setdefault((device, name.name), Latest(name)).point = name
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from agent.cli.common import learned_maps, show_age, singular
 from agent.cli.console_tables import cell, open_console, plain_table, point_table
-from agent.cli.finding_words import LANGUAGES, Texts, reason_words
+from agent.cli.finding_words import LANGUAGES, Texts, device_reason
 from agent.cli.findings import DOUBTFUL, EARLY, EXCUSED, Finding, show_size
 from agent.cli.reading_words import CONFIRM_WORDS, LINE_TROUBLE, word_in
 
@@ -128,7 +128,7 @@ class StatusScreen:
             complete = recent.get("complete")
             missing = {r: count for r, count in (recent.get("missing") or {}).items() if r not in EXCUSED}
             worst = max(missing, key=missing.__getitem__, default="")
-            words = reason_words(worst)[self._at] if worst and self._at else worst
+            words = device_reason(worst, device)[self._at] if worst and self._at else worst
             last = device.get("last_answer")
             table.add_row(
                 cell(name),

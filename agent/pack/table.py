@@ -31,6 +31,7 @@ class BirthPoints:
         self.encoded = dumps(list(points))
         self.names = tuple((p["n"], p.get("u") or p.get("du") or "", p["kind"]) for p in points)
         self.floats = frozenset(p["n"] for p in points if (p.get("source") or {}).get("type") in FLOATS)
+        self.daily = frozenset(p["n"] for p in points if p["pace"] == "once")  # read once a day, and after an absence
         rendered = [
             (
                 p["n"],

@@ -162,9 +162,9 @@ def point_tables(versions: Sequence[tuple[str, TableVersion]]) -> str:
     for stream, version in versions:
         table = version.table.points
         if id(table) not in first:
-            floats = table.floats  # whose last digits are noise
+            marks = {"float": table.floats, "daily": table.daily}  # whose last digits are noise; which are old in days
             named = [
-                {"n": n, "u": unit, "kind": kind} | ({"float": True} if n in floats else {})
+                {"n": n, "u": unit, "kind": kind} | {mark: True for mark, names in marks.items() if n in names}
                 for n, unit, kind in table.names
             ]
             text = json.dumps(named, ensure_ascii=False, separators=(",", ":"))

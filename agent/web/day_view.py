@@ -129,12 +129,12 @@ def before_start(answer: Mapping[str, Any], first_day: str, device: str, languag
     return label("day.before_start.device" if device else "day.before_start", language, time=time)
 
 
-def why_nothing(shown: date | None, days: Sequence[str], today: str, language: str) -> str:
+def why_nothing(shown: date | None, days: Sequence[str], today: str, language: str, of: str = "day") -> str:
     """Why a day or a period may have nothing; "" where only the agent could say it. ``days``: that have intervals."""
     if not days:
         return label("day.empty", language)
     if str(shown) > today:
-        return label("day.future", language)
+        return label(f"{of}.future", language)
     if str(shown) < days[0]:
         return label("day.before", language, day=days[0])
     return label("day.early", language) if str(shown) == today and today not in days else ""
@@ -156,6 +156,7 @@ def device_day(
     points = device.get("points", [])
     by_name = {one["n"]: one for one in points}
     chosen = [by_name[name] for name in wanted[:MOST_SERIES] if name in by_name] or _main(points)
+    without = [clean_text(name, 120) for name in wanted[:MOST_SERIES] if name not in by_name]
     gaps: dict[int, list[tuple[str, int, int]]] = {}
     for start, reason, ms, whole in device.get("gaps", ()):
         gaps.setdefault(int(start), []).append((reason, int(ms), int(whole)))
@@ -177,6 +178,7 @@ def device_day(
     since = device.get("gaps_from")
     return {
         "series": series,
+        "without": without,
         "others": [
             (clean_text(name, 120), f"/day?{urlencode({**query, 'point': name})}") for name in others if name in by_name
         ],

@@ -16,6 +16,7 @@ from agent.cli.report.labels import (
     WORDS,
     cited,
     duration,
+    known_of_period,
     lacking,
     number,
     own_text,
@@ -53,7 +54,7 @@ def figures(page: Mapping[str, Any], period: str, language: str, silent: Mapping
                 clean_text(text_in(one["title"], language), 120),
                 clean_text(cited(one["source"], language), 300),
             )
-            cards = [_card(figure, language) for figure in mine]
+            cards = [_card(figure, page["period"], language) for figure in mine]
             groups.append({"id": clean_text(one["id"], 60), "title": title, "source": source, "cards": cards})
     return {
         "label": clean_text(page["period"]["label"], 40),
@@ -107,13 +108,13 @@ def _until(period: Mapping[str, Any], zone: ZoneInfo, language: str) -> str:
     return label("figures.until", language, until=f"{until:%Y-%m-%d %H:%M}")
 
 
-def _card(figure: Mapping[str, Any], language: str) -> dict[str, Any]:
+def _card(figure: Mapping[str, Any], period: Mapping[str, Any], language: str) -> dict[str, Any]:
     """One figure. A verdict is green or red only if nine tenths of the period are known."""
-    completeness, verdict, value = float(figure["completeness"]), verdict_of(figure), value_of(figure)
+    completeness, verdict, value = float(figure["completeness"]), verdict_of(figure, period), value_of(figure)
     known = bool(value)
     kind, text = {"met": "good", "not met": "bad", "not enough": "warn"}.get(verdict, "plain"), ""
     if verdict == "not enough":
-        text = label("verdict.unjudged", language, share=share(completeness))
+        text = label("verdict.unjudged", language, share=share(float(known_of_period(figure, period))))
     elif verdict in ("met", "not met", "no data"):
         text = label(f"verdict.{verdict}", language)
     trend = [(clean_text(one["label"], 30), one["v"]) for one in figure["trend"]]

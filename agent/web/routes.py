@@ -53,6 +53,7 @@ ASKERS: Final = 6  # threads that wait for answers of the agent
 LONGEST_S: Final = 30.0  # how long a viewer waits for the agent's answer; it is kept when it arrives
 BODY_S: Final = 10.0  # for a login to arrive
 OF_THE_AGENT: Final = ("day.html", "figures.html", "source.html", "pack.html")  # what it was asked for
+LIVE: Final = ("frames.html", "source.html")  # show the present, with what was asked or read from files
 KEPT_PAGES: Final = 48  # of this moment, in both languages
 NEXT = re.compile(r"/(?![/\\])[A-Za-z0-9/_.~%?&=:+-]{0,500}\Z")
 
@@ -114,7 +115,7 @@ class Page:
         moment = Moment() if template == "login.html" else self.live.moment  # a viewer without a login learns nothing
         silent = self.data.silence is not None and template in OF_THE_AGENT
         as_of = "" if answer is None else self._answer_as_of(answer, moment, silent, language)
-        if template == "frames.html" and moment.outdated:
+        if template in LIVE and "time" in moment.snapshot:
             as_of = self._as_of(moment.time, moment.age_s, language)
         text = self.renderer.render(template, language, request.url, fragment, moment, facts, silent, as_of)
         return html(request, gzip.compress(text.encode(), 1, mtime=0), status, language, self.access.tls)
@@ -275,10 +276,12 @@ class Page:
             return [], str(datetime.now(ZoneInfo(self.config.timezone)).date())
         return found["days"], found["today"]
 
-    def _why_nothing(self, moment: Moment, shown_day: date | None, days: list[str], today: str, language: str) -> str:
+    def _why_nothing(
+        self, moment: Moment, shown_day: date | None, days: list[str], today: str, language: str, of: str = "day"
+    ) -> str:
         """Only a working agent knows which days there are."""
         unknown = moment.stopped or self.data.silence is not None
-        return "" if unknown else why_nothing(shown_day, days, today, language)
+        return "" if unknown else why_nothing(shown_day, days, today, language, of)
 
     async def figures(self, request: Request) -> Response:
         """The park's figures of a period."""
@@ -293,12 +296,12 @@ class Page:
         moment = await self.live.now()  # whether the agent is there
         if wanted is not None and not _is_within(wanted, {"day": 10, "month": 7}.get(period, 4), days, today):
             nothing = no_figures(wanted, period, days[0], today)
-            why = self._why_nothing(moment, wanted, days, today, language)
+            why = self._why_nothing(moment, wanted, days, today, language, "period")
             return self.render(request, "figures.html", **nothing, nothing=why, period=period, periods=PERIODS)
         page = await self._ask(self.data.report, period, _unless_today(wanted, days, today))
         view = figures(page, period, language, _silent(moment, page["period"]["to"]))
         links = neighbours(page, period, days[0] if days else today, today)
-        why = self._why_nothing(moment, wanted or day_of(today), days, today, language)
+        why = self._why_nothing(moment, wanted or day_of(today), days, today, language, "period")
         return self.render(
             request, "figures.html", answer=page, **view, nothing=why, period=period, periods=PERIODS, links=links
         )
@@ -316,6 +319,7 @@ class Page:
             request,
             "source.html",
             answer=answer,
+            refreshes=True,
             device=device,
             point=point,
             shown=shown(found[0], moment, language) if found else None,
@@ -345,7 +349,7 @@ class Page:
             **view,
             earlier=f"{front}/{seq - 1}" if seq > 1 else "",
             later=f"{front}/{seq + 1}",
-            device_href=device_href(device),
+            device_href="" if device.startswith("_") else device_href(device),
         )
 
     # --- login

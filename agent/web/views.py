@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from agent.certificates import WARN_DAYS
 from agent.cli.common import NoAgent, learned_maps, show_age, show_quality
-from agent.cli.finding_words import LANGUAGES, reason_words
+from agent.cli.finding_words import LANGUAGES, device_reason, reason_words
 from agent.cli.findings import DOUBTFUL, EARLY, show_size
 from agent.cli.main_points import main_values
 from agent.cli.reading_words import LINE_TROUBLE, QUALITIES
@@ -146,7 +146,7 @@ def _device_row(
         else clean_text(state, 20),
         "complete": "–" if complete is None else f"{complete * 100:.3g} %",
         "low": complete is not None and complete < GOOD,
-        "worst": reason_text(worst, language) if worst else "",
+        "worst": clean_text(device_reason(worst, facts)[LANGUAGES.index(language)], 60) if worst else "",
         "worst_count": missing.get(worst, ""),
         "doubtful": "" if outdated else sum((recent.get("marked") or {}).get(quality, 0) for quality in DOUBTFUL) or "",
         "last": show_age(moment.time - last, language) if last else "–",
@@ -183,9 +183,12 @@ def shown(latest: Latest, moment: Moment, language: str) -> ShownPoint:
     at = LANGUAGES.index(language)
     quality = reason_words(name)[at] if missing else QUALITIES.get(name, (name, name))[at]
     value = show_short(latest.value, latest.point.kind, latest.point.is_float)
-    limit_s = max(OLD_S, OLD_PERIODS * latest.period_ms / 1000)
+    period_s = 86_400 if latest.point.is_daily else latest.period_ms / 1000
+    limit_s = max(OLD_S, OLD_PERIODS * period_s)
     is_old = not missing and latest.period_ms > 0 and moment.time - latest.time_ns / 1e9 > limit_s
-    if is_old:
+    if not latest.time_ns:
+        quality = label("unread", language)
+    elif is_old:
         quality = ", ".join(filter(None, (quality, label("old", language))))
     return ShownPoint(
         clean_text(latest.point.name, 120),

@@ -162,9 +162,14 @@ def figure(**more: Any) -> dict[str, Any]:
 
 def test_no_verdict_is_given_on_less_than_nine_tenths_of_a_period() -> None:
     """It said "met" in large green letters on 0.7 % of a day."""
-    assert verdict_of(figure()) == verdict_of(figure(verdict="not met", completeness="0.8999")) == "not enough"
-    assert verdict_of(figure(completeness="0.9")) == "met"
-    assert verdict_of(figure(verdict="no threshold")) == "no threshold"
+    over = {"from": 0, "to": 86_400, "until": 86_400}
+    assert (
+        verdict_of(figure(), over) == verdict_of(figure(verdict="not met", completeness="0.8999"), over) == "not enough"
+    )
+    assert verdict_of(figure(completeness="0.9"), over) == "met"
+    assert verdict_of(figure(verdict="no threshold"), over) == "no threshold"
+    for until, verdict in ((1080, "not enough"), (77_000, "not enough"), (77_760, "met"), (0, "not enough")):
+        assert verdict_of(figure(completeness="1"), over | {"until": until}) == verdict, "of a day that is not over"
     page = made()
     for one in page["figures"]:
         one["completeness"], one["verdict"] = "0.00706", "met"
@@ -182,7 +187,7 @@ def test_what_no_device_has_a_role_for_is_not_a_known_nothing() -> None:
     page = reporter.page() | {"site": "park7", "gateway": "gw01", "label": "", "timezone": "Asia/Shanghai"}
     consumption = next(one for one in page["figures"] if one["id"] == "plain/consumption")
     assert consumption["v"] == "0" and consumption["unmetered"], "the number itself is as in the pack"
-    assert value_of(consumption) == "" and verdict_of(consumption) == "no data"
+    assert value_of(consumption) == "" and verdict_of(consumption, {"from": 0, "to": 1, "until": 1}) == "no data"
     assert "no device has a role that this needs" in html(page, "en")
     roleless = {"n": "inv1", "role": "", "flows": [], "known": "1", "missing": []}
     text = html(page | {"meters": [roleless]}, "zh")

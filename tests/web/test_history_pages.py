@@ -283,6 +283,11 @@ def test_a_gateway_that_is_new_says_so_too(viewer, park, more: str) -> None:
     assert "Until 10:00: before the first" in viewer.get(f"/day?date=2026-11-24{more}").text
 
 
+def test_a_point_without_a_curve_is_said_to_have_none(viewer) -> None:
+    page = text_of(viewer.get("/day?device=m1&point=ac.nope").text)
+    assert "No curve is kept of ac.nope on this day." in page and "Active energy imported" in page
+
+
 def test_a_chosen_point_is_shown_alone(viewer) -> None:
     page = viewer.get("/day?date=2026-11-24&device=m1&point=ac.power.active").text
     assert page.count("<figure") == 1 and "highest" in page and page.count("<tr data-t=") >= 90
@@ -543,8 +548,9 @@ def figure(known: str, verdict: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("known", "verdict", "kind", "text"),
-    [("1", "met", "good", "met"), ("0.9", "not met", "bad", "not met"), ("0.899", "met", "warn", "only 89.9 % known"),
-     ("0.007", "not met", "warn", "only 0.7 % known"), ("1", "no threshold", "plain", ""),
+    [("1", "met", "good", "met"), ("0.9", "not met", "bad", "not met"),
+     ("0.899", "met", "warn", "only 89.9 % of the period known"),
+     ("0.007", "not met", "warn", "only 0.7 % of the period known"), ("1", "no threshold", "plain", ""),
      ("0", "no data", "plain", "no data")],
 )  # fmt: skip
 def test_no_verdict_stands_on_a_part_of_the_data(known: str, verdict: str, kind: str, text: str) -> None:

@@ -284,7 +284,8 @@ def test_a_configuration_that_the_next_start_would_refuse_is_a_finding(viewer, t
 def test_labels_are_those_of_the_configuration_in_effect(viewer, traces, tmp_path, monkeypatch) -> None:
     """A reload may rename a device; files that are wrong change nothing."""
     monkeypatch.setattr("agent.web.live.FRESH_S", 0.0)
-    file = tmp_path / "agent.toml"
+    file, new = tmp_path / "agent.toml", tmp_path / "new"
+    file.write_text('[[device]]\nname = "inv1"\nlabel = "old roof"\n')
     traces.write(config={"loaded": 1.0, "complaints": []})
     browser = viewer(file=file, labels={"inv1": "old roof"})
     for loaded, text, shown in (
@@ -292,7 +293,8 @@ def test_labels_are_those_of_the_configuration_in_effect(viewer, traces, tmp_pat
         (2.0, '[[device]]\nname = "inv1"\nlabel = "new roof"\n', "new roof"),
         (3.0, "[[device", "new roof"),
     ):
-        file.write_text(text)
+        new.write_text(text)
+        new.replace(file)  # at once: the page looks now and then
         traces.write(config={"loaded": loaded, "complaints": []})
         for path in ("/", "/device/inv1"):
             assert shown in browser.get(path).text, (loaded, path)
@@ -315,11 +317,42 @@ def test_the_last_error_of_a_device_is_in_the_language(viewer, traces) -> None:
     assert text not in page and "0.5 秒内无应答" in page
 
 
+def test_a_point_that_was_never_read_is_neither_good_nor_old(viewer, traces) -> None:
+    page = viewer().get("/device/inv1").text
+    assert page.count("not read yet") == 3 and ">good<" not in page
+    assert "尚未读取" in viewer().get("/device/inv1?lang=zh").text
+
+
+def test_a_value_that_is_read_once_a_day_is_not_old_minutes_after_a_reload(viewer, traces) -> None:
+    """Read again at the reload, its period looked like the time since its first reading."""
+    points = traces.facts["tables"]["2"]["points"]
+    points[0]["daily"] = True
+    traces.write()
+    for ago_s in (1260, 1200):
+        traces.values(2, (0, 1, 0, 0), (1, 7, 0, 0), ago_s=ago_s)
+    page = viewer().get("/device/inv1").text
+    assert page.count("old</span>") == 1, "the other one, every minute, is"
+
+
+def test_what_a_silent_device_lacks_is_not_said_to_be_unknown_to_it(viewer, traces) -> None:
+    recent = {"from": 1.0, "to": 2.0, "settled": True, "complete": 0.1, "missing": {"absent": 258}, "marked": {}}
+    silent = {"line": "roof", "life": "dead", "last_answer": time.time() - 50, "recent": recent}
+    for more, words, zh in (
+        ({}, "not asked while it is silent", "无应答期间未询问"),
+        ({"line_down": True}, "its line is not open", "线路未打开"),
+        ({"life": "alive"}, "no such value, or not asked", "无数据或未询问"),
+    ):
+        traces.write(devices={"inv1": silent | more})
+        browser = viewer()
+        assert words in browser.get("/").text and zh in browser.get("/?lang=zh").text, more
+
+
 def test_frames_of_an_agent_that_hangs_are_old(viewer, traces) -> None:
     trace = FrameTrace(traces.folder / "frames.roof")
     trace.put(0, b"\x01", time.time_ns())
     trace.close()
-    assert "As of" not in viewer().get("/frames/roof").text
+    page = viewer().get("/frames/roof").text
+    assert "As of" in page and "The agent has stopped reporting" not in page
     traces.write()
     traces.write(time=time.time() - 3000)
     for path in ("/frames/roof", "/device/inv1"):

@@ -160,7 +160,7 @@ def csv_heads(names: tuple[str, ...], language: str) -> tuple[str, ...]:
 def _figure_row(figure: Mapping[str, Any], page: Mapping[str, Any], language: str) -> list[Any]:
     from agent.cli.report.labels import CSV_WORDS, WORDS, target, text_in, verdict_of
 
-    verdict = verdict_of(figure)
+    verdict = verdict_of(figure, page["period"])
     sides = [figure.get(side, {}) for side in ("numerator", "denominator")]
     return [
         figure["id"],
@@ -256,8 +256,8 @@ def _show(page: Mapping[str, Any], language: str, first_interval_s: float, lengt
         known = share(figure["completeness"]) if value_of(figure) else ""
         if known and figure["estimated"] != "0":
             known += ", " + words["amount estimated"].format(percent(figure["estimated"]))
-        verdict = words[verdict_of(figure)]
-        colour = colours.get(verdict_of(figure), "dim")
+        judged = verdict_of(figure, page["period"])
+        verdict, colour = words[judged], colours.get(judged, "dim")
         rows.append((
             cell(text_in(figure["title"], language)),
             cell(f"{number(value_of(figure))} {unit(figure)}"),

@@ -104,7 +104,7 @@ def page(report: Mapping[str, Any], language: str) -> str:
 
 
 def _card(figure: Mapping[str, Any], report: Mapping[str, Any], language: str) -> str:
-    words, verdict, value = WORDS[language], verdict_of(figure), value_of(figure)
+    words, verdict, value = WORDS[language], verdict_of(figure, report["period"]), value_of(figure)
     kind = {"met": "met", "not met": "notmet"}.get(verdict, "")
     gate = f' <span class="soft small">{words[figure["gate"]]}</span>' if figure["gate"] else ""
     title = text_in(figure["title"], language)

@@ -168,12 +168,20 @@ def is_known_enough(figure: Mapping[str, Any]) -> bool:
     return Decimal(figure["completeness"]) >= ENOUGH
 
 
-def verdict_of(figure: Mapping[str, Any]) -> str:
+def known_of_period(figure: Mapping[str, Any], period: Mapping[str, Any]) -> Decimal:
+    """The known share of the whole period, which may not be over; ``completeness`` is that of the time so far."""
+    begun, end = int(period["from"]), int(period["to"])
+    passed = min(max(int(period["until"]) - begun, 0), end - begun)
+    return Decimal(figure["completeness"]) * passed / (end - begun)
+
+
+def verdict_of(figure: Mapping[str, Any], period: Mapping[str, Any]) -> str:
     """The verdict for people: ``met`` and ``not met`` only if enough of the period is known."""
     verdict: str = figure["verdict"]
     if figure.get("unmetered"):
         return "no data"
-    return "not enough" if verdict in ("met", "not met") and not is_known_enough(figure) else verdict
+    is_open = verdict in ("met", "not met") and known_of_period(figure, period) < ENOUGH
+    return "not enough" if is_open else verdict
 
 
 def value_of(figure: Mapping[str, Any]) -> str:

@@ -278,15 +278,17 @@ class WatchApp(App[int]):
             return head.append(self._word("ended"), "bold red")
         if self._is_catching_up:
             return head.append(self._word("reading"))
-        states = [device.get("life") for device in devices]
-        head.append(self._word("answering", alive=states.count("alive"), count=len(states)))
-        if asleep := states.count("asleep"):
-            head.append(self._word("dozing", count=asleep))
-        faults = sum(one.exit_code > 0 for one in self._findings)
-        shown = self._word("faults", count=faults) if faults else self._word("no faults")
-        head.append("  ").append(shown, "bold red" if faults else "green")
         age = time.time() - float(snapshot.get("time", 0))
         is_stale = age > STALE_S
+        if not is_stale:
+            states = [device.get("life") for device in devices]
+            head.append(self._word("answering", alive=states.count("alive"), count=len(states)))
+            if asleep := states.count("asleep"):
+                head.append(self._word("dozing", count=asleep))
+            head.append("  ")
+        faults = sum(one.exit_code > 0 for one in self._findings)
+        shown = self._word("faults", count=faults) if faults else self._word("no faults")
+        head.append(shown, "bold red" if faults else "green")
         words = self._word("stale" if is_stale else "heard", age=show_age(age, self._language))
         return head.append("  ").append(words, "bold red" if is_stale else "dim")
 

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from agent.cli.common import say, show_age, show_unit
 from agent.cli.console_tables import point_title, quality_word
-from agent.cli.finding_words import LANGUAGES, reason_words
+from agent.cli.finding_words import LANGUAGES, device_reason
 from agent.cli.findings import Finding
 from agent.cli.reading_words import CONFIRM_WORDS, KIND_WORDS, LINE_TROUBLE, word_in
 from agent.cli.report.labels import own_text
@@ -121,7 +121,7 @@ class Pages:
                 Cell(clean_text(self._named(names[at]), 60)),
                 Cell(self._word(state) if state in STATES else clean_text(state, 20), STATES.get(state, "")),
                 Cell("-" if complete is None else f"{complete * 100:.3g} %", _shade(complete)),
-                Cell(f"{self._reason(worst)} ({missing[worst]})" if worst else ""),
+                Cell(f"{self._reason(worst, device)} ({missing[worst]})" if worst else ""),
                 Cell(show_age(now - last if last else None)),
                 Cell(clean_text(str(device.get("line", "")), 60)),
             )
@@ -147,8 +147,8 @@ class Pages:
             or (complete is not None and complete < 1)
         )
 
-    def _reason(self, name: str) -> str:
-        return reason_words(name)[self._at] if self._at else clean_text(name, 20)
+    def _reason(self, name: str, device: Mapping[str, Any]) -> str:
+        return device_reason(name, device)[self._at] if self._at else clean_text(name, 20)
 
     # --- values
 

@@ -24,7 +24,7 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "drain": ("empty in", "发完还需"), "confirmed": ("confirmed", "已确认"), "refused": ("refused", "被拒"),
     "confirm": ("by", "确认方式"),
     # states
-    "alive": ("alive", "正常"), "dead": ("silent", "无应答"),
+    "alive": ("alive", "有应答"), "dead": ("silent", "无应答"),
     "asleep": ("asleep", "休眠"), "unknown": ("unknown", "未知"),
     "swapped": ("swapped", "已更换"), "open": ("open", "已打开"),
     "closed": ("closed", "未打开"), "lent": ("lent", "借出"),
