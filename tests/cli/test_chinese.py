@@ -218,7 +218,7 @@ def test_a_silent_device_is_told_in_chinese(mh, park, served) -> None:
         (("read", "inv9"), '未知的设备 "inv9"'),
         (("read", "--profile", "no/such", "--line", "modbus-tcp://127.0.0.1:1", "--address", "1"),
          '错误：profile：没有设备模板 "no/such"'),
-        (("read", "inv1"), "连接被拒绝。主机在线但该端口没有服务：设备的 Modbus 服务是否已启用，端口号是否正确？"),
+        (("read", "inv1"), "连接被拒绝。主机在线但该端口没有服务：该服务是否已启用，端口号是否正确？"),
         (("status",), "本机没有运行采集程序。是否已启动？"),
         (("rade",), '未知的命令 "rade"。是否想写 "read"？'),
         (("read", "--foo"), "没有选项"),
