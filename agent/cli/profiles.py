@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -53,6 +54,14 @@ _WRITTEN = {
     "zh": "已写入{file}。`meterhouse profiles check {file}`会指出缺少什么",
 }
 _COPIED = {"en": "Copied from {id}, hash {hash}.", "zh": "复制自{id}，哈希{hash}。"}
+_COPIED_SOURCE = {"en": "copied from {id}, edited by you. Source there: ", "zh": "复制自 {id}，由您修改。原来源："}
+_COPIED_SECOND = """en = "Copied from {id}. Your changes were compared with nothing else."
+zh = "复制自 {id}，您的修改未与其它来源比对。"
+"""
+_NEW_SAMPLES = (
+    "Samples that were copied, or recorded before a change, no longer fit: delete them, "
+    "and record new ones with `meterhouse read --sample`"
+)
 
 
 @click.group()
@@ -307,15 +316,25 @@ def copy(id: str, file: Path | None, lang: str, dirs: tuple[Path, ...]) -> None:
     """Copy a profile, with its comments, to a file of the site, to change it there.
 
     Without FILE it is written to VENDOR/FAMILY.toml in the configured folder of profiles, where it replaces the shipped
-    one. Under another name it is a separate family.
+    one. Under another name it is a separate family. Its evidence is "derived", without a second source.
     """
     source = find_profile(id, dirs)
     target = file if file is not None else next(one for one in dirs if one != shipped_dir()) / f"{id}.toml"
     check_place(target)
     own = load_profile(source, dirs)
     begin = _COPIED[lang].format(id=id, hash=own.hash)
-    write_new(target, f"# {begin}\n{source.read_text('utf-8')}")
+    write_new(target, f"# {begin}\n{_as_copy(source.read_text('utf-8'), id, lang)}")
     click.echo(_WRITTEN[lang].format(file=clean_text(str(target), 200)))
+
+
+def _as_copy(text: str, id: str, lang: str) -> str:
+    """A profile's text without its evidence and second source, which are not those of a copy that will be edited."""
+    begin, second = _COPIED_SOURCE[lang].format(id=id), _COPIED_SECOND.format(id=id)
+    text = re.sub(r"""^(source *= *(?:\"{3}|'{3}|"|'))""", lambda found: found[1] + begin, text, count=1, flags=re.M)
+    text = re.sub(r"^evidence *=.*$", 'evidence = "derived"', text, count=1, flags=re.M)
+    text = re.sub(r"^second_source *= *\{.*\}.*\n", "", text, count=1, flags=re.M)
+    table = re.compile(r"^(\[second_source\].*\n)(?:\w+ *=.*\n)+", re.M)
+    return table.sub(lambda found: found[1] + second, text, count=1)
 
 
 @profiles.command()
@@ -333,7 +352,9 @@ def check(file: Path, lang: str, as_json: bool) -> None:
     if failed:
         from agent.config import gathered
 
-        raise gathered([ProfileError(text, where=str(file)) for text in failed], str(file))
+        errors = [ProfileError(text, where=str(file)) for text in failed]
+        errors[-1].hint = _NEW_SAMPLES  # once, below all of them
+        raise gathered(errors, str(file))
     odd = [zh if lang == "zh" else en for en, zh in remarks(profile)]
     for text in odd:
         click.echo(f"{'警告' if lang == 'zh' else 'warning'}: {clean_text(str(file), 200)}: {text}", err=True)

@@ -199,14 +199,50 @@ def test_a_copy_keeps_comments_and_takes_the_place_of_the_shipped_one(mh, tmp_pa
     copy = tmp_path / "profiles/generic/heat-recovery-plc.toml"
     shipped = shipped_dir() / "generic/heat-recovery-plc.toml"
     first, _, rest = copy.read_text().partition("\n")
-    assert first.startswith("# Copied from generic/heat-recovery-plc, hash ") and rest == shipped.read_text()
-    assert load_profile(copy).hash == load_profile(shipped).hash
+    assert first.startswith("# Copied from generic/heat-recovery-plc, hash ")
+    before, after = shipped.read_text().splitlines(), rest.splitlines()
+    changed = [new for old, new in zip(before, after, strict=True) if old != new]
+    assert len(changed) == 3 and changed[0].startswith('source = "copied from generic/heat-recovery-plc'), changed
+    assert load_profile(copy).points == load_profile(shipped).points
     listed = mh("profiles", "list", "-c", config, "--json").lines[0]["profiles"]
     assert [row["shipped"] for row in listed if row["id"] == "generic/heat-recovery-plc"] == [False]
     again = mh("profiles", "copy", "generic/heat-recovery-plc", "-c", config)
     assert again.code == 2 and "already exists" in again.err
     bad = mh("profiles", "copy", "generic/heat-recovery-plc", tmp_path / "My Profiles/PLC.toml")
     assert bad.code == 2 and "A profile is VENDOR/FAMILY.toml, in small letters" in bad.err
+
+
+@pytest.mark.parametrize("id_", ["eastron/sdm630", "goodwe/dt", "acrel/adw300"])
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_a_copy_does_not_claim_the_evidence_of_its_original(mh, tmp_path: Path, id_: str, lang: str) -> None:
+    copy = tmp_path / "site/x1.toml"
+    assert mh("profiles", "copy", id_, copy, "--lang", lang).code == 0
+    own, shipped = load_profile(copy), load_profile(list_profiles([shipped_dir()])[id_])
+    assert own.evidence == "derived" and own.second_source is not None and own.second_source.source == ""
+    assert id_ in own.second_source.en and id_ in own.second_source.zh
+    assert id_ in own.source and own.source.endswith(shipped.source)
+    assert (own.points, own.samples) == (shipped.points, shipped.samples)
+    assert mh("profiles", "check", copy).code == 0
+
+
+def test_a_copy_loses_a_second_source_in_one_line(mh, tmp_path: Path) -> None:
+    other = tmp_path / "profiles/acme/x1.toml"
+    assert mh("profiles", "new", other, "--kind", "meter").code == 0
+    other.write_text(other.read_text().replace("second_source = {", 'second_source = { source = "B",'))
+    copy = tmp_path / "profiles/acme/x2.toml"
+    assert mh("profiles", "copy", "acme/x1", copy, "--profiles", tmp_path / "profiles").code == 0
+    assert load_profile(other).second_source and load_profile(copy).second_source is None
+
+
+def test_samples_that_do_not_fit_are_to_be_deleted(mh, tmp_path: Path) -> None:
+    """Said once, below all mismatches."""
+    copy = tmp_path / "site/x1.toml"
+    assert mh("profiles", "copy", "eastron/sdm630", copy).code == 0
+    copy.write_text(copy.read_text().replace('order = "ABCD"', 'order = "CDAB"'))
+    said = mh("profiles", "check", copy)
+    assert said.code == 3 and "ac.voltage.l1 is " in said.err
+    assert said.err.count("delete them, and record new ones with `meterhouse read --sample`") == 1, said.err
+    assert "请删除，并用 `meterhouse read --sample` 重新录制" in mh("profiles", "check", copy, "--lang", "zh").err
 
 
 def described(write: Write, *points: str, head: str = HEAD) -> list[str]:
