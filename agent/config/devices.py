@@ -181,9 +181,9 @@ def _serial(
     device: DeviceConfig, line: LineRead, table: TomlTable, shared: dict[str, tuple[str, str, TomlTable]]
 ) -> None:
     """A device's own serial setting needs a local serial port; behind a serial server all devices share one."""
-    if not table.has("serial"):
-        return
     entry = line.entry
+    if not table.has("serial") or not entry.url:  # the url is wrong, which was said
+        return
     if not entry.carries_bytes:
         table.complain(
             None, "serial", f"has no effect: line {entry.name} is {entry.scheme}", "The gateway sets its bus itself"

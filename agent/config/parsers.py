@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from decimal import Decimal
+from ipaddress import IPv4Address
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from agent.verify.agreed import PATTERN as STREAM_PATTERN
 from drivers.model import BYTE_SCHEMES, clean_text
-from drivers.registry import find_scheme, line_urls, own_schemes
+from drivers.registry import all_protocols, find_scheme, line_urls, own_schemes
 from drivers.serial_setting import BAUD_RATES, nearest_baud, nearest_setting
 from drivers.toml.parsers import (
     InvalidValue,
@@ -127,10 +128,14 @@ def show_bytes(size: int) -> str:
 
 def serial(value: object) -> str:
     """``"9600 8N1"``: baud rate, data bits, parity, stop bits; returned in exactly this form."""
-    shown = " ".join(text(value).split())
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    shown = " ".join((str(value) if is_number else text(value)).split())
     near = nearest_setting(shown)
     if not near or near != shown:
         hint = f'Write "{near}"' if near else 'Write baud rate, data bits, parity (N, E or O) and stop bits: "9600 8N1"'
+        settings = dict.fromkeys(one for protocol in all_protocols() for one in protocol.serial_settings)
+        if usual := [f'"{one}"' for one in settings if one.partition(" ")[0] == shown]:
+            hint = f"Usual at this baud rate: {', '.join(usual)}"
         raise InvalidValue(f"{show(value)} is not a serial setting", hint)
     _known_baud(int(shown.split()[0]))
     return shown
@@ -165,6 +170,12 @@ def split_url(value: object, example: str) -> SplitResult:
         raise InvalidValue(f"{show(out)} contains characters that are not allowed in a url", f"Such as {example}")
     if port == 0 or parts.query or parts.fragment:
         raise InvalidValue(f"{show(out)} is not understood", f"A host and a port, such as {example}")
+    if parts.hostname and not parts.hostname.strip("0123456789."):
+        try:
+            IPv4Address(parts.hostname)
+        except ValueError:
+            hint = "Four numbers from 0 to 255, without leading zeros, such as 192.0.2.10"
+            raise InvalidValue(f"{show(parts.hostname)} is not an IPv4 address", hint) from None
     return parts
 
 

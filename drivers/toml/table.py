@@ -52,7 +52,8 @@ _SLIPS = tuple(
          'Switch the input method to English and write: name = "inv1"'),
         ("[\uff0c\u3001\uff3b\uff3d\uff5b\uff5d\u3010\u3011\u3000]", "a full-width comma, bracket or blank",
          "Switch the input method to English"),
-        (r"=\s*[-+]?[0-9]+,[0-9]+\s*$", "a number with a comma", "Write a point, such as 0.01"),
+        (r"=\s*[-+]?[0-9]+,[0-9]+\s*(?:[,}]|$)", "a number with a comma", "Write a decimal point, such as 0.01"),
+        (r"=\s*[0-9.]+\s*/\s*[0-9.]+\s*(?:[,}]|$)", "a fraction", "A ratio is one number: for 400/5 write 80"),
         (r"=\s*0[0-9A-Fa-f]+\s*$|=\s*[0-9][0-9A-Fa-f]*[hH]\s*$|=\s*[0-9]+[A-Fa-f][0-9A-Fa-f]*\s*$",
          "a number that begins with 0 or has letters", "Hexadecimal numbers begin with 0x, such as 0x010A"),
     )
