@@ -232,6 +232,14 @@ def test_every_option_exists(language: str, mh) -> None:
 
 
 @pytest.mark.parametrize("language", PAGES)
+def test_it_verifies_its_own_gateway_only(language: str) -> None:
+    """The broker of a park has other gateways, whose thumbprints are not given."""
+    commands = [step.command for step in steps(PAGES[language].read_text("utf-8"))]
+    verifies = [command for command in commands if " verify " in command]
+    assert verifies and all("--site park7 --gateway gw01 " in command for command in verifies), verifies
+
+
+@pytest.mark.parametrize("language", PAGES)
 def test_every_message_is_one_that_is_said(language: str) -> None:
     """The table of messages quotes what the commands say; … stands for what differs."""
     folders = (ROOT / "agent", ROOT / "drivers")
