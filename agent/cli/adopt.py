@@ -295,7 +295,7 @@ def _identified(
     from agent.cli.lease import borrow_line, line_factory
     from agent.cli.toml_snippet import tables
     from agent.config import parsers as v
-    from drivers.model import LineTimeout, sentences
+    from drivers.model import sentences
     from drivers.scan import ScanOptions, one_device
 
     entry = _configured(config, line)
@@ -568,6 +568,7 @@ def _add(
 
     ``numbers``: known serial numbers of configured devices, by name; those that are read are added.
     """
+    from agent.cli.read import silence_hint
     from agent.cli.toml_snippet import say_why_every
     from agent.config import role_note
 
@@ -596,6 +597,8 @@ def _add(
             values, number = _first_values(whole, entry, words, lang)
             _warn_of_twins(whole, entry, number or draft.identity.get(SERIAL, ""), numbers, lang)
         except LineError as error:
+            if isinstance(error, LineTimeout) and not error.hint:
+                error.hint = silence_hint(whole, entry)
             if yes:
                 hint = f"{error.hint}. " if error.hint else ""
                 hint = f"{hint}--no-read adds it without reading"

@@ -131,6 +131,8 @@ def demand_address(protocol: str, address: str, scheme: str, *, is_chosen: bool 
     if wrong is None or wrong.key != "address":
         return
     others = [name for name in named_on_lines() if name != protocol and not check_address(name, address, scheme)]
+    if not address.isdecimal():  # a protocol whose addresses are any text says nothing about a typing error
+        others = [name for name in others if check_address(name, "x", scheme)]
     more = f"An address of another protocol: --protocol {', '.join(others)}" if others and is_chosen else ""
     raise UsageError(wrong.what, where="--address", hint=sentences(wrong.hint, more))
 

@@ -92,6 +92,7 @@ identify --line tcp://127.0.0.1:FREE --address 300 | 2 | --address: | "300" is n
 identify --line tcp://127.0.0.1:FREE --address 21345678 | 2 | --address: | "21345678" is not | --protocol dlt645
 identify --line tcp://127.0.0.1:FREE --address abc | 2 | --address: | "abc" is not a Modbus | Allowed: 1 to 247
 identify --line tcp://127.0.0.1:FREE --address 1.5 | 2 | --address: | "1.5" is not a Modbus | Allowed: 1 to 247
+identify --line tcp://127.0.0.1:FREE --address 7x | 2 | --address: | "7x" is not a Modbus | Allowed: 1 to 247
 identify --line tcp://127.0.0.1:FREE --address 0 | 2 | --address: | "0" is not a Modbus | Allowed: 1 to 247
 identify --line tcp://127.0.0.1:FREE --address abc --protocol dlt645 | 2 | --address: | "abc" is not | digits
 adopt -c CFG --line tcp://127.0.0.1:FREE --address 21345678 --yes | 2 | --address: | "21345678" is | --protocol dlt645
@@ -132,3 +133,4 @@ def test_a_mistake_names_place_what_was_seen_and_what_to_do(
     for word in words:
         assert any(filled(one) in said.err for one in word.split("|")), f"{word}\n{said.err}"
     assert len(said.err.splitlines()) <= 4, "one mistake, one message"
+    assert "--address 7x" not in command or "--protocol" not in said.err, "of IEC 62056-21 any text is an address"
