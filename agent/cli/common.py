@@ -37,7 +37,7 @@ UNSHOWN: Final = re.compile(
 # not "1 of 1 devices", nor a part of another number
 ONE_OF_MANY: Final = re.compile(
     r"(?<!of )(?<![\w.,:-])1 (device|line|pack|reading|gap reading|value|answer|fault|warning|error|stream|day|row"
-    r"|point|register|figure|file)s\b"
+    r"|point|register|figure|file|sample|exception|timeout)s\b"
 )
 REQUESTED: Final[ContextVar[str | None]] = ContextVar("language of --lang", default=None)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from agent.cli.common import as_line, pad, show_unit
+from agent.cli.common import as_line, pad, show_unit, singular
 from agent.cli.options import EXISTING_FILE, json_option, lang_option, param_option, parse_params, profiles_option
 from agent.cli.profile_samples import replay, samples_beside
 from agent.cli.profile_template import KINDS, check_place, document, template, write_new
@@ -368,6 +368,6 @@ def check(file: Path, lang: str, as_json: bool) -> None:
             text = f"{verdict}。{points} 个测点（{paces}），{samples} 个样本"
         else:
             verdict = f"good, with {len(odd)} warning{'s' if len(odd) > 1 else ''}" if odd else "good"
-            text = f"{verdict}. {points} points ({paces}), {samples} samples"
+            text = singular(f"{verdict}. {points} points ({paces}), {samples} samples")
         click.echo(f"{clean_text(str(file))}{'：' if lang == 'zh' else ': '}{text}")
         click.echo(_second_source(profile.second_source, lang))

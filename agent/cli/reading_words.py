@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
+from agent.cli.common import singular
 from agent.cli.finding_words import LANGUAGES, Texts
 
 LINE_TROUBLE: Final[Mapping[str, Texts]] = {  # counters of a line in the snapshot
@@ -24,6 +25,13 @@ KIND_WORDS: Final[Mapping[str, Texts]] = {  # of points
 CONFIRM_WORDS: Final[Mapping[str, Texts]] = {  # who confirms packs at a destination
     "platform": ("platform", "平台"), "subscriber": ("subscriber", "接收方"), "broker": ("broker", "消息服务器"),
 }  # fmt: skip
+
+
+def line_trouble(line: Mapping[str, Any], language: str) -> str:
+    """The failed requests of a line in the snapshot, each kind with its number: "1 exception, 2 timeouts"."""
+    at = LANGUAGES.index(language)
+    text = ", ".join(f"{line[kind]} {words[at]}" for kind, words in LINE_TROUBLE.items() if line.get(kind))
+    return text if at else singular(text)
 
 
 def word_in(words: Mapping[str, Texts], key: str, language: str) -> str:

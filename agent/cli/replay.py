@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
-from agent.cli.common import as_line
+from agent.cli.common import as_line, singular
 from agent.cli.options import FILE, BrokerLogin, Duration, json_option, login_options, parse_broker
 from agent.verify.live import LiveError, Subscriber
 from agent.verify.strict import MAX_LOOSE_ITEMS, Refused, inflate, parse_object
@@ -91,7 +91,7 @@ def replay(
         for reply in short:
             span = f" {reply['first']} to {reply['last']}" if "first" in reply else ""
             click.echo(clean_text(f"{reply['verdict']}{span} {reply.get('reason', '')}".rstrip(), 300))
-        click.echo(f"{count} packs" + ("; check them with `meterhouse verify`" if count else ""))
+        click.echo(singular(f"{count} packs") + ("; check them with `meterhouse verify`" if count else ""))
     raise SystemExit(6 if short else 0)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import as_line, is_alive, read_snapshot
+from agent.cli.common import as_line, is_alive, read_snapshot, singular
 from agent.cli.file_findings import find_in_files
 from agent.cli.findings import Finding, exit_code_of, find, in_order
 from agent.cli.options import ConfigOptions, config_options, json_option, lang_option
@@ -94,7 +94,7 @@ def interval_notes(facts: Mapping[str, Any]) -> list[str]:
     """Pending work before all intervals are known, a sentence each."""
     notes = []
     if count := facts.get("reading"):
-        notes.append(f"intervals: reading the packs of {count} devices")
+        notes.append(singular(f"intervals: reading the packs of {count} devices"))
     if repair := facts.get("repair"):
         done, packs = (
             time.strftime("%Y-%m-%d %H:%M", time.gmtime(repair[key])) for key in ("compared_from", "packs_from")

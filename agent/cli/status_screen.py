@@ -12,7 +12,7 @@ from agent.cli.common import learned_maps, show_age, singular
 from agent.cli.console_tables import cell, open_console, plain_table, point_table
 from agent.cli.finding_words import LANGUAGES, Texts, device_reason
 from agent.cli.findings import DOUBTFUL, EARLY, EXCUSED, Finding, show_size
-from agent.cli.reading_words import CONFIRM_WORDS, LINE_TROUBLE, word_in
+from agent.cli.reading_words import CONFIRM_WORDS, line_trouble, word_in
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -156,9 +156,7 @@ class StatusScreen:
                 f"{busy * 100:.0f} %" if busy is not None else "-",
                 cell(sum((line.get("sent") or {}).values())),
                 cell(line.get("answers", "-")),
-                cell(
-                    ", ".join(f"{line[k]} {words[self._at]}" for k, words in LINE_TROUBLE.items() if line.get(k)), 160
-                ),
+                cell(line_trouble(line, self._language), 160),
             ]
             table.add_row(*row, *([cell(line.get("url", "?"), 200)] if wide else []))
         return table

@@ -251,7 +251,9 @@ class Service:
         self._snapshot = StatusFile(self.config, self.boot)
         self.write_status()
         self._ready()
-        log.info("serving %d devices on %d lines, boot %s", len(self.devices), len(self.lines), self.boot)
+        devices, lines = len(self.devices), len(self.lines)
+        plural = ("" if devices == 1 else "s", "" if lines == 1 else "s")
+        log.info("serving %d device%s on %d line%s, boot %s", devices, plural[0], lines, plural[1], self.boot)
         works: list[Coroutine[Any, Any, None]] = [
             self.sealing.run(),
             self._watch_clock(),

@@ -17,7 +17,7 @@ from agent.cli.common import NoAgent, learned_maps, show_age, show_quality
 from agent.cli.finding_words import LANGUAGES, device_reason, reason_words
 from agent.cli.findings import DOUBTFUL, EARLY, show_size
 from agent.cli.main_points import main_values
-from agent.cli.reading_words import LINE_TROUBLE, QUALITIES
+from agent.cli.reading_words import QUALITIES, line_trouble
 from agent.cli.report.labels import own_text
 from agent.cli.ring_follower import GAP_CODES, Latest, last_answer, show_number, show_short
 from agent.web.labels import label, value_word
@@ -205,7 +205,7 @@ def shown(latest: Latest, moment: Moment, language: str) -> ShownPoint:
 
 
 def _line_row(name: str, facts: Mapping[str, Any], outdated: bool, language: str) -> dict[str, Any]:
-    at, busy, lent = LANGUAGES.index(language), facts.get("busy_share"), facts.get("lent")
+    busy, lent = facts.get("busy_share"), facts.get("lent")
     state = label("line.lent", language, who=clean_text(str(lent), 60)) if lent else ""
     return {
         "name": name,
@@ -215,7 +215,7 @@ def _line_row(name: str, facts: Mapping[str, Any], outdated: bool, language: str
         "busy": f"{busy * 100:.0f} %" if busy is not None else "–",
         "asked": sum((facts.get("sent") or {}).values()),
         "answers": facts.get("answers", "–"),
-        "trouble": ", ".join(f"{facts[key]} {words[at]}" for key, words in LINE_TROUBLE.items() if facts.get(key)),
+        "trouble": line_trouble(facts, language),
         "url": clean_text(str(facts.get("url", "?")), 200),
     }
 

@@ -14,6 +14,7 @@ import pytest
 from agent.cli.common import learned_maps, singular
 from agent.cli.finding_words import BECAUSE, FINDINGS, REASONS, reason_words
 from agent.cli.findings import BY_GATEWAY, Finding, exit_code_of, find
+from agent.cli.reading_words import line_trouble
 from agent.cli.status_screen import StatusScreen
 from agent.service.recent_readings import EXCUSED
 from agent.web.live import Moment
@@ -295,12 +296,18 @@ def test_broken_answers_warn_and_name_the_device_and_the_wire() -> None:
     [
         ("agent.toml: valid, 1 lines, 1 devices", "agent.toml: valid, 1 line, 1 device"),
         ("1 faults; exit code 4.", "1 fault; exit code 4."),
+        ("1 exceptions, 11 timeouts", "1 exception, 11 timeouts"),
         ("1 of 1 devices answer", "1 of 1 devices answer"),
         ("21 packs, 0.1 values, 1,001 readings, gw-1 packs", "21 packs, 0.1 values, 1,001 readings, gw-1 packs"),
     ],
 )
 def test_one_of_a_kind_is_in_the_singular(text: str, shown: str) -> None:
     assert singular(text) == shown
+
+
+def test_the_errors_of_a_line_are_counted_in_the_singular() -> None:
+    line = {"timeouts": 2, "broken": 0, "exceptions": 1}
+    assert line_trouble(line, "en") == "2 timeouts, 1 exception" and line_trouble(line, "zh") == "2 超时, 1 拒绝"
 
 
 def test_what_a_lease_cost_is_said_apart_from_what_is_missing() -> None:

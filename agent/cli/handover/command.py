@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from agent.cli.answers import HandedOver, checked
-from agent.cli.common import as_complaint, as_line, progress, read_snapshot, show_age, show_quality, show_unit
+from agent.cli.common import as_complaint, as_line, progress, read_snapshot, show_age, show_quality, show_unit, singular
 from agent.cli.csv_files import read_rows
 from agent.cli.handover.awaited import counter_of, wait_for_counters
 from agent.cli.options import EXISTING_FILE, FILE, ConfigOptions, config_options, json_option, lang_option
@@ -373,6 +373,6 @@ def _show(record: Mapping[str, Any], words: Mapping[str, str]) -> None:
     for entry in record["devices"]:
         if text := why_different(entry, words):
             click.echo(text, err=True)
-    click.echo(words["summary"].format(devices=len(record["devices"]), **record["counts"]))
+    click.echo(singular(words["summary"].format(devices=len(record["devices"]), **record["counts"])))
     for pack in record["packs"]:
         click.echo(words["done"].format(id=record["id"], **pack))

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+from agent.cli.common import singular
 from agent.cli.handover.labels import WORDS, verdict
 from agent.cli.main_points import known_as
 from agent.cli.qr import svg_qr
@@ -60,7 +61,7 @@ def page(record: Mapping[str, Any], language: str) -> str:
         for name in names
     )
     rows = "".join(_row(entry, words, zone, language) for entry in record["devices"])
-    summary = words["summary"].format(devices=len(record["devices"]), **record["counts"])
+    summary = singular(words["summary"].format(devices=len(record["devices"]), **record["counts"]))
     hands = "".join(
         f"<div>{words[name]}<br><span class='soft'>{words['date']}</span></div>" for name in ("hands", "takes")
     )

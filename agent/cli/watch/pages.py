@@ -13,7 +13,7 @@ from agent.cli.common import say, show_age, show_unit
 from agent.cli.console_tables import point_title, quality_word
 from agent.cli.finding_words import LANGUAGES, device_reason
 from agent.cli.findings import Finding
-from agent.cli.reading_words import CONFIRM_WORDS, KIND_WORDS, LINE_TROUBLE, word_in
+from agent.cli.reading_words import CONFIRM_WORDS, KIND_WORDS, line_trouble, word_in
 from agent.cli.report.labels import own_text
 from agent.cli.ring_follower import GAP_CODES, Latest, show_short
 from agent.cli.sparkline import sparkline
@@ -228,9 +228,7 @@ class Pages:
             if self.outdated:
                 state, busy, minute = "unknown", None, 0
             errors = sum(line.get(kind) or 0 for kind in ERRORS)
-            trouble = ", ".join(
-                f"{line[kind]} {words[self._at]}" for kind, words in LINE_TROUBLE.items() if line.get(kind)
-            )
+            trouble = line_trouble(line, self._language)
             return (
                 Cell(clean_text(name, 60)),
                 Cell(self._word(state), {"open": "green", "closed": "red"}.get(state, "yellow")),
