@@ -32,31 +32,31 @@ _TEXTS: Mapping[str, tuple[str, str]] = {  # by hint: in English and in Chinese
     "order": (
         '{name} is {now}; with order "{order}" instead of "{old}" this would be {value}{more}. Correct order in the '
         "profile",
-        "{name}为{now}；若字节序为“{order}”而不是“{old}”，则为{value}{more_zh}。请在模板中更正order",
+        "{name} 为 {now}；若字节序为“{order}”而不是“{old}”，则为 {value}{more_zh}。请在设备模板中更正 order",
     ),
-    "more": (" (and {n} more)", "（另有{n}个测点）"),
+    "more": (" (and {n} more)", "（另有 {n} 个测点）"),
     "scale": (
         "{name} is {now}; with scale = {scale} this would be {value}. Correct scale in the profile",
-        "{name}为{now}；若scale = {scale}，则为{value}。请在模板中更正scale",
+        "{name} 为 {now}；若 scale = {scale}，则为 {value}。请在设备模板中更正 scale",
     ),
     "phases": (
         "{name} is {now}, but {product} gives {expected} W. Are voltage and current inputs of different phases, or "
         "is a register or scale wrong?",
-        "{name}为{now}，而{product_zh}为{expected} W。请检查电压与电流是否接在不同相，"
+        "{name} 为 {now}，而{product_zh}为 {expected} W。请检查电压与电流是否接在不同相，"
         "或寄存器、比例是否有误",
     ),
     "ratio": (
         "{name} is {now}, but {product} gives {expected} W: a factor of {times}. If that is the "
         "current transformer ratio, only one of the two values includes it: set ratio = {{ ct = ... }} for the "
         "device, or check the ratio set in the meter. Otherwise a scale, unit or type is wrong",
-        "{name}为{now}，而{product_zh}为{expected} W，相差{times}倍。若与电流互感器"
-        "变比相符，则一个为二次值、一个为一次值：请设置设备的ratio = {{ ct = … }}，"
+        "{name} 为 {now}，而{product_zh}为 {expected} W，相差 {times} 倍。若与电流互感器"
+        "变比相符，则一个为二次值、一个为一次值：请设置设备的 ratio = {{ ct = … }}，"
         "或检查表内设置的变比；否则是比例、单位或类型有误",
     ),
     "zero": (
         "all {count} values are zero, such as {name}. Are the profile and the unit or address correct? Is the "
         "measuring voltage connected? `meterhouse identify` shows which profiles fit",
-        "{count}个值全部为零，如{name}。设备模板和从站（地址）是否正确？测量电压是否接入？"
+        "{count} 个值全部为零，如 {name}。设备模板和从站（地址）是否正确？测量电压是否接入？"
         "`meterhouse identify` 可列出匹配的模板",
     ),
     "product": ("voltage x current", "电压×电流"),
@@ -64,11 +64,11 @@ _TEXTS: Mapping[str, tuple[str, str]] = {  # by hint: in English and in Chinese
     "sign.phase": (
         "{name} is {now}, opposite in sign to {others}. The current transformer of this phase is reversed (swap k and "
         "l), unless only this phase feeds in",
-        "{name}为{now}，与其他两相符号相反。该相电流互感器接反（请对调k、l），除非该相确有单相反送电",
+        "{name} 为 {now}，与其他两相符号相反。该相电流互感器接反（请对调 k、l），除非该相确有单相反送电",
     ),
     "sum": (
         "{name} is {now}, but its phases add up to {expected} W. {advice}",
-        "{name}为{now}，而三相之和为{expected} W。{advice_zh}",
+        "{name} 为 {now}，而三相之和为 {expected} W。{advice_zh}",
     ),
     "sum.scale": ("The scale or unit of one is wrong", "其中一方的比例或单位有误"),
     "sum.amounts": ("The device adds the phases without their sign", "设备按绝对值相加各相"),
@@ -79,19 +79,19 @@ _TEXTS: Mapping[str, tuple[str, str]] = {  # by hint: in English and in Chinese
     "sign.role": (
         "{name} is {now}: the wrong direction for the role {role}. Are the current transformers reversed? If so, set "
         "reversed = true for the device, or swap k and l. Otherwise the role is wrong",
-        "{name}为{now}，与角色{role}的功率方向相反。电流互感器是否接反？若是，请设置设备的reversed = true，"
-        "或对调k、l；否则角色有误",
+        "{name} 为 {now}，与角色 {role} 的功率方向相反。电流互感器是否接反？若是，请设置设备的 reversed = true，"
+        "或对调 k、l；否则角色有误",
     ),
     "counter.other": (
         "{other} counts instead of {name}, contrary to the sign of {power} ({now}). Is a current transformer "
         "reversed, or are the two registers swapped in the profile?",
-        "计数的是{other}而不是{name}，与{power}（{now}）的方向不符。"
-        "请检查电流互感器是否接反，或模板中两个寄存器是否颠倒",
+        "计数的是 {other} 而不是 {name}，与 {power}（{now}）的方向不符。"
+        "请检查电流互感器是否接反，或设备模板中两个寄存器是否颠倒",
     ),
     "counter": (
         "{name} grew by {grown} Wh, but {power} ({now}) amounts to {expected} Wh in that time. A scale, unit or "
         "ratio of one of the two is wrong",
-        "{name}增加了{grown} Wh，而按{power}（{now}）应增加{expected} Wh。"
+        "{name} 增加了 {grown} Wh，而按 {power}（{now}）应增加 {expected} Wh。"
         "其中一方的比例、单位或变比有误",
     ),
 }  # fmt: skip

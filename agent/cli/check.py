@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import as_complaint, as_line, say
+from agent.cli.common import as_complaint, as_line, say, speaks_chinese
 from agent.cli.options import ConfigOptions, config_options, json_option, lang_option
 from drivers.model import ConfigError, GatewayError, ProfileError
 
@@ -106,8 +106,9 @@ def _sources(profiles: Mapping[str, Profile]) -> dict[str, Any]:
 def _evidence(profile: Profile) -> str:
     """What a profile was checked against, and its number of independent sources if the profile states it."""
     if profile.second_source is None:
-        return profile.evidence
-    return f"{profile.evidence}, {say('2 sources' if profile.second_source.source else '1 source')}"
+        return say(profile.evidence)
+    sources = say("2 sources" if profile.second_source.source else "1 source")
+    return f"{say(profile.evidence)}{'，' if speaks_chinese() else ', '}{sources}"
 
 
 def _learned(config: Config) -> dict[str, str]:
@@ -280,7 +281,8 @@ def to_json(
 def _ring_time(ring: RingPlan) -> str:
     from agent.cli.common import show_age
 
-    return say(f", about {show_age(ring.full_s)} of readings") if ring.rate.slots else ""
+    age = show_age(ring.full_s, "zh" if speaks_chinese() else "en")
+    return say(f", about {age} of readings") if ring.rate.slots else ""
 
 
 def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost], ring: RingPlan, plan: bool) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MAX_SNAPSHOT = 64 << 20
 show_quality = explain.show_quality  # of readings, as `decode` shows them, too
+COLON: Final = {"en": ": ", "zh": "："}
 AGE_UNITS: Final = {"s": "秒", "min": "分钟", "h": "小时", "d": "天"}
 LAST_ERROR: Final = "last-error"  # file in the runtime directory, written by the agent
 # control characters, characters that turn the writing direction or have no width, line separators, surrogates

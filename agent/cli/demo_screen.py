@@ -100,9 +100,11 @@ class LatestFigures:
 
     def line(self, language: str) -> str:
         """The newest figures in one line, for a log."""
+        from agent.cli.common import COLON
+
         start, end = self.hours()
         parts = [f"{title} {value} {unit}".rstrip() for title, value, unit, _ in self.rows(language)]
-        return WORDS[language]["figures"].format(start=start, end=end) + ": " + "; ".join(parts)
+        return WORDS[language]["figures"].format(start=start, end=end) + COLON[language] + "; ".join(parts)
 
     def rows(self, language: str) -> list[tuple[str, str, str, str]]:
         """(title, value, unit, completeness) as people read them."""

@@ -122,7 +122,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         1,
         (
             "the agent is not running any more (process {pid}); what is shown is {age} old",
-            "采集程序已退出（进程 {pid}）；所示数据为 {age} 前",
+            "采集程序已退出（进程 {pid}）；所示数据为 {age}前",
         ),
         (
             "Start it: `systemctl start meterhouse`. " + _AGENT_LOG[0],
@@ -133,7 +133,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         1,
         (
             "the agent has written no snapshot for {age}: it hangs, or the clock was set",
-            "采集程序已有 {age} 未更新状态：程序卡住，或时钟被调整",
+            "采集程序已有 {age}未更新状态：程序卡住，或时钟被调整",
         ),
         (
             "`systemctl restart meterhouse`; the readings so far are kept",
@@ -144,7 +144,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         1,
         (
             "the runtime directory is full: the agent cannot write its status, and what is shown is {age} old",
-            "运行目录已满：采集程序无法更新状态，所示数据为 {age} 前",
+            "运行目录已满：采集程序无法更新状态，所示数据为 {age}前",
         ),
         (
             "Free space there ([paths] runtime_dir). Readings go on; if the store is on the same disk, they stay in the"
@@ -183,7 +183,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         1,
         (
             "{count} packs were lost before they were delivered, the last {age} ago",
-            "有 {count} 个数据包未送达即丢失，最近一次在 {age} 前",
+            "有 {count} 个数据包未送达即丢失，最近一次在 {age}前",
         ),
         (
             "The loss is recorded in the streams. Restore the connection, or raise [store] max_size",
@@ -294,11 +294,11 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     ),
     # --- lines and devices
     "device-dead": FindingWords(
-        4, ("device {name} has not answered for {age}{why}", "设备 {name} 已 {age} 无应答{why}"), _CABLE
+        4, ("device {name} has not answered for {age}{why}", "设备 {name} 已 {age}无应答{why}"), _CABLE
     ),
     "device-dead-behind-gateway": FindingWords(
         4,
-        ("device {name} has not answered for {age}{why}", "设备 {name} 已 {age} 无应答{why}"),
+        ("device {name} has not answered for {age}{why}", "设备 {name} 已 {age}无应答{why}"),
         (
             "The errors come from its serial server or gateway, or from a fault of the device itself. Check its power,"
             " its address, the cable to the serial server, and the serial setting there."
@@ -309,7 +309,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     ),
     "device-dead-or-asleep": FindingWords(
         4,
-        ("device {name} has not answered for {age}{why}", "设备 {name} 已 {age} 无应答{why}"),
+        ("device {name} has not answered for {age}{why}", "设备 {name} 已 {age}无应答{why}"),
         (
             "At night it may be asleep: set latitude and longitude in [site], then that is not a fault."
             " By day, check its power, cable and address",
@@ -319,7 +319,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     ),
     "device-never-answered": FindingWords(
         4,
-        ("device {name} has not answered since the start, {age} ago{why}", "设备 {name} 启动 {age} 以来从未应答{why}"),
+        ("device {name} has not answered since the start, {age} ago{why}", "设备 {name} 启动 {age}以来从未应答{why}"),
         _CABLE,
     ),
     "device-garbled": FindingWords(
@@ -369,7 +369,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     ),
     "device-swapped": FindingWords(
         4,
-        ("another device has answered as {name} for {age}: {change}", "{age} 前起，{name} 的地址上换了设备：{change}"),
+        ("another device has answered as {name} for {age}: {change}", "{age}前起，{name} 的地址上换了设备：{change}"),
         (
             "Its counters start over. If the swap was intended, check ratio and role, then `meterhouse reload`",
             "其计数重新开始。若确为更换，请核对变比和用途，再执行 `meterhouse reload` 确认",
@@ -379,7 +379,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         4,
         (
             "device {name} delivered {share} of its readings in {span}; {count} of {due} are missing ({why}){again}",
-            "设备 {name} 在 {span} 内数据完整率 {share}；应有 {due} 个，其中 {count} 个缺失（{why}）{again}",
+            "设备 {name} 在 {span}内数据完整率 {share}；应有 {due} 个，其中 {count} 个缺失（{why}）{again}",
         ),
         ("{advice}", "{advice}"),
     ),
@@ -387,7 +387,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         4,
         (
             "device {name} answers, but gave no value for any point in {span}",
-            "设备 {name} 有应答，但 {span} 内没有任何有效值",
+            "设备 {name} 有应答，但 {span}内没有任何有效值",
         ),
         (
             "Is the measured circuit switched on? See `meterhouse read {name}`",
@@ -398,7 +398,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         4,
         (
             "device {name}: {count} of {due} values in {span} cannot be right ({words})",
-            "设备 {name}：{span} 内 {due} 个值中有 {count} 个不可信（{words}）",
+            "设备 {name}：{span}内 {due} 个值中有 {count} 个不可信（{words}）",
         ),
         (
             "`meterhouse read {name}` shows which. Is it the right profile, and the right word order?",
@@ -410,7 +410,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         (
             "device {name}: {count} of {due} values in {span} are suspect: a counter fell or leapt,"
             " or answers came late",
-            "设备 {name}：{span} 内 {due} 个值中有 {count} 个可疑：电能等累计值倒退或突增，或应答迟到",
+            "设备 {name}：{span}内 {due} 个值中有 {count} 个可疑：电能等累计值倒退或突增，或应答迟到",
         ),
         (
             "Was the meter reset or exchanged? Its values are kept and marked for about a minute, until the counter"
@@ -481,7 +481,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         0,
         (
             "device {name} refuses {count} of {due} readings in {span}{points}",
-            "设备 {name} 在 {span} 内 {due} 个读数中拒绝了 {count} 个{points}",
+            "设备 {name} 在 {span}内 {due} 个读数中拒绝了 {count} 个{points}",
         ),
         (
             "`meterhouse read {name}` lists the refused points and why. Leave them out with `points`, or choose another"
@@ -494,7 +494,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         0,
         (
             "device {name}: the values do not change: {count} have been the same to the last digit for {age}",
-            "设备 {name}：数值没有变化，{count} 个值在 {age} 内完全相同",
+            "设备 {name}：数值没有变化，{count} 个值在 {age}内完全相同",
         ),
         (
             "Compare with its display. A gateway, logger or converter may repeat old answers: check the device behind"
@@ -521,7 +521,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         0,
         (
             "device {name}: {counter} has not moved for {age}, while {power} was {least} or more",
-            "设备 {name}：{counter} 在 {age} 内没有变化，而 {power} 一直不低于 {least}",
+            "设备 {name}：{counter} 在 {age}内没有变化，而 {power} 一直不低于 {least}",
         ),
         (
             "Compare the counter with its display. If it moves there, the profile reads another register: try another"
@@ -537,7 +537,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         0,
         (
             "device {name}: all {count} values have been 0 for {age}, voltages included",
-            "设备 {name}：全部 {count} 个值在 {age} 内均为 0，包括电压",
+            "设备 {name}：全部 {count} 个值在 {age}内均为 0，包括电压",
         ),
         (
             "Is its measuring voltage connected (fuses, terminals)? Does a gateway answer for a device that it cannot"
@@ -549,7 +549,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     ),
     "device-not-heard": FindingWords(
         0,
-        ("device {name} has not answered yet, {age} after its start{why}", "设备 {name} 启动 {age} 后尚未应答{why}"),
+        ("device {name} has not answered yet, {age} after its start{why}", "设备 {name} 启动 {age}后尚未应答{why}"),
     ),
     "device-early": FindingWords(
         0,
@@ -562,7 +562,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         0,
         (
             "device {name}: {count} of {due} values in {span} are marked ({words})",
-            "设备 {name}：{span} 内 {due} 个值中有 {count} 个带标记（{words}）",
+            "设备 {name}：{span}内 {due} 个值中有 {count} 个带标记（{words}）",
         ),
     ),
     "readings-excused": FindingWords(
@@ -576,7 +576,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         0,
         (
             "device {name} has no value for {count} of {due} readings in {span} (sentinel, absent)",
-            "设备 {name} 在 {span} 内 {due} 个读数中有 {count} 个没有值（设备无有效值或未询问）",
+            "设备 {name} 在 {span}内 {due} 个读数中有 {count} 个没有值（设备无有效值或未询问）",
         ),
         (
             "Leave out points that it does not have, with `points` in its [[device]]",

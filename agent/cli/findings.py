@@ -476,8 +476,8 @@ def _refused(where: str, device: Facts, values: Mapping[str, object]) -> Iterato
     names, count = device.get("refused"), values["count"]
     names = names if isinstance(names, list) else []
     if isinstance(count, int) and count >= (1 if names else FEWEST_REFUSED):
-        points = f": {_names(names)}" if names else ""
-        yield Finding("device-refuses", where, {**values, "points": points})
+        points = (": {names}", "：{names}") if names else ""
+        yield Finding("device-refuses", where, {**values, "names": _names(names), "points": points})
 
 
 def _because(worst: str, missing: Mapping[str, int], line: Facts) -> tuple[Texts, Texts]:

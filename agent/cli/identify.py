@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from agent.cli.common import as_line
+from agent.cli.common import COLON, as_line
 from agent.cli.options import (
     DEFAULT_CONFIG,
     ConfigOptions,
@@ -206,6 +206,6 @@ def _print(found: FoundDevice, lang: str, configured: str | None, hint: str) -> 
         click.echo(hint, err=True)
     if configured is not None and is_contradicted(configured, found):
         text = CONFIGURED[lang == "zh"].format(configured=configured, fits=fit_words(found, lang, 1))
-        click.echo(f"{say(lang, 'note')}: {text}", err=True)
+        click.echo(f"{say(lang, 'note')}{COLON[lang]}{text}", err=True)
     for note in found.notes:
-        click.echo(f"{say(lang, 'note')}: {note.text(lang)}", err=True)
+        click.echo(f"{say(lang, 'note')}{COLON[lang]}{note.text(lang)}", err=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from agent.certificates import WARN_DAYS
-from agent.cli.common import agent_runs, as_complaint, progress, read_snapshot
+from agent.cli.common import COLON, agent_runs, as_complaint, progress, read_snapshot
 from agent.cli.lease import borrow_line
 from drivers.model import PACES, BrokerError, GatewayError, LineError, LineTimeout, Quality, clean_text
 
@@ -241,7 +241,7 @@ def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: 
                 base = f"meterhouse/v1/{config.base}/"
                 topics = ", ".join(topic.removeprefix(base) for topic in one.unproven)
                 text = words["unproven"].format(name=one.name, topics=f"{base}{{{topics}}}")
-                click.echo(f"{words['note']}: {clean_text(text, 1000)}", err=True)
+                click.echo(f"{words['note']}{COLON[lang]}{clean_text(text, 1000)}", err=True)
         for error, is_fault in twins:
             if not is_fault:
                 click.echo(as_complaint("warning", error), err=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from agent.cli.common import as_line, pad, show_unit, singular
+from agent.cli.common import COLON, as_line, pad, show_unit, singular
 from agent.cli.options import EXISTING_FILE, json_option, lang_option, param_option, parse_params, profiles_option
 from agent.cli.profile_samples import replay, samples_beside
 from agent.cli.profile_template import KINDS, check_place, document, template, write_new
@@ -357,7 +357,10 @@ def check(file: Path, lang: str, as_json: bool) -> None:
         raise gathered(errors, str(file))
     odd = [zh if lang == "zh" else en for en, zh in remarks(profile)]
     for text in odd:
-        click.echo(f"{'警告' if lang == 'zh' else 'warning'}: {clean_text(str(file), 200)}: {text}", err=True)
+        click.echo(
+            f"{'警告' if lang == 'zh' else 'warning'}{COLON[lang]}{clean_text(str(file), 200)}{COLON[lang]}{text}",
+            err=True,
+        )
     if as_json:
         click.echo(as_line({**_summary(profile), "warnings": [en for en, _ in remarks(profile)]}))
     else:
@@ -369,5 +372,5 @@ def check(file: Path, lang: str, as_json: bool) -> None:
         else:
             verdict = f"good, with {len(odd)} warning{'s' if len(odd) > 1 else ''}" if odd else "good"
             text = singular(f"{verdict}. {points} points ({paces}), {samples} samples")
-        click.echo(f"{clean_text(str(file))}{'：' if lang == 'zh' else ': '}{text}")
+        click.echo(f"{clean_text(str(file))}{COLON[lang]}{text}")
         click.echo(_second_source(profile.second_source, lang))

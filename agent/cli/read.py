@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import language_of
+from agent.cli.common import COLON, language_of
 from agent.cli.lease import borrow_line, line_factory
 from agent.cli.options import (
     FILE,
@@ -303,7 +303,7 @@ def show_hints(config: Config, entry: DeviceConfig, profile: Profile, rounds: Se
     if len(rounds) > 1:
         found += growth_hints(spec, first.by_name(), last.by_name(), last.mono_s - first.mono_s)
     for text in sentences(found, language):
-        click.echo(f"{HINT[language]}: {text}", err=True)
+        click.echo(f"{HINT[language]}{COLON[language]}{text}", err=True)
 
 
 def _write_sample(path: Path, config: Config, entry: DeviceConfig, profile: Profile, last: Round) -> None:

@@ -59,7 +59,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "phase voltage": "相电压", "line voltage": "线电压", "frequency": "频率",
         "power factor": "功率因数", "growing counter": "递增的计数器，+{growth}", "is text": "文本",
         "nothing": "没有发现像230 V、400 V、50 Hz、功率因数或文本的值。用--repeat 3可找出递增的计数器。",
-        "favourite": '其中多数为{type} {order}：在模板中写type = "{type}"，order = "{order}"。',
+        "favourite": '其中多数为 {type} {order}：在模板中写 type = "{type}"，order = "{order}"。',
         "registers": "个寄存器",
         "exception": "异常码{code:02X}h（{what}）",
         "other": "{wanted}可能是4x写法（从40001或30001起计）：报文中的地址应为{meant}。",

@@ -17,12 +17,14 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "in effect": "configuration {config} is in effect", "nothing": "nothing changed",
         "rejected": "rejected: the previous configuration {config} stays in effect",
         "added": "added", "removed": "removed", "changed": "changed", "accepted": "accepted", "line": "line",
+        "keys": ": {}",
         "device": "device", "uplink": "uplink", "derived": "derived point",
     },
     "zh": {
         "in effect": "配置 {config} 已生效", "nothing": "没有变化",
         "rejected": "未接受：原配置 {config} 继续有效",
         "added": "已添加", "removed": "已移除", "changed": "已修改", "accepted": "更换已确认", "line": "线路",
+        "keys": "：{}",
         "device": "设备", "uplink": "上行目标", "derived": "导出量",
     },
 }  # fmt: skip
@@ -82,5 +84,5 @@ def _changes(found: Mapping[str, Any], changed: str, words: Mapping[str, str]) -
     else:
         for one in found["changes"]:
             name = " ".join(filter(None, (words.get(one["kind"], f"[{one['kind']}]"), one["name"])))
-            keys = f": {', '.join(one['keys'])}" if one["keys"] else ""
+            keys = words["keys"].format(", ".join(one["keys"])) if one["keys"] else ""
             yield f"{name} {words.get(one['change'], one['change'])}{keys}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from agent.cli.common import as_line, complain, progress, show_age
+from agent.cli.common import COLON, as_line, complain, progress, show_age
 from agent.cli.options import ConfigOptions, Duration, config_options, json_option, lang_option, profile_dirs
 from drivers.model import GatewayError, LineDown, ProgressCallback, UsageError
 from drivers.registry import DEFAULT, line_url_help, protocol_of, searchable
@@ -28,28 +28,28 @@ TIMEOUT_S, QUICK_TIMEOUT_S = 0.2, 0.1  # a later answer is still recognised by i
 WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "estimate": (
         "takes at most about {time}, plus up to {each} for each device found",
-        "最多约{time}，每发现一台设备最多再加{each}",
+        "最多约 {time}，每发现一台设备最多再加 {each}",
     ),
-    "estimate slow": (" ({slow} if it answers slowly)", "（应答慢的设备最多{slow}）"),
-    "estimate only": ("takes at most about {time}", "最多约{time}"),
+    "estimate slow": (" ({slow} if it answers slowly)", "（应答慢的设备最多 {slow}）"),
+    "estimate only": ("takes at most about {time}", "最多约 {time}"),
     "found": (
         "found {count}; identifying them takes at most about {time} more",
-        "发现{count}台；识别型号最多还需约{time}",
+        "发现 {count} 台；识别型号最多还需约 {time}",
     ),
     "crowd": (
         "several meters answer at once; searching digit by digit takes about {time} more",
-        "多台表同时应答；逐位搜索还需约{time}",
+        "多台表同时应答；逐位搜索还需约 {time}",
     ),
     "try raw": (
         "nothing answered; trying whether the port passes raw bytes takes at most about {time} more",
-        "无任何应答；改按透传原始字节尝试，最多还需约{time}",
+        "无任何应答；改按透传原始字节尝试，最多还需约 {time}",
     ),
     "try framed": (
         "nothing answered; trying whether the port uses its own framing takes at most about {time} more",
-        "无任何应答；改按带报文头的协议尝试，最多还需约{time}",
+        "无任何应答；改按带报文头的协议尝试，最多还需约 {time}",
     ),
     "note": ("note", "提示"),
-    "refused": ("{down} of {all} hosts refused the connection", "{all}台主机中有{down}台拒绝连接"),
+    "refused": ("{down} of {all} hosts refused the connection", "{all} 台主机中有 {down} 台拒绝连接"),
     "interrupted": ("interrupted: the list above is incomplete", "已中断：以上列表不完整"),
     "nothing": (
         "nothing answered. Check that A and B are not swapped, that the device is powered, and the serial setting",
@@ -67,7 +67,7 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "identity": ("identity", "设备自报"),
     "profile": ("profile", "设备模板"),
     "notes": ("notes", "说明"),
-    "paste": ("for agent.toml:", "可粘贴到agent.toml："),
+    "paste": ("for agent.toml:", "可粘贴到 agent.toml："),
     "certain": ("certain", "确定"),
     "likely": ("likely", "很可能"),
     "possible": ("possible", "可能"),
@@ -194,7 +194,7 @@ def scan(
     click.echo(_estimate(scans, lang), err=True)
 
     def announce(what: str, count: int, most_s: float) -> None:
-        click.echo(say(lang, what, count=count, time=show_age(most_s)), err=True)
+        click.echo(say(lang, what, count=count, time=show_age(most_s, lang)), err=True)
 
     trouble: list[GatewayError] = []
     interrupted = False
@@ -214,12 +214,12 @@ def scan(
     _print(found, as_json, known, dirs, lang, options.config_file)
     for one in scans:
         for note in one.notes:
-            click.echo(f"{say(lang, 'note')}: {note.text(lang)}", err=True)
+            click.echo(f"{say(lang, 'note')}{COLON[lang]}{note.text(lang)}", err=True)
     for wrong in trouble:
         if len(scans) == 1 or not isinstance(wrong, LineDown):
             complain(wrong)
     if len(scans) > 1 and (down := sum(isinstance(error, LineDown) for error in trouble)):
-        click.echo(f"{say(lang, 'note')}: {say(lang, 'refused', down=down, all=len(scans))}", err=True)
+        click.echo(f"{say(lang, 'note')}{COLON[lang]}{say(lang, 'refused', down=down, all=len(scans))}", err=True)
     if interrupted:
         click.echo(say(lang, "interrupted"), err=True)
         raise SystemExit(130)
@@ -235,12 +235,12 @@ def say(lang: str, key: str, **names: object) -> str:
 
 def _estimate(scans: Sequence[Scan], lang: str) -> str:
     """The text before a scan: the longest time it takes without devices, and how much each device adds."""
-    time = show_age(sum(scan.estimate_s() for scan in scans))
+    time = show_age(sum(scan.estimate_s() for scan in scans), lang)
     each_s, slow_s = map(max, zip(*(scan.device_s() for scan in scans), strict=True))
     if not scans[0].options.identify:
         return say(lang, "estimate only", time=time)
-    slow = say(lang, "estimate slow", slow=show_age(slow_s)) if slow_s > each_s else ""
-    return say(lang, "estimate", time=time, each=show_age(each_s)) + slow
+    slow = say(lang, "estimate slow", slow=show_age(slow_s, lang)) if slow_s > each_s else ""
+    return say(lang, "estimate", time=time, each=show_age(each_s, lang)) + slow
 
 
 def _exit_code(scans: Sequence[Scan], found: Sequence[FoundDevice], trouble: Sequence[GatewayError], lang: str) -> int:
@@ -419,7 +419,9 @@ def _print(
         click.echo("\n".join(texts), nl=False)
     for device in found:
         if hint := registers_hint(device, lang, config_file):
-            click.echo(f"{say(lang, 'note')}: {device.protocol} {device.address}: {hint}", err=True)
+            click.echo(
+                f"{say(lang, 'note')}{COLON[lang]}{device.protocol} {device.address}{COLON[lang]}{hint}", err=True
+            )
 
 
 def fit_words(device: FoundDevice, lang: str = "en", most: int = 3) -> str:

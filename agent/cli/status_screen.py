@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from rich.markup import escape
 
-from agent.cli.common import learned_maps, show_age, singular
+from agent.cli.common import COLON, learned_maps, show_age, singular
 from agent.cli.console_tables import cell, open_console, plain_table, point_table
 from agent.cli.finding_words import LANGUAGES, Texts, device_reason
 from agent.cli.findings import DOUBTFUL, EARLY, EXCUSED, Finding, show_size
@@ -50,9 +50,9 @@ WORDS: Final[Mapping[str, Texts]] = {
     "well": ("All is well.", "一切正常。"),
     "looked": (
         "Checked: the readings of {count} devices over {span}; lines, destinations, store, clock, key, certificates.",
-        "检查范围：{count} 台设备 {span}的读数；线路、上行目标、存储、时钟、密钥、证书。",
+        "检查范围：{count} 台设备{span}的读数；线路、上行目标、存储、时钟、密钥、证书。",
     ),
-    "since start": ("the time since the start {age} ago", "自 {age} 前启动以来"),
+    "since start": ("the time since the start {age} ago", "自 {age}前启动以来"),
     "window": ("the last {age}", "最近 {age}"),
     "early": (
         "No fault so far, but it is too early to say that all is well.",
@@ -107,7 +107,11 @@ class StatusScreen:
         """Name and state of the gateway itself."""
         facts, store, clock = self._snapshot, self._snapshot.get("store", {}), self._snapshot.get("clock", {})
         started = facts.get("started")
-        since = f", {self._word('running', age=show_age(self._now - started))}" if started is not None else ""
+        since = (
+            f", {self._word('running', age=show_age(self._now - started, self._language))}"
+            if started is not None
+            else ""
+        )
         who = f"{facts.get('site', '?')}/{facts.get('gateway', '?')}"
         head = f"{who}  meterhouse {facts.get('version', '?')}, boot {facts.get('boot', '?')}{since}"
         synced = {True: "synchronised", False: "not synchronised"}.get(clock.get("synced"), "no clock")
@@ -116,7 +120,7 @@ class StatusScreen:
             sizes = {"size": "size_bytes", "limit": "limit_bytes", "free": "disk_free_bytes"}
             parts.append(self._word("store", **{name: show_size(store.get(key) or 0) for name, key in sizes.items()}))
         kid = facts.get("key", {}).get("thumbprint")
-        return [head, "; ".join(parts), *([self._word("key", kid=kid)] if kid else [])]
+        return [head, ("；" if self._at else "; ").join(parts), *([self._word("key", kid=kid)] if kid else [])]
 
     def device_table(self) -> Table:
         """One device a row."""
@@ -193,9 +197,9 @@ class StatusScreen:
         """Findings, each with what to do."""
         found = []
         for one in findings:
-            found.append(f"{self._word(one.level)}: {one.text(self._language)}")
+            found.append(f"{self._word(one.level)}{COLON[self._language]}{one.text(self._language)}")
             if advice := one.advice(self._language):
-                found.append(f"  {self._word('do')}: {advice}")
+                found.append(f"  {self._word('do')}{COLON[self._language]}{advice}")
         return found
 
     def verdict(self, findings: Sequence[Finding], exit_code: int) -> str:
@@ -205,9 +209,9 @@ class StatusScreen:
         started = self._snapshot.get("started") or self._now
         begin = min(begins, default=started)
         if begin - started < 120:
-            span = self._word("since start", age=show_age(self._now - started))
+            span = self._word("since start", age=show_age(self._now - started, self._language))
         else:
-            span = self._word("window", age=show_age(self._now - begin))
+            span = self._word("window", age=show_age(self._now - begin, self._language))
         looked = self._word("looked", count=len(devices), span=span)
         if count := sum(one.exit_code > 0 for one in findings):
             text = self._word("faults", count=count, code=exit_code)

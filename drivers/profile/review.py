@@ -20,24 +20,25 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
     "overlap": (
         "{a} ({a_at}) and {b} ({b_at}) share register {shared} and neither lies inside the other: one address, type or "
         "count is wrong",
-        "{a}（{a_at}）与{b}（{b_at}）重叠于寄存器{shared}，且互不包含：其中一个的地址、类型或数量有误",
+        "{a}（{a_at}）与 {b}（{b_at}）重叠于寄存器 {shared}，且互不包含：其中一个的地址、类型或数量有误",
     ),
     "inside": (
         "{b} ({b_at}) lies inside the float {a} ({a_at}): half of a float is not a separate value",
-        "{b}（{b_at}）位于浮点数{a}（{a_at}）之内：浮点数的一半不是独立的值",
+        "{b}（{b_at}）位于浮点数 {a}（{a_at}）之内：浮点数的一半不是独立的值",
     ),
     "notation": (
         "{name} has address {at} with function {function}: if the manual counts its registers from {first}, "
         "write address = {meant} ({count} points have such addresses)",
-        "{name}的地址为{at}（功能码{function}）：若手册从{first}起计，则应为address = {meant}（共{count}个测点）",
+        "{name} 的地址为 {at}（功能码 {function}）：若手册从 {first} 起计，则应为 address = {meant}"
+        "（共 {count} 个测点）",
     ),
     "coarse": (
         "{name}: one count is {scale}{unit}, and {usual} are usual: is scale or unit wrong?",
-        "{name}的一个计数为{scale}{unit}，通常为{usual_zh}：scale 或 unit 是否有误？",
+        "{name} 的一个计数为 {scale}{unit}，通常为 {usual_zh}：scale 或 unit 是否有误？",
     ),
     "sample": (
         'sample "{sample}": {name} is {value}{unit}, which cannot be: is scale, unit, type or order wrong?',
-        "样本“{sample}”中{name}为{value}{unit}，不可能：scale、unit、type 或 order 是否有误？",
+        "样本“{sample}”中 {name} 为 {value}{unit}，不可能：scale、unit、type 或 order 是否有误？",
     ),
 }  # fmt: skip
 TEMPLATE_SOURCE = "TITLE, REVISION (DATE)"  # of `profiles new`

@@ -302,6 +302,22 @@ def test_english_is_as_it_was(mh, park, monkeypatch: pytest.MonkeyPatch) -> None
     assert outcome(["check", "-c", str(path)]) == 0 and not HAN.search(mh("status", "-c", path).err)
 
 
+def test_check_and_doctor_leave_nothing_english(mh, park) -> None:
+    path = park()
+    (path.parent / "conf.d").mkdir()
+    (path.parent / "conf.d/empty.toml").touch()
+    said = mh("check", "--plan", "--lang", "zh", "-c", path).out
+    assert f"{path.name}（及 conf.d 中的 1 个文件），哈希 " in said, said
+    assert "文件" in said and "derived" not in said, said
+    said = mh("doctor", "--offline", "--lang", "zh", "-c", path).out
+    assert "系统 " in said and "内核 " in said and "服务最近的警告和错误：" in said, said
+
+
+def test_no_chinese_text_has_a_half_width_colon_or_semicolon() -> None:
+    half = re.compile(r"[\u4e00-\u9fff\uff09][:;] ")
+    assert not [one.chinese for one in PAIRS if half.search(re.sub(r"\{.*?\}", "", one.chinese))]
+
+
 def test_the_files_are_short_enough_to_read() -> None:
     import agent.cli.chinese
 

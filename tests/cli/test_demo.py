@@ -161,7 +161,7 @@ def test_the_figures_have_their_place_on_the_screen(tmp_path: Path, language: st
         assert re.search(rf"^{title} +{value.replace(' ', ' +')} .*62.5 %$", page, re.MULTILINE), (title, page)
     assert ("figures, 13:45 to 13:46" if language == "en" else "指标（13:45至13:46）") in page
     said = screen.board.line(language)
-    assert said.startswith(("figures, 13:45 to 13:46: Electricity consumed 5", "指标（13:45至13:46）: 园区用电量 5"))
+    assert said.startswith(("figures, 13:45 to 13:46: Electricity consumed 5", "指标（13:45至13:46）：园区用电量 5"))
 
 
 def test_the_language_is_that_of_the_terminal() -> None:

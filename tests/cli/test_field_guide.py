@@ -76,6 +76,7 @@ def plain(text: str, command: str) -> list[str]:
         text = re.sub(rf"boot \w{{16}}|(?::|key) [\w-]{{43}}$|{moment}", "#", text, flags=re.MULTILINE)
         text = re.sub(r"\d+(?:\.\d+)?", "#", text)
         text = re.sub(r"#(?: (?:ms|min|s))\b", "# s", text)
+        text = re.sub(r"# (?:秒|分钟)", "# 秒", text)
     return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
 
 
@@ -92,7 +93,9 @@ def with_a_good_clock(text: str) -> str:
         r"clock (?:NOT synchronised|synchronised within \d+ ms|: not known)", "clock synchronised within 3 ms", text
     )
     text = re.sub(r"时钟(?:未同步|已同步，误差 \d+ ms 内|：未知)", "时钟已同步，误差 3 ms 内", text)
-    text, found = re.subn(r"(?:error: the clock of this |故障: 本网关的时钟).*\n  (?:what to do|处理): .*\n", "", text)
+    text, found = re.subn(
+        r"(?:error: the clock of this |故障：本网关的时钟).*\n  (?:what to do: |处理：).*\n", "", text
+    )
     if found:
         text = text.replace("1 fault; exit code 1.", "All is well.").replace("共 1 个故障；退出码 1。", "一切正常。")
     return text

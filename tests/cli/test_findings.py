@@ -272,7 +272,7 @@ def test_a_refused_counter_is_named_and_all_is_not_well() -> None:
     (one,) = find(snapshot, NOW, True)
     assert (one.level, one.exit_code) == ("warning", 0) and "meterhouse read m1" in one.advice()
     assert one.text() == "device m1 refuses 60 of 1000 readings in 10 min: ac.energy.import"
-    assert one.text("zh") == "设备 m1 在 10 分钟 内 1000 个读数中拒绝了 60 个: ac.energy.import"
+    assert one.text("zh") == "设备 m1 在 10 分钟内 1000 个读数中拒绝了 60 个：ac.energy.import"
     assert "All is well" not in StatusScreen(snapshot, "en", NOW).verdict([one], 0)
 
 
@@ -532,7 +532,7 @@ def test_the_last_line_says_over_which_time_it_was_looked() -> None:
         return StatusScreen(snapshot, language, NOW).verdict(found, exit_code_of(found))
 
     assert last(HEALTHY).startswith("All is well. Checked: the readings of 2 devices over the last 10 min;")
-    assert last(HEALTHY, "zh").startswith("一切正常。检查范围：2 台设备 最近 10 min的读数")
+    assert last(HEALTHY, "zh").startswith("一切正常。检查范围：2 台设备最近 10 分钟的读数")
     young = changed("started", NOW - 240)
     for one in young["devices"].values():
         one["recent"] = recent(minutes=3)

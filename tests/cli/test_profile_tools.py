@@ -334,7 +334,7 @@ def test_warnings_do_not_make_a_profile_wrong(mh, write: Write) -> None:
     file = write(f'{HEAD}[[point]]\nname = "x.a"\nfunction = 3\naddress = 40001\ntype = "u16"\n')
     said = mh("profiles", "check", file)
     assert said.code == 0 and "good, with 1 warning." in said.out and said.err.startswith("warning: ")
-    assert mh("profiles", "check", file, "--lang", "zh").err.startswith("警告: ")
+    assert mh("profiles", "check", file, "--lang", "zh").err.startswith("警告：")
     assert mh("profiles", "check", file, "--json").lines[0]["warnings"]
 
 

@@ -230,7 +230,7 @@ def test_a_value_beyond_all_bounds_brings_the_order_that_was_meant(mh, served, f
     assert "hint: ac.voltage.l1 is " in said.err
     assert 'with order "CDAB" instead of "ABCD" this would be 231.45 V' in said.err
     monkeypatch.setenv("LANG", "zh_CN.UTF-8")
-    assert "提示: ac.voltage.l1为" in mh(*args).err
+    assert "提示：ac.voltage.l1 为" in mh(*args).err
 
 
 def test_floats_are_shown_without_the_noise_of_their_bits_and_json_keeps_all(mh, served, floats) -> None:

@@ -129,7 +129,7 @@ def test_status_in_chinese_keeps_its_json_english(mh, traces, tmp_path, monkeypa
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     traces.write(clock={"synced": False, "error_ms": 16_000.0, "behind_store": None})
     said = mh("status", "--runtime-dir", tmp_path / "run")
-    assert said.code == 1 and "故障: 本网关的时钟未同步\n  处理: " in said.err and "timedatectl" in said.err
+    assert said.code == 1 and "故障：本网关的时钟未同步\n  处理：" in said.err and "timedatectl" in said.err
     assert "设备" in said.out and "正常" in said.out and said.err.splitlines()[-1].startswith("共 1 个故障；退出码 1。")
     facts = json.loads(mh("status", "--json", "--runtime-dir", tmp_path / "run").out)
     assert facts["faults"] == ["the clock of this gateway is not synchronised"]

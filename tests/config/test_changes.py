@@ -96,7 +96,7 @@ def test_the_command_and_the_log_tell_the_same(tmp_path: Path) -> None:
         agent.configure()
         agent.config.write_text(agent.config.read_text().replace('fast = "500 ms"', 'fast = "2 s"', 1))
         code, out, _ = mh(*reload, "zh")
-        assert code == 0 and out.splitlines()[1:] == ["  设备 m1 已修改: every.fast", "  设备 m2 已添加"]
+        assert code == 0 and out.splitlines()[1:] == ["  设备 m1 已修改：every.fast", "  设备 m2 已添加"]
         until(lambda: "reload: device m2 added" in agent.said, what=lambda: agent.said)
         assert "reload: device m1 changed: every.fast" in agent.said
 

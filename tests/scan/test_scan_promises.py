@@ -159,7 +159,7 @@ def test_the_language_of_a_scan_follows_the_terminal(mh, field: Park, monkeypatc
     how = ("scan", "--line", line.url, "--serial", line.serial, "--addresses", "3,4", "--protocol", "modbus", "--quick")
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     said = mh(*how, *MINE, *FAST)
-    for words in ("最多约", "发现2台", "设备模板", "abb/b23 (确定)", "无匹配模板", "可粘贴到agent.toml"):
+    for words in ("最多约", "发现 2 台", "设备模板", "abb/b23 (确定)", "无匹配模板", "可粘贴到 agent.toml"):
         assert words in said.out + said.err
     assert "likely" not in said.out and tomllib.loads(said.out.partition("agent.toml：\n")[2])["device"]
     english = mh(*how, "--lang", "en", *MINE, *FAST)

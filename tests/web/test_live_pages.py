@@ -262,7 +262,7 @@ def test_states_say_how_old_they_are_and_are_not_those_of_now_once_the_agent_han
         device = browser.get("/device/inv1").text
         assert ('class="state alive"' in device) == bool(states)
         assert all(re.search(rf"As of [\d-]+ [\d:]+, {age} before", one) for one in (page, device))
-    assert "50 分钟 前的状态" in browser.get("/?lang=zh").text
+    assert "50 分钟前的状态" in browser.get("/?lang=zh").text
 
 
 def test_warnings_are_called_so_and_counted(viewer, traces, monkeypatch) -> None:

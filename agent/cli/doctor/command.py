@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agent.cli.common import REQUESTED, NoAgent, as_line, clean, is_alive, read_snapshot, say, say_at
+from agent.cli.common import COLON, REQUESTED, NoAgent, as_line, clean, is_alive, read_snapshot, say, say_at
 from agent.cli.doctor import host
 from agent.cli.doctor.host import CheckResult, Results
-from agent.cli.doctor.texts import text
+from agent.cli.doctor.texts import TEXTS, text
 from agent.cli.options import FILE, ConfigOptions, config_options, is_denied, json_option, lang_option, may_be_there
 from drivers.model import ConfigError, GatewayError, ProfileError
 
@@ -156,10 +156,14 @@ def _destinations(config: Config, running: bool, lang: str) -> Iterator[CheckRes
         problems = destination_problems(trial, lang)
         for problem in problems:
             yield CheckResult(
-                subject, host.FAULT, f"{trial.name}: {problem.where}: {problem.what}", problem.hint, problem.exit_code
+                subject,
+                host.FAULT,
+                COLON[lang].join((trial.name, problem.where, problem.what)),
+                problem.hint,
+                problem.exit_code,
             )
         if not problems and trial.name not in found:
-            yield CheckResult(subject, host.GOOD, f"{trial.name}: {destination_words(trial, running, lang)}")
+            yield CheckResult(subject, host.GOOD, f"{trial.name}{COLON[lang]}{destination_words(trial, running, lang)}")
 
 
 def read_journal(lines: int, priority: str) -> list[str]:
@@ -216,7 +220,8 @@ def _print(versions: Mapping[str, str], results: Sequence[CheckResult], log: Seq
     from agent.cli.console_tables import cell, open_console, plain_table
 
     console = open_console()
-    console.print(escape(", ".join(f"{name} {version}" for name, version in versions.items())))
+    named = {text(lang, name) if name in TEXTS else name: version for name, version in versions.items()}
+    console.print(escape(", ".join(f"{name} {version}" for name, version in named.items())))
     console.print()
     table = plain_table("", "", "", "")
     table.show_header = False
@@ -230,7 +235,7 @@ def _print(versions: Mapping[str, str], results: Sequence[CheckResult], log: Seq
         )
     console.print(table)
     console.print()
-    console.print(text(lang, "log") + ": " + ("" if log else text(lang, "no log")))
+    console.print(text(lang, "log") + COLON[lang] + ("" if log else text(lang, "no log")))
     for line in log:
         console.print("  " + escape(line))
     if all(result.state != host.FAULT for result in results):

@@ -20,6 +20,8 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "note": ("note", "注意"),
     "fault": ("FAULT", "故障"),
     "versions": ("versions", "版本"),
+    "system": ("system", "系统"),
+    "kernel": ("kernel", "内核"),
     "log": ("last warnings and errors of the service", "服务最近的警告和错误"),
     "no log": ("none found in the journal", "日志中没有"),
     "all good": ("No fault found.", "未发现故障。"),
@@ -28,7 +30,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "已写入 {file}（{size}），其中不含密码和密钥",
     ),
     # clock
-    "clock old": ("shows {at}, which is before this software was built", "显示{at}，早于本软件的制作时间"),
+    "clock old": ("shows {at}, which is before this software was built", "显示 {at}，早于本软件的制作时间"),
     "clock old!": (
         "Set it: `date -u -s '2026-01-31 12:00'`, then `hwclock -w`. Is the clock's battery empty?",
         "请校时：`date -u -s '2026-01-31 12:00'`，再执行 `hwclock -w`；时钟电池是否耗尽？",
@@ -36,7 +38,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "clock unknown": ("the kernel does not report whether it is synchronised", "内核不报告时钟是否同步"),
     "clock good": (
         "synchronised, error at most {error_ms:.1f} ms{service}",
-        "已同步，误差不超过{error_ms:.1f} ms{service}",
+        "已同步，误差不超过 {error_ms:.1f} ms{service}",
     ),
     "clock bad": (
         "not synchronised; {service} runs, but has not reached a server",
@@ -55,7 +57,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "The kernel does that after disk errors. See `dmesg`; the disk or card may be worn out",
         "磁盘出错后内核会这样做。请查看 `dmesg`；磁盘或存储卡可能已损坏",
     ),
-    "space": ("{folder} ({kind}): {free} of {size} free", "{folder}（{kind}）：共{size}，可用{free}"),
+    "space": ("{folder} ({kind}): {free} of {size} free", "{folder}（{kind}）：共 {size}，可用 {free}"),
     "inodes": ("{folder} ({kind}): less than 5 % of the inodes left", "{folder}（{kind}）：inode 剩余不足 5%"),
     "inodes!": ("Remove folders with many small files", "请清理含大量小文件的目录"),
     "unreadable": ("{folder}: {why}", "{folder}：{why}"),
@@ -132,7 +134,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "`systemctl status meterhouse`, `journalctl -u meterhouse` where systemd runs it",
         "由 systemd 运行时：`systemctl status meterhouse`、`journalctl -u meterhouse`",
     ),
-    "valid": ("{file}: valid, {lines} lines, {devices} devices", "{file}：有效，{lines}条线路，{devices}台设备"),
+    "valid": ("{file}: valid, {lines} lines, {devices} devices", "{file}：有效，{lines} 条线路，{devices} 台设备"),
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from agent.cli.common import COLON
 from agent.cli.report.labels import BALANCE_WORDS, WORDS, number, percent, share, unit
 
 ODD = Decimal("0.5")  # share of the total input
@@ -52,7 +53,7 @@ def counts_row(balance: Mapping[str, Any], language: str) -> str:
 def unknown_row(balance: Mapping[str, Any], language: str) -> str:
     """Meters of unknown accuracy class."""
     names = sorted({name for one in (balance, *balance.get("nodes", ())) for name in one.get("unknown", ())})
-    return f"{BALANCE_WORDS[language]['no_class']}: {', '.join(names)}" if names else ""
+    return f"{BALANCE_WORDS[language]['no_class']}{COLON[language]}{', '.join(names)}" if names else ""
 
 
 def node_heads(language: str) -> tuple[str, ...]:
@@ -86,4 +87,4 @@ def derived_rows(derived: Sequence[Mapping[str, Any]], language: str) -> Iterato
         if "v" in one:
             yield one["id"], f"{number(one['v'], 6)} {unit(one)}", share(one["completeness"])
         else:
-            yield one["id"], "–", f"{missing}: {', '.join(one['missing'])}"
+            yield one["id"], "–", f"{missing}{COLON[language]}{', '.join(one['missing'])}"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import click
 
-from agent.cli.common import as_complaint, as_line, columns, is_alive, progress, read_snapshot
+from agent.cli.common import COLON, as_complaint, as_line, columns, is_alive, progress, read_snapshot
 from agent.cli.control import AnswerBuffer, ask
 from agent.cli.options import FILE, ConfigOptions, config_options, json_option, lang_option
 from agent.cli.output_files import CsvDraft, TextDraft, writing
@@ -241,7 +241,7 @@ def _show(page: Mapping[str, Any], language: str, first_interval_s: float, lengt
         for one in page.get("devices", ()):
             if (silence := one.get("silent")) is not None:
                 text = silent_since(Silence(**silence), page["timezone"], language)
-                console.print(cell(f"{one['device']}: {text}", 200))
+                console.print(cell(f"{one['device']}{COLON[language]}{text}", 200))
         return
     heads = [words[name] for name in ("figure", "value", "target", "verdict", "known", "trend", "drags")]
     rows: list[tuple[str, ...]] = []
@@ -274,9 +274,8 @@ def _show(page: Mapping[str, Any], language: str, first_interval_s: float, lengt
     _show_balance(page, language)
     _show_meters(page, language)
     for one in page["excluded"]:
-        console.print(
-            f"{words['excluded']}: {cell(text_in(one['title'], language))}: {cell(own_text(one['why'], language), 200)}"
-        )
+        title, why = cell(text_in(one["title"], language)), cell(own_text(one["why"], language), 200)
+        console.print(COLON[language].join((words["excluded"], title, why)))
 
 
 def _until(page: Mapping[str, Any], words: Mapping[str, str]) -> str:
@@ -312,11 +311,11 @@ def _show_trace(page: Mapping[str, Any], language: str) -> None:
     if trace.get("known", "1") != "1":
         is_over = page["period"]["until"] >= page["period"]["to"]
         parts.append(words["time known" if is_over else "so far known"].format(share(trace["known"])))
-    line = f"{words['trace']}: {', '.join(parts)}"
+    line = f"{words['trace']}{COLON[language]}{', '.join(parts)}"
     if columns(line) <= console.width:
         console.print(line)
     else:
-        console.print(f"{words['trace']}:")
+        console.print(f"{words['trace']}{COLON[language].strip()}")
         print_parts(console, parts)
 
 
@@ -328,18 +327,18 @@ def _show_balance(page: Mapping[str, Any], language: str) -> None:
     words, console, balance = BALANCE_WORDS[language], open_console(), page.get("balance")
     if balance is not None:
         if text := rows.site_row(balance, language):
-            console.print(f"{words['balance']}: {cell(text, 300)}")
+            console.print(f"{words['balance']}{COLON[language]}{cell(text, 300)}")
             if rows.is_odd(balance):
                 console.print(f"  [yellow]{words['not reliable']}[/]")
             trend = spark([one["v"] for one in balance["trend"]])
-            console.print(f"  {words['stretches']}: {rows.counts_row(balance, language)}  {trend}")
+            console.print(f"  {words['stretches']}{COLON[language]}{rows.counts_row(balance, language)}  {trend}")
         heads = rows.node_heads(language)
         nodes = [tuple(cell(text, 80) for text in row) for row in rows.node_rows(balance, language)]
         print_table(console, "", heads, nodes, right=heads[2:6])
         if text := rows.unknown_row(balance, language):
             console.print(cell(text, 400))
     for name, value, known in rows.derived_rows(page.get("derived", ()), language):
-        console.print(f"{words['derived']}: {cell(name)} {cell(value)} ({cell(known, 200)})")
+        console.print(f"{words['derived']}{COLON[language]}{cell(name)} {cell(value)} ({cell(known, 200)})")
 
 
 def _show_meters(page: Mapping[str, Any], language: str) -> None:

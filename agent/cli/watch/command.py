@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.common import NoAgent, as_line, read_snapshot, say, show_age
+from agent.cli.common import NoAgent, as_line, read_snapshot, say, show_age, speaks_chinese
 from agent.cli.options import (
     ConfigOptions,
     Duration,
@@ -157,7 +157,7 @@ def _live(watched: LiveView, end: float | None) -> None:
         rows = watched.shown()
         room = max(console.height - 4, 5) if console.is_terminal else len(rows)
         more = f", {len(rows) - room} more below: choose with DEVICE or --point" if len(rows) > room else ""
-        age = show_age(time.time() - float(watched.snapshot.get("time", 0)))
+        age = show_age(time.time() - float(watched.snapshot.get("time", 0)), "zh" if speaks_chinese() else "en")
         since = say(f"agent's status {age} old{more}")
         head = f"{watched.snapshot.get('site')}/{watched.snapshot.get('gateway')}  {since}"
         return Group(Text(head), point_table(rows[:room], time.time_ns()))

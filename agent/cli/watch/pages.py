@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from agent.cli.common import say, show_age, show_unit
+from agent.cli.common import COLON, say, show_age, show_unit
 from agent.cli.console_tables import point_title, quality_word
 from agent.cli.finding_words import LANGUAGES, device_reason
 from agent.cli.findings import Finding
@@ -243,10 +243,10 @@ class Pages:
 
         def detail(at: int) -> str:
             line = lines[names[at]]
-            lent = f"{self._word('lent')}: {line['lent']}" if line.get("lent") else ""
+            lent = f"{self._word('lent')}{COLON[self._language]}{line['lent']}" if line.get("lent") else ""
             found = line.get("notes")
             notes = (
-                "; ".join(f"{name}: {say(str(text))}" for name, text in found.items())
+                "; ".join(f"{name}{COLON[self._language]}{say(str(text))}" for name, text in found.items())
                 if isinstance(found, dict)
                 else ""
             )
