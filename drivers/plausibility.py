@@ -53,6 +53,13 @@ _TEXTS: Mapping[str, tuple[str, str]] = {  # by hint: in English and in Chinese
         "变比相符，则一个为二次值、一个为一次值：请设置设备的 ratio = {{ ct = … }}，"
         "或检查表内设置的变比；否则是比例、单位或类型有误",
     ),
+    "unit": (
+        "{name} is {now}, but {product} gives {expected} W: a factor of {times}. Is a unit wrong, such as W instead of "
+        "kW? Otherwise a scale or type is wrong, or only one of the two values includes the current transformer "
+        "ratio: set ratio = {{ ct = ... }} for the device",
+        "{name} 为 {now}，而{product_zh}为 {expected} W，相差 {times} 倍。单位是否有误（如把 kW 写成 W）？"
+        "否则是比例或类型有误，或只有一方已乘电流互感器变比：请设置设备的 ratio = {{ ct = … }}",
+    ),
     "zero": (
         "all {count} values are zero, such as {name}. Are the profile and the unit or address correct? Is the "
         "measuring voltage connected? `meterhouse identify` shows which profiles fit",
@@ -305,14 +312,11 @@ def _products(values: _Values, ac: str) -> Iterator[Hint]:
         return
     name, ratio, expected, has_factor = odd[0]
     product, product_zh = _TEXTS["product.factor" if has_factor else "product"]
-    kind = "phases" if 0.5 < ratio < 2 else "ratio"
-    facts = {
-        "product": product,
-        "product_zh": product_zh,
-        "expected": expected,
-        "times": _plain(max(ratio, 1 / ratio), 3),
-    }
-    yield _hint(kind, tuple(one[0] for one in odd), kind, now=values.shown(name), **facts)
+    times = max(ratio, 1 / ratio)
+    kind = "phases" if times < 2 else "ratio"
+    text = "unit" if 800 < times < 1250 else kind
+    facts = {"product": product, "product_zh": product_zh, "expected": expected, "times": _plain(times, 3)}
+    yield _hint(kind, tuple(one[0] for one in odd), text, now=values.shown(name), **facts)
 
 
 def _apparent(values: _Values, ac: str) -> float | None:

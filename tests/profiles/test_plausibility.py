@@ -80,6 +80,16 @@ def test_power_80_times_off_is_a_ratio_hint() -> None:
     assert hint.kind == "ratio" and "factor of 80" in hint.en, "the other way round"
 
 
+@pytest.mark.parametrize("times", [0.001, 1 / 998, 1000, 1100])
+def test_a_factor_near_1000_asks_for_the_unit_first(times: float) -> None:
+    """A power in kW, declared as W, was said to be a transformer ratio of 998."""
+    (hint,) = hints(spec_of(), phases(kw=2.185 * times, power__active=3 * 2.185 * times))
+    assert hint.kind == "ratio" and hint.en.index("Is a unit wrong, such as W instead of kW?") < hint.en.index("ratio")
+    assert hint.zh.index("单位是否有误（如把 kW 写成 W）？") < hint.zh.index("变比")
+    (other,) = hints(spec_of(), phases(kw=2.185 * times * 0.7, power__active=3 * 2.185 * times * 0.7))
+    assert "Is a unit wrong" not in other.en, "a ratio such as 4000/5 or 7000/5"
+
+
 def test_a_total_alone_is_held_against_line_voltages_too() -> None:
     values = {"voltage__l12": 400, "voltage__l23": 400, "voltage__l31": 400}
     values |= {"current__l1": 10, "current__l2": 10, "current__l3": 10, "power__factor": 0.95}
