@@ -58,16 +58,19 @@ def first_points(points: Iterable[Point]) -> list[str]:
 
 def main_values(points: Iterable[tuple[str, str, bool]]) -> list[str]:
     """The points that best describe a device right now, from (name, kind, is missing): a battery's state of charge, the
-    power, its energy counter; another gauge only if there is none of these. Never nameplate values.
+    power, its energy counter; another gauge only if there is none of these. Never nameplate values. Of an inverter with
+    a battery first its own power.
     """
+    points = list(points)
+    is_inverter = any(name.startswith("ac.power") for name, _, _ in points)
 
     def family(name: str, kind: str) -> int:
         words = name.split(".")
         if kind == Kind.COUNTER:
             return 2 if {"energy", "volume"} & set(words) and not {"reactive", "apparent"} & set(words) else 4
         if name == "battery.soc":
-            return 0
-        return 1 if "power" in words else 3
+            return 1 if is_inverter else 0
+        return (0 if is_inverter else 1) if "power" in words else 3
 
     ranked: dict[int, list[tuple[bool, bool, int, int]]] = {}
     found = [
@@ -76,7 +79,7 @@ def main_values(points: Iterable[tuple[str, str, bool]]) -> list[str]:
         if kind in (Kind.GAUGE, Kind.COUNTER) and not name.startswith(NOT_MEASURED) and not FIXED & set(name.split("."))
     ]
     for at, (name, kind, missing) in enumerate(found):
-        rank = (missing, name.startswith("dc."), name.count("."), at)
+        rank = (missing, name.startswith(("dc.", "battery.") if is_inverter else "dc."), name.count("."), at)
         ranked.setdefault(family(name, kind), []).append(rank)
     best = [found[min(ranked[one])[-1]][0] for one in sorted(ranked)]
     return best[:MAIN_VALUES]

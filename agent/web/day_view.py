@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
@@ -13,8 +14,8 @@ from zoneinfo import ZoneInfo
 from agent.cli.common import show_unit
 from agent.cli.findings import Silence
 from agent.cli.report.labels import duration, own_text, share, silent_since
-from agent.indicators.quantities import title_of
-from agent.web.labels import FLAGS, label
+from agent.indicators.quantities import FLOW_TITLES, title_of
+from agent.web.labels import FLAGS, LANGUAGES, label
 from agent.web.views import GOOD, device_href, reason_text
 from drivers.model import clean_text
 
@@ -364,6 +365,7 @@ def _device_total(
 ) -> dict[str, Any]:
     name = one["device"]
     main = [energy for energy in one["energy"] if energy["role"]] or one["energy"][:1]
+    both = Counter(energy["n"] for energy in main)  # a power that is counted both ways has two amounts
     return {
         "name": name,
         "label": clean_text(own_text(one["label"], language) or labels.get(name, ""), 80),
@@ -373,6 +375,7 @@ def _device_total(
         "energy": [
             {
                 "point": clean_text(energy["n"], 120),
+                "flow": _flow(energy["flow"], language) if both[energy["n"]] > 1 else "",
                 "total": number(energy["total"]),
                 "unit": show_unit(clean_text(energy["u"], 20)),
                 "known": share(energy["known"]),
@@ -385,6 +388,11 @@ def _device_total(
             for reason, (ms, _) in sorted(one["missing"].items(), key=lambda item: -item[1][0])
         ],
     }
+
+
+def _flow(flow: str, language: str) -> str:
+    known = FLOW_TITLES.get(flow)
+    return clean_text(known[LANGUAGES.index(language)] if known else flow, 40)
 
 
 def day_of(text: str) -> date | None:

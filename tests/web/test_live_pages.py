@@ -106,6 +106,8 @@ def test_the_first_page_shows_what_a_device_does_now_with_its_name(viewer, trace
         ("battery.limit.charge.power:gauge battery.voltage:gauge battery.power!:gauge",
          "battery.power battery.voltage"),
         ("water.volume:counter water.temperature:gauge", "water.volume water.temperature"),
+        ("battery.soc:gauge battery.power:gauge dc.power:gauge ac.power.active:gauge ac.energy.generation:counter",
+         "ac.power.active battery.soc"),
         ("device.model:text device.power.rated:gauge", ""),
     ],
 )  # fmt: skip
