@@ -15,6 +15,11 @@ AT_ONCE = 1000
 _AGREED = """
 SELECT gateway || '=' || string_agg(stream, ',' ORDER BY stream) FROM agreed WHERE gateway = ANY(%s)
 GROUP BY gateway ORDER BY gateway"""
+# without those that a later checkpoint of fewer pages left behind; of a revoked key, none is later
+_PAGES = """
+SELECT c.page, c.body FROM checkpoints c WHERE c.gateway = %s AND NOT EXISTS (
+  SELECT FROM checkpoints n LEFT JOIN gateways g ON g.name = n.gateway WHERE n.gateway = c.gateway
+  AND n.counter > c.counter AND n.pages < c.page AND NOT coalesce(g.revoked ? n.signer::text, false)) ORDER BY c.page"""
 
 
 @dataclass(slots=True)
@@ -74,8 +79,7 @@ def _write_gateway(connection: Connection, folder: Path, gateway: str, made: Wri
     if keys is not None:
         (folder / "keys.json").write_bytes(bytes(keys[0]) + b"\n")
         made.gateways += 1
-    pages = connection.execute("SELECT page, body FROM checkpoints WHERE gateway = %s ORDER BY page", [gateway])
-    for page, body in pages:
+    for page, body in connection.execute(_PAGES, [gateway]):
         (folder / f"checkpoint{page:04d}.json").write_bytes(bytes(body) + b"\n")
     rows = connection.execute("SELECT body FROM checkpoint_twins WHERE gateway = %s", [gateway]).fetchall()
     if rows:  # in order and in one file, so that a verifier sees what contradicts what

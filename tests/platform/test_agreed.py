@@ -24,7 +24,9 @@ from receiver.store import Store
 from receiver.trust import Enrolment, enrol, read_csv
 from receiver.worker import Worker
 from tests.kits.fleet_faults import Feed
-from tests.kits.folders import CHECKPOINTS, OLD, Files, packs_of, whole
+from tests.kits.folders import CHECKPOINTS, OLD, Files, Maker, packs_of, whole
+from tests.kits.signed import checkpoint, payload_hash
+from tests.verify.corpus_pages import head
 
 GATEWAY = "park7/gw01"
 WHOLE = whole()
@@ -108,6 +110,32 @@ def test_the_evidence_and_the_list_come_to_the_same_verdict_at_the_verifier(dsn:
     verifier = Verifier([OLD.kid], streams=["gate-meter"])
     read_paths(verifier, [folder])
     assert verifier.finish().withheld == [f"{GATEWAY}/gate-meter"]
+
+
+def test_a_page_that_the_newest_checkpoint_no_longer_has_is_not_in_the_evidence(dsn: str, tmp_path: Path) -> None:
+    """An honest gateway with fewer streams than before was incomplete at the verifier, for the page left behind."""
+    maker = Maker()
+    maker.run(3)
+    first = maker.checkpoint()
+    maker.run(2)
+    heads = [head(stream) for stream in maker.streams.values()]
+    last = checkpoint(heads, OLD, maker.counter + 1, prev=payload_hash(first[0]), time=maker.streams["inv1"].at + 5)
+    for name, pages, code in (("shrunk", [*first, last], 0), ("held back", [first[0]], 6)):
+        with connect(dsn) as connection:
+            connection.execute("TRUNCATE checkpoints, checkpoint_heads")
+        stored(dsn, {**maker.files, CHECKPOINTS: pages})
+        folder = tmp_path / name
+        assert CliRunner().invoke(platform, ["audit", str(folder), "--of", "park7", "--db", dsn]).exit_code == 0
+        done = CliRunner().invoke(cli, ["verify", str(folder), "--trust", OLD.kid])
+        assert done.exit_code == code, done.output
+        if name == "shrunk":  # the page of a stolen key takes none away
+            with connect(dsn) as connection:
+                connection.execute(
+                    "UPDATE gateways SET revoked = jsonb_build_object(c.signer, '{}') FROM checkpoints c"
+                )
+            folder = tmp_path / "revoked"
+            assert CliRunner().invoke(platform, ["audit", str(folder), "--of", "park7", "--db", dsn]).exit_code == 0
+            assert len([*folder.rglob("checkpoint*.json")]) == 2
 
 
 def test_patterns_are_read_from_csv(tmp_path: Path) -> None:
