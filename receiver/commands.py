@@ -305,7 +305,7 @@ def convert_command(
     with connect(shards[places.pop()]) as connection:
         until_ms = round(time.time() * 1000) if to_ms is None else to_ms
         # all of them before the first is written: half a file would pass for a whole one
-        messages = list(conversion.write(read_intervals(connection, conversion, from_ms or 0, until_ms)))
+        messages = list(conversion.write(read_intervals(connection, conversion, from_ms or 0, until_ms, mapping)))
         with into.open("wb") if into else click.open_file("-", "wb") as file:
             for message in messages:
                 file.write(message)

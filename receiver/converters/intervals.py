@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from drivers.model import ConfigError, UsageError
+from drivers.model import ConfigError, UsageError, clean_text
 from receiver.bodies import Bodies
 from receiver.converters import Amount, Conversion, Interval, Series
 from receiver.database import Connection, boot_text, statement
 
 MOST: Final = 100_000  # intervals of one conversion
+LISTED: Final = 20  # points in an error
 
 _SOUND: Final = statement("sound_packs")
+_DECLARED: Final = """
+WITH here AS MATERIALIZED (SELECT DISTINCT birth FROM packs
+  WHERE stream = %(stream)s AND from_ms < %(to)s AND to_ms >= %(from)s AND birth IN (SELECT hash FROM births))
+SELECT DISTINCT point ->> 'n' FROM births b JOIN point_tables t ON t.hash = b.points
+CROSS JOIN LATERAL jsonb_array_elements(t.value -> 'points') AS point
+WHERE b.stream = %(stream)s AND (b.hash IN (SELECT birth FROM here) OR NOT EXISTS (SELECT FROM here)) ORDER BY 1"""
 _FIGURES: Final = """
 SELECT extract(epoch FROM "from") * 1000, extract(epoch FROM "to") * 1000, v::float8, u, completeness::float8, seq
 FROM latest_figures WHERE gateway = %s AND id = %s AND kind <> 'trace'
@@ -47,11 +56,17 @@ def edges(from_ms: int, to_ms: int, length_s: int, zone: ZoneInfo) -> list[int]:
     return [edge for edge in made if from_ms <= edge <= to_ms]
 
 
-def read_intervals(connection: Connection, conversion: Conversion, from_ms: int, to_ms: int) -> Iterator[Interval]:
+def read_intervals(
+    connection: Connection, conversion: Conversion, from_ms: int, to_ms: int, mapping: Path
+) -> Iterator[Interval]:
     """All intervals of the range, including those without data.
+
+    Args:
+        mapping: the file of the conversion, for errors.
 
     Raises:
         UsageError: a stream is unknown, or its packs of that time are no longer kept.
+        ConfigError: no birth of the stream in the range declares a point.
     """
     cuts = edges(from_ms, to_ms, conversion.length_s, conversion.zone)
     if len(cuts) < 2:
@@ -66,11 +81,11 @@ def read_intervals(connection: Connection, conversion: Conversion, from_ms: int,
     for stream in sorted({one.stream for one in series}):
         row = connection.execute("SELECT id FROM streams WHERE name = %s", [stream]).fetchone()
         if row is None:
-            raise UsageError(
-                f'there is no stream "{stream}"', where="mapping", hint="`meterhouse platform status` lists"
-            )
+            hint = "`meterhouse platform status` lists gateways, the page of each gateway its streams"
+            raise UsageError(f'there is no stream "{clean_text(stream, 200)}"', where=str(mapping), hint=hint)
         points = {one.point: place for place, one in enumerate(series) if one.stream == stream and one.point}
         if points:
+            _check_declared(connection, row[0], stream, points, cuts, mapping)
             _add_readings(connection, row[0], points, cuts, table)
     for place, one in enumerate(series):
         if one.figure:
@@ -78,6 +93,18 @@ def read_intervals(connection: Connection, conversion: Conversion, from_ms: int,
     for number, amounts in enumerate(table):
         start, end = (datetime.fromtimestamp(cuts[number + k] / 1000, conversion.zone) for k in (0, 1))
         yield Interval(start, end, tuple(amounts))
+
+
+def _check_declared(
+    connection: Connection, number: int, stream: str, points: Iterable[str], cuts: Sequence[int], mapping: Path
+) -> None:
+    """Raises ConfigError for a point that no birth of the range declares; without packs there, no birth at all."""
+    wanted = {"stream": number, "from": cuts[0], "to": cuts[-1]}
+    declared = [name for (name,) in connection.execute(_DECLARED, wanted)]
+    if declared and (wrong := sorted(set(points) - set(declared))):
+        near = get_close_matches(wrong[0], declared, n=1, cutoff=0.6)
+        hint = f'Did you mean "{near[0]}"?' if near else f"Declared there: {', '.join(declared[:LISTED])}"
+        raise ConfigError(f'{stream} has no point "{clean_text(wrong[0], 200)}"', where=str(mapping), hint=hint)
 
 
 def _add_readings(

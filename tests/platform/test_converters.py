@@ -134,7 +134,7 @@ def test_what_is_false_is_not_converted(dsn: str, tmp_path: Path, kind: str) -> 
 def converters_intervals(connection: Any, conversion: Conversion, low: int, high: int) -> list[Interval]:
     from receiver.converters.intervals import read_intervals
 
-    return list(read_intervals(connection, conversion, low, high))
+    return list(read_intervals(connection, conversion, low, high, Path("map.toml")))
 
 
 def amount(value: float, **more: Any) -> Amount:
@@ -212,12 +212,29 @@ def test_wrong_usage_of_convert(dsn: str, tmp_path: Path) -> None:
         (["frob", "--map", str(file), "--from", day], "unknown converter"),
         (["hj212-2017", "--map", str(file)], "--from"),
         (["hj212-2017", "--map", str(file), "--from", "2030-01-01"], "no whole interval"),
-        (["hj212-2017", "--map", str(other), "--from", day], "there is no stream"),
+        (["hj212-2017", "--map", str(other), "--from", day], f"{other}: there is no stream"),
         (["hj212-2017", "--map", str(file), "--from", day, "--to", "2027-01-01"], 'is in "kW"'),
     ):
         result = CliRunner().invoke(platform, ["convert", *arguments, "--db", dsn])
         assert isinstance(result.exception, GatewayError) and words in str(result.exception), (words, result.exception)
         assert result.output == "", "half a file would pass for a whole one"
+
+
+def test_a_mistyped_point_is_an_error_as_a_wrong_unit_is(dsn: str, tmp_path: Path) -> None:
+    """It was converted: each interval was flagged as without data, and the command said that all was well."""
+    b = make("whole", 1)
+    stored(dsn, b, readings=False)
+    first = min(minutes(b))
+    for point, words in (("ac.pow.active", 'Did you mean "ac.power.active"'), ("x", "Declared there: ac.")):
+        text = MAP.format(stream=b.stream.name).replace('"ac.power.active"', f'"{point}"')
+        file = mapping(tmp_path, text)
+        for minute in (first, first + 1000):  # with packs in the range, and without any
+            day = datetime.fromtimestamp(minute * 60, ZoneInfo("UTC")).strftime("%Y-%m-%dT%H:%M")
+            arguments = ["convert", "hj212-2017", "--map", str(file), "--from", day, "--to", "2027-01-01", "--db", dsn]
+            result = CliRunner().invoke(platform, arguments)
+            assert isinstance(result.exception, ConfigError) and words in str(result.exception), result.output
+            assert f'{file}: {b.stream.name} has no point "{point}"' in str(result.exception) and result.output == ""
+    converted(dsn, mapping(tmp_path, MAP.format(stream=b.stream.name)), first + 1000, first + 1010)
 
 
 class Lines:
