@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import click
 
 from agent.cli.common import say
 from agent.cli.options import EXISTING_FILE, json_option, lang_option
+from agent.cli.output_files import writing
 from drivers.model import UsageError, clean_text
 from receiver.database import connect, migrate, open_database, open_shards, parse_shards, shard_of, show_dsn
 from receiver.enrol_command import enrol_command
@@ -227,7 +229,7 @@ def audit_command(
     """Write evidence to a folder that `meterhouse verify` judges: the packs as they were published, to the byte.
 
     \b
-    Exit codes: 0 written, 2 wrong usage, 3 a database cannot be used.
+    Exit codes: 0 written, 1 the folder cannot be written, 2 wrong usage, 3 a database cannot be used.
     """
     from receiver.audit import write_export
 
@@ -243,7 +245,8 @@ def audit_command(
     for number, dsn in enumerate(chosen):
         with connect(dsn) as connection:
             place = folder if len(chosen) == 1 else folder / f"shard{number}"
-            parts.append(write_export(connection, place, like, *between))
+            with writing(place):
+                parts.append(write_export(connection, place, like, *between))
     total = {name: sum(getattr(part, name) for part in parts) for name in ("gateways", "streams", "packs", "bytes")}
     agreed = [entry for part in parts for entry in part.agreed]
     if as_json:
@@ -282,7 +285,7 @@ def convert_command(
       meterhouse platform convert hj212-2017 --map cod.toml --from 2026-11-01 --to 2026-11-02 --db DSN
 
     \b
-    Exit codes: 0 written, 2 wrong usage, 3 a faulty mapping or database.
+    Exit codes: 0 written, 1 the file cannot be written, 2 wrong usage, 3 a faulty mapping or database.
     """
     from receiver.converters import converters, find_converter
     from receiver.converters.intervals import read_intervals
@@ -306,7 +309,8 @@ def convert_command(
         until_ms = round(time.time() * 1000) if to_ms is None else to_ms
         # all of them before the first is written: half a file would pass for a whole one
         messages = list(conversion.write(read_intervals(connection, conversion, from_ms or 0, until_ms, mapping)))
-        with into.open("wb") if into else click.open_file("-", "wb") as file:
+        guard = writing(into) if into else nullcontext()
+        with guard, into.open("wb") if into else click.open_file("-", "wb") as file:
             for message in messages:
                 file.write(message)
 

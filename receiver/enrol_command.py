@@ -11,6 +11,7 @@ import click
 
 from agent.cli.common import as_complaint, say
 from agent.cli.options import EXISTING_FILE, json_option, lang_option
+from agent.cli.output_files import writing
 from drivers.model import UsageError, clean_text
 from receiver.database import connect, open_shards, shard_of
 from receiver.options import db_option
@@ -69,7 +70,7 @@ def enrol_command(
     The thumbprint comes from the gateway by a separate channel (`meterhouse keys show`), never from the broker.
 
     \b
-    Exit codes: 0 done, 2 wrong usage, 3 a faulty file or database.
+    Exit codes: 0 done, 1 the file cannot be written, 2 wrong usage, 3 a faulty file or database.
     """
     rows = read_csv(file) if file else []
     done = _enrol(open_shards(dsns), rows, removed, forgotten)
@@ -84,7 +85,8 @@ def enrol_command(
         )
     if export_to:
         lines = ["gateway,thumbprint,streams", *(",".join(row) for row in sorted(done.trusted))]
-        export_to.write_text("\n".join(lines) + "\n")
+        with writing(export_to):
+            export_to.write_text("\n".join(lines) + "\n")
     if as_json:
         click.echo(done.as_json())
         return

@@ -55,6 +55,26 @@ def test_every_verified_reading_is_a_row_of_the_view_and_no_other(dsn: str) -> N
     assert faulty == (800,), "the pack that is a reading short is not among them"
 
 
+def test_what_cannot_be_written_is_named(dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was an internal error that asked to send us the output."""
+    from tests.platform.test_converters import MAP
+
+    b = make("whole", 1)
+    stored(dsn, b, readings=False)
+    (tmp_path / "pw").write_text("100000\n")
+    file = tmp_path / "map.toml"
+    file.write_text(MAP.format(stream=b.stream.name))
+    day = ["--from", "2026-11-24T06:15", "--to", "2026-11-24T06:17"]
+    for arguments, place in (
+        (["enrol", "--export", "/nope/x.csv"], "/nope/x.csv"),
+        (["convert", "hj212-2017", "--map", str(file), *day, "--into", "/none/x"], "/none/x"),
+        (["audit", "/proc/x", "--of", b.gateway.name], "/proc/x"),
+        (["audit", f"{file}/x", "--of", b.gateway.name], f"{file}/x"),
+    ):
+        assert outcome(["platform", *arguments, "--db", dsn]) == 1
+        assert capsys.readouterr().err.startswith(f"error: {place}: cannot write the file ("), arguments
+
+
 def test_completeness_by_day_counts_stated_gaps(dsn: str) -> None:
     """Field pain 38: a mean over what happens to be there; here what was due is in the same row."""
     stored(dsn, make("gap", 1))
