@@ -21,7 +21,16 @@ from agent.cli.common import say
 from agent.cli.options import EXISTING_FILE, json_option, lang_option
 from agent.cli.output_files import writing
 from drivers.model import UsageError, clean_text
-from receiver.database import connect, migrate, open_database, open_shards, parse_shards, shard_of, show_dsn
+from receiver.database import (
+    connect,
+    migrate,
+    open_database,
+    open_shards,
+    parse_shards,
+    rights_of,
+    shard_of,
+    show_dsn,
+)
 from receiver.enrol_command import enrol_command
 from receiver.options import db_option, start_log
 from receiver.page.command import page_command
@@ -243,7 +252,7 @@ def audit_command(
         )  # fmt: skip
     parts = []
     for number, dsn in enumerate(chosen):
-        with connect(dsn) as connection:
+        with connect(dsn) as connection, rights_of(connection, dsn):
             place = folder if len(chosen) == 1 else folder / f"shard{number}"
             with writing(place):
                 parts.append(write_export(connection, place, like, *between))
@@ -305,7 +314,8 @@ def convert_command(
     if len(places) > 1:
         hint = "Give each database its own mapping"
         raise UsageError("its gateways lie in several databases", where=str(mapping), hint=hint)
-    with connect(shards[places.pop()]) as connection:
+    dsn = shards[places.pop()]
+    with connect(dsn) as connection, rights_of(connection, dsn):
         until_ms = round(time.time() * 1000) if to_ms is None else to_ms
         # all of them before the first is written: half a file would pass for a whole one
         messages = list(conversion.write(read_intervals(connection, conversion, from_ms or 0, until_ms, mapping)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from hashlib import blake2b
 from importlib.resources import files
@@ -69,7 +70,7 @@ def migrate(dsn: str) -> list[int]:
         DatabaseError: it cannot be used, or is of a later version.
     """
     known = {int(path.name[:4]): path.read_text() for path in _folder("migrations") if path.name.endswith(".sql")}
-    with connect(dsn) as connection:
+    with connect(dsn) as connection, rights_of(connection, dsn):
         connection.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
         connection.execute(
@@ -88,6 +89,17 @@ def migrate(dsn: str) -> list[int]:
     return made
 
 
+@contextlib.contextmanager
+def rights_of(connection: Connection, dsn: str) -> Iterator[None]:
+    """Turns a missing privilege into a DatabaseError that names the role."""
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        seen = f'the role "{connection.info.user}" may not use it: {str(error).strip().splitlines()[0]}'
+        hint = "Grant the role this right, or give another role in --db"
+        raise DatabaseError(seen, where=show_dsn(dsn), hint=hint) from None
+
+
 def check_schema(connection: Connection, dsn: str) -> None:
     """Raises DatabaseError if the schema is not that of this version."""
     newest = max(int(path.name[:4]) for path in _folder("migrations") if path.name.endswith(".sql"))
@@ -95,6 +107,9 @@ def check_schema(connection: Connection, dsn: str) -> None:
         row = connection.execute("SELECT max(number) FROM migrations").fetchone()
     except psycopg.errors.UndefinedTable:
         row = None
+        query = "SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = %s"
+        if connection.execute(query, [SCHEMA]).fetchone() == (False,):
+            raise psycopg.errors.InsufficientPrivilege(f"permission denied for schema {SCHEMA}") from None
     if row is None or row[0] != newest:
         seen = "it has no meterhouse tables" if row is None or row[0] is None else f"its schema has version {row[0]}"
         hint = f"Expected version {newest}: run meterhouse platform init --db ..."
@@ -129,13 +144,15 @@ def open_database(
         note: write that into a database that does not know it yet.
 
     Raises:
-        DatabaseError: it does not answer, has no tables or those of another version, or is another shard.
+        DatabaseError: it does not answer, has no tables or those of another version, or is another shard; or our role
+            lacks a right.
     """
     connection = connect(dsn, timeout_s=timeout_s)
     try:
-        check_schema(connection, dsn)
-        if place is not None:
-            check_place(connection, dsn, *place, note=note)
+        with rights_of(connection, dsn):
+            check_schema(connection, dsn)
+            if place is not None:
+                check_place(connection, dsn, *place, note=note)
     except BaseException:
         connection.close()
         raise

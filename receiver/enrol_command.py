@@ -13,7 +13,7 @@ from agent.cli.common import as_complaint, say
 from agent.cli.options import EXISTING_FILE, json_option, lang_option
 from agent.cli.output_files import writing
 from drivers.model import UsageError, clean_text
-from receiver.database import connect, open_shards, shard_of
+from receiver.database import connect, open_shards, rights_of, shard_of
 from receiver.options import db_option
 from receiver.trust import Enrolment, enrol, exported, forget, read_csv, remove, shared_thumbprints
 
@@ -108,7 +108,7 @@ def enrol_command(
 def _enrol(shards: Sequence[str], rows: Sequence[Enrolment], removed: Sequence[str], forgotten: Sequence[str]) -> _Done:
     done = _Done(enrolled=len(rows))
     for number, dsn in enumerate(shards):
-        with connect(dsn) as connection:
+        with connect(dsn) as connection, rights_of(connection, dsn):
             if mine := [row for row in rows if shard_of(row.gateway, len(shards)) == number]:
                 done.known_now += enrol(connection, mine)
             if removed:

@@ -14,6 +14,7 @@ from receiver.database import (
     DatabaseError,
     open_database,
     parse_shards,
+    rights_of,
     show_dsn,
 )
 
@@ -38,7 +39,7 @@ def each_shard(
         read_only: the server refuses changes.
 
     Raises:
-        DatabaseError: none answers, or one is wrong (no tables, another version, another place).
+        DatabaseError: none answers, or one is wrong (no tables, another version, another place, no right).
     """
     found: list[T] = []
     away: list[Away] = []
@@ -48,7 +49,8 @@ def each_shard(
             with open_database(dsn, (place, len(dsns)), timeout_s=timeout_s, note=not read_only) as connection:
                 if read_only:
                     connection.execute("SET default_transaction_read_only = on")
-                found.append(look(connection))
+                with rights_of(connection, dsn):
+                    found.append(look(connection))
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             last = DatabaseAway(first, where=show_dsn(dsn), hint="Check that it is running")

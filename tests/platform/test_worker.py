@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from agent.cli.main import outcome
 from agent.verify import KeyRing, Refusal, check, check_keys
 from receiver.database import connect, migrate, statement
 from receiver.fleet_state import fleet_state
@@ -372,6 +373,40 @@ def test_databases_in_another_order_are_refused(postgres: PrivatePostgres, dsn: 
     migrate(other)
     result = runner.invoke(platform, ["status", "--db", dsn, "--db", other])
     assert "created as 1 of 1" in str(result.exception)
+
+
+def test_a_role_without_rights_is_told_so(
+    postgres: PrivatePostgres, dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`init` ended with an internal error; `status` and `keep` asked for `init` though the tables were there."""
+    b = make("whole", 1)
+    file = tmp_path / "fleet.csv"
+    file.write_text(",".join(b.gateway.pin) + "\n")
+    role = f"guest{tmp_path.name.replace('-', '_')}"[:60]
+    guest = dsn.replace("user=postgres", f"user={role}")
+    assert guest != dsn
+    enrolled(dsn, b.gateway.pin)
+    assert outcome(["platform", "status", "--db", dsn]) == 6
+    capsys.readouterr()
+    with connect(dsn) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN".encode())
+        for grant, commands, words in (
+            ("", ["init"], "database"),
+            ("", ["status", "keep"], "schema meterhouse"),
+            ("GRANT USAGE ON SCHEMA meterhouse TO", ["status", "keep"], "table migrations"),
+            ("GRANT SELECT ON meterhouse.migrations TO", ["status"], "table shard"),
+            ("GRANT SELECT ON ALL TABLES IN SCHEMA meterhouse TO", [f"enrol {file}"], "table trust_changes"),
+        ):
+            if grant:
+                connection.execute(f"{grant} {role}".encode())
+            for command in commands:
+                assert outcome(["platform", *command.split(), "--db", guest]) == 3, command
+                said = capsys.readouterr().err
+                assert (
+                    f'the role "{role}" may not use it: permission denied for {words}' in said
+                    and "Grant the role" in said
+                ), (command, said)
+        assert outcome(["platform", "status", "--db", guest]) == 6, "a role that may read is enough"
 
 
 def test_a_row_of_ten_thousand_refusals_is_all_that_is_kept(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
