@@ -105,7 +105,7 @@ def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str,
     name = name or socket.gethostname()
     connection = open_source(source, name)
     _log_start(f"worker {name} reads from {show_url(source)}", shards, away)
-    worker = Worker(connection, stores)
+    worker = Worker(connection, stores, away=[one.place - 1 for one in away])
     reported, problem = time.monotonic(), "not said yet"
     while not stop:
         worker.step()

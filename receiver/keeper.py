@@ -130,6 +130,8 @@ class Keeper:
             self._connection.close()
             self._connection = None
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if not isinstance(error, DatabaseError):  # whose text names the database
+            text = f"{show_dsn(self.dsn)}: {text}"
         log.warning("%s. Retrying in %.1f s", text, delay_s)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -64,9 +64,16 @@ class Worker:
     Args:
         stores: the shards, in the order of ``--db``.
         clock: monotonic seconds.
+        away: shards that were found unreachable at the start, from 0.
     """
 
-    def __init__(self, source: Source, stores: Sequence[Store], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        source: Source,
+        stores: Sequence[Store],
+        clock: Callable[[], float] = time.monotonic,
+        away: Collection[int] = (),
+    ) -> None:
         self.totals = Totals()
         self._source, self._stores, self._clock = source, stores, clock
         self._checkers = [Checker(store, clock) for store in stores]
@@ -74,7 +81,7 @@ class Worker:
         self._retry = [Backoff(0.5, 15.0) for _ in stores]
         self._away_until = [0.0] * len(stores)
         self._trust = [-1] * len(stores)
-        self._away: set[int] = set()
+        self._away = set(away)
         self._queues = source if isinstance(source, ShardQueues) and len(stores) > 1 else None
         if self._queues is not None:
             for shard in range(len(stores)):

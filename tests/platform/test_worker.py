@@ -16,7 +16,7 @@ import pytest
 
 from agent.cli.main import outcome
 from agent.verify import KeyRing, Refusal, check, check_keys
-from receiver.database import connect, migrate, statement
+from receiver.database import connect, migrate, show_dsn, statement
 from receiver.fleet_state import fleet_state
 from receiver.fleet_table import why
 from receiver.keeper import Keeper
@@ -90,6 +90,26 @@ def test_nothing_is_acknowledged_while_the_database_is_away(tmp_path: Path) -> N
         import shutil
 
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_an_outage_names_its_database_and_its_end(dsn: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that was started in the outage never said when it was over, and a keeper not which database it was."""
+    b = make("whole", 1)
+    enrolled(dsn, b.gateway.pin)
+    Worker(Feed(b.sent), [Store(dsn)], Clock(), away=[0]).step(0)
+    assert caplog.messages == ["database 1: reachable again"]
+    keeper, name = Keeper(dsn), show_dsn(dsn)
+    keeper.step()
+    caplog.clear()
+    with connect(dsn) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    keeper.step()
+    keeper.close()
+    (text,) = caplog.messages
+    assert text.startswith(f"{name}: ") and text.count(name) == 1 and "Retrying in" in text
 
 
 def test_a_gateway_that_nobody_enrolled_waits_in_the_queue_and_is_known_once_it_is(dsn: str) -> None:
