@@ -167,10 +167,10 @@ def keep_command(
     shards, away = open_some(dsns)
     start_log()
     stop = _on_stop()
+    publisher = Publisher(broker, name or socket.gethostname()) if broker else None
     _log_start(
         f"keeper, acknowledging through {show_url(broker)}" if broker else "keeper, acknowledging nothing", shards, away
     )
-    publisher = Publisher(broker, name or socket.gethostname()) if broker else None
     keepers = [
         Keeper(dsn, publisher, keep_days=keep_days, latest=latest, place=(place, len(shards)))
         for place, dsn in enumerate(shards)

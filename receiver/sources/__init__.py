@@ -5,7 +5,7 @@ Another one (Kafka, NATS) is a class with the four methods of ``Source``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
@@ -13,7 +13,9 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from drivers.model import UsageError
 
-LOGIN: Final = frozenset({"password_file", "ca", "certificate", "key"})  # options of every scheme
+TLS_FILES: Final = frozenset({"ca", "certificate", "key"})
+LOGIN: Final = TLS_FILES | {"password_file"}  # options of every scheme
+FILE_HINT: Final = "Is the file there, and readable?"
 
 
 @dataclass(slots=True)
@@ -120,8 +122,18 @@ def login_of(url: SplitResult, more: Collection[str] = ()) -> Login:
         hint = f"{', '.join(known[:-1])} and {known[-1]} are known"
         raise UsageError(f'unknown option "{min(unknown)}"', where=f"{url.scheme}://", hint=hint)
     try:
+        for name in TLS_FILES & options.keys():
+            Path(options[name]).open("rb").close()  # the error of the TLS library names no file
         if "password_file" in options:
             return Login(unquote(user), Path(options["password_file"]).read_text().strip(), options)
     except (OSError, ValueError) as error:
-        raise UsageError(str(error), where=f"{url.scheme}://", hint="Is the file there, and readable?") from None
+        raise UsageError(str(error), where=f"{url.scheme}://", hint=FILE_HINT) from None
     return Login(unquote(user), unquote(password), options)
+
+
+def tls_error(url: SplitResult, options: Mapping[str, str], error: Exception) -> UsageError:
+    """For files of a URL that TLS cannot use, with their names."""
+    named = ", ".join(f"{name}={options[name]}" for name in sorted(TLS_FILES & options.keys()))
+    return UsageError(
+        f"{named}: {error}", where=f"{url.scheme}://", hint="Expected PEM files; a key must fit its certificate"
+    )

@@ -28,8 +28,8 @@ import pika
 from pika.exceptions import AMQPError
 
 from drivers.backoff import Backoff
-from drivers.model import UsageError, clean_text
-from receiver.sources import Message, hosts_of, login_of
+from drivers.model import clean_text
+from receiver.sources import Message, hosts_of, login_of, tls_error
 
 log = logging.getLogger("meterhouse.platform")
 logging.getLogger("pika").setLevel(
@@ -290,7 +290,7 @@ def _tls(url: SplitResult, options: dict[str, str]) -> ssl.SSLContext:
         if "certificate" in options:
             context.load_cert_chain(options["certificate"], options.get("key"))
     except (OSError, ValueError) as error:
-        raise UsageError(str(error), where=f"{url.scheme}://", hint="Is the file there, and readable?") from None
+        raise tls_error(url, options, error) from None
     return context
 
 

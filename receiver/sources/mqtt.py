@@ -21,8 +21,7 @@ from paho.mqtt.properties import Properties
 
 from agent.verify.strict import MAX_PACK_BYTES
 from drivers.backoff import Backoff
-from drivers.model import UsageError
-from receiver.sources import Message, hosts_of, login_of
+from receiver.sources import Message, hosts_of, login_of, tls_error
 
 log = logging.getLogger("meterhouse.platform")
 GROUP: Final = "meterhouse"
@@ -142,4 +141,4 @@ def apply_login(client: mqtt.Client, url: SplitResult) -> None:
         if url.scheme == "mqtts":
             client.tls_set(login.options.get("ca"), login.options.get("certificate"), login.options.get("key"))
     except (OSError, ValueError) as error:
-        raise UsageError(str(error), where=f"{url.scheme}://", hint="Is the file there, and readable?") from None
+        raise tls_error(url, login.options, error) from None

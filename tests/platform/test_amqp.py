@@ -252,10 +252,15 @@ def test_a_full_queue_refuses_the_newest_and_keeps_what_it_has(rabbit: PrivateRa
 
 
 def test_urls_that_are_wrong_say_what_is_right(tmp_path: Path) -> None:
+    text = tmp_path / "text.pem"
+    text.write_text("no certificate")
     for url, told in (
         ("amqp://h:x/", "not a host with a port"), ("amqp://h,,i/", "not a host with a port"),
         ("amqp://h/%2F?que=x", 'unknown option "que"'), ("amqp://h/?password_file=/nowhere", "No such file"),
-        ("amqps://h/?ca=/nowhere", "No such file"), ("mqtt://h?queue=x", 'unknown option "queue"'),
+        ("amqps://h/?ca=/nowhere", "No such file.*'/nowhere'"),
+        ("mqtts://h/?ca=/nowhere", "No such file.*'/nowhere'"), (f"amqps://h/?ca={text}", f"ca={text}: "),
+        (f"mqtts://h/?certificate={text}&key={text}", f"certificate={text}, key={text}: "),
+        (f"mqtts://h/?ca={text}", f"ca={text}: "), ("mqtt://h?queue=x", 'unknown option "queue"'),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=told.replace("?", r"\?")):
             open_source(url, "w")

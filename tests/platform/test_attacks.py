@@ -264,6 +264,12 @@ def test_a_worker_says_at_its_start_what_it_reads(
     assert "secret" not in caplog.text
 
 
+def test_a_keeper_checks_its_broker_before_it_says_that_it_uses_it(dsn: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "meterhouse.platform"):
+        result = CliRunner().invoke(platform, ["keep", "--broker", "foo", "--db", dsn])
+    assert "'foo' is not a broker URL" in str(result.exception) and not caplog.messages
+
+
 def test_work_and_keep_start_while_one_database_is_away(
     postgres: PrivatePostgres, dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
