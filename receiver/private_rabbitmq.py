@@ -202,9 +202,9 @@ class PrivateRabbit:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def amqp_url(self, queue: str = "meterhouse") -> str:
-        """For ``--from``: all nodes, in turn."""
+        """For ``--from``: all nodes, in turn, as RabbitMQ's user guest."""
         hosts = ",".join(f"127.0.0.1:{node.amqp_port}" for node in self.nodes)
-        return f"amqp://guest:guest@{hosts}/%2F?queue={queue}"
+        return f"amqp://{hosts}/%2F?queue={queue}"
 
     def mqtt_url(self) -> str:
         """For ``--broker``: all nodes, in turn."""

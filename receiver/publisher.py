@@ -30,9 +30,9 @@ class Publisher:
     def __init__(self, url: str, name: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
-            raise UsageError(
-                f"{url!r} is not a broker URL", where="--broker", hint="Expected a URL such as mqtt://127.0.0.1:1883"
-            )
+            shown = f"{parts.scheme}://" if "@" in url else url  # without what may be a password
+            hint = "Expected a URL such as mqtt://127.0.0.1:1883"
+            raise UsageError(f"{shown!r} is not a broker URL", where="--broker", hint=hint)
         client = self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=f"meterhouse-keeper-{name}-{os.getpid()}", protocol=mqtt.MQTTv5
         )

@@ -106,17 +106,19 @@ class Login:
 
 
 def login_of(url: SplitResult, more: Collection[str] = ()) -> Login:
-    """Name and password from ``//user@host?password_file=FILE``, and the options.
+    """Name and password from ``//user@host?password_file=FILE``, and the options. A password in the URL is refused.
 
     Args:
         more: names of options besides those of ``LOGIN``.
 
     Raises:
-        UsageError: a file that cannot be read, or an option that is not known.
+        UsageError: a password, a file that cannot be read, or an option that is not known.
     """
     options = dict(parse_qsl(url.query))
-    login = url.netloc.rpartition("@")[0]
-    user, _, password = login.partition(":")
+    user, _, password = url.netloc.rpartition("@")[0].partition(":")
+    if password:
+        hint = "Use USER@HOST and ?password_file=FILE: the list of processes shows the command line"
+        raise UsageError("a broker URL must not contain a password", where=f"{url.scheme}://", hint=hint)
     known = sorted(LOGIN | set(more))
     if unknown := options.keys() - known:
         hint = f"{', '.join(known[:-1])} and {known[-1]} are known"
@@ -128,7 +130,7 @@ def login_of(url: SplitResult, more: Collection[str] = ()) -> Login:
             return Login(unquote(user), Path(options["password_file"]).read_text().strip(), options)
     except (OSError, ValueError) as error:
         raise UsageError(str(error), where=f"{url.scheme}://", hint=FILE_HINT) from None
-    return Login(unquote(user), unquote(password), options)
+    return Login(unquote(user), "", options)
 
 
 def tls_error(url: SplitResult, options: Mapping[str, str], error: Exception) -> UsageError:

@@ -256,12 +256,25 @@ def test_a_worker_says_at_its_start_what_it_reads(
     enrolled(dsn, make("whole", 1), make("whole", 2))
     monkeypatch.setattr("receiver.commands._on_stop", lambda: [15])
     with caplog.at_level(logging.INFO, "meterhouse.platform"):
-        url = "mqtt://user:secret@127.0.0.1:1?password_file=/dev/null"
+        url = "mqtt://user@127.0.0.1:1?password_file=/dev/null"
         result = CliRunner().invoke(platform, ["work", "--from", url, "--name", "w1", "--db", dsn])
         assert result.exit_code == 0, result.exception
     (line, *_) = caplog.messages
     assert line.startswith("worker w1 reads from mqtt://127.0.0.1:1; database test") and "2 gateways trusted" in line
-    assert "secret" not in caplog.text
+    assert "user" not in caplog.text
+
+
+@pytest.mark.parametrize("command", ["work --from mqtt://", "work --from amqps://", "keep --broker mqtt://"])
+def test_a_password_in_a_broker_url_is_refused_and_not_shown(
+    dsn: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `verify` refuses it: it would be visible in the list of processes."""
+    assert outcome(["platform", *f"{command}worker:s3cret@127.0.0.1:1".split(), "--db", dsn]) == 2
+    said = "".join(capsys.readouterr())
+    assert "must not contain a password" in said and "password_file" in said and "s3cret" not in said
+    assert outcome(["platform", "keep", "--broker", "http://worker:s3cret@h", "--db", dsn]) == 2
+    said = "".join(capsys.readouterr())
+    assert "'http://' is not a broker URL" in said and "s3cret" not in said
 
 
 def test_a_keeper_checks_its_broker_before_it_says_that_it_uses_it(dsn: str, caplog: pytest.LogCaptureFixture) -> None:
