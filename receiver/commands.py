@@ -214,7 +214,7 @@ def status_command(like: str | None, since: str | None, dsns: tuple[str, ...], l
             f'"{clean_text(day)}" is not a day', where="--since", hint="Expected a date such as 2026-11-28"
         ) from None
     whole = whole_fleet(dsns, like, day)
-    if like and not whole.gateways and not whole.away:
+    if like is not None and not whole.gateways and not whole.away:
         hint = "`meterhouse platform status` lists enrolled gateways; `platform enrol FILE.csv` enrols more"
         raise UsageError(f'no gateway of "{clean_text(like, 130)}" is enrolled', where="status", hint=hint)
     if as_json:

@@ -227,8 +227,12 @@ class PageServer(uvicorn.Server):
         self.should_exit = True
 
 
-def open_socket(web: WebConfig) -> socket.socket:
-    """The listening socket. Raises GatewayError, such as for a port that is taken."""
+def open_socket(web: WebConfig, setting: str = "[web] listen") -> socket.socket:
+    """The listening socket. Raises GatewayError, such as for a port that is taken.
+
+    Args:
+        setting: the one that names another address.
+    """
     sock = BoundedListener(socket.AF_INET6 if ":" in web.host else socket.AF_INET)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -239,11 +243,11 @@ def open_socket(web: WebConfig) -> socket.socket:
     except OSError as error:
         sock.close()
         hint = {
-            98: "Another program listens there. Is the page running already? Another port: [web] listen",
-            99: "This machine has no such address. Choose another one: [web] listen",
-            13: "Ports below 1024 need root. Choose another one: [web] listen",
-        }.get(error.errno or 0, "Check [web] listen")
-        raise GatewayError(f"cannot listen: {error.strerror}", where=web.address, hint=hint) from error
+            98: "Another program listens there. Is the page running already? Another port: {}",
+            99: "This machine has no such address. Choose another one: {}",
+            13: "Ports below 1024 need root. Choose another one: {}",
+        }.get(error.errno or 0, "Check the address of {}")
+        raise GatewayError(f"cannot listen: {error.strerror}", where=web.address, hint=hint.format(setting)) from error
     return sock
 
 

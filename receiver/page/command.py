@@ -63,7 +63,7 @@ def page_command(
     app = make_app(dsns, root=root, zone=zone, names=names)
     start_log()
     web = WebConfig(host, port)
-    with open_socket(web) as sock:
+    with open_socket(web, "--listen") as sock:
         for one in away:
             what = f"database {one.place} is unreachable: {one.why}. The other databases are shown"
             click.echo(as_complaint("warning", what), err=True)

@@ -225,6 +225,7 @@ def test_what_is_not_there_is_an_error_with_what_to_do(dsn: str, tmp_path: Path)
     put(dsn, [make("whole", 1)])
     for arguments, words, hint in (
         (["status", "park9/none"], 'no gateway of "park9/none" is enrolled', "status"),
+        (["status", ""], 'no gateway of "" is enrolled', "status"),
         (["audit", str(tmp_path / "x"), "--of", "site00", "--from", "2026-11-02", "--to", "2026-11-01"],
          "2026-11-02 is not before 2026-11-01", "--to"),
         (["audit", str(tmp_path / "x"), "--of", "site00", "--from", "2026-11-02", "--to", "2026-11-02"],

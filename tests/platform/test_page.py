@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import socket
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from html.parser import HTMLParser
@@ -270,6 +271,13 @@ def test_a_database_that_is_away_is_said_and_an_old_state_is_shown_meanwhile(dsn
 )  # fmt: skip
 def test_addresses_that_lead_nowhere(scene: Scene, browse: Browse, path: str, status: int) -> None:
     assert browse(scene.dsn).get(path).status_code == status
+
+
+def test_a_port_that_is_taken_names_the_option_of_this_page(dsn: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        result = CliRunner().invoke(platform, ["page", "--listen", listen, "--db", dsn])
+    assert "cannot listen" in str(result.exception) and "Another port: --listen" in str(result.exception)
 
 
 def test_wrong_options_say_what_to_do(dsn: str) -> None:
