@@ -34,7 +34,7 @@ class Enrolment:
 def read_csv(path: Path) -> list[Enrolment]:
     """``gateway,thumbprint[,streams]``, streams separated by spaces; a gateway may have several lines.
 
-    A stream is a name or a pattern, as in the gateway's ``streams``: ``inv1``, ``meter-*``.
+    A stream is a name or a pattern, as in the gateway's ``streams``: ``inv1``, ``meter-*``. A header may precede.
 
     Raises:
         ConfigError: with all faulty lines.
@@ -50,15 +50,13 @@ def read_csv(path: Path) -> list[Enrolment]:
             reader = csv.reader(file)
             for row in reader:
                 line = reader.line_num
-                if (
-                    not row
-                    or row[0].lstrip().startswith("#")
-                    or [cell.strip() for cell in row[:2]] == ["gateway", "thumbprint"]
-                ):
-                    continue
                 cells = [cell.strip() for cell in row]
-                if len(cells) not in (2, 3):
-                    complain(line, f"{len(cells)} columns", "Expected gateway,thumbprint or gateway,thumbprint,streams")
+                is_header = cells[:2] == ["gateway", "thumbprint"]
+                if not row or cells[0].startswith("#") or (is_header and cells[2:] in ([], [""], ["streams"])):
+                    continue
+                if is_header or len(cells) not in (2, 3):
+                    what = f'header "{",".join(cells)[:80]}"' if is_header else f"{len(cells)} columns"
+                    complain(line, what, "Expected gateway,thumbprint or gateway,thumbprint,streams")
                 elif not GATEWAY.fullmatch(cells[0]):
                     complain(line, f'gateway "{cells[0][:80]}"', "Expected <site>/<gateway>, such as park7/gw01")
                 elif not _THUMBPRINT.fullmatch(cells[1]):

@@ -532,5 +532,13 @@ def test_a_csv_with_mistakes_names_each_line(tmp_path: Path) -> None:
         read_csv(file)
     lines = [f"{one}" for one in error.value.complaints]
     assert [line.split(": ")[0].rpartition(":")[2] for line in lines] == ["2", "3", "4"]
+    for header in ("gateway,thumbprint,name", "gateway,thumbprint,streams,note"):  # "Main hall" was two agreed streams
+        file.write_text(f"# fleet\n{header}\npark7/gw01," + "A" * 43 + ",Main hall\n")
+        with pytest.raises(ConfigError, match=f'fleet.csv:2: header "{header}". Expected gateway,thumbprint or'):
+            read_csv(file)
+    for name in ("主厅", "Hall(1)", "-x"):
+        file.write_text("park7/gw01," + "A" * 43 + f",{name}\n")
+        with pytest.raises(ConfigError, match=r"fleet\.csv:1: stream "):
+            read_csv(file)
     file.write_text("\ufeffgateway,thumbprint,streams\r\npark7/gw01," + "A" * 43 + ",inv1 _indicators\r\n")
     assert read_csv(file)[0].streams == ["inv1", "_indicators"]
