@@ -116,9 +116,11 @@ class Page:
     async def stream(self, request: Request) -> Response:
         """A day of one point of a stream."""
         stream, language, query = _stream_of(request), language_of(request), request.query_params
-        days, points, newest_ms = await self._ask(self.data.stream_days, stream)
-        if not days:
+        known = await self._ask(self.data.stream_days, stream)
+        if known is None:
             raise HTTPException(404)
+        settled, points, newest_ms = known
+        days = settled or [datetime.now(self.zone).date()]
         newest = days[-1] if newest_ms is None else datetime.fromtimestamp((newest_ms - 1) / 1000, self.zone).date()
         wanted = day_of(query.get("date", "")) if query.get("date") else newest
         if wanted is None:
@@ -131,7 +133,7 @@ class Page:
         gateway = stream.rpartition("/")[0]
         near = {"point": point}
         facts = {
-            **shown, "stream": stream, "name": stream.rpartition("/")[2], "gateway": gateway,
+            **shown, "settled": bool(settled), "stream": stream, "name": stream.rpartition("/")[2], "gateway": gateway,
             "gateway_href": gateway_href(self.root, gateway), "points": points, "point": point, "date": str(wanted),
             "first_day": str(days[0]), "last_day": str(max(newest, datetime.now(self.zone).date())),
             "earlier": stream_href(self.root, stream, date=str(wanted - timedelta(days=1)), **near)

@@ -158,12 +158,14 @@ class FleetData:
         """One gateway; None if nobody enrolled it."""
         return self._ask(name, lambda connection: _gateway(connection, name))
 
-    def stream_days(self, stream: str) -> tuple[list[date], list[str], int | None]:
-        """The UTC days that a stream has packs of, newest last; the points of its newest birth; the end of its newest
-        pack, UTC ms, or None if it was dropped."""
+    def stream_days(self, stream: str) -> tuple[list[date], list[str], int | None] | None:
+        """The UTC days that a stream has settled packs of, newest last; the points of its newest birth; the end of its
+        newest pack, UTC ms, or None if it was dropped. None: there is no such stream."""
 
-        def look(connection: Connection) -> tuple[list[date], list[str], int | None]:
+        def look(connection: Connection) -> tuple[list[date], list[str], int | None] | None:
             number = stream_id(stream)
+            if connection.execute("SELECT FROM streams WHERE id = %s", [number]).fetchone() is None:
+                return None
             days = connection.execute("SELECT day FROM days WHERE stream = %s ORDER BY day", [number]).fetchall()
             row = connection.execute(
                 "SELECT t.value, p.to_ms FROM packs p JOIN births b ON b.hash = p.birth "

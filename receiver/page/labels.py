@@ -135,6 +135,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "stream.title": ("{point} on {day}", "{day} {point}"),
     "stream.point": ("Point", "测点"),
     "stream.none": ("No readings of this stream on this day.", "该数据流当日没有读数。"),
+    "stream.none_yet": ("No readings of this stream yet.", "该数据流尚无读数。"),
     "stream.lead": (
         "Mean of each quarter of an hour, made by this page from the readings of verified packs. Each row of the table "
         "links to the packs that it comes from.",

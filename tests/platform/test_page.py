@@ -27,6 +27,10 @@ from receiver.page import views
 from receiver.page.app import make_app
 from receiver.page.data import FleetData, last_days
 from receiver.private_postgres import PrivatePostgres
+from receiver.store import Store
+from receiver.trust import Enrolment, enrol
+from receiver.worker import Worker
+from tests.kits.fleet_faults import Feed, make
 from tests.kits.fleet_scene import GATEWAYS, MARKUP, fill
 
 AWAY = "host=/nowhere dbname=x"
@@ -271,6 +275,23 @@ def test_a_database_that_is_away_is_said_and_an_old_state_is_shown_meanwhile(dsn
 )  # fmt: skip
 def test_addresses_that_lead_nowhere(scene: Scene, browse: Browse, path: str, status: int) -> None:
     assert browse(scene.dsn).get(path).status_code == status
+
+
+def test_a_stream_whose_birth_has_not_come_has_a_page(dsn: str, browse: Browse) -> None:
+    """The page of its gateway led to "does not exist"."""
+    b, clock = make("whole", 1), [0.0]
+    with connect(dsn) as connection:
+        enrol(connection, [Enrolment(b.gateway.name, [b.gateway.signer.kid])])
+    feed = Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent[1:]])
+    worker = Worker(feed, [Store(dsn)], lambda: clock[0])
+    for _ in range(3):
+        worker.step(0)
+        clock[0] += 100.0
+    page = browse(dsn)
+    (link,) = set(re.findall(r'href="(/stream/[^"]*)"', page.get(f"/gateway/{b.gateway.name}").text))
+    for path in (link, f"{link}?point=x&date=2026-11-24"):
+        assert "No readings of this stream yet." in page.get(path).text
+    assert page.get(f"{link}x").status_code == 404
 
 
 def test_a_port_that_is_taken_names_the_option_of_this_page(dsn: str) -> None:
