@@ -13,6 +13,16 @@ from receiver.shards import Away, each_shard
 
 LATE_S: Final = 300
 _GATEWAYS: Final = statement("fleet")
+_LIKE: Final = "%(like)s::text IS NULL OR gateway = %(like)s::text OR starts_with(gateway, %(like)s::text || '/')"
+_UNKNOWN: Final = (
+    f"SELECT gateway, thumbprint FROM unknown_gateways WHERE {_LIKE} ORDER BY seen DESC LIMIT 1000".encode()
+)
+_LOTS_WAITING: Final = f"""
+SELECT count(*) FROM lots l WHERE l.checked IS NULL AND l.stored < now() - interval '1 minute'
+AND (%(like)s::text IS NULL OR EXISTS
+  (SELECT FROM packs p JOIN streams s ON s.id = p.stream WHERE p.lot = l.lot AND ({_LIKE})))""".encode()
+_UNSETTLED: Final = f"""
+SELECT count(*) FROM packs p JOIN streams s ON s.id = p.stream WHERE p.due IS NULL AND ({_LIKE})""".encode()
 
 
 @dataclass(slots=True)
@@ -115,22 +125,15 @@ def fleet_state(connection: Connection, like: str | None = None, since: str = "1
     """Look at one database.
 
     Args:
-        like: a site, or one gateway; None: all.
+        like: a site, or one gateway, whose packs are counted; None: all.
         since: the first UTC day whose readings are counted.
     """
     rows = connection.execute(_GATEWAYS, {"like": like, "since": since}).fetchall()
     gateways = [_state(row) for row in rows]
-    unknown = connection.execute(
-        "SELECT gateway, thumbprint FROM unknown_gateways WHERE %(like)s::text IS NULL OR gateway = %(like)s::text "
-        "OR starts_with(gateway, %(like)s::text || '/') ORDER BY seen DESC LIMIT 1000",
-        {"like": like},
-    ).fetchall()
-    waiting = connection.execute(
-        "SELECT count(*) FROM lots WHERE checked IS NULL AND stored < now() - interval '1 minute'"
-    ).fetchone()
-    unsettled = connection.execute("SELECT count(*) FROM packs WHERE due IS NULL").fetchone()
-    assert waiting is not None and unsettled is not None
-    return FleetState(gateways, unknown, waiting[0], unsettled[0])
+    unknown, waiting, unsettled = (
+        connection.execute(query, {"like": like}).fetchall() for query in (_UNKNOWN, _LOTS_WAITING, _UNSETTLED)
+    )
+    return FleetState(gateways, unknown, waiting[0][0], unsettled[0][0])
 
 
 def _state(row: tuple[Any, ...]) -> GatewayState:

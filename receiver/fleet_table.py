@@ -53,10 +53,10 @@ def print_state(state: FleetState, *, only_bad: bool = False) -> None:
         console.print(Text.from_markup(say(text), style="red"))
     console.print(totals_in_words(state.summary(now_s)))
     s = state.summary(now_s)
-    if s["lots_waiting"] or s["unsettled"]:
-        console.print(
-            say(f"{s['lots_waiting']} batches are not checked, {s['unsettled']} packs not settled: is `keep` running?")
-        )
+    if s["lots_waiting"]:
+        console.print(say(f"batches not checked: {s['lots_waiting']}. Is `keep` running?"))
+    if s["unsettled"]:
+        console.print(say(f"birth or other parts not received: {s['unsettled']} packs"))
 
 
 def totals_in_words(s: dict[str, Any]) -> str:

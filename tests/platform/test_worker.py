@@ -172,6 +172,34 @@ def test_a_gateway_whose_birth_never_comes_is_incomplete(dsn: str) -> None:
         assert "birth or parts missing 11" in why(state)
 
 
+def test_packs_that_wait_for_their_birth_do_not_ask_about_the_keeper(
+    dsn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`status` asked whether `keep` was running although it was, and of one site counted the packs of all."""
+    made = [make("whole", 1), make("whole", 21)]  # of two sites
+    enrolled(dsn, *(b.gateway.pin for b in made))
+    sent = [(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]) for b in made]
+    clock = Clock()
+    for messages in (sent + made[0].sent[1:], made[1].sent):
+        worker = Worker(Feed(messages), [Store(dsn)], clock)
+        for _ in range(3):
+            worker.step(0)
+            clock.now += 100.0
+    with connect(dsn) as connection:
+        connection.execute("UPDATE lots SET stored = now() - interval '2 minutes'")
+    waiting, batches = "birth or other parts not received: 11 packs", "batches not checked: 1. Is `keep` running?"
+    for keeps in (False, True):
+        for like, expected in (([], True), (["site00"], True), (["site01/gw00021"], False)):
+            outcome(["platform", "status", *like, "--db", dsn])
+            said = capsys.readouterr().out
+            assert (waiting in said) == expected and ("Is `keep` running?" in said) != keeps, (keeps, like, said)
+            assert keeps or not like or batches in said.splitlines(), said
+        keeper = Keeper(dsn)
+        while keeper.step():
+            pass
+        keeper.close()
+
+
 def test_states_and_texts_do_not_fill_what_is_missing(dsn: str) -> None:
     """They are readings, and never due: 360 readings of 200 due, 40 of those in gaps, are 80 %."""
     b = make("whole", 1)
