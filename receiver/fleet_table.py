@@ -70,7 +70,7 @@ def totals_in_words(s: dict[str, Any]) -> str:
 
 
 def why(one: GatewayState) -> str:
-    """Findings by the verifier's codes, and the reasons of gaps."""
+    """Findings by the verifier's codes, missing packs, and the reasons of gaps."""
     from agent.cli.finding_words import reason_words
 
     chinese = speaks_chinese()
@@ -79,6 +79,7 @@ def why(one: GatewayState) -> str:
         return finding_word(code, "zh") if chinese else code
 
     reasons = [f"{word(code)} {count}" for code, count in sorted(one.findings.items())]
+    reasons += [say(f"missing {one.missing} packs")] if one.missing else []
     if one.refused:
         last = f" ({shorten(one.refused_why, CUT, placeholder=' ...')})" if one.refused_why else ""
         reasons.append(f"{word('refused')} {one.refused}{last}")

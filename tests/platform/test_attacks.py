@@ -251,6 +251,15 @@ def test_one_key_in_two_gateways_is_a_warning(dsn: str, tmp_path: Path, capsys: 
     assert "使用同一把密钥" in said.err and "1 台网关受信任" in said.out
 
 
+def test_a_gateway_with_a_hole_says_why_it_is_incomplete(dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its row had an empty `why`."""
+    put(dsn, [make("hole", 1)])
+    for language, words in (("en", "missing 2 packs"), ("zh", "缺 2 包")):
+        assert outcome(["platform", "status", "--lang", language, "--db", dsn]) == 6
+        (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("site00/gw00001 ")]
+        assert row.rstrip().endswith(words)
+
+
 def test_a_worker_says_at_its_start_what_it_reads(
     dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
