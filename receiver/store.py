@@ -334,6 +334,7 @@ def _put_status(cursor: psycopg.Cursor[Any], one: StatusMessage) -> None:
 def _put_page(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
     page = one.page
     _compare_page(cursor, one)
+    _keep_rewound(cursor, one)
     cursor.execute(
         "INSERT INTO checkpoints VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (gateway, page) DO UPDATE SET "
         "counter = excluded.counter, pages = excluded.pages, hash = excluded.hash, time_ms = excluded.time_ms, "
@@ -387,6 +388,26 @@ def _compare_page(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
                 "INSERT INTO findings (stream, seq, boot, code) VALUES (%s, 0, 0, 'checkpoint') ON CONFLICT DO NOTHING",
                 row[:1],
             )
+
+
+def _keep_rewound(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
+    """Keep the earlier of two pages if the later one takes back a head: it is the evidence of packs that never came."""
+    page = one.page
+    heads = {stream_id(head.stream): head.head[1] for head in page.heads}
+    known = cursor.execute("SELECT stream, seq, counter FROM checkpoint_heads WHERE stream = ANY(%s)", [list(heads)])
+    earlier = later = False
+    for stream, seq, counter in known.fetchall():
+        earlier |= counter < page.counter and seq > heads[stream]
+        later |= counter > page.counter and seq < heads[stream]
+    if earlier:
+        cursor.execute(
+            "INSERT INTO checkpoint_twins SELECT gateway, hash, body FROM checkpoints WHERE gateway = %s AND page = %s "
+            "ON CONFLICT DO NOTHING",
+            [page.gateway, page.page],
+        )
+    if later:
+        twin = [page.gateway, _hash(page.hash), one.body]
+        cursor.execute("INSERT INTO checkpoint_twins VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", twin)
 
 
 def prev_of(body: bytes) -> str | None:

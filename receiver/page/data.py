@@ -266,10 +266,7 @@ def _gateway(connection: Connection, name: str) -> GatewayFacts | None:
     state = _sum(name, [one for _, one in streams])
     unnamed = connection.execute("SELECT stream FROM unnamed_streams WHERE gateway = %s ORDER BY 1", [name])
     state.unasked, state.unnamed = unasked, [stream for (stream,) in unnamed]
-    torn = connection.execute(
-        "SELECT greatest(0, torn) FROM torn_checkpoints WHERE gateway = %s AND time_ms + 300000 <= %s",
-        [name, state.newest_ms],
-    ).fetchone()
+    torn = connection.execute("SELECT greatest(0, torn) FROM torn_checkpoints WHERE gateway = %s", [name]).fetchone()
     state.torn = int(torn[0]) if torn else 0
     state.due_missing = round(sum(due - here for _, _, _, due, here in shares))
     findings = connection.execute(

@@ -13,15 +13,14 @@ WITH s AS (SELECT n.id, n.gateway, n.last AS name, n.asked
    CROSS JOIN LATERAL (SELECT p.from_ms, p.to_ms, p.due FROM packs p WHERE p.stream = h.stream AND p.seq = upper(part.seqs) AND p.faults IS NULL LIMIT 1) r
    WHERE day_of(l.to_ms) >= %(since)s::date AND upper(part.seqs) - lower(part.seqs) <= most_packs() GROUP BY 1),
  n AS (SELECT s.gateway, min(b.from_ms) AS begun FROM boots b JOIN s ON s.id = b.stream GROUP BY 1),
- -- as the verifier judges it, a stream without any pack may be retired, or have ended before what is here begins
+ -- as the verifier judges it, a stream without any pack may be retired, be left out of the newest checkpoint, or have ended before what is here begins
  w AS (SELECT s.gateway, sum(greatest(0, c.seq - m.seq)) AS withheld FROM checkpoint_heads c JOIN s ON s.id = c.stream LEFT JOIN n ON n.gateway = s.gateway
    CROSS JOIN LATERAL (SELECT coalesce(max(upper(b.seqs)) - 1, 0) AS seq FROM boots b WHERE b.stream = c.stream) m
-    WHERE c.seq - m.seq <= most_packs() AND s.asked AND (m.seq > 0 OR c.to_ms > coalesce(n.begun, 0)
+    WHERE c.seq - m.seq <= most_packs() AND s.asked AND (m.seq > 0 OR c.to_ms > coalesce(n.begun, 0) AND c.counter >= (SELECT max(k.counter) FROM checkpoints k WHERE k.gateway = s.gateway)
       AND (NOT c.retired OR EXISTS (SELECT FROM agreed a WHERE a.gateway = s.gateway))) GROUP BY 1),
  rs AS (SELECT q.gateway, sum(q.n - 1) AS restarts FROM (SELECT s.gateway, b.stream, count(DISTINCT b.line) AS n FROM boots b JOIN s ON s.id = b.stream
    WHERE b.line <> -1 AND s.asked GROUP BY 1, 2) q GROUP BY 1),
- -- pages of the newest checkpoint that are not here, five minutes and more of packs after it was made
- tn AS (SELECT t.gateway, t.torn FROM torn_checkpoints t JOIN b ON b.gateway = t.gateway WHERE t.time_ms + 300000 <= b.newest),
+ tn AS (SELECT t.gateway, t.torn FROM torn_checkpoints t),
  o AS (SELECT s.gateway, count(*) AS packs FROM packs p JOIN s ON s.id = p.stream JOIN lots l ON l.lot = p.lot
    WHERE p.due IS NULL AND p.faults IS NULL AND l.stored < now() - interval '1 minute' GROUP BY 1),
  x AS (SELECT s.gateway, array_agg(s.name ORDER BY s.name) AS names FROM s WHERE NOT s.asked AND EXISTS (SELECT FROM boots b WHERE b.stream = s.id) GROUP BY 1),

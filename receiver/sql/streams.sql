@@ -11,6 +11,7 @@ LEFT JOIN LATERAL (SELECT greatest(0, c.seq - m.seq) AS withheld FROM checkpoint
   CROSS JOIN LATERAL (SELECT coalesce(max(upper(b.seqs)) - 1, 0) AS seq FROM boots b WHERE b.stream = s.id) m
   WHERE c.stream = s.id AND NOT EXISTS (SELECT FROM implausible i WHERE i.stream = s.id AND i.seq = c.seq) AND s.asked
     AND (m.seq > 0 OR (NOT c.retired OR EXISTS (SELECT FROM agreed a WHERE a.gateway = s.gateway)) -- as in fleet.sql
+      AND c.counter >= (SELECT max(k.counter) FROM checkpoints k WHERE k.gateway = s.gateway)
       AND c.to_ms > coalesce((SELECT min(b.from_ms) FROM boots b JOIN streams o ON o.id = b.stream WHERE o.gateway = s.gateway), 0))) w ON true
 LEFT JOIN LATERAL (SELECT greatest(0, count(DISTINCT b.line) - 1) AS restarts FROM boots b WHERE b.stream = s.id AND b.line <> -1 AND s.asked) rs ON true
 LEFT JOIN LATERAL (SELECT jsonb_object_agg(code, n) AS codes FROM (SELECT code, count(*) AS n FROM all_findings f WHERE f.stream = s.id GROUP BY 1) f) f ON true

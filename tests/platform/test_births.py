@@ -285,17 +285,21 @@ def test_what_only_several_objects_show_is_judged_as_verify_judges_it(
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_a_stream_that_a_later_checkpoint_leaves_out_stays_known(dsn: str, tmp_path: Path, shuffled: bool) -> None:
-    """Whichever of the two checkpoints comes first."""
+@pytest.mark.parametrize("kind", ["left out", "taken back"])
+def test_heads_of_an_earlier_checkpoint_count_the_same_whichever_comes_first(
+    dsn: str, tmp_path: Path, kind: str, shuffled: bool
+) -> None:
+    """A stream without packs that the later one leaves out is not owed; a head of one with packs is not taken back."""
     key = Key()
     stream = Stream(key=key)
     sent = [(stream.topic(), raw) for raw in stream.run(4)]
     page, gone = "meterhouse/v1/park7/gw01/checkpoint/1", head(stream) | {"stream": "park7/gw01/gone", "seq": 7}
-    first = checkpoint([gone, head(stream)], key, 1, time=stream.at)
+    ahead = head(stream) | {"seq": 9, "hash": b64(b"x" * 32)}
+    first = checkpoint([gone, head(stream)] if kind == "left out" else [ahead], key, 1, time=stream.at)
     pages = [(page, first), (page, checkpoint([head(stream)], key, 2, prev=payload_hash(first), time=stream.at + 1))]
     pages = pages[::-1] if shuffled else pages
     *tables, _ = judged(dsn, tmp_path / "evidence", key, sent + pages)
-    assert tables[:2] == ["incomplete"] * 2
+    assert tables == ["verified" if kind == "left out" else "incomplete"] * 3
 
 
 def test_a_pack_that_breaks_a_rule_is_found_the_same_whenever_its_birth_comes(dsn: str) -> None:
