@@ -204,8 +204,11 @@ def _prefixes(readings: Iterable[str]) -> list[str]:
 # --- one value alone
 
 
-def _orders(spec: DeviceSpec, readings: Mapping[str, Reading]) -> Iterator[Hint]:
-    """Another byte order gives a plausible value, and the present one does not."""
+Reordered = list[tuple[Point, Reading, Decimal]]  # with the value in another byte order
+
+
+def order_that_fits(spec: DeviceSpec, readings: Mapping[str, Reading]) -> tuple[str, Reordered]:
+    """The byte order that gives plausible values where the present one does not, and these values; "": none does."""
     found: dict[str, list[tuple[Point, Reading, Decimal]]] = {}
     for point in spec.points:
         reading = readings.get(point.name)
@@ -217,10 +220,17 @@ def _orders(spec: DeviceSpec, readings: Mapping[str, Reading]) -> Iterator[Hint]
                 if value is not None and _is_sensible(value, point.unit):
                     found.setdefault(order, []).append((point, reading, value))
     if not found:
-        return
+        return "", []
     order = max(found, key=lambda one: (len(found[one]), -_ORDER_OF_TRIAL.index(one)))
-    point, reading, value = found[order][0]
-    names = tuple(one.name for one, _, _ in found[order])
+    return order, found[order]
+
+
+def _orders(spec: DeviceSpec, readings: Mapping[str, Reading]) -> Iterator[Hint]:
+    order, found = order_that_fits(spec, readings)
+    if not found:
+        return
+    point, reading, value = found[0]
+    names = tuple(one.name for one, _, _ in found)
     more, more_zh = (text.format(n=len(names) - 1) if len(names) > 1 else "" for text in _TEXTS["more"])
     shown = {"now": _number(reading.value, point.unit), "value": _number(value, point.unit)}
     yield _hint("order", names, "order", order=order, old=point.order, more=more, more_zh=more_zh, **shown)

@@ -108,6 +108,7 @@ class PageConfig:
     runtime_dir: Path
     labels: Mapping[str, str] = field(default_factory=dict)  # of devices, by name
     file: Path | None = None  # the file it was read from
+    notes: tuple[ConfigWarning, ...] = ()  # on its secrets and its certificate
 
 
 def load_page_config(
@@ -120,7 +121,8 @@ def load_page_config(
     """
     complaints = Complaints()
     layers = _read_files(Path(path), complaints, {})
-    web = read_web(_single(layers, {}, "web", complaints))
+    notes: list[ConfigWarning] = []
+    web = read_web(_single(layers, {}, "web", complaints), notes)
     if complaints.items:
         raise _verdict(complaints, layers)
     ignored = Complaints()  # `check` reports them
@@ -130,7 +132,7 @@ def load_page_config(
     devices = _many(layers, "device", ignored)
     labels = {device.text("name"): device.take("label", p.label, "") for device in devices}
     named = {name: text for name, text in labels.items() if text}
-    return PageConfig(web, zone, folders["runtime_dir"], named, Path(path))
+    return PageConfig(web, zone, folders["runtime_dir"], named, Path(path), tuple(notes))
 
 
 def load_labels(path: Path | str) -> Mapping[str, str]:

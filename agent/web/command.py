@@ -86,8 +86,11 @@ def web(
     settings = settings_of(config_file, runtime_dir, listen, os.environ)
     tls = tls_context(settings.web)
     app = make_app(settings)
+    for note in settings.notes:
+        click.echo(as_complaint("warning", note), err=True)
     certificate = settings.web.certificate
-    if certificate is not None and (text := expiry_text(certificate.path(os.environ).read_bytes())):
+    is_credential = certificate is not None and certificate.file is None  # of a file, the notes say it
+    if certificate and is_credential and (text := expiry_text(certificate.path(os.environ).read_bytes())):
         place, hint = settings.web.places.get("certificate", "[web]"), "`meterhouse web --setup` makes a new one"
         click.echo(as_complaint("warning", f"{place}: the certificate {text}. {hint}"), err=True)
     set_up_logging(False)

@@ -27,6 +27,7 @@ from drivers.model import (
     Reading,
     Reason,
 )
+from drivers.plausibility import order_that_fits
 from drivers.profile import Profile, default_dirs, list_profiles, load_profile
 from drivers.raw_registers import RegisterRange
 from drivers.registry import driver_class, protocol_of
@@ -86,6 +87,9 @@ class Identity:
     is_garbled: bool = False  # bytes were received that are not a valid frame
     answer_s: float = 0.0  # its usual time from request to answer
     block: RegisterRange | None = None  # registers that it answers, where no profile fits
+    reordered: tuple[str, str] | None = (
+        None  # where none fits: the profile that would with another order, and that order
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +171,9 @@ async def identify(
     identity.fits = [fit for _, fit, _ in ranked]
     identity.has_answered, identity.is_garbled = memory.has_answered, memory.is_garbled
     identity.answer_s = memory.answer_s
+    if trial.reordered and not ranked:
+        _, *best = max(trial.reordered)
+        identity.reordered = (best[0], best[1])
     if ranked:
         identity.facts = {**ranked[0][2], **identity.facts}
     return identity
@@ -184,10 +191,13 @@ class _Trial:
     def __init__(self, address: str, serial: str, memory: CachingLine, ring: Ring, facts: Mapping[str, str]) -> None:
         self._address, self._serial, self._memory, self._ring, self._facts = address, serial, memory, ring, facts
         self._silent: set[str] = set()  # protocols that tell their model, and did not
+        self._brief = False
+        self.reordered: list[tuple[int, str, str]] = []  # how many points, profile, order
 
     async def run(self, profiles: Sequence[Profile], brief: bool) -> list[_Ranked]:
         """The profiles that fit, best first. Brief: one request per profile, a second only if none fits yet."""
         ranked: list[_Ranked] = []
+        self._brief = brief
         lacking = await self._round(profiles, ranked, 1 if brief else 2, brief)
         if brief and not _settled(ranked):
             await self._round(lacking, ranked, 2, brief)
@@ -241,6 +251,7 @@ class _Trial:
         proof = _names_itself(profile, words)
         known = proof or profile.vendor in ANY_MANUFACTURER
         if not proof and any(_judge(point, readings[point.name], known) < 0 for point in begin):
+            await self._try_other_order(profile, points, begin, readings)
             return False
         if not proof and _lacking(profile, begin, readings) == len(begin):
             return True  # the others need not be asked
@@ -261,6 +272,18 @@ class _Trial:
         is_telling = sum(j >= TELLS for j in judged) >= MANY_TELLING
         fit = Fit(profile.id, variant, how, sum(1 for j in judged if j > 0), len(points), is_telling)
         return (rank, plus - 2 * lacking), fit, {n: t for n, t in texts.items() if _is_text(t)}
+
+    async def _try_other_order(
+        self, profile: Profile, points: tuple[Point, ...], begin: Sequence[Point], readings: Mapping[str, Reading]
+    ) -> None:
+        """Would the profile fit if the device's words came in another order? All points are read only if the first say
+        so."""
+        order, found = order_that_fits(self._spec(profile, points), readings)
+        if self._brief or len(found) < len(begin):
+            return
+        all_found = order_that_fits(self._spec(profile, points), await self._read(profile, points))
+        if all_found[0] == order and len(all_found[1]) >= MANY_TELLING:
+            self.reordered.append((len(all_found[1]), profile.id, order))
 
     async def larger_sister_first(self, ranked: list[_Ranked], profiles: Mapping[str, Profile]) -> None:
         """A family whose map contains another's is the better guess if the device has all of it."""
@@ -283,7 +306,12 @@ class _Trial:
         ranked.insert(0, best)
 
     async def _read(self, profile: Profile, points: tuple[Point, ...]) -> Mapping[str, Reading]:
-        spec = DeviceSpec(
+        spec = self._spec(profile, points)
+        driver = driver_class(profile.protocol)(spec, self._memory.as_line(), self._ring, 0)
+        return await driver.read_points([point.name for point in points])
+
+    def _spec(self, profile: Profile, points: tuple[Point, ...]) -> DeviceSpec:
+        return DeviceSpec(
             name=f"{profile.protocol} {self._address}",
             stream="",
             address=self._address,
@@ -294,8 +322,6 @@ class _Trial:
             limits=profile.limits,
             serial=self._serial,
         )
-        driver = driver_class(profile.protocol)(spec, self._memory.as_line(), self._ring, 0)
-        return await driver.read_points([point.name for point in points])
 
 
 def _registers(profile: Profile) -> frozenset[tuple[int, int]]:

@@ -74,6 +74,12 @@ NOTES: Final[Mapping[str, tuple[str, str]]] = {
         "this port speaks {title}; it does not pass raw bytes. Scan it as --line {url}",
         "此端口使用 {title}，不透传原始字节。请用 --line {url} 扫描",
     ),
+    "other order": (
+        "{profile} would fit if the words came in order {order}: `meterhouse profiles copy {profile}`, then order = "
+        '"{order}" in the copy',
+        "若字节序为 {order}，则 {profile} 符合：先 `meterhouse profiles copy {profile}`，"
+        '再在副本中写 order = "{order}"',
+    ),
     "too long": (
         "stopped after 15 minutes: scan fewer addresses or settings at a time",
         "15分钟后停止：请减少一次扫描的地址或串口参数",

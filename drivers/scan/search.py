@@ -215,6 +215,9 @@ class Scan:
         device.answer_s = known.answer_s
         if known.cut_short:
             device.notes.append(note("cut short"))
+        if known.reordered is not None:
+            profile, order = known.reordered
+            device.notes.append(note("other order", profile=profile, order=order))
         if known.is_garbled and not known.fits:
             device.notes.append(note("garbled"))
         return known

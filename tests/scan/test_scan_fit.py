@@ -12,6 +12,7 @@ from drivers.sim.device import SimDevice
 from drivers.sim.display import ParkClock
 from drivers.sim.families import device_from_profile
 from drivers.sim.image import Image
+from tests.kits.scans import sampled
 from tests.kits.simulated import writes
 from tests.kits.wires import Wire, clock
 
@@ -53,6 +54,28 @@ async def asked(wanted: Profile, zeros: bool = False, effort: Effort = THOROUGH)
     finally:
         await line.close()
         assert writes(device) == 0
+
+
+@pytest.mark.parametrize("name", ["chint/dtsu666", "eastron/sdm630"])
+@pytest.mark.parametrize("swapped", [True, False])
+async def test_a_known_meter_with_its_words_in_another_order_is_named(name: str, swapped: bool) -> None:
+    """It was "no known profile", and the way back was a profile written from nothing."""
+    wanted, device = profile(name), sampled(name, 1)
+    for point in wanted.points if swapped else ():
+        if point.count == 2 and device.image.exists(point.function, point.address):
+            words = device.image.words(point.address, 2, function=point.function)
+            device.image.put_words(point.address, words[::-1], function=point.function)
+    sim = Wire(Bus([device]), 0)
+    line = open_line(LineConfig("scan", sim.url), clock, opener=sim.open_port)
+    try:
+        found = await identify(line, "1", ALL)
+    finally:
+        await line.close()
+    if swapped:
+        assert found.reordered and found.reordered[1] == "CDAB" and not found.fits
+        assert found.reordered[0].partition("/")[0] == name.partition("/")[0], found.reordered
+    else:
+        assert found.reordered is None and found.fits
 
 
 @pytest.mark.parametrize("effort", [THOROUGH, Effort(brief=True)], ids=["thorough", "brief"])

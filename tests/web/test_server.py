@@ -27,6 +27,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.cli.main import outcome
+from agent.config import load_page_config
 from agent.web.live import Moment
 from agent.web.server import MOST_ENDING, MOST_OF_ONE_ADDRESS, BoundedListener, BoundedTls, PageLoop
 from agent.web.views import now_view
@@ -227,6 +228,13 @@ def test_check_warns_of_a_certificate_that_has_expired_and_names_the_line_of_a_f
     said = capsys.readouterr()
     assert re.search(r"web\.toml:\d+: web\.certificate_file: \S+ expired 3 days ago", said.out + said.err)
     assert setup(config) == 0
+    for key in ("key", "password"):
+        file = next((tmp_path / "secret").glob(f"*{key}*"))
+        file.chmod(0o644)
+        assert [note.what for note in load_page_config(config).notes] == [
+            f"others may read or change {file} (mode 0644)"
+        ]
+        file.chmod(0o600)
     for key in ("certificate", "key", "password"):
         text = table.read_text()
         table.write_text(re.sub(rf"{key}_file = .*", f'{key}_file = "/nope"', text))
