@@ -43,6 +43,7 @@ DICTIONARY_BYTES: Final = 64 << 10
 TRAIN_PACKS: Final = 1000  # packs that a dictionary is trained on, once for a database
 MAX_REFUSED: Final = 10_000  # messages that are kept; all are counted
 MAX_REFUSED_OF_ONE: Final = 100  # of one gateway
+MAX_TWINS: Final = 20  # pages of checkpoints of one gateway that contradict another one
 MAX_UNKNOWN: Final = 10_000  # gateways in the queue
 UNKNOWN_BYTES: Final = 32 << 10  # of a keys object of a gateway that nobody enrolled: 80 keys
 MAX_COUNT: Final = 1 << 60  # of a false pack that is counted nowhere
@@ -379,8 +380,8 @@ def _compare_page(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
         else:
             differs = False
         if differs:
-            twins = [(page.gateway, short, bytes(body)), (page.gateway, _hash(page.hash), one.body)]
-            cursor.executemany("INSERT INTO checkpoint_twins VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", twins)
+            _keep_twin(cursor, page.gateway, short, bytes(body))
+            _keep_twin(cursor, page.gateway, _hash(page.hash), one.body)
             stream = f"{page.gateway}/_gateway"
             row = (stream_id(stream), stream, page.gateway)
             cursor.execute("INSERT INTO streams VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", row)
@@ -400,14 +401,20 @@ def _keep_rewound(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
         earlier |= counter < page.counter and seq > heads[stream]
         later |= counter > page.counter and seq < heads[stream]
     if earlier:
-        cursor.execute(
-            "INSERT INTO checkpoint_twins SELECT gateway, hash, body FROM checkpoints WHERE gateway = %s AND page = %s "
-            "ON CONFLICT DO NOTHING",
-            [page.gateway, page.page],
-        )
+        kept = "SELECT hash, body FROM checkpoints WHERE gateway = %s AND page = %s"
+        for short, body in cursor.execute(kept, [page.gateway, page.page]).fetchall():
+            _keep_twin(cursor, page.gateway, short, bytes(body))
     if later:
-        twin = [page.gateway, _hash(page.hash), one.body]
-        cursor.execute("INSERT INTO checkpoint_twins VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", twin)
+        _keep_twin(cursor, page.gateway, _hash(page.hash), one.body)
+
+
+def _keep_twin(cursor: psycopg.Cursor[Any], gateway: str, short: UUID | None, body: bytes) -> None:
+    """A few of a gateway are evidence enough, and it may sign any number of them."""
+    cursor.execute(
+        "INSERT INTO checkpoint_twins SELECT %s, %s, %s "
+        "WHERE (SELECT count(*) FROM checkpoint_twins WHERE gateway = %s) < %s ON CONFLICT DO NOTHING",
+        [gateway, short, body, gateway, MAX_TWINS],
+    )
 
 
 def prev_of(body: bytes) -> str | None:

@@ -329,3 +329,18 @@ def test_a_pack_that_breaks_a_rule_is_found_the_same_whenever_its_birth_comes(ds
         with connect(dsn) as connection:
             found.append(connection.execute("SELECT seq, code FROM all_findings ORDER BY 1, 2").fetchall())
     assert found[0] == found[1] == [(2, "rule")]
+
+
+def test_a_gateway_that_signs_contradictions_without_end_fills_nothing(dsn: str) -> None:
+    key = Key()
+    stream = Stream(key=key)
+    sent = [(stream.topic(), raw) for raw in stream.run(2)]
+    page = "meterhouse/v1/park7/gw01/checkpoint/1"
+    sent += [(page, checkpoint([head(stream)], key, 1, time=stream.at + n)) for n in range(60)]
+    with connect(dsn) as connection:
+        enrol(connection, [Enrolment("park7/gw01", [key.kid])])
+    Worker(Feed([("meterhouse/v1/park7/gw01/keys", keys(key)), *sent]), [Store(dsn)], Clock()).step(0)
+    with connect(dsn) as connection:
+        kept = connection.execute("SELECT count(*) FROM checkpoint_twins").fetchall()[0][0]
+        (one,) = fleet_state(connection).gateways
+    assert 2 <= kept <= 21 and one.findings == {"checkpoint": 1} and one.verdict == "failed"
