@@ -101,8 +101,9 @@ def _compressor(raw: bytes, strategy: int, search_log: int) -> zstandard.ZstdCom
     """``min_match`` 6 matters most: shorter matches are coincidences among digits.
 
     Measured with values that all change (bytes of body per pack, CPU): 50 readings btlazy2 356, 28 us (zstd's level 4
-    435, 12 us); 500 readings greedy 3100, 88 us; 1000 readings dfast 5700, 83 us (no dictionary: level 3 6200, 72 us;
-    level 6 5900, 360 us). The smaller a pack, the larger the share of its signature and the cheaper a better search.
+    435, 12 us); 100 readings btlazy2 701, 88 us, greedy 740, 28 us; 500 readings greedy 3100, 88 us; 1000 readings
+    dfast 5700, 83 us (no dictionary: level 3 6200, 72 us; level 6 5900, 360 us). The smaller a pack, the larger the
+    share of its signature and the cheaper a better search.
     """
     small = strategy != zstandard.STRATEGY_DFAST
     settings = zstandard.ZstdCompressionParameters(
@@ -134,7 +135,7 @@ class Codec:
     def activate(self, number: int, raw: bytes) -> None:
         """Encode with this dictionary from now on."""
         self._compressors = [
-            (4 * 1024, _compressor(raw, zstandard.STRATEGY_BTLAZY2, 4)),
+            (2 * 1024, _compressor(raw, zstandard.STRATEGY_BTLAZY2, 4)),
             (32 * 1024, _compressor(raw, zstandard.STRATEGY_GREEDY, 4)),
             (math.inf, _compressor(raw, zstandard.STRATEGY_DFAST, 1)),
         ]
