@@ -1,4 +1,4 @@
-"""`meterhouse adopt`, and `scan --add`: write a device found on a line, and a new line, as files in conf.d."""
+"""`meterhouse adopt` and `scan --add`: write found devices, and lines that are not configured yet, to conf.d."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
 
 LEASE_S: Final = 300.0
 SERIAL: Final = "device.serial"
-TWINS_S: Final = 10.0  # for asking configured devices for their serial numbers; the question under way is finished
+TWINS_S: Final = 10.0  # seconds; later, no further configured device is asked for its serial number
 AGREED: Final = YES | {"j", "ja"}
-PARTS: Final = ("ac", "battery", "heat", "water", "gas", "meter", "dc")  # parts that may have a role, likely ones first
+PARTS: Final = ("ac", "battery", "heat", "water", "gas", "meter", "dc")  # may have a role; likely ones first
 LIKELY_ROLES: Final = {"inverter": "generation.pv", "hybrid": "generation.pv", "bms": "storage", "storage": "storage",
                        "pcs": "storage"}  # fmt: skip
 _FRACTION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*/\s*([0-9]+(?:\.[0-9]+)?)")
@@ -99,7 +99,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 
 @dataclass(slots=True)
 class Draft:
-    """The configuration tables of a new device, and of its ``line`` if that is new.
+    """The configuration tables of a new device, and of its ``line`` if the line is not configured yet.
 
     The line gets its own file, so that deleting the device's file later does not remove the line for other devices.
     """
@@ -107,10 +107,10 @@ class Draft:
     device: dict[str, Any]
     line: dict[str, Any] | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
-    comments: dict[str, str] = field(default_factory=dict)  # by key of the device
+    comments: dict[str, str] = field(default_factory=dict)  # key of the device table -> comment behind its value
 
     def files(self, folder: Path, words: Mapping[str, str]) -> dict[Path, str]:
-        """The new files and their content: first that of a new line, last that of the device."""
+        """The new files and their contents: first the file of a new line, last the file of the device."""
         known = known_as(self.identity)
         when = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}"
         found: dict[Path, str] = {}
@@ -134,10 +134,12 @@ class Draft:
 @click.argument("name", required=False)
 @click.option("--line", required=True, metavar="URL|NAME", help=f"{line_url_help()}, or the name "
               "of a configured line.")  # fmt: skip
-@click.option("--address", required=True, metavar="TEXT", help="Its address on the line, such as 1.")
-@click.option("--profile", metavar="ID", help="Its profile.  [default: the best that fits, by asking the device]")
+@click.option("--address", required=True, metavar="TEXT", help="The device's address on the line, such as 1.")
+@click.option(
+    "--profile", metavar="ID", help="The device's profile.  [default: the best that fits, by asking the device]"
+)
 @click.option("--protocol", type=click.Choice(named_on_lines()), default=DEFAULT,
-              show_default=True, help="Its protocol, if no profile is given.")  # fmt: skip
+              show_default=True, help="The device's protocol, if no profile is given.")  # fmt: skip
 @click.option("--serial", metavar="TEXT", help='Serial setting, such as "9600 8N1".')
 @click.option("--label", metavar="TEXT", help="Free text, such as where it is installed.")
 @click.option(
@@ -201,7 +203,7 @@ def adopt(
 
 
 def ready(options: ConfigOptions, yes: bool, where: str) -> None:
-    """Raises GatewayError if the result of a scan could not be written. Called before the scan, which takes minutes."""
+    """Raises GatewayError if the new files could not be confirmed or written. Called first, because a scan is long."""
     config = options.load()
     if not yes and not is_terminal():
         raise UsageError("confirmation needed, but stdin is not a terminal", where=where, hint="Use --yes")
@@ -214,13 +216,13 @@ def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, l
 
     words, added, config, dirs = WORDS[lang], 0, options.load(), profile_dirs(options.config_file)
     numbers: dict[str, str] = {}
-    together = tables(found, {}, lang, dirs)[-len(found) :] if found else []  # with periods that the lines can keep
+    together = tables(found, {}, lang, dirs)[-len(found) :] if found else []  # all at once: ``every`` suits the line
     for device, text in zip(found, together, strict=True):
         title = {"protocol": device.protocol, "address": device.address}
         if not device.fits:
             click.echo(f"{words['note']}{words['none'].format(**title)}", err=True)
             continue
-        config = options.load()  # with what was added before
+        config = options.load()  # includes the devices added before
         entry = _configured(config, device.url)
         draft = _drafted(tables([device], {device.url: entry.name} if entry else {}, lang, dirs), config, device)
         if every := tomllib.loads(text)["device"][0].get("every"):
@@ -249,7 +251,7 @@ def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, l
 
 
 def say_next(options: ConfigOptions, config: Config, words: Mapping[str, str]) -> None:
-    """What to do after devices were added."""
+    """Print what to do next, after devices were added."""
     from agent.cli.common import agent_runs
     from agent.cli.options import DEFAULT_CONFIG
 
@@ -262,7 +264,7 @@ def say_next(options: ConfigOptions, config: Config, words: Mapping[str, str]) -
 
 
 def _from_options(config: Config, line: str, address: str, profile: str, serial: str | None, **_more: Any) -> Draft:
-    """A draft from the command line alone."""
+    """A draft from the options alone, without contacting the device."""
     from agent.cli.toml_snippet import line_name, stable
     from agent.config import parsers as v
     from agent.config import site_profiles
@@ -301,9 +303,10 @@ def _identified(
     entry = _configured(config, line)
     url = entry.url if entry else given("--line", v.line_url, line)
     protocol, own = choices["protocol"], entry.serial if entry and entry.carries_bytes else ""
-    usual = protocol_of(protocol).serial_settings[0]  # a meter may share the line with devices of another setting
+    # tried too: a meter may share the line with devices that use another serial setting
+    usual = protocol_of(protocol).serial_settings[0]
     settings = [choices["serial"]] if choices["serial"] else [own, usual] if own not in ("", usual) else [usual]
-    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # the error is printed once, at the end
     dirs, garbled = profile_dirs(options.config_file), False
     for setting in settings:
         wanted = ScanOptions(url, (protocol,), (setting,), profile_dirs=dirs)
@@ -340,7 +343,7 @@ def _identified(
 
 
 def _framing_hints(url: str) -> list[str]:
-    """Hints that a port in the network may use another framing."""
+    """Hints for a network port, which may use another framing than the URL says; [] for a serial port."""
     scheme = url.partition(":")[0]
     if (framed := find_scheme(scheme)) is not None:
         return [framed.other_hint]
@@ -348,7 +351,7 @@ def _framing_hints(url: str) -> list[str]:
 
 
 def _drafted(texts: Sequence[str], config: Config, device: FoundDevice) -> Draft:
-    """A draft from the tables that a scan prints; they contain everything that it found."""
+    """A draft from the TOML tables that a scan prints; they contain everything that the scan found."""
     draft = Draft({}, identity=device.identity)
     for text in texts:
         read = tomllib.loads(text, parse_float=Decimal)
@@ -444,7 +447,7 @@ def _limit(value: object) -> tuple[str, Any]:
 
 
 def _ratio(value: object) -> int | Decimal:
-    """80 of "80" and of "400/5". Raises InvalidValue."""
+    """The number of a text such as "80", or the quotient of "400/5". Raises InvalidValue."""
     from drivers.toml.parsers import InvalidValue
 
     text = str(value).strip()
@@ -462,12 +465,12 @@ def _is_number(text: str) -> bool:
 def _points(profile: Profile, params: Mapping[str, Any]) -> Sequence[Point]:
     try:
         return profile.resolve(params).points
-    except GatewayError:  # the loader reports it
+    except GatewayError:  # loading the configuration reports the error later
         return ()
 
 
 def _parts(profile: Profile, params: Mapping[str, Any]) -> list[str]:
-    """The parts of a device that a role can be given to, the most likely one first."""
+    """The parts of a device that may have a role, the most likely one first; [""] if it has no parts."""
     fronts = {point.name.partition(".")[0] for point in _points(profile, params)}
     return [part for part in PARTS if part in fronts] or [""]
 
@@ -484,7 +487,7 @@ def _folder(config: Config) -> Path:
 
 
 def _configured(config: Config, line: str) -> LineEntry | None:
-    """The configured line with this name or port; None if it is new."""
+    """The configured line with this name or port; None if there is none."""
     from agent.cli.lease import is_same
     from agent.cli.target import line_by_name
     from agent.config import parsers as v
@@ -564,9 +567,10 @@ def _add(
     no_read: bool,
     numbers: dict[str, str],
 ) -> dict[str, Any]:
-    """Check, read, show, ask, write. Raises GatewayError, or Abort if not confirmed; then nothing was written.
+    """Check the new files, read the device, show both, ask for confirmation, and write the files.
 
-    ``numbers``: known serial numbers of configured devices, by name; those that are read are added.
+    Returns the facts for ``--json``. Raises GatewayError, or Abort if the user does not confirm; then nothing was
+    written. ``numbers``: the known serial numbers of configured devices, by name; serial numbers read here are added.
     """
     from agent.cli.read import silence_hint
     from agent.cli.toml_snippet import say_why_every
@@ -617,7 +621,7 @@ def _add(
 
 
 def _loaded(config: Config, files: Mapping[Path, str], name: str) -> tuple[Config, DeviceConfig]:
-    """The configuration with these files, and its new device. Raises GatewayError."""
+    """The configuration with these new files, and the device ``name`` in it. Raises GatewayError."""
     from agent.config import load_config
 
     whole = load_config(config.path, state_dir=config.state_dir, runtime_dir=config.runtime_dir, drafts=files)
@@ -625,12 +629,15 @@ def _loaded(config: Config, files: Mapping[Path, str], name: str) -> tuple[Confi
 
 
 def _slower_paces(config: Config, entry: DeviceConfig) -> dict[str, str]:
-    """The value of ``every`` for a device whose line is too slow for the default paces; {} if it is not, or unknown."""
+    """The value of ``every`` for a device whose line is too slow for the default paces.
+
+    {} if the line is fast enough, or if this cannot be calculated.
+    """
     from agent.cli.toml_snippet import slower_paces
 
     try:
         every = slower_paces(replace(config, devices=(entry,))).get(entry.name, "{}")
-    except (GatewayError, OSError):  # such as a full disk, which the file itself will meet
+    except (GatewayError, OSError):  # such as a full disk: writing the file will report it
         return {}
     return dict(tomllib.loads(f"every = {every}")["every"])
 
@@ -653,7 +660,7 @@ def _first_values(
 ) -> tuple[list[dict[str, Any]], str]:
     """Read the device as the agent will, and show the values that a person can compare with its display.
 
-    Returns these values, and its serial number; "" if it reports none.
+    Returns these values, and the device's serial number ("" if it reports none).
     """
     from rich.console import Console
 
@@ -695,7 +702,7 @@ def _first_values(
 
 
 def _warn_of_twins(config: Config, entry: DeviceConfig, number: str, known: dict[str, str], lang: str) -> None:
-    """Warn where a configured device reports the same serial number: one meter with two ports, or two addresses."""
+    """Warn if a configured device reports the same serial number: then one meter has two ports or two addresses."""
     from agent.cli.findings import ReadIdentity, same_serials
 
     if not number.strip():
@@ -712,7 +719,10 @@ def _warn_of_twins(config: Config, entry: DeviceConfig, number: str, known: dict
 
 
 def _serial_numbers(config: Config, entry: DeviceConfig, known: Mapping[str, str]) -> dict[str, str]:
-    """Of the devices that a running agent knows; else of those with the same profile, which are asked now."""
+    """Serial numbers by device name, "" if a device reports none.
+
+    They come from the snapshot of a running agent; without one, the configured devices with the same profile are read.
+    """
     from agent.cli.common import agent_runs, read_snapshot
     from agent.cli.lease import borrow_line
     from agent.cli.read import read_once

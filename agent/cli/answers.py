@@ -17,12 +17,12 @@ from msgspec import Meta
 from agent.cli.common import clean
 from drivers.model import GatewayError, clean_text
 
-Time = Annotated[float, Meta(ge=-62_000_000_000, le=253_000_000_000)]  # seconds; with any zone a date of four digits
+Time = Annotated[float, Meta(ge=-62_000_000_000, le=253_000_000_000)]  # UTC seconds; years of four digits
 Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
 def checked(found: Any, kind: Any, what: str) -> Any:
-    """``found`` with its texts cleaned, if it is of this kind. ``what``: name of the kind, for the error."""
+    """``found`` with cleaned texts, if it has the type ``kind``. ``what``: what an error calls it."""
     try:
         msgspec.convert(found, kind)
         return clean(found)
@@ -31,13 +31,13 @@ def checked(found: Any, kind: Any, what: str) -> Any:
 
 
 def unlike(what: str, why: str) -> GatewayError:
-    """The answer does not match the request."""
+    """The error for an answer that is not a valid ``what``."""
     hint = f"{clean_text(why, 300)}. Do agent and tool have the same version? `meterhouse status` shows the agent's"
     return GatewayError(f"the answer is not a valid {what}", where="answer", hint=hint)
 
 
 def loaded(data: bytes, what: str) -> Any:
-    """Parsed JSON; NaN and infinities are refused."""
+    """Parse JSON; NaN and infinities are errors."""
 
     def refuse(text: str) -> None:
         raise ValueError(f"{text} is not a number")
@@ -52,7 +52,7 @@ def loaded(data: bytes, what: str) -> Any:
 
 
 class Exported(TypedDict):
-    """The end of an export."""
+    """The facts at the end of an export of packs."""
 
     packs: Count
     streams: list[str]
@@ -60,20 +60,20 @@ class Exported(TypedDict):
 
 
 class Rows(TypedDict):
-    """The end of an export of intervals."""
+    """The facts at the end of an export of intervals."""
 
     rows: Count
 
 
 def check_row(line: bytes, columns: int) -> list[Any]:
-    """One row of intervals: ``columns`` cells, each a text, a whole number or None. Older agents omit the last one."""
+    """One row of intervals: ``columns`` cells, each a text, a whole number or None. Older agents omit the last cell."""
     kind = Annotated[list[str | int | None], Meta(min_length=columns - 1, max_length=columns)]
     row: list[Any] = checked(loaded(line, "row of intervals"), kind, "row of intervals")
     return row + [None] * (columns - len(row))
 
 
 class Published(TypedDict):
-    """The newest published key."""
+    """The newest published key; None if no key was published."""
 
     kid: Annotated[str, Meta(max_length=64)] | None
 
@@ -97,7 +97,7 @@ class _Reloaded(TypedDict):
 
 
 def check_reloaded(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of a reload; ``ok`` if and only if there are neither complaints nor a fault."""
+    """The result of a reload. Raises GatewayError unless ``ok`` means that there are no complaints and no fault."""
     outcome: dict[str, Any] = checked(found, _Reloaded, "outcome of a reload")
     if outcome["ok"] == bool(outcome["complaints"] or outcome["fault"]):
         raise unlike("outcome of a reload", "it is contradictory")
@@ -190,7 +190,7 @@ class HandedOver(TypedDict):
 
 class _Table(TypedDict):
     stream: str
-    points: list[_Point] | Count  # the number of a table that has the same ones
+    points: list[_Point] | Count  # a number: that of a table with the same points
 
 
 class _Point(TypedDict):
@@ -215,7 +215,7 @@ _RecentFrom = TypedDict("_RecentFrom", {"from": Time})
 
 
 class _RecentWhole(_Recent, _RecentFrom):
-    """``from`` is a keyword of Python."""
+    """With ``from``, a keyword of Python, which the class syntax cannot declare."""
 
 
 class _Swapped(TypedDict):

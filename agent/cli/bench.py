@@ -1,4 +1,4 @@
-"""`meterhouse bench`: how fast this machine is, stage by stage. The programs in ``bench`` use its timer."""
+"""`meterhouse bench`: how fast this machine is, stage by stage. The programs in ``bench/`` also use its timer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def least_time(
 
     Args:
         seconds: how long to repeat the call.
-        repeat: number of calls; if given, instead of ``seconds``.
+        repeat: number of calls; 0: as many as fit into ``seconds``.
     """
     best, done, end = float("inf"), 0, time.perf_counter() + seconds
     while done < repeat if repeat else time.perf_counter() < end:

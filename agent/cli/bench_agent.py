@@ -1,4 +1,4 @@
-"""How many devices this machine can read: measured while the agent reads a few simulated ones for half a minute."""
+"""Measures how many devices this machine can read: the agent reads 20 simulated devices for half a minute."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ DEVICES, POINTS = 20, 100
 PACK_MS = 10_000
 SETTLE_S, WINDOW_S, START_S = 12.0, 20.0, 60.0
 CORE = 0.5  # share of a core that the agent may use
-DELIVERY = 1.15  # factor for the CPU time of delivery, which is not measured here: bench/RESULTS.md
-REQUESTS = 2  # per poll: 200 registers
+DELIVERY = 1.15  # factor for the CPU time of delivery, which is not measured here; see bench/RESULTS.md
+REQUESTS = 2  # per poll of a device: its 200 registers do not fit into one answer
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
     """How many devices of 100 points at 1 Hz a machine can read, with packs of 10 s."""
 
-    core_per_device: float  # measured, without delivery
-    by_processor: int  # with half a core
-    by_memory: int  # with the share of memory that the systemd unit allows
+    core_per_device: float  # share of one core; measured, without delivery
+    by_processor: int  # devices that half a core can read
+    by_memory: int  # devices that fit into the memory that the systemd unit allows
 
     @property
     def devices(self) -> int:
-        """As many as processor and memory allow, to two digits."""
+        """The smaller of the two numbers, rounded down to two digits."""
         most = min(self.by_processor, self.by_memory)
         step = int(10 ** max(0, len(str(most)) - 2))
         return most // step * step
@@ -54,7 +54,7 @@ class Capacity:
 
 
 class _Meters(threading.Thread):
-    """Devices on one port of loopback: they answer each read with one of a few sets of floats."""
+    """Simulated devices on one loopback port. They answer each read with one of 16 prepared sets of floats."""
 
     def __init__(self) -> None:
         super().__init__(name="meters", daemon=True)
@@ -99,7 +99,7 @@ class _Meters(threading.Thread):
 
 
 def measure_capacity(folder: Path) -> Capacity:
-    """Run the agent in ``folder`` and extrapolate. Raises GatewayError if it does not start."""
+    """Run the agent in ``folder``, and extrapolate from its CPU time. Raises GatewayError if the agent does not run."""
     with _Meters() as meters, _agent(folder, meters.port) as child:
         time.sleep(SETTLE_S)
         began, used = time.monotonic(), _cpu_s(child.pid)
@@ -111,10 +111,12 @@ def measure_capacity(folder: Path) -> Capacity:
 
 
 def capacity_of(core_per_device: float, machine_bytes: int, runtime_bytes: int | None = None) -> Capacity:
-    """The number of devices, from the cost of one.
+    """The number of devices that a machine can read, from the CPU time of one device.
 
     Args:
-        runtime_bytes: of the file system of the runtime directory; None: that of /run here.
+        core_per_device: share of a core that one device needs, without delivery.
+        machine_bytes: memory of the machine.
+        runtime_bytes: size of the file system of the runtime directory; None: size of /run on this machine.
     """
     runtime_bytes = file_system_bytes(Path("/run")) if runtime_bytes is None else runtime_bytes
     low, high = 0, 1_000_000
@@ -165,7 +167,7 @@ def _agent(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _cpu_s(pid: int) -> float:
-    """Processor time of a process, of all its threads."""
+    """CPU time of all threads of a process, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

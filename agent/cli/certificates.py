@@ -27,7 +27,7 @@ def _complaint(expiry: Expiry, now_s: float) -> str:
 
 
 def report(config: Config, as_json: bool) -> int:
-    """Print all certificates, and warn of those that expire soon. Returns the exit code: 0 good, 5 a warning."""
+    """Print all certificates, and warnings about them. Returns the exit code: 0, or 5 if there is a warning."""
     import click
 
     from agent.cli.common import as_complaint, as_line, say

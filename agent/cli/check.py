@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @config_options
-@click.option("--plan", is_flag=True, help="Requests, registers and line time of each device and pace.")
+@click.option("--plan", is_flag=True, help="Also show requests, registers and line time of each device and pace.")
 @click.option("--online", "try_online", is_flag=True, help="Also contact every device and destination.")
 @click.option("--certificates", is_flag=True, help="Only list certificates that expire within 30 days.")
 @lang_option
@@ -49,7 +49,8 @@ def check(options: ConfigOptions, plan: bool, try_online: bool, certificates: bo
     \b
     Exit codes: 0 good (warnings included), 1 internal error, 3 bad configuration or profile,
     4 with --online: a device does not answer, or points are missing,
-    5 with --online: a destination; with --certificates: one expires soon, has expired or cannot be read.
+    5 with --online: a destination is not usable; with --certificates: a certificate expires soon, has expired or
+    cannot be read.
     """
     from agent.cli.online import online
     from agent.config import load_profiles, memory_notes, ring_notes
@@ -79,7 +80,7 @@ def check(options: ConfigOptions, plan: bool, try_online: bool, certificates: bo
         facts = to_json(config, costs, ring, notes) | {"learned": learned, "profiles": _sources(profiles)}
         code = 0
         if try_online:
-            code, facts["online"] = online(config, profiles, "en", as_json)  # for scripts
+            code, facts["online"] = online(config, profiles, "en", as_json)  # JSON is always English
         click.echo(as_line(facts | {"ok": code == 0}))
         raise SystemExit(code)
     _print(config, profiles, costs, ring, plan)
@@ -104,7 +105,7 @@ def _sources(profiles: Mapping[str, Profile]) -> dict[str, Any]:
 
 
 def _evidence(profile: Profile) -> str:
-    """What a profile was checked against, and its number of independent sources if the profile states it."""
+    """What a profile was checked against, and the number of its independent sources if the profile states it."""
     if profile.second_source is None:
         return say(profile.evidence)
     sources = say("2 sources" if profile.second_source.source else "1 source")
@@ -112,7 +113,10 @@ def _evidence(profile: Profile) -> str:
 
 
 def _learned(config: Config) -> dict[str, str]:
-    """The learned register map of each device if an agent runs here; its plan then differs from the profile's."""
+    """What the running agent has learned about the register maps, by device; {} if no agent runs.
+
+    The agent then sends other requests to the device than its profile plans.
+    """
     from agent.cli.common import learned_maps, read_snapshot
 
     try:
@@ -156,7 +160,7 @@ def lost_key(config: Config) -> bool:
 
 
 def find_notes(config: Config) -> list[ConfigWarning]:
-    """Warnings about missing files, groups and ports of the configuration. Only the key is needed to start."""
+    """Warnings about configured files, groups and ports that are missing. The agent needs only its key to start."""
     from agent.config import ConfigWarning, ControlConfig
     from agent.service.control.peer import gid_of
 
@@ -222,7 +226,7 @@ def _disk_notes(config: Config) -> Iterable[ConfigWarning]:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if _is_hidden(folder):
-        return  # it is its owner's alone: how much the database has of it already cannot be seen
+        return  # this user cannot see the size of the database
     used = os.path.getsize(config.store_path) if os.path.isfile(config.store_path) else 0
     if free + used < config.store.max_size_bytes:
         what = (
@@ -238,7 +242,7 @@ def _disk_notes(config: Config) -> Iterable[ConfigWarning]:
 def to_json(
     config: Config, costs: Iterable[PaceCost], ring: RingPlan, notes: Iterable[ConfigWarning]
 ) -> dict[str, Any]:
-    """What takes effect, its load, and the warnings."""
+    """The facts for ``--json``: the configuration in effect, the load of its lines, and the warnings."""
     from agent.cli.line_load import line_shares
     from agent.config import memory_bytes
 
@@ -295,7 +299,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     console = open_console()
     store = config.store
     more = say(f" and {len(config.files) - 1} of conf.d") if len(config.files) > 1 else ""
-    # field pain 54: show what really takes effect
+    # show what really takes effect, defaults included (field pain 54)
     facts = plain_table("", "what", "in effect")
     facts.show_header = False
     kept, intervals = show_ms(store.keep_delivered_s * 1000), show_ms(store.keep_intervals_s * 1000)

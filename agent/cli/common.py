@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from agent.config import ConfigWarning
 
 MAX_SNAPSHOT = 64 << 20
-show_quality = explain.show_quality  # of readings, as `decode` shows them, too
+show_quality = explain.show_quality  # the words for qualities that `decode` prints, too
 COLON: Final = {"en": ": ", "zh": "："}
 AGE_UNITS: Final = {"s": "秒", "min": "分钟", "h": "小时", "d": "天"}
 LAST_ERROR: Final = "last-error"  # file in the runtime directory, written by the agent
-# control characters, characters that turn the writing direction or have no width, line separators, surrogates
+# control characters, characters that change the writing direction or have no width, line separators, surrogates
 UNSHOWN: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
 
 
-# not "1 of 1 devices", nor a part of another number
+# finds "1 devices", but not in "1 of 1 devices" or "0.1 devices"
 ONE_OF_MANY: Final = re.compile(
     r"(?<!of )(?<![\w.,:-])1 (device|line|pack|reading|gap reading|value|answer|fault|warning|error|stream|day|row"
     r"|point|register|figure|file|sample|exception|timeout)s\b"
@@ -105,7 +105,7 @@ def complain(error: GatewayError) -> None:
 
 
 class NoAgent(GatewayError):
-    """No agent runs in a runtime directory, or none listens there."""
+    """No agent runs with this runtime directory, or its agent does not accept connections."""
 
     def __init__(self, runtime_dir: Path) -> None:
         hint = "Is it started? See `systemctl status meterhouse`; if it uses another folder, give --runtime-dir"
@@ -141,9 +141,9 @@ def read_snapshot(runtime_dir: Path) -> dict[str, Any]:
 
 
 def read_plain(path: Path, limit: int) -> bytes:
-    """The content of a regular file in another user's folder: not a link, pipe or device, at most ``limit`` bytes.
+    """The content of a regular file of at most ``limit`` bytes. Safe in a folder of another user.
 
-    Raises OSError; ValueError for any other file.
+    Raises OSError, also for a symbolic link; ValueError for a pipe, a device or a larger file.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(fd, "rb") as stream:
@@ -154,7 +154,7 @@ def read_plain(path: Path, limit: int) -> bytes:
 
 
 def learned_maps(snapshot: Mapping[str, Any], language: str = "en") -> dict[str, str]:
-    """The agent's learned facts about register maps, by device: cuts, missing registers, shorter reads."""
+    """What the agent has learned about register maps, by device: where to split reads, and missing registers."""
     learned = {name: device.get("learned") for name, device in snapshot.get("devices", {}).items()}
     found = {str(name): clean_text(str(text), 300) for name, text in learned.items() if text}
     if language != "zh" or not found:
@@ -211,7 +211,7 @@ def show_age(seconds: float | None, language: str = "en") -> str:
 
 
 def age_in_chinese(text: str) -> str:
-    """An age of ``show_age`` with its unit in Chinese."""
+    """An age in the form of ``show_age``, with its unit in Chinese."""
     number, _, unit = text.partition(" ")
     return f"{number} {AGE_UNITS[unit]}" if unit in AGE_UNITS else text
 
@@ -229,13 +229,14 @@ def as_line(facts: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def unwound() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block like Ctrl-C: its unfinished files are removed."""
+    """In the block, SIGTERM and SIGHUP raise SystemExit, so that unfinished files are removed as after Ctrl-C."""
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    before = {number: handler for number, handler in before.items() if handler is signal.SIG_DFL}  # nohup ignores one
+    # a signal that has a handler or is ignored, as SIGHUP under nohup, stays so
+    before = {number: handler for number, handler in before.items() if handler is signal.SIG_DFL}
     if threading.current_thread() is not threading.main_thread():
         before = {}
     for number in before:

@@ -94,7 +94,7 @@ def write_new(path: Path, text: str, mode: int = MODE) -> None:
 
 
 def _hand_over(path: Path, folder: Path) -> None:
-    """A file that root creates gets the group of its folder, which may be the agent's."""
+    """If root runs this, give the file the group of its folder, so that the agent may read it."""
     if os.geteuid() == 0:
         os.chown(path, -1, folder.stat().st_gid, follow_symlinks=False)
 

@@ -1,4 +1,4 @@
-"""Tables for the terminal, from snapshot and ring. Text from devices is cut and cleaned before it is shown."""
+"""Tables for the terminal, from snapshot and ring. Text from devices is shortened and cleaned before it is shown."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def print_table(
 
 
 def print_parts(console: Console, parts: Iterable[str]) -> None:
-    """Pieces of markup below a line, as many on each line as it has room for."""
+    """Print pieces of markup in indented lines, as many pieces on each line as fit."""
     line = ""
     for part in parts:
         longer = f"{line}   {part}" if line else part
@@ -84,7 +84,7 @@ def cell(text: object, limit: int = 80) -> str:
 
 
 def quality_word(code: int, language: str) -> str:
-    """``show_quality`` in a language: why a value is missing, or its quality."""
+    """The words for a quality code: why a value is missing, or its quality; "" if it is good."""
     from agent.cli.finding_words import reason_words
     from drivers.model import Reason
 
@@ -96,7 +96,7 @@ def quality_word(code: int, language: str) -> str:
 
 @lru_cache(maxsize=4096)
 def point_title(point: str, language: str = "zh") -> str:
-    """The name of a point in a language, from the vocabulary; "" if it is not in there."""
+    """The title of a point in a language, from the vocabulary; "" if the vocabulary lacks the point."""
     from drivers.profile import vocabulary
 
     entry = vocabulary().find(point)

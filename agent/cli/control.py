@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from agent.config import Config
     from agent.service.control.protocol import Request
 
-PICK_UP_S: Final = 15.0  # a starting agent first seals what the previous run left in the ring
-SILENCE_S: Final = 30.0  # it reports every second or two that it is working
-ANSWER_S: Final = 3600.0  # for a whole answer, even if the agent keeps reporting that it is working
-EXPORT_S: Final = 24 * 3600.0  # for many packs onto a slow USB stick
+PICK_UP_S: Final = 15.0  # for the first frame: a starting agent first seals the readings left in the ring
+SILENCE_S: Final = 30.0  # for each further frame: a working agent reports progress every second or two
+ANSWER_S: Final = 3600.0  # for a whole answer, even if progress reports keep arriving
+EXPORT_S: Final = 24 * 3600.0  # for an export: many packs may go to a slow USB stick
 CONNECT_S: Final = 5.0
 SEND_S: Final = 10.0
-MAX_TOTAL: Final = 64 << 20  # bytes of an answer that is kept in memory
+MAX_TOTAL: Final = 64 << 20  # bytes; the largest answer that is kept in memory
 
 Take = Callable[[bytes], object]
 
@@ -48,7 +48,7 @@ class NoAnswer(GatewayError):
 
 
 def discard(data: bytes) -> None:
-    """For requests without parts."""
+    """Ignore a part: for requests whose answers have no parts."""
 
 
 def ask(
@@ -63,6 +63,7 @@ def ask(
     Args:
         take: gets the parts of the answer, in order.
         progress: called with (done, total) now and then.
+        pick_up_s: how long to wait for the first frame, or for an agent that is starting or stopping.
 
     Raises:
         GatewayError: the error in the answer, or: no answer, no database, no permission.
@@ -78,7 +79,7 @@ def ask(
             pass
         try:
             return ask_database(config, request, take, progress)
-        except AgentRunning as error:  # it is starting and not listening yet, or stopping and not listening any more
+        except AgentRunning as error:  # an agent does not listen while it starts or stops
             if time.monotonic() > give_up:
                 raise no_answer(config.runtime_dir, "It is starting or stopping, or it hangs") from error
             time.sleep(0.1)
@@ -122,7 +123,7 @@ class ControlClient:
         try:
             if not stat.S_ISSOCK(os.stat(SOCKET, dir_fd=folder, follow_symlinks=False).st_mode):
                 raise GatewayError("is not a socket", where=str(where), hint="Check who created it")
-            _connect(sock, f"/proc/self/fd/{folder}/{SOCKET}")  # however long the folder's own path is
+            _connect(sock, f"/proc/self/fd/{folder}/{SOCKET}")  # a socket path has at most 108 bytes
             owner, listener = os.fstat(folder).st_uid, peer_of(sock).uid
             if listener not in (owner, os.geteuid()):
                 what = f"user {listener} listens in a folder of user {owner}"
@@ -191,7 +192,7 @@ class ControlClient:
             self._sock.sendall(encode_request(request))
         except TimeoutError:
             raise no_answer(self._where.parent, "It hangs. See `meterhouse status`") from None
-        except OSError:  # refused: the reason is in its answer
+        except OSError:  # the agent closed the connection: its answer has the reason
             return
 
     def give_up_after(self, seconds: float) -> None:
@@ -226,14 +227,14 @@ class ControlClient:
 
 
 class AnswerBuffer:
-    """Parts of an answer that are kept in memory, up to a bound."""
+    """Collects the parts of an answer in memory, up to ``limit`` bytes."""
 
     def __init__(self, limit: int = MAX_TOTAL) -> None:
         self._parts: list[bytes] = []
         self._left = limit
 
     def take(self, data: bytes) -> None:
-        """One more part. Raises GatewayError beyond the bound."""
+        """Append a part. Raises GatewayError if the answer exceeds the limit."""
         self._left -= len(data)
         if self._left < 0:
             raise GatewayError("the answer is too large", where="control", hint="Check which program listens there")

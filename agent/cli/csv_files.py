@@ -19,11 +19,11 @@ _WORKBOOK: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # first bytes of .xlsx 
 
 
 def read_rows(path: Path, delimiters: str = "\t;,，|", hint: str = "") -> list[tuple[int, list[str]]]:
-    """(line, cells) of a file; cells are stripped, and cut to ``MAX_CELL``. Raises UsageError.
+    """The rows of a file as (line number, cells); cells are stripped and cut to ``MAX_CELL``. Raises UsageError.
 
     Args:
-        delimiters: the one that the first line has most often counts.
-        hint: what to do about too many lines.
+        delimiters: candidates; the file is split at the one that is most frequent in its first line.
+        hint: advice in the error for too many lines.
     """
     text = _text(path)
     first = next((line for line in text.splitlines() if line.strip()), "")
@@ -33,7 +33,7 @@ def read_rows(path: Path, delimiters: str = "\t;,，|", hint: str = "") -> list[
     # the csv reader handles all line ends: an older Excel on a Mac writes \r alone
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     rows: list[tuple[int, list[str]]] = []
-    line = 1  # a quoted cell may have several
+    line = 1  # where the row begins; a quoted cell may span several lines
     try:
         for cells in reader:
             if len(rows) >= MAX_ROWS:
@@ -59,12 +59,12 @@ def _text(path: Path) -> str:
         raise UsageError("a workbook, not a CSV file", where=str(path), hint=hint)
     if b"\0" in raw and not raw.startswith(_UTF_16):
         raise UsageError("not a CSV file", where=str(path), hint=SAVE)
-    encodings = ["utf-8", "gb18030"]  # in this order: most UTF-8 is valid GBK, and means something else there
+    encodings = ["utf-8", "gb18030"]  # in this order: most UTF-8 is also valid GBK, with another meaning
     if raw.startswith(_UTF_16):
         encodings = ["utf-16"]
     elif raw.startswith(codecs.BOM_UTF8):
         raw, encodings = raw.removeprefix(codecs.BOM_UTF8), ["utf-8"]
-    good = 0  # bytes
+    good = 0  # bytes before the first error
     for encoding in encodings:
         try:
             return raw.decode(encoding)

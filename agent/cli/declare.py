@@ -20,11 +20,14 @@ from drivers.model import UsageError
 @click.argument("value", required=False)
 @click.argument("unit", required=False)
 @click.option(
-    "--from", "from_text", metavar="DATE", help="First day of the period, or day from which it holds: 2026-11-01."
+    "--from",
+    "from_text",
+    metavar="DATE",
+    help="First day of the period, or day from which the value holds: 2026-11-01.",
 )
 @click.option("--to", "to_text", metavar="DATE", help="Day after the last day, for amounts.")
-@click.option("--who", help="Who attests it.")
-@click.option("--document", default="", help="Its source, such as the number of a certificate or a ticket.")
+@click.option("--who", help="Name of the person who attests the value.")
+@click.option("--document", default="", help="Source of the value, such as the number of a certificate or a ticket.")
 @click.option("--replaces", default="", metavar="ID", help="The entry to replace; without a value: withdraw it.")
 @config_options
 @json_option
@@ -97,7 +100,7 @@ def declare(
 
 
 def _by(entry: dict[str, Any]) -> str:
-    """The user who entered it, as the kernel reported; "" in older entries."""
+    """The user who made an entry, as the kernel reported; "" in older entries."""
     by = entry.get("by", {})
     return str(by.get("login") or (f"uid {by['uid']}" if by else ""))
 
