@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @config_options
 @click.option("--plan", is_flag=True, help="Also show requests, registers and line time of each device and pace.")
 @click.option("--online", "try_online", is_flag=True, help="Also contact every device and destination.")
-@click.option("--certificates", is_flag=True, help="Only list certificates that expire within 30 days.")
+@click.option("--certificates", is_flag=True, help="Only list the certificates, and warn 30 days before they expire.")
 @lang_option
 @json_option
 def check(options: ConfigOptions, plan: bool, try_online: bool, certificates: bool, lang: str, as_json: bool) -> None:

@@ -27,7 +27,7 @@ _HALVES = {"u8h": "u8l", "u8l": "u8h", "i8h": "i8l", "i8l": "i8h"}
 
 
 class DecodeGroup(click.Group):
-    """The commands below, and those of the protocols: a protocol is imported when its command is called."""
+    """The commands of this module and of the protocols. A protocol is imported when one of its commands is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         from drivers.registry import all_protocols
@@ -82,7 +82,7 @@ def decode() -> None:
 
 
 @decode.command()
-@click.option("--type", "type_", required=True, type=click.Choice([*TYPES, "str"]), help="What the bytes hold.")
+@click.option("--type", "type_", required=True, type=click.Choice([*TYPES, "str"]), help="Data type of the bytes.")
 @click.option("--order", default="", help="Order of the bytes on the wire, A the most significant: AB BA ABCD CDAB ...")
 @click.option("--scale", default="1", show_default=True, help="Multiply by this; exact, decimal.")
 @click.option("--bit", type=click.IntRange(0, 63), help="One bit of each value.")
@@ -91,7 +91,7 @@ def decode() -> None:
 def registers(type_: str, order: str, scale: str, bit: int | None, hex_text: tuple[str, ...], as_json: bool) -> None:
     """Values from register bytes. HEX longer than one value gives several readings.
 
-    No value means "not available" here, except NaN and invalid BCD digits.
+    Only NaN and invalid BCD digits count as "not available"; every other value is shown as it is.
 
     \b
     Examples:
@@ -149,7 +149,7 @@ def _size(type_: str, length: int) -> int:
 
 
 def _number(type_: str, order: str, factor: Decimal, bit: int | None, piece: bytes) -> Decimal | int | None:
-    """One value by the kernel that also reads devices."""
+    """Decode one value with the kernel that also decodes answers of devices; None if not available."""
     if type_ in _HALVES:
         type_, order = (_HALVES[type_] if order == "BA" else type_), order if order not in {"AB", "BA"} else ""
     plan = Plan(len(piece))
@@ -160,7 +160,7 @@ def _number(type_: str, order: str, factor: Decimal, bit: int | None, piece: byt
     except ValueError as error:
         raise UsageError(str(error).partition(": ")[2] or str(error), where=f"--type {type_}") from error
     ((_, mantissa, exponent, quality),) = plan.values(piece)
-    # scaled here, not in the kernel, which has 64 bits: 0.5 times the largest u64 must work, too
+    # scaled here, because the kernel has 64 bits, and 0.5 times the largest u64 must work, too
     return None if quality >= min(Reason) else factor * plain(mantissa, exponent)
 
 
@@ -178,7 +178,7 @@ def _text(raw: bytes) -> str:
 
 
 def _bits(raw: bytes) -> list[bool]:
-    """Lowest bit first, byte by byte as on the wire: the order of coils."""
+    """The bits of all bytes, the lowest bit of each byte first: the order of coils."""
     return [bool(byte >> bit & 1) for byte in raw for bit in range(8)]
 
 
@@ -256,7 +256,7 @@ def profile(
 
 
 def _models(found: Profile, points: tuple[Point, ...], image: Mapping[int, Mapping[int, int]], address: object) -> Json:
-    """A device that describes its own register map; the driver finds the points in it."""
+    """Explain the dump of a device that describes its own register map; the driver finds the points in that map."""
     from drivers.samples import read_sample
 
     try:
@@ -286,7 +286,7 @@ def _dump(file: Path) -> Mapping[str, Any]:
 
 
 def _image(dump: Mapping[str, Any]) -> dict[int, dict[int, int]]:
-    """Function -> address -> word. ``registers`` with ``function`` is the short form for one table."""
+    """The registers of a dump: function -> address -> word. ``registers`` with ``function`` is a short form."""
     spaces = {"coils": 1, "inputs": 2, "discrete": 2, "holding": 3, "input": 4}
     image: dict[int, dict[int, int]] = {}
     for key, function in spaces.items():

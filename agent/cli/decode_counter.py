@@ -1,4 +1,4 @@
-"""``meterhouse decode counter``."""
+"""`meterhouse decode counter`: classify the steps between the readings of a counter."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _points(content: Any) -> list[tuple[Any, Any]]:
 
 
 def _value(content: Any, place: int) -> Decimal | str | None:
-    """A reading; a word means an unknown level, None a missing reading."""
+    """The value of one reading: a number, a word that stands for an unknown number, or None if it is missing."""
     what = f"points[{place}]"
     if content is None or (isinstance(content, str) and content.strip().lower() in _NO_READING):
         return None
@@ -82,9 +82,9 @@ def _value(content: Any, place: int) -> Decimal | str | None:
 
 
 def _levels(given: list[Decimal | str | None], modulus: Decimal | None) -> tuple[list[Decimal | None], set[int]]:
-    """(values, indexes of those that are words). The same word means the same unknown level."""
+    """(values with a number for each word, indexes of the words). The same word gets the same number."""
     highest = max([Decimal(0), *(v for v in given if isinstance(v, Decimal))])
-    above = 200 * highest or Decimal(1_000_003)  # a fall from it is large
+    above = 200 * highest or Decimal(1_000_003)  # a fall from a word to a number is large
     if modulus is not None:
         above = min(above, modulus / 100)
     words: dict[str, Decimal] = {}
@@ -119,7 +119,7 @@ def _modulus(content: dict[str, Any], resolution: Decimal) -> Decimal | None:
 
 
 def _width_fits(modulus: Decimal, resolution: Decimal, values: list[Decimal]) -> bool:
-    """Are most readings below the modulus? Single ones above are errors; if all are, the modulus is wrong."""
+    """Are most readings below the modulus? A few above it are wrong readings; many mean that the modulus is wrong."""
     known = [v for v in values if not is_all_ones(v / resolution)]
     return 2 * sum(v >= modulus for v in known) <= len(known)
 
@@ -134,16 +134,16 @@ def _moment(time: Any) -> datetime | None:
 
 
 def _seconds(times: list[Any]) -> list[float] | None:
-    """Seconds since some epoch if all times are ISO 8601 or numbers; else None, and all steps count alike."""
+    """Seconds since the first reading, for ISO 8601 or numeric times; else None: all steps count as equally long."""
     found = [_moment(t) for t in times]
     try:
         return [(t - found[0]).total_seconds() for t in found]  # type: ignore[operator]
-    except TypeError:  # no times, or some with and some without a zone
+    except TypeError:  # a text is not a time, or only some times have a zone
         return None
 
 
 def _order(times: list[Any], values: list[Decimal | None]) -> tuple[list[int], list[float] | None, list[str]]:
-    """(indexes in the order of reading, their seconds, warnings).
+    """(indexes in the order of reading, their seconds or None, warnings).
 
     If time and counter both go back, a reading arrived late. If only time goes back, the clock was set back (such as at
     the end of summer time), and the readings keep their order; then the length of a step is unknown.
@@ -215,7 +215,7 @@ def command(file: Path, as_json: bool) -> None:
     """Explain a counter's readings: growth, rollover, reset, back step, glitch, swap.
 
     FILE is {"unit": "kWh", "bits": 32, "resolution": 0.1, "points": [["2026-11-24T00:00:00Z", 1.0], ...]};
-    "digits" may replace "bits"; null is a missing reading, a word an unknown level; - reads stdin.
+    "digits" may replace "bits"; null is a missing reading, a word is an unknown value; - reads stdin.
 
     \b
     Example:

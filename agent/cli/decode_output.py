@@ -1,4 +1,4 @@
-"""Input and output of ``meterhouse decode``: bytes in any notation; the meaning as one JSON object or a table."""
+"""Input and output of `meterhouse decode`: reads bytes in any hex notation, prints one JSON object or a table."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from drivers.model import clean_text, sentences
 
 MAX_INPUT = 1 << 24  # bytes of hex from standard input
 HEX_HINT = "Write bytes as 68 61, 6861, 68:61 or 0x68 0x61"
-_QUOTE = re.compile(r"""\bb?["']""")  # a Python or C literal, before the prefixes of its bytes are looked at
+_QUOTE = re.compile(r"""\bb?["']""")  # the quotes of a Python or C literal; they are removed first
 _PREFIX = re.compile(r"0[xX]|\\x|\$")
-_BETWEEN = re.compile(r"""[\s:,;_|"'(){}\[\]\u200b\ufeff\uff0c\uff1a\uff1b-]+""")  # the last are those of Chinese text
+_BETWEEN = re.compile(r"""[\s:,;_|"'(){}\[\]\u200b\ufeff\uff0c\uff1a\uff1b-]+""")  # with Chinese , : ;
 _SUFFIX = re.compile(r"([0-9A-Fa-f]{2})[hH]")
 
 
@@ -47,7 +47,7 @@ def hex_bytes(words: Sequence[str]) -> bytes:
 
 
 def read_json(path: Path, parse_float: Any = float) -> Any:
-    """A JSON file's content, in any UTF with or without its mark; ``-`` is standard input. Raises BrokenInput."""
+    """The content of a JSON file in UTF-8, UTF-16 or UTF-32; ``-`` is standard input. Raises BrokenInput."""
     try:
         raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
         return json.loads(raw, parse_float=parse_float)

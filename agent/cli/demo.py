@@ -45,13 +45,14 @@ max_inflight_count = 100
 dynamic_filters = true
 """
 PACK_S = 2
-GRACE_S = 26.0  # from the end of an interval to its figures: twice the slowest counter's period, and packs
+# from the end of an interval until its figures arrive: twice the period of the slowest counter, and time for packs
+GRACE_S = 26.0
 START_S = 30.0
 
 
 @dataclass(slots=True)
 class RunningDemo:
-    """The running demo."""
+    """The processes of the running demo, and what they have delivered."""
 
     folder: Path
     thumbprint: str
@@ -262,7 +263,7 @@ def _tail(path: Path) -> str:
 
 
 def _final_report(live: Live) -> Report:
-    """Wait until nothing more arrives, then the verdict."""
+    """Wait until no more packs arrive, then stop the verifier and return its report."""
     seen, quiet = -1, 0
     while quiet < 5:
         packs = live.counts()[0]

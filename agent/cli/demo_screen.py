@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agent.cli.ring_follower import Follower, Latest
     from agent.verify import Report
 
-SHOWN = (  # points of a device's row: the first ones of these that it has
+SHOWN = (  # a device's row shows the first of these points that the device has
     "ac.power.generation", "battery.soc", "battery.power", "heat.power", "ac.power.active", "ac.energy.generation",
     "ac.energy.import", "heat.temperature.supply", "battery.voltage", "heat.energy", "ac.voltage.l1", "device.state",
 )  # fmt: skip
@@ -75,7 +75,7 @@ class LatestFigures:
         self.newest: tuple[ShownFigure, ...] = ()
 
     def on_verified(self, topic: str, payload: bytes) -> None:
-        """Take a verified pack."""
+        """Take the figures of a verified pack."""
         if RESULTS not in topic:
             return
         from agent.verify.strict import inflate
@@ -88,13 +88,13 @@ class LatestFigures:
             self.newest = tuple(ShownFigure(title, mine[name]) for name, title in self._titles.items() if name in mine)
 
     def hours(self) -> tuple[str, str]:
-        """Begin and end of the newest interval, local."""
+        """Begin and end of the newest interval in local time of the park."""
         period = self.newest[0].result["period"]
         begin, end = (datetime.fromtimestamp(period[name], self._zone) for name in ("from", "to"))
         return f"{begin:%H:%M}", f"{end:%H:%M}"
 
     def next_at(self, grace_s: float) -> str:
-        """When the next figures will be available, by the clock of this machine."""
+        """Local time of this machine at which the next figures will be available."""
         end = max(self._began, time.time() - grace_s) // 60 * 60 + 60
         return f"{datetime.fromtimestamp(end + grace_s):%H:%M:%S}"
 
@@ -123,7 +123,7 @@ class LatestFigures:
 
 @dataclass(frozen=True, slots=True)
 class DemoScreen:
-    """The screen; ``devices`` by name as the simulator announced them."""
+    """The screen. ``devices``: facts by device name, as the simulator announced them."""
 
     devices: Mapping[str, Mapping[str, Any]]
     board: LatestFigures
@@ -227,5 +227,5 @@ class DemoScreen:
 
 
 def end_text(facts: Mapping[str, Any], language: str) -> str:
-    """The last line, for people."""
+    """The last line of the demo, for people."""
     return WORDS[language]["end"].format(**facts)

@@ -45,7 +45,10 @@ _FILE = re.compile(
 @click.option("--csv", "csv_file", type=FILE, help="Readings for people, as CSV.")
 @click.option("--intervals", "interval_file", type=FILE, help="Energy by interval for people, as CSV.")
 @click.option(
-    "--intervals-flat", "flat_file", type=FILE, help="The same for programs: all columns, UTC and local time."
+    "--intervals-flat",
+    "flat_file",
+    type=FILE,
+    help="Energy by interval for programs, as CSV: all columns, UTC and local time.",
 )
 @config_options
 @json_option
@@ -185,11 +188,11 @@ _head = msgspec.json.Decoder(_Head)
 
 
 class ExportPart(NamedTuple):
-    """Lines for the end of one file of the folder."""
+    """Lines to append to one file of the folder."""
 
     file: str
     lines: list[bytes]
-    packs: int  # how many of them count as packs
+    packs: int  # how many of the lines are packs
 
 
 def from_part(data: bytes) -> ExportPart:
@@ -251,7 +254,7 @@ def _value(record: dict[str, Any]) -> str:
     return f"{value:f}" if isinstance(value, Decimal) and abs(value.adjusted()) < MOST_DIGITS else str(value)
 
 
-# heading for people, column of the answer
+# (heading in the CSV for people, column of the answer)
 PEOPLE = (
     ("from", "start_local"), ("to", "end_local"), ("device", "device"), ("point", "point"), ("role", "role"),
     ("flow", "flow"), ("amount", "amount"), ("unit", "unit"), ("known", "completeness"), ("remarks", "flag_names"),
@@ -286,6 +289,6 @@ def _for_people(cells: Sequence[Any], places: Sequence[int]) -> list[Any]:
     for (heading, _), place in zip(PEOPLE, places, strict=True):
         cell = cells[place]
         if heading in ("from", "to"):
-            cell = f"{str(cell)[:10]} {str(cell)[11:19]}"  # in the form of spreadsheets; the offset is in the flat file
+            cell = f"{str(cell)[:10]} {str(cell)[11:19]}"  # spreadsheets recognise this form, without UTC offset
         out.append(safe_cell(cell))
     return out

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def find_in_files(snapshot: Mapping[str, Any], config: Config | None) -> Iterator[Finding]:
-    """Problems of the files of the agent that wrote a snapshot. Leaves out files that this user may not read.
+    """Findings about the files of the agent that wrote a snapshot. Leaves out files that this user may not read.
 
     Args:
         config: the configuration on disk; None if it is unknown or invalid.
@@ -30,7 +30,7 @@ def find_in_files(snapshot: Mapping[str, Any], config: Config | None) -> Iterato
 
 
 def open_key(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
-    """A key file that others may read, or that is missing: the next start would fail.
+    """A finding if others may read the key file, or if it is missing: the next start would fail.
 
     The agent reports a missing key by itself, but its snapshot is some seconds old.
     """
@@ -57,7 +57,7 @@ def _seen(file: str) -> bool:
 
 
 def edited(snapshot: Mapping[str, Any], config: Config) -> Iterator[Finding]:
-    """Files that differ from the configuration in effect, and that no reload has rejected."""
+    """A finding if the files differ from the configuration in effect; none if a reload has rejected them."""
     running = snapshot.get("config")
     if not isinstance(running, Mapping) or running.get("complaints"):
         return

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 LANGUAGES: Final = ("en", "zh")
-Texts = tuple[str, str]  # by language
+Texts = tuple[str, str]  # English, Chinese
 
 
 class FindingWords(NamedTuple):
@@ -48,8 +48,8 @@ _CABLE = (
     "请检查设备供电、接线、地址和串口参数；`meterhouse watch --frames {line}` 显示收发的报文",
 )
 _GARBLED = (
-    "Check baud rate, parity and stop bits, on the serial server too. Do two devices share its address, is there"
-    " another master, a long wire without termination? `meterhouse watch --frames {line}` shows the bytes",
+    "Check baud rate, parity and stop bits, on the serial server too. Do two devices share an address? Is there"
+    " another master, or a long wire without termination? `meterhouse watch --frames {line}` shows the bytes",
     "请核对设备和串口服务器的波特率、校验位和停止位；是否有设备地址相同、有其他主站，或长线未接终端电阻？"
     "`meterhouse watch --frames {line}` 显示收到的字节",
 )
@@ -121,7 +121,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "agent-gone": FindingWords(
         1,
         (
-            "the agent is not running any more (process {pid}); what is shown is {age} old",
+            "the agent is not running any more (process {pid}); the status shown is {age} old",
             "采集程序已退出（进程 {pid}）；所示数据为 {age}前",
         ),
         (
@@ -143,7 +143,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "runtime-directory-full": FindingWords(
         1,
         (
-            "the runtime directory is full: the agent cannot write its status, and what is shown is {age} old",
+            "the runtime directory is full: the agent cannot write its status; the status shown is {age} old",
             "运行目录已满：采集程序无法更新状态，所示数据为 {age}前",
         ),
         (
@@ -470,8 +470,8 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         ),
         (
             "If this gets worse, readings are lost. Check termination, shield, polarity, cable length and baud rate."
-            " Do two devices share its address, is there another master? `meterhouse watch --frames {line}` marks such"
-            " answers with !!",
+            " Do two devices share its address, or is there another master? `meterhouse watch --frames {line}` marks"
+            " such answers with !!",
             "若继续增多，读数会缺失。请检查终端电阻、屏蔽、极性、线路长度和波特率；是否有设备地址相同，或有其他主站？"
             "`meterhouse watch --frames {line}` 用 !! 标出这些应答",
         ),
@@ -511,7 +511,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "设备 {name}：{age} 前 {counter} 由 {from} 突变为 {to} {u}，此后由该值继续计数",
         ),
         (
-            "Was the meter exchanged or reset? It reports no other serial number. Check its ratio and role; then"
+            "Was the meter exchanged or reset? Its serial number has not changed. Check its ratio and role; then"
             " `meterhouse reload` confirms it",
             "是否更换了表计或清零？其序列号没有变化。请核对变比和用途，再执行 `meterhouse reload` 确认",
         ),
@@ -525,8 +525,8 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         ),
         (
             "Compare the counter with its display. If it moves there, the profile reads another register: try another"
-            " profile or address. If it does not, the meter does not count: current transformers, test mode, or a"
-            " gateway in between that repeats it. `meterhouse read {name} --repeat 5` shows both",
+            " profile or address. If it does not, the meter does not count: check the current transformers, test mode,"
+            " and whether a gateway in between repeats old values. `meterhouse read {name} --repeat 5` shows both",
             "请与设备显示屏上的电能核对。若屏上在走字，则模板读的是别的寄存器：请换用其他模板或地址。若屏上也不走字，"
             "则电能表没有计量：请检查电流互感器、是否处于测试模式，或中间的网关是否在重复旧值。"
             "`meterhouse read {name} --repeat 5` 可同时查看两者",
@@ -650,7 +650,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
 
 
 def device_reason(reason: str, device: Mapping[str, object]) -> Texts:
-    """The same for a device as a snapshot has it: why a silent one was not asked is known."""
+    """As ``reason_words``, but more exact: the snapshot of the device tells why a silent device was not asked."""
     if reason == "absent" and device.get("line_down"):
         return LINE_DOWN
     return SILENT if reason == "absent" and device.get("life") == "dead" else reason_words(reason)

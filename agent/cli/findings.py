@@ -1,4 +1,4 @@
-"""What is wrong with a running agent, and what to do: pure functions from its snapshot to findings.
+"""Findings: problems of a running agent, and advice. Pure functions find them in the agent's snapshot.
 
 `status`, `doctor` and the page of the gateway show the same findings.
 """
@@ -16,17 +16,17 @@ from agent.cli.finding_words import BECAUSE, FINDINGS, LANGUAGES, STALLED, STALL
 from agent.cli.reading_words import QUALITIES
 from drivers.model import clean_text
 
-OURS, CONFIG, LINE, BROKER = 1, 3, 4, 5  # exit codes; the first of these that has a finding is the command's
+OURS, CONFIG, LINE, BROKER = 1, 3, 4, 5  # exit codes; a command returns the first of these that a finding has
 ORDER: Final = (OURS, CONFIG, LINE, BROKER)
-COMPLETE: Final = 0.9  # share of the due readings; less is a fault
-BUSY: Final = 0.9  # share of a line's time
-SNAPSHOT_ROOM: Final = 1 << 20  # bytes, ten times the snapshot of a hundred devices
+COMPLETE: Final = 0.9  # share of the due readings; a smaller share is a fault
+BUSY: Final = 0.9  # share of a line's time; a larger share is an overload
+SNAPSHOT_ROOM: Final = 1 << 20  # bytes that must be free: ten times the snapshot of a hundred devices
 STALE_S: Final = 15.0  # the agent writes its snapshot every few seconds
 LOSS_SHOWN_S: Final = 86_400.0
-DISK_FREE: Final = 100_000_000  # bytes; with a small store, a tenth of its limit
+DISK_FREE: Final = 100_000_000  # bytes that must be free; for a small store, a tenth of its limit
 STORE_FULL: Final = 0.8  # share of the limit that is taken by unconfirmed packs
-BY_GATEWAY: Final = ("ring", "disk")  # gap reasons for which no device is to blame
-WHOLE_LINE: Final[Mapping[str, str]] = {  # findings that become one about the line if all its devices have them
+BY_GATEWAY: Final = ("ring", "disk")  # gap reasons that are faults of the gateway, not of a device
+WHOLE_LINE: Final[Mapping[str, str]] = {  # a finding of all devices of a line -> one finding of the line
     "device-unreachable": "line-down",
     "device-dead": "line-silent",
     "device-never-answered": "line-silent",
@@ -35,15 +35,15 @@ WHOLE_LINE: Final[Mapping[str, str]] = {  # findings that become one about the l
 }
 EARLY: Final = frozenset({"device-early", "device-not-heard"})  # state not known yet: `status` must not say "all well"
 EXCUSED: Final = ("asleep", "lent", "stopped", "clock")  # reasons that do not count as missing
-TOLD: Final = EXCUSED[1:]  # those that the state of the device does not show already
-OWN_TEXTS: Final = ("why", "hint", "what", "change")  # values that are English sentences of the agent
-BROKEN: Final = 0.01  # share of a device's answers in ten minutes, ...
-FEWEST_BROKEN: Final = 3  # ... and at least this many: one may be interference from a switch
-FEWEST_REFUSED: Final = 3  # readings, if the refused points are not known: the device may just have been busy
-FIRST_CONNECT_S: Final = 10.0  # time that a destination has to connect
-FIRST_ANSWER_S: Final = 10.0  # time that a device has to answer after a start
+TOLD: Final = EXCUSED[1:]  # these become findings; "asleep" is a state of the device
+OWN_TEXTS: Final = ("why", "hint", "what", "change")  # values in which the agent wrote English sentences
+BROKEN: Final = 0.01  # from this share of broken answers in ten minutes on, a device is reported
+FEWEST_BROKEN: Final = 3  # fewer broken answers are not reported: a switch nearby may cause one
+FEWEST_REFUSED: Final = 3  # fewer refused readings are ignored if the points are unknown: the device may be busy
+FIRST_CONNECT_S: Final = 10.0  # a destination may take this long to connect
+FIRST_ANSWER_S: Final = 10.0  # a device may take this long to answer after a start
 VALUELESS_S: Final = 60.0
-NO_VALUE: Final = ("sentinel", "absent")  # reasons for a point that an answering device lacks, or has no value for now
+NO_VALUE: Final = ("sentinel", "absent")  # reasons if an answering device lacks a point or its value
 DOUBTFUL: Final = ("suspect", "range", "frozen")
 
 MIN_SERIAL: Final = 4  # characters
@@ -53,7 +53,7 @@ Facts = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One finding. ``code`` is stable; ``where`` is such as ``device inv1``; ``exit_code`` 0: a note, not a fault."""
+    """A problem or a note. ``code`` is the same in all versions; ``where`` is a place such as ``device inv1``."""
 
     code: str
     where: str
@@ -61,7 +61,7 @@ class Finding:
 
     @property
     def exit_code(self) -> int:
-        """Exit code of a command that has this finding."""
+        """Exit code of a command that has this finding; 0 for a note, which is not a fault."""
         return FINDINGS[self.code].exit_code
 
     @property
@@ -70,11 +70,11 @@ class Finding:
         return "error" if self.exit_code else "warning" if FINDINGS[self.code].warns else "note"
 
     def text(self, language: str = "en") -> str:
-        """What was found, a sentence."""
+        """What was found, as one sentence."""
         return self._filled(FINDINGS[self.code].found, language)
 
     def advice(self, language: str = "en") -> str:
-        """What to do; "" if the text says it."""
+        """What to do; "" if there is no advice."""
         return self._filled(FINDINGS[self.code].advice, language)
 
     def _filled(self, texts: tuple[str, str], language: str) -> str:
@@ -87,7 +87,7 @@ class Finding:
         return singular(filled) if language == "en" else filled
 
     def to_json(self) -> dict[str, Any]:
-        """For scripts, in English."""
+        """The finding as JSON members, in English."""
         return {
             "code": self.code,
             "level": self.level,
@@ -99,7 +99,7 @@ class Finding:
 
 
 def _in_chinese(name: str, value: object) -> object:
-    """A value in Chinese if it is a text of the agent; what the catalogue lacks stays English."""
+    """A value in Chinese if the agent wrote it as a text; texts that the catalogue lacks stay English."""
     from agent.cli.chinese import translate
 
     if name in ("age", "span"):
@@ -119,7 +119,7 @@ def find(
     Args:
         now: seconds since the epoch.
         agent_lives: whether its process exists.
-        on_disk: errors in the configuration files as they are now; the agent may not have read them yet.
+        on_disk: errors in the configuration files as they are now; the agent may not have read these files yet.
         runtime_free: bytes free in the runtime directory, into which the agent writes its snapshot.
     """
     found = [
@@ -136,13 +136,13 @@ def find(
 
 
 def destination_findings(snapshot: Facts, now: float) -> list[Finding]:
-    """Those about destinations alone."""
+    """The findings about destinations, the worst kind first."""
     gateway = f"{snapshot.get('site', '+')}/{snapshot.get('gateway', '+')}"
     return in_order(_uplinks(_part(snapshot, "uplinks"), gateway, now))
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
-    """The worst kind first."""
+    """The findings with the worst kind first, and notes last."""
     return sorted(findings, key=lambda finding: ORDER.index(finding.exit_code) if finding.exit_code else len(ORDER))
 
 
@@ -198,7 +198,7 @@ def find_in_disk(free: int, limit: int, path: object) -> Iterator[Finding]:
 
 
 def not_durable(reasons: Iterable[object]) -> Iterator[Finding]:
-    """A finding for each reason, of ``Mount.weaknesses`` or the store, why commits may not be durable."""
+    """A finding for each reason why commits may not be durable; reasons are from ``Mount.weaknesses`` or the store."""
     for reason in reasons:
         yield Finding("store-warning", "store", {"what": _cut(reason, 300)})
 
@@ -246,7 +246,7 @@ def _field(devices: Mapping[str, Facts], lines: Mapping[str, Facts], now: float)
         for name, device in devices.items()
         for finding in _device(name, device, lines.get(str(device.get("line")), {}), now)
     ]
-    slowed: dict[str, list[str]] = {}  # line -> its devices that lose readings because it is too busy
+    slowed: dict[str, list[str]] = {}  # line -> its devices that lose readings because the line is too busy
     for name, finding in found:
         if finding.code == "device-incomplete" and finding.values["worst"] == "overload":
             slowed.setdefault(str(devices[name].get("line")), []).append(name)
@@ -283,14 +283,14 @@ class ReadIdentity(NamedTuple):
 
 
 def same_serials(read: Iterable[ReadIdentity]) -> Iterator[Finding]:
-    """Devices that report the same serial number; a fault if one profile reads it at several addresses.
+    """Findings about devices with the same serial number: a fault if one profile is used at several addresses.
 
     Two profiles at one address are intended: together they describe one device.
     """
     groups: dict[str, list[ReadIdentity]] = {}
     for one in read:
         plain = one.serial.strip().lower()
-        if len(plain) >= MIN_SERIAL and len(set(plain)) > 1:  # shorter ones, and 0000, were never set
+        if len(plain) >= MIN_SERIAL and len(set(plain)) > 1:  # shorter numbers, and 0000, were never set in the device
             groups.setdefault(plain, []).append(one)
     for group in groups.values():
         if len({(one.line, one.address) for one in group}) < 2:
@@ -309,7 +309,7 @@ def _serial(device: Facts) -> str:
 def _whole_lines(found: Sequence[tuple[str, Finding]], devices: Mapping[str, Facts]) -> Iterator[Finding]:
     """The findings; a line that is down, or on which no device answers, is one finding instead of one per device.
 
-    No device is read on a line that is down, so all are named, even those polled so rarely that they are not due yet.
+    The finding for a line that is down names all its devices, even rarely polled devices that are not due yet.
     """
     shown: set[tuple[str, str]] = set()
     down = {str(devices[name].get("line")): one for name, one in found if one.code == "device-unreachable"}
@@ -355,7 +355,7 @@ def _device(name: str, device: Facts, line: Facts, now: float) -> Iterator[Findi
         kind = "device-dead-behind-gateway" if device.get("gateway_answers") else kind
         kind = "device-dead-or-asleep" if device.get("may_sleep") else kind
         count, words = _unusable(device)
-        # without a count the frames were sound and only their content was wrong; a gateway's own answer is sound too
+        # count is 0 if the frames were valid and only their content was wrong; error frames of a gateway are valid, too
         if device.get("garbled") and count and not device.get("gateway_answers"):
             kind, values = "device-garbled", values | {"words": words}
         yield Finding(kind, where, values)
@@ -401,7 +401,10 @@ def silent_devices(snapshot: Facts, before_s: float) -> dict[str, Silence]:
 
 
 def _valueless_s(device: Facts, recent: Facts, now: float) -> float:
-    """How long a device has answered without any value; 0 if not for long. Values from before do not count then."""
+    """For how many seconds a device has answered without any value; 0 if this time is short.
+
+    If it is not short, the device counts as faulty even if ``recent`` contains earlier values.
+    """
     since = recent.get("valueless_since")
     if since is None:
         return 0.0
@@ -410,7 +413,7 @@ def _valueless_s(device: Facts, recent: Facts, now: float) -> float:
 
 
 def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> Iterator[Finding]:
-    """About the recent readings of a device that answers."""
+    """Findings about the recent readings of a device that answers."""
     recent = _part(device, "recent")
     complete, due = recent.get("complete"), recent.get("due") or 0
     if complete is None or not due:
@@ -421,8 +424,8 @@ def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> 
     values: dict[str, object] = {"name": name, "span": span, "due": due, "line": device.get("line")}
     has_none = 0
     if float(device.get("answering_since") or 0) <= float(recent.get("from", 0)) + FIRST_ANSWER_S:
-        # it answered all the time, so these are points that it does not have: not a fault if others have values.
-        # `absent` also counts requests that were skipped while it was silent; those stay missing
+        # the device answered all the time, so it lacks these points: not a fault if other points have values.
+        # `absent` also counts requests that were skipped while the device was silent: these readings stay missing
         not_asked = min(recent.get("not_asked") or 0, missing.get("absent", 0))
         has_none = sum(missing.pop(reason, 0) for reason in NO_VALUE) - not_asked
         if not_asked:
@@ -456,14 +459,14 @@ def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> 
 
 
 def _each_reason(missing: Mapping[str, int], why: Texts, worst: str) -> Texts:
-    """All reasons with their counts, the worst first; ``why`` are the words for that one."""
+    """All reasons with their counts, the worst first. ``why``: the words for the worst reason."""
     rest = sorted((reason for reason in missing if reason != worst), key=missing.__getitem__, reverse=True)
     words = [(why, missing[worst]), *((reason_words(reason), missing[reason]) for reason in rest)]
     return "; ".join(f"{one[0]}: {n}" for one, n in words), "；".join(f"{one[1]} {n}" for one, n in words)
 
 
 def _again(device: Facts, recent: Facts, now: float) -> Texts:
-    """That a device which was silent within the span of ``recent`` answers by now; else nothing."""
+    """Words for a device that was silent during ``recent`` and answers again; "" for any other device."""
     since = float(device.get("answering_since") or 0)
     if since <= float(recent.get("from", 0)) + FIRST_ANSWER_S:
         return ("", "")
@@ -472,7 +475,7 @@ def _again(device: Facts, recent: Facts, now: float) -> Texts:
 
 
 def _refused(where: str, device: Facts, values: Mapping[str, object]) -> Iterator[Finding]:
-    """About points that a device refuses: even a few may be the energy counters, which matter most."""
+    """A finding about points that a device refuses: even a few may be the energy counters, which matter most."""
     names, count = device.get("refused"), values["count"]
     names = names if isinstance(names, list) else []
     if isinstance(count, int) and count >= (1 if names else FEWEST_REFUSED):
@@ -481,8 +484,10 @@ def _refused(where: str, device: Facts, values: Mapping[str, object]) -> Iterato
 
 
 def _because(worst: str, missing: Mapping[str, int], line: Facts) -> tuple[Texts, Texts]:
-    """(why readings are missing, what to do about the worst reason). If a line with time to spare is late, something
-    else held it up."""
+    """(why readings are missing, what to do about the worst reason).
+
+    If a line was late although it was not busy, the reason is a pause of the agent or the machine.
+    """
     why, advice = reason_words(worst), BECAUSE.get(worst, ("", ""))
     if worst == "overload" and (line.get("busy_share") or 0.0) <= BUSY / 2:
         why, advice = STALLED, STALLED_ADVICE
@@ -490,7 +495,7 @@ def _because(worst: str, missing: Mapping[str, int], line: Facts) -> tuple[Texts
 
 
 def _broken_answers(name: str, where: str, device: Facts) -> Iterator[Finding]:
-    """About broken answers that were requested again: shows bad wiring before readings are lost."""
+    """A finding about broken answers that were requested again: it shows bad wiring before readings are lost."""
     answers = _part(device, "answers")
     (count, words), share = _unusable(device), answers.get("broken_share") or 0.0
     if count < FEWEST_BROKEN or share < BROKEN:
@@ -500,7 +505,7 @@ def _broken_answers(name: str, where: str, device: Facts) -> Iterator[Finding]:
 
 
 def _unusable(device: Facts) -> tuple[int, Texts]:
-    """Unusable answers of the last ten minutes: how many, and the same in words by kind."""
+    """(number of unusable answers in the last ten minutes, words with the number of each kind)."""
     answers = _part(device, "answers")
     kinds = {reason: answers.get(key) or 0 for reason, key in (("crc", "broken"), ("mismatch", "mismatches"))}
     at = {reason: number for reason, number in kinds.items() if number}
@@ -548,7 +553,7 @@ def _certificates(name: str, uplink: Facts, now: float) -> Iterator[Finding]:
 
 
 def _ending(kind: str, where: str, values: Mapping[str, object], left_s: float) -> Iterator[Finding]:
-    """A certificate that ends soon, or has ended."""
+    """A finding if a certificate ends soon or has ended."""
     days = left_s / 86_400
     if days < WARN_DAYS:
         code = f"{kind}-expires" if days > 0 else f"{kind}-expired"

@@ -13,14 +13,14 @@ from agent.cli.common import columns, say, speaks_chinese
 EXTRA: Final = re.compile(r"  \[([^\[\]]*)\]$")  # added by click to the text of an option
 EXTRAS: Final = (("default: ", "默认："), ("env var: ", "环境变量："), ("required", "必填"))
 USAGE: Final = (("[OPTIONS]", "[选项]"), ("COMMAND [ARGS]...", "命令 [参数]..."))
-VERBATIM: Final = "\b"  # click leaves a paragraph that begins with it as it is
+VERBATIM: Final = "\b"  # click does not rewrap a paragraph that begins with this
 
 
 class TranslatedFormatter(click.HelpFormatter):
     """click's formatter; in Chinese it translates each text, and counts two columns per character."""
 
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
-        """The first line."""
+        """Write the usage line."""
         if speaks_chinese():
             for english, chinese in USAGE:
                 args = args.replace(english, chinese)
@@ -28,14 +28,14 @@ class TranslatedFormatter(click.HelpFormatter):
         super().write_usage(prog, args, prefix)
 
     def write_heading(self, heading: str) -> None:
-        """The heading of a list."""
+        """Write the heading of a list."""
         if speaks_chinese():
             self.write(f"{'':>{self.current_indent}}{say(heading)}：\n")
         else:
             super().write_heading(heading)
 
     def write_text(self, text: str) -> None:
-        """Paragraphs."""
+        """Write paragraphs."""
         if not speaks_chinese():
             super().write_text(text)
             return
@@ -51,7 +51,7 @@ class TranslatedFormatter(click.HelpFormatter):
         self.write("\n\n".join(shown) + "\n")
 
     def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
-        """Options or commands, each with its text."""
+        """Write a list of options or commands, each with its text."""
         if not speaks_chinese():
             super().write_dl(rows, col_max, col_spacing)
             return
@@ -70,7 +70,7 @@ class TranslatedFormatter(click.HelpFormatter):
 
 
 RANGE: Final = re.compile(r"(\S+) is not in the range (\S+?)<=x<=(\S+?)\.")
-PLAIN: Final = (  # click's words -> those of our own messages
+PLAIN: Final = (  # click's words -> words of our own messages
     ("is not a valid integer range", "is not a whole number"), ("is not a valid integer", "is not a whole number"),
     ("is not a valid float range", "is not a number"), ("is not a valid float", "is not a number"),
 )  # fmt: skip
@@ -111,7 +111,7 @@ def _uncut(text: str) -> str:
 
 
 def _in_lines(lines: Sequence[str], width: int) -> list[str]:
-    """A paragraph that keeps its lines: of examples only the remarks are translated, exit codes are one text."""
+    """Translate a paragraph with fixed lines: exit codes as one text; in examples, only remarks after the commands."""
     from agent.cli.chinese import plain_texts
 
     whole = " ".join(" ".join(lines).split())
@@ -124,13 +124,13 @@ def _in_lines(lines: Sequence[str], width: int) -> list[str]:
     return shown
 
 
-PIECE: Final = re.compile(  # what stays together: a word or a Chinese character, with adjacent punctuation
+PIECE: Final = re.compile(  # pieces that are never broken: a word or a Chinese character, with its punctuation
     r"\s+|[（“《〔]*(?:[^\s\u2e80-\u9fff\u3000-\u303f\uff00-\uffef“”…]+|[\u2e80-\u2fff\u3040-\u9fff…])?[，。；：、）”》〕？！]*"
 )
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most ``width`` columns, broken at spaces and between Chinese characters; no mark begins a line."""
+    """Lines of at most ``width`` columns, broken at spaces and between Chinese characters, not before punctuation."""
     lines, line, used = [], "", 0
     for piece in PIECE.findall(text):
         size = columns(piece)

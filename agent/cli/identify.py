@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from agent.config import LineEntry
     from drivers.scan import FoundDevice
 
-SILENT: Final[Mapping[str, tuple[tuple[str, str], tuple[str, str]]]] = {  # kind of silence -> what, what to do
+SILENT: Final[Mapping[str, tuple[tuple[str, str], tuple[str, str]]]] = {  # kind of silence -> (problem, advice)
     "silent": (
         ("does not answer", "无应答"),
         (
@@ -71,7 +71,7 @@ CONFIGURED: Final = (
     "--protocol",
     type=click.Choice(named_on_lines()),
     default=None,
-    help=f"Without configuration.  [default: {DEFAULT}]",
+    help=f"Without configuration: the device's protocol.  [default: {DEFAULT}]",
 )
 @click.option(
     "--serial", metavar="TEXT", help='Without configuration: the port\'s setting.  [default: the usual one, "9600 8N1"]'
@@ -134,7 +134,7 @@ def identify(
     configured = known[2].id if known is not None else None
     protocol = protocol or DEFAULT
     setting = serial or protocol_of(protocol).serial_settings[0]
-    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # the error is printed once, at the end
     dirs = profile_dirs(options.config_file)
     asked = ScanOptions(
         line, (protocol,), (setting,), deep=deep, echo=owned is not None and owned.echo, profile_dirs=dirs
@@ -145,7 +145,7 @@ def identify(
         owner.run(scan.identify_one())
         (found,) = scan.found
         if found.fits and found.fits[0].how != "possible" and not as_json:
-            with suppress(GatewayError):  # it is identified; the hints about its values are an extra
+            with suppress(GatewayError):  # the device is identified; hints about its values are an extra
                 best = found.fits[0].profile
                 if known is None or known[2].id != best:
                     known = adhoc_target(
@@ -168,14 +168,14 @@ def is_contradicted(configured: str, found: FoundDevice) -> bool:
     """Whether a device fits another profile better than its configured one."""
     if not found.fits:
         return False
-    how = {fit.profile: fit.how for fit in reversed(found.fits)}  # the best of each
+    how = {fit.profile: fit.how for fit in reversed(found.fits)}  # reversed: the best fit of each profile stays
     return found.fits[0].how != "possible" and how.get(configured) != found.fits[0].how
 
 
 def registers_hint(found: FoundDevice, lang: str, config_file: Path, name: str | None = None) -> str:
-    """How to see the registers of a device that no profile fits; "" where one does, or it has none.
+    """How to see the registers of a device that no profile fits; "" if a profile fits or the device has no registers.
 
-    ``name``: in the configuration.
+    ``name``: the device's name in the configuration; None if it is not configured.
     """
     if found.fits or not found.tried or not protocol_of(found.protocol).has_registers:
         return ""
@@ -184,7 +184,7 @@ def registers_hint(found: FoundDevice, lang: str, config_file: Path, name: str |
 
 
 def registers_command(found: FoundDevice, config_file: Path, name: str | None = None) -> str:
-    """Shows a block that the device answered; where there is none, with a start that the manual tells."""
+    """The command that shows a block that the device answered; without such a block, with START to be filled in."""
     where = name or f"--line {shlex.quote(found.url)} --address {found.address}"
     if not name and found.serial and found.serial != protocol_of(found.protocol).serial_settings[0]:
         where += f' --serial "{found.serial}"'

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 UPLINK: Final = "platform"
 AGENT: Final = "meterhouse"  # the user of the packages
-CREDENTIALS: Final = Path("/etc/credstore")  # the unit imports meterhouse.* from there
+CREDENTIALS: Final = Path("/etc/credstore")  # the systemd unit imports meterhouse.* from there
 CREDENTIAL: Final = f"meterhouse.{UPLINK}-password"
 MAX_PASSWORD: Final = 4000
 
@@ -42,11 +42,11 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "gateway": "Gateway (this box, such as gw01)",
         "timezone": "Time zone",
         "label": "Name of the park, for people (empty: none)",
-        "location": "Latitude,longitude, such as 31.23,121.47: inverters sleep at night (empty: unknown)",
+        "location": "Latitude,longitude, such as 31.23,121.47: tells when inverters sleep (empty: unknown)",
         "broker": "Broker (mqtts://HOST:8883; empty: none yet)",
         "username": "User name at the broker (empty: none)",
         "password": "Password (empty: none)",
-        "ca_file": "CA file of the broker (empty: those of this system)",
+        "ca_file": "CA file of the broker (empty: the CAs of this system)",
         "will_write": "{file} will be:",
         "files": "configuration", "key": "key", "thumbprint": "thumbprint", "trust": "trust as",
         "hand_over": "Give the thumbprint to everyone who verifies, by a channel other than the broker. "
@@ -56,12 +56,12 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "top": "meterhouse: what this gateway is, what it reads, where it sends. All keys: {docs}",
         "top2": "`meterhouse check` checks this file; `meterhouse reload` puts changes into effect.",
         "c_site": "every topic and stream name begins with site and gateway: meterhouse/v1/{base}/...",
-        "c_zone": "intervals are cut on local time",
+        "c_zone": "intervals are aligned to this local time",
         "c_label": "free text",
         "c_key": "The key that signs readings is {key}; `meterhouse keys show` prints its thumbprint.",
         "c_paths": "in this folder; an installed gateway uses /var/lib/meterhouse and /run/meterhouse",
         "c_uplink": "No destination yet: readings are stored here until there is one.",
-        "c_password": "the first line of the file",
+        "c_password": "the password is the first line of the file",
         "c_devices": "Lines and devices are in conf.d/; `meterhouse scan --add` and `meterhouse adopt` write a file "
         "for each device.",
         "c_devices2": "You can also write them by hand, here or there:",
@@ -98,7 +98,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 
 @dataclass(slots=True)
 class Answers:
-    """The values for the configuration; "" for one that was left out."""
+    """The values for the configuration; "" for each value that was left out."""
 
     site: str
     gateway: str
@@ -110,7 +110,7 @@ class Answers:
     password: str = ""  # typed; it is written into its own file
     password_file: str = ""
     ca_file: str = ""
-    ca_text: str = ""  # to be written into it
+    ca_text: str = ""  # content of the CA file, to be written to ``ca_file``
 
 
 @click.command()
@@ -203,7 +203,7 @@ def _target(folder: Path | None, config_file: Path | None) -> Path:
 
 
 def _answers(flags: Mapping[str, str | None], words: Mapping[str, str], yes: bool) -> Answers:
-    """From the options and from questions. Raises UsageError if questions are needed and not possible."""
+    """The answers from options and questions. Raises UsageError if questions are needed but not possible."""
     from agent.cli.target import local_timezone
     from agent.config import parsers as v
     from drivers.toml import parsers as p
@@ -247,7 +247,7 @@ def _answers(flags: Mapping[str, str | None], words: Mapping[str, str], yes: boo
 
 
 def _location(value: object) -> str:
-    """ "31.23,121.47". Raises InvalidValue."""
+    """A location in the form "31.23,121.47". Raises InvalidValue."""
     from drivers.toml.parsers import InvalidValue, show
 
     match = re.fullmatch(r"\s*(-?[0-9]{1,2}(?:\.[0-9]{1,6})?)\s*[,，]\s*(-?[0-9]{1,3}(?:\.[0-9]{1,6})?)\s*", str(value))
@@ -257,7 +257,7 @@ def _location(value: object) -> str:
 
 
 def _existing(value: object) -> str:
-    """The absolute path: the configuration file that names it may be in another folder."""
+    """The absolute path of an existing file, because the configuration may be in another folder."""
     from drivers.toml.parsers import InvalidValue, show
 
     path = Path(str(value)).absolute()
@@ -276,7 +276,7 @@ def _password(value: object) -> str:
 
 
 def _fitting(answers: Answers) -> Answers:
-    """Raises UsageError for an answer that has no effect without another one."""
+    """The answers, unchanged. Raises UsageError if an answer has no effect without another answer."""
     for option, value, needs, there in (
         ("--username", answers.username, "--broker", answers.broker),
         ("--password-file", answers.password_file, "--username", answers.username),
@@ -288,7 +288,7 @@ def _fitting(answers: Answers) -> Answers:
 
 
 def _take_in(answers: Answers) -> None:
-    """Copy password and CA file for the service, which cannot read home folders or files that only root may read."""
+    """Read password and CA file, to copy them for the service: it cannot read home folders or files of root."""
     from agent.cli.options import first_line
 
     if answers.password_file:
@@ -305,7 +305,7 @@ def _take_in(answers: Answers) -> None:
 
 
 def _text(answers: Answers, words: Mapping[str, str], installed: bool) -> str:
-    """agent.toml, with comments."""
+    """The text of agent.toml, with comments."""
     base, docs = f"{answers.site}/{answers.gateway}", docs_folder()
     key = "/var/lib/meterhouse/signing.key" if installed else "state/signing.key"
     label = f"label = {toml_text(answers.label)}" if answers.label else f'# label = ""  # {words["c_label"]}'

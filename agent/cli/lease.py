@@ -22,9 +22,9 @@ GRANT_S: Final = 40.0  # the agent itself gives up ten seconds earlier
 
 
 def borrow_line(folder: Path, url: str, purpose: Purpose, seconds: float) -> BorrowedLine:
-    """A lease of the line if a running agent owns its port; else nothing.
+    """A lease of the line if a running agent owns its port; else a lease without effect.
 
-    The port decides, not the name, which may have changed since the agent read its configuration.
+    Compares ports, not names: a name may have changed since the agent read its configuration.
     """
     try:
         lines = read_snapshot(folder).get("lines", {})
@@ -45,7 +45,7 @@ def line_factory() -> LineFactory:
 
 
 def is_same(first: object, second: str) -> bool:
-    """Whether two addresses of lines lead to one port: a serial port has many names."""
+    """Whether two line URLs mean the same port: a serial port has several paths."""
     if first == second:
         return True
     if not isinstance(first, str) or not first.startswith("serial:") or not second.startswith("serial:"):
@@ -93,14 +93,14 @@ class BorrowedLine:
         self._client = None
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """``asyncio.run``; raises LineLent if the agent takes the line back."""
+        """Run the coroutine with ``asyncio.run``. Raises LineLent if the agent takes the line back."""
         return asyncio.run(work if self._client is None else self._guarded(work, self._client))
 
     async def _guarded(self, work: Coroutine[Any, Any, T], client: ControlClient) -> T:
         sock = client.sock
         sock.setblocking(False)
         task = asyncio.ensure_future(work)
-        over = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(sock, 1))  # any byte ends the lease
+        over = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(sock, 1))  # done when the lease ends
         try:
             await asyncio.wait({task, over}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():

@@ -1,4 +1,4 @@
-"""Time that the configured polls take, by device and pace, and the load of each line. Opens nothing."""
+"""Calculates the time that the configured polls take, by device and pace, and the load of each line. Opens no port."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TIGHT = 0.8  # above this, a lost answer or two make the line late
 
 @dataclass(frozen=True, slots=True)
 class PaceCost:
-    """One device at one pace."""
+    """What it costs to poll one device at one pace."""
 
     device: str
     line: str
@@ -68,7 +68,7 @@ def plan_costs(config: Config, profiles: Mapping[str, Profile]) -> list[PaceCost
     from drivers.line import open_line
     from ext.ring import Ring
 
-    lines = {entry.name: open_line(line_config(entry)) for entry in config.lines}  # opens nothing before a request
+    lines = {entry.name: open_line(line_config(entry)) for entry in config.lines}  # opens no port yet
     costs: list[PaceCost] = []
     wrong: list[ConfigError] = []
     with tempfile.TemporaryDirectory(prefix="meterhouse-check-") as folder:

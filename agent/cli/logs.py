@@ -13,7 +13,7 @@ from drivers.model import clean_text
 from drivers.rate_limit import TokenBucket
 
 JOURNAL_LEVELS: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
-ONE_BURST, ONE_EVERY_S = 10, 600.0  # lines of one kind about one thing
+ONE_BURST, ONE_EVERY_S = 10, 600.0  # lines of one kind: ten at once, then one every ten minutes
 ALL_BURST, ALL_EVERY_S = 1000, 2.0  # all lines together: 1,000 at once, then 43,200 a day
 MOST_KINDS: Final = 4096
 
@@ -33,7 +33,7 @@ class JournalFormat(logging.Formatter):
 
 
 class _CountingBucket(TokenBucket):
-    """A token bucket that counts what it refused."""
+    """A token bucket that counts its refusals."""
 
     __slots__ = ("refused",)
 
@@ -50,7 +50,7 @@ class _CountingBucket(TokenBucket):
 class LogCap(logging.Filter):
     """Limits the volume: repeated lines are counted, and the next line of the kind reports the count.
 
-    A kind is a message without its values, about one thing: its first value, as a line's or a device's name is.
+    Lines are of one kind if they have the same message template and the same first value, such as a device's name.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -64,7 +64,7 @@ class LogCap(logging.Filter):
         about = str(record.args[0])[:80] if isinstance(record.args, tuple) and record.args else ""
         kind = (record.name, str(record.msg)[:200], about)
         bucket = self._kinds.pop(kind, None) or _CountingBucket(ONE_BURST, ONE_EVERY_S, now)
-        self._kinds[kind] = bucket  # at the end: the least recently used are forgotten first
+        self._kinds[kind] = bucket  # moved to the end: the least recently used kind is forgotten first
         if len(self._kinds) > MOST_KINDS:
             del self._kinds[next(iter(self._kinds))]
         if not (bucket.take(now) and self._all.take(now)):

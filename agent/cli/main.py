@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class CommandEntry(NamedTuple):
-    """Where a command lives, and its line in the help (so that the help imports nothing)."""
+    """The module of a command, and its line in the help, which is written here so that the help imports no command."""
 
     module: str
     help: str
-    name: str = ""  # of the command in its module, if that differs from the command line
+    name: str = ""  # of the command in its module, if it differs from the name on the command line
 
 
 COMMANDS: Mapping[str, CommandEntry] = {
@@ -62,7 +62,7 @@ COMMANDS: Mapping[str, CommandEntry] = {
 }
 
 EXTRAS: Mapping[str, str] = {"psycopg": "platform", "pika": "platform"}  # package -> extra of our wheel
-click.Context.formatter_class = TranslatedFormatter  # of every command: their help is in two languages
+click.Context.formatter_class = TranslatedFormatter  # for all commands: their help is in two languages
 
 
 class Commands(click.Group):
@@ -156,7 +156,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     A GatewayError becomes one line on stderr; with MH_DEBUG=1 it keeps its traceback.
     """
-    if isinstance(sys.stdout, TextIOWrapper):  # a terminal without Chinese shows the characters by number
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal that cannot show Chinese gets escapes
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(outcome(args))
 
@@ -164,7 +164,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 def outcome(args: Sequence[str] | None = None, line_factory: Callable[..., Line] | None = None) -> int:
     """Run a command line; prints its errors and returns its exit code.
 
-    ``line_factory``: opens lines in place of ``drivers.line.open_line``, as a simulation does.
+    ``line_factory``: opens lines instead of ``drivers.line.open_line``, for simulations.
     """
     stdout = sys.stdout
     language = REQUESTED.set(_language(sys.argv[1:] if args is None else args))
@@ -220,9 +220,9 @@ def _print_error(error: Exception) -> int:
 
 
 def _pipe_closed(stdout: TextIO) -> int:
-    """The reader of our output has exited (`| head`): not an error, and the remaining output is dropped.
+    """Drop the remaining output after its reader has exited (`| head`); returns 0, because this is not an error.
 
-    SIGPIPE stays ignored: it would end the agent when a broker closes a connection.
+    The process ignores SIGPIPE, because this signal would end the agent when a broker closes a connection.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
     return 0

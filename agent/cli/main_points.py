@@ -20,7 +20,8 @@ COUNTERS: Final[tuple[str, ...]] = (
 )  # fmt: skip
 
 MAIN_VALUES: Final = 2
-FIXED: Final = frozenset({"rated", "max", "min", "limit", "reactive", "apparent", "factor", "cell"})  # not active power
+# a point with one of these words in its name is never a main value
+FIXED: Final = frozenset({"rated", "max", "min", "limit", "reactive", "apparent", "factor", "cell"})
 NOT_MEASURED: Final = ("device.", "control.")
 
 
@@ -57,9 +58,10 @@ def first_points(points: Iterable[Point]) -> list[str]:
 
 
 def main_values(points: Iterable[tuple[str, str, bool]]) -> list[str]:
-    """The points that best describe a device right now, from (name, kind, is missing): a battery's state of charge, the
-    power, its energy counter; another gauge only if there is none of these. Never nameplate values. Of an inverter with
-    a battery first its own power.
+    """Names of up to two points that best describe a device now, chosen from (name, kind, is missing).
+
+    In this order: a battery's state of charge, a power, an energy counter; then other gauges and other counters.
+    Nameplate values are never chosen. For an inverter with a battery, the power of the inverter comes first.
     """
     points = list(points)
     is_inverter = any(name.startswith("ac.power") for name, _, _ in points)

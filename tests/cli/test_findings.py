@@ -414,7 +414,7 @@ def test_a_device_that_answers_garbage_is_not_called_silent() -> None:
     how_many = "in ten minutes 40 broken answers, 2 answers that do not match the request"
     assert finding.text() == f"device m1 answers, but no frame has been valid for 70 s; {how_many}: wrong CRC"
     assert "有应答" in finding.text("zh") and "40 应答校验错误" in finding.text("zh")
-    for word in ("baud", "parity", "share its address", "termination", "--frames bus"):
+    for word in ("baud", "parity", "share an address", "termination", "--frames bus"):
         assert word in finding.advice()
     snapshot["devices"]["m2"] = garbled
     (finding,) = find(snapshot, NOW, True)
