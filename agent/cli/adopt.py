@@ -50,7 +50,7 @@ LEASE_S: Final = 300.0
 SERIAL: Final = "device.serial"
 TWINS_S: Final = 10.0  # seconds; later, no further configured device is asked for its serial number
 AGREED: Final = YES | {"j", "ja"}
-PARTS: Final = ("ac", "battery", "heat", "water", "gas", "meter", "dc")  # may have a role; likely ones first
+PARTS: Final = ("ac", "battery", "heat", "water", "gas", "meter", "dc")  # parts that may have a role, likely ones first
 LIKELY_ROLES: Final = {"inverter": "generation.pv", "hybrid": "generation.pv", "bms": "storage", "storage": "storage",
                        "pcs": "storage"}  # fmt: skip
 _FRACTION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*/\s*([0-9]+(?:\.[0-9]+)?)")
@@ -143,11 +143,17 @@ class Draft:
 @click.option("--serial", metavar="TEXT", help='Serial setting, such as "9600 8N1".')
 @click.option("--label", metavar="TEXT", help="Free text, such as where it is installed.")
 @click.option(
-    "--role", "roles", multiple=True, metavar="[PART=]ROLE", help="Such as grid, or meter.ac=grid. May be repeated."
+    "--role",
+    "roles",
+    multiple=True,
+    metavar="[PART=]ROLE",
+    help="Role of a part, such as grid, or meter.ac=grid. May be repeated.",
 )
 @click.option("--ct", metavar="RATIO", help="Ratio of the current transformers: 80, or 400/5.")
 @click.option("--pt", metavar="RATIO", help="Ratio of the voltage transformers: 100, or 10000/100.")
-@click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help='Such as timeout="2 s". May be repeated.')
+@click.option(
+    "--limit", "limits", multiple=True, metavar="NAME=VALUE", help='A limit, such as timeout="2 s". May be repeated.'
+)
 @param_option
 @click.option("--no-read", is_flag=True, help="Do not contact the device; needs --profile.")
 @click.option("--yes", is_flag=True, help="Do not ask anything.")
@@ -216,7 +222,8 @@ def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, l
 
     words, added, config, dirs = WORDS[lang], 0, options.load(), profile_dirs(options.config_file)
     numbers: dict[str, str] = {}
-    together = tables(found, {}, lang, dirs)[-len(found) :] if found else []  # all at once: ``every`` suits the line
+    # for all devices at once, so that ``every`` suits the load of the whole line
+    together = tables(found, {}, lang, dirs)[-len(found) :] if found else []
     for device, text in zip(found, together, strict=True):
         title = {"protocol": device.protocol, "address": device.address}
         if not device.fits:
@@ -303,7 +310,7 @@ def _identified(
     entry = _configured(config, line)
     url = entry.url if entry else given("--line", v.line_url, line)
     protocol, own = choices["protocol"], entry.serial if entry and entry.carries_bytes else ""
-    # tried too: a meter may share the line with devices that use another serial setting
+    # the usual setting is tried, too: a meter may share the line with devices that use another one
     usual = protocol_of(protocol).serial_settings[0]
     settings = [choices["serial"]] if choices["serial"] else [own, usual] if own not in ("", usual) else [usual]
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # the error is printed once, at the end

@@ -97,7 +97,7 @@ class _Reloaded(TypedDict):
 
 
 def check_reloaded(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of a reload. Raises GatewayError unless ``ok`` means that there are no complaints and no fault."""
+    """The result of a reload. Raises GatewayError if ``ok`` contradicts the complaints or the fault."""
     outcome: dict[str, Any] = checked(found, _Reloaded, "outcome of a reload")
     if outcome["ok"] == bool(outcome["complaints"] or outcome["fault"]):
         raise unlike("outcome of a reload", "it is contradictory")
@@ -190,7 +190,7 @@ class HandedOver(TypedDict):
 
 class _Table(TypedDict):
     stream: str
-    points: list[_Point] | Count  # a number: that of a table with the same points
+    points: list[_Point] | Count  # the number of another table with the same points
 
 
 class _Point(TypedDict):
@@ -215,7 +215,7 @@ _RecentFrom = TypedDict("_RecentFrom", {"from": Time})
 
 
 class _RecentWhole(_Recent, _RecentFrom):
-    """With ``from``, a keyword of Python, which the class syntax cannot declare."""
+    """Has the member ``from``, too. A class body cannot declare it, because it is a keyword of Python."""
 
 
 class _Swapped(TypedDict):

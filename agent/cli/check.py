@@ -36,7 +36,7 @@ def check(options: ConfigOptions, plan: bool, try_online: bool, certificates: bo
     because the agent starts without any device.
 
     With --online it reads a few points of each device and connects to each destination: name, TLS,
-    login, the right to publish, and whether anybody subscribes. Nothing signed is sent. If the agent
+    login, the right to publish, and whether anybody subscribes. It sends no signed data. If the agent
     runs, it lends its lines meanwhile (gap reason `lent`).
 
     \b

@@ -154,7 +154,10 @@ def read_plain(path: Path, limit: int) -> bytes:
 
 
 def learned_maps(snapshot: Mapping[str, Any], language: str = "en") -> dict[str, str]:
-    """What the agent has learned about register maps, by device: where to split reads, and missing registers."""
+    """What the agent has learned about register maps, in words by device; only devices with learned facts.
+
+    These facts are: where to split reads, missing registers, and the longest read.
+    """
     learned = {name: device.get("learned") for name, device in snapshot.get("devices", {}).items()}
     found = {str(name): clean_text(str(text), 300) for name, text in learned.items() if text}
     if language != "zh" or not found:

@@ -83,7 +83,7 @@ def write_new(path: Path, text: str, mode: int = MODE) -> None:
         except FileExistsError:
             check_absent(path)
         finally:
-            draft.unlink()  # also on a full disk
+            draft.unlink()  # also after an error, such as a full disk
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)

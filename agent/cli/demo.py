@@ -79,7 +79,7 @@ class RunningDemo:
     "faults",
     multiple=True,
     metavar='"DEVICE FAULT"',
-    help='Such as "inv2 silence"; see `meterhouse simulate`.',
+    help='A fault, such as "inv2 silence"; see `meterhouse simulate`.',
 )
 @lang_option
 @json_option

@@ -579,7 +579,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "设备 {name} 在 {span}内 {due} 个读数中有 {count} 个没有值（设备无有效值或未询问）",
         ),
         (
-            "Leave out points that it does not have, with `points` in its [[device]]",
+            "Use `points` in its [[device]] to leave out the points that the device does not have",
             "设备没有的测点，可在 [[device]] 的 points 中去掉",
         ),
     ),

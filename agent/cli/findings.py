@@ -36,14 +36,14 @@ WHOLE_LINE: Final[Mapping[str, str]] = {  # a finding of all devices of a line -
 EARLY: Final = frozenset({"device-early", "device-not-heard"})  # state not known yet: `status` must not say "all well"
 EXCUSED: Final = ("asleep", "lent", "stopped", "clock")  # reasons that do not count as missing
 TOLD: Final = EXCUSED[1:]  # these become findings; "asleep" is a state of the device
-OWN_TEXTS: Final = ("why", "hint", "what", "change")  # values in which the agent wrote English sentences
+OWN_TEXTS: Final = ("why", "hint", "what", "change")  # values that the agent wrote as English sentences
 BROKEN: Final = 0.01  # from this share of broken answers in ten minutes on, a device is reported
-FEWEST_BROKEN: Final = 3  # fewer broken answers are not reported: a switch nearby may cause one
+FEWEST_BROKEN: Final = 3  # fewer broken answers are ignored: electrical switching nearby may cause one
 FEWEST_REFUSED: Final = 3  # fewer refused readings are ignored if the points are unknown: the device may be busy
 FIRST_CONNECT_S: Final = 10.0  # a destination may take this long to connect
 FIRST_ANSWER_S: Final = 10.0  # a device may take this long to answer after a start
 VALUELESS_S: Final = 60.0
-NO_VALUE: Final = ("sentinel", "absent")  # reasons if an answering device lacks a point or its value
+NO_VALUE: Final = ("sentinel", "absent")  # gap reasons: an answering device lacks the point, or its value
 DOUBTFUL: Final = ("suspect", "range", "frozen")
 
 MIN_SERIAL: Final = 4  # characters

@@ -121,7 +121,7 @@ class Answers:
 )  # fmt: skip
 @click.option("--site", help="Name of the site, such as park7.")
 @click.option("--gateway", help="Name of this box, such as gw01.")
-@click.option("--timezone", help="Such as Asia/Shanghai.")
+@click.option("--timezone", help="Time zone, such as Asia/Shanghai.")
 @click.option("--label", help="Free text, such as the name of the park.")
 @click.option(
     "--location", metavar="LAT,LON", help="Degrees, such as 31.23,121.47; tells when it is night and inverters sleep."

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Purpose = Literal["read", "identify", "scan"]
-GRANT_S: Final = 40.0  # the agent itself gives up ten seconds earlier
+GRANT_S: Final = 40.0  # to wait for the line; the agent gives up ten seconds earlier
 
 
 def borrow_line(folder: Path, url: str, purpose: Purpose, seconds: float) -> BorrowedLine:

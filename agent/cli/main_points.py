@@ -36,7 +36,10 @@ def known_as(identity: Mapping[str, str], language: str = "") -> str:
 
 
 def identity_words(identity: Mapping[str, str], language: str = "") -> str:
-    """The whole identity of a device in one line: ``vendor Acme, serial 17``. ``language``: "" for the command's."""
+    """The whole identity of a device in one line, such as ``vendor Acme, serial 17``.
+
+    ``language``: "" for the language of the command.
+    """
     from agent.cli.common import speaks_chinese
     from agent.cli.console_tables import point_title
 
