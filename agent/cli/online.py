@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from drivers.profile import Profile
 
 LEASE_S: Final = 300.0
-MOST_POINTS: Final = 20  # of a device: enough to prove that address and profile are right
+MOST_POINTS: Final = 20  # to read per device: enough to show that address and profile are right
 WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {
         "devices": "devices, tried now", "device": "device", "line": "line", "address": "address", "answer": "answer",
@@ -66,21 +66,21 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 
 @dataclass(slots=True)
 class DeviceTrial:
-    """What one device answered."""
+    """The result of reading one device once."""
 
     device: str
     line: str
     address: str
     identity: dict[str, str] = field(default_factory=dict)
-    count: int = 0  # points asked for
-    all_count: int = 0  # points that it has
+    count: int = 0  # points that were read; 0 if the device could not be read
+    all_count: int = 0  # points that the device has
     missing: list[str] = field(default_factory=list)
     doubtful: list[str] = field(default_factory=list)  # values out of range
-    hints: list[Hint] = field(default_factory=list)  # odd, but not a fault
+    hints: list[Hint] = field(default_factory=list)  # about odd values that are not a fault
     problem: GatewayError | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """The result as an object for `--json`."""
         return {
             "device": self.device,
             "line": self.line,
@@ -101,8 +101,8 @@ def _error_json(error: GatewayError | None) -> dict[str, str] | None:
 
 
 def try_devices(config: Config, profiles: Mapping[str, Profile], lang: str) -> Iterator[DeviceTrial]:
-    """Read a few points of each device, line by line; a running agent lends its lines meanwhile."""
-    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # each error is in a result
+    """Read up to ``MOST_POINTS`` points of each device, line by line. A running agent lends its lines for this."""
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # no log on stderr: each error is in a result
     for line in config.lines:
         for device in config.devices:
             if device.line == line.name:
@@ -132,7 +132,7 @@ def _try_device(config: Config, device: DeviceConfig, profile: Profile, lang: st
             for point, reading in zip(points, readings, strict=True)
             if point.name in profile.identity_points and reading.value is not None
         }
-        result.doubtful = [  # zero is what a device in standby reports
+        result.doubtful = [  # a zero out of range is not doubtful: a device in standby reports zeros
             p.name for p, r in zip(points, readings, strict=True) if r.quality == Quality.RANGE and r.value
         ]
         result.hints = list(all_zero(points, {reading.name: reading for reading in readings}))
@@ -148,7 +148,10 @@ def _try_device(config: Config, device: DeviceConfig, profile: Profile, lang: st
 
 
 def _chosen_points(config: Config, device: DeviceConfig, profile: Profile) -> tuple[list[str], int]:
-    """Names of the points to try (identity first, then the fastest pace), and how many points the device has."""
+    """The names of the points to try, and the number of points that the device has.
+
+    Identity points come first, then the others: optional ones last, fast ones before slow ones.
+    """
     from agent.config import device_spec
 
     points = device_spec(config, device, profile).points
@@ -158,7 +161,7 @@ def _chosen_points(config: Config, device: DeviceConfig, profile: Profile) -> tu
 
 
 def try_destinations(config: Config, running: bool) -> Iterator[TrialResult]:
-    """Connect to each destination once."""
+    """Connect to each destination once. ``running``: the agent runs here, so the rights to publish are not tried."""
     import agent
     from agent.uplink.trial import try_destination
 
@@ -167,7 +170,7 @@ def try_destinations(config: Config, running: bool) -> Iterator[TrialResult]:
 
 
 def destination_problems(trial: TrialResult, lang: str, now: float | None = None) -> list[GatewayError]:
-    """Problems of a destination, including certificates that expire soon."""
+    """The problems of a destination, including each certificate that expires within ``WARN_DAYS`` days."""
     now = time.time() if now is None else now
     words = WORDS[lang]
     soon = [(what, (ends - now) / 86_400) for what, ends in trial.certificates.items()]
@@ -179,7 +182,10 @@ def destination_problems(trial: TrialResult, lang: str, now: float | None = None
 
 
 def agent_finds(config: Config) -> dict[str, list[Finding]]:
-    """What the running agent finds wrong with each destination: it alone sees refused packs and missing subscribers."""
+    """The findings of the running agent, by name of the destination; empty if its snapshot cannot be read.
+
+    Only the agent knows about refused packs and missing subscribers.
+    """
     from agent.cli.findings import destination_findings
 
     try:
@@ -195,7 +201,7 @@ def agent_finds(config: Config) -> dict[str, list[Finding]]:
 
 
 def destination_words(trial: TrialResult, running: bool, lang: str) -> str:
-    """One destination in a few words."""
+    """The result of one destination, as a short text for the table."""
     words = WORDS[lang]
     if trial.mqtt is None:
         return words["failed"]
@@ -213,7 +219,10 @@ def destination_words(trial: TrialResult, running: bool, lang: str) -> str:
 
 
 def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: bool) -> tuple[int, dict[str, Any]]:
-    """Try everything; prints unless ``as_json``. Returns the exit code and the results for JSON."""
+    """Try all devices and destinations; print the results unless ``as_json``.
+
+    Returns the exit code and the results for JSON.
+    """
     running, words = agent_runs(config.runtime_dir), WORDS[lang]
     devices: list[DeviceTrial] = []
     with progress("devices") as report:
@@ -225,17 +234,19 @@ def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: 
     twins = _same_devices(config, devices, lang)
     problems += [error for error, is_fault in twins if is_fault]
     problems += [
-        type(one)(one.what, where=f"destination {trial.name}: {one.where}", hint=one.hint)  # two may have one url
+        # with the name, because two destinations may have the same url
+        type(one)(one.what, where=f"destination {trial.name}: {one.where}", hint=one.hint)
         for trial in destinations
         for one in destination_problems(trial, lang)
     ]
     for name, findings in agent_finds(config).items() if running else ():
-        if not any(trial.name == name and trial.problems for trial in destinations):  # it would say the same
+        # if the trial failed, the agent reports the same problem
+        if not any(trial.name == name and trial.problems for trial in destinations):
             problems += [BrokerError(one.text(lang), where="", hint=one.advice(lang)) for one in findings]
     if not as_json:
         _print(devices, destinations, running, lang)
         for text in dict.fromkeys(as_complaint("error", problem) for problem in problems):
-            click.echo(text, err=True)  # once: all devices of a line that is down have the same problem
+            click.echo(text, err=True)  # each text once: all devices of a line that is down have the same problem
         for one in destinations:
             if one.unproven:
                 base = f"meterhouse/v1/{config.base}/"
@@ -271,7 +282,7 @@ def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: 
 
 
 def _same_devices(config: Config, trials: Sequence[DeviceTrial], lang: str) -> list[tuple[LineError, bool]]:
-    """Devices that report one serial number, and whether that is a fault."""
+    """An error for each serial number that several devices report; the flag is True if that is a fault."""
     from agent.cli.findings import ReadIdentity, same_serials
 
     profiles = {device.name: device.profile for device in config.devices}

@@ -42,17 +42,17 @@ param_option = click.option(
 
 
 def line_help() -> str:
-    """The help of ``--line`` where a device may be configured, too."""
+    """The help of ``--line`` for commands that also accept a configured device."""
     from drivers.registry import line_url_help
 
     return f"Of a device that is not configured: {line_url_help()}, or the name of a configured line."
 
 
 def configured_folder(config_file: Path, key: str) -> Path | None:
-    """A folder of ``[paths]``, such as ``runtime_dir``, even of an invalid configuration; None if it is not set."""
+    """A folder set in ``[paths]``, such as ``runtime_dir``, even if the configuration is invalid; None if not set."""
     try:
         more = sorted((config_file.parent / "conf.d").glob("[!.]*.toml"))
-        files = [one for one in (config_file, *more) if one.is_file()]  # a pipe would never end
+        files = [one for one in (config_file, *more) if one.is_file()]  # reading a pipe could block forever
     except (OSError, ValueError):
         return None
     for file in files:
@@ -62,7 +62,10 @@ def configured_folder(config_file: Path, key: str) -> Path | None:
 
 
 def _paths_table(file: Path) -> dict[str, Any]:
-    """``[paths]`` of a file; if the file is not valid TOML, the lines under that header. `check` reports the errors."""
+    """The table ``[paths]`` of a file; empty if there is none.
+
+    If the file is not valid TOML, only the lines below that header are parsed. `check` reports the errors.
+    """
     import tomllib
 
     with suppress(OSError, ValueError, RecursionError):
@@ -77,7 +80,7 @@ def _paths_table(file: Path) -> dict[str, Any]:
 
 
 def profile_dirs(config_file: Path, folder: Path | None = None) -> tuple[Path, ...]:
-    """Folders searched for profiles, in this order: ``--profiles``, the configuration's, the site's, ours."""
+    """The folders to search for profiles: ``--profiles``, ``profiles_dir``, /etc/meterhouse/profiles, then ours."""
     from drivers.profile import default_dirs
 
     own = (folder, configured_folder(config_file, "profiles_dir"))
@@ -98,7 +101,7 @@ def _config_option(words: str) -> Any:
 
 
 def profiles_option(function: F) -> F:
-    """``--profiles`` and ``-c``; the folders to search arrive as ``dirs``."""
+    """Add ``--profiles`` and ``-c`` to a command; it gets the folders to search as ``dirs``."""
 
     @wraps(function)
     def command(*, folder: Path | None, config_file: Path, **more: Any) -> Any:
@@ -111,7 +114,10 @@ def profiles_option(function: F) -> F:
 
 
 class FoundAgent(NamedTuple):
-    """Runtime directory of an agent, and its configuration; ``complaints``: why the next start would fail."""
+    """The runtime directory of an agent. ``config`` is None unless a valid configuration was read.
+
+    ``complaints``: errors in the files, because of which the next start of the running agent would fail.
+    """
 
     folder: Path
     complaints: tuple[ConfigError, ...] = ()
@@ -130,7 +136,7 @@ class FoundAgent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ConfigOptions:
-    """``-c``, ``--state-dir`` and ``--runtime-dir``."""
+    """The values of ``-c``, ``--state-dir`` and ``--runtime-dir``."""
 
     config_file: Path
     state_dir: Path | None = None
@@ -149,7 +155,7 @@ class ConfigOptions:
         return load_labels(self.config_file)
 
     def find_runtime_dir(self, warn: bool = True, strict: bool = True) -> Path:
-        """The folder of ``find_agent``, with its complaints as warnings."""
+        """The folder that ``find_agent`` finds; ``warn``: print its complaints as warnings."""
         found = self.find_agent(strict)
         if warn:
             warn_of_next_start(found.complaints)
@@ -159,7 +165,8 @@ class ConfigOptions:
         """The agent's runtime directory, even if its configuration has become invalid.
 
         A running agent keeps its previous configuration while the file is invalid, and still answers.
-        If no agent runs and the configuration is invalid, raises ConfigError (only if ``strict``).
+        If ``strict``, raises ConfigError if a file other than the default one does not exist, or if the configuration
+        is invalid and there is no snapshot of an agent.
         """
         if self.runtime_dir is not None:
             return FoundAgent(self.runtime_dir)
@@ -183,7 +190,7 @@ class ConfigOptions:
 
 
 def may_be_there(file: Path) -> bool:
-    """Does the file exist, or may this user not see whether it does? False for an impossible name."""
+    """True if the file exists, or if this user has no permission to check. False for an invalid name."""
     try:
         os.stat(file)
     except PermissionError:
@@ -194,23 +201,23 @@ def may_be_there(file: Path) -> bool:
 
 
 def is_denied(error: GatewayError) -> bool:
-    """Is the reason that this user may not read a file?"""
+    """True if the cause of the error is that this user may not read a file."""
     return os.strerror(errno.EACCES) in error.what
 
 
 def faults_of_files(error: ConfigError) -> tuple[ConfigError, ...]:
-    """Errors in configuration files; leaves out files that this user may not read, as they may be good."""
+    """The errors in configuration files, except in files that this user may not read: those may be valid."""
     return tuple(one for one in error.complaints if not is_denied(one))
 
 
 def warn_of_next_start(complaints: Sequence[ConfigError]) -> None:
-    """Print the errors in files that a running agent has not reloaded."""
+    """Print a warning for each error that would make the next start of the running agent fail."""
     for one in complaints:
         click.echo(as_complaint("warning", f"the next start would fail: {one}"), err=True)
 
 
 def config_options(function: F) -> F:
-    """The options of ``ConfigOptions``, which arrives as ``options``."""
+    """Add the options of ``ConfigOptions`` to a command, which gets that object as ``options``."""
 
     @wraps(function)
     def command(*, config_file: Path, state_dir: Path | None, runtime_dir: Path | None, **more: Any) -> Any:
@@ -227,7 +234,7 @@ def config_options(function: F) -> F:
 
 @dataclass(frozen=True, slots=True)
 class BrokerLogin:
-    """``--ca-file``, ``--username`` and the content of ``--password-file``."""
+    """The values of ``--ca-file`` and ``--username``, and the password in ``--password-file``."""
 
     ca_file: Path | None
     username: str | None
@@ -235,7 +242,7 @@ class BrokerLogin:
 
 
 def login_options(function: F) -> F:
-    """The options of ``BrokerLogin``, which arrives as ``login``."""
+    """Add the options of ``BrokerLogin`` to a command, which gets that object as ``login``."""
 
     @wraps(function)
     def command(*, ca_file: Path | None, username: str | None, password_file: Path | None, **more: Any) -> Any:
@@ -252,7 +259,7 @@ def login_options(function: F) -> F:
 
 
 def first_line(path: Path) -> str:
-    """The password in a file. Raises UsageError."""
+    """The first line of a password file. Raises UsageError if it cannot be read or is not UTF-8."""
     where = f"--password-file {path}"
     try:
         return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
@@ -265,7 +272,7 @@ def first_line(path: Path) -> str:
 
 
 def parse_broker(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """``--broker``: a url that ``agent.verify.live`` accepts. Raises UsageError."""
+    """Check and return the url of ``--broker``. Raises UsageError if ``agent.verify.live`` does not accept it."""
     from agent.verify.live import LiveError, broker_of
 
     try:
@@ -289,7 +296,7 @@ lang_option = click.option(
 
 
 class Duration(_DurationBase):
-    """Parses ``500ms``, ``20s``, ``2 min`` as in the configuration, a bare number as seconds. Gives seconds."""
+    """Type of an option that is a duration: ``500ms``, ``20s``, ``2 min``; a number without a unit means seconds."""
 
     name = "duration"
 
@@ -297,7 +304,7 @@ class Duration(_DurationBase):
         self._low_ms, self._high_ms = round(low_s * 1000), round(high_s * 1000)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Seconds. Raises BadParameter."""
+        """The duration in seconds. Raises BadParameter."""
         if isinstance(value, float):
             return value
         from drivers.toml.parsers import InvalidValue, duration_ms
@@ -313,7 +320,7 @@ class Duration(_DurationBase):
 
 
 def parse_params(texts: Sequence[str]) -> dict[str, int | str]:
-    """Parameters of a profile, as ``racks=2``. Raises UsageError."""
+    """Parse parameters of a profile, given as ``racks=2``. Raises UsageError."""
     found: dict[str, int | str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -325,7 +332,7 @@ def parse_params(texts: Sequence[str]) -> dict[str, int | str]:
 
 
 def parse_time(text: str, where: str, timezone: str) -> int:
-    """A point in time in UTC ms, local without Z or an offset. Raises UsageError."""
+    """Parse a time; return UTC in ms. A text without Z or offset is local time in ``timezone``. Raises UsageError."""
     try:
         found = datetime.fromisoformat(text)
         return round((found if found.tzinfo else found.replace(tzinfo=ZoneInfo(timezone))).timestamp() * 1000)

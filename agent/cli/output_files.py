@@ -18,7 +18,7 @@ from typing import BinaryIO, Final, Self, TextIO
 from agent.cli.common import clean
 from drivers.model import GatewayError, UsageError
 
-MAX_FILES = 10_000  # streams of one gateway, and a few more
+MAX_FILES = 10_000  # of one export: one for each stream of a gateway, and a few more
 SPARE_BYTES = 256 << 20
 # full-width forms come from East Asian keyboards, and spreadsheets treat them like the plain ones
 FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -29,7 +29,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns an OSError into a GatewayError that names the file."""
+    """Turn an OSError into a GatewayError that names the file."""
     try:
         yield
     except OSError as error:
@@ -37,7 +37,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def check_room(fd: int, path: Path) -> None:
-    """Raises GatewayError if the file system of ``fd`` is almost full, not counting root's reserve."""
+    """Raises GatewayError if the file system of ``fd`` is almost full. Space reserved for root counts as used."""
     disk = os.fstatvfs(fd)
     if disk.f_bavail * disk.f_frsize < min(SPARE_BYTES, disk.f_blocks * disk.f_frsize // 50):
         hint = "Nothing was written. Choose a shorter time with --from and --to, or another disk"
@@ -45,12 +45,13 @@ def check_room(fd: int, path: Path) -> None:
 
 
 class FolderDraft:
-    """A folder written under a hidden name beside ``path``; ``keep`` moves it there.
+    """A folder that is written under a hidden name beside ``path``; ``keep`` renames it to ``path``.
 
-    All files are created below directories that are held open: another user who can write there cannot redirect them.
+    Files are created relative to open directory descriptors, so that another user who may write to the parent folder
+    cannot redirect them with a symbolic link.
 
     Raises:
-        UsageError: ``path`` exists already, or its parent cannot be written.
+        UsageError: ``path`` exists and is not an empty folder, or its parent cannot be written.
     """
 
     def __init__(self, path: Path, compress: bool) -> None:
@@ -88,7 +89,7 @@ class FolderDraft:
         self._held.close()
 
     def add(self, file: str, lines: Iterable[bytes]) -> None:
-        """Append lines to a file; all pieces of a file must come in a row. Raises OSError, GatewayError."""
+        """Append lines to a file. Add all pieces of a file before the next file. Raises OSError, GatewayError."""
         check_room(self._folder, self.path)
         if file not in self._open:
             self._files += 1
@@ -132,10 +133,10 @@ class FolderDraft:
 
 
 class TextDraft:
-    """A text file written under another name until ``keep``. Follows no link; replaces only a regular file.
+    """A text file that is written under a temporary name beside ``path``; ``keep`` renames it to ``path``.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: ``path`` exists and is not a regular file (a link is not followed), or its folder cannot be written.
     """
 
     def __init__(self, path: Path, encoding: str = "utf-8") -> None:

@@ -1,7 +1,7 @@
-"""A child process that becomes the owner of a folder, for root's tools that work in folders of the agent's user.
+"""A child process that runs as the owner of a folder: tools started by root use it in folders of the agent's user.
 
-So no file there belongs to root, and symbolic links cannot lead further than that user may go. The answer of the
-process is trusted no more than that user.
+Then no new file there belongs to root, and a symbolic link cannot give access to files that the agent's user may not
+access. The parent must treat the child's answer as input from that user, who may have changed it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any, Final
 import agent
 from drivers.model import GatewayError
 
-END_S: Final = 10.0  # for the child to close its files
-MAX_LINKS: Final = 40  # as the kernel follows
-# no other variable of the user who runs the tool; SOFTHSM2_CONF locates the tokens of SoftHSM2
+END_S: Final = 10.0  # time for the child to close its files
+MAX_LINKS: Final = 40  # in one path: the limit of the Linux kernel
+# the only variables of the tool's environment that the child gets; SOFTHSM2_CONF locates the tokens of SoftHSM2
 _ENVIRONMENT: Final = ("PATH", "LANG", "CREDENTIALS_DIRECTORY", "SOFTHSM2_CONF")
 _CHILD: Final = (
     "import sys; sys.path.insert(0, sys.argv[2]); from importlib import import_module; "
@@ -31,12 +31,12 @@ _CHILD: Final = (
 
 
 def path_owner(path: Path) -> os.stat_result | None:
-    """The first folder or link of ``path`` that is not root's: its owner controls where the path leads.
+    """The status of the first folder or link in ``path`` that does not belong to root: its owner controls the rest.
 
-    None: only root controls it, or this process is not root.
+    None if only root controls the path, or if this process does not run as root.
 
     Raises:
-        GatewayError: several users may change a folder of the path.
+        GatewayError: a folder in the path belongs to root, but other users may write to it.
     """
     if os.geteuid() != 0:
         return None
@@ -52,7 +52,7 @@ def path_owner(path: Path) -> os.stat_result | None:
                 return found
             if stat.S_ISLNK(found.st_mode):
                 links += 1
-                if links > MAX_LINKS:  # opening the path fails with this error
+                if links > MAX_LINKS:  # opening the path later fails with ELOOP
                     break
                 left += reversed(Path(os.readlink(name, dir_fd=folder)).parts)
             elif stat.S_ISDIR(found.st_mode):
@@ -63,14 +63,14 @@ def path_owner(path: Path) -> os.stat_result | None:
             else:
                 break
     except (FileNotFoundError, NotADirectoryError):
-        pass  # does not exist
+        pass  # the path does not exist
     finally:
         os.close(folder)
     return None
 
 
 def _check_unshared(path: Path, name: str, folder: os.stat_result) -> None:
-    """Raises if others may create names in a folder, unless it is sticky like /tmp."""
+    """Raises GatewayError if users other than the owner may write to a folder, unless it is sticky like /tmp."""
     shared = folder.st_mode & stat.S_IWOTH or (folder.st_mode & stat.S_IWGRP and folder.st_gid)
     if shared and not folder.st_mode & stat.S_ISVTX:
         what = f"the folder {name} in this path can be written by others than its owner"
@@ -79,10 +79,10 @@ def _check_unshared(path: Path, name: str, folder: os.stat_result) -> None:
 
 @contextlib.contextmanager
 def child(owner: os.stat_result, module: str, sock: socket.socket, argument: object) -> Iterator[None]:
-    """A process of the owner of a file or folder that runs ``main`` of a module; ended in any case.
+    """Run ``main`` of a module in a process of this user; the process has ended when the context ends.
 
-    It gets a socket, by number, and ``argument`` pickled on its standard input: a file in memory, as a process that
-    its user has stopped would never empty a pipe.
+    ``main`` gets the number of the socket. ``argument`` is pickled on standard input, which is a file in memory: with
+    a pipe, the parent would wait forever if the user has stopped the child.
     """
     with sock, os.fdopen(os.memfd_create("argument", os.MFD_CLOEXEC), "r+b") as stdin:
         pickle.dump(argument, stdin)
@@ -105,7 +105,7 @@ def child(owner: os.stat_result, module: str, sock: socket.socket, argument: obj
 
 
 def _identity(owner: os.stat_result) -> dict[str, Any]:
-    """Arguments that make a process this user. For root only, unless it is the same user."""
+    """Arguments of Popen that run the child as this user. Another user than the current one needs root."""
     if owner.st_uid == os.geteuid():
         return {} if os.environ.get("MH_DEBUG", "") not in {"", "0"} else {"stderr": subprocess.DEVNULL}
     import pwd

@@ -1,4 +1,4 @@
-"""A list of points from a spreadsheet as points of a profile: tolerant of headers, strict about contents."""
+"""Reads a list of points (CSV) as points of a profile: tolerant of headers, strict about values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from drivers.profile.points import build_point
 from drivers.profile.register_layout import FUNCTION_WORDS, REGISTERS, TYPE_WORDS, Defaults
 from drivers.toml import KeyPath, TomlSource, nearest, show
 
-HEADERS: Final[Mapping[str, tuple[str, ...]]] = {  # key of a point -> its names in lists, without blanks and signs
+HEADERS: Final[Mapping[str, tuple[str, ...]]] = {  # key of a point -> its names in lists, without punctuation
     "name": ("name", "point", "pointname", "tag", "variable", "名称", "点名", "测点", "测点名称"),
     "address": ("address", "addr", "register", "registeraddress", "reg", "地址", "寄存器", "寄存器地址"),
     "type": ("type", "datatype", "format", "dtype", "类型", "数据类型", "格式"),
@@ -57,7 +57,7 @@ REFERENCE: Final[Mapping[int, int]] = {4: 3, 3: 4, 1: 2, 0: 1}  # leading digit 
 
 
 class _Lines(TomlSource):
-    """A list whose points know the line they come from."""
+    """Finds the line of the list that a point comes from, for error messages."""
 
     lines: tuple[int, ...] = ()
 
@@ -67,7 +67,10 @@ class _Lines(TomlSource):
 
 @dataclass(frozen=True, slots=True)
 class ListOptions:
-    """Defaults for columns that a list lacks. ``is_4x``: its addresses count from 40001, 30001, 10001 and 1."""
+    """Defaults for missing columns and empty cells of a list.
+
+    ``is_4x``: addresses are in 4x notation, where the first ones are 40001, 30001, 10001 and 1.
+    """
 
     function: int | None = None
     order: str = ""
@@ -75,7 +78,7 @@ class ListOptions:
 
 
 def read_list(path: Path, options: ListOptions) -> list[dict[str, Any]]:
-    """The points of a list, as tables of a profile. Raises UsageError or ProfileError with every line that is wrong."""
+    """The points of a list, as tables of a profile. Raises UsageError, or ProfileError that names each invalid line."""
     table = read_rows(path, hint="Keep the points that you need; a device has hundreds")
     header = next((n for n, (_, cells) in enumerate(table) if len(_columns(cells)) >= 2), None)
     if header is None:
@@ -112,7 +115,7 @@ def read_list(path: Path, options: ListOptions) -> list[dict[str, Any]]:
 
 
 def _columns(cells: list[str]) -> dict[int, str]:
-    """Column -> key of a point, for the cells of a header that are known."""
+    """The key of a point for each known column of a header, by the column's index."""
     found: dict[int, str] = {}
     for at, cell in enumerate(cells):
         plain = re.sub(r"[\s_\-./:()（）\[\]]+", "", cell.lower())
@@ -123,7 +126,7 @@ def _columns(cells: list[str]) -> dict[int, str]:
 
 
 class _Row:
-    """One row as the table of a point; an invalid value is a complaint."""
+    """Converts one row to the table of a point; an invalid value becomes a complaint."""
 
     def __init__(
         self, given: Mapping[str, str], options: ListOptions, complaints: ProfileComplaints, path: KeyPath
@@ -153,17 +156,17 @@ class _Row:
         return point
 
     def _type(self, text: str) -> str:
-        """One of our types; understands the words that lists use for it."""
+        """The type in the profile's notation; other common names are translated. ``u16`` if the cell is empty."""
         if not text or text in REGISTERS or text in TYPE_WORDS:
             return TYPE_WORDS.get(text, text) or "u16"
         if nearest(text, REGISTERS):
-            return text  # it is refused later, with the allowed values
+            return text  # probably a typing error: build_point refuses it and names the nearest type
         hint = f"Allowed: {', '.join(REGISTERS)}, and words such as float, int32, 浮点"
         self._wrong(f"type: unknown value {show(self.given['type'])}", hint)
         return "u16"
 
     def _place(self) -> tuple[int, int]:
-        """Function and address on the wire."""
+        """The Modbus function, and the address as on the wire, from 0."""
         given = self.given
         function = _function(given.get("function", ""), self.options)
         address = self._number("address")
@@ -199,7 +202,7 @@ class _Row:
 
 
 def _number(text: str) -> int | Decimal:
-    """256, 0x0100, 100H, 0.1, 1e-3 or, with a comma for the point, 0,1. Raises ValueError."""
+    """Parse 256, 0x0100, 100H, 0.1, 1e-3 or, with a decimal comma, 0,1. Raises ValueError."""
     plain = text.replace(" ", "").replace("_", "")
     if re.fullmatch(r"0[xX][0-9a-fA-F]+", plain):
         return int(plain, 16)
@@ -221,21 +224,24 @@ def _function(text: str, options: ListOptions) -> int | None:
 
 
 def _reference(address: int, function: int | None) -> tuple[int | None, int]:
-    """Function and address on the wire of a number in 4x notation, of five or six digits."""
+    """The function and the address on the wire for a number in 4x notation, which has five or six digits.
+
+    A ``function`` that is given wins over the leading digit.
+    """
     size = 100_000 if address >= 100_000 else 10_000
     found = REFERENCE.get(address // size)
     return (found if function is None else function), address % size - 1
 
 
 def _name(text: str) -> str:
-    """A name of the vocabulary; also found by its English or Chinese meaning."""
+    """The name of a point: ``text`` itself, or the vocabulary's name for this English or Chinese meaning."""
     if re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", text):
         return text
     return _meanings().get(re.sub(r"\s+", " ", text.strip().lower()), text)
 
 
 def _meanings() -> dict[str, str]:
-    """Meaning -> name, for names without numbers; phases are written out."""
+    """The vocabulary's names by meaning. Each phase has its own entry; names that contain numbers are left out."""
     out: dict[str, str] = {}
     for entry in vocabulary().entries():
         for word in ("l1", "l2", "l3", "l12", "l23", "l31"):
@@ -244,6 +250,6 @@ def _meanings() -> dict[str, str]:
                 continue
             for meaning in (filled.en, filled.zh):
                 out.setdefault(meaning.lower(), name)
-                for phase, letter in (("l1", "a"), ("l2", "b"), ("l3", "c")):  # as Chinese lists name phases
+                for phase, letter in (("l1", "a"), ("l2", "b"), ("l3", "c")):  # lists in Chinese have phases A, B, C
                     out.setdefault(meaning.lower().replace(f"{phase}相", f"{letter}相"), name)
     return out

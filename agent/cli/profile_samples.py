@@ -20,9 +20,9 @@ SPACES: Mapping[str, int] = {"coils": 1, "discrete": 2, "holding": 3, "input": 4
 
 
 def replay(profile: Profile, more: tuple[Sample, ...] = ()) -> list[str]:
-    """Mismatches in the samples of a profile and in ``more``, one text each."""
+    """Decode the samples of a profile and ``more`` samples; return one text for each value that is not as expected."""
     wrong: list[str] = []
-    for sample in (*profile.samples, *more) if profile.protocol in protocols() else ():  # else its driver is missing
+    for sample in (*profile.samples, *more) if profile.protocol in protocols() else ():  # none without its driver
         points = profile.resolve(sample.params, sample.firmware, sample.identity).points
         try:
             found = sampled(profile, sample, points)
@@ -40,7 +40,7 @@ def replay(profile: Profile, more: tuple[Sample, ...] = ()) -> list[str]:
 
 
 def sampled(profile: Profile, sample: Sample, points: tuple[Point, ...]) -> dict[str, Reading]:
-    """The values in a sample's registers or frames. Raises LineError or ValueError."""
+    """The readings that a sample's registers or frames decode to, by name. Raises LineError or ValueError."""
     from drivers.samples import read_sample
 
     return read_sample(profile, points, sample.words, sample.frames)
@@ -54,9 +54,9 @@ def make_sample(
     dump: Mapping[str, Mapping[str, int]],
     identity: Mapping[str, str],
 ) -> dict[str, Any]:
-    """A sample file's content: the registers of ``dump``, and the values that this profile decodes from them now.
+    """The content of a sample file: the registers of ``dump``, and the values that this profile decodes from them now.
 
-    The values are those before transformer ratios and reversed CTs, which belong to the site, not to the family.
+    Transformer ratios and reversed CTs are not applied: they belong to the site, not to the device family.
     """
     words = {SPACES[space]: {int(at): word for at, word in found.items()} for space, found in dump.items()}
     firmware = identity.get("device.firmware")
@@ -74,7 +74,7 @@ def make_sample(
 
 
 def _json(value: Decimal | int | str | None) -> Any:
-    """A value for JSON: a number as text, which keeps its digits; a text in an object, to tell it from a number."""
+    """A value for JSON: a number becomes a text, which keeps its digits; a text becomes ``{"text": ...}``."""
     return {"text": value} if isinstance(value, str) else str(value)
 
 
@@ -91,7 +91,7 @@ def write_sample(path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def samples_beside(path: Path) -> list[tuple[Path, Sample]]:
-    """The sample files of a profile: FAMILY.json and FAMILY.*.json in its folder. Raises ProfileError."""
+    """The sample files of a profile, FAMILY.json and FAMILY.*.json beside it, with content. Raises ProfileError."""
     files = [*path.parent.glob(f"{path.stem}.json"), *path.parent.glob(f"{path.stem}.*.json")]
     return [(file, _sample(file)) for file in sorted(files)]
 

@@ -117,7 +117,7 @@ def write_new(path: Path, text: str) -> None:
 
 
 def template(kind: str, vendor: str, lang: str) -> str:
-    """The profile of a kind of device, valid as it is, with addresses in a row."""
+    """The text of a valid profile for a kind of device; its points have consecutive addresses."""
     rows = [row.split() for row in KINDS[kind]]
     points: list[dict[str, Any]] = []
     address = 0
@@ -147,7 +147,7 @@ def pace_of(name: str) -> str:
 
 
 def document(kind: str, vendor: str, points: Sequence[Mapping[str, Any]], lang: str, source: str = "") -> str:
-    """The text of a profile with these points. ``source``: the list that they come from."""
+    """The text of a profile with these points. ``source``: the file name of the list that they come from."""
     say = TEXTS[lang]
     out = [f"# {say['head']}", f"# {say['registers']}", *([f"# {say['list'].format(file=source)}"] if source else [])]
     out += [
@@ -186,5 +186,5 @@ def _value(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    """As TOML writes it; its basic strings escape as JSON does."""
+    """A value as TOML. JSON can write it, because a basic string of TOML has the same escapes."""
     return json.dumps(value, ensure_ascii=False)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-BORDER: Final = 2  # light modules around it; on a terminal, fewer than the standard's four are enough
+BORDER: Final = 2  # light modules around the code; on a terminal, fewer than the standard's four are enough
 _HALVES: Final = {(0, 0): " ", (1, 0): "▀", (0, 1): "▄", (1, 1): "█"}
 
 
 def terminal_qr(text: str, coloured: bool) -> str:
-    """Two rows of modules per line. ``coloured``: black on white, independent of the terminal's colours."""
+    """A QR code as text, with two rows of modules per line.
+
+    ``coloured``: black on white, independent of the terminal's colours.
+    """
     import segno
 
     rows = [list(row) for row in segno.make(text, error="m", micro=False).matrix_iter(border=BORDER)]
@@ -25,7 +28,7 @@ def terminal_qr(text: str, coloured: bool) -> str:
 
 
 def can_show() -> bool:
-    """Can stdout's encoding represent the block characters of a code?"""
+    """True if the encoding of stdout has the block characters of a code."""
     try:
         "▀▄█".encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -34,7 +37,7 @@ def can_show() -> bool:
 
 
 def svg_qr(text: str) -> str:
-    """An inline <svg>, black on white."""
+    """A QR code as an inline <svg>, black on white."""
     import segno
 
     svg: str = segno.make(text, error="m", micro=False).svg_inline(border=4, light="#fff", omitsize=True)

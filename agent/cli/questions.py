@@ -1,4 +1,4 @@
-"""Questions to the person at the terminal. Where there is none, an error names the option that answers them."""
+"""Questions at the terminal. If stdin is not a terminal, an error names the option to use instead."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 
 
 def is_terminal() -> bool:
-    """Can a person answer?"""
+    """True if stdin is a terminal, so that a person can answer."""
     return sys.stdin.isatty()
 
 
 def asked(question: str, parse: Callable[[Any], T], default: str | None = None, *, hidden: bool = False) -> T:
-    """The answer, once it is valid; each wrong one is explained. ``default``: for an empty answer."""
+    """Ask until the answer is valid, and return it parsed. An empty answer means ``default``."""
     while True:
         text: str = click.prompt(question, default=default, err=True, hide_input=hidden, show_default=bool(default))
         try:
@@ -39,7 +39,7 @@ def asked(question: str, parse: Callable[[Any], T], default: str | None = None, 
 
 
 def given(option: str, parse: Callable[[object], T], text: object) -> T:
-    """The value of an option. Raises UsageError naming it."""
+    """The parsed value of an option. Raises UsageError that names the option."""
     try:
         return parse(text)
     except InvalidValue as wrong:
@@ -47,9 +47,10 @@ def given(option: str, parse: Callable[[object], T], text: object) -> T:
 
 
 def confirmed(yes: bool, where: str, language: str, question: str = "", refused: str = "") -> None:
-    """Ask before something is written. After a no, prints ``refused``, or that nothing was changed.
+    """Ask for confirmation before something is written, unless ``yes``.
 
-    Raises UsageError if stdin is not a terminal; Abort after a no.
+    If the answer is no, prints ``refused`` (by default, that nothing was changed) and raises Abort.
+    Raises UsageError if stdin is not a terminal.
     """
     if yes:
         return
