@@ -266,7 +266,9 @@ def names(pattern: str, lang: str, as_json: bool) -> None:
 
 @profiles.command()
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--kind", type=click.Choice(list(KINDS)), default="meter", show_default=True, help="What it measures.")
+@click.option(
+    "--kind", type=click.Choice(list(KINDS)), default="meter", show_default=True, help="What the device measures."
+)
 @click.option("--from", "listed", type=EXISTING_FILE, help="A CSV list of points, with a line of column names.")
 @click.option("--function", type=click.IntRange(1, 4), help="With --from: function for lines that have none.")
 @click.option(

@@ -1,4 +1,4 @@
-"""`meterhouse read`: one device, once, as a table of values."""
+"""`meterhouse read`: reads one device once, and prints a table of its values."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Round:
     mono_s: float
 
     def by_name(self) -> dict[str, Reading]:
-        """The readings, by point."""
+        """The readings, by the name of their point."""
         return {reading.name: reading for reading in self.readings}
 
 
@@ -207,7 +207,7 @@ def _show(
     raw: bool,
     as_json: bool,
 ) -> None:
-    """Print the last round, and what changed since the first. Raises LineError if there is no value at all."""
+    """Print the last round, and its changes since the first round. Raises LineError if there is no value at all."""
     last = rounds[-1]
     rows = list(zip(last.points, last.readings, strict=True))
     nothing = all(reading.value is None for reading in last.readings)
@@ -223,13 +223,16 @@ def _show(
 
 
 def _refuse(useless: Mapping[str, object]) -> None:
-    """Raises UsageError for an option that does not apply without a profile."""
+    """Raises UsageError for the first option that is given; none of them has an effect with --registers."""
     for option in (option for option, given in useless.items() if given):
         raise UsageError("has no effect with --registers", where=option, hint="Registers are read without a profile")
 
 
 def _target(device: str | None, options: ConfigOptions, adhoc: Mapping[str, Any]) -> Target:
-    """The device by name, or as the options describe it. Raises UsageError, ConfigError or ProfileError."""
+    """The configured device of this name, or the device that the options describe.
+
+    Raises UsageError, ConfigError or ProfileError.
+    """
     from agent.cli.target import adhoc_target, configured_target
 
     if device is not None:
@@ -244,7 +247,7 @@ def _target(device: str | None, options: ConfigOptions, adhoc: Mapping[str, Any]
 
 
 def _check_recorded(profile: Profile, files: Mapping[str, Path | None]) -> None:
-    """Raises UsageError if there are no registers to record."""
+    """Raises UsageError if a file is given, but the protocol has no registers to record."""
     for option, file in files.items():
         if file is not None and not has_registers(profile.protocol):
             hint = "`watch --frames` shows the frames of such a meter"
@@ -252,7 +255,7 @@ def _check_recorded(profile: Profile, files: Mapping[str, Path | None]) -> None:
 
 
 def _nothing_read(last: Round, profile: Profile, url: str, address: str) -> LineError:
-    """The device answers, but gives no value at all."""
+    """The error if no point of the device could be read, by the most frequent reason."""
     reasons = Counter(reading.quality for reading in last.readings)
     reason = Reason(reasons.most_common(1)[0][0])
     where, count = f"{url}, address {address}", len(last.readings)
@@ -333,13 +336,13 @@ def write_dump(path: Path, address: str, words: Mapping[str, Mapping[str, int]])
 
 
 def silence_hint(config: Config, device: DeviceConfig) -> str:
-    """The hint if a device does not answer."""
+    """The hint if a configured device does not answer."""
     line = config.line(device.line)
     return hint_of_silence(line.url, device.address, device.serial or line.serial)
 
 
 def hint_of_silence(url: str, address: str, setting: str) -> str:
-    """The same for an address on a line. ``setting``: of a serial port."""
+    """The hint if no device answers at an address. ``setting``: that of the serial port, such as "9600 8N1"."""
     if url.startswith("serial:"):
         swapped = f"that its port is set to {setting}, that A and B are not swapped, and that the device is powered"
         return f"Check the address {address}, {swapped}"
@@ -358,9 +361,10 @@ async def read_once(
     patterns: Iterable[str] = (),
     words: dict[str, dict[str, int]] | None = None,
 ) -> tuple[list[Point], list[Reading]]:
-    """All points of a device, in the variant that its firmware selects, with their readings.
+    """Read a device once. Returns the points that match ``patterns`` (without patterns, all) and their readings.
 
-    ``words``, if given, is filled with the registers that were read, in the form of a dump.
+    The points are those of the variant that the device's own data select. ``words``, if given, is filled with the
+    registers that were read, in the form of a dump.
 
     Raises LineError if the device does not answer, ProfileError or UsageError if no request can be made.
     """
@@ -387,7 +391,7 @@ async def read_once(
 
 
 def chosen(spec: DeviceSpec, patterns: Iterable[str]) -> list[Point]:
-    """The points that --point asks for. Raises UsageError for a pattern that matches none."""
+    """The points that match the patterns of --point. Raises UsageError for a pattern without a match."""
     from drivers.profile import select
 
     try:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from drivers.register_values import Look
 
 LEASE_S: Final = 300.0
-MOST_REPEAT_S: Final = 240.0  # less than the lease
+MOST_REPEAT_S: Final = 240.0  # for all repetitions: less than the lease
 TABLE_WIDTH: Final = 80  # where stdout is not a terminal
 MOST_CHANGES: Final = 60
 COLUMNS: Final = (  # type, order, width; from the left, as many as fit the terminal
@@ -74,7 +74,7 @@ NO_REGISTERS = "Read a meter without registers with --profile; `meterhouse profi
 
 @dataclass(frozen=True, slots=True)
 class RawTarget:
-    """The device to ask."""
+    """The device to read, and how to reach it."""
 
     line: LineConfig
     unit: int
@@ -85,7 +85,7 @@ class RawTarget:
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """Line and unit, for messages."""
         return f"{self.line.url} unit {self.unit}"
 
 
@@ -219,7 +219,7 @@ def _all_refused(target: RawTarget, ranges: Sequence[RegisterRange], found: RawR
 
 
 def _ask_other_table(target: RawTarget, ranges: Sequence[RegisterRange]) -> LineError | None:
-    """Why the same registers of the other table cannot be read; None if some can."""
+    """Read the same ranges from the other table. Returns the error, or None if some registers could be read."""
     try:
         with borrow_line(target.folder, target.line.url, "read", LEASE_S) as owner:
             (found,) = owner.run(_read(target, ranges, 1, 0.0, lambda n: None))
@@ -233,7 +233,7 @@ def _meaning(error: DeviceException) -> str:
 
 
 def _print_json(rounds: Sequence[RawRegisters]) -> None:
-    """One object per register, then one per refused part."""
+    """Print one object per register, then one per range that could not be read."""
     from agent.cli.ring_follower import number
     from drivers.model import Reason
     from drivers.profile.register_layout import REGISTERS
@@ -278,7 +278,7 @@ def _print_json(rounds: Sequence[RawRegisters]) -> None:
 
 
 def _json_number(value: Decimal) -> int | float:
-    """Whole numbers stay whole, however large."""
+    """A whole number below 2**64 as int, which keeps all digits; any other number as float."""
     return int(value) if value == value.to_integral_value() and abs(value) < 2**64 else float(value)
 
 
@@ -362,7 +362,7 @@ def _place(function: int, address: int, is_hex: bool) -> str:
 def _print_words(
     registers: Mapping[int, int], looks: Mapping[int, Look], words: Mapping[str, str], room: int, is_hex: bool
 ) -> None:
-    """A table with as many types and orders as fit; a value that looks like a known quantity has a star."""
+    """Print a table with as many types and orders as fit; a star marks values that look like a known quantity."""
     from agent.cli.common import pad
     from drivers.register_values import text_of_word, value_at
 
@@ -390,7 +390,7 @@ def _print_words(
 
 
 def _print_bits(registers: Mapping[int, int], words: Mapping[str, str], is_hex: bool) -> None:
-    """Sixteen coils per row, and which of them are set."""
+    """Print sixteen coils or inputs per row, then the addresses of those that are 1."""
     from itertools import groupby
 
     ordered = sorted(registers)
@@ -404,9 +404,9 @@ def _print_bits(registers: Mapping[int, int], words: Mapping[str, str], is_hex: 
 
 
 def _print_changes(rounds: Sequence[RawRegisters], best: Look | None, words: Mapping[str, str], is_hex: bool) -> None:
-    """The values that changed between readings, and the difference between first and last.
+    """Print the values that changed between the readings, with the difference between the first and the last.
 
-    ``best``: type and order that most values seem to have; if None, 16-bit registers are compared.
+    ``best``: has the type and order that most values seem to have; if None, 16-bit registers are compared.
     """
     from drivers.register_values import value_at
 

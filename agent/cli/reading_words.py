@@ -13,12 +13,12 @@ LINE_TROUBLE: Final[Mapping[str, Texts]] = {  # counters of a line in the snapsh
     "exceptions": ("exceptions", "拒绝"), "stale": ("late", "迟到"), "foreign": ("foreign", "外来帧"),
     "open_failures": ("not opened", "打不开"), "lost": ("lost", "断开"),
 }  # fmt: skip
-QUALITIES: Final[Mapping[str, Texts]] = {  # of a value that exists
+QUALITIES: Final[Mapping[str, Texts]] = {  # qualities of readings that have a value
     "": ("", ""), "suspect": ("suspect", "可疑"), "range": ("out of range", "超量程"),
     "frozen": ("frozen", "数值不变"), "clock": ("device's clock is wrong", "时标不准"),
     "estimated": ("estimated", "估算"), "substituted": ("substituted", "替代"),
 }  # fmt: skip
-KIND_WORDS: Final[Mapping[str, Texts]] = {  # of points
+KIND_WORDS: Final[Mapping[str, Texts]] = {  # kinds of points
     "gauge": ("gauge", "瞬时量"), "counter": ("counter", "累计量"),
     "state": ("state", "状态"), "text": ("text", "文本"),
 }  # fmt: skip

@@ -76,7 +76,7 @@ def reload(lang: str, options: ConfigOptions, as_json: bool) -> None:
 
 
 def _changes(found: Mapping[str, Any], changed: str, words: Mapping[str, str]) -> Iterator[str]:
-    """One line for each thing that changed. An agent of an earlier version only gives counts."""
+    """One line per change; only the text ``changed`` for an agent of an earlier version, which lists no changes."""
     if "changes" not in found:
         yield changed
     elif not found["changes"]:

@@ -1,4 +1,4 @@
-"""`meterhouse replay`: the platform side of a replay: request packs from a gateway again, and receive them."""
+"""`meterhouse replay`: requests packs from a gateway again, as a platform would, and receives them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONNECT_S: Final = 10.0
 LAST = 2**53
 MAX_REPLIES: Final = 10_000  # to one request
 MAX_REPLY_BYTES: Final = 64 << 10
-MAX_PACKS: Final = 2_000_000  # whose hashes are kept, to recognise duplicates
+MAX_PACKS: Final = 2_000_000  # their hashes are held in memory, to recognise duplicates
 
 
 @click.command()
@@ -96,7 +96,7 @@ def replay(
 
 
 class ReplayClient(Subscriber):
-    """Requests the replay once it is subscribed, and again after a reconnect; a later refusal ends the queue."""
+    """Sends the request after each subscription, so also after a reconnect. A refusal then closes the queue."""
 
     def __init__(self, broker: str, stream: str, request: dict[str, Any], login: BrokerLogin) -> None:
         base = PREFIX + stream.rpartition("/")[0]
@@ -129,7 +129,11 @@ class ReplayClient(Subscriber):
 def _take(
     client: ReplayClient, name: str, broker: str, silence_s: float, file: BinaryIO | None
 ) -> tuple[int, list[dict[str, Any]]]:
-    """How many different packs came, and our replies, up to the last one. Raises BrokerError on silence."""
+    """Receive until the last reply. Returns the number of different packs, and all replies to our request.
+
+    Raises:
+        BrokerError: nothing arrived for ``silence_s`` seconds, the broker refused, or too much arrived.
+    """
     seen: set[bytes] = set()
     replies: list[dict[str, Any]] = []
     reply_topic, pack_topic = client.topics

@@ -1,4 +1,4 @@
-"""Follows the newest value of every point in the ring of a running agent. Read-only; the agent is not disturbed."""
+"""Follows the newest value of each point in the ring of a running agent. Only reads, so the agent is not disturbed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from drivers.model import GatewayError, Quality
 from ext.ring import ANSWER, EVENT, GAP, Record, Ring
 
-GAP_CODES = 128
-LONGEST, SHORT_DIGITS = 21, 15  # most characters of a number in a table (a 64-bit counter); digits of a longer number
+GAP_CODES = 128  # from here on, a quality is the reason of a gap
+LONGEST, SHORT_DIGITS = 21, 15  # characters of a 64-bit counter, the longest number in a table; digits of longer ones
 FLOAT_DIGITS: Mapping[str, int] = {"gauge": 5, "counter": 8}  # significant digits; further ones are rounding noise
 
 
@@ -25,27 +25,27 @@ class PointName:
     unit: str
     kind: str
     is_float: bool = False  # its raw value is IEEE 754
-    is_daily: bool = False  # it is read once a day, and after an absence or a reload
+    is_daily: bool = False  # read once a day, and after the device was absent or the configuration was reloaded
 
 
 @dataclass(slots=True)
 class Latest:
-    """The newest record of a point. From 128 on, ``quality`` is a gap reason, and ``value`` is the last good one."""
+    """The newest record of a point. If ``quality`` is a gap reason (128 or more), ``value`` is the last one before."""
 
     point: PointName
     value: Decimal | str | None = None
     quality: int = Quality.GOOD
     tick_ms: int = 0
-    time_ns: int = 0  # UTC, of the newest record
-    good_ns: int = 0  # UTC, of the last value; 0: none in the ring
-    period_ms: int = 0  # between its last two ticks; 0: not known yet
+    time_ns: int = 0  # UTC time of the newest record
+    good_ns: int = 0  # UTC time of ``value``; 0: the ring has no value
+    period_ms: int = 0  # between the last two ticks; 0: not known yet
 
     def age_s(self, now_ns: int) -> float | None:
-        """Seconds since the last value; None if the ring holds none."""  # field pain 70
+        """Seconds since the last value; None if the ring has none (field pain 70)."""
         return (now_ns - self.good_ns) / 1e9 if self.good_ns else None
 
     def to_json(self, now_ns: int) -> dict[str, Any]:
-        """As ``watch --json`` and ``status --points --json`` print it."""
+        """The object that ``watch --json`` and ``status --points --json`` print."""
         from agent.cli.common import show_quality
 
         age = self.age_s(now_ns)
@@ -62,7 +62,7 @@ class Latest:
 
 
 def number(value: Decimal | str | None) -> int | float | str | None:
-    """A value for JSON: whole numbers stay whole."""
+    """A value for JSON: a whole number below 2**53 as int, any other number as float."""
     if not isinstance(value, Decimal):
         return value
     return int(value) if value == value.to_integral_value() and abs(value) < 2**53 else float(value)
@@ -76,7 +76,7 @@ def show_number(value: Decimal | str | None, kind: str = "", is_float: bool = Fa
 
 
 def show_short(value: Decimal | str | None, kind: str = "", is_float: bool = False) -> str:
-    """The same for a table: a number longer than a counter of 64 bits has 15 digits, or is ``3.4028e+38``."""
+    """As ``show_number``, for a table: a number longer than a 64-bit counter is rounded to 15 digits or 3.4028e+38."""
     text = show_number(value, kind, is_float)
     if not isinstance(value, Decimal) or len(text) <= LONGEST:
         return text
@@ -86,7 +86,7 @@ def show_short(value: Decimal | str | None, kind: str = "", is_float: bool = Fal
 
 
 def _rounded(value: Decimal, digits: int) -> Decimal:
-    """A number with this many significant digits; digits before the decimal point are never rounded."""
+    """A number rounded to this many significant digits; digits before the decimal point are never rounded."""
     leading = value.adjusted()
     if leading < -8:
         return value
@@ -95,38 +95,40 @@ def _rounded(value: Decimal, digits: int) -> Decimal:
 
 
 def last_answer(facts: Mapping[str, Any], points: Iterable[Latest]) -> float | None:
-    """When a device answered last, UTC seconds, from the snapshot or the ring. The ring is newer: with many devices, a
-    snapshot is written only every ten seconds."""
+    """The time of a device's last answer in UTC seconds, from the snapshot or the ring; None if there was none.
+
+    The ring is newer: with many devices, a snapshot is written only every ten seconds.
+    """
     newest = max((one.good_ns for one in points), default=0) / 1e9
     return max(newest, float(facts.get("last_answer") or 0)) or None
 
 
 def tables_of(snapshot: Mapping[str, Any]) -> Iterator[tuple[int, str, list[Mapping[str, Any]]]]:
-    """Number, device and points of each table of a snapshot, in order; a table may have the points of another."""
+    """The number, device and points of each point table of a snapshot, in order of their numbers."""
     tables = snapshot.get("tables", {})
     for number, table in sorted(((int(text), table) for text, table in tables.items()), key=lambda item: item[0]):
         points = table["points"]
-        if isinstance(points, int):  # as that table
+        if isinstance(points, int):  # the number of the table that has the same points
             points = tables.get(str(points), {}).get("points")
         yield number, str(table["stream"]).rpartition("/")[2], points if isinstance(points, list) else []
 
 
 @dataclass(slots=True)
 class Follower:
-    """Follows one ring with the tables of the snapshot."""
+    """Reads the new records of one ring; the point tables come from the snapshot."""
 
     ring: Ring
     names: dict[tuple[int, int], PointName] = field(default_factory=dict)
     position: int = 0
     latest: dict[tuple[str, str], Latest] = field(default_factory=dict)
-    lost: int = 0  # times that the writer overtook us
+    lost: int = 0  # how often the writer overwrote records before they were read here
 
     @classmethod
     def open(cls, runtime_dir: Path, snapshot: Mapping[str, Any]) -> Follower:
-        """The ring named in the snapshot, from its oldest record on.
+        """Open the ring that the snapshot names, at its oldest record.
 
         Raises:
-            GatewayError: it is missing, cannot be read, or is not a ring.
+            GatewayError: the file is missing, cannot be read, or is not a ring.
         """
         path = runtime_dir / str(snapshot.get("ring", ""))
         try:
@@ -141,7 +143,7 @@ class Follower:
         return follower
 
     def learn(self, snapshot: Mapping[str, Any]) -> None:
-        """Take the tables of a snapshot. All points of a stream's newest table are shown, even those never read."""
+        """Use the point tables of a snapshot. Each of their points gets an entry in ``latest``, even if never read."""
         for number, device, points in tables_of(snapshot):
             for index, point in enumerate(points):
                 is_float, is_daily = point.get("float", False), point.get("daily", False)
@@ -150,7 +152,7 @@ class Follower:
                 self.latest.setdefault((device, name.name), Latest(name)).point = name
 
     def follow(self) -> Iterator[Latest]:
-        """Points with new records since the last call, in the order of the ring."""
+        """The points with new records since the last call, in the order of the ring. Raises GatewayError."""
         end = self.ring.head
         if self.position < self.ring.tail:
             self.lost += 1
@@ -161,9 +163,9 @@ class Follower:
                 for record in self.ring.scan(self.position, end):
                     self.position = record.next
                     yield from self._take(record)
-            except (ValueError, ArithmeticError) as error:  # an invalid record, or an absurd number
+            except (ValueError, ArithmeticError) as error:  # an invalid record or number
                 raise GatewayError(f"cannot be read: {error}", where="ring", hint="Is the agent restarting?") from error
-            if self.position == before:  # overtaken in the middle: continue at a safe position
+            if self.position == before:  # overwritten while reading: continue at the oldest record
                 self.lost += 1
                 self.position = max(self.ring.tail, before)
                 if self.position == before:
@@ -185,7 +187,7 @@ class Follower:
 
     def _note(self, record: Record, point: int, value: Decimal | str | None, quality: int) -> Iterator[Latest]:
         name = self.names.get((record.table, point))
-        if name is None:  # a table younger than the snapshot that we know
+        if name is None:  # a table that is newer than our snapshot
             return
         latest = self.latest.setdefault((name.device, name.name), Latest(name))
         if record.tick_ms > latest.tick_ms > 0:

@@ -1,4 +1,4 @@
-"""`meterhouse run`: the agent itself."""
+"""`meterhouse run`: runs the agent."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from agent.store import StoreFull
 from drivers.model import ConfigError, GatewayError
 
 log = logging.getLogger("meterhouse")
-EACH_LINE = 2  # its port or connection, and its frames in shared memory
-EACH_UPLINK = 4  # connection, wake-up pipe, poller; certificates for a moment
-SPARE = 48  # loop, database, ring, snapshot, log; connections of tools; what libraries open for a moment
+# open files:
+EACH_LINE = 2  # port or connection, frames in shared memory
+EACH_UPLINK = 4  # connection, wake-up pipe, poller; briefly a certificate
+SPARE = 48  # event loop, database, ring, snapshot, log, connections of tools; briefly files that libraries open
 
 
 def files_needed(config: Config) -> int:
@@ -36,7 +37,7 @@ def files_needed(config: Config) -> int:
 
 
 def allow_files(config: Config) -> Config:
-    """The configuration, unchanged. Raises this process's limit of open files if that is too low.
+    """Increase this process's limit of open files if it is too low. Returns the configuration unchanged.
 
     Raises:
         ConfigError: the system allows too few open files for this many lines.
@@ -54,15 +55,15 @@ def allow_files(config: Config) -> Config:
 
 
 def make_key(config: Config) -> None:
-    """A gateway creates its own key at its first start: an image for many gateways must not contain one.
+    """Create the signing key at the first start of a new gateway, so that a disk image need not contain a key.
 
     Raises:
-        GatewayError: it, or the state directory, cannot be created.
+        GatewayError: the key or the state directory cannot be created.
     """
     file = config.key.file
-    if file is None or file.exists():  # a credential is created by systemd
+    if file is None or file.exists():  # None: the key is a credential, which systemd provides
         return
-    if config.store_path.exists():  # not a new gateway: its key was lost, and verifiers would not trust another one
+    if config.store_path.exists():  # not a new gateway: the key was lost, and verifiers would not trust another one
         return
     from agent.keys import create_key
 
@@ -79,7 +80,7 @@ async def serve(config: Config, load: Callable[[], Config]) -> None:
 
     def on_signal() -> None:
         if stop.is_set():
-            os._exit(1)  # sealed readings are on the disk, the others in the ring
+            os._exit(1)  # loses nothing: sealed readings are on the disk, the others in the ring
         stop.set()
         notify("STOPPING=1\nSTATUS=sealing and sending pending readings")
 
@@ -89,7 +90,7 @@ async def serve(config: Config, load: Callable[[], Config]) -> None:
     def ready() -> None:
         gc.collect()
         ext.memory.give_back()
-        gc.freeze()  # objects alive now stay: the garbage collector need not visit them again
+        gc.freeze()  # the objects that exist now are permanent: the garbage collector need not check them again
         notify("READY=1")
 
     service = Service(config, ready, load)
@@ -148,7 +149,7 @@ def _with_a_full_disk(error: GatewayError) -> GatewayError:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """uvloop if it is installed: it halves the CPU time of a request."""
+    """The factory of uvloop if it is installed (it halves the CPU time of a request), else of asyncio."""
     try:
         from uvloop import new_event_loop
     except ImportError:

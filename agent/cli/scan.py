@@ -1,4 +1,4 @@
-"""`meterhouse scan`: the devices on a line, and the profiles that fit."""
+"""`meterhouse scan`: finds the devices on a line, and the profiles that fit them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 LEASE_S = 900.0
 MOST_HOSTS = 256
-TIMEOUT_S, QUICK_TIMEOUT_S = 0.2, 0.1  # a later answer is still recognised by its address, and requested again
+# in the first pass; an answer that comes later is still recognised by its address, and that address is tried again
+TIMEOUT_S, QUICK_TIMEOUT_S = 0.2, 0.1
 WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "estimate": (
         "takes at most about {time}, plus up to {each} for each device found",
@@ -81,7 +82,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _search_options(command: F) -> F:
-    """Adds the search options of single protocols."""
+    """Add the search options of each protocol to a command."""
     for option in reversed([option for protocol in searchable() for option in protocol.search_options]):
         command = click.option(f"--{option.name}", type=click.Choice(option.choices), help=option.help)(command)
     return command
@@ -160,8 +161,8 @@ def scan(
     """Find the devices on a line and the profiles that fit them.
 
     Sends read requests only, and first listens for ten seconds: if another master is active, it does not scan. A quick
-    pass tries every address once; a slow pass tries those that did not answer again, with longer timeouts. If the
-    running agent owns the line, it lends the line for at most 15 minutes.
+    pass tries every address once; a slow pass then retries the addresses that did not answer, with longer timeouts. If
+    the running agent owns the line, it lends the line for at most 15 minutes.
 
     \b
     Examples:
@@ -229,12 +230,12 @@ def scan(
 
 
 def say(lang: str, key: str, **names: object) -> str:
-    """One of the texts of a scan."""
+    """A text of ``WORDS`` in this language."""
     return WORDS[key][lang == "zh"].format(**names)
 
 
 def _estimate(scans: Sequence[Scan], lang: str) -> str:
-    """The text before a scan: the longest time it takes without devices, and how much each device adds."""
+    """The text before a scan: its longest duration if no device answers, and the time that each device adds."""
     time = show_age(sum(scan.estimate_s() for scan in scans), lang)
     each_s, slow_s = map(max, zip(*(scan.device_s() for scan in scans), strict=True))
     if not scans[0].options.identify:
@@ -257,7 +258,7 @@ def _exit_code(scans: Sequence[Scan], found: Sequence[FoundDevice], trouble: Seq
 
 
 async def _bounded(scan: Scan, progress: ProgressCallback, announce: Announce) -> None:
-    """A scan that ends before its lease does."""
+    """Run a scan, but stop it ten seconds before its lease of the line ends."""
     from drivers.scan import note
 
     try:
@@ -268,7 +269,7 @@ async def _bounded(scan: Scan, progress: ProgressCallback, announce: Announce) -
 
 
 def _expanded(lines: Sequence[str]) -> list[str]:
-    """Ranges of hosts written out. Raises UsageError."""
+    """The urls of lines, one for each host of a range such as 192.0.2.10-40. Raises UsageError."""
     found: list[str] = []
     for url in lines:
         match = _HOSTS.fullmatch(url)
@@ -285,7 +286,7 @@ def _expanded(lines: Sequence[str]) -> list[str]:
 
 
 def parse_addresses(text: str | None) -> tuple[int, ...]:
-    """``1-32,100`` as numbers, each once. Raises UsageError."""
+    """The numbers in a text such as ``1-32,100``, without duplicates. Raises UsageError."""
     found: dict[int, None] = {}
     for part in (text or "").split(",") if text else ():
         match = re.fullmatch(r"\s*(\d{1,3})(?:-(\d{1,3}))?\s*", part)
@@ -300,7 +301,7 @@ def parse_addresses(text: str | None) -> tuple[int, ...]:
 
 
 def _scan_options(url: str, **asked: Any) -> ScanOptions:
-    """The scan of one line by the options."""
+    """The options of the command, as options for the scan of one line. Raises UsageError."""
     from drivers.scan import COMMON_SETTINGS, ScanOptions
 
     if (asked["settings"] or asked["all_settings"]) and not url.startswith("serial:"):
@@ -332,7 +333,7 @@ def _scan_options(url: str, **asked: Any) -> ScanOptions:
 
 
 def _of_line(asked: ScanOptions, line: LineEntry) -> ScanOptions:
-    """The scan of a configured line; if its serial setting is not a usual one, that is tried first."""
+    """The options for the scan of a configured line. An unusual serial setting of that line is tried first."""
     usual = dict.fromkeys(setting for name in asked.protocols for setting in protocol_of(name).serial_settings)
     settings = asked.settings
     if line.scheme == "serial" and not settings and line.serial not in usual:
@@ -341,7 +342,7 @@ def _of_line(asked: ScanOptions, line: LineEntry) -> ScanOptions:
 
 
 def facts_of(device: FoundDevice) -> dict[str, Any]:
-    """One device for JSON."""
+    """The facts of one device, for JSON."""
     return {
         "line": device.url,
         "protocol": device.protocol,
@@ -366,7 +367,7 @@ def facts_of(device: FoundDevice) -> dict[str, Any]:
 
 
 def _known_lines(options: ConfigOptions, urls: Sequence[str]) -> dict[str, str]:
-    """The configured lines that are among ``urls``: url -> name. Empty if there is no valid configuration."""
+    """The names of configured lines, by their url in ``urls``. Empty if there is no valid configuration."""
     from agent.cli.lease import is_same
 
     if not os.path.exists(options.config_file):
@@ -425,7 +426,7 @@ def _print(
 
 
 def fit_words(device: FoundDevice, lang: str = "en", most: int = 3) -> str:
-    """The best profiles in words."""
+    """The best profiles for a device (at most ``most``) as a text."""
     if not device.fits:
         return say(lang, "none fits" if device.tried else "not tried")
     shown = [

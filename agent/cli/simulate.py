@@ -1,4 +1,4 @@
-"""`meterhouse simulate`: the device side of a profile, a recorded dump, or a whole park, with faults on demand."""
+"""`meterhouse simulate`: simulates devices of a profile, of a recorded dump or of a whole park, with faults."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 @click.option(
     "--role",
     default="",
-    help="What it measures: pv1 to pv3, grid, load, workshop, storage, heat. Default: by device kind.",
+    help="What the device measures: pv1 to pv3, grid, load, workshop, storage, heat. Default: by device kind.",
 )
 @param_option
 @click.option("--turnaround", type=Duration(0, 60), help="Time to answer, such as 20ms. Default: the profile's.")
@@ -136,7 +136,7 @@ async def _serve(options: dict[str, Any]) -> None:
             stack.push_async_callback(control.close)
             for fault in options["faults"]:
                 await control.run(fault if " " in fault.strip() else f"* {fault}")
-            _listen_to(options, control, stack)  # before the output below, after which a script may write at once
+            _listen_to(options, control, stack)  # before the output: a script may send commands as soon as it sees it
             _announce(options, lines, devices)
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), options["seconds"])
@@ -159,7 +159,7 @@ def _park(options: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, Sim
 
 
 def _single(options: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, Simulated]]:
-    """One line with one device, or several of one kind."""
+    """A line with one device, or with several devices of the same kind."""
     from drivers.sim.bus import Bus
     from drivers.sim.rtu import SerialLine
     from drivers.sim.tcp import TcpLine
@@ -224,7 +224,7 @@ def _role(options: dict[str, Any]) -> str:
 
 
 def _meters(options: dict[str, Any], profile: Profile) -> tuple[Bus, Mapping[str, Simulated]]:
-    """Meters that have their own frames, on their own bus."""
+    """Meters of a protocol without registers, and the bus that they share."""
     from drivers.sim.display import ParkClock
     from drivers.sim.families import meter_from_profile
     from drivers.sim.meters import MixedBus
@@ -274,7 +274,7 @@ def _from_profile(options: dict[str, Any], profile: Profile) -> list[SimDevice]:
 
 
 def _announce(options: dict[str, Any], lines: dict[str, SimLine], devices: Mapping[str, Simulated]) -> None:
-    """Print the devices and their addresses, unbuffered, as scripts wait for this."""
+    """Print the devices and their addresses, and flush: scripts wait for this output."""
     park: Park | None = options.get("made")
     if park is not None:
         for slot in park.slots:
@@ -301,7 +301,7 @@ def _announce(options: dict[str, Any], lines: dict[str, SimLine], devices: Mappi
 def _say(
     options: dict[str, Any], name: str, line: str, url: str, serial: str, who: tuple[str, str], profile: str
 ) -> None:
-    """One device; ``who`` is its address as in agent.toml."""
+    """Print one device. ``who``: its address as in agent.toml, and the same for people."""
     address, shown = who
     if options["as_json"]:
         facts = {"device": name, "line": line, "url": url, "serial": serial or None}
@@ -311,7 +311,7 @@ def _say(
 
 
 def _listen_to(options: dict[str, Any], control: Control, stack: AsyncExitStack) -> None:
-    """Commands from a named pipe and from standard input."""
+    """Take commands from a named pipe and from standard input. Raises UsageError."""
     sources = [sys.stdin.fileno()] if options["from_stdin"] else []
     if options["control"]:
         path: Path = options["control"]
@@ -321,7 +321,7 @@ def _listen_to(options: dict[str, Any], control: Control, stack: AsyncExitStack)
                 stack.callback(path.unlink, missing_ok=True)
             elif not path.is_fifo():
                 raise UsageError("exists and is not a named pipe", where=str(path), hint="Give another path")
-            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # read and write, so that it never ends
+            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # also for writing: then it never ends
         except OSError as error:
             raise UsageError(f"no control pipe: {error.strerror}", where=str(path)) from error
         stack.callback(os.close, fd)

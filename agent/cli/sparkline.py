@@ -1,4 +1,4 @@
-"""A row of numbers as blocks of eight heights, for one line of a terminal."""
+"""Draws a row of numbers as blocks of eight heights, in one line of a terminal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ UNKNOWN: Final = "·"
 
 
 def sparkline(values: Sequence[float | None], width: int, low: float | None = None, high: float | None = None) -> str:
-    """The last ``width`` values; "" for fewer than two numbers.
+    """The last ``width`` values as blocks; "" if they have fewer than two numbers.
 
     Args:
-        low: the value of the lowest block; None: the smallest shown.
-        high: the value of the highest block; None: the largest shown.
+        values: None is an unknown value, drawn as a dot.
+        low: the value of the lowest block; None, or too high: the smallest value.
+        high: the value of the highest block; None, or too low: the largest value.
     """
     shown = [value if value is not None and isfinite(value) else None for value in values[-width:]]
     known = [value for value in shown if value is not None]

@@ -74,7 +74,7 @@ def status(options: ConfigOptions, points: bool, lang: str, as_json: bool) -> No
 
 
 def no_status(error: GatewayError) -> dict[str, Any]:
-    """``ok``, ``faults`` and ``findings`` as in ``to_json``, if there is no agent to show."""
+    """The object for ``--json`` if no state can be shown: ``ok``, ``faults`` and ``findings`` as in ``to_json``."""
     code = "config-invalid" if isinstance(error, (ConfigError, ProfileError)) else "no-agent"
     found = [
         {
@@ -91,7 +91,7 @@ def no_status(error: GatewayError) -> dict[str, Any]:
 
 
 def interval_notes(facts: Mapping[str, Any]) -> list[str]:
-    """Pending work before all intervals are known, a sentence each."""
+    """One sentence for each work that is still to be done before all intervals are known."""
     notes = []
     if count := facts.get("reading"):
         notes.append(singular(f"intervals: reading the packs of {count} devices"))
@@ -121,7 +121,7 @@ def _latest(folder: Path, snapshot: Mapping[str, Any]) -> list[Latest]:
 def to_json(
     snapshot: Mapping[str, Any], findings: Sequence[Finding], latest: Iterable[Latest], now: float
 ) -> dict[str, Any]:
-    """The snapshot with ``ok``, ``findings``, ``faults`` (the sentences of the faults) and ages in seconds."""
+    """The snapshot with ``ok``, ``findings``, ``faults`` (texts of the findings that are faults) and ages in seconds."""
     facts = {key: value for key, value in snapshot.items() if key != "tables"}
     facts["faults"] = [one.text() for one in findings if one.exit_code]
     facts["ok"] = not facts["faults"]

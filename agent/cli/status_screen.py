@@ -1,4 +1,4 @@
-"""What `meterhouse status` shows in a terminal of 80 columns, in English or Chinese: tables first, findings last."""
+"""The output of `meterhouse status` for 80 columns, in English or Chinese: tables first, findings last."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from agent.cli.ring_follower import Latest
 
 STYLES: Final = {"alive": "green", "dead": "red", "swapped": "red", "unknown": "yellow"}
-WIDE: Final = 110  # columns from which on urls are shown
+WIDE: Final = 110  # columns of a terminal that has room for urls
 WORDS: Final[Mapping[str, Texts]] = {
     "devices": ("devices", "设备"), "device": ("device", "设备"), "line": ("line", "线路"), "state": ("state", "状态"),
     "complete": ("complete", "完整率"), "missing by": ("missing by", "缺失原因"),
@@ -67,7 +67,7 @@ class StatusScreen:
     """Shows a snapshot with its findings.
 
     Args:
-        now: seconds since the epoch.
+        now: UTC in seconds.
     """
 
     def __init__(self, snapshot: Mapping[str, Any], language: str, now: float) -> None:
@@ -83,7 +83,7 @@ class StatusScreen:
         return plain_table(self._word(title), *(self._word(column) for column in columns), right=numbers)
 
     def show(self, latest: Iterable[Latest], notes: Iterable[str]) -> None:
-        """Head and tables."""
+        """Print the head, the tables and ``notes``."""
         console, snapshot = open_console(), self._snapshot
         for text in self.head():
             console.print(cell(text, 400))
@@ -104,7 +104,7 @@ class StatusScreen:
             console.print(cell(text, 400))
 
     def head(self) -> list[str]:
-        """Name and state of the gateway itself."""
+        """The lines above the tables: name, clock, store and key of the gateway."""
         facts, store, clock = self._snapshot, self._snapshot.get("store", {}), self._snapshot.get("clock", {})
         started = facts.get("started")
         since = (
@@ -123,7 +123,7 @@ class StatusScreen:
         return [head, ("；" if self._at else "; ").join(parts), *([self._word("key", kid=kid)] if kid else [])]
 
     def device_table(self) -> Table:
-        """One device a row."""
+        """One row per device."""
         columns = ("device", "state", "complete", "missing by", "doubtful", "last answer", "line")
         table = self._table("devices", *columns, right=("complete", "doubtful", "last answer"))
         for name, device in self._snapshot.get("devices", {}).items():
@@ -146,7 +146,7 @@ class StatusScreen:
         return table
 
     def line_table(self, console: Console) -> Table:
-        """One line a row, with its counts."""
+        """One row per line, with its counters."""
         columns = ["line", "state", "busy", "asked", "answers", "trouble"]
         if wide := console.width >= WIDE:
             columns.append("url")
@@ -166,7 +166,7 @@ class StatusScreen:
         return table
 
     def uplink_table(self) -> Table:
-        """One destination a row."""
+        """One row per destination."""
         columns = ("destination", "state", "subscriber", "waiting", "confirmed", "refused", "confirm")
         table = self._table("destinations", *columns, right=("waiting", "confirmed", "refused"))
         for name, uplink in self._snapshot.get("uplinks", {}).items():
@@ -184,7 +184,7 @@ class StatusScreen:
 
     @staticmethod
     def say(text: str, err: bool = False) -> None:
-        """One line; in a terminal it is broken between words."""
+        """Print one line of text; on a terminal it is wrapped between words."""
         from rich.console import Console
 
         console = Console(highlight=False, stderr=err)
@@ -194,7 +194,7 @@ class StatusScreen:
             click.echo(text, err=err)
 
     def lines_of(self, findings: Sequence[Finding]) -> list[str]:
-        """Findings, each with what to do."""
+        """One line per finding, followed by a line with its advice if it has one."""
         found = []
         for one in findings:
             found.append(f"{self._word(one.level)}{COLON[self._language]}{one.text(self._language)}")

@@ -1,8 +1,8 @@
-"""Requests to a stopped agent: a child process becomes the owner of the database and opens it.
+"""Requests to a stopped agent: a child process runs as the owner of the database and opens it.
 
-The tool itself, which may run as root, never touches the state directory: files there belong to the agent's user, and
-symbolic links cannot lead further than that user may go. The child answers over a socket pair with the frames of the
-control socket.
+The tool itself, which may run as root, never touches the state directory. So new files there belong to the agent's
+user, and a symbolic link cannot give access to files that this user may not access. The child answers over a socket
+pair, with the frames of the control socket.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from agent.store import Store
 
 T = TypeVar("T")
-SEND_S: Final = 600.0  # for the tool to take a part: it may be writing to a slow USB stick
+SEND_S: Final = 600.0  # how long the tool may take to receive a part: it may be writing to a slow USB stick
 _RUNS: Final = "an agent runs with this runtime directory"
 
 
@@ -50,11 +50,11 @@ class AgentRunning(GatewayError):
 def ask_database(
     config: Config, request: Request, take: Take, progress: ProgressCallback = no_progress
 ) -> dict[str, Any]:
-    """The result of a request, from the database of a stopped agent.
+    """The result of a request, from the database of a stopped agent. ``take`` gets the parts of the answer.
 
     Raises:
         AgentRunning: the agent runs.
-        GatewayError: no database, it cannot be opened, or this user may not.
+        GatewayError: there is no database, it cannot be opened, or this user may not open it.
     """
     owner = _owner(config.state_dir)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -72,10 +72,10 @@ def ask_database(
 
 
 def _owner(state_dir: Path) -> os.stat_result:
-    """The user that the child process must become. Raises GatewayError if this user may not do that."""
+    """The user that the child process must run as. Raises GatewayError if the current user may not start it."""
     try:
         owner = state_dir.stat()
-        if not owner.st_uid:  # a folder of root's is not theirs
+        if not owner.st_uid:  # root's folder, but another user may control a folder or link above it
             owner = path_owner(state_dir) or owner
     except FileNotFoundError:
         hint = "Did the agent ever run with this state_dir?"
@@ -90,7 +90,7 @@ def _owner(state_dir: Path) -> os.stat_result:
 
 
 def _absolute(config: Config) -> Config:
-    """The same configuration for a process with another working directory."""
+    """The configuration with absolute paths: the child has another working directory."""
     key, plan = config.key, config.indicators.plan
     return replace(
         config,
@@ -106,7 +106,7 @@ def _absolute(config: Config) -> Config:
 
 
 def main(fd: int) -> None:
-    """Serve one request on this descriptor; standard input has the configuration."""
+    """Serve one request on the socket ``fd``; standard input has the pickled configuration."""
     config = pickle.load(sys.stdin.buffer)
     with socket.socket(fileno=fd) as sock:
         sock.settimeout(SEND_S)
@@ -120,13 +120,13 @@ async def _serve(sock: socket.socket, config: Config) -> None:
     with sock.makefile("rb") as stream:
         _, size = parse_header(stream.read(HEADER.size), frozenset({FrameKind.REQUEST}), MAX_REQUEST)
         request = decode_request(stream.read(size))
-    uid = peer_of(sock).uid  # the tool, which created the pair
+    uid = peer_of(sock).uid  # the user of the tool, which created the socket pair
     try:
         with _opened(config) as store:
             access = StoppedAccess(config, Caller(uid, login_of(uid)), store)
             result = await handler(request)(access, request, StoppedReply(sock))
         last = frame(FrameKind.DONE, encode_facts(result))
-    except BrokenPipeError:  # the tool is gone
+    except BrokenPipeError:  # the tool has ended
         return
     except GatewayError as error:
         last = frame(FrameKind.FAILED, encode_error(error))
@@ -135,10 +135,10 @@ async def _serve(sock: socket.socket, config: Config) -> None:
 
 @contextlib.contextmanager
 def _opened(config: Config) -> Iterator[Store]:
-    """The database of a stopped agent.
+    """Open the database of a stopped agent.
 
     Raises:
-        GatewayError: none, in use, or it cannot be opened.
+        GatewayError: the agent runs, or there is no database, or it is in use or cannot be opened.
     """
     from agent.service.runtime_dir import is_agent_running
     from agent.store import Store, StoreBusy
@@ -160,7 +160,7 @@ def _opened(config: Config) -> Iterator[Store]:
 
 
 class StoppedAccess:
-    """A database and nothing else. See ``agent.service.control.protocol.Access``."""
+    """Gives a request the database, but no service. Implements ``agent.service.control.protocol.Access``."""
 
     service = None
 
@@ -168,16 +168,16 @@ class StoppedAccess:
         self.config, self.caller, self._store = config, caller, store
 
     async def call(self, function: Callable[[Store], T]) -> T:
-        """At once."""
+        """Run it at once: nothing else uses the database."""
         return function(self._store)
 
     async def compute(self, function: Callable[[], T]) -> T:
-        """At once."""
+        """Run it at once: nothing else runs in this process."""
         return function()
 
 
 class StoppedReply:
-    """Frames on a blocking socket: there is no other client."""
+    """Sends frames on a blocking socket; it may block, because there is no other client."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -190,4 +190,4 @@ class StoppedReply:
         self._sock.sendall(frame(FrameKind.PROGRESS, encode_facts({"done": done, "total": total})))
 
     def rest(self) -> None:
-        """A stopped agent has no line to lend."""
+        """Does nothing: a stopped agent has no line to lend."""

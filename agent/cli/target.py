@@ -1,4 +1,4 @@
-"""The device of a command: a configured one by name, or any by profile, line and address."""
+"""The device of a command: a configured device by name, or any device by profile, line and address."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Target = tuple[Config, DeviceConfig, "Profile"]
 
 
 def configured_target(config: Config, name: str) -> Target:
-    """A device of the configuration. Raises UsageError with the nearest name."""
+    """The configured device of this name. Raises UsageError that names the most similar device."""
     found = {device.name: device for device in config.devices}
     if name not in found:
         hint = p.did_you_mean(name, found, "It has") if found else "It has no device yet"
@@ -38,7 +38,10 @@ def configured_target(config: Config, name: str) -> Target:
 
 
 def named_line(options: ConfigOptions, line: str) -> LineEntry | None:
-    """``line_by_name`` if there is a configuration, else None. Raises UsageError or ConfigError."""
+    """The configured line of this name; None if ``line`` is a url, or if there is no configuration.
+
+    Raises UsageError or ConfigError.
+    """
     if not v.NAME.match(line) or not os.path.exists(options.config_file):
         return None
     return line_by_name(options.load(), line)
@@ -57,7 +60,10 @@ def line_by_name(config: Config, line: str) -> LineEntry | None:
 
 
 def adhoc_line(line: str, serial: str | None, usual: str, options: ConfigOptions) -> LineEntry:
-    """A line by its url, or by its name in the configuration. Raises UsageError naming the option, or ConfigError."""
+    """A line by its url or its configured name. Raises UsageError that names the option, or ConfigError.
+
+    ``usual``: the serial setting of a url without ``--serial``; "" for the default setting.
+    """
     if (named := named_line(options, line)) is not None:
         if serial and not named.carries_bytes:
             raise UsageError(
@@ -81,7 +87,7 @@ def adhoc_target(
     ratios: tuple[str, ...] = (),
     dirs: tuple[Path, ...] = (),
 ) -> Target:
-    """A device that is not configured. Raises UsageError naming the option, ConfigError or ProfileError."""
+    """A device that is not configured. Raises UsageError that names the option, ConfigError or ProfileError."""
     found = load_profile_of(profile, dirs)
     entry = adhoc_line(line, serial, found.serial, options)
     ct, pt = _ratios(ratios, found)
@@ -103,7 +109,7 @@ def adhoc_target(
     config = Config(
         site="local",
         gateway="read",
-        timezone=local_timezone(),  # meters keep local time, as does a technician's computer
+        timezone=local_timezone(),  # meters show local time, and the technician's computer has the same
         key=Secret(file=nowhere),
         state_dir=nowhere,
         runtime_dir=nowhere,
@@ -116,13 +122,13 @@ def adhoc_target(
 
 
 def local_timezone(link: Path = Path("/etc/localtime")) -> str:
-    """The name of this machine's time zone; UTC if it is not known."""
+    """The name of this machine's time zone; "UTC" if it is not known."""
     name = os.environ.get("TZ", "").lstrip(":") or os.path.realpath(link).partition("zoneinfo/")[2]
     return name if name in available_timezones() else "UTC"
 
 
 def demand_address(protocol: str, address: str, scheme: str, *, is_chosen: bool = True) -> None:
-    """Raises UsageError for an address that is not valid in the protocol, before anything is sent.
+    """Raises UsageError if the address is invalid in this protocol.
 
     ``is_chosen``: the protocol comes from ``--protocol``, so the hint may name protocols with such addresses.
     """
@@ -131,14 +137,14 @@ def demand_address(protocol: str, address: str, scheme: str, *, is_chosen: bool 
     if wrong is None or wrong.key != "address":
         return
     others = [name for name in named_on_lines() if name != protocol and not check_address(name, address, scheme)]
-    if not address.isdecimal():  # a protocol whose addresses are any text says nothing about a typing error
+    if not address.isdecimal():  # probably a typing error: leave out protocols that accept any text as an address
         others = [name for name in others if check_address(name, "x", scheme)]
     more = f"An address of another protocol: --protocol {', '.join(others)}" if others and is_chosen else ""
     raise UsageError(wrong.what, where="--address", hint=sentences(wrong.hint, more))
 
 
 def load_profile_of(profile: str, dirs: tuple[Path, ...] = (), option: str = "--profile") -> Profile:
-    """A profile by the path of its file (which ends in .toml) or its id. Raises UsageError or ProfileError."""
+    """Load a profile by the path of its file (which ends in .toml) or by its id. Raises UsageError or ProfileError."""
     from drivers.profile import default_dirs, find_profile, load_profile
 
     dirs = dirs or default_dirs()
@@ -161,7 +167,7 @@ def load_profile_of(profile: str, dirs: tuple[Path, ...] = (), option: str = "--
 
 
 def _ratios(texts: tuple[str, ...], profile: Profile) -> tuple[Decimal, Decimal]:
-    """The transformer ratios of ``--ratio ct=80``. Raises UsageError."""
+    """The ratios ct and pt given as ``--ratio ct=80``; 1 if not given. Raises UsageError."""
     found = {"ct": Decimal(1), "pt": Decimal(1)}
     for text in texts:
         name, equals, value = text.partition("=")

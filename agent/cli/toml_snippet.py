@@ -1,4 +1,4 @@
-"""Devices found by a scan, as tables to paste into agent.toml."""
+"""Writes the devices found by a scan as tables to paste into agent.toml."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BY_ID = Path("/dev/serial/by-id")
 MOST_OTHERS = 4
 SLOW_S = 0.1  # an answer time above this is written into the file
 STEPS_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300)  # round times and periods, as people write them
-COMFORTABLE = 0.7  # share of a line's time for its devices; the rest keeps a silent one from delaying the others
+COMFORTABLE = 0.7  # share of a line's time for its devices; the rest is left so that a dead one delays no other
 WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "none": ("none of the known profiles fits", "已知设备模板均不匹配"),
     "cut short": (
@@ -46,13 +46,14 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
 def tables(
     found: Sequence[FoundDevice], known: Mapping[str, str], lang: str = "en", dirs: Sequence[Path] | None = None
 ) -> list[str]:
-    """``[[line]]`` and ``[[device]]`` tables, one text each: first the lines that are not in ``known`` (url -> name).
+    """One text per ``[[line]]`` and ``[[device]]`` table. The lines come first, without those that are configured.
 
-    A device without a known profile is commented out, so that the pasted text is valid. Slow devices get limits, and
-    if a line could not keep the default paces, its devices are read less often.
+    A device without a known profile is commented out, so that the pasted text is valid. Slow devices get limits. If a
+    line is too slow for the default paces, its devices get longer periods.
 
     Args:
-        dirs: where the profiles are; by default the shipped and the site's.
+        known: the names of configured lines, by url.
+        dirs: the folders of profiles; by default the site's and the shipped ones.
     """
     names: dict[str, str] = {}
     serials: dict[str, str] = {}
@@ -70,20 +71,20 @@ def tables(
     devices = [_device(device, names[device.url], serials[device.url], taken, lang, dirs) for device in found]
     wanted = periods([*lines, *devices], dirs)
     for text in devices:
-        (entry,) = tomllib.loads(text).get("device", [{}])  # none in comments
+        (entry,) = tomllib.loads(text).get("device", [{}])  # {}: it is commented out
         every = wanted.get(entry.get("name", ""), "")
         texts.append(text + (f"every = {every}  # {_say(lang, 'every')}\n" if every else ""))
     return texts
 
 
 def periods(texts: Sequence[str], dirs: Sequence[Path] | None = None) -> dict[str, str]:
-    """The value of ``every``, by device, if the default paces would overload its line.
+    """The value of ``every`` for each device whose line the default paces would overload, by device.
 
-    ``texts``: valid tables of lines and devices. Empty if the load cannot be computed.
+    Empty if the load cannot be computed. ``texts``: valid tables of lines and devices.
     """
     from agent.config import load_config
 
-    paths = f"[paths]\nprofiles_dir = {_text(str(dirs[0]))}\n" if dirs else ""  # the site's own
+    paths = f"[paths]\nprofiles_dir = {_text(str(dirs[0]))}\n" if dirs else ""  # to find the site's own profiles
     head = f'[site]\nid = "s"\ngateway = "g"\ntimezone = "UTC"\n{paths}'
     with tempfile.TemporaryDirectory(prefix="meterhouse-scan-") as folder:
         path = Path(folder) / "agent.toml"
@@ -95,7 +96,7 @@ def periods(texts: Sequence[str], dirs: Sequence[Path] | None = None) -> dict[st
 
 
 def slower_paces(config: Config) -> dict[str, str]:
-    """By device: a value of ``every`` that lengthens those paces which are too short for the device's line.
+    """A value of ``every`` for each device on an overloaded line, by device: it has longer periods for short paces.
 
     Raises GatewayError if the load of a line cannot be computed.
     """
@@ -124,7 +125,7 @@ def _line(name: str, url: str, serial: str) -> str:
 
 
 def say_why_every(lang: str) -> str:
-    """The comment of ``every``."""
+    """The comment beside ``every``: why the period is longer."""
     return _say(lang, "every")
 
 
@@ -133,7 +134,7 @@ def _say(lang: str, key: str, **names: str) -> str:
 
 
 def stable(url: str, by_id: Path = BY_ID) -> str:
-    """A serial port by the name that stays when adapters are replugged, if it has one (field pain 17)."""
+    """The url with the stable name of a serial port, which replugging does not change (field pain 17); else ``url``."""
     if not url.startswith("serial:"):
         return url
     port = os.path.realpath(url.removeprefix("serial:"))
@@ -149,13 +150,14 @@ def line_name(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme == "serial":
         return _name(os.path.basename(parts.path))
-    port, framed = parts.port, find_scheme(parts.scheme)  # two ports of one serial server are two lines
+    # an unusual port is part of the name: two ports of one serial server are two lines
+    port, framed = parts.port, find_scheme(parts.scheme)
     usual = framed.port if framed is not None else 0
     return _name(f"{parts.hostname or 'line'}{f'-{port}' if port and port != usual else ''}")
 
 
 def _name(text: str) -> str:
-    """Free text as a name of agent.toml."""
+    """A valid name for agent.toml, made from any text."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[-24:].strip("-") or "line"
 
 
@@ -172,7 +174,7 @@ def _device(
 ) -> str:
     fits = device.fits
     vendor, _, family = fits[0].profile.rpartition("/") if fits else ("", "", device.protocol)
-    family = vendor if family.isdigit() else family  # a year would be a useless name
+    family = vendor if family.isdigit() else family  # a family that is only a year is a useless name
     name = _unused(_name(f"{family}-{device.address.lstrip('0') or '0'}"), taken)
     rows = ["[[device]]", f"name = {_text(name)}", f"line = {_text(line)}", f"address = {_text(device.address)}"]
     if not fits:
@@ -204,9 +206,10 @@ def _profile(profile_id: str, dirs: Sequence[Path] | None) -> Profile | None:
 
 
 def limits_of(device: FoundDevice, profile: Profile) -> dict[str, str]:
-    """Limits for a device that answers more slowly than its profile states: answer time, and twice that as time-out.
+    """``turnaround`` and, if needed, ``timeout`` for a device that answers more slowly than its profile states.
 
-    Without the answer time, `check --plan` would predict too little load.
+    The timeout is at least twice the measured answer time. Without ``turnaround``, `check --plan` would predict too
+    little load. Empty for other devices.
     """
     limits = profile.limits.on_line(urlsplit(device.url).scheme)
     answer_s, usual_s = device.answer_s, limits.turnaround_s or 0.0
@@ -219,7 +222,7 @@ def limits_of(device: FoundDevice, profile: Profile) -> dict[str, str]:
 
 
 def _params(profile: Profile, lang: str) -> Iterable[str]:
-    """Parameters that the installer may or must set, with their default or lowest value."""
+    """The row ``params``, with default, first or lowest values; a comment if all parameters have defaults."""
     if not profile.params:
         return []
     facts = {
@@ -232,5 +235,5 @@ def _params(profile: Profile, lang: str) -> Iterable[str]:
 
 
 def _text(value: object) -> str:
-    """As TOML writes it; its basic strings escape as JSON does."""
+    """A value as TOML. JSON can write it, because a basic string of TOML has the same escapes."""
     return json.dumps(value, ensure_ascii=False)

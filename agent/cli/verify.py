@@ -1,4 +1,4 @@
-"""`meterhouse verify`: the verdict on the packs of a broker or of exported files."""
+"""`meterhouse verify`: checks the packs of a broker or of exported files, and prints a verdict."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STDIN = Path("-")
 
 
 def parse_streams(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[str]:
-    """``park7/gw01=inv1,meter-*`` as one entry for each name. Raises UsageError."""
+    """Split values such as ``park7/gw01=inv1,meter-*`` into one entry per name. Raises UsageError."""
     from agent.verify import AgreedStreams
 
     entries = []
@@ -136,7 +136,7 @@ def verify(
     else:
         report = _files(paths, trust, streams)
     short = report.shortfalls() if expect_complete else []
-    # a refused object may contain anything, so nothing is recomputed from files with one
+    # a refused object may contain anything, so figures are not recomputed from files with such an object
     repeated = _repeat(paths, plan_file, streams) if recompute and not report.failures else None
     if as_json:
         facts = report.as_dict()
@@ -203,7 +203,7 @@ _CHINESE = {
 
 
 def _advice(report: Report, is_live: bool) -> str:
-    """What to do about a verdict; "" if it is good."""
+    """The advice for a verdict; "" if it is good."""
     from agent.verify import Verdict
 
     if report.verdict is Verdict.UNPROVEN:
@@ -217,13 +217,13 @@ def _advice(report: Report, is_live: bool) -> str:
 
 
 def _is_other_key(report: Report) -> bool:
-    """Is a foreign key the only fault? The cause is mostly a wrong thumbprint, rarely a forger."""
+    """True if packs signed by another key are the only fault: usually the given thumbprint is wrong."""
     foreign = (fault.code == "kid" or fault.reason.startswith("foreign key chain") for fault in report.faults)
     return bool(report.faults) and set(report.failures) <= {"key-chain", "kid"} and all(foreign)
 
 
 def _verdict(report: Report, short: int, differ: int) -> str:
-    """The last line: verdict and numbers, and other reasons for exit code 6."""
+    """The last line of the output: the verdict with its numbers, and any other reason for exit code 6."""
     from agent.verify.report_text import verdict_line
 
     more = [f"not complete, see {short} above"] * bool(short) + [f"{differ} figures differ"] * bool(differ)
@@ -298,7 +298,7 @@ def _live(
         for number, handler in before.items():
             signal.signal(number, handler)
         report = live.stop()
-    if none_came and not report.failures and not report.held:  # else the report says why no pack counted
+    if none_came and not report.failures and not report.held:  # else the report states why no pack counted
         click.echo(f"note: no pack arrived within {wait_s:g} s. {_NO_PACK}", err=True)
     return report
 
@@ -310,7 +310,7 @@ _NO_PACK = (
 
 
 def _first_came(live: Live, stop: threading.Event, wait_s: float) -> bool:
-    """Wait for the first pack: a gateway that had no subscriber looks for one every few seconds."""
+    """Wait for the first pack; False if none came in time. A gateway checks for a new subscriber every few seconds."""
     give_up = time.monotonic() + wait_s
     while not any(live.counts()):
         left_s = give_up - time.monotonic()

@@ -121,7 +121,7 @@ def revoke(
     """Revoke the key KID, which may be stolen, and replace the key that signs by a new one.
 
     KID is a thumbprint or its beginning; `keys show` lists them. What KID signed is trusted up to a last sequence in
-    each stream. By default that is everything that this gateway itself has sealed with it.
+    each stream. By default, everything that this gateway itself has sealed with KID stays trusted.
 
     \b
     Examples:

@@ -64,7 +64,7 @@ keys.add_command(revoke)
     "lasts",
     multiple=True,
     metavar="STREAM=SEQ",
-    help="With --lost: trust that key up to here.",
+    help="With --lost: trust that key up to this sequence.",
 )
 @gateway_option
 @yes_option
@@ -172,7 +172,7 @@ def _has_database(config: Config) -> bool:
 
 @keys.command()
 @file_argument
-@click.option("--qr", is_flag=True, help="Also as a QR code of what `verify --trust` takes.")
+@click.option("--qr", is_flag=True, help="Also show the value for `verify --trust` as a QR code.")
 @config_options
 @json_option
 def show(file: Path | None, qr: bool, options: ConfigOptions, as_json: bool) -> None:
