@@ -12,7 +12,7 @@ from drivers.model import GatewayError, Quality
 from ext.ring import ANSWER, EVENT, GAP, Record, Ring
 
 GAP_CODES = 128  # from here on, a quality is the reason of a gap
-LONGEST, SHORT_DIGITS = 21, 15  # characters of a 64-bit counter, the longest number in a table; digits of longer ones
+LONGEST, SHORT_DIGITS = 21, 15  # most characters in a table (a 64-bit counter); significant digits of longer numbers
 FLOAT_DIGITS: Mapping[str, int] = {"gauge": 5, "counter": 8}  # significant digits; further ones are rounding noise
 
 

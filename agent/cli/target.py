@@ -28,7 +28,7 @@ Target = tuple[Config, DeviceConfig, "Profile"]
 
 
 def configured_target(config: Config, name: str) -> Target:
-    """The configured device of this name. Raises UsageError that names the most similar device."""
+    """The configured device of this name. Raises UsageError that suggests existing names."""
     found = {device.name: device for device in config.devices}
     if name not in found:
         hint = p.did_you_mean(name, found, "It has") if found else "It has no device yet"

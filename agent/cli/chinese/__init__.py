@@ -1,8 +1,8 @@
-"""Chinese for the texts that people see: errors, warnings, hints, tables of `check` and `watch`.
+"""Translates the texts that people see into Chinese: errors, warnings, hints, tables of `check` and `watch`.
 
-The code writes English. The files beside this one, and ``chinese.txt`` of each protocol, pair an English text with a
-Chinese one on the indented line below. `{}` stands for an inserted value, `{1}` for the second one if Chinese needs
-another order. Values stay as they are, unless they are texts of the catalogue themselves.
+The code writes English. The catalogue consists of the files beside this one, and of ``chinese.txt`` of each protocol:
+each English text is followed by an indented line with the Chinese text. `{}` stands for an inserted value. If Chinese
+needs another order, `{0}` is the first value, `{1}` the second. A value is translated too if it is in the catalogue.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ LETTERS: Final = re.compile("[A-Za-z]")
 ADDRESS: Final = re.compile(r"(.+?),? (unit|address) (\S+)")  # drivers/base.py: Device.where
 PROFILE_ON: Final = re.compile(r"(\S+) on (\S+)")  # drivers/plan/compiled.py: the profile of a device
 VALUE: Final = re.compile(r"\{(\d?)\}")
-MOST_SENTENCES: Final = 6  # of a template
-MOST_PLACES: Final = 6  # most colons before the text itself
-DEPTH: Final = 2  # values are translated, and values within values
+MOST_SENTENCES: Final = 6  # most sentences of a template
+MOST_PLACES: Final = 6  # most positions at which WHERE may end and WHAT begin
+DEPTH: Final = 2  # levels of nested values that are translated
 
 
 class Pair(NamedTuple):
-    """An English template and its Chinese one."""
+    """An English template and its translation, with the path of their file."""
 
     english: str
     chinese: str
@@ -34,7 +34,7 @@ class Pair(NamedTuple):
 
 
 def read_pairs() -> Iterator[Pair]:
-    """The whole catalogue, in file order."""
+    """All pairs of the catalogue, in the order of the files."""
     from drivers.registry import all_protocols
 
     own = sorted(Path(__file__).parent.glob("*.txt"))
@@ -48,7 +48,7 @@ def read_pairs() -> Iterator[Pair]:
 
 
 class _Template:
-    """One pair, split at its values."""
+    """A pair whose English text is split at its values, to match texts."""
 
     def __init__(self, pair: Pair) -> None:
         self.chinese = pair.chinese
@@ -75,18 +75,18 @@ class _Template:
 
 @lru_cache(maxsize=1)
 def _catalogue() -> tuple[_Template, ...]:
-    """All templates, the most specific first: those with the most literal text."""
+    """All templates; those with more literal text are more specific and come first."""
     return tuple(sorted(map(_Template, read_pairs()), key=lambda template: -template.size))
 
 
 @lru_cache(maxsize=1)
 def plain_texts() -> Mapping[str, str]:
-    """English to Chinese of the texts without a value."""
+    """The Chinese text by English text, for the texts without a value."""
     return {pair.english: pair.chinese for pair in read_pairs() if "{}" not in pair.english}
 
 
 def find(text: str, depth: int = DEPTH, anything: bool = False) -> str | None:
-    """The Chinese of a text that one template matches; None if none does.
+    """The translation of a text that one template matches as a whole; None if no template matches.
 
     ``anything``: a value may contain the end of a sentence.
     """
@@ -107,7 +107,7 @@ def _insert(values: Sequence[str], template: str) -> str:
 
 
 def translate(text: str, depth: int = DEPTH) -> str:
-    """A text in Chinese; sentences that the catalogue does not have stay English."""
+    """A text in Chinese; sentences that are not in the catalogue stay English."""
     if (plain := plain_texts().get(text)) is not None:
         return plain
     pieces = PART.split(text)  # sentence, separator, sentence, ...
@@ -118,7 +118,7 @@ def translate(text: str, depth: int = DEPTH) -> str:
         ):  # a template may have several sentences
             run = "".join(pieces[at:end])
             found = _find_run(run, depth)
-            if end == at + 1 and (found is None or LETTERS.search(found)):  # a general template may match WHERE as well
+            if end == at + 1 and (found is None or LETTERS.search(found)):  # a template may have matched WHERE as well
                 either = [one for one in (found, _with_place(run, depth)) if one is not None]
                 found = min(either, key=lambda text: len(LETTERS.findall(text)), default=None)
             if found is not None:
@@ -131,11 +131,11 @@ def translate(text: str, depth: int = DEPTH) -> str:
     if not missing:
         return out
     whole = find(text, depth, anything=True) or text
-    return min(whole, out, key=lambda text: len(LETTERS.findall(text)))  # the one with less English left
+    return min(whole, out, key=lambda text: len(LETTERS.findall(text)))  # the text with fewer English letters
 
 
 def _find_run(text: str, depth: int) -> str | None:
-    """As ``find``; a full stop at the end is not part of a template."""
+    """As ``find``, but the text may end with a full stop that the template does not have."""
     found = find(text, depth)
     if found is None and text.endswith(".") and (found := find(text[:-1], depth)) is not None:
         found += "。"
@@ -143,7 +143,7 @@ def _find_run(text: str, depth: int) -> str | None:
 
 
 def translate_place(where: str) -> str:
-    """The place of an error, such as "line roof". A single word is a name, a key or a path, and stays."""
+    """The place of an error in Chinese, such as "line roof". A single word (a name, key or path) is not translated."""
     return "：".join(map(_place, where.split(": ")))
 
 
@@ -159,7 +159,7 @@ def _place(part: str) -> str:
 
 
 def _with_place(text: str, depth: int) -> str | None:
-    """`WHERE: WHAT`, as errors are written into other texts."""
+    """The translation of a text `WHERE: WHAT`, the form of an error inside another text; None if not found."""
     for colon in islice(re.finditer(": ", text), MOST_PLACES):
         found = find(text[colon.end() :], depth)
         if found is not None:
@@ -168,7 +168,7 @@ def _with_place(text: str, depth: int) -> str | None:
 
 
 def describe(where: str, what: str, hint: str = "") -> str:
-    """An error or a warning as one line."""
+    """An error or a warning as one line in Chinese."""
     line = f"{translate_place(where)}：{translate(what)}"
     stop = "" if line.endswith("？") else "。"
     return f"{line}{stop}{translate(hint)}" if hint else line

@@ -1,4 +1,4 @@
-"""The archive of `doctor --bundle`: what remote support needs, without passwords and keys."""
+"""The archive of `doctor --bundle`: files for remote support, without passwords and keys."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from drivers.model import UsageError
 if TYPE_CHECKING:
     from agent.config import Config
 
-MAX_FILE: Final = 4 << 20  # bytes of one text
+MAX_FILE: Final = 4 << 20  # bytes of a file that is read
 LEAST_SECRET: Final = 4  # characters: a shorter secret is hidden only if it is a whole word
-ENCODINGS: Final = ("utf-8", "utf-16", "gb18030")  # that a password file may have
+ENCODINGS: Final = ("utf-8", "utf-16", "gb18030")  # of password files
 HIDDEN: Final = "[hidden]"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WORD = (
     r"(?:pas+w(?:or)?[dt]|passphrase|kennwort|\bpass\b|(?<![a-z])pw(?:d)?(?![a-z])|secret|token|(?<![a-z])psk(?![a-z])"
     r"|(?<![a-z])pin(?:-value)?(?![a-z])|api_?key|private_?key|密码|口令|密钥串)"
 )
-# `password = "..."` in TOML or JSON, `password=...` on a command line; *_file and *_credential only name a place
+# `password = "..."` in TOML or JSON, `password=...` on a command line, but not *_file and *_credential: these name a
+# place, not a secret
 _NAME = rf"{_WORD}[\w.-]*"
 _PLACE = r"(?<!_file)(?<!_credential)[\"']?"
 _STRING = r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\''
@@ -49,12 +50,14 @@ def _word(text: str) -> re.Pattern[str]:
 
 
 class Redactor:
-    """Hides the content of the configuration's secret files wherever it appears, and anything that looks like a secret.
+    """Hides the content of secret files wherever it appears in a text, and anything that looks like a secret.
 
-    Labels stay: they are names of devices, and their streams publish them anyway.
+    Labels are not hidden: they are names of devices, and are published anyway.
 
     Args:
-        config: None if it has errors; then every file that ``texts``, the configuration files, seem to name is secret.
+        config: its secret files are hidden. None if it has errors; then each file that ``texts`` name is secret.
+        folder: relative paths in ``texts`` begin here.
+        texts: the content of the configuration files.
     """
 
     def __init__(self, config: Config | None, folder: Path, texts: Iterable[str] = ()) -> None:
@@ -68,7 +71,7 @@ class Redactor:
         try:
             content = read_plain(file, MAX_FILE)
         except (OSError, ValueError):
-            return  # what this user cannot read is in none of the files that go into the archive
+            return  # this user cannot read the secret, so the archive cannot contain it either
         for encoding in ENCODINGS:
             with contextlib.suppress(UnicodeError):
                 lines = [line.strip("\ufeff \t\r") for line in content.decode(encoding).splitlines()]
@@ -86,9 +89,9 @@ class Redactor:
 
 
 def config_texts(file: Path, config: Config | None) -> Mapping[str, str]:
-    """The configuration files by their name in the archive, also those of a configuration with errors.
+    """The texts of the configuration files, by their name in the archive. The configuration may have errors.
 
-    Comments are removed: people note logins in them, in words that no list can cover.
+    Comments are removed: people write logins into them, in forms that the patterns for secrets do not match.
     """
     files = config.files if config else (file, *_more_files(file.parent / "conf.d"))
     found = {}
@@ -101,7 +104,7 @@ def config_texts(file: Path, config: Config | None) -> Mapping[str, str]:
             found[name] = "# left out: it is not text in UTF-8\n"
         except ValueError:
             found[name] = "# left out: not a regular file, or too large\n"
-        except OSError as error:  # a link too
+        except OSError as error:  # also if it is a link
             found[name] = f"# left out: {error.strerror}\n"
     return found
 
@@ -109,12 +112,12 @@ def config_texts(file: Path, config: Config | None) -> Mapping[str, str]:
 def _more_files(folder: Path) -> list[Path]:
     try:
         return sorted(folder.glob("*.toml"))
-    except OSError:  # this user may not look into it
+    except OSError:  # this user may not read the folder
         return []
 
 
 def write_bundle(path: Path, texts: Mapping[str, str] | Iterable[tuple[str, str]], redactor: Redactor) -> int:
-    """Write a .tar.gz with one folder; returns its size in bytes.
+    """Write a .tar.gz that contains one folder with ``texts``; return its size in bytes.
 
     Raises UsageError if the file exists or cannot be written.
     """

@@ -1,4 +1,4 @@
-"""`meterhouse doctor`: this machine, the configuration, the agent and its destinations, with what to do."""
+"""`meterhouse doctor`: checks this machine, the configuration, the agent and its destinations, and gives advice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 JOURNAL_S: Final = 10.0
 SHOWN_LINES: Final = 20
 BUNDLE_LINES: Final = 2000
-CODES: Final = (1, 3, 4, 5)  # the first of these that a fault has is the command's
+CODES: Final = (1, 3, 4, 5)  # exit codes by priority: the command ends with the first one that a fault has
 
 
 @click.command()
@@ -56,7 +56,7 @@ def doctor(options: ConfigOptions, offline: bool, bundle_file: Path | None, lang
     3 bad configuration, 4 a device, line or adapter, 5 a destination; the first that applies.
     """
     if as_json:
-        lang = "en"  # for scripts
+        lang = "en"  # scripts compare texts
         REQUESTED.set(lang)
     config, results = _load(options, lang)
     snapshot, why = _snapshot(options, config)
@@ -114,7 +114,7 @@ def _load(options: ConfigOptions, lang: str) -> tuple[Config | None, list[CheckR
 
 
 def _snapshot(options: ConfigOptions, config: Config | None) -> tuple[dict[str, Any] | None, GatewayError | None]:
-    """The snapshot, or why there is none."""
+    """The snapshot, or None and the error if it cannot be read."""
     folder = config.runtime_dir if config else options.find_runtime_dir(warn=False, strict=False)
     try:
         return read_snapshot(folder), None
@@ -125,13 +125,16 @@ def _snapshot(options: ConfigOptions, config: Config | None) -> tuple[dict[str, 
 def _agent(
     snapshot: dict[str, Any] | None, why: GatewayError | None, config: Config | None, hidden: bool, lang: str
 ) -> Iterator[CheckResult]:
-    """``hidden``: this user may not read the configuration, which names the agent's folder."""
+    """The results about the agent. ``why``: the error if there is no snapshot.
+
+    ``hidden``: this user may not read the configuration, so the agent's folder is not known.
+    """
     from agent.cli.file_findings import edited
     from agent.cli.findings import find
 
     results = Results(lang, "agent")
     if snapshot is None:
-        if why is not None and not isinstance(why, NoAgent):  # one may run
+        if why is not None and not isinstance(why, NoAgent):  # an agent may run
             yield CheckResult(text(lang, "agent"), host.FAULT, say_at(why.where, why.what), say(why.hint), 1)
         elif hidden:
             yield results.note("not found")
@@ -151,7 +154,7 @@ def _destinations(config: Config, running: bool, lang: str) -> Iterator[CheckRes
     from agent.cli.online import agent_finds, destination_problems, destination_words, try_destinations
 
     subject = text(lang, "destination")
-    found = agent_finds(config) if running else {}  # shown among what the agent finds
+    found = agent_finds(config) if running else {}  # these are shown with the agent's findings
     for trial in try_destinations(config, running):
         problems = destination_problems(trial, lang)
         for problem in problems:
@@ -167,7 +170,7 @@ def _destinations(config: Config, running: bool, lang: str) -> Iterator[CheckRes
 
 
 def read_journal(lines: int, priority: str) -> list[str]:
-    """The newest lines of the service in the journal, oldest first; none if there is no journal."""
+    """The newest lines of the service in the journal, oldest first; empty if there is no journal."""
     if not shutil.which("journalctl"):
         return []
     command = [

@@ -1,4 +1,4 @@
-"""What `doctor` checks on this machine: clock, disks, serial adapters, permissions. Changes nothing."""
+"""The checks of this machine by `doctor`: clock, disks, serial adapters, permissions. They change nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PORT_TRIERS: Final = ("ModemManager", "brltty")  # programs that talk to every n
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One thing that was checked. A fault has ``hint`` (what to do) and ``code`` (the exit code)."""
+    """The result of one check. A fault has ``hint`` (what to do) and ``code`` (the exit code)."""
 
     subject: str
     state: str  # GOOD, NOTE or FAULT
@@ -51,17 +51,17 @@ class Results:
         return CheckResult(self._subject, GOOD, text(self._lang, name, **facts))
 
     def note(self, name: str, **facts: object) -> CheckResult:
-        """Worth knowing; not a fault."""
+        """A note, which is not a fault; with a hint if ``TEXTS`` has one."""
         hint = text(self._lang, f"{name}!", **facts) if f"{name}!" in TEXTS else ""
         return CheckResult(self._subject, NOTE, text(self._lang, name, **facts), hint)
 
     def fault(self, name: str, code: int = OURS, hint: str = "", **facts: object) -> CheckResult:
-        """A fault, with what to do: the text ``hint``, or the one that belongs to ``name``."""
+        """A fault with advice: the text named ``hint``, by default the text named ``name`` followed by "!"."""
         todo = text(self._lang, hint or f"{name}!", **facts)
         return CheckResult(self._subject, FAULT, text(self._lang, name, **facts), todo, code)
 
     def found(self, findings: Iterable[Finding]) -> Iterator[CheckResult]:
-        """Findings as `status` shows them: same rules and wording in both commands."""
+        """The findings of `status` as results, so that both commands have the same rules and texts."""
         for one in findings:
             state = FAULT if one.exit_code else NOTE
             yield CheckResult(self._subject, state, one.text(self._lang), one.advice(self._lang), one.exit_code)
@@ -70,7 +70,7 @@ class Results:
 def check_clock(
     lang: str, now_s: float | None = None, state: ext.clock.ClockState | None = None, programs: set[str] | None = None
 ) -> Iterator[CheckResult]:
-    """Is the date plausible, is the clock synchronised, and does a time service run?"""
+    """Check that the date is plausible, that the clock is synchronised, and that a time service runs."""
     results, state = Results(lang, "clock"), state or ext.clock.state()
     now_s = time.time() if now_s is None else now_s
     if now_s < os.path.getmtime(__file__) - 86_400:
@@ -88,7 +88,7 @@ def check_clock(
 
 
 def running_programs() -> set[str]:
-    """Names of running programs, cut to 15 characters as the kernel has them."""
+    """The names of running programs. The kernel cuts them to 15 characters."""
     found = set()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -102,7 +102,7 @@ def running_programs() -> set[str]:
 
 
 def check_disks(config: Config, lang: str, mountinfo: str | None = None) -> Iterator[CheckResult]:
-    """The disks of the database and the ring: file system, read-only, space, inodes.
+    """Check the disks of the database and of the ring: file system, read-only mount, space, inodes.
 
     Args:
         mountinfo: contents of /proc/self/mountinfo; for tests.
@@ -140,10 +140,11 @@ def _existing(folder: Path) -> Path:
 
 
 def check_adapters(config: Config, user: str | None, lang: str, agent_pid: object = None) -> Iterator[CheckResult]:
-    """The serial ports of the configuration: do they exist, may the agent open them, has another process opened them?
+    """Check that the configured serial ports exist, that the agent may open them, and that no other process uses them.
 
     Args:
-        agent_pid: the process of the agent that runs here.
+        user: the user that the agent runs as; None if not known.
+        agent_pid: the process number of the agent that runs here; None if none runs.
     """
     results = Results(lang, "adapter")
     ports = {line.name: Path(line.url.partition(":")[2]) for line in config.lines if line.scheme == "serial"}
@@ -163,12 +164,12 @@ def check_adapters(config: Config, user: str | None, lang: str, agent_pid: objec
 
 
 def serial_ports(folder: Path = Path("/dev/serial/by-id")) -> list[str]:
-    """The connected serial adapters, by the names that stay when they are replugged."""
+    """The stable names of the connected serial adapters, which replugging does not change."""
     return sorted(map(str, folder.iterdir())) if folder.is_dir() else []
 
 
 def processes_with(path: Path) -> Iterator[tuple[int, str]]:
-    """Processes that have a file open, as far as this user may see them: number, and "name (number)"."""
+    """The processes that have a file open and that this user may see: number, and "name (number)"."""
     real = os.path.realpath(path)
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -190,7 +191,7 @@ def _group_of(path: Path) -> str:
 
 
 def agent_user(config: Config) -> str | None:
-    """The user that the agent runs as: the owner of its state directory; None if there is none yet."""
+    """The user that the agent runs as: the owner of its state directory. None if there is no such directory or user."""
     try:
         return pwd.getpwuid(os.stat(config.state_dir).st_uid).pw_name
     except (OSError, KeyError):
@@ -198,7 +199,7 @@ def agent_user(config: Config) -> str | None:
 
 
 def denied(lang: str) -> CheckResult:
-    """The user of this command may not read the configuration."""
+    """The fault that the user of this command may not read the configuration."""
     try:
         user = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
@@ -207,7 +208,10 @@ def denied(lang: str) -> CheckResult:
 
 
 def check_permissions(config: Config, user: str | None, lang: str) -> Iterator[CheckResult]:
-    """May the agent's user read its files, and nobody else its secrets? `check` reports missing files."""
+    """Check that the agent's user can read its files, and that not everybody can read its secrets.
+
+    Missing files are not reported here: `check` does that. ``user``: None if the agent has not run here.
+    """
     results = Results(lang, "permissions")
     if user is None:
         yield results.note("never ran", folder=config.state_dir)
@@ -226,7 +230,7 @@ def check_permissions(config: Config, user: str | None, lang: str) -> Iterator[C
 
 
 def _files(config: Config) -> Iterable[tuple[Path, bool]]:
-    """Files that the agent reads, and whether each is secret."""
+    """The files that the agent reads; the flag is True if the file is secret."""
     yield from ((file, False) for file in config.files)
     yield from ((file, True) for file in secret_files(config))
     for uplink in config.uplinks:
@@ -234,7 +238,7 @@ def _files(config: Config) -> Iterable[tuple[Path, bool]]:
 
 
 def secret_files(config: Config) -> Iterable[Path]:
-    """The files of the configuration that hold secrets."""
+    """The files named in the configuration that contain secrets."""
     if config.key.file:
         yield config.key.file
     for uplink in config.uplinks:
@@ -245,7 +249,7 @@ def secret_files(config: Config) -> Iterable[Path]:
 
 
 def may_open(path: Path, user: str, write: bool = False) -> bool:
-    """Do the permission bits of a file and of all folders above let a user open it? Ignores access control lists."""
+    """True if the permission bits of a file and of all folders above let a user open it. ACLs are not considered."""
     entry = pwd.getpwnam(user)
     if entry.pw_uid == 0:
         return True
@@ -265,7 +269,7 @@ def may_open(path: Path, user: str, write: bool = False) -> bool:
 
 
 def versions() -> Mapping[str, str]:
-    """Versions of the software that matters here, by name."""
+    """The versions of meterhouse, the system and the libraries, by name; "-" if not known."""
     import platform
     import sqlite3
     import ssl

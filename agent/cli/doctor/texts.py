@@ -7,7 +7,7 @@ from typing import Final
 
 from agent.cli.common import singular
 
-# NAME! is what to do about NAME
+# the key NAME! has the advice for the text NAME
 TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "clock": ("clock", "时钟"),
     "disk": ("disk", "磁盘"),
@@ -139,6 +139,6 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
 
 
 def text(lang: str, name: str, **facts: object) -> str:
-    """One text in one language."""
+    """The text ``name`` in one language, with its values."""
     found = TEXTS[name][lang == "zh"].format(**facts)
     return found if lang == "zh" else singular(found)

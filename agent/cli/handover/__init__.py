@@ -1,1 +1,1 @@
-"""The record of commissioning."""
+"""`meterhouse handover`: the record of commissioning."""

@@ -1,4 +1,4 @@
-"""Waits for counters that the agent has not read yet: a slow one is read once a minute or less often."""
+"""Waits for counters that the agent has not read yet: counters of a slow pace are read once a minute or less often."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from agent.cli.watch.live_view import LiveView
     from agent.config import Config
 
-LOOK_S: Final = 0.25
+LOOK_S: Final = 0.25  # between two looks at the ring
 VISIT_S: Final = 30.0  # a due reading may have to wait for other devices on its line
-USUAL_S: Final = 60.0  # if the period is not known
+USUAL_S: Final = 60.0  # period of a counter if it is not known
 LASTING: Final = frozenset({Reason.EXCEPTION, Reason.SENTINEL, Reason.ASLEEP, Reason.STALE_SOURCE})
 
 
@@ -29,23 +29,24 @@ LASTING: Final = frozenset({Reason.EXCEPTION, Reason.SENTINEL, Reason.ASLEEP, Re
 class _Awaited:
     device: str
     latest: Latest
-    heard_ns: int  # time of its last record before we waited
-    most_s: float
+    heard_ns: int  # UTC time of its last record before the wait; 0 if there was none
+    most_s: float  # until its next reading is due
 
 
 def counter_of(view: LiveView, device: str, point: str = "") -> Latest | None:
-    """The main counter of a device, or the given point; None if it does not exist."""
+    """The newest record of a device's main counter, or of ``point``; None if the device has no such point."""
     rows = {key[1]: latest for key, latest in view.follower.latest.items() if key[0] == device}
     return rows.get(point or main_counter([(name, latest.point.kind) for name, latest in rows.items()]))
 
 
 def wait_for_counters(view: LiveView, config: Config, wanted: Mapping[str, str], words: Mapping[str, str]) -> None:
-    """Wait until each counter without a reading has been read or failed; prints which, and for how long at most.
+    """Wait until each counter without a reading has been read or has failed, but not for devices that do not answer.
 
-    Does not wait for devices that do not answer.
+    Prints each awaited counter, and the longest time until its next reading.
 
     Args:
-        wanted: the point by device; "": its main counter.
+        wanted: the name of the counter, by device; "" for the main counter of the device.
+        words: the texts in the language of the command.
     """
     waiting = list(_unread(view, config, wanted))
     for one in waiting:

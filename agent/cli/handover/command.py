@@ -1,4 +1,4 @@
-"""`meterhouse handover`: the record of commissioning, signed by the gateway."""
+"""`meterhouse handover`: makes the record of commissioning, which the gateway signs."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from agent.service.control.protocol import ComparedDevice
 
 MAX_TEXT: Final = 200
-OUTDATED_PERIODS, OUTDATED_S = 3, 10.0  # a last value older than both is too old
+OUTDATED_PERIODS, OUTDATED_S = 3, 10.0  # a last value is too old if it is older than both
 MOST_DEVICES: Final = 300  # in one request
 _NUMBER: Final = re.compile(r"-?[0-9]{1,25}(\.[0-9]{1,12})?")
-_ONE_COMMA: Final = re.compile(r"(-?[0-9]{1,25}),([0-9]{3})")  # between thousands, or a decimal comma
+_ONE_COMMA: Final = re.compile(r"(-?[0-9]{1,25}),([0-9]{3})")  # ambiguous: a thousands separator or a decimal comma
 _WITH_UNIT: Final = re.compile(r"(.*?)(?:(?<=\d)\s*([A-Za-z][A-Za-z0-9³]{0,7}))?", re.DOTALL)
 _PREFIX: Final = re.compile(r"([kMG]?)(Wh|varh|VAh|J)")
 _POWERS: Final = {"": 0, "k": 3, "M": 6, "G": 9}
@@ -43,13 +43,13 @@ _THOUSANDS: Final = re.compile(r"-?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?")
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The value on a display. ``point`` "": the main counter; ``unit`` "": that of the point."""
+    """The value on a display. ``point``: "" for the main counter. ``unit``: "" for the unit of the point."""
 
     value: str
     point: str = ""
     remark: str = ""
     unit: str = ""
-    where: str = ""  # it was given, for messages
+    where: str = ""  # option or line of the file that gives the value, for messages
 
 
 @click.command()
@@ -142,7 +142,7 @@ def handover(
 
 
 def _given(text: str, where: str) -> tuple[str, Shown]:
-    """Device and display of ``inv1=12345.6``. Raises UsageError."""
+    """The device and its displayed value in a text such as ``inv1=12345.6``. Raises UsageError."""
     name, equals, value = text.partition("=")
     device, _, point = name.strip().partition("/")
     if not equals or not device:
@@ -154,7 +154,7 @@ def _given(text: str, where: str) -> tuple[str, Shown]:
 
 
 def _number(text: str, where: str) -> tuple[str, str]:
-    """Digits as a display shows them, and the unit after them or ""; spaces and commas between thousands are left out.
+    """The digits of a displayed value without thousands separators, and the unit after them; "" if there is no unit.
 
     Raises UsageError, also for 1,234, which may mean 1234 or 1.234.
     """
@@ -175,7 +175,7 @@ def _number(text: str, where: str) -> tuple[str, str]:
 
 
 def _converted(view: LiveView, device: str, shown: Shown) -> Shown:
-    """The value in the unit of its point. Raises UsageError."""
+    """A displayed value, converted to the unit of its point. Raises UsageError."""
     latest = counter_of(view, device, shown.point)
     if latest is None:
         return shown
@@ -183,7 +183,7 @@ def _converted(view: LiveView, device: str, shown: Shown) -> Shown:
 
 
 def _in_unit(value: str, unit: str, wanted: str, where: str) -> str:
-    """The displayed value in the point's unit, with all its digits. Raises UsageError for another quantity."""
+    """A value converted from ``unit`` to the unit ``wanted``, with all its digits. Raises UsageError if impossible."""
     if not unit or show_unit(wanted).casefold() == show_unit(unit).casefold():
         return value
     prefix, others = (_PREFIX.fullmatch(one) for one in (unit, wanted))
@@ -210,7 +210,7 @@ def _once(given: Mapping[str, Shown], device: str, where: str) -> None:
 
 
 def _from_csv(path: Path, given: Mapping[str, Shown]) -> dict[str, Shown]:
-    """``given`` and what the file adds."""
+    """The displayed values of ``given`` and of the file, by device. Raises UsageError for a device given twice."""
     found = dict(given)
     for line, row in read_rows(path, ","):
         if not row or not "".join(row).strip() or (line == 1 and len(row) > 1 and not re.search(r"\d", row[1])):
@@ -269,7 +269,7 @@ def _compared(view: LiveView, device: str, shown: Shown | None, lang: str, asks:
     if shown is None and asks:
         question = words["ask"].format(device=device, point=name, value=show_number(latest.value), unit=unit)
         value = asked(question, lambda text: _in_unit(*_number(text, device), unit, device) if text else "", "")
-        view.catch_up()  # the counter goes on while the person walks to the display and types
+        view.catch_up()  # the counter may grow while the person walks to the display
         if isinstance(latest.value, Decimal):
             seen.append(_seen(latest))
     near = min(seen, key=lambda one: abs(Decimal(one["v"]) - Decimal(value))) if value else seen[-1]
@@ -295,7 +295,7 @@ def _seen(latest: Latest) -> dict[str, Any]:
 
 
 def _record(answer: Mapping[str, Any], config: Config, snapshot: Mapping[str, Any]) -> dict[str, Any]:
-    """All that the page shows."""
+    """The record for JSON and for the page: the signed events, and facts about the gateway."""
     from agent.cli.handover.labels import verdict
 
     events: Sequence[Mapping[str, Any]] = answer["events"]
@@ -314,7 +314,7 @@ def _record(answer: Mapping[str, Any], config: Config, snapshot: Mapping[str, An
 
 
 def _preview(compared: Sequence[ComparedDevice], view: LiveView, config: Config, words: Mapping[str, str]) -> None:
-    """What is about to be signed, for the person who typed the displays."""
+    """Print the values to be signed, so that the person can check them before confirming."""
     from agent.cli.console_tables import open_console
     from agent.cli.handover.labels import why_different
     from agent.service.control.attest import compare
@@ -340,7 +340,7 @@ def _preview(compared: Sequence[ComparedDevice], view: LiveView, config: Config,
 
 
 def _table(entries: Iterable[Mapping[str, Any]], words: Mapping[str, str]) -> Table:
-    """Reading against display, a row a device; with its identity, where the entries have it."""
+    """One row per device with reading and display; with a column for identities if any entry has one."""
     from agent.cli.console_tables import cell, plain_table
     from agent.cli.handover.labels import verdict
     from agent.cli.main_points import known_as

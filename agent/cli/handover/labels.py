@@ -1,4 +1,4 @@
-"""Words of the record of commissioning in English and Chinese."""
+"""The texts of the record of commissioning, in English and Chinese."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from agent.cli.common import show_unit
 
-POWERS: Final = (3, -3, 1, -1, 2, -2, 6, -6)  # of ten: Wh and kWh, a decimal point
+POWERS: Final = (3, -3, 1, -1, 2, -2, 6, -6)  # of ten, by which values differ if unit or decimal point is wrong
 
 WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {
@@ -75,7 +75,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 
 
 def verdict(entry: Mapping[str, object]) -> str:
-    """The key of the words for a device's comparison."""
+    """The key in ``WORDS`` for the result of a device's comparison."""
     if "reading" in entry and entry.get("state") not in ("alive", "asleep"):
         return "silent"  # an old reading proves nothing about the device now
     if "agrees" in entry:
@@ -84,7 +84,7 @@ def verdict(entry: Mapping[str, object]) -> str:
 
 
 def why_different(entry: Mapping[str, Any], words: Mapping[str, str]) -> str:
-    """A text if reading and display differ by the ratio of the device's transformers or a power of ten, else ""."""
+    """A text if reading and display differ by the device's transformer ratio or by a power of ten, else ""."""
     from agent.service.control.attest import compare
 
     if entry.get("agrees", True) or not Decimal(entry["display"]):
@@ -94,7 +94,7 @@ def why_different(entry: Mapping[str, Any], words: Mapping[str, str]) -> str:
         ratio *= Decimal(factor)
     if ratio != 1 and compare(format(read / ratio, ".6f"), entry["display"])[1]:
         return words["secondary"].format(device=entry["device"], ratio=format(ratio.normalize(), "f"))
-    if len(Decimal(entry["display"]).normalize().as_tuple().digits) < 3:  # it could be chance
+    if len(Decimal(entry["display"]).normalize().as_tuple().digits) < 3:  # with so few digits, a match could be chance
         return ""
     for power in POWERS:
         if compare(format(read.scaleb(power), "f"), entry["display"])[1]:

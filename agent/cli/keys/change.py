@@ -1,4 +1,4 @@
-"""`meterhouse keys rotate` and `revoke`: replace the key that signs."""
+"""`meterhouse keys rotate` and `revoke`: both replace the key that signs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from drivers.model import GatewayError, UsageError, clean_text
 if TYPE_CHECKING:
     from agent.cli.keys.worker import KeyFacts
 
-SPARE_S = 8.0  # the agent holds its sealing for ten seconds
+SPARE_S = 8.0  # time to replace the key: the agent pauses sealing for ten seconds
 MAX_LASTS = 4 << 20
 
 
@@ -172,10 +172,12 @@ def ask_for_lasts(
     before: Sequence[str],
     confirm: Callable[[Sequence[str]], object],
 ) -> None:
-    """Show the last sequences that ``kid`` signed, ``confirm``, then ``change`` while the agent seals nothing.
+    """Show the last sequences that ``kid`` signed, call ``confirm``, then call ``change`` while sealing is paused.
 
     Args:
-        before: the keys that precede it in the chain.
+        until_ms: only packs up to this UTC time count; None: all.
+        change: gets the last sequences.
+        before: the thumbprints of the keys that precede ``kid`` in the chain.
         confirm: gets warnings about the numbers.
 
     Raises:
@@ -219,7 +221,7 @@ def ask_for_lasts(
 def check_lasts(key_file: KeyFile, kid: str, given: LastSequences, before: Sequence[str]) -> None:
     """Compare sequences given on the command line with the database, if possible. Raises UsageError.
 
-    A sequence beyond what the key signed here would trust what a thief signs later.
+    A sequence higher than the last one that the key signed here would make later packs of a thief trusted.
     """
     most = most_signed(key_file)
     if wrong := [stream for stream, seq in given.items() if not 0 < seq <= most]:
@@ -246,7 +248,7 @@ def check_lasts(key_file: KeyFile, kid: str, given: LastSequences, before: Seque
 
 
 def _whole(kid: str, known: tuple[str, ...]) -> str:
-    """The one known thumbprint that begins with ``kid``."""
+    """The only known thumbprint that begins with ``kid``. Raises UsageError."""
     found = [one for one in known if one.startswith(kid)]
     if len(found) == 1 and len(kid) >= 4:
         return found[0]

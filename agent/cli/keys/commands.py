@@ -1,4 +1,4 @@
-"""`meterhouse keys`: the commands to create, show and publish the key."""
+"""`meterhouse keys`: the commands that create and show the key, and print its public records."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def create(
 
 
 def _check_new(key_file: KeyFile) -> None:
-    """Raises UsageError if the gateway has signed with another key: verifiers would not trust a new one."""
+    """Raises UsageError if the gateway has signed with another key: verifiers would not trust a new key."""
     config = key_file.config
     if config is None or not key_file.is_agents or key_file.path.exists() or not _has_database(config):
         return
@@ -149,7 +149,7 @@ def _lose(
     change: Callable[[LastSequences | None], None],
     confirm: Callable[[Sequence[str]], object],
 ) -> None:
-    """Trust the lost key up to what it signed by the database; without a database, in all that it ever signed."""
+    """Replace a lost key. Its packs up to the last sequences in the database stay trusted; without a database, all."""
     config = key_file.config
     if config is not None and _has_database(config):
         ask_for_lasts(key_file, lost, None, change, (), confirm)

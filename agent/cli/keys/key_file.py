@@ -1,4 +1,4 @@
-"""The key file of a command: options, path, output."""
+"""The key file that a command of `meterhouse keys` works on: options, path, output."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmati
 
 @dataclass(frozen=True, slots=True)
 class KeyFile:
-    """Path of a key, and the configuration if there is one."""
+    """The path of a key file. ``config`` is None without a valid configuration; ``gateway`` is SITE/GATEWAY or ""."""
 
     path: Path
     config: Config | None
@@ -47,7 +47,7 @@ class KeyFile:
 
     @property
     def is_agents(self) -> bool:
-        """Does the agent read this very file, and so notice a change?"""
+        """True if the configured key file is this file, so that a running agent notices a change."""
         config = self.config
         return bool(config and config.key.file and config.key.file.resolve() == self.path.resolve())
 
@@ -58,11 +58,11 @@ def find_key_file(
     options: ConfigOptions,
     needs_gateway: bool = True,
 ) -> KeyFile:
-    """The given file, else the one in the configuration; the gateway likewise.
+    """The key file and the gateway given on the command line; if not given, those of the configuration.
 
     Raises:
-        UsageError: neither gives the file or the gateway.
-        ConfigError: the configuration is invalid.
+        UsageError: the file or the gateway is not known, or the gateway is invalid.
+        ConfigError: the configuration is needed and invalid.
     """
     config, needed = None, file is None or (needs_gateway and gateway is None)
     if needed or options.config_file.exists():
@@ -96,7 +96,7 @@ _SHOWN = ("kid", "alg", "not_before", "prev", "revokes", "instead_of")
 
 
 def facts(path: Path, key: KeyFacts) -> dict[str, Any]:
-    """Public facts of a key."""
+    """The public facts of a key, for JSON."""
     found: dict[str, Any] = {
         "file": str(path),
         "alg": key.alg,
@@ -112,7 +112,7 @@ def facts(path: Path, key: KeyFacts) -> dict[str, Any]:
 
 
 def show_facts(found: Mapping[str, Any], as_json: bool) -> None:
-    """Print as JSON, or one fact a line."""
+    """Print the facts as JSON, or one fact per line."""
     if as_json:
         click.echo(as_line(found))
         return
@@ -145,7 +145,7 @@ def _when(seconds: int) -> str:
 
 
 def in_use(config: Config, kid: str, wait_s: float = 0.0) -> bool | None:
-    """Does the running agent sign with this key? None if no agent runs. Waits up to ``wait_s`` for it."""
+    """True if the running agent signs with this key; None if no agent runs. Waits up to ``wait_s`` until it does."""
     give_up = time.monotonic() + wait_s
     while True:
         try:
@@ -162,10 +162,10 @@ def in_use(config: Config, kid: str, wait_s: float = 0.0) -> bool | None:
 
 
 def ask_first(question: str, yes: bool, odd: Sequence[str] = ()) -> None:
-    """Ask for confirmation. Raises UsageError if that is not possible.
+    """Ask for confirmation, unless ``yes``. Raises UsageError if stdin is not a terminal, Abort after a no.
 
     Args:
-        odd: warnings that a person has to judge; ``yes`` does not cover them.
+        odd: warnings that a person must judge; with ``yes`` they raise UsageError.
     """
     for text in odd:
         click.echo(as_complaint("warning", text), err=True)
@@ -176,7 +176,7 @@ def ask_first(question: str, yes: bool, odd: Sequence[str] = ()) -> None:
 
 
 def kind_of(alg: str | None, token: str) -> str:
-    """The name of an algorithm, "" if none was given. Raises UsageError."""
+    """The name of the algorithm for a key; "" if ``alg`` is None. Raises UsageError for ``alg`` with a token."""
     if alg and token:
         hint = "A key created in a token is on P-256 (es256)"
         raise UsageError("--alg cannot be combined with --pkcs11", where="--alg", hint=hint)

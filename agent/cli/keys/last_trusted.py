@@ -14,18 +14,18 @@ from agent.cli.common import say
 from agent.cli.keys.key_file import KeyFile
 from drivers.model import GatewayError, UsageError, clean_text
 
-LastSequences = Mapping[str, int]  # by full stream name
-DAY_S = 86_400  # by which clocks may differ
-LONG_S = 100 * 366 * DAY_S  # for a clock that is behind the key's own time, and so tells nothing
+LastSequences = Mapping[str, int]  # the last trusted sequence by full stream name
+DAY_S = 86_400  # clocks may differ by this time
+LONG_S = 100 * 366 * DAY_S  # the age of a key that was created in the future: the clock is wrong
 _STREAM = re.compile(r"[a-z0-9_][a-z0-9_-]{0,99}")
-MAX_STREAMS = 5000  # in one revocation: about 200 kB in the key file
-USUAL, USUAL_S = 4, 3600  # packs of a stream in each pack interval, parts included; clock error in seconds
-MOST_SAID = 20
-RATE = 1000  # packs of one stream in a second at most, parts included: far more than a gateway can seal
+MAX_STREAMS = 5000  # of one revocation: about 200 kB in the key file
+USUAL, USUAL_S = 4, 3600  # usual packs of a stream per pack interval, parts included; allowed clock error in seconds
+MOST_SAID = 20  # warnings that are printed
+RATE = 1000  # packs of one stream per second, parts included: far more than a gateway can seal
 
 
 def lasts_of(texts: Sequence[str], gateway: str) -> dict[str, int]:
-    """``inv1=812`` or ``park7/gw01/inv1=812`` to sequences by full stream name. Raises UsageError."""
+    """Parse ``inv1=812`` or ``park7/gw01/inv1=812``; return sequences by full stream name. Raises UsageError."""
     found: dict[str, int] = {}
     for text in texts:
         stream, _, seq = text.rpartition("=")
@@ -37,24 +37,24 @@ def lasts_of(texts: Sequence[str], gateway: str) -> dict[str, int]:
 
 
 def most_signed(key_file: KeyFile) -> int:
-    """The highest sequence that a key of this gateway can have signed in any stream, by the age of its first key."""
+    """The highest sequence that a key of this gateway can have signed in a stream, given the age of the first key."""
     made = made_at(key_file)
     age = time.time() - made
     return int(RATE * (age + DAY_S if age > 0 else LONG_S))
 
 
 def made_at(key_file: KeyFile) -> int:
-    """When the first key of this gateway was created, UTC seconds; 0 if unknown."""
+    """The time at which the first key of this gateway was created, in UTC seconds; 0 if unknown."""
     from agent.cli.keys.worker import ReadKey, work_on_key
 
-    with contextlib.suppress(GatewayError):  # lost, or in a missing token
+    with contextlib.suppress(GatewayError):  # the key is lost, or its token is missing
         key = work_on_key(ReadKey(str(key_file.path), key_file.gateway))
         return int(json.loads(key.published)["records"][0]["not_before"])
     return 0
 
 
 def oddities(lasts: LastSequences, key_file: KeyFile) -> list[str]:
-    """Warnings that a person has to judge: the numbers come from the agent, which may be compromised."""
+    """Warnings about implausible sequences, for a person to judge: the agent that sent them may be compromised."""
     if not lasts:
         return ["nothing that the key signed would be trusted"]
     config = key_file.config
@@ -76,10 +76,10 @@ def oddities(lasts: LastSequences, key_file: KeyFile) -> list[str]:
 
 
 def read_lasts(data: bytes, key_file: KeyFile, most: int) -> dict[str, int]:
-    """The last sequences in an answer, by stream of this gateway. Raises GatewayError if they are implausible.
+    """The last sequences in an answer, by full stream name. Raises GatewayError if they are implausible.
 
     Args:
-        most: from ``most_signed``.
+        most: the highest plausible sequence, from ``most_signed``.
     """
     import msgspec
 
@@ -106,7 +106,7 @@ def read_lasts(data: bytes, key_file: KeyFile, most: int) -> dict[str, int]:
 
 
 def check_growth(shown: LastSequences, found: LastSequences, seconds: float) -> None:
-    """Raises GatewayError if ``found`` has more than ``shown`` and what can be sealed in ``seconds``."""
+    """Raises GatewayError if a sequence decreased from ``shown`` to ``found``, or grew too much for ``seconds``."""
     grown = int(RATE * seconds)
     for stream in shown.keys() | found.keys():
         if not 0 <= found.get(stream, 0) - shown.get(stream, 0) <= grown:
@@ -115,12 +115,12 @@ def check_growth(shown: LastSequences, found: LastSequences, seconds: float) -> 
 
 
 def show_lasts(kid: str, lasts: LastSequences) -> None:
-    """Print on stderr, before the confirmation."""
+    """Print the last trusted sequences on stderr, before the confirmation."""
     click.echo(say(f"{kid} is trusted up to:" if lasts else f"{kid} is not trusted at all."), err=True)
     for text in lasts_rows(lasts):
         click.echo(text, err=True)
 
 
 def lasts_rows(lasts: LastSequences) -> list[str]:
-    """One line for each stream."""
+    """One line of text per stream."""
     return [f"{'trusted':<11} {clean_text(stream, 200)} up to {seq}" for stream, seq in sorted(lasts.items())]

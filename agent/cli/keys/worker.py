@@ -1,7 +1,7 @@
-"""Read, create and replace a key file, in a process of the user who owns its folder.
+"""Reads, creates and replaces a key file in a child process that runs as the owner of its folder.
 
-Otherwise root's `meterhouse keys` could be led by the agent's user to write anywhere, and would load the library named
-in that user's key file. The answer of the process is checked like any other.
+Otherwise the agent's user could make `meterhouse keys`, run by root, write anywhere with a symbolic link, or load the
+library that the key file names. The child's answer is checked like any input.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from agent.keys.token import TokenError
 from agent.service.control.frames import FrameKind, frame
 from drivers.model import GatewayError, clean_text
 
-ANSWER_S: Final = 60.0  # a token takes its time
-MAX_RECORDS: Final = 1 << 20  # as much as a key file may have
+ANSWER_S: Final = 60.0  # a token may be slow
+MAX_RECORDS: Final = 1 << 20  # bytes; a key file may not have more
 
 Kid = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
 
 
 class KeyFacts(Struct, frozen=True):
-    """Public facts of a key. ``published``: the records as they would be published, "" if not requested."""
+    """The public facts of a key. ``published``: the records in the form that is published; "" if not requested."""
 
     kid: Kid
     alg: Literal["Ed25519", "ES256"]
@@ -43,14 +43,17 @@ class KeyFacts(Struct, frozen=True):
 
 
 class ReadKey(Struct, frozen=True, tag="look"):
-    """Read the key in a file. ``gateway``: whose records are requested, "" for none."""
+    """Read the key in a file. ``gateway``: also return its records as they are published; "" for no records."""
 
     path: str
     gateway: str = ""
 
 
 class ReplaceKey(Struct, frozen=True, tag="replace"):
-    """As ``agent.keys.rotate_key``; ``revokes`` by kid. ``give_up_s``: None for never."""
+    """Replace a key; the arguments of ``agent.keys.rotate_key``.
+
+    ``revokes``: the last trusted sequences by stream, by thumbprint of the revoked key. ``give_up_s``: None for never.
+    """
 
     path: str
     gateway: str
@@ -62,7 +65,7 @@ class ReplaceKey(Struct, frozen=True, tag="replace"):
 
 
 class CreateKey(Struct, frozen=True, tag="create"):
-    """As ``agent.keys.create_key``."""
+    """Create a key; the arguments of ``agent.keys.create_key``. ``revokes``: see ``ReplaceKey``."""
 
     path: str
     now_s: int
@@ -77,7 +80,7 @@ Work = ReadKey | ReplaceKey | CreateKey
 
 
 class Failure(Struct, frozen=True):
-    """Why the work failed."""
+    """The error of work that failed. ``kind``: the name of its class."""
 
     kind: str
     what: str
@@ -91,7 +94,7 @@ _failures = msgspec.json.Decoder(Failure)
 
 
 def work_on_key(work: Work) -> KeyFacts:
-    """Do the work as the owner of the folder; returns the key that is in the file then. Raises GatewayError."""
+    """Do the work as the owner of the folder; return the key that is in the file afterwards. Raises GatewayError."""
     path = Path(work.path)
     master = path_owner(path)
     if master is None:
@@ -117,7 +120,7 @@ def work_on_key(work: Work) -> KeyFacts:
 
 
 def _checked(key: KeyFacts, gateway: str) -> KeyFacts:
-    """Check that the records are valid and end with this key. Raises GatewayError."""
+    """Check that the records are valid and that the newest is for this key; return the key. Raises GatewayError."""
     for text in filter(None, (key.records, key.published)):
         data = text.encode()
         newest = check_key_records(data, gateway or _gateway_of(data)).newest
@@ -155,7 +158,7 @@ def _public(signer: Signer, gateway: str = "") -> KeyFacts:
 
 
 def main(fd: int) -> None:
-    """The child process: do the work that standard input describes."""
+    """The child process: do the work that is pickled on standard input, and answer on the socket ``fd``."""
     with socket.socket(fileno=fd) as sock:
         sock.settimeout(ANSWER_S)
         try:

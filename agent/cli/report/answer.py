@@ -1,4 +1,4 @@
-"""The types of the report that an agent sends, checked like all answers (``agent.cli.answers``)."""
+"""The types of a report that the agent sends. The report is checked like any answer (``agent.cli.answers``)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Input(TypedDict):
     v: Number
     u: str
     title: Title
-    completeness: NotRequired[Number]  # if it is metered
+    completeness: NotRequired[Number]  # present if ``basis`` is "metered"
     estimated: NotRequired[Number]
     note: NotRequired[str]
 
@@ -161,10 +161,10 @@ class _Balance(TypedDict):
     given: Number
     trend: list[_Labelled]
     counts: dict[BalanceVerdict, Count]
-    verdict: NotRequired[BalanceVerdict]  # if one of the next two is present
+    verdict: NotRequired[BalanceVerdict]  # present with ``missing`` or ``residual``
     missing: NotRequired[list[str]]
     residual: NotRequired[Number]
-    allowed: NotRequired[Number]  # if there is a residual
+    allowed: NotRequired[Number]  # present with ``residual``
     inputs: NotRequired[list[_Flow]]
     outputs: NotRequired[list[_Flow]]
     nodes: NotRequired[list[_Node]]
@@ -174,9 +174,9 @@ class _Balance(TypedDict):
 class _Derived(TypedDict):
     id: str
     v: NotRequired[Number]
-    u: NotRequired[str]  # if there is a value, and so is the next
+    u: NotRequired[str]  # present with ``v``, like ``completeness``
     completeness: NotRequired[Number]
-    missing: NotRequired[list[str]]  # if there is no value
+    missing: NotRequired[list[str]]  # present without ``v``
 
 
 class _Series(TypedDict):
@@ -208,20 +208,20 @@ class _Meter(TypedDict):
 
 
 class _Silence(TypedDict):
-    """As ``agent.cli.findings.Silence``."""
+    """The fields of ``agent.cli.findings.Silence``."""
 
     since_s: Time
     answered: bool
 
 
 class _Device(TypedDict):
-    """``missing``: by reason [ms, ms of these in which the whole device was missing]."""
+    """A device with missing readings. ``missing``: by reason, (ms in total, ms in which all points were missing)."""
 
     device: str
     missing: dict[str, tuple[Count, Count]]
     gaps_from: Time | None
     label: NotRequired[str]
-    silent: NotRequired[_Silence]  # added from the snapshot
+    silent: NotRequired[_Silence]  # not sent by the agent: `report` adds it from the snapshot
 
 
 class _Page(TypedDict):
@@ -242,7 +242,7 @@ class _Page(TypedDict):
 
 
 def check_page(data: bytes) -> dict[str, Any]:
-    """The data of a report, checked."""
+    """Decode and check a report. Raises GatewayError if the data are not a valid report."""
     page: dict[str, Any] = checked(loaded(data, "report"), _Page, "report")
     try:
         ZoneInfo(page["timezone"])

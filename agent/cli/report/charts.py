@@ -11,8 +11,8 @@ from zoneinfo import ZoneInfo
 
 from agent.cli.report.labels import WORDS, number, text_in
 
-LEFT, RIGHT, TOP, BELOW = 46.0, 6.0, 6.0, 18.0  # around the drawing, for the numbers of the axes
-FONT: Final = 10.0  # px, of the numbers; a chart is drawn at the width at which it is shown
+LEFT, RIGHT, TOP, BELOW = 46.0, 6.0, 6.0, 18.0  # margins in px, with room for the labels of the axes
+FONT: Final = 10.0  # size of the labels in px; a chart is drawn in the width at which it is shown
 LEAVES: Final = ("export", "charge", "feed")  # outgoing flows, drawn below zero
 COLOURS: Final[Mapping[str, str]] = {
     "grid.import": "#8f9aa3", "grid.export": "#5b6770", "generation.pv.generation": "#d9a21b",
@@ -20,9 +20,9 @@ COLOURS: Final[Mapping[str, str]] = {
     "storage.discharge": "#8f5fb0", "storage.charge": "#b99ccd", "load.consumption": "#b3362b",
 }  # fmt: skip
 MORE_COLOURS: Final = ("#3f9d6b", "#c0705a", "#4f6fb5", "#a08a3c", "#5aa7a7", "#9a5a7a")
-DRAWN: Final = ("grid", "direct", "generation", "storage", "load", "x")  # no check meters: they measure the same again
+DRAWN: Final = ("grid", "direct", "generation", "storage", "load", "x")  # no check meters: they repeat other flows
 MOST_SERIES: Final = 9
-KNOWN: Final = 0.999  # share of an interval
+KNOWN: Final = 0.999  # known share from which an interval counts as complete
 PARTS: Final = (("own", "#3f9d6b"), ("direct", "#7cc27f"), ("storage", "#d9b44a"), ("grid", "#8f9aa3"))
 
 
@@ -44,7 +44,7 @@ class Frame(NamedTuple):
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers that enclose ``low`` to ``high``, about ``count`` steps."""
+    """Round numbers for an axis that includes ``low`` and ``high``, in about ``count`` steps."""
     span = (high - low) or abs(high) or 1.0
     rough = span / count
     size = 10.0 ** math.floor(math.log10(rough))
@@ -74,7 +74,7 @@ def _grid(frame: Frame, marks: Sequence[float]) -> Iterable[str]:
 
 
 def _labels(frame: Frame, labels: Sequence[tuple[float, str]]) -> Iterable[str]:
-    """Texts below, at shares of the width."""
+    """Texts below the drawing; each is placed at a share of the width, 0 to 1."""
     for share, text in labels:
         anchor = "start" if share == 0 else "end" if share == 1 else "middle"
         at = f'x="{frame.x(share):.1f}" y="{TOP + frame.high + 13:g}"'
@@ -82,7 +82,7 @@ def _labels(frame: Frame, labels: Sequence[tuple[float, str]]) -> Iterable[str]:
 
 
 def legend(entries: Iterable[tuple[str, str]], unit: str) -> str:
-    """A legend: colour samples with names, and the unit. The first part of an entry is a CSS class or a colour."""
+    """A legend: the unit, then a colour sample and a name per entry. An entry is (CSS class or colour, name)."""
     keys = "".join(f"<span><i {_style(look)}></i>{escape(text)}</span>" for look, text in entries)
     return f'<p class="small key"><span class="u">{escape(unit)}</span>{keys}</p>'
 
@@ -95,12 +95,13 @@ def bars(
     trend: Sequence[Mapping[str, str]], unit: str, language: str, title: str,
     bounds: Sequence[str] = (), worst: Mapping[str, str] | None = None, each: str = "",
 ) -> str:  # fmt: skip
-    """A trend as bars with the target as a dashed line; "" for fewer than two values.
+    """A trend as bars; "" for fewer than two values.
 
     Args:
-        trend: ``label`` and ``v`` of each stretch.
-        worst: the one of them that is shown in another colour.
-        each: what one bar stands for.
+        trend: one ``label`` and ``v`` per bar; ``v`` is "" if unknown.
+        bounds: targets, drawn as dashed lines.
+        worst: the bar of ``trend`` to draw in another colour.
+        each: the name of the bars in the legend, such as "by hour".
     """
     values = [(one["label"], float(one["v"]) if one["v"] else None) for one in trend]
     known = [value for _, value in values if value is not None]
@@ -137,7 +138,10 @@ def bars(
 
 
 def curve(page: Mapping[str, Any], language: str, zone: ZoneInfo) -> str:
-    """Mean power of the intervals of a day, one line per role and flow; outgoing flows are below zero."""
+    """The mean power in each interval of a day, one line per role and flow; "" if there is nothing to draw.
+
+    Outgoing flows are drawn below zero.
+    """
     found = page.get("curve")
     if not found or len(found["slots"]) < 2 or not found["series"] or page["period"]["kind"] != "day":
         return ""
@@ -182,7 +186,7 @@ def _signed(name: str, value: str) -> float | None:
 def _unknown_spans(
     found: Mapping[str, Any], series: Sequence[Mapping[str, Any]], begin: float, until: float
 ) -> list[tuple[float, float]]:
-    """Stretches up to ``until`` in which a series is incomplete or no interval exists; adjacent ones are joined."""
+    """The stretches up to ``until`` in which a series is incomplete or no interval exists; adjacent ones are merged."""
     spans: list[tuple[float, float]] = []
     at = begin
     for n, (start, end) in enumerate([*zip(found["slots"], found["ends"], strict=True), (until, until)]):
@@ -197,7 +201,7 @@ def _unknown_spans(
 
 
 def _steps(values: Sequence[float | None], found: Mapping[str, Any], frame: Frame, x: Any, colour: str) -> str:
-    """A step line, interrupted where nothing is known."""
+    """A step line, interrupted where the value is unknown."""
     path, is_open = [], False
     for start, end, value in zip(found["slots"], found["ends"], values, strict=True):
         if value is None:
@@ -209,7 +213,7 @@ def _steps(values: Sequence[float | None], found: Mapping[str, Any], frame: Fram
 
 
 def stack(trace: Mapping[str, Any], period: Mapping[str, Any], language: str, zone: ZoneInfo) -> str:
-    """Sources of each hour's consumption, one bar per hour; no bar for an hour without data."""
+    """The sources of each hour's consumption as stacked bars; an hour without data has no bar."""
     if not trace["hours"]:
         return ""
     words = WORDS[language]
@@ -243,7 +247,7 @@ def stack(trace: Mapping[str, Any], period: Mapping[str, Any], language: str, zo
 
 
 def _times(begin: float, end: float, zone: ZoneInfo, is_day: bool) -> list[tuple[float, str]]:
-    """Labels of a time axis: local times at eighths of the stretch; a day ends at 24:00."""
+    """The labels of a time axis: local times at each eighth of the stretch; a day ends at 24:00."""
     form = "%H:%M" if is_day else "%m-%d"
     found = [(n / 8, datetime.fromtimestamp(begin + (end - begin) * n / 8, zone).strftime(form)) for n in range(9)]
     return [*found[:-1], (1.0, "24:00")] if is_day else found

@@ -1,4 +1,4 @@
-"""`meterhouse report`: a day, month or year as a page for people."""
+"""`meterhouse report`: shows the figures of a day, month or year, or writes them as HTML or CSV."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from agent.cli.options import FILE, ConfigOptions, config_options, json_option, 
 from agent.cli.output_files import CsvDraft, TextDraft, writing
 from drivers.model import GatewayError, UsageError, clean_text
 
-SEALED_WITHIN_S = 60  # until packs and intervals of the last readings exist
+SEALED_WITHIN_S = 60  # after an interval ends, its packs and figures exist within this time
 Kind = Literal["day", "month", "year", "rolling"]
 _DATES: Mapping[Kind, str] = {"day": r"\d{4}-\d{2}-\d{2}", "month": r"\d{4}-\d{2}", "year": r"\d{4}"}
 
@@ -111,18 +111,21 @@ def _snapshot(runtime_dir: Path) -> Mapping[str, Any]:
 
 
 def _first_interval_s(snapshot: Mapping[str, Any], length_s: float) -> float:
-    """When the first whole interval of the running agent ends, as seconds since the epoch; 0 if none runs."""
+    """The end of the running agent's first whole interval, in UTC seconds; 0 if no agent runs."""
     started = float(snapshot.get("started") or 0)
     return first_whole_interval_s(started, length_s) if started else 0.0
 
 
 def first_whole_interval_s(started_s: float, length_s: float) -> float:
-    """The end of the first interval of ``length_s`` that begins after the start."""
+    """The end of the first interval of ``length_s`` that begins at or after the start, in UTC seconds."""
     return (math.ceil(started_s / length_s) + 1) * length_s
 
 
 def parse_period(text: str) -> tuple[Kind, str]:
-    """("month", "2026-11-01") from "2026-11". Raises UsageError."""
+    """The kind of a period and its first day: ("month", "2026-11-01") for "2026-11". Raises UsageError.
+
+    The day is "" for today and for the last 365 days.
+    """
     if text in ("", "today"):
         return "day", ""
     if text == "365d":
@@ -151,7 +154,7 @@ TRACE_HEADS = (
 
 
 def csv_heads(names: tuple[str, ...], language: str) -> tuple[str, ...]:
-    """The column heads of a file for people, in their language."""
+    """The column heads of a CSV file, in this language."""
     from agent.cli.report.labels import CSV_WORDS
 
     return tuple(CSV_WORDS[language][name] for name in names)
@@ -180,7 +183,7 @@ def _figure_row(figure: Mapping[str, Any], page: Mapping[str, Any], language: st
 
 
 def _hours(trace: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """All hours in order; incomplete ones have no values."""
+    """All hours in order of time; hours without data have no values."""
     return sorted([*trace["hours"], *trace.get("missing", ())], key=lambda hour: hour["from"])
 
 
@@ -201,7 +204,7 @@ def _write_csv(path: Path, heads: tuple[str, ...], rows: list[list[Any]]) -> Non
     with (
         writing(path),
         CsvDraft(path, heads, "utf-8-sig") as draft,
-    ):  # the byte order mark tells spreadsheets that it is UTF-8
+    ):  # the byte order mark tells spreadsheets that the file is UTF-8
         for row in rows:
             draft.add_row(row)
         draft.keep()
@@ -279,7 +282,7 @@ def _show(page: Mapping[str, Any], language: str, first_interval_s: float, lengt
 
 
 def _until(page: Mapping[str, Any], words: Mapping[str, str]) -> str:
-    """Up to when a current period is known."""
+    """A text with the time until which a current period is known, or at which a future one begins; "" if it is over."""
     from datetime import datetime
     from zoneinfo import ZoneInfo
 
@@ -293,7 +296,7 @@ def _until(page: Mapping[str, Any], words: Mapping[str, str]) -> str:
 
 
 def cell(text: str, limit: int = 80) -> str:
-    """For the terminal: plain spaces between thousands, as not all terminals show thin ones."""
+    """A text for a cell in the terminal. Thin spaces become plain spaces: not all terminals can show them."""
     from agent.cli import console_tables
 
     return console_tables.cell(text.replace("\u2009", " "), limit)
@@ -355,7 +358,7 @@ def _show_meters(page: Mapping[str, Any], language: str) -> None:
 
 
 def spark(texts: list[str]) -> str:
-    """A trend as a line of at most 31 blocks; a dot for a missing figure."""
+    """A trend as a line of at most 31 blocks, with a dot for each missing figure."""
     from agent.cli.sparkline import sparkline
 
     return sparkline([float(text) if text else None for text in texts], 31, low=0.0)

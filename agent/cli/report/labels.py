@@ -93,7 +93,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "colon": "：", "semicolon": "；", "comma": "，",
     },
 }  # fmt: skip
-CSV_WORDS: Final[Mapping[str, Mapping[str, str]]] = {  # in English they are for programs too
+CSV_WORDS: Final[Mapping[str, Mapping[str, str]]] = {  # programs read the English ones: do not change them
     "en": {
         "id": "id", "title": "title", "period": "period", "value": "value", "unit": "unit", "target": "target",
         "verdict": "verdict", "official": "official", "completeness": "completeness", "estimated": "estimated",
@@ -117,9 +117,9 @@ _SPANS: Final = (
 _SIGNS = {"at_most": "≤", "at_least": "≥", "above": ">", "below": "<"}
 
 
-ENOUGH: Final = Decimal("0.9")  # known share of a period, below which a figure is neither met nor not met
+ENOUGH: Final = Decimal("0.9")  # known share of a period that a verdict "met" or "not met" needs
 _HAN = re.compile("[\u4e00-\u9fff]")
-_CITED: Final[Mapping[str, str]] = {  # of the sources of sets and factors, which packs hold as published
+_CITED: Final[Mapping[str, str]] = {  # English parts of sources; packs contain the sources in English
     "MEE/NBS factor announcement": "生态环境部、国家统计局因子公告", ", data year ": "，数据年份 ",
     ", as quoted by ": "，转引自 ", "Announcement 2025 No. 47": "2025年第47号公告",
     "annexes 3 and 4 (trial)": "附件3、附件4（试行）", "annex 3; accounting by annex 4": "附件3；核算按附件4",
@@ -135,18 +135,18 @@ _CITED: Final[Mapping[str, str]] = {  # of the sources of sets and factors, whic
     "definitions of this project, docs/indicators.md": "本项目的定义，见 docs/indicators.md",
 }  # fmt: skip
 
-_NOTES: Final[Mapping[str, str]] = {  # of inputs, as packs hold them
+_NOTES: Final[Mapping[str, str]] = {  # notes of inputs; packs contain them in English
     "no meter has this role": "没有计量点具有此角色", "nothing was declared": "未申报",
 }  # fmt: skip
 
 
 def text_in(texts: Mapping[str, str], language: str) -> str:
-    """A title in the language, else in any."""
+    """The text in this language; if there is none, in any language."""
     return texts.get(language) or next(iter(texts.values()), "")
 
 
 def own_text(text: str, language: str) -> str:
-    """A text of the site. If it is in two languages, such as "no gas / 无燃气", the part in the page's language."""
+    """A text that the site has written. If it has two languages ("no gas / 无燃气"), only the part in ``language``."""
     if language == "zh":
         text = _NOTES.get(text, text)
     one, slash, other = text.partition(" / ")
@@ -156,7 +156,7 @@ def own_text(text: str, language: str) -> str:
 
 
 def cited(text: str, language: str) -> str:
-    """The source of a set or a factor, with its English words in the page's language."""
+    """The source of a set of figures or of a factor; for Chinese, with its English parts translated."""
     if language == "zh":
         for english, chinese in _CITED.items():
             text = text.replace(english, chinese)
@@ -164,19 +164,22 @@ def cited(text: str, language: str) -> str:
 
 
 def is_known_enough(figure: Mapping[str, Any]) -> bool:
-    """May a verdict be given?"""
+    """True if enough of the time so far is known for a verdict."""
     return Decimal(figure["completeness"]) >= ENOUGH
 
 
 def known_of_period(figure: Mapping[str, Any], period: Mapping[str, Any]) -> Decimal:
-    """The known share of the whole period, which may not be over; ``completeness`` is that of the time so far."""
+    """The known share of the whole period, in which the future counts as unknown.
+
+    ``completeness`` of the figure is the known share of the time so far.
+    """
     begun, end = int(period["from"]), int(period["to"])
     passed = min(max(int(period["until"]) - begun, 0), end - begun)
     return Decimal(figure["completeness"]) * passed / (end - begun)
 
 
 def verdict_of(figure: Mapping[str, Any], period: Mapping[str, Any]) -> str:
-    """The verdict for people: ``met`` and ``not met`` only if enough of the period is known."""
+    """The verdict to show: instead of ``met`` or ``not met``, "not enough" if too little of the period is known."""
     verdict: str = figure["verdict"]
     if figure.get("unmetered"):
         return "no data"
@@ -185,12 +188,15 @@ def verdict_of(figure: Mapping[str, Any], period: Mapping[str, Any]) -> str:
 
 
 def value_of(figure: Mapping[str, Any]) -> str:
-    """The value to show; "" if there is none, or if no device has a role that it needs."""
+    """The value of a figure to show; "" if there is none, or if no device has a role that the figure needs."""
     return "" if figure.get("unmetered") else figure.get("v", "")
 
 
 def number(text: str, digits: int = 4) -> str:
-    """A number with at most ``digits`` significant digits, but its whole integer part; thin spaces group thousands."""
+    """A number rounded to ``digits`` significant digits, or to an integer if it is longer; "–" for "".
+
+    Thin spaces separate thousands.
+    """
     if not text:
         return "–"
     value = Decimal(text)
@@ -201,12 +207,12 @@ def number(text: str, digits: int = 4) -> str:
 
 
 def percent(text: str) -> str:
-    """A share of 0 to 1."""
+    """A share of 0 to 1 as a percentage; "–" for ""."""
     return f"{number(str(Decimal(text) * 100), 3)} %" if text else "–"
 
 
 def duration(ms: float, language: str) -> str:
-    """``12 s``, ``3 min``, ``2.5 h``, ``31 days``."""
+    """A duration as text: ``12 s``, ``3 min``, ``2.5 h``, ``31 days``."""
     for unit_ms, least, english, chinese in _SPANS:
         if ms >= unit_ms * least:
             return f"{number(str(Decimal(ms) / unit_ms), 3)} {chinese if language == 'zh' else english}"
@@ -214,14 +220,17 @@ def duration(ms: float, language: str) -> str:
 
 
 def silent_since(silence: Silence, timezone: str, language: str) -> str:
-    """``no usable answer since 2026-11-24 10:05:12``; nothing is said of the time before the agent's start."""
+    """A text such as ``no usable answer since 2026-11-24 10:05:12``.
+
+    If the device has never answered, the text names the start or reload of the agent, before which nothing is known.
+    """
     since = datetime.fromtimestamp(silence.since_s, ZoneInfo(timezone))
     text = WORDS[language]["silent since" if silence.answered else "silent since start"]
     return text.format(f"{since:%Y-%m-%d %H:%M:%S}")
 
 
 def share(value: str | float) -> str:
-    """A known or green share of 0 to 1: a hundred only if nothing is missing."""
+    """A known or green share of 0 to 1 as a percentage: "100 %" only if nothing is missing; "–" for ""."""
     if value == "":
         return "–"
     found = Decimal(value)
@@ -232,7 +241,7 @@ def share(value: str | float) -> str:
 
 
 def lacking(figure: Mapping[str, Any], language: str) -> str:
-    """Why a figure is missing; "" if it is not."""
+    """The reason why a figure has no value; "" if it has one."""
     words = WORDS[language]
     if figure.get("unmetered"):
         return words["unmetered"]
@@ -245,12 +254,12 @@ def lacking(figure: Mapping[str, Any], language: str) -> str:
 
 
 def target(figure: Mapping[str, Any]) -> str:
-    """``≤ 0.2``."""
+    """The target of a figure, such as ``≤ 0.2``; "" if it has none."""
     return " ".join(f"{_SIGNS[kind]} {text}" for kind, text in figure.get("threshold", {}).items())
 
 
 def unit(one: Mapping[str, Any]) -> str:
-    """Of a figure or an amount, as people write it."""
+    """The unit of a figure or an amount, as people write it."""
     return show_unit(one["u"])
 
 

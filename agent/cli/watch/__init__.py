@@ -1,1 +1,1 @@
-"""`meterhouse watch`: what the running agent sees, on a full screen, in plain tables, or as JSON."""
+"""`meterhouse watch`: live values of the running agent, on a full screen, in plain tables, or as JSON."""

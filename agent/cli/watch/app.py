@@ -1,4 +1,4 @@
-"""`watch` on the full screen of a terminal. Its own process; nothing else of ours imports Textual."""
+"""`watch` on the full screen of a terminal. Only this file and ``row_list.py`` import Textual, which loads slowly."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from agent.cli.watch.trends import Trends
 from drivers.model import GatewayError, clean_text
 
 EVERY_S: Final = 1.0
-SLICE_S: Final = 0.02  # a full ring is read in slices, so that keys are answered meanwhile
-REST_S: Final = 0.005  # between two slices: a key needs several turns of the event loop
+SLICE_S: Final = 0.02  # a full ring is read in slices of this time, so that keys work meanwhile
+REST_S: Final = 0.005  # pause between two slices: the event loop needs several turns to handle a key
 PAGES: Final = ("devices", "values", "lines", "destinations", "findings")
-LETTER_KEYS: Final = frozenset({"page", "search", "trouble", "keys"})  # actions of keys that a search may hold
+LETTER_KEYS: Final = frozenset({"page", "search", "trouble", "keys"})  # actions of keys that are text in a search
 MOST_FRAMES: Final = 2000
 CTRL_C: Final = 130
 
@@ -43,14 +43,14 @@ class WatchApp(App[int]):
     """The full screen.
 
     Args:
-        devices: show only the values of these; empty: all.
-        patterns: show only values that one of these globs matches.
-        seconds: end after this time.
-        every_s: how often to look for new values, or for an agent if none runs; the snapshot half as often.
-        labels: of devices, by name.
-        read_labels: gives them anew after a reload; raises GatewayError for files that are wrong.
-        timezone: of the site, for times of frames; "": this machine's.
-        on_disk: errors in the configuration files, shown until the agent reloads.
+        devices: show only the values of these devices; empty: all.
+        patterns: show only points that match one of these globs; empty: all.
+        seconds: end after this time; None: never.
+        every_s: how often to read new values, or to look for an agent if none runs; the snapshot is read half as often.
+        labels: the labels of devices, by name.
+        read_labels: returns the labels after a reload; raises GatewayError if the files are invalid.
+        timezone: the site's time zone, for the times of frames; "": that of this machine.
+        on_disk: errors in the configuration files, shown until the agent reloads them.
     """
 
     CSS = """
@@ -61,7 +61,7 @@ class WatchApp(App[int]):
     Input:focus { border: none; background-tint: ansi_default 0%; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        # all before the widget in focus, so that keys that come at once keep their order
+        # all have priority over the focused widget, so that keys typed quickly are handled in order
         *(Binding(str(n), f"page('{name}')", show=False, priority=True) for n, name in enumerate(PAGES, 1)),
         Binding("tab", "next_page(1)", show=False, priority=True),
         Binding("shift+tab", "next_page(-1)", show=False, priority=True),
@@ -95,19 +95,19 @@ class WatchApp(App[int]):
         self._seconds, self._every_s = seconds, every_s
         self.view: LiveView | None = None
         self._trends, self._pages = Trends(), Pages(language, labels)
-        self._searches: dict[str, str] = {}  # of each page
+        self._searches: dict[str, str] = {}  # the search text of each page
         self._findings: list[Finding] = []
         self._zone = ZoneInfo(timezone) if timezone else None
         self._timezone = timezone or self._word("machine time")
         self._on_disk, self._read_labels = on_disk, read_labels
         self._config: object = None  # the configuration's part of the snapshot
         self._reads = 0
-        self._is_here = False  # an agent is running; else the values shown are old
-        self._trouble = ""  # why there is no agent
+        self._is_here = False  # an agent is running; if False, the values on the screen are old
+        self._trouble = ""  # the reason why no agent is running
         self._is_catching_up = False
         self._shown = "values" if devices or patterns else "devices"
         self._device = devices[0] if len(devices) == 1 else ""  # page of values: only this device; "": all
-        self._line = ""  # page of frames: this line
+        self._line = ""  # page of frames: the line to show
         self.fault: BaseException | None = None
         self._texts: dict[str, Text] = {}  # texts of the lines around the list
         self._joiner, self._frames = FrameJoiner(), deque[str](maxlen=MOST_FRAMES)
@@ -115,7 +115,7 @@ class WatchApp(App[int]):
     # --- the screen
 
     def compose(self) -> ComposeResult:
-        """Head, names of the pages, rows, detail of the selected row, keys."""
+        """Create the widgets: head, names of the pages, rows, detail of the selected row, search, keys."""
         yield Static(id="head", markup=False)
         yield Static(id="pages", markup=False)
         yield RowList()
@@ -125,7 +125,7 @@ class WatchApp(App[int]):
         yield Static(id="keys", markup=False)
 
     def on_mount(self) -> None:
-        """Begin to follow the agent."""
+        """Start to read the agent's values."""
         self.theme = "ansi-dark"  # the terminal's own colours
         self.screen.set_focus(self._list)
         if self._seconds is not None:
@@ -134,7 +134,7 @@ class WatchApp(App[int]):
 
     def run_in_terminal(self) -> int:
         """Run until the user quits; returns the exit code. The terminal is restored in every case."""
-        code = self.run(mouse=False)  # without: the terminal's own selecting and copying works
+        code = self.run(mouse=False)  # so that selecting and copying in the terminal works
         if self.fault is not None:
             raise self.fault
         return code if code is not None else self.return_code or 0
@@ -154,7 +154,7 @@ class WatchApp(App[int]):
         for number in (signal.SIGTERM, signal.SIGHUP):
             try:
                 loop.add_signal_handler(number, self.exit, 128 + number)
-            except (ValueError, RuntimeError):  # not the main thread: a test
+            except (ValueError, RuntimeError):  # not in the main thread, as in tests
                 break
         try:
             while True:
@@ -169,7 +169,7 @@ class WatchApp(App[int]):
                 self.view.close()
 
     async def _read(self) -> None:
-        """All new records of the ring, in slices."""
+        """Read all new records of the ring, in slices, and the snapshot if it is due. Raises GatewayError."""
         if self.view is None or not self._is_here:
             fresh = LiveView(self._folder, *self._wanted, keeps_history=True, snapshot_every_s=2 * self._every_s)
             if self.view is not None:
@@ -190,7 +190,7 @@ class WatchApp(App[int]):
             snapshot = self.view.snapshot
             self._trends.add(snapshot)
             before, self._config = self._config, snapshot.get("config")
-            if before not in (None, self._config):  # reloaded, or rejected: its own words are newer
+            if before not in (None, self._config):  # after a reload, the agent reports errors itself
                 self._on_disk = ()
                 if self._read_labels is not None:
                     with contextlib.suppress(GatewayError):
@@ -209,7 +209,7 @@ class WatchApp(App[int]):
             self._frames.append(clean_text(say_at(error.where, error.what), 200))
 
     def _lose(self, error: GatewayError) -> None:
-        """The agent is gone, or its files cannot be read. The last values stay on the screen, marked as old."""
+        """Note that the agent has ended, or that its files cannot be read. The last values stay, marked as old."""
         if isinstance(error, NoAgent):
             self._trouble = self._word("ended" if self.view else "no agent", folder=clean_text(str(self._folder), 200))
         else:
@@ -217,14 +217,14 @@ class WatchApp(App[int]):
         self._is_here = self._is_catching_up = False
 
     def _handle_exception(self, error: Exception) -> None:
-        """An internal error: leave the screen, then report it as every command does, without Textual's traceback."""
+        """Close the screen after an internal error; ``run_in_terminal`` raises it, without Textual's traceback."""
         self.fault = self.fault or (error.error if isinstance(error, WorkerFailed) else error)
         self.exit(1)
 
     # --- painting
 
     def _paint(self) -> None:
-        """Bring the screen up to date."""
+        """Update the screen."""
         if not self.is_running or not self.screen.is_mounted:
             return
         self._put("head", self._head())
@@ -274,7 +274,7 @@ class WatchApp(App[int]):
         if not self._is_here:
             return head.append(self._trouble, "bold red")
         assert view is not None
-        if any(one.code == "agent-gone" for one in self._findings):  # killed: its files are still there
+        if any(one.code == "agent-gone" for one in self._findings):  # the agent was killed: its files still exist
             return head.append(self._word("ended"), "bold red")
         if self._is_catching_up:
             return head.append(self._word("reading"))
@@ -309,7 +309,7 @@ class WatchApp(App[int]):
         rows = self._list
         detail = rows.page.detail(rows.cursor) if rows.page.count and self.view is not None else ""
         if self._shown == "frames" and cell_len(detail) <= rows.size.width:
-            detail = ""  # the row itself shows all of it
+            detail = ""  # the row itself shows the whole text
         self._put("detail", Text(detail, "dim", no_wrap=True, overflow="ellipsis"))
         line = Text(no_wrap=True, overflow="ellipsis")
         if self.view is not None:
@@ -325,7 +325,7 @@ class WatchApp(App[int]):
         self._put("keys", line)
 
     def on_row_list_moved(self) -> None:
-        """Another row is under the cursor."""
+        """Show the detail of the row that the cursor has moved to."""
         self._paint_bottom()
 
     def on_resize(self) -> None:
@@ -335,18 +335,18 @@ class WatchApp(App[int]):
     # --- keys
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """During the input of a search, letters and digits are text, not keys."""
+        """False for actions of letter and digit keys while a search is typed: these keys are text then."""
         is_typing = isinstance(self.focused, Input)
         return not (is_typing and (action in LETTER_KEYS or (action, parameters) == ("leave", (0,))))
 
     def action_page(self, name: str) -> None:
-        """Show a page; the page of values shows all devices again."""
+        """Show a page. If the page of values is open already, show all devices in it."""
         if name == "values" and self._shown == "values":
             self._device = ""
         self._show(name)
 
     def action_next_page(self, step: int) -> None:
-        """The page beside this one."""
+        """Show the next page (``step`` 1) or the previous one (-1)."""
         at = PAGES.index("lines" if self._shown == "frames" else self._shown)
         self._show(PAGES[(at + step) % len(PAGES)])
 
@@ -357,7 +357,7 @@ class WatchApp(App[int]):
         self._paint()
 
     def on_row_list_opened(self, message: RowList.Opened) -> None:
-        """Enter: go from a device to its values, from a line to its frames."""
+        """After Enter on a device, show its values; on a line, its frames."""
         if self.view is None:
             return
         if self._shown in ("devices", "values"):
@@ -371,7 +371,7 @@ class WatchApp(App[int]):
             self._show("frames")
 
     def action_step_back(self) -> None:
-        """One step back: close the keys, the search, the selection, or the page."""
+        """Go one step back: close the list of keys, the search, the filter, or the page of a line or device."""
         if self.query_one("#help").display:
             self._close_keys()
         elif self.query_one("#search").display or self._pages.search:
@@ -386,7 +386,7 @@ class WatchApp(App[int]):
         self._paint()
 
     def action_trouble(self) -> None:
-        """Show only rows with trouble, or all."""
+        """Switch between rows with trouble and all rows."""
         self._pages.trouble_only = not self._pages.trouble_only
         self._paint()
 
@@ -396,7 +396,7 @@ class WatchApp(App[int]):
             return
         box = self.query_one("#search", Input)
         box.display, self.query_one("#keys").display = True, False
-        self.screen.set_focus(box)  # at once: the next letter may be there already
+        self.screen.set_focus(box)  # immediately: the next letter may have been typed already
 
     def _search_for(self, text: str) -> None:
         box = self.query_one("#search", Input)
@@ -411,18 +411,18 @@ class WatchApp(App[int]):
         self.screen.set_focus(self._list)
 
     def on_input_changed(self, message: Input.Changed) -> None:
-        """Each letter narrows the list."""
+        """Filter the list after each letter of a search."""
         self._searches[self._shown] = message.value
         self._pages.search = tuple(message.value.casefold().split())
         self._paint()
 
     def on_input_submitted(self) -> None:
-        """Keep the search; keys work again."""
+        """Keep the search and close its input line, so that keys work again."""
         self._close_search()
         self._paint()
 
     def action_keys(self) -> None:
-        """Show all keys, or hide them."""
+        """Show or hide the list of keys."""
         page = self.query_one("#help", Static)
         if page.display:
             self._close_keys()

@@ -81,7 +81,7 @@ def watch(
 
 
 def fills_screen() -> bool:
-    """Can the terminal show more than lines of text?"""
+    """True if the terminal can show a full screen: it has a usable TERM and UTF-8."""
     streams = (sys.stdin, sys.stdout, sys.stderr)
     if not all(stream.isatty() for stream in streams) or os.environ.get("TERM", "dumb") in {"dumb", "unknown"}:
         return False
@@ -99,7 +99,7 @@ def _screen(
     from agent.cli.watch.app import WatchApp
     from agent.cli.watch.live_view import LiveView
 
-    with contextlib.suppress(NoAgent):  # the screen waits for one
+    with contextlib.suppress(NoAgent):  # the screen waits for an agent
         # reports unknown names before the screen opens
         LiveView(found.folder, devices, patterns).close()
     app = WatchApp(
@@ -111,7 +111,7 @@ def _screen(
 
 
 def until(end: float | None, every_s: float = LOOK_EVERY_S) -> Iterator[None]:
-    """Yields every ``every_s`` until the monotonic time ``end``; at least once."""
+    """Yield every ``every_s`` seconds until the monotonic time ``end``, at least once; None: forever."""
     while True:
         yield
         left = None if end is None else end - time.monotonic()
@@ -126,7 +126,7 @@ def _values(folder: Path, devices: Sequence[str], patterns: Sequence[str], end: 
     watched = LiveView(folder, devices, patterns)
     try:
         if as_json:
-            watched.catch_up()  # of the records in the ring, print only the newest of each point; later ones all
+            watched.catch_up()  # print only the newest of the records in the ring for each point, then all new records
             _tell(watched.shown())
             for _ in until(end):
                 _tell(watched.news())

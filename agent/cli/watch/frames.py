@@ -1,4 +1,4 @@
-"""The frames of a line, from the agent's trace, with the pieces of an answer joined."""
+"""Reads the frames of a line from the agent's trace, and joins the pieces of an answer."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from drivers.model import GatewayError, UsageError, clean_text
 if TYPE_CHECKING:
     from drivers.line.trace import TracedFrame
 
-JOIN_NS: Final = 50_000_000
-JUDGED_NS: Final = 300_000_000  # a complete answer is checked by then; a short one at its time-out
-SENT, RECEIVED, NOISE, BROKEN = range(4)  # those of drivers.line.trace, which takes long to import
+JOIN_NS: Final = 50_000_000  # pieces closer than this belong to one frame
+JUDGED_NS: Final = 300_000_000  # the agent has checked a complete answer by then; it checks a short one at its time-out
+SENT, RECEIVED, NOISE, BROKEN = range(4)  # as in drivers.line.trace, which is slow to import
 DIRECTIONS: Final = ("->", "<-", "??", "!!")
 DIRECTION_WORDS: Final = ("sent", "received", "noise", "broken")
 
 
 def frames_path(folder: Path, line: str, snapshot: Mapping[str, Any]) -> Path:
-    """The file with a line's last frames. Raises UsageError naming the existing lines."""
+    """The file with the last frames of a line. Raises UsageError that suggests existing lines."""
     lines = snapshot.get("lines", {})
     if line not in lines:
         from drivers.toml.parsers import did_you_mean
@@ -32,7 +32,7 @@ def frames_path(folder: Path, line: str, snapshot: Mapping[str, Any]) -> Path:
 
 
 def read_frames(path: Path, line: str, after: int) -> list[TracedFrame]:
-    """The pieces that are newer than number ``after``. Raises GatewayError."""
+    """The pieces of frames with a number above ``after``. Raises GatewayError."""
     from drivers.line.trace import read_trace
 
     try:
@@ -45,9 +45,9 @@ def read_frames(path: Path, line: str, after: int) -> list[TracedFrame]:
 
 
 class ShownFrame(NamedTuple):
-    """A whole frame; ``broken``: why it is not a valid answer, "" if it is valid or not checked yet.
+    """A whole frame. ``broken``: the reason why it is not a valid answer; "" if it is valid or not checked yet.
 
-    A reason that comes late is a separate row: direction BROKEN, and no bytes.
+    A reason that arrives after its frame has been shown is an entry of its own, with direction BROKEN and no bytes.
     """
 
     number: int
@@ -58,15 +58,15 @@ class ShownFrame(NamedTuple):
 
 
 class FrameJoiner:
-    """A serial port hands over an answer in pieces; pieces that follow one another closely are shown as one line."""
+    """Joins received pieces that follow each other closely: a serial port delivers an answer in pieces."""
 
     def __init__(self) -> None:
-        self.last = 0  # number of the newest piece taken
+        self.last = 0  # number of the newest piece so far
         self._held: ShownFrame | None = None
         self._end_ns = 0
 
     def join(self, frames: Iterable[TracedFrame], now_ns: int) -> Iterator[ShownFrame]:
-        """The whole frames among the pieces; the last is held back while more of it, or a reason, may follow."""
+        """Yield whole frames. The last one is held back while another piece, or a reason, may still follow."""
         for frame in frames:
             self.last = frame.number
             held = self._held
@@ -90,14 +90,17 @@ class FrameJoiner:
             yield from self.rest()
 
     def rest(self) -> Iterator[ShownFrame]:
-        """The frame that is held back, if any."""
+        """Yield the frame that is held back, if any."""
         held, self._held = self._held, None
         if held is not None:
             yield held
 
 
 def frame_text(frame: ShownFrame, zone: tzinfo | None = None) -> str:
-    """``12:00:00.123 -> 01 03 ...``; a broken one ends in ``!! why``. ``zone``: default is that of this machine."""
+    """A frame as text: ``12:00:00.123 -> 01 03 ...``, followed by ``!! reason`` if it is not a valid answer.
+
+    ``zone``: the time zone; None: that of this machine.
+    """
     at = datetime.fromtimestamp(frame.time_ns // 1_000_000_000, UTC).astimezone(zone)
     clock = f"{at:%H:%M:%S}.{frame.time_ns // 1_000_000 % 1000:03d}"
     why = f"{DIRECTIONS[BROKEN]} {say(frame.broken)}" if frame.broken else ""
@@ -107,7 +110,7 @@ def frame_text(frame: ShownFrame, zone: tzinfo | None = None) -> str:
 
 
 def frame_json(frame: ShownFrame) -> str:
-    """One object, for scripts; ``broken`` only if it is not a valid answer."""
+    """A frame as one line of JSON, with ``broken`` only if it is not a valid answer."""
     facts: dict[str, Any] = {
         "number": frame.number,
         "time": frame.time_ns / 1e9,

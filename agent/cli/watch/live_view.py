@@ -1,4 +1,4 @@
-"""Snapshot and ring of a running agent, followed through its restarts and reloads."""
+"""Reads snapshot and ring of a running agent continuously, also after its restarts and reloads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agent.cli.ring_follower import Follower, Latest, last_answer, tables_of
 from drivers.model import UsageError
 
 SNAPSHOT_EVERY_S = 2.0
-SAMPLES = 32  # of a point, for its sparkline
+SAMPLES = 32  # numbers kept per point, for its sparkline
 
 
 def check_devices(snapshot: Mapping[str, Any], names: Iterable[str], where: str) -> None:
@@ -30,17 +30,17 @@ def check_devices(snapshot: Mapping[str, Any], names: Iterable[str], where: str)
 
 
 class LiveView:
-    """Snapshot and ring of the agent, reopened when it restarts or changes to another ring.
+    """Snapshot and ring of the agent; the ring is reopened when the agent restarts or changes to another ring.
 
     Args:
-        devices: only these; empty: all.
-        patterns: only points that one of these globs matches; empty: all.
+        devices: select only these devices; empty: all.
+        patterns: select only points that match one of these globs; empty: all.
         keeps_history: collect the last numbers of each point in ``history``.
-        snapshot_every_s: how often devices, lines and destinations are read; values are read at each call.
+        snapshot_every_s: how often the snapshot is read; the ring is read at each call of ``news``.
 
     Raises:
         GatewayError: no agent runs in ``folder``, or its files cannot be read.
-        UsageError: a device or a pattern that the agent does not have.
+        UsageError: the agent does not have one of the devices, or no point matches.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class LiveView:
         self.snapshot = read_snapshot(folder)
         check_devices(self.snapshot, devices, "watch")
         self.history: dict[tuple[str, str], array[float]] | None = {} if keeps_history else None
-        self.reads = 0  # of the snapshot
+        self.reads = 0  # how often the snapshot was read again
         self.follower = self._open()
         self._shown: list[Latest] = []
         self._of_device: dict[str, list[Latest]] = {}
@@ -71,7 +71,7 @@ class LiveView:
         return Follower.open(self.folder, self.snapshot)
 
     def news(self) -> Iterator[Latest]:
-        """Every record since the last call. Raises GatewayError when the agent is gone."""
+        """Yield a point for each of its records since the last call. Raises GatewayError if the agent has ended."""
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + self._snapshot_every_s
             self._look(read_snapshot(self.folder))
@@ -88,7 +88,7 @@ class LiveView:
             old = self.follower
             self.follower = self._open()
             old.ring.close()
-            if self.snapshot.get("boot") == before.get("boot"):  # a reload: the old records are still the newest
+            if self.snapshot.get("boot") == before.get("boot"):  # a reload: keep the newest records of the old ring
                 for key, fresh in self.follower.latest.items():
                     if (known := old.latest.get(key)) is not None and known.time_ns:
                         known.point = fresh.point
@@ -111,7 +111,7 @@ class LiveView:
             del kept[0]
         try:
             kept.append(float(latest.value))
-        except OverflowError:  # too large for four bytes: it cannot be drawn
+        except OverflowError:  # too large for a float of four bytes: it is not drawn
             kept.append(float("inf"))
 
     def _arrange(self) -> None:
@@ -128,25 +128,25 @@ class LiveView:
             self._of_device.setdefault(one.point.device, []).append(one)
 
     def catch_up(self) -> None:
-        """Read all new records; ``shown`` has them."""
+        """Read all new records; ``shown`` then returns the newest values."""
         for _ in self.news():
             pass
 
     def wanted(self, latest: Latest) -> bool:
-        """Is it one of the selected points?"""
+        """True if the point is selected by ``devices`` and ``patterns``."""
         point = latest.point
         if self._devices and point.device not in self._devices:
             return False
         return not self._patterns or any(fnmatchcase(point.name, glob) for glob in self._patterns)
 
     def last_answer(self, device: str) -> float | None:
-        """When it answered last, UTC seconds."""
+        """The time of a device's last answer in UTC seconds; None if there was none."""
         return last_answer(self.snapshot.get("devices", {}).get(device, {}), self._of_device.get(device, ()))
 
     def shown(self) -> Sequence[Latest]:
-        """All selected points, even those never read."""
+        """All selected points with their newest records, even points that were never read."""
         return self._shown
 
     def close(self) -> None:
-        """Unmap the ring."""
+        """Close the ring."""
         self.follower.ring.close()

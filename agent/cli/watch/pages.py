@@ -1,6 +1,6 @@
-"""The pages of the full screen as rows of cells: devices, values, lines, destinations, findings. No terminal here.
+"""The pages of the full screen as rows of cells: devices, values, lines, destinations, findings, frames.
 
-Texts of devices are cleaned before they get into a cell.
+This file does not use a terminal. Control characters are removed from all texts before they get into a cell.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STATES: Final = {"alive": "green", "dead": "red", "swapped": "red", "unknown": "
 
 
 class Cell(NamedTuple):
-    """A text of a row, cleaned, and its style as rich names it."""
+    """A text without control characters, and its style in the notation of rich."""
 
     text: str
     style: str = ""
@@ -36,7 +36,11 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``drop``: a narrow screen leaves out columns with the highest number first; 0: never. ``shrinks``: may be cut."""
+    """A column of a page.
+
+    ``right``: aligned to the right. ``drop``: on a narrow screen, columns with the highest number are left out first;
+    0: never. ``shrinks``: may be cut. ``most``: the largest width.
+    """
 
     title: str
     right: bool = False
@@ -47,17 +51,17 @@ class Column:
 
 @dataclass(slots=True)
 class Page:
-    """The content of one page. ``row`` and ``detail`` take the index of a row."""
+    """The content of one page. ``row``, ``detail`` and ``name`` get the index of a row."""
 
     columns: Sequence[Column]
     count: int
     row: Callable[[int], Sequence[Cell]]
     detail: Callable[[int], str] = field(default=lambda at: "")
-    name: Callable[[int], str] = field(default=lambda at: "")  # what Enter opens
+    name: Callable[[int], str] = field(default=lambda at: "")  # the device or line that Enter opens
 
 
 def matches(words: Sequence[str], *texts: str) -> bool:
-    """Does each word occur in one of the texts?"""
+    """True if each word occurs in one of the texts."""
     found = " ".join(texts).casefold()
     return all(word in found for word in words)
 
@@ -67,18 +71,18 @@ class Pages:
 
     Args:
         language: ``en`` or ``zh``.
-        labels: of devices, by name.
+        labels: the labels of devices, by name.
     """
 
     def __init__(self, language: str, labels: Mapping[str, str] | None = None) -> None:
         self._language, self._at = language, LANGUAGES.index(language)
         self.name_devices(labels or {})
-        self.outdated = False  # states of the snapshot are not those of now: the agent hangs or has ended
+        self.outdated = False  # the snapshot is old, because the agent hangs or has ended
         self.search: tuple[str, ...] = ()
         self.trouble_only = False
 
     def name_devices(self, labels: Mapping[str, str]) -> None:
-        """Labels by name, in one language or both; either is searched."""
+        """Set the labels by device name. A search finds a label in either of its languages."""
         self._full_labels = labels
         self._labels = {name: own_text(text, self._language) for name, text in labels.items()}
 
@@ -153,7 +157,7 @@ class Pages:
     # --- values
 
     def values(self, view: LiveView, now_ns: int, device: str = "") -> Page:
-        """One point per row; only those of ``device``, if it is given."""
+        """One point per row; only the points of ``device`` if it is given."""
         rows = view.shown()
         if device:
             rows = [one for one in rows if one.point.device == device]
@@ -208,7 +212,7 @@ class Pages:
     # --- lines
 
     def lines(self, view: LiveView, trends: Trends) -> Page:
-        """One line per row: load now and over the last minute, errors since the start and in the last minute."""
+        """One line per row: load now and in the last minute, errors since the start and in the last minute."""
         columns = self._columns(
             Column("line", shrinks=True, most=24), Column("state"), Column("load", right=True), Column("trend", drop=1),
             Column("asked", right=True, drop=2), Column("errors", right=True), Column("minute", right=True),
@@ -302,7 +306,7 @@ class Pages:
     # --- findings and frames
 
     def findings(self, view: LiveView, findings: Sequence[Finding], now: float, width: int) -> Page:
-        """Faults with what to do, as lines of at most ``width`` columns."""
+        """Findings with advice, faults first, as lines of at most ``width`` columns."""
         screen = StatusScreen(view.snapshot, self._language, now)
         faults = sorted(findings, key=lambda one: not one.exit_code)
         lines: list[Cell] = []
@@ -320,7 +324,7 @@ class Pages:
         return Page((Column("", shrinks=True, most=400),), len(lines), lambda at: (lines[at],))
 
     def frames(self, texts: Sequence[str]) -> Page:
-        """Frames as lines, the newest last."""
+        """One frame per row, the newest last."""
         return Page((Column("", shrinks=True, most=1000),), len(texts), lambda at: (Cell(texts[at]),),
                     texts.__getitem__)  # fmt: skip
 

@@ -19,12 +19,12 @@ from agent.cli.watch.pages import Cell, Column, Page
 GAP: Final = 2  # columns between two cells
 HEADING: Final = Style.parse("bold")
 CURSOR: Final = Style.parse("reverse")
-NARROWEST: Final = 6  # of a cell that is cut
-EXTRA: Final = 3  # columns with at least this ``drop`` are left out before any other is cut
+NARROWEST: Final = 6  # a column is not cut to fewer columns of the terminal
+EXTRA: Final = 3  # columns of the table with at least this ``drop`` are left out before any other is cut
 
 
 class RowList(ScrollView, can_focus=True):
-    """Shows a ``Page``; the selected row is shown in reverse."""
+    """Shows a ``Page``; the selected row has reversed colours."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", show=False),
@@ -52,18 +52,21 @@ class RowList(ScrollView, can_focus=True):
         self._page = Page((), 0, lambda at: ())
         self._widths: list[int] = []
         self._drawn: list[Strip] = []  # the lines on the screen
-        self._widest: dict[int, int] = {}  # widest cell of each column so far, so that columns stand still
+        self._widest: dict[int, int] = {}  # the widest cell of each column so far, so that columns do not move
         self._kind = ""
         self._empty = ""
         self.cursor = 0
 
     @property
     def page(self) -> Page:
-        """What is shown."""
+        """The page that is shown."""
         return self._page
 
     def show(self, kind: str, page: Page, empty: str, is_tail: bool = False) -> None:
-        """Show a page. Keeps cursor and widths if the ``kind`` is the same as before. ``is_tail``: stay at the end."""
+        """Show a page. If ``kind`` is unchanged, the cursor and the widths of columns stay.
+
+        ``empty``: the text for a page without rows. ``is_tail``: a cursor on the last row follows new rows.
+        """
         at_end = self.cursor >= self._page.count - 1
         if kind != self._kind:
             self._kind, self._widest, self.cursor = kind, {}, 0
@@ -80,16 +83,16 @@ class RowList(ScrollView, can_focus=True):
 
     @property
     def _heads(self) -> int:
-        """Lines of the heading: one, or none if no column has a title."""
+        """The number of lines of the heading: 1, or 0 if no column has a title."""
         return int(any(column.title for column in self._page.columns))
 
     @property
     def _room(self) -> int:
-        """Rows that fit below the heading."""
+        """The number of rows that fit below the heading."""
         return max(self.size.height - self._heads, 1)
 
     def _measure(self) -> None:
-        """Widths of all columns for the visible rows."""
+        """Compute the widths of all columns for the visible rows."""
         page, top = self._page, int(self.scroll_offset.y)
         rows = [page.row(at) for at in range(top, min(top + self._room, page.count))]
         for n, column in enumerate(page.columns):
@@ -98,14 +101,14 @@ class RowList(ScrollView, can_focus=True):
         self._widths = fitted(page.columns, [self._widest[n] for n in range(len(page.columns))], self.size.width)
 
     def _redraw(self) -> None:
-        """Draw only lines that have changed: the terminal may be behind a slow connection."""
+        """Draw only the lines that have changed: the connection to the terminal may be slow."""
         before, self._drawn = self._drawn, [self._line(y) for y in range(self.size.height)]
         for y, strip in enumerate(self._drawn):
             if y >= len(before) or before[y] != strip:
                 self.refresh(Region(0, y, self.size.width, 1))
 
     def render_line(self, y: int) -> Strip:
-        """The heading, or a row."""
+        """The line at ``y`` on the screen: the heading or a row."""
         return self._drawn[y] if y < len(self._drawn) else self._line(y)
 
     def _line(self, y: int) -> Strip:
@@ -132,12 +135,12 @@ class RowList(ScrollView, can_focus=True):
         return Strip(segments[:-1])
 
     def watch_has_focus(self, value: bool) -> None:
-        """The cursor is shown only while the list has the focus."""
+        """Redraw, because the cursor is shown only while the list has the focus."""
         super().watch_has_focus(value)
         self._redraw()
 
     def on_resize(self) -> None:
-        """Choose the columns for the new width."""
+        """Choose and measure the columns for the new width."""
         self._widest = {}
         self._measure()
         self._follow_cursor()
@@ -150,7 +153,7 @@ class RowList(ScrollView, can_focus=True):
             self.scroll_to(y=wanted, animate=False, immediate=True)
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        """Rows of another width may have become visible."""
+        """Measure again after scrolling, because wider rows may have become visible."""
         super().watch_scroll_y(old_value, new_value)
         self._measure()
         self._redraw()
@@ -162,32 +165,35 @@ class RowList(ScrollView, can_focus=True):
         self.post_message(self.Moved())
 
     def action_move(self, step: int) -> None:
-        """One row up or down."""
+        """Move one row up (``step`` -1) or down (1)."""
         self._go(self.cursor + step)
 
     def action_turn(self, step: int) -> None:
-        """One screen up or down."""
+        """Move one screen up (``step`` -1) or down (1)."""
         self._go(self.cursor + step * self._room)
 
     def action_to_end(self, end: int) -> None:
-        """The first or last row."""
+        """Move to the first row (``end`` -1) or the last row (1)."""
         self._go(0 if end < 0 else self._page.count - 1)
 
     def action_open(self) -> None:
-        """Report the selected row."""
+        """Post ``Opened`` for the selected row."""
         if self._page.count:
             self.post_message(self.Opened(self._page.name(self.cursor)))
 
 
 def cut(text: str, width: int) -> str:
-    """A text cut to at most ``width`` columns; a Chinese character takes two and is never halved."""
+    """A text cut to at most ``width`` columns of the terminal; a Chinese character takes two and is never halved."""
     if cell_len(text) <= width:
         return text
     return set_cell_size(text, width - 1).rstrip() + "…" if width > 1 else set_cell_size(text, width)
 
 
 def fitted(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
-    """Widths that fit into ``room``: columns are left out first, then cut, as they allow; 0: not shown."""
+    """Widths of columns that fit into ``room``; 0 for a column that is not shown.
+
+    Columns are left out in the order of ``drop``, then columns with ``shrinks`` are cut.
+    """
     out = list(widths)
 
     def needs() -> int:
@@ -200,7 +206,7 @@ def fitted(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[
 
     by_drop = sorted((n for n, column in enumerate(columns) if column.drop), key=lambda n: -columns[n].drop)
     for n in by_drop:
-        if least() > room or (needs() > room and columns[n].drop >= EXTRA):  # even cut to the least, it does not fit
+        if least() > room or (needs() > room and columns[n].drop >= EXTRA):  # does not fit even if all are cut
             out[n] = 0
     while needs() > room:
         longest = max((n for n, column in enumerate(columns) if column.shrinks and out[n] > NARROWEST),

@@ -1,4 +1,4 @@
-"""Words of the full screen in English and Chinese."""
+"""The texts of the full screen, in English and Chinese."""
 
 from __future__ import annotations
 

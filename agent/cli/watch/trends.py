@@ -1,4 +1,4 @@
-"""Trends over the snapshots of the last minute: errors and load of lines, and when an outbox will be empty."""
+"""Trends over the snapshots of the last minute: errors and load of lines, and the time until an outbox is empty."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 WINDOW_S: Final = 60.0
-SHORTEST_S: Final = 8.0  # over a shorter time a difference means little
+SHORTEST_S: Final = 8.0  # the difference of two snapshots is not reliable over a shorter time
 ERRORS: Final = ("timeouts", "broken", "mismatches", "exceptions", "stale", "foreign", "open_failures", "lost")
 FEW: Final = 0.05  # packs per second; less is the normal variation of live packs
 
@@ -20,14 +20,14 @@ class _Sample(NamedTuple):
 
 
 class Trends:
-    """Takes each snapshot once."""
+    """Keeps the snapshots of the last minute, and computes trends from them."""
 
     def __init__(self) -> None:
         self._boot: object = None
         self._samples: deque[_Sample] = deque()
 
     def add(self, snapshot: Mapping[str, Any]) -> None:
-        """Add the next snapshot; another boot starts over."""
+        """Add the next snapshot. Older ones are dropped after a minute, or at once if the agent was restarted."""
         at = float(snapshot.get("time", 0))
         if snapshot.get("boot") != self._boot or (self._samples and at < self._samples[-1].at):
             self._boot = snapshot.get("boot")
@@ -43,22 +43,25 @@ class Trends:
             self._samples.popleft()
 
     def errors(self, line: str) -> int:
-        """Errors of the last minute, all kinds together."""
+        """The number of errors of a line in the last minute, of all kinds."""
         if not self._samples:
             return 0
         first, last = (self._samples[at].lines.get(line, {}) for at in (0, -1))
         return sum(max(0, last.get(kind, 0) - first.get(kind, 0)) for kind in ERRORS) if first else 0
 
     def busy(self, line: str) -> list[float | None]:
-        """Share of the line's time, for each snapshot."""
+        """The load of a line (busy share of its time) in each snapshot; None if not known."""
         return [sample.busy.get(line) for sample in self._samples]
 
     def waiting(self, destination: str) -> list[float | None]:
-        """Packs in the outbox, for each snapshot."""
+        """The number of packs in the outbox in each snapshot; None if the destination did not exist."""
         return [sample.waiting.get(destination) for sample in self._samples]
 
     def drain_s(self, destination: str) -> float | None:
-        """Seconds until the outbox is empty at the rate of the last minute; infinite if it grows; None if unclear."""
+        """Seconds until the outbox is empty at the rate of the last minute; infinite if it grows.
+
+        None if the outbox is empty, or if its change is too small or was observed for too short a time.
+        """
         known = [s for s in self._samples if destination in s.waiting]
         if len(known) < 2 or known[-1].at - known[0].at < SHORTEST_S:
             return None
