@@ -1,8 +1,9 @@
-# Two commands do all: `make demo` and `make test`. PYTHON=... picks the interpreter, VENV=... the environment's folder.
+# The main targets are `make demo` and `make test`; `make help` lists all. PYTHON=... selects the interpreter, VENV=...
+# the folder of the environment.
 VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
-# most tests wait for something most of the time, so more than there are cores do no harm
+# processes that run tests; may exceed the number of CPU cores, because most tests wait most of the time
 WORKERS ?= 4
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 KERNELS = $(wildcard ext/*.pyx ext/*.pxd ext/*.h)
@@ -12,20 +13,20 @@ export PYTHON
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo [ARGS='--for 20s --json']   a simulated park, read, signed, delivered and verified"
-	@echo "make test                             all fast tests (installs what they need)"
-	@echo "make platform-demo [ARGS='--gateways 500']  the platform's side: a made-up fleet, received, verified and kept"
-	@echo "make platform-cluster                 three RabbitMQ nodes and two databases on loopback, until Ctrl-C"
-	@echo "make test-platform                    the platform's tests (installs PostgreSQL and RabbitMQ, starts its own)"
-	@echo "make test-system                      the package in a Debian machine with a real systemd (root, systemd-nspawn)"
-	@echo "make test-page                        the gateway's page in a headless Chromium, with axe-core"
-	@echo "make deb | wheel | bundle             a Debian package (ARCH=arm64: for that); wheels of the agent and of the"
-	@echo "                                      verifier alone; all wheels of the agent with an install script"
-	@echo "make release KEY=FILE                 all three, and the list of their hashes signed with that SSH key"
-	@echo "make test-slow | test-bounds          the long tests; the kernels' tests with bounds checks on"
-	@echo "make soak [ARGS='--only kills --rounds 50']  faults by the hundred, some three hours; goes on where it was"
-	@echo "make lint                             format, lint, types, import contract, what the kernels touch"
-	@echo "make bench                            measures; results go to bench/RESULTS.md by hand"
+	@echo "make demo [ARGS='--for 20s --json']   simulate a park; read, sign, deliver and verify its readings"
+	@echo "make test                             run all fast tests (installs the packages that they need)"
+	@echo "make platform-demo [ARGS='--gateways 500']  run the platform: receive, verify and keep packs of a demo fleet"
+	@echo "make platform-cluster                 run three RabbitMQ nodes and two databases on loopback, until Ctrl-C"
+	@echo "make test-platform                    test the platform (installs PostgreSQL and RabbitMQ, and starts its own)"
+	@echo "make test-system                      test the package in a Debian container (needs root and systemd-nspawn)"
+	@echo "make test-page                        test the gateway's page in a headless Chromium, with axe-core"
+	@echo "make deb | wheel | bundle             build a Debian package (for arm64: ARCH=arm64) | the wheels of the agent"
+	@echo "                                      and of the verifier | an archive of all wheels with an install script"
+	@echo "make release KEY=FILE                 build all three, and sign the list of their hashes with this SSH key"
+	@echo "make test-slow | test-bounds          run the long tests | the tests of the kernels with bounds checks"
+	@echo "make soak [ARGS='--only kills --rounds 50']  inject hundreds of faults (about three hours; can be resumed)"
+	@echo "make lint                             check format, lint, types, imports between layers, and the kernels"
+	@echo "make bench                            run the benchmarks; copy the results to bench/RESULTS.md by hand"
 
 $(VENV)/.demo: pyproject.toml tools/prepare $(KERNELS)
 	@tools/prepare $(VENV) demo
@@ -63,7 +64,7 @@ test-platform: $(VENV)/.platform
 test-system: $(VENV)/.test
 	$(BIN)/python -m pytest -m system -rs tests/system $(ARGS)
 
-# what it needs and cannot get is named by the test that is skipped
+# if Chromium, playwright or axe-core cannot be installed, tests are skipped and name the missing part
 test-page: $(VENV)/.platform
 	@command -v chromium >/dev/null 2>&1 || [ "$$(id -u)" != 0 ] || { apt-get update -qq && \
 	  apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core fonts-noto-cjk >/dev/null; } || true

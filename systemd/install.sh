@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs meterhouse from this bundle on a system without Debian's packages: ./install [--remove [--purge]]
-# Needs root, systemd 254 or newer, and the Python that the bundle's name says (PYTHON=... if it is not python3).
-# Uses no network and no compiler. Again, or with another version's bundle: an upgrade or a rollback.
+# Installs meterhouse from this bundle on a system without Debian packages. Usage: ./install [--remove [--purge]]
+# Needs root, systemd 254 or newer, and the Python version in the bundle's name (PYTHON=... if it is not python3).
+# Uses no network and no compiler. To upgrade or to roll back, run it from the bundle of another version.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 home=/opt/meterhouse
@@ -22,7 +22,7 @@ if [ "${1:-}" = --remove ]; then
         /etc/modules-load.d/meterhouse.conf /etc/udev/rules.d/61-meterhouse.rules
     systemctl daemon-reload 2>/dev/null || true
     if [ "${2:-}" = --purge ]; then
-        # what `meterhouse web --setup` wrote; the credentials of other names are the operator's
+        # these were written by `meterhouse web --setup`; all other credentials belong to the operator
         rm -f /etc/credstore/meterhouse-web.certificate /etc/credstore/meterhouse-web.key \
             /etc/credstore/meterhouse-web.password
         rm -rf /etc/meterhouse /etc/default/meterhouse /run/meterhouse \
@@ -33,7 +33,7 @@ if [ "${1:-}" = --remove ]; then
             rm -rf /var/lib/meterhouse
             userdel meterhouse 2>/dev/null || true
             groupdel meterhouse-control 2>/dev/null || true
-            groupdel meterhouse 2>/dev/null || true # userdel leaves a group that has other members
+            groupdel meterhouse 2>/dev/null || true # userdel does not remove a group with other members
         fi
     fi
     exit 0
@@ -48,7 +48,7 @@ systemd=$(systemctl --version 2>/dev/null | sed -n '1s/[^0-9]*\([0-9]*\).*/\1/p'
 [ "${systemd:-0}" -ge 254 ] || fail "systemd 254 or newer is needed, found ${systemd:-none}"
 (cd "$here" && sha256sum --quiet -c SHA256SUMS) || fail "the bundle is incomplete or damaged; copy it again"
 
-# --- build the new environment completely before removing the old one: a failure half way leaves the running one alone
+# --- build the new environment completely before removing the old one: a failed build does not affect the running agent
 new=$home.new
 rm -rf "$new"
 "$python" -m venv --without-pip --prompt meterhouse "$new"
@@ -85,7 +85,8 @@ if [ -d /run/systemd/system ]; then
     systemctl enable -q meterhouse.service
     systemctl try-restart meterhouse.service meterhouse-web.service
 fi
-# where versions before the control socket were asked by files; after the restart, as the older agent looks there
+# folders of versions that took requests as files, before there was a control socket; removed only after the restart,
+# because an older agent uses them while it runs
 rm -rf /run/meterhouse/requests /run/meterhouse/leases /run/meterhouse/lock
 if [ ! -e /etc/meterhouse/agent.toml ]; then
     echo "meterhouse: next: sudo meterhouse init, sudo meterhouse scan --line ... --add, sudo systemctl start meterhouse"

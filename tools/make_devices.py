@@ -1,4 +1,4 @@
-"""Writes docs/devices.md from the shipped profiles: ``python tools/make_devices.py``. A test keeps the page true."""
+"""Writes docs/devices.md from the shipped profiles: ``python tools/make_devices.py``. A test checks the page."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ HEAD = """# Devices
 
 Generated from `firmware_profiles/` by `python tools/make_devices.py`; `meterhouse profiles show ID` has every detail.
 `evidence` says what a profile was checked against: *derived* (from documents), *dump* (a recorded device), *field*.
-"Second source" is one that is independent of the first, and what comparing the points with it gave.
+"Second source" names a source that is independent of the first, and the result of comparing the points with it.
 
 """
 
 
 def pattern(name: str) -> str:
-    """A point's name with its numbers as n, so that a battery's cells are one line."""
+    """The name of a point with n for each number, so that all cells of a battery are one row."""
     return re.sub(r"(?<=\.)\d+(?=\.|$)", "n", name)
 
 
 def meaning(point: Point) -> str:
-    """What it is, in both languages: the profile's own words, else the vocabulary's."""
+    """The meaning of a point in both languages, from the profile, else from the vocabulary."""
     entry = vocabulary().find(point.name)
     words = (point.en or (entry.en if entry else ""), point.zh or (entry.zh if entry else ""))
     return " / ".join(word for word in words if word)
 
 
 def rows(profile: Profile) -> list[str]:
-    """One row a point, repeats once."""
+    """One row per point; points whose names differ only in numbers share a row."""
     seen: dict[str, tuple[str, str, str, str, str]] = {}
     for point in profile.points:
         key = pattern(point.name)
@@ -41,7 +41,7 @@ def rows(profile: Profile) -> list[str]:
 
 
 def page() -> str:
-    """The whole page."""
+    """The text of the whole page."""
     profiles = [load_profile(path) for path in list_profiles([shipped_dir()]).values()]
     out = [HEAD, "| family | kind | protocol | evidence | points |\n|---|---|---|---|---|\n"]
     for p in profiles:
