@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     _DurationBase = click.ParamType[float]
 else:
-    _DurationBase = click.ParamType  # not generic in click before 8.3
+    _DurationBase = click.ParamType  # before click 8.3, ParamType is not generic
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE: Final = click.Path(dir_okay=False, path_type=Path)
@@ -80,7 +80,7 @@ def _paths_table(file: Path) -> dict[str, Any]:
 
 
 def profile_dirs(config_file: Path, folder: Path | None = None) -> tuple[Path, ...]:
-    """The folders to search for profiles: ``--profiles``, ``profiles_dir``, /etc/meterhouse/profiles, then ours."""
+    """The folders to search for profiles, in order: ``--profiles``, ``profiles_dir``, the site's, the shipped one."""
     from drivers.profile import default_dirs
 
     own = (folder, configured_folder(config_file, "profiles_dir"))

@@ -174,7 +174,7 @@ class TextDraft:
 
 
 class CsvDraft(TextDraft):
-    """A CSV file."""
+    """A CSV file that is written like a ``TextDraft``."""
 
     def __init__(self, path: Path, head: Sequence[str], encoding: str = "utf-8", line_end: str = "\r\n") -> None:
         super().__init__(path, encoding)

@@ -1,7 +1,7 @@
 """A child process that runs as the owner of a folder: tools started by root use it in folders of the agent's user.
 
 Then no new file there belongs to root, and a symbolic link cannot give access to files that the agent's user may not
-access. The parent must treat the child's answer as input from that user, who may have changed it.
+access. The parent must not trust the child's answer: the agent's user may have changed it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _CHILD: Final = (
 
 
 def path_owner(path: Path) -> os.stat_result | None:
-    """The status of the first folder or link in ``path`` that does not belong to root: its owner controls the rest.
+    """The status of the first folder or link in ``path`` that does not belong to root.
 
-    None if only root controls the path, or if this process does not run as root.
+    Its owner controls where the path leads. None if only root controls it, or if this process does not run as root.
 
     Raises:
         GatewayError: a folder in the path belongs to root, but other users may write to it.
@@ -79,7 +79,7 @@ def _check_unshared(path: Path, name: str, folder: os.stat_result) -> None:
 
 @contextlib.contextmanager
 def child(owner: os.stat_result, module: str, sock: socket.socket, argument: object) -> Iterator[None]:
-    """Run ``main`` of a module in a process of this user; the process has ended when the context ends.
+    """Run ``main`` of a module in a child process of this user; at the end, wait for the process, or kill it.
 
     ``main`` gets the number of the socket. ``argument`` is pickled on standard input, which is a file in memory: with
     a pipe, the parent would wait forever if the user has stopped the child.
@@ -105,7 +105,7 @@ def child(owner: os.stat_result, module: str, sock: socket.socket, argument: obj
 
 
 def _identity(owner: os.stat_result) -> dict[str, Any]:
-    """Arguments of Popen that run the child as this user. Another user than the current one needs root."""
+    """Arguments of Popen that run the child as this user. Only root may run it as another user."""
     if owner.st_uid == os.geteuid():
         return {} if os.environ.get("MH_DEBUG", "") not in {"", "0"} else {"stderr": subprocess.DEVNULL}
     import pwd
@@ -113,7 +113,7 @@ def _identity(owner: os.stat_result) -> dict[str, Any]:
     try:
         user = pwd.getpwuid(owner.st_uid)
         gid, groups = user.pw_gid, os.getgrouplist(user.pw_name, user.pw_gid)
-    except KeyError:  # a number without a name
+    except KeyError:  # the user number has no name
         gid, groups = owner.st_gid, []
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     return {"user": owner.st_uid, "group": gid, "extra_groups": groups, "env": kept, "stderr": subprocess.DEVNULL}

@@ -22,7 +22,8 @@ SPACES: Mapping[str, int] = {"coils": 1, "discrete": 2, "holding": 3, "input": 4
 def replay(profile: Profile, more: tuple[Sample, ...] = ()) -> list[str]:
     """Decode the samples of a profile and ``more`` samples; return one text for each value that is not as expected."""
     wrong: list[str] = []
-    for sample in (*profile.samples, *more) if profile.protocol in protocols() else ():  # none without its driver
+    # without the driver of the protocol, no sample can be decoded
+    for sample in (*profile.samples, *more) if profile.protocol in protocols() else ():
         points = profile.resolve(sample.params, sample.firmware, sample.identity).points
         try:
             found = sampled(profile, sample, points)

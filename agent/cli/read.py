@@ -223,7 +223,7 @@ def _show(
 
 
 def _refuse(useless: Mapping[str, object]) -> None:
-    """Raises UsageError for the first option that is given; none of them has an effect with --registers."""
+    """Raises UsageError if any of these options is given: they have no effect with --registers."""
     for option in (option for option, given in useless.items() if given):
         raise UsageError("has no effect with --registers", where=option, hint="Registers are read without a profile")
 

@@ -18,7 +18,7 @@ FLOAT_DIGITS: Mapping[str, int] = {"gauge": 5, "counter": 8}  # significant digi
 
 @dataclass(frozen=True, slots=True)
 class PointName:
-    """A point of a table in the snapshot."""
+    """A point of a point table in the snapshot."""
 
     device: str
     name: str
@@ -30,7 +30,7 @@ class PointName:
 
 @dataclass(slots=True)
 class Latest:
-    """The newest record of a point. If ``quality`` is a gap reason (128 or more), ``value`` is the last one before."""
+    """The newest record of a point. If ``quality`` is a gap reason (128 or more), ``value`` is older than the gap."""
 
     point: PointName
     value: Decimal | str | None = None

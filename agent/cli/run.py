@@ -55,7 +55,7 @@ def allow_files(config: Config) -> Config:
 
 
 def make_key(config: Config) -> None:
-    """Create the signing key at the first start of a new gateway, so that a disk image need not contain a key.
+    """Create the signing key at the first start of a gateway: a disk image for many gateways must not contain a key.
 
     Raises:
         GatewayError: the key or the state directory cannot be created.

@@ -321,7 +321,7 @@ def _listen_to(options: dict[str, Any], control: Control, stack: AsyncExitStack)
                 stack.callback(path.unlink, missing_ok=True)
             elif not path.is_fifo():
                 raise UsageError("exists and is not a named pipe", where=str(path), hint="Give another path")
-            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # also for writing: then it never ends
+            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # open for writing too: then reading never ends
         except OSError as error:
             raise UsageError(f"no control pipe: {error.strerror}", where=str(path)) from error
         stack.callback(os.close, fd)

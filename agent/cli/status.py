@@ -91,7 +91,7 @@ def no_status(error: GatewayError) -> dict[str, Any]:
 
 
 def interval_notes(facts: Mapping[str, Any]) -> list[str]:
-    """One sentence for each work that is still to be done before all intervals are known."""
+    """One sentence for each task that must be finished before all intervals are known."""
     notes = []
     if count := facts.get("reading"):
         notes.append(singular(f"intervals: reading the packs of {count} devices"))

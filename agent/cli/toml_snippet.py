@@ -78,7 +78,7 @@ def tables(
 
 
 def periods(texts: Sequence[str], dirs: Sequence[Path] | None = None) -> dict[str, str]:
-    """The value of ``every`` for each device whose line the default paces would overload, by device.
+    """The values of ``every``, by device, for devices whose line the default paces would overload.
 
     Empty if the load cannot be computed. ``texts``: valid tables of lines and devices.
     """
@@ -96,7 +96,7 @@ def periods(texts: Sequence[str], dirs: Sequence[Path] | None = None) -> dict[st
 
 
 def slower_paces(config: Config) -> dict[str, str]:
-    """A value of ``every`` for each device on an overloaded line, by device: it has longer periods for short paces.
+    """The values of ``every``, by device, that lengthen the short paces of devices on overloaded lines.
 
     Raises GatewayError if the load of a line cannot be computed.
     """

@@ -56,7 +56,7 @@ def doctor(options: ConfigOptions, offline: bool, bundle_file: Path | None, lang
     3 bad configuration, 4 a device, line or adapter, 5 a destination; the first that applies.
     """
     if as_json:
-        lang = "en"  # scripts compare texts
+        lang = "en"  # because scripts may compare texts
         REQUESTED.set(lang)
     config, results = _load(options, lang)
     snapshot, why = _snapshot(options, config)

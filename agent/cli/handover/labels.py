@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from agent.cli.common import show_unit
 
-POWERS: Final = (3, -3, 1, -1, 2, -2, 6, -6)  # of ten, by which values differ if unit or decimal point is wrong
+POWERS: Final = (3, -3, 1, -1, 2, -2, 6, -6)  # powers of ten by which a wrong unit or decimal point changes a value
 
 WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {

@@ -16,7 +16,7 @@ from drivers.model import GatewayError, UsageError, clean_text
 
 LastSequences = Mapping[str, int]  # the last trusted sequence by full stream name
 DAY_S = 86_400  # clocks may differ by this time
-LONG_S = 100 * 366 * DAY_S  # the age of a key that was created in the future: the clock is wrong
+LONG_S = 100 * 366 * DAY_S  # assumed age of a key if the clock is wrong, that is, before the creation of the key
 _STREAM = re.compile(r"[a-z0-9_][a-z0-9_-]{0,99}")
 MAX_STREAMS = 5000  # of one revocation: about 200 kB in the key file
 USUAL, USUAL_S = 4, 3600  # usual packs of a stream per pack interval, parts included; allowed clock error in seconds

@@ -71,7 +71,7 @@ class LiveView:
         return Follower.open(self.folder, self.snapshot)
 
     def news(self) -> Iterator[Latest]:
-        """Yield a point for each of its records since the last call. Raises GatewayError if the agent has ended."""
+        """Yield the selected point of each record since the last call. Raises GatewayError if the agent has ended."""
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + self._snapshot_every_s
             self._look(read_snapshot(self.folder))
