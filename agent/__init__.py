@@ -1,3 +1,3 @@
-"""All that happens with readings: when to ask, sealing, keeping, delivering, verifying, the command line."""
+"""The agent: schedules polls; seals, stores, delivers and verifies readings; has the command line."""
 
 __version__ = "0.1.0"

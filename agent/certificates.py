@@ -1,4 +1,4 @@
-"""When the configured certificates of a destination expire; no network access."""
+"""Reads from the configured files when the certificates of destinations expire. Opens no network connection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ WARN_DAYS = 30
 
 
 def stamps(uplinks: Iterable[UplinkConfig]) -> list[tuple[str, str, int]]:
-    """Changes with the files that ``expiries`` reads and with the destinations: name, file and its time in ns."""
+    """(destination, file, modification time in ns) of each certificate file; -1: the file cannot be read.
+
+    The caller compares two results: ``expiries`` needs another call only if they differ.
+    """
     return [(name, str(file), _changed_ns(file)) for name, file, _ in _files(uplinks)]
 
 
@@ -27,26 +30,26 @@ def _changed_ns(file: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """One certificate. ``ends`` is UTC seconds; None if it cannot be read, with the reason in ``error``."""
+    """One certificate. ``ends``: its expiry in UTC seconds; None: the file cannot be read, and ``error`` says why."""
 
     destination: str
     file: Path
-    what: str  # whose it is
+    what: str  # its owner: "our certificate" or "the authority"
     ends: float | None
     error: str = ""
 
     def days(self, now_s: float) -> float | None:
-        """Days until it expires."""
+        """Days until the certificate expires, negative afterwards. None: the file cannot be read."""
         return None if self.ends is None else (self.ends - now_s) / 86_400
 
 
 def expiries(uplinks: Iterable[UplinkConfig]) -> list[Expiry]:
-    """All certificates that these destinations name."""
+    """The expiry of every certificate in the files of these destinations."""
     return [found for name, file, what in _files(uplinks) for found in _read(name, file, what)]
 
 
 def _files(uplinks: Iterable[UplinkConfig]) -> Iterator[tuple[str, Path, str]]:
-    """(destination, file, whose it is)."""
+    """(destination, file, owner) of each configured certificate file."""
     for uplink in uplinks:
         for file, what in ((uplink.cert_file, "our certificate"), (uplink.ca_file, "the authority")):
             if file is not None:
@@ -54,7 +57,10 @@ def _files(uplinks: Iterable[UplinkConfig]) -> Iterator[tuple[str, Path, str]]:
 
 
 def expiry_text(data: bytes) -> str:
-    """``expired 3 days ago`` or ``expires in 5 days`` of the first certificate; "" of a good one, or of none."""
+    """Warn about the first certificate in PEM ``data``: ``expired 3 days ago`` or ``expires in 5 days``.
+
+    Returns "" if more than ``WARN_DAYS`` are left, or if ``data`` holds no certificate.
+    """
     from cryptography.x509 import load_pem_x509_certificate
 
     try:

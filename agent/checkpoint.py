@@ -1,4 +1,7 @@
-"""Signed checkpoints: the heads of all streams in pages, each chained to the page with the counter before."""
+"""Signed checkpoints: the heads of all streams, split into pages.
+
+Each page contains the hash of the page with the same number in the previous checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from agent.pack import seconds
 from agent.verify import signed
 from drivers.encoding import base64url
 
-PAGE_HEADS = 200  # 40 KiB: smaller than the smallest packet that brokers allow
+PAGE_HEADS = 200  # heads in a page: about 40 KiB, below the smallest packet limit of brokers
 
 
 class StreamPosition(Protocol):
-    """The position of a stream: a protocol, because ``agent.store.StreamHead`` is on a floor above this one."""
+    """The position of a stream. A protocol, because ``agent.store.StreamHead`` is in a layer above this module."""
 
     @property
     def stream(self) -> str: ...
@@ -29,7 +32,7 @@ class StreamPosition(Protocol):
 
 
 class CheckpointPage(NamedTuple):
-    """One page as it is stored and published."""
+    """One page of a checkpoint. ``data``: the signed object, as stored and published."""
 
     page: int
     counter: int
@@ -46,17 +49,19 @@ def checkpoint(
     page_heads: int = PAGE_HEADS,
     retired: Callable[[str], bool] = lambda stream: False,
 ) -> list[CheckpointPage]:
-    """The checkpoint after the one that the store keeps, at least one page.
+    """Make and sign the next checkpoint. Returns its pages, at least one.
 
     Args:
         gateway: ``park7/gw01``.
-        before: (page, counter, object) of the newest of each page; page 0: newer ones existed, and are lost.
-        retired: is a stream at its end, because its device is no longer configured?
+        before: (page, counter, signed object) of the newest stored version of each page. An entry with page 0 means
+            that the store lost newer versions.
+        page_heads: the maximum number of heads in a page.
+        retired: returns True for a stream that has ended, because its device is no longer configured.
     """
     rows = [_head(head, retired(head.stream)) for head in sorted(heads, key=lambda head: head.stream)]
     counts = [kept for _, kept, _ in before]
     if not before or any(page == 0 for page, _, _ in before):
-        counts.append(max(0, time_ms // 1000 - 1))  # continue above any counter that the lost pages may have had
+        counts.append(max(0, time_ms // 1000 - 1))  # above any counter that lost pages may have used
     counter = max(counts) + 1
     known = {page: data for page, kept, data in before if kept == counter - 1}
     pages = max(1, -(-len(rows) // page_heads))
@@ -77,7 +82,7 @@ def checkpoint(
 
 
 def payload_hash(data: bytes) -> str:
-    """The hash that the next page has as ``prev``."""
+    """The hash of a page; the same page of the next checkpoint contains it as ``prev``."""
     return base64url(signed.payload_hash(data))
 
 

@@ -1,4 +1,4 @@
-"""Mounted file systems: where a folder lies, and what keeps commits there from being durable."""
+"""Finds the file system of a folder, and the reasons why commits there may not be durable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOT_SYNCED: Final = frozenset({"data=writeback", "nobarrier", "barrier=0", "fsy
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A mounted file system, as in /proc/self/mountinfo; ``kind`` is "" where it is not known."""
+    """A mounted file system, as in /proc/self/mountinfo. ``kind``: its type, such as ext4; "" if unknown."""
 
     point: str
     kind: str = ""
@@ -24,11 +24,11 @@ class Mount:
 
     @property
     def read_only(self) -> bool:
-        """Does it take no writes?"""
+        """True if the file system is mounted read-only."""
         return "ro" in self.options
 
     def weaknesses(self) -> Iterator[str]:
-        """Why a commit may not survive a power cut there; usually nothing."""
+        """The reasons why a commit on this file system may not survive a power cut; usually none."""
         point, kind = self.point, self.kind
         if bad := ", ".join(sorted(self.options & _NOT_SYNCED)):
             yield f"{point} is mounted with {bad}: a power cut can damage the database"
@@ -43,7 +43,7 @@ class Mount:
 
 
 def mount_of(directory: Path, mountinfo: str | None = None) -> Mount:
-    """The file system that a folder lies on.
+    """The file system of a folder.
 
     Args:
         mountinfo: contents of /proc/self/mountinfo; for tests.
@@ -61,6 +61,6 @@ def mount_of(directory: Path, mountinfo: str | None = None) -> Mount:
             continue
         point = fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
         inside = target == point or target.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best.point):  # of several at one point the last counts
+        if inside and len(point) >= len(best.point):  # of several mounts at one point, the last is the visible one
             best = Mount(point, tail[0], frozenset([*fields[5].split(","), *tail[2].split(",")]))
     return best

@@ -1,4 +1,4 @@
-"""The contract between store and uplink, as plain values: neither imports the other."""
+"""The interface between store and uplink. It is a separate module so that neither imports the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 class OutboxItem:
     """A pack that one destination has not confirmed.
 
-    ``id`` grows with every commit and is never used twice; ``data`` are the bytes as published.
+    ``id`` grows with every commit and is never reused. ``data``: the bytes to publish.
     """
 
     id: int
@@ -23,7 +23,7 @@ class OutboxItem:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """A platform confirms packs ``first`` to ``last`` of a boot; ``hash`` is the hash of ``last``."""
+    """A platform's confirmation of packs ``first`` to ``last`` of a boot. ``hash``: the hash of pack ``last``."""
 
     stream: str
     boot: str
@@ -34,7 +34,10 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class MissingRange:
-    """Sequences that are no longer here; ``loss``: the loss event of the stream, None where the packs expired."""
+    """Packs ``first`` to ``last``, which are no longer in the store.
+
+    ``loss``: the loss event in the stream. None: the packs were confirmed, and deleted after their retention time.
+    """
 
     first: int
     last: int
@@ -43,7 +46,11 @@ class MissingRange:
 
 @dataclass(frozen=True, slots=True)
 class ReplayPage:
-    """Part of the answer to a replay. ``next_seq``: where the next page begins, 0 at the end; ``refused``: a reason."""
+    """Part of the answer to a replay request.
+
+    ``next_seq``: the first sequence of the next page, 0 if this is the last page. ``refused``: why the request is
+    rejected, "" if it is not.
+    """
 
     items: Sequence[OutboxItem] = ()
     gone: Sequence[MissingRange] = ()
@@ -52,7 +59,7 @@ class ReplayPage:
 
 
 class Outbox(Protocol):
-    """The store as an uplink sees it. Each call returns at once; the database thread does the work."""
+    """The store as an uplink uses it. Each call returns immediately; the database thread does the work later."""
 
     def fetch(
         self,
@@ -62,24 +69,26 @@ class Outbox(Protocol):
         max_bytes: int,
         callback: Callable[[Sequence[OutboxItem]], None],
     ) -> None:
-        """Unconfirmed packs with an id above ``after_id``, oldest first, to ``callback`` (in the database thread).
+        """Read the unconfirmed packs with an id above ``after_id``, oldest first.
 
-        At most ``limit`` packs and ``max_bytes``, but at least one pack if there is one. Empty: there are no more.
+        ``callback`` runs in the database thread and receives at most ``limit`` packs and ``max_bytes`` in total; a
+        single pack may be larger. It receives an empty sequence if there are no more packs.
         """
 
     def births(self, after: str, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]) -> None:
-        """The newest birth of each stream whose name is above ``after``, by name; otherwise as ``fetch``."""
+        """Read the newest birth of each stream whose name sorts after ``after``, by name; otherwise like ``fetch``."""
 
     def before_send(self) -> None:
-        """To be called before each message that is sent to a destination. Cheap."""
+        """Record that committed packs may leave the gateway now. Uplinks call this before each message; it is cheap."""
 
     def confirm(self, dest: str, ids: Sequence[int]) -> None:
         """Remove these packs from the outbox of ``dest``."""
 
     def acknowledge(self, dest: str, acks: Sequence[Ack], callback: Callable[[int, str | None], None]) -> None:
-        """Confirm what ``acks`` cover.
+        """Confirm the packs in ``acks``.
 
-        ``callback`` (in the database thread) gets how many were valid, and why the first of the others was rejected.
+        ``callback`` runs in the database thread and receives the number of valid acks, and the reason why the first
+        invalid one was rejected (None: all are valid).
         """
 
     def replay(
@@ -92,7 +101,13 @@ class Outbox(Protocol):
         max_bytes: int,
         callback: Callable[[ReplayPage], None],
     ) -> None:
-        """Packs ``first`` to ``last`` of a stream (and boot) as published, confirmed or not; otherwise as ``fetch``."""
+        """Read packs ``first`` to ``last`` of a stream as published, confirmed or not; otherwise like ``fetch``.
+
+        ``boot`` None: of any boot.
+        """
 
     def spend(self, dest: str, day: int, size: int, callback: Callable[[int], None]) -> None:
-        """Record ``size`` more bytes of replay to ``dest`` on ``day``; ``callback`` gets the sum of that day."""
+        """Add ``size`` bytes to the replay traffic to ``dest`` on ``day``.
+
+        ``callback`` runs in the database thread and receives the total of that day.
+        """

@@ -1,4 +1,4 @@
-"""The roles that a part of a device can have in the park, with their titles. A site's own roles start with "x."."""
+"""The roles of meters in the park, with their titles. A site may define more roles, whose names start with "x."."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROLES: Final[Mapping[str, tuple[str, str]]] = {
     "storage": ("Storage", "储能"),
     "load": ("Load", "负荷"),
     "load.charging": ("Vehicle charging", "充电桩"),
-    "transformer": ("Transformer", "变压器"),  # a meter inside the tree: a transformer, a feeder, a board
+    "transformer": ("Transformer", "变压器"),  # a submeter: at a transformer, a feeder or a board
     "check": ("Check meter", "校核表"),  # a second meter that measures what its parent measures
     "heat.available": ("Residual heat available", "可利用余热"),
     "heat.recovered": ("Residual heat used", "已利用余热"),
@@ -36,4 +36,5 @@ ROLES: Final[Mapping[str, tuple[str, str]]] = {
     "steam": ("Steam", "蒸汽"),
     "weather": ("Weather", "气象"),
 }
-METERED_ROLES: Final = tuple(role for role in ROLES if role != "weather")  # those of amounts
+# roles that measure an amount, such as energy or water
+METERED_ROLES: Final = tuple(role for role in ROLES if role != "weather")

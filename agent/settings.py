@@ -1,4 +1,4 @@
-"""The settings of a destination, which the configuration reads and the uplink uses."""
+"""The settings of a destination. The configuration reads them, and the uplink uses them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Secret:
         return f"credential {self.credential}" if self.credential else f"file {self.file}"
 
     def path(self, environ: Mapping[str, str]) -> Path:
-        """The file to read. Raises ConfigError where systemd provides no credential of this name."""
+        """The file that holds the secret. Raises ConfigError if systemd does not provide the credential."""
         if self.file is not None:
             return self.file
         folder = environ.get("CREDENTIALS_DIRECTORY", "")
@@ -31,7 +31,7 @@ class Secret:
         raise ConfigError("systemd did not provide this credential", where=f"credential {self.credential}", hint=hint)
 
     def read(self, environ: Mapping[str, str]) -> bytes:
-        """The secret itself, at most 64 KiB. Raises ConfigError naming the file, never its content."""
+        """The secret itself, at most 64 KiB. Raises ConfigError, which names the file but never shows its content."""
         path = self.path(environ)
         try:
             with path.open("rb") as stream:
@@ -45,23 +45,23 @@ class UplinkConfig:
     """One destination, as configured in ``[[uplink]]``."""
 
     name: str
-    url: str  # with its port; for messages
+    url: str  # with the port; shown in messages
     host: str
     port: int
     tls: bool
     username: str = ""
     password: Secret | None = None
-    ca_file: Path | None = None  # None with tls: the system's authorities
+    ca_file: Path | None = None  # None: with tls, the authorities of the system
     cert_file: Path | None = None
     key_file: Path | None = None
-    client_id: str = ""  # empty: made of site, gateway and name
-    confirm: str = ""  # platform, subscriber or broker; empty: subscriber where the broker speaks MQTT 5, else broker
+    client_id: str = ""  # empty: derived from site, gateway and name
+    confirm: str = ""  # platform, subscriber or broker; empty: subscriber with MQTT 5, otherwise broker
     keepalive_s: int = 30
-    backfill_rate: int = 0  # packs of backlog a second, at most; 0: 200, or 25 times the rate of live packs
-    in_flight: int = 20  # packs sent and not acknowledged, at most
-    streams: tuple[str, ...] = ()  # names and patterns of the streams that it gets; none: all
+    backfill_rate: int = 0  # backlog packs per second, at most; 0: 200, or 25 times the rate of live packs
+    in_flight: int = 20  # packs sent but not acknowledged, at most
+    streams: tuple[str, ...] = ()  # names and patterns of the streams to send; none: all
     compress: str = ""  # "zstd", or "" for none
 
     def wants(self, stream: str) -> bool:
-        """Does it get this stream, ``<site>/<gateway>/<name>``? The gateway's own stream goes to all."""
+        """True if this destination gets stream ``<site>/<gateway>/<name>``. All get the gateway's own stream."""
         return is_asked(stream.rpartition("/")[2], self.streams)

@@ -1,6 +1,6 @@
-"""zstd frames out of the database, which a disk may have damaged or somebody altered.
+"""Decompresses zstd frames from the database safely, even if the disk damaged them or somebody altered them.
 
-A module of its own because the store and the intervals both read such frames and neither may import the other.
+This is a separate module because store and intervals both need it, and neither may import the other.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import zstandard
 
 
 def read_frame(frame: bytes, cap: int, reader: zstandard.ZstdDecompressor | None = None) -> bytes:
-    """The content of ``frame``, at most ``cap`` bytes. Raises ValueError if it is damaged or larger.
+    """The content of ``frame``, at most ``cap`` bytes. Raises ValueError if the frame is damaged or larger.
 
-    ``max_output_size`` alone bounds nothing: the library ignores it if the frame states a size, and allocates whatever
-    is stated. The library itself rejects a frame whose content is larger than stated.
+    ``max_output_size`` alone is not a limit: if the frame states its size, the library ignores the argument and
+    allocates the stated size. The library itself rejects a frame whose content is larger than stated.
     """
     try:
-        stated = zstandard.frame_content_size(frame)  # -1: not stated, then the library keeps to the cap
+        stated = zstandard.frame_content_size(frame)  # -1: not stated; then the library respects the cap
         if stated > cap:
             raise ValueError(f"frame too large: {stated} bytes, at most {cap} allowed")
         return (reader or zstandard.ZstdDecompressor()).decompress(frame, max_output_size=cap)

@@ -1,7 +1,7 @@
-"""Sealing: turns one stream's records in the ring into signed packs, without a hole and without an overlap.
+"""Makes signed packs from the records of one stream in the ring. The packs cover its time without hole or overlap.
 
-The canonical bytes are written directly: readings by ``ext.canon``, the few header fields here. Keys and clock are
-arguments; nothing here touches a file, a socket or the database.
+The canonical JSON is written directly: ``ext.canon`` writes the readings, and this package the few header fields. Keys
+and clock are arguments; nothing here uses a file, a socket or the database.
 """
 
 from agent.pack.facts import Facts, changes, contradicts

@@ -1,7 +1,7 @@
-"""A birth's facts about the device of its stream: identity, how it is read, and the resulting counter epoch.
+"""The facts that a birth states about its device: identity, transformer ratios, register map and counter epoch.
 
-Two births are compared to find a swapped meter, new firmware, another ratio or another map. Each of these begins a new
-counter epoch, and no difference of counter readings may span two epochs.
+The agent compares two births to find a swapped meter, new firmware, another ratio or another map. Each of these begins
+a new counter epoch. Counter readings of different epochs must never be subtracted from each other.
 """
 
 from __future__ import annotations
@@ -14,25 +14,28 @@ from typing import Any
 
 from ext.canon import dumps
 
-FIRMWARE = frozenset({"firmware", "protocol"})  # versions; any other change of identity means another device
-RATIO = "ratio."  # what the device itself reports about its transformers
+FIRMWARE = frozenset({"firmware", "protocol"})  # version items; a change of any other item means another device
+RATIO = "ratio."  # prefix of the transformer ratios that the device itself reports
 
-Change = tuple[str, Mapping[str, Any], Mapping[str, Any]]  # event's name, old, new
+Change = tuple[str, Mapping[str, Any], Mapping[str, Any]]  # event name, old facts, new facts
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Facts that must not change within a counter epoch. Texts as in a birth; ``counters``: name -> how it is read."""
+    """Facts that must not change within a counter epoch. Values are texts, as in a birth.
+
+    ``counters``: name -> digest of how the counter is read.
+    """
 
     epoch: int
-    identity: Mapping[str, str]  # without "device.", with firmware; only known items
+    identity: Mapping[str, str]  # names without "device.", firmware included; only known items
     ratio: Mapping[str, Any]  # ct, pt, reversed
     map: Mapping[str, Any]  # profile, variant
     counters: Mapping[str, str]
 
     @classmethod
     def of(cls, device: Mapping[str, Any], epoch: int, counters: Mapping[str, str]) -> Facts:
-        """The facts in the ``device`` of a birth's table."""
+        """The facts in the ``device`` object of a birth's table."""
         texts = {**(device.get("identity") or {}), "firmware": device.get("firmware")}
         return cls(
             epoch,
@@ -43,7 +46,7 @@ class Facts:
         )
 
     def encode(self) -> bytes:
-        """The facts as stored."""
+        """The facts as canonical JSON, for the store."""
         return dumps(
             {
                 "counters": dict(self.counters),
@@ -56,7 +59,7 @@ class Facts:
 
     @classmethod
     def decode(cls, text: bytes | str) -> Facts | None:
-        """The reverse of ``encode``; None if the text is damaged: then nothing is known."""
+        """The reverse of ``encode``. None if the text is damaged; the caller then knows no facts."""
         try:
             parsed = json.loads(text)
             return cls(int(parsed["epoch"]), parsed["identity"], parsed["ratio"], parsed["map"], parsed["counters"])
@@ -65,7 +68,7 @@ class Facts:
 
 
 def changes(old: Facts, new: Facts) -> list[Change]:
-    """The differences, as events; empty if the counters continue. Items known to only one side prove nothing."""
+    """The differences, as events. Empty if the counter epoch continues. Items that only one side has are ignored."""
     both = old.identity.keys() & new.identity.keys()
     differ = {name for name in both if old.identity[name] != new.identity[name]}
     ratios = {name for name in differ if name.startswith(RATIO)}
@@ -85,12 +88,12 @@ def changes(old: Facts, new: Facts) -> list[Change]:
 
 
 def contradicts(known: Mapping[str, str | None], read: Mapping[str, str | None]) -> bool:
-    """True if a device contradicts its known facts. Items known to only one side do not count."""
+    """True if an item has different values in both. Items that only one side knows are ignored."""
     return any(known.get(name) not in (None, text) for name, text in read.items() if text is not None)
 
 
 def counters_of(points: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Name -> digest of how it is read (source, unit, ratio), for each counter in a birth's ``points``."""
+    """Each counter in a birth's ``points``: name -> digest of how it is read, for example source, unit and ratio."""
     read = ("bits", "digits", "du", "ratio", "source", "u")
     return {
         str(point["n"]): hashlib.sha256(dumps({k: point[k] for k in read if k in point})).hexdigest()[:12]

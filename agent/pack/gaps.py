@@ -1,4 +1,4 @@
-"""The missing readings in a slice of the ring, as the fewest gaps."""
+"""Describes the missing readings in a slice of the ring with as few gaps as possible."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from ext.canon import Slice
 def gaps_of(
     piece: Slice, table: BirthTable, from_ms: int, unknown: Reason, points: tuple[int, int] | None = None
 ) -> list[dict[str, Any]]:
-    """The fewest gaps that cover a slice: whole-device stretches as ``*``, the rest by point.
+    """The gaps of a slice, as few as possible.
+
+    Where all points of the device are missing for the same reason, the gap has the points ``*``.
 
     Args:
         unknown: the reason for ticks without any record.
-        points: the part of the table to which the slice is limited; then nothing is ``*``.
+        points: (first, end) of the point numbers in the slice if it has only a part of the table; then no gap has the
+            points ``*``. None: the slice has all points.
     """
     to_ms, grid = piece.reached_ms, piece.grid
     rows: list[tuple[str, range, bytes]] = []
@@ -62,8 +65,8 @@ def gaps_of(
 def _whole_stretches(
     rows: Sequence[tuple[str, range, bytes]], to_ms: int, unknown: Reason
 ) -> list[tuple[int, int, int]]:
-    """Stretches in which every due reading of every point is missing for the same reason."""
-    at_tick: dict[int, int] = {}  # tick -> its only reason, or 0 if a reading exists or reasons differ
+    """(from, to, reason) of stretches in which every due reading of every point is missing for the same reason."""
+    at_tick: dict[int, int] = {}  # tick -> reason; 0 if a reading exists, or if reasons differ
     for _, due, row in rows:
         for tick, cell in zip(due, row, strict=True):
             reason = 0 if cell == 1 else cell or int(unknown)

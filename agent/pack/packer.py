@@ -1,4 +1,4 @@
-"""One stream's packer: sequence, chain, births, splitting, and rollback when a commit fails."""
+"""The packer of a stream: numbers and chains its packs, makes births, splits large packs, undoes failed commits."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from drivers.model import Reason
 from ext.canon import Slice, dumps, seal
 from ext.ring import Ring
 
-HEADER_BYTES = 1024  # space for a pack's own fields besides its readings
+HEADER_BYTES = 1024  # space reserved for the fields of a pack other than its readings
 HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The position of a stream, which the next pack follows. Times in UTC ms, hash of the last payload."""
+    """The position of a stream: its newest pack, which the next pack follows. ``to_ms``: end of that pack in UTC ms."""
 
     boot: str
     seq: int
-    hash: str  # base64url without padding
+    hash: str  # of the payload, as base64url without padding
     to_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class SealedPack:
-    """A pack as stored and published. ``data`` is the published object, including the signature."""
+    """A signed pack. ``data``: the object as stored and published, including the signature."""
 
     stream: str
     boot: str
@@ -45,45 +45,45 @@ class SealedPack:
     ring_pos: int  # all records of the stream before this ring position are sealed
     records: int
     gap_readings: int
-    part: tuple[int, int] | None = None  # of a tick that did not fit into one pack: k of n
-    facts: bytes | None = None  # from the birth of an identified device: stored beside the head
-    tally: Mapping[int, int] = field(default_factory=dict)  # due readings by quality (0 good), or by gap reason
-    gaps: Sequence[Mapping[str, Any]] = ()  # as in the pack
+    part: tuple[int, int] | None = None  # (k, n): part k of n of a tick that was too large for one pack
+    facts: bytes | None = None  # facts of an identified device, if this is its birth; stored beside the head
+    tally: Mapping[int, int] = field(default_factory=dict)  # number of due readings by quality (0: good) or gap reason
+    gaps: Sequence[Mapping[str, Any]] = ()  # as in the pack itself
 
 
 @dataclass(slots=True)
 class _State:
-    """The state of a packer that a failed commit restores."""
+    """The state of a packer; it is restored if a commit fails."""
 
     seq: int
     prev: str | None
     prev_boot: str | None
-    first: bool  # no pack of this boot yet: the next one carries prev_boot
+    first: bool  # True: the next pack is the first of this boot, and contains prev_boot
     birth: str | None  # hash of the current birth; None: the next pack is a birth
     from_ms: int
-    hour: int
-    quiet: bool
+    hour: int  # UTC hour in which all states were last sent again
+    quiet: bool  # the last pack held no reading
     ring_id: int = 0
-    ring_pos: int = 0  # in that ring; never goes back, even if a pack seals nothing
+    ring_pos: int = 0  # in this ring; never goes back, even if a pack seals no record
 
 
-Savepoint = tuple[_State, "BirthTable | None"]  # what Packer.restore needs
+Savepoint = tuple[_State, "BirthTable | None"]  # argument of Packer.restore
 
 
 def _blame(piece: Slice, unknown: Reason) -> Reason:
-    """Why nothing is known about a tick: overwritten in the ring, unless something worse prevented sealing."""
+    """Why ticks have no record: ``ring`` if records were overwritten while sealing was possible; else ``unknown``."""
     return Reason.RING if piece.lost and unknown is Reason.STOPPED else unknown
 
 
 def _known(tally: dict[int, int], unknown: Reason) -> dict[int, int]:
-    """A tally in which unknown readings have their reason."""
+    """The tally, with readings without a record counted under the reason ``unknown``."""
     if missing := tally.pop(-1, 0):
         tally[unknown] = tally.get(unknown, 0) + missing
     return tally
 
 
 def _pieces(texts: Sequence[bytes], room: int) -> list[list[bytes]]:
-    """Texts in pieces, in order, each of at most ``room`` bytes or a single text."""
+    """Distribute texts over pieces, in order. A piece has at most ``room`` bytes, or a single text that is longer."""
     pieces: list[list[bytes]] = [[]]
     size = 0
     for text in texts:
@@ -96,13 +96,13 @@ def _pieces(texts: Sequence[bytes], room: int) -> list[list[bytes]]:
 
 
 class Packer:
-    """Seals one stream. Its state moves with every pack; ``savepoint`` and ``restore`` undo uncommitted packs.
+    """Makes the packs of one stream. Every pack advances its state; ``savepoint`` and ``restore`` undo failed commits.
 
     Args:
-        head: position of the stream at the last commit, None if unknown.
-        sign: makes a detached JWS of type ``mh-pack`` from a payload.
-        from_ms: where this boot begins if there is no head.
-        max_bytes: maximum size of a pack, except for births and single points.
+        head: position of the stream at the last commit. None: the stream has no pack yet.
+        sign: returns a detached JWS of type ``mh-pack`` for a payload.
+        from_ms: begin of the first pack if ``head`` is None.
+        max_bytes: maximum size of a pack. Births and packs of a single point may be larger.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Packer:
 
     @property
     def from_ms(self) -> int:
-        """Where the next pack begins."""
+        """Begin of the next pack, in UTC ms."""
         return self._at.from_ms
 
     @property
@@ -134,41 +134,41 @@ class Packer:
 
     @property
     def quiet(self) -> bool:
-        """True if the last pack held no reading: a silent device may wait for the long interval."""
+        """True if the last pack held no reading. Such a stream is sealed less often."""
         return self._at.quiet
 
     @property
     def table(self) -> BirthTable | None:
-        """The table in effect."""
+        """The point table in effect; None before ``use``."""
         return self._table
 
     def begin_at(self, start_ms: int) -> None:
-        """Begin a stream without packs at this time."""
+        """Let the first pack of the stream begin at this time. Does nothing if the stream has packs."""
         if not self._at.seq:
             self._at.from_ms = start_ms
 
     def limit(self, max_bytes: int) -> None:
-        """Set another maximum size, from the next pack on."""
+        """Change the maximum size of packs, from the next one on."""
         self._max = max(max_bytes, 4 * HEADER_BYTES)
 
     def savepoint(self) -> Savepoint:
-        """The state for ``restore``, in case packs sealed from here on are not committed."""
+        """The current state. If the packs made after this call cannot be committed, pass it to ``restore``."""
         return replace(self._at), self._table
 
     def restore(self, savepoint: Savepoint) -> None:
-        """Return to ``savepoint``: packs sealed since then were never published and do not exist."""
+        """Return to the state of ``savepoint``. Packs made since then were never published, and do not exist."""
         self._at, self._table = savepoint
         if self._table:
             self._table.canon.reset()
 
     def use(self, table: BirthTable) -> None:
-        """Switch to another table: the next pack is a birth."""
+        """Switch to another point table. The next pack is then a birth."""
         self._table = table
         self._at.birth = None
         table.canon.reset()
 
     def step(self, new_ms: int) -> dict[str, Any]:
-        """After a clock step, begin the next pack at ``new_ms``. Returns the event for that pack."""
+        """Let the next pack begin at ``new_ms`` after a clock step. Returns the event that this pack must contain."""
         event = {"event": "clock_step", "new": seconds(new_ms), "old": seconds(self._at.from_ms), "t": seconds(new_ms)}
         self._at.from_ms = new_ms
         return event
@@ -182,19 +182,20 @@ class Packer:
         events: Sequence[Mapping[str, Any]] = (),
         unknown: Reason = Reason.STOPPED,
     ) -> list[SealedPack]:
-        """Packs that cover ``[from_ms, to_ms)``, preceded by a birth if one is due.
+        """Make the packs that cover ``[from_ms, to_ms)``. A birth comes first if one is needed.
 
         Args:
-            positions: ring positions of this table's records, in time order; sealed ones are removed.
-            clock: the pack's ``clock`` object.
-            events: go into the first pack.
-            unknown: reason for due ticks without any record.
+            positions: ring positions of the records of the table in effect, in time order. The method removes the
+                positions that it seals.
+            clock: the ``clock`` object for the packs.
+            events: events for the first pack.
+            unknown: gap reason for due ticks without any record.
         """
         table, at = self._table, self._at
         if table is None:
             raise ValueError(f"{self.stream} has no point table yet")
         out: list[SealedPack] = []
-        end = positions[0] if positions else 0  # a birth seals no record
+        end = positions[0] if positions else 0  # a birth seals no record: the first one stays unsealed
         if at.birth is None:
             out.append(self._pack(ring, end, at.from_ms, clock, table=table, events=events))
             events = ()
@@ -214,7 +215,10 @@ class Packer:
     def absent(
         self, ring: Ring, to_ms: int, reason: Reason, clock: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = ()
     ) -> list[SealedPack]:
-        """One pack that states a gap up to ``to_ms`` and its reason. Its size does not depend on the length."""
+        """Make one pack that states a gap of all points up to ``to_ms``. A birth comes first if one is needed.
+
+        The size of the pack does not depend on the length of the gap.
+        """
         table, at = self._table, self._at
         if table is None:
             raise ValueError(f"{self.stream} has no point table yet")
@@ -242,12 +246,12 @@ class Packer:
         made: Sequence[tuple[int, Sequence[Mapping[str, Any]]]],
         events: Sequence[Mapping[str, Any]] = (),
     ) -> list[SealedPack]:
-        """Packs of results; a birth comes first if it is due.
+        """Make packs of results. A birth comes first if one is needed.
 
         Args:
-            made: for each stretch, in order: its end in UTC ms, and its results. A stretch begins where the previous
-                one ended, and is split into parts only if it is too large for one pack.
-            events: go into the first pack, which is then made even without results.
+            made: (end in UTC ms, results) of each stretch of time, in order. A stretch begins where the previous one
+                ended. It is split into parts only if it is too large for one pack.
+            events: events for the first pack. If there are events, a pack is made even without results.
         """
         table, at, room = self._table, self._at, self._max - HEADER_BYTES
         if table is None:
@@ -285,6 +289,7 @@ class Packer:
         return out
 
     def _refresh_states(self, table: BirthTable) -> None:
+        # once an hour, a pack contains all states and texts again, not only changes
         hour = self._at.from_ms // HOUR_MS
         if hour != self._at.hour:
             self._at.hour = hour
@@ -300,7 +305,7 @@ class Packer:
         to_ms: int,
         unknown: Reason,
     ) -> list[SealedPack]:
-        """One tick that is too large for a pack, split by points into parts with the same ``[from, to)``."""
+        """Split a tick that is too large for one pack into parts by points, all with the same ``[from, to)``."""
         from_ms = self._at.from_ms
         total = len(table.points.names)
         end_ms = min(table.next_tick(from_ms) or to_ms, to_ms)
@@ -335,7 +340,7 @@ class Packer:
         part: list[int] | None = None,
         consume: bool = True,
     ) -> SealedPack:
-        """Make the pack of a slice and remove its positions."""
+        """Make the pack of a slice. Removes the sealed positions if ``consume`` is True."""
         end = 0
         if piece.used:
             end = positions[piece.used] if piece.used < len(positions) else positions[piece.used - 1] + 1
@@ -374,7 +379,7 @@ class Packer:
         gap_readings: int = 0,
         tally: Mapping[int, int] | None = None,
     ) -> SealedPack:
-        """Write, hash and sign one pack, and advance the state."""
+        """Write, hash and sign one pack, and advance the state of the packer."""
         at = self._at
         at.seq += 1
         front: list[bytes] = []

@@ -1,4 +1,4 @@
-"""Point tables in the form of a birth, and their grid of due ticks."""
+"""Point tables as births contain them, and their grid of due ticks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ext.canon import PointLayout, Table, dumps
 
 
 def seconds(ms: int) -> int | float:
-    """UTC ms as seconds in the form used in packs: a whole number if possible, otherwise at most three decimals."""
+    """Convert UTC ms to seconds as packs contain them: an integer if possible, otherwise with up to three decimals."""
     return ms // 1000 if ms % 1000 == 0 else ms / 1000
 
 
 class BirthPoints:
-    """The ``points`` of a birth, and derived data for sealing. Immutable: devices of one kind share it."""
+    """The ``points`` of a birth, and data derived from them. Immutable, so devices of the same kind share one object."""
 
     def __init__(self, points: Sequence[Mapping[str, Any]]) -> None:
         periods = [0] * len(PACES)
@@ -43,22 +43,22 @@ class BirthPoints:
             for p in points
         ]
         self.layout = PointLayout(rendered, self.periods_ms, self.phase_ms)
-        # points with rows in the grid of a Slice, in order: number, name, period
+        # (number, name, period in ms) of the points that have a row in the grid of a Slice, in order
         self.due = tuple(
             (number, p["n"], periods[PACES.index(p["pace"])])
             for number, p in enumerate(points)
             if Kind(p["kind"]) in (Kind.GAUGE, Kind.COUNTER)
         )
         self.due_by_period = Counter(period for _, _, period in self.due if period)
-        self.shortest_ms = min(self.due_by_period, default=0)  # of due points; 0: none is ever due
+        self.shortest_ms = min(self.due_by_period, default=0)  # shortest period; 0: no point is ever due
 
 
 class BirthTable:
-    """A point table in the form of a birth.
+    """A point table as a birth contains it.
 
     Args:
         document: the birth's ``table`` object.
-        points: its ``points``, if a table with the same points exists already.
+        points: the parsed ``points`` of ``document``, if another table with the same points exists already.
     """
 
     def __init__(self, stream: str, document: Mapping[str, Any], points: BirthPoints | None = None) -> None:
@@ -70,23 +70,23 @@ class BirthTable:
         self._front = dumps(front)[:-1]
         device = document.get("device") or {}
         self.facts = Facts.of(device, document.get("epoch") or 0, self.points.counters)
-        # only an identified device states its identity: a birth before that must not erase known facts
+        # False before the device is identified: such a birth must not overwrite the facts in the store
         self.met = bool(self.facts.identity) and device.get("profile") is not None
         self.canon = Table(stream + "/", self.points.layout)
 
     @property
     def encoded(self) -> bytes:
-        """The ``table`` object, canonical."""
+        """The ``table`` object as canonical JSON."""
         return self._front + (b"," if len(self._front) > 1 else b"") + b'"points":' + self.points.encoded + b"}"
 
     def same_as(self, other: BirthTable | None) -> bool:
-        """True if births of both tables are the same."""
+        """True if a birth with the other table would be identical."""
         return other is self or (
             other is not None and self._front == other._front and self.points.encoded == other.points.encoded
         )
 
     def next_tick(self, after_ms: int) -> int | None:
-        """The first due tick of any pace later than ``after_ms``; None for a table that is never due."""
+        """The first due tick of any point later than ``after_ms``, in UTC ms. None if no point is ever due."""
         phase = self.points.phase_ms
         return min(((after_ms - phase) // p * p + p + phase for p in self.points.due_by_period), default=None)
 
