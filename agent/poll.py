@@ -1,7 +1,7 @@
-"""The poll scheduler: ticks of the UTC grid, earliest deadline first, and a bounded share of time for dead devices.
+"""The poll scheduler: polls the devices of a line, earliest deadline first, and limits the time for dead devices.
 
-One ``LinePoller`` serves one line. It owns no transport and knows no protocol: it calls ``poll`` and ``probe`` of its
-drivers and passes on the ring positions of what they wrote.
+Each line has one ``LinePoller``. It owns no transport and knows no protocol: it calls ``poll`` and ``probe`` of the
+drivers, which write into the ring, and passes on the ring positions of the new records.
 """
 
 from __future__ import annotations
@@ -39,44 +39,45 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("meterhouse.poll")
 ONCE = PACES.index("once")
-DEAD_AFTER_MS = 10_000  # of silence, or ...
-DEAD_AFTER_PERIODS = 3  # ... this many of its periods, if that is longer
+DEAD_AFTER_MS = 10_000  # a device counts as dead after this silence, or ...
+DEAD_AFTER_PERIODS = 3  # ... after this many of its shortest periods, if that is longer
 FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 60.0
-DEAD_SHARE = 0.1  # of a line's time, for all its dead devices together
-SILENCE_SHARE = 0.05  # of the time that a whole line has been silent, between two tries of its devices
-SHORT_TRY_S = 0.3  # the shortest wait for the start of an answer when a silent device is tried again
-ANSWER_TIMES = 2  # and this many times its usual answer time
-FULL_TRY_EVERY = 4  # one try in this many uses the full timeout, for a device that has become slow
-MAX_WAIT_ROUNDS = 4
+DEAD_SHARE = 0.1  # share of a line's time that all its dead devices together may take
+SILENCE_SHARE = 0.05  # on a line without answers: pause between two tries, as a share of its time of silence
+SHORT_TRY_S = 0.3  # timeout of a short try of a silent device, or ...
+ANSWER_TIMES = 2  # ... this many times its usual answer time, if that is longer
+FULL_TRY_EVERY = 4  # every fourth try uses the full timeout, in case that the device has become slow
+MAX_WAIT_ROUNDS = 4  # the deadline of a slow pace is at most this many of the shortest periods after its tick
 AWAY_MS = 10_000  # after this long without an answer, the meter may have been exchanged
-IDENTIFY_EVERY_MS = 86_400_000  # also for a device that always answers; or when ``once`` is due
-# or at once on a hint of another device; a flapping line or an odd counter must not cost readings
+IDENTIFY_EVERY_MS = 86_400_000  # the identity is read this often, even if the device always answers
+# A hint at another device (the line was reopened, or the driver doubts a counter) causes an identity check. These are
+# the shortest and longest pauses between such checks: a flapping line or an odd counter must not cost readings.
 DOUBT_FIRST_S, DOUBT_MOST_S = 60.0, 3600.0
 HEARTBEAT_RETRY_MS = 200  # while waiting for a heartbeat to change for the first time
-CATCH_UP_MS = 60_000  # after a lease, late ticks are attributed to it, at most this long
-FIRST_CONTACT_MS = 30_000  # the first visit of a device waits at most this long for its turn on the line
+CATCH_UP_MS = 60_000  # ticks missed up to this time after a lease get the gap reason ``lent``
+FIRST_CONTACT_MS = 30_000  # a new device may wait this long for its first visit without a gap
 
 
-Record = Callable[[int, list[int], bool], None]  # table, ring positions, whether the device answered
+Record = Callable[[int, list[int], bool], None]  # table number, ring positions, True if the device answered
 Identify = Callable[[int], Awaitable[None]]  # tick in ms
 
 
 class Availability(Enum):
     """Whether a device answers."""
 
-    UNKNOWN = "unknown"  # not identified yet, or the line was down: identity is read before its data counts
+    UNKNOWN = "unknown"  # not identified yet, or the line was down: the next visit must read the identity first
     ALIVE = "alive"
     DEAD = "dead"
 
 
 class DevicePoll:
-    """The schedule and state of one device: due and pending points, and whether it answers.
+    """The schedule of one device (due and pending points), and whether the device answers.
 
     Args:
-        record: takes what a poll wrote into the ring.
-        identify: called before the device's data counts: reads its identity, may exchange ``driver``; raises LineError
-            if the device does not answer. None: the device is only probed.
+        record: called with the ring positions that a poll has written.
+        identify: called before readings of the device count. It reads the identity, may exchange ``driver``, and raises
+            LineError if the device does not answer. None: the device is only probed.
     """
 
     def __init__(
@@ -84,48 +85,48 @@ class DevicePoll:
     ) -> None:
         self.ring, self._record, self.identify = ring, record, identify or self._probe
         self.has_recorded = False
-        self.begin_at: Callable[[int], bool] = lambda tick_ms: False  # nothing is due before; False: it is too late
+        self.begin_at: Callable[[int], bool] = lambda tick_ms: False  # moves the begin of its stream; False: too late
         self.availability = Availability.UNKNOWN
         self.failures = 0
-        self._garbled = 0  # of these failures: bytes arrived, but no valid answer
-        self.probe_at = 0.0  # loop time before which a device that is not alive is not polled
+        self._garbled = 0  # failures in which bytes arrived, but no valid answer
+        self.probe_at = 0.0  # loop time of the next try, if the device is not alive
         self._backoff = Backoff(FIRST_BACKOFF_S, MAX_BACKOFF_S)
         self.last_answer_ms = 0
-        self.answering_since_ms = 0  # the first answer after the last silence that was long; 0: none yet
+        self.answering_since_ms = 0  # time of the first answer after the last long silence; 0: no answer yet
         self.added_ms = start_ms
-        self.is_silent = False  # its last request was not answered: it is tried again with one short request
-        self.answer_s = 0.0  # the longest duration of a recent request, including its time on the wire
-        self._tries = 0  # in a row, of the silent device
-        self.tried_at = 0.0  # loop time of the last one
-        self.is_called = False  # a device that fell silent at the same time has answered: this one is tried at once
-        self.line_silence = LineSilence()  # the poller's
+        self.is_silent = False  # its last request was not answered: the next try is one short request
+        self.answer_s = 0.0  # longest recent time from request to answer, including the time on the wire
+        self._tries = 0  # consecutive tries of the silent device
+        self.tried_at = 0.0  # loop time of the last try
+        self.is_called = False  # another device that fell silent at the same time answers again: try this one soon
+        self.line_silence = LineSilence()  # the poller replaces it by the one of the line
         self.not_asked = NotAsked()
         self.last_error = ""
-        self._may_sleep = True  # its last failure was silence, not a bad answer or a port that cannot be opened
-        self.line_down = False  # it could not be asked when it was due: its line cannot be opened, or broke
-        self.gateway_answers = False  # the gateway answers, the device behind it does not
-        self._logged_dead = False  # the log says that it does not respond
+        self._may_sleep = True  # the last failure may come from sleep; a bad answer cannot
+        self.line_down = False  # the last visit failed because the line could not be opened, or broke
+        self.gateway_answers = False  # the gateway in front of the device answers, but not the device
+        self._logged_dead = False  # the log already states that the device does not respond
         self.overloads = 0
-        self.working: int = 0  # tick of the poll under way, 0: none
-        self.turn = 0  # the poller's count of polls when it was last served
-        self.paused = False  # no new tick is started
+        self.working: int = 0  # tick of the current poll in UTC ms; 0: no poll
+        self.turn = 0  # number of the last poll of this device, as ``LinePoller.turns`` counts them
+        self.paused = False  # True: no poll of a new tick begins
         self._settled: asyncio.Future[None] | None = None
         self.driver = driver
-        self.opened: Callable[[], int] = lambda: 0  # how often its line was opened so far
-        self.answers: Callable[[], int] = lambda: 0  # on its line so far: during a visit, they are its own
-        self._visit = (0, 0)  # progress of the current visit: when it was first seen, and the answers by then
-        self._hints = (0, 0)  # at another device, when it was last identified: openings of the line, driver's doubts
+        self.opened: Callable[[], int] = lambda: 0  # returns how often the line was opened
+        self.answers: Callable[[], int] = lambda: 0  # returns the answers on the line; a visit sees only its own
+        self._visit = (0, 0)  # last progress of the current visit: time in ms, answers on the line
+        self._hints = (0, 0)  # openings of the line and driver's doubts at the last identification
         self._doubt_backoff = Backoff(DOUBT_FIRST_S, DOUBT_MOST_S)
-        self._doubt_ms = 0  # the earliest tick at which a hint counts
-        self.freshness: Freshness | None = None  # of a caching master
+        self._doubt_ms = 0  # hints at another device are ignored before this tick
+        self.freshness: Freshness | None = None  # set if the device is read through a caching master
         self.align(start_ms)
 
     def align(self, start_ms: int) -> None:
-        """Start on the grid at ``start_ms``: nothing is pending, ``once`` is due at the first tick."""
+        """Begin the schedule at ``start_ms``. Nothing is pending; points of pace ``once`` are due at the first tick."""
         self.periods = self._wanted_periods()
         self.pending = [0] * len(PACES)
-        self.identified_ms = 0  # the tick at which its identity was last read
-        self.asked_ms = 0  # the latest tick that was polled since; older ones may still be pending
+        self.identified_ms = 0  # tick at which the identity was last read; 0: never
+        self.asked_ms = 0  # newest polled tick; older ticks may still be pending
         self._max_urgency_ms = MAX_WAIT_ROUNDS * min((p for p in self.periods if p), default=1000)
         self.next = [self._first_tick(period, start_ms) for period in self.periods]
         if self.periods[ONCE]:
@@ -137,11 +138,10 @@ class DevicePoll:
         self._points: dict[int, array[int]] = {}
 
     def begin_again(self, now_ms: int) -> bool:
-        """It was reached for the first time. True: only after several ticks, so the schedule begins at the newest one.
+        """If the first answer of the device came after several ticks, begin its schedule again at the newest tick.
 
-        Where thousands of devices are connected at once, it takes a while until the last one is reached. Until then it
-        could not have been read: the agent is still starting, and nothing is due. A device that does not answer is due
-        from the start on.
+        Returns True in this case. Reason: with thousands of devices it takes a while until the agent reaches the last
+        one, and this time must not become a gap. A device that does not answer is due from the start on.
         """
         fastest = min((period for period in self.periods if period), default=0)
         newest_ms = self._first_tick(fastest, now_ms + 1 - fastest)
@@ -152,7 +152,7 @@ class DevicePoll:
         return True
 
     def take(self, tick: int, paces: int) -> None:
-        """These points of a tick are being polled from now on."""
+        """Mark points of a tick as being polled. ``paces``: bit mask of their paces."""
         for pace in range(len(PACES)):
             if paces >> pace & 1:
                 self.pending[pace] = 0
@@ -160,22 +160,22 @@ class DevicePoll:
         self.asked_ms = max(self.asked_ms, tick)
 
     def awaits_first_record(self, now_ms: int) -> bool:
-        """Its first tick is past, and nothing has been recorded for it yet."""
+        """True if the first tick of the device is past, but it still waits for its first visit (30 s at most)."""
         return not self.has_recorded and 0 < self.first_ms <= now_ms < self.first_ms + FIRST_CONTACT_MS
 
     def _wanted_periods(self) -> list[int]:
-        """By pace, in ms; 0: no point of the driver has this pace."""
+        """The period of each pace in ms; 0: no point of the driver has this pace."""
         spec = self.driver.spec
         used = {PACES.index(point.pace) for point in spec.points}
         return [period if pace in used else 0 for pace, period in enumerate(spec.periods_ms)]
 
     def _first_tick(self, period: int, at_ms: int) -> int:
-        """The first one at or after a time; 0: there is none."""
+        """The first tick of a period at or after a time; 0 if the period is 0."""
         phase = self.driver.spec.phase_ms
         return -((phase - at_ms) // period) * period + phase if period else 0
 
     def driver_changed(self) -> None:
-        """The driver was exchanged for one with other points; pending points stay pending."""
+        """Adapt the schedule to a new driver with other points. Pending points with the same period stay pending."""
         now = max(self.working, self.first_ms)
         for pace, wanted in enumerate(self._wanted_periods()):
             if wanted != self.periods[pace]:
@@ -185,7 +185,7 @@ class DevicePoll:
         self._points = {}
 
     def exchange(self, driver: Driver, cut_ms: int) -> None:
-        """Continue with the driver of a new configuration from ``cut_ms`` on. Only while paused and idle."""
+        """Continue with the driver of a new configuration from ``cut_ms`` on. The device must be paused and idle."""
         before = self.driver.spec
         self.driver = driver
         for pace, wanted in enumerate(self._wanted_periods()):
@@ -200,49 +200,50 @@ class DevicePoll:
         self._backoff.reset()
 
     def use_ring(self, ring: Ring, table: int) -> None:
-        """Write into another ring from now on, under this table. Only while paused and idle."""
+        """Write into another ring from now on, under table number ``table``. The device must be paused and idle."""
         self.ring = ring
         self.driver.use_ring(ring, table)
 
     @property
     def idle(self) -> bool:
-        """Nothing is pending and no poll is under way."""
+        """True if nothing is pending and no poll is running."""
         return not self.working and not any(self.pending)
 
     async def pause(self) -> None:
-        """Start no new tick, and wait until pending points are polled: a change then loses nothing."""
+        """Begin no new tick, and wait until pending points are polled. The device can then be changed without a gap."""
         self.paused = True
         while not self.idle:
             self._settled = asyncio.get_running_loop().create_future()
             await self._settled
 
     def resume(self) -> None:
-        """Continue; ticks that came due meanwhile are taken up now."""
+        """Continue after ``pause``. Ticks that became due meanwhile are polled now."""
         self.paused, self._settled = False, None
 
     def visit_ended(self) -> None:
-        """A poll has ended."""
+        """Call this at the end of each poll. Wakes ``pause`` if the device is idle now."""
         self.working = 0
         if self._settled is not None and self.idle and not self._settled.done():
             self._settled.set_result(None)
 
     @property
     def next_ms(self) -> int:
-        """The first tick that is not pending yet; 0 if the device is never due."""
+        """The next tick, in UTC ms, that is not pending yet; 0 if the device is never due."""
         return min(filter(None, self.next), default=0)
 
     @property
     def settled_ms(self) -> int:
-        """Every due tick before this is answered or a gap in the ring."""
+        """The time in UTC ms before which every due tick is answered, or is a gap in the ring."""
         held = [tick for tick in self.pending if tick]
         if self.working:
             held.append(self.working)
         return min(held, default=self.next_ms or 1 << 62)
 
     def advance(self, now_ms: int, reason: Reason = Reason.OVERLOAD) -> list[int]:
-        """Make the ticks up to now pending. Pending points become a gap for ``reason``; returns its positions.
+        """Make the ticks up to ``now_ms`` pending. Points that are still pending from an earlier tick become gaps.
 
-        Before it is reached for the first time nothing is late (``begin_again``), unless that takes very long.
+        ``reason`` is the reason of these gaps. Returns their ring positions. While the device waits for its first
+        visit, points stay pending instead (see ``begin_again``), for 30 s at most.
         """
         late: list[int] = []
         waits = self.awaits_first_record(now_ms)
@@ -264,8 +265,8 @@ class DevicePoll:
     def deadline(self) -> tuple[int, int, int]:
         """(deadline ms, tick, paces) of the most urgent pending tick; deadline 0 if nothing is pending.
 
-        A slow pace may wait for a few rounds of the fastest, not for its whole period: on an overloaded line, pure
-        deadlines would starve it.
+        ``paces``: bit mask. The deadline of a slow pace is at most a few periods of the fastest pace away, not its
+        whole period: otherwise an overloaded line would never poll it.
         """
         if not any(self.pending):
             return 0, 0, 0
@@ -282,7 +283,7 @@ class DevicePoll:
         return best, tick, paces
 
     def needs_identification(self, tick_ms: int) -> bool:
-        """Must its identity be read before its data counts? After an absence, on a hint, and once a day."""
+        """True if the identity must be read before readings count: after an absence, on a hint, and once a day."""
         away = self.failures and tick_ms - self.last_answer_ms >= AWAY_MS
         hinted = tick_ms >= self._doubt_ms and self._current_hints() != self._hints
         return bool(away) or hinted or tick_ms - self.identified_ms >= IDENTIFY_EVERY_MS
@@ -291,7 +292,7 @@ class DevicePoll:
         return self.opened(), getattr(self.driver, "doubts", 0)  # drivers of third parties have none
 
     def mark_identified(self, tick_ms: int) -> None:
-        """Its identity was read at this tick."""
+        """Record that the identity was read at this tick."""
         if (hints := self._current_hints()) != self._hints and self.identified_ms:
             if tick_ms - self.identified_ms > 2000 * DOUBT_MOST_S:
                 self._doubt_backoff.reset()
@@ -302,7 +303,10 @@ class DevicePoll:
         await self.driver.probe()
 
     async def try_again(self) -> None:
-        """One request to a silent device, mostly a short one, as the others wait meanwhile. Raises LineError."""
+        """Send one request to a silent device. Raises LineError.
+
+        Most tries have a short timeout, because the other devices of the line wait meanwhile.
+        """
         self._tries += 1
         probe_within = getattr(self.driver, "probe_within", None)  # drivers of third parties may lack it
         if probe_within is None:
@@ -313,16 +317,16 @@ class DevicePoll:
         await probe_within(max(SHORT_TRY_S, ANSWER_TIMES * usual_s) if is_short else math.inf)
 
     def answered_in(self, seconds: float, requests: int) -> None:
-        """Record the duration of a visit in which all requests were answered."""
+        """Record the duration of a visit whose ``requests`` were all answered."""
         self.answer_s = max(seconds / requests, 0.9 * self.answer_s)
 
     def record(self, positions: list[int], answered: bool) -> None:
-        """Pass on the ring positions that a poll wrote."""
+        """Pass on the ring positions that a poll has written."""
         self.has_recorded = True
         self._record(self.driver.table, positions, answered)
 
     def gap(self, tick_ms: int, paces: int, reason: Reason) -> int:
-        """Write that ``paces`` have no reading at a tick. Returns the ring position."""
+        """Write a gap of the points of ``paces`` (a bit mask) at a tick into the ring. Returns its ring position."""
         points = self._due(paces)
         if self._may_sleep:
             reason = self.driver.spec.silence(reason, tick_ms)
@@ -332,7 +336,7 @@ class DevicePoll:
         )
 
     def note_not_asked(self, tick_ms: int, paces: int, reason: Reason) -> None:
-        """Count what a tick misses as a whole: ``absent``, it was not asked; else it is not what is counted here."""
+        """Count the points of a tick as not asked if ``reason`` is ``absent``; other reasons are not counted."""
         if reason is Reason.ABSENT:
             self.not_asked.add(tick_ms, len(self._due(paces)))
 
@@ -345,21 +349,21 @@ class DevicePoll:
 
     @property
     def answers_now(self) -> bool:
-        """Its last request was answered."""
+        """True if the device is alive and answered its last request."""
         return self.availability is Availability.ALIVE and not self.is_silent
 
     def call(self) -> None:
-        """Try it at its next tick, with short requests, as if it had just fallen silent."""
+        """Let the device be tried at its next tick with a short request, as if it had just become silent."""
         self.is_called, self._tries, self.probe_at = True, 1, 0.0
         self._backoff.reset()
 
     @property
     def is_backing_off(self) -> bool:
-        """Another try failed: it shares the time for the line's dead devices."""
+        """True if a repeated try failed. Tries of such devices share the time for dead devices."""
         return self.availability is Availability.DEAD or self._tries > 0
 
     def is_asleep(self, utc_ms: int) -> bool:
-        """Does it, or the dongle that it powers, not respond because it is dark, as its profile says?"""
+        """True if the device is silent and its profile says that it, or the dongle that it powers, sleeps in the dark."""
         silent = self.availability is Availability.DEAD or (
             self.availability is Availability.UNKNOWN and bool(self.last_error)
         )
@@ -368,23 +372,23 @@ class DevicePoll:
 
     @property
     def dead_after_ms(self) -> int:
-        """How long it may be silent until it is dead."""
+        """After this time of silence, in ms, the device counts as dead."""
         return max(DEAD_AFTER_MS, DEAD_AFTER_PERIODS * min((p for p in self.periods if p), default=0))
 
     def is_overdue(self, now_ms: int) -> bool:
-        """Has it been silent for long enough to be dead?"""
+        """True if the device has been silent for at least ``dead_after_ms``."""
         return now_ms - max(self.last_answer_ms, self.added_ms) >= self.dead_after_ms
 
     @property
     def is_garbled(self) -> bool:
-        """Most failures since its last answer were not silence: bytes arrived, but no valid answer."""
+        """True if bytes without a valid answer arrived in most failures since the last answer."""
         return 2 * self._garbled > self.failures
 
     def _has_died(self, now_ms: int) -> bool:
         return self.failures >= DEAD_AFTER_FAILURES and self.is_overdue(now_ms)
 
     def life(self, now_ms: int) -> str:
-        """Whether it answers, for people: ``alive``, ``dead``, ``asleep``, or ``unknown`` until that is certain."""
+        """The state for `status`: ``alive``, ``dead``, ``asleep``, or ``unknown`` until one of these is certain."""
         if self.is_asleep(now_ms):
             return "asleep"
         if self.availability is Availability.ALIVE:
@@ -394,11 +398,14 @@ class DevicePoll:
         return "dead" if was_tried and self.is_overdue(now_ms) else "unknown"
 
     def _is_in_silence(self, now_ms: int) -> bool:
-        """Has its line had no answer for long? It may not have been polled itself while others were waited for."""
+        """True if no device of the line has answered for long.
+
+        The device itself may not have been polled, because the line waited for other devices.
+        """
         return self.is_overdue(now_ms) and self.line_silence.lasts_ms(now_ms) >= self.dead_after_ms
 
     def _hangs(self, now_ms: int) -> bool:
-        """Has the visit had no answer for long? Behind a dongle the first request alone may take half a minute."""
+        """True if the current visit had no answer for long. Behind a dongle, one request may take half a minute."""
         if not self.working:
             self._visit = (0, 0)
         elif not self._visit[0] or self._visit[1] != self.answers():
@@ -406,12 +413,12 @@ class DevicePoll:
         return bool(self._visit[0]) and now_ms - self._visit[0] >= self.dead_after_ms
 
     def mark_failed(self, now: float, error: LineError | None, tick_ms: int = 0) -> None:
-        """A poll had no answer at all."""
+        """Record a poll without any answer, and decide whether the device is dead. ``now``: loop time in s."""
         self.last_error = str(error) if error else "no answer"
         self.gateway_answers = isinstance(error, GatewayTimeout)
         self.line_down = isinstance(error, LineDown)
         self._may_sleep = self.driver.spec.may_sleep_by(error)
-        if self.line_down:  # the line failed: cheap to check again, and says nothing about the device
+        if self.line_down:  # says nothing about the device, and a check is cheap: no backoff
             self.availability = Availability.UNKNOWN
             return
         self.failures += 1
@@ -430,7 +437,7 @@ class DevicePoll:
             self.probe_at = now + self._backoff.next_s()
 
     def mark_alive(self, now_ms: int) -> None:
-        """It answered."""
+        """Record an answer of the device."""
         if self._logged_dead:
             self._logged_dead = False
             since = f" again after {(now_ms - self.last_answer_ms) / 1000:.0f} s" if self.last_answer_ms else ""
@@ -455,21 +462,21 @@ class LinePoller:
         self._clock = clock
         self._silence = LineSilence()
         self._take_up(devices)
-        self.stopping = False  # finish the poll under way, then end
-        self._dead_until = 0.0  # loop time before which no dead device may be asked
+        self.stopping = False  # True: ``run`` ends after the current poll
+        self._dead_until = 0.0  # loop time until which no dead device may be tried
         self._wake_ms = 0
         self._turn = 0
-        self._lent_ms = 0  # when the line was last lent; 0: it has caught up since
-        self._after_lease: set[DevicePoll] = set()  # not visited since then
+        self._lent_ms = 0  # time of the last lease; 0: all devices were polled again since then
+        self._after_lease: set[DevicePoll] = set()  # devices not polled since the last lease
         self._sleeping: asyncio.Future[None] | None = None
 
     @property
     def turns(self) -> int:
-        """Polls so far."""
+        """The number of polls so far."""
         return self._turn
 
     def serve(self, devices: Sequence[DevicePoll]) -> None:
-        """Serve these devices from now on; devices that are left out must be idle."""
+        """Poll these devices from now on. Devices that are no longer in the list must be idle."""
         self._take_up(devices)
         self.wake()
 
@@ -479,18 +486,18 @@ class LinePoller:
             device.line_silence = self._silence
 
     def wake(self) -> None:
-        """Check for due points now: the schedule of a device has changed."""
+        """Check for due points now. Call this after the schedule of a device has changed."""
         self._wake_ms = 0
         if self._sleeping is not None and not self._sleeping.done():
             self._sleeping.set_result(None)
 
     @property
     def busy(self) -> bool:
-        """A poll is under way."""
+        """True during a poll."""
         return any(device.working for device in self._devices)
 
     async def run(self) -> None:
-        """Serve until cancelled, or until ``stopping`` is set and the poll under way has ended."""
+        """Poll until cancelled, or until ``stopping`` is set and the current poll has ended."""
         clock = asyncio.get_running_loop().time
         while not self.stopping:
             devices = self._devices
@@ -506,11 +513,11 @@ class LinePoller:
             best = tick = paces = 0
             for device in devices:
                 at, t, p = device.deadline()
-                # among equals the one that waited longest: on an overloaded line the last in the list would starve
+                # with equal deadlines the longest waiting device: else the last one would starve under overload
                 if at and (chosen is None or at < best or (at == best and device.turn < chosen.turn)):
                     chosen, best, tick, paces = device, at, t, p
             if chosen is None:
-                if not self._after_lease.intersection(devices):  # each was visited and identified
+                if not self._after_lease.intersection(devices):  # all were polled again after the lease
                     self._lent_ms = 0
                 wait_ms = self._wake_ms - now_ms if self._wake_ms else 1000
                 await self._sleep(max(wait_ms, 1) / 1000)
@@ -536,7 +543,7 @@ class LinePoller:
             self._sleeping = None
 
     def _answered(self, device: DevicePoll) -> None:
-        """A visit had an answer. If the device has recovered, those that fell silent with it may have too."""
+        """Record an answer. If the device has recovered, also try the devices that became silent at the same time."""
         if device.is_backing_off and not device.is_called:
             for other in self._devices:
                 apart_ms = abs(other.last_answer_ms - device.last_answer_ms)
@@ -550,7 +557,7 @@ class LinePoller:
         device.mark_alive(self._clock.now_ms())
 
     def _may_try(self, device: DevicePoll, now: float) -> bool:
-        """Is this the next silent device of the line to try? The one that was tried longest ago is first."""
+        """True if the device may be tried now. Of several silent devices, the one tried longest ago is first."""
         if device.is_called or not (device.is_backing_off or now < device.probe_at):
             return True
         nobody_answers = self._nobody_answers()
@@ -563,18 +570,21 @@ class LinePoller:
         )
 
     def _nobody_answers(self) -> bool:
-        """Are all devices silent? Then no try takes time from another, and the first answer is a hint about all."""
+        """True if all devices are silent.
+
+        Then a try takes no time from an answering device, and the first answer tells that the line works again.
+        """
         return not any(device.answers_now for device in self._devices)
 
     def _rest_s(self, spent_s: float) -> float:
-        """How long no silent device is tried after a try that took ``spent_s``."""
+        """The pause, in s, until the next try of a silent device, after a try that took ``spent_s``."""
         if any(device.answers_now for device in self._devices):
             return spent_s * (1 / DEAD_SHARE - 1)
         silent_s = self._silence.lasts_ms(self._clock.now_ms()) / 1000
         return max(spent_s, min(SILENCE_SHARE * silent_s, MAX_BACKOFF_S / len(self._devices)))
 
     def _failed(self, device: DevicePoll, now: float, error: LineError, tick: int) -> None:
-        """A visit had no answer at all; a lent line says nothing about the device."""
+        """Record a visit without any answer. If the line was lent, this says nothing about the device."""
         if isinstance(error, LineLent):
             self._after_lease.update(self._devices)
             self._lent_ms = self._clock.now_ms()
@@ -608,7 +618,11 @@ class LinePoller:
     async def _reach(
         self, device: DevicePoll, tick: int, paces: int, must_identify: bool, clock: Callable[[], float]
     ) -> tuple[int, int] | None:
-        """Make sure that a device answers, and which one it is. Returns tick and paces to ask; None: it is a gap."""
+        """Try a silent device, and read its identity if needed.
+
+        Returns the tick and paces to poll. None: the device did not answer or must not be tried now, and a gap is
+        written.
+        """
         began, began_ms = clock(), self._clock.now_ms()
         if not self._may_try(device, began):
             device.record([device.gap(tick, paces, Reason.ABSENT)], False)
@@ -636,11 +650,11 @@ class LinePoller:
         if must_identify:
             device.mark_identified(tick)
             if device.periods[ONCE]:
-                paces |= 1 << ONCE  # after an absence, points of pace once are read again
+                paces |= 1 << ONCE  # with each identity check, points of pace once are read too
         return tick, paces
 
     async def _source_is_fresh(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> bool:
-        """Check that the source behind a caching master is alive, right before a poll. False: gaps are written."""
+        """Check before a poll that the source behind a caching master is alive. If not, write a gap and return False."""
         rule = device.driver.spec.fresh
         assert rule is not None
         judge = device.freshness
@@ -670,7 +684,10 @@ class LinePoller:
         return False
 
     def _may_read_again(self, device: DevicePoll, rule: FreshnessRule) -> bool:
-        """At a start the heartbeat was not seen changing yet: wait for it while no other device needs the line."""
+        """True if there is time to wait for the first change of a heartbeat: no other device needs the line.
+
+        After a start no change was seen yet, so a live source cannot be told from a dead one.
+        """
         others_wait = any(any(other.pending) for other in self._devices if other is not device)
         has_time = self._clock.now_ms() + 2 * HEARTBEAT_RETRY_MS < self._wake_ms
         return rule.changes_within_s is not None and has_time and not others_wait and not self.stopping

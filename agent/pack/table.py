@@ -17,7 +17,7 @@ def seconds(ms: int) -> int | float:
 
 
 class BirthPoints:
-    """The ``points`` of a birth, and data derived from them. Immutable, so devices of the same kind share one object."""
+    """The ``points`` of a birth, and data derived from them. Immutable: devices of the same kind share one object."""
 
     def __init__(self, points: Sequence[Mapping[str, Any]]) -> None:
         periods = [0] * len(PACES)
