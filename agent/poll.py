@@ -363,7 +363,7 @@ class DevicePoll:
         return self.availability is Availability.DEAD or self._tries > 0
 
     def is_asleep(self, utc_ms: int) -> bool:
-        """True if the device is silent and its profile says that it, or the dongle that it powers, sleeps in the dark."""
+        """True if the silent device, or the dongle that it powers, sleeps in the dark according to its profile."""
         silent = self.availability is Availability.DEAD or (
             self.availability is Availability.UNKNOWN and bool(self.last_error)
         )
@@ -654,7 +654,7 @@ class LinePoller:
         return tick, paces
 
     async def _source_is_fresh(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> bool:
-        """Check before a poll that the source behind a caching master is alive. If not, write a gap and return False."""
+        """Check before a poll that the source behind a caching master is alive. If not, write a gap; return False."""
         rule = device.driver.spec.fresh
         assert rule is not None
         judge = device.freshness

@@ -1,1 +1,1 @@
-"""The running agent: the only place where the parts meet. Tools import single modules of it, which are independent."""
+"""The running agent, which connects all parts. Tools import single modules of this package."""

@@ -1,4 +1,4 @@
-"""The application: assembles the parts, runs them, stops them in order."""
+"""The application: creates all parts of the agent, runs them, and stops them in the right order."""
 
 from __future__ import annotations
 
@@ -58,11 +58,12 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 log = logging.getLogger("meterhouse")
-CLOCK_CHECK_S = 1.0  # comparison with the wall clock
+CLOCK_CHECK_S = 1.0  # interval between comparisons with the wall clock
 SNAPSHOT_EVERY_S, SNAPSHOT_MOST_S = 2.0, 10.0
-SNAPSHOT_SHARE = 0.001  # share of the loop's time: every 5 s with 100 devices, every 10 s with 200
-# How long a thread back from a system call waits for one that computes. With Python's 5 ms, the first packs of
-# 1,600 devices took 3 s: each signature, hash and write waited for the loop, which was connecting the other devices.
+SNAPSHOT_SHARE = 0.001  # maximum share of the loop's time: every 5 s with 100 devices, every 10 s with 200
+# Time after which a computing thread must give the interpreter to a thread that returns from a system call. With
+# Python's default of 5 ms, the first packs of 1,600 devices took 3 s: each signature, hash and write waited for the
+# loop, which was connecting the other devices.
 THREAD_SWITCH_S = 0.001
 PRUNE_EVERY_S = 60.0
 
@@ -71,8 +72,8 @@ class Service:
     """One run of the agent.
 
     Args:
-        ready: called once when the store is open and the lines are being served.
-        load: reads the configuration again; None: no reloads.
+        ready: called once, when the store is open and polling has begun.
+        load: reads the configuration again, for a reload. None: a reload is an error.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Service:
     ) -> None:
         self.config = config
         self.loaded_ms = time.time_ns() // 1_000_000
-        self.complaints: list[str] = []  # errors of the configuration on disk that was rejected
+        self.complaints: list[str] = []  # errors of the last reload, if it was rejected
         self._reloads = Reloader(self, load)
         self._ready = ready
         self.boot = secrets.token_bytes(8).hex()
@@ -94,18 +95,18 @@ class Service:
         self._status_log = RateLimitedLog()
         self.checkpoints: CheckpointMaker | None = None
         self._slices, self._sums = ReadThrottle(), ReadThrottle()
-        self.newest_stored_ms = 0  # the end of the newest pack of earlier runs
-        self.certificates: list[Expiry] = []  # of destinations; read from their files at most a minute ago
+        self.newest_stored_ms = 0  # end of the newest pack of earlier runs; 0: none
+        self.certificates: list[Expiry] = []  # of all destinations; at most a minute old
         self._control = ControlServer(self._access, config.runtime_dir, lambda: self.config.control.group)
 
     @property
     def devices(self) -> Sequence[RunningDevice]:
-        """The devices that are served."""
+        """All devices in use."""
         return self.device_manager.devices
 
     @property
     def lines(self) -> dict[str, Line]:
-        """The lines that are served."""
+        """All lines in use, by name."""
         return self.device_manager.lines
 
     # --- life
@@ -145,7 +146,7 @@ class Service:
 
     async def _start(self, key_path: Path) -> None:
         config = self.config
-        await self.db_thread.call(self.active_key.activate)  # before anything is sealed: a wrong key must sign nothing
+        await self.db_thread.call(self.active_key.activate)  # first of all: a wrong key must not sign anything
         note, publish = self.sealing.gateway_event, self._publish_keys
         self.key_watcher = KeyFileWatcher(
             self.active_key, key_path, self.db_thread, publish, note, self._make_checkpoint
@@ -228,11 +229,14 @@ class Service:
         )
 
     def _access(self, caller: Caller, right: Right) -> RunningAccess:
-        """The access that a control request gets; read-only requests take turns at the store."""
+        """Create the access for a control request.
+
+        Read-only requests take turns: they share the throttle of the store.
+        """
         return RunningAccess(self, caller, self._slices if right is Right.LOOK else None, self._sums)
 
     def _publish_keys(self, keys: bytes) -> None:
-        """Called in the database thread, before anything is published that needs these keys for verification."""
+        """Publish key records. Called in the database thread, before the first pack signed with the newest key."""
         for uplink in self.uplinks:
             uplink.retain("keys", keys)
 
@@ -274,7 +278,7 @@ class Service:
                 task.cancel()
 
     async def _stop(self) -> None:
-        """Stop in the order in which data flow: end polling, seal the rest, commit, send for a bounded time."""
+        """Stop in the order of the data flow: end polling, seal the rest, commit, then send for a limited time."""
         await self.device_manager.close()
         for uplink in self.uplinks:
             uplink.expect_stop()
@@ -297,7 +301,7 @@ class Service:
         await self.remove_sealed_rings()
 
     async def remove_sealed_rings(self) -> None:
-        """Seal what is left in rings that a reload replaced, and remove those that are no longer written to."""
+        """Seal the remaining records of rings that a reload has replaced; remove each ring when it is sealed."""
         if not self.rings.changing:
             return
         ring = self.rings.current.ring
@@ -311,7 +315,7 @@ class Service:
     # --- another configuration
 
     def reload(self) -> asyncio.Future[ReloadOutcome]:
-        """Apply the current configuration files without losing a reading; on an error nothing changes."""
+        """Apply the current configuration files, without losing a reading. After an error nothing has changed."""
         return self._reloads.request()
 
     def notes(self) -> list[ConfigWarning]:
@@ -323,7 +327,7 @@ class Service:
         if self._snapshot is not None:
             try:
                 self._snapshot.write(self)
-            except OSError as error:  # a full runtime directory does not stop the readings
+            except OSError as error:  # a full runtime directory must not stop the agent
                 text = "%s: the status cannot be written: %s"
                 self._status_log.log(log.warning, text, self.config.snapshot_path, error.strerror)
 
@@ -347,7 +351,10 @@ class Service:
                     self.device_manager.start_pollers()
 
     async def _housekeeping(self) -> None:
-        """Keep the store within its limits; the next pack of a stream states what was dropped."""
+        """Once a minute: keep the store within its limits, save quirks, and check the certificates.
+
+        The next pack of a stream states the packs that the store had to drop.
+        """
         seen: object = None
         while True:
             trusted = ext.clock.state().synced is not False
@@ -357,7 +364,7 @@ class Service:
                 self.sealing.set_trouble(str(error))
             await self.device_manager.save_quirks()
             now = await asyncio.to_thread(stamps, self.config.uplinks)
-            if now != seen:  # replaced, or another configuration
+            if now != seen:  # a file was replaced, or the configuration has changed
                 self.certificates = await asyncio.to_thread(expiries, self.config.uplinks)
                 seen = now
             await asyncio.sleep(PRUNE_EVERY_S)
@@ -374,10 +381,10 @@ class Service:
             self._release_memory()
 
     def _release_memory(self) -> None:
-        """Release memory: pages of the ring and the traces, which are files anyway, and freed heap."""
+        """Release memory: mapped pages of the ring and trace files, and the free part of the heap."""
         self.rings.trim()
         self.device_manager.trim()
-        vocabulary.cache_clear()  # a megabyte, needed for reading profiles only
+        vocabulary.cache_clear()  # takes a megabyte, and is needed only for reading profiles
         ext.memory.give_back()
 
 
@@ -402,6 +409,6 @@ def _start_event(recovered: Recovered, gone: LostTransactions | None) -> dict[st
 
 
 def _store_line(store: Store) -> list[str]:
-    """The store's settings that are in effect, logged at every start (field pain 54)."""
+    """The log line that shows the settings of the store at every start (field pain 54)."""
     usage = store.usage()
     return [f"store {usage.path}: {usage.settings}; at most {usage.max_bytes >> 20} MiB, now {usage.disk_bytes >> 20}"]

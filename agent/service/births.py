@@ -1,4 +1,4 @@
-"""Devices, their specs, and their point tables as in births, which state the source of each reading, signed."""
+"""Makes the specs of devices, and the point tables for their births: signed statements of how readings are made."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from drivers.night import DARK_BELOW_DEG
 from drivers.plan import range_of
 from drivers.profile import Profile, vocabulary
 
-MAX_PLAN_BYTES = 48 << 10  # a larger plan is in the birth by hash only
-Kind = tuple[object, ...]  # equal for two devices that differ only in their address
+MAX_PLAN_BYTES = 48 << 10  # of a larger plan, the birth contains only the hash
+Kind = tuple[object, ...]  # key that is equal for devices that differ only in their address
 
 
 @dataclass(slots=True)
@@ -27,34 +27,34 @@ class RunningDevice:
     """One device in the running agent."""
 
     config: DeviceConfig
-    catalog: DeviceCatalog  # of its configuration
+    catalog: DeviceCatalog  # the catalog of the configuration that ``config`` belongs to
     line: Line
     stream: Stream
     poll: DevicePoll
     identity: dict[str, str | None] | None = None  # None: not identified yet
     stillness: Stillness = field(default_factory=Stillness)
-    swapped: dict[str, Any] | None = None  # since when another device answers, and how it differs; until a reload
+    swapped: dict[str, Any] | None = None  # since when another device answers, and how it differs
 
     @property
     def profile(self) -> Profile:
-        """The profile of its family."""
+        """The profile of the device."""
         return self.catalog.profile(self.config)
 
 
 def known_devices(rows: Mapping[str, tuple[bytes | None, bytes | None]]) -> dict[str, Facts]:
-    """The store's facts about the devices of streams."""
+    """The stored facts about devices, by stream. ``rows``: (facts, quirks) of each stream, as in the store."""
     found = {stream: Facts.decode(facts) for stream, (facts, _) in rows.items() if facts is not None}
     return {stream: facts for stream, facts in found.items() if facts is not None}
 
 
 class DeviceCatalog:
-    """Specs and tables of all devices of a configuration. Devices of one kind share their points.
+    """The specs and point tables of all devices of a configuration. Devices of the same kind share their points.
 
-    Raises ProfileError if a profile was removed since the configuration was checked.
+    Raises ProfileError if a profile was removed after the check of the configuration.
 
     Args:
-        known: known facts about devices, by stream; updated here and passed on to the next catalog.
-        start_ms: where the counter epoch of an unknown device begins.
+        known: known facts about devices, by stream. They are updated later, and the next catalog gets the same object.
+        start_ms: begin of the first counter epoch of a device without known facts.
     """
 
     def __init__(self, config: Config, known: dict[str, Facts] | None = None, start_ms: int = 0) -> None:
@@ -65,7 +65,7 @@ class DeviceCatalog:
         self._profiles = {device.profile: find(device.profile) for device in config.devices}
         self._points: dict[Kind, tuple[Point, ...]] = {}
         self._tables: dict[Kind, BirthPoints] = {}
-        # of devices without a known identity: most are planned a second before they are identified
+        # kept for devices without a known identity: at a start most are needed again a second later
         self._plain_specs: dict[str, DeviceSpec] = {}
         self._plain_tables: dict[str, BirthTable] = {}
 
@@ -74,7 +74,7 @@ class DeviceCatalog:
         return self._profiles[device.profile]
 
     def spec(self, device: DeviceConfig, identity: Mapping[str, str | None] | None = None) -> DeviceSpec:
-        """The driver's configuration for the identity that is known so far."""
+        """The driver's configuration of a device. ``identity``: its items that are known so far."""
         known = {name: text for name, text in (identity or {}).items() if text is not None}
         if not known and device.name in self._plain_specs:
             return self._plain_specs[device.name]
@@ -94,7 +94,7 @@ class DeviceCatalog:
         identity: Mapping[str, str | None] | None = None,
         epoch: int | None = None,
     ) -> BirthTable:
-        """The table for a birth of this device; ``epoch`` None: its known epoch."""
+        """The point table for a birth of this device. ``epoch`` None: the known epoch of the device."""
         if epoch is None:
             epoch = self.known[spec.stream].epoch if spec.stream in self.known else self._first_epoch
         is_plain = not any(text is not None for text in (identity or {}).values())
@@ -108,17 +108,17 @@ class DeviceCatalog:
         table = BirthTable(spec.stream, front, self._tables[kind])
         before = self.known.get(spec.stream)
         if before is not None and before.epoch == epoch and changes(before, table.facts):
-            table.met = False  # the event of this change is not stored yet: a restart must detect the change again
+            table.met = False  # keeps old facts until the event is stored
         if is_plain:
             self._plain_tables[device.name] = table
         return table
 
     def gateway_table(self, stream: str, version: str) -> BirthTable:
-        """The table of the gateway's own stream."""
+        """The point table of the gateway's own stream."""
         return BirthTable(stream, gateway_table(self._config, version))
 
     def results_table(self, stream: str, version: str) -> BirthTable:
-        """The table of the ``_indicators`` stream."""
+        """The point table of the stream ``_indicators``."""
         return BirthTable(stream, results_table(self._config, version))
 
     @staticmethod
@@ -128,7 +128,7 @@ class DeviceCatalog:
 
 
 def gateway_table(config: Config, version: str) -> dict[str, Any]:
-    """The table of the ``_gateway`` stream: no points, only the gateway itself."""
+    """The table of the stream ``_gateway``: it describes the gateway and has no points."""
     return {
         "config": config.hash(),
         "device": {
@@ -151,9 +151,10 @@ def gateway_table(config: Config, version: str) -> dict[str, Any]:
 
 
 def results_table(config: Config, version: str) -> dict[str, Any]:
-    """The table of the ``_indicators`` stream, with the interval settings and the text of the site's plan.
+    """The table of the stream ``_indicators``, with the interval settings and the text of the site's plan.
 
-    Figures can be recomputed from these, the shipped sets and the packs. A plan above 48 KiB is named by hash only.
+    A verifier recomputes the figures from this table, the shipped sets of indicators, and the packs. Of a plan above
+    48 KiB the table contains only the hash.
     """
     entry = config.interval
     cut = {
@@ -175,7 +176,10 @@ def results_table(config: Config, version: str) -> dict[str, Any]:
 
 
 def derived_row(one: DerivedConfig) -> dict[str, Any]:
-    """A derived point as births describe it: a heat in the birth of its device, and each in that of the results."""
+    """Describe a derived point as in births.
+
+    The birth of the results contains all derived points; the birth of a device contains its computed heats.
+    """
     if one.terms:
         return {
             "n": one.name,
@@ -195,7 +199,7 @@ def device_front(
     """The table of one device, without its points.
 
     Args:
-        identity: what the device reports (``device.serial`` and so on); None: not identified yet.
+        identity: items that the device reports, such as ``device.serial``. None: not identified yet.
     """
     reported = {name.removeprefix("device."): text for name, text in (identity or {}).items()}
     firmware = reported.pop("firmware", None)
@@ -229,7 +233,10 @@ def device_front(
 
 
 def _fresh(rule: FreshnessRule | None) -> dict[str, Any] | None:
-    """How a caching master proves that its source is alive; null: no proof, it may repeat old values."""
+    """The rule by which a caching master proves that its source is alive.
+
+    None: there is no proof, and the master may repeat old values.
+    """
     if rule is None:
         return None
     how = {"equals": rule.equals, "changes_within": rule.changes_within_s}
@@ -237,7 +244,7 @@ def _fresh(rule: FreshnessRule | None) -> dict[str, Any] | None:
 
 
 def point_row(point: Point, spec: DeviceSpec, senml_units: frozenset[str]) -> dict[str, Any]:
-    """A member of a table's ``points``. ``senml_units``: units that SenML knows; others go out as ``du``."""
+    """One element of a table's ``points``. ``senml_units``: units of SenML; any other unit is written as ``du``."""
     period = spec.periods_ms[PACES.index(point.pace)] if point.pace != "once" else 0
     out: dict[str, Any] = {
         "n": point.name,
@@ -265,7 +272,7 @@ def point_row(point: Point, spec: DeviceSpec, senml_units: frozenset[str]) -> di
 
 
 def _source(point: Point) -> dict[str, Any]:
-    """Where the bytes of a value are, and how to decode them."""
+    """Describe where the bytes of a value are, and how to decode them."""
     source: dict[str, Any] = {"type": point.type} if point.type else {}
     if point.key:
         source["key"] = point.key

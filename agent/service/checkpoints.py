@@ -1,4 +1,4 @@
-"""When checkpoints are made: soon after the start, after each hour of UTC, and at the end."""
+"""Makes checkpoints: soon after the start, after each hour of UTC, and at the end of the run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,18 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 log = logging.getLogger("meterhouse")
-FIRST_S = 3.0  # after the start: by then the first packs are sealed
+FIRST_S = 3.0  # time from the start to the first checkpoint: by then the first packs are sealed
 LOOK_EVERY_S = 10.0
-HOUR_MS, LATE_MS = 3_600_000, 15_000  # after the hour: by then the packs up to it are sealed
+HOUR_MS, LATE_MS = 3_600_000, 15_000  # LATE_MS: delay after an hour; by then its last packs are sealed
 
 
 class CheckpointMaker:
-    """Makes, stores and publishes checkpoints. As for packs, only the database thread uses the key."""
+    """Makes, stores and publishes checkpoints. Only the database thread uses the key, as for packs.
+
+    Args:
+        gateway: such as ``park7/gw01``.
+        devices: returns the names of the configured devices.
+    """
 
     def __init__(
         self,
@@ -40,7 +45,7 @@ class CheckpointMaker:
         self._newest: list[CheckpointPage] = []
 
     async def run(self) -> None:
-        """Make one soon after the start and one an hour, until cancelled; the first of a UTC day is kept for long."""
+        """Make a checkpoint soon after the start, and then every hour, until cancelled."""
         await asyncio.sleep(FIRST_S)
         done = None
         while True:
@@ -50,7 +55,7 @@ class CheckpointMaker:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def make(self) -> bool:
-        """Sign the durable heads, store the pages, publish them. False if they could not be stored."""
+        """Sign the durable heads, store the pages, and publish them. False if the store could not commit."""
         devices = frozenset(self._devices())
         try:
             pages = await self._db_thread.call(lambda store: self._keep(store, devices))
@@ -64,7 +69,7 @@ class CheckpointMaker:
         return True
 
     def again(self, uplinks: Iterable[Uplink]) -> None:
-        """Publish the newest pages to destinations that were added later."""
+        """Publish the newest checkpoint to destinations that were added by a reload."""
         for uplink in uplinks:
             for page in self._newest:
                 uplink.retain(f"checkpoint/{page.page}", page.data)

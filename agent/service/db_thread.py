@@ -1,6 +1,6 @@
-"""The database thread: the only one that seals packs, uses the database and offers durable packs to the uplinks.
+"""The database thread: only this thread seals packs, uses the database, and offers durable packs to the uplinks.
 
-Work arrives through a queue; results go back to the loop with ``call_soon_threadsafe``.
+Work arrives in a queue; results go back to the loop with ``call_soon_threadsafe``.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 T = TypeVar("T")
-COMMIT_BYTES = 1 << 19  # of packs in one transaction: few fsyncs, and little memory while they wait
+COMMIT_BYTES = 1 << 19  # size of the packs in one transaction: few fsyncs, but little memory for waiting packs
 FLUSH_S = 1.0  # confirmations wait at most this long for the next commit of packs
 _REMOVED = "this destination is no longer configured"
 
 
 class DatabaseThread:
-    """Seals jobs, commits them in one transaction and offers them to the uplinks. The uplinks' ``Outbox``.
+    """Seals jobs, commits their packs, and offers the packs to the uplinks. Implements ``Outbox`` for the uplinks.
 
     Args:
-        open_store: called in the thread; its error is raised by ``start``.
-        clock: the ``clock`` object of a pack, at the moment of the call.
+        open_store: called in the thread; ``start`` raises its error.
+        clock: returns the ``clock`` object for packs made now.
 
-    ``on_trouble`` is called in the loop: with a text, and the reason for the gaps that follow, when the store cannot
-    commit or the key cannot sign; with None when both work. ``on_committed`` is called in the thread as soon as packs
-    are durable and offered.
+    ``on_trouble`` is called in the loop. If the store cannot commit or the key cannot sign, the arguments are a text
+    and the reason for later gaps; if both work, the argument is None. ``on_committed`` is called in the thread as soon
+    as packs are durable and offered to the uplinks.
     """
 
     def __init__(self, open_store: Callable[[], Store], clock: Callable[[], Mapping[str, Any]]) -> None:
@@ -51,7 +51,7 @@ class DatabaseThread:
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         self._leaving: Callable[[], None] = _noop
-        # touched by the database thread only:
+        # used only in the database thread:
         self._confirmed: dict[str, list[int]] = {}
         self._confirmed_at = 0.0
         self._losses: list[LossNote] = []
@@ -60,7 +60,7 @@ class DatabaseThread:
     # --- the loop's side
 
     async def start(self) -> None:
-        """Open the database. Raises what ``open_store`` raises."""
+        """Start the thread and open the database. Raises the error of ``open_store``."""
         self._thread.start()
         await self._ready
 
@@ -69,7 +69,7 @@ class DatabaseThread:
         self._uplinks = tuple(uplinks)
 
     async def call(self, function: Callable[[Store], T]) -> T:
-        """Run ``function`` with the store in the database thread; its exception is raised here."""
+        """Run ``function`` with the store in the database thread. Returns its result, or raises its exception."""
         future: asyncio.Future[T] = self._loop.create_future()
 
         def run(store: Store) -> None:
@@ -84,14 +84,14 @@ class DatabaseThread:
         return await future
 
     async def seal(self, jobs: Sequence[SealJob], whole: bool = False) -> int:
-        """Seal and commit jobs, half a megabyte per transaction. Returns how many of the first jobs are committed.
+        """Seal and commit jobs, half a megabyte per transaction. Returns N: the first N jobs are committed, no others.
 
-        ``whole``: all in one transaction or none; for small jobs.
+        ``whole``: commit all jobs in one transaction or none; for small jobs.
         """
         return await self.call(lambda store: self._seal(store, jobs, whole))
 
     async def prune(self, now_ms: int) -> set[str]:
-        """Keep the store within its limits. Returns the streams whose next pack must state a loss."""
+        """Keep the store within its limits. Returns the names of the streams whose next pack must state a loss."""
 
         def run(store: Store) -> set[str]:
             self._losses = store.prune(now_ms)
@@ -100,7 +100,10 @@ class DatabaseThread:
         return await self.call(run)
 
     async def reconfigure(self, change: Callable[[Store], None]) -> None:
-        """Change the store's limits or destinations, after writing the confirmations received so far."""
+        """Call ``change``, which changes limits or destinations of the store.
+
+        All confirmations so far are written before.
+        """
 
         def run(store: Store) -> None:
             self._flush(store, 0)
@@ -110,7 +113,7 @@ class DatabaseThread:
         await self.call(run)
 
     async def stop(self) -> None:
-        """Commit confirmations, close the database, end the thread."""
+        """Commit the confirmations, close the database, and end the thread."""
         self._queue.put(None)
         await self._stopped
         self._thread.join()
@@ -125,7 +128,7 @@ class DatabaseThread:
         max_bytes: int,
         callback: Callable[[Sequence[OutboxItem]], None],
     ) -> None:
-        """Read from an outbox, oldest first; ``callback`` runs in the database thread."""
+        """See ``Outbox.fetch``. A destination that is not configured has no packs."""
 
         def run(store: Store) -> None:
             known = dest in store.packs.destinations
@@ -134,18 +137,18 @@ class DatabaseThread:
         self._queue.put(run)
 
     def births(self, after: str, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]) -> None:
-        """The newest births, by stream; ``callback`` runs in the database thread."""
+        """See ``Outbox.births``."""
         self._queue.put(lambda store: callback(store.packs.births(after, limit, max_bytes)))
 
     def before_send(self) -> None:
-        """Allow packs committed so far to leave the gateway."""
+        """Record that all packs committed so far may leave the gateway now."""
         self._leaving()
 
     def confirm(self, dest: str, ids: Sequence[int]) -> None:
-        """Remove these packs from the outbox of ``dest``. Durable with the next commit, within a second."""
+        """Remove packs from the outbox of ``dest``. This is durable after the next commit, within about a second."""
 
         def run(store: Store) -> None:
-            if dest not in store.packs.destinations:  # a late confirmation of a destination that was just removed
+            if dest not in store.packs.destinations:  # the destination was just removed by a reload
                 return
             if not self._confirmed:
                 self._confirmed_at = time.monotonic()
@@ -155,7 +158,7 @@ class DatabaseThread:
         self._queue.put(run)
 
     def acknowledge(self, dest: str, acks: Sequence[Ack], callback: Callable[[int, str | None], None]) -> None:
-        """Apply a platform's acknowledgement of ranges of packs; ``callback`` runs in the database thread."""
+        """See ``Outbox.acknowledge``."""
 
         def run(store: Store) -> None:
             confirmed: list[int] = []
@@ -185,7 +188,7 @@ class DatabaseThread:
         max_bytes: int,
         callback: Callable[[ReplayPage], None],
     ) -> None:
-        """Read packs that a platform requests again; ``callback`` runs in the database thread."""
+        """See ``Outbox.replay``. If the store fails, the page has the error in ``refused``."""
 
         def run(store: Store) -> None:
             try:
@@ -197,7 +200,7 @@ class DatabaseThread:
         self._queue.put(run)
 
     def spend(self, dest: str, day: int, size: int, callback: Callable[[int], None]) -> None:
-        """Count bytes of the daily replay quota; ``callback`` runs in the database thread, unless the store fails."""
+        """See ``Outbox.spend``. If the store fails, ``callback`` is not called."""
         self._queue.put(lambda store: callback(store.packs.count_replayed(dest, day, size)))
 
     # --- the thread
@@ -216,7 +219,7 @@ class DatabaseThread:
             while (job := self._next()) is not None:
                 try:
                     self._do(store, job)
-                except GatewayError as error:  # the failed request of an uplink, which will repeat it
+                except GatewayError as error:  # a request of an uplink failed; the uplink repeats it later
                     self._post_to_loop(self.on_trouble, str(error))
                 self._flush(store, FLUSH_S)
             self._flush(store, 0)
@@ -225,7 +228,10 @@ class DatabaseThread:
             self._post_to_loop(_settle, self._stopped, None)
 
     def _do(self, store: Store, function: Callable[[Store], T]) -> T:
-        """Run a function; errors of SQLite become the store's. After damage the next sealing ends the service."""
+        """Run a function; SQLite errors become store errors.
+
+        If the database is damaged, the next sealing ends the service.
+        """
         try:
             return store.call(function)
         except StoreDamaged as error:
@@ -236,13 +242,13 @@ class DatabaseThread:
         try:
             return self._queue.get(timeout=FLUSH_S if self._confirmed else None)
         except queue.Empty:
-            return _noop  # woken only to flush confirmations
+            return _noop  # nothing to do but flush confirmations
 
     def _flush(self, store: Store, age_s: float) -> None:
         if self._confirmed and time.monotonic() - self._confirmed_at >= age_s:
             try:
                 store.packs.commit((), self._confirmed)
-            except GatewayError as error:  # confirmations wait for a later commit: at worst a pack is sent twice
+            except GatewayError as error:  # they wait for a later commit; at worst a pack is sent twice
                 self._confirmed_at = time.monotonic()
                 self._post_to_loop(self.on_trouble, str(error))
                 return
@@ -258,7 +264,7 @@ class DatabaseThread:
             batch.append(job)
             try:
                 job.seal(clock, self.losses_of(job.stream.name))
-            except KeyFileError as error:  # a token cannot sign now: the readings wait in the ring
+            except KeyFileError as error:  # a key token cannot sign now: the readings stay in the ring
                 _undo(batch)
                 self._post_to_loop(self.on_trouble, str(error), Reason.STOPPED)
                 break
@@ -272,32 +278,32 @@ class DatabaseThread:
         return done
 
     def reload_losses(self, store: Store) -> None:
-        """Read from the store which losses packs must state; in the thread."""
+        """Read from the store the losses that packs must state. Called in the database thread."""
         self._losses = store.packs.losses()
 
     def losses_of(self, stream: str) -> list[LossNote]:
-        """The losses that the next pack of a stream must state; in the thread."""
+        """The losses that the next pack of a stream must state. Called in the database thread."""
         return [note for note in self._losses if note.stream == stream]
 
     def commit_packs(self, store: Store, packs: Sequence[SealedPack], stated: Sequence[LossNote] = ()) -> None:
-        """Commit packs of results and offer them; in the thread. Raises what ``PackTable.commit`` raises.
+        """Commit packs of results and offer them to the uplinks. Called in the database thread.
 
-        ``stated``: losses stated in the first of them.
+        ``stated``: the losses that the first pack states. Raises the errors of ``PackTable.commit``.
         """
         ids = store.packs.commit(packs, {}, [note.id for note in stated])
         self._losses = [note for note in self._losses if note not in stated]
         self._offer(ids, packs)
 
     def _commit(self, store: Store, batch: Sequence[SealJob]) -> bool:
-        """Make jobs durable in one transaction and offer their packs; if that fails, the packs have never existed."""
+        """Commit jobs in one transaction and offer their packs. On failure all packers are restored; returns False."""
         packs = [pack for job in batch for pack in job.packs]
         stated = [note.id for job in batch for note in job.losses]
-        facts = {pack.stream: pack.facts for pack in packs if pack.facts is not None}  # of the newest birth
+        facts = {pack.stream: pack.facts for pack in packs if pack.facts is not None}  # the newest birth wins
         try:
             ids = store.packs.commit(packs, self._confirmed, stated, facts)
         except StoreDamaged:
             _undo(batch)
-            raise  # ends the service: the next start sets the file aside and seals what the ring holds
+            raise  # ends the service: the next start sets the file aside and seals the ring
         except GatewayError as error:
             _undo(batch)
             self._post_to_loop(self.on_trouble, str(error))
@@ -318,10 +324,10 @@ class DatabaseThread:
             uplink.offer(items)
 
     def _post_to_loop(self, function: Callable[..., None], *args: object) -> None:
-        """Run in the loop unless it is closed."""
+        """Call ``function`` in the loop. Does nothing if the loop is closed."""
         try:
             self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:  # loop closed: a second signal ended the agent at once
+        except RuntimeError:  # the loop is closed: a second signal ended the agent at once
             return
 
 
@@ -341,4 +347,4 @@ def _undo(batch: Sequence[SealJob]) -> None:
 
 
 def _noop(*args: object) -> None:
-    """The default callback."""
+    """The default of all callbacks: does nothing."""
