@@ -66,7 +66,7 @@ class BirthTable:
         self.points = points or BirthPoints(document["points"])
         front = {name: value for name, value in document.items() if name != "points"}
         if any(name > "points" for name in front):
-            raise ValueError(f"a member of a table after points: {sorted(front)[-1]}")
+            raise ValueError(f"the table has a member that sorts after points: {sorted(front)[-1]}")
         self._front = dumps(front)[:-1]
         device = document.get("device") or {}
         self.facts = Facts.of(device, document.get("epoch") or 0, self.points.counters)

@@ -1,8 +1,8 @@
-"""Lines and devices of the running agent, one poller a line, and how a reload changes them.
+"""The lines and devices of the running agent, with one poller per line, and their changes by a reload.
 
-A reload first makes everything that can fail, without changing anything (``prepare``), then applies it (``apply``).
-A device that changes starts no new tick until its pending points are polled, is swapped, and continues: no reading is
-lost. A line that changes is reopened in such a pause.
+A reload has two steps. ``prepare`` does everything that can fail, without changing anything in use; ``apply`` puts the
+result into use. A changed device is paused: it begins no new tick, and its pending points are polled first. Then it is
+replaced and continues, so no reading is lost. A changed line is reopened during such a pause.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from drivers.protocol import Driver
 from ext.ring import Ring
 
 log = logging.getLogger("meterhouse")
-LAST_VISIT_S = 2.0  # for polls under way when the agent stops
-# lines opened at once: with all of them, the first reading would wait for the last connection
+LAST_VISIT_S = 2.0  # time that current polls get to finish when the agent stops
+# Lines start in groups of this size, with this pause between groups. If all started at once, the first reading would
+# have to wait for the last connection.
 LINES_AT_ONCE, LINES_PAUSE_S = 50, 0.005
 
 PlannedDevice = tuple[DeviceConfig, DeviceSpec, BirthTable]
@@ -40,7 +41,7 @@ PlannedDevice = tuple[DeviceConfig, DeviceSpec, BirthTable]
 
 @dataclass(frozen=True, slots=True)
 class PreparedDevice:
-    """A device ready to be polled. ``number``: of its table in the ring."""
+    """A device that is ready to be polled. ``number``: the number of its table in the ring."""
 
     entry: DeviceConfig
     spec: DeviceSpec
@@ -50,12 +51,13 @@ class PreparedDevice:
 
 
 class DeviceManager:
-    """All lines and devices. Only the loop touches it.
+    """All lines and devices. Used only in the loop.
 
     Args:
-        make_stream: returns the stream of a name, which continues from the store or else begins at a time in ms.
+        make_stream: returns the stream with a name. It continues the stored stream; a new one begins at the given UTC
+            ms.
 
-    ``lock``: held while pollers are stopped or changed, so that a clock step and a reload do not mix.
+    ``lock``: held while pollers are stopped or changed, so that a clock step and a reload cannot interfere.
     """
 
     def __init__(
@@ -81,7 +83,10 @@ class DeviceManager:
         self._identity_checker: IdentityChecker
 
     def plan(self, catalog: DeviceCatalog) -> list[PlannedDevice]:
-        """Specs and tables of the configured devices, none identified yet. Makes the lines; opens no port."""
+        """Create the lines, without opening a port.
+
+        Returns specs and tables of the devices, which are not identified yet.
+        """
         self.catalog = catalog
         for line in self.config.lines:
             self.lines[line.name], _ = self.make_line(line, self.config)
@@ -91,9 +96,9 @@ class DeviceManager:
     def open(
         self, ring: Ring, planned: Sequence[PlannedDevice], start_ms: int, map_quirks: MapQuirks
     ) -> list[tuple[int, BirthTable]]:
-        """Make the devices; returns their tables, which must be durable before the first poll.
+        """Create the devices. Returns (number, table) of each; these must be durable before the first poll.
 
-        Raises ConfigError with one complaint for each device that the driver cannot serve.
+        Raises ConfigError, with one complaint for each device that its driver rejects.
         """
         self.ring, self.map_quirks = ring, map_quirks
         self._identity_checker = IdentityChecker(
@@ -115,12 +120,12 @@ class DeviceManager:
     def make(
         self, config: Config, entry: DeviceConfig, spec: DeviceSpec, table: BirthTable, line: Line
     ) -> PreparedDevice:
-        """A device with its driver. On ConfigError, which names the place in the file, nothing has changed."""
+        """Prepare a device and its driver. Raises ConfigError, which names the place in the configuration file."""
         number = self.number()
         return PreparedDevice(entry, spec, table, number, make_driver(config, spec, line, self.ring, number))
 
     def make_line(self, entry: LineEntry, config: Config, hidden: bool = False) -> tuple[Line, FrameTrace]:
-        """A line, not yet open, and the empty trace of its frames; a ``hidden`` trace is invisible until ``show``.
+        """Create a closed line and its empty frame trace. Tools cannot see a ``hidden`` trace until ``show``.
 
         Raises ConfigError or OSError.
         """
@@ -129,18 +134,18 @@ class DeviceManager:
         return open_line(line_config(entry), trace=trace), trace
 
     def number(self) -> int:
-        """A new number for a table in the ring; each is used once in a boot."""
+        """The next number for a table in the ring. No number is used twice in a boot."""
         self._next_table += 1
         return self._next_table - 1
 
     async def register(self, ring: Ring, tables: Iterable[tuple[int, BirthTable]]) -> None:
-        """Make tables of a ring durable, before the first record that refers to them."""
+        """Store tables of a ring. Call this before the first record that refers to them."""
         ring_id = ring.ring_id
         rows = [(number, table.stream, table.encoded) for number, table in tables]
         await self._db_thread.call(lambda store: store.documents.register_tables(ring_id, rows))
 
     def add(self, made: PreparedDevice, start_ms: int) -> None:
-        """Add a device; it is due from ``start_ms`` on and polled as soon as its line has a poller."""
+        """Add a device. It is due from ``start_ms`` on; polls begin when its line has a poller."""
         line = self.lines[made.entry.line]
         line.apply_options(line.request_options(made.spec.limits, made.spec.serial))
         stream = self._make_stream(made.spec.stream, start_ms)
@@ -148,28 +153,28 @@ class DeviceManager:
         poll = DevicePoll(made.driver, self.ring, start_ms, stream.record)
         device = RunningDevice(made.entry, self.catalog, line, stream, poll)
         poll.begin_at = stream.begin_at
-        poll.opened = lambda: device.line.stats.opened  # another line after a reload
+        poll.opened = lambda: device.line.stats.opened  # ``device.line`` may change in a reload
         poll.answers = lambda: device.line.stats.answers + device.line.stats.exceptions
         self.sealing.add(stream, poll)
         poll.identify = partial(self._identity_checker.verify, device)
         self.devices.append(device)
 
     def remove(self, device: RunningDevice) -> None:
-        """Remove a paused device; its stream will be sealed up to now."""
+        """Remove a paused device. Its stream will be sealed up to now."""
         end_ms = self.cut_ms(device)
         self.sealing.remove(device.stream, end_ms)
         self.devices.remove(device)
 
     def cut_ms(self, device: RunningDevice) -> int:
-        """When a paused device can be swapped: all points due earlier are answered or a gap in the ring."""
+        """The time in UTC ms at which a paused device can be replaced: all earlier ticks are answered or gaps."""
         now_ms, next_ms = self.clock.now_ms(), device.poll.next_ms
         at = next_ms if 0 < next_ms <= now_ms else now_ms + 1
         return max(at, device.stream.sealed_ms, device.stream.table_version.start_ms)
 
-    # --- asking
+    # --- polling
 
     def start_pollers(self) -> None:
-        """Start a task for each line that has devices; give each running poller its current devices."""
+        """Start a poller for each line with devices, update the devices of running pollers, and stop unused pollers."""
         by_line: dict[str, list[DevicePoll]] = {}
         for device in self.devices:
             by_line.setdefault(device.config.line, []).append(device.poll)
@@ -194,7 +199,7 @@ class DeviceManager:
         self._tasks.pop(line).cancel()
 
     async def stop_pollers(self) -> None:
-        """Wait briefly for current polls to end; the others are cancelled and stay due."""
+        """Stop all pollers. Polls that do not finish within two seconds are cancelled; their points stay due."""
         if self._starter is not None:
             self._starter.cancel()
         tasks = list(self._tasks.values())
@@ -212,7 +217,7 @@ class DeviceManager:
         self._tasks.clear()
 
     async def watch(self) -> None:
-        """Raise the error that ended a poller: always a bug. The service must not silently continue without a line."""
+        """Raise the error that ended a poller, which is always a bug: the agent must not continue without a line."""
         while True:
             for task in list(self._tasks.values()):
                 if task.done() and not task.cancelled() and (error := task.exception()):
@@ -227,12 +232,12 @@ class DeviceManager:
             await line.close()
 
     async def save_quirks(self) -> None:
-        """Store the quirks that drivers have learned."""
+        """Store the quirks that the drivers have learned."""
         if self.map_quirks is not None:
             await self.map_quirks.save(self.devices)
 
     def trim(self) -> None:
-        """Release the memory of traces, which are in files anyway."""
+        """Release the mapped memory of the frame traces; the files keep the frames."""
         for line in self.lines.values():
             line.trim()
 
@@ -243,7 +248,7 @@ async def _run_in_turn(poller: LinePoller, turn: asyncio.Event) -> None:
 
 
 async def _give_turns(turns: Sequence[asyncio.Event]) -> None:
-    """One after the other, with a pause as long as the loop needs for the previous ones. None waits for an answer."""
+    """Start the groups of lines one after the other, with a short pause for the loop. No group waits for answers."""
     for turn in turns:
         turn.set()
         await asyncio.sleep(LINES_PAUSE_S)
@@ -254,7 +259,7 @@ async def _give_turns(turns: Sequence[asyncio.Event]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RingMove:
-    """A device that continues in another ring, where its table has another number."""
+    """A device that moves to another ring. ``number``: the number of its table there."""
 
     device: RunningDevice
     number: int
@@ -262,10 +267,10 @@ class RingMove:
 
 
 async def move_to_ring(manager: DeviceManager, ring: Ring, moves: Sequence[RingMove]) -> None:
-    """Continue in another ring, each device between two ticks. The tables are already durable there.
+    """Let all devices continue in another ring, each between two ticks. ``moves``: with tables that are durable there.
 
-    If a device's table has changed meanwhile and the new one cannot be registered now, the device stays in the
-    previous ring, which is then kept.
+    If a device got a new table meanwhile and the store cannot commit this table now, the device stays in the previous
+    ring, and that ring is kept.
     """
     manager.ring = ring
     await _all(*(_move(manager, ring, move) for move in moves))
@@ -276,7 +281,7 @@ async def _move(manager: DeviceManager, ring: Ring, move: RingMove) -> None:
     try:
         await device.poll.pause()
         table = device.stream.table_version.table
-        if table is not move.table:  # identified meanwhile
+        if table is not move.table:  # the device was identified meanwhile
             number = manager.number()
             await manager.register(ring, [(number, table)])
         device.stream.switch_table(number, table, manager.cut_ms(device), ring)
@@ -295,7 +300,7 @@ async def _move(manager: DeviceManager, ring: Ring, move: RingMove) -> None:
 
 @dataclass(slots=True)
 class DeviceSwap:
-    """A device that stays, with changes. ``driver`` None: only its table changes."""
+    """A device whose configuration changes. ``driver`` None: only its table changes."""
 
     device: RunningDevice
     entry: DeviceConfig
@@ -303,7 +308,7 @@ class DeviceSwap:
     table: BirthTable
     number: int
     driver: Driver | None
-    identity: Mapping[str, str | None] | None  # the one that the table was made for
+    identity: Mapping[str, str | None] | None  # the identity that the table was made for
     same_address: bool
 
 
@@ -314,15 +319,15 @@ class DeviceChanges:
     config: Config
     catalog: DeviceCatalog
     lines: dict[str, Line] = field(default_factory=dict)  # new lines, and replacements for lines of the same name
-    traces: list[FrameTrace] = field(default_factory=list)  # of these lines, hidden until they are in use
-    gone_lines: set[str] = field(default_factory=set)  # to be closed: removed or replaced
+    traces: list[FrameTrace] = field(default_factory=list)  # of the lines above; hidden until they are in use
+    gone_lines: set[str] = field(default_factory=set)  # lines to close, because they are removed or replaced
     gone: list[RunningDevice] = field(default_factory=list)
     changed: list[DeviceSwap] = field(default_factory=list)
     added: list[PreparedDevice] = field(default_factory=list)
-    specs: list[tuple[DeviceConfig, DeviceSpec]] = field(default_factory=list)  # of all devices
+    specs: list[tuple[DeviceConfig, DeviceSpec]] = field(default_factory=list)  # of all configured devices
 
     def use_ring(self, ring: Ring) -> None:
-        """Make the prepared drivers write into this ring."""
+        """Let the prepared drivers write into this ring."""
         for made in self.added:
             made.driver.use_ring(ring, made.number)
         for swap in self.changed:
@@ -331,11 +336,11 @@ class DeviceChanges:
 
     @property
     def tables(self) -> list[tuple[int, BirthTable]]:
-        """All tables that these changes need, with their numbers."""
+        """(number, table) of every table that these changes need."""
         return [(e.number, e.table) for e in self.changed] + [(made.number, made.table) for made in self.added]
 
     def __str__(self) -> str:
-        """For the log."""
+        """A summary for the log."""
         parts = [
             (len(self.added), "added"),
             (len(self.changed), "changed"),
@@ -356,10 +361,10 @@ async def prepare(manager: DeviceManager, config: Config, catalog: DeviceCatalog
     """Create what a new configuration needs, without changing anything that is in use.
 
     Args:
-        catalog: that of the new configuration, if already made.
+        catalog: the catalog of the new configuration, if it exists already.
 
     Raises:
-        ConfigError: with all errors.
+        ConfigError: contains all errors.
         ProfileError: a profile was removed after the configuration was read.
     """
     if catalog is None:
@@ -403,7 +408,7 @@ def _prepare_devices(manager: DeviceManager, change: DeviceChanges, wrong: list[
     for entry in change.config.devices:
         device = devices.pop(entry.name, None)
         line = change.lines.get(entry.line) or manager.lines.get(entry.line)
-        if line is None:  # could not be made: already reported
+        if line is None:  # the line could not be created; this is already reported
             continue
         try:
             if device is None:
@@ -437,7 +442,7 @@ def _prepare_swap(
 
 
 async def apply(manager: DeviceManager, change: DeviceChanges) -> None:
-    """Apply changes. Waits for current polls, never for a device that is not being polled."""
+    """Put prepared changes into use. Waits only for pending polls."""
     manager.catalog, manager.config = change.catalog, change.config
     gone_lines = change.gone_lines
     in_place = [e for e in change.changed if e.entry.line == e.device.config.line and e.entry.line not in gone_lines]
@@ -475,7 +480,10 @@ async def apply(manager: DeviceManager, change: DeviceChanges) -> None:
 
 
 async def _all(*steps: Coroutine[Any, Any, None]) -> None:
-    """Run all to the end, even if one fails: none may still be running when the failure is repaired."""
+    """Run all steps to their end, then raise the first error.
+
+    No step may still be running while the caller rolls back.
+    """
     for error in await asyncio.gather(*steps, return_exceptions=True):
         if error is not None:
             raise error
@@ -484,12 +492,15 @@ async def _all(*steps: Coroutine[Any, Any, None]) -> None:
 async def _close(line: Line) -> None:
     try:
         await line.close()
-    except OSError as error:  # an unplugged adapter; the port is closed in any case
+    except OSError as error:  # for example an unplugged adapter; the port is closed anyway
         log.warning("%s: error on close: %s", line.where, error.strerror)
 
 
 def _publish_traces(manager: DeviceManager, change: DeviceChanges) -> None:
-    """Name the traces of new lines, delete those of removed lines. Only ``watch --frames`` needs traces."""
+    """Make the traces of new lines visible, and delete the traces of removed lines.
+
+    An error is only logged, because nothing but the display of frames needs the traces.
+    """
     try:
         for trace in change.traces:
             trace.show()
@@ -500,7 +511,7 @@ def _publish_traces(manager: DeviceManager, change: DeviceChanges) -> None:
 
 
 async def _swap_in_place(manager: DeviceManager, swap: DeviceSwap) -> None:
-    """Swap one device of a line that does not change; the other devices of the line are not disturbed."""
+    """Replace one device of an unchanged line. The other devices of the line are not paused."""
     try:
         await swap.device.poll.pause()
         _swap(manager, swap)
@@ -511,7 +522,7 @@ async def _swap_in_place(manager: DeviceManager, swap: DeviceSwap) -> None:
 
 async def _remove_in_place(manager: DeviceManager, device: RunningDevice) -> None:
     try:
-        await device.poll.pause()  # and it stays paused
+        await device.poll.pause()  # it is not resumed
         manager.remove(device)
     except BaseException:
         device.poll.resume()
@@ -519,12 +530,12 @@ async def _remove_in_place(manager: DeviceManager, device: RunningDevice) -> Non
 
 
 def _swap(manager: DeviceManager, swap: DeviceSwap) -> None:
-    """Continue with a device's new configuration from the first tick that was not due yet."""
+    """Put the new configuration of a paused device into use, from the first tick that is not settled."""
     device, cut_ms = swap.device, manager.cut_ms(swap.device)
     device.config, device.catalog = swap.entry, manager.catalog
     device.line = manager.lines[swap.entry.line]
     device.line.apply_options(device.line.request_options(swap.spec.limits, swap.spec.serial))
-    # identified again meanwhile: its table and driver are newer than the prepared ones
+    # True if the device was identified again after ``prepare``: its table and driver are newer than the prepared ones
     identified_meanwhile = device.identity != swap.identity
     if identified_meanwhile or not swap.same_address:
         device.identity = None
@@ -533,7 +544,7 @@ def _swap(manager: DeviceManager, swap: DeviceSwap) -> None:
         device.poll.exchange(swap.driver, cut_ms)
         device.poll.use_ring(manager.ring, swap.number)
     elif identified_meanwhile:
-        # it is identified once more, and then gets the table of the new configuration
+        # the next visit identifies the device again, and makes its table from the new configuration
         device.poll.availability = Availability.UNKNOWN
     else:
         device.stream.switch_table(swap.number, swap.table, cut_ms, manager.ring)

@@ -1,11 +1,11 @@
-"""Identity checks: make sure which device answers before its data count. A swapped meter begins a new counter epoch.
+"""Identity checks: find out which device answers, before its readings count. A swapped meter begins a new epoch.
 
-Identity is read at the first contact, after each absence and once a day. A difference from the known facts, also those
-of an earlier run, is an event with the last counter readings of the old device and the first of the new one. In the
-stream, the event precedes the birth with the new epoch.
+The agent reads the identity at the first contact, after each absence and once a day, and compares it with the known
+facts, which may come from an earlier run. A difference becomes an event, with the last counter readings of the old
+device and the first ones of the new device. In the stream, the event precedes the birth with the new epoch.
 
-What drivers learn about a register map is stored too, for one profile, identity and firmware: learning costs requests
-that fail twice each, so it is not repeated at every start (field pains 24, 30, 40).
+The quirks that a driver learns are stored too, for one profile, identity and firmware. Learning takes failed requests,
+each sent twice, so it must not be repeated at every start (field pains 24, 30, 40).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from drivers.registry import driver_class
 from ext.ring import ANSWER, Ring
 
 log = logging.getLogger("meterhouse")
-LOOK_BACK = 512  # packs that are searched for the last readings of all counters
+LOOK_BACK = 512  # number of packs to search for the last reading of each counter
 
 Identity = dict[str, str | None]
 Register = Callable[[Ring, Sequence[tuple[int, BirthTable]]], Awaitable[None]]
@@ -40,18 +40,18 @@ Counts = dict[str, dict[str, Any]]  # point -> {"t": read time, "v": exact decim
 
 
 class IdentityNotStored(LineDown):
-    """The identity could not be made durable. The device is checked again at its next tick."""
+    """The store could not commit a new identity. The check is repeated at the next tick of the device."""
 
     reason = Reason.DISK
 
 
 class IdentityChecker:
-    """Reads identities and acts on changes. Used by the pollers, each for its own devices.
+    """Reads the identities of devices, and handles changes. The pollers call it.
 
     Args:
-        register: makes new point tables of a ring durable.
+        register: stores new point tables of a ring.
         number: returns the next table number in the ring.
-        map_quirks: what drivers learned in earlier runs.
+        map_quirks: the quirks that drivers have learned.
     """
 
     def __init__(
@@ -65,21 +65,21 @@ class IdentityChecker:
         self._sealing, self._db_thread = sealing, db_thread
         self._register, self._number = register, number
         self._map_quirks = map_quirks
-        self._facts: dict[str, bytes] = {}  # by stream, not stored yet
+        self._facts: dict[str, bytes] = {}  # facts that are not stored yet, by stream
         self._storing = asyncio.Lock()
 
     async def verify(self, device: RunningDevice, tick_ms: int) -> None:
-        """Make sure that we know which device answers.
+        """Read the identity of a device, and handle a change.
 
         Raises:
             LineError: the device does not answer, or its answers contradict each other.
         """
         driver, catalog = device.poll.driver, device.catalog
-        await driver.probe()  # one cheap request: a dead device costs one timeout, not one per register
+        await driver.probe()  # one cheap request first: a dead device then costs one timeout, not one for each register
         read = await self._read_identity(device)
         known = _known(device, catalog)
         if contradicts(known, read):
-            # one late answer or one corrupted register must not cost an epoch (field pains 10, 14, 18): read once more
+            # Read again: one late answer or corrupted register must not begin a new epoch (field pains 10, 14, 18).
             again = await self._read_identity(device)
             if again != read:
                 what = "inconsistent identity: two reads returned different values"
@@ -96,7 +96,7 @@ class IdentityChecker:
                 raise IdentityNotStored(error.what, where=error.where, hint=error.hint) from error
 
     async def _read_identity(self, device: RunningDevice) -> Identity:
-        """The device's own identity; None for items that it does not report."""
+        """The identity as the device reports it. Items that it does not report are None."""
         driver = device.poll.driver
         known = {point.name for point in driver.spec.points}
         names = [name for name in device.profile.identity_points if name in known]
@@ -125,11 +125,11 @@ class IdentityChecker:
         await self._register(poll.ring, [(number, table)])
         driver = poll.driver
         if found or spec.points != driver.spec.points or spec.limits != driver.spec.limits:
-            # a new driver even for the same points: quirks and counters of the old one belong to another device
+            # a new driver even for the same points: quirks and counter state of the old one belong to another device
             driver = driver_class(spec.protocol)(spec, device.line, poll.ring, number)
             device.line.apply_options(device.line.request_options(spec.limits, spec.serial))
         if found:
-            # raises if the device stopped answering: nothing has changed yet, and the check is repeated
+            # may raise, if the device does not answer any more: nothing has changed yet, so the check can be repeated
             await self._add_events(device, found, table, await _first_counts(driver, spec))
         device.identity, catalog.known[table.stream] = identity, table.facts
         device.stream.switch_table(number, table, tick_ms)
@@ -142,16 +142,19 @@ class IdentityChecker:
                 self._map_quirks.load(device, driver, device.profile.hash, identity)
 
     async def _keep_facts(self, stream: str, text: bytes) -> None:
-        """Store facts together with those of other waiting devices: a start identifies thousands. Raises StoreError."""
+        """Store the facts of a device. Raises StoreError.
+
+        Calls that wait are stored together, because a start may identify thousands of devices.
+        """
         self._facts[stream] = text
         async with self._storing:
             facts, self._facts = self._facts, {}
-            if stream not in facts:  # stored by another call
+            if stream not in facts:  # another call has stored them already
                 self._facts = facts
                 return
             try:
                 await self._db_thread.call(lambda store: store.documents.keep_facts(facts))
-            except BaseException:  # each of the other calls retries its own
+            except BaseException:  # the other waiting calls retry their own facts
                 self._facts = facts | self._facts
                 del self._facts[stream]
                 raise
@@ -178,7 +181,7 @@ class IdentityChecker:
                 device.swapped = {"t": seconds(time.time_ns() // 1_000_000), "what": what}
 
     async def _last_counts(self, stream: Stream, table: BirthTable) -> Counts:
-        """The last good reading of each counter of the stream, from this run or else an earlier one."""
+        """The last good reading of each counter of the stream, from this run or an earlier one."""
         found = _unsealed(stream)
         wanted = set(table.facts.counters)
         for version in stream.table_versions:
@@ -191,13 +194,13 @@ class IdentityChecker:
 
 
 def change_sentence(event: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What changed about a device, for the log."""
+    """A sentence for the log that describes a change of a device."""
     what = {"identity": "another device answers", "variant": "another register map"}.get(event, f"another {event}")
     return f"{what}: {difference(old, new) or 'details'}. Its counters begin a new epoch"
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """The differences, such as ``serial B-2 instead of A-1, firmware 3 instead of 2``; at most six items."""
+    """Describe the differences, for example ``serial B-2 instead of A-1``; six items at most."""
     differ = [name for name in dict.fromkeys((*new, *old)) if old.get(name) != new.get(name)]
     differ.sort(key=lambda name: (not name.startswith("serial"), not name.startswith("model"), name))
     parts = [f"{name} {_shown(new.get(name))} instead of {_shown(old.get(name))}" for name in differ[:6]]
@@ -210,7 +213,7 @@ def _shown(value: Any) -> str:
 
 
 def last_counts(packs: Iterable[bytes], names: Iterable[str]) -> Counts:
-    """The last good reading of each of ``names`` in published packs, newest pack first."""
+    """The last good reading of each point in ``names``. ``packs``: published packs, newest first."""
     found: Counts = {}
     missing = set(names)
     for data in packs:
@@ -229,7 +232,7 @@ def last_counts(packs: Iterable[bytes], names: Iterable[str]) -> Counts:
 
 
 def _unsealed(stream: Stream) -> Counts:
-    """The last good readings in records of the ring that are not sealed yet."""
+    """The last good reading of each counter in the unsealed records of the ring."""
     found: Counts = {}
     for version in stream.table_versions:
         names = [name if kind == Kind.COUNTER else "" for name, _, kind in version.table.points.names]
@@ -245,7 +248,7 @@ def _unsealed(stream: Stream) -> Counts:
 
 
 async def _first_counts(driver: Any, spec: DeviceSpec) -> Counts:
-    """The current readings of the counters, which are the oldest of the new epoch."""
+    """Read the counters now: these are the first readings of the new epoch."""
     names = [point.name for point in spec.points if point.kind is Kind.COUNTER]
     if not names:
         return {}
@@ -263,7 +266,7 @@ def _text(value: Decimal | int | str) -> str:
 
 
 def _known(device: RunningDevice, catalog: DeviceCatalog) -> Identity:
-    """The identity at the last check, in this run or an earlier one."""
+    """The identity at the last check, which may have been in an earlier run."""
     if device.identity is not None:
         return device.identity
     facts = catalog.known.get(device.stream.name)
@@ -273,7 +276,7 @@ def _known(device: RunningDevice, catalog: DeviceCatalog) -> Identity:
 
 
 def _merged(known: Identity, read: Identity) -> Identity:
-    """The identity known now. Items that the same device omits this time stay known; another device starts afresh."""
+    """Combine known and read identity. If the device is the same, items that it did not report now stay known."""
     versions = {"device.firmware", "device.protocol"}
     other = {name: text for name, text in read.items() if name not in versions}
     if contradicts(known, other):
@@ -286,16 +289,16 @@ def _merged(known: Identity, read: Identity) -> Identity:
 
 @runtime_checkable
 class HasKnownHoles(Protocol):
-    """A driver that learns which registers the device does not have."""
+    """A driver that learns which registers its device does not have."""
 
     holes: KnownHoles
 
 
 class MapQuirks:
-    """The drivers' learned facts about the register maps of all devices. Only the loop touches it.
+    """Loads and stores the quirks that drivers have learned about register maps. Used only in the loop.
 
     Args:
-        rows: by stream, (facts, quirks) as the store has them.
+        rows: (facts, quirks) of each stream, as in the store.
     """
 
     def __init__(self, db_thread: DatabaseThread, rows: Mapping[str, tuple[bytes | None, bytes | None]]) -> None:
@@ -308,7 +311,7 @@ class MapQuirks:
     def load(
         self, device: RunningDevice, driver: object, profile_hash: str, identity: Mapping[str, str | None]
     ) -> None:
-        """Give a driver the register map learned earlier; another identity, firmware or profile starts empty."""
+        """Give a driver the stored quirks of its device, if profile, identity and firmware are still the same."""
         if not isinstance(driver, HasKnownHoles):
             return
         known = {name: text for name, text in identity.items() if text is not None}
@@ -320,13 +323,13 @@ class MapQuirks:
         holes = KnownHoles.from_json(self._stored.get(stream, {}), key, _now_s())
         if summary := holes.summary():
             log.info("%s: register map learned earlier: %s", device.config.name, summary)
-        elif not driver.holes.key:  # the driver learned this from the same device, during the identity check
+        elif not driver.holes.key:  # keep what the driver learned during this check
             driver.holes.key = key
             return
         driver.holes = holes
 
     async def save(self, devices: Iterable[RunningDevice]) -> None:
-        """Store what was learned or dropped since the last call."""
+        """Store the quirks that have changed since the last call."""
         for device in devices:
             driver = device.poll.driver
             if isinstance(driver, HasKnownHoles) and driver.holes.key:
@@ -351,8 +354,8 @@ class MapQuirks:
 
 
 def quirks_summary(driver: object) -> str:
-    """One line for a technician; "" if nothing was learned."""
-    holes = getattr(driver, "holes", None)  # not by the protocol: that check takes ten times as long
+    """Describe the learned quirks in one line, for a technician; "" if there are none."""
+    holes = getattr(driver, "holes", None)  # isinstance(driver, HasKnownHoles) would take ten times as long
     return holes.summary() if isinstance(holes, KnownHoles) else ""
 
 

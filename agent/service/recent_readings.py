@@ -1,8 +1,8 @@
-"""What `status` knows about a device's newest readings: how many of the last ten minutes exist, and whether they move.
+"""Facts for `status` about recent readings: how many of the last ten minutes exist, and whether the values change.
 
-The number comes from the tallies of sealed packs. Whether values move is checked now and then in the newest records of
-the ring: this finds devices behind a gateway that repeats old answers, and devices without measuring voltage. No work
-is done per reading.
+The numbers come from the tallies of sealed packs. Changes are checked from time to time in the newest records of the
+ring. This finds gateways that repeat old answers, and devices whose measuring voltage is missing. No work is done per
+reading.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from ext.ring import ANSWER, Ring
 
 WINDOW_MS = 600_000
 BUCKETS = 20
-FEWEST_TICKS = 10  # of the shortest period: with one tick lost, completeness is still 0.9
-SETTLING_MS = 60_000  # at first all paces are due at once and identities are read, which is not typical
-# not faults: it is dark, a technician has the line, no agent ran, or the clock was set
+FEWEST_TICKS = 10  # a figure needs this many of the shortest periods: one lost tick then costs at most 10 %
+SETTLING_MS = 60_000  # this time after a start is not typical: all paces are due at once, and identities are read
+# reasons that are not faults: night, a tool has the line, no agent ran, the clock was set
 EXCUSED = frozenset((Reason.ASLEEP, Reason.LENT, Reason.STOPPED, Reason.CLOCK))
-LOOK_EVERY_MS: Final = 100_000
-STILL_MS: Final = 600_000
-FINE: Final = 1000  # steps from zero to the value: voltage and frequency of a grid move by one such step at any time
-STEPS: Final = 5  # by which the power must have moved a counter meanwhile
+LOOK_EVERY_MS: Final = 100_000  # interval between checks for changed values
+STILL_MS: Final = 600_000  # values that do not change for this long are suspect
+FINE: Final = 1000  # a grid voltage or frequency of this many resolution steps cannot stay the same for ten minutes
+STEPS: Final = 5  # a counter counts as stuck if its power should have moved it by this many steps
 GRID: Final = re.compile(r"(.+\.)?ac\.(voltage|frequency)(\.|$)")
 VOLTAGE: Final = re.compile(r"(^|\.)voltage(\.|$)")
 POWER: Final = re.compile(r"(?P<domain>.+)\.power(\.active)?$")
-# power -> counters beside it that it advances when positive, and when negative; other counters may move rarely
+# power -> (counters that it advances if positive, counters that it advances if negative), beside the power
 GROWS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "power.active": (("energy.import", "energy.total"), ("energy.export", "energy.total")),
     "power.generation": (("energy.generation",), ()),
 }
 AC_POWER: Final = re.compile(r"(?P<part>(.+\.)?ac\.)(?P<power>power\.(active|generation))")
-FLOAT_STEP: Final = {"f16": 2.0**-10, "f32": 2.0**-23}  # relative to the value
+FLOAT_STEP: Final = {"f16": 2.0**-10, "f32": 2.0**-23}  # resolution relative to the value
 WATTS: Final[Mapping[str, float]] = {"W": 1, "kW": 1e3, "MW": 1e6}
 WATT_HOURS: Final[Mapping[str, float]] = {"Wh": 1, "kWh": 1e3, "MWh": 1e6}
 
@@ -48,10 +48,10 @@ class _Bucket(NamedTuple):
 
 
 class RecentReadings:
-    """Due readings of one stream, by quality (0 good) or, from 128 on, by gap reason. Its cost does not grow.
+    """Counts the recent due readings of a stream by quality (0: good) or gap reason (128 and above), in bounded memory.
 
-    The window is ten minutes, or eleven of the shortest periods if that is longer. If packs are longer still, it is the
-    newest pack. The first minute counts only until something later is known.
+    The window is ten minutes, or eleven of the shortest periods if that is longer. If a pack is even longer, the window
+    is the newest pack. The first minute after a start counts only until later packs exist.
     """
 
     def __init__(self, start_ms: int) -> None:
@@ -61,7 +61,7 @@ class RecentReadings:
         self._total: Counter[int] = Counter()
 
     def add(self, from_ms: int, to_ms: int, tally: Mapping[int, int], period_ms: int) -> None:
-        """Count a pack. ``period_ms``: the stream's shortest period."""
+        """Add the tally of a pack. ``period_ms``: the shortest period of the stream."""
         if self._buckets and to_ms < self._buckets[-1].to_ms:  # the clock was set back
             self._buckets.clear()
             self._total.clear()
@@ -80,10 +80,11 @@ class RecentReadings:
         self._forget(to_ms - window_ms)
 
     def facts(self, now_ms: int, period_ms: int, silent: Mapping[int, int], sealed_ms: int) -> dict[str, Any] | None:
-        """For the snapshot; None: nothing was due yet.
+        """The counts for the snapshot. None: no reading was due yet.
 
         Args:
-            silent: a tally of readings due since ``sealed_ms`` and not answered: a silent stream is sealed rarely.
+            silent: tally of the readings due since ``sealed_ms`` that were not answered. A silent stream is sealed
+                rarely, so its packs do not have them yet.
         """
         begin_ms = now_ms - _window_ms(period_ms)
         self._forget(begin_ms)
@@ -109,7 +110,7 @@ class RecentReadings:
         }
 
     def _valueless_ms(self) -> int:
-        """Since when no due reading had a value; 0: the newest had one."""
+        """The time in UTC ms since which no due reading had a value. 0: the newest readings have values."""
         since_ms = 0
         for bucket in reversed(self._buckets):
             if any(count and code < min(Reason) for code, count in bucket.tally.items()):
@@ -135,31 +136,31 @@ class _Value(NamedTuple):
 
 @dataclass(slots=True)
 class _IdleCounters:
-    """Counters beside a power that have not changed, and the lowest value of that power meanwhile."""
+    """Counters beside a power that have not changed since ``since_ms``, and the lowest power during this time."""
 
-    grows: tuple[int, ...]  # points of the counters that the power must advance
+    grows: tuple[int, ...]  # numbers of the counters that the power must advance
     values: dict[int, _Value]
     since_ms: int
     to_ms: int
     least_w: float
 
     def holds(self, grows: tuple[int, ...], found: Mapping[int, tuple[int, _Value]]) -> bool:
-        """True if all counters that were read are unchanged, and the power flows in the same direction."""
+        """True if all counters that were read are unchanged, and the power has the same direction."""
         return grows == self.grows and all(value == self.values.get(n, value) for n, (_, value) in found.items())
 
 
 @dataclass(slots=True)
 class Stillness:
-    """The last values of one device, and since when none has changed; for counters also on their own."""
+    """The last values of a device, and since when no value has changed. Idle counters are tracked separately."""
 
     since_ms: int = 0
     _look_ms: int = 0
     _table: int = -1
-    _values: dict[int, _Value] = field(default_factory=dict)  # by point
-    _idle: dict[int, _IdleCounters] = field(default_factory=dict)  # by the point of the power
+    _values: dict[int, _Value] = field(default_factory=dict)  # by point number
+    _idle: dict[int, _IdleCounters] = field(default_factory=dict)  # by the number of the power's point
 
     def look(self, spec: DeviceSpec, ring: Ring, table: int, visits: Iterable[Sequence[int]], now_ms: int) -> None:
-        """Compare the values of the newest visits with the previous ones; most calls do nothing."""
+        """Compare the values of the newest visits with the previous values. Does this at most every 100 s."""
         since_look_ms = now_ms - self._look_ms
         if 0 <= since_look_ms < LOOK_EVERY_MS:
             return
@@ -167,7 +168,7 @@ class Stillness:
             self._values.clear()
             self._idle.clear()
         self._look_ms, self._table = now_ms, table
-        newest: dict[int, tuple[int, _Value]] = {}  # point -> its tick
+        newest: dict[int, tuple[int, _Value]] = {}  # point number -> (tick, value)
         for position in (position for visit in visits for position in visit):
             record = ring.record(position)
             if record is None or record.kind != ANSWER or record.table != table:
@@ -208,7 +209,7 @@ class Stillness:
                 before.values |= {n: value for n, (_, value) in found.items()}
 
     def idle_counter(self, spec: DeviceSpec) -> dict[str, Any] | None:
-        """For the snapshot: a counter that stood still for ten minutes beside a power that must have moved it."""
+        """For the snapshot: a counter that did not move for ten minutes, beside a power large enough to move it."""
         for power, idle in self._idle.items():
             span_ms = idle.to_ms - idle.since_ms
             moved_wh = idle.least_w * span_ms / 3_600_000
@@ -220,10 +221,10 @@ class Stillness:
         return None
 
     def facts(self, spec: DeviceSpec, now_ms: int, may_rest: bool) -> dict[str, Any] | None:
-        """For the snapshot; None while values move, or while none of them has to.
+        """Frozen values, for the snapshot. None: the values change, or they may correctly stay the same.
 
         Args:
-            may_rest: it is or may be dark, and the device shows zeros then.
+            may_rest: the device shows zeros in the dark, and it is or may be dark now.
         """
         if not self._values or now_ms - self.since_ms < STILL_MS:
             return None
@@ -241,7 +242,7 @@ def _is_measured(point: Point) -> bool:
 
 
 def _watts(point: Point, value: _Value) -> float:
-    """The magnitude of a power in W; ``point`` has a unit of ``WATTS``."""
+    """The magnitude of a power in W. The unit of ``point`` must be in ``WATTS``."""
     return abs(value.mantissa) * 10.0**value.exponent * WATTS[point.unit]
 
 
@@ -252,7 +253,7 @@ def _steps(spec: DeviceSpec, point: Point, value: _Value) -> float:
 
 
 def _step_wh(spec: DeviceSpec, point: Point, value: _Value) -> float:
-    """The smallest visible growth of a counter in Wh: trailing zeros may be digits that the device does not have."""
+    """The resolution of a counter in Wh, at least. Trailing zeros may be digits that the device does not have."""
     mantissa, exponent = value
     while mantissa and not mantissa % 10:
         mantissa, exponent = mantissa // 10, exponent + 1
@@ -262,12 +263,12 @@ def _step_wh(spec: DeviceSpec, point: Point, value: _Value) -> float:
 
 
 def _is_on_grid(spec: DeviceSpec, points: Sequence[tuple[Point, _Value]]) -> bool:
-    """True if it shows a grid's voltage or frequency with sufficient resolution."""
+    """True if the device shows a grid voltage or frequency with enough resolution to change all the time."""
     return any(GRID.match(point.name) and _steps(spec, point, value) >= FINE for point, value in points)
 
 
 def _counts(spec: DeviceSpec, points: Sequence[tuple[Point, _Value]]) -> bool:
-    """True if it shows a power that must have moved a counter beside it."""
+    """True if the device shows a power that must have moved a counter in ten minutes."""
     ratio = float(spec.ratio_ct * spec.ratio_pt)
     for point, value in points:
         named = POWER.fullmatch(point.name)

@@ -1,4 +1,4 @@
-"""Recovery: seals what an earlier run left in its rings, exactly once, with its own times and tables."""
+"""Recovery: seals the records that an earlier run left in its rings, once each, with their own times and tables."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ log = logging.getLogger("meterhouse.recover")
 RING_GLOB = "ring.*"
 RESULTS = "_indicators"
 NEVER = 1 << 62
-_DRAFT = re.compile("new[0-9]+")  # name of a ring that is being created
+_DRAFT = re.compile("new[0-9]+")  # suffix of a ring file whose creation has not finished
 
 
 @dataclass(slots=True)
 class UnsealedSegment:
-    """Unsealed records of one stream in one ring and under one table."""
+    """The unsealed records of one stream that are in one ring and have one point table."""
 
     ring: Ring
     table: BirthTable
     positions: array[int] = field(default_factory=lambda: array("Q"))
-    last_ms: int = 0  # the last tick
+    last_ms: int = 0  # newest tick
 
 
 @dataclass(slots=True)
 class Unsealed:
-    """Unsealed records of one stream, table by table in the order of recording."""
+    """The unsealed records of one stream, by table, in the order of recording."""
 
     segments: list[UnsealedSegment] = field(default_factory=list)
     events: list[Mapping[str, Any]] = field(default_factory=list)
-    first_ms: int = NEVER  # the oldest tick or event
+    first_ms: int = NEVER  # time of the oldest tick or event
 
 
 @dataclass(frozen=True, slots=True)
 class LostTransactions:
-    """The newest transactions, which the database lost, for the ``start`` event and the log."""
+    """The newest transactions, if the database has lost them; for the ``start`` event and the log."""
 
     streams: int
-    packs: int  # stated as lost
-    again: int  # streams whose readings of that time are still in the ring and are sealed again
-    exact: bool  # False: a power cut, more may be lost than is known
+    packs: int  # packs that will be stated as lost
+    again: int  # streams whose lost readings are still in the ring, and are sealed again
+    exact: bool  # False: after a power cut, more packs may be lost than is known
 
 
 @dataclass(slots=True)
@@ -65,10 +65,10 @@ class Recovered:
 
 
 def resume_after_loss(store: Store, runtime_dir: Path) -> LostTransactions | None:
-    """Continue after packs that the database lost silently, and record the loss. None if nothing was lost.
+    """Let streams continue after packs that the database lost silently, and record the loss. None: nothing was lost.
 
-    A stream continues after the highest sequence that was ever committed. Packs that left the gateway may have arrived
-    and are not sealed a second time; others are sealed again if the ring still has all their records.
+    A stream continues after its highest sequence that was ever committed. Lost packs that left the gateway may have
+    arrived, so they are not sealed again; the others are sealed again if the ring still has all their records.
     """
     if not store.behind:
         return None
@@ -77,12 +77,12 @@ def resume_after_loss(store: Store, runtime_dir: Path) -> LostTransactions | Non
     again = 0
     for name, behind in store.behind.items():
         in_ring = behind.resealable and tails.get(behind.head.ring_id, NEVER) <= behind.sent_pos
-        if in_ring or name.rpartition("/")[2] == RESULTS:  # results are computed again
+        if in_ring or name.rpartition("/")[2] == RESULTS:  # results are computed again anyway
             resumes[name] = Resume(behind.sent_ms, behind.sent_pos)
             again += behind.sent_ms < behind.head.to_ms
     exact = all(behind.exact for behind in store.behind.values())
     streams, packs = store.resume_streams(resumes)
-    more = "" if exact else "; more may be missing after this power cut, and a receiver that has it will see a rollback"
+    more = "" if exact else "; the power cut may have lost more packs, and a receiver that has them sees a rollback"
     log.error(
         "the database lost its newest transactions: %d packs of %d streams are gone and will be stated as lost; "
         "the readings of %d streams are sealed again%s", packs, streams, again, more
@@ -91,7 +91,7 @@ def resume_after_loss(store: Store, runtime_dir: Path) -> LostTransactions | Non
 
 
 def _readable(store: Store, runtime_dir: Path) -> Iterator[tuple[int, int]]:
-    """(ring id, tail) of the rings that can be sealed to their end."""
+    """(ring id, tail position) of the rings that can be read completely."""
     for path in runtime_dir.glob(RING_GLOB):
         try:
             ring = Ring.open(str(path))
@@ -118,13 +118,14 @@ def recover(
     clock: Mapping[str, Any],
     now_ms: int,
 ) -> Recovered:
-    """Seal and commit what older rings in ``runtime_dir`` hold beyond the stored heads, then remove them.
+    """Seal and commit the unsealed records of older rings in ``runtime_dir``, then remove these rings.
 
-    The rings of one boot are sealed together: a reload that needed a larger ring left two, and each stream continues
-    from one into the other. A ring whose tables are not in the store (another or a damaged store) is set aside.
+    The rings of one boot are sealed together: after a reload that needed a larger ring there are two, and each stream
+    continues from the first in the second. A ring whose tables are not in the store is set aside; the store may have
+    been replaced or damaged.
 
     Args:
-        packer_of: returns the packer of a stream; one that was never sealed begins at the given time.
+        packer_of: returns the packer of a stream. A stream without packs begins at the given UTC ms.
     """
     done = Recovered()
     for paths in _left_rings(runtime_dir):
@@ -150,9 +151,9 @@ def recover(
 
 
 def _left_rings(runtime_dir: Path) -> list[list[Path]]:
-    """Ring files of earlier runs, grouped by boot, oldest first: ``ring.BOOT``, ``ring.BOOT.2``.
+    """The ring files of earlier runs, grouped by boot, oldest first: ``ring.BOOT``, ``ring.BOOT.2``.
 
-    A ring that was not yet in use when the agent was killed is deleted.
+    Deletes rings whose creation had not finished when the agent was killed.
     """
     boots: dict[str, list[Path]] = {}
     for path in runtime_dir.glob(RING_GLOB):
@@ -182,7 +183,7 @@ def _set_ring_aside(path: Path, done: Recovered) -> None:
 def _gather(
     ring: Ring, known: Mapping[int, BirthTable], heads: Mapping[str, StreamHead], left: dict[str, Unsealed]
 ) -> str:
-    """Add records that no pack holds yet, by stream. Returns why the ring cannot be read to its end, "" if it can."""
+    """Add the unsealed records of a ring to ``left``. Returns why the ring cannot be read completely; "" if it can."""
     try:
         for record in ring.scan(ring.tail, ring.head):
             table = known.get(record.table)
@@ -204,7 +205,7 @@ def _gather(
             segment = mine.segments[-1]
             segment.positions.append(record.position)
             segment.last_ms = max(segment.last_ms, record.tick_ms)
-    except ValueError as error:  # everything before the damage is good
+    except ValueError as error:  # the records before the damage are good
         return str(error)
     return ""
 
@@ -217,7 +218,7 @@ def _recover_rings(
     now_ms: int,
     done: Recovered,
 ) -> dict[Path, str]:
-    """Seal what the rings of one boot hold, in one transaction. Returns the errors of damaged rings."""
+    """Seal the unsealed records of the rings of one boot, in one transaction. Returns the errors of damaged rings."""
     heads, losses = store.packs.heads(), store.packs.losses()
     left: dict[str, Unsealed] = {}
     damage = {path: what for path, ring in rings.items() if (what := _gather(ring, _tables(store, ring), heads, left))}
@@ -230,7 +231,7 @@ def _recover_rings(
         events: list[Mapping[str, Any]] = [loss_event(note) for note in lost]
         oldest = mine.segments[0]
         if head is not None and head.ring_id == oldest.ring.ring_id and head.ring_pos < oldest.ring.tail:
-            # records between the last pack and the oldest remaining record were overwritten before they were sealed
+            # the records between the last pack and the oldest remaining record were overwritten before sealing
             first = oldest.ring.record(oldest.positions[0]) if oldest.positions else None
             if first is not None and first.tick_ms > packer.from_ms:
                 packer.use(oldest.table)
@@ -254,13 +255,13 @@ def _seal_left(
     now_ms: int,
     first: Sequence[Mapping[str, Any]],
 ) -> list[SealedPack]:
-    """``first``: events for the first pack."""
+    """Make the packs of the unsealed records of one stream. ``first``: events that the first pack must contain."""
     packs: list[SealedPack] = []
     events = [*first, *mine.events]
     for n, segment in enumerate(mine.segments):
         if packer.table is None or not segment.table.same_as(packer.table):
             packer.use(segment.table)
-        after = next((s for s in mine.segments[n + 1 :] if s.positions), None)  # a table may have nothing but an event
+        after = next((s for s in mine.segments[n + 1 :] if s.positions), None)  # a segment may have events only
         last = segment.last_ms
         if after is not None:
             first_of_next = after.ring.record(after.positions[0])

@@ -1,10 +1,10 @@
 """Reload: a new configuration takes effect as a whole while the agent runs, or nothing changes.
 
-    read the files        errors: rejected
-    prepare               make lines, drivers, key, plan, destinations, a larger ring, all unused. Errors: rejected
-    one transaction       tables, limits, destinations, key records. The store cannot commit: rejected
-    another ring          if a larger one is needed: each device continues there; the previous one is sealed and removed
-    apply                 put the prepared objects into use; an error here is a bug and is rolled back the same way
+    read the files     on errors: the reload is rejected
+    prepare            make lines, drivers, key, plan, destinations and a larger ring; on errors: rejected
+    one transaction    commit tables, limits, destinations and key records; if the store cannot commit: rejected
+    another ring       only if a larger ring was made: all devices move to it; the previous one is sealed and removed
+    apply              put the prepared objects into use; an error here is a bug and is rolled back in the same way
 
 A rejection lists all errors at once, and the previous configuration stays in effect.
 """
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 log = logging.getLogger("meterhouse")
-LAST_PACKS_S = 6.0  # for a removed destination to send its last packs
-MAX_LOGGED = 20  # complaints in the log; all are in the snapshot
+LAST_PACKS_S = 6.0  # time that a removed destination gets to send its last packs
+MAX_LOGGED = 20  # complaints in the log at most; the snapshot has all of them
 
-# written into files, packs or memory at the start; fixed for the boot
+# keys whose values are in files, packs or memory since the start, so that a reload cannot change them
 RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {
     "site.id": lambda config: config.site,
     "site.gateway": lambda config: config.gateway,
@@ -57,22 +57,22 @@ RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {
 
 @dataclass(frozen=True, slots=True)
 class ReloadOutcome:
-    """The outcome of a reload. ``complaints``: why the files were rejected; none: they are in effect."""
+    """The outcome of a reload. ``complaints``: why the files were rejected; empty if they are in effect."""
 
     config: str  # hash of the configuration that is in effect now
-    changed: str = ""  # for the log
+    changed: str = ""  # summary of the changes, for the log
     complaints: tuple[str, ...] = ()
     fault: bool = False  # an internal error: the files may be correct
     changes: tuple[ConfigChange, ...] = ()
-    warnings: tuple[str, ...] = ()  # about settings that work
+    warnings: tuple[str, ...] = ()  # about valid settings that are probably not intended
 
     @property
     def accepted(self) -> bool:
-        """True if the configuration in the files is in effect."""
+        """True if the configuration of the files is in effect."""
         return not self.complaints
 
     def as_json(self) -> dict[str, Any]:
-        """For the tool that requested it."""
+        """The answer to the tool that requested the reload."""
         return {
             "ok": self.accepted,
             "config": self.config,
@@ -85,7 +85,7 @@ class ReloadOutcome:
 
 
 def restart_only_changes(old: Config, new: Config) -> list[ConfigError]:
-    """One complaint for each key that only a restart can bring into effect."""
+    """One complaint for each changed key that only a restart can put into effect."""
     return [
         ConfigError(
             "can only change at a restart",
@@ -99,21 +99,21 @@ def restart_only_changes(old: Config, new: Config) -> list[ConfigError]:
 
 @dataclass(frozen=True, slots=True)
 class RingChange:
-    """A larger ring and what continues there: the devices that stay, and the gateway's own stream."""
+    """A larger ring, and the streams that move to it: those of the remaining devices, and the gateway's own."""
 
     file: RingFile
     moves: Sequence[RingMove]
-    gateway: tuple[int, BirthTable]
+    gateway: tuple[int, BirthTable]  # number in the new ring, and table, of the gateway's own stream
 
     @property
     def tables(self) -> list[tuple[int, BirthTable]]:
-        """The tables of these, with their numbers in the new ring."""
+        """(number in the new ring, table) of each stream that moves."""
         return [*((move.number, move.table) for move in self.moves), self.gateway]
 
 
 @dataclass(slots=True)
 class Prepared:
-    """Everything that a configuration needs, made but not in use yet."""
+    """All objects of a new configuration; none of them is in use yet."""
 
     config: Config
     change: DeviceChanges
@@ -122,12 +122,12 @@ class Prepared:
     results: BirthTable
     producers: Sequence[ResultProducer]
     builder: IntervalBuilder | None
-    uplinks: dict[str, Uplink]  # new or changed
+    uplinks: dict[str, Uplink]  # destinations that are new or changed
     ring_plan: RingPlan
     ring: RingChange | None = None  # a larger ring, if one is needed
 
     async def discard(self) -> None:
-        """Release it unused."""
+        """Release all objects without using them."""
         await self.change.discard()
         for uplink in self.uplinks.values():
             await asyncio.to_thread(uplink.stop, 0.0)
@@ -136,10 +136,10 @@ class Prepared:
 
 
 class Reloader:
-    """Reloads the configuration, one reload at a time. Only the loop touches it.
+    """Reloads the configuration, one reload at a time. Used only in the loop.
 
     Args:
-        load: reads the files; None: there are no files.
+        load: reads the configuration files. None: there are no files, and each reload fails.
     """
 
     def __init__(self, service: Service, load: Callable[[], Config] | None) -> None:
@@ -148,14 +148,14 @@ class Reloader:
         self._waiting: list[asyncio.Future[ReloadOutcome]] = []
 
     def request(self) -> asyncio.Future[ReloadOutcome]:
-        """Request a reload; the future yields its outcome."""
+        """Request a reload. The result of the future is its outcome."""
         future: asyncio.Future[ReloadOutcome] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         self._wanted.set()
         return future
 
     async def run(self) -> None:
-        """Serve until cancelled."""
+        """Carry out requested reloads until cancelled."""
         waiting: list[asyncio.Future[ReloadOutcome]] = []
         try:
             while True:
@@ -183,19 +183,19 @@ class Reloader:
             changed, changes = await self._reload(await asyncio.to_thread(self._load))
             changes += self._accept_swapped()
             certificates = await asyncio.to_thread(expiries, self._service.config.uplinks)
-            self._service.certificates = certificates  # findings must not refer to files of the previous configuration
+            self._service.certificates = certificates  # not those of the previous configuration
         except GatewayError as error:
             return self._rejected(*(str(one) for one in getattr(error, "complaints", (error,))))
         except OSError as error:
             return self._rejected(f"{error.filename or 'runtime directory'}: {error.strerror}")
-        except Exception as error:  # no content of a file may end a running agent
+        except Exception as error:  # no file content may end a running agent
             log.error("reload: internal error", exc_info=error)
             return self._rejected(f"internal error: {type(error).__name__}: {error}", fault=True)
         warnings = tuple(str(note) for note in self._service.notes())
         return ReloadOutcome(self._service.config.hash(), changed, changes=changes, warnings=warnings)
 
     def _accept_swapped(self) -> tuple[ConfigChange, ...]:
-        """Accept devices that were found swapped; returns them for the answer."""
+        """Accept swapped devices: reset their ``swapped``. Returns these devices for the answer."""
         found = []
         for device in self._service.devices:
             if device.swapped is not None:
@@ -207,7 +207,7 @@ class Reloader:
         return ReloadOutcome(self._service.config.hash(), complaints=complaints, fault=fault)
 
     def _log(self, outcome: ReloadOutcome) -> None:
-        """Log the outcome, once local tools can see it too."""
+        """Log the outcome. Called after the status file is written, so that tools can see the outcome too."""
         if outcome.accepted:
             log.info("reloaded, configuration %s: %s", outcome.config, outcome.changed)
             for change in outcome.changes[:MAX_LOGGED]:
@@ -223,7 +223,7 @@ class Reloader:
     # --- all or nothing
 
     async def _reload(self, config: Config) -> tuple[str, tuple[ConfigChange, ...]]:
-        """Apply a configuration; returns what changed. If it raises, nothing has changed."""
+        """Apply a configuration. Returns a summary and the changes. After an exception nothing has changed."""
         service = self._service
         async with service.key_watcher.locked(), service.device_manager.lock:
             prepared = await self._prepare(config)
@@ -247,12 +247,12 @@ class Reloader:
             try:
                 self._announce(prepared)
                 await service.key_watcher.announce(kid)
-            except Exception as error:  # a bug, but the new configuration is in effect
+            except Exception as error:  # a bug; the new configuration is in effect anyway
                 log.error("reload: in effect, but not announced everywhere", exc_info=error)
         return result, changes
 
     async def _prepare(self, config: Config) -> Prepared:
-        """Make everything that can fail. Raises ConfigError with all errors."""
+        """Do everything that can fail, without changing anything in use. Raises ConfigError with all errors."""
         service = self._service
         wrong: list[GatewayError] = [*restart_only_changes(service.config, config)]
         key: PreparedKey | None = None
@@ -301,14 +301,14 @@ class Reloader:
             raise
 
     def _plan_ring(self, config: Config, change: DeviceChanges) -> RingPlan:
-        """The size of the ring for a configuration; a ring larger than needed stays."""
+        """Plan the ring for a configuration. A ring never becomes smaller in a reload."""
         manager = self._service.device_manager
         rate = reading_rate(config, change.specs, {**manager.lines, **change.lines}, manager.ring)
         plan = plan_ring(config.ring, rate, config.pack.every_ms, file_system_bytes(config.runtime_dir))
         return replace(plan, size_bytes=max(plan.size_bytes, self._service.rings.current.size_bytes))
 
     def _prepare_ring(self, plan: RingPlan, change: DeviceChanges) -> RingChange | None:
-        """A larger ring, if the plan needs one. Raises GatewayError."""
+        """Create a larger ring. None: the current ring is large enough. Raises GatewayError."""
         service, manager = self._service, self._service.device_manager
         if plan.size_bytes == service.rings.current.size_bytes:
             return None
@@ -323,7 +323,7 @@ class Reloader:
         return RingChange(file, moves, gateway)
 
     async def _change_ring(self, change: RingChange) -> None:
-        """Switch recording to another ring, and seal the contents of the previous one."""
+        """Let all streams continue in another ring, and seal the records in the previous one."""
         service, ring = self._service, change.file.ring
         service.rings.use(change.file)
         number, table = change.gateway
@@ -332,12 +332,12 @@ class Reloader:
         service.publisher.ring = ring
         await move_to_ring(service.device_manager, ring, change.moves)
         begin_ms = max(stream.table_version.start_ms for stream in service.sealing.streams.values())
-        wait_ms = begin_ms - service.clock.now_ms()  # an idle device continues there in the next millisecond
+        wait_ms = begin_ms - service.clock.now_ms()  # an idle device uses the new ring from the next millisecond on
         await asyncio.sleep(max(0, min(wait_ms, 1000)) / 1000)
-        await service.remove_sealed_rings()  # if the store cannot commit now, each sealing turn tries again
+        await service.remove_sealed_rings()  # if the store cannot commit now, later turns try again
 
     def _make_uplinks(self, config: Config, uplinks: dict[str, Uplink], wrong: list[GatewayError]) -> None:
-        """Make new and changed destinations; each has a thread and does not connect yet."""
+        """Create new and changed destinations. Each has its thread, but does not connect yet."""
         same = {uplink.name: uplink.config for uplink in self._service.uplinks}
         for entry in config.uplinks:
             if same.get(entry.name) == entry:
@@ -347,11 +347,11 @@ class Reloader:
                 uplinks[entry.name].prepare()
             except GatewayError as error:
                 wrong.append(error)
-            except (OSError, RuntimeError) as error:  # no more descriptors or threads
+            except (OSError, RuntimeError) as error:  # out of descriptors or threads
                 wrong.append(ConfigError(f"cannot be started: {error}", where=config.at(f"uplink.{entry.name}")))
 
     async def _commit(self, prepared: Prepared) -> None:
-        """Commit all that must be durable before it takes effect, in one transaction. Raises StoreError."""
+        """Commit everything that must be durable before ``_apply``, in one transaction. Raises StoreError."""
         key, ring, moved = prepared.key, self._service.device_manager.ring, list[tuple[int, BirthTable]]()
         if prepared.ring is not None:
             ring, moved = prepared.ring.file.ring, prepared.ring.tables
@@ -375,7 +375,7 @@ class Reloader:
         )
 
     async def _apply(self, prepared: Prepared) -> str:
-        """Put the prepared objects into use. Returns a text about what changed."""
+        """Put the prepared objects into use. Returns a summary of the changes."""
         service, config = self._service, prepared.config
         await apply(service.device_manager, prepared.change)
         service.config, service.loaded_ms = config, time.time_ns() // 1_000_000
@@ -391,14 +391,14 @@ class Reloader:
         return f"{prepared.change}{text}"
 
     def _announce(self, prepared: Prepared) -> None:
-        """State in the gateway's own stream which configuration is in effect."""
+        """State the configuration in effect in the gateway's own stream, if its table has changed."""
         service, (number, table) = self._service, prepared.gateway
         if not table.same_as(service.gateway.table_version.table):
             service.gateway.switch_table(number, table, max(service.clock.now_ms() + 1, service.gateway.sealed_ms))
             service.sealing.add_event(service.gateway, {"event": "reload", "config": prepared.config.hash()})
 
     async def _swap_uplinks(self, config: Config, fresh: dict[str, Uplink]) -> str:
-        """Stop removed and changed destinations, start new and changed ones; the others stay connected."""
+        """Stop removed and changed destinations, start new and changed ones. Returns a summary, "" without changes."""
         service = self._service
         staying = {
             uplink.name: uplink
@@ -418,9 +418,9 @@ class Reloader:
     async def _roll_back(
         self, failed: Prepared, config: Config, catalog: DeviceCatalog, made: Sequence[ResultProducer]
     ) -> None:
-        """After an internal error, put the previous configuration into effect again, like any other.
+        """Put the previous configuration into effect again after an internal error.
 
-        An error here is raised: the agent must not continue with half of each configuration.
+        This works like a reload. Its errors end the agent, which must not continue with parts of both configurations.
         """
         service = self._service
         log.error("reload: internal error while applying it; restoring the previous configuration")

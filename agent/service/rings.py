@@ -1,8 +1,8 @@
-"""The ring files of this boot: the one in use, and older ones until everything in them is sealed.
+"""The ring files of this boot: the one in use, and older ones that are not completely sealed yet.
 
-A ring cannot grow. If a reload needs a larger one, a second file is made beside it (``ring.BOOT.2``); each device
-continues there between two ticks, and the first file is removed once its records are sealed. A kill leaves both, and
-the next start seals them in this order.
+A ring cannot grow. If a reload needs a larger ring, it creates a second file (``ring.BOOT.2``). Each device moves to it
+between two ticks, and the first file is removed when its records are sealed. If the agent is killed before that, both
+files stay, and the next start seals them in their order.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from ext.ring import Ring
 
 @dataclass(frozen=True, slots=True)
 class RingFile:
-    """An open ring that this agent writes."""
+    """An open ring to which this agent writes."""
 
     ring: Ring
     path: Path
 
     @property
     def size_bytes(self) -> int:
-        """Size without the header."""
+        """The size of the ring without its header."""
         return self.ring.slots * SLOT_BYTES
 
 
 class RingFiles:
-    """Makes, keeps and removes ring files. Only the loop touches it."""
+    """Creates and removes ring files. Used only in the loop."""
 
     def __init__(self, runtime_dir: Path, boot: str) -> None:
         self._runtime_dir, self._boot = runtime_dir, boot
         self._count = 0
-        self._files: list[RingFile] = []  # the last one is in use
+        self._files: list[RingFile] = []  # the last file is in use
 
     @property
     def current(self) -> RingFile:
@@ -49,11 +49,11 @@ class RingFiles:
 
     @property
     def changing(self) -> bool:
-        """True while an older ring is not sealed yet."""
+        """True while an older ring is not completely sealed."""
         return len(self._files) > 1
 
     def create(self, size_bytes: int, table_hash: bytes) -> RingFile:
-        """A new ring, not in use yet.
+        """Create a ring, which is not in use yet. ``table_hash``: see ``tables_hash``.
 
         Raises:
             GatewayError: not enough space.
@@ -63,7 +63,7 @@ class RingFiles:
         return self._create(name, size_bytes, table_hash)
 
     def scratch(self) -> Ring:
-        """The smallest ring, without a file, for drivers that are made before the size of the real one is known.
+        """Create the smallest ring, without a file, for drivers that are needed to compute the size of the real ring.
 
         Raises:
             GatewayError: not enough space.
@@ -84,11 +84,11 @@ class RingFiles:
         return RingFile(ring, path)
 
     def use(self, file: RingFile) -> None:
-        """Put a ring into use; older ones stay until they are sealed."""
+        """Use this ring from now on. Older rings stay until they are sealed."""
         self._files.append(file)
 
     def remove_sealed(self, in_use: Collection[Ring]) -> bool:
-        """Remove older rings that nothing refers to any more. True if there was one."""
+        """Remove older rings that are not in ``in_use``. True if there was one."""
         gone = [file for file in self._files[:-1] if file.ring not in in_use]
         for file in gone:
             discard(file)
@@ -100,12 +100,12 @@ class RingFiles:
         return [file.ring.ring_id for file in self._files]
 
     def trim(self) -> None:
-        """Release the pages of the rings that this process has touched."""
+        """Release the memory pages of all rings; the files keep the contents."""
         for file in self._files:
             file.ring.trim()
 
     def close(self, sealed: bool) -> None:
-        """Close all rings. ``sealed``: everything in them is sealed, so the files are removed too."""
+        """Close all rings. ``sealed``: all records are sealed, so the files are removed too."""
         for file in self._files:
             file.ring.close()
             if sealed:
@@ -113,13 +113,13 @@ class RingFiles:
 
 
 def discard(file: RingFile) -> None:
-    """Close and remove an empty ring."""
+    """Close a ring and remove its file."""
     file.ring.close()
     file.path.unlink(missing_ok=True)
 
 
 def tables_hash(tables: Iterable[BirthTable]) -> bytes:
-    """SHA-256 of the tables that a ring begins with."""
+    """The SHA-256 hash of the first tables of a ring."""
     digest = hashlib.sha256()
     for table in tables:  # one at a time: the tables of 3,000 devices take 50 MB
         digest.update(table.encoded)

@@ -1,4 +1,4 @@
-"""The agent's directories: created if missing, and the lock that gives the runtime directory to one agent."""
+"""Creates the directories of the agent, and locks the runtime directory so that only one agent uses it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from drivers.files import is_locked, try_lock, write_atomic
 from drivers.model import GatewayError
 
 LOCK = "agent.lock"
-LAST_ERROR = "last-error"  # why the agent ended; for `status`
+LAST_ERROR = "last-error"  # file that states why the agent ended; `status` shows it
 PATHS = "Set another directory under [paths] in agent.toml"
-LOCK_WAIT_S = 0.5  # a tool that checks for a running agent holds the lock briefly
+LOCK_WAIT_S = 0.5  # a tool that checks whether an agent runs may hold the lock briefly
 
 
 @contextlib.contextmanager
 def instance_lock(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
-    """Lock the runtime directory: a second agent would mistake the live ring for one left by a dead agent.
+    """Lock the runtime directory. A second agent would take the ring in use for one that a dead agent has left.
 
-    Only the owner may open the state directory and the lock: with a lock that others can open, they could keep the
-    agent from starting.
+    Only the owner may open the state directory and the lock: other users who can open the lock could hold it, and
+    prevent the agent from starting.
 
     Raises:
         GatewayError: a directory cannot be created, or another agent runs there.
@@ -63,9 +63,9 @@ def make_folder(folder: Path, mode: int) -> None:
 
 
 def note_end(runtime_dir: Path, error: GatewayError, timezone: str) -> None:
-    """Record for `status` why the agent ended or could not start, and when, in the site's time.
+    """Write the file that tells `status` why and when (in the site's time) the agent ended or failed to start.
 
-    Does nothing beside the snapshot of another running agent.
+    Does nothing if there is a snapshot: another agent is running.
     """
     with contextlib.suppress(OSError):
         if not (runtime_dir / "snapshot.json").exists():
@@ -74,7 +74,7 @@ def note_end(runtime_dir: Path, error: GatewayError, timezone: str) -> None:
 
 
 def _remove_permissions(folder: Path, bits: int) -> None:
-    """Remove permissions from a directory of the agent's user."""
+    """Remove permission bits from a directory, if it belongs to the agent's user."""
     found = folder.stat()
     if found.st_uid == os.geteuid() and found.st_mode & bits:
         folder.chmod(stat.S_IMODE(found.st_mode) & ~bits)
@@ -91,7 +91,7 @@ def _locked(fd: int) -> bool:
 
 
 def is_agent_running(runtime_dir: Path) -> bool:
-    """True if an agent runs, starts or stops with this runtime directory. Callable by the agent's user and root.
+    """True if an agent is running, starting or stopping with this runtime directory. For root and the agent's user.
 
     Raises:
         GatewayError: the lock cannot be read.

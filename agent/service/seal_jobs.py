@@ -1,4 +1,4 @@
-"""Streams and the jobs that seal their readings into packs."""
+"""The streams of the running agent, and the jobs that seal their readings into packs."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from drivers.model import Reason
 from ext.ring import Ring
 
 SILENT_MS = 900_000  # a stream without readings is sealed at least this often
-LONG_MS = 3_600_000  # a longer stretch without records is stated at once instead of searched tick by tick
-OUT_OF_TURN_MS = 600_000
+LONG_MS = 3_600_000  # a longer time without records is stated as one gap, without a search tick by tick
+OUT_OF_TURN_MS = 600_000  # a tick may be answered this much later than newer ticks
 
 
 @dataclass(slots=True)
 class TableVersion:
-    """One version of a stream's point table, in use from ``start_ms`` on, and the ring of its records."""
+    """One version of a stream's point table, used from ``start_ms`` on, and its unsealed records."""
 
     ring: Ring
-    number: int  # in the ring; unique among all rings of this boot
+    number: int  # number of the table in the ring; unique among all rings of this boot
     table: BirthTable
     start_ms: int
-    positions: array[int] = field(default_factory=lambda: array("Q"))
+    positions: array[int] = field(default_factory=lambda: array("Q"))  # ring positions of the unsealed records
 
 
 @dataclass(slots=True)
 class SealSegment:
-    """What to seal under one version of the table; ``taken``: how many of the positions sealing consumed."""
+    """The records of one table version that a job seals. ``taken``: how many of the first positions were sealed."""
 
     ring: Ring
     number: int
@@ -46,7 +46,7 @@ class SealSegment:
 
 @dataclass(frozen=True, slots=True)
 class SealedSegment:
-    """The packs of one segment, and the ring records in them."""
+    """The packs of one segment, and the ring positions of their records."""
 
     stream: str
     ring: Ring
@@ -57,24 +57,30 @@ class SealedSegment:
 
 @dataclass(slots=True)
 class SealJob:
-    """Seals one stream up to ``to_ms``: made in the loop, sealed in the database thread, booked in the loop."""
+    """Seals one stream up to ``to_ms``.
+
+    The loop creates the job, the database thread seals it, and the loop applies the result (``Stream.done``).
+    """
 
     stream: Stream
     to_ms: int
     segments: list[SealSegment]
     events: list[tuple[int, Mapping[str, Any]]]
     unknown: Reason = Reason.STOPPED
-    start_ms: int | None = None  # for the first job of a boot: nothing is known up to here
-    step_ms: int | None = None  # the clock was set: after sealing, the stream continues from here
+    start_ms: int | None = None  # only in the first job of a boot: no agent ran before this time
+    step_ms: int | None = None  # after a clock step: the new time, at which the stream continues
     # results:
     packs: list[SealedPack] = field(default_factory=list)
     sealed: list[SealedSegment] = field(default_factory=list)
-    losses: Sequence[LossNote] = ()  # stated by the first pack
+    losses: Sequence[LossNote] = ()  # losses that the first pack states
     quiet: bool = False
     _mark: Savepoint | None = None
 
     def seal(self, clock: Mapping[str, Any], losses: Sequence[LossNote] = ()) -> None:
-        """Make the packs, table by table, any downtime first. In the database thread."""
+        """Make the packs, table by table. A downtime before the first table comes first.
+
+        Called in the database thread.
+        """
         packer = self.stream.packer
         self._mark, self.losses = packer.savepoint(), losses
         events = [*(loss_event(note) for note in losses), *(event for _, event in self.events)]
@@ -87,14 +93,14 @@ class SealJob:
                 if packer.from_ms > self.start_ms:  # the clock was set back while the agent was stopped
                     events.insert(0, packer.step(self.start_ms))
                 elif packer.from_ms < self.start_ms:
-                    # no agent ran before this boot, whatever prevents sealing now
+                    # the reason of this gap does not depend on what prevents sealing now
                     packs += packer.absent(ring, self.start_ms, Reason.STOPPED, clock, events)
                     events = []
                 self.start_ms = None
             held = segment.positions[:]
             is_long = segment.to_ms - packer.from_ms > LONG_MS
             empty_ms = _empty_until(ring, segment.positions, segment.to_ms) if is_long else packer.from_ms
-            if empty_ms - packer.from_ms > LONG_MS:  # sealing paused, and the ring was overwritten meanwhile
+            if empty_ms - packer.from_ms > LONG_MS:  # sealing was paused for long, and old records were overwritten
                 overwritten = bool(segment.positions) and segment.positions[0] < ring.tail
                 reason = Reason.RING if overwritten and self.unknown is Reason.STOPPED else self.unknown
                 packs += packer.absent(ring, empty_ms, reason, clock, events)
@@ -110,13 +116,13 @@ class SealJob:
         self.quiet = packer.quiet
 
     def undo(self) -> None:
-        """Restore the packer: the packs could not be signed or committed."""
+        """Restore the packer, because the packs could not be signed or committed."""
         if self._mark is not None:
             self.stream.packer.restore(self._mark)
 
 
 class Stream:
-    """One stream in the running agent. Only the loop touches it; its packer belongs to the database thread."""
+    """One stream of the running agent. Used only in the loop, except its packer, which the database thread uses."""
 
     def __init__(self, name: str, packer: Packer, start_ms: int) -> None:
         self.name = name
@@ -126,32 +132,36 @@ class Stream:
         self.sealed_ms = start_ms
         self.start_ms: int | None = start_ms
         self.sealing = False  # a job is in the database thread
-        self.quiet = False  # the last pack held no reading ...
-        self.news = False  # ... and something was read that is not sealed yet
-        self.newest_visits: dict[int, Sequence[int]] = {}  # positions, by their number: a visit for more paces has more
-        self._newest_answer = (0, -1)  # table number and position of what was read last
-        self.readings = 0  # sealed since the start
+        self.quiet = False  # the last pack held no reading
+        self.news = False  # there are new readings, or a loss, that no pack has yet
+        # ring positions of the newest visits, by number of positions: visits for other paces have another number
+        self.newest_visits: dict[int, Sequence[int]] = {}
+        self._newest_answer = (0, -1)  # table number and ring position of the newest reading
+        self.readings = 0  # readings sealed since the start
         self.gap_readings = 0
         self.packs = 0
         self.recent = RecentReadings(start_ms)
 
     @property
     def table_version(self) -> TableVersion:
-        """The version in which readings are recorded now."""
+        """The table version in use now."""
         return self.table_versions[-1]
 
     def switch_table(self, number: int, table: BirthTable, start_ms: int, ring: Ring | None = None) -> None:
-        """Record under another point table from the tick ``start_ms`` on, and into another ring if one is given."""
+        """Use another point table from tick ``start_ms`` on, and another ring if one is given."""
         versions = self.table_versions
         ring = ring or self.table_version.ring
         if versions and self.start_ms is not None and not self.sealing and not any(v.positions for v in versions):
-            # nothing is recorded and no birth is out yet: the newer table applies from the start
+            # there is no record and no birth yet, so the new table replaces the old one from the start
             versions.clear()
             start_ms = self.start_ms
         versions.append(TableVersion(ring, number, table, start_ms))
 
     def begin_at(self, start_ms: int) -> bool:
-        """Begin at this time: before it the agent was starting. False: something is already recorded or sealed."""
+        """Let the stream begin at this time, because the agent was still starting before.
+
+        False: too late, because something is already recorded or sealed.
+        """
         if self.start_ms is None or self.sealing or any(version.positions for version in self.table_versions):
             return False
         self.packer.begin_at(start_ms)
@@ -160,7 +170,7 @@ class Stream:
         return True
 
     def record(self, number: int, positions: Sequence[int], answered: bool) -> None:
-        """Add positions that a poll wrote for table ``number``."""
+        """Add the ring positions that a poll has written for table ``number``."""
         if answered and positions:
             self.news, self._newest_answer = True, (number, positions[-1])
             self.newest_visits[len(positions)] = positions
@@ -170,7 +180,7 @@ class Stream:
                 return
 
     def drop_overwritten(self) -> None:
-        """Forget positions that the ring has overwritten: their number must not grow, however long sealing pauses."""
+        """Forget the positions of overwritten records, so that the list stays bounded while sealing is paused."""
         if not self.sealing:
             for version in self.table_versions:
                 del version.positions[: bisect_left(version.positions, version.ring.tail)]
@@ -182,13 +192,13 @@ class Stream:
         reason: Reason,
         not_asked: Callable[[int, int], int] = lambda from_ms, to_ms: 0,
     ) -> dict[str, Any] | None:
-        """Outcome of readings due in the last minutes, for the snapshot.
+        """How many of the readings due in the last minutes exist, for the snapshot. None: none was due yet.
 
         Args:
-            settled_ms: every due tick before this is answered or a gap.
-            reason: why nothing is answered now, if the stream is silent.
-            not_asked: how many readings between two times are ``absent`` because of a silence; the others are absent
-                because the device does not have them.
+            settled_ms: every due tick before this time is answered or a gap.
+            reason: the gap reason for readings of a silent stream that are not sealed yet.
+            not_asked: returns how many readings between two times are ``absent`` because the device was silent and was
+                not queried. Other readings are ``absent`` because the device does not have them.
         """
         points, silent, begin_ms = self.table_version.table.points, dict[int, int](), 0
         if self.quiet and not self.news:
@@ -197,26 +207,29 @@ class Stream:
                 silent = {int(reason): due}
         facts = self.recent.facts(now_ms, points.shortest_ms, silent, self.sealed_ms)
         if facts is not None:
-            told_ms = begin_ms if silent else now_ms  # ``silent`` has everything due later
+            told_ms = begin_ms if silent else now_ms  # ``silent`` contains the readings due later
             unasked = silent.get(Reason.ABSENT, 0) + not_asked(int(facts["from"] * 1000), told_ms)
             facts["not_asked"] = min(unasked, facts["missing"].get("absent", 0))
         return facts
 
     def oldest(self, ring: Ring) -> int | None:
-        """Position of the oldest unsealed record in a ring."""
+        """The ring position of the oldest unsealed record in a ring; None: there is none."""
         for version in self.table_versions:
             if version.ring is ring and version.positions:
                 return version.positions[0]
         return None
 
     def due(self, to_ms: int) -> bool:
-        """True if the stream should be sealed up to ``to_ms``. A silent stream waits for the long interval."""
+        """True if the stream should be sealed up to ``to_ms``. A silent stream is sealed only every 15 minutes."""
         if self.start_ms is not None or self.events or not self.quiet:
             return True
         return self.news or to_ms - self.sealed_ms >= SILENT_MS
 
     def job(self, to_ms: int, unknown: Reason = Reason.STOPPED) -> SealJob:
-        """What to seal now. The positions are copies: the loop keeps appending to its own."""
+        """Create the job that seals the stream up to ``to_ms``.
+
+        It gets copies of the positions, as the loop adds more.
+        """
         self.sealing = True
         segments = []
         versions = list(self.table_versions)
@@ -230,11 +243,11 @@ class Stream:
         return SealJob(self, to_ms, segments, events, unknown, self.start_ms)
 
     def done(self, job: SealJob) -> None:
-        """The job is committed: count its packs and forget what it sealed."""
+        """Apply a committed job: count its packs, and forget the sealed positions and events."""
         self.sealing = False
         self.sealed_ms = job.step_ms if job.step_ms is not None else job.to_ms
         for pack in job.packs:
-            if pack.tally and (self.start_ms is None or pack.to_ms > self.start_ms):  # skip the time before this start
+            if pack.tally and (self.start_ms is None or pack.to_ms > self.start_ms):  # not the downtime
                 self.recent.add(pack.from_ms, pack.to_ms, pack.tally, self.table_version.table.points.shortest_ms)
         self.start_ms = None
         self.quiet = job.quiet
@@ -247,7 +260,7 @@ class Stream:
             del version.positions[: segment.taken]
         while len(self.table_versions) > 1 and self.table_versions[1].start_ms <= job.to_ms:
             self.table_versions.popleft()
-        # the answer at the boundary itself came before the pack was sealed but is not in it
+        # an answer at the boundary itself may be older than the pack, but belongs to the next one
         number, position = self._newest_answer
         self.news = any(
             version.number == number and version.positions and version.positions[-1] >= position
@@ -256,7 +269,7 @@ class Stream:
 
 
 def loss_event(note: LossNote) -> dict[str, Any]:
-    """The event by which a stream states that some of its packs were dropped."""
+    """The event that states in a stream that some of its packs were dropped."""
     return {
         "boot": note.boot,
         "event": "loss",
@@ -271,7 +284,10 @@ def loss_event(note: LossNote) -> dict[str, Any]:
 
 
 def _empty_until(ring: Ring, positions: Sequence[int], to_ms: int) -> int:
-    """A time before which the ring holds none of these records, with a margin for ticks answered out of turn."""
+    """A time in UTC ms before which the ring has no unsealed record of these positions.
+
+    It has a margin, because an old tick may be answered after newer ones.
+    """
     at = bisect_left(positions, ring.tail)
     if at == len(positions):
         return to_ms

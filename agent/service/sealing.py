@@ -1,4 +1,4 @@
-"""The seal scheduler: first packs right after the first readings, then each stream at every pack boundary."""
+"""The seal scheduler: seals each stream right after its first readings, and then at every pack boundary."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from drivers.model import Reason
 from ext.ring import Ring
 
 log = logging.getLogger("meterhouse")
-FIRST_STREAMS = 100  # first packs made at once: devices identified meanwhile wait for the database thread
+FIRST_STREAMS = 100  # first packs per call: identity checks must wait for the database thread meanwhile
 FIRST_SEAL_S = 1.5  # the first pack of a stream waits at most this long for its first tick
-TURN_MS = 5_000  # at least one turn of the loop in this time, even if packs are sealed every 15 minutes
-BURST_MS = 250  # sealing waits at most this long for answers of the boundary's own tick
-LOOK_MS = 10  # interval of that check; by the first one the polls have begun
+TURN_MS = 5_000  # maximum time between two turns of ``run``, even if packs are sealed every 15 minutes
+BURST_MS = 250  # at a boundary, sealing waits at most this long for the answers of the tick at the boundary
+LOOK_MS = 10  # interval of the checks for these answers; by the first check, the polls have begun
 ALL_SETTLED = 1 << 62
 AHEAD_S = 0.25  # interval of the check for a half-full ring
 RETRY_S = 5.0  # while the store cannot commit, sealing ahead waits this long between tries
@@ -41,47 +41,47 @@ def pack_clock() -> dict[str, Any]:
 
 
 class SealScheduler:
-    """Decides when streams are sealed and books the results. Only the loop touches it."""
+    """Decides when to seal streams, and applies the results to them. Used only in the loop."""
 
     def __init__(self, db_thread: DatabaseThread, clock: SteadyClock, every_ms: int) -> None:
         self._db_thread, self._clock = db_thread, clock
-        self.every_ms = every_ms  # may change; takes effect at the next boundary
+        self.every_ms = every_ms  # pack interval; a change takes effect at the next boundary
         self._lock = asyncio.Lock()
         self._gateway: Stream | None = None
         self._polls: dict[str, DevicePoll] = {}
-        self._unsealed_first: dict[str, None] = {}  # streams without a pack of this run
+        self._unsealed_first: dict[str, None] = {}  # names of streams that have no pack of this run yet
         self.streams: dict[str, Stream] = {}
-        self.removed: list[tuple[Stream, int]] = []  # to be sealed a last time, up to this time
+        self.removed: list[tuple[Stream, int]] = []  # (stream, end): must still be sealed up to the end
         self.on_turn: Callable[[], Awaitable[None]] = _noop  # awaited at each turn of ``run``
-        self.trouble: str | None = None  # why nothing can be sealed now
-        self._gap_reason = Reason.STOPPED  # for readings overwritten meanwhile
-        self._unsealed: tuple[Ring, int] | None = None  # every record before this position of the ring is sealed
-        self._ahead_s = 0.0  # loop time of the next attempt at sealing ahead
+        self.trouble: str | None = None  # why nothing can be sealed now; None: sealing works
+        self._gap_reason = Reason.STOPPED  # for readings that are overwritten while sealing is paused
+        self._unsealed: tuple[Ring, int] | None = None  # (ring, position): all older records are sealed
+        self._ahead_s = 0.0  # loop time of the next try to seal ahead after a failure
 
     def open(self, gateway: Stream) -> None:
-        """Begin; ``gateway`` receives the events of the gateway itself."""
+        """Begin with the stream ``gateway``, which receives the events of the gateway itself."""
         self._gateway = gateway
         self.streams[gateway.name] = gateway
 
     def add(self, stream: Stream, poll: DevicePoll) -> None:
-        """Seal this stream too, as far as ``poll`` has settled its ticks."""
+        """Seal this stream from now on. ``poll`` tells up to which time its ticks are settled."""
         self.streams[stream.name] = stream
         self._polls[stream.name] = poll
         self._unsealed_first[stream.name] = None
 
     def remove(self, stream: Stream, end_ms: int) -> None:
-        """End a stream: it is sealed up to ``end_ms`` with the next packs, then forgotten."""
+        """End a stream. The next sealing seals it up to ``end_ms`` and then forgets it."""
         del self.streams[stream.name], self._polls[stream.name]
         self._unsealed_first.pop(stream.name, None)
         self.removed.append((stream, end_ms))
 
     def rings(self) -> set[Ring]:
-        """Rings with unsealed records, or to which a stream still writes."""
+        """The rings that have unsealed records, or to which a stream still writes."""
         streams = [*self.streams.values(), *(stream for stream, _ in self.removed)]
         return {version.ring for stream in streams for version in stream.table_versions}
 
     def add_event(self, stream: Stream, event: Mapping[str, Any]) -> None:
-        """Add an event to a stream: to the ring, so that it survives a kill, and to the next pack."""
+        """Add an event to the next pack of a stream, and to the ring, so that the event survives a kill."""
         now_ms, version = self._clock.now_ms(), stream.table_version
         event = {"t": seconds(now_ms), **event}
         version.ring.append_event(version.number, now_ms * 1_000_000, time.monotonic_ns(), json.dumps(event).encode())
@@ -93,13 +93,16 @@ class SealScheduler:
             self.add_event(self._gateway, event)
 
     def loss_pending(self, names: Collection[str]) -> None:
-        """Note streams that must state a loss, so that their next pack does not wait."""
+        """Let streams that must state a loss be sealed at the next boundary, even if they are silent."""
         for name in names:
             if name in self.streams:
                 self.streams[name].news = True
 
     def set_trouble(self, text: str | None, gap_reason: Reason = Reason.DISK) -> None:
-        """Set why sealing is impossible: the store cannot commit or the key cannot sign. None: possible again."""
+        """Record why sealing is impossible: the store cannot commit, or the key cannot sign.
+
+        None: it is possible again.
+        """
         if text and not self.trouble:
             log.error("sealing paused: %s", text)
         elif self.trouble and not text:
@@ -121,7 +124,7 @@ class SealScheduler:
                 await self._flush_removed()
             leaving = {
                 stream.name for stream, _ in self.removed
-            }  # a device that was added again waits for its old stream to be sealed
+            }  # a device that was removed and added again must wait until its old stream is sealed
             waiting = [
                 s for s in self.streams.values()
                 if s.sealed_ms < boundary and s.due(boundary) and s.name not in leaving
@@ -134,11 +137,11 @@ class SealScheduler:
                 await self._wait(min(0.25, every / 4000))
                 continue
             done_ms = boundary
-            wait_ms = done_ms + every + LOOK_MS - self._clock.now_ms()  # far too long just after the clock was set back
+            wait_ms = done_ms + every + LOOK_MS - self._clock.now_ms()  # very long if the clock was just set back
             await self._wait(max(10, min(wait_ms, every, TURN_MS)) / 1000)
 
     async def _wait(self, seconds: float) -> None:
-        """Wait for the next turn; meanwhile seal first packs, and streams that fill the ring."""
+        """Wait. Meanwhile seal the first packs of devices, and streams that need space in the ring."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while (left := end - loop.time()) > 0:
@@ -154,10 +157,10 @@ class SealScheduler:
                 return
 
     async def seal_ahead(self) -> None:
-        """Seal streams whose oldest record lies half a ring back, without waiting for the pack boundary.
+        """Seal streams whose oldest unsealed record is half a ring old, without waiting for the pack boundary.
 
-        This lets a stalled store catch up before the ring is full, prevents losses if the ring is small for the
-        interval, and keeps the gap reasons of a silent stream.
+        A stalled store can then catch up before the ring is full, and a ring that is small for the pack interval loses
+        nothing. It also saves the gap reasons of a silent stream before they are overwritten.
         """
         loop = asyncio.get_running_loop()
         if self.trouble and loop.time() < self._ahead_s:
@@ -179,14 +182,14 @@ class SealScheduler:
         return [self.streams[name] for name, position in oldest.items() if head - position >= half]
 
     def paused(self) -> asyncio.Lock:
-        """``async with``: no sealing meanwhile; readings wait in the ring."""
+        """A lock that pauses sealing while it is held (``async with``). Readings wait in the ring."""
         return self._lock
 
     async def cut(self, old_ms: int, new_ms: int) -> bool:
-        """After a clock step, seal everything up to the old time; the next packs begin at the new one.
+        """After a clock step, seal all streams up to the old time. Their next packs begin at the new time.
 
-        False if the store could not commit: then no stream takes the step, and all continue at the old time. A stream
-        that took it alone would be sealed up to the old time twice.
+        False if the store could not commit: then all streams continue at the old time. If only some streams took the
+        step, the next try would seal these up to the old time twice.
         """
         await self._flush_removed()
         async with self._lock:
@@ -199,7 +202,7 @@ class SealScheduler:
             return await self._carry_out(jobs, whole=True)
 
     async def close(self) -> bool:
-        """Seal everything at the end of the run. True if nothing is left unsealed."""
+        """Seal everything at the end of the run. True if no record stays unsealed."""
         if self._gateway is None:
             return False
         self.add_event(self._gateway, {"event": "stop"})
@@ -215,7 +218,10 @@ class SealScheduler:
         return done
 
     async def _seal_first_round(self) -> None:
-        """Seal each stream right after its first readings: all at once, or a few times a second while others wait."""
+        """Seal each stream right after its first readings, for ``FIRST_SEAL_S`` at most.
+
+        All streams are sealed in one call if they are ready at the same time; else there are a few calls per second.
+        """
         loop = asyncio.get_running_loop()
         end, next_s = loop.time() + FIRST_SEAL_S, loop.time() + AHEAD_S
         without_polls = [stream for name, stream in self.streams.items() if name not in self._polls]
@@ -229,10 +235,10 @@ class SealScheduler:
         await self.seal(self._clock.now_ms(), [*without_polls, *self._ready_first()])
 
     def _ready_first(self, patient: bool = False) -> list[Stream]:
-        """Streams without a pack of this run whose first readings are there, or not due yet.
+        """Streams without a pack of this run that can be sealed: their first tick is settled, or not due yet.
 
         Args:
-            patient: also wait for readings that are not due yet.
+            patient: leave out streams whose first tick is not due yet.
         """
         now_ms, ready = self._clock.now_ms(), []
         leaving = {stream.name for stream, _ in self.removed}
@@ -247,7 +253,7 @@ class SealScheduler:
         return ready[:FIRST_STREAMS]
 
     async def wait_for_burst(self, longest_s: float) -> None:
-        """Let current polls finish first: sealing at the same time would delay both."""
+        """Wait until current polls have ended, at most ``longest_s``: sealing at the same time would delay both."""
         loop = asyncio.get_running_loop()
         end = loop.time() + longest_s
         busy = [poll for poll in self._polls.values() if not poll.idle]
@@ -260,15 +266,15 @@ class SealScheduler:
         return poll.settled_ms if poll else ALL_SETTLED
 
     def _asked_ms(self, stream: Stream) -> int:
-        """All polled ticks and all events are before this time."""
+        """A time in UTC ms that is after all polled ticks and all events of the stream."""
         poll = self._polls.get(stream.name)
         return max(poll.settled_ms, poll.asked_ms + 1) if poll and not stream.events else ALL_SETTLED
 
     async def seal(self, to_ms: int, streams: Sequence[Stream], ended: bool = False) -> bool:
-        """Seal and commit these streams, each as far as it is settled. False if the store could not commit.
+        """Seal and commit these streams, each up to its last settled tick. False if the store could not commit.
 
-        ``ended``: polling has stopped, and nothing may be left over. On an overloaded line, ticks older than the last
-        answer may still be pending; they become gaps.
+        ``ended``: polling has stopped, so all records must be sealed. On an overloaded line, ticks that are older than
+        the last answer may still be pending; they become gaps.
         """
         async with self._lock:
             to_ms = min(to_ms, self._clock.now_ms() + 1)  # the clock may have been set back meanwhile
@@ -277,14 +283,17 @@ class SealScheduler:
             for stream in streams:
                 poll = None if ended or stream.start_ms is None else self._polls.get(stream.name)
                 if poll is not None and poll.awaits_first_record(now_ms):
-                    continue  # the start of its first pack is not certain yet
+                    continue  # its first pack may still begin at a later tick
                 end = min(to_ms, self._asked_ms(stream) if ended else self._settled_ms(stream))
                 if end >= stream.sealed_ms or stream.start_ms is not None:
                     jobs.append(stream.job(end, unknown))
             return await self._carry_out(jobs)
 
     async def _flush_removed(self) -> bool:
-        """Seal removed streams a last time. False if the store could not commit; the next turn tries again."""
+        """Seal removed streams for the last time.
+
+        False if the store could not commit; the next turn then tries again.
+        """
         async with self._lock:
             for stream, end_ms in list(self.removed):
                 if not await self._carry_out([stream.job(max(end_ms, stream.sealed_ms))]):
@@ -293,7 +302,10 @@ class SealScheduler:
         return True
 
     async def _carry_out(self, jobs: Sequence[SealJob], whole: bool = False) -> bool:
-        """Run jobs and book the outcome, even if cancelled: the database thread continues anyway."""
+        """Run jobs and apply their results to the streams. True if all jobs are committed.
+
+        Does this even if cancelled, because the database thread continues anyway.
+        """
         work = asyncio.ensure_future(self._db_thread.seal(jobs, whole))
         cancelled = await _to_its_end(work)
         done = work.result()
@@ -309,7 +321,7 @@ class SealScheduler:
 
 
 async def _to_its_end(work: asyncio.Future[Any]) -> bool:
-    """Wait until ``work`` is done, even if cancelled. True if cancelled meanwhile."""
+    """Wait until ``work`` is done, even if this task is cancelled. True if it was cancelled."""
     cancelled = False
     while not work.done():
         try:
@@ -320,4 +332,4 @@ async def _to_its_end(work: asyncio.Future[Any]) -> bool:
 
 
 async def _noop() -> None:
-    """The default of ``on_turn``."""
+    """The default of ``on_turn``: does nothing."""

@@ -1,7 +1,7 @@
-"""The active signing key, and the watcher of its file: a successor key is activated without a restart.
+"""The active signing key, and the watcher of its file, which activates a successor key without a restart.
 
-The switch happens in the database thread between two rounds of sealing, so that all streams change keys at the same
-round. The records of the new key are committed and published before its first pack.
+The database thread switches keys between two calls that seal, so that all streams change keys at the same boundary. The
+records of the new key are committed and published before its first pack.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from agent.store import Store
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse")
-LOOK_S = 2.0  # between checks of the key file; each costs one stat
+LOOK_S = 2.0  # interval of the checks of the key file; a check is one stat call
 
 
 class ActiveKey:
-    """The key that signs now. Only the database thread signs with it and changes it."""
+    """The key in use. Only the database thread signs with it, and only this thread changes it."""
 
     def __init__(self, signer: Signer, gateway: str) -> None:
         self.signer, self._gateway = signer, gateway
         self._sign = signer.signer(TYP_PACK)
-        self.records = b""  # the ``keys`` object whose last record is this key
+        self.records = b""  # the ``keys`` object, whose last record is of this key
 
     def sign(self, payload: bytes) -> str:
-        """Sign a pack."""
+        """Sign the payload of a pack. Returns a detached JWS."""
         return self._sign(payload)
 
     def activate(self, store: Store, signer: Signer | None = None) -> bytes:
-        """Record a key and sign with it from now on; by default the key that was given at the start.
+        """Store the records of a key, and sign with it from now on. ``signer`` None: the key given to ``__init__``.
 
         Returns:
-            The ``keys`` object to publish; the bytes change only with the key.
+            The ``keys`` object to publish. Its bytes change only if the key changes.
 
         Raises:
-            KeyFileError: the key is not a successor of the previous one; then nothing has changed.
+            KeyFileError: the key is not a successor of the previous key; nothing has changed.
         """
         signer = signer or self.signer
         data = self.records_of(store, signer)
@@ -53,20 +53,20 @@ class ActiveKey:
         return data
 
     def records_of(self, store: Store, signer: Signer) -> bytes:
-        """The ``keys`` object that ends with this key. Raises KeyFileError unless it succeeds the previous key."""
+        """The ``keys`` object that ends with this key. Raises KeyFileError if the key is not a valid successor."""
         while (kept := store.keys.newest()) is not None and not is_sound(kept[1]):
             log.error("the key records with counter %d in the store do not match their signature; dropped", kept[0])
             store.keys.delete(kept[0])
         return current_records(signer, self._gateway, kept[1] if kept else None)
 
     def switch(self, signer: Signer, records: bytes) -> None:
-        """Sign with this key from now on; its records are already durable."""
+        """Sign with this key from now on. Its records must be durable."""
         self.signer, self._sign, self.records = signer, signer.signer(TYP_PACK), records
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedKey:
-    """A key file and its content. ``signer`` None: the active key; else a successor with its ``records``."""
+    """A key file and its key. ``signer``: the key if it is a successor, with its ``records``; None: the active key."""
 
     path: Path
     stamp: tuple[int, int, int] | None
@@ -75,18 +75,18 @@ class PreparedKey:
 
     @property
     def counter(self) -> int:
-        """The counter of its records."""
+        """The counter of the key records."""
         return int(json.loads(self.records)["counter"])
 
 
 class KeyFileWatcher:
-    """Checks whether the key file changed. Only the loop touches it.
+    """Checks whether the key file has changed. Used only in the loop.
 
     Args:
         path: the configured key file.
         publish: called in the database thread with a new ``keys`` object, before anything is signed with its key.
         note: adds an event to the gateway's stream.
-        after: called after each change; makes a checkpoint that shows where the new key began.
+        after: called after each change of the key; it makes a checkpoint that shows where the new key began.
     """
 
     def __init__(
@@ -103,30 +103,30 @@ class KeyFileWatcher:
         self._stamp = _stamp(path)
         self._lock = asyncio.Lock()
         self._trouble, self._missing = "", False
-        self.last_unused_hold_s = -math.inf  # monotonic time when a tool last paused sealing without making a new key
+        self.last_unused_hold_s = -math.inf  # monotonic time when a tool last paused sealing but made no key
 
     @property
     def kid(self) -> str:
-        """Thumbprint of the key that signs now."""
+        """The thumbprint of the key in use."""
         return self._active_key.signer.kid
 
     @property
     def trouble(self) -> str:
-        """Why the next start could not use the key file; "" if it could."""
+        """Why a restart could not use the key file; "" if it could."""
         return self._trouble or (f"{self.path}: the key file is missing" if self._missing else "")
 
     async def run(self) -> None:
-        """Check until cancelled."""
+        """Check the file every two seconds, until cancelled."""
         while True:
             await self.check()
             await asyncio.sleep(LOOK_S)
 
     def locked(self) -> asyncio.Lock:
-        """``async with``: meanwhile only ``activate`` changes the key."""
+        """A lock. While it is held (``async with``), only ``activate`` can change the key."""
         return self._lock
 
     async def prepare(self, path: Path) -> PreparedKey:
-        """The key in this file, ready to be activated. Raises GatewayError."""
+        """Load the key in a file, for ``activate``. Raises GatewayError."""
         stamp = _stamp(path)
         signer = await asyncio.to_thread(load_key, path)  # a token may be slow
         if signer.kid == self.kid:
@@ -135,7 +135,7 @@ class KeyFileWatcher:
         return PreparedKey(path, stamp, signer, records)
 
     async def activate(self, key: PreparedKey) -> None:
-        """Sign with a prepared key whose records are durable; call ``announce`` afterwards."""
+        """Sign with a prepared key from now on. Its records must be durable. Call ``announce`` afterwards."""
 
         def switch(store: Store) -> None:
             if key.signer is not None:
@@ -146,7 +146,7 @@ class KeyFileWatcher:
         self.path, self._stamp, self._trouble = key.path, key.stamp, ""
 
     async def check(self) -> None:
-        """Activate the key in the file if it changed. On an error the active key stays in use."""
+        """Activate the key in the file if the file has changed. After an error the active key stays in use."""
         async with self._lock:
             stamp = _stamp(self.path)
             if stamp is None:
@@ -178,7 +178,10 @@ class KeyFileWatcher:
         await self.announce(before)
 
     async def announce(self, before: str) -> None:
-        """Log and record a change from the key with this thumbprint; does nothing if it is the same."""
+        """Log and record the change of key.
+
+        ``before``: thumbprint of the previous key; if it is the same, do nothing.
+        """
         if self.kid == before:
             return
         counter = json.loads(self._active_key.records)["counter"]
@@ -188,7 +191,7 @@ class KeyFileWatcher:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """A value that changes with the file; None if there is no file."""
+    """A value that changes if the file changes. None: the file does not exist."""
     try:
         found = os.stat(path)
     except OSError:

@@ -1,7 +1,7 @@
-"""The status of the agent for local tools: ``snapshot.json``, and the same numbers as Prometheus metrics.
+"""Writes the status of the agent for local tools: ``snapshot.json``, and the same numbers as Prometheus metrics.
 
-Metrics are in the text format of node_exporter's textfile collector; no socket is opened. Their names follow the
-conventions of Prometheus: base units, ``_total`` for counters, labels for several of a kind.
+The metrics are a file in the text format of node_exporter's textfile collector; no socket is opened. Their names follow
+the conventions of Prometheus: base units, ``_total`` for counters, and labels to tell similar objects apart.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 METRICS_EVERY_S = 10.0
-JUMP_SHOWN_MS = 86_400_000
-FUTURE_MS = 60_000  # packs that end this far in the future were sealed under another clock
+JUMP_SHOWN_MS = 86_400_000  # a jump of a counter is shown for this long
+FUTURE_MS = 60_000  # if packs end this far in the future, the clock was different when they were sealed
 
 
 class StatusFile:
-    """Writes ``snapshot.json`` in the runtime directory; mode 0640, like the ring."""
+    """Writes ``snapshot.json`` and the metrics into the runtime directory, with mode 0640, like the ring."""
 
     def __init__(self, config: Config, boot: str) -> None:
         self._path = config.snapshot_path
@@ -54,7 +54,10 @@ class StatusFile:
         }
 
     def write(self, service: Service) -> None:
-        """Replace the file. The runtime directory is in memory, so this does not wear out a flash card."""
+        """Replace the file, and every ten seconds the metrics.
+
+        The directory is in memory, so no flash card wears out.
+        """
         versions = [(stream.name, s) for stream in service.sealing.streams.values() for s in stream.table_versions]
         if (numbers := tuple(version.number for _, version in versions)) != self._named:
             self._named, self._tables = numbers, point_tables(versions)
@@ -67,13 +70,13 @@ class StatusFile:
         write_atomic(self._path, f'{text[:-1]},"tables":{self._tables}}}'.encode(), 0o640)
 
     def remove(self) -> None:
-        """Remove the files at the end: tools must not show old values."""
+        """Remove the files at the end of the run, so that tools do not show old values."""
         self._path.unlink(missing_ok=True)
         self._metrics_path.unlink(missing_ok=True)
 
 
 def status(service: Service) -> dict[str, Any]:
-    """Devices, lines, uplinks, store and clock at this moment, as in ``snapshot.json``."""
+    """The current state of devices, lines, uplinks, store and clock, in the form of ``snapshot.json``."""
     clock, now_ms = ext.clock.state(), service.clock.now_ms()
     behind_ms = service.newest_stored_ms - now_ms
     return {
@@ -105,7 +108,7 @@ def _key_facts(service: Service) -> dict[str, Any]:
 
 
 def _uplink_facts(service: Service, uplink: Uplink) -> dict[str, Any]:
-    """``waiting`` includes the store's pending packs unless the uplink knows all of them."""
+    """``waiting``: unconfirmed packs, as the uplink counts them; as the store does if the uplink may not know all."""
     state = uplink.state()
     usage = service.watchdog.usage
     knows_all = state.connected and not (state.backfilling or state.silent_topics or state.set_aside or state.error)
@@ -121,7 +124,7 @@ def _uplink_facts(service: Service, uplink: Uplink) -> dict[str, Any]:
 
 
 def _store_facts(service: Service) -> dict[str, Any]:
-    """Sizes and backlog date from the last feed of the watchdog, a few seconds ago."""
+    """Facts about the store. Sizes and backlog are a few seconds old: the watchdog reads them when it is fed."""
     facts: dict[str, Any] = {"trouble": service.sealing.trouble, "path": str(service.config.store_path)}
     if (usage := service.watchdog.usage) is not None:
         facts |= {
@@ -156,13 +159,17 @@ def summary(service: Service) -> str:
 
 
 def point_tables(versions: Sequence[tuple[str, TableVersion]]) -> str:
-    """The point tables of the ring's records, as JSON; points already stated are the number of the first such table."""
-    first: dict[int, int] = {}  # the table that states the points
+    """The point tables of the records in the ring, as JSON, by number.
+
+    If an earlier table has the same points, ``points`` is the number of that table.
+    """
+    first: dict[int, int] = {}  # id of the points -> number of the table that states them
     rows = []
     for stream, version in versions:
         table = version.table.points
         if id(table) not in first:
-            marks = {"float": table.floats, "daily": table.daily}  # whose last digits are noise; which are old in days
+            # float: the last digits are noise; daily: values that are a day old are normal
+            marks = {"float": table.floats, "daily": table.daily}
             named = [
                 {"n": n, "u": unit, "kind": kind} | {mark: True for mark, names in marks.items() if n in names}
                 for n, unit, kind in table.names
@@ -213,7 +220,7 @@ def _device_facts(device: RunningDevice, now_ms: int, loaded_ms: int) -> dict[st
 
 
 def _jump_facts(device: RunningDevice, now_ms: int, loaded_ms: int) -> dict[str, Any] | None:
-    """A counter that goes on from another level: shown for a day, or until the next reload."""
+    """The last jump of a counter to another level. It is shown for a day, or until the next reload."""
     jump = getattr(device.poll.driver, "counter_jump", None)  # drivers of third parties may lack it
     if jump is None:
         return None
@@ -226,7 +233,7 @@ def _jump_facts(device: RunningDevice, now_ms: int, loaded_ms: int) -> dict[str,
 
 
 def _refused_points(device: RunningDevice) -> list[str]:
-    """Names of points that the device refuses every time, without optional ones."""
+    """The names of the points, except optional ones, that the device always answers with an exception."""
     points = device.poll.driver.spec.points
     lacking = getattr(device.poll.driver, "lacking", None)  # drivers of third parties may lack it
     if lacking is None:
@@ -235,7 +242,7 @@ def _refused_points(device: RunningDevice) -> list[str]:
 
 
 def _answer_facts(device: RunningDevice) -> dict[str, Any]:
-    """Answers of the last ten minutes. Bad ones count even if a retry succeeded and left no gap."""
+    """Counts of the answers in the last ten minutes. A bad answer counts even if a retry succeeded."""
     where = getattr(device.poll.driver, "where", "")  # drivers of third parties may lack it
     sound, broken, mismatches = device.line.stats.of_device(where).recent(time.monotonic_ns())
     count = sound + broken + mismatches
@@ -244,7 +251,7 @@ def _answer_facts(device: RunningDevice) -> dict[str, Any]:
 
 
 def _still_facts(device: RunningDevice, now_ms: int) -> dict[str, Any] | None:
-    """Values that are frozen but should not be: since when, how many, and whether all are zero."""
+    """Facts about values that should change but are frozen: since when, how many, and whether all are zero."""
     spec, version, stillness = device.poll.driver.spec, device.stream.table_version, device.stillness
     stillness.look(spec, version.ring, version.number, device.stream.newest_visits.values(), now_ms)
     may_rest = spec.night.is_dark(now_ms) if spec.night is not None else sleeps(device.config, device.profile)
@@ -281,7 +288,10 @@ LINE_ERRORS = ("timeouts", "broken", "mismatches", "exceptions", "stale", "forei
 
 
 class MetricFamily(NamedTuple):
-    """One metric: counters end in ``_total``. Samples without a value are left out."""
+    """One metric with its samples. The name of a counter ends in ``_total``.
+
+    Samples with the value None are left out.
+    """
 
     name: str
     help: str
@@ -289,7 +299,7 @@ class MetricFamily(NamedTuple):
 
 
 def metrics_text(facts: Mapping[str, Any]) -> str:
-    """The snapshot of the agent as metrics, ending in a newline."""
+    """Convert a snapshot to metrics. The text ends with a newline."""
     out: list[str] = []
     for name, words, samples in families(facts):
         lines = [
@@ -302,7 +312,7 @@ def metrics_text(facts: Mapping[str, Any]) -> str:
 
 
 def families(facts: Mapping[str, Any]) -> Iterable[MetricFamily]:
-    """All metrics."""
+    """All metrics of a snapshot."""
     config, store, clock = facts["config"], facts["store"], facts["clock"]
     who = {name: str(facts[name]) for name in ("site", "gateway", "version", "boot")}
     one: Labels = {}
@@ -323,13 +333,13 @@ def families(facts: Mapping[str, Any]) -> Iterable[MetricFamily]:
     )
     for key, words in (
         ("size_bytes", "Disk space used by the database, its WAL and the reserve file."),
-        ("limit_bytes", "Limit of that disk space."),
-        ("disk_free_bytes", "Free space on that disk."),
+        ("limit_bytes", "Maximum disk space for the database, its WAL and the reserve file."),
+        ("disk_free_bytes", "Free space on the disk of the database."),
     ):
         yield MetricFamily(f"store_{key}", words, [(one, store.get(key))])
     yield MetricFamily(
         "store_lost_packs_total",
-        "Packs dropped by the size cap before they were confirmed.",
+        "Packs lost before they were confirmed, for example dropped by the size cap.",
         [(one, store.get("lost_packs"))],
     )
     yield MetricFamily(
@@ -368,11 +378,11 @@ def _devices(devices: Mapping[str, Mapping[str, Any]]) -> Iterable[MetricFamily]
         ]
         yield MetricFamily(f"device_recent_{key}", words, counts)
     for name, key, words in (
-        ("device_last_answer_timestamp_seconds", "last_answer", "When it last answered, in seconds since the epoch."),
+        ("device_last_answer_timestamp_seconds", "last_answer", "Time of the last answer, in seconds since the epoch."),
         (
             "device_sealed_timestamp_seconds",
             "sealed_to",
-            "End of what is sealed and stored, in seconds since the epoch.",
+            "Time up to which readings are sealed and stored, in seconds since the epoch.",
         ),
         ("device_readings_total", "readings", "Readings sealed since the start."),
         ("device_gap_readings_total", "gap_readings", "Readings recorded as missing since the start."),
@@ -421,7 +431,7 @@ def _uplinks(uplinks: Mapping[str, Mapping[str, Any]], pending: Mapping[str, int
         (
             "uplink_refused_packs_total",
             "refused",
-            "Packs rejected by the broker, other than for lack of a subscriber.",
+            "Packs that the broker rejected, unless it had no subscriber for them.",
         ),
         ("uplink_connects_total", "connects", "Connections made."),
         ("uplink_sent_bytes_total", "sent_bytes", "Bytes of packs sent."),

@@ -1,7 +1,8 @@
-"""The store scrubber: checks the whole store once a day, in slices, and reports to log, status and events.
+"""The store scrubber: checks the whole store once a day, in slices. It reports to the log, the status and as events.
 
-The store drops packs that no longer match their signature, and states the loss if a destination waits for them. If
-the SQLite file itself is damaged, the agent ends; the next start sets the file aside and salvages what it can read.
+The store drops packs that do not match their signature any more, and states the loss if a destination has not confirmed
+them. If the SQLite file itself is damaged, the agent ends; the next start sets the file aside and salvages the packs
+that it can read.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from agent.store import Store, StoreDamaged
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse")
-FIRST_S = 300.0  # after the start, which is busy enough
+FIRST_S = 300.0  # the first check begins this long after the start, which is a busy time
 EVERY_MS = 86_400_000
-SHARE = 10  # scrubbing gets one tenth of the thread's time
-AGAIN_S = 600.0  # retry after a disk error
+SHARE = 10  # scrubbing gets one tenth of the database thread's time
+AGAIN_S = 600.0  # pause after a disk error
 
 
 class StoreScrubber:
-    """Owns no thread: each slice runs in the database thread.
+    """Checks the store. It has no thread of its own: each slice runs in the database thread.
 
     Args:
         note: adds an event to the gateway's stream.
@@ -41,12 +42,12 @@ class StoreScrubber:
     ) -> None:
         self._db_thread, self._note, self._first_s, self._wall_ms = db_thread, note, first_s, wall_ms
         self.warnings: list[str] = []
-        self.last_ms = 0  # when the last check ended
-        self.bad_packs = 0  # since the start
+        self.last_ms = 0  # end of the last check in UTC ms; 0: no check yet
+        self.bad_packs = 0  # bad packs found since the start
         self.under_way = False
 
     def facts(self) -> dict[str, Any]:
-        """For ``status``."""
+        """The findings for `status`."""
         return {
             "warnings": self.warnings,
             "inspected": self.last_ms / 1000 or None,
@@ -67,7 +68,7 @@ class StoreScrubber:
             self._note(aside)
         await asyncio.sleep(self._first_s)
         while True:
-            # a clock set back must not postpone it for more than a day
+            # if the clock was set back, the next check must still begin within a day
             wait_ms = min(max(self.last_ms + EVERY_MS - self._wall_ms(), 0), EVERY_MS) if self.last_ms else 0
             await asyncio.sleep(wait_ms / 1000)
             try:
@@ -75,12 +76,12 @@ class StoreScrubber:
             except StoreDamaged as error:
                 self._note({"event": "store_check", "found": error.what, "ok": False})
                 raise
-            except GatewayError as error:  # a disk error: sealing reports it too
+            except GatewayError as error:  # a disk error, which sealing reports too
                 log.warning("store check postponed: %s", error)
                 await asyncio.sleep(AGAIN_S)
 
     async def scrub(self) -> None:
-        """Check everything once. Raises GatewayError."""
+        """Check the whole store once. Raises GatewayError."""
         began, self.under_way = time.monotonic(), True
         try:
             inspection = await self._db_thread.call(lambda store: store.start_check(_checker(store)))
@@ -101,7 +102,7 @@ class StoreScrubber:
 
 
 def _aside(store: Store) -> dict[str, Any] | None:
-    """The event for a database that was found damaged at this start."""
+    """The event about a database that this start found damaged. None: it was not damaged."""
     if store.quarantine is None:
         return None
     return {
@@ -114,7 +115,7 @@ def _aside(store: Store) -> dict[str, Any] | None:
 
 
 def _checker(store: Store) -> Callable[[bytes], bool]:
-    """A test for a valid signature by one of our keys; packs of keys that are no longer known pass."""
+    """A function that returns True for a pack with a valid signature, or with a signature by an unknown (old) key."""
     from agent.verify.jws import TYP_PACK, check_signature, public_key
     from agent.verify.signed import cut_signature, signature_of
     from agent.verify.strict import Refused

@@ -1,8 +1,8 @@
-"""sd_notify messages, and the systemd watchdog: fed only while devices are polled and packs can be committed.
+"""Sends messages to systemd, and feeds its watchdog while devices are polled and the database thread works.
 
-The watchdog is fed from the sealing loop, through the database thread. If either hangs, systemd (``WatchdogSec=``)
-restarts the agent; the ring keeps the readings. A full disk, a dead line or an unreachable broker do not stop the
-feeding: a restart would not help.
+The sealing loop feeds the watchdog, and waits for the database thread each time. If one of the two hangs, systemd
+(``WatchdogSec=``) restarts the agent; the ring keeps the readings. A full disk, a dead line or an unreachable broker do
+not stop the feeding, because a restart would not help.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from agent.service.devices import DeviceManager
 from agent.store import Usage
 
 log = logging.getLogger("meterhouse")
-FEED_S = 10.0
-STUCK_S = 300.0  # every answer and timeout counts as progress, and none takes this long
+FEED_S = 10.0  # longest interval between two messages to the watchdog
+STUCK_S = 300.0  # a poll without progress for this long hangs: each answer and each timeout is progress
 
 
 def notify(message: str) -> None:
-    """Send one message such as ``READY=1``. Does nothing without a service manager."""
+    """Send systemd a message such as ``READY=1``. Does nothing if systemd did not start the agent."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path:
         return
@@ -32,15 +32,15 @@ def notify(message: str) -> None:
         try:
             door.sendto(message.encode(), address)
         except OSError:
-            return  # the service manager is gone: the agent continues
+            return  # the agent can continue without the service manager
 
 
 class Watchdog:
-    """Feeds at most every ``FEED_S``, three times as often as systemd requires.
+    """Feeds the systemd watchdog at a third of the interval that systemd requires, and every ``FEED_S`` at least.
 
     Args:
-        status_line: what ``systemctl status`` shows.
-        environ: holds how long systemd waits (``WATCHDOG_USEC``).
+        status_line: returns the text that ``systemctl status`` shows.
+        environ: contains the time after which systemd restarts the agent (``WATCHDOG_USEC``).
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class Watchdog:
         wanted = environ.get("WATCHDOG_USEC", "")
         self.every_s = min(FEED_S, int(wanted) / 3e6) if wanted.isdigit() and int(wanted) else FEED_S
         self._next_s = 0.0
-        self._progress: dict[str, tuple[tuple[int, ...], float]] = {}  # line -> its counters, unchanged since
+        self._progress: dict[str, tuple[tuple[int, ...], float]] = {}  # line -> (counters, time of last change)
         self._logged: set[str] = set()
-        self.usage: Usage | None = None  # of the store, when last fed
+        self.usage: Usage | None = None  # usage of the store at the last feed; None: not fed yet
         self.lost_packs = 0
-        self.lost_s: float | None = None  # when a loss of packs was last found, in seconds since the epoch
+        self.lost_s: float | None = None  # time of the last new loss, in seconds since the epoch
 
     async def feed(self) -> None:
-        """Feed the watchdog; called at each turn of the sealing loop. Waits for the database thread."""
+        """Feed the watchdog if it is time. Called at each turn of the sealing loop; waits for the database thread."""
         if self._clock() < self._next_s:
             return
         self.usage, lost = await self._db_thread.call(lambda store: (store.usage(), store.lost_packs))
@@ -76,7 +76,7 @@ class Watchdog:
             self._send(f"WATCHDOG=1\nSTATUS={self._status_line()}")
 
     def _stuck(self, now_s: float) -> bool:
-        """True if a poll on some line neither progresses nor ends."""
+        """True if a poll on at least one line hangs."""
         stuck = set()
         for name, poller in self._device_manager.pollers.items():
             stats = self._device_manager.lines[name].stats
