@@ -1,1 +1,1 @@
-"""The agent's only listener: a Unix socket in the runtime directory, and the kinds of requests that it serves."""
+"""The control socket, on which the agent serves requests: a Unix socket in the runtime directory."""

@@ -1,7 +1,6 @@
-"""Serves what people attest: handovers, which the gateway signs with its own readings, and declarations.
+"""Serves statements of people: handovers, which the gateway signs together with its own readings, and declarations.
 
-Identity, line, address and reading of a handover come from the agent: it accepts only a reading that it has recorded
-itself.
+The agent itself adds identity, line, address and reading to a handover. It accepts only readings that it has recorded.
 """
 
 from __future__ import annotations
@@ -28,22 +27,25 @@ from drivers.encoding import exact_text
 from drivers.model import GatewayError, Quality, UsageError, clean_text
 from ext.ring import ANSWER
 
-AT_ONCE: Final = 50  # devices in one event: its pack stays below what brokers accept
-VISIT_S: Final = 30.0  # a tool sees a reading at once, the agent counts it only at the end of the visit
-AGAIN_S: Final = 0.25
-AROUND: Final = 3  # packs around the time of a reading that are searched for it
+AT_ONCE: Final = 50  # devices in one event: the pack must not exceed the packet limit of brokers
+VISIT_S: Final = 30.0  # wait for the end of a visit: a tool sees a reading earlier than the agent records it
+AGAIN_S: Final = 0.25  # interval of the checks meanwhile
+AROUND: Final = 3  # a reading is searched for in this many packs before and after its time
 
 
 async def answer(access: Access, request: Handover | Declarations | Declare, reply: Reply) -> dict[str, Any]:
-    """Returns the result of ``handover`` or ``declarations``."""
+    """Serve a handover, or a request about declarations."""
     return await (handover(access, request, reply) if isinstance(request, Handover) else declarations(access, request))
 
 
 async def handover(access: Access, request: Handover, reply: Reply) -> dict[str, Any]:
-    """Returns {"events", "packs", "thumbprint"}: the signed events, and the packs that hold them."""
+    """Sign a handover.
+
+    Returns {"events", "packs", "thumbprint"}: the signed events, and the packs that contain them.
+    """
     service = access.service
     if service is None:
-        hint = "Start it: the record holds what it reads"
+        hint = "Start the agent: the record contains its readings"
         raise GatewayError("only a running agent can sign a handover", where="handover", hint=hint)
     running = {device.config.name: device for device in service.devices}
     for one in request.devices:
@@ -114,7 +116,10 @@ async def _entry(access: Access, device: RunningDevice, one: ComparedDevice) -> 
 
 
 def compare(reading: str, display: str) -> tuple[str, bool]:
-    """Reading minus display, and whether they agree within one unit of the last digit of the coarser one."""
+    """Compare a reading with a display. Returns reading minus display, and True if the two agree.
+
+    They agree if they differ by at most one unit in the last digit of the less precise value.
+    """
     read, shown = Decimal(reading), Decimal(display)
     difference = read - shown
     resolution = max(Decimal(1).scaleb(_exponent(number)) for number in (read, shown))
@@ -127,7 +132,7 @@ def _exponent(number: Decimal) -> int:
 
 
 async def _reading(access: Access, device: RunningDevice, one: ComparedDevice) -> dict[str, Any]:
-    """The reading as in its pack. Raises UsageError if the agent has not recorded such a reading."""
+    """Return the recorded reading as in its pack. Raises UsageError if the agent has not recorded it."""
     stream, wanted, give_up = device.stream, Decimal(one.v), time.monotonic() + VISIT_S
     while True:
         idle = device.poll.idle
@@ -147,7 +152,7 @@ async def _reading(access: Access, device: RunningDevice, one: ComparedDevice) -
 
 
 def _in_ring(device: RunningDevice, name: str, t_ms: int, wanted: Decimal) -> str | None:
-    """The quality of a reading that is not sealed yet, "" for good; None: no such reading."""
+    """The quality of a reading that is not sealed yet; "" means good. None: there is no such reading."""
     for version in device.stream.table_versions:
         names = [point for point, _, _ in version.table.points.names]
         for position in version.positions:
@@ -185,7 +190,7 @@ def _packs_about(store: Store, stream: str, at_ms: int) -> list[bytes]:
 
 
 def _sealed(store: Store, stream: str, before: int, number: str) -> Sequence[tuple[dict[str, Any], dict[str, Any]]]:
-    """The events of one handover and the packs that hold them."""
+    """The events of one handover, each with the pack that contains it."""
     found = []
     for pack in store.packs.after(stream, before, _last_seq(store, stream)):
         whole = json.loads(pack.data)
@@ -198,7 +203,7 @@ def _sealed(store: Store, stream: str, before: int, number: str) -> Sequence[tup
 
 
 async def declarations(access: Access, request: Declarations | Declare) -> dict[str, Any]:
-    """Returns {"entries"} or {"entry"}."""
+    """Return {"entries"}: all declarations; or store a declaration, and return it as {"entry"}."""
     entries = [from_dict(plain) for plain in await access.call(lambda store: store.documents.declarations())]
     if isinstance(request, Declarations):
         holding = {entry.id for entry in in_force(entries)}
@@ -213,7 +218,10 @@ async def declarations(access: Access, request: Declarations | Declare) -> dict[
 
 
 def _keep(store: Store, made: Declaration, results: str) -> Declaration:
-    """Store it, moved past intervals whose figures are published: nothing signs it there. In the database thread."""
+    """Store a declaration. Called in the database thread.
+
+    Its time is moved to the end of the published results if it is earlier: published intervals cannot sign it any more.
+    """
     head = store.packs.heads().get(results)
     if head is not None and head.to_ms > made.at_ms:
         made = replace(made, at_ms=head.to_ms)
@@ -240,5 +248,5 @@ def check_against(made: Declaration, entries: list[Declaration], access: Access)
         hint = f"Use {wanted.unit.text} or a multiple of it"
         raise UsageError(f"{made.name} cannot have the unit {made.unit}", where="declare", hint=hint)
     if (made.to_ms is None) != (wanted.kind == "state"):
-        problem = "is valid from a day on: omit --to" if wanted.kind == "state" else "belongs to a period: give --to"
+        problem = "has no end date: omit --to" if wanted.kind == "state" else "belongs to a period: give --to"
         raise UsageError(f"{made.name} {problem}", where="declare")

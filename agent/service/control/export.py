@@ -1,7 +1,8 @@
-"""Serves exports: signed objects as the pieces of an archive, and intervals as rows.
+"""Serves exports: signed objects as pieces of an archive, and intervals as rows.
 
-Signed objects: each part is a line of JSON, ``{"file", "packs"}``, and then the lines to append to that file.
-Intervals: each part is rows as JSON lists in the order of ``COLUMNS``, one per line, by stream and day.
+Signed objects: each part begins with a line of JSON, ``{"file", "packs"}``; the other lines are to be appended to that
+file. Intervals: each line of a part is a row, as a JSON list in the order of ``COLUMNS``; rows are sorted by stream and
+day.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from agent.store import Store
 from drivers.encoding import exact_text
 from drivers.model import GatewayError, UsageError, clean_text
 
-CHUNK, CHUNK_BYTES = 256, 256 << 10  # packs in a piece, and their bytes: bounds memory and time in the database thread
+CHUNK, CHUNK_BYTES = 256, 256 << 10  # packs and bytes in a piece: limits memory, and time in the database thread
 AT_ONCE = 400  # rows made in one slice of the database thread: about 20 ms
 Cell = str | int | None
 
-# Stable: a column is never renamed, moved or given another unit; new ones come at the end. docs/intervals.md has types.
+# Users rely on the columns: never rename or move one or change its unit; add new ones at the end. docs/intervals.md
+# describes their types.
 COLUMNS: Final = (
     "start_utc", "end_utc", "start_local", "end_local", "length_s", "site", "gateway", "device", "part", "point",
     "role", "flow", "parent", "amount", "unit", "completeness", "covered_s", "spread_s", "readings", "flags",
@@ -38,14 +40,14 @@ COLUMNS: Final = (
 
 
 async def answer(access: Access, request: Export | Intervals, reply: Reply) -> dict[str, Any]:
-    """Returns the result of ``export_packs`` or ``export_intervals``."""
+    """Serve an export of packs or of intervals."""
     if isinstance(request, Export):
         return await export_packs(access, request, reply)
     return await export_intervals(access, request, reply)
 
 
 async def export_packs(access: Access, request: Export, reply: Reply) -> dict[str, Any]:
-    """Returns the number of packs, full names of streams, warnings."""
+    """Send the signed objects. Returns the number of packs, the full names of the streams, and warnings."""
     streams = request.streams
     archive = await access.call(lambda store: Archive(store, request.from_ms, request.to_ms, streams))
     check_archive(archive, streams)
@@ -69,15 +71,15 @@ def check_archive(archive: Archive, streams: list[str]) -> None:
 
 
 def as_part(piece: ArchivePiece) -> bytes:
-    """A piece as a PART."""
+    """The payload of the PART frame of a piece."""
     head = json.dumps({"file": piece.file, "packs": piece.packs}).encode()
     return b"\n".join((head, *piece.lines))
 
 
 def _look_at_key_file(store: Store, access: Access, archive: Archive) -> None:
-    """Add key records made while no agent ran, which are only in the key file: a revocation must not be missing.
+    """Add key records from the key file if the store does not have them yet: a revocation must not be missing.
 
-    A running agent stores them within seconds, unless it is an early version without destinations.
+    Such records were made while no agent ran. A running agent stores new records within seconds.
     """
     kept = store.keys.newest()
     if kept and access.service is not None:
@@ -97,20 +99,21 @@ def _look_at_key_file(store: Store, access: Access, archive: Archive) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ArchivePiece:
-    """Lines to append to one file of the folder: signed objects as published, without line breaks."""
+    """Lines to append to one file of the archive. A line is a signed object as published, without line breaks."""
 
     file: str  # births.jsonl, packs/inv1.packs.jsonl, ...
     lines: tuple[bytes, ...]
-    packs: int  # how many of the lines count as packs
+    packs: int  # number of packs in the lines, for the progress
 
 
 class Archive:
-    """The content of the store in ``[from_ms, to_ms)``, piece by piece. Belongs to the database thread.
+    """The signed objects of the store in ``[from_ms, to_ms)``, piece by piece. Used only in the database thread.
 
-    For each stream: all packs that overlap the range, without a hole unless the store has it, and in a separate file
-    the birth in effect before them, since a birth without its neighbours would look like a loss. Also the checkpoints
-    made in the range, except those that name packs after it. Packs sealed after the archive was made are not in it;
-    packs that retention deletes meanwhile are missing at the beginning. No cursor is open between pieces.
+    The archive contains, for each stream, all packs in the store that overlap the range. The birth in effect before
+    them is in a separate file: in the file of packs, the missing packs after it would look like a loss. It also
+    contains the checkpoints made in the range, except those that name later packs. Packs sealed after the creation of
+    this object are not in the archive; packs that retention deletes meanwhile are missing at the beginning. No database
+    cursor is open between pieces.
 
     Args:
         streams: last parts of names, such as ``inv1``; empty: all.
@@ -137,11 +140,14 @@ class Archive:
 
     @property
     def total(self) -> int:
-        """Approximate number of packs, including those that the size cap has dropped in between."""
+        """The approximate number of packs: it includes packs that the store has dropped from the range."""
         return sum(last - first + 1 for first, last in self._spans.values())
 
     def pieces(self) -> Iterator[ArchivePiece]:
-        """Keys, births, checkpoints, then packs by stream; the list of streams first if only some were requested."""
+        """Yield keys, births, checkpoints, and then the packs by stream.
+
+        If only some streams were requested, the first piece is the list of their names.
+        """
         if self._wanted:
             yield ArchivePiece("streams.txt", tuple(name.encode() for name in self._wanted), 0)
         for n, chain in enumerate(self._key_chains()):
@@ -151,7 +157,8 @@ class Archive:
                 yield ArchivePiece("births.jsonl", (birth,), 0)
         for _, keys in groupby(self._store.documents.checkpoint_keys(self._from, self._to), lambda key: key[1]):
             pages = [body for key in keys if (body := self._store.documents.checkpoint(*key))]
-            if all(map(self._is_within, pages)):  # if a page were left out, it would look withheld
+            # all pages or none: to a verifier, a missing page looks withheld
+            if all(map(self._is_within, pages)):
                 yield ArchivePiece("checkpoints.jsonl", tuple(pages), 0)
         for stream, (first, last) in self._spans.items():
             file = f"packs/{stream.rpartition('/')[2]}.packs.jsonl"
@@ -175,7 +182,7 @@ class Archive:
 
 
 async def export_intervals(access: Access, request: Intervals, reply: Reply) -> dict[str, Any]:
-    """Returns the columns and the numbers of rows and streams."""
+    """Send the rows of intervals. Returns the columns, the number of rows, and the streams."""
     config = access.config
     calendar = Calendar(config.timezone, config.interval.length_ms)
     first_ms, last_ms = await access.call(lambda store: store.intervals.span())
@@ -205,7 +212,7 @@ def is_ours(stream: str) -> bool:
 
 
 def chosen(known: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Full names for these last parts of device names; none given: all. Raises UsageError for an unknown one."""
+    """The full names of these devices; without names, all known streams. Raises UsageError for an unknown device."""
     ends = {stream.rpartition("/")[2]: stream for stream in known}
     for name in names:
         if name not in ends:
@@ -215,7 +222,7 @@ def chosen(known: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 class _rows:
-    """The rows of one day of a stream, made on demand."""
+    """Makes the rows of one day of a stream on demand."""
 
     def __init__(self, access: Access, calendar: Calendar, stream: str, start_ms: int, end_ms: int) -> None:
         self._config, self._calendar, self._stream, self._range = access.config, calendar, stream, (start_ms, end_ms)
@@ -223,7 +230,7 @@ class _rows:
         self._gaps: dict[int, list[str]] = {}  # by start of the interval
 
     def of(self, store: Store) -> Iterator[bytes]:
-        """Continue where the last call ended."""
+        """Yield rows as JSON lists; continues where the last call has stopped."""
         if self._source is None:
             self._source = query(store.intervals, *self._range, streams=[self._stream])
             for _, gap in store.intervals.gaps.rows(*self._range, [self._stream]):
@@ -235,9 +242,9 @@ class _rows:
 
 
 def cells_of(row: IntervalRow, calendar: Calendar, site: str, gateway: str) -> list[Cell]:
-    """Cells in the order of ``COLUMNS``, without the last one: a row does not know its gaps.
+    """The cells of a row, in the order of ``COLUMNS``. The last column, the gaps, is added by the caller.
 
-    Decimals are text, so that no digit is lost; None: empty.
+    Decimals are texts, so that no digit is lost. None is an empty cell.
     """
     first, last = row.first, row.last
     unit = "" if row.gauge_unit and row.amount is None else row.unit
@@ -253,18 +260,18 @@ def cells_of(row: IntervalRow, calendar: Calendar, site: str, gateway: str) -> l
 
 
 def flag_names(flags: Flag) -> str:
-    """``spread late``."""
+    """The names of the flags, such as ``spread late``."""
     return " ".join((flag.name or "").lower() for flag in Flag if flag in flags)
 
 
 def utc(at_ms: int) -> str:
-    """``2026-11-24T00:15:00Z``, with milliseconds unless they are zero."""
+    """Format a time: ``2026-11-24T00:15:00Z``, with milliseconds if they are not zero."""
     found = datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{found}.{at_ms % 1000:03d}Z" if at_ms % 1000 else f"{found}Z"
 
 
 def local(calendar: Calendar, at_ms: int) -> str:
-    """Local time with its UTC offset, which distinguishes the repeated hour in autumn."""
+    """Format a local time with its UTC offset, so that the two repeated hours in autumn differ."""
     return calendar.local(at_ms).isoformat(timespec="seconds")
 
 

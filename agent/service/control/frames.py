@@ -1,9 +1,11 @@
-"""Frames on the control socket. Requests are decoded elsewhere: an agent that gets none loads only this module.
+"""Encodes and decodes frames on the control socket.
 
-A frame is one byte (``FrameKind``), the length of its payload (32 bits, big endian), and the payload. A connection
-carries one request of the client; everything after it comes from the agent:
+The requests in them are decoded in another module, which the agent does not load before the first request.
 
-    REQUEST   JSON object, at most 64 KiB; ``agent.service.control.protocol`` has the kinds
+A frame consists of one byte (``FrameKind``), the length of the payload (32 bits, big endian), and the payload. On a
+connection, the client sends one REQUEST; all other frames come from the agent:
+
+    REQUEST   JSON object, at most 64 KiB; see ``agent.service.control.protocol``
     PART      bytes of the answer, in order
     PROGRESS  JSON object {"done", "total"}; sent at least every second or two while the agent works
     DONE      JSON object: the end of the answer
@@ -22,15 +24,15 @@ from typing import Any, Final
 
 from drivers.model import ConfigError, GatewayError, LineDown, LineLent, UsageError, clean_text
 
-SOCKET: Final = "control"  # its name in the runtime directory
+SOCKET: Final = "control"  # name of the socket in the runtime directory
 HEADER: Final = struct.Struct(">BI")
 MAX_REQUEST: Final = 64 << 10
-MAX_ANSWER: Final = 17 << 20  # of one frame: a pack may be 16 MiB
+MAX_ANSWER: Final = 17 << 20  # payload of one frame, in bytes; a pack may have 16 MiB
 VERSIONS: Final = "Do agent and tool have the same version? `meterhouse status` shows the agent's"
 
 
 class FrameKind(IntEnum):
-    """The first byte of a frame."""
+    """The kind of a frame, which is its first byte."""
 
     REQUEST = 1
     PART = 2
@@ -49,17 +51,20 @@ _ERRORS: Final[Mapping[str, type[GatewayError]]] = {
 
 
 def header(kind: FrameKind, size: int) -> bytes:
-    """The five bytes before a payload."""
+    """The header of a frame: the five bytes before the payload."""
     return HEADER.pack(kind, size)
 
 
 def frame(kind: FrameKind, payload: bytes) -> bytes:
-    """A whole frame."""
+    """A complete frame."""
     return header(kind, len(payload)) + payload
 
 
 def parse_header(data: bytes, kinds: frozenset[FrameKind], limit: int) -> tuple[FrameKind, int]:
-    """Kind and length of the payload. Raises ProtocolError for another kind, or more than ``limit`` bytes."""
+    """Parse a header. Returns the kind, and the length of the payload in bytes.
+
+    Raises ProtocolError if the kind is not in ``kinds``, or the length exceeds ``limit``.
+    """
     number, size = HEADER.unpack(data)
     if number not in kinds:
         raise ProtocolError(f"unexpected frame kind {number}", where="control", hint=VERSIONS)
@@ -69,7 +74,7 @@ def parse_header(data: bytes, kinds: frozenset[FrameKind], limit: int) -> tuple[
 
 
 def encode_facts(facts: Mapping[str, Any]) -> bytes:
-    """The payload of PROGRESS and DONE."""
+    """Encode the payload of PROGRESS or DONE."""
     return json.dumps(facts, separators=(",", ":")).encode()
 
 
@@ -85,14 +90,14 @@ def decode_facts(payload: bytes) -> dict[str, Any]:
 
 
 def encode_error(error: GatewayError) -> bytes:
-    """The payload of FAILED."""
+    """Encode the payload of FAILED."""
     kind = type(error).__name__
     return encode_facts({"type": kind if kind in _ERRORS else "", "what": error.what, "where": error.where,
                          "hint": error.hint})  # fmt: skip
 
 
 def decode_error(payload: bytes) -> GatewayError:
-    """The error in a FAILED payload, safe to show. Raises ProtocolError."""
+    """Decode the payload of FAILED. The texts are cleaned, so they can be printed. Raises ProtocolError."""
     facts = decode_facts(payload)
     what, where, hint = (clean_text(str(facts.get(name, "")), 1000) for name in ("what", "where", "hint"))
     return _ERRORS.get(str(facts.get("type")), GatewayError)(what, where=where, hint=hint)

@@ -1,7 +1,8 @@
-"""Serves the replacement of a signing key: the last pack of each stream that a key signed.
+"""Serves requests about signing keys. To replace a key, a tool needs the last packs that the old key signed.
 
-With ``hold`` the running agent pauses sealing from the answer until the new key is active, so that the answer stays
-true; readings wait in the ring. If the tool dies meanwhile, sealing resumes after these few seconds.
+With ``hold`` the agent pauses sealing from its answer until the new key is active, so that the answer stays correct.
+Readings wait in the ring meanwhile. If the tool makes no key, for example because it was killed, sealing resumes after
+``HOLD_S``.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from agent.service.control.protocol import Access, Keys, PublishedKey, Reply
 from agent.store import Store
 from drivers.model import GatewayError, UsageError, clean_text
 
-HOLD_S: Final = 10.0  # the tool has two seconds less than this to make its key
-LOOK_S: Final = 0.05
-PAUSE_S: Final = 60.0  # no further hold for this long after a tool paused sealing and made no key
+HOLD_S: Final = 10.0  # longest pause of sealing; the tool must make its key two seconds earlier
+LOOK_S: Final = 0.05  # interval of the checks for the new key
+PAUSE_S: Final = 60.0  # no new pause for this long after a tool paused sealing but made no key
 
 
 async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> dict[str, Any]:
-    """One part: last sequence by stream. Returns the kid of the active key, or the newest published one.
+    """Serve a request about keys.
+
+    The answer to ``Keys`` has one part: the last signed sequence of each stream. Returns {"kid"}: the thumbprint of the
+    newest published key (``PublishedKey``), or of the active key after a hold; None without hold.
 
     Raises:
         NotAllowed: only root and the agent's user may pause sealing.
@@ -39,13 +43,13 @@ async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> 
     if service is None or not request.hold:
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
         return {"kid": None}
-    if access.caller.uid not in (0, os.geteuid()):  # only they can write the key file
+    if access.caller.uid not in (0, os.geteuid()):  # other users cannot write the key file anyway
         hint = "Use sudo to replace or revoke keys"
         what = f"{access.caller} may not pause sealing: only root and the agent's user may"
         raise NotAllowed(what, where="control", hint=hint)
     watch = service.key_watcher
     async with service.sealing.paused():
-        if time.monotonic() - watch.last_unused_hold_s < PAUSE_S:  # repeated requests must not keep sealing paused
+        if time.monotonic() - watch.last_unused_hold_s < PAUSE_S:  # repeated pauses must not stop sealing
             hint = f"Try again in {PAUSE_S:.0f} s, or stop the agent first"
             raise GatewayError("sealing was paused just now and no new key was made", where="agent", hint=hint)
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
@@ -62,10 +66,11 @@ async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> 
 
 
 async def last_signed(access: Access, kid: str, until_ms: int | None, before: Collection[str] = ()) -> dict[str, int]:
-    """The last sequence in each stream that a key or a predecessor signed, up to ``until_ms`` if given.
+    """The last sequence in each stream that a key or one of its predecessors signed: stream -> sequence.
 
     Args:
-        before: its predecessors in the key file, which may be newer than the published records.
+        until_ms: only packs that end up to this time count; None: all packs.
+        before: the predecessors of the key in the key file, which may be newer than the published records.
 
     Raises:
         UsageError: the published records do not name this key.
@@ -73,7 +78,7 @@ async def last_signed(access: Access, kid: str, until_ms: int | None, before: Co
     kept = await access.call(lambda store: store.keys.newest())
     kids = [] if kept is None else [record["kid"] for record in json.loads(kept[1])["records"]]
     if kid not in kids and kids and kids[-1] in before:
-        return {}  # made after the agent's last run: it has signed nothing
+        return {}  # the key was made after the last run of the agent, and has signed nothing
     if kid not in kids:
         hint = f"Known keys: {', '.join(kids)}" if kids else "The agent has not published any key yet"
         raise UsageError(f"unknown key {clean_text(kid, 60)}", where="keys", hint=hint)
@@ -88,7 +93,7 @@ async def last_signed(access: Access, kid: str, until_ms: int | None, before: Co
 
 
 def _last(store: Store, stream: str, later: frozenset[str]) -> int:
-    """The last sequence before the first pack that one of the ``later`` keys signed."""
+    """The last sequence before the first pack that one of the ``later`` keys signed. Found by bisection."""
     low, high = 0, store.packs.head(stream).seq + 1
     top = high
     if not later:
@@ -101,12 +106,12 @@ def _last(store: Store, stream: str, later: frozenset[str]) -> int:
         else:
             low = packs[0].seq
     if low == 0 and (oldest := store.packs.after(stream, 0, top, 1)):
-        return oldest[0].seq - 1  # the packs that it signed are deleted
+        return oldest[0].seq - 1  # the packs that the key signed are deleted
     return low
 
 
 def _until(store: Store, stream: str, until_ms: int) -> int:
-    """The sequence of the last pack that ends at or before a time."""
+    """The sequence of the last pack that ends at or before ``until_ms``; 0: none."""
     span = store.packs.spans(0, until_ms).get(stream)
     if span is None:
         return 0

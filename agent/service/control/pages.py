@@ -1,7 +1,8 @@
-"""Serves what the gateway's page and the report show: a day by intervals, the days that exist, births, packs, a period.
+"""Serves the data of the gateway's page and of reports: a day by intervals, lists of days, births, packs, periods.
 
-An answer is one JSON document in parts; numbers keep all their digits. Its size is bounded: one device comes with its
-main points or the named ones, all devices together with totals only. The store is read in slices.
+An answer is one JSON document, sent in parts; numbers keep all their digits. Its size is bounded: an answer about one
+device has its main points or the requested ones, an answer about all devices has only totals. The store is read in
+slices.
 """
 
 from __future__ import annotations
@@ -40,17 +41,17 @@ from drivers.encoding import base64url
 from drivers.model import GatewayError, UsageError, clean_text
 
 FIRST_YEAR, LAST_YEAR = 1970, 2199
-MOST_POINTS: Final = 24  # of a device, unless the request names points
+MOST_POINTS: Final = 24  # points of a device in an answer, if the request names none
 DAYS_AT_ONCE: Final = 32
 PART_BYTES: Final = 1 << 19
-NEWEST: Final = 1 << 53  # above every sequence
+NEWEST: Final = 1 << 53  # larger than every sequence
 _PER_HOUR: Final[Mapping[str, str]] = {"kWh": "kW", "kvarh": "kvar", "kVAh": "kVA"}
 
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
 async def answer(access: Access, request: Day | Days | Birth | Pack | PeriodReport, reply: Reply) -> dict[str, Any]:
-    """Returns the result of the function for this kind."""
+    """Serve a request of one of these kinds."""
     if isinstance(request, Days):
         return await days(access, request)
     if isinstance(request, Birth | Pack):
@@ -61,21 +62,21 @@ async def answer(access: Access, request: Day | Days | Birth | Pack | PeriodRepo
 
 
 def day_of(text: str, where: str = "report") -> date | None:
-    """The day of a request; None: today. Raises UsageError."""
+    """Parse the day of a request. None: the text is empty, which means today. Raises UsageError."""
     if not text:
         return None
     try:
         found = date.fromisoformat(text)
     except ValueError:
         raise UsageError(f"invalid date {clean_text(text, 40)!r}", where=where, hint="Example: 2026-11-24") from None
-    if not FIRST_YEAR <= found.year <= LAST_YEAR:  # the days before and after must be valid dates, too
+    if not FIRST_YEAR <= found.year <= LAST_YEAR:  # the days before and after it must be valid dates too
         hint = f"Reports cover the years {FIRST_YEAR} to {LAST_YEAR}"
         raise UsageError(f"no report for {found}", where=where, hint=hint)
     return found
 
 
 def now_of(access: Access, now_ms: int) -> int:
-    """The time of the answer: a running agent uses its own clock, by which it cut the intervals."""
+    """The time of the answer in UTC ms: the agent's own clock, which also bounds its intervals; else ``now_ms``."""
     return now_ms if access.service is None else int(access.service.clock.now_ms())
 
 
@@ -88,7 +89,7 @@ async def send(access: Access, reply: Reply, document: Mapping[str, Any]) -> dic
 
 
 async def days(access: Access, request: Days) -> dict[str, Any]:
-    """Returns the local days that have intervals, and today; or that nothing changed since the client's ``stamp``."""
+    """Return the local days that have intervals, and today. If the client's ``stamp`` is current, only report that."""
     calendar = Calendar(access.config.timezone, access.config.interval.length_ms)
     now_ms = now_of(access, request.now_ms)
     valid = await access.call(partial(validity, access, calendar, 0, 0, now_ms, request.after_change))
@@ -114,7 +115,7 @@ async def days(access: Access, request: Days) -> dict[str, Any]:
 
 
 async def signed(access: Access, request: Birth | Pack, reply: Reply) -> dict[str, Any]:
-    """A birth or another pack in parts, byte for byte. Returns its hash."""
+    """Send a birth or another pack in parts, byte for byte. Returns its length and hash."""
     known = await access.call(lambda store: sorted(store.packs.heads()))
     (stream,) = chosen(known, [request.stream])
     is_birth, seq = isinstance(request, Birth), request.seq
@@ -139,7 +140,7 @@ async def signed(access: Access, request: Birth | Pack, reply: Reply) -> dict[st
 
 
 async def day(access: Access, request: Day, reply: Reply) -> dict[str, Any]:
-    """Returns the length of the document; or only that it is unchanged since the client's ``stamp``."""
+    """Send the document of a day; returns its length. If the client's ``stamp`` is current, only report that."""
     config = access.config
     calendar = Calendar(config.timezone, config.interval.length_ms)
     now_ms = now_of(access, request.now_ms)
@@ -148,7 +149,7 @@ async def day(access: Access, request: Day, reply: Reply) -> dict[str, Any]:
     look = partial(validity, access, calendar, start, end, now_ms, request.after_change)
     valid = await access.call(
         look
-    )  # taken before the work: anything written meanwhile changes the stamp or is a correction
+    )  # before the work: intervals written during the work then change the stamp, or count as corrections
     if request.unless == valid.stamp:
         return {"unchanged": True, **valid.as_dict()}
     until = end if end <= now_ms else max(start, await access.call(partial(known_until, now_ms)))
@@ -180,20 +181,20 @@ async def day(access: Access, request: Day, reply: Reply) -> dict[str, Any]:
 
 
 class _DayWork:
-    """The past part of a day, and the request for it."""
+    """Collects the data for a request about a day. ``until_ms``: end of the known part of the day."""
 
     def __init__(self, config: Config, calendar: Calendar, start_ms: int, until_ms: int) -> None:
         self._config, self._calendar = config, calendar
         self._start_ms, self.until_ms = start_ms, until_ms
-        self._gaps_of_all: dict[tuple[int, str], list[int]] = {}  # by start and reason: devices, ms, whole_ms
-        self._roles_of: dict[str, set[tuple[str, str]]] = {}  # by stream: the roles and flows that it counts towards
-        self._worst: dict[tuple[str, str], dict[int, _Lacking]] = {}  # by role and flow, and start of the interval
+        self._gaps_of_all: dict[tuple[int, str], list[int]] = {}  # (start, reason) -> [devices, ms, whole_ms]
+        self._roles_of: dict[str, set[tuple[str, str]]] = {}  # stream -> (role, flow) pairs to which it contributes
+        self._worst: dict[tuple[str, str], dict[int, _Lacking]] = {}  # (role, flow) -> start of the interval -> gaps
         self._configured = {f"{config.base}/{device.name}": device for device in config.devices}
 
     # --- all devices
 
     async def overview(self, access: Access, known: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The site's roles by interval, and the totals of each device."""
+        """Return the site's roles by interval, and the totals of each device."""
         pages = await fetch_pages(access, self._start_ms, self.until_ms, known)
         late = await access.call(partial(unwritten_of(self._config).before, at_ms=self.until_ms))
         parts, meters = await access.compute(partial(self._sums, pages, late))
@@ -219,7 +220,7 @@ class _DayWork:
         return parts, taker.found()
 
     def _heads(self, streams: Sequence[str], store: Store) -> dict[str, dict[str, Any]]:
-        """What each device is, and what is missing of its day."""
+        """Describe each device, with the sums of its gaps in this day."""
         starts = store.intervals.gaps.starts()
         out: dict[str, dict[str, Any]] = {}
         for stream in streams:
@@ -246,7 +247,7 @@ class _DayWork:
         return out
 
     def site_gaps(self) -> list[list[Any]]:
-        """[from, reason, devices, ms, whole_ms], added up over all requested devices."""
+        """The gaps of all devices added up: [from, reason, devices, ms, whole_ms] by interval and reason."""
         return [[start, reason, *sums_of] for (start, reason), sums_of in sorted(self._gaps_of_all.items())]
 
     def _total(self, one: MeterAmount) -> dict[str, Any]:
@@ -264,7 +265,7 @@ class _DayWork:
         return share(covered_ms, length) if length > 0 else Decimal(0)
 
     def _site(self, parts: Sequence[RoleSum]) -> list[dict[str, Any]]:
-        """One entry for each role and flow, in order of role."""
+        """One entry for each role and flow, sorted by role."""
         found: dict[tuple[str, str, str], list[RoleSum]] = {}
         for one in parts:
             found.setdefault((one.role, one.flow, one.unit), []).append(one)
@@ -284,7 +285,7 @@ class _DayWork:
     # --- one device
 
     async def device(self, access: Access, stream: str, points: Sequence[str]) -> dict[str, Any]:
-        """A device with its points and gaps by interval."""
+        """Return a device with its points and gaps by interval."""
         head: dict[str, Any] = (await access.call(partial(self._heads, [stream])))[stream]
         pages = await fetch_pages(access, self._start_ms, self.until_ms, [stream])
         columns = self._columns(pages)
@@ -319,19 +320,19 @@ class _DayWork:
         return [[row.start_ms // 1000, row.reason, row.ms, row.whole_ms] for _, row in rows]
 
     def share_of_day(self, covered_ms: int) -> Decimal:
-        """``covered_ms`` as a share of the part of the day that is over."""
+        """``covered_ms`` as a share of the known part of the day."""
         return self._share(covered_ms)
 
 
 class _Lacking:
-    """The device of a role with the most missing in an interval, and how many have something missing."""
+    """For one role and interval: the device with the largest gap, and the number of devices with gaps."""
 
     def __init__(self) -> None:
         self.stream, self.devices, self._lack = "", 0, (0, 0)
         self.reasons: Sequence[tuple[str, int, int]] = ()
 
     def add(self, stream: str, reasons: Sequence[tuple[str, int, int]]) -> None:
-        """Add one device: reason, ms, and how many of these ms concern the whole device."""
+        """Add one device. ``reasons``: (reason, ms, how many of these ms concern the whole device)."""
         self.devices += 1
         lack = sum(whole_ms for _, _, whole_ms in reasons), sum(ms for _, ms, _ in reasons)
         if not self.stream or lack > self._lack:
@@ -339,14 +340,14 @@ class _Lacking:
 
 
 class _Series:
-    """One flow of one point, row by row."""
+    """The rows of one flow of one point, and their sum."""
 
     def __init__(self, kind: str, first: IntervalRow) -> None:
         self.point, self.unit, self._kind, self._first = first.point, first.unit, kind, first
         self.rows: list[list[Any]] = []
         self._covered_ms, self._amount = 0, Decimal(0)
         if first.amount is None and first.gauge_unit:
-            self.unit = ""  # a gauge other than a power
+            self.unit = ""  # a gauge that is not a power has no sum
 
     def add(self, row: IntervalRow) -> None:
         """Add a row."""
@@ -366,7 +367,7 @@ class _Series:
         ])  # fmt: skip
 
     def total(self, work: _DayWork) -> dict[str, Any]:
-        """Its description and its sum."""
+        """Describe the point, with the sum of its rows."""
         first = self._first
         mean_u = per_hour(self.unit) if self._kind == "counter" else first.gauge_unit
         return {
@@ -378,14 +379,14 @@ class _Series:
 
 
 def add_missing(into: dict[str, list[int]], reason: str, ms: int, whole_ms: int) -> None:
-    """Add to the [ms, whole_ms] of a reason."""
+    """Add a gap to ``into``: reason -> [ms, whole_ms]."""
     sums_of = into.setdefault(reason, [0, 0])
     sums_of[0] += ms
     sums_of[1] += whole_ms
 
 
 def is_main(column: Column) -> bool:
-    """True if it represents its device: an amount of its role, or a counter of the whole device if it has no role."""
+    """True if the column represents its device: an amount of a role, or a counter of the whole device without role."""
     return bool(column.flow) or (not column.role and column.kind == "counter" and column.point.count(".") <= 2)
 
 
@@ -394,12 +395,12 @@ def _order(column: Column) -> tuple[bool, int, str]:
 
 
 def share(covered_ms: int, length_ms: int) -> Decimal:
-    """A share from 0 to 1, with six decimals."""
+    """The covered share of a time, from 0 to 1, with six decimals."""
     return tidy(Decimal(min(covered_ms, length_ms) * 1_000_000 // length_ms) / 1_000_000)
 
 
 def per_hour(unit: str) -> str:
-    """``kW`` for ``kWh``, ``m3/h`` for ``m3``."""
+    """The unit of a mean per hour: ``kW`` for ``kWh``, ``m3/h`` for ``m3``."""
     return _PER_HOUR.get(unit, f"{unit}/h") if unit else ""
 
 
@@ -418,7 +419,7 @@ def _site_row(one: RoleSum) -> list[Any]:
 
 
 async def report(access: Access, request: PeriodReport, reply: Reply) -> dict[str, Any]:
-    """Returns the length of the page; or only that it is unchanged since the client's ``stamp``."""
+    """Send the report of a period; returns its length. If the client's ``stamp`` is current, only report that."""
     config, day, now_ms = access.config, day_of(request.day), now_of(access, request.now_ms)
     calendar = Calendar(config.timezone, config.interval.length_ms)
     at_ms = calendar.midnight(day) if day is not None else now_ms
@@ -441,7 +442,7 @@ async def report(access: Access, request: PeriodReport, reply: Reply) -> dict[st
         until = min(end, period.until_ms)
         pages = await fetch_pages(access, start, until, streams)
         late = await access.call(partial(unwritten.before, at_ms=until))
-        # in a thread of its own: the loop serves lines, and the database thread seals readings
+        # not in the loop, which serves lines, nor in the database thread, which seals readings
         await access.compute(partial(_add, reporter, balancer, calendar, start, end, until, pages, late))
         for at in range(0, len(streams), STREAMS_AT_ONCE):
             await access.call(partial(missing.add, streams[at : at + STREAMS_AT_ONCE], start, until))
@@ -452,7 +453,7 @@ async def report(access: Access, request: PeriodReport, reply: Reply) -> dict[st
 
 
 def _late_roles(config: Config, period: Period, store: Store) -> set[str]:
-    """Roles of devices that have sealed nothing in a period that is not over: they were added a moment ago."""
+    """The roles of new devices, which have not sealed anything in a period that is not over yet."""
     if period.until_ms >= period.end_ms:
         return set()
     heads = store.packs.heads()
@@ -472,19 +473,19 @@ def _page(config: Config, reporter: Reporter, balancer: BalanceReport) -> dict[s
 
 
 class _Missing:
-    """What is missing of a period for each device, by reason. Used in the database thread."""
+    """Adds up the gaps of a period, by device and reason. Used in the database thread."""
 
     def __init__(self, config: Config) -> None:
         self._labels = {f"{config.base}/{device.name}": device.label for device in config.devices}
         self._found: dict[str, dict[str, list[int]]] = {}
 
     def add(self, streams: Sequence[str], start_ms: int, end_ms: int, store: Store) -> None:
-        """Add one day of some streams."""
+        """Add the gaps of some streams in one day."""
         for stream, row in store.intervals.gaps.rows(start_ms, end_ms, streams):
             add_missing(self._found.setdefault(stream, {}), row.reason, row.ms, row.whole_ms)
 
     def devices(self, store: Store) -> list[dict[str, Any]]:
-        """All configured devices, and others for which something is missing."""
+        """Describe the gaps of all configured devices, and of other devices that have gaps."""
         starts = store.intervals.gaps.starts()
         return [
             {
@@ -507,7 +508,7 @@ def _add(
     pages: FetchedPages,
     late: Sequence[Unwritten],
 ) -> None:
-    """Add one day, known up to ``until``."""
+    """Add one day to the report. ``until``: end of the known part of the day."""
     takers = balancer.takers(start, end)
     reporter.add(sums(pages, calendar, start, until, trail="whole", meters=takers, unwritten=late))
     balancer.add(takers, start, end)

@@ -1,4 +1,4 @@
-"""Peer credentials of a Unix socket, from the kernel, and what the peer is allowed to do."""
+"""Identifies the peer of a Unix socket by its credentials from the kernel, and checks its rights."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from typing import Any, Final
 
 from drivers.model import GatewayError, clean_text
 
-_SO_PEERGROUPS: Final = 59  # missing in the socket module
-_GROUPS_BYTES: Final = 1024  # as much as Python reads: 256 groups
+_SO_PEERGROUPS: Final = 59  # the socket module does not define it
+_GROUPS_BYTES: Final = 1024  # the most that Python reads: 256 groups
 _MOST_GROUPS: Final = 65536  # NGROUPS_MAX
 _CREDENTIALS: Final = struct.Struct("iII")
 
 
 class Right(Enum):
-    """Rights of a request: the group may query; root, the agent's user and ``[control] group`` may change."""
+    """The right that a request needs.
+
+    The socket's group has LOOK; root, the agent's user and ``[control] group`` have all.
+    """
 
     LOOK = "look"
     CHANGE = "change"
@@ -31,11 +34,11 @@ class Right(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A process when it connected, with ids as this process's user namespace shows them."""
+    """The process that connected, as it was then. Ids are those of our user namespace."""
 
     pid: int
     uid: int
-    groups: frozenset[int]  # primary and supplementary
+    groups: frozenset[int]  # gids: primary and supplementary groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Caller:
     """The user who sent a request, for the log and for signed declarations."""
 
     uid: int
-    login: str  # "" if the uid has no user on this machine
+    login: str  # "": the uid has no user on this machine
 
     def __str__(self) -> str:
         if self.login:
@@ -51,7 +54,7 @@ class Caller:
         return "a user unknown in the sandbox" if self.uid == unmapped_uid() else f"uid {self.uid}"
 
     def as_dict(self) -> dict[str, Any]:
-        """The form used in declarations."""
+        """The form for signed declarations."""
         return {"login": self.login, "uid": self.uid} if self.login else {"uid": self.uid}
 
 
@@ -67,8 +70,8 @@ def peer_of(sock: socket.socket) -> Peer:
 
 
 def _many_groups(sock: socket.socket) -> bytes:
-    """Groups of a process that is in more groups than Python reads, as in large domains; empty on failure."""
-    import ctypes  # imported only when needed: it costs memory
+    """The groups of a peer that is in more groups than Python reads, as in large domains; empty after an error."""
+    import ctypes  # imported here, because it needs memory and is rarely used
 
     groups, size = (ctypes.c_uint32 * _MOST_GROUPS)(), ctypes.c_uint32(_MOST_GROUPS * 4)
     libc = ctypes.CDLL(None)
@@ -79,7 +82,7 @@ def _many_groups(sock: socket.socket) -> bytes:
 
 @cache
 def unmapped_uid() -> int:
-    """The uid that the kernel shows for users outside our user namespace."""
+    """The uid that the kernel shows for each user who is not in our user namespace."""
     try:
         return int(Path("/proc/sys/kernel/overflowuid").read_text())
     except (OSError, ValueError):
@@ -87,7 +90,7 @@ def unmapped_uid() -> int:
 
 
 def login_of(uid: int) -> str:
-    """The name of a user, "" if there is none. May wait for a directory service."""
+    """The name of a user; "" if there is no such user. May wait for a directory service."""
     if uid == unmapped_uid():
         return ""  # this uid stands for every unmapped user, not for `nobody`
     try:
@@ -97,7 +100,7 @@ def login_of(uid: int) -> str:
 
 
 def gid_of(group: str) -> int | None:
-    """The gid of a group, None if there is none. May wait for a directory service."""
+    """The gid of a group; None if there is no such group. May wait for a directory service."""
     try:
         return grp.getgrnam(group).gr_gid
     except (KeyError, OSError):
@@ -105,15 +108,15 @@ def gid_of(group: str) -> int | None:
 
 
 class NotAllowed(GatewayError):
-    """The caller lacks the right."""
+    """The caller does not have the right for a request."""
 
 
 class AccessRules:
-    """Who may query and who may change.
+    """Decides who may query and who may make changes.
 
     Args:
-        socket_gid: the group of the socket, which may query.
-        own: uids that may do everything: root and the agent's user.
+        socket_gid: the group of the socket, whose members may query.
+        own: uids that may do everything; by default root and the agent's user.
     """
 
     def __init__(self, socket_gid: int, own: Collection[int] = ()) -> None:
@@ -121,10 +124,10 @@ class AccessRules:
         self._socket_gid, self._unmapped = socket_gid, unmapped_uid()
 
     def check(self, peer: Peer, caller: Caller, right: Right, group: str, group_gid: int | None) -> None:
-        """Raise NotAllowed, with a hint on how to get the right.
+        """Raise NotAllowed if the peer does not have this right. Its hint tells how to get the right.
 
         Args:
-            group, group_gid: the group whose members may change; gid None: it does not exist.
+            group, group_gid: the group whose members may make changes. gid None: the group does not exist.
         """
         if peer.uid in self.own:
             return

@@ -1,10 +1,11 @@
-"""Basis of an answer about a period: the intervals in it, and how long the answer is valid.
+"""Fetches the intervals of a period for an answer, and determines how long the answer is valid.
 
-Intervals are fetched in slices and added up in another thread: sealing never waits for sums.
+Intervals are fetched in slices and added up in another thread, so that sealing never waits for sums.
 
-A period is closed when it is over, all configured devices have written its intervals, and none of them is being
-compared with packs or rebuilt. After that only a correction can change it, and each correction has a number. So a
-client keeps a closed answer until a later answer lists its day as corrected or has another ``epoch``.
+A period is closed when it is over, all configured devices have written its intervals, and none of these is being
+compared with packs or rebuilt. From then on only corrections can change the answer, and each correction has a number.
+A client may therefore keep the answer about a closed period until a later answer lists its day as corrected, or has
+another ``epoch``.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from agent.service.results.site import UnwrittenStreams
 from agent.store import Store
 
 STREAMS_AT_ONCE: Final = 25  # in one slice of the database thread: a few milliseconds
-MOST_CHANGES: Final = 20_000  # corrections that are examined; if there are more, all days count as corrected
-MOST_DAYS: Final = 400
-SETTLED_MS: Final = 2 * 3_600_000  # an interval not written by then had no readings
+MOST_CHANGES: Final = 20_000  # if there are more corrections, all days count as corrected
+MOST_DAYS: Final = 400  # if there are more corrected days, all days count as corrected
+SETTLED_MS: Final = 2 * 3_600_000  # an interval that is not written after this time has no readings
 
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """How long an answer is valid; see the module's docstring.
+    """How long an answer is valid; see the docstring of the module.
 
-    ``stamp`` changes with anything that an answer could depend on; ``change``: the newest correction. ``changed``: the
-    local days corrected after the number that the client sent; None: it must request all days again.
+    ``stamp`` changes whenever the answer could change. ``change``: number of the newest correction. ``changed``: the
+    local days corrected after the number that the client sent. None: the client must request all days again.
     """
 
     closed: bool
@@ -44,7 +45,7 @@ class Validity:
     changed: Sequence[date] | None
 
     def as_dict(self) -> dict[str, Any]:
-        """As members of an answer."""
+        """The members for an answer."""
         changed = None if self.changed is None else [str(day) for day in self.changed]
         return {
             "closed": self.closed, "stamp": self.stamp, "epoch": self.epoch, "change": self.change, "changed": changed
@@ -54,7 +55,7 @@ class Validity:
 def validity(
     access: Access, calendar: Calendar, from_ms: int, to_ms: int, now_ms: int, after_change: int | None, store: Store
 ) -> Validity:
-    """The validity of an answer about ``[from_ms, to_ms)``. In the database thread."""
+    """The validity of an answer about ``[from_ms, to_ms)``. Called in the database thread."""
     config, service = access.config, access.service
     page, change = store.intervals.marks()
     repairs = store.intervals.repairs()
@@ -71,11 +72,11 @@ def validity(
     return Validity(closed, stamp, epoch, change, _corrected(calendar, after_change, change, store))
 
 
-_unwritten: list[tuple[Config, UnwrittenStreams]] = []  # of the newest configuration
+_unwritten: list[tuple[Config, UnwrittenStreams]] = []  # for the newest configuration only
 
 
 def unwritten_of(config: Config) -> UnwrittenStreams:
-    """Kept between requests: it has read the births of streams whose intervals are late."""
+    """The ``UnwrittenStreams`` of a configuration. It is kept between requests, because it caches what it has read."""
     if not _unwritten or _unwritten[0][0] is not config:
         _unwritten[:] = [(config, UnwrittenStreams(config))]
     return _unwritten[0][1]
@@ -86,26 +87,32 @@ def _digest(*parts: object) -> str:
 
 
 def _corrected(calendar: Calendar, after: int | None, change: int, store: Store) -> Sequence[date] | None:
-    """The days of corrections numbered above ``after``, None if they are unknown; ``after`` None: a first request."""
+    """The days of the corrections after number ``after``. None: unknown.
+
+    ``after`` None: the client has no answer yet.
+    """
     if after is None or after == change:
         return ()
-    if not 0 < change - after <= MOST_CHANGES:  # a difference outside this range also means another database
+    if not 0 < change - after <= MOST_CHANGES:  # outside this range, the number may be of another database
         return None
     found = store.intervals.interval_changes(after)
     if not found or found[0][0] != after + 1:
-        return None  # some of these corrections are no longer kept
+        return None  # some of these corrections are deleted already
     days = sorted({calendar.day(start) for _, start, _ in found})
     return days if len(days) <= MOST_DAYS else None
 
 
 def known_until(now_ms: int, store: Store) -> int:
-    """The end of the newest interval if it is recent, else ``now_ms``. In the database thread."""
+    """The end of the newest interval if it is less than two hours old, else ``now_ms``.
+
+    Called in the database thread.
+    """
     ends = (page.to_ms for page in store.intervals.interval_pages(now_ms - SETTLED_MS, now_ms))
     return max((end for end in ends if end <= now_ms), default=now_ms)
 
 
 class FetchedPages:
-    """An ``agent.intervals.query.PageSource`` of the pages that touch a stretch of time."""
+    """An ``agent.intervals.query.PageSource`` with interval pages that are already in memory."""
 
     def __init__(self, pages: Sequence[StoredPage]) -> None:
         self._pages = pages
@@ -118,7 +125,7 @@ class FetchedPages:
 
 
 async def fetch_pages(access: Access, from_ms: int, to_ms: int, streams: Sequence[str]) -> FetchedPages:
-    """Fetch the pages of these streams."""
+    """Fetch the interval pages of these streams in ``[from_ms, to_ms)``, in slices."""
 
     def read(some: Sequence[str], store: Store) -> list[StoredPage]:
         return list(store.intervals.interval_pages(from_ms, to_ms, some))

@@ -1,7 +1,7 @@
-"""Requests on the control socket: their kinds, who may send which, and what a handler gets. Shared by agent and tools.
+"""The requests on the control socket: their kinds, the rights that they need, and the interface of handlers.
 
-A request is a JSON object: ``version``, ``kind`` and the members of that kind; any other member is refused, so that an
-older agent never ignores what a newer tool meant.
+Agent and tools share this module. A request is a JSON object: ``version``, ``kind`` and the members of this kind. Any
+other member is an error, so that an older agent does not ignore an option of a newer tool.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LONGEST_LEASE_S: Final = 900
-END_MS: Final = 1 << 52  # the end of time
+END_MS: Final = 1 << 52  # the largest time in a request
 DECIMAL: Final = r"^-?[0-9]{1,25}(\.[0-9]{1,12})?\Z"
-LAST_NOW_MS: Final = 7_258_000_000_000  # in 2199: calendars end before END_MS
+LAST_NOW_MS: Final = 7_258_000_000_000  # in 2199, because calendars end before END_MS
 
 Text = Annotated[str, Meta(max_length=400)]
 TimeMs = Annotated[int, Meta(ge=0, le=END_MS)]
@@ -32,16 +32,16 @@ Kid = Annotated[str, Meta(max_length=64)]
 
 
 class RequestBase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
-    """Members of all requests."""
+    """The members of every request."""
 
     version: Literal[1] = 1
 
     right: ClassVar[Right] = Right.LOOK
-    module: ClassVar[str] = ""  # its ``answer`` serves the request; imported with the first one
+    module: ClassVar[str] = ""  # module whose ``answer`` serves the request; imported when first needed
 
 
 class RangeRequest(RequestBase, frozen=True):
-    """``[from_ms, to_ms)`` of some streams (last parts of names; none: all)."""
+    """A request about ``[from_ms, to_ms)``. ``streams``: last parts of names, such as ``inv1``; empty: all."""
 
     from_ms: TimeMs
     to_ms: TimeMs
@@ -53,22 +53,22 @@ class RangeRequest(RequestBase, frozen=True):
 
 
 class Export(RangeRequest, frozen=True, tag="export"):
-    """Signed objects of a stretch of time."""
+    """Get the signed objects of a time range."""
 
     module: ClassVar[str] = "agent.service.control.export"
 
 
 class Intervals(RangeRequest, frozen=True, tag="intervals"):
-    """Rows of intervals of a stretch of time."""
+    """Get the intervals of a time range, as rows."""
 
     module: ClassVar[str] = "agent.service.control.export"
 
 
 class KnownAnswer(RequestBase, frozen=True, kw_only=True):
-    """A request whose answer the client may keep. Members not given are not sent, so that an older agent answers too.
+    """A request whose answer the client may keep (see ``agent.service.control.period``).
 
-    ``now_ms`` is used only if no agent runs. ``unless``: the ``stamp`` of the answer that the client has;
-    ``after_change``: its ``change`` (see ``agent.service.control.period``).
+    ``now_ms``: the time, used only if no agent runs. ``unless`` and ``after_change``: the ``stamp`` and ``change`` of
+    the answer that the client already has. Members with default values are not sent, so that an older agent can answer.
     """
 
     now_ms: Annotated[int, Meta(ge=0, le=LAST_NOW_MS)]
@@ -77,7 +77,7 @@ class KnownAnswer(RequestBase, frozen=True, kw_only=True):
 
 
 class PeriodReport(KnownAnswer, frozen=True, kw_only=True, omit_defaults=True, tag="report"):
-    """The page of a period. ``day`` is any date in it, "" today."""
+    """Get the report of a period. ``day``: any date in the period; "" means today."""
 
     module: ClassVar[str] = "agent.service.control.pages"
 
@@ -87,9 +87,10 @@ class PeriodReport(KnownAnswer, frozen=True, kw_only=True, omit_defaults=True, t
 
 
 class Day(KnownAnswer, frozen=True, kw_only=True, omit_defaults=True, tag="day"):
-    """A day by intervals: the site and each device, or some devices (last parts of names) with their points and gaps.
+    """Get a day by intervals.
 
-    ``day`` is a date, "" today. ``points``: only these points of the devices; none: the main ones.
+    Without ``streams`` (last parts of names), the answer has the site's roles, and the totals of each device; else
+    these devices with their points and gaps. ``day``: a date; "" means today. ``points``: names; empty: main points.
     """
 
     module: ClassVar[str] = "agent.service.control.pages"
@@ -100,13 +101,13 @@ class Day(KnownAnswer, frozen=True, kw_only=True, omit_defaults=True, tag="day")
 
 
 class Days(KnownAnswer, frozen=True, omit_defaults=True, tag="days"):
-    """The days that have intervals."""
+    """List the days that have intervals."""
 
     module: ClassVar[str] = "agent.service.control.pages"
 
 
 class Birth(RequestBase, frozen=True, tag="birth"):
-    """The birth in effect at pack ``seq`` of a stream (last part of its name); 0: the newest."""
+    """Get the birth in effect at pack ``seq`` of a stream (last part of its name). ``seq`` 0: the newest birth."""
 
     module: ClassVar[str] = "agent.service.control.pages"
 
@@ -115,7 +116,7 @@ class Birth(RequestBase, frozen=True, tag="birth"):
 
 
 class Pack(RequestBase, frozen=True, tag="pack"):
-    """One pack of a stream (last part of its name), as it was published."""
+    """Get a pack of a stream (last part of its name), as it was published."""
 
     module: ClassVar[str] = "agent.service.control.pages"
 
@@ -124,13 +125,13 @@ class Pack(RequestBase, frozen=True, tag="pack"):
 
 
 class Declarations(RequestBase, frozen=True, tag="declarations"):
-    """All declarations so far."""
+    """List all declarations."""
 
     module: ClassVar[str] = "agent.service.control.attest"
 
 
 class Declare(RequestBase, frozen=True, tag="declare"):
-    """One entry that a person attests; ``from_`` and ``to`` in UTC seconds."""
+    """Add a declaration: a value that a person attests. ``from_`` and ``to`` are UTC seconds."""
 
     right: ClassVar[Right] = Right.CHANGE
     module: ClassVar[str] = "agent.service.control.attest"
@@ -146,7 +147,11 @@ class Declare(RequestBase, frozen=True, tag="declare"):
 
 
 class ComparedDevice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One device of a handover. ``n``, ``t_ms``, ``v``: its recorded reading; ``display``: what its display showed."""
+    """One device of a handover.
+
+    ``n``, ``t_ms`` and ``v``: point, time and value of a recorded reading; ``display``: the value on the display of the
+    device, "" if nobody read it.
+    """
 
     device: Text
     n: Annotated[str, Meta(max_length=200)] = ""
@@ -157,7 +162,7 @@ class ComparedDevice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Handover(RequestBase, frozen=True, tag="handover"):
-    """A record of commissioning, to be signed."""
+    """Sign a record of commissioning."""
 
     right: ClassVar[Right] = Right.CHANGE
     module: ClassVar[str] = "agent.service.control.attest"
@@ -168,15 +173,16 @@ class Handover(RequestBase, frozen=True, tag="handover"):
 
 
 class PublishedKey(RequestBase, frozen=True, tag="key"):
-    """The newest key that this gateway has published."""
+    """Get the thumbprint of the newest key that this gateway has published."""
 
     module: ClassVar[str] = "agent.service.control.keys"
 
 
 class Keys(RequestBase, frozen=True, tag="keys"):
-    """The last sequences that a key or a predecessor signed, up to a time if one is given.
+    """Get the last sequence in each stream that key ``kid`` or one of its predecessors (``before``) signed.
 
-    With ``hold`` (root and the agent's user only) sealing is paused from the answer on until another key is active.
+    ``until_ms``: only packs that end up to this time count. With ``hold`` (only for root and the agent's user), sealing
+    is paused from the answer on until another key is active, for at most ten seconds.
     """
 
     right: ClassVar[Right] = Right.CHANGE
@@ -189,7 +195,7 @@ class Keys(RequestBase, frozen=True, tag="keys"):
 
 
 class Lease(RequestBase, frozen=True, tag="lease"):
-    """Lease a line while the connection is open, for at most this many seconds."""
+    """Lease a line while the connection is open, for at most ``seconds``."""
 
     right: ClassVar[Right] = Right.CHANGE
     module: ClassVar[str] = "agent.service.control.running"
@@ -227,17 +233,17 @@ _decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 
 
 def kind_of(request: Request) -> str:
-    """``export``, ``lease`` and so on."""
+    """The name of the kind of a request, such as ``export`` or ``lease``."""
     return str(request.__struct_config__.tag)
 
 
 def encode_request(request: Request) -> bytes:
-    """The frame of a request."""
+    """Encode a request as a frame."""
     return frame(FrameKind.REQUEST, msgspec.json.encode(request))
 
 
 def decode_request(payload: bytes) -> Request:
-    """The request in a payload. Raises ProtocolError for anything else."""
+    """Decode the payload of a REQUEST frame. Raises ProtocolError."""
     try:
         return _decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # malformed, or nested too deep
@@ -248,7 +254,10 @@ def decode_request(payload: bytes) -> Request:
 
 
 class Access(Protocol):
-    """What a request may use: in a running agent through its threads, otherwise the database directly."""
+    """The objects that a handler may use.
+
+    In a running agent, ``call`` and ``compute`` use the agent's threads; otherwise they use the database directly.
+    """
 
     @property
     def config(self) -> Config: ...
@@ -258,23 +267,26 @@ class Access(Protocol):
     def service(self) -> Any: ...  # agent.service.app.Service; None where no agent runs
 
     async def call(self, function: Callable[[Store], T]) -> T:
-        """Run briefly in the database thread: sealing waits meanwhile. Long work must be cut into slices."""
+        """Run a short function in the database thread. Sealing waits for it, so long work must be split into slices."""
 
     async def compute(self, function: Callable[[], T]) -> T:
-        """Run work without the store in another thread: one request at a time, at most half of the time."""
+        """Run a function that does not use the store in another thread.
+
+        The functions of all requests run one after the other, and take at most half of the time.
+        """
 
 
 class Reply(Protocol):
-    """Takes an answer piece by piece; the return value of ``answer`` ends it."""
+    """Sends an answer in pieces. The return value of ``answer`` is sent last."""
 
     async def part(self, data: bytes) -> None:
-        """Send bytes to the client, in order, up to about a megabyte; waits while the client is behind."""
+        """Send a piece of at most about a megabyte. Waits until the client has read the previous pieces."""
 
     def progress(self, done: int, total: int) -> None:
-        """Report progress, for a progress bar."""
+        """Set the numbers of the next PROGRESS frames, for a progress bar."""
 
     def rest(self) -> None:
-        """Send no more PROGRESS until the end: the client does not read meanwhile."""
+        """Send no more PROGRESS frames, because the client does not read until the end."""
 
 
 Handler = Callable[[Access, Any, Reply], Awaitable[Mapping[str, Any]]]

@@ -1,4 +1,4 @@
-"""Requests that only a running agent can serve: reload the configuration, lease a line."""
+"""Serves requests that need a running agent: reload the configuration, and lease a line."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from agent.service.reload import ReloadOutcome
 from drivers.line import Line
 from drivers.model import LineLent, UsageError, clean_text
 
-MAX_COMPLAINTS: Final = 200  # in the answer to a reload
-GRANT_S: Final = 30.0  # for the current request on the line to end
+MAX_COMPLAINTS: Final = 200  # complaints in the answer to a reload at most
+GRANT_S: Final = 30.0  # a lease waits this long at most for the end of the current request on the line
 
 
 async def answer(access: Access, request: Reload | Lease, reply: Reply) -> dict[str, Any]:
-    """Returns the result of ``reload`` or ``lease``."""
+    """Serve a reload or a lease."""
     return await (reload(access) if isinstance(request, Reload) else lease(access, request, reply))
 
 
 async def reload(access: Access) -> dict[str, Any]:
-    """Returns the hash of the configuration in effect, what changed, and the complaints if the files were rejected."""
+    """Reload the configuration. Returns the outcome; ``left_out``: number of complaints that are not in the answer."""
     outcome: ReloadOutcome = await access.service.reload()
     complaints = [clean_text(text, 1000) for text in outcome.complaints[:MAX_COMPLAINTS]]
     return outcome.as_json() | {"complaints": complaints, "left_out": len(outcome.complaints) - len(complaints)}
 
 
 async def lease(access: Access, request: Lease, reply: Reply) -> dict[str, Any]:
-    """One part, {"line", "url"}, when the client may open the port; the result when the agent has the port back.
+    """Lease a line to the client. Sends one part, {"line", "url"}, when the client may open the port.
 
-    Cancelled when the client closes the connection.
+    Returns when the agent ends the lease. If the client closes the connection, this task is cancelled instead.
     """
     lines: dict[str, Line] = access.service.lines if access.service is not None else {}
     line = lines.get(request.line)
@@ -45,7 +45,7 @@ async def lease(access: Access, request: Lease, reply: Reply) -> dict[str, Any]:
             f"the current request did not finish within {GRANT_S:g} s", where=line.where, hint="Try again"
         ) from None
     try:
-        reply.rest()  # before the client uses the line: it does not read the socket meanwhile
+        reply.rest()  # the client does not read the socket while it uses the line
         await reply.part(json.dumps({"line": line.name, "url": line.config.url}).encode())
         async with asyncio.timeout(request.seconds):
             await granted.over.wait()

@@ -1,7 +1,7 @@
-"""The control server: the kernel identifies the client, frames are bounded, every wait has a deadline.
+"""The server of the control socket. The kernel identifies clients, frames have a maximum size, waits have deadlines.
 
-The socket is in the runtime directory with mode 0660, only while the agent holds the lock of that directory. Answers
-are sent piece by piece as fast as the client reads them: neither a large answer nor a slow client costs memory.
+The socket is in the runtime directory, with mode 0660. It exists only while the agent holds the lock of this directory.
+Answers are sent in pieces, as fast as the client reads them, so large answers and slow clients need little memory.
 """
 
 from __future__ import annotations
@@ -44,24 +44,25 @@ T = TypeVar("T")
 log = logging.getLogger("meterhouse")
 MODE: Final = 0o660
 BACKLOG: Final = 64  # connections that the kernel queues until the loop accepts them
-MAX_CONNECTIONS, MAX_OF_USER, KEPT = 16, 4, 4  # KEPT: reserved for root and the agent's user, who have no MAX_OF_USER
-REQUEST_S: Final = 5.0  # from connecting to the last byte of the request
+# KEPT: connections reserved for root and the agent's user. For these two, MAX_OF_USER does not apply.
+MAX_CONNECTIONS, MAX_OF_USER, KEPT = 16, 4, 4
+REQUEST_S: Final = 5.0  # deadline for the complete request, from the connection on
 SEND_S: Final = 60.0  # a client that reads nothing for this long is considered dead
-PROGRESS_S: Final = 1.0  # how often a client gets a PROGRESS frame
-NAMES_S: Final = 2.0  # for a directory service to resolve a uid
+PROGRESS_S: Final = 1.0  # interval of PROGRESS frames
+NAMES_S: Final = 2.0  # deadline for a directory service that looks up user and group
 _REQUESTS: Final = frozenset({FrameKind.REQUEST})
 
 
 class ClientGone(Exception):
-    """The client closed the connection or is considered dead."""
+    """The client has closed the connection, or is considered dead."""
 
 
 class ConnectionLimits:
-    """Limits the number of connections, in total and per user. Only the loop touches it."""
+    """Limits the number of connections, in total and per user. Used only in the loop."""
 
     def __init__(self) -> None:
-        self._own = 0  # of root and the agent's user
-        self._of_user: Counter[int] = Counter()
+        self._own = 0  # connections of root and the agent's user
+        self._of_user: Counter[int] = Counter()  # uid -> connections of other users
 
     @property
     def connections(self) -> int:
@@ -69,7 +70,7 @@ class ConnectionLimits:
         return self._own + self._of_user.total()
 
     def refusal(self, uid: int, privileged: bool) -> str:
-        """Why another connection is refused; "" if it is accepted."""
+        """Why a new connection of this user is refused; "" if it is accepted."""
         others = self._of_user.total()
         if self.connections >= MAX_CONNECTIONS:
             return f"{MAX_CONNECTIONS} connections are open"
@@ -97,12 +98,12 @@ class ConnectionLimits:
 
 
 class ControlServer:
-    """Accepts connections and serves their requests. Only the loop touches it.
+    """Accepts connections and serves their requests. Used only in the loop.
 
     Args:
-        access: returns what a request of this caller may use.
+        access: creates the ``Access`` object for a request.
         folder: the runtime directory, which this process has locked.
-        group: returns the group whose members may make changes; called for each request, as a reload may change it.
+        group: returns the group whose members may make changes. Called for each request: a reload may change the group.
     """
 
     def __init__(self, access: Callable[[Caller, Right], Access], folder: Path, group: Callable[[], str]) -> None:
@@ -120,7 +121,10 @@ class ControlServer:
         return self._limits.connections
 
     def open(self) -> None:
-        """Start to listen; connections wait until ``run``. The agent also works without a socket."""
+        """Start to listen. Connections wait until ``run``.
+
+        Errors are only logged: the agent also works without a socket.
+        """
         try:
             self._folder_fd = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             self._listener = _listen(self._folder_fd)
@@ -158,14 +162,14 @@ class ControlServer:
                 while True:
                     try:
                         sock, _ = await loop.sock_accept(self._listener)
-                    except OSError as error:  # no descriptors left, or the client is already gone
+                    except OSError as error:  # out of descriptors, or the client is already gone
                         self._complain(f"cannot accept a connection: {error.strerror}")
                         await asyncio.sleep(1)
                         continue
                     self._admit(sock, group)
-                    await asyncio.sleep(0)  # one connection per turn of the loop, however many wait
+                    await asyncio.sleep(0)  # at most one connection per turn of the loop
         finally:
-            self.close()  # while the agent seals its last packs, tools find no socket and wait for its database
+            self.close()  # without a socket, tools wait for the database while the agent stops
 
     def _admit(self, sock: socket.socket, group: asyncio.TaskGroup) -> None:
         try:
@@ -209,7 +213,7 @@ class ControlServer:
             self._limits.leave(peer.uid, privileged)
 
     async def _answer(self, connection: ControlConnection, peer: Peer) -> None:
-        # the first request imports the protocol
+        # in a thread, because the first request imports a module
         request, kind = await asyncio.to_thread(_decoded, await connection.request())
         login, gid = await self._look_up(peer.uid)
         caller = Caller(peer.uid, login)
@@ -219,13 +223,13 @@ class ControlServer:
             log.warning("control: %s", f"{kind} refused to {caller}")
             raise
         log.info("control: %s", f"{kind} for {caller}")
-        answer = await asyncio.to_thread(handler, request)  # the first request of a kind imports much
+        answer = await asyncio.to_thread(handler, request)  # imports a module, too
         await connection.deliver(answer(self._access(caller, request.right), request, connection))
 
     async def _look_up(self, uid: int) -> tuple[str, int | None]:
-        """The caller's login and the gid of the group that may make changes; both unknown if the lookup is too slow.
+        """Look up the caller's login, and the gid of the group that may make changes; ("", None) after a timeout.
 
-        One lookup at a time: a directory service that hangs blocks one thread only.
+        There is one lookup at a time, so that a directory service that hangs blocks only one thread.
         """
         loop = asyncio.get_running_loop()
         give_up = loop.time() + NAMES_S
@@ -243,17 +247,20 @@ class ControlServer:
 
 
 class ControlConnection:
-    """One client: its request, then the answer. The ``Reply`` of a handler."""
+    """The connection of one client: receives the request and sends the answer. The ``Reply`` of handlers."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock, self._loop = sock, asyncio.get_running_loop()
         self._sending = asyncio.Lock()
-        self._broken = False  # only part of a frame was sent
-        self._silent = False
+        self._broken = False  # True: a frame was sent only in part
+        self._silent = False  # True: no more PROGRESS frames
         self._progress = (0, 0)
 
     async def request(self) -> bytes:
-        """The payload of the request. Raises ProtocolError, or ClientGone if it is not complete in time."""
+        """Receive the payload of the request.
+
+        Raises ProtocolError, or ClientGone if the request is not complete in time.
+        """
         try:
             async with asyncio.timeout(REQUEST_S):
                 _, size = parse_header(await self._exactly(HEADER.size), _REQUESTS, MAX_REQUEST)
@@ -271,14 +278,14 @@ class ControlConnection:
             if not more:
                 raise ClientGone
             data += more
-            await asyncio.sleep(0)  # it may come byte by byte, and the loop serves others meanwhile
+            await asyncio.sleep(0)  # if bytes arrive one by one, others must be served too
         return bytes(data)
 
     async def deliver(self, answer: Awaitable[Mapping[str, Any]]) -> None:
-        """Wait for a handler's result and send it; send PROGRESS meanwhile.
+        """Wait for the result of a handler, and send it. Send PROGRESS frames meanwhile.
 
         Raises:
-            ClientGone: the client left or is dead; the handler was cancelled.
+            ClientGone: the client has closed the connection or is dead. The handler is cancelled then.
         """
         work = asyncio.ensure_future(answer)
         more = asyncio.ensure_future(self._loop.sock_recv(self._sock, 1))  # completes when the client closes
@@ -314,7 +321,7 @@ class ControlConnection:
         self._silent = True
 
     async def _send(self, kind: FrameKind, payload: bytes) -> None:
-        """Send a frame as fast as the client reads it. Raises ClientGone."""
+        """Send a frame; waits until the client has read enough of it. Raises ClientGone."""
         async with self._sending:
             self._broken = True
             try:
@@ -328,23 +335,23 @@ class ControlConnection:
             self._broken = False
 
     def fail(self, error: GatewayError) -> None:
-        """Send the error instead of an answer, unless part of a frame was already sent."""
+        """Send an error. Does nothing if the last frame was sent only in part."""
         if not self._broken:
             _send_failed(self._sock, error)
 
 
 class ReadThrottle:
-    """Limits the share of the database thread for all read-only requests together; a second one limits the processor's.
+    """Limits the work for requests to half of the time. One object limits slices in the database thread, another sums.
 
-    One slice at a time, then a pause as long as it took: sealing waits for at most one slice, whatever the number of
-    requests.
+    It runs one slice at a time, and then pauses for as long as the slice took. So sealing waits for at most one slice,
+    even if there are many requests.
     """
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run ``work`` when it is its turn."""
+        """Wait for the turn of ``work``, run it, and pause."""
         async with self._lock:
             began = time.monotonic()
             result = await work()
@@ -353,12 +360,12 @@ class ReadThrottle:
 
 
 class RunningAccess:
-    """The running agent as a request sees it.
+    """The ``Access`` of a request in a running agent.
 
     Args:
         service: an ``agent.service.app.Service``.
-        slices: throttles calls; None: calls are short and run first come, first served.
-        sums: throttles work in other threads, which compete with the loop for the interpreter.
+        slices: throttle for ``call``. None: no throttle, because the calls are short.
+        sums: throttle for ``compute``, whose threads compete with the loop for the interpreter.
     """
 
     def __init__(self, service: Any, caller: Caller, slices: ReadThrottle | None, sums: ReadThrottle) -> None:
@@ -366,7 +373,7 @@ class RunningAccess:
         self.config: Config = service.config
 
     async def call(self, function: Callable[[Store], T]) -> T:
-        """Through the queue of the database thread."""
+        """See ``Access.call``. Uses the queue of the database thread."""
 
         async def work() -> T:
             found: T = await self.service.db_thread.call(function)
@@ -375,13 +382,13 @@ class RunningAccess:
         return await (work() if self._slices is None else self._slices.run(work))
 
     async def compute(self, function: Callable[[], T]) -> T:
-        """In another thread, when it is this request's turn."""
+        """See ``Access.compute``. Waits for the turn of this request."""
 
         async def work() -> T:
             running = asyncio.ensure_future(asyncio.to_thread(function))
             try:
                 return await asyncio.shield(running)
-            except asyncio.CancelledError:  # the client left, but the thread continues: the turn lasts until it ends
+            except asyncio.CancelledError:  # the client left; the turn lasts until the thread ends
                 await asyncio.wait({running})
                 raise
 
@@ -389,13 +396,13 @@ class RunningAccess:
 
 
 def handler(request: Request) -> Handler:
-    """The function that serves a request; its module is imported when it is first needed."""
+    """The function that serves a request. Imports its module if needed."""
     found: Handler = import_module(request.module).answer
     return found
 
 
 def _decoded(payload: bytes) -> tuple[Request, str]:
-    """A request and the name of its kind. Raises ProtocolError."""
+    """Decode a payload. Returns the request and the name of its kind. Raises ProtocolError."""
     from agent.service.control.protocol import decode_request, kind_of
 
     request = decode_request(payload)
@@ -403,13 +410,13 @@ def _decoded(payload: bytes) -> tuple[Request, str]:
 
 
 def _send_failed(sock: socket.socket, error: GatewayError) -> None:
-    """Send FAILED if the socket accepts it at once; the client is dropped in any case."""
+    """Send a FAILED frame without waiting. Errors are ignored, because the connection will be closed anyway."""
     with contextlib.suppress(OSError):
         sock.send(frame(FrameKind.FAILED, encode_error(error)), socket.MSG_DONTWAIT)
 
 
 def _listen(folder_fd: int) -> socket.socket:
-    """A listening socket in a directory that we have locked; an old socket is removed. Raises OSError."""
+    """Create a listening socket in the locked runtime directory. Removes an old socket. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISDIR(os.lstat(SOCKET, dir_fd=folder_fd).st_mode):
             raise IsADirectoryError(21, "is a directory; remove it")
@@ -417,9 +424,9 @@ def _listen(folder_fd: int) -> socket.socket:
     door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         door.setblocking(False)
-        os.fchmod(door.fileno(), MODE)  # so that the socket never has more rights than this
-        door.bind(f"/proc/self/fd/{folder_fd}/{SOCKET}")  # a short path, however long the folder's own is
-        os.chmod(SOCKET, MODE, dir_fd=folder_fd)  # nor less, whatever the umask
+        os.fchmod(door.fileno(), MODE)  # before bind: the socket never allows more than this
+        door.bind(f"/proc/self/fd/{folder_fd}/{SOCKET}")  # a short path, because the length of socket paths is limited
+        os.chmod(SOCKET, MODE, dir_fd=folder_fd)  # after bind: the umask may have removed rights
         door.listen(BACKLOG)
     except BaseException:
         door.close()

@@ -1,1 +1,1 @@
-"""Results computed from committed packs: intervals, indicators and balances, sealed in the stream `_indicators`."""
+"""Computes results from committed packs: intervals, figures and balances. They are sealed in stream `_indicators`."""

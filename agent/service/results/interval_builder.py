@@ -1,9 +1,9 @@
 """The interval builder: makes intervals from records that were just committed and, after a start, from packs.
 
-Runs in the database thread after the commit: sealing never waits for it, and intervals not written yet can be made
-from the packs again. A stream that is behind (after a start, a kill, packs recovered from a ring) is skipped until its
-packs are read to the end, in slices; from then on readings come directly from the ring, at a few nanoseconds each. If
-the stored state of a stream is not usable, its intervals of the newest day are rebuilt from its packs.
+It runs in the database thread after the commit, so sealing never waits for it. Intervals that were not written before a
+kill are made from the packs again. After a start, a stream is behind: new records are ignored until all of its packs
+are read, in slices. From then on the readings come directly from the ring, at a few nanoseconds each. If the stored
+state of a stream is not usable, its intervals of the newest day are rebuilt from its packs.
 """
 
 from __future__ import annotations
@@ -41,36 +41,36 @@ from agent.store import NewGaps, NewPage, Repair, Store
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse.intervals")
-SLICE_S = 0.03  # time in the database thread for catching up
-FOLD_AFTER_MS = 3 * 3_600_000  # after the end of a day: by then the night's corrections are written
+SLICE_S = 0.03  # time in the database thread for one slice of reading packs
+FOLD_AFTER_MS = 3 * 3_600_000  # time from the end of a day until its pages are merged; by then corrections are written
 
 Event = tuple[str, dict[str, Any]]  # stream, event
 
 
 @dataclass(slots=True)
 class _StreamState:
-    """The ledger of a stream, and up to where its packs are read."""
+    """The ledger of a stream, and the replay that reads its packs."""
 
     ledger: Ledger
     replay: PackReplay
-    table: BirthTable | None = None  # the one in effect, once known from committed segments
+    table: BirthTable | None = None  # table in effect; None: not known from a committed segment yet
     rebuild: _Rebuild | None = None
-    rebuilt_ms: int = 0  # end of the intervals written before the ledger was rebuilt
+    rebuilt_ms: int = 0  # end of the intervals that were written before a rebuild; 0: no rebuild
 
 
 @dataclass(slots=True)
 class _Rebuild:
-    """A ledger that is being rebuilt from packs, with intervals that are already written."""
+    """The rebuild of a ledger from packs, while intervals of an earlier run are already written."""
 
-    written_ms: int  # the intervals are written up to here
-    repair: Repair | None  # how to go on with the intervals before the rebuilt ones
-    made: RebuiltRows = field(default_factory=list)  # rows of written intervals, to be compared with those
-    gaps: list[GapRow] = field(default_factory=list)  # of all intervals: written when the last is made
+    written_ms: int  # end of the intervals that are already written
+    repair: Repair | None  # the repair of older intervals that follows; None: none follows
+    made: RebuiltRows = field(default_factory=list)  # rebuilt rows, to be compared with the written ones
+    gaps: list[GapRow] = field(default_factory=list)  # gaps of all intervals made so far, written at the end
 
 
 @dataclass(slots=True)
 class _Unsaved:
-    """What the next transaction will store."""
+    """Pages, states, repairs and gaps that the next transaction will store."""
 
     pages: list[NewPage] = field(default_factory=list)
     states: dict[str, tuple[int, bytes]] = field(default_factory=dict)
@@ -81,18 +81,18 @@ class _Unsaved:
         store.intervals.add(self.pages, self.states, self.repairs, self.gaps)
 
     def forget(self, stream: str) -> None:
-        """Forget a stream: it is read again from its stored state."""
+        """Forget the unsaved data of a stream, which is then read again from its stored state."""
         self.pages = [page for page in self.pages if page.stream != stream]
         self.gaps = [gaps for gaps in self.gaps if gaps.stream != stream]
         self.states.pop(stream, None)
 
 
 class IntervalBuilder:
-    """The ledgers of all streams. Only the database thread touches it.
+    """Owns the ledgers of all streams, and writes their intervals. Used only in the database thread.
 
     Args:
-        keep_ms: how long intervals are kept.
-        note: receives the events of streams; called in the database thread.
+        keep_ms: retention time of intervals.
+        note: called with (stream, event) for each new event, in the database thread.
     """
 
     def __init__(
@@ -100,17 +100,17 @@ class IntervalBuilder:
     ) -> None:
         self.calendar, self.rule, self._keep_ms, self._note = calendar, rule, keep_ms, note
         self._states: dict[str, _StreamState] = {}
-        self._behind: dict[str, None] = {}  # in order
+        self._behind: dict[str, None] = {}  # streams whose packs are not all read, in the order of reading
         self._unsaved = _Unsaved()
         self._broken: set[str] = set()
         self.repair = IntervalRepair(calendar, rule)
         self.written_ms = 0  # end of the newest written interval
-        self.published_ms = 0  # results are published up to here
+        self.published_ms = 0  # end of the newest published results
 
     # --- from the ring
 
     def committed(self, store: Store, segments: Iterable[SealedSegment]) -> None:
-        """Add the records of newly committed segments."""
+        """Make intervals from the records of segments that were just committed."""
         touched: dict[str, _StreamState] = {}
         for segment in segments:
             if segment.stream in self._broken or segment.stream in self._behind or not segment.packs:
@@ -127,7 +127,7 @@ class IntervalBuilder:
                     PackSpan(p.seq, p.boot, p.from_ms, p.to_ms, p.part, gaps_of_pack(p.gaps)) for p in segment.packs
                 ]
                 if not state.ledger.take_ring(segment.ring, segment.positions, spans):
-                    # the ring was overwritten meanwhile: restart from the stored state and later packs
+                    # the ring was overwritten meanwhile: continue from the stored state and later packs
                     del self._states[segment.stream]
                     self._behind[segment.stream] = None
                     continue
@@ -138,20 +138,20 @@ class IntervalBuilder:
 
     @property
     def reading(self) -> int:
-        """The number of streams that are behind; callable from any thread."""
+        """The number of streams whose packs are not all read. Callable from any thread."""
         return len(self._behind)
 
     @property
     def stopped(self) -> list[str]:
-        """Streams that get no intervals until the next start; callable from any thread."""
+        """The streams that get no intervals until the next start. Callable from any thread."""
         return sorted(self._broken)
 
     def add_streams(self, streams: Iterable[str]) -> None:
-        """Follow these streams, whose packs are still to be read."""
+        """Add streams whose packs must be read first."""
         self._behind |= dict.fromkeys(stream for stream in streams if not stream.rpartition("/")[2].startswith("_"))
 
     def catch_up(self, store: Store) -> bool:
-        """Read packs for one slice of time, also to replace damaged pages. True: more to read."""
+        """Read packs for one slice of time. Damaged pages are rebuilt too. True: there is more to read."""
         self.rebuild_damaged(store)
         end = time.monotonic() + SLICE_S
         while self._behind and time.monotonic() < end:
@@ -164,14 +164,14 @@ class IntervalBuilder:
         return bool(self._behind)
 
     def _read(self, store: Store, stream: str, end: float) -> bool:
-        """Read packs of a stream until the slice is over. True: the stream is up to date."""
+        """Read packs of a stream until time ``end``. True: all of its packs are read."""
         state = self._states.get(stream)
         if state is None:
             state = self._states[stream] = self._begin(store, stream)
         ledger = state.ledger
         try:
             is_done = state.replay.read(store, store.packs.head(stream).seq, end)
-        finally:  # even if the disk fails in between: reading continues from there
+        finally:  # even if the disk fails in between: the next call continues after the packs that were read
             ledger.counter_events = [h for h in ledger.counter_events if h.key not in state.replay.events]
         self._write(store, {stream: state})
         if is_done and state.rebuild is not None:
@@ -179,7 +179,10 @@ class IntervalBuilder:
         return is_done
 
     def _begin(self, store: Store, stream: str) -> _StreamState:
-        """The ledger from its stored state or, if that is not usable, one to be rebuilt from the packs in the store."""
+        """Restore a ledger from its stored state.
+
+        If the state is not usable, begin to rebuild the ledger from packs.
+        """
         self._unsaved.forget(stream)
         kept = store.intervals.state(stream)
         if kept is None:
@@ -200,16 +203,16 @@ class IntervalBuilder:
         return _StreamState(ledger, PackReplay(stream, ledger, 0, False))
 
     def _rebuilt(self, store: Store, stream: str, other: int | None) -> _StreamState:
-        """Begin at the start of the newest day, or at the end of the written intervals if that is earlier.
+        """Begin to rebuild a ledger, from the newest day on; from the end of the written intervals if that is earlier.
 
         Args:
-            other: sequence of a complete state from another version or other settings: then earlier days are compared
-                with their packs too.
+            other: sequence of the stored state if this is intact, but of another version or other settings. Earlier
+                days are then compared with their packs too. None: they are not.
         """
         written_ms, head = store.intervals.end_ms(stream), store.packs.head(stream)
         from_ms = min(written_ms, self.calendar.stretch("day", head.to_ms)[0])
         replay = begin_replay(store, stream, self.calendar, self.rule, from_ms)
-        if replay.trusted_ms:  # else the replay finds again each time the clock was set back
+        if replay.trusted_ms:  # 0: the replay reads all packs, and counts itself how often the clock was set back
             replay.ledger.row_builder.turn = _turn_at(store, stream, written_ms)
         repair = None
         if other is not None:
@@ -217,7 +220,7 @@ class IntervalBuilder:
         return _StreamState(replay.ledger, replay, rebuild=_Rebuild(written_ms, repair))
 
     def _finish(self, store: Store, stream: str, state: _StreamState, rebuild: _Rebuild) -> None:
-        """After all packs are read again: correct the written intervals, store the state, continue as usual."""
+        """Finish a rebuild after all packs are read: correct the written intervals, and store the ledger's state."""
         ledger = state.ledger
         unsaved = self._unsaved
         next_ms, written_ms = ledger.row_builder.next_ms, rebuild.written_ms
@@ -245,7 +248,7 @@ class IntervalBuilder:
                 for counter_event in state.ledger.counter_events:
                     self._note(stream, event_of(counter_event))
                 state.ledger.counter_events = []
-                if state.rebuild is not None:  # no state is stored: after a kill the rebuild starts again
+                if state.rebuild is not None:  # stores no state, so that after a kill the rebuild starts again
                     written, made = split_rows(made, state.rebuild.written_ms)
                     state.rebuild.made += written
                     state.rebuild.gaps += gaps
@@ -264,13 +267,13 @@ class IntervalBuilder:
         pages = self._unsaved.pages
         try:
             self._unsaved.store(store)
-        except GatewayError:  # the next commit of packs reports the error; these pages wait for it
+        except GatewayError:  # keep the pages; the next commit of packs reports the error
             return
         self._unsaved = _Unsaved()
         self.written_ms = max(self.written_ms, *(page.to_ms for page in pages), 0)
 
     def save(self, store: Store) -> None:
-        """Store the state of every stream, so that the next start reads no packs again."""
+        """Store the state of every stream, so that the next start need not read packs again."""
         for stream, state in self._states.items():
             is_whole = state.rebuild is None and state.ledger.tracked is not None and state.ledger.to_ms
             if stream not in self._behind and is_whole:
@@ -281,13 +284,16 @@ class IntervalBuilder:
         self._unsaved = _Unsaved()
 
     def _note_gap_start(self, stream: str, ledger: Ledger) -> None:
-        """Record from when on gaps are known, with the first state that has them."""
+        """Store the time from which on gaps are known, together with the first state that has gaps."""
         if ledger.gaps_from_ms is not None:
             self._unsaved.gaps.append(NewGaps(stream, (), from_ms=ledger.gaps_from_ms))
             ledger.gaps_from_ms = None
 
     def closed_ms(self, streams: Iterable[str]) -> int:
-        """Up to when all these streams have written their intervals; 0 while one of them has not begun."""
+        """The time in UTC ms up to which all these streams have written their intervals.
+
+        0: one of them has no interval yet, or its packs are not all read.
+        """
         ends = []
         for stream in streams:
             if stream in self._broken:
@@ -299,7 +305,7 @@ class IntervalBuilder:
         return min(ends, default=0)
 
     def rebuild_damaged(self, store: Store) -> None:
-        """Drop damaged pages, and rebuild the intervals of their streams from packs."""
+        """Drop damaged interval pages, and begin to rebuild their intervals from packs."""
         damaged = store.intervals.damaged_pages
         if not damaged:
             return
@@ -314,7 +320,7 @@ class IntervalBuilder:
             followed = stream in self._states or stream in self._behind
             start_ms, end_ms = self.calendar.stretch("day", head.to_ms)
             repairs.append(Repair(stream, head.seq, start_ms if followed else end_ms))
-            if followed:  # its ledger, started without a state, rebuilds the newest day
+            if followed:  # the newest day is rebuilt when its packs are read again
                 self._states.pop(stream, None)
                 self._behind[stream] = None
         store.intervals.drop_damaged_pages(repairs)
@@ -322,14 +328,17 @@ class IntervalBuilder:
             self.repair.add(store, repair)
 
     def tidy(self, store: Store, now_ms: int) -> None:
-        """Fold past days, a few at a time, and drop old ones. ``now_ms`` 0: the clock is not reliable."""
+        """Merge the pages of past days, a few days per call, and delete old intervals.
+
+        ``now_ms`` 0: the clock is unreliable.
+        """
         if now_ms:
             store.intervals.merge_days(self.calendar.stretch("day", now_ms - FOLD_AFTER_MS)[0], self.calendar.day, fold)
             store.intervals.prune(now_ms - self._keep_ms)
 
     @contextmanager
     def _isolated(self, stream: str) -> Iterator[None]:
-        """A bug costs this stream its intervals until the next start; it must never stop the sealing of readings."""
+        """Isolate a bug: the stream gets no more intervals until the next start, but readings are still sealed."""
         try:
             yield
         except GatewayError:
@@ -341,7 +350,7 @@ class IntervalBuilder:
 
 
 def event_of(counter_event: CounterEvent) -> dict[str, Any]:
-    """The event of a stream; values are decimal texts."""
+    """The event for the stream of a counter. Values are decimal texts."""
     event: dict[str, Any] = {
         "event": "counter",
         "kind": counter_event.kind,
@@ -358,11 +367,11 @@ def event_of(counter_event: CounterEvent) -> dict[str, Any]:
 
 
 def _turn_at(store: Store, stream: str, end_ms: int) -> int:
-    """How often the clock was set back up to the last written intervals, as counted by them."""
+    """How often the clock was set back before ``end_ms``, according to the last written intervals."""
     pages = store.intervals.interval_pages(end_ms - 1, end_ms, [stream]) if end_ms else ()
     return max((turn for page in pages for turn in PageReader(page.body).row("turn")), default=0)
 
 
 def fold(bodies: Sequence[bytes], shape: bytes) -> bytes:
-    """Merge the pages of one day."""
+    """Merge the bodies of the pages of one day into one body."""
     return encode(merged(bodies), len(PageSchema.decode(shape).columns), compress=True)

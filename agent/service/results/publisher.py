@@ -1,11 +1,13 @@
-"""The result publisher, in the loop: has intervals built after commits, closes them, and publishes their results.
+"""The result publisher: lets intervals be built after commits, closes them, and publishes their results.
 
-An interval of the site is closed when all devices have written theirs, or 20 minutes and four packs after its end: a
-dead device must not hold back the site's figures. After a start that time begins when all packs are read, since the
-first readings complete earlier intervals. Results are sealed as packs of the stream ``_indicators``, whose ``from`` and
-``to`` are interval boundaries. The head of the stream, written in the same transaction as the pack, records what is
-published, so that each interval is published exactly once across restarts. The very first results begin with an
-interval after whose end no device is reached for the first time.
+It runs in the loop. An interval of the site is closed when all devices have written their intervals, or 20 minutes and
+four packs after its end at the latest: a dead device must not hold back the site's figures. After a start, this time
+begins when all packs are read, because the first readings complete earlier intervals.
+
+Results are sealed as packs of stream ``_indicators``; their ``from`` and ``to`` are interval boundaries. The head of
+the stream is written in the same transaction as the pack, and records which intervals are published. So each interval
+is published exactly once, also across restarts. Before the very first results, intervals are skipped while devices are
+still being reached for the first time.
 """
 
 from __future__ import annotations
@@ -35,32 +37,33 @@ from ext.ring import Ring
 
 log = logging.getLogger("meterhouse.intervals")
 LATE_MS = 1_200_000  # a stream without readings is sealed at least every 15 minutes
-LATE_PACKS = 4  # a start waits for the third pack of each stream, which may still concern the time before it
-WAITED_MS = 86_400_000  # the first results never wait this long
+LATE_PACKS = 4  # additional packs to wait for: after a start, the third pack may still change an earlier interval
+WAITED_MS = 86_400_000  # the first results wait less than this
 LOOK_S = 2.0
-SLICES_S = 0.05  # between slices of catching up: sealing goes first
+SLICES_S = 0.05  # pause between two slices of catching up, so that sealing goes first
 TIDY_EVERY_S = 60.0
-AT_ONCE = 96  # intervals published in one go, after a long downtime
+AT_ONCE = 96  # intervals published in one call at most, after a long downtime
 
 T = TypeVar("T")
 Results = Sequence[Mapping[str, Any]]
 
 
 class ResultProducer(Protocol):
-    """Makes the results of closed intervals. Called once per interval, in order, in the database thread."""
+    """Makes the results of closed intervals. Called once for each interval, in order, in the database thread."""
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> Results:
-        """Result objects as in docs/pack-format.md. After a GatewayError it is called again later."""
+        """Return result objects as in docs/pack-format.md. After a GatewayError, the publisher calls again later."""
 
     def prepare(self, store: Store, start_ms: int) -> bool:
-        """Prepare for the interval that begins here, one slice of time per call. True: more to do."""
+        """Do one slice of preparation for the interval that begins at ``start_ms``. True: there is more to do."""
 
 
 class ResultPublisher:
-    """Owned by the service; ``producers`` are set before ``open``.
+    """Publishes results. The service owns it, and sets ``producers`` before it calls ``open``.
 
     Args:
-        packer_of: returns the packer of a stream, which continues from the store or else begins at a time in ms.
+        packer_of: returns the packer of a stream. It continues the stored stream; a new stream begins at the given UTC
+            ms.
     """
 
     def __init__(
@@ -77,10 +80,10 @@ class ResultPublisher:
         self.producers: list[ResultProducer] = []
         self.builder = self._make(config)
         self.packer: Packer | None = None
-        self.ring: Ring | None = None  # named in the packs of results, although they hold no record of it
+        self.ring: Ring | None = None  # packs of results name a ring, although they contain none of its records
         self.closed_ms = 0  # end of the newest published interval
         self._failed = ""
-        self._followed_s: float | None = None  # since when all streams are followed
+        self._followed_s: float | None = None  # monotonic time since which all packs are read; None: not yet
 
     def _make(self, config: Config) -> IntervalBuilder:
         entry = config.interval
@@ -89,7 +92,7 @@ class ResultPublisher:
         return IntervalBuilder(calendar, rule, config.store.keep_intervals_s * 1000, self._post_event)
 
     def _post_event(self, stream: str, event: dict[str, Any]) -> None:
-        """Post an event from the database thread."""
+        """Add an event to a stream. Called in the database thread."""
         self._loop.call_soon_threadsafe(self._add_event, stream, event)
 
     def _add_event(self, stream: str, event: dict[str, Any]) -> None:
@@ -99,12 +102,12 @@ class ResultPublisher:
     # --- life
 
     async def open(self, ring: Ring, table: BirthTable) -> None:
-        """Start to follow commits; ``table`` is the table of the results' stream."""
+        """Start. ``table``: the point table of the stream of results."""
         self.ring = ring
         from_ms = self.builder.calendar.floor(self._clock.now_ms())
         if self.producers:
             begin_ms = await self._db_thread.call(lambda store: store.intervals.results_begin(from_ms))
-            if 0 < from_ms - begin_ms < WAITED_MS:  # nothing is signed yet: the first results still wait for a meter
+            if 0 < from_ms - begin_ms < WAITED_MS:  # no results exist yet: an earlier run was waiting for a meter
                 from_ms = begin_ms
         self.packer = self._packer_of(table.stream, from_ms)
         self.packer.use(table)
@@ -119,11 +122,11 @@ class ResultPublisher:
         store.intervals.announced_change()
 
     def prepare(self, config: Config) -> IntervalBuilder | None:
-        """A new builder if the retention time changes; None if the ledgers continue unchanged."""
+        """Create a new interval builder for a reload. None: the retention time does not change, so none is needed."""
         return None if self._config.store == config.store else self._make(config)
 
     async def reload(self, config: Config, table: BirthTable, builder: IntervalBuilder | None) -> None:
-        """Apply a new configuration: its devices, its table of results, and the builder from ``prepare``."""
+        """Apply a new configuration. ``table``: of the results; ``builder``: the result of ``prepare``."""
         self._config = config
         await self._db_thread.call(lambda store: self._take(store, table, builder))
 
@@ -135,13 +138,13 @@ class ResultPublisher:
             try:
                 before.save(store)
                 self._follow_streams(store)
-            except GatewayError as error:  # intervals not stored are made from the packs again
+            except GatewayError as error:  # the next start makes the missing intervals from packs
                 log.warning("intervals: %s", error)
         if self.packer is not None and not table.same_as(self.packer.table):
             self.packer.use(table)
 
     async def run(self) -> None:
-        """Catch up, publish, tidy; until cancelled."""
+        """Read packs that were not read yet, publish results, and tidy up, until cancelled."""
         tidy_s = time.monotonic()
         while True:
             try:
@@ -156,7 +159,7 @@ class ResultPublisher:
                     tidy_s = time.monotonic()
                     await self._db_thread.call(self._tidy)
                 self._failed = ""
-            except GatewayError as error:  # a full disk: sealing reports it too, and nothing is lost
+            except GatewayError as error:  # for example a full disk, which sealing reports too; nothing is lost
                 if str(error) != self._failed:
                     log.warning("intervals postponed: %s", error)
                 self._failed, busy = str(error), False
@@ -164,7 +167,7 @@ class ResultPublisher:
 
     def _prepare(self, store: Store) -> bool:
         if self.builder.repair.left:
-            return False  # sums computed now would have to be computed again
+            return False  # the repair may still change the sums
         return self.packer is not None and any(
             producer.prepare(store, self.packer.from_ms) for producer in self.producers
         )
@@ -174,13 +177,15 @@ class ResultPublisher:
         self.builder.tidy(store, self._clock.now_ms() if trusted else 0)
 
     async def close(self) -> None:
-        """After the last commit: store the state of every counter."""
+        """Store the state of every counter. Called after the last commit of the run."""
         if self.packer is not None:
             await self._db_thread.call(self.builder.save)
 
     def facts(self) -> dict[str, Any]:
-        """For status: streams whose packs are being read, progress of comparing written intervals with packs, streams
-        stopped by an internal error, and what blocks all streams.
+        """Facts for the status; those without content are left out.
+
+        ``reading``: number of streams whose packs are still being read; ``repair``: progress of the comparison with
+        packs; ``stopped``: devices whose intervals an internal error has stopped; ``waits``: the error that delays all.
         """
         found: dict[str, Any] = {"reading": self.builder.reading, "repair": self.builder.repair.facts()}
         found["stopped"] = [stream.rpartition("/")[2] for stream in self.builder.stopped]
@@ -208,9 +213,9 @@ class ResultPublisher:
             end = calendar.stretch("interval", start)[1]
             if end > settled_ms and (now_ms < end + late_ms or waited_ms < late_ms):
                 break
-            if end > now_ms:  # the clock was set back: these intervals are already published
+            if end > now_ms:  # the clock was set back
                 break
-            if packer.is_new and not made and _begins_later(store, streams, end):  # results begin with the next one
+            if packer.is_new and not made and _begins_later(store, streams, end):  # skip it
                 packer.begin_at(end)
                 start = end
                 continue
@@ -222,7 +227,7 @@ class ResultPublisher:
                 break
             start = end
         lost = self._db_thread.losses_of(packer.stream)
-        if (not made and not lost) or store.intervals.damaged_pages:  # damaged pages are rebuilt first
+        if (not made and not lost) or store.intervals.damaged_pages:  # rebuild first
             return
         corrections, last = corrected_figures(store, calendar, packer.from_ms)
         mark = packer.savepoint()
@@ -233,18 +238,21 @@ class ResultPublisher:
             packer.restore(mark)
             raise
         self.closed_ms = self.builder.published_ms = start
-        store.intervals.announce_changes(last)  # after the pack: a kill in between announces them twice
+        store.intervals.announce_changes(last)  # after the pack: after a kill in between, they are announced twice
 
 
 def _begins_later(store: Store, streams: Sequence[str], end_ms: int) -> bool:
-    """True if a device was polled before this interval ended but first reached after it: its role would count as 0."""
+    """True if a device was polled before the end of this interval, but reached after it: its role would count as 0."""
     heads = store.packs.heads()
     firsts = (store.packs.first_pack(stream)[1] for stream in streams if stream in heads)
     return any(end_ms <= first_ms < end_ms + FIRST_CONTACT_MS for first_ms in firsts)
 
 
 def corrected_figures(store: Store, calendar: Calendar, published_ms: int) -> tuple[list[dict[str, Any]], int]:
-    """Events for corrected intervals of days with signed figures, one per run of days; and the last change."""
+    """Events for corrected intervals in days whose figures are signed, one event per run of consecutive days.
+
+    Also returns the number of the newest change, for ``announce_changes``.
+    """
     last = store.intervals.announced_change()
     days: dict[date, tuple[int, int]] = {}
     today_ms = calendar.stretch("day", published_ms)[0]
@@ -267,7 +275,10 @@ def corrected_figures(store: Store, calendar: Calendar, published_ms: int) -> tu
 
 
 def make_producers(config: Config) -> list[ResultProducer]:
-    """Indicators, then balances. A site's own plan is read now, since the birth of the results contains its text."""
+    """Create the producers, in the order of their results.
+
+    A site's own plan is read immediately, because the birth of the results contains its text.
+    """
     module = "agent.service.results.site"
     figures = LazyProducer(module, "IndicatorResults", config, "figures")
     if config.indicators.plan is not None:
@@ -277,12 +288,12 @@ def make_producers(config: Config) -> list[ResultProducer]:
 
 
 class LazyProducer:
-    """A producer imported when the first interval closes; until then it costs no memory.
+    """A producer whose module is imported when the first interval closes, so that it needs no memory before.
 
-    A bug in it stops only its own results, until the next start: it must never stop the sealing of readings.
+    A bug in the producer stops only its own results, until the next start: it must never stop sealing.
 
     Args:
-        what: its results, for the log.
+        what: the name of its results in the log.
     """
 
     def __init__(self, module: str, name: str, config: Config, what: str) -> None:
@@ -291,7 +302,7 @@ class LazyProducer:
         self._broken = False
 
     def load(self) -> Any:
-        """The producer itself."""
+        """Import the producer if needed, and return it."""
         if self._loaded is None:
             self._loaded = getattr(import_module(self._module), self._name)(self._config)
         return self._loaded
@@ -310,6 +321,6 @@ class LazyProducer:
         return self._guarded(lambda: self.load()(store, start_ms, end_ms), ())
 
     def prepare(self, store: Store, start_ms: int) -> bool:
-        """Prepare the producer, if it is loaded."""
+        """See ``ResultProducer.prepare``. False if the producer is not loaded yet."""
         prepare = getattr(self._loaded, "prepare", None)
         return prepare is not None and self._guarded(lambda: bool(prepare(store, start_ms)), False)

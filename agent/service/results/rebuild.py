@@ -1,13 +1,13 @@
-"""Rebuild intervals from packs: a stream's packs are read again into a new ledger, in slices.
+"""Rebuilds intervals: reads the packs of a stream again into a new ledger, in slices.
 
-The growth of a counter is known from its last good reading on, and a step may wait a day for later readings to confirm
-it. So reading begins one day before the first interval that matters, or earlier if a counter had no reading then: the
-written intervals name its last reading.
+The growth of a counter is known from its last good reading on, and a step may wait 26 hours for later readings that
+confirm it. So reading begins 26 hours before the first interval that matters. If a counter has no reading there, it
+begins even earlier: the written intervals tell the time of the last reading.
 
-``IntervalRepair`` compares written intervals with their packs in the background, newest day first. If a version that
-lost energy at restarts wrote the database, or the interval settings were different, the packs are right: one day of one
-stream at a time is rebuilt, and differences are appended as corrections. The progress of each stream is stored in the
-same transaction as the corrections.
+``IntervalRepair`` compares written intervals with their packs in the background. This is needed if an older version,
+which lost energy at restarts, has written the database, or if the interval settings were different then. It rebuilds
+one day of one stream at a time, newest day first, and appends the differences as corrections, because the packs are
+right. The progress of each stream is stored in the same transaction as the corrections.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from agent.store import NewGaps, NewPage, Repair, Store
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse.intervals")
-SLICE_S = 0.02  # time in the database thread for comparing
-PACKS = 32  # per query
+SLICE_S = 0.02  # time in the database thread for one slice of the comparison
+PACKS = 32  # packs read by one query
 
 RebuiltRows = list[tuple[PageSchema, list[Row]]]
 
@@ -42,22 +42,22 @@ RebuiltRows = list[tuple[PageSchema, list[Row]]]
 class PackReplay:
     """A stream whose packs are being read again.
 
-    ``trusted_ms``: intervals from here on are the same as if all packs had been read from the first one.
+    ``trusted_ms``: intervals from this time on are the same as if all packs of the stream had been read.
     """
 
     stream: str
     ledger: Ledger
     trusted_ms: int
     is_from_the_first: bool  # no earlier packs exist
-    events: set[tuple[str, str, int]] = field(default_factory=set)  # counter events in the packs
+    events: set[tuple[str, str, int]] = field(default_factory=set)  # counter events: (point, kind, UTC ms)
 
     def read(self, store: Store, last: int, deadline_s: float) -> bool:
-        """Read packs up to ``last`` until ``time.monotonic()`` passes the deadline. True: all read."""
+        """Read packs up to sequence ``last``, or until ``time.monotonic()`` passes the deadline. True: all are read."""
         ledger = self.ledger
         while ledger.seq < last and time.monotonic() < deadline_s:
             page = store.packs.after(self.stream, ledger.seq, last, PACKS)
             if not page:
-                ledger.seq = last  # the size limit has dropped the rest
+                ledger.seq = last  # the store has dropped the rest
                 break
             for pack in page:
                 body: Mapping[str, Any] = json.loads(pack.data, parse_float=str)
@@ -68,7 +68,7 @@ class PackReplay:
 
 
 def begin_replay(store: Store, stream: str, calendar: Calendar, rule: Rule, from_ms: int) -> PackReplay:
-    """A replay whose intervals are right from ``from_ms`` on or earlier; later if older packs are missing."""
+    """Begin a replay whose intervals are right from ``from_ms`` on; from later on if older packs are missing."""
     first, first_ms = store.packs.first_pack(stream)
     trusted_ms = calendar.floor(min(from_ms, _oldest_last_reading(store, stream, calendar, rule, from_ms, first_ms)))
     seq = store.packs.seq_at(stream, trusted_ms - PATIENCE_MS)
@@ -83,9 +83,9 @@ def begin_replay(store: Store, stream: str, calendar: Calendar, rule: Rule, from
 
 
 def _oldest_last_reading(store: Store, stream: str, calendar: Calendar, rule: Rule, at_ms: int, first_ms: int) -> int:
-    """The oldest of all points' last readings before an instant; the instant itself if no point was read before.
+    """Find the last reading of each point before ``at_ms``, and return the oldest of their times, or ``at_ms``.
 
-    Later readings can change intervals from there on. Points without a reading are searched for back to the first pack.
+    Later readings can change intervals from this time on. The search goes back to the first pack if necessary.
     """
     birth = store.packs.birth_before(stream, store.packs.seq_at(stream, at_ms) + 1)
     columns = track(json.loads(birth)["table"], rule).shape.columns if birth is not None else ()
@@ -103,7 +103,7 @@ def _oldest_last_reading(store: Store, stream: str, calendar: Calendar, rule: Ru
 def _last_readings(
     store: Store, stream: str, start_ms: int, end_ms: int, wanted: Iterable[tuple[str, str]]
 ) -> dict[tuple[str, str], int]:
-    """The time of the last reading of each counter, by point and epoch, in the intervals of a time range."""
+    """The time of the last reading of each wanted counter in a time range: (point, epoch) -> UTC ms."""
     found: dict[tuple[str, str], int] = {}
     for t in map(DecodedPage, store.intervals.interval_pages(start_ms, end_ms, [stream])):
         for number, column in enumerate(t.shape.columns):
@@ -119,7 +119,7 @@ def _last_readings(
 
 
 def split_rows(made: Sequence[tuple[PageSchema, Sequence[Row]]], at_ms: int) -> tuple[RebuiltRows, RebuiltRows]:
-    """Rows that begin before an instant, and the rest."""
+    """Split rows into those that begin before ``at_ms``, and the rest."""
     before = [(shape, [row for row in rows if row.start_ms < at_ms]) for shape, rows in made]
     after = [(shape, [row for row in rows if row.start_ms >= at_ms]) for shape, rows in made]
     return [pair for pair in before if pair[1]], [pair for pair in after if pair[1]]
@@ -134,11 +134,12 @@ def corrected_pages(
     next_ms: int = FOREVER,
     open_ms: int = FOREVER,
 ) -> list[NewPage]:
-    """Pages to append so that the written intervals before ``to_ms`` equal a replay's, where it can be trusted.
+    """The pages that correct the written intervals before ``to_ms`` to those of a replay, from ``trusted_ms`` on.
 
     Args:
-        next_ms: from here on the replay's ledger writes the intervals itself.
-        open_ms: see ``agent.intervals.contradictions``.
+        made: the rows of the replay.
+        next_ms: the ledger of the replay itself writes the intervals from this time on.
+        open_ms: see ``agent.intervals.contradictions.corrections``.
     """
     stream = replay.stream
     first = max(replay.trusted_ms, min((row.start_ms for _, rows in made for row in rows), default=min(next_ms, to_ms)))
@@ -162,10 +163,11 @@ def corrected_pages(
 
 
 def above_written(store: Store, stream: str, made: RebuiltRows, until_ms: int) -> RebuiltRows:
-    """The rows; corrections get a revision above the written rows of the same intervals.
+    """Return the rows. Corrections get a revision that is higher than those of the written rows of the same interval.
 
     Args:
-        until_ms: rows that begin earlier may be corrections too: intervals were written up to here, and rebuilt.
+        until_ms: rows that begin before this time may be corrections even if their revision is 0, because intervals
+            were written up to this time before the ledger was rebuilt.
     """
     late = [row for _, rows in made for row in rows if row.revision or row.start_ms < until_ms]
     if not late:
@@ -188,10 +190,10 @@ def above_written(store: Store, stream: str, made: RebuiltRows, until_ms: int) -
 def new_pages(
     stream: str, made: Sequence[tuple[PageSchema, Sequence[Row]]], calendar: Calendar, published_ms: int = 0
 ) -> list[NewPage]:
-    """Rows as pages for the store, at most one day per page: queries look no further back for a page.
+    """Make pages for the store. A page has rows of one day only, because queries search no further back.
 
     Args:
-        published_ms: rows that begin before this change published results, like corrections.
+        published_ms: results are published up to this time; rows that begin before it are marked as changes.
     """
     out = []
     for shape, rows in made:
@@ -206,7 +208,7 @@ def new_pages(
 
 
 def replaced_gaps(replay: PackReplay, rows: Sequence[GapRow], to_ms: int) -> list[NewGaps]:
-    """The gaps of a replay that replace the stored ones, from where it can be trusted up to ``to_ms``."""
+    """The gaps of a replay that replace the stored gaps from ``trusted_ms`` up to ``to_ms``."""
     from_ms = replay.trusted_ms
     if from_ms >= to_ms:
         return []
@@ -216,7 +218,7 @@ def replaced_gaps(replay: PackReplay, rows: Sequence[GapRow], to_ms: int) -> lis
 
 @dataclass(slots=True)
 class _Day:
-    """One stream, from a midnight to the progress of its repair."""
+    """The day of one stream that is being compared. It ends at ``repair.before_ms``."""
 
     repair: Repair
     replay: PackReplay
@@ -225,7 +227,10 @@ class _Day:
     gaps: list[GapRow] = field(default_factory=list)
 
     def is_over(self) -> bool:
-        """True if every interval of the day is written, and every counter was read after it or silent for a day."""
+        """True if enough packs are read: all intervals of the day are made, and no later pack can change them.
+
+        This is the case when each counter has a later reading, or 26 hours are over.
+        """
         ledger, end_ms = self.replay.ledger, self.repair.before_ms
         if ledger.seq >= self.head or ledger.to_ms > end_ms + PATIENCE_MS:
             return True
@@ -233,20 +238,20 @@ class _Day:
 
 
 class IntervalRepair:
-    """Compares written intervals with packs. Only the database thread touches it."""
+    """Compares written intervals with packs, and corrects them. Used only in the database thread."""
 
     def __init__(self, calendar: Calendar, rule: Rule) -> None:
         self._calendar, self._rule = calendar, rule
         self._day: _Day | None = None
-        self.left: dict[str, Repair] = {}  # unfinished
-        self.oldest_ms = 0  # how far back their packs go
-        self.corrected = 0  # intervals, since the start
+        self.left: dict[str, Repair] = {}  # unfinished repairs, by stream
+        self.oldest_ms = 0  # begin of the oldest pack of these streams; 0: no repair is unfinished
+        self.corrected = 0  # number of intervals corrected since the start
 
     def open(self, store: Store, followed: Collection[str]) -> None:
-        """Continue unfinished repairs; begin those of devices that are no longer configured.
+        """Continue unfinished repairs, and begin repairs of streams whose devices are no longer configured.
 
         Args:
-            followed: streams with a ledger: ``add`` begins their repair when their packs are read.
+            followed: streams of configured devices. ``add`` begins their repair after their packs are read.
         """
         begun = store.intervals.repairs()
         for stream, (seq, front) in store.intervals.state_prefixes(len(MAGIC)).items():
@@ -257,7 +262,7 @@ class IntervalRepair:
         self._look_back(store)
 
     def add(self, store: Store, repair: Repair) -> None:
-        """Add a stream whose newest day is rebuilt and stored with this repair."""
+        """Continue with the older days of a stream. Its newest day is rebuilt, and stored together with ``repair``."""
         if repair.before_ms:
             self.left[repair.stream] = repair
             self._look_back(store)
@@ -266,14 +271,18 @@ class IntervalRepair:
         self.oldest_ms = min((store.packs.first_pack(stream)[1] for stream in self.left), default=0)
 
     def facts(self) -> dict[str, Any]:
-        """For status: empty, or how many streams are left, from when on all agree, and how old the first pack is."""
-        if not (left := list(self.left.values())):  # called in the loop while the database thread works
+        """Facts for the status; empty if nothing is left to compare.
+
+        ``streams``: number of unfinished streams; ``compared_from``: all intervals from this time on are compared;
+        ``packs_from``: time of the oldest pack, at which the comparison ends.
+        """
+        if not (left := list(self.left.values())):  # a copy: the database thread may change it meanwhile
             return {}
         before_ms = max(repair.before_ms for repair in left)
         return {"streams": len(left), "compared_from": seconds(before_ms), "packs_from": seconds(self.oldest_ms)}
 
     def step(self, store: Store) -> bool:
-        """Read packs of the newest unfinished day for one slice of time. True: more to do."""
+        """Do one slice of the comparison, newest unfinished day first. True: there is more to do."""
         end_s = time.monotonic() + SLICE_S
         while self.left and time.monotonic() < end_s:
             repair = max(self.left.values(), key=lambda one: (one.before_ms, one.stream))
@@ -281,7 +290,7 @@ class IntervalRepair:
                 if self._day is None or self._day.repair != repair:
                     self._day = self._begin(store, repair)
                 self._read(store, self._day, end_s)
-            except GatewayError:  # a disk error: retry later, from the beginning of the day
+            except GatewayError:  # a disk error: the next call begins with this day again
                 self._day = None
                 raise
             except Exception:  # a bug in a sum must never stop the sealing of readings

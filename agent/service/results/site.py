@@ -1,8 +1,9 @@
-"""The site's results: its balance and figures, for each interval when it closes and for longer periods at their end.
+"""Makes the results of the site, which are balances and figures, for each interval and each longer period.
 
-Called in the database thread. ``KnownPacks`` states up to which pack intervals were written at that time, for verifiers
-that repeat the results. The sums of month and year are built day by day, in slices between other work, so that no
-commit waits while a whole year is read.
+The results of an interval are made when it is closed, those of a day, month or year when the day or period ends. All
+functions run in the database thread. ``KnownPacks`` states which packs the results were made from, for verifiers that
+repeat them. The sums of month and year are built day by day, in slices between other work, so that no commit waits
+while a whole year is read.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from agent.service.births import derived_row
 from agent.store import Store
 from drivers.model import GatewayError
 
-SLICE_S = 0.03  # time in the database thread for adding up days
+SLICE_S = 0.03  # time in the database thread for one slice of adding days
 LONGER: tuple[PeriodKind, ...] = ("month", "year")
 
 
 class UnwrittenStreams:
-    """Configured streams whose intervals are not written yet. Used only in the database thread.
+    """Finds configured streams whose intervals are not written yet. Used only in the database thread.
 
-    A verifier derives the same from the packs and the result ``known``, which is sealed with the others.
+    A verifier derives the same streams from the packs and the result ``known``, which is sealed with the other results.
     """
 
     def __init__(self, config: Config) -> None:
@@ -43,10 +44,10 @@ class UnwrittenStreams:
         self._streams: Sequence[str] = sorted(f"{config.base}/{device.name}" for device in config.devices)
         self._calendar = Calendar(config.timezone, entry.length_ms)
         self._rule = Rule(entry.max_gap_ms, entry.demand_period_ms, entry.demand_slip_ms)
-        self._columns: dict[str, tuple[int, tuple[Column, ...]]] = {}  # and the sequence of their birth
+        self._columns: dict[str, tuple[int, tuple[Column, ...]]] = {}  # stream -> (sequence of its birth, columns)
 
     def before(self, store: Store, at_ms: int) -> list[Unwritten]:
-        """Streams with packs whose intervals are not written up to an instant."""
+        """The streams that have packs, but whose intervals are not written up to ``at_ms``."""
         heads, seqs = store.packs.heads(), store.intervals.seqs()
         out = []
         for stream in self._streams:
@@ -58,7 +59,7 @@ class UnwrittenStreams:
         return out
 
     def _columns_of(self, store: Store, stream: str, seq: int) -> tuple[Column, ...]:
-        """The columns of the table in effect after pack ``seq``, or of the first birth if nothing was written yet."""
+        """The columns of the table in effect after pack ``seq``; of the first birth if no interval is written yet."""
         number = store.packs.birth_seq_before(stream, max(seq, 1) + 1)
         if self._columns.get(stream, (-1, ()))[0] != number:
             birth = store.packs.birth_before(stream, number + 1)
@@ -68,9 +69,9 @@ class UnwrittenStreams:
 
 
 class KnownPacks:
-    """A result producer: up to which pack of each configured stream intervals are written when results are made.
+    """Produces the result ``known``: the last pack of each configured stream whose readings are in written intervals.
 
-    ``last`` is 0 for a stream without written intervals. ``configured``: no stream is left out.
+    ``last`` is 0 for a stream without written intervals. ``configured``: the list has all configured streams.
     """
 
     def __init__(self, config: Config) -> None:
@@ -78,7 +79,7 @@ class KnownPacks:
         self._streams = sorted(f"{config.base}/{device.name}" for device in config.devices)
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
-        """One result."""
+        """The result, as a list with one element."""
         heads, seqs = store.packs.heads(), store.intervals.seqs()
         packs = [{"stream": stream, "last": seqs.get(stream, 0)} for stream in self._streams if stream in heads]
         period = period_of(self._calendar, "interval", start_ms, end_ms).as_dict()
@@ -86,7 +87,7 @@ class KnownPacks:
 
 
 class BalanceResults:
-    """A result producer; see ``agent.service.results.publisher.ResultProducer``."""
+    """Produces the balances; see ``agent.service.results.publisher.ResultProducer``."""
 
     def __init__(self, config: Config) -> None:
         calendar = Calendar(config.timezone, config.interval.length_ms)
@@ -95,7 +96,7 @@ class BalanceResults:
         self._unwritten = UnwrittenStreams(config)
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
-        """Results of the interval that ends here, then of the day if it ends too."""
+        """The balances of the interval, and of the day if the day ends with it."""
         periods = [period_of(self._calendar, "interval", start_ms, end_ms)]
         day_start, day_end = self._calendar.stretch("day", start_ms)
         if end_ms == day_end:
@@ -105,18 +106,18 @@ class BalanceResults:
 
 
 class NotYet(GatewayError):
-    """Earlier days are still being read; the caller tries again soon."""
+    """Raised while earlier days are still being read. The caller tries again soon."""
 
     retry = True
 
 
 def read(config: Config) -> IndicatorPlan:
-    """The site's plan. Raises ConfigError, but never for a configuration that was loaded and checked."""
+    """Read the site's plan. Raises ConfigError; a configuration that was checked before has no such error."""
     return make_plan(read_plan(config.indicators.plan), str(config.indicators.plan or "plan"))
 
 
 class IndicatorResults:
-    """A result producer; see ``agent.service.results.publisher.ResultProducer``."""
+    """Produces declarations and figures; see ``agent.service.results.publisher.ResultProducer``."""
 
     def __init__(self, config: Config) -> None:
         self._calendar = Calendar(config.timezone, config.interval.length_ms)
@@ -125,14 +126,14 @@ class IndicatorResults:
         self._unwritten = UnwrittenStreams(config)
         self._tallies: dict[PeriodKind, PeriodTotals] = {}
         self._starts: dict[PeriodKind, int] = {}
-        self._added_ms = 0  # days up to here are in the tallies
+        self._added_ms = 0  # the tallies contain the days up to this time
         self._change = 0
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
-        """Results of the interval that ends here: declarations, then figures, then those of the day if it ends too."""
+        """New declarations, then the figures of the interval; at the end of a day, also those of longer periods."""
         entries = [
             entry for entry in _entries(store) if entry.at_ms < end_ms
-        ]  # later ones are signed with later intervals
+        ]  # later declarations are signed with later intervals
         made: list[Mapping[str, Any]] = [
             {"kind": "declaration", **entry.as_dict()} for entry in entries if start_ms <= entry.at_ms
         ]
@@ -147,12 +148,12 @@ class IndicatorResults:
         return made
 
     def prepare(self, store: Store, end_ms: int) -> bool:
-        """Add days to month and year, up to the day that contains ``end_ms``. True: more days are left."""
+        """Add days to the sums of month and year, up to the day that contains ``end_ms``. True: more days are left."""
         today, _ = self._calendar.stretch("day", end_ms)
         changed = store.intervals.interval_changes(self._change)
         self._change = changed[-1][0] if changed else self._change
         if any(start < self._added_ms for _, start, _ in changed):
-            self._starts = {}  # late readings changed days already added up: start again
+            self._starts = {}  # late readings have changed days already added: start again
         for kind in LONGER:
             start, _ = self._calendar.stretch(kind, today)
             if self._starts.get(kind) != start:
@@ -175,7 +176,7 @@ class IndicatorResults:
         return self._added_ms < today
 
     def _parts(self, store: Store, start_ms: int, end_ms: int) -> list[RoleSum]:
-        """Sums of single intervals, with all configured meters."""
+        """The sums of each interval, by role, over all configured meters."""
         return intervals_of(store.intervals, self._calendar, start_ms, end_ms, self._unwritten.before(store, end_ms))
 
     def _day(self, store: Store, start: int, end: int, entries: Sequence[Declaration]) -> list[Mapping[str, Any]]:
@@ -189,7 +190,7 @@ class IndicatorResults:
         made: list[Mapping[str, Any]] = []
         tallies: dict[PeriodKind, PeriodTotals] = {"day": day}
         for kind in LONGER:
-            if self._added_ms < end:  # else these results were made before but could not be committed
+            if self._added_ms < end:  # False if a commit of these results failed before
                 self._tallies[kind].add(parts)
             tallies[kind] = self._tallies[kind]
         self._added_ms = end
