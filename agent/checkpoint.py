@@ -52,7 +52,7 @@ def checkpoint(
     """Make and sign the next checkpoint. Returns its pages, at least one.
 
     Args:
-        gateway: ``park7/gw01``.
+        gateway: such as ``park7/gw01``.
         before: (page, counter, signed object) of the newest stored version of each page. An entry with page 0 means
             that the store lost newer versions.
         page_heads: the maximum number of heads in a page.

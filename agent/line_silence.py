@@ -35,7 +35,7 @@ class LineSilence:
 
     def __init__(self) -> None:
         self.visits = 0  # consecutive visits without an answer
-        self._from_ms = self._to_ms = 0  # begin of the first and end of the last of these visits
+        self._from_ms = self._to_ms = 0  # start of the first and end of the last of these visits
         self._reason = Reason.TIMEOUT
 
     def waited(self, from_ms: int, to_ms: int, error: LineError) -> None:

@@ -47,7 +47,7 @@ DEAD_SHARE = 0.1  # share of a line's time that all its dead devices together ma
 SILENCE_SHARE = 0.05  # on a line without answers: pause between two tries, as a share of its time of silence
 SHORT_TRY_S = 0.3  # timeout of a short try of a silent device, or ...
 ANSWER_TIMES = 2  # ... this many times its usual answer time, if that is longer
-FULL_TRY_EVERY = 4  # every fourth try uses the full timeout, in case that the device has become slow
+FULL_TRY_EVERY = 4  # every fourth try uses the full timeout, in case the device has become slow
 MAX_WAIT_ROUNDS = 4  # the deadline of a slow pace is at most this many of the shortest periods after its tick
 AWAY_MS = 10_000  # after this long without an answer, the meter may have been exchanged
 IDENTIFY_EVERY_MS = 86_400_000  # the identity is read this often, even if the device always answers
@@ -85,7 +85,7 @@ class DevicePoll:
     ) -> None:
         self.ring, self._record, self.identify = ring, record, identify or self._probe
         self.has_recorded = False
-        self.begin_at: Callable[[int], bool] = lambda tick_ms: False  # moves the begin of its stream; False: too late
+        self.begin_at: Callable[[int], bool] = lambda tick_ms: False  # moves the start of its stream; False: too late
         self.availability = Availability.UNKNOWN
         self.failures = 0
         self._garbled = 0  # failures in which bytes arrived, but no valid answer

@@ -101,7 +101,7 @@ class Packer:
     Args:
         head: position of the stream at the last commit. None: the stream has no pack yet.
         sign: returns a detached JWS of type ``mh-pack`` for a payload.
-        from_ms: begin of the first pack if ``head`` is None.
+        from_ms: start of the first pack, in UTC ms, if ``head`` is None.
         max_bytes: maximum size of a pack. Births and packs of a single point may be larger.
     """
 
@@ -124,7 +124,7 @@ class Packer:
 
     @property
     def from_ms(self) -> int:
-        """Begin of the next pack, in UTC ms."""
+        """The start of the next pack, in UTC ms."""
         return self._at.from_ms
 
     @property
@@ -156,7 +156,7 @@ class Packer:
         return replace(self._at), self._table
 
     def restore(self, savepoint: Savepoint) -> None:
-        """Return to the state of ``savepoint``. Packs made since then were never published, and do not exist."""
+        """Return to the state of ``savepoint``. Packs made since then are discarded; they were never published."""
         self._at, self._table = savepoint
         if self._table:
             self._table.canon.reset()

@@ -54,7 +54,7 @@ class DeviceCatalog:
 
     Args:
         known: known facts about devices, by stream. They are updated later, and the next catalog gets the same object.
-        start_ms: begin of the first counter epoch of a device without known facts.
+        start_ms: start of the first counter epoch of a device without known facts.
     """
 
     def __init__(self, config: Config, known: dict[str, Facts] | None = None, start_ms: int = 0) -> None:
@@ -108,7 +108,7 @@ class DeviceCatalog:
         table = BirthTable(spec.stream, front, self._tables[kind])
         before = self.known.get(spec.stream)
         if before is not None and before.epoch == epoch and changes(before, table.facts):
-            table.met = False  # keeps old facts until the event is stored
+            table.met = False  # the store keeps the old facts until the event of this change is stored
         if is_plain:
             self._plain_tables[device.name] = table
         return table

@@ -264,7 +264,7 @@ class DatabaseThread:
             batch.append(job)
             try:
                 job.seal(clock, self.losses_of(job.stream.name))
-            except KeyFileError as error:  # a key token cannot sign now: the readings stay in the ring
+            except KeyFileError as error:  # for example a hardware token without power: the readings stay in the ring
                 _undo(batch)
                 self._post_to_loop(self.on_trouble, str(error), Reason.STOPPED)
                 break

@@ -253,7 +253,7 @@ def _steps(spec: DeviceSpec, point: Point, value: _Value) -> float:
 
 
 def _step_wh(spec: DeviceSpec, point: Point, value: _Value) -> float:
-    """The resolution of a counter in Wh, at least. Trailing zeros may be digits that the device does not have."""
+    """An upper estimate of the resolution of a counter in Wh: trailing zeros may be digits that the device lacks."""
     mantissa, exponent = value
     while mantissa and not mantissa % 10:
         mantissa, exponent = mantissa // 10, exponent + 1

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("meterhouse")
 LAST_PACKS_S = 6.0  # time that a removed destination gets to send its last packs
-MAX_LOGGED = 20  # complaints in the log at most; the snapshot has all of them
+MAX_LOGGED = 20  # at most this many complaints are logged; the snapshot has all of them
 
 # keys whose values are in files, packs or memory since the start, so that a reload cannot change them
 RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {
@@ -223,7 +223,10 @@ class Reloader:
     # --- all or nothing
 
     async def _reload(self, config: Config) -> tuple[str, tuple[ConfigChange, ...]]:
-        """Apply a configuration. Returns a summary and the changes. After an exception nothing has changed."""
+        """Apply a configuration. Returns a summary and the changes.
+
+        After an exception the previous configuration is in effect, unless the rollback has failed too.
+        """
         service = self._service
         async with service.key_watcher.locked(), service.device_manager.lock:
             prepared = await self._prepare(config)
@@ -420,7 +423,7 @@ class Reloader:
     ) -> None:
         """Put the previous configuration into effect again after an internal error.
 
-        This works like a reload. Its errors end the agent, which must not continue with parts of both configurations.
+        This works like a reload. If it raises an error, parts of both configurations may be in use.
         """
         service = self._service
         log.error("reload: internal error while applying it; restoring the previous configuration")

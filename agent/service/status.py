@@ -321,7 +321,9 @@ def families(facts: Mapping[str, Any]) -> Iterable[MetricFamily]:
         "start_time_seconds", "When the agent started, in seconds since the epoch.", [(one, facts["started"])]
     )
     yield MetricFamily(
-        "config_loaded_time_seconds", "When the configuration in effect was read.", [(one, config["loaded"])]
+        "config_loaded_time_seconds",
+        "When the configuration in effect was read, in seconds since the epoch.",
+        [(one, config["loaded"])],
     )
     complaints = [(one, len(config["complaints"]))]
     words = "Errors in a configuration that was rejected at the last reload; 0 if none was."
@@ -367,7 +369,7 @@ def _devices(devices: Mapping[str, Mapping[str, Any]]) -> Iterable[MetricFamily]
     words = "Share of the readings due in the last ten minutes that were taken."
     yield MetricFamily("device_complete_ratio", words, complete)
     broken = [(labels, (d.get("answers") or {}).get("broken_share")) for labels, d in rows]
-    words = "Answers of the last ten minutes that were damaged or did not match the request."
+    words = "Share of the answers of the last ten minutes that were damaged or did not match the request."
     yield MetricFamily("device_broken_answers_ratio", words, broken)
     for key, label, words in (
         ("missing", "reason", "Readings due in the last ten minutes that are missing, by reason."),

@@ -36,7 +36,7 @@ def notify(message: str) -> None:
 
 
 class Watchdog:
-    """Feeds the systemd watchdog at a third of the interval that systemd requires, and every ``FEED_S`` at least.
+    """Feeds the systemd watchdog three times in the interval that systemd allows, and at least every ``FEED_S``.
 
     Args:
         status_line: returns the text that ``systemctl status`` shows.

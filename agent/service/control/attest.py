@@ -220,7 +220,8 @@ async def declarations(access: Access, request: Declarations | Declare) -> dict[
 def _keep(store: Store, made: Declaration, results: str) -> Declaration:
     """Store a declaration. Called in the database thread.
 
-    Its time is moved to the end of the published results if it is earlier: published intervals cannot sign it any more.
+    A declaration is signed with the results of the interval that contains its time. If these are already published, its
+    time is moved to the end of the published results.
     """
     head = store.packs.heads().get(results)
     if head is not None and head.to_ms > made.at_ms:

@@ -56,7 +56,7 @@ def header(kind: FrameKind, size: int) -> bytes:
 
 
 def frame(kind: FrameKind, payload: bytes) -> bytes:
-    """A complete frame."""
+    """Encode a complete frame."""
     return header(kind, len(payload)) + payload
 
 

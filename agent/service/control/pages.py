@@ -76,7 +76,10 @@ def day_of(text: str, where: str = "report") -> date | None:
 
 
 def now_of(access: Access, now_ms: int) -> int:
-    """The time of the answer in UTC ms: the agent's own clock, which also bounds its intervals; else ``now_ms``."""
+    """The time of the answer in UTC ms.
+
+    A running agent uses its own clock, as it does for intervals; else ``now_ms``.
+    """
     return now_ms if access.service is None else int(access.service.clock.now_ms())
 
 

@@ -11,7 +11,7 @@ from agent.service.reload import ReloadOutcome
 from drivers.line import Line
 from drivers.model import LineLent, UsageError, clean_text
 
-MAX_COMPLAINTS: Final = 200  # complaints in the answer to a reload at most
+MAX_COMPLAINTS: Final = 200  # the answer to a reload has at most this many complaints
 GRANT_S: Final = 30.0  # a lease waits this long at most for the end of the current request on the line
 
 

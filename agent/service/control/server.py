@@ -223,7 +223,7 @@ class ControlServer:
             log.warning("control: %s", f"{kind} refused to {caller}")
             raise
         log.info("control: %s", f"{kind} for {caller}")
-        answer = await asyncio.to_thread(handler, request)  # imports a module, too
+        answer = await asyncio.to_thread(handler, request)  # in a thread, because it may import a module
         await connection.deliver(answer(self._access(caller, request.right), request, connection))
 
     async def _look_up(self, uid: int) -> tuple[str, int | None]:
@@ -288,7 +288,7 @@ class ControlConnection:
             ClientGone: the client has closed the connection or is dead. The handler is cancelled then.
         """
         work = asyncio.ensure_future(answer)
-        more = asyncio.ensure_future(self._loop.sock_recv(self._sock, 1))  # completes when the client closes
+        more = asyncio.ensure_future(self._loop.sock_recv(self._sock, 1))  # completes when the client leaves
         try:
             while not work.done():
                 await asyncio.wait({work, more}, timeout=PROGRESS_S, return_when=asyncio.FIRST_COMPLETED)
@@ -341,10 +341,10 @@ class ControlConnection:
 
 
 class ReadThrottle:
-    """Limits the work for requests to half of the time. One object limits slices in the database thread, another sums.
+    """Limits the work for all read-only requests together to half of the time.
 
-    It runs one slice at a time, and then pauses for as long as the slice took. So sealing waits for at most one slice,
-    even if there are many requests.
+    It runs one slice of work at a time, and then pauses for as long as the slice took. So sealing waits for at most one
+    slice, even if there are many requests. There are two throttles: for the database thread, and for other threads.
     """
 
     def __init__(self) -> None:

@@ -38,11 +38,11 @@ from ext.ring import Ring
 log = logging.getLogger("meterhouse.intervals")
 LATE_MS = 1_200_000  # a stream without readings is sealed at least every 15 minutes
 LATE_PACKS = 4  # additional packs to wait for: after a start, the third pack may still change an earlier interval
-WAITED_MS = 86_400_000  # the first results wait less than this
+WAITED_MS = 86_400_000  # the first results wait for a meter for less than this time
 LOOK_S = 2.0
 SLICES_S = 0.05  # pause between two slices of catching up, so that sealing goes first
 TIDY_EVERY_S = 60.0
-AT_ONCE = 96  # intervals published in one call at most, after a long downtime
+AT_ONCE = 96  # at most this many intervals are published in one call, after a long downtime
 
 T = TypeVar("T")
 Results = Sequence[Mapping[str, Any]]
@@ -122,7 +122,7 @@ class ResultPublisher:
         store.intervals.announced_change()
 
     def prepare(self, config: Config) -> IntervalBuilder | None:
-        """Create a new interval builder for a reload. None: the retention time does not change, so none is needed."""
+        """Create a new interval builder for a reload. None: the store settings do not change, so none is needed."""
         return None if self._config.store == config.store else self._make(config)
 
     async def reload(self, config: Config, table: BirthTable, builder: IntervalBuilder | None) -> None:

@@ -134,7 +134,7 @@ def corrected_pages(
     next_ms: int = FOREVER,
     open_ms: int = FOREVER,
 ) -> list[NewPage]:
-    """The pages that correct the written intervals before ``to_ms`` to those of a replay, from ``trusted_ms`` on.
+    """The pages that make written intervals from ``replay.trusted_ms`` to ``to_ms`` equal to those of the replay.
 
     Args:
         made: the rows of the replay.
@@ -244,7 +244,7 @@ class IntervalRepair:
         self._calendar, self._rule = calendar, rule
         self._day: _Day | None = None
         self.left: dict[str, Repair] = {}  # unfinished repairs, by stream
-        self.oldest_ms = 0  # begin of the oldest pack of these streams; 0: no repair is unfinished
+        self.oldest_ms = 0  # start of the oldest pack of these streams; 0: no repair is unfinished
         self.corrected = 0  # number of intervals corrected since the start
 
     def open(self, store: Store, followed: Collection[str]) -> None:
