@@ -267,7 +267,7 @@ class Access(Protocol):
     def service(self) -> Any: ...  # agent.service.app.Service; None where no agent runs
 
     async def call(self, function: Callable[[Store], T]) -> T:
-        """Run a short function in the database thread. Sealing waits for it, so long work must be split into slices."""
+        """Run a short function in the database thread. Sealing waits for it: split long work into slices."""
 
     async def compute(self, function: Callable[[], T]) -> T:
         """Run a function that does not use the store in another thread.
