@@ -84,6 +84,10 @@ class ReloadOutcome:
         }
 
 
+class HalfReloaded(GatewayError):
+    """Neither the new nor the previous configuration is in effect completely; the agent must not continue."""
+
+
 def restart_only_changes(old: Config, new: Config) -> list[ConfigError]:
     """One complaint for each changed key that only a restart can put into effect."""
     return [
@@ -184,6 +188,8 @@ class Reloader:
             changes += self._accept_swapped()
             certificates = await asyncio.to_thread(expiries, self._service.config.uplinks)
             self._service.certificates = certificates  # not those of the previous configuration
+        except HalfReloaded:
+            raise
         except GatewayError as error:
             return self._rejected(*(str(one) for one in getattr(error, "complaints", (error,))))
         except OSError as error:
@@ -243,8 +249,14 @@ class Reloader:
                 if prepared.ring is not None:
                     await self._change_ring(prepared.ring)
                 result = await self._apply(prepared)
-            except Exception:
-                await self._roll_back(prepared, *before)
+            except Exception as error:
+                try:
+                    await self._roll_back(prepared, *before)
+                except Exception as second:
+                    log.error("reload: internal error", exc_info=error)
+                    what = f"the reload failed ({error}), and so did the return to the previous configuration ({second})"
+                    hint = "A start reads the files anew and seals the readings in the ring; systemd does it by itself"
+                    raise HalfReloaded(what, where=str(config.path), hint=hint) from second
                 service.loaded_ms = loaded_ms
                 raise
             try:

@@ -38,7 +38,7 @@ from agent.store.documents import Documents, KeyTable
 from agent.store.packs import PackTable
 from agent.uplink import Uplink
 from drivers.line import Line
-from drivers.model import ConfigError
+from drivers.model import ConfigError, GatewayError
 from drivers.registry import driver_class
 from drivers.sim.bus import Bus
 from drivers.sim.tcp import TcpLine
@@ -233,9 +233,11 @@ async def running(folder: Path) -> AsyncIterator[Park]:
         assert not run.done(), "the agent runs on"
     finally:
         stop.set()
-        await run
-        for line in lines:
-            await line.stop()
+        try:
+            await run
+        finally:
+            for line in lines:
+                await line.stop()
 
 
 def different(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
@@ -478,6 +480,21 @@ async def test_a_fault_of_ours_while_it_takes_effect_is_undone(tmp_path: Path, n
             assert (await park.reload(rotated(park))).accepted and count(), (
                 "what cannot be told is in effect all the same"
             )
+
+
+async def test_a_fault_that_cannot_be_undone_ends_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of each configuration would go unnoticed for months; a start takes seconds and loses nothing."""
+
+    async def fail(*args: object) -> None:
+        raise RuntimeError("injected")
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with running(tmp_path) as park:
+            monkeypatch.setattr(ResultPublisher, "reload", fail)
+            with pytest.raises(asyncio.CancelledError):
+                await park.reload(park.large())
+    (error,) = caught.value.exceptions
+    assert isinstance(error, GatewayError) and "so did the return to the previous configuration" in str(error)
 
 
 async def test_a_start_tells_what_a_reload_tells(tmp_path: Path) -> None:
