@@ -1,4 +1,4 @@
-"""The configuration: agent.toml and conf.d as one frozen object, with all complaints at once."""
+"""Loads agent.toml and conf.d into one frozen ``Config``, and reports all errors at once."""
 
 from agent.config.load import PageConfig, load_config, load_labels, load_page_config
 from agent.config.profiles import (

@@ -1,4 +1,4 @@
-"""Differences between two configurations in the words of agent.toml, for the person who reloads and for the log."""
+"""Lists the differences between two configurations by the keys of agent.toml, for a reload's answer and the log."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from agent.config import Config
 from drivers.model import PACES
 
 ADDED, REMOVED, CHANGED = "added", "removed", "changed"
-ACCEPTED = "accepted"  # a device that was found swapped
+ACCEPTED = "accepted"  # a reload accepts a device that was swapped for another one
 LISTS: Final = ("line", "device", "uplink", "derived")
 TABLES: Final = ("store", "pack", "ring", "interval", "indicators", "control", "web")
-# a field of the configuration's objects -> its key in agent.toml, if more than a unit at the end differs
+# field of the configuration's objects -> its key in agent.toml; fields that differ only by a unit suffix are left out
 _KEYS: Final[Mapping[str, str]] = {
     "ratio_ct": "ratio", "ratio_pt": "ratio", "accuracy": "class", "password": "password", "plan_hash": "plan",
     "demand_period_ms": "demand", "demand_slip_ms": "demand", "length_ms": "length", "max_gap_ms": "max_gap",
@@ -24,7 +24,10 @@ _UNITS: Final = ("_bytes", "_ms", "_s")
 
 @dataclass(frozen=True, slots=True)
 class ConfigChange:
-    """One thing added, removed or changed. ``kind``: line, device, uplink, derived or a table; ``keys``: in what."""
+    """An added, removed or changed part of the configuration.
+
+    ``kind``: line, device, uplink, derived, or the name of a single table; ``keys``: the keys that changed.
+    """
 
     kind: str
     name: str
@@ -36,16 +39,16 @@ class ConfigChange:
         return f"{' '.join(filter(None, (self.kind, self.name)))} {self.change}{keys}"
 
     def as_json(self) -> dict[str, Any]:
-        """For the tool that requested the reload."""
+        """Return the change as JSON values, for the tool that requested the reload."""
         return asdict(self) | {"keys": list(self.keys)}
 
 
 def config_changes(old: Config, new: Config, renewed: Iterable[str] = ()) -> tuple[ConfigChange, ...]:
-    """All differences, lists first, in the order of the files.
+    """Return all differences: first those of lines, devices, uplinks and derived points, then those of single tables.
 
     Args:
-        renewed: devices that get another driver or point table. If agent.toml is unchanged for one, its profile file
-            is different.
+        renewed: devices that get a new driver or point table. If agent.toml has no change for such a device, the file
+            of its profile has changed.
     """
     found: list[ConfigChange] = []
     for kind in LISTS:
@@ -91,7 +94,7 @@ def _of_list(kind: str, old: Sequence[Any], new: Sequence[Any]) -> Iterable[Conf
 
 
 def differing(old: Any, new: Any) -> tuple[str, ...]:
-    """The keys of agent.toml in which two objects of one kind differ, with a separate entry for each limit and pace."""
+    """Return the keys of agent.toml in which two objects of one kind differ. Each limit and pace has its own entry."""
     found: list[str] = []
     for field in fields(new):
         before, after = getattr(old, field.name), getattr(new, field.name)

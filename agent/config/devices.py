@@ -1,4 +1,4 @@
-"""``[[device]]``: the checks that need no profile."""
+"""Reads ``[[device]]`` tables, with the checks that need no profile."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _ELSEWHERE = {
 
 @dataclass(frozen=True, slots=True)
 class DeviceRead:
-    """A device, the table it came from, and which periods that table sets."""
+    """A device as read from its table."""
 
     entry: DeviceConfig
     table: TomlTable
-    given_paces: frozenset[str]  # paces
+    given_paces: frozenset[str]  # the paces whose periods the table sets
 
 
 def address(value: object) -> str:
@@ -59,7 +59,7 @@ def role(value: object) -> str:
 
 
 def prefix(value: object) -> str:
-    """A prefix of point names: "ac", "circuit.3"; empty for the whole device."""
+    """Parse a prefix of point names, such as "ac" or "circuit.3"; "" is the whole device."""
     out = p.text(value)
     if out and (not v.POINT_PATTERN.match(out) or "*" in out or "?" in out):
         raise p.InvalidValue(
@@ -84,7 +84,7 @@ def param_name(value: object) -> str:
 def read_devices(
     tables: list[TomlTable], lines: Mapping[str, LineRead], notes: list[ConfigWarning]
 ) -> list[DeviceRead]:
-    """All devices with a unique name, in file order."""
+    """Read all devices, in file order. A device whose name is already used gets a complaint and is left out."""
     out: list[DeviceRead] = []
     names: dict[str, TomlTable] = {}
     addresses: dict[tuple[str, str], TomlTable] = {}
@@ -151,7 +151,10 @@ def _device(table: TomlTable, lines: Mapping[str, LineRead]) -> DeviceRead:
 
 
 def _periods(table: TomlTable) -> tuple[tuple[int, ...], frozenset[str]]:
-    """Milliseconds by pace number, and which of them the file sets. A single duration is for the normal pace."""
+    """Return the period of each pace in ms, in the order of ``PACES``, and the paces that the table sets.
+
+    A single duration sets the period of the normal pace.
+    """
     periods = dict(DEFAULT_PERIODS_MS)
     found = table.find("every")
     if found is None:
@@ -168,7 +171,10 @@ def _periods(table: TomlTable) -> tuple[tuple[int, ...], frozenset[str]]:
 
 
 def _reversed(table: TomlTable) -> frozenset[str]:
-    """``reversed = true`` means the whole device; a list names parts of it."""
+    """Return the parts of the device that are reversed; "" is the whole device.
+
+    ``reversed = true`` means the whole device; a list names parts.
+    """
     found = table.find("reversed")
     if found is None:
         return frozenset()
@@ -180,9 +186,9 @@ def _reversed(table: TomlTable) -> frozenset[str]:
 def _serial(
     device: DeviceConfig, line: LineRead, table: TomlTable, shared: dict[str, tuple[str, str, TomlTable]]
 ) -> None:
-    """A device's own serial setting needs a local serial port; behind a serial server all devices share one."""
+    """Complain about a device's own serial setting if it has no effect, or differs behind the same serial server."""
     entry = line.entry
-    if not table.has("serial") or not entry.url:  # the url is wrong, which was said
+    if not table.has("serial") or not entry.url:  # an invalid url has its own complaint
         return
     if not entry.carries_bytes:
         table.complain(

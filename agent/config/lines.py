@@ -1,4 +1,4 @@
-"""``[[line]]``: each a port or connection with its settings."""
+"""Reads ``[[line]]`` tables: serial ports and connections, with their settings."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _NOT_HERE = {"min_every": "Only a profile limits how often its devices may be po
 
 @dataclass(frozen=True, slots=True)
 class LineRead:
-    """A line and the table it came from, for complaints that need both."""
+    """A line, and the table that it was read from, which complaints about the line need."""
 
     entry: LineEntry
     table: TomlTable
 
 
 def read_limits(table: TomlTable) -> Limits:
-    """``limits = {...}`` of a line or device; ``min_every`` belongs to profiles only."""
+    """Read ``limits = {...}`` of a line or device. Complains about ``min_every``, which only a profile may set."""
     inner = table.table("limits")
     if inner is None:
         return Limits()
@@ -97,13 +97,13 @@ def read_lines(tables: list[TomlTable], notes: list[ConfigWarning]) -> dict[str,
 
 
 def place_of(table: TomlTable, key: str) -> str:
-    """``agent.toml:14: line.roof.url``."""
+    """Return the place of a key as messages show it, such as ``agent.toml:14: line.roof.url``."""
     layer = next((layer for layer in table.layers if key in layer.raw), table.layers[0])
     return f"{layer.source.name}:{layer.source.line((*layer.path, key))}: {table.name}.{key}"
 
 
 def _meaningless(table: TomlTable, scheme: str) -> None:
-    """Refuse options that would have no effect, so that they cannot mislead."""
+    """Complain about options that have no effect with this scheme, so that they do not mislead."""
     reasons: dict[str, tuple[str, str]] = {}
     if scheme not in BYTE_SCHEMES:
         hint = "The TCP gateway sets the speed of its bus; state that speed with bus_baud = 9600"
@@ -119,7 +119,10 @@ def _meaningless(table: TomlTable, scheme: str) -> None:
 
 
 def _check_port(ports: dict[str, TomlTable], table: TomlTable, url: str, notes: list[ConfigWarning]) -> None:
-    """Refuse two lines on one port, whose requests would interleave; two connections to one gateway may be intended."""
+    """Complain if two lines use one port, because their requests would interleave.
+
+    Two connections to one gateway may be intended, so they only get a note.
+    """
     if not url:
         return
     first = ports.setdefault(url, table)

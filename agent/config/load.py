@@ -1,4 +1,4 @@
-"""Reads agent.toml and conf.d/*.toml into one ``Config``, with all complaints at once."""
+"""Reads agent.toml and conf.d/*.toml into one ``Config``. A complaint is one error; all are reported at once."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ TABLES = (
 )
 LISTS = frozenset({"uplink", "line", "device", "derived"})
 DAY_MS = 86_400_000
-MAX_PACK_BYTES = 8 << 20  # the largest that receivers accept (docs/pack-format.md)
-MAX_SLIPS = 60  # positions of a demand window
+MAX_PACK_BYTES = 8 << 20  # the largest pack that receivers accept (docs/pack-format.md)
+MAX_SLIPS = 60  # a demand window is at most this many slips long
 _GROUP = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,31}")
 
 
@@ -71,24 +71,24 @@ def load_config(
     environ: Mapping[str, str] | None = None,
     drafts: Mapping[Path, str] | None = None,
 ) -> Config:
-    """The checked configuration.
+    """Read and check the configuration.
 
     Args:
         path: agent.toml; ``conf.d/*.toml`` beside it are added in order of names.
-        overrides: set on the command line, by key: ``{"paths.state_dir": "/tmp/x", "pack.every": "1 s"}``.
-            Relative paths are relative to the working directory. Overrides take precedence over the files.
-        state_dir, runtime_dir: the same for ``paths.state_dir`` and ``paths.runtime_dir``.
-        profiles: finds a profile by id (raises ProfileError); by default the shipped and the site's ones.
-        environ: its RUNTIME_DIRECTORY and STATE_DIRECTORY (systemd sets them) are the default folders; by
-            default the process's own.
-        drafts: texts of files that are about to be written, by path; checked as if they existed.
+        overrides: values from the command line, by key: ``{"paths.state_dir": "/tmp/x", "pack.every": "1 s"}``.
+            They take precedence over the files. Their relative paths are relative to the working directory.
+        state_dir, runtime_dir: overrides of ``paths.state_dir`` and ``paths.runtime_dir``.
+        profiles: finds a profile by id (raises ProfileError); by default in the site's and the shipped profiles.
+        environ: environment variables; by default those of the process. RUNTIME_DIRECTORY and STATE_DIRECTORY, which
+            systemd sets, are the default folders.
+        drafts: texts of files that are about to be written, by path. They are checked as if the files existed.
 
     Raises:
-        ConfigError: with ``complaints``, one for each error, in order of files and lines.
+        ConfigError: its ``complaints`` has one entry for each error, in order of files and lines.
     """
     complaints = Complaints()
     layers = _read_files(Path(path), complaints, drafts or {})
-    if complaints.items:  # half a configuration would cause false complaints
+    if complaints.items:  # checks of an incomplete configuration would report false errors
         raise _verdict(complaints, layers)
     folders = {"paths.state_dir": state_dir, "paths.runtime_dir": runtime_dir}
     given = {**(overrides or {}), **{key: path for key, path in folders.items() if path is not None}}
@@ -106,18 +106,20 @@ class PageConfig:
     web: WebConfig
     timezone: str
     runtime_dir: Path
-    labels: Mapping[str, str] = field(default_factory=dict)  # of devices, by name
-    file: Path | None = None  # the file it was read from
-    notes: tuple[ConfigWarning, ...] = ()  # on its secrets and its certificate
+    labels: Mapping[str, str] = field(default_factory=dict)  # labels of devices, by device name
+    file: Path | None = None  # agent.toml
+    notes: tuple[ConfigWarning, ...] = ()  # warnings about the page's secrets and certificate
 
 
 def load_page_config(
     path: Path | str, *, runtime_dir: Path | None = None, environ: Mapping[str, str] | None = None
 ) -> PageConfig:
-    """Read only the tables [web], [site] and [paths]: an error elsewhere does not keep the page from starting.
+    """Read only what the page needs, so that the page starts although other tables have errors.
+
+    It needs [web], the time zone, the runtime directory and the labels of devices.
 
     Raises:
-        ConfigError: as ``load_config``, for these tables.
+        ConfigError: a file cannot be read or parsed, or [web] has errors.
     """
     complaints = Complaints()
     layers = _read_files(Path(path), complaints, {})
@@ -125,7 +127,7 @@ def load_page_config(
     web = read_web(_single(layers, {}, "web", complaints), notes)
     if complaints.items:
         raise _verdict(complaints, layers)
-    ignored = Complaints()  # `check` reports them
+    ignored = Complaints()  # `meterhouse check` reports these errors
     over = _overrides({"paths.runtime_dir": runtime_dir} if runtime_dir is not None else {}, ignored)
     folders = _folders(_single(layers, over, "paths", ignored), os.environ if environ is None else environ)
     zone = _single(layers, {}, "site", ignored).take("timezone", v.timezone, "UTC")
@@ -136,7 +138,7 @@ def load_page_config(
 
 
 def load_labels(path: Path | str) -> Mapping[str, str]:
-    """The labels of the devices by name, as the files are now. Raises ConfigError."""
+    """Read the labels of the devices from the current files. Returns labels by device name. Raises ConfigError."""
     return load_page_config(path, environ={}).labels
 
 
@@ -185,7 +187,7 @@ def _verdict(complaints: Complaints, layers: list[Layer]) -> ConfigError:
 
 
 def _single(layers: list[Layer], over: dict[str, Layer], name: str, complaints: Complaints) -> TomlTable:
-    """``[name]``, merged from all files."""
+    """Return the table ``[name]``, merged from all files."""
     table = TomlTable(name, [], complaints, over.get(name))
     for layer in layers:
         raw = layer.raw.get(name)
@@ -198,7 +200,7 @@ def _single(layers: list[Layer], over: dict[str, Layer], name: str, complaints: 
 
 
 def _many(layers: list[Layer], name: str, complaints: Complaints) -> list[TomlTable]:
-    """The ``[[name]]`` tables of all files, each under its own name."""
+    """Return the ``[[name]]`` tables of all files, in file order."""
     return [table for layer in layers for table in TomlTable("", [layer], complaints).tables(name)]
 
 
@@ -292,7 +294,7 @@ def _build(
 
 
 def _folders(paths: TomlTable, environ: Mapping[str, str]) -> dict[str, Path]:
-    """[paths], by key; a relative path in a file is relative to the file's folder."""
+    """Return the folders of [paths], by key. A relative path in a file is relative to the folder of that file."""
 
     def folder(key: str, variable: str, default: Path) -> Path:
         base = next(
@@ -318,7 +320,7 @@ def _found(path: Path) -> os.stat_result | None:
 def _places(
     lists: Mapping[str, list[TomlTable]], singles: Mapping[str, TomlTable]
 ) -> dict[str, tuple[str, int | None]]:
-    """File and line of each table in a list and of each key in other tables, for complaints found later."""
+    """Return the file and line of each table in ``lists`` and of each key in ``singles``, for later complaints."""
     found: dict[str, tuple[str, int | None]] = {}
     for table in (table for tables in lists.values() for table in tables):
         layer = table.layers[0]
@@ -331,7 +333,7 @@ def _places(
 
 
 def _place(site: TomlTable) -> Night | None:
-    """The location of the site, if given."""
+    """Return the location of the site; None if it is not given."""
     none: Decimal | None = None
     latitude, longitude = site.take("latitude", v.degrees(90), none), site.take("longitude", v.degrees(180), none)
     for key, other in (("latitude", "longitude"), ("longitude", "latitude")):
@@ -385,7 +387,7 @@ def _ring(table: TomlTable) -> RingConfig:
 
 
 def _indicators(table: TomlTable) -> IndicatorsConfig:
-    """The table with the park's plan, which is fully read so that its complaints come with all others."""
+    """Read [indicators] and load the plan that it names, so that the plan's errors are reported with all others."""
     found = table.find("plan")
     plan: Path | None = None
     if found is not None:
@@ -438,7 +440,7 @@ def _interval(table: TomlTable) -> IntervalConfig:
 
 
 def _demand(table: TomlTable, default: IntervalConfig) -> tuple[int, int]:
-    """Period and slip of the demand windows, in ms."""
+    """Return the period and the slip of the demand windows, in ms."""
     demand = table.table("demand")
     if demand is None:
         return default.demand_period_ms, default.demand_slip_ms

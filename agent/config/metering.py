@@ -1,4 +1,4 @@
-"""The metering tree, accuracy classes and derived points: settings of meters other than how to read them."""
+"""Reads the metering tree, the accuracy classes and the derived points from the configuration."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ node = p.matching(NODE, "a place in the metering tree", 'Such as "main-meter", "
 
 
 def accuracy(value: object) -> str:
-    """An accuracy class as printed on the meter."""
+    """Parse an accuracy class as printed on the meter."""
     out = p.text(value)
     if accuracy_limit(out) is None:
         raise p.InvalidValue(f"{p.show(value)} is not an accuracy class", f"Such as {ACCURACY_EXAMPLES}")
@@ -36,7 +36,10 @@ def accuracy(value: object) -> str:
 
 
 def read_classes(table: TomlTable, prefix: Callable[[object], str]) -> dict[str, str]:
-    """``class = "0.5S"`` is for the whole device; a table names parts of it."""
+    """Return the accuracy classes by part; "" is the whole device.
+
+    ``class = "0.5S"`` sets the class of the whole device; a table sets classes of parts.
+    """
     found = table.find("class")
     if found is None:
         return {}
@@ -50,7 +53,7 @@ def read_classes(table: TomlTable, prefix: Callable[[object], str]) -> dict[str,
 
 
 def check_tree(devices: Sequence[DeviceRead], notes: list[ConfigWarning]) -> None:
-    """Complain about cycles; note what would be counted twice or is probably a mistake."""
+    """Complain about unknown or ambiguous parents and about cycles; add a note if figures count a load twice."""
     entries = {device.entry.name: device for device in devices}
     up: dict[str, tuple[str, DeviceRead, str]] = {}
     for device in devices:
@@ -104,7 +107,7 @@ def _is_load(place: str, entries: Mapping[str, DeviceRead]) -> bool:
 def read_derived(
     tables: Sequence[TomlTable], devices: Sequence[DeviceConfig], profiles: ProfileSource
 ) -> tuple[DerivedConfig, ...]:
-    """All ``[[derived]]``, each a sum or a heat."""
+    """Read all ``[[derived]]`` tables. Each defines a sum of counters, or heat from flow and temperatures."""
     known = {device.name: device for device in devices}
     names: dict[str, TomlTable] = {}
     out = []
@@ -177,22 +180,22 @@ _THREE = ("flow", "supply", "return")
 
 
 class _Points:
-    """The points and parts of the devices."""
+    """Looks up the points of devices, for the checks of one ``[[derived]]`` table."""
 
     def __init__(self, table: TomlTable, devices: Mapping[str, DeviceConfig], profiles: ProfileSource) -> None:
         self._table, self._devices, self._profiles = table, devices, profiles
 
     def _of(self, device: str) -> Mapping[str, tuple[str, str]]:
-        """name -> (kind, unit)"""
+        """Return the kind and unit of each point of a device, by point name."""
         entry = self._devices[device]
         try:
             resolved = self._profiles(entry.profile).resolve(entry.params)
-        except ProfileError:  # already a complaint about the device
+        except ProfileError:  # the device has its own complaint
             return {}
         return {point.name: (point.kind.value, point.unit) for point in resolved.points}
 
     def need(self, device: str, point: str, kind: str) -> None:
-        """Raise InvalidValue for an unknown point."""
+        """Raise InvalidValue if the device or the point is unknown, or if the point has another kind."""
         if device not in self._devices:
             raise p.InvalidValue(f"there is no device {p.show(device)}", p.did_you_mean(device, self._devices))
         found = self._of(device)
@@ -205,7 +208,7 @@ class _Points:
             raise p.InvalidValue(f"{point} is a {found[point][0]}, not a {kind}", _HOW)
 
     def unit(self, device: str, point: str) -> str:
-        """The unit of a point's amounts."""
+        """Return the unit of the amounts that are computed from a point, such as kWh."""
         from agent.intervals.flows import amount_unit
 
         return amount_unit(point, self._of(device).get(point, ("", ""))[1])[0]

@@ -1,4 +1,4 @@
-"""Parsers of the values of agent.toml: names, sizes, urls. Pure; an invalid value raises ``InvalidValue``."""
+"""Parsers of the values of agent.toml: names, sizes, urls. A parser raises ``InvalidValue`` for an invalid value."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def device_name(value: object) -> str:
 
 
 def credential(value: object) -> str:
-    """The NAME of a systemd credential. An invalid value is not shown: it may be the secret itself."""
+    """Parse the NAME of a systemd credential. Messages do not show an invalid value: it may be the secret itself."""
     out = text_unseen(value)
     if not CREDENTIAL.match(out):
         raise InvalidValue(
@@ -77,7 +77,7 @@ def text_unseen(value: object) -> str:
 
 
 def factor(value: object) -> Decimal:
-    """A transformer ratio: a positive number, kept decimal."""
+    """Parse a transformer ratio: a positive decimal number."""
     if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
         raise InvalidValue(f"{show(value)} is not a number", "A 400/5 A transformer has ct = 80")
     out = Decimal(value)
@@ -87,7 +87,7 @@ def factor(value: object) -> Decimal:
 
 
 def degrees(most: int) -> Callable[[object], Decimal]:
-    """A latitude or longitude: degrees, from minus to plus ``most``."""
+    """Return a parser of a latitude or longitude, in degrees from ``-most`` to ``most``."""
 
     def parse(value: object) -> Decimal:
         hint = f"Degrees from -{most} to {most}, such as {most * 0.4:g}; south and west are negative"
@@ -102,7 +102,10 @@ def degrees(most: int) -> Callable[[object], Decimal]:
 
 
 def size_bytes(low: int, high: int, example: str = "8 GiB") -> Callable[[object], int]:
-    """Bytes of ``"8 GiB"``, within limits. Units B, KiB, MiB, GiB, TiB (powers of 1024)."""
+    """Return a parser of sizes such as ``"8 GiB"``, from ``low`` to ``high`` bytes. The parser returns bytes.
+
+    Units are B, KiB, MiB, GiB and TiB (powers of 1024).
+    """
 
     def parse(value: object) -> int:
         number, unit = number_and_unit(value, "a size", example)
@@ -119,7 +122,7 @@ def size_bytes(low: int, high: int, example: str = "8 GiB") -> Callable[[object]
 
 
 def show_bytes(size: int) -> str:
-    """A size as written in agent.toml."""
+    """Format a size in bytes as in agent.toml, such as ``8 GiB``."""
     for unit in ("TiB", "GiB", "MiB", "KiB"):
         if size >= _BYTES[unit]:
             return f"{size / _BYTES[unit]:.4g} {unit}"
@@ -127,7 +130,7 @@ def show_bytes(size: int) -> str:
 
 
 def serial(value: object) -> str:
-    """``"9600 8N1"``: baud rate, data bits, parity, stop bits; returned in exactly this form."""
+    """Parse a serial setting such as ``"9600 8N1"``: baud rate, data bits, parity, stop bits. Returns this form."""
     is_number = isinstance(value, int) and not isinstance(value, bool)
     shown = " ".join((str(value) if is_number else text(value)).split())
     near = nearest_setting(shown)
@@ -142,7 +145,7 @@ def serial(value: object) -> str:
 
 
 def baud(value: object) -> int:
-    """A baud rate."""
+    """Parse a baud rate."""
     return _known_baud(whole(BAUD_RATES[0], BAUD_RATES[-1])(value))
 
 
@@ -153,7 +156,10 @@ def _known_baud(rate: int) -> int:
 
 
 def split_url(value: object, example: str) -> SplitResult:
-    """A url with a valid port and without user, password and query. A url with a password is never shown."""
+    """Split a url. It must have no user, password, query or fragment, and its port must be valid if it has one.
+
+    Messages never show a url with a password.
+    """
     out = text(value)
     try:
         parts = urlsplit(out)
@@ -180,7 +186,7 @@ def split_url(value: object, example: str) -> SplitResult:
 
 
 def line_url(value: object) -> str:
-    """The url of a line in full form, with the usual port of its scheme if none is given."""
+    """Parse the url of a line. Returns the full form, with the default port of the scheme if the url has no port."""
     out = text(value)
     if out.startswith("/dev/"):
         raise InvalidValue(f"{show(out)} is not a url", f'Write "serial:{clean_text(out, 80)}"')
@@ -211,7 +217,7 @@ def line_url(value: object) -> str:
 
 
 def uplink_url(value: object) -> str:
-    """The url of a broker in full form, with its port."""
+    """Parse the url of a broker. Returns the full form, with the default port of the scheme if the url has no port."""
     parts = split_url(value, "mqtts://broker.example:8883")
     if "://" not in text(value):
         raise InvalidValue(f"{show(value)} is not a url", "Write mqtts://HOST:8883 or mqtt://HOST:1883")
@@ -228,7 +234,7 @@ def uplink_url(value: object) -> str:
 
 
 def path_in(folder: Path) -> Callable[[object], Path]:
-    """A parser of paths; a relative path is relative to the folder of the file that names it."""
+    """Return a parser of paths. It resolves a relative path against ``folder``."""
 
     def parse(value: object) -> Path:
         out = text(value)
@@ -240,7 +246,7 @@ def path_in(folder: Path) -> Callable[[object], Path]:
 
 
 def timezone(value: object) -> str:
-    """A name of the time zone database."""
+    """Parse the name of a zone in the time zone database."""
     import zoneinfo
 
     out = text(value)
@@ -255,7 +261,7 @@ def timezone(value: object) -> str:
 
 
 def zone_trap(zone: str) -> str:
-    """An explanation of names such as Etc/GMT+8, whose sign is the opposite of UTC's; "" for any other name."""
+    """Explain the reversed sign of a name such as Etc/GMT+8, which means UTC-8. Returns "" for any other name."""
     match = _ETC_ZONE.fullmatch(zone)
     return "" if match is None else f'"{zone}" means UTC{"-" if match[1] == "+" else "+"}{match[2]}: {_TRAP}'
 

@@ -1,4 +1,4 @@
-"""Checks configured devices against their profiles, and combines both into what drivers need."""
+"""Checks configured devices against their profiles, and combines both into the ``DeviceSpec`` that drivers need."""
 
 from __future__ import annotations
 
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 METERED_KINDS = frozenset((
     "meter", "inverter", "hybrid", "storage", "bms", "pcs", "heat", "cool", "water", "gas", "steam", "air", "charger",
 ))  # fmt: skip
-ProfileSource = Callable[[str], Profile]  # by id; raises ProfileError
+ProfileSource = Callable[[str], Profile]  # finds a profile by its id; raises ProfileError
 
 
 def site_profiles(site_dir: Path) -> ProfileSource:
-    """Profiles by id from the site's folder, then from the shipped ones; each file is read once."""
+    """Return a function that finds a profile by id: first in ``site_dir``, then in the shipped profiles.
+
+    It reads each file only once.
+    """
     dirs = (site_dir, shipped_dir())
 
     @cache
@@ -41,7 +44,10 @@ def site_profiles(site_dir: Path) -> ProfileSource:
 
 
 def line_config(entry: LineEntry) -> LineConfig:
-    """The driver's object for a line. Behind a raw serial server the configured serial speed is that of the bus."""
+    """Return the configuration of a line as drivers use it.
+
+    For a serial server (tcp or udp), the bus speed is by default the speed in the line's serial setting.
+    """
     from drivers.line import LineConfig
 
     bus_baud = entry.bus_baud
@@ -57,7 +63,10 @@ def check_profiles(
     notes: list[ConfigWarning],
     place: Night | None,
 ) -> tuple[DeviceConfig, ...]:
-    """All devices, completed with the periods of their profiles; each mismatch becomes a complaint."""
+    """Check all devices against their profiles. Each mismatch becomes a complaint.
+
+    Returns the devices, completed with the periods and accuracy classes of their profiles.
+    """
     found: dict[str, Profile | None] = {}
     out: list[DeviceConfig] = []
     for device in devices:
@@ -73,12 +82,12 @@ def check_profiles(
 
 
 def sleeps(device: DeviceConfig, profile: Profile) -> bool:
-    """True if silence in the dark is sleep: its profile has ``sleeps``, and its role is photovoltaic."""
+    """True if a device may sleep in the dark: its profile has ``sleeps``, and it has the role ``generation.pv``."""
     return profile.sleeps and "generation.pv" in device.roles.values()
 
 
 def _note_sleepers(names: Sequence[str], notes: list[ConfigWarning]) -> None:
-    """Add one note about all devices whose silence at night will look like a fault."""
+    """Add one note about all devices that sleep at night, because their sleep will look like a fault."""
     what = f"site location unknown: no answer from {', '.join(names[:3])}"
     what += f" and {len(names) - 3} more" if len(names) > 3 else ""
     hint = "Add latitude and longitude to [site], in degrees; then this counts as asleep"
@@ -88,7 +97,10 @@ def _note_sleepers(names: Sequence[str], notes: list[ConfigWarning]) -> None:
 def roleless(
     devices: Sequence[DeviceConfig], derived: Sequence[DerivedConfig], profiles: ProfileSource
 ) -> tuple[str, ...]:
-    """Devices of a kind that measures energy or amounts but that no figure can count: no role and no derived point."""
+    """Return the devices that measure energy or amounts but that no figure counts.
+
+    They have no role, and no derived point uses them.
+    """
     used = {device for one in derived for device in (one.device, *(term[1] for term in one.terms))}
     out: list[str] = []
     for entry in devices:
@@ -97,17 +109,17 @@ def roleless(
         try:
             if profiles(entry.profile).kind in METERED_KINDS:
                 out.append(entry.name)
-        except ProfileError:  # already a complaint
+        except ProfileError:  # has its own complaint
             continue
     return tuple(out)
 
 
 def role_note(names: Sequence[str]) -> ConfigWarning:
-    """A note on the consequence for devices without a role."""
+    """Return a note that no figure includes these devices, because they have no role."""
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     hint = (
-        'Write roles = { ac = "grid" }, load, generation.pv, storage, ...; '
-        'to leave it out on purpose, a custom role "x.NAME"'
+        'Write roles = { ac = "grid" }, or load, generation.pv, storage, ...; '
+        'to leave a device out on purpose, give it a custom role "x.NAME"'
     )
     return ConfigWarning("roles", f"devices without a role are not included in any figure: {shown}", hint)
 
@@ -147,13 +159,13 @@ def _check(device: DeviceRead, line: LineEntry | None, profile: Profile, notes: 
 
 
 def _ratio(table: TomlTable, resolved: Resolved, profile: Profile, notes: list[ConfigWarning]) -> None:
-    """Check for a ratio that is applied to nothing: an error, unless the profile states that the device applies it."""
+    """Complain about a ratio that applies to no point. Add only a note if the device applies the ratio itself."""
     ratios = {point.ratio for point in resolved.points}
     if not table.has("ratio") or "apply" in ratios:
         return
     what = f"has no effect: profile {profile.id} states that the device applies the ratio itself"
     hint = (
-        "Leave it out if `meterhouse read` shows what the display shows; if the values come before the transformers, "
+        "Leave it out if `meterhouse read` shows what the display shows; if the device reports secondary values, "
         'write ratio = "apply" under [defaults] of the profile'
     )
     if "done" in ratios:
@@ -167,7 +179,7 @@ def _patterns(entry: DeviceConfig) -> tuple[str, ...]:
 
 
 def _max_words(table: TomlTable, entry: DeviceConfig, profile: Profile, points: Sequence[Point]) -> None:
-    """Check that one read can hold the longest value: a value is never split over two reads."""
+    """Check that ``max_words`` allows the longest value in one read, because a value is never split over two reads."""
     most = entry.limits.max_words
     longest = max(points, key=lambda point: point.count, default=None)
     if most and longest and has_registers(profile.protocol) and longest.count > most:
@@ -176,7 +188,7 @@ def _max_words(table: TomlTable, entry: DeviceConfig, profile: Profile, points: 
 
 
 def _prefixes(table: TomlTable, entry: DeviceConfig, resolved: Resolved) -> None:
-    """Check that the parts of the device named in the configuration exist."""
+    """Check that the device has the parts that its configuration names."""
     names = [point.name for point in resolved.points]
     fronts = {name.rpartition(".")[0] for name in names} | {name.partition(".")[0] for name in names}
     spoken: list[tuple[str, str]] = [("reversed", part) for part in sorted(entry.reversed)]
@@ -192,7 +204,10 @@ def _prefixes(table: TomlTable, entry: DeviceConfig, resolved: Resolved) -> None
 def _periods(
     device: DeviceRead, limits: Limits, points: Sequence[Point], profile: Profile, notes: list[ConfigWarning]
 ) -> tuple[int, ...]:
-    """Periods of a device: a configured one must not be faster than the profile allows; a default is raised to that."""
+    """Return the periods of a device in ms, by pace. A default period is raised to the minimum of the profile.
+
+    A configured period below that minimum gets a complaint.
+    """
     periods = list(device.entry.periods_ms)
     floor_ms = round((limits.min_every_s or 0) * 1000)
     used = {point.pace for point in points}
@@ -227,7 +242,7 @@ def _serial_note(
 
 
 def load_profiles(config: Config) -> dict[str, Profile]:
-    """The profiles of all configured devices, by id. Raises ProfileError."""
+    """Load the profiles of all configured devices. Returns profiles by id. Raises ProfileError."""
     source = site_profiles(config.profiles_dir)
     return {device.profile: source(device.profile) for device in config.devices}
 
@@ -239,9 +254,12 @@ def device_spec(
     firmware: str | None = None,
     identity: Mapping[str, str] | None = None,
 ) -> DeviceSpec:
-    """One device combined with its profile, for a firmware and identity that may be partly unknown.
+    """Combine a device with its profile.
 
-    Limits: the device's take precedence over the line's, and those over the profile's.
+    Limits of the device take precedence over limits of the line, and these over limits of the profile.
+
+    Args:
+        firmware, identity: as read from the device, to select variants of the profile; None if unknown.
     """
     resolved = profile.resolve(device.params, firmware, identity, device.reversed)
     try:
@@ -249,7 +267,8 @@ def device_spec(
     except ProfileError:  # a variant may lack points that a pattern of the base profile matches
         patterns = [glob for glob in _patterns(device) if _matches(resolved.points, glob)]
         points = select(resolved.points, patterns) if patterns else ()
-    if profile.fresh and all(point.name != profile.fresh.point for point in points):  # required by all others
+    # the device's freshness is judged by this point, so the device is never read without it
+    if profile.fresh and all(point.name != profile.fresh.point for point in points):
         points = (*points, *(point for point in resolved.points if point.name == profile.fresh.point))
     line = config.line(device.line)
     return DeviceSpec(
@@ -278,7 +297,7 @@ def device_spec(
 
 
 def make_driver(config: Config, spec: DeviceSpec, line: Line, ring: Ring, number: int) -> Driver:
-    """The driver of a device. Raises ConfigError with the device's place in the configuration."""
+    """Make the driver of a device. Raises ConfigError with the device's place in the configuration."""
     try:
         return driver_class(spec.protocol)(spec, line, ring, number)
     except (ConfigError, ProfileError) as error:
@@ -288,7 +307,7 @@ def make_driver(config: Config, spec: DeviceSpec, line: Line, ring: Ring, number
 
 
 def visit_costs(driver: Driver) -> list[tuple[str, int, PlanSummary]]:
-    """(pace, period in ms, cost of a visit) for each pace for which the device has points."""
+    """Return (pace, period in ms, cost of a visit) for each pace that points of the device have."""
     spec = driver.spec
     used = {point.pace for point in spec.points}
     return [

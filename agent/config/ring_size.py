@@ -1,4 +1,4 @@
-"""The size of the ring: it holds all readings until they are sealed, even while the store stalls."""
+"""Computes the size of the ring. The ring must hold all readings until they are sealed, even while the store stalls."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from ext.ring import Ring
 
 MIN_RING_BYTES = 64 << 10
-MAX_RING_BYTES = 4 << 30  # for a configured size
-AUTO_BYTES = 16 << 20  # minimum for "auto": with it a full disk costs a small site nothing for minutes or hours
-SLOT_BYTES = 16  # a value takes one slot,
-HEAD_SLOTS = 2  # the head of an answer takes two
-AGENT_BYTES = 64 << 20  # memory of an agent without devices, ...
-DEVICE_BYTES = 96 << 10  # ... and of each device of 100 points: bench/RESULTS.md
+MAX_RING_BYTES = 4 << 30  # limit of a configured size
+AUTO_BYTES = 16 << 20  # minimum of size = "auto": a small site fills it in minutes or hours if the disk is full
+SLOT_BYTES = 16  # each value in the ring takes one slot
+HEAD_SLOTS = 2  # the head of each answer in the ring takes two slots
+AGENT_BYTES = 64 << 20  # memory of an agent without devices; measured in bench/RESULTS.md
+DEVICE_BYTES = 96 << 10  # memory of each device with 100 points; measured in bench/RESULTS.md
 MEMORY_SHARE = 0.6  # share of the machine's memory that the unit allows (MemoryHigh=)
-STALL_MS = 10_000  # the store may stall for this long
+STALL_MS = 10_000  # the ring holds all readings if the store stalls for this long
 MARGIN = 1.25
-SHARE = 4  # a computed size is at most this fraction of the runtime directory's file system
+SHARE = 4  # a computed size is at most 1/4 of the runtime directory's file system
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +41,27 @@ class ReadingRate:
 
 @dataclass(frozen=True, slots=True)
 class RingPlan:
-    """The size of a ring, and why. Sizes are powers of two, in bytes."""
+    """The size of a ring, and the figures that it results from. Sizes are powers of two, in bytes."""
 
     size_bytes: int
-    need_bytes: int  # for one interval and a stalled store
-    limit_bytes: int  # for a computed size
-    by_file_system: bool  # ``limit_bytes`` is a fraction of the file system, else ``[ring] max``
+    need_bytes: int  # for the readings of a pack interval and of a stall of the store
+    limit_bytes: int  # limit of a computed size
+    by_file_system: bool  # True: the file system sets ``limit_bytes``; False: ``[ring] max`` does
     rate: ReadingRate
     every_ms: int  # the pack interval
 
     @property
     def full_s(self) -> float:
-        """How long it can hold readings; infinite if there are none."""
+        """Seconds until unsealed readings fill the ring; infinite if there are no readings."""
         return self.size_bytes / SLOT_BYTES / self.rate.slots if self.rate.slots else float("inf")
 
     @property
     def early_s(self) -> float | None:
-        """When it is half full, so that sealing begins early; None: the pack interval is shorter."""
+        """Seconds until the ring is half full, when sealing begins early; None if the pack interval is not longer."""
         return self.full_s / 2 if self.full_s / 2 < self.every_ms / 1000 else None
 
     def __str__(self) -> str:
-        """For ``check --plan``."""
+        """The text that ``check --plan`` prints."""
         return (
             f"{self.rate.readings:,.0f} readings a second need {show_bytes(self.need_bytes)} for packs every "
             f"{show_ms(self.every_ms)} and a store that stalls for {show_ms(STALL_MS)}; it has "
@@ -70,7 +70,7 @@ class RingPlan:
 
 
 def rate_of(visits: Iterable[tuple[PlanSummary, int]]) -> ReadingRate:
-    """The rate of visits, each with its period in ms."""
+    """Return the total rate of visits. Each visit comes with its period in ms."""
     readings = slots = 0.0
     for cost, period_ms in visits:
         readings += cost.points * 1000 / period_ms
@@ -81,12 +81,12 @@ def rate_of(visits: Iterable[tuple[PlanSummary, int]]) -> ReadingRate:
 def reading_rate(
     config: Config, devices: Iterable[tuple[DeviceConfig, DeviceSpec]], lines: Mapping[str, Line], ring: Ring
 ) -> ReadingRate:
-    """The rate of these devices. A device that its driver cannot serve counts as zero.
+    """Return the total rate of these devices. A device counts as zero if its driver cannot be made.
 
-    Devices that share their points and differ only in name and address are planned once.
+    The function plans the requests only once for devices that differ only in name and address.
 
     Args:
-        ring: drivers need one; nothing is written into it.
+        ring: a ring for the drivers; nothing is written into it.
     """
     visits: list[tuple[PlanSummary, int]] = []
     known: dict[tuple[object, ...], list[tuple[PlanSummary, int]]] = {}
@@ -105,12 +105,12 @@ def reading_rate(
 def _visits(config: Config, spec: DeviceSpec, line: Line, ring: Ring) -> list[tuple[PlanSummary, int]]:
     try:
         return [(cost, period_ms) for _, period_ms, cost in visit_costs(make_driver(config, spec, line, ring, 0))]
-    except (ConfigError, ProfileError):  # reported when the device is made
+    except (ConfigError, ProfileError):  # the agent reports this error when it makes the device
         return []
 
 
 def file_system_bytes(folder: Path) -> int:
-    """The size of the file system of a directory, which may not exist yet."""
+    """Return the size in bytes of the file system that holds, or will hold, ``folder``."""
     while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     found = os.statvfs(folder)
@@ -118,10 +118,10 @@ def file_system_bytes(folder: Path) -> int:
 
 
 def plan_ring(config: RingConfig, rate: ReadingRate, every_ms: int, file_system: int) -> RingPlan:
-    """The size of the ring for a rate of readings.
+    """Return the size of the ring for a rate of readings.
 
-    It holds one pack interval and a stall of the store, with a margin, or two intervals if that is longer. In that case
-    half of it holds an interval, and sealing begins early only if the store stalls.
+    The ring holds the readings of one pack interval and of a stall of the store, or of two pack intervals if that is
+    longer, plus a margin. One interval fits into half of the ring, so sealing begins early only if the store stalls.
 
     Args:
         file_system: size in bytes of the runtime directory's file system.
@@ -138,22 +138,22 @@ def plan_ring(config: RingConfig, rate: ReadingRate, every_ms: int, file_system:
 
 
 def memory_bytes(devices: int, plan: RingPlan) -> int:
-    """Approximate memory of the agent, including the ring in its runtime directory."""
+    """Return the approximate memory of the agent in bytes, including the ring in its runtime directory."""
     return AGENT_BYTES + DEVICE_BYTES * devices + plan.size_bytes
 
 
 def _at_least(size: float) -> int:
-    """The smallest valid ring size that is at least this."""
+    """Return the smallest valid ring size that is not smaller than ``size``."""
     return max(MIN_RING_BYTES, 1 << max(0, int(-(-size // 1)) - 1).bit_length())
 
 
 def _at_most(size: int) -> int:
-    """The largest valid ring size that is at most this."""
+    """Return the largest valid ring size that is not larger than ``size``; at least ``MIN_RING_BYTES``."""
     return max(MIN_RING_BYTES, 1 << max(0, size.bit_length() - 1))
 
 
 def ring_notes(config: Config, plan: RingPlan) -> list[ConfigWarning]:
-    """Notes on a size that differs from the configured one or is less than needed."""
+    """Return notes if the ring's size differs from the configured size, or is smaller than the devices need."""
     notes: list[ConfigWarning] = []
     written = config.ring.size_bytes
     if written is not None and written < min(plan.need_bytes, plan.size_bytes):
@@ -182,7 +182,7 @@ def ring_notes(config: Config, plan: RingPlan) -> list[ConfigWarning]:
 
 
 def memory_notes(config: Config, plan: RingPlan, machine: int) -> list[ConfigWarning]:
-    """A note if the machine's memory is not enough. ``machine``: its memory in bytes."""
+    """Return a note if the agent needs more memory than its unit allows. ``machine``: the machine's memory in bytes."""
     need, share = memory_bytes(len(config.devices), plan), int(machine * MEMORY_SHARE)
     if need <= share:
         return []

@@ -1,4 +1,4 @@
-"""The configuration as frozen objects. Everything in it is checked; it holds no secrets, only their locations."""
+"""The configuration as frozen objects. All values are checked. The objects hold locations of secrets, no secrets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from drivers.serial_setting import DEFAULT_SERIAL
 
 
 def gathered(errors: Sequence[GatewayError], where: str) -> ConfigError:
-    """One error that contains all of these; a single one unchanged."""
+    """Combine errors into one ConfigError, whose ``complaints`` lists them. A single error is not wrapped."""
     found = [
         one if isinstance(one, ConfigError) else ConfigError(one.what, where=one.where, hint=one.hint)
         for error in errors
@@ -32,7 +32,7 @@ def gathered(errors: Sequence[GatewayError], where: str) -> ConfigError:
 
 @dataclass(frozen=True, slots=True)
 class ConfigWarning:
-    """Something that works but deserves attention."""
+    """A warning about a setting that works but is perhaps a mistake."""
 
     where: str
     what: str
@@ -64,22 +64,25 @@ class RingConfig:
     """The ring in shared memory; ``agent/config/ring_size.py`` has the rule for its size."""
 
     size_bytes: int | None = None  # None: auto
-    max_bytes: int = 256 << 20  # for a computed size; a configured one may be larger
+    max_bytes: int = 256 << 20  # limit of a computed size; a configured size may be larger
 
 
 @dataclass(frozen=True, slots=True)
 class IntervalConfig:
-    """Intervals of energy; the length divides a day. A demand window is a whole number of slips."""
+    """Energy intervals, whose length divides a day, and demand windows. A new demand window starts every slip."""
 
     length_ms: int = 900_000
-    max_gap_ms: int = 300_000  # between readings; the amount over a longer gap is known only as a total
+    max_gap_ms: int = 300_000  # between two counter readings; a longer gap has a total, but no amount per interval
     demand_period_ms: int = 900_000
     demand_slip_ms: int = 60_000
 
 
 @dataclass(frozen=True, slots=True)
 class IndicatorsConfig:
-    """The park's plan; None: the default set. ``plan_hash``: SHA-256 of the file, hex; "" without a file."""
+    """The file of the park's plan; None means the default set of figures.
+
+    ``plan_hash``: SHA-256 of the file in hex; "" without a file.
+    """
 
     plan: Path | None = None
     plan_hash: str = ""
@@ -87,24 +90,24 @@ class IndicatorsConfig:
 
 @dataclass(frozen=True, slots=True)
 class ControlConfig:
-    """Who may make changes through the control socket, besides root and the agent's user."""
+    """The group that may make changes through the control socket. Root and the agent's user always may."""
 
     group: str = "meterhouse-control"
 
 
 @dataclass(frozen=True, slots=True)
 class WebConfig:
-    """Where `meterhouse web` listens, and its secrets; not used by the agent itself.
+    """The address where `meterhouse web` listens, and the locations of its secrets. The agent does not use them.
 
-    ``password``: a line made by `meterhouse web --setup`, not the password itself.
+    ``password`` does not hold the password itself, but a line made by `meterhouse web --setup`.
     """
 
-    host: str = "127.0.0.1"  # an address
+    host: str = "127.0.0.1"  # an IP address
     port: int = 8080
     certificate: Secret | None = None
     key: Secret | None = None
     password: Secret | None = None
-    places: Mapping[str, str] = field(default_factory=dict, compare=False)  # of the secrets, such as agent.toml:9: ...
+    places: Mapping[str, str] = field(default_factory=dict, compare=False)  # of each secret: agent.toml:9: ...
 
     @property
     def is_loopback(self) -> bool:
@@ -113,13 +116,13 @@ class WebConfig:
 
     @property
     def address(self) -> str:
-        """``127.0.0.1:8080``, ``[::]:8443``."""
+        """Address and port, such as ``127.0.0.1:8080`` or ``[::]:8443``."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
 class LineEntry:
-    """One line as configured; ``line_config`` makes the driver's object of it."""
+    """One line as configured. ``line_config`` converts it to the ``LineConfig`` that drivers use."""
 
     name: str
     url: str
@@ -137,7 +140,7 @@ class LineEntry:
 
     @property
     def carries_bytes(self) -> bool:
-        """True for raw bytes without framing: the configuration then sets the serial parameters."""
+        """True if the url leads to a serial bus as raw bytes. The configuration then sets the serial parameters."""
         return self.scheme in BYTE_SCHEMES
 
 
@@ -152,14 +155,14 @@ class DeviceConfig:
     label: str = ""
     params: Mapping[str, int | str | bool] = field(default_factory=dict)
     periods_ms: tuple[int, ...] = tuple(DEFAULT_PERIODS_MS[pace] for pace in PACES)  # by pace number
-    phase_ms: int = 0  # the line's if the device has none
+    phase_ms: int = 0  # the phase of the line if the device sets none
     points: tuple[str, ...] = ("*",)
     roles: Mapping[str, str] = field(default_factory=dict)
     parent: Mapping[str, str] = field(default_factory=dict)
     ratio_ct: Decimal = Decimal(1)
     ratio_pt: Decimal = Decimal(1)
     reversed: frozenset[str] = frozenset()
-    serial: str = ""  # empty: as for the line
+    serial: str = ""  # empty: the setting of the line
     limits: Limits = field(default_factory=Limits)
     accuracy: Mapping[str, str] = field(default_factory=dict)  # classes by part; "" is the whole device
 
@@ -168,7 +171,8 @@ class DeviceConfig:
 class DerivedConfig:
     """A value computed from points per interval: a sum of counters, or heat from flow and temperatures.
 
-    ``terms`` of a sum: (sign, device, point); a heat has ``device`` and three of its points.
+    A sum has ``terms``: (sign, device, point). A heat has ``device`` and its points ``flow``, ``supply`` and ``back``
+    (the key ``return``).
     """
 
     name: str
@@ -177,12 +181,12 @@ class DerivedConfig:
     flow: str = ""
     supply: str = ""
     back: str = ""
-    role: str = ""  # for a heat: with a role it counts in figures
+    role: str = ""  # of a heat; figures count a heat only if it has a role
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The whole configuration. ``files``: in the order of reading; ``notes`` are not errors."""
+    """The whole configuration. ``files`` is in the order of reading; ``notes`` has warnings, no errors."""
 
     site: str
     gateway: str
@@ -193,7 +197,7 @@ class Config:
     profiles_dir: Path  # the site's own profiles
     files: tuple[Path, ...]
     site_label: str = ""
-    place: Night | None = None  # where the site is: inverters there may sleep while it is dark
+    place: Night | None = None  # location of the site; inverters may sleep while it is dark there
     store: StoreConfig = StoreConfig()
     pack: PackConfig = PackConfig()
     ring: RingConfig = RingConfig()
@@ -210,7 +214,7 @@ class Config:
     places: Mapping[str, tuple[str, int | None]] = field(default_factory=dict, compare=False)  # see ``at``
     digest: str = field(
         default="", compare=False
-    )  # set for a loaded configuration, so that 400 births need not compute it again
+    )  # ``load_config`` sets it once, because hundreds of births need the hash
     line_index: dict[str, LineEntry] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -219,14 +223,14 @@ class Config:
         return f"{self.site}/{self.gateway}"
 
     def at(self, key: str) -> str:
-        """A key or table such as ``device.inv1`` in the form used in complaints, with its file and line."""
+        """Return a key or table, such as ``device.inv1``, with its file and line, as complaints show it."""
         file, line = self.places.get(key, ("", None))
         place = f"{file}:{line}" if line else file
         return f"{place}: {key}" if place else key
 
     @property
     def path(self) -> Path:
-        """The main file."""
+        """The main configuration file, agent.toml."""
         return self.files[0]
 
     @property
@@ -245,21 +249,21 @@ class Config:
         return self.indicators.plan is not None or any(device.roles for device in self.devices)
 
     def line(self, name: str) -> LineEntry:
-        """The line of that name. Raises KeyError."""
+        """Return the line with this name. Raises KeyError."""
         if len(self.line_index) != len(self.lines):
             self.line_index.update({line.name: line for line in self.lines})
         return self.line_index[name]
 
     def effective(self) -> dict[str, Any]:
-        """Everything that affects readings and delivery, as plain JSON values, without secrets or their locations."""
+        """Return all settings that affect readings and delivery, as JSON values, without the locations of secrets."""
         plain: dict[str, Any] = _plain(self)
         return plain
 
     def hash(self) -> str:
-        """SHA-256 of ``effective`` in canonical JSON, base64url without padding.
+        """Return the SHA-256 of ``effective`` in canonical JSON, as base64url without padding.
 
-        It contains only strings, whole numbers, booleans and null, with ASCII keys, so that sorted keys and compact
-        separators give the canonical form of RFC 8785.
+        ``effective`` has only strings, whole numbers, booleans and null, and its keys are ASCII. Sorted keys and
+        compact separators are therefore the canonical form of RFC 8785.
         """
         if self.digest:
             return self.digest
@@ -268,7 +272,8 @@ class Config:
         return base64url(digest)
 
 
-# Folders, file names, the page and access to the control socket do not affect readings; a moved key is the same key.
+# Fields that the hash leaves out. Folders, file names, the page and access to the control socket do not affect
+# readings, and a key in another file is still the same key.
 _LEFT_OUT = {
     "control",
     "web",
@@ -289,7 +294,7 @@ _LEFT_OUT = {
 }
 
 
-# Keys added later: without them a configuration keeps its hash.
+# Fields of later versions, with their defaults. The hash leaves out a default, so that an old file keeps its hash.
 _ADDED = {"streams": (), "compress": ""}
 
 

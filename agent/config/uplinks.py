@@ -1,4 +1,4 @@
-"""[[uplink]] and [key]: destinations of packs, and locations of secrets."""
+"""Reads [[uplink]] tables, which are the destinations of packs, and the locations of secrets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NO_SECRETS = {
 
 
 def read_secret(table: TomlTable, credential_key: str, file_key: str) -> Secret | None:
-    """The location of a secret; None if not given. Giving both keys is a complaint."""
+    """Return the location of a secret; None if the table has neither key. Complains if it has both."""
     none: Path | None = None
     credential = table.take(credential_key, v.credential, "")
     file = table.take(file_key, v.path_in(folder_of(table, file_key)), none)
@@ -42,7 +42,7 @@ def read_secret(table: TomlTable, credential_key: str, file_key: str) -> Secret 
 
 
 def folder_of(table: TomlTable, key: str) -> Path:
-    """The folder to which a relative path in ``key`` is relative."""
+    """Return the folder of the file that sets ``key``. A relative path in ``key`` is relative to this folder."""
     found = table.find(key)
     return found[0].source.folder if found else Path()
 
@@ -50,7 +50,7 @@ def folder_of(table: TomlTable, key: str) -> Path:
 def read_uplinks(
     tables: list[TomlTable], notes: list[ConfigWarning], agents: os.stat_result | None, devices: Sequence[str]
 ) -> tuple[UplinkConfig, ...]:
-    """All destinations, in file order.
+    """Read all destinations, in file order.
 
     Args:
         agents: as for ``open_secret``.
@@ -77,7 +77,10 @@ def read_uplinks(
 
 
 def _unmatched_streams(table: TomlTable, uplink: UplinkConfig, devices: Sequence[str]) -> list[ConfigWarning]:
-    """Notes on patterns without a device. Not errors: packs of a removed device may still be pending."""
+    """Return notes on patterns that match no stream. They are not errors: the stream of a removed device may be meant.
+
+    Packs of a removed device may still wait for delivery.
+    """
     known = (*devices, "_gateway", "_indicators")
     return [
         ConfigWarning(
@@ -89,7 +92,7 @@ def _unmatched_streams(table: TomlTable, uplink: UplinkConfig, devices: Sequence
 
 
 def _unsent_streams(uplinks: Sequence[UplinkConfig], devices: Sequence[str]) -> list[ConfigWarning]:
-    """Notes on devices whose packs go nowhere although there are destinations."""
+    """Return a note on devices whose packs go to no destination. There is no note if no destination is configured."""
     unsent = [name for name in devices if not any(is_asked(name, uplink.streams) for uplink in uplinks)]
     if not uplinks or not unsent:
         return []
@@ -99,7 +102,7 @@ def _unsent_streams(uplinks: Sequence[UplinkConfig], devices: Sequence[str]) -> 
 
 
 def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result | None) -> list[ConfigWarning]:
-    """Notes on files that others may read. Not errors: an upgrade must not cut off a working destination."""
+    """Return notes on secrets that other users may read. They are no errors, so an upgrade cuts off no destination."""
     password = uplink.password.file if uplink.password else None
     files = (("password_file", password, "set another password"), ("key_file", uplink.key_file, "make a new key"))
     notes = (open_secret(table, key, path, remedy, agents) for key, path, remedy in files if path is not None)
@@ -109,14 +112,14 @@ def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result
 def open_secret(
     table: TomlTable, key: str, path: Path, remedy: str, agents: os.stat_result | None, reader: str = _AGENT
 ) -> ConfigWarning | None:
-    """A note if others may read or change a secret; None if not, or if it does not exist.
+    """Return a note if other users may read or change a secret; None if they may not, or if there is no file.
 
-    A file of root that one group may read is accepted: packages install secrets like this. The group must not be the
-    agent's, whose members may only query this agent.
+    One group may read a file of root, because packages install secrets like this. It must not be the agent's group,
+    whose members may only query the agent.
 
     Args:
-        agents: the state directory, which belongs to the agent's user and group; None: not known.
-        reader: who must be able to read the secret.
+        agents: status of the state directory, whose owner and group are the agent's; None if unknown.
+        reader: the user that needs the secret, for the hint.
     """
     try:
         found = path.stat()

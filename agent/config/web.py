@@ -1,4 +1,4 @@
-"""[web]: where the gateway's page listens, and who may see it."""
+"""Reads [web]: the address where the gateway's page listens, its certificate and its password."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SECRETS = {
 
 
 def listen_address(value: object) -> tuple[str, int]:
-    """Address and port of ``"0.0.0.0:8443"``; ``localhost`` is 127.0.0.1. Raises InvalidValue."""
+    """Parse an address with a port, such as ``"0.0.0.0:8443"``; ``localhost`` is 127.0.0.1. Raises InvalidValue."""
     host, colon, port = text_unseen(value).strip().rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     host = host[1:-1] if bracketed else "127.0.0.1" if host == "localhost" else host
@@ -42,10 +42,10 @@ def listen_address(value: object) -> tuple[str, int]:
 
 
 def _old_certificate(path: Path, place: str) -> list[ConfigWarning]:
-    """A note on a certificate that has expired or soon will."""
+    """Return a note if the certificate has expired or expires soon."""
     try:
         data = path.read_bytes()
-    except OSError:  # the page's user must be able to read it, not ours
+    except OSError:  # only the page's user must be able to read it
         return []
     if not (text := expiry_text(data)):
         return []
@@ -53,10 +53,10 @@ def _old_certificate(path: Path, place: str) -> list[ConfigWarning]:
 
 
 def read_web(table: TomlTable, notes: list[ConfigWarning] | None = None) -> WebConfig:
-    """The table [web]; a listener outside loopback needs a certificate and a password.
+    """Read the table [web]. An address that other machines can reach needs a certificate and a password.
 
     Args:
-        notes: receives a warning for each secret that others may read.
+        notes: receives warnings about secrets that other users may read, and about an old certificate.
     """
     default = WebConfig()
     host, port = table.take("listen", listen_address, (default.host, default.port))

@@ -1,8 +1,8 @@
-"""Key files: a PEM (PKCS 8) or the URI of a key in a token, readable by its owner only.
+"""Creates, rotates and reads key files. A key file holds a PEM (PKCS 8) or the URI of a key in a token.
 
-The text before the key states since when the key exists and, after a rotation, holds the signed records of all
-previous keys. So a systemd credential includes them, a rotation replaces one file atomically, and nothing else on the
-disk has to match it.
+Only its owner may read the file. Lines before the key give the key's creation time and, after a rotation, the signed
+records of all keys so far. The records are in the same file so that a systemd credential includes them and a rotation
+replaces key and records atomically.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def create_key(
     gateway: str = "",
     revokes: Sequence[Revocation] = (),
 ) -> Signer:
-    """A new key in a file of mode 0600, written atomically and never over an existing file.
+    """Create a key in a new file of mode 0600. The file is written atomically; an existing file is never overwritten.
 
     Args:
-        token: the URI of a key in a token (RFC 7512), which the file then names; the key is made there if missing.
-        lost: thumbprint of the lost key that this one replaces; needs ``gateway``.
+        token: URI (RFC 7512) of a key in a token; the file then holds this URI. The token creates a missing key.
+        lost: thumbprint of the lost key that the new key replaces; requires ``gateway``.
 
     Raises:
         KeyFileError: the file already exists, or cannot be written.
@@ -66,7 +66,7 @@ def create_key(
     with _opened_folder(path) as folder:
         draft = _draft(path, folder, _text(signer, body), None)
         try:
-            os.link(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)  # unlike rename, fails if the name exists
+            os.link(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)  # rename would overwrite a file
         except FileExistsError as error:
             raise _exists(path) from error
         except OSError as error:
@@ -86,20 +86,20 @@ def rotate_key(
     revokes: Sequence[Revocation] = (),
     give_up_s: float = math.inf,
 ) -> tuple[Signer, Signer]:
-    """Replace the key at ``path``; the old key signs the record of the new one. Returns the old and the new key.
+    """Replace the key at ``path``. The old key signs the record of the new key. Returns the old and the new key.
 
-    The file is replaced in one step and keeps owner and mode; before that step nothing has changed. Afterwards the old
-    secret is gone, except for what the disk has not overwritten yet.
+    The file is replaced atomically and keeps its owner and mode. The old secret is then deleted, but its bytes can
+    stay on the disk until the disk overwrites them.
 
     Args:
-        gateway: ``park7/gw01``.
-        alg: of the new key; by default that of the old key.
-        token: the URI of the new key in a token.
+        gateway: full name of the gateway, such as ``park7/gw01``.
+        alg: algorithm of the new key; by default the algorithm of the old key.
+        token: URI of the new key, if it is in a token.
         revokes: keys that this rotation revokes, including the old key if it was stolen.
-        give_up_s: monotonic time after which ``revokes`` is out of date.
+        give_up_s: deadline for the new key, in seconds of monotonic time; ``revokes`` is out of date after it.
 
     Raises:
-        KeyFileError: the old key cannot be read, or the file cannot be written.
+        KeyFileError: the old key cannot be read, the file cannot be written, or the deadline has passed.
     """
     path = Path(os.path.realpath(path))
     with _opened_folder(path) as folder, _locked(path, folder) as file:
@@ -132,7 +132,7 @@ def rotate_key(
 
 
 def _new(alg: str, token: str) -> tuple[SecretKey, bytes]:
-    """A new key, and its form in a file."""
+    """Create a key. Returns the key and its text for the key file."""
     if token:
         from agent.keys.token import TokenKey
 
@@ -140,7 +140,7 @@ def _new(alg: str, token: str) -> tuple[SecretKey, bytes]:
         return key, key.uri.encode() + b"\n"
     while True:
         soft, body = _new_soft(alg)
-        if not thumbprint(soft.jwk).startswith("-"):  # commands would take it for an option
+        if not thumbprint(soft.jwk).startswith("-"):  # commands would take such a thumbprint for an option
             return soft, body
 
 
@@ -165,9 +165,10 @@ def _text(signer: Signer, body: bytes) -> bytes:
 
 
 def _draft(path: Path, folder: int, text: bytes, like: os.stat_result | None) -> str:
-    """Write the text durably to a hidden file beside ``path``, with owner and mode of ``like``. Returns its name.
+    """Write ``text`` durably to a hidden file in the folder of ``path``. Returns the name of the hidden file.
 
-    Without ``like``, root makes the folder's owner the file's owner: the state directory belongs to the agent.
+    The file gets the owner and mode of ``like``. Without ``like`` the mode is 0600, and a file that root writes gets
+    the owner of the folder, because the state directory belongs to the agent's user.
     """
     if len(text) > MAX_BYTES:
         what = f"the key file would have {len(text)} bytes, at most {MAX_BYTES} are allowed"
@@ -184,7 +185,7 @@ def _draft(path: Path, folder: int, text: bytes, like: os.stat_result | None) ->
 
 @contextlib.contextmanager
 def _opened_folder(path: Path) -> Iterator[int]:
-    """The folder of ``path``, held open: all steps use this folder, even if its name meanwhile leads elsewhere."""
+    """Open the folder of ``path`` and yield its descriptor, so that all steps use the same folder if it is renamed."""
     try:
         fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -197,9 +198,9 @@ def _opened_folder(path: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _locked(path: Path, folder: int) -> Iterator[int]:
-    """The key's file, open and locked against replacement. Drafts left by a killed process are removed.
+    """Open and lock the key file, and yield its descriptor. Also removes drafts that a killed process left behind.
 
-    The lock is on the file itself, which only its owner can open; others might open its folder.
+    The lock is on the file, not on its folder: only the owner can open the file, but other users may open the folder.
     """
     while True:
         fd = _open_itself(path, folder)
@@ -208,7 +209,7 @@ def _locked(path: Path, folder: int) -> Iterator[int]:
                 hint = "Check the result with `meterhouse keys show`"
                 raise KeyFileError("another process is replacing this key", where=str(path), hint=hint)
             if not _is_still(path, folder, fd):
-                continue  # replaced between the two steps: try again with the new file
+                continue  # another process replaced the file before we locked it: try again with the new file
             for left in os.listdir(folder):
                 if left.startswith(f".{path.name}.") and left.endswith(".new"):
                     remove(left, folder)
@@ -249,24 +250,25 @@ def _unwritable(path: Path, error: OSError) -> KeyFileError:
 
 
 def load_key(path: Path, any_owner: bool = False) -> Signer:
-    """The key in a PEM file or systemd credential, or in the token that it names.
+    """Load the key from a PEM file or systemd credential, or from the token that the file names.
 
     Args:
-        any_owner: let root read the key of the user that runs the agent. For tools only: the agent needs its own key.
+        any_owner: let root read a key that belongs to another user. Only for tools: the agent must own its key.
 
     Raises:
-        KeyFileError: missing, readable by others, or not an Ed25519 or P-256 key without a passphrase.
+        KeyFileError: the file is missing, other users may read it, its key has a passphrase, or the key is neither
+            Ed25519 nor P-256.
     """
     return _signer(*read_secret(path, any_owner=any_owner), path)
 
 
 def is_lost(path: Path, store: Path) -> bool:
-    """True if the key file is missing but a database exists, so that the gateway has signed with it."""
+    """True if the key file is missing although a database exists. The gateway has then already signed with the key."""
     return not os.path.exists(path) and os.path.exists(store)
 
 
 def load_own_key(path: Path, store: Path) -> Signer:
-    """The key of the gateway whose database is ``store``. Raises KeyFileError."""
+    """Load the signing key of the gateway whose database is ``store``. Raises KeyFileError."""
     if is_lost(path, store):
         raise KeyFileError(LOST, where=str(path), hint=RESTORE)
     return load_key(path)
@@ -276,7 +278,7 @@ def _signer(text: bytes, owner: int, path: Path) -> Signer:
     head, begin, _ = text.partition(b"-----BEGIN")
     lines = head.splitlines()
     if not begin and (uri := next((line for line in lines if line.startswith(_TOKEN)), b"")):
-        if os.geteuid() == 0 and owner != 0:  # the file names a library, which runs with our rights
+        if os.geteuid() == 0 and owner != 0:  # the token's library would run as root
             raise KeyFileError(
                 f"the key file belongs to user {owner} and names a PKCS#11 library: root does not load a library"
                 " that another user chose",
@@ -322,7 +324,7 @@ def _not_before(lines: Sequence[bytes]) -> int:
         if line.startswith(_SINCE):
             with contextlib.suppress(ValueError):
                 return max(0, int(line[len(_SINCE) :]))
-    return 0  # a key made elsewhere: valid from the beginning
+    return 0  # another tool made the key and wrote no creation time: the key is valid from the beginning
 
 
 def _records(lines: Sequence[bytes]) -> bytes | None:

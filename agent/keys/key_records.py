@@ -1,7 +1,7 @@
-"""Key records: which key signs since when, each record signed by the previous key. The public half of a rotation.
+"""Key records: the public list of a gateway's keys. A record names a key and the time from which this key signs.
 
-A first key needs no record in its file: it signs itself. The file of a later key holds the whole chain, so that if the
-file, the database or the broker is lost, the chain continues from the others.
+The previous key signs each record; the first key signs its own, so its key file needs no records. The file of a later
+key holds the whole chain. The database and the broker hold it too, so the chain continues if one of the three is lost.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from ext.canon import dumps
 
 @dataclass(frozen=True, slots=True)
 class KeyChain:
-    """A checked ``keys`` object."""
+    """A verified ``keys`` object, which holds the key records of a gateway. Keys are named by their thumbprints."""
 
     counter: int
-    first: str  # the thumbprint to pin
+    first: str  # verifiers pin this key
     newest: str
     data: bytes
-    kids: tuple[str, ...] = ()  # all, beginning with the first
-    instead_of: str = ""  # the lost key that this chain replaces
+    kids: tuple[str, ...] = ()  # all keys, oldest first
+    instead_of: str = ""  # the lost key that this chain replaces; "" if none
 
 
 def signed_by(data: bytes) -> str:
-    """The thumbprint of the key that signed an object of the gateway, unchecked."""
+    """Return the thumbprint of the key that signed an object of the gateway. Does not check the signature."""
     header = json.loads(data)["sig"].partition(".")[0]
     kid: str = json.loads(base64url_decode(header))["kid"]
     return kid
@@ -38,7 +38,10 @@ def signed_by(data: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """Signatures of ``kid`` count only up to the sequence in ``last`` (by full stream name)."""
+    """Revokes the key ``kid``: its signatures are valid only up to the sequence that ``last`` gives for each stream.
+
+    The keys of ``last`` are full stream names.
+    """
 
     kid: str
     last: Mapping[str, int]
@@ -52,17 +55,17 @@ def key_records(
     not_before: int | None = None,
     revokes: Sequence[Revocation] = (),
 ) -> bytes:
-    """The ``keys`` object that ends with the key of ``signer``, canonical and signed.
+    """Return the canonical, signed ``keys`` object whose last record is the record of ``signer``.
 
     Args:
-        gateway: ``park7/gw01``.
-        before: the object to continue; None for the first key.
-        old: signs the new record; needed if ``before`` ends with another key.
-        not_before: since when the new key signs, UTC seconds; by default the time in its file.
-        revokes: earlier keys of ``before`` that the new record revokes.
+        gateway: full name of the gateway, such as ``park7/gw01``.
+        before: the ``keys`` object to extend; None for the first key.
+        old: the previous key, which signs the new record; not needed if ``before`` already ends with ``signer``.
+        not_before: time from which the new key signs, UTC seconds; by default the creation time in its file.
+        revokes: keys of ``before`` that the new record revokes.
 
     Raises:
-        KeyFileError: the key neither ends ``before`` nor may follow it.
+        KeyFileError: ``before`` is invalid, it ends with neither ``signer`` nor ``old``, or it lacks a revoked key.
     """
     records: list[dict[str, Any]] = []
     counter, prev, earliest = 0, None, 0
@@ -77,16 +80,17 @@ def key_records(
                 hint = f"Known: {', '.join(known.kids)}"
                 raise KeyFileError(f"there is no key {gone.kid} to revoke", where=gateway, hint=hint)
         records, counter, prev = list(json.loads(before)["records"]), known.counter, known.newest
-        earliest = records[-1]["not_before"]  # never goes back, whatever the clock shows
+        earliest = records[-1]["not_before"]  # not_before never decreases, even if the clock was set back
     since = max(earliest, signer.not_before if not_before is None else not_before)
     record = _record(signer, prev, since, revokes, old or signer)
     return _whole(signer, gateway, counter + 1, [*records, record])
 
 
 def new_root(signer: Signer, gateway: str, lost: str, revokes: Sequence[Revocation] = ()) -> bytes:
-    """The ``keys`` object of a key that replaces a lost one: no key could sign its record, so it is a new root.
+    """Return the ``keys`` object of a key that replaces a lost one.
 
-    Its counter begins at the time of the key, which is above any counter of the lost chain.
+    The lost key cannot sign the new record, so the new key starts a new chain. The chain's counter starts at the key's
+    creation time in seconds, which is higher than any counter of the lost chain.
     """
     record = _record(signer, None, signer.not_before, revokes, signer, lost)
     return _whole(signer, gateway, max(1, signer.not_before), [record])
@@ -123,16 +127,16 @@ def _not_recorded(signer: Signer, known: KeyChain, gateway: str) -> KeyFileError
 
 
 def current_records(signer: Signer, gateway: str, known: bytes | None = None) -> bytes:
-    """The ``keys`` object to publish with this key.
+    """Return the ``keys`` object to publish with this key.
 
     Args:
-        known: the object published before; None if no longer known.
+        known: the ``keys`` object that was published last; None if it is no longer known.
 
     Returns:
         ``known`` itself if it ends with this key, so that the same bytes are published again.
 
     Raises:
-        KeyFileError: the key does not follow the previous signing key, or its records belong to another gateway.
+        KeyFileError: this key does not follow the last key of ``known``, or its records belong to another gateway.
     """
     own = None if signer.records is None else _own(signer, gateway)
     if known is None:
@@ -176,7 +180,7 @@ def _check_follows(own: KeyChain, before: KeyChain, gateway: str) -> None:
 
 
 def is_sound(data: bytes) -> bool:
-    """True if a stored ``keys`` object is valid in itself, for any gateway; otherwise the disk has damaged it."""
+    """True if a stored ``keys`` object is valid for the gateway that it names. If False, the disk has damaged it."""
     try:
         check_key_records(data, str(json.loads(data)["gateway"]))
     except (KeyFileError, ValueError, KeyError, TypeError):
@@ -185,10 +189,13 @@ def is_sound(data: bytes) -> bool:
 
 
 def check_key_records(data: bytes, gateway: str, trust: str = "") -> KeyChain:
-    """Check a ``keys`` object as any verifier does. ``trust``: thumbprint that one of its keys must have.
+    """Check a ``keys`` object as a verifier does.
+
+    Args:
+        trust: if given, one key of the object must have this thumbprint.
 
     Raises:
-        KeyFileError: an invalid record.
+        KeyFileError: the object or one of its records is invalid.
     """
     from agent.verify.keyring import KeyRing
     from agent.verify.strict import MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS, Refused, parse_object

@@ -13,7 +13,12 @@ MAX_BYTES = 1 << 20  # systemd's limit for a credential
 
 
 def read_secret(path: Path, what: str = "signing key", hint: str = "", any_owner: bool = False) -> tuple[bytes, int]:
-    """Content and owner of a file that only its owner may read. Raises KeyFileError."""
+    """Return the content and the owner (user id) of a secret file. Raises KeyFileError.
+
+    Args:
+        what: the secret's name in messages.
+        any_owner: let root read a file that belongs to another user.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
@@ -32,7 +37,7 @@ def read_secret(path: Path, what: str = "signing key", hint: str = "", any_owner
 
 
 def read_open_secret(fd: int, path: Path, what: str = "signing key", any_owner: bool = False) -> tuple[bytes, int]:
-    """The same for an open file; ``path`` is for messages."""
+    """Do the same as ``read_secret`` for an open file. ``path`` only appears in messages."""
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode):
         raise KeyFileError("this is not a file", where=str(path), hint=f"Name the file of the {what} itself")
@@ -41,8 +46,8 @@ def read_open_secret(fd: int, path: Path, what: str = "signing key", any_owner: 
 
 
 def _check_access(path: Path, found: os.stat_result, what: str, any_owner: bool) -> None:
-    """Check that only the owner may read, and that it is us. A file of root that one group may read passes too."""
-    # systemd provides credentials like this (the group bits are the mask of an ACL), and packages install secrets so
+    """Check that we or root own the file, and that no other user may read it. One group may read a file of root."""
+    # systemd credentials belong to root and have group bits (the mask of an ACL); packages install secrets like this
     me, mode = os.geteuid(), stat.S_IMODE(found.st_mode)
     if found.st_uid not in {me, 0} and not (any_owner and me == 0):
         raise KeyFileError(
@@ -50,7 +55,7 @@ def _check_access(path: Path, found: os.stat_result, what: str, any_owner: bool)
             where=str(path),
             hint=f"sudo chown {me} {path}",
         )
-    if others_may_use(found) or (me == 0 and mode & 0o077):  # root needs no group to read its own secrets
+    if others_may_use(found) or (me == 0 and mode & 0o077):  # for root, no group may read
         raise KeyFileError(
             f"others may read or change the {what} (mode {mode:04o})",
             where=str(path),

@@ -1,4 +1,4 @@
-"""Keys of any kind behind one small protocol, and the signatures made with them."""
+"""One protocol for all kinds of signing keys, and ``Signer``, which makes signatures with them."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def p256_jwk(x: int, y: int) -> dict[str, str]:
 
 
 class SecretKey(Protocol):
-    """A key of any kind, even one that never leaves its token: it can only sign."""
+    """A signing key in memory or in a token. It can sign, but nobody can read it: a key never leaves its token."""
 
     alg: str  # Ed25519 (RFC 9864) or ES256
     jwk: Mapping[str, str]  # the public half
 
     def sign(self, message: bytes) -> bytes:
-        """The signature in JOSE's form, 64 bytes. Raises KeyFileError if a token cannot sign now."""
+        """Return the 64 bytes of the signature, as JOSE encodes it. Raises KeyFileError if a token cannot sign now."""
 
 
 class SoftEd25519:
@@ -46,11 +46,11 @@ class SoftEd25519:
     def __init__(self, key: Ed25519PrivateKey) -> None:
         public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         self.jwk: Mapping[str, str] = {"crv": "Ed25519", "kty": "OKP", "x": base64url(public)}
-        self.sign = key.sign  # the bound method itself saves a call on the hot path
+        self.sign = key.sign  # no method of our own: this saves one call per signature
 
 
 class SoftES256:
-    """An ECDSA key on P-256 in memory, for sites that must use one."""
+    """An ECDSA key on P-256 in memory, for sites where P-256 is mandatory."""
 
     alg = "ES256"
 
@@ -64,7 +64,7 @@ class SoftES256:
         self._key, self._how, self._numbers = key, ECDSA(SHA256()), decode_dss_signature
 
     def sign(self, message: bytes) -> bytes:
-        """r and s of 32 bytes each."""
+        """Return the signature: r and s, 32 bytes each."""
         r, s = self._numbers(self._key.sign(message, self._how))
         return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
@@ -73,8 +73,8 @@ class Signer:
     """Signs with one key. Safe to use from one thread at a time.
 
     Args:
-        not_before: since when the key exists, UTC seconds; 0 if unknown.
-        records: the ``keys`` object stored with the key, ending with it; None for a first key.
+        not_before: when the key was created, UTC seconds; 0 if unknown.
+        records: the ``keys`` object from the key file, which ends with this key; None for a first key.
     """
 
     def __init__(self, key: SecretKey, not_before: int = 0, records: bytes | None = None) -> None:
@@ -88,7 +88,7 @@ class Signer:
         self._signers: dict[str, Callable[[bytes], str]] = {}
 
     def signer(self, typ: str) -> Callable[[bytes], str]:
-        """A function from payload to detached JWS of one type, whose header is encoded once."""
+        """Return a function that makes the detached JWS of a payload. The header for ``typ`` is encoded only once."""
         if typ not in self._signers:
             header = {"alg": self.alg, "b64": False, "crit": ["b64"], "kid": self.kid, "typ": typ}
             encoded = base64url(dumps(header))
@@ -101,9 +101,9 @@ class Signer:
         return self._signers[typ]
 
     def sign(self, typ: str, payload: bytes) -> str:
-        """Detached JWS (RFC 7515 appendix F, RFC 7797 ``b64: false``) over canonical bytes."""
+        """Return a detached JWS (RFC 7515 appendix F, RFC 7797 ``b64: false``) over canonical bytes."""
         return self.signer(typ)(payload)
 
     def sign_object(self, typ: str, value: Mapping[str, Any]) -> bytes:
-        """``value`` in canonical form including its ``sig``, ready to publish."""
+        """Return ``value`` in canonical form with its ``sig``, ready to publish."""
         return dumps({**value, "sig": self.sign(typ, dumps(dict(value)))})

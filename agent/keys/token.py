@@ -1,8 +1,8 @@
 """A key that never leaves its token (a TPM, a smart card, an HSM), used through PKCS#11.
 
-The key file names it by a URI (RFC 7512), ``pkcs11:token=T;object=O?module-path=/usr/lib/L.so&pin-source=S``, where
-``S`` is a file that only its owner may read, or ``credential:NAME`` of systemd. P-256 and Ed25519 keys are supported,
-whichever the token has. Needs the package python-pkcs11, which is imported only here.
+The key file holds the key's URI (RFC 7512), ``pkcs11:token=T;object=O?module-path=/usr/lib/L.so&pin-source=S``, where
+``S`` is a file that only its owner may read, or ``credential:NAME`` of systemd. The key may be P-256 or Ed25519. Only
+this module imports the package python-pkcs11, so that gateways without a token do not need the package.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ class TokenError(KeyFileError):
     """The token cannot sign now (unplugged, locked, restarted), but may be able to later."""
 
     retry: ClassVar[bool] = True
-    exit_code: ClassVar[int] = 4  # like a device that does not answer
+    exit_code: ClassVar[int] = 4  # the exit code for a device that does not answer
 
 
 class TokenKey:
-    """One key of one token, with a session that is reopened if lost.
+    """One key of a token. If the session with the token is lost, the next signature opens a new session.
 
     Args:
-        uri: where the key is.
-        make: create it (P-256) if the token has none with this name; its private half cannot be read out.
-        where: the file that names it, for messages.
+        uri: the key's URI, as in the key file.
+        make: create a P-256 key in the token if no key has this name. Its private half cannot be read out.
+        where: the key file, for messages.
 
     Raises:
         KeyFileError: the URI is wrong, the PIN cannot be read, or python-pkcs11 is not installed.
@@ -65,7 +65,7 @@ class TokenKey:
         self._open(make)
 
     def sign(self, message: bytes) -> bytes:
-        """The signature, 64 bytes. One retry with a new session: a token loses its session when it is reset."""
+        """Return the 64-byte signature. Retries once with a new session, because a reset token loses its session."""
         if self._private is not None:
             try:
                 return self._sign(message)
@@ -92,7 +92,7 @@ class TokenKey:
             try:
                 self._session.close()
             except self._pkcs11.exceptions.PKCS11Error:
-                return  # already lost
+                return  # the session was already lost
             finally:
                 self._session = self._private = None
 
@@ -104,7 +104,7 @@ class TokenKey:
             token = self._token()
             try:
                 self._session = token.open(user_pin=pin, rw=make)
-            except errors.UserAlreadyLoggedIn:  # this process logged in, with another key of the token
+            except errors.UserAlreadyLoggedIn:  # this process has logged in already, for another key
                 self._session = token.open(rw=make)
             alg, jwk = self._find(make)
         except (errors.PinIncorrect, errors.PinInvalid, errors.PinLenRange, errors.PinLocked) as error:
@@ -132,7 +132,7 @@ class TokenKey:
             raise self._error("token not found", None, f"Available tokens: {there}") from error
 
     def _find(self, make: bool) -> tuple[str, dict[str, str]]:
-        """Algorithm and public half of the key, which is then ready to sign."""
+        """Find the key, or create it with ``make``, and keep it for ``sign``. Returns its algorithm and public JWK."""
         pkcs11 = self._pkcs11
         named = {"label": self._parts.get("object"), "id": unquote_to_bytes(self._parts.get("id", "")) or None}
         wanted = {name: value for name, value in named.items() if value}
@@ -150,7 +150,7 @@ class TokenKey:
             raise self._error("several keys of the token have this name", None, "Add ;id=%.. to the URI") from error
         public = self._session.get_key(object_class=pkcs11.ObjectClass.PUBLIC_KEY, **wanted)
         point = bytes(public[pkcs11.Attribute.EC_POINT])
-        if point[:1] == b"\x04" and len(point) in {34, 67}:  # a DER octet string, as in the standard
+        if point[:1] == b"\x04" and len(point) in {34, 67}:  # the standard wraps the point in a DER octet string
             point = point[2:]
         if public.key_type == pkcs11.KeyType.EC and len(point) == 65:
             return "ES256", p256_jwk(int.from_bytes(point[1:33], "big"), int.from_bytes(point[33:], "big"))
@@ -181,7 +181,7 @@ class TokenKey:
 
 
 def _parts(uri: str, where: str) -> dict[str, str]:
-    """The attributes of a PKCS#11 URI. ``id`` is binary and stays percent-encoded."""
+    """Return the attributes of a PKCS#11 URI. ``id`` is binary and stays percent-encoded. Raises KeyFileError."""
     scheme, _, rest = uri.partition(":")
     path, _, query = rest.partition("?")
     found: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Results computed again from exported packs, as a library: the same readings, the same formulas, the same digits?
+"""A library that recomputes signed results from exported packs and compares them, digit by digit.
 
 found = recompute([Path("june/")])
 found.agree, found.differ, found.unknown, found.as_dict()

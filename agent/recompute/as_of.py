@@ -1,8 +1,8 @@
-"""Intervals from exported packs as they were known when a figure was made; later information is ignored.
+"""Intervals from exported packs, as the gateway knew them when it made a figure. Later packs are ignored.
 
-Corrections complete a device that did not respond while a figure was made, and a counter whose jump was still
-undecided. Each row was written at a pack, and the results of each interval record the last pack of each stream at that
-time (``known``), so that both can be compared.
+Later packs can correct an interval: a device answers again, or a suspicious counter step is accepted or rejected. Each
+interval row therefore has the sequence of the pack that completed it. The gateway's results record the last pack of
+each stream at their time (``known``). Rows of later packs do not count.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from agent.intervals.tracked_points import Rule, track
 
 @dataclass(slots=True)
 class StreamInfo:
-    """A stream: its point tables by sequence of their birth, and the time that its packs cover."""
+    """A stream: its point tables by the sequence of their birth, and the time range (UTC ms) that its packs cover."""
 
     births: Mapping[int, Mapping[str, Any]]
     from_ms: int = 0
@@ -37,41 +37,50 @@ class StreamInfo:
 
 @dataclass(slots=True)
 class _FirstRevisions:
-    """First revisions of a stream's intervals in the order they were written, each with the pack that completed it."""
+    """The first revisions of a stream's intervals, in the order of writing. ``packs``: the packs that completed them.
+
+    ``ends`` never decreases: each item is the latest end so far.
+    """
 
     packs: array[int] = field(default_factory=lambda: array("q"))
     starts: array[int] = field(default_factory=lambda: array("q"))
     ends: array[int] = field(default_factory=lambda: array("q"))
 
     def end_at(self, pack: int) -> int:
-        """The end of the last interval written with packs up to this one; 0: none."""
+        """Return the latest end of the intervals that packs up to ``pack`` completed, in ms; 0 if there are none."""
         at = bisect_right(self.packs, pack)
         return self.ends[at - 1] if at else 0
 
     def first_between(self, before: int, pack: int) -> list[int]:
-        """The start of the first interval written with packs after ``before`` up to ``pack``, if any."""
+        """Return the earliest start of the intervals that packs after ``before``, up to ``pack``, completed.
+
+        The list has this one start, or is empty if there are no such intervals.
+        """
         at, end = bisect_right(self.packs, before), bisect_right(self.packs, pack)
         return [min(self.starts[at:end])] if at < end else []
 
 
 class IntervalsAsOf:
-    """Rows of all streams in pages of a day. ``seen``: the newest pack that counts, by stream."""
+    """Interval rows of all streams, in pages of one day. ``seen``: the newest pack of each stream that counts.
+
+    Rows of newer packs are ignored.
+    """
 
     def __init__(self, calendar: Calendar, rule: Rule, streams: Mapping[str, StreamInfo]) -> None:
         self.calendar, self._rule, self._streams = calendar, rule, streams
         self.ready_ms = 0  # results that begin earlier cannot be recomputed
         self.seen: dict[str, int] = {}
-        self.configured: Collection[str] | None = None  # streams; None: not recorded by older versions
-        self._pages: dict[str, dict[date, list[tuple[StoredPage, array[int]]]]] = {}  # with each row's pack
+        self.configured: Collection[str] | None = None  # streams; None: older versions did not record them
+        self._pages: dict[str, dict[date, list[tuple[StoredPage, array[int]]]]] = {}  # array: the pack of each row
         self._written: dict[str, _FirstRevisions] = {}
-        self._late: dict[str, list[tuple[int, int]]] = {}  # (pack, start) of corrections
+        self._late: dict[str, list[tuple[int, int]]] = {}  # of each correction: (pack, start of its interval)
         self._late_days: set[date] = set()
         self._parts = lru_cache(maxsize=4)(self._parts_of_day)
         self._columns = lru_cache(maxsize=4096)(self._columns_at)
 
     @property
     def ready(self) -> str:
-        """``ready_ms`` as text for people."""
+        """``ready_ms`` as local time, for messages."""
         return f"from {self.calendar.local(self.ready_ms):%Y-%m-%d %H:%M} on"
 
     def take(self, stream: str, made: Iterable[tuple[int, PageSchema, list[Row]]]) -> None:
@@ -105,7 +114,10 @@ class IntervalsAsOf:
         mine.append((StoredPage(len(mine) + 1, stream, rows[0].start_ms, end_ms, text, body), packs))
 
     def see(self, stream: str, pack: int) -> list[int]:
-        """Count packs up to this one. Returns the starts of intervals that were written or corrected by it."""
+        """Let packs up to ``pack`` count. Returns the starts of the intervals that the added packs corrected.
+
+        If the added packs also completed intervals, the earliest start of these is returned too.
+        """
         before = self.seen.get(stream, 0)
         if pack <= before:
             return []
@@ -114,7 +126,7 @@ class IntervalsAsOf:
         return late + self._written.get(stream, _FirstRevisions()).first_between(before, pack)
 
     def unwritten(self, until_ms: int) -> list[Unwritten]:
-        """Streams that were configured, but whose intervals were not yet written up to ``until_ms``."""
+        """Return the configured streams whose intervals are not completed up to ``until_ms``."""
         out = []
         for stream, info in self._streams.items():
             if not self._is_configured(stream, info, until_ms):
@@ -128,7 +140,7 @@ class IntervalsAsOf:
         return self._written.get(stream, _FirstRevisions()).end_at(self.seen.get(stream, 0))
 
     def _is_configured(self, stream: str, info: StreamInfo, until_ms: int) -> bool:
-        """Was the stream configured at ``until_ms``? Without a record: do its packs cover that time?"""
+        """True if the stream was configured at ``until_ms``. If nothing records that: True if packs cover that time."""
         if self.configured is not None:
             return stream in self.configured
         return info.from_ms < until_ms <= info.to_ms
@@ -151,28 +163,28 @@ class IntervalsAsOf:
                         yield page if count == len(packs) else replace(page, first=count)
 
     def parts(self, start_ms: int, end_ms: int) -> list[RoleSum]:
-        """Role sums of the single intervals of a day or a part of one."""
+        """Return the role sums of each interval between two times of the same day."""
         day = self.calendar.day(start_ms)
-        if not self.is_settled(day, end_ms):  # slow: only what counts now
+        if not self.is_settled(day, end_ms):  # slow: computed from the packs that count now
             return intervals_of(self, self.calendar, start_ms, end_ms, self.unwritten(end_ms))
         parts, starts = self._parts(day)
         return parts[bisect_right(starts, start_ms - 1) : bisect_right(starts, end_ms - 1)]
 
     def _parts_of_day(self, day: date) -> tuple[list[RoleSum], list[int]]:
-        """All intervals of a day without corrections: none of its rows can change later."""
+        """Return the role sums of all intervals of a settled day, and their starts. A cache holds the last days."""
         with self.all_seen():
             parts = intervals_of(self, self.calendar, *self.calendar.stretch("day", self.calendar.midnight(day)))
         return parts, [one.start_ms for one in parts]
 
     def is_settled(self, day: date, until_ms: int) -> bool:
-        """Has the day no corrections, and is everything up to ``until_ms`` counted?"""
+        """True if the day has no corrections and all its intervals up to ``until_ms`` count. It cannot change then."""
         if day in self._late_days or self.unwritten(until_ms):
             return False
         return all(self._end_of(stream) >= min(until_ms, w.ends[-1]) for stream, w in self._written.items() if w.ends)
 
     @contextmanager
     def all_seen(self) -> Iterator[None]:
-        """Count all packs while the context is open."""
+        """Let all packs count while the context is open."""
         seen, self.seen = self.seen, dict.fromkeys(self._pages, 1 << 62)
         try:
             yield
@@ -181,14 +193,14 @@ class IntervalsAsOf:
 
 
 class PeriodSums:
-    """Running sums by period, in order: the sum of a month grows by a day and is not started again for each."""
+    """Running sums of periods. Figures come in order of time, so the sum of a month only grows by each new day."""
 
     def __init__(self, book: IntervalsAsOf) -> None:
         self._book = book
         self._kept: dict[tuple[PeriodKind, int], tuple[PeriodTotals, int]] = {}
 
     def see(self, last: Mapping[str, int]) -> None:
-        """Count the packs up to these, by stream, and drop sums that they change."""
+        """Let packs up to ``last`` (a sequence by stream) count, and drop the sums that these packs change."""
         for stream, pack in last.items():
             for start in self._book.see(stream, pack):
                 for key, (_, added_ms) in list(self._kept.items()):
@@ -196,7 +208,7 @@ class PeriodSums:
                         del self._kept[key]
 
     def tally(self, period: Period) -> PeriodTotals:
-        """The sums of a period up to ``until_ms``."""
+        """Return the sums of a period up to its ``until_ms``."""
         key = period.kind, period.start_ms
         tally, added_ms = self._kept.get(key, (PeriodTotals(), period.start_ms))
         if added_ms > period.until_ms:
@@ -209,7 +221,7 @@ class PeriodSums:
 
 
 class SequenceRanges:
-    """The sequences of a stream that are present, as ranges."""
+    """The sequences of a stream's packs that are present, stored as ranges."""
 
     def __init__(self, seqs: Iterable[int]) -> None:
         self._starts: list[int] = []
@@ -222,7 +234,7 @@ class SequenceRanges:
                 self._ends.append(seq)
 
     def missing(self, first: int, last: int) -> int:
-        """The first missing sequence of ``first`` to ``last``; 0 if all are present."""
+        """Return the lowest missing sequence from ``first`` to ``last``; 0 if all are present."""
         at = bisect_right(self._starts, first) - 1
         if at < 0 or self._ends[at] < first:
             return first

@@ -33,13 +33,13 @@ from agent.verify.files import BIRTHS, find_files, read_objects
 from drivers.model import ConfigError, UsageError
 
 MAX_LISTED = 100
-LEAD_MS = 26 * 3_600_000  # a suspicious counter step is decided by later readings, this much later at most
+LEAD_MS = 26 * 3_600_000  # later readings confirm or reject a suspicious counter step within this time
 Result = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """Why a result cannot be recomputed. ``not_asked``: it needs a stream that was not agreed."""
+    """Why a result cannot be recomputed. ``not_asked``: it needs a stream that is not among the agreed streams."""
 
     text: str
     not_asked: bool = False
@@ -47,35 +47,38 @@ class Lack:
 
 @dataclass(slots=True)
 class Recomputed:
-    """Outcome. ``differ`` and ``unknown`` list results with the reason, at most a hundred each."""
+    """The outcome of a recomputation. ``differ`` and ``unknown`` list results with reasons, at most 100 each.
+
+    ``counts`` has the full numbers.
+    """
 
     agree: int = 0
     differ: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)  # could not be recomputed, and why
+    unknown: list[str] = field(default_factory=list)  # results that could not be recomputed
     counts: dict[str, int] = field(default_factory=lambda: {"differ": 0, "unknown": 0})
-    not_asked: int = 0  # of the unknown: those that need packs of streams that were not agreed
+    not_asked: int = 0  # number of unknown results that need a stream outside the agreed ones
 
     def add_lack(self, name: str, lack: Lack) -> None:
-        """Count a result whose packs are not all here."""
+        """Count a result that cannot be recomputed."""
         self.not_asked += lack.not_asked
         self.add("unknown", f"{name}: {lack.text}")
 
     def add(self, what: str, text: str) -> None:
-        """Count one more result of ``what`` (differ or unknown); the lists are bounded."""
+        """Count a result as ``what`` (differ or unknown), and list it with ``text`` if the list is not full."""
         self.counts[what] += 1
         mine = self.differ if what == "differ" else self.unknown
         if len(mine) < MAX_LISTED:
             mine.append(text)
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """Return the outcome as ``--json`` prints it."""
         lists = {"differing": self.differ, "not_repeated": self.unknown}
         return {"agree": self.agree, **self.counts, "not_asked": self.not_asked, **lists}
 
 
 @dataclass(slots=True)
 class _Results:
-    """A stream of results, read pack by pack, because a year of results does not fit into memory."""
+    """The signed results of one stream. They are read pack by pack, because a year does not fit into memory."""
 
     stream: str
     files: list[Path] = field(default_factory=list)
@@ -83,7 +86,7 @@ class _Results:
     entries: list[Declaration] = field(default_factory=list)
 
     def read(self, out: Recomputed) -> Iterator[tuple[int, Result]]:
-        """Yield (number of the birth in effect, result), in order; declarations go into ``entries``."""
+        """Yield (index in ``births`` of the birth in effect, result), in order. Declarations go into ``entries``."""
         seen: set[int] = set()
         for path in self.files:
             for raw, _ in read_objects(path):
@@ -117,7 +120,7 @@ class _KnownAt:
     """The gateway's knowledge when it made a result: the last pack of each stream, and the configured streams."""
 
     last: dict[str, int]
-    configured: frozenset[str] | None  # None: not recorded by older versions
+    configured: frozenset[str] | None  # None: older versions did not record them
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,7 @@ class _Source:
 
 
 class SiteBalances:
-    """Balances and derived points as configured in one birth of the ``_indicators`` stream."""
+    """Recomputes balances and derived points, as one birth of the ``_indicators`` stream configures them."""
 
     def __init__(self, book: IntervalsAsOf, base: str, birth: Mapping[str, Any]) -> None:
         rows: Sequence[Mapping[str, Any]] = birth.get("derived", ())
@@ -139,7 +142,7 @@ class SiteBalances:
         self._last: tuple[object, list[Mapping[str, Any]]] | None = None
 
     def recompute(self, signed: Mapping[str, Any], period: Period) -> Mapping[str, Any] | None:
-        """The recomputed result of the same name; None if there is none."""
+        """Return the recomputed result with the kind and id of ``signed``; None if there is none."""
         book = self._book
         key = period.kind, period.start_ms, dict(book.seen), book.configured
         if self._last is None or self._last[0] != key:
@@ -157,7 +160,7 @@ class SiteBalances:
         return self._results.of(book, period, book.unwritten(period.end_ms))
 
     def _whole(self, day: date) -> tuple[tuple[MeterSums, MeterSums], dict[int, int]]:
-        """All intervals of a day at once."""
+        """Sum all intervals of a day at once. Returns the sums, and the number of each interval by its start in ms."""
         book = self._book
         start, end = book.calendar.stretch("day", book.calendar.midnight(day))
         numbers = {first: n for n, (first, _) in enumerate(book.calendar.intervals(start, end))}
@@ -173,7 +176,7 @@ def recompute(paths: Iterable[Path], plan_file: Path | None = None, streams: Ite
     Args:
         paths: files and folders written by ``meterhouse export``. Verify them first: no signature is checked here.
         plan_file: needed for figures of a plan whose text is not in the packs.
-        streams: what was agreed, as for ``Verifier``: a figure that needs others cannot be repeated, and says so.
+        streams: the agreed streams, as for ``Verifier``; empty: all. A figure that needs another stream is unknown.
 
     Raises:
         OSError: a file or folder cannot be read.
@@ -209,12 +212,12 @@ def _pack(raw: bytes) -> dict[str, Any] | None:
     try:
         body: dict[str, Any] = json.loads(raw, parse_float=str)
     except ValueError:
-        return None  # the verifier reports it
+        return None  # the verifier reports invalid JSON
     return body if isinstance(body.get("stream"), str) and isinstance(body.get("seq"), int) else None
 
 
 def _numbers(result: Result) -> dict[str, Any]:
-    """Times as numbers: they were parsed as text."""
+    """Return a result with its times as numbers, because ``_pack`` parses decimals as text."""
     return {key: float(value) if key in ("at", "from", "to") else value for key, value in result.items()}
 
 
@@ -268,7 +271,7 @@ def _repeat(base: str, signed: _Results, source: _Source, plan_file: Path | None
 
 
 def _with_known(computed: Iterable[tuple[int, Result]]) -> Iterator[tuple[int, Result, _KnownAt | None]]:
-    """Each result with the gateway's knowledge at that time; None if that is not recorded."""
+    """Yield each result with the gateway's knowledge when it made the result; None if older versions made it."""
     for _, group in groupby(computed, key=lambda pair: str(pair[1].get("period", {}).get("until"))):
         results = list(group)
         signed = [result for _, result in results if result["kind"] == KNOWN]
@@ -281,7 +284,7 @@ def _with_known(computed: Iterable[tuple[int, Result]]) -> Iterator[tuple[int, R
 
 
 def _sources(result: Result) -> list[Mapping[str, Any]]:
-    """The well-formed sources of a result: packs of a stream that it was made from."""
+    """Return the well-formed sources of a result. A source names a stream and a range of its packs."""
     found = [source for one in result.get("inputs", ()) if isinstance(one, dict) for source in one.get("from", ())]
     return _well_formed([*found, *result.get("from", ())])
 
@@ -293,7 +296,7 @@ def _well_formed(sources: Iterable[Any]) -> list[Mapping[str, Any]]:
 
 
 def _read_intervals(entry: Mapping[str, Any], source: _Source) -> tuple[IntervalsAsOf, dict[str, SequenceRanges]]:
-    """Intervals of all streams, and the sequences that are present of each."""
+    """Return the intervals of all streams, and the sequences that are present in each stream."""
     calendar = Calendar(entry["timezone"], round(float(entry["length"]) * 1000))
     period, slip = (round(float(value) * 1000) for value in entry["demand"])
     rule = Rule(round(float(entry["max_gap"]) * 1000), period, slip)
@@ -308,10 +311,10 @@ def _read_intervals(entry: Mapping[str, Any], source: _Source) -> tuple[Interval
 
 
 def _packs_of(stream: str, source: _Source, seen: set[int], book: IntervalsAsOf, life: StreamInfo) -> Iterator[bytes]:
-    """Packs of one stream, each once, in file order. Adds sequences to ``seen`` and times to ``life``.
+    """Yield each pack of one stream once, in file order. Adds its sequence to ``seen`` and its times to ``life``.
 
-    If the export does not begin with the stream's first pack, the first one gets the table in effect, and ``book`` is
-    told from when on counters are known as the gateway knew them.
+    If the export lacks the stream's first pack, the first pack that it has gets the point table in effect, and
+    ``book.ready_ms`` is set: later results do not depend on the counter readings that are missing.
     """
     for path in source.files[stream]:
         for raw, _ in read_objects(path):
@@ -321,7 +324,7 @@ def _packs_of(stream: str, source: _Source, seen: set[int], book: IntervalsAsOf,
                 if not seen and body["seq"] > 1:
                     before = [seq for seq in source.births.get(stream, ()) if seq < body["seq"]]
                     if "table" not in body and not before:
-                        continue  # its points are not known
+                        continue  # without a point table its readings cannot be used
                     if "table" not in body:
                         pack = json.dumps(body | {"table": source.births[stream][max(before)]}).encode()
                     book.ready_ms = max(book.ready_ms, round(float(body["from"]) * 1000) + LEAD_MS)
@@ -332,7 +335,7 @@ def _packs_of(stream: str, source: _Source, seen: set[int], book: IntervalsAsOf,
 
 
 def _plan(birth: Result, plan_file: Path | None) -> IndicatorPlan:
-    """The plan named by the stream's birth. Raises ConfigError if its text is missing or has another hash."""
+    """Return the plan that the stream's birth names. Raises ConfigError if its text is missing or has another hash."""
     signed = birth.get("plan")
     if signed is None:
         return make_plan(PlanText(schema=1))
@@ -380,14 +383,17 @@ def _compare(
 
 
 def _ignore_reworded(signed: Sequence[Mapping[str, Any]], computed: Iterable[dict[str, Any]]) -> None:
-    """Descriptions of a shipped factor may be corrected in a later version; that does not change the figure."""
+    """Copy the signed descriptions of shipped factors into ``computed``, so that they do not differ.
+
+    A later version may correct such a description; that does not change the figure.
+    """
     texts = {one["id"]: one for one in signed}
     for one in computed:
         name, _, year = one["id"].rpartition("@")
         factor, words = shipped().get(name), texts.get(one["id"])
         entry = next((e for e in factor.entries if f"{e.year}" == year), None) if factor else None
         if words is None or entry is None or (entry.text, entry.source) != (one["v"], one["source"]):
-            continue  # not in the figure, or from the plan itself, whose text is in the packs
+            continue  # not in the signed figure, or a factor of the plan
         for key in ("source", "status", "published"):
             one.pop(key, None)
             if key in words:
@@ -416,7 +422,10 @@ def _compare_balance(
 def _missing_pack(
     signed: Result, here: Mapping[str, SequenceRanges], book: IntervalsAsOf, agreed: AgreedStreams
 ) -> Lack | None:
-    """Why a result cannot be recomputed: a missing pack, or it is too close to the first pack; None if it can."""
+    """Return why a result cannot be recomputed: a pack is missing, or the result is too close to the first pack.
+
+    None means that it can be recomputed.
+    """
 
     def lack(stream: str, pack: int) -> Lack:
         if agreed.asked(stream):
@@ -431,7 +440,7 @@ def _missing_pack(
         return Lack(f"too close to the first pack; export from two days earlier (possible here {book.ready})")
     mine = {source["stream"] for source in _sources(signed)}
     if not mine or signed.get("missing") or signed.get("completeness") != "1":
-        mine = set(book.seen)  # the result also depends on unknown packs
+        mine = set(book.seen)  # an incomplete result also depends on streams that it does not name
     for stream in sorted(mine):
         runs, last = here.get(stream), book.seen.get(stream, 0)
         if last and (runs is None or runs.missing(last, last)):
@@ -458,7 +467,7 @@ def _year_ms(calendar: Calendar, year: int) -> int:
 
 
 def _texts(value: Any) -> Any:
-    """Numbers as text: one side was parsed from JSON, the other was computed."""
+    """Convert all numbers to text, so that a result parsed from JSON can be compared with a computed one."""
     if isinstance(value, Mapping):
         return {key: _texts(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -467,7 +476,7 @@ def _texts(value: Any) -> Any:
 
 
 def _differences(signed: Any, computed: Any, place: str = "") -> list[str]:
-    """Members in which two results differ."""
+    """Return a text for each member in which two results differ."""
     if isinstance(signed, dict) and isinstance(computed, dict):
         keys = [*(key for key in ("v", "numerator", "denominator") if key in signed or key in computed)]
         keys += sorted((signed.keys() | computed.keys()) - set(keys))

@@ -169,8 +169,8 @@ def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
 
 
 ROLE_HINT = (
-    'Write roles = { ac = "grid" }, load, generation.pv, storage, ...; '
-    'to leave it out on purpose, a custom role "x.NAME"'
+    'Write roles = { ac = "grid" }, or load, generation.pv, storage, ...; '
+    'to leave a device out on purpose, give it a custom role "x.NAME"'
 )
 
 
