@@ -1,4 +1,4 @@
-"""MQTT reason codes and network errors as BrokerError: what a technician sees, what to do next, what is logged."""
+"""Converts MQTT reason codes and network errors to BrokerError, with a hint for the technician. Also logs faults."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Final
 from drivers.model import BrokerError, clean_text
 
 log = logging.getLogger("meterhouse.uplink")
-CLEAR_S: Final = 10.0  # without a fault; then all faults count as cleared
+CLEAR_S: Final = 10.0  # after this long without a fault, all faults count as cleared
 MOST_KINDS: Final = 20
-LOG_AGAIN_S: Final = 3600.0  # a fault that lasts is logged again
+LOG_AGAIN_S: Final = 3600.0  # a fault that still occurs is logged again after this long
 # reason codes of MQTT 5, section 2.4
 NO_SUBSCRIBERS: Final = 0x10
-FAILURE: Final = 0x80  # and above
+FAILURE: Final = 0x80  # this code and all higher codes are failures
 UNSUPPORTED_VERSION: Final = 0x84
 NOT_AUTHORIZED: Final = 0x87
 TAKEN_OVER: Final = 0x8E
@@ -78,19 +78,19 @@ _DISCONNECT: Final = {
 
 
 def connect_refused(code: int, url: str) -> BrokerError:
-    """The error for a CONNACK other than success; ``code`` as in MQTT 5."""
+    """Return the error for a CONNACK that is not a success; ``code`` as in MQTT 5."""
     what, hint = _CONNACK.get(code, (f"broker rejected the connection (reason code 0x{code:02X})", _SUPPORT))
     return BrokerError(what, where=url, hint=hint)
 
 
 def publish_refused(code: int, topic: str, url: str) -> BrokerError:
-    """The error for a PUBACK other than success."""
+    """Return the error for a PUBACK that is not a success."""
     what, hint = _PUBACK.get(code, (f"broker rejected a pack (reason code 0x{code:02X})", "Packs are kept"))
     return BrokerError(what, where=url, hint=hint.format(topic))
 
 
 def subscribe_refused(code: int, topic: str, url: str) -> BrokerError:
-    """The error for a SUBACK other than success."""
+    """Return the error for a SUBACK that is not a success."""
     if code in (NOT_AUTHORIZED, FAILURE):  # 0x80: the only failure code of MQTT 3.1.1
         return BrokerError(
             f"subscribe to {topic} not authorized",
@@ -103,7 +103,7 @@ def subscribe_refused(code: int, topic: str, url: str) -> BrokerError:
 
 
 def disconnected(code: int, url: str) -> BrokerError:
-    """The error for a connection that ended; ``code`` 0 if the broker gave no reason."""
+    """Return the error for a connection that ended; ``code`` is 0 if the broker gave no reason."""
     what, hint = _DISCONNECT.get(code, ("connection lost", _RETRY))
     if code and code not in _DISCONNECT:
         what = f"broker disconnected (reason code 0x{code:02X})"
@@ -111,13 +111,16 @@ def disconnected(code: int, url: str) -> BrokerError:
 
 
 def limit_exceeded(fault: str, url: str) -> BrokerError:
-    """The error for a connection that we closed because the broker violated a limit, described by ``fault``."""
+    """Return the error for a connection that we closed because the broker violated a limit. ``fault`` describes it."""
     hint = "Is a large message retained on ack or replay/request? The operator can delete it and limit packet sizes"
     return BrokerError(f"broker sent {fault}; connection closed", where=url, hint=hint)
 
 
 def closed_before_connack(code: int, url: str, tls: bool, has_certificate: bool) -> BrokerError:
-    """The error for a connection that ended before CONNACK; ``code`` as in MQTT 5, 0 if the broker gave no reason."""
+    """Return the error for a connection that ended before the CONNACK.
+
+    ``code`` is as in MQTT 5; 0 if the broker gave no reason.
+    """
     if code:
         return disconnected(code, url)
     if not tls:
@@ -130,7 +133,7 @@ def closed_before_connack(code: int, url: str, tls: bool, has_certificate: bool)
 
 
 def unreachable(error: OSError, url: str, port: int) -> BrokerError:
-    """The error for an attempt that failed before MQTT began."""
+    """Return the error for an attempt that failed before MQTT began: in DNS, TCP or TLS."""
     if isinstance(error, ssl.SSLError):
         return _tls_failed(error, url)
     if isinstance(error, socket.gaierror):
@@ -184,14 +187,14 @@ def _tls_failed(error: ssl.SSLError, url: str) -> BrokerError:
 
 
 class FaultLog:
-    """Logs each fault of a destination once, each connection once, and once when all faults are cleared.
+    """Logs the faults of a destination by episodes. An episode ends after ``CLEAR_S`` without a fault.
 
-    Faults that come and go form one episode, which ends after ``CLEAR_S`` without a fault.
+    In an episode it logs each fault once (and again every ``LOG_AGAIN_S``), the first connection, and the end.
     """
 
     def __init__(self, name: str, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._name, self._monotonic = name, monotonic
-        self._logged: dict[str, float] = {}  # fault -> time
+        self._logged: dict[str, float] = {}  # fault -> when it was logged last
         self._count = 0
         self._last_s = self._began_s = monotonic()
         self._connected = False
@@ -217,7 +220,7 @@ class FaultLog:
             log.info("%s: %s", self._name, text)
 
     def cleared(self) -> None:
-        """Report that no fault remains."""
+        """Report that there is no fault now."""
         now = self._monotonic()
         if self._logged and now - self._last_s >= CLEAR_S:
             count = f", {self._count} faults" if self._count > len(self._logged) else ""

@@ -15,28 +15,28 @@ RETRY_MOST_S: Final = 60.0
 SHORT_MOST_S, SHORT_FOR_S = 10.0, 600.0  # after a short outage the agent reconnects within 10 s
 TAKEN_OVER_S, TAKEN_OVER_MOST_S = 60.0, 900.0  # another client uses our id: do not take over the session at once
 STABLE_S: Final = 30.0  # a connection that lasted this long was stable
-JITTER: Final = 0.5  # so that gateways do not reconnect all at once
-MOST_BYTES, LEAST_BYTES, FIRST_BYTES = 4 << 20, 16 << 10, 256 << 10  # in flight
-FAST_ACK_S: Final = 1.0  # from sending to PUBACK: the window grows
-SLOW_ACK_S: Final = 5.0  # the window shrinks
+JITTER: Final = 0.5  # random part of a delay, so that gateways do not reconnect all at once
+MOST_BYTES, LEAST_BYTES, FIRST_BYTES = 4 << 20, 16 << 10, 256 << 10  # of the window: largest, smallest, at the start
+FAST_ACK_S: Final = 1.0  # the window grows if the PUBACK takes less than this
+SLOW_ACK_S: Final = 5.0  # the window shrinks if the PUBACK takes longer than this
 PROBE_FIRST_S: Final = 1.0
 PROBE_MOST_S: Final = 60.0
-NO_READER_MOST_S: Final = 10.0  # a subscriber may come at any time, and one pack in ten seconds costs little
-STRIKES: Final = 3  # a message is poison after this many disconnects with only it in flight
+NO_READER_MOST_S: Final = 10.0  # a subscriber may come at any time, and a probe every ten seconds costs little
+STRIKES: Final = 3  # a message is poison after this many disconnects in which it was alone in flight
 SKIPS: Final = 2_000  # packs of blocked topics that the backlog may skip between two probes
 
 TopicKey = tuple[str, str]  # stream, kind
 
 
 class InflightWindow:
-    """Bytes allowed in flight. Shrinks on a slow link, so that a live pack does not wait behind older ones."""
+    """The bytes allowed in flight. The window shrinks on a slow link, so that live packs do not wait behind others."""
 
     def __init__(self) -> None:
         self.limit_bytes = FIRST_BYTES
         self._shrunk_s = 0.0
 
     def on_ack(self, took_s: float, size: int, now: float) -> None:
-        """A message of this size was acknowledged after ``took_s``."""
+        """Adapt the window: a message of this size was acknowledged after ``took_s``."""
         if took_s < FAST_ACK_S:
             self.limit_bytes = min(MOST_BYTES, self.limit_bytes + size)
         elif took_s > SLOW_ACK_S and now - self._shrunk_s > SLOW_ACK_S:
@@ -54,11 +54,12 @@ class Admission(Enum):
 class BlockedTopics:
     """Circuit breaker for topics without a subscriber or without write permission.
 
-    One probe at a time for all topics, with exponential backoff: once it is accepted, no topic is blocked any more.
+    A probe is one pack on one of these topics. There is one probe at a time, with exponential backoff. When the broker
+    accepts a probe, all topics are unblocked.
     """
 
     def __init__(self, first_s: float = PROBE_FIRST_S) -> None:
-        self._lowest: dict[TopicKey, int] = {}  # the lowest waiting id
+        self._lowest: dict[TopicKey, int] = {}  # by topic: the lowest id of its waiting packs
         self._backoff = Backoff(first_s, PROBE_MOST_S)
         self._most_s = PROBE_MOST_S
         self._probe_at_s = 0.0
@@ -73,11 +74,11 @@ class BlockedTopics:
 
     @property
     def lowest(self) -> int:
-        """The lowest waiting id."""
+        """The lowest id of the packs that wait for blocked topics."""
         return min(self._lowest.values())
 
     def block(self, key: TopicKey, number: int, now: float, was_probe: bool, most_s: float = PROBE_MOST_S) -> None:
-        """Block a topic on which the broker refused pack ``number``; a probe follows after at most ``most_s``."""
+        """Block a topic on which the broker refused the pack with id ``number``. A probe follows within ``most_s``."""
         if not self._lowest:
             self._backoff.reset()
         self._most_s = most_s
@@ -91,7 +92,7 @@ class BlockedTopics:
         self._skips = SKIPS
 
     def allow(self, key: TopicKey, number: int, now: float) -> Admission:
-        """Whether pack ``number`` may be sent on this topic now."""
+        """Return whether the pack with id ``number`` may be sent on this topic now."""
         if key not in self._lowest:
             return Admission.OPEN
         if self.probe_due(now):
@@ -110,14 +111,14 @@ class BlockedTopics:
         return self._skips >= 0
 
     def reset(self) -> int:
-        """Unblock all topics. Returns the lowest waiting id."""
+        """Unblock all topics. Returns the lowest id of the packs that waited; 1 if no topic was blocked."""
         lowest = self.lowest if self._lowest else 1
         self._lowest.clear()
         self.half_open = False
         return lowest
 
     def on_connect(self, now: float) -> None:
-        """On a new connection, the next probe is due at once."""
+        """Begin a new connection: the next probe is due at once."""
         self._backoff.reset()
         self._probe_at_s, self.half_open, self._skips = now, False, SKIPS
 
@@ -145,18 +146,18 @@ class RejectedRetained:
             self._retry = True
 
     def mark_retry(self) -> None:
-        """Note that the broker accepts something else that it had refused."""
+        """Note that the broker accepts packs again, so that it may accept the rejected messages too."""
         self._retry = True
 
     def take_retry(self) -> bool:
-        """True, once, if all retained messages must be published again."""
+        """Return True if all retained messages must be published again. The next call then returns False."""
         retry, self._retry = self._retry and bool(self._topics), False
         if retry:
             self._topics.clear()
         return retry
 
     def clear(self) -> None:
-        """Forget all: a new connection publishes all retained messages anyway."""
+        """Forget all rejected messages, because a new connection publishes all retained messages anyway."""
         self._topics.clear()
         self._retry = False
 
@@ -171,7 +172,10 @@ class PoisonDetector:
         return bool(self._strikes)
 
     def on_disconnect(self, refs: Sequence[int], alone: bool) -> int:
-        """Note a disconnect by the broker with these in flight. Returns the poison message; 0: not known yet."""
+        """Note that the broker disconnected while the messages ``refs`` were in flight.
+
+        ``alone``: only one message was in flight. Returns the ref of the poison message; 0 if it is not known yet.
+        """
         for ref in refs:
             self._strikes[ref] = self._strikes.get(ref, 0) + alone
         return next((ref for ref in refs if self._strikes[ref] >= STRIKES), 0)
@@ -181,16 +185,16 @@ class PoisonDetector:
         self._strikes.pop(ref, None)
 
     def keep_only(self, refs: Collection[int]) -> None:
-        """Forget all others: they were confirmed by an ack, or dropped at the store's size limit."""
+        """Forget all messages except ``refs``: the others were acknowledged, or dropped at the store's size limit."""
         self._strikes = {ref: strikes for ref, strikes in self._strikes.items() if ref in refs}
 
 
 class ReconnectBackoff:
     """Delays between attempts to connect.
 
-    At most 10 s during the first ten minutes in which the broker cannot be reached, or connections break after packs
-    were accepted (an unstable modem); otherwise up to a minute. A separate, longer backoff applies after another
-    client took over the session.
+    A delay is at most 10 s after a connection that delivered packs (an unstable modem), and during the first ten
+    minutes in which the broker cannot be reached. Otherwise it is at most a minute. After another client took over the
+    session, a separate, longer backoff applies.
     """
 
     def __init__(self, first_s: float, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -203,10 +207,10 @@ class ReconnectBackoff:
         """Seconds to wait before the next attempt.
 
         Args:
-            lived_s: duration of the last attempt and its connection.
-            answered: it received a CONNACK.
-            taken_over: another client with our id ended it.
-            served: the broker accepted packs on it.
+            lived_s: duration of the last attempt and its connection, in seconds.
+            answered: the attempt received a CONNACK.
+            taken_over: another client with our id ended the connection.
+            served: the broker accepted packs on the connection.
         """
         now = self._monotonic()
         if served:
@@ -223,9 +227,9 @@ class ReconnectBackoff:
 
 
 class AckWatchdog:
-    """Measures how long the broker has had the whole oldest message without acknowledging it.
+    """Measures how long the broker has not acknowledged the oldest message, although it has received all of it.
 
-    A slow link may need minutes to deliver a message. While its bytes still arrive, the broker is not at fault.
+    A slow link may need minutes to deliver a message. While bytes of it still arrive, the broker is not at fault.
     """
 
     def __init__(self) -> None:
@@ -234,11 +238,11 @@ class AckWatchdog:
         self._complete_s = 0.0
 
     def overdue_s(self, oldest: OutgoingMessage | None, now: float, received: int) -> float:
-        """Seconds without progress.
+        """Return how many seconds there was no progress.
 
         Args:
-            oldest: the oldest message without a PUBACK; None: none.
-            received: bytes of this connection that the broker's TCP has acknowledged; 0: not known.
+            oldest: the oldest message without a PUBACK; None if there is none.
+            received: bytes of this connection that the broker's TCP has acknowledged; 0 if not known.
         """
         if received > self._received:
             self._received, self._progress_s = received, now
@@ -247,6 +251,6 @@ class AckWatchdog:
         if received < oldest.end_offset:
             return now - max(oldest.sent_s, self._progress_s)
         if self._complete is not oldest:
-            slow = received and now - oldest.sent_s > 1.0  # the link delayed it
+            slow = received and now - oldest.sent_s > 1.0  # the link delayed the message
             self._complete, self._complete_s = oldest, now if slow else oldest.sent_s
         return now - self._complete_s

@@ -16,32 +16,32 @@ LIVE: Final = "readings"
 BACKFILL: Final = "backfill"
 BIRTH: Final = "birth"
 CONTROL: Final = "control"  # status, keys, checkpoints, replies
-NO_LIMIT: Final = 1 << 62  # bytes of a packet if the broker states no limit
-CONTENT_TYPE: Final = CONTENT_TYPES[-1]  # the suffix is registered by RFC 8878
-LEVEL: Final = 3  # level 9 takes eight times as long and saves a tenth at most (python -m bench.compress)
+NO_LIMIT: Final = 1 << 62  # the limit of a packet in bytes, if the broker states none
+CONTENT_TYPE: Final = CONTENT_TYPES[-1]  # RFC 8878 registers its suffix
+LEVEL: Final = 3  # level 9 takes eight times as long and saves at most a tenth (python -m bench.compress)
 
 
 def client_id(config: UplinkConfig, site: str, gateway: str) -> str:
-    """The client id for a destination."""
+    """Return the MQTT client id for a destination: as configured, or made of site, gateway and destination name."""
     return config.client_id or f"meterhouse-{site}-{gateway}-{config.name}"
 
 
 def status_bytes(gateway: str, state: str, version: str, **more: object) -> bytes:
-    """The message of the topic ``status``; ``gateway`` such as park7/gw01, ``state`` online or offline."""
+    """Return the message for the topic ``status``. ``gateway``: such as park7/gw01; ``state``: online or offline."""
     facts = {"gateway": gateway, "state": state, "v": 1, "version": version, **more}
     return json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
 
 
 @dataclass(slots=True)
 class OutgoingMessage:
-    """A message to publish at QoS 1. ``id`` is 0 unless it is a pack that must be confirmed."""
+    """A message to publish at QoS 1. ``id`` is the outbox id of a pack that must be confirmed, else 0."""
 
     topic: str
     data: bytes
     kind: str = CONTROL  # LIVE, BACKFILL, BIRTH or CONTROL; for a pack also the last part of its topic
     retain: bool = True
     id: int = 0
-    ref: int = 0  # the id of a pack, or minus the id of a retained birth
+    ref: int = 0  # the id of a pack, or minus the id of a retained birth; 0 for other messages
     stream: str = ""
     probe: bool = False  # tests whether a blocked topic is accepted again
     sent_s: float = 0.0
@@ -54,10 +54,11 @@ class UplinkState:
     """State of one destination. Times are in seconds since the epoch."""
 
     connected: bool
-    since: float | None  # connected or disconnected since
+    since: float | None  # when it was connected or disconnected
     waiting: int  # unconfirmed packs known to the uplink, including those in flight; the store counts all
     in_flight: int
-    confirmed: int  # accepted by the broker since the start, as are the next three; named as on the status page
+    # the next four count from the start of the agent
+    confirmed: int  # packs that the broker accepted (the status page calls them confirmed)
     refused: int
     connects: int
     sent_bytes: int
@@ -68,14 +69,14 @@ class UplinkState:
     hint: str | None
     mqtt: str | None  # "5" or "3.1.1"
     confirm: str | None  # what counts as delivered on this connection: platform, subscriber or broker
-    subscriber: bool | None  # all our packs have a subscriber; None: not known, as always with MQTT 3.1.1
-    streams: list[str]  # names and patterns of those it gets; none: all
+    subscriber: bool | None  # True: all our packs have a subscriber; None: not known (always with MQTT 3.1.1)
+    streams: list[str]  # names and patterns of the streams that this destination gets; empty: all
     compress: str | None  # "zstd" if packs are compressed on this connection
-    broker_certificate_ends: float | None  # when the certificate of the newest connection ends; None: none was seen
+    broker_certificate_ends: float | None  # expiry of the broker's certificate; None: not known
 
 
 class PackCompressor:
-    """Compresses each pack when it is sent, in the uplink's thread. Keeps the last one, as its size is checked first.
+    """Compresses a pack when it is sent, in the uplink's thread. Keeps the result, because the size is checked first.
 
     ``enabled`` is False if the connection cannot state a content type (MQTT 3.1.1): packs are then sent uncompressed.
     """
@@ -86,7 +87,10 @@ class PackCompressor:
         self.wanted, self.enabled = wanted, False
 
     def payload(self, item: OutboxItem) -> tuple[bytes, str]:
-        """The payload and its content type; "" for the pack itself, which is also used if a frame is not shorter."""
+        """Return the payload and its content type: the compressed pack, or the pack itself with the content type "".
+
+        The pack itself is used if compression is off or does not make it shorter.
+        """
         if self._frames is None or not self.enabled:
             return item.data, ""
         if self._last[0] is not item.data:
@@ -96,5 +100,5 @@ class PackCompressor:
         return self._last[1:]
 
     def size(self, item: OutboxItem) -> int:
-        """Bytes of the payload."""
+        """Return the size of the payload in bytes."""
         return len(self.payload(item)[0])

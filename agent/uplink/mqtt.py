@@ -1,9 +1,9 @@
 """One MQTT connection. The only module of the uplink that uses paho.
 
 paho's own thread and queue are not used: its queue resends messages that the store resends too, and it does not read
-Receive Maximum. Each connection gets a new client, so that no state of the previous one remains. Our thread drives it
-through paho's interface for external event loops. The size of a broker's packets is limited (``agent.verify.mqtt``):
-CONNECT states the limit, and a broker that exceeds it is disconnected.
+Receive Maximum. Each connection gets a new client, so that no state of the previous connection remains. Our thread
+drives the client through paho's interface for external event loops. The size of a broker's packets is limited
+(``agent.verify.mqtt``): CONNECT states the limit, and we close the connection if the broker exceeds it.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class MqttConnection:
     """One connection to a broker.
 
     Args:
-        wake_fd: becomes readable when another thread wakes this one; ``on_wake`` is then called and drains it.
-        connect_s: timeout for connecting, and again for CONNACK.
+        wake_fd: descriptor that another thread makes readable to wake this thread; ``on_wake`` then drains it.
+        connect_s: timeout in seconds, once for connecting and once for the CONNACK.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class MqttConnection:
         connect_s: float = CONNECT_S,
     ) -> None:
         self._config, self._wake_fd, self._on_wake, self._connect_s = config, wake_fd, on_wake, connect_s
-        # filled by ``poll``, cleared by the caller
+        # ``poll`` fills these lists, and the caller clears them
         self.pubacks: list[tuple[int, int]] = []  # packet id and reason code
         self.subacks: list[tuple[int, int]] = []  # packet id and reason code
         self.messages: list[tuple[str, bytes]] = []  # topic and payload
-        self.ignored: list[str] = []  # topics of retained messages
+        self.ignored: list[str] = []  # topics of retained messages, which are not processed
         self.protocol = protocol
         self.connack: int | None = None
         self.receive_maximum, self.max_packet, self.retain = 65_535, NO_LIMIT, True
@@ -103,7 +103,7 @@ class MqttConnection:
             raise BrokerError(what, where=str(secret), hint=hint) from None
 
     def _tls(self) -> ssl.SSLContext:
-        """A new TLS context for each connection, so that renewed certificates are used."""
+        """Return a new TLS context. Each connection makes its own, so that renewed certificates are used."""
         config = self._config
         try:
             context = tls_context(config.ca_file)
@@ -170,7 +170,7 @@ class MqttConnection:
         return int(struct.unpack_from("Q", info, _BYTES_ACKED)[0]) if len(info) >= _BYTES_ACKED + 8 else 0
 
     def bytes_sent(self) -> int:
-        """Bytes that the broker has received or that are in the kernel's send queue; 0 as for ``bytes_received``."""
+        """Bytes that were acknowledged or are in the kernel's send queue; 0 if the system does not report them."""
         sock = self._client.socket()
         if sock is None or not (received := self.bytes_received()):
             return 0
@@ -180,7 +180,7 @@ class MqttConnection:
             return 0
 
     def certificate_expiries(self) -> dict[str, float]:
-        """Expiry of our certificate and the broker's, in seconds since the epoch, by description."""
+        """Return when our certificate and the broker's expire: seconds since the epoch by description."""
         found: dict[str, float] = {}
         sock = self._client.socket()
         if isinstance(sock, ssl.SSLSocket) and (peer := sock.getpeercert()):
@@ -225,7 +225,7 @@ class MqttConnection:
     def _read(self) -> None:
         try:
             self._client.loop_read()
-        except (MQTTException, ValueError, LookupError, struct.error) as error:  # never raised by our callbacks
+        except (MQTTException, ValueError, LookupError, struct.error) as error:  # our callbacks raise none of these
             self.drop()
             what = f"broker sent malformed MQTT ({type(error).__name__})"
             raise BrokerError(what, where=self._config.url, hint="Is it the right port?") from error

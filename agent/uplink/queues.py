@@ -1,4 +1,4 @@
-"""Sources of packs: new ones come from the database thread, older ones page by page from the store's outbox."""
+"""Queues of packs to send: new packs come from the database thread, older packs page by page from the outbox."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from agent.outbox import OutboxItem
 
 PAGE_PACKS: Final = 128
 PAGE_BYTES: Final = 1 << 20
-STORE_TIMEOUT_S: Final = 30.0  # a failed store never answers: the page is then requested again
-LOW_WATER: Final = 32  # with fewer packs in memory the next page is requested
+STORE_TIMEOUT_S: Final = 30.0  # a page is requested again after this long, because a failed store never answers
+LOW_WATER: Final = 32  # the next page is requested when fewer packs than this are in memory
 
 
 class OutboxCursor:
     """Reads an outbox in order of ids, one page ahead.
 
     Args:
-        fetch: requests the page after an id; ``on_page`` receives it later.
+        fetch: requests the page after an id. ``on_page`` receives the page later.
     """
 
     def __init__(self, fetch: Callable[[OutboxCursor, int, int, int], None], monotonic: Callable[[], float]) -> None:
@@ -31,25 +31,25 @@ class OutboxCursor:
         self.position = 0  # the last id read
         self.after_stream = ""  # the last stream read: births are read in order of stream names
         self.requested_up_to = 0  # the newest id offered when the last page was requested
-        self.request_number = 0  # of the last request: pages of earlier ones are dropped
-        self.exhausted = True  # a page was empty: no more packs
+        self.request_number = 0  # number of the last request; pages of earlier requests are dropped
+        self.exhausted = True  # the outbox has no more packs: a page was empty
         self._loading = False
         self._requested_s = 0.0
         self._invalidated = False  # rewound while a page was being loaded
 
     def restart(self, after: int) -> None:
-        """Begin again after an id."""
+        """Start to read again, after the id ``after``."""
         self.stop()
         self.position, self.after_stream, self.exhausted = after, "", False
 
     def stop(self) -> None:
-        """Drop all packs and request no more."""
+        """Drop all packs, and request no more pages."""
         self.request_number += 1
         self.queue.clear()
         self.exhausted, self._loading, self._invalidated = True, False, False
 
     def rewind(self, number: int) -> None:
-        """Read the pack ``number`` (again)."""
+        """Go back, so that the pack with id ``number`` is read (again)."""
         self.exhausted = False
         if number <= self.position:
             self.position = min(number, self.queue[0].id if self.queue else number) - 1
@@ -57,9 +57,9 @@ class OutboxCursor:
             self._invalidated = self._loading
 
     def on_page(self, page: Sequence[OutboxItem], wanted: Sequence[OutboxItem] | None = None) -> None:
-        """Take the requested page; ``wanted``: the packs to send, if not all."""
+        """Process the requested page. ``wanted``: the packs of the page that are to be sent; None: all."""
         self._loading = False
-        if self._invalidated:  # its packs are read again
+        if self._invalidated:  # rewound meanwhile: the packs of this page are read again
             self._invalidated = False
             return
         if not page:
@@ -81,19 +81,20 @@ class OutboxCursor:
         return not self._loading or self._monotonic() - self._requested_s > STORE_TIMEOUT_S
 
     def peek(self) -> OutboxItem | None:
-        """The next pack, if it is in memory."""
+        """Return the next pack; None if no pack is in memory."""
         return self.queue[0] if self.ready else None
 
     def pop(self) -> OutboxItem | None:
-        """Remove and return the next pack, if it is in memory."""
+        """Remove and return the next pack; None if no pack is in memory."""
         return self.queue.popleft() if self.ready else None
 
 
 class InboundQueue:
     """Committed packs and requested pages, in the order in which the database thread put them in. Thread-safe.
 
-    While disconnected, and beyond ``max_bytes``, packs are not kept here: the store has them. After such an overflow
-    all packs are read from the store (``overflowed``) until the reader has caught up. ``held_bytes``: packs in memory.
+    It keeps no packs while disconnected, and no more than ``max_bytes``; the store has them all. After an overflow
+    (``overflowed``) the reader gets all packs from the store until it has caught up. ``held_bytes``: size of the packs
+    in memory.
     """
 
     def __init__(self, max_bytes: int, monotonic: Callable[[], float], wake: Callable[[], None]) -> None:
@@ -140,7 +141,10 @@ class InboundQueue:
         self._wake()
 
     def take(self) -> tuple[OutboxCursor | None, Sequence[OutboxItem], float] | None:
-        """The next entry: a page and its cursor, or an offer (cursor None) and its time."""
+        """Remove and return the next entry: (cursor, packs, time); None if there is no entry.
+
+        A page comes with its cursor. Offered packs come with None and the monotonic time of the offer.
+        """
         with self._lock:
             while self._entries:
                 cursor, number, items, at = self._entries.popleft()
@@ -149,19 +153,22 @@ class InboundQueue:
             return None
 
     def release(self, size: int) -> None:
-        """Note that an offered pack of this size is no longer in memory."""
+        """Note that an offered pack of ``size`` bytes is no longer in memory."""
         with self._lock:
             self.held_bytes -= size
 
     def caught_up(self, position: int) -> bool:
-        """True if all offered packs up to ``position`` are read. New packs are then kept in memory again."""
+        """Return True if ``position`` is the last offered id: new packs are then kept in memory again."""
         with self._lock:
             if self.last_offered <= position:
                 self.overflowed = False
             return not self.overflowed
 
     def open(self, late_s: float) -> int | None:
-        """Begin to keep packs. Returns the first id that was offered within the last ``late_s`` seconds."""
+        """Begin to keep packs. Returns the first id that was offered within the last ``late_s`` seconds; None if none.
+
+        From that id on, packs are first read from the store (``overflowed``).
+        """
         now = self._monotonic()
         with self._lock:
             self._open, self.held_bytes = True, 0
@@ -178,7 +185,10 @@ class InboundQueue:
 
 
 class WakePipe:
-    """A self-pipe that wakes the uplink thread from ``poll``. ``wake`` is for any thread, the rest for that one."""
+    """A self-pipe that wakes the uplink thread from ``poll``.
+
+    Any thread may call ``wake``; only the uplink thread calls the other methods.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -201,10 +211,11 @@ class WakePipe:
         """Empty the pipe."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 65_536)
-        self._woken = False  # after the read: a byte written in between would be read, and all later wakes skipped
+        # after the read: if it were before, the read could remove a new byte, and all later wakes would be skipped
+        self._woken = False
 
     def wait(self, seconds: float) -> None:
-        """Wait for ``wake``, at most this long."""
+        """Wait for ``wake``, at most ``seconds``."""
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
         if poll.poll(seconds * 1000):

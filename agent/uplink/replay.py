@@ -1,7 +1,7 @@
-"""Packs that a platform requests again: one job at a time, at the backlog's rate and within a daily quota.
+"""Serves packs that a platform requests again: one job at a time, at the backlog's rate and within a daily quota.
 
-Uses no socket. A job survives a reconnect, but not a restart of the agent: it resumes where all earlier packs have
-certainly arrived.
+This module uses no socket. A job survives a reconnect, but not a restart of the agent. After a reconnect it resumes at
+a position before which all packs have certainly arrived.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from agent.uplink.wire import ReplayWire
 
 log = logging.getLogger("meterhouse.uplink")
-MAX_JOBS: Final = 8  # waiting
+MAX_JOBS: Final = 8  # jobs that may wait
 MAX_IDS: Final = 16  # requests that one job answers
-REQUEST_RATE, REQUEST_BURST = 1.0, 20.0  # requests read: per second, and at once
-RESUMES: Final = 10  # reconnects after which a job is refused
+REQUEST_RATE, REQUEST_BURST = 1.0, 20.0  # requests that are read per second, and at once; more are ignored
+RESUMES: Final = 10  # after more reconnects than this, a job is refused
 QUOTA_BYTES: Final = 256 << 20  # per UTC day and destination
 PAGE_PACKS, PAGE_BYTES = 32, 1 << 20
 STORE_TIMEOUT_S: Final = 60.0
-DISCONNECT_S: Final = 3.0  # a disconnect this soon after subscribing counts as a refusal
-STRIKES, DISABLED_S = 3, 3600.0  # after this many refusals, no subscription for this long
+DISCONNECT_S: Final = 3.0  # a disconnect this soon after the connection began counts as a refusal
+STRIKES, DISABLED_S = 3, 3600.0  # after this many refusals, we do not subscribe for this long
 DAY_S: Final = 86_400
-RESERVE_BYTES: Final = 4 << 20  # recorded in the store at a time: the most of a day's quota that a restart wastes
+RESERVE_BYTES: Final = 4 << 20  # step in which the store records used quota; a restart wastes at most one step
 
 
 @dataclass(slots=True, eq=False)
@@ -46,16 +46,16 @@ class _Job:
     begun: bool = False
     position: int = 0  # the next sequence to request from the store
     requested_s: float = 0.0  # when a page was requested; 0: none outstanding
-    page_number: int = 0  # of the last requested page: earlier ones belong to another position
+    page_number: int = 0  # number of the last requested page; earlier pages are dropped
     exhausted: bool = False  # the store has no more pages
     sent: int = 0
     items: deque[OutboxItem] = field(default_factory=deque)
-    pages: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=256))  # first sequence, packs
+    pages: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=256))  # first sequence, count
     resumed: int = 0
 
     def rewind(self, in_flight: int) -> None:
-        """Go back to the position where all earlier packs have certainly arrived."""
-        sent = -len(self.items)  # packs in the pages counted so far
+        """Go back to a position before which all packs have certainly arrived. ``in_flight``: packs possibly lost."""
+        sent = -len(self.items)  # number of sent packs in the pages that are dropped below
         while self.pages and sent < in_flight:
             self.position, count = self.pages.pop()
             sent += count
@@ -68,12 +68,12 @@ class ReplayServer:
     """The replay jobs of one destination.
 
     Args:
-        gateway: ``park7/gw01``.
-        reply: publishes an object on ``replay/reply``.
+        gateway: full name of the gateway, such as ``park7/gw01``.
+        reply: publishes a JSON object on ``replay/reply``.
         wake: called from the database thread when the store has answered.
-        in_flight: packs that may be lost when a connection ends.
-        wants: tests if this destination gets a stream; requests for others are refused.
-        size: bytes of a pack as sent.
+        in_flight: number of packs that may be lost when a connection ends.
+        wants: returns True for a stream that this destination gets; requests for other streams are refused.
+        size: returns the size of a pack as it is sent, in bytes.
     """
 
     def __init__(
@@ -94,14 +94,14 @@ class ReplayServer:
         self._name, self._outbox, self._gateway, self._reply, self._wake = name, outbox, gateway, reply, wake
         self._monotonic, self._in_flight = monotonic, in_flight
         self._quota = DailyQuota(name, outbox, quota_bytes, wake, monotonic, wall)
-        self._jobs: deque[_Job] = deque()  # the first is being served
-        self._pages: deque[tuple[_Job, int, ReplayPage]] = deque()  # from the database thread
+        self._jobs: deque[_Job] = deque()  # the first job is being served
+        self._pages: deque[tuple[_Job, int, ReplayPage]] = deque()  # filled by the database thread
         self._requests = TokenBucket(REQUEST_RATE, REQUEST_BURST, monotonic())
         self._rejected_log = RateLimitedLog(monotonic)
         self._connected_s, self._strikes = 0.0, 0
 
     def begin(self) -> bool:
-        """Begin a connection. True if we may subscribe to requests."""
+        """Begin a connection. Returns False if we must not subscribe, because the broker refused that too often."""
         now = self._monotonic()
         if self._strikes >= STRIKES and now - self._connected_s < DISABLED_S:
             return False
@@ -112,7 +112,10 @@ class ReplayServer:
         return True
 
     def end(self, by_broker: bool) -> None:
-        """End a connection. Some brokers disconnect a client for a subscription that they do not allow."""
+        """End a connection. If the broker ends it soon after our subscription, that counts as a refusal.
+
+        Some brokers disconnect a client for a subscription that they do not allow.
+        """
         if by_broker and self._monotonic() - self._connected_s < DISCONNECT_S:
             self._strikes += 1
         elif self._strikes < STRIKES:
@@ -150,17 +153,20 @@ class ReplayServer:
             self._send_reply(wire.id, wire.stream, "accepted")
 
     def _enqueue(self, wire: ReplayWire) -> bool:
-        """Add the request to a job that covers or touches its range, else to a new job."""
+        """Add the request to a job whose range contains or touches the requested range, else to a new job.
+
+        Returns False if too many jobs wait.
+        """
         for job in self._jobs:
             wanted = (wire.stream, wire.boot, wire.first, wire.last)
             if wire.id in job.ids and (job.stream, job.boot, job.first, job.last) == wanted:
-                return True  # requested again, perhaps after a reconnect, and unfinished
+                return True  # a repeated request, perhaps after a reconnect: its job is not finished
             if (job.stream, job.boot) != (wire.stream, wire.boot) or len(job.ids) >= MAX_IDS:
                 continue
             if not job.begun and wire.first <= job.last + 1 and wire.last >= job.first - 1:
                 job.first, job.last = min(job.first, wire.first), max(job.last, wire.last)
             elif not (job.begun and job.position == job.first and job.first <= wire.first and wire.last <= job.last):
-                continue  # another range, or one that is partly sent
+                continue  # the job has another range, or a part of it is sent
             job.ids.append(wire.id)
             return True
         if len(self._jobs) > MAX_JOBS:
@@ -174,7 +180,10 @@ class ReplayServer:
     # --- packs
 
     def next(self, max_bytes: int) -> OutboxItem | None:
-        """The next pack to publish on ``backfill``; None: none now. ``max_bytes``: the broker's limit."""
+        """Return the next pack to publish on ``backfill``; None if there is none now.
+
+        ``max_bytes``: the largest payload that the broker accepts.
+        """
         now = self._monotonic()
         while self._pages:
             job, number, page = self._pages.popleft()
@@ -211,7 +220,7 @@ class ReplayServer:
         return None
 
     def _put_page(self, job: _Job, number: int, page: ReplayPage) -> None:
-        """From the database thread."""
+        """Called in the database thread."""
         self._pages.append((job, number, page))
         self._wake()
 
@@ -246,10 +255,10 @@ class ReplayServer:
 
 
 class DailyQuota:
-    """Bytes that one destination may get by replay in a UTC day.
+    """The number of bytes that one destination may get by replay in a UTC day.
 
-    They are recorded in the store, ``RESERVE_BYTES`` at a time, before they are used, so that a restart of the agent
-    does not renew the quota.
+    The store records used bytes in advance, in steps of ``RESERVE_BYTES``, so that a restart of the agent does not
+    renew the quota.
 
     Args:
         wake: called from the database thread when the store has answered.
@@ -266,14 +275,14 @@ class DailyQuota:
     ) -> None:
         self._name, self._outbox, self.quota_bytes, self._wake = name, outbox, quota_bytes, wake
         self._monotonic, self._wall = monotonic, wall
-        self._answers: deque[tuple[int, int, int]] = deque()  # day, its recorded bytes, our reservation
+        self._answers: deque[tuple[int, int, int]] = deque()  # (day, bytes recorded for it, bytes reserved now)
         self._day = -1
-        self._recorded: int | None = None  # bytes of today in the store; None: not known yet
-        self._reserved = 0  # recorded but not used
+        self._recorded: int | None = None  # bytes that the store has recorded for today; None: not known yet
+        self._reserved = 0  # bytes that are recorded but not used yet
         self._requested_s: float | None = None
 
     def refresh(self) -> None:
-        """Ask the store for today's bytes if they are not known."""
+        """Ask the store for the bytes recorded for today if they are not known."""
         self._update()
         if self._recorded is None:
             self._request(0)
@@ -285,7 +294,10 @@ class DailyQuota:
         return self._reserved <= 0 and self._recorded is not None and self._recorded >= self.quota_bytes
 
     def reserve(self, size: int) -> bool | None:
-        """Take ``size`` bytes from the quota. False: not today. None: not yet, waiting for the store."""
+        """Take ``size`` bytes from the quota. Returns False if today's quota does not suffice.
+
+        Returns None if the store must answer first: the caller tries again later.
+        """
         self._update()
         if size <= self._reserved:
             self._reserved -= size
@@ -300,7 +312,7 @@ class DailyQuota:
         return None
 
     def _update(self) -> None:
-        """Process the store's answers and the start of a day."""
+        """Process the store's answers, and begin a new quota if a new day has begun."""
         if (day := int(self._wall() // DAY_S)) != self._day:
             self._day, self._recorded, self._reserved, self._requested_s = day, None, 0, None
         while self._answers:
@@ -317,6 +329,6 @@ class DailyQuota:
             self._outbox.spend(self._name, day, size, lambda recorded: self._put_answer(day, recorded, size))
 
     def _put_answer(self, day: int, recorded: int, reserved: int) -> None:
-        """From the database thread."""
+        """Called in the database thread."""
         self._answers.append((day, recorded, reserved))
         self._wake()

@@ -1,8 +1,9 @@
-"""What to send next to one destination, and how to handle each PUBACK. Uses no socket, so that tests can drive it.
+"""Decides what to send next to one destination, and handles each PUBACK. Uses no socket, so that tests can drive it.
 
 Live packs are sent in order of their ids, from memory if they fit, otherwise from the store. ``_backlog_end`` is the
-last id that left the live queue. Packs up to it that are neither in flight nor confirmed are backlog, which is read
-from the store, oldest first. So a live pack that is refused, unacknowledged or late just has to be dropped from memory.
+last id that left the live queue. Packs up to this id that are neither in flight nor confirmed are the backlog, which is
+read from the store, oldest first. A live pack that is refused, not acknowledged or late becomes backlog as soon as it
+is dropped from memory.
 """
 
 from __future__ import annotations
@@ -39,30 +40,30 @@ from drivers.backoff import Backoff
 from drivers.rate_limit import TokenBucket
 
 LIVE_BYTES: Final = 8 << 20  # of live packs in memory; more are read back from the store
-LATE_INTERVALS: Final = 3
-RECENT: Final = 20_000  # confirmed ids, which the store may not have recorded yet
+LATE_INTERVALS: Final = 3  # a live pack older than this many pack intervals becomes backlog
+RECENT: Final = 20_000  # confirmed ids that are remembered, because the store may not have recorded them yet
 MAX_QUARANTINED: Final = 1_000
 REJECT_MOST_S: Final = 60.0
-RESEND_S, RESEND_MOST_S = 60.0, 3600.0  # if a platform does not acknowledge
-REFRESH_S: Final = 1.0  # longest wait until all conditions are checked again
-OVERHEAD_BYTES: Final = 100  # of a PUBLISH packet, besides its payload and the base of its topic
-TYPE_BYTES: Final = 30  # and of its content type, if any
+RESEND_S, RESEND_MOST_S = 60.0, 3600.0  # packs are sent again after this long if a platform does not acknowledge them
+REFRESH_S: Final = 1.0  # all conditions are checked again at least this often
+OVERHEAD_BYTES: Final = 100  # size of a PUBLISH packet without its payload and the base of its topic
+TYPE_BYTES: Final = 30  # a content type makes the PUBLISH packet this much larger
 NEVER: Final = 1 << 62
 
 
 class SendScheduler:
-    """The queues of one destination. ``inbound`` is for all threads, everything else for the uplink's own.
+    """The queues of one destination. Any thread may use ``inbound``; only the uplink's thread uses everything else.
 
     Args:
-        base: ``meterhouse/v1/park7/gw01``.
-        window: messages that may be in flight.
+        base: first part of all topics, such as ``meterhouse/v1/park7/gw01``.
+        window: number of messages that may be in flight.
         rate: packs of backlog per second.
         every_s: the pack interval.
         replay: returns the next pack that the platform requested again; its argument is the broker's size limit.
         monotonic, wall_ms: clocks.
         wake: called from other threads when ``inbound`` has a new entry.
-        backoff_s: the first pause after a refusal; it doubles up to a minute.
-        wants: tests if this destination gets a stream; the store's outbox has no others.
+        backoff_s: the first pause after a refusal; later pauses double, up to a minute.
+        wants: returns True for a stream that this destination gets. Used for births: the outbox has only these streams.
         compressor: makes the payload of a pack.
     """
 
@@ -98,13 +99,13 @@ class SendScheduler:
         self._inflight_window = InflightWindow()
         self._active: set[int] = set()  # ids in the live queue or in flight
         self._recent = RecentIds(RECENT)
-        self.quarantined: set[int] = set()  # refs of messages not sent again before the next start
+        self.quarantined: set[int] = set()  # refs of messages that are not sent again until the agent restarts
         self.blocked = BlockedTopics(backoff_s)
         self._unsubscribed: set[TopicKey] = set()  # blocked topics without a subscriber
         self._accepts = False  # a pack was accepted on this connection
         self._looking_for_probe = False  # the backlog was rewound for a due probe
         self._poison = PoisonDetector()
-        self._backlog_end = NEVER  # all packs are backlog until one is offered
+        self._backlog_end = NEVER  # until a pack is offered, all packs are backlog
         self._bucket = TokenBucket(rate, max(1.0, rate / 2), monotonic())
         self._reject_backoff = Backoff(backoff_s, REJECT_MOST_S)
         self._paused_until_s = 0.0
@@ -112,8 +113,8 @@ class SendScheduler:
         self._resend_at_s, self._resend_mark = float(NEVER), 0
         self._replay = replay
         self.mode, self.draining = "subscriber", False
-        self.window, self.max_payload = window, NO_LIMIT  # limits of the broker; bytes
-        self.too_large: str | None = None  # topic of a pack quarantined for its size, until reported
+        self.window, self.max_payload = window, NO_LIMIT  # limits of the broker: messages in flight, bytes
+        self.too_large: str | None = None  # topic of a pack that was quarantined for its size, until it is reported
         self._rejected = RejectedRetained()
         self.delivered: list[int] = []  # ids to confirm to the store
         self.accepted = self.refused = self.sent_bytes = 0
@@ -132,7 +133,12 @@ class SendScheduler:
     # --- connect and disconnect
 
     def begin(self, mode: str, receive_maximum: int, max_packet: int) -> None:
-        """Begin a connection: all unconfirmed packs in the store are to be sent."""
+        """Begin a connection: all unconfirmed packs in the store will be sent.
+
+        Args:
+            mode: what counts as delivered: platform, subscriber or broker.
+            receive_maximum, max_packet: limits of the broker, in messages and bytes.
+        """
         now = self._monotonic()
         overhead = OVERHEAD_BYTES + (TYPE_BYTES if self._compressor.enabled else 0)
         self.mode, self.max_payload = mode, max_packet - len(self._base) - overhead
@@ -176,7 +182,7 @@ class SendScheduler:
     # --- sending
 
     def publish(self, topic: str, data: bytes, retain: bool = True) -> None:
-        """Send a message other than a pack, ahead of all packs."""
+        """Queue a message that is not a pack. It is sent before all packs."""
         self._control.append(OutgoingMessage(topic, data, retain=retain))
 
     def collect(self) -> None:
@@ -221,7 +227,7 @@ class SendScheduler:
         return len(self._in_flight) >= window or self._in_flight_bytes >= self._inflight_window.limit_bytes
 
     def next(self) -> OutgoingMessage | None:
-        """The message to send now; None: none. ``sent`` must follow."""
+        """Return the message to send now; None if there is none. Call ``sent`` when it is sent."""
         if self._window_full:
             return None
         if self._control:
@@ -243,7 +249,7 @@ class SendScheduler:
                     return None
                 item, at = found, now
             self._backlog_end = max(self._backlog_end, item.id)
-            if item.is_birth:  # retained at once, even if the pack itself is late and becomes backlog
+            if item.is_birth:  # its retained copy is sent at once, even if the pack becomes backlog
                 self._births.queue.append(item)
             if item.id in self.quarantined or item.id in self._recent:
                 self._active.discard(item.id)
@@ -252,7 +258,8 @@ class SendScheduler:
             if (late and not self.draining) or self._too_large(item, item.id):
                 self._to_backlog(item.id)
                 continue
-            kind = BACKFILL if late else LIVE  # while draining, a pack in the backlog would wait until the next start
+            # while draining, late packs are sent too: as backlog they would wait for the next start
+            kind = BACKFILL if late else LIVE
             if (admission := self._allow(item, kind, now)) is Admission.BLOCKED:
                 self._active.discard(item.id)
                 continue
@@ -272,7 +279,7 @@ class SendScheduler:
         if now >= self._resend_at_s:
             self._resend(now)
         if self._backlog.exhausted and not self._backlog.queue and self.blocked.probe_due(now):
-            if self._looking_for_probe:  # read to the end without finding one: those packs may be gone from the store
+            if self._looking_for_probe:  # the backlog has no pack for a probe: the store may have dropped them
                 self.blocked.postpone_probe(now)
             else:
                 self._backlog.rewind(self.blocked.lowest)
@@ -298,7 +305,7 @@ class SendScheduler:
         return number in self._active or number in self._recent or number in self.quarantined
 
     def _next_replayed(self, now: float) -> OutgoingMessage | None:
-        """The next replayed pack: after the backlog, at the same rate."""
+        """Return the next replayed pack; None while there is backlog. Replayed packs share the rate of the backlog."""
         if self._backlog.queue or not self._bucket.available(now):
             return None
         if (item := self._replay(self.max_payload)) is None:
@@ -337,7 +344,7 @@ class SendScheduler:
         self._backlog.rewind(number)
 
     def _resend(self, now: float) -> None:
-        """Turn packs into backlog that the broker accepted long ago and the platform has not acknowledged."""
+        """Let packs become backlog if the broker accepted them but the platform has not acknowledged them in time."""
         if self._recent.forget_up_to(self._resend_mark):
             self._backlog.rewind(1)
             self._resend_backoff.next_s()
@@ -356,7 +363,7 @@ class SendScheduler:
     # --- answers
 
     def on_puback(self, packet: int, code: int) -> OutgoingMessage | None:
-        """Process a PUBACK. Returns the message if the broker refused it, to be reported."""
+        """Process a PUBACK. Returns the message if the broker refused it, so that the caller reports it; else None."""
         message = self._in_flight.pop(packet, None)
         if message is None:
             return None
@@ -382,7 +389,7 @@ class SendScheduler:
         elif code in {TOO_LARGE, BAD_FORMAT}:
             self._quarantine(message.id)
         else:
-            if code != ID_IN_USE and now >= self._paused_until_s:  # once for all messages in flight
+            if code != ID_IN_USE and now >= self._paused_until_s:  # one pause for all messages in flight
                 self._paused_until_s = now + self._reject_backoff.next_s()
             self._to_backlog(message.id)
         return message
@@ -403,26 +410,29 @@ class SendScheduler:
         if self.mode != "platform":
             self.delivered.append(message.id)
         if message.probe:
-            self._backlog.rewind(self.blocked.reset())  # to all waiting packs
+            self._backlog.rewind(self.blocked.reset())  # back to the oldest waiting pack
             self._unsubscribed.clear()
             self._rejected.mark_retry()
 
     def take_retained_retry(self) -> bool:
-        """True if retained messages must be published again, since the broker accepts them now (births: done here)."""
+        """Return True if the caller must publish the retained messages again, because the broker accepts them now.
+
+        The scheduler itself publishes births again.
+        """
         if not self._rejected.take_retry():
             return False
         self._births.restart(0)
         return True
 
     def on_platform_ack(self) -> None:
-        """Note a valid ack: the platform acknowledges."""
+        """Note that the platform has sent a valid ack."""
         self._resend_backoff.reset()
 
     # --- state
 
     @property
     def oldest(self) -> OutgoingMessage | None:
-        """The message that has waited longest for a PUBACK."""
+        """The message that has waited longest for a PUBACK; None if no message waits."""
         return next(iter(self._in_flight.values()), None)
 
     def wait_s(self) -> float:
@@ -454,17 +464,17 @@ class SendScheduler:
 
     @property
     def waiting(self) -> int:
-        """Number of unconfirmed packs known here."""
+        """Number of unconfirmed packs in memory or in flight. The store may have more."""
         return len(self._live) + len(self._overflow.queue) + len(self._backlog.queue) + len(self._in_flight)
 
     @property
     def has_fault(self) -> bool:
-        """True while the broker refuses anything."""
+        """True while the broker refuses packs or retained messages."""
         return bool(self.blocked or self.quarantined or not self._reject_backoff.is_reset or self._rejected)
 
     @property
     def subscriber(self) -> bool | None:
-        """True if all our packs have a subscriber; None: not known."""
+        """True if all our packs have a subscriber; None if not known."""
         if self._unsubscribed:
             return False
         return True if self._accepts and self.mode != "broker" else None
@@ -476,7 +486,7 @@ class SendScheduler:
 
 
 class RecentIds:
-    """The last ``size`` added ids."""
+    """Remembers the last ``size`` ids that were added."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -495,7 +505,7 @@ class RecentIds:
             self._ids.discard(self._order.popleft())
 
     def forget_up_to(self, number: int) -> bool:
-        """Drop all ids up to this one. False if there were none."""
+        """Drop all ids up to ``number``. Returns False if there were none."""
         kept = deque(n for n in self._order if n > number)
         dropped = len(kept) < len(self._order)
         self._order, self._ids = kept, set(kept)

@@ -1,7 +1,7 @@
-"""One trial of a destination from this machine: name, TLS, login, rights, and whether there is a subscriber.
+"""Tries a destination once, for `check --online` and `doctor`: host name, TLS, login, rights, and subscribers.
 
-For `check --online` and `doctor`. Nothing signed is sent: if no agent runs here, the trial publishes the status
-"offline", which is true, without asking the broker to retain it.
+A trial sends no signed message. If no agent runs here, it publishes the status "offline", which is true then. The
+message is not retained.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from agent.uplink.uplink import PREFIX
 from drivers.model import BrokerError, GatewayError
 
 ANSWER_S: Final = 10.0
-# A broker checks rights when it passes a message on, even if it is empty or QoS 2 without release (some deliver at
-# once): anything published here reaches a platform as data, and a verifier as a forged pack.
+# The trial publishes nothing on these topics. A broker checks rights only for a message that it delivers; a platform
+# would take this message for data, and a verifier for a forged pack. An empty message is delivered too, and some
+# brokers deliver a message of QoS 2 before its release.
 UNTRIED: Final = ("keys", "checkpoint/+", "+/birth", "+/readings", "+/backfill", "replay/reply")
 
 
@@ -36,8 +37,8 @@ class TrialResult:
     may_publish: bool | None = None  # on the gateway's status topic
     has_subscriber: bool | None = None
     certificates: dict[str, float] = field(default_factory=dict)  # when each expires, UTC seconds, by description
-    unproven: tuple[str, ...] = ()  # topics that the agent will publish on but that were not tried
-    plain: bool = False  # compression is configured, but MQTT 3.1.1 cannot state it
+    unproven: tuple[str, ...] = ()  # topics that the agent uses but the trial could not try
+    plain: bool = False  # compression is configured, but packs are not compressed with MQTT 3.1.1
     problems: list[GatewayError] = field(default_factory=list)
 
 
@@ -50,10 +51,11 @@ def try_destination(
     environ: Mapping[str, str] = os.environ,
     answer_s: float = ANSWER_S,
 ) -> TrialResult:
-    """Connect once as the agent would, with ``-check`` after the client id, so that a running agent keeps its session.
+    """Connect once like the agent, with ``-check`` after the client id, so that a running agent keeps its session.
 
     Args:
-        publish: try the rights to publish and to subscribe; False while an agent runs here, which knows both.
+        publish: try the rights to publish and to subscribe. False while an agent runs here, because it knows both.
+        answer_s: how long to wait for the broker's answers, in seconds.
     """
     result = TrialResult(config.name, config.url)
     base = f"{PREFIX}/{site}/{gateway}"
@@ -114,7 +116,7 @@ def _try_rights(
         what = f"no acknowledgement from the broker for {answer_s:.0f} s"
         raise BrokerError(what, where=config.url, hint="Is it overloaded?")
     others = tuple(f"{base}/{topic}" for topic in UNTRIED)
-    if connection.protocol == V311:  # its acknowledgement does not distinguish a dropped message
+    if connection.protocol == V311:  # its PUBACK does not tell if the broker dropped the message
         result.unproven = (status.topic, *others)
         return
     result.may_publish = code < errors.FAILURE

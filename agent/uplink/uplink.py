@@ -29,31 +29,31 @@ from drivers.rate_limit import RateLimitedLog
 log = logging.getLogger("meterhouse.uplink")
 PREFIX: Final = "meterhouse/v1"
 RETRY_S: Final = 1.0
-MAX_ACKS: Final = 256  # of a platform, waiting for the store
+MAX_ACKS: Final = 256  # messages on ``ack`` that may wait for the store
 BACKFILL_RATE: Final = 200.0  # packs per second, unless configured
-BACKFILL_FACTOR: Final = 25.0  # and at least this many times the rate of live packs
+BACKFILL_FACTOR: Final = 25.0  # backlog is sent at least this many times as fast as live packs, unless configured
 TRY_V5_AGAIN_S: Final = 3600.0
 STATUS_S: Final = 300.0
-CONFIRM_S, CONFIRM_COUNT = 0.2, 100  # confirmed ids are collected for this long, or up to this number, for the store
-DISCONNECT_S: Final = 1.0  # reserved at a stop for the status "offline"
+CONFIRM_S, CONFIRM_COUNT = 0.2, 100  # the store gets confirmed ids after this long, or when there are this many
+DISCONNECT_S: Final = 1.0  # the part of a stop's time that is reserved for the status "offline"
 
 
 def backlog_rate(configured: int, live_rate: float) -> float:
-    """Packs of backlog per second: as configured, otherwise enough to catch up while live packs continue."""
+    """Return the packs of backlog per second: as configured, else enough to catch up while live packs continue."""
     return configured or max(BACKFILL_RATE, BACKFILL_FACTOR * live_rate)
 
 
 class Uplink:
-    """Delivers to one destination from ``start`` to ``stop``. Raises nothing in other threads once it runs.
+    """Delivers to one destination from ``start`` to ``stop``. Its methods raise no errors once it runs.
 
     Args:
-        site, gateway: as in topics.
-        outbox: the store, through the database thread.
-        keys: the ``keys`` object, published at each connection.
+        site, gateway: names as in topics.
+        outbox: access to the store through the database thread.
+        keys: the ``keys`` object, which each connection publishes.
         pack_every_ms: the pack interval; a pack older than three of them is backlog.
         live_rate: approximate number of packs offered per second.
         on_event: called from the uplink thread with an event for the gateway's stream.
-        environ: in which systemd names the folder of credentials.
+        environ: environment variables, in which systemd names the folder of credentials.
     """
 
     def __init__(
@@ -114,14 +114,14 @@ class Uplink:
             compressor=self._compressor,
         )
         self._retained: dict[str, bytes] = {"keys": keys}  # by topic, keys first; written by other threads
-        self._changed: deque[str] = deque()  # topics of these to be published
+        self._changed: deque[str] = deque()  # topics of retained messages that must be published
         self._thread = threading.Thread(target=self._run, name=f"uplink {self.name}", daemon=True)
         self._begin = threading.Event()
         self._stop_at_s: float | None = None
         self._protocol = V5
         self._v311_since_s = 0.0
         self._answered = False  # the last attempt got a CONNACK
-        self._accepted_before = 0  # packs accepted before that attempt
+        self._accepted_before = 0  # packs that the broker accepted before that attempt
         self._taken_over = 0  # how often another client took over the session
         self._connected = False
         self._connects = 0
@@ -131,12 +131,12 @@ class Uplink:
         self._subscribed: dict[int, str] = {}  # topics by packet id, of this connection
         self._status_s = 0.0  # when "online" was published last
         self._newest_ms = 0
-        self._delivered_s = 0.0  # time of the oldest confirmation not yet passed to the store
+        self._delivered_s = 0.0  # time of the oldest confirmation that the store does not have yet
 
     # --- from other threads
 
     def prepare(self) -> None:
-        """Create the thread, so that ``start`` cannot fail. Raises RuntimeError at the limit of threads."""
+        """Create the thread, so that ``start`` cannot fail. Raises RuntimeError if the system has too many threads."""
         if self._thread.ident is None:
             self._thread.start()
 
@@ -159,16 +159,16 @@ class Uplink:
     def retain(self, topic: str, data: bytes) -> None:
         """Publish a retained message below our base topic, now and on each connection. For any thread; never blocks."""
         self._retained[topic] = data
-        if self._connected:  # else the next connection publishes all of them
+        if self._connected:  # else the next connection publishes all retained messages
             self._changed.append(topic)
         self._wake_pipe.wake()
 
     def expect_stop(self) -> None:
-        """Note that the last packs are about to be sealed: they are sent, whatever their age, and no backlog."""
+        """Note that the agent is about to seal its last packs. From now on all live packs are sent, but no backlog."""
         self._scheduler.draining = True
 
     def stop(self, deadline_s: float) -> None:
-        """Send the live packs, disconnect and end the thread, within ``deadline_s``."""
+        """Send the live packs, disconnect and end the thread, within ``deadline_s`` seconds."""
         self._stop_at_s = time.monotonic() + deadline_s
         self._begin.set()
         self._wake_pipe.wake()
@@ -229,7 +229,7 @@ class Uplink:
         taken_over = self._fault is not None and self._fault.what == errors.disconnected(errors.TAKEN_OVER, "").what
         if taken_over:
             self._taken_over += 1
-            with contextlib.suppress(RuntimeError):  # a second signal has ended the service
+            with contextlib.suppress(RuntimeError):  # a second signal may have ended the service
                 self._on_event({"event": "taken_over", "times": self._taken_over, "uplink": self.name})
         served = self._scheduler.accepted > self._accepted_before
         delay_s = self._backoff.next(lived_s=lived_s, answered=self._answered, taken_over=taken_over, served=served)
@@ -439,7 +439,10 @@ class Uplink:
                 self._log_rejected_ack("too many acks at once; unconfirmed packs are sent again after a minute")
 
     def _on_ack_checked(self, left: threading.Semaphore, valid: int, rejected: str | None) -> None:
-        """Called in the database thread: how many acks of a message are valid, and why the first invalid one is not."""
+        """Called in the database thread when it has checked the acks of a message.
+
+        ``valid``: number of valid acks; ``rejected``: why the first invalid ack is invalid, None if there is none.
+        """
         left.release()
         if valid:
             self._scheduler.on_platform_ack()

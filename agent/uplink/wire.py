@@ -1,6 +1,7 @@
-"""The messages that a platform may send, ``ack`` and ``replay/request``, checked before they reach the store.
+"""Checks the messages that a platform may send, ``ack`` and ``replay/request``, before they reach the store.
 
-Imported with the first such message: msgspec takes 2.7 MB, and many gateways never receive one.
+The uplink imports this module with the first such message, because msgspec takes 2.7 MB of memory and many gateways
+never receive such a message.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from agent.outbox import Ack
 from drivers.encoding import base64url_decode
 
 MAX_BYTES: Final = 4096
-MAX_LIST_BYTES: Final = 32 << 10  # of {"acks": [...]}
+MAX_LIST_BYTES: Final = 32 << 10  # limit of a message {"acks": [...]}
 
 _Sequence = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 _Boot = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]  # "$" would also accept a trailing line feed
 
 
 class AckWire(msgspec.Struct, frozen=True):
-    """A message on ``ack``: the platform has packs ``first`` to ``last``; ``hash`` is the hash of ``last``."""
+    """A message on ``ack``: the platform has packs ``first`` to ``last``. ``hash`` is the hash of pack ``last``."""
 
     stream: Annotated[str, msgspec.Meta(max_length=400)]
     boot: _Boot
@@ -31,7 +32,7 @@ class AckWire(msgspec.Struct, frozen=True):
 
 
 class AckListWire(msgspec.Struct, frozen=True):
-    """Many acks in one message on ``ack``, of any streams of the gateway."""
+    """Many acks in one message on ``ack``. They may be for different streams of the gateway."""
 
     acks: Annotated[list[AckWire], msgspec.Meta(min_length=1)]
 
@@ -53,13 +54,13 @@ _IS_LIST: Final = re.compile(rb'\s*\{\s*"acks"\s*:')
 
 
 def parse_acks(payload: bytes, gateway: str) -> list[Ack]:
-    """Check a message on ``ack``: one, or ``{"acks": [...]}`` of at most 32 KiB.
+    """Parse and check a message on ``ack``: one ack, or ``{"acks": [...]}`` of at most 32 KiB.
 
     Args:
-        gateway: ``park7/gw01``; the streams must belong to it.
+        gateway: full name of the gateway, such as ``park7/gw01``; the streams must belong to it.
 
     Raises:
-        ValueError: with the reason, at most 120 characters; then none of the acks counts.
+        ValueError: the message is invalid, and none of its acks counts. The text is the reason.
     """
     if not _IS_LIST.match(payload[:100]):
         return [_ack(_decode(_ack_decoder, payload, gateway))]
@@ -81,7 +82,10 @@ def _ack(wire: AckWire) -> Ack:
 
 
 def parse_replay_request(payload: bytes, gateway: str) -> ReplayWire:
-    """Check a message on ``replay/request``, like ``parse_acks``. ``first`` may be greater than ``last``."""
+    """Parse and check a message on ``replay/request``. Raises ValueError like ``parse_acks``.
+
+    Does not check that ``first`` is not greater than ``last``: the caller replies to that.
+    """
     return _decode(_replay_decoder, payload, gateway)
 
 
