@@ -1,12 +1,12 @@
-"""The verifier as a separate library: needs the standard library and ``cryptography``; paho and zstandard if used.
+"""The verifier as a separate library. It needs ``cryptography``; paho for a broker, zstandard for compressed packs.
 
     verifier = Verifier(trust=["<thumbprint>"])
     verifier.feed(payload, topic)          # for each object, in any order
     report = verifier.finish()             # or report() at any time
 
-``read_paths`` reads exported files, ``Live`` subscribes to a broker. ``check`` judges one pack alone, without a state.
-Outside of this repository it is installed as ``meterhouse_verify``. The names below are imported when they are first
-used: the agent needs only parts of this package.
+``read_paths`` reads exported files, ``Live`` subscribes to a broker. ``check`` checks one pack alone, without a state.
+Outside of this repository the library is installed as ``meterhouse_verify``. The names below are imported when they
+are first used, because the agent needs only parts of this package.
 """
 
 from __future__ import annotations

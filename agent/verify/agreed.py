@@ -1,7 +1,7 @@
-"""Which streams were requested: names and patterns of the last parts of their names, such as ``inv1`` and ``meter-*``.
+"""The list of streams that a verifier requests: last parts of their names, or patterns, such as ``meter-*``.
 
-A gateway's configuration has such a list for each destination, a platform or a verifier has its own. Only the
-verifier's own list counts: nothing that a gateway sends can shorten it.
+A gateway's configuration has such a list for each destination; a platform or a verifier has a list of its own. Only
+the verifier's own list counts here: nothing that a gateway sends can shorten it.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ PATTERN: Final = re.compile(r"[A-Za-z0-9_*?][A-Za-z0-9_.:*?-]{0,63}\Z")  # ``*``
 
 
 def is_asked(name: str, patterns: Collection[str]) -> bool:
-    """Was a stream requested? ``name``: the last part of its name. Without patterns all were."""
+    """True if a stream was requested. ``name``: the last part of its name. Without patterns all streams are."""
     return not patterns or name == ALWAYS or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 class AgreedStreams:
-    """The streams that were agreed with gateways.
+    """The streams that were agreed with the operators of gateways, so that a verifier requests them.
 
     Args:
-        entries: names and patterns; ``park7/gw01=inv1`` for that gateway alone, ``inv1`` for each gateway. All streams
-            are requested of a gateway without entries.
+        entries: names and patterns. ``park7/gw01=inv1`` is for that gateway alone, ``inv1`` for each gateway. If no
+            entry is for a gateway, all its streams are requested.
 
     Raises:
-        ValueError: an entry that is neither.
+        ValueError: an entry is neither a name nor a pattern.
     """
 
     def __init__(self, entries: Iterable[str] = ()) -> None:
@@ -51,36 +51,37 @@ class AgreedStreams:
 
     @property
     def entries(self) -> list[str]:
-        """All entries, in order of their text."""
+        """All entries, sorted."""
         own = (f"{gateway}={pattern}" for gateway, patterns in self._of_gateway.items() for pattern in patterns)
         return sorted({*own, *self._everywhere})
 
     def has_list(self, gateway: str) -> bool:
-        """Were only some streams of this gateway requested?"""
+        """True if only some streams of this gateway were requested."""
         return bool(self._everywhere or gateway in self._of_gateway)
 
     @property
     def gateways(self) -> frozenset[str]:
-        """Those that an entry names."""
+        """The gateways that entries name."""
         return frozenset(self._of_gateway)
 
     def names(self, stream: str) -> bool:
-        """Does an entry match this stream, ``<site>/<gateway>/<name>``?"""
+        """True if an entry matches this stream, ``<site>/<gateway>/<name>``."""
         gateway, _, name = stream.rpartition("/")
         return any(fnmatchcase(name, own) for own in (*self._everywhere, *self._of_gateway.get(gateway, ())))
 
     def asked(self, stream: str) -> bool:
-        """Was this stream requested?"""
+        """True if this stream was requested."""
         gateway, _, name = stream.rpartition("/")
         return not self.has_list(gateway) or name == ALWAYS or self.names(stream)
 
     def unheard(self, known: Collection[str], gateways: Collection[str], every: bool) -> list[str]:
-        """Agreed names that nothing mentions, in order. Patterns are left out: which streams they mean is unknown.
+        """Return the agreed names that are not in ``known``, sorted. Patterns are left out: they may match no stream.
 
         Args:
-            known: streams that are known, if only because a checkpoint names them.
-            gateways: those to look at.
-            every: whether these are all gateways. A name that was agreed with each gateway may belong to any of them.
+            known: the streams that a pack or a checkpoint names.
+            gateways: the gateways to look at.
+            every: True if these are all gateways. Only then are names without a gateway looked at, because such a name
+                may belong to any gateway.
         """
         missing = {
             f"{gateway}/{name}"

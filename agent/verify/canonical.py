@@ -10,11 +10,11 @@ MAX_SAFE: Final = 1 << 53
 
 
 def canonical(value: Any) -> bytes:
-    """``value`` as RFC 8785 writes it.
+    """Return the bytes of ``value`` as RFC 8785 writes it.
 
     Raises:
-        ValueError: NaN, an infinity, an integer that no double holds, a lone surrogate.
-        TypeError: a value that JSON cannot represent.
+        ValueError: ``value`` contains NaN, an infinity, an integer that is not exact as a double, or a lone surrogate.
+        TypeError: JSON cannot represent a value.
     """
     out: list[str] = []
     _write(value, out)
@@ -22,7 +22,7 @@ def canonical(value: Any) -> bytes:
 
 
 def number_text(value: float) -> str:
-    """A double as ECMAScript writes it (ECMA-262, Number::toString; RFC 8785 section 3.2.2.3)."""
+    """Return a double as ECMAScript writes it (ECMA-262, Number::toString; RFC 8785 section 3.2.2.3)."""
     if not isfinite(value):
         raise ValueError("NaN and infinities are not JSON numbers")
     if value == 0:

@@ -1,4 +1,7 @@
-"""Signed checkpoints: heads of all streams in numbered pages, each page chained to the one of the checkpoint before."""
+"""Signed checkpoints: the heads of all streams, on numbered pages.
+
+Each page has the hash of the page with the same number in the previous checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,10 @@ from .topics import STREAM
 
 _HASH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 MAX_PAGES: Final = 1000
-MAX_HEADS: Final = 1000  # on a page; gateways put 200 on one
-MAX_FILED: Final = 10_000  # pages of files that are known again
-MAX_PARTIAL: Final = 10_000  # checkpoints in files with missing pages
-ARRIVING_MS: Final = 300_000  # a gateway publishes page after page, one in half a minute over a slow link
+MAX_HEADS: Final = 1000  # heads on a page; gateways put 200 on a page
+MAX_FILED: Final = 10_000  # pages from files that are remembered, to recognise copies
+MAX_PARTIAL: Final = 10_000  # checkpoints in files with missing pages that are remembered
+ARRIVING_MS: Final = 300_000  # how long pages may still arrive: over a slow link, a page takes half a minute
 
 
 class _Page(NamedTuple):
@@ -35,7 +38,7 @@ class _Page(NamedTuple):
     hash: str
     prev: object
     kid: str
-    pages: int  # of its checkpoint
+    pages: int  # number of pages of its checkpoint
     time_ms: int
 
 
@@ -45,23 +48,23 @@ class NamedHead:
 
     stream: str
     head: CheckpointHead
-    retired: bool  # its device is no longer read
+    retired: bool  # the device of the stream is no longer read
     counter: int
     kid: str
-    filed: bool
+    filed: bool  # the checkpoint is from a file
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedPage:
-    """A page of a checkpoint whose signature, by a key of its gateway, holds."""
+    """A page of a checkpoint with a valid signature by a key of its gateway."""
 
     gateway: str
-    page: int  # from 1 on
-    pages: int
-    counter: int  # of the checkpoint; its pages share it
+    page: int  # number of the page, from 1 on
+    pages: int  # number of pages of the checkpoint
+    counter: int  # of the checkpoint; the same on all its pages
     time_ms: int  # when it was made
     hash: str
-    prev: str | None  # hash of this page in the checkpoint before
+    prev: str | None  # hash of this page in the previous checkpoint
     kid: str
     heads: tuple[NamedHead, ...]
 
@@ -70,25 +73,24 @@ class CheckedPage:
 class _GatewayPages:
     """The pages of one gateway."""
 
-    newest: dict[int, _Page] = field(default_factory=dict)  # by page
-    before: _Page | None = None  # of the checkpoint before the newest one
+    newest: dict[int, _Page] = field(default_factory=dict)  # by number of the page
+    before: _Page | None = None  # a page of the checkpoint before the newest one
 
 
 class CheckpointPages:
-    """Keeps the newest pages of each gateway, and which pages of a checkpoint are missing."""
+    """Keeps the newest pages of each gateway, and notes which pages of a checkpoint are missing."""
 
     def __init__(self) -> None:
         self.count = 0
         self.forgotten = 0  # incomplete checkpoints in files that are no longer kept
         self._gateways: dict[str, _GatewayPages] = {}
-        self._filed: OrderedDict[tuple[str, int, int], _Page] = OrderedDict()  # of files: (gateway, page, counter)
-        self._file: dict[tuple[str, int], _Page] | None = None  # the newest of the file that is being read
-        self._partial: OrderedDict[tuple[str, int], tuple[_Page, int]] = (
-            OrderedDict()
-        )  # one bit for each page that is present
+        self._filed: OrderedDict[tuple[str, int, int], _Page] = OrderedDict()  # from files: (gateway, page, counter)
+        self._file: dict[tuple[str, int], _Page] | None = None  # newest pages in the current file; None: no files
+        # incomplete checkpoints in files: (gateway, counter) -> a page, and one bit for each page that is present
+        self._partial: OrderedDict[tuple[str, int], tuple[_Page, int]] = OrderedDict()
 
     def new_file(self) -> None:
-        """The next objects are from another file: there is no order between files."""
+        """Note that the next objects are from another file. The order of files is not known."""
         self._file = {}
 
     def take(
@@ -100,13 +102,13 @@ class CheckpointPages:
         *,
         filed: bool = False,
     ) -> list[NamedHead]:
-        """The heads of a page; none if the page is known already.
+        """Add a page. Returns its heads; empty if the page is known already.
 
         Args:
-            filed: the page is from a file, which has all pages of a checkpoint.
+            filed: the page is from a file, which should have all pages of the checkpoint.
 
         Raises:
-            Refused: the page is invalid, or older than the one known.
+            Refused: the page is invalid, or older than the known page with this number.
         """
         signed = check_signed(raw, value, TYP_CHECKPOINT, ring.keys, found)
         number, new = _page(value, signed.hash, signed.key.kid)
@@ -122,7 +124,9 @@ class CheckpointPages:
         top = _top(own.newest.values(), ring)
         peer, _ = self._partial.get((ring.gateway, new.counter), (top, 0))
         if peer and peer.counter == new.counter and peer.pages != new.pages and not _is_void(peer, ring):
-            raise Refused("counter", f"checkpoint {new.counter} has {peer.pages} pages, by another of them {new.pages}")
+            raise Refused(
+                "counter", f"checkpoint {new.counter} has {peer.pages} pages, but another of them states {new.pages}"
+            )
         if top and new.counter > top.counter:
             own.before = top
         elif top and new.counter < top.counter and (own.before is None or new.counter > own.before.counter):
@@ -135,7 +139,10 @@ class CheckpointPages:
         return made
 
     def _is_old(self, number: int, new: _Page, known: _Page | None, ring: KeyRing) -> bool:
-        """Is this page known from this or another file? Otherwise it must fit its neighbours in both."""
+        """True if a page is already known from a file. Otherwise it must fit the known pages before and after it.
+
+        Raises Refused if it does not fit.
+        """
         gateway, counter, files = ring.gateway, new.counter, self._filed
         here = self._file.get((gateway, number)) if self._file else None
         same = known if known and known.counter == counter else files.get((gateway, number, counter))
@@ -157,7 +164,7 @@ class CheckpointPages:
         return False
 
     def _file_page(self, gateway: str, number: int, new: _Page, filed: bool) -> None:
-        """Note that this page is present; a complete checkpoint is forgotten."""
+        """Note that this page is present. A checkpoint is forgotten as soon as it is complete."""
         if self._file is not None:
             self._file[gateway, number] = new
             self._filed[gateway, number, new.counter] = new
@@ -177,19 +184,19 @@ class CheckpointPages:
             self.forgotten += 1
 
     def newest_ms(self, rings: Mapping[str, KeyRing]) -> dict[str, int]:
-        """When the newest checkpoint of each gateway was made."""
+        """Return when the newest checkpoint of each gateway was made, in ms."""
         tops = ((gateway, _top(own.newest.values(), rings[gateway])) for gateway, own in self._gateways.items())
         return {gateway: top.time_ms for gateway, top in tops if top}
 
     def incomplete(self, rings: Mapping[str, KeyRing], until_ms: Mapping[str, float]) -> list[IncompleteCheckpoint]:
-        """CheckpointPages with missing pages, the newest of each gateway first.
+        """Return the checkpoints with missing pages, the newest of each gateway first.
 
-        A page has the number of pages, so a missing one is noticed. Of published pages only the newest checkpoint
-        counts, and the one before it while the newest may still be arriving: retained pages replace each other, and
-        older ones are received by chance.
+        Each page states the number of pages, so a missing page is noticed. Of published pages only the newest
+        checkpoint counts, because retained pages replace each other and older pages are received only by chance. While
+        pages of the newest checkpoint may still arrive, the previous checkpoint counts instead.
 
         Args:
-            until_ms: by gateway, the time reached; infinite if nothing more will arrive.
+            until_ms: current time by gateway; infinite if nothing more will arrive.
         """
         made: list[IncompleteCheckpoint] = []
         for gateway, own in self._gateways.items():
@@ -214,7 +221,7 @@ class CheckpointPages:
 
 
 def read_page(raw: bytes, value: dict[str, Any], ring: KeyRing, found: FoundSignature | None = None) -> CheckedPage:
-    """One page, checked without any other. Raises Refused."""
+    """Check one page without any other page. Raises Refused."""
     signed = check_signed(raw, value, TYP_CHECKPOINT, ring.keys, found)
     number, page = _page(value, signed.hash, signed.key.kid)
     prev = page.prev if isinstance(page.prev, str) and _HASH.fullmatch(page.prev) else None
@@ -235,7 +242,7 @@ def _heads(value: Mapping[str, Any], ring: KeyRing, page: _Page, filed: bool) ->
 def _check_order(known: _Page, new: _Page, ring: KeyRing) -> None:
     later = ring.order[new.kid] > ring.order[known.kid]
     if later and ring.is_revoked(known.kid):
-        return  # a thief may have chosen any counter
+        return  # a thief of the revoked key may have chosen any counter
     if new.counter < known.counter:
         raise Refused("counter", f"checkpoint {new.counter} after {known.counter}: an old retained one")
     if new.counter == known.counter:
@@ -264,12 +271,12 @@ def _counter(page: _Page) -> int:
 
 
 def _is_void(page: _Page, ring: KeyRing) -> bool:
-    """Signed by a revoked key: its content cannot be trusted."""
+    """True if a revoked key signed the page. Its content cannot be trusted then."""
     return ring.is_revoked(page.kid)
 
 
 def _top(pages: Iterable[_Page], ring: KeyRing) -> _Page | None:
-    """A page of the newest checkpoint."""
+    """Return a page of the newest checkpoint; None if there is none."""
     return max((page for page in pages if not _is_void(page, ring)), key=_counter, default=None)
 
 

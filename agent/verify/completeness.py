@@ -1,4 +1,4 @@
-"""Completeness of one pack, or of all parts of a tick: readings and gaps against what was due by the birth's table."""
+"""Completeness of one pack, or of all parts of a tick: compares readings and gaps with the readings that were due."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class PackCounts:
     points: Mapping[str, int]  # records by point
     readings: int  # all records
     gaps: tuple[Gap, ...]
-    units: tuple[tuple[str, Unit], ...] = ()  # of points, where the birth is not known yet
+    units: tuple[tuple[str, Unit], ...] = ()  # of points; only if the birth is not known yet
 
     def plus(self, other: PackCounts) -> PackCounts:
-        """Both together: two parts of one tick."""
+        """Return the sum of two parts of one tick."""
         points = Counter(self.points)
         points.update(other.points)
         return replace(
@@ -45,7 +45,7 @@ class PackCounts:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Due readings of gauges and counters, and where they are. All 0 if there is a fault."""
+    """The numbers of readings of gauges and counters: due, received, and in gaps. All 0 if there is a fault."""
 
     due: int = 0
     got: int = 0
@@ -55,11 +55,11 @@ class Balance:
 
 
 def balance(parts: Sequence[PackCounts], table: PointTable) -> Balance:
-    """Completeness of a pack, or of a tick in parts.
+    """Return the completeness of a pack, or of a tick in parts.
 
     Args:
-        parts: of one pack, or of all parts of a tick in any order.
-        table: of the birth that they name.
+        parts: counts of one pack, or of all parts of a tick in any order.
+        table: point table of the birth that the parts name.
     """
     whole = parts[0]
     for other in parts[1:]:

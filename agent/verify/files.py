@@ -1,4 +1,7 @@
-"""Exported packs: folders, ``.jsonl`` (an object per line), ``.json`` (one), each also compressed; or a stream."""
+"""Reads exported packs from folders, ``.jsonl`` files (an object per line), ``.json`` files (one object), or a pipe.
+
+Files may be compressed with zstd.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,13 @@ from .strict import MAX_PACK_BYTES, ZSTD_MAGIC, ZSTD_STEP, Frames, Refused, infl
 from .verifier import Outcome, Verifier
 
 SUFFIXES: Final = (".jsonl", ".json", ".jsonl.zst", ".json.zst")
-BIRTHS: Final = tuple("births" + suffix for suffix in SUFFIXES)  # copies, as retained beside the packs
-ONLY: Final = "streams.txt"  # of an export of some devices: their names, one per line
+BIRTHS: Final = tuple("births" + suffix for suffix in SUFFIXES)  # files with copies of retained births
+ONLY: Final = "streams.txt"  # in an export of some devices: their names, one per line
 MAX_ONLY_BYTES, MAX_NAME = 1 << 16, 64
 MAX_WINDOW: Final = 1 << 27
-MAX_REJECTED: Final = 60_000  # brackets and commas of refused objects, and empty lines, before the next good object
-SKIPPED: Final = 1024  # bytes of a line too long to be read that count as one of these
-FREE_BYTES, RATIO = 64 << 20, 1000  # beyond the first bytes, a file is decompressed only up to this many times its size
+MAX_REJECTED: Final = 60_000  # brackets and commas of refused objects, and empty lines, between two valid objects
+SKIPPED: Final = 1024  # this many bytes of an oversized line cost as much as one comma
+FREE_BYTES, RATIO = 64 << 20, 1000  # a file may decompress to these bytes, plus this many times its size
 
 
 class RejectionBudget:
@@ -36,19 +39,19 @@ class RejectionBudget:
             raise Refused("size", "too many invalid objects in this file; the rest is not read")
 
     def reset(self) -> None:
-        """Note a good object: the count starts again."""
+        """Start the count again, after a valid object."""
         self._left = MAX_REJECTED
 
 
 def _nothing(count: int) -> None:
-    """No progress is shown."""
+    """Show no progress."""
 
 
 def find_files(paths: Iterable[Path]) -> list[Path]:
-    """The files to read: key records first, then checkpoints, then births' copies' and packs' files by name.
+    """Return the files to read, in order: key records, then checkpoints, then births and packs by name.
 
     Raises:
-        FileNotFoundError: a path that does not exist.
+        FileNotFoundError: a path does not exist.
     """
     files: list[Path] = []
     for path in paths:
@@ -62,7 +65,7 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def find_only(paths: Iterable[Path]) -> list[str]:
-    """Names of the streams that exported folders were asked for; none: all of them."""
+    """Return the names of the streams that folders were exported for; empty: all streams."""
     names: set[str] = set()
     for path in (found for folder in paths if folder.is_dir() for found in folder.rglob(ONLY) if found.is_file()):
         with path.open("rb") as file:
@@ -72,8 +75,10 @@ def find_only(paths: Iterable[Path]) -> list[str]:
 
 
 def _rank(path: Path) -> int:
-    """Keys first, whatever their file is called, because only a limited amount can wait for them; then births and
-    checkpoints."""
+    """Return the rank of a file in the order of reading: keys, then checkpoints, then births and packs.
+
+    Key records come first, whatever the name of their file, because only a limited number of objects can wait for keys.
+    """
     if path.name.startswith("keys"):
         return 0
     if path.name.endswith(".json"):
@@ -87,10 +92,10 @@ def _rank(path: Path) -> int:
 
 
 def read_objects(path: Path, budget: RejectionBudget | None = None) -> Iterator[tuple[bytes, str]]:
-    """(bytes, file and line) of each object in a file. Lines beyond the cap are cut, and so refused later.
+    """Yield (bytes, file and line) of each object in a file. Oversized lines are cut, so they are refused later.
 
     Raises:
-        Refused: a damaged or unreadable compressed file, or one with too many invalid objects.
+        Refused: a compressed file is damaged or cannot be read, or a file has too many invalid objects.
         OSError: the file cannot be read.
     """
     if path.name.endswith((".json", ".json.zst")):
@@ -114,11 +119,11 @@ class _Decompressed(io.RawIOBase):
         self._taken = self._given = 0
 
     def readable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def readinto(self, into: Any) -> int:
-        """The next bytes; 0 at the end of the last frame."""
+        """Read the next bytes into a buffer. Returns their number; 0 at the end of the last frame."""
         while not self._held:
             step = self._file.read(ZSTD_STEP)
             if not step:
@@ -136,7 +141,7 @@ class _Decompressed(io.RawIOBase):
 def read_lines(
     file: BinaryIO | io.BufferedReader, name: str, budget: RejectionBudget | None = None
 ) -> Iterator[tuple[bytes, str]]:
-    """(line, name and number) of each line that is not empty; never more than the cap of a pack in memory."""
+    """Yield (line, file name and line number) of each line that is not empty. Cuts lines longer than any pack."""
     budget, number = budget or RejectionBudget(), 0
     while line := file.readline(MAX_PACK_BYTES + 2):
         number += 1
@@ -153,7 +158,7 @@ def read_lines(
 def feed_all(
     verifier: Verifier, objects: Iterable[tuple[bytes, str]], budget: RejectionBudget, retained: bool
 ) -> Iterator[int]:
-    """Feed the objects of a file, and count them. Raises as ``read_objects``."""
+    """Feed the objects of a file to the verifier, and yield their number so far. Raises as ``read_objects``."""
     for count, (raw, where) in enumerate(objects, 1):
         before = verifier.rejected_cost
         outcome = verifier.feed(raw, None, where, retained=retained)
@@ -165,7 +170,7 @@ def feed_all(
 
 
 def read_stream(verifier: Verifier, file: BinaryIO, name: str) -> None:
-    """Feed objects from a pipe, one a line."""
+    """Feed objects from a pipe to the verifier. Each line is an object."""
     budget = RejectionBudget()
     try:
         for _ in feed_all(verifier, read_lines(file, name, budget), budget, False):
@@ -175,13 +180,13 @@ def read_stream(verifier: Verifier, file: BinaryIO, name: str) -> None:
 
 
 def read_paths(verifier: Verifier, paths: Iterable[Path], progress: Callable[[int], None] = _nothing) -> None:
-    """Feed all that is in files and folders. Unreadable parts of a file count as refused.
+    """Feed all objects in files and folders to the verifier. Unreadable parts of a file count as refused.
 
     Args:
-        progress: called with the number of objects read, now and then.
+        progress: called now and then with the number of objects read.
 
     Raises:
-        OSError: a path that does not exist or may not be read.
+        OSError: a path does not exist or may not be read.
     """
     paths, total = list(paths), 0
     verifier.narrow(find_only(paths))

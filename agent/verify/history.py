@@ -1,4 +1,4 @@
-"""The order of one stream: packs come in any order and more than once, one entry is kept per contiguous run."""
+"""The order of one stream. Packs come in any order and more than once; each run of consecutive packs is one entry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 from .seam import ChainLink, check_seam
 
 RECENT: Final = 1024  # packs of a stream whose hash is kept, to distinguish a duplicate from a fork
-MAX_SPARSE: Final = 1024  # hashes kept of older packs, increasingly far apart
+MAX_SPARSE: Final = 1024  # hashes kept of older packs, at growing distances
 MAX_RUNS: Final = 4096  # per stream
 
 
@@ -31,13 +31,13 @@ class PackRun:
 
     first: ChainLink
     last: ChainLink
-    joined: bool = False  # the pack before the first is known and fits (it is of another boot)
-    continued: bool = False  # the pack after the last is known (of another boot)
+    joined: bool = False  # the previous pack is known and fits (it is of another boot)
+    continued: bool = False  # the next pack is known (it is of another boot)
 
 
 @dataclass(slots=True)
 class Boot:
-    """All that is known of one boot, in order of sequence."""
+    """The known runs of one boot, in order of sequence."""
 
     number: int
     runs: list[PackRun] = field(default_factory=list)
@@ -53,23 +53,23 @@ def _begins(run: PackRun) -> int:
 
 
 class History:
-    """The packs of a stream, joined to runs of consecutive ones."""
+    """The packs of a stream, joined to runs of consecutive packs."""
 
     def __init__(self) -> None:
         self.boots: dict[str, Boot] = {}
         self.reordered = 0
         self.uncompared = 0
-        self.dropped_runs = 0  # runs beside holes that had to be forgotten
-        self._forgotten_seq = 0  # packs up to this one may be forgotten
-        self._ends: dict[str, PackRun] = {}  # by hash of the last pack, where nothing follows yet
-        self._starts: dict[str, PackRun] = {}  # by prev of the first pack, where that is not known yet
+        self.dropped_runs = 0  # number of forgotten runs that had a hole beside them
+        self._forgotten_seq = 0  # packs up to this sequence may be forgotten
+        self._ends: dict[str, PackRun] = {}  # runs whose next pack is not known yet, by hash of the last pack
+        self._starts: dict[str, PackRun] = {}  # runs whose previous pack is not known yet, by prev of the first pack
         self._hashes = PackHashes()
         self._cursor: tuple[str, int] = ("", 0)  # last redelivered pack that could not be compared; how many in a row
         self._count = 0
         self._boot_numbers = 0
 
     def place(self, link: ChainLink, digest: bytes) -> tuple[Arrival, list[tuple[ChainLink, str]]]:
-        """Add a pack. Returns where it belongs, and faults, each with its pack."""
+        """Add a pack. Returns where it belongs, and faults: (pack with the fault, text)."""
         boot = self.boots.get(link.boot)
         if link.seq <= self._forgotten_seq and (boot is None or boot.index(link.seq) < 0):
             return self._uncompared(link), []
@@ -92,7 +92,7 @@ class History:
         return Arrival.NEW, faults
 
     def find(self, boot: str, seq: int) -> tuple[bool, bytes | None]:
-        """Is the pack known, and the first 16 bytes of its digest where they are still kept."""
+        """Return whether the pack is known, and the first 16 bytes of its digest (None if no longer kept)."""
         known = self.boots.get(boot)
         at = known.index(seq) if known else -1
         if known is None or at < 0 or known.runs[at].last.seq < seq:
@@ -105,12 +105,12 @@ class History:
         return len(self._ends) + len(self._starts)
 
     def runs(self) -> Iterator[PackRun]:
-        """All, boot by boot in order of arrival."""
+        """Yield all runs, boot by boot in order of arrival."""
         for boot in self.boots.values():
             yield from boot.runs
 
     def _after(self, boot: Boot, at: int, link: ChainLink, faults: list[tuple[ChainLink, str]]) -> PackRun:
-        """Join ``link`` to the pack before it, or begin a run."""
+        """Join ``link`` to the run that ends before it, or begin a new run. Returns the run."""
         near = boot.runs[at] if at >= 0 and boot.runs[at].last.seq == link.seq - 1 else None
         left = self._ends.get(link.prev) if link.prev else None
         if near:
@@ -132,7 +132,7 @@ class History:
         return run
 
     def _before(self, boot: Boot, run: PackRun, link: ChainLink, faults: list[tuple[ChainLink, str]]) -> None:
-        """Join the runs that follow ``link``."""
+        """Join the run that follows ``link``, if one does."""
         self._ends[link.hash] = run
         at = boot.index(link.seq) + 1
         near = boot.runs[at] if at < len(boot.runs) else None
@@ -153,7 +153,11 @@ class History:
             right.joined = run.continued = True
 
     def _again(self, boot: Boot, run: PackRun, link: ChainLink, digest: bytes) -> Arrival:
-        """A pack that is known already. Old ones are compared by the chain to one whose hash is kept."""
+        """Compare a known pack that arrives again.
+
+        If its hash is no longer kept, it counts as uncompared until the packs that follow it arrive again, up to a pack
+        whose hash is kept: the chain of ``prev`` then proves them all.
+        """
         known = self._hashes.get(boot.number, link.seq)
         if known is None:
             same = {run.first.seq: run.first.hash, run.last.seq: run.last.hash}.get(link.seq)
@@ -173,7 +177,7 @@ class History:
         return Arrival.OLD_DUPLICATE
 
     def _forget(self) -> None:
-        """Make room: first the oldest boots that run on into the next without a hole, then the oldest holes as well."""
+        """Drop old runs: first the oldest boots without a hole up to the next boot, then also boots with holes."""
         room = self._count - MAX_RUNS * 3 // 4
         order = sorted(self.boots.items(), key=lambda item: item[1].runs[0].first.seq)
         for with_holes in (False, True):
@@ -200,7 +204,7 @@ class History:
 
 
 class PackHashes:
-    """The first 16 bytes of the digest of the last packs, and of some older ones. Fixed size."""
+    """The first 16 bytes of the digests of the last packs and of some older packs. Its size does not grow."""
 
     def __init__(self) -> None:
         self._seqs = array("q", [-1]) * RECENT
@@ -210,7 +214,7 @@ class PackHashes:
         self._stride = 64
 
     def put(self, boot: int, seq: int, digest: bytes) -> None:
-        """Remember a new pack; one with a higher sequence is never given up for a lower one."""
+        """Remember the digest of a new pack. It never replaces the digest of a higher sequence."""
         slot = seq % RECENT
         if self._seqs[slot] <= seq:
             self._seqs[slot], self._boots[slot] = seq, boot
@@ -222,7 +226,7 @@ class PackHashes:
                 self._sparse = {key: kept for key, kept in self._sparse.items() if key[1] % self._stride == 0}
 
     def get(self, boot: int, seq: int) -> bytes | None:
-        """The 16 bytes; None if no longer kept."""
+        """Return the 16 bytes; None if they are no longer kept."""
         slot = seq % RECENT
         if self._seqs[slot] == seq and self._boots[slot] == boot:
             return bytes(self._kept[16 * slot : 16 * slot + 16])

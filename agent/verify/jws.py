@@ -26,10 +26,10 @@ _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*")
 _HEADER_MEMBERS: Final = {"alg", "b64", "crit", "kid", "typ"}
 _OKP_MEMBERS: Final = ("crv", "kty", "x")
 _EC_MEMBERS: Final = ("crv", "kty", "x", "y")
-COORDINATE: Final = 32  # bytes of each, in both kinds of keys
+COORDINATE: Final = 32  # bytes of each coordinate, in both kinds of keys
 _PRIME: Final = 2**255 - 19
-# y of the eight points of small order, for both signs of x: under such a key one signature fits many messages, and
-# anyone can make it
+# y coordinates of the eight points of small order (x has both signs). With such a key, one signature fits many
+# messages, and anyone can make it.
 _SMALL_ORDER: Final = frozenset(
     (
         0,
@@ -58,12 +58,12 @@ class Header(NamedTuple):
 
 
 def base64url(raw: bytes) -> str:
-    """RFC 4648 section 5 without padding."""
+    """Encode as base64url (RFC 4648 section 5) without padding."""
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def unbase64url(text: str, what: str, code: str = "signature") -> bytes:
-    """The bytes of ``text``. Raises Refused on padding, foreign characters and loose bits at the end."""
+    """Decode base64url. Raises Refused on padding, other characters, and bits that are not 0 after the last byte."""
     if _BASE64URL.fullmatch(text):
         try:
             raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
@@ -75,12 +75,12 @@ def unbase64url(text: str, what: str, code: str = "signature") -> bytes:
 
 
 def hash_of(payload: bytes) -> str:
-    """The hash that ``prev``, ``birth`` and heads carry: SHA-256, base64url."""
+    """Return the hash as in ``prev``, ``birth`` and heads: SHA-256 as base64url."""
     return base64url(hashlib.sha256(payload).digest())
 
 
 def thumbprint(jwk: Mapping[str, Any]) -> str:
-    """RFC 7638 thumbprint of an OKP or EC key. Raises Refused on any other."""
+    """Return the RFC 7638 thumbprint of an OKP or EC key. Raises Refused on any other key."""
     names = _OKP_MEMBERS if jwk.get("kty") == "OKP" else _EC_MEMBERS
     if not all(isinstance(jwk.get(name), str) for name in names):
         raise Refused("key", "expected a JWK of kty OKP (crv, x) or EC (crv, x, y)")
@@ -88,10 +88,10 @@ def thumbprint(jwk: Mapping[str, Any]) -> str:
 
 
 def public_key(alg: object, jwk: object) -> PublicKey:
-    """The key of a key record. A key has one spelling, and so one thumbprint.
+    """Return the public key of a key record. Only one form of a key is valid, so that it has only one thumbprint.
 
     Raises:
-        Refused: an algorithm other than Ed25519 and ES256, or a JWK that is not a public key of it.
+        Refused: the algorithm is neither Ed25519 nor ES256, or the JWK is not a public key for the algorithm.
     """
     if not isinstance(jwk, dict):
         raise Refused("key", "a key record has no JWK")
@@ -123,7 +123,7 @@ def _coordinate(jwk: Mapping[str, Any], name: str) -> bytes:
 
 
 def _check_order(raw: bytes) -> None:
-    """Raises Refused for a point of small order, and for one that is not in canonical form (RFC 8032, 5.1.3)."""
+    """Raise Refused if a point has small order or is not in canonical form (RFC 8032, 5.1.3)."""
     y = int.from_bytes(raw, "little") & (1 << 255) - 1
     if y >= _PRIME:
         raise Refused("key", "x of the key is not in the form of RFC 8032")
@@ -132,10 +132,10 @@ def _check_order(raw: bytes) -> None:
 
 
 def check_signature(jws: object, payload: bytes, typ: str, keys: Mapping[str, PublicKey]) -> PublicKey:
-    """The key of ``keys`` that signed ``payload`` as ``typ``.
+    """Return the key of ``keys`` that signed ``payload`` as ``typ``.
 
     Raises:
-        Refused: code ``signature`` if the bytes do not fit the signature, else another code for the header.
+        Refused: code ``signature`` if the signature does not fit the bytes; another code if the header is invalid.
     """
     if not isinstance(jws, str):
         raise Refused("signature", "no signature")
@@ -160,7 +160,7 @@ def check_signature(jws: object, payload: bytes, typ: str, keys: Mapping[str, Pu
 
 @lru_cache(maxsize=256)
 def read_header(encoded: str) -> Header:
-    """The header in a signature's first part. Raises Refused on anything but the five members as they must be."""
+    """Read the header from a signature's first part. Raises Refused if it does not have exactly the five members."""
     if len(encoded) > 1024:
         raise Refused("header", "a JWS header of more than 1024 characters")
     try:

@@ -1,4 +1,4 @@
-"""The keys of one gateway: a chain of records, each signed by the previous key, and which of them are pinned."""
+"""The keys of one gateway: a chain of key records, each signed by the previous key. Some keys are pinned."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .strict import Refused, shown
 
 _THUMBPRINT = re.compile(r"[0-9A-Za-z_-]{43}")
 MAX_RECORDS = 1000
-MAX_SINCE = 1 << 43  # seconds, as of all times
+MAX_SINCE = 1 << 43  # seconds; the limit of all times in objects
 MAX_ROOTS = 20
-MANY_RECORDS = 16  # more are looked through for a pinned key before their signatures are checked
+MANY_RECORDS = 16  # in a longer chain, a pinned key is looked for before all signatures are checked
 
 
 class _Chain(NamedTuple):
@@ -24,19 +24,19 @@ class _Chain(NamedTuple):
     counter: int
     keys: Mapping[str, PublicKey]  # in order
     records: list[bytes]  # content of each record, canonical and without its signature
-    says: bytes  # the whole object, likewise
-    since: int  # not_before of the first
+    says: bytes  # content of the whole object, canonical and without signatures
+    since: int  # not_before of the first key
     revoked: Mapping[str, Mapping[str, int]]
 
 
 def split_pin(pin: str) -> tuple[str, str]:
-    """(gateway or "" for any, thumbprint)."""
+    """Return (gateway, thumbprint). The gateway is "" if the pin is for any gateway."""
     gateway, _, thumb = pin.rpartition("=")
     return gateway, thumb
 
 
 def is_pin(pin: str) -> bool:
-    """Is it a thumbprint, with or without a gateway in front (``park7/gw01=``)?"""
+    """True if a text is a thumbprint, with or without a gateway before it (``park7/gw01=``)."""
     owner, thumb = split_pin(pin)
     return _THUMBPRINT.fullmatch(thumb) is not None and ("=" not in pin or owner.count("/") == 1)
 
@@ -49,20 +49,20 @@ def check_pin(pin: object) -> None:
 
 
 class Unpinned(Refused):
-    """A valid chain without a pinned key: foreign, or older than the pinned key."""
+    """The chain has no pinned key. It is the chain of another gateway, or ends before the pinned key."""
 
 
 class KeyRing:
-    """The keys of a gateway; grows with each ``keys`` object and never forgets a key.
+    """The keys of a gateway. Each ``keys`` object may add keys; a key is never forgotten.
 
     Args:
-        pins: thumbprints, one of which must be in the chain; empty: any chain, and nothing proves the origin. Any key
-            of a chain is sufficient: the object is signed by the newest key, which follows from all others. A second
-            chain (of a key that replaces a lost one) is accepted only if it is pinned itself.
+        pins: thumbprints, one of which must be in the chain. If empty, any chain is accepted, and nothing proves the
+            origin. Any key of the chain may be pinned, because each key signs its successor and the newest key signs
+            the object. A second chain (of a key that replaces a lost one) needs a pin of its own.
             ``park7/gw01=<thumbprint>`` is valid for that gateway only.
 
     Raises:
-        Refused: an invalid thumbprint, or ``pins`` is one text and not a list of them.
+        Refused: a thumbprint is invalid, or ``pins`` is one text instead of a list.
     """
 
     def __init__(self, gateway: str, pins: Collection[str] = ()) -> None:
@@ -80,19 +80,19 @@ class KeyRing:
 
     @property
     def first(self) -> str | None:
-        """The first thumbprint of the first chain; None before any keys object."""
+        """The thumbprint of the first key of the first chain; None before the first ``keys`` object."""
         return next(iter(self._chains), None)
 
     @property
     def proven(self) -> bool:
-        """A key of each chain is a pinned one."""
+        """True if each chain has a pinned key."""
         return bool(self._chains) and all(self._pins & chain.keys.keys() for chain in self._chains.values())
 
     def update(self, raw: bytes, value: dict[str, Any], *, unordered: bool = False) -> bool:
         """Add a ``keys`` object. Returns False if it is known already.
 
         Args:
-            unordered: it may be older than those that are known.
+            unordered: the object may be older than those that are known.
 
         Raises:
             Refused: the object is invalid; the known keys stay unchanged.
@@ -117,7 +117,7 @@ class KeyRing:
         return self._follows(_Chain(counter, keys, written, says, since, revoked), unordered)
 
     def _follows(self, new: _Chain, unordered: bool) -> bool:
-        """Add a chain that continues a known one. Returns False if it is known already."""
+        """Add a chain that continues a known chain, or a pinned new chain. Returns False if it is known already."""
         first = next(iter(new.keys))
         known = self._chains.get(first)
         if known is not None and not self._pins & new.keys.keys() and self._is_part(new, known):
@@ -129,7 +129,7 @@ class KeyRing:
                 return False
             if new.counter < known.counter and unordered:
                 if new.records != known.records[: len(new.records)]:
-                    raise Refused("key-chain", "the records known do not begin with these, which are older")
+                    raise Refused("key-chain", "the known records do not begin with these older records")
                 return False
             if new.counter < known.counter:
                 raise Refused(
@@ -140,7 +140,7 @@ class KeyRing:
             if new.records[: len(known.records)] != known.records:
                 raise Refused("key-chain", "the records do not begin with the ones known before")
         if self._strict and not self._pins & new.keys.keys():
-            raise Unpinned("key-chain", f"foreign key chain: its first key is {first}, and none of it is pinned")
+            raise Unpinned("key-chain", f"foreign key chain: its first key is {first}, and none of its keys is pinned")
         self._chains[first] = new
         self.keys = {kid: key for chain in self._chains.values() for kid, key in chain.keys.items()}
         self.order = {
@@ -156,7 +156,7 @@ class KeyRing:
         return True
 
     def _is_foreign(self, records: list[Any]) -> bool:
-        """A chain that is not known, and does not even claim a pinned key."""
+        """True if a chain is not known and does not even claim to have a pinned key."""
         kids = [record.get("kid") for record in records if isinstance(record, dict)]
         claimed = {kid for kid in kids if isinstance(kid, str)}
         return self._strict and not self._pins & claimed and not (kids and kids[0] in self._chains)
@@ -165,7 +165,7 @@ class KeyRing:
         return self._strict and old.counter < known.counter and old.records == known.records[: len(old.records)]
 
     def _begins_anew(self, new: _Chain) -> bool:
-        """A chain with another first key: refused, unless it is pinned in addition to those of the known chains."""
+        """True if a chain with another first key may be added: it has a pinned key, and no key of a known chain."""
         return (
             bool(self._pins & new.keys.keys())
             and not new.keys.keys() & self.keys.keys()
@@ -174,27 +174,27 @@ class KeyRing:
 
     @property
     def revoked(self) -> Mapping[str, Mapping[str, int]]:
-        """The last trusted sequence of each stream, by revoked key."""
+        """By revoked key, the last trusted sequence of each stream."""
         return self._revoked
 
     def is_revoked(self, kid: str) -> bool:
-        """Was this key revoked by a later one?"""
+        """True if a later key revoked this key."""
         return kid in self._revoked
 
     def is_cut(self, kid: str, stream: str, seq: int) -> bool:
-        """Is this key revoked, and the sequence above its last trusted one?"""
+        """True if the key is revoked and ``seq`` is above the last trusted sequence of the stream."""
         last = self._revoked.get(kid)
         return last is not None and seq > last.get(stream, 0)
 
     def check_revoked(self, kid: str, stream: str, seq: int) -> None:
-        """Raises Refused if the key is revoked and the sequence above its last trusted one."""
+        """Raise Refused if the key is revoked and ``seq`` is above the last trusted sequence of the stream."""
         if self.is_cut(kid, stream, seq):
             last = self._revoked[kid].get(stream, 0)
             raise Refused("revoked", f"signed by the revoked key {kid}, trusted up to sequence {last}")
 
 
 def _chain(records: list[Any]) -> tuple[dict[str, PublicKey], dict[str, Mapping[str, int]]]:
-    """Every record checked against the one before it."""
+    """Check each record with the previous key. Returns the keys in order, and the revocations by revoked key."""
     keys: dict[str, PublicKey] = {}
     revoked: dict[str, Mapping[str, int]] = {}
     before: str | None = None
@@ -222,7 +222,7 @@ def _chain(records: list[Any]) -> tuple[dict[str, PublicKey], dict[str, Mapping[
             raise Refused("shape", f"key record {number} has revokes that is not an array")
         for entry in revokes:
             kid, last = _revocation(entry, number)
-            if kid not in keys and before is not None:  # a first key may revoke the lost one that it replaces
+            if kid not in keys and before is not None:  # a first key may revoke the lost key that it replaces
                 raise Refused("shape", f"key record {number} revokes {shown(kid)}, which is not an earlier key")
             revoked[kid] = _lower(revoked[kid], last) if kid in revoked else last
         keys[key.kid] = key
@@ -238,5 +238,8 @@ def _revocation(entry: Any, number: int) -> tuple[str, Mapping[str, int]]:
 
 
 def _lower(one: Mapping[str, int], other: Mapping[str, int]) -> Mapping[str, int]:
-    """Revoked twice: trust never grows again."""
+    """Combine two revocations of a key: the lower sequence of each stream counts, so that trust never grows again.
+
+    A stream that only one of them names is not trusted at all.
+    """
     return {stream: min(seq, other[stream]) for stream, seq in one.items() if stream in other}

@@ -1,4 +1,4 @@
-"""A broker's messages, verified as they arrive."""
+"""Verifies the messages of a broker as they arrive."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .mqtt import BoundedClient
 
-WAITING, WAITING_BYTES = 2000, 32 << 20  # messages; beyond that the broker is left waiting
+WAITING, WAITING_BYTES = 2000, 32 << 20  # limits of a queue: messages and bytes; the broker waits while it is full
 MAX_PACKET: Final = MAX_PACK_BYTES + 65_536
 KEEPALIVE_S: Final = 30
 PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
@@ -30,7 +30,7 @@ _UNSUPPORTED: Final = 132  # reason code: unsupported protocol version
 
 
 class LiveError(Exception):
-    """The broker cannot be reached or refuses. ``hint``: what to check."""
+    """The broker cannot be reached, or it refuses the connection or subscription. ``hint``: what to check."""
 
     def __init__(self, text: str, hint: str = "") -> None:
         super().__init__(text)
@@ -38,7 +38,7 @@ class LiveError(Exception):
 
 
 def broker_of(url: str) -> tuple[str, str, int]:
-    """(scheme, host, port). Raises LiveError; never shows a url that holds a password."""
+    """Return (scheme, host, port) of a url. Raises LiveError, whose text never shows a url with a password."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -52,7 +52,7 @@ def broker_of(url: str) -> tuple[str, str, int]:
 
 
 class MessageQueue:
-    """Messages between two threads, bounded in number and bytes; a single one always has room."""
+    """A queue of messages between two threads, bounded in number and bytes. An empty queue takes any message."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[bytes, str]] = deque()
@@ -73,7 +73,7 @@ class MessageQueue:
         return self._closed or not self._waiting or (len(self._waiting) < WAITING and self._bytes < WAITING_BYTES)
 
     def take(self, timeout_s: float | None = None) -> tuple[bytes, str] | None:
-        """Waits for the next one. None: closed and empty, or nothing arrived in time."""
+        """Wait for the next message. Returns None if the queue is closed and empty, or if no message came in time."""
         with self._change:
             self._change.wait_for(lambda: self._waiting or self._closed, timeout_s)
             if not self._waiting:
@@ -84,18 +84,20 @@ class MessageQueue:
             return item
 
     def close(self) -> None:
-        """No more messages; release all waiting threads."""
+        """Accept no more messages, and release all waiting threads."""
         with self._change:
             self._closed = True
             self._change.notify_all()
 
 
 class Subscriber:
-    """Subscribes to topics of a broker, in MQTT 5 or else in 3.1.1; messages wait in ``queue`` until they are taken.
+    """Subscribes to topics of a broker, with MQTT 5 or, if the broker does not support it, 3.1.1.
+
+    Messages wait in ``queue`` until they are taken.
 
     Args:
         url: ``mqtt://host:1883`` or ``mqtts://host:8883``.
-        retained: whether retained messages are wanted.
+        retained: True to receive retained messages.
     """
 
     def __init__(
@@ -122,7 +124,7 @@ class Subscriber:
         """Connect and subscribe.
 
         Raises:
-            LiveError: not connected and subscribed in time; nothing is left running.
+            LiveError: it could not connect or subscribe in time. No thread is left running.
         """
         deadline = time.monotonic() + timeout_s
         self._connect(version=5, deadline=deadline)
@@ -143,7 +145,7 @@ class Subscriber:
         self._hang_up()
 
     def _connect(self, version: int, deadline: float) -> None:
-        """One client; waits until it is subscribed or refused."""
+        """Start a client, and wait until it is subscribed or refused."""
         try:
             from paho.mqtt.enums import MQTTProtocolVersion
         except ImportError:
@@ -186,7 +188,7 @@ class Subscriber:
 
     def _disconnected(self, _client: Client, _userdata: object, _flags: object, _reason: Any, _props: object) -> None:
         client = self._client
-        if client and client.fault:  # it sent something that cannot be a signed object; paho reconnects
+        if client and client.fault:  # the broker violated a limit; paho reconnects
             text, client.fault = f"the broker sent {client.fault}; the connection was cut", ""
             if self._ready.is_set():
                 self._violated(text)
@@ -197,7 +199,7 @@ class Subscriber:
             self._refuse(text, hint, _UNSUPPORTED)
 
     def _violated(self, fault: str) -> None:
-        """After the subscription, the broker sent something that it must not send."""
+        """Called when the broker violates a limit after the subscription. Does nothing here."""
 
     def _subscribed(self, _client: Client, _userdata: object, _mid: int, reasons: list[Any], _props: object) -> None:
         if any(reason.is_failure for reason in reasons):
@@ -206,7 +208,7 @@ class Subscriber:
         self._ready.set()
 
     def _published(self, _client: Client, _userdata: object, _mid: int, reason: Any, _props: object) -> None:
-        """A message of ours was acknowledged, or refused."""
+        """Called when the broker acknowledged or refused a message of ours. Does nothing here."""
 
     def _refuse(self, text: str, hint: str, reason: int = 0) -> None:
         self.refusal, self._reason = LiveError(text, hint), reason
@@ -219,10 +221,10 @@ class Subscriber:
             return  # not one of our topics
         if self._retained or not message.retain:
             self._typed(str(getattr(message.properties, "ContentType", "")) if message.properties else "")
-            self.queue.put(bytes(message.payload), topic)  # the broker waits meanwhile: TCP holds it back
+            self.queue.put(bytes(message.payload), topic)  # while this waits for room, TCP holds the broker back
 
     def _typed(self, kind: str) -> None:
-        """The content type of a message; "" for none."""
+        """Called with the content type of each message; "" if it has none. Does nothing here."""
 
 
 class Live(Subscriber):
@@ -232,8 +234,8 @@ class Live(Subscriber):
 
     Args:
         url: ``mqtt://host:1883`` or ``mqtts://host:8883``.
-        site, gateway: as in the topics; ``+`` for all.
-        trust: thumbprints of first keys.
+        site, gateway: names as in topics; ``+`` for all.
+        trust: pinned thumbprints, as for ``Verifier``.
         on_verified: called in the verifier's thread with topic and bytes of each verified pack.
         streams, max_gateways, max_streams: as for ``Verifier``.
     """
@@ -267,12 +269,12 @@ class Live(Subscriber):
         self._worker.start()
 
     def report(self) -> Report:
-        """The verdict so far."""
+        """Return the verdict so far."""
         with self._lock:
             return self._verifier.report(time.time() * 1000)
 
     def counts(self) -> tuple[int, int, int]:
-        """(packs, readings, failed) so far, cheaply, for a progress line."""
+        """Return (packs, readings, failed) so far, for a progress line. Takes little time."""
         with self._lock:
             return self._verifier.counts()
 

@@ -1,4 +1,4 @@
-"""Missing packs: gaps in the sequences, which of them are reported lost, rollbacks and restarted histories."""
+"""Finds packs that are missing or reported lost, by gaps in the sequences; also rollbacks and restarted histories."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .pack import Loss
 from .point_table import PointTable, by_day, day_name
 from .report import MAX_LISTED, Day, Range, StreamReport
 
-CheckpointHead = tuple[str, int, str, int]  # of a checkpoint: boot, seq, hash, to_ms
+CheckpointHead = tuple[str, int, str, int]  # a stream's head in a checkpoint: boot, seq, hash, to_ms
 
 
 def find_missing(
@@ -58,7 +58,10 @@ def find_missing(
 
 
 def lineages(history: History) -> list[list[PackRun]]:
-    """Stretches in order of sequence, separated where a boot began without knowing any earlier head."""
+    """Return the histories of a stream: its runs in order of sequence, divided where the history began anew.
+
+    A history begins anew with a boot that did not know any earlier head.
+    """
     roots = {
         name: boot.runs[0]
         for name, boot in history.boots.items()
@@ -81,7 +84,7 @@ def lineages(history: History) -> list[list[PackRun]]:
             path.append(at)
             at = up
         root = known.get(at, at)
-        if root not in roots:  # its beginning is missing: it belongs to the last beginning before it
+        if root not in roots:  # the history's first pack is missing: use the last history that began before
             begun = boot.runs[0].first.from_ms
             before = [(s.first.from_ms, r) for r, s in roots.items() if s.first.from_ms <= begun]
             root = max(before)[1] if before else ""
@@ -96,7 +99,7 @@ def lineages(history: History) -> list[list[PackRun]]:
 def _hole(
     left: PackRun, right: PackRun, tables: Mapping[str, PointTable], losses: Sequence[Loss], made: StreamReport
 ) -> None:
-    """Divide the gap between two runs into packs covered by loss events and missing ones."""
+    """Divide the gap between two runs into packs that loss events cover and packs that are missing."""
     table = tables.get(left.last.birth)
     at, from_ms = left.last.seq + 1, left.last.to_ms
     end = right.first.seq - 1
@@ -106,7 +109,7 @@ def _hole(
             continue
         if last == right.first.seq - 1 == loss.last and loss.hash != right.first.prev:
             made.conflicts.append(
-                f"the loss event of {loss.first} to {loss.last} names another hash than the pack after"
+                f"the hash in the loss event of {loss.first} to {loss.last} is not the prev of the next pack"
             )
         if first > at:
             _missing(made, Range(at, first - 1, from_ms, max(from_ms, loss.from_ms), None), table)
@@ -125,7 +128,7 @@ def _missing(made: StreamReport, hole: Range, table: PointTable | None) -> None:
 
 
 def _add(made: StreamReport, table: PointTable | None, from_ms: int, to_ms: int, what: str) -> None:
-    """Due readings of a hole into the days."""
+    """Add the due readings of a hole to the days. ``what``: member of ``Day`` that counts them, besides ``due``."""
     if table is None:
         return
     for number, due, _, _ in by_day(table, (), from_ms, to_ms):
@@ -136,7 +139,10 @@ def _add(made: StreamReport, table: PointTable | None, from_ms: int, to_ms: int,
 
 
 def contradicts(history: History, head: CheckpointHead) -> bool | None:
-    """Does the head of a checkpoint contradict a known pack? None: the pack is not known. False also if too old."""
+    """True if the head of a checkpoint contradicts a known pack; None if the pack is not known.
+
+    Also False if the pack is known but its hash is no longer kept.
+    """
     boot, seq, digest, _ = head
     known, kept = history.find(boot, seq)
     if not known:
@@ -157,14 +163,13 @@ def _compare_heads(
     Args:
         heads: in order of their checkpoints.
     """
-    behind: dict[int, CheckpointHead] = {}  # by line, the furthest head
+    behind: dict[int, CheckpointHead] = {}  # by number of the line: its highest head beyond the last pack
     gone = [*made.missing, *made.lost]
     line_of = {s.first.boot: n for n, line in enumerate(lines) for s in line}
     taken_over = _taken_over(lines)
     reached = [max((s.last for s in line), key=lambda link: link.seq) for line in lines]
-    later: int | None = (
-        None  # the lowest sequence that a later checkpoint names: one above it belongs to an earlier history
-    )
+    # the lowest sequence that a later checkpoint names: a head above it belongs to an earlier history
+    later: int | None = None
     before: CheckpointHead | None = None
     for head in reversed(heads):
         boot, seq, _, _ = head
@@ -177,7 +182,7 @@ def _compare_heads(
             made.conflicts.append(f"the checkpoint names another hash for sequence {seq} of boot {boot}")
         elif known is None:
             if over is not None and seq >= over:
-                text = f"a checkpoint has sequence {seq} in boot {boot}, which another boot follows from {over} on"
+                text = f"a checkpoint has sequence {seq} in boot {boot}, but the next boot begins at {over}"
                 made.conflicts.append(f"rollback or clone: {text}")
             elif at is None and (is_earlier or (later is not None and later < seq)):
                 before = head if before is None or seq > before[1] else before
@@ -197,7 +202,7 @@ def _compare_heads(
 
 
 def _taken_over(lines: Sequence[Sequence[PackRun]]) -> dict[str, int]:
-    """By boot, the sequence from which another boot continues."""
+    """Return the sequence from which another boot continues a boot, by the name of the continued boot."""
     begun: dict[str, int] = {}
     for first in (run.first for line in lines for run in line):
         if first.first and first.prev_boot is not None:

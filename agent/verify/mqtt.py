@@ -1,8 +1,9 @@
 """An MQTT client that limits what a broker may send. paho has no limit: it accepts messages of 256 MiB.
 
-MQTT 5 has Maximum Packet Size; 3.1.1 has nothing, and a broker may ignore it. So the header of each packet is checked
-as soon as it has arrived: a packet that is too large closes the connection before it is stored. QoS 2, which is never
-subscribed to, closes it too: paho would keep such messages without limit until they are released. ``fault`` says why.
+MQTT 5 has Maximum Packet Size, which a broker may ignore; MQTT 3.1.1 has no limit. So the header of each packet is
+checked as soon as it has arrived. If the packet is too large, the connection is closed before the packet is stored.
+A message at QoS 2, to which we never subscribe, closes the connection too: paho would keep such messages without limit
+until the broker releases them. ``fault`` gives the reason.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-READ: Final = 16 << 10  # bytes read at once: the system library allocates all that is requested
+READ: Final = 16 << 10  # bytes read at once; a larger read allocates memory for all requested bytes
 MAX_ANSWERS: Final = 4096  # packets that wait to be sent: a broker that does not read must not fill our memory
 TOO_LARGE, QOS_REFUSED, QUOTA = 0x95, 0x9B, 0x97  # reason codes of DISCONNECT
 _PUBLISH, _KIND, _QOS_2 = 0x30, 0xF0, 0x04  # in a packet's first byte
@@ -34,11 +35,11 @@ class LimitExceeded(ConnectionError):
 
 
 class BoundedClient(Client):
-    """paho's client for our use of it.
+    """paho's client with limits for what the broker may send.
 
     Args:
-        most: bytes that a packet may have behind its first bytes.
-        more: as for paho's client.
+        most: largest number of bytes in a packet, without the fixed header.
+        more: further arguments of paho's client.
     """
 
     def __init__(self, protocol: MQTTProtocolVersion, most: int, client_id: str = "", **more: Any) -> None:
@@ -57,7 +58,7 @@ class BoundedClient(Client):
         self.connect(host, port, keepalive_s, clean_start=True, properties=limits)
 
     def follow(self, *topics: str, retained: bool) -> int:
-        """Subscribe at QoS 1; ``retained``: including retained messages, which 3.1.1 sends in any case.
+        """Subscribe at QoS 1. ``retained``: also receive retained messages, which MQTT 3.1.1 always sends.
 
         Returns the packet id, 0 if the connection is closed.
         """
@@ -67,7 +68,7 @@ class BoundedClient(Client):
         return self.subscribe([(topic, SubscribeOptions(qos=1, retainHandling=handling)) for topic in topics])[1] or 0
 
     def _sock_recv(self, bufsize: int) -> bytes:
-        """paho asks for the first byte, for the bytes of the length, then for all the rest."""
+        """Check the packet that is being read: paho asks for its first byte, then its length, then all the rest."""
         packet = self._in_packet
         if packet["command"] & _KIND == _PUBLISH and packet["command"] & _QOS_2:
             self._cut(QOS_REFUSED, "a message at QoS 2 on a subscription for QoS 1")
@@ -78,10 +79,10 @@ class BoundedClient(Client):
         return super()._sock_recv(min(bufsize, READ))
 
     def _cut(self, code: int, fault: str) -> None:
-        """paho takes the error for the end of the connection, and closes it."""
+        """Send DISCONNECT and raise an error. paho takes the error for the end of the connection, and closes it."""
         self.fault = fault
-        between = not self._out_packet or not self._out_packet[0]["pos"]  # two outgoing packets
+        between = not self._out_packet or not self._out_packet[0]["pos"]  # no outgoing packet is partly sent
         if self.protocol == MQTTProtocolVersion.MQTTv5 and self._sock is not None and between:
             with contextlib.suppress(OSError):
-                self._sock.send(bytes((0xE0, 1, code)))  # DISCONNECT with its reason; it does not take back our will
+                self._sock.send(bytes((0xE0, 1, code)))  # DISCONNECT with a reason: our will is still sent
         raise LimitExceeded(fault)

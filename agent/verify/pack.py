@@ -1,4 +1,4 @@
-"""One pack, checked by itself, without looking at any other pack."""
+"""Reads one pack and checks it by itself, without looking at any other pack."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _DECIMAL: Final = re.compile(r"-?[0-9]{1,400}(?:\.[0-9]{1,400})?")
 _EPOCHS: Final = frozenset(("identity", "firmware", "ratio", "variant"))  # events that begin a counter epoch
 MAX_PARTS: Final = 4096
 MAX_STEPS: Final = 100  # clock steps and losses that one pack states
-MAX_HANDOVERS: Final = 20  # of a pack, and devices of one that are named
-MAX_KERNEL: Final = 64  # characters of a kernel's boot
+MAX_HANDOVERS: Final = 20  # handovers that are read from a pack, and devices that are named for each
+MAX_KERNEL: Final = 64  # characters that are kept of the kernel's boot id
 EARLY_MS: Final = 1000  # a read time this far before the pack is doubtful
 
 
@@ -43,12 +43,12 @@ class Loss:
 
 @dataclass(slots=True)
 class Pack:
-    """A pack whose signature holds."""
+    """A pack with a valid signature."""
 
     stream: str
     link: ChainLink
     digest: bytes
-    table: PointTable | None  # of a birth
+    table: PointTable | None  # point table of a birth; None: not a birth
     records: PackRecords
     gaps: tuple[Gap, ...]
     losses: tuple[Loss, ...]
@@ -62,7 +62,8 @@ def read_pack(signed: Signed, signer: int = 0, columns: Columns | None = None) -
     """Read a pack whose signature is valid.
 
     Args:
-        columns: of its member ``e``, if ``parse_columns`` returned them.
+        signer: number of the signing key, see ``ChainLink``.
+        columns: columns of its member ``e``, if ``parse_columns`` returned them.
 
     Raises:
         Refused: code ``shape``; a required member is missing or invalid.
@@ -116,7 +117,7 @@ def read_pack(signed: Signed, signer: int = 0, columns: Columns | None = None) -
 
 
 def _check_alone(value: Mapping[str, Any], pack: Pack) -> None:
-    """Rules between the members of one pack; breaking one leaves it readable."""
+    """Check rules between the members of one pack. A pack that breaks a rule gets a fault, but is still read."""
     link, faults = pack.link, pack.faults
     if link.is_birth and "birth" in value:
         faults.append("a birth that names a birth")
@@ -199,7 +200,7 @@ def _read_events(value: object, pack: Pack) -> None:
 
 
 def _check_epoch(name: str, event: Mapping[str, Any]) -> None:
-    """An event that begins a counter epoch has old and new state, and the counters before and after."""
+    """Check that an event that begins a counter epoch has the old and new state, and counters before and after it."""
     epoch, counters = event.get("epoch"), event.get("counters")
     if type(epoch) is not int or epoch < 0 or not isinstance(counters, list):
         raise Refused("shape", f"an event {name} without epoch and counters")
@@ -220,7 +221,10 @@ def _check_epoch(name: str, event: Mapping[str, Any]) -> None:
 
 
 def _handover(event: Mapping[str, Any], link: ChainLink) -> list[Handover]:
-    """The part of a handover that is shown; None for one in another form, as it has no weight in the verdict."""
+    """Return the part of a handover that reports show, as a list of one.
+
+    The list is empty if the event has another form. That is no fault, because handovers do not affect the verdict.
+    """
     devices, who = event.get("devices"), event.get("who")
     if not isinstance(who, str) or not isinstance(devices, list):
         return []
@@ -253,7 +257,7 @@ def _loss(event: Mapping[str, Any]) -> Loss:
         raise Refused("shape", "a loss event without boot, first and last")
     reason = event.get("reason")
     if not isinstance(reason, str) or not _WORD.fullmatch(reason):
-        reason = "?"  # it is shown but does not affect the verdict
+        reason = "?"  # reports show the reason, but it does not affect the verdict
     return Loss(boot, first, last, low, high, _hash(event.get("hash"), "hash of a loss") or "", reason)
 
 

@@ -15,14 +15,14 @@ KINDS: Final = frozenset(("gauge", "counter", "state", "text"))
 DAY_MS: Final = 86_400_000
 EPOCH: Final = date(1970, 1, 1).toordinal()
 MAX_POINTS: Final = 65_536
-MAX_GRIDS: Final = 256  # different periods and phases in one table; a device has five paces
-MAX_GAP_WORK: Final = 200_000  # gaps times the points and days that each is compared with
-MAX_DAYS: Final = 4000  # that one stretch is cut into
-Unit = object  # ``u``; where there is a ``du``: (u, du)
+MAX_GRIDS: Final = 256  # combinations of period and phase in one table; a device has only five paces
+MAX_GAP_WORK: Final = 200_000  # gaps times the points and days that each gap is compared with
+MAX_DAYS: Final = 4000  # days that one time range is divided into
+Unit = object  # ``u``, or (u, du) if there is a ``du``
 
 
 def ms_of(value: object, what: str) -> int:
-    """Seconds with at most three decimals as whole ms. Raises Refused."""
+    """Convert seconds with at most three decimals to whole ms. Raises Refused."""
     if type(value) is int:
         if -(1 << 43) < value < 1 << 43:
             return value * 1000
@@ -34,13 +34,13 @@ def ms_of(value: object, what: str) -> int:
 
 
 def ticks(from_ms: int, to_ms: int, period_ms: int, phase_ms: int) -> int:
-    """Number of ticks ``k * period + phase`` in ``[from_ms, to_ms)``."""
+    """Return the number of ticks ``k * period + phase`` in ``[from_ms, to_ms)``."""
     return max(0, (phase_ms - from_ms) // period_ms - (phase_ms - to_ms) // period_ms)
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """``points`` None means all of the table."""
+    """A gap as a pack states it. ``points``: None means all points of the table."""
 
     from_ms: int
     to_ms: int
@@ -50,16 +50,16 @@ class Gap:
 
 @dataclass(slots=True)
 class Completeness:
-    """Due readings, and those present."""
+    """The numbers of due and received readings, and faults."""
 
     due: int = 0
     got: int = 0
-    gaps: dict[str, int] = field(default_factory=dict)  # due readings by reason
+    gaps: dict[str, int] = field(default_factory=dict)  # due readings in gaps, by reason
     faults: list[str] = field(default_factory=list)
 
 
 class PointTable:
-    """Points by the grid that they share. ``names`` None: a stream without declared points."""
+    """The points of a birth, by the grid of ticks that they share. ``names``: None if the stream declares no points."""
 
     def __init__(self, table: object) -> None:
         points = table.get("points") if isinstance(table, dict) else None
@@ -68,7 +68,7 @@ class PointTable:
         epoch = table.get("epoch") if isinstance(table, dict) else None
         if epoch is not None and (type(epoch) is not int or not 0 <= epoch < 1 << 53):
             raise Refused("shape", f"epoch of the birth's table is {shown(epoch)}, expected a whole number")
-        self.epoch: int | None = epoch  # of the counters
+        self.epoch: int | None = epoch  # counter epoch; None: not stated
         grids: dict[tuple[int, int], list[str]] = {}
         self.units: dict[str, Unit] = {}
         for point in points:
@@ -99,11 +99,14 @@ class PointTable:
         self.grids = tuple((period, phase, tuple(names)) for (period, phase), names in grids.items())
         self._last: tuple[Mapping[str, int], list[int], Completeness] | None = None  # the last balance without gaps
         self._grid_of = {name: (period, phase) for period, phase, names in self.grids for name in names}
-        # a pack mostly has the names and units of the previous one: the last faultless ones, and their counts
+        # names, units and counts of the last pack without a fault: the next pack mostly has the same names and units
         self._counted: tuple[list[str], list[Unit], Mapping[str, int]] | None = None
 
     def count(self, names: list[str], units: list[Unit]) -> tuple[Mapping[str, int], list[str]]:
-        """Records by point, and the first record whose unit is not that of its point. Do not change the result."""
+        """Return the number of records by point, and a fault for the first record with another unit than its point.
+
+        The caller must not change the result.
+        """
         if (last := self._counted) and last[0] == names and last[1] == units:
             return last[2], []
         counts, faults = Counter(names), self.check_units(zip(names, units, strict=True))
@@ -112,7 +115,7 @@ class PointTable:
         return counts, faults
 
     def check_units(self, pairs: Iterable[tuple[str, Unit]]) -> list[str]:
-        """The first record whose unit is not that of its point."""
+        """Return a fault for the first record with another unit than its point; empty if there is none."""
         for name, unit in pairs if self.names is not None else ():
             want = self.units.get(name, unit)
             if want != unit:
@@ -120,11 +123,11 @@ class PointTable:
         return []
 
     def due(self, from_ms: int, to_ms: int) -> int:
-        """Readings due in ``[from_ms, to_ms)``."""
+        """Return the number of readings due in ``[from_ms, to_ms)``."""
         return sum(ticks(from_ms, to_ms, period, phase) * len(names) for period, phase, names in self.grids)
 
     def gap_readings(self, gap: Gap, from_ms: int, to_ms: int) -> int:
-        """Due readings of ``gap`` within ``[from_ms, to_ms)``."""
+        """Return the number of readings in ``gap`` that were due in ``[from_ms, to_ms)``."""
         low, high = max(gap.from_ms, from_ms), min(gap.to_ms, to_ms)
         if low >= high:
             return 0
@@ -140,7 +143,7 @@ class PointTable:
         """
         ticked = [ticks(from_ms, to_ms, period, phase) for period, phase, _ in self.grids]
         if not gaps and (last := self._last) and last[0] is counts and last[1] == ticked:
-            return last[2]  # the same counts at the same ticks as in the pack before
+            return last[2]  # the same counts at the same ticks as in the previous pack
         result = Completeness()
         if gaps and (work := self._gap_work(gaps)) > MAX_GAP_WORK:
             result.faults.append(f"{len(gaps)} gaps, too many to be compared with the table ({work} steps)")
@@ -167,7 +170,7 @@ class PointTable:
         return result
 
     def _gap_work(self, gaps: Sequence[Gap]) -> int:
-        """Steps that these gaps cost: honest ones of a pack some thousand."""
+        """Return how many steps the comparison with these gaps takes. Real packs need a few thousand."""
         grids = len(self.grids)
         whole = sum(gap.points is None for gap in gaps)
         work, names = whole * grids, set[str]()
@@ -178,7 +181,7 @@ class PointTable:
         return work + whole * len(names)
 
     def _gap_ticks(self, gaps: Sequence[Gap], result: Completeness) -> dict[str, int]:
-        """Gap ticks by point; counts reasons and reports ticks in two gaps."""
+        """Return the number of ticks in gaps, by point. Adds reasons and faults (ticks in two gaps) to ``result``."""
         spans: dict[str, list[tuple[int, int]]] = {}
         whole = [(gap.from_ms, gap.to_ms) for gap in gaps if gap.points is None]
         missing: dict[str, int] = {}
@@ -210,7 +213,7 @@ class PointTable:
 
 
 def unit_of(u: object, du: object) -> Unit:
-    """A record's or a point's unit as one value; "" means that the member is missing."""
+    """Return the unit of a record or a point as one value. An argument "" means that the member is missing."""
     return u if du == "" else (u, du)
 
 
@@ -240,13 +243,16 @@ def _unbalanced(name: str, due: int, got: int, gap: int) -> str:
 
 
 def day_name(number: int) -> str:
-    """A day since 1970 in the usual form; "?" outside of the calendar, which only a broken clock reaches."""
+    """Return a day number since 1970 as YYYY-MM-DD; "?" outside of the calendar, which only a broken clock reaches."""
     return date.fromordinal(EPOCH + number).isoformat() if -EPOCH < number < 10**6 else "?"
 
 
 def by_day(table: PointTable, gaps: Sequence[Gap], from_ms: int, to_ms: int) -> list[tuple[int, int, int, int]]:
-    """(day number since 1970, due, in gaps, of these asleep) of a balanced stretch, cut at UTC midnight."""
-    last = from_ms // DAY_MS + MAX_DAYS  # longer is nonsense, or a clock that began at zero: one row for the rest
+    """Divide the readings of a balanced time range at UTC midnight.
+
+    Returns (day number since 1970, due readings, due readings in gaps, those of them in gaps ``asleep``) for each day.
+    """
+    last = from_ms // DAY_MS + MAX_DAYS  # such a long range comes from a clock that began at 0: one row for the rest
     lost: dict[int, tuple[int, int]] = {}
     for gap in gaps:
         for day, low, high in _days(max(gap.from_ms, from_ms), min(gap.to_ms, to_ms), last):
@@ -257,7 +263,7 @@ def by_day(table: PointTable, gaps: Sequence[Gap], from_ms: int, to_ms: int) -> 
 
 
 def _days(from_ms: int, to_ms: int, last: int) -> Iterator[tuple[int, int, int]]:
-    """(day, from, to) of each UTC day in a stretch; ``last`` takes all from its beginning on."""
+    """Yield (day, from, to) of each UTC day in a time range. The day ``last`` gets the whole rest."""
     while from_ms < to_ms:
         day = min(from_ms // DAY_MS, last)
         high = to_ms if day == last else min(to_ms, (day + 1) * DAY_MS)

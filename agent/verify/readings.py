@@ -1,4 +1,4 @@
-"""The SenML records of a pack: names, units, and whether each has one value of the right type."""
+"""Reads the SenML records of a pack: names and units. Checks that each record has one value of the right type."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .point_table import Unit, unit_of
 from .strict import MAX_SHOWN, Columns, Refused, shown
 
 _VALUES: Final = ("v", "vs", "vb")
-_FOREIGN: Final = frozenset(("bs", "bu", "bv", "bver", "vd"))  # SenML has them, packs do not: readings would differ
+_FOREIGN: Final = frozenset(("bs", "bu", "bv", "bver", "vd"))  # labels that would change readings
 _NUMBERS: Final = frozenset((int, float))
 _USUAL: Final = (frozenset(("n", "v")), frozenset(("n", "u", "v")))  # members of a record with only a number
 
@@ -29,7 +29,7 @@ class PackRecords:
         return zip(self.names, self.units, strict=True)
 
     def distinct(self) -> list[tuple[str, Unit]]:
-        """Each pair once: for ``PointTable.check_units`` when the birth has arrived."""
+        """Return each pair of name and unit once, for ``PointTable.check_units`` when the birth has arrived."""
         seen: dict[str, Unit] = {}
         kept = []
         for name, unit in self.pairs:
@@ -40,11 +40,11 @@ class PackRecords:
 
 
 def read_records(e: object, columns: Columns | None, stream: str, earliest_ms: int) -> PackRecords:
-    """The records in a pack's ``e``.
+    """Read the records in the member ``e`` of a pack.
 
     Args:
-        columns: of ``e``, if it has any: records with nothing but name, unit and number are read at once.
-        earliest_ms: a read time before it is counted as early.
+        columns: columns of ``e``; None if it has none. Records with only name, unit and number are read by columns.
+        earliest_ms: a read time before this is counted as early.
 
     Raises:
         Refused: code ``shape``.

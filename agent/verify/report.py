@@ -1,4 +1,4 @@
-"""The verdict as plain values: for programs (``as_dict``) and, in ``report_text.py``, for people."""
+"""The report as plain values. ``as_dict`` converts it for programs, ``report_text.py`` for people."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Final
 from .agreed import AgreedStreams
 
 HOUR_MS: Final = 3_600_000
-HOURLY_MS, DAILY_MS = HOUR_MS + 600_000, 25 * HOUR_MS  # checkpoints are made each hour; of old ones one a day is kept
+HOURLY_MS, DAILY_MS = HOUR_MS + 600_000, 25 * HOUR_MS  # checkpoints are made each hour; one a day is kept of old ones
 _ALL: Final = AgreedStreams()
-MAX_LISTED: Final = 100  # faults, ranges and so on that are listed; all are counted
+MAX_LISTED: Final = 100  # at most this many faults, ranges and so on are listed; all are counted
 
 
 class Verdict(StrEnum):
@@ -43,14 +43,14 @@ class Fault:
 
 @dataclass(slots=True)
 class Faults:
-    """Counts by code, the first one, and the first hundred."""
+    """Faults: the number of all, the numbers by code, and the first hundred."""
 
     count: int = 0
     by_code: dict[str, int] = field(default_factory=dict)
     listed: list[Fault] = field(default_factory=list)
 
     def add(self, fault: Fault) -> None:
-        """Count one pack; the list is bounded."""
+        """Count a fault. It is listed if there are fewer than a hundred."""
         self.count += 1
         self.by_code[fault.code] = self.by_code.get(fault.code, 0) + 1
         if len(self.listed) < MAX_LISTED:
@@ -65,24 +65,24 @@ class Range:
     last: int
     from_ms: int
     to_ms: int
-    readings: int | None  # due in that time; None if the birth in effect is unknown
-    reason: str = ""  # of a loss event
+    readings: int | None  # readings due in that time; None if the birth in effect is unknown
+    reason: str = ""  # reason of the loss event; "" for missing packs
 
     @property
     def packs(self) -> int:
-        """How many."""
+        """Number of packs."""
         return self.last - self.first + 1
 
 
 @dataclass(frozen=True, slots=True)
 class IncompleteCheckpoint:
-    """A checkpoint with missing pages: the heads on those are unknown."""
+    """A checkpoint with missing pages. The heads on the missing pages are unknown."""
 
     gateway: str
     counter: int
     time_ms: int  # when it was made
     pages: int
-    missing: list[int]  # numbers of pages
+    missing: list[int]  # numbers of the missing pages
 
     def __str__(self) -> str:
         some = ", ".join(map(str, self.missing[:5])) + (", ..." if len(self.missing) > 5 else "")
@@ -102,7 +102,7 @@ class Handover:
     who: str
     devices: int
     compared: int
-    named: tuple[str, ...]  # of those that differed
+    named: tuple[str, ...]  # names of devices that differed; perhaps not all
     differed: int
 
     def __str__(self) -> str:
@@ -128,44 +128,47 @@ class StreamReport:
     """The facts about one stream."""
 
     stream: str
-    packs: int = 0  # different ones whose signature holds
-    verified: int = 0  # of these, without a fault
+    packs: int = 0  # packs with a valid signature; redelivered packs count once
+    verified: int = 0  # of these packs, those without a fault
     readings: int = 0  # records in verified packs
     gaps: int = 0  # due readings in stated gaps
-    asleep: int = 0  # of these, because the device sleeps
+    asleep: int = 0  # of these readings, those in gaps because the device sleeps
     gap_reasons: dict[str, int] = field(default_factory=dict)
     redelivered: int = 0
-    uncompared: int = 0  # of these, too old to compare their bytes
+    uncompared: int = 0  # of these packs, those that are too old to compare their bytes
     reordered: int = 0
     rewritten: int = 0  # verified only after canonicalisation
     births: int = 0
     boots: int = 0
-    asked: bool = True  # False: it was agreed that its packs need not come
-    retired: bool = False  # by the newest checkpoint, its device is no longer read
-    head_seq: int = 0  # its head in the newest checkpoint; 0 without any
+    asked: bool = True  # False: the stream was not requested, so its packs may be absent
+    retired: bool = False  # the newest checkpoint states that its device is no longer read
+    head_seq: int = 0  # sequence of its head in the newest checkpoint; 0 without a checkpoint
     head_ms: int = 0
-    oldest_head_seq: int = 0  # by the oldest one in files
+    oldest_head_seq: int = 0  # sequence of its head in the oldest checkpoint in files
     is_unheard: bool = False  # its head advanced from one checkpoint to the next, but no pack arrived
     first_seq: int = 0
     last_seq: int = 0
     from_ms: int = 0
     to_ms: int = 0
-    begun_ms: int = 0  # where the first pack ends
+    begun_ms: int = 0  # end of the first pack
     missing: list[Range] = field(default_factory=list)
     lost: list[Range] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)  # rollbacks and clones
-    restarts: list[str] = field(default_factory=list)  # the history restarts
+    restarts: list[str] = field(default_factory=list)  # where the history begins anew
     unchecked: int = 0  # packs whose birth or other parts were not seen: completeness unknown
-    clock_unsynced: int = 0  # packs
-    clock_unknown: int = 0
-    clock_backward: int = 0  # the monotonic clock went back within a kernel boot
-    early: int = 0  # read times before their pack
+    clock_unsynced: int = 0  # packs made while the clock was not synchronised
+    clock_unknown: int = 0  # packs that do not state whether the clock was synchronised
+    clock_backward: int = 0  # how often the monotonic clock went back within a kernel boot
+    early: int = 0  # read times before the start of their pack
     days: dict[str, Day] = field(default_factory=dict)
     handovers: list[Handover] = field(default_factory=list)  # the first hundred
     faults: Faults = field(default_factory=Faults)
 
     def waive(self) -> None:
-        """It was not requested: absent packs are not missing. Packs that arrived are judged like any others."""
+        """Change the report of a stream that was not requested: absent packs are not missing.
+
+        Packs that arrived are judged like any others.
+        """
         self.asked, self.is_unheard, self.missing = False, False, []
         for day in self.days.values():
             day.due, day.missing = day.due - day.missing, 0
@@ -173,7 +176,7 @@ class StreamReport:
 
     @property
     def is_cut(self) -> bool:
-        """Packs after the oldest checkpoint in files are absent: no longer kept, or held back."""
+        """True if packs after the oldest checkpoint in files are absent: they are no longer kept, or held back."""
         return bool(self.packs and self.oldest_head_seq) and self.oldest_head_seq + 1 < self.first_seq
 
     @property
@@ -188,7 +191,7 @@ class StreamReport:
 
 
 def latest(streams: Mapping[str, StreamReport]) -> dict[str, int]:
-    """By gateway, the end of its last pack in ms."""
+    """Return the end of the last pack of each gateway, in ms."""
     ends: dict[str, int] = {}
     for name, stream in streams.items():
         if stream.packs:
@@ -198,12 +201,12 @@ def latest(streams: Mapping[str, StreamReport]) -> dict[str, int]:
 
 
 def held_back(streams: Mapping[str, StreamReport], wanted: Collection[str], agreed: AgreedStreams = _ALL) -> list[str]:
-    """Streams without any pack that must have had some.
+    """Return the streams that have no pack here, but must have had some.
 
-    In files: a checkpoint has a head of the stream after the beginning of the other streams. On a broker: the head
-    advanced from one checkpoint to the next. Retired streams, and those that were not requested, may be absent.
-    If streams were agreed with a gateway, only the agreement counts: not what the files say was requested, nor that the
-    gateway calls a stream retired after it had packs.
+    In files, a checkpoint has a head of such a stream after the beginning of the other streams. On a broker, its head
+    advanced from one checkpoint to the next. Retired streams, and streams that were not requested, may be absent.
+    For a stream that was agreed by name or pattern, only the agreement counts: the files cannot exclude the stream, and
+    the gateway cannot call it retired after it had packs.
     """
     begun: dict[str, int] = {}
     for name, stream in streams.items():
@@ -229,7 +232,7 @@ def held_back(streams: Mapping[str, StreamReport], wanted: Collection[str], agre
 
 @dataclass(slots=True)
 class Report:
-    """The whole verdict."""
+    """The report on all streams, with the verdict."""
 
     verdict: Verdict
     reasons: list[str]  # why it is not "verified"
@@ -246,27 +249,30 @@ class Report:
     missing: int = 0
     lost: int = 0
     bad_signatures: int = 0
-    checkpoints: int = 0  # pages
-    checkpointed: dict[str, int] = field(default_factory=dict)  # gateway -> ms of its newest checkpoint
-    beyond: dict[str, int] = field(default_factory=dict)  # gateway -> ms of packs after that
-    only: list[str] = field(default_factory=list)  # streams that were requested, by the files; none: all
+    checkpoints: int = 0  # number of pages of checkpoints
+    checkpointed: dict[str, int] = field(default_factory=dict)  # gateway -> time of its newest checkpoint, ms
+    beyond: dict[str, int] = field(default_factory=dict)  # gateway -> how long its packs continue after that, ms
+    only: list[str] = field(default_factory=list)  # the streams that files were exported for; empty: all
     withheld: list[str] = field(default_factory=list)  # streams without packs that should have some
-    agreed: list[str] = field(default_factory=list)  # names and patterns that the verifier was given; none: all
-    unknown: list[str] = field(default_factory=list)  # agreed ones that neither a pack nor a checkpoint names
-    content_types: dict[str, int] = field(default_factory=dict)  # messages of a broker with foreign content types
+    agreed: list[str] = field(default_factory=list)  # agreed names and patterns; empty: all streams
+    unknown: list[str] = field(default_factory=list)  # agreed streams that neither a pack nor a checkpoint names
+    content_types: dict[str, int] = field(default_factory=dict)  # unknown content types -> number of messages
     torn_checkpoints: list[IncompleteCheckpoint] = field(default_factory=list)
     held: int = 0  # packs that wait for keys
     first_bad: Fault | None = None
     faults: list[Fault] = field(default_factory=list)
-    failures: dict[str, int] = field(default_factory=dict)  # by code
+    failures: dict[str, int] = field(default_factory=dict)  # code -> number of faults
 
     @property
     def ok(self) -> bool:
-        """Verified, with nothing left open."""
+        """True if the verdict is "verified"."""
         return self.verdict is Verdict.VERIFIED
 
     def shortfalls(self) -> list[str]:
-        """Readings stated missing: not a fault, but still absent, for readers who expect everything."""
+        """Return what is absent although the verdict may be "verified", such as readings in gaps.
+
+        For a user who expects all readings.
+        """
         short = []
         for name, stream in self.streams.items():
             if not stream.asked:
@@ -276,7 +282,7 @@ class Report:
             if stream.is_cut:
                 begin = f"begins with sequence {stream.first_seq}"
                 short.append(
-                    f"{name}: {begin}, an earlier checkpoint is present and has it at {stream.oldest_head_seq}"
+                    f"{name}: {begin}, an earlier checkpoint is present and names its sequence {stream.oldest_head_seq}"
                 )
             if awake := stream.gaps - stream.asleep:
                 short.append(f"{name}: {awake} readings are in gaps")
@@ -288,7 +294,7 @@ class Report:
         return short
 
     def as_dict(self) -> dict[str, Any]:
-        """One JSON object: times in UTC seconds, names as in docs/verify.md."""
+        """Return the report as one JSON object: times in UTC seconds, names as in docs/verify.md."""
         made = asdict(self)
         made["verdict"] = self.verdict.value
         made["beyond"] = {gateway: ms / 1000 for gateway, ms in self.beyond.items()}

@@ -10,18 +10,21 @@ from .strict import clean
 
 COLUMNS = ("stream", "packs", "readings", "gaps", "redelivered", "missing", "failed", "complete")
 MAX_NOTES = 20
-MAX_HANDOVERS = 5  # the last ones of a gateway
-MAX_NAMES = 10  # of streams that were not requested
+MAX_HANDOVERS = 5  # the last handovers of a gateway
+MAX_NAMES = 10  # names of streams that were not requested
 MAX_LINE = 2000
 
 
 def as_text(report: Report) -> str:
-    """The whole report, its last line the verdict. Each line is cleaned: quoted text cannot begin or end a line."""
+    """Return the whole report. Its last line is the verdict.
+
+    Each line is cleaned, so that quoted text cannot begin or end a line.
+    """
     return "\n".join([*aligned(table_rows(report)), *remarks(report), verdict_line(report)])
 
 
 def verdict_line(report: Report) -> str:
-    """The verdict in one line, with numbers."""
+    """Return the verdict in one line, with numbers."""
     return clean(
         f"{report.verdict.value}: {report.packs} packs, {report.readings} readings, {report.gaps} gap readings, "
         f"{report.redelivered} redelivered, {report.missing} missing, {report.failed} failed",
@@ -30,7 +33,7 @@ def verdict_line(report: Report) -> str:
 
 
 def remarks(report: Report) -> list[str]:
-    """Remarks about keys and streams, then the reasons of a verdict other than verified."""
+    """Return remarks about keys and streams, then the reasons if the verdict is not "verified"."""
     lines = []
     for gateway, first in report.trust.items():
         newest = report.checkpointed.get(gateway)
@@ -69,7 +72,7 @@ def remarks(report: Report) -> list[str]:
 
 
 def _unasked(report: Report) -> Iterator[str]:
-    """Streams that were not agreed, and those of them that arrived anyway."""
+    """Yield a remark on each stream that was not requested but arrived, then the names of the others."""
     silent: dict[str, list[str]] = {}
     for name, stream in report.streams.items():
         gateway, _, last = name.rpartition("/")
@@ -90,7 +93,7 @@ def _time(time_ms: int) -> str:
 
 
 def table_rows(report: Report) -> list[Sequence[str]]:
-    """One row per stream, below the column titles."""
+    """Return the column titles, then one row for each stream."""
     rows: list[Sequence[str]] = [COLUMNS]
     for name, s in report.streams.items():
         if not s.asked and not s.packs:
@@ -111,7 +114,7 @@ def table_rows(report: Report) -> list[Sequence[str]]:
 
 
 def aligned(rows: Sequence[Sequence[str]], width_of: Callable[[str], int] = len) -> Iterator[str]:
-    """Rows as lines of a terminal. ``width_of``: columns that a text takes there."""
+    """Yield rows as aligned lines. ``width_of``: returns the number of terminal columns that a text takes."""
     widths = [max(width_of(row[n]) for row in rows) for n in range(len(COLUMNS))]
     for row in rows:
         room = [" " * (width - width_of(cell)) for cell, width in zip(row, widths, strict=True)]
@@ -120,7 +123,7 @@ def aligned(rows: Sequence[Sequence[str]], width_of: Callable[[str], int] = len)
 
 
 def completeness(stream: StreamReport) -> str:
-    """Share of readings received, of those due while the device was awake; never rounded up to 100 %."""
+    """Return the share of received readings in those due while the device was awake; never rounded up to 100 %."""
     return _share(stream.days.values())
 
 
@@ -137,7 +140,7 @@ def _notes(s: StreamReport) -> Iterator[str]:
     if s.retired:
         yield f"{s.stream}: retired, the gateway no longer reads this device"
     elif s.head_seq and not s.packs and s.asked:
-        yield f"{s.stream}: no pack is present, but a checkpoint has it at sequence {s.head_seq} of {_time(s.head_ms)}"
+        yield f"{s.stream}: no pack is present, but a checkpoint names its sequence {s.head_seq} of {_time(s.head_ms)}"
     for hole in s.missing:
         due = "" if hole.readings is None else f", {hole.readings} readings were due"
         yield f"{s.stream}: sequence {hole.first} to {hole.last} missing ({hole.packs} packs{due})"
@@ -151,11 +154,11 @@ def _notes(s: StreamReport) -> Iterator[str]:
             yield f"{s.stream}: {name} {_share([day])}, {day.got} of {day.due - day.asleep} readings"
     yield from (f"{s.stream}: {text}" for text in (*s.conflicts, *s.restarts))
     if s.is_cut:
-        at = f"an earlier checkpoint is present and has it at {s.oldest_head_seq}"
+        at = f"an earlier checkpoint is present and names its sequence {s.oldest_head_seq}"
         yield f"{s.stream}: from sequence {s.first_seq} on; {at}"
 
 
-# remarks that are not faults: the member of a stream's report that counts it, and the remark
+# remarks that are not faults: (member of ``StreamReport`` with the number, text of the remark)
 _DOUBTS = (
     ("clock_unsynced", "clock not synchronised in {} packs"),
     ("clock_unknown", "state of the clock unknown in {} packs"),
@@ -174,7 +177,7 @@ def _span(numbers: Collection[int]) -> str:
 
 
 def _doubts(streams: Collection[StreamReport]) -> Iterator[str]:
-    """Remarks that are not faults, one line per kind, because they often apply to all streams."""
+    """Yield remarks that are not faults, one line for each kind, because they often apply to all streams."""
     begun = {s.stream: s.first_seq for s in streams if s.first_seq > 1 and not s.is_cut}
     if begun:
         where = next(iter(begun)) if len(begun) == 1 else f"{len(begun)} streams"

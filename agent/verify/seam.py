@@ -1,4 +1,4 @@
-"""The seam between two packs: whether one follows the other. ``ChainLink`` has everything needed of each."""
+"""Checks the seam between two packs: whether one follows the other. ``ChainLink`` is the part of a pack for this."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ChainLink:
-    """The members of a pack that its neighbours in the stream must fit."""
+    """The members of a pack that must fit those of the previous and the next pack in the stream."""
 
     boot: str
     seq: int
     hash: str
     prev: str | None
     prev_boot: str | None
-    first: bool  # of its boot
+    first: bool  # True: the first pack of its boot
     from_ms: int
     to_ms: int
     part: tuple[int, int] | None
-    birth: str  # in effect after this pack: its own hash if it is a birth
+    birth: str  # hash of the birth in effect; of this pack itself if it is a birth
     is_birth: bool
     steps: tuple[tuple[int, int], ...]  # clock_step events: (old, new) in ms
-    signer: int  # place of its key in the chain of keys
+    signer: int  # number of the signing key: a later key has a higher number
 
 
 def check_seam(left: ChainLink, right: ChainLink) -> list[str]:
-    """What does not fit between two packs of one stream, where ``right`` claims to follow ``left``.
+    """Return what does not fit between two packs of one stream; empty if everything fits.
 
-    It does so if its ``prev`` is the hash of ``left``, or if it has the next sequence in the same boot.
+    ``right`` claims to follow ``left``: its ``prev`` is the hash of ``left``, or it has the next sequence in the same
+    boot.
     """
     if right.prev != left.hash:
         return [f"prev is not the hash of sequence {left.seq}"]
@@ -38,7 +39,7 @@ def check_seam(left: ChainLink, right: ChainLink) -> list[str]:
         if right.first:
             faults.append("prev_boot inside a boot")
     elif right.prev_boot != left.boot:
-        faults.append(f"prev_boot is {right.prev_boot}, the pack before is of boot {left.boot}")
+        faults.append(f"prev_boot is {right.prev_boot}, but the previous pack is of boot {left.boot}")
     part = right.part
     if part and part[0] > 1:
         if left.part != (part[0] - 1, part[1]) or (left.from_ms, left.to_ms) != (right.from_ms, right.to_ms):
@@ -51,10 +52,10 @@ def check_seam(left: ChainLink, right: ChainLink) -> list[str]:
             away = (right.from_ms - left.to_ms) / 1000
             word = f"{away:g} s after" if away > 0 else f"{-away:g} s before"
             faults.append(
-                f"begins {word} the pack before ends ({left.to_ms / 1000:.3f}), and no clock_step explains it"
+                f"begins {word} the previous pack ends ({left.to_ms / 1000:.3f}), and no clock_step explains it"
             )
     if not right.is_birth and right.birth != left.birth:
         faults.append(f"names birth {right.birth}, but {left.birth} is in effect")
     if right.signer < left.signer:
-        faults.append("signed by an older key than the pack before")
+        faults.append("signed by an older key than the previous pack")
     return faults

@@ -1,7 +1,7 @@
 """A signed object: payload, hash and the key that signed it.
 
-Anyone who may publish on a topic can send anything. So the signature is searched in the bytes before they are parsed:
-an object of an unknown key costs only that search, and only an object whose bytes a known key signed may be large.
+Anyone who may publish on a topic can send any bytes. So the signature is searched for before the bytes are parsed: an
+object of an unknown key costs only this search, and only an object that a known key signed may be large.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from .jws import PublicKey, base64url, check_signature, read_header
 from .strict import MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS, Columns, Refused, parse_columns
 
 SIG_MEMBER: Final = b'"sig":"'
-MAXSIG_MEMBER: Final = 2048  # bytes of it
+MAXSIG_MEMBER: Final = 2048  # the member has at most this many bytes
 _ENCODER: Final = JSONEncoder(ensure_ascii=False, check_circular=False, sort_keys=True, separators=(",", ":"))
-_OTHER_NUMBERS: Final = re.compile(rb"[:,\[]-?[0-9.]+e|\.0[,}\]]")  # 1e-07 for 1e-7, 1.0 for 1
+_OTHER_NUMBERS: Final = re.compile(rb"[:,\[]-?[0-9.]+e|\.0[,}\]]")  # 1e-07, 1.0: canonical JSON has 1e-7, 1
 
 
 class FoundSignature(NamedTuple):
-    """A signature as canonical bytes have it, found without parsing them."""
+    """A signature that was found in canonical bytes without parsing them."""
 
     sig: str
     kid: str
-    key: PublicKey | None = None  # None: not known
+    key: PublicKey | None = None  # None: the key is not known
     typ: str = ""
-    payload: bytes | None = None  # None: the key did not sign these bytes
+    payload: bytes | None = None  # the signed bytes; None: the key did not sign these bytes
 
 
 class Signed(NamedTuple):
-    """An object whose signature holds."""
+    """An object with a valid signature."""
 
-    value: dict[str, Any]  # with sig
+    value: dict[str, Any]  # all members, with sig
     payload: bytes
     digest: bytes  # SHA-256 of payload
     key: PublicKey
-    rewritten: bool  # the received bytes are not the signed ones: re-serialised in transit
+    rewritten: bool  # True: the object was re-serialised in transit
 
     @property
     def hash(self) -> str:
@@ -48,7 +48,7 @@ class Signed(NamedTuple):
 
 
 def cut_signature(raw: bytes, sig: str) -> bytes | None:
-    """``raw`` without its member ``sig``; None unless it occurs exactly once, in canonical form."""
+    """Return ``raw`` without its member ``sig``. Returns None if the member, in canonical form, is not there once."""
     member = b',"sig":"' + sig.encode() + b'"'
     before, found, after = raw.partition(member)
     if not found or member in after:
@@ -57,7 +57,7 @@ def cut_signature(raw: bytes, sig: str) -> bytes | None:
 
 
 def signature_of(raw: bytes) -> str | None:
-    """The value of the last member ``sig``, as canonical bytes have it; None if there is none. Nothing is parsed."""
+    """Return the value of the last member ``sig`` of canonical bytes, without parsing them; None if there is none."""
     start = raw.rfind(SIG_MEMBER) + len(SIG_MEMBER)
     end = raw.find(b'"', start, start + MAXSIG_MEMBER)
     if not len(SIG_MEMBER) <= start < end or not raw[start:end].isascii():
@@ -66,7 +66,7 @@ def signature_of(raw: bytes) -> str | None:
 
 
 def payload_hash(raw: bytes) -> bytes:
-    """SHA-256 of what the signature of canonical bytes is over: the object without ``sig``. Raises ValueError."""
+    """Return the SHA-256 of the signed part of canonical bytes: the object without ``sig``. Raises ValueError."""
     sig = signature_of(raw)
     payload = cut_signature(raw, sig) if sig is not None else None
     if payload is None:
@@ -75,10 +75,10 @@ def payload_hash(raw: bytes) -> bytes:
 
 
 def find_signature(raw: bytes, keys: Mapping[str, PublicKey]) -> FoundSignature | None:
-    """The signature of an object in canonical form, found without parsing it; None if there is none.
+    """Find the signature of an object in canonical form, without parsing the object; None if there is none.
 
     Args:
-        keys: all known keys, of any gateway; which of them may sign this object is checked after parsing.
+        keys: all known keys, of any gateway. Whether a key may sign this object is checked later, after parsing.
     """
     sig = signature_of(raw)
     if sig is None:
@@ -100,20 +100,20 @@ def find_signature(raw: bytes, keys: Mapping[str, PublicKey]) -> FoundSignature 
 
 
 def without_signature(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The members that are signed."""
+    """Return the members that are signed: all except ``sig``."""
     return {name: inner for name, inner in value.items() if name != "sig"}
 
 
 def payload_of(value: Mapping[str, Any]) -> bytes:
-    """The canonical bytes that are signed."""
+    """Return the canonical bytes that are signed: the object without ``sig``."""
     return canonical(without_signature(value))
 
 
 def is_canonical(signed: Signed) -> bool:
-    """Are the signed bytes in canonical form? Otherwise nobody else could compute the hash from the content.
+    """True if the signed bytes are in canonical form. Otherwise nobody else could compute the hash from the content.
 
-    The standard library's encoder is tried first. It writes the same, except where ``_OTHER_NUMBERS`` finds something
-    or a name is not ASCII; then, and where the bytes differ, the slow one decides.
+    The standard library's fast encoder is tried first. It writes the canonical form if all text is ASCII and
+    ``_OTHER_NUMBERS`` finds nothing. If it does not confirm the bytes, the slow encoder decides.
     """
     payload = signed.payload
     members = without_signature(signed.value)
@@ -123,7 +123,10 @@ def is_canonical(signed: Signed) -> bool:
 
 
 def parse_found(raw: bytes, found: FoundSignature | None) -> tuple[dict[str, Any], Columns | None]:
-    """The object and the columns of its records. Bytes that no known key has signed must be small. Raises Refused."""
+    """Parse an object. Returns the object, and the columns of its records (None if it has none).
+
+    Bytes that no known key has signed must be small. Raises Refused.
+    """
     if found and found.payload is not None:
         return parse_columns(raw, records="e")
     try:
@@ -142,13 +145,13 @@ def check_signed(
 ) -> Signed:
     """Check the signature of ``value``, which was parsed from ``raw``.
 
-    The received bytes are tried first. If they do not fit, the object is canonicalised and tried again.
+    The received bytes are tried first. If the signature does not fit them, the object is canonicalised and tried again.
 
     Args:
-        found: the signature found in the same bytes, to check nothing twice.
+        found: the signature found in the same bytes, so that it is not checked twice.
 
     Raises:
-        Refused: as ``check_signature``.
+        Refused: as in ``check_signature``.
     """
     sig = value.get("sig")
     if found and found.payload is not None and (found.sig, found.typ) == (sig, typ):

@@ -1,11 +1,11 @@
-"""The stateless check of one object: everything that its bytes alone prove, in any order, on any machine.
+"""The stateless check of one object: it checks what the object's bytes alone prove, in any order, on any machine.
 
     keys = KeyRing("park7/gw01", trust)
     check_keys(raw, topic, keys)                       # a keys object into the ring
     checked = check(raw, topic, keys, tables.get)      # a pack
     page = check_checkpoint(raw, topic, keys)          # a page of a checkpoint
 
-What two packs say about each other is not judged here. ``CheckedPack.link`` has what that needs, as plain values: a
+The seam between two packs is not checked here. ``CheckedPack.link`` has the values that such a check needs, so that a
 database can compare the seams of many packs at once, by the rules of ``check_seam``. ``Verifier`` uses the same code.
 """
 
@@ -30,10 +30,10 @@ from .strict import MAX_OBJECT_BYTES, MAX_REASON, Columns, MissingPackage, Refus
 from .topics import GATEWAY, PACK_KINDS, STREAM, Topic, split_topic
 
 MAX_STREAM: Final = 200
-# The canonical form costs as much as the rest, and a signer that writes another one does so in all packs. It is
-# compared in births, in the second pack of a boot and every so many later: by number, so all verifiers agree.
+# The check of the canonical form takes as much time as all others, and a signer that writes another form does so in all
+# packs. So it is checked only in births and in each pack with ``seq % FORM_EVERY == 2``: all verifiers check the same.
 FORM_EVERY: Final = 64
-# content of bytes that were not parsed: only for messages, and to know whose keys to wait for
+# claims in bytes that were not parsed: only for messages, and to know which gateway's keys an object waits for
 _CLAIMED_STREAM: Final = re.compile(rb'"stream":"([A-Za-z0-9_.:/-]{1,200})"')
 _CLAIMED_BOOT: Final = re.compile(rb'"boot":"([0-9a-f]{16})"')
 _CLAIMED_SEQ: Final = re.compile(rb'"seq":([0-9]{1,16}),$')
@@ -44,14 +44,14 @@ Tables = Callable[[str], PointTable | None]
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Bytes that are not a pack of this gateway. Nothing in them may be used.
+    """The answer to bytes that are not a valid object of this gateway. Nothing in the bytes may be used.
 
-    ``stream``, ``boot`` and ``seq`` are what they claim, for messages only; "" and 0 where that is not readable.
+    ``stream``, ``boot`` and ``seq`` are claims of the bytes, for messages only; "" and 0 if they cannot be read.
     """
 
     code: str  # one stable word, see docs/verify.md
-    text: str  # one line, cleaned and at most 400 characters: what was seen and what was expected
-    wait: bool = False  # may be valid later: a key is not known yet, or a package is not installed
+    text: str  # the received and the expected value, in one clean line of at most 400 characters
+    wait: bool = False  # the bytes may be valid later: a key is not known yet, or a Python package is not installed
     stream: str = ""
     boot: str = ""
     seq: int = 0
@@ -59,24 +59,24 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class CheckedPack:
-    """A pack whose signature, by a key of its gateway, holds. Times are UTC in ms."""
+    """A pack with a valid signature by a key of its gateway. Times are UTC in ms."""
 
     stream: str  # <site>/<gateway>/<name>, as signed
-    link: ChainLink  # identity, hash, predecessor and time span: what a seam needs
+    link: ChainLink  # identity, hash, predecessor and time span, for ``check_seam``
     digest: bytes  # SHA-256 of the signed bytes; ``link.hash`` is its base64url
     kid: str  # of the key that signed
     rewritten: bool  # re-serialised in transit, verified after canonicalisation
     retained: bool  # the retained copy of a birth, the same pack as the birth itself
     value: Mapping[str, Any]  # the whole object as parsed; do not change it
-    table: PointTable | None  # of a birth: what the packs that name it are judged by
-    counts: PackCounts  # for ``balance``, once birth and parts are there
+    table: PointTable | None  # point table of a birth: packs that name the birth are checked with it
+    counts: PackCounts  # for ``balance``, when the birth and all parts are known
     balance: Balance | None  # None: see ``unjudged``
     losses: tuple[Loss, ...]
-    synced: bool | None  # the clock
+    synced: bool | None  # the clock was synchronised; None: not known
     monotonic: tuple[str, int] | None  # (kernel boot, ms)
     early: int  # read times before the pack begins
     handovers: tuple[Handover, ...]
-    faults: tuple[PackFault, ...]  # rules that it breaks by itself; the first is the one that a report names
+    faults: tuple[PackFault, ...]  # rules that the pack breaks by itself; a report names the first
 
     @property
     def kind(self) -> str:
@@ -85,29 +85,30 @@ class CheckedPack:
 
     @property
     def ok(self) -> bool:
-        """No fault so far; checking what is ``unjudged`` may still find one."""
+        """True if the pack has no fault so far. If it is ``unjudged``, a later check may still find a fault."""
         return not self.faults
 
     @property
     def unjudged(self) -> str:
-        """Why its completeness is not known: ``birth`` (not known here), ``parts`` (one part of a tick), or ""."""
+        """Why the completeness is not known: ``birth`` (not known here) or ``parts`` (one part of a tick), else ""."""
         if self.balance is not None or self.faults:
             return ""
         return "parts" if self.link.part else "birth"
 
 
 def check(raw: bytes, topic: str | None, keys: KeyRing, table: Tables) -> CheckedPack | Refusal:
-    """The result for one pack, judged without any other pack. Never raises for the content of ``raw``.
+    """Check one pack without any other pack. Never raises for the content of ``raw``.
 
     The result depends on the arguments alone. Cost is bounded for any bytes: docs/verify.md, "Upper limits of cost".
 
     Args:
         raw: the published bytes, compressed or not.
-        topic: where it was published: ``.../readings``, ``backfill`` or ``birth``. None: from a file, then nothing
-            binds it to a topic.
-        keys: of the gateway of that topic.
-        table: the point table of a birth by its hash, or None if it is not known yet: completeness and units then stay
-            open until the same bytes are checked again. ``{}.get`` is one. A birth is judged by its own.
+        topic: the topic of the pack: ``.../readings``, ``backfill`` or ``birth``. None: the pack is from a file and is
+            not checked against a topic.
+        keys: the keys of the gateway.
+        table: returns the point table of a birth by the birth's hash, or None if the table is not known; ``{}.get``
+            knows none. Without the table, completeness and units are not checked until the same bytes are checked
+            again. A birth is checked with its own table.
     """
     claims: Mapping[str, object] = {}
     try:
@@ -129,8 +130,8 @@ def check(raw: bytes, topic: str | None, keys: KeyRing, table: Tables) -> Checke
 def check_keys(raw: bytes, topic: str | None, keys: KeyRing) -> bool | Refusal:
     """Add a ``keys`` object of this gateway to its ring, which is unchanged if the object is refused.
 
-    Returns True if something in it was new, so that what waited for a key is worth another look. Never raises for the
-    content of ``raw``; the rest of the arguments as in ``check``.
+    Returns True if it has new content: objects that wait for a key should then be checked again. Never raises for the
+    content of ``raw``. The arguments are as in ``check``.
     """
     value: dict[str, Any] = {}
     try:
@@ -145,11 +146,11 @@ def check_keys(raw: bytes, topic: str | None, keys: KeyRing) -> bool | Refusal:
 
 
 def check_checkpoint(raw: bytes, topic: str | None, keys: KeyRing) -> CheckedPage | Refusal:
-    """A page of a checkpoint, judged without any other. Arguments as in ``check``; never raises for ``raw``.
+    """Check a page of a checkpoint without any other page. Arguments are as in ``check``; never raises for ``raw``.
 
-    Against other pages: the same ``page`` of ``counter`` - 1 has ``prev`` as its hash; two pages with the same number
-    and counter are the same; a later counter is not signed by an older key. Against packs: each head is the hash of
-    the pack with that boot and sequence.
+    The caller should compare it with other pages: ``prev`` is the hash of the same ``page`` with ``counter`` - 1; two
+    pages with the same number and counter are equal; a later counter is not signed by an older key. The caller should
+    also compare it with packs: each head has the hash of the pack with that boot and sequence.
     """
     value: dict[str, Any] = {}
     try:
@@ -192,7 +193,7 @@ def check_parsed(
     keys: KeyRing,
     table: Tables,
 ) -> CheckedPack:
-    """The second half of ``check``, for bytes that ``parse_found`` has read. Raises Refused."""
+    """Do the second half of ``check``, for bytes that ``parse_found`` has read. Raises Refused."""
     stream = stream_of(value)
     if keys.gateway != stream.rpartition("/")[0]:
         _check_place(stream, place, keys)
@@ -240,7 +241,7 @@ def _judge(pack: Pack, signed: Signed, retained: bool, table: PointTable | None)
 
 
 def stream_of(value: Mapping[str, Any]) -> str:
-    """The stream that a parsed pack names. Raises Refused."""
+    """Return the stream that a parsed pack names. Raises Refused."""
     stream = value.get("stream")
     if not isinstance(stream, str) or len(stream) > MAX_STREAM:
         raise Refused("shape", f"stream {shown(stream)}, expected <site>/<gateway>/<name>")
@@ -248,7 +249,7 @@ def stream_of(value: Mapping[str, Any]) -> str:
 
 
 def gateway_of(raw: bytes, value: Mapping[str, Any], place: Topic | None, what: str) -> str:
-    """The gateway that a keys object or a page of a checkpoint names, which fits its topic. Raises Refused."""
+    """Return the gateway that a keys object or a checkpoint page names. Raises Refused if it does not fit the topic."""
     if len(raw) > MAX_OBJECT_BYTES:
         raise Refused("size", f"a {what} object of {len(raw)} bytes, at most {MAX_OBJECT_BYTES} are read")
     gateway = value.get("gateway")
@@ -263,7 +264,7 @@ def gateway_of(raw: bytes, value: Mapping[str, Any], place: Topic | None, what: 
 
 
 def _check_place(stream: str, place: Topic | None, keys: KeyRing) -> None:
-    """Raises Refused for a pack on another stream's topic, or of another gateway than the keys."""
+    """Raise Refused for a pack on another stream's topic, or of another gateway than the keys."""
     if place is not None and stream != place.stream:
         raise Refused("topic", f"pack of {shown_name(stream)} published at {place.text}: replayed across topics")
     if stream.rpartition("/")[0] != keys.gateway:
@@ -271,12 +272,12 @@ def _check_place(stream: str, place: Topic | None, keys: KeyRing) -> None:
 
 
 def shown_name(stream: str) -> str:
-    """A valid name unchanged, anything else shortened for a message."""
+    """Return a valid name unchanged; shorten any other text for a message."""
     return stream if STREAM.fullmatch(stream) else shown(stream)
 
 
 def claims_of(raw: bytes) -> dict[str, object]:
-    """``stream``, ``boot`` and ``seq`` that canonical bytes claim, found without parsing them; {} without a stream."""
+    """Find ``stream``, ``boot`` and ``seq`` in canonical bytes without parsing them. Returns {} without a stream."""
     sig = raw.rfind(SIG_MEMBER)
     stream = _CLAIMED_STREAM.search(raw, sig)
     if not stream:
@@ -286,13 +287,13 @@ def claims_of(raw: bytes) -> dict[str, object]:
 
 
 def claimed_gateway(raw: bytes) -> str:
-    """The gateway that the bytes of a keys object or a checkpoint claim, found without parsing them; "" without any."""
+    """Find the gateway in the bytes of a keys object or checkpoint without parsing them. Returns "" without one."""
     found = _CLAIMED_GATEWAY.search(raw)
     return found[1].decode() if found else ""
 
 
 def identity_of(value: Mapping[str, object]) -> tuple[str, str, int]:
-    """(stream, boot, sequence) that an object claims, where each has the right form; else "" and 0."""
+    """Return (stream, boot, sequence) as an object claims them; "" or 0 for a claim in a wrong form."""
     stream, boot, seq = value.get("stream"), value.get("boot"), value.get("seq")
     return (
         stream if isinstance(stream, str) and STREAM.fullmatch(stream) else "",

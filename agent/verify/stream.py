@@ -1,4 +1,4 @@
-"""One stream: order from ``history``, completeness from the births' tables, and the counts of both."""
+"""The state of one stream: the order of its packs (``history``), their completeness, and the counts of its report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .stateless import CheckedPack
 
 MAX_TABLES: Final = 64
 MAX_WAITING: Final = 256  # packs whose birth is not known yet
-MAX_GROUPS: Final = 64  # ticks in parts that are under way
+MAX_GROUPS: Final = 64  # ticks of which some parts have not arrived yet
 MAX_LOSSES: Final = 1000
 MAX_DAYS: Final = 1500
 MAX_FAULTY: Final = 10_000
@@ -28,7 +28,7 @@ MAX_HEADS: Final = 128  # heads of packs that are not known, about 250 bytes eac
 
 @dataclass(slots=True, eq=False)
 class _Unbalanced:
-    """A run that is to balance: one pack, or all parts of a tick."""
+    """Packs whose completeness is not known yet: one pack, or the parts of one tick."""
 
     counts: PackCounts
     packs: list[ChainLink]
@@ -56,13 +56,13 @@ class StreamState:
         self._monotonic: tuple[str, str, int, int] = ("", "", 0, 0)  # boot, kernel boot, seq, ms
         self._heads: dict[tuple[str, int], NamedHead] = {}  # heads of packs that are not known yet
         self._newest: NamedHead | None = None
-        self._oldest: NamedHead | None = None  # in files
-        self._second: NamedHead | None = None  # made while listening: the first one may have been retained
+        self._oldest: NamedHead | None = None  # of the checkpoints in files
+        self._second: NamedHead | None = None  # the second one received: the first may be an old retained one
         self._denied: list[NamedHead] = []  # heads that contradict the packs
-        self._signed: dict[str, int] = {}  # by key the highest sequence
+        self._signed: dict[str, int] = {}  # kid -> the highest sequence that this key signed
 
     def take(self, pack: CheckedPack, where: str = "") -> tuple[Arrival, bool]:
-        """Add one pack. Returns where it belongs, and whether all that can be checked now holds."""
+        """Add one pack. Returns where it belongs, and True if it has no fault that can be found now."""
         link = pack.link
         place, seams = self.history.place(link, pack.digest)
         if place is Arrival.FORK:
@@ -84,7 +84,7 @@ class StreamState:
         if pack.table:
             self.add_table(link.hash, pack.table)
         for fault in pack.faults:
-            if fault.code != "due":  # after the faults found by the packs before and after
+            if fault.code != "due":  # ``_account`` adds these, after the faults of the seams
                 self._add_fault(link, fault.code, fault.text, where)
         for other, text in seams:
             self._add_fault(other, "chain", text, where if other is link else "")
@@ -96,7 +96,7 @@ class StreamState:
         self._sum.redelivered += 1
 
     def add_table(self, birth: str, table: PointTable) -> None:
-        """A birth's table, from its pack or from the retained copy."""
+        """Add a birth's point table, from its pack or from the retained copy."""
         if birth in self.tables:
             return
         self.tables[birth] = table
@@ -106,10 +106,10 @@ class StreamState:
             self._add_balance(waiting, balance((waiting.counts,), table), "")
 
     def head(self, named: NamedHead, ring: KeyRing) -> None:
-        """Add the head of the stream in a checkpoint."""
+        """Add the head of this stream in a checkpoint."""
         newest, oldest = self._newest, self._oldest
         if newest and ring.is_revoked(newest.kid) and ring.order[named.kid] > ring.order[newest.kid]:
-            newest = None  # a thief may have chosen any counter
+            newest = None  # a thief of the revoked key may have chosen any counter
         if newest and named.counter > newest.counter and self._second is None and not named.filed:
             self._second = named
         if newest is None or named.counter >= newest.counter:
@@ -131,14 +131,14 @@ class StreamState:
             self._denied.append(named)
 
     def _thin_out(self) -> None:
-        """Drop every second of the older heads: a rewritten history contradicts any later head."""
+        """Drop every second of the older heads. The others suffice: a rewritten history contradicts any later head."""
         heads = sorted(self._heads.values(), key=lambda named: named.counter)
         half = MAX_HEADS // 2
         self._heads = {named.head[:2]: named for named in [*heads[:half:2], *heads[half:]]}
 
     @property
     def first_fault(self) -> Fault | None:
-        """The first pack that was found faulty."""
+        """The first fault that was found; None if there is none."""
         return self._faults.listed[0] if self._faults.listed else None
 
     def counts(self) -> tuple[int, int, int]:
@@ -146,11 +146,11 @@ class StreamState:
         return self._sum.packs, self._sum.readings, self._faults.count
 
     def report(self, ended: bool = False, ring: KeyRing | None = None) -> StreamReport:
-        """The current state.
+        """Return the report on the current state.
 
         Args:
             ended: nothing more will arrive, not even the other parts of the last tick.
-            ring: knows the keys that were revoked after their packs had arrived.
+            ring: the gateway's keys, some of which may have been revoked after their packs had arrived.
         """
         made = self._copy()
 
@@ -164,7 +164,7 @@ class StreamState:
         wrong = (named.head for named in self._denied if not is_cut(named))
         denied = [f"the checkpoint names another hash for sequence {seq} of boot {boot}" for boot, seq, _, _ in wrong]
         late = [
-            f"sequence {seq} is signed by the key {kid}, which was revoked later, and not trusted so far"
+            f"sequence {seq} is signed by the key {kid}, which was revoked later and is not trusted for this sequence"
             for kid, seq in self._signed.items()
             if ring is not None and ring.is_cut(kid, self.stream, seq)
         ]
@@ -199,7 +199,7 @@ class StreamState:
         return made
 
     def _add_fault(self, link: ChainLink, code: str, text: str, where: str) -> None:
-        """A pack counts as failed once; its first fault is reported."""
+        """Add a fault of a pack. A pack counts as failed only once, with its first fault."""
         if code != "fork":
             if (link.boot, link.seq) in self._faulty:
                 return
@@ -221,7 +221,7 @@ class StreamState:
                 self._monotonic = now
 
     def _account(self, pack: CheckedPack, where: str) -> None:
-        """Add its completeness, or wait for its other parts or its birth."""
+        """Add the completeness of a pack, or let the pack wait for its other parts or its birth."""
         link, judged = pack.link, pack.balance
         run = _Unbalanced(pack.counts, [link])
         if link.part:
@@ -242,7 +242,7 @@ class StreamState:
             self._sum.readings += run.counts.readings
 
     def _gather(self, run: _Unbalanced, part: tuple[int, int]) -> _Unbalanced | None:
-        """Add a part to its tick; the whole tick with the last of them."""
+        """Add a part to its tick. Returns the whole tick with its last part, None before that."""
         link = run.packs[0]
         key = (link.boot, link.seq - part[0])
         group = self._groups.get(key)
@@ -287,7 +287,7 @@ class StreamState:
 
 
 def _is_at_an_end(group: _Unbalanced, made: StreamReport, ended: bool) -> bool:
-    """Are the other parts older than the first pack received, or still to arrive?"""
+    """True if the missing parts of a tick may be older than the first received pack, or may still arrive."""
     low, high = (choose(group.packs, key=lambda link: link.seq) for choose in (min, max))
     part, parts = low.part or (1, 1)
     if low.seq == made.first_seq and part > 1 and len(group.packs) == parts - part + 1:

@@ -1,4 +1,4 @@
-"""Strict parser: received bytes to one JSON object. Input that two parsers could read differently is refused."""
+"""A strict parser of received JSON objects. It refuses input that two parsers could read differently."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ from typing import Any, Final, NamedTuple
 from .canonical import MAX_SAFE, canonical, number_text
 
 MAX_DEPTH: Final = 32
-MAX_PACK_BYTES: Final = 8 << 20  # a gateway splits at 64 KiB, but births stay whole
+MAX_PACK_BYTES: Final = 8 << 20  # a gateway splits larger packs than 64 KiB, but not births
 MAX_OBJECT_BYTES: Final = 1 << 20  # keys objects and checkpoint pages
 MAX_COMPRESSED_BYTES: Final = 1 << 20
-MAX_ITEMS: Final = 1 << 18  # brackets and commas, the cost of a parsed object: births of 18,000 points
+MAX_ITEMS: Final = 1 << 18  # brackets and commas, which cost parsing time; allows births of 18,000 points
 MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS = 1 << 20, 1 << 16  # for bytes that no known key has signed
-MAX_RATIO, FREE_BYTES = (
-    1000,
-    64 << 10,
-)  # limit of decompression: this many times the size, but always at least this many bytes
-ZSTD_STEP: Final = 256  # compressed bytes per step: at most 8 MiB of a bomb
+# decompression is limited to FREE_BYTES plus MAX_RATIO times the compressed size
+MAX_RATIO, FREE_BYTES = 1000, 64 << 10
+ZSTD_STEP: Final = 256  # compressed bytes per step: a decompression bomb makes at most 8 MiB of them
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 MAX_SHOWN: Final = 80
 MAX_REASON: Final = 400  # characters that are kept of a fault
-FEW: Final = 8  # items of an array that are looked at one by one
+FEW: Final = 8  # arrays up to this length are checked item by item
 SAMPLE: Final = 64  # records that are looked at to find the usual number of members
 
 
@@ -42,11 +40,14 @@ class Refused(ValueError):
 
 
 class MissingPackage(Refused):
-    """The object may be valid, but a package to read it is missing here. Not a fault of the sender."""
+    """A Python package to read the object is not installed here. The object may be valid."""
 
 
 def clean(text: str, limit: int) -> str:
-    """External text in one line: no control characters, line breaks or marks of writing direction."""
+    """Return external text in one line, without control characters, line breaks or marks of writing direction.
+
+    Text longer than ``limit`` characters is cut.
+    """
     return "".join(c if c.isprintable() else "\ufffd" for c in text[:limit]) + ("..." if len(text) > limit else "")
 
 
@@ -62,37 +63,38 @@ def shown(value: object) -> str:
 
 
 def count_items(raw: bytes) -> int:
-    """Number of brackets and commas: a lower bound of the objects that a parser creates. Costs a nanosecond a byte."""
+    """Return the number of brackets and commas, which limits how many objects a parser creates. Takes 1 ns per byte."""
     return len(raw) - len(raw.translate(None, b"[{,"))
 
 
 class Columns(NamedTuple):
-    """An array of objects, mostly with the same members: read by member, all objects at once."""
+    """An array of objects that mostly have the same members, as one column for each member."""
 
-    columns: dict[str, list[Any]]  # of the usual objects, by member; each column is all texts or all numbers
-    odd: list[dict[str, Any]]  # the others, in order
+    columns: dict[str, list[Any]]  # by member, the values of all usual objects: only texts or only numbers
+    odd: list[dict[str, Any]]  # the objects with other members, in order
 
 
 def parse_object(raw: bytes, cap: int = MAX_PACK_BYTES, items: int = MAX_ITEMS) -> dict[str, Any]:
-    """The JSON object in ``raw``. Arguments and errors as in ``parse_columns``."""
+    """Return the JSON object in ``raw``. Arguments and errors are as in ``parse_columns``."""
     return parse_columns(raw, cap, items)[0]
 
 
 def parse_columns(
     raw: bytes, cap: int = MAX_PACK_BYTES, items: int = MAX_ITEMS, records: str = ""
 ) -> tuple[dict[str, Any], Columns | None]:
-    """The JSON object in ``raw``, and the columns of its member ``records`` where most of its objects are alike.
+    """Return the JSON object in ``raw``, and the columns of its member ``records``.
 
-    Bytes in canonical form take a shortcut: if no name is written with escapes or spaces, two equal names show as
-    more ``":`` in the text than members in the result. Everything else is parsed with a hook for each object.
+    The columns are None unless most objects in ``records`` have the same members. Duplicate names are refused. For
+    canonical bytes there is a fast check: if no name has escapes or spaces beside it, a duplicate name shows as more
+    ``":`` in the text than members in the result. All other bytes are parsed again with a hook for each object.
 
     Args:
-        cap: bytes.
-        items: brackets and commas, including those in texts; they are counted before anything is parsed.
+        cap: limit of the bytes.
+        items: limit of the brackets and commas, including those in texts. They are counted before the bytes are parsed.
 
     Raises:
         Refused: too large, not UTF-8, not JSON, not an object, a duplicate name, a number that is not a double or not
-            an exact integer, a lone surrogate, too deep.
+            an exact integer, a lone surrogate, or nested too deep.
     """
     if len(raw) > cap:
         raise Refused("size", f"{len(raw)} bytes, at most {cap} are read")
@@ -108,11 +110,11 @@ def parse_columns(
             raise Refused("json", f"a JSON {type(value).__name__}, expected an object")
         members, columns = _survey_object(value, records)
         if members != raw.count(b'":') or _is_unclear(raw):
-            value = columns = None  # never both in memory
+            value = columns = None  # so that the two results are never in memory together
             value = _STRICT.decode(text)
             _survey(value, 1)
             if b"\\u" in raw:
-                canonical(value)  # only an escape can bring in half a surrogate pair
+                canonical(value)  # raises an error for a lone surrogate, which only an escape can write
     except RecursionError:
         raise Refused("depth", f"nested deeper than {MAX_DEPTH}") from None
     except UnicodeEncodeError:
@@ -128,10 +130,10 @@ def parse_columns(
 
 
 def inflate(raw: bytes, cap: int = MAX_PACK_BYTES) -> bytes:
-    """``raw`` itself, or its content if it is a zstd frame; never more than ``cap`` bytes.
+    """Return ``raw`` itself, or its content if it is a zstd frame.
 
     Raises:
-        Refused: a frame that is damaged or has more than ``cap`` bytes, or no zstd library is installed.
+        Refused: the frame is damaged or has more than ``cap`` bytes, or the package zstandard is not installed.
     """
     if not raw.startswith(ZSTD_MAGIC):
         return raw
@@ -151,10 +153,10 @@ def inflate(raw: bytes, cap: int = MAX_PACK_BYTES) -> bytes:
 
 
 class Frames:
-    """zstd frames, one after the other, decompressed as their bytes come: fed in small steps, a bomb stays small.
+    """Decompresses consecutive zstd frames step by step. With small steps, the caller can stop a decompression bomb.
 
     Args:
-        max_window: bytes of memory that a frame may ask for.
+        max_window: limit of the memory that a frame may need, in bytes.
     """
 
     def __init__(self, max_window: int = MAX_PACK_BYTES) -> None:
@@ -168,7 +170,7 @@ class Frames:
         self._count = 0
 
     def feed(self, step: bytes) -> bytes:
-        """The decompressed next bytes. Raises Refused if they are not zstd."""
+        """Decompress the next bytes. Raises Refused if they are not zstd."""
         plain = b""
         try:
             while step:
@@ -183,7 +185,10 @@ class Frames:
         return plain
 
     def close(self, only: int = 0) -> None:
-        """All bytes were fed. Raises Refused where the last frame is cut off, or there were others than ``only``."""
+        """Check the end, when all bytes were fed. Raises Refused if the last frame is cut off.
+
+        ``only``: the expected number of frames, else Refused is raised too; 0: any number.
+        """
         if self._frame is not None:
             raise Refused("zstd", "a zstd frame that is cut off")
         if only and self._count != only:
@@ -191,7 +196,7 @@ class Frames:
 
 
 def _is_unclear(raw: bytes) -> bool:
-    """Could a name be written with an escape, or with white space before its colon? Then names cannot be counted."""
+    """True if a name may have an escape, or white space before its colon. Names cannot be counted by ``":`` then."""
     return b"\\" in raw or (b" " in raw and b'" ' in raw) or any(space in raw for space in (b"\n", b"\r", b"\t"))
 
 
@@ -215,7 +220,7 @@ _NUMBERS: Final = frozenset((int, float))
 
 
 def _survey_object(value: dict[str, Any], records: str) -> tuple[int, Columns | None]:
-    """As ``_survey`` of the whole object, and the columns of its member ``records``."""
+    """Do the same as ``_survey`` for a whole object. Also returns the columns of its member ``records``."""
     columns = _columns(value.get(records))
     if columns is None:
         return _survey(value, 1), None
@@ -225,7 +230,10 @@ def _survey_object(value: dict[str, Any], records: str) -> tuple[int, Columns | 
 
 
 def _columns(rows: Any) -> Columns | None:
-    """Columns of the objects that have the usual number of members; None if these are not all texts or safe numbers."""
+    """Return the columns of the objects that have the usual number of members.
+
+    Returns None if these objects have different members, or if a column has other values than texts or safe numbers.
+    """
     if type(rows) is not list or len(rows) <= FEW:
         return None
     usual: list[dict[str, Any]] = []
@@ -235,7 +243,7 @@ def _columns(rows: Any) -> Columns | None:
         for size, run in groupby(rows, len):
             (usual if size == width else odd).extend(run)
         columns = {label: list(map(itemgetter(label), usual)) for label in dict.keys(usual[0])}
-    except (KeyError, TypeError):  # other members, or not an object
+    except (KeyError, TypeError):  # an object has other members, or an item is not an object
         return None
     for column in columns.values():
         kinds = {*map(type, column)}
@@ -247,7 +255,7 @@ def _columns(rows: Any) -> Columns | None:
 
 
 def _survey(value: Any, depth: int) -> int:
-    """Number of members in ``value`` and all below; refuses depth and numbers."""
+    """Return the number of members in ``value``, at all depths. Refuses a value that is too deep or a bad number."""
     if depth > MAX_DEPTH:
         raise Refused("depth", f"nested deeper than {MAX_DEPTH}")
     kind = type(value)
@@ -258,7 +266,7 @@ def _survey(value: Any, depth: int) -> int:
                 members += _survey(inner, depth + 1)
         return members
     if kind is list:
-        if len(value) > FEW:  # all at once
+        if len(value) > FEW:  # check all items at once
             kinds = set(map(type, value))
             inside = list(chain.from_iterable(map(dict.values, value))) if kinds == {dict} else value
             if _SCALARS.issuperset(map(type, inside)):
@@ -275,7 +283,7 @@ def _survey(value: Any, depth: int) -> int:
 
 
 def _check_large(value: int) -> None:
-    """Beyond 2**53 only the shortest text of a double means the same to every parser."""
+    """Refuse an integer beyond 2**53, unless it is the shortest text of a double: all parsers read that alike."""
     try:
         same = number_text(float(value)) == str(value)
     except (OverflowError, ValueError):

@@ -7,31 +7,31 @@ from dataclasses import dataclass
 from typing import Final
 
 PREFIX: Final = "meterhouse/v1/"
-NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}"  # of a site, a gateway, the last part of a stream
+NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}"  # site, gateway, last part of a stream's name
 STREAM: Final = re.compile(f"{NAME}/{NAME}/{NAME}")
 GATEWAY: Final = re.compile(f"{NAME}/{NAME}")
 PACK_KINDS: Final = ("readings", "backfill", "birth")
-CONTENT_TYPES: Final = ("", "application/json", "application/json+zstd")  # of MQTT 5; the last one is a zstd frame
+CONTENT_TYPES: Final = ("", "application/json", "application/json+zstd")  # in MQTT 5; the last is for a zstd frame
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """Where an object was published. Its names are as received, nothing has checked them."""
+    """The topic on which an object was published. Its names are as received, and nothing has checked them."""
 
     text: str
     gateway: str  # <site>/<gateway>
     kind: str  # "keys", "checkpoint", "readings", "backfill", or "birth": the retained copy of a birth
     stream: str = ""  # <site>/<gateway>/<name>, of packs
-    page: str = ""  # of a checkpoint
+    page: str = ""  # number of a checkpoint's page
 
 
 def is_known_type(kind: str) -> bool:
-    """Is this a content type that a gateway sends, or a generic one? Parameters are ignored."""
+    """True if a content type is in ``CONTENT_TYPES``. Its parameters are ignored."""
     return kind.partition(";")[0].strip().lower() in CONTENT_TYPES
 
 
 def split_topic(topic: str) -> Topic | None:
-    """The parts of a topic; None where no signed objects are published (``status``, ``ack``, ``replay`` and others)."""
+    """Split a topic. Returns None for a topic without signed objects (``status``, ``ack``, ``replay`` and others)."""
     if not topic.startswith(PREFIX):
         return None
     parts = topic.removeprefix(PREFIX).split("/")

@@ -7,7 +7,7 @@ from typing import Final
 
 from .report import Fault, Faults, Report, Verdict
 
-LISTED: Final = 3  # of a kind; the others are counted
+LISTED: Final = 3  # reasons of one kind that are listed; the others are only counted
 FAULTS: Final = 100
 
 
@@ -16,7 +16,7 @@ def add_up(total: Report, outside: Faults, first_bad: Fault | None) -> None:
 
     Args:
         outside: faults of objects that belong to no stream, or whose signature is invalid.
-        first_bad: the first refused object of all.
+        first_bad: the first refused object; None if no object was refused.
     """
     every = total.streams.values()
     total.packs = sum(s.packs for s in every)
@@ -39,12 +39,12 @@ def add_up(total: Report, outside: Faults, first_bad: Fault | None) -> None:
 
 
 def decide(total: Report, unread: Mapping[str, int], forgotten: int, proven: bool, broken: Sequence[str]) -> None:
-    """Set the verdict of a report with its reasons; its sums are complete.
+    """Set the verdict of a report and the reasons. The sums of the report must be complete.
 
     Args:
         unread: reason -> number of objects or files that could not be read here.
         forgotten: incomplete checkpoints that are counted but not listed.
-        proven: the keys of all gateways that have packs lead back to a pinned one.
+        proven: True if each gateway that has packs has a pinned key.
         broken: faults that belong to no stream.
     """
     broken, left = [*broken], []
@@ -80,10 +80,10 @@ def decide(total: Report, unread: Mapping[str, int], forgotten: int, proven: boo
 
 
 def _without_packs(total: Report) -> list[str]:
-    """Streams of which no pack is here, although some should be."""
+    """Return a reason for each stream that has no pack although it should have some."""
     found = []
     for name in total.withheld[:LISTED]:
-        found.append(f"{name}: no pack is present, but a checkpoint has it at sequence {total.streams[name].head_seq}")
+        found.append(f"{name}: no pack is present, but a checkpoint names its sequence {total.streams[name].head_seq}")
     if more := max(0, len(total.withheld) - LISTED):
         found.append(f"{more} more streams without any pack")
     found += [f"{name}: agreed, but neither a pack nor a checkpoint names it" for name in total.unknown[:LISTED]]
@@ -93,7 +93,10 @@ def _without_packs(total: Report) -> list[str]:
 
 
 def shared_pins(gateways: Sequence[str]) -> list[str]:
-    """Why pins without a gateway name are not enough for several: the owner of one could sign for the others."""
+    """Return the reason why pins without a gateway name do not suffice for several gateways.
+
+    The owner of one gateway could sign for the others.
+    """
     more = len(gateways) - LISTED
     names = ", ".join(gateways[:LISTED]) + (f" and {more} more" if more > 0 else "")
     what = f"a pinned thumbprint names no gateway, but there are {len(gateways)} gateways ({names})"

@@ -1,4 +1,4 @@
-"""The verifier: takes received objects, returns the verdict."""
+"""The verifier: it gets received objects and returns the verdict."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from .strict import MAX_REASON, Columns, MissingPackage, Refused, clean, count_i
 from .topics import GATEWAY, NAME, PREFIX, Topic, is_known_type, split_topic
 from .verdict import LISTED, add_up, decide, shared_pins
 
-MAX_HELD: Final = 1000  # objects that came before the keys that they need
+MAX_HELD: Final = 1000  # objects that wait for their keys
 MAX_HELD_BYTES: Final = 16 << 20
 MAX_EARLY: Final = 20
 MAX_GATEWAYS: Final = 1000
 MAX_STREAMS: Final = 10_000  # about 30 KB each
-MAX_RECENT, MAX_RECENT_BYTES = 64, 4 << 20  # good objects that are recognised by their bytes
+MAX_RECENT, MAX_RECENT_BYTES = 64, 4 << 20  # valid objects that are recognised by their bytes
 MAX_WHERE: Final = 300  # characters that are kept of a file's name or a topic
-MAX_TYPES, MAX_TYPE = 20, 60  # content types that are counted, and characters of one
-REFUSAL: Final = 100  # cost of a refused object in addition to its brackets and commas
+MAX_TYPES, MAX_TYPE = 20, 60  # unknown content types that are counted, and characters kept of each
+REFUSAL: Final = 100  # cost of a refused object, besides its brackets and commas
 _LAST: Final = re.compile(NAME)
 
 
@@ -49,10 +49,10 @@ class Outcome(Enum):
     VERIFIED = "verified"  # a pack without a fault so far
     REDELIVERED = "redelivered"
     FAILED = "failed"
-    HELD = "held"  # its key is not known yet
-    UNREAD = "unread"  # a package is missing, see the report's reasons
-    TAKEN = "taken"  # keys, a checkpoint, a retained birth
-    IGNORED = "ignored"  # a topic without signed objects
+    HELD = "held"  # it waits, because its key is not known yet
+    UNREAD = "unread"  # a Python package to read it is missing, see the report's reasons
+    TAKEN = "taken"  # valid, but not a pack: keys, a checkpoint, a retained birth
+    IGNORED = "ignored"  # its topic has no signed objects
 
 
 @dataclass(slots=True)
@@ -67,8 +67,8 @@ class _Received:
     found: FoundSignature | None = None
     value: dict[str, Any] = field(default_factory=dict)
     columns: Columns | None = None
-    gateway: str = ""  # whose keys it waits for
-    kid: str = ""  # that it waits for, where it was seen
+    gateway: str = ""  # the gateway whose keys it waits for
+    kid: str = ""  # the key that it waits for; "": not known
 
 
 class Verifier:
@@ -77,15 +77,16 @@ class Verifier:
     Not safe for use by several threads at once.
 
     Args:
-        trust: thumbprints got out of band, one key of each chain; ``park7/gw01=<thumbprint>`` for that gateway alone.
-            Without any, nothing proves the origin; with several gateways, nor does one without a gateway name.
-        streams: names and patterns of the streams that were agreed, such as ``inv1`` or ``park7/gw01=meter-*``; without
-            any, all streams must be there. Nothing that a gateway or a file says changes this list.
-        max_gateways: those beyond it are refused (code ``size``).
-        max_streams: likewise; each costs about 30 KB.
+        trust: thumbprints obtained out of band, one for each chain of keys. ``park7/gw01=<thumbprint>`` is for that
+            gateway alone. Without thumbprints nothing proves the origin. With several gateways, each thumbprint needs
+            a gateway name.
+        streams: names and patterns of the streams that were agreed, such as ``inv1`` or ``park7/gw01=meter-*``. If
+            empty, all streams must be there. Neither a gateway nor a file can change this list.
+        max_gateways: objects of more gateways are refused (code ``size``).
+        max_streams: objects of more streams are refused (code ``size``); a stream takes about 30 KB of memory.
 
     Raises:
-        ValueError: ``streams`` has something else.
+        ValueError: an entry of ``streams`` is neither a name nor a pattern.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Verifier:
         self._signers: dict[str, PublicKey] = {}  # of all rings
         self._streams: dict[str, StreamState] = {}
         self._checkpoints = CheckpointPages()
-        # recent good objects and their streams: copies of a short one may arrive by the million
+        # recent valid objects and their streams, so that a million copies of a short object cost little
         self._recent: OrderedDict[tuple[bytes, str | None, bool], StreamState | None] = OrderedDict()
         self._recent_bytes = 0
         self._last_state: StreamState | None = None
@@ -114,31 +115,31 @@ class Verifier:
         self._early: list[tuple[bytes, str, str, Unpinned]] = []  # keys objects without a pinned key
         self._faults = Faults()  # of objects that belong to no stream, or whose signature is invalid
         self._first_bad: Fault | None = None
-        self._read: set[str] | None = None  # in files: gateways whose keys object came in the one that is being read
-        self._unread: dict[str, int] = {}  # why -> objects or files
-        self._cut_short: list[str] = []  # files, and why
+        self._read: set[str] | None = None  # gateways with a keys object in the current file; None: no files
+        self._unread: dict[str, int] = {}  # why -> number of unread objects or files
+        self._cut_short: list[str] = []  # files that were not read to the end, and why
         self._content_types: dict[str, int] = {}
         self.bad_signatures = 0
-        self.rejected_cost = 0  # brackets and commas of invalid objects: the reader of files stops at a limit
+        self.rejected_cost = 0  # cost of invalid objects: the reader of files stops at a limit
 
     def narrow(self, names: Iterable[str]) -> None:
-        """Files are of these streams only (last parts of their names): others may be held back."""
+        """Note that the files contain only these streams (last parts of their names). Other streams may be absent."""
         self._only.update(name for name in names if _LAST.fullmatch(name))
 
     def new_file(self) -> None:
-        """The next objects are from another file: their order relative to the others is unknown."""
+        """Note that the next objects are from another file. Their order relative to earlier objects is unknown."""
         self._read = set()
         self._forget()
         self._checkpoints.new_file()
 
     def feed(self, raw: bytes, topic: str | None = None, where: str = "", *, retained: bool = False) -> Outcome:
-        """Take one received object; a fault in it is counted, never raised.
+        """Process one received object. Faults in the object are counted, never raised.
 
         Args:
             raw: the published bytes, compressed or not.
-            topic: where it was published; None for files, then nothing binds it to a topic.
+            topic: the topic of the object; None for files, whose objects are not checked against a topic.
             where: file and line, for messages.
-            retained: from a file, as retained on the birth's own topic.
+            retained: the object is from a file with copies of retained births.
         """
         key = raw, topic, retained
         if key in self._recent:
@@ -186,14 +187,14 @@ class Verifier:
             return Outcome.UNREAD if isinstance(error, MissingPackage) else Outcome.FAILED
 
     def note_content_type(self, kind: str) -> None:
-        """Count a message whose content type is not one of ours. It proves nothing: the bytes are judged."""
+        """Count a message with an unknown content type. That is no fault, because only the bytes are judged."""
         if not is_known_type(kind):
             key = clean(kind, MAX_TYPE)
             key = key if key in self._content_types or len(self._content_types) < MAX_TYPES else "others"
             self._content_types[key] = self._content_types.get(key, 0) + 1
 
     def refuse(self, error: Refused, where: str) -> None:
-        """Count something that could not be read, or not to its end, such as a damaged file."""
+        """Count a file or connection that could not be read to its end, such as a damaged file."""
         self._refuse(error, {}, where)
         if not isinstance(error, MissingPackage) and len(self._cut_short) < LISTED:
             self._cut_short.append(f"{clean(where, MAX_WHERE)}: {clean(error.text, MAX_REASON)}")
@@ -205,10 +206,11 @@ class Verifier:
         return packs, readings, failed + self._faults.count
 
     def report(self, now_ms: float | None = None) -> Report:
-        """The verdict so far. May be called at any time; looks at every stream.
+        """Return the verdict so far. May be called at any time; looks at every stream.
 
         Args:
-            now_ms: UTC if known, to distinguish late packs from those still arriving; else by the packs.
+            now_ms: the current time (UTC ms), to distinguish missing pages of a checkpoint from pages that still
+                arrive; None: the time of the newest packs counts instead.
         """
         return self._report(now_ms or 0)
 
@@ -245,7 +247,10 @@ class Verifier:
         return total
 
     def _unknown(self, total: Report, ended: bool) -> list[str]:
-        """Agreed streams that nothing mentions. On a broker, only after the first checkpoint, which names them all."""
+        """Return the agreed streams that neither a pack nor a checkpoint names.
+
+        On a broker, streams of a known gateway are only reported after its first checkpoint, which names all streams.
+        """
         known = {name for name, stream in total.streams.items() if stream.packs or stream.head_seq}
         here, named = self._rings.keys(), self._agreed.gateways
         if ended:
@@ -268,25 +273,28 @@ class Verifier:
         except Unpinned as error:
             if gateway in self._rings or len(self._early) >= MAX_EARLY:
                 raise
-            self._early.append((raw, where, gateway, error))  # the chain may continue to a pinned key
+            self._early.append((raw, where, gateway, error))  # a later object may continue this chain to a pinned key
             return Outcome.HELD
         if self._read is not None:
             self._read.add(gateway)
         if not self._trust:
-            # anyone can create one at our cost, so a few for each gateway must do
+            # without pins anyone can make us check keys objects, so each one counts towards the limit of a file
             self.rejected_cost += REFUSAL * (len(value["records"]) if gateway in self._rings else 1)
         if news:
             if gateway not in self._rings and len(self._rings) >= self._max_gateways:
                 raise Refused("size", f"more than {self._max_gateways} gateways")
             self._rings[gateway] = ring
             self._signers |= ring.keys
-            self._forget()  # a key may have been revoked
+            self._forget()  # a key may have been revoked: all objects must be checked again
             self._settle_early(gateway)
             self._release(gateway)
         return Outcome.TAKEN
 
     def _settle_early(self, gateway: str | None = None) -> None:
-        """A pinned chain has arrived, or never will: earlier keys objects are part of it, or refused."""
+        """Process the keys objects that waited for a pinned chain of ``gateway``: each is part of it, or refused.
+
+        None: nothing more will arrive, so all are refused.
+        """
         waiting, self._early = self._early, []
         for raw, where, owner, error in waiting:
             if gateway is None:
@@ -308,7 +316,7 @@ class Verifier:
             return self._hold(got, gateway)
         for named in self._checkpoints.take(raw, value, ring, got.found, filed=got.topic is None):
             self._state(named.stream).head(named, ring)
-        self._forget()  # an older page that arrives again must be judged again
+        self._forget()  # an older page that arrives again must be checked again
         return Outcome.TAKEN
 
     def _take_pack(self, got: _Received) -> Outcome:
@@ -344,7 +352,7 @@ class Verifier:
         return state
 
     def _take_retained(self, state: StreamState, pack: CheckedPack) -> Outcome:
-        """The retained copy of a birth: its table is used, but it is not counted as a pack."""
+        """Process the retained copy of a birth. Its point table is used, but it does not count as a pack."""
         _, kept = state.history.find(pack.link.boot, pack.link.seq)
         if kept and kept != pack.digest[:16]:
             raise Refused("fork", "the retained birth is not the pack that was published with this identity")
@@ -358,7 +366,10 @@ class Verifier:
         return self._hold(got, gateway)
 
     def _hold(self, got: _Received, gateway: str) -> Outcome:
-        """Keep an object until its key arrives; the oldest is refused if there are too many. ``value``: its claims."""
+        """Keep an object until its key arrives. If too many objects wait, the oldest is refused.
+
+        ``got.value`` has only the claims that a refusal shows.
+        """
         got.gateway, got.found, got.columns = gateway, None, None
         self._held.append(got)
         self._held_bytes += len(got.raw)
@@ -369,7 +380,7 @@ class Verifier:
         return Outcome.HELD
 
     def _release(self, gateway: str) -> None:
-        """Its keys have arrived: process the objects that waited for them."""
+        """Process the objects that waited for keys of this gateway, because keys have arrived."""
         waiting, self._held, self._held_bytes = self._held, deque(), 0
         for held in waiting:
             if held.gateway == gateway and (not held.kid or held.kid in self._signers):
@@ -379,10 +390,10 @@ class Verifier:
                 self._held_bytes += len(held.raw)
 
     def finish(self, now_ms: float | None = None) -> Report:
-        """The last verdict: objects that still wait for their key are refused.
+        """Return the last verdict. Objects that still wait for their key are refused.
 
         Args:
-            now_ms: UTC, if listening was stopped while more may arrive.
+            now_ms: the current time (UTC ms) if listening ends although more may arrive; None: nothing more can arrive.
         """
         self._settle_early()
         for held in self._held:
@@ -413,12 +424,15 @@ _SIGNATURE_CODES: Final = frozenset(("signature", "header", "typ", "alg", "kid",
 
 
 def _may_be_keys(raw: bytes, place: Topic | None) -> bool:
-    """A keys object contains its own keys."""
+    """True if the bytes may be a keys object. Such an object need not wait for keys, because it contains them."""
     return place.kind == "keys" if place else b'"records":' in raw
 
 
 def _claims_of(raw: bytes, place: Topic | None) -> dict[str, Any]:
-    """Apparent source of canonical bytes: ``gateway``, for a pack ``stream``, ``boot`` and ``seq``; {} without any."""
+    """Return the claims in unparsed canonical bytes: ``gateway``, and for a pack ``stream``, ``boot`` and ``seq``.
+
+    Returns {} if the bytes name no gateway, or another gateway than their topic.
+    """
     if claims := claims_of(raw):
         return {"gateway": str(claims["stream"]).rpartition("/")[0], **claims}
     here = place.gateway if place else ""

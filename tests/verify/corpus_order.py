@@ -54,7 +54,11 @@ def overlap() -> Case:
     stream = third()
     stream.at -= 5
     return counted(
-        "overlap", "[from, to) reaches into the pack before", "chain", "5 s before the pack before ends", stream.pack()
+        "overlap",
+        "[from, to) reaches into the pack before",
+        "chain",
+        "5 s before the previous pack ends",
+        stream.pack(),
     )
 
 
@@ -66,7 +70,7 @@ def hole_in_time() -> Case:
         "hole_in_time",
         "five seconds that nobody accounts for",
         "chain",
-        "5 s after the pack before ends",
+        "5 s after the previous pack ends",
         stream.pack(),
     )
 

@@ -90,7 +90,7 @@ def pages_disagree() -> Case:
     objects, heads = two()
     objects += [pages(heads, 4)[0], pages(heads, 4, pages=3)[1]]
     return Case("pages_disagree", "one page says two, the other three", tuple(objects), "failed", {"counter": 1},
-                "checkpoint 4 has 2 pages, by another of them 3", 6)  # fmt: skip
+                "checkpoint 4 has 2 pages, but another of them states 3", 6)  # fmt: skip
 
 
 @case
