@@ -63,7 +63,7 @@ def is_first(seen: dict[str, TomlTable], table: TomlTable, name: str, key: str =
 
 
 def read_lines(tables: list[TomlTable], notes: list[ConfigWarning]) -> dict[str, LineRead]:
-    """All lines by name, in file order. Complaints are added to their tables."""
+    """Read all lines, in file order. Returns lines by name. Complaints are added to their tables."""
     lines: dict[str, LineRead] = {}
     names: dict[str, TomlTable] = {}
     ports: dict[str, TomlTable] = {}

@@ -237,7 +237,7 @@ def _build(
         )
         place = _place(site)
         if trap := v.zone_trap(names[2]):
-            hint = f'Such as "{v.SHANGHAI}" for China; leave it if that is meant'
+            hint = f'Such as "{v.SHANGHAI}" for China; keep this name if you mean it'
             notes.append(ConfigWarning(place_of(site, "timezone"), trap, hint))
     site.done()
 
@@ -449,7 +449,7 @@ def _demand(table: TomlTable, default: IntervalConfig) -> tuple[int, int]:
     def slip(value: object) -> int:
         ms = p.duration_ms(1_000, 3_600_000, "1 min")(value)
         if period_ms % ms or period_ms // ms > MAX_SLIPS:
-            what = f"{p.show(value)} does not divide the period of {p.show_ms(period_ms)} into 1 to {MAX_SLIPS}"
+            what = f"{p.show(value)} does not divide the period of {p.show_ms(period_ms)} into 1 to {MAX_SLIPS} parts"
             raise p.InvalidValue(what, "Such as 1 min for a period of 15 min")
         return ms
 

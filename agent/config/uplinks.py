@@ -92,7 +92,7 @@ def _unmatched_streams(table: TomlTable, uplink: UplinkConfig, devices: Sequence
 
 
 def _unsent_streams(uplinks: Sequence[UplinkConfig], devices: Sequence[str]) -> list[ConfigWarning]:
-    """Return a note on devices whose packs go to no destination. There is no note if no destination is configured."""
+    """Return a note on devices whose packs are not sent to any destination, if destinations are configured."""
     unsent = [name for name in devices if not any(is_asked(name, uplink.streams) for uplink in uplinks)]
     if not uplinks or not unsent:
         return []
@@ -102,7 +102,7 @@ def _unsent_streams(uplinks: Sequence[UplinkConfig], devices: Sequence[str]) -> 
 
 
 def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result | None) -> list[ConfigWarning]:
-    """Return notes on secrets that other users may read. They are no errors, so an upgrade cuts off no destination."""
+    """Return notes on secrets that other users may read. An error would cut off the destination after an upgrade."""
     password = uplink.password.file if uplink.password else None
     files = (("password_file", password, "set another password"), ("key_file", uplink.key_file, "make a new key"))
     notes = (open_secret(table, key, path, remedy, agents) for key, path, remedy in files if path is not None)

@@ -55,7 +55,7 @@ def _check_access(path: Path, found: os.stat_result, what: str, any_owner: bool)
             where=str(path),
             hint=f"sudo chown {me} {path}",
         )
-    if others_may_use(found) or (me == 0 and mode & 0o077):  # for root, no group may read
+    if others_may_use(found) or (me == 0 and mode & 0o077):  # as root, refuse group access too
         raise KeyFileError(
             f"others may read or change the {what} (mode {mode:04o})",
             where=str(path),

@@ -46,7 +46,7 @@ class SoftEd25519:
     def __init__(self, key: Ed25519PrivateKey) -> None:
         public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         self.jwk: Mapping[str, str] = {"crv": "Ed25519", "kty": "OKP", "x": base64url(public)}
-        self.sign = key.sign  # no method of our own: this saves one call per signature
+        self.sign = key.sign  # not wrapped in a method, which saves one call per signature
 
 
 class SoftES256:

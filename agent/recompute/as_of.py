@@ -61,9 +61,9 @@ class _FirstRevisions:
 
 
 class IntervalsAsOf:
-    """Interval rows of all streams, in pages of one day. ``seen``: the newest pack of each stream that counts.
+    """Interval rows of all streams, in pages of one day. Only packs up to ``seen`` are taken into account.
 
-    Rows of newer packs are ignored.
+    ``seen``: sequence of the newest such pack, by stream.
     """
 
     def __init__(self, calendar: Calendar, rule: Rule, streams: Mapping[str, StreamInfo]) -> None:
@@ -114,7 +114,7 @@ class IntervalsAsOf:
         mine.append((StoredPage(len(mine) + 1, stream, rows[0].start_ms, end_ms, text, body), packs))
 
     def see(self, stream: str, pack: int) -> list[int]:
-        """Let packs up to ``pack`` count. Returns the starts of the intervals that the added packs corrected.
+        """Take packs up to ``pack`` into account. Returns the starts of the intervals that the added packs corrected.
 
         If the added packs also completed intervals, the earliest start of these is returned too.
         """
@@ -165,7 +165,7 @@ class IntervalsAsOf:
     def parts(self, start_ms: int, end_ms: int) -> list[RoleSum]:
         """Return the role sums of each interval between two times of the same day."""
         day = self.calendar.day(start_ms)
-        if not self.is_settled(day, end_ms):  # slow: computed from the packs that count now
+        if not self.is_settled(day, end_ms):  # slow: computed again from the packs seen so far
             return intervals_of(self, self.calendar, start_ms, end_ms, self.unwritten(end_ms))
         parts, starts = self._parts(day)
         return parts[bisect_right(starts, start_ms - 1) : bisect_right(starts, end_ms - 1)]
@@ -177,14 +177,14 @@ class IntervalsAsOf:
         return parts, [one.start_ms for one in parts]
 
     def is_settled(self, day: date, until_ms: int) -> bool:
-        """True if the day has no corrections and all its intervals up to ``until_ms`` count. It cannot change then."""
+        """True if the day has no corrections and all intervals up to ``until_ms`` are taken into account."""
         if day in self._late_days or self.unwritten(until_ms):
             return False
         return all(self._end_of(stream) >= min(until_ms, w.ends[-1]) for stream, w in self._written.items() if w.ends)
 
     @contextmanager
     def all_seen(self) -> Iterator[None]:
-        """Let all packs count while the context is open."""
+        """Take all packs into account while the context is open."""
         seen, self.seen = self.seen, dict.fromkeys(self._pages, 1 << 62)
         try:
             yield
@@ -200,7 +200,7 @@ class PeriodSums:
         self._kept: dict[tuple[PeriodKind, int], tuple[PeriodTotals, int]] = {}
 
     def see(self, last: Mapping[str, int]) -> None:
-        """Let packs up to ``last`` (a sequence by stream) count, and drop the sums that these packs change."""
+        """Take packs up to ``last`` (a sequence by stream) into account, and drop the sums that these packs change."""
         for stream, pack in last.items():
             for start in self._book.see(stream, pack):
                 for key, (_, added_ms) in list(self._kept.items()):

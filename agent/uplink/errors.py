@@ -220,7 +220,7 @@ class FaultLog:
             log.info("%s: %s", self._name, text)
 
     def cleared(self) -> None:
-        """Report that there is no fault now."""
+        """Report that all faults are gone at this moment."""
         now = self._monotonic()
         if self._logged and now - self._last_s >= CLEAR_S:
             count = f", {self._count} faults" if self._count > len(self._logged) else ""

@@ -75,7 +75,7 @@ class AgreedStreams:
         return not self.has_list(gateway) or name == ALWAYS or self.names(stream)
 
     def unheard(self, known: Collection[str], gateways: Collection[str], every: bool) -> list[str]:
-        """Return the agreed names that are not in ``known``, sorted. Patterns are left out: they may match no stream.
+        """Return the agreed names that are not in ``known``, sorted. Patterns are left out: they name no exact stream.
 
         Args:
             known: the streams that a pack or a checkpoint names.

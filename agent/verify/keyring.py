@@ -138,7 +138,7 @@ class KeyRing:
             if new.counter == known.counter:
                 raise Refused("counter", f"two different keys objects with counter {new.counter}")
             if new.records[: len(known.records)] != known.records:
-                raise Refused("key-chain", "the records do not begin with the ones known before")
+                raise Refused("key-chain", "the records do not begin with the known records")
         if self._strict and not self._pins & new.keys.keys():
             raise Unpinned("key-chain", f"foreign key chain: its first key is {first}, and none of its keys is pinned")
         self._chains[first] = new

@@ -259,7 +259,7 @@ class Live(Subscriber):
         super().__init__(url, topic, retained=True, ca_file=ca_file, username=username, password=password)
         self._verifier = Verifier(trust, streams=streams, max_gateways=max_gateways, max_streams=max_streams)
         self._on_verified = on_verified
-        self._lock = threading.Lock()  # around the verifier
+        self._lock = threading.Lock()  # held while the verifier is used
         self._worker = threading.Thread(target=self._work, name="verify", daemon=True)
         self.taken = 0  # messages that the verifier has processed
 

@@ -202,7 +202,7 @@ def _compare_heads(
 
 
 def _taken_over(lines: Sequence[Sequence[PackRun]]) -> dict[str, int]:
-    """Return the sequence from which another boot continues a boot, by the name of the continued boot."""
+    """Return, for each boot that another boot continues, the first sequence of the other boot."""
     begun: dict[str, int] = {}
     for first in (run.first for line in lines for run in line):
         if first.first and first.prev_boot is not None:

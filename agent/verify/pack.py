@@ -128,7 +128,7 @@ def _check_alone(value: Mapping[str, Any], pack: Pack) -> None:
     if link.prev is None and not (link.first and link.prev_boot is None and link.seq == 1):
         faults.append("prev is null, but this is not sequence 1 with prev_boot null")
     if link.prev is not None and (link.seq == 1 or (link.first and link.prev_boot is None)):
-        faults.append("prev is there, but this is sequence 1 or prev_boot is null")
+        faults.append("prev is present, but this is sequence 1 or prev_boot is null")
 
 
 def _hash(value: object, what: str, null: bool = False) -> str | None:
@@ -223,7 +223,7 @@ def _check_epoch(name: str, event: Mapping[str, Any]) -> None:
 def _handover(event: Mapping[str, Any], link: ChainLink) -> list[Handover]:
     """Return the part of a handover that reports show, as a list of one.
 
-    The list is empty if the event has another form. That is no fault, because handovers do not affect the verdict.
+    The list is empty if the event has another form. This is not a fault, because handovers do not affect the verdict.
     """
     devices, who = event.get("devices"), event.get("who")
     if not isinstance(who, str) or not isinstance(devices, list):

@@ -10,7 +10,8 @@ from .point_table import Unit, unit_of
 from .strict import MAX_SHOWN, Columns, Refused, shown
 
 _VALUES: Final = ("v", "vs", "vb")
-_FOREIGN: Final = frozenset(("bs", "bu", "bv", "bver", "vd"))  # labels that would change readings
+# SenML labels that packs never use; they would change the meaning of the readings
+_FOREIGN: Final = frozenset(("bs", "bu", "bv", "bver", "vd"))
 _NUMBERS: Final = frozenset((int, float))
 _USUAL: Final = (frozenset(("n", "v")), frozenset(("n", "u", "v")))  # members of a record with only a number
 

@@ -1,4 +1,4 @@
-"""Checks the seam between two packs: whether one follows the other. ``ChainLink`` is the part of a pack for this."""
+"""Checks the seam between two packs: whether one follows the other. ``ChainLink`` has the members to compare."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_seam(left: ChainLink, right: ChainLink) -> list[str]:
         faults.append(f"sequence {right.seq} follows {left.seq}")
     if right.boot == left.boot:
         if right.first:
-            faults.append("prev_boot inside a boot")
+            faults.append("prev_boot in a pack that is not the first of its boot")
     elif right.prev_boot != left.boot:
         faults.append(f"prev_boot is {right.prev_boot}, but the previous pack is of boot {left.boot}")
     part = right.part

@@ -19,7 +19,8 @@ from .strict import MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS, Columns, Refused, parse_co
 SIG_MEMBER: Final = b'"sig":"'
 MAXSIG_MEMBER: Final = 2048  # the member has at most this many bytes
 _ENCODER: Final = JSONEncoder(ensure_ascii=False, check_circular=False, sort_keys=True, separators=(",", ":"))
-_OTHER_NUMBERS: Final = re.compile(rb"[:,\[]-?[0-9.]+e|\.0[,}\]]")  # 1e-07, 1.0: canonical JSON has 1e-7, 1
+# numbers that the standard library's encoder may write in another form: 1e-07 for 1e-7, 1.0 for 1
+_OTHER_NUMBERS: Final = re.compile(rb"[:,\[]-?[0-9.]+e|\.0[,}\]]")
 
 
 class FoundSignature(NamedTuple):
@@ -48,7 +49,7 @@ class Signed(NamedTuple):
 
 
 def cut_signature(raw: bytes, sig: str) -> bytes | None:
-    """Return ``raw`` without its member ``sig``. Returns None if the member, in canonical form, is not there once."""
+    """Return ``raw`` without its member ``sig``; None if the member does not occur exactly once in canonical form."""
     member = b',"sig":"' + sig.encode() + b'"'
     before, found, after = raw.partition(member)
     if not found or member in after:

@@ -187,7 +187,7 @@ class Verifier:
             return Outcome.UNREAD if isinstance(error, MissingPackage) else Outcome.FAILED
 
     def note_content_type(self, kind: str) -> None:
-        """Count a message with an unknown content type. That is no fault, because only the bytes are judged."""
+        """Count a message with an unknown content type. It is not a fault, because only the bytes are judged."""
         if not is_known_type(kind):
             key = clean(kind, MAX_TYPE)
             key = key if key in self._content_types or len(self._content_types) < MAX_TYPES else "others"

@@ -116,7 +116,7 @@ def test_a_fork_far_in_the_past_is_found_when_the_chain_reaches_a_kept_hash() ->
     [
         ({"from_ms": 35}, "5 ms"),
         ({"birth": "x" * 43}, "names birth"),
-        ({"first": True}, "prev_boot inside a boot"),
+        ({"first": True}, "prev_boot in a pack that is not the first of its boot"),
         ({"part": (2, 3)}, "part 2 of 3 without the part before"),
         ({"signer": -1}, "older key"),
     ],
