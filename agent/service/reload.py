@@ -252,11 +252,11 @@ class Reloader:
             except Exception as error:
                 try:
                     await self._roll_back(prepared, *before)
-                except Exception as second:
+                except Exception as more:
                     log.error("reload: internal error", exc_info=error)
-                    what = f"the reload failed ({error}), and so did the return to the previous configuration ({second})"
+                    what = f"the reload failed ({error}), and so did the return to the previous configuration ({more})"
                     hint = "A start reads the files anew and seals the readings in the ring; systemd does it by itself"
-                    raise HalfReloaded(what, where=str(config.path), hint=hint) from second
+                    raise HalfReloaded(what, where=str(config.path), hint=hint) from more
                 service.loaded_ms = loaded_ms
                 raise
             try:

@@ -1,9 +1,9 @@
-"""A scheduled check of the whole store, in slices of a few milliseconds between other work of its thread.
+"""A scheduled check of the whole store, in slices of about 20 ms between the other work of the database thread.
 
-``PRAGMA quick_check`` would block the thread, and with it sealing, until it has read the whole file; on a separate
-connection it would keep the WAL from being reset. So a larger file is walked instead: every row of every table is read,
-which visits every page of every table, and every pack is decoded and verified. This finds more than SQLite can: SQLite
-does not notice a flipped bit inside a value.
+``PRAGMA quick_check`` blocks the thread, and with it sealing, until it has read the whole file. On a separate
+connection it would keep the WAL from being reset. So only a small file gets it. A file of any size is walked: the check
+reads every row of every table, which visits every page of the tables, and decodes and verifies every pack. This finds
+more than SQLite can: SQLite does not notice a flipped bit inside a value.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ CHUNK = 16  # rows read at once
 
 
 class StoreCheck:
-    """One walk over the store, made by ``Store.start_check``. Belongs to the database thread.
+    """One walk over the store, created by ``Store.start_check``. Use it only in the database thread.
 
     Args:
-        drop_if_bad: verifies a pack from its id and (dictionary, body, birth's hash); True if it was bad and dropped.
+        drop_if_bad: gets the id of a pack and (dictionary, body, hash of the birth). Verifies the pack, and deletes it
+            if its bytes changed. Returns True if it was deleted.
     """
 
     def __init__(self, db: Database, drop_if_bad: Callable[[int, list[Any]], bool]) -> None:
@@ -33,10 +34,10 @@ class StoreCheck:
         self._walk = self._all()
         self.rows = 0
         self.packs = 0
-        self.bad_packs = 0  # differ from what was sealed: dropped, and stated as lost if a destination waits for them
+        self.bad_packs = 0  # packs whose bytes changed: deleted, and stated as lost if a destination waits for them
 
     def step(self, seconds: float = SLICE_S) -> bool:
-        """Continue for about ``seconds``. False at the end.
+        """Continue for about ``seconds``. Returns False when the check is complete.
 
         Raises:
             StoreDamaged: SQLite reports damage, or an index does not match its table.
@@ -59,14 +60,14 @@ class StoreCheck:
         for name, table, sql in self._db.execute(
             "SELECT name, tbl_name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
         ).fetchall():
-            if name != "packs_seq":  # that one is checked with every pack
+            if name != "packs_seq":  # _packs checks this index
                 part = sql.partition(" WHERE ")[2]
                 where = f"WHERE {part}" if part else ""
                 self._db.execute(f'SELECT total(rowid) FROM "{table}" INDEXED BY "{name}" {where}').fetchone()
             yield
 
     def _rows(self, table: str) -> Iterator[None]:
-        """Every row of a table, by its key."""
+        """Read every row of a table, in the order of its key."""
         facts = self._db.execute(f'PRAGMA table_info("{table}")').fetchall()
         key = [name for _, name, *_, place in sorted(facts, key=lambda fact: fact[5]) if place]
         try:

@@ -9,7 +9,7 @@ every pack.
 A body begins with one byte for its form, then
     0: 32 bytes SHA-256 of the payload, zstd of the pack
     1: 64 bytes signature, 32 bytes ``prev``, zstd of the pack without these two
-    2: as 1, and without ``birth``
+    2: the same as 1, but the pack is also without ``birth``
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import zstandard
 
 from agent.zstd import read_frame
 
-MAX_PACK_BYTES = 64 * 1024 * 1024  # limit of a decompressed pack, whatever a damaged frame claims
+MAX_PACK_BYTES = 64 * 1024 * 1024  # largest decompressed pack; a damaged frame may state any size
 DICTIONARY_BYTES = 32 * 1024
-SAMPLE_BYTES = 12 * 1024  # taken from one pack for a dictionary: usually all points once
-_PLAIN_LEVEL = 3  # until there is a dictionary
+SAMPLE_BYTES = 12 * 1024  # a dictionary gets so much of one pack: usually enough to contain every point once
+_PLAIN_LEVEL = 3  # zstd level until a dictionary exists
 _BIRTH, _PREV, _SIG, _DOTS = b'{"birth":"', b'"prev":"', b',"sig":"', b".."
 _PREV_LEN, _SIG_LEN = 43, 86  # base64url characters of 32 and 64 bytes
 
@@ -47,7 +47,10 @@ class _Split:
 
 
 def _split(data: bytes, birth: bytes | None) -> _Split | None:
-    """Split a pack; None if joining would not restore it exactly. ``birth``: the hash to leave out; None: keep it."""
+    """Split a pack. Returns None if ``_join`` would not restore the identical bytes.
+
+    ``birth``: the hash at the beginning of the pack, to be removed from the rest; None: nothing is removed there.
+    """
     prev = data.rfind(_PREV) + len(_PREV)
     dots = data.rfind(_DOTS) + len(_DOTS)
     if not len(_PREV) <= prev < dots - _PREV_LEN:
@@ -82,7 +85,7 @@ def _join(sig_raw: bytes, prev_raw: bytes, birth: bytes | None, rest: bytes) -> 
 
 
 def compressible(data: bytes) -> bytes:
-    """The part of a pack that is compressed; for dictionaries."""
+    """The part of a pack that is compressed. Dictionaries are made from it."""
     split = _split(data, _birth_of(data)) or _split(data, None)
     return split.rest if split else data
 
@@ -98,12 +101,16 @@ def _birth_of(data: bytes) -> bytes | None:
 
 
 def _compressor(raw: bytes, strategy: int, search_log: int) -> zstandard.ZstdCompressor:
-    """``min_match`` 6 matters most: shorter matches are coincidences among digits.
+    """A compressor with a dictionary. ``min_match`` 6 matters most: shorter matches are coincidences among digits.
 
-    Measured with values that all change (bytes of body per pack, CPU): 50 readings btlazy2 356, 28 us (zstd's level 4
-    435, 12 us); 100 readings btlazy2 701, 88 us, greedy 740, 28 us; 500 readings greedy 3100, 88 us; 1000 readings
-    dfast 5700, 83 us (no dictionary: level 3 6200, 72 us; level 6 5900, 360 us). The smaller a pack, the larger the
-    share of its signature and the cheaper a better search.
+    Size of a body and CPU time per pack, measured with readings that all change:
+    - 50 readings: 356 bytes, 28 us with btlazy2 (435 bytes, 12 us with zstd's level 4)
+    - 100 readings: 740 bytes, 28 us with greedy (701 bytes, 88 us with btlazy2)
+    - 500 readings: 3100 bytes, 88 us with greedy
+    - 1000 readings: 5700 bytes, 83 us with dfast
+      (without a dictionary: 6200 bytes, 72 us with level 3; 5900 bytes, 360 us with level 6)
+
+    So packs below 2 KiB, of some 60 readings, get the better search: it is cheap there.
     """
     small = strategy != zstandard.STRATEGY_DFAST
     settings = zstandard.ZstdCompressionParameters(
@@ -123,14 +130,15 @@ def _compressor(raw: bytes, strategy: int, search_log: int) -> zstandard.ZstdCom
 
 
 class Codec:
-    """Encodes bodies with the active dictionary and decodes those of any known one. One thread only."""
+    """Encodes packs with the active dictionary; decodes bodies of every known one. Use it in one thread only."""
 
     def __init__(self) -> None:
         self._plain = zstandard.ZstdDecompressor()
         compressor = zstandard.ZstdCompressor(level=_PLAIN_LEVEL, write_checksum=True)
-        self._compressors: list[tuple[float, zstandard.ZstdCompressor]] = [(math.inf, compressor)]  # by largest size
+        # largest size in bytes, and the compressor for packs up to it
+        self._compressors: list[tuple[float, zstandard.ZstdCompressor]] = [(math.inf, compressor)]
         self._readers: dict[int, zstandard.ZstdDecompressor] = {}
-        self.dictionary = 0  # the active one
+        self.dictionary = 0  # number of the active one; 0: none
 
     def activate(self, number: int, raw: bytes) -> None:
         """Encode with this dictionary from now on."""
@@ -142,7 +150,7 @@ class Codec:
         self.dictionary = number
 
     def add_dictionary(self, number: int, raw: bytes) -> None:
-        """Decode bodies with this dictionary from now on."""
+        """From now on, decode bodies that were encoded with this dictionary."""
         content = zstandard.ZstdCompressionDict(raw, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
         self._readers[number] = zstandard.ZstdDecompressor(dict_data=content)
 
@@ -152,7 +160,7 @@ class Codec:
         return max(self._readers, default=0)
 
     def is_better(self, raw: bytes, samples: Sequence[bytes]) -> bool:
-        """True if this dictionary saves 10 % more than the active one, or 5 % if it would be the first."""
+        """True if this dictionary makes bodies 10 % smaller than the active one, or 5 % smaller if none is active."""
         trial = Codec()
         trial.activate(1, raw)
         now, then = (sum(len(c.pack(data, b"", _birth_of(data))[2]) for data in samples) for c in (self, trial))
@@ -168,7 +176,8 @@ class Codec:
 
         Args:
             digest: SHA-256 of the payload.
-            birth: the hash that ``unpack`` will get.
+            birth: hash of the birth in effect, which is left out of the body if the pack contains it. ``unpack`` must
+                then get the same hash.
         """
         split = None
         if birth is not None and birth == _birth_of(data):
@@ -197,10 +206,10 @@ class Codec:
 
 
 def make_dictionary(packs: Sequence[bytes]) -> bytes:
-    """Raw content of a dictionary from sample packs, the most typical one last, because zstd prefers the end.
+    """Make the raw content of a dictionary from sample packs. The first pack comes last, because zstd prefers the end.
 
-    Streams with the same points yield nearly the same bytes: a sample that those chosen before compress well is
-    skipped.
+    Streams with the same points have nearly the same bytes: a sample is skipped if the samples chosen so far already
+    compress it well.
     """
     chosen: list[bytes] = []
     size = 0

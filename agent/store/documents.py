@@ -15,26 +15,26 @@ from agent.store.sqlite import Database
 from agent.store.streams import signed
 from agent.zstd import read_frame
 
-KEEP_CHECKPOINTS, KEEP_DAYS = 750, 400  # the newest ones, and the first of each day: a month of hours, a year of days
+KEEP_CHECKPOINTS, KEEP_DAYS = 750, 400  # the newest (a month of hourly ones), and the first of each day for a year
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTable:
-    """The point table under which the records of a ring with one table number were written."""
+    """The point table that a table number in the records of a ring stands for."""
 
     stream: str
     document: dict[str, object]
 
 
 class Documents:
-    """Point tables, device facts, checkpoints and declarations. Stored documents are durable on return."""
+    """Point tables, device facts, checkpoints and declarations. What a method stores is durable when it returns."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     def declare(self, number: str, at_ms: int, body: Mapping[str, Any]) -> None:
-        """Store what a person attests. Raises ValueError if the id exists."""
+        """Store a declaration: values that a person attests. ``number``: its id. Raises ValueError if the id exists."""
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
         with self._db.transaction():
             added = self._db.execute(
@@ -44,16 +44,16 @@ class Documents:
             raise ValueError(f"{number} is already declared")
 
     def declarations(self) -> list[dict[str, Any]]:
-        """Everything ever attested, in order of entry."""
+        """All declarations, in the order of entry."""
         return [json.loads(text) for (text,) in self._db.execute("SELECT body FROM declared ORDER BY number")]
 
     def register_tables(self, ring_id: int, entries: Iterable[tuple[int, str, Mapping[str, Any] | bytes]]) -> None:
-        """Store the tables of a ring by number: rows (number, stream, document). Call before the first record.
+        """Store the point tables of a ring. ``entries``: (number, stream, document). Call before the first record.
 
-        A document may be JSON text: a hundred tables as objects take more memory than everything else.
+        A document may also be JSON text, because a hundred tables as objects take more memory than everything else.
 
         Raises:
-            ValueError: a number already stands for another table; nothing was stored.
+            ValueError: a number already belongs to another table; nothing was stored.
         """
         compress = zstandard.ZstdCompressor(level=3).compress
         with self._db.transaction():
@@ -93,14 +93,14 @@ class Documents:
         return found
 
     def forget_rings(self, keep: Collection[int]) -> None:
-        """Delete the tables of all other rings, once all their records are sealed."""
+        """Delete the tables of all rings except ``keep``. Call it when all records of the other rings are sealed."""
         marks = ",".join("?" * len(keep))
         with self._db.transaction():
             self._db.execute(f"DELETE FROM tables WHERE ring_id NOT IN ({marks})", [signed(r) for r in keep])
             self._db.execute("DELETE FROM documents WHERE hash NOT IN (SELECT document FROM tables)")
 
     def keep_facts(self, facts: Mapping[str, bytes]) -> None:
-        """Store the identities that devices reported, by stream, for those that no birth contains."""
+        """Store the facts that devices report about themselves, by stream, as JSON text, even if no birth has them."""
         with self._db.transaction():
             self._db.executemany(
                 "INSERT INTO devices (stream, facts) VALUES (?, ?) ON CONFLICT DO UPDATE SET facts = excluded.facts",
@@ -108,7 +108,7 @@ class Documents:
             )
 
     def keep_learned(self, stream: str, text: bytes | None) -> None:
-        """Store what the driver learned about a device; None: delete it."""
+        """Store what the driver learned about a device's register map, as JSON text; None: delete it."""
         with self._db.transaction():
             self._db.execute(
                 "INSERT INTO devices (stream, learned) VALUES (?, ?)"
@@ -117,7 +117,7 @@ class Documents:
             )
 
     def devices(self) -> dict[str, tuple[bytes | None, bytes | None]]:
-        """(facts, what the driver learned) of the devices, by stream."""
+        """By stream, (facts, what the driver learned) as JSON texts; None: nothing is stored."""
         rows = self._db.execute("SELECT stream, facts, learned FROM devices").fetchall()
         return {stream: (facts, learned) for stream, facts, learned in rows}
 
@@ -127,8 +127,9 @@ class Documents:
         """Store all pages of the next checkpoint in one transaction; of old checkpoints keep the first of each UTC day.
 
         Args:
-            make: from the newest (page, counter, object) of each page to rows (page, counter, time_ms, object); page 0
-                stands for lost pages, whose counter was at least this one.
+            make: gets the newest (page, counter, object) of each page, and returns the new rows (page, counter,
+                time_ms, object). If checkpoints were lost, it gets page 0 instead of each page: the counters of the
+                lost pages were at least as high.
         """
         with self._db.transaction():
             before = self.newest_checkpoints()
@@ -152,7 +153,7 @@ class Documents:
         ).fetchall()
 
     def checkpoint(self, page: int, counter: int) -> bytes | None:
-        """A page of a checkpoint; None if it was deleted."""
+        """A page of a checkpoint; None if it is not stored."""
         row = self._db.execute(
             "SELECT body FROM checkpoints WHERE page = ? AND counter = ?", (page, counter)
         ).fetchone()
@@ -189,7 +190,7 @@ class KeyTable:
             self._db.execute("DELETE FROM key_records WHERE counter = ?", (counter,))
 
     def chains(self) -> list[bytes]:
-        """The newest object of each chain of keys, oldest first; a key that replaces a lost one begins a new chain."""
+        """The newest object of each chain of keys, oldest first. A key that replaces a lost key begins a new chain."""
         chains: dict[str, bytes] = {}
         for (body,) in self._db.execute("SELECT body FROM key_records ORDER BY counter").fetchall():
             chains[json.loads(body)["records"][0]["kid"]] = body

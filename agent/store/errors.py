@@ -1,8 +1,8 @@
-"""Errors of the store: reports of SQLite and the disk with a hint for the technician, and the verification of damage.
+"""Errors of the store, with a hint for the technician, and the verification of damage that SQLite reports.
 
 SQLite reports "malformed" both for a damaged database and for a failing disk. Setting a database aside costs part of
-its history, so that report alone is not enough: all bytes are read without SQLite, and the file is checked. If only the
-disk failed, the error is temporary; readings stay in the ring meanwhile.
+its history, so this report alone is not enough: the store also reads all bytes without SQLite, and checks the file. If
+only the disk failed, the error is temporary; readings stay in the ring meanwhile.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Final
 from drivers.model import GatewayError
 
 CHECK_BYTES: Final = 256 << 20  # the largest file that is read and checked while everything else waits
-UNREADABLE_S: Final = 60.0  # a disk that recovers does so within this time; a bad sector stays
-PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # between the attempts at a start
-MAX_CLEARED: Final = 3  # then SQLite's report is accepted: an agent that keeps failing is of no use
+UNREADABLE_S: Final = 60.0  # a disk that recovers does so within this time; a bad sector stays unreadable
+PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # pauses between attempts to open the database
+MAX_CLEARED: Final = 3  # false reports of damage in one run; the next one is believed, or the agent would fail forever
 _BLOCK: Final = 1 << 20
 
 
@@ -34,7 +34,7 @@ class StoreBusy(StoreError):
 
 
 class StoreFull(StoreError):
-    """The disk is full. Raised before SQLite itself runs out of space, so that a clean-up still works."""
+    """The disk is full. Usually raised before SQLite itself runs out of space, so that a clean-up still works."""
 
     retry = True
 
@@ -54,15 +54,15 @@ _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """True if SQLite reports that the file itself is damaged, as it also does for some failed reads."""
+    """True if SQLite reports a damaged file. It also reports this for some failed reads."""
     code = getattr(error, "sqlite_errorcode", 0)
     return (code & 0xFF) in _DAMAGE or code == sqlite3.SQLITE_IOERR_CORRUPTFS
 
 
 def lock_holders(path: Path) -> list[int]:
-    """Ids of other processes that hold a lock on a file, if the kernel lists them.
+    """Ids of other processes that hold a lock on a file; empty if the kernel does not list locks.
 
-    An earlier version let the group read the database: a process that had it open during the upgrade can still lock it.
+    An earlier version let the group read the database: a process that opened it before the upgrade can still lock it.
     """
     try:
         found, lines = path.stat(), Path("/proc/locks").read_text().splitlines()
@@ -70,7 +70,8 @@ def lock_holders(path: Path) -> list[int]:
         return []
     place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     rows = [row for row in (line.split() for line in lines) if len(row) == 8 and row[5] == place]
-    return sorted({int(row[4]) for row in rows} - {-1, 0, os.getpid()})  # -1: the lock of an open file
+    # -1: the lock belongs to an open file, not to a process
+    return sorted({int(row[4]) for row in rows} - {-1, 0, os.getpid()})
 
 
 def damage_error(what: str) -> sqlite3.DatabaseError:
@@ -81,7 +82,7 @@ def damage_error(what: str) -> sqlite3.DatabaseError:
 
 
 def explain(error: sqlite3.Error, path: str) -> StoreError:
-    """The StoreError for an error of SQLite."""
+    """Return the StoreError for an error of SQLite."""
     code = getattr(error, "sqlite_errorcode", 0)
     primary = code & 0xFF
     if is_damage(error):
@@ -111,12 +112,12 @@ def explain(error: sqlite3.Error, path: str) -> StoreError:
 
 
 def suspicion_file(path: Path) -> Path:
-    """A file beside a database that was reported damaged while in use; it has one byte per report."""
+    """Path of the file that counts the reports of damage during use, with one byte per report."""
     return path.with_name(path.name + ".suspect")
 
 
 def suspicion_count(path: Path) -> int:
-    """How often the database was reported damaged since the last check that found it sound."""
+    """Number of reports of damage since a check last found the database intact."""
     try:
         return max(1, suspicion_file(path).stat().st_size)
     except OSError:
@@ -130,18 +131,18 @@ def add_suspicion(path: Path) -> None:
 
 
 def clear_suspicion(path: Path) -> None:
-    """Remove the note: the whole database was checked and is sound."""
+    """Remove the note, after a check of the whole database found it intact."""
     with contextlib.suppress(OSError):
         suspicion_file(path).unlink(missing_ok=True)
 
 
 def is_small(path: Path) -> bool:
-    """True if the whole file may be checked while the agent waits."""
+    """True if the file is small enough to be checked as a whole while the agent waits."""
     return path.stat().st_size <= CHECK_BYTES if path.exists() else True
 
 
 def read_error(path: Path) -> str:
-    """The disk's error while reading all bytes of the database and its WAL; "" if all can be read."""
+    """Read all bytes of the database and its WAL. Returns the error of the disk; "" if all can be read."""
     for file in (path, path.with_name(path.name + "-wal")):
         at = 0
         try:
@@ -159,7 +160,7 @@ def read_error(path: Path) -> str:
 
 
 class RetryPolicy:
-    """For a start that finds damage: accept it if it persists after the disk has returned all bytes of the file."""
+    """Decides if a start that finds damage tries again. Damage counts if it persists after all bytes could be read."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._pauses, self._was_readable = path, list(PAUSES_S), False
@@ -184,7 +185,7 @@ class DamageVerifier:
         self.in_use = False
 
     def classify(self, error: sqlite3.Error) -> StoreError:
-        """StoreBusy if only the disk failed; otherwise StoreDamaged, noted beside the file for the next start."""
+        """Return StoreBusy if only the disk failed; otherwise StoreDamaged, after a note for the next start."""
         damaged = explain(error, str(self._path))
         if is_small(self._path):
             if why := read_error(self._path):

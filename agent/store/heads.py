@@ -1,15 +1,15 @@
-"""The head of every stream after the last commit, recorded beside the database: ``store.db.heads``.
+"""The head record: the head of every stream after the last commit, in a file beside the database, ``store.db.heads``.
 
 SQLite silently drops the last transactions of a WAL that is damaged or cut short: heads go back, and the next pack
 would get a sequence that was used before. So each commit is also recorded here, after it is durable and before its
 packs may be published. The file may therefore lag behind the database, and is never ahead of it.
 
-There is no fsync except at the start and at the end: written data is in the kernel at once and survives a killed
-process. As long as the same kernel runs, and after an orderly end, the file is *exact*: nothing was published after
-it. After a power cut it is the kernel's last write-back, at most half a minute old: the heads are at least that far.
+The file is synced only at the start and at the end: written data is in the kernel at once and survives a killed
+process. As long as the same kernel runs, and after an orderly end, the file is *exact*: it has every published pack.
+After a power cut the file is the kernel's last write-back, at most half a minute old, so later packs may exist.
 
 Layout: slots of 512 bytes, each with its own checksum, so that a torn sector costs one stream. The first slot holds the
-kernel's boot id and whether the end was orderly, each other slot one stream. Pages of 4 KiB are written whole.
+kernel's boot id and whether the end was orderly; each other slot holds one stream. Pages of 4 KiB are written whole.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ log = logging.getLogger("meterhouse.store")
 SLOT: Final = 512
 PAGE: Final = 4096
 MAGIC: Final = b"mhheads1"
-MAX_BYTES: Final = 4 << 20  # eight thousand streams; a larger file is something else
+MAX_BYTES: Final = 4 << 20  # enough for eight thousand streams; the rest of a larger file is not read
 _HEADER = struct.Struct("<8s16sB")
 _ENTRY = struct.Struct("<Qq32sqQQqqqqQqqB")  # a ``RecordedHead`` without its name, whose length comes last
-_LOST = struct.Struct("<qq")  # at the end of a slot, before the sum; zeros in the file of an older version
+_LOST = struct.Struct("<qq")  # at the end of a slot, before the checksum; zeros in the file of an older version
 _SUM = struct.Struct("<I")
 
 
@@ -58,16 +58,16 @@ class RecordedHead:
     hash: bytes
     to_ms: int
     ring_id: int
-    ring_pos: int  # every record before it in that ring is sealed
-    ring_seq: int  # later packs were sealed from that ring
+    ring_pos: int  # every record of this ring before this position is sealed
+    ring_seq: int  # packs with higher sequences were sealed from this ring
     pack_id: int  # 0: not known
     sent_seq: int
-    sent_ms: int  # its ``to``
-    sent_pos: int  # like ``ring_pos``; 0 if it was sealed from another ring
-    owed_seq: int  # the first pack that a destination waits for, as of at most a minute ago
-    owed_ms: int  # where that pack begins
-    lost_seq: int = 0  # the first of the newest packs that were lost to damage; 0: none
-    lost_ms: int = 0  # where that pack began
+    sent_ms: int  # end of that pack
+    sent_pos: int  # ``ring_pos`` of that pack; 0 if it was sealed from another ring
+    owed_seq: int  # the first pack that a destination waits for; updated every minute
+    owed_ms: int  # start of that pack
+    lost_seq: int = 0  # the first pack of the newest loss to damage; 0: none
+    lost_ms: int = 0  # start of that pack
 
     def advance(self, pack: SealedPack, number: int) -> None:
         """Record that a pack was committed with this id."""
@@ -77,7 +77,7 @@ class RecordedHead:
         self.ring_pos, self.pack_id = pack.ring_pos, number
 
     def encode(self) -> bytes:
-        """The slot."""
+        """The bytes of the slot."""
         name = self.stream.encode()
         front = _ENTRY.pack(
             int(self.boot, 16), self.seq, self.hash, self.to_ms, self.ring_id, self.ring_pos, self.ring_seq,
@@ -113,7 +113,7 @@ def record_file(path: Path) -> Path:
 
 
 def head_of(kept: RecordedHead) -> StreamHead:
-    """A recorded head as a StreamHead; the record does not contain the birth."""
+    """A recorded head as a StreamHead, without the birth, which the record does not contain."""
     return StreamHead(kept.stream, kept.boot, kept.seq, kept.hash, kept.to_ms, None, kept.ring_id, kept.ring_pos)
 
 
@@ -124,7 +124,7 @@ def boot_bytes() -> bytes:
 
 
 class HeadRecord:
-    """The file. ``found`` is what an earlier run wrote; after ``begin`` the file follows the commits of this run.
+    """The file. ``found``: the heads written by an earlier run. After ``begin`` the file follows the commits of this run.
 
     ``mark_sent`` may be called in any thread, everything else only in the database thread.
     """
@@ -133,14 +133,14 @@ class HeadRecord:
         self._path, self._boot = path, boot_bytes() if boot is None else boot
         self.found: dict[str, RecordedHead] = {}
         self.exact = False
-        self._slots: dict[str, int] = {}  # from 1
+        self._slots: dict[str, int] = {}  # by stream, number of its slot, from 1
         self._heads: dict[str, RecordedHead] = {}
         self._image = bytearray()
-        self._dirty: set[int] = set()  # pages
-        self._unsent: set[str] = set()  # streams whose newest pack was not published
+        self._dirty: set[int] = set()  # numbers of pages that are not written yet
+        self._unsent: set[str] = set()  # streams with packs that were committed after ``mark_sent``
         self._lock = threading.Lock()
         self._fd = -1
-        self.begun = False  # since then the file follows the commits
+        self.begun = False  # True: the file follows the commits
         self._failing = False
         self._read()
 
@@ -177,8 +177,8 @@ class HeadRecord:
         """Record the heads of the database, and follow its commits from now on.
 
         Args:
-            ids: of the newest pack of each stream, if stored.
-            lost: by stream, the first of the newest packs that were lost to damage, and where it began.
+            ids: by stream, the id of its newest pack, if that pack is stored.
+            lost: by stream, sequence and start of the first pack of the newest loss to damage.
         """
         lost = lost or {}
         self._heads = {
@@ -225,7 +225,7 @@ class HeadRecord:
             self._flush()
 
     def mark_sent(self) -> None:
-        """Record that everything committed may be published. Must be called before the first byte is."""
+        """Record that all committed packs may be published. Must be called before that."""
         if not self._unsent:
             return
         with self._lock:
@@ -241,7 +241,7 @@ class HeadRecord:
         self._unsent.clear()
 
     def set_owed(self, owed: Mapping[str, tuple[int, int]]) -> None:
-        """Set by stream the lowest sequence that a destination waits for, and where that pack begins."""
+        """Record by stream the first sequence that a destination waits for, and the start of that pack."""
         if not self.begun:
             return
         with self._lock:
@@ -261,7 +261,7 @@ class HeadRecord:
         if not self.begun:
             return
         with self._lock:
-            self._mark_all_sent()  # packs published after this are not recorded
+            self._mark_all_sent()  # any of them may still be published, and that can no longer be recorded
             self._put_header(closed=True)
             with contextlib.suppress(OSError):
                 self._write()
@@ -296,7 +296,7 @@ class HeadRecord:
             self._failing = False
 
     def _write(self) -> None:
-        """Write pages, the one with the header last: until then the previous record is valid."""
+        """Write changed pages, the one with the header last: until then the previous record is valid."""
         if self._fd < 0:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             self._fd = os.open(self._path, flags, 0o600)
@@ -312,7 +312,7 @@ class HeadRecord:
             self._dirty.discard(page)
 
     def _failed(self, error: OSError) -> None:
-        """Remove the file, as an outdated one must not be taken for current; the next commit writes a new one."""
+        """Remove the file, because an outdated file must not be used. The next commit writes a new one."""
         if not self._failing:
             log.warning("%s cannot be written: %s", self._path, error.strerror)
         self._failing = True
@@ -331,7 +331,7 @@ class HeadTracker:
         self.behind: dict[str, LaggingStream] = {}
 
     def compare(self, is_salvaged: bool) -> bool:
-        """Find the streams that are behind the record. False: the rest of the database is inconsistent.
+        """Find the streams that are behind the record. Returns False if the rest of the database is inconsistent.
 
         Args:
             is_salvaged: the database is new and therefore consistent, with data salvaged from a damaged one.
@@ -349,7 +349,7 @@ class HeadTracker:
                 self.behind[name] = _behind(kept, head, self.record.exact)
                 is_consistent &= not kept.pack_id or kept.pack_id > last
             elif head.hash == kept.hash and kept.pack_id > last and newest_ms <= kept.to_ms:
-                is_consistent = False  # the head exists, its pack is missing
+                is_consistent = False  # the head exists, but its pack is missing
         if is_salvaged:
             return True
         if is_consistent and any(name in heads for name in self.behind):
@@ -365,13 +365,13 @@ class HeadTracker:
         ).fetchone()[0]
         if strays:
             return False
-        if not is_small(self._db.path):  # left to the first check of the whole store, in a few minutes
+        if not is_small(self._db.path):  # the first check of the whole store, in a few minutes, does this
             add_suspicion(self._db.path)
             return True
         return bool(self._db.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok")
 
     def resume(self, resumes: Mapping[str, Resume]) -> tuple[int, int]:
-        """Continue after the missing packs, and note them as lost. Returns how many streams and packs.
+        """Continue after the missing packs, and note them as lost. Returns (number of streams, number of lost packs).
 
         Args:
             resumes: where streams continue; by default after their last pack.
@@ -397,7 +397,7 @@ class HeadTracker:
         return count, lost
 
     def begin(self) -> None:
-        """Start to record the commits, before the first one."""
+        """Start to record commits. Must be called before the first commit."""
         if self.behind:
             self.resume({})
         newest = (
@@ -417,7 +417,7 @@ class HeadTracker:
             self.record.set_owed(self._owed())
 
     def _owed(self) -> dict[str, tuple[int, int]]:
-        """By stream, the first sequence that a destination waits for and where it begins, if found quickly."""
+        """By stream, (sequence, start) of the first pack that a destination waits for, if it is found quickly."""
         firsts = [
             self._db.execute("SELECT min(pack) FROM outbox WHERE destination = ?", (number,)).fetchone()[0]
             for number in self._retention.active
@@ -438,7 +438,7 @@ class HeadTracker:
 
 
 def _behind(kept: RecordedHead, head: StreamHead | None, exact: bool) -> LaggingStream:
-    """The missing part of a stream after ``head``; None: the whole stream is missing."""
+    """Describe the missing packs of a stream. ``head``: its head in the database; None: all of it is missing."""
     seq, to_ms, pos = kept.sent_seq, kept.sent_ms, kept.sent_pos
     first, first_ms = max(1, kept.owed_seq), kept.owed_ms
     if kept.lost_seq and (head is None or head.seq < kept.lost_seq) and kept.lost_seq < first:
@@ -452,15 +452,15 @@ def _behind(kept: RecordedHead, head: StreamHead | None, exact: bool) -> Lagging
 
 
 def set_stale_wal_aside(path: Path, record: HeadRecord, rescue: bool = True) -> bool:
-    """Set a WAL aside if the database without it has more than with it. True if it was set aside.
+    """Set a WAL aside if it hides newer data that the database file has. Returns True if it was set aside.
 
-    A checkpoint may have copied the whole WAL into the database just before the end. If the WAL is damaged afterwards,
-    older pages in its intact part hide newer ones in the file. Must be called before the database is opened.
+    A checkpoint may have copied the whole WAL into the database file just before the agent ended. If the WAL is then
+    damaged, older pages in its intact part hide newer ones in the file. Call this before the database is opened.
     """
     wal = path.with_name(path.name + "-wal")
     if not record.found or not file_bytes(path) or not file_bytes(wal) or not is_small(path):
         return False
-    # unless it can be read both ways, nothing is known, and opening it reports the error
+    # set aside only if heads are missing with the WAL but not without; a read error shows when the store opens
     if _reaches(path, "mode=ro", record) is not False or not _reaches(path, "mode=ro&immutable=1", record, sound=True):
         return False
     if not rescue:
@@ -473,7 +473,10 @@ def set_stale_wal_aside(path: Path, record: HeadRecord, rescue: bool = True) -> 
 
 
 def _reaches(path: Path, how: str, record: HeadRecord, sound: bool = False) -> bool | None:
-    """True if the database, read this way, has all recorded heads and packs (and is ``sound``). None: not readable."""
+    """Return True if the database, opened with the URI options ``how``, has all recorded heads and packs.
+
+    ``sound``: it must also pass SQLite's own check. Returns None if the database cannot be read.
+    """
     try:
         conn = sqlite3.connect(f"file:{path}?{how}", timeout=0, uri=True, isolation_level=None)
         try:
@@ -489,5 +492,5 @@ def _reaches(path: Path, how: str, record: HeadRecord, sound: bool = False) -> b
     except sqlite3.Error:
         return None
     finally:
-        with contextlib.suppress(OSError):  # reading a WAL creates this file; opening the database for writing does not
+        with contextlib.suppress(OSError):  # reading a WAL created this file, which the agent itself does not use
             path.with_name(path.name + "-shm").unlink()

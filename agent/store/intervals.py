@@ -1,7 +1,7 @@
-"""Intervals in the database, with what is missing in them by reason; both are written, merged and dropped together.
+"""Intervals in the database, and their gaps by reason. Both are written and deleted together.
 
-Pages of intervals are only added, merged into days without loss, and deleted when old. A page or row whose bytes
-changed is skipped and noted; it is made again from packs.
+Pages of intervals are only added, merged into days without loss, and deleted when old. A page or gap row whose bytes
+changed is skipped and noted; it is later made again from packs.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from agent.intervals.page_format import PageReader, PageSchema, StoredPage
 from agent.store.sqlite import Database
 from agent.store.streams import StreamRegistry
 
-GAPS_CHUNK = 1024  # rows held at a time by an iteration
+GAPS_CHUNK = 1024  # gap rows that an iteration reads at once
 LONGEST_INTERVAL_MS = 25 * 3_600_000
-CHUNK = 256  # pages held at a time by an iteration
+CHUNK = 256  # pages that an iteration reads at once
 LONGEST_PAGE_MS = 26 * 3_600_000  # a day of 25 hours
-KEEP_CHANGES = 100_000
+KEEP_CHANGES = 100_000  # newest corrections that are kept
 ANNOUNCED, BEGIN = "interval changes announced", "results begin"  # names in meta
 _COLUMNS = "start_ms, reason, ms, whole_ms, crc"
 
@@ -32,8 +32,9 @@ class NewGaps:
     """Gaps in intervals of a stream, to be added to the stored ones.
 
     Args:
-        replaced: (from_ms, to_ms) whose stored rows are dropped first; gaps are then known from ``from_ms`` on.
-        from_ms: gaps of intervals that begin earlier are not known; None: as stored.
+        replaced: (start, end) in UTC ms: the stored rows of this time are deleted first, and from its start on the gaps
+            count as known.
+        from_ms: gaps are known only for intervals that begin at this time or later; None: keep the stored time.
     """
 
     stream: str
@@ -44,7 +45,7 @@ class NewGaps:
 
 @dataclass(frozen=True, slots=True)
 class DamagedGap:
-    """A damaged row as it is stored, and the time to which it seems to belong."""
+    """A damaged row, as stored. ``from_ms``: start of its interval; 0 if that is not readable."""
 
     stream: str
     key: tuple[object, object, object]  # stream, start_ms, reason
@@ -59,7 +60,7 @@ class GapTable:
         self._damaged: dict[tuple[object, object, object], DamagedGap] = {}
 
     def write(self, new: NewGaps) -> None:
-        """Store rows."""
+        """Store gaps. If a row exists for an interval and reason, the durations are added to it."""
         stream = self._streams.cached[new.stream].id
         if new.replaced is not None:
             from_ms, to_ms = new.replaced
@@ -88,7 +89,7 @@ class GapTable:
             )
 
     def _stored(self, name: str, stream: int, row: GapRow) -> tuple[int, int]:
-        """The stored (ms, whole_ms), from the same clock time before the clock was set back."""
+        """The stored (ms, whole_ms) of the same interval and reason, from before the clock was set back; or (0, 0)."""
         found = self._db.execute(
             f"SELECT {_COLUMNS} FROM interval_gaps WHERE stream = ? AND start_ms = ? AND reason = ?",
             (stream, row.start_ms, row.reason),
@@ -105,7 +106,7 @@ class GapTable:
         return None
 
     def rows(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterator[tuple[str, GapRow]]:
-        """(stream, row) of intervals that begin in ``[from_ms, to_ms)``, by stream and time; damaged ones are skipped.
+        """(stream, row) of intervals that begin in ``[from_ms, to_ms)``, by stream and time. Skips damaged rows.
 
         Args:
             streams: full names; empty: all.
@@ -127,7 +128,7 @@ class GapTable:
                 after = found[-1][0], found[-1][1]
 
     def starts(self) -> dict[str, int]:
-        """By stream, from when on the gaps of its intervals are known. A stream not in it has no gaps yet."""
+        """By stream, the UTC ms from which on its gaps are known. A stream that is missing here has no gaps yet."""
         return dict(
             self._db.query("SELECT s.name, g.from_ms FROM interval_gap_starts g JOIN streams s ON s.id = g.stream")
         )
@@ -138,13 +139,13 @@ class GapTable:
         return list(self._damaged.values())
 
     def drop_damaged(self) -> None:
-        """Delete damaged rows without using an index, in which they may be misplaced."""
+        """Delete damaged rows. The statement uses no index, because the rows may be in the wrong place there."""
         self._db.executemany(
             "DELETE FROM interval_gaps WHERE +stream IS ? AND +start_ms IS ? AND +reason IS ?", list(self._damaged)
         )
 
     def forget_damaged(self) -> None:
-        """Forget the damaged rows: their deletion is committed."""
+        """Forget the damaged rows. Call this after their deletion is committed."""
         self._damaged.clear()
 
     def prune(self, before_ms: int) -> None:
@@ -161,9 +162,9 @@ def _crc(*columns: object) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """How far the intervals of a stream are compared with its packs: from ``before_ms`` on; 0: all of them.
+    """Progress of a repair, which compares the intervals of a stream with its packs, from the newest to the oldest.
 
-    ``seq``: sequence of the stored state that caused the repair.
+    Intervals from ``before_ms`` on are compared; 0: all are. ``seq``: sequence of the stored state that caused it.
     """
 
     stream: str
@@ -173,7 +174,7 @@ class Repair:
 
 @dataclass(frozen=True, slots=True)
 class NewPage:
-    """Rows of a stream with one schema, to be stored. ``changed``: (start, end) of corrections to earlier rows."""
+    """Rows of a stream with one schema, to be stored. ``changed``: (start, end) of each correction to earlier rows."""
 
     stream: str
     from_ms: int
@@ -185,7 +186,7 @@ class NewPage:
 
 @dataclass(frozen=True, slots=True)
 class DamagedPage:
-    """A page that cannot be read, and the time it covers. ``id`` 0: gaps of intervals, not a page."""
+    """A page that cannot be read, and the time that it covers. ``id`` 0: a row of gaps, not a page."""
 
     id: int
     stream: str
@@ -194,7 +195,7 @@ class DamagedPage:
 
 
 class IntervalTable:
-    """Interval pages, states to continue from and unfinished repairs, by stream; ``gaps``: what is missing."""
+    """Interval pages, the states to continue from, and repairs, by stream. ``gaps``: the table of gaps."""
 
     def __init__(self, db: Database, streams: StreamRegistry) -> None:
         self._db, self._streams = db, streams
@@ -209,11 +210,12 @@ class IntervalTable:
         repairs: Iterable[Repair] = (),
         gaps: Iterable[NewGaps] = (),
     ) -> None:
-        """Store pages, and by stream (sequence, state): the last pack in them, and how to continue.
+        """Store pages of intervals and everything that belongs to them, in one transaction.
 
         Args:
-            repairs: how far streams are repaired with these pages.
-            gaps: what is missing in the intervals of these pages.
+            states: by stream, (sequence of the last pack in the pages, state to continue from).
+            repairs: the progress of repairs with these pages.
+            gaps: the gaps in the intervals of these pages.
 
         Raises:
             StoreError: nothing was stored.
@@ -260,7 +262,7 @@ class IntervalTable:
         return int(row[0])
 
     def state(self, stream: str) -> tuple[int, bytes] | None:
-        """(sequence, state) as last stored; None if there is none."""
+        """The last stored (sequence, state); None if there is none."""
         rows = self._db.query(
             "SELECT i.seq, CAST(i.body AS BLOB) FROM interval_states i JOIN streams s ON s.id = i.stream"
             " WHERE s.name = ?",
@@ -285,26 +287,26 @@ class IntervalTable:
         return {name: Repair(name, seq, before_ms) for name, seq, before_ms in rows}
 
     def end_ms(self, stream: str) -> int:
-        """The end of the last stored interval of a stream; 0: none."""
+        """The end of the last stored interval of a stream; 0 if there is none."""
         rows = self._db.query(
             "SELECT to_ms FROM interval_pages WHERE stream = ? ORDER BY from_ms DESC LIMIT 1", self._stream_id(stream)
         )
         return rows[0][0] if rows else 0
 
     def seqs(self) -> dict[str, int]:
-        """By stream, the last pack whose intervals are stored."""
+        """By stream, the sequence of the last pack whose intervals are stored."""
         return dict(self._db.query("SELECT s.name, i.seq FROM interval_states i JOIN streams s ON s.id = i.stream"))
 
     def span(self) -> tuple[int, int]:
-        """Start of the first stored interval and end of the last one; (0, 0): none."""
+        """Start of the first stored interval and end of the last one; (0, 0) if there is none."""
         ((start, end),) = self._db.query("SELECT min(from_ms), max(to_ms) FROM interval_pages")
         return start or 0, end or 0
 
     def days(self, bounds_of: Callable[[int], tuple[int, int]]) -> Iterator[int]:
-        """The starts of the days that have pages, in order; needs only an index.
+        """Yield the start of each day that has pages, in order. Reads only an index.
 
         Args:
-            bounds_of: returns start and end of an instant's day. No page spans two days.
+            bounds_of: returns the start and end of the day that contains a given time. No page spans two days.
         """
         numbers = [place.id for place in self._streams.cached.values()]
         after, inside = 0, "SELECT min(from_ms) FROM interval_pages WHERE stream = ? AND from_ms >= ?"
@@ -315,7 +317,7 @@ class IntervalTable:
                 if found is not None and (first is None or found < first):
                     first = found
                     if after and found < bounds_of(after)[1]:
-                        numbers.insert(0, numbers.pop(at))  # most likely it has the next day too
+                        numbers.insert(0, numbers.pop(at))  # try this stream first: most likely it has the next day too
                         break
             if first is None:
                 return
@@ -323,14 +325,14 @@ class IntervalTable:
             yield start
 
     def marks(self) -> tuple[int, int]:
-        """(number of the newest page, number of the newest correction); they grow with each write."""
+        """(number of the newest page, number of the newest correction). Numbers only grow."""
         ((page, change),) = self._db.query(
             "SELECT (SELECT max(id) FROM interval_pages), (SELECT max(id) FROM interval_changes)"
         )
         return page or 0, change or 0
 
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterator[StoredPage]:
-        """Pages that overlap ``[from_ms, to_ms)``, by stream, in the order of writing; damaged ones are skipped."""
+        """Pages that overlap ``[from_ms, to_ms)``, by stream, in the order of writing. Skips damaged pages."""
         names = sorted(self._streams.cached) if not streams else sorted(set(streams) & self._streams.cached.keys())
         for name in names:
             after = 0
@@ -383,7 +385,7 @@ class IntervalTable:
         )
 
     def announced_change(self) -> int:
-        """The last correction announced by results; the first call counts all earlier ones as announced."""
+        """Number of the last correction that results announced. The first call counts all corrections as announced."""
         with self._db.transaction():
             self._db.execute(
                 "INSERT INTO meta (name, value) SELECT ?, coalesce(max(id), 0) FROM interval_changes WHERE true"
@@ -393,13 +395,13 @@ class IntervalTable:
         return int(self._db.query("SELECT value FROM meta WHERE name = ?", ANNOUNCED)[0][0])
 
     def results_begin(self, at_ms: int) -> int:
-        """When results begin: ``at_ms`` of the very first call."""
+        """The time at which results begin: ``at_ms`` of the very first call, which is stored."""
         with self._db.transaction():
             self._db.execute("INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING", (BEGIN, at_ms))
         return int(self._db.query("SELECT value FROM meta WHERE name = ?", BEGIN)[0][0])
 
     def announce_changes(self, number: int) -> None:
-        """Record that results announced the corrections up to this one."""
+        """Record that results announced the corrections up to this number."""
         with self._db.transaction():
             self._db.execute("UPDATE meta SET value = ? WHERE name = ?", (number, ANNOUNCED))
 
@@ -472,7 +474,7 @@ class IntervalTable:
 
 
 def is_sound(shape: bytes | None, digest: bytes | None, body: bytes, crc: int | None) -> bool:
-    """True if these bytes are what was written; for a page of an older version, without checksum: if it decodes."""
+    """True if the bytes of a page match their checksums. A page of an older version has none: True if it decodes."""
     if shape is None or digest is None or not _is_shape(shape, digest):
         return False
     if crc is not None:

@@ -1,4 +1,4 @@
-"""Packs and outboxes: one transaction for all packs of a commit, and packs read back as the identical bytes."""
+"""Packs and outboxes: writes all packs of a commit in one transaction, and reads them as the identical bytes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from drivers.encoding import base64url
 if TYPE_CHECKING:
     from agent.pack import SealedPack
 
-ROW_BYTES = 128  # size of a pack besides its body: row, index, outbox
+ROW_BYTES = 128  # estimated size of a pack besides its body: row, index, outbox
 TRAIN_AFTER = 64  # packs before the first dictionary is made from them
 RETRAIN_AFTER = 10_000
-SAMPLES = 64  # streams used for a dictionary
-CHUNK = 32  # packs held at a time by an iteration
+SAMPLES = 64  # at most so many streams are used for a dictionary
+CHUNK = 32  # packs that an iteration reads at once
 _ALL: Mapping[str, Sequence[str]] = {}
 
 
@@ -37,7 +37,7 @@ class _Row:
 
     id: int
     pack: SealedPack
-    birth: int  # births.pack, if the body leaves that hash out
+    birth: int  # births.pack, if the body leaves the birth's hash out; otherwise 0
     dictionary: int
     body: bytes
 
@@ -57,17 +57,17 @@ class PackTable:
         self._db, self._codec, self._streams, self._retention = db, codec, streams, retention
         self._tracker, self._documents = tracker, documents
         self._destinations: dict[str, int] = {}  # destinations.id
-        self._asked: dict[str, tuple[str, ...]] = {}  # by destination, patterns of its streams; none: all
+        self._asked: dict[str, tuple[str, ...]] = {}  # by destination, patterns of its streams; empty: all
         self.pending_counts: dict[str, int] = {}  # unconfirmed packs by destination
         self._next_id = 1
         self._untrained = 0  # packs since the last dictionary
         self._train_after = TRAIN_AFTER
 
     def load(self, destinations: Sequence[str], now_ms: int, asked: Mapping[str, Sequence[str]] = _ALL) -> None:
-        """Load the part that is kept in memory. Runs in the caller's transaction."""
+        """Load destinations, heads and dictionaries into memory. Runs in the caller's transaction."""
         self.set_destinations(destinations, now_ms, asked)
         self.refresh()
-        self._retention.losses()  # every start reads them: damage there must show here
+        self._retention.losses()  # not used here, but damage in this table must show when the store is opened
         newest: tuple[int, bytes] | None = None
         for newest in self._db.execute("SELECT id, body FROM dictionaries ORDER BY id").fetchall():
             self._codec.add_dictionary(*newest)
@@ -84,7 +84,7 @@ class PackTable:
 
     @property
     def destinations(self) -> Collection[str]:
-        """Names of destinations that must confirm."""
+        """Names of the destinations that must confirm."""
         return self._destinations.keys()
 
     def set_destinations(
@@ -93,8 +93,8 @@ class PackTable:
         """Set which destinations must confirm. Runs in the caller's transaction.
 
         Args:
-            asked: by destination, patterns of the streams that it gets; without any it gets all. Packs of other
-                streams leave its outbox; existing packs of streams that are new to it are not added.
+            asked: by destination, patterns of the streams that it gets; a destination without patterns gets all. Packs
+                of other streams are removed from its outbox. Existing packs of newly selected streams are not added.
         """
         for name in destinations:
             self._db.execute(
@@ -110,7 +110,10 @@ class PackTable:
         self.count_pending()
 
     def _drop_unasked(self) -> None:
-        """Remove packs of other streams; at each start too, as another version or configuration may have run before."""
+        """Remove packs from the outboxes of destinations that do not get their stream.
+
+        Each start does this too: another version or configuration may have run before.
+        """
         streams = self._db.execute("SELECT id, name FROM streams").fetchall()
         for name, patterns in self._asked.items():
             unasked = [number for number, stream in streams if not _is_asked(stream, patterns)]
@@ -128,7 +131,7 @@ class PackTable:
 
     @contextlib.contextmanager
     def restored_destinations(self) -> Iterator[None]:
-        """Restore the destinations on an error."""
+        """Context manager that restores the destinations in memory on an error."""
         before = self._destinations, self._asked, self._retention.active, self.pending_counts
         try:
             yield
@@ -155,9 +158,9 @@ class PackTable:
         """Store packs, heads, ring positions and outbox rows, and delete confirmed outbox rows, in one transaction.
 
         Args:
-            packs: for each stream in the order of ``seq``.
-            confirmed: ids by destination.
-            stated: ids of the LossNotes contained in the first of ``packs`` of their stream.
+            packs: those of each stream in the order of ``seq``.
+            confirmed: by destination, ids of the packs that it confirmed.
+            stated: ids of LossNotes; in ``packs``, the first pack of their stream contains them.
             facts: by stream, the device facts in the births among ``packs``.
 
         Returns:
@@ -207,7 +210,7 @@ class PackTable:
     def _check_disk(self, need: int) -> None:
         directory = self._db.path.parent
         free = free_bytes(directory)
-        # once for the WAL, once for the database, where unused pages in the file count as free
+        # a commit needs space in the WAL and in the database file; there, unused pages also count as space
         if free >= SPARE_BYTES + 2 * need:
             return
         if free < SPARE_BYTES // 2 + need + max(0, need - self._db.free_pages * PAGE_BYTES):
@@ -276,7 +279,7 @@ class PackTable:
         for loss in stated:
             found = self._db.execute("SELECT stream FROM losses WHERE id = ?", (loss,)).fetchone()
             if found is None:
-                continue  # meanwhile merged into a longer loss, which is not stated yet
+                continue  # the loss was merged into a longer one, which is not stated yet
             if found[0] not in first:
                 raise ValueError(f"loss {loss} is stated, but no pack of its stream is committed")
             self._db.execute("UPDATE losses SET stated_in = ? WHERE id = ?", (first[found[0]], loss))
@@ -306,7 +309,7 @@ class PackTable:
     # --- damage
 
     def _decode(self, number: int, dictionary: int, body: bytes, birth: bytes | None) -> bytes | None:
-        """The bytes of a pack. A damaged one is dropped and noted as a loss with reason ``damaged``; then None."""
+        """The bytes of a pack. If it is damaged: drops it, notes a loss with reason ``damaged``, and returns None."""
         try:
             return self._codec.unpack(dictionary, body, birth)
         except ValueError:
@@ -318,7 +321,7 @@ class PackTable:
             self._retention.lost_packs += self._retention.evict([number], DAMAGED)
 
     def drop_if_bad(self, number: int, body: Sequence[Any], is_sealed: Callable[[bytes], bool]) -> bool:
-        """Drop a pack that differs from what was sealed; it is a loss if a destination still waits for it."""
+        """Drop a pack if its bytes changed, and note a loss if a destination waits for it. True if it was dropped."""
         with contextlib.suppress(ValueError):
             if is_sealed(self._codec.unpack(*body)):
                 return False
@@ -333,25 +336,26 @@ class PackTable:
         return True
 
     def losses(self) -> list[LossNote]:
-        """Losses that no pack states yet. They survive a kill, so a start must read them."""
+        """Losses that no pack states yet. A start must read them, because a killed agent leaves them here."""
         return self._retention.losses()
 
     # --- reading
 
     def heads(self) -> dict[str, StreamHead]:
-        """Heads of all streams that ever sealed a pack here, by name."""
+        """The heads of all streams in this database, by name."""
         return self._streams.heads()
 
     def head(self, stream: str) -> StreamHead:
-        """The head of one stream. Raises KeyError if it never sealed a pack here."""
+        """The head of one stream. Raises KeyError if the stream is not in this database."""
         return self._streams.head(stream)
 
     def _read(self, max_bytes: int, sql: str, *values: object) -> tuple[list[tuple[Any, ...]], tuple[Any, ...]]:
-        """Rows of ``sql``, whose last columns are id, dictionary, body and the birth's hash, with the pack's bytes in
-        place of the last three; and the last row read, () if there is none. Damaged packs are dropped.
+        """Read packs. Returns the rows, and the last row that was read; () if there is none. Drops damaged packs.
 
         Args:
-            max_bytes: of all packs together; the first may be larger.
+            max_bytes: limit for all packs together; the first pack may be larger.
+            sql: its last columns must be id, dictionary, body and the birth's hash. In the returned rows, the bytes of
+                the pack replace the last three.
         """
         found: list[tuple[Any, ...]] = []
         bad: list[int] = []
@@ -385,7 +389,7 @@ class PackTable:
             " WHERE o.destination = ? AND o.pack > ? ORDER BY o.pack LIMIT ?",
             *(self._destinations[destination], after_id, limit),
         )
-        if last and not found:  # all were damaged
+        if last and not found:  # all packs read were damaged
             return self.pending(destination, last[3], limit, max_bytes)
         return [
             OutboxItem(number, stream, data, bool(is_birth), to_ms) for stream, is_birth, to_ms, number, data in found
@@ -405,7 +409,7 @@ class PackTable:
         return [OutboxItem(number, stream, data, True, to_ms) for stream, to_ms, number, data in found]
 
     def after(self, stream: str, seq: int, last: int, limit: int = CHUNK, max_bytes: int = 1 << 30) -> list[StoredPack]:
-        """Packs above ``seq`` up to ``last``, of any boot, in order; empty: no more."""
+        """Packs with sequences above ``seq`` up to ``last``, of any boot, in order; empty: no more."""
         found, read = self._read(
             max_bytes,
             "SELECT t.boot, p.seq, p.from_ms, p.span_ms, p.is_birth, p.id, p.dictionary, p.body, b.hash"
@@ -440,7 +444,7 @@ class PackTable:
             seq, limit = rows[-1][0], limit - len(rows)
 
     def birth_before(self, stream: str, seq: int) -> bytes | None:
-        """The birth in effect before pack ``seq``, as published; None if it is not here."""
+        """The birth in effect before pack ``seq``, as published; None if it is not stored."""
         rows = self._db.query(
             "SELECT p.id, p.dictionary, p.body, b.hash FROM packs p LEFT JOIN births b ON b.pack = p.birth"
             " WHERE p.stream = ? AND p.is_birth AND p.seq < ? ORDER BY p.seq DESC LIMIT 1",
@@ -449,7 +453,7 @@ class PackTable:
         return self._decode(*rows[0]) if rows else None
 
     def birth_seq_before(self, stream: str, seq: int) -> int:
-        """The sequence of that birth; 0 if it is not here. Much cheaper than the birth itself."""
+        """The sequence of the birth in effect before pack ``seq``; 0 if it is not stored. Cheap: reads no pack."""
         rows = self._db.query(
             "SELECT seq FROM packs WHERE stream = ? AND is_birth AND seq < ? ORDER BY seq DESC LIMIT 1",
             *(self._streams.cached[stream].id, seq),
@@ -459,7 +463,7 @@ class PackTable:
     def spans(self, from_ms: int, to_ms: int) -> dict[str, tuple[int, int]]:
         """(first, last) sequence of the packs that overlap ``[from_ms, to_ms)``, by stream.
 
-        A birth that outlived its packs, at the beginning of what is left of a stream, does not count.
+        A birth at the beginning of a stream does not count if retention deleted the packs that followed it.
         """
         rows = self._db.query(
             "SELECT s.name, s.id, min(p.seq), max(p.seq) FROM packs p JOIN streams s ON s.id = p.stream"
@@ -470,8 +474,8 @@ class PackTable:
         return {name: (self._skip_births(stream, first, last), last) for name, stream, first, last in rows}
 
     def _skip_births(self, stream: int, first: int, last: int) -> int:
-        """``first``, or the pack after it if that is a birth that outlived its packs."""
-        while first < last:  # nearly always once
+        """``first``; or the next stored pack, if ``first`` is a birth whose following packs were deleted."""
+        while first < last:  # nearly always one iteration
             rows = self._db.query(
                 "SELECT is_birth, seq FROM packs WHERE stream = ? AND seq >= ? ORDER BY seq LIMIT 2", stream, first
             )
@@ -481,7 +485,7 @@ class PackTable:
         return first
 
     def first_pack(self, stream: str) -> tuple[int, int]:
-        """(sequence, ``from`` in ms) of the first pack of a stream that is stored with all later ones, or (0, 0)."""
+        """(sequence, ``from`` in ms) of the first stored pack of a stream, as in ``spans``; (0, 0): none."""
         number = self._streams.cached[stream].id
         ((first, last),) = self._db.query("SELECT min(seq), max(seq) FROM packs WHERE stream = ?", number)
         if first is None:
@@ -491,9 +495,9 @@ class PackTable:
         return first, from_ms
 
     def seq_at(self, stream: str, at_ms: int) -> int:
-        """The last pack of a stream that begins at or before an instant, otherwise the first stored one.
+        """Sequence of the last pack of a stream that begins at or before ``at_ms``; otherwise of the first stored pack.
 
-        Found by bisection: after the clock was set back, the result is one of several packs that pass the instant.
+        Uses bisection: if the clock was set back, several packs fit, and the result is any of them.
         """
         head, (low, from_ms) = self._streams.cached[stream], self.first_pack(stream)
         high = head.seq if from_ms <= at_ms else low
@@ -512,7 +516,7 @@ class PackTable:
     # --- acks and replay
 
     def acknowledged(self, destination: str, ack: Ack) -> tuple[list[int], str | None]:
-        """Ids in the outbox of ``destination`` that an ack confirms, and why the ack is refused."""
+        """Ids in the outbox of ``destination`` that an ack confirms, and the reason if it is refused, or None."""
         boot = self._streams.find_boot(ack.boot)
         if ack.stream not in self._streams.cached or boot is None:
             return [], "no such stream or boot"
@@ -537,7 +541,7 @@ class PackTable:
     def replay(
         self, stream: str, boot: str | None, first: int, last: int, limit: int = CHUNK, max_bytes: int = 1 << 20
     ) -> ReplayPage:
-        """Packs ``first`` to ``last``, and why some of them are missing."""
+        """Packs ``first`` to ``last`` of a boot (None: of all boots), and why some of them are missing."""
         if stream not in self._streams.cached or (boot is not None and self._streams.find_boot(boot) is None):
             return ReplayPage(refused="no such stream or boot")
         newest = self._streams.cached[stream].seq

@@ -1,4 +1,4 @@
-"""Retention: when packs are deleted, the size limits, and the losses that streams must state."""
+"""Retention: deletes old packs, enforces the size limits, and keeps the losses that streams must state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPARE_BYTES = 1024 * 1024  # disk space that a commit leaves free for other prog
 STEP = 1024  # ids examined in one statement
 EVICT = 64  # packs evicted at once to stay under the cap
 VACUUM_PAGES = 512
-# births in effect and the newest id stay: an id must never be assigned twice
+# packs that are never deleted: births in effect, and the newest pack, because an id must never be assigned twice
 _STAYS = "(SELECT birth_pack FROM streams WHERE birth_pack IS NOT NULL UNION SELECT max(id) FROM packs)"
 
 
@@ -37,10 +37,10 @@ class Retention:
         self.max_size_bytes, self.keep_delivered_ms = max_size_bytes, int(keep_delivered_s * 1000)
         self.page_limit = page_limit(max_size_bytes)
         self.reserve = self._make_reserve()
-        # progress of the searches for old and for all confirmed packs: none are left up to here
+        # progress of the searches for old and for all confirmed packs: up to these ids none is left
         self._old_up_to = self._confirmed_up_to = 0
-        self.active: tuple[int, ...] = ()  # destinations.id of those that must confirm
-        self.lost_packs = 0  # evicted before being confirmed, or damaged, since the store was opened
+        self.active: tuple[int, ...] = ()  # destinations.id of the destinations that must confirm
+        self.lost_packs = 0  # packs evicted before being confirmed, or damaged, since the store was opened
 
     def _make_reserve(self) -> DiskReserve:
         path = self._db.path
@@ -63,7 +63,7 @@ class Retention:
                 self.apply_limits()
 
     def on_confirmed(self, pack: int) -> None:
-        """Note a confirmed pack: the searches start again from there."""
+        """Note that a pack is confirmed: the searches for confirmed packs start again there."""
         self._old_up_to, self._confirmed_up_to = min(self._old_up_to, pack - 1), min(self._confirmed_up_to, pack - 1)
 
     def has_spare_pages(self) -> bool:
@@ -110,14 +110,14 @@ class Retention:
         return lost
 
     def free_confirmed(self, pages: int) -> int:
-        """Delete confirmed packs of any age until ``pages`` more are unused or none is left. Returns how many."""
+        """Delete confirmed packs of any age until ``pages`` more pages are unused. Returns how many packs."""
         deleted, target = 0, self.used_pages() - pages
         while self.used_pages() > target and (batch := self._delete_confirmed_batch()):
             deleted += batch
         return deleted
 
     def _delete_confirmed_batch(self) -> int:
-        """Delete the next confirmed packs, oldest first. Returns how many; 0: none is left."""
+        """Delete the next confirmed packs, oldest first. Returns how many; 0 if none is left."""
         while True:
             start = self._db.execute("SELECT min(id) FROM packs WHERE id > ?", (self._confirmed_up_to,)).fetchone()[0]
             if start is None:
@@ -135,14 +135,14 @@ class Retention:
             f" (SELECT pack FROM outbox WHERE destination IN ({marks}) AND pack BETWEEN ? AND ?)"
         )
         values = (start, end, *self.active, start, end)
-        # losses stated by such a pack are delivered; other destinations are no longer configured
+        # a loss that such a pack states is delivered: all configured destinations confirmed the pack
         self._db.execute(f"DELETE FROM losses WHERE stated_in IN (SELECT id FROM packs WHERE {where})", values)
         ids = [row[0] for row in self._db.execute(f"DELETE FROM packs WHERE {where} RETURNING id", values)]
         self._delete_from_outbox(ids)
         return len(ids)
 
     def _delete_old_births(self, cutoff_ms: int) -> int:
-        """Delete births with no packs left: the next pack of the stream is a birth again. Returns how many."""
+        """Delete old births whose packs are all deleted: the next stored pack is a birth again. Returns how many."""
         marks = ",".join("?" * len(self.active))
         ids = [
             row[0]
@@ -173,7 +173,7 @@ class Retention:
                 "SELECT stream, boot, seq, from_ms, span_ms FROM packs WHERE id = ?", (number,)
             ).fetchone()
             runs.setdefault((stream, boot), []).append((seq, number, from_ms, from_ms + span_ms))
-            # losses stated in it must be stated again
+            # a later pack must state the losses again that this pack states
             self._db.execute("UPDATE losses SET stated_in = NULL WHERE stated_in = ?", (number,))
         for (stream, boot), packs in runs.items():
             packs.sort()
@@ -198,7 +198,7 @@ class Retention:
             ).fetchone()
             with contextlib.suppress(ValueError):
                 return payload_hash(self._codec.unpack(*packed))
-        # damaged: the next pack, or the head, has its hash
+        # the pack is damaged, but the next pack has its hash as ``prev``, or the head has it
         successor, head, behind = self._db.execute(
             "SELECT n.body, s.hash, s.seq - p.seq FROM packs p JOIN streams s ON s.id = p.stream"
             " LEFT JOIN packs n ON n.stream = p.stream AND n.seq = p.seq + 1 WHERE p.id = ?",
@@ -209,7 +209,7 @@ class Retention:
     def note_loss(
         self, stream: int, boot: int, first: int, last: int, from_ms: int, to_ms: int, digest: bytes, reason: str
     ) -> None:
-        """Add a loss, merged with its neighbours, stated or not, so that a stream has a few losses, not thousands."""
+        """Add a loss and merge it with adjacent losses, even stated ones: a stream has a few losses, not thousands."""
         before = self._db.execute(
             "DELETE FROM losses WHERE stream = ? AND boot = ? AND last = ? AND reason = ?"
             " RETURNING first, from_ms, to_ms",
@@ -236,7 +236,7 @@ class Retention:
         )
 
     def delete_old_hashes(self) -> None:
-        """Delete the hashes of births that are gone together with all their packs."""
+        """Delete the hashes of births that are deleted, if no stored pack needs them."""
         self._db.execute(
             "DELETE FROM births WHERE pack < (SELECT min(id) FROM packs) AND pack NOT IN"
             " (SELECT birth_pack FROM streams WHERE birth_pack IS NOT NULL)"
@@ -254,7 +254,7 @@ class Retention:
         ]
 
     def losses(self) -> list[LossNote]:
-        """Losses that no pack states yet, oldest first. They survive a kill, so a start must read them."""
+        """Losses that no pack states yet, oldest first."""
         rows = self._db.execute(
             "SELECT l.id, s.name, b.boot, l.first, l.last, l.from_ms, l.to_ms, l.hash, l.reason FROM losses l"
             " JOIN streams s ON s.id = l.stream JOIN boots b ON b.id = l.boot WHERE l.stated_in IS NULL ORDER BY l.id"
@@ -262,7 +262,7 @@ class Retention:
         return [LossNote(n, name, boot_hex(boot), *rest) for n, name, boot, *rest in rows]
 
     def shrink(self) -> None:
-        """Return unused pages to the disk if they exceed a quarter of the file and an eighth of the cap or 16 MiB.
+        """Return unused pages to the disk if they exceed a quarter of the file and also min(16 MiB, cap / 8).
 
         Only a few at a time: freeing pages that will soon be used again is not worth the wear.
         """

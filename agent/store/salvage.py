@@ -1,4 +1,4 @@
-"""Salvage: copies what is readable in a damaged database into the new one; a bad page costs only its own rows.
+"""Salvage: copies readable rows of a damaged database into the new one. A bad page costs only its own rows.
 
 It copies packs that a destination still waits for, and tables of rings that are not sealed yet. Unreadable packs are
 noted as losses with reason ``damaged``, so that each stream states them; the rest of the history stays in the file that
@@ -28,13 +28,13 @@ from drivers.encoding import base64url_decode
 log = logging.getLogger("meterhouse.store")
 MAX_PACKS = 100_000  # more packs than this stay in the old file and are stated as lost
 ONE_BY_ONE = 2_000  # keys tried one by one after a bad page; then in growing steps
-NEWEST = (("id", "packs"), ("id", "packs INDEXED BY packs_seq"), ("pack", "outbox"))  # where the last id can be found
+NEWEST = (("id", "packs"), ("id", "packs INDEXED BY packs_seq"), ("pack", "outbox"))  # where the last pack id is found
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class Hole:
-    """Keys ``first`` to ``last``, if they existed, cannot be read."""
+    """Rows with the keys ``first`` to ``last`` cannot be read, if they existed."""
 
     first: int
     last: int
@@ -59,11 +59,11 @@ def edges_of(pack: Mapping[str, Any]) -> PackEdges:
 
 @dataclass(frozen=True, slots=True)
 class RecordedState:
-    """The content of the record beside the old database.
+    """The content of the head record beside the old database.
 
     Args:
-        heads: by stream; the damaged file may have less of a stream, or nothing.
-        torn: the confirmations of destinations in the old file are not reliable.
+        heads: by stream. The damaged file may contain fewer packs of a stream, or none.
+        torn: True if the confirmations of destinations in the old file are not reliable.
         first_id: the first id for copied packs.
     """
 
@@ -88,16 +88,17 @@ class SalvagedStream:
 
 
 def open_damaged(path: Path) -> sqlite3.Connection:
-    """The file that was set aside, read-only."""
+    """Open the file that was set aside, read-only."""
     return sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
 
 
 def read_rows(
     conn: sqlite3.Connection, sql: str, values: Sequence[object], last: int
 ) -> Iterator[tuple[Any, ...] | Hole]:
-    """Rows of ``sql`` by ascending key, the first column; the last ``?`` in ``sql`` is the key to read after.
+    """Yield the rows of ``sql``, and a Hole for each range of keys that cannot be read.
 
     Args:
+        sql: returns rows by ascending integer key, the first column. Its last ``?`` stands for the key to read after.
         last: the highest possible key; a hole ends there at the latest.
     """
     at, tried, hole = -1, 0, -1
@@ -129,11 +130,11 @@ def read_number(conn: sqlite3.Connection, sql: str) -> int:
 
 
 class Salvage:
-    """One run over a damaged database. The caller holds the transaction of the new one, which already has the heads.
+    """One salvage of a damaged database. The caller opens the transaction in the new one, which already has the heads.
 
     Args:
         db, codec, streams: of the new database.
-        destinations: those that must confirm from now on; used if the old file's list cannot be read.
+        destinations: names of the configured destinations; used if the old file's list cannot be read.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class Salvage:
         self.lost = 0
 
     def run(self) -> None:
-        """Copy what is readable. Damage in the old file raises nothing."""
+        """Copy what is readable. Damage in the old file does not raise an error."""
         try:
             with closing(open_damaged(self._aside)) as old:
                 old.execute("PRAGMA query_only = ON")
@@ -165,7 +166,7 @@ class Salvage:
     # --- tables of rings
 
     def _tables(self, old: sqlite3.Connection) -> None:
-        """Copy point tables for records of rings that are not sealed yet, without documents whose bytes changed."""
+        """Copy the point tables of rings, for records that are not sealed yet. Skips documents whose bytes changed."""
         with suppress(sqlite3.DatabaseError):
             for ring, key, stream, digest in old.execute("SELECT ring_id, number, stream, document FROM tables"):
                 body = old.execute("SELECT body FROM documents WHERE hash = ?", (digest,)).fetchone()
@@ -198,7 +199,7 @@ class Salvage:
                 log.info("%s: packs up to %d salvaged from the damaged database", stream.name, top)
 
     def _streams(self, old: sqlite3.Connection) -> dict[int, SalvagedStream]:
-        """Streams whose heads were copied, by old number."""
+        """The streams whose heads were copied, by their id in the old database."""
         mine = {
             name: (key, seq, digest, boot_hex(boot), to_ms)
             for key, name, seq, digest, boot, to_ms in self._db.execute(
@@ -212,9 +213,10 @@ class Salvage:
         return found
 
     def _owed(self, old: sqlite3.Connection) -> tuple[dict[int, set[int]], bool]:
-        """Ids of packs with the destinations (of the new database) that wait for them, and whether this is incomplete.
+        """Return the packs that destinations wait for, and True if the old outbox is not completely readable.
 
-        If so, all packs that may have been in the list count as owed: sending the same bytes again does no harm.
+        The packs are a dict: id in the old database -> ids of destinations in the new one. Where the outbox is not
+        readable, all packs that may have been in it count as owed: sending the same bytes again does no harm.
         """
         owed: dict[int, set[int]] = {}
         torn = lost_names = self._recorded.torn
@@ -243,12 +245,12 @@ class Salvage:
         return owed, torn
 
     def _destination(self, name: str) -> int:
-        """destinations.id in the new database."""
+        """``destinations.id`` in the new database. Adds the name if it is new."""
         self._db.execute("INSERT OR IGNORE INTO destinations (name, seen_ms) VALUES (?, 0)", (name,))
         return int(self._db.execute("SELECT id FROM destinations WHERE name = ?", (name,)).fetchone()[0])
 
     def _read(self, old: sqlite3.Connection, key: int) -> tuple[int, bytes] | None:
-        """(old number of its stream, bytes) of a pack; None if it cannot be read."""
+        """(id of its stream in the old database, bytes) of a pack; None if it cannot be read."""
         try:
             row = old.execute("SELECT stream, birth, dictionary, body FROM packs WHERE id = ?", (key,)).fetchone()
             if row is None:
@@ -260,7 +262,7 @@ class Salvage:
             return None
 
     def _by_name(self, name: str, old_id: int, streams: dict[int, SalvagedStream]) -> SalvagedStream:
-        """A stream whose row is not readable, by the name in a pack. Raises KeyError if the stream is not recorded."""
+        """Add a stream whose old row is not readable, by its recorded head. Raises KeyError if none is recorded."""
         head = head_of(self._recorded.heads[name])
         stream = SalvagedStream(
             name, old_id, self._new_streams.put_head(head), head.seq, head.hash, head.boot, head.to_ms
@@ -304,7 +306,7 @@ class Salvage:
     def _missing(
         self, old: sqlite3.Connection, stream: SalvagedStream, bad: set[int], torn: bool, first_owed: int
     ) -> dict[int, int]:
-        """Sequences that were or may have been owed but were not copied, with their old ids (0: not known)."""
+        """Packs that were or may have been owed but were not copied: sequence -> old id (0: not known)."""
         missing: dict[int, int] = {}
         if not bad and not torn:
             return missing
@@ -318,14 +320,14 @@ class Salvage:
         return missing
 
     def _dropped(self, old: sqlite3.Connection, stream: SalvagedStream) -> int:
-        """The first recorded pack that is not in the old file; 0: none."""
+        """Sequence of the first pack that was committed but is not in the old file; 0: none."""
         top = read_number(old, f"SELECT max(seq) FROM packs INDEXED BY packs_seq WHERE stream = {stream.old_id}")
         kept = self._recorded.heads.get(stream.name)
         first = max(top, stream.old_seq, *stream.saved, kept.owed_seq - 1 if kept else 0) + 1
         return first if first <= stream.seq else 0
 
     def _note_losses(self, old: sqlite3.Connection, stream: SalvagedStream, missing: Mapping[int, int]) -> None:
-        """Note runs of missing packs. A run ends before a readable pack, whose ``prev`` is the run's hash."""
+        """Note each run of missing packs as a loss. Its hash: ``prev`` of the readable pack after it, or the head's."""
         at = 0
         for first in sorted(missing):
             if first <= at:
@@ -347,7 +349,7 @@ class Salvage:
             at = last
 
     def _neighbour(self, old: sqlite3.Connection, stream: SalvagedStream, seq: int) -> PackEdges | None:
-        """A pack next to a run, usually delivered long ago; None if it cannot be read."""
+        """The edges of a pack next to a run of missing packs; None if it cannot be read."""
         if seq in stream.saved:
             return stream.saved[seq]
         with suppress(sqlite3.DatabaseError, ValueError, KeyError, TypeError):
@@ -360,7 +362,7 @@ class Salvage:
 
 
 def read_heads(aside: Path) -> Iterator[StreamHead]:
-    """Heads that are still readable, row by row: one bad page must not cost the others."""
+    """Yield the heads that are readable. Reads row by row, so that a bad page does not cost the heads before it."""
     columns = "s.name, b.boot, s.seq, s.hash, s.to_ms, s.ring_id, s.ring_pos"
     with suppress(sqlite3.Error), closing(open_damaged(aside)) as old:
         rows = old.execute(f"SELECT {columns} FROM streams s JOIN boots b ON b.id = s.boot")

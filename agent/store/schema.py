@@ -1,7 +1,7 @@
 """The tables, as migrations that only add. sqlite-utils, which applies them, is imported only when needed.
 
 Its import takes 160 ms and 20 MB, which a gateway would pay at every start. So a current database is opened without it,
-and a new one is created by executing the same steps directly, with the same records.
+and a new one is created by executing the same steps directly and recording them in the same way.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ CREATE TABLE checkpoints (
 ) WITHOUT ROWID;
 """
 
-# What is known of the device of a stream, also after retention deleted its births; JSON texts.
+# Facts about the device of a stream, as JSON texts. They stay when retention deletes the births of the stream.
 _DEVICES = """
 CREATE TABLE devices (stream TEXT PRIMARY KEY, facts BLOB, learned BLOB) WITHOUT ROWID;
 """
@@ -128,13 +128,13 @@ CREATE TABLE interval_changes (
 );
 """
 
-# What people attest, as JSON objects; rows are only added.
+# Declarations, which people attest, as JSON objects; rows are only added.
 _DECLARED = """
 CREATE TABLE declared (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL, body TEXT NOT NULL);
 """
 
-# Streams whose intervals are being compared with their packs: those from ``before_ms`` on match; 0: all do. ``seq`` is
-# that of the state, made by another version or with other settings, that is the reason.
+# Repairs: the intervals of a stream are compared with its packs. Those from ``before_ms`` on match; 0: all match.
+# ``seq``: sequence of the state that caused the repair, because another version or other settings had made it.
 _REPAIRS = """
 CREATE TABLE interval_repairs (stream INTEGER PRIMARY KEY, seq INTEGER NOT NULL, before_ms INTEGER NOT NULL);
 """
@@ -142,7 +142,7 @@ CREATE TABLE interval_repairs (stream INTEGER PRIMARY KEY, seq INTEGER NOT NULL,
 # CRC-32 of a page's body; NULL in pages of an older version.
 _CHECKED_PAGES = "ALTER TABLE interval_pages ADD COLUMN crc INTEGER;"
 
-# What is missing by interval and reason (``agent.intervals.gap_sums``); ``crc``: CRC-32 of the other columns as text.
+# Gaps by interval and reason (``agent.intervals.gap_sums``); ``crc``: CRC-32 of the other columns as text.
 # ``interval_gap_starts``: the intervals of a stream that begin before ``from_ms`` were written without their gaps.
 _GAPS = """
 CREATE TABLE interval_gaps (
@@ -169,12 +169,13 @@ STEPS: Steps = (
     ("0007_interval_gaps", _GAPS),
 )
 # Within a major number steps only add, so that an older version can open the database of a newer one. A step that an
-# older version could not handle raises MAJOR; the older version then refuses. PRAGMA user_version holds both.
+# older version could not handle raises MAJOR; the older version then refuses to open the database. PRAGMA user_version
+# holds MAJOR * MAJOR_STEP + the number of steps.
 MAJOR = 0
 MAJOR_STEP = 1000
 VERSION = MAJOR * MAJOR_STEP + len(STEPS)  # of a current database
 
-# as sqlite-utils 4 creates it, so that it recognises a database that was created without it
+# The table in which sqlite-utils 4 records steps: it must recognise a database that was created without sqlite-utils.
 _RECORDS = """
 CREATE TABLE "_sqlite_migrations" (
    "id" INTEGER PRIMARY KEY,
@@ -204,7 +205,7 @@ def create(conn: sqlite3.Connection, steps: Steps = STEPS) -> None:
 def missing_columns(conn: sqlite3.Connection) -> str:
     """The missing columns of a current database, as ``table.column``; "" if there are none.
 
-    A flipped bit in the definition of a table leaves a valid table, with a column that is never used.
+    A flipped bit in the definition of a table can rename a column, which SQLite does not notice.
     """
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
         create(fresh)

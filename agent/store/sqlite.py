@@ -31,11 +31,11 @@ from drivers.files import sync_directory
 
 log = logging.getLogger("meterhouse.store")
 PAGE_BYTES = 4096  # small: a gateway commits a few kilobytes at a time, and flash wears per page written
-CHECKPOINT_PAGES = 64  # small: the WAL counts towards the disk space per reading
+CHECKPOINT_PAGES = 64  # pages in the WAL; small, because the WAL counts towards the size cap
 WAL_LIMIT_BYTES = 4 * 1024 * 1024  # the WAL file is truncated to this size after a large transaction
 BUSY_MS = 2_000
 MODE = 0o600  # other users must not open the file: a reader can lock it
-OLDEST_SQLITE = (3, 40, 1)  # on the oldest system that runs the tests
+OLDEST_SQLITE = (3, 40, 1)  # version on the oldest system that runs the tests
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing. Inside another transaction it is part of that one. Raises StoreError."""
+        """Commit at the end of the block, roll back on any error. A nested one does nothing. Raises StoreError."""
         if self._in_transaction:
             yield
             return
@@ -93,7 +93,7 @@ class Database:
             self._in_transaction = False
 
     def query(self, sql: str, *values: object) -> list[Any]:
-        """All rows. Raises StoreError."""
+        """Execute a statement and return all rows. Raises StoreError."""
         with self.translated_errors():
             return self._conn.execute(sql, values).fetchall()
 
@@ -157,7 +157,7 @@ def connect(path: Path) -> sqlite3.Connection:
     fresh = not path.exists() or path.stat().st_size == 0
     if fresh:  # new: its mode must not depend on the umask
         with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + "-wal").unlink()  # belongs to a removed file
+            path.with_name(path.name + "-wal").unlink()  # left over from a removed database
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, MODE))
     elif (found := path.stat()).st_mode & 0o077 and found.st_uid == os.geteuid():  # made by an earlier version
         for name in (path, path.with_name(path.name + "-wal")):
@@ -195,7 +195,7 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
     conn.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
     conn.execute("PRAGMA cache_size = -512")
     conn.execute("PRAGMA temp_store = MEMORY")
-    conn.execute("PRAGMA secure_delete = OFF")  # Debian's default zeroes deleted rows: wear, a larger WAL
+    conn.execute("PRAGMA secure_delete = OFF")  # Debian's default zeroes deleted rows: that wears the flash
     conn.execute("PRAGMA trusted_schema = OFF")
     conn.execute("PRAGMA cell_size_check = ON")
     if version == 0 and not conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
@@ -232,7 +232,7 @@ def open_or_quarantine(
     If the disk alone may have failed, opening is first retried for some seconds.
 
     Args:
-        damage: damage that is already known.
+        damage: damage that is already known; "": none.
         rescue: False: a damaged database stays where it is.
 
     Raises:
@@ -285,12 +285,12 @@ def salvage_file(path: Path) -> Path:
 
 
 def _interrupted_salvage(path: Path) -> Path | None:
-    """A damaged database whose salvage was interrupted; the unfinished new database is removed."""
+    """Path of a damaged database whose salvage was interrupted, or None. Removes the unfinished new database."""
     marker = salvage_file(path)
     if not marker.exists():
         return None
     aside = path.with_name(marker.read_text().strip() or "none")
-    if not aside.exists():  # not renamed yet
+    if not aside.exists():  # it was not renamed yet, so nothing was lost
         marker.unlink()
         return None
     for name in (path, path.with_name(path.name + "-wal")):
@@ -305,7 +305,7 @@ def finish_salvage(path: Path) -> None:
 
 
 def _probe(conn: sqlite3.Connection, path: Path) -> None:
-    """Read what every start needs, so that damage there shows now. A suspected database is checked as a whole.
+    """Read the data that every start needs, so that damage there shows now. Check a suspected database as a whole.
 
     Raises sqlite3.DatabaseError on damage.
     """
@@ -320,7 +320,7 @@ def _probe(conn: sqlite3.Connection, path: Path) -> None:
 
 
 def quarantine_name(path: Path) -> Path:
-    """An unused name for a damaged file, with the time."""
+    """An unused file name for a damaged file, with the current time."""
     aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
     free, n = aside, 1
     while free.exists():
@@ -360,7 +360,7 @@ class DiskReserve:
             return 0
 
     def take(self, spare_bytes: int) -> bool:
-        """Reserve the space if ``spare_bytes`` stay free. True if it is reserved."""
+        """Reserve the space, if ``spare_bytes`` of the disk stay free. True if it is reserved."""
         if self.held_bytes == self._size:
             return True
         if free_bytes(self._path.parent) < self._size + spare_bytes:
@@ -384,7 +384,7 @@ class DiskReserve:
 
 
 def free_bytes(directory: Path) -> int:
-    """Bytes that an unprivileged process can still write there."""
+    """Bytes that an unprivileged process can still write in a directory."""
     stat = os.statvfs(directory)
     return stat.f_bavail * stat.f_frsize
 

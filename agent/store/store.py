@@ -1,4 +1,4 @@
-"""The store: opens the database, salvages a damaged one, keeps it within its limits. Lives in exactly one thread."""
+"""The store: opens the database, salvages a damaged one, keeps it within its limits. Used by exactly one thread."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Usage:
     unused_bytes: int  # free for new packs inside the database
     max_bytes: int
     free_disk_bytes: int
-    packs: int  # range of ids; after a prune in the middle slightly more than the number of packs
-    pending: dict[str, int]  # packs by destination
+    packs: int  # range of their ids: more than the number of packs if some in the middle were deleted
+    pending: dict[str, int]  # unconfirmed packs by destination
     settings: str  # "WAL, synchronous FULL, ..."
 
     @property
@@ -91,14 +91,14 @@ class Store:
         rescue: bool = True,
         asked: Mapping[str, Sequence[str]] | None = None,
     ) -> Store:
-        """Open the database at ``path``, creating it if missing. A damaged one is set aside: see ``quarantine``.
+        """Open the database at ``path``, creating it if missing. A damaged file is set aside: see ``quarantine``.
 
         Args:
             max_size_bytes: cap for database, WAL and disk reserve together.
-            keep_delivered_s: how long packs are kept after every destination confirmed them.
-            destinations: those that must confirm. The outbox of a removed name is kept in case it returns.
-            rescue: False, for tools that only read: a damaged database stays where it is.
-            asked: by destination, patterns of the streams that it gets; without any it gets all.
+            keep_delivered_s: a pack that every destination confirmed is deleted when it is this old.
+            destinations: names of those that must confirm. The outbox of a removed name is kept in case it returns.
+            rescue: False: a damaged database stays where it is. For tools that only read.
+            asked: by destination, patterns of the streams that it gets; a destination without patterns gets all.
 
         Raises:
             StoreBusy: another process has the database open.
@@ -113,7 +113,7 @@ class Store:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_regular_files(path)
             if free_bytes(path.parent) < 2 * SPARE_BYTES:
-                # opening writes, and a start writes before it first reads: free the reserve for that
+                # opening the database and the rest of the start write to the disk: free the reserve for that
                 DiskReserve(path.with_name(path.name + ".ballast"), 0).drop()
             return cls._open(path, max_size_bytes, keep_delivered_s, destinations, now_ms, rescue, asked or {})
         except OSError as error:
@@ -194,7 +194,7 @@ class Store:
         return self._tracker.behind
 
     def resume_streams(self, resumes: Mapping[str, Resume]) -> tuple[int, int]:
-        """Continue after the missing packs, and note them as lost. Returns how many streams and packs.
+        """Continue after the missing packs, and note them as lost. Returns (number of streams, number of lost packs).
 
         Args:
             resumes: where streams continue; by default after their last pack.
@@ -204,7 +204,7 @@ class Store:
         return done
 
     def mark_sent(self) -> None:
-        """Record that everything committed may be published. Call before the first byte is; from any thread."""
+        """Record that all committed packs may be published. Call it before that, in any thread."""
         self._tracker.record.mark_sent()
 
     # --- limits
@@ -233,7 +233,7 @@ class Store:
         self.retention.change_limits(max_size_bytes, keep_delivered_s)
 
     def prune(self, now_ms: int) -> list[LossNote]:
-        """Delete packs delivered ``keep_delivered_s`` ago, keep the caps, return space. Call it every minute.
+        """Delete delivered packs older than ``keep_delivered_s``, enforce the caps, return space. Call it every minute.
 
         Call it after StoreFull too: packs that every destination confirmed are then deleted early, to make room.
 
@@ -241,7 +241,7 @@ class Store:
             now_ms: 0 if the clock cannot be trusted: then nothing is deleted for its age.
 
         Returns:
-            All losses that no pack states yet: they belong in the next pack of their stream.
+            All losses that no pack states yet: the next pack of their stream must state them.
         """
         retention = self.retention
         tight = free_bytes(self.db.path.parent) < 2 * SPARE_BYTES
@@ -268,11 +268,11 @@ class Store:
         except sqlite3.Error as error:
             raise self.db.explain(error) from error
         finally:
-            # with unused pages in the file, new packs need the reserve's space for the WAL; otherwise a clean-up does
+            # if the file has unused pages, new packs need the free disk space for the WAL; if not, a clean-up needs it
             retention.reserve.take(0 if tight and not retention.has_spare_pages() else SPARE_BYTES)
         return retention.losses()
 
-    # --- check and facts
+    # --- check and status
 
     def start_check(self, is_sealed: Callable[[bytes], bool]) -> StoreCheck:
         """Begin a check of everything stored. ``is_sealed``: tests if a pack, given as bytes, has a valid signature."""
@@ -304,7 +304,7 @@ class Store:
         return self.retention.lost_packs
 
     def usage(self) -> Usage:
-        """Size and settings of the store. Cheap enough for each status."""
+        """Size and settings of the store. Cheap enough to be called for each status."""
         span = self.db.execute("SELECT coalesce(max(id) - min(id) + 1, 0) FROM packs").fetchone()[0]
         path = self.db.path
         return Usage(

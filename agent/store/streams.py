@@ -1,4 +1,4 @@
-"""Streams in the database: heads, numbers of streams and boots, and the store's reports about streams."""
+"""Streams in the database: their heads, the row ids of streams and boots, and what the store reports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZE_CAP, DAMAGED = "size_cap", "damaged"  # reasons of a loss
 
 @dataclass(frozen=True, slots=True)
 class StreamHead:
-    """The last pack of a stream, which its next pack must follow, and the position up to which its ring is sealed."""
+    """The newest pack of a stream, and the ring position up to which its records are sealed."""
 
     stream: str
     boot: str
@@ -36,8 +36,8 @@ class CachedHead:
 
     id: int  # streams.id
     seq: int
-    birth_pack: int  # 0: not known
-    birth: bytes | None  # its hash
+    birth_pack: int  # id of the birth in effect; 0: not known
+    birth: bytes | None  # hash of that birth; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +45,18 @@ class LaggingStream:
     """A stream whose newest packs were committed but are missing from the database."""
 
     stream: str
-    head: StreamHead  # as last committed; the next pack follows it
-    sent_ms: int  # missing packs that end after this were never published ...
-    sent_pos: int  # ... and hold no record before this position of the head's ring ...
-    resealable: bool  # ... if they were sealed from that ring
-    exact: bool  # nothing was published after the head; False after a power cut: more may have been
-    lost_first: int  # the first missing pack that a destination may wait for; the one after the head if there is none
-    lost_ms: int  # where that pack begins
+    head: StreamHead  # the last committed pack, according to the head record; the next pack follows it
+    sent_ms: int  # end of the last pack that may have been published: later packs were never published
+    sent_pos: int  # the unpublished packs contain only records from this position of the head's ring on
+    resealable: bool  # the unpublished packs were all sealed from the head's ring: they can be sealed again
+    exact: bool  # no pack after ``head`` was published; False after a power cut: some may have been
+    lost_first: int  # the first missing pack that a destination may wait for; ``head.seq + 1`` if there is none
+    lost_ms: int  # start of that pack
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Where a stream that is behind continues: its next pack begins at ``to_ms``."""
+    """Where a lagging stream continues: its next pack begins at ``to_ms`` and with the record at ``ring_pos``."""
 
     to_ms: int
     ring_pos: int
@@ -78,9 +78,9 @@ class StoredPack:
 
 @dataclass(frozen=True, slots=True)
 class LossNote:
-    """Packs ``first`` to ``last`` of a boot that were dropped before every destination had them.
+    """The store deleted packs ``first`` to ``last`` of a boot before every destination confirmed them.
 
-    It becomes a loss event in the next pack of the stream, whose ``PackTable.commit(stated=...)`` gets its ``id``.
+    The next pack of the stream states this as a loss event. Give ``id`` to ``PackTable.commit(stated=...)`` with it.
     """
 
     id: int
@@ -90,7 +90,7 @@ class LossNote:
     last: int
     from_ms: int
     to_ms: int
-    hash: bytes  # of last
+    hash: bytes  # of pack ``last``
     reason: str = SIZE_CAP
 
 
@@ -126,11 +126,11 @@ class StreamRegistry:
             self.refresh()
 
     def heads(self) -> dict[str, StreamHead]:
-        """Heads of all streams that ever sealed a pack here, by name."""
+        """The heads of all streams in this database, by name."""
         return {row[0]: _stream_head(*row) for row in self._db.query(f"{_HEADS} ORDER BY s.name")}
 
     def head(self, name: str) -> StreamHead:
-        """The head of one stream. Raises KeyError if it never sealed a pack here."""
+        """The head of one stream. Raises KeyError if the stream is not in this database."""
         for row in self._db.query(f"{_HEADS} WHERE s.name = ?", name):
             return _stream_head(*row)
         raise KeyError(name)
@@ -144,11 +144,11 @@ class StreamRegistry:
         return int(row[0])
 
     def find_boot(self, boot: str) -> int | None:
-        """boots.id of a boot, None if no pack has it."""
+        """``boots.id`` of a boot; None if the boot is unknown."""
         return self._boots.get(boot)
 
     def boot_id(self, boot: str) -> int:
-        """boots.id of a boot, added if it is new."""
+        """``boots.id`` of a boot. Adds the boot if it is new."""
         if boot not in self._boots:
             number = boot_number(boot)
             self._db.execute("INSERT INTO boots (boot) VALUES (?) ON CONFLICT DO NOTHING", (number,))
@@ -156,7 +156,7 @@ class StreamRegistry:
         return self._boots[boot]
 
     def put_head(self, head: StreamHead) -> int:
-        """Set the head of a stream without packs here. Returns streams.id."""
+        """Set the head of a stream whose newest packs are not in this database. Returns ``streams.id``."""
         values = (
             self.boot_id(head.boot), head.seq, head.hash, head.to_ms, signed(head.ring_id), signed(head.ring_pos),
         )  # fmt: skip
@@ -170,7 +170,7 @@ class StreamRegistry:
         return int(row[0])
 
     def advance(self, newest: Iterable[SealedPack], births: Mapping[str, tuple[int, bytes]]) -> None:
-        """Make each pack the head of its stream. ``births``: (id, hash) of the newest birth committed with it."""
+        """Make each pack the head of its stream. ``births``: by stream, (id, hash) of the newest birth committed."""
         known: list[tuple[object, ...]] = []
         for pack in newest:
             head = self.cached.get(pack.stream)
